@@ -1,4 +1,4 @@
-"""The policy module: every policy is a distribution over arms and over ordered slates. Pure: arrays in, arrays out."""
+"""The policy layer: every policy is a distribution over arms and over ordered slates. Pure: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ KINDS = {
     "gradient": "rlrec.policy.gradients.gradient:Gradient",
     "two-stage": "rlrec.policy.kinds.two_stage:TwoStage",
 }
-UNLEARNED = ("uniform", "fixed", "scored")  # kinds that count, and learn nothing
+UNLEARNED = ("uniform", "fixed", "scored")  # kinds that count pulls and rewards but do not learn from them
 TEAM_DRAFT = "team-draft"
-INTERNAL = {TEAM_DRAFT: "rlrec.policy.kinds.fixed:TeamDraft"}  # kinds that no person creates
+INTERNAL = {TEAM_DRAFT: "rlrec.policy.kinds.fixed:TeamDraft"}  # kinds that users do not create
 TWO_STAGE, STAGES = "two-stage", ("first", "second")
-NOT_TYPED = ("design", "stage_parameters")  # fields of a policy that are no parameters, or not by that name
+NOT_TYPED = ("design", "stage_parameters")  # fields of a policy that are not parameters, or not under that name
 
-BUDGET = "budget"  # a parameter of whole policies, which is left out where it is empty
-# Parameters of every kind, of which a policy has those that a person typed. NARROWING: they take arms from a request.
+BUDGET = "budget"  # a parameter of policies, not of stages; omitted where it is empty
+# Parameters of every kind; a policy has those that were typed. NARROWING: they take arms away from a request.
 NARROWING = ("arms", "block", "not_after", "not_shown")
 # PAGE_RULES: they shape the draw of a page.
 PAGE_RULES = ("pin", "most", "least")
 EVERY_KIND = (*NARROWING, *PAGE_RULES)
 NO_PAGE_RULES = {TWO_STAGE: "it draws a list of candidates first", TEAM_DRAFT: "two rankers take turns"}
-CURVE = "examination"  # a parameter that nobody types: the values of the curve `position`
+CURVE = "examination"  # a parameter that is not typed: the values of the curve `position`
 _without_design: dict[tuple[str, str], Policy] = {}  # by kind and parameters
 
 
 @cache
 def load(kind: str) -> type[Policy]:
-    """The class of a kind, imported when asked for. Raises InputError for an unknown one."""
+    """The class of a kind, imported at its first use. Raises InputError for an unknown kind."""
     if kind not in KINDS and kind not in INTERNAL:
         raise InputError(f"unknown kind {kind!r}", hint=suggest(kind, list(KINDS)) or "`rlrec policy kinds` lists them")
     module, name = (KINDS | INTERNAL)[kind].split(":")
@@ -61,10 +61,9 @@ def load(kind: str) -> type[Policy]:
 
 
 def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The parameters of a kind with their defaults; a kind checks by itself what it needs.
-
-    typed: parameters that a person typed; where these are given, those of the stages that they name come along, as
-    `first.floor`."""
+    """The parameters of a kind with their defaults, unchecked.
+    typed: the parameters that a user typed; with them, the result includes the parameters of the stages that they name,
+    as `first.floor`."""
     defaults = dict(_defaults(kind)) | {name: "" for name in EVERY_KIND if name in (typed or {})}
     if typed is not None and kind == TWO_STAGE:
         for stage in STAGES:
@@ -85,7 +84,7 @@ def _defaults(kind: str) -> dict[str, Any]:
 
 
 def values(policy: Policy) -> dict[str, Any]:
-    """The parameters of a policy; with the values of its curve, where it has one."""
+    """The parameters of a policy, including the values of its curve, where it has one."""
     from dataclasses import fields
 
     hidden_names = NOT_TYPED if policy.examination else (*NOT_TYPED, CURVE)
@@ -101,9 +100,8 @@ def values(policy: Policy) -> dict[str, Any]:
 
 
 def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
-    """A policy of a kind with checked parameters, without a design the same one each time. Raises InputError for an
-    unknown or impossible one.
-
+    """A policy of a kind with checked parameters; without a design, equal arguments return the same object. Raises
+    InputError for an unknown or impossible parameter.
     design: how a contextual kind reads contexts; None for its default."""
     name_and_values = kind, repr(typed)
     if design is None and name_and_values in _without_design:
@@ -132,7 +130,7 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
 
 
 def _check_page_rules(kind: str, rules: Mapping[str, str]) -> None:
-    """Raises InputError where rules of a page cannot be kept, or contradict each other."""
+    """Raises InputError where rules of a page cannot be satisfied by this kind, or contradict each other."""
     from rlrec.policy.slates.page_rules import declared
 
     if declared(rules) is not None and kind in NO_PAGE_RULES:
@@ -140,7 +138,7 @@ def _check_page_rules(kind: str, rules: Mapping[str, str]) -> None:
 
 
 def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
-    """Raises InputError where features have more columns than a kind holds."""
+    """Raises InputError where features have more columns than the kind can hold."""
     from rlrec.policy.contexts.fields import WIDEST
 
     if design.context.is_sparse and not getattr(cls, "takes_sparse", False):
@@ -159,15 +157,15 @@ def is_contextual(policy: Policy) -> TypeGuard[ContextualPolicy]:
 
 
 def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualPolicy]:
-    """Whether the belief of a policy is made of moments of contexts."""
+    """Whether the belief of a policy consists of moments of contexts."""
     return policy.contextual and policy.online
 
 
 def learns_stated(policy: Policy) -> TypeGuard[ContextualPolicy]:
-    """Whether a belief learns by the features that requests and imported lines state of arms, where they do."""
+    """Whether a belief learns from the features that requests and imported lines state of arms."""
     return learns_from_contexts(policy) and policy.uses_arm_features and policy.design.learns_stated
 
 
 def learns_by_column(policy: Policy) -> bool:
-    """Whether the belief of a policy has sums on each column of sparse contexts, in place of moments."""
+    """Whether the belief of a policy has sums for each column of sparse contexts, in place of moments."""
     return learns_from_contexts(policy) and policy.design.context.is_sparse

@@ -1,1 +1,1 @@
-"""Beliefs: sums that add up."""
+"""Beliefs: sums that can be added."""

@@ -1,6 +1,5 @@
-"""Policies: parameters in the object, knowledge in the belief, a distribution of scores out.
-
-This module and the kinds that read no context import no numpy: a single `feedback` asks them for `entry` alone."""
+"""Policies: the object holds parameters, the belief holds what was learned, and the result is a distribution of scores.
+This module and the kinds that read no context import no numpy, since a single `feedback` only calls their `entry`."""
 
 from __future__ import annotations
 
@@ -27,14 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Belief:
-    """Sums per arm, each (..., m), aligned with the arms of a question; many beliefs at once have axes before that one.
-
-    pulls, reward_sum, reward_squares: what the belief counts, without prior. alpha, beta: the prior as pseudo-counts of
-    reward and of its absence, 0 where there is none. total: pulls of all arms that the belief knows, a number or
-    (..., 1). extra (..., m, w): sums of the kind's own statistics. moments: those of kinds that need the context,
-    unpacked. on_columns: for kinds that read sparse contexts, sums on columns (c,), and behind them the weights of the
-    anchor, (c, m, 4); they are read when they are asked for. trained: parameters of a trained kind, of these arms, and
-    the features of these, (m, p). cost (m,): expected, of showing each arm, where the policy has a budget.
+    """Sums per arm, each (..., m), in the order of the arms of a request; several beliefs at once have leading axes.
+    pulls, reward_sum, reward_squares: what the belief counts, without the prior. alpha, beta: the prior as
+    pseudo-counts of reward and of missing reward, 0 without one. total: pulls of all arms of the belief, a number or
+    (..., 1). extra (..., m, w): sums of the kind's own statistics. moments: unpacked, for kinds that read the context.
+    on_columns: for kinds that read sparse contexts, a function that reads sums on columns (c,), followed by the weights
+    of the anchor, (c, m, 4). trained: parameters of a trained kind for these arms, and the arms' features, (m, p). cost
+    (m,): expected cost of showing each arm, where the policy has a budget.
     """
 
     pulls: Array
@@ -51,7 +49,7 @@ class Belief:
 
     @property
     def weight(self) -> Array:
-        """Pulls and pseudo-pulls, (m,)."""
+        """Pulls plus pseudo-pulls, (m,)."""
         return self.pulls + self.alpha + self.beta
 
     def mean(self, *, unknown: float = 0.0) -> Array:
@@ -64,22 +62,21 @@ class Belief:
 
 
 def bounded(default: float, low: float, high: float) -> Any:
-    """A parameter of a kind, a number from `low` to `high`."""
+    """A parameter of a kind: a number from `low` to `high`."""
     return field(default=default, metadata={"bounds": (low, high)})
 
 
 EVERYTHING = ("*",)
-PRICE = "@price"  # the field of a context that holds the price of cost by which its decision was drawn
-_NO_PRIOR = 1e-9  # pseudo-counts in place of none, for an arithmetic whose result nobody reads
+PRICE = "@price"  # the field of a context with the price of cost with which its decision was drawn
+_NO_PRIOR = 1e-9  # pseudo-counts in place of none, where the result is not used
 
 
 class Policy(ABC):
-    """A kind with its parameters. It never draws. Unless a kind says otherwise it counts every slot, forgets none,
-    reads no context, and learns from any reward.
-
-    A kind that counts otherwise than by pulls, reward and squared reward overrides `statistics` and `width` (more
-    columns behind the three), `needs` (the fields of a slot beside arm and reward that it looks at) and `entry`.
-    Statistics add up over slots; fading by age and the sums by arm are the ledger's."""
+    """A kind with its parameters. It never draws. By default it counts every slot, forgets nothing, reads no context,
+    and learns from any reward.
+    A kind with other statistics than pulls, reward and squared reward overrides `statistics` and `width` (more columns
+    behind the three), `needs` (the fields of a slot that it uses beside arm and reward) and `entry`. Statistics are
+    added over slots; discounting by age and the sums by arm are the ledger's task."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -87,25 +84,28 @@ class Policy(ABC):
     purpose: ClassVar[str]  # when to use it, in one line
     compares: ClassVar[bool] = False  # whether the score of an arm depends on which others are eligible
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)  # alpha and beta of an arm without a prior of its own
-    no_prior: ClassVar[str] = ""  # why a prior would change nothing, where it would
+    no_prior: ClassVar[str] = ""  # why a prior would have no effect, where it has none
     unit_rewards: ClassVar[str] = ""  # why every reward must lie in [0, 1], where it must
     explores_by: ClassVar[tuple[str, ...]] = ("floor",)  # parameters that are 0 where it does not explore
     served: ClassVar[bool] = True  # whether it can be drawn from
-    online: ClassVar[bool] = True  # whether its belief learns from every decision; else a version is what made it
-    examination: tuple[float, ...] = ()  # pulls that a slot counts, by position; () for one everywhere
-    takes_scores: ClassVar[bool] = False  # whether it ranks by scores that requests bring (`request_scores`)
-    drafted: ClassVar[bool] = False  # whether two rankers take turns: probabilities are known given their coins alone
-    stateful: ClassVar[bool] = False  # whether it reads the session's state: each decision has its own distribution
+    online: ClassVar[bool] = True  # whether its belief learns from every decision; otherwise a version does not change
+    examination: tuple[float, ...] = ()  # the pulls that a slot counts as, by position; () for one at every position
+    takes_scores: ClassVar[bool] = False  # whether it ranks by scores that requests state (`request_scores`)
+    # whether two rankers take turns, so that probabilities are known only given their coins
+    drafted: ClassVar[bool] = False
+    # whether it reads the session state, so that each decision has its own distribution
+    stateful: ClassVar[bool] = False
     contextual: ClassVar[bool] = False  # whether it reads contexts through its `design`: encoders, beliefs with moments
-    stages: ClassVar[tuple[Policy, ...]] = ()  # the policies that draw candidates and rank them, if others draw for it
-    n_candidates: ClassVar[int] = 0  # how many of these its first stage draws
-    rules: Mapping[str, str] = {}  # of its requests and pages, by the name of their parameter
+    # the policies that draw candidates and rank them, where it consists of two
+    stages: ClassVar[tuple[Policy, ...]] = ()
+    n_candidates: ClassVar[int] = 0  # the number of candidates that its first stage draws
+    rules: Mapping[str, str] = {}  # rules for its requests and pages, by the name of their parameter
     budget: str = ""  # as it was typed, where it has one
-    allowance: ClassVar[Budget | None] = None  # that budget
+    allowance: ClassVar[Budget | None] = None  # the parsed budget
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of a slot that `statistics` depends on, beside arm and reward."""
+        """Fields of a slot that `statistics` uses, beside arm and reward."""
         return frozenset()
 
     @property
@@ -114,7 +114,7 @@ class Policy(ABC):
         return 3
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
-        """One row of `statistics`, in plain Python; of kinds that read no context."""
+        """One row of `statistics` in plain Python, for kinds that read no context."""
         return 1.0, slot.reward, slot.reward * slot.reward
 
     def statistics(self, slots: SlotColumns) -> Array:
@@ -134,7 +134,7 @@ class Policy(ABC):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The fields of the context on which its distribution depends; EVERYTHING for all of them."""
+        """The fields of the context that its distribution depends on; EVERYTHING for all."""
         return (PRICE,) if self.budget else ()
 
     @abstractmethod
@@ -159,11 +159,11 @@ class Policy(ABC):
         return belief.mean(unknown=unknown)
 
     def local_belief(self, belief: Belief, context: Mapping[str, Any]) -> Belief:
-        """The belief that holds in a context, of kinds that keep one for each value of a field."""
+        """The belief for a context, for kinds that have one for each value of a field."""
         return belief
 
     def score_deviation(self, belief: Belief) -> Array | None:
-        """The standard deviation of the noisy score of each arm, (m,), of kinds with a budget; None for no noise."""
+        """The standard deviation of the noisy score of each arm, (m,), for kinds with a budget; None without noise."""
         return None
 
     def deviation(self, belief: Belief) -> Array | None:
@@ -180,7 +180,7 @@ class Policy(ABC):
         return {}
 
     def examined(self, reward: Array, position: Ids | None) -> tuple[Array, Array]:
-        """The reward that each slot adds to a belief and how many pulls it counts, (n,) each. position (n,): may be
+        """The reward that each slot adds to a belief and the pulls that it counts as, (n,) each. position (n,): may be
         None where the policy has no curve."""
         return examined_slots(reward, position, self.examination)
 
@@ -193,7 +193,8 @@ class Policy(ABC):
 
 
 def examined_slots(reward: Array, position: Ids | None, examination: tuple[float, ...]) -> tuple[Array, Array]:
-    """`Policy.examined` by a curve; () counts every slot once. A slot below its end counts nothing."""
+    """`Policy.examined` for a curve; with () every slot counts as one pull. A slot below the end of the curve counts as
+    none."""
     import numpy as np
 
     if not examination:
@@ -221,11 +222,11 @@ class Floored(Policy):
             hint = "give the floor that it limits, too"
             raise InputError(f"explore_slots is {self.explore_slots!r}, and the floor is 0", hint=hint)
         if self.explore_slots != "":
-            parse_positions(self.explore_slots)  # refuses what lists none
+            parse_positions(self.explore_slots)  # raises for an empty or invalid list
 
     @property
     def exploration(self) -> Floor:
-        """The floor where it holds, combined with the further rates."""
+        """The floor at the positions where it applies, combined with the further rates."""
         rates = [getattr(self, name) for name in self.uniform_rates]
         explored = any_of(*rates, self.floor) if rates else self.floor
         if self.explore_slots == "":
@@ -239,10 +240,9 @@ class Floored(Policy):
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
 class Examined(Floored):
     """Base of kinds that may count by a curve: its name, `position`, and its values, `examination`.
-
-    A slot at position k counts examination[k - 1] pulls and its reward once; below the end of the curve it adds
-    nothing. Kinds that read no context have behind their other statistics, for each position of the curve, what the
-    slots there lacked to a reward of 1."""
+    A slot at position k counts as examination[k - 1] pulls, with its full reward; a slot below the end of the curve
+    adds nothing. Kinds that read no context have further statistics: for each position of the curve, the sum of 1 -
+    reward over the slots there."""
 
     position: str = ""
     examination: tuple[float, ...] = ()
@@ -283,7 +283,7 @@ class Examined(Floored):
         return count_slots(replace(slots, reward=reward), missed, pulls=pulls)
 
     def missed(self, belief: Belief) -> Array | None:
-        """Sums over the slots at each position of 1 less their reward, (..., m, k); None without a curve."""
+        """For each position, the sum of 1 - reward over the slots there, (..., m, k); None without a curve."""
         if not self.examination or self.contextual or belief.extra is None:
             return None
         return belief.extra[..., -len(self.examination) :]
@@ -302,7 +302,7 @@ class Examined(Floored):
 
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
 class Learner(Examined):
-    """Base of kinds that learn: a floor of uniform exploration, a memory that may fade or end, and a curve."""
+    """Base of kinds that learn: a floor of uniform exploration, forgetting by discount or window, and a curve."""
 
     discount: float = 1.0
     window: float = 0.0
@@ -311,7 +311,7 @@ class Learner(Examined):
         super().__post_init__()
         check_number("discount", self.discount)
         check_number("window", self.window)
-        _ = self.forgetting  # refuses what cannot be
+        _ = self.forgetting  # raises for impossible values
         if self.budget:
             _ = self.allowance
 
@@ -321,8 +321,8 @@ class Learner(Examined):
 
     @cached_property
     def allowance(self) -> Budget | None:  # type: ignore[override]  # of its parameter
-        """The budget of kinds that take one, EVENT:AMOUNT/PERIOD: the score of an arm is less by its expected cost
-        times a price, which the context of the decision holds."""
+        """The budget of kinds that take one, EVENT:AMOUNT/PERIOD. The score of an arm is reduced by its expected cost
+        times a price, which is in the context of the decision."""
         if not self.budget:
             return None
         from rlrec.policy.beliefs.budget import Budget
@@ -333,7 +333,7 @@ class Learner(Examined):
         return self.less_cost(self.mean(belief), belief, context)
 
     def less_cost(self, score: Array, belief: Belief, context: Mapping[str, Any] | None) -> Array:
-        """Scores less the expected cost of each arm at the price of a context, (m,)."""
+        """Scores minus the expected cost of each arm times the price in a context, (m,)."""
         return score if belief.cost is None else score - ((context or {}).get(PRICE) or 0.0) * belief.cost
 
 
@@ -352,7 +352,8 @@ P = TypeVar("P")
 
 
 def unchecked_copy(policy: P, **parameters: Any) -> P:
-    """The policy with other parameters, which its constructor may refuse: it is never stored and logs nothing."""
+    """The policy with other parameters, unchecked, since its constructor may refuse them; it is never stored and logs
+    nothing."""
     clone = copy(policy)
     for name, value in parameters.items():
         object.__setattr__(clone, name, value)
@@ -368,10 +369,10 @@ def check_number(name: str, value: float, low: float = -inf, high: float = inf) 
 
 
 def sum_tolerance(n: int) -> float:
-    """How far the sum of n probabilities may lie from 1 where each was rounded to six decimals."""
+    """How far the sum of n probabilities may be from 1 where each was rounded to six decimals."""
     return max(1e-6, n * 0.5e-6) + 1e-12
 
 
 def any_of(*probabilities: float) -> float:
-    """Probability that one of several explorations takes place, each tried after the other: 1 - prod(1 - p)."""
+    """The probability that at least one of several independent explorations takes place: 1 - prod(1 - p)."""
     return 1.0 - prod(1.0 - probability for probability in probabilities)

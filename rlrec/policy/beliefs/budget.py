@@ -1,4 +1,4 @@
-"""A budget of a policy: how much its decisions may cost in each period. Plain Python: no numpy."""
+"""A budget of a policy: how much its decisions may cost in each period. Plain Python, without numpy."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Budget(NamedTuple):
 
     @property
     def offset_us(self) -> int:
-        """From the beginning of a period until 1970."""
+        """The time from the beginning of the period that contains 1970-01-01 until that date."""
         return _FROM_MONDAY_US if self.period == "week" else 0
 
     def slices(self, at: int) -> float:
-        """How many slices there were until a moment, and a fraction; a period begins with a multiple of SLICES."""
+        """The number of slices, with a fraction, until a time; periods begin at multiples of SLICES."""
         return (at + self.offset_us) / self.slice_us
 
     def bucket(self, at: int) -> int:
-        """The bucket of a belief that holds the spend of a moment: those of spend lie below 0."""
+        """The bucket of a belief for the spend at a time; buckets of spend are negative."""
         return -1 - (at + self.offset_us) // self.slice_us

@@ -1,6 +1,5 @@
 """Whether the mean of a stream of rewards has changed, and since when: ADWIN and Page-Hinkley.
-
-Both take the stream chunk after chunk in bounded memory, and both suppose that rewards do not depend on each other.
+Both process the stream in chunks with bounded memory, and assume that rewards are independent.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from rlrec.policy.beliefs.reward import LIMIT
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A change of the mean. start: the first reward after it (an estimate); alarm: the reward at which it was noticed;
-    both by the marks of rewards that `Detector.take` got. mean_before, mean_after: of the rewards on both sides."""
+    """A change of the mean. start: the first reward after it (an estimate); alarm: the reward at which it was detected;
+    both as marks of rewards given to `Detector.take`. mean_before, mean_after: of the rewards on both sides."""
 
     start: int
     alarm: int
@@ -29,17 +28,17 @@ class Change:
 
 
 class Detector(Protocol):
-    """Notices changes in one stream of rewards."""
+    """Detects changes in one stream of rewards."""
 
     def take(self, rewards: Array, *, marks: Ids | None = None) -> list[Change]:
-        """The changes that the next rewards of the stream, (n,), make apparent.
-
-        marks (n,): a name for each reward, such as the id of its decision; by default its number in the stream, from 0.
+        """The changes that are detected in the next rewards of the stream, (n,).
+        marks (n,): a mark for each reward, such as the id of its decision; by default its number in the stream, from
+        0.
         """
 
 
 def detector(method: str, **parameters: Any) -> Detector:
-    """A detector at the beginning of a stream. Raises InputError for an unknown method or an impossible parameter."""
+    """A detector for a new stream. Raises InputError for an unknown method or an impossible parameter."""
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}", hint=suggest(method, list(METHODS)) or "adwin or page-hinkley")
     return METHODS[method](**parameters)
@@ -48,18 +47,17 @@ def detector(method: str, **parameters: Any) -> Detector:
 # -- ADWIN --
 
 MAX_BUCKETS = 5  # buckets of one size
-LEAST = 5  # rewards on each side of a cut
+LEAST = 5  # rewards that each side of a cut needs
 
 
 class Adwin:
-    """A window that grows while its mean stays and is cut where its two sides differ: fit for any reward.
-
-    delta: a bound on the probability of a false alarm, near it only for a window that is checked once; on click rates
-    alarms are rarer by far. clock: rewards between two checks. The width of the range of rewards, which the bound
-    needs, is that of the rewards so far. The window is an exponential histogram of at most 5 buckets of each power of
-    two.
-    Source: Bifet and Gavalda 2007, ADWIN2. At an alarm all before the clearest cut is dropped at once, so that one
-    change is reported once.
+    """A window that grows while its mean stays the same and is cut where its two sides differ; for any kind of reward.
+    delta: a bound on the probability of a false alarm, close to it only for a window that is checked once; on click
+    rates false alarms are far rarer. clock: rewards between two checks. The bound needs the width of the range of
+    rewards, for which that of the rewards so far is taken. The window is an exponential histogram of at most 5 buckets
+    of each power of two.
+    Source: Bifet and Gavalda 2007, ADWIN2. At an alarm, all rewards before the clearest cut are dropped at once, so
+    that one change is reported once.
     """
 
     def __init__(self, *, delta: float = 0.002, clock: int = 32) -> None:
@@ -68,10 +66,11 @@ class Adwin:
         self.delta, self.clock = delta, int(clock)
         self._low, self._high = np.inf, -np.inf
         self._taken = 0
-        self._sums = np.zeros((3, 1))  # rewards, their sum and that of their squares before each edge of a bucket
+        # columns for each edge of a bucket: number, sum and sum of squares of the rewards before it
+        self._sums = np.zeros((3, 1))
         self._marks = np.empty(0, np.int64)  # of the first reward of each bucket
         self._sizes = [0]  # buckets of 1, 2, 4, ... rewards; the smallest are the newest
-        self._waiting: list[tuple[Array, Ids]] = []  # rewards of a tick that is not full
+        self._waiting: list[tuple[Array, Ids]] = []  # rewards of an incomplete tick
         self._n_waiting = 0
 
     def take(self, rewards: Array, *, marks: Ids | None = None) -> list[Change]:
@@ -88,18 +87,18 @@ class Adwin:
         return self._take_ticks(rewards[:n_in_ticks], names[:n_in_ticks])
 
     def _take_ticks(self, rewards: Array, marks: Ids) -> list[Change]:
-        # running sums over window and rewards; `edges` are columns of them: merging buckets means forgetting an edge
+        # running sums over window and rewards; `edges` are columns of them, so to merge buckets is to drop an edge
         n_old_edges = self._sums.shape[1]
         new_sums = np.cumsum([np.ones(len(rewards)), rewards, rewards**2], axis=1)
         sums = np.hstack([self._sums, self._sums[:, -1:] + new_sums])
         marks = np.r_[self._marks, marks]
-        # the least and the largest reward of the stream, at the end of each tick
+        # the smallest and the largest reward of the stream, at the end of each tick
         by_tick = rewards.reshape(-1, self.clock)
         low = np.minimum.accumulate(np.minimum(by_tick.min(axis=1), self._low))
         high = np.maximum.accumulate(np.maximum(by_tick.max(axis=1), self._high))
         self._low, self._high, width = low[-1], high[-1], (high - low).tolist()
         edges, changes = list(range(n_old_edges)), []
-        # tick by tick, cut as long as two sides differ
+        # tick by tick, with cuts as long as two sides differ
         for tick, start in enumerate(range(n_old_edges, sums.shape[1], self.clock)):
             end = start + self.clock
             edges.extend(range(start, end))
@@ -119,7 +118,8 @@ class Adwin:
         return changes
 
     def _merge(self, edges: list[int]) -> None:
-        """Add one tick of new buckets; the two oldest of a size become one of the next until 5 are left."""
+        """Add the new buckets of one tick; while there are more than 5 of one size, the two oldest become one of the
+        next size."""
         sizes, end, size = self._sizes, len(edges) - 1, 0
         sizes[0] += self.clock
         while (pairs := (sizes[size] - MAX_BUCKETS + 1) // 2) > 0:
@@ -132,7 +132,8 @@ class Adwin:
             end, size = first + pairs, size + 1
 
     def _cut(self, sums: Array, width: float) -> int:
-        """The number of the edge where the two sides differ most clearly; 0 where they differ significantly nowhere."""
+        """The number of the edge with the clearest difference between the two sides; 0 where no difference is
+        significant."""
         count, total, squares = sums - sums[:, :1]
         n = count[-1]
         left = count[1:-1]
@@ -160,14 +161,13 @@ DIRECTIONS = {"both": (1.0, -1.0), "up": (1.0,), "down": (-1.0,)}
 
 
 class PageHinkley:
-    """An alarm when what rewards exceed (or lack to) their running mean and delta sums up to a threshold.
-
-    m_t = alpha m_(t-1) + x_t - mean_t - delta, and an alarm where m_t - min m is above the threshold; then it starts
-    anew. It suits steps of a known size: where rewards vary by v, each direction alarms falsely once in about
-    (exp(a) - 1 - a) v / 2 delta^2 rewards, a = 2 delta threshold / v, and a step s is noticed after about
-    threshold / (s - delta). The defaults suit click rates up to 10 %: with v = 0.09 that is once in 3e7, and 600 for a
-    step of 0.1. Rewards that vary more need a larger threshold. An alpha below 1 forgets old excesses, and lets the
-    minimum of a long stream lie ever deeper, so that false alarms come more often.
+    """Raises an alarm when the sum of rewards minus their running mean and delta (or its negative) exceeds a threshold.
+    m_t = alpha m_(t-1) + x_t - mean_t - delta, with an alarm where m_t - min m exceeds the threshold; then it starts
+    again. It suits steps of a known size: where rewards have variance v, each direction has one false alarm in about
+    (exp(a) - 1 - a) v / 2 delta^2 rewards, a = 2 delta threshold / v, and a step s is detected after about threshold /
+    (s - delta). The defaults suit click rates up to 10 %: with v = 0.09 that is once in 3e7, and 600 for a step of 0.1.
+    Rewards with more variance need a larger threshold. An alpha below 1 forgets old excesses and lets the minimum of a
+    long stream become ever lower, so that false alarms become more frequent.
     Source: the test of Page and Hinkley as it is commonly written; its rate of false alarms: own derivation.
     """
 
@@ -202,13 +202,13 @@ class PageHinkley:
         return changes
 
     def _take_block(self, rewards: Array, marks: Ids) -> tuple[Change | None, int]:
-        """The first change that a block shows, and how many of its rewards were used up."""
+        """The first change in a block, and the number of its rewards that were processed."""
         # excess of each reward over the running mean
         steps = np.arange(1.0, len(rewards) + 1)
         count, total = self._count + steps, self._total + np.cumsum(rewards)
         excess = rewards - total / count
         is_judged = count >= self.min_instances
-        # the first alarm in either direction
+        # the first alarm, in either direction
         first, alarmed_side = len(rewards), None
         for side in self._sides:
             height = side.height(excess, fade=np.power(self.alpha, steps), delta=self.delta)
@@ -229,24 +229,24 @@ class PageHinkley:
 
 
 class _Side:
-    """One direction of Page-Hinkley: its sum, the least value of it, and where that was."""
+    """One direction of Page-Hinkley: its sum, the minimum of the sum, and where that was."""
 
     def __init__(self, sign: float) -> None:
         self.sign = sign
         self.sum, self.least = 0.0, np.inf
-        self.count, self.total = 0, 0.0  # rewards until the least value, and their sum
+        self.count, self.total = 0, 0.0  # number of rewards until the minimum, and their sum
         self.start = 0  # mark of the first reward after it
         self._sums = self._leasts = np.empty(0)
 
     def height(self, excess: Array, *, fade: Array, delta: float) -> Array:
-        """How far the sum is above its least value, (n,)."""
+        """How far the sum is above its minimum, (n,)."""
         self._sums = fade * (self.sum + np.cumsum((self.sign * excess - delta) / fade))
         self._leasts = np.minimum(np.minimum.accumulate(self._sums), self.least)
         return self._sums - self._leasts
 
     def advance(self, last: int, *, count: Array, total: Array, marks: Ids) -> None:
         """Advance to the reward `last` of the block."""
-        if self.count == count[0] - 1:  # the least value was that of the last reward before the block
+        if self.count == count[0] - 1:  # the minimum was at the last reward before the block
             self.start = int(marks[0])
         if self._leasts[last] < self.least:
             least_at = int(np.argmax(self._leasts[: last + 1] == self._leasts[last]))

@@ -1,4 +1,4 @@
-"""Posteriors of arms that are looked at only sometimes, at some positions more than at others."""
+"""Posteriors of arms whose slots are examined only with some probability, which depends on the position."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import numpy as np
 
 from rlrec.arrays import Array
 
-_STEPS = 100  # of Newton's method, at most: some 6 are usual
+_STEPS = 100  # at most, of Newton's method; usually about 6
 _PRECISION = 1e-13
 
 
 def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> tuple[Array, Array]:
-    """alpha and beta of the Beta distribution that is nearest to the posterior of each arm's attraction, (..., m) each.
-
-    alpha (..., m): rewards and prior; beta (..., m), above 0: prior; missed (..., m, k): what slots at each position
-    lacked to a reward of 1; examination (k,). An arm with attraction q is clicked at position k with probability
-    t_k q, so its density over logit q is q^alpha (1 - q)^beta prod_k (1 - t_k q)^missed_k. The Beta has the same mode
-    and curvature there: a miss counts t ((1 - q) / (1 - t q))^2. Where every position is examined both are the same.
+    """alpha and beta of a Beta distribution that approximates the posterior of each arm's attraction, (..., m) each.
+    alpha (..., m): rewards plus prior; beta (..., m), above 0: prior; missed (..., m, k): sum of 1 - reward over the
+    slots at each position; examination (k,). An arm with attraction q is clicked at position k with probability t_k q,
+    so its density over logit q is q^alpha (1 - q)^beta prod_k (1 - t_k q)^missed_k. The Beta has the same mode and
+    curvature there: a miss counts as t ((1 - q) / (1 - t q))^2. Where every position is examined both are the same.
     Source: own derivation (Laplace's method on the logit)."""
     n, shape = len(examination), np.broadcast_shapes(alpha.shape, missed.shape[:-1])
     alpha, beta = (np.broadcast_to(parameter, shape).ravel() for parameter in (alpha, beta))
-    # by position, then by arm: sums over positions are then sums of rows
+    # position before arm, so that sums over positions are sums of rows
     by_position = examination[:, None]
     weight = by_position * np.maximum(missed.reshape(-1, n).T, 0.0)
     odds, misses = alpha / (beta + weight.sum(axis=0)), beta + weight.sum(axis=0)
@@ -31,10 +30,9 @@ def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> t
 
 
 def _mode(alpha: Array, beta: Array, weight: Array, unlooked: Array) -> tuple[Array, Array]:
-    """The odds o with alpha = beta o + sum_k weight_k o / (1 + unlooked_k o), and what misses count there, (m,) each.
-
-    weight (k, m), unlooked (k, 1). The right side is concave in o, so from 0 Newton's method grows and never goes
-    beyond. An arm stops by itself, whatever the others do."""
+    """The odds o with alpha = beta o + sum_k weight_k o / (1 + unlooked_k o), and the weight of misses there, (m,)
+    each. weight (k, m), unlooked (k, 1). The right side is concave in o, so Newton's method, started at 0, increases
+    and never overshoots. Each arm stops separately, independent of the others."""
     odds, is_moving = np.zeros(len(alpha)), np.ones(len(alpha), np.bool_)
     for _ in range(_STEPS):
         share = 1 / (1 + unlooked * odds)

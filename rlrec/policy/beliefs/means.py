@@ -1,4 +1,4 @@
-"""Intervals of the mean reward of each arm, for people."""
+"""Intervals of the mean reward of each arm, for display."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from rlrec.policy.beliefs.base import Belief, Policy
 from rlrec.policy.scores.families.beta import BetaLogit
 from rlrec.policy.scores.legendre import gauss
 
-PANELS, NODES = 8, 16  # of a tail of a Beta distribution, which they integrate to the last digits
+PANELS, NODES = 8, 16  # of a tail of a Beta distribution, enough for full precision
 MAX_STEPS = 60
 
 
 def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
     """Bounds of each arm's mean reward, (m,) and (m,); NaN where nothing is known.
-
-    Of a normal posterior its own. Rewards in [0, 1]: with a prior the equal-tailed posterior Beta interval, else
-    Wilson's. By a curve the former begins at 0 where an arm has had no reward and the posterior is highest there: many
-    arms of long pages are hardly looked at. Other rewards: the normal interval, for two pulls or more. Source: Wilson
-    1927 (score interval).
+    A normal posterior has its own bounds. For rewards in [0, 1]: with a prior the equal-tailed Beta posterior interval,
+    else Wilson's. With a curve, the former begins at 0 where an arm has had no reward and its posterior density is
+    highest at 0, since many arms of long pages are hardly looked at. Other rewards: the normal interval, from two pulls
+    on. Source: Wilson 1927 (score interval).
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     if (deviation := policy.deviation(belief)) is not None:
@@ -29,7 +28,7 @@ def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[A
         return mean - z * deviation, mean + z * deviation
     lower, upper = _wilson(belief, z)
     alpha, beta = policy.beta_posterior(belief)
-    # to rewards outside of [0, 1] no Beta belongs
+    # a Beta fits only rewards in [0, 1]
     is_unit = belief.reward_squares <= belief.reward_sum + 1e-9 * belief.pulls
     posterior = is_unit & (belief.alpha + belief.beta > 0) & (alpha > 0) & (beta > 0)
     tail = (1 - level) / 2
@@ -41,10 +40,9 @@ def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[A
 
 
 def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
-    """The values that Beta variables, of any one shape, are below and above with probability `tail` each: to a relative
-    1e-12 for parameters from 0.1 on and tails of 0.1 or less.
-
-    Source: own derivation: Newton on the logit scale, where densities are log-concave; a tail is integrated from its
+    """The values that Beta variables, with one common shape, are below and above with probability `tail` each; relative
+    error 1e-12 for parameters from 0.1 on and tails up to 0.1.
+    Source: own derivation: Newton on the logit scale, where densities are log-concave; each tail is integrated from its
     own end, where it is small."""
     density, (nodes, weights) = BetaLogit(alpha.ravel(), beta.ravel()), gauss(NODES)
     nodes = (np.arange(PANELS)[:, None] + (1 + nodes) / 2).ravel() / PANELS
@@ -77,7 +75,7 @@ def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
 
 
 def widen(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
-    """The means with intervals that hold the error of the curve too; bounds in [0, 1] stay there."""
+    """The means with intervals that include the error of the curve; bounds in [0, 1] stay there."""
     low = mean - np.hypot(mean - lower, mean * -np.expm1(-error))
     high = mean + np.hypot(upper - mean, mean * np.expm1(error))
     return mean, np.where(lower >= 0, np.maximum(low, 0.0), low), np.where(upper <= 1, np.minimum(high, 1.0), high)

@@ -14,14 +14,13 @@ if TYPE_CHECKING:
     from rlrec.arrays import Array, Flags, Ids
 
 KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}")  # of events
-LIMIT = 1e100  # of event values, weights, defaults and rewards: beyond it their squares and sums would overflow
+LIMIT = 1e100  # for event values, weights, defaults and rewards; squares and sums of larger ones would overflow
 
 
 def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
-    """Reward of one slot from its events, in the definition's unit; the order of events does not matter.
-
-    settled_only: count events inside the window alone, as estimates do; else as the definition says of late ones.
-    It is cut at +-1e100, the bound of values and weights, so that whatever was stored can be read again.
+    """The reward of one slot from its events, in the definition's unit; the order of events does not matter.
+    settled_only: count only events inside the window, as estimates do; else late events count as the definition says.
+    The reward is cut at +-1e100, the limit of values and weights, so that all stored data can be read again.
     """
     terms = _terms(definition, events, served_at=served_at, settled_only=settled_only)
     return clip(definition, fsum(terms)) if terms else definition.default
@@ -30,8 +29,8 @@ def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, 
 def rewards_of(
     definition: Reward, events: Iterable[Event], *, served_at: int, shown: Iterable[int]
 ) -> dict[int | None, float]:
-    """The reward of each slot by its position, and last, under None, what the events of the page itself are worth: they
-    have no default, and no clip."""
+    """The reward of each slot, by position, and under None the reward from the events of the page itself, which has no
+    default and no clip."""
     by_slot = by_position(events)
     earned: dict[int | None, float] = {
         slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at) for slot in shown
@@ -40,7 +39,7 @@ def rewards_of(
 
 
 def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
-    """The events of one decision by slot; without a position, those of its page."""
+    """The events of one decision by position; under None, those of its page."""
     by_slot: dict[int | None, list[Event]] = {}
     for event in events:
         by_slot.setdefault(event.position, []).append(event)
@@ -48,8 +47,8 @@ def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
 
 
 def _terms(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
-    """Weighted values of the events that count, by the time of the event, never by that of its arrival. With transforms
-    there is a term for each kind: its values add up first, so that their order cannot matter."""
+    """Weighted values of the events that count, by the time of the event, not of its arrival. With transforms there is
+    one term for each kind: its values are summed first, so that their order cannot matter."""
     weights, transforms = definition.weights, definition.transforms
     if settled_only or definition.late == "ignore":
         last = served_at + definition.window_us
@@ -64,7 +63,7 @@ def _terms(definition: Reward, events: Iterable[Event], *, served_at: int, settl
 
 
 def _transform(transform: Transform | None, total: float) -> float:
-    """The sum of the values of a kind after its transform. The logarithm is log1p of its size, with its sign."""
+    """The transformed sum of the values of a kind. The logarithm is log1p of the absolute value, with the sign kept."""
     if transform is None:
         return total
     if transform.cap is not None:
@@ -73,14 +72,14 @@ def _transform(transform: Transform | None, total: float) -> float:
 
 
 def clip(definition: Reward, total: float) -> float:
-    """The reward of a slot, inside the definition's range and never beyond LIMIT."""
+    """The reward of a slot, cut to the definition's range and to LIMIT."""
     low = -LIMIT if definition.clip_low is None else definition.clip_low
     high = LIMIT if definition.clip_high is None else definition.clip_high
     return min(max(total, low), high)
 
 
 def is_bounded(value: float) -> bool:
-    """Whether a number is finite, and small enough that rewards made of it can be squared and summed."""
+    """Whether a number is so small that rewards computed from it can be squared and summed."""
     return abs(value) <= LIMIT
 
 
@@ -88,10 +87,8 @@ def slot_rewards(
     definition: Reward, *, n: int, slot: Ids, kind: Ids, value: Array, age_us: Ids, settled_only: bool = True
 ) -> tuple[Array, Flags]:
     """Rewards of n slots, (n,), and which of them are the default, (n,) bool: `slot_reward` for many at once.
-
-    slot, kind, value, age_us (m,): per event the slot it belongs to, the index of its kind in the definition's
-    `weights` (-1: none), its value, and its age after the decision in microseconds. settled_only: as in
-    `slot_reward`.
+    slot, kind, value, age_us (m,): for each event its slot, the index of its kind in the definition's `weights` (-1:
+    none), its value, and the time from the decision to it in microseconds. settled_only: as in `slot_reward`.
     """
     import numpy as np
 
@@ -106,8 +103,8 @@ def slot_rewards(
 
 
 def page_rewards(definition: Reward, *, n: int, page: Ids, kind: Ids, value: Array, age_us: Ids) -> Array:
-    """Rewards from the events of n pages themselves inside the window, (n,), as `rewards_of` has them; the arrays
-    are as in `slot_rewards`."""
+    """Rewards from the events of n pages themselves inside the window, (n,), as in `rewards_of`; the arrays are as in
+    `slot_rewards`."""
     counts = (kind >= 0) & (age_us <= definition.window_us)
     return _sums(definition, n=n, row=page[counts], kind=kind[counts], value=value[counts])
 
@@ -144,7 +141,7 @@ def term_text(kind: str, transform: Transform) -> str:
 
 
 def largest(definition: Reward) -> float:
-    """The most that a slot earns: by the clip, else with an event of each kind, of value 1 or of the cap."""
+    """The largest reward of a slot: by the clip, else with one event of each kind, of value 1 or of the cap."""
     if definition.clip_high is not None:
         return max(definition.default, definition.clip_high)
     transforms = ((definition.transforms.get(kind, Transform()), weight) for kind, weight in definition.weights.items())
@@ -153,8 +150,8 @@ def largest(definition: Reward) -> float:
 
 
 def within_unit_hint(definition: Reward) -> str:
-    """A hint how to bring a reward into [0, 1]: where it is never negative, the command that defines it again in units
-    of its largest value."""
+    """A hint on how to bring a reward into [0, 1]: where it is never negative, the command that defines it again in
+    units of its largest value."""
     is_clipped, low = definition.clip_low is not None, definition.clip_low or 0.0
     if min(low, definition.default, 0.0 if is_clipped else min(definition.weights.values())) < 0:
         return (

@@ -1,4 +1,4 @@
-"""Linear models: sums of regressors per arm, which add up as counts do, and the posteriors that solve them."""
+"""Linear models: sums of regressors per arm, which can be added like counts, and the posteriors that they determine."""
 
 from __future__ import annotations
 
@@ -12,21 +12,19 @@ from rlrec.arrays import Array, Index
 LARGEST = 400
 """Weights that arms share: numbers of a context times numbers of an arm."""
 
-_SINGULAR = 1e-12  # of the largest eigenvalue, that a precision has at least in every direction
+_SINGULAR = 1e-12  # smallest eigenvalue of a precision, as a share of its largest
 _SMALLEST = 1e-300  # of an eigenvalue
 
 
 @dataclass(frozen=True, eq=False)
 class ArmMoments:
     """Sums over the slots of each of m arms, in q features of the context.
-
-    gram (..., m, q, q) sums of weight x x'; response (..., m, q) sums of (weighed reward) x; without any prior.
-    arm_features (m, p): for models that all arms share; pool: the moments of all arms that the belief knows, where they
-    are not these. solutions: posteriors that were solved from them, by kind and parameters.
-
-    Slots that were shown with features z of their own, in place of those of the catalogue, are in none of these sums.
-    stated_sums: gram (pq, pq) and response (pq,) of the products z (x) x of them all. terms: of each arm, where arms
-    have weights of their own, too."""
+    gram (..., m, q, q): sums of weight x x'; response (..., m, q): sums of (weighted reward) x; without any prior.
+    arm_features (m, p): for models that all arms share; pool: the moments of all arms of the belief, where these are
+    not all. solutions: posteriors already computed from them, by kind and parameters.
+    Slots that were shown with stated features z, in place of those of the catalogue, are in none of these sums.
+    stated_sums: gram (pq, pq) and response (pq,) of the products z (x) x over all of them. terms: per arm, where arms
+    also have weights of their own."""
 
     gram: Array
     response: Array
@@ -39,10 +37,9 @@ class ArmMoments:
 
 @dataclass(frozen=True, eq=False)
 class StatedTerms:
-    """Sums over all slots of t arms, by the features z that each was shown with, in q features x of the context.
-
-    rows (t,): these arms among the m; gram (t, q, q), response (t, q) as in `ArmMoments`; cross (t, q, pq) sums of
-    weight x (z (x) x)'."""
+    """Sums over all slots of t arms, with the features z that each slot was shown with, in q features x of the context.
+    rows (t,): the indices of these arms among the m; gram (t, q, q), response (t, q) as in `ArmMoments`; cross (t, q,
+    pq): sums of weight x (z (x) x)'."""
 
     rows: Index
     gram: Array
@@ -51,7 +48,7 @@ class StatedTerms:
 
 
 def packed_width(q: int) -> int:
-    """Numbers that the packed moments of one arm take."""
+    """The length of the packed moments of one arm."""
     return q * (q + 1) // 2 + q
 
 
@@ -78,29 +75,30 @@ def pack_each(x: Array, *, weight: Array, response: Array) -> Array:
 
 
 def pack_stated(packed: Array, z: Array, q: int) -> Array:
-    """The packed moments of the products z (x) x of n observations together, (w,).
-
-    packed (n, width): of x, as `pack_each` gives them, weighed; z (n, p). The gram zz' (x) xx' is symmetric in both."""
+    """The packed moments of the products z (x) x, summed over n observations, (w,).
+    packed (n, width): of x, weighted, as returned by `pack_each`; z (n, p). The gram zz' (x) xx' is symmetric in
+    both."""
     row, column = np.triu_indices(z.shape[1])
     return np.concatenate([((z[:, row] * z[:, column]).T @ packed[:, :-q]).ravel(), (z.T @ packed[:, -q:]).ravel()])
 
 
 def unpack_stated(packed: Array, p: int, q: int) -> tuple[Array, Array]:
-    """Gram (pq, pq) and response (pq,) from what `pack_stated` gave."""
+    """Gram (pq, pq) and response (pq,) from the result of `pack_stated`."""
     blocks = _symmetric(packed[: -p * q].reshape(p * (p + 1) // 2, -1), q)
     gram = _symmetric(blocks.transpose(1, 2, 0), p)
     return gram.transpose(2, 0, 3, 1).reshape(p * q, p * q), packed[-p * q :]
 
 
 def pack_terms(packed: Array, z: Array, q: int) -> Array:
-    """The sums of `StatedTerms` of one arm, packed, (w,); as of `pack_stated`."""
+    """The sums of `StatedTerms` of one arm, packed, (w,); arguments as in `pack_stated`."""
     return np.concatenate(
         [(np.column_stack([np.ones(len(z)), z]).T @ packed[:, :-q]).ravel(), packed[:, -q:].sum(axis=0)]
     )
 
 
 def unpack_terms(packed: Array, moments: ArmMoments, learned: Array, rows: Index) -> StatedTerms:
-    """The terms of arms from packed ones (t, w), and from their moments by the features of the catalogue, (t, p)."""
+    """The terms of arms from packed ones (t, w); learned (t, p): features of the catalogue, by which the arms' moments
+    are added."""
     (t, p), q = learned.shape, moments.response.shape[-1]
     gram, blocks = moments.gram[rows], _symmetric(packed[:, :-q].reshape(t, 1 + p, q * (q + 1) // 2), q)
     cross = (learned[:, :, None, None] * gram[:, None] + blocks[:, 1:]).swapaxes(1, 2).reshape(t, q, p * q)
@@ -108,15 +106,14 @@ def unpack_terms(packed: Array, moments: ArmMoments, learned: Array, rows: Index
 
 
 def terms_width(p: int, q: int) -> int:
-    """Numbers that packed terms of one arm take."""
+    """The length of the packed terms of one arm."""
     return (1 + p) * (packed_width(q) - q) + q
 
 
 @dataclass(frozen=True, eq=False)
 class Disjoint:
-    """Weights per arm: normal with mean weights (..., m, q) and covariance root' root, root (..., m, q, q).
-
-    x below are features of contexts, (..., q); equal arms get equal numbers to the last bit."""
+    """Weights per arm: normal with mean weights (..., m, q) and covariance root' root, root (..., m, q, q). Below, x
+    are features of contexts, (..., q); equal arms get bitwise equal numbers."""
 
     weights: Array
     root: Array
@@ -138,9 +135,8 @@ class Disjoint:
 @dataclass(frozen=True, eq=False)
 class Shared:
     """One matrix W for all arms: the score of an arm with features z is z'W x. Otherwise as `Disjoint`.
-
-    weights (..., p, q), root (..., pq, pq). rows (g, p) are the distinct features z of the m arms, row (m,) those of
-    each arm."""
+    weights (..., p, q), root (..., pq, pq). rows (g, p): the distinct features z of the m arms; row (m,): the index of
+    each arm's features."""
 
     weights: Array
     root: Array
@@ -174,10 +170,9 @@ class Shared:
 
 @dataclass(frozen=True, eq=False)
 class Hybrid:
-    """Weights that all arms share, and weights of each arm beside them: the score of an arm with features z and weights
-    v is (z'W + v) x. Otherwise as `Shared`.
-
-    rows (g, p) are the features of arms that differ in these or in what was learned, row (m,) those of each arm.
+    """Weights that all arms share, plus weights of each arm: the score of an arm with features z and own weights v is
+    (z'W + v) x. Otherwise as `Shared`.
+    rows (g, p): the features of arms that differ in these or in what was learned; row (m,): the index of each arm.
     weights (..., g, q): means of z'W + v; root (..., pq, pq) of W; term_root (..., g, q, q) of v given W, whose prior
     precision is `ridge`. Given W, arms are independent."""
 
@@ -198,10 +193,9 @@ class Hybrid:
         return (self.weights * x[..., None, :]).sum(axis=-1)[..., self.row]
 
     def factor(self, x: Array) -> Array:
-        """A factor of the covariance that scores have by W, (..., m, pq).
-
-        Where W moves by D, v moves against it by what the arm has learned: the score moves by
-        z'D (ridge term_root'term_root) x."""
+        """A factor of the covariance of the scores due to W, (..., m, pq).
+        If W moves by D, v moves against it by what the arm has learned, and the score moves by z'D (ridge
+        term_root'term_root) x."""
         left = self.ridge * (self.term_root.swapaxes(-1, -2) @ self._term_halves(x)[..., None])[..., 0]
         products = (self.rows[:, :, None] * left[..., None, :]).reshape(*left.shape[:-1], self.root.shape[-1])
         return (products @ self.root.swapaxes(-1, -2))[..., self.row, :]
@@ -220,13 +214,13 @@ class Hybrid:
 
 @dataclass(frozen=True, eq=False)
 class StatedHybrid(Hybrid):
-    """A `Hybrid` whose arms were shown with features of their own, or are asked about with such: rows (g, p) are those
-    asked about. cross (g, q, pq) as in `StatedTerms`."""
+    """A `Hybrid` whose arms were shown, or are requested, with stated features; rows (g, p) are the requested ones.
+    cross (g, q, pq) as in `StatedTerms`."""
 
     cross: Array
 
     def factor(self, x: Array) -> Array:
-        """The factor as of `Hybrid`: where W moves by D, the score moves by z'D x, less what v moves by."""
+        """The factor as in `Hybrid`: if W moves by D, the score moves by z'D x minus the movement of v."""
         solved = self._term_halves(x)[..., None, :] @ self.term_root
         explained = (solved @ self.cross)[..., 0, :]
         products = (self.rows[:, :, None] * x[..., None, None, :]).reshape(explained.shape) - explained
@@ -234,15 +228,14 @@ class StatedHybrid(Hybrid):
 
 
 def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
-    """Moments by which the weights that all share are solved, where each arm has weights of its own beside them.
-
-    Those are normal around 0 with precision `ridge`, and integrated out: of the regressors of an arm that leaves
-    ridge (ridge + gram)^-1. Source: Li et al. 2010, algorithm 2, whose B_a is gram times the features of the arm."""
+    """Moments from which the shared weights are computed, where each arm also has weights of its own. The latter are
+    normal around 0 with precision `ridge` and integrated out, which leaves the share ridge (ridge + gram)^-1 of the
+    regressors of an arm. Source: Li et al. 2010, algorithm 2, whose B_a is gram times the features of the arm."""
     values, vectors = np.linalg.eigh(moments.gram)
-    # what was forgotten may leave values a little below 0
+    # forgetting may leave values slightly below 0
     values = np.maximum(values, 0.0)[..., None, :]
     left, stated_sums, terms = ridge / (ridge + values), moments.stated_sums, moments.terms
-    if stated_sums is not None and terms is not None:  # of these arms, less B'A^-1 B, B the cross sums
+    if stated_sums is not None and terms is not None:  # of these arms, minus B'A^-1 B, where B are the cross sums
         left[terms.rows] = 1.0
         root = np.linalg.inv(cholesky(terms.gram + ridge * np.eye(terms.gram.shape[-1])))
         halves = (root @ terms.cross).reshape(-1, terms.cross.shape[-1])
@@ -254,10 +247,9 @@ def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
 
 
 def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Array, Array]:
-    """Weights (..., p, q) of all arms together, and their root, from the moments of the pool.
-
-    The regressor of arm z in context x is the Kronecker product of both, so that sums per arm serve it too: A is the
-    sum of zz' (x) gram, b that of z (x) response. response: of the prior, added to that of weight 0."""
+    """The shared weights (..., p, q) of all arms, and their root, from the moments of the pool.
+    The regressor of arm z in context x is the Kronecker product of both, so sums per arm suffice: A is the sum of zz'
+    (x) gram, b that of z (x) response. response: of the prior, added to that of weight 0."""
     z = pool.arm_features
     assert z is not None
     (m, p), q = z.shape, pool.gram.shape[-1]
@@ -276,9 +268,8 @@ def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Ar
 
 def cholesky(matrix: Array) -> Array:
     """Cholesky factors of symmetric matrices (..., d, d).
-
-    Rounding may leave sums that were forgotten a little off. A matrix that is not positive definite is lifted by the
-    least that gives it 1e-12 of its largest eigenvalue in every direction."""
+    Rounding may leave sums slightly wrong after forgetting. A matrix that is not positive definite gets the smallest
+    multiple of the identity added that makes its smallest eigenvalue 1e-12 of the largest."""
     symmetric = (matrix + matrix.swapaxes(-1, -2)) / 2
     try:
         return np.asarray(np.linalg.cholesky(symmetric))

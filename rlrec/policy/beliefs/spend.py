@@ -1,10 +1,9 @@
 """The spend of a policy with a budget, and the price of cost at which it spends what is left.
-
-The price is the multiplier of the budget in the linear program that maximises the expected reward of the requests
-that are left under the expected cost that is left. It is solved again at every change of the belief, as in Agrawal,
-Wang and Ye 2014 (a dynamic near-optimal algorithm for online linear programming), on the means of arms learned so
-far, as in primal-dual bandits with knapsacks (Badanidiyuru, Kleinberg and Slivkins 2013). The forecast of requests by
-slices of the period is our addition.
+The price is the multiplier of the budget in the linear program that maximises the expected reward of the remaining
+requests, under the remaining expected cost. It is solved again at every change of the belief, as in Agrawal, Wang and
+Ye 2014 (a dynamic near-optimal algorithm for online linear programming), with the means of arms learned so far, as in
+primal-dual bandits with knapsacks (Badanidiyuru, Kleinberg and Slivkins 2013). The forecast of requests by slices of
+the period is our addition.
 """
 
 from __future__ import annotations
@@ -17,33 +16,32 @@ import numpy as np
 from rlrec.arrays import Array, Ids, look_up
 from rlrec.policy.beliefs.budget import SLICES, Budget
 
-PERIODS = 7  # before the newest one, whose costs and requests count
+PERIODS = 7  # before the newest one, from which costs and requests are learned
 RECENT = SLICES * (PERIODS + 1)  # slices
-HALF_LIFE = 0.7  # slices, after which the requests of a slice say half as much about those to come
-CAUTION = 0.25  # slices as usual, by which the level of a period is drawn to that of the others
+HALF_LIFE = 0.7  # in slices; the weight of a slice's requests in the forecast halves after so many
+CAUTION = 0.25  # slices of the usual level, with which the level of a period is shrunk towards that of the others
 NODES = 12  # of the quadrature of one score
-MAX_RIVALS = 64  # arms between which the best one is sought
+MAX_RIVALS = 64  # arms among which the best one is searched
 DOUBLINGS, HALVINGS = 60, 40
 CLOSE = 1e-5  # of a price
-FARTHEST = 8.0  # deviations beyond which a normal score is taken not to lie
+FARTHEST = 8.0  # standard deviations, beyond which a normal score has probability 0
 _TANH = (2 / np.pi) ** 0.5
 
 
 class Spend:
-    """The spend of a policy, and how many slots it has shown, by arm and by slice.
-
-    A slot whose cost is not known yet counts the expected cost of its arm; this is the mean of its known costs, and of
-    one more that is the mean of all arms. cost (m,): by the ids of `arms`; mean_cost: of an arm that nobody knows."""
+    """The spend of a policy, and the number of slots that it has shown, by arm and slice.
+    A slot whose cost is not known yet counts with the expected cost of its arm: the mean of the arm's known costs and
+    of one more that is the mean of all arms. cost (m,): in the order of `arms`; mean_cost: of an unknown arm."""
 
     def __init__(self, budget: Budget, rows: Sequence[tuple[float, ...]]) -> None:
-        """rows: slice, arm, slots shown, cost, and how many of these slots have a known cost."""
+        """rows: slice, arm, slots shown, cost, and the number of these slots with a known cost."""
         self.budget = budget
         table = np.array(rows, np.float64).reshape(len(rows), 5)
         table = table[np.lexsort((table[:, 1], table[:, 0]))]
         slices = table[:, 0].astype(np.int64)
         if len(slices):
             newest = int(slices[-1])
-            is_recent = slices >= newest - newest % SLICES - PERIODS * SLICES  # of the periods that count
+            is_recent = slices >= newest - newest % SLICES - PERIODS * SLICES  # in the periods that count
             slices, table = slices[is_recent], table[is_recent]
         shown, cost, paid = table[:, 2:].T
         self.arms, arm = np.unique(table[:, 1].astype(np.int64), return_inverse=True)
@@ -63,13 +61,13 @@ class Spend:
         return cost
 
     def spent_in_period(self, at: int) -> float:
-        """The spend of the period of a moment."""
+        """The spend so far of the period that contains a time."""
         start = _period_start(self.budget.slices(at))
         return float(self.spent[(self.slices >= start) & (self.slices < start + SLICES)].sum())
 
     def left(self, at: int) -> float:
-        """How many slots will be shown in the rest of a period: by past periods, at the level of its last slices. In
-        the first period of all, as many for its time as in these."""
+        """The expected number of slots in the rest of a period: as in past periods, scaled to the level of its last
+        slices. In the first period, the rate so far continues."""
         now = self.budget.slices(at)
         start = _period_start(now)
         is_past = self.slices < start
@@ -77,29 +75,30 @@ class Spend:
         n_over, passed = now - start, np.clip(now - start - np.arange(SLICES), 0.0, 1.0)
         recent = np.where(passed > 0, 0.5 ** ((n_over - np.arange(SLICES)) / HALF_LIFE), 0.0)
         if not is_past.any():
-            recent[: int(self.slices[0] - start) if len(self.slices) else 0] = 0.0  # before it began
+            recent[: int(self.slices[0] - start) if len(self.slices) else 0] = 0.0  # before the policy began
             return float(recent @ today * (SLICES - n_over) / max(recent @ passed, 1 / SLICES))
-        # the mean of each slice of a period over the periods in which it was covered
+        # for each slice of a period, the mean over the periods in which it was covered
         end = _period_start(float(self.slices[is_past][-1])) + SLICES
         begins = range(end - PERIODS * SLICES, end, SLICES)
         n_covered = sum(begin + np.arange(SLICES) >= self.slices[0] for begin in begins)
         total = np.sum([self._count(begin) for begin in begins], axis=0)
         usual = np.where(n_covered > 0, total / np.maximum(n_covered, 1), total.sum() / n_covered.sum())
-        # today's level against that, by slices that were covered before
+        # today's level relative to that, from slices that are covered
         recent = np.where(n_covered > 0, recent, 0.0)
         usually = CAUTION * usual.mean()
         level = (recent @ today + usually) / (recent @ (usual * passed) + usually)
         return float(level * (usual @ (1 - passed)))
 
     def _count(self, begin: int) -> Array:
-        """The slots that were shown in each slice of a period, (SLICES,), by the first of these."""
+        """The slots that were shown in each slice of a period, (SLICES,). begin: its first slice."""
         inside = (self.slices >= begin) & (self.slices < begin + SLICES)
         counts = np.zeros(SLICES)
         counts[self.slices[inside] - begin] = self.shown[inside]
         return counts
 
     def slots_of_period(self) -> float:
-        """How many slots a period shows: the mean of those before the newest one; without these, as many as that."""
+        """The expected number of slots of a period: the mean over those before the newest one; without these, as in the
+        newest."""
         if not len(self.slices):
             return 0.0
         first, newest = _period_start(float(self.slices[0])), _period_start(float(self.slices[-1]))
@@ -109,11 +108,10 @@ class Spend:
     def price(
         self, location: Array, deviation: Array | None, cost: Array, *, uniform: float, at: int | None = None
     ) -> float:
-        """The price at which a slot is expected to cost what is left of the budget per slot of the rest of the period;
-        0 where it costs no more without one. at: None for a period like those that are known.
-
-        location, deviation, cost (m,): of the noisy scores of the arms and of showing them, None for scores without
-        noise; uniform: the probability of a uniform arm."""
+        """The price at which the expected cost of a slot equals the budget left per slot of the rest of the period; 0
+        where it is not higher without a price. at: None for a new period like the known ones.
+        location, deviation, cost (m,): of the noisy scores of the arms, and of showing them; deviation None for scores
+        without noise; uniform: the probability of a uniform arm."""
         if at is None:
             target = self.budget.amount / max(self.slots_of_period(), 1.0)
         else:
@@ -126,8 +124,8 @@ def _period_start(slices: float) -> int:
 
 
 def solve_price(location: Array, deviation: Array | None, cost: Array, *, uniform: float, target: float) -> float:
-    """The smallest price, up to rounding, at which the expected cost of a slot is at most `target`, or that at which it
-    is as low as it can be. Where the cost jumps over the target, the side that is nearer to it."""
+    """The smallest price, up to rounding, at which the expected cost of a slot is at most `target`, or the one with the
+    lowest possible cost. Where the cost jumps over the target, the side that is closer to it."""
     finite = np.isfinite(location)
     location, cost = location[finite], cost[finite]
     deviation = None if deviation is None else deviation[finite]
@@ -163,10 +161,9 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, unifor
 
 
 def best_shares(location: Array, deviation: Array | None) -> Array:
-    """About the probability that each arm has the largest score, (m,): exact where scores have no noise.
-
-    The price that comes of it is logged, and propensities are exact given that: a rough share costs a little time until
-    the spend is on its way, never an error."""
+    """Approximate probabilities that each arm has the largest score, (m,); exact for scores without noise.
+    The resulting price is logged, and propensities are exact given the price. An inexact share therefore delays the
+    right spend a little, but causes no error."""
     if deviation is None:
         is_best = location == location.max()
         return np.asarray(is_best / is_best.sum())

@@ -1,5 +1,5 @@
-"""Statistics that slots add to a belief, and how it forgets them: of one slot in plain Python, of many in arrays, for
-which numpy loads."""
+"""Statistics that slots add to a belief, and how it forgets them: for one slot in plain Python, for many in arrays,
+which load numpy."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ if TYPE_CHECKING:
     from rlrec.arrays import Array, Flags, Ids, Index
 
 ORDINAL, CONTEXT, POSITION, PROPENSITY = "ordinal", "context", "position", "propensity"
-LEAST = 1e-300  # what a propensity is rounded to
-BUCKETS = 32  # that a window is cut into
+LEAST = 1e-300  # smaller propensities are rounded to this
+BUCKETS = 32  # in a window
 LONGEST = 10**12  # decisions of a window
 
 
 class CountedSlot(NamedTuple):
     """A slot with its reward. Fields that its kind does not need may be 0.
-
-    position: from 1; propensity: the marginal of the arm at its position, or the probability of the slate down to it
-    where the marginal is not known; ordinal: of the decision in its policy; context_id: of its stored context."""
+    position: from 1; propensity: the marginal of the arm at its position or, where this is not known, the probability
+    of the slate down to it; ordinal: of the decision in its policy; context_id: of its stored context."""
 
     arm_id: int
     ordinal: int
@@ -33,7 +32,7 @@ class CountedSlot(NamedTuple):
 
 
 def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) -> dict[int, float]:
-    """The propensity that weighs each slot, by position; slots without one are left out. It is the marginal at the
+    """The propensity that weights each slot, by position; slots without one are left out. It is the marginal at the
     position, else the probability of the slate down to it. slots: position, propensity and marginal, in order."""
     by_position: dict[int, float] = {}
     prefix: float | None = 1.0
@@ -47,10 +46,9 @@ def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SlotColumns:
-    """Slots with their rewards as columns, (n,) each; None for those that their kind does not need.
-
-    context (n, q): encoded by the design of the policy; anchored (n,): what the anchor of a policy that reads sparse
-    contexts predicts; the others are as in `CountedSlot`."""
+    """Slots with their rewards as columns, (n,) each; None for columns that their kind does not need.
+    context (n, q): encoded by the design of the policy; anchored (n,): the prediction of the anchor of a policy that
+    reads sparse contexts; the others are as in `CountedSlot`."""
 
     arm_id: Ids
     reward: Array
@@ -64,14 +62,13 @@ class SlotColumns:
         return len(self.reward)
 
     def take(self, rows: Index | Flags | slice) -> SlotColumns:
-        """Some of the slots."""
+        """The selected slots."""
         return SlotColumns(**{name: column[rows] for name, column in vars(self).items() if column is not None})
 
 
 def count_slots(slots: SlotColumns, further: Array | None = None, *, pulls: Array | float = 1.0) -> Array:
-    """Pulls, reward and squared reward of each slot, and `further` columns (n, w) behind them, (n, 3 + w).
-
-    pulls: of each slot, (n,), where it is not 1."""
+    """Pulls, reward and squared reward of each slot, followed by `further` columns (n, w), (n, 3 + w). pulls: of each
+    slot, (n,), where it is not 1."""
     import numpy as np
 
     counts = np.empty((3, len(slots)))
@@ -83,15 +80,14 @@ def count_slots(slots: SlotColumns, further: Array | None = None, *, pulls: Arra
 
 @dataclass(frozen=True)
 class Forgetting:
-    """The weight of a decision with ordinal t when the policy has made T: discount^(T - t), and with a window nothing
-    once the newest ordinal of its bucket is T - window or older. Ordinals count the decisions of a policy from 1.
-
-    discount in (0, 1], 1 forgets nothing; window in decisions, 0 for none. Source: Garivier & Moulines 2011
-    (discounted and sliding-window UCB); the buckets are our addition."""
+    """The weight of a decision with ordinal t when the policy has made T: discount^(T - t). With a window the weight is
+    0 once the newest ordinal of the decision's bucket is T - window or older. Ordinals count the decisions of a policy
+    from 1. discount in (0, 1], where 1 forgets nothing; window in decisions, 0 for none. Source: Garivier & Moulines
+    2011 (discounted and sliding-window UCB); the buckets are our addition."""
 
     discount: float = 1.0
     window: float = 0
-    forgets: bool = field(init=False, repr=False, compare=False)  # whether it is not for ever
+    forgets: bool = field(init=False, repr=False, compare=False)  # whether it forgets at all
 
     def __post_init__(self) -> None:
         if not 0 < self.discount <= 1:
@@ -104,17 +100,17 @@ class Forgetting:
 
     @classmethod
     def parse(cls, parameters: Mapping[str, Any]) -> Self:
-        """The forgetting that the parameters of a policy ask for."""
+        """The forgetting that the parameters of a policy define."""
         return cls(float(parameters.get("discount", 1.0)), float(parameters.get("window", 0)))
 
     @property
     def width(self) -> int:
-        """Ordinals of a bucket."""
+        """The number of ordinals in a bucket."""
         return max(1, int(self.window) // BUCKETS)
 
     def bucket(self, ordinal: int) -> int:
         return ordinal // self.width if self.window else 0
 
     def oldest(self, ordinal: int) -> int:
-        """The first bucket that counts when the policy has made so many decisions."""
+        """The first bucket that counts when the policy has made this many decisions."""
         return (ordinal - int(self.window) + 1) // self.width if self.window else 0

@@ -1,4 +1,4 @@
-"""Contexts and arms as named, fixed vectors, and kinds that read them."""
+"""Contexts and arms as vectors of named, fixed columns, and the base of kinds that read them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ Encoded = Any
 
 
 class Encoder:
-    """Turns JSON objects into rows of numbers with names; its `spec` says all that it does.
-
-    width: how many columns. is_sparse: there are more than WIDEST, so that only `sparse` encodes. reads: the fields
-    that it looks at. intercept: whether column 0 is always 1."""
+    """Turns JSON objects into rows of numbers with names; its `spec` defines it completely.
+    width: the number of columns. is_sparse: whether there are more than WIDEST, so that only `sparse` encodes. reads:
+    the fields that it uses. intercept: whether column 0 is always 1."""
 
     def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
-        """`columns`: how many the whole object is hashed into. Fields are sorted by name, since JSON has no order."""
+        """columns: the number of columns into which the whole object is hashed. Fields are sorted by name, since JSON
+        has no order."""
         self.fields = tuple(sorted(fields, key=lambda field: field.name))
         self.intercept, self.columns = intercept, columns
         self.width = int(intercept) + sum(field.width for field in self.fields) + columns
@@ -50,13 +50,14 @@ class Encoder:
         if self.width > features.MAX_COLUMNS + WIDEST:
             hint = f"give at most {features.MAX_COLUMNS + WIDEST}: hash into fewer"
             raise InputError(f"features have {self.width} columns", hint=hint)
-        # names only show: there may be too many to name each time
+        # names are only for display; a sparse encoder may have too many to list
         if not self.is_sparse and (doubles := [name for name, times in Counter(self.names).items() if times > 1]):
             raise InputError(f"two columns are named {quote(doubles[0])}", hint="rename or leave out one")
 
     @classmethod
     def parse(cls, spec: Mapping[str, Any]) -> Self:
-        """The encoder of a spec, stored or declared by a person. Raises InputError naming what is wrong with it."""
+        """The encoder for a spec that was stored or declared by a user. Raises InputError that names the mistake in
+        it."""
         if not isinstance(spec, Mapping):
             raise InputError(f"features are {quote(spec)}", hint=_HINT)
         for key in spec:
@@ -83,7 +84,7 @@ class Encoder:
         return (*["1"][: int(self.intercept)], *field_columns, *(f"#{at}" for at in range(self.columns)))
 
     def spec(self) -> dict[str, Any]:
-        """The encoder as JSON, in full."""
+        """The complete encoder as JSON."""
         field_specs = {field.name: field.spec() for field in self.fields}
         return {"intercept": self.intercept, "fields": field_specs, **({"hash": self.columns} if self.columns else {})}
 
@@ -94,9 +95,8 @@ class Encoder:
         return hash((self.intercept, self.fields, self.columns))
 
     def check(self, values: Mapping[str, Any], *, subject: str = "context", owner: str = "") -> None:
-        """Raises InputError, with its field, where a value is not what was declared. owner: whose values they are.
-
-        Missing values, null, categories that are not listed and fields that are not read are fine."""
+        """Raises InputError, with its field, where a value does not fit its declaration. owner: whose values they are.
+        Missing values, null, unlisted categories and fields that are not read are accepted."""
         for reader in self.fields:
             value = value_of(values, reader.name)
             if value is not None and (expected := reader.mismatch(value)):
@@ -116,11 +116,11 @@ class Encoder:
         return np.hstack(blocks)
 
     def rows(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
-        """Features of n contexts, (n, columns): sparse ones where they are wide."""
+        """Features of n contexts, (n, columns); sparse where they are wide."""
         return self.sparse(contexts) if self.is_sparse else self.encode(contexts)
 
     def sparse(self, rows: Sequence[Mapping[str, Any]]) -> Sparse:
-        """Features of n objects without the zeros, and without the intercept; each column once a row."""
+        """The nonzero features of n objects, without the intercept; each column once per row."""
         shift, parts = int(self.intercept), [_NO_ENTRIES]
         for reader in self.fields:
             row, column, value = reader.entries([value_of(row, reader.name) for row in rows])
@@ -139,23 +139,22 @@ def _mismatch_error(subject: str, name: str, value: Any, *, owner: str, hint: st
     return InputError(f"{quote(name)}{owner} is {quote(value)}", hint=hint, field=f"{subject}.{name}")
 
 
-HASHED_COLUMNS = 8  # columns into which a fitted encoder hashes the values that it does not list
-_DISTINCT = 10_000  # texts that are counted one by one
-_FIELDS = 1_000  # that are counted
-_ENORMOUS = 1e100  # a number whose square is still far from the largest
+HASHED_COLUMNS = 8  # columns into which a fitted encoder hashes values that it does not list
+_DISTINCT = 10_000  # distinct texts that are counted separately
+_FIELDS = 1_000  # fields that are counted
+_ENORMOUS = 1e100  # larger numbers do not count, so that squares stay finite
 
 
 @dataclass
 class EncoderFit:
-    """Statistics of the fields of a log: a fold, so that chunks of a log may be taken in any order and added up.
-
-    Memory is bounded: only the first 1,000 fields count, and of a field's texts those beyond the 10,000 most frequent
-    count together."""
+    """Statistics of the fields of a log, as a fold: chunks of a log may be processed in any order and added. Memory is
+    bounded: only the first 1,000 fields count, and texts of a field beyond the 10,000 most frequent are counted
+    together."""
 
     fields: dict[str, _FieldValues] = field(default_factory=dict)
 
     def take(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds some objects to the statistics."""
+        """Add some objects to the statistics."""
         columns: dict[str, list[Any]] = defaultdict(list)
         open_items = [item for row in rows for item in row.items() if item[0] not in STATEMENTS]
         while open_items:
@@ -175,12 +174,11 @@ class EncoderFit:
         return EncoderFit(merged_fields)
 
     def spec(self, max_values: int = 20, *, widest: int = WIDEST) -> dict[str, Any]:
-        """An encoder for such objects, as JSON, of at most `widest` columns.
-
-        A field is of the type that more than half of its values have: numbers get their mean and standard deviation,
-        texts and lists of texts a column for each of the `max_values` most frequent and a hash for the others, vectors
-        have one length; `a.b` is the field b of objects in a. Fields without such a type are left out. An encoder that
-        is too wide lists fewer texts, then drops its widest fields, of these the rarest first."""
+        """An encoder for such objects, as JSON, with at most `widest` columns.
+        A field has the type of more than half of its values. Numbers are scaled by their mean and standard deviation;
+        texts and lists of texts get a column for each of the `max_values` most frequent texts and a hash for the
+        others; vectors need one length; `a.b` is the field b of objects in a. Fields without a main type are left out.
+        An encoder that is too wide lists fewer texts, and then drops its widest fields, rarest first."""
         by_name = sorted(self.fields.items())
         readers: list[Field] = []
         for n_listed in range(max_values, -1, -1):
@@ -199,7 +197,7 @@ def _width(fields: Iterable[Field]) -> int:
 
 
 def _without_clashes(fields: Iterable[Field]) -> list[Field]:
-    """The fields without those that have a column named as a column of an earlier field is."""
+    """The fields, without those of which a column has the name of an earlier field's column."""
     taken_names, distinct_fields = {"1"}, []
     for reader in fields:
         if taken_names.isdisjoint(reader.names):
@@ -210,9 +208,9 @@ def _without_clashes(fields: Iterable[Field]) -> list[Field]:
 
 @dataclass(frozen=True)
 class _FieldValues:
-    """Statistics of the values of one field. kinds: how many there are of each type. count, mean, squares: of the
-    numbers, the last the sum of squared distances from their mean. words: how often each text came; None for those that
-    are not listed."""
+    """Statistics of the values of one field. kinds: the number of values of each type. count, mean, squares: of the
+    numbers, the last as the sum of squared distances from their mean. words: the frequency of each text; None stands
+    for unlisted ones."""
 
     kinds: Counter[str]
     count: int
@@ -236,12 +234,12 @@ class _FieldValues:
 
     @cached_property
     def by_frequency(self) -> list[str]:
-        """Texts, the most frequent first, then by name."""
+        """The texts, most frequent first, then by name."""
         return _by_frequency(self.words)
 
     def field(self, name: str, *, max_values: int, n_listed: int) -> Field | None:
-        """The field that these values suggest; None where they suggest none. A hash that would take more columns than
-        it saves is not used, unless there are more than `max_values` texts."""
+        """The field that fits these values; None where none does. A hash that would take more columns than it saves is
+        used only if there are more than `max_values` texts."""
         kind = next((kind for kind, times in self.kinds.items() if 2 * times > self.kinds.total()), None)
         if kind == "number":
             return self._number(name)
@@ -257,7 +255,8 @@ class _FieldValues:
         return field(name, values, hash=0 if lists_all else HASHED_COLUMNS)
 
     def _number(self, name: str) -> fields.Number:
-        """Mean and deviation to six digits of the latter, so that sums in another order give the same spec."""
+        """Mean and standard deviation, rounded to six digits of the latter, so that another order of summation gives
+        the same spec."""
         scale = math.sqrt(self.squares / self.count)
         if scale <= 1e-12 * abs(self.mean):  # constant
             return fields.Number(name, self.mean)
@@ -283,7 +282,7 @@ def _count_values(values: Iterable[Any]) -> _FieldValues:
 
 
 def _kind(value: Any) -> str:
-    """The type of field that a value suggests; empty where it suggests none."""
+    """The type of field that fits a value; empty where none does."""
     if value is None or value == []:
         return ""
     if isinstance(value, str):
@@ -315,12 +314,11 @@ def _by_frequency(words: Counter[str | None]) -> list[str]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Design:
-    """How a version reads features of contexts and arms, and where its model is expanded: a part of the version, and as
-    immutable.
-
-    context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; arms that are
-    missing have the prior's. columns: those of sparse contexts that a trained model weighs, ascending.
-    learns_stated: whether a belief learns by features that requests and imported lines state of arms, where they do."""
+    """How a version reads features of contexts and arms, and the weights around which its model is expanded; part of
+    the version and, like it, immutable.
+    context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; missing arms have
+    the prior's. columns: those of sparse contexts that have weights in a trained model, ascending. learns_stated:
+    whether a belief learns from features that requests and imported lines state of arms."""
 
     context: Encoder = field(default_factory=Encoder.by_hash)
     arm: Encoder = field(default_factory=Encoder.by_hash)
@@ -330,7 +328,7 @@ class Design:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """The design from what `to_json` gave."""
+        """The design from the result of `to_json`."""
         anchor = {int(arm): np.array(weights, np.float64) for arm, weights in document.get("anchor", {}).items()}
         columns = np.frombuffer(b64decode(document.get("columns", "")), "<i4").astype(np.int64)
         context, arm = Encoder.parse(document["context"]), Encoder.parse(document["arm"])
@@ -348,13 +346,14 @@ class Design:
 
 @dataclass(frozen=True, kw_only=True)
 class ContextualPolicy(Policy):
-    """Base of kinds whose scores depend on the encoded context x, (q,); x (..., q) stands for many, one for each
+    """Base of kinds whose scores depend on the encoded context x, (q,); x (..., q) are several contexts, one for each
     belief. Wide contexts are `Sparse`."""
 
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
     contextual: ClassVar[bool] = True
-    takes_sparse: ClassVar[bool] = False  # whether its contexts may have more columns than a belief holds squares of
+    # whether contexts may have more columns than a belief can store pairwise products of
+    takes_sparse: ClassVar[bool] = False
     expands: ClassVar[bool] = False  # whether its model is expanded around the anchor of its design
 
     @property
@@ -374,7 +373,7 @@ class ContextualPolicy(Policy):
 
     @property
     def is_sparse(self) -> bool:
-        """Whether contexts are encoded without their zeros."""
+        """Whether contexts are encoded as sparse rows."""
         return self.design.context.is_sparse
 
     def encode(self, context: Mapping[str, Any] | None) -> Encoded:
@@ -389,7 +388,7 @@ class ContextualPolicy(Policy):
 
     @abstractmethod
     def scores_at(self, belief: Belief, x: Encoded) -> Scores:
-        """`scores` in encoded contexts x (..., q), one for each of the leading axes of the belief; arrays (..., m)."""
+        """`scores` in encoded contexts x (..., q), one for each leading axis of the belief; arrays (..., m)."""
 
     @abstractmethod
     def index_at(self, belief: Belief, x: Encoded) -> Array:
@@ -400,10 +399,10 @@ class ContextualPolicy(Policy):
         """The weight of each feature in the score of each arm, (..., m, features)."""
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
-        """Weights of some columns of sparse contexts, (c, m), of kinds that take these."""
+        """The weights of some columns of sparse contexts, (c, m), for kinds that read these."""
         raise NotImplementedError
 
     @abstractmethod
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """Mean reward of each arm in a context, and z standard deviations to either side, (m,) each; NaN where its
-        scores are no rewards."""
+        """The mean reward of each arm in a context, and the values z standard deviations below and above, (m,) each;
+        NaN where its scores are not rewards."""

@@ -1,6 +1,5 @@
-"""Contexts as numbers: any JSON object to a short dense vector, or to a long sparse one, by signed hashing.
-
-A vocabulary would have to be learned, stored and versioned; a hash needs none, and gives new values columns too.
+"""Contexts as numbers: any JSON object to a short dense vector, or to a long sparse one, by signed hashing. A
+vocabulary would have to be learned, stored and versioned; a hash needs none, and new values have columns, too.
 """
 
 from __future__ import annotations
@@ -24,17 +23,16 @@ WIDTH = 64
 MAX_COLUMNS = 1 << 18  # columns of any hash; a shorter one takes the lowest bits of the same number
 NUMBERS = frozenset({int, float})
 _LARGEST = sys.float_info.max
-_CELLS = 1 << 21  # products of entries that are held at a time
-# A code: the column in fours, 2 for the sign -, 1 for a number.
+_CELLS = 1 << 21  # products of entries in memory at a time
+# A code: 4 x the column, plus 2 for a negative sign, plus 1 for a number.
 _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 
 
 @dataclass(frozen=True, eq=False)
 class Sparse:
-    """Features of n contexts without the zeros: those of context i are at start[i]..start[i + 1].
-
-    start (n + 1,); column (e,) of each entry; value (e,), to be added where a column comes twice. single: a context by
-    itself, whose scores have no axis of contexts."""
+    """The nonzero features of n contexts: those of context i are at start[i]..start[i + 1].
+    start (n + 1,); column (e,) of each entry; value (e,), added up where a column occurs twice. single: one context,
+    whose scores have no axis of contexts."""
 
     start: npt.NDArray[np.int32]
     column: npt.NDArray[Any]
@@ -62,7 +60,7 @@ class Sparse:
         return self.start.nbytes + self.column.nbytes + self.value.nbytes
 
     def __getitem__(self, rows: int | slice | Index) -> Sparse:
-        """One context by itself, the contexts of a range, or those of an array of rows in its order."""
+        """One context, the contexts of a range, or those of an array of rows, in its order."""
         if isinstance(rows, np.ndarray):
             entries, row = self.entries(rows)
             start = np.r_[0, np.cumsum(np.bincount(row, minlength=len(rows)))].astype(np.int32)
@@ -81,13 +79,14 @@ class Sparse:
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
     def select_columns(self, columns: Index) -> Sparse:
-        """The contexts with their entries on some columns (ascending) alone; a column is its index among these."""
+        """The contexts with only their entries in these columns (ascending), each renumbered to its index among
+        these."""
         index, is_selected = look_up(columns, self.column)
         start = np.r_[0, np.cumsum(is_selected)][self.start].astype(np.int32)
         return Sparse(start, index[is_selected].astype(np.int32), self.value[is_selected], single=self.single)
 
     def times(self, weights: Array) -> Array:
-        """The product with weights of columns (c, m), (n, m)."""
+        """The product of the matrix of contexts with weights (c, m), (n, m)."""
         product = np.zeros((len(self), weights.shape[1]), weights.dtype)
         step = max(1, _CELLS * len(self) // max(1, weights.shape[1] * len(self.column)))
         for first in range(0, len(self), step):
@@ -105,7 +104,8 @@ class Sparse:
         return np.column_stack([*products]) if values.shape[1] else np.zeros((width, 0))
 
     def entries(self, rows: Index) -> tuple[Index, Index]:
-        """The indices of the entries of some contexts, and the place in `rows` of each entry's context, (f,) both."""
+        """The indices of the entries of some contexts, and for each entry the index of its context in `rows`, (f,)
+        both."""
         counts = (self.start[rows + 1] - self.start[rows]).astype(np.int64)
         return piece_rows(self.start[rows], counts), np.repeat(np.arange(len(rows)), counts)
 
@@ -117,7 +117,7 @@ def encode(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Array:
 
 
 def merge(n: int, row: Index, column: Index, value: Array) -> Sparse:
-    """Sparse rows of entries that add up where they meet, in the order of their columns."""
+    """Sparse rows from entries, in order of column; entries of the same row and column are added."""
     order = np.lexsort((column, row))
     row, column, value = row[order], column[order], value[order]
     first = run_starts(row, column)
@@ -127,19 +127,19 @@ def merge(n: int, row: Index, column: Index, value: Array) -> Sparse:
 
 
 def add_up(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Array) -> Array:
-    """Dense rows, (n, columns), of entries that add up where they meet."""
+    """Dense rows, (n, columns), from entries; entries of the same row and column are added."""
     cells = np.bincount(row * columns + column, weights=value, minlength=n * columns)
     return cells.reshape(n, columns).astype(np.float64, copy=False)
 
 
 def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
-    """Features of contexts in a power of two of columns, up to MAX_COLUMNS, each a sum of few.
-
-    A number counts as asinh(number) under its key, so that a price does not drown a flag; text, true, false and null
-    count 1 under key and value; lists and objects count item by item. Keys that share a column add up there, with
-    signs of their own, so that on average they do not disturb each other.
-    Source: choices of our own on Weinberger, Dasgupta, Langford, Smola & Attenberg 2009 (signed feature hashing)."""
-    # all fields of all contexts, but what a request states of its arms and page: column, sign and value of each
+    """Features of contexts in `columns` columns, a power of two up to MAX_COLUMNS.
+    A number counts as asinh(number) under its key, so that a price does not outweigh a flag; text, true, false and null
+    count as 1 under key and value; lists and objects count item by item. Keys that share a column are added there, with
+    signs that cancel their interference on average.
+    Source: our own choices, based on Weinberger, Dasgupta, Langford, Smola & Attenberg 2009 (signed feature
+    hashing)."""
+    # all fields of all contexts, except statements on arms and page: column, sign and value of each
     names = list(chain.from_iterable(contexts))
     if "@" in "".join(names):
         contexts = [{name: row[name] for name in row if name not in STATEMENTS} for row in contexts]
@@ -169,7 +169,7 @@ def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
 def _sort_rows(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sparse:
     order = np.argsort(row, kind="stable")
     start = np.r_[0, np.cumsum(np.bincount(row, minlength=n))].astype(np.int32)
-    fits_a_byte = not len(column) or int(column.max()) < WIDTH  # a quarter of the memory
+    fits_a_byte = not len(column) or int(column.max()) < WIDTH  # uses a quarter of the memory
     return Sparse(start, column[order].astype(np.uint8 if fits_a_byte else np.int32), value[order])
 
 
@@ -189,7 +189,7 @@ def _codes(names: Sequence[str], values: Sequence[Any]) -> Index:
 
 
 class _Cache(dict[str, Any]):
-    """The result of `make` for each text; emptied when it holds `max_entries`."""
+    """The result of `make` for each text; emptied when it has `max_entries`."""
 
     def __init__(self, max_entries: int, make: Callable[[str], Any]) -> None:
         self.max_entries, self.make = max_entries, make
@@ -220,7 +220,7 @@ def text_of(value: Any) -> str:
 
 
 def items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
-    """Everything inside a list or an object: its path, and its value where that is a number."""
+    """All values inside a list or an object: the path of each, and its value where that is a number."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from items(f"{path}\x1f{key}", item)
@@ -236,7 +236,7 @@ def items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
 def _squeeze(values: Sequence[float]) -> Array:
     try:
         numbers = np.array(values, np.float64)
-    except OverflowError:  # an integer beyond the doubles
+    except OverflowError:  # an integer too large for a double
         numbers = np.array([value if abs(value) <= _LARGEST else 0.0 for value in values], np.float64)
     return np.where(np.isfinite(numbers), np.arcsinh(numbers), 0.0)
 

@@ -1,4 +1,4 @@
-"""How one field of a JSON object becomes columns with names."""
+"""The types of fields of JSON objects, and how each becomes named columns."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from rlrec.arrays import Array, Index
 from rlrec.errors import InputError, suggest
 from rlrec.policy.contexts import features, statements
 
-WIDEST = 128  # columns of which a belief can hold the square for every arm
+WIDEST = 128  # columns whose pairwise products a belief can store for every arm
 HASHES = (0, *(1 << bits for bits in range(19)))  # powers of two, so that all hashed columns are equally likely
-FAR = 10.0  # scales from the mean beyond which a number counts no more: one slip must not tip a belief
-LARGEST = 1e6  # in a vector, which is not scaled
-LONGEST = 200  # characters of a name
+# a number farther from the mean, in units of scale, is cut, so that one typing error cannot dominate a belief
+FAR = 10.0
+LARGEST = 1e6  # for numbers in a vector, which are not scaled
+LONGEST = 200  # characters in a name
 FORMS = 'such as "number", "flag", ["ios", "android"], {"list": ["a"], "hash": 8}, {"text": 1024} or {"vector": 8}'
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a JSON object; its attributes beside the name are its spec."""
+    """A field of a JSON object; its attributes other than the name are its spec."""
 
     name: str
 
@@ -39,11 +40,12 @@ class Field:
 
     @property
     def width(self) -> int:
-        """How many columns it has."""
+        """The number of its columns."""
         return len(self.names)
 
     def mismatch(self, value: Any) -> str:
-        """The kind of value it reads, as an error says it, where this one is of another; else an empty text."""
+        """The expected kind of value, in the words of an error, where this value is of another kind; else an empty
+        text."""
         raise NotImplementedError
 
     def encode(self, values: Sequence[Any]) -> Array:
@@ -51,7 +53,7 @@ class Field:
         raise NotImplementedError
 
     def entries(self, values: Sequence[Any]) -> tuple[Index, Index, Array]:
-        """`encode` without the zeros: row, column and value of each entry."""
+        """The nonzero entries of `encode`: row, column and value of each."""
         dense = self.encode(values)
         row, column = np.nonzero(dense)
         return row, column, dense[row, column]
@@ -135,7 +137,7 @@ class Vector(Field):
 
 @dataclass(frozen=True)
 class Words(Field):
-    """A column for each of `values`; other texts share `hash` columns, with signs of their own."""
+    """A column for each of `values`; other texts are hashed into `hash` columns with signs."""
 
     values: tuple[str, ...] = ()
     hash: int = 0
@@ -164,7 +166,7 @@ class Words(Field):
         return {value: at for at, value in enumerate(self.values)}
 
     def _column(self, word: str) -> tuple[int, float]:
-        """Column and sign of a text; one past the last column for a text that has none."""
+        """The column and sign of a text; the index after the last column for a text without one."""
         if word in self._index or not self.hash:
             return self._index.get(word, len(self.values)), 1.0
         column, sign = features.column_of(f"\x1f{self.name}\x1e{word}")
@@ -184,7 +186,7 @@ class Words(Field):
         return row[has_column], column[has_column], sign[has_column]
 
     def _signed(self, row: Index, words: Sequence[str]) -> tuple[Index, Index, Array]:
-        """Row, column and sign of words; one past the last column for a word that has none."""
+        """Row, column and sign of words; the index after the last column for a word without one."""
         columns = {word: self._column(word) for word in set(words)}
         column = np.fromiter((columns[word][0] for word in words), np.int64, len(words))
         sign = np.fromiter((columns[word][1] for word in words), np.float64, len(words))
@@ -193,7 +195,7 @@ class Words(Field):
 
 @dataclass(frozen=True)
 class Category(Words):
-    """One text of several; true, false and whole numbers go by their names in JSON."""
+    """One text; true, false and whole numbers count under their names in JSON."""
 
     kind = "category"
     mark = "="
@@ -209,7 +211,7 @@ class Category(Words):
 
 @dataclass(frozen=True)
 class TextSet(Words):
-    """A set of texts; one that comes twice counts once."""
+    """A set of texts; repeated ones count once."""
 
     kind = "list"
     mark = ":"
@@ -224,7 +226,7 @@ class TextSet(Words):
 
 @dataclass(frozen=True)
 class Text(Words):
-    """The words of a text, as spaces part them; one that comes twice counts once."""
+    """The words of a text, separated by spaces; repeated ones count once."""
 
     kind = "text"
     mark = ":"
@@ -242,7 +244,7 @@ def _in_rows(sets: Sequence[Collection[str]]) -> tuple[Index, list[str]]:
 
 
 KINDS: dict[str, type[Field]] = {kind.kind: kind for kind in (Number, Flag, Category, TextSet, Text, Vector)}
-# short forms in which a person may write the type and one parameter at once
+# short forms that combine the type with one parameter
 _SHORT = {
     "vector": ("vector", "length"),
     "list": ("list", "values"),
@@ -253,7 +255,7 @@ _SHORT = {
 
 
 def parse_field(name: Any, written: Any) -> Field:
-    """The field that was written, in full or in a short form. Raises InputError naming what is wrong with it."""
+    """The field for a spec, in full or in a short form. Raises InputError that names the mistake in it."""
     if not is_name(name):
         raise InputError(f"a field is named {quote(name)}", hint=f"a name has 1 to {LONGEST} characters, and no NUL")
     if name.partition(".")[0] in statements.STATEMENTS:
@@ -285,7 +287,7 @@ def _in_full(written: Any) -> Mapping[str, Any]:
 
 
 def check_hash(subject: str, columns: Any) -> None:
-    """Raises InputError unless something can be hashed into so many columns."""
+    """Raises InputError unless values can be hashed into this number of columns."""
     if type(columns) is not int or columns not in HASHES:
         hint = f"give 0 or a power of two up to {HASHES[-1]}"
         raise InputError(f"hash of {subject} is {quote(columns)}", hint=hint)
@@ -296,8 +298,8 @@ def is_name(name: Any) -> bool:
 
 
 def value_of(values: Mapping[str, Any], name: str) -> Any:
-    """The value of a field: under its name, or for `User.name` inside an object `User`, or the first such object of a
-    list; None where there is none. What a request states of its arms is the value of all of them, by key."""
+    """The value of a field: under its name or, for `User.name`, inside an object `User`, or in the first object that
+    has it of a list; None where there is none. For statements on arms it is the values of all arms, by key."""
     value = values.get(name)
     if value is not None or "." not in name:
         return value
@@ -309,7 +311,7 @@ def value_of(values: Mapping[str, Any], name: str) -> Any:
 
 
 def objects(value: Any) -> list[Mapping[str, Any]]:
-    """The objects that a value is, or that a list holds."""
+    """The objects in a value: itself, or those in a list."""
     return [inner for inner in (value if type(value) is list else [value]) if isinstance(inner, Mapping)]
 
 
@@ -318,7 +320,7 @@ def is_number(value: Any, largest: float = sys.float_info.max) -> bool:
 
 
 def text(value: Any) -> str | None:
-    """The name of a category; None for a value that is none."""
+    """The name of a category; None for a value that is not one."""
     if type(value) is str:
         return value
     integral = type(value) in (bool, int) or (type(value) is float and value.is_integer())
@@ -332,7 +334,7 @@ def quote(value: Any) -> str:
 
 
 def _numbers(values: Sequence[Any], largest: float = sys.float_info.max) -> Array:
-    """The values as numbers, (n,); NaN for those that are none, or too large."""
+    """The values as numbers, (n,); NaN for values that are not numbers, or too large."""
     types = features.NUMBERS
     numbers = (value if type(value) in types and -largest <= value <= largest else np.nan for value in values)
     return np.fromiter(numbers, np.float64, len(values))

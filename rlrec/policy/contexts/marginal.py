@@ -1,7 +1,7 @@
-"""Linear models of sparse contexts: each weight is fitted by itself, from three sums of its arm and column.
-
-No pair of columns is looked at, so that the sums grow with the columns that came, not with their square. Where a log is
-given to start from, all weights are fitted to it together, once: sums are then those of what that fit leaves."""
+"""Linear models of sparse contexts: each weight is fitted separately, from three sums of its arm and column.
+Pairs of columns are not used, so the sums grow with the number of columns that occur, not with its square. Where a log
+is given to start from, all weights are fitted to it together, once; the sums are then over the residuals of that
+fit."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from rlrec.policy.contexts.features import Sparse
 
 
 def column_sums(value: Array, *, pulls: Array, reward: Array) -> Array:
-    """Sums that entries x_j of contexts add on their column, (e, 3): of x_j squared, reward x_j, and x_j; pulls and
-    reward (e,) are those of the slot of each."""
+    """Sums that entries x_j of contexts add to their column, (e, 3): of x_j squared, reward x_j, and x_j, weighted by
+    pulls; pulls and reward (e,) are those of each entry's slot."""
     return np.column_stack([pulls * value**2, reward * value, pulls * value])
 
 
 def weights(sums: Array, mean: Array, *, ridge: float, anchor: Array | float = 0.0) -> Array:
-    """Weights of columns, each fitted by itself, (c, m), from their sums (c, m, 3) and the mean of each arm, (m,), both
-    of rewards less what the anchor (c, m) predicts.
-
-    Source: own derivation (the ridge regression of reward less mean on one column; as in naive Bayes, columns count as
-    independent; from an anchor where all columns are fitted together, it stays there)."""
+    """Weights of columns, each fitted separately, (c, m), from their sums (c, m, 3) and the mean of each arm, (m,),
+    both of rewards minus the prediction of the anchor (c, m).
+    Source: own derivation (the ridge regression of reward minus mean on one column; as in naive Bayes, columns count as
+    independent; around an anchor at which all columns are fitted together, it stays there)."""
     squares, response, total = np.moveaxis(sums, -1, 0)
     return (response - mean * total + anchor * squares) / (squares + ridge)
 
 
-_ARM_BITS = 40  # of a key, below its column
-STEPS, CLOSE = 200, 1e-10  # of conjugate gradients: how many at most, and the residual at which they end
+_ARM_BITS = 40  # of a key; the bits above them hold its column
+STEPS, CLOSE = 200, 1e-10  # of conjugate gradients: the largest number, and the residual at which they stop
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,7 @@ class Anchor:
 
     @classmethod
     def from_packed(cls, packed: Iterable[tuple[int, bytes]]) -> Self:
-        """The anchor from what `packed` gave, arm by arm."""
+        """The anchor from packed weights (id and bytes of each arm), as `fit` returns them."""
         keys, values = [np.empty(0, np.int64)], [np.empty(0)]
         for arm, row in packed:
             n = len(row) // 12
@@ -62,7 +61,8 @@ class Anchor:
         return weight
 
     def predicted(self, x: Sparse, context_index: Index, arm: Ids) -> Array:
-        """Predicted rewards of slots less the means of their arms, (n,). context_index (n,): the row in x of a slot."""
+        """The predicted rewards of slots minus the means of their arms, (n,). context_index (n,): the row in x of each
+        slot."""
         if not len(self.key):
             return np.zeros(len(arm))
         entries, row = x.entries(context_index)

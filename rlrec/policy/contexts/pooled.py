@@ -1,7 +1,6 @@
-"""The orders of many cases at once, each of equally many independent continuous scores, on the nodes of one table.
-
-Where lists of candidates differ from decision to decision and the belief does not, the same scores come back in other
-combinations: they are tabulated once."""
+"""The orders of many cases at once, each of the same number of independent continuous scores, on the nodes of one
+table. Where lists of candidates differ between decisions and the belief does not, the same scores occur in other
+combinations, and are tabulated only once."""
 
 from __future__ import annotations
 
@@ -17,19 +16,19 @@ from rlrec.policy.scores.scores import Order
 from rlrec.policy.scores.sweep import ContinuousOrder, descend
 from rlrec.policy.scores.table import tabulate
 
-_FEWEST = 4  # cases that one table pays for
-_NODES = 4_000  # of a table that serves all of them
+_FEWEST = 4  # cases from which on one table pays off
+_NODES = 4_000  # of a table for all cases
 _ENTRIES = 1 << 18  # numbers in a working array
 
 
 class PooledOrders:
-    """u cases of s scores. rows (u, s): of the table."""
+    """u cases of s scores. rows (u, s): their rows in the table."""
 
     def __init__(self, orders: Sequence[ContinuousOrder], *, positions: int) -> None:
         origin = max(order.origin for order in orders)
         first = np.array([order.first + (order.origin - origin) for order in orders])
         pairs, pair = distinct_rows(np.column_stack([first.ravel(), np.ravel([order.second for order in orders])]))
-        # every score may be the best of some case
+        # every score may be the best one of some case
         density, count = orders[0].density(*pairs.T.copy()), np.ones(len(pairs))
         self.table, row = tabulate(density, count, ranks=len(pairs), n_densities=positions)
         self.rows: Index = row[pair].reshape(first.shape)
@@ -64,7 +63,7 @@ class PooledOrders:
 
 
 def pooled(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:
-    """The orders of cases of equally many scores together; None where a table for each is better."""
+    """The joint orders of cases with the same number of scores; None where a table for each is better."""
     continuous = [order for order in map(_continuous, orders) if order is not None]
     if len(continuous) < max(len(orders), _FEWEST) or len({order.density for order in continuous}) > 1:
         return None

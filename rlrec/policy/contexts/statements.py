@@ -1,4 +1,4 @@
-"""Statements of a request on its arms and on its page: part of its context, under names that begin with `@`."""
+"""Statements of a request on its arms and page: part of its context, under names that begin with `@`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import PRICE
 
 ARMS, PAGE = "@arms", "@page"
-LOGGED_RULES = "@eligible"  # what a request said that took arms from it
-GROUPS = "@groups"  # the members of groups that rules of the page name, by their names with the `@`
+LOGGED_RULES = "@eligible"  # the rules of a request that took away arms
+GROUPS = "@groups"  # the members of groups that page rules name, by the group's name with `@`
 STATED = (ARMS, PAGE)
-STATEMENTS = (*STATED, PRICE, LOGGED_RULES, GROUPS)  # the last three by the tool itself; a budget has a price
+# the last three are written by the tool; PRICE where there is a budget
+STATEMENTS = (*STATED, PRICE, LOGGED_RULES, GROUPS)
 SCORE, SCORES, FEATURES = STATED_OF_ARM = ("score", "scores", "features")
-ARM_FEATURES = f"{ARMS}.{FEATURES}"  # as a field of a context: those of all arms, by key
-PAGE_FIELDS = (PAGE, GROUPS, ARM_FEATURES)  # on which rules of a page depend
-LARGEST = 1e100  # a score whose distance from another is still finite at any temperature
+ARM_FEATURES = f"{ARMS}.{FEATURES}"  # as a field of a context: the features of all arms, by key
+PAGE_FIELDS = (PAGE, GROUPS, ARM_FEATURES)  # the fields that rules of a page depend on
+LARGEST = 1e100  # largest score, whose distance from another is finite at any temperature
 
 
 def by_arm(context: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """The values that a context, or the fields of one that are read, states under a name, by arm; None where it states
-    nothing. name: `scores.new` stands for the scores of the ranker `new`."""
+    """The values that a context states under a name, by arm; None where it states nothing. The context may be reduced
+    to the fields that are read. name: `scores.new` means the scores of the ranker `new`."""
     if (values := context.get(f"{ARMS}.{name}")) is not None:
         return dict(values)
     entries = context.get(ARMS, {})
@@ -33,7 +34,7 @@ def by_arm(context: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def check_names(context: Mapping[str, Any]) -> None:
-    """Raises InputError for a name that begins with `@` and is none that a request may state."""
+    """Raises InputError for a name that begins with `@` but is not one that a request may state."""
     for name in context:
         if name.startswith("@") and name not in STATED:
             hint = f"`@` begins {ARMS} and {PAGE}, which a request states of its arms and of its page; rename the field"
@@ -74,5 +75,5 @@ def _check_score(score: Any, subject: str, key: str, field: str) -> None:
 
 
 def _written(value: Any) -> str:
-    """A value as JSON, as far as an error shows it."""
+    """A value as JSON, shortened for an error."""
     return json.dumps(value, ensure_ascii=False, default=str)[:40]

@@ -24,8 +24,8 @@ Parameters = dict[str, Array]
 (p, d) or (p, 1), `history` (4,) and `similar` (p,) to all."""
 
 LINEAR, BILINEAR = "linear", "bilinear"
-SESSION = ("step", "gap", "reward", "last", "variety")  # features of any visit
-MEMORY = ("count", "faded", "last", "earned")  # features of an arm by what the visit has shown of it
+SESSION = ("step", "gap", "reward", "last", "variety")  # features of every visit
+MEMORY = ("count", "faded", "last", "earned")  # features of an arm from what the visit has shown of it
 ARM_PARAMETERS, SHARED_PARAMETERS = ("bias", "linear", "own"), ("cross", "history", "similar")
 MINUTE = 60.0
 RECENCY = 0.7
@@ -34,10 +34,9 @@ RECENCY = 0.7
 @dataclass(frozen=True, eq=False)
 class State:
     """n states as a policy reads them.
-
-    x (n, d): features of context and session. row (e,), arm (e,), memory (e, 4): arms shown before in the visit, each
-    once a row, and their features (MEMORY). All without unit: squeezed to the size of 1. words: what else a sparse
-    context has, by the columns that the policy weighs."""
+    x (n, d): features of context and session. row (e,), arm (e,), memory (e, 4): the arms shown before in the visit,
+    each once per row, with their features (MEMORY). All are without unit, squeezed to about 1. words: the other
+    features of a sparse context, in the columns that the policy weighs."""
 
     x: Array
     row: Index
@@ -49,7 +48,7 @@ class State:
         return len(self.x)
 
     def take(self, rows: Index) -> State:
-        """Some of the states, in that order; each at most once. The memory of each stays in its order, row by row."""
+        """The selected states, in that order, each at most once. The memory of each keeps its order."""
         index = np.full(len(self), -1, np.intp)
         index[rows] = np.arange(len(rows))
         row = index[self.row]
@@ -60,7 +59,7 @@ class State:
         return State(self.x[rows], row[entries], self.arm[entries], self.memory[entries], words)
 
     def slice_rows(self, start: int, end: int) -> State:
-        """The states from `start` to before `end`; `row` has to ascend."""
+        """The states from `start` to before `end`; `row` must be ascending."""
         low, high = np.searchsorted(self.row, (start, end)).tolist()
         words = None if self.words is None else self.words[start:end]
         return State(self.x[start:end], self.row[low:high] - start, self.arm[low:high], self.memory[low:high], words)
@@ -106,7 +105,7 @@ class Gradient(ContextualPolicy, Examined):
 
     @property
     def _context_names(self) -> tuple[str, ...]:
-        """Names of the features of contexts among those of a state; of sparse contexts the intercept alone."""
+        """Names of the context features in a state; for sparse contexts only the intercept."""
         context = self.design.context
         return ("1",) * context.intercept if context.is_sparse else context.names
 
@@ -118,17 +117,17 @@ class Gradient(ContextualPolicy, Examined):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the features of a state, (d,); the weights of words stand behind the weights of these features."""
+        """Names of the features of a state, (d,); the weights of words follow the weights of these features."""
         similar = (f"{statistic}:{name}" for statistic in ("shown", "faded") for name in self.design.arm.names)
         return (*self._context_names, *(f"session:{name}" for name in SESSION), *similar)
 
     @property
     def _faded_columns(self) -> slice:
-        """Columns of the faded counts of arm features among the features of a state."""
+        """The columns of the faded sums of arm features among the features of a state."""
         return slice(len(self.names) - len(self.design.arm.names), len(self.names))
 
     def states(self, context: Encoded, history: History, described: Array) -> State:
-        """States by their encoded context (n, q) and history; described (e, p): features of the arms remembered."""
+        """States from their encoded context (n, q) and history; described (e, p): features of the arms remembered."""
         n, rows, words = len(history), history.rows, None
         if self.is_sparse:
             words = context.select_columns(self.design.columns)
@@ -158,8 +157,8 @@ class Gradient(ContextualPolicy, Examined):
         return {name: np.zeros(shape) for name, shape in (arm_shapes | shared_shapes).items()}
 
     def with_columns(self, columns: Ids, parameters: Parameters) -> tuple[Gradient, Parameters]:
-        """The policy that weighs these columns of sparse contexts, too, and its parameters: 0 for those that are
-        new."""
+        """The policy with weights for these columns of sparse contexts, too, and its parameters, where new ones are
+        0."""
         d, old_columns = len(self.names), self.design.columns
         columns = np.union1d(old_columns, columns)
         linear = np.zeros((len(parameters["linear"]), d + len(columns)))
@@ -169,12 +168,12 @@ class Gradient(ContextualPolicy, Examined):
         return policy, {**parameters, "linear": linear}
 
     def pack(self, parameters: Parameters) -> tuple[Array, dict[str, Any]]:
-        """Parameters as they are stored: a row for each arm, (m, 5 + d), and the others as JSON."""
+        """Parameters in their stored form: a row for each arm, (m, 5 + d), and the others as JSON."""
         rows = np.hstack([parameters["bias"][:, None], parameters["linear"], parameters["own"]])
         return rows, {name: parameters[name].tolist() for name in SHARED_PARAMETERS}
 
     def unpack(self, rows: Array, shared: Mapping[str, Any]) -> Parameters:
-        """Parameters from what `pack` gave; those that `shared` lacks are zero."""
+        """Parameters from the result of `pack`; those missing in `shared` are zero."""
         zeros = self.zero_parameters(0)
         d = zeros["linear"].shape[1]
         shared_values = {
@@ -195,7 +194,8 @@ class Gradient(ContextualPolicy, Examined):
         return weights, bias, parameters["history"] + parameters["own"]
 
     def parameter_gradient(self, weights: Array, bias: Array, memory: Array, *, described: Array) -> Parameters:
-        """The gradient by the parameters, from the gradients by the effective parameters: `effective` transposed."""
+        """The gradient by the parameters from the gradients by the effective parameters: the transpose of
+        `effective`."""
         bilinear = self.model == BILINEAR
         return {
             "bias": bias,
@@ -217,7 +217,7 @@ class Gradient(ContextualPolicy, Examined):
 
         return Gumbel(score / self.temperature) if self.temperature else Point(score)
 
-    # -- a visit that begins --
+    # -- the beginning of a visit --
 
     def index_at(self, belief: Belief, x: Encoded) -> Array:
         """Noiseless scores at the beginning of a visit in contexts x (..., q), (..., m)."""
@@ -229,7 +229,7 @@ class Gradient(ContextualPolicy, Examined):
         return score[0] if x.single else score
 
     def _trained(self, belief: Belief) -> tuple[Array, Array, Array]:
-        """`effective` of the parameters that the belief holds, or of zeros before training."""
+        """`effective` of the belief's parameters, or of zeros before training."""
         if belief.trained is not None:
             return self.effective(*belief.trained)
         arms = belief.pulls.shape[-1]
@@ -248,7 +248,7 @@ class Gradient(ContextualPolicy, Examined):
         return np.column_stack([bias, weights[:, : len(self.names)], memory])
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """NaN for every arm: the scores are no rewards."""
+        """NaN for every arm, since the scores are not rewards."""
         unknown_scores = np.full(len(belief.pulls), np.nan)
         return unknown_scores, unknown_scores, unknown_scores
 
@@ -258,14 +258,14 @@ class Gradient(ContextualPolicy, Examined):
 
 
 def restrict(state: State, arms: Ids) -> State:
-    """The states with the memory of some arms alone, ascending ids (m,); each arm becomes its index in `arms`."""
+    """The states with the memory of only these arms, ascending ids (m,); each arm becomes its index in `arms`."""
     index, is_selected = look_up(arms, state.arm)
     return State(state.x, state.row[is_selected], index[is_selected], state.memory[is_selected], state.words)
 
 
 def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
-    """Noiseless score of m arms in n states, (n, m), by what `Gradient.effective` gives; arms of the states are
-    indices of the m."""
+    """The noiseless scores of m arms in n states, (n, m), from the result of `Gradient.effective`; arms of the states
+    are indices among the m."""
     weights, bias, memory = (values.astype(state.x.dtype, copy=False) for values in effective)
     d = state.x.shape[1]
     score = state.x @ weights[:, :d].T
@@ -273,7 +273,7 @@ def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
         score += state.words.times(weights[:, d:].T)
     if bias.any():
         score += bias
-    cells = state.row * len(weights) + state.arm  # in one row of all: half the time
+    cells = state.row * len(weights) + state.arm  # as one flat index, which takes half the time
     score.reshape(-1)[cells] += np.einsum("eh,eh->e", state.memory, memory.take(state.arm, axis=0))
     return score
 
@@ -288,9 +288,8 @@ def by_row(rows: Index, arm: Ids) -> Index:
 
 
 def memory_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:
-    """The memory of n decisions: row (e,) ascending, arm (e,), and the features MEMORY of each arm shown, (e, 4).
-
-    faded (entries,): what is left of each entry of the history, recency ^ (ago - 1)."""
+    """The memory of n decisions: row (e,) ascending, arm (e,), and the features MEMORY of each arm shown, (e, 4). faded
+    (entries,): the weight of each entry of the history, recency ^ (ago - 1)."""
     rows = history.rows
     order = by_row(rows, history.arm)
     row, arm = rows[order], history.arm[order]

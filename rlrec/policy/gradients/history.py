@@ -1,11 +1,10 @@
-"""The history of a visit as a decision saw it: of each slot shown before, the arm, how long ago, and its reward.
-
-A decision stores it packed, in little-endian words of 8 bytes. Four words come first: the microseconds since the
-decision before; 256 x the slots shown before in the visit + the slots remembered; what the visit had earned so far
-(double); and a bit for each slot remembered, from the lowest, set where the slot has earned anything but 0. Then 4
-bytes for each slot, oldest first: 256 x arm id + how many decisions ago (1: the one before), filled up to a whole word;
-then the rewards of the slots whose bit is set (doubles). Where an arm or a number of decisions is too large for that,
-the second word is inverted (~), and each slot has two words, arm and ago. The first decision of a visit has no history,
+"""The history of a visit as a decision saw it: for each slot shown before, its arm, how many decisions ago, and its
+reward. A decision stores it packed, in little-endian words of 8 bytes. Four words come first: the microseconds since
+the previous decision; 256 x the slots shown before in the visit + the slots remembered; the reward of the visit so far
+(double); and one bit for each remembered slot, from the lowest, set where the slot's reward is not 0. Then 4 bytes for
+each slot, oldest first: 256 x arm id + how many decisions ago (1: the previous one), padded to a whole word; then the
+rewards of the slots whose bit is set (doubles). Where an arm id or a number of decisions is too large for that, the
+second word is inverted (~), and each slot takes two words, arm and ago. The first decision of a visit has no history,
 and no bytes."""
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from rlrec.errors import RlrecError
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-REMEMBERED = 64  # slots: the last ones of the visit, a bit of a word each
+REMEMBERED = 64  # slots: the last ones of the visit, one bit of a word for each
 WORD = 8  # bytes
-BITS = 8  # of the number of slots, and of how long ago
+BITS = 8  # for the number of slots, and for the number of decisions ago
 LAST = (1 << BITS) - 1
-SHORT = 1 << 24  # arm ids below it are short
-RECENT = 10  # arms that a state shows by themselves
+SHORT = 1 << 24  # smaller arm ids are short
+RECENT = 10  # arms in the session state
 HISTORY_KEYS = ("shown", "reward", "rewards", "history")  # keys that `to_json` adds to a state
 _HEAD = struct.Struct("<qqdQ")
 HEAD = _HEAD.size // WORD
@@ -40,14 +39,14 @@ HEAD = _HEAD.size // WORD
 class History:
     """The histories of n decisions. The entries of decision i are start[i]:start[i + 1], oldest first."""
 
-    step: Ints  # (n,) decisions before it in the visit
-    gap_s: Floats  # (n,) since the decision before; 0 at step 0
+    step: Ints  # (n,) decisions before this one in the visit
+    gap_s: Floats  # (n,) since the previous decision; 0 at step 0
     shown: Ints  # (n,) slots shown before in the visit
-    reward: Floats  # (n,) what these have earned so far, page events included
+    reward: Floats  # (n,) their reward so far, page events included
     start: Ints  # (n + 1,)
     arm: Ints  # (e,) ids
-    ago: Ints  # (e,) decisions since it was shown; 1: the one before
-    earned: Floats  # (e,) by the events that had been received
+    ago: Ints  # (e,) decisions since it was shown; 1: the previous one
+    earned: Floats  # (e,) reward from the events received so far
 
     @classmethod
     def empty(cls, n: int) -> History:
@@ -64,7 +63,7 @@ class History:
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
     def take(self, rows: npt.NDArray[Any]) -> History:
-        """The histories of some decisions, by index or by mask."""
+        """The selected histories, by index or mask."""
         indices = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         counts = np.diff(self.start)[indices]
         start, entries = offsets(counts), piece_rows(self.start[indices], counts)
@@ -78,7 +77,7 @@ class History:
         if not self.step.any():
             return [b""] * len(self)
         filled, rows = np.flatnonzero(self.step > 0), self.rows
-        # which histories need long slots, and which slots have earned something (-0 counts)
+        # which histories need long slots, and which slots have a nonzero reward (-0 counts as nonzero)
         has_long_slots = np.bincount(rows[(self.arm >= SHORT) | (self.ago > LAST)], minlength=len(self)) > 0
         earning = np.ascontiguousarray(self.earned).view(np.int64) != 0
         bits = np.zeros((len(self), REMEMBERED), np.bool_)
@@ -91,10 +90,10 @@ class History:
         words[layout.begin + 1] = np.where(layout.long, ~count, count)
         reals[layout.begin + 2] = self.reward[filled]
         words[layout.begin + 3] = np.packbits(layout.bits, axis=1, bitorder="little").view("<i8")[:, 0]
-        # the slots, and what they have earned
+        # the slots and their rewards
         is_long = layout.slot_is_long
         words.view("<u4")[layout.shorts] = ((self.arm << BITS) + self.ago)[~is_long]
-        if layout.long.any():  # few are, and most have earned nothing
+        if layout.long.any():  # few are long, and most have no reward
             words[layout.longs] = np.column_stack([self.arm[is_long], self.ago[is_long]]).reshape(-1)
         if earning.any():
             reals[layout.values] = self.earned[earning]
@@ -104,11 +103,10 @@ class History:
 
 
 class WordOffsets:
-    """Where the fields of n histories lie, in words end to end.
-
-    count (n,) of slots; long (n,): whether slots take two words each; bits (n, 64): which have earned something.
-    earning (e,): whether each slot has; shorts: indices of the slots that take half a word, in halves of words; longs:
-    indices of the words of the others; values: indices of what slots have earned."""
+    """The places of the fields of n histories, in words, one history after another.
+    count (n,): number of slots; long (n,): whether slots take two words each; bits (n, 64): which have a nonzero
+    reward. earning (e,): whether each slot has one; shorts: indices of the slots that take half a word, in half words;
+    longs: indices of the words of the others; values: indices of the rewards."""
 
     def __init__(self, count: Ints, long: Flags, bits: Flags) -> None:
         self.count, self.long, self.bits = count, long, bits
@@ -128,9 +126,8 @@ class WordOffsets:
 
 
 def unpack(blobs: Sequence[bytes], step: Ints) -> History:
-    """The histories of n decisions from their bytes; step (n,). No bytes: there is no history, or it is not known.
-
-    Raises RlrecError where bytes are none of a history."""
+    """The histories of n decisions from their bytes; step (n,). No bytes mean that there is no history, or that it is
+    not known. Raises RlrecError for bytes that are not a history."""
     n, size = len(blobs), np.fromiter(map(len, blobs), np.int64, len(blobs))
     if (size % WORD).any() or ((size > 0) & (size < WORD * HEAD)).any():
         raise _damage_error()
@@ -152,7 +149,7 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     slots[:, slice(None) if is_long is None else ~is_long] = short >> BITS, short & LAST
     if is_long is not None:
         slots[:, is_long] = words[layout.longs].reshape(-1, 2).T
-    # what slots and visits have earned
+    # rewards of slots and visits
     earned, (gap, reward), (shown, counts) = np.zeros(len(earning)), np.zeros((2, n)), np.zeros((2, n), np.int64)
     earned[earning] = reals[layout.values]
     gap[filled], reward[filled] = words[begin] / 1e6, reals[begin + 2]
@@ -164,7 +161,7 @@ def _damage_error() -> RlrecError:
     return RlrecError("the history that a decision stores is damaged", hint="`rlrec doctor` says of which decision")
 
 
-# -- histories as people and files have them --
+# -- histories in JSON --
 
 
 def is_packed(blob: bytes) -> bool:
@@ -180,13 +177,15 @@ def is_packed(blob: bytes) -> bool:
 
 
 def match_steps(blobs: Sequence[bytes], step: Ints) -> Flags:
-    """Whether each blob can be the history of its decision, (n,): it is empty at the first step (n,) and only there."""
+    """Whether each blob can be the history of its decision, (n,): it must be empty at the first step (n,) and only
+    there."""
     has_bytes = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
     return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (has_bytes == (step > 0))
 
 
 def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Each history as it stands beside a state (`rewards` lie beside the state's `recent`); empty without entries."""
+    """Each history as answers and files show it beside a state (`rewards` correspond to the state's `recent`); empty
+    without entries."""
     entries = list(zip(past.arm.tolist(), past.ago.tolist(), past.earned.tolist(), strict=True))
     shown = []
     for count, reward, (low, high) in zip(past.shown.tolist(), past.reward.tolist(), pairwise(past.start), strict=True):
@@ -198,7 +197,7 @@ def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
 
 
 class ShownHistory(NamedTuple):
-    """A history read back from what `to_json` gave; arms are keys. It has entries at all steps but the first."""
+    """A history parsed from the result of `to_json`; arms are keys. It has entries at all steps but the first."""
 
     gap_s: float
     shown: int
@@ -210,18 +209,18 @@ FIRST = ShownHistory(0.0, 0, 0.0, ())
 
 
 def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[bytes]:
-    """The bytes that decisions of another store hold. ids: of the arms there."""
+    """The bytes for histories that come from another store. ids: of the arms in this one."""
     gap_s, reward = (np.array([row[column] for row in histories], np.float64) for column in (0, 2))
     shown, length = np.array([(row.shown, len(row.entries)) for row in histories], np.int64).reshape(-1, 2).T
     entries = [entry for row in histories for entry in row.entries]
     arm, ago = np.array([(ids[arm], ago) for arm, ago, _ in entries], np.int64).reshape(-1, 2).T
     earned = np.array([earned for *_, earned in entries], np.float64)
-    step = length  # only whether it is 0 matters
+    step = length  # only matters whether it is 0
     return History(step, gap_s, shown, reward, offsets(length), arm, ago, earned).packed()
 
 
 def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory | None]:
-    """A state as it is stored, and the history beside it; None where that is missing, or not of this shape."""
+    """A state as it is stored, and the history beside it; None where that is missing or malformed."""
     if state == {"step": 0}:
         return state, FIRST
     shown = _shown_history(state) if "history" in state else None

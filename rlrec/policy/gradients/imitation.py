@@ -1,4 +1,4 @@
-"""Parameters of a trained kind under which it draws slates as another policy does: a fit of Plackett-Luce."""
+"""Fit of a trained kind's parameters such that it draws slates as another policy does (Plackett-Luce)."""
 
 from __future__ import annotations
 
@@ -15,34 +15,33 @@ from rlrec.policy.gradients.reinforce import LoggedSlates, Objective
 from rlrec.policy.scores.floors import at_positions
 from rlrec.policy.slates import plackett_luce
 
-RIDGE = 1e-6  # keeps scores finite where an arm is never shown, or always above the others
-# that of pages: scores so far apart that only the floor ever changes the upper positions could not learn from what they
-# earn, and a few percent of the order that is copied buys that
+RIDGE = 1e-6  # keeps scores finite where an arm is never shown, or is always above the others
+# the ridge for pages: with scores so far apart that only the floor changes the upper positions, the policy could not
+# learn from its rewards; this costs a few percent of the copied order
 PAGE_RIDGE = 2e-3
 STEPS = 200  # of the fit, at most
-CLOSE = 1e-8  # relative change of the loss at which it ends
-LARGEST = 30.0  # log of a ratio of probabilities beyond which it counts as that
-LEAST = 1e-12  # probability of an arm that is never the best
+CLOSE = 1e-8  # relative change of the loss at which the fit stops
+LARGEST = 30.0  # log of a ratio of probabilities at which it is cut
+LEAST = 1e-12  # smallest probability that an arm counts with
 
 
 def scores(probability: Array, policy: Gradient) -> Array:
-    """Noiseless scores of m arms by which position 1 is drawn with this probability (m,), floor included. Their mean
-    exponential is 1, which is what an arm has that is not among them."""
+    """Noiseless scores of m arms with which position 1 is drawn with these probabilities (m,), floor included. The mean
+    of their exponentials is 1, the exponential of the score of an arm that is not among them."""
     floor = at_positions(policy.exploration, 1).item()
     best = np.maximum(probability - floor / len(probability), 0.0) + LEAST * (1 - floor)
     return policy.temperature * np.log(best / best.mean())
 
 
 def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, contextual: bool) -> Parameters:
-    """The parameters that minimise KL(served || policy), by slates that were drawn, each as often as its `gain`, with
-    the log probability of every slot. contextual: whether weights on contexts are fitted beside the biases.
-
-    The loss of a slot is w - 1 - log w, w its probability over the logged one: on average that is the KL, and it has no
-    noise where the policy can serve the same. Source: Plackett-Luce with a floor by L-BFGS, own derivation; the
-    estimate of the KL by Schulman 2020 (Approximating KL Divergence)."""
+    """The parameters that minimise KL(served || policy), from drawn slates, weighted by `gain`, with the log
+    probability of every slot. contextual: whether weights on contexts are fitted, not only biases.
+    The loss of a slot is w - 1 - log w, with w its probability over the logged one. Its mean is the KL, and it has no
+    noise where the policy can match. Source: Plackett-Luce with a floor by L-BFGS, own derivation; the estimate of the
+    KL by Schulman 2020 (Approximating KL Divergence)."""
     from scipy.optimize import minimize
 
-    # biases move, and weights on the features of contexts, not those on the features of sessions
+    # biases and weights on context features are free, weights on session features are not
     free = {"bias": np.ones(start["bias"].shape, np.bool_)}
     if contextual:
         name = "cross" if policy.model == BILINEAR else "linear"
@@ -69,7 +68,7 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
 
 
 def divergence(policy: Gradient, parameters: Parameters, slates: Sequence[LoggedSlates]) -> float:
-    """Mean KL(served || policy) of a slate, in nats, by slates as in `fit`."""
+    """The mean KL(served || policy) of a slate, in nats; slates as in `fit`."""
     losses = [-_log_ratio(policy, parameters, group) for group in slates]
     return max(0.0, _mean(slates, losses))
 
@@ -81,7 +80,7 @@ def _mean(slates: Sequence[LoggedSlates], losses: Sequence[Array]) -> float:
 
 
 def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:
-    """Log of the probability of every slot given those above it, over the logged one, (n, k)."""
+    """Log of the probability of every slot given the slots above, over the logged one, (n, k)."""
     arm_parameters = {name: parameters[name][slates.arms] for name in ARM_PARAMETERS}
     score = score_states(policy.effective({**parameters, **arm_parameters}, slates.described), slates.state)
     temperature, floor = policy.temperature, policy.exploration

@@ -1,9 +1,8 @@
-"""Steps of parameters in the unit of their own effect, shrunk where the log tells little of it.
-
-Steps of one size for all parameters (Adam: Kingma & Ba 2015) move them alike, whatever they do to the policy. Where
-rewards are rare or visits long, most parameters say nothing but noise, and all of them together soon lead beyond what
-the log supports. A natural step moves each by what it would gain, and a group of parameters whose gradients do not
-agree from batch to batch stays where it is."""
+"""Steps of parameters in the unit of their effect, shrunk where the log has little information about it.
+Steps of one size for all parameters (Adam: Kingma & Ba 2015) ignore their effect on the policy. Where rewards are rare
+or visits long, the gradients of most parameters are noise, and all of them together soon lead beyond what the log
+supports. A natural step moves each parameter by its expected gain, and a group of parameters whose gradients disagree
+between batches does not move."""
 
 from __future__ import annotations
 
@@ -20,13 +19,14 @@ from rlrec.records import add_each
 
 BIAS, WEIGHTS, ARM_MEMORY, HISTORY = "bias", "linear", "own", "history"
 FOLDS = 10  # sums of batches that are compared with each other
-MAX_BATCHES = 100  # batches: a pass over more of them leads as far as one over so many
-ROUNDING = 1e-12  # information of a group beside the most of any group, which is nothing but rounding
-DOUBT = 1.0  # standard errors by which the agreement of the batches is taken to be less than it looks
+MAX_BATCHES = 100  # a pass over more batches changes the policy as much as one over this many
+ROUNDING = 1e-12  # information of a group relative to the largest of any group, below which it is rounding
+DOUBT = 1.0  # standard errors that are subtracted from the agreement of the batches
 
 
 class FoldGradients:
-    """Sums of the gradients of batches, which go to the folds in turn, and their total. sizes: batches of each fold."""
+    """Sums of the gradients of batches, which are assigned to the folds in turn, and their total. sizes: batches in
+    each fold."""
 
     def __init__(self, gradients: Iterable[Parameters]) -> None:
         sums, sizes = [Parameters() for _ in range(FOLDS)], [0] * FOLDS
@@ -35,13 +35,13 @@ class FoldGradients:
             sums[fold], sizes[fold] = add_each(sums[fold], gradient), sizes[fold] + 1
         n_filled = min(FOLDS, sum(sizes))
         self.sums, self.sizes, self.total = sums[:n_filled], sizes[:n_filled], reduce(add_each, sums, Parameters())
-        # of all pairs of batches, the share that lies in different folds
+        # the share of all pairs of batches that are in different folds
         self._cross_fold_share = 1 - float(sum(size**2 for size in sizes)) / max(1, sum(sizes)) ** 2
 
     def signal(self, *names: str) -> float:
-        """The squared length of the total of these groups that is no noise, less DOUBT standard errors, at least 0:
-        products of different folds have no noise on average. Their standard error is that of the jackknife, which is
-        too large by half where there is no signal; a single fold has none."""
+        """The squared length of the total of these groups without noise, minus DOUBT standard errors, at least 0.
+        Products of different folds have no noise on average. Their standard error is the jackknife's, which is half too
+        large where there is no signal; with a single fold the signal is 0."""
         if len(self.sums) < 2:
             return 0.0
         total = self.total
@@ -52,7 +52,7 @@ class FoldGradients:
         return max(0.0, float(fold_products.sum()) - DOUBT * error) / self._cross_fold_share
 
     def noise(self, name: str) -> float:
-        """The squared length of the total of a group that is noise on average; 0 of a single fold."""
+        """The expected squared length of the noise in a group's total; 0 with a single fold."""
         if len(self.sums) < 2:
             return 0.0
         total, batches = self.total[name], sum(self.sizes)
@@ -62,17 +62,16 @@ class FoldGradients:
 
 @dataclass(frozen=True, eq=False)
 class MeanFeatures:
-    """Means over the decisions. state (d,): of the features of a state, and of its words behind them. memory
-    (arms, 4): of what a state remembers of each arm; arms that are not remembered count as zeros.
-
-    What weights of states and of memories have in common with the biases belongs to the biases: a gradient by features
-    less their mean says what is left for the others, and its group moves nothing twice."""
+    """Means over the decisions. state (d,): of the features of a state, followed by its words. memory (arms, 4): of
+    what a state remembers of each arm, with zeros for arms that are not remembered.
+    What weights of states and of memories have in common with the biases is left to the biases: gradients are taken by
+    features minus their means, so that nothing is moved twice."""
 
     state: Array
     memory: Array
 
     def centred(self, gradient: Parameters) -> Parameters:
-        """The gradient by features less their means. A model without weights of states has none to centre."""
+        """The gradient by features minus their means. A model without weights of states has none to centre."""
         bias = gradient[BIAS][:, None]
         mean_memory = bias * self.memory
         centred = gradient | {ARM_MEMORY: gradient[ARM_MEMORY] - mean_memory}
@@ -82,7 +81,7 @@ class MeanFeatures:
         return centred
 
     def change(self, centred: Parameters) -> Parameters:
-        """The change of parameters, from that of weights of features less their means."""
+        """The change of parameters that corresponds to a change of weights on features minus their means."""
         by_means = (self.memory * (centred[ARM_MEMORY] + centred[HISTORY])).sum(axis=1)
         if centred[WEIGHTS].shape[1]:
             by_means = by_means + centred[WEIGHTS] @ self.state
@@ -91,8 +90,8 @@ class MeanFeatures:
 
 @dataclass(frozen=True, eq=False)
 class NaturalSteps:
-    """An ascent by natural steps. sizes: step size of each parameter; means: of the features. shared, shares (arms,): a
-    step of all biases, and by what their gradients make it: see `from_gradients`."""
+    """Ascent by natural steps. sizes: step size of each parameter; means: of the features. shared, shares (arms,): a
+    common step of all biases, and its weights by arm: see `from_gradients`."""
 
     sizes: Parameters
     means: MeanFeatures
@@ -103,14 +102,13 @@ class NaturalSteps:
     def from_gradients(
         cls, gradients: FoldGradients, fisher: Parameters, means: MeanFeatures, *, decisions: float, slots: float
     ) -> NaturalSteps:
-        """The steps that follow the posterior mean of each parameter's best value: a normal prior for every group,
-        whose variance is what products of different batches say. The mean of the prior is 0; that of the biases is what
-        arms gain on average, so that an arm which was seldom shown moves as the other arms do. gradients: by features
-        less their means; fisher: diagonal of the Fisher matrix of all slots, by the same.
-
-        A pass over up to MOST batches, at rate r, changes the log probability of a slot by r x batches (root mean
-        square). Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher matrix,
-        and empirical Bayes shrinkage towards a mean (Efron & Morris 1973)."""
+        """The steps that follow the posterior mean of each parameter's best value. Every group has a normal prior,
+        whose variance is estimated from products of different batches. The mean of the prior is 0; for biases it is the
+        mean gain of arms, so that an arm which was seldom shown moves as the other arms do. gradients: by features
+        minus their means; fisher: diagonal of the Fisher matrix of all slots, by the same.
+        A pass over up to MAX_BATCHES batches, at rate r, changes the log probability of a slot by r x batches (root
+        mean square). Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher
+        matrix, and empirical Bayes shrinkage towards a mean (Efron & Morris 1973)."""
         sizes, squared_change = Parameters(), 0.0
         shared = shares = np.zeros(len(fisher[BIAS]))
         rounding = ROUNDING * max((float(values.max(initial=0.0)) for values in fisher.values()), default=0.0)
@@ -119,7 +117,7 @@ class NaturalSteps:
             if signal <= 0 or float(information.max(initial=0.0)) <= rounding:
                 sizes[name] = np.zeros_like(total)
                 continue
-            # observations that the prior is worth, in units of the Fisher matrix
+            # the prior's weight in observations, in units of the Fisher matrix
             prior = gradients.noise(name) / float(information.sum()) * float((information**2).sum()) / signal
             sizes[name] = np.where(information > 0, 1 / np.maximum(information + prior, 1e-300), 0.0)
             change = sizes[name] * total
@@ -132,7 +130,7 @@ class NaturalSteps:
         return cls({name: scale * size for name, size in sizes.items()}, means, scale * shared, shares)
 
     def step(self, parameters: Parameters, gradient: Parameters, *, rate: float) -> Parameters:
-        """Parameters one step up."""
+        """The parameters after one step of ascent."""
         gradient = self.means.centred(gradient)
         centred = {name: rate * self.sizes[name] * values for name, values in gradient.items()}
         centred[BIAS] = centred[BIAS] + rate * float(self.shares @ gradient[BIAS]) * self.shared

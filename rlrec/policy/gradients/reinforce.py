@@ -1,7 +1,6 @@
-"""REINFORCE on logged slates: the gradient of a batch, as sums that add up.
-
-The gain of a decision (its return less a baseline) times the importance weight of its slate moves the logits by the
-score function. All of it is exact for the policy as served, floor included."""
+"""REINFORCE on logged slates: the gradient of a batch, as sums that can be added.
+The gain of a decision (its return minus a baseline), times the importance weight of its slate, times the score function
+gives the gradient by the logits. All is exact for the policy as served, floor included."""
 
 from __future__ import annotations
 
@@ -15,24 +14,23 @@ from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters
 from rlrec.policy.scores.floors import at_positions
 from rlrec.records import Sums
 
-CELLS = 1 << 19  # scores at a time: few enough to stay near the processor, and so many that each call is worth it
-HIGHEST = 700.0  # log of a weight that is cut to stay finite
-# exp of scores is taken relative to one SCORE_SHIFT below the best of a chunk, and scores under LEAST count as LEAST:
-# float32 holds the squares then, none of them so small that a processor takes many times as long
+CELLS = 1 << 19  # scores at a time: few enough for the processor's cache, enough to make each call worthwhile
+HIGHEST = 700.0  # log of a weight at which it is cut to stay finite
+# exp of scores is taken relative to SCORE_SHIFT below the best score of a chunk, and scores below LEAST count as LEAST.
+# float32 can then hold the squares, and none is a slow denormal number.
 SCORE_SHIFT, LEAST = 36.0, -43.0
-DEEPEST = -300.0  # scores of arms shown, stored in float64, count from here on: slates may show all arms that are left
+DEEPEST = -300.0  # smallest score of arms shown, stored in float64, since slates may show all arms that are left
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoggedSlates:
-    """Decisions among one set of m arms, slates of one length.
-
-    state: of n decisions, `row` ascending; the `arm` of what they remember is an index 0..m - 1 among these arms.
-    arms (m,): indices of the arms among those that are trained; described (m, p): their features.
-    shown (n, k): indices of the arms shown. log_propensity (n,) of the slate; or (n, k) of each slot by itself.
-    gain (n,) or (n, k): return less baseline, in the unit of the reward; raw, same shape: the return alone.
-    scale (n,): what multiplies the gradient of the decision: gamma^t or 1, as often as its logger counts.
-    eligible (n, m): which of the arms each may show; None: all of them."""
+    """Decisions with one set of m arms and slates of one length.
+    state: of n decisions, `row` ascending; the `arm` of what they remember is an index 0..m - 1 among these arms. arms
+    (m,): indices of the arms among those that are trained; described (m, p): their features. shown (n, k): indices of
+    the arms shown. log_propensity (n,) of the slate; or (n, k) of each slot separately. gain (n,) or (n, k): return
+    minus baseline, in the unit of the reward; raw, same shape: the return. scale (n,): the factor of the decision's
+    gradient, gamma^t or 1, times the weight of its logger. eligible (n, m): which of the arms each decision may show;
+    None: all of them."""
 
     state: State
     arms: Index
@@ -51,11 +49,10 @@ class LoggedSlates:
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """The objective: the mean over decisions of weight x gain, plus entropy x the entropy of position 1.
-
-    clip: the largest importance weight; corrected: whether there are weights at all (False: as if the policy
-    had logged the slates itself). top: 0 for slates by their exact joint probability; K > 0 for every slot by itself,
-    as one of K that are drawn with replacement (Chen et al. 2019). by_slot: every slot has a weight and a gain of its
-    own, given the slots above: steps of a visit that each are improved where the log went, as decisions are."""
+    clip: the largest importance weight; corrected: whether weights are used at all (False: as if the policy had logged
+    the slates itself). top: 0 for slates by their exact joint probability; K > 0 for every slot separately, as one of K
+    that are drawn with replacement (Chen et al. 2019). by_slot: every slot has its own weight, given the slots above,
+    and gain, so that each slot is improved in the states of the log."""
 
     clip: float = np.inf
     entropy: float = 0.0
@@ -67,10 +64,9 @@ class Objective:
 @dataclass(frozen=True, eq=False)
 class GradientSums(Sums):
     """The sums of a batch: `sums(a) + sums(b)` are those of both batches.
-
-    gradient: sums over decisions. n: decisions. mass, clipped: of |weight x gain x score|, and how much of it clipping
-    removed. square, raw_square: squared length of each decision's gradient (or each slot's, by itself), with the gain
-    and with the return in its place."""
+    gradient: sums over decisions. n: decisions. mass, clipped: of |weight x gain x score|, and the part that clipping
+    removed. square, raw_square: squared length of each decision's gradient (or each slot's, where separate), with the
+    gain and with the return."""
 
     gradient: Parameters
     n: float = 0.0
@@ -86,18 +82,18 @@ class GradientSums(Sums):
 
     @property
     def finite(self) -> bool:
-        """Whether no figure has overflowed."""
+        """Whether no sum has overflowed."""
         return bool(np.isfinite(self.mass + self.square + self.raw_square + squared(self.gradient)))
 
     @property
     def clipped_share(self) -> float:
-        """How much of |weight x gain x score| clipping removed, as a fraction."""
+        """The share of |weight x gain x score| that clipping removed."""
         return self.clipped / self.mass if self.mass else 0.0
 
     @property
     def variances(self) -> tuple[float, float]:
-        """Variance of a decision's gradient (its trace), with the baseline and without one: on average the gradient is
-        the same."""
+        """The variance of a decision's gradient (its trace), with the baseline and without; the mean gradient is the
+        same."""
         n = max(self.n, 1.0)
         mean = squared(self.gradient) / n**2
         return self.square / n - mean, self.raw_square / n - mean
@@ -109,7 +105,7 @@ def squared(parameters: Parameters) -> float:
 
 
 def zero_sums(parameters: Parameters) -> GradientSums:
-    """The sums over no decision: all are 0."""
+    """The sums over no decisions."""
     return GradientSums({name: np.zeros_like(values) for name, values in parameters.items()})
 
 
@@ -126,8 +122,8 @@ def gradients(
     policy: Gradient, parameters: Parameters, batch: Iterable[tuple[LoggedSlates, Sequence[Array]]],
     objective: Objective, *, number: int, figures: dict[str, float] | None = None,
 ) -> list[Parameters]:  # fmt: skip
-    """The gradients of a batch, so many, each with gains of its own in place of those of the slates. The figures are
-    added up in place."""
+    """`number` gradients of a batch, each with its own gains in place of those of the slates. figures: are added to in
+    place."""
     totals = [zero_sums(parameters).gradient for _ in range(number)]
     for slates, gains in batch:
         arm_parameters = {name: values[slates.arms] for name, values in parameters.items() if name in ARM_PARAMETERS}
@@ -143,10 +139,10 @@ def _effective_gradients(
     policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, gains: Sequence[Array],
     objective: Objective, figures: dict[str, float] | None,
 ) -> list[tuple[Array, Array, Array]]:  # fmt: skip
-    """Gradients by the parameters of `Gradient.effective` for each of several gains, chunk by chunk: what does not
-    depend on gains is worked out once."""
+    """Gradients by the parameters of `Gradient.effective` for each of several gains, chunk by chunk; what does not
+    depend on gains is computed once."""
     weights, bias, history = effective
-    if policy.design.context.intercept:  # the feature that is 1 in every state takes over the biases
+    if policy.design.context.intercept:  # the feature that is 1 in every state can hold the biases
         weights[:, 0] += bias
         bias = np.zeros_like(bias)
     effective = _centred(weights, bias, history)
@@ -166,19 +162,19 @@ def _effective_gradients(
 
 
 def _centred(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
-    """The arrays of `Gradient.effective`, or its gradient, without what all arms have in common: no probability depends
-    on it. Steps would follow what rounding leaves of it, however small, and the scores of whole states would drift."""
+    """The arrays of `Gradient.effective`, or its gradient, without the part that all arms have in common, on which no
+    probability depends. Otherwise steps would follow its rounding errors, and the scores of all arms in a state would
+    drift."""
     return weights - weights.mean(axis=0), bias - bias.mean(), history
 
 
 @dataclass(frozen=True, eq=False)
 class SlateScores:
-    """The score functions of slates, or of slots by themselves: c columns, (n, c) each.
-
-    weight: the clipped importance weight times what multiplies it; excess: what clipping removed.
-    square: squared length of the derivative of the log probability by the logits.
-    share (n, k), spread (n, k): that derivative is, for the arm shown at a position, its share, and for every arm that
-    is left there -spread x exp of its score. joint: whether arms shown above are not left."""
+    """The score functions of slates, or of separate slots: c columns, (n, c) each.
+    weight: the clipped importance weight times its factor; excess: what clipping removed. square: squared length of the
+    derivative of the log probability by the logits. share (n, k), spread (n, k): that derivative is `share` for the arm
+    shown at a position, and -spread x exp(score) for every arm that is left there. joint: whether arms shown above are
+    not left."""
 
     weight: Array
     excess: Array
@@ -190,11 +186,9 @@ class SlateScores:
 
 class _Chunk:
     """A chunk of slates: exp of the scores of the arms, and what follows from them.
-
-    Only a few numbers a row are worked out position by position: the arms left at a position differ from all arms by
-    those shown above it. These are held apart, in float64, so that sums of arms left add positive numbers and subtract
-    none.
-
+    Only a few numbers per row are computed position by position: the arms left at a position are all arms except those
+    shown above it. The arms shown are kept separately, in float64, so that sums of arms left add positive numbers and
+    subtract none.
     shown_exp (n, k): exp of the scores of the arms shown. other_exp (n, m): of the others; 0 where an arm was shown, or
     is not eligible. other_sum, other_squares (n,): the sum of these, and of their squares. total (n,): the sum over all
     arms."""
@@ -217,10 +211,9 @@ class _Chunk:
         self._exponentiate(effective)
 
     def _exponentiate(self, effective: tuple[Array, Array, Array]) -> None:
-        """Take exp of all scores relative to one of them, which saves a pass. Rows that lie too far below that one are
-        taken relative to their own best score.
-
-        An arm that was not shown counts for e^LEAST of its row at least, which changes no digit. The logits are needed
+        """Take exp of all scores relative to one of them, which saves a pass. Rows that lie too far below it are taken
+        relative to their own best score.
+        An arm that was not shown counts as at least e^LEAST of its row, which changes no digit. The logits are needed
         afterwards only for the entropy."""
         # all rows relative to the best score of the chunk
         logits = self._logits(effective, self.state)
@@ -249,7 +242,7 @@ class _Chunk:
         self.total = self.other_sum + _row_sums(self.shown_exp)
 
     def _exp(self, logits: Array, eligible: Flags | None) -> Array:
-        if logits.min() < LEAST:  # looking takes less time than to clip
+        if logits.min() < LEAST:  # the check takes less time than clipping
             np.maximum(logits, LEAST, out=logits)
         exponentials: Array = np.exp(logits, out=None if self.objective.entropy else logits)
         if eligible is not None:
@@ -263,7 +256,7 @@ class _Chunk:
         return logits
 
     def slots(self) -> SlateScores:
-        """The score functions of slots by themselves."""
+        """The score functions of separate slots."""
         shown, total, top = self.shown_exp, self.total[:, None], self.objective.top
         log_probability, share = self._mix(shown / total, left=self.n_eligible, floors=at_positions(self.floor, 1))
         # weights, and the derivative of the probability that one of K draws shows the arm
@@ -286,7 +279,7 @@ class _Chunk:
         log_probability, share = self._mix(self.shown_exp / total, left=n_left, floors=floors)
         if self.objective.by_slot:
             weight, excess = _clip(log_probability - self.log_propensity, self.objective)
-            # squared length of the derivative by the logits, slot by slot; the arms shown below are left, too
+            # squared length of the derivative by the logits, slot by slot; the arms shown below are still left
             squares = np.zeros(self.shown_exp.shape)
             squares[:, :-1] = _cumulate(self.shown_exp[:, :0:-1] ** 2)[:, ::-1]
             squares += self.other_squares[:, None]
@@ -294,7 +287,7 @@ class _Chunk:
             square = (share - self.shown_exp * spread) ** 2 + spread**2 * squares
             return SlateScores(weight * self.scale, excess * self.scale, square, spread, share, joint=True)
         weight, excess = _clip(_row_sums(log_probability) - self.log_propensity, self.objective)
-        # squared length of the derivative by the logits; an arm shown at a position is left down to there
+        # squared length of the derivative by the logits; an arm shown at a position is left at all positions down to it
         spread = share / total
         down_to = _cumulate(spread)
         other_square = down_to[:, -1] ** 2 * self.other_squares
@@ -303,43 +296,44 @@ class _Chunk:
         return SlateScores(weight[:, None] * scale, excess[:, None] * scale, square[:, None], spread, share, joint=True)
 
     def _mix(self, softmax: Array, *, left: Index, floors: Array) -> tuple[Array, Array]:
-        """Log of the probability of arms by their softmax, (n, k), floor included, and the fraction of its derivative
-        that is the softmax's."""
+        """The log of the probability of arms given their softmax, (n, k), floor included, and the softmax's share in
+        its derivative."""
         mixed = np.maximum(floors / left + (1 - floors) * softmax, 1e-300)
         return np.log(mixed), (1 - floors) * softmax / mixed
 
     def by_score(self, scored: SlateScores, gain: Array, *, is_last: bool) -> Array:
-        """Derivative of the objective by the scores of each decision, (n, m); the last one uses `other_exp` up."""
-        # of the arms shown
+        """The derivative of the objective by the scores of each decision, (n, m); the last call may overwrite
+        `other_exp`."""
+        # for the arms shown
         weight = scored.weight * gain / self.temperature
         spread, dtype = weight * scored.spread, self.other_exp.dtype
         total_spread = _row_sums(spread)[:, None]
-        down_to = _cumulate(spread) if scored.joint else total_spread  # below an arm it is not left
+        down_to = _cumulate(spread) if scored.joint else total_spread  # below its position an arm is not left
         at_shown = weight * scored.share - self.shown_exp * down_to
-        # of the others, in the memory of their exponentials
+        # for the others, in the memory of their exponentials
         derivative = self.other_exp if is_last else self.other_exp.copy()
         entropy_gradient = self._entropy_gradient() if self.objective.entropy else None
-        limit = float(np.finfo(dtype).max) / 1e3  # beyond it all other arms were shown, or are not eligible
+        limit = float(np.finfo(dtype).max) / 1e3  # beyond it, all other arms were shown or are not eligible
         derivative *= -np.clip(total_spread, -limit, limit).astype(dtype)
         if entropy_gradient:
             derivative += entropy_gradient[0]
             at_shown += entropy_gradient[1]
-        derivative.reshape(-1)[self.at] = at_shown.astype(dtype)  # no arm stands twice on a slate
+        derivative.reshape(-1)[self.at] = at_shown.astype(dtype)  # no arm occurs twice on a slate
         return derivative
 
     def _entropy_gradient(self) -> tuple[Array, Array]:
-        """The part of entropy in the derivative by the scores: of the arms that were not shown, (n, m), and of those
-        that were, (n, k)."""
+        """The contribution of the entropy to the derivative by the scores: for arms that were not shown, (n, m), and
+        for those that were, (n, k)."""
         dtype, gradient = self.other_exp.dtype, self.other_exp * self.logits
         weighted = gradient.sum(axis=1, dtype=np.float64) + (self.shown_exp * self.level).sum(axis=1)
-        mean = -weighted / self.total  # entropy less the log of the total
+        mean = -weighted / self.total  # entropy minus the log of the total
         factor = self.objective.entropy * self.scale[:, 0] / (self.temperature * self.total)
         gradient += self.other_exp * mean.astype(dtype)[:, None]
         gradient *= -factor.astype(dtype)[:, None]
         return gradient, -factor[:, None] * self.shown_exp * (self.level + mean[:, None])
 
     def by_effective(self, by_score: Array) -> tuple[Array, Array, Array]:
-        """Gradients by the parameters of `Gradient.effective`, from derivatives (n, m) by the scores."""
+        """Gradients by the parameters of `Gradient.effective`, from the derivatives by the scores (n, m)."""
         m, remembered = by_score.shape[1], by_score.reshape(-1)[self.cells]
         by_weights = by_score.T @ self.state.x
         if self.n_words:
@@ -351,7 +345,7 @@ class _Chunk:
         return by_weights, np.ones(len(by_score), by_score.dtype) @ by_score, np.column_stack(history)
 
     def figures(self, scored: SlateScores) -> dict[str, float]:
-        """The figures of the chunk, as GradientSums has them."""
+        """The sums of the chunk, named as in GradientSums."""
         x = self.state.x
         size = 1.0 + np.einsum("nd,nd->n", x, x).astype(np.float64)[:, None]
         if (words := self.state.words) is not None:
@@ -368,17 +362,17 @@ class _Chunk:
 
 
 def _cumulate(values: Array) -> Array:
-    """Sums of (n, k) from position to position; of a single one, without a pass."""
+    """Cumulative sums of (n, k) over positions; a single column is returned as it is."""
     return np.cumsum(values, axis=1) if values.shape[1] > 1 else values
 
 
 def _row_sums(values: Array) -> Array:
-    """Sums of the rows of (n, k); of a single column, without a pass."""
+    """Sums of the rows of (n, k); a single column is returned as it is."""
     return values.sum(axis=1) if values.shape[1] > 1 else values[:, 0]
 
 
 def _clip(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
-    """The clipped importance weights, and how much clipping has removed from each."""
+    """The clipped importance weights, and what clipping removed from each."""
     if not objective.corrected:
         return np.ones_like(log_ratio), np.zeros_like(log_ratio)
     weight = np.exp(np.minimum(log_ratio, HIGHEST))

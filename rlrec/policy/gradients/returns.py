@@ -1,5 +1,5 @@
-"""Returns of visits: what came after a decision, how potentials reshape it, and baselines, which are subtracted from
-it: the gradient stays the same on average, and has less noise."""
+"""Returns of visits: the rewards after a decision, how potentials reshape them, and baselines. Subtracting a baseline
+leaves the expected gradient the same and reduces its noise."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from rlrec.records import Sums
 
 BASELINES = ("none", "mean", "value", "rloo")
 FOLDS = 2  # of cross-fitting
-_PULL = 1.0  # of a ridge, in decisions: features are of the size of 1
+_PULL = 1.0  # of a ridge, in decisions, for features of size about 1
 
 
 def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
-    """Return of every step, (n,), in the unit of `reward`; visits lie end to end.
-
-    reward (n,); start (s + 1,) where each visit begins, and the end of the last; gamma per step, in [0, 1].
-    Raises InputError unless every visit has a step and gamma lies in [0, 1]. Source: Sutton & Barto 2018, eq. 3.8."""
+    """The return of every step, (n,), in the unit of `reward`; visits lie one after another.
+    reward (n,); start (s + 1,): where each visit begins, and the end of the last; gamma per step, in [0, 1]. Raises
+    InputError unless every visit has a step and gamma is in [0, 1]. Source: Sutton & Barto 2018, eq. 3.8."""
     if not 0 <= gamma <= 1:
         raise InputError(f"gamma is {gamma:g}", hint="it lies between 0 and 1")
     if len(start) == 0 or start[0] != 0 or start[-1] != len(reward) or (np.diff(start) < 1).any():
@@ -41,9 +40,8 @@ def steps(start: Ids) -> Ids:
 
 
 def shape_returns(returns: Array, potential: Array) -> Array:
-    """Returns under the rewards r + gamma Phi(s') - Phi(s), Phi 0 after the end: they lose the potential of their
+    """Returns under the rewards r + gamma Phi(s') - Phi(s), with Phi 0 after the end: each loses the potential of its
     state, and no policy changes its rank.
-
     returns, potential (n,), in the unit of the reward. Source: Ng, Harada & Russell 1999 (own derivation of the sum,
     which telescopes)."""
     return returns - potential
@@ -54,16 +52,15 @@ def shape_returns(returns: Array, potential: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class ValueSums(Sums):
-    """Normal equations of the regression of returns on states, for each fold: they add up.
-
-    gram (FOLDS, d + 1, d + 1), xty (FOLDS, d + 1); the first column is an intercept."""
+    """Normal equations of the regression of returns on states, for each fold; they can be added. gram (FOLDS, d + 1, d
+    + 1), xty (FOLDS, d + 1); the first column is an intercept."""
 
     gram: Array
     xty: Array
 
 
 def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
-    """Sums of one batch: states x (n, d), returns (n,), and the fold of the visit that each belongs to, (n,)."""
+    """The sums of one batch: states x (n, d), returns (n,), and the fold of each one's visit, (n,)."""
     width = x.shape[1] + 1
     gram, xty = np.zeros((FOLDS, width, width)), np.zeros((FOLDS, width))
     for k in range(FOLDS):
@@ -74,8 +71,8 @@ def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
 
 
 def fit(sums: ValueSums) -> Array:
-    """Coefficients for each fold, (FOLDS, d + 1), from the visits of the others: no state is valued by its own
-    return."""
+    """The coefficients for each fold, (FOLDS, d + 1), from the visits of the other folds, so that no state's value
+    depends on its own return."""
     coefficients = np.empty(sums.xty.shape)
     for k in range(FOLDS):
         gram, xty = sums.gram.sum(axis=0) - sums.gram[k], sums.xty.sum(axis=0) - sums.xty[k]
@@ -94,8 +91,7 @@ def values(x: Array, fold: Ids, coefficients: Array) -> Array:
 def rloo(returns: Array, step: Ids) -> Array:
     """Leave-one-out baseline, (n,): the mean return of the other visits at the same step; where no other visit has that
     step, the mean of all other returns.
-
-    returns (n,); step (n,): of its visit. Source: own derivation (a mean without one term is independent of it)."""
+    returns (n,); step (n,): in its visit. Source: own derivation (a mean without one term is independent of it)."""
     count, total = np.bincount(step), np.bincount(step, weights=returns)
     n_others = count[step] - 1
     mean_of_others = (returns.sum() - returns) / max(1, len(returns) - 1)

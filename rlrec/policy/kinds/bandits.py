@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from rlrec.arrays import Array
     from rlrec.policy.scores.scores import Scores
 
-LEAST = 1e-300  # weight of an arm that is nearly forgotten: what is divided by it stays finite
-EDGE = 1e-15  # how near to 0 and 1 a mean may come while logarithms of it are taken
-CERTAIN = 1e3  # a doubt from which the bound is 1 in doubles
-STEPS = 6  # of Newton, by which the bound is right to 1e-9
+LEAST = 1e-300  # smallest weight of an arm, so that quotients stay finite
+EDGE = 1e-15  # smallest distance of a mean from 0 and 1 in logarithms
+CERTAIN = 1e3  # at this exploration term the bound is 1 in doubles
+STEPS = 6  # of Newton's method, enough for an error of 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class _Optimist(_BestIndex):
     """The arm with the largest bound, t = 1 + the pulls of all arms; an arm without pulls comes first."""
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
-        """Upper confidence bound of each arm, (..., m); weight: its pulls with the prior, above 0; log_t = ln t."""
+        """The upper confidence bound of each arm, (..., m); weight: its pulls with the prior, above 0; log_t = ln t."""
         raise NotImplementedError
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
@@ -116,12 +116,10 @@ class KlUcb(_Optimist):
 
 def kl_bound(mean: Array, doubt: Array) -> Array:
     """The largest q in [mean, 1] with kl(mean, q) <= doubt, to 1e-9 (to 1e-8 where doubt is below 1e-12), (..., m).
-
     mean (..., m) in [0, 1], doubt (..., m) 0 or more.
-
-    Newton in u = -ln(1 - q), in which kl is convex and at last linear, from above the root: so it falls towards it.
-    It starts from the least of three bounds, for kl is at least (q-m)^2 / 2(1-m), (q-m)^2 / 2q and (1-m) u - H(m).
-    Own derivation.
+    Newton's method in u = -ln(1 - q), in which kl is convex and finally linear, started above the root, so that it
+    decreases towards it. It starts from the smallest of three bounds, since kl is at least (q-m)^2 / 2(1-m), (q-m)^2 /
+    2q and (1-m) u - H(m). Own derivation.
     """
     import numpy as np
 

@@ -1,5 +1,5 @@
-"""Policies that do not learn: uniform, given probabilities, scores of a request, the label of an imported log, and two
-drafted rankers."""
+"""Policies that do not learn: uniform, given probabilities, scores of a request, the name of an imported log's policy,
+and two drafted rankers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rlrec.arrays import Array
     from rlrec.policy.scores.scores import Scores
 
-COLDEST = 1e-9  # a temperature above 0
-ANY_VALUE = "*"  # the context value whose probabilities hold where no row names the value
+COLDEST = 1e-9  # smallest positive temperature
+ANY_VALUE = "*"  # the value whose probabilities apply where no row has the context's value
 
 
 class _Unlearned(Policy):
@@ -149,7 +149,7 @@ class Scored(_Unlearned, Floored):
         return Gumbel(values / self.temperature) if self.temperature else Point(values)
 
     def request_scores(self, arms: Iterable[str], context: Mapping[str, Any]) -> Array:
-        """The score of each arm, (m,). Raises InputError for an arm that has none."""
+        """The score of each arm, (m,). Raises InputError for an arm without one."""
         import numpy as np
 
         by_key, keys = by_arm(context, self.score_name) or {}, list(arms)

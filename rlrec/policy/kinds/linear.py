@@ -1,4 +1,4 @@
-"""Kinds that see the context: a linear model of the reward, or of its logit, and ways to explore with it."""
+"""Kinds that read the context: a linear model of the reward, or of its logit, and ways to explore with it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.scores import Scores
 
 DISJOINT, SHARED, HYBRID = "disjoint", "shared", "hybrid"
-FLOOR = 0.01  # of a policy whose propensities are fractions of samples, unless another is typed
+FLOOR = 0.01  # default for a policy whose propensities are fractions of samples
 SAMPLES = 100_000
 
-# least standard deviations: above 0, so that a context without features draws fairly; and of the size of the scores,
-# beside which doubles cannot represent a narrower one
+# smallest standard deviations: above 0, so that arms tie fairly in a context without features; and relative to the
+# scores, since doubles cannot represent smaller ones beside them
 _NARROWEST, _PRECISION = 1e-12, 1e-15
 
 
@@ -71,9 +71,8 @@ class Linear(ContextualPolicy, Learner):
         return self.model != DISJOINT
 
     def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
-        """Weight (n,) of xx' and offset (n,) of the reward, by which slots count in the moments of their arms.
-
-        x (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
+        """The weight (n,) of xx' and the offset (n,) of the reward with which slots enter the moments of their arms. x
+        (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
         return np.ones(len(x)), np.zeros(len(x))
 
     @property
@@ -86,7 +85,7 @@ class Linear(ContextualPolicy, Learner):
         if self.is_sparse:
             anchored = np.zeros(len(slots)) if slots.anchored is None else slots.anchored
             return count_slots(counted_slots, (pulls * anchored)[:, None], pulls=pulls)
-        if slots.context is None:  # the caller wants counts alone
+        if slots.context is None:  # the caller needs only counts
             return count_slots(counted_slots, pulls=pulls)
         weight, offset = self.credit(slots.context, slots.arm_id)
         packed = pack_each(slots.context, weight=pulls * weight, response=reward + pulls * offset)
@@ -94,14 +93,14 @@ class Linear(ContextualPolicy, Learner):
 
     def column_statistics(self, slots: SlotColumns, row: Index, value: Array) -> Array:
         """Columns that entries of wide contexts add to the sums of their arm and column, (e, 3). row (e,): the slot of
-        each; value (e,)."""
+        each entry; value (e,)."""
         reward, pulls = self.examined(slots.reward, slots.position)
         if slots.anchored is not None:
             reward = reward - pulls * slots.anchored
         return marginal.column_sums(value, pulls=pulls[row], reward=reward[row])
 
     def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared | solving.Hybrid:
-        """Posterior of the weights; it is solved once, and stored with the moments."""
+        """The posterior of the weights, solved once and cached with the moments."""
         shape, q = belief.pulls.shape, self.design.context.width
         moments = belief.moments or ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
         name = type(self), self.model, self.ridge, self._prior_mean, belief.alpha.tobytes(), belief.beta.tobytes()
@@ -127,8 +126,8 @@ class Linear(ContextualPolicy, Learner):
         return marginal.weights(sums[..., :3], centre, ridge=self.ridge, anchor=sums[..., 3])
 
     def _intercept_weight(self, belief: Belief, ridge: float) -> Array:
-        """The weight of each arm's intercept in a model of sparse contexts, (m,): the mean of its rewards less what the
-        anchor predicts, shrunk by `ridge` pulls of 0; 0 where contexts have no intercept."""
+        """The weight of each arm's intercept in a model of sparse contexts, (m,): the mean of its rewards minus the
+        anchor's prediction, shrunk by `ridge` pulls of 0; 0 where contexts have no intercept."""
         mean, weight = np.zeros(len(belief.pulls)), belief.weight + ridge
         if not self.design.context.intercept:
             return mean
@@ -141,7 +140,7 @@ class Linear(ContextualPolicy, Learner):
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
         """Posterior mean of each arm in a context, and z posterior standard deviations to either side, (m,) each."""
         x = self.encode(context)
-        if self.is_sparse:  # without pairs of columns nothing is known of the error
+        if self.is_sparse:  # without pairs of columns the error is not known
             unknown_scores = np.full(len(belief.pulls), np.nan)
             return self.index_at(belief, x), unknown_scores, unknown_scores
         posterior = self.posterior(belief)
@@ -163,7 +162,7 @@ class Linear(ContextualPolicy, Learner):
         return 0.0
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
-        """Precision and response of the intercept that pseudo-counts stand for."""
+        """The precision and the response of the intercept that the pseudo-counts correspond to."""
         return alpha + beta, alpha
 
     def _solve_disjoint(self, belief: Belief, moments: ArmMoments) -> solving.Disjoint:
@@ -178,10 +177,10 @@ class Linear(ContextualPolicy, Learner):
 
     def _solve_shared(self, belief: Belief, moments: ArmMoments) -> solving.Shared | solving.Hybrid:
         arm_features, pool = moments.arm_features, moments.pool or moments
-        if arm_features is None:  # the arms have no description
+        if arm_features is None:  # the arms have no features
             arm_features = np.repeat(self.design.arm.encode([{}]), belief.pulls.shape[-1], axis=0)
             pool = replace(moments, arm_features=arm_features)
-        # all eligible sets share the weights that the pool gives
+        # all eligible sets share the weights that follow from the pool
         name = type(self), self.model, self.ridge, self._prior_mean
         if name not in pool.solutions:
             intercept = self.design.context.intercept and self.design.arm.intercept
@@ -194,7 +193,7 @@ class Linear(ContextualPolicy, Learner):
         return self._solve_terms(weights, root, arm_features, moments)
 
     def _solve_terms(self, weights: Array, root: Array, arm_features: Array, moments: ArmMoments) -> solving.Hybrid:
-        # arms that are equal so far are solved once, so that they tie to the last bit
+        # arms with equal data are solved once, so that they are bitwise equal
         m, q = moments.response.shape[-2:]
         learned = np.concatenate([moments.gram.reshape(*moments.response.shape[:-1], q * q), moments.response], axis=-1)
         terms, by_arm = moments.terms, [arm_features, np.moveaxis(learned, -2, 0).reshape(m, -1)]
@@ -202,7 +201,7 @@ class Linear(ContextualPolicy, Learner):
             by_arm += [sums.reshape(m, -1) for sums in (terms.gram, terms.response, terms.cross)]
         _, first, row = np.unique(np.hstack(by_arm), axis=0, return_index=True, return_inverse=True)
         rows, gram, response = arm_features[first], moments.gram[..., first, :, :], moments.response[..., first, :]
-        # a ridge regression around the weights that all share
+        # a ridge regression around the shared weights
         shared = (rows[:, :, None] * weights[..., None, :, :]).sum(axis=-2)
         if terms is None:
             solution = solving.solve(gram + self.ridge * np.eye(q), response + self.ridge * shared)
@@ -337,7 +336,8 @@ class LogisticThompson(LinThompson):
         return weights
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
-        """Precision and response of the normal distribution that touches the logit of the Beta prior at its mode."""
+        """The precision and response of the normal distribution that matches the logit of the Beta prior at its
+        mode."""
         is_proper = (alpha > 0) & (beta > 0)
         a, b = np.where(is_proper, alpha, 1.0), np.where(is_proper, beta, 1.0)
         precision = np.where(is_proper, a * b / (a + b), 0.0)

@@ -1,4 +1,4 @@
-"""A policy for the long run: each arm with the probability that showing it is worth most, now and later."""
+"""A policy for the long run: each arm with the probability that showing it has the largest value, now and later."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class LongTerm(Floored):
 
     @cached_property
     def _columns(self) -> Mapping[str, int]:
-        """Where the pulls of each cell stand behind the sums of all contexts, by the text of its value."""
+        """The columns of each cell's pulls behind the sums of all contexts, by the text of the cell's value."""
         hint = 'write a list in JSON: ["phone", "desktop"]; `policy rebuild` writes it itself'
         try:
             values = json.loads(self.cells) if self.cells != "" else []
@@ -71,7 +71,7 @@ class LongTerm(Floored):
     def statistics(self, slots: SlotColumns) -> Array:
         import numpy as np
 
-        return count_slots(slots, np.zeros((len(slots), 2 * len(self._columns))))  # a slot alone tells no effect
+        return count_slots(slots, np.zeros((len(slots), 2 * len(self._columns))))  # a single slot shows no effect
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.scores.families.gaussian import Gaussian
@@ -103,8 +103,8 @@ class LongTerm(Floored):
 
     @staticmethod
     def statistics_of(mean: float, sd: float, *, prior_mean: float, prior_sd: float) -> tuple[float, float]:
-        """The pulls, and what they earned, by which a belief has this posterior; nothing where it is the prior. Those
-        of a cell, of which less may be known than of the arm, may be below 0."""
+        """The pulls and rewards with which a belief has this posterior; 0 where it is the prior. Those of a cell may be
+        negative, since less may be known of it than of the arm."""
         pulls, prior_pulls = sd**-2, prior_sd**-2
         if abs(pulls - prior_pulls) <= prior_pulls * 1e-9 and mean == prior_mean:
             return 0.0, 0.0

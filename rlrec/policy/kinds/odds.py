@@ -51,7 +51,7 @@ class PlackettLuce(BetaLearner):
             from rlrec.policy.contexts.encoder import Design
 
             object.__setattr__(self, "design", self.design or Design())
-            _ = self._logistic  # refuses more features than a model holds
+            _ = self._logistic  # raises for more features than a model can hold
 
     # -- scores --
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rlrec.policy.contexts.encoder import Design
     from rlrec.policy.scores.scores import Scores
 
-SHARED = ("discount", "window", "position")  # parameters of the policy, which each stage that has them shares
-COUNTS = 3  # sums of a belief that both stages read
+SHARED = ("discount", "window", "position")  # parameters of the policy that each stage shares, where it has them
+COUNTS = 3  # sums of a belief that both stages use
 RANKING_KEY = 0x9E3779B97F4A7C15
 """The second stage of a decision draws with its seed XOR this: both stages number their uniforms from 0."""
 NO_STAGE = {
@@ -61,7 +61,7 @@ class TwoStage(Policy):
             raise InputError(f"candidates is {self.candidates:g}", hint=hint)
         check_number("discount", self.discount)
         check_number("window", self.window)
-        _ = self.forgetting, self.stages  # refuses what cannot be
+        _ = self.forgetting, self.stages  # raises for impossible values
         if self.contextual and not self.design:
             from rlrec.policy.contexts.encoder import Design
 
@@ -130,13 +130,13 @@ class TwoStage(Policy):
 
     @property
     def columns(self) -> tuple[list[int], list[int]]:
-        """The columns of a belief that are those of each stage's own belief."""
+        """The columns of the belief that form each stage's belief."""
         counts, end = list(range(COUNTS)), self.stages[0].width
         return list(range(end)), counts + list(range(end, self.width))
 
     @property
     def _counting_stage(self) -> Policy:
-        """The stage whose counts hold for both stages: one that has the curve, if there is one."""
+        """The stage whose counts apply to both stages: one with the curve, if there is any."""
         return next((stage for stage in self.stages if stage.examination), self.stages[0])
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
@@ -186,7 +186,7 @@ class TwoStage(Policy):
 
 
 def ranking_seeds(seeds: Words) -> Words:
-    """The seeds by which second stages draw, from those of their decisions, (n,)."""
+    """The seeds for the draws of second stages, derived from the seeds of their decisions, (n,)."""
     import numpy as np
 
     return np.asarray(seeds, np.uint64) ^ np.uint64(RANKING_KEY)

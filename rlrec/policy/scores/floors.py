@@ -9,7 +9,7 @@ from rlrec.errors import InputError
 if TYPE_CHECKING:
     from rlrec.arrays import Array
 
-LONGEST = 500  # positions of a slate: exact probabilities of all of them cost more than their square
+LONGEST = 500  # positions of a slate; the cost of exact probabilities grows faster than the square of their number
 Floor = float | tuple[float, ...]
 """Probability of a uniform arm at every position, or at positions 1, 2, ...; the last one holds for those below too."""
 

@@ -1,4 +1,4 @@
-"""Legendre polynomials: nodes and weights of Gauss, and series. numpy's own take longer to load than to use."""
+"""Legendre polynomials: Gauss nodes and weights, and series. numpy's own functions take longer to load than to run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is the best, and who stands at which rank, when independent random scores are ranked: exact, by quadrature."""
+"""Which independent random score is the best, and which rank each has: exact, by quadrature."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from rlrec.policy.scores.panels import sufficient_count
 from rlrec.policy.scores.table import ScoreTable, spread
 
 _CACHED = 1 << 18  # numbers in a working array
-_RARE, _TERMS = 0.1, 14  # arrivals of a rare arm that are expected, and terms of a series in these beyond the rank
-_WIDTH, _UNLIKELY = 0.5, 43.0  # of panels in the logarithm of time; of the probability that anybody comes before them
+_RARE, _TERMS = 0.1, 14  # expected arrivals below which an arm is rare, and terms of a series in these beyond the rank
+# of panels in the logarithm of time; minus the log of the probability that an arm arrives before them
+_WIDTH, _UNLIKELY = 0.5, 43.0
 
 
 def best(table: ScoreTable) -> Array:
@@ -27,12 +28,12 @@ def ranks(table: ScoreTable, size: int) -> Array:
     1e-11. Source: own derivation."""
     probability = np.zeros((size, len(table.count)))
     terms = len(table.count) * size
-    # how many nodes stay in the cache; a few more, if fewer would be all overhead
+    # as many nodes as fit in the cache, with a minimum below which overhead would dominate
     step = max(_CACHED // terms, min(16, 16 * _CACHED // terms), 1)
     for start in range(0, len(table.nodes), step):
         nodes = slice(start, start + step)
         log_cdf = table.log_cdf[:, nodes]
-        rows = np.flatnonzero(log_cdf.min(axis=1) < 0)  # all others are below these nodes for certain
+        rows = np.flatnonzero(log_cdf.min(axis=1) < 0)  # rows whose other scores can be above these nodes
         single, multiple = rows[table.count[rows] == 1], rows[table.count[rows] > 1]
         larger = _larger(table.count, log_cdf, single, multiple, size)
         for group, exactly in zip((single, multiple), larger, strict=True):
@@ -42,12 +43,11 @@ def ranks(table: ScoreTable, size: int) -> Array:
 
 
 def ranks_of_arrivals(logits: Array, size: int) -> Array:
-    """Probability that each arm stands at rank 1..size, (size, m), of a thousand arms or more with standard Gumbel
-    noise on logits (m,): those that arrive first, at the rates exp(logits).
-
-    Until enough have come, most are so rare that what depends on the rate of one is a short power series in it, and
-    sums of powers of the rates stand for all of them; errors as of `ranks`. Source: own derivation."""
-    # the time, as a logarithm, until which enough have come, and how often each is expected by then
+    """The probability that each arm stands at rank 1..size, (size, m), for a thousand or more arms with standard Gumbel
+    noise on logits (m,), whose order is that of arrivals at rates exp(logits).
+    Until enough arms have arrived, most are so rare that the dependence on one arm's rate is a short power series, and
+    power sums of the rates represent all of them; errors as in `ranks`. Source: own derivation."""
+    # the logarithm of the time by which enough arms have arrived, and the expected arrivals of each by then
     rate, low, high = np.exp(logits - logits.max()), -60.0, 60.0 + np.ptp(logits)
     for _ in range(40):
         middle = 0.5 * (low + high)
@@ -56,16 +56,16 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
     expected = rate * np.exp(high)
     is_rare = expected < _RARE
     rare, common, exponents = expected[is_rare], expected[~is_rare], np.arange(size + _TERMS)
-    # nodes: times as shares of that one, from the end to where nobody has come
+    # nodes: times as shares of that time, from 1 down to a share before which no arm has arrived
     x, weights = spread(_WIDTH * np.arange(np.ceil((_UNLIKELY + np.log(expected.sum())) / _WIDTH) + 1))
     time, powers = np.exp(-x), np.exp(-x * exponents[:, None])
-    # coefficients of y^j in (exp(y) - 1)^s, (size, j), and the sums of that over the rare arms
+    # coefficients of y^j in (exp(y) - 1)^s, (size, j), and their sums over the rare arms
     series = np.eye(size, len(exponents))
     step = np.append(0.0, 1 / np.cumprod(np.maximum(exponents[1:], 1.0)))
     for s in range(1, size):
         series[s] = np.convolve(series[s - 1], step)[: len(step)]
     sums = (series * [(rare**j).sum() for j in exponents]) @ powers
-    # probability that 0, 1, ... of the rare arms have come (Newton's identities), then of all
+    # probability that 0, 1, ... of the rare arms have arrived (Newton's identities), then of all arms
     come = np.empty((size, 1, len(x)))
     come[0] = np.exp(-rare.sum() * time)
     for r in range(1, size):
@@ -76,7 +76,7 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
         density = -log_cdf * np.exp(log_cdf) * weights
         probability[:, ~is_rare] = np.einsum("rgx,gx->rg", _outside(leaves, come, size), density)
         come = _product(leaves[-1], come, size)
-    # a rare arm leaves the product of all
+    # divide one rare arm out of the product of all
     integrals = (come[:, 0] * weights) @ (powers * time).T
     for r in range(size):
         coefficients = np.sum([(-1) ** s * series[s] * integrals[r - s] for s in range(r + 1)], axis=0)
@@ -85,24 +85,23 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
 
 
 def _larger(count: Array, log_cdf: Array, single: Index, multiple: Index, size: int) -> tuple[Array, Array]:
-    """Probability that 0, 1, ... (fewer than size) of the scores other than one of row g exceed the node.
-
-    Two arrays (terms, rows, nodes), for rows that count 1 and rows that count more, whose polynomials are longer.
-    These probabilities are the coefficients of a product of polynomials, F + S z for each score: all terms are
-    positive, and nothing is divided out."""
-    # products over all scores that count 1, and over all that count more
+    """The probability that 0, 1, ... (fewer than size) of the scores, without one of row g, exceed the node.
+    Two arrays (terms, rows, nodes): for rows with count 1, and for rows with larger counts, whose polynomials are
+    longer. These probabilities are the coefficients of a product of polynomials, F + S z for each score: all terms are
+    positive, and no division is needed."""
+    # products over all scores with count 1, and over all with larger counts
     ones = np.ones((1, 1, log_cdf.shape[1]))
     singles = _tree(_binomial(np.ones(len(single)), log_cdf[single], size), size)
     groups = _tree(_binomial(count[multiple], log_cdf[multiple], size), size)
     all_singles, all_groups = singles[-1] if len(single) else ones, groups[-1] if len(multiple) else ones
-    # of all but one: the others of its row, and the other rows
+    # without one score: the others of its row, and the other rows
     same_row = _binomial(count[multiple] - 1, log_cdf[multiple], size)
     other_rows = _outside(groups, all_singles, size)
     return _outside(singles, all_groups, size), _product(other_rows, same_row, size)
 
 
 def others_above(log_cdf: Array, size: int) -> Array:
-    """Probability that 0, 1, ... size - 1 of the scores other than one of row s exceed the node, (size, s, N), from the
+    """The probability that 0, 1, ... size - 1 of the scores other than score s exceed the node, (size, s, N), from the
     logarithms of the distribution functions of s scores, (s, N)."""
     leaves = _tree(_binomial(np.ones(len(log_cdf)), log_cdf, size), size)
     return _outside(leaves, np.ones((1, 1, log_cdf.shape[1])), size)
@@ -118,8 +117,8 @@ def _tree(leaves: Array, size: int) -> list[Array]:
 
 def _outside(levels: list[Array], outside: Array, size: int) -> Array:
     """The product of `outside` and all leaves but one, for each leaf, (terms, leaves, nodes).
-
-    What is outside a subtree is what is outside its parent, times its sibling: size log(size) a leaf, not size^2."""
+    The outside of a subtree is the outside of its parent times its sibling, which takes size log(size) per leaf, not
+    size^2."""
     for level in reversed(levels[:-1]):
         left, right = _siblings(level)
         pairs = np.stack([_product(outside, right, size), _product(outside, left, size)], axis=2)

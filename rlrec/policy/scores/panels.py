@@ -1,8 +1,7 @@
-"""Log-concave densities of scores, and the panels of nodes on which quadrature reads them: they fit every score, from
-the highest to where the best are decided.
-
-A density is its peak times exp(-fall), and the fall below the peak is computed from the distance to the mode, so that
-no large logarithms cancel (the textbook form of a Beta loses 8 digits at 1e7)."""
+"""Log-concave densities of scores, and panels of quadrature nodes that fit all scores, from the highest down to where
+the best ones are decided.
+A density is its peak times exp(-fall). The fall below the peak is computed from the distance to the mode, so that no
+large logarithms cancel (the textbook form of a Beta loses 8 digits at 1e7)."""
 
 from __future__ import annotations
 
@@ -23,23 +22,23 @@ TAIL = 40.0
 
 FARTHEST = 600.0
 """Distance from the mode, in logits, beyond which exp would soon overflow; the fall is a straight line there."""
-_DEEP = 650.0  # logarithms below the peak: all but 0, yet no number that is slow to compute with
+_DEEP = 650.0  # logarithms below the peak: close to 0, but not a slow denormal number
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
-_STEEPNESS = 10.0  # logarithms by which the probability of a slate may fall in a panel
-_NEARLY = 1.5  # how much steeper a panel may be, once it was narrowed
-_PASSES = 16  # one is the rule; long slates may take some more
-_STRETCH = 16  # panels looked at together
-_OCTAVES = 160  # quarters of an octave below the steepest rate: a slower one decides nothing
-_RARE = 1e-19  # a score above its support
+_STEEPNESS = 10.0  # logarithms by which the probability of a slate may fall within a panel
+_NEARLY = 1.5  # how much steeper a panel may be after it was narrowed
+_PASSES = 16  # usually one; long slates may take more
+_STRETCH = 16  # panels that are processed together
+_OCTAVES = 160  # in quarters of an octave below the steepest rate; slower rates do not matter
+_RARE = 1e-19  # probability of a score above its support
 _GAUSS, _COARSE_WEIGHT = gauss(4)
-_COARSE: Array = np.append(-1.0, _GAUSS)  # the left end of a panel, and nodes that tell its mass to a few digits
+_COARSE: Array = np.append(-1.0, _GAUSS)  # the left end of a panel, and nodes that give its mass to a few digits
 
 
 class Tails(NamedTuple):
-    """The scores whose tails are long and smooth: their rows, (t,). Left of the left knee log densities rise by
-    left_rate a unit, right of the right knee they fall by right_rate, (t,) each. Between two points no panel of any
-    score may be wider than its step."""
+    """The scores with long, smooth tails: their rows, (t,). Left of the left knee, log densities rise by left_rate per
+    unit; right of the right knee, they fall by right_rate, (t,) each. Between lowest and highest, no panel may be wider
+    than the step of any score."""
 
     rows: Index
     left_knee: Array
@@ -51,7 +50,7 @@ class Tails(NamedTuple):
 
 
 class Density(Protocol):
-    """One log-concave density a row, (g,) rows."""
+    """One log-concave density per row, (g,) rows."""
 
     mode: Array
     log_peak: Array
@@ -60,13 +59,13 @@ class Density(Protocol):
 
     @property
     def tails(self) -> Tails | None:
-        """Where panels may be wider than `step`; None where they may not."""
+        """The tails in which panels may be wider than `step`; None without any."""
 
     def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        """Log of peak / density at mode + distance, (rows, nodes), at least 0; a new array."""
+        """The log of peak / density at mode + distance, (rows, nodes), at least 0; a new array."""
 
     def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        """Derivative of the fall, shapes as there."""
+        """The derivative of the fall, same shapes."""
 
     def reach(self) -> tuple[Array, Array]:
         """Distances from the mode, both (g,) and positive, left and right, where the fall is at least TAIL."""
@@ -83,15 +82,14 @@ def at_nodes(density: Density, nodes: Array, rows: Rows = ALL_ROWS) -> Array:
 def panels(
     density: Density, count: Array, lower: Array, upper: Array, *, ranks: int, n_densities: int, refine: int = 1
 ) -> Array:
-    """Edges, increasing, (P + 1,), of the panels that decide who holds the best `ranks` ranks.
-
-    count, lower, upper (g,): equal arms each score stands for, and where its support ends. Fewer than `ranks` scores
-    lie above the lowest edge with probability below 1e-16. A panel can hold the product of `n_densities` densities;
-    `refine` divides them. Source: own derivation (nodes follow the best scores)."""
-    # down from the highest score, until enough scores are expected above
+    """Increasing edges, (P + 1,), of the panels that decide which scores hold the best `ranks` ranks.
+    count, lower, upper (g,): the number of equal arms of each score, and the ends of its support. Fewer than `ranks`
+    scores lie above the lowest edge with probability below 1e-16. A panel can represent the product of `n_densities`
+    densities; `refine` divides the panels. Source: own derivation (nodes follow the best scores)."""
+    # from the highest score down, until enough scores are expected above
     order = np.argsort(-lower)
     decisive = order[min(int(np.searchsorted(np.cumsum(count[order]), ranks)), len(order) - 1)]
-    # at least `ranks` scores (all of them, if there are fewer) exceed the lowest edge for certain
+    # at least `ranks` scores (or all, if there are fewer) certainly exceed the lowest edge
     lowest = float(min(lower[decisive], np.nextafter(upper.max(), -np.inf)))
     walk = _Walk(density, lower, upper, lowest, refine)
     edges, limits = np.array([upper.max()]), list[Array]()
@@ -105,7 +103,7 @@ def panels(
         limits.append(_limits(profile[:, :, : last + 1], count[active_arms], n_densities))
         edges, expected = np.append(edges, steps[1 : last + 1]), float(n_above[last])
         pdf[active_arms], sf[active_arms] = profile[:, :, last]
-    # panels that are too steep for products of densities are narrowed
+    # narrow panels that are too steep for products of densities
     active_arms, limit = np.flatnonzero(upper > edges[-1]), np.concatenate(limits, axis=1)
     nothing = np.zeros(len(active_arms))
     for _ in range(_PASSES):
@@ -117,29 +115,29 @@ def panels(
 
 
 def sufficient_count(ranks: int) -> float:
-    """With this many scores expected above a point, fewer than `ranks` are above it with probability below 1e-17."""
+    """The expected number of scores above a point from which on fewer than `ranks` are above it with probability below
+    1e-17."""
     return 42 + 6 * math.sqrt(ranks) + 2 * ranks
 
 
 def even_widths(pdf: Array, sf: Array, count: Array, n_densities: int) -> Array:
-    """The widest panels, (p,), left of p points in which the probability of a slate above them changes by exp(10).
-
-    In a steeper panel the small end of the integrals drowns in the rounding of the large one. The probability of i
+    """The widest panels, (p,), left of p points, within which the probability of a slate above them changes by exp(10).
+    In a steeper panel the small end of the integrals is lost in the rounding of the large one. The probability of i
     arms above u falls by the sum of their rates pdf / sf. Of the arms with rate r or more, `expected` are above u, and
-    i of them with probability about expected^i: slates rarer than exp(-30) do not count. All arrays are (a, p), at
+    i of them with probability about expected^i; slates rarer than exp(-30) do not count. All arrays are (a, p), at
     u."""
     n_above = count * sf
     arm, point = np.nonzero(n_above > _RARE)
     if not arm.size:
         return np.full(pdf.shape[1], np.inf)
-    # arms by the octave of their rate, and how many of a rate or a higher one are expected above each point
+    # arms by the octave of their rate, and the expected number with this rate or a higher one above each point
     octave = np.floor(4 * np.log2(np.maximum(pdf[arm, point] / sf[arm, point], 1e-300)))
     highest = octave.max()
     octave_index = np.minimum(highest - octave, _OCTAVES).astype(np.intp)
     cells = (int(octave_index.max()) + 1, pdf.shape[1])
     bins = np.bincount(octave_index * cells[1] + point, weights=n_above[arm, point], minlength=cells[0] * cells[1])
     expected = np.cumsum(bins.reshape(cells), axis=0)
-    # how many of them a slate can hold at once, and how fast its probability falls
+    # the number of them that a slate can have at once, and how fast its probability falls
     at_once = 30 / np.maximum(-np.log(np.maximum(expected, _RARE)), 30 / (n_densities + 2))
     rates = 2.0 ** (0.25 * (highest - np.arange(cells[0])))[:, None]
     with np.errstate(divide="ignore"):
@@ -147,9 +145,8 @@ def even_widths(pdf: Array, sf: Array, count: Array, n_densities: int) -> Array:
 
 
 def _profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:
-    """Density, and roughly one minus the distribution function, at decreasing steps, (2, a, p + 1).
-
-    pdf, sf (a,) at the first of them."""
+    """The density, and approximately one minus the distribution function, at decreasing steps, (2, a, p + 1). pdf, sf
+    (a,): at the first step."""
     half = 0.5 * (steps[:-1] - steps[1:])
     nodes = (steps[1:, None] + half[:, None] * (1 + _COARSE)).ravel()
     values = at_nodes(density, nodes, active).reshape(len(active), -1, len(_COARSE))
@@ -161,9 +158,8 @@ def _profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Arra
 
 
 def _limits(profile: Array, count: Array, n_densities: int) -> Array:
-    """The widest even panels at both ends of each panel between steps, right and left, (2, p); from a `_profile`.
-
-    Arms that begin inside the panel do not hurry it: its width is theirs, or it ends there."""
+    """The widest even panels at both ends of each panel between steps, right and left, (2, p); from a `_profile`. An
+    arm that begins inside the panel does not make it narrower, since the panel ends there or has the arm's width."""
     pdf, sf = profile
     n = pdf.shape[1] - 1
     at = np.append(np.arange(n), np.arange(1, n + 1))
@@ -174,7 +170,7 @@ def _limits(profile: Array, count: Array, n_densities: int) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """From the highest edge to the lowest, in panels as wide as every score they hold allows."""
+    """From the highest edge to the lowest, in panels as wide as all scores in them allow."""
 
     density: Density
     lower: Array
@@ -203,17 +199,17 @@ class _Walk:
         return np.array(narrowed)
 
     def _next(self, u: float, limit: float, lowest: float) -> float:
-        """The lowest left edge right for every score below u: a panel's width, or where the score begins."""
+        """The lowest left edge that is right for every score below u: by a panel's width, or where the score begins."""
         edge = np.minimum(u - widths(self.density, u) / self.refine, self.upper)
         highest = max(float(edge.max(initial=-np.inf, where=self.lower < u)), u - limit, lowest)
-        return min(highest, math.nextafter(u, -math.inf))  # progress, even if a score is all but a point
+        return min(highest, math.nextafter(u, -math.inf))  # makes progress, even if a score is almost a point
 
 
 def widths(density: Density, u: float) -> Array:
     """The widest panel that ends at u on which 16 nodes integrate each density to full precision, (g,)."""
     if (tails := density.tails) is None or tails.lowest <= u <= tails.highest:
         return density.step
-    # in a tail, panels may grow with the distance to the knee
+    # in a tail, the width of panels may grow with the distance to the knee
     left, right = tails.left_knee - u, u - tails.right_knee
     widest = np.minimum(2 / np.where(left > 0, tails.left_rate, tails.right_rate), 0.5 * np.maximum(left, right))
     width = density.step.copy()

@@ -1,4 +1,5 @@
-"""Uniforms that belong to a decision: Philox words of (seed, decision id), any of them at any time."""
+"""Uniform numbers that belong to a decision: Philox words of (seed, decision id), each of which can be computed at any
+time."""
 
 from __future__ import annotations
 
@@ -11,15 +12,15 @@ from rlrec.arrays import Array, Index, Words
 
 W = TypeVar("W", int, Words)
 
-# plain numbers, that a uint64 array stays one and a Python integer too
+# untyped, so that a uint64 array stays one, and a Python integer, too
 _LOW: Any = 0xFFFFFFFF
 _HALF: Any = 32
 _WORD = 2**64 - 1
 _MULTIPLIER: tuple[Any, Any] = (0xD2511F53, 0xCD9E8D57)
 _WEYL: tuple[Any, Any] = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-_MAX_PLAIN = 4  # uniforms for which plain integers are faster than arrays
-_CHUNK = 1 << 13  # blocks at a time: the ten rounds then stay in the cache
+_MAX_PLAIN = 4  # largest number of uniforms for which plain integers are faster than arrays
+_CHUNK = 1 << 13  # blocks at a time, so that the ten rounds stay in the cache
 
 
 def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
@@ -37,21 +38,19 @@ def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
 
 def uniforms(seeds: Words, decisions: npt.NDArray[np.int64], *, words: int) -> Array:
     """The first `words` uniforms of each decision, (n, words), multiples of 2^-53 inside (0, 1).
-
-    seeds (n,) uint64, the key; decisions (n,) int64, which with the block number is the counter.
-    A row depends on its own seed and decision id alone. Source: `philox`."""
+    seeds (n,) uint64, the key; decisions (n,) int64, which form the counter with the block number. A row depends only
+    on its own seed and decision id. Source: `philox`."""
     return uniforms_at(seeds, decisions, np.arange(words))
 
 
 def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) -> Array:
-    """The uniforms number words (w,), from 0, of each decision, (n, w): the same as columns of `uniforms`.
-
+    """The uniforms with numbers `words` (w,), from 0, of each decision, (n, w): those columns of `uniforms`.
     seeds (n,) uint64; decisions (n,) int64. Source: `philox`."""
     if len(seeds) * len(words) <= _MAX_PLAIN:
         keys = zip(seeds.tolist(), decisions.tolist(), strict=True)
         return np.array([[_double(seed, number, word) for word in words.tolist()] for seed, number in keys])
     seeds, ids = np.asarray(seeds, np.uint64), np.asarray(decisions, np.int64).view(np.uint64)
-    # each block of Philox gives two uniforms: all blocks from the first word to the last, some rows at a time
+    # a block of Philox gives two uniforms: compute all blocks from the first to the last, in portions of rows
     blocks = np.arange(words.min() >> 1, (words.max() >> 1) + 1).astype(np.uint64)
     pairs = np.empty((len(seeds), 2 * len(blocks)))
     step = max(1, _CHUNK // max(1, len(blocks)))
@@ -64,8 +63,7 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
 
 
 def normals(seed: int, decision: int, *, start: int, count: int) -> Array:
-    """Standard normals of a decision, (count,), made of its uniforms from number `start` (even) on, two of two.
-
+    """Standard normals of a decision, (count,), computed in pairs from its uniforms from number `start` (even) on.
     Source: Box & Muller 1958, the textbook form."""
     words = start + np.arange(count + count % 2)
     even = uniforms_at(np.array([seed], np.uint64), np.array([decision], np.int64), words).reshape(-1, 2)
@@ -77,7 +75,7 @@ def _doubles(seeds: Words, ids: Words, blocks: Words) -> Array:
     """Both doubles of each block, (n, 2 blocks)."""
     w0, w1, w2, w3 = philox((*_halves(ids[:, None]), *_halves(blocks)), _halves(seeds[:, None]))
     bits = np.stack([w0 | w1 << _HALF, w2 | w3 << _HALF], axis=-1).reshape(len(seeds), -1) >> 11
-    # a zero would have no logarithm and no quantile: it becomes half a step
+    # zero has no logarithm and no quantile, so it becomes half a step
     return np.maximum(bits.astype(np.float64), 0.5) * 2.0**-53
 
 

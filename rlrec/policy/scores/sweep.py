@@ -17,16 +17,15 @@ from rlrec.policy.scores.tabulated import DensityOf, Tabulated
 
 _ENTRIES = 1 << 16  # numbers in a working array
 _MAX_SLATES_WITHOUT_TABLE = 4  # slates
-_CACHED = 1 << 12  # scores looked up at a time
+_CACHED = 1 << 12  # scores that are looked up at a time
 _LEAST_MASS = 1e-13  # a probability that the nodes cannot tell from 0, with a margin
-_HUGE = 1e300  # far below the caps that matter their density, times what is almost 0, may outgrow the numbers
+_HUGE = 1e300  # far below the caps that matter, their density times almost 0 might overflow
 
 
 class ContinuousOrder(DrawnOrder):
-    """m independent scores on a table; `positions` is the deepest position asked about, `refine` divides its panels.
-
-    density of the scores and its parameters first, second (m,), the mean of normal ones less `origin`; earlier_order:
-    its table is brought up to date where its nodes are right for these scores."""
+    """The order of m independent scores on a table; `positions` is the lowest position in question, `refine` divides
+    its panels. density: of the scores, with parameters first, second (m,), where the mean of normal scores is relative
+    to `origin`; earlier_order: its table is updated where its nodes are right for these scores."""
 
     is_continuous = True
 
@@ -35,11 +34,13 @@ class ContinuousOrder(DrawnOrder):
         earlier_order: Order | None = None,
     ) -> None:  # fmt: skip
         self.density, self.origin = density, origin
-        self.first, self.second = first, second  # nobody writes into scores
+        self.first, self.second = first, second  # scores are never written to
         self._positions, self._refine = positions, refine
-        self._layout = origin, len(first), positions, refine  # all but the parameters on which a table depends
+        # everything, except the parameters, that a table depends on
+        self._layout = origin, len(first), positions, refine
         self._cached: Tabulated | None = None
-        if (earlier := match_density(density, earlier_order)) is not None:  # it computes another one where it is asked
+        # the earlier order computes another table if it needs one
+        if (earlier := match_density(density, earlier_order)) is not None:
             tabulated, earlier._cached = earlier._cached, None
             if tabulated is not None and self._layout == earlier._layout and tabulated.update(self.first, self.second):
                 self._cached = tabulated
@@ -64,11 +65,13 @@ class ContinuousOrder(DrawnOrder):
         return ranks.take(column, axis=1)
 
     def shared_ranks(self, size: int) -> tuple[Array, Index]:
-        """`ranks` of some arms, (size, g), and for every arm the column of one that is equal to it, (m,)."""
-        # Summed over all who may stand above it, a rank's density is as wide as that of the root of so many on a slate.
+        """`ranks` of distinct arms, (size, g), and for every arm the column of an equal one, (m,)."""
+        # Summed over the arms that may stand above, the density of a rank is as wide as that of sqrt(size) arms on a
+        # slate.
         n_densities = min(size, math.ceil(4 * math.sqrt(size)))
         tabulated = self.tabulated if n_densities >= self._positions else self._tabulate(n_densities)
-        return maximum.ranks(tabulated.table, size), tabulated.row.copy()  # a later belief moves the arms to other rows
+        # copied, since a later belief moves arms to other rows
+        return maximum.ranks(tabulated.table, size), tabulated.row.copy()
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         return np.array([self._next_arm(prefix, at_positions(floor, len(prefix))) for prefix in prefixes])
@@ -82,7 +85,7 @@ class ContinuousOrder(DrawnOrder):
             sweep.take(np.zeros(1, np.intp), row[arm : arm + 1], picked=picked, best=best)
         probability = (sweep.weight() @ table.hazard.T)[0, row]
         probability[prefix] = 0.0
-        return probability / probability.sum()  # 1, but for what a prefix that hardly occurs loses below the nodes
+        return probability / probability.sum()  # normalised, since a rare prefix loses some mass below the nodes
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         table, row = self.tabulated.table, self.tabulated.row
@@ -90,7 +93,7 @@ class ContinuousOrder(DrawnOrder):
         order = np.lexsort(slates.T[::-1])
         ordered = slates[order]
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
-        # where more arms than one slate can hold have no probability, some arm left has none
+        # where more arms have probability 0 than a slate can hold, the smallest probability of an arm left is 0
         least = least and np.count_nonzero(row < 0) < k
         step = max(1, _ENTRIES // (len(table.nodes) + len(table.count)))
         for start in range(0, n, step):
@@ -100,13 +103,13 @@ class ContinuousOrder(DrawnOrder):
         return probability, minimum
 
     def _sweep_down(self, slates: Index, floors: Array, least: bool) -> tuple[Array, Array]:
-        """`conditionals` of slates in order."""
+        """`conditionals` of sorted slates."""
         table, row = self.tabulated.table, self.tabulated.row
         n, k = slates.shape
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
         left = np.append(table.count[:-1], len(row) - table.count.sum())[None]
         for position, (weight, prefix, begins) in enumerate(self._descend(slates, floors)):
-            # probability of the arm shown, and of the least probable arm left
+            # the probability of the arm shown, and of the least likely arm left
             parent, last = _each_once(prefix[begins], len(weight)), row[slates[begins, position]]
             probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[last])[np.cumsum(begins) - 1]
             if least:
@@ -117,16 +120,16 @@ class ContinuousOrder(DrawnOrder):
 
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
         table, row = self.tabulated.table, self.tabulated.row
-        first = np.zeros(1, np.intp)  # of the slates with each distinct prefix
+        first = np.zeros(1, np.intp)  # one slate for each distinct prefix
         floors = at_positions(floor, slates.shape[1])
         for position, (weight, prefix, begins) in enumerate(self._descend(slates, floors)):
             probability = (weight @ table.hazard.T)[:, row]
             probability[np.arange(len(first))[:, None], slates[first, :position]] = 0.0
-            yield probability / probability.sum(axis=1, keepdims=True), prefix  # as in `_next_arm`
+            yield probability / probability.sum(axis=1, keepdims=True), prefix  # normalised as in `_next_arm`
             first = np.flatnonzero(begins)
 
     def _descend(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
-        """`descend` of slates in order."""
+        """`descend` for sorted slates."""
         table, row = self.tabulated.table, self.tabulated.row
         left, prefix = table.log_all()[None], np.zeros(len(slates), np.intp)
         return descend(table, left, arms=len(row), slates=slates, rows=row[slates], prefix=prefix, floors=floors)
@@ -140,13 +143,13 @@ class ContinuousOrder(DrawnOrder):
 
         def exceed(edge: Index) -> Flags:
             """Whether each score lies above the edge of its slate, (n, a)."""
-            # a table of all arms pays for many slates alone
+            # a table of all arms pays off only for many slates
             return (sf_edge[edge] if by_table else table.sf_edge.T[edge].take(tabled_rows, axis=1)) > above_listed
 
-        # of each slate the highest edge that `size` scores exceed
+        # the highest edge of each slate that `size` scores exceed
         last = table.sf_edge.shape[1] - 1
         edge = _last_true(lambda edge: np.count_nonzero(exceed(edge), axis=1) >= size, len(keys), last)
-        # Scores below an edge that enough others exceed are not among the first: any order will do for them.
+        # Scores below an edge that enough others exceed are not among the first, so their order does not matter.
         scores = keys + (table.edges[0] - 2)
         slate, arm = np.nonzero(exceed(edge))
         arm = tabled[arm]
@@ -157,7 +160,7 @@ class ContinuousOrder(DrawnOrder):
 
 
 def match_density(density: DensityOf, order: Order | None) -> ContinuousOrder | None:
-    """The order where it is continuous and its scores have this density, else None."""
+    """The order, if it is continuous and its scores have this density; else None."""
     return order if isinstance(order, ContinuousOrder) and order.density is density else None
 
 
@@ -165,11 +168,10 @@ def descend(
     table: ScoreTable, left: Array, *, arms: int, slates: Index, rows: Index, prefix: Index, floors: Array
 ) -> Iterator[tuple[Array, Index, Flags]]:
     """At each position of n slates, which share one sweep down to where they differ: the weights below the distinct
-    prefixes, (u, N), the prefix of each slate, (n,), and the slates that begin another one with their arm here, (n,).
-
-    left: log of the product of the distribution functions of all arms that a slate may show, (u, N), and `arms` how
-    many; prefix (n,): the row of `left` for each slate. slates (n, k): in order of these, and of their arms; rows
-    (n, k): of the table."""
+    prefixes, (u, N), the prefix of each slate, (n,), and which slates begin a new prefix with their arm here, (n,).
+    left: log of the product of the distribution functions of all arms that a slate may show, (u, N), and `arms` their
+    number; prefix (n,): the row of `left` for each slate. slates (n, k): sorted by prefix and arms; rows (n, k): in the
+    table."""
     begins = np.ones(len(slates), np.bool_)
     begins[1:] = prefix[1:] != prefix[:-1]
     sweep = Sweep(table, left)
@@ -184,19 +186,18 @@ def descend(
 
 
 def _each_once(prefixes: Index, number: int) -> Index | slice:
-    """The index of prefixes, which ascend and name each of `number` at least once; a slice, which copies nothing, where
-    none comes twice."""
+    """The indices of prefixes, which are ascending and name each of `number` at least once; a slice, which copies
+    nothing, where none is repeated."""
     return slice(None) if len(prefixes) == number else prefixes
 
 
 class Sweep:
     """Prefixes of slates while they are filled from the top, on the nodes of a table; it begins with an empty one.
-
-    The last arm that was taken for being the best left had some score x; every arm left is below it. A prefix is a
-    density over that cap x, and an atom for slates filled by uniform picks alone, whose cap is infinite. An arm that
-    is shown leaves the product of distribution functions of the arms left: with its score as the new cap, or, picked
-    uniformly, anywhere below the cap that stays. This is the transpose of the backward sweep over the joint
-    probability, and gives every prefix of a slate on the way. Source: own derivation."""
+    The last arm that was taken as the best of those left had some score x, and every arm left is below it. A prefix is
+    a density over this cap x, plus an atom for slates filled by uniform picks alone, whose cap is infinite. An arm that
+    is shown leaves the product of distribution functions of the arms left: with its score as the new cap or, picked
+    uniformly, anywhere below the cap, which stays. This is the transpose of the backward sweep over the joint
+    probability, and also gives every prefix of a slate. Source: own derivation."""
 
     def __init__(self, table: ScoreTable, log_cdf_left: Array) -> None:
         self._table = table
@@ -205,7 +206,8 @@ class Sweep:
         self._normalize()
 
     def weight(self) -> Array:
-        """Weights (n, N): their product with the hazard of an arm left is its probability of being the best left."""
+        """Weights (n, N); their product with the hazard of an arm left is its probability of being the best of those
+        left."""
         weight = self._mass_above * self._weight_left
         weight /= self._mass[:, None]
         return weight
@@ -219,11 +221,11 @@ class Sweep:
         best: Array | np.float64,
         lost: Array | None = None,
     ) -> None:
-        """Lengthen prefixes by one arm each, which is picked by a coin or taken for being the best, with probabilities
-        picked and best, (n,) or numbers. lost (n, N): log of the product of the distribution functions of arms that
-        are allowed no more: they lie below the cap, and leave the arms left."""
+        """Lengthen prefixes by one arm each, which is picked by a coin or taken as the best, with probabilities picked
+        and best, (n,) or numbers. lost (n, N): log of the product of the distribution functions of arms that are no
+        longer allowed; they lie below the cap and leave the product of the arms left."""
         log_cdf, mass = self._table.log_cdf[rows], self._mass[prefixes]
-        # the arm is the best left and its score the new cap, or it was picked and lies below the cap that stays
+        # the arm is the best left and its score the new cap, or it was picked and lies below the cap, which stays
         cap = self._table.hazard[rows]
         cap *= self._mass_above[prefixes]
         cap *= (best / mass)[:, None]
@@ -234,15 +236,14 @@ class Sweep:
         cap *= np.exp(log_cdf)
         self._cap = np.minimum(cap, _HUGE, out=cap)
         self._atom = picked * self._atom[prefixes] / mass
-        # the arm leaves the product
+        # divide the arm out of the product
         self._log_cdf_left = self._log_cdf_left[prefixes] - log_cdf
         self._normalize()
 
     def _normalize(self) -> None:
-        """Compute the probability that the cap is above each node, and that of the last arm given the arms above it.
-
-        After an arm that this policy does not take there, the prefix has no probability and caps that the nodes do not
-        follow: it starts anew with the arms left."""
+        """Compute the probability that the cap is above each node, and the probability of the last arm given the arms
+        above it. After an arm that this policy does not take there, the prefix has probability 0 and the nodes do not
+        cover its cap; the sweep then starts again with the arms left."""
         self._weight_left = np.exp(self._log_cdf_left)
         self._weight_left *= self._table.weights
         self._mass = self._atom + np.einsum("nx,nx->n", self._cap, self._weight_left)
@@ -253,25 +254,24 @@ class Sweep:
 
 
 def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
-    """The scores that rows (q,) exceed with probabilities `exceedance` (q,), on the table's scale; all above its low
-    edge.
-
-    The probability of exceeding them differs from that by less than 1e-13. Source: own derivation."""
-    # the last panel whose left edge still has more than `exceedance` to its right
+    """The scores that rows (q,) exceed with probabilities `exceedance` (q,), on the table's scale, all above its lowest
+    edge. The error of the probability is below 1e-13. Source: own derivation."""
+    # the last panel with more than `exceedance` to the right of its left edge
     panel = _last_true(lambda panel: table.sf_edge[rows, panel] > exceedance, len(rows), len(table.edges) - 1)
     half = 0.5 * (table.edges[panel + 1] - table.edges[panel])
     # the node
     columns = panel[:, None] * ORDER + np.arange(ORDER)
     n_before = np.count_nonzero(-np.expm1(table.log_cdf[rows[:, None], columns]) > exceedance[:, None], axis=1)
     target = (table.sf_edge[rows, panel] - exceedance) / half
-    # the root of the panel's polynomial; einsum, not @: a score must not depend on how many others come with it
+    # the root of the panel's polynomial; einsum, not @, since a score must not depend on how many others are computed
     series = np.einsum("kx,qx->kq", COEFFICIENT, table.pdf(rows[:, None], columns))
     s = _solve(series, target, STOPS[n_before], STOPS[n_before + 1])
     return table.edges[panel] + half * (1 + s)
 
 
 def _last_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
-    """The last number below `end` for which something holds in each of n searches, (n,); it holds up to there, or 0."""
+    """The largest number below `end` for which a condition holds in each of n searches, (n,); it must hold for all
+    smaller numbers; 0 if for none."""
     low, high = np.zeros(n, np.intp), np.full(n, end)
     while (high - low > 1).any():
         middle = (low + high) // 2
@@ -281,9 +281,8 @@ def _last_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
 
 
 def _solve(series: Array, target: Array, low: Array, high: Array) -> Array:
-    """s in [low, high] where the integral from -1 of each Legendre series (ORDER, q) is target (q,).
-
-    Newton; from one node to the next a density changes too little to mislead it."""
+    """s in [low, high] where the integral from -1 of each Legendre series (ORDER, q) is target (q,). Newton's method;
+    between neighbouring nodes a density changes too little to mislead it."""
     integral, s = integrate(series), 0.5 * (low + high)
     open_ = np.arange(len(s))
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""Distribution functions of many scores on common nodes that follow where the best of them live."""
+"""Distribution functions of many scores on common nodes, which are placed where the best of them lie."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlrec.policy.scores.panels import ALL_ROWS, TAIL, Density, Rows, at_nodes, 
 ORDER = 16
 """Gauss-Legendre nodes of a panel."""
 
-_FLOOR = -700.0  # logarithms of distribution functions end here: exp of the negative is still finite
+_FLOOR = -700.0  # smallest logarithm of a distribution function, so that exp of the negative is finite
 _CACHED = 1 << 15
 _GAUSS, _GAUSS_WEIGHT = gauss(ORDER)
 COEFFICIENT: Array = (np.arange(ORDER)[:, None] + 0.5) * polynomials(_GAUSS, ORDER - 1).T * _GAUSS_WEIGHT
@@ -36,11 +36,10 @@ _FROM_RIGHT: Array = _FROM_LEFT[::-1, ::-1]
 
 
 class ScoreTable:
-    """g scores on N = 16 P nodes, increasing. Row g, the last, stands for every score that never matters.
-
-    edges (P + 1,) of the panels; nodes and weights (N,) of the quadrature; count (g + 1,) equal arms a row stands
-    for (0 in the last, and in a row to spare); log_cdf and hazard, density over distribution function, (g + 1, N);
-    sf_edge (g + 1, P + 1), one minus the distribution function; log_low (g + 1,) log_cdf at edges[0]."""
+    """g scores on N = 16 P nodes, increasing. Row g, the last, stands for all scores that never matter.
+    edges (P + 1,): of the panels; nodes and weights (N,): of the quadrature; count (g + 1,): the number of equal arms
+    of a row (0 in the last, and in spare rows); log_cdf and hazard, density over distribution function, (g + 1, N);
+    sf_edge (g + 1, P + 1): one minus the distribution function; log_low (g + 1,): log_cdf at edges[0]."""
 
     def __init__(self, edges: Array, rows: int) -> None:
         self.edges = edges
@@ -51,7 +50,7 @@ class ScoreTable:
         self.sf_edge = np.zeros((rows + 1, len(edges)))
 
     def pdf(self, rows: Rows, nodes: Rows = ALL_ROWS) -> Array:
-        """Densities of some rows at some nodes, as an index of both picks them."""
+        """The densities of these rows at these nodes (indices that are combined as in numpy)."""
         return self.hazard[rows, nodes] * np.exp(self.log_cdf[rows, nodes])
 
     def log_all(self) -> Array:
@@ -59,9 +58,10 @@ class ScoreTable:
         return self.count @ self.log_cdf
 
     def integrate_right(self, values: Array, *, tail: Array) -> Array:
-        """Integrals of values (n, N) from each node to the highest edge, and the tail (n,) beyond that edge, (n, N)."""
+        """The integrals of values (n, N) from each node to the highest edge, plus the tail (n,) beyond that edge, (n,
+        N)."""
         flat = values.reshape(-1, ORDER)
-        # whole panels to the right, and the rest of the node's panel
+        # whole panels to the right, and the remainder of the node's panel
         right = (flat @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half
         right = np.cumsum(right[..., ::-1], axis=-1)[..., ::-1] - right + tail[:, None]
         inside = (flat @ _FROM_RIGHT.T).reshape(*right.shape, ORDER)
@@ -70,9 +70,8 @@ class ScoreTable:
         return inside.reshape(values.shape)
 
     def put(self, rows: Index, density: Density, scores: Rows = ALL_ROWS, *, panels: int) -> None:
-        """Write some scores of a density into rows (a,); all of them end in the first `panels` panels.
-
-        Each tail is integrated from its own end, where it is small."""
+        """Write some scores of a density into rows (a,); all of them end within the first `panels` panels. Each tail is
+        integrated from its own end, where it is small."""
         n, half = ORDER * panels, self._half[:panels, None]
         # density at the nodes, mass of each panel
         pdf = at_nodes(density, self.nodes[:n], scores)
@@ -89,7 +88,7 @@ class ScoreTable:
         cdf *= half
         sf += sf_edge[:, 1:, None]
         cdf += cdf_edge[:, :, None]
-        # hazard, and nothing beyond the last of these panels
+        # hazard, and zeros beyond the last of these panels
         log_cdf = _log_cdf(sf, cdf).reshape(pdf.shape)
         pdf *= np.exp(-log_cdf)
         self.log_cdf[rows, :n], self.hazard[rows, :n] = log_cdf, pdf
@@ -103,23 +102,22 @@ class ScoreTable:
 def tabulate(
     density: Density, count: Array, *, ranks: int, n_densities: int | None = None, refine: int = 1, spare: int = 0
 ) -> tuple[ScoreTable, Index]:
-    """The table whose nodes decide who holds the best `ranks` ranks, and each score's row in it, (g,).
-
-    count (g,) equal arms each score stands for. Fewer than `ranks` scores lie above the lowest edge with probability
-    below 1e-16; a score that lies below it with that certainty has row -1. The panels can hold the product of as many
-    densities as there are `ranks`, or `n_densities`; `refine` divides them. `spare` rows are added, still empty.
-    Source: own derivation (running integrals by a Legendre integration matrix)."""
+    """The table whose nodes decide which scores hold the best `ranks` ranks, and each score's row in it, (g,).
+    count (g,): the number of equal arms of each score. Fewer than `ranks` scores lie above the lowest edge with
+    probability below 1e-16; a score that lies below it with that certainty has row -1. The panels can represent the
+    product of `ranks`, or `n_densities`, densities; `refine` divides them. `spare` empty rows are added. Source: own
+    derivation (running integrals by a Legendre integration matrix)."""
     left, right = density.reach()
     lower, upper = density.mode - left, density.mode + right
     edges = panels(density, count, lower, upper, ranks=ranks, n_densities=n_densities or ranks, refine=refine)
-    # a row for each score that reaches the panels, by where it ends
+    # a row for each score that reaches the panels, sorted by its upper end
     members = np.flatnonzero(upper > edges[0])
     members = members[np.argsort(upper[members], kind="stable")]
     row = np.full(len(count), -1, dtype=np.intp)
     row[members] = np.arange(len(members))
     table = ScoreTable(edges, len(members) + spare)
     table.count[: len(members)] = count[members]
-    # their distribution functions, some at a time
+    # their distribution functions, in portions
     ends = np.searchsorted(edges[1:-1], upper[members]) + 1
     step = max(1, _CACHED // len(table.nodes))
     for start in range(0, len(members), step):
@@ -135,32 +133,31 @@ def spread(edges: Array) -> tuple[Array, Array]:
 
 
 def _log_cdf(sf: Array, cdf: Array) -> Array:
-    """The logarithm of cdf, from the smaller of the two; both are written into."""
+    """The logarithm of cdf, computed from the smaller of sf and cdf; both are overwritten."""
     low = sf > 0.5
     np.maximum(cdf, 1e-307, out=cdf)
     np.maximum(np.log(cdf, out=cdf), _FLOOR, out=cdf)
     np.negative(sf, out=sf)
-    np.minimum(np.maximum(sf, -0.5, out=sf), 0.0, out=sf)  # a polynomial may dip below 0 in the last panel
+    np.minimum(np.maximum(sf, -0.5, out=sf), 0.0, out=sf)  # a polynomial may fall below 0 in the last panel
     return np.where(low, cdf, np.log1p(sf, out=sf))
 
 
-# below the lowest edge, which is the first point and has no weight
+# below the lowest edge, which is the first point, with weight 0
 _TAIL_AT, _TAIL_WEIGHT = (np.append(0.0, values) for values in spread(np.append(0.0, 2.0 ** np.arange(-7, 1))))
 
 
 def _log_cdf_low(density: Density, edge: float, scores: Rows, sf: Array) -> Array:
-    """log F at the lowest edge, (a,), above which lies sf (a,); relative precision where it is small.
-
-    The density falls ever faster to the left of it, so panels that double in width from the edge are right."""
+    """log F at the lowest edge, (a,); sf (a,): the probability above it; with relative precision where F is small. The
+    density falls ever faster to the left, so panels that double in width from the edge suffice."""
     log_cdf = np.log1p(-np.minimum(sf, 1 - 1e-16))
     distance = edge - density.mode[scores]
     tail = ((sf > 0.99) & (distance < 0)).nonzero()[0]
     if not tail.size:
         return log_cdf
     rows = np.arange(len(density.mode))[scores][tail]
-    # the integral over a stretch on which the density vanishes
+    # the integral over a stretch at whose end the density vanishes
     start = distance[tail, None]
-    # the fall is convex: it grows by its slope at least, which at the first percent is steep
+    # the fall is convex, so it grows at least by its slope, which is steep where F is below a percent
     length = TAIL / np.abs(density.slope(start, rows))
     fall = density.fall(start - length * _TAIL_AT, rows)
     mass_below = np.exp(fall[:, :1] - fall) @ _TAIL_WEIGHT

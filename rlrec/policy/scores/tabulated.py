@@ -1,4 +1,4 @@
-"""The score table of many arms: it keeps up with arms whose distribution changes, row by row."""
+"""The score table of many arms, which is updated row by row as the distributions of arms change."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ DensityOf = Callable[[Array, Array], Density]
 
 Pair = tuple[float, float]
 
-_END = 34.0  # logarithms: where a changed score has fallen by so many its support ends, and it is certainly larger
-_WIDER = 1.1  # factor by which a panel may be wider than a changed score wants it
-_STEEPER = 1.6  # factor by which it may be wider than an even one
-_LOST = 3e-12  # probability that may go missing
+# fall in logarithms at which the support of a changed score counts as ended, and above which it is certainly larger
+_END = 34.0
+_WIDER = 1.1  # factor by which a panel may exceed the width for a changed score
+_STEEPER = 1.6  # factor by which a panel may exceed that of an even one
+_LOST = 3e-12  # probability that may be lost
 
 
 class Tabulated:
-    """m arms on a table; equal ones share a row, and row -1 stands for arms that never matter.
-
-    density of the scores and its parameters first, second (m,); `positions` is the deepest position asked about,
-    `n_densities` how many densities the panels must hold; `refine` divides them."""
+    """m arms on a table; equal ones share a row, and row -1 stands for arms that never matter. density: of the scores,
+    with parameters first, second (m,); `positions` is the lowest position in question, `n_densities` the number of
+    densities whose product the panels must represent; `refine` divides them."""
 
     def __init__(
         self, density: DensityOf, first: Array, second: Array, *, positions: int, n_densities: int, refine: int = 1
     ) -> None:
         self._density, self._first, self._second = density, first, second
         self._positions, self._n_densities = positions, n_densities
-        # equal arms share a row: a cold start costs one arm. Most are often equal, and those are not sorted
+        # equal arms share a row, so a cold start costs one arm; often most arms are equal, and these are not sorted
         sorted_arms = np.append(np.flatnonzero((first != first[-1]) | (second != second[-1])), len(first) - 1)
         order = sorted_arms[np.lexsort((second[sorted_arms], first[sorted_arms]))]
         starts = run_starts(first[order], second[order])
@@ -54,9 +54,8 @@ class Tabulated:
         return self._best[self.row]
 
     def update(self, first: Array, second: Array) -> bool:
-        """Write the rows of arms whose parameters changed; False where the nodes may not be right for them.
-
-        After a False the table is spoilt, after a True as exact as on nodes of its own."""
+        """Rewrite the rows of arms whose parameters changed; False where the nodes may not be right for them. After
+        False the table is unusable, after True it is as exact as one with new nodes."""
         arms = ((first != self._first) | (second != self._second)).nonzero()[0]
         if 2 * len(arms) > len(first):
             return False
@@ -67,10 +66,10 @@ class Tabulated:
         return not arms.size or (self._move(arms, old_pairs) and self._holds())
 
     def _move(self, arms: Index, old_pairs: set[Pair]) -> bool:
-        """Point arms to rows of their new parameters and give up rows that lost their last arm; False where a row
+        """Point arms to the rows of their new parameters and free rows that lost their last arm; False where a row
         cannot be written."""
         pairs, row_of, table = _pairs(self._first[arms], self._second[arms]), self._row_of, self.table
-        # arms whose parameters have a row, and rows that no arm has any more
+        # arms whose parameters have a row, and rows without any arm
         self.row[arms] = [row_of.get(pair, -1) for pair in pairs]
         self._count_arms()
         for pair in old_pairs:
@@ -79,7 +78,7 @@ class Tabulated:
         new_pairs = [pair for pair in dict.fromkeys(pairs) if pair not in row_of]
         if not new_pairs:
             return True
-        # new parameters: a free row each, if it ends above the lowest edge
+        # new parameters: a free row for each that ends above the lowest edge
         density = self._density(*np.array(new_pairs).T.copy())
         ends = self._ends(density)
         members, free = ends.nonzero()[0], (table.count[:-1] == 0).nonzero()[0]
@@ -99,13 +98,13 @@ class Tabulated:
         self.table.count[:-1] = count[:-1]
 
     def _ends(self, density: Density) -> Index:
-        """How many panels reach from the lowest edge to the end of each score, (c,); -1 where one is too wide."""
+        """The number of panels from the lowest edge to the end of each score, (c,); -1 where one is too wide."""
         edges, mode = self.table.edges, density.mode[:, None]
-        # panels that hold some of the score
+        # panels that contain a part of the score
         has_fallen = density.fall(edges - mode) >= _END
         is_below = has_fallen & (mode <= edges)  # the score is below the edge
         holds = ~(is_below[:, :-1] | (has_fallen & (mode >= edges))[:, 1:])
-        # of these the ones that are too wide, first for its narrowest width, then for the one that ends there
+        # the panels among these that are too wide, for the narrowest width or for the width at their end
         width = (edges[1:] - edges[:-1]) / _WIDER
         is_oversized = holds & (width > density.step[:, None])
         for panel in np.flatnonzero(is_oversized.any(axis=0)):
@@ -113,7 +112,7 @@ class Tabulated:
         return np.where(is_oversized.any(axis=1) | ~is_below[:, -1], -1, is_below.argmax(axis=1))
 
     def _holds(self) -> bool:
-        """Whether the nodes still decide who is among the best, and nothing is lost between them."""
+        """Whether the nodes still decide which arms are among the best, and no probability is lost between them."""
         table, count = self.table, self.table.count
         # enough scores lie above the lowest edge
         certain = np.minimum(table.log_low / -_END, 1.0)
@@ -127,7 +126,7 @@ class Tabulated:
             even = even_widths(pdf, sf, count[:, None], self._n_densities)
             if (np.diff(table.edges)[:-1] > _STEEPER * even).any():
                 return False
-        # for the best alone, what is lost in a steep panel shows in the sum
+        # for the best arm alone, a loss in a steep panel shows in the sum of probabilities
         self._best = maximum.best(table)
         return bool(abs(count @ self._best + np.exp(count @ table.log_low) - 1) < _LOST)
 

@@ -1,9 +1,9 @@
-"""Team draft: one slate from the rankings of two policies, who take turns.
-
-For every two positions a coin decides who picks first. Who picks takes a uniform arm of those left with the floor of
-its policy, else the best arm left in its own ranking, of which one is drawn for the whole slate. Given the coins, what
-one team took tells nothing of the other's ranking: for either of them an arm that the other took is gone as by a
-uniform pick. So every propensity, given the coins and the positions above, is the exact conditional of one team.
+"""Team draft: one slate from the rankings of two policies, which take turns.
+For every two positions a coin decides which policy picks first. With its floor, a policy picks uniformly among the arms
+left; otherwise it picks the best arm left in its own ranking, which is drawn once for the whole slate. Given the coins,
+what one team took says nothing about the other's ranking: for either team, an arm that the other took is gone as if by
+a uniform pick. Given the coins and the positions above, every propensity is therefore the exact conditional of one
+team.
 Source: Radlinski, Kurup and Joachims 2008, section 4.2 (team draft); the propensities are an own derivation."""
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ class Ranker(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TeamDraftSampler:
-    """Draws the slates of two rankers of the same arms. Both have exact scores."""
+    """Draws the slates of two rankers of the same arms, both with exact scores."""
 
     rankers: tuple[Ranker, Ranker]
     size: int
 
     def draw(self, *, seeds: Words, decisions: Ids) -> Draw:
-        """Slates of n decisions with their teams: propensity and minimum are given the coins and the positions above,
-        and no marginal has a closed form.
-
-        Word p of a decision is the pick of position p from 0, word size + i the coin of pair i of positions."""
+        """The slates of n decisions with their teams. Propensity and minimum are given the coins and the positions
+        above; no marginal has a closed form.
+        Word p of a decision is the pick for position p from 0, word size + i the coin of pair i of positions."""
         words = uniforms(seeds, decisions, words=self.size + (self.size + 1) // 2)
         teams = teams_of(words[:, self.size :] < 0.5, self.size)
         slates = np.empty((len(words), self.size), np.intp)
@@ -53,7 +52,7 @@ class TeamDraftSampler:
         return replace(to_log(slates, propensity, np.full(slates.shape, np.nan), minimum), teams=teams)
 
     def conditionals(self, slates: Index, teams: Index) -> Array:
-        """Probability of each arm of slates (n, k) given the coins, as teams (n, k), and what is above it, (n, k)."""
+        """The probability of each arm of slates (n, k), given the coins as teams (n, k), and the arms above, (n, k)."""
         propensity = np.empty(slates.shape)
         for position in range(slates.shape[1]):
             probability = self.next_arms(slates[:, :position], teams[:, : position + 1])
@@ -61,17 +60,17 @@ class TeamDraftSampler:
         return propensity
 
     def next_arms(self, prefixes: Index, teams: Index) -> Array:
-        """Probability of each arm at the position after prefixes (n, p), whose team is the last of teams (n, p + 1),
-        (n, m)."""
+        """The probability of each arm at the position after prefixes (n, p), whose team is the last of teams (n, p +
+        1), (n, m)."""
         probability = np.empty((len(teams), len(self.rankers[0].scores)))
-        # slates with equal coins and arms so far have one distribution
+        # slates with equal coins and arms so far have the same distribution
         cases, case = distinct_rows(np.column_stack([teams, prefixes]).astype(np.float64))
         p = prefixes.shape[1]
         patterns, pattern = distinct_rows(cases[:, : p + 1])
         case_probability = np.empty((len(cases), probability.shape[1]))
         for number, order in enumerate(patterns.astype(np.intp)):
             ranker = self.rankers[order[-1]]
-            # arms that the other team took are gone as by a uniform pick
+            # arms that the other team took are gone as if by a uniform pick
             floors = np.where(order == order[-1], at_positions(ranker.floor, p + 1), 1.0)
             rows = np.flatnonzero(pattern == number)
             case_prefixes = cases[rows, p + 1 :].astype(np.intp)

@@ -1,4 +1,5 @@
-"""Slates of a policy that ranks one of many lists of arms, with what is exact given a list averaged over the lists."""
+"""Slates of a policy that ranks one of many lists of arms: probabilities that are exact given a list, averaged over
+lists."""
 
 from __future__ import annotations
 
@@ -17,16 +18,14 @@ from rlrec.policy.scores.scores import Scores, subset, unstack
 from rlrec.policy.slates import slate
 
 _PAIRS = 1 << 20  # pairs of a list and a slate at a time
-_LISTS = 64  # whose tables are held at a time
+_LISTS = 64  # lists whose tables are in memory at a time
 _ENTRIES = 1 << 22  # numbers in a working array
 
 
 @dataclass(frozen=True, eq=False)
 class ListMixture:
-    """u lists of s arms of 0 .. arms - 1, and the scores that rank each list.
-
-    lists (u, s): ascending in each row. weight (r, u): share of each list among the draws of each of r replicas;
-    rows sum to 1."""
+    """u lists of s arms among 0 .. arms - 1, and the scores that rank each list. lists (u, s): ascending in each row.
+    weight (r, u): the share of each list in the draws of each of r replicas; rows sum to 1."""
 
     arms: int
     lists: Index
@@ -35,9 +34,9 @@ class ListMixture:
     floor: Floor
 
     def marginals(self, size: int) -> Array:
-        """Probability that each arm stands at position 1..size, by each replica, (r, size, arms).
-
-        Given a list it is exact, or of one simulated page where scores are samples; the mean over lists is unbiased."""
+        """The probability that each arm stands at position 1..size, for each replica, (r, size, arms).
+        Given a list it is exact, or from one simulated page where scores are samples; the mean over lists is
+        unbiased."""
         if isinstance(self.scores, SampledLists):
             list_marginals = np.array([self._simulate_marginals(number, size) for number in range(len(self.lists))])
         else:
@@ -61,8 +60,8 @@ class ListMixture:
         return shares
 
     def joint(self, slates: Index, weight: Array) -> Array:
-        """Probability of slates (n, k) down to each of their positions, the mean over lists, (n, k). weight (u,): of
-        each list."""
+        """The probability of slates (n, k) down to each position, as the mean over lists, (n, k). weight (u,): of each
+        list."""
         joint = np.empty(slates.shape)
         for rows, tree in self._trees(slates, _PAIRS // _LISTS):
             totals, _ = self._sums(tree, weight)
@@ -71,11 +70,10 @@ class ListMixture:
         return joint
 
     def each_position(self, slates: Index, weight: Array) -> Iterator[tuple[Index, int, Array, Index]]:
-        """For some rows of slates (n, k) at a time, position by position from 0: the rows, the position, the
-        probability of each arm after each distinct prefix, (v, arms), and the prefix of each row. weight (u,): of each
-        list. After a prefix that no list makes it is 0.
-
-        A probability is the mean over lists of the probability of prefix and arm, divided by that of the prefix."""
+        """For portions of rows of slates (n, k), position by position from 0: the rows, the position, the probability
+        of each arm after each distinct prefix, (v, arms), and the prefix of each row. weight (u,): of each list. After
+        a prefix that no list can produce it is 0.
+        A probability is the mean over lists of that of prefix and arm, divided by that of the prefix."""
         max_rows = min(_PAIRS // _LISTS, _ENTRIES // (self.arms * slates.shape[1]))
         for rows, tree in self._trees(slates, max_rows):
             totals, shares = self._sums(tree, weight, with_next_arms=True)
@@ -84,7 +82,7 @@ class ListMixture:
                 yield rows, position, np.divide(joint, total, out=joint, where=total > 0), tree.node[position]
 
     def _trees(self, slates: Index, max_rows: int) -> Iterator[tuple[Index, _Tree]]:
-        """The rows of slates in order of their arms, some at a time, and their tree."""
+        """Portions of the rows of slates, sorted by arms, each with its tree."""
         order = np.lexsort(slates.T[::-1])
         for rows in np.split(order, range(max(1, max_rows), len(order), max(1, max_rows))):
             yield rows, _Tree(slates[rows])
@@ -98,8 +96,8 @@ class ListMixture:
         for lists in np.split(used, range(_LISTS, len(used), _LISTS)):
             scores = [self.scores[number] for number in lists.tolist()]
             is_sampled, positions = isinstance(self.scores, SampledLists), len(tree.arm) - 1
-            ranked = scores if is_sampled else [item.order(positions) for item in scores]  # they remember their tables
-            # pairs of a list and of a top that is made of its arms; ranks: of these in the list
+            ranked = scores if is_sampled else [item.order(positions) for item in scores]  # orders cache their tables
+            # pairs of a list and a top that consists of its arms; ranks: of these arms in the list
             list_index, node = np.arange(len(lists)), np.zeros(len(lists), np.intp)
             ranks = np.empty((len(lists), 0), np.intp)
             joint = weight[lists]
@@ -110,7 +108,7 @@ class ListMixture:
                     cells = (node[:, None] * self.arms + self.lists[lists[list_index]]).ravel()
                     values = (joint[:, None] * probability).ravel()
                     shares[depth] += np.bincount(cells, weights=values, minlength=len(shares[depth]))
-                # the pairs whose list has the next arm, too
+                # the pairs whose list also has the next arm
                 pair, node, rank = self._lengthen(lists[list_index], node, tree, depth)
                 list_index, ranks = list_index[pair], np.column_stack([ranks[pair], rank])
                 joint = joint[pair] * probability[pair, rank]
@@ -118,8 +116,8 @@ class ListMixture:
         return totals, [share.reshape(-1, self.arms) for share in shares]
 
     def _lengthen(self, lists: Index, node: Index, tree: _Tree, depth: int) -> tuple[Index, Index, Index]:
-        """The pairs of a list and a top that a longer top continues with an arm of the list, by index; that longer top,
-        and the rank of the arm in the list."""
+        """The indices of the pairs of a list and a top that some longer top continues with an arm of the list; that
+        longer top, and the rank of the arm in the list."""
         first, counts = tree.children[depth]
         pair, longer = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first[node], counts[node])
         key = lists[pair] * self.arms + tree.arm[depth + 1][longer]
@@ -128,12 +126,12 @@ class ListMixture:
 
     @cached_property
     def _keys(self) -> Ids:
-        """A number for each list and arm of it, ascending."""
+        """A number for each pair of a list and one of its arms, ascending."""
         return (np.arange(len(self.lists))[:, None] * self.arms + self.lists).ravel()
 
     def _next_arms(self, ranked: Any, list_index: Index, ranks: Index) -> Array:
-        """Probability of each arm of a list at the position below d arms, (p, s). list_index (p,): the list of a row;
-        ranks (p, d): where the arms above stand in it."""
+        """The probability of each arm of a list at the position below d arms, (p, s). list_index (p,): the list of each
+        row; ranks (p, d): the ranks of the arms above in it."""
         (pairs, depth), s = ranks.shape, self.lists.shape[1]
         next_arms = np.empty((pairs, s))
         if isinstance(self.scores, SampledLists):
@@ -142,7 +140,7 @@ class ListMixture:
             return next_arms
         if not pairs:
             return next_arms
-        # any arm left, to ask about the position below
+        # any arm left serves to ask about the position below
         left = np.ones((pairs, s), np.bool_)
         left[np.arange(pairs)[:, None], ranks] = False
         slates = np.column_stack([ranks, left.argmax(axis=1)])
@@ -154,10 +152,9 @@ class ListMixture:
 
 
 class _Tree:
-    """The distinct tops of slates (n, k) in order of their arms, by length from 0 to k.
-
-    node (k + 1 of (n,)): the top of each slate; arm (k + 1 of (v,)): the last arm of each top, of none 0; children (k
-    of (v,) and (v,)): the first longer top of each top, and how many there are."""
+    """The distinct tops of sorted slates (n, k), by length from 0 to k.
+    node (k + 1 of (n,)): the top of each slate; arm (k + 1 of (v,)): the last arm of each top, 0 for the empty one;
+    children (k of (v,) and (v,)): the first longer top of each top, and their number."""
 
     def __init__(self, slates: Index) -> None:
         self.node, self.arm = [np.zeros(len(slates), np.intp)], [np.zeros(1, np.intp)]
@@ -172,8 +169,8 @@ class _Tree:
 
 
 class SampledLists(Sequence[Scores]):
-    """The scores of lists (u, s) whose arms share one posterior. Each list is ranked by samples of its own, drawn on
-    demand by the words of a seed and the number of the list."""
+    """The scores of lists (u, s) whose arms share one posterior. Each list is ranked by its own samples, which are
+    drawn when needed, from a seed and the number of the list."""
 
     def __init__(self, scores: Correlated, lists: Index, *, seed: int) -> None:
         self._scores, self._lists, self._seed = scores, lists, seed
@@ -185,15 +182,14 @@ class SampledLists(Sequence[Scores]):
         return Sampled(self._scores.decision_scores(self._seed, number).values[:, self._lists[number]])
 
     def uniforms(self, number: int, size: int) -> Array:
-        """The uniforms by which a slate of `size` positions is drawn from a list, (1, size)."""
+        """The uniforms with which a slate of `size` positions is drawn from a list, (1, size)."""
         seeds, numbers = np.array([self._seed], np.uint64), np.array([number], np.int64)
         return uniforms(seeds, numbers, words=2 * size - 1)[:, ::2]
 
 
 def distinct_lists(lists: Index, replica: Index, replicas: int) -> tuple[Index, Array]:
     """The distinct sets among lists (n, s), ascending, (u, s), and the share of each in every replica, (replicas, u).
-
-    replica (n,): of each list; equally many have each."""
+    replica (n,): of each list; all replicas have the same number of lists."""
     different, set_index = distinct_rows(np.sort(lists, axis=1))
     counts = np.bincount(replica * len(different) + set_index, minlength=replicas * len(different))
     return different.astype(np.intp), counts.reshape(replicas, -1) / (len(lists) / replicas)

@@ -1,4 +1,4 @@
-"""Rules of a page laid out over its arms, what of them contradicts each other, and whether they leave enough arms."""
+"""Rules of a page applied to its arms: their contradictions, and whether they leave enough arms."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from rlrec.arrays import Array, Flags, Index, distinct
 from rlrec.errors import InputError
 from rlrec.policy.slates.page_rules import EVERYWHERE, PageRules
 
-_PREFIXES = 20_000  # ways to use up caps that are looked at
+_PREFIXES = 20_000  # ways to use up caps that are examined
 
 
 @dataclass(frozen=True, eq=False)
 class PageLayout:
     """Rules by the indices of m arms.
-
-    pins: the arm of a position from 0. cell (m,): arms with equal values of all capped fields share one. uses (cells,
-    w): the counters that an arm of a cell raises, filled up with the last counter, which has no limit. Of each counter
-    (c,), limit; cap, the number of its cap; by_request, whether that is a cap of the request. least: of each least
-    share its arms, and its probability by position, the last one for all positions below, too. pinned_by_request:
-    positions. names: of the caps of counters, pin_names: of pins by position, as errors call them; last_named: the
-    lowest position that a share of the request names, and how errors call that."""
+    pins: the arm of a position, from 0. cell (m,): arms with equal values of all capped fields have the same cell. uses
+    (cells, w): the counters that an arm of a cell raises, padded with the last counter, which has no limit. For each
+    counter (c,): limit; cap, the number of its cap; by_request, whether that is a cap of the request. least: for each
+    least share its arms, and its probability by position, where the last one holds for all lower positions.
+    pinned_by_request: positions. names: of the caps of counters, pin_names: of pins by position, in the words of
+    errors; last_named: the lowest position that a share of the request names, and the words for it."""
 
     pins: Mapping[int, int]
     cell: Index
@@ -45,7 +44,7 @@ class PageLayout:
 
     @cached_property
     def is_closed(self) -> bool:
-        """Whether every marginal has a closed form: the other arms compete as on a page of their own."""
+        """Whether every marginal has a closed form, since the other arms compete as on a page of their own."""
         return not self.has_caps and not self.least
 
     @property
@@ -58,22 +57,23 @@ class PageLayout:
         return np.bincount(self.uses[self.cell[self.pinned]].ravel(), minlength=len(self.limit))
 
     def by_counter(self, by_cell: Array | Index) -> Array:
-        """Sums of values of cells, (cells,), over the cells that raise each counter, (c,)."""
+        """For each counter, the sum of values of cells, (cells,), over the cells that raise it, (c,)."""
         weights = np.repeat(by_cell, self.uses.shape[1])
         sums = np.zeros(len(self.limit))
         np.add.at(sums, self.uses.ravel(), weights)
         return sums
 
     def open_cells(self, counts: Index, *, by_request: bool = False) -> Flags:
-        """Which cells have no counter at its limit, (u, cells), by counts (u, c). by_request: go by its caps alone."""
+        """Which cells have no counter at its limit, (u, cells), given counts (u, c). by_request: consider only caps of
+        the request."""
         is_full = counts >= self.limit
         if by_request:
             is_full &= self.by_request
         return np.logical_not(is_full[:, self.uses].any(axis=2))
 
     def coins(self, position: int, allowed: Flags) -> tuple[Array, Array]:
-        """Probability that the coin of a least share shows each arm, (u, m), and that no coin shows any, (u,). allowed:
-        whether each arm may be shown, (u, m)."""
+        """The probability that the coin of a least share shows each arm, (u, m), and that no coin shows any, (u,).
+        allowed: whether each arm may be shown, (u, m)."""
         probability, total = np.zeros(allowed.shape), np.zeros(len(allowed))
         for arms, by_position in self.least:
             n_allowed = np.count_nonzero(allowed[:, arms], axis=1)
@@ -83,8 +83,8 @@ class PageLayout:
         return probability, 1.0 - total
 
     def check(self, size: int) -> None:
-        """Raises InputError where a page of so many positions cannot keep the rules: a pin, or a share of the request,
-        lies below it, or a cap may leave no arm for one of them, or whether it does is not known."""
+        """Raises InputError where a page with so many positions cannot satisfy the rules: a pin, or a share of the
+        request, is below its end, or a cap may leave a position without an arm, or this cannot be decided."""
         for position, text in (*self.pin_names.items(), self.last_named):
             if position >= size:
                 hint = "ask for a longer page, or leave it out"
@@ -101,7 +101,8 @@ class PageLayout:
             raise InputError(message, hint=hint, field="page")
 
     def _count_sure(self, size: int) -> tuple[int, bool]:
-        """How many positions of so many find an arm whatever stands above them, and whether that number is exact."""
+        """The number of positions, out of `size`, that have an arm whatever the arms above are, and whether that number
+        is exact."""
         members = np.bincount(np.delete(self.cell, self.pinned), minlength=len(self.uses))
         positions = [position for position in range(size) if position not in self.pins]
         total, caps = int(members.sum()), self._strictest_caps
@@ -117,8 +118,8 @@ class PageLayout:
 
     @cached_property
     def _strictest_caps(self) -> list[tuple[Index, int]]:
-        """The counters of each cap, and how many of them an arm raises at most. Of caps of the same values, the
-        strictest one alone is left."""
+        """The counters of each cap, and the largest number of them that an arm raises. Of caps with the same values
+        only the strictest is kept."""
         strictest = dict[bytes, tuple[Index, int]]()
         for cap in np.unique(self.cap[:-1]):
             counters = np.flatnonzero(self.cap == cap)
@@ -131,20 +132,20 @@ class PageLayout:
         return list(strictest.values())
 
     def _count_blocked(self, members: Index, taken: int) -> int:
-        """At most how many of the arms left are not allowed once so many have been taken; exact for all arms under one
-        cap whose values share no arm. members (cells,): arms that are not pinned."""
+        """The largest number of arms left that are not allowed after `taken` have been taken; exact for all arms under
+        one cap whose values share no arm. members (cells,): arms that are not pinned."""
         blocked, sizes = 0, self.by_counter(members)
         for counters, width in self._strictest_caps:
             needed = self.limit[counters] - self.counts[counters]
-            left = np.maximum(sizes[counters] - needed, 0)  # once the value is used up
+            left = np.maximum(sizes[counters] - needed, 0)  # left once the limit of the value is reached
             open_values = left[needed > 0]
             n_full = max(taken, 0) * width // int(needed[needed > 0].min(initial=self.limit[counters[0]]))
             blocked += int(left[needed == 0].sum() + np.sort(open_values)[max(0, len(open_values) - n_full) :].sum())
         return blocked
 
     def _search(self, members: Index, positions: Sequence[int]) -> tuple[int, bool]:
-        """How many of these positions find an arm in every way to use up cells, and whether that number is exact: it
-        is not where there are too many ways."""
+        """The number of these positions that have an arm for every way to use up cells, and whether that number is
+        exact; it is not where there are too many ways."""
         states = {(*self.counts.tolist(), *members.tolist())}
         c = len(self.limit)
         for taken in range(len(positions)):
@@ -169,11 +170,10 @@ def lay_out(
     rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]],
     groups: Mapping[str, Collection[str]] | None = None,
 ) -> PageLayout:  # fmt: skip
-    """The rules of a page for arms, by their keys. values: of a field, one an arm: None where it has none, a tuple
-    where it has several. groups: the keys of their members.
-
-    A rule that names an arm which is not eligible rests. Raises InputError where rules contradict each other: it names
-    both."""
+    """The rules of a page for arms, given by their keys. values: of a field, one per arm: None where it has none, a
+    tuple where it has several. groups: the keys of their members.
+    A rule that names an arm which is not eligible has no effect. Raises InputError where rules contradict each other,
+    which names both."""
     groups = groups or {}
     named = {key for page in rules for key in (*page.pin.values(), *page.least)}.union(*groups.values())
     arms = {key: index for index, key in enumerate(keys) if key in named} if named else {}
@@ -191,7 +191,7 @@ def lay_out(
         name: indices for page in rules for name in page.least
         if (indices := [arms[key] for key in groups.get(name, (name,)) if key in arms])
     }  # fmt: skip
-    # arms by their order, then groups: so the shares are summed in one order
+    # single arms in their order, then groups, so that shares are summed in one order
     members = {name: members[name] for name in sorted(members, key=lambda name: (name in groups, members[name][:1]))}
     cell, uses, limit, cap, by_request, names = _lay_out_caps(rules, keys, values)
     layout = PageLayout(
@@ -228,8 +228,7 @@ def lay_out(
 
 
 def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[int]]) -> list[tuple[Index, Array]]:
-    """The least shares of eligible arms and groups, by their arms. Raises InputError where they add up to more than
-    1."""
+    """The least shares of eligible arms and groups, by their arms. Raises InputError where their sum exceeds 1."""
     columns = dict[int, list[float]]()
     for position in {EVERYWHERE}.union(*(page.least[name] for page in rules for name in page.least if name in members)):
         texts, shares = dict[str, str](), dict.fromkeys(members, 0.0)
@@ -265,7 +264,7 @@ def _lay_out_caps(
         raised = np.full((len(groups), max(map(len, groups), default=0)), -1)
         for row, group in enumerate(groups):
             raised[row, : len(group)] = [len(columns) + counters[value] for value in group]
-        # cells so far, by the values of this field
+        # the cells so far, refined by the values of this field
         first, finer = distinct(cell, code)
         raised_by_cell = np.hstack([raised_by_cell[cell[first]], raised[code[first]]])
         cell = finer

@@ -1,4 +1,4 @@
-"""Rules of a page as people declare them, in a request or in a policy."""
+"""Rules of a page as users declare them, in a request or in a policy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from rlrec.policy.scores.floors import LONGEST
 RULES = ("pin", "most", "least")
 EXAMPLES = {"pin": "1=KEY,3=KEY", "most": "FIELD=2", "least": "KEY=0.05,@GROUP=0.2@1"}
 REQUEST = "request"
-EVERYWHERE = 0  # the position of a share that holds at every one
+EVERYWHERE = 0  # stands for every position in a share
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageRules:
-    """Rules of one page. pin: the arm of a position from 1; most: how many arms with the same value of a field; least:
-    the smallest probability of an arm, or of a group, by position. owner: who declares them, as errors say it."""
+    """Rules of one page. pin: the arm of a position, from 1; most: the largest number of arms with the same value of a
+    field; least: the smallest probability of an arm, or of a group, by position. owner: who declares them, in the words
+    of errors."""
 
     pin: Mapping[int, str]
     most: Mapping[str, int]
@@ -32,13 +33,13 @@ class PageRules:
 
     @property
     def names(self) -> dict[str, str]:
-        """The names of arms and groups in them, each with a rule that has it."""
+        """The arms and groups that the rules name, each with a rule that names it."""
         shares = {name: f"least {share_text(name, by_position)}" for name, by_position in self.least.items()}
         return {key: f"pin {position}={key}" for position, key in self.pin.items()} | shares
 
     @property
     def groups(self) -> frozenset[str]:
-        """The names of the groups in them; an arm may have such a name, too."""
+        """The groups that the rules name; an arm may have such a name, too."""
         return frozenset(name for name in self.least if name.startswith("@"))
 
     def text(self, rule: str, name: Any) -> str:
@@ -47,7 +48,7 @@ class PageRules:
         return f"{rule} {pair} of the {self.owner}"
 
     def texts(self, keys: Container[str], groups: Mapping[str, Iterable[str]]) -> list[str]:
-        """All of them but those of arms that are not eligible. keys: of the eligible ones; groups: the keys of their
+        """All rules, except those of arms that are not eligible. keys: of the eligible arms; groups: the keys of their
         members."""
         arms: dict[str, dict[Any, Iterable[str]]] = {
             "pin": {position: (key,) for position, key in self.pin.items()},
@@ -59,7 +60,7 @@ class PageRules:
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """The rules as a context has them: those that are declared."""
+        """The declared rules as a context has them."""
         shares = {
             name: by_position.get(EVERYWHERE) or {str(position): share for position, share in by_position.items()}
             for name, by_position in self.least.items()
@@ -106,7 +107,7 @@ def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
 
 
 def _shares(name: str, shares: Any) -> Mapping[int, float]:
-    """The least shares of an arm or a group by position, from a number or an object with positions."""
+    """The least shares of an arm or a group by position, from a number or an object of positions."""
     is_everywhere = not isinstance(shares, Mapping) or not shares
     for text, share in ((EVERYWHERE, shares),) if is_everywhere else shares.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not (isfinite(share) and 0 < share <= 1):
@@ -118,7 +119,7 @@ def _shares(name: str, shares: Any) -> Mapping[int, float]:
 
 
 def _position(text: Any, rule: str) -> int:
-    """A position from 1. Raises InputError for anything else; rule: that has it."""
+    """A position from 1. Raises InputError for anything else; rule: in which it stands."""
     text = str(text)
     if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= LONGEST):
         raise _error(f"{rule}: {text!r} is no position", f"positions are 1 to {LONGEST}")
@@ -126,8 +127,7 @@ def _position(text: Any, rule: str) -> int:
 
 
 def declared(texts: Mapping[str, str]) -> PageRules | None:
-    """The rules of a policy, from its parameters: texts such as 1=KEY,2=KEY by the name of the rule; None without any.
-
+    """The rules of a policy from its parameters, texts such as 1=KEY,2=KEY by the name of the rule; None without rules.
     Raises InputError for any other text."""
     page = dict[str, Any]()
     for rule in RULES:
@@ -140,8 +140,8 @@ def declared(texts: Mapping[str, str]) -> PageRules | None:
 
 
 def add_typed(page: dict[str, Any], rule: str, pairs: Iterable[Sequence[str]]) -> None:
-    """Add a rule that is typed as pairs of a name and a value, a share with its position behind an `@`, to the JSON
-    object that `parse` takes. Raises InputError for a name that has such a rule already, and for what is no number."""
+    """Add a rule, typed as pairs of a name and a value (a share with its position after `@`), to the JSON object that
+    `parse` takes. Raises InputError for a name that already has such a rule, and for a value that is not a number."""
     rules = page.setdefault(rule, {})
     for name, text in pairs if isinstance(rules, dict) else ():
         value, at, position = text.partition("@") if rule == "least" else (text, "", "")

@@ -1,11 +1,10 @@
-"""Prefixes of the slates of a page with rules, filled from the top: which arms may come next, and how likely each is.
-
-At a position without a pin a least share shows its arm by a coin, or any one of its arms, as long as it has some that
-are left and allowed; else the floor picks uniformly among the allowed arms left, or the best of these in the one vector
-of noisy scores is taken.
-
-So an arm that a cap takes out has lost to the last arm that was taken for being the best: that one's score is the cap
-of all who competed with it. In the sweep over prefixes (`policy/scores/sweep.py`) it leaves the product of the arms
+"""Prefixes of the slates of a page with rules, filled from the top: the arms that may come next, and their
+probabilities.
+At a position without a pin, the coin of a least share shows its arm, or one of its arms, as long as some are left and
+allowed. Otherwise the floor picks uniformly among the allowed arms left, or the best of these in the one vector of
+noisy scores is taken.
+An arm that a cap removes has lost to the last arm that was taken as the best, whose score is the cap of all arms that
+competed with it. In the sweep over prefixes (`policy/scores/sweep.py`) the removed arm leaves the product of the arms
 left, and its distribution function at the cap joins the density of the prefix. Source: own derivation, checked against
 enumeration."""
 
@@ -23,22 +22,22 @@ from rlrec.policy.scores.tabulated import Tabulated
 from rlrec.policy.slates.page_layout import PageLayout
 from rlrec.policy.slates.plackett_luce import softmax
 
-_CELLS = 64  # of which each is remembered
+_CELLS = 64  # cells whose values are cached
 
 
 class BestLeft(Protocol):
-    """Who is the best of the arms that are allowed, below some prefixes."""
+    """The best one of the allowed arms, below some prefixes."""
 
     def probability(self, allowed: Flags) -> Array:
-        """Probability that each arm is the best of the allowed ones, (u, m), given the prefix; rows sum to 1."""
+        """The probability that each arm is the best of the allowed ones, (u, m), given the prefix; rows sum to 1."""
 
     def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
-        """Lengthen prefixes (n,) by an arm each, -1 for one that did not compete. picked, best (n,): probability of a
-        coin that shows it, and of taking the best; closed (n, cells): that are allowed no more."""
+        """Lengthen prefixes (n,) by one arm each, -1 for one that did not compete. picked, best (n,): probability that
+        a coin shows it, and that it is taken as the best; closed (n, cells): cells that are no longer allowed."""
 
 
 class FreshBest:
-    """Orders in which a prefix says no more than which arms are left: softmax, fixed scores, samples."""
+    """Orders in which a prefix only determines which arms are left: softmax, fixed scores, samples."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -55,7 +54,7 @@ class FreshBest:
 
 
 class LogitsBest:
-    """Softmax where every prefix has logits of its own, (u, m)."""
+    """Softmax where every prefix has its own logits, (u, m)."""
 
     def __init__(self, logits: Array) -> None:
         self._logits = logits
@@ -69,7 +68,8 @@ class LogitsBest:
 
 
 class SweptBest:
-    """Independent continuous scores: one vector ranks the whole page, so that a prefix tells of the arms left."""
+    """Independent continuous scores: one vector ranks the whole page, so a prefix has information about the arms
+    left."""
 
     def __init__(self, tabulated: Tabulated, layout: PageLayout) -> None:
         self._table, self._row, self._layout = tabulated.table, tabulated.row, layout
@@ -85,14 +85,15 @@ class SweptBest:
         probability = (self._sweep.weight() @ self._table.hazard.T).take(self._row, axis=1)
         probability *= allowed
         total = probability.sum(axis=1, keepdims=True)
-        return np.divide(probability, total, out=probability, where=total > 0)  # as in `ContinuousOrder.next_arms`
+        # normalised as in `ContinuousOrder.next_arms`
+        return np.divide(probability, total, out=probability, where=total > 0)
 
     def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
         rows = np.where(arms >= 0, self._row[arms], -1)
         self._shown = np.column_stack([self._shown[prefixes], arms])
         lost = None
         if closed.any():
-            # all arms of these cells, less those that were shown
+            # all arms of these cells, except those that were shown
             lost = self._log_cells(closed)
             for shown in self._shown.T:
                 is_in = (shown >= 0) & closed[np.arange(len(shown)), self._layout.cell[shown]]
@@ -115,7 +116,7 @@ class SweptBest:
         return cells[:, used].astype(float) @ np.array([self._cell_logs[cell] for cell in used])
 
     def _log_arms(self, arms: Flags) -> Array:
-        """Log of the product of the distribution functions of some arms, (N,)."""
+        """The log of the product of the distribution functions of some arms, (N,)."""
         rows, count = np.unique(self._row[arms], return_counts=True)
         return count.astype(float) @ self._table.log_cdf[rows]
 
@@ -132,7 +133,7 @@ class SlateWalk:
         self._allowed = self._find_allowed()
 
     def probability(self) -> Array:
-        """Probability of each arm at the next position, given the prefix, (u, m); all 0 where none is allowed."""
+        """The probability of each arm at the next position, given the prefix, (u, m); all 0 where none is allowed."""
         allowed = self._allowed
         if self._position in self._layout.pins:
             return allowed.astype(np.float64)
@@ -150,7 +151,7 @@ class SlateWalk:
         return np.where(by_request, probability, 1.0).min(axis=1)
 
     def show(self, prefix: Index, arms: Index) -> Index:
-        """Lengthen the prefixes of slates (n,) by an arm each, (n,): the new prefix of each slate, (n,)."""
+        """Lengthen the prefixes of slates (n,) by one arm each, (n,); returns the new prefix of each slate, (n,)."""
         first, code = distinct(prefix, arms)
         parent, shown, row = prefix[first], arms[first], np.arange(len(first))
         layout = self._layout
@@ -181,7 +182,7 @@ class SlateWalk:
         return each, undecided * (1.0 - uniform), shares
 
     def _find_allowed(self, *, by_request: bool = False) -> Flags:
-        """Which arms may stand at the next position, (u, m). by_request: go by its rules alone."""
+        """Which arms may stand at the next position, (u, m). by_request: under the rules of the request only."""
         layout, position = self._layout, self._position
         if position in layout.pins and (not by_request or position in layout.pinned_by_request):
             return np.broadcast_to(np.arange(self._left.shape[1]) == layout.pins[position], self._left.shape)

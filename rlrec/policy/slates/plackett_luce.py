@@ -1,4 +1,4 @@
-"""Probabilities of slates by rows of scores: the softmax of the arms left at each position, with a floor."""
+"""Probabilities of slates from rows of scores: at each position the softmax of the arms left, with a floor."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from rlrec.policy.scores.floors import Floor, at_positions
 
 
 def softmax(score: Array, *, temperature: float = 1.0) -> Array:
-    """Probabilities in proportion to exp(score / temperature), rows of (n, m); arms at -inf have none.
-
-    temperature 0: the best score of a row, equal bests share."""
+    """Probabilities in proportion to exp(score / temperature), rows of (n, m); 0 for arms at -inf. temperature 0: the
+    best score of a row, where equal bests share."""
     distance = score - score.max(axis=1, keepdims=True)
     if temperature == 0:
         weight = (distance == 0).astype(distance.dtype)
@@ -24,9 +23,8 @@ def softmax(score: Array, *, temperature: float = 1.0) -> Array:
 
 
 def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Iterator[Array]:
-    """At each position of n slates, each with scores of its own, the softmax of the arms left there, (n, m).
-
-    score (n, m) finite; slates (n, k) arms 0..m - 1. Source: as for `gumbel.PlackettLuceOrder`."""
+    """At each position of n slates, each with its own scores, the softmax of the arms left there, (n, m). score (n, m)
+    finite; slates (n, k) arms 0..m - 1. Source: as for `gumbel.PlackettLuceOrder`."""
     left, rows = np.array(score, np.float64), np.arange(len(slates))
     for position in range(slates.shape[1]):
         if position:
@@ -42,10 +40,9 @@ def log_joint(score: Array, shown: Index, eligible: Flags | None = None, *, temp
 def log_conditionals(
     score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
-    """Log of the probability of each slot given those above, (n, k), by scores (n, m) of arms; shown (n, k) indices;
-    eligible (n, m): arms that each may show, None: all.
-
-    temperature 0: the best score, equal bests share. Source: own derivation (Plackett-Luce with a floor: at every
+    """Log of the probability of each slot given those above, (n, k), from scores (n, m) of arms; shown (n, k) indices;
+    eligible (n, m): the arms that each row may show, None: all.
+    temperature 0: the best score, where equal bests share. Source: own derivation (Plackett-Luce with a floor: at every
     position the softmax of the arms left)."""
     rows, log_probability, n_eligible = np.arange(len(shown)), np.zeros(shown.shape), _n_eligible(score, eligible)
     floors = at_positions(floor, shown.shape[1])
@@ -62,9 +59,8 @@ def log_conditionals(
 def chi_squares(
     score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
-    """Chi-squared divergence of each slot, given those above, from its distribution under reference scores, (n, k): the
-    variance of its weight, whatever the log has shown at the position itself.
-
+    """The chi-squared divergence of each slot, given those above, from its distribution under reference scores, (n, k):
+    the variance of its weight over all arms that the position could show.
     score, reference (n, m): scores of the arms under both; shown, eligible: see `log_conditionals`."""
     sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
     return np.stack([((new - old) ** 2 / np.maximum(old, 1e-300)).sum(axis=1) for new, old in sides], axis=1)
@@ -73,8 +69,8 @@ def chi_squares(
 def divergences(
     score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
-    """KL(reference || score) of each slot, given those above, (n, k) in nats; arguments: see `chi_squares`. Its sums
-    over slates that were drawn under the reference scores are, on average, the divergence of whole slates."""
+    """KL(reference || score) of each slot, given those above, (n, k) in nats; arguments: see `chi_squares`. The mean of
+    its sum over slates drawn under the reference scores is the divergence of whole slates."""
     sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
     logs = ((old, np.log(np.maximum(old, 1e-30)) - np.log(np.maximum(new, 1e-30))) for new, old in sides)
     return np.stack([np.einsum("nm,nm->n", old, log_ratio) for old, log_ratio in logs], axis=1)
@@ -83,8 +79,8 @@ def divergences(
 def _slots(
     score: Array, reference: Array, shown: Index, eligible: Flags | None, *, temperature: float, floor: Floor
 ) -> Iterator[tuple[Array, Array]]:
-    """The distributions of each slot, given those above, by both scores, (n, m) each. Arms that are not left have the
-    same probability on both sides, so that they add nothing to a divergence."""
+    """The distributions of each slot, given those above, under both scores, (n, m) each. Arms that are not left have
+    the same probability on both sides, so that they contribute nothing to a divergence."""
     n_eligible, floors = _n_eligible(score, eligible), at_positions(floor, shown.shape[1])
     logits = (_allowed(score, eligible), _allowed(reference, eligible))
     sides = (remaining(allowed, shown, temperature=temperature) for allowed in logits)
@@ -94,8 +90,8 @@ def _slots(
 
 
 def probabilities(score: Array, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
-    """Probability of each arm at position 1, (n, m), by scores (n, m); rows sum to 1. eligible (n, m): arms that each
-    may show, None: all."""
+    """The probability of each arm at position 1, (n, m), from scores (n, m); rows sum to 1. eligible (n, m): the arms
+    that each row may show, None: all."""
     mixed = softmax(_allowed(score, eligible), temperature=temperature)
     if explored := at_positions(floor, 1).item():
         mixed *= 1 - explored
@@ -105,7 +101,7 @@ def probabilities(score: Array, eligible: Flags | None = None, *, temperature: f
 
 
 def _n_eligible(score: Array, eligible: Flags | None) -> Index:
-    """How many arms each row may show, (n,)."""
+    """The number of arms that each row may show, (n,)."""
     return np.full(len(score), score.shape[1]) if eligible is None else eligible.sum(axis=1)
 
 

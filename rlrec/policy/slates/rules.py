@@ -1,8 +1,7 @@
-"""Scores under the rules of a page, and the exact distribution of the slates that these leave.
-
-A pinned position shows its arm for certain, and the other positions are a page of the other arms. A cap lets at most n
-arms with the same value of a field onto the page, pinned ones included: what would be one too many stops being allowed.
-`page_layout.py` has the rules by arm, `page_walk.py` the probabilities that they leave at each position."""
+"""Scores under the rules of a page, and the exact distribution of the slates under these rules.
+A pinned position certainly shows its arm, and the other positions form a page of the other arms. A cap allows at most n
+arms with the same value of a field, pinned ones included: once n are shown, further ones are no longer allowed.
+`page_layout.py` has the rules by arm, `page_walk.py` the resulting probabilities at each position."""
 
 from __future__ import annotations
 
@@ -25,13 +24,13 @@ from rlrec.policy.slates.slate_draws import Draw, SlateSampler, first_alone, to_
 
 _ENTRIES = 1 << 20  # numbers in a working array
 _LOWER = 4  # factor by which more ranks are tabulated where the arms left may lie below the nodes
-_POSITIONS = 8  # a table is right for a multiple of so many
-_CERTAIN = 34.0  # logarithms below 0 of the probability that an arm lies below the nodes
+_POSITIONS = 8  # a table is made for a multiple of so many positions
+_CERTAIN = 34.0  # minus the log of the probability that an arm lies below the nodes
 
 
 @dataclass(frozen=True, eq=False)
 class RuledScores:
-    """Scores of m arms on a page with rules. The floor is part of them: whoever asks mixes in none."""
+    """Scores of m arms on a page with rules. The floor is part of them, so callers must not mix it in."""
 
     scores: Scores
     layout: PageLayout
@@ -48,7 +47,7 @@ class RuledScores:
     def order(self, positions: int, *, earlier_order: Order | None = None) -> RuledOrder:
         if earlier_order is not None:
             return RuledOrder(self, positions, earlier_order=earlier_order)
-        # questions about the same page follow each other, and differ in how far down they go
+        # successive requests for the same page differ in how far down they go
         return _order(self, min(len(self), -(-positions // _POSITIONS) * _POSITIONS))
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
@@ -66,19 +65,19 @@ def _order(ruled: RuledScores, positions: int) -> RuledOrder:
 
 
 class RuledOrder(ExactOrder):
-    """The slates of a page with rules, for questions down to so many positions. What is asked about comes with the
-    floor and the least shares mixed in."""
+    """The slates of a page with rules, for positions down to `positions`. All results include the floor and the least
+    shares."""
 
     def __init__(self, ruled: RuledScores, positions: int, *, earlier_order: Order | None = None) -> None:
         self._ruled, self._positions = ruled, positions
         self._earlier: Order | None = None
-        self._ranks = 0  # that the table of the scores decides
+        self._ranks = 0  # which the table of the scores decides
         if isinstance(earlier_order, RuledOrder):
             self._earlier, self._ranks = earlier_order._order, earlier_order._ranks
 
     @cached_property
     def _order(self) -> Order:
-        """The order of the scores, whose table reaches down to the arms that caps can leave."""
+        """The order of the scores, whose table reaches down to the arms that may remain under caps."""
         scores, layout, size = self._ruled.scores, self._ruled.layout, self._positions
         ranks = self._ranks or (2 * size if layout.has_caps else size)
         while True:
@@ -114,8 +113,8 @@ class RuledOrder(ExactOrder):
         return probability, minimum
 
     def steps(self, slates: Index, *, size: int) -> Array:
-        """Probability of each arm at positions 1 to `size` given slates (n, k) above, (n, size, m). Below the
-        position behind the slate it is not known: the one there stands for all."""
+        """The probability of each arm at positions 1 to `size` given slates (n, k) above, (n, size, m). Below the
+        position after the slate it is not known, and the values of that position are repeated."""
         shares, walk = np.empty((len(slates), size, len(self._ruled))), self.walk()
         prefix = np.zeros(len(slates), np.intp)
         for position in range(min(slates.shape[1] + 1, size)):
@@ -125,7 +124,7 @@ class RuledOrder(ExactOrder):
         return shares
 
     def ranks(self, size: int) -> Array:
-        """Probability that each arm stands at each position, (size, m); NaN where it has no closed form."""
+        """The probability that each arm stands at each position, (size, m); NaN without a closed form."""
         layout, m = self._ruled.layout, len(self._ruled)
         marginals = np.full((size, m), np.nan)
         pinned = [position for position in layout.pins if position < size]
@@ -198,15 +197,15 @@ def draw_rows(logits: Array, layout: PageLayout, *, floor: Floor, seeds: Words, 
 
 
 def log_rows(logits: Array, layout: PageLayout, slates: Index, *, floor: Floor) -> Draw:
-    """Slates (n, k) with the probabilities that `draw_rows` logs for them."""
+    """Slates (n, k) with the probabilities that `draw_rows` gives them."""
     walk = SlateWalk(layout, floor, LogitsBest(logits), prefixes=len(logits))
     propensity, minimum = _follow(walk, np.arange(len(logits)), slates)
     return to_log(slates, propensity, first_alone(propensity), minimum)
 
 
 def _follow(walk: SlateWalk, prefix: Index, slates: Index, *, least: bool = True) -> tuple[Array, Array]:
-    """Propensities and smallest propensities of slates (n, k), (n, k) each; zeros as the latter unless `least`. prefix
-    (n,): where each begins."""
+    """Propensities and smallest propensities of slates (n, k), (n, k) each; zeros for the latter unless `least`. prefix
+    (n,): the prefix from which each starts."""
     propensity, minimum = np.empty(slates.shape), np.zeros(slates.shape)
     for position, shown in enumerate(slates.T):
         probability = walk.probability()
@@ -218,8 +217,8 @@ def _follow(walk: SlateWalk, prefix: Index, slates: Index, *, least: bool = True
 
 
 def _draw(walk: SlateWalk, prefix: Index, uniform: Array) -> tuple[Index, Array, Array]:
-    """Slates by uniforms (n, k): their arms, propensities and smallest propensities, (n, k) each. prefix (n,): where
-    each begins."""
+    """Slates from uniforms (n, k): their arms, propensities and smallest propensities, (n, k) each. prefix (n,): the
+    prefix from which each starts."""
     slates, propensity, minimum = np.empty(uniform.shape, np.intp), np.empty(uniform.shape), np.empty(uniform.shape)
     for position in range(uniform.shape[1]):
         probability = walk.probability()

@@ -1,8 +1,7 @@
 """Slates for every kind of policy: exact probabilities of positions, slates and draws (`policy/slates/slate_draws.py`).
-
-A slate is filled from the top. One vector of noisy scores is drawn; at every position a uniform arm of those left is
+A slate is filled from the top. One vector of noisy scores is drawn. At every position, a uniform arm of those left is
 taken with the probability `floor` of that position, else the best one left in that vector. For correlated scores every
-position has a vector of its own, one of the samples of the decision; without a decision they stand for those of seed 0,
+position has its own vector, one of the samples of the decision; without a decision, the samples are those of seed 0,
 decision 0."""
 
 from __future__ import annotations
@@ -20,31 +19,29 @@ if TYPE_CHECKING:
     from rlrec.policy.scores.families.correlated import Correlated
 
 _ENTRIES = 1 << 20  # numbers in a working array
-_SWEPT = 1 << 16  # and where slates are swept: near the processor
-_SLATES, _ARMS = 8, 100  # slates a case, and arms, up to which cases are swept together
+_SWEPT = 1 << 16  # the same where slates are swept, so that it fits in the cache
+_SLATES, _ARMS = 8, 100  # slates per case, and arms, up to which cases are swept together
 
 
 def first(scores: Scores, *, floor: Floor) -> Array:
-    """Probability of each arm at position 1, (m,); the sum is 1.
-
-    floor probability of a uniform pick, in [0, 1]. Error below 1e-9, relative below 1e-6 above 1e-6.
-    Source: own derivation (`maximum.best`); ties share."""
+    """The probability of each arm at position 1, (m,), with sum 1.
+    floor: probability of a uniform pick, in [0, 1]. Absolute error below 1e-9; relative error below 1e-6 for
+    probabilities above 1e-6. Source: own derivation (`maximum.best`); ties share."""
     return mix_floor(scores.order(1).best(), at_positions(floor, 1)[0], len(scores))
 
 
 def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
-    """Probability that each arm stands at position 1..size, whatever stands above it, (size, m); rows sum to 1.
-
-    size 1..m; floor in [0, 1]. NaN beyond position 1 for samples, which have no closed form there.
-    Source: own derivation (`maximum.ranks` and `placement`)."""
+    """The probability that each arm stands at position 1..size, (size, m); rows sum to 1.
+    size 1..m; floor in [0, 1]. NaN below position 1 for samples, which have no closed form there. Source: own
+    derivation (`maximum.ranks` and `placement`)."""
     if size == 1:
         return first(scores, floor=floor)[None]
     return to_positions(scores.order(size).ranks(size), floor)
 
 
 def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, shared: bool = False) -> list[Array]:
-    """`marginals` of many scores of equally many arms; independent continuous ones are worked out together, also at one
-    position where many cases share a few scores."""
+    """`marginals` of several scores with the same number of arms. Independent continuous scores are computed together;
+    `shared`: also for one position, where many cases share a few scores."""
     orders = [scores.order(size) for scores in case_scores]
     if size > 1 or (shared and orders[0].is_continuous):
         from rlrec.policy.contexts.pooled import pooled  # a single request needs none of it
@@ -55,8 +52,7 @@ def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, sh
 
 
 def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: int, rng: np.random.Generator) -> Array:
-    """Unbiased estimates of `marginals` of scores that have no closed form, from so many simulated pages, (size, m).
-
+    """Unbiased estimates of `marginals` for scores without a closed form, from `runs` simulated pages, (size, m).
     Each page adds, position by position, the probability of each arm given the arms above and the sample that ranks
     those left. Source: own derivation."""
     m, floors = len(scores), at_positions(floor, size)
@@ -65,7 +61,7 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
         values = scores.simulate_pages(min(step, runs - start), size, rng)
         left, page = np.ones(values.shape[1:], np.bool_), np.arange(values.shape[1])
         for position, page_values in enumerate(values):
-            # the best of the arms left, with the floor
+            # the best one of the arms left, with the floor
             allowed = np.where(left, page_values, -np.inf)
             best = allowed == allowed.max(axis=1, keepdims=True)
             probability = mix_floor(best / best.sum(axis=1, keepdims=True), floors[position], m - position)
@@ -76,20 +72,19 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
 
 
 def conditionals(scores: Scores, slates: Index, *, floor: Floor) -> Array:
-    """Probability of each arm of a slate given the positions above it, (n, k); a row's product is the slate's.
-
+    """The probability of each arm of a slate given the positions above, (n, k); the product of a row is the slate's
+    probability.
     slates (n, k) arms 0..m-1, no arm twice on a slate; floor in [0, 1]. Errors as for `first`, below a prefix that the
-    policy makes; the rarer the prefix, below 1e-9, the fewer digits of what follows are right, and below an arm with
-    less than 1e-13 at its position the arms left compete anew. Source: own derivation (`sweep`)."""
+    policy can make. The rarer the prefix, below 1e-9, the fewer digits of the following values are right; below an arm
+    with probability less than 1e-13 at its position, the arms left start anew. Source: own derivation (`sweep`)."""
     k = slates.shape[1]
     probability, _ = scores.order(k).conditionals(slates, floor=floor, least=False)
     return mix_floor(probability, at_positions(floor, k), len(scores) - np.arange(k))
 
 
 def remaining(scores: Scores, prefix: Index, *, floor: Floor) -> Array:
-    """Probability of each arm at the position after prefix (k,), k < m, given that prefix, (m,); the sum is 1.
-
-    0 for the arms in it; else the same as `conditionals`, and with the same errors."""
+    """The probability of each arm at the position after prefix (k,), k < m, given that prefix, (m,), with sum 1; 0 for
+    the arms in it; else as in `conditionals`, with the same errors."""
     return remaining_each(scores, np.asarray(prefix, np.intp)[None], floor=floor)[0]
 
 
@@ -103,7 +98,8 @@ def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
 
 
 def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index, *, floor: Floor) -> Array:
-    """`conditionals` of slates (n, k), each of arms of its case (n,) among many scores of equally many arms, (n, k)."""
+    """`conditionals` of slates (n, k); case (n,): the scores of each slate. All scores have the same number of arms,
+    (n, k)."""
     probability = np.empty(slates.shape)
     cases, arms = len(case_scores), len(case_scores[0])
     if case_scores[0].order(1).is_continuous and _few_of_each(cases, arms, slates):
@@ -119,9 +115,9 @@ def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index,
 def each_position(
     case_scores: Sequence[Scores], case: Index, slates: Index, *, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
-    """`remaining` at each position of slates (n, k), some slates at a time, each by the exact scores of its case (n,);
-    all cases have equally many arms. What comes: rows of slates in order (r,), the position from 0, the probabilities
-    after each distinct case and prefix, (u, m), and the index of these for each row, (r,)."""
+    """`remaining` at each position of slates (n, k), for portions of slates, each with the exact scores of its case
+    (n,); all cases have the same number of arms. Yields rows of sorted slates (r,), the position from 0, the
+    probabilities after each distinct case and prefix, (u, m), and the index of these for each row, (r,)."""
     orders = [scores.order(slates.shape[1]) for scores in case_scores]
     yield from each_position_of(orders, case, slates, arms=len(case_scores[0]), floor=floor)
 
@@ -129,7 +125,7 @@ def each_position(
 def each_position_of(
     orders: Sequence[Order], case: Index, slates: Index, *, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
-    """`each_position` by the orders of equally many arms, whose tables outlive it."""
+    """`each_position` from orders with the same number of arms, which keep their tables afterwards."""
     floors = at_positions(floor, slates.shape[1])
     for rows, by_position in _swept(orders, case, slates, arms, floor):
         for position, (probability, prefix) in enumerate(by_position):
@@ -146,7 +142,7 @@ def _few_of_each(cases: int, arms: int, slates: Index) -> bool:
 def _swept(
     orders: Sequence[Order], case: Index, slates: Index, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, Iterator[tuple[Array, Index]]]]:
-    """Slates in order of their cases and arms, some at a time, with `Order.each_position` of them."""
+    """Portions of slates, sorted by case and arms, with `Order.each_position` of each."""
     from rlrec.policy.contexts.pooled import pooled
 
     order, k = np.lexsort((*slates.T[::-1], case)), slates.shape[1]
@@ -165,20 +161,20 @@ def _swept(
 
 
 def placement(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
-    """Probability that rank r of the vector ends at position p, (size, size) by [p, r], and that any rank beyond does,
-    (size,).
-
-    Only the floor and m matter: where a rank ends depends on how many better arms are left. Source: own derivation."""
+    """The probability that rank r of the vector is placed at position p, (size, size) by [p, r], and the probability
+    that any given lower rank is, (size,).
+    It depends only on the floor and m, since the place of a rank depends on how many better arms are left. Source: own
+    derivation."""
     probability, deeper_probability = np.zeros((size, size)), np.zeros(size)
-    waiting, lasting = np.eye(size), 1.0  # [r, better arms left]: still on no position
+    waiting, lasting = np.eye(size), 1.0  # [r, better arms left]: not placed yet
     better = np.arange(size)
     for position, explored in enumerate(at_positions(floor, size).tolist()):
         left = m - position
         uniform = explored / left
-        # taken here: picked uniformly, or the best one left
+        # taken here: picked uniformly, or as the best one left
         probability[position] = uniform * waiting.sum(axis=1) + (1 - explored) * waiting[:, 0]
         deeper_probability[position], lasting = lasting * uniform, lasting * (1 - uniform)
-        # not taken: a worse arm was picked, or a better one was
+        # not taken: a worse or a better arm was
         stays = waiting * (uniform * np.maximum(left - 1 - better, 0))
         stays[:, :-1] += waiting[:, 1:] * ((1 - explored) + uniform * better[1:])
         waiting = stays
@@ -194,7 +190,7 @@ def invert_rows(probability: Array, uniform: Array) -> Index:
 
 
 def mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Array:
-    """The probability of being the best with the floor mixed in; the only arm left is certain."""
+    """The probability of being the best, with the floor mixed in; 1 for the only arm left."""
     mixed = np.asarray(floor / left + (1 - floor) * probability)
     np.minimum(np.maximum(mixed, 0.0, out=mixed), 1.0, out=mixed)
     mixed[..., np.equal(left, 1)] = 1.0
@@ -202,7 +198,7 @@ def mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Ar
 
 
 def to_positions(ranks: Array, floor: Floor) -> Array:
-    """Probabilities of positions (..., size, m) from those of ranks (..., size, m)."""
+    """The probabilities of positions (..., size, m) from those of ranks (..., size, m)."""
     size, m = ranks.shape[-2:]
     if np.isnan(ranks[..., -1, 0]).any():  # only the first has a closed form
         return np.vstack([mix_floor(ranks[0], at_positions(floor, 1)[0], m), ranks[1:]])

@@ -1,4 +1,4 @@
-"""Draws of slates, with the probability that each of their slots had (`policy/slates/slate.py`)."""
+"""Draws of slates, with the probability of each of their slots (`policy/slates/slate.py`)."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ _ENTRIES = 1 << 20  # numbers in a working array
 @dataclass(frozen=True, eq=False)
 class Draw:
     """n slates of k positions. All arrays are (n, k).
-
-    slates: the arms. propensity: given the positions above. marginal: of the arm at its position, whatever is
-    above; NaN where that has no closed form. minimum: the smallest propensity of the arms left there. rounded: whether
-    SMALLEST replaces a 0. teams: 0 or 1, which of two rankers picked; None where no two did."""
+    slates: the arms. propensity: given the positions above. marginal: of the arm at its position; NaN without a closed
+    form. minimum: the smallest propensity of the arms left there. rounded: whether SMALLEST replaces a 0. teams: 0 or
+    1, the ranker that picked; None without two rankers."""
 
     slates: Index
     propensity: Array
@@ -46,9 +45,8 @@ def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Id
 
 
 def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:
-    """Slates of n decisions, each with logits of its own (n, m), as `SlateSampler.draw` draws them from Gumbel scores.
-
-    Marginals below position 1 are NaN: a quadrature for every decision would cost milliseconds."""
+    """Slates of n decisions, each with its own logits (n, m), drawn as `SlateSampler.draw` does from Gumbel scores.
+    Marginals below position 1 are NaN, since a quadrature for every decision would take milliseconds."""
     m, floors = logits.shape[1], at_positions(floor, size)
     if size == 1:
         probability = mix_floor(plackett_luce.softmax(logits), floors[0], m)
@@ -63,7 +61,7 @@ def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions
 
 
 def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
-    """Slates (n, k) with the probabilities that `draw_each` logs for them."""
+    """Slates (n, k) with the probabilities that `draw_each` gives them."""
     shape, m, rows = slates.shape, logits.shape[1], np.arange(len(slates))
     propensity, least, floors = np.empty(shape), np.empty(shape), at_positions(floor, shape[1])
     is_shown = np.zeros(logits.shape, np.bool_)
@@ -76,28 +74,26 @@ def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
 
 
 class SlateSampler:
-    """Draws the slates of one belief: probabilities are computed once, and reused as the belief changes.
-
-    size 1..m positions; floor in [0, 1]. earlier_sampler: that of earlier scores of as many arms; where few arms
-    changed, its tables of the others are reused. Errors are the same as with a table of its own. `earlier_sampler`
-    stays right: it computes its tables again when it is asked."""
+    """Draws the slates of one belief; probabilities are computed once, and reused when the belief changes.
+    size 1..m positions; floor in [0, 1]. earlier_sampler: that of earlier scores of the same number of arms; where few
+    arms changed, its tables for the others are reused, with the same errors as a new table. It stays valid, and
+    computes its tables again when it needs them."""
 
     def __init__(self, scores: Scores, *, size: int, floor: Floor, earlier_sampler: SlateSampler | None = None) -> None:
         self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
         self._order: Order = scores.order(size, earlier_order=earlier_sampler._order if earlier_sampler else None)
 
     def prepare(self) -> None:
-        """Compute in advance what `draw` needs and what depends on the belief alone."""
+        """Compute in advance what `draw` needs and what depends only on the belief."""
         if isinstance(self._order, DrawnOrder):
             _ = self._cumulative if self._size == 1 else self._shared_marginals
 
     def draw(self, *, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
-        """Slates of n decisions, with the probability each of them had.
-
-        seeds (n,) and decisions (n,) name the uniforms (`sampler.uniforms`), on which alone a slate depends. One
-        position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position p
-        from 0, word 2 size + i the noise of arm i. Of samples: the inverse of `remaining` at word 2p.
-        lists: long ones, whose marginals and smallest propensities would cost the most, and are NaN."""
+        """Slates of n decisions, with the probability of each slot.
+        seeds (n,) and decisions (n,) identify the uniforms (`sampler.uniforms`), on which alone a slate depends. One
+        position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position p.
+        lists: for long slates; leaves out their marginals and smallest propensities, the most expensive part, as
+        NaN."""
         if not isinstance(self._order, DrawnOrder):
             return self._draw_by_position(seeds, decisions)
         if self._size == 1:
@@ -116,7 +112,7 @@ class SlateSampler:
         return to_log(slates, propensity, marginals[np.arange(self._size), column[slates]], minimum)
 
     def log_probabilities(self, slates: Index) -> Array:
-        """Log of the probability of each of some slates (n, size), (n,); -inf where it is 0. Not of samples."""
+        """Log of the probability of each of some slates (n, size), (n,); -inf where it is 0. Not for samples."""
         if self._size == 1:
             probability = self.first[slates]
         else:
@@ -129,21 +125,22 @@ class SlateSampler:
 
     @cached_property
     def first(self) -> Array:
-        """Probability of each arm at position 1, (m,), not to be written to; its error is that of `slate.first`."""
+        """The probability of each arm at position 1, (m,), read-only; with the error of `slate.first`."""
         probability = mix_floor(self._order.best(), at_positions(self._floor, 1)[0], self._arms)
         probability.flags.writeable = False
         return probability
 
     @cached_property
     def marginals(self) -> Array:
-        """Probability that each arm stands at each position, (size, m), as `slate.marginals` has them."""
+        """The probability that each arm stands at each position, (size, m), as in `slate.marginals`."""
         if self._size == 1:
             return self.first[None]
         return to_positions(self._order.ranks(self._size), self._floor)
 
     @cached_property
     def _shared_marginals(self) -> tuple[Array, Index]:
-        """Marginals, (size, g), and the column of each arm, (m,): of very many most are equal, and share one."""
+        """Distinct marginals, (size, g), and the column of each arm, (m,): of very many arms most are equal, and share
+        one."""
         if np.any(self._floor) or not self._order.is_continuous:
             return self.marginals, np.arange(self._arms)
         return cast("ContinuousOrder", self._order).shared_ranks(self._size)
@@ -154,7 +151,7 @@ class SlateSampler:
         return self.first.cumsum(), float(self.first.min())
 
     def _draw_by_position(self, seeds: Words, decisions: Ids) -> Draw:
-        """Slates of decisions that have samples of their own."""
+        """The slates of decisions that draw their own samples."""
         uniform = uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2]
         shape, floors = uniform.shape, at_positions(self._floor, self._size)
         slates, propensity, least = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
@@ -172,7 +169,7 @@ class SlateSampler:
 
 def _invert(probability: Array, cumulative: Array, uniform: Array) -> Index:
     """The arms of probabilities (m,) at uniforms (n,), (n,)."""
-    # from the right: an arm without probability is never the answer
+    # from the right, so that an arm with probability 0 is never drawn
     arm = cumulative.searchsorted(uniform * cumulative[-1], side="right")
     return np.minimum(arm, np.flatnonzero(probability)[-1]) if arm.max(initial=0) == len(probability) else arm
 
@@ -190,7 +187,8 @@ def _draw_slates(order: DrawnOrder, m: int, size: int, floor: Floor, seeds: Word
 
 
 def _fill(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
-    """Slates from the first arms of each order and a (coin, pick) a position, coins (n, size, 2), floors (size,)."""
+    """Slates from the first arms of each order and a pair (coin, pick) per position, coins (n, size, 2), floors
+    (size,)."""
     n, size = ranking.shape
     slates, is_taken, row = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
     for position in range(size):
@@ -205,13 +203,13 @@ def _nth_left(prefixes: Index, uniform: Array, m: int) -> Index:
     """A uniform arm of those not in prefixes (n, p), (n,)."""
     left = m - prefixes.shape[1]
     nth = np.minimum((uniform * left).astype(np.intp), left - 1)
-    # the i-th smallest arm of a prefix, from 0, has that many less i arms left below it
+    # the i-th smallest arm of a prefix, from 0, has so many smaller arms that are left: its index minus i
     n_left_below = np.sort(prefixes, axis=1) - np.arange(prefixes.shape[1])
     return nth + (n_left_below <= nth[:, None]).sum(axis=1)
 
 
 def first_alone(propensity: Array) -> Array:
-    """Marginals of position 1, which its propensities are; NaN below, where there is no closed form."""
+    """Marginals of position 1, where they equal propensities; NaN below, where there is no closed form."""
     marginal = np.full(propensity.shape, np.nan)
     marginal[:, 0] = propensity[:, 0]
     return marginal

@@ -1,1 +1,2 @@
-"""Families of score distributions, one a file: how noisy scores are drawn, and the exact order in which they stand."""
+"""Families of score distributions, one per file: how noisy scores are drawn, and the exact distribution of their
+order."""

@@ -15,12 +15,12 @@ from rlrec.policy.scores.panels import ALL_ROWS, FARTHEST, LOG_ROOT_TAU, TAIL, R
 from rlrec.policy.scores.scores import ExactScores, Order
 from rlrec.policy.scores.sweep import ContinuousOrder
 
-_STIRLING = 10.0  # from here on the series is exact
+_STIRLING = 10.0  # from here on the series is exact in doubles
 
 
 @dataclass(frozen=True, eq=False)
 class Beta(ExactScores):
-    """Independent Beta posteriors. alpha, beta (m,), above 0; accuracy is promised from 0.1 to 1e7."""
+    """Independent Beta posteriors. alpha, beta (m,), above 0; error bounds hold from 0.1 to 1e7."""
 
     alpha: Array
     beta: Array
@@ -44,7 +44,7 @@ class BetaLogit:
         log, error = np.log(parameters), stirling_error(parameters)
         self.mode = log[0] - log[1]
         self.log_peak = 0.5 * (log[0] + log[1] - log[2]) - LOG_ROOT_TAU + (error[2] - error[0] - error[1])
-        # Reflected, where alpha is the larger one: the linear term that cancels is then the smaller of the two.
+        # Reflected where alpha is larger, so that the linear term that cancels is the smaller one.
         self._sign = np.where(alpha <= beta, 1.0, -1.0)[:, None]
         self._p, self._n = (smaller / total)[:, None], total[:, None]
         self._alpha, self._beta = alpha, beta
@@ -69,7 +69,7 @@ class BetaLogit:
     def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         p, sign = self._p[rows], self._sign[rows]
         growth = p * np.expm1(np.clip(distance * sign, -FARTHEST, FARTHEST))
-        # n (x - p) without the difference
+        # n (x - p), computed without the difference
         return sign * self._n[rows] * growth * (1 - p) / (1 + growth)
 
     def reach(self) -> tuple[Array, Array]:
@@ -79,7 +79,7 @@ class BetaLogit:
         if not self._far:
             outer = np.minimum(outer, FARTHEST)
         distance = outer[:, None] * [-1.0, 1.0]
-        # Newton on a convex function from outside: it comes nearer and never crosses.
+        # Newton's method on a convex function from outside the root comes closer and never crosses it.
         for _ in range(8):
             step = np.maximum(self.fall(distance) - TAIL, 0) / self.slope(distance)
             distance = distance - step
@@ -90,7 +90,7 @@ class BetaLogit:
     @cached_property
     def tails(self) -> Tails:
         # Beyond the knees the density is exp(alpha u) or exp(-beta u): for parameters below 1 a long and smooth tail.
-        # From 1.25 on no panel gets wider than a step.
+        # From 1.25 on no panel becomes wider than a step.
         rows = np.flatnonzero(np.minimum(self._alpha, self._beta) < 1.25)
         alpha, beta, step = self._alpha[rows], self._beta[rows], self.step[rows]
         left_knee, right_knee = -np.log(np.maximum(beta, 1)), np.log(np.maximum(alpha, 1))

@@ -1,4 +1,4 @@
-"""Scores of one posterior that all arms share: every decision is ranked by posterior samples of its own."""
+"""Scores from one posterior that all arms share: every decision is ranked by its own posterior samples."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SAMPLING = 1024
 
 @dataclass(frozen=True, eq=False)
 class Correlated:
-    """Scores location + factor z + arm_noise e, with z standard normal in d dimensions, and e in one for each arm.
-
-    location (m,), factor (m, d) and arm_noise (m,), None where arms have none, in the unit of the reward.
-    samples: how many posterior draws stand for the distribution, which has no closed form: each decision draws its own,
-    and what is logged is exact for those."""
+    """Scores location + factor z + arm_noise e, with z standard normal in d dimensions, and one standard normal e per
+    arm.
+    location (m,), factor (m, d) and arm_noise (m,), None where arms have none, in the unit of the reward. samples: the
+    number of posterior draws that represent the distribution, which has no closed form; each decision draws its own,
+    and logged probabilities are exact for these."""
 
     location: Array
     factor: Array
@@ -52,8 +52,8 @@ class Correlated:
         return Sampled(values if self.arm_noise is None else values + self.arm_noise * z[shared:].reshape(values.shape))
 
     def simulate_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
-        """The values that rank the arms at each position of simulated slates, each of a decision of its own, (size,
-        runs, m). A position takes one of its decision's samples; two positions may take the same one."""
+        """The values that rank the arms at each position of simulated slates, each of a separate decision, (size, runs,
+        m). A position takes one of its decision's samples; two positions may take the same one."""
         rows, row = self._distinct
         d, noises = rows.shape[1] - 1, 0 if self.arm_noise is None else len(self)
         z, sample = rng.standard_normal((size, runs, d + noises)), rng.integers(self.samples, size=(size, runs))
@@ -66,16 +66,15 @@ class Correlated:
 
     @cached_property
     def _distinct(self) -> tuple[Array, Index]:
-        """Distinct rows of location and factor, and the row of each arm. Without them a product could round equal rows
+        """Distinct rows of location and factor, and the row of each arm. A product over all arms could round equal rows
         differently, and equal arms would no longer tie."""
         return distinct_rows(np.column_stack([self.location, self.factor]))
 
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """The samples of one decision: at every position an independent one of them ranks the arms that are left.
-
-    values (samples, m), in the unit of the reward."""
+    """The samples of one decision; at every position an independent one of them ranks the arms that are left. values
+    (samples, m), in the unit of the reward."""
 
     values: Array
     is_ruled: ClassVar[bool] = False
@@ -100,8 +99,7 @@ class Sampled:
 @dataclass(frozen=True, eq=False)
 class SampledOrder(Order):
     """Fractions of samples (samples, m), exact for these; equal bests of a sample share it. Source: own derivation.
-
-    Positions are independent given the arms left, so that no order of the whole slate stands behind them."""
+    Positions are independent given the arms left, so there is no order of the whole slate."""
 
     values: Array
     _by_prefix: dict[frozenset[int], Array] = field(default_factory=dict)
@@ -110,7 +108,7 @@ class SampledOrder(Order):
         return self._best(frozenset())
 
     def ranks(self, size: int) -> Array:
-        """The first rank; NaN for deeper ones, which have no closed form."""
+        """The first rank; NaN for lower ranks, which have no closed form."""
         ranks = np.full((size, self.values.shape[1]), np.nan)
         ranks[0] = self.best()
         return ranks

@@ -21,8 +21,9 @@ class Gaussian(ExactScores):
     sd: Array
 
     def order(self, positions: int, *, earlier_order: Order | None = None) -> ContinuousOrder:
-        # Means are taken from the best one, so that nodes near it are exact, or from an earlier origin that is as good.
-        # A deviation that rounding would hide is raised to one that shows, for draws and probabilities alike.
+        # Means are taken relative to the best one, so that nodes near it are exact, or to an earlier origin that is as
+        # good.
+        # A standard deviation too small for doubles is raised to one that they show, for draws and probabilities alike.
         best, earlier = float(self.mean.max()), match_density(Normal, earlier_order)
         sd = np.maximum(self.sd, 1e-9 * np.abs(self.mean - best))
         origin = earlier.origin if earlier and abs(best - earlier.origin) <= 100 * sd.min() else best

@@ -16,13 +16,12 @@ from rlrec.policy.scores.sweep import ContinuousOrder
 
 _ENTRIES = 1 << 21  # numbers in a working array
 _LOWEST = -1e300  # below every finite logit plus noise
-_MANY, _MAX_RANKS = 1_000, 12  # arms from which on, and ranks up to which, rare ones are taken together
+_MANY, _MAX_RANKS = 1_000, 12  # arms from which on, and ranks up to which, rare arms are treated together
 
 
 @dataclass(frozen=True, eq=False)
 class Gumbel(ExactScores):
-    """Logits with standard Gumbel noise: the best arm is softmax(logits).
-
+    """Logits with standard Gumbel noise: the probability of being the best is softmax(logits).
     logits (m,); an arm at -inf stands below every finite one, and such arms are ordered at random."""
 
     logits: Array
@@ -40,8 +39,7 @@ class Gumbel(ExactScores):
 
 @dataclass(frozen=True, eq=False)
 class PlackettLuceOrder(DrawnOrder):
-    """Softmax of the arms left at every position, whatever was shown above and why; -inf stands last, at random.
-
+    """At every position the softmax of the arms left, independent of the arms above; arms at -inf come last, at random.
     Source: own derivation from the memoryless race of exponentials (Plackett-Luce)."""
 
     logits: Array
@@ -84,9 +82,9 @@ class PlackettLuceOrder(DrawnOrder):
         return probability, minimum
 
     def _log_left(self, slates: Index) -> Array:
-        """Log of the summed weights of the arms left at each position, (n, k); nothing is ever subtracted."""
+        """The log of the summed weights of the arms left at each position, (n, k), computed without subtractions."""
         n, k = slates.shape
-        # of the arms on no position, then upwards from the last one
+        # the arms on no position first, then upwards from the last position
         unshown = np.tile(self.logits, (n, 1))
         np.put_along_axis(unshown, slates, -np.inf, axis=1)
         sums = np.empty((n, k + 1))
@@ -120,7 +118,7 @@ class PlackettLuceOrder(DrawnOrder):
 
 
 def continuous(logits: Array, *, positions: int) -> ContinuousOrder:
-    """The order of finite logits with noise as that of any continuous scores, for ranks."""
+    """The order of finite logits with noise, treated as general continuous scores, for ranks."""
     return ContinuousOrder(_density, logits, np.zeros(len(logits)), positions=positions)
 
 

@@ -28,12 +28,13 @@ class Point(ExactScores):
 
 @dataclass(frozen=True, eq=False)
 class PointOrder(DrawnOrder):
-    """The order of fixed scores (m,). Equal ones are shuffled once a slate, which is the same as at each position."""
+    """The order of fixed scores (m,). Equal ones are shuffled once per slate, which has the same distribution as
+    shuffling at each position."""
 
     values: Array
 
     def ranks(self, size: int) -> Array:
-        # equal scores share the ranks they take together
+        # equal scores share the ranks that they occupy together
         _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)
         end = np.cumsum(count)
         rank = np.arange(size)[:, None]
