@@ -826,7 +826,7 @@ class Commands:
         Pages are judged one by one, on the visits that what was logged brought: what a candidate does to later pages and to
         coming back a sweep does not see. `rlrec effects` tells that, and `rlrec help visits`.
 
-        kinds: Kinds that learn, as in `rlrec policy kinds`.
+        kinds: Kinds, of epsilon-greedy, ucb, ucb-tuned, kl-ucb, thompson, exp3, linucb, lin-thompson, logistic-thompson, softmax, plackett-luce, squarecb.
         params: Values of a parameter of one kind; repeatable: every combination is played, at most 40 in all.
         features: How contexts and arms are read [default: fitted to the log].
         reward: To learn and judge by [default: what policies learn].

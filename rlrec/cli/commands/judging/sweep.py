@@ -19,10 +19,16 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.estimates import EstimateRow
 
 
+KINDS = (
+    "epsilon-greedy", "ucb", "ucb-tuned", "kl-ucb", "thompson", "exp3", "linucb", "lin-thompson", "logistic-thompson",
+    "softmax", "plackett-luce", "squarecb",
+)  # fmt: skip
+
+
 @click.command(cls=GroupedCommand, epilog="`rlrec help contexts` compares the kinds.")
 @option_group(
     "What to play",
-    click.option("--kinds", required=True, metavar="KIND,...", help="Kinds that learn, as in `rlrec policy kinds`."),
+    click.option("--kinds", required=True, metavar="KIND,...", help=f"Kinds, of {', '.join(KINDS)}."),
     click.option(
         "--param", "params", multiple=True, metavar="KIND:NAME=V1,V2",
         help="Values of a parameter of one kind; repeatable: every combination is played, at most 40 in all.",

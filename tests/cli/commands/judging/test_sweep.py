@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from rlrec import policy as kinds
+from rlrec.cli.commands.judging.sweep import KINDS
 from tests.conftest import ON_BOTH, Run, click, filled, runner, store_after
 
 LATER = ("--now", "2026-03-01")
@@ -149,3 +151,9 @@ def test_bad_input_is_one_line(sqlite_db: str, kinds: str, options: list[str], m
     result = filled(sqlite_db, stocked)("sweep", *LATER, "--kinds", kinds, *options)
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1), result.stderr
     assert message in result.stderr
+
+
+def test_the_help_names_every_kind_that_a_sweep_plays(shop: Run) -> None:
+    for kind in kinds.KINDS:
+        refused = shop(*SWEEP, kind).stderr
+        assert ("learns nothing slot by slot" in refused) == (kind not in KINDS), kind
