@@ -282,6 +282,12 @@ def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
     return f"{row['group']}: cannot tell yet whether {basis} fell by more than {least[1:]}{so_far}{reasons}"
 
 
+def join_doubts(texts: Sequence[str]) -> str:
+    """Sentences in a line, which says once, at the end, what may still turn."""
+    line, turning = "; ".join(texts), f"; {YOUNG}"
+    return line.replace(turning, "") + turning if turning in line else line
+
+
 def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     """The conclusion from the users whom a route keeps apart. answer: as of `experiment show`."""
     rows = {row["metric"]: row for row in reversed(answer["unit_differences"])}

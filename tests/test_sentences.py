@@ -9,6 +9,7 @@ import pytest
 
 from rlrec.sentences import (
     LOGGED,
+    YOUNG,
     Claim,
     approximate,
     best_of,
@@ -19,6 +20,7 @@ from rlrec.sentences import (
     effect_sentence,
     equal_ages,
     experiment_sentences,
+    join_doubts,
     percent,
     rounding,
     time_text,
@@ -177,6 +179,12 @@ def test_where_age_matters_a_command_compares_at_equal_age() -> None:
     (early,) = equal_ages({**answer, "equal_age_days": 2}, None)
     assert early == f"`{command.replace('7d', '2d')}` compares users at equal age, over their first 2 days"
     assert equal_ages({**answer, "equal_age_days": 0}, None) == []  # nobody would be old enough
+
+
+def test_what_may_still_turn_is_said_once_in_a_line() -> None:
+    young = [f"b earned {word} than a so far; {YOUNG}" for word in ("more", "less")]
+    assert join_doubts([*young, "c"]) == f"b earned more than a so far; b earned less than a so far; c; {YOUNG}"
+    assert join_doubts(["c", "d"]) == "c; d"
 
 
 def test_a_gain_that_costs_visits_says_so() -> None:

@@ -10,7 +10,7 @@ from rlrec.app.experiments import ending, route
 from rlrec.app.experiments.route import BLOCKED, CANDIDATE, CURRENT, Stage, find_stage
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError
-from rlrec.sentences import difference_sentence, guard_sentence
+from rlrec.sentences import difference_sentence, guard_sentence, join_doubts
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import settings
@@ -64,10 +64,10 @@ def advance(store: Store, name: str) -> RampAnswer:
         return _answer(name, stage, "waited", stage.sentence)
     unknown = [row for row in look.differences if row["lower"] is None]
     if doubts := [difference_sentence(row, by, by_reward=by_reward) for row in unknown]:
-        return _answer(name, stage, "waited", f"{stage.ramp.name} waits for more users: {'; '.join(doubts)}")
+        return _answer(name, stage, "waited", f"{stage.ramp.name} waits for more users: {join_doubts(doubts)}")
     if unjudged := [guard_sentence(row, by) for row in look.guards if row["answer"] != "holds"]:
         by_hand = f"`rlrec experiment stop {stage.ramp.name} --promote {CANDIDATE} --anyway` promotes it by hand"
-        text = f"{stage.ramp.name} waits for its {'guard' if len(unjudged) == 1 else 'guards'}: {'; '.join(unjudged)}"
+        text = f"{stage.ramp.name} waits for its {'guard' if len(unjudged) == 1 else 'guards'}: {join_doubts(unjudged)}"
         return _answer(name, stage, "waited", f"{text}; {by_hand}")
     if stage.next_share < 1:
         return _change(store, name, stage, [])
