@@ -1,7 +1,6 @@
-"""Which policy is best in the long run, of those that are there and those that the log can teach.
-
-One regression of effects judges all: to first order a candidate adds to a page what each arm adds in a full look, times
-the looks that it gives the arm more than the log did."""
+"""Which policy is best in the long run, among those in the store and those that the log can teach.
+One regression of effects evaluates all of them. To first order, the gain of a candidate on a page is the sum over arms
+of the effect of a full look, times the looks that the arm gets beyond those in the log."""
 
 from __future__ import annotations
 
@@ -37,28 +36,28 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.arm_effects import EffectEstimates
     from rlrec.ope.estimators.shrinkage import ShrunkEffects
 
-JUDGED = 100_000  # newest decisions that effects are from
-PAGES = 300  # newest ones, whose eligible sets and contexts stand for all
-SERVED = 200  # decisions from which on what a version showed is counted
-COUNTED = 5_000  # the newest of these
-ANY_REWARD = "epsilon-greedy"  # a kind that learns from any reward
+JUDGED = 100_000  # newest decisions from which effects are estimated
+PAGES = 300  # newest ones, whose eligible sets and contexts represent all
+SERVED = 200  # decisions that a version needs for its actual showings to count
+COUNTED = 5_000  # the newest ones among them
+ANY_REWARD = "epsilon-greedy"  # a kind that learns from rewards of any range
 LEVEL = 0.95
 
 
-# A candidate. gain: what it adds to a page in the long run, above what the log showed, in units of the reward, to first
-# order; lower, upper: at level 0.95, for all candidates together; command: how it is made, or serves; serves: most of
-# the newest pages.
+# A candidate. gain: its reward per page in the long run minus the log's, in units of the reward, to first order; lower,
+# upper: bounds at level 0.95, for all candidates together; command: creates it or makes it live; serves: whether it
+# served most of the newest pages.
 Candidate = TypedDict("Candidate", {
     "name": str, "gain": float, "lower": float, "upper": float, "command": str, "serves": bool,
 })  # fmt: skip
-# The candidates by their gain less a standard error, the best first; and the sentence that names that one.
+# The candidates by their gain minus a standard error, best first; and the sentence that names the first.
 Result = TypedDict("Result", {
     "reward": str, "log": str | None, "pages": int, "candidates": list[Candidate], "sentence": str,
 })  # fmt: skip
 
 
 class Draft(NamedTuple):
-    """A candidate. version_id: of a version that may have served, else 0."""
+    """A candidate. version_id: of a stored version that may have served, else 0."""
 
     name: str
     command: str
@@ -68,8 +67,8 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _NewestPages:
-    """The newest pages of a log. counts: of each eligible set, length and context; examination: of positions; columns:
-    of arms by their ids, (k,); newest: the version that served most of them."""
+    """The newest pages of a log. counts: by eligible set, length and context; examination: of positions; columns: the
+    column of each arm, by id, (k,); newest: the version that served most of them."""
 
     counts: Counter[tuple[int, int, int]]
     sets: Mapping[int, tuple[int, ...]]
@@ -97,7 +96,7 @@ class _NewestPages:
 
     @property
     def looks(self) -> float:
-        """The looks at all arms of a page, on average."""
+        """The mean looks at all arms of a page together."""
         total = sum(count * self.examination[:size].sum() for (_, size, _), count in self.counts.items())
         return float(total / self.counts.total())
 
@@ -119,7 +118,7 @@ class _NewestPages:
         return None if np.isnan(looks).any() else looks / self.counts.total()
 
     def served(self, unit: Unit, selection: Selection, version_id: int) -> Array | None:
-        """The looks that a version gave each arm on a page of late, (k,); None where it served few pages."""
+        """The looks that a version recently gave each arm on a page, (k,); None where it served few pages."""
         looks, pages = np.zeros(len(self.columns)), 0
         narrowed = replace(selection, version_ids=[version_id])
         for row in selected.newest_slots(unit, narrowed, COUNTED):
@@ -130,12 +129,12 @@ class _NewestPages:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArmEffects:
-    """Effects of k arms: raw ones, and posteriors, which also stand where raw ones cannot be told; even (k,): the
-    exposures of `uniform`; shown (k,): those of the log.
-
-    Raw effects are unbiased, and judge `uniform` and what served. A candidate that learned from this very log shows
-    what happened to look good in it: how it differs from `uniform` is judged by posteriors around the mean of all arms.
-    Posteriors around what the events of the slots predict would repeat the chance by which it chose."""
+    """Effects of k arms: raw estimates, and posteriors, which also exist where raw effects cannot be estimated; even
+    (k,): the exposures under `uniform`; shown (k,): those of the log.
+    Raw effects are unbiased, and evaluate `uniform` and versions that served. A candidate that learned from this very
+    log shows the arms that happened to look good in it, so its difference from `uniform` is evaluated with posteriors
+    around the mean of all arms. Posteriors around the predictions of slot events would repeat the noise by which the
+    candidate chose."""
 
     raw: EffectEstimates
     shown: Array
@@ -143,7 +142,7 @@ class ArmEffects:
 
     @cached_property
     def posterior(self) -> ShrunkEffects:
-        """The posteriors of effects in the long run, around the mean of all arms."""
+        """The posteriors of the long-run effects, around the mean of all arms."""
         return self.raw.long_run(self.raw.shrunk())
 
     def gain(self, exposures: Array, *, learned: bool) -> tuple[float, float]:
@@ -159,8 +158,9 @@ class ArmEffects:
 def find(
     store: Store, *, by: str, reward: str | None = None, policy: str | None = None, log: str | None = None
 ) -> str | None:
-    """The sentence that names the best known policy for a reward, None for that which a policy learns, by a log; kept
-    for `status`. None where the reward ends with the visit, or the log cannot tell. by: the command that asks."""
+    """The sentence that names the best known policy for a reward (None: the one that a policy learns), from a log; it
+    is also stored for `status`. None where the reward ends with the visit, or the log has too few data. by: the calling
+    command."""
     if log is not None and log.startswith(log_stores.PREFIX):
         return None
     try:
@@ -180,7 +180,7 @@ def find(
 
 
 def answer(unit: Unit, reward: str, log: str | None) -> Result:
-    """The answer, in an open transaction. Raises CheckFailed for a log that cannot tell effects."""
+    """The answer, in an open transaction. Raises CheckFailed for a log that cannot show effects."""
     from rlrec.app.evaluation.passes import arm_effects
     from rlrec.ope.intervals.tails import t_quantile
 
@@ -194,7 +194,7 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     pages = _NewestPages.read(unit, selection, np.array(effect_pass.examination), keys)
     drafts = [*_drafts(unit, lookup.reward(unit, reward), learned, [*pages.columns])]
     even = pages.exposures(drafts[0].serving)
-    assert even is not None  # of `uniform`
+    assert even is not None  # always known for `uniform`
     shown = sums.looks * pages.looks / sums.looks.sum()
     belief, gains = ArmEffects(raw=estimates, shown=shown, even=even), list[tuple[float, float, Draft]]()
     for draft in drafts:
@@ -203,10 +203,11 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
         if exposures is None:
             continue
         gains.append((*belief.gain(exposures, learned=served is None and draft is not drafts[0]), draft))
-    # a standard error below the gain: whoever is in doubt comes behind who is not
+    # sorted by the gain minus a standard error, so that uncertain candidates come later
     gains.sort(key=lambda row: row[1] - row[0])
     freedom = max(1, min(int(sums.counts[3]), len(estimates.influence)) - 1)
-    reach = t_quantile(1 - (1 - LEVEL) / 2 / len(gains), freedom)  # the best of several looks best by chance, too
+    # corrected for the number of candidates, among which the best one looks good by chance, too
+    reach = t_quantile(1 - (1 - LEVEL) / 2 / len(gains), freedom)
     candidates: list[Candidate] = [
         {
             "name": draft.name, "gain": gain, "lower": gain - reach * error, "upper": gain + reach * error,
@@ -223,7 +224,8 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
 
 
 def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int]) -> Iterator[Draft]:
-    """The candidates: uniform, every live policy, each bandit re-priced, and effects of these arms as a belief."""
+    """The candidates: uniform, every live policy, each bandit retrained with the reward, and effects of these arms as a
+    belief."""
     uniform = designs.unstored("uniform", {}, reward)
     command = f"`rlrec policy create {reward.name}-uniform --kind uniform --reward {reward.name}` makes it"
     yield Draft("uniform", command, VersionDistribution(unit, uniform, designs.policy_of(uniform), sums=(), prior=()))
@@ -237,7 +239,7 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
             command = f"`rlrec policy promote {newer.reference}` lets it serve"
             yield Draft(newer.reference, command, exact.load(unit, newer), newer.id)
             if newer.created_at > unit.now - DAY_US:
-                continue  # to rebuild it again would find the same
+                continue  # rebuilding it again would give the same
         to_rebuild.append(version)
         if version.learning and version.reward.id != reward.id:
             yield from _repriced(unit, version, reward)
@@ -247,7 +249,7 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
 
 
 def _way_to_callers(unit: Unit, policy: StoredPolicy) -> str:
-    """How callers get a live policy, or the command by which they will."""
+    """How a live policy reaches callers, or the command after which it does."""
     changes = routes.newest_changes(unit)
     for change in changes:
         if change.policy_id == policy.id and change.number is None:
@@ -261,7 +263,7 @@ def _way_to_callers(unit: Unit, policy: StoredPolicy) -> str:
 
 
 def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
-    """A bandit that has learned from the same decisions what counts; of another kind where its own takes no such
+    """A bandit that has learned this reward from the same decisions; of another kind, where its own cannot take such a
     reward."""
     from rlrec.app.learning import slot_statistics, warm_start
 
@@ -271,7 +273,7 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
         designs.policy_of(draft).check(reward)
     except InputError:
         if policies.by_name(unit, f"{name}-{reward.name}") is not None:
-            return  # it was made before, and is a candidate itself
+            return  # it exists already, and is a candidate itself
         options = f"--kind {ANY_REWARD} --reward {reward.name} --from-log policy={name}"
         draft = designs.unstored(ANY_REWARD, kinds.values(kinds.make(ANY_REWARD, {})), reward)
         command = f"`rlrec policy create {name}-{reward.name} {options}` makes it"
@@ -286,12 +288,11 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
 def _long_term(
     unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int], learners: Sequence[Version]
 ) -> Draft:
-    """The policy that effects teach: the last of the `long-term` ones that learn this reward, learned anew, else a new
-    one."""
+    """The policy for these effects: the newest `long-term` policy that learns this reward, rebuilt, else a new one."""
     from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 
     prior = {"prior_mean": effects.prior_mean, "prior_sd": max(effects.prior_sd, SMALLEST)}
-    sds = np.clip(effects.sd, SMALLEST, prior["prior_sd"])  # an arm never counts less than the prior
+    sds = np.clip(effects.sd, SMALLEST, prior["prior_sd"])  # an arm has at least the information of the prior
     posteriors = zip(arm_ids, effects.mean.tolist(), sds.tolist(), strict=True)
     sums = [ArmSums(arm, *LongTerm.statistics_of(mean, sd, **prior), 0.0) for arm, mean, sd in posteriors]
     version = designs.unstored("long-term", kinds.values(kinds.make("long-term", prior)), reward)
@@ -305,7 +306,7 @@ def _long_term(
 
 
 def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:
-    """The sentence that names the best candidate, or what serves where none is surely better."""
+    """The sentence that names the best candidate, or the serving policy where no candidate is surely better."""
     best, start, beside = candidates[0], f"best known for {reward} in the long run", ""
     serving = next((row for row in candidates if row["serves"]), None)
     if serving is not None and (best is serving or best["lower"] <= max(0.0, serving["gain"])):

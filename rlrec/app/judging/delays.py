@@ -21,12 +21,12 @@ from rlrec.times import SECOND
 
 MINUTES = 1, 5, 15, 30, 60, 180, 360, 720, *(1_440 * days for days in (1, 2, 3, 7, 14, 30))
 WINDOWS_US = [60 * SECOND * minutes for minutes in MINUTES]
-# The columns of the sums over the decisions old enough for a window.
+# The columns of the sums over the decisions that are old enough for a window.
 DECISIONS, EVENTS, EARLIER_REWARD, WINDOW_REWARD, COUNTED = range(5)
 _MARKS = (*reward_log.MATURITY, "keep_probability")
 
 
-# One window; `own` marks the window of the definition.
+# One window; own: whether it is the definition's.
 Result = TypedDict("Result", {
     "window_s": float, "share": float | None, "events": int, "decisions": int, "reward_per_decision": float,
     "own": bool,
@@ -34,8 +34,8 @@ Result = TypedDict("Result", {
 
 
 def delays(store: Store, name: str = "default", *, log: str | None = None) -> list[Result]:
-    """The share of reward that arrives within each window, up to the longest in which old enough decisions got a
-    weighed event. Raises InputError where there is none."""
+    """The share of reward that arrives within each window, up to the longest one in which decisions that are old enough
+    got a weighted event. Raises InputError where there is none."""
     with store.read() as unit:
         definition = lookup.reward(unit, name)
         windows = sorted({*WINDOWS_US, definition.window_us})
@@ -49,7 +49,7 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
         raise InputError(f"no weighed event: {cause}", hint=hint)
     total = total[: with_events[-1] + 1]
     earlier, later = total[:, EARLIER_REWARD], total[:, WINDOW_REWARD]
-    # nothing in both: nothing arrived in between; else nothing tells the share where later events took all away
+    # equal values: nothing arrived in between; unknown where later events cancelled all reward
     links = np.divide(earlier, later, out=np.where(earlier == later, 1.0, np.nan), where=later != 0)
     return [
         {
@@ -62,12 +62,12 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
 
 
 def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: int) -> Array:
-    """Columns DECISIONS to COUNTED of a batch, (windows, 5). EARLIER_REWARD is that of the same decisions in the window
-    before, COUNTED how many decisions these stand for."""
+    """The columns DECISIONS to COUNTED of a batch, (windows, 5). EARLIER_REWARD is the reward of the same decisions in
+    the previous window, COUNTED the number of decisions that these represent."""
     slots = batch.slots
     uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
     served, is_weighed = _decisions(slots, uncensored), _weighed(batch, definition, uncensored)
-    # the decisions that have weighed events; that of each slot, and that of each event
+    # the decisions with weighted events, and the index of each slot's and event's decision among them
     decisions, slot = np.unique(is_weighed.slots["decision_id"], return_inverse=True)
     event = np.searchsorted(decisions, is_weighed.events["decision_id"])
     marks = _decisions(is_weighed.slots)
@@ -87,7 +87,7 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
 
 
 def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
-    """The weighed events of a batch, and the decisions that have any: every other one earned the default."""
+    """The weighted events of a batch, and the decisions that have any; all other decisions earned the default."""
     is_weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
     is_weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][uncensored])
     events = take(batch.events, is_weighed)

@@ -1,4 +1,4 @@
-"""Off-policy evaluation: what policies would have earned, from a log of what others served."""
+"""Off-policy evaluation: the rewards that policies would have earned, from a log that others served."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from rlrec.store.policies import policies
 from rlrec.times import format_time
 
 __all__ = ["EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explained", "log_read", "reasons_in_words"]
-NAMED = 3  # new arms that a line names
+NAMED = 3  # new arms that a line names at most
 
 
 def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> list[EstimateRow]:
@@ -67,8 +67,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
 
 
 def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Path) -> Request:
-    """The request with the tables of its sources, in files of a folder. Raises InputError for a table that lacks
-    something, and for an option without a table."""
+    """The request with the tables of its sources, stored in files of a folder. Raises InputError for an incomplete
+    table, and for an option that needs a table."""
     from rlrec.app.inputs import decision_tables
     from rlrec.app.inputs.decision_tables import MARGINAL, PROBABILITY, REWARD, SCORE, DecisionTable
 
@@ -100,7 +100,7 @@ def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Pat
 def _with_visits(
     unit: Unit, request: Request, rows: list[EstimateRow], selection: Selection, engine: Engine | None
 ) -> list[EstimateRow]:
-    """The rows; where a step of a visit carries over to later ones, with those of whole visits, which answer."""
+    """The rows. Where a step of a visit affects later ones, estimates of whole visits are added, and these answer."""
     answering = {(row.name, row.group): row for row in answering_rows(rows)}
     names = {row.name: None for row in answering.values() if "carry-over" in row.estimate.reasons}
     if not names:
@@ -108,7 +108,7 @@ def _with_visits(
     request = replace(request, targets=list(names), estimators="session")
     try:
         visit_rows = estimates.answer(unit, request, estimates.estimators(request), selection, engine)
-    except InputError:  # no visit has ended, or the request is one of slots
+    except InputError:  # no visit has ended, or the request is about slots
         return rows
     visits = {
         (row.name, row.group): row for row in answering_rows(visit_rows) if row.estimate.verdict != "insufficient"
@@ -118,7 +118,7 @@ def _with_visits(
 
 
 def explained(rows: Sequence[EstimateRow]) -> list[str]:
-    """Explanations of the reasons of these estimates, and of the step from which the log does not support a target."""
+    """Explanations of the reasons of these estimates, and the step from which on the log does not support a target."""
     horizons: dict[str, int] = {}
     for row in rows:
         if (horizon := row.estimate.horizon) is not None:
@@ -136,16 +136,16 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
-    """For each target and group the estimate that answers: on pages, unless estimators were asked for, that of the one
-    that assumes least; else the one with the best verdict of those of the first unit; of equal ones the last, whose
-    estimator does the most. One without a valid interval stands for no other."""
+    """The estimate that answers, for each target and group. On pages, unless estimators were requested, the one that
+    assumes least; else the one of the first unit with the best verdict, where later ones win ties, since their
+    estimators do more. An estimate without a valid interval is used only where there is no other."""
     if any(row.is_answer for row in rows):
         return [row for row in rows if row.is_answer]
     answering: dict[Any, EstimateRow] = {}
     unit_rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     for row in [row for row in unit_rows if row.estimate.std_error is not None] or unit_rows:
         key = row.name, row.group
-        # weights that are all 1 know a policy from others without a model
+        # where all weights are 1, policies differ without a model
         answering[key] = max(
             row,
             answering.get(key, row),
@@ -155,8 +155,8 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 
 
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
-    """The reasons of these estimates by their groups, a line for each target that has them, or one for all; then what
-    can be tried."""
+    """The reasons of these estimates, by group, one line for each target that has them, or one for all; then what to
+    try."""
     lines, records = list[str](), {row.name: row.record for row in rows}
     for group, meaning in GROUPS.items():
         targets: dict[str, list[str]] = {}
@@ -172,8 +172,8 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
-    """One command at most for each target, against its worst reason that one helps against; one line for those that
-    have the same. What is the same policy as its log needs none."""
+    """At most one command for each target, against its worst reason for which there is one; targets with the same
+    command share a line. A target that equals its log needs none."""
     by_name: dict[str, list[EstimateRow]] = {}
     for row in rows:
         by_name.setdefault(row.name, []).extend([row] * (row.answer[0] != "same"))
@@ -183,7 +183,7 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
         for reason in helpful(reasons, is_explored=any(row.is_explored for row in judged))[:1]:
             estimate = judged[0].estimate
             if reason == "carry-over" and estimate.unit == "session":
-                reason = "logging-candidates"  # whole visits have answered: an experiment is left
+                reason = "logging-candidates"  # whole visits have answered, so an experiment remains
             has_served = name in {logger.version for logger in estimate.logger_weights}
             if reason == "in-sample" and (has_served or (estimate.log or "").endswith(f"loggers={name}")):
                 reason = SERVED
@@ -195,7 +195,7 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def _names(row: EstimateRow, reason: str) -> dict[str, str]:
-    """The names in the hint for a target. The command repeats those options that it does not change."""
+    """The names for the hint on a target. The command repeats the options that it does not change."""
     name = row.name if row.origin is None else f"--target {row.name}=FILE"
     words = [f"--{key} {shlex.quote(value)}" for key, value in row.options.items() if f"--{key} " not in HINTS[reason]]
     extent, log = row.extent, row.options.get("log", "")
@@ -205,20 +205,20 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
 
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:
-    """The assumptions of the estimators that answer, a line for each."""
+    """The assumptions of the answering estimators, one line each."""
     labels = dict.fromkeys(row.estimate.estimator for row in rows)
     return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
 
 
 def log_read(rows: Sequence[EstimateRow]) -> list[str]:
-    """A line that says which decisions were read, and by which rewards; and one for the arms that targets may show
-    today, and none of these decisions could."""
+    """A line on which decisions were read, with which rewards; and one on arms that targets may show today and none of
+    these decisions could."""
     extent, rewards = rows[0].extent, dict.fromkeys(row.reward for row in rows)
     first, last = (format_time(at)[:10] for at in (extent.first_at, extent.last_at))
     noun = "reward" if len(rewards) == 1 else "rewards"
     time = f"on {first}" if first == last else f"from {first} to {last}"
     if extent.first_at == extent.last_at and extent.decisions > 1:
-        time = f"with one and the same time {time}"  # as an import gives it to a log without times
+        time = f"with one and the same time {time}"  # as an import sets it for a log without times
     targets: dict[tuple[str, ...], dict[str, None]] = {}
     for row in (row for row in rows if row.new_arms):
         targets.setdefault(tuple(row.new_arms), {})[row.name] = None
@@ -230,7 +230,7 @@ def log_read(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
-    """A line for each target that several loggers tell of: how much their rows count, and which are left out."""
+    """A line for each target that several loggers inform: the weights of their rows, and which ones are left out."""
     by_target: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         weights = by_target.setdefault(row.name, {})

@@ -37,14 +37,14 @@ from rlrec.store.database import bulk
 from rlrec.store.log import selected
 from rlrec.store.policies import policies
 
-PERIODS = 20  # of equal length, between the first and the last decision: probabilities are followed over them
+PERIODS = 20  # of equal length, from the first decision to the last; probabilities are compared over them
 COLUMNS = ("greedy_reward", "greedy_weight", "reward", "rows")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Arguments of `exploration`. policy: None for the only one that has served; log: a filter of its decisions;
-    reward: None for that of the policy."""
+    reward: None for the policy's."""
 
     policy: str | None = None
     log: str | None = None
@@ -53,7 +53,7 @@ class Request:
     seed: int = 0
 
 
-# The reward of a row that exploration gave away, greedy less as served; answer: whether greedy is better.
+# The reward per row lost to exploration, greedy minus served; answer: whether greedy is better.
 CostFigures = TypedDict("CostFigures", {
     "cost": float | None, "lower": float | None, "upper": float | None, "answer": str, "needed": int | None,
 })  # fmt: skip
@@ -74,18 +74,17 @@ PolicyFigures = TypedDict("PolicyFigures", {
 
 
 class Result(PolicyFigures, CostFigures):
-    """Figures of a policy. mean: reward of a row as served; total: cost over all rows."""
+    """Figures of a policy. mean: reward per row as served; total: cost over all rows."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExplorationSums(Sums):
-    """Sums over rows of the log; they add up.
-
-    cost: of COLUMNS over clusters; days: the same by day. weights (targets, 4): of the weights w of a target, of their
-    squares, and of w and w^2 / q, q the weight of the greedy policy, which is what squares are in a log of that policy.
-    served, greedy, eligible (PERIODS, a): of the probability of each arm at position 1 over the decisions of a period,
-    as served and without exploration, and of those in which it was eligible. left_out: rows without both. waiting: rows
-    that are not mature."""
+    """Sums over rows of the log, which can be added.
+    cost: of COLUMNS over clusters; days: the same by day. weights (targets, 4): for each target, sums of its weights w,
+    of their squares, and of w and w^2 / q, where q is the weight of the greedy policy (what squares would be in its
+    log). served, greedy, eligible (PERIODS, a): the probability of each arm at position 1, summed over the decisions of
+    a period, as served and without exploration, and the number of decisions in which it was eligible. left_out: rows
+    without both. waiting: rows that are not mature."""
 
     cost: Moments
     days: Mapping[int, Moments]
@@ -98,14 +97,13 @@ class ExplorationSums(Sums):
 
 
 def exploration(store: Store, request: Request) -> Result:
-    """The cost of a policy's exploration on its own mature decisions, and what it brought.
-
+    """The cost of a policy's exploration on its own mature decisions, and its benefits.
     Raises InputError for unknown names, a level outside (0, 1), and an empty log."""
     intervals.check_level(request.level)
     with store.read() as unit, bulk.alongside(unit):
         comparison = FloorComparison.resolve(unit, request)
         live_versions.notice_successors(store, unit, [comparison.name])
-        # with the seeds that targets with samples need
+        # with the seeds, which targets with samples need
         reading = Reading(columns=comparison.evaluation.judged_columns, marginals=0)
         sums = list(map(comparison.sums, comparison.reader.read(reading)))
         if not sums:
@@ -121,12 +119,12 @@ def exploration(store: Store, request: Request) -> Result:
 
 
 def _name(unit: Unit, request: Request) -> str:
-    """The policy that is named, or the only one that has served."""
+    """The named policy, or the only one that has served."""
     if request.policy is not None:
         return request.policy
     served = policies.served(unit)
     choices = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
-    # a holdout, which is a copy of no policy, explores nothing
+    # a holdout that is not a copy of a policy explores nothing
     names = sorted({policy.base for policy in choices if policy.base_id is not None or policy.name == policy.base})
     if not names:
         raise InputError("no policy has served yet", hint="serve with `rlrec recommend`")
@@ -186,7 +184,7 @@ class FloorComparison:
 
     def _greedy(self, rows: ImpressionRows, logged: LoggedBatch) -> tuple[Array, Array]:
         """The weight of every row for the policy without exploration, (n,), NaN where it is not known; and the sums of
-        probabilities at position 1, as `served`, `greedy` and `eligible` of ExplorationSums, (3, PERIODS, a)."""
+        probabilities at position 1, as `served`, `greedy` and `eligible` in ExplorationSums, (3, PERIODS, a)."""
         slots, weight = rows.slots, np.full(len(rows), np.nan)
         vectors = np.zeros((3, PERIODS, len(self.evaluation.arms)))
         period, top = (slots["at"] - self.start) // self.period_us, slots["position"] == 1
@@ -203,7 +201,7 @@ class FloorComparison:
         return weight, vectors
 
     def _weights(self, rows: ImpressionRows, greedy: Array, logged: LoggedBatch) -> Array:
-        """Sums of the weights of each target, as `weights` of ExplorationSums, (targets, 4)."""
+        """The sums of the weights of each target, as `weights` in ExplorationSums, (targets, 4)."""
         sums = np.zeros((len(self.evaluation.targets), 4))
         for number, scorer in (member for shared in self.evaluation.shared for member in shared.members):
             weight = scorer.log_batch(rows=rows, logged=logged, values=None).weight
@@ -213,7 +211,7 @@ class FloorComparison:
         return sums
 
     def answer(self, total: ExplorationSums) -> Result:
-        """The figures of the sums of the log."""
+        """The figures from the sums of the log."""
         cost, served = self._cost(total.cost), total.cost.summary().total
         n, weights = round(served[3]), zip(self.evaluation.targets, total.weights.tolist(), strict=True)
         return {
@@ -234,15 +232,15 @@ class FloorComparison:
         }  # fmt: skip
 
     def _cost(self, sums: Moments) -> Comparison:
-        """The reward of a row that exploration gave away: the self-normalised mean without exploration, less the mean
-        as served, on the same rows."""
+        """The reward per row lost to exploration: the self-normalised mean without exploration minus the mean as
+        served, on the same rows."""
         summary, contrast = sums.summary(), Minus(Snips())
         sample = intervals.studentised_bootstrap(contrast, summary.units, seed=self.request.seed)
         base, ess = contrast.base(summary.total), finite_or_none(summary.total[1] ** 2 / summary.moment[1, 1])
         lower, upper = sample.bounds(self.request.level)
         is_small, explores = (ess or 0.0) < LEAST_ESS, not np.allclose(summary.units[:, 1], summary.units[:, 3])
         is_equal = abs(sample.value) <= rounding(base)
-        if is_equal:  # where what was shown matters, and all of it earned the same, other rows may differ
+        if is_equal:  # where the choice matters and all rows shown earned the same, other rows may differ
             lower = upper = nan if explores else 0.0
         return Comparison.from_figures(
             value=sample.value, base=base, std_error=sample.error, lower=lower, upper=upper, ess=ess,
@@ -251,7 +249,7 @@ class FloorComparison:
         )  # fmt: skip
 
     def _risen(self, total: ExplorationSums) -> list[RisenArm]:
-        """Arms that would mostly not have been shown without exploration in some period, and have more than an equal
+        """Arms that without exploration would mostly not have been shown in some period, and have more than an equal
         share in the last one; the probabilities are those as served, at position 1."""
         with np.errstate(divide="ignore", invalid="ignore"):
             served, greedy = total.served / total.eligible, total.greedy / total.eligible

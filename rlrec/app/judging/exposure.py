@@ -1,4 +1,5 @@
-"""How a log exposes the catalogue: expected and realised exposure of each arm, and how evenly they are spread."""
+"""How a log exposes the catalogue: the expected and the realised exposure of each arm, and how evenly they are
+spread."""
 
 from __future__ import annotations
 
@@ -43,15 +44,15 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 YOUNG_US = 7 * DAY_US
-ARM_FIGURES = ("realised", "expected", "rate")  # figures that `arm list` adds
-PORTION = 100_000  # slots whose features are added up at a time
+ARM_FIGURES = ("realised", "expected", "rate")  # figures that `arm list` shows
+PORTION = 100_000  # slots whose features are summed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of `exposure`. policy: its decisions alone; log: a filter; by: None or `day`; reward: of the rates,
-    None for that of the policy, or the default; position: a curve, None for that of the policy where it has one;
-    expected: whether to derive the probabilities of every belief that served, which takes long for pages."""
+    """Arguments of `exposure`. policy: only its decisions; log: a filter; by: None or `day`; reward: for the rates,
+    None for the policy's, or the default; position: a curve, None for the policy's, where it has one; expected: whether
+    to derive the probabilities of every belief that served, which takes long for pages."""
 
     policy: str | None = None
     log: str | None = None
@@ -61,7 +62,7 @@ class Request:
     expected: bool = True
 
 
-# Figures of the catalogue; None: cannot be known. The `expected_*` are of expected exposure, the others of realised.
+# Figures of the catalogue; None: not known. `expected_*` are for expected exposure, the others for realised.
 CatalogueFigures = TypedDict("CatalogueFigures", {
     "arms": int, "coverage": float | None, "gini": float | None, "entropy": float | None,
     "effective_arms": float | None, "expected_coverage": float | None, "expected_gini": float | None,
@@ -80,7 +81,7 @@ class DayFigures(CatalogueFigures):
     slots: int
 
 
-# underived: decisions whose probabilities cannot be derived, so that expected exposure is unknown.
+# underived: decisions whose probabilities cannot be derived; expected exposure is then unknown.
 Result = TypedDict("Result", {
     "decisions": int, "slots": int, "reward": str, "curve": str | None, "underived": int,
     "underived_reason": str | None, "arms": list[ArmFigures],
@@ -90,12 +91,12 @@ Result = TypedDict("Result", {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExposureSums(Sums):
-    """Sums over decisions; they add up. (a,) of the arms of the store.
-
-    realised, expected: of a log that dropped decisions, as often as those it has stand for others; expected: NaN once
-    the probabilities of a decision cannot be derived; underived: how many cannot. eligible: decisions in which an arm
-    was. served: slots that the store drew; explored: how many of them a uniform pick fills, expected; young: those with
-    a young arm. slates: those of several described arms; variety: sum of their mean distance between two arms."""
+    """Sums over decisions, which can be added. (a,) for the arms of the store.
+    realised, expected: exposures, where each decision counts for the ones that the log dropped; expected: NaN once the
+    probabilities of a decision cannot be derived; underived: the number of such decisions. eligible: decisions in which
+    an arm was eligible. served: slots that the store drew; explored: the expected number of them filled by uniform
+    picks; young: those with a young arm. slates: with several described arms; variety: sum of their mean distance
+    between two arms."""
 
     decisions: int
     slots: int
@@ -112,15 +113,14 @@ class ExposureSums(Sums):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExposurePartial(Sums):
-    """Sums over a part of the log: by day (or all under None), and for the rates of arms; nothing of an empty part."""
+    """Sums over a part of the log, by day (or None for all), and for the rates of arms; nothing for an empty part."""
 
     days: Mapping[int | None, ExposureSums] = field(default_factory=dict)
     rates: RateSums | None = None
 
 
 def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> Result:
-    """Exposure of every arm that was eligible in the selected log, from one snapshot.
-
+    """The exposure of every arm that was eligible in the selected log, from one snapshot.
     Raises InputError for unknown names, and an empty log."""
     if request.by not in (None, "day"):
         raise InputError(f"exposure has no groups by {request.by!r}", hint="--by day, or none")
@@ -134,7 +134,7 @@ def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> R
 
 
 def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of arms with ARM_FIGURES of the whole log; None where an arm was never eligible."""
+    """The records of arms, each with ARM_FIGURES over the whole log; None where an arm was never eligible."""
     figures: dict[str, ArmFigures] = {}
     with suppress(EmptyLog):
         figures = {row["arm"]: row for row in exposure(store, Request())["arms"]}
@@ -144,9 +144,9 @@ def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[st
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Census:
-    """A request as the store understands it. added_at (a,): of the arms of `evaluation.arms`; described (a, v): unit
-    vectors of their features, zeros for an arm without any, None where none has any. curve: by which pulls of the rates
-    are counted; None where every slot counts one."""
+    """A resolved request. added_at (a,): of the arms of `evaluation.arms`; described (a, v): unit vectors of their
+    features, zeros for an arm without any, None where no arm has any. curve: by which pulls count in the rates; None
+    where every slot counts as one."""
 
     evaluation: Evaluation
     reward: Reward
@@ -217,8 +217,8 @@ class Census:
         )  # fmt: skip
 
     def _expected(self, slots: Columns, starts: Ids, logged: LoggedBatch, reader: LogReader) -> tuple[Array, int]:
-        """Expected exposure, (a,): probabilities of each arm, summed over the positions of these decisions; and how
-        many of them have none."""
+        """The expected exposure, (a,): the probabilities of each arm, summed over the positions of these decisions; and
+        the number of decisions without probabilities."""
         expected = np.zeros(len(self.added_at))
         if not self.derives:
             return np.full(len(expected), np.nan), 0
@@ -234,7 +234,7 @@ class Census:
         return np.full(len(expected), np.nan) if underived else expected, underived
 
     def _eligible(self, sets: Ids, logged: LoggedBatch) -> Array:
-        """In how many of these decisions each arm was eligible, (a,)."""
+        """The number of these decisions in which each arm was eligible, (a,)."""
         decisions = np.zeros(len(self.added_at))
         for key, n in zip(*(column.tolist() for column in np.unique(sets, return_counts=True)), strict=True):
             arms = logged.lists.catalogues[key] if key in logged.lists.catalogues else logged.eligible[key]
@@ -242,8 +242,8 @@ class Census:
         return decisions
 
     def _variety(self, arm: Ids, starts: Ids, count: Array) -> tuple[float, float]:
-        """How many slates have several arms, all described, and the sum of their mean distances between two arms, each
-        as often as it counts."""
+        """The number of slates with several arms, all described, and the sum of their mean distances between two arms,
+        both weighted by count."""
         if self.described is None:
             return 0.0, 0.0
         from scipy.sparse import csr_array
@@ -254,7 +254,7 @@ class Census:
         total, step = 0.0, max(1, PORTION // max(1, int(n.max(initial=1))))
         for first in range(0, len(slates), step):
             portion = slates[first : first + step]
-            # the sum of the vectors of each slate: its square holds all similarities of two arms, twice, and n ones
+            # the sum of the vectors of each slate; its square is twice the sum of all similarities of two arms, plus n
             slots = piece_rows(starts[portion], n[portion])
             shown = csr_array(
                 (np.ones(len(slots)), arm[slots], offsets(n[portion])), shape=(len(portion), len(self.added_at))
@@ -267,7 +267,7 @@ class Census:
     # -- figures --
 
     def answer(self, by_day: Mapping[int | None, ExposureSums], rate_sums: RateSums) -> Result:
-        """The figures of the sums of the selected log."""
+        """The figures from the sums of the selected log."""
         total = reduce(add, by_day.values())
         limits = bounds(self.reward)
         is_share = limits is not None and limits[0] >= 0 and limits[1] <= 1
@@ -304,7 +304,7 @@ class Census:
 
 
 def _explored(slots: Columns, reader: LogReader) -> float:
-    """How many of these slots a uniform pick fills, expected."""
+    """The expected number of these slots that uniform picks fill."""
     ids, version = np.unique(slots["version_id"], return_inverse=True)
     reader.loggers.versions(ids)
     explored = 0.0
@@ -316,7 +316,7 @@ def _explored(slots: Columns, reader: LogReader) -> float:
 
 
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
-    """The figures of a catalogue: the arms that were eligible in some of these decisions."""
+    """The figures of a catalogue, over the arms that were eligible in some of these decisions."""
     eligible = sums.eligible > 0
     realised, expected = (asdict(spread(counts[eligible])) for counts in (sums.realised, sums.expected))
     mean = popularity[eligible].mean()
@@ -331,8 +331,8 @@ def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
 
 
 def described(catalogue: Sequence[Arm]) -> csr_array | None:
-    """Unit vectors of the features of arms, (a, v): 1 for each text, flag and item of a list, and each number as a
-    fraction of the largest of its field; None where no arm has any."""
+    """Unit vectors of the features of arms, (a, v): 1 for each text, flag and item of a list, and each number divided
+    by the largest of its field; None where no arm has any."""
     entries = [
         (row, path if number is None else f"{path}\x1e", 1.0 if number is None else float(number))
         for row, arm in enumerate(catalogue)
@@ -346,7 +346,7 @@ def described(catalogue: Sequence[Arm]) -> csr_array | None:
     row = np.array([row for row, _, _ in entries], np.int64)
     column = np.array([columns[path] for _, path, _ in entries], np.int64)
     value = np.array([value for _, _, value in entries], np.float64)
-    # numbers by the largest of their field, then rows by their length
+    # divide numbers by the largest of their field, then rows by their length
     max_weight = np.zeros(len(columns))
     np.maximum.at(max_weight, column, np.abs(value))
     vectors = csr_array(

@@ -1,4 +1,4 @@
-"""Outcomes: how often units came, whether they came again, and what they earned, by group."""
+"""Outcomes: how often units came, whether they came again, and their rewards, by group."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import events
 
-RECENT = 1_000  # events that say which kinds a store gets
+RECENT = 1_000  # events from which the kinds that a store gets are read
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Options of `outcomes`.
-
-    by: one of BY; None: by variant where there is an experiment, else all together
-    rewards: names; none: those that the variants learn, or that all policies learn, or `default`
+    by: one of BY; None: by variant where there is an experiment, else no groups
+    rewards: names; none: those that the variants learn, or the one that all policies learn, or `default`
     users, age_us, entered_us, metrics: as in `Study`"""
 
     by: str | None = None
@@ -40,8 +39,9 @@ class Request:
     metrics: Collection[str] | None = None
 
 
-# The outcomes of a log. unit: user or session; new, returning: units without and with a visit before the one that they
-# entered in; anonymous: units that are sessions without a user, where some user is known; metric: that decides.
+# The outcomes of a log. unit: user or session; new, returning: the numbers of units without and with a visit before the
+# one in which they entered; anonymous: the number of units that are sessions without a user, where some user is known;
+# metric: the deciding ones.
 Result = TypedDict("Result", {
     "unit": str, "outcomes": list[study_figures.OutcomeRow], "differences": list[study_figures.DifferenceRow],
     "by": str | None, "experiment": str | None, "level": float, "new": int, "returning": int, "reasons": list[str],
@@ -55,7 +55,7 @@ def outcomes(store: Store, request: Request) -> Result:
 
 
 def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
-    """The outcomes by several requests, which differ from the first one in groups and in a later beginning alone."""
+    """The outcomes for several requests, which may differ from the first one only in groups and in a later start."""
     for request in requests:
         _check(request)
     with store.read() as unit, bulk.alongside(unit):
@@ -96,7 +96,7 @@ def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
 
 def _check(request: Request) -> None:
     intervals.check_level(request.level)
-    groups = BY if request.experiment is None else (*BY, request.by or "")  # or the field of a context
+    groups = BY if request.experiment is None else (*BY, request.by or "")  # or a field of the context
     for name, value, possible in (("--by", request.by, groups), ("--users", request.users, (*USERS, NAMED))):
         if value is not None and value not in possible:
             raise InputError(f"{name} takes no {value!r}", hint=f"one of {', '.join(possible)}")
@@ -126,6 +126,6 @@ def _study(unit: Unit, request: Request) -> Study:
 
 
 def explanations(rows: Iterable[Mapping[str, Any]], reasons: Sequence[str] = ()) -> list[str]:
-    """A line for every reason that occurs in these rows, or beside them."""
+    """A line for every reason in these rows, and for further reasons."""
     present = in_order([*(reason for row in rows for reason in row["reasons"]), *reasons])
     return [f"{reason}: {REASONS[reason].text}" for reason in present]

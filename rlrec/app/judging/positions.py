@@ -1,4 +1,4 @@
-"""Position curves: how likely each position is examined, estimated from the log, stored, and compared."""
+"""Position curves: the examination of each position, estimated from the log, stored, and compared."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from rlrec.store.policies import curves, policies
 from rlrec.store.policies.curves import Curve
 from rlrec.times import format_time
 
-MAX_POSITIONS = 50  # positions of a curve, unless more are asked for
+MAX_POSITIONS = 50  # default positions of a curve
 CELLS = 2_000_000  # contexts and arms of an import that are compared at most
 _READ = (
     *FITTED, "version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size", "propensity",
@@ -57,7 +57,8 @@ EXPLAINED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `position fit`. positions: None for those of the longest slate; model: of `click_models.MODELS`."""
+    """Options of `position fit`. positions: None for those of the longest slate; model: one of
+    `click_models.MODELS`."""
 
     name: str
     log: str | None = None
@@ -70,7 +71,7 @@ CurveRow = TypedDict("CurveRow", {"curve": str, "number": int, "model": str, "me
                                   "positions": int, "created_at": str})  # fmt: skip
 
 
-# A curve; log_likelihood: per slot of pages that were held out, by model; preferred: the model that the log prefers.
+# A curve; log_likelihood: by model, per slot of held-out pages; preferred: the model that fits the log best.
 CurveAnswer = TypedDict("CurveAnswer", {
     "curve": str, "model": str, "method": str, "reward": str, "clusters": int, "positions": list[dict[str, Any]],
     "reasons": list[str], "number": int, "log": str | None, "log_likelihood": dict[str, float], "preferred": str | None,
@@ -80,7 +81,6 @@ CurveAnswer = TypedDict("CurveAnswer", {
 
 def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveAnswer:
     """Estimate a curve and store it under the next number of its name.
-
     Raises CheckFailed where not even the second position can be compared with the first; nothing is stored then."""
     if request.positions is not None and request.positions < 2:
         raise InputError(f"--positions is {request.positions}", hint="a curve compares two positions or more")
@@ -99,7 +99,7 @@ def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveA
 
 @dataclass(frozen=True, kw_only=True)
 class _Estimated:
-    """A curve, how it was found, and how the models compare."""
+    """A curve, the method that estimated it, and the comparison of the models."""
 
     curve: EstimatedCurve
     method: str
@@ -109,7 +109,7 @@ class _Estimated:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _LogSums(Sums):
     """Sums over batches. cells: of imported slots whose marginals are not known; partial: pages of which a slot is
-    missing or censored, which are left out elsewhere."""
+    missing or censored, which the other sums leave out."""
 
     overlap: OverlapSums
     clicks: ClickSums
@@ -124,7 +124,7 @@ class _LogSums(Sums):
 
 @dataclass(frozen=True, eq=False)
 class _PassSums(Sums):
-    """The sums of usable rows, None without one, and how many rows are too young."""
+    """The sums of usable rows (None without any), and the number of rows that are too young."""
 
     usable: _LogSums | None = None
     waiting: int = 0
@@ -132,7 +132,7 @@ class _PassSums(Sums):
 
 @dataclass(frozen=True, kw_only=True)
 class _CurvePass:
-    """The pass over the log whose sums tell a curve down to so many positions."""
+    """The pass over the log for a curve down to `size` positions."""
 
     evaluation: Evaluation
     definition: Reward
@@ -179,7 +179,7 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
     slots, marginals = rows.slots, rows.slots[log_rows.MARGINALS]
     size = marginals.shape[1]
     located = position_rows(slots, rows.reward - definition.default, evaluation.arms)
-    # a page that lacks a slot would count at one of two neighbours alone
+    # a page that lacks a slot would count at only one of two neighbours
     starts = run_starts(slots["decision_id"])
     counts = np.diff(np.r_[starts, len(rows)])
     is_complete = np.repeat(counts == slots["size"][starts], counts)
@@ -209,7 +209,7 @@ def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
 
 
 def _by_position(sums: _LogSums, size: int) -> _Estimated:
-    """The position-based curve, by the method that the log admits."""
+    """The position-based curve, by the method that suits the log."""
     curve = positions.chained(sums.overlap)
     if len(curve.positions) == 1 and len(sums.cells.slots):
         curve = click_models.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
@@ -268,7 +268,7 @@ def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimat
 
 
 def fitted(unit: Unit, version: Version) -> Sequence[ExaminedPosition]:
-    """The curve that `fit` would store of the log of a version's policy; empty where it cannot be estimated."""
+    """The curve that `fit` would store for the log of a version's policy; empty where it cannot be estimated."""
     request = Request(name=version.policy.name, log=f"policy={version.policy.name}", reward=version.reward.name)
     try:
         return _estimate(unit, request, version.reward, filters.selection(unit, request.log)).curve.positions
@@ -291,13 +291,13 @@ def list_curves(store: Store) -> list[CurveRow]:
 
 
 def show(store: Store, reference: str) -> CurveAnswer:
-    """A stored curve: NAME means the newest one of that name. Raises InputError where there is none."""
+    """A stored curve; NAME means the newest one with that name. Raises InputError where there is none."""
     with store.read() as unit:
         return _answer(unit, lookup.curve(unit, reference))
 
 
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
-    """A row for each position of either curve: examination under both, and by how much the second is above."""
+    """A row for each position of either curve: its examination in both, and how much higher the second is."""
     with store.read() as unit:
         sides = [lookup.curve(unit, reference).examination for reference in (first, second)]
     return [
@@ -327,6 +327,6 @@ def _answer(unit: Unit, curve: Curve) -> CurveAnswer:
 
 
 def _position(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A position as JSON has it, whose numbers the store may have written as integers."""
+    """A position as JSON. The store may have read whole numbers as integers; they become floats."""
     bounds = {name: None if row[name] is None else float(row[name]) for name in ("examination", "lower", "upper")}
     return {"position": row["position"], **bounds, "rewards": row["rewards"], "slots": row["slots"]}

@@ -1,4 +1,4 @@
-"""Everything that a page about a store shows, from the answers of other commands."""
+"""The contents of a page about a store, from the answers of other commands."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from rlrec.times import DAY_US, format_time
 
 T = TypeVar("T")
 P = ParamSpec("P")
-JUDGED = 100_000  # newest decisions that estimates and exposure are from
-GAP = 28  # days without a decision that end what is shown over time
-LONGEST = {"hour": 2, "day": 45, "week": 728}  # days that are shown by this period, at most
-TARGETS, BELIEFS, EXPERIMENTS, CURVES, TRAINED = 6, 4, 5, 3, 3  # of the most used, or the newest
+JUDGED = 100_000  # newest decisions for estimates and exposure
+GAP = 28  # days without decisions before which the parts over time begin
+LONGEST = {"hour": 2, "day": 45, "week": 728}  # days that are shown by each period, at most
+TARGETS, BELIEFS, EXPERIMENTS, CURVES, TRAINED = 6, 4, 5, 3, 3  # the most used, or newest, of each that are shown
 PARTS = 8
 OVER_TIME = ("visits", "returned_1d", "returned_7d", "reward_per_visit")  # metrics that are shown over time
 UNIFORM = "uniform"
@@ -46,8 +46,8 @@ UNIFORM = "uniform"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `report`. policy: its decisions and beliefs alone; log: a filter; since: microseconds since 1970;
-    reward: of every comparison, None for those that the policies learn."""
+    """Options of `report`. policy: only its decisions and beliefs; log: a filter; since: microseconds since 1970;
+    reward: for all comparisons, None for those that the policies learn."""
 
     policy: str | None = None
     log: str | None = None
@@ -57,13 +57,14 @@ class Request:
 
     @property
     def filter(self) -> str:
-        """The decisions as a filter of the log."""
+        """The selected decisions as a filter of the log."""
         since = None if self.since is None else f"since={format_time(self.since)}"
         return filters.join_filters(self.policy and f"policy={self.policy}", self.log, since)
 
 
 class PolicyTraffic(NamedTuple):
-    """How much a policy served; a variant in an experiment is one of its own. newest: day of its newest decision."""
+    """How much a policy served; a variant in an experiment is a policy of its own. newest: day of its newest
+    decision."""
 
     policy: str
     decisions: int
@@ -74,7 +75,7 @@ class PolicyTraffic(NamedTuple):
 
 
 class Training(NamedTuple):
-    """How a version was trained: its learning curve, the epoch that was taken, and the look of the gate."""
+    """How a version was trained: its learning curve, the best epoch, and the test of the gate."""
 
     policy: str
     version: int
@@ -84,11 +85,10 @@ class Training(NamedTuple):
 
 @dataclass(kw_only=True)
 class Result:
-    """The content of the page; a part that is None or empty has sentences in `remarks`, under its name, that say why.
-
-    reward: that the parts share, None without a policy. period: of `over_time`, hour, day or week; weeks: the same by
-    whole weeks, None where there are not two; earlier: decisions that `since` leaves out; judged: decisions that
-    estimates and exposure are from, None for all; best: the sentence that names the best known policy"""
+    """The contents of the page. For a part that is None or empty, `remarks` has sentences under its name that say why.
+    reward: shared by the parts, None without a policy. period: of `over_time`, hour, day or week; weeks: the same by
+    whole weeks, None with fewer than two; earlier: decisions before `since`; judged: decisions for estimates and
+    exposure, None for all; best: the sentence that names the best known policy"""
 
     created_at: str
     log: str
@@ -115,8 +115,8 @@ class Result:
 
 
 def report(store: Store, request: Request) -> Result:
-    """The content of the page. Raises InputError for names that the store lacks; a part that has no answer says why."""
-    # exposure and estimates are from the same decisions
+    """The contents of the page. Raises InputError for unknown names; a part without an answer says why."""
+    # exposure and estimates use the same decisions
     with store.snapshot() as unit, bulk.alongside(unit), partitions.shared(unit):
         return _Gathering(store, unit, request).result()
 
@@ -129,14 +129,14 @@ def quick_findings(store: Store) -> list[Finding]:
 
 
 def newest_filter(store: Store) -> str | None:
-    """The filter of the newest decisions, as many as estimates are from; None for all, where there are no more."""
+    """The filter of the newest decisions, as many as estimates use; None where there are no more."""
     with store.read() as unit:
         since = selected.newest_at(unit, filters.selection(unit, ""), JUDGED)
     return None if since is None else f"since={format_time(since)}"
 
 
 class _Ranking:
-    """The policies that rank, by how many decisions each of them served. policy: the one that was asked for."""
+    """The policies that rank, with the decisions that each of them served. policy: the requested one."""
 
     policy: StoredPolicy | None = None
 
@@ -147,8 +147,8 @@ class _Ranking:
         self.live = {policy.version.policy.id: policy.version for policy in live.values()}
 
     def _rankers(self) -> list[int]:
-        """The ids of the policies that rank: the one that was chosen, with its variants, else those that served most,
-        then others that can serve, the newest first. What an imported log comes from ranks nothing here."""
+        """The ids of the policies that rank: the requested one with its variants, else those that served most, followed
+        by others that can serve, newest first. The policy of an imported log does not rank."""
         ids = [key for key, _ in self.served.most_common()]
         if self.policy is None:
             served = {*ids, *(self.policies[key].base_id for key in ids)}
@@ -160,19 +160,19 @@ class _Ranking:
         return [key for key in ids if self.policies[key].kind != "logged"]
 
     def _shown(self) -> list[StoredPolicy]:
-        """The policies whose beliefs are shown, and whose newest decisions are checked."""
+        """The policies whose beliefs are shown and whose newest decisions are checked."""
         rankers = [self.policies[key] for key in self._rankers()]
         return [policy for policy in rankers if policy.kind != UNIFORM][:BELIEFS]
 
     def quick_findings(self, *, on_its_clock: bool) -> list[Finding]:
-        """The findings of checks that do not read the whole log. on_its_clock: as of `newest.check`."""
+        """The findings of checks that do not read the whole log. on_its_clock: as in `newest.check`."""
         findings = Findings()
         live_versions.check(self.unit, findings=findings, policy=None if self.policy is None else self.policy.name)
         return [*newest.check(self.unit, self._shown(), on_its_clock=on_its_clock), *findings.in_order()]
 
 
 class _Gathering(_Ranking):
-    """One run, in one snapshot: what the store has, and then part by part."""
+    """One run in one snapshot: first the contents of the store, then part by part."""
 
     def __init__(self, store: Store, unit: Unit, request: Request) -> None:
         super().__init__(unit, {})
@@ -197,7 +197,7 @@ class _Gathering(_Ranking):
         self.answer.judged, self._judged_log = None if since is None else JUDGED, self._log(since)
 
     def _count_traffic(self) -> Counter[int]:
-        """Decisions of each policy; the answer gets its table of them."""
+        """The number of decisions of each policy; also fills the answer's table of traffic."""
         versions = policies.versions(self.unit, list(self.policies))
         owners = StoredRows("version", ((version.id, version) for version in versions))
         count, day = Counter[int](), dict[int, int]()
@@ -234,7 +234,7 @@ class _Gathering(_Ranking):
         return answer
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """A part, or None and a remark that says why there is none."""
+        """The result of a part, or None with a remark that says why there is none."""
         self._parts.add(name)
         self.unit.progress(f"of {PARTS} parts of the page", len(self._parts), None)
         try:
@@ -247,19 +247,19 @@ class _Gathering(_Ranking):
             return None
 
     def _remark(self, name: str, text: str) -> None:
-        """Say it under a part, once."""
+        """Add a remark to a part, once."""
         if text not in self.answer.remarks[name]:
             self.answer.remarks[name].append(text)
 
     def _log(self, since: int | None) -> str | None:
-        """The filter of the log, from a time on."""
+        """The filter of the log from a time on."""
         pairs = filters.parse(self.request.filter) | ({} if since is None else {"since": format_time(since)})
         return ",".join(f"{key}={value}" for key, value in pairs.items()) or None
 
     # -- parts --
 
     def _over_time(self) -> outcomes.Result:
-        """Outcomes by period, back to the last long gap."""
+        """Outcomes by period, from the end of the last long gap on."""
         days = sorted({row.day for row in self.days})
         start = max((next_day for day, next_day in pairwise(days) if next_day - day > GAP), default=days[0])
         span = days[-1] - start + 1
@@ -283,8 +283,9 @@ class _Gathering(_Ranking):
         return over_time
 
     def _estimates(self) -> None:
-        """The targets by the rewards that they learn, each group as `evaluate` judges it. What learns and serves is
-        compared with uniform too, which stands last and apart: intervals widen with the targets of a request."""
+        """The targets, grouped by the reward that they learn, each group evaluated as in `evaluate`. A learning policy
+        that serves is also compared with uniform, which comes last and separately, since intervals widen with the
+        number of targets."""
         answer, by_reward = self.answer, defaultdict[str, list[str]](list)
         for version in self._targets():
             by_reward[self.request.reward or version.reward.name].append(version.policy.name)
@@ -296,7 +297,7 @@ class _Gathering(_Ranking):
         answer.reasons = evaluate.reasons_in_words(answer.estimates) if answer.estimates else []
 
     def _judge(self, reward: str, targets: list[str]) -> list[EstimateRow]:
-        """The estimates that answer about targets, one by one where some of these cannot be judged here."""
+        """The estimates that answer about targets, requested one by one where some cannot be evaluated here."""
         request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward, apart=[UNIFORM])
         try:
             return evaluate.answering_rows(evaluate.evaluate(self.store, request))
@@ -306,7 +307,7 @@ class _Gathering(_Ranking):
         return [row for name in targets for row in self._fill("estimates", self._judge, reward, [name]) or []]
 
     def _failed_checks(self) -> list[Finding]:
-        """The checks of the log that estimates fail, with their targets."""
+        """The checks of the log that estimates fail, with the affected targets."""
         rows, reasons = self.answer.estimates, [*(check.reason for check in CHECKS), "models-differ", "unlike-loggers"]
         return [
             Finding(check=reason, severity="warning", subject=", ".join(names), detail=REASONS[reason].text)
@@ -315,7 +316,7 @@ class _Gathering(_Ranking):
         ]
 
     def _targets(self) -> list[Version]:
-        """Those that rank and still serve, or can. A holdout is uniform, which is judged anyway."""
+        """The ranking policies that serve, or can. Holdouts are uniform, which is evaluated anyway."""
         rankers = [self.live[key] for key in self._rankers()]
         replaced = {version.id: live_versions.successors(self.unit, version) for version in rankers}
         for sentence in filter(None, replaced.values()):
@@ -338,7 +339,7 @@ class _Gathering(_Ranking):
         return [comparison for comparison in comparisons if comparison is not None]
 
     def _order_of(self, experiment: Experiment) -> tuple[bool, bool, int]:
-        """Its place on the page: what runs first, holdouts of routes ahead."""
+        """The sort key of an experiment on the page: running ones first, holdouts of routes before others."""
         is_running = experiment.status == "running"
         return not is_running, lookup.route_of_holdout(self.unit, experiment) is None, -experiment.created_at
 

@@ -1,4 +1,4 @@
-"""A store at a glance: how much it holds, what its policies and routes do, what waits, and what looks wrong."""
+"""A store at a glance: its size, the state of its policies and routes, what is waiting, and warnings."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ if TYPE_CHECKING:
     from rlrec.app.experiments.route import RampState
 
 HOURS = 24
-SILENT, RECENT = 200, 5_000  # decisions: at least so many in a day are needed to see an outage; the newest are read
-WAITING, DOCTOR = "waiting", "doctor"  # checks of the warnings here, beside that of the clock
+# decisions in a day that are needed to detect an outage; and newest ones that are read for it
+SILENT, RECENT = 200, 5_000
+WAITING, DOCTOR = "waiting", "doctor"  # the checks behind the warnings here, beside the one of the clock
 
-# passed: whether a gate looked and let it pass; None for a rebuilt one, which none looked at
+# passed: whether a gate tested it and let it pass; None for a rebuilt version, which no gate tested
 WaitingVersion = TypedDict("WaitingVersion", {
     "version": str, "since": str, "answer": str | None, "passed": bool | None,
 })  # fmt: skip
-# live: number of the live version; versions: how many there are; decisions: imported ones too; decisions_24h: served;
-# answer: what the newest look of a gate says of the live version, None without one; waiting: the newest version, its
-# time, and its answer, where it was trained or rebuilt and is not live
+# live: number of the live version; versions: their number; decisions: imported ones included; decisions_24h: served;
+# answer: of the newest gate test of the live version, None without one; waiting: the newest version, its time and its
+# answer, where it was trained or rebuilt and is not live
 PolicyStatus = TypedDict("PolicyStatus", {
     "policy": str, "kind": str, "live": int, "versions": int, "decisions": int, "decisions_24h": int,
     "last_at": str | None, "live_since": str, "reward": str, "answer": str | None,
     "waiting": WaitingVersion | None,
 })  # fmt: skip
-# live: whether the version is the policy's live one, which the route follows; experiment: the ramp that runs; ramp:
-# where that stands
+# live: whether the version is the policy's live one, which the route follows; experiment: the running ramp; ramp: its
+# state
 RouteStatus = TypedDict("RouteStatus", {
     "route": str, "policy": str, "version": int, "live": bool, "experiment": str | None, "since": str,
     "decisions_24h": int, "ramp": "RampState | None",
@@ -49,16 +50,17 @@ RouteStatus = TypedDict("RouteStatus", {
 ExperimentStatus = TypedDict("ExperimentStatus", {
     "experiment": str, "unit": str, "units": int, "variants": list[str], "created_at": str,
 })  # fmt: skip
-# What was last found about the users whom a route keeps apart, and when; None before `experiment show` or `report` ran.
+# The last result on the users whom a route keeps apart, and its time; None before `experiment show` or `report` ran.
 HoldoutStatus = TypedDict("HoldoutStatus", {"route": str, "experiment": str, "sentence": str | None, "at": str | None})
-# immature: decisions whose reward window is open; unsettled: slots that have not entered the beliefs of `settled` ones
+# immature: decisions whose reward window is open; unsettled: slots that have not entered beliefs which learn settled
+# rewards
 Waiting = TypedDict("Waiting", {"immature": int, "unsettled": int})
 
 
 class Status(TypedDict):
-    """Answer of `status`. arms: that may be served; policies: without the variants of stopped experiments that no route
-    serves; experiments: that run; events_by_hour: of the last 24 hours, the present one last; warnings: findings, as of
-    `doctor`; best: the last answer about the best known policy; training and doctor: the last runs; None without
+    """The answer of `status`. arms: that may be served; policies: without variants of stopped experiments that no route
+    serves; experiments: running ones; events_by_hour: of the last 24 hours, the present one last; warnings: findings,
+    as in `doctor`; best: the last answer on the best known policy; training and doctor: the last runs; None without
     one."""
 
     revision: str
@@ -81,7 +83,7 @@ class Status(TypedDict):
 
 
 def status(store: Store) -> Status:
-    """The state of a store, from one snapshot; nothing reads the log from end to end."""
+    """The state of a store, from one snapshot; no part reads the whole log."""
     with store.read() as unit:
         stored_policies = policies.all_policies(unit)
         live = StoredRows("policy", policies.live(unit, {policy.name for policy in stored_policies}).items())
@@ -157,7 +159,8 @@ def status(store: Store) -> Status:
 
 
 def _answer(unit: Unit, version: Version, looks: Mapping[int, GateLook]) -> tuple[str | None, bool]:
-    """The answer of the newest look at a version, of a route's gate, else of its training's; whether it passed."""
+    """The answer of the newest gate test of a version (of a route's gate, else of its training's), and whether it
+    passed."""
     look = looks.get(version.id)
     if look is not None:
         gate: Mapping[str, Any] = parse(look.report, f"look {look.id} of the gate of a route")
@@ -184,7 +187,7 @@ def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], served:
 
 
 def _waiting(unit: Unit, live: Version, number: int) -> WaitingVersion | None:
-    """The newest version of a policy, with this number, where it was trained or rebuilt and is not live."""
+    """The newest version of a policy, which has this number, where it was trained or rebuilt and is not live."""
     newest = live_versions.waiting(unit, live) if number > live.number else None
     if newest is None:
         return None

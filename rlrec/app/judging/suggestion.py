@@ -1,4 +1,4 @@
-"""A reward for the long run: which events at the slots of an arm go with what comes after a look at it."""
+"""A reward for the long run: how events at the slots of an arm are related to what follows a look at it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rlrec.store.policies import policies
 from rlrec.times import SECOND
 
 DRAWS, SEED = 2_000, 0  # of the posterior
-DIGITS = 3  # of a weight
+DIGITS = 3  # decimal digits of a weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of `reward suggest`: reward, log, horizon_us and level as of `effects`."""
+    """Arguments of `reward suggest`: reward, log, horizon_us and level as in `effects`."""
 
     reward: str = "default"
     log: str | None = None
@@ -33,16 +33,17 @@ class Request:
     level: float = 0.95
 
 
-# A mean of a posterior with its bounds.
+# A posterior mean with its bounds.
 Doubt = TypedDict("Doubt", {"value": float, "lower": float, "upper": float})
-# A kind of event. now: its weight in the reward; later: what one more of it at an arm's slots says of what comes after
-# the page, with bounds for all kinds together; weight: both; rank: rank correlation of arms by its rate and by their
-# long run.
+# A kind of event. now: its weight in the reward; later: the effect of one more such event at an arm's slots on what
+# follows the page, with bounds for all kinds together; weight: the sum of both; rank: rank correlation of arms by its
+# rate and by their long-run effect.
 EventWeight = TypedDict("EventWeight", {
     "event": str, "now": float, "later": Doubt, "weight": float, "answer": str, "rank": Doubt,
 })  # fmt: skip
-# explained: share of what differs between arms after the page that their events tell; rank: of the reward itself; None
-# where no kind of event differs from arm to arm. weights: of the definition, None where no later one can be told.
+# explained: the share of the differences between arms after the page that their events explain; rank: of the reward
+# itself; None where no kind of event differs between arms. weights: for a definition, None where no later effect can be
+# estimated.
 Result = TypedDict("Result", {
     "reward": str, "horizon_s": float, "log": str | None, "level": float, "arms": int, "pages": int, "persons": int,
     "explained": Doubt | None, "rank": Doubt | None, "events": list[EventWeight], "name": str,
@@ -51,9 +52,8 @@ Result = TypedDict("Result", {
 
 
 def suggest(store: Store, request: Request) -> Result:
-    """Weights of events by which the slot of an arm is worth what a look at it brings in the long run.
-
-    Raises InputError for what is unknown and an empty log, CheckFailed for a log that cannot tell."""
+    """Weights of events with which the reward of an arm's slot equals the long-run effect of a look at it.
+    Raises InputError for unknown names and an empty log, CheckFailed for a log with too few data."""
     with store.read() as unit:
         definition = lookup.reward(unit, request.reward)
         names = {reward.name for reward in policies.rewards(unit)}
@@ -88,7 +88,7 @@ def suggest(store: Store, request: Request) -> Result:
     products = np.array([[sums.products[first, second] for second in kinds] for first in kinds])
     (rates, covariance), rng = joint_rates(values, products, sums.looks[arms]), np.random.default_rng(SEED)
     draws = draw_lines(later[arms], error[arms], rates, draws=DRAWS, rng=rng)
-    # ranks by rates that are not known either, and by effects that move with them along the line
+    # ranks by rates and effects that are drawn with their errors
     errors, weights_now = draw_errors(covariance, draws=DRAWS, rng=rng), [now_weights.get(kind, 0.0) for kind in kinds]
     drawn_rates, moved = rates + errors, np.einsum("np,nkp->nk", draws.slopes, errors)
     reward_now = drawn_rates @ weights_now
@@ -112,7 +112,7 @@ def suggest(store: Store, request: Request) -> Result:
 
 
 def _ranks(values: Array) -> Array:
-    """Ranks along the last axis, with mean 0 and length 1: products of two are rank correlations."""
+    """Ranks along the last axis, centred and of length 1, so that products of two are rank correlations."""
     ranks = values.argsort(axis=-1).argsort(axis=-1) - (values.shape[-1] - 1) / 2
     return np.asarray(ranks / np.linalg.norm(ranks, axis=-1, keepdims=True))
 

@@ -1,9 +1,8 @@
-"""Kinds and parameters played over one log: each candidate learns from it block by block, and is judged on later ones.
-
-Blocks are stretches of time, of about as many decisions each: what a candidate has learned is known before a block
-begins, and what was shown there was drawn with known probabilities. So weights are exact whatever logged, a policy that
-learns too, and no row judges what it taught. Source: Blum, Kalai & Langford 1999 (progressive validation), on weighed
-rows."""
+"""Kinds and parameters replayed over one log: each candidate learns from it block by block, and is evaluated on later
+ones. Blocks are stretches of time with about equal numbers of decisions. What a candidate has learned is fixed before a
+block begins, and what was shown in the block was drawn with known probabilities. Weights are therefore exact for any
+logger, even one that learns, and no row evaluates what it taught. Source: Blum, Kalai & Langford 1999 (progressive
+validation), on weighted rows."""
 
 from __future__ import annotations
 
@@ -45,16 +44,16 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from rlrec.times import format_time
 
-BLOCKS, TAUGHT = 10, 3  # of the log, and those of them that only teach
-MOST = 40  # candidates
+BLOCKS, TAUGHT = 10, 3  # of the log, and those at the start that only teach
+MOST = 40  # candidates, at most
 COLUMNS = ("context_id", "position", "propensity", "marginal")
 TIMELESS = ("discount", "window")  # parameters that a log does not teach
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of `sweep`. kinds: names joined by commas; params: KIND:NAME=V1,V2; features: as JSON has them; log: a
-    filter; cluster: as of `evaluate`."""
+    """Arguments of `sweep`. kinds: names joined by commas; params: KIND:NAME=V1,V2; features: as JSON; log: a filter;
+    cluster: as in `evaluate`."""
 
     kinds: str
     params: Sequence[str] = ()
@@ -65,8 +64,8 @@ class Request:
     cluster: str | None = None
 
 
-# candidates: best first, rows of `evaluate` with their kind (None of `uniform`) and params; begins: of the blocks that
-# are judged; command: that creates the best one; returns: whether the reward weighs them.
+# candidates: best first, rows of `evaluate` with their kind (None for `uniform`) and params; begins: of the evaluated
+# blocks; command: creates the best one; returns: whether the reward weighs them.
 Result = TypedDict("Result", {
     "reward": str, "log": str | None, "decisions": int, "blocks": int, "begins": list[str], "served": float | None,
     "best": str, "command": str | None, "returns": bool, "candidates": list[dict[str, Any]],
@@ -86,16 +85,16 @@ class Candidate(NamedTuple):
 
     @property
     def counting(self) -> Any:
-        """Equal for candidates that add the same numbers of every slot to their beliefs."""
+        """A key that is equal for candidates that add the same numbers to their beliefs for every slot."""
         policy = designs.policy_of(self.version)
-        if policy.contextual and getattr(policy, "expands", False):  # around weights of its own
+        if policy.contextual and getattr(policy, "expands", False):  # around its own weights
             return self.name
         counts = type(policy).statistics, policy.needs, policy.width, policy.examination
         return (*counts, repr(self.version.parameters))
 
 
 class Moment(NamedTuple):
-    """A belief when a block begins: parameters of the version, and its sums."""
+    """A belief at the beginning of a block: parameters of the version, and its sums."""
 
     parameters: Mapping[str, Any]
     sums: Totals
@@ -104,9 +103,8 @@ class Moment(NamedTuple):
 def sweep(
     store: Store, request: Request, workers: Workers = IN_PROCESS
 ) -> tuple[Result, list[EstimateRow], list[EstimateRow]]:
-    """Estimates of what each candidate would have earned, best first, and those by all estimators.
-
-    Raises InputError for what is unknown or cannot be, CheckFailed for a log that cannot teach and judge."""
+    """Estimates of what each candidate would have earned, best first, and the estimates by all estimators.
+    Raises InputError for unknown names and impossible values, CheckFailed for a log too short to teach and evaluate."""
     if (request.log or "").startswith(PREFIX):
         raise InputError("a sweep learns from the log of a store", hint="`rlrec import-log` brings it into one")
     with store.read() as unit, bulk.alongside(unit), workers.opened(store, unit.now) as engine:
@@ -182,7 +180,7 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
 
 
 def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selection) -> list[Candidate]:
-    """The candidates, with features as `policy create --from-log` fits them to the contexts of the log."""
+    """The candidates, with features fitted to the contexts of the log as in `policy create --from-log`."""
     declared = {} if request.features is None else parameters.features(request.features)
     candidates, fitted = list[Candidate](), dict[bool, Design]()
     for kind, texts in _combinations(request):
@@ -201,18 +199,18 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
             version = replace(version, parameters=fitted[shared].to_json())
             if fitted[shared].context.is_sparse:
                 raise InputError("features of contexts have too many columns to sweep", hint="hash into fewer columns")
-            designs.policy_of(version)  # refuses more features than its model holds
+            designs.policy_of(version)  # raises where the model cannot hold so many features
         candidates.append(Candidate(kind, texts, version))
     return candidates
 
 
-# -- what they learn --
+# -- what candidates learn --
 
 
 def learn(
     unit: Unit, candidates: Sequence[Candidate], blocks: Sequence[Selection], reward: Reward
 ) -> dict[Any, list[Moment]]:
-    """Moments at which judged blocks begin, by what candidates count; a block is read once for all of them."""
+    """The moments at which evaluated blocks begin, by `counting`; a block is read once for all candidates."""
     drafts = {candidate.counting: candidate.version for candidate in candidates}
     sums = {counting: Totals() for counting in drafts}
     moments = {counting: list[Moment]() for counting in drafts}
@@ -229,7 +227,7 @@ def learn(
 
 
 def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment], begins: Ids) -> LearningTarget:
-    """The candidate as it learns."""
+    """The candidate as a target that learns."""
     features = designs.arm_features(unit, designs.policy_of(candidate.version))
     makers = [
         partial(slot_statistics.served, unit, replace(candidate.version, parameters=parameters), sums, features)
@@ -241,12 +239,12 @@ def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment],
     )  # fmt: skip
 
 
-# -- what they earn --
+# -- what candidates earn --
 
 
 def _judged(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
-    """One estimate for each target, by the estimator that can tell of most, of equal ones the last; best first. Bounds
-    of lifts are those that hold together."""
+    """One estimate for each target, by the estimator with the best verdicts, where later ones win ties; best first.
+    Bounds of lifts hold for all targets together."""
     scores = dict.fromkeys((row.estimate.estimator for row in reversed(rows)), 0)
     for row in rows:
         scores[row.estimate.estimator] += VERDICTS.index(row.estimate.verdict) * (row.estimate.std_error is not None)
@@ -260,7 +258,7 @@ def _judged(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 
 
 def _command(candidate: Candidate, request: Request, taken: set[str]) -> str:
-    """The command that creates a candidate, learned from all of the log."""
+    """The command that creates a candidate which learns from the whole log."""
     names = (candidate.kind, *(f"{candidate.kind}-{number}" for number in range(2, len(taken) + 3)))
     words = ["rlrec policy create", next(name for name in names if name not in taken), "--kind", candidate.kind]
     words += [f"--param {name}={text}" for name, text in candidate.texts.items()]
