@@ -1,1 +1,1 @@
-"""Experiments, routes and shadows: policies and whom they serve."""
+"""Experiments, routes and shadows: policies, and whom they serve."""

@@ -33,18 +33,18 @@ INTERVAL = ("value", "relative", "lower", "upper")  # of a difference
 DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
 
 
-# Whose intervals an answer has. fixed: whether they hold for one look; best_n: units for which they are tightest at
-# every look; tests: comparisons that decide together; since: the first assignment.
+# The intervals of an answer. fixed: whether they hold for one look only; best_n: units at which they are tightest, for
+# intervals that hold at every look; tests: comparisons that decide together; since: the first assignment.
 SequenceAnswer = TypedDict("SequenceAnswer", {
     "fixed": bool, "best_n": float, "tests": int, "since": str | None, "intervals": list[SequenceRow],
 })  # fmt: skip
-# Answer of `experiment show`: outcomes per unit with their differences from the first variant; earnings of the variants
-# and their differences per decision, under the first reward; checks of the split. metric: that decides; sequence: of
-# its differences; reasons: of caution; units_per_day: how many were assigned a day; plan: how long one that runs takes,
-# None where too little is known; selected_ratio: whether exclusions and filters leave out other shares of
-# the variants; first_at, last_at: of its decisions, None without any; route: whose holdout it is; led_to: the policies
-# that this has led to, the newest last, none where a log is named; led_since: its newest change; equal_age_days: over
-# how many of their first days units may be compared now, a week at most.
+# Answer of `experiment show`: outcomes per unit with their differences from the first variant; rewards of the variants
+# and their differences per decision, under the first reward; checks of the split. metric: deciding ones; sequence: of
+# their differences; reasons: for caution; units_per_day: assigned per day; plan: how long a running experiment takes,
+# None where too little is known; selected_ratio: whether exclusions and filters leave out different shares of the
+# variants; first_at, last_at: of its decisions, None without any; route: whose holdout it is; led_to: the policies that
+# the route has served, newest last, none where a log is named; led_since: its newest change; equal_age_days: the number
+# of first days over which units can be compared now, at most a week.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
@@ -65,9 +65,9 @@ def show(
     store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95, log: str | None = None,
     fixed: bool = False, by: str | None = None,
 ) -> VariantComparison:  # fmt: skip
-    """Outcomes per unit under these rewards (none: those that the variants learn), their differences, earnings per
+    """Outcomes per unit under these rewards (none: those that the variants learn), their differences, rewards per
     decision under the first of them, and whether the split is as defined. log: a filter of the decisions; the split and
-    the holdout are checked on all. fixed: intervals that hold for one look alone. by: a field of contexts."""
+    the holdout are checked on all. fixed: intervals that hold for one look only. by: a field of contexts."""
     intervals.check_level(level)
     with store.read() as unit, bulk.alongside(unit, {row.policy_id for row in lookup.experiment(unit, name).variants}):
         experiment = lookup.experiment(unit, name)
@@ -92,7 +92,7 @@ def show(
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
         is_running = experiment.status == "running" and not log
         planned = plan.experiment_plan(unit, collected, plan.Request(level=level)) if is_running else None
-        # the first units have had so long, and the windows of the rewards
+        # the time for which the first units have been observed, with the windows of the rewards
         aged_us = min(covered[1], unit.now - max(reward.window_us for reward in definitions)) - first_at
         maturity = None
         if assigned and not collected.count("sessions", *range(len(experiment.variants))):
@@ -110,7 +110,7 @@ def show(
     for number, variant in enumerate(experiment.variants[1:], start=1):
         compared, per_unit = collected.compare(number, reward_per_decision), earned[variant.label]
         differs = DECISIONS_DIFFER in compared.reasons
-        # a mean per decision never says the opposite of what each unit earned, nor is it surer than that of young units
+        # a mean per decision never contradicts the rewards per unit, and is no more certain than those of young units
         if not differs and {compared.answer.answer, per_unit["answer"]} == {"better", "worse"}:
             compared = compared.because(DECISIONS_DIFFER)
         compared = compared.because(*([YOUNG_UNITS] if YOUNG_UNITS in per_unit["reasons"] else []))
@@ -150,7 +150,7 @@ def show(
 
 
 def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFigures) -> list[dict[str, Any]]:
-    """A row of each phase: what it drew, and how its units differ in reward per unit, under the first reward."""
+    """A row for each phase: its weights, and the difference of its units in reward per unit, under the first reward."""
     earned = next(row for row in study_figures.metrics(collected.study) if row.name == "reward_per_unit")
     labels, rows, number = [variant.label for variant in experiment.variants], list[dict[str, Any]](), 0
     for phase in phases:
@@ -171,7 +171,7 @@ def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFig
 
 
 def notice_machines(store: Store, name: str) -> None:
-    """Say how many units of an experiment click like machines, and how they are left out."""
+    """Print how many units of an experiment click like machines, and how to leave them out."""
     with store.read() as unit:
         machines = machine_sessions.sentence(unit, selection=filters.selection(unit, f"experiment={name}"))
     if machines is not None:
@@ -179,7 +179,7 @@ def notice_machines(store: Store, name: str) -> None:
 
 
 def note(store: Store, answer: VariantComparison) -> None:
-    """Keep what was found about the holdout of a route, for `status`; nothing of other experiments."""
+    """Store the result on the holdout of a route, for `status`; nothing for other experiments."""
     if "route" in answer:
         result = {"sentence": experiment_sentences(answer)[0]}
         opening.note(store, activity.HOLDOUT, {"experiment": answer["experiment"]}, result, noun="comparison")
@@ -211,7 +211,7 @@ def _interleaved(
     unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float,
     covered: tuple[int, int], fixed: bool,
 ) -> VariantComparison:  # fmt: skip
-    """The credit of each team: means a decision of the rewards of its slots."""
+    """The credit of each team: the mean reward of its slots per decision."""
     credit = interleaved.credit(unit, experiment, definition, level=level)
     picks = [credit.first_picks, credit.decisions - credit.first_picks]
     split = comparison.sample_ratio([((1.0, 1.0), [picks] if credit.decisions else [])])

@@ -31,9 +31,9 @@ def stop(
     store: Store, name: str, *, promote: str | None = None, anyway: bool = False,
     confirm: Callable[[str], bool] | None = None,
 ) -> ExperimentSummary:  # fmt: skip
-    """Stop serving from an experiment. Stopping it twice changes nothing; its log stays. The route of a ramp goes on
-    with what it served before, or follows the policy of the variant that is promoted. confirm: whether somebody wants
-    the promotion all the same. Raises CheckFailed where the comparison speaks against it, and nobody does."""
+    """Stop serving from an experiment. Stopping it again changes nothing; its log stays. The route of a ramp goes back
+    to what it served before, or follows the policy of the promoted variant. confirm: asks whether to promote anyway.
+    Raises CheckFailed where the comparison is against the promotion, and it is not confirmed."""
     run, compared = {"name": name, "promote": promote}, list[Row]()
     with store.read() as unit:
         ended = lookup.experiment(unit, name)
@@ -74,7 +74,7 @@ def stop(
                 "unit_differences": cast(Any, compared),
             }  # fmt: skip
             if changes := routes.newest_changes(unit):
-                names = reference, lookup.split(reference)[0]  # a route is pinned, or follows the policy
+                names = reference, lookup.split(reference)[0]  # a route is pinned to the version, or follows the policy
                 answer["routes"] = [row.route for row in changes if not row.running and row.reference in names]
                 answer["remedy"] = None if answer["routes"] else _remedy(ended, changes, reference)
         return {**answer, "already_stopped": not is_running}
@@ -86,20 +86,21 @@ def stop(
 
 
 def _route(unit: Unit, ended: Experiment) -> RouteChange | None:
-    """The newest change of the route that an experiment is a ramp of, which is locked; None where it is none."""
+    """The newest change of the route whose ramp an experiment is, locked; None where it is no ramp."""
     name = parse(ended.definition, f"definition of experiment {ended.name}").get("route")
     return None if name is None else lookup.route(unit, name, lock=True)
 
 
 def _remedy(ended: Experiment, changes: Sequence[RouteChange], reference: str) -> str:
-    """The command that lets a route serve what went live: the one that serves what the first variant is a copy of."""
+    """The command that makes a route serve what went live; it names the route that serves the source of the first
+    variant."""
     first = ended.variants[0].policy.partition("@")[0]
     change = next((change for change in changes if change.policy == first), changes[0])
     return f"`rlrec route set {change.route} --to {lookup.split(reference)[0]}` lets {change.route} serve it"
 
 
 def _notice(store: Store, answer: ExperimentSummary, successor: Version | None) -> None:
-    """Say what was learned, or will be, and does not serve from now on."""
+    """Print what was learned, or will be, and is not served from now on."""
     learned = [row["variant"] for row in answer["variants"] if row["learns"]]
     if successor is None and "route" in answer and learned:
         store.notice(
@@ -130,7 +131,7 @@ def _notice(store: Store, answer: ExperimentSummary, successor: Version | None) 
 
 
 def _notice_excluded(store: Store, live: str) -> None:
-    """Say that what goes live has learned from decisions that are excluded."""
+    """Print that the version which goes live has learned from decisions that are excluded."""
     with store.read() as unit:
         tests = filters.exclusion_tests(unit)
         version = lookup.version(unit, live)[0] if tests else None
@@ -140,12 +141,12 @@ def _notice_excluded(store: Store, live: str) -> None:
     store.notice(f"{live} has learned from decisions that are excluded: `{command}` makes a version without them")
 
 
-# -- what is promoted --
+# -- the promoted version --
 
 
 def _successor(unit: Unit, ended: Experiment, label: str) -> Version:
-    """The version that the promotion of a variant, or of an interleaved ranker, makes live, or that of a variant whose
-    belief becomes one. Raises InputError where there is none, or the experiment is stopped."""
+    """The version that the promotion of a variant, or of an interleaved ranker, makes live, or the version of a variant
+    whose belief becomes the next one. Raises InputError where there is none, or the experiment is stopped."""
     rankers = interleaved.rankers(ended)
     references = dict(zip(TEAMS, rankers, strict=False)) or {row.label: row.policy for row in ended.variants}
     if label not in references:
@@ -166,7 +167,7 @@ def _successor(unit: Unit, ended: Experiment, label: str) -> Version:
 
 
 def _has_learned(version: Version) -> bool:
-    """Whether a version has a belief of its own in an experiment."""
+    """Whether a version has its own belief in an experiment."""
     return version.learning and version.policy.base_id is not None and lineage.learns(version)
 
 
@@ -176,15 +177,15 @@ def _stopped_error(ended: Experiment, reference: str) -> InputError:
 
 
 def lock(unit: Unit, successor: Version) -> tuple[dict[int, Head], list[Version]]:
-    """The heads, and the versions that learn, of the policy of a version that is to go live, and of the one that it is
-    a copy of, where it is that of a variant that has learned; locked until the transaction ends."""
+    """The heads and the learning versions of the policy of a version that is to go live and, where it is a variant's
+    that has learned, of the policy that it was copied from; locked until the transaction ends."""
     policy = successor.policy
     has_base = policy.base_id is not None and _has_learned(successor)
     return policies.lock_learning(unit, {policy.id, policy.base_id or policy.id} if has_base else {policy.id})
 
 
 def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learning: Sequence[Version]) -> Version:
-    """The version that is live from now on. heads, learning: as of `lock`."""
+    """The version that is live from now on. heads, learning: from `lock`."""
     policy = successor.policy
     policy_id = next(iter(heads.keys() - {policy.id}), policy.id)
     if policy_id != policy.id:
@@ -198,11 +199,11 @@ def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learnin
     return successor
 
 
-# -- what speaks against it --
+# -- what is against a promotion --
 
 
 def _differences(answer: compare.VariantComparison, label: str) -> list[Row]:
-    """The differences that decide, of which a variant is a side; of interleaved rankers, those in credit."""
+    """The deciding differences in which a variant is a side; for interleaved rankers, those in credit."""
     names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     rows: list[Row] = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
     if "interleave" in answer:
@@ -211,8 +212,8 @@ def _differences(answer: compare.VariantComparison, label: str) -> list[Row]:
 
 
 def _doubts(rows: Sequence[Row], label: str, unit: str) -> list[str]:
-    """Sentences that speak against a promotion: the variant loses, or nothing says that it does not. What the others
-    are compared with loses where another one surely wins; else it needs no proof."""
+    """Sentences against a promotion: the variant is worse, or it is not shown that it is not. The baseline variant is
+    worse where another one is surely better; otherwise it needs no proof."""
     rows = [
         row for row in rows
         if (difference_direction(row) == "more" if row["against"] == label else row["answer"] not in ("better", "same"))

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow
     from rlrec.app.learning.slot_statistics import Totals
 
-MIN_ROOM = 1e-9  # a share of a layer, or a change of one, that is none
-STEPS, HOLD = "steps", "hold_us"  # keys of the definition of a ramp that goes on by itself
+MIN_ROOM = 1e-9  # a smaller share of a layer, or change of one, counts as none
+STEPS, HOLD = "steps", "hold_us"  # keys in the definition of a ramp that advances by steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariantSpec:
-    """One variant as `--variant` gives it: POLICY means the live version, POLICY@V pins one."""
+    """One variant as in `--variant`: POLICY means the live version, POLICY@V pins one."""
 
     label: str
     policy: str
@@ -45,20 +45,20 @@ class Request:
     name: str
     variants: Sequence[VariantSpec]
     by: str = "user"
-    holdout: float | None = None  # share of all units that a uniform policy serves
+    holdout: float | None = None  # share of all units, served by a uniform policy
     interleave: Sequence[str] = ()  # two versions that fill each slate in turns, in place of variants
-    layer: str | None = None  # whose running experiments share no unit
-    layer_share: float | None = None  # of the units of the layer; None for all that are left
-    route: str | None = None  # that it is the ramp of
-    holdout_of: str | None = None  # the route whose users the first variant keeps apart for good
-    metrics: Sequence[MetricName] = ()  # that decide; none: reward per unit
+    layer: str | None = None  # its running experiments share no unit
+    layer_share: float | None = None  # of the units of the layer; None for all that are free
+    route: str | None = None  # the route whose ramp it is
+    holdout_of: str | None = None  # the route whose users the first variant keeps apart permanently
+    metrics: Sequence[MetricName] = ()  # the deciding ones; none: reward per unit
     guards: Sequence[GuardName] = ()
-    best_n: int | None = None  # units for which intervals are tightest; None: as many as came within 30 days
-    steps: Sequence[float] = ()  # of a ramp that goes on by itself: the shares of its last variant
-    hold_us: int | None = None  # how long each lasts at least
+    best_n: int | None = None  # units at which intervals are tightest; None: as many as came within 30 days
+    steps: Sequence[float] = ()  # of a ramp that advances by itself: the shares of its last variant
+    hold_us: int | None = None  # how long each step lasts at least
 
     def definition(self) -> str:
-        """The options in canonical form. Order counts: the others are compared with the first variant."""
+        """The options in canonical form. Order counts, since the others are compared with the first variant."""
         options = {
             "layer": self.layer, "layer_share": self.layer_share, declared.METRIC: self.metrics or None,
             declared.GUARDS: self.guards or None, declared.BEST_N: self.best_n,
@@ -74,7 +74,7 @@ class Request:
         return canonical.text({"unit": self.by, "variants": variants, **uniform, **route, **holdout_of, **options})
 
     def defines(self, stored: Experiment) -> bool:
-        """Whether an experiment was created by these options; without best_n it may have any."""
+        """Whether an experiment was created with these options; without best_n it may have any."""
         definition = parse(stored.definition, f"definition of experiment {stored.name}")
         best_n = definition.get(declared.BEST_N) if self.best_n is None else self.best_n
         return replace(self, best_n=best_n).definition() == canonical.text(definition)
@@ -84,8 +84,8 @@ class Request:
 VariantRow = TypedDict("VariantRow", {"variant": str, "policy": str, "version": int, "learns": bool, "weight": float})
 
 
-# live: the version that went live where a variant was promoted; passed_by: who serves another one; routes: those that
-# serve it, of a store that has some, and remedy: where none does, what lets one.
+# live: the version that went live where a variant was promoted; passed_by: routes that serve another one; routes: those
+# that serve it, in a store with routes; remedy: where none does, the command that makes one.
 ExperimentSummary = TypedDict("ExperimentSummary", {
     "experiment": str, "status": str, "unit": str, "variants": list[VariantRow], "created_at": str,
     "stopped_at": str | None, "created": NotRequired[bool], "already_stopped": NotRequired[bool],
@@ -99,7 +99,7 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
 
 @dataclass(frozen=True, kw_only=True)
 class Fork:
-    """The version that a variant starts from, and its sums then; no version for the built-in `uniform`."""
+    """The version that a variant starts from, and its sums at that time; None for the built-in `uniform`."""
 
     variant: VariantSpec
     source: Version | None
@@ -109,9 +109,8 @@ class Fork:
 
 
 def create(store: Store, request: Request) -> ExperimentSummary:
-    """A running experiment. The same again is fine; raises Conflict where the name means another one.
-
-    Beliefs are forked in one snapshot, without the slots that are not mature then.
+    """A running experiment. Repeating it is allowed; raises Conflict where the name belongs to another experiment.
+    Beliefs are forked in one snapshot, without the slots that are not mature at that time.
     """
     _check(request)
     with store.read() as unit:
@@ -136,7 +135,7 @@ def create(store: Store, request: Request) -> ExperimentSummary:
 
 
 def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
-    """Say so where two variants rank by the scores of a request in the same way."""
+    """Print where two variants rank by the scores of requests in the same way."""
     from rlrec import policy as kinds
 
     labels = dict[str, str]()
@@ -154,8 +153,8 @@ def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
 
 
 def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence[Version] = ()) -> int | None:
-    """The id of a new experiment; None where its name is taken. forks: of its variants, in their order; drafted: the
-    two versions of an interleaved one."""
+    """The id of a new experiment; None where its name is taken. forks: of its variants, in order; drafted: the two
+    versions of an interleaved one."""
     taken = lookup.experiment_names(unit)
     salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
     best_n = declared.expected_size(unit, request.by) if request.best_n is None else request.best_n
@@ -170,7 +169,7 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
     if request.name in taken:
         message = f"an imported log has variants of an experiment {request.name!r}"
         raise Conflict(message, hint="give this one another name")
-    models = [fork.source for fork in forks if fork.source is not None]  # whose rules a built-in `uniform` keeps
+    models = [fork.source for fork in forks if fork.source is not None]  # a built-in `uniform` keeps their rules
     served = None if request.holdout_of is None else lookup.route(unit, request.holdout_of)
     if served is not None:
         models.append(lookup.version(unit, served.reference)[0])
@@ -196,8 +195,8 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
 
 
 def _layer_parts(unit: Unit, request: Request) -> dict[str, Any]:
-    """The parts of its layer that a new experiment gets: those that no running one has, the lowest first. Raises
-    InputError where these are less than it is to have."""
+    """The parts of its layer that a new experiment gets: free ones, lowest first. Raises InputError where these are
+    fewer than requested."""
     layer = str(request.layer)
     neighbours = [row for row in experiments.all_experiments(unit) if row.layer == layer and row.status == "running"]
     if neighbours and neighbours[0].unit != request.by:
@@ -253,13 +252,13 @@ def _check(request: Request) -> None:
 
 
 def check_weight(label: str, weight: float) -> None:
-    """Raises InputError for a weight that is next to none, or huge."""
+    """Raises InputError for a weight that is almost 0, or too large."""
     if not 1e-9 <= weight <= 1e9:
         raise InputError(f"the weight of variant {label} is {weight:g}", hint="it lies between 1e-9 and 1e9")
 
 
 def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSummary:
-    """The experiment that is stored. Raises Conflict where its definition is another one."""
+    """The stored experiment. Raises Conflict where its definition differs."""
     if not request.defines(stored):
         hint = "experiments never change: stop it and start another one under another name"
         raise Conflict(f"experiment {stored.name!r} already has another definition", hint=hint)
@@ -267,7 +266,7 @@ def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSum
 
 
 def fork(unit: Unit, variant: VariantSpec) -> Fork:
-    """The fork of a variant. A policy wins over the built-in of its name."""
+    """The fork of a variant. A policy takes precedence over the built-in of its name."""
     from rlrec import policy as kinds
 
     if variant.policy == holdout.KIND and policies.by_name(unit, variant.policy) is None:
@@ -289,8 +288,8 @@ def fork(unit: Unit, variant: VariantSpec) -> Fork:
 
 
 def _add_policy(unit: Unit, experiment: str, fork: Fork, model: Version) -> int:
-    """Id of the new policy of a variant, with one version: a copy of the version it starts from, or uniform, by the
-    reward and the rules of a model."""
+    """The id of a variant's new policy, with one version: a copy of the version that it starts from, or uniform, with
+    the reward and rules of a model."""
     source = fork.source
     if source is None:
         return holdout.add_policy(unit, experiment, model, label=fork.variant.label)
@@ -303,7 +302,7 @@ def _add_policy(unit: Unit, experiment: str, fork: Fork, model: Version) -> int:
     version_id = belief_versions.copy(
         unit, source, policy_id=policy_id, number=source.number, status=source.status, seq=0,
         ordinal=fork.ordinal, sums=fork.sums, entered_to=None if learns_at_once else 0,
-        # the source keeps the record of what it learned from; a frozen one has learned nothing since
+        # the source keeps the record of what it learned from; a frozen one has not learned since
         learned_from={"policy_id": source.policy.id, "last_id": fork.last_id} if source.learning else {},
     )  # fmt: skip
     policies.add_head(unit, policy_id, live_id=version_id, ordinal=fork.ordinal)
@@ -341,8 +340,8 @@ def summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
 
 
 def versions_of(unit: Unit, experiment: Experiment) -> dict[int, Version]:
-    """The live version of each variant's policy, by the variant's id; of the users outside of a holdout, what the route
-    serves."""
+    """The live version of each variant's policy, by the variant's id; for the users outside of a holdout, the version
+    that the route serves."""
     if not experiment.variants:
         raise damage_error(f"the variants of experiment {experiment.name} are gone")
     live = StoredRows("policy", policies.live(unit, {variant.policy for variant in experiment.variants}).items())
@@ -357,13 +356,13 @@ def shares_of(experiment: Experiment) -> dict[int, float]:
     return {variant.id: variant.weight / total for variant in experiment.variants}
 
 
-# -- how an experiment takes units: by other weights from now on, or none any more --
+# -- how an experiment takes units: with other weights from now on, or no longer --
 
 
 def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> ExperimentSummary:
-    """Draw the units of an experiment by these weights from now on: new ones, and those of a ramp, too. A uniform
-    holdout keeps its share. The same shares again change nothing. Raises InputError where they are not those of its
-    variants."""
+    """Draw the units of an experiment with these weights from now on: new ones and, for a ramp, all of them. A uniform
+    holdout keeps its share. The same shares again change nothing. Raises InputError where the labels are not those of
+    its variants."""
 
     def work(unit: Unit) -> ExperimentSummary:
         experiment = _running(unit, name)
@@ -388,7 +387,8 @@ def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> Experi
 
 
 def freeze(store: Store, name: str) -> ExperimentSummary:
-    """Let an experiment take no new unit, and serve and measure those that it has. Twice changes nothing."""
+    """Let an experiment take no new units, while it serves and measures those that it has. Repeating it changes
+    nothing."""
 
     def work(unit: Unit) -> ExperimentSummary:
         experiment = _running(unit, name)
@@ -405,8 +405,8 @@ def freeze(store: Store, name: str) -> ExperimentSummary:
 
 
 def _running(unit: Unit, name: str) -> Experiment:
-    """An experiment whose weights nobody else changes until the transaction ends. Raises InputError where it is
-    stopped."""
+    """A running experiment, locked so that no one else changes its weights until the transaction ends. Raises
+    InputError where it is stopped."""
     settings.lock(unit)
     experiment = lookup.experiment(unit, name)
     if experiment.status != "running":
@@ -415,12 +415,12 @@ def _running(unit: Unit, name: str) -> Experiment:
 
 
 def _check_labels(experiment: Experiment, weights: Mapping[str, float]) -> None:
-    """Raises InputError unless these are weights of all variants of an experiment that can have others."""
+    """Raises InputError unless the weights name all variants of an experiment, and its weights can change."""
     labels = [variant.label for variant in experiment.variants]
     if holdout.share(experiment) is not None:
-        labels.remove(holdout.LABEL)  # which keeps its share
+        labels.remove(holdout.LABEL)  # keeps its share
     clause, hint = f" in experiment {experiment.name}", f"give a weight to each of {', '.join(labels)}"
-    # with one variant to draw, a weight says only that an experiment takes units again, once it was frozen
+    # with only one variant, a weight just makes a frozen experiment take units again
     if lookup.is_holdout(experiment) or (len(labels) < 2 and not experiment.phase_at):
         kind = "is the holdout of a route" if lookup.is_holdout(experiment) else "has one variant to draw"
         raise InputError(f"experiment {experiment.name} {kind}, and keeps its weights")

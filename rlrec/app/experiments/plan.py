@@ -1,4 +1,4 @@
-"""How long an experiment takes: units, and days of the traffic of a log, that tell a lift."""
+"""How long an experiment takes: the units, and the days with the traffic of a log, that it needs to show a lift."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from rlrec.store.log import selected
 from rlrec.store.policies import people
 from rlrec.times import DAY_US
 
-WINDOW_US, SHORTEST_US = 30 * DAY_US, 7 * DAY_US  # of the newest traffic, which is read as far as a plan reaches
+WINDOW_US, SHORTEST_US = 30 * DAY_US, 7 * DAY_US  # of the newest traffic, which is read for as long as the plan takes
 STRETCHES = 100  # of that time, in which new units are counted
-MEASURES = 3  # of traffic that covers as long as an experiment takes, at most
+MEASURES = 3  # times that the traffic is read at most, to cover as long as an experiment takes
 METRICS = {metric.name: metric for metric in comparison.metrics(1)}
-RETURN_DAYS = {  # days in which the last units that came may come again, for metrics that count it
+RETURN_DAYS = {  # days in which the last units may come again, for metrics that count it
     "visits": 7, "active_days": 7, "retention": 7, **{f"returned_{days}d": days for days in DAYS},
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `experiment plan`. name: of an experiment, whose variants, unit and traffic count; lift: a share of
-    the first variant's metric, METRIC[:REWARD], None for that which decides; weights: of the variants; rate: the share
-    of units with an event, in place of the metric; log: a filter of the traffic."""
+    """Options of `experiment plan`. name: of an experiment, whose variants, unit and traffic are used; lift: a share of
+    the first variant's metric; metric: METRIC[:REWARD], None for the deciding one; weights: of the variants; rate: the
+    share of units with an event, in place of the metric; log: a filter of the traffic."""
 
     name: str | None = None
     lift: float = 0.1
@@ -54,10 +54,10 @@ class Request:
     log: str | None = None
 
 
-# The answer of `experiment plan`. per_variant: units of the smallest variant, and total: of all, at one look;
-# total_sequential: however often somebody looks; adjusted_days: at one look, adjusted by the past of units, None where
-# they have none; days_left: of those of an experiment, at any look. Days are None where no traffic brings so many, and
-# include those in which units come again (assumed: return_days).
+# The answer of `experiment plan`. per_variant: units of the smallest variant, and total: of all, for one look;
+# total_sequential: for any number of looks; adjusted_days: for one look, adjusted for the past of units, None where
+# they have none; days_left: for an existing experiment, at any look. Days are None where the traffic never brings so
+# many, and include those in which units come again (assumed: return_days).
 Plan = TypedDict("Plan", {
     "per_variant": int, "total": int, "total_sequential": int, "days": float | None, "days_sequential": float | None,
     "adjusted_days": float | None, "days_left": NotRequired[float | None], "assumed": dict[str, Any],
@@ -65,13 +65,13 @@ Plan = TypedDict("Plan", {
 
 
 def plan(store: Store, request: Request) -> Plan:
-    """How many units and days tell the lift. Raises InputError where no number does, or the log does not say how a
-    metric varies."""
+    """The number of units and days that it takes to show the lift. Raises InputError where no number suffices, or the
+    log does not show how a metric varies."""
     _check(request)
     try:
         with store.read() as unit, bulk.alongside(unit):
             return _stored_plan(unit, request)
-    except CheckFailed as error:  # there is no store, or another release's
+    except CheckFailed as error:  # there is no store, or one of another release
         if request.rate is None or request.log:
             raise
         store.notice(f"days are not known: {error.message}. {error.hint}")
@@ -99,7 +99,7 @@ def _stored_plan(unit: Unit, request: Request) -> Plan:
 
 
 def experiment_plan(unit: Unit, figures: StudyFigures, request: Request) -> Plan | None:
-    """How long an experiment takes, in all and from now on. figures: of its study."""
+    """How long an experiment takes, in total and from now on. figures: of its study."""
     experiment = figures.study.experiment
     if experiment is None or interleaved.rankers(experiment):
         return None
@@ -117,7 +117,7 @@ def experiment_plan(unit: Unit, figures: StudyFigures, request: Request) -> Plan
 def _traffic_plan(unit: Unit, request: Request, rewards: Sequence[Reward]) -> Plan | None:
     selection = filters.selection(unit, request.log)
     first_at, last_at = selected.times(unit, selection)
-    span = min(WINDOW_US, (last_at - first_at) // 2)  # before it lies the past of units
+    span = min(WINDOW_US, (last_at - first_at) // 2)  # units' past lies before it
     for _ in range(MEASURES):
         newest = replace(selection, since=last_at - span)
         study = Study(selection=newest, rewards=rewards, adjust=True, unit=request.by)
@@ -136,7 +136,7 @@ def _shares(request: Request) -> list[float]:
 def _plan(
     request: Request, shares: Sequence[float], arrivals: NewUnits | None, figures: StudyFigures | None
 ) -> Plan | None:
-    """The plan for the metric of some figures, or without them for the rate of an event."""
+    """The plan for the metric of some figures or, without figures, for the rate of an event."""
     declaration = None if figures is None else figures.declaration
     metric_name, narrowed, wait, comparisons = "rate", None, 0, request.comparisons or len(shares) - 1
     best_n = None if declaration is None else declaration.best_n
@@ -156,7 +156,7 @@ def _plan(
             return None
         metric_name, wait = str(name), RETURN_DAYS.get(metric.name, 0)
         value, deviation = mean.value, mean.error**2 * mean.units
-        lifted = deviation * (1 + request.lift)  # as where there are more events, not larger ones
+        lifted = deviation * (1 + request.lift)  # a lift by more events, not by larger ones
         narrowed = None if adjusted is None else 1 - adjusted.error / mean.error
     limits = {"alpha": (1 - request.level) / comparisons, "power": request.power}
     variance = sequences.variance_of_difference(deviation, lifted, shares)
@@ -181,7 +181,7 @@ def _plan(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NewUnits:
-    """How many units have come by the end of each stretch of some days, (STRETCHES,)."""
+    """The number of units that have come by the end of each stretch of some days, (STRETCHES,)."""
 
     counts: Array
     days: float
@@ -196,7 +196,8 @@ class NewUnits:
         return cls(counts=counts, days=STRETCHES * length / DAY_US)
 
     def days_until(self, units: float) -> float | None:
-        """How long it takes until so many have come; where more than did, at the pace of the second half."""
+        """The number of days until this many units have come; beyond the observed number, at the pace of the second
+        half."""
         pace = 2 * (self.counts[-1] - self.counts[STRETCHES // 2 - 1]) / self.days
         if units <= self.counts[-1]:
             return float(np.interp(units, np.r_[0, self.counts], np.linspace(0, self.days, STRETCHES + 1)))
@@ -204,7 +205,7 @@ class NewUnits:
 
 
 def _check_windows(unit: Unit, request: Request, rewards: Sequence[Reward]) -> None:
-    """Raises InputError where no reward of the traffic that a plan reads is certain yet."""
+    """Raises InputError where no reward in the traffic that a plan reads is final yet."""
     metric = METRICS[(request.metric or MetricName(declared.DEFAULT_METRIC)).metric]
     name = request.name
     first_at, last_at = selected.times(unit, filters.selection(unit, f"experiment={name}" if name else request.log))

@@ -1,4 +1,4 @@
-"""Ramps that go on by themselves: a candidate gets larger shares of a route's users, or goes back."""
+"""Ramps that advance by steps: a candidate gets larger shares of a route's users, or is rolled back."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rlrec.store.log import settings
 from rlrec.store.policies import experiments, policies
 from rlrec.times import format_time
 
-# What became of a ramp. did: waited, advanced, promoted or rolled-back, blocked where somebody must look, and none
-# where the route has no ramp; share: of the candidate now; next_share, next_at: of the step that comes, None where that
-# is not known; why: in plain words.
+# The result for a ramp. did: waited, advanced, promoted, rolled-back, blocked (somebody must look), or none (the route
+# has no ramp); share: of the candidate now; next_share, next_at: of the next step, None where it is not known; why: in
+# plain words.
 RampAnswer = TypedDict("RampAnswer", {
     "route": str, "experiment": str | None, "did": str, "share": float | None, "next_share": float | None,
     "next_at": str | None, "why": str,
@@ -27,9 +27,9 @@ RampAnswer = TypedDict("RampAnswer", {
 
 
 def advance(store: Store, name: str) -> RampAnswer:
-    """Let the ramp of a route go on: the candidate goes back where it loses, by the metric or a guard; it gets the next
-    share, and with 100 % it is promoted, once the step has lasted, enough is known, and each guard is judged to hold;
-    else the ramp waits."""
+    """Advance the ramp of a route. The candidate is rolled back where it loses, by the metric or a guard. It gets the
+    next share, and after 100 % is promoted, once the step has lasted long enough, enough is known, and every guard is
+    shown to hold; else the ramp waits."""
     with store.read() as unit, bulk.alongside(unit):
         change = lookup.route(unit, name)
         stage = find_stage(unit, change)
@@ -53,7 +53,7 @@ def advance(store: Store, name: str) -> RampAnswer:
         stage = stage._replace(blocked=blocked)
     if blocked is not None:
         return _answer(name, stage, "blocked", blocked)
-    lost = [row for row in look.differences if row["upper"] is not None and row["upper"] < 0]  # whatever may come later
+    lost = [row for row in look.differences if row["upper"] is not None and row["upper"] < 0]  # whatever comes later
     losses = [
         *(difference_sentence(row, by, by_reward=by_reward) for row in lost),
         *(guard_sentence(row, by) for row in look.guards if row["answer"] == "lost"),
@@ -76,8 +76,8 @@ def advance(store: Store, name: str) -> RampAnswer:
 
 
 def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> RampAnswer:
-    """Roll a ramp back where the candidate loses, else let it have the next share; where somebody changed the ramp
-    meanwhile, look again."""
+    """Roll a ramp back where the candidate loses, else give it the next share; where the ramp was changed meanwhile,
+    evaluate it again."""
     command = f"route advance {name}"
 
     def work(unit: Unit) -> RampAnswer | None:
@@ -103,8 +103,8 @@ def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> Ram
 
 
 def _take_back(unit: Unit, stage: Stage, command: str) -> str:
-    """The reference that a route serves once its ramp was rolled back. What `current` has learned is kept, as the next
-    version of its policy, where the route follows that, and no other version went live meanwhile."""
+    """The reference that a route serves after its ramp was rolled back. What `current` has learned is kept, as the next
+    version of its policy, where the route follows that policy and no other version went live meanwhile."""
     current = lookup.version(unit, stage.ramp.variants[0].policy)[0]
     heads, learning = ending.lock(unit, current)
     head = heads.get(stage.change.policy_id)

@@ -1,4 +1,4 @@
-"""Routes: names that callers use, and that outlive the policies that they lead to."""
+"""Routes: names that callers use, and that outlive the policies behind them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 IF_BETTER, UNIFORM = "if-better", holdout.KIND
 CURRENT, CANDIDATE = "current", "candidate"  # variants of a ramp
-BLOCKED = "ramp blocked"  # the run that says why somebody must look at a ramp
+BLOCKED = "ramp blocked"  # the run that records why somebody must look at a ramp
 YEAR_US = 365 * DAY_US
-NAME_LENGTH = 52  # of a route, in the name of its ramp: the name of an experiment has 64 at most
+NAME_LENGTH = 52  # of a route, in the name of its ramp, since the name of an experiment has at most 64 characters
 
 
 class Schedule(NamedTuple):
-    """How a ramp goes on by itself: shares that rise, each for a time, as long as no guard is lost."""
+    """How a ramp advances by itself: rising shares, each for a time, as long as no guard is lost."""
 
     steps: Sequence[float]
     hold_us: int
@@ -47,20 +47,20 @@ class Schedule(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Options of `route create`, `route set` and `route ramp`. to: NAME follows the live version of a policy, NAME@V is
-    pinned; None where only a holdout begins. holdout: the share of the users that another policy serves for good."""
+    pinned; None where only a holdout begins. holdout: the share of the users that another policy serves permanently."""
 
     name: str
     to: str | None = None
     holdout: float | None = None
     holdout_policy: str = UNIFORM
     share: float | None = None  # of the route's users, for a ramp
-    gate: GateOptions | None = None  # that must let it pass; what is compared is `to` with what the route serves
-    schedule: Schedule | None = None  # of a ramp that goes on by itself
+    gate: GateOptions | None = None  # that must pass; it compares `to` with what the route serves
+    schedule: Schedule | None = None  # of a ramp that advances by itself
     metrics: Sequence[MetricName] = ()  # that decide a ramp; none: reward per unit
 
     @property
     def command(self) -> str:
-        """The words of these options, behind `route create`, `route set` or `route ramp`."""
+        """These options as words of `route create`, `route set` or `route ramp`."""
         metric = "".join(f" --metric {name}" for name in self.metrics)
         if self.schedule is not None:
             steps = ",".join(f"{100 * step:.12g}%" for step in self.schedule.steps)
@@ -77,9 +77,9 @@ class Request:
         return f"{self.name}{to}{holdout_text}{share}{metric}{gate}{guarded}"
 
 
-# What a route serves. version: the number that serves now; live: whether it is the policy's live one, which the route
-# follows; reference: how other commands name it; experiment: the ramp that runs, and ramp: where it stands; repeated:
-# whether the gate had had the same look before; holdout: the experiment that keeps some users apart.
+# The state of a route. version: the number that serves now; live: whether it is the policy's live one, which the route
+# follows; reference: its name for other commands; experiment: the running ramp, and ramp: its state; repeated: whether
+# the gate had run the same test before; holdout: the experiment that keeps some users apart.
 RouteSummary = TypedDict("RouteSummary", {
     "route": str, "policy": str, "version": int, "experiment": str | None, "since": str, "live": bool,
     "reference": str, "created": NotRequired[bool], "set": NotRequired[bool], "changed": NotRequired[bool],
@@ -90,8 +90,8 @@ RouteSummary = TypedDict("RouteSummary", {
 })  # fmt: skip
 
 
-# Where a ramp stands; share: of the candidate now; next_share, next_at: of the step that comes; why: in words; steps,
-# hold_days, metric, guards: as it was begun.
+# The state of a ramp; share: of the candidate now; next_share, next_at: of the next step; why: in words; steps,
+# hold_days, metric, guards: as defined.
 RampState = TypedDict("RampState", {
     "share": float, "next_share": float | None, "next_at": str | None, "why": str, "steps": list[float],
     "hold_days": float | None, "metric": list[str], "guards": list[str],
@@ -99,9 +99,9 @@ RampState = TypedDict("RampState", {
 
 
 class Stage(NamedTuple):
-    """Where a ramp stands. change: of the route; due_at: when the next step may come; None where it has no steps.
-    is_due: whether that time has come; blocked: why somebody must look, as `route advance` last saw it; None where it
-    goes on."""
+    """The state of a ramp. change: of the route; due_at: when the next step may come; None where it has no steps.
+    is_due: whether that time has come; blocked: why somebody must look, as the last `route advance` recorded; None
+    where it can go on."""
 
     change: RouteChange
     ramp: Experiment
@@ -114,7 +114,7 @@ class Stage(NamedTuple):
 
     @property
     def outlook(self) -> str:
-        """The step that comes, in words."""
+        """The next step, in words."""
         if self.ramp.mode == experiments.FROZEN:
             return "frozen"
         if self.next_share is None or self.due_at is None:
@@ -127,12 +127,12 @@ class Stage(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The share now, and the step that comes, in words; or why none does."""
+        """The present share and the next step, in words; or why there is none."""
         return self.blocked or f"{self.ramp.name} is at {100 * self.share:.12g} %; {self.outlook}"
 
 
 def create(store: Store, request: Request) -> RouteSummary:
-    """A route. The same again is fine; raises Conflict where the name means something else."""
+    """A new route. Repeating it is allowed; raises Conflict where the name belongs to something else."""
     command = f"route create {request.command}"
     with store.read() as unit:
         forks, removals = _forks_of_holdout(unit, request, str(request.to)), settings.get(unit).removals
@@ -158,8 +158,7 @@ def create(store: Store, request: Request) -> RouteSummary:
 
 
 def _with_notice(store: Store, answer: RouteSummary) -> RouteSummary:
-    """The answer; a notice says where the route follows a policy of which a newer version was rebuilt, and is not
-    live."""
+    """The answer; prints a notice where the route follows a policy with a newer, rebuilt version that is not live."""
     with store.read() as unit:
         version, _ = lookup.version(unit, answer["reference"])
         newest = policies.versions(unit, [version.policy.id])[-1]
@@ -170,8 +169,8 @@ def _with_notice(store: Store, answer: RouteSummary) -> RouteSummary:
 
 
 def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[experiment.Fork]:
-    """The fork of the policy that serves a holdout, of a route to a reference; none without one. Raises InputError for
-    a holdout that would get what the route serves, or cannot be."""
+    """The fork of the policy for a holdout, on a route to a reference; empty without a holdout. Raises InputError for a
+    holdout that would get what the route serves, or is impossible."""
     if request.holdout is None:
         return []
     holdout.check(request.holdout)
@@ -201,14 +200,14 @@ def _start_holdout(unit: Unit, request: Request, forks: Sequence[experiment.Fork
 
 
 def _free_name(unit: Unit, route: str, suffixes: Iterable[str]) -> str:
-    """The first name of an experiment on a route that none has."""
+    """The first unused name for an experiment on a route."""
     names = lookup.experiment_names(unit)
     return next(name for suffix in suffixes if (name := f"{route[:NAME_LENGTH]}-{suffix}") not in names)
 
 
 def set_holdout(store: Store, request: Request) -> RouteSummary:
-    """Let a route keep some of its users apart from now on. The same again changes nothing; raises Conflict where it
-    has another holdout."""
+    """Let a route keep some of its users apart from now on. Repeating it changes nothing; raises Conflict where it has
+    another holdout."""
     with store.read() as unit:
         reference, removals = lookup.route(unit, request.name).reference, settings.get(unit).removals
         forks = _forks_of_holdout(unit, request, reference)
@@ -247,14 +246,14 @@ def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 
 def _change(unit: Unit, route_id: int, version: Version, reference: str, *, command: str, **ids: int | None) -> None:
-    """Let a route serve a version; without a number in the reference, whichever is live. ids: for `routes.change`."""
+    """Make a route serve a version; without a number in the reference, the live one. ids: for `routes.change`."""
     version_id = None if lookup.split(reference)[1] is None else version.id
     routes.change(unit, route_id, policy_id=version.policy.id, version_id=version_id, command=command, **ids)
     settings.add_run(unit, command, {"to": reference})
 
 
 def set_route(store: Store, request: Request) -> RouteSummary:
-    """Let a route serve something else, or with a share begin a ramp. What it serves already changes nothing. Raises
+    """Change what a route serves, or with a share begin a ramp; what it serves already changes nothing. Raises
     StoreBusy where others change the route meanwhile."""
     from rlrec.store.database import bulk
 
@@ -312,8 +311,8 @@ def set_route(store: Store, request: Request) -> RouteSummary:
 
 
 def _look(unit: Unit, live: RouteChange, options: GateOptions, looks: list[GateLook]) -> tuple[RouteGate, int | None]:
-    """The look of the gate at what a route is to serve; where it has had the same one before, that one and its id: to
-    look again at the same rows tells nothing new, and spends no error. Raises InputError where the route serves it
+    """The gate's test of what a route is to serve. Where the gate ran the same test before, that one with its id, since
+    testing the same rows again shows nothing new and spends no error. Raises InputError where the route serves it
     already. looks: of this year."""
     from rlrec.app.evaluation.comparisons import paired_gate
 
@@ -329,14 +328,14 @@ def _look(unit: Unit, live: RouteChange, options: GateOptions, looks: list[GateL
 
 
 def _ramp(unit: Unit, current: RouteChange, request: Request, to: str, share: float) -> experiment.Request:
-    """The experiment by which a share of a route's users gets something else."""
+    """The experiment in which a share of a route's users gets something else."""
     first = routes.count_ramps(unit, current.route_id) + 1
     name = _free_name(unit, current.route, (f"ramp-{n}" for n in count(first)))
     specs = ((CURRENT, current.reference, 1 - share), (CANDIDATE, to, share))
     variants = []
     for label, reference, weight in specs:
         version, head = lookup.version(unit, reference)
-        # a version that learns is named by its policy, where it is live
+        # a learning version is named by its policy where it is live
         policy = version.policy.name if version.learning and head.live_id == version.id else reference
         variants.append(experiment.VariantSpec(label=label, policy=policy, weight=weight))
     ramp = experiment.Request(name=name, variants=variants, route=current.route, metrics=request.metrics)
@@ -348,7 +347,7 @@ def _ramp(unit: Unit, current: RouteChange, request: Request, to: str, share: fl
     return replace(
         ramp, steps=steps, hold_us=hold_us, guards=guards,
         metrics=request.metrics or [MetricName(declared.DEFAULT_METRIC, learned.name)],
-        best_n=min(max(declared.LEAST_SIZE, round(users)), declared.MOST_SIZE),  # those of the first step
+        best_n=min(max(declared.LEAST_SIZE, round(users)), declared.MOST_SIZE),  # the users of the first step
     )  # fmt: skip
 
 
@@ -356,7 +355,7 @@ def _start(
     unit: Unit, current: RouteChange, ramp: experiment.Request, forks: Sequence[experiment.Fork], *, command: str,
     look_id: int | None,
 ) -> None:  # fmt: skip
-    """Start a ramp, which the route leads to while it runs."""
+    """Start a ramp, which serves the route's users while it runs."""
     experiment_id = experiment.start(unit, ramp, forks)
     if experiment_id is None:
         raise StoreBusy(f"experiment {ramp.name} was created meanwhile", hint="a retry is safe")
@@ -375,19 +374,19 @@ def _refuse_ramp(current: RouteChange) -> None:
 
 
 def rollback(store: Store, name: str) -> RouteSummary:
-    """Let a route serve again what it served before the last change that stands. A promotion that came with that change
-    is rolled back, too, unless another one of its policy came later. Raises CheckFailed where there is none, or where
-    that is retired."""
+    """Make a route serve again what it served before the last change that still stands. A promotion that came with that
+    change is rolled back, too, unless another one of its policy came later. Raises CheckFailed where there is none, or
+    its version is retired."""
     return store.write(lambda unit: roll_back(unit, name, command=f"route rollback {name}"))
 
 
 def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> RouteSummary:
-    """The route as it serves again, within a transaction; see `rollback`. or_live: where the version that it served is
-    retired, it follows the live one of that policy."""
+    """The route after a rollback, within a transaction; see `rollback`. or_live: where the earlier version is retired,
+    the route follows the live one of that policy."""
     newest = lookup.route(unit, name, lock=True)
     policies.lock(unit, [newest.policy_id])
     last, standing = policies.last_promotion(unit, newest.policy_id), _standing_changes(unit, newest)
-    for earlier, current in reversed([*pairwise(standing)]):  # what changed nothing is passed over
+    for earlier, current in reversed([*pairwise(standing)]):  # skips changes that changed nothing
         promoted = last is not None and last.at == current.at and current.command.startswith("experiment stop ")
         if newest.running or promoted or earlier.reference != newest.reference:
             break
@@ -412,8 +411,8 @@ def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> 
 
 
 def _standing_changes(unit: Unit, newest: RouteChange) -> list[RouteChange]:
-    """The changes of a route that no rollback undid, oldest first; a rollback undoes all that came after the change
-    that it returned to."""
+    """The changes of a route that no rollback undid, oldest first; a rollback undoes all changes after the one that it
+    returned to."""
     standing: list[RouteChange] = []
     for change in routes.history(unit, newest.route_id):
         if change.restored_id is None:
@@ -452,7 +451,7 @@ def show(store: Store, name: str) -> RouteSummary:
 
 
 def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
-    """The state of a route by its newest change."""
+    """The state of a route, from its newest change."""
     version, _ = lookup.version(unit, newest.reference)
     state: RouteSummary = {
         "route": newest.route, "policy": version.policy.name, "version": version.number,
@@ -462,11 +461,11 @@ def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
     return state if newest.holdout is None else {**state, "holdout": newest.holdout}
 
 
-# -- where a ramp stands --
+# -- the state of a ramp --
 
 
 def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
-    """Where the ramp of a route stands; None where none runs."""
+    """The state of a route's ramp; None where none runs."""
     stage = find_stage(unit, change)
     if stage is None:
         return None
@@ -484,7 +483,7 @@ def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
 
 
 def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
-    """Where the ramp of a route stands; None where it has none."""
+    """The stage of a route's ramp; None where it has none."""
     if not change.running or change.experiment is None:
         return None
     ramp = lookup.experiment(unit, change.experiment)

@@ -1,4 +1,4 @@
-"""Challengers in the shadow of a route: weighed beside each decision, and never served."""
+"""Challengers in the shadow of a route: their probability of each shown slate is stored, and they are never served."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from rlrec.store.policies import routes
 
 
 def start(store: Store, name: str, reference: str) -> ShadowReport:
-    """A challenger from now on. The same again changes nothing. Raises InputError where another one is there."""
+    """Start a challenger for a route. Repeating it changes nothing. Raises InputError where the route has another
+    one."""
 
     def work(unit: Unit) -> ShadowReport:
         route = lookup.route(unit, name, lock=True)
@@ -31,7 +32,7 @@ def start(store: Store, name: str, reference: str) -> ShadowReport:
 
 
 def stop(store: Store, name: str) -> ShadowReport:
-    """End the challenger of a route; what was weighed stays. Raises InputError where there never was one."""
+    """Stop the challenger of a route; its stored probabilities stay. Raises InputError where there never was one."""
 
     def work(unit: Unit) -> ShadowReport:
         route = lookup.route(unit, name, lock=True)
