@@ -1,1 +1,1 @@
-"""Training for whole visits: the log as a dataset on disk, the ascent over it, and the value of what came of it."""
+"""Training for whole visits: the log as a dataset on disk, the ascent over it, and the value of the result."""

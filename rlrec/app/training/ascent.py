@@ -1,4 +1,4 @@
-"""The ascent: epochs over batches of visits, and the best of them by visits that taught none."""
+"""The ascent: epochs over batches of visits, and the best epoch by visits that were not used for training."""
 
 from __future__ import annotations
 
@@ -21,32 +21,34 @@ from rlrec.policy.gradients.natural import BIAS, FoldGradients, MeanFeatures, Na
 from rlrec.policy.gradients.reinforce import LoggedSlates, Objective
 from rlrec.records import add_each
 
-Z = 2.0  # the bounds of a gain lie so many standard errors away,
-SLOT_Z = 1.0  # or so many where slots are judged by themselves: their error is small, and the gate is strict
-DRAWS = 3  # of random signs in place of gains, by which the diagonal of the Fisher matrix is estimated
+Z = 2.0  # the bounds of a gain are this many standard errors away,
+SLOT_Z = 1.0  # or this many where slots are judged separately: their error is small, and the gate is strict
+DRAWS = 3  # of random signs in place of gains, from which the diagonal of the Fisher matrix is estimated
 AUTO, SLOT, SLATE = "auto", "slot", "slate"
 WEIGHTS = (AUTO, SLOT, SLATE)
-TOP_K = "top-k"  # slots as draws with replacement, where --top-k asks for it
-MIN_ESS_SHARE = 0.5  # effective share of decisions, by weights of slates before any step, below which slots are weighed
-MIN_EARNED_BY_SLOTS = 0.1  # share of the rewards that slots earn, from which on slots are weighed
-MAX_CLIPPED_SHARE = 0.05  # share of these weights above the largest one allowed, beyond which slots are weighed
-GROWTH, LARGEST_RATE = 2.0, 1.0  # of a step after an epoch that gained, and how large it gets by that
-BOLD_ESS = 5  # effective tuning visits, below which not even a bold step rests on anything
-RETRIES = 5  # halved steps in a row that gain nothing, after which the ascent ends
-POWER, PROBE = 10, 0.1  # iterations towards the direction of most curvature, and the size of a change that tells it
-KICK = 1.0  # change of log probabilities (root mean square) by which the ascent leaves a saddle
+TOP_K = "top-k"  # slots as draws with replacement, with --top-k
+# effective share of decisions, with weights of slates before any step, below which slots are weighted
+MIN_ESS_SHARE = 0.5
+MIN_EARNED_BY_SLOTS = 0.1  # share of the rewards that is earned by slots, from which on slots are weighted
+MAX_CLIPPED_SHARE = 0.05  # share of these weights removed by clipping, above which slots are weighted
+GROWTH, LARGEST_RATE = 2.0, 1.0  # of a step after an epoch with a gain, and its limit
+BOLD_ESS = 5  # effective tuning visits below which not even a bold step is justified
+RETRIES = 5  # consecutive halved steps without gain after which the ascent ends
+# iterations towards the direction of largest curvature, and the size of the change that probes it
+POWER, PROBE = 10, 0.1
+KICK = 1.0  # change of log probabilities (root mean square) with which the ascent leaves a saddle
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How to ascend. discounted: gamma^t multiplies the gradient at step t. batch: visits of a batch, which is one
-    natural step (`natural.py`), at most; lr: the size of that step at first. clip_weight: the largest importance
-    weight; None: no limit. weights: whether slates have one weight each (slate), or slots one each, given the slots
-    above (slot); with top_k above 0 slots have theirs whatever stands above, as one of so many that are drawn with
+    """How to ascend. discounted: whether gamma^t multiplies the gradient at step t. batch: the largest number of visits
+    in a batch, which is one natural step (`natural.py`); lr: the initial size of that step. clip_weight: the largest
+    importance weight; None: no limit. weights: whether each slate has one weight (slate), or each slot one, given the
+    slots above (slot); with top_k above 0 each slot has one whatever is above, as one of so many draws with
     replacement.
-    no_correction: gains have no importance weights; bold: whether epochs count that no gate could judge.
-    patience: epochs without a better one after which it ends. kl_stop: mean KL(start || now) at which it ends.
-    shaping: potential of a state, as weights of its features by name."""
+    no_correction: gains have no importance weights; bold: whether epochs count that no gate could judge. patience:
+    epochs without improvement after which it ends. kl_stop: mean KL(start || now) at which it ends. shaping: potential
+    of a state, as weights of its features by name."""
 
     gamma: float = 1.0
     baseline: str = "value"
@@ -75,10 +77,10 @@ class TrainingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """A point of the learning curve. lr: the step size; supported: whether a gate could judge the policy then, by the
-    ESS of the tuning visits. value: of the policy; gain: its value less that of the start; both on the tuning visits,
-    with bounds and its standard error. entropy and kl: in nats, there. variance: of the gradient, with the baseline and
-    without."""
+    """A point of the learning curve. lr: the step size; supported: whether a gate could judge the policy, by the ESS of
+    the tuning visits. value: of the policy; gain: its value minus the start's; both on the tuning visits, with bounds
+    and the standard error. entropy and kl: in nats, on the same visits. variance: of the gradient, with the baseline
+    and without."""
 
     epoch: int
     lr: float
@@ -96,13 +98,13 @@ class Epoch:
     variance_without_baseline: float
 
     def counts(self, *, bold: bool) -> bool:
-        """Whether enough tuning visits are effective: for the gate, or for a bold step."""
+        """Whether enough tuning visits are effective, for the gate or for a bold step."""
         return self.supported or (bold and (self.ess or 0.0) >= BOLD_ESS)
 
     def is_better(self, earlier: Epoch, *, bold: bool) -> bool:
-        """Whether it is better than an earlier epoch: enough effective visits come first, then the gain counts.
-        It has to be larger by one standard error of the difference, which is that of the standard errors:
-        along one way up they grow together."""
+        """Whether it is better than an earlier epoch: first by having enough effective visits, then by the gain. The
+        gain must be larger by one standard error of the difference, taken as the difference of the standard errors,
+        since these grow together along one path."""
         if self.counts(bold=bold) != earlier.counts(bold=bold):
             return self.counts(bold=bold)
         if self.gain is None or earlier.gain is None:
@@ -112,8 +114,9 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingResult:
-    """The parameters of the best epoch (0: the start), and the learning curve. promising: whether the tuning visits say
-    that it is better than the start. way: whence the best epoch was reached, and the step sizes of the epochs there."""
+    """The parameters of the best epoch (0: the start), and the learning curve. promising: whether the tuning visits
+    show that it is better than the start. way: the parameters from which the best epoch was reached, and the step sizes
+    of the epochs since."""
 
     parameters: Parameters
     best: int
@@ -123,12 +126,12 @@ class TrainingResult:
 
     @property
     def best_epoch(self) -> Epoch | None:
-        """The point of the curve of the best epoch; None where that is the start."""
+        """The best epoch's point of the curve; None where that is the start."""
         return self.curve[self.best - 1] if self.best else None
 
     @property
     def is_bold(self) -> bool:
-        """Whether the best epoch is one that no gate could judge."""
+        """Whether no gate could judge the best epoch."""
         return self.best_epoch is not None and not self.best_epoch.supported
 
     @property
@@ -139,9 +142,9 @@ class TrainingResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PageWeights:
-    """The weights of whole slates before any step. ess_share: ESS as a share of the decisions; clipped_share: of the
-    weights, what clipping removes; max_positions: of a slate; earned_by_slots: share of all rewards that single slots
-    earned, and no page as a whole."""
+    """The weights of whole slates before any step. ess_share: ESS as a share of the decisions; clipped_share: share of
+    the weights that clipping removes; max_positions: of a slate; earned_by_slots: share of all rewards earned by single
+    slots rather than whole pages."""
 
     ess_share: float
     clipped_share: float
@@ -151,7 +154,7 @@ class PageWeights:
 
     @classmethod
     def from_visits(cls, rows: VisitRows, log_joint: Array, *, clip: float) -> PageWeights:
-        """The weights of some visits. log_joint (n,): of each slate, by the policy that is trained."""
+        """The weights of some visits. log_joint (n,): of each slate, under the policy in training."""
         weight = np.exp(np.minimum(log_joint - rows.log_propensity, reinforce.HIGHEST))
         total, squares = float(weight.sum()), float((weight**2).sum())
         slots = float(np.abs(rows.earned).sum())
@@ -165,28 +168,28 @@ class PageWeights:
 
     @property
     def auto_weights(self) -> str:
-        """The weights that `auto` stands for. What a slot earns is not due to what stands above: slots have less noise,
-        and are exact on the log of the policy itself. What a page earns is due to all of it."""
+        """The weights that `auto` stands for. The reward of a slot does not depend on the slate above, so weights by
+        slot have less noise, and are exact on the policy's own log. The reward of a page depends on the whole slate."""
         hopeless = self.ess_share < MIN_ESS_SHARE or self.clipped_share > MAX_CLIPPED_SHARE
         by_slot = self.earned_by_slots >= MIN_EARNED_BY_SLOTS or hopeless
         return SLOT if self.max_positions > 1 and by_slot and not self.has_missing_propensities else SLATE
 
     def sentence(self, weights: str) -> str:
-        """The weights that are used, and why."""
+        """A sentence on the weights in use, and the reason for them."""
         earned = f"slots earn {self.earned_by_slots:.0%} of the rewards, pages as a whole the rest"
         shares = f"{earned}; weights of whole slates: {self.ess_share:.1%} effective, {self.clipped_share:.1%} clipped"
         return f"weights: by {weights} ({shares})"
 
 
 class Trainer:
-    """One training on the visits that teach. later: the share of what follows a slot that counts for it, where slots
-    have weights of their own, see `agreement`."""
+    """One training on the training visits. later: with weights by slot, the share of what follows a slot that counts
+    for it, see `agreement`."""
 
     def __init__(
         self, train: DatasetSplit, policy: Gradient, options: TrainingOptions, start: Parameters,
         factors: Array | None = None,
     ) -> None:  # fmt: skip
-        """factors: how much the decisions of each stratum count; None: all once."""
+        """factors: the weight of the decisions of each stratum; None: 1 for all."""
         self.policy, self.options, self.start, self._factors = policy, options, start, factors
         self._sums = partial(reinforce.sums, policy, objective=options.objective)
         self._potential = np.array([options.shaping.get(name, 0.0) for name in policy.names])
@@ -195,7 +198,7 @@ class Trainer:
         gradients = (self._sums(start, self.slates(rows)).gradient for rows in train.batches())
         self.later = agreement(gradients) if options.objective.by_slot else 1.0
         self._credit = 1.0, self.later
-        self._file = ArrayFile()  # what every epoch reads, computed once
+        self._file = ArrayFile()  # data that every epoch reads, computed once
         for rows in train.batches():
             self._file.add([pack_mask(slates) for slates in self.slates(rows)])
         self._means, self._decisions, self._slots = self._mean_features()
@@ -206,14 +209,14 @@ class Trainer:
             yield [unpack_mask(slates) for slates in self._file.read(number)]
 
     def _set_steps(self, parameters: Parameters) -> None:
-        """Make the natural steps from these parameters. Source of the Fisher diagonal by random signs: Bekas,
+        """Create the natural steps for these parameters. Source of the Fisher diagonal by random signs: Bekas,
         Kokiopoulou & Saad 2007."""
         rng, fisher = np.random.default_rng(0), Parameters()
 
         def gradients() -> Iterator[Parameters]:
             nonlocal fisher
             for slates in self._batches():
-                # the gains of slates, and others of 1 or -1 drawn by chance
+                # the gains of slates, and random ones of 1 or -1
                 draws = [[rng.choice((-1.0, 1.0), slate.gain.shape) for slate in slates] for _ in range(DRAWS)]
                 pairs = [(slate, [slate.gain, *signs]) for slate, *signs in zip(slates, *draws, strict=True)]
                 sums = reinforce.gradients(self.policy, parameters, pairs, self.options.objective, number=1 + DRAWS)
@@ -229,7 +232,7 @@ class Trainer:
         )
 
     def _mean_features(self) -> tuple[MeanFeatures, int, int]:
-        """The means of the features over the decisions, and how many decisions and slots there are."""
+        """The means of the features over the decisions, and the numbers of decisions and slots."""
         decisions, slots, n_features = 0, 0, len(self.policy.names)
         state = np.zeros(n_features + len(self.policy.design.columns))
         memory = np.zeros(self.start["own"].shape)
@@ -242,7 +245,7 @@ class Trainer:
         return MeanFeatures(state / max(1, decisions), memory / max(1, decisions)), decisions, slots
 
     def close(self) -> None:
-        """Let the file of the decisions go."""
+        """Close the file of the decisions."""
         self._file.close()
 
     def _prepare_baseline(self, train: DatasetSplit) -> None:
@@ -288,12 +291,11 @@ class Trainer:
         return np.full(len(gained), self._mean)
 
     def train(self, tune: HoldoutValue | None, *, progress: Callable[[Epoch], None] | None = None) -> TrainingResult:
-        """The ascent from the start. tune: the value on the tuning visits; None: there are none, and the last epoch
-        counts.
-
-        After an epoch that gained steps are twice as large. One that lost, or left what the tuning visits support, is
-        taken back, and steps are halved. Where that leads nowhere, and pages earn as a whole, the ascent goes on from
-        beside the saddle."""
+        """The ascent from the start. tune: the value on the tuning visits; None: there are none, and the last epoch is
+        taken.
+        After an epoch with a gain, steps are doubled. An epoch that lost, or left what the tuning visits support, is
+        undone, and steps are halved. Where that leads nowhere, and whole pages earn rewards, the ascent continues from
+        a point beside the saddle."""
         now, rate, options, bold = self.start, self.options.lr, self.options, self.options.bold
         supported = tune is not None and tune.reference_ess >= (BOLD_ESS if bold else tune.wanted_ess)
         best, best_parameters, curve = None, self.start, list[Epoch]()
@@ -330,7 +332,7 @@ class Trainer:
         return TrainingResult(parameters=best_parameters, best=number, curve=curve, promising=promising, way=best_way)
 
     def follow(self, rates: Iterable[float], *, progress: Callable[[], None]) -> Parameters:
-        """The parameters after epochs of these step sizes. progress: called after each."""
+        """The parameters after epochs with these step sizes. progress: called after each."""
         now = self.start
         for number, rate in enumerate(rates, 1):
             now, _ = self._epoch(number, now, rate, None)
@@ -338,9 +340,9 @@ class Trainer:
         return now
 
     def _leave_saddle(self, now: Parameters, tune: HoldoutValue) -> tuple[Parameters, float]:
-        """Parameters beside a point where no gradient leads up: along the biases in which the objective bends upwards
-        most, to the side that gains more, and that gain. Source: power iteration on differences of gradients, which
-        lose what noise they share; own derivation."""
+        """Parameters beside a point without an ascending gradient: moved along the biases in the direction of largest
+        upward curvature, to the side with more gain, with that gain. Source: power iteration on differences of
+        gradients, in which common noise cancels; own derivation."""
         information = self._fisher[BIAS]
         has_information = information > 0
         direction = np.random.default_rng(0).normal(size=len(information)) * has_information
@@ -352,13 +354,14 @@ class Trainer:
                 up, down = (self._sums(end, slates).gradient[BIAS] for end in ends)
                 bend += up - down
             bend = np.divide(bend, information, out=np.zeros_like(bend), where=has_information)
-            direction = direction + self._unit(bend)  # no direction that bends downwards is left in the end
+            # after enough iterations, no direction of downward curvature is left
+            direction = direction + self._unit(bend)
         sides = [self._shifted(now, size * self._unit(direction)) for size in (KICK, -KICK)]
         gains = [tune.point(side, z=Z)["gain"] or 0.0 for side in sides]
         return max(zip(sides, gains, strict=True), key=lambda side: side[1])
 
     def _unit(self, change: Array) -> Array:
-        """The change of biases that changes log probabilities by 1, root mean square."""
+        """The change of biases, scaled so that log probabilities change by 1 (root mean square)."""
         size = float(self._fisher[BIAS] @ change**2)
         return change * np.sqrt(self._slots / size) if size else change
 
@@ -367,11 +370,11 @@ class Trainer:
         return {**parameters, BIAS: parameters[BIAS] + change}
 
     def _epoch(self, number: int, now: Parameters, rate: float, tune: HoldoutValue | None) -> tuple[Parameters, Epoch]:
-        """The parameters after one pass over the batches, and its point of the curve."""
+        """The parameters after one pass over the batches, and the point of the curve."""
         total = reinforce.zero_sums(now)
         for slates in self._batches():
             sums = self._sums(now, slates)
-            del slates  # before the next ones are mapped
+            del slates  # before the next ones are mapped into memory
             if not sums.finite:
                 raise RlrecError(
                     "the parameters grew beyond all numbers", hint=f"--lr {self.options.lr:g} is too large"
@@ -390,22 +393,22 @@ class Trainer:
 
 
 def agreement(gradients: Iterable[Parameters]) -> float:
-    """The part of the squared sum of the gradients of batches that is surely no noise, between 0 and 1; 0 of one batch.
-    What follows a slot has far more noise than its own reward: where batches do not agree on where that leads, it would
-    only blur what slots earn."""
+    """The share of the squared sum of the gradients of batches that is surely not noise, between 0 and 1; 0 for one
+    batch. What follows a slot has far more noise than the slot's reward; where batches disagree about it, it would only
+    hide the slots' own rewards."""
     folds = FoldGradients(gradients)
     square = reinforce.squared(folds.total)
     return folds.signal(*folds.total) / square if square else 0.0
 
 
 def pack_mask(slates: LoggedSlates) -> LoggedSlates:
-    """The slates with eight arms of `eligible` a byte, as they are written."""
+    """The slates with `eligible` packed to eight arms per byte, as they are written."""
     eligible = slates.eligible
     return slates if eligible is None else replace(slates, eligible=np.packbits(eligible, axis=1).view(np.bool_))
 
 
 def unpack_mask(slates: LoggedSlates) -> LoggedSlates:
-    """The slates as they were before `pack_mask`."""
+    """The slates with `eligible` unpacked again."""
     if slates.eligible is None:
         return slates
     bits = np.unpackbits(slates.eligible.view(np.uint8), axis=1, count=len(slates.arms))
@@ -416,9 +419,9 @@ def group_slates(
     rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bool = False, by_position: Array | None = None,
     credit: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[LoggedSlates]:  # fmt: skip
-    """Decisions as the gradient reads them. slots: every slot by itself: it earns its own reward, and what comes after
-    its slate. by_position: mean rewards of positions, with which every slot, given those above, earns its own reward
-    and what comes after it, on its slate and later: those above are not to its credit. credit: how much of each."""
+    """Decisions as the gradient reads them. slots: each slot separately, with its own reward and what comes after its
+    slate. by_position: mean rewards of positions; each slot, given those above, then has its own reward and what comes
+    after it, on its slate and later, but not the slots above. credit: the factors of these two parts."""
     for block in blocks(rows):
         at = rows.first[block.rows][:, None] + np.arange(block.shown.shape[1])
         logged, slot_gain, slot_raw = rows.log_propensity[block.rows], gain[block.rows], raw[block.rows]
@@ -441,7 +444,7 @@ def _sums_above(values: Array) -> Array:
 
 
 def mean_by_position(split: DatasetSplit) -> Array:
-    """Mean reward of each position of slates, (positions,)."""
+    """The mean reward of each position of slates, (positions,)."""
     total = np.zeros((2, 1))
     for rows in split.batches():
         position = np.arange(len(rows.shown)) - np.repeat(rows.first[:-1], rows.size)

@@ -1,7 +1,7 @@
-"""Decisions that can be worked out together: slates of one length, among arms that one catalogue described.
-
-Requests that name their candidates have an eligible set each. Blocks take the union of several sets, and a mask says
-who may show what: a product of matrices over arms that do not count costs less than a call for every decision."""
+"""Decisions that can be processed together: slates of one length, with arms described by one catalogue.
+Requests that name their candidates have separate eligible sets. A block takes the union of several sets, with a mask of
+the arms that each decision may show: matrix products over arms that do not count cost less than a call for every
+decision."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rlrec.app.training.dataset import EligibleSet, VisitRows
 from rlrec.arrays import Array, Flags, Ids, Index, distinct
 from rlrec.policy.gradients.gradient import State
 
-CALL = 100_000  # scores that take as long as the fixed cost of every call
-MASK = 8_000_000  # cells of the mask of a block
+CALL = 100_000  # scores that take as long as the fixed cost of a call
+MASK = 8_000_000  # most cells in the mask of a block
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecisionBlock:
-    """n decisions among m arms. rows (n,): their indices, ascending; arms (m,): indices of the arms among those that
-    are trained, ascending; described (m, p): their features. shown (n, k) and the arms of `state` are indices among the
-    m. eligible (n, m): which arms each may show; None: all of them."""
+    """n decisions with m arms. rows (n,): their indices, ascending; arms (m,): indices of the arms among those that are
+    trained, ascending; described (m, p): their features. shown (n, k) and the arms of `state` are indices among the m.
+    eligible (n, m): the arms that each decision may show; None: all of them."""
 
     rows: Ids
     arms: Index
@@ -42,8 +42,8 @@ class DecisionBlock:
 
 
 def blocks(rows: VisitRows) -> Iterator[DecisionBlock]:
-    """All decisions in blocks, ordered by the sizes of their slates and the numbers of their eligible sets."""
-    # groups of decisions: one size and one eligible set each
+    """All decisions in blocks, ordered by slate size and number of the eligible set."""
+    # groups of decisions with the same size and eligible set
     first, group_index = distinct(rows.size, rows.eligible)
     sizes, counts = rows.size[first].tolist(), np.bincount(group_index).tolist()
     sets = [rows.eligible_sets[number] for number in rows.eligible[first].tolist()]
@@ -62,8 +62,8 @@ def blocks(rows: VisitRows) -> Iterator[DecisionBlock]:
 
 
 def _sets_at_a_time(sets: Sequence[EligibleSet], counts: Sequence[int]) -> int:
-    """How many eligible sets to work out at a time: the union of more has more arms that do not count, and takes fewer
-    calls. The size of the union is estimated as if the sets were drawn by chance."""
+    """The number of eligible sets to process together: a larger union has more arms that do not count, but takes fewer
+    calls. The size of the union is estimated as if the sets were random."""
     if len(sets) == 1:
         return 1
     sizes, n_arms, n = np.array([len(eligible.arms) for eligible in sets]), len(_union(sets)), sum(counts)
@@ -88,11 +88,11 @@ def _block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], local: Id
     if len(members) < len(local):
         state, local = state.take(members), local[members]
     shown = rows.shown[rows.first[members][:, None] + np.arange(int(rows.size[members[0]]))]
-    # the arms of the block, and the index of each there
+    # the arms of the block, and their indices in it
     features = sets[0].catalogue.features
     arms, index, eligible = sets[0].arms if len(sets) == 1 else _union(sets), np.zeros(len(features), np.int64), None
     index[arms] = np.arange(len(arms))
-    if len(sets) > 1:  # which arms each decision may show
+    if len(sets) > 1:  # the arms that each decision may show
         mask, lengths = np.zeros((len(sets), len(arms)), np.bool_), [len(eligible_set.arms) for eligible_set in sets]
         members_of = index[np.concatenate([eligible_set.arms for eligible_set in sets])]
         mask[np.repeat(np.arange(len(sets)), lengths), members_of] = True

@@ -1,8 +1,8 @@
-"""Visits on disk: written as they come, then read in batches, in the order of digests of their names.
+"""Visits on disk: written in any order, then read in batches, sorted by digests of their names.
 
-What is read, and in which order, follows from the keys of visits and arms alone, never from ids: the same log in
-another order trains the same parameters. Files have no name, and end with the process; what is read is a view of the
-file where that can be: nothing is copied, and it counts as memory only while it is in use."""
+The data that are read, and their order, depend only on the keys of visits and arms, never on ids: the same log in
+another order trains the same parameters. Files have no name, and end with the process. Where possible, a read returns a
+view of the file: nothing is copied, and memory counts only while it is in use."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _ROOM = "set TMPDIR to a folder with room: a kB for each decision of the log, ha
 
 
 class ArrayFile:
-    """Numbered records in a file that ends with the process: objects whose arrays stay in the file. Raises RlrecError
-    where there is no folder, or no room, for it."""
+    """Numbered records in a temporary file: objects whose arrays stay in the file. Raises RlrecError where there is no
+    folder, or no space, for it."""
 
     def __init__(self) -> None:
         try:
@@ -51,14 +51,14 @@ class ArrayFile:
         self._lengths: list[array[int]] = []  # of the pickle of each record, and of its arrays
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close and so delete the file."""
         self._file.close()
 
     def __len__(self) -> int:
         return len(self._lengths)
 
     def add(self, record: object) -> None:
-        """Write one more record: its pickle, then the arrays."""
+        """Write one more record: its pickle, followed by the arrays."""
         buffers: list[pickle.PickleBuffer] = []
         content = pickle.dumps(record, protocol=5, buffer_callback=buffers.append)
         blocks = [memoryview(content), *(buffer.raw() for buffer in buffers)]
@@ -92,13 +92,13 @@ class ArrayFile:
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """features (m, p) of all arms that are trained, as they were described at a time, in order of their keys."""
+    """The features (m, p) of all arms that are trained, as they were at a time, in order of the arms' keys."""
 
     features: Array
 
     @cached_property
     def digest(self) -> bytes:
-        """A digest of the features: equal for equal descriptions, whatever the time."""
+        """A digest of the features; equal for equal features, whatever the time."""
         return blake2b(self.features.astype("<f8").tobytes(), digest_size=16).digest()
 
 
@@ -117,17 +117,19 @@ class EligibleSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisitRows:
-    """Visits end to end.
-    eligible_sets: the different ones of the decisions.
-    One a visit, (s,): name, a digest of session and visit; split; cluster, a digest of the user or session; stratum, an
-    index of the logger and half that it counts for; length, its decisions.
-    One a decision, (n,): eligible, the index of its eligible set; size, its positions; remembered, how many arms its
-    state remembers; log_propensity of the slate; reward of the slate; default, 1 where no event counted; lowest, the
-    log of the smallest probability that any slate could have had (NaN: not known); x (n, d), features of its state.
-    One a slot, (i,): shown, the index of its arm; earned, its reward; divided, that over the examination of its
-    position; logged, its log propensity whatever stands above; conditional, that given the slots above.
-    One an arm remembered, (e,), if it is eligible: arm, its index; memory (e, 4), what is known of it.
-    Indices of arms are those among all that are trained. words: what else sparse contexts of the decisions have."""
+    """Visits, one after another.
+    eligible_sets: the distinct ones of the decisions.
+    For each visit, (s,): name, a digest of session and visit; split; cluster, a digest of the user or session; stratum,
+    an index of its logger and half; length, the number of its decisions.
+    For each decision, (n,): eligible, the index of its eligible set; size, its positions; remembered, the number of
+    arms that its state remembers; log_propensity of the slate; reward of the slate; default, 1 where no event counted;
+    lowest, the log of the smallest probability that any slate could have had (NaN: not known); x (n, d), features of
+    its state.
+    For each slot, (i,): shown, the index of its arm; earned, its reward; divided, the reward over the examination of
+    its position; logged, its log propensity whatever the slots above; conditional, its log propensity given the slots
+    above.
+    For each remembered arm that is eligible, (e,): arm, its index; memory (e, 4), its features MEMORY.
+    Indices of arms are among all that are trained. words: the other features of sparse contexts of the decisions."""
 
     eligible_sets: Sequence[EligibleSet]
     name: npt.NDArray[np.uint64]
@@ -156,7 +158,7 @@ class VisitRows:
         return len(self.name)
 
     def take(self, visits: Ids) -> Self:
-        """Some of the visits, in that order, and the eligible sets that their decisions have."""
+        """The selected visits, in that order, with the eligible sets of their decisions."""
         decisions = piece_rows(self.start[visits], self.length[visits])
         slots = piece_rows(self.first[decisions], self.size[decisions])
         arms = piece_rows(offsets(self.remembered)[decisions], self.remembered[decisions])
@@ -200,18 +202,18 @@ class VisitRows:
         return State(self.x, row, self.arm, self.memory, self.words)
 
 
-# Columns and how they are written: features are of the size of 1, and indices are small.
+# Columns and their stored types: features are of size about 1, and indices are small.
 DECISION = {"size": "i4", "remembered": "i4", "log_propensity": "f8", "reward": "f8", "default": "i1",
             "lowest": "f8", "x": "f4"}  # fmt: skip
 SLOT = {"shown": "i4", "earned": "f8", "divided": "f8", "logged": "f8", "conditional": "f8"}
 ARM = {"arm": "i4", "memory": "f4"}
 VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}
-SETS = ("catalogue", "count", "eligible_arms")  # one an eligible set of a portion; then the arms of all of them
-DECISIONS = 100_000  # that wait in memory for their order, about
+SETS = ("catalogue", "count", "eligible_arms")  # for each eligible set of a portion; then the arms of all of them
+DECISIONS = 100_000  # decisions in memory until they are sorted, about
 
 
 class VisitFile(ArrayFile):
-    """Portions of visits in a file. catalogues: by their digests, of all files of a dataset."""
+    """Portions of visits in a file. catalogues: by digest, for all files of a dataset."""
 
     def __init__(self, catalogues: dict[bytes, Catalogue]) -> None:
         super().__init__()
@@ -233,7 +235,7 @@ class VisitFile(ArrayFile):
         self.add((columns | dict(zip(SETS, (catalogue, count, arms), strict=True)), words))
 
     def portion(self, number: int) -> VisitRows:
-        """A portion."""
+        """The visits of one portion."""
         stored, words = self.read(number)
         columns: dict[str, Any] = {
             name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in stored.items()
@@ -245,9 +247,9 @@ class VisitFile(ArrayFile):
 
 
 class DatasetSplit(VisitFile):
-    """The visits of one split, by name, in batches of about one size.
-    strata: of its visits, by their indices. visits: how many; longest: decisions of the longest; spans_batches: whether
-    some cluster has several visits."""
+    """The visits of one split, by name, in batches of about equal size.
+    strata: of its visits, by index. visits: their number; longest: the number of decisions of the longest;
+    spans_batches: whether some cluster has several visits."""
 
     def __init__(
         self, catalogues: dict[bytes, Catalogue], cluster: Ids, strata: Sequence[Stratum] = (NO_LOGGER,)
@@ -257,7 +259,8 @@ class DatasetSplit(VisitFile):
         self.spans_batches = len(np.unique(cluster)) < len(cluster)
 
     def batches(self, max_visits: int | None = None) -> Iterator[VisitRows]:
-        """The batches in order. max_visits: end before the batch that would exceed as many, but give one at least."""
+        """The batches in order. max_visits: stop before the batch that would exceed this number, but yield at least
+        one."""
         total = 0
         for number in range(len(self)):
             rows = self.portion(number)
@@ -268,8 +271,8 @@ class DatasetSplit(VisitFile):
 
 
 class Dataset:
-    """Visits as they are written, and then by split. strata: by the index that visits have; decisions: about how many
-    there are; columns: those of sparse contexts that visits which teach have, ascending."""
+    """Visits, first in the order in which they were written, then by split. strata: by the index in visits; decisions:
+    their approximate number; columns: those of sparse contexts that occur in training visits, ascending."""
 
     def __init__(self) -> None:
         self.strata: Sequence[Stratum] = (NO_LOGGER,)
@@ -277,21 +280,21 @@ class Dataset:
         self.splits: dict[int, DatasetSplit] = {}
         self._catalogues: dict[bytes, Catalogue] = {}
         self._file = VisitFile(self._catalogues)
-        self._portions = defaultdict[tuple[int, int], list[int]](list)  # by split and the first bits of names
+        self._portions = defaultdict[tuple[int, int], list[int]](list)  # by split and by the first bits of names
         self._clusters = defaultdict[int, list[Ids]](list)
         self.columns: Ids = np.empty(0, np.int64)
 
     def close(self) -> None:
-        """Let the files go."""
+        """Close the files."""
         for file in (self._file, *self.splits.values()):
             file.close()
 
     def add(self, rows: VisitRows) -> None:
-        """Write some more visits."""
+        """Write some visits."""
         if rows.words is not None:
             is_taught = np.repeat(rows.split == TRAIN, rows.length)[rows.words.row]
             self.columns = np.union1d(self.columns, rows.words.column[is_taught])
-        # visits by split, and by so many bits of their names that those of one portion can be sorted together
+        # visits by split, and by so many bits of their names that each portion can be sorted in memory
         bits = (self.decisions // DECISIONS).bit_length()
         bucket = (rows.name >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(rows), np.int64)
         for visits in rows_by_kind(rows.split, bucket):
@@ -301,20 +304,21 @@ class Dataset:
             self._file.write(rows.take(visits))
 
     def batch(self, max_visits: int) -> int:
-        """Visits of a batch of those that teach: at most so many, and so few that their gradients can be compared."""
+        """The number of visits in a training batch: at most max_visits, and small enough for several batches whose
+        gradients can be compared."""
         count = sum(map(len, self._clusters[TRAIN]))
         return max(1, min(max_visits, -(-count // FOLDS)))
 
     def arrange(self, sizes: Mapping[int, int], *, weighed: Ids | None = None) -> None:
-        """Put all that was written into splits, those named, in batches of at most so many visits. weighed: see
+        """Arrange all written visits into the named splits, in batches of at most so many visits. weighed: see
         `union`."""
         for number, max_visits in sizes.items():
             n_visits = sum(map(len, self._clusters[number]))
             self.splits[number] = self.union([number], -(-n_visits // max_visits), weighed=weighed)
 
     def union(self, numbers: Sequence[int], n_batches: int, *, weighed: Ids | None = None) -> DatasetSplit:
-        """The visits of some splits in so many batches. weighed: the columns of sparse contexts that stay, numbered by
-        their index among these."""
+        """The visits of some splits in n_batches batches. weighed: the columns of sparse contexts that are kept,
+        renumbered to their index among these."""
         columns = np.empty(0, np.int64) if weighed is None else weighed
         clusters = np.concatenate([np.empty(0, np.int64), *chain(*(self._clusters[number] for number in numbers))])
         split = DatasetSplit(self._catalogues, clusters, self.strata)

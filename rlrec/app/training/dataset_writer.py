@@ -1,4 +1,4 @@
-"""From the log of the store to a dataset: visits as the policy that is trained reads them."""
+"""From the log of the store to a dataset: visits as the policy in training reads them."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import Selection, session_bounds
 from rlrec.store.policies import arms
 
-# Columns that are read of every impression.
+# The columns that are read for each impression.
 COLUMNS = (
     "at", "imported", "censored", "context_id", "eligible_id", "catalogue_revision", "size", "split", "visit", "step",
     "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded", "created_at",
     "policy_id", "version_id", "variant_id", "user_id", "user_digest", "session_digest", "keep_probability",
 )  # fmt: skip
-UNWEIGHED = 700.0  # a log propensity beside which every weight is next to nothing
-OWNER = "owner"  # a column of visits: the row of their session among the keys of a batch
+UNWEIGHED = 700.0  # minus a log propensity that makes every weight almost 0
+OWNER = "owner"  # a column of visits: the row of their session in the keys of a batch
 CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteReport(Sums):
     """Which visits of a log went into a dataset, and why others did not.
-    unused: those that are not over, incomplete, or without propensities; moved: those of a session that got a user of
-    another split later; unrecorded: those without stored states; too_long: those too long to be judged; ruled: those
-    with rules of a page, by which the policy is not trained.
-    visits, slots: how many can be used; gate_visits: visits of these in the split of the gate, which are not written;
-    new_visits: those that could not be used before a time; rewarded_decisions: with an event that counts; max_reward:
-    of a slate, absolute; last_id: the newest decision; keep_probabilities: extremes of how likely the log kept its
-    decisions."""
+    unused: those that are not over, incomplete, or without propensities; moved: those of a session that later got a
+    user of another split; unrecorded: those without stored states; too_long: those too long to be evaluated; ruled:
+    those with page rules, with which the policy is not trained.
+    visits, slots: the usable ones; gate_visits: usable visits in the gate's split, which are not written; new_visits:
+    those that were not usable before a time; rewarded_decisions: with an event that counts; max_reward: of a slate,
+    absolute; last_id: the newest decision; keep_probabilities: the smallest and largest probability with which the log
+    kept its decisions."""
 
     unused: UnusedVisits = field(default_factory=UnusedVisits)
     moved: int = 0
@@ -78,7 +78,7 @@ class WriteReport(Sums):
 
     @property
     def unused_sessions(self) -> str:
-        """How many sessions do not teach, and why."""
+        """The number of sessions that do not teach, and the reasons."""
         counts = (
             (self.unused.waiting, "not over, or still within their reward windows"),
             (self.unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
@@ -90,14 +90,14 @@ class WriteReport(Sums):
         return "; ".join(f"{count:,} {reason}" for count, reason in counts if count)
 
 
-Written = tuple[WriteReport, list[VisitRows]]  # what there is to say of a part of the log, and its visits
+Written = tuple[WriteReport, list[VisitRows]]  # the report on a part of the log, and its visits
 
 
 class DatasetWriter:
-    """The pass over a log that makes visits of it, as they are written to a dataset. seed: of the digests of visits, so
-    of the batches they fall into. examination: of positions, by which what slots earned by themselves is divided.
-    since: visits that could not be used at this time are new. judged_from: decision from which on visits choose the
-    epoch and are the gate's; earlier ones can only teach. log: the filter."""
+    """The pass over a log that turns it into visits for a dataset. seed: of the digests of visits, and so of their
+    batches. examination: of positions, by which the rewards of slots are divided. since: visits that were not usable at
+    this time are new. judged_from: the first decision of visits that may choose the epoch or be the gate's; earlier
+    ones only teach. log: the filter."""
 
     def __init__(
         self, unit: Unit, selection: Selection, model: TrainedModel, reward: Reward, cutoff: Cutoff, *, seed: int,
@@ -111,7 +111,7 @@ class DatasetWriter:
         self.arms: Ids = np.array([arm.id for arm in sorted_arms], np.int64)
         self._order = np.argsort(self.arms)
         self._catalogues: dict[int, Catalogue] = {}  # by epoch
-        # how many loggers can be weighed, as `evaluate` reckons, in visits of so many decisions
+        # the number of loggers that can have weights, as in `evaluate`, for visits of this length
         horizon = min(max(1, self.evaluation.extent.steps), ended_visits.LONGEST)
         self._spanning, estimators = sessions.any_user(unit), ope.parse(ESTIMATOR).sessions
         fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spans_batches=self._spanning)
@@ -122,10 +122,10 @@ class DatasetWriter:
         self.reading = Reading(columns=COLUMNS, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
-        """Write what of the selected log can be used. engine: as of `passes.results`."""
+        """Write the usable visits of the selected log. engine: as in `passes.results`."""
         report, dataset.decisions = WriteReport(), self.evaluation.extent.decisions
         dataset.strata = self.evaluation.loggers.strata(self.max_loggers)
-        if engine is None and self.unit.folder is None:  # in the order of the store: the dataset has one of its own
+        if engine is None and self.unit.folder is None:  # in the order of the store, since the dataset sorts anyway
             selection = self.evaluation.selection
             bounds = session_bounds(self.unit, selection)
             batches = reader.batches(self.unit, selection, columns=COLUMNS, visits=True, keys=True, bounds=bounds)
@@ -141,14 +141,14 @@ class DatasetWriter:
         return report
 
     def __call__(self, log_reader: LogReader, /) -> Written:
-        """The visits of a partition that can be used."""
+        """The usable visits of a partition."""
         report, rows = WriteReport(), list[VisitRows]()
         for written, pieces in map(self._written, log_reader.batches(self.reading)):
             report, rows = report + written, rows + pieces
         return report, rows
 
     def _written(self, batch: Batch) -> Written:
-        """The visits of a batch that can be used."""
+        """The usable visits of a batch."""
         visits, unused = ended_visits.usable_visits(batch, self.reward, self.cutoff)
         keep = batch.slots["keep_probability"]
         report = WriteReport(unused=unused, keep_probabilities=frozenset((float(keep.min()), float(keep.max()))))
@@ -186,7 +186,7 @@ class DatasetWriter:
         return report, list(self._portions(visits.take(written), keys))
 
     def _portions(self, visits: EndedVisits, keys: Columns) -> Iterator[VisitRows]:
-        """The rows of visits, in portions of so many arms of eligible sets."""
+        """The rows of visits, in portions limited by the number of arms in eligible sets."""
         if not len(visits):
             return
         sizes = contents.set_sizes(self.unit, set(visits.per_decision("eligible_id").tolist()))
@@ -217,7 +217,7 @@ class DatasetWriter:
         code = set_index[state.row] * n_arms + remembered
         in_set = np.flatnonzero(look_up(codes, code)[1])
         in_set = in_set[by_row(state.row[in_set], remembered[in_set])]
-        # a slot by itself has its marginal as its propensity, or where that is unknown its conditional one
+        # the propensity of a separate slot is its marginal or, where that is unknown, its conditional probability
         slot_probability = np.where(np.isnan(slots["marginal"]), slots["propensity"], slots["marginal"])
         earned, logged, divided = slots["reward"], np.log(slot_probability), slots["reward"]
         if self.examination:
@@ -237,7 +237,7 @@ class DatasetWriter:
         )  # fmt: skip
 
     def _encoded(self, context_id: Ids) -> Encoded:
-        """The encoded contexts of decisions; those of the portion before are not read again."""
+        """The encoded contexts of decisions; those of the previous portion are not read again."""
         first, code = distinct(context_id)
         ids = context_id[first]
         index, is_cached = look_up(self._context_ids, ids)
@@ -256,7 +256,8 @@ class DatasetWriter:
         return self._order[np.searchsorted(self.arms[self._order], ids)]
 
     def _sets(self, eligible: Ids, revision: Ids) -> tuple[list[EligibleSet], Ids]:
-        """The eligible sets of decisions as they were described then, and the index of each decision's, (n,)."""
+        """The eligible sets of decisions with the arms as described at the time, and the index of each decision's set,
+        (n,)."""
         epoch = self.model.arm_features.epochs(revision)
         first, index = distinct(eligible, epoch)
         members, sets = contents.eligible_arms(self.unit, set(eligible[first].tolist())), list[EligibleSet]()

@@ -1,4 +1,5 @@
-"""The value of parameters on visits that did not teach them, by which epochs are chosen, and what their gate wants."""
+"""The value of parameters on visits that were not used for training, by which epochs are chosen; and the effective
+visits that the gate will need."""
 
 from __future__ import annotations
 
@@ -31,15 +32,15 @@ from rlrec.policy.slates import plackett_luce
 from rlrec.records import add_each
 
 ESTIMATOR = "wdr"
-VISITS = 500  # visits of a batch of those that are held out
-CELLS = 1 << 19  # scores that are worked out at a time: what follows from them stays near the processor
-CHANCE = 3.0  # of the square root of an ESS is wanted above the least that a gate judges by: splits differ by chance
+VISITS = 500  # visits per batch in the held-out splits
+CELLS = 1 << 19  # scores that are computed at a time, so that they stay in the processor's cache
+CHANCE = 3.0  # times the root of an ESS, added to the gate's minimum, since splits differ by chance
 ByStratum = Mapping[Stratum, RowSums]
-GAIN_REPLICATES = 50  # replicates of an interval that nobody looks at
+GAIN_REPLICATES = 50  # replicates of an interval that is not used
 
 
 def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> ReturnModel:
-    """The model of returns that some visits teach."""
+    """The model of returns, fitted to some visits."""
     sums = (
         ReturnSums.from_decisions(_decisions(rows), rows.reward, gamma=gamma, arms=arms) for rows in split.batches()
     )
@@ -56,19 +57,18 @@ def _decisions(rows: VisitRows) -> Decisions:
 
 
 class HoldoutValue:
-    """The value of parameters on visits that did not teach them, compared with that of other parameters.
-
-    left_out: loggers whose visits do not count. wanted_ess: effective visits that parameters must have here for the
-    gate to judge them; reference_ess: those of the reference; clusters: users, or sessions without one. Where slots are
-    judged by themselves, the effective visits are no more than `expected_ess`."""
+    """The value of parameters on visits that were not used for training, compared with other parameters.
+    left_out: loggers whose visits do not count. wanted_ess: effective visits that parameters need here, so that the
+    gate can judge them; reference_ess: those of the reference; clusters: users, or sessions without one. Where slots
+    are judged separately, the effective visits are at most `expected_ess`."""
 
     def __init__(
         self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: ReturnModel,
         max_visits: int | None = None, gate_visits: int | None = None, by_position: Array | None = None,
     ) -> None:  # fmt: skip
-        """reference: what others are compared with. max_visits: the first visits alone. gate_visits: those of the gate
-        that will judge after it; None: as many as these. by_position: mean rewards of positions where slots are
-        judged by themselves."""
+        """reference: the parameters to compare with. max_visits: use only the first visits. gate_visits: those of the
+        gate that will judge later; None: as many as these. by_position: mean rewards of positions, where slots are
+        judged separately."""
         self.split, self.policy, self.reference, self.values = split, policy, reference, values
         self.max_visits, self.by_position = max_visits, by_position
         self._exploration: dict[str, Any] = {"temperature": policy.temperature, "floor": policy.exploration}
@@ -99,9 +99,9 @@ class HoldoutValue:
         self.reference_ess, self.clusters = estimate.ess or 0.0, estimate.clusters
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
-        """Figures of a point of the learning curve; the bounds of the gain lie z standard errors away. Where slots are
-        judged by themselves the gain is `slot_gain`: it is right to first order while whole visits support it, and has
-        a tenth of the error."""
+        """The figures of a point of the learning curve; the bounds of the gain are z standard errors away. Where slots
+        are judged separately the gain is `slot_gain`, which is correct to first order while whole visits support it,
+        with a tenth of the error."""
         partial, (entropy, kl) = self.partials(parameters), self._entropy_and_divergence(parameters)
         estimate = self._estimate(partial)
         ess = estimate.ess
@@ -118,9 +118,9 @@ class HoldoutValue:
         }  # fmt: skip
 
     def teaching_factors(self, *, by_slot: bool, clip: float) -> Array:
-        """How much the decisions of each stratum count where all visits teach, (strata,), by the spread of their
-        weights under the reference, or of their slots given the slots above; 0 for loggers that are left out, as of
-        `left_out`. clip: the largest weight."""
+        """The weight of the decisions of each stratum in training, (strata,), by the spread of their weights under the
+        reference, or of those of their slots given the slots above; 0 for loggers in `left_out`. clip: the largest
+        weight."""
         strata, sums = self.split.strata, np.zeros((4, len(self.split.strata)))
         for rows in self.split.batches():
             log_slots, stratum = self._log_slots(rows, self.reference), np.repeat(rows.stratum, rows.length)
@@ -147,8 +147,8 @@ class HoldoutValue:
         return np.array([factors[stratum][0] if stratum in factors else 0.0 for stratum in strata])
 
     def slot_gain(self, parameters: Parameters) -> tuple[float | None, float | None]:
-        """The gain of a slot under the parameters over the reference, in the states of the log, and its standard error
-        over clusters: the mean over slots of the difference of the weights x (reward - mean of the position)."""
+        """The gain per slot of the parameters over the reference, in the states of the log, and its standard error over
+        clusters: the mean over slots of the difference of the weights x (reward - mean of the position)."""
         gain = self._counts * (self._slot_values(parameters) - self._slots_of_reference)
         slots = np.bincount(self._cluster, self._slots)
         mean = float(gain.sum() / slots.sum())
@@ -158,7 +158,7 @@ class HoldoutValue:
         return mean, float(np.sqrt((deviation**2).sum()) / slots.sum())
 
     def difference(self, partials: ByStratum, **options: Any) -> Comparison:
-        """The value by these sums less that of the reference, where loggers count the same. options: of `compare`."""
+        """The value from these sums minus the reference's, with the same weights of loggers. options: of `compare`."""
         weighting = Weighting.from_strata(self.fold, partials, self._reference_partials, left_out=self.left_out)
         sides = (self.fold.at_ends(weighting.total(sums))[0] for sums in (partials, self._reference_partials))
         return compare(*sides, **options)
@@ -186,8 +186,8 @@ class HoldoutValue:
         return partials
 
     def _distributions(self, rows: VisitRows, parameters: Parameters, log_slots: Array) -> Iterator[TargetSlates]:
-        """The distributions of the parameters, portion by portion; the log probability of each slot that was shown,
-        given those above, is written into log_slots."""
+        """The distributions of the parameters, in portions; the log probability of each shown slot, given those above,
+        is written into log_slots."""
         for block in self._portions(rows):
             score, at, shown = self._score(parameters, block), block.rows, block.shown
             probability = plackett_luce.probabilities(score, block.eligible, **self._exploration)
@@ -201,7 +201,7 @@ class HoldoutValue:
             yield TargetSlates(rows=at, log_slate=log_shown.sum(axis=1), arms=block.arms, share=probability, case=cases)
 
     def _log_slots(self, rows: VisitRows, parameters: Parameters) -> Array:
-        """Log of the probability of each slot that was shown, given those above, under the parameters."""
+        """The log of the probability of each shown slot, given those above, under the parameters."""
         log_slots = np.empty(len(rows.shown))
         for _ in self._distributions(rows, parameters, log_slots):
             pass
@@ -224,8 +224,9 @@ class HoldoutValue:
         return np.concatenate(values)
 
     def expected_ess(self, parameters: Parameters) -> float:
-        """Effective visits that the log of the reference would have, by the divergence of every slot that the visits
-        came to. Weights of what happened to be shown miss the rare slots that hold most of their variance."""
+        """The effective visits that the reference's own log would be expected to have, from the divergence of every
+        slot in the visits. Weights of the slots that happened to be shown miss the rare ones that have most of the
+        variance."""
         visits, second_moment = 0, 0.0
         for rows in self.split.batches(self.max_visits):
             growth = np.empty(len(rows.eligible))
@@ -245,8 +246,8 @@ class HoldoutValue:
                 yield block.slice_rows(start, start + step)
 
     def _entropy_and_divergence(self, parameters: Parameters) -> tuple[float, float]:
-        """Mean entropy of the parameters at position 1, and mean KL(reference || parameters) of slates, in nats, on the
-        first batch."""
+        """The mean entropy of the parameters at position 1, and the mean KL(reference || parameters) of slates, in
+        nats, on the first batch."""
         sums = np.zeros(3)
         for block in self._portions(next(self.split.batches())):
             scores = self._score(parameters, block), self._score(self.reference, block)

@@ -1,4 +1,5 @@
-"""One training at a time for a policy: a lease that the process which holds it renews, and that ends with it."""
+"""One training at a time for each policy: the process that trains holds a lease, renews it, and releases it at its
+end."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ from rlrec.store import Store, Unit
 from rlrec.store.policies import leases
 from rlrec.times import SECOND, format_time
 
-LEASE_S = 60  # on the database's clock, unless it is renewed
-RENEWAL_S, UNRENEWED_S = 10, 86_400  # of a lease that cannot be renewed
+LEASE_S = 60  # on the database's clock, without renewal
+RENEWAL_S, UNRENEWED_S = 10, 86_400  # seconds between renewals; length of a lease that cannot be renewed
 
 
 class TrainingLease:
-    """A lease for the time of a `with` block. Raises StoreBusy where another process holds it, or has taken it over.
-    A process of this machine that has died is recognised at once; one of another machine when its lease runs out, by
-    the clock of the database. exclusive: False for a run that stores nothing, during which others may train."""
+    """A lease for the time of a `with` block. Raises StoreBusy where another process holds it, or has taken it over. A
+    dead process on this machine is recognised at once, one on another machine when its lease expires, by the clock of
+    the database. exclusive: False for a run that stores nothing and so lets others train."""
 
     def __init__(self, store: Store, policy: StoredPolicy, *, exclusive: bool = True) -> None:
         self.store, self.policy, self.exclusive = store, policy, exclusive
@@ -52,13 +53,13 @@ class TrainingLease:
         return leases.take(unit, self.policy.id, holder=holder, token=self.token, now=now, until=until)
 
     def renew(self) -> None:
-        """Move the end of the lease, if that was done some time ago."""
+        """Renew the lease, unless that was done recently."""
         if self.exclusive and self._can_renew and monotonic() - self._renewed > RENEWAL_S:
             self.store.write(self.check)
             self._renewed = monotonic()
 
     def check(self, unit: Unit) -> None:
-        """Raises StoreBusy where the lease is lost: another process may have trained meanwhile."""
+        """Raises StoreBusy where the lease is lost, since another process may have trained meanwhile."""
         if self.exclusive and not leases.renew(
             unit, self.policy.id, token=self.token, until=unit.clock() + LEASE_S * SECOND
         ):
@@ -74,7 +75,7 @@ def _is_dead(token: str) -> bool:
 
 
 def _machine() -> str:
-    """The boot and the PID namespace in which process numbers are unique; empty where they are unknown."""
+    """The boot id and the PID namespace, within which process numbers are unique; empty where they are unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
@@ -83,7 +84,7 @@ def _machine() -> str:
 
 
 def _start_ticks(pid: int) -> str:
-    """When a process began, in the system's ticks; empty where there is no such process."""
+    """The start time of a process, in the system's ticks; empty where there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except OSError:

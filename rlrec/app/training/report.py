@@ -13,19 +13,19 @@ from rlrec.records import Version
 
 
 class GateReport(Judgement):
-    """The look of the gate at a candidate, as it is stored. against: the live version, None for what served the log;
-    repeated: whether an earlier version had the same look, which this is."""
+    """The gate's test of a candidate, as it is stored. against: the live version, None for the log; repeated: whether
+    an earlier version had the same test, of which this is the result."""
 
     against: int | None
     sessions: int
     repeated: bool
 
 
-NO_LOOK = dict.fromkeys(GateReport.__annotations__)  # what stands in a report where the gate did not look
+NO_LOOK = dict.fromkeys(GateReport.__annotations__)  # the fields in a report where the gate did not run
 
 
-# log: the filter of what taught. trained: whether there is a new version; why: there is none, or it is no better, or
-# was not promoted; training: what the version stores of it, epochs and the gate.
+# log: the filter of the training log. trained: whether there is a new version; why: there is none, or it is no better,
+# or was not promoted; training: the part that the version stores, epochs and the gate.
 RunFigures = TypedDict("RunFigures", {
     "policy": str, "version": int, "parent": int, "promoted": bool, "gate_sessions": int | None,
     "tune_estimate": float | None, "tune_lower": float | None, "tune_ess": float | None, "ess_wanted": float | None,
@@ -36,7 +36,7 @@ RunFigures = TypedDict("RunFigures", {
 
 
 class Result(RunFigures, GateReport):
-    """The figures of a run, and of the look at what it made."""
+    """The figures of a run, and of the gate's test of its version."""
 
 
 def result(
@@ -59,8 +59,8 @@ def result(
 
 @dataclass(frozen=True)
 class TuneSplit:
-    """The tuning visits. clusters: users, or sessions without one; wanted_ess: how many of them must be effective;
-    nearer: what a policy could start from to be nearer to them, and how; empty where nothing is."""
+    """The tuning visits. clusters: users, or sessions without one; wanted_ess: the number that must be effective;
+    nearer: how a policy could start closer to them; empty where it could not."""
 
     clusters: int = 0
     wanted_ess: float | None = None
@@ -68,7 +68,7 @@ class TuneSplit:
 
 
 def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
-    """The sentence that the log supports no step, and what to log instead."""
+    """The sentence that the log supports no step, and how to log instead."""
     wanted_ess = tune.wanted_ess or 0.0
     if tune.clusters < wanted_ess:
         return (
@@ -85,7 +85,8 @@ def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
 
 
 def bold_reason(trained: TrainingResult, tune: TuneSplit, reference: str, route: str | None) -> str:
-    """The sentence on a version that no gate could judge. route: one that could lead to it; None: there is none."""
+    """The sentence on a version that no gate could judge. route: one on which it could be ramped; None: there is
+    none."""
     best = trained.best_epoch
     if best is None or not best.counts(bold=True):
         effective = f"{0.0 if best is None else best.ess or 0.0:.1g} of {tune.clusters:,} users of the tune split"
@@ -99,7 +100,7 @@ def bold_reason(trained: TrainingResult, tune: TuneSplit, reference: str, route:
 
 
 def copy_reason(trained: TrainingResult, tune: TuneSplit, *, parent: Version) -> str | None:
-    """Why the new version is no better than its parent on the tuning visits; None where it is."""
+    """The reason why the new version is no better than its parent on the tuning visits; None where it is."""
     best, reasons = trained.best_epoch, list[str]()
     if best is None:
         reasons.append(f"the new version is a copy of version {parent.number}: the first epoch went too far")
@@ -111,7 +112,8 @@ def copy_reason(trained: TrainingResult, tune: TuneSplit, *, parent: Version) ->
 
 
 def refusal_reason(gate: GateReport | None, trained: TrainingResult, *, same_live: bool, tune: TuneSplit) -> str:
-    """Why a candidate was not promoted. same_live: whether the live version is still the one it was compared with."""
+    """The reason why a candidate was not promoted. same_live: whether the version that it was compared with is still
+    live."""
     if not same_live:
         return "another version went live meanwhile"
     if gate is None:
