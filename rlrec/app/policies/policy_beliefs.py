@@ -171,7 +171,7 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 
 
 def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each arm of the catalogue; `status` is `ruled out` for an active arm that rules of the policy leave
+    """A row for each arm of the catalogue; `status` is `ruled-out` for an active arm that rules of the policy leave
     out. The row of a learning version counts what all versions of its policy served."""
     distribution, catalogue = exact.load(unit, version), arms.all_arms(unit)
     if distribution.rankers:
