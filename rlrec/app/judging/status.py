@@ -23,6 +23,7 @@ from rlrec.times import DAY_US, format_time
 
 if TYPE_CHECKING:
     from rlrec.app.experiments.route import RampState
+    from rlrec.app.policies.policy_beliefs import Pacing
 
 HOURS = 24
 # decisions in a day that are needed to detect an outage; and newest ones that are read for it
@@ -35,11 +36,11 @@ WaitingVersion = TypedDict("WaitingVersion", {
 })  # fmt: skip
 # live: number of the live version; versions: their number; decisions: imported ones included; decisions_24h: served;
 # answer: of the newest gate test of the live version, None without one; waiting: the newest version, its time and its
-# answer, where it was trained or rebuilt and is not live
+# answer, where it was trained or rebuilt and is not live; budget: where it stands, None without one
 PolicyStatus = TypedDict("PolicyStatus", {
     "policy": str, "kind": str, "live": int, "versions": int, "decisions": int, "decisions_24h": int,
     "last_at": str | None, "live_since": str, "reward": str, "answer": str | None,
-    "waiting": WaitingVersion | None,
+    "waiting": WaitingVersion | None, "budget": "Pacing | None",
 })  # fmt: skip
 # live: whether the version is the policy's live one, which the route follows; experiment: the running ramp; ramp: its
 # state
@@ -128,6 +129,7 @@ def status(store: Store) -> Status:
                     "live_since": format_time(since.get(policy.id, version.created_at)),
                     "answer": _answer(unit, version, looks)[0],
                     "waiting": _waiting(unit, version, numbers[policy.id][-1]),
+                    "budget": _pacing(unit, version) if version.params.get("budget") else None,
                 }
                 for policy, version in ((policy, live[policy.name].version) for policy in shown)
             ],
@@ -224,6 +226,12 @@ def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
     for batch in audit.ranges(unit, version.policy.id, first=first, tests=filters.unexcluded_tests(unit)):
         outage.take(batch)
     outage.finish(findings)
+
+
+def _pacing(unit: Unit, version: Version) -> Pacing:
+    from rlrec.app.policies.policy_beliefs import pacing  # with all that a belief needs
+
+    return pacing(unit, version)
 
 
 def _run(run: activity.Run | None) -> dict[str, Any] | None:

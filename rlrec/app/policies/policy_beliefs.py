@@ -106,7 +106,7 @@ def show(
             features = {side: version.parameters[side] for side in ("context", "arm")}
             optional_fields |= {"features": features, "context": dict(context)}
         if version.params.get("budget"):
-            optional_fields["budget"] = _pacing(unit, version)
+            optional_fields["budget"] = pacing(unit, version)
         weighted, weighed = arm_means.weighted_means(unit, version, catalogue, sample=sample)
         arm_rows = [belief | mean for belief, mean in zip(_beliefs(unit, version, context), weighted, strict=True)]
         answer = {
@@ -142,7 +142,8 @@ def _newest_context(unit: Unit, version: Version) -> dict[str, Any]:
     return {}
 
 
-def _pacing(unit: Unit, version: Version) -> Pacing:
+def pacing(unit: Unit, version: Version) -> Pacing:
+    """Where the budget of a version stands, which has one."""
     distribution = exact.load(unit, version)
     assert distribution.spend is not None
     (event, amount, period), spent = distribution.spend.budget, distribution.spend.spent_in_period(unit.now)

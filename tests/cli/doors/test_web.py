@@ -276,6 +276,23 @@ def test_metrics_count_what_was_answered(kiosk: str) -> None:
 
 
 @pytest.mark.slow
+def test_metrics_have_what_is_spent_of_a_budget(kiosk: str) -> None:
+    run = runner(kiosk)
+    run("reward", "define", "savings", "cost=-1").done()
+    run("policy", "create", "router", "--kind", "epsilon-greedy", "--param", "budget=cost:0.5/week").done()
+    with served(kiosk) as (address, _):
+        _, answer = fetch(address, "/v1/recommend", {"policy": "router", "session": "s"})
+        fetch(address, "/v1/feedback", {"decision_id": answer["decision_id"], "events": {"cost": 0.2}})
+        _, text = fetch(address, "/metrics")
+    names = '{event="cost",period="week",policy="router"}'
+    assert {f"rlrec_budget_spent{names} 0.2", f"rlrec_budget_amount{names} 0.5"} <= {*text.splitlines()}
+    budgets = {
+        row["policy"]: row["budget"] and row["budget"]["spent"] for row in run("status", "--json").json["policies"]
+    }
+    assert (budgets["router"], budgets["home"]) == (0.2, None)
+
+
+@pytest.mark.slow
 def test_metrics_of_a_store_that_is_gone_say_so(kiosk: str) -> None:
     with served(kiosk) as (address, child):
         for path in Path(kiosk).parent.glob(f"{Path(kiosk).name}*"):
