@@ -104,7 +104,7 @@ class Recommender(Commands):
         """The decisions of a filter, such as `policy=home,since=2026-01-01`; all of them without one."""
         from rlrec.app.upkeep.export_log import export_log
 
-        return Log(lambda: export_log(self.store, log=log))
+        return Log(partial(export_log, self.store, log=log))
 
     def _method(self, command: click.Command, name: str) -> Any:
         """A command as a function, a group as a namespace."""
@@ -118,7 +118,7 @@ class Recommender(Commands):
         if name in POSITIONAL:
             kind = (recommend if name == "recommend" else feedback).line_type()
             signature, run = line_signature(kind, signature, POSITIONAL[name]), getattr(self, f"_{name}")
-        return calls.bind_signature(name, calls.documentation(command), signature, run)
+        return calls.bind_signature(name, calls.documentation(command, signature), signature, run)
 
     def _answer(self, command: click.Command, /, **values: Any) -> Result | Records | None:
         settings = Settings()
@@ -193,16 +193,17 @@ def line_signature(kind: Any, declared: inspect.Signature, positional: Sequence[
 class Log(Frame):
     """Decisions of the log, with the keys of `export-log`; read from the store each time they are gone through.
 
-    read: gives the rows; schema: that of their table, from the library; row: makes a row what the table takes."""
+    read: gives the rows, with `detailed=True` with the rewards of slots; schema: that of their table, from the
+    library."""
 
-    def __init__(self, read: Callable[[], Iterator[Record]], schema: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, read: Callable[..., Iterator[Record]], schema: Callable[[Any], Any] | None = None) -> None:
         self._read, self._schema = read, schema or _log_schema
 
     def __iter__(self) -> Iterator[Record]:
         return self._read()
 
     def slots(self) -> Log:
-        """A row for each slot, with the keys of its decision."""
+        """A row for each slot, with its reward and the keys of its decision."""
         return Log(partial(_rows_of, self._read, "slate"), partial(_inner_schema, "slate"))
 
     def events(self) -> Log:
@@ -231,17 +232,19 @@ DECISION_KEYS = (  # keys that the rows of slots and events have, too
 )  # fmt: skip
 
 
-def _rows_of(read: Callable[[], Iterator[Record]], key: str) -> Iterator[Record]:
-    """The rows of one key of each decision, with the keys of the decision that they have not."""
-    for decision in read():
+def _rows_of(read: Callable[..., Iterator[Record]], key: str) -> Iterator[Record]:
+    """The rows of one key of each decision, with the keys of the decision that they have not; slots with rewards."""
+    for decision in read(detailed=True):
         head = {name: decision.get(name) for name in DECISION_KEYS}
-        yield from ({**head, **row} for row in decision[key])
+        for row in decision[key]:
+            earned = {"reward": decision["rewards"][row["position"]]} if key == "slate" else {}
+            yield {**head, **row, **earned}
 
 
 def _inner_schema(key: str, pa: Any) -> Any:
     decisions = _log_schema(pa)
     inner = decisions.field(key).type.value_type
-    fields = {name: decisions.field(name).type for name in DECISION_KEYS}
+    fields = {name: decisions.field(name).type for name in (*DECISION_KEYS, *(["reward"] if key == "slate" else []))}
     return pa.schema(fields | {inner.field(i).name: inner.field(i).type for i in range(inner.num_fields)})
 
 

@@ -692,7 +692,7 @@ class Commands:
         context: Context: what describes user and moment.
         k: Positions to fill.
         arms: Only these arms, and those of group home; or a JSON array.
-        candidates: In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}]; "scores": {"new": 1.7, "old": 0.4} has those of several rankers.
+        arms, as objects: In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}]; "scores": {"new": 1.7, "old": 0.4} has those of several rankers.
         block: None of these arms.
         not_after: No arm for which the person had such an event.
         not_shown: No arm that the person was shown N times, or N times in 7 days.
@@ -702,8 +702,7 @@ class Commands:
         least: Least probability of an arm, or of @GROUP together, at position N or at each; repeatable.
         request_id: A retry under the same id answers the stored decision.
         seed: Seed of the draw [default: 64 random bits].
-        dry_run: Draw, and store nothing.
-        input: Read one JSON object a line; - is stdin."""
+        dry_run: Draw, and store nothing."""
 
     def feedback(self, decision_id: int | None = None, events: Mapping[str, float] | None = None, *, position: int | None = None, at: str | datetime | None = None, key: str | None = None, censor: bool | None = None, user: str | None = None, window: str | timedelta | None = None, arm: str | None = None, credit: Literal['last', 'spread'] | None = None, dry_run: bool = False, request_id: str | None = None) -> Result:
         """Record what the user did after a decision.
@@ -717,14 +716,10 @@ class Commands:
         at: When it happened [default: now].
         key: A retry under the same key changes nothing.
         censor: Take slots out of beliefs and estimates.
-        uncensor: Put them back.
         user: In place of a decision: the page that this user saw last.
         window: How old that may be.  [default: 7d]
         arm: Not the last page, but the last showing of this arm.
         credit: spread: among all in the window.
-        input: Read one JSON object a line; - is stdin.
-        on_error: fail: a bad line stops all, nothing is stored. quarantine: bad lines go to --rejects.
-        rejects: Where bad lines go.
         dry_run: Say what would be stored, and store nothing."""
 
     def settle(self, *, dry_run: bool = False) -> Result:

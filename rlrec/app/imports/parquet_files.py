@@ -59,7 +59,10 @@ class Manifest:
     def check(self, unit: Unit, folder: str) -> None:
         """Raises CheckFailed for the log of another store, and where a user was forgotten who may be in the folder."""
         if self.store != mark(unit):
-            raise CheckFailed(f"{folder} holds the log of another store", hint="give that store, or another folder")
+            raise CheckFailed(
+                f"{folder} holds the log of another store",
+                hint="name the store that exported it by --db, which has its policies and rewards, or another folder",
+            )
         if self.forgotten != removals.count_forgotten(unit):
             hint = "remove it, and export the log to another folder"
             raise CheckFailed(f"{folder} may hold a user whom the store has forgotten since", hint=hint)

@@ -87,11 +87,12 @@ def _default(param: click.Parameter) -> Any:
     return () if param.multiple else default
 
 
-def documentation(command: click.Command) -> str:
-    """The help of a command, and that of its parameters."""
+def documentation(command: click.Command, signature: inspect.Signature) -> str:
+    """The help of a command and of the parameters of its method; `arms` takes the objects of `--candidates`."""
     text = inspect.cleandoc(command.help or "").partition("\n\n\b\nExample")[0].replace("\b\n", "")
-    helps = [(name, getattr(param, "help", None)) for name, param in parameters(command).items()]
-    descriptions = "\n".join(f"{name}: {text}" for name, text in helps if text)
+    labels = {name: name for name in signature.parameters} | {"candidates": "arms, as objects"}
+    helps = [(labels.get(name), getattr(param, "help", None)) for name, param in parameters(command).items()]
+    descriptions = "\n".join(f"{label}: {text}" for label, text in helps if label and text)
     return "\n\n".join(filter(None, [text, descriptions, command.epilog]))
 
 

@@ -73,6 +73,10 @@ def test_slots_and_events_of_the_log_are_tables(store: Recommender) -> None:
     assert slots.num_rows == 2 * log.to_arrow().num_rows
     assert slots.slice(0, 2)["position"].to_pylist() == [1, 2]
     assert {*slots["propensity"].to_pylist()} == {row["propensity"] for decision in log for row in decision["slate"]}
+    earned = {decision["decision_id"]: decision["reward"] for decision in log}
+    assert sum(earned.values()) == sum(slots["reward"].to_pylist()) == 14
+    assert slots.slice(0, 2)["reward"].to_pylist() == [1.0, 0.0]
+    assert log.slots().to_pandas()["reward"].tolist() == slots["reward"].to_pylist()
     assert events.num_rows == 14
     assert events.slice(0, 1).select(["decision_id", "session", "kind", "value", "at"]).to_pylist() == [
         {"decision_id": 1, "session": "s0", "kind": "click", "value": 1.0, "at": datetime(2026, 2, 1, tzinfo=UTC)}
