@@ -71,7 +71,7 @@ CatalogueFigures = TypedDict("CatalogueFigures", {
 })  # fmt: skip
 ArmFigures = TypedDict("ArmFigures", {
     "arm": str, "expected": float | None, "realised": int, "rate": float | None, "lower": float | None,
-    "upper": float | None, "age_days": float,
+    "upper": float | None, "age_days": float | None,
 })  # fmt: skip
 
 
@@ -285,7 +285,7 @@ class Census:
                     "arm": table.keys[int(table.ids[row])], "expected": finite_or_none(total.expected[row]),
                     "realised": round(total.realised[row]), "rate": finite_or_none(rate[row]),
                     "lower": finite_or_none(lower[row]), "upper": finite_or_none(upper[row]),
-                    "age_days": (self.evaluation.now - int(self.added_at[row])) / DAY_US,
+                    "age_days": self._age_days(int(self.added_at[row])),
                 }
                 for row in arm_rows
             ],
@@ -301,6 +301,10 @@ class Census:
                 if day is not None
             ]  # fmt: skip
         return result
+
+    def _age_days(self, added_at: int) -> float | None:
+        """The age of an arm; None where it was added once the log had ended, as by an import."""
+        return None if added_at > self.evaluation.extent.last_at else (self.evaluation.now - added_at) / DAY_US
 
 
 def _explored(slots: Columns, reader: LogReader) -> float:

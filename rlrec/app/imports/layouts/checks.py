@@ -56,7 +56,8 @@ CHECKS: Mapping[FieldCheck | None, ValueCheck] = {
         "letters, digits, _ . -, at most 64; or POLICY@EXPERIMENT/VARIANT; or give --policy",
     ),
     PROBABILITY: ValueCheck(
-        lambda value: 0 < value <= 1, "{!r} is no probability of something shown".format, "it lies in (0, 1]"
+        lambda value: 0 < value <= 1, "{!r} is no probability of something shown".format,
+        "it lies in (0, 1]: divide percent by 100",
     ),
     SHARE: ValueCheck(lambda value: 0 <= value <= 1, "{!r} is no probability".format),
     LOG_PROBABILITY: ValueCheck(lambda value: value <= 0, "{!r} is the log of no probability".format),

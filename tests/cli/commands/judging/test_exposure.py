@@ -130,6 +130,10 @@ def test_an_imported_log_has_no_expected_exposure(shop: Run, tmp_path: Any) -> N
     assert figures["catalogue"]["expected_gini"] is None
     assert figures["catalogue"]["floor_share"] is None
     assert figures["catalogue"]["coverage"] == 0.5
+    old = line | {"session": "y", "slate": [{"arm": "z", "propensity": 1}], "eligible": ["z"], "at": "2020-01-01"}
+    shop("import-log", "-", "--layout", "jsonl", "--policy", "older", stdin=[old]).done()
+    # the import brought the arm, years after its log
+    assert [row["age_days"] for row in exposure(shop, "--policy", "older")["arms"]] == [None]
 
 
 @pytest.mark.parametrize(
