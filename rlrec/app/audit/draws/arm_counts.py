@@ -1,5 +1,5 @@
-"""How often each arm was shown: against the propensities that were logged, by which a wrong logger gives itself away;
-and whether a policy still tries its arms, since what it never shows nobody can learn about."""
+"""How often each arm was shown against its logged propensities, which exposes a wrong logger; and whether a policy
+still tries its arms, since nobody can learn about an arm that it never shows."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from rlrec.times import format_time
 CHECK = "shown"
 ALARM = 1e-4  # chance that an honest store is ever accused, over all its policies, arms and nights
 PORTION = 200  # eligible sets at a time
-COUNTS = 4  # sums of a tally beside its bets
+COUNTS = 4  # sums of a tally besides its bets
 STARVING, ENTROPY = "starving", "entropy"
-MIN_DECISIONS = 1_000  # decisions that tell something, at least
+MIN_DECISIONS = 1_000  # decisions before a policy is judged, at least
 MIN_EXPECTED = 20.0  # times that a policy without preferences would have shown the arm
 MAX_NAMED = 3  # arms in one finding
 MIN_EFFECTIVE = 1.05  # arms
@@ -33,8 +33,9 @@ MIN_EFFECTIVE = 1.05  # arms
 @dataclass(frozen=True, eq=False)
 class Tally:
     """Counts of each arm, (m,), over the decisions in which it was eligible and whose propensity is known.
-    n decisions; shown how often it was; weight the sum of 1{shown}/p; variance the sum of 1{shown}(1 - p)/p^2; bets
-    the log wealth of each bet against the logger, (BETS, m). At the first position, or at the one that was observed."""
+    n: decisions; shown: those that showed the arm; weight: the sum of 1{shown}/p; variance: the sum of 1{shown}(1 -
+    p)/p^2; bets: the log wealth of each bet against the logger, (BETS, m). Each decision counts at its first observed
+    position."""
 
     arms: Ids
     n: Array
@@ -45,14 +46,14 @@ class Tally:
 
 
 class SumsByArm:
-    """Sums of each arm, (k, m), for arms that become known one after the other."""
+    """Sums of each arm, (k, m); arms may be added at any time."""
 
     def __init__(self, k: int) -> None:
         self.arms: Ids = np.empty(0, np.int64)
         self.sums: Array = np.zeros((k, 0))
 
     def include(self, arms: Ids) -> Index:
-        """The columns of these arms, which are added where they are new."""
+        """The columns of these arms; a new arm gets a column."""
         union = np.union1d(self.arms, arms)
         sums = np.zeros((len(self.sums), len(union)))
         sums[:, np.searchsorted(union, self.arms)] = self.sums
@@ -67,10 +68,10 @@ class SumsByArm:
 
 
 class ArmCounts:
-    """Counts of one policy's arms, in the order of its log, so that every night sees the same batches again."""
+    """Counts of the arms of one policy, in the order of its log, so that every audit sees the same batches again."""
 
     def __init__(self, unit: Unit, findings: Findings, *, ruled: Sequence[int]) -> None:
-        """ruled: contexts with rules of the page, under which not every eligible arm has a chance."""
+        """ruled: the contexts with page rules, under which some eligible arms may have no chance."""
         self.unit, self.findings, self.ruled = unit, findings, ruled
         self._totals = SumsByArm(COUNTS + betting.BETS)
 
@@ -80,7 +81,7 @@ class ArmCounts:
         self._totals.sums[COUNTS:] = betting.spread_wealth(self._totals.sums[COUNTS:])
         position = slots["position"][first]
         p = np.where(np.isnan(slots["propensity"][first]), slots["marginal"][first], slots["propensity"][first])
-        # below the first position a conditional says nothing without the arms above it
+        # below the first position, a conditional propensity means nothing without the arms above
         p = np.where(position == 1, p, slots["marginal"][first])
         is_usable = ~np.isnan(p) & ~slots["rounded"][first]
         rows, p = first[is_usable], p[is_usable]
@@ -93,7 +94,7 @@ class ArmCounts:
         self._totals.add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, minimum) - not_shown)])
 
     def _count(self, sets: Ids, not_shown: Array) -> None:
-        """Count one more decision for every arm that was eligible in it, as if it had not been shown."""
+        """Count one decision more for every arm that was eligible in it, as if the arm had not been shown."""
         ids, set_index = np.unique(sets, return_inverse=True)
         sums = np.zeros((COUNTS + betting.BETS, len(ids)))
         sums[0] = np.bincount(set_index.ravel(), minlength=len(ids))
@@ -115,7 +116,7 @@ class ArmCounts:
                 self.findings.decision_error("dangling", decision, "an arm was shown that was not eligible")
 
     def finish(self, policy: StoredPolicy, names: Mapping[int, str]) -> int:
-        """Add the findings of the policy's arms: how many were looked at."""
+        """Add the findings on the policy's arms. Returns the number of arms."""
         arms, (n, shown, weight, variance, *bets) = self._totals.arms, self._totals.sums
         for arm, reason in accused_arms(Tally(arms, n, shown, weight, variance, np.array(bets)), policy=policy.id):
             self.findings.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", reason)
@@ -123,8 +124,8 @@ class ArmCounts:
 
 
 def eligible_arms(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
-    """Eligible sets by portions: which of `ids` they are, their arms one after the other, and how many each has; a set
-    that cannot be read has none."""
+    """Eligible sets in portions. Yields which of `ids` a portion holds, the arms of its sets in one array, and the
+    number of arms of each set: 0 for a set that cannot be read."""
     for start in range(0, len(ids), PORTION):
         portion = slice(start, start + PORTION)
         sets = _readable_sets(unit, ids[portion].tolist())
@@ -133,7 +134,7 @@ def eligible_arms(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
 
 
 def _readable_sets(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
-    """The arms of the sets that can be read."""
+    """The arms of those sets that can be read, by the id of the set."""
     try:
         return contents.eligible_arms(unit, ids)
     except UNREADABLE:
@@ -142,12 +143,12 @@ def _readable_sets(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]
 
 
 def accused_arms(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
-    """Arms whose count cannot be, and why. policy: its id.
-
-    The evidence is the log of what the bets on an arm won, times the arm's share of the money of the whole store: an id
-    j of a policy or an arm is given once and for ever, and 1 / (j (j + 1)) adds up to 1 over all of them. z is for the
-    eye, no test: it is about normal at one look only, and its lower tail proves nothing, as the variance of decisions
-    that did not show the arm is missing from it; 0 where an arm was never shown, or always certain."""
+    """The arms whose counts contradict their propensities, each with the reason. policy: its id.
+    The evidence is the log wealth of the bets on an arm, plus the log of the arm's share of the stake of the whole
+    store. An id j of a policy or an arm never changes, and 1 / (j (j + 1)) sums to 1 over all ids. z is shown to the
+    reader and not tested: it is about normal at a single look only, and its lower tail proves nothing, since its
+    variance lacks the decisions that did not show the arm. It is 0 for an arm that was never shown or always
+    certain."""
     share = np.log(policy) + np.log(policy + 1) + np.log(tally.arms) + np.log(tally.arms + 1)
     log_wealth = betting.log_wealth(tally.bets) - share
     for column in np.flatnonzero(log_wealth >= -np.log(ALARM)).tolist():
@@ -161,16 +162,16 @@ def accused_arms(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
 
 
 class StarvingArms:
-    """The policy's own decisions in which an arm was eligible, since the last one that showed it, arm by arm.
+    """The policy's own decisions in which an arm was eligible, since the last one that showed it, for each arm.
     active: the keys of the arms that are not retired."""
 
     def __init__(self, unit: Unit, policy: StoredPolicy, *, active: Mapping[int, str], ruled: Sequence[int]) -> None:
-        """ruled: contexts with rules of the page, which promise no arm anything."""
+        """ruled: the contexts with page rules, which guarantee no arm a chance."""
         self.unit = unit
         self.policy = policy
         self.ruled = ruled
         self.active = active
-        # decisions; how often chance alone would have shown it in them; how often their smallest propensities promise
+        # decisions; expected times shown under uniform choice; expected times shown under their smallest propensities
         self._since = SumsByArm(3)
         self._shown_at: dict[int, int] = {}
 
@@ -178,7 +179,7 @@ class StarvingArms:
         drawn_slots = take(batch.slots, ~batch.slots["imported"])
         ids, first, row = np.unique(drawn_slots["decision_id"], return_index=True, return_inverse=True)
         if len(ids):
-            # the count of every arm that this batch shows starts anew
+            # the count of every arm that this batch shows starts again
             shown = self._since.include(drawn_slots["arm_id"])
             self._since.sums[:, shown] = 0.0
             order = np.argsort(drawn_slots["at"], kind="stable")
@@ -187,14 +188,14 @@ class StarvingArms:
             self._count(drawn_slots, first, row)
 
     def _count(self, drawn_slots: Columns, first: Ids, row: Ids) -> None:
-        """Count for each arm the decisions of a batch after the last one that showed it, or all where none did."""
+        """Count for each arm the decisions of a batch after the last one that showed it; all of them where none did."""
         sets, set_index = np.unique(drawn_slots["eligible_id"][first], return_inverse=True)
         n = len(first)
-        keys = np.sort(set_index * n + np.arange(n))  # decisions by eligible set, and in their order
+        keys = np.sort(set_index * n + np.arange(n))  # decisions by eligible set, in order within each
         least = np.where(np.isin(drawn_slots["context_id"], self.ruled), 0.0, drawn_slots["min_propensity"])[first]
         promised_shows = np.r_[0.0, least[keys % n].cumsum()]
         for portion, arms, sizes in eligible_arms(self.unit, sets):
-            # of each arm and set the decisions behind the last one that showed the arm
+            # for each arm and set, the decisions after the last one that showed the arm
             column, shown = self._since.include(arms), self._since.include(drawn_slots["arm_id"])
             last = np.full(len(self._since.arms), -1)
             np.maximum.at(last, shown, row)
@@ -221,7 +222,7 @@ class StarvingArms:
 
 
 class Entropy:
-    """How many arms the policy chooses among in effect, in its last own decisions with a choice."""
+    """The effective number of arms that the policy chooses among, over its last own decisions with a choice."""
 
     def __init__(self, policy: StoredPolicy) -> None:
         self.policy = policy
@@ -229,7 +230,7 @@ class Entropy:
 
     def take(self, batch: Batch) -> None:
         slots = batch.slots
-        # where an arm is alone, its propensity is the smallest one: 1
+        # an arm without alternatives has the smallest propensity 1
         has_choice = ~slots["imported"] & (slots["position"] == 1) & (slots["min_propensity"] < 1)
         self._surprise = np.r_[self._surprise, -np.log(slots["propensity"][has_choice])][-MIN_DECISIONS:]
 

@@ -1,5 +1,5 @@
-"""Whether a belief is told what its slots earn: by events of slots, and by a curve where clicks fall with the position
-at equal arms."""
+"""Whether a belief learns from the rewards of its slots: events must name slots, and a belief needs a curve where
+rewards fall with the position of the same arm."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from rlrec.records import Version
 from rlrec.store.log.reader import Batch
 
 CHECK = "positions"
-ALARM = 5.0  # standard deviations by which rewards fall with the position
-MAX_SHARE = 0.9  # share of what position 1 earns: positions below it must earn less
+ALARM = 5.0  # standard deviations by which rewards must fall with the position
+MAX_SHARE = 0.9  # lower positions that earn less than this share of position 1 need a curve
 
 
 class Examination:
-    """Rewards by position at equal arms, of one policy's own slots, against the curve of its live version; and whether
-    any of its events is of a slot."""
+    """The rewards of one policy's own slots by position, for the same arms, compared with the curve of its live
+    version; and whether any of its events names a slot."""
 
     def __init__(self, version: Version, fit: Callable[[Version], Sequence[ExaminedPosition]]) -> None:
-        """fit: the curve that `position fit` would estimate on the log of a version's policy; empty where it estimates
-        none."""
+        """fit: returns the curve that `position fit` would estimate from the log of the version's policy, empty where
+        it estimates none."""
         self.version, self._fit = version, fit
         self._curve = version.params.get("position")
         self._values = len(version.params.get("examination") or ())
         self._learns_by_position = "position" in kinds.parameters(version.policy.kind)
-        # slots, position, reward, their squares and product
+        # slots, position, reward, squares of both, their product
         self._sums = SumsByArm(6)
         self._longest = 0
         self._online = kinds.load(version.policy.kind).online
@@ -69,7 +69,7 @@ class Examination:
             )  # fmt: skip
 
     def _warn_of_fall(self, findings: Findings, subject: str) -> None:
-        """Warn with the figure of the remedy, where it has one."""
+        """Warn with the figure that `position fit` estimates, where it estimates one."""
         policy, earn = self.version.policy, "below position 1 earn less than"
         if lower := self._fit(self.version)[1:]:
             share = sum(row.examination * row.slots for row in lower) / sum(row.slots for row in lower)
@@ -84,11 +84,11 @@ class Examination:
         )  # fmt: skip
 
     def _examination_decreases(self) -> bool:
-        """Whether rewards fall clearly with the position at equal arms. How far is not for their means to say: a
-        policy that learns shows an arm at other positions while it is new."""
+        """Whether rewards of the same arm fall clearly with the position. Mean rewards by position would not tell how
+        far: a policy that learns shows an arm at other positions while it is new."""
         slots, position, reward, positions, rewards, product = self._sums.sums
         n = np.maximum(slots, 1)
-        # within arms: how position and reward vary together, against chance
+        # within each arm, the covariance of position and reward, and its variance by chance
         covariance = (product - position * reward / n).sum()
         chance = ((positions - position**2 / n) * (rewards - reward**2 / n) / n).sum()
         return bool(0 < ALARM * np.sqrt(max(chance, 0.0)) <= -covariance)

@@ -1,5 +1,5 @@
-"""The checks of what was drawn that estimates rest on: arms against their propensities in each kind of context, cut
-propensities, and decisions that are there twice."""
+"""Checks of the draws that estimates rest on: arms against their propensities in each kind of context, cut
+propensities, and repeated decisions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> None:
-    """Judge what was drawn as `evaluate` does: by policy, and repeats over the entire log, or over the sample."""
+    """Check the draws as `evaluate` does: by policy, and for repeats over the entire log or the sample."""
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     catalogue = ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)})
     extent = selected.extent(unit, Selection()) if sample is None else _sample_extent(sample)
@@ -64,7 +64,7 @@ def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> Non
         totals = add_each(totals, partials)
     for (name, policy_id), sums in sorted(totals.items(), key=lambda entry: ORDER.index(entry[0][0])):
         subject = f"policy {names[policy_id]}" if policy_id else "store"
-        # the other checks go by the propensities
+        # the other checks rely on the propensities
         if checked is None or not sums.alarms or findings.has(SHOWN, subject if policy_id else ""):
             continue
         if name == SHOWN:
@@ -83,7 +83,8 @@ def _sample_extent(sample: Batch) -> LogExtent:
 
 
 def _accusation(unit: Unit, sums: PropensityBets, checked: CheckedLog) -> str:
-    """A sentence on the arm that was shown too often, and a context of the kind in which it was, if one is at hand."""
+    """A sentence that names the arm shown too often and, where one is at hand, a context of the kind in which it
+    was."""
     arms_log, cells_log = (log_wealth(bets.log) for bets in (sums.arms, sums.cells))
     keys = sorted(checked.arms.keys.values())
     if arms_log.max() >= cells_log.max():

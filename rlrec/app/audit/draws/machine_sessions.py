@@ -1,4 +1,4 @@
-"""People and sessions that click nearly all that they are shown, by the log of all policies: machines."""
+"""Users and sessions that click nearly all they are shown, in the log of all policies: probably machines."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import people, policies
 
 CHECK = "machines"
-_MACHINE_SHARE = 1 / 3  # of sessions of as many slots and clicks, from which on to keep them would mislead more
-_NAMED, _IN_COMMAND = 5, 20  # in a finding; in a command
+# from this share of machines among sessions with the same slots and clicks, all of them are named
+_MACHINE_SHARE = 1 / 3
+_NAMED, _IN_COMMAND = 5, 20  # names in a finding; in a command
 
 
 def find(unit: Unit, *, included: str | None = None, selection: Selection | None = None) -> list[UnitIds]:
-    """The units that click like machines, by some reward that a policy learns. selection: of decisions, None for all
-    but the excluded ones; included: exclusions of which all count nevertheless."""
+    """The users and sessions that click like machines, for the events of some reward that a policy learns. selection:
+    of decisions, None for all but the excluded ones; included: exclusions whose decisions count nevertheless."""
     live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
     selection = selection or Selection(without=filters.exclusion_tests(unit, included=included))
     persons = set[int]()
@@ -34,13 +35,14 @@ def find(unit: Unit, *, included: str | None = None, selection: Selection | None
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
-    """A warning that names the units which click like machines, and how they are left out."""
+    """Add a warning that names the users and sessions that click like machines, and says how to leave them out."""
     if (detail := sentence(unit)) is not None:
         findings.warning(CHECK, "store", f"{detail}; with --dry-run --json it names them")
 
 
 def sentence(unit: Unit, *, selection: Selection | None = None) -> str | None:
-    """A sentence that names the units which click like machines, and how they are left out; None without any."""
+    """A sentence that names the users and sessions that click like machines, and says how to leave them out; None if
+    there are none."""
     if not (units := find(unit, selection=selection)):
         return None
     users = {user for user, _ in units if user is not None}
@@ -53,7 +55,7 @@ def sentence(unit: Unit, *, selection: Selection | None = None) -> str | None:
     named = f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
     option = "--machines"
     is_short = len(names) <= _IN_COMMAND and not (users and session_ids)
-    if selection is not None and is_short and not {*units} <= {*find(unit)}:  # the whole log does not show them
+    if selection is not None and is_short and not {*units} <= {*find(unit)}:  # they do not stand out in the whole log
         option = f"--where {'user' if users else 'session'}={'+'.join(names)}"
     command = f"`rlrec log exclude {free_name} {option}`"
     return f"{' and '.join(counts)} click nearly all that they are shown ({named}): {command} leaves them out"

@@ -1,4 +1,5 @@
-"""Drift of rewards, of an arm and of a policy as a whole, and the cheap checks of the newest decisions alone."""
+"""Drift of rewards, for each arm and for a policy as a whole, and the cheap checks that read the newest decisions
+alone."""
 
 from __future__ import annotations
 
@@ -26,19 +27,21 @@ from rlrec.store.upkeep import audit
 from rlrec.times import format_time
 
 DRIFT = "drift"
-# Of ADWIN, for all streams of a policy together. Independent values would do with 0.002; users have several visits.
+# Confidence of ADWIN for all streams of a policy together. For independent values 0.002 would do; users have several
+# visits.
 DELTA = 1e-4
-RECENT = 50_000  # decisions of a policy that are looked at
+RECENT = 50_000  # newest decisions of a policy that are read
 WATCHED = ("decision_id", "session_id", "visit", "at", "arm_id", "censored")
 ALL_ARMS = "policy"  # the stream of all arms
 
 
 class RewardDrift:
-    """The rewards of a policy at position 1, by arm and all together, each stream watched by ADWIN.
-    Rewards of a visit hang together: it gives a stream one value, their mean, dated by its first decision. A visit that
-    goes on in another batch gives one more.
-    Lower positions are left out: which ones an arm gets depends on what the policy learned, and so would its mean. The
-    mean of the whole policy changes as it learns, and with contexts so does that of an arm: that is no warning."""
+    """The rewards of a policy at position 1, by arm and for all arms together; ADWIN watches each stream.
+    Rewards within a visit are correlated, so a visit adds one value to a stream: their mean, dated by its first
+    decision. A visit that goes on in another batch adds one more.
+    Lower positions are left out: which of them an arm gets depends on what the policy learned, and so would the mean.
+    The mean of the whole policy changes as it learns, and with contexts so does that of an arm: neither is worth a
+    warning."""
 
     def __init__(self, unit: Unit, version: Version, names: Mapping[int, str]) -> None:
         self.unit, self.version, self.names = unit, version, names
@@ -54,7 +57,7 @@ class RewardDrift:
             return
         arm, decision = slots_at_top.slots["arm_id"], slots_at_top.slots["decision_id"]
         visit = slots_at_top.slots["session_id"], slots_at_top.slots["visit"]
-        # one value a visit, and one for each arm of a visit
+        # one value per visit, and one per arm of a visit
         first, reward = _means(slots_at_top.reward, *visit)
         order = np.argsort(decision[first])
         self._watch(ALL_ARMS, reward[order], decision[first[order]])
@@ -85,7 +88,7 @@ class RewardDrift:
                 findings.add(DRIFT, severity, f"{subject} arm {self.names.get(int(stream), stream)}", detail + remark)
 
     def _judge_severity(self) -> tuple[str, str]:
-        """How grave the drift of an arm is, and what to say of it."""
+        """The severity of a drift of an arm, and the end of the message about it."""
         if self.version.contextual:
             return "info", "; a policy that learns from contexts shows it to others by and by"
         if Forgetting.parse(self.version.policy.params).forgets:
@@ -98,15 +101,17 @@ class RewardDrift:
 
 
 def _means(rewards: Array, *columns: Ids) -> tuple[Ids, Array]:
-    """The first row of each kind of row, (m,), and the mean reward of its rows. columns (n,): those that tell kinds."""
+    """The first row of each group of equal rows, (m,), and the mean reward of the group, (m,). columns (n,): those that
+    define the groups."""
     first, kind = distinct(*columns)
     return first, np.bincount(kind, weights=rewards) / np.bincount(kind)
 
 
 def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
-    """The newest change of mean reward among the last 50,000 decisions of a policy, without those that are excluded:
-    under "policy" and by arm id. A stream without one is left out. Each: `decision_id` and `at` of the first decision
-    after the change (an estimate), `noticed` (the decision that gave it away), and the means `before` and `after`."""
+    """The newest change of mean reward among the last 50,000 decisions of a policy, without the excluded ones: under
+    "policy" and by arm id. A stream without a change is left out. Each has `decision_id` and `at` of the first decision
+    after the change (an estimate), `noticed` (the decision at which it was detected), and the means `before` and
+    `after`."""
     policy_id = version.policy.id
     drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
     first, last = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
@@ -127,9 +132,9 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
 
 
 def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool, recent: int = RECENT) -> list[Finding]:
-    """The findings on these policies. on_its_clock: nobody set another time, so that decisions ahead of it are wrong;
-    recent: how many of the newest decisions of each are looked at, of which excluded ones say nothing. Their live
-    versions are those that are looked at."""
+    """The findings on these policies, with rewards as their live versions define them. on_its_clock: the time is that
+    of the clock, so that decisions later than it are wrong; recent: how many of the newest decisions of each policy are
+    read, of which excluded ones are passed over."""
     findings, names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}
     if on_its_clock:
         clock.check(unit, findings=findings)

@@ -1,4 +1,4 @@
-"""Stored propensities, derived again from the belief that each decision names; and the draws themselves."""
+"""Stored propensities and draws, compared with those derived again from the belief that each decision names."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from rlrec.store.log.reader import Batch
 from rlrec.store.policies import policies
 from rlrec.store.upkeep import audit
 
-MAX_DERIVED = 10_000  # decisions that are derived again unless asked otherwise
+MAX_DERIVED = 10_000  # decisions that are derived again by default
 PORTION = 50_000  # decisions of a sample that are held at once
 STATES = 5_000  # decisions whose histories are held at once
 
 
 class JointPropensities:
-    """Slates of any log whose propensity is not the product of its slots', or a slot's below the smallest there."""
+    """Slates of any log whose propensity is not the product of those of their slots, or with a slot's propensity below
+    the smallest one there."""
 
     def __init__(self, findings: Findings) -> None:
         self.findings = findings
@@ -60,7 +61,7 @@ class JointPropensities:
 
 
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
-    """Derive the slates of these decisions again: how many could be."""
+    """Derive the slates of these decisions again, and compare. Returns how many could be derived."""
     n_done = 0
     for start in range(0, len(decision_ids), PORTION):
         slates = stored_slates.complete_slates(
@@ -100,7 +101,8 @@ class VersionSlates:
         return n_done
 
     def _check_moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
-        """Check slates drawn from one belief; those that share a distribution together: how many could be."""
+        """Check slates drawn from one belief; those that share a distribution are checked together. Returns how many
+        could be derived."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         fields = slates.fields(rows, "eligible_id", "catalogue_revision", "context_id", "size")
         for row, eligible, revision, context, size in fields:
@@ -122,7 +124,8 @@ class VersionSlates:
         return n_done
 
     def _check_lists(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> None:
-        """Add a finding for every list of candidates that differs from what the belief of its decision gives."""
+        """Add a finding for every list of candidates that differs from the one that the belief of its decision
+        gives."""
         lists = candidates.find_lists(self.unit, slates.per_decision("decision_id")[rows].tolist())
         groups: dict[tuple[int, int, str], list[int]] = {}
         fields = slates.fields(rows, "decision_id", "eligible_id", "catalogue_revision", "context_id")
@@ -149,8 +152,8 @@ class VersionSlates:
                 self.findings.decision_error(CHECK, ids[0], f"its candidates cannot be derived again: {error}")
 
     def _derive(self, stored: SlateGroup, case_of: Callable[[], EligibleDistribution]) -> DerivedSlates:
-        """Slates that share a distribution, drawn and derived again; where two rankers drafted them, given the stored
-        teams."""
+        """Draw and derive again slates that share a distribution; a slate that two rankers drafted is derived given its
+        stored teams."""
         case, size = case_of(), stored.arms.shape[1]
         arm_indices = np.searchsorted(case.arms, stored.arms)
         draw = case.draw(size, seeds=stored.seeds, decisions=stored.ids)
@@ -171,8 +174,7 @@ class VersionSlates:
         return DerivedSlates(redrawn, propensity, marginal, minimum, score)
 
     def _stored_teams(self, stored: SlateGroup, size: int) -> Index:
-        """The teams of slates that two rankers drafted, (n, size); of those that cannot be read, a finding, they are
-        0."""
+        """The teams of slates that two rankers drafted, (n, size). Teams that cannot be read are 0, and a finding."""
         by_decision = candidates.find_teams(self.unit, stored.ids.tolist())
         teams = np.zeros((len(stored.ids), size), np.intp)
         for row, key in enumerate(stored.ids.tolist()):
@@ -184,7 +186,7 @@ class VersionSlates:
         return teams
 
     def _check_states(self, slates: StoredSlates, served: VersionDistribution, trained: TrainedModel) -> int:
-        """Check slates each of which was drawn in a state of its own, the one that the decision stored."""
+        """Check slates that were drawn each in its own state, the one stored with the decision."""
         sets = map(self.references.eligible, slates.per_decision("eligible_id").tolist())
         slates = slates.take(np.array([arms is not None and len(arms[0]) > 0 for arms in sets], np.bool_))
         is_possible, histories = self._read_histories(slates)
@@ -213,7 +215,7 @@ class VersionSlates:
         return n_done
 
     def _sets(self, eligible: Ids) -> tuple[dict[int, Ids], dict[int, str]]:
-        """The arms of eligible sets, all of which can be read, and the keys of these arms."""
+        """The arms of eligible sets, all readable, and the keys of these arms."""
         read = {key: self.references.eligible(key) for key in np.unique(eligible).tolist()}
         sets = {key: arms for key, arms in read.items() if arms is not None}
         keys = dict[int, str]()
@@ -222,7 +224,7 @@ class VersionSlates:
         return {key: ids for key, (ids, _) in sets.items()}, keys
 
     def _read_histories(self, slates: StoredSlates) -> tuple[Flags, History]:
-        """Which slates have a history that can be, and these histories."""
+        """Which slates have a possible history, and these histories."""
         stored = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
         sound_rows = stored["recorded"] & match_steps(stored["history"].tolist(), stored["step"])
         past = unpack(stored["history"][sound_rows].tolist(), stored["step"][sound_rows])
@@ -237,8 +239,7 @@ class VersionSlates:
 def _derive_states(
     trained: TrainedModel, stored: SlateGroup, score: Array, arms: Ids, layout: PageLayout | None
 ) -> DerivedSlates:
-    """Slates of one eligible set, by the rules of a page, drawn and derived again, each by scores of its own,
-    (n, m)."""
+    """Draw and derive again slates of one eligible set and the same page rules, each by its own scores, (n, m)."""
     arm_indices = np.searchsorted(arms, stored.arms)
     draw = trained.draw(score, size=arm_indices.shape[1], seeds=stored.seeds, decisions=stored.ids, layout=layout)
     logged = trained.log(score, arm_indices, layout=layout)
@@ -248,7 +249,7 @@ def _derive_states(
 
 
 def _possible_histories(past: History) -> Flags:
-    """Which histories say nothing that no visit can have had, (n,)."""
+    """Which histories some visit can have had, (n,)."""
     wrong = (past.ago < 1) | (past.ago > past.step[past.rows]) | (past.arm < 1) | ~np.isfinite(past.earned)
     entries = np.diff(past.start)
     return (
@@ -259,7 +260,8 @@ def _possible_histories(past: History) -> Flags:
 
 
 def _by_scores(scores: Scores, stored: SlateGroup, rows: Index) -> Iterator[tuple[Index, Scores]]:
-    """Rows that were drawn from the same scores: all, or each from the samples of its own."""
+    """The rows that were drawn from the same scores: all of them, or one by one where each decision has samples of its
+    own."""
     if scores.samples:
         for row in rows.tolist():
             yield np.array([row]), scores.decision_scores(int(stored.seeds[row]), int(stored.ids[row]))
@@ -270,7 +272,7 @@ def _by_scores(scores: Scores, stored: SlateGroup, rows: Index) -> Iterator[tupl
 def _compare_lists(
     case: EligibleDistribution, lists: list[CandidateList], seeds: Words, decisions: Ids, findings: Findings
 ) -> None:
-    """Compare lists of candidates whose distribution is the same with those drawn and derived again."""
+    """Compare lists of candidates that share a distribution with those drawn and derived again."""
     stored = np.array([candidate_list.arms for candidate_list in lists])
     draws = case.pages(stored.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
     derived = case.list_conditionals(stored, seeds=seeds, decisions=decisions)

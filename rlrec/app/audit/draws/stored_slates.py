@@ -1,4 +1,4 @@
-"""Slates as they are stored, beside the same derived again."""
+"""Slates as stored, and the same slates derived again."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from rlrec.store.log import contents
 from rlrec.store.policies import arms
 
 CHECK, DRAWS = "propensities", "draws"
-ABSOLUTE, RELATIVE = 1e-9, 1e-6  # a propensity computed another way may differ by either
+ABSOLUTE, RELATIVE = 1e-9, 1e-6  # tolerances: a propensity computed another way may differ by either
 
 
 @dataclass(frozen=True, eq=False)
 class StoredSlates:
-    """Decisions with all slots of their slates: columns of `audit`, and the row of each one's first slot, (n,)."""
+    """Decisions with all slots of their slates: columns of `audit`, and the row of each decision's first slot, (n,)."""
 
     slots: Columns
     first: Index
@@ -39,15 +39,15 @@ class StoredSlates:
         return self.slots[name][self.first]
 
     def fields(self, rows: Index, *names: str) -> Iterator[tuple[Any, ...]]:
-        """Some columns of some decisions, each behind its row."""
+        """Some columns of some decisions: for each decision its row and its values."""
         return zip(rows.tolist(), *(self.slots[name][self.first[rows]].tolist() for name in names), strict=True)
 
     def per_slot(self, name: str, slates: Index, size: int) -> npt.NDArray[Any]:
-        """A slot's column of some slates of one length, (slates, size)."""
+        """A column of the slots of some slates of one length, (slates, size)."""
         return self.slots[name][self.first[slates][:, None] + np.arange(size)]
 
     def of_arms(self, slates: Index, size: int, arms: Ids) -> Index:
-        """The slates of one length that are made of some arms."""
+        """Those of some slates of one length that show only some arms."""
         return slates[np.isin(self.per_slot("arm_id", slates, size), arms).all(axis=1)]
 
     def take(self, rows: Flags | Index) -> StoredSlates:
@@ -65,7 +65,7 @@ def complete_slates(slots: Columns) -> StoredSlates:
 
 
 class References:
-    """The contexts and eligible sets that decisions refer to. reads: the fields of contexts that matter."""
+    """The contexts and eligible sets that decisions refer to. reads: the context fields that the policy reads."""
 
     def __init__(self, unit: Unit, findings: Findings, *, reads: Sequence[str]) -> None:
         self.unit, self.findings, self.reads = unit, findings, reads
@@ -73,16 +73,17 @@ class References:
         self._contexts: dict[int, dict[str, object]] = {}
 
     def read(self, context_ids: Ids) -> None:
-        """Contexts that will be asked for; one that cannot be read counts as empty."""
+        """Read contexts that will be asked for; one that cannot be read counts as empty."""
         for key, body in contents.context_bodies(self.unit, set(context_ids.tolist())).items():
-            has_page = PAGE in body or GROUPS in body  # whatever the policy reads
+            has_page = PAGE in body or GROUPS in body  # whichever fields the policy reads
             if not self.reads and not has_page:
                 continue
             try:
                 context = json.loads(body)
                 names = context if self.reads == EVERYTHING else self.reads
                 self._contexts[key] = {name: value_of(context, name) for name in names}
-                if self.reads != EVERYTHING and not context.keys().isdisjoint((PAGE, GROUPS)):  # else it has them all
+                # otherwise the context holds them already
+                if self.reads != EVERYTHING and not context.keys().isdisjoint((PAGE, GROUPS)):
                     stated = {name: value_of(context, name) for name in PAGE_FIELDS}
                     self._contexts[key] |= {name: value for name, value in stated.items() if value is not None}
             except UNREADABLE:
@@ -106,7 +107,7 @@ class References:
 
 
 class SlateGroup:
-    """Stored slates of one length: (n,), and (n, size) of their slots."""
+    """Stored slates of one length: arrays (n,), and (n, size) for their slots."""
 
     def __init__(self, slates: StoredSlates, group: Index, size: int) -> None:
         self.ids: Ids = slates.slots["decision_id"][slates.first[group]]
@@ -119,8 +120,8 @@ class SlateGroup:
         self.score: Array = slates.per_slot("score", group, size)
 
     def compare(self, derive: Callable[[], DerivedSlates], *, source: str, findings: Findings) -> int:
-        """Add a finding for every slate that differs from what is derived again: how many could be. source: what they
-        are derived from."""
+        """Add a finding for every slate that differs from the one derived again. Returns how many could be derived.
+        source: the belief, as messages name it."""
         if not len(self.ids):
             return 0
         try:
@@ -134,7 +135,7 @@ class SlateGroup:
         details: dict[int, list[str]] = {}
         for name in ("propensity", "marginal", "min_propensity", "score"):
             stored, expected = getattr(self, name), getattr(derived, name)
-            # a marginal without a closed form, and an infinite score, are stored as none
+            # a marginal without a closed form and an infinite score are stored as NULL
             is_wrong = ~agree(stored, expected) & ~(np.isnan(stored) & (np.isnan(expected) | (expected <= 0)))
             for row, column in np.argwhere(is_wrong).tolist():
                 values = f"{stored[row, column]:.12g}, not {expected[row, column]:.12g}"
@@ -149,9 +150,10 @@ class SlateGroup:
 
 @dataclass(frozen=True, eq=False)
 class DerivedSlates:
-    """The figures of `Stored`, derived again, (n, size); score: NaN where there is none. redrawn (n,): the seed gives
-    another slate.
-    Where the seed gives another slate of several positions, their smallest probabilities are taken as stored."""
+    """The figures of `SlateGroup`, derived again, (n, size); score: NaN where there is none. redrawn (n,): the seed
+    gives another slate.
+    Where the seed gives another slate of several positions, its smallest propensities are copied from the stored
+    slate."""
 
     redrawn: Flags
     propensity: Array

@@ -1,5 +1,5 @@
-"""Beliefs against their deltas, and against the log: a belief is the sum of its changes, each change follows the one
-before, and rebuilt from the slots and events that it claims to hold it is the same."""
+"""Beliefs against their deltas and against the log. A belief must be the sum of its changes, each change must follow
+the one before, and the belief rebuilt from the slots and events that it covers must be the same."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from rlrec.store.policies import belief_deltas, beliefs, policies
 from rlrec.store.policies.beliefs import NOTHING, SUMS, BeliefKey
 
 CHECK, SLOTS = "beliefs", "slots"
-TOLERANCE = 1e-9  # of everything that was ever added, in a sum computed another way
+TOLERANCE = 1e-9  # relative to everything that was ever added: the error of a sum computed in another order
 
 
 @dataclass(kw_only=True)
 class BeliefHistory:
-    """The deltas of one version. last: after the newest of each key, the ordinal, the sums, and further sums, packed;
-    initial: the sums that it started from; moved: by arm the summed sizes of all changes, by which rounding is judged;
-    count: of deltas."""
+    """The deltas of one version. last: by key, the ordinal, the sums, and further sums (packed) after its newest delta;
+    initial: the sums that it started from; moved: by arm, the summed sizes of all changes, to which rounding errors are
+    relative; count: of deltas."""
 
     last: dict[BeliefKey, tuple[Any, ...]] = field(default_factory=dict)
     initial: Totals = field(default_factory=dict)
@@ -39,7 +39,7 @@ class BeliefHistory:
 
 
 def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, names: dict[int, str]) -> BeliefHistory:
-    """Read every delta of a version, and compare them with each other and with the belief that is served."""
+    """Read every delta of a version, and compare the deltas with each other and with the belief that is served."""
     history, report = BeliefHistory(), _Reporter(version, findings, names)
     for chunk in belief_deltas.stream(unit, version.id):
         history.count += len(chunk["seq"])
@@ -58,7 +58,7 @@ def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, na
 
 
 class _Reporter:
-    """Reports at most one finding an arm."""
+    """Reports at most one finding per arm."""
 
     def __init__(self, version: Version, findings: Findings, names: Mapping[int, str], check: str = CHECK) -> None:
         self.version, self.findings, self.names, self.check = version, findings, names, check
@@ -73,9 +73,9 @@ class _Reporter:
 
 
 def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> None:
-    """Report rows whose sums are not those of the row before, faded until then, plus their change; the first of a key
-    starts from nothing."""
-    # sums before each row
+    """Report rows whose sums are not those of the row before, faded until then, plus their change. The first row of a
+    key starts from zero."""
+    # the sums before each row
     bucket, arm, ordinal = chunk["bucket"], chunk["arm_id"], chunk["ordinal"]
     starts = run_starts(bucket, arm)
     new_sums, change = _columns(chunk, ""), _columns(chunk, "d_")
@@ -84,7 +84,7 @@ def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> N
     if (last := history.last.get((int(bucket[0]), int(arm[0])))) is not None:
         old_sums[0], previous_ordinal[0] = last[1:4], last[0]
     old_sums = old_sums * (report.discount ** (ordinal - previous_ordinal))[:, None]
-    # what they should be after it
+    # the sums expected after it
     size = 1 + np.maximum(np.abs(old_sums), np.abs(change))
     is_right = (np.abs(new_sums - (old_sums + change)) <= TOLERANCE * size).all(axis=1)  # a NaN is wrong
     for row in np.flatnonzero(~is_right).tolist():
@@ -102,7 +102,7 @@ def _columns(chunk: Columns, prefix: str) -> Array:
 
 
 def _sums_after(chunk: Columns, rows: Flags) -> Totals:
-    """The sums after some rows, further ones included."""
+    """The sums after some rows, including the further ones."""
     columns = chunk["bucket"][rows].tolist(), chunk["arm_id"][rows].tolist(), chunk["extra"][rows].tolist()
     new_sums: Totals = {}
     for bucket, arm, extra, sums in zip(*columns, _columns(chunk, "")[rows], strict=True):
@@ -118,7 +118,7 @@ def _sizes(chunk: Columns) -> dict[int, Array]:
 
 
 def _check_served(unit: Unit, version: Version, history: BeliefHistory, report: _Reporter) -> None:
-    """Report sums that are served and are not those of the newest delta."""
+    """Report sums that are served and differ from those of the newest delta."""
     rows = beliefs.rows(unit, version.id, oldest=beliefs.EARLIEST)
     served: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
     for key in sorted(served.keys() | history.last.keys()):
@@ -140,8 +140,8 @@ def sums_text(sums: Any) -> str:
 
 
 class RebuiltBeliefs:
-    """The versions of one policy that can be rebuilt: those that learn, and those that were frozen from them.
-    A frozen belief holds the decisions up to the newest mature one, with the events stored until then."""
+    """The versions of one policy whose beliefs can be rebuilt: those that learn, and those that were frozen from them.
+    A frozen belief covers the decisions up to the newest mature one, with the events stored until then."""
 
     def __init__(
         self, unit: Unit, versions: Sequence[Version], histories: Mapping[int, BeliefHistory], names: Mapping[int, str]
@@ -149,7 +149,7 @@ class RebuiltBeliefs:
         self.unit, self.versions, self.histories, self.names = unit, versions, histories, names
         self._provenance: dict[int, tuple[Version, Extent]] = {}  # by the id of a version
         self._folds: dict[Extent, BeliefFold] = {}
-        self._unreadable: dict[Extent, str] = {}  # why
+        self._unreadable: dict[Extent, str] = {}  # the reasons
         by_id = {version.id: version for version in versions}
         for version in versions:
             provenance = holdings.provenance(version, by_id, policies.ordinal(unit, version.policy.id))
@@ -163,14 +163,15 @@ class RebuiltBeliefs:
         self._wrongly_censored: list[tuple[int, int]] = []  # decision and position
 
     def take(self, batch: Batch) -> None:
-        """Add the rows of a batch to every belief that holds them."""
+        """Add the rows of a batch to every belief that covers them."""
         batch = holdings.drop_imported(batch)
         if not len(batch):
             return
         rows = np.flatnonzero(holdings.censored(batch) != batch.slots["censored"])[:100]
         pairs = zip(batch.slots["decision_id"][rows].tolist(), batch.slots["position"][rows].tolist(), strict=True)
         self._wrongly_censored.extend(pairs)
-        complete: dict[tuple[int, int, int], Totals] = {}  # sums of the complete batch, which extents may share
+        # the sums of the complete batch, which several extents may share
+        complete: dict[tuple[int, int, int], Totals] = {}
         first, last = int(batch.slots["decision_id"].min()), int(batch.slots["decision_id"].max())
         seq = int(batch.events["seq"].max(initial=0))
         for extent, total in self._total.items():
@@ -207,7 +208,7 @@ class RebuiltBeliefs:
                 findings.error(SLOTS, f"policy {version.policy.name}", detail)
 
     def _compare(self, version: Version, findings: Findings) -> None:
-        """Compare a version's belief with what its slots and events add up to: at most one finding an arm."""
+        """Compare a version's belief with the sums over its slots and events. Adds at most one finding per arm."""
         report, (root, extent) = _Reporter(version, findings, self.names, SLOTS), self._provenance[version.id]
         forgetting, history = self._folds[extent].forgetting, self.histories[root.id]
         fade = forgetting.discount ** (extent.ordinal - root.ordinal)
@@ -231,7 +232,7 @@ class RebuiltBeliefs:
 
 
 def _differing(stored: Totals, expected: Totals, scale: Mapping[int, Array]) -> Iterator[BeliefKey]:
-    """Keys whose sums differ by more than what adding up in another order explains."""
+    """The keys whose sums differ by more than rounding in another order of addition explains."""
     for key in sorted(stored.keys() | expected.keys()):
         pair = [sums for sums in (stored.get(key), expected.get(key)) if sums is not None]
         if len({len(sums) for sums in pair}) > 1:

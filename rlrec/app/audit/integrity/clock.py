@@ -1,4 +1,4 @@
-"""Time: whether the log lies ahead of the database's clock, where nothing matures until that has caught up."""
+"""Time: whether the log is ahead of the database's clock. If so, nothing matures until the clock has caught up."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CHECK = "clock"
 MINUTE_US = 60_000_000
 
 
-# How many decisions were put back, and by how many seconds; how many times of other rows.
+# The number of decisions that were moved back, and the seconds; the number of other times that were moved.
 Repair = TypedDict("Repair", {"decisions": int, "seconds": float, "other_times": int})
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
-    """Add an error where the newest decision lies more than a day ahead, a warning from a minute on."""
+    """Add an error where the newest decision is more than a day ahead of the clock, a warning from a minute on."""
     block = decisions.find_ahead(unit)
     if block.distance_us > MINUTE_US:
         findings.add(
@@ -31,7 +31,7 @@ def check(unit: Unit, *, findings: Findings) -> None:
 
 
 def check_rows(unit: Unit, *, findings: Findings) -> None:
-    """Add findings of all other rows that lie ahead of the clock and behind the newest decision."""
+    """Add findings on all other rows that are later than both the clock and the newest decision."""
     from rlrec.store.upkeep import audit  # with all tables, which `recommend` under --now does without
 
     now = unit.clock()
@@ -45,8 +45,8 @@ def _severity(ahead_us: int) -> str:
 
 
 def refuse_far_ahead(store: Store) -> None:
-    """Refuse a clock before decisions are drawn, as the store does when they are stored; a notice where the first
-    decision lies far ahead."""
+    """Refuse a clock far ahead before decisions are drawn, as the store does when it stores them; print a notice where
+    the first decision is far ahead."""
     if store.now is None:
         return
     with store.read() as unit:
@@ -58,8 +58,8 @@ def refuse_far_ahead(store: Store) -> None:
 
 
 def repair(store: Store) -> Repair:
-    """Put decisions that lie ahead of the database's clock back, up to now. Raises CheckFailed where they span more
-    time than has passed since the decisions before them."""
+    """Move decisions that are ahead of the database's clock back to times up to now. Raises CheckFailed where they span
+    more time than has passed since the decisions before them."""
     if store.now is not None:
         raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
 

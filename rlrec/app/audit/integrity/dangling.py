@@ -1,4 +1,4 @@
-"""Rows that refer to nothing, or contradict the rows that they refer to."""
+"""Rows that refer to missing rows, or contradict the rows that they refer to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlrec.times import DAY_US
 
 CHECK = "dangling"
 LONGEST_TIMEOUT_US = 3_660 * DAY_US
-SETS = 100  # eligible sets at a time, of those that are stored as what a larger one has more
+SETS = 100  # eligible sets at a time, of those that are stored as a difference from a larger set
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
@@ -48,7 +48,7 @@ def check_contradictions(unit: Unit, *, findings: Findings, sessions: Collection
 
 
 def _contents(unit: Unit, findings: Findings) -> None:
-    """Check that contexts and eligible sets have the digest of what they hold, users and sessions that of their key."""
+    """Check that contexts and eligible sets have the digest of their content, users and sessions that of their key."""
     for table, columns in (("context", ("body",)), ("eligible_set", ("arms", "superset_id"))):
         for ids, digests, texts, *superset_ids in audit.columns(unit, table, "id", "digest", *columns):
             by_id = dict(zip(ids, texts, strict=True))
@@ -67,20 +67,20 @@ def _contents(unit: Unit, findings: Findings) -> None:
 
 
 def _feedback_keys(unit: Unit, findings: Findings) -> None:
-    """Check that feedback keys have the digest of their line, as their events give it."""
+    """Check that each feedback key has the digest of its line, which its events give."""
     for key, line in groupby(audit.keyed_events(unit), itemgetter(0)):
         events = list(line)
         first, values = events[0], {event.kind: event.value for event in events}
         if canonical.line_digest(first.decision_id, first.position, values, None) == first.digest:
-            continue  # a line without censoring, or an imported one, which censors by an event among others
+            continue  # a line that censors nothing; or an imported one, in which censoring is one event among others
         if first.digest not in _censoring_digests(events, values):
             detail = f"the digest of feedback key {key!r} is not that of its events"
             findings.decision_error(CHECK, first.decision_id, detail)
 
 
 def _censoring_digests(events: Sequence[audit.KeyedEvent], values: dict[str, float]) -> Iterator[bytes]:
-    """The digests that a line can have which censors or puts back. One that does nothing else stored no events of its
-    position: it named a slot, or all of them."""
+    """The digests that a line which censors slots, or puts them back, may have. A line that does nothing else stored no
+    events of its position: it named one slot, or all of them."""
     first, weighed_kinds = events[0], {kind: value for kind, value in values.items() if kind != CENSOR}
     censor = values[CENSOR] == 1.0 if CENSOR in values else None
     for position in {event.position for event in events if event.kind != CENSOR} or {first.position, None}:
@@ -88,7 +88,8 @@ def _censoring_digests(events: Sequence[audit.KeyedEvent], values: dict[str, flo
 
 
 def _assignments(unit: Unit, findings: Findings) -> None:
-    """Check that units have the variants that the salts and weights of their experiments gave them then."""
+    """Check that users and sessions have the variants that the salts and weights of their experiments gave them at the
+    time."""
     by_id = {experiment.id: experiment for experiment in experiments.all_experiments(unit) if experiment.variants}
     phases = {number: experiments.phases(unit, experiment) for number, experiment in by_id.items()}
     has_merges = settings.get(unit).has_merges
@@ -132,7 +133,7 @@ def _is_object(text: str) -> bool:
 
 
 def _catalogue(unit: Unit, findings: Findings) -> None:
-    """Check that the eligible set kept for today's catalogue is the arms that are active, and for how long."""
+    """Check that the eligible set kept for today's catalogue holds exactly the active arms, and until when they are."""
     now = settings.get(unit)
     catalogue_id = now.catalogue_id
     if catalogue_id is None:

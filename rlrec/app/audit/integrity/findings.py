@@ -1,4 +1,4 @@
-"""Findings of an audit: what is wrong, where, and how bad it is."""
+"""Findings of an audit: the problem, its place, and its severity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rlrec.errors import RlrecError
 
 MAX_FINDINGS = 50  # findings of one check that are listed one by one
-# what reading a bent row may end in
+# errors that reading a damaged row may raise
 UNREADABLE = (RlrecError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
@@ -18,7 +18,7 @@ OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
 
 
 def row_subject(table: str, key: Mapping[str, object]) -> str:
-    """The subject of a finding on a row, by its primary key: for the rows of a decision that decision."""
+    """The subject of a finding on a row, from its primary key; for a row that belongs to a decision, that decision."""
     if table in OWNERS:
         return f"decision {key[OWNERS[table]]}"
     return f"{table} {', '.join(f'{name} {value}' for name, value in key.items())}"
@@ -26,7 +26,7 @@ def row_subject(table: str, key: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A thing that is wrong, or worth a look. `severity`: error (something stored is wrong), warning (look into it),
+    """A problem, or something worth a look. `severity`: error (something stored is wrong), warning (look into it),
     info."""
 
     check: str
@@ -36,7 +36,7 @@ class Finding:
 
 
 class Findings:
-    """All findings of one audit: of each check the first ones, and how many more there were."""
+    """All findings of one audit: for each check the first ones, and the number of the others."""
 
     def __init__(self) -> None:
         self._findings: list[Finding] = []
@@ -57,12 +57,12 @@ class Findings:
         self.add(check, "warning", subject, detail)
 
     def has(self, check: str, subject: str) -> bool:
-        """Whether a check has a finding whose subject begins so."""
+        """Whether a check has a finding whose subject begins with this text."""
         return any(row.check == check and row.subject.startswith(subject) for row in self._findings)
 
     @contextmanager
     def unreadable(self, check: str, subject: str) -> Iterator[None]:
-        """A check whose end by damage is a finding of it: an audit never falls over what it looks for."""
+        """Run a part of a check, and turn an error from damaged data into a finding, so that the audit goes on."""
         try:
             yield
         except UNREADABLE as error:
@@ -72,7 +72,7 @@ class Findings:
         return sum(n for (_, level), n in self._count.items() if level == severity)
 
     def in_order(self) -> list[Finding]:
-        """Errors first, then warnings, then the rest; each in the order in which it was found."""
+        """The findings: errors first, then warnings, then the rest; each in the order in which it was found."""
         summaries = [
             Finding(check=check, severity=severity, subject="store", detail=f"{n - MAX_FINDINGS} more like these")
             for (check, severity), n in self._count.items()

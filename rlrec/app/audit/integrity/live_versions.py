@@ -1,4 +1,4 @@
-"""Live versions that callers do not get: a route or an experiment serves another version, or none leads there."""
+"""Live versions that callers do not get: a route or an experiment serves another version, or none serves the policy."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ CHECK = "live"
 
 def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
     """Find routes and running experiments that serve another version than the live one, routes that an earlier release
-    pinned at the end of a ramp, and policies whose promoted version nobody gets. policy: those of this one alone, and
-    routes to what its variants learned."""
+    pinned at the end of a ramp, and policies whose promoted version is served nowhere. policy: check this one alone,
+    with routes to versions that its variants learned."""
     from rlrec.store.log import activity
 
     names = {row.name for row in policies.all_policies(unit)}
@@ -40,7 +40,7 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
             detail = f"serves {change.reference}, whichever version is live: {remedy}"
             findings.add(CHECK, "warning" if is_stale else "info", f"route {change.route}", detail)
         leading.add(now.policy.id)
-    holdouts = {change.holdout for change in changes}  # which keep what they serve
+    holdouts = {change.holdout for change in changes}  # these keep what they serve
     for experiment in experiments.all_experiments(unit):
         versions = [live[variant.policy_id] for variant in experiment.serving if experiment.status == "running"]
         leading |= {version.policy.base_id or 0 for version in versions}
@@ -63,7 +63,8 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
 
 
 def successors(unit: Unit, version: Version) -> str | None:
-    """A sentence on the variants that serve in place of a version; None where it serves itself, or nothing does."""
+    """A sentence on the variants that are served instead of a version; None where the version is served itself, or
+    nothing is."""
     running = [row for row in experiments.all_experiments(unit) if row.status == "running"]
     serving = {variant.policy_id for row in running for variant in row.variants}
     serving |= {change.policy_id for change in routes.newest_changes(unit)}
@@ -82,14 +83,15 @@ def successors(unit: Unit, version: Version) -> str | None:
 
 
 def waiting(unit: Unit, live: Version) -> Version | None:
-    """The newest version of a policy, where it was trained or rebuilt and is not live."""
+    """The newest version of a policy, if it was trained or rebuilt and is not live; else None."""
     newest = policies.versions(unit, [live.policy.id])[-1]
     has_learned = newest.policy.kind == "gradient" or "rebuilt_from" in newest.learned_from
     return newest if newest.number > live.number and has_learned and newest.status != "retired" else None
 
 
 def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> None:
-    """Say of each policy that is to be judged which variants serve in its place, and which newer version waits."""
+    """Print, for each policy that is to be judged, which variants are served instead of it, and which newer version
+    waits."""
     has_copies = any(policy.base_id is not None for policy in policies.all_policies(unit))
     for reference, meant in lookup.resolve(unit, references).items():
         if isinstance(meant, InputError):
@@ -102,7 +104,7 @@ def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> 
 
 
 def describe(unit: Unit, policy: str) -> list[str]:
-    """A line for each route and experiment that goes by the live version of a policy."""
+    """A line for each route and experiment that follows the live version of a policy."""
     from rlrec.app.audit.integrity.findings import Findings
 
     findings = Findings()

@@ -1,4 +1,4 @@
-"""Rewards that stopped coming, and slots that should have entered a belief by now."""
+"""Rewards that stopped arriving, and slots that should have entered a belief by now."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from rlrec.store.upkeep import audit
 from rlrec.times import format_time
 
 OUTAGE, WAITING, ROUNDED = "reward-outage", "waiting", "rounded"
-MIN_SILENT = 200  # decisions without a weighed event whose event was due, at least
+MIN_SILENT = 200  # decisions without a weighed event although one was due, at least
 MAX_CHANCE = 1e-6
-MIN_LEARNED_FROM = 20_000  # rewarded decisions that the pattern is learned from, at least where there are as many
-MAX_DECISIONS = 1_000_000  # decisions that are remembered for it
+MIN_LEARNED_FROM = 20_000  # rewarded decisions that the usual delay is learned from, where there are as many
+MAX_DECISIONS = 1_000_000  # decisions kept in memory for it
 NOT_RECEIVED = np.iinfo(np.int64).max
 
 
 class Outage:
-    """The silence of one policy since the last decision that got a weighed event, against how events came before.
-    Of each decision it knows when the first one was received, which may be long after it happened."""
+    """The silence of one policy since the last decision that got a weighed event, compared with how events arrived
+    before.
+    A decision counts from when its first event was received, which may be long after the event happened."""
 
     def __init__(self, version: Version, *, now: int) -> None:
         self.version = version
         self.now = now
         self._rewarded = self._decided = 0
-        # how many are rewarded; decision, when it was made, when its event was received
+        # the number of rewarded decisions; decision ids, when they were made, when their events were received
         self._batches: deque[tuple[int, Ids, Ids, Ids]] = deque()
         self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
 
@@ -55,7 +56,7 @@ class Outage:
             self._rewarded, self._decided = self._rewarded - gone[0], self._decided - len(gone[1])
 
     def _has_surplus(self) -> bool:
-        """Whether the oldest batch is more than the pattern needs; the last rewarded decision always stays."""
+        """Whether the others suffice without the oldest batch; the last rewarded decision is always kept."""
         left = self._rewarded - self._batches[0][0]
         return self._rewarded == 0 or left >= MIN_LEARNED_FROM or (left > 0 and self._decided > MAX_DECISIONS)
 
@@ -80,9 +81,9 @@ class Outage:
 
 
 def has_paused(at: Ids, received: Ids) -> bool:
-    """Whether twice as many decisions were served since the last event was received as in a usual pause: where feedback
-    is delivered once a night, a day without any is none. at (n,), received (m,), ascending.
-    Usual: nine in ten decisions were served in a pause of at most so many."""
+    """Whether at least twice as many decisions were served since the last event was received as in a usual pause: where
+    feedback arrives once a night, a day without events is no outage. at (n,), received (m,), ascending.
+    A usual pause: nine in ten decisions were served in pauses with at most this many decisions."""
     pauses = np.bincount(np.searchsorted(received, at, side="right"), minlength=len(received) + 1)
     earlier = np.sort(pauses[:-1])
     usual_pause = earlier[np.searchsorted(earlier.cumsum(), 0.9 * earlier.sum())] if earlier.any() else 0
@@ -90,9 +91,10 @@ def has_paused(at: Ids, received: Ids) -> bool:
 
 
 def silence_chance(due: Array, *, rewarded: int, decided: int) -> float:
-    """The chance that no decision has had its event, where each has it by now with probability due (n,) times the rate.
-    `rewarded` of `decided` had one before, so the rate is uncertain: Beta, from a uniform prior. The integral is taken
-    over the logit of the rate, where the integrand has one peak, between those of its two factors."""
+    """The chance that no decision has an event yet, if each has one by now with probability due (n,) times the reward
+    rate. `rewarded` of `decided` earlier decisions had one, so the rate is uncertain: Beta, from a uniform prior. The
+    integral runs over the logit of the rate, where the integrand has a single peak, between those of its two
+    factors."""
     a, b = 1.0 + rewarded, 1.0 + decided - rewarded
     level, count = np.unique(np.floor(due * 256) / 256, return_counts=True)
     width = 12 / sqrt(min(a, b))
@@ -104,7 +106,7 @@ def silence_chance(due: Array, *, rewarded: int, decided: int) -> float:
 
 
 def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> None:
-    """Add a warning where slots whose window is over wait for `settle`."""
+    """Add a warning where slots whose window is over still wait for `settle`."""
     for version in versions:
         if not version.learning or version.entered_to is None:
             continue
@@ -117,7 +119,7 @@ def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings
 
 
 class Rounded:
-    """Slots of one policy whose propensity rounded to 0 and was stored as the smallest number above it."""
+    """Slots of one policy whose propensity was rounded to 0, and stored as the smallest positive number."""
 
     def __init__(self, policy: StoredPolicy) -> None:
         self.policy = policy

@@ -1,4 +1,4 @@
-"""Digests of requests: what a decision answers, and for whom, is what its request asked for."""
+"""Digests of requests: each decision must fit the request that it answers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ PORTION = 5_000  # decisions at a time
 
 
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
-    """Compare the digests stored with those of every form that a request for the decision can have had: with or without
-    its user, by any of their keys, and its arms, and by the name of the route, the policy or the version."""
+    """Compare the stored digests with those of every form that the request may have had: with or without its user, by
+    any of the user's keys, with or without its arms, and by the name of the route, the policy or the version."""
     stated = lru_cache(PORTION)(_stated)
     no_arms, has_merges = arms_text(None), settings.get(unit).has_merges
     fallbacks = [(fallback(row), row.name) for row in experiments.all_experiments(unit) if row.variants]
@@ -52,11 +52,11 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
 
 
 def _stated(text: str) -> tuple[str, dict[str, Any], str | None]:
-    """The context of a request as it came, from the logged one; what it said that takes arms; and the text of the arms
-    that it listed, None where the log does not say them."""
+    """The context of a request as it came, derived from the logged one; its rules on arms; and the text of the arms
+    that it listed, None where the log does not have them."""
     context = parse(text, "its context")
     words = context.pop(LOGGED_RULES, {})
-    for name in (PRICE, GROUPS):  # the tool's, not the request's
+    for name in (PRICE, GROUPS):  # added by rlrec, not by the request
         context.pop(name, None)
     listed_arms = words.pop("arms", None)
     return canonical.text(context), words, None if listed_arms is None else arms_text(listed_arms)
@@ -65,8 +65,8 @@ def _stated(text: str) -> tuple[str, dict[str, Any], str | None]:
 def _names(
     fallbacks: Sequence[tuple[str, str]], policy: str, version: int, experiment: str | None, route: str | None
 ) -> list[tuple[str | None, str | None]]:
-    """The names of a policy or route, and of an experiment, that a request can have had; most have the policy's.
-    fallbacks: what serves where an experiment does not take a unit, with its name."""
+    """The names of a policy or route, and of an experiment, that a request may have had; most have the policy's.
+    fallbacks: for each experiment, what is served to those that it does not take, and its name."""
     if route is not None:
         return [(route, None)]
     references = (policy, f"{policy}@{version}")

@@ -1,5 +1,5 @@
-"""Visits: what decisions remember of theirs against what came before, and those in which users came back against the
-events that record it."""
+"""Visits: the history that decisions remember against the slots before them, and visits in which users came back
+against the events that record them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from rlrec.times import format_time
 HISTORY, RETURNS = "history", "returns"
 COLUMNS = ("visit", "step", "at", "arm_id", "recorded", "history")
 SIZE = 20_000  # decisions in a batch, each with up to 0.8 kB
-MAX_WRONG = 100  # findings a batch
+MAX_WRONG = 100  # findings per batch
 
 
 def check_histories(unit: Unit, *, findings: Findings) -> None:
-    """Compare what decisions made here, and visits that go on, remember with the slots before them. Rewards are left
-    out: events may have been lost since."""
+    """Compare the history remembered by decisions made here, and by visits that go on, with the slots before. Rewards
+    are left out: events may have been lost since."""
     keys = {arm.id: canonical.text(arm.key) for arm in arms.all_arms(unit)}
     for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
         slots = check_batch(batch, findings=findings)
@@ -41,7 +41,8 @@ def check_histories(unit: Unit, *, findings: Findings) -> None:
 
 
 def check_batch(batch: Batch, *, findings: Findings) -> Columns:
-    """Compare what decisions of whole sessions remember with the slots before them, which come back in order."""
+    """Compare the history remembered by decisions of whole sessions with the slots before them. Returns the slots in
+    order."""
     order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
     slots = take(batch.slots, order)
     for decision in wrong_histories(slots)[:MAX_WRONG]:
@@ -50,7 +51,8 @@ def check_batch(batch: Batch, *, findings: Findings) -> Columns:
 
 
 def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[tuple[int, int]]:
-    """The visits that go on, by session and number, whose packed history or recent arms are not their last slots."""
+    """The visits that go on, by session and number, whose packed history or recent arms differ from their last
+    slots."""
     begins = run_starts(slots["session_id"], slots["visit"])
     if not len(begins):
         return []
@@ -74,7 +76,7 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
 
 
 def wrong_histories(slots: Columns) -> list[int]:
-    """The decisions whose remembered slots are not the last ones before them; slots in order of the visit."""
+    """The decisions whose remembered slots are not the last ones before them. slots: in order of the visit."""
     first = run_starts(slots["decision_id"])
     visit = run_starts(slots["session_id"], slots["visit"])
     begins = visit[np.searchsorted(visit, first, side="right") - 1]
@@ -101,7 +103,7 @@ def wrong_histories(slots: Columns) -> list[int]:
 
 
 def check_returns(unit: Unit, *, findings: Findings) -> None:
-    """Check, where some reward weighs returns, that each has one event, and that the next one will credit the user's
+    """If some reward weighs returns, check that each return has one event, and that the next one will credit the user's
     last decision."""
     if not settings.get(unit).weighs_returns:
         return
