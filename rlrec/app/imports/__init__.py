@@ -1,1 +1,1 @@
-"""Logs from elsewhere into the store: layouts of files, and the place their lines take."""
+"""Logs from elsewhere, read from files in several layouts and written into the store."""

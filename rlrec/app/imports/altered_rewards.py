@@ -1,4 +1,5 @@
-"""Rewards of a log that its policy's definition does not count as they are, or that lack those who earned nothing."""
+"""Rewards of a log that its policy's definition clips or ignores, and logs that lack the decisions which earned
+nothing."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from rlrec.errors import quantity
 from rlrec.records import Reward
 from rlrec.store.log.events import CENSOR
 
-TOLERANCE = 1e-6  # relative, of stated rewards
-MIN_DECISIONS = 100  # that all earn the same, of a log that lost the others
+TOLERANCE = 1e-6  # relative, for rewards that lines state
+MIN_DECISIONS = 100  # decisions from which on equal rewards suggest that the others were lost
 
 
 @dataclass(frozen=True)
 class AlteredRewards:
-    """How many decisions of a log have a reward outside their definition's range, how many one that it ignores, of how
-    many; the kinds of events that it does not weigh; and the rewards of slots, up to two."""
+    """The number of decisions of a log with a reward outside their definition's range, the number with a reward that it
+    ignores, and that of all; the kinds of events that it does not weigh; and up to two distinct rewards of slots."""
 
     clipped: int = 0
     ignored: int = 0
@@ -35,7 +36,7 @@ class AlteredRewards:
         return AlteredRewards(*counts, *texts, self.definition or other.definition)
 
     def notices(self) -> list[str]:
-        """Lines for a person."""
+        """Lines for the user."""
         lines: list[str] = []
         if self.definition is None:
             return lines
@@ -69,12 +70,12 @@ def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> Alte
         return AlteredRewards(decisions=n, rewards=frozenset({definition.default}), definition=definition)
     batch = rows.batch(served_at)
     slot_row, event_row, kinds = batch.slots["decision_id"], batch.events["decision_id"], batch.events["kind"]
-    # slots whose sum is cut
+    # slots whose reward is clipped
     clipped, ignored = np.zeros((2, n), np.bool_)
     reward = reward_log.with_rewards(batch, definition).reward
     unclipped = reward_log.with_rewards(batch, definition._replace(clip_low=None, clip_high=None)).reward
     clipped[slot_row[reward != unclipped]] = True
-    # events that count for nothing, and stated rewards that are not what the events are worth
+    # events without weight, and stated rewards that differ from the sum over events
     is_weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
     is_weighed &= batch.events["age_us"] <= definition.window_us
     ignored[event_row[(kinds != CENSOR) & ~is_weighed]] = True

@@ -1,4 +1,4 @@
-"""Work that another process does before it is needed."""
+"""Items that another process computes ahead of their use."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from typing import Any, Generic, NoReturn, TypeVar
 from rlrec.errors import RlrecError
 
 T = TypeVar("T")
-_PIPE = 1 << 20  # bytes that wait for us
+_PIPE = 1 << 20  # bytes that may wait in the pipe
 
 
 class BackgroundItems(Iterator[T], Generic[T]):
-    """The items of an iterable, each computed by a forked process while this one uses those before.
-
-    The other process sees every object as it is now, and changes none here. It leaves connections to a database alone:
-    it neither uses nor closes them. Where a fork is not safe, or not worth its time, the items are computed here."""
+    """The items of an iterable, computed by a forked process while this one uses the earlier ones.
+    The other process sees every object as it is now, and changes none here. It neither uses nor closes connections to a
+    database. Where a fork is unsafe, or not worth its time, the items are computed in this process."""
 
     def __init__(self, items: Iterable[T], *, forks: bool = True) -> None:
         self._child = 0
@@ -31,7 +30,8 @@ class BackgroundItems(Iterator[T], Generic[T]):
             return
         receiver, sender = _pipe()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of other threads: it needs none of their locks
+            # about other threads: the child needs none of their locks
+            warnings.simplefilter("ignore", DeprecationWarning)
             self._child = os.fork()
         if not self._child:
             _send(items, sender, receiver)
@@ -45,7 +45,7 @@ class BackgroundItems(Iterator[T], Generic[T]):
     def close(self) -> None:
         if self._child:
             self._stream.close()
-            os.kill(self._child, signal.SIGKILL)  # it only reads
+            os.kill(self._child, signal.SIGKILL)  # the child only reads, so nothing is lost
             os.waitpid(self._child, 0)
 
     def _receive(self) -> T | None:
@@ -60,7 +60,7 @@ class BackgroundItems(Iterator[T], Generic[T]):
 
 
 def _pipe() -> tuple[int, int]:
-    """Where to read and where to write, with room for more bytes than usual where the system gives it."""
+    """The reading and the writing end of a pipe, larger than usual where the system allows it."""
     from fcntl import F_SETPIPE_SZ, fcntl
 
     receiver, sender = os.pipe()
@@ -70,16 +70,16 @@ def _pipe() -> tuple[int, int]:
 
 
 def _send(items: Iterable[Any], sender: int, receiver: int) -> NoReturn:
-    """Work as the other process, to its end."""
+    """Send the items as the child process, then exit."""
     try:
-        os.close(receiver)  # so that it ends with the process that started it
-        for number in (signal.SIGINT, signal.SIGTERM):  # a supervisor may send it to all processes of a service
+        os.close(receiver)  # so that the child ends when its parent does
+        for number in (signal.SIGINT, signal.SIGTERM):  # a supervisor may send these to all processes of a service
             signal.signal(number, signal.SIG_IGN)
-        gc.disable()  # what is garbage here may be a connection that the other process uses
+        gc.disable()  # collected garbage may be a connection that the parent uses
         with open(sender, "wb") as stream:
             try:
                 for item in items:
-                    # As a whole: who waits for its first bytes would wait for the work on the others, too.
+                    # Written as a whole: a parent that has the first bytes would wait until the rest is computed.
                     stream.write(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
                     stream.flush()
                 pickle.dump(None, stream)

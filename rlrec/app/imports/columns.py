@@ -1,4 +1,4 @@
-"""Logged decisions column by column: what every layout decodes to, and what the store takes in."""
+"""Logged decisions in columns: the form that every layout decodes to and that the store takes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlrec.store.database.loading import Column, Same
 from rlrec.store.log.reader import Batch
 
 NULL, ZERO, EMPTY = Same(None), Same(0), Same("{}")
-FIRST_STATE = '{"step":0}'  # of the first decision of a visit
+FIRST_STATE = '{"step":0}'  # the state of the first decision of a visit
 
 T = TypeVar("T", "LoggedSlots", "LoggedEvents")
 R = TypeVar("R")
@@ -23,8 +23,8 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedSlots:
-    """Slots, named as in the table `slot`, but the arm by its key. row: index of each slot's decision, ascending;
-    id: the name by which other lines know it, not stored."""
+    """Slots, with the columns of the table `slot`, but the key of the arm. row: index of each slot's decision,
+    ascending; id: the name by which other lines refer to the slot, not stored."""
 
     row: Sequence[int]
     position: Column
@@ -40,7 +40,7 @@ class LoggedSlots:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedEvents:
-    """Events. row: the index of each event's decision, ascending; at None: the time of the decision."""
+    """Events. row: index of each event's decision, ascending; at: None for the time of the decision."""
 
     row: Sequence[int]
     position: Column
@@ -51,7 +51,7 @@ class LoggedEvents:
 
 
 def _with_stated(kind: type[R]) -> type[R]:
-    """The class with a column for each field that a line may state, where it has none."""
+    """The class with a column for each field that a line may state, added where it is missing."""
     for field in STATED_FIELDS:
         if field.name not in kind.__annotations__:
             kind.__annotations__[field.name] = Column
@@ -60,7 +60,7 @@ def _with_stated(kind: type[R]) -> type[R]:
 
 
 class LoggedCandidates(NamedTuple):
-    """A list of candidates, by keys and in order. catalogue: the arms that it was drawn from, None if unknown."""
+    """A list of candidates, in order, by keys. catalogue: the arms that it was drawn from, None if unknown."""
 
     arms: tuple[str, ...]
     propensities: tuple[float, ...]
@@ -72,15 +72,13 @@ class LoggedCandidates(NamedTuple):
 @_with_stated
 class LogColumns:
     """A group of logged decisions. None in a column: the line does not say.
-
-    number: of the line; context and state: canonical JSON; eligible: the index of a decision's eligible arms (keys,
-    in order) in `eligible_sets`; size: the length of the page; source: JSON of what the line calls its policy and
-    belief; history: what it says was known of the visit; candidates: LoggedCandidates, or None; reward: what a line
-    states beside its events; keep_probability: how likely the log kept such a line; estimated: 1 where its propensities
-    were computed here; action_features: JSON of the features of its arms, by key; slot_sets: the arms that each
-    position could show, where these differ; support: the probability of each eligible arm at position 1, by key;
-    digest: 16 bytes of the line, its identity in the end; text: the line, for those who
-    quote it."""
+    number: of the line; context and state: canonical JSON; eligible: the index of a decision's eligible arms (keys, in
+    order) in `eligible_sets`; size: the length of the page; source: JSON of the policy and belief that the line names;
+    history: of the visit, as the line states it; candidates: LoggedCandidates, or None; reward: as a line states it
+    besides its events; keep_probability: that such a line was kept in the log; estimated: 1 where its propensities were
+    computed here; action_features: JSON of the features of its arms, by key; slot_sets: the arms that each position
+    could show, where these differ; support: the probability of each eligible arm at position 1, by key; digest: 16
+    bytes of the line, which identify the decision; text: the line, for messages that quote it."""
 
     number: Sequence[int]
     session: Sequence[str]
@@ -115,7 +113,8 @@ class LogColumns:
         return len(self.number)
 
     def batch(self, at: Sequence[int]) -> Batch:
-        """The slots and events as the log's reader has them, each decision by its index. at: when each was served."""
+        """The slots and events in the form of the log's reader, with the index of a decision as its id. at: when each
+        was served."""
         slots, events, n = self.slots, self.events, len(self.events.row)
         event_row, served_at = np.array(events.row, np.int64), picked(at, events.row)
         event_at = np.array(filled(events.at, served_at), np.int64)
@@ -134,7 +133,7 @@ class LogColumns:
         )  # fmt: skip
 
     def select(self, keep: Sequence[bool]) -> LogColumns:
-        """These decisions, with their slots and events."""
+        """The decisions to keep, with their slots and events."""
         if all(keep):
             return self
         index = list(accumulate(keep, initial=0))
@@ -149,7 +148,7 @@ class LogColumns:
         return replace(self, events=LoggedEvents(**transposed(names, events)))
 
     def in_sessions(self) -> LogColumns:
-        """These decisions, those without a session in one of their own."""
+        """The decisions, where each without a session gets one of its own."""
         n = len(self)
         sessions = values(self.session or NULL, n)
         if None not in sessions:
@@ -160,7 +159,7 @@ class LogColumns:
         )
 
     def without_lines(self, policy: str, digests: Set[bytes]) -> LogColumns:
-        """These decisions less those of the policy whose line has one of the digests."""
+        """The decisions without those of the policy whose line has one of the digests."""
         if digests.isdisjoint(self.digest):
             return self
         entries = zip(values(self.policy, len(self)), self.digest, strict=True)
@@ -168,7 +167,7 @@ class LogColumns:
 
 
 def _cut(columns: T, keep: Sequence[bool], index: Sequence[int]) -> T:
-    """The slots or events of the decisions that are kept. index: the new one of each of these."""
+    """The slots or events of the decisions that are kept. index: the new index of each decision."""
     selected = _select(columns, list(map(keep.__getitem__, columns.row)))
     return replace(selected, row=list(map(index.__getitem__, selected.row)))
 
@@ -182,17 +181,17 @@ def _select(columns: R, keep: Sequence[bool], *, skipped: Sequence[str] = ()) ->
 
 
 def picked(column: Any, order: Sequence[Any]) -> Sequence[Any]:
-    """The values of a column at some indexes; the column itself where these are all of its own."""
+    """The values of a column at some indexes; the column itself where the indexes are all of its own, in order."""
     return column if order == range(len(column)) else list(map(column.__getitem__, order))
 
 
 def values(column: Column, count: int) -> Sequence[Any]:
-    """The values of a column of so many rows."""
+    """The values of a column, one for each of `count` rows."""
     return [column.value] * count if isinstance(column, Same) else column
 
 
 def filled(column: Column, defaults: Sequence[Any]) -> Sequence[Any]:
-    """The value of each row, its default where the line does not say one."""
+    """The value of each row, or its default where the line states none."""
     if column == NULL:
         return defaults
     pairs = zip(values(column, len(defaults)), defaults, strict=True)
@@ -200,12 +199,12 @@ def filled(column: Column, defaults: Sequence[Any]) -> Sequence[Any]:
 
 
 def distinct(column: Column) -> set[Any]:
-    """The values that occur in a column, None left out."""
+    """The distinct values of a column, without None."""
     return ({column.value} if isinstance(column, Same) else set(column)) - {None}
 
 
 def mapped(column: Column, mapping: Mapping[Any, Any] | Sequence[Any]) -> Column:
-    """A column with each value replaced by what it stands for."""
+    """A column with each value replaced by the one that the mapping has for it."""
     if isinstance(column, Same):
         return Same(mapping[column.value])
     return list(map(mapping.__getitem__, column))

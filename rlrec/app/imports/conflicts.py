@@ -1,4 +1,5 @@
-"""Lines that the store or a line before contradicts: request ids and feedback keys that are known, other users."""
+"""Lines that contradict the store or an earlier line: a known request id or feedback key, or another user of a
+session."""
 
 from __future__ import annotations
 
@@ -21,19 +22,17 @@ from rlrec.store.policies.users import main_keys
 MIXED = -0x61C8864680B583EB  # an odd number that spreads hashes over 64 bits
 
 
-NameValues = dict[tuple[str, str], str | bytes]  # what a name of a kind stands for
+NameValues = dict[tuple[str, str], str | bytes]  # by kind and name, the line or user that it stands for
 
 
 def find(
     unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, disputed: Ids | None, earlier: NameValues
 ) -> dict[int, Conflict]:  # fmt: skip
-    """The rows that are refused, by index: another line of the store, or of the rows before, has their request id or
-    feedback key, or their session has another user. The same line, which a file has that overlaps with another, does
-    not contradict.
-
-    A row that is refused leaves no trace: what it names is free for the rows after it. users: of the sessions that the
-    store has; disputed: hashes of the names of all lines that stand for several things, None where these rows are to be
-    compared; earlier: what disputed names stood for in rows before, to which those of these rows are added."""
+    """The rows that are refused, by index: another line, in the store or in an earlier row, has their request id or
+    feedback key, or their session has another user. An equal line, as in files that overlap, is no contradiction.
+    A refused row has no effect: the names in it are free for later rows. users: of the sessions in the store; disputed:
+    hashes of the names that stand for different things in all lines, None to find them among these rows; earlier: the
+    meanings of disputed names in earlier rows, to which those of these rows are added."""
     requests = decisions.requests(unit, distinct(rows.request_id))
     keys, _ = events.keys_and_kinds(unit, distinct(rows.events.key))
     owned = {session: user for session, user in users.items() if user is not None}
@@ -63,7 +62,7 @@ def find(
 
 
 def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
-    """The rows with the key of the person in place of that of a user who is merged."""
+    """The rows with the key of the main user in place of that of a merged one."""
     merged = main_keys(unit, distinct(rows.user)) if rows.user != NULL and settings.get(unit).has_merges else {}
     if not merged:
         return rows
@@ -71,7 +70,7 @@ def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
 
 
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
-    """The users of the stored sessions that some row gives a user."""
+    """The users of those stored sessions for which some row names a user."""
     pairs = zip(rows.session, values(rows.user, len(rows)), strict=True) if rows.user != NULL else ()
     stored = loading.stored_sessions(unit, {session for session, user in pairs if user is not None})
     return {key: session.user for key, session in sessions.find(unit, stored).items()}
@@ -87,7 +86,7 @@ def _conflict(kind: str, name: str, value: str | bytes, first: str | bytes) -> C
 
 
 class _NamesOfKind(NamedTuple):
-    """Names of one kind in lines: each with its row, and with what it stands for, the line or a user."""
+    """Names of one kind in lines, each with its row and with its meaning: the digest of the line, or a user."""
 
     kind: str
     names: Sequence[str]
@@ -96,7 +95,7 @@ class _NamesOfKind(NamedTuple):
 
 
 def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
-    """The request ids and feedback keys that rows name, and the sessions that they give a user."""
+    """The request ids and feedback keys that rows name, and the sessions for which they name a user."""
     all_rows, event_rows = range(len(rows)), rows.events.row
     entries = (
         ("request", rows.request_id, all_rows, rows.digest),
@@ -115,7 +114,7 @@ def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
 
 
 class LineNames(NamedTuple):
-    """Names in lines, (n,), as hashes: of each name, and of it with what it stands for. No pair comes twice."""
+    """The names in lines as hashes, (n,): of the name, and of the name with its meaning. No pair occurs twice."""
 
     name: Ids
     pair: Ids
@@ -136,7 +135,7 @@ class LineNames(NamedTuple):
         return cls(*map(np.concatenate, zip((empty, empty), *entries, strict=True)))
 
     def disputed_hashes(self) -> Ids:
-        """The hashes of the names that stand for several things."""
+        """The hashes of the names with several meanings."""
         if _count_changes(self.name) == _count_changes(self.pair):
             return self.name[:0]
         _, index = np.unique(self.pair, return_index=True)
@@ -155,12 +154,12 @@ def _hashes(column: Sequence[str | bytes]) -> Ids:
 
 
 def names_of_store(unit: Unit) -> LineNames | None:
-    """The names in the store; None where they are many."""
+    """The names in the store; None where there are too many."""
     few_names = loading.few_names(unit)
     return None if few_names is None else LineNames.join(map(LineNames.hashed, _stored_names(*few_names)))
 
 
 def _stored_names(requests: Sequence[str], keys: Sequence[str], users: Mapping[str, str]) -> list[_NamesOfKind]:
-    """Names in the store, as if of other lines than any of a log."""
+    """The names in the store, with meanings that differ from those of all lines of a log."""
     named_values = ("request", requests, requests), ("key", keys, keys), ("session", list(users), list(users.values()))
     return [_NamesOfKind(kind, names, (), owners) for kind, names, owners in named_values]

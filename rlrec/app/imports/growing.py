@@ -1,7 +1,6 @@
 """Inputs that grow, in portions of complete lines: a file that is appended to, rotated and truncated, or a stream.
-
-A file is the one that was read before where the bytes just before the offset are the same, whatever its inode: editors
-write a file anew, and a file that was truncated may have grown beyond the offset since.
+A file counts as the one read before if the bytes just before the offset are the same, whatever its inode: editors write
+a file anew, and a truncated file may have grown beyond the offset since.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from rlrec.app.imports.layouts.line_groups import BLOCK_BYTES
 from rlrec.errors import InputError, RlrecError
 
 PORTION_BYTES = 1 << 24  # more than a line may have
-TAIL_BYTES = 1 << 10  # before an offset, by which a file is known again
-QUIET_POLLS = 5  # of a file that was replaced, after which nobody writes to it any more
+TAIL_BYTES = 1 << 10  # bytes before an offset, by which a file is recognized
+QUIET_POLLS = 5  # polls without new bytes, after which nobody writes to a replaced file any more
 
-Complete = Callable[[bytes], int]  # how many bytes are complete decisions
+Complete = Callable[[bytes], int]  # returns the length of the complete decisions in some bytes
 
 
 class Position(NamedTuple):
-    """Where to go on in a file. digest: of the bytes just before the offset; process: a name of the one that came so
-    far."""
+    """The place in a file from which reading continues. digest: of the bytes just before the offset; process: the name
+    of the process that read up to it."""
 
     inode: int = 0
     offset: int = 0
@@ -40,13 +39,13 @@ class Position(NamedTuple):
     process: str = ""
 
     def fits(self, file: BinaryIO) -> bool:
-        """Whether a file begins with what was read until here, as far as its bytes just before tell."""
+        """Whether a file still holds what was read before this position, judged by the bytes just before it."""
         return os.fstat(file.fileno()).st_size >= self.offset and _digest(file, self.offset) == self.digest
 
 
 class Portion(NamedTuple):
-    """Complete lines: those bytes of a file, and how many lines came before. data: what begins a line that is longer
-    than a portion; position: where they end, of a file that is followed."""
+    """Complete lines: their bytes in a file, and the number of lines before them. data: the first bytes where a single
+    line is longer than a portion; position: the end of the portion, in a file that is followed."""
 
     file: BinaryIO
     start: int
@@ -56,7 +55,7 @@ class Portion(NamedTuple):
     position: Position | None
 
     def before(self, number: int, complete: Complete) -> Portion | None:
-        """The complete decisions before a line, None where there are none."""
+        """The complete decisions before a line; None if there are none."""
         lines = self.data.split(b"\n", number - self.lines - 1)[:-1]
         data = b"\n".join([*lines, b""])
         data = data[: complete(data)]
@@ -64,7 +63,7 @@ class Portion(NamedTuple):
 
 
 def _portion(file: BinaryIO, start: int, data: bytes, lines: int, *, follows: bool, size: int | None = None) -> Portion:
-    """A portion. size: of its lines, where `data` is the beginning of a single one."""
+    """A portion. size: of its lines, if `data` is only the first part of one line."""
     end, inode = start + (len(data) if size is None else size), os.fstat(file.fileno()).st_ino
     if not follows:
         return Portion(file, start, end, data, lines, None)
@@ -78,7 +77,7 @@ def _digest(file: BinaryIO, offset: int) -> str:
 
 
 class LineCounts:
-    """How often lines came before: eight bytes of the digest of each."""
+    """The number of times that each line was read before, by eight bytes of its digest."""
 
     def __init__(self) -> None:
         self._prefixes = np.empty(0, np.int64)
@@ -94,7 +93,7 @@ class LineCounts:
 
 
 class GrowingFile:
-    """A file by its path. position: where an earlier process ended, None for none."""
+    """A file at a path. position: where an earlier process stopped reading, None if there was none."""
 
     is_over = False
 
@@ -109,10 +108,10 @@ class GrowingFile:
         self._start(path, Position())
 
     def _candidates(self, position: Position | None) -> Iterator[str]:
-        """The path, and the files that were there under it before: it may have another name by now."""
+        """The path, and the files in its folder with the inode of the position: a rotated file has another name."""
         yield self.path
         if position is not None:
-            with suppress(OSError):  # of a folder that nobody may list
+            with suppress(OSError):  # a folder that may not be listed
                 entries = list(os.scandir(os.path.dirname(os.path.realpath(self.path))))
                 yield from [entry.path for entry in entries if entry.inode() == position.inode and entry.is_file()]
 
@@ -139,8 +138,8 @@ class GrowingFile:
         self.file.close()
 
     def portion(self, complete: Complete) -> Portion | None:
-        """The next complete lines, None where there are none yet. The last line of a file that another one replaced is
-        complete, too."""
+        """The next complete lines; None where there are none yet. Once another file has replaced this one, its last
+        line counts as complete."""
         data = os.pread(self.file.fileno(), PORTION_BYTES, self.position.offset)
         status = os.fstat(self.file.fileno())
         if (status.st_size, status.st_mtime_ns) != self._status and not self.position.fits(self.file):
@@ -163,7 +162,7 @@ class GrowingFile:
         return _portion(self.file, self.position.offset, data[:size], self.position.lines, follows=True, size=size)
 
     def _line_length(self) -> int:
-        """The length of the next line, which no portion holds, 0 where its end is not written yet."""
+        """The length of the next line, which is longer than a portion; 0 where its end is not written yet."""
         start = self.position.offset
         for offset in range(start, os.fstat(self.file.fileno()).st_size, BLOCK_BYTES):
             end = os.pread(self.file.fileno(), BLOCK_BYTES, offset).find(b"\n") + 1
@@ -178,18 +177,19 @@ class GrowingFile:
             return False
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
-        """Move behind a portion, which is stored now. digests: of its lines that name no request."""
+        """Continue after a portion that has been stored. digests: of its lines that name no request."""
         self.position = cast(Position, portion.position)
 
     def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """How often lines came before in the file, which is read again for that, once."""
+        """How often each of these lines was read from the file before. Reads the file again for that, each part
+        once."""
         start, self._counted_to = self._counted_to, self.position.offset
         self._counts.add(layout.line_digests(start, self._counted_to))
         return self._counts.count(digests)
 
 
 class Stream:
-    """A pipe, FIFO or socket, to its end."""
+    """A pipe, FIFO or socket, read to its end."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream: Any = stream
@@ -201,7 +201,8 @@ class Stream:
         self._file.close()
 
     def portion(self, complete: Complete) -> Portion | None:
-        """The complete lines that have arrived, None where there are none; at the end all."""
+        """The complete lines that have arrived, None where there are none; at the end of the stream all that is
+        left."""
         while not self.is_over and len(self._waiting) < PORTION_BYTES and select.select([self.stream], [], [], 0)[0]:
             block = self.stream.read(BLOCK_BYTES)
             self.is_over = block == b""
@@ -213,7 +214,7 @@ class Stream:
         size = len(data) if self.is_over else complete(data)
         if not size and len(data) >= PORTION_BYTES:
             size = data.rfind(b"\n") + 1 or len(data)
-            self._passes_over = b"\n" not in data  # to the end of the line
+            self._passes_over = b"\n" not in data  # skips up to the end of this line
         if not size:
             return None
         del self._waiting[:size]
@@ -224,10 +225,10 @@ class Stream:
         return _portion(self._file, 0, data, self._lines, follows=False)
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
-        """Move behind a portion, which is stored now. digests: of its lines that name no request."""
+        """Continue after a portion that has been stored. digests: of its lines that name no request."""
         self._lines += portion.data.count(b"\n")
         self._counts.add(digests)
 
     def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """How often lines came before in the stream."""
+        """How often each of these lines was read from the stream before."""
         return self._counts.count(digests)

@@ -1,4 +1,5 @@
-"""The store that a log is read from: that of the command, or the same one with the log of a folder."""
+"""The store to read a log from: the store of the command, or the same one with the log of a folder in place of its
+own."""
 
 from __future__ import annotations
 
@@ -11,17 +12,17 @@ from rlrec.errors import InputError
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 
-PREFIX = "parquet:"  # begins a --log that is a folder
+PREFIX = "parquet:"  # of a --log that is a folder
 
 
 @contextmanager
 def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
-    """The store to read a log from, and the filter of it. log: a filter, `parquet:DIR`, or `parquet:DIR,FILTER`; where
+    """The store to read a log from, and the filter of the log. log: a filter, `parquet:DIR`, or `parquet:DIR,FILTER`;
     DIR may be a URL."""
     if log is None or not log.startswith(PREFIX):
         yield store, log
         return
-    # with definitions of all tables, which other logs do not need
+    # needs the definitions of all tables, unlike other logs
     from rlrec.app.imports.parquet_files import Manifest
     from rlrec.store.log.folder import FolderLog
 
@@ -44,7 +45,7 @@ def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
 def reading(
     store: Store, log: str | None, workers: Workers = IN_PROCESS
 ) -> Iterator[tuple[Unit, str | None, Engine | None]]:
-    """One snapshot of the store to read a log from, the filter of the log, and the engine that works on it."""
+    """One snapshot of the store to read a log from, the filter of the log, and the engine to compute with."""
     with (
         opened(store, log) as (log_store, selected),
         log_store.read() as unit,

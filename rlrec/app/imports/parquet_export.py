@@ -1,5 +1,5 @@
-"""Export into a folder of Parquet: what it lacks is appended. Where this is as much as an export before it wrote, the
-files of both become one, so that a folder that is exported to every night has few of them."""
+"""Export into a folder of Parquet: new rows are appended. Where earlier exports wrote no more than this one, their
+files and the new ones are merged, so that a folder that grows every night has few files."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from rlrec.store.upkeep import removals
 
 GROUP = 5_000  # decisions that are read at a time
 MAX_WAITING_BYTES = 32_000_000  # bytes of rows that wait for the spools of their files
-GROUP_ROWS, GROUP_BYTES = 20_000, 64_000_000  # rows of a file that lie together, column by column, and bytes, about
+GROUP_ROWS, GROUP_BYTES = 20_000, 64_000_000  # rows of a row group, and its bytes, about
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """The counts of a folder: its files, all decisions in it, and the new ones."""
+    """Counts of a folder: its files, all decisions in it, and the new ones."""
 
     files: int
     decisions: int
@@ -46,11 +46,10 @@ class Written:
 
 
 def export(store: Store, folder: str, *, log: str | None = None) -> Written:
-    """Append the selected decisions, events and visits that the folder lacks, from one snapshot. folder: or a URL that
-    fsspec knows; its files are complete in a temporary folder before the first is sent.
-
-    The manifest of a new folder is written first: by it, what an export left there that was stopped is told from files
-    of others, and the next one goes on."""
+    """Append the selected decisions, events and visits that the folder lacks, from one snapshot. folder: a path, or a
+    URL that fsspec knows; for a URL, files are completed in a temporary folder before the first is sent.
+    The manifest of a new folder is written first: if the export is interrupted, it shows that the files there belong to
+    an export, and the next one continues."""
     pa, folder = load_pyarrow(), folder.removeprefix("file://")
     with store.read() as unit:
         selection = filters.selection(unit, log)
@@ -79,7 +78,7 @@ def export(store: Store, folder: str, *, log: str | None = None) -> Written:
 
 
 def _is_filled(folder: str) -> bool:
-    """Whether a folder is there, and holds something."""
+    """Whether a folder exists and is not empty."""
     if "://" not in folder:
         return os.path.isdir(folder) and bool(os.listdir(folder))
     with remote_folder(folder) as (files, root):
@@ -88,14 +87,14 @@ def _is_filled(folder: str) -> bool:
 
 @contextmanager
 def _drafts(folder: str) -> Iterator[str]:
-    """The folder of files that are not complete: itself where it is of this machine, so that they need a name only.
-    Raises StoreBusy while another export has the lock of the folder."""
+    """The folder for incomplete files: the target itself if it is local, so that completed files only need to be
+    renamed. Raises StoreBusy while another export holds the lock of the folder."""
     if "://" in folder:
         with TemporaryDirectory() as temporary:
             yield temporary
         return
     with ExitStack() as opened:
-        with suppress(OSError):  # said where something is written, unless the file system has no locks
+        with suppress(OSError):  # reported when something is written, unless the file system merely has no locks
             os.makedirs(folder, exist_ok=True)
             opened.callback(os.close, lock := os.open(folder, os.O_RDONLY))
             try:
@@ -108,7 +107,7 @@ def _drafts(folder: str) -> Iterator[str]:
 
 
 def _remove_unnamed(folder: str) -> None:
-    """Remove the files of exports that were stopped, which the manifest does not name."""
+    """Remove the files of interrupted exports, which the manifest does not name."""
     remove_abandoned(os.path.join(escape(folder), DRAFT + 16 * DIGIT))
     if (manifest := Manifest.read(folder)) is not None:
         patterns = (f"{name}/{folders}/*part-[0-9]*" for name in DATASETS for folders in ("share=*", "day=*/bucket=*"))
@@ -119,7 +118,7 @@ def _remove_unnamed(folder: str) -> None:
 
 
 def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: Selection) -> int:
-    """Write what the folder lacks: how many decisions. log: of the folder."""
+    """Write the rows that the folder lacks. Returns the number of new decisions. log: of the folder."""
     stored, sessions = log.numbers("decisions", "decision_id", "session_id")
     writer.begin(selected.extent(unit, selection).decisions - len(stored), log)
     new_ids, new_sessions = [np.empty(0, np.int64)], [sessions]
@@ -141,7 +140,7 @@ def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: Selec
 
 
 def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_ids: Ids) -> None:
-    """Write the events of these decisions that the folder lacks: those of a decision are numbered as they come."""
+    """Write the events of these decisions that the folder lacks: numbers of events ascend within a decision."""
     owner, number = log.numbers("events", "decision_id", "number")
     last = np.full(len(decision_ids), -1, np.int64)
     np.maximum.at(last, np.searchsorted(decision_ids, owner), number)
@@ -159,12 +158,12 @@ def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_ids:
 
 
 def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids) -> None:
-    """Write the visits of these sessions whose newest row in the folder is another one."""
+    """Write the visits of these sessions whose newest row in the folder is out of date."""
     names = [field.name for field in writer.schemas["visits"]]
     compared = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
     stored = np.stack(log.numbers("visits", *(names[index] for index in compared)))
     stored = stored[:, np.argsort(stored[0], kind="stable")]
-    for portion in log_tables.visits(unit):  # in order of their sessions
+    for portion in log_tables.visits(unit):  # in order of sessions
         session = [portion[0][0], portion[-1][0]] if portion else [0, -1]
         near_rows = slice(np.searchsorted(stored[0], session[0]), np.searchsorted(stored[0], session[1], side="right"))
         exported = set(map(tuple, stored[:, near_rows].T.tolist()))
@@ -177,7 +176,7 @@ def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids
 
 
 def _decision_buckets(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[int]:
-    """The bucket of each decision, by its rows."""
+    """The bucket of each decision. rows: of decisions."""
     session = log_tables.column_names(t.decision).index("session_id")
     digests = log_tables.person_digests(unit, {row[session] for row in rows})
     return [_bucket(*digests[row[session]]) for row in rows]
@@ -189,7 +188,7 @@ def _bucket(user_digest: int | None, session_digest: int | None) -> int:
 
 
 def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """The rows of decisions with those of their slots and of whatever else belongs to them, as of `schemas`."""
+    """The rows of decisions with their slots and all other parts, in the form of `schemas`."""
     columns = log_tables.column_names(t.decision)
     index = {name: columns.index(name) for name in columns}
     ids = [row[0] for row in rows]
@@ -214,7 +213,7 @@ def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]
 
 
 def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tuple[Any, ...]]]:
-    """The rows of a table of each decision, without its id."""
+    """The rows of a table by decision, without the decision's id."""
     position = log_tables.column_names(table).index("decision_id")
     by_decision: dict[int, list[tuple[Any, ...]]] = {}
     for row in log_tables.find_rows(unit, table, "decision_id", ids):
@@ -223,28 +222,28 @@ def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tu
 
 
 class _Spool(NamedTuple):
-    """The rows of a file as they come: a few at a time, of which a file of Parquet would be slow to read."""
+    """The rows of a file as they come, a few at a time: written so, a Parquet file would be slow to read."""
 
     file: IO[bytes]
     stream: Any
 
 
 class _FileWriter:
-    """Writes new files into a folder, of each dataset as many as there are shares of the buckets. They have names of
-    their own until all of them are complete."""
+    """Writes new files into a folder, for each dataset one per share of the buckets. The files have temporary names
+    until all of them are complete."""
 
     def __init__(self, pa: Any, folder: str, manifest: Manifest, drafts: str) -> None:
-        """drafts: the folder of files that are not complete."""
+        """drafts: the folder for incomplete files."""
         self.schemas, self._pa, self._folder, self._manifest, self._drafts = schemas(pa), pa, folder, manifest, drafts
         self._shares = 1  # a power of two
-        self._waiting: dict[str, list[Any]] = {name: [] for name in DATASETS}  # tables
-        self._spools: dict[tuple[str, int], _Spool] = {}  # of each file
+        self._waiting: dict[str, list[Any]] = {name: [] for name in DATASETS}  # tables by dataset
+        self._spools: dict[tuple[str, int], _Spool] = {}  # by dataset and share
         self._number = self._export = 1 + max(map(file_number, chain(*manifest.files.values())), default=0)
         self._merged = FolderLog(folder, {name: [] for name in DATASETS})
 
     def begin(self, decisions: int, log: FolderLog) -> None:
-        """Choose the shares of so many new decisions, and the files that become one with theirs: all from the first one
-        of an export on that wrote no more, one after another."""
+        """Choose the shares for this number of new decisions, and the files to merge with: going back from the last
+        export, those of every export that wrote no more than all that is merged so far."""
         first = self._number
         for number, exported in reversed(log.sizes()) if decisions > 0 else ():
             if exported > min(decisions, partitions.BUCKETS * partitions.BATCH):
@@ -264,7 +263,7 @@ class _FileWriter:
             self._write(dataset)
 
     def _write(self, dataset: str) -> None:
-        """Write the rows that wait to the spools of their files."""
+        """Write the waiting rows to the spools of their files."""
         if not self._waiting[dataset]:
             return
         table, self._waiting[dataset] = self._pa.concat_tables(self._waiting[dataset]), []
@@ -282,7 +281,7 @@ class _FileWriter:
         return self._spools[dataset, share]
 
     def finish(self) -> dict[str, list[str]]:
-        """Write the new files, and give them their names: all files of each dataset."""
+        """Write the new files and give them their names. Returns all files of each dataset."""
         for dataset in DATASETS:
             self._write(dataset)
         drafts: dict[str, str] = {}
@@ -303,7 +302,7 @@ class _FileWriter:
         }
 
     def _write_file(self, path: str, dataset: str, share: int) -> int:
-        """Write the rows of a share to a file of Parquet, those of merged files first: how many they are."""
+        """Write the rows of a share to a Parquet file, those of merged files first. Returns the number of rows."""
         schema, spool = self.schemas[dataset], self._spools.get((dataset, share))
         batches: Iterator[Any] = self._merged.batches(dataset, schema.names, share=share, shares=self._shares)
         if spool is not None:
@@ -322,7 +321,7 @@ class _FileWriter:
                     waiting = []
             writer.close()
         finally:
-            writer.is_open = False  # or pyarrow tries again as it deletes the writer, and prints why it cannot
+            writer.is_open = False  # otherwise pyarrow tries again when it deletes the writer, and prints an error
         if spool is not None:
             spool.file.close()
         return count
@@ -338,14 +337,14 @@ class _FileWriter:
         os.replace(path, os.path.join(self._folder, name))
 
     def remove_merged(self) -> None:
-        """Remove files of a remote store whose rows the new ones have; of this machine those go that nobody names."""
+        """Remove the merged files from a remote store; local ones are removed as files that no manifest names."""
         paths = [*chain(*self._merged.files.values())]
         if paths and self._drafts != self._folder:
             with remote_folder(self._folder) as (files, root):
                 files.rm([f"{root}/{path}" for path in paths])
 
     def close(self) -> None:
-        """Give back the spools."""
+        """Close the spools and the merged files."""
         self._merged.close()
         for spool in self._spools.values():
             spool.file.close()

@@ -1,10 +1,9 @@
-"""The log as a folder of Parquet files, which Spark and DuckDB read as they are: what is new is appended, and a store
-can be made of it again.
-
-DIR/decisions/share=II-of-NN/part-N.parquet has a row for each decision, with its slots as a list; events and visits lie
-beside decisions. A share has all decisions of some persons (the users, else the sessions), by the column `bucket`. A
-file never changes: manifest.json, which is replaced last, names those that count. Of a visit that went on, the row with
-the last `part` counts, which numbers exports."""
+"""The log as a folder of Parquet files, which Spark and DuckDB read as they are. New rows are appended, and a store can
+be made from it again.
+DIR/decisions/share=II-of-NN/part-N.parquet has a row for each decision, with its slots as a list; events and visits are
+next to decisions. A share has all decisions of some persons (users, else sessions), by the column `bucket`. A file
+never changes: manifest.json, which is replaced last, names the valid files. A visit that went on has several rows, of
+which the one with the highest `part`, the number of its export, is valid."""
 
 from __future__ import annotations
 
@@ -35,8 +34,8 @@ READABLE = ("session", "user", "policy", "version", "context", "eligible", "elig
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The files of a folder that count, by dataset, and the store that they are of. forgotten: how many times it had
-    forgotten a user."""
+    """The valid files of a folder, by dataset, and the store that they come from. forgotten: how many users that store
+    had forgotten by then."""
 
     store: str
     forgotten: int
@@ -68,7 +67,7 @@ class Manifest:
             raise CheckFailed(f"{folder} may hold a user whom the store has forgotten since", hint=hint)
 
     def write(self, folder: str) -> None:
-        """Replace the manifest of a folder at once. (A remote store does that by itself.)"""
+        """Replace the manifest of a folder in one step. (A remote store does so by itself.)"""
         text = json.dumps({"format": FORMAT, **vars(self)})
         if "://" in folder:
             with remote_folder(folder) as (files, root):
@@ -79,12 +78,12 @@ class Manifest:
 
 
 def _check_entries(stored: Any, folder: str) -> None:
-    """Raises ValueError unless a manifest has the entries that an export writes, and names no other files."""
+    """Raises ValueError unless a manifest has the entries that an export writes, and names only files of an export."""
     for name, kind in (("format", int), ("store", str), ("forgotten", int), ("files", dict), ("decisions", int)):
         entry = stored.get(name) if isinstance(stored, dict) else None
         if type(entry) is not kind:
             raise ValueError(f"{name} is {json.dumps(entry)[:80]}")
-        if name == "format" and entry not in (1, FORMAT):  # 1 had folders of days
+        if name == "format" and entry not in (1, FORMAT):  # format 1 had folders by day
             raise CheckFailed(f"{folder} was written by a newer rlrec", hint="install that one")
     for name in DATASETS:
         paths = stored["files"].get(name)
@@ -98,7 +97,7 @@ def _check_entries(stored: Any, folder: str) -> None:
 
 
 def mark(unit: Unit) -> str:
-    """A text that names the store that a log was written by."""
+    """A text that identifies the store that wrote a log."""
     return blake2b(settings.get(unit).salt.encode(), digest_size=8).hexdigest()
 
 

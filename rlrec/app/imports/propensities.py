@@ -1,4 +1,4 @@
-"""Propensities for rows of a log that has none: as a uniform logger would have them, or fitted to what was shown."""
+"""Propensities for rows of a log that has none: those of a uniform logger, or fitted to the arms shown."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ import numpy as np
 
 from rlrec.app.imports.columns import LogColumns, values
 
-UNIFORM: Mapping[str, float] = defaultdict(lambda: 1.0)  # weights of arms by which all are shown alike
-STEPS = 200  # of the fit, at most
+UNIFORM: Mapping[str, float] = defaultdict(lambda: 1.0)  # equal weights, under which all arms are shown alike
+STEPS = 200  # iterations of the fit, at most
 TOLERANCE = 1e-9  # relative change of weights at which the fit ends
 
 
 def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
-    """Weights by which what the log shows is most likely, each slot as a choice among the eligible arms.
-
+    """The weights of arms under which the log is most likely, each slot being a choice among the eligible arms.
     Source: Hunter (2004), MM algorithms for generalized Bradley-Terry models, eq. 30."""
     offered, times_shown = defaultdict[tuple[str, ...], float](float), defaultdict[str, float](float)
     for rows in groups:
         sets = values(rows.eligible, len(rows))
-        # as often as it stands for decisions of the log that were dropped
+        # each counts for the decisions that the log dropped, too
         stands_for = [1 / (keep or 1.0) for keep in values(rows.keep_probability, len(rows))]
         for row, arm in zip(rows.slots.row, rows.slots.arm, strict=True):
             offered[rows.eligible_sets[sets[row]]] += stands_for[row]
@@ -51,10 +50,9 @@ def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
 
 
 def fill(rows: LogColumns, weights: Mapping[str, float]) -> LogColumns:
-    """The rows with a propensity in each slot of decisions that have none, these marked as estimated. weights: among
-    some arms each is shown with a probability in proportion to its weight.
-
-    Below a position that the log does not show, a slot has the marginal of its arm in place of a propensity."""
+    """The rows with a propensity in each slot of decisions that have none, which are marked as estimated. weights: an
+    arm is shown with a probability proportional to its weight among the arms on offer.
+    A slot below a position that the log does not show gets the marginal of its arm instead of a propensity."""
     slots, n = rows.slots, len(rows.slots.row)
     propensity, marginal = list(values(slots.propensity, n)), list(values(slots.marginal, n))
     logs, estimated = list(values(rows.log_propensity, len(rows))), list(values(rows.estimated, len(rows)))

@@ -1,5 +1,5 @@
-"""The visits of imported decisions: which visit and step of its session each has, and state and history where its line
-does not say them."""
+"""The visits of imported decisions: the visit and step of each within its session, and its state and history where its
+line does not state them."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from rlrec.store.log.sessions import NewestVisit, Visit
 from rlrec.store.log.settings import StoreSettings
 from rlrec.store.policies import arms
 
-VISITS = 5_000  # read at once
+VISITS = 5_000  # visits that are read at once
 READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id")
 
 
-# -- numbers --
+# -- visit numbers --
 
 
 @dataclass(frozen=True)
 class VisitMoves:
-    """Visits of an import whose number the store had already: the number that (session, the line's number) got
-    instead, and all that were given so."""
+    """Visits of an import whose number was taken in the store: the new number by (session, the line's number), and all
+    new numbers."""
 
     to: dict[tuple[int, int], int] = field(default_factory=dict)
     targets: set[tuple[int, int]] = field(default_factory=set)
@@ -48,7 +48,7 @@ def assign(
     unit: Unit, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], *, stored: Collection[int],
     settings: StoreSettings, moves: VisitMoves,
 ) -> tuple[Column, Column, frozenset[int]]:  # fmt: skip
-    """Visit and step of each row, and the rows whose visit had begun before these; the visits are stored. stored: ids
+    """The visit and step of each row, and the rows whose visit had begun before these. Stores the visits. stored: ids
     of the sessions that the store has already."""
     n = len(rows)
     (visit, step), grown = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
@@ -79,8 +79,8 @@ def assign(
 
 
 class OrderedVisits(NamedTuple):
-    """Visits of sessions, (n,) a row: its visit and step, whether the visit had begun before, and whether the row is of
-    a session that could be assigned so. new, extended: the columns of new visits and of the others, by session and
+    """Visits of sessions; for each row, (n,): its visit and step, whether the visit had begun before, and whether its
+    session could be assigned this way. new, extended: the columns of new and of extended visits, by session and
     number."""
 
     visit: Ids
@@ -95,11 +95,11 @@ def in_order(
     session_ids: Sequence[int], at: Sequence[int], newest: Sequence[NewestVisit], *, timeout_us: int,
     stated: Ids | None = None,
 ) -> OrderedVisits:  # fmt: skip
-    """The visits of rows as `VisitNumbers` assigns them, of all sessions at once. newest: the newest visit of each
-    session that has one; stated: the visit and step of each line, (2, n), None where lines name none.
-
-    Without them a session is left out where a live request may go on with its newest visit, or a row is older, or rows
-    are not in order of time; with them where it is stored already, or two rows have the same step."""
+    """The visits of rows, as `VisitNumbers` assigns them, for all sessions at once. newest: the newest visit of each
+    session that has one; stated: the visit and step of each line, (2, n), None where lines state none.
+    Without stated visits a session is left out if a live request may continue its newest visit, if a row is older than
+    that visit, or if its rows are not in order of time; with them, if it is stored already, or if two rows have the
+    same step."""
     session, time, n = np.array(session_ids, np.int64), np.array(at, np.int64), len(at)
     order = np.argsort(session, kind="stable") if stated is None else np.lexsort((stated[1], stated[0], session))
     session, time = session[order], time[order]
@@ -109,7 +109,7 @@ def in_order(
     newest_rows = np.array([(0,) * len(NewestVisit._fields), *sorted(newest)], np.int64)
     index, has = look_up(newest_rows[:, 0], session[first])
     _, number, newest_at, steps, is_live = np.where(has, newest_rows[index].T, 0)
-    # where visits begin, and the rows of each
+    # the beginnings of visits, and the rows of each
     if stated is None:
         gap = np.diff(time, prepend=0)
         gap[first] = np.where(has, time[first] - newest_at, timeout_us + 1)
@@ -140,7 +140,8 @@ def in_order(
 
 
 class VisitNumbers:
-    """The visits of sessions that imported decisions join. They are ended: a live request opens the next one."""
+    """The visits of sessions that imported decisions join. They are ended, so that a live request opens the next
+    one."""
 
     def __init__(self, unit: Unit, stored: Collection[int], settings: StoreSettings, moves: VisitMoves) -> None:
         """stored: ids of the sessions that the store has already."""
@@ -157,11 +158,11 @@ class VisitNumbers:
         self.changed: dict[tuple[int, int], Visit] = {}
 
     def assign(self, session: int, visit: int | None, step: int | None, at: int) -> tuple[int, int]:
-        """Visit and step of the session's next decision. visit, step: as its line says."""
+        """The visit and step of the session's next decision. visit, step: as the line states them."""
         number = self._number(session, visit, step, at)
         row = self.visits[session].get(number)
         if row is None:
-            for visit_row in self.visits[session].values():  # one that was open is over once there is a later one
+            for visit_row in self.visits[session].values():  # an open visit is over once there is a later one
                 if visit_row.ended_at is None:
                     self._put(visit_row._replace(ended_at=min(self.unit.now, visit_row.last_at + self.timeout_us)))
             row = Visit(session_id=session, number=number, started_at=at, last_at=at, steps=0, recent="[]", ended_at=at)
@@ -172,7 +173,7 @@ class VisitNumbers:
         return number, step
 
     def _number(self, session: int, visit: int | None, step: int | None, at: int) -> int:
-        """The visit that a line names, or the newest while it goes on; the next one where that is occupied."""
+        """The visit that a line names, else the newest one while it lasts; the next number where that is taken."""
         visits = self.visits[session]
         newest = max(visits, default=0)
         if visit is None:
@@ -203,10 +204,10 @@ def derive_states(
     unit: Unit, rows: LogColumns, definitions: Mapping[str, Reward], *, arm_ids: Mapping[str, int],
     session_id: Sequence[int], visit: Column, step: Column, at: Sequence[int], grown: Set[int],
 ) -> tuple[Column, Column]:  # fmt: skip
-    """State and history of each row. Where a line says neither, they follow from what came before in its visit, unless
-    the log dropped lines: it does not say what came before. A visit of which steps are missing is left alone: nobody
-    knows what it showed. definitions: the reward of each policy, which says what slots had earned by the time of the
-    decision; grown: the rows whose visit had begun before these."""
+    """The state and history of each row. A row whose line states neither gets those that follow from the earlier
+    decisions of its visit, unless the log dropped lines or the visit lacks steps: what was shown before is then
+    unknown. definitions: the reward of each policy, for what slots had earned by the time of the decision; grown: the
+    rows whose visit had begun before these."""
     n, names = len(rows), values(rows.policy, len(rows))
     if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
         return Same(FIRST_STATE), Same(b"")
@@ -233,8 +234,9 @@ def _batch(
     unit: Unit, rows: LogColumns, columns: Mapping[str, Sequence[int]], begun: Sequence[tuple[int, int]],
     arm_ids: Mapping[str, int],
 ) -> Batch:  # fmt: skip
-    """The slots and events of rows, each decision by the index of its row, and of visits (session and number) that are
-    stored, whose decisions have negative ids: by session, visit, step and position. columns: of the rows."""
+    """The slots and events of rows, with the index of its row as the id of a decision, and of stored visits (session
+    and number), whose decisions have negative ids. In order of session, visit, step and position. columns: of the
+    rows."""
     batch = rows.batch(columns["at"])
     row = batch.slots["decision_id"]
     slots = [batch.slots | {name: np.array(column, np.int64)[row] for name, column in columns.items()}]
@@ -254,12 +256,12 @@ def _batch(
 def _derived(
     batch: Batch, rows: Sequence[int], definition: Reward, keys: Mapping[int, str]
 ) -> Iterator[tuple[str, bytes, int]]:
-    """State, history and index of these rows, of visits that are complete. keys: of the arms."""
+    """The state, history and index of those of these rows whose visits are complete. keys: of the arms."""
     slots = batch.slots
     first = run_starts(slots["decision_id"])
     visit = run_starts(slots["session_id"][first], slots["visit"][first])
     step = slots["step"][first]
-    # visits that have every step
+    # visits without a missing step
     number = numbers_in_runs(visit, len(first))
     lengths = np.diff(visit, append=len(first))
     is_complete = np.repeat(np.logical_and.reduceat(step == number, visit), lengths)
@@ -274,12 +276,12 @@ def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: 
     """The histories of some decisions. first: the first slot of each decision; begin: the first decision of its
     visit."""
     slots, at = batch.slots, batch.slots["at"][first]
-    # the slots before each decision, and the last of these
+    # the number of slots before each decision, and the last of them
     first_slot, since = first[picks], first[begin[picks]]
     shown = first_slot - since
     count = np.minimum(shown, REMEMBERED)
     entries, row = piece_rows(first_slot - count, count), np.repeat(np.arange(len(picks)), count)
-    # what they have earned by all events, and where some of these came later, by those before
+    # their rewards by all events; where some events came after the decision, by those before it
     by_slot, by_page = _rewards(batch, definition, first)
     earned, reward = by_slot[entries], _sums_before(by_slot + by_page, first[np.unique(begin)])[first_slot]
     start = offsets(count)
@@ -294,8 +296,8 @@ def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: 
 
 
 def _sums_before(values: Array, starts: Ids) -> Array:
-    """The sum of the values before each in its run, (n,): not by a difference of two sums, which would hang on what
-    else is in the batch."""
+    """For each value the sum of those before it in its run, (n,). Not computed as a difference of two cumulative sums,
+    whose rounding would depend on the rest of the batch."""
     total, number = np.zeros(len(values)), numbers_in_runs(starts, len(values))
     for rows in np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number)))[1:-1]:
         total[rows] = total[rows - 1] + values[rows - 1]
@@ -303,7 +305,7 @@ def _sums_before(values: Array, starts: Ids) -> Array:
 
 
 def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tuple[Array, Array]:
-    """The reward of each slot, and that of each page at its first slot, (n,) each."""
+    """The reward of each slot, (n,), and the reward of each page at its first slot, (n,)."""
     decision_id = batch.slots["decision_id"]
     first = run_starts(decision_id) if first is None else first
     pages = np.zeros(len(decision_id))
@@ -312,9 +314,9 @@ def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tupl
 
 
 def _with_late_events(batch: Batch, picks: Ids, first: Ids, begin: Ids) -> Ids:
-    """The index of the decisions in whose visit an event came later than they did, of a decision before."""
+    """The indexes of the decisions that were made before some event of an earlier decision of their visit."""
     events, slots = batch.events, batch.slots
-    if not (events["age_us"] > 0).any():  # most logs give no times of events
+    if not (events["age_us"] > 0).any():  # most logs have no times of events
         return np.empty(0, np.int64)
     order = np.argsort(slots["decision_id"][first], kind="stable")
     decision = order[np.searchsorted(slots["decision_id"][first[order]], events["decision_id"])]
@@ -327,7 +329,7 @@ def _with_late_events(batch: Batch, picks: Ids, first: Ids, begin: Ids) -> Ids:
 
 
 def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
-    """The slots from `low` to `high`, with the events of these until a time."""
+    """The slots from `low` to `high`, with their events up to a time."""
     slots, events = take(batch.slots, slice(low, high)), batch.events
     inside = np.flatnonzero(np.isin(events["decision_id"], slots["decision_id"]))
     served = dict(zip(slots["decision_id"].tolist(), slots["at"].tolist(), strict=True))
@@ -336,7 +338,7 @@ def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
 
 
 def _states(past: History, keys: Mapping[int, str]) -> list[str]:
-    """Canonical JSON of the states that serving would have stored."""
+    """Canonical JSON of the states that a live store would have stored."""
     texts = {arm: json.dumps(key, ensure_ascii=False) for arm, key in keys.items()}
     names = [texts[arm] for arm in past.arm.tolist()]
     bounds = zip(past.start[:-1].tolist(), past.start[1:].tolist(), strict=True)

@@ -1,5 +1,5 @@
-"""One group of an imported log into the tables, in columns: what is known is left out, what contradicts the store is
-refused. Each group is a transaction."""
+"""Writes one group of an imported log into the tables, in columns, in one transaction. Known lines are left out, and
+lines that contradict the store are refused."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from rlrec.store.log import candidates, contents, decisions, events, sessions, s
 from rlrec.store.log.sessions import Session
 from rlrec.store.policies import arms, policies
 
-CONTEXTS = 50_000  # whose ids are remembered
-KIND = "logged"  # of policies that own imported decisions
+CONTEXTS = 50_000  # contexts whose ids are remembered
+KIND = "logged"  # the kind of policies that own imported decisions
 
 
 @dataclass(frozen=True)
 class ImportCounts(Sums):
-    """How many decisions were stored and known already, how many of those stored have propensities that were computed,
-    and the rewards that definitions alter."""
+    """The number of decisions that were stored, the number that were known already, the number of stored ones with
+    estimated propensities, and the rewards that definitions alter."""
 
     accepted: int = 0
     duplicates: int = 0
@@ -48,11 +48,10 @@ class ImportCounts(Sums):
 @dataclass(frozen=True)
 class ImportState:
     """The state of an import between two transactions.
-
-    policies: the names of all owners; options: what the command was asked for, noted with its first decisions; run: the
-    id of that note; moves: of visits; agree: whether no line contradicts another; contexts: their ids. lines: the
-    digests, by policy, that the store had before this file, None if these are many, or where a log is followed; they
-    hold as long as nobody but the import adds any: `marks` are the same."""
+    policies: the names of all owners; options: those of the command, stored with its first decisions; run: the id of
+    that row; moves: of visits; agree: whether no two lines contradict each other; contexts: the ids of known contexts.
+    lines: by policy, the digests that the store had before this file, None if there are too many or the log is
+    followed; they are valid while only the import adds lines, which `marks` show."""
 
     policies: Collection[str]
     options: Mapping[str, Any]
@@ -67,11 +66,10 @@ class ImportState:
 
 
 class PreparedRows(NamedTuple):
-    """A group of rows, and what storing them takes that follows from them alone.
-
-    sessions: keys in order, each with its digest, its split and its user, None without; session: the index of each
-    row's; users: the digests of their keys; contexts: by their digests, in order of these; order: of the rows by policy
-    and digest."""
+    """A group of rows, and everything that storing them needs and that depends on them alone.
+    sessions: the keys in order; digests, splits, user: of each session, user None for none; session: for each row, the
+    index of its session; users: the digests of users by key; contexts: by digest, in order; order: of the rows by
+    policy and digest."""
 
     rows: LogColumns
     sessions: list[str]
@@ -86,14 +84,14 @@ class PreparedRows(NamedTuple):
     @classmethod
     def prepare(cls, rows: LogColumns, *, salt: str) -> PreparedRows:
         """salt: of the splits."""
-        keys = sorted(dict.fromkeys(rows.session))  # in their order: to sort what is sorted costs little
+        keys = sorted(dict.fromkeys(rows.session))  # ascending: sorting an ordered list costs little
         halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
         policy = () if isinstance(rows.policy, Same) else (np.array(rows.policy),)
         order = np.lexsort((halves[:, 1], halves[:, 0], *policy)).tolist()
         user = list(map(_users(rows).get, keys))
         split = splits(salt, [key if name is None else name for name, key in zip(user, keys, strict=True)])
         users = sorted({name for name in user if name is not None})
-        session: Sequence[int] = range(len(keys))  # most logs come in order
+        session: Sequence[int] = range(len(keys))  # in most logs sessions come in order
         if keys != list(rows.session):
             index = dict(zip(keys, session, strict=True))
             session = [index[key] for key in rows.session]
@@ -126,12 +124,12 @@ class GroupWriter:
         self.refused: list[RefusedLine] = []
 
     def write(self, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
-        """Store what is new: the state after it, and the lines that are refused."""
+        """Store the new rows. Returns the state after it, and the lines that are refused."""
         with_main_users = conflicts.with_main_users(self.unit, group.rows)
         if with_main_users is not group.rows:
             group = PreparedRows.prepare(with_main_users, salt=self.settings.split_salt)
         new = rows = drop_rows(group.rows, self._owner_errors(group.rows), self.refused)
-        for name in distinct(rows.policy) & self.ids.keys():  # of a name that is refused no row is left
+        for name in distinct(rows.policy) & self.ids.keys():  # no row is left of a refused name
             few_lines, number = self.state.lines[self.ids[name]], self.ids[name]
             stored_lines = loading.stored_lines(self.unit, number, rows.digest) if few_lines is None else few_lines
             new = new.without_lines(name, stored_lines)
@@ -151,7 +149,7 @@ class GroupWriter:
         return state, self.refused
 
     def _owner_errors(self, rows: LogColumns) -> dict[int, InputError]:
-        """Why rows are refused whose policy cannot own an imported log."""
+        """Errors of the rows whose policy cannot own an imported log."""
         if len(self.ids) == len(self.owners):
             return {}
         return {
@@ -163,7 +161,7 @@ class GroupWriter:
     # -- rows of tables --
 
     def _store(self, group: PreparedRows, stored: dict[str, Session]) -> None:
-        """Insert decisions and all that belongs to them, into each unique table in the order of its key."""
+        """Insert decisions and everything that belongs to them, into each unique table in the order of its key."""
         unit, rows, n = self.unit, group.rows, len(group.rows)
         if self.state.run is None:
             run = settings.add_run(unit, "import-log", self.state.options)
@@ -219,7 +217,7 @@ class GroupWriter:
         loading.write(self.unit, table, {name: column for name, column in columns.items() if column != NULL})
 
     def _arm_ids(self, rows: LogColumns) -> dict[str, int]:
-        """Ids of the arms that these rows name; unknown ones are added."""
+        """The ids of the arms that these rows name; unknown arms are added."""
         keys = set().union(*(rows.eligible_sets[index] for index in distinct(rows.eligible)))
         for past in () if rows.history == NULL else values(rows.history, len(rows)):
             keys |= set() if past is None else {arm for arm, *_ in past.entries}
@@ -233,7 +231,7 @@ class GroupWriter:
         return ids
 
     def _candidates(self, rows: LogColumns, ids: Sequence[int], arm_ids: Mapping[str, int]) -> None:
-        """The lists of candidates that some rows have."""
+        """Store the lists of candidates that some rows have."""
         numbers, lists = _present(rows.candidates, ids)
         if not numbers:
             return
@@ -246,7 +244,8 @@ class GroupWriter:
         ])  # fmt: skip
 
     def _action_data(self, rows: LogColumns, ids: Sequence[int], arm_ids: Mapping[str, int]) -> None:
-        """Features of arms, arms of positions, and probabilities of all arms, of the decisions that have them."""
+        """Store the features of arms, the arms of positions and the probabilities of all arms, for the decisions that
+        have them."""
         numbers, bodies = _present(rows.action_features, ids)
         if numbers:
             contexts = contents.contexts(self.unit, contents.by_digest(set(bodies)))
@@ -264,7 +263,7 @@ class GroupWriter:
             self._write("logged_support", {"decision_id": numbers, "probabilities": packed})
 
     def _context_ids(self, named: Mapping[bytes, str]) -> Mapping[str, int]:
-        """Ids of contexts, by their digests; those of the groups before are remembered."""
+        """The ids of contexts by digest; ids from earlier groups are remembered."""
         earlier = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
         new = {digest: body for digest, body in named.items() if body not in earlier} if earlier else named
         ids = {**earlier, **contents.contexts(self.unit, new)}
@@ -280,7 +279,7 @@ class GroupWriter:
         return mapped(rows.eligible, {index: ids[arms_of] for index, arms_of in sets.items()})
 
     def _events(self, rows: LogColumns, ids: Sequence[int], served_at: Sequence[int], seq: Column) -> None:
-        """Events, numbered within their decision, and the keys of feedback that some name."""
+        """Store the events, numbered within their decision, and the feedback keys that some of them have."""
         if not (logged := rows.events).row:
             return
         event_rows = np.array(logged.row, np.int64)
@@ -299,7 +298,8 @@ class GroupWriter:
     # -- sessions --
 
     def _session_ids(self, group: PreparedRows, stored: Mapping[str, Session]) -> Sequence[int]:
-        """The session of each row; new ones are stored, in order of key, and known ones get their first user."""
+        """The session of each row. New sessions are stored in order of their keys, and known ones get their first
+        user."""
         user_ids = sessions.intern_users(self.unit, group.users.keys(), group.users)
         keys, digests, split, user = group.sessions, group.digests, group.splits, group.user
         if stored:
@@ -338,7 +338,7 @@ def _present(column: Column, ids: Sequence[int]) -> tuple[Sequence[int], Sequenc
 
 
 def _first_features(rows: LogColumns, new: Set[str]) -> dict[str, str]:
-    """The features of new arms, as the first decision that has some says."""
+    """The features of new arms, from the first decision that states them."""
     features: dict[str, str] = {}
     for text in () if isinstance(rows.action_features, Same) else dict.fromkeys(rows.action_features):
         by_arm = json.loads(text) if text is not None and len(features) < len(new) else {}
@@ -348,7 +348,8 @@ def _first_features(rows: LogColumns, new: Set[str]) -> dict[str, str]:
 
 
 def _feedback_keys(entries: Any) -> list[tuple[str, bytes, int | None, int]]:
-    """Each feedback key with the digest of the line it names. listed: decision, key, position, time, kind, value."""
+    """Each feedback key with the digest of the line that it names. entries: decision, key, position, time, kind,
+    value."""
     lines: dict[tuple[int, str], tuple[int | None, int | None, dict[str, float]]] = {}
     for decision_id, key, position, at, kind, value in entries:
         if key is not None:
@@ -363,7 +364,8 @@ def _feedback_keys(entries: Any) -> list[tuple[str, bytes, int | None, int]]:
 
 
 def find_owner(unit: Unit, name: str) -> Version | None:
-    """The version of a policy that may own a log, None if the name is new. Raises InputError for another kind."""
+    """The version of a policy that may own a log; None if the name is new. Raises InputError for a policy of another
+    kind."""
     live = policies.live(unit, [name]).get(name)
     if live is not None and live.version.policy.kind != KIND:
         raise InputError(
@@ -375,7 +377,7 @@ def find_owner(unit: Unit, name: str) -> Version | None:
 
 
 def create_owner(unit: Unit, name: str) -> Version:
-    """A new policy of kind logged: its version 1."""
+    """Create a policy of kind logged. Returns its version 1."""
     lookup.refuse_route_name(unit, name)
     parameters = asdict(kinds.make(KIND, {}))
     definition = {"kind": KIND, "params": parameters, "reward": "default", "prior": canonical.digest_of({}).hex()}

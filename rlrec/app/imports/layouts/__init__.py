@@ -1,4 +1,4 @@
-"""The layouts of logs, one file each, loaded when it is asked for: which of them are read, and which are written."""
+"""The layouts of logs, for reading and for writing: one file each, loaded when it is needed."""
 
 READERS = {
     "obd": "rlrec.app.imports.layouts.obd:Obd",
@@ -15,5 +15,5 @@ WRITERS = {
     "vw": "rlrec.app.imports.layouts.vw_writer:VwWriter",
     "parquet": "rlrec.app.imports.parquet_export:export",
 }
-GROWING = ("dsjson", "jsonl", "vw")  # layouts that can be followed: no line needs those behind it
+GROWING = ("dsjson", "jsonl", "vw")  # layouts that can be followed: no line needs later ones
 FOLDERS = ("parquet",)  # layouts that are written into a folder, by functions of the store and the folder

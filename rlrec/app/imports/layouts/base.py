@@ -1,8 +1,7 @@
-"""The ground of all layouts: the lines of a file, a line's identity, and the logged decisions it is decoded to.
-
-Decoding checks every line, and its columns go to a file without a name; they come back from there, group by group, once
-the whole input is known to be good and what is known only at its end is known. Two processes decode every second group
-each. Memory is bounded by a group of lines, and 8 bytes a line.
+"""The base of all layouts: reading the lines of a file, the identity of a line, and the decisions that lines decode to.
+Decoding checks every line and writes the columns to an unnamed temporary file. They are read back, group by group, once
+the whole input is known to be good and the facts known only at its end are there. Two processes decode every second
+group each. Memory is bounded by a group of lines, and 8 bytes per line.
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ from rlrec.arrays import Ids
 from rlrec.errors import InputError
 from rlrec.records import Sums
 
-SPANNED = 1_000  # lines of a decision
-EXCERPT_BYTES = 1 << 10  # of a refused line that is too long
+SPANNED = 1_000  # lines of a decision, at most
+EXCERPT_BYTES = 1 << 10  # bytes kept of a refused line that is too long
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file to read (a path, or an open file), its name for people, and how strictly its JSON is read. decode: each
-    (number, line) as a msgspec Struct of a type, or the InputError with line and field that says why not. start, end:
-    the bytes of a file that grows which are read now, None for all that there are; number: of the first line there."""
+    """A file to read (a path, or an open file), its name in messages, and how strictly its JSON is read. decode: turns
+    each (number, line) into a msgspec Struct of a type, or into an InputError that names line and field. start, end:
+    the bytes of a growing file that are read now, end None for all; number: of the first line there."""
 
     file: str | BinaryIO
     name: str
@@ -51,7 +50,7 @@ class Source:
 
     @property
     def grows(self) -> bool:
-        """Whether these are some lines of a log whose other lines are stored already, or follow later."""
+        """Whether these lines are part of a log whose other lines are stored already or follow later."""
         return self.end is not None
 
 
@@ -61,13 +60,13 @@ class RefusedLine(NamedTuple):
 
 
 def refused_line(error: InputError, number: int, text: bytes) -> RefusedLine:
-    """A line that is refused. The error forgets where it was raised: that holds on to the whole group."""
+    """A refused line. The traceback of the error is dropped, since it would keep the whole group in memory."""
     error.line, error.__traceback__, error.__context__ = error.line or number, None, None
     return RefusedLine(error, text if len(text) <= LINE_BYTES else text[:EXCERPT_BYTES])
 
 
 def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], bad: list[RefusedLine]) -> LogColumns:
-    """The rows less those with an error, which go to `bad`."""
+    """The rows without those that have an error, which are added to `bad`."""
     if not errors:
         return rows
     texts = values(rows.text, len(rows))
@@ -76,7 +75,7 @@ def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], bad: list[Refu
 
 
 class Observation(NamedTuple):
-    """Events of a decision that another line holds. key: the request id of that decision."""
+    """Events of a decision in another line. key: the request id of that decision."""
 
     key: str
     events: tuple[tuple[str, float, int | None], ...]  # kind, value, time
@@ -84,18 +83,17 @@ class Observation(NamedTuple):
 
 
 class LateObservation(NamedTuple):
-    """Observations of a decision that is not in the files at hand. events: as in Observation."""
+    """Observations of a decision that is not in the files being read. events: as in Observation."""
 
     events: Sequence[tuple[str, float, int | None]]
     activates: bool
 
 
 class Decoded(NamedTuple):
-    """The decisions of some lines, without digest and text, and the lines that cannot be taken.
-
-    errors: of decisions, by row; skipped: how many lines the format itself marks as none; zoneless: how many have a
-    time without a zone; observations: of decisions in other lines; lines: over how many each decision goes; None: one
-    each."""
+    """The decisions of some lines, without digest and text, and the lines that cannot be read.
+    errors: of decisions, by row; skipped: the number of lines that the format marks as no decision; zoneless: the
+    number with a time without a zone; observations: of decisions in other lines; lines: how many lines each decision
+    has, None for one each."""
 
     rows: LogColumns
     refused: list[RefusedLine]
@@ -108,9 +106,9 @@ class Decoded(NamedTuple):
 
 @dataclass
 class LineSums(Sums):
-    """Counts of the lines of a log. rejected: refused lines; duplicates: lines that name a request and came before;
-    skipped: lines that the format marks as no decision; without_propensity: decisions; observes: whether some lines
-    observe the decisions of others; zoneless: lines with a time without a zone."""
+    """Counts of the lines of a log. rejected: refused lines; duplicates: repeated lines that name a request; skipped:
+    lines that the format marks as no decision; without_propensity: decisions; observes: whether some lines observe the
+    decisions of others; zoneless: lines with a time without a zone."""
 
     decisions: int = 0
     rejected: int = 0
@@ -123,11 +121,10 @@ class LineSums(Sums):
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Facts about a group of decoded lines that are remembered until the end of their file.
-
-    observations: as in Decoded; policies: the line that names each first; digests: the first 8 bytes of that of each
-    decision. arms and largest: those shown, and the longest page, for layouts that do not say what was eligible;
-    inactive: the request id, or None, of each decision that waits for its activation; decision_digests: of the keys of
+    """Facts about a group of decoded lines that are kept until the end of their file.
+    observations: as in Decoded; policies: the first line that names each; digests: the first 8 bytes of each decision's
+    digest. arms and largest: the arms shown and the longest page, for layouts that do not say which arms were eligible;
+    inactive: for each decision that waits for its activation, its request id or None; decision_digests: of the keys of
     decisions in a table."""
 
     sums: LineSums
@@ -146,42 +143,42 @@ class Layout(ABC):
 
     headed: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
-    reads: ClassVar[frozenset[str]] = frozenset()  # names of the options that it reads: map, reward_from, arm_id
-    rounding: ClassVar[float] = 0.0  # of probabilities, beside that to six decimals
-    has_pages: ClassVar[bool] = True  # a decision is a page, and not a slot of one
-    spans = False  # whether a decision may go over several lines
-    most_lines: ClassVar[int] = SPANNED  # of a decision
+    reads: ClassVar[frozenset[str]] = frozenset()  # names of the options that it uses: map, reward_from, arm_id
+    rounding: ClassVar[float] = 0.0  # tolerance for the sum of probabilities, besides that for six decimals
+    has_pages: ClassVar[bool] = True  # whether a decision is a whole page, not one slot of it
+    spans = False  # whether a decision may have several lines
+    most_lines: ClassVar[int] = SPANNED  # lines of a decision, at most
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
         self.source, self.policy, self.now, self.options = source, policy, now, options
-        self.sums = LineSums()  # of the lines that were decoded so far
+        self.sums = LineSums()  # of the lines decoded so far
         self.late: Mapping[str, LateObservation] = {}  # of decisions that are not in these files, by request id
-        self.policies: dict[str, int] = {}  # the line that names each policy first
-        self.is_large = False  # whether it is worth a second process
-        self.share = 0.0  # of the file that was read
+        self.policies: dict[str, int] = {}  # the first line that names each policy
+        self.is_large = False  # whether the file is worth a second process
+        self.share = 0.0  # the share of the file that has been read
         self.arms: set[str] = set()  # shown, see Note
         self.largest = 0  # page, see Note
         self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`; nobody else can write what is unpickled)
-        self._digests = [np.empty(0, np.int64)]  # the first 8 bytes of each, until all are decoded
+        self._digests = [np.empty(0, np.int64)]  # the first 8 bytes of each digest, until all are decoded
         self._repeated: frozenset[bytes] = frozenset()
-        self.earlier: Mapping[bytes, int] = {}  # how often lines came before these, where some did
+        self.earlier: Mapping[bytes, int] = {}  # how often each line came before these, where some did
         self._names: list[LineNames] = []
 
     def close(self) -> None:
         self._spool.close()
 
-    # -- what a layout says --
+    # -- defined by each layout --
 
     def header(self, text: bytes) -> None:  # noqa: B027 (most layouts have none)
         """Read the first line. Raises InputError where a column is missing."""
 
     def goes_on(self, text: bytes, following: bytes, *, gap: bool) -> bool:
-        """Whether a line belongs to the decision of the line before it, where the layout spans lines. gap: whether
-        blank lines lie between."""
+        """Whether a line belongs to the decision of the line before it, in a layout where decisions span lines. gap:
+        whether blank lines lie between."""
         return False
 
     def complete_bytes(self, data: bytes) -> int:
-        """How many of these bytes are complete decisions, whatever follows."""
+        """The length of the decisions in these bytes that are complete, whatever follows."""
         return data.rfind(b"\n") + 1
 
     @abstractmethod
@@ -189,26 +186,27 @@ class Layout(ABC):
         """The decisions of some lines, and their observations."""
 
     def finish_decoding(self) -> None:  # noqa: B027 (most layouts need nothing more)
-        """All lines were decoded. Raises InputError where the file as a whole cannot be taken."""
+        """Called when all lines are decoded. Raises InputError where the file as a whole cannot be taken."""
 
     def join(self, files: Sequence[Layout]) -> list[str]:
-        """All files were decoded; called for the first of them. Lines for a person."""
+        """Called for the first file when all files are decoded. Returns lines for the user."""
         return []
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """Decoded rows with what is known only at the end of the file, and with what depends on their identity."""
+        """Decoded rows, completed with facts known only at the end of the file, or that depend on the identity of
+        rows."""
         return rows
 
     def path(self, table: str, field: str, number: int, text: bytes) -> str | None:
-        """The field of a problem, as a line names it. table, field: as in Problem; number: of the slot or event in its
-        decision."""
+        """The field of a problem, as the line names it. table, field: as in Problem; number: of the slot or event
+        within its decision."""
         return field
 
     # -- passes --
 
     def decode_all(self, *, with_text: bool) -> Generator[list[RefusedLine], None, None]:
-        """Decode the file: the lines of each group that cannot be taken. with_text: keep the text of the others, which
-        may be set apart later, and not their names."""
+        """Decode the file. Yields, for each group, the lines that cannot be taken. with_text: keep the text of the
+        other lines, which may be set apart later, and do not keep their names."""
         file = self.source.file
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
             start, end = self.source.start, self.source.end
@@ -235,12 +233,12 @@ class Layout(ABC):
             self.sums.duplicates = self.sums.decisions - sum(map(len, self._identified_rows()))
 
     def come_after(self, earlier: Mapping[bytes, int]) -> None:
-        """Take some lines for repeated ones. earlier: how often each came in the log before these lines."""
+        """Treat lines that came earlier in the log as repeated. earlier: how often each came before these lines."""
         self.earlier, self._repeated = earlier, self._repeated.union(digest[:8] for digest in earlier)
         self._count_duplicates()
 
     def line_digests(self, start: int, end: int) -> Iterator[bytes]:
-        """The digests of the decisions in some bytes of the file, whether or not their lines can be decoded."""
+        """The digests of the decisions in some bytes of the file, even of those that cannot be decoded."""
         file = FileBytes(cast(BinaryIO, self.source.file), end, start)
         groups = line_groups(file, self.source.name, None, headed=False, cuts=True)
         for _, numbers, texts in self._at_ends(groups) if self.spans else groups:
@@ -248,7 +246,7 @@ class Layout(ABC):
                 yield blake2b(b"\n".join(texts[lines]), digest_size=16).digest()
 
     def decision_lines(self, numbers: Sequence[int], texts: Sequence[bytes]) -> list[slice]:
-        """The indexes of the lines of each decision."""
+        """The lines of each decision, as slices of `texts`."""
         indexes = range(len(texts))
         starts = [n for n in indexes if not n or not self._goes_on(numbers, texts, n)] if self.spans else indexes
         return [slice(*ends) for ends in pairwise([*starts, len(texts)])]
@@ -260,7 +258,7 @@ class Layout(ABC):
     def _spooled_groups(
         self, file: FileBytes, start: int, with_text: bool
     ) -> Iterator[tuple[bytes, Note, list[RefusedLine]]]:  # fmt: skip
-        """Every second group of the file: its rows pickled, what to remember of them, and the refused lines."""
+        """Every second group of the file: its pickled rows, its note, and its refused lines."""
         groups = line_groups(
             file, self.source.name, None if self.spans else start, headed=self.headed, number=self.source.number,
             cuts=self.source.grows,
@@ -278,7 +276,7 @@ class Layout(ABC):
                 yield pickle.dumps(rows, pickle.HIGHEST_PROTOCOL) if len(rows) else b"", note, bad
 
     def _without_header(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
-        """The groups after the header was read from the first of their lines."""
+        """The groups without the header line, which is read first."""
         is_read = False
         for index, numbers, texts in groups:
             if texts and not is_read:
@@ -293,7 +291,7 @@ class Layout(ABC):
             raise InputError(f"{self.source.name} is empty", hint="its first line names the columns")
 
     def _at_ends(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
-        """The groups, each ending where a decision ends: its last lines move to the next group."""
+        """The groups, each cut where a decision ends: the lines of the last decision move to the next group."""
         index, numbers, texts = -1, list[int](), list[bytes]()
         for index, more_numbers, more_texts in groups:
             numbers, texts = numbers + more_numbers, texts + more_texts
@@ -307,7 +305,7 @@ class Layout(ABC):
     def _checked(
         self, group: Decoded, numbers: Sequence[int], texts: list[bytes]
     ) -> tuple[LogColumns, list[RefusedLine]]:
-        """The decoded rows that can be, completed, and the lines that cannot."""
+        """The decoded rows that pass the checks, completed, and the lines that do not."""
         bad = [*group.refused]
         rows = drop_rows(_identified(group, numbers, texts), group.errors, bad)
         rows = drop_rows(rows, self._errors(rows, checks.value_problems(rows, now=self.now), numbers), bad)
@@ -332,7 +330,7 @@ class Layout(ABC):
         return errors
 
     def note(self, rows: LogColumns, group: Decoded) -> Note:
-        """Facts about the rows of a group that were accepted, in whichever process they are."""
+        """The note on the accepted rows of a group, in whichever process they were decoded."""
         names = values(rows.policy, len(rows))
         in_sessions = rows if rows.user == NULL else rows.in_sessions()
         return Note(
@@ -343,7 +341,7 @@ class Layout(ABC):
         )  # fmt: skip
 
     def remember(self, note: Note) -> None:
-        """Remember the facts about a group; groups come in the order of the file."""
+        """Take in the note on a group; groups come in the order of the file."""
         self.sums += note.sums
         self.policies = {**note.policies, **self.policies}
         self._digests.append(note.digests)
@@ -351,24 +349,24 @@ class Layout(ABC):
         self.largest = max(self.largest, note.largest)
 
     def names(self) -> LineNames:
-        """The names in all decoded lines, which are forgotten."""
+        """The names in all decoded lines, which this layout then no longer keeps."""
         names, self._names = self._names, []
         return LineNames.join(map(LineNames.read, self.groups()) if self._repeated else names)
 
     def spooled(self) -> Iterator[LogColumns]:
-        """The rows that were decoded, group by group."""
+        """The decoded rows, group by group."""
         self._spool.seek(0)
         while self._spool.peek(1):
             rows: LogColumns = pickle.load(self._spool)
             yield rows
 
     def groups(self) -> Iterator[LogColumns]:
-        """The decoded decisions, group by group, each with the identity of its line."""
+        """The decoded decisions, group by group, completed and with the identity of each line."""
         return map(self.complete, self._identified_rows())
 
     def _identified_rows(self) -> Iterator[LogColumns]:
-        """The rows that were decoded, with 16 bytes of their line and of how often it came before in the file. A line
-        that names its request is the same decision again, and left out."""
+        """The decoded rows, with a digest of the line and, for a repeated line, of the number of earlier ones in the
+        file. A repeated line that names its request is the same decision, and is left out."""
         if not self._repeated:
             return self.spooled()
         counts = {**self.earlier}

@@ -1,4 +1,4 @@
-"""Checks of decoded decisions, the same for every layout: which decision cannot be, by which field, and why."""
+"""Checks of decoded decisions, the same for every layout: which decisions are impossible, by which field, and why."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from rlrec.store.database.loading import Column, Same
 
 KEY_LENGTH = 200
 NAME = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-PROPENSITY_TOLERANCE = 1e-6  # how far probabilities that were computed apart may be
-FLOAT32 = 1e-4  # how far those in float32, some printed with six digits, may be
+PROPENSITY_TOLERANCE = 1e-6  # tolerance for probabilities that were computed separately
+FLOAT32 = 1e-4  # tolerance for float32 probabilities, some printed with six digits
 RULES = f'"{PAGE}"'  # in the JSON of a context whose request had rules of its page
-AMOUNT, POLICY = FieldCheck("amount", ""), FieldCheck("policy", "")  # of lines alone: a database has no such test
+AMOUNT, POLICY = FieldCheck("amount", ""), FieldCheck("policy", "")  # of lines only: a database has no such test
 
 
 class ValueCheck(NamedTuple):
-    """A test of a value, and what is said of one that fails it."""
+    """A test of a value, and the message for a value that fails it."""
 
     test: Callable[[Any], Any]
     message: Callable[[Any], str]
@@ -68,7 +68,7 @@ CHECKS: Mapping[FieldCheck | None, ValueCheck] = {
         "{!r} is too large".format, f"values stay within {rewards.LIMIT:g}",
     ),
 }  # fmt: skip
-# by table ("" is that of decisions) and column
+# by table ("" for that of decisions) and column
 CHECKED: Mapping[str, Mapping[str, FieldCheck | None]] = {
     "": {"request_id": KEY, "session": KEY, "user": KEY, "policy": POLICY, "visit": ORDINAL}
     | {field.name: field.check for field in DECISION if field.name in LogColumns.__dataclass_fields__},
@@ -78,26 +78,26 @@ CHECKED: Mapping[str, Mapping[str, FieldCheck | None]] = {
 
 
 def checked(value: Any, check: ValueCheck, field: str) -> Any:
-    """The value. Raises InputError where it does not pass the check; None does."""
+    """The value. Raises InputError where it fails the check; None passes."""
     if value is not None and not check.test(value):
         raise InputError(check.message(value), hint=check.hint, field=field)
     return value
 
 
 def until(now: int) -> ValueCheck:
-    """The check of a time."""
+    """The check that a time is not after `now`."""
     hint = "check it and the clock"
     return ValueCheck(lambda at: at <= now, lambda at: f"{times.format_time(at)} lies in the future", hint)
 
 
 def is_distribution(probabilities: Collection[float]) -> bool:
-    """Whether probabilities sum to 1, as far as float32 or six decimals tell."""
+    """Whether probabilities sum to 1, within the precision of float32 or six decimals."""
     return abs(sum(probabilities) - 1) <= max(FLOAT32, sum_tolerance(len(probabilities)))
 
 
 class Problem(NamedTuple):
-    """A reason to refuse a decision. row: its index; field: the column, of a table ("slots" or "events"; "" for that of
-    decisions); number: of the row there."""
+    """A reason to refuse a decision. row: its index; field: a column of the table ("slots" or "events"; "" for that of
+    decisions); number: of the row in the table."""
 
     row: int
     field: str
@@ -108,7 +108,7 @@ class Problem(NamedTuple):
 
 
 def value_problems(rows: LogColumns, *, now: int) -> Iterator[Problem]:
-    """Values that cannot be what their column holds."""
+    """Values that their columns cannot hold."""
     for table, columns in CHECKED.items():
         holder: Any = getattr(rows, table) if table else rows
         row = holder.row if table else range(len(rows))
@@ -127,7 +127,8 @@ def value_problems(rows: LogColumns, *, now: int) -> Iterator[Problem]:
 
 
 def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
-    """The values of a column that fail a test; of numbers, one that holds between any two for which it does."""
+    """The values of a column that fail a test. A test of numbers must accept an interval: if the extremes pass, all
+    do."""
     present = [column.value] if isinstance(column, Same) else column
     if None in present:
         present = [value for value in present if value is not None]
@@ -140,8 +141,8 @@ def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
 
 
 def completed(rows: LogColumns) -> LogColumns:
-    """The decisions with what follows from their slots where their lines do not say it: the length of a page is its
-    last position, and the probability of one that is shown completely the product of those of its slots."""
+    """The decisions, with values that follow from their slots where lines do not state them: the length of a page is
+    its last position, and the probability of a page shown completely is the product of those of its slots."""
     n, last = len(rows), rows.slots.position
     start = run_starts(np.array(rows.slots.row, np.int64))
     if len(rows.slots.row) > n:
@@ -151,7 +152,7 @@ def completed(rows: LogColumns) -> LogColumns:
 
 
 def with_lone_propensities(rows: LogColumns) -> LogColumns:
-    """The decisions with the marginal as the propensity of an arm that is alone on its page, where they lack it."""
+    """The decisions; an arm that is alone on its page gets its marginal as its propensity, where that is missing."""
     slots, n = rows.slots, len(rows.slots.row)
     sizes, logs = values(rows.size, len(rows)), list(values(rows.log_propensity, len(rows)))
     propensity = list(values(slots.propensity, n))
@@ -162,7 +163,7 @@ def with_lone_propensities(rows: LogColumns) -> LogColumns:
 
 
 def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> Column:
-    """The log of the probability of each page: as stated, else of the slots; None where one of these is not there."""
+    """The log probability of each page: as stated, else from its slots; None where one of these is missing."""
     n, slots, logs_in_line = len(rows), rows.slots, values(rows.log_propensity, len(rows))
     if slots.propensity == NULL or None not in logs_in_line:
         return rows.log_propensity
@@ -180,8 +181,8 @@ def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> C
 
 
 def page_problems(rows: LogColumns, *, now: int, rounding: float) -> Iterator[Problem]:
-    """Pages that no policy can have shown, and events that cannot be theirs. rounding: how far the sum of probabilities
-    may lie from 1 beside what six decimals take."""
+    """Pages that no policy can have shown, and events that cannot belong to them. rounding: how far the sum of
+    probabilities may be from 1, besides the error of six decimals."""
     slots, n = rows.slots, len(rows.slots.row)
     row, position = np.array(slots.row, np.int64), np.array(values(slots.position, n), np.int64)
     size = np.array(values(rows.size, len(rows)), np.int64)
@@ -211,14 +212,14 @@ def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, 
     for number in np.flatnonzero(size > n_eligible).tolist():
         reason = f"a page of {size[number]}, but only {n_eligible[number]} arms were eligible"
         yield Problem(number, "eligible", reason)
-    # how many arms were left at each position
+    # the number of arms left at each position
     left = n_eligible[row] + 1 - position
     for number, arms in enumerate(values(rows.slot_sets, len(rows)) if rows.slot_sets != NULL else ()):
         shown = set[str]()
         for index, arms_of_slot in enumerate(arms or (), int(np.searchsorted(row, number))):
             left[index] = len({*arms_of_slot} - shown)
             shown.add(slots.arm[index])
-    # probabilities of those that could not be otherwise
+    # probabilities of slots without alternatives
     hint = "list every arm that could have been shown as eligible; leave out a probability that is not known"
     for field, is_certain, cause in (
         ("propensity", left == 1, "no other eligible arm was left at its position"),
@@ -230,7 +231,7 @@ def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, 
             if column[index] is not None and column[index] < 1 - tolerance:
                 reason = f"{column[index]!r} must be 1: {cause}"
                 yield Problem(slots.row[index], field, reason, hint, "slots", index)
-    # the smallest of those left, which sum to 1; under rules of the page, only of those that the request allows
+    # the smallest propensity among the arms left, which sum to 1; under page rules, among those that the request allows
     if NULL in (slots.propensity, slots.min_propensity):
         return
     columns = values(slots.propensity, len(row)), values(slots.min_propensity, len(row)), left.tolist()
@@ -257,7 +258,7 @@ def _event_problems(rows: LogColumns, shown: Ids, now: int) -> Iterator[Problem]
     for index, (row, time) in enumerate(zip(events.row, at, strict=True)) if served_at else ():
         if time is not None and time < (now if served_at[row] is None else served_at[row]):
             yield Problem(row, "at", "the event lies before its decision", table="events", number=index)
-    # a feedback key names one line: one position, one time, each kind once
+    # a feedback key names one line: a single position and time, and each kind once
     first, kinds = dict[Any, Any](), set[Any]()
     entries = zip(events.row, key, values(events.kind, n), strict=True) if events.key != NULL else ()
     for index, (row, name, kind) in enumerate(entries):

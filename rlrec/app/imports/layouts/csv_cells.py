@@ -1,4 +1,4 @@
-"""The cells of a table in CSV: the text of each becomes what its column holds."""
+"""The cells of a CSV table: parsers from the text of a cell to the value of its column."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from rlrec.log_fields import DECISION, SLOT, LogField
 from rlrec.policy.gradients import history
 
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-# numbers whose text is canonical as it stands: up to 15 digits, without an exponent, the last behind a point not 0
+# numbers whose text is canonical already: up to 15 digits, no exponent, no 0 at the end of decimals
 CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,14}|-?0\.(?!0000)[0-9]{0,13}[1-9]|-?[1-9][0-9]{0,6}\.[0-9]{0,7}[1-9]")
 WORDS = {"true": "true", "True": "true", "false": "false", "False": "false"}
 EPOCH_UNITS = ((10**11, 1_000_000), (10**14, 1_000), (10**17, 1))  # below: seconds, milliseconds, microseconds
 
-ZONE_FORM = re.compile(r"(?:Z|([+-])([0-9]{2}):([0-9]{2}))?$")  # of a time
+ZONE_FORM = re.compile(r"(?:Z|([+-])([0-9]{2}):([0-9]{2}))?$")  # at the end of a time
 DIGITS = str.maketrans("123456789", "0" * 9)
-# of times without that, their digits all 0
+# of times without a zone, with all digits replaced by 0
 FRACTIONS = "", *("." + digits * "0" for digits in range(1, 7))
 SHAPES = {f"0000-00-00{mark}00:00:00{fraction}" for mark in "T " for fraction in FRACTIONS}
 
@@ -39,12 +39,12 @@ TimedEvents = Sequence[tuple[EventEntry, int | None]]
 
 
 def optional(cell: str) -> str | None:
-    """The text of a cell, None of an empty one."""
+    """The text of a cell; None if it is empty."""
     return cell or None
 
 
 def integer(cell: str) -> int | None:
-    """The whole number in a cell, None in an empty one."""
+    """The whole number in a cell; None if it is empty."""
     if cell and not (cell.isascii() and cell.isdigit()):
         raise InputError(f"{cell[:40]!r} is no whole number")
     return int(cell[:20]) if cell else None
@@ -64,19 +64,19 @@ def finite(cell: str) -> float:
 
 
 def number(cell: str) -> float | None:
-    """The number in a cell, None in an empty one."""
+    """The number in a cell; None if it is empty."""
     return finite(cell) if cell else None
 
 
 def count(cell: str) -> float | None:
-    """The value of an event; None where a cell says that there was none."""
+    """The value of an event; None where the cell says that there was no event."""
     word = WORDS.get(cell)
     return {"true": 1.0, "false": None}[word] if word else number(cell) or None
 
 
 def piece(name: str, cell: str) -> str:
-    """The field of a context that a cell holds: a number where it looks like one in JSON, true, false, or text; nothing
-    where it is empty."""
+    """The JSON member of a context that a cell gives: a number where the cell looks like one in JSON, true, false, or
+    text; "" for an empty cell."""
     return f"{encode_basestring(name)}:{_json_text(cell)}" if cell else ""
 
 
@@ -105,8 +105,8 @@ def arms(cell: str) -> tuple[str, ...]:
 
 
 def instants(cells: Sequence[str]) -> list[int] | None:
-    """Microseconds since 1970 of times that all look like 2026-01-31T12:00:00.5, and end alike: with nothing, Z or one
-    offset from UTC; else None."""
+    """Microseconds since 1970 of times that all look like 2026-01-31T12:00:00.5 and share one ending: none, Z or an
+    offset from UTC; None for any others."""
     if not cells or (zone := ZONE_FORM.search(cells[0])) is None or not all(map(str.endswith, cells, repeat(zone[0]))):
         return None
     local_times = list(map(str.removesuffix, cells, repeat(zone[0])))
@@ -121,7 +121,7 @@ def instants(cells: Sequence[str]) -> list[int] | None:
 
 
 def time(cell: str) -> int:
-    """Microseconds since 1970 of a time; one that is a number counts seconds, milliseconds or microseconds."""
+    """Microseconds since 1970 of a time; a number counts seconds, milliseconds or microseconds."""
     if not re.fullmatch(r"[0-9]{9,17}(\.[0-9]+)?", cell):
         return times.parse(cell)
     value = float(cell) if "." in cell else int(cell)
@@ -160,11 +160,12 @@ def _parse(field: LogField) -> Parse:
     return {int: integer, float: number, bool: count}[field.kind]
 
 
-NAMES = {"k": "size", "decision_id": "decision"}  # words of a map for keys of a line
+NAMES = {"k": "size", "decision_id": "decision"}  # words of a map whose keys in a line differ
 _FIELDS = {NAMES.get(field.key, field.key): field for field in DECISION if field.in_csv}
 SLOT_PARSERS: dict[str, Parse] = {field.key: _parse(field) for field in SLOT if field.in_csv}
 SLOT_PARSERS |= {"position": position, "arm": intern}
-UNPARSED = ("decision", "context")  # words of which the one has no column in the store, and the other may have several
+# words without a parser: `decision` has no column in the store, `context` may have several
+UNPARSED = ("decision", "context")
 DECISION_PARSERS: dict[str, Parse] = {word: _parse(_FIELDS[word]) for word in _FIELDS if word not in UNPARSED}
 DECISION_PARSERS |= {"user": optional, "at": time, "eligible": arms, "policy": intern, "state": states}
 """The parse of each word that stands for one column: of a slot, and of what all rows of a decision have alike."""

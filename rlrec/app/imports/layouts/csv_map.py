@@ -1,7 +1,6 @@
-"""Any table in CSV: a map says which of its columns is what. A row is a slot; a decision of several has several rows.
-
-A group of lines is read in columns, and equal cells are parsed once. Where anything is amiss, its decisions are read
-one by one, to say which line and why.
+"""Any table in CSV, with a map of its columns. A row is a slot; a decision with several slots has several rows.
+A group of lines is read in columns, and equal cells are parsed once. Where something is wrong, the decisions of the
+group are read one by one, to find the line and the reason.
 """
 
 from __future__ import annotations
@@ -32,19 +31,20 @@ from rlrec.policy.beliefs import reward as rewards
 from rlrec.store.database.loading import Column, Same
 from rlrec.store.log import contents
 
-SINGLE = ("decision", "reward", *csv_cells.DECISION_PARSERS, *csv_cells.SLOT_PARSERS)  # words for one column
+SINGLE = ("decision", "reward", *csv_cells.DECISION_PARSERS, *csv_cells.SLOT_PARSERS)  # words that name one column
 DELIMITERS = ",\t;|"
-SPECIAL = b'"', b"\r"  # lines without these are split at delimiters
+SPECIAL = b'"', b"\r"  # lines without these are split at delimiters alone
 ELIGIBLE = '"eligible" in the map names the column that lists the arms that could be shown'
-AT_ONCE = 2_000  # lines split at once
-CACHE = 50_000  # cells remembered of a column
+AT_ONCE = 2_000  # lines that are split at once
+CACHE = 50_000  # cells remembered per column
 Cells = Sequence[Sequence[str]]  # by column and line
 csv.field_size_limit(LINE_BYTES)  # a list of 10,000 arms is longer than the 128 KB that a cell may have elsewhere
 
 
 class ColumnMap(NamedTuple):
-    """Which column holds what. columns: by the words of SINGLE; events: the column of each kind, or one of lists of
-    events in JSON; context: its columns, in order of their names, or one of objects in JSON."""
+    """The columns of a table by their meaning. columns: by the words of SINGLE; events: the column of each kind, or one
+    column with lists of events in JSON; context: its columns in order of their names, or one column with JSON
+    objects."""
 
     columns: Mapping[str, str]
     events: Mapping[str, str] | str
@@ -52,7 +52,7 @@ class ColumnMap(NamedTuple):
 
     @classmethod
     def read(cls, entries: Any) -> ColumnMap:
-        """Raises InputError for what is no map of columns."""
+        """Raises InputError if the entries are no map of columns."""
         hint = 'such as {"session": "visit_id", "arm": "item", "propensity": "p", "reward": "clicked"}'
         if not isinstance(entries, dict):
             raise InputError("the map is no JSON object", hint=hint)
@@ -79,7 +79,7 @@ class ColumnMap(NamedTuple):
 
     @property
     def entries(self) -> list[str]:
-        """The names of the columns, as often as the map has them."""
+        """The names of the columns, each as often as the map has it."""
         pairs = [self.events] if isinstance(self.events, str) else self.events.values()
         return [*self.columns.values(), *pairs, *self.context_columns]
 
@@ -95,7 +95,7 @@ class ColumnMap(NamedTuple):
 
 
 class CsvMap(Layout):
-    """A table with a header; `options.map` names its columns. What `export-log` has written needs none."""
+    """A table with a header; `options.map` names its columns. A table that `export-log` wrote needs no map."""
 
     headed = True
     reads = frozenset({"map"})
@@ -110,9 +110,10 @@ class CsvMap(Layout):
         self._cache: dict[Any, dict[Any, Any]] = defaultdict(dict)
         self._piece = lru_cache(CACHE)(self.piece)
         self._bad: dict[int, InputError] = {}  # the lines of a group that cannot be read, by index
-        self._zoneless, self._zoneless_cells = set[int](), set[str]()  # of a group the lines, of all groups the cells
+        # the lines of a group, and the cells of all groups, with a time without a zone
+        self._zoneless, self._zoneless_cells = set[int](), set[str]()
         self._eligible: tuple[str, ...] = ()
-        self._decision_names: dict[int, str] = {}  # of the group that was decoded last, by the number of their line
+        self._decision_names: dict[int, str] = {}  # of the group decoded last, by the number of the line
         self._decision_digests = array("q")
 
     def map_of(self, names: Sequence[str]) -> ColumnMap:
@@ -138,7 +139,7 @@ class CsvMap(Layout):
         self._index = {word: self._number[name] for word, name in self.map.columns.items()}
         words = ["decision"] * 2 if "decision" in self._index else ["session", "at", "position"] if self.spans else []
         self._grouping = [self._index[word] for word in words]
-        # the columns of the context are read as one text where they stand together behind all others
+        # the context columns are read as one text where they are the last ones, side by side
         in_context = [self._number[name] for name in self.map.context_columns]
         self._split, outside = self._width - len(in_context), {*self._number.values()}.difference(in_context)
         self._reads_end = not self.spans and len(in_context) > 1 and min(in_context) == self._split > max(outside)
@@ -152,7 +153,7 @@ class CsvMap(Layout):
             return False
 
     def _cells(self, text: bytes) -> list[str]:
-        """The cells of one line. Raises InputError where it has none, or goes on in the next."""
+        """The cells of one line. Raises InputError where it has none, or continues on the next line."""
         if b"\x00" in text:
             raise InputError(f"a NUL at column {text.index(0) + 1}")
         try:
@@ -164,7 +165,7 @@ class CsvMap(Layout):
             raise InputError(f"no line of CSV: {error}", hint=hint) from None
 
     def _columns(self, texts: Sequence[bytes]) -> Cells:
-        """The columns of lines, with empty cells where a line cannot be read."""
+        """The columns of lines, with empty cells for lines that cannot be read."""
         rows = list[list[str]]()
         with suppress(UnicodeDecodeError, csv.Error):
             if self._reads_end and (columns := self._split_columns(texts)) is not None:
@@ -175,9 +176,10 @@ class CsvMap(Layout):
         return list(zip(*rows, strict=True)) or [()] * self._width
 
     def _split_columns(self, texts: Sequence[bytes]) -> list[list[str]] | None:
-        """The columns of lines, the last ones as one text, each text once; None where that takes more than to split."""
+        """The columns of lines, the last ones as one text and equal texts as one object; None where splitting at
+        delimiters is not enough."""
         columns, ends = [list[str]() for _ in range(self._split + 1)], dict[str, str]()
-        for start in range(0, len(texts), AT_ONCE):  # so few that the memory of their ends is used again
+        for start in range(0, len(texts), AT_ONCE):  # so few that the memory of their texts is reused
             lines = texts[start : start + AT_ONCE]
             if any(map(b"".join(lines).__contains__, SPECIAL)):
                 return None
@@ -260,7 +262,7 @@ class CsvMap(Layout):
         return starts
 
     def _differing(self, cells: Cells, starts: Sequence[int], row: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """The decisions whose rows differ in what a decision has once, by index, and the column."""
+        """The decisions whose rows differ in a column that holds one value per decision, by index, with that column."""
         words = [self.map.columns[word] for word in csv_cells.DECISION_PARSERS if word in self._index]
         for name in [*words, *self.map.context_columns]:
             column = cells[self._number[name]]
@@ -278,8 +280,8 @@ class CsvMap(Layout):
     def _parsed(
         self, name: str, cells: Sequence[Any], lines: Sequence[int], parse: csv_cells.Parse, *, empty: Any = None
     ) -> Sequence[Any]:
-        """The parsed cells of a column; equal cells are parsed once. Of one that cannot be, the line is bad, and it is
-        `empty`. lines: the index of the line of each cell."""
+        """The parsed cells of a column; equal cells are parsed once. A cell that cannot be parsed makes its line bad
+        and becomes `empty`. lines: the index of the line of each cell."""
         if parse is str:
             return cells
         if parse is csv_cells.optional:
@@ -300,7 +302,7 @@ class CsvMap(Layout):
         return parsed
 
     def _add_parsed(self, cache: dict[Any, Any], cells: Iterable[Any], parse: csv_cells.Parse) -> dict[Any, InputError]:
-        """Parse cells into a cache: why some of them cannot be."""
+        """Parse cells into a cache. Returns the errors of those that cannot be parsed."""
         wrong: dict[Any, InputError] = {}
         for cell in cells:
             try:
@@ -350,7 +352,7 @@ class CsvMap(Layout):
         return LoggedEvents(**transposed(("row", "position", "kind", "value"), by_row))
 
     def _row_events(self, line: int, position: int, entries: csv_cells.TimedEvents) -> Iterator[LineEvent]:
-        """The events that a row lists, which are those of its slot, or of the page."""
+        """The events that a row lists: of its slot, or of the page."""
         for entry, at in entries:
             entry_position = position if entry.position is UNSET else entry.position
             if entry_position not in (position, None):
@@ -359,7 +361,7 @@ class CsvMap(Layout):
             yield LineEvent(entry_position, entry.kind, entry.value, at, entry.key)
 
     def _contexts(self, cells: Cells, lines: Sequence[int]) -> Sequence[str]:
-        """Canonical JSON of the columns of the context, empty cells left out."""
+        """Canonical JSON of the context columns, without empty cells."""
         names = self.map.context_columns
         columns = [cells[self._number[name]] for name in names if self._number[name] < len(cells)]
         if isinstance(self.map.context, str):
@@ -409,23 +411,24 @@ class CsvMap(Layout):
             )
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """With the arms of the file where no column lists those that were eligible, and, where none names a session,
-        each decision in one of its own."""
+        """The rows, with all arms of the file as eligible where no column lists these, and with one session per
+        decision where no column names sessions."""
         if "eligible" not in self._index:
             rows = replace(rows, eligible_sets=(self._eligible,))
         return rows.in_sessions()
 
 
 def _same_decision(row: Sequence[str], following: Sequence[str]) -> bool:
-    """Whether two rows, one after the other, are of one decision: those with one `decision`; where no column holds
-    that, those of one session at one time, as long as positions go up."""
+    """Whether a row and the next belong to one decision: they have the same `decision`; without such a column, the same
+    session and time, while positions ascend."""
     with suppress(ValueError):
         return row[:2] == following[:2] and (row[0] != "" if len(row) == 2 else int(row[2]) < int(following[2]))
     return False
 
 
 def check_columns(source: str, names: Sequence[str], wanted_names: Iterable[str]) -> None:
-    """Raises InputError unless every wanted column is among the names, once. source: the table, as messages call it."""
+    """Raises InputError unless every wanted column occurs exactly once among the names. source: the table, as messages
+    call it."""
     for name in wanted_names:
         if name not in names:
             hint = suggest(name, list(names), cutoff=0.5) or f"its columns are {', '.join(names)[:200]}"

@@ -1,8 +1,7 @@
 """The lines of Vowpal Wabbit's decision service (`dsjson`), which Azure Personalizer logs too: cb, ccb and slates.
-
-A line is a decision with its reward, or the reward of a decision in another line, joined by the event id. In cb `a`
-ranks actions from 1, the first was shown; in `_outcomes` of ccb and slates `_a` counts them from 0, in slates within
-the actions of the slot. A cost is a reward with the sign turned.
+A line is a decision with its reward, or the reward of a decision in another line, joined by the event id. In cb, `a`
+ranks actions counted from 1, and the first one was shown. In `_outcomes` of ccb and slates, `_a` counts them from 0, in
+slates within the actions of the slot. A cost is a negative reward.
 Source: the pages DSJSON, Conditional Contextual Bandit and Slates of Vowpal Wabbit's wiki.
 """
 
@@ -28,9 +27,9 @@ from rlrec.log_fields import KEY
 from rlrec.policy.gradients import history
 
 CACHE = 2_000  # lists of actions remembered
-ARM_IDS = ("id", "i.id", "_tag")  # where an action has its id
+ARM_IDS = ("id", "i.id", "_tag")  # where the id of an action is
 APPRENTICE = "rewards are withheld, as from an apprentice: what it chose was not shown, so no line has a propensity"
-REWARDS = ("_label_cost", "_original_label_cost", "o")  # keys that hold one, and o.KEY
+REWARDS = ("_label_cost", "_original_label_cost", "o")  # keys that hold a reward; o.KEY, too
 ROW = ("session", "user", "at", "context", "request_id", "keep_probability", "action_features", "slot_sets", "support")
 PATHS = {"at": "Timestamp", "request_id": "EventId", "keep_probability": "pdrop", "eligible": "c._multi"}
 DROPPED = ValueCheck(lambda p: 0 <= p <= 1, "{!r} is no probability of a line that was dropped".format, "[0, 1]")
@@ -57,7 +56,7 @@ class DsJson(jsonl.LineLayout):
     # -- lines --
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        objects = [not text.startswith(b"[") for text in texts]  # as lines of checkpoints do
+        objects = [not text.startswith(b"[") for text in texts]  # lines of checkpoints do
         self._passed, self._observations = objects.count(False), list[Observation]()
         group = super().decode(list(compress(numbers, objects)), list(compress(texts, objects)))
         return group._replace(skipped=self._passed, observations=self._observations)
@@ -126,7 +125,8 @@ class DsJson(jsonl.LineLayout):
         return actions
 
     def _keyed(self, entries: Sequence[Mapping[str, Any]]) -> Actions:
-        """Actions with their arms: the id where there is one, else a digest of the features; equal ones are counted."""
+        """Actions with their arms: the id where there is one, else a digest of the features, numbered where several are
+        equal."""
         arms, count = list[str](), Counter[str]()
         for action in entries:
             arm = self._arm(action)
@@ -154,8 +154,8 @@ class DsJson(jsonl.LineLayout):
     # -- rewards --
 
     def _rewards(self, line: DsJsonLine, actions: Actions, shown: Sequence[ShownAction]) -> Iterator[jsonl.LineEvent]:
-        """The reward of each slot that has one, else that of the page, as of slates: where something was observed. (A
-        cost of 0 without an observation says no more.)"""
+        """The reward of each slot, or of the page where no slot has one (as in slates), where something was observed. A
+        cost of 0 without an observation does not count as observed."""
         outcomes: dict[int | None, SlotOutcome] = {n: slot.outcome for n, slot in enumerate(shown, 1)}
         has_costs = actions.slots is None and any(outcome.cost is not None for outcome in outcomes.values())
         if line.outcomes is not None and not has_costs:
@@ -189,15 +189,15 @@ class DsJson(jsonl.LineLayout):
         self.sums.skipped += note.inactive.count(None)
 
     def finish_decoding(self) -> None:
-        """A log in which a reward was withheld is that of an apprentice: no decision of it was drawn."""
+        """Where some reward was withheld, the whole log is that of an apprentice: none of its decisions was drawn."""
         if self.sums.without_propensity:
             if self.source.grows:
                 raise InputError(APPRENTICE, hint="import the whole log without --follow")
             self.sums.without_propensity = self.sums.decisions
 
     def join(self, files: Sequence[Layout]) -> list[str]:
-        """Give every file the observations of all, and count the decisions that nobody activated: lines for a
-        person."""
+        """Give every file the observations of all files, and count the decisions that were never activated. Returns
+        lines for the user."""
         logs = [file for file in files if isinstance(file, DsJson)]
         observed, activated_names = defaultdict[str, list[tuple[str, float, int | None]]](list), set[str]()
         for file in logs:
@@ -218,8 +218,8 @@ class DsJson(jsonl.LineLayout):
         return lines + [f"{missing_text}: `rlrec feedback --input` takes them, by request_id"] * bool(unmatched)
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """With the observations that came in other lines, without the decisions that nobody activated, and a session
-        for each decision."""
+        """The rows with the observations from other lines, without decisions that were never activated, and with one
+        session per decision."""
         if self.sums.without_propensity:
             slots = replace(rows.slots, propensity=NULL, marginal=NULL, min_propensity=NULL)
             rows = replace(rows, log_propensity=NULL, support=NULL, slots=slots)
@@ -237,7 +237,7 @@ class DsJson(jsonl.LineLayout):
         return _with_states(self._with_observations(rows).in_sessions())
 
     def _with_observations(self, rows: LogColumns) -> LogColumns:
-        """With the observations that name a decision, or a slot of it."""
+        """The rows with the observations that name a decision, or a slot of it."""
         if not self._observed:
             return rows
         named = ((row, None, name) for row, name in enumerate(values(rows.request_id, len(rows))))
@@ -253,8 +253,8 @@ class DsJson(jsonl.LineLayout):
 
 
 def _with_states(rows: LogColumns) -> LogColumns:
-    """With the states of decisions that are sessions by themselves: a log that dropped lines dropped none before
-    them."""
+    """The rows, with states where each decision is a session by itself: even a log that dropped lines dropped none
+    before it in its session."""
     if rows.keep_probability == NULL:
         return rows
     alone = [name == session for name, session in zip(values(rows.request_id, len(rows)), rows.session, strict=True)]
@@ -266,20 +266,21 @@ def _with_states(rows: LogColumns) -> LogColumns:
 
 
 def _is_skipped(line: DsJsonLine, text: bytes) -> bool:
-    """Whether the format itself marks the line: not to be learned from, of a checkpoint, or of a log that drops all."""
+    """Whether the format marks the line as one to skip: not to be learned from, a checkpoint, or from a log that drops
+    all."""
     if line.c is None and line.event_id is None and line.outcomes is None:
         return b"checkpoint" in text[:100]
     return line.skip_learn or line.pdrop == 1
 
 
 def _is_bare(name: str, value: Any) -> bool:
-    """Whether a key of the context says of the slots of ccb no more than which actions each could show."""
+    """Whether a key of a ccb context says no more than which actions each slot could show."""
     slots = value if name == "_slots" and isinstance(value, list) else [None]
     return all(isinstance(slot, dict) and slot.keys() <= {"_inc"} for slot in slots)
 
 
 def _features(action: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    """The features of an action; none where it has its arm alone, as in lines of `export-log`."""
+    """The features of an action; none where the action holds only its arm, as in lines of `export-log`."""
     features = {name: value for name, value in action.items() if name not in ("_tag", "_slot_id")}
     return {} if action.get("_tag") == arm and features == {"i": {"id": arm}} else features
 
@@ -293,7 +294,7 @@ def _is_observation(line: DsJsonLine) -> bool:
 
 
 def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
-    """Whether somebody says that the decision was shown."""
+    """Whether a line says that the decision was shown."""
     marks = [entry for entry in observations if isinstance(entry, dict)]
     return (
         line.action_taken
@@ -303,7 +304,7 @@ def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
 
 
 def _observed_sum(observations: Sequence[Any], name: str | None) -> float | None:
-    """The sum of what was observed: of numbers, or of the key of this name; None where there is none."""
+    """The sum of the observed numbers, or of those under the key `name`; None where there are none."""
     observed = [entry.get("v") if isinstance(entry, dict) else entry for entry in observations]
     if name is not None:
         observed = [entry.get(name) if isinstance(entry, dict) else None for entry in observed]

@@ -1,4 +1,4 @@
-"""A line of a decision service, its actions, and the slots that they were shown in."""
+"""A line of a decision service, its actions, and the slots in which they were shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rlrec.log_fields import PROBABILITY
 
 
 class SlotOutcome(Struct):
-    """A slot of ccb or slates. a: the actions that it ranks, the first was shown; p: their probabilities."""
+    """The outcome of a slot of ccb or slates. a: the actions that it ranks, the shown one first; p: their
+    probabilities."""
 
     a: list[int] | int = field(name="_a")
     p: list[float] | float = field(name="_p")
@@ -24,7 +25,7 @@ class SlotOutcome(Struct):
 
 
 class DsJsonLine(Struct):
-    """A line; keys that are not read may stand beside these."""
+    """A line; it may have further keys, which are not read."""
 
     c: dict[str, Any] | None = None
     a: list[int] | None = None
@@ -41,7 +42,7 @@ class DsJsonLine(Struct):
     deferred: bool | None = field(name="DeferredAction", default=None)
     not_activated: bool = field(name="_deferred", default=False)
     pdrop: float = 0.0
-    session: str | None = None  # this and `user` are no keys of the format: `export-log` writes them
+    session: str | None = None  # this and `user` are not part of the format: `export-log` writes them
     user: str | None = None
     baseline: list[int] | None = field(name="_ba", default=None)
     reward: float | None = field(name="RewardValue", default=None)
@@ -54,8 +55,8 @@ class DsJsonLine(Struct):
 
 
 class Actions(NamedTuple):
-    """The actions of a line. arms: a key each; eligible: these in order; slots: the slot of each in slates, else none;
-    features: JSON of the features by arm, None where there are none."""
+    """The actions of a line. arms: the key of each; eligible: the same in order; slots: the slot of each in slates,
+    else None; features: JSON of the features by arm, None where there are none."""
 
     arms: Sequence[str]
     eligible: tuple[str, ...]
@@ -64,8 +65,8 @@ class Actions(NamedTuple):
 
 
 class ShownAction(NamedTuple):
-    """A slot and the arm that it showed. arms: those that it could show, with their probabilities where the line has
-    all of them."""
+    """A slot and the arm that it showed. arms: those that it could show; probabilities: theirs, where the line has all
+    of them."""
 
     arm: str
     propensity: float
@@ -75,11 +76,11 @@ class ShownAction(NamedTuple):
 
 
 def page_outcome(line: DsJsonLine) -> SlotOutcome:
-    """The outcome that a line has beside those of slots: in cb that of its slot, else that of the page."""
+    """The outcome that a line has outside its slots: in cb that of its only slot, else that of the page."""
     ranked = line.a if line.a is not None else [] if line.action is None else [line.action]
     p = line.p if line.p is not None else [] if line.probability is None else [line.probability]
     if 0 in ranked and line.action and line.action - 1 in ranked and len(p) == len(ranked):
-        # in order of the actions, counted from 0: the label, from 1, says which was shown
+        # in order of the actions, counted from 0: the label, counted from 1, says which was shown
         at = ranked.index(line.action - 1)
         ranked = [action + 1 for action in ranked[at : at + 1] + ranked[:at] + ranked[at + 1 :]]
         p = p[at : at + 1] + p[:at] + p[at + 1 :]
@@ -120,10 +121,10 @@ def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
 
 
 def _check_label(line: DsJsonLine, action: int, p: float) -> None:
-    """Raises InputError unless the label of a line of cb is of the action that was shown."""
+    """Raises InputError unless the label of a cb line is that of the action shown."""
     if line.action is not None and line.action != action:
         raise InputError(f"action {line.action} is not the first of `a`, {action}", field="_label_Action")
-    passed = p * (1 - line.pdrop)  # what joined logs of Personalizer call the probability of their label
+    passed = p * (1 - line.pdrop)  # this is the label probability in joined logs of Personalizer
     if line.probability is not None and min(abs(line.probability - entry) for entry in (p, passed)) > FLOAT32:
         raise InputError(f"{line.probability!r} is not the first of `p`, {p!r}", field="_label_probability")
 
@@ -131,8 +132,8 @@ def _check_label(line: DsJsonLine, action: int, p: float) -> None:
 def ranked_arms(
     ranked: Sequence[int], p: Sequence[float], arms: Sequence[str], *, first: int, at_a: str, at_p: str
 ) -> list[str]:  # fmt: skip
-    """The arms of ranked actions, which are numbered from `first`. Raises InputError where they, or their
-    probabilities, cannot be."""
+    """The arms of ranked actions, which are numbered from `first`. Raises InputError where the actions or their
+    probabilities are impossible."""
     if len(ranked) != len(p):
         raise InputError(f"{len(p)} probabilities of {len(ranked)} actions", field=at_p)
     if not ranked or len(set(ranked)) < len(ranked):
@@ -148,8 +149,8 @@ def ranked_arms(
 
 
 def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) -> bool:
-    """Whether some slot was denied its reward, as an apprentice is that chose another action than the baseline (`_ba`,
-    in cb the first): then that one was shown."""
+    """Whether some slot was denied its reward. That happens to an apprentice that chose another action than the
+    baseline (`_ba`, in cb the first): the baseline's was shown."""
     if actions.slots is not None:
         return False
     first = 0 if line.outcomes is not None else 1
@@ -160,7 +161,8 @@ def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) 
 
 
 def available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[tuple[str, bool]]:
-    """The actions of a slot, and whether it could show each: in slates its own, else all or `_inc`, but those above."""
+    """The actions of a slot, and whether it could show each: in slates its own actions, else those of `_inc` (by
+    default all), without those shown above."""
     if actions.slots is not None:
         return [
             (arm, True) for arm, slot_number in zip(actions.arms, actions.slots, strict=True) if slot_number == index
@@ -173,7 +175,7 @@ def available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[
 
 
 def slot_sets(shown: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str, ...], ...] | None:
-    """The arms that each slot could show; None where that is all that were left."""
+    """The arms that each slot could show; None where every slot could show all that were left."""
     left = set(actions.eligible)
     differs = False
     for slot in shown:

@@ -1,6 +1,6 @@
-"""One decision a line: what `export-log` writes, and from elsewhere as little as a session, a slate, the eligible arms.
-
-Neither a propensity nor a marginal has to be there: such a row is stored, and left out where a weight is wanted.
+"""One decision per line: the format of `export-log`; lines from elsewhere may give as little as a session, a slate and
+the eligible arms.
+A line needs neither a propensity nor a marginal: such a decision is stored, and left out of estimates that weigh.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rlrec.policy.gradients import history
 from rlrec.store.database.loading import Same
 from rlrec.store.log.events import CENSOR
 
-AT_ONCE = 1_000  # lines decoded at once
+AT_ONCE = 1_000  # lines that are decoded at once
 DEFAULT_POLICY, REWARD = "imported", "reward"
 CACHE = 10_000  # eligible sets remembered
 USUAL = {"version": 1, "experiment": None, "variant": None, "route": None, "belief_seq": 0}  # of imported decisions
@@ -37,7 +37,7 @@ ROW = (
 
 
 class EventEntry(Struct, forbid_unknown_fields=True):
-    """An event of a line. position: None for the page; UNSET where the line leaves it to its reader."""
+    """An event of a line. position: None for the page; UNSET where the line does not say."""
 
     kind: str
     position: int | UnsetType | None = UNSET
@@ -47,7 +47,7 @@ class EventEntry(Struct, forbid_unknown_fields=True):
 
 
 class LineSlot(NamedTuple):
-    """A slot of a line, as LoggedSlots names its fields."""
+    """A slot of a line, with fields as in LoggedSlots."""
 
     position: int
     arm: str
@@ -61,7 +61,7 @@ class LineSlot(NamedTuple):
 
 
 class LineEvent(NamedTuple):
-    """An event of a line, as LoggedEvents names its fields."""
+    """An event of a line, with fields as in LoggedEvents."""
 
     position: int | None
     kind: str
@@ -74,16 +74,16 @@ Row = tuple[tuple[str, ...], Sequence[Any], Sequence[LineSlot], Sequence[LineEve
 
 
 class LineLayout(Layout):
-    """A layout of lines of JSON: each is a decision, and many are gathered into columns. kind: what a line decodes to;
-    columns: of decisions, by name."""
+    """A layout with one JSON object per line, which is a decision; many lines are gathered into columns. kind: the type
+    that a line decodes to; columns: of decisions, by name."""
 
     kind: ClassVar[type[Struct]]
     columns: ClassVar[Sequence[str]]
 
     @abstractmethod
     def row(self, line: Any, text: bytes) -> Row | None:
-        """The eligible arms of a line (the same object for lines that have the same arms, mostly), its values in the
-        order of `columns`, its slots and its events; None for a line that is no decision."""
+        """The eligible arms of a line (mostly the same object for lines with equal arms), its values in the order of
+        `columns`, its slots and its events; None for a line that is no decision."""
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
         rows, slots, events, sets = list[Any](), list[Any](), list[Any](), dict[int, tuple[int, tuple[str, ...]]]()
@@ -117,7 +117,7 @@ class LineLayout(Layout):
 
 
 def time(text: str | None, field: str) -> int | None:
-    """Microseconds since 1970 UTC. Raises InputError for what is no time."""
+    """Microseconds since 1970 UTC. Raises InputError for a text that is no time."""
     try:
         return None if text is None else times.parse(text)
     except InputError as error:
@@ -129,7 +129,7 @@ def time(text: str | None, field: str) -> int | None:
 
 
 class SlateEntry(Struct, forbid_unknown_fields=True):
-    """A position of a slate; without `position` its place in the list."""
+    """A position of a slate; `position` defaults to the place in the list."""
 
     arm: str
     position: int | None = None
@@ -148,7 +148,7 @@ class CandidateEntry(Struct, forbid_unknown_fields=True):
 
 
 class DecisionLine(Struct, forbid_unknown_fields=True):
-    """A line. `decision_id`, `propensity` and `duplicate` are read and not needed; `k` is the length of the page where
+    """A line. `decision_id`, `propensity` and `duplicate` are allowed and not used; `k` is the length of the page where
     the slate does not show all of it."""
 
     EXAMPLE: ClassVar[str] = (
@@ -187,7 +187,7 @@ class DecisionLine(Struct, forbid_unknown_fields=True):
     support: dict[str, float] | None = None
 
 
-# with the fields that a line may state and nobody here reads by name
+# with the further fields that a line may state and that no code here reads by name
 LINE = cast(type[DecisionLine], defstruct(
     "DecisionLine",
     [
@@ -199,7 +199,7 @@ LINE = cast(type[DecisionLine], defstruct(
 
 
 class Jsonl(LineLayout):
-    """One decision a line; the keys of `recommend --json` and what `export-log` adds."""
+    """One decision per line; the keys of `recommend --json`, and those that `export-log` adds."""
 
     kind, columns = LINE, ROW
 
@@ -219,7 +219,7 @@ class Jsonl(LineLayout):
         ]  # fmt: skip
         slots.sort(key=itemgetter(0))
         listed_arms = tuple(line.eligible)
-        eligible = self._sets.get(listed_arms)  # the same object for lines that list the same
+        eligible = self._sets.get(listed_arms)  # the same object for equal lists
         if eligible is None:
             if len(self._sets) >= CACHE:
                 self._sets.clear()
@@ -234,7 +234,7 @@ class Jsonl(LineLayout):
             *(_stated_value(line, entry) for entry in STATED_FIELDS),
             _features(line, eligible), _slot_sets(line, slots, eligible), _support(line, slots, eligible),
         )  # fmt: skip
-        position = slots[0].position if len(slots) == 1 else None  # of events without one, as in feedback
+        position = slots[0].position if len(slots) == 1 else None  # the position of events without one, as in feedback
         events = [
             LineEvent(
                 position if entry.position in (None, UNSET) else entry.position, entry.kind, entry.value,
@@ -242,7 +242,7 @@ class Jsonl(LineLayout):
             )
             for n, entry in enumerate(line.events or ())
         ]  # fmt: skip
-        if line.events is None and line.reward is not None:  # a reward without events is one itself
+        if line.events is None and line.reward is not None:  # a reward without events becomes an event
             events = [LineEvent(position, REWARD, line.reward)]
         return eligible, row, slots, events
 
@@ -262,7 +262,7 @@ class Jsonl(LineLayout):
 
 
 def with_censor_events(rows: LogColumns) -> LogColumns:
-    """With the events that censor slots."""
+    """The rows with events that censor the slots marked so."""
     n = len(rows.slots.row)
     arm_keys = zip(rows.slots.row, values(rows.slots.position, n), values(rows.slots.censored, n), strict=True)
     marks = [(row, LineEvent(position, CENSOR, 1.0)) for row, position, is_censored in arm_keys if is_censored]
@@ -275,7 +275,7 @@ def _stated_value(line: DecisionLine, stated_fields: LogField) -> Any:
 
 
 def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandidates | None:
-    """The candidates that the slate was ranked from, which are its eligible arms."""
+    """The candidates that the slate was ranked from; they must be its eligible arms."""
     if decision.candidates is None:
         return None
     arm_keys = [entry.arm for entry in decision.candidates]
@@ -308,7 +308,7 @@ def _features(decision: DecisionLine, eligible: Sequence[str]) -> str | None:
 def _slot_sets(
     decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]
 ) -> tuple[tuple[str, ...], ...] | None:
-    """The arms that each position of the slate could show, where a line says so."""
+    """The arms that each position of the slate could show; None where the line does not say."""
     if decision.slot_sets is None:
         return None
     sets = tuple(tuple(sorted(set(arms))) for arms in decision.slot_sets)
@@ -320,7 +320,7 @@ def _slot_sets(
 
 
 def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]) -> dict[str, float] | None:
-    """The probability of each eligible arm at position 1, where a line has them."""
+    """The probability of each eligible arm at position 1; None where the line does not say."""
     if decision.support is None:
         return None
     probabilities = decision.support.values()
@@ -334,7 +334,7 @@ def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequen
 
 
 def _source(decision: DecisionLine, policy: str) -> str | None:
-    """JSON of what a line calls its policy and its belief; None where the imported decision says the same."""
+    """JSON of the policy and belief that a line names; None where they are those of the imported decision."""
     usual = {"policy": policy} | USUAL
     stated_fields = {name: value for name in usual if (value := getattr(decision, name)) is not None}
     return None if usual | stated_fields == usual else canonical.text(stated_fields)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 from rlrec.errors import InputError
 
 GROUP = 50_000  # lines
-GROUP_BYTES = 1 << 25  # about
+GROUP_BYTES = 1 << 25  # about, per group
 BLOCK_BYTES = 1 << 20
 LINE_BYTES = 10_000_000
 BOM = b"\xef\xbb\xbf"
@@ -29,8 +29,9 @@ class LineGroup(NamedTuple):
 def line_groups(
     file: FileBytes, name: str, parity: int | None, *, headed: bool, number: int = 1, cuts: bool = False
 ) -> Iterator[LineGroup]:  # fmt: skip
-    """The lines of a file in groups, blank ones left out. parity: of every second group alone, and that of a header;
-    number: of the first line; cuts: lines that are too long, to one byte too many, instead of raising InputError."""
+    """The lines of a file in groups, without blank lines. parity: read only every second group, even or odd, and the
+    group of a header; number: of the first line; cuts: cut lines that are too long to one byte over the limit, instead
+    of raising InputError."""
     for index, blocks in groupby(_blocks(file, name, number), itemgetter(0)):
         if headed or parity is None or index % 2 == parity:
             lines = LineGroup(index, [], [])
@@ -41,7 +42,7 @@ def line_groups(
 
 
 class FileBytes(io.RawIOBase):
-    """The first `size` bytes of a file from `position` on, whoever else reads it, or adds to it."""
+    """The first `size` bytes of a file, read from `position` on; others may read the file or append to it meanwhile."""
 
     def __init__(self, file: BinaryIO, size: int, position: int = 0) -> None:
         self.number, self.size, self.position = file.fileno(), size, position
@@ -56,7 +57,8 @@ class FileBytes(io.RawIOBase):
 
 
 def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int, bytes]]:
-    """The bytes of a file, gzip too, in blocks of whole lines: the group of each, the number of its first line, it."""
+    """The bytes of a file, plain or gzip, in blocks of whole lines: the group of each, the number of its first line,
+    and the bytes."""
     group, count, size = 0, 0, 0
     buffered = io.BufferedReader(file)
     packed = buffered.peek(2)[:2] == b"\x1f\x8b"
@@ -64,7 +66,7 @@ def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int,
     try:
         while block := stream.read(BLOCK_BYTES):
             block += (line := stream.readline(LINE_BYTES + 1))
-            while line and line[-1:] != b"\n":  # of a line that is too long
+            while line and line[-1:] != b"\n":  # the rest of a line that is too long
                 line = stream.readline(BLOCK_BYTES)
                 block += b"\n" * line.endswith(b"\n")
             while block:

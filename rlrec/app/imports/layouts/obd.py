@@ -1,7 +1,6 @@
-"""The Open Bandit Dataset: a CSV of impressions, one item at one position of a page, with its marginal propensity.
-
-Source: Saito, Aihara, Matsutani, Narita (2020), "Open Bandit Dataset and Pipeline", arXiv 2008.07146. A row is a
-session of its own: the file has no key of one.
+"""The Open Bandit Dataset: a CSV of impressions, each an item at one position of a page with its marginal propensity.
+Source: Saito, Aihara, Matsutani, Narita (2020), "Open Bandit Dataset and Pipeline", arXiv 2008.07146. Each row becomes
+a session of its own, since the file has no key of sessions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""A table in Parquet, by a map of its columns as for `csv`: its rows are written as CSV, into a file without a name.
-
-Row n is line n + 1 in messages, as if the file began with a header."""
+"""A table in Parquet, with a map of its columns as for `csv`: its rows are first written as CSV into an unnamed file.
+In messages row n is line n + 1, as if the file began with a header."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ from rlrec.app.imports.layouts.base import Source
 from rlrec.app.imports.layouts.csv_map import ColumnMap, CsvMap, check_columns
 from rlrec.errors import InputError
 
-ROWS = 50_000  # at once
+ROWS = 50_000  # rows written at once
 
 
 class Parquet(CsvMap):
-    """A table of columns; `map` of the options names those that are read."""
+    """A table in Parquet; `options.map` names the columns that are read."""
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
         if options.get("map") is None:
@@ -35,7 +34,7 @@ class Parquet(CsvMap):
 
 
 def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
-    """The wanted columns of a file. Raises InputError where it is no such file, or lacks one of them."""
+    """The wanted columns of a file, as CSV. Raises InputError where it is no Parquet file, or lacks one of them."""
     try:
         import pyarrow as pa
         from pyarrow import csv, parquet
@@ -57,12 +56,12 @@ def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
             reason = str(error).splitlines()[0][:200]
             raise InputError(f"{source.name} is no whole Parquet file: {reason}", hint="fetch it again") from None
         copy.flush()
-        opened.pop_all()  # closed with the layout
+        opened.pop_all()  # the layout closes it
         return cast(BinaryIO, copy)
 
 
 def _printable(column: Any) -> Any:
-    """A column as CSV can hold it: times in UTC, and lists as JSON."""
+    """A column in a form that CSV can hold: times in UTC, and lists as JSON."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):

@@ -1,7 +1,6 @@
-"""Text of Vowpal Wabbit: examples of `--cb`, a line each, and of `--cb_adf`, several lines up to a blank one.
-
-A label is ACTION:COST:PROBABILITY, and a cost is a reward with the sign turned. The word before the first bar that
-touches it, or begins with an apostrophe, is the tag: of an example its request id, of an action the name of its arm.
+"""Text of Vowpal Wabbit: examples of `--cb`, one per line, and of `--cb_adf`, several lines up to a blank one.
+A label is ACTION:COST:PROBABILITY, and a cost is a negative reward. A word that touches the first bar, or begins with
+an apostrophe, is the tag: of an example its request id, of an action the name of its arm.
 Source: the pages Input format and Contextual bandit algorithms of Vowpal Wabbit's wiki.
 """
 
@@ -25,12 +24,12 @@ from rlrec.log_fields import PROBABILITY
 
 BLANK_LINE = re.compile(rb"\n[ \t\r]*(?=\n)")
 RESERVED = {"_multi", "_slots", "_tag", "_slot_id"}
-BETWEEN = " \t"  # words
+BETWEEN = " \t"  # characters between words
 SEVERAL = "--actions N reads a log of --cb, a line an example; in one of --cb_adf a blank line ends an example"
 
 
 class Vw(DsJson):
-    """Examples of a contextual bandit. `actions` of the options: how many there are in a log of `--cb`."""
+    """Examples of a contextual bandit. `actions` of the options: the number of actions in a log of `--cb`."""
 
     reads, most_lines = frozenset({"arm_id", "actions"}), 100_000
 
@@ -44,7 +43,7 @@ class Vw(DsJson):
         return not gap
 
     def complete_bytes(self, data: bytes) -> int:
-        """Up to the last blank line, where an example goes over several."""
+        """The length up to the last blank line, where an example has several lines."""
         if not self.spans:
             return super().complete_bytes(data)
         return max((match.end() + 1 for match in BLANK_LINE.finditer(data)), default=0)
@@ -68,12 +67,12 @@ class Vw(DsJson):
                 examples.append(self._several_lines(lines) if self.spans else self._single_line(*lines))
             except InputError as error:
                 if self.spans and len(lines) <= text.count(b"\n"):
-                    error.line = number + len(lines)  # no blank line is inside an example
+                    error.line = number + len(lines)  # an example has no blank line inside
                 examples.append(error)
         return examples
 
     def _single_line(self, line: TextLine) -> DsJsonLine:
-        """An example of `--cb`: its features are the context, its actions those that it lists, else all."""
+        """An example of `--cb`: its features are the context; its actions are those that it lists, else all."""
         if line.is_shared:
             raise InputError("a line of shared features, which --cb_adf has", hint="leave --actions out", field="label")
         arms = [label.action for label in line.labels] if len(line.labels) > 1 else self._all
@@ -83,7 +82,7 @@ class Vw(DsJson):
         return _example(line, [{"_tag": arm} for arm in arms], labels)
 
     def _several_lines(self, lines: Sequence[TextLine]) -> DsJsonLine:
-        """An example of `--cb_adf`: a line of shared features, where there is one, and a line for each action."""
+        """An example of `--cb_adf`: possibly a line of shared features, then a line for each action."""
         shared, actions = (lines[0], lines[1:]) if lines[0].is_shared else (NO_LINE, lines)
         if not actions or any(line.is_shared for line in actions):
             raise InputError("shared features without actions, or not first", hint=SEVERAL, field="label")
@@ -95,7 +94,7 @@ class Vw(DsJson):
 
 
 class Label(NamedTuple):
-    """A label of a line; one of an action that was not shown has neither cost nor probability."""
+    """A label of a line; an action that was not shown has neither cost nor probability."""
 
     action: str
     cost: float | None = None
@@ -103,7 +102,7 @@ class Label(NamedTuple):
 
 
 class TextLine(NamedTuple):
-    """A line of text. features: those of the namespace without a name, and an object for each other one."""
+    """A line of text. features: those of the namespace without a name, and an object for each other namespace."""
 
     labels: Sequence[Label]
     tag: str | None
@@ -112,7 +111,7 @@ class TextLine(NamedTuple):
 
     @classmethod
     def read(cls, line: bytes) -> TextLine:
-        """Raises InputError for what is no line of a contextual bandit."""
+        """Raises InputError for text that is no line of a contextual bandit."""
         if len(line) > LINE_BYTES:
             raise too_long()
         try:
@@ -166,8 +165,8 @@ def _number(text: str, field: str) -> float:
 
 
 def _example(line: TextLine, actions: Sequence[Mapping[str, Any]], labels: Sequence[tuple[int, Label]]) -> DsJsonLine:
-    """An example as a decision service writes it. line: with the features of the context; labels: of the actions by
-    index; without one the line is there to be predicted, and is skipped."""
+    """An example, in the form of a decision service's line. line: with the features of the context; labels: of the
+    actions by index. An example without labels is there to be predicted, and is skipped."""
     context: dict[str, Any] = {**line.features, "_multi": list(actions)}
     if len(labels) > 1:
         raise InputError("several actions of an example have a cost", hint=SEVERAL, field="label")
@@ -182,7 +181,7 @@ def _example(line: TextLine, actions: Sequence[Mapping[str, Any]], labels: Seque
 
 
 def _features(spaces: Sequence[str]) -> dict[str, Any]:
-    """Features by namespace: equal ones add up, and the weight of a namespace is a factor."""
+    """Features by namespace: equal ones are added, and the weight of a namespace multiplies its features."""
     sums = defaultdict[str, dict[str, float]](dict)
     texts = defaultdict[str, dict[str, str]](dict)
     for space in spaces:
@@ -204,7 +203,7 @@ def _features(spaces: Sequence[str]) -> dict[str, Any]:
             sums[name][feature] = sums[name].get(feature, 0.0) + factor * amount
     fields = {unquote(name): _fields(sums[name]) | texts[name] for name in sums}
     top = fields.pop("", {})
-    for name in fields.keys() & top.keys():  # a namespace that is called as a feature outside
+    for name in fields.keys() & top.keys():  # a namespace with the name of a feature outside namespaces
         inner = {f"{name}.{key}": value for key, value in fields.pop(name).items()}
         if doubled := inner.keys() & top.keys():
             raise InputError(f"{min(doubled)[:80]!r} is a feature, and one of a namespace", field=name)
@@ -215,7 +214,7 @@ def _features(spaces: Sequence[str]) -> dict[str, Any]:
 
 
 def _fields(sums: Mapping[str, float]) -> dict[str, Any]:
-    """Features as fields: NAME=VALUE is the text of a field, where it is the only one of that name and counts once."""
+    """Features as fields: NAME=VALUE becomes a text field, if it is the only one with this name and its value is 1."""
     count = Counter(name.partition("=")[0] for name in sums)
     fields = dict[str, Any]()
     for name, amount in sums.items():

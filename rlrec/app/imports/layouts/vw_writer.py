@@ -16,10 +16,9 @@ EQUALS = "%3D"  # in a name
 
 class VwWriter(LayoutWriter):
     """Examples of `--cb_adf`: a line of shared features with the request id as its tag, a line for each eligible arm
-    with the arm as its tag, and a blank line. The cost of the arm that was shown is its reward with the sign turned.
-
-    Objects in the context are namespaces, other fields have none; texts become NAME=VALUE, and what separates words
-    in a name is written as in a URL (%20)."""
+    with the arm as its tag, and a blank line. The cost of the arm shown is its negative reward.
+    Objects in the context become namespaces, other fields go outside them; texts become NAME=VALUE, and separators in a
+    name are escaped as in a URL (%20)."""
 
     holds = frozenset({"features"})
 
@@ -56,7 +55,7 @@ def _escaped(name: str) -> str:
 
 
 def _namespaces(fields: Mapping[str, Any]) -> str:
-    """The fields of an object behind bars: those that are objects, or lists of some, as namespaces."""
+    """The fields of an object as text with bars: objects, and lists of objects, become namespaces."""
     fields = {name: value for name, value in fields.items() if name not in RESERVED}
     inner = {name: list(_words("", value)) for name, value in fields.items() if _is_nested(value)}
     top = [word for name, value in fields.items() if name not in inner for word in _words(name, value)]
@@ -65,7 +64,8 @@ def _namespaces(fields: Mapping[str, Any]) -> str:
 
 
 def _joined(words: Sequence[str]) -> str:
-    """The features of a namespace. A name that has `=` in it is no text where what stands before comes again."""
+    """The features of a namespace. A name with `=` in it is written unescaped where several names, and no text, share
+    the part before `=`: a reader then takes it for a name."""
     names = [word.replace(EQUALS, "=") for word in words]
     heads = [name.partition("=")[0].partition(":")[0] for name in names]
     count, texts = Counter(heads), {word.partition("=")[0] for word in words if "=" in word}
@@ -80,7 +80,8 @@ def _is_nested(value: Any) -> bool:
 
 
 def _words(name: str, value: Any) -> Iterator[str]:
-    """The features that a value is: numbers by their names, texts as NAME=VALUE, what is deeper with dots between."""
+    """The features of a value: numbers under their names, texts as NAME=VALUE, nested values with dots between
+    names."""
     if isinstance(value, dict):
         for key, entry in value.items():
             yield from _words(f"{name}.{key}" if name else key, entry)

@@ -1,4 +1,4 @@
-"""Layouts that are written: decisions of the log become lines, and what these cannot hold is counted."""
+"""Layouts that are written: the decisions of the log become lines, and what lines cannot hold is counted."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ DECISION_COLUMNS = (
 )  # fmt: skip
 SLOT_COLUMNS = (*(field.key for field in SLOT if field.in_csv), "reward", "events")
 COLUMNS = (*DECISION_COLUMNS, *SLOT_COLUMNS)
-MAP = {name: name for name in COLUMNS if name != "reward"}  # which follows from events
+MAP = {name: name for name in COLUMNS if name != "reward"}  # the reward follows from the events
 
 
 class LayoutWriter(ABC):
-    """Writes one log. detailed: whether it reads the rewards of slots and the features of the catalogue; holds: which
-    of OPTIONAL its lines hold; left_out: how many decisions had something else, by its name."""
+    """Writes one log. detailed: whether it needs the rewards of slots and the features of the catalogue; holds: which
+    keys of OPTIONAL its lines can hold; left_out: the number of decisions with something that lines cannot hold, by its
+    name."""
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("candidates", "features", "slot_sets", "support")  # keys of some records
     detailed: ClassVar[bool] = True
@@ -39,7 +40,7 @@ class LayoutWriter(ABC):
         self.left_out: Counter[str] = Counter()
 
     def lines(self, records: Iterable[Record]) -> Iterator[bytes]:
-        """The lines of each decision that can be written."""
+        """The lines of all decisions that can be written."""
         header = self.header
         for record in records:
             if written := self.decision(record):
@@ -49,11 +50,11 @@ class LayoutWriter(ABC):
 
     @abstractmethod
     def decision(self, record: Record) -> bytes:
-        """The lines of a decision; none where they cannot hold it."""
+        """The lines of a decision; empty where lines cannot hold it."""
 
 
 class JsonLines(LayoutWriter):
-    """All that there is, as one object a decision."""
+    """The whole record of each decision, as one JSON object."""
 
     detailed, holds = False, frozenset(LayoutWriter.OPTIONAL)
 
@@ -62,10 +63,9 @@ class JsonLines(LayoutWriter):
 
 
 class CsvWriter(LayoutWriter):
-    """A table, a row a slot: `import-log` takes it back without a map.
-
-    `eligible` is a list in JSON, `context` an object, `events` a list of those of the slot; events of the page are
-    on its first row, with `"position": null`."""
+    """A table with one row per slot, which `import-log` reads without a map.
+    `eligible` is a list in JSON, `context` an object, `events` a list of those of the slot; events of the page are on
+    its first row, with `"position": null`."""
 
     header = f"{','.join(COLUMNS)}\n".encode()
 
@@ -103,10 +103,9 @@ class CsvWriter(LayoutWriter):
 
 class DsJsonWriter(LayoutWriter):
     """Lines of Vowpal Wabbit's decision service: pages of one slot as cb, longer ones as ccb.
-
-    `session` and `user` stand beside the keys of the format, whose readers pass over what they do not know;
-    `import-log` brings them back. An action has its arm in `_tag`, beside the features of the arm for the decision,
-    else of the catalogue; one without any has the feature `i.id`."""
+    `session` and `user` are extra keys: other readers of the format ignore unknown keys, and `import-log` reads these.
+    An action has its arm in `_tag`, besides the features of the arm, those for the decision if there are some, else
+    those of the catalogue; an action without features has `i.id`."""
 
     holds = frozenset({"features", "slot_sets", "support"})
 
@@ -135,7 +134,7 @@ class DsJsonWriter(LayoutWriter):
         return f"{json.dumps(line, ensure_ascii=False, allow_nan=False)}\n".encode()
 
     def _note(self, record: Record) -> None:
-        """Count what the line cannot hold."""
+        """Count the parts of a record that the line cannot hold."""
         by_slot = any(event["position"] is not None for event in record["events"])
         lost = {
             "rewards beyond the range of their definition, without --reward": record["clipped"],
@@ -158,7 +157,7 @@ def _cb(record: Record, arms: Sequence[str]) -> Record:
 
 
 def _ccb(record: Record, arms: Sequence[str]) -> Record:
-    """The outcome of each slot. Rewards are those of slots; where only the page has events, that of the page."""
+    """The outcome of each slot. The rewards are those of slots; where only the page has events, that of the page."""
     outcomes, observed = list[Record](), {event["position"] for event in record["events"]}
     support, sets = record.get("support"), record.get("slot_sets") or [arms]
     support = None if support is None else {arm: support[arm] for arm in sets[0]}
@@ -179,7 +178,7 @@ def _observed(record: Record, value: float) -> list[Record]:
 
 
 def _slots(record: Record, arms: Sequence[str]) -> list[Record]:
-    """The slots as the context describes them, and the actions that each could show, where these are not all that was
+    """The slots as the context describes them, with the actions that each could show, where these are not all that were
     left."""
     described, sets = record["context"].get("_slots"), record.get("slot_sets")
     if not isinstance(described, list) or len(described) != len(record["slate"]):
@@ -194,7 +193,7 @@ def _slots(record: Record, arms: Sequence[str]) -> list[Record]:
 def _ranked(
     slot: Mapping[str, Any], arms: Sequence[str], support: Mapping[str, float] | None, *, first: int
 ) -> tuple[list[int], list[float]]:
-    """The numbers of actions, that of the slot's arm first, and their probabilities."""
+    """The numbers of the actions, the shown one first, and their probabilities."""
     shown, propensity = slot["arm"], slot["propensity"]
     order = [shown] if support is None else [shown, *(arm for arm in arms if arm != shown and arm in support)]
     number = {arm: index for index, arm in enumerate(arms, first)}
