@@ -1,4 +1,4 @@
-"""The program: options before the command, and the group of all commands."""
+"""The program: the options before the command, and the group of all commands."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from rlrec.errors import OUT_OF_MEMORY, InputError
 
 CONFIG = "rlrec.toml"
 HELP = {"-h", "--help"}
-COMPLETE = "_RLREC_COMPLETE"  # set by the shell that asks how a word may go on
-NUMPY_BYTES = 90 << 20  # of addresses that its libraries and the buffer of OpenBLAS take
-GC_THRESHOLD = 200_000  # objects; imports make half of them, and nothing that a collector could find
+COMPLETE = "_RLREC_COMPLETE"  # set by a shell that asks for completions of a word
+NUMPY_BYTES = 90 << 20  # address space for its libraries and the buffer of OpenBLAS
+GC_THRESHOLD = 200_000  # objects; imports create half of them, and no garbage
 EPILOG = """\b
 Examples:
   rlrec recommend --policy home --session s1; rlrec feedback 17 click
@@ -37,7 +37,7 @@ Exit codes (`rlrec help exit-codes`; options may be RLREC_<COMMAND>_<OPTION>):
 
 
 class Program(CommandGroup):
-    """The group of all commands, each imported when it is asked for."""
+    """The group of all commands, each imported when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *super().list_commands(ctx)]
@@ -84,8 +84,8 @@ class Program(CommandGroup):
                 settings.config = Config(self, paths)
                 extra["default_map"] = settings.config.defaults(self)
             except InputError as error:
-                settings.broken_config = error  # raised where a command runs: help is shown all the same
-        extra.setdefault("terminal_width", max(min(terminal_columns(), 80) - 2, 50))  # as click has it
+                settings.broken_config = error  # raised when a command runs, so that help works without the file
+        extra.setdefault("terminal_width", max(min(terminal_columns(), 80) - 2, 50))  # as in click
         return super().make_context(info_name, args, parent, **extra)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -99,13 +99,13 @@ class Program(CommandGroup):
         if not standalone_mode:
             return super().main(args, "rlrec", complete_var, standalone_mode=False, **extra)
         if (complete_var or COMPLETE) in os.environ:
-            with suppress(Exception):  # of a broken rlrec.toml, say: a traceback would stand in the line that is typed
+            with suppress(Exception):  # on a broken rlrec.toml, say: a traceback would appear in the line being typed
                 super().main(args, "rlrec", complete_var, **extra)
             sys.exit(1)
         sys.exit(self.run(list(sys.argv[1:] if args is None else args), **extra))
 
     def run(self, args: list[str], **extra: Any) -> int:
-        """The exit code of one command line."""
+        """Run one command line. Returns its exit code."""
         settings, code = Settings(), 0
         times.zoneless.clear()
         times.zone = None
@@ -124,7 +124,8 @@ class Program(CommandGroup):
 
 
 def _report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
-    """The exit code of a command that failed, also where there is no memory left to load what describes errors."""
+    """Report a failed command. Returns the exit code, even when there is no memory to load the module that describes
+    errors."""
     try:
         from rlrec.cli.program.failures import report_failure
 
@@ -137,8 +138,8 @@ def _report_failure(error: BaseException, settings: Settings, args: list[str]) -
 
 
 class _RoomForNumpy:
-    """Stands before the importers until numpy is imported: raises OSError where OpenBLAS would end the process, for
-    want of memory."""
+    """An import hook, active until numpy is imported: raises OSError if memory is so short that OpenBLAS would end the
+    process."""
 
     @staticmethod
     def find_spec(name: str, path: object, target: object = None) -> None:
@@ -148,7 +149,7 @@ class _RoomForNumpy:
 
 
 def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> None:
-    """Let the options before the command stand behind it, too, where it has none of the same name."""
+    """Accept the options before the command after it as well, unless the command has an option of the same name."""
     from copy import copy
 
     exposed_options = [option for option in options if isinstance(option, click.Option) and option.expose_value]
@@ -168,8 +169,8 @@ def _override(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def _name_variables(command: click.Command, name: str) -> None:
-    """Name the environment variable of each option by what is typed; click would take the Python name. --format has
-    one that holds for all commands, too."""
+    """Name the environment variable of each option after its spelling on the command line; click would take the Python
+    name. --format also has a variable for all commands."""
     for path, leaf in walk(command, "RLREC", name):
         for param in leaf.params:
             if isinstance(param, click.Option) and param.envvar is None and param.allow_from_autoenv:
@@ -205,14 +206,13 @@ def program(settings: Settings, /, **options: Any) -> None:
 
 
 def main() -> NoReturn:
-    """The console script. Signals are handled here, not in a program that calls the commands.
-
-    The garbage collector has nothing to find in a short life, nor at its end: every file is closed by then, and taking
-    the modules apart would cost a third of the time it took to load them. Matrices are multiplied in one thread, unless
-    the environment says otherwise: more of them take 30 ms to start, and on a busy machine wait for each other by
-    spinning (`evaluate` took three times as long)."""
+    """The console script. It handles signals, which a program that calls the commands should do itself.
+    The garbage collector finds nothing in a short run, nor at its end: all files are closed by then, and taking the
+    modules apart would cost a third of the time of loading them. Matrices are multiplied in one thread, unless the
+    environment says otherwise: more threads take 30 ms to start, and on a busy machine they spin while they wait for
+    each other (`evaluate` took three times as long)."""
     for number in signals.END_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # which the parent chose (nohup, jobs in the background)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # ignored by choice of the parent (nohup, background jobs)
             signal.signal(number, signals.unwind)
     sys.unraisablehook = signals.end_in_finalizer
     sys.meta_path.insert(0, _RoomForNumpy)

@@ -1,4 +1,4 @@
-"""The list of commands, each imported when it is asked for."""
+"""The list of commands, each imported when it is needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import cast
 
 import click
 
-# name: (its room, its one-line help without the final stop), in the order of the help. A module and the command in it
+# name: (its package, its one-line help without the full stop), in the order of the help. A module and the command in it
 # have the name of the command, with _ for -.
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("commands.setup", "Create the store, or bring it up to date"),
@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 @cache
 def load_command(name: str) -> click.Command:
-    """A command by its name; its line in COMMANDS begins its help."""
+    """The command with a name; its text in COMMANDS is the first line of its help."""
     room, summary = COMMANDS[name]
     word = name.replace("-", "_")
     command = cast(click.Command, getattr(import_module(f"rlrec.cli.{room}.{word}"), word))

@@ -1,1 +1,1 @@
-"""Ways to the commands beside the shell: servers for programs and browsers, and functions of Python."""
+"""Other ways to the commands than the shell: servers for programs and browsers, and Python functions."""

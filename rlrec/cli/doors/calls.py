@@ -1,4 +1,4 @@
-"""Commands as functions of Python: their parameters are those that click declares, with its checks."""
+"""Commands as Python functions: their parameters are those that click declares, with its checks."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import KEYS, parse_object
 from rlrec.errors import InputError, RlrecError
 
-OUTPUT = {"form", "as_json", "watch_us"}  # parameters that say how an answer is written
+OUTPUT = {"form", "as_json", "watch_us"}  # parameters about the output of an answer
 PATH, OBJECT = str | os.PathLike[str], Mapping[str, Any]
-KINDS: dict[str, Any] = {  # name of a type of click: the values of Python that it takes, if not text
+KINDS: dict[str, Any] = {  # name of a click type: the Python values that it takes, if not text
     "boolean": bool, "integer": int, "integer range": int, "decision id": int, "number": float,
     "time": str | datetime, "duration": str | timedelta, "json|@file": OBJECT, "file": OBJECT | PATH,
     "keys": Sequence[str], "a,b": Sequence[str], "name=value": OBJECT, "share": float | str,
     "number|none": float | str, "lo,hi": tuple[float, float] | str, "table": PATH | object,
 }  # fmt: skip
-UNSET = click.Argument(["unset"]).default  # what click 8.3 has in place of None
+UNSET = click.Argument(["unset"]).default  # used by click 8.3 in place of None
 
 
 def attribute(name: str) -> str:
-    """The name of a command or a parameter as Python has it."""
+    """The Python name of a command or a parameter."""
     word = name.lstrip("-").replace("-", "_")
     return f"{word}_" if iskeyword(word) else word
 
 
 def parameters(command: click.Command) -> dict[str, click.Parameter]:
-    """The parameters of a command by their names in Python: those of options as they are typed, of which several may be
-    given in the plural."""
+    """The parameters of a command by their Python names: an option has the name that is typed, a repeatable one its
+    plural."""
     shown = (param for param in command.params if param.expose_value and param.name not in OUTPUT)
     return {
         attribute(param.opts[0] if isinstance(param, click.Option) and not param.multiple else str(param.name)): param
@@ -88,7 +88,7 @@ def _default(param: click.Parameter) -> Any:
 
 
 def documentation(command: click.Command, signature: inspect.Signature) -> str:
-    """The help of a command and of the parameters of its method; `arms` takes the objects of `--candidates`."""
+    """The help of a command and of the parameters of its method; `arms` takes the objects of `--candidates`, too."""
     text = inspect.cleandoc(command.help or "").partition("\n\n\b\nExample")[0].replace("\b\n", "")
     labels = {name: name for name in signature.parameters} | {"candidates": "arms, as objects"}
     helps = [(labels.get(name), getattr(param, "help", None)) for name, param in parameters(command).items()]
@@ -97,7 +97,7 @@ def documentation(command: click.Command, signature: inspect.Signature) -> str:
 
 
 def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that binds its arguments to a signature, and hands them to `run` by name."""
+    """A function that binds its arguments to a signature, and passes them to `run` by name."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return run(**signed.bind(*args, **kwargs).arguments)
@@ -109,8 +109,8 @@ def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callabl
 
 
 def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]) -> Result | Records | None:
-    """The answer of a command to these values. Raises InputError with the name of the parameter that is wrong; an error
-    that comes after an answer has that as `result`."""
+    """Run a command with these values. Returns its answer. Raises InputError with the name of the wrong parameter; an
+    error raised after an answer has the answer as its `result`."""
     settings.show = keeper = Keeper()
     names = {param.name: name for name, param in parameters(command).items()}
     try:
@@ -131,7 +131,7 @@ def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]
 
 
 def _processed(context: click.Context, param: click.Parameter, name: str | None, values: Mapping[str, Any]) -> Any:
-    """The value of a parameter as its command takes it."""
+    """The value of a parameter in the form that its command takes."""
     source, value = click.core.ParameterSource.DEFAULT, param.get_default(context)
     if name is not None and values.get(name) is not None:
         source, value = click.core.ParameterSource.COMMANDLINE, _typed(param, name, values[name])
@@ -141,7 +141,8 @@ def _processed(context: click.Context, param: click.Parameter, name: str | None,
 
 
 def _typed(param: click.Parameter, name: str, value: Any) -> Any:
-    """A value, or several, as they would be typed; frames as they are, with a name where several may be given."""
+    """A value, or several, in the form in which they would be typed; data frames unchanged, with a name where several
+    may be given."""
     if param.type.name == "table":
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         named = value.items() if isinstance(value, Mapping) else [value if isinstance(value, str) else ("frame", value)]
@@ -154,7 +155,8 @@ def _typed(param: click.Parameter, name: str, value: Any) -> Any:
 
 
 def _word(param: click.Parameter, name: str, value: Any) -> Any:
-    """A value as it would be typed, or as its type passes it on. Raises InputError where it takes no such value."""
+    """A value in the form in which it would be typed, or already parsed. Raises InputError for a value of the wrong
+    type."""
     expected = kind(param)
     is_text = expected is str or expected is PATH
     if isinstance(value, bool) != (expected is bool) or (is_text and not isinstance(value, str | os.PathLike)):
@@ -162,7 +164,7 @@ def _word(param: click.Parameter, name: str, value: Any) -> Any:
     try:
         if isinstance(value, Mapping) and expected in (OBJECT, OBJECT | PATH):
             return parse_object(dumps(value))
-        if param.type is KEYS and not isinstance(value, str):  # a list of keys, which may hold commas
+        if param.type is KEYS and not isinstance(value, str):  # keys in a list may contain commas
             return dumps([*value])
         return value if expected is bool else _text(value)
     except (TypeError, ValueError, RecursionError) as error:

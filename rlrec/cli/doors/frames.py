@@ -1,4 +1,4 @@
-"""Answers of commands as records, as data frames, and in a notebook, as figures and tables in HTML."""
+"""Answers of commands as records, as data frames, and as HTML figures and tables in a notebook."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from rlrec.report.figures import Figure
 
-EXTRAS = {"polars": "polars"}  # library: the extra that brings it, if not `notebook`
+EXTRAS = {"polars": "polars"}  # library: the extra that installs it, if not `notebook`
 
 
 def library(name: str) -> Any:
-    """A library that may be left out. Raises ImportError with the way to get it."""
+    """An optional library. Raises ImportError that says how to install it."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -68,13 +68,12 @@ class Plot(NamedTuple):
 
     def _repr_html_(self) -> str:
         data = b64encode(self.svg.encode("utf-8", "backslashreplace")).decode("ascii")
-        source = f"data:image/svg+xml;base64,{data}"  # an image runs no script, and its style is its own
+        source = f"data:image/svg+xml;base64,{data}"  # an image runs no script, and its style affects nothing else
         return f'<img src="{source}" alt="{app.svg.escape(self.description)}" style="max-width:100%">'
 
 
 class Display(NamedTuple):
-    """A display of an answer, as a command hands it to its output; draw: its figure, None where it has nothing to
-    plot."""
+    """The parts of an answer that a command passes to its output; draw: makes its figure, None if it has none."""
 
     table: View | None = None
     columns: Sequence[str] | None = None
@@ -166,7 +165,7 @@ class Records(Reply, list[Result]):
 
 
 def _column(pa: Any, values: Sequence[Any]) -> Any:
-    """A column of Arrow; as JSON where a value has keys, or where Arrow has no type for all of them."""
+    """An Arrow column; JSON text where a value has keys, or where Arrow has no common type for the values."""
     if not any(isinstance(value, dict | Records) for value in values):
         try:
             return pa.array(values)

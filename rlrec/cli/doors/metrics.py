@@ -1,4 +1,4 @@
-"""Figures of a server for Prometheus."""
+"""Metrics of a server for Prometheus."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rlrec.cli.program.shared import Store
 from rlrec.errors import RlrecError
 from rlrec.times import parse
 
-SHOWN_S = 5.0  # for which the state of the store is shown again without a look at it
+SHOWN_S = 5.0  # for which the state of the store is shown without reading it again
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 20)
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Metrics:
-    """The figures of a server: of the lines that it answered, and of the store."""
+    """The metrics of a server: of the lines that it answered, and of the store."""
 
     def __init__(self, store: Store, writer: SharedWriter) -> None:
-        """store: that the writer's thread has; it is read beside that."""
+        """store: the one that the writer's thread uses; the metrics read it through another connection."""
         self.url, self.now = store.url.render_as_string(hide_password=False), store.now
         self.pipe, self.registry = writer.pipe, CollectorRegistry()
         common: dict[str, Any] = {"registry": self.registry, "namespace": "rlrec"}
@@ -54,7 +54,7 @@ class Metrics:
         self.registry.register(self)
 
     def count_group(self, answers: Sequence[Any], seconds: float) -> None:
-        """Count the answers to a group."""
+        """Count the answers to a group of lines."""
         from rlrec.app.serving.requests import DrawnAnswer
 
         self.group_lines.observe(len(answers))
@@ -77,18 +77,18 @@ class Metrics:
                 self.surprise.labels(*labels).observe(-answer["log_propensity"])
 
     def collect(self) -> list[GaugeMetricFamily]:
-        """The figures of the store when they were last read."""
+        """The metrics of the store, as last read."""
         return self._state
 
     async def text(self) -> bytes:
-        """All figures, in the text format of Prometheus."""
+        """All metrics in the text format of Prometheus."""
         if time.monotonic() - self._read_at >= SHOWN_S:
-            self._read_at = time.monotonic()  # others who ask meanwhile get what was read before
+            self._read_at = time.monotonic()  # meanwhile others get the state read before
             self._state = await asyncio.to_thread(self._read)
         return generate_latest(self.registry)
 
     def _read(self) -> list[GaugeMetricFamily]:
-        """The live version of each policy, and what the last `doctor` found."""
+        """The live version of each policy, and the findings of the last `doctor`."""
         from rlrec.app.judging.status import status
         from rlrec.app.opening import open_store
 

@@ -1,7 +1,6 @@
-"""OpenFeature's remote evaluation protocol: a flag is a policy or a route, and its value the arm that is drawn.
-
+"""OpenFeature's remote evaluation protocol: a flag is a policy or a route, and its value is the arm drawn.
 Source: OpenFeature Remote Evaluation Protocol 0.2, evaluation of one flag. Its bulk evaluation asks for all flags at
-once; each would be a logged decision that nobody sees, so that it is not served."""
+once; it is not supported, since each flag would become a logged decision that nobody sees."""
 
 from __future__ import annotations
 
@@ -10,12 +9,13 @@ from http import HTTPStatus
 from typing import Any
 
 PATH = "/ofrep/v1/evaluate/flags"
-REQUEST_FIELDS = ("session", "user", "k", "arms", "request_id")  # attributes that are fields of a request
+# attributes that are fields of a request, not of its context
+REQUEST_FIELDS = ("session", "user", "k", "arms", "request_id")
 METADATA = ("decision_id", "propensity", "policy", "version", "experiment", "variant", "route", "session")
 
 
 class Invalid(Exception):
-    """A body that is no evaluation context. code: as the protocol has it."""
+    """A request body that is no evaluation context. code: an error code of the protocol."""
 
     def __init__(self, code: str, details: str) -> None:
         super().__init__(details)
@@ -27,8 +27,8 @@ class Invalid(Exception):
 
 
 def line(key: str, body: bytes) -> bytes:
-    """The request for the arms of a flag. The targeting key is the user, and the session where the context has no other
-    one; what is no field of a request is the context of the policy. Raises Invalid."""
+    """The request for the arms of a flag. The targeting key is the user and the session, unless the context names
+    others; attributes that are no fields of a request form the context of the policy. Raises Invalid."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -47,7 +47,7 @@ def line(key: str, body: bytes) -> bytes:
 
 
 def evaluation(key: str, answer: dict[str, Any]) -> tuple[int, bytes]:
-    """The status and the evaluation of a flag: the arm of one slot, or the arms of several."""
+    """The HTTP status and the evaluation of a flag: one arm, or a list of arms if the slate has several slots."""
     if "error" in answer:
         unknown = answer["field"] == "policy"
         code = "FLAG_NOT_FOUND" if unknown else "INVALID_CONTEXT"

@@ -37,7 +37,7 @@ def text() -> bytes:
 
 
 def document() -> dict[str, Any]:
-    """The description, of OpenAPI 3.1."""
+    """The description, in OpenAPI 3.1."""
     from msgspec.json import schema_components
 
     from rlrec.app.requests.credit import PersonalResult

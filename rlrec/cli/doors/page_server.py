@@ -1,4 +1,4 @@
-"""The server of the screen: pages are made in two processes apart, so that clients of the store never wait for them."""
+"""The server of the screen. Two other processes make the pages, so that clients of the store never wait for them."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGISendCallable as Send
     from uvicorn._types import HTTPScope as Scope
 
-ADDRESS_BYTES = 4_096  # of the arguments of an address, at most: links of its page repeat them
+ADDRESS_BYTES = 4_096  # of the arguments of an address, at most: links of the page repeat them
 WAITING = "These figures are being worked out. This page comes again by itself until they are there."
 OLDER = b"Older figures: newer ones are being worked out. This page comes again by itself until they are there."
-START = b'<main id="content">'  # of what a page is about
+START = b'<main id="content">'  # begins the content of a page
 ENDED = "The process that made this page has ended. Load the page again to have another one try."
-OLDEST_S = 600  # from when on an older page is shown no more
-MAX_WAITING = 16  # pages that are made or wait for it, at most
-PATIENCE_S = 1.5  # until a client gets a page that says that another one is made
+OLDEST_S = 600  # age from which an older page is no longer shown
+MAX_WAITING = 16  # pages that are being made or wait for it, at most
+PATIENCE_S = 1.5  # until a client gets a page that says that the wanted one is being made
 WAITING_S = "2"  # after which a browser asks for it again
 LOCK_US = RECONNECT_US = 2_000_000
-POLITENESS = 5  # that the processes give way by
-HEADERS = [  # of every page: it is in no frame, in no cache, and tells nobody where its reader came from
+POLITENESS = 5  # niceness of the processes
+HEADERS = [  # of every page: no frames, no caching, no referrer
     (b"cache-control", b"no-store"), (b"content-security-policy", b"frame-ancestors 'none'"),
     (b"x-frame-options", b"DENY"), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -49,7 +49,7 @@ HEADERS = [  # of every page: it is in no frame, in no cache, and tells nobody w
 
 
 def page_options(store: Store) -> Options:
-    """The store of a command, and how it is opened; a page waits for a lock for 2 s, unless something else is said."""
+    """The store of a command, and how to open it; a page waits 2 s for a lock by default."""
     url, options = store.url.render_as_string(hide_password=False), settings()
     lock = LOCK_US if options.lock_timeout is None else options.lock_timeout
     waits = lock, options.statement_timeout, RECONNECT_US if options.reconnect is None else options.reconnect
@@ -57,8 +57,8 @@ def page_options(store: Store) -> Options:
 
 
 def _work(connection: Connection, options: Options) -> None:
-    """Make the pages that a server asks for, until it has gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all its processes
+    """Make the pages that a server asks for, until the server ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes of a group
     os.nice(POLITENESS)
     gc.set_threshold(GC_THRESHOLD)
     maker = PageMaker(options)
@@ -68,7 +68,7 @@ def _work(connection: Connection, options: Options) -> None:
 
 
 class Lane:
-    """A process that makes one page after another. It starts when it is first needed, and again where it has died."""
+    """A process that makes pages one after another. It starts when first needed, and again if it has died."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -77,7 +77,7 @@ class Lane:
         self._connection: Connection | None = None
 
     def submit(self, path: str, query: str) -> Future[WebPage]:
-        """The page of an address, once those before it are made."""
+        """The page of an address, made after those submitted before it."""
         return self._thread.submit(self._make, path, query)
 
     def _make(self, path: str, query: str) -> WebPage:
@@ -97,14 +97,15 @@ class Lane:
         return page
 
     def close(self) -> None:
-        """End the process, whatever it is at: it only reads."""
+        """Kill the process at once: it only reads."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         if (process := self._process) is not None:
             process.kill()
 
 
 class _CachedPage(NamedTuple):
-    """A page as it was made last. until: it is as good as new; oldest: it may still be shown as an older one."""
+    """A page as last made. until: the time up to which it counts as fresh; oldest: the time up to which it may be shown
+    as an older page."""
 
     page: WebPage
     until: float
@@ -112,8 +113,8 @@ class _CachedPage(NamedTuple):
 
 
 class PageServer:
-    """The pages of the screen. Quick ones wait for quick ones alone; what takes long is shown as it last was, or a page
-    says that it is made."""
+    """The pages of the screen. Quick pages wait only for other quick ones. Instead of a slow page its last version is
+    shown, or a page that says that it is being made."""
 
     def __init__(self, options: Options) -> None:
         self._lanes = {is_slow: Lane(options) for is_slow in (False, True)}
@@ -123,7 +124,7 @@ class PageServer:
         self._ended = WebPage(HTTPStatus.INTERNAL_SERVER_ERROR, _message(ENDED), fresh_s=FRESH_S)
 
     async def respond(self, scope: Scope) -> Response:
-        """The answer to a request for a page. Raises RefusedRequest where there is none."""
+        """The answer to a request for a page. Raises RefusedRequest where there is no such page."""
         path = scope["path"].removeprefix(SCREEN)
         if scope["method"] not in ("GET", "HEAD"):
             raise RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, "pages are read by GET")
@@ -137,7 +138,7 @@ class PageServer:
         return _response(await self._page(path[1:], urlencode(args)))
 
     def refuse(self, scope: Scope, refused: RefusedRequest) -> Response:
-        """The answer to a refused request: a page where a browser asks for one."""
+        """The answer to a refused request: a page if a browser asked for one."""
         response = refused.response()
         if b"text/html" not in dict(scope["headers"]).get(b"accept", b""):
             return response
@@ -145,7 +146,8 @@ class PageServer:
         return _response(WebPage(response.status, _message(str(refused), home)), response.headers)
 
     async def _page(self, path: str, query: str) -> WebPage:
-        """A page as it was made a moment ago, or is now; one that takes longer as it was made last."""
+        """A page from the cache if it is fresh, else made now; where that takes longer than PATIENCE_S, its last
+        version."""
         key = path, query
         cached = self._cached.get(key)
         if cached is not None and time.monotonic() < cached.until:
@@ -163,7 +165,7 @@ class PageServer:
         key = path, query
         try:
             page = await asyncio.wrap_future(self._lanes[path in SLOW].submit(path, query))
-        except (EOFError, OSError):  # it was killed, for want of memory say
+        except (EOFError, OSError):  # the process was killed, for lack of memory say
             page = self._ended._replace(refresh=arguments(query).get("refresh", ""))
         finally:
             del self._running[key]
@@ -177,7 +179,7 @@ class PageServer:
 
 
 class ScreenFront:
-    """The paths of a server that has nothing but the screen."""
+    """The application of a server that serves only the screen."""
 
     def __init__(self, pages: PageServer, access: Access) -> None:
         self.pages, self.access = pages, access
@@ -193,12 +195,12 @@ class ScreenFront:
 
 
 def _message(text: str, home: str = ".") -> bytes:
-    """The HTML of a page that has a sentence alone. home: the address of the overview."""
+    """The HTML of a page with one sentence. home: the address of the overview."""
     return app.html.render("waiting.html", title="rlrec", text=text, home=home).encode()
 
 
 def _older(page: WebPage) -> WebPage:
-    """A page as it was made last, which says so, and comes again soon."""
+    """The last version of a page, with a note that it is older; browsers soon ask for it again."""
     mark = b'%b<div class="alert" role="status"><p>%b</p></div>' % (START, OLDER)
     return page._replace(body=page.body.replace(START, mark, 1), refresh=WAITING_S)
 

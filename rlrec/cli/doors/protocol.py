@@ -1,4 +1,4 @@
-"""A connection of uvicorn within limits: its heads, its silence, and clients that do not take their answers."""
+"""A connection of uvicorn with limits on its heads, on its idle time, and on clients that do not read their answers."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 LENGTHS = (b"content-length", b"transfer-encoding")
-SINGLE = (b"host", b"authorization")  # fields that decide who may ask
-PIECE_BYTES = 4_096  # of what a client sends, which are parsed at once
-SETTLE_S = 0.1  # for what has arrived when the server is asked to end
-LINGER_S = 2.0  # in which the body of a refused request is thrown away: a closed socket would take the answer with it
+SINGLE = (b"host", b"authorization")  # header fields that decide about access
+PIECE_BYTES = 4_096  # of a client's data, parsed at a time
+SETTLE_S = 0.1  # for data that arrived before the server was asked to end
+LINGER_S = 2.0  # in which the body of a refused request is discarded: closing at once could lose the answer
 
 
 class Limits(NamedTuple):
-    """head_bytes and body_bytes: of a request; body_lines: of its body; waiting_bytes: of all bodies, where those up to
-    small_bytes always find room. idle_s: between requests, and short_idle_s where others want to come in; slow_s: for a
-    request to arrive once it has begun, and for a client to take an answer; drain_s: for answers at the end."""
+    """head_bytes and body_bytes: of a request; body_lines: of its body; waiting_bytes: of all waiting bodies, but
+    bodies up to small_bytes are always accepted. idle_s: between requests, short_idle_s when other clients want to
+    connect; slow_s: for a request to arrive once it has begun, and for a client to read an answer; drain_s: for answers
+    when the server ends."""
 
     clients: int = 512
     head_bytes: int = 32_768
@@ -43,12 +44,12 @@ class Limits(NamedTuple):
 
 
 def refusal(message: str, *, code: int = 2) -> bytes:
-    """The body of an answer that refuses a request."""
+    """The body of the answer to a refused request."""
     return json.dumps({"error": message, "hint": None, "code": code}).encode() + b"\n"
 
 
 class BoundedServer(Server):
-    """A uvicorn that leaves signals to the command, and answers what has arrived before it ends."""
+    """A uvicorn server that leaves signals to the command, and answers everything that has arrived before it ends."""
 
     capture_signals = nullcontext  # type: ignore[assignment]
 
@@ -60,7 +61,7 @@ class BoundedServer(Server):
 
 
 class BoundedFlow(FlowControl):
-    """Reads no more from a client while some of what it has sent waits for answers to what came before."""
+    """Pauses reading from a client whose further requests wait for the answers to its earlier ones."""
 
     is_full = False
 
@@ -70,7 +71,7 @@ class BoundedFlow(FlowControl):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection within limits. notice: is told once that there is no room for more clients."""
+    """A connection with limits. notice: called once when there is no room for more clients."""
 
     cycle: RequestResponseCycle | None  # type: ignore[assignment]
     flow: BoundedFlow
@@ -78,12 +79,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, limits: Limits, notice: Callable[[str], None], **options: Any) -> None:
         super().__init__(*args, **options)
         self.limits, self.notice = limits, notice
-        self.idle_since = inf  # time of the loop; while a request arrives or is answered, never
-        self._n_head_bytes = 0  # of the head that arrives, or of what is no content in a body
-        self._n_open = 0  # requests that have no answer yet
+        self.idle_since = inf  # in loop time; infinite while a request arrives or is answered
+        self._n_head_bytes = 0  # of the head that is arriving, or of body bytes that are no content
+        self._n_open = 0  # requests without an answer so far
         self._is_in_head, self._is_ending, self._unread = False, False, bytearray()
-        self._refusal: bytes | None = None  # the answer to what is no request
-        self._answered: RequestResponseCycle | None = None  # the request at hand; the cycle is that of the newest one
+        self._refusal: bytes | None = None  # the answer to data that is no request
+        self._answered: RequestResponseCycle | None = None  # the request being answered; `cycle` is the newest one
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -98,7 +99,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many clients")
 
     def _make_room(self) -> bool:
-        """Whether a connection that has been idle for long enough is closed now. Says once that there is none."""
+        """Close the connection that has been idle longest, if that is long enough. Returns whether one was closed;
+        prints a notice the first time that none was."""
         others: Any = self.connections
         open_ones = (other for other in others if not other.transport.is_closing())
         longest: BoundedProtocol | None = min(open_ones, key=attrgetter("idle_since"), default=None)
@@ -121,12 +123,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Whether the connection stays open for answers to a client that sends no more."""
+        """Whether the connection stays open, for answers to a client that has stopped sending."""
         if self.cycle is not None:
             self.cycle.keep_alive = False
             if self.cycle.more_body:
                 self._refuse(HTTPStatus.BAD_REQUEST, "the body ends early")
-        if self._n_open and self.scheme != "https":  # TLS has no half of a connection
+        if self._n_open and self.scheme != "https":  # TLS has no half-closed connections
             return True
         self._close()
         return False
@@ -139,11 +141,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
         elif not self._is_in_head:
             self._close()
-            if self.scheme == "https":  # an idle client does not say goodbye, for which TLS would wait
+            if self.scheme == "https":  # an idle client does not close its side, for which TLS would wait
                 self._set_timer(LINGER_S, self.transport.abort)
 
     def _close(self) -> None:
-        """End the connection, at the latest when the client has had its time to take what is left."""
+        """Close the connection once the client has read what is left, at the latest after slow_s."""
         self.transport.close()
         if self in self.connections:
             self._set_timer(self.limits.slow_s, self.transport.abort)
@@ -155,7 +157,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._parse()
 
     def _parse(self) -> None:
-        """Parse what was sent, a piece at a time, until a request waits for the answer to one before it."""
+        """Parse the data in pieces, until a request must wait for the answer to an earlier one."""
         while self._unread and not self.pipeline and self._refusal is None and not self.transport.is_closing():
             piece = bytes(self._unread[:PIECE_BYTES])
             del self._unread[:PIECE_BYTES]
@@ -163,7 +165,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._n_head_bytes += len(piece)
             try:
                 self.parser.feed_data(piece)
-            except HttpParserUpgrade as upgrade:  # the parser would skip the body: it reads the request as a plain one
+            # the parser would skip the body: it reads the request again without the upgrade
+            except HttpParserUpgrade as upgrade:
                 self._unread[:0] = self._head_without_upgrade() + piece[upgrade.args[0] :]
             except HttpParserError:
                 self._refuse(HTTPStatus.BAD_REQUEST, "this is no request of HTTP/1.1")
@@ -176,7 +179,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _head_without_upgrade(self) -> bytes:
-        """The head that has arrived, of a request to go on with another protocol."""
+        """The head of the request that has arrived, without its wish for another protocol."""
         start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         fields = (b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
         return start + b"".join(fields) + b"\r\n"
@@ -188,7 +191,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._set_timer(self.limits.slow_s, lambda: self._refuse(HTTPStatus.REQUEST_TIMEOUT, refusal_message))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_in_head:  # a trailer, behind what decided about the request
+        if not self._is_in_head:  # a trailer comes after access has been decided
             return
         super().on_header(name, value)
         name = self.headers[-1][0]
@@ -210,7 +213,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise ValueError("this is no proxy")
             return
-        super().on_headers_complete()  # raises where the target is none
+        super().on_headers_complete()  # raises for an invalid target
         assert self.cycle is not None
         self._n_head_bytes, self._is_in_head = 0, False
         self._n_open += 1
@@ -230,7 +233,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         assert self.cycle is not None
-        if self.cycle.response_complete:  # of a refused request, whose body has been thrown away
+        if self.cycle.response_complete:  # the body of a refused request, which was discarded
             self.cycle.more_body = False
             self._wait_for_request()
         super().on_message_complete()
@@ -274,11 +277,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Answer what is no request behind the requests before it, and throw away what else arrives."""
+        """Send a refusal after the answers to earlier requests, and discard what else arrives."""
         if self._refusal is not None or self.transport.is_closing():
             return
         if self.cycle is not None and self.cycle.more_body and self.cycle.response_complete:
-            self._close()  # the request has its answer
+            self._close()  # the request has its answer already
             return
         body = refusal(message)
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
@@ -298,7 +301,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _end_with_refusal(self) -> None:
         assert self._refusal is not None
         self.transport.write(self._refusal)
-        with suppress(OSError, NotImplementedError):  # the client has gone; TLS has no half of a connection
+        with suppress(OSError, NotImplementedError):  # the client has gone; TLS has no half-closed connections
             self.transport.write_eof()
         self._unread.clear()
         self.flow.is_full = False
@@ -307,7 +310,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class Notices(logging.Handler):
-    """A handler of logs that says each in one line, without a traceback."""
+    """A log handler that passes on each record as one line, without a traceback."""
 
     def __init__(self, notice: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -318,7 +321,7 @@ class Notices(logging.Handler):
 
 
 def server(app: Any, limits: Limits, notice: Callable[[str], None], **options: Any) -> BoundedServer:
-    """A uvicorn in front of an ASGI application. options: of TLS, as uvicorn's Config has them."""
+    """A uvicorn server for an ASGI application. options: of TLS, as in uvicorn's Config."""
 
     def connect(*args: Any, **kwargs: Any) -> BoundedProtocol:
         return BoundedProtocol(*args, limits=limits, notice=notice, **kwargs)

@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from rlrec.cli.doors.protocol import BoundedServer
     from rlrec.cli.doors.web import Access, PageSource
 
-PATIENCE_S = 20  # with a store that is busy, before clients are told to come again
+PATIENCE_S = 20  # with a busy store, before clients are told to try again
 FILE = click.Path(exists=True, dir_okay=False)
 TOKEN_LENGTH = 16  # characters, at least
 BACKLOG = 1_024
 REMOTE_HINT = "listen on 127.0.0.1, or say --allow-remote and --token-file FILE"
-LOCK_TIMEOUT_S = 30  # as for a store
+LOCK_TIMEOUT_S = 30  # the same as for a store
 
 
 @click.command(cls=GroupedCommand)
@@ -99,7 +99,7 @@ def serve(
 
             pages = PageServer(page_options(served))
         pipe, access = Pipe(served, patience_s=PATIENCE_S), Access(token=token, hosts=names)
-        served.close()  # from here on the writer's thread has it
+        served.close()  # from now on only the writer's thread uses it
         show({"listen": name})
         try:
             number = asyncio.run(_run(pipe, listener, access=access, tls=tls, screen=pages))
@@ -122,7 +122,7 @@ def _certificate(cert: str, key: str | None) -> dict[str, str | None]:
 
 
 def _token(path: str) -> bytes:
-    """The token that a file holds in its first line. Raises InputError for a short one, or a file that others read."""
+    """The token in the first line of a file. Raises InputError if it is short, or if other users may read the file."""
     with open(path, "rb") as file:
         token, mode = file.readline().strip(), os.fstat(file.fileno()).st_mode
     if len(token) < TOKEN_LENGTH:
@@ -135,7 +135,7 @@ def _token(path: str) -> bytes:
 
 @contextmanager
 def rehearsed(store: Store) -> Iterator[Store]:
-    """A copy of the store, which is deleted at the end. Says on stderr that it is one, and what it took in."""
+    """A copy of the store, deleted at the end. Prints on stderr that clients use a copy, and what it received."""
     with app.db_copy.temporary(store) as copy:
         counts_before = app.db_copy.counts(copy)
         notice("dry run: clients are served from a copy of the store; nothing is stored")
@@ -148,7 +148,7 @@ def rehearsed(store: Store) -> Iterator[Store]:
 async def _run(
     pipe: Pipe, listener: socket.socket, *, access: Access, tls: Mapping[str, Any], screen: PageSource | None
 ) -> int:
-    """Answer clients of a pipe until a signal asks for the end: the number of the signal. tls: options of uvicorn."""
+    """Answer clients of a pipe until a signal arrives. Returns its number. tls: options of uvicorn."""
     from rlrec.cli.doors.metrics import Metrics
     from rlrec.cli.doors.protocol import Limits, server
     from rlrec.cli.doors.web import Front
@@ -159,7 +159,7 @@ async def _run(
     def notice_soon(text: str) -> None:
         loop.call_soon_threadsafe(notice, text)
 
-    store.notice = notice_soon  # the writer's thread knows of no command
+    store.notice = notice_soon  # the writer's thread has no command context
     writer = SharedWriter(pipe, loop, db=settings().db)
     meter = Metrics(store, writer)
     writer.count_group = meter.count_group
@@ -176,13 +176,13 @@ async def _run(
 
 
 async def run_until_signal(served: BoundedServer, listener: socket.socket) -> int:
-    """Serve until a signal asks for the end, and what has arrived is answered: the number of the signal."""
+    """Serve until a signal arrives, then answer what has arrived. Returns the number of the signal."""
     loop, numbers = asyncio.get_running_loop(), list[int]()
 
     def stop(number: int) -> None:
-        if numbers and number == signal.SIGINT:  # a person who does not want to wait
+        if numbers and number == signal.SIGINT:  # a user who does not want to wait
             os._exit(128 + number)
-        numbers.append(number)  # supervisors may repeat themselves
+        numbers.append(number)  # supervisors may repeat a signal
         served.should_exit = True
 
     loop.set_exception_handler(lambda _, context: notice(str(context.get("exception") or context["message"])))
@@ -193,12 +193,12 @@ async def run_until_signal(served: BoundedServer, listener: socket.socket) -> in
     return numbers[0]
 
 
-# -- where it listens: a socket in the file system, or a port --
+# -- the listening socket: in the file system, or a port --
 
 
 @contextmanager
 def listening(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) -> Iterator[tuple[socket.socket, str]]:
-    """A socket that listens, and its address."""
+    """A listening socket, and its address."""
     if address.startswith("unix:"):
         with _listening_on_file(address.removeprefix("unix:")) as listener:
             yield listener, address
@@ -212,7 +212,7 @@ def listening(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) -> I
         if not (allow_remote or ipaddress.ip_address(str(target[0]).partition("%")[0]).is_loopback):
             raise InputError(f"other machines can reach {host}", hint=hint)
         listener = socket.create_server(target[:2], family=family, backlog=BACKLOG)
-        # Connections inherit it. Without it the body of an answer would wait until the client acknowledges the head.
+        # Connections inherit this. Without it, the body of an answer would wait until the client acknowledges the head.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise _unusable(address, error) from error
@@ -222,7 +222,7 @@ def listening(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) -> I
 
 @contextmanager
 def _listening_on_file(path: str) -> Iterator[socket.socket]:
-    """A socket in the file system, which goes with the server. One that a dead server has left is replaced."""
+    """A listening socket in the file system, removed when the server ends. One that a dead server left is replaced."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             with _locked(os.path.dirname(path) or "."):
@@ -242,7 +242,7 @@ def _listening_on_file(path: str) -> Iterator[socket.socket]:
 
 @contextmanager
 def _locked(folder: str) -> Iterator[None]:
-    """A lock on a folder: of two servers that start at once, the second one finds the first one's socket."""
+    """A lock on a folder: if two servers start at once, the second finds the socket of the first."""
     number, message = os.open(folder, os.O_RDONLY), f"another process holds the lock of the folder {folder}"
     deadline = 0.0
     try:
@@ -264,7 +264,8 @@ def _locked(folder: str) -> Iterator[None]:
 
 
 def _remove_dead(path: str) -> None:
-    """Remove a socket that nobody listens on. Raises Conflict where somebody does, InputError for another file."""
+    """Remove a socket on which nobody listens. Raises Conflict if somebody does, InputError for another kind of
+    file."""
     if not os.path.lexists(path):
         return
     if not stat.S_ISSOCK(os.stat(path).st_mode):
@@ -277,7 +278,7 @@ def _remove_dead(path: str) -> None:
             os.unlink(path)
             return
         except OSError:
-            pass  # full, or another user's
+            pass  # its queue is full, or it belongs to another user
     raise Conflict(f"a server listens on {path} already", hint="stop it first, or choose another path")
 
 

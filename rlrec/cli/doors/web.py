@@ -1,4 +1,4 @@
-"""The paths of `serve`: requests and feedback, one or many lines, health, metrics, and what describes them."""
+"""The paths of `serve`: requests and feedback, singly or in lines; health, metrics and the API description."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 NDJSON, JSON = b"application/x-ndjson", b"application/json"
 LINES, SINGLE = ("/v1/pipe", "/pipe", "/"), ("/v1/recommend", "/v1/feedback")
-DISCARDED = 4  # times the longest body, that a client may send before it hears that it is too long
+DISCARDED = 4  # times the longest body: how much a client may send before it is told that the body is too long
 READ = ("/healthz", "/metrics", "/openapi.json")
 ADDRESSES = f"POST to {', '.join((*SINGLE, LINES[0], f'{ofrep.PATH}/KEY'))}; GET {', '.join(READ)}"
-STATUS_OF_CODE = {2: 400, 3: 409, 4: 503, 5: 400, 6: 409}  # of exit codes; else 500
-OPEN = ("/healthz",)  # without a token
+STATUS_OF_CODE = {2: 400, 3: 409, 4: 503, 5: 400, 6: 409}  # by exit code; 500 for the others
+OPEN = ("/healthz",)  # paths that need no token
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-FRAMES = (b"iframe", b"frame", b"embed", b"object")  # in which a page of another site could show one of the screen
-SCREEN = "/screen"  # begins the paths of pages for people
+FRAMES = (b"iframe", b"frame", b"embed", b"object")  # elements in which a page of another site could embed the screen
+SCREEN = "/screen"  # prefix of the paths of pages for people
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Who may ask. token: what `Authorization: Bearer` must hold, None for nothing; hosts: that a request may be sent
-    to, None for any."""
+    """Access control. token: required in `Authorization: Bearer`, None for none; hosts: to which a request may be
+    addressed, None for any."""
 
     token: bytes | None = None
     hosts: Sequence[str] | None = None
 
     def check(self, scope: Scope) -> None:
-        """Raises RefusedRequest where a request is not for this server."""
+        """Raises RefusedRequest if a request has no access."""
         headers = dict(scope["headers"])
-        if b"origin" in headers:  # any page in a browser of this machine could write to the store
+        if b"origin" in headers:  # otherwise any page in a browser on this machine could write to the store
             raise RefusedRequest(HTTPStatus.FORBIDDEN, "pages in browsers are not served")
         if self.hosts is not None:
             host = headers.get(b"host", b"").decode("latin-1")
@@ -67,7 +67,7 @@ class Access:
             return
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         scheme = scheme.lower()
-        if scheme == b"basic" and is_screen:  # as browsers ask for it: the token is the password
+        if scheme == b"basic" and is_screen:  # browsers ask for the token as a password
             with suppress(ValueError):
                 scheme, token = b"bearer", b64decode(token).partition(b":")[2]
         if scheme != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
@@ -91,7 +91,7 @@ class PageSource(Protocol):
 
 
 class RefusedRequest(Exception):
-    """A request that is answered with a status and a reason."""
+    """A request that is refused with a status and a reason."""
 
     def __init__(self, status: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(reason)
@@ -103,7 +103,7 @@ class RefusedRequest(Exception):
 
 
 class Response(NamedTuple):
-    """An answer. following: the rest of a long one, in pieces; headers: beside type and length."""
+    """An answer. following: the rest of a long answer, in pieces; headers: besides type and length."""
 
     body: bytes
     status: int = 200
@@ -112,7 +112,7 @@ class Response(NamedTuple):
     headers: Sequence[tuple[bytes, bytes]] = ()
 
     async def send(self, send: Send) -> None:
-        """Hand the answer to the server."""
+        """Send the answer through the server."""
         headers = [(b"content-type", self.media_type), *self.headers]
         if self.following is None:
             headers.append((b"content-length", str(len(self.body)).encode()))
@@ -126,8 +126,8 @@ class Response(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class Front:
-    """The paths of a server in front of a writer. waiting_bytes: of bodies that have no answer yet; n_clients: how many
-    connections there are."""
+    """The application of a server, which passes lines to a writer. waiting_bytes: of bodies without an answer so far;
+    n_clients: returns the number of connections."""
 
     writer: SharedWriter
     limits: Limits
@@ -178,7 +178,7 @@ class Front:
     # -- lines --
 
     async def _pipe(self, body: bytes) -> Response:
-        """The answers to lines, a group at a time."""
+        """The answers to lines, one group at a time."""
         pieces = groups(BytesIO(body), size=GROUP, eager=False, flush=True, n_bytes=GROUP_BYTES)
         with self._counted(len(body)):
             first, second = next(pieces, []), next(pieces, None)
@@ -190,7 +190,8 @@ class Front:
     async def _following(
         self, answered: Answered, lines: NumberedLines | None, pieces: Iterator[NumberedLines], n_bytes: int
     ) -> AsyncIterator[bytes]:
-        """The answers to the groups of a long body, the next one once those to the last are on their way."""
+        """The answers to the later groups of a long body; each group is answered after the answers to the last are
+        sent."""
         with self._counted(n_bytes):
             while lines is not None:
                 answered = await self.writer.submit(lines, previous=answered)
@@ -198,7 +199,7 @@ class Front:
                 lines = next(pieces, None)
 
     async def _flag(self, key: str, body: bytes) -> Response:
-        """An OpenFeature flag: the arms of a policy or a route."""
+        """The evaluation of an OpenFeature flag: arms of a policy or a route."""
         try:
             line = ofrep.line(key, body)
         except ofrep.Invalid as invalid:
@@ -210,7 +211,7 @@ class Front:
         return Response(text, status)
 
     async def _ask(self, op: str, body: bytes) -> Answered:
-        """The answer to one line, which a body holds without its `op`."""
+        """The answer to one line. body: the line without its `op`."""
         with self._counted(len(body)):
             return await self.writer.submit([(1, _with_op(op, body))])
 
@@ -223,7 +224,7 @@ class Front:
             self.waiting_bytes -= n_bytes
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The body of a request. Raises RefusedRequest where it has no length, arrives too slowly, or is too large."""
+        """The body of a request. Raises RefusedRequest if it has no length, arrives too slowly, or is too large."""
         limits, headers = self.limits, dict(scope["headers"])
         length = headers.get(b"content-length")
         if length is None and b"transfer-encoding" not in headers:
@@ -255,7 +256,8 @@ class Front:
         return bytes(body)
 
     async def _discard(self, receive: Receive) -> None:
-        """Read what a client goes on to send, within bounds: many read no answer before they have sent their body."""
+        """Read what a client still sends, within bounds: many clients read no answer before they have sent their
+        body."""
         left_bytes = DISCARDED * self.limits.body_bytes
         with suppress(TimeoutError):
             async with asyncio.timeout(self.limits.slow_s):
@@ -275,10 +277,10 @@ class Front:
             if number > limit:
                 raise RefusedRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message.format(limit))
 
-    # -- what is read --
+    # -- paths that are read --
 
     async def _health(self) -> Response:
-        """Whether the store answers, and how much the server has done."""
+        """Whether the store answers, with counts of the server's work."""
         answered = await self.writer.health()
         counts: dict[str, Any] = {"ok": answered.error is None, "clients": self.n_clients(), **self.writer.counts()}
         if answered.error is not None:
@@ -287,7 +289,7 @@ class Front:
 
 
 def _with_op(op: str, body: bytes) -> bytes:
-    """A line of the pipe for one JSON object; what is none is left to the writer, which says why."""
+    """A line of the pipe for one JSON object. Other text is passed on, so that the writer reports what is wrong."""
     text = body.strip() or b"{}"
     if not text.startswith(b"{"):
         return text
@@ -303,7 +305,7 @@ def _status(answered: Answered) -> int:
 
 
 def _single(answered: Answered) -> Response:
-    """The answer to one line, by whose code the status goes where it was refused."""
+    """The answer to one line; the HTTP status of a refused line follows from its code."""
     if not answered.text.startswith(b'{"line":'):
         return Response(answered.text)
     error = json.loads(answered.text)
@@ -312,6 +314,6 @@ def _single(answered: Answered) -> Response:
 
 
 def _busy(status: int, body: bytes, media_type: bytes = JSON) -> Response:
-    """An answer that says when to come again, where the store is busy."""
+    """An answer; one for a busy store says when to try again."""
     headers = [(b"retry-after", b"1")] if status == HTTPStatus.SERVICE_UNAVAILABLE else []
     return Response(body, status, media_type, headers=headers)

@@ -1,4 +1,4 @@
-"""The one writer of a server: a thread to which all clients hand their lines."""
+"""The only writer of a server: a thread to which all clients pass their lines."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from rlrec.errors import RlrecError, StoreBusy
 if TYPE_CHECKING:
     from rlrec.app.requests.pipe import Pipe
 
-GROUP = 1_000  # lines of a group, or of a client that wait for the writer
+GROUP = 1_000  # lines of a group, and of one client that may wait for the writer
 GROUP_BYTES = 1_000_000  # of lines, after which a group ends
-CHECK_S = 0.05  # for the store to answer /healthz, which else says how the last group ended
-MAX_GROUP_S = 5.0  # on one group, after which /healthz says that the store is busy
+CHECK_S = 0.05  # for the store to answer /healthz; after that, the result of the last group is reported
+MAX_GROUP_S = 5.0  # for one group; after that, /healthz reports a busy store
 
 NumberedLines = Sequence[tuple[int, bytes]]
 
 
 class Answered(NamedTuple):
-    """The answers to lines, as text. error: why the store took none of them."""
+    """The answers to lines, as text. error: the error for which the store took none of them."""
 
     text: bytes
     error: RlrecError | None = None
@@ -41,22 +41,24 @@ class Submitted(NamedTuple):
 
 
 class SharedWriter(threading.Thread):
-    """The one writer of a server: all lines that wait, whoever sent them, are a group."""
+    """The only writer of a server: all waiting lines form one group, whichever clients sent them."""
 
     def __init__(self, pipe: Pipe, loop: asyncio.AbstractEventLoop, *, db: str) -> None:
         super().__init__(name="rlrec writer", daemon=True)
         self.pipe, self.loop, self.db = pipe, loop, db
-        self.count_group: Callable[[Sequence[Any], float], None] = lambda answers, seconds: None  # of each group
+        # called after each group
+        self.count_group: Callable[[Sequence[Any], float], None] = lambda answers, seconds: None
         self._queue = SimpleQueue[Submitted | None]()
-        self._next: Submitted | None = None  # had no room in the last group
+        self._next: Submitted | None = None  # did not fit into the last group
         self._counts = {"lines": 0, "refused": 0, "groups": 0}
-        self._check: asyncio.Future[Answered] | None = None  # of the store
+        self._check: asyncio.Future[Answered] | None = None  # of the store's health
         self._is_busy = False
-        self._began, self._last = time.monotonic(), Answered(b"")  # the group at hand, and how the last one ended
+        # the start of the present group, and the result of the last one
+        self._began, self._last = time.monotonic(), Answered(b"")
 
     def submit(self, lines: NumberedLines, *, previous: Answered | None = None) -> asyncio.Future[Answered]:
-        """The answers to lines, as a future. previous: the answers to the lines before them in the same body; where
-        these failed, the next ones fail with them."""
+        """A future for the answers to lines. previous: the answers to earlier lines of the same body; if those failed,
+        these lines fail, too."""
         submitted = Submitted(lines, self.loop.create_future())
         if previous is not None and previous.error is not None:
             submitted.answered.set_result(_failed(lines, previous.error))
@@ -69,15 +71,16 @@ class SharedWriter(threading.Thread):
         return {**self._counts, "waiting": self.n_waiting()}
 
     def n_waiting(self) -> int:
-        """How many bodies wait."""
+        """The number of waiting bodies."""
         return self._queue.qsize()
 
     def busy_s(self) -> float:
-        """For how long the writer has been at the group at hand; 0 where it waits for lines."""
+        """The time spent on the present group so far; 0 while the writer waits for lines."""
         return time.monotonic() - self._began if self._is_busy else 0.0
 
     async def health(self) -> Answered:
-        """Whether the store answers; while it works on groups, whether it answered the last one, and not for long."""
+        """Whether the store answers. While it works on a group: whether it answered the last one, unless the present
+        one takes too long."""
         if self._check is None or self._check.done():
             self._check = self.submit([])
         done, _ = await asyncio.wait([check := self._check], timeout=CHECK_S)
@@ -88,7 +91,7 @@ class SharedWriter(threading.Thread):
         return self._last
 
     def end(self) -> None:
-        """End once everything that was submitted is answered."""
+        """End once everything submitted is answered."""
         self._queue.put(None)
 
     def run(self) -> None:
@@ -101,7 +104,7 @@ class SharedWriter(threading.Thread):
                 self.loop.call_soon_threadsafe(_deliver, group, answers)
 
     def _take(self) -> list[Submitted]:
-        """The next group: what waits, up to GROUP lines; empty at the end."""
+        """The next group: the waiting lines, up to GROUP; empty at the end."""
         submitted, self._next = self._next or self._queue.get(), None
         group, n_lines = list[Submitted](), 0
         while submitted is not None:
@@ -116,11 +119,12 @@ class SharedWriter(threading.Thread):
             except Empty:
                 return group
         if group:
-            self.end()  # behind this group
+            self.end()  # after this group
         return group
 
     def _answer(self, group: Sequence[Submitted]) -> list[Answered]:
-        """The answers to each of a group. Where an error stops it that is no line's, each gets its own transaction."""
+        """The answers to all bodies of a group. If an error that concerns no single line stops the group, each body
+        gets its own transaction."""
         try:
             answers = iter(self._store([line for submitted in group for line in submitted.lines]))
             return [Answered(plain.lines([*islice(answers, len(submitted.lines))])) for submitted in group]
@@ -144,7 +148,7 @@ class SharedWriter(threading.Thread):
         return answers
 
     def failure(self, error: Exception) -> RlrecError:
-        """The error that clients see: without passwords."""
+        """The error that clients see, without passwords."""
         if isinstance(error, StoreBusy):
             hint = "send it again: lines with a request_id or a key are not stored twice"
             return StoreBusy(safe(error.message, self.db), hint=hint)

@@ -1,1 +1,1 @@
-"""Results as tables, JSON and CSV."""
+"""Output of results as tables, JSON and CSV."""

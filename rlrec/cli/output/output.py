@@ -1,7 +1,6 @@
-"""Results as table, json, ndjson or csv. Always UTF-8, never a NaN, keys unchanged.
-
+"""Output of results as table, json, ndjson or csv: always in UTF-8, without NaN, with unchanged keys.
 A result is a record (a dataclass, a msgspec Struct, a mapping), or a list or an iterator of records. An iterator is
-written as it comes, except as a table. `plain.py` (JSON) and `tables.py` (tables, csv) lay it out, and are loaded when
+written as it comes, except as a table. `plain.py` (JSON) and `tables.py` (tables, csv) format it; they are loaded when
 something is shown.
 """
 
@@ -27,12 +26,12 @@ PAUSE_S = 0.2
 
 
 class Show:
-    """Writes results in the format that the user asked for. plain: without colour; typed: the format stands on the
-    command line."""
+    """Writes results in the format that the user chose. plain: without colour; typed: whether the format was given on
+    the command line."""
 
     def __init__(self, form: str, *, plain: bool = False, typed: bool = True) -> None:
         self.format, self.typed = form, typed
-        self.answer: Any = None  # the result that is written
+        self.answer: Any = None  # the result written
         self.draw: Callable[[], Any] | None = None  # its figure
         self.clear_progress: Callable[[], None] = lambda: None  # takes a line of progress away
         self.screen = Screen.detect(sys.stdout, plain=plain) if form == "table" else Screen()
@@ -41,9 +40,9 @@ class Show:
         self, result: Any, *, table: View | None = None, columns: Sequence[str] | None = None,
         flat: Iterable[Mapping[str, Any]] | None = None, lines: Iterable[Mapping[str, Any]] | None = None,
     ) -> None:  # fmt: skip
-        """Write one result. table: what `--format table` shows instead, and csv where the result is one record.
-        columns: the keys of a list of records, which a csv or a table without rows shows too.
-        flat: the records that a csv has in place of the one that is the result; lines: those that ndjson has."""
+        """Write one result. table: shown by `--format table`, and by csv if the result is one record.
+        columns: the keys of a list of records, which a csv or a table shows even without rows.
+        flat: the records of the csv, where these differ from the result; lines: those of ndjson."""
         from rlrec.cli.output import plain
 
         self.clear_progress()
@@ -67,9 +66,9 @@ class Show:
         flush()
 
     def stream(self, groups: Iterable[Iterable[Any]], *, rehearsal: AbstractContextManager[None] | None = None) -> None:
-        """Write the answers to a stream, one JSON object a line whatever the format, each group at once.
-        rehearsal: a transaction around all groups. What they answer is written behind it: it does not wait for a slow
-        reader."""
+        """Write the answers to a stream as JSON objects, one per line in every format; each group at once.
+        rehearsal: a transaction around all groups. The answers are written after it, so that it does not wait for a
+        slow reader."""
         if self.format == "csv" and self.typed:
             raise click.UsageError("a stream is answered in ndjson, not in csv")
         from rlrec.cli.output import plain
@@ -91,16 +90,17 @@ class Show:
 
 
 def write(data: bytes) -> None:
-    """All of `data` to stdout. Raises OSError, also where stdout is closed."""
+    """Write all of `data` to stdout. Raises OSError, also where stdout is closed."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     stream, unwritten = sys.stdout.buffer, memoryview(data)
     while unwritten:
-        unwritten = unwritten[stream.write(unwritten) :]  # an unbuffered stream may take less
+        unwritten = unwritten[stream.write(unwritten) :]  # an unbuffered stream may accept only a part
 
 
 def discard_unwritten(stream: TextIO | None) -> None:
-    """Drop output that could not be written: the interpreter would try again at its end, and exit with 120."""
+    """Discard output that could not be written; otherwise the interpreter would try again when it ends, and exit with
+    120."""
     standard = any(stream is file for file in (sys.__stdout__, sys.__stderr__))
     if stream is None or not standard:
         return
@@ -112,13 +112,13 @@ def discard_unwritten(stream: TextIO | None) -> None:
 
 
 def flush() -> None:
-    """Send what was written."""
+    """Flush stdout."""
     if sys.stdout is not None:
         sys.stdout.flush()
 
 
 def _write_all(chunks: Iterable[bytes]) -> None:
-    """Write chunks as they come; they are sent after the first one, and then every fifth of a second."""
+    """Write chunks as they come; flush after the first one, then five times a second."""
     sent_at = -math.inf
     for chunk in chunks:
         write(chunk)

@@ -1,4 +1,4 @@
-"""Plain values of a result, and these as JSON."""
+"""Results as plain JSON values, and as JSON text."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from rlrec.times import EPOCH, format_time
 
-SCHEMA_VERSION = 1  # raised where a key of an answer goes, or means another thing
-NOT_FINITE = rb"\xcb[\x7f\xff][\xf0-\xff]"  # how MessagePack begins a double whose exponent is all ones
+SCHEMA_VERSION = 1  # raised when a key of an answer disappears or changes its meaning
+NOT_FINITE = rb"\xcb[\x7f\xff][\xf0-\xff]"  # first bytes of a double in MessagePack whose exponent is all ones
 
 
 @cache
@@ -38,7 +38,7 @@ def plain(value: Any) -> Any:
         return format_time((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
     if isinstance(value, timedelta):
         return f"{value.total_seconds():.6f}s"
-    if hasattr(value, "tolist"):  # an array, or a number out of one
+    if hasattr(value, "tolist"):  # an array, or a number from one
         return value.tolist()
     raise TypeError(f"cannot show a {type(value).__name__}")
 
@@ -49,12 +49,12 @@ def dumps(value: Any) -> str:
 
 
 def line(record: Any) -> bytes:
-    """One JSON object on a line."""
+    """A JSON object as one line."""
     return dumps(record).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def lines(group: Sequence[Any]) -> bytes:
-    """Many records of JSON values, an object a line. What several have as the same `fields` is encoded once."""
+    """Many records of JSON values, an object per line. A `fields` object that several records share is encoded once."""
     drawn = [record for record in group if hasattr(record, "fields")]
     if not drawn:
         return _encoded(group)
@@ -67,8 +67,9 @@ def lines(group: Sequence[Any]) -> bytes:
 
 
 def _encoded(group: Sequence[Any]) -> bytes:
-    """Many records of JSON values, an object a line, by msgspec. It writes a NaN and an infinity as null, but as
-    MessagePack in eight bytes that no text holds: with one of them in it the slow way is taken, which raises."""
+    """Many records of JSON values, an object per line, by msgspec. msgspec would write NaN and infinity as null. In
+    MessagePack they begin with bytes that no text contains: if such bytes are found, the slow encoder is used, which
+    raises."""
     import msgspec
 
     with suppress(TypeError, ValueError, OverflowError):
@@ -88,7 +89,7 @@ def records(result: Any) -> Iterator[Any]:
 
 
 def document(result: Any) -> Iterator[bytes]:
-    """One document: an object, which says the version of its keys, or a list with one record a line."""
+    """One JSON document: an object with the version of its keys, or a list with one record per line."""
     if single(result):
         yield line({**mapping(result), "schema_version": SCHEMA_VERSION})
         return

@@ -1,4 +1,4 @@
-"""How far a long command is: one line on a terminal's stderr, which is overwritten, and gone at the end."""
+"""Progress of a long command: one line on a terminal's stderr, overwritten as it changes, and removed at the end."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TextIO
 
 from rlrec.cli.text.text import terminal_columns
 
-PATIENCE_S = 1.0  # a command that takes no longer shows nothing
+PATIENCE_S = 1.0  # a shorter command shows no progress
 PAUSE_S = 0.2
 
 
 class ProgressLine:
-    """A line with the rows so far, how many come a second, and the time that is left."""
+    """A line with the rows so far, the rows per second, and the time left."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -22,8 +22,8 @@ class ProgressLine:
         self._visible = False
 
     def __call__(self, noun: str, rows: int, share: float | None) -> None:
-        """So many rows are done, and this share of all, where that is known. Another pass begins where rows are fewer
-        than before, or other ones."""
+        """Report the rows done so far, and their share of all, if known. A new pass begins where there are fewer rows
+        than before, or rows of another noun."""
         now = time.monotonic()
         if self._noun not in ("", noun) or rows < self._rows:
             self._began = now
@@ -31,7 +31,7 @@ class ProgressLine:
         took = now - self._began
         if now - self._start < PATIENCE_S or (self._visible and now - self._written < PAUSE_S):
             return
-        is_long = took > PAUSE_S  # enough to tell how quick it is
+        is_long = took > PAUSE_S  # long enough to measure the speed
         pace = f", {rows / took:,.0f} a second" if is_long and rows > took else ""
         left = f", {_duration(took * (1 - share) / share)} left" if is_long and share else ""
         width = terminal_columns() - 1
@@ -39,7 +39,7 @@ class ProgressLine:
         self._written, self._visible = now, True
 
     def clear(self) -> None:
-        """Take the line away, for other lines to follow."""
+        """Remove the line, so that other lines can follow."""
         if self._visible:
             self._write(f"\r{'':{terminal_columns() - 1}}\r")
             self._visible = False

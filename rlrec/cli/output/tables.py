@@ -1,6 +1,6 @@
-"""Tables that a person reads, and csv. In a pipe a table has everything, at its natural width. On a terminal no line is
-wider than that: columns are left out in the order that their view declares, long texts are elided, lines above and
-below a table are wrapped; verdicts have a colour."""
+"""Tables for people, and csv. In a pipe a table has all columns at their natural width. On a terminal no line exceeds
+its width: columns are left out in the order that their view declares, long texts are elided, and lines above and below
+a table are wrapped; verdicts have a colour."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rlrec import times
 from rlrec.cli.output.plain import dumps, mapping, records, single
 from rlrec.cli.text.text import Screen, View, printable
 
-FILLER = "\0"  # no cell holds one, and len() counts it
+FILLER = "\0"  # occurs in no cell; len() counts it
 GAP = "  "
 ELLIPSIS = "..."
-TEXT_WIDTH = 16  # to which the cells of a text are elided before a declared column is left out
+TEXT_WIDTH = 16  # to which text cells are elided before a declared column is left out
 MIN_WIDTH = 6  # of an elided column
 TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z")
 COLOURS = {"ok": 32, "weak": 33, "warning": 33, "insufficient": 31, "error": 31}
-BOUNDED = ("value", "lower", "upper")  # columns that have the same decimals
-VERDICTS = ("verdict", "result", "severity")  # columns that are coloured
+BOUNDED = ("value", "lower", "upper")  # columns that share their number of decimals
+VERDICTS = ("verdict", "result", "severity")  # columns with colours
 COLOURED = re.compile(rf"(?:\d+ )?({'|'.join(COLOURS)})")
 BLOCKS, STEPS = " ▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█"
 
@@ -33,16 +33,16 @@ BLOCKS, STEPS = " ▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█"
 
 
 class Figures(str):
-    """Several numbers in a cell, which is never elided."""
+    """Several numbers in one cell, which is never elided."""
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, and no flag."""
+    """Whether a value is a number, not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def cell(value: Any) -> str:
-    """A value as a person reads it in a table: text verbatim, but nothing that moves the cursor."""
+    """A value as a table shows it to people: text verbatim, except characters that move the cursor."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -64,7 +64,7 @@ def cell(value: Any) -> str:
 
 
 def pairs(record: Mapping[str, Any]) -> str:
-    """A record in a cell, without the marks of JSON: hour=9 device=ios."""
+    """A record in one cell, without JSON punctuation: hour=9 device=ios."""
     return " ".join(f"{key}={_plain(value)}" for key, value in record.items())
 
 
@@ -75,15 +75,15 @@ def _plain(value: Any) -> str:
 
 
 def short_times(text: str) -> str:
-    """A text with its times to the second, as a terminal shows them, in the time zone."""
+    """A text with its times cut to seconds, in the time zone, as a terminal shows them."""
     if times.zone is None:
         return TIME.sub(r"\1 \2", text)
     return TIME.sub(lambda match: f"{times.local(times.parse(match[0])):%Y-%m-%d %H:%M:%S}", text)
 
 
 def decimals(values: Iterable[Any]) -> int | None:
-    """How many decimals a column of these values has, so that the largest shows four digits; None for whole numbers,
-    and for texts."""
+    """The number of decimals for a column of these values, so that the largest shows four digits; None for whole
+    numbers and for texts."""
     numbers = [abs(value) for value in values if is_number(value)]
     if all(value == int(value) for value in numbers if math.isfinite(value)):
         return None
@@ -91,31 +91,31 @@ def decimals(values: Iterable[Any]) -> int | None:
 
 
 def fixed(value: float, places: int) -> str:
-    """A number with so many decimals; one that would show as 0 in few digits."""
+    """A number with `places` decimals; one that would show as 0 gets one significant digit."""
     text = f"{value:.{places}f}"
     return text if value == 0 or float(text) else f"{value:.1g}"
 
 
 def interval(value: float | None, lower: float | None, upper: float | None, places: int | None) -> Figures:
-    """A value with its interval in one cell; places: decimals of all three."""
+    """A value with its interval in one cell; places: decimals of all three numbers."""
     texts = ["-" if number is None else fixed(number, places or 0) for number in (value, lower, upper)]
     return Figures(texts[0] if lower is None and upper is None else "{} [{}, {}]".format(*texts))
 
 
 def bar(share: float, *, width: int = 10) -> str:
-    """A bar whose length is a share of `width`."""
+    """A bar that fills a share of `width` characters."""
     eighths = round(8 * width * min(max(share, 0.0), 1.0))
     return (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
 
 
 def sparkline(numbers: Sequence[float]) -> str:
-    """Columns as high as these numbers against the largest; nothing but a base line for zeros."""
+    """A bar for each number, with a height relative to the largest; zeros are a base line."""
     top = max(numbers, default=0) or 1
     return "".join(STEPS[math.ceil(7 * number / top)] for number in numbers)
 
 
 def text_width(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """The number of terminal columns that a text takes."""
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width
@@ -127,7 +127,7 @@ def elide(text: str, width: int) -> str:
     """`text` in at most `width` columns."""
     if text_width(text) <= width:
         return text
-    text = text[: 2 * width]  # a long one is cut at once
+    text = text[: 2 * width]  # cut first, since the loop below is slow for a long text
     while text_width(text) > max(width - len(ELLIPSIS), 0):
         text = text[:-1]
     return (text + ELLIPSIS)[:width]
@@ -137,8 +137,8 @@ def elide(text: str, width: int) -> str:
 
 
 class Column:
-    """A column with its cells as text; numbers stand to the right. places: how many decimals its numbers have; None: as
-    many as each needs."""
+    """A column with its cells as text; numbers are right-aligned. places: decimals of its numbers; None: as many as
+    each needs."""
 
     def __init__(self, header: str, values: Sequence[Any], screen: Screen, *, places: int | None = None) -> None:
         self.header, self.cells = header, list(map(cell, values))
@@ -150,11 +150,11 @@ class Column:
         if self.numeric and places is not None:
             self.cells = ["-" if value is None else fixed(value, places) for value in values]
         self.width = max(map(text_width, [header, *self.cells]))
-        self.least = self.width if self.rigid else min(self.width, TEXT_WIDTH)  # that it needs
+        self.least = self.width if self.rigid else min(self.width, TEXT_WIDTH)  # minimum width
         self.coloured = screen.colour and header in VERDICTS
 
     def draw(self, text: str) -> str:
-        """A text of it as tabulate gets it: elided, coloured, with a filler for each second column of a character."""
+        """A cell's text for tabulate: elided, coloured, with a filler for each character that takes two columns."""
         text = elide(text, self.width)
         filler = FILLER * (text_width(text) - len(text))
         if self.coloured and (word := COLOURED.match(text)):
@@ -163,7 +163,7 @@ class Column:
 
 
 def _columns(view: View, screen: Screen) -> list[Column]:
-    """The columns of a view with verbatim cells."""
+    """The columns of a view, with cells not yet elided."""
     body = [list(row) for row in view.rows]
     values: list[Sequence[Any]] = list(zip(*body, strict=True)) if body else [()] * len(view.headers)
     named = list(zip(view.headers, values, strict=True))
@@ -177,7 +177,7 @@ def _columns(view: View, screen: Screen) -> list[Column]:
 
 
 def _fit(columns: Sequence[Column], width: int, drop: Sequence[str]) -> list[Column]:
-    """The columns that are shown in this width, texts among them narrower than they are."""
+    """The columns that fit into a width; text columns may be narrowed."""
     shown = list(columns)
     undeclared = [column.header for column in reversed(columns[1:]) if column.header not in drop]
     for header in [*drop, *undeclared]:
@@ -200,7 +200,7 @@ def _grid(view: View, screen: Screen) -> str:
     shown = columns if screen.width is None else _fit(columns, screen.width, view.drop)
     import tabulate
 
-    tabulate.MIN_PADDING = len(GAP) if screen.width is None else 0  # of a header: a terminal has no room for it
+    tabulate.MIN_PADDING = len(GAP) if screen.width is None else 0  # of a header: a terminal has no room for padding
     text = tabulate.tabulate(
         list(zip(*(map(column.draw, column.cells) for column in shown), strict=True)),
         headers=[column.draw(column.header) for column in shown],
@@ -213,7 +213,7 @@ def _grid(view: View, screen: Screen) -> str:
 
 
 def wrapped(lines: Iterable[str], screen: Screen) -> str:
-    """Lines above or below a table; on a terminal each on several ones where it is too long."""
+    """Lines above or below a table, wrapped on a terminal."""
     rows = list(map(printable, lines))
     if screen.width is not None:
         rows = [row for line in map(short_times, rows) for row in _terminal_rows(line, screen.width)]
@@ -229,7 +229,7 @@ def _terminal_rows(line: str, width: int) -> list[str]:
 
 
 def view(view: View, screen: Screen) -> str:
-    """A view: title, grid, which a view without headers has not, and notes."""
+    """A view as text: title, grid (if the view has headers), and notes."""
     title, notes = (
         "".join(_grid(item, screen) if isinstance(item, View) else wrapped([item], screen) for item in items)
         for items in (view.title, view.notes)
@@ -242,7 +242,7 @@ def lay_out(
     result: Any, view_of_result: View | None, columns: Sequence[str] | None, flat: Iterable[Mapping[str, Any]] | None,
     screen: Screen | None,
 ) -> Iterable[bytes]:  # fmt: skip
-    """A result as a table on a screen, as csv without one; the arguments are those of `Show`."""
+    """A result as a table on a screen, or as csv without one; the arguments are those of `Show`."""
     if screen is not None:
         text = view(view_of_result, screen) if view_of_result else table(result, columns, screen)
         return [text.encode("utf-8", "backslashreplace")]
@@ -252,9 +252,9 @@ def lay_out(
 
 
 def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
-    """One record as a sheet, several as a grid."""
+    """A record with a line for each key, or several records as a grid."""
     if single(result):
-        # a line a key; a list of records below, as a table of its own
+        # each key on its own line; a list of records below, as its own table
         record = mapping(result)
         lists = {key: value for key, value in record.items() if isinstance(value, list | tuple)}
         nested = {key: value for key, value in lists.items() if value and all(map(single, value))}
@@ -283,13 +283,13 @@ def csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes
     from csv import writer as csv_writer
 
     line: Any = SimpleNamespace(write=lambda text: text.encode("utf-8", "backslashreplace"))
-    writer = csv_writer(line)  # `writerow` returns what `write` does
+    writer = csv_writer(line)  # `writerow` returns the result of `write`
     for row in chain([headers], rows):
         yield writer.writerow([_csv_cell(value) for value in row])
 
 
 def csv_records(rows: Iterator[Any], columns: Sequence[str] | None) -> Iterator[bytes]:
-    """A csv whose header is `columns`, else the keys of the first record."""
+    """A csv whose header is `columns`, or the keys of the first record if None."""
     first = next(rows, None)
     if first is None:
         return csv(columns, ()) if columns else iter(())

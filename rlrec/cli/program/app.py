@@ -1,5 +1,5 @@
-"""The use cases, each imported when a command asks for it: `app.policy.create` is that of `rlrec.app.policies.policy`;
-and the figures."""
+"""The use cases and figures, each imported when it is first used: `app.policy.create` is in
+`rlrec.app.policies.policy`."""
 
 # mypy: implicit-reexport
 # ruff: noqa: F401 (imports for the type checker, which does not see what __getattr__ does)

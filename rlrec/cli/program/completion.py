@@ -1,4 +1,4 @@
-"""Completion in the shell: names of arms, policies and the like for the values of options and arguments."""
+"""Shell completion: names of arms, policies and other things for the values of options and arguments."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from click.shell_completion import CompletionItem
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import Settings, walk
 
-# the sort of name that an option takes, by its name or by its metavar
+# the kinds of names that an option takes, by its name or metavar
 OPTIONS = {
     "--policy": ("policy", "route"), "--from-policy": ("policy",), "POLICY[@V]": ("policy",), "--kind": ("kind",),
     "--experiment": ("experiment",), "--reward": ("reward",), "--arms": ("arm",), "--estimator": ("estimator",),
     "CURVE": ("curve",),
 }  # fmt: skip
-# the sort of name that arguments take, by their name, by the path of their command, or by that of its group
+# the kinds of names that an argument takes, by its name, by the path of its command, or by that of its group
 ARGUMENTS = {
     "environment": "environment", "route": "route", "arm": "arm", "policy": "policy", "experiment": "experiment",
     "position": "curve", "reward": "reward", "evaluate": "policy", "train-pg": "policy",
 }  # fmt: skip
-NEW = {"add", "import", "create", "fit", "define"}  # commands whose name is a new one
-LISTS = {"--arms", "--estimator"}  # names between commas
+NEW = {"add", "import", "create", "fit", "define"}  # commands that take a new name, which cannot be completed
+LISTS = {"--arms", "--estimator"}  # options with several names between commas
 
 
 def attach(command: click.Command, name: str) -> None:
-    """Let the values of a command, and of those in its group, be completed."""
+    """Add completion to the parameters of a command and of its subcommands."""
     for names, leaf in walk(command, name):
         for param in leaf.params:
             if sorts := _sorts(param, *names):
@@ -51,7 +51,7 @@ def _items(sorts: tuple[str, ...], is_list: bool, ctx: click.Context, incomplete
 
 
 def _names(ctx: click.Context, sort: str) -> list[str]:
-    """The names of a sort; none where the store cannot be read."""
+    """The names of a kind; none if the store cannot be read."""
     from rlrec.app.opening import open_store
     from rlrec.errors import RlrecError
 

@@ -1,4 +1,4 @@
-"""Errors as one line on stderr and an exit code."""
+"""Errors, printed as one line on stderr, and exit codes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from rlrec.cli.program.shared import HelpWanted, Settings, safe
 from rlrec.cli.text.values import mask_secrets, passwords
 from rlrec.errors import OUT_OF_MEMORY, InputError, RlrecError
 
-ARGUMENTS = {"policy": "reference"}  # field: the argument that holds it
-TYPED_AS = {"arms": ("arms", "candidates")}  # field: the options that may hold it, which none does by default
+ARGUMENTS = {"policy": "reference"}  # field: the argument that it comes from
+TYPED_AS = {"arms": ("arms", "candidates")}  # field: the options that it may come from, if they are given
 NO_MEMORY = "failed to map segment|[Cc]annot allocate memory|can't start new thread"  # of the system and of Python
 INTERRUPTED = 130
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)  # in the file that is the output
-PIPE_CLOSED = 141  # what a shell shows for a tool that SIGPIPE ended
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)  # for the file that stdout writes to
+PIPE_CLOSED = 141  # the exit code that a shell shows for a program ended by SIGPIPE
 
 
 def report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
-    """Print an error on stderr: the exit code."""
+    """Print an error on stderr. Returns the exit code."""
     try:
         if not isinstance(error, OSError):
             output.flush()
@@ -83,7 +83,7 @@ def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None
 
 
 def _stored_hint(settings: Settings) -> str | None:
-    """The hint that says what a command stored whose answer is lost; None where it stored nothing."""
+    """A hint that says what the command has stored although its answer is lost; None if it stored nothing."""
     if settings.store is None or not settings.store.has_stored:
         return None
     from rlrec.cli.output import plain
@@ -96,7 +96,7 @@ def _stored_hint(settings: Settings) -> str | None:
 
 
 def _runnable(hint: str | None, settings: Settings) -> str | None:
-    """A hint whose `rlrec init` names the store; without its password, and without options, which may hold one."""
+    """A hint in which `rlrec init` names the store, without its password and options (which may hold a password)."""
     if hint is None or settings.db == Settings.db:
         return hint
     plain = re.sub(r"(?<=[?&])options=[^&]*&?", "", settings.db).rstrip("?&")
@@ -105,7 +105,7 @@ def _runnable(hint: str | None, settings: Settings) -> str | None:
 
 
 def _location(error: RlrecError, settings: Settings) -> str:
-    """File, line and field of an input error, as far as they are known."""
+    """The file, line and field of an input error, as far as known."""
     if not isinstance(error, InputError):
         return ""
     if error.line is None:
@@ -117,8 +117,8 @@ def _location(error: RlrecError, settings: Settings) -> str:
 
 
 def _source(context: click.Context, field: str) -> str | None:
-    """The source of a field of a single request: the option, with the variable of the environment that set it, or the
-    argument by its name in the usage."""
+    """The source of a field of a single request: the option with the environment variable that set it, or the argument
+    by its name in the usage."""
     name = re.split(r"[.\[]", field)[0]
     if name in TYPED_AS:
         name = next((option for option in TYPED_AS[name] if context.params.get(option) is not None), "")
@@ -150,7 +150,8 @@ def _usage(error: click.ClickException) -> tuple[str, str | None]:
 
 
 def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
-    """The variable or the file that gave this parameter its value, None where the command line or a default did."""
+    """The environment variable or the file that gave a parameter its value; None if the command line or a default
+    did."""
     source = ctx.get_parameter_source(param.name or "")
     if source is click.core.ParameterSource.DEFAULT_MAP:
         return "rlrec.toml"
@@ -163,7 +164,7 @@ def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
 
 
 def _setting(message: str, context: click.Context | None) -> str | None:
-    """The variable of the environment whose value an error speaks of, where it names no option."""
+    """The environment variable whose value occurs in an error that names no option."""
     variables = (_from_environment(param, context) for param in context.command.params) if context else ()
     return next((variable for variable in variables if variable and os.environ.get(variable, "\0") in message), None)
 
@@ -182,7 +183,7 @@ def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | 
 
 
 def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bool:
-    """Whether the user wants JSON, also where the command line could not be parsed."""
+    """Whether the user wants JSON, even if the command line could not be parsed."""
     if settings.format is not None:
         return settings.format == "json"
     words = args[: args.index("--")] if "--" in args else args

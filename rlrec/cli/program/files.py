@@ -1,5 +1,5 @@
-"""Files that commands read and write: input of one JSON object a line, read in groups, bad lines refused on the way;
-files that appear when they are complete, and not before, and must not be what is read."""
+"""Files that commands read and write. Input has one JSON object per line; it is read in groups, and bad lines are
+refused. An output file appears only when it is complete, and may not be one of the inputs."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-# -- lines that are read --
+# -- reading lines --
 
 
 class Refusals:
-    """Refused lines: the first one ends the command, or each goes to a file, as a JSON object: line, error, field,
-    text, file, code."""
+    """Refused lines. The first one ends the command, or, with a path, each is written there as a JSON object: line,
+    error, field, text, file, code."""
 
     def __init__(self, path: str | None, *, appends: bool = False) -> None:
-        self.count = self.n_lines = 0  # refused, and these with what is stored
+        self.count = self.n_lines = 0  # refused lines; refused and stored lines
         self.file = None if path is None else _created(path, "ab" if appends else "wb")
 
     @property
@@ -39,11 +39,12 @@ class Refusals:
         return self.file is not None
 
     def reading(self, source: str) -> None:
-        """Name this file in errors about a line from now on."""
+        """Name this file in later errors about a line."""
         settings().source = "<stdin>" if source == "-" else source
 
     def refuse(self, error: InputError, text: bytes) -> None:
-        """Write the line to the file, what is not UTF-8 in it as escapes; or raise `error`."""
+        """Write the line to the file, with escapes for bytes that are not UTF-8; or raise `error` if there is no
+        file."""
         if self.file is None:
             error.hint = error.hint or "nothing was stored; --on-error quarantine keeps the good lines"
             raise error
@@ -67,13 +68,13 @@ def _created(path: str, mode: str) -> BinaryIO:
 
 
 def refused(count: int, *, n_lines: int, hint: str | None = None) -> LinesRefused:
-    """The error at the end of an input of which some lines were refused. n_lines: those and the stored ones."""
+    """The error at the end of an input in which some lines were refused. n_lines: refused and stored lines."""
     what = f"{'nothing' if count == n_lines else 'the rest'} {'would be' if settings().dry_run else 'is'} stored"
     return LinesRefused(f"{quantity(count, 'line')} refused, {what}", hint=hint)
 
 
 class Lines:
-    """Input of one JSON object a line, read in groups, bad lines refused on the way."""
+    """Input with one JSON object per line, read in groups; bad lines are refused."""
 
     def __init__(self, source: str, refusals: Refusals) -> None:
         self.name = source
@@ -82,7 +83,7 @@ class Lines:
         self.texts: dict[int, bytes] = {}
 
     def copy_unless_file(self) -> None:
-        """Make sure that the input can be read again. Raises InputError for a stdin that is none."""
+        """Make the input readable a second time. Raises InputError if stdin is a terminal or closed."""
         from rlrec.cli.text.lines import rereadable
 
         self.refusals.reading(self.name)
@@ -90,7 +91,7 @@ class Lines:
             self.source = rereadable(self.source)
 
     def first_byte(self) -> bytes:
-        """The first byte that is no space, of an input that can be read again."""
+        """The first byte that is no space, in an input that can be read again."""
         from rlrec.cli.text.lines import groups
 
         for group in groups(self.source, size=1, eager=False):
@@ -98,7 +99,7 @@ class Lines:
         return b""
 
     def raw(self) -> Iterator[list[tuple[int, bytes]]]:
-        """Lists of (line number, line) as they are."""
+        """Groups of (line number, line), not decoded."""
         from rlrec.cli.text.lines import groups
 
         self.refusals.reading(self.name)
@@ -108,7 +109,7 @@ class Lines:
             yield group
 
     def groups(self, kind: type[T]) -> Iterator[list[tuple[int, T]]]:
-        """Lists of (line number, decoded line); the lines that do not decode are refused."""
+        """Groups of (line number, decoded line); lines that cannot be decoded are refused."""
         from rlrec.cli.text.lines import decode_group
 
         for group in self.raw():
@@ -120,12 +121,13 @@ class Lines:
             yield [(number, value) for (number, _), value in numbered if not isinstance(value, InputError)]
 
     def refuse(self, error: InputError) -> None:
-        """Refuse a line of the present group that decoded, but names what does not exist."""
+        """Refuse a line of the present group that was decoded, but names something that does not exist."""
         self.refusals.refuse(error, self.texts.get(error.line or 0, b""))
 
 
 def refusing(command: Command) -> Command:
-    """Adds --on-error and --rejects; gives the command `refusals`, and exit code 5 if it noted any."""
+    """Adds --on-error and --rejects to a command, passes it `refusals`, and ends it with exit code 5 if a line was
+    refused."""
 
     @click.option(
         "--on-error", type=click.Choice(["fail", "quarantine"]), default="fail", show_default=True,
@@ -140,7 +142,8 @@ def refusing(command: Command) -> Command:
             return command(*args, refusals=Refusals(None), **kwargs)
         words = [word for value in kwargs.values() for word in (value if isinstance(value, tuple) else [value])]
         check_target(rejects, "--rejects", inputs=[word for word in words if isinstance(word, str)])
-        refusals = Refusals(rejects, appends=bool(kwargs.get("follow")))  # whoever goes on keeps what it refused before
+        # a command that continues keeps what it refused before
+        refusals = Refusals(rejects, appends=bool(kwargs.get("follow")))
         with refusals.file or nullcontext():
             result = command(*args, refusals=refusals, **kwargs)
         if refusals.count:
@@ -151,7 +154,8 @@ def refusing(command: Command) -> Command:
 
 
 def _lines(command: Command, declare: Callable[[Command], Command]) -> Command:
-    """Adds what `declare` does, --on-error and --rejects; gives the command `lines`, or None without a source."""
+    """Adds the options of `declare`, --on-error and --rejects to a command, and passes it `lines`, None without a
+    source."""
 
     @wraps(command)
     def run(*args: Any, source: str | None, refusals: Refusals, **kwargs: Any) -> Any:
@@ -164,11 +168,11 @@ lines_input = partial(_lines, declare=input_option)
 lines_argument = partial(_lines, declare=click.argument("source", type=FILE, metavar="FILE|-"))
 
 
-# -- files that are written --
+# -- writing files --
 
 
 def check_target(path: str, name: str, *, inputs: Iterable[str] = ()) -> None:
-    """Raises UsageError where a file that is to be written is the store, by whatever link, or one of the inputs."""
+    """Raises UsageError if an output file is the store or one of the inputs, through whatever link."""
     from rlrec.app.opening import store_files
 
     if any(_same_file(path, file) for file in store_files(settings().db)):
@@ -202,10 +206,11 @@ plot_option = option_group(
 
 @contextmanager
 def complete_file(path: str) -> Iterator[BinaryIO]:
-    """A file that gets its name once it is complete and on the disk; what is no plain file is written to as it is."""
+    """A file that appears under its name once it is complete and on disk; a target that is no plain file is written
+    directly."""
     from rlrec import drafts
 
-    target = os.path.realpath(path)  # where a link leads, so that the link stays one
+    target = os.path.realpath(path)  # the target of a link, so that the link stays
     plain = os.path.isfile(target) or not os.path.exists(target)
     with ExitStack() as opened:
         try:
@@ -225,7 +230,7 @@ def complete_file(path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_target(path: str) -> Iterator[Callable[[bytes], object]]:
-    """Opens a file to write to, or stdout under the name `-`."""
+    """A function that writes to a file, or to stdout for the path `-`."""
     if path == "-":
         yield output.write
         output.flush()
@@ -235,7 +240,7 @@ def open_target(path: str) -> Iterator[Callable[[bytes], object]]:
 
 
 def write_text(path: str, text: str) -> int:
-    """The number of bytes that were written to a file, or to stdout under the name `-`."""
+    """Write text to a file, or to stdout for the path `-`. Returns the number of bytes."""
     data = text.encode("utf-8", "backslashreplace")
     with open_target(path) as write:
         write(data)
@@ -243,8 +248,8 @@ def write_text(path: str, text: str) -> int:
 
 
 def save_plot(path: str | None, draw: Callable[[], Figure | None]) -> None:
-    """Write the figure of an answer as a file of its own, where one is wanted; a program may draw it later. Raises
-    InputError where it has none."""
+    """Write the figure of an answer to a file, if there is a path; a program may draw it later. Raises InputError if
+    the answer has no figure."""
     if (show := settings().show) is not None:
         show.draw = draw
     if path is None:

@@ -1,4 +1,4 @@
-"""Shared by commands: decorators that hand over the store, the output and the input lines; groups that help."""
+"""Shared by commands: decorators that pass them the store, the output and the input lines; and command groups."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from rlrec.errors import InputError, suggest
 if TYPE_CHECKING:
     from rlrec.app.opening import Store as Store
 else:
-    Store = Any  # the commands import it from here; its module is loaded when a store is opened
+    Store = Any  # commands import the name from here; its module is loaded when a store is opened
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 JSONL = "jsonl"  # another name of ndjson
-HOW_TO_RUN, OUTPUT = "How", "Output"  # headings of options that many commands have
+HOW_TO_RUN, OUTPUT = "How", "Output"  # headings of options that many commands share
 NOTHING_STORED = "dry run: nothing was stored"
 
 
 class Settings:
-    """The options before the command, and what an error may need to know of the command that runs."""
+    """The options before the command, and facts about the running command that errors need."""
 
     db: str = "rlrec.db"
     read_db: str | None = None
-    primary: str | None = None  # --db, while a command reads from --read-db
+    primary: str | None = None  # --db, while the command reads from --read-db
     now: int | None = None
     tz: Any = None
     allow_future: bool = False
@@ -47,28 +47,28 @@ class Settings:
     format: str | None = None
     source: str | None = None
     dry_run: bool = False
-    store: Any = None  # of the command, once it is open
+    store: Any = None  # of the command, once opened
     show: Show | None = None
     context: click.Context | None = None
-    clear_progress: Callable[[], None] = staticmethod(lambda: None)  # takes a line of progress away
-    notify: Callable[[str], None] | None = None  # takes lines for a person, where a program called the command
-    config: Any = None  # a Config, where there is an rlrec.toml
+    clear_progress: Callable[[], None] = staticmethod(lambda: None)  # removes the progress line
+    notify: Callable[[str], None] | None = None  # takes notices, if a program called the command
+    config: Any = None  # a Config, if there is an rlrec.toml
     broken_config: InputError | None = None
 
 
 def settings() -> Settings:
-    """The settings of the command that runs."""
+    """The settings of the running command."""
     return click.get_current_context().find_object(Settings) or Settings()
 
 
 def safe(text: str, db: str) -> str:
-    """`text` for stderr: on one line, without passwords, nor its middle where it is long."""
+    """`text` for stderr: on one line, without passwords, and without its middle if it is long."""
     return printable(mask_secrets(clipped(hide(recoded(text), passwords(db)))))
 
 
 def notice(text: str) -> None:
-    """Write a line to stderr, wrapped on a terminal, unless --quiet; a stderr that takes nothing does not stop the
-    command."""
+    """Write a line to stderr, wrapped on a terminal, unless --quiet is given. A stderr that cannot be written to does
+    not stop the command."""
     options = settings()
     if options.quiet:
         return
@@ -86,8 +86,8 @@ def notice(text: str) -> None:
 
 
 def conclude(show: Show, *sentences: str) -> None:
-    """Say the result in plain words, a line each: below a table on a terminal, else on stderr; never with --quiet, and
-    never beside json or csv."""
+    """Print the result as sentences, one per line: below a table on a terminal, else on stderr; not with --quiet, nor
+    with json or csv."""
     if show.format != "table" or settings().quiet:
         return
     if show.screen.width is not None:
@@ -98,13 +98,14 @@ def conclude(show: Show, *sentences: str) -> None:
 
 
 def question_of_terminal() -> Callable[[str], bool] | None:
-    """A function that asks a question on the terminal, and answers whether it was a yes; None without a terminal."""
+    """A function that asks a question on the terminal and returns whether the answer was yes; None without a
+    terminal."""
     has_terminal = settings().notify is None and sys.stdin is not None and sys.stdin.isatty()
     return (lambda question: click.confirm(safe(question, settings().db), err=True)) if has_terminal else None
 
 
 def suggest_next(show: Show, command: str, effect: str) -> None:
-    """Name the command that comes next and what it does, on stderr; not with --quiet, nor beside json or csv."""
+    """Name the next command and its effect on stderr; not with --quiet, nor with json or csv."""
     if show.format != "table":
         return
     from shlex import quote
@@ -118,7 +119,7 @@ def suggest_next(show: Show, command: str, effect: str) -> None:
 
 
 class UnknownCommand(click.UsageError):
-    """A word that is not a command, with near ones as a hint."""
+    """A word that is no command, with similar commands as a hint."""
 
     def __init__(self, message: str, *, hint: str | None, ctx: click.Context) -> None:
         super().__init__(message, ctx)
@@ -126,11 +127,11 @@ class UnknownCommand(click.UsageError):
 
 
 class HelpWanted(click.UsageError):
-    """A group without a command: its help goes to stderr."""
+    """A group called without a command: its help goes to stderr."""
 
 
 def option_group(heading: str, *options: Decorator) -> Decorator:
-    """Adds options to a command, which its help lists under this heading."""
+    """Adds options to a command, listed under this heading in its help."""
 
     def add(command: Command) -> Command:
         n_others = len(vars(command).get("__click_params__", ()))
@@ -144,7 +145,7 @@ def option_group(heading: str, *options: Decorator) -> Decorator:
 
 
 class GroupedCommand(click.Command):
-    """A command whose help has a section for each group of its options; -h stands with the output."""
+    """A command whose help has a section for each group of options; -h is listed with the output."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -158,12 +159,12 @@ class GroupedCommand(click.Command):
 
 
 class CommandGroup(click.Group):
-    """A group of commands that suggests near names; use it as `@click.group(cls=CommandGroup)`."""
+    """A group of commands that suggests similar names; use it as `@click.group(cls=CommandGroup)`."""
 
     command_class = GroupedCommand
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Lists the commands with their whole first sentences, which click would cut."""
+        """List the commands with their whole first sentences, which click would cut."""
         commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         with formatter.section("Commands"):
             formatter.write_dl(
@@ -192,13 +193,13 @@ class CommandGroup(click.Group):
 
 
 def walk(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """A command and those of its group, behind the names by which each is called."""
+    """A command and all its subcommands, each with the names by which it is called."""
     yield names, command
     for name, subcommand in getattr(command, "commands", {}).items():
         yield from walk(subcommand, *names, name)
 
 
-input_option = click.option(  # for streams that answer each line: gives the command `source`, a path, `-` or None
+input_option = click.option(  # for streams with an answer to each line: passes `source`, a path, `-` or None
     "--input", "source", type=FILE, metavar="FILE|-", help="Read one JSON object a line; - is stdin."
 )
 
@@ -207,7 +208,8 @@ input_option = click.option(  # for streams that answer each line: gives the com
 
 
 def stored(*lines: str) -> Decorator:
-    """Gives a command `store`, open while it runs, and what `printed` gives. lines: examples that end its help."""
+    """Passes a command `store`, open while it runs, and what `printed` passes. lines: examples at the end of its
+    help."""
     return lambda command: printed(*lines)(_with_store(command))
 
 
@@ -231,7 +233,7 @@ def _with_store(command: Command, *, reads: bool = False, writes: bool = False) 
                 kwargs["show"].clear_progress = options.clear_progress = line.clear
             try:
                 if is_rehearsed and kwargs.get("lines") is not None:
-                    kwargs["lines"].copy_unless_file()  # other writers do not wait for whoever writes the lines
+                    kwargs["lines"].copy_unless_file()  # other writers need not wait for the writer of the lines
                 with rehearsal(store) if is_rehearsed else nullcontext():
                     return command(*args, store=store, **kwargs)
             finally:
@@ -241,17 +243,17 @@ def _with_store(command: Command, *, reads: bool = False, writes: bool = False) 
 
 
 def reading(*lines: str) -> Decorator:
-    """Gives a command that only reads what `stored` gives, with the store of --read-db where there is one."""
+    """Like `stored`, for a command that only reads: its store is that of --read-db, if there is one."""
     return lambda command: printed(*lines)(_with_store(command, reads=True))
 
 
 def writing(*lines: str) -> Decorator:
-    """Gives a command what `stored` gives, and --dry-run, which takes back all that it stores."""
+    """Like `stored`, with --dry-run, which rolls back all that the command stores."""
     return lambda command: printed(*lines)(_with_store(command, writes=True))
 
 
 def drawing(command: Command) -> Command:
-    """Refuses a clock far ahead for a command that logs decisions; write it below `stored`."""
+    """Refuses a clock far ahead, for a command that logs decisions; write it below `stored`."""
 
     @wraps(command)
     def run(*args: Any, store: Store, **kwargs: Any) -> Any:
@@ -271,7 +273,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be
 
 @contextmanager
 def rehearsal(store: Store) -> Iterator[None]:
-    """A transaction that is taken back at its end, and says so on stderr."""
+    """A transaction that is rolled back at its end; says so on stderr."""
     settings().dry_run = True
     with store.rehearsal():
         yield
@@ -279,7 +281,7 @@ def rehearsal(store: Store) -> Iterator[None]:
 
 
 def printed(*lines: str) -> Decorator:
-    """Adds --format and --json; gives the command `show`. lines: examples that end its help."""
+    """Adds --format and --json to a command, and passes it `show`. lines: examples at the end of its help."""
     return lambda command: _with_show(command, lines)
 
 
@@ -312,7 +314,7 @@ def _with_show(command: Command, examples: Sequence[str]) -> Command:
     return run
 
 
-# -- options that several commands have --
+# -- options of several commands --
 
 
 _WORKERS = (
@@ -329,7 +331,8 @@ _WORKERS = (
 
 
 def workers_options(command: Command) -> Command:
-    """Gives a command `workers`, as its options name them; write it above what gives it the store."""
+    """Adds the options for workers to a command, and passes it `workers`; write it above the decorator for the
+    store."""
 
     @wraps(command)
     def run(*args: Any, jobs: int, engine: str, scheduler: str | None, **kwargs: Any) -> Any:
@@ -341,7 +344,7 @@ def workers_options(command: Command) -> Command:
 
 
 def by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:
-    """Options K=V as a mapping. Raises InputError for a name that comes twice."""
+    """Options K=V as a mapping. Raises InputError if a name occurs twice."""
     values: dict[str, str] = {}
     for name, value in pairs:
         if name in values:

@@ -1,5 +1,5 @@
-"""Signals that end a command: they unwind it as an error does, so that nothing is left behind; a second one ends at
-once. Inside of `waiting` they end its waits alone, for commands that finish what they are at."""
+"""Signals that end a command. They unwind it like an error, so that it cleans up; a second signal ends the process at
+once. Within `waiting` they only end waits, for commands that finish their present work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal arrived; `code` is the exit code that shells expect of it, 128 and its number."""
+    """A signal arrived; `code` is the exit code that shells expect for it, 128 plus its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -23,24 +23,24 @@ class Interrupted(KeyboardInterrupt):
 
 
 def unwind(number: int, _: FrameType | None) -> None:
-    """The handler of these signals: the next one ends at once."""
+    """The handler of these signals; a second signal ends the process at once."""
     for other in END_SIGNALS:
         if signal.getsignal(other) is unwind:
             signal.signal(other, lambda number, _: os._exit(128 + number))
     if logging := sys.modules.get("logging"):
-        logging.disable()  # a pool of connections would log the interrupted rollback, traceback and all
+        logging.disable()  # a connection pool would log the interrupted rollback with a traceback
     raise Interrupted(number)
 
 
 def end_in_finalizer(unraisable: sys.UnraisableHookArgs) -> None:
-    """End at once where the signal arrived in a finalizer, which lets no error out."""
+    """End the process at once if the signal arrived in a finalizer, from which no error can propagate."""
     if isinstance(unraisable.exc_value, Interrupted):
         os._exit(unraisable.exc_value.code)
     sys.__unraisablehook__(unraisable)
 
 
 class Waiting:
-    """Waits that a signal ends; `number` is that signal. Other work goes on to its end."""
+    """Waits that a signal ends; `number` is the signal's. Other work goes on."""
 
     def __init__(self, wakeup: int) -> None:
         self.number: int | None = None
@@ -53,7 +53,8 @@ class Waiting:
         self.number = number
 
     def wait(self, seconds: float | None, stream: BinaryIO | None) -> bool:
-        """Wait for so long (None: however long), or until the stream can be read; False once a signal has arrived."""
+        """Wait for `seconds` (None: without a limit), or until the stream can be read. Returns False once a signal has
+        arrived."""
         if self.number is None:
             import select  # which most commands do without
 
@@ -64,7 +65,7 @@ class Waiting:
 
 @contextmanager
 def waiting() -> Iterator[Waiting]:
-    """Inside it, the signals that end a command end its waits alone."""
+    """In this context, the signals that end a command only end its waits."""
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
     waits = Waiting(receiver)

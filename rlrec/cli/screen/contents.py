@@ -1,4 +1,4 @@
-"""The contents of the screen's pages: answers of commands, as their tables and figures."""
+"""The contents of the screen's pages: the answers of commands as tables and figures."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 Arguments = Mapping[str, str]
 N_POLICIES = 8  # whose beliefs about an arm are shown
-N_SESSIONS = 1_000  # the newest
-N_DIGITS = 18  # of a number of a decision or a visit, at most
-HEADINGS = {"route": "Routes", "experiment": "Experiments"}  # of tables of the overview, by their first columns
-# where a value of a column leads; a header is the same word wherever it stands
+N_SESSIONS = 1_000  # newest sessions that are listed
+N_DIGITS = 18  # of the id of a decision or the number of a visit, at most
+HEADINGS = {"route": "Routes", "experiment": "Experiments"}  # of tables of the overview, by their first column
+# the page to which values of a column link; a header has the same meaning in all tables
 PLACES = {
     "policy": "policy?name=", "experiment": "experiment?name=", "route": "route?name=", "session": "session?key=",
     "user": "user?key=", "decision": "decision?id=", "decision_id": "decision?id=", "arm": "arm?key=",
 }  # fmt: skip
-FINDING = ("severity", "check", "subject", "detail")  # columns of the page about health
-TIMELINE = (  # columns of a visit, what was shown before what was known
+FINDING = ("severity", "check", "subject", "detail")  # columns of the page on health
+TIMELINE = (  # columns of a visit, with what was shown before what was known
     "step", "decision", "position", "arm", "propensity", "events", "reward", "return", "policy", "at", "context",
     "state",
 )  # fmt: skip
@@ -45,7 +45,7 @@ MENU = {
 
 
 class Panel(NamedTuple):
-    """A view of a command, with figures of the same answer. places: where values of its columns lead."""
+    """A view of a command, with figures of the same answer. places: the pages to which values of its columns link."""
 
     view: View
     heading: str = ""
@@ -54,8 +54,8 @@ class Panel(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The content of a page. related: words that lead elsewhere; alerts: what somebody must see; notices: of the
-    command; report: values of the template of a report, in place of panels; location: where a search leads."""
+    """The content of a page. related: links to other pages; alerts: urgent messages; notices: of the command; report:
+    values for the template of a report, instead of panels; location: the address to which a search redirects."""
 
     title: str
     panels: Sequence[Panel] = ()
@@ -145,7 +145,7 @@ def show_arm(store: Store, args: Arguments) -> Content:
     for policy in live[:N_POLICIES]:
         try:
             beliefs = app.policy_beliefs.show(store, policy["policy"], drift=False)["arms"]
-        except InputError:  # it has no belief of its own
+        except InputError:  # a policy without a belief of its own
             continue
         columns = dict.fromkeys(policy_view.BELIEF[2:])
         rows += [{"policy": policy["policy"]} | columns | row for row in beliefs if row["arm"] == key]
@@ -194,7 +194,7 @@ def show_decision(store: Store, args: Arguments) -> Content:
 
 
 def _read_number(noun: str, text: str) -> int:
-    """The number that a text writes. Raises InputError where it is none that a store could have."""
+    """The number in a text. Raises InputError if no store could have it."""
     if not (text.isascii() and text.isdigit() and len(text) <= N_DIGITS):
         raise InputError(f"unknown {noun} {truncate(text)!r}")
     return int(text)
@@ -220,7 +220,7 @@ def report(store: Store, args: Arguments) -> Content:
 
 
 def find(store: Store, args: Arguments) -> Content:
-    """Links to the pages about what has this key, name or number; where there is only one, its address."""
+    """Links to the pages on everything with this key, name or number; if there is only one, its address."""
     words = args.get("q", "").strip()
     if not words:
         return Content("Find")
@@ -251,4 +251,4 @@ PAGES: Mapping[str, Callable[[Store, Arguments], Content]] = {
     "health": health, "report": report, "find": find,
 }  # fmt: skip
 SLOW = {"policy", "experiment", "effects", "arm", "health", "report"}  # pages that read much of the log
-NAMED = ("name", "key", "id", "visit", "q")  # arguments that say what a page is about
+NAMED = ("name", "key", "id", "visit", "q")  # arguments that identify what a page is about

@@ -1,4 +1,4 @@
-"""Tables of the screen: sorted, filtered and cut by plain links, which are addresses of the same page."""
+"""Tables of the screen. They are sorted, filtered and paged by plain links to the same page."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from rlrec.cli.text.text import View
 if TYPE_CHECKING:
     from rlrec.report.html import Cell, Table
 
-N_ROWS = 100  # of a table on a page
-N_VALUES = range(2, 9)  # of a column that a table can be filtered by
+N_ROWS = 100  # rows of a table on one page
+N_VALUES = range(2, 9)  # distinct values of a column that can be filtered by
 FILTERED = ("status", "kind", "live", "policy", "experiment", "unit", "severity", "check", "reward")
-NO_ARM = "(page)"  # in the column of arms, for what belongs to the whole slate
+NO_ARM = "(page)"  # in the column of arms, for a row about the whole slate
 
 
 def link(prefix: str, value: object) -> str:
-    """The relative address of a page about something. prefix: of its sort, as `policy?name=`."""
+    """The relative address of a page. prefix: for its kind, such as `policy?name=`."""
     return f"{prefix}{quote(str(value), safe='')}"
 
 
 class Address(NamedTuple):
-    """The address of a page, from which its links follow."""
+    """The address of a page, from which its links are made."""
 
     path: str
     args: Mapping[str, str]
 
     def change(self, anchor: str = "", **changes: str) -> str:
-        """The same page with other arguments; an empty one is left out. A page that comes again has no anchor: browsers
-        would go back to it each time, and keep their place without one."""
+        """The same page with changed arguments; empty ones are left out. A page that refreshes itself gets no anchor:
+        browsers would jump to it each time, and otherwise keep their place."""
         anchor = "" if self.args.get("refresh") else anchor
         named = {name: value for name, value in {**self.args, **changes}.items() if value}
         return f"{self.path or '.'}?{urlencode(named)}{anchor and '#'}{anchor}"
 
     def follow(self, prefix: str) -> str:
-        """Another page, which is refreshed as this one."""
+        """The address of another page, with the same refresh as this one."""
         refresh = self.args.get("refresh")
         return f"{prefix}{'&' if '?' in prefix else '?'}refresh={refresh}" if refresh else prefix
 
 
 class Grid:
-    """A table of a page. key: its anchor, and the end of the names of its arguments; places: where values lead."""
+    """A table of a page. key: its anchor, and the suffix of its arguments; places: the pages to which values link."""
 
     def __init__(self, view: View, key: str, address: Address, places: Mapping[str, str]) -> None:
         self.headers, self.rows = [*view.headers], [[*row] for row in view.rows]
         self.key, self.address, self.places = key, address, places
-        # a line without a head belongs to the one above, which it stays below
+        # a row without a first cell belongs to the one above, and stays below it
         self.is_grouped = any(row[0] in (None, "") for row in self.rows)
         self.sort, self.only = ("" if self.is_grouped else self._argument(name) for name in ("sort", "only"))
         start = self._argument("from")
         self.first = int(start[:9]) if start.isdecimal() else 0
 
     def table(self) -> Table:
-        """The rows that the arguments of the page choose."""
+        """The rows that the arguments of the page select."""
         filters = self._filters() if self.rows and not self.is_grouped else []
         rows = self._sorted([row for row in self.rows if not self.only or self._has(row)])
         shown = rows[self.first : self.first + N_ROWS]
@@ -72,7 +72,7 @@ class Grid:
         return self.address.args.get(f"{name}-{self.key}", "")
 
     def _change(self, **changes: str) -> str:
-        """The page with another sort, filter or first row of this table."""
+        """The page with another sort column, filter or first row of this table."""
         named = {f"{name}-{self.key}": value for name, value in {"from": "", **changes}.items()}
         return self.address.change(self.key, **named)
 
@@ -82,7 +82,7 @@ class Grid:
         return name not in self.headers or cell(row[self.headers.index(name)]) == value
 
     def _filters(self) -> list[Cell]:
-        """A link for each value that a column can be filtered by; that of the chosen one takes the filter away."""
+        """A link for each value to filter by; the link of the chosen value removes the filter."""
         columns = zip(self.headers, zip(*self.rows, strict=True), strict=True)
         filtered = ((name, sorted({*map(cell, values)})) for name, values in columns if name in FILTERED)
         pairs = [
@@ -100,7 +100,7 @@ class Grid:
         ]  # fmt: skip
 
     def _sorted(self, rows: list[list[Any]]) -> list[list[Any]]:
-        """The rows in the order of a column, those without a value last."""
+        """The rows sorted by a column; those without a value come last."""
         name = self.sort.removeprefix("-")
         if name not in self.headers:
             return rows
@@ -110,7 +110,7 @@ class Grid:
         return [*present, *(row for row in rows if row[column] is None)]
 
     def _header(self, header: Cell) -> Cell:
-        """A header whose link sorts the table by its column, and the other way round the second time."""
+        """A header with a link that sorts the table by its column, in reverse order the second time."""
         name = header.text
         if self.is_grouped or not name or len(self.rows) < 2:
             return header
@@ -118,7 +118,7 @@ class Grid:
         return header._replace(href=self._change(sort=f"-{name}" if order == "ascending" else name), order=order)
 
     def _link(self, header: str, value: Any, shown: Cell) -> Cell:
-        """A cell with a link where its column leads to pages."""
+        """A cell, with a link if its column links to pages."""
         if value is None:
             return shown._replace(text="") if self.is_grouped else shown
         if header not in self.places or value == NO_ARM:
@@ -126,7 +126,7 @@ class Grid:
         return shown._replace(href=self.address.follow(link(self.places[header], value)))
 
     def _turns(self, n_rows: int) -> list[Cell]:
-        """Links to the rows before those that are shown, and behind."""
+        """Links to the rows before and after those shown."""
         steps = (("the rows before", max(self.first - N_ROWS, 0)), ("the next rows", self.first + N_ROWS))
         return [
             app.html.Cell(text, href=self._change(**{"from": str(start) if start else ""}))
@@ -136,10 +136,10 @@ class Grid:
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
-    """Numbers by their size, before texts by their letters."""
+    """A sort key: numbers by size come before texts in alphabetical order."""
     return (False, value, "") if is_number(value) else (True, 0.0, cell(value).casefold())
 
 
 def _text(value: Any) -> str:
-    """A value as tables of a terminal show it."""
+    """A value as tables on a terminal show it."""
     return short_times(cell(value))

@@ -1,4 +1,4 @@
-"""The pages of the screen in HTML: contents that are kept for a while, and errors that can be read."""
+"""The screen's pages in HTML: cached contents, and readable errors."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 N_LINES = 50  # above or below a table
-REFRESH = {"": "off", "10": "10 s", "60": "60 s"}  # seconds after which a page comes again, and how that is called
-RETRY_S = 5  # after which a page comes again that the store could not give
-SHARE = 40  # an answer is kept for so many times what it took, so that pages take a fortieth of a processor
+REFRESH = {"": "off", "10": "10 s", "60": "60 s"}  # seconds between refreshes of a page, and their labels
+RETRY_S = 5  # between refreshes of a page that the store could not provide
+SHARE = 40  # an answer is kept for this many times the time it took, so that pages take a fortieth of a processor
 FRESH_S = 5.0  # at least
-CACHE_BYTES = 16_000_000  # of a process, for what it may need again
-OBJECT_BYTES = 4  # of memory, about, for each letter that writes a content out
+CACHE_BYTES = 16_000_000  # of the caches of a process
+OBJECT_BYTES = 4  # of memory per character of a content's repr, about
 
 
 class Unready(RlrecError):
-    """The store is missing, out of date or out of reach: no page can be made."""
+    """The store is missing, out of date or unreachable, so that no page can be made."""
 
 
 class BoundedCache(Generic[Value]):
-    """The newest values that were made, as many as a number of bytes takes, and one at least."""
+    """The newest values, as many as fit into CACHE_BYTES, and at least one."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[str, ...], tuple[Value, int]] = OrderedDict()
@@ -47,7 +47,7 @@ class BoundedCache(Generic[Value]):
         return self._entries[key][0] if key in self._entries else None
 
     def put(self, key: tuple[str, ...], value: Value, n_bytes: int) -> None:
-        """Keep a value, and let go of the oldest ones that have no room beside it."""
+        """Keep a value, and drop the oldest ones that no longer fit."""
         n_bytes += sum(map(len, key))
         self.n_bytes += n_bytes - self._entries.pop(key, (None, 0))[1]
         self._entries[key] = value, n_bytes
@@ -56,7 +56,7 @@ class BoundedCache(Generic[Value]):
 
 
 class WebPage(NamedTuple):
-    """A page as it is sent. fresh_s: for how long it is not made anew; refresh: seconds after which a browser comes
+    """A page as it is sent. fresh_s: the time for which it is not made again; refresh: seconds until a browser asks
     again, "" for never."""
 
     status: int
@@ -67,7 +67,7 @@ class WebPage(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The store of the command, and how it is opened."""
+    """The store of the command, and how to open it."""
 
     db: str
     address: str
@@ -77,7 +77,7 @@ class Options(NamedTuple):
 
 
 class _CachedContent(NamedTuple):
-    """An answer that is cached. at: when the store was read; until: a time of the process."""
+    """A cached answer. at: when the store was read; until: when the answer expires, in the process's time."""
 
     content: Content
     at: str
@@ -90,7 +90,7 @@ class _CachedContent(NamedTuple):
 
 
 def arguments(query: str) -> dict[str, str]:
-    """The arguments of an address, without a refresh that is no choice of a page."""
+    """The arguments of an address, without a refresh that pages do not offer."""
     pairs = dict(parse_qsl(query))
     if pairs.get("refresh") not in REFRESH:
         pairs.pop("refresh", None)
@@ -98,14 +98,14 @@ def arguments(query: str) -> dict[str, str]:
 
 
 class PageMaker:
-    """A maker of pages. It keeps answers for a while, so that one that took long can be sorted at once."""
+    """Makes pages. It caches answers, so that one that took long can be sorted at once."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self._answers = BoundedCache[_CachedContent]()
 
     def make(self, path: str, query: str) -> WebPage:
-        """The page of an address. What the store cannot give, and why, is a page, too."""
+        """The page of an address; an error becomes a page, too."""
         address = Address(path, arguments(query))
         named, began = {name: address.args[name] for name in NAMED if name in address.args}, time.monotonic()
         try:
@@ -115,11 +115,12 @@ class PageMaker:
             body = self._render(answer.content, address, answer)
         except Exception as error:
             return self._problem(error, address, 404 if named else 200, time.monotonic() - began)
-        refresh = "" if path == "find" else address.args.get("refresh", "")  # which would empty what is being typed
+        # a refresh would clear the text being typed
+        refresh = "" if path == "find" else address.args.get("refresh", "")
         return WebPage(200, body, "", answer.fresh_s, refresh)
 
     def _answer(self, path: str, named: Arguments) -> _CachedContent:
-        """The content of a page, as it is kept, or from the store."""
+        """The content of a page, from the cache or from the store."""
         key = (path, *(word for pair in sorted(named.items()) for word in pair))
         if (cached := self._answers.get(key)) is not None and time.monotonic() < cached.until:
             return cached

@@ -1,1 +1,1 @@
-"""Values as people write and read them."""
+"""Conversion between values and the text that people write and read."""

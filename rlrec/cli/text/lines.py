@@ -1,7 +1,7 @@
-"""Input of one JSON object a line: cut into groups, decode strictly, say what is wrong where.
-
-msgspec decodes. What it lets pass (integers of any length, the last of duplicate keys, NUL in text) is found by
-a few cheap tests of a whole group at once; only a line that fails one is read again, slowly, to name the field.
+"""Input with one JSON object per line: split into groups, decoded strictly, with errors that say what is wrong and
+where.
+msgspec decodes. Some cheap tests on a whole group find what it accepts and should not (integers of any length,
+duplicate keys, NUL in text). Only a line that fails one is read again, slowly, to name the field.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BLOCK_BYTES = 65_536
 BOM = b"\xef\xbb\xbf"
 FLUSH = re.compile(rb'\s*\{\s*"op"\s*:\s*"flush"\s*\}\s*')
 LONG = re.compile(rb"[:,\[\s-][0-9]{19}")  # an integer that may not fit into 64 bits
-ESCAPED = re.compile(rb"\\u00(?:00|22|3[aA])")  # NUL, a quote, a colon
+ESCAPED = re.compile(rb"\\u00(?:00|22|3[aA])")  # NUL, a quote or a colon
 ALL_ZERO = bytes.maketrans(b"123456789", b"000000000")
 NO_BRACKET = bytes(set(range(256)) - set(b"[]{}\n"))
 WORDS = {
@@ -47,11 +47,10 @@ WORDS = {
 def groups(
     source: str | BinaryIO, *, size: int = 1000, eager: bool = True, flush: bool = False, n_bytes: int = sys.maxsize
 ) -> Iterator[list[tuple[int, bytes]]]:
-    """Lists of (line number, line), blank lines left out, each of at most `size` lines.
-
-    source: a path, `-` for stdin, or a file to read from its start. eager: a group also ends as soon as no further
-    complete line is waiting, so that a producer which waits for an answer gets it. flush: a line `{"op": "flush"}`
-    ends a group, and is dropped. n_bytes: of lines, after which a group ends.
+    """Lists of (line number, line), each of at most `size` lines, without blank lines.
+    source: a path, `-` for stdin, or a file to read from its start. eager: end a group also when no further complete
+    line is waiting, so that a producer that waits for an answer gets it. flush: a line `{"op": "flush"}` ends a group,
+    and is dropped. n_bytes: of lines, after which a group ends.
     """
     cutter, group = _Cutter(), list[tuple[int, bytes]]()
     with _opened(source) as stream:
@@ -73,7 +72,7 @@ def groups(
 
 
 def _flushed(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list[tuple[int, bytes]], bool]]:
-    """The lines in parts, and whether a flush line followed the part."""
+    """The lines in parts, each with whether a flush line followed it."""
     if flush:
         ends = [index for index, (_, line) in enumerate(lines) if b"flush" in line and FLUSH.fullmatch(line)]
         for start, end in zip([0, *(index + 1 for index in ends)], ends, strict=False):
@@ -83,8 +82,8 @@ def _flushed(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list
 
 
 def rereadable(source: str) -> str | BinaryIO:
-    """An input that can be read more than once: a plain file by its path, of anything else (stdin, a FIFO) a copy in a
-    file without a name, which is gone with the process whatever ends it."""
+    """An input that can be read more than once: the path of a plain file; for anything else (stdin, a FIFO) a copy in
+    an unnamed file, which disappears when the process ends."""
     if source != "-" and stat.S_ISREG(os.stat(source).st_mode):
         return source
     import tempfile
@@ -100,19 +99,19 @@ def rereadable(source: str) -> str | BinaryIO:
 
 
 def stream(source: str) -> AbstractContextManager[BinaryIO] | None:
-    """An input that is read as it comes: stdin, a FIFO; None for a plain file."""
+    """An input that is read as it arrives: stdin or a FIFO; None for a plain file."""
     return None if source != "-" and stat.S_ISREG(os.stat(source).st_mode) else _opened(source)
 
 
 class _Cutter:
-    """Cuts blocks of bytes into numbered lines; no line takes more memory than LIMIT and one block."""
+    """Splits blocks of bytes into numbered lines; no line takes more memory than LIMIT plus one block."""
 
     def __init__(self) -> None:
         self.number = 0
         self.tail = bytearray()
 
     def lines(self, block: bytes) -> list[tuple[int, bytes]]:
-        """The lines that `block` completes, without the blank ones; an empty block is the end of the input."""
+        """The lines that `block` completes, without blank ones; an empty block ends the input."""
         head, end, remainder = block.rpartition(b"\n") if block else (b"", b"\n", b"")
         complete_lines = self._numbered(bytes(self.tail) + head) if end else []
         if end:
@@ -122,7 +121,7 @@ class _Cutter:
 
     def _numbered(self, text: bytes) -> list[tuple[int, bytes]]:
         lines = text.split(b"\n")
-        lines[0] = lines[0][: LIMIT + 1]  # others lie within one block
+        lines[0] = lines[0][: LIMIT + 1]  # the others lie within one block
         if self.number == 0:
             lines[0] = lines[0].removeprefix(BOM)
         numbered = enumerate(lines, self.number + 1)
@@ -144,7 +143,7 @@ def _opened(source: str | BinaryIO) -> Iterator[BinaryIO]:
         raise InputError("no input: stdin is closed")
     elif stdin.isatty():
         raise InputError("no input: stdin is a terminal", hint="pipe one JSON object a line in, or name a file")
-    elif stdin is (real := sys.__stdin__) and real:  # past its buffer: a poll does not see what waits there
+    elif stdin is (real := sys.__stdin__) and real:  # bypassing its buffer: a poll does not see what is in there
         with open(real.fileno(), "rb", buffering=0, closefd=False) as file:
             yield cast(BinaryIO, file)
     else:
@@ -152,7 +151,7 @@ def _opened(source: str | BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _waiting(stream: BinaryIO, timeout: int | None = 0) -> bool:
-    """Whether a read would return at once, be it with the end of the input."""
+    """Whether a read would return at once, possibly because the input has ended."""
     poll = select.poll()
     try:
         poll.register(stream.fileno(), select.POLLIN)
@@ -162,8 +161,8 @@ def _waiting(stream: BinaryIO, timeout: int | None = 0) -> bool:
 
 
 def _read(stream: BinaryIO) -> bytes:
-    """The bytes that are there, at least one; none at the end of the input."""
-    while (block := stream.read(BLOCK_BYTES)) is None:  # a non-blocking descriptor
+    """The bytes that are available, at least one; empty at the end of the input."""
+    while (block := stream.read(BLOCK_BYTES)) is None:  # from a non-blocking descriptor
         _waiting(stream, None)
     return block
 
@@ -201,7 +200,7 @@ def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
 
 
 def decode_candidates(tree: list[Any]) -> list[Any]:
-    """Arms of a request, each with what this states of it, from a JSON array. Raises InputError."""
+    """The arms of a request, each with what the request states of it, from a JSON array. Raises InputError."""
     import msgspec
 
     kind: Any = candidate_type()
@@ -213,14 +212,15 @@ def decode_candidates(tree: list[Any]) -> list[Any]:
 
 
 def decode_group(group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | InputError]:
-    """For each (line number, line) what `decode` returns or raises; where all are good, in a microsecond a line."""
+    """For each (line number, line) the result of `decode`, or its error. If all lines are good, this takes a
+    microsecond per line."""
     values = _at_once([raw for _, raw in group], kind)
     return [_tried(raw, kind, number) for number, raw in group] if values is None else values
 
 
 def key_type() -> Any:
-    """The type of a key in a line's Struct. What is too short or too long for a key is refused with the words of
-    `parse_key`, as is NUL or broken Unicode in any text of a line: a decoded key needs no further check."""
+    """The type of a key in a line's Struct. A key that is too short or too long is refused with the message of
+    `parse_key`; NUL and broken Unicode are refused in any text of a line. A decoded key thus needs no further check."""
     from typing import Annotated
 
     from msgspec import Meta
@@ -230,7 +230,7 @@ def key_type() -> Any:
 
 @cache
 def candidate_type() -> Any:
-    """The type of an arm of a request with what this states of it."""
+    """The type of an arm of a request, with what the request states of it."""
     from msgspec import defstruct
 
     rows: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {})]
@@ -241,8 +241,8 @@ def candidate_type() -> Any:
 def line_type(
     name: str, command: click.Command, fields: Sequence[str], *, required: Sequence[str] = (), **more_types: Any
 ) -> Any:
-    """The Struct of a line that has these fields of a command, of the types of its options. more_types: those of fields
-    that no option has as lines have them."""
+    """The Struct of a line with some fields of a command, in the types of its options. more_types: those of fields
+    whose type in lines differs from that of any option."""
     from typing import get_origin
 
     from msgspec import defstruct
@@ -271,7 +271,7 @@ def _tried(raw: bytes, kind: type[T], number: int) -> T | InputError:
 
 
 def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
-    """The values of the lines; None where each must be looked at, since one is bad or unusual."""
+    """The values of the lines; None if one is bad or unusual, so that each must be decoded by itself."""
     import msgspec
 
     block = b"\n".join(raws)
@@ -279,11 +279,12 @@ def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
         return None
     try:
         values = _decoder(kind).decode_lines(block)
-        n_brackets = max(map(len, block.translate(None, NO_BRACKET).split(b"\n")))  # of a line
+        n_brackets = max(map(len, block.translate(None, NO_BRACKET).split(b"\n")))  # per line
         if n_brackets > 2 * DEPTH and _is_deep(_decoder(Any).decode_lines(block)):
             return None
-        # Written again, every key is there once: an equal count proves that none came twice. A quoted colon in a text
-        # counts on both sides. The type leaves out defaults that lines state: then the untyped values prove it.
+        # Encoded again, every key occurs once: an equal count proves that there were no duplicates. A quoted colon in a
+        # text counts on both sides. The typed values lack defaults that lines state; then the untyped values are
+        # counted.
         n_keys = block.count(b'":')
         is_distinct = msgspec.json.encode(values).count(b'":') == n_keys
         if not is_distinct:
@@ -294,7 +295,7 @@ def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
 
 
 def _is_deep(value: Any, depth: int = -1) -> bool:
-    """Whether one of some values is nested too deep."""
+    """Whether one of several values is nested too deeply."""
     if depth > DEPTH:
         return True
     children = value.values() if isinstance(value, dict) else value
@@ -302,23 +303,24 @@ def _is_deep(value: Any, depth: int = -1) -> bool:
 
 
 def _usual(block: bytes, n_lines: int) -> bool:
-    """Whether lines of JSON are objects from end to end, and free of what msgspec lets pass or writes otherwise."""
+    """Whether lines of JSON are complete objects, without anything that msgspec accepts wrongly or writes
+    differently."""
     return (
         len(block) <= LIMIT
         and block.startswith(b"{")
         and block.endswith(b"}")
-        and block.count(b"}\n{") == n_lines - 1  # which no object holds: as many values as lines are one a line
-        and not any(sign in block for sign in (b'" :', b'"  ', b"\t", b"\r"))  # perhaps a blank before a colon
+        and block.count(b"}\n{") == n_lines - 1  # occurs in no object, so that there is one value per line
+        and not any(sign in block for sign in (b'" :', b'"  ', b"\t", b"\r"))  # possibly a blank before a colon
         and not (b"\\u" in block and ESCAPED.search(block))
         and not (b"0" * 19 in block.translate(ALL_ZERO) and LONG.search(block))
     )
 
 
-# -- what is wrong --
+# -- error messages --
 
 
 def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
-    """The error a person reads for a line that is JSON, but not of the kind; error: msgspec's own message."""
+    """The error for a line that is JSON, but not of the kind. error: msgspec's message."""
     complaint, _, at = error.partition(" - at ")
     tokens = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", at)
     field, value = "", tree
@@ -327,7 +329,7 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
         field = f"{field}{key}" if key.startswith("[") else join_path(field, key)
     if unknown_field := re.fullmatch(r"Object contains unknown field `(.*)`", complaint, re.DOTALL):
         tag: Any = tree.get(cast(str, _tag_field(kind))) if isinstance(tree, dict) else None
-        meant = _tagged(kind).get(tag, kind)  # the Struct that the line says to be
+        meant = _tagged(kind).get(tag, kind)  # the Struct that the line's tag names
         hint = _unknown_field_hint(unknown_field[1], meant)
         return InputError("unknown field", hint=hint, field=join_path(field, unknown_field[1]), line=line)
     if missing_field := re.fullmatch(r"Object missing required field `(.*)`", complaint):
@@ -346,7 +348,7 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
 
 
 def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
-    """One step of msgspec's path; for `[...]`, which names no key, the first member that fits the complaint."""
+    """One step of msgspec's path; for `[...]`, which names no key, the first member that the complaint fits."""
     if name:
         return name, value.get(name) if isinstance(value, dict) else None
     if index.isdigit():
@@ -361,7 +363,7 @@ def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
 
 
 def _tagged(kind: Any) -> dict[str, Any]:
-    """The Structs that a line may be, by the tag that tells them apart."""
+    """The Structs that a line may be, by their tags."""
     from typing import get_args
 
     return {struct.__struct_config__.tag: struct for struct in get_args(kind) if hasattr(struct, "__struct_config__")}
@@ -372,7 +374,7 @@ def _tag_field(kind: Any) -> str | None:
 
 
 def _unknown_field_hint(name: str, kind: Any) -> str | None:
-    """A hint for a field that a line does not have at this place: where it stands, a near name, or all names."""
+    """A hint for a field that does not belong here: where it belongs, a similar name, or all names."""
     names = _fields(kind)
     if name in names and hasattr(kind, "__struct_fields__"):
         holder = next((field for field, hint in _hints(kind).items() if name in _fields(hint)), None)
@@ -382,14 +384,14 @@ def _unknown_field_hint(name: str, kind: Any) -> str | None:
 
 
 def _example(kind: Any) -> str | None:
-    """A hint that shows a line, where its Struct has one as EXAMPLE."""
+    """A hint that shows an example line, if the Struct has an EXAMPLE."""
     example = getattr(kind, "EXAMPLE", None)
     return None if example is None else f"for example {example}"
 
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    """The types of the fields of a Struct; kept, as a file may have this error on each of its lines."""
+    """The types of a Struct's fields; cached, since every line of a file may have the same error."""
     from typing import get_type_hints
 
     return get_type_hints(kind)
@@ -397,7 +399,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 @cache
 def _fields(kind: Any) -> list[str]:
-    """The names of the fields that a Struct, or any Struct inside it, takes."""
+    """The names of the fields of a Struct, or of all Structs in a union."""
     from typing import get_args
 
     if isinstance(kind, type) and hasattr(kind, "__struct_encode_fields__"):

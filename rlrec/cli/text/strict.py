@@ -1,4 +1,4 @@
-"""JSON as strictly as a database needs it, by the standard library: slow, and with words for what is wrong."""
+"""JSON parsed as strictly as a database needs it, with the standard library: slow, with precise error messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def decode_json(raw: bytes) -> Any:
 
 
 def parsed(raw: bytes, *, line: int | None = None) -> Any:
-    """The tree of a text that is JSON, with RefusedTokens and Objects where it cannot be stored. Raises InputError."""
+    """The tree of a JSON text, with RefusedTokens and Objects for parts that cannot be stored. Raises InputError."""
     try:
         text = raw.decode()
         return json.loads(
@@ -41,7 +41,7 @@ def parsed(raw: bytes, *, line: int | None = None) -> Any:
 
 
 class RefusedToken(NamedTuple):
-    """A token that JSON or a database does not take, and why."""
+    """A token that JSON or a database does not accept, with the reason."""
 
     text: str
     reason: str
@@ -73,7 +73,7 @@ def _float(text: str) -> float | RefusedToken:
 
 
 def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:
-    """Where the first thing is that must be refused in any line, and what it is."""
+    """The path and the description of the first problem for which any line is refused."""
     if isinstance(value, RefusedToken):
         return path, f"{truncate(value.text, 40)} {value.reason}"
     if isinstance(value, str) and (reason := unstorable(value)):
@@ -93,12 +93,12 @@ def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | Non
 
 
 def join_path(path: str, key: str) -> str:
-    """The path of a key inside of `path`."""
+    """The path of a key within `path`."""
     return f"{path}.{truncate(key, 80)}" if path else truncate(key, 80)
 
 
 def not_utf8(raw: bytes, bad: UnicodeDecodeError, *, line: int | None = None) -> InputError:
-    """The error a person reads for bytes that are no text."""
+    """The error for bytes that are not UTF-8."""
     message = f"not UTF-8: byte 0x{raw[bad.start]:02x} at column {bad.start + 1}"
     return InputError(message, hint=_encoding(raw), line=line)
 

@@ -1,4 +1,5 @@
-"""Text on one line of a screen: whether a database takes it, tables before they are laid out, and the terminal."""
+"""Text for one line of a screen, tests whether a database accepts text, tables before their layout, and the
+terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
-LARGEST = 2**63 - 1  # whole number that a database takes
+LARGEST = 2**63 - 1  # whole number that a database accepts
 
 
 def truncate(text: str, limit: int = 60) -> str:
@@ -16,19 +17,19 @@ def truncate(text: str, limit: int = 60) -> str:
 
 
 def clipped(text: str, limit: int = 2_000) -> str:
-    """`text` without its middle, where it is longer than `limit`."""
+    """`text`, without its middle if it is longer than `limit`."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
 
 def printable(text: str) -> str:
-    """`text` without anything that moves a cursor or breaks a line: such characters as escapes."""
+    """`text` with escapes for all characters that move a cursor or break a line."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def unstorable(text: str) -> str | None:
-    """Why no database takes `text`: a NUL, or half of a surrogate pair. None if it does."""
+    """The reason why no database accepts `text`: a NUL, or half of a surrogate pair. None if they do."""
     if "\0" in text:
         return "holds a NUL character"
     try:
@@ -39,9 +40,9 @@ def unstorable(text: str) -> str | None:
 
 
 class View(NamedTuple):
-    """A table for people before it is laid out: rows of raw values under their headers, lines and tables above it and
-    below. drop: the headers of columns that a narrow terminal leaves out, the first one first; fixed: on a terminal
-    all numbers of a column have the same decimals."""
+    """A table for people before its layout: rows of raw values under headers, with lines and tables above and below.
+    drop: the headers of columns that a narrow terminal leaves out, in this order; fixed: on a terminal all numbers of a
+    column have the same decimals."""
 
     headers: Sequence[str]
     rows: Iterable[Sequence[Any]]
@@ -52,19 +53,20 @@ class View(NamedTuple):
 
     @classmethod
     def select(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **fields: Any) -> View:
-        """The values that records have in these columns, which are the headers. fields: the others of the view."""
+        """A view of these columns of records, which are its headers. fields: the other fields of the view."""
         return cls(columns, [[record[column] for column in columns] for record in records], **fields)
 
 
 class Screen(NamedTuple):
-    """Where a table is shown. width: of the terminal, None in a pipe or a file; colour: whether verdicts have one."""
+    """The place where a table is shown. width: of the terminal, None for a pipe or a file; colour: whether verdicts
+    have one."""
 
     width: int | None = None
     colour: bool = False
 
     @classmethod
     def detect(cls, stream: TextIO | None, *, plain: bool = False) -> Screen:
-        """The terminal that a stream is, as COLUMNS, NO_COLOR, FORCE_COLOR and TERM say. plain: without colour."""
+        """The screen of a stream, considering COLUMNS, NO_COLOR, FORCE_COLOR and TERM. plain: without colour."""
         terminal, env = stream is not None and stream.isatty(), os.environ
         forced = env.get("FORCE_COLOR", "0") not in ("", "0")
         is_plain = plain or env.get("NO_COLOR") or (env.get("TERM") == "dumb" and not forced)
@@ -72,7 +74,8 @@ class Screen(NamedTuple):
 
 
 def terminal_columns() -> int:
-    """Columns of the terminal, by COLUMNS or its own, else 80. `shutil` says the same, and loads all of compression."""
+    """The columns of the terminal: COLUMNS, or its own, else 80. `shutil` would say the same, but loads all compression
+    modules."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns):
         return int(columns)

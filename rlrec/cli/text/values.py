@@ -1,7 +1,6 @@
-"""Words from a shell to values (times, durations, numbers, keys, names, JSON), and values back to words that can be
-shown.
-
-Each `parse_*` raises InputError; the click types at the end say the same with the option's name in front.
+"""Conversion of words from a shell into values (times, durations, numbers, keys, names, JSON), and of values into
+words.
+Each `parse_*` raises InputError; the click types at the end raise the same error with the name of the option.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from rlrec.times import parse as parse_time
 if TYPE_CHECKING:
     AnyType = click.ParamType[Any, Any]
     AnyChoice = click.Choice[str]
-else:  # the classes take no parameters in click 8.1
+else:  # in click 8.1 the classes take no type parameters
     AnyType, AnyChoice = click.ParamType, click.Choice
 
 KEY_LENGTH = 200
-# Patterns are text here: they are compiled when a command asks for them, and kept by `re`.
+# Patterns are text here: `re` compiles and caches them when a command needs them.
 NUMBER_FORM = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 NAME_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
@@ -37,7 +36,7 @@ PASSWORD = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)(
 
 
 def key_problem(text: str) -> str | None:
-    """Why `text` cannot be the key of an arm, session, user or request. None if it can."""
+    """The reason why `text` cannot be the key of an arm, session, user or request; None if it can."""
     if reason := unstorable(text):
         return f"'{truncate(text)}' {reason}"
     if not 1 <= len(text) <= KEY_LENGTH:
@@ -46,7 +45,7 @@ def key_problem(text: str) -> str | None:
 
 
 def recoded(text: str) -> str:
-    """A word of the command line as UTF-8, where the locale made Python read it as something else."""
+    """A word of the command line as UTF-8, if Python decoded it by another locale."""
     try:
         return text.encode("utf-8", "surrogateescape").decode()
     except UnicodeError:
@@ -54,20 +53,20 @@ def recoded(text: str) -> str:
 
 
 def hide(text: str, secrets: Sequence[str]) -> str:
-    """`text` with each of `secrets` as `***`."""
+    """`text` with `***` in place of each of `secrets`."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 
 
 def mask_secrets(text: str, secrets: Sequence[str] = ()) -> str:
-    """`text` with every password in a URL or a connection string, and each of `secrets`, as `***`."""
+    """`text` with `***` in place of every password in a URL or a connection string, and of each of `secrets`."""
     text = hide(text, secrets)
     return re.sub(PASSWORD, r"\1***", re.sub(USERINFO, r"\1***@", text))
 
 
 def passwords(url: str) -> list[str]:
-    """The passwords in a database URL, as they are written and decoded: they must not be printed."""
+    """The passwords in a database URL, as written and decoded; they must not be printed."""
     from urllib.parse import unquote
 
     userinfo = re.match(r"[^:/]+://[^:@/]*:(.*)@", url, re.DOTALL)
@@ -80,7 +79,7 @@ def passwords(url: str) -> list[str]:
 
 
 def parse_duration(text: str) -> int:
-    """Microseconds of 90s, 30m, 7d, 1h30m, 250ms; units fall from left to right."""
+    """The microseconds of 90s, 30m, 7d, 1h30m, 250ms; larger units come first."""
     micros = duration(text)
     if micros is None:
         raise InputError(f"'{truncate(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
@@ -90,7 +89,7 @@ def parse_duration(text: str) -> int:
 
 
 def parse_clock(text: str) -> int:
-    """A time, or +31m: as long as that after the clock of this machine."""
+    """A time, or +31m for 31 minutes after the clock of this machine."""
     if not text.startswith("+"):
         return parse_time(text)
     import time
@@ -99,7 +98,7 @@ def parse_clock(text: str) -> int:
 
 
 def format_duration(micros: int) -> str:
-    """The shortest exact form: 1h30m, 90s as 1m30s, 0s."""
+    """The shortest exact form: 1h30m, 1m30s for 90 s, 0s."""
     parts = []
     for unit, size in UNITS.items():
         count, micros = divmod(micros, size)
@@ -126,7 +125,7 @@ def parse_percent(text: str) -> float:
 
 
 def parse_integer(text: str, *, least_bits: int = 64) -> int:
-    """An integer of at most 64 bits, or of `least_bits` where these are more."""
+    """An integer of at most 64 bits, or of `least_bits` if that is more."""
     bits = max(least_bits, 64)
     if re.fullmatch(r"[+-]?[0-9]+", text) is None:
         raise InputError(f"'{truncate(text)}' is not a whole number")
@@ -151,7 +150,7 @@ def parse_key(text: str) -> str:
 
 
 def parse_keys(text: str) -> list[str]:
-    """Keys from a comma list, or from a JSON array where `text` starts with `[`."""
+    """Keys from a comma-separated list, or from a JSON array if `text` starts with `[`."""
     if text.lstrip().startswith("["):
         words = parse_json(text)
         if not all(isinstance(word, str) for word in words):
@@ -161,7 +160,7 @@ def parse_keys(text: str) -> list[str]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of strict JSON, or of the file after an `@`."""
+    """The value of strict JSON text, or of the file named after an `@`."""
     from rlrec.cli.text.strict import decode_json
 
     if not text.startswith("@"):
@@ -177,7 +176,7 @@ def parse_json(text: str) -> Any:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """A JSON object, or that of the file after an `@`."""
+    """A JSON object, or that in the file named after an `@`."""
     value = parse_json(text)
     if not isinstance(value, dict):
         raise InputError(f"expected a JSON object, got '{truncate(text)}'", hint="write '{\"hour\": 9}'")
@@ -185,7 +184,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def parse_candidates(text: str) -> list[Any]:
-    """A JSON array, or that of the file after an `@`."""
+    """A JSON array, or that in the file named after an `@`."""
     value = parse_json(text)
     if not isinstance(value, list):
         raise InputError(f"expected a JSON array, got '{truncate(text)}'", hint='write [{"arm": "a", "score": 1.7}]')
@@ -201,7 +200,7 @@ def parse_file(path: str) -> dict[str, Any]:
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """Key and value of `K=V`; the value may hold more `=`."""
+    """The key and value of `K=V`; the value may contain further `=`."""
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
         raise InputError(f"'{truncate(text)}' has no '='", hint="write NAME=VALUE")
@@ -209,7 +208,7 @@ def parse_pair(text: str) -> tuple[str, str]:
 
 
 def parse_named_table(text: str) -> tuple[str, str]:
-    """Name and path of NAME=FILE; of a FILE that is there, its name without the ending."""
+    """The name and path in NAME=FILE; for an existing FILE, its name without the suffix."""
     name, equals, path = text.partition("=")
     if equals and re.fullmatch(NAME_FORM, name) and not os.path.exists(text):
         return name, path
@@ -217,7 +216,7 @@ def parse_named_table(text: str) -> tuple[str, str]:
 
 
 class Refused(click.BadParameter):
-    """A value that an option does not take, with the way out."""
+    """A value that an option does not accept, with a hint."""
 
     def __init__(self, message: str, *, hint: str | None, **context: Any) -> None:
         super().__init__(message, **context)
@@ -242,7 +241,7 @@ class Parsed(AnyType):
 
 
 class FirstWord(Parsed):
-    """A click type: the id of a decision; where the command has a user, who is read first, it may be an event."""
+    """A click type: the id of a decision; an event is allowed if the command has a user, which is parsed first."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         has_user = ctx is not None and isinstance(ctx.params.get("user"), str)
@@ -250,7 +249,7 @@ class FirstWord(Parsed):
 
 
 class Registered(AnyChoice):
-    """A click type: the names of a registry (module:attribute), which is loaded when they are asked for."""
+    """A click type: the names in a registry (module:attribute), which is loaded when they are needed."""
 
     def __init__(self, registry: str) -> None:
         self.module, _, self.attribute = registry.partition(":")
@@ -262,7 +261,7 @@ class Registered(AnyChoice):
 
 
 class Integer(click.IntRange):
-    """A click type: a whole number in a range, of at most 64 bits where the range has no upper end."""
+    """A click type: a whole number in a range, of at most 64 bits if the range has no upper end."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str):
@@ -272,7 +271,7 @@ class Integer(click.IntRange):
 
 
 def parse_decision(text: str) -> int:
-    """The id of a decision, written as it was printed: no sign, no leading zero."""
+    """The id of a decision, as it was printed: no sign, no leading zero."""
     if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= LARGEST:
         return int(text)
     hint = "it is the number that recommend answered: rlrec feedback 17 click"

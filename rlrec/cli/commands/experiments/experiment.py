@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import GuardName
     from rlrec.app.evaluation.comparisons.study_figures import OutcomeRow
 
-NESTED = ("unit_differences", "passed_by", "remedy")  # keys of a stop that a table does not have
+NESTED = ("unit_differences", "passed_by", "remedy")  # keys of a stop that its table leaves out
 COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
-DIFFERENCE = {  # column of a csv: key of a difference per decision
+DIFFERENCE = {  # column of the csv: key of a difference per decision
     "difference": "value", "difference_lower": "lower", "difference_upper": "upper", "p_value": "p_value",
 }  # fmt: skip
-UNIT_DIFFERENCE = {  # column of a csv: key of a difference in reward per unit
+UNIT_DIFFERENCE = {  # column of the csv: key of a difference in reward per unit
     "unit_difference": "value", "unit_difference_lower": "lower", "unit_difference_upper": "upper",
     "unit_p_value": "p_value", "unit_answer": "answer",
 }  # fmt: skip
-CONSTANT = {"no-variation", "no-units", "none-at-risk"}  # reasons of metrics that tell nothing yet
-ANSWERING = "reward_per_unit"  # the metric that an experiment is decided by
+CONSTANT = {"no-variation", "no-units", "none-at-risk"}  # reasons of metrics without information so far
+ANSWERING = "reward_per_unit"  # the metric that decides an experiment
 _NO_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
 DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
-LEVEL = 0.95  # of what `status` repeats
+LEVEL = 0.95  # of the intervals that `status` repeats
 PLANNED_LOOK = "--fixed, at one look that was planned beforehand; at the best of several looks this does not hold:"
 LOOKS = {False: "those of differences at every look", True: "for one look that was planned beforehand"}
-MIN_SPLIT_P_VALUE = 0.01  # p-value below which it is not said to be right
+MIN_SPLIT_P_VALUE = 0.01  # from this p-value on the split is called right
 UNKNOWN = "not known yet"
-PERCENT_PRECISION = 1e-9  # to which percentages add up
+PERCENT_PRECISION = 1e-9  # within which percentages must add up to 100
 
 
 def parse_variant(text: str) -> app.experiment.VariantSpec:
@@ -69,7 +69,7 @@ def parse_weight(text: str) -> tuple[str, float, bool]:
 
 
 def parse_share(text: str) -> float:
-    """The share of all units, neither none nor all."""
+    """A share of all units, above 0 and below 1."""
     if not 0 < (share := parse_percent(text)) < 1:
         hint = "it lies between 0 and 100 %, and is neither of them: write 5% or 0.05"
         raise InputError(f"the share is {100 * share:.12g} %", hint=hint)
@@ -203,8 +203,8 @@ def view(
 
 
 def _flat(result: app.compare.VariantComparison) -> list[dict[str, Any]]:
-    """A record for each variant, with its differences from the first one, which has none: in reward per unit, then in
-    reward per decision, under the first reward."""
+    """A record for each variant, with its differences from the first variant (which has none): in reward per unit, and
+    in reward per decision, for the first reward."""
     earned = (row for row in reversed(result["unit_differences"]) if row["metric"] == ANSWERING)
     per_unit = {row["group"]: row for row in earned}
     per_decision = {row["variant"]: row for row in result["differences"]}
@@ -244,7 +244,7 @@ def _view(result: app.compare.VariantComparison, level: float, *, details: bool)
         compared = [row for row in compared if row["metric"] in telling]
     explained += app.outcomes.explanations([*shown, *compared, *(result["differences"] if details else [])])
     explained += meanings(shown, result["unit"])
-    names = {(row["metric"], row["reward"]) for row in result["metric"][:1]}  # which the plan is for
+    names = {(row["metric"], row["reward"]) for row in result["metric"][:1]}  # the metric that the plan is for
     deciding = [row for row in result["unit_differences"] if (row["metric"], row["reward"]) in names]
     is_open = all(row["answer"] == "unknown" for row in deciding)
     notes: list[str | View] = [
@@ -260,7 +260,7 @@ def _view(result: app.compare.VariantComparison, level: float, *, details: bool)
 
 
 def _declaration(result: app.compare.VariantComparison) -> list[str]:
-    """Lines about what decides, and about guards that hold; others are among the sentences."""
+    """Lines about the deciding metrics and about guards that hold; other guards are among the sentences."""
     names = " and ".join(filter(None, (":".join(filter(None, row.values())) for row in result["metric"])))
     held_guards = [guard_sentence(row, result["unit"]) for row in result["guards"] if row["answer"] == "holds"]
     return [f"decided by {names}; intervals are tightest at {result['sequence']['best_n']:,} units", *held_guards]
@@ -280,7 +280,7 @@ def _phases(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _varying(rows: Sequence[OutcomeRow]) -> tuple[list[OutcomeRow], list[str]]:
-    """The rows of metrics that vary within or between variants, or of all where none does, and the names of the other
+    """The rows of metrics that vary within or between variants, or all rows if none does; and the names of the other
     metrics."""
     by_metric: dict[str, list[OutcomeRow]] = {}
     for row in rows:
@@ -309,7 +309,7 @@ def _interleaved(result: app.compare.VariantComparison, title: list[str]) -> Vie
 
 
 def _per_decision(result: app.compare.VariantComparison) -> list[str | View]:
-    """Lines about the means per decision, and about decisions per unit where variants cause different numbers."""
+    """Lines about the means per decision, and about decisions per unit where their number depends on the variant."""
     unit, differ = result["unit"], DECISIONS_DIFFER in result["reasons"]
     texts = [f"means per decision ({'no comparison' if differ else f'decide by the figures per {unit}'}):"]
     for row, difference in zip(result["decisions_per_unit"], result["differences"], strict=True):
@@ -320,7 +320,7 @@ def _per_decision(result: app.compare.VariantComparison) -> list[str | View]:
 
 
 def _difference(row: Mapping[str, Any], per: str = " a decision") -> str:
-    """The line of a difference; without an interval where it compares other visits."""
+    """The line of a difference; without an interval where the compared visits differ."""
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
     value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
     relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"

@@ -38,7 +38,7 @@ def parse_weights(text: str) -> tuple[float, ...]:
 
 
 def parse_lift(text: str) -> float:
-    """The lift in 5% or 0.05; from 1 on a number without a % sign is one that lacks it."""
+    """The lift in 5% or 0.05; a number from 1 on is refused without a % sign."""
     if abs(lift := parse_percent(text)) >= 1 and not text.endswith("%"):
         raise InputError(f"the lift is {truncate(text)}, which is {100 * lift:.12g} %", hint=f"write {truncate(text)}%")
     return lift

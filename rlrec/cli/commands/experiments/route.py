@@ -1,4 +1,4 @@
-"""rlrec route: names that callers use, and that outlive a policy."""
+"""rlrec route: names for callers that outlast a policy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TO = "The policy that it leads to. POLICY follows its live version, POLICY@V sta
 
 
 def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command the options of a holdout."""
+    """Adds the options of a holdout to a command."""
     share = click.option(
         "--holdout", type=SHARE, metavar="SHARE",
         help="Keep this share of its users apart for good, 5% or 0.05, to tell what the route is worth.",
@@ -73,7 +73,7 @@ def parse_steps(text: str) -> list[float]:
 
 
 STEPS = Parsed("a%,b%,...", parse_steps)
-GATE = ("guards", "reward", "log", "gamma", "cluster")  # options for the gate
+GATE = ("guards", "reward", "log", "gamma", "cluster")  # options of the gate
 GUARD = Parsed("reward:-n%", parse_guard)
 METRIC_OPTION = click.option(
     "--metric", "metrics", type=METRIC, multiple=True, metavar="METRIC[:REWARD]",
@@ -198,7 +198,7 @@ def ramp(store: Store, show: Show, name: str, to: str, metrics: Sequence[MetricN
 
 
 def _begun(result: app.route.RouteSummary, request: app.route.Request, hold_us: int) -> list[str]:
-    """Lines about a ramp that has begun."""
+    """Lines about a ramp that has started."""
     state = result["ramp"]
     assert state is not None
     guards = " and ".join(state["guards"])
@@ -229,7 +229,7 @@ def advance(store: Store, show: Show, name: str) -> None:
 
 
 def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOptions | None:
-    """The options of the gate; None without one."""
+    """The options of the gate; None if there is no gate."""
     if require is None:
         typed_option = next((name for name, value in options.items() if value), None)
         if typed_option is not None:
@@ -250,7 +250,7 @@ def show_(store: Store, show: Show, name: str) -> None:
 
 
 def view(result: app.route.RouteSummary) -> View:
-    """A route: what it serves and why, and a table of what it served before."""
+    """A route: the version that it serves and why, and a table of its earlier versions."""
     history = result["history"]
     follows = "the live version, now" if result["live"] else "version"
     serves = f"{result['policy']}, {follows} {result['version']}"
@@ -270,7 +270,7 @@ def view(result: app.route.RouteSummary) -> View:
 
 
 def _look(result: app.route.RouteSummary) -> View:
-    """The figures of a look, and those of the guards below."""
+    """The figures of a look, with those of the guards below."""
     change_text = "was set" if result["set"] else "was not set"
     guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]
     notes = [View(GUARD_FIGURES, guards)] if guards else []
@@ -285,7 +285,7 @@ def _look(result: app.route.RouteSummary) -> View:
             "{estimate} a visit, {lower} to {upper}, by {estimator}, ess {ess}".format(**figures)
         )
     gate: dict[str, Any] = {**result["gate"]}
-    if gate["verdict"] == "insufficient" and not gate["passed"]:  # what nothing rests on is no figure
+    if gate["verdict"] == "insufficient" and not gate["passed"]:  # a figure without support is not shown
         gate |= dict.fromkeys(("estimate", "lower", "upper"))
     return View.select([gate], GATE_COLUMNS, title=title, notes=notes, drop=LOOK_DROP)
 

@@ -26,7 +26,7 @@ SHOWN = {
     "lift": "lift", "ess": "ess", "n": "rows",
     "verdict": "verdict", "answer": "answer", "reasons": "reasons",
 }  # fmt: skip
-MAX_SENTENCES = 8  # that a table of groups begins with
+MAX_SENTENCES = 8  # above a table of groups
 DROP = ("version", "rows", "unit", "reasons", "ess", "as served", "lift")
 VERDICTS = ("insufficient", "weak", "ok")
 
@@ -141,13 +141,13 @@ def evaluate(
 
 
 def _sentence(row: EstimateRow) -> str:
-    """The answer about a target in plain words."""
+    """The answer about a target, as a sentence."""
     nothing = f"; no row earned anything by reward {row.reward}" if row.estimate.served == 0 else ""
     return row.claim.sentence + nothing
 
 
 def shown_row(row: EstimateRow) -> dict[str, Any]:
-    """The row of a target; without a lift where the log is in doubt, since that is no result."""
+    """The row of a target, without a lift where the log is in doubt: the lift would not be a result."""
     return row.record | {"lift": None} if row.answer == ("unknown", None) else row.record
 
 
@@ -158,7 +158,7 @@ def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]
     if len({row["reward"] for row in rows}) == 1:
         shown.pop("reward")
     for unit in dict.fromkeys(row["unit"] for row in rows):
-        # a table rounds sample sizes, json and csv have every digit
+        # a table rounds sample sizes; json and csv have all digits
         rounded_rows = [
             {**row, "ess": None if row["ess"] is None else round(row["ess"]), "lift": _lift(row)}
             for row in rows if row["unit"] == unit
@@ -180,7 +180,7 @@ def _lift(row: Mapping[str, Any]) -> Figures | None:
 
 
 def _counts(rows: Sequence[Mapping[str, Any]], by: str) -> str:
-    """How much of the estimates by group can be relied on."""
+    """A sentence with the number of estimates by group, and of each verdict among them."""
     groups, verdicts = len({row["group"] for row in rows}), [row["verdict"] for row in rows]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in reversed(VERDICTS) if verdict in verdicts)
     return f"{quantity(len(rows), 'estimate')} by {by}, {quantity(groups, 'group')}: {counts}."

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, OutcomeRow, SegmentRow
 
 PERIODS = ("hour", "day", "week")
-DIFFERENCE = {  # column of a csv: key of a difference
+DIFFERENCE = {  # column of the csv: key of a difference
     "against": "against", "difference": "value", "relative": "relative", "difference_lower": "lower",
     "difference_upper": "upper", "p_value": "p_value", "answer": "answer", "needed": "needed", "narrowed": "narrowed",
 }  # fmt: skip
-CELLS = ("value", "lower", "upper", "relative", "p_value", "answer")  # of a difference, in a table
+CELLS = ("value", "lower", "upper", "relative", "p_value", "answer")  # keys of a difference that a table shows
 HEADERS = {"value": "minus {}", "relative": "%", "p_value": "p", "narrowed": "narrower by %"}
 PERCENT = ("relative", "narrowed")
 _NO_DIFFERENCE: Mapping[str, Any] = {}
@@ -106,7 +106,7 @@ def _title(result: app.outcomes.Result) -> list[str]:
 
 
 def meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
-    """Lines that tell metrics apart which are easily taken for each other; none where no row has both."""
+    """Lines that distinguish two metrics which are easily confused; none unless both have values."""
     shown = {row["metric"] for row in rows if row["value"] is not None}
     if not {"retention", "returned_7d"} <= shown:
         return []
@@ -115,13 +115,13 @@ def meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
 
 
 def count_units(unit: str, units: int, anonymous: int) -> str:
-    """How many units there are, and how many of them are sessions without a user. unit: user or session."""
+    """The number of units, and how many of them are sessions without a user. unit: user or session."""
     share = f" ({anonymous:,} of them sessions without a user: {100 * anonymous / units:.3g} %)" if anonymous else ""
     return f"{quantity(units, 'unit' if anonymous else unit)}{share}"
 
 
 def _flat(result: app.outcomes.Result) -> list[dict[str, Any]]:
-    """A record for each outcome, with its difference from that of the first group, which has none."""
+    """A record for each outcome, with its difference from that of the first group (which has none)."""
     differences: dict[Any, Mapping[str, Any]] = {_key(row): row for row in result["differences"]}
     return [
         {
@@ -137,7 +137,7 @@ def _key(row: OutcomeRow | DifferenceRow) -> tuple[str | None, str, str | None]:
 
 
 def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
-    """The comparisons within segments, and which of them differ for sure; nothing without segments."""
+    """The comparisons within segments, and those with a certain difference; empty without segments."""
     if not rows:
         return []
     sure = [
@@ -150,10 +150,10 @@ def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
 
 
 def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:
-    """The outcomes, metric by metric, with the differences from the first group where there are some; a line for all
-    groups of a metric that none of them has yet."""
+    """The outcomes, metric by metric, with the differences from the first group where there are some. A metric without
+    values in all groups gets one line."""
     by_key: dict[Any, Mapping[str, Any]] = {_key(row): row for row in differences}
-    several_rewards = len({row["reward"] for row in rows}) > 2  # rewards and none
+    several_rewards = len({row["reward"] for row in rows}) > 2  # besides rows without a reward
     adjusted = any("narrowed" in row for row in differences)
     compared = [*CELLS, "narrowed"] if adjusted else [*CELLS] if differences else []
     headers = ["metric", *([rows[0]["by"] or ""] if differences else []), "value", "lower", "upper", "units"]

@@ -1,4 +1,4 @@
-"""rlrec position: curves of how likely each position of a page is examined."""
+"""rlrec position: curves of the probability that each position of a page is examined."""
 
 from __future__ import annotations
 

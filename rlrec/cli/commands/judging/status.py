@@ -16,10 +16,10 @@ from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION
 from rlrec.errors import CheckFailed, StoreBusy, quantity
 
-CLEAR = b"\x1b[H\x1b[J"  # of a terminal: to its first line, and nothing below
+CLEAR = b"\x1b[H\x1b[J"  # moves a terminal to its first line, and clears it
 POLICIES = ("policy", "kind", "live", "live_since", "versions", "decisions", "decisions_24h", "last_at")
 ROUTES = ("route", "policy", "version", "experiment", "since", "decisions_24h")
-SHORTEST_WATCH_US = 100_000  # without a wait it would keep the store busy
+SHORTEST_WATCH_US = 100_000  # continuous reading would keep the store busy
 EXPERIMENTS = ("experiment", "unit", "units", "variants", "created_at")
 
 
@@ -48,7 +48,7 @@ def status(store: Store, show: Show, watch_us: int | None) -> None:
         time.sleep(watch_us / 1e6)
         try:
             result = _show(store, show, clear=show.screen.width is not None)
-        except StoreBusy as error:  # it will be free again
+        except StoreBusy as error:  # it may be free at the next look
             store.notice(error.message)
     if warnings := [row for row in result["warnings"] if row["severity"] != "info"]:
         first = warnings[0]
@@ -59,7 +59,7 @@ def status(store: Store, show: Show, watch_us: int | None) -> None:
 
 
 def _show(store: Store, show: Show, *, clear: bool = False) -> app.status.Status:
-    """Show the state of a store. clear: in place of what the terminal shows."""
+    """Show the state of a store. clear: overwrite what the terminal shows."""
     result = app.status.status(store)
     result["warnings"] += _pinned(result)
     if clear:
@@ -69,7 +69,7 @@ def _show(store: Store, show: Show, *, clear: bool = False) -> app.status.Status
 
 
 def _pinned(result: app.status.Status) -> list[dict[str, Any]]:
-    """A finding where rlrec.toml has `recommend` draw from another version than the live one."""
+    """A finding if rlrec.toml makes `recommend` draw from another version than the live one."""
     config = settings().config
     setting = None if config is None else config.values.get(("recommend", "policy"))
     name, _, version = str(getattr(setting, "value", "")).partition("@")
@@ -81,7 +81,7 @@ def _pinned(result: app.status.Status) -> list[dict[str, Any]]:
 
 
 def view(result: app.status.Status) -> View:
-    """The state of a store: a table of its policies, lines and tables around it."""
+    """The state of a store: a table of its policies, with lines and tables above and below."""
     numbers = {"arm": result["arms"], "user": result["users"], "session": result["sessions"]}
     numbers |= {"decision": result["decisions"], "event": result["events"]}
     sizes = ", ".join(quantity(number, noun) for noun, number in numbers.items())
@@ -107,7 +107,7 @@ def view(result: app.status.Status) -> View:
 
 
 def _waiting(row: app.status.WaitingVersion) -> str:
-    """A sentence about a version that is not live; how to let it serve only where nothing speaks against it."""
+    """A sentence about a version that is not live, with the command that promotes it unless its gate failed."""
     name, since = row["version"], short_times(row["since"])[:16]
     if row["passed"] is False:
         return f"{row['answer']}; kept since {since}, not live: `rlrec policy show {name}` shows it"
@@ -116,8 +116,8 @@ def _waiting(row: app.status.WaitingVersion) -> str:
 
 
 def _best(best: dict[str, Any], result: app.status.Status) -> str:
-    """The sentence about the best known policy, of its time; and the command that looks again, where one was promoted,
-    rebuilt or led to since then."""
+    """The sentence about the best known policy, with its time; and the command that evaluates again, where a policy or
+    route has changed since."""
     changes = {row["live_since"] for row in result["policies"]} | {row["since"] for row in result["routes"]}
     changes |= {row["since"] for policy in result["policies"] if (row := policy["waiting"]) is not None}
     stale = f"; policies changed since then: `rlrec evaluate uniform --reward {best['reward']}` looks again"
@@ -125,12 +125,12 @@ def _best(best: dict[str, Any], result: app.status.Status) -> str:
 
 
 def warning(row: Mapping[str, Any]) -> str:
-    """A finding in a line."""
+    """A finding as one line."""
     return f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}"
 
 
 def holdout(row: app.status.HoldoutStatus) -> str:
-    """A sentence about the users whom a route keeps apart."""
+    """A sentence about the holdout of a route."""
     if row["sentence"] is None:
         return f"{row['route']} has a holdout: `rlrec experiment show {row['experiment']}` compares with it"
     source = f"as of {short_times(str(row['at']))[:16]}; `rlrec experiment show {row['experiment']}` looks again"
@@ -144,7 +144,7 @@ def _training(run: dict[str, Any] | None) -> str:
 
 
 def doctor(run: dict[str, Any] | None) -> str:
-    """The result of the last audit, in words."""
+    """A sentence on the result of the last audit."""
     if run is None:
         return "never"
     return f"{quantity(run['errors'], 'error')}, {quantity(run['warnings'], 'warning')} at {_minute(run)}"

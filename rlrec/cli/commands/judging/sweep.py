@@ -72,7 +72,7 @@ def sweep(store: Store, show: Show, details: bool, workers: app.evaluate.Workers
     if details:
         table = view([row.record for row in rows], None, app.evaluate.explained(rows))
     else:
-        # what an insufficient estimate says is worth nothing
+        # an insufficient estimate is no result
         shown = [shown_row(row) | ({"lift": None} if row.estimate.verdict == "insufficient" else {}) for row in judged]
         logged = dict.fromkeys(shown[0]) | {name: shown[0][name] for name in ("unit", "reward")}
         table = view([*shown, logged | {"target": LOGGED, "value": result["served"]}], None, _notes(judged))
@@ -82,7 +82,8 @@ def sweep(store: Store, show: Show, details: bool, workers: app.evaluate.Workers
 
 
 def _notes(judged: Sequence[EstimateRow]) -> list[str]:
-    """The reasons of the best one (the others have theirs in the table), with this command in place of `evaluate`."""
+    """The reasons of the best candidate (those of the others are in the table), with this command in place of
+    `evaluate`."""
     command = f"`rlrec evaluate {judged[0].name} "
     return [
         line.replace(command, "this command with `")

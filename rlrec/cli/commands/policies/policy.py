@@ -1,4 +1,4 @@
-"""rlrec policy: create policies, look into them, and manage their versions."""
+"""rlrec policy: create policies, inspect them, and manage their versions."""
 
 from __future__ import annotations
 

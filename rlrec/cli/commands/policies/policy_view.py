@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlrec.app.policies.policy_beliefs import Audience, CountingCurve, PolicyBelief
     from rlrec.app.policies.versions import VersionHistory
 
-N_ARMS, N_WEIGHTED = 20, 5  # on a terminal: arms in the table, and of these with their weights
+N_ARMS, N_WEIGHTED = 20, 5  # on a terminal: arms in the table, and arms of which the weights are shown
 BELIEF = (
     "arm", "status", "served", "pending", "pulls", "reward_sum", "mean", "lower", "upper", "ipw_mean", "p_best",
     "probability",
@@ -37,11 +37,11 @@ def kinds_view(kinds: Sequence[Mapping[str, Any]]) -> View:
 
 
 def parameters(parameters: dict[str, Any]) -> str:
-    """The parameters of one policy that have a value, tables as `...`; rare ones where they change something."""
+    """The parameters of a policy that have a value, tables as `...`; rare ones only where they change something."""
     idle = {"discount": 1.0, "window": 0.0}
 
     def shows(name: str, value: Any) -> bool:
-        undotted = name.rpartition(".")[2]  # that of a stage
+        undotted = name.rpartition(".")[2]  # a stage's parameter by its own name
         return value not in (None, "") and idle.get(undotted) != value and undotted != "examination"
 
     used = {name: value for name, value in parameters.items() if shows(name, value)}
@@ -49,7 +49,7 @@ def parameters(parameters: dict[str, Any]) -> str:
 
 
 def _pair(name: str, value: Any) -> str:
-    """A parameter as `--param` takes it; its name alone where it has no value, or a table."""
+    """A parameter as `--param` takes it; only its name if it has no value, or a table."""
     if isinstance(value, float):
         return f"{name}={value:g}"
     return f"{name}={value}" if isinstance(value, str) and value else name
@@ -61,7 +61,7 @@ def list_view(policies: Sequence[VersionSummary]) -> View:
 
 
 def versions_view(versions: Sequence[VersionHistory]) -> View:
-    """The versions of a policy, with a line for each time that one was live."""
+    """The versions of a policy, with a line for each period in which one was live."""
     rows = [
         {**row, "learned_from": _learned_from(row), "gate": row["gate"] and _verdict(row["gate"])} for row in versions
     ]
@@ -100,8 +100,8 @@ def _verdict(gate: Mapping[str, Any]) -> str:
 def belief_view(
     result: PolicyBelief, *, all_arms: bool, curve: bool, terminal: bool, ranked: bool, is_newest: bool = True
 ) -> View:  # fmt: skip
-    """A belief. all_arms: on a terminal, too; curve: the learning curve epoch by epoch; ranked: the likeliest arm
-    first; is_newest: whether the context is the newest one, and no other was asked for."""
+    """A belief. all_arms: show all arms even on a terminal; curve: show the learning curve by epoch; ranked: sort arms
+    by probability; is_newest: whether the context shown is the newest one, none having been asked for."""
     rows = result["version_list"]
     versions = (f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}" for row in rows)
     title = [
@@ -161,7 +161,7 @@ def _on_terminal(ranked: Sequence[dict[str, Any]]) -> View:
 
 
 def _hidden_arms(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line about the arms that are not shown; none where all are."""
+    """A line about the arms that are not shown; none if all are shown."""
     if len(shown) == len(arms):
         return []
     mass = sum(arm["probability"] or 0.0 for arm in arms) - sum(arm["probability"] or 0.0 for arm in shown)
@@ -169,7 +169,7 @@ def _hidden_arms(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str,
 
 
 def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> list[str]:
-    """One line on how evenly the catalogue was shown, and would be now."""
+    """A line on how evenly the catalogue was shown so far, and would be from now on."""
     texts = {"served": "so far", "now": "from now on, at position 1,"}
     described = [
         f"{texts[name]} as if {effective:.3g} of {quantity(arms, 'arm')} were shown equally often "
@@ -181,7 +181,7 @@ def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> 
 
 
 def _counting(counting: CountingCurve | None) -> str:
-    """The words that say by which curve pulls count; none where each is one."""
+    """Words that name the curve by which pulls are counted; empty if each counts as one."""
     if counting is None:
         return ""
     bounds = "in the bounds" if counting["in_bounds"] else "not in the bounds"
@@ -189,7 +189,7 @@ def _counting(counting: CountingCurve | None) -> str:
 
 
 def _training(training: dict[str, Any] | None, *, curve: bool) -> list[str | View]:
-    """Lines about the training of a version; none where it was not trained. curve: epoch by epoch."""
+    """Lines about the training of a version; none if it was not trained. curve: show it by epoch."""
     if training is None:
         return []
     best = f"the best is epoch {training['best']}" if training["best"] else "none is better than the start"
@@ -228,7 +228,7 @@ def _drift(change: dict[str, Any]) -> str:
 
 
 def _largest(weights: dict[str, float]) -> str:
-    """The ten weights of the largest size."""
+    """The ten weights with the largest absolute values."""
     max_probability = sorted(weights.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:10]
     return ", ".join(f"{name} {weight:+.3g}" for name, weight in max_probability if weight) or "all 0"
 
@@ -236,7 +236,7 @@ def _largest(weights: dict[str, float]) -> str:
 def difference_view(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], audiences: Sequence[tuple[str, Audience]]
 ) -> View:
-    """Two beliefs side by side. audiences: their names, and whom they serve."""
+    """Two beliefs side by side. audiences: their names, and the users whom they serve."""
     named = [(side, name, audience) for side, (name, audience) in zip("ab", audiences, strict=True)]
     title = [f"{side}: {name}{_counting(audience['counting'])}" for side, name, audience in named]
     title += [f"{side} {_audience(audience)}" for side, _, audience in named]
@@ -249,7 +249,7 @@ def difference_view(
 
 
 def _audience(audience: Audience) -> str:
-    """The words behind a version that say whom it serves."""
+    """Words on whom a version serves, which follow its name."""
     routes = f" through {', '.join(audience['routes'])}" if audience["routes"] else ""
     decisions = quantity(audience["decisions_24h"], "decision")
     return (f"is live: {decisions} in 24 h" if audience["live"] else "is not live") + routes

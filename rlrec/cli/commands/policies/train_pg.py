@@ -144,8 +144,8 @@ def train_pg(
 
 
 def _view(result: Mapping[str, Any]) -> View:
-    """The gain of the new version over the live one on the visits that chose its epoch, and on those of the gate;
-    a line where too few sessions are new."""
+    """The gain of the new version over the live one, on the visits that chose its epoch and on those of the gate; or a
+    line if too few sessions are new."""
     if not result["trained"]:
         return View.select(
             [{**result, "new sessions": result["sessions"]}], ("at", "policy", "trained", "new sessions")
@@ -176,7 +176,7 @@ def _outcome_sentence(result: Mapping[str, Any]) -> str:
 
 
 def _sentence(result: Mapping[str, Any]) -> str:
-    """The fate of the new version, in plain words: first what decided it."""
+    """What became of the new version, as a sentence that begins with the reason."""
     from rlrec.app.evaluation.comparisons.paired_gate import refusal
 
     new, fate = f"{result['policy']}@{result['version']}", _outcome_sentence(result)

@@ -1,4 +1,4 @@
-"""rlrec decision: how the probabilities of one decision arose."""
+"""rlrec decision: how the probabilities of one decision came about."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DECISION
 from rlrec.errors import quantity
 
-N_ARMS = 20  # in a table; the other formats have all
+N_ARMS = 20  # in the table; the other formats have all
 
 
 decision = CommandGroup("decision")
@@ -31,14 +31,14 @@ def show_(store: Store, show: Show, decision_id: int) -> None:
 
 
 def _flat(result: app.decision.Result, slot: dict[str, Any]) -> dict[str, Any]:
-    """One slot with the keys of its decision, and its events."""
+    """One slot, with the keys of its decision and its events."""
     keys = {name: result[name] for name in ("decision_id", "at", "session", "visit", "step", "policy", "version")}
     events = result["events"]
     return keys | slot | {"events": events_text(events, slot["position"]), "page_events": events_text(events, None)}
 
 
 def view(result: app.decision.Result) -> View:
-    """A decision: lines, and a table of its likeliest arms and those that it showed."""
+    """A decision: lines, and a table of its most probable arms and of those that it showed."""
     positions = [slot["position"] for slot in result["slate"]]
     shown = {slot["arm"] for slot in result["slate"]}
     rows = [
@@ -53,7 +53,7 @@ def view(result: app.decision.Result) -> View:
 
 
 def _left_out(result: app.decision.Result) -> list[str]:
-    """A line on the arms that could not be shown, where there are any."""
+    """A line on the arms that could not be shown, if there are any."""
     rows = result.get("left_out", [])
     names = [row["arm"] if row["reason"] == "narrowed" else f"{row['arm']} ({row['reason']})" for row in rows[:N_ARMS]]
     hidden = f" and {len(rows) - N_ARMS} more" if len(rows) > N_ARMS else ""

@@ -22,11 +22,11 @@ from rlrec.times import DAY_US
 from rlrec.times import parse as parse_time
 
 FIELDS = ("decision_id", "request_id", "position", "events", "at", "key", "censor")
-CREDIT_FIELDS = ("user", "arm", "credit", "window")  # of lines that name a user in place of a decision
+CREDIT_FIELDS = ("user", "arm", "credit", "window")  # of lines that name a user instead of a decision
 WINDOW_US = 7 * DAY_US
 _credit_values = attrgetter(*CREDIT_FIELDS)
 _NO_CREDIT = (None,) * len(CREDIT_FIELDS)
-_NOBODY = (None, None, False, 0)  # such fields of a line that names a decision
+_NOBODY = (None, None, False, 0)  # values of these fields in a line that names a decision
 
 
 @click.command(cls=GroupedCommand)
@@ -79,7 +79,7 @@ def feedback(
 
 
 def _credit_rule(entry: Any) -> dict[str, Any]:
-    """The fields of a line that say which showings of a user it credits. Raises InputError where it cannot."""
+    """The fields of a line that say which showings to a user it credits. Raises InputError where they are invalid."""
     user, arm, credit, window = _credit_values(entry)
     if user is None:
         field = next(name for name in CREDIT_FIELDS if getattr(entry, name) is not None)
@@ -114,7 +114,7 @@ def _events(words: Sequence[str]) -> dict[str, float]:
 
 @cache
 def line_type() -> Any:
-    """The type of an input line; its fields are those of the use case's Line, in their order."""
+    """The type of an input line; its fields are those of the use case's Line, in the same order."""
     from rlrec.cli.text import lines
 
     key = lines.key_type()
@@ -123,21 +123,22 @@ def line_type() -> Any:
 
 
 def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
-    """Groups of lines as the use case takes them; the lines that do not decode are refused."""
+    """Groups of lines in the form that the use case takes; lines that cannot be decoded are refused."""
     for group in lines.groups(line_type()):
         yield [line_of(entry, line_class, number) for number, entry in group]
 
 
 @cache
 def _values_of() -> Any:
-    """The function that takes the values of a decoded line: to import it costs as much as a tenth of a line."""
+    """The function that takes the values of a decoded line. It is cached, since importing it costs a tenth of the time
+    of a line."""
     from msgspec.structs import astuple
 
     return astuple
 
 
 def line_of(entry: Any, line_class: Any, number: int | None = None) -> Any:
-    """A line of the use case's class, from one that was decoded; or the error in it."""
+    """The use case's line for a decoded one; or the error in it."""
     values = _values_of()(entry)
     line = tuple.__new__(line_class, (*values[: len(FIELDS)], number, *_NOBODY))
     if values[len(FIELDS) :] == _NO_CREDIT and entry.at is None and None in (entry.decision_id, entry.request_id):

@@ -17,9 +17,9 @@ from rlrec.cli.text.values import CANDIDATES, KEY, KEYS, OBJECT, PAIR, Integer
 from rlrec.errors import InputError, RlrecError
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
-N_CANDIDATES = 20  # in a table
+N_CANDIDATES = 20  # in the table
 SEED = Integer(0, 2**64 - 1)
-RULES = ("pin", "most", "least")  # of the page, with options of their own
+RULES = ("pin", "most", "least")  # page rules with options of their own
 TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
 
 
@@ -99,7 +99,7 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
 
 @cache
 def line_type() -> Any:
-    """The type of a line of the stream, with the fields of the use case's Request."""
+    """The type of a line of a stream, with the fields of the use case's Request."""
     from rlrec.cli.text import lines
 
     more_names = ("arms", "block", "not_after", "not_shown", "page", "request_id")
@@ -113,16 +113,16 @@ def stream(
     store: Store, show: Show, source: str, kind: Any, *, seed: int | None, dry_run: bool = False,
     rehearsal: AbstractContextManager[None] | None = None,
 ) -> None:  # fmt: skip
-    """Read lines of `kind`, and write the answer to each once its group is stored, or why it is refused.
-
-    A group of lines ends when it is full, or at a line {"op": "flush"}; without a seed also where nothing more waits.
-    Raises LinesRefused at the end if any line was. dry_run: draw only, each group by itself.
-    rehearsal: a transaction around all groups; what they answer is written behind it."""
+    """Read lines of `kind`. Once a group is stored, write for each of its lines the answer or the refusal.
+    A group of lines ends when it is full, or at a line {"op": "flush"}; without a seed also when no more lines are
+    waiting. Raises LinesRefused at the end if any line was refused. dry_run: only draw, each group by itself.
+    rehearsal: a transaction around all groups; the answers are written after it."""
     from rlrec.cli.text.lines import groups, rereadable
 
     settings().source = "<stdin>" if source == "-" else source
     app.opening.ready(store)
-    lines = source if rehearsal is None else rereadable(source)  # a rehearsal does not wait for whoever writes them
+    # so that a rehearsal need not wait for the writer of the lines
+    lines = source if rehearsal is None else rereadable(source)
     pipe, n_lines, n_refused = app.pipe.Pipe(store, seed=seed, dry_run=dry_run), 0, 0
 
     def answers() -> Iterator[list[Any]]:
@@ -140,7 +140,7 @@ def stream(
 
 
 def answer_group(pipe: app.pipe.Pipe, group: Sequence[tuple[int, bytes]], kind: Any) -> tuple[list[Any], int]:
-    """The answers to numbered lines of a kind, or why they are refused, in order; and how many are refused."""
+    """The answers or refusals for numbered lines of a kind, in order; and the number of refusals."""
     from rlrec.cli.text.lines import decode_group
 
     requests, lines = (InputError, line_type()), decode_group(group, kind)
@@ -156,8 +156,8 @@ def answer_group(pipe: app.pipe.Pipe, group: Sequence[tuple[int, bytes]], kind: 
 
 
 def refusal(error: RlrecError, number: int) -> dict[str, Any]:
-    """The answer to a line that is refused. The error lets go of its frames, which have the lines of its group: they
-    would stay until the garbage collector comes."""
+    """The answer to a line that is refused. It drops the traceback of the error, whose frames would keep the lines of
+    the group until the next garbage collection."""
     error.__traceback__ = error.__context__ = None
     message = error.message if error.hint is None else f"{error.message}: {error.hint}"
     return {"line": number, "error": clipped(message), "field": getattr(error, "field", None), "code": error.code}

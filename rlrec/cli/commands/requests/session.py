@@ -20,7 +20,7 @@ FLAT_COLUMNS = (
     "state", "position", "arm", "propensity", "marginal", "score", "censored", "events", "reward", "page_events",
     "page_reward", "page_return",
 )  # fmt: skip
-UNDERFLOW = -700.0  # the logarithm of a probability that no double holds
+UNDERFLOW = -700.0  # log of the smallest probability that a double can hold, about
 MARKS = ("censor", "uncensor")  # events without a value
 COLUMNS = ("session", "user", "visits", "decisions", "last_at")
 
@@ -54,7 +54,7 @@ def show_(store: Store, show: Show, **request: Any) -> None:
 
 
 def timeline(visit: app.session.Result) -> View:
-    """A visit: a line for each slot."""
+    """A visit, with a line for each slot."""
     ended = f"ended {visit['ended_at']}" if visit["ended_at"] else "open"
     title = (
         f"session {visit['session']}, user {cell(visit['user'])}, visit {visit['visit']} of {visit['visits']}",
@@ -72,7 +72,7 @@ def timeline(visit: app.session.Result) -> View:
 
 
 def _flat(visit: app.session.Result) -> Iterator[dict[str, Any]]:
-    """A record a slot, with its decision and its page."""
+    """A record for each slot, with its decision and its page."""
     head = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
     for step in visit["decisions"]:
         page = {"page_events": events_text(step["events"], None), "page_reward": step["reward"]}
@@ -83,9 +83,9 @@ def _flat(visit: app.session.Result) -> Iterator[dict[str, Any]]:
 
 
 def _rows(step: app.session.Step) -> Iterator[list[Any]]:
-    """A line a slot, and one for the page where it is longer than one slot."""
+    """A line for each slot, and one for the page if it has several slots."""
     policy = f"{step['policy']}@{step['version']}"
-    if step["variant"] is not None and "@" not in step["policy"]:  # of an import from an earlier release
+    if step["variant"] is not None and "@" not in step["policy"]:  # imported by an earlier release
         policy += f" {step['experiment']}/{step['variant']}"
     head = [step["step"], step["decision_id"], step["at"], policy]
     head += [pairs(brief_context(step["context"])), pairs(brief(step["state"]))]
@@ -108,13 +108,13 @@ def brief(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def brief_context(context: dict[str, Any]) -> dict[str, Any]:
-    """A context with the number of arms that the request described, in place of what it stated of each."""
+    """A context with the number of arms that the request described, in place of their features."""
     return context | {"@arms": f"{len(context['@arms'])} described"} if "@arms" in context else context
 
 
 def events_text(events: Sequence[EventJson], position: int | None, *, number: Callable[[float], str] = repr) -> str:
-    """The events of a slot, or without a position those of the page, as `feedback` takes them; values exact, or by
-    `number`."""
+    """The events of a slot (of the page where `position` is None), in the form that `feedback` takes. number: formats a
+    value, by default exactly."""
     return " ".join(
         event["kind"] if event["kind"] in MARKS else f"{event['kind']}={number(event['value'])}"
         for event in events
@@ -123,7 +123,8 @@ def events_text(events: Sequence[EventJson], position: int | None, *, number: Ca
 
 
 def candidates_text(answer: Answer, *, first: int) -> list[str]:
-    """A line with the list that the slate was ranked from, and its probability; none where there is no list."""
+    """A line with the list of candidates that the slate was ranked from, and its probability; none if there is no
+    list."""
     if "candidates" not in answer:
         return []
     log_propensity = answer["candidates_log_propensity"]

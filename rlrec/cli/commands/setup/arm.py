@@ -22,7 +22,7 @@ from rlrec.cli.text.values import KEY, KEYS, OBJECT, Parsed, parse_key
 from rlrec.errors import InputError, quantity
 from rlrec.times import parse_local
 
-NO_TIME = "none"  # in place of a time
+NO_TIME = "none"  # typed in place of a time
 TERM = Parsed("time or none", lambda text: text if text == NO_TIME else parse_local(text))
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -93,7 +93,7 @@ def _json_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
 
 
 def _times(start: Any, end: Any) -> dict[str, int | None]:
-    """The times that a line states, by column of the arm; it states none where there is no text and no None."""
+    """The times that a line states, by column of the arm. A field that the line lacks is left out."""
     return {
         name: None if time is None else parse_local(time)
         for name, time in (("eligible_from", start), ("eligible_until", end))
@@ -102,7 +102,7 @@ def _times(start: Any, end: Any) -> dict[str, int | None]:
 
 
 def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
-    """CSV in groups: numbers become numbers, an empty cell is no feature, and leaves groups and times as they were."""
+    """CSV in groups: numbers become numbers; an empty cell is no feature, and leaves groups and times unchanged."""
     header: list[str] = []
     for group in lines.raw():
         arms = []
@@ -113,7 +113,7 @@ def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
                     arms.append(_csv_arm(header, cells))
                 else:
                     header = _header(cells)
-                    lines.refusals.n_lines -= 1  # it could not be stored
+                    lines.refusals.n_lines -= 1  # the header is no line that could be stored
             except InputError as error:
                 error.line = number
                 if not header:
@@ -123,7 +123,7 @@ def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
 
 
 def _cells(text: bytes) -> list[str]:
-    """The cells of one line; a quoted cell ends on it."""
+    """The cells of one line; a quoted cell may not continue on the next line."""
     if b"\0" in text:
         raise InputError("the line holds a NUL character")
     try:
@@ -156,7 +156,7 @@ def _csv_arm(header: list[str], cells: list[str]) -> tuple[Any, ...]:
 
 
 def _value(cell: str) -> str | float:
-    """A number where the cell is one as JSON writes it: 007 and 1_000 stay text."""
+    """The value of a cell: a number if JSON would write it so; 007 and 1_000 stay text."""
     if not NUMBER.fullmatch(cell):
         return cell
     number = float(cell)

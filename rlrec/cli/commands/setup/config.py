@@ -1,4 +1,4 @@
-"""rlrec config: defaults of options from files, and where each value comes from."""
+"""rlrec config: defaults of options from files, and the source of each value."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from rlrec.cli.text.values import mask_secrets, passwords
 from rlrec.errors import InputError, suggest
 from rlrec.times import format_time
 
-FORMAT = "format"  # an option of commands that may stand outside of their tables
+FORMAT = "format"  # an option of commands that may also be set outside their tables
 COLUMNS = ("option", "value", "source")
 
 
 class FileValue(NamedTuple):
-    """A value of a file as an option takes it, and the path of the file."""
+    """A value from a file, in the form that an option takes, and the path of the file."""
 
     value: Any
     path: str
 
 
 class Config:
-    """The defaults that files give to options. Raises InputError for a key that is no option."""
+    """Defaults of options, from files. Raises InputError for a key that is no option."""
 
     def __init__(self, program: click.Group, paths: Sequence[str]) -> None:
-        """paths: those that exist, the nearest first."""
-        # by the names of the command and the Python name of its option; of the program, by that alone
+        """paths: of existing files, the nearest first."""
+        # by command names and the Python name of the option; only the latter for options of the program
         self.values: dict[tuple[str, ...], FileValue] = {}
         for path in reversed(paths):
             self._take_values(click.Context(program), _read(path), (), path)
 
     def _take_values(self, context: click.Context, table: Mapping[str, Any], names: tuple[str, ...], path: str) -> None:
-        """Take the values of a command from its table, and those of commands in its group."""
+        """Store the values in the table of a command, and in the tables of its subcommands."""
         command = context.command
         options = {name.lstrip("-"): option for option in _options(command) for name in option.opts}
         commands = command.list_commands(context) if isinstance(command, click.Group) else []
@@ -60,7 +60,8 @@ class Config:
                 raise InputError(f"{path}: unknown key {name}", hint=hint)
 
     def defaults(self, command: click.Command, *names: str) -> dict[str, Any]:
-        """The default map of a command, by the Python names of its options; the format holds for all commands."""
+        """The default map of a command, by the Python names of its options; a general format applies to all
+        commands."""
         defaults: dict[str, Any] = {}
         for option in _options(command):
             general = self.values.get((FORMAT,)) if f"--{FORMAT}" in option.opts else None
@@ -79,13 +80,14 @@ def option_name(option: click.Option) -> str:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe waits
+        # O_NONBLOCK: a pipe would wait
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"{path}: not a plain file")
             _check_owner(path, status.st_uid)
             table = tomllib.load(file)
-            repr(table)  # as deep as what is done with it
+            repr(table)  # recurses as deeply as later steps will
             return table
     except RecursionError:
         raise InputError(f"{path}: tables or lists are nested too deep") from None
@@ -96,7 +98,8 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _check_owner(path: str, owner: int) -> None:
-    """Raises InputError for a file of somebody who is neither this user, nor root, nor who became root by sudo."""
+    """Raises InputError for a file that belongs neither to this user, nor to root, nor to the user who became root by
+    sudo."""
     user = os.geteuid()
     if str(owner) not in ("0", str(user), os.environ.get("SUDO_UID") if user == 0 else None):
         message = f"{path}: it belongs to user {owner}, and could send your password to a server of theirs"
@@ -106,13 +109,13 @@ def _check_owner(path: str, owner: int) -> None:
 
 
 def _options(command: click.Command) -> list[click.Option]:
-    """The options that may have a default; consent is never one."""
+    """The options that may have a default: all but `--yes`."""
     options = (param for param in command.params if isinstance(param, click.Option) and param.expose_value)
     return [option for option in options if option.name != "yes"]
 
 
 def _typed(value: Any) -> Any:
-    """A value as it would be typed; a table as JSON, a list as an option that is repeated."""
+    """A value in the form in which it would be typed: a table as JSON, a list as a repeated option."""
     if isinstance(value, dict):
         return json.dumps(value, default=str)
     if isinstance(value, list):
@@ -174,7 +177,7 @@ def _rows() -> Iterator[tuple[str, Any, str]]:
 
 
 def _set_value(names: tuple[str, ...], variables: Sequence[str]) -> tuple[Any, str] | None:
-    """The value of an option by the environment, else by a file, and where it stands."""
+    """The value of an option from the environment, else from a file, and its source."""
     for variable in variables:
         if text := os.environ.get(variable):
             return mask_secrets(text, passwords(text)), variable

@@ -15,7 +15,7 @@ from rlrec.cli.program import app
 from rlrec.cli.program.shared import GroupedCommand, notice, printed
 from rlrec.cli.text.values import Integer
 
-NO_FOLDER = ""  # in place of a folder that is not named
+NO_FOLDER = ""  # for a folder without a name
 
 
 @click.command(cls=GroupedCommand)

@@ -37,7 +37,7 @@ class ManualPage(NamedTuple):
 
 
 def pages() -> list[ManualPage]:
-    """All pages, in the order in which one would read them; those that ORDER lacks come last."""
+    """All pages in reading order; pages that ORDER lacks come last."""
     ranks = {topic: rank for rank, topic in enumerate(ORDER)}
     paths = sorted(FOLDER.glob("*.md"), key=lambda path: (ranks.get(path.stem, len(ranks)), path.stem))
     return [_page(path.stem, path.read_text(encoding="utf-8")) for path in paths]
@@ -49,12 +49,12 @@ def _page(topic: str, text: str) -> ManualPage:
 
 
 def full_text(page: ManualPage) -> str:
-    """The Markdown of a page; that of `evaluate` ends with the estimators there are."""
+    """The Markdown of a page; the page `evaluate` ends with a list of the estimators."""
     if page.topic != "evaluate":
         return page.text
     from rlrec.app.evaluation import descriptions
 
-    # as pages have their lines
+    # wrapped as in the pages
     fill = partial(textwrap.fill, width=120, subsequent_indent="  ", break_on_hyphens=False)
     sections = [
         f"## Estimators per {unit}\n\n" + "\n".join(fill(f"- `{name}`: {text}") for name, text in described)
@@ -64,8 +64,8 @@ def full_text(page: ManualPage) -> str:
 
 
 def for_terminal(markdown: str, width: int = 0) -> str:
-    """A page as plain text: blocks are indented, links name the command that shows their page. width: of lines that are
-    no block, 0 for those of the page."""
+    """A page as plain text: blocks are indented, and links name the command that shows their page. width: of lines
+    outside blocks, 0 to keep those of the page."""
     chunks = re.split(r"^```.*\n", markdown, flags=re.MULTILINE)
     chunks[1::2] = [re.sub(r"^(?=.)", "    ", block, flags=re.MULTILINE) for block in chunks[1::2]]
     chunks[::2] = [
@@ -75,12 +75,12 @@ def for_terminal(markdown: str, width: int = 0) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text whose links name the command that shows their page."""
+    """Text in which links name the command that shows their page."""
     return re.sub(r"\[([^]]+)\]\(([\w-]+)\.md\)", r"\1 (rlrec help \2)", text)
 
 
 def _paragraph(text: str, width: int) -> str:
-    """A paragraph, a list or a table in lines of this width."""
+    """A paragraph, a list or a table, wrapped to a width."""
     if not width or not text.strip("\n") or text.lstrip("\n").startswith(("#", "    ")):
         return text
     pieces = re.split(r"\n(?=- |\|)", text.strip("\n"))
@@ -118,7 +118,7 @@ def _roff_paragraph(text: str) -> list[str]:
 
 
 def _roff(text: str) -> str:
-    """Text that roff takes as it is."""
+    """Text with the characters escaped that roff would interpret."""
     escaped = " ".join(text.split()) if "\n" in text else text
     escaped = escaped.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
@@ -157,7 +157,7 @@ def help(show: Show, words: Sequence[str], man: bool) -> None:  # noqa: A001 (th
 
 
 def _command_help(words: Sequence[str]) -> str:
-    """The help of a command. Raises InputError for one that does not exist."""
+    """The help of a command. Raises InputError if it does not exist."""
     context = click.get_current_context().find_root()
     for word in words:
         group = context.command

@@ -1,4 +1,4 @@
-"""rlrec reward: define what a decision is worth, list definitions, and look at delays."""
+"""rlrec reward: define the reward of a decision, list definitions, and inspect delays."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def list_(store: Store, show: Show) -> None:
 
 
 def _terms(row: app.reward.Definition) -> str:
-    """The weights as `reward define` takes them."""
+    """The weights in the form that `reward define` takes."""
     return ", ".join(f"{row['transforms'].get(kind, kind)}={weight:g}" for kind, weight in row["weights"].items())
 
 
@@ -142,7 +142,7 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
 
 
 def _headline(result: app.suggestion.Result) -> str:
-    """The first line: what one more of each event goes with."""
+    """The first line: the reward after the page that goes with one more event of each kind."""
     sure = [event for event in result["events"] if event["answer"] != "unknown"]
     if not result["events"]:
         return f"cannot tell: no kind of event differs enough between the {result['arms']} arms of this log"
@@ -156,7 +156,7 @@ def _headline(result: app.suggestion.Result) -> str:
 
 
 def _against(result: app.suggestion.Result) -> list[str]:
-    """Warnings of what ranks arms against their long run."""
+    """Warnings about events or rewards that rank arms against their long run."""
     ranks = [(event["event"], event["rank"]) for event in result["events"]]
     if result["rank"] is not None and len(ranks) > 1:
         ranks.append((f"reward {result['reward']} without returns", result["rank"]))

@@ -22,7 +22,7 @@ from rlrec.cli.program.shared import (
 )
 from rlrec.cli.text.values import PAIR, Integer
 
-LIMIT = 10_000_000  # of sessions, steps, runs
+LIMIT = 10_000_000  # sessions, steps or runs, at most
 
 
 @click.command(cls=GroupedCommand, epilog="`rlrec help simulate` explains every audience, its parameters and figures.")

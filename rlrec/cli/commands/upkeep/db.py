@@ -31,8 +31,8 @@ db = CommandGroup("db")
 
 
 def confirmed(question: str, *, is_needed: bool = True) -> Callable[[Command], Command]:
-    """Adds --yes and --dry-run, and asks the question on a terminal. needed: where there is no terminal, the command is
-    refused without --yes."""
+    """Adds --yes and --dry-run to a command, which then asks the question on a terminal. is_needed: without a terminal,
+    the command is refused unless --yes is given."""
 
     def add(command: Command) -> Command:
         @click.option("--yes", is_flag=True, help="Do not ask.")

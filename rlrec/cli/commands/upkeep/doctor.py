@@ -1,4 +1,4 @@
-"""rlrec doctor: audit the store, and put its time right."""
+"""rlrec doctor: audit the store, and correct its time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rlrec export-log: the log in files of other programs, and of this one."""
+"""rlrec export-log: the log in file formats of other programs and of rlrec."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
     writer = resolve_name(WRITERS[layout])()
     if path != "-":
         check_target(path, "PATH")
-    elif sys.stdout is not None and sys.stdout.isatty():  # the log itself shows how far it is
+    elif sys.stdout is not None and sys.stdout.isatty():  # the log on the terminal shows the progress itself
         store.progress = lambda *_: None
     records = app.export_log.export_log(store, log=log, reward=reward, detailed=writer.detailed)
     with closing(records), open_target(path) as write:

@@ -1,4 +1,4 @@
-"""rlrec import-log: take in logs from elsewhere."""
+"""rlrec import-log: import logs from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rlrec.cli.text import lines
 from rlrec.cli.text.values import DURATION, FILE, JSON_FILE, NAME, Integer, Registered
 from rlrec.errors import quantity
 
-POLL_US = 1_000_000  # between two looks at a file
+POLL_US = 1_000_000  # between two reads of a file
 
 
 @click.command("import-log", cls=GroupedCommand, epilog="`rlrec help import-log` explains layouts, maps and states.")
@@ -118,7 +118,7 @@ def import_log(
 
 def _follow(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int) -> Any:
     bad_lines.reading(file)
-    # to the end: supervisors may repeat themselves
+    # held to the end of the process: supervisors may repeat a signal
     waits = click.get_current_context().with_resource(signals.waiting())
     with lines.stream(file) or nullcontext() as stream:
         return app.follow_log.follow_log(

@@ -1,4 +1,4 @@
-"""rlrec log: what of the log does not count."""
+"""rlrec log: exclude parts of the log."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def _show(show: Show, answer: app.exclusions.Excluded, verb: str, past: str) -> 
 
 
 def _with_promotion(command: str) -> list[str]:
-    """A command, and the one after it: a version that was rebuilt does not serve before it is promoted."""
+    """A command, with the promotion that must follow it if it rebuilds: a rebuilt version serves nobody until it is
+    promoted."""
     before, is_rebuild, policy = command.partition("policy rebuild ")
     return [command, f"{before}policy promote {policy}@VERSION"] if is_rebuild else [command]
