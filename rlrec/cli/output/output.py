@@ -33,7 +33,7 @@ class Show:
         self.format, self.typed = form, typed
         self.answer: Any = None  # the result written
         self.draw: Callable[[], Any] | None = None  # its figure
-        self.clear_progress: Callable[[], None] = lambda: None  # takes a line of progress away
+        self.clear_progress: Callable[[], None] = lambda: None  # removes the progress line
         self.screen = Screen.detect(sys.stdout, plain=plain) if form == "table" else Screen()
 
     def __call__(

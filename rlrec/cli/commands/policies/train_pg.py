@@ -176,7 +176,7 @@ def _outcome_sentence(result: Mapping[str, Any]) -> str:
 
 
 def _sentence(result: Mapping[str, Any]) -> str:
-    """What became of the new version, as a sentence that begins with the reason."""
+    """A sentence on the outcome for the new version, which begins with the reason."""
     from rlrec.app.evaluation.comparisons.paired_gate import refusal
 
     new, fate = f"{result['policy']}@{result['version']}", _outcome_sentence(result)
