@@ -272,14 +272,11 @@ def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
         return f"{row['group']} breaks a guard: {share} % {basis}, at best {high} %, where {least} is allowed"
     if row["answer"] == "holds":
         return f"{row['group']} keeps to a guard: {share} % {basis}, at worst {low} %, where {least} is allowed"
+    is_young = "young-units" in row["reasons"]  # what they did so far bounds nothing
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
-    if "young-units" in row["reasons"]:  # what they did so far bounds nothing
-        so_far = f": {share} % so far" if share else ""
-        return (
-            f"{row['group']}: cannot tell yet whether {basis} fell by more than {least[1:]}{so_far}{reasons}; {YOUNG}"
-        )
-    so_far = f": {share} % so far" + (f", at worst {low} %" if low else "") if share else ""
-    return f"{row['group']}: cannot tell yet whether {basis} fell by more than {least[1:]}{so_far}{reasons}"
+    so_far = f": {share} % so far" + (f", at worst {low} %" if low and not is_young else "") if share else ""
+    start = f"{row['group']}: cannot tell yet whether {basis} fell by more than {least[1:]}"
+    return f"{start}{so_far}{reasons}" + (f"; {YOUNG}" if is_young else "")
 
 
 def join_doubts(texts: Sequence[str]) -> str:
