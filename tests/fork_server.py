@@ -8,7 +8,6 @@ tests."""
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import pkgutil
 import signal
@@ -17,29 +16,38 @@ import subprocess
 import sys
 import tempfile
 import time
+from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
 CLIENT = """#!{python} -IS
-import json, os, signal, socket, sys
+import _signal, _socket, posix, sys  # what wraps these takes longer to load than all the rest
+
+
+def read_line():
+    line = b""
+    while not line.endswith(b"\\n"):
+        line += server.recv(1) or sys.exit(1)
+    return int(line)
+
 
 if sys.argv[1:3] == ["-m", "rlrec"]:
     del sys.argv[1:3]
-with socket.socket(socket.AF_UNIX) as server:
-    server.connect({path!r})
-    socket.send_fds(server, [b"x"], [0, 1, 2])
-    ignored = [int(number) for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN]
-    server.sendall(json.dumps([sys.argv, dict(os.environ), os.getcwd(), ignored]).encode() + b"\\n")
-    answers = server.makefile()
-    child = int(answers.readline())
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: os.kill(child, number))
-    code = int(answers.readline())
+server = _socket.socket(_socket.AF_UNIX)
+server.connect({path!r})
+streams = b"".join(number.to_bytes(4, sys.byteorder) for number in (0, 1, 2))
+server.sendmsg([b"x"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
+ignored = [number for number in _signal.valid_signals() if _signal.getsignal(number) == _signal.SIG_IGN]
+server.sendall(ascii((sys.argv, posix.environ, posix.getcwd(), ignored)).encode() + b"\\n")
+child = read_line()
+for number in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP):
+    _signal.signal(number, lambda number, _: posix.kill(child, number))
+code = read_line()
 if code < 0:
-    signal.signal(-code, signal.SIG_DFL)
-    os.kill(os.getpid(), -code)
+    _signal.signal(-code, _signal.SIG_DFL)
+    posix.kill(posix.getpid(), -code)
 sys.exit(code)
 """
 
@@ -80,34 +88,40 @@ def _load() -> None:
 
 def _wait_for_command(path: str) -> None:
     """Return in the process of a command, which has become what its client is."""
+    clients: dict[int, socket.socket] = {}
+
+    def report(*_: object) -> None:
+        """Tell the clients of commands that ended how these ended."""
+        with suppress(ChildProcessError):
+            while (end := os.waitpid(-1, os.WNOHANG))[0]:
+                with clients.pop(end[0]) as client, suppress(OSError):  # the client was killed
+                    client.sendall(b"%d\n" % os.waitstatus_to_exitcode(end[1]))
+
+    signal.signal(signal.SIGCHLD, report)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(64)
         print("ready", flush=True)
         while True:
             connection, _ = listener.accept()
-            with connection:
-                if os.fork() == 0:
-                    listener.close()
-                    _become(connection)
-                    return
-            with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # until the child has its client
+            if child := os.fork():
+                clients[child] = connection
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+            if not child:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                listener.close()
+                for other in clients.values():
+                    other.close()
+                _become(connection)
+                return
 
 
 def _become(connection: socket.socket) -> None:
-    """Return in a child of this process, which only waits to tell the client how the child ended."""
+    """Be what the client at the other end is, from its arguments to its streams."""
     _, streams, _, _ = socket.recv_fds(connection, 1, 3)
-    argv, variables, folder, ignored = json.loads(connection.makefile().readline())
-    if child := os.fork():
-        for stream in streams:
-            os.close(stream)
-        connection.sendall(b"%d\n" % child)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        with suppress(OSError):  # the client was killed
-            connection.sendall(b"%d\n" % code)
-        os._exit(0)
+    argv, variables, folder, ignored = literal_eval(connection.makefile().readline())
+    connection.sendall(b"%d\n" % os.getpid())
     connection.close()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -117,7 +131,7 @@ def _become(connection: socket.socket) -> None:
             signal.signal(number, signal.SIG_IGN)
     os.chdir(folder)
     os.environ.clear()
-    os.environ.update(variables)
+    os.environ.update({os.fsdecode(name): os.fsdecode(value) for name, value in variables.items()})
     time.tzset()
     sys.argv = argv
     sys.stdin = sys.__stdin__ = os.fdopen(0, encoding="utf-8")
