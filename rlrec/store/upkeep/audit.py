@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from rlrec.arrays import Ids
 from rlrec.log_fields import NO_SCORE
 from rlrec.store.database.bulk import Columns
-from rlrec.store.database.unit import Row, Unit, slices
+from rlrec.store.database.unit import Row, Unit, quote_columns, slices
 from rlrec.store.log import decisions, reader
 from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import id_ends, numbers
@@ -114,15 +114,13 @@ def dangling_rows(unit: Unit) -> Iterator[tuple[sa.ForeignKeyConstraint, dict[st
         return
     for table in _tables(unit):
         for reference in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):
-            parent = reference.referred_table.alias("parent")
-            pairs = [(element.parent, parent.c[element.column.name]) for element in reference.elements]
-            referred_rows = (
-                sa.select(sa.literal(1)).select_from(parent).where(*(column == target for column, target in pairs))
-            )
-            lost_rows = sa.select(*table.primary_key).where(
-                *(column.is_not(None) for column, _ in pairs), ~sa.exists(referred_rows)
-            )
-            for row in unit.rows(lost_rows.limit(MAX_ROWS)):
+            pairs = [(f'child."{element.parent.name}"', element.column.name) for element in reference.elements]
+            is_set = " AND ".join(f"{column} IS NOT NULL" for column, _ in pairs)
+            is_same = " AND ".join(f'parent."{target}" = {column}' for column, target in pairs)
+            referred_rows = f'SELECT 1 FROM "{reference.referred_table.name}" AS parent WHERE {is_same}'
+            keys = quote_columns(table.primary_key.columns.keys())
+            text = f'SELECT {keys} FROM "{table.name}" AS child WHERE {is_set} AND NOT EXISTS ({referred_rows})'
+            for row in unit.ask(f"{text} LIMIT {MAX_ROWS}"):
                 yield reference, _row_key(table, row)
 
 
@@ -158,8 +156,9 @@ def rows_ahead(unit: Unit, *, since: int) -> Iterator[tuple[sa.Column[Any], dict
     from rlrec.store.database import tables as t  # few commands need the definitions
 
     for column in t.time_columns():
-        later_rows = sa.select(*column.table.primary_key, column).where(column > since)
-        for *values, at in unit.rows(later_rows.limit(MAX_ROWS)):
+        columns = quote_columns([*column.table.primary_key.columns.keys(), column.name])
+        text = f'SELECT {columns} FROM "{column.table.name}" WHERE "{column.name}" > ? LIMIT {MAX_ROWS}'
+        for *values, at in unit.ask(text, since):
             yield column, _row_key(column.table, values), at
 
 
