@@ -271,6 +271,11 @@ def filled(db: str, fill: Callable[..., object], *words: object) -> Run:
     return runner(db)
 
 
+def empty_store(path: Path) -> Run:
+    """A runner on one more empty store, at this path."""
+    return filled(str(path), initialise)
+
+
 def store_after(fill: Callable[[str], object]) -> Any:
     """A fixture: a runner on a store that `fill` has filled."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.app.shop import fixed
-from tests.conftest import ON_BOTH, Run, click_events, runner
+from tests.conftest import ON_BOTH, Run, click_events, empty_store, runner
 
 ARMS = "abcdef"
 RATES = dict(zip(ARMS, (0.7, 0.5, 0.4, 0.3, 0.2, 0.1), strict=True))
@@ -326,8 +326,7 @@ def test_an_imported_log_gives_the_same_figures_in_reverse_order(kiosk: Run, tmp
     kiosk("export-log", path).done()
     lines, rows = path.read_text().splitlines(keepends=True), []
     for name, step in (("forward", 1), ("reverse", -1)):
-        other = runner(str(tmp_path / f"{name}.db"))
-        other("init").done()
+        other = empty_store(tmp_path / f"{name}.db")
         other("arm", "import", "-", stdin=[{"arm": arm} for arm in ARMS[::step]]).done()
         other("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin="".join(lines[::step])).done()
         leaning_target(other, leaning)

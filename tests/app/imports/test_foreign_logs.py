@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from tests.app.logs import summary
 from tests.app.plain_script import Log, estimates, read_dsjson, read_table
-from tests.conftest import CommandResult, Run, runner
+from tests.conftest import CommandResult, Run, empty_store
 
 Line = dict[str, Any]
 DISHES = [
@@ -216,8 +216,8 @@ def test_estimates_outlive_every_layout_that_holds_the_log(run_sqlite: Run, line
         if layout == "csv" and lines in (ccb, slates):
             assert "slot_sets (" in result.stderr
             continue
-        other = runner(str(Path(f"{layout}.db").absolute()))
-        other("init"), other("reward", "define", "stars", "reward=1")
+        other = empty_store(Path(f"{layout}.db").absolute())
+        other("reward", "define", "stars", "reward=1")
         result = other("import-log", "-", "--layout", layout, "--policy", "shop", "--json", stdin=result.stdout)
         assert result.json["accepted"] == plain.counts["accepted"], (layout, result.stderr)
         values = judged(other, lines, pi=layout != "dsjson")

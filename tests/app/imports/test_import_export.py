@@ -18,7 +18,6 @@ from rlrec.app.imports.layouts.base import Source
 from rlrec.app.imports.layouts.obd import Obd
 from rlrec.app.imports.visits import VisitMoves, VisitNumbers
 from rlrec.app.inputs import canonical
-from rlrec.app.setup.init import init
 from rlrec.app.upkeep import import_log
 from rlrec.app.upkeep.export_log import export_log
 from rlrec.cli.text.lines import decode_group
@@ -27,7 +26,7 @@ from rlrec.store.database.loading import Same
 from rlrec.store.log import settings
 from rlrec.store.log.sessions import NewestVisit
 from tests.app.logs import summary, traced_peak
-from tests.conftest import ON_BOTH, Run, filled, jsonl, runner, store_after
+from tests.conftest import ON_BOTH, Run, empty_store, jsonl, runner, store_after
 
 SAMPLE = Path("sample_data/random_all.csv.gz")
 FOREIGN: dict[str, Any] = {
@@ -57,12 +56,7 @@ def without_ids(records: list[Any]) -> list[Any]:
 @pytest.fixture
 def other(tmp_path: Path) -> Run:
     """Another, empty store."""
-    return filled(str(tmp_path / "other.db"), empty)
-
-
-def empty(path: str) -> None:
-    with closing(Store(path)) as store:
-        init(store)
+    return empty_store(tmp_path / "other.db")
 
 
 def live(db: str) -> None:

@@ -24,7 +24,7 @@ from rlrec.store.log import reader, selected
 from rlrec.store.policies import people
 from tests.app import census
 from tests.app.shop import MINUTE, START, clock
-from tests.conftest import runner
+from tests.conftest import empty_store, runner
 
 DAY = 24 * 60 * MINUTE
 LATER = "2099-01-01T00:00:00Z"
@@ -204,8 +204,7 @@ def test_the_same_log_in_another_order_has_the_same_figures(sqlite_db: str, tmp_
     exported = runner(sqlite_db)("export-log", "-").stdout.splitlines()
     figures = []
     for name, lines in (("forth", exported), ("back", exported[::-1])):
-        run = runner(str(tmp_path / name))
-        run("init")
+        run = empty_store(tmp_path / name)
         assert run("--now", LATER, "import-log", "-", "--layout", "jsonl", stdin="\n".join(lines)).exit_code == 0
         figures.append(run("--now", LATER, "outcomes", "--by", "week", "--json").json)
     for row, other in zip(rows(figures[0]), rows(figures[1]), strict=True):

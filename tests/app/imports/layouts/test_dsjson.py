@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.app.logs import summary
-from tests.conftest import ON_BOTH, CommandResult, Run, runner
+from tests.conftest import ON_BOTH, CommandResult, Run, empty_store
 
 Line = dict[str, Any]
 DISHES = [{"i": {"id": dish}, "j": [{"price": price}]} for dish, price in (("soup", 4), ("pasta", 8), ("salad", 6))]
@@ -23,9 +23,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 @pytest.fixture
 def other(tmp_path: Path) -> Run:
     """Commands on an empty store of their own."""
-    run = runner(str(tmp_path / "other.db"))
-    run("init")
-    return run
+    return empty_store(tmp_path / "other.db")
 
 
 def rank(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.app import logs
-from tests.conftest import ON_BOTH, Run, jsonl, runner
+from tests.conftest import ON_BOTH, Run, empty_store, jsonl, runner
 
 RULE = "value,arm,probability\n" + "".join(
     f"{hour},a{arm},{0.4 if arm == hour else 0.15}\n" for hour in range(3) for arm in range(5)
@@ -29,21 +29,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def serve(db: str, *, size: int, users: int | None = 40) -> Run:
     logs.begin(db, 5, "log", "thompson", floor="0.2")
     logs.serve(
-        db, "log", pages=300, rates=(0.1, 0.2, 0.3, 0.4, 0.5), size=size, users=users, contexts=CONTEXTS, group=50
+        db, "log", pages=150, rates=(0.1, 0.2, 0.3, 0.4, 0.5), size=size, users=users, contexts=CONTEXTS, group=50
     )  # fmt: skip
     return runner(db)
-
-
-def fresh(name: str) -> Run:
-    run = runner(str(Path(name).absolute()))
-    run("init")
-    return run
 
 
 def taken(run: Run, layout: str, change: Callable[[str], str] = str) -> list[dict[str, Any]]:
     """What `evaluate` says in a fresh store of the log of this one, after a trip by a layout."""
     text = change(run("export-log", "-", "--layout", layout).stdout)
-    other = fresh(f"{layout}.db")
+    other = empty_store(Path(f"{layout}.db").absolute())
     other("import-log", "-", "--layout", layout, "--policy", "shop", "--json", stdin=text).done()
     other("policy", "create", "rule", "--kind", "fixed", "--param", "probabilities=rule.csv", "--param", "by=hour")
     options = ("--estimator", "impression,session,slate", "--interval", "normal", "--json")
@@ -86,8 +80,8 @@ def test_a_row_is_a_slot(run: Run, db: str) -> None:
     run("feedback", "1", "share=1")  # of the page
     rows = list(csv.DictReader(io.StringIO(run("export-log", "-", "--layout", "csv").stdout)))
     records = run("export-log", "-").lines
-    assert len(rows) == 600
-    for record, of_page in zip(records, (rows[n : n + 2] for n in range(0, 600, 2)), strict=True):
+    assert len(rows) == 300
+    for record, of_page in zip(records, (rows[n : n + 2] for n in range(0, 300, 2)), strict=True):
         assert [json.loads(row["context"]) for row in of_page] == [record["context"]] * 2
         assert [row["arm"] for row in of_page] == [slot["arm"] for slot in record["slate"]]
         assert [float(row["propensity"]) for row in of_page] == [slot["propensity"] for slot in record["slate"]]
@@ -101,13 +95,13 @@ def test_what_a_layout_cannot_hold_is_counted(run: Run, db: str) -> None:
     serve(db, size=2)
     run("feedback", "1", "--censor", "--position", "2")
     result = run("export-log", "log.json", "--layout", "dsjson", "--json")
-    assert (result.exit_code, result.json["exported"]) == (0, 299)
+    assert (result.exit_code, result.json["exported"]) == (0, 149)
     assert (
-        "left out, since dsjson cannot hold them (decisions): censored (1), marginals (299), min_propensity (299)"
+        "left out, since dsjson cannot hold them (decisions): censored (1), marginals (149), min_propensity (149)"
         in result.stderr
     )
     result = run("export-log", "log.csv.gz", "--layout", "csv", "--json")
-    assert (result.exit_code, result.json["exported"]) == (0, 300)
+    assert (result.exit_code, result.json["exported"]) == (0, 150)
     assert "since csv cannot hold them (decisions): censored (1); jsonl holds all" in result.stderr
     assert run("export-log", "log.jsonl", "--json").stderr.count("left out") == 0
 
@@ -139,7 +133,7 @@ def test_support_and_sets_of_slots_leave_as_they_came(run_sqlite: Run) -> None:
     assert cb["c"]["_multi"][:2] == [{"_tag": "a", "i": {"id": "a"}}, {"_tag": "b", "price": 3}]
     assert ccb["c"]["_slots"] == [{"_inc": [0, 1]}, {"_inc": [0, 2]}]
     assert [each["_label_cost"] for each in ccb["_outcomes"]] == [0.0, -0.5]
-    other = fresh("other.db")
+    other = empty_store(Path("other.db").absolute())
     lines = f"{json.dumps(cb)}\n{json.dumps(ccb)}\n"
     assert other("import-log", "-", "--layout", "dsjson", stdin=lines).exit_code == 0
     assert other("export-log", "-", "--layout", "dsjson").lines == [cb, ccb]
@@ -169,7 +163,7 @@ def test_keys_that_spreadsheets_run_as_formulas_stay_and_the_help_says_how_to_op
     assert run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=lines).exit_code == 0
     text = run_sqlite("export-log", "-", "--layout", "csv").stdout
     assert [row["session"] for row in csv.DictReader(io.StringIO(text))] == keys
-    other = fresh("formulas.db")
+    other = empty_store(Path("formulas.db").absolute())
     assert other("import-log", "-", "--layout", "csv", stdin=text).exit_code == 0
     assert [line["slate"][0]["arm"] for line in other("export-log", "-").lines] == keys
     for words in (["export-log", "--help"], ["help", "formats"]):

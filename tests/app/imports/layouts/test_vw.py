@@ -11,7 +11,7 @@ import pytest
 
 from tests.app.logs import summary
 from tests.app.shop import fixed
-from tests.conftest import CommandResult, Run, runner
+from tests.conftest import CommandResult, Run, empty_store
 
 ADF = """shared 'e1 |User:2 hour:9 city=Bonn |w sun rain:0.5 sun
 0:-1:0.5 'soup|i id=soup
@@ -32,8 +32,8 @@ pytestmark = pytest.mark.usefixtures("folder")
 @pytest.fixture
 def other(tmp_path: Path) -> Run:
     """Commands on an empty store of their own."""
-    run = runner(str(tmp_path / "other.db"))
-    run("init"), run("reward", "define", "any", "reward=1")
+    run = empty_store(tmp_path / "other.db")
+    run("reward", "define", "any", "reward=1")
     return run
 
 
