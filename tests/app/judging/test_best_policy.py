@@ -25,7 +25,7 @@ def prepared(db: str) -> None:
     run("reward", "define", "durable", "click=0.05, purchase=2, return=1", "--window", "7d")
     run("policy", "create", "clicks", "--kind", "thompson", "--param", "floor=0.05")
     run("route", "create", "home", "--to", "clicks")
-    run("simulate", "shop", "--policy", "home", "-k", 5, "--sessions", 300, "--group", 100, "--seed", 3)
+    run("simulate", "shop", "--policy", "home", "-k", 5, "--sessions", 150, "--group", 50, "--seed", 3)
 
 
 shop = store_after(prepared)

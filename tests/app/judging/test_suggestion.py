@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Run, begin, click, filled, runner
+from tests.conftest import Run, begin, click, runner, store_after
 
 BAITS, ARMS = 8, 24
 CLICK = np.r_[np.linspace(0.5, 0.9, BAITS), np.linspace(0.2, 0.6, ARMS - BAITS)]
@@ -22,7 +22,7 @@ def serve(run: Run) -> None:
     for day in range(1, 5):
         time = ("--now", f"2026-02-0{day}T12:00:00Z")
         lines = [{"policy": "draw", "session": f"{user}.{day}", "user": user, "k": 2} for user in here]
-        answers = run("recommend", "--input", "-", *time, stdin=lines).lines
+        answers = run("recommend", "--input", "-", "--seed", 10 + day, *time, stdin=lines).lines
         shown = [[NAMES.index(slot["arm"]) for slot in answer["slate"]] for answer in answers]
         events = [
             {"decision_id": answer["decision_id"], "position": position, "events": {kind: 1}}
@@ -36,18 +36,15 @@ def serve(run: Run) -> None:
         here = [user for user, number in zip(here, baits, strict=True) if rng.random() < 0.95 - 0.45 * number]
 
 
-@pytest.fixture
-def visits(sqlite_db: str) -> Run:
-    run = runner(sqlite_db)
+def served(db: str) -> None:
+    run = runner(db)
+    run("arm", "import", "-", stdin=[{"arm": arm} for arm in NAMES])
+    run("reward", "define", "clicks", "click=1, return=1", "--window", "2d")
+    run("policy", "create", "draw", "--kind", "uniform")
+    serve(run)
 
-    def fill(db: str) -> None:
-        run("arm", "import", "-", stdin=[{"arm": arm} for arm in NAMES])
-        run("reward", "define", "clicks", "click=1, return=1", "--window", "2d")
-        run("policy", "create", "draw", "--kind", "uniform")
-        serve(run)
 
-    filled(sqlite_db, fill)
-    return run
+visits = store_after(served)
 
 
 def suggestion(run: Run, *options: str) -> dict[str, Any]:
