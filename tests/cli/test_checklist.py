@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,11 @@ def shop(run_sqlite: Run) -> Run:
 
 
 def process(
-    *words: object, folder: Path, stdin: Any = subprocess.DEVNULL, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    """The program, run to its end in a folder."""
-    command = [sys.executable, "-m", "rlrec", *map(str, words)]
+    *words: object, folder: Path, stdin: Any = subprocess.DEVNULL, env: Mapping[str, str] | None = None,
+    program: Path | None = None,
+) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
+    """The program, run to its end in a folder. program: one whose processes begin with what it loads."""
+    command = [*([program] if program else [sys.executable, "-m", "rlrec"]), *map(str, words)]
     params = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin}
     variables = {**os.environ, **(env or {})}
     return subprocess.run(
@@ -243,11 +245,12 @@ def test_26_what_deletes_asks_or_refuses(shop: Run, sqlite_db: str) -> None:
 
 
 @pytest.mark.slow
-def test_28_progress_is_for_terminals(tmp_path: Path) -> None:
+def test_28_progress_is_for_terminals(tmp_path: Path, forked_rlrec: Path) -> None:
     """`tests/cli/output/test_terminal.py` watches it there."""
+    run = partial(process, folder=tmp_path, program=forked_rlrec)
     words = ["simulate", "bernoulli", "--ephemeral", "--kind", "thompson", "--steps", "3000", "--runs", "20"]
-    process("init", folder=tmp_path)
-    done = process(*words, folder=tmp_path)
+    run("init")
+    done = run(*words)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"\r" not in done.stdout
 
@@ -325,14 +328,15 @@ def test_36_ids_may_begin_with_a_dash(shop: Run) -> None:
 
 
 @pytest.mark.slow
-def test_38_ctrl_c_ends_long_work_at_once(tmp_path: Path) -> None:
+def test_38_ctrl_c_ends_long_work_at_once(tmp_path: Path, forked_rlrec: Path) -> None:
     """By its own work: a machine that is busy with other work may answer late. Training has its lease by then."""
+    run = partial(process, folder=tmp_path, program=forked_rlrec)
     at = ["--now", "2026-01-01"]
-    process(*at, "init", folder=tmp_path)
-    process(*at, "policy", "create", "u", "--kind", "uniform", folder=tmp_path)
-    process(*at, "policy", "create", "pg", "--kind", "gradient", folder=tmp_path)
+    run(*at, "init")
+    run(*at, "policy", "create", "u", "--kind", "uniform")
+    run(*at, "policy", "create", "pg", "--kind", "gradient")
     served = ["simulate", "barista", "--policy", "u", "--sessions", "400", "--group", "100", "--seed", "1"]
-    assert process(*at, *served, folder=tmp_path).returncode == 0
+    assert run(*at, *served).returncode == 0
     words = ["--now", "2026-02-01", "train-pg", "pg", "--epochs", "10000", "--batch", "1", "--patience", "10000"]
     before = cpu_of_children()
     child = subprocess.Popen(
@@ -351,8 +355,8 @@ def test_38_ctrl_c_ends_long_work_at_once(tmp_path: Path) -> None:
     assert b"Traceback" not in written
     assert cpu_of_children() - before - worked <= 1
     assert _leases(tmp_path / "rlrec.db") == 0
-    assert process("--now", "2027-01-01", "doctor", folder=tmp_path).returncode == 0
-    assert process("policy", "versions", "pg", "--format", "csv", folder=tmp_path).stdout.count(b"\n") == 2
+    assert run("--now", "2027-01-01", "doctor").returncode == 0
+    assert run("policy", "versions", "pg", "--format", "csv").stdout.count(b"\n") == 2
 
 
 def _leases(path: Path) -> int:
@@ -379,12 +383,13 @@ def test_39_a_server_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_40_times_are_utc_whatever_the_time_zone(tmp_path: Path) -> None:
-    process("--now", "2026-01-01T12:00:00+02:00", "init", folder=tmp_path)
-    process("--now", "2026-01-01T12:00:00+02:00", "arm", "add", "a", folder=tmp_path)
-    process("--now", "2026-01-01T12:00:00", "policy", "create", "p", "--kind", "uniform", folder=tmp_path)
+def test_40_times_are_utc_whatever_the_time_zone(tmp_path: Path, forked_rlrec: Path) -> None:
+    run = partial(process, folder=tmp_path, program=forked_rlrec)
+    run("--now", "2026-01-01T12:00:00+02:00", "init")
+    run("--now", "2026-01-01T12:00:00+02:00", "arm", "add", "a")
+    run("--now", "2026-01-01T12:00:00", "policy", "create", "p", "--kind", "uniform")
     answers = {
-        process("--now", "2026-01-02", "policy", "versions", "p", "--json", folder=tmp_path, env={"TZ": zone}).stdout
+        run("--now", "2026-01-02", "policy", "versions", "p", "--json", env={"TZ": zone}).stdout
         for zone in ("UTC", "Asia/Tokyo", "America/New_York")
     }
     assert len(answers) == 1
@@ -432,13 +437,14 @@ def test_44_rows_and_keys_have_a_stable_order(shop: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["with space.db", "crème.db", "sub/../up.db"])
-def test_45_a_store_may_lie_anywhere(tmp_path: Path, name: str) -> None:
+def test_45_a_store_may_lie_anywhere(tmp_path: Path, forked_rlrec: Path, name: str) -> None:
+    run = partial(process, folder=tmp_path, program=forked_rlrec)
     (tmp_path / "sub").mkdir()
-    assert process("--db", name, "init", folder=tmp_path).returncode == 0
+    assert run("--db", name, "init").returncode == 0
     assert (tmp_path / name).exists()
     (tmp_path / "link.db").symlink_to(tmp_path / name)
-    assert process("--db", "link.db", "arm", "add", "a", folder=tmp_path).returncode == 0
-    assert process("--db", f"sqlite:///{tmp_path}/link.db", "arm", "list", "--json", folder=tmp_path).stdout != b"[]\n"
+    assert run("--db", "link.db", "arm", "add", "a").returncode == 0
+    assert run("--db", f"sqlite:///{tmp_path}/link.db", "arm", "list", "--json").stdout != b"[]\n"
 
 
 @pytest.mark.slow

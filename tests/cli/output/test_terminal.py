@@ -124,14 +124,15 @@ def test_a_pipe_has_every_column_and_whole_cells(run: Run) -> None:
     assert text.count("article-number-") == 80
 
 
-def test_a_terminal_shows_the_likeliest_arms(run: Run, sqlite_db: str) -> None:
-    text = terminal(sqlite_db, "--now", NOW, "policy", "show", "home", columns=100)
+def test_a_terminal_shows_the_likeliest_arms(run: Run, sqlite_db: str, forked_rlrec: Path) -> None:
+    words = ("--now", NOW, "policy", "show")
+    text = terminal(sqlite_db, *words, "home", columns=100, program=forked_rlrec)
     arms = re.findall(r"^article-number-\d+.* (0\.\d+)(?:  [▏▎▍▌▋▊▉█]+)?$", text, re.MULTILINE)
     assert len(arms) == 20
     assert arms == sorted(arms, reverse=True)
     assert "60 more arms" in text
-    assert terminal(sqlite_db, "--now", NOW, "policy", "show", "home", "--all").count("article-number-") == 80
-    trained = terminal(sqlite_db, "--now", NOW, "policy", "show", "visits@2")
+    assert terminal(sqlite_db, *words, "home", "--all", program=forked_rlrec).count("article-number-") == 80
+    trained = terminal(sqlite_db, *words, "visits@2", program=forked_rlrec)
     assert (trained.count("weights of article"), "--all shows the weights of all arms" in trained) == (5, True)
 
 
@@ -170,9 +171,10 @@ def test_units_stand_apart(run: Run) -> None:
     ],
 )  # fmt: skip
 def test_verdicts_have_a_colour_on_a_terminal(
-    run: Run, sqlite_db: str, env: dict[str, str], options: list[str], coloured: bool
+    run: Run, sqlite_db: str, forked_rlrec: Path, env: dict[str, str], options: list[str], coloured: bool
 ) -> None:
-    text = terminal(sqlite_db, *options, "--now", NOW, "evaluate", "home", "--estimator", "snips", **env)
+    words = (*options, "--now", NOW, "evaluate", "home", "--estimator", "snips")
+    text = terminal(sqlite_db, *words, program=forked_rlrec, **env)
     assert bool(ESCAPE.search(text)) == coloured
 
 

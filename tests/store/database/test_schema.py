@@ -16,7 +16,7 @@ from rlrec.app.setup.init import check, init
 from rlrec.errors import CheckFailed, Conflict, RlrecError
 from rlrec.store import Store, Unit
 
-AT_ONCE = 6  # was run with 32
+AT_ONCE = 4  # was run with 32
 STARTER = """
 import sys
 from rlrec.app.setup.init import init

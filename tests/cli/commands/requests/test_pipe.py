@@ -157,6 +157,8 @@ def test_refused_lines_leave_nothing_behind_in_a_long_process(sqlite_db: str, sh
     """Neither errors nor the lines of their groups wait for the garbage collector."""
     refused = "not json", ask(sesion="s"), ask(arms=["a1", "a1"]), ask(policy="none"), tell(decision_id=99), tell()
     numbered = list(enumerate(jsonl(refused).encode().splitlines(), 1))
+    gc.collect()
+    gc.freeze()  # what other tests left is neither looked through nor counted
     with closing(Store(sqlite_db)) as store:
         pipe = Pipe(store)
         recommend.answer_group(pipe, numbered, line_type())
