@@ -49,10 +49,14 @@ def paths_below(root: Path) -> list[Path]:
     return sorted(root.rglob("*.py"))
 
 
+def nodes_of(text: str) -> list[ast.AST]:
+    return [*ast.walk(ast.parse(text))]
+
+
 @cache
-def sources(root: Path = ROOT) -> list[tuple[str, ast.Module]]:
-    parsed = ((path, ast.parse(path.read_text(encoding="utf-8"))) for path in paths_below(root))
-    return [(str(path.relative_to(root)), tree) for path, tree in parsed]
+def sources(root: Path = ROOT) -> list[tuple[str, list[ast.AST]]]:
+    """The path of each module, and its nodes, which are walked through once for all tests."""
+    return [(str(path.relative_to(root)), nodes_of(path.read_text(encoding="utf-8"))) for path in paths_below(root)]
 
 
 def bound(node: ast.AST) -> str | None:
@@ -65,15 +69,15 @@ def bound(node: ast.AST) -> str | None:
     return None
 
 
-def empty_names(tree: ast.Module) -> list[str]:
+def empty_names(nodes: list[ast.AST]) -> list[str]:
     """Every name bound in a module that is, or contains, a word that says nothing."""
-    names = (bound(node) for node in ast.walk(tree))
+    names = map(bound, nodes)
     return [name for name in names if name and name not in CONTRACT and EMPTY.intersection(name.lower().split("_"))]
 
 
-def bare_names(tree: ast.Module) -> tuple[list[str], int]:
+def bare_names(nodes: list[ast.AST]) -> tuple[list[str], int]:
     """Names that are no noun, no verb with its object and no symbol, and how many names a module binds."""
-    names = [name for node in ast.walk(tree) if (name := bound(node)) is not None]
+    names = [name for node in nodes if (name := bound(node)) is not None]
     words = [(name, name.strip("_").lower().split("_")) for name in names if name[:2] != "__"]
     return [name for name, (first, *more) in words if first == "of" or (not more and first in NO_NAMES)], len(names)
 
@@ -86,21 +90,21 @@ def room_of(path: str) -> str:
 ROOMS = sorted({room_of(str(path.relative_to(ROOT))) for path in paths_below(ROOT)})
 
 
-def riddles(tree: ast.Module) -> list[str]:
+def riddles(nodes: list[ast.AST]) -> list[str]:
     """Every docstring of a module that begins with a riddle."""
-    documented = (node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
+    documented = (node for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
     texts = (ast.get_docstring(node) for node in documented)
     return [text.partition("\n")[0] for text in texts if text and text.split()[0] in RIDDLES]
 
 
 @pytest.mark.slow
 def test_no_name_says_nothing() -> None:
-    assert [(path, name) for path, tree in sources() for name in empty_names(tree)] == []
+    assert [(path, name) for path, nodes in sources() for name in empty_names(nodes)] == []
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_name_is_a_noun_a_verb_with_its_object_or_a_symbol(room: str) -> None:
-    counted = [bare_names(tree) for path, tree in sources() if room_of(path) == room]
+    counted = [bare_names(nodes) for path, nodes in sources() if room_of(path) == room]
     bare, count = [name for names, _ in counted for name in names], sum(number for _, number in counted)
     assert len(bare) <= CEILING * count, bare
 
@@ -108,15 +112,15 @@ def test_a_name_is_a_noun_a_verb_with_its_object_or_a_symbol(room: str) -> None:
 @pytest.mark.slow
 def test_no_name_of_tests_says_nothing() -> None:
     """The name of a test is a sentence, which may have any word."""
-    names = [(path, name) for path, tree in sources(TESTS) if path not in UNCHECKED for name in empty_names(tree)]
+    names = [(path, name) for path, nodes in sources(TESTS) if path not in UNCHECKED for name in empty_names(nodes)]
     assert [(path, name) for path, name in names if not name.startswith("test_")] == []
 
 
 @pytest.mark.slow
 def test_a_class_name_has_one_meaning() -> None:
     homes = defaultdict[str, list[str]](list)
-    for path, tree in sources():
-        for node in ast.walk(tree):
+    for path, nodes in sources():
+        for node in nodes:
             if isinstance(node, ast.ClassDef):
                 homes[node.name.lstrip("_")].append(path)
     assert {name: paths for name, paths in homes.items() if len(paths) > 1 and name not in SHARED} == {}
@@ -124,7 +128,7 @@ def test_a_class_name_has_one_meaning() -> None:
 
 @pytest.mark.slow
 def test_a_docstring_begins_with_what_comes_back() -> None:
-    assert [(path, text) for path, tree in sources() for text in riddles(tree)] == []
+    assert [(path, text) for path, nodes in sources() for text in riddles(nodes)] == []
 
 
 @pytest.mark.parametrize(
@@ -141,20 +145,20 @@ def test_a_docstring_begins_with_what_comes_back() -> None:
     ],
 )
 def test_an_empty_name_is_caught_wherever_it_is_bound(text: str) -> None:
-    assert len(empty_names(ast.parse(text))) == 1
+    assert len(empty_names(nodes_of(text))) == 1
 
 
 @pytest.mark.parametrize(
     "text", ["each = 1", "def of(): ...", "def f(of_slot): ...", "for which in (1, 2): ...", "_held = 1"]
 )
 def test_a_bare_name_is_caught(text: str) -> None:
-    assert len(bare_names(ast.parse(text))[0]) == 1
+    assert len(bare_names(nodes_of(text))[0]) == 1
 
 
 def test_a_name_that_is_only_used_or_only_contains_the_letters_is_left_alone() -> None:
-    assert empty_names(ast.parse("import one\nfoundation = parts = one.told(rest=1)")) == []
+    assert empty_names(nodes_of("import one\nfoundation = parts = one.told(rest=1)")) == []
 
 
 @pytest.mark.parametrize("text", ["What it is.", "Of a decision, its slots.", "As stored."])
 def test_a_riddle_is_caught(text: str) -> None:
-    assert riddles(ast.parse(f'def f():\n    """{text}"""')) == [text]
+    assert riddles(nodes_of(f'def f():\n    """{text}"""')) == [text]

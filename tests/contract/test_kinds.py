@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, fields, replace
 from functools import cache
 from importlib import import_module
@@ -261,10 +262,18 @@ def test_a_parameter_off_its_default_changes_something(kind: str, name: str) -> 
     assert any(changes)
 
 
-@pytest.mark.parametrize(("kind", "name", "value"), impossible())
-def test_an_impossible_parameter_is_refused(kind: str, name: str, value: Any) -> None:
-    with pytest.raises(InputError, match=r"is|add up|needs"):
+def is_refused(kind: str, name: str, value: Any) -> bool:
+    try:
         policy_of(kind, **{name: value})
+    except InputError as error:
+        return re.search("is|add up|needs", error.message) is not None
+    return False
+
+
+@pytest.mark.parametrize("kind", dict.fromkeys(kind for kind, *_ in impossible()))
+def test_an_impossible_parameter_is_refused(kind: str) -> None:
+    tried = [(name, value) for its, name, value in impossible() if its == kind]
+    assert [pair for pair in tried if not is_refused(kind, *pair)] == []
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS)

@@ -59,7 +59,7 @@ def test_a_walk_of_small_changes_equals_a_fresh_computation(start: str, arms: in
     rng = np.random.default_rng(arms)
     alpha, beta = STARTS[start](rng, arms)
     pages = SlateSampler(Beta(alpha, beta), size=1, floor=0.0)
-    for _ in range(60 if arms < 1000 else 15):
+    for _ in range(30 if arms < 1000 else 8):
         alpha, beta = pulled(rng, alpha, beta, most=most)
         pages = renew(pages, Beta(alpha, beta))
         result, fresh = pages.first, first(Beta(alpha, beta), floor=0.0)
@@ -73,7 +73,7 @@ def test_a_long_walk_ends_where_an_independent_path_does() -> None:
     rng = np.random.default_rng(1)
     alpha, beta = clicks(rng, 12)
     pages = SlateSampler(Beta(alpha, beta), size=1, floor=0.0)
-    for step in range(1000):
+    for step in range(500):
         alpha, beta = pulled(rng, alpha, beta, most=1.0)
         pages = renew(pages, Beta(alpha, beta))
         if step % 100 == 99:
@@ -144,7 +144,7 @@ def test_longer_pages_keep_up_too(size: int) -> None:
     alpha, beta = clicks(rng, 30)
     seeds, decisions = np.full(50, 7, np.uint64), np.arange(50)
     pages = SlateSampler(Beta(alpha, beta), size=size, floor=0.05)
-    for _ in range(25):
+    for _ in range(12):
         alpha, beta = pulled(rng, alpha, beta, most=1.0)
         pages = renew(pages, Beta(alpha, beta))
         result = pages.draw(seeds=seeds, decisions=decisions)
