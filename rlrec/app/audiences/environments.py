@@ -1,4 +1,4 @@
-"""Audiences as people name them, an environment and its parameters as K=V; and their visitors as they come and go."""
+"""Audiences as users name them (an environment, and its parameters as K=V), and the arrivals of their visitors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NO_VISITOR = -1
 
 
 def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
-    """An audience, and the names of its arms. Raises InputError for an unknown or impossible one."""
+    """An audience, and the names of its arms. Raises InputError for an unknown environment or impossible parameters."""
     defaults = simulate.parameters(name)
     values: dict[str, Any] = {}
     names: list[str] = []
     for word, text in texts.items():
-        if word == "rates" and os.path.isfile(text):  # no error where a list of rates is too long for a path
+        if word == "rates" and os.path.isfile(text):  # isfile, since a list of rates may be too long for a path
             table = parameters.tables(Path(text), "rate", by=False).get(parameters.ANY_VALUE, {})
             names, values[word] = list(table), tuple(table.values())
         else:
@@ -36,7 +36,7 @@ def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
 
 
 def check(environment: str, audience: Audience, arms: int, *, size: int = 1, steps: int | None = None) -> None:
-    """Raises InputError for slates and visits that an audience does not have."""
+    """Raises InputError for slates or visits that the audience does not allow."""
     if size > arms:
         raise InputError(f"k is {size}, but the audience has {arms} arms", field="k")
     if not isinstance(audience, Visitors):
@@ -60,7 +60,7 @@ def figures(
     audience: Audience, shown: Array, *, length: float, visits: float, reward: float, size: int,
     visitors: float | None, returned: float,
 ) -> AudienceFigures:  # fmt: skip
-    """How evenly the arms were shown, and figures of the visits, None where visitors are not recognised; all as means
+    """How evenly the arms were shown, and figures of the visits (None where visitors are not recognised), all as means
     over runs. shown (runs, arms): slots of each arm; length: decisions of a visit; reward: of all visits; size:
     positions of a page; returned: visitors who came again."""
     spreads = [spread(counts) for counts in shown]
@@ -78,7 +78,7 @@ def figures(
 
 
 def _parse(word: str, text: str, default: Any) -> Any:
-    """A value of the type that the default has."""
+    """A value of the type of the default."""
     if word == "rates":
         hint = "give numbers, 0.9,0.8, or a CSV arm,rate"
         return tuple(_number(rate, "a rate", hint=hint) for rate in text.split(","))
@@ -112,7 +112,7 @@ def _integer(text: str, noun: str) -> int:
 
 
 class Returning(NamedTuple):
-    """A visitor who is to come again: what they are called, their trait, and the time until then."""
+    """A visitor who is to come again: key, trait, and the time until then."""
 
     key: str
     trait: int
@@ -120,13 +120,13 @@ class Returning(NamedTuple):
 
 
 class Crowd:
-    """Visitors in so many seats for so many visits, numbered in the order of their first visits, from 0.
-    visitor, visit: one a seat, (seats,), by number from 0; the visitor is NO_VISITOR where no visit is.
-    visits: one a visitor, visits so far. left: visits to come. earlier: visitors of an earlier run, who have the first
-    numbers. n_new: new visitors so far.
-    daily: new visitors of a day, who come in so many periods of it; time counts days then, and visitors come again
-    after as many as the audience says. 0: time counts decisions, and it takes `absence` until a visitor who comes again
-    is there. periods: those that are over."""
+    """Visitors who take seats for their visits. Both are numbered from 0, visitors in the order of their first visits.
+    visitor, visit: the number of each in every seat, (seats,); the visitor is NO_VISITOR in a free seat. visits: visits
+    of each visitor so far. left: visits to come. earlier: visitors of an earlier run, who have the first numbers.
+    n_new: new visitors so far.
+    daily: new visitors per day, spread over its `a_day` periods; time then counts days, and visitors come again after
+    the number of days that the audience says. If daily is 0, time counts decisions, and a visitor comes again after
+    `absence`. periods: those that are over."""
 
     def __init__(
         self, *, seats: int, visits: int, absence: float, daily: int, a_day: int, earlier: Sequence[Returning] = (),
@@ -145,25 +145,25 @@ class Crowd:
 
     @property
     def busy(self) -> Index:
-        """The seats where a visit is."""
+        """The seats with a visit."""
         return np.flatnonzero(self.visitor != NO_VISITOR)
 
     @property
     def present(self) -> int:
-        """Visitors who came."""
+        """The number of visitors who came."""
         return sum(visits > 0 for visits in self.visits)
 
     @property
     def returned(self) -> int:
-        """Visitors who came again."""
+        """The number of visitors who came again."""
         return sum(visits + (number < self.n_earlier) > 1 for number, visits in enumerate(self.visits) if visits)
 
     def due(self, now: float) -> list[tuple[int, float]]:
-        """The visitors who are to come again, by number, and the time until then."""
+        """The numbers of the visitors who are to come again, each with the time until then."""
         return [(visitor, time - now) for time, _, visitor in sorted(self._returns_due)]
 
     def arrive(self, now: float) -> None:
-        """Begin visits in free seats, those of visitors who come again first."""
+        """Begin visits in free seats, first those of visitors who come again."""
         for seat in np.flatnonzero(self.visitor == NO_VISITOR)[: self.left].tolist():
             visitor = self._next(now)
             if visitor == NO_VISITOR:
@@ -185,7 +185,7 @@ class Crowd:
         return len(self.visits) - 1
 
     def leave(self, seats: Index, *, days: Array, now: float) -> None:
-        """End the visits in these seats; the visitors come again where `days`, (n,), is above 0."""
+        """End the visits in these seats. Visitors come again where `days`, (n,), is above 0."""
         for visitor, delay in zip(self.visitor[seats].tolist(), days.tolist(), strict=True):
             if delay > 0:
                 self._departures += 1

@@ -1,4 +1,4 @@
-"""Studies in memory: many runs of a policy and an audience advance together in arrays, without a store."""
+"""Studies in memory: many runs of a policy on an audience, simulated together in arrays, without a store."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from rlrec.policy.scores.scores import ExactScores, Scores
 from rlrec.simulate.base import Audience, Info, Visitors
 
 NO_CONTEXT: dict[str, Any] = {}
-COUNTS = 3  # columns of statistics that all kinds have; they are held a column at a time, what is behind them a cell
+COUNTS = 3  # columns of statistics common to all kinds; they are stored by column, the further ones by cell
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Totals:
-    """Sums of each run, (runs,): rewards, mean rewards of the best arms, how far those of the chosen arms fell short,
-    and decisions; where visitors are recognised, how many they were and how many of them came again. shown
-    (runs, arms): slots that showed each arm."""
+    """Sums per run, (runs,): rewards, mean rewards of the best arms, regret of the chosen arms, and decisions; if
+    visitors are recognised, the number of them and of those who came again. shown (runs, arms): slots that showed each
+    arm."""
 
     reward: Array
     optimum: Array
@@ -46,9 +46,9 @@ def study(
     policy: Policy, audience: Audience, *, runs: int, sessions: int = 1, steps: int = 1, seed: int,
     names: Sequence[str] | None = None, size: int = 1,
 ) -> Totals:  # fmt: skip
-    """The totals of so many sessions of each run, one after another, each of so many decisions. With visitors a session
-    is a visit, played to its end; one who comes again does so at once, and runs that are done count no more. The regret
-    is one of means (pseudo-regret): without the noise of rewards.
+    """The totals of each run: `sessions` sessions one after another, each of `steps` decisions. With visitors, a
+    session is a visit, played to its end; a visitor who comes again does so at once, and finished runs no longer count.
+    The regret compares means (pseudo-regret), without the noise of rewards.
     names: of the arms; size: positions of a page."""
     simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
     visitors = _Arrivals(audience, runs) if isinstance(audience, Visitors) else None
@@ -75,16 +75,16 @@ def study(
 
 
 class _Arrivals:
-    """Who comes to each run when a visit has ended: the visitor again, or a new one. count and returned, (runs,): all
+    """The next visitor of each run after a visit: the same one again, or a new one. count and returned, (runs,): all
     visitors so far, and those who came again."""
 
     def __init__(self, audience: Visitors, runs: int) -> None:
         self.audience, self.count, self.returned = audience, np.ones(runs), np.zeros(runs)
-        self._earlier_visits = np.zeros(runs, np.int64)  # of the visitor
+        self._earlier_visits = np.zeros(runs, np.int64)  # of the present visitor
         self._newest = runs
 
     def follow(self, ended: Flags, follows: Flags, *, comes_again: Flags) -> None:
-        """Admit who comes after visits that ended. follows: where the run goes on."""
+        """Count the next visitors after visits that ended. follows: the runs that go on."""
         self.returned += follows & comes_again & (self._earlier_visits == 0)
         self.count += follows & ~comes_again
         self._earlier_visits = np.where(ended & ~comes_again, 0, self._earlier_visits + ended)
@@ -94,7 +94,7 @@ class _Arrivals:
 
 
 class Runs:
-    """Many runs of a policy and an audience, decision by decision, each a page of `size` positions."""
+    """Many runs of a policy on an audience, one decision at a time, each a page of `size` positions."""
 
     def __init__(
         self, policy: Policy, audience: Audience, *, runs: int, seed: int, names: Sequence[str] | None, size: int = 1
@@ -112,7 +112,8 @@ class Runs:
         self._steps = 0
 
     def step(self) -> tuple[Array, Flags, Info]:
-        """One decision of every run: the reward and whether a visit ended with it, (runs,), and the audience's info."""
+        """One decision of every run. Returns the rewards and whether each visit ended, (runs,), and the info of the
+        audience."""
         self.beliefs.add_due_rewards(self._steps)
         x = np.hstack([self._constant, self._observed]) if self.audience.features else self._constant
         policy, belief = self.policy, self.beliefs.belief()
@@ -136,20 +137,20 @@ class Runs:
 
 
 def design(audience: Audience, names: Sequence[str], *, model: str | None) -> Design:
-    """The design of a contextual kind for an audience: a constant, the observation, and names of arms that share a
-    model."""
+    """The design of a contextual kind for an audience: a constant, the observation, and the names of arms for models
+    that share weights."""
     arm = {"arm": list(names)} if model in (SHARED, HYBRID, FEATURES) else {}
     context = {"x": {"type": "vector", "length": audience.features}} if audience.features else {}
     return Design(context=Encoder.parse({"fields": context}), arm=Encoder.parse({"fields": arm}))
 
 
 def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: np.random.Generator) -> Index:
-    """The slate of each run, (runs, k), k floors: at every position a uniform arm of those left with the probability
-    of its floor, else that of the best noisy score; correlated scores have new noise at every position."""
+    """The slate of each run, (runs, k), for k floors. At every position, the floor's probability draws a uniform arm of
+    those left; otherwise the best noisy score wins. Correlated scores get new noise at every position."""
     runs, m = shape
     slates, row = np.empty((runs, len(floors)), np.intp), np.arange(runs)[:, None]
     values = scores.noise(shape, rng)
-    if values.shape != shape:  # scores without noise, which every run has in common
+    if values.shape != shape:  # scores without noise, the same for every run
         values = np.broadcast_to(values, shape)
     for position, floor in enumerate(floors.tolist()):
         if position:
@@ -168,15 +169,15 @@ def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: n
 
 
 def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
-    """The probability that each run had of its arm, (runs,)."""
-    assert isinstance(scores, ExactScores)  # the kinds that need a propensity have no other
+    """The probability with which each run chose its arm, (runs,)."""
+    assert isinstance(scores, ExactScores)  # kinds that need a propensity have no other scores
     best = scores.best_of_each()
     p_best: Array = best[np.arange(len(arms)), arms] if best.ndim > 1 else best[arms]
     return floor / best.shape[-1] + (1 - floor) * p_best
 
 
 def _best(values: Array, rng: np.random.Generator) -> Index:
-    """Index of the largest value in each row; of equal ones, a random one."""
+    """The index of the largest value in each row; of equal ones, a random one."""
     best = values.argmax(axis=1)
     equal = values == values.max(axis=1, keepdims=True)
     if np.count_nonzero(equal) > len(best):
@@ -186,9 +187,9 @@ def _best(values: Array, rng: np.random.Generator) -> Index:
 
 
 class RunBeliefs:
-    """The beliefs of all runs. A decision enters with the reward 0 when it is drawn; a reward that comes later corrects
-    it, at the weight that the decision has by then. Rewards are 0 or 1, or all 0 or -1. Cells are run times arms plus
-    arm."""
+    """The beliefs of all runs. A decision enters with reward 0 when it is drawn; a delayed reward corrects it later,
+    with the weight that the decision has by then. Rewards are 0 or 1, or 0 or -1. The cell of a run and an arm is run
+    times arms plus arm."""
 
     def __init__(self, policy: Policy, runs: int, names: Sequence[str]) -> None:
         self.policy, self.needs, self.shape = policy, policy.needs, (runs, len(names))
@@ -200,7 +201,7 @@ class RunBeliefs:
         self._columns = np.arange(COUNTS)[:, None] * cells
         self._extra_sums = ForgettingSums(policy.forgetting, cells, extra) if extra else None
         self._delayed: dict[int, list[DelayedReward]] = defaultdict(list)  # by step
-        self._arm_features: Array | None = None  # the arms' own features, (arms, p)
+        self._arm_features: Array | None = None  # features of the arms themselves, (arms, p)
         if learns_from_contexts(policy):
             self._arm_features = policy.design.arm.encode([{"arm": name} for name in names])
 
@@ -220,7 +221,7 @@ class RunBeliefs:
         self, arms: Index, reward: Array, x: Array, delay: Array | None, *, propensity: Array | None = None
     ) -> None:
         """Add a decision of every run: arms (runs,), or (runs, k) by position, contexts x (runs, q); delay: steps until
-        the reward comes, or None; propensity: for kinds that need it."""
+        the reward arrives, or None; propensity: for kinds that need it."""
         self.ordinal += 1
         for sums in (self._counts, self._extra_sums):
             if sums is not None:
@@ -248,7 +249,7 @@ class RunBeliefs:
                 self._delayed[self.ordinal + int(delay[rows[0]])].append(delayed)
 
     def add_due_rewards(self, step: int) -> None:
-        """Add the rewards that come before the decision after so many."""
+        """Add the rewards that arrive before decision `step`."""
         for delayed in self._delayed.pop(step, ()):
             rewarded = replace(delayed.slots, reward=np.ones(len(delayed.slots)))
             change = self.policy.statistics(rewarded) - self.policy.statistics(delayed.slots)
@@ -261,7 +262,7 @@ class RunBeliefs:
 
 
 class DelayedReward(NamedTuple):
-    """Decisions with one ordinal whose rewards come at one time, with the reward 0."""
+    """Decisions with one ordinal whose rewards arrive at one time; their slots have the reward 0."""
 
     ordinal: int
     cells: Index
@@ -269,7 +270,7 @@ class DelayedReward(NamedTuple):
 
 
 class ForgettingSums:
-    """Sums of all runs and arms, (cells, ...), that forget by the ordinal of decisions as `Forgetting` says."""
+    """Sums of all runs and arms, (cells, ...), that forget with the ordinal of decisions, as `Forgetting` defines."""
 
     def __init__(self, forgetting: Forgetting, *shape: int) -> None:
         self.forgetting = forgetting
@@ -279,7 +280,7 @@ class ForgettingSums:
         self._oldest = self._ordinal = 0
 
     def advance(self, ordinal: int) -> None:
-        """Bring the sums forward by one, to this ordinal."""
+        """Fade the sums by one step, to this ordinal."""
         self._ordinal = ordinal
         if self.forgetting.discount < 1:
             self.now *= self.forgetting.discount
@@ -290,7 +291,7 @@ class ForgettingSums:
             self.now = self._buckets.sum(axis=0)
 
     def add(self, cells: Index, values: Array, ordinal: int) -> None:
-        """Add what decisions with this ordinal add to some of the sums, one decision a run at most."""
+        """Add the values of decisions with this ordinal to some cells, at most one decision per run."""
         if self.forgetting.discount < 1:
             values = values * self.forgetting.discount ** (self._ordinal - ordinal)
         if self.forgetting.window:
