@@ -1,4 +1,4 @@
-"""The policy of a version: its kind with its parameters and design; and features of arms."""
+"""The policy of a version (its kind with parameters and design), and features of arms."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from rlrec.store.policies import arms as catalogue
 if TYPE_CHECKING:
     from rlrec.policy.contexts.encoder import Encoder
 
-MAX_REQUESTS = 10_000  # whose features of arms are remembered
+MAX_REQUESTS = 10_000  # requests whose stated features of arms are remembered
 NO_HISTORY = ((0, "{}"),)  # the history of an arm that has none
-NOW = 2**62  # a revision of the catalogue that is never over
+NOW = 2**62  # a revision later than all others
 
 
 def policy_of(version: Version) -> Policy:
@@ -50,22 +50,24 @@ def unstored(
 
 
 def arm_features(unit: Unit, policy: Policy) -> CatalogueFeatures | None:
-    """The features of arms as the policy of a version reads them; None where it reads none."""
+    """The features of arms in the form that the policy reads; None if it reads none."""
     if not kinds.is_contextual(policy) or not policy.uses_arm_features:
         return None
     return CatalogueFeatures(unit, policy.design.arm)
 
 
 class CatalogueFeatures:
-    """Features of arms at any revision of the catalogue. A revision below 0 stands for what the log says of the arms of
-    one decision, or for what a request states of them."""
+    """Features of arms at any revision of the catalogue. A negative revision stands for the features that the log has
+    for one decision, or that one request states."""
 
     def __init__(self, unit: Unit, encoder: Encoder | None = None) -> None:
-        """encoder: how a model reads them, where one does."""
+        """encoder: of the model, if one reads features."""
         self._encoder = encoder
-        self._history: dict[int, tuple[tuple[int, str], ...]] = {}  # the collector leaves out tuples, lists it walks
-        self.logged_features: Mapping[int, Mapping[int, str]] = {}  # by revision below 0: the features of arms
-        self._requests: dict[int, tuple[int, dict[int, str]]] = {}  # likewise: of the catalogue, and of stated arms
+        # tuples, which the garbage collector untracks, unlike lists
+        self._history: dict[int, tuple[tuple[int, str], ...]] = {}
+        self.logged_features: Mapping[int, Mapping[int, str]] = {}  # by negative revision: the features of arms
+        # by negative revision: the catalogue's revision, and the features of arms with stated ones
+        self._requests: dict[int, tuple[int, dict[int, str]]] = {}
         self._numbers: dict[tuple[int, str], int] = {}
         self._next_number = -(2**61)
         for arm, revision, features in catalogue.revisions(unit):
@@ -78,16 +80,16 @@ class CatalogueFeatures:
         self._rows = lru_cache(maxsize=10_000)(self._row)
 
     def epoch(self, revision: int) -> int:
-        """Equal for revisions between which no description changed."""
+        """A number that is equal for revisions between which no description changed."""
         return revision if revision < 0 else bisect_right(self._changes, revision)
 
     def epochs(self, revisions: Ids) -> Ids:
-        """`epoch` of each, (n,)."""
+        """`epoch` of each revision, (n,)."""
         return np.where(revisions < 0, revisions, np.searchsorted(self._changes, revisions, side="right"))
 
     def at_request(self, context: Mapping[str, Any], arms: Ids, keys: Mapping[int, str], revision: int) -> int:
-        """The revision at which arms have the features that the request of a context states, over those that the
-        catalogue has of them at `revision`; this where it states none."""
+        """The revision at which arms have the features that the request states in its context, on top of those in the
+        catalogue at `revision`; `revision` itself if it states none."""
         by_key = by_arm(context, FEATURES) or {}
         features_by_arm = {arm: by_key[keys[arm]] for arm in arms.tolist() if keys[arm] in by_key} if by_key else {}
         if not features_by_arm:
@@ -95,7 +97,7 @@ class CatalogueFeatures:
         name = self.epoch(revision), repr(features_by_arm)
         number = self._numbers.pop(name, None)
         if number is None:
-            if len(self._numbers) >= MAX_REQUESTS:  # the oldest go, and their numbers are never given again
+            if len(self._numbers) >= MAX_REQUESTS:  # the oldest are dropped; their numbers are never used again
                 for old in [*self._numbers][: MAX_REQUESTS // 2]:
                     del self._requests[self._numbers.pop(old)]
             number = self._next_number = self._next_number - 1
@@ -108,21 +110,21 @@ class CatalogueFeatures:
         return number
 
     def learned_revision(self, revision: int) -> int:
-        """The revision of the catalogue whose features a belief has learned by: decisions of other stores state some
-        of their own."""
+        """The revision of the catalogue by whose features a belief has learned; a negative one of the log stands for
+        the newest."""
         if revision in self._requests:
             return self.learned_revision(self._requests[revision][0])
         return NOW if revision < 0 else revision
 
     def encode(self, arms: Ids, revision: int) -> Array:
-        """Features of arms, (m, p)."""
+        """Encoded features of arms, (m, p)."""
         return np.array([self._rows(self._description(arm, revision)) for arm in arms.tolist()])
 
     def values(
         self, arms: Ids, revision: int, field: str, stated: Sequence[Mapping[str, Any]] | None = None
     ) -> list[Hashable]:
-        """The value of a field of each arm: None where it has none, a tuple where it is a list. stated: features that a
-        request states of the arms, which go before."""
+        """The value of a field of each arm: None if it has none, a tuple if it is a list. stated: features of the arms
+        that a request states, which take precedence."""
         from msgspec.json import decode  # for a hundred thousand arms json takes too long
 
         from rlrec.policy.contexts.fields import value_of
@@ -136,7 +138,7 @@ class CatalogueFeatures:
         return values
 
     def _description(self, arm: int, revision: int) -> str:
-        """The description of an arm then; the first one where it had none yet."""
+        """The description of an arm at a revision; its first one if it had none yet."""
         if revision in self._requests:
             revision, described = self._requests[revision]
             return described.get(arm) or self._description(arm, revision)

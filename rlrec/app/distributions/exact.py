@@ -42,18 +42,16 @@ if TYPE_CHECKING:
     from rlrec.policy.slates.page_layout import PageLayout
     from rlrec.policy.slates.page_rules import PageRules
 
-ARMS = 10_000  # in all distributions that are kept of one belief: 30 MB
-CELLS = 1_000_000  # numbers that scores of several contexts are made of at a time
-WORDS = 100  # columns that a sparse context is taken to have
+ARMS = 10_000  # in all cached distributions of one belief: 30 MB
+CELLS = 1_000_000  # numbers that the scores of a group of contexts need at a time
+WORDS = 100  # columns that a sparse context is assumed to have
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EligibleDistribution:
-    """The distribution over one eligible set: arms (m,) ids; scores and, where the kind has one, index (m,).
-
-    reads: the fields of the context that it depends on. samplers: of slates by their length; earlier: those of an
-    earlier belief. layout: the rules of the page, None where there are none; the scores then have them, and the floor,
-    in them."""
+    """The distribution over one eligible set: arms (m,) ids; scores and, if the kind has one, index (m,).
+    reads: the context fields that it depends on. samplers: of slates, by their length; earlier: those of an earlier
+    belief. layout: the page rules, None without any; if there are rules, the scores include them and the floor."""
 
     arms: Ids
     scores: Scores
@@ -66,7 +64,8 @@ class EligibleDistribution:
     layout: PageLayout | None = None
 
     def pages(self, size: int) -> SlateSampler:
-        """The sampler of slates of so many positions, computed once; from that of an earlier belief if there is one."""
+        """The sampler of slates with `size` positions, computed once; updated from that of an earlier belief if there
+        is one."""
         if size not in self.samplers:
             earlier, sampler = self.earlier.get(size), SlateSampler
             if self.layout is not None:
@@ -77,7 +76,7 @@ class EligibleDistribution:
         return self.samplers[size]
 
     def draw(self, size: int, *, seeds: Words, decisions: Ids) -> Draw:
-        """Slates of n decisions by their seeds, (n,) each; with their teams, where two rankers fill them in turns."""
+        """Slates of n decisions by their seeds, (n,) each; with their teams, if two rankers draft them."""
         if self.rankers is None:
             return self.pages(size).draw(seeds=seeds, decisions=decisions)
         from rlrec.policy.slates.interleaving import TeamDraftSampler
@@ -85,10 +84,8 @@ class EligibleDistribution:
         return TeamDraftSampler(self.rankers, size).draw(seeds=seeds, decisions=decisions)
 
     def list_conditionals(self, lists: Ids, *, seeds: Words, decisions: Ids) -> Array:
-        """Probability of each candidate given those before it, (n, k); 0 for lists that are not made of these arms.
-
-        lists (n, k): ids in order. seeds, decisions (n,): those of correlated scores, whose samples each decision
-        draws."""
+        """The probability of each candidate given those before it, (n, k); 0 for lists that are not made of these arms.
+        lists (n, k): ids in order. seeds, decisions (n,): of correlated scores, whose samples each decision draws."""
         index, eligible = look_up(self.arms, lists)
         possible_rows = np.flatnonzero(eligible.all(axis=1))
         probability = np.zeros(lists.shape)
@@ -101,7 +98,8 @@ class EligibleDistribution:
         return probability
 
     def noiseless(self, arms: Index) -> npt.NDArray[np.object_]:
-        """The noiseless score of arms 0..m - 1, same shape; None where there is none, or it is infinite (no pulls)."""
+        """The noiseless scores of arms 0..m - 1, in the same shape; None for an arm without one, or with an infinite
+        one (no pulls)."""
         nothing = np.full(arms.shape, None, np.object_)
         if self.index is None:
             return nothing
@@ -111,15 +109,13 @@ class EligibleDistribution:
 
 class VersionDistribution:
     """One version at one moment: its policy, its sums per arm, and a cache of its distributions.
-
-    ordinal: how many decisions its policy had made. sums: rows of `beliefs.sums` where these are plain, else of
-    `beliefs.rows`. arm_features: features of the arms, where the model reads them; trained: the parameters of a trained
+    ordinal: the number of decisions that its policy had made. sums: rows of `beliefs.sums` if these are plain, else of
+    `beliefs.rows`. arm_features: features of the arms, if the model reads them; trained: the parameters of a trained
     kind; columns: sums on columns of sparse contexts, for kinds that read these.
-
-    learner: the policy that the sums are statistics of. Where that has two stages, `policy` is the second one, and
-    eligible sets are lists of candidates; generator: the first stage, None where there is none. rankers: the two
-    versions whose rankings are drafted into a slate, none elsewhere. spend: of a policy with a budget, and `catalogue`,
-    the arms between which its price decides."""
+    learner: the policy that the sums are statistics of. If it has two stages, `policy` is the second one, and eligible
+    sets are lists of candidates; generator: the first stage, else None. rankers: the two versions whose rankings are
+    drafted into a slate, empty for other kinds. spend, catalogue: of a policy with a budget, its spend and the arms for
+    which its price is set."""
 
     def __init__(
         self, unit: Unit, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[Row],
@@ -128,7 +124,8 @@ class VersionDistribution:
     ) -> None:  # fmt: skip
         self.unit, self.version, self.ordinal, self.trained, self.columns = unit, version, ordinal, trained, columns
         self.learner, self.policy = learner, learner
-        self.arm_features = arm_features if trained is None else trained.arm_features  # revisions below 0 are its own
+        # a trained model has negative revisions of its own
+        self.arm_features = arm_features if trained is None else trained.arm_features
         self.rankers: tuple[VersionDistribution, ...] = ()
         self.spend: Spend | None = None
         self.catalogue: Ids = np.empty(0, np.int64)
@@ -138,7 +135,7 @@ class VersionDistribution:
             self.policy = learner.stages[-1]
             kind, params = cast("TwoStage", learner).definitions[0]
             parameters = {name: value for name, value in version.parameters.items() if name not in CURVE}
-            stored = version.policy._replace(kind=kind, params=params)  # with the curve, where the stage counts by one
+            stored = version.policy._replace(kind=kind, params=params)  # with the curve, if the stage counts by one
             first = replace(version, policy=stored, parameters=parameters)
             self.generator = VersionDistribution(
                 unit, first, policy_of(first), sums=(), prior=prior, arm_features=arm_features
@@ -155,7 +152,7 @@ class VersionDistribution:
         self._set_sums(sums)
 
     def _set_sums(self, sums: BeliefRows, *, all_sums: Mapping[int, sum_tables.Table] | None = None) -> None:
-        """Other sums; all_sums: as of `at_moment`."""
+        """Replace the sums. all_sums: as in `at_moment`."""
         if has_plain_sums(self.learner):
             tables = {0: sum_tables.table(sums, 3)}
         else:
@@ -170,7 +167,7 @@ class VersionDistribution:
                 f"{belief} has {table.shape[1]} sums of an arm, where its kind counts {self.learner.width}"
             )
         self._all_sums = tables
-        for row in np.flatnonzero(table[:, 0] < -1e-6)[:1].tolist():  # below what rounding explains
+        for row in np.flatnonzero(table[:, 0] < -1e-6)[:1].tolist():  # lower than rounding explains
             belief = f"the belief of {self.version.reference}"
             raise damage_error(f"{belief} counts {table[row, 0]:g} pulls of arm {arms[row]}")
         if self.generator is not None:
@@ -182,7 +179,7 @@ class VersionDistribution:
         self._take_sums(arms, table)
 
     def _take_sums(self, arms: Ids, sums: Array) -> None:
-        """Other sums: whatever was worked out from earlier ones is dropped."""
+        """Replace the sums, and drop everything computed from the earlier ones."""
         self._arms, self._sums = arms, sums
         self._distributions: dict[tuple[Hashable, ...], EligibleDistribution] = {}
         self._earlier: Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]] = {}
@@ -200,9 +197,8 @@ class VersionDistribution:
             other.see(contexts)
 
     def belief(self, arms: Ids, *, revision: int = 0) -> Belief:
-        """Sums and prior of these arms; an arm that is in neither has no sums, and the kind's default prior.
-
-        revision: of the catalogue that describes the arms, where a model reads their features."""
+        """The sums and the prior of these arms; an arm that has neither gets zero sums and the kind's default prior.
+        revision: of the catalogue that describes the arms, if a model reads their features."""
         sums = sum_tables.align_values(self._arms, self._sums, arms, (0.0,) * self.policy.width)
         prior = sum_tables.align_values(self._prior_arms, self._prior, arms, self.policy.prior)
         return Belief(
@@ -214,8 +210,8 @@ class VersionDistribution:
         )  # fmt: skip
 
     def price_at(self, at: int | None = None) -> float:
-        """The price of cost at a moment, of a policy with a budget; None, or where it learns no more: of a period like
-        those of the past."""
+        """The price of cost at a moment, for a policy with a budget; if `at` is None, or the version no longer learns,
+        that of a typical past period."""
         belief, policy = self.belief(self.catalogue), self.policy
         location = policy.index(replace(belief, cost=None))
         assert self.spend is not None
@@ -227,7 +223,7 @@ class VersionDistribution:
         )  # fmt: skip
 
     def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:
-        """Moments of the contexts that the belief learned from; None for kinds that learn from none."""
+        """Moments of the contexts that the belief learned from; None for kinds that do not learn from contexts."""
         policy = self._contextual
         if policy is None or not policy.online or policy.design.context.is_sparse:
             return None
@@ -239,7 +235,7 @@ class VersionDistribution:
             return moments
         learned_revision = self.arm_features.learned_revision(revision)
         epoch = self.arm_features.epoch(learned_revision)
-        if epoch not in self._pools:  # solved once, whoever is eligible
+        if epoch not in self._pools:  # solved once, for any eligible set
             everyone, arm_rows = (unpack(self._sums[:, 3:], q), self._arms) if len(self._arms) else (moments, arms)
             learned = self.arm_features.encode(arm_rows, learned_revision)
             stated_sums, table = None, self._all_sums.get(beliefs.BY_ARM)
@@ -255,8 +251,8 @@ class VersionDistribution:
         return replace(moments, arm_features=features, terms=terms, pool=self._pools[epoch])
 
     def _terms(self, moments: ArmMoments, arms: Ids, learned: Array, rows: Index) -> StatedTerms | None:
-        """The sums of some arms of moments by the features that each slot was shown with, where arms have weights of
-        their own. learned: features of the catalogue."""
+        """The sums of some arms, by the features with which each slot was shown, where arms have weights of their own.
+        learned: features of the catalogue."""
         from rlrec.policy.beliefs.solving import terms_width, unpack_terms
         from rlrec.policy.kinds.linear import HYBRID
 
@@ -271,9 +267,9 @@ class VersionDistribution:
         reads = self.learner.reads
         if reads == EVERYTHING and statements.ARMS not in context:
             return repr(context)
-        if reads == EVERYTHING:  # scores of arms change nothing
+        if reads == EVERYTHING:  # scores that a request states of arms change nothing
             return repr({**context, statements.ARMS: statements.by_arm(context, statements.FEATURES)})
-        if PAGE in context or self._page is not None:  # caps look at features of arms
+        if PAGE in context or self._page is not None:  # caps read features of arms
             reads = (*reads, *PAGE_FIELDS)
         if not reads:
             return ""
@@ -282,7 +278,7 @@ class VersionDistribution:
         return repr([value_of(context, field) for field in reads])
 
     def check(self, context: Mapping[str, Any]) -> None:
-        """Raises InputError where a context does not have the types that the policy's features declare."""
+        """Raises InputError if a context lacks the types that the policy's features declare."""
         if self.learner.contextual:
             cast("ContextualPolicy", self.learner).design.context.check(context)
         for ranker in self.rankers:
@@ -295,7 +291,7 @@ class VersionDistribution:
     def candidates(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
     ) -> EligibleDistribution:
-        """The distribution that lists of candidates are drawn from; arguments: as of `case`."""
+        """The distribution from which lists of candidates are drawn; arguments: as for `case`."""
         assert self.generator is not None
         if self.page_rules(context):
             raise self._refuse_rules()
@@ -305,15 +301,14 @@ class VersionDistribution:
     def case(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
     ) -> EligibleDistribution:
-        """The distribution over an eligible set (named by `eligible`) in a context, computed once.
-
-        keys: of the arms; revision: as for `belief`. Raises InputError where the policy has no distribution for the
+        """The distribution over an eligible set (identified by `eligible`) in a context, computed once.
+        keys: of the arms; revision: as for `belief`. Raises InputError if the policy has no distribution in the
         context.
         """
         if self.rankers:
             from rlrec.policy.slates.interleaving import Ranker
 
-            # the two rankings of an eligible set; the scores are those of the first one
+            # the two rankings of an eligible set; the scores are those of the first ranker
             rankings = (ranker.case(eligible, arms, context, keys=keys, revision=revision) for ranker in self.rankers)
             first, second = rankings
             if first.layout is not None or second.layout is not None:
@@ -330,14 +325,14 @@ class VersionDistribution:
             self._cached_arms += len(arms)
             belief, policy = self._eligible_belief(eligible, arms, features_revision), self.policy
             index: Array | None
-            if self.spend is not None and context.get(PRICE) is None:  # that of a period like those of the past
+            if self.spend is not None and context.get(PRICE) is None:  # by default, the price of a typical past period
                 self._price = self.price_at() if self._price is None else self._price
                 context = {**context, PRICE: self._price}
             if self._contextual is not None:
                 x = self._rows[reading] if reading in self._rows else self._contextual.encode(context)
                 scores, index = self._contextual.scores_at(belief, x), self._contextual.index_at(belief, x)
             else:
-                # each key is looked up when it is asked for: few kinds ask
+                # keys are looked up lazily: few kinds need them
                 scores = policy.scores(belief, arms=map(keys.__getitem__, arms), context=context)
                 if policy.takes_scores:
                     index = cast("Scored", policy).request_scores(map(keys.__getitem__, arms), context)
@@ -357,7 +352,7 @@ class VersionDistribution:
         return self._distributions[name]
 
     def page_rules(self, context: Mapping[str, Any]) -> list[PageRules]:
-        """The rules of a page: of the policy, then of the request, where they have any."""
+        """The page rules that apply: of the policy, then of the request, if they have any."""
         rules = [] if self._page is None else [self._page]
         if context.get(PAGE):
             from rlrec.policy.slates.page_rules import parse
@@ -366,7 +361,7 @@ class VersionDistribution:
         return rules
 
     def reads_catalogue(self, contexts: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether distributions in some contexts depend on what the catalogue says of the arms."""
+        """Whether distributions in some contexts depend on the catalogue's features of arms."""
         if self.arm_features is not None:
             return True
         has_rules = self._page is not None or any(PAGE in context for context in contexts)
@@ -375,9 +370,8 @@ class VersionDistribution:
     def layout(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int
     ) -> PageLayout | None:
-        """The rules of a page, of the policy and of the context, for an eligible set; None where there are none.
-
-        Raises InputError where they contradict each other, or the kind cannot keep them."""
+        """The page rules of the policy and of the context, applied to an eligible set; None if there are none.
+        Raises InputError if they contradict each other, or the kind cannot keep them."""
         rules = self.page_rules(context)
         if not rules:
             return None
@@ -398,9 +392,9 @@ class VersionDistribution:
         self, eligible: Hashable, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, keys: Mapping[int, str],
         revision: int = 0,
     ) -> list[Scores]:  # fmt: skip
-        """The scores of `case` in each of some contexts; together where the kind reads contexts."""
+        """The scores of `case` in each of several contexts, computed together if the kind reads contexts."""
         policy = self._contextual
-        # what a context states that it shares with no other: rules of its page, or features of arms
+        # statements that no two contexts share: page rules, or features of arms
         needs_case = any(
             context.get(PAGE) or (self.arm_features and statements.by_arm(context, statements.FEATURES))
             for context in contexts
@@ -409,7 +403,7 @@ class VersionDistribution:
             return [self.case(eligible, arms, context, keys=keys, revision=revision).scores for context in contexts]
         belief = self._eligible_belief(eligible, arms, revision)
         x = policy.design.context.rows(contexts)
-        # products that a score is made of, for each column
+        # products per column that a score needs
         products = policy.design.arm.width if policy.uses_arm_features else 1
         columns = WORDS if policy.design.context.is_sparse else x.shape[1] * max(x.shape[1], products)
         step = max(1, CELLS // (len(arms) * columns))
@@ -417,7 +411,7 @@ class VersionDistribution:
         return [scores for start in starts for scores in unstack(policy.scores_at(belief, x[start : start + step]))]
 
     def _eligible_belief(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
-        """The belief of an eligible set, with all that is solved from it; it outlives the distributions."""
+        """The belief over an eligible set, with everything solved from it; it is kept longer than the distributions."""
         name = eligible, self.epoch(revision)
         if name not in self._beliefs:
             if self._believed_arms > ARMS:
@@ -429,15 +423,15 @@ class VersionDistribution:
         return self._beliefs[name]
 
     def epoch(self, revision: int) -> int:
-        """Cache key of a revision of the catalogue: equal for those that describe arms the same way."""
+        """Cache key of a revision of the catalogue: equal for revisions with the same features of arms."""
         return 0 if self.arm_features is None else self.arm_features.epoch(revision)
 
     def at_moment(
         self, sums: BeliefRows, *, ordinal: int, columns: ColumnSums | None = None,
         all_sums: Mapping[int, sum_tables.Table] | None = None,
     ) -> VersionDistribution:  # fmt: skip
-        """The same version at another moment: its samplers are brought up to date where that is cheaper. all_sums:
-        those of all arms, of which `sums` replaces some."""
+        """The same version at another moment; its samplers are updated where that is cheaper than making new ones.
+        all_sums: of all arms; `sums` then replaces some of them."""
         distribution = copy(self)  # policy and prior are the same
         distribution.ordinal, distribution.columns = ordinal, columns
         distribution._set_sums(sums, all_sums=all_sums)
@@ -448,23 +442,22 @@ class VersionDistribution:
         return {name: {**eligible.earlier, **eligible.samplers} for name, eligible in self._distributions.items()}
 
     def forget(self) -> None:
-        """Drop the cached distributions: they would fill the memory where no two rows share one."""
+        """Drop the cached distributions, which would fill the memory if no two rows share one."""
         self._distributions.clear()
         self._earlier = {}
         self._cached_arms = 0
 
 
 def has_plain_sums(policy: Policy) -> bool:
-    """Whether beliefs of the policy are three sums an arm, and forget nothing: rows of `ArmSums`."""
+    """Whether beliefs of the policy are three sums per arm without forgetting: rows of `ArmSums`."""
     return policy.width == len(SUMS) and not policy.forgetting.forgets
 
 
 def load(
     unit: Unit, version: Version, *, seq: int | None = None, ordinal: int | None = None, greedy: bool = False
 ) -> VersionDistribution:
-    """A version as it stands, or as it stood after change `seq` of its policy.
-
-    ordinal: how many decisions the policy had made by then; None for now."""
+    """A version now, or after change `seq` of its policy.
+    ordinal: the number of decisions of the policy by then; None for now."""
     policy = policy_of(version)
     learner = policy.greedy() if greedy else policy
     sums, ordinal = _stored(unit, version, learner, seq, ordinal)
@@ -474,7 +467,7 @@ def load(
 def from_sums(
     unit: Unit, version: Version, learner: Policy, sums: BeliefRows, *, ordinal: int, seq: int | None = None
 ) -> VersionDistribution:
-    """A version with the sums that it has, or had after change `seq`. learner: the policy that these are sums of."""
+    """A version with its present sums, or those after change `seq`. learner: the policy that they are statistics of."""
     distribution = VersionDistribution(
         unit, version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
         arm_features=arm_features(unit, learner) if learner.contextual and not learner.stateful else None,
@@ -483,7 +476,7 @@ def from_sums(
     )  # fmt: skip
     if learner.budget:
         _set_spend_at(unit, distribution, seq)
-    if learner.drafted:  # from two versions
+    if learner.drafted:  # made from two versions
         draft = cast("TeamDraft", learner)
         versions = policies.by_id(unit, [draft.first, draft.second])
         distribution.rankers = load(unit, versions[draft.first]), load(unit, versions[draft.second])
@@ -491,8 +484,8 @@ def from_sums(
 
 
 def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], catalogue: Iterable[int]) -> None:
-    """Let a version of a policy with a budget have what these rows of its belief say of its spend, and the arms between
-    which its price decides."""
+    """Give a version of a policy with a budget its spend, from these rows of its belief, and the arms for which its
+    price is set."""
     from rlrec.policy.beliefs.spend import Spend  # few policies have a budget
 
     budget = distribution.learner.allowance
@@ -502,7 +495,7 @@ def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], cata
 
 
 def _set_spend_at(unit: Unit, distribution: VersionDistribution, seq: int | None) -> None:
-    """Let a version have its spend as it stands, or as it stood after change `seq`."""
+    """Give a version its spend, as of now or after change `seq`."""
     from rlrec.app.inputs.arm_rules import allowed_arms
     from rlrec.policy.beliefs.spend import RECENT
 
@@ -522,7 +515,7 @@ def column_sums(
     unit: Unit, version: Version, policy: Policy, *, ordinal: int, seq: int | None = None,
     earlier: ColumnSums | None = None,
 ) -> ColumnSums | None:  # fmt: skip
-    """The sums on columns of sparse contexts, of kinds that learn from these: they are read on demand. earlier: those
+    """The sums on columns of sparse contexts, for kinds that learn from these; they are read on demand. earlier: those
     of the version at another moment."""
     if not learns_by_column(policy):
         return None
@@ -533,10 +526,10 @@ def column_sums(
 def _stored(
     unit: Unit, version: Version, policy: Policy, seq: int | None = None, ordinal: int | None = None
 ) -> tuple[BeliefRows, int]:
-    """The stored sums of a belief, and the number of decisions of its policy up to which they are faded."""
+    """The stored sums of a belief, and the number of decisions of its policy to which they are faded."""
     if has_plain_sums(policy):
         return beliefs.sums(unit, version.id, seq=seq), 0
-    if version.status == "frozen":  # it is served as it stands
+    if version.status == "frozen":  # served unchanged
         ordinal = version.ordinal
     elif ordinal is None:
         ordinal = policies.ordinal(unit, version.policy.id) if version.learning else version.ordinal
@@ -549,10 +542,9 @@ def renew(
     unit: Unit, version: Version, earlier: VersionDistribution, *, catalogue_changed: bool,
     moved: Mapping[int, Sums | None] | None = None,
 ) -> VersionDistribution:  # fmt: skip
-    """A version that was served before, as it stands now: its samplers are brought up to date where that is cheaper.
-
-    catalogue_changed: the catalogue has changed since. moved: the arms whose sums have changed since, with these where
-    they are known; None where the arms are not."""
+    """A version served before, brought up to date; its samplers are updated where that is cheaper than making new ones.
+    catalogue_changed: since then. moved: the arms whose sums have changed since, with the new sums where known; None if
+    the arms are not known."""
     if earlier.rankers:
         return load(unit, version)
     distribution = earlier
@@ -574,7 +566,7 @@ def renew(
         all_sums = earlier._all_sums
     columns = column_sums(unit, version, learner, ordinal=ordinal, earlier=earlier.columns)
     renewed = distribution.at_moment(sums, ordinal=ordinal, columns=columns, all_sums=all_sums)
-    renewed.version, renewed.unit = version, unit  # policy and prior are the same; whether it still learns may not be
+    renewed.version, renewed.unit = version, unit  # policy and prior are the same, but it may have stopped learning
     if learner.budget:
         _set_spend_at(unit, renewed, None)
     return renewed

@@ -1,4 +1,4 @@
-"""Rules of a page laid out over the eligible sets of one version, which are remembered from request to request."""
+"""Page rules applied to the eligible sets of one version, cached across requests."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from rlrec.policy.slates.page_layout import PageLayout, lay_out
 from rlrec.policy.slates.page_rules import PageRules
 from rlrec.store import Unit
 
-ARMS = 10_000  # in all layouts that are remembered
+ARMS = 10_000  # in all cached layouts
 
 
 class PageLayouts:
-    """The layouts of one version, by what they depend on, in one catalogue."""
+    """The layouts of one version, in one catalogue, by everything that they depend on."""
 
     def __init__(self) -> None:
         self._layouts: dict[tuple[Hashable, ...], PageLayout] = {}
         self._cached_arms = 0
-        self._features: CatalogueFeatures | None = None  # read for the first cap
-        self._groups: dict[str, list[str]] = {}  # as they are now, for contexts that do not say who was in them
+        self._features: CatalogueFeatures | None = None  # read when a cap first needs them
+        self._groups: dict[str, list[str]] = {}  # their present members, for contexts that do not state them
 
     def find(
         self, unit: Unit, rules: Sequence[PageRules], eligible: Hashable, arms: Ids, context: Mapping[str, Any], *,
         keys: Mapping[int, str], revision: int,
     ) -> PageLayout:  # fmt: skip
-        """The rules of the version and of a context, over an eligible set. Raises InputError where they contradict each
-        other, or name an unknown group."""
+        """The rules of the version and of a context, applied to an eligible set. Raises InputError if they contradict
+        each other, or name an unknown group."""
         has_caps = any(page.most for page in rules)
         stated: Mapping[str, Any] = (value_of(context, ARM_FEATURES) or {}) if has_caps else {}
         groups: Mapping[str, Collection[str]] = context.get(GROUPS) or {}

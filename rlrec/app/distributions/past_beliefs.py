@@ -1,4 +1,4 @@
-"""The beliefs of a version at changes of the past, in one walk over what changed between them."""
+"""Past beliefs of a version, from one pass over the changes between them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ from rlrec.store.policies import belief_deltas, beliefs
 def moments(
     unit: Unit, version: Version, seq: Ids, ordinal: Ids, *, greedy: bool = False
 ) -> Iterator[tuple[Ids, VersionDistribution]]:
-    """The rows that a version drew, by the beliefs that they were drawn from.
-
-    seq (n,), ascending: the change after which each row was drawn; ordinal (n,): how many decisions the policy had made
+    """The rows that a version drew, grouped by the belief that they were drawn from.
+    seq (n,), ascending: the change after which each row was drawn; ordinal (n,): the number of decisions of the policy
     by then."""
     policy, rows = designs.policy_of(version), np.arange(len(seq))
     learner = policy.greedy() if greedy else policy
@@ -37,7 +36,7 @@ def moments(
     for changes, sums, spend in _walk(unit, version, policy, seq[run_starts(seq)]):
         inside = rows[np.searchsorted(seq, changes[0], "left") : np.searchsorted(seq, changes[-1], "right")]
         ordinals = ordinal[inside] if policy.forgetting.forgets else np.zeros(len(inside), np.int64)
-        if version.status == "frozen":  # it is served as it stands
+        if version.status == "frozen":  # served unchanged
             ordinals = np.full(len(inside), version.ordinal)
         for at in np.unique(ordinals).tolist():
             if served is None:
@@ -55,20 +54,20 @@ def moments(
 def _walk(
     unit: Unit, version: Version, policy: Policy, seqs: Ids
 ) -> Iterator[tuple[Ids, beliefs.BeliefRows, list[beliefs.BeliefRow]]]:
-    """The beliefs of a version at some changes (ascending): changes without a difference between them come together,
-    with the rows that `VersionDistribution` takes, and those of its spend."""
-    by_column = learns_by_column(policy)  # sums on columns are read when they are asked for
+    """The beliefs of a version after some changes (ascending). Changes with equal beliefs come together, with the rows
+    that `VersionDistribution` takes, and those of its spend."""
+    by_column = learns_by_column(policy)  # sums on columns are read on demand
     if not len(seqs):
         return
     first, last, at = int(seqs[0]), int(seqs[-1]), 0
     rows = beliefs.counts(unit, version.id, seq=first) if by_column else beliefs.rows(unit, version.id, seq=first)
     if policy.allowance is not None:
         rows = [*rows, *beliefs.spend(unit, version.id, seq=first)]
-    state = {row[:2]: row for row in rows}  # the newest change of each bucket and arm
+    state = {row[:2]: row for row in rows}  # the newest row of each bucket and arm
     for chunk in belief_deltas.read_range(unit, version.id, first, last, counts_alone=by_column):
         seq, changes = chunk["seq"], zip(*(chunk[name].tolist() for name in beliefs.BeliefRow._fields), strict=True)
         n_done = 0
-        # the last change of a chunk may go on in the next one
+        # the last change of a chunk may continue in the next one
         while at < len(seqs) and seqs[at] < seq[-1]:
             upto = int(np.searchsorted(seq, seqs[at], "right"))
             state.update((row[:2], row) for row in map(beliefs.BeliefRow._make, islice(changes, upto - n_done)))
@@ -83,8 +82,8 @@ def _walk(
 def _in_order(
     state: dict[beliefs.BeliefKey, beliefs.BeliefRow], policy: Policy
 ) -> tuple[beliefs.BeliefRows, list[beliefs.BeliefRow]]:
-    """The rows as `beliefs.sums` gives them; where the belief is not plain, as `beliefs.rows` does; and those of spend.
-    From `state` it deletes spend that counts no more."""
+    """The rows in the form of `beliefs.sums`, or of `beliefs.rows` if the belief is not plain; and those of spend.
+    Deletes expired spend from `state`."""
     rows = [row for _, row in sorted(state.items(), key=itemgetter(0))]
     n_spend = 0 if policy.allowance is None else sum(row.bucket < 0 for row in rows)
     spend, rows = rows[:n_spend], rows[n_spend:]

@@ -1,5 +1,5 @@
-"""Sums of beliefs as distributions read them: tables of stored rows by arm, brought forward, in the order of some arms;
-and sums on columns of sparse contexts, read when a context has them."""
+"""Sums of beliefs in the form that distributions read: tables of stored rows by arm, faded to a moment, in the order of
+given arms; and sums on columns of sparse contexts, read on demand."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rlrec.store.policies.beliefs import SUMS, BeliefRow
 if TYPE_CHECKING:
     from rlrec.policy.contexts.marginal import Anchor
 
-_NEGLIGIBLE = 1e-9  # pulls: what is left of less is rounding
+_NEGLIGIBLE = 1e-9  # pulls: a smaller rest is rounding
 ENTIRE = 2_000  # columns from which on the whole belief is read at once
-CACHED = 50_000  # columns that are kept beside those of a request
+CACHED = 50_000  # columns that are cached besides those of a request
 Table = tuple[Ids, Array]
 _NOTHING = np.empty(0, np.int64), np.zeros((0, len(SUMS)))
 
 
 def replace_sums(arms: Ids, sums: Array, changed: Ids, changed_sums: Array) -> tuple[Ids, Array]:
-    """Sums of arms (m, width), ascending, with those of changed arms in their place."""
+    """Sums of arms (m, width), ascending, in which those of changed arms are replaced."""
     if not len(changed):
         return arms, sums
     if not len(arms):
@@ -42,16 +42,16 @@ def replace_sums(arms: Ids, sums: Array, changed: Ids, changed_sums: Array) -> t
 
 
 def table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
-    """Arms, and the columns behind them, (n, width)."""
+    """The arms (first column), and the other columns, (n, width)."""
     values = np.array(rows, np.float64).reshape(len(rows), 1 + width)
     return values[:, 0].astype(np.int64), values[:, 1:]
 
 
 def faded_sums(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> dict[int, Table]:
-    """Rows of `beliefs.rows` brought forward to the policy's ordinal, and the buckets of each section added up: arms
-    and sums by section, of which 0 is there in any case."""
+    """Rows of `beliefs.rows`, faded to the policy's ordinal and summed over the buckets of each section: arms and sums
+    by section. Section 0 always exists."""
     sections, oldest = defaultdict[int, list[BeliefRow]](list), forgetting.oldest(ordinal)
-    if not rows or rows[-1].bucket < beliefs.SECTION:  # rows are in the order of their buckets
+    if not rows or rows[-1].bucket < beliefs.SECTION:  # rows are in order of buckets
         sections[0] = [row for row in rows if row.bucket >= oldest]
     else:
         for row in rows:
@@ -81,7 +81,7 @@ def _faded_table(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int
 
 
 def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
-    """The values of arms (m,), ascending, (m, width), from those of the stored ones; the default where an arm is not
+    """The values of arms (m,), ascending, (m, width), from those of the stored arms; the default for an arm that is not
     stored."""
     if 0 < len(stored_arms) == len(arms) and (stored_arms == arms).all():
         return values
@@ -93,11 +93,9 @@ def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[floa
 
 
 class ColumnSums:
-    """The sums on the columns of one version, as they stand or stood after change `seq`: rows of columns that nobody
-    asks for are not read.
-
-    anchor: read from the store where it is None; it never changes. unit: of one snapshot, since more is read later;
-    ordinal, discount: of a belief that fades. read: by column, the arms that have sums there, ascending, and these."""
+    """The sums on the columns of one version, now or after change `seq`; only columns that are asked for are read.
+    anchor: read from the store if None; it never changes. unit: of one snapshot, since more is read later; ordinal,
+    discount: of a belief that fades. cached_columns: by column, the arms that have sums, ascending, and the sums."""
 
     def __init__(
         self, unit: Unit, version_id: int, *, seq: int | None = None, ordinal: int = 0, discount: float = 1.0,
@@ -114,7 +112,7 @@ class ColumnSums:
         self._complete = False
 
     def sums(self, columns: Index, arms: Ids) -> Array:
-        """The sums on some columns for some arms, ascending, and their weights in the anchor, (c, m, 4); 0 where there
+        """The sums on some columns for some arms, ascending, with their weights in the anchor, (c, m, 4); 0 where there
         are none."""
         numbers = columns.tolist()
         self._fetch(numbers)
@@ -124,7 +122,7 @@ class ColumnSums:
         tables = [self.cached_columns.get(column, _NOTHING) for column in numbers]
         if not tables:
             return total
-        # rows of these columns, and those of these arms among them
+        # the rows of these columns, and among them those of these arms
         row = np.repeat(np.arange(len(columns)), [len(column_arms) for column_arms, _ in tables])
         arm, sums = (np.concatenate(parts) for parts in zip(*tables, strict=True))
         index, has_arm = look_up(arms, arm)
@@ -132,12 +130,12 @@ class ColumnSums:
         return total
 
     def columns(self) -> Ids:
-        """The columns on which there are sums, ascending."""
+        """The columns that have sums, ascending."""
         self._fetch(None)
         return np.array(sorted(column for column, (arms, _) in self.cached_columns.items() if len(arms)), np.int64)
 
     def _fetch(self, columns: Sequence[int] | None) -> None:
-        """Read the rows of columns that were not read before; None: of all."""
+        """Read the rows of columns that were not read before; None: of all columns."""
         if self._complete:
             return
         unread = None if columns is None else [column for column in columns if column not in self.cached_columns]
@@ -150,7 +148,7 @@ class ColumnSums:
             self.cached_columns |= {column: self.cached_columns.get(column, _NOTHING) for column in unread or ()}
 
     def _add(self, rows: list[Row]) -> None:
-        """Take the sums of rows, faded."""
+        """Add the sums of rows, faded."""
         table = np.array(rows, np.float64).reshape(len(rows), 3 + len(SUMS))
         table = table[np.lexsort((table[:, 1], table[:, 0]))]
         column, arm, written_at = table[:, :3].T.astype(np.int64)

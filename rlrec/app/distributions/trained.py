@@ -26,15 +26,15 @@ from rlrec.store.policies.beliefs import ArmWeights
 if TYPE_CHECKING:
     from rlrec.policy.slates.page_layout import PageLayout
 
-CELLS = 2_000_000  # scores that are worked out at a time
-PORTION = 1_000  # decisions with features of arms of their own that are described at a time
+CELLS = 2_000_000  # scores that are computed at a time
+PORTION = 1_000  # decisions with stated features of arms that are processed at a time
 SETS = 500  # eligible sets that are read at a time
 
 
 @dataclass(frozen=True, eq=False)
 class EligibleGroup:
-    """Decisions that share an eligible set as it was described: their rows, the arms (m,), ascending, and the noiseless
-    score of each, (rows, m)."""
+    """Decisions that share an eligible set with the same features: their rows, the arms (m,), ascending, and the
+    noiseless score of each, (rows, m)."""
 
     rows: Ids
     arms: Ids
@@ -42,8 +42,8 @@ class EligibleGroup:
 
 
 class TrainedModel:
-    """One version of a kind that reads states. learner: in place of its policy, one without its exploration; weights:
-    of its arms, by their ids (None: as they are stored)."""
+    """One version of a kind that reads states. learner: replaces its policy, by one without exploration, say; weights:
+    of its arms by id (None: the stored ones)."""
 
     def __init__(
         self, unit: Unit, version: Version, *, learner: Policy | None = None,
@@ -57,11 +57,11 @@ class TrainedModel:
         self.arm_features = designs.CatalogueFeatures(unit, self.policy.design.arm)
 
     def select(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
-        """The version's parameters for these arms, and their features by a catalogue."""
+        """The version's parameters for these arms, and the arms' features at a revision."""
         return self.parameters_of(arms), self.arm_features.encode(arms, revision)
 
     def parameters_of(self, arms: Ids) -> Parameters:
-        """The version's parameters for these arms; those of an arm that it was not trained on are 0."""
+        """The version's parameters for these arms; 0 for an arm that it was not trained on."""
         index, is_trained = look_up(self.arms, arms)
         parameters = dict(self.parameters)
         for name in ARM_PARAMETERS:
@@ -71,15 +71,15 @@ class TrainedModel:
         return parameters
 
     def encoded(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
-        """Features of contexts, (n, q)."""
+        """Encoded contexts, (n, q)."""
         return self.policy.design.context.rows(contexts)
 
     def states(self, context: Encoded, history: History, revision: Ids) -> State:
-        """States of decisions by encoded contexts (n, q), what they remember, and the catalogue of each, (n,)."""
+        """The states of decisions, from encoded contexts (n, q), their histories, and the revision of each, (n,)."""
         return self.policy.states(context, history, self._features(history.arm, revision[history.rows]))
 
     def _features(self, arms: Ids, revision: Ids) -> Array:
-        """Features of arms as they were described at a revision each, (e, p)."""
+        """The features of arms, each at its own revision, (e, p)."""
         if not len(arms):
             return np.zeros((0, len(self.policy.design.arm.names)))
         first, index = distinct(arms, self.arm_features.epochs(revision))
@@ -87,12 +87,12 @@ class TrainedModel:
         return np.array(rows)[index]
 
     def scores(self, state: State, arms: Ids, revision: int) -> Array:
-        """Noiseless scores of arms, ascending, as a catalogue described them, in n states, (n, m)."""
+        """Noiseless scores of arms (ascending) in n states, with the features of one revision, (n, m)."""
         parameters, features = self.select(arms, revision)
         return self.policy.scores_of(parameters, state, arms=arms, described=features)
 
     def scores_at(self, state: State, arms: Ids, revisions: Ids) -> Array:
-        """`scores` in n states, each at a revision of its own, (n, m)."""
+        """`scores` in n states, each at its own revision, (n, m)."""
         score = np.empty((len(revisions), len(arms)))
         for rows in rows_by_kind(revisions):
             score[rows] = self.scores(state.take(rows), arms, int(revisions[rows[0]]))
@@ -101,14 +101,14 @@ class TrainedModel:
     def at_requests(
         self, contexts: Sequence[Mapping[str, Any]], sets: Sequence[Ids], revisions: Ids, *, keys: Mapping[int, str]
     ) -> Ids:
-        """The revisions at which a portion of decisions reads features of arms, see `CatalogueFeatures.at_request`,
+        """The revision at which each decision of a portion reads features of arms, see `CatalogueFeatures.at_request`,
         (n,). sets: the eligible arms of each."""
         rows = zip(contexts, sets, revisions.tolist(), strict=True)
         at_request = self.arm_features.at_request
         return np.array([at_request(context, arms, keys, revision) for context, arms, revision in rows], np.int64)
 
     def draw(self, score: Array, *, size: int, seeds: Words, decisions: Ids, layout: PageLayout | None = None) -> Draw:
-        """Slates of decisions that have noiseless scores of their own, (n, m), by the rules of a page."""
+        """Slates of decisions with noiseless scores of their own, (n, m), under page rules."""
         floor, logits = self.policy.exploration, score / self.policy.temperature
         if layout is not None:
             from rlrec.policy.slates import rules
@@ -117,7 +117,7 @@ class TrainedModel:
         return slate_draws.draw_each(logits, size=size, floor=floor, seeds=seeds, decisions=decisions)
 
     def log(self, score: Array, slates: Index, *, layout: PageLayout | None = None) -> Draw:
-        """Slates (n, k) of arms with noiseless scores (n, m), as `draw` would log them."""
+        """The slates (n, k) of arms with noiseless scores (n, m), in the form that `draw` would log."""
         floor, logits = self.policy.exploration, score / self.policy.temperature
         if layout is not None:
             from rlrec.policy.slates import rules
@@ -128,9 +128,8 @@ class TrainedModel:
     def cases(
         self, state: State, eligible: Ids, revision: Ids, *, sets: Mapping[int, Ids] | None = None
     ) -> Iterator[EligibleGroup]:
-        """Decisions by eligible set (its id, (n,)) and catalogue, few enough at a time for their scores to be held.
-
-        sets: the arms of the eligible sets, where these were read before."""
+        """Decisions by eligible set (its id, (n,)) and catalogue, in groups small enough to hold their scores. sets:
+        the arms of the eligible sets, if they were read before."""
         epoch = self.arm_features.epochs(revision)
         first, group = distinct(epoch, eligible)
         order, ends, start = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group)).tolist(), 0
@@ -147,7 +146,7 @@ class TrainedModel:
         self, state: State, eligible: Ids, revision: Ids, contexts: Sequence[Mapping[str, Any]], code: Ids, *,
         sets: Mapping[int, Ids], keys: Mapping[int, str],
     ) -> Iterator[EligibleGroup]:  # fmt: skip
-        """`cases` of decisions whose requests may state features of their arms. code: the context of each, (n,)."""
+        """`cases` for decisions whose requests may state features of arms. code: the context of each, (n,)."""
         described = np.array([bool(by_arm(context, FEATURES)) for context in contexts], np.bool_)[code]
         if not described.any():
             yield from self.cases(state, eligible, revision, sets=sets)
@@ -163,7 +162,7 @@ class TrainedModel:
     def _sets(
         self, eligible: Ids, epoch: Ids, revision: Ids, arms_by_set: Mapping[int, Ids] | None
     ) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:
-        """The arms of eligible sets, which stand by epoch, and what the parameters come to for them."""
+        """The arms of eligible sets, which are in order of epoch, and the parameters reduced to these arms."""
         for rows in np.split(np.arange(len(eligible)), np.flatnonzero(np.diff(epoch)) + 1):
             for start in range(0, len(rows), SETS):
                 portion = rows[start : start + SETS]
