@@ -1,4 +1,4 @@
-"""Arms as people name them: by their keys, and @GROUP for all arms of a group."""
+"""Arms as users name them: by key, or @GROUP for all arms of a group."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ MAX_NAMED = 10  # in a message
 
 
 class ArmNames:
-    """The ids that some names stand for. ids: of arms by key; groups: ids of arms by the names of groups, some of which
-    may have been read before."""
+    """The ids of arms for some names. ids: of arms by key; groups: ids of arms by group name, possibly read before."""
 
     def __init__(self, unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None) -> None:
         self.unit = unit
@@ -25,11 +24,11 @@ class ArmNames:
         self._has_suggested = False
 
     def has(self, names: Iterable[str]) -> bool:
-        """Whether all of these names were looked up, and are there."""
+        """Whether all of these names were looked up and exist."""
         return all(map(self._has_arms, names))
 
     def find(self, names: Iterable[str], *, field: str = "arms") -> frozenset[int]:
-        """The ids of arms of these names. Raises InputError where some are unknown."""
+        """The ids of the arms with these names. Raises InputError for unknown ones."""
         names, arm_ids = list(names), set[int]()
         unknown_names = [name for name in names if not self._has_arms(name)]
         if unknown_names:
@@ -42,11 +41,12 @@ class ArmNames:
         return name in self.ids or (name.startswith("@") and name[1:] in self.groups)
 
     def unknown(self, names: list[str], *, field: str = "arms") -> InputError:
-        """The error that nothing has these names: it shows the first one, a near name, and how many more there are."""
+        """The error for names that do not exist: it shows the first one, a similar name, and the number of the
+        others."""
         first, hidden = names[0], len(names) - 1
         noun = "group" if first.startswith("@") else "arm"
         suggestion = None
-        if not self._has_suggested:  # near names are looked up once a group of requests, not for each of its bad lines
+        if not self._has_suggested:  # similar names are sought once for a group of requests, not for each bad line
             group_names = [f"@{name}" for name in arms.group_names(self.unit)] if noun == "group" else []
             suggestion = suggest(first, group_names or arms.keys_like(self.unit, first))
             self._has_suggested = True
@@ -56,14 +56,14 @@ class ArmNames:
 
 
 def find(unit: Unit, names: Collection[str]) -> frozenset[int]:
-    """The ids of arms of these names. Raises InputError where some are unknown."""
+    """The ids of the arms with these names. Raises InputError for unknown ones."""
     return ArmNames(unit, names).find(names)
 
 
 def members(
     unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None
 ) -> dict[str, list[str]]:
-    """The keys of the arms in those of some names that are groups, in order. groups: as `ArmNames` takes them. Raises
+    """For each of these names that is a group, the keys of its arms, in order. groups: as in `ArmNames`. Raises
     InputError for a name that is neither an arm nor a group."""
     arm_names = ArmNames(unit, names, groups)
     ids = {name: arm_names.find([name], field="page") for name in names}
@@ -72,8 +72,8 @@ def members(
 
 
 def inactive(unit: Unit, keys: Collection[str]) -> dict[str, str]:
-    """Those of some arms that may not be shown now, for a message, by what they are instead; retired ones come last,
-    with how to bring them back."""
+    """The arms among these keys that may not be shown now, as text for a message, by their status; retired arms come
+    last, with the command that restores them."""
     by_status: dict[str, list[str]] = {"upcoming": [], "ended": [], "retired": []}
     for arm in arms.by_keys(unit, keys):
         if (status := arm.status(unit.now)) in by_status:
@@ -85,6 +85,6 @@ def inactive(unit: Unit, keys: Collection[str]) -> dict[str, str]:
 
 
 def name_some(keys: Collection[str]) -> str:
-    """Some keys for a message, and how many more there are."""
+    """Some keys for a message, and the number of the others."""
     hidden = len(keys) - MAX_NAMED
     return ", ".join([*keys][:MAX_NAMED]) + (f" and {hidden} more" if hidden > 0 else "")

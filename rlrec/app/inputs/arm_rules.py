@@ -1,4 +1,4 @@
-"""Rules that take arms from requests, as people write them in requests and in policies."""
+"""Rules that exclude arms, as users write them in requests and in policies."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from rlrec.store.log.contents import Eligible
 from rlrec.store.policies import arms, policies
 from rlrec.times import DAY_US, duration
 
-NO_WINDOW = 2**61  # microseconds: longer than all times
+NO_WINDOW = 2**61  # microseconds: longer than any time span
 LONGEST_US = 36_500 * DAY_US
-N_EVENTS = 10_000  # newest ones, among which a kind is looked for
+N_EVENTS = 10_000  # newest events, in which a kind is searched
 
 
 class PastRule(NamedTuple):
-    """Takes the arms that the person has events of a kind for, or, without a kind, was shown so often, within a window
-    before the request. name: of the parameter; text: as people write it."""
+    """Excludes the arms for which the person has events of a kind, or, without a kind, that were shown to the person
+    `times` times, within a window before the request. name: of the parameter; text: as the user wrote it."""
 
     name: str
     text: str
@@ -39,9 +39,9 @@ class PastRule(NamedTuple):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Narrowed:
-    """The arms that are left to a request: `superset` without `lacking` and `past_arms`. taken: how many each rule took
-    of those that the rules before it had left, of all arms that may be served; past: rules on the person, which took
-    `past_arms`."""
+    """The arms left to a request: `superset` without `lacking` and `past_arms`. taken: for each rule, how many arms it
+    excluded of those that the rules before it had left; total: all arms that may be served; past: rules on the person,
+    which excluded `past_arms`."""
 
     eligible: Eligible
     superset: tuple[int, ...]
@@ -52,13 +52,13 @@ class Narrowed:
     past_arms: frozenset[int] = frozenset()
 
     def hint(self) -> str:
-        """Which rules took how many arms."""
+        """Text on how many arms each rule excluded."""
         taken = [f"{rule} takes {count}" for rule, count in self.taken if count]
         return f"of {self.total} arms, {', '.join(taken)}"
 
 
 class Rules(NamedTuple):
-    """The rules of a request, or of a policy. chosen_names: of the arms that it is restricted to, None for all."""
+    """The rules of a request or a policy. chosen_names: of the arms to which it is restricted, None for all."""
 
     chosen_names: tuple[str, ...] | None
     blocked: tuple[str, ...]
@@ -71,7 +71,7 @@ class Rules(NamedTuple):
 
     @property
     def kinds(self) -> set[str]:
-        """The kinds of events that it names."""
+        """The kinds of events that the rules name."""
         return {rule.kind for rule in self.past if rule.kind is not None}
 
 
@@ -79,35 +79,35 @@ def request_rules(
     arms: Sequence[str] | None, block: Sequence[str] | None, not_after: Sequence[str] | None,
     not_shown: str | int | None,
 ) -> Rules:  # fmt: skip
-    """The rules of a request. Raises InputError where one cannot be read."""
+    """The rules of a request. Raises InputError for an invalid one."""
     past = [_past_rule("not_after", text) for text in not_after or ()]
     past += [] if not_shown is None else [_past_rule("not_shown", str(not_shown))]
     return Rules(None if arms is None else tuple(arms), tuple(block or ()), tuple(past))
 
 
 def policy_rules(params: Mapping[str, Any]) -> Rules:
-    """The rules among the parameters of a policy. Raises InputError where one cannot be read."""
+    """The rules among the parameters of a policy. Raises InputError for an invalid one."""
     words = {name: _words(str(params[name]), name) for name in NARROWING if params.get(name)}
     past = [_past_rule(name, text) for name in ("not_after", "not_shown") for text in words.get(name, ())]
     return Rules(words.get("arms"), words.get("block", ()), tuple(past))
 
 
 class ArmLists(NamedTuple):
-    """The ids of the arms that a policy is restricted to, None for all, and of those that it blocks."""
+    """The ids of the arms to which a policy is restricted (None for all), and of those that it blocks."""
 
     restricted: frozenset[int] | None
     blocked: frozenset[int]
 
     def leave(self, eligible: Iterable[int]) -> list[int]:
-        """Those of some arms that it may show, in their order."""
+        """Those of some arms that the policy may show, in the same order."""
         return [
             arm for arm in eligible if arm not in self.blocked and (self.restricted is None or arm in self.restricted)
         ]
 
 
 def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
-    """The arms that a policy of these parameters is restricted to and blocks, with the groups of today; None without
-    such a rule."""
+    """The arms to which a policy with these parameters is restricted, and those that it blocks, with the present
+    groups; None without such a rule."""
     rules = policy_rules(params)
     if rules.chosen_names is None and not rules.blocked:
         return None
@@ -117,13 +117,13 @@ def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
 
 
 def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> list[int]:
-    """The ids of the arms that a policy of these parameters may show now to a person who did nothing yet, ascending."""
+    """The ids of the arms that a policy with these parameters may show now to a person without a past, ascending."""
     lists, (active, _, _) = arm_lists(unit, params), arms.active(unit)
     return list(active) if lists is None else lists.leave(active)
 
 
 def notice_unseen_kinds(store: Store, unit: Unit, kinds: Collection[str]) -> None:
-    """Say which kinds of events that rules name nobody seems to record."""
+    """Print which kinds of events in rules do not seem to be recorded."""
     expected_kinds = {kind for reward in policies.rewards(unit) for kind in reward.weights}
     expected_kinds |= events.newest_kinds(unit, N_EVENTS) if {*kinds} - expected_kinds else set()
     for kind in sorted({*kinds} - expected_kinds):
@@ -134,7 +134,7 @@ def notice_unseen_kinds(store: Store, unit: Unit, kinds: Collection[str]) -> Non
 
 @lru_cache(maxsize=1_000)
 def _words(text: str, name: str) -> tuple[str, ...]:
-    """The words of a comma list, or of a JSON array of texts."""
+    """The words of a comma-separated list, or of a JSON array of texts."""
     words: list[Any] = [word.strip() for word in text.split(",")]
     if text.lstrip().startswith("["):
         try:
@@ -148,7 +148,8 @@ def _words(text: str, name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1_000)
 def _past_rule(name: str, text: str) -> PastRule:
-    """KIND or KIND/WINDOW of `not_after`, N or N/WINDOW of `not_shown`. Raises InputError for anything else."""
+    """The rule in KIND or KIND/WINDOW of `not_after`, or N or N/WINDOW of `not_shown`. Raises InputError for any other
+    text."""
     first, slash, window = text.rpartition("/") if "/" in text else (text, "", "")
     window_us = (duration(window) or 0) if slash else NO_WINDOW
     is_count = re.fullmatch("[1-9][0-9]{0,8}", first) is not None

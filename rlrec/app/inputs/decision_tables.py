@@ -1,8 +1,7 @@
-"""Numbers by decision and arm, as people bring them: a file (CSV, Parquet, a JSON object a line), or a frame of Arrow,
-pandas or Polars.
-
-They are sorted into a file, a share of the decisions at a time, so that a log can ask for decisions in any order, and
-their own order does not matter."""
+"""Numbers by decision and arm, from a file (CSV, Parquet, one JSON object per line) or a frame of Arrow, pandas or
+Polars.
+They are sorted into a file, one share of the decisions at a time, so that the log can look decisions up in any order,
+and the order of the table does not matter."""
 
 from __future__ import annotations
 
@@ -28,9 +27,9 @@ from rlrec.store.log.selected import id_ends
 from rlrec.store.policies import arms as catalogue
 from rlrec.times import format_time
 
-KEYS = ("decision_id", "request_id")  # columns that name a decision
+KEYS = ("decision_id", "request_id")  # columns that identify a decision
 PROBABILITY, SCORE, REWARD, MARGINAL = "probability", "score", "reward", "marginal"
-POSITION = "position"  # the column that says where on its page an arm has a marginal
+POSITION = "position"  # the column with the position at which an arm has a marginal
 TOLERANCE = 1e-5  # of a sum of probabilities
 PORTION, SHARES = 50_000, 64  # rows that are read at a time; shares of the decisions, which are sorted one by one
 _ROW = np.dtype([*((name, np.int64) for name in ("decision", "arm", "position", "row")), ("value", np.float64)])
@@ -41,9 +40,9 @@ Cells = Mapping[str, Sequence[Any]]  # columns by name
 
 @dataclass(frozen=True)
 class DecisionTable:
-    """Numbers by decision and arm. source: their name in messages; column: what they are; path: of their file; since:
-    the time of the first decision, None where the one before is as new; temperature: of the softmax of scores, or of
-    logarithms of probabilities, 0 for the best arm."""
+    """Numbers by decision and arm. source: their name in messages; column: the kind of number; path: of their file;
+    since: the time of the table's first decision, None if the decision before it has the same time or there is none;
+    temperature: of the softmax of scores or log probabilities, 0 for the best arm."""
 
     source: str
     column: str
@@ -53,16 +52,15 @@ class DecisionTable:
 
     @property
     def manner(self) -> str:
-        """Where its probabilities come from, and how."""
+        """Text on where its probabilities come from, and how they are derived."""
         manner = f"at temperature {self.temperature:g}" if self.temperature else "of the best arm"
         manner = f"at each {POSITION}" if self.column == MARGINAL else manner
         return f"{self.source}, {self.column} {manner}"
 
     def values(self, decision: Ids, arms: Ids, *, keys: Mapping[int, str], shares: Any = 1.0, k: int = 1) -> Array:
         """The values of decisions (d,) at k positions for arms (m,), ascending, (d, k, m). keys: of arms by id. Rewards
-        may be missing of arms without a share (d, 1, m): there they are 0.
-
-        Raises InputError where one is missing else; and where these are not all arms that a target has there, or their
+        may be missing for arms without a share (d, 1, m), and are then 0.
+        Raises InputError if any other value is missing, if the table has arms that are not eligible, or if
         probabilities do not add up to 1."""
         rows = np.memmap(self.path, _ROW, "r")
         start, end = (np.searchsorted(rows["decision"], decision, side) for side in ("left", "right"))
@@ -89,13 +87,13 @@ class DecisionTable:
 
 
 def is_by_decision(source: Source) -> bool:
-    """Whether a source has numbers by decision. A pipe, which can be read once, has not."""
+    """Whether a source has numbers by decision. A pipe has not, since it can be read only once."""
     is_readable = not isinstance(source, str) or Path(source).is_file()
     return is_readable and not {*KEYS}.isdisjoint(next(_portions(source, str(source)), {}))
 
 
 def index(unit: Unit, source: Source, name: str, columns: Sequence[str], path: Path) -> DecisionTable:
-    """The table of a source, in a new file. name: of a frame in messages; columns: one of them has its numbers. Raises
+    """The table of a source, in a new file. name: of a frame in messages; columns: one of them has the numbers. Raises
     InputError that names the row."""
     name = source if isinstance(source, str) else f"frame {name}"
     first, last = id_ends(unit)
@@ -120,8 +118,8 @@ def index(unit: Unit, source: Source, name: str, columns: Sequence[str], path: P
 
 
 def _checked(unit: Unit, rows: Any, name: str) -> Any:
-    """The rows by decision, position and arm. Raises InputError for a decision that the log lacks, and for two rows of
-    an arm."""
+    """The rows sorted by decision, position and arm. Raises InputError for a decision that the log lacks, and for two
+    rows of one arm."""
     rows = rows[np.lexsort((rows["row"], rows["arm"], rows["position"], rows["decision"]))]
     decision = rows["decision"]
     between = f"id >= {decision[0]} AND id <= {decision[-1]}"
@@ -158,7 +156,7 @@ def _rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequence[st
 
 
 def _refuse(name: str, rows: Any, wrong: Flags, problem: str, cells: Sequence[Any] = ()) -> None:
-    """Raises InputError for the first of some rows that is wrong. cells: of them, where one of these is wrong."""
+    """Raises InputError for the first wrong row. cells: of the rows, if a cell is wrong."""
     if wrong.any():
         row = int(np.argmax(wrong))
         decision = f", decision {rows['decision'][row]}" if rows["decision"][row] else ""
@@ -167,7 +165,7 @@ def _refuse(name: str, rows: Any, wrong: Flags, problem: str, cells: Sequence[An
 
 
 def _named_columns(name: str, cells: Cells, columns: Sequence[str]) -> tuple[str, str]:
-    """The columns of the keys of decisions and of the numbers. Raises InputError where there are others, too."""
+    """The columns with the keys of decisions and with the numbers. Raises InputError if there are other columns."""
     key, column = (next(filter(cells.__contains__, names), "") for names in (KEYS, columns))
     if {*cells} != {key, "arm", column, *([POSITION] if column == MARGINAL else [])}:
         text = " or ".join(columns).replace(MARGINAL, f"{POSITION} with {MARGINAL}")
@@ -178,12 +176,12 @@ def _named_columns(name: str, cells: Cells, columns: Sequence[str]) -> tuple[str
 
 
 def _ids(ids: Mapping[str, int], keys: Iterable[str]) -> Ids:
-    """The ids of keys, 0 where there is none."""
+    """The ids of keys, 0 for unknown ones."""
     return np.array(list(map(ids.get, keys, repeat(0))), np.int64)
 
 
 def _integers(cells: Sequence[Any]) -> Array:
-    """The numbers in cells that are whole and above 0, 0 for anything else."""
+    """The positive whole numbers in cells, 0 for anything else."""
     number = _numbers(cells)
     return np.where((number > 0) & (number < 2**53) & (number % 1 == 0), number, 0.0)
 
@@ -200,7 +198,7 @@ def _numbers(cells: Sequence[Any]) -> Array:
 
 
 def _portions(source: Source, name: str) -> Iterator[Cells]:
-    """The columns of a source, some rows at a time. Raises InputError where it cannot be read."""
+    """The columns of a source, a portion of rows at a time. Raises InputError if it cannot be read."""
     try:
         if not isinstance(source, str):
             pa = load_pyarrow()

@@ -18,37 +18,37 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies, users
 from rlrec.times import parse_local
 
-FIELD = "field:"  # begins the key of a field of the context
+FIELD = "field:"  # prefix of a field of the context
 KEYS = (
     "policy", "version", "loggers", "experiment", "variant", "route", "since", "until", "split", "user", "session",
     "included",
 )  # fmt: skip
-# Values that are no names.
+# Examples of values that are not names.
 EXAMPLES = {
     "version": "2", "loggers": "NAME@V+NAME@V", "since": "2026-01-01", "until": "2026-02-01", "split": "gate",
     "user": "KEY+KEY", "session": "KEY+KEY",
 }  # fmt: skip
-_QUOTED = r'"(?:[^"\\]|\\.)*"'  # a JSON text: signs in it part nothing
+_QUOTED = r'"(?:[^"\\]|\\.)*"'  # a JSON text, in which no character separates
 _PAIR, _VALUE = re.compile(rf'(?:{_QUOTED}|[^",])+'), re.compile(rf'(?:{_QUOTED}|[^"+])+')
 _SIDES = re.compile(rf'((?:{_QUOTED}|[^"=])*)(=?)(.*)', re.DOTALL)
-ALL = "all"  # loggers=all, or in short all
+ALL = "all"  # loggers=all, or just all
 IN_FILTER = " in the log filter"
-SPLITS = ("train", "tune", "gate")  # by the numbers that sessions have
+SPLITS = ("train", "tune", "gate")  # by the split numbers of sessions
 
 
 def join_filters(*filters: str | None) -> str:
-    """The filter of decisions that all of these select; None and "" select all."""
+    """A filter of the decisions that all of these select; None and "" select all."""
     return ",".join(filter(None, filters))
 
 
 def with_loggers(text: str | None, names: Iterable[str]) -> str:
-    """The filter of the decisions that a filter selects and some versions served."""
+    """A filter of the decisions that a filter selects, restricted to those that some versions served."""
     pairs = parse(text or "") | {"loggers": "+".join(names)}
     return ",".join(f"{key}={value}" for key, value in pairs.items())
 
 
 def parse(text: str) -> dict[str, str]:
-    """The pairs of a filter; values as they are typed. Raises InputError for an unknown key or one given twice."""
+    """The pairs of a filter, with values as typed. Raises InputError for an unknown or repeated key."""
     pairs: dict[str, str] = {}
     if _PAIR.sub("", text).strip(","):
         raise InputError(f"a quote is not closed in the log filter {text!r}", hint='write "a, b", and \\" for a quote')
@@ -69,7 +69,7 @@ def parse(text: str) -> dict[str, str]:
 
 
 def _text(word: str) -> str:
-    """A text that may be in quotes, as JSON has it."""
+    """A text, possibly quoted as JSON."""
     try:
         return str(json.loads(word)) if word.startswith('"') else word
     except ValueError:
@@ -77,12 +77,12 @@ def _text(word: str) -> str:
 
 
 def texts_of(value: str) -> list[str]:
-    """The texts that a value joins by `+`."""
+    """The texts in a value that are joined by `+`."""
     return [_text(word.strip()) for word in _VALUE.findall(value)]
 
 
 def _scalar(word: str) -> Any:
-    """A number, true, false, null or a text in quotes as JSON has them; any other text is itself."""
+    """A number, true, false, null or quoted text of JSON; any other text stands for itself."""
     try:
         value = json.loads(word, parse_constant=str)
     except ValueError:
@@ -91,8 +91,8 @@ def _scalar(word: str) -> Any:
 
 
 def selection(unit: Unit, text: str | None) -> Selection:
-    """The decisions that a filter means, without those that stored exclusions leave out; no filter means all. Raises
-    InputError for names the store lacks."""
+    """The decisions that a filter selects, without those of stored exclusions; None selects all. Raises InputError for
+    names that the store lacks."""
     pairs = parse(text or "")
     log = replace(select(unit, pairs), without=exclusion_tests(unit, included=pairs.get("included")))
     if log.without:
@@ -101,7 +101,7 @@ def selection(unit: Unit, text: str | None) -> Selection:
 
 
 def _sentence(unit: Unit, log: Selection) -> str | None:
-    """A line on how many decisions of a filter stored exclusions leave out; None without any."""
+    """A line on how many decisions of a filter the stored exclusions leave out; None if they leave out none."""
     total, left = (selected.extent(unit, rows).decisions for rows in (replace(log, without=()), log))
     counts = f"{total - left:,} of {quantity(total, 'decision')}"
     hint = f"`rlrec log list` names them, --log included={ALL} brings them back"
@@ -109,8 +109,8 @@ def _sentence(unit: Unit, log: Selection) -> str | None:
 
 
 def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "") -> tuple[str, ...]:
-    """Tests on a decision `d`, of those that stored exclusions leave out. included: the names of some that do not;
-    scope: a test on the decisions that are asked about, where these are few."""
+    """SQL tests on a decision `d`, one for each stored exclusion, true for the decisions that it leaves out. included:
+    names of exclusions to ignore; scope: a test on the decisions in question, if these are few."""
     stored = {exclusion.name: exclusion for exclusion in exclusions.all_exclusions(unit)}
     names = {*stored} if included == ALL else {*texts_of(included or "")}
     for name in sorted(names - stored.keys()):
@@ -119,12 +119,12 @@ def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "")
 
 
 def unexcluded_tests(unit: Unit) -> list[str]:
-    """Tests on a decision `d`, to be joined by AND, of those that no stored exclusion leaves out."""
+    """SQL tests on a decision `d`, to be joined by AND: no stored exclusion leaves it out."""
     return Selection(without=exclusion_tests(unit)).conditions()
 
 
 def excluding_test(unit: Unit, exclusion: exclusions.Exclusion, *, scope: str = "") -> str:
-    """The test that a decision is one of an exclusion's."""
+    """The SQL test that an exclusion leaves out a decision."""
     log = select(unit, parse(exclusion.filter), scope=scope, is_stored=True)
     if exclusion.by_unit:
         log = replace(log, session_ids=exclusions.session_ids(unit, exclusion.id, scope=scope))
@@ -132,8 +132,8 @@ def excluding_test(unit: Unit, exclusion: exclusions.Exclusion, *, scope: str = 
 
 
 def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: bool = False) -> Selection:
-    """The decisions that the pairs of a filter mean. scope: as of `exclusion_tests`; is_stored: a field that no
-    context has is no mistake."""
+    """The decisions that the pairs of a filter select. scope: as in `exclusion_tests`; is_stored: the filter is stored,
+    so that a field that no context has is no error."""
     versions = _versions(unit, pairs)
     if (names := pairs.get("loggers", ALL)) != ALL:
         loggers = {lookup.version(unit, name)[0].id for name in names.split("+")}
@@ -143,7 +143,8 @@ def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: 
     variant_ids = _variants(unit, pairs) if "experiment" in pairs or "variant" in pairs else None
     if "experiment" in pairs and "variant" not in pairs:
         experiment = lookup.experiment(unit, pairs["experiment"])
-        if (route := lookup.route_of_holdout(unit, experiment)) is not None:  # all of the route while it ran
+        # all decisions of the route while the experiment ran
+        if (route := lookup.route_of_holdout(unit, experiment)) is not None:
             variant_ids, route_ids = None, [route.route_id]
             since = max(since or 0, experiments.assignment_times(unit, experiment.id)[0])
             until = min(filter(None, (until, experiment.stopped_at)), default=None)
@@ -161,7 +162,7 @@ def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: 
 
 
 def _sessions(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
-    """The ids of the sessions with one of these keys, and of one of these users."""
+    """The ids of the sessions with one of the given keys, and with one of the given users."""
     stored: dict[str, set[int]] = {}
     if "user" in pairs:
         ids = user_ids(unit, pairs["user"])
@@ -175,7 +176,7 @@ def _sessions(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
 
 
 def user_ids(unit: Unit, value: str) -> list[int]:
-    """The ids of the people with one of the keys of a value."""
+    """The ids of the users with one of the keys in a value."""
     keys = texts_of(value)
     main_keys = users.main_keys(unit, keys) if unit.folder is None else {}
     ids = sessions.user_ids(unit, [main_keys.get(key, key) for key in keys])
@@ -190,7 +191,7 @@ def _refuse_unknown(noun: str, keys: list[str]) -> None:
 
 
 def _contexts(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool) -> list[int]:
-    """The ids of the contexts whose fields have one of the values of a filter."""
+    """The ids of the contexts whose fields have one of the values in a filter."""
     allowed = {
         json.loads(key.removeprefix(FIELD)): {_comparable(_scalar(word.strip())) for word in _VALUE.findall(value)}
         for key, value in pairs.items() if FIELD in key
@@ -209,7 +210,7 @@ def _contexts(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool)
 
 
 def _comparable(value: Any) -> tuple[bool, Any]:
-    """A value of JSON, equal to that of the same number or text: true is not 1."""
+    """A JSON value in a form that is equal for equal numbers or texts; true differs from 1."""
     return isinstance(value, bool), str(value) if isinstance(value, dict | list) else value
 
 
@@ -220,7 +221,8 @@ def _split(name: str) -> int:
 
 
 def _policies(unit: Unit, reference: str) -> list[int]:
-    """The ids of a policy and of the variants that experiments made of it; with a number, of the policy alone."""
+    """The ids of a policy and of the variants that experiments made of it; for a reference with a number, of the policy
+    alone."""
     name, number = lookup.split(reference)
     stored = policies.all_policies(unit)
     ids = [policy.id for policy in stored if name == policy.name or (number is None and name == policy.base)]
@@ -230,7 +232,8 @@ def _policies(unit: Unit, reference: str) -> list[int]:
 
 
 def _versions(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
-    """The ids of the versions with one number, of all policies or of the one that is named; None where any counts."""
+    """The ids of the versions with one number, of all policies or of the named one; None if versions are not
+    restricted."""
     policy, number = pairs.get("policy"), pairs.get("version")
     if policy is not None and lookup.split(policy)[1] is not None:
         version = lookup.version(unit, policy)[0]
@@ -246,7 +249,7 @@ def _versions(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
 
 
 def _variants(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
-    """The ids of the variants with one label, of all experiments or of the one that is named."""
+    """The ids of the variants with one label, of all experiments or of the named one."""
     stored = experiments.all_experiments(unit)
     name = pairs.get("experiment")
     if name is not None and all(experiment.name != name for experiment in stored):

@@ -1,4 +1,5 @@
-"""The policies, versions, rewards and experiments that people name; near names where there is none."""
+"""Policies, versions, rewards and experiments by the names that users give, with similar names as hints for unknown
+ones."""
 
 from __future__ import annotations
 
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from rlrec.store.policies.curves import Curve
     from rlrec.store.policies.experiments import Experiment
 
-HOLDOUT_OF = "holdout_of"  # in the definition of an experiment: the route that it is the holdout of
-MAX_SUGGESTIONS = 10  # of near names in a group of lines: each compares a name with all that are stored
+HOLDOUT_OF = "holdout_of"  # key in the definition of an experiment: the route whose holdout it is
+# similar names that are sought for a group of lines: each search compares a name with all stored ones
+MAX_SUGGESTIONS = 10
 
 
 def split(reference: str) -> tuple[str, int | None]:
-    """NAME or NAME@V: the policy's name, and the version's number. All of POLICY@EXPERIMENT/VARIANT is a name."""
+    """The policy's name and the version's number in NAME or NAME@V. POLICY@EXPERIMENT/VARIANT is a name as a whole."""
     name, _, number = reference.rpartition("@")
     if name and number.isascii() and number.isdigit() and len(number) < 18 and number == str(int(number)):
         return name, int(number)
@@ -33,8 +35,8 @@ def split(reference: str) -> tuple[str, int | None]:
 def resolve(
     unit: Unit, references: Collection[str], *, built_in: Collection[str] = ()
 ) -> dict[str, tuple[Version, Head] | InputError]:
-    """The version meant by each reference (NAME means the live one) and its policy's head, or what is wrong. built_in:
-    names of something else where no policy has them, which need no hint."""
+    """For each reference, its version (the live one for NAME) and the head of the policy, or the error. built_in: names
+    with another meaning if no policy has them; they need no hint."""
     parts = {reference: split(reference) for reference in references}
     live = policies.live(unit, {name for name, _ in parts.values()})
     numbered = {live[name][0].policy.id for name, number in parts.values() if number is not None and name in live}
@@ -59,7 +61,7 @@ def resolve(
 
 
 def version(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """The version meant by a reference, and the head of its policy. Raises InputError where there is none."""
+    """The version of a reference, and the head of its policy. Raises InputError if there is none."""
     meant = resolve(unit, [reference])[reference]
     if isinstance(meant, InputError):
         raise meant
@@ -67,7 +69,7 @@ def version(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 
 def unknown_policy(unit: Unit, name: str, *, clause: str = "", field: str | None = None) -> InputError:
-    """The error that no policy has this name; where a route has it, it says so."""
+    """The error for a name that no policy has; it says so if a route has it."""
     if name in routes.by_name(unit, [name]):
         hint = f"write route={name}" if clause else f"`rlrec route show {name}` names what it serves"
         return InputError(f"{name!r} is a route, not a policy{clause and ',' + clause}", hint=hint, field=field)
@@ -80,8 +82,8 @@ def unknown_policy(unit: Unit, name: str, *, clause: str = "", field: str | None
 
 
 def route(unit: Unit, name: str, *, lock: bool = False, clause: str = "") -> routes.RouteChange:
-    """The newest change of the route of this name. lock: nobody else changes it until the transaction ends;
-    clause: of the error, for where it was typed. Raises InputError where there is none."""
+    """The newest change of the route with a name. lock: keep others from changing it until the transaction ends;
+    clause: of the error, for the place where it was typed. Raises InputError if there is none."""
     newest = routes.lock(unit, name) if lock else routes.by_name(unit, [name]).get(name)
     if newest is None:
         names = [change.route for change in routes.newest_changes(unit)]
@@ -90,15 +92,15 @@ def route(unit: Unit, name: str, *, lock: bool = False, clause: str = "") -> rou
 
 
 def refuse_route_name(unit: Unit, name: str) -> None:
-    """Raises Conflict where a route has the name that a policy is to have: callers name both in the same way. Until the
-    transaction ends, no route takes it."""
+    """Raises Conflict if a route has the name that a policy is to get: callers name both in the same way. No route can
+    take the name until the transaction ends."""
     settings.lock(unit)
     if name in routes.by_name(unit, [name]):
         raise Conflict(f"{name!r} is the name of a route", hint="choose another name", field="policy")
 
 
 def experiment_names(unit: Unit) -> set[str]:
-    """The names of all experiments, and of those whose variants an imported log names."""
+    """The names of all experiments, and of those whose variants occur in an imported log."""
     from rlrec.store.policies import experiments
 
     imported = (policy.name.partition("@")[2].partition("/")[0] for policy in policies.all_policies(unit))
@@ -106,8 +108,8 @@ def experiment_names(unit: Unit) -> set[str]:
 
 
 def reward(unit: Unit, name: str | None) -> Reward:
-    """The reward definition of this name; without one that which all live policies that serve learn, else `default`.
-    Raises InputError where there is none."""
+    """The reward definition with a name; without a name the one that all live policies learn, else `default`. Raises
+    InputError if there is none."""
     if name is None:
         from rlrec.sentences import DEFAULT_REWARD
 
@@ -121,7 +123,7 @@ def reward(unit: Unit, name: str | None) -> Reward:
 
 
 def experiment(unit: Unit, name: str) -> Experiment:
-    """The experiment of this name. Raises InputError where there is none."""
+    """The experiment with a name. Raises InputError if there is none."""
     from rlrec.store.policies import experiments
 
     named = experiments.by_name(unit, [name])
@@ -131,7 +133,7 @@ def experiment(unit: Unit, name: str) -> Experiment:
 
 
 def route_of_holdout(unit: Unit, experiment: Experiment) -> routes.RouteChange | None:
-    """The newest change of the route that an experiment is the holdout of; None where it is none."""
+    """The newest change of the route whose holdout an experiment is; None for other experiments."""
     return route(unit, _definition(experiment)[HOLDOUT_OF]) if is_holdout(experiment) else None
 
 
@@ -145,7 +147,7 @@ def _definition(experiment: Experiment) -> dict[str, Any]:
 
 
 def curve(unit: Unit, reference: str) -> Curve:
-    """The position curve NAME@N, or the newest one called NAME. Raises InputError where there is none."""
+    """The position curve NAME@N, or the newest one called NAME. Raises InputError if there is none."""
     from rlrec.store.policies import curves
 
     named = curves.by_name(unit, reference)
@@ -157,7 +159,7 @@ def curve(unit: Unit, reference: str) -> Curve:
 
 
 def refuse_running_variant(unit: Unit, version: Version) -> None:
-    """Raises InputError where a running experiment serves the policy of this version: experiments never change."""
+    """Raises InputError if a running experiment serves the policy of this version, since experiments never change."""
     from rlrec.store.policies import experiments
 
     for experiment in experiments.all_experiments(unit):
@@ -172,7 +174,7 @@ def refuse_running_variant(unit: Unit, version: Version) -> None:
 def unknown(
     noun: str, name: str, names: Iterable[str], *, clause: str = "", hint: str | None = None, field: str | None = None
 ) -> InputError:
-    """The error that nothing of this sort has the name; its hint is a near name where there is one. noun: what the
-    sort is called; clause: where the name was typed."""
+    """The error for a name that nothing has; its hint is a similar name, if there is one. noun: the kind of thing;
+    clause: the place where the name was typed."""
     hint = suggest(name, list(names)) or hint or f"`rlrec {noun} list` shows them"
     return InputError(f"unknown {noun} {name!r}{clause}", hint=hint, field=field)

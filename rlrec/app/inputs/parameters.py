@@ -1,4 +1,4 @@
-"""Parameters and priors of a policy as people give them: K=V, and CSV files."""
+"""Parameters and priors of a policy as users give them: K=V, and CSV files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms, policies
 
-FILES = {"probabilities"}  # parameters given as a file
+FILES = {"probabilities"}  # parameters whose value is a file
 ANY_VALUE = "*"  # stands for every value of a context field
-MIN_COUNT, MAX_COUNT = 1e-6, 1e9  # pseudo-counts for which probabilities are exact, and then some
+MIN_COUNT, MAX_COUNT = 1e-6, 1e9  # bounds of pseudo-counts within which probabilities are exact
 
 
 def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Typed parameters: numbers where the kind has numbers, the contents of files where it takes one."""
+    """Parsed parameters: numbers where the kind has numbers, the contents of files where it takes one."""
     defaults = kinds.parameters(kind, texts)
     parameters: dict[str, Any] = {}
     for name, text in texts.items():
@@ -51,9 +51,8 @@ def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Typed parameters with the values of the curve that they name, and its number: a policy never changes.
-
-    Raises InputError for an unknown curve."""
+    """The parameters with the values and the number of the curve that they name, since a policy never changes. Raises
+    InputError for an unknown curve."""
     resolved = dict(typed)
     for name, reference in typed.items():
         stage, dot, last = name.rpartition(".")
@@ -64,8 +63,7 @@ def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
-    """Raises InputError where rules of a page name an arm or a group that the store does not know, or that is
-    blocked."""
+    """Raises InputError if page rules name an unknown or blocked arm or group."""
     rules = declared(texts)
     if rules is None:
         return
@@ -82,7 +80,7 @@ def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
 
 
 def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
-    """Say so where no arm has a field that a rule caps."""
+    """Print a notice if no arm has a field that a rule caps."""
     rules = declared(texts)
     if rules is None or not rules.most:
         return
@@ -98,7 +96,7 @@ def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
 
 
 def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
-    """Raises InputError where a belief counts by a curve, and its reward is not 0 where nobody looked."""
+    """Raises InputError if a belief counts by a curve, but its reward is not 0 for slots that nobody examined."""
     if parameters.get("position") and reward.default:
         raise InputError(
             f"reward {reward.name!r} has the default {reward.default:g}, and position={parameters['position']} "
@@ -108,7 +106,7 @@ def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
 
 
 def check_budget(unit: Unit, policy: Policy) -> None:
-    """Raises InputError where no reward weighs the event of a budget: only such events are read again."""
+    """Raises InputError if no reward weighs the event of a budget, since only weighed events are read again."""
     budget = policy.allowance
     if budget is not None and not any(budget.event in reward.weights for reward in policies.rewards(unit)):
         hint = f"define one, by which costs can be judged, too: `rlrec reward define savings '{budget.event}=-1'`"
@@ -116,7 +114,7 @@ def check_budget(unit: Unit, policy: Policy) -> None:
 
 
 def notice_other_reward(store: Store, parameters: Mapping[str, Any], reward: str) -> None:
-    """Say so where a belief counts by a curve that was estimated for another reward than its own."""
+    """Print a notice if a belief counts by a curve that was estimated for another reward."""
     if not parameters.get("position"):
         return
     with store.read() as unit:
@@ -130,7 +128,7 @@ def notice_other_reward(store: Store, parameters: Mapping[str, Any], reward: str
 
 def _number(text: str, name: str) -> float:
     try:
-        value = float(text.replace("_", "?"))  # Python's own 1_000 is a number nowhere else
+        value = float(text.replace("_", "?"))  # only Python reads 1_000 as a number
     except ValueError:
         value = nan
     if not abs(value) <= LIMIT:
@@ -139,8 +137,8 @@ def _number(text: str, name: str) -> float:
 
 
 def _rows(path: Path, *headers: tuple[str, ...], article: str = "") -> Iterator[tuple[str, str, str, dict[str, float]]]:
-    """The rows of a CSV that has one of these headers: how errors name the line, the value of a context field, the arm,
-    and the numbers. Raises InputError naming file and line; for an arm that comes twice, too."""
+    """The rows of a CSV with one of these headers: the line as errors name it, the value of a context field, the arm,
+    and the numbers. Raises InputError that names file and line, also for a repeated arm."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reading = csv.DictReader(file)
@@ -163,7 +161,7 @@ def _rows(path: Path, *headers: tuple[str, ...], article: str = "") -> Iterator[
 
 
 def tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
-    """The number in a column per arm: for each value of a context field, or all under ANY_VALUE."""
+    """The number in a column by arm, for each value of a context field, or under ANY_VALUE if `by` is False."""
     by_value: dict[str, dict[str, float]] = {}
     for _, value, arm, numbers in _rows(path, ("value", "arm", column) if by else ("arm", column), article="the "):
         by_value.setdefault(value, {})[arm] = numbers[column]
@@ -171,7 +169,7 @@ def tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
 
 
 def features(declared: Mapping[str, Any]) -> dict[str, Encoder]:
-    """The encoders of contexts and arms that a person declares: a JSON object with `context`, `arm` or both."""
+    """The encoders of contexts and arms that a user declares: a JSON object with `context`, `arm` or both."""
     if not declared or declared.keys() - {"context", "arm"}:
         hint = 'write {"context": {...}}, and "arm" for shared models'
         raise InputError("no features are declared", hint=hint, field="features")
@@ -186,7 +184,7 @@ def _encoder(side: str, spec: Any) -> Encoder:
 
 
 def prior(path: Path) -> dict[str, tuple[float, float]]:
-    """Pseudo-counts per arm; a mean and a variance are matched to the Beta that has them."""
+    """Pseudo-counts per arm; a mean and a variance become those of the matching Beta distribution."""
     priors: dict[str, tuple[float, float]] = {}
     for line, _, arm, numbers in _rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):
         alpha, beta = numbers.values()

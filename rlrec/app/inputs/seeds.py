@@ -1,4 +1,4 @@
-"""Seeds of commands: the user's, or random bits of the operating system."""
+"""Seeds of commands: given by the user, or random bits of the operating system."""
 
 from __future__ import annotations
 
