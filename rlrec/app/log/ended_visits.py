@@ -1,4 +1,4 @@
-"""The log as visits that have ended, are complete and old enough, with the reward of every slate."""
+"""The visits of the log that have ended, are complete and are old enough, with the reward of every slate."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, sessions, settings
 from rlrec.times import DAY_US
 
-# What is read of every impression.
+# The columns that are read of every impression.
 READ = (
     "at", "imported", "censored", "policy_id", "version_id", "belief_seq", "belief_ordinal", "seed", "context_id",
     "eligible_id", "catalogue_revision", "variant_id", "size", "user_id", "user_digest", "session_digest", "split",
     "visit", "step", "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded",
     "created_at", "estimated", "keep_probability", "subsampled",
 )  # fmt: skip
-LONGEST = 1_000  # decisions of a visit
+LONGEST = 1_000  # decisions of a visit, at most
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EndedVisits:
-    """s visits of n decisions with i slots, end to end: by session and number, then step, then position.
-
-    slots: columns of reader, (i,) each, and `reward` of each slot. first (n + 1,): where each decision's slots begin.
-    start (s + 1,): where each visit's decisions begin. reward (n,) of the slate; default (n,): nothing that counts
-    happened there. mature_from (s,): when each could first be used."""
+    """s visits of n decisions with i slots, in order of session and visit number, then step, then position.
+    slots: columns of the reader, (i,) each, and `reward` of each slot. first (n + 1,): the first slot of each decision.
+    start (s + 1,): the first decision of each visit. reward (n,): of the slate; default (n,): whether no weighed event
+    came. mature_from (s,): when each visit could first be used."""
 
     slots: Columns
     first: Ids
@@ -60,8 +59,8 @@ class EndedVisits:
 
     @property
     def lowest(self) -> Array:
-        """Log of the smallest probability that any slate of each decision could have had, (n,): no arm's was smaller at
-        any position. NaN where it is not known."""
+        """For each decision, the log of a lower bound on the probability of any slate, (n,): the product of the
+        smallest propensities at its positions. NaN if unknown."""
         smallest = np.where(self.slots["min_propensity"] > 0, self.slots["min_propensity"], np.nan)
         return np.add.reduceat(np.log(smallest), self.first[:-1])
 
@@ -70,7 +69,7 @@ class EndedVisits:
         return history.unpack(self.per_decision("history").tolist(), returns.steps(self.start))
 
     def take(self, visits: Flags) -> EndedVisits:
-        """Some of the visits."""
+        """Those visits for which `visits` is true."""
         if visits.all():
             return self
         decisions = np.repeat(visits, np.diff(self.start))
@@ -84,9 +83,10 @@ class EndedVisits:
 
 @dataclass(frozen=True, kw_only=True)
 class Cutoff:
-    """Which visits are old enough: those that began before `started` and were over, with their windows, before `now`.
-
-    Visits that began together are used when all of them have ended, so that short ones do not come first."""
+    """Criteria for visits that are old enough: they began before `started`, and they and their windows were over before
+    `now`.
+    Visits that began together become usable together, when all of them have ended; otherwise short ones would come
+    first."""
 
     now: int
     started: int
@@ -95,7 +95,7 @@ class Cutoff:
 
     @classmethod
     def compute(cls, unit: Unit, definition: Reward) -> Cutoff:
-        """The cutoff of this moment. A visit that has gone on for more than a day does not delay it."""
+        """The cutoff at this moment. A visit that has lasted more than a day does not delay it."""
         timeout = settings.get(unit).session_timeout_us
         since = unit.now - DAY_US - timeout
         oldest = sessions.oldest_running(
@@ -105,7 +105,7 @@ class Cutoff:
         return cls(now=unit.now, started=started, timeout_us=timeout, window_us=definition.window_us)
 
     def mature_from(self, visits: Columns) -> Ids:
-        """The time at which each visit is over, and so are its windows, (s,). visits: columns of the store."""
+        """The time at which each visit and its windows are over, (s,). visits: columns of the store."""
         last, ended = visits["last_at"], visits["ended_at"]
         over_at = np.where(ended != reader.ABSENT, ended, last + self.timeout_us)
         return np.maximum(over_at, last + self.window_us)
@@ -116,14 +116,14 @@ class Cutoff:
 
 
 def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
-    """The visits of a batch that can be used, and how many others there are."""
+    """The usable visits of a batch, and counts of the others."""
     rows = reward_log.with_rewards(batch, definition)
-    # end to end: by session, visit, step and position
+    # in order of session, visit, step and position
     order = np.lexsort([rows.slots[name] for name in ("position", "step", "visit", "session_id")])
     if (order[1:] < order[:-1]).any():
         rows = rows.at(order)
     slates = reward_log.with_page_rewards(batch, rows, definition)
-    # where decisions and visits begin
+    # the beginnings of decisions and visits
     first, begun = run_starts(rows.slots["decision_id"]), run_starts(slates.slots["session_id"], slates.slots["visit"])
     visits = EndedVisits(
         slots=rows.slots | {"reward": rows.reward}, first=np.r_[first, len(rows)], start=np.r_[begun, len(first)],
@@ -137,10 +137,10 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
     is_over = cutoff.is_over(stored)[index] | imported
     steps = np.diff(visits.start)
     entire = (steps == stored["steps"][index]) & (visits.per_decision("step")[visits.start[1:] - 1] == steps - 1)
-    # where the log dropped lines, a visit of several is never known to be entire
+    # if the log dropped lines, a visit with several decisions may not be entire
     sampled = (steps > 1) & np.logical_or.reduceat(visits.per_decision("keep_probability") < 1, visits.start[:-1])
     entire &= ~sampled
-    # logged: every slate has a propensity, and all its slots; counted: none is censored
+    # logged: every slate has a propensity and all its slots; counted: no slot is censored
     logged = ~np.isnan(visits.per_decision("log_propensity")) & (np.diff(visits.first) == visits.per_decision("size"))
     counted = ~np.logical_or.reduceat(visits.slots["censored"], visits.first[:-1])
     is_logged_throughout: Flags = np.logical_and.reduceat(logged, visits.start[:-1])
@@ -155,6 +155,6 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
 
 
 def visit_indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
-    """Where visits stand among those that were read, all of which are there."""
+    """The index of each visit in the visits that were read, which include all of them."""
     width = int(max(stored["number"].max(initial=0), visit.max(initial=0))) + 1
     return np.searchsorted(stored["session_id"] * width + stored["number"], session * width + visit)

@@ -1,4 +1,4 @@
-"""The decisions that a version learned from, as tests on rows of the log: an estimate on them says so."""
+"""The decisions that a version learned from, as tests on rows of the log, so that an estimate on them can say so."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rlrec.store.policies import policies
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedFrom:
-    """Decisions that a version learned from: the selected ones that were mature at a time (None: mature or not), of
-    some splits (None: of all)."""
+    """Decisions that a version learned from: those of a selection that were mature at a time (None: all), in some
+    splits (None: all)."""
 
     selection: Selection
     mature_at: int | None = None
@@ -31,7 +31,7 @@ class LearnedFrom:
 
     @property
     def columns(self) -> frozenset[str]:
-        """The columns that `rows` needs, of those that are not always read."""
+        """The optional columns that `rows` needs."""
         selection = self.selection
         named = {"split": selection.splits, "variant_id": selection.variant_ids, "route_id": selection.route_ids}
         named["context_id"] = selection.context_ids
@@ -39,7 +39,7 @@ class LearnedFrom:
         return frozenset(read if self.splits is None else {*read, "split"})
 
     def rows(self, slots: Columns) -> Flags:
-        """Which rows of the log are among them, (n,)."""
+        """Whether each row of the log is one of these decisions, (n,)."""
         rows = select_rows(slots, self.selection)
         if self.splits is not None:
             rows &= np.isin(slots["split"], self.splits)
@@ -49,7 +49,7 @@ class LearnedFrom:
 
 
 def select_rows(slots: Columns, selection: Selection) -> Flags:
-    """Which rows of the log are selected, (n,): `Selection.conditions` on arrays."""
+    """Whether each row of the log is selected, (n,): `Selection.conditions` on arrays."""
     rows = np.ones(len(slots["decision_id"]), np.bool_)
     for name, values in (
         ("policy_id", selection.policy_ids), ("version_id", selection.version_ids), ("split", selection.splits),
@@ -69,7 +69,7 @@ def select_rows(slots: Columns, selection: Selection) -> Flags:
 
 
 def ancestry(unit: Unit, version: Version) -> list[Version]:
-    """The version, the one it was copied from, and so on to the first."""
+    """The version, the version that it was copied from, and so on to the first."""
     chain = [version]
     while (parent := chain[-1].parent_id) is not None:
         chain.append(policies.by_id(unit, [parent])[parent])
@@ -89,7 +89,8 @@ def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
 
 
 def has_learned(unit: Unit, version: Version, test: str, *, omitted: bool = False) -> bool:
-    """Whether a belief has learned from decisions that pass a test, or has left some out."""
+    """Whether a belief has learned from decisions that pass a test; with `omitted`, whether it has left some of them
+    out."""
     from rlrec.store.log import exclusions
 
     if not kinds.load(version.policy.kind).served or not learns(version):
@@ -101,7 +102,8 @@ def has_learned(unit: Unit, version: Version, test: str, *, omitted: bool = Fals
 
 
 def rebuild_command(version: Version) -> str:
-    """The command that makes a version without what is excluded, of the policy itself or of that of a variant."""
+    """The command that makes a new version without the excluded decisions, for the policy or the base policy of a
+    variant."""
     is_trained = not kinds.load(version.policy.kind).online and version.policy.kind != "long-term"
     return f"rlrec {'train-pg' if is_trained else 'policy rebuild'} {version.policy.base}"
 
@@ -112,8 +114,8 @@ def started_from(chain: Sequence[Version]) -> list[LearnedFrom]:
 
 
 def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_us: int, slots: int) -> dict[str, Any]:
-    """The record of a log that a version is fitted to: its filter, what that selected, and how much was mature. Raises
-    InputError where the filter names people, whose keys would stay when they are forgotten."""
+    """The record of a log to which a version is fitted: its filter, the selection, and how much was mature. Raises
+    InputError if the filter names users or sessions, whose keys would remain when they are forgotten."""
     if selected.session_ids is not None:
         hint = "`rlrec log exclude` leaves people out of all that is learned"
         raise InputError("what is learned is recorded with its filter, which names no user or session", hint=hint)
@@ -125,8 +127,8 @@ def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_u
 
 
 def _initial(version: Version) -> list[LearnedFrom]:
-    """The decisions that a version started from, by its record: the log that it was fitted to, that of its prior, and
-    those of the belief that it is a copy of."""
+    """The decisions that a version started from, by its record: the log to which it was fitted, that of its prior, and
+    those of the belief that it copied."""
     record = version.learned_from
     logs = [log for log in (record, record.get("prior", {})) if "selection" in log]
     learned = [from_log(version, log) for log in logs]
@@ -138,7 +140,7 @@ def _initial(version: Version) -> list[LearnedFrom]:
 
 
 def from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
-    """The decisions of a log that a version is fitted to, by the record of it."""
+    """The decisions of a log to which a version is fitted, from the record of the log."""
     selection = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
     window = int(record.get("window_us", version.reward.window_us))
     splits = tuple(record["splits"]) if "splits" in record else None
@@ -146,7 +148,7 @@ def from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
 
 
 def learns(version: Version) -> bool:
-    """Whether the distribution of a version depends on its belief: `uniform` and `fixed` count, and learn nothing."""
+    """Whether the distribution of a version depends on its belief: not for `uniform` and `fixed`, which only count."""
     return depends_on_belief(kinds.make(version.policy.kind, version.policy.params))
 
 

@@ -1,5 +1,6 @@
-"""The log in partitions of whole persons. They, and the order of rows in each, follow from the selected decisions, so
-that sums over partitions, in their order, have the same bits wherever the log is stored and whoever adds them up."""
+"""The log in partitions of whole persons. The partitions and the order of their rows depend only on the selected
+decisions, so that sums over partitions, added in order, are equal to the last bit wherever the log is stored and
+whatever process adds them."""
 
 from __future__ import annotations
 
@@ -20,16 +21,16 @@ from rlrec.store.log import reader, selected
 from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.log.selected import Selection
 
-BUCKETS = 64  # that persons are in; a partition has one of them or several
-BATCH = reader.BATCH  # decisions of a partition at most, as long as there are buckets, and of a batch, about
-SPREAD = BATCH * 3 // 2  # decisions that are read before they are put to their partitions
-MAX_WAITING_BYTES = 8_000_000  # bytes of rows that wait for their partition in memory; the others wait in files
+BUCKETS = 64  # of persons; a partition has one or several
+BATCH = reader.BATCH  # decisions of a partition, at most while there are buckets, and of a batch, about
+SPREAD = BATCH * 3 // 2  # decisions that are read before they are distributed to partitions
+MAX_WAITING_BYTES = 8_000_000  # bytes of rows that wait in memory for their partition; the others wait in files
 T = TypeVar("T")
-PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that tell the bucket
+PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that determine the bucket
 
 
 def count_partitions(decisions: int) -> int:
-    """The number of partitions of a log of so many decisions: a power of two."""
+    """The number of partitions for a number of decisions: a power of two."""
     number = 1
     while number < BUCKETS and decisions > number * BATCH:
         number *= 2
@@ -37,7 +38,7 @@ def count_partitions(decisions: int) -> int:
 
 
 def buckets(slots: Columns) -> Ids:
-    """The bucket of each row, (n,), by the key of its user, else of its session."""
+    """The bucket of each row, (n,), from the key of its user, else of its session."""
     digest = np.where(slots["user_id"] != ABSENT, slots["user_digest"], slots["session_digest"])
     return (digest >> 1) % BUCKETS
 
@@ -46,15 +47,16 @@ def read(
     unit: Unit, selection: Selection, number: int, *, columns: Collection[str],
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False, times: int = 1,
 ) -> Iterator[Iterable[Batch]]:  # fmt: skip
-    """The batches of each partition of the selected log, whole sessions by their ids, and so many times all of them;
-    each partition is read, as often as is wanted, before the next one. pick_contexts, visits, keys:
-    as of `reader.batches`; contexts come along where there is one partition alone."""
+    """The batches of each partition of the selected log, with whole sessions in order of id; all partitions are yielded
+    `times` times. Each partition can be iterated repeatedly, until the next one is asked for. pick_contexts, visits,
+    keys: as in `reader.batches`; contexts are only included if there is a single partition."""
     few_test = selected.few_test(unit, selection)
     bounds = selected.session_bounds(unit, selection) if unit.folder is None and few_test is None else None
     options: dict[str, Any] = {
         "pick_contexts": pick_contexts, "visits": visits, "keys": keys, "bounds": bounds, "few_test": few_test,
     }  # fmt: skip
-    if unit.folder is not None and unit.folder.number is not None:  # a partition, which is read where it is worked on
+    # a single partition, which a worker reads for itself
+    if unit.folder is not None and unit.folder.number is not None:
         yield cut_batches(reader.batches(unit, selection, columns=columns, **options))
         return
     if number == 1:
@@ -75,7 +77,7 @@ def read(
             _spread(pieces, files, lambda batch: batch.split(buckets(batch.slots) % number))
         for time in range(times):
             for file in files:
-                if (log := next(logs, None)) is not None:  # a partition of a folder, which is read in its turn
+                if (log := next(logs, None)) is not None:  # a partition of a folder, read when its turn comes
                     with unit.reading(log):
                         for batch in rows():
                             pickle.dump(batch, file, pickle.HIGHEST_PROTOCOL)
@@ -85,7 +87,7 @@ def read(
 
 @contextmanager
 def shared(unit: Unit) -> Iterator[None]:
-    """Inside it, partitions that were read are there for those who read the same rows next."""
+    """In this context, partitions that were read are kept, for later reads of the same rows."""
     with ExitStack() as stack:
         unit.partitions = stack, dict[Any, list[IO[bytes]]]()
         try:
@@ -95,8 +97,8 @@ def shared(unit: Unit) -> Iterator[None]:
 
 
 def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[int, T]]]) -> Iterator[list[T]]:
-    """The rows that each of so many parts has of some pieces, one part after another. split: gives the rows of a piece
-    by the number of their part, the same in a whole session."""
+    """The rows of some pieces, part by part. split: gives the rows of a piece by part number, one part for a whole
+    session."""
     with ExitStack() as stack:
         files = [stack.enter_context(_spool(number)) for _ in range(number)]
         _spread(pieces, files, split)
@@ -105,7 +107,7 @@ def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[
 
 
 def split_rows(columns: Columns, parts: Ids) -> Iterator[tuple[int, Columns]]:
-    """The rows of each part that has some, by its number. parts (n,): of each row."""
+    """The rows of each part that has some, with its number. parts (n,): of each row."""
     order = np.argsort(parts, kind="stable")
     for rows in np.split(order, run_starts(parts[order])[1:]) if len(order) else ():
         yield int(parts[rows[0]]), take(columns, rows)
@@ -118,7 +120,7 @@ def _spread(pieces: Iterable[T], files: Sequence[IO[bytes]], split: Callable[[T]
 
 
 def _load(file: IO[bytes]) -> Iterator[Any]:
-    """The pieces of a file, as they were written."""
+    """The pieces in a file, as they were written."""
     file.seek(0)
     while True:
         try:
@@ -133,7 +135,7 @@ def _spool(number: int) -> IO[bytes]:
 
 @dataclass(frozen=True)
 class _SpooledRows:
-    """The batches of a partition, from its file each time."""
+    """The batches of a partition, read from its file in each iteration."""
 
     file: IO[bytes]
 
@@ -142,7 +144,7 @@ class _SpooledRows:
 
 
 def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
-    """The same rows in batches that end with the session in which the count of decisions reaches BATCH."""
+    """The same rows in batches that each end with the session in which the number of decisions reaches BATCH."""
     waiting_batches: list[Batch] = []
     count = 0
     for piece in pieces:

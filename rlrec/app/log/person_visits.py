@@ -1,4 +1,4 @@
-"""Visits of whole persons: which of them the person's next visit follows, after how long, and what came later."""
+"""Visits of whole persons: the time to the person's next visit, and the reward that followed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ COLUMNS = (
 @dataclass(frozen=True, eq=False)
 class PersonVisits:
     """The visits of some persons in the order of their rows, (v,) each.
-
-    cluster: digest of the person, or of the session where nobody is named, whom has_user tells; number: of the person's
-    visits so far; last_at: of its last page; gap: from then to the person's next visit, in microseconds, infinite
-    without one; followed: reward of all later visits of the person; returns_after: how often they came back from these
-    within the window of the reward; pages: how many."""
+    cluster: digest of the person, or of the session if it has no user; has_user: which of the two; number: of the visit
+    among the person's; last_at: time of its last page; gap: from then to the person's next visit, in microseconds,
+    infinite if there is none; followed: reward of all later visits of the person; returns_after: how often the person
+    came back within the window of the reward; pages: of the visit."""
 
     cluster: Ids
     has_user: Flags
@@ -45,7 +44,7 @@ class PersonVisits:
 
     @classmethod
     def from_batches(cls, batches: Iterable[Batch], definition: Reward) -> PersonVisits:
-        """The visits of batches that hold all that these persons did, with the columns COLUMNS."""
+        """The visits in batches that hold everything that these persons did, with the columns COLUMNS."""
         parts: list[tuple[Ids, ...]] = []
         for batch in batches:
             rows = reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, definition), definition)
@@ -79,17 +78,17 @@ class PersonVisits:
         return cls(cluster, has_user, number, last_at, gap, followed, returns_after, pages)
 
 
-# -- persons in portions: their visits are read once, in the order of sessions --
+# -- portions of persons: their visits are read once, in the order of sessions --
 #
-# Most pages of the disk have rows of several portions: looked up by an index, a page would be read for each of them.
+# Most pages on disk have rows of several portions: index lookups would read a page once for each of them.
 
-SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before they are put to their portions
+SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before they are distributed to portions
 
 
 @dataclass(frozen=True, eq=False)
 class PersonPortions:
-    """Portions of whole persons. session (s,): ids, ascending; number (s,): the portion of each; portions: how many
-    there are; files: how many files rows wait in, each with those of one portion or several."""
+    """Portions of whole persons. session (s,): ids, ascending; number (s,): the portion of each; portions: their
+    number; files: the number of files in which rows wait, each for one or several portions."""
 
     session: Ids
     number: Ids
@@ -97,7 +96,7 @@ class PersonPortions:
 
     @classmethod
     def read(cls, unit: Unit, sessions: Ids | None = None) -> PersonPortions:
-        """The portions of all persons, or of those of some sessions."""
+        """The portions of all persons, or of the persons of some sessions."""
         portions = people.portions(unit, sessions)
         sessions = np.concatenate([np.empty(0, np.int64), *portions])
         order, number = np.argsort(sessions), np.repeat(np.arange(len(portions)), list(map(len, portions)))
@@ -116,7 +115,7 @@ class PersonPortions:
         return self.portion(rows) * self.files // max(1, self.portions)
 
     def visits(self, unit: Unit, experiment: Experiment | None = None) -> Iterator[dict[int, Columns]]:
-        """The visits of the portions of each file, by their number. experiment: as of `people.ask_visits`."""
+        """For each file, the visits of its portions by portion number. experiment: as in `people.ask_visits`."""
         tables = (
             people.ask_visits(unit, self.session[start : start + SPREAD], experiment).columns()
             for start in range(0, len(self.session), SPREAD)

@@ -1,4 +1,4 @@
-"""The log with its rewards, and what it adds up to: arrays throughout."""
+"""The log with its rewards, and sums over it, all in arrays."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import Selection
 from rlrec.times import DAY_US, LAST, SECOND, format_time
 
-MATURITY = ("at", "imported", "censored")  # what tells whether a slot counts
+MATURITY = ("at", "imported", "censored")  # columns that decide whether a slot counts
 SHOWN = "shown_propensity"  # the column that `weighable` adds
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardedSlots:
-    """Rows of a batch with their reward, (n,) each; `default`: no weighed event came."""
+    """Rows of a batch with their rewards, (n,) each; `default`: no weighed event came."""
 
     slots: Columns
     reward: Array
@@ -43,7 +43,8 @@ class RewardedSlots:
         return replace(self, slots=take(self.slots, rows), reward=self.reward[rows], default=self.default[rows])
 
     def weighable(self, rows: Flags | None = None) -> Self:
-        """The slots (or those of some rows) that have a propensity, which is their column SHOWN. Slates are whole."""
+        """The slots (of some rows) that have a propensity, with the propensity in their column SHOWN. Slates are
+        whole."""
         slots = self.slots if SHOWN in self.slots else {**self.slots, SHOWN: propensities_of(self.slots)}
         has_propensity = ~np.isnan(slots[SHOWN])
         return replace(self, slots=slots).take(has_propensity if rows is None else has_propensity & rows)
@@ -51,10 +52,10 @@ class RewardedSlots:
 
 @dataclass(frozen=True)
 class UnusedVisits(Sums):
-    """How many visits of a log were not used: those that go on or are too young, and those that were left out: cut (a
-    filter or an import took some of their decisions away), with a censored slot, or without a propensity (silent).
-    sampled: those of several decisions of which the log may have dropped some. mature_from: when the first of those
-    that wait will be used, of each batch where that can be told."""
+    """Counts of the visits of a log that were not used. waiting: those that go on or are too young. left_out: those
+    that are cut (a filter or an import removed some of their decisions), have a censored slot, or have no propensity
+    (silent). sampled: those of several decisions from which the log may have dropped some. mature_from: for each batch,
+    when the first waiting visit will be usable, if known."""
 
     waiting: int = 0
     left_out: int = 0
@@ -64,7 +65,7 @@ class UnusedVisits(Sums):
 
 
 def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True) -> RewardedSlots:
-    """A batch with the rewards of a definition; settled_only: count events inside the window alone."""
+    """A batch with the rewards of a definition; settled_only: count only events inside the window."""
     slot, has_slot = _slot_of_event(batch)
     reward, default = rewards.slot_rewards(
         definition, n=len(batch), slot=slot[has_slot], kind=kind_numbers(batch, definition.weights)[has_slot],
@@ -74,15 +75,15 @@ def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True)
 
 
 def event_rewards(batch: Batch, definition: Reward) -> tuple[Columns, Array]:
-    """The weighed events of a batch inside the window, by slot and age, and what each adds to the reward of its slot,
-    (n,), before transforms."""
+    """The weighed events of a batch inside the window, by slot and age, and the amount that each adds to the reward of
+    its slot, (n,), before transforms."""
     kind = kind_numbers(batch, definition.weights)
     counts = np.flatnonzero((kind >= 0) & (batch.events["age_us"] <= definition.window_us))
     columns = (batch.events[name][counts] for name in ("age_us", "position", "decision_id"))
     order = counts[np.lexsort(tuple(columns))]
     events = take(batch.events, order)
     value = np.array([*definition.weights.values()])[kind[order]] * events["value"]
-    # the reward of the slot after each event and before it; that of a page is not clipped
+    # the reward of the slot after and before each event; the reward of a page is not clipped
     starts, total = run_starts(events["decision_id"], events["position"]), np.cumsum(value)
     total -= np.repeat((total - value)[starts], np.diff(starts, append=len(order)))
     low, high = definition.clip_low, definition.clip_high
@@ -92,7 +93,7 @@ def event_rewards(batch: Batch, definition: Reward) -> tuple[Columns, Array]:
 
 
 def event_sums(batch: Batch, *, max_kinds: int) -> dict[str, Array]:
-    """Sum of the values of each kind of event at every slot, (n,): of the most frequent kinds."""
+    """For each of the most frequent kinds of events, the sum of their values at every slot, (n,)."""
     counts = Counter(batch.events["kind"].tolist())
     frequent = sorted(counts, key=lambda kind: (-counts[kind], kind))[:max_kinds]
     number = kind_numbers(batch, frequent)
@@ -106,7 +107,7 @@ def event_sums(batch: Batch, *, max_kinds: int) -> dict[str, Array]:
 
 
 def kind_numbers(batch: Batch, chosen_kinds: Collection[str]) -> Ids:
-    """The number of each event's kind among some kinds; -1 for any other."""
+    """The index of each event's kind in `chosen_kinds`; -1 for any other kind."""
     kinds = batch.events["kind"].tolist()
     numbers = defaultdict(lambda: -1, zip(chosen_kinds, range(len(chosen_kinds)), strict=True))
     return np.fromiter(map(numbers.__getitem__, kinds), np.int64, len(kinds))
@@ -114,13 +115,13 @@ def kind_numbers(batch: Batch, chosen_kinds: Collection[str]) -> Ids:
 
 def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
     """The row of each event's slot, and whether it has one (an event of the page has none)."""
-    # one number for a decision and a position
+    # one number per decision and position
     positions = int(max(batch.slots["position"].max(initial=0), batch.events["position"].max(initial=0))) + 1
     slots = batch.slots["decision_id"] * positions + batch.slots["position"]
     events, event_index = np.unique(
         batch.events["decision_id"] * positions + batch.events["position"], return_inverse=True
     )
-    # slots are looked up among events, which are fewer
+    # slots are looked up in the events, which are fewer
     slot = np.full(len(events), -1, np.int64)
     index, has_events = look_up(events, slots)
     slot[index[has_events]] = np.flatnonzero(has_events)
@@ -128,7 +129,7 @@ def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
 
 
 def propensities_of(slots: Columns) -> Array:
-    """The propensity that weighs each slot, (n,), as `slate_propensities` says; NaN where there is none. slots: of
+    """The propensity that weighs each slot, (n,), as defined by `slate_propensities`; NaN if there is none. slots: of
     whole slates, by decision and position."""
     marginal = slots["marginal"]
     is_missing = np.isnan(marginal)
@@ -140,7 +141,8 @@ def propensities_of(slots: Columns) -> Array:
 
 
 def sampling_counts(slots: Columns) -> Array | None:
-    """How many rows each stands for, (n,): 1 / the probability that the log kept it; None where it kept all."""
+    """The number of rows that each stands for, (n,): 1 / the probability that the log kept it; None if the log kept
+    all."""
     keep = slots["keep_probability"]
     return None if (keep == 1).all() else 1 / keep
 
@@ -149,7 +151,7 @@ def impressions(
     unit: Unit, selection: Selection, definition: Reward, *, columns: Sequence[str] = (), weighed: bool = False
 ) -> Iterator[RewardedSlots]:
     """The mature, uncensored impressions of the selected log, in batches of whole sessions: their arms, rewards and
-    these columns. weighed: those alone that have a propensity, with their column SHOWN."""
+    these columns. weighed: only those with a propensity, with their column SHOWN."""
     arm_columns = (*MATURITY, "arm_id", "keep_probability")
     columns = (*arm_columns, *columns, *(("position", "propensity", "marginal") if weighed else ()))
     for batch in reader.batches(unit, selection, columns=columns):
@@ -159,8 +161,8 @@ def impressions(
 
 
 def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> RewardedSlots:
-    """A row for each decision, whose slots lie side by side in `rows`: with the rewards of its slots and of the events
-    of its page. slots: its first one, but `censored` where any is; `default`: nothing that counts happened."""
+    """A row for each decision, whose slots are adjacent in `rows`, with the rewards of its slots and of the events of
+    its page. slots: the first slot, but `censored` if any is; `default`: no weighed event came."""
     decision_id = rows.slots["decision_id"]
     first = run_starts(decision_id)
     page_reward = page_events(batch, definition, decision_id[first])
@@ -172,7 +174,7 @@ def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> 
 
 
 def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
-    """The reward of the page events of each decision, (n,): those inside the window, without default and clip."""
+    """The reward from the page events of each decision, (n,): those inside the window, without default and clipping."""
     events, order = batch.events, np.argsort(decision_ids)
     index, on_page = look_up(decision_ids[order], events["decision_id"])
     on_page &= events["position"] == 0
@@ -182,17 +184,17 @@ def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
 
 
 def mature(slots: Columns, definition: Reward, *, now: int) -> Flags:
-    """Decisions older than their reward window, by age alone; imported ones always are."""
+    """Whether decisions are older than their reward window, by age alone; imported ones always count as mature."""
     return slots["imported"] | (now - slots["at"] > definition.window_us)
 
 
-# -- when the rewards of decisions will be complete, in words: until then nothing is estimated from them --
+# -- sentences on when the rewards of decisions will be complete: until then no estimate uses them --
 
 MINUTE_US, HOUR_US = 60 * SECOND, 3_600 * SECOND
 
 
 def time_of_maturity(at: int, now: int) -> str:
-    """A time in the future, to the minute, and how long it is until then: 21:13Z, in 29 min."""
+    """A time in the future, to the minute, and the wait until then: 21:13Z, in 29 min."""
     minute = format_time(-(-at // MINUTE_US) * MINUTE_US)[:16].replace("T", " ") + "Z"
     wait = at - now
     units = ((MINUTE_US, "min", 90 * MINUTE_US), (HOUR_US, "h", 2 * DAY_US), (DAY_US, "days", wait + 1))
@@ -201,8 +203,9 @@ def time_of_maturity(at: int, now: int) -> str:
 
 
 def maturity_sentence(unit: Unit, selection: Selection, *, wait_us: int, mature_from: int | None = None) -> str | None:
-    """When the first of the selected decisions that are not mature will be, and how to look as if all were; None where
-    that cannot be told. wait_us: from a decision until it counts; mature_from: None where no decision is mature."""
+    """A sentence on when the first of the selected immature decisions will be mature, and on how to judge as if all
+    were; None if that is unknown. wait_us: from a decision until it is mature; mature_from: None if no decision is
+    mature."""
     first, last = selected.times(unit, selection)
     mature_from = first + wait_us if mature_from is None else mature_from
     if mature_from < unit.now or last + wait_us + SECOND > LAST:

@@ -1,4 +1,4 @@
-"""Which split a user or a session belongs to: what teaches, what tunes, and what a gate judges by."""
+"""The split of a user or a session: train, tune or gate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 from rlrec.arrays import Ids
 
 TRAIN, TUNE, GATE = 0, 1, 2
-BOUNDS = 0.6, 0.8  # where the second and the third split begin
+BOUNDS = 0.6, 0.8  # the shares at which the second and the third split begin
 
 
 def splits(salt: str, unit_keys: Iterable[str]) -> list[int]:
-    """The split of each unit, for ever: 0 train (60 %), 1 tune (20 %), 2 gate (20 %). salt: `Settings.split_salt`."""
+    """The split of each unit, which never changes: 0 train (60 %), 1 tune (20 %), 2 gate (20 %). salt:
+    `Settings.split_salt`."""
     start = f"{salt}/split/"
     digests = b"".join([sha256((start + key).encode()).digest() for key in unit_keys])
     return np.searchsorted(BOUNDS, np.frombuffer(digests, ">u8")[::4] / 2.0**64, side="right").tolist()

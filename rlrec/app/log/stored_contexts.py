@@ -14,17 +14,17 @@ from rlrec.store.log import contents
 
 
 def distinct_contexts(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:
-    """The distinct contexts of some rows, and which of them each row has, (n,)."""
+    """The distinct contexts of some rows, and the index of each row's context, (n,)."""
     ids, context = np.unique(context_ids, return_inverse=True)
     bodies = contents.context_bodies(unit, ids.tolist())
     return decoded(ids, [bodies[key] for key in ids.tolist()]), context.reshape(-1)
 
 
 def decoded(ids: Ids, texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Contexts from their JSON. Raises RlrecError for one that is damaged."""
+    """Contexts decoded from JSON. Raises RlrecError for damaged JSON."""
     import msgspec
 
     try:
         return list(map(msgspec.json.Decoder().decode, texts))
-    except msgspec.MsgspecError:  # a number that is infinite, say: nothing that was let in by us
+    except msgspec.MsgspecError:  # an infinite number, say, which rlrec never stores
         return [parse(text, f"body of context {key}") for key, text in zip(ids.tolist(), texts, strict=True)]
