@@ -1,4 +1,4 @@
-"""Policies: what kinds there are, create one, and list them."""
+"""Policies: list the kinds, and create policies."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from rlrec.store.database.unit import parse
 from rlrec.store.log import exclusions, settings
 from rlrec.store.policies import arms, beliefs, policies
 
-MAX_NAMED = 10  # fields that a notice names
-FAR_KL = 0.2  # nats, beyond which a copy is no copy
-TEXT_WORDS = 3  # words from which on a value is rather a text than a name
-DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only where they have a floor
+MAX_NAMED = 10  # fields named in a notice
+FAR_KL = 0.2  # nats; beyond this a copy differs too much from its source
+TEXT_WORDS = 3  # words from which on a value is taken for text rather than a name
+DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only with a floor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `policy create`: `parameters` as typed, K=V; `features` as JSON has them."""
+    """Options of `policy create`: `parameters` as typed, K=V; `features` as JSON."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ class Request:
 
 
 class CreatedPolicy(VersionSummary):
-    """kl: KL(the version that a trained policy starts from || version 1), in nats."""
+    """kl: KL(the version from which a trained policy starts || version 1), in nats."""
 
     created: bool
     kl: NotRequired[float]
@@ -74,7 +74,8 @@ def list_kinds() -> list[KindRow]:
 
 
 def create(store: Store, request: Request) -> CreatedPolicy:
-    """A policy with version 1, live. The same again is fine; raises Conflict where the name means another one."""
+    """Create a policy, with version 1 live. Repeating it changes nothing; raises Conflict if the name has another
+    meaning."""
     if request.kind in kinds.INTERNAL:
         hint = "`rlrec experiment create NAME --interleave A,B`"
         raise InputError(f"policies of kind {request.kind} are made by experiments", hint=hint)
@@ -83,7 +84,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if isinstance(policy, LongTerm):
         groups.refuse_group(policy.by)
     rules = arm_rules.policy_rules(policy.rules)
-    typed_parameters = kinds.values(policy)  # with the defaults of today: a policy never changes
+    typed_parameters = kinds.values(policy)  # with the present defaults, since a policy never changes
     prior_options = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
     prior = {} if request.prior is None else parameters.prior(Path(request.prior))
     declared = None if request.features is None else parameters.features(request.features)
@@ -107,7 +108,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     with store.read() as unit, bulk.alongside(unit) if request.from_log or prior_options else nullcontext():
         initial, new = NO_BELIEF, policies.by_name(unit, request.name) is None
         removals = settings.get(unit).removals
-        ArmNames(unit, rules.names).find(rules.names, field="param")  # refuses unknown ones
+        ArmNames(unit, rules.names).find(rules.names, field="param")  # raises for unknown names
         if new:
             encoders = declared if source is None else graduation.encoders(source) | (declared or {})
             initial = warm_start(
@@ -181,7 +182,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
 
 
 def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
-    """Say which rules of the version that was copied the policy does not have."""
+    """Print which rules of the copied version the policy lacks."""
     rules = designs.policy_of(source).rules.items()
     typed = [f"--param {shlex.quote(f'{name}={text}')}" for name, text in rules if name not in policy.rules]
     if typed:
@@ -192,7 +193,7 @@ def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
 
 
 def _check_layout(unit: Unit, policy: Policy) -> None:
-    """Raises InputError where rules of a page that name arms contradict each other, as the catalogue has these now."""
+    """Raises InputError if page rules that name arms contradict each other under the present catalogue."""
     rules = page_rules.declared(policy.rules)
     if rules is None or not (rules.most or rules.least):
         return
@@ -206,7 +207,7 @@ def _check_layout(unit: Unit, policy: Policy) -> None:
 
 
 def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, Any]) -> None:
-    """Raises InputError for a kind without a prior; says where a prior changes nothing."""
+    """Raises InputError for a kind without a prior; prints a notice if a prior has no effect."""
     if policy.no_prior:
         raise InputError(f"kind {kind} has no prior: {policy.no_prior}", hint="leave it out")
     if not lineage.depends_on_belief(policy):
@@ -217,7 +218,7 @@ def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, A
 
 
 def _copied(store: Store, request: Request) -> Version | None:
-    """The version that a trained policy starts from; None without `from_policy`."""
+    """The version from which a trained policy starts; None without `from_policy`."""
     if request.from_policy is None:
         return None
     if request.kind != graduation.KIND:
@@ -230,9 +231,8 @@ def _copied(store: Store, request: Request) -> Version | None:
 
 
 def _resolved(store: Store, request: Request, source: Version | None) -> Mapping[str, Any]:
-    """The typed parameters, with the values of a curve that they name, and the exploration of a version that is copied.
-
-    A curve without a number is the newest one of that name, or the one that the policy has if it exists already."""
+    """The parsed parameters, with the values of the curve that they name, and with the exploration of a copied version.
+    A curve without a number is the newest one of that name, or, for an existing policy, the one that it has."""
     typed_parameters = parameters.typed(request.kind, request.parameters)
     if source is not None:
         typed_parameters = graduation.parameters(source, typed_parameters)
@@ -248,9 +248,9 @@ def _resolved(store: Store, request: Request, source: Version | None) -> Mapping
 
 
 def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
-    """The live version of a policy that is stored. Raises Conflict where its definition is another one."""
+    """The live version of a stored policy. Raises Conflict if its definition differs."""
     stored = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
-    # parameters added later have their defaults
+    # parameters added in later releases have their defaults
     defaults = kinds.parameters(policy.kind, stored["params"])
     if not stored["params"].get(kinds.BUDGET):
         defaults.pop(kinds.BUDGET, None)

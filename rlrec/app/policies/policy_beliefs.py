@@ -1,4 +1,4 @@
-"""Beliefs of policies: what a version believes about each arm, what it would serve, and whom it serves."""
+"""Beliefs of policies: what a version believes about each arm, which arms it would serve, and to whom."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from rlrec.store.log import activity, decisions
 from rlrec.store.policies import arms, beliefs, policies, routes
 from rlrec.times import DAY_US, format_time
 
-Z = 1.959963984540054  # normal quantile of intervals of 95 %
-MAX_WEIGHTS = 50  # weights of an arm that are shown, where features are hashed into more columns than can be listed
-COMPARED_FIGURES = ("pulls", "mean", "probability")  # figures of two versions
-RULED_OUT = "ruled-out"  # the status of an active arm that rules of the policy leave out
+Z = 1.959963984540054  # normal quantile for 95 % intervals
+MAX_WEIGHTS = 50  # weights shown per arm, if features are hashed into too many columns to list
+COMPARED_FIGURES = ("pulls", "mean", "probability")  # figures of which two versions are compared
+RULED_OUT = "ruled-out"  # the status of an active arm excluded by rules of the policy
 
 PolicyVersion = TypedDict("PolicyVersion", {"version": int, "status": str, "live": bool, "created_at": str})
 
 
 class CountingCurve(TypedDict):
-    """A curve by which pulls count; in_bounds: whether the bounds of arms hold its error."""
+    """A curve by which pulls are counted; in_bounds: whether the bounds of arms include its error."""
 
     curve: str
     in_bounds: bool
 
 
 class Pacing(TypedDict):
-    """The budget of a period, what was spent in the present one, and the price of cost now."""
+    """The budget per period, the amount spent in the present one, and the present price of cost."""
 
     event: str
     amount: float
@@ -60,10 +60,9 @@ class Pacing(TypedDict):
 
 
 class PolicyBelief(VersionSummary):
-    """Answer of `policy show`: the belief per arm, how the version came about, and the versions of its policy. weighed:
-    decisions that ipw_mean is from, None for all. Of some policies alone: features, the encoders of contexts and arms,
-    as `--features` takes them, of kinds that read contexts, and the context that is meant; the budget, where there is
-    one."""
+    """Answer of `policy show`: the belief per arm, how the version was made, and the versions of its policy. weighed:
+    the number of decisions behind ipw_mean, None for all. For some policies only: features (the encoders of contexts
+    and arms, in the form of `--features`, for kinds that read contexts), the context used, and the budget."""
 
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, Any]]
@@ -80,8 +79,8 @@ class PolicyBelief(VersionSummary):
     budget: NotRequired[Pacing]
 
 
-# Whom a version serves. counting: the curve by which it counts pulls, None where it counts each as one; routes: that
-# lead to it; decisions_24h: of its policy in the last 24 hours, where it is live.
+# The users whom a version serves. counting: the curve by which it counts pulls, None if each counts as one; routes:
+# that serve it; decisions_24h: of its policy in the last 24 hours, if it is live.
 Audience = TypedDict("Audience", {
     "counting": CountingCurve | None, "live": bool, "routes": list[str], "decisions_24h": int,
 })  # fmt: skip
@@ -90,9 +89,9 @@ Audience = TypedDict("Audience", {
 def show(
     store: Store, reference: str, context: Mapping[str, Any] | None = None, *, sample: bool = True, drift: bool = True
 ) -> PolicyBelief:
-    """The belief of a version about every arm, and what it would serve now, in a context; without one in that of the
-    newest decision. sample: where the log is long, weighted means are from a part of it; drift: look for changes of
-    mean rewards."""
+    """The belief of a version about every arm, and what it would serve now in a context; by default in that of the
+    newest decision. sample: compute weighted means from a part of a long log; drift: look for changes of mean
+    rewards."""
     with store.read() as unit, nullcontext() if sample else bulk.alongside(unit):
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
@@ -131,7 +130,7 @@ def show(
 
 def _newest_context(unit: Unit, version: Version) -> dict[str, Any]:
     """The context of the newest decision of a policy, else of the log, without what requests stated of arms and page;
-    empty where there is none, or none that the version can read."""
+    empty if there is none, or none that the version can read."""
     requests = (decisions.newest_requests(unit, policy_id, limit=1) for policy_id in (version.policy.id, None))
     ids = np.array([context_id for _, context_id, _ in next(filter(None, requests), [])], np.int64)
     bodies, _ = stored_contexts.distinct_contexts(unit, ids)
@@ -143,7 +142,7 @@ def _newest_context(unit: Unit, version: Version) -> dict[str, Any]:
 
 
 def pacing(unit: Unit, version: Version) -> Pacing:
-    """Where the budget of a version stands, which has one."""
+    """The state of the budget of a version that has one."""
     distribution = exact.load(unit, version)
     assert distribution.spend is not None
     (event, amount, period), spent = distribution.spend.budget, distribution.spend.spent_in_period(unit.now)
@@ -152,13 +151,13 @@ def pacing(unit: Unit, version: Version) -> Pacing:
 
 
 def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float | None]:
-    """How a column of active arms is spread over them: what was served, or would be at position 1."""
+    """How evenly a column is spread over active arms: slots served, or probabilities at position 1."""
     values = [row[column] or 0.0 for row in arms if row["status"] == "active"]
     return asdict(spread(np.array(values, np.float64)))
 
 
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
-    """A row for each arm: the beliefs of two versions, and by how much the second (b) is above the first (a)."""
+    """A row for each arm: the beliefs of two versions, and the second (b) minus the first (a)."""
     with store.read() as unit:
         sides = [_beliefs(unit, lookup.version(unit, reference)[0], {}) for reference in (first, second)]
     rows: list[dict[str, Any]] = []
@@ -172,8 +171,8 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 
 
 def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each arm of the catalogue; `status` is `ruled-out` for an active arm that rules of the policy leave
-    out. The row of a learning version counts what all versions of its policy served."""
+    """A row for each arm of the catalogue; `status` is `ruled-out` for an active arm that rules of the policy exclude.
+    The row of a learning version counts the slots that all versions of its policy served."""
     distribution, catalogue = exact.load(unit, version), arms.all_arms(unit)
     if distribution.rankers:
         named = " and ".join(ranker.version.reference for ranker in distribution.rankers)
@@ -194,7 +193,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
             columns = policy.design.columns if distribution.columns is None else distribution.columns.columns()
             largest = _largest_weights(policy, belief, columns)
             weights = [a | b for a, b in zip(weights or [{}] * len(largest), largest, strict=True)]
-    else:  # NaN for a trained kind, whose scores are not rewards
+    else:  # NaN for a trained kind, whose scores are no rewards
         belief = policy.local_belief(belief, context)
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widen(mean, lower, upper, _curve_error(unit, version, policy, belief))
@@ -218,7 +217,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
 
 
 def _served_slots(unit: Unit, version: Version, policy: Policy) -> Mapping[int, int]:
-    """How many slots each arm got: from the belief where that counts each of them once, else from the log."""
+    """The number of slots of each arm: from the belief if it counts each slot once, else from the log."""
     policy_id, slots = version.policy.id, Counter[int]()
     has_every_slot = version.learning and version.number == 1 and not version.has_omissions
     if not has_every_slot or not policy.needs <= {CONTEXT} or policy.forgetting.forgets:
@@ -236,7 +235,7 @@ def _served_slots(unit: Unit, version: Version, policy: Policy) -> Mapping[int, 
 
 
 def _pending_slots(unit: Unit, version: Version) -> Mapping[int, int]:
-    """How many slots each arm got whose rewards may still come."""
+    """The number of slots of each arm whose rewards may still arrive."""
     since, entered_to = unit.now - version.reward.window_us, version.entered_to if version.learning else None
     first_ids = [activity.first_id_since(unit, since), None if entered_to is None else entered_to + 1]
     first = min((number for number in first_ids if number is not None), default=None)
@@ -249,7 +248,7 @@ def _pending_slots(unit: Unit, version: Version) -> Mapping[int, int]:
 
 
 def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> list[dict[str, float]]:
-    """For each arm the LARGEST weights of columns of sparse contexts, by name."""
+    """For each arm the MAX_WEIGHTS largest weights of columns of sparse contexts, by name."""
     weights, largest = policy.column_weights(belief, columns), list[dict[str, float]]()
     for column in weights.T:
         order = np.argsort(-np.abs(column), kind="stable")[:MAX_WEIGHTS]
@@ -259,8 +258,8 @@ def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> 
 
 
 def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -> Array:
-    """How far the curve by which pulls count may be off, (m,): half an interval of 95 % of its logarithm, at the mean
-    examination of an arm's pulls without a reward; 0 where the bounds do not hold it."""
+    """The possible error of the curve by which pulls are counted, (m,): half a 95 % interval of its logarithm, at the
+    mean examination of an arm's pulls without a reward; 0 if the bounds do not include it."""
     counting = _counting(unit, version)
     missed = policy.missed(belief) if isinstance(policy, Examined) else None
     if counting is None or not counting["in_bounds"] or missed is None:
@@ -273,7 +272,7 @@ def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -
 
 
 def audience(store: Store, reference: str) -> Audience:
-    """Whom a version serves now."""
+    """The users whom a version serves now."""
     with store.read() as unit:
         version, head = lookup.version(unit, reference)
         live = head.live_id == version.id
@@ -298,7 +297,7 @@ def _probabilities(
     distribution: exact.VersionDistribution, catalogue: Sequence[Arm], allowed: Collection[int],
     context: Mapping[str, Any],
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Probability of each arm to be the best, and to be served now at position 1; NaN where there is none."""
+    """The probabilities of each arm to be the best, and to be served now at position 1; NaN where there is none."""
     active = np.array([arm.id in allowed for arm in catalogue], np.bool_)
     best, probability = np.full(len(catalogue), np.nan), np.where(active, np.nan, 0.0)
     ids = np.array([arm.id for arm in catalogue], np.int64)[active]
@@ -310,6 +309,6 @@ def _probabilities(
         return best, probability
     ruled = case.scores
     best[active] = slate.first(ruled.scores if isinstance(ruled, RuledScores) else ruled, floor=0.0)
-    if distribution.generator is None:  # over all lists of candidates it has no closed form
+    if distribution.generator is None:  # over all lists of candidates there is no closed form
         probability[active] = slate.first(case.scores, floor=case.floor)
     return best, probability

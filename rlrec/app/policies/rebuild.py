@@ -1,4 +1,4 @@
-"""Beliefs computed anew from the stored events: under another reward, other features, or since the world changed."""
+"""Beliefs recomputed from the stored events: with another reward or other features, or after a change of the world."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from rlrec.store.log import decisions, exclusions, reader, settings
 from rlrec.store.policies import arms, beliefs, policies
 from rlrec.times import format_time
 
-PORTION = 50_000  # slots that enter in a transaction
+PORTION = 50_000  # slots that are entered in a transaction
 
 
 class RebuiltVersion(VersionSummary):
-    """rebuilt: whether a version was made; since: when the rewards changed that it starts after."""
+    """rebuilt: whether a version was made; since: the time of the change of rewards after which it starts."""
 
     parent: int
     rebuilt: bool
@@ -44,8 +44,8 @@ class RebuiltVersion(VersionSummary):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """reward, features (as JSON has them), position (the name of a curve): None for those of the named version;
-    after_drift: the method that finds the last change. log, horizon_us: of kind long-term, as of `effects`."""
+    """reward, features (as JSON), position (the name of a curve): None for those of the named version; after_drift: the
+    method that finds the last change. log, horizon_us: for kind long-term, as in `effects`."""
 
     reference: str
     reward: str | None = None
@@ -57,7 +57,7 @@ class Request:
 
 
 class _Plan(NamedTuple):
-    """The source with the reward and the parameters of the new version, and what that starts from."""
+    """The source with the reward and the parameters of the new version, and the belief from which that starts."""
 
     draft: Version
     initial: InitialBelief
@@ -65,9 +65,9 @@ class _Plan(NamedTuple):
 
 
 def rebuild(store: Store, request: Request) -> RebuiltVersion:
-    """A new version whose belief holds the policy's past as its own definition sees it, and that goes on learning.
-
-    It can be used once it holds all of it. With `after_drift`, none is made where no change is found."""
+    """Make a new version whose belief is learned from the policy's past by its own definition, and which continues to
+    learn. It becomes usable once the whole past has entered. With `after_drift`, no version is made if no change is
+    found."""
     with store.read() as unit:
         source, _ = lookup.version(unit, request.reference)
     if isinstance(policy := designs.policy_of(source), LongTerm):
@@ -110,7 +110,8 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
         if not policy.contextual:
             raise InputError(f"kind {source.policy.kind} reads no context", hint="leave out --features")
         changed_parameters |= {side: encoder.spec() for side, encoder in parameters.features(request.features).items()}
-    if policy.contextual and warm_start.shares_weights(source.params):  # older versions learned by the catalogue alone
+    # older versions learned from the catalogue's features alone
+    if policy.contextual and warm_start.shares_weights(source.params):
         changed_parameters["learns_stated"] = True
     since = None
     if request.after_drift is not None:
@@ -145,7 +146,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
 
 
 def _relearn(store: Store, source: Version, request: Request, *, by: str | None) -> RebuiltVersion:
-    """A new version that has learned the effects of the arms of a log, by any policy. by: a field of the context."""
+    """Make a new version that has learned the effects of arms in a log of any policies. by: a field of the context."""
     if request.features is not None or request.after_drift is not None:
         hint = "give --log since=TIME, in place of --after-drift; it reads no features"
         raise InputError(f"policy {source.policy.name!r} learns the effects of arms", hint=hint)
@@ -157,7 +158,7 @@ def _relearn(store: Store, source: Version, request: Request, *, by: str | None)
         result = arm_effects.answer(unit, arm_effects.Request(
             log=log, reward=reward, horizon_us=request.horizon_us, position=request.position, by=by
         ))  # fmt: skip
-        # what it learned from, so that an estimate on these rows says so
+        # so that an estimate on these rows can say that it learned from them
         record = lineage.record(
             unit, request.log or "", filters.selection(unit, log), last_id=decisions.peek(unit) - 1,
             window_us=lookup.reward(unit, reward).window_us, slots=_overall(result)["pages"],
@@ -168,7 +169,7 @@ def _relearn(store: Store, source: Version, request: Request, *, by: str | None)
         answer = summary(unit, policies.by_id(unit, [version_id])[version_id])
         retired = {arm.key for arm in arms.all_arms(unit) if arm.retired_at is not None}
     learned = {row["arm"] for row in _overall(result)["arms"] if row["looks"]}
-    if 2 * len(learned & retired) > len(learned):  # as those that come next will be
+    if 2 * len(learned & retired) > len(learned):  # then the next arms will retire, too
         share = f"{len(learned & retired):,} of the {len(learned):,} arms that it has learned are retired"
         store.notice(f"{share}, and an arm that comes is an average one to it until the next rebuild")
     return {**answer, "parent": source.number, "rebuilt": True, "since": None}
@@ -177,18 +178,18 @@ def _relearn(store: Store, source: Version, request: Request, *, by: str | None)
 def _add_effects(
     unit: Unit, source: Version, result: arm_effects.Result, *, record: Mapping[str, Any], removals: int | None
 ) -> int:
-    """The id of a version that has these effects as its belief."""
+    """Store a version with these effects as its belief. Returns its id."""
     settings.lock_removals(unit, removals)
     overall, policy = _overall(result), source.policy
     prior = {"prior_mean": overall["prior_mean"], "prior_sd": max(overall["prior_sd"], SMALLEST)}
-    # a context without the field has the effects of all
+    # a context without the field has the overall effects
     cells = [group for group in result["groups"] if group is not overall and group["group"] is not None]
     ids = {arm.key: arm.id for arm in arms.all_arms(unit)}
     rows = {key: np.zeros(3 + 2 * len(cells)) for key in ids}
     for number, group in enumerate([overall, *cells]):
         for arm in group["arms"]:
             columns = slice(0, 2) if not number else slice(1 + 2 * number, 3 + 2 * number)
-            # an arm never counts less than the prior; a cell may
+            # an arm counts no less than the prior; a cell may
             sd = max(arm["shrunk_sd"] if number else min(arm["shrunk_sd"], prior["prior_sd"]), SMALLEST)
             rows[arm["arm"]][columns] = LongTerm.statistics_of(arm["shrunk"], sd, **prior)
     sums = {(0, ids[key]): row for key, row in rows.items() if row.any()}
@@ -209,7 +210,7 @@ def _overall(result: arm_effects.Result) -> arm_effects.GroupEffects:
 
 
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
-    """The first decision since the rewards of the policy last changed, and its time."""
+    """The first decision after the newest change of the policy's rewards, and its time."""
     detector, newest = drift.detector(method), None
     last, tests = decisions.newest_id(unit, version.policy.id), filters.selection(unit, None).conditions()
     for batch in reader.ranges(unit, version.policy.id, first=1, last=last, tests=tests):
@@ -222,7 +223,7 @@ def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | No
 
 
 def _begin(unit: Unit, plan: _Plan) -> int:
-    """The id of the version, with nothing of the policy's past in it yet; or of one that an earlier rebuild left
+    """The id of a new version into which none of the policy's past has entered; or of one that an earlier rebuild left
     incomplete."""
     settings.lock_removals(unit, plan.removals)
     draft, policy = plan.draft, plan.draft.policy
@@ -246,13 +247,13 @@ def _begin(unit: Unit, plan: _Plan) -> int:
 
 
 def _design(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that were requested, without the weights that were fitted to a log."""
+    """The parameters as requested, without weights that were fitted to a log."""
     return {name: value for name, value in parameters.items() if name != "anchor"}
 
 
 def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
-    """Enter a portion of past decisions into the belief: whether more are left. How far the belief has come is read
-    under the policy's lock, since others may be rebuilding it too, or have retired it."""
+    """Enter a portion of past decisions into the belief. Returns whether more are left. The belief's progress is read
+    under the policy's lock, since another process may be rebuilding it, too, or have retired it."""
     ledger = Ledger(unit, [policy_id])
     version = next((version for version in ledger.learning[policy_id] if version.id == version_id), None)
     if version is None or is_complete(version):

@@ -1,4 +1,4 @@
-"""Train a policy for whole visits, estimate its gain on visits that did not teach it, and let it go live."""
+"""Train a policy for whole visits, estimate its gain on visits that it did not learn from, and promote it."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ from rlrec.store.upkeep import removals
 from rlrec.times import DAY_US, format_time
 
 KIND = "gradient"
-EPOCHS_REPORTED = 10  # epochs between two that are reported
-TUNE_VISITS = 20_000  # tuning visits by which epochs are compared, at most; the gate looks at all of its visits
+EPOCHS_REPORTED = 10  # epochs between two reports
+TUNE_VISITS = 20_000  # tuning visits that compare epochs, at most; the gate uses all of its visits
 PROMOTE = ("never", "if-better", "always")
 YEAR_US = 365 * DAY_US
 HIGHEST = 1e9
@@ -56,8 +56,8 @@ LARGEST = 1e15  # reward of a slate
 
 @dataclass(frozen=True, kw_only=True)
 class Request(TrainingOptions):
-    """The options of `train-pg`. log: a filter; seed None: random; position: a curve, None for the policy's;
-    cluster: of the gate, as of `evaluate`."""
+    """The options of `train-pg`. log: a filter; seed: None for a random one; position: a curve, None for the policy's;
+    cluster: of the gate, as in `evaluate`."""
 
     name: str
     log: str | None = None
@@ -73,7 +73,7 @@ class Request(TrainingOptions):
 
 
 def check(request: Request) -> None:
-    """Raises InputError for an option out of its range."""
+    """Raises InputError for an option out of range."""
     for name, value, low, high in (
         ("gamma", request.gamma, 0.0, 1.0), ("lr", request.lr, 1e-9, HIGHEST),
         ("entropy", request.entropy, 0.0, HIGHEST),
@@ -99,8 +99,8 @@ def train(
     *,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Result:
-    """A new version, if there is enough to learn from. Raises InputError for a log that teaches nothing, StoreBusy
-    where another process trains the policy."""
+    """Train a new version, if there is enough to learn from. Raises InputError for a log from which nothing can be
+    learned, StoreBusy if another process is training the policy."""
     check(request)
     with store.read() as unit:
         parent, now = _parent(unit, request), unit.now
@@ -137,13 +137,13 @@ class _TrainingRun:
         self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease,
         dataset: Dataset, progress: Callable[[str], None], log_store: Store, log: str | None, engine: Engine | None,
     ) -> None:  # fmt: skip
-        """log_store, log: where the log is, and its filter."""
+        """log_store, log: the store of the log, and the filter."""
         self.store, self.request, self.parent, self.seed = store, request, parent, seed
         self.lease, self.dataset, self.progress = lease, dataset, progress
         self.log_store, self.log, self.engine = log_store, log, engine
 
     def run(self) -> Result:
-        # the log becomes a dataset, in one snapshot
+        # make a dataset from the log, in one snapshot
         with self.log_store.read() as unit, bulk.alongside(unit):
             self.forgotten = removals.count_forgotten(unit)
             reader = TrainedModel(unit, self.parent)
@@ -157,7 +157,7 @@ class _TrainingRun:
             selection = self._select(unit)
             judged = paired_gate.rows_not_trained_on(unit, selection, self.live.reference)
             versions = policies.versions(unit, [self.parent.policy.id])
-            # a version that was fitted to what served has learned nothing of what that earned
+            # a version fitted to slates served has not learned from their rewards
             records = [version.learned_from for version in versions if "options" in version.learned_from]
             last_trained = max((int(record["now"]) for record in records), default=-1)
             cutoff = Cutoff.compute(unit, self.parent.reward)
@@ -182,7 +182,7 @@ class _TrainingRun:
                 wait = f"{waiting:,} more count once they have ended and their reward windows are over"
                 reason = "; ".join([reason, ", ".join(filter(None, (wait, self.maturity)))])
             return report.result(self.parent, self.live.number, n_new, None, seed=self.seed, why=reason)
-        # the ascent on the visits that teach, and the look of the gate
+        # the ascent on the training visits, then the look of the gate
         self.arms = writer.arms
         start = reader.parameters_of(self.arms)
         if self.policy.is_sparse:
@@ -200,7 +200,7 @@ class _TrainingRun:
             return self.store.write(lambda unit: self._store(unit, candidate, weights, trained, gate, record))
 
     def _curve(self, unit: Unit) -> Sequence[float]:
-        """The examination of positions by which slots are paid; nothing where there is no curve."""
+        """The examination of positions, by which slots are weighted; empty if there is no curve."""
         if self.request.position is None:
             return self.policy.examination
         curve = lookup.curve(unit, self.request.position)
@@ -288,9 +288,9 @@ class _TrainingRun:
         return trained
 
     def _train_on_both(self, trained: TrainingResult, tune: HoldoutValue, factors: Array | None) -> TrainingResult:
-        """The way to the best epoch once more, where the tuning visits teach too, in as many steps. It is not taken
-        where it leads further from what was logged than an epoch may, or where these visits, which taught it, say that
-        it earns less than the best epoch: neither depends on a reward of the gate."""
+        """Repeat the steps to the best epoch with the tuning visits as training visits, too. The result is dropped if
+        it leads further from the log than an epoch may, or if the tuning visits show less gain for it than for the best
+        epoch, although it learned from them: neither test depends on a reward of the gate."""
         start, rates = trained.way
         n_batches, weighed = len(self.dataset.splits[TRAIN]), self.policy.design.columns
         union = self.dataset.union([TRAIN, TUNE], n_batches, weighed=weighed)
@@ -303,7 +303,7 @@ class _TrainingRun:
         return trained if too_far or is_lost else replace(trained, parameters=parameters)
 
     def _weights(self, value: Callable[..., HoldoutValue], start: Parameters) -> str:
-        """The weights of slates: as the request says, else by the first visits of the log."""
+        """The kind of weights of slates: as requested, else chosen by the first visits of the log."""
         train, weights = self.dataset.splits[TRAIN], self.request.weights
         rows = next(train.batches())
         if self.request.top_k:
@@ -319,7 +319,7 @@ class _TrainingRun:
         return weights
 
     def _logger_factors(self, value: Callable[..., HoldoutValue]) -> Array | None:
-        """How much the decisions of each logger teach; None where one logged all of them."""
+        """The factors by which the decisions of each logger count in training; None if there is only one logger."""
         train = self.dataset.splits[TRAIN]
         if len(train.strata) < 2:
             return None
@@ -346,7 +346,7 @@ class _TrainingRun:
         self.progress(f"epoch {point.epoch} of {self.request.epochs}: {texts}")
 
     def _candidate(self, parameters: Parameters) -> tuple[Version, list[ArmWeights]]:
-        """The version as it will be stored, but for its id and number, and the weights of its arms by their ids."""
+        """The version to be stored, still without id and number, and the weights of its arms by id."""
         rows, shared = self.policy.pack(parameters)
         packed = (row.astype("<f8").tobytes() for row in rows)
         weights = sorted(zip(self.arms.tolist(), packed, strict=True))
@@ -357,15 +357,16 @@ class _TrainingRun:
         self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, trained: TrainingResult,
         looks: Sequence[GateReport],
     ) -> GateReport | None:  # fmt: skip
-        """The gate's one look at this candidate, by the figures of `evaluate`; None where the tuning visits promise
-        nothing, or nothing of the gate split is selected. It is compared with the live version; where that has never
-        served these visits, and they cannot tell its value, with what they earned. A look with the figures of an
-        earlier one is that one: it tells nothing new, and spends no error. looks: of this year."""
+        """The gate's only look at this candidate, with the figures of `evaluate`; None if the tuning visits promise no
+        gain, or no visits of the gate split are selected. The candidate is compared with the live version, or with the
+        logged rewards if the live version has never served these visits and they cannot tell its value. A look with the
+        figures of an earlier one counts as that one: it has no new information, and spends no error. looks: of this
+        year."""
         promising = self.request.promote != "if-better" or trained.promising
         if not self.report.gate_visits or not promising or (self.request.bold and trained.is_bold):
             return None
-        # whether the tuning visits show that the candidate is near what was logged: that depends on no reward, and
-        # they ask for more than the gate does, so few visits there with large weights say nothing against it
+        # whether the tuning visits show that the candidate is near the log. That depends on no reward, and they demand
+        # more than the gate does, so a few gate visits with large weights are no objection
         best = trained.best_epoch
         is_near_log = self.tune.wanted_ess is not None and best is not None and best.supported
         live, gate_split = self.live.reference, replace(selection, splits=[GATE])
@@ -399,9 +400,10 @@ class _TrainingRun:
         self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], trained: TrainingResult,
         gate: GateReport | None, record: Mapping[str, Any],
     ) -> Result:  # fmt: skip
-        """Store the version, and promote it or not: in one transaction, while the lease holds."""
+        """Store the version, and possibly promote it, in one transaction, while the lease holds."""
         settings.lock(unit)
-        if removals.count_forgotten(unit) != self.forgotten:  # an hour's work, but it rests on their visits
+        # a user's rows were deleted, and the training used their visits
+        if removals.count_forgotten(unit) != self.forgotten:
             raise StoreBusy("rows of a user were deleted meanwhile", hint="nothing was stored; train again")
         self.lease.check(unit)
         policy = self.parent.policy

@@ -1,4 +1,4 @@
-"""Versions of a policy: freeze a belief, promote a version, roll back, end the learning of one."""
+"""Versions of a policy: freeze a belief, promote a version, roll back, retire a version."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rlrec.times import format_time
 
 
 class Frozen(VersionSummary):
-    """The new version, the version it was copied from, and how many slots it leaves out."""
+    """The new version, the version from which it was copied, and the number of slots that it leaves out."""
 
     parent: int
     immature: int
@@ -26,9 +26,9 @@ class Frozen(VersionSummary):
 
 # passed_by: routes and experiments that serve another version.
 LiveVersion = TypedDict("LiveVersion", {"policy": str, "version": int, "previous": int, "passed_by": list[str]})
-# A time when a version was live: from when until when (None: it is now), and the commands that began and ended it.
+# A period in which a version was live: its start and end (until None: it still is), and the commands at both.
 LiveTime = TypedDict("LiveTime", {"at": str, "until": str | None, "by": str, "ended_by": str | None})
-# parent: the number of the version that it was made from, where that is one of the same policy; gate: see `train-pg`.
+# parent: the number of the version from which it was made, if that is one of the same policy; gate: see `train-pg`.
 VersionHistory = TypedDict("VersionHistory", {
     "version": int, "status": str, "live": bool, "parent": int | None, "created_at": str,
     "learned_from": dict[str, Any], "gate": dict[str, Any] | None, "promoted": list[LiveTime],
@@ -36,7 +36,7 @@ VersionHistory = TypedDict("VersionHistory", {
 
 
 def list_versions(store: Store) -> list[VersionSummary]:
-    """Every policy at its live version."""
+    """Every policy with its live version."""
     with store.read() as unit:
         names = [policy.name for policy in policies.all_policies(unit)]
         live = policies.live(unit, names)
@@ -44,7 +44,7 @@ def list_versions(store: Store) -> list[VersionSummary]:
 
 
 def history(store: Store, name: str) -> list[VersionHistory]:
-    """The versions of a policy, what each learned from, and when it was live."""
+    """The versions of a policy, the log that each learned from, and the periods in which it was live."""
     if lookup.split(name)[1] is not None:
         raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}")
     with store.read() as unit:
@@ -64,13 +64,13 @@ def history(store: Store, name: str) -> list[VersionHistory]:
 
 
 def _gate(unit: Unit, version: Version) -> dict[str, Any] | None:
-    """The look of the gate at a version that was trained; None without one."""
+    """The gate's look at a trained version; None if there was none."""
     gate = (policies.report(unit, version.id) or {}).get("gate")
     return gate if gate and gate["candidate"] is not None else None
 
 
 def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
-    """When each version of a policy was live, by its id. first: the version that was live from the beginning."""
+    """The periods in which each version of a policy was live, by version id. first: the version that was live first."""
     policy = first.policy
     created = "policy create" if policy.base_id is None and "@" not in policy.name else "experiment create"
     commands = settings.promoting_commands(unit, policy.name) | routes.commands(unit)
@@ -78,7 +78,7 @@ def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
     for promotion in policies.promotions(unit, policy.id):
         command = commands.get(promotion.at, "policy promote")
         changes.append((promotion.at, promotion.id, promotion.version_id, command))
-        if promotion.rolled_back_at is not None:  # the newest promotion is rolled back first
+        if promotion.rolled_back_at is not None:  # rollbacks undo the newest promotion first
             command = commands.get(promotion.rolled_back_at, "policy rollback")
             changes.append((promotion.rolled_back_at, -promotion.id, promotion.previous_id, command))
     changes.sort(key=lambda change: (change[0], change[1] < 0, change[1]))
@@ -92,9 +92,8 @@ def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
 
 
 def freeze(store: Store, reference: str) -> Frozen:
-    """An immutable copy of a belief, without the slots that are not mature, under the next number; not live.
-
-    The belief is read in one snapshot; the copy stands at the change that the snapshot saw.
+    """Make an immutable copy of a belief, without the slots that are not mature, under the next number; not live. The
+    belief is read in one snapshot; the copy has the change number that the snapshot saw.
     """
     from rlrec.app.log import reward_log
 
@@ -113,7 +112,7 @@ def freeze(store: Store, reference: str) -> Frozen:
         version_id = belief_versions.copy(
             unit, source, policy_id=source.policy.id, number=number, status="frozen", seq=head.seq, sums=sums,
             ordinal=head.ordinal if source.learning else source.ordinal,
-            # the source keeps the record of what it learned from
+            # the source keeps the record of its log
             learned_from={"policy_id": source.policy.id, "last_id": last} if source.learning else {},
         )  # fmt: skip
         beliefs.copy_pruned(unit, source.id, version_id)
@@ -131,7 +130,8 @@ def freeze(store: Store, reference: str) -> Frozen:
 
 
 def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """The version meant and its head; a name means the live one, or where that is frozen the newest that learns."""
+    """The version of a reference and its head; a name means the live version, or the newest that learns if that is
+    frozen."""
     version, head = lookup.version(unit, reference)
     if lookup.split(reference)[1] is None and not version.learning:
         learning = [other for other in policies.versions(unit, [version.policy.id]) if other.learning]
@@ -142,7 +142,7 @@ def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 
 def _locked(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """The version meant, and the head of its policy, whose row is locked."""
+    """The version of a reference, and the head of its policy, whose row is locked."""
     version, _ = lookup.version(unit, reference)
     return version, policies.lock(unit, [version.policy.id])[version.policy.id]
 
@@ -153,7 +153,7 @@ def _check_numbered(reference: str) -> None:
 
 
 def retire(store: Store, reference: str) -> VersionSummary:
-    """End the learning of a version. Retiring it again changes nothing; the live one cannot be."""
+    """Stop the learning of a version. Retiring it again changes nothing; the live version cannot be retired."""
     _check_numbered(reference)
 
     def work(unit: Unit) -> VersionSummary:
@@ -193,15 +193,15 @@ def promote(store: Store, reference: str) -> LiveVersion:
 
 
 def rollback(store: Store, name: str) -> LiveVersion:
-    """Make the version live again that was before the last promote. Raises CheckFailed where there is none, or it is
-    retired."""
+    """Make the version live again that was live before the last promotion. Raises CheckFailed if there is none, or if
+    it is retired."""
     if lookup.split(name)[1] is not None:
         raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}, or promote {name}")
     return store.write(lambda unit: roll_back(unit, name))
 
 
 def roll_back(unit: Unit, name: str) -> LiveVersion:
-    """The version that is live again, within a transaction; see `rollback`."""
+    """`rollback` within a transaction."""
     version, head = _locked(unit, name)
     lookup.refuse_running_variant(unit, version)
     last = policies.last_promotion(unit, version.policy.id)
