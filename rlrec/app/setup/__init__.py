@@ -1,1 +1,1 @@
-"""Set-up of a store, and ways to try it out."""
+"""Setting up a store, and trying it out."""

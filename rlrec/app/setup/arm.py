@@ -17,15 +17,15 @@ from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms, beliefs, policies
 from rlrec.times import format_time
 
-HIGH_RATIO = 3  # times the mean reward of the others from which on a prior is high
-MIN_PULLS = 100  # pulls by which the others tell their mean
+HIGH_RATIO = 3  # ratio to the mean reward of the other arms from which on a prior is high
+MIN_PULLS = 100  # pulls of the others from which on their mean is known
 
 
 GROUP_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
 
 class ArmLine(NamedTuple):
-    """An arm as people write it. What is None, and a time that is not there, stays as it was."""
+    """An arm as users write it. A field that is None and a time that is missing stay unchanged."""
 
     key: str
     features: Mapping[str, Any] | None = None
@@ -35,7 +35,7 @@ class ArmLine(NamedTuple):
 
 @dataclass(frozen=True)
 class ArmChanges(Sums):
-    """How many arms an import added, gave other features, and left as they were."""
+    """The number of arms that an import added, changed, and left unchanged."""
 
     added: int = 0
     updated: int = 0
@@ -44,15 +44,14 @@ class ArmChanges(Sums):
 
 @dataclass(frozen=True)
 class StatusChange:
-    """Arms that are retired now, or restored, and how many of them were not before."""
+    """Arms that are now retired, or restored, and the number of them whose status changed."""
 
     arms: list[str]
     changed: int
 
 
 def put(store: Store, groups: Callable[[], Iterable[Sequence[Any]]], *, at_once: bool = True) -> ArmChanges:
-    """Add arms, or change stored ones: all in one transaction, or a transaction a group. groups: of the parts of an
-    ArmLine."""
+    """Add arms, or change stored ones, in one transaction or in one per group. groups: of the fields of an ArmLine."""
     if at_once:
         changes = store.write(
             lambda unit: sum((_put(unit, group) for group in groups()), ArmChanges()), repeatable=True
@@ -66,7 +65,7 @@ def put(store: Store, groups: Callable[[], Iterable[Sequence[Any]]], *, at_once:
 
 
 def _notice_priors(store: Store) -> None:
-    """Say of each policy whose prior puts a new arm far above the others, and how to set it."""
+    """Print each policy whose prior puts a new arm far above the others, and how to set the prior."""
     with store.read() as unit:
         live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
         totals = beliefs.totals(unit, {version.id for version, _ in live.values()})
@@ -98,7 +97,7 @@ def _put(unit: Unit, group: Sequence[Any]) -> ArmChanges:
 
 
 def _check_groups(unit: Unit, line: ArmLine) -> None:
-    """Raises InputError where a group has no name that requests can use, or an arm has the name of a group."""
+    """Raises InputError if a group has a name that requests cannot use, or an arm has the name of a group."""
     for name in line.groups or ():
         if re.fullmatch(GROUP_FORM, name) is None:
             hint = "up to 64 letters, digits, '_', '.' and '-', the first a letter or a digit: requests write @NAME"
@@ -110,7 +109,7 @@ def _check_groups(unit: Unit, line: ArmLine) -> None:
 
 
 def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
-    """Take arms out of eligibility, or back into it. Raises InputError for one the catalogue lacks."""
+    """Make arms ineligible, or eligible again. Raises InputError for an arm that the catalogue lacks."""
 
     def work(unit: Unit) -> StatusChange:
         stored = arms.ids(unit, keys)
@@ -122,7 +121,8 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
 
 
 def list_arms(store: Store, names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Every arm, retired ones too, in the order in which they were added. names: of some arms, or @GROUP."""
+    """All arms, including retired ones, in the order in which they were added. names: restrict them to these arms, or
+    @GROUP."""
 
     def text(time: int | None) -> str | None:
         return None if time is None else format_time(time)

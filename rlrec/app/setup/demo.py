@@ -1,4 +1,4 @@
-"""The whole loop on the sample log: each step is a command that a reader can type."""
+"""The whole loop on the sample log: each step is a command that readers can type."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rlrec.errors import InputError, RlrecError
 from rlrec.simulate.clicks import Bernoulli
 
 HOURS = 12
-VISITORS = 1_000  # an hour
+VISITORS = 1_000  # per hour
 SEED = 7
 
 
 class DemoStep(NamedTuple):
-    """A command and its purpose, as comments of a shell; `quiet` steps repeat others, and are not shown."""
+    """A command and its purpose, as a shell comment; `quiet` steps repeat others, and are not shown."""
 
     comment: str
     command: str
@@ -36,15 +36,15 @@ SampleFile = TypedDict("SampleFile", {"file": str, "bytes": int})
 
 
 def samples() -> Path:
-    """The folder of the sample data: inside the installed package, or beside it in a checkout."""
+    """The folder of the sample data: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[2]
     inside = package / "sample_data"
     return inside if inside.is_dir() else package.parent / "sample_data"
 
 
 def copy_samples(folder: Path, *, dry_run: bool = False) -> list[SampleFile]:
-    """The sample files, copied into a folder. Raises InputError where another file of that name is there. dry_run: copy
-    none."""
+    """Copy the sample files into a folder. Raises InputError if another file with the name of one is there. dry_run:
+    copy none."""
     pairs = [(source, folder / source.name) for source in sorted(samples().iterdir())]
     for source, target in pairs:
         if target.exists() and (not target.is_file() or target.read_bytes() != source.read_bytes()):
@@ -57,7 +57,7 @@ def copy_samples(folder: Path, *, dry_run: bool = False) -> list[SampleFile]:
     return [{"file": str(target), "bytes": source.stat().st_size} for source, target in pairs]
 
 
-# The steps before anything goes live, those that begin it, those of an hour, and the last ones.
+# The steps before anything goes live, the first live steps, those of each hour, and the last ones.
 LOG, LIVE, HOUR, LAST = Path(__file__).with_name("demo.txt").read_text(encoding="utf-8").split("---\n")
 
 
@@ -67,12 +67,12 @@ def _steps(script: str, *, quiet: bool = False, **values: object) -> list[DemoSt
 
 
 def log_steps() -> list[DemoStep]:
-    """Steps before anything goes live: estimates from the log of another system."""
+    """The steps before anything goes live: estimates from the log of another system."""
     return _steps(LOG, data=shlex.quote(str(samples())))
 
 
 def live_steps() -> list[DemoStep]:
-    """Twelve simulated hours of traffic, with the clock given by --now."""
+    """Twelve simulated hours of traffic, with the clock set by --now."""
     steps = _steps(LIVE)
     for hour in range(HOURS):
         steps += _steps(HOUR, quiet=hour > 0, hour=hour, visitors=VISITORS, seed=SEED, more=HOURS - 1)
@@ -80,13 +80,13 @@ def live_steps() -> list[DemoStep]:
 
 
 def last_steps(uniform: float | None = None) -> list[DemoStep]:
-    """Steps that show what was learned. uniform: clicks per impression of the uniform policy, from the audience's
-    rates, where these are there."""
+    """The steps that show what was learned. uniform: clicks per impression of the uniform policy under the audience's
+    rates, if these are known."""
     return _steps(LAST, uniform="..." if uniform is None else f"{uniform:.5f}")
 
 
 def _play(folder: Path) -> Iterator[DemoStep]:
-    """All steps, each to be run before the next one is asked for."""
+    """All steps. Each must be run before the next one is taken."""
     yield from log_steps()
     write_requests(folder)
     yield from live_steps()
@@ -95,7 +95,7 @@ def _play(folder: Path) -> Iterator[DemoStep]:
 
 
 def plan(*, report: Callable[[str], None]) -> list[Result]:
-    """The commands of `run`, none of which is run: `report` gets each step."""
+    """The commands of `run`, without running them; `report` gets each step."""
     steps = [step for step in (*log_steps(), *live_steps(), *last_steps()) if not step.quiet]
     for step in steps:
         report(f"\n{step.comment}\n$ {step.command}\n")
@@ -106,8 +106,8 @@ def run(
     folder: Path, *, report: Callable[[str], None], terminal: bool = False, colour: bool = True
 ) -> Iterator[Result]:
     """Run every step in a folder through the shell: `report` gets each step before it runs, then its output. terminal:
-    steps write there themselves, so that their tables fit it; colour: whether they may have one."""
-    # `rlrec` is this very program, whatever is on the PATH, and sees no RLREC_ variable of the caller.
+    let steps write to the terminal themselves, so that their tables fit; colour: whether they may use colours."""
+    # `rlrec` is this program, whatever is on the PATH, and without the caller's RLREC_ variables.
     function = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}; '
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")}
     clean |= {} if colour else {"NO_COLOR": "1"}
@@ -125,7 +125,7 @@ def run(
 
 
 def write_requests(folder: Path) -> None:
-    """Write the requests of the visitors, a file an hour."""
+    """Write the requests of the visitors, one file per hour."""
     for hour in range(HOURS):
         with (folder / f"visitors-{hour:02}.ndjson").open("w", encoding="utf-8") as file:
             for number in range(VISITORS):
@@ -134,7 +134,7 @@ def write_requests(folder: Path) -> None:
 
 
 def rates(path: Path) -> dict[str, float]:
-    """Click rate of each arm, from the columns arm and mean of a CSV."""
+    """The click rate of each arm, from the columns arm and mean of a CSV."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return {row["arm"]: float(row["mean"] or 0) for row in csv.DictReader(file)}
@@ -144,7 +144,8 @@ def rates(path: Path) -> dict[str, float]:
 
 
 def clicks(path: Path, answers: Iterable[str], *, seed: int) -> Iterator[str]:
-    """Lines for `feedback --input`: the clicks of an audience with these rates on the answers of `recommend`."""
+    """Lines for `feedback --input`: the clicks of an audience with these rates on the slates in `recommend`'s
+    answers."""
     click_rates = rates(path)
     index = {arm: number for number, arm in enumerate(click_rates)}
     decisions = [answer for line in answers if (answer := json.loads(line)).get("decision_id")]

@@ -1,4 +1,4 @@
-"""Create or upgrade the store, under one lock: safe to repeat, and to run many times at once."""
+"""Create or upgrade the store under one lock: safe to repeat, and to run in several processes at once."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Result:
 
 
 def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool = False) -> Result:
-    """The store at the revision of this program. Raises Conflict where a timeout is not the store's own. dry_run: only
-    try, and leave all as it is."""
+    """Bring the store to the revision of this program. Raises Conflict if the timeout differs from that of the store.
+    dry_run: only try, and change nothing."""
 
     def notice_migration(old_revision: str) -> None:
         command = copying.backup_command(store.address, f"{store.url.database}-{old_revision}")
@@ -58,14 +58,14 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
 
 
 def _check_timeout(unit: Unit, session_timeout_us: int | None) -> None:
-    """Raises Conflict where a timeout is not the store's own."""
+    """Raises Conflict if the timeout differs from that of the store."""
     if session_timeout_us is not None and settings.get(unit).session_timeout_us != session_timeout_us:
         hint = "visits were counted by it: make a new store"
         raise Conflict("the store has another session timeout already", hint=hint)
 
 
 def check(store: Store) -> Result:
-    """The report of `init`, which changes nothing. Raises CheckFailed where the store is missing or out of date."""
+    """The report of `init`, without changes. Raises CheckFailed if the store is missing or out of date."""
     with store.read() as unit:
         settings.get(unit)
-    return Result(revision=schema.HEAD, created=False, migrated=False)  # any other one is refused
+    return Result(revision=schema.HEAD, created=False, migrated=False)  # other revisions are refused

@@ -1,4 +1,4 @@
-"""Reward definitions: what a decision is worth, and when a belief learns it."""
+"""Reward definitions: the value of a decision, and when a belief learns it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rlrec.store.policies import policies
 NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 CALL = re.compile(r"([A-Za-z_]\w*)\s*\((.*)\)", re.ASCII)
 COMMA = re.compile(r",(?![^()]*\))")  # between terms, not inside one
-FUNCTIONS = ("log1p", "min")  # of a term, from the outer one to the inner one
+FUNCTIONS = ("log1p", "min")  # functions in a term, from the outer to the inner one
 SHAPES = "KIND, log1p(KIND), min(KIND,CAP) or log1p(min(KIND,CAP))"
 WINDOW_US = 30 * 60 * 1_000_000
 
@@ -38,7 +38,7 @@ class Request:
     late: str = "count"
 
 
-# One reward definition; `transforms` has the term of each kind that is not weighed as it is.
+# One reward definition; `transforms` has the term of each kind whose values are transformed.
 Definition = TypedDict("Definition", {
     "reward": str, "weights": dict[str, float], "window_s": float, "default": float,
     "clip": list[float | None] | None, "learn": str, "late": str, "transforms": dict[str, str],
@@ -46,13 +46,13 @@ Definition = TypedDict("Definition", {
 
 
 class Result(Definition):
-    """The definition that is stored, and whether it is new."""
+    """The stored definition, and whether it is new."""
 
     created: bool
 
 
 def define(store: Store, request: Request) -> Result:
-    """Store a definition; once more changes nothing. Raises Conflict where the name has another one."""
+    """Store a definition; repeating it changes nothing. Raises Conflict if the name has another definition."""
     weights, transforms = _terms(request.weights)
     low, high = request.clip or (None, None)
     definition = Reward(
@@ -81,8 +81,8 @@ def define(store: Store, request: Request) -> Result:
 
 
 def _derive_returns(unit: Unit) -> int:
-    """Record the events `return` of visits that began when no reward weighed them: how many there are."""
-    ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # nobody serves meanwhile
+    """Record the `return` events of visits that began while no reward weighed them. Returns their number."""
+    ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # so that nobody serves meanwhile
     returns.derive_last(unit)
     n_recorded = record_returns(unit, ledger, returns.missing_returns(unit))
     ledger.close()
@@ -90,7 +90,7 @@ def _derive_returns(unit: Unit) -> int:
 
 
 def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
-    """'click=1, log1p(dwell_s)=0.3' as weights and transforms by kind."""
+    """The weights and the transforms by kind in 'click=1, log1p(dwell_s)=0.3'."""
     weights: dict[str, float] = {}
     transforms: dict[str, Transform] = {}
     for pair in filter(None, (pair.strip() for pair in COMMA.split(text))):
@@ -109,7 +109,7 @@ def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
 
 
 def _term(text: str) -> tuple[str, Transform]:
-    """The kind in 'log1p(min(dwell_s,600))', which is still to be checked, and the transform of its sum."""
+    """The kind in 'log1p(min(dwell_s,600))', not yet validated, and the transform of its sum."""
     calls = set[str]()
     for function in FUNCTIONS:
         call = CALL.fullmatch(text)

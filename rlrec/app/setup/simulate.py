@@ -1,4 +1,4 @@
-"""A simulated audience: served through the store as a script would serve it, or studied in memory, in many runs."""
+"""A simulated audience: served through the store, as a script would do it, or studied in memory, in many runs."""
 
 from __future__ import annotations
 
@@ -36,19 +36,18 @@ from rlrec.store.policies import arms, policies, routes
 from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US, SECOND, format_time, parse
 
-FIRST_TIME = "2026-01-01T00:00:00Z"  # where the clock starts in an empty store
-MARGIN_S = 1  # seconds after the last window is over
-VISITS = "simulate visits"  # the command of a row that says who is to come again
-LATEST_DAYS = 1  # after which a visitor for whom nothing was simulated does not come any more
+FIRST_TIME = "2026-01-01T00:00:00Z"  # start of the clock in an empty store
+MARGIN_S = 1  # seconds after the end of the last window
+VISITS = "simulate visits"  # the command of the row that stores who is to come again
+LATEST_DAYS = 1  # days by which a visitor may be late between runs, and still comes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """An audience with its parameters as typed, and how much of it: sessions of so many decisions, each a slate of
-    `size` positions. steps: None for 1, or to the end of visits that end by themselves. policy: a policy or a route.
-
-    Through the store, `group` sessions at a time; policy: None where an experiment serves. In memory, so many runs, by
-    a kind with its parameters as typed, or with those of the policy; what that has learned stays out of it."""
+    """An audience with its parameters as typed, and its size: sessions with `steps` decisions each, each a slate of
+    `size` positions. steps: None for 1, or for visits that end by themselves. policy: a policy or a route. Through the
+    store: `group` sessions at a time; policy is None if an experiment serves. In memory: `runs` runs of a kind with its
+    parameters as typed, or of the policy's kind and parameters without its belief."""
 
     environment: str
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -85,15 +84,15 @@ Study = TypedDict("Study", {
 
 
 def check_environment(name: str) -> None:
-    """Raises InputError for an unknown environment, with near names."""
+    """Raises InputError for an unknown environment, with similar names."""
     load(name)
 
 
 def simulate(store: Store, request: Request) -> Result:
-    """The reward of the audience, and what it would have earned from the best slates. The clock moves on by a second
-    after every decision; it starts at the newest one or the newest phase of the experiment, or where `--now` says.
-    Visits of an audience with memory are played to their end, and ended in the store; then the clock goes past the
-    window of the reward, so that every decision is mature by `ended_at`."""
+    """Serve the audience. Returns its reward, and the reward that the best slates would have earned. The clock moves by
+    a second after every decision; it starts at the newest decision or the newest phase of the experiment, or at
+    `--now`. Visits of an audience with memory are played to their end, and ended in the store; then the clock moves
+    past the window of the reward, so that every decision is mature by `ended_at`."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     seed = seed_or_random(request.seed)
@@ -102,14 +101,14 @@ def simulate(store: Store, request: Request) -> Result:
         first, newest = decisions.peek(unit), decisions.newest(unit)
         _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
     store.now = _start_time(store, newest, experiment)
-    store.allow_future = True  # from here on it makes its own time
+    store.allow_future = True  # from now on the simulation sets the time
     for reward in {version.reward.name: version.reward for version in versions}.values():
         _notice_unseen_reward(store, audience, reward)
-    if isinstance(audience, News):  # whose arms come and go
+    if isinstance(audience, News):  # its arms come and go
         names, restricted = [], False
     else:
         names, restricted = store.write(lambda unit: _catalogue(unit, names, audience))
-    if not isinstance(audience, Visitors):  # whose sessions have users
+    if not isinstance(audience, Visitors):  # sessions of visitors have users
         options = {"environment": request.environment, "sessions": request.sessions, "seed": seed}
         store.write(lambda unit: settings.add_run(unit, "simulate", options))
     serve = VisitWorld if isinstance(audience, Visitors) else SimulatedStore
@@ -137,8 +136,8 @@ def simulate(store: Store, request: Request) -> Result:
 
 
 def _start_time(store: Store, newest: int | None, experiment: Experiment | None) -> int:
-    """Where the clock starts: at `--now`, else at the newest decision, and not before the phase that serves, which
-    dates what it draws. Raises InputError where `--now` lies before that phase."""
+    """The start of the clock: `--now`, else the newest decision, but not before the present phase of the experiment.
+    Raises InputError if `--now` is before that phase."""
     phase_at = 0 if experiment is None else experiment.phase_at
     began = "" if experiment is None else f"phase of experiment {experiment.name} began at {format_time(phase_at)}"
     if store.now is not None:
@@ -156,8 +155,8 @@ def _start_time(store: Store, newest: int | None, experiment: Experiment | None)
 
 
 def _serving(unit: Unit, request: Request, audience: Audience) -> tuple[list[Version], Experiment | None]:
-    """The versions that serve, and the experiment that they are variants of. Raises InputError where there are none,
-    and where the experiment needs a user whom the audience has not always."""
+    """The versions that serve, and the experiment whose variants they are. Raises InputError if there are none, or if
+    the experiment needs a user and the audience has visits without one."""
     experiment, name = request.experiment, request.policy
     if name is not None:
         route = routes.by_name(unit, [name]).get(name)
@@ -167,7 +166,7 @@ def _serving(unit: Unit, request: Request, audience: Audience) -> tuple[list[Ver
     assert experiment is not None
     stored = lookup.experiment(unit, experiment)
     share = audience.anonymous if isinstance(audience, Visitors) else 1
-    if name is None and stored.unit == "user" and share:  # a route takes visits without a user
+    if name is None and stored.unit == "user" and share:  # a route accepts visits without a user
         by_session = "start an experiment with --unit session"
         raise InputError(
             f"experiment {experiment} assigns by user, and {share:.0%} of visits of {request.environment} have none",
@@ -178,7 +177,7 @@ def _serving(unit: Unit, request: Request, audience: Audience) -> tuple[list[Ver
 
 
 def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> None:
-    """Raises InputError where a visit would lapse while the rest of its group is served."""
+    """Raises InputError if a visit would time out while the rest of its group is served."""
     group = min(request.group, request.sessions)
     if isinstance(audience, Visitors) and group * SECOND > timeout_us:
         raise InputError(
@@ -188,7 +187,7 @@ def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> No
 
 
 def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> None:
-    """Say so where the policy's reward does not see what the audience gives."""
+    """Print a notice if the policy's reward ignores the events of the audience."""
     value = reward.weights.get(audience.event, 0.0) * audience.lowest
     if audience.lowest < 0 and clip(reward, value) == reward.default:
         event, lowest = audience.event, audience.lowest
@@ -199,8 +198,8 @@ def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> N
 
 
 def _catalogue(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[list[str], bool]:
-    """The keys of the audience's arms, and whether the catalogue has others, which it must not be shown.
-    An empty catalogue gets these arms. Otherwise they are in it, or it has as many others that stand for them."""
+    """The keys of the audience's arms, and whether the catalogue has others, which the audience must not be shown. An
+    empty catalogue gets the audience's arms. Otherwise it must contain them, or as many others that stand for them."""
     active = [arm.key for arm in arms.all_arms(unit) if arm.status(unit.now) == "active"]
     if not arms.all_arms(unit):
         arms.put(unit, {name: canonical.text(audience.features_of(arm)) for arm, name in enumerate(names)})
@@ -236,7 +235,8 @@ class SimulatedStore:
         self.shown = dict.fromkeys(names, 0)  # slots of each arm
         self.steps = request.steps or 1
         self.decisions = request.sessions * self.steps
-        self.events: dict[str, float] = dict.fromkeys([audience.event, *audience.further_events], 0)  # by kind, values
+        # sums of values by kind
+        self.events: dict[str, float] = dict.fromkeys([audience.event, *audience.further_events], 0)
         # a heap of events: time, decision, position (0: the page), kind, value
         self._events_due: list[tuple[int, int, int, str, float]] = []
 
@@ -249,7 +249,7 @@ class SimulatedStore:
             for _ in range(self.steps):
                 observed = self._serve(sessions, observed)
             self.store.progress("sessions", end, end / self.request.sessions)
-        while self._events_due:  # events that come after the last decision
+        while self._events_due:  # events after the last decision
             self._wait(max(0, self._events_due[0][0] - self._clock))
 
     @property
@@ -261,7 +261,7 @@ class SimulatedStore:
         return f"sim{self.first}-{number}"
 
     def _serve(self, sessions: Sequence[str], observed: Array) -> Array:
-        """Draw a slate for each session, and let a second pass for each: the next observation."""
+        """Draw a slate for each session, and let a second pass for each. Returns the next observation."""
         answers, slates = self._draw(sessions, observed)
         next_observed, reward, _, _, info = self.audience.step(slates)
         regret = info["optimum"] - info["expected"].sum(axis=1)
@@ -276,7 +276,7 @@ class SimulatedStore:
     def _draw(
         self, sessions: Sequence[str], observed: Array, users: Sequence[str | None] | None = None
     ) -> tuple[list[Answer], Index]:
-        """The answers to these sessions, and the indices of the arms shown, (sessions, positions)."""
+        """The answers to these sessions, and the indexes of the arms shown, (sessions, positions)."""
         contexts = [{"x": x} for x in observed.tolist()] if self.audience.features else [{}] * len(sessions)
         policy, experiment, size = self.request.policy, self.request.experiment, self.request.size
         draw = partial(requests.Request, policy=policy, experiment=experiment, size=size, arms=self.eligible)
@@ -294,8 +294,8 @@ class SimulatedStore:
         self, answers: Sequence[Answer], values: Array, delay: Array | None = None, *, first: int | None = 1,
         kind: str | None = None,
     ) -> None:  # fmt: skip
-        """Schedule the events of these slates. values, and decisions until they come: (slates, positions), from
-        position `first` on; None: (slates, 1), of the pages. kind: None for the one that stands for the reward."""
+        """Schedule the events of these slates. values, delay (in decisions): (slates, positions) from position `first`
+        on; if `first` is None, (slates, 1), for the pages. kind: None for the event of the reward."""
         kind = kind or self.audience.event
         self.events[kind] += float(values.sum())
         delays = np.zeros(values.shape, np.int64) if delay is None else delay.astype(np.int64)
@@ -306,7 +306,7 @@ class SimulatedStore:
             heapq.heappush(self._events_due, event)
 
     def _wait(self, micros: int) -> None:
-        """Let time pass, and record the events that have come by then."""
+        """Let time pass, and record the events that are due by then."""
         self.store.now = self._clock + micros
         lines = []
         while self._events_due and self._events_due[0][0] <= self.store.now:
@@ -317,19 +317,21 @@ class SimulatedStore:
 
 
 class VisitWorld(SimulatedStore):
-    """Visitors with memory: where a visit has ended the next one begins, so that groups stay full. Each visitor is a
-    user, and each visit a session of theirs. Who is to come again when a run ends does so in the next run of the same
-    audience, unless their time was over a day before it began."""
+    """Visitors with memory. The next visit begins where one has ended, so that groups stay full. Each visitor is a
+    user, and each visit is a session of that user. Visitors who are to come again when a run ends do so in the next run
+    of the same audience, unless they are more than a day late when it begins."""
 
     audience: Visitors
     crowd: Crowd
 
     def play(self) -> None:
-        """Play all visits to their end. Where days count, those of a period end before the next one begins."""
+        """Play all visits to their end. If the audience counts days, the visits of a period end before the next period
+        begins."""
         group, sessions, audience = self.request.group, self.request.sessions, self.audience
         seats, period_us = min(group, sessions), DAY_US // audience.a_day
         self.decisions = 0
-        self.earned[1:] = audience.optimum(self.request.size) * sessions  # the regret: less what is expected
+        # the regret: the expected rewards are subtracted later
+        self.earned[1:] = audience.optimum(self.request.size) * sessions
         self._observed = audience.reset(seats, self.rng)
         started = self._clock
         earlier, n_new = self._recall()
@@ -350,7 +352,7 @@ class VisitWorld(SimulatedStore):
             self.crowd.periods += 1
         self._remember(newest=self._newest)
         self._wait(self.window_us + MARGIN_S * SECOND)
-        while self._events_due:  # events that come after the window
+        while self._events_due:  # events after the window
             self._wait(max(0, self._events_due[0][0] - self._clock))
 
     def _serve_seats(self, occupied_seats: Index) -> None:
@@ -383,7 +385,7 @@ class VisitWorld(SimulatedStore):
             self._arrive(occupied_seats[ended])
 
     def _arrive(self, seats: Index) -> None:
-        """Begin visits in these free seats; visitor 0 of the audience is in those that stay free."""
+        """Begin visits in these free seats; the audience's visitor 0 takes seats that stay free."""
         self.crowd.arrive(self._crowd_time())
         self.audience.admit(seats, self.crowd.visitor[seats] - NO_VISITOR)
         if self.audience.anonymous:
@@ -398,7 +400,7 @@ class VisitWorld(SimulatedStore):
         return self._keys[visitor] if visitor < n_earlier else f"sim{self.first}-visitor{visitor - n_earlier}"
 
     def _publish(self, feed: News, period: int) -> None:
-        """Add the articles that appear in this period to the catalogue, and retire those whose day is over."""
+        """Add the articles of this period to the catalogue, and retire those whose day is over."""
         articles = feed.publish(period)
         self.arm_index = {name: feed.arm_of(name) for name in articles}
         self.shown = {**dict.fromkeys(articles, 0), **self.shown}
@@ -421,7 +423,7 @@ class VisitWorld(SimulatedStore):
         if not isinstance(self.audience, Regulars):
             return
         crowd = self.crowd
-        began = crowd.periods - 1  # the next run begins in this period
+        began = crowd.periods - 1  # the period in which the next run begins
         due = crowd.due(began / crowd.a_day if crowd.daily else self.decisions)
         traits = self.audience.traits_of(np.array([visitor for visitor, _ in due], np.intp) - NO_VISITOR)
         state = {
@@ -434,7 +436,7 @@ class VisitWorld(SimulatedStore):
         self.store.write(lambda unit: settings.keep_state(unit, VISITS, self._audience(), state))
 
     def _recall(self) -> tuple[list[Returning], int]:
-        """Who is to come again, and how many new visitors of this period have come already."""
+        """The visitors who are to come again, and the number of new visitors of this period who have come already."""
         with self.store.read() as unit:
             state = settings.state(unit, VISITS, self._audience())
         if state is None or not isinstance(self.audience, Regulars):
@@ -450,7 +452,7 @@ class VisitWorld(SimulatedStore):
 
 
 def _accepted(answers: list[Any]) -> list[Any]:
-    """The answers. Raises the error of the first line that was refused."""
+    """The answers. Raises the error of the first refused line."""
     for answer in answers:
         if isinstance(answer, InputError):
             raise answer
@@ -461,7 +463,7 @@ def _accepted(answers: list[Any]) -> list[Any]:
 
 
 def study(store: Store, request: Request) -> Study:
-    """Means over runs of what a run earned, with standard errors; a store is read where a policy or curve is named."""
+    """Means over runs of the figures of a run, with standard errors; a store is read if a policy or curve is named."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     if isinstance(audience, News):
@@ -490,7 +492,7 @@ def study(store: Store, request: Request) -> Study:
 
 
 def _studied_policy(store: Store, request: Request, audience: Audience, names: Sequence[str]) -> tuple[Policy, str]:
-    """The policy that is studied, and its name; a contextual one gets a design for the audience."""
+    """The policy to study, and its name; a contextual one gets a design for the audience."""
     if (request.policy is None) == (request.kind is None):
         raise InputError("name a policy of the store or a kind, one of them", hint="--policy or --kind")
     if request.policy is not None:
@@ -527,5 +529,5 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
 
 
 def _std_error(values: Array) -> float | None:
-    """Standard error of the mean; None of a single run."""
+    """Standard error of the mean; None for a single run."""
     return float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
