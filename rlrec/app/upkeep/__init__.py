@@ -1,1 +1,1 @@
-"""The store: audit, removal, copies, logs in and out."""
+"""Upkeep of the store: audit, removal, copies, import and export of logs."""

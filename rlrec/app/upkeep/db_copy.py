@@ -1,4 +1,4 @@
-"""Copy a store: to a file, while others use it, or row by row to another database."""
+"""Copies of a store: to a file, while others use the store, or row by row to another database."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Backup = TypedDict("Backup", {"file": str, "bytes": int})
 
 
 def copy(store: Store, to: str, *, dry_run: bool = False) -> Copy:
-    """The counts of a copy. One that was stopped goes on, where the store has not changed since. Raises CheckFailed
-    where the target holds another store."""
+    """Copy a store. Returns the counts. An interrupted copy is continued if the store has not changed since. Raises
+    CheckFailed if the target holds another store."""
     url = location(to)
     address = printable(url)
     paths = address, store.address
@@ -44,7 +44,7 @@ def copy(store: Store, to: str, *, dry_run: bool = False) -> Copy:
 
 
 def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
-    """The size of a backup. Raises InputError for a database that is no file."""
+    """Back up a store to a file. Returns its size. Raises InputError if the database is no file."""
     if "://" in store.address:
         hint = copying.backup_command(store.address, path)
         raise InputError("PostgreSQL makes its backups itself", hint=hint)
@@ -53,7 +53,7 @@ def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
 
 @contextmanager
 def temporary(store: Store) -> Iterator[Store]:
-    """A copy of the store, as an SQLite file in a private folder that is deleted at the end."""
+    """A copy of the store: an SQLite file in a private folder, deleted at the end."""
     with TemporaryDirectory(prefix="rlrec-dry-run-") as folder:
         path = os.path.join(folder, "copy.db")
         if "://" in store.address:

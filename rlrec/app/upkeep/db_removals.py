@@ -1,5 +1,5 @@
-"""Rows that leave the store. Forget a user: their rows, what beliefs learned from them, and the bytes that deleted rows
-leave. Prune old decisions: their rows go, and beliefs stay as they are."""
+"""Removal of rows. `forget` removes a user: the rows, what beliefs learned from them, and the remaining bytes of
+deleted rows. `prune` removes old decisions: their rows go, and beliefs stay as they are."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from rlrec.store.upkeep import removals
 from rlrec.store.upkeep.removals import OwnedDecision, VisitKey
 from rlrec.times import format_time
 
-VISITS = 2_000  # in a transaction of `prune`
+VISITS = 2_000  # visits in a transaction of `prune`
 
 
 def _delete_decisions(unit: Unit, decisions: Sequence[OwnedDecision]) -> list[int]:
-    """Delete decisions with all that belongs to them, and note that they went: their ids."""
+    """Delete decisions with everything that belongs to them, and record the removal. Returns their ids."""
     ids = sorted(decision.id for decision in decisions)
     removals.delete_decisions(unit, ids)
     settings.note_removal(unit, max(ids, default=0))
     return ids
 
 
-# -- a user --
+# -- forgetting a user --
 
 
-# keys: all of the user's; beliefs: how many versions are corrected; retrain: those that started from rows of the user,
-# as POLICY@V.
+# keys: all of the user's; beliefs: the number of corrected versions; retrain: versions (POLICY@V) that started from
+# rows of the user.
 Forgotten = TypedDict("Forgotten", {
     "user": str, "keys": list[str], "decisions": int, "events": int, "beliefs": int, "retrain": list[str],
 })  # fmt: skip
@@ -54,8 +54,8 @@ Forgotten = TypedDict("Forgotten", {
 
 @dataclass(kw_only=True)
 class _Correction:
-    """The sums that a belief holds of a user: of their slots, which `holding` traces, and in what it started from.
-    ordinal: up to which they have faded."""
+    """The sums that a belief holds of a user: of their slots, which `holding` traces, and within the sums that it
+    started from. ordinal: to which they have faded."""
 
     version: Version
     ordinal: int
@@ -65,7 +65,7 @@ class _Correction:
     initial: Totals = field(default_factory=Totals)
 
     def take(self, batch: Batch) -> None:
-        """Add the slots of a batch of one policy."""
+        """Add the slots in a batch of one policy."""
         if self.holding is not None:
             self.slots = slot_statistics.add(self.slots, self.holding.sums(batch))
         for origin in self.origins:
@@ -74,7 +74,8 @@ class _Correction:
 
 @dataclass(kw_only=True)
 class _UserRows:
-    """A user's rows, what beliefs hold of them, and the versions whose parameters come from some of them."""
+    """The rows of a user, the corrections of beliefs, and the versions whose parameters were learned from some of the
+    rows."""
 
     id: int
     sessions: list[int]
@@ -85,11 +86,10 @@ class _UserRows:
 
 
 def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
-    """The counts of what was deleted. Raises InputError for a user that the store does not have.
-
-    Beliefs are corrected by the sums of the user's slots, as a rebuild adds them up; each correction is a change like
-    any other, so that the propensities of others can still be derived again. A command that could not erase the bytes
-    can be repeated."""
+    """Delete a user. Returns counts of what was deleted. Raises InputError for an unknown user.
+    Beliefs are corrected by the sums over the user's slots, as a rebuild would compute them. Each correction is a
+    change like any other, so that the propensities of other users can still be derived again. A command that could not
+    erase the bytes can be repeated."""
     with store.read() as unit:
         exists, (_, unfinished) = bool(_user_id(unit, user)), removals.count_removals(unit)
         keys = sorted(users.all_keys(unit, [user]).get(user, {user}))
@@ -110,7 +110,7 @@ def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
 
 
 def delete_user(unit: Unit, key: str) -> _UserRows | None:
-    """Delete the rows of a user and correct beliefs, under the locks of all policies."""
+    """Delete the rows of a user and correct beliefs, holding the locks of all policies."""
     settings.lock(unit)
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])
     rows = _read(unit, key)
@@ -128,22 +128,22 @@ def delete_user(unit: Unit, key: str) -> _UserRows | None:
 
 
 def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
-    """Take sums out of a belief."""
+    """Subtract a correction from a belief."""
     version, ordinal, initial = correction.version, correction.ordinal, correction.initial
     discount = Forgetting.parse(version.policy.params).discount
     stored, changes = slot_statistics.stored_sums(unit, version, ordinal=ordinal), Totals()
     for key, numbers in slot_statistics.add(correction.slots, initial).items():
         old_sums = stored.get(key, numbers)
         is_spent = np.abs((old_sums - numbers)[: len(beliefs.SUMS)]).max() <= ROUNDING
-        changes[key] = -old_sums if is_spent else -numbers  # no pull below 0 is left by rounding
+        changes[key] = -old_sums if is_spent else -numbers  # so that rounding leaves no negative pull
     seq = ledger.seq(version.policy.id)
-    spend = {key: changes.pop(key) for key in [*changes] if key[0] < 0}  # which does not fade
+    spend = {key: changes.pop(key) for key in [*changes] if key[0] < 0}  # spend does not fade
     if changes:
         faded_to = ordinal if discount < 1 else 0
         beliefs.add(unit, version.id, seq=seq, changes=changes, ordinal=faded_to, discount=discount)
     if spend:
         beliefs.add(unit, version.id, seq=seq, changes=spend)
-    if initial:  # an audit takes them for slots that are gone
+    if initial:  # otherwise an audit would take them for sums of pruned slots
         pruned = slot_statistics.pruned_sums(unit, version, ordinal=ordinal)
         beliefs.set_pruned(unit, version.id, slot_statistics.add(pruned, initial, sign=-1.0), ordinal=ordinal)
     if version.status == "retired" and correction.holding is not None:
@@ -152,7 +152,7 @@ def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
 
 
 def _read(unit: Unit, key: str) -> _UserRows | None:
-    """The rows of a user, and what beliefs hold of them; None where there is no such user."""
+    """The rows of a user, and the corrections of beliefs; None if there is no such user."""
     user_id = _user_id(unit, key)
     if user_id is None:
         return None
@@ -175,13 +175,13 @@ def _read(unit: Unit, key: str) -> _UserRows | None:
 
 
 def _user_id(unit: Unit, key: str) -> int | None:
-    """The id of the person that a key leads to; None where there is none."""
+    """The id of the user to whom a key belongs; None if there is none."""
     main_key = users.main_keys(unit, [key]).get(key, key)
     return sessions.user_ids(unit, [main_key]).get(main_key)
 
 
 def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
-    """A correction of each version, with nothing in it yet."""
+    """An empty correction for each version."""
     by_id = {version.id: version for version in versions}
     corrections = []
     for policy_id, group in groupby(versions, lambda version: version.policy.id):
@@ -196,7 +196,7 @@ def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
 
 
 def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[LearnedFrom]:
-    """The logs by which the parameters and the prior of a version were made; sums can be corrected."""
+    """The logs from which the parameters and the prior of a version were made. (Sums can be corrected instead.)"""
     by_id, chain = {other.id: other for other in versions}, [version]
     while (parent := by_id.get(chain[-1].parent_id or 0)) is not None:
         chain.append(parent)
@@ -208,11 +208,11 @@ def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[L
     ])  # fmt: skip
 
 
-# -- old decisions --
+# -- pruning old decisions --
 
 
-# before: the time that was given, or the earlier one from which on decisions are not mature for every reward.
-# policies: those that lose decisions.
+# before: the given time, or an earlier one if decisions before it are not yet mature for every reward. policies: those
+# that lose decisions.
 Pruned = TypedDict("Pruned", {"before": str, "visits": int, "decisions": int, "events": int, "policies": list[str]})
 
 
@@ -231,11 +231,10 @@ class _DeletedRows(Sums):
 
 
 def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
-    """The counts of what was deleted: visits that ended before a time, whose decisions are mature for every reward and
-    stand in every belief in which they should.
-
-    A portion of visits is a transaction. What a belief holds of their slots is stored beside it, so that an audit can
-    still tell what it should be."""
+    """Delete visits that ended before a time, whose decisions are mature for every reward and have entered every belief
+    that should have them. Returns counts.
+    Each portion of visits is a transaction. The sums that a belief holds of their slots are stored with it, so that an
+    audit can still tell what the belief should be."""
     counts, last = _DeletedRows(), VisitKey(0, 0)
     with store.read() as unit:
         longest_window_us = max(reward.window_us for reward in policies.rewards(unit))
@@ -259,7 +258,7 @@ def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
 
 
 def _notice_past_rules(store: Store, ended_before: int, counts: _DeletedRows) -> None:
-    """Say which live policies look for events or showings of visits that go."""
+    """Print which live policies have rules that look for events or showings in the deleted visits."""
     if not counts.visits:
         return
     with store.read() as unit:
@@ -276,7 +275,7 @@ def _notice_past_rules(store: Store, ended_before: int, counts: _DeletedRows) ->
 
 
 def _old_visits(unit: Unit, ended_before: int, last: VisitKey) -> list[VisitKey]:
-    """The next visits that may go, VISITS at most."""
+    """The next visits that may be deleted, at most VISITS."""
     entered_to: dict[int, int] = {}
     for version in policies.settling(unit):
         newest = version.entered_to or 0
@@ -297,7 +296,7 @@ def _count(unit: Unit, visits: list[VisitKey], decisions: list[OwnedDecision]) -
 
 
 def _prune(unit: Unit, ended_before: int, last: VisitKey) -> tuple[_DeletedRows, VisitKey]:
-    """Delete the next visits, under the locks of all policies: what was deleted, and the last of the visits."""
+    """Delete the next visits, holding the locks of all policies. Returns counts, and the last of the visits."""
     policy_ids = removals.lock_all(unit)
     visits = _old_visits(unit, ended_before, last)
     if not visits:
@@ -306,14 +305,15 @@ def _prune(unit: Unit, ended_before: int, last: VisitKey) -> tuple[_DeletedRows,
     counts, versions = _count(unit, visits, decisions), policies.versions(unit, policy_ids)
     for policy_id, group in groupby(decisions, attrgetter("policy_id")):
         _store_sums(unit, [version for version in versions if version.policy.id == policy_id], [d.id for d in group])
-    policies.note_pruned(unit, {decision.policy_id: decision.id for decision in decisions})  # by policy the last, by id
+    # for each policy the last decision by id
+    policies.note_pruned(unit, {decision.policy_id: decision.id for decision in decisions})
     _delete_decisions(unit, decisions)
     removals.delete_visits(unit, visits)
     return counts, visits[-1]
 
 
 def _store_sums(unit: Unit, versions: list[Version], decision_ids: list[int]) -> None:
-    """Store what the beliefs of one policy hold of decisions that are deleted."""
+    """Store the sums that the beliefs of one policy hold of deleted decisions."""
     holders = holdings.trace_holdings(unit, versions)
     sums = {
         holding.version.id: slot_statistics.pruned_sums(unit, holding.version, ordinal=holding.extent.ordinal)
@@ -328,8 +328,8 @@ def _store_sums(unit: Unit, versions: list[Version], decision_ids: list[int]) ->
 
 
 def _finish(unit: Unit, answer: Pruned) -> None:
-    """Delete what nothing names any more, merge changes of beliefs from which no decision is left, and record the
-    command."""
+    """Delete rows to which nothing refers any more, merge changes of beliefs without remaining decisions, and record
+    the command."""
     policy_ids = removals.lock_all(unit)
     removals.delete_unused(unit)
     for version in policies.versions(unit, policy_ids):

@@ -1,4 +1,4 @@
-"""The script that gives roles of PostgreSQL their rights on a store."""
+"""The script that grants roles of PostgreSQL their rights on a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audit a store: whether what is written fits together, and whether it is what the program would write again."""
+"""Audit of a store: whether its rows fit together, and whether the program would compute the same again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit, removals
 from rlrec.times import format_time
 
-# check: (what it looks at, the count that says how many)
+# check: (its subject, the count of what it checked)
 CHECKS = {
     "clock": ("times against the clock", "decisions"),
     "beliefs": ("changes of beliefs", "deltas"),
@@ -56,24 +56,25 @@ CHECKS = {
     "live": ("routes and experiments against live versions", "policies"),
     "removals": ("transactions of db forget and db prune", "removals"),
 }
-NEWEST = 5_000  # decisions of each policy that are audited beside a sample of a long log
-RUN = 10  # neighbouring decisions of such a sample: most share a belief, and a belief costs more than its decisions
-CONFIDENCE = 0.95  # of what is said of faults that the sample does not show
+NEWEST = 5_000  # decisions of each policy that are audited besides a sample of a long log
+RUN = 10  # adjacent decisions in such a sample: most share a belief, and a belief costs more than its decisions
+CONFIDENCE = 0.95  # of statements about faults that the sample does not show
 SAMPLE_COLUMNS = (*{*audit.SLOTS, *visits.COLUMNS, *logged_draws.COLUMNS},)
-LEFT_OUT = ("beliefs", "slots", "returns", "starving", "positions", machine_sessions.CHECK)  # of such an audit
+# checks that such an audit leaves out
+LEFT_OUT = ("beliefs", "slots", "returns", "starving", "positions", machine_sessions.CHECK)
 
 UNERASED = (
     "a `db forget` or `db prune` was interrupted, and bytes of the rows that it deleted may still be in the file: "
     "repeat the command (`db forget` takes the same user again, although the user is gone)"
 )
 PARTS = "of 5 parts of the audit"
-COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # names of the counts of tables; of others a plural in -s
+COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # plural nouns for the counts of tables; others add an s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The size of an audit. sample: how many random decisions are derived again; None: all of them, or 10,000 where
-    there are more. Of a long log their sessions alone are audited where it is named."""
+    """The size of an audit. sample: the number of random decisions that are derived again; None: all, or 10,000 if
+    there are more. If it is given, only the sessions of these decisions are audited in a long log."""
 
     sample: int | None = None
     seed: int = 0
@@ -81,8 +82,8 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """`ok`: no finding is an error. `checked` counts what was looked at; at: when, None in a damaged store; left_out:
-    checks that a sample does without."""
+    """`ok`: whether no finding is an error. `checked`: counts of what was checked; at: the time, None in a damaged
+    store; left_out: checks that a sample leaves out."""
 
     ok: bool
     findings: list[Finding]
@@ -92,7 +93,7 @@ class Report:
 
 
 def doctor(store: Store, request: Request) -> Report:
-    """The report of an audit in one snapshot, which changes nothing. Damage of the file that ends the audit is a
+    """Audit a store in one snapshot, without changes. Returns the report. Damage of the file that ends the audit is a
     finding."""
     findings, checked, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
     if request.sample is not None:
@@ -117,8 +118,8 @@ def doctor(store: Store, request: Request) -> Report:
 
 
 def note(store: Store, request: Request, report: Report) -> None:
-    """Record that the store was audited, and how many errors and warnings there were, for `status`. A store whose file
-    is damaged is left as it is."""
+    """Record for `status` that the store was audited, with the numbers of errors and warnings. A store whose file is
+    damaged is not written to."""
     if any(finding.subject == "file" for finding in report.findings):
         return
     counts = Counter(f"{finding.severity}s" for finding in report.findings)
@@ -127,7 +128,7 @@ def note(store: Store, request: Request, report: Report) -> None:
 
 
 def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]:
-    """The counts of what was looked at, by name."""
+    """Audit the whole store. Returns counts of what was checked, by name."""
     with store.read() as unit, bulk.alongside(unit):
         counts = audit.counts(unit)
         counts["removal"], unfinished = removals.count_removals(unit)
@@ -152,7 +153,7 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
             for policy in policies.all_policies(unit):
                 with findings.unreadable("beliefs", f"policy {policy.name}"):
                     n_tested += _policy(unit, policy, findings, catalogue)
-        if not findings.has(dangling.CHECK, ""):  # else arms or contexts may be gone
+        if not findings.has(dangling.CHECK, ""):  # otherwise arms or contexts may be missing
             with findings.unreadable(logged_draws.SHOWN, "store"):
                 logged_draws.check(unit, findings=findings)
             with findings.unreadable(machine_sessions.CHECK, "store"):
@@ -171,7 +172,8 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
 
 
 def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings) -> dict[str, int]:
-    """The counts of what was looked at: the sessions of random decisions, and the newest decisions of each policy."""
+    """Audit the sessions of random decisions, and the newest decisions of each policy. Returns counts of what was
+    checked."""
     ids, total = audit.random_ids(unit, request.sample or 0, seed=request.seed, run=RUN)
     session_ids = decisions.sessions_of(unit, ids.tolist())
     batch = audit.session_rows(unit, session_ids, SAMPLE_COLUMNS)
@@ -204,7 +206,8 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
 
 
 def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:
-    """All checks of one policy that read its changes or its log, each of them once: how many arms were counted."""
+    """Run all checks of one policy that read its changes or its log, in one pass over each. Returns the number of arms
+    counted."""
     names = {arm.id: arm.key for arm in catalogue}
     active = {arm.id: arm.key for arm in catalogue if arm.status(unit.now) == "active"}
     versions = policies.versions(unit, [policy.id])
@@ -219,7 +222,7 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
         watches += [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
         watches += [StarvingArms(unit, policy, active=active, ruled=ruled), Entropy(policy)]
         watches += [Examination(live[0], lambda version: positions.fitted(unit, version))]
-    # what is excluded is checked as all rows are, and says nothing of what policies do
+    # excluded decisions are checked like others, but do not count in how policies behave
     tests = filters.unexcluded_tests(unit)
     described = (Outage, RewardDrift, StarvingArms, Entropy)
     later = [watch for watch in watches if tests and isinstance(watch, described)]
@@ -236,7 +239,7 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
 
 
 def overview(report: Report) -> list[dict[str, Any]]:
-    """A row a check: what it looked at, how much of it, and how many findings it has."""
+    """A row for each check: its subject, the amount checked, and the number of findings."""
     counts = Counter((finding.check, finding.severity) for finding in report.findings)
     checks = {check: row for check, row in CHECKS.items() if check not in report.left_out}
     return [

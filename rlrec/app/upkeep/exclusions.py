@@ -1,4 +1,4 @@
-"""Stored exclusions: bots, staff, outages, which every reader of the log leaves out until they are included again."""
+"""Stored exclusions (bots, staff, outages): every reader of the log leaves them out until they are included again."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.times import format_time
 
-# filter: without people; users, sessions: keys of the units that are excluded, None where it is by filter alone.
+# filter: without users and sessions; users, sessions: keys of those that are excluded, None if only the filter
+# excludes.
 StoredExclusion = TypedDict("StoredExclusion", {
     "exclusion": str, "filter": str, "users": list[str] | None, "sessions": list[str] | None, "created_at": str,
 })  # fmt: skip
 
 
 class Excluded(StoredExclusion):
-    """decisions: that are excluded, of how many in all; rebuild: commands by which beliefs unlearn, or learn, them;
-    variants: of running experiments, which no rebuild replaces, each with the command for what its promotion makes."""
+    """decisions, total: the number excluded, and that of all; rebuild: commands that make beliefs without, or again
+    with, these decisions; variants: of running experiments, which no rebuild replaces, each with the command for after
+    its promotion."""
 
     decisions: int
     total: int
@@ -35,8 +37,8 @@ class Excluded(StoredExclusion):
 
 
 def exclude(store: Store, name: str, *, where: str | None = None, machines: bool = False) -> Excluded:
-    """Store an exclusion, of a filter or of the units that click like machines. Once more changes nothing. Raises
-    InputError where it excludes nothing, or leaves nothing, a Conflict where the name has another meaning."""
+    """Store an exclusion: of a filter, or of the users and sessions that click like machines. Repeating it changes
+    nothing. Raises InputError if it would exclude no or all decisions, Conflict if the name has another meaning."""
     pairs = filters.parse(where or "")
     if machines == bool(pairs) or "included" in pairs:
         hint = "give one of them: --where user=u1, or field:device=bot, say"
@@ -73,7 +75,7 @@ def exclude(store: Store, name: str, *, where: str | None = None, machines: bool
 
 
 def include(store: Store, name: str) -> Excluded:
-    """Delete an exclusion: its decisions count again. Raises InputError for an unknown one."""
+    """Delete an exclusion, so that its decisions count again. Raises InputError for an unknown one."""
 
     def work(unit: Unit) -> Excluded:
         settings.lock(unit)
@@ -99,7 +101,7 @@ def _find(unit: Unit, name: str) -> Exclusion | None:
 
 
 def _normalised(unit: Unit, pairs: Mapping[str, str]) -> str:
-    """The filter without people, with times as moments."""
+    """The filter without users and sessions, with times in one format."""
     log = filters.select(unit, pairs)
     times = {"since": format_time(log.since or 0), "until": format_time(log.until or 0)}
     other_pairs = {key: value for key, value in pairs.items() if key not in ("user", "session")}
@@ -137,11 +139,11 @@ def _answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Exclude
 
 
 def _concerned(unit: Unit, test: str, *, included: bool) -> Iterator[Version]:
-    """The versions with a belief that has learned from excluded decisions, or has left them out; none that was rebuilt
-    without them, and serves no more."""
+    """The versions whose belief has learned from excluded decisions, or has left them out; without versions that are
+    not live and for which a rebuilt one exists."""
     stored = policies.all_policies(unit)
     live = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored]).values()}
-    rebuilt = set[tuple[int, int]]()  # policies with the rewards of newer versions that are as they should be
+    rebuilt = set[tuple[int, int]]()  # (policy, reward) of newer versions that need no rebuild
     versions = policies.versions(unit, [policy.id for policy in stored])
     for version in sorted(versions, key=lambda row: (row.policy.id, -row.number)):
         key = version.policy.id, version.reward.id

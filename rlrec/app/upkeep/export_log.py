@@ -1,4 +1,4 @@
-"""The log as one decision a line: everything that is needed to take it in elsewhere."""
+"""The log with one decision per line, and everything that another system needs to import it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Record = dict[str, Any]
 def export_log(
     store: Store, *, log: str | None = None, reward: str | None = None, detailed: bool = False
 ) -> Generator[Record, None, None]:
-    """Every selected decision in order of its id, from one snapshot; memory is bounded by a group of them. reward: name
-    of a definition; None: that of each policy. detailed: with `rewards` by position (None: of the page), whether
-    clipping changed these (`clipped`), and `catalogue_features`, those of the arms of the store."""
+    """Every selected decision in order of id, from one snapshot; memory is bounded by a group of decisions. reward:
+    name of a definition; None: that of each policy. detailed: add `rewards` by position (None: of the page), `clipped`
+    (whether clipping changed them), and `catalogue_features` (of the arms of the store)."""
     with store.read() as unit:
         definition = None if reward is None else lookup.reward(unit, reward)
         features = {arm.key: json.loads(arm.features) for arm in arms.all_arms(unit) if arm.features != "{}"}
@@ -78,7 +78,7 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
 def _with_arm_keys(
     unit: Unit, stored: Mapping[int, Decision], data: Mapping[int, Mapping[str, Any]]
 ) -> dict[int, Record]:
-    """The data of imported lines beside their slates, with the keys of arms in place of ids."""
+    """The further data of imported decisions, with the keys of arms in place of ids."""
     with_arms = {number for number, values in data.items() if values.keys() & {"slot_sets", "support"}}
     sets = contents.eligible_arms(unit, {stored[number].eligible_id for number in with_arms})
     keys = arms.keys(unit, {arm for arm_ids in sets.values() for arm in arm_ids})
@@ -94,14 +94,15 @@ def _with_arm_keys(
 
 
 def _eligible(unit: Unit, ids: Collection[int]) -> dict[int, list[str]]:
-    """Arm keys of each eligible set, in order of the key: ids are another store's."""
+    """The arm keys of each eligible set, in order of key, since ids differ between stores."""
     sets = contents.eligible_arms(unit, ids)
     keys = arms.keys(unit, {arm for arm_ids in sets.values() for arm in arm_ids})
     return StoredRows("eligible_set", ((number, sorted(keys[arm] for arm in sets[number])) for number in sets))
 
 
 def _with_slots(answer: Record, decision: Decision) -> Record:
-    """The answer with what only the log has of its slots, and the length of a slate that was not logged completely."""
+    """The answer with the slot fields that only the log has, and with the length of a slate that was not logged
+    completely."""
     for entry, slot in zip(answer["slate"], decision.slots, strict=True):
         if slot.min_propensity is not None:
             entry["min_propensity"] = slot.min_propensity

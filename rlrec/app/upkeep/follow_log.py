@@ -1,7 +1,6 @@
 """Follow a log that grows: each portion of its lines is checked and stored before the next is read.
-
-With the rows of a portion the store keeps where it ends, in one transaction: a line before that is not read again, and
-one behind it always, whatever ends the process. Lines that an import has stored before are duplicates, as for any
+The end position of a portion is stored with its rows in one transaction. Lines before it are thus not read again, and
+lines after it always are, whatever ends the process. Lines that an import stored before are duplicates, as in any
 import.
 """
 
@@ -32,7 +31,7 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import loading
 from rlrec.store.log import decisions, settings
 
-COMMAND = "import-log --follow"  # of the run that holds the position in a file
+COMMAND = "import-log --follow"  # of the row that holds the position in a file
 PASSED_OVER = "what comes before it is stored; --on-error quarantine --rejects FILE passes over it"
 
 
@@ -40,8 +39,8 @@ def follow_log(
     store: Store, request: Request, bad_lines: BadLines, *, stream: BinaryIO | None, poll_s: float,
     wait: Callable[[float | None, BinaryIO | None], bool],
 ) -> ImportSummary:  # fmt: skip
-    """Store the decisions of the one file of a request as it grows, until `wait` says that it is enough; or those of a
-    stream, to its end. wait: for so many seconds (None: however long), or until a stream has something to read."""
+    """Store the decisions of the only file of a request as it grows, until `wait` returns False; or those of a stream,
+    to its end. wait: waits for a number of seconds (None: without a limit), or until a stream can be read."""
     if request.layout not in layouts.GROWING:
         hint = f"--follow takes {', '.join(layouts.GROWING)}"
         raise InputError(f"the layout {request.layout} is read as a whole", hint=hint)
@@ -62,8 +61,8 @@ def follow_log(
 
 
 class Stored(NamedTuple):
-    """A transaction. position: where it ended a portion of a file; n_matched, n_unmatched: how many observations
-    are of decisions that were stored before, and of none."""
+    """The result of a transaction. position: the end of the portion, in a file; n_matched, n_unmatched: the numbers of
+    observations whose decision was stored before, and of the others."""
 
     state: ImportState
     position: Position | None
@@ -73,20 +72,20 @@ class Stored(NamedTuple):
 
 
 class _Following:
-    """One command at work. model: the layout, of no line."""
+    """One running command. model: an instance of the layout without lines."""
 
     def __init__(self, store: Store, request: Request, bad_lines: BadLines, model: Layout, salt: str) -> None:
         self.store, self.request, self.model, self.salt = store, request, model, salt
         self.bad_lines = bad_lines if bad_lines.quarantine else replace(bad_lines, refuse=_refuse)
         options = {"layout": request.layout, "policy": request.policy, "files": [model.source.name]}
         self.state = ImportState((), options, VisitMoves(), agree=not bad_lines.quarantine, follows=True)
-        self.position: Position | None = None  # as the store has it
-        self.run = 0  # that holds it, of a file
+        self.position: Position | None = None  # as stored
+        self.run = 0  # the id of the row that holds it, for a file
         self.process = secrets.token_hex(8)
         self.lines, self.n_matched, self.n_unmatched = LineSums(), 0, 0
 
     def open_file(self) -> GrowingFile:
-        """The file, from where it was left."""
+        """The file, at the stored position."""
         path = os.path.abspath(self.model.source.name)
         options = {"file": path, "host": socket.gethostname(), "policy": self.request.policy}
         opened = partial(settings.open_run, command=COMMAND, options=options)
@@ -98,7 +97,7 @@ class _Following:
         return log
 
     def advance(self, log: GrowingFile | Stream, portion: Portion) -> None:
-        """Store a portion; where a line of it is refused, what comes before. Raises InputError for that line."""
+        """Store a portion; if a line of it is refused, only the lines before. Raises InputError for that line."""
         left: Portion | None = portion
         refused = None
         while left is not None:
@@ -146,15 +145,15 @@ class _Following:
         self, unit: Unit, *, policies: Collection[str], group: PreparedRows | None, end: Portion | None,
         late: Mapping[str, LateObservation],
     ) -> Stored:  # fmt: skip
-        """A group of a portion, and with the last one what belongs to its end."""
+        """Store a group of a portion; with the last group also the observations and the end position of the portion."""
         state, refused, position = replace(self.state, policies=policies), list[RefusedLine](), None
         if end is not None and end.position is not None:
             position = end.position._replace(process=self.process)
             if settings.run_state(unit, self.run) == position._asdict():
-                return Stored(state, position)  # the connection broke after it was stored
+                return Stored(state, position)  # the connection broke after this was stored
         if group is not None:
             state, refused = GroupWriter(unit, state).write(group)
-            if refused and state.agree:  # somebody else stored what contradicts it, after the check
+            if refused and state.agree:  # another process stored a contradicting line after the check
                 _refuse(*refused[0])
         n_matched, n_unmatched = (0, 0) if end is None else _observe(unit, state.run, late)
         if position is not None:
@@ -187,14 +186,14 @@ def _refuse(error: InputError, text: bytes) -> NoReturn:
 
 
 def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[bytes]:
-    """Tell a file which of its lines came before in the log: the digests of all that name no request."""
+    """Tell the layout which of its lines the log had before. Returns the digests of all lines that name no request."""
     digests, stored_before = list[bytes](), set[bytes]()
     for rows in file.spooled():
         nameless = [request is None for request in values(rows.request_id, len(rows))]
         names = list(compress(values(rows.policy, len(rows)), nameless))
         new = list(compress(rows.digest, nameless))
         for name in set(names):
-            with suppress(InputError):  # of a policy that owns no log: its lines are refused
+            with suppress(InputError):  # the policy cannot own a log, so its lines are refused
                 if (owner := find_owner(unit, name)) is not None:
                     stored_before |= loading.stored_lines(unit, owner.policy.id, new)
         digests += new
@@ -204,7 +203,8 @@ def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[b
 
 
 def _observe(unit: Unit, run: int | None, late: Mapping[str, LateObservation]) -> tuple[int, int]:
-    """Store observations of decisions that this log brought before: how many, and how many have no such decision."""
+    """Store observations of decisions that this log brought earlier. Returns the number of those, and of observations
+    without such a decision."""
     numbers = {key: number for key, (_, number) in decisions.requests(unit, list(late)).items()}
     stored = decisions.find(unit, list(numbers.values())) if numbers else {}
     lines, n_unmatched = list[Line](), 0

@@ -1,8 +1,7 @@
-"""Take in logs from elsewhere: each line once, under a policy that is only the label of its log.
-
-Every line is decoded, and checked, before the first one is stored. They are stored in portions, a transaction each, so
-that others are served meanwhile; the identities of lines make it safe to run an import again that was stopped.
-Imported decisions teach no belief. A log that grows is followed in portions, each checked and stored before the next.
+"""Import logs from elsewhere: each line once, under a policy that only labels its log.
+Every line is decoded and checked before the first one is stored. Lines are stored in portions, one transaction each, so
+that others are served meanwhile. Lines have identities, so that an interrupted import can be repeated. Imported
+decisions teach no belief. A log that grows is followed in portions, each checked and stored before the next.
 """
 
 from __future__ import annotations
@@ -34,19 +33,20 @@ from rlrec.store.log import settings
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Files in a layout; without a policy every line belongs to the one it names."""
+    """Files in a layout; without a policy, each line belongs to the one that it names."""
 
     files: Sequence[Source]
     layout: str
     policy: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)  # that some layouts read; None: not given
-    propensity: str | None = None  # uniform or fitted, for rows without any
+    options: Mapping[str, Any] = field(default_factory=dict)  # of some layouts; None: not given
+    propensity: str | None = None  # uniform or fitted, for rows without propensities
     check: bool = False  # count, and store nothing
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadLines:
-    """The fate of bad lines. quarantine: `refuse` notes it; else it raises. `reading` names the file at hand."""
+    """The handling of bad lines. quarantine: whether `refuse` records a line, or raises its error. `reading` names the
+    present file."""
 
     quarantine: bool
     refuse: Callable[[InputError, bytes], None]
@@ -55,9 +55,9 @@ class BadLines:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSummary:
-    """How many decisions were stored, known already, and refused; of how many the policy's definition clips or ignores
-    a reward; how many lines the format marks as no decision; the share of those stored that are clipped, and the kinds
-    of events that are ignored; how many decisions of the files have no propensity, nor got one."""
+    """The numbers of decisions stored, known already, and refused; of those with a reward that the policy's definition
+    clips or ignores; of lines that the format marks as no decision; the share of stored decisions that are clipped, and
+    the kinds of events that are ignored; the number of decisions in the files that have no propensity, nor got one."""
 
     accepted: int
     duplicates: int
@@ -71,7 +71,7 @@ class ImportSummary:
 
 
 def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
-    """Store the decisions of files that are not known yet."""
+    """Store those decisions of the files that are not known yet."""
     layout, now, salt = checked_layout(store, request)
     with ExitStack() as opened, _rare_collections():
         files = [
@@ -82,7 +82,8 @@ def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSum
 
 
 def checked_layout(store: Store, request: Request) -> tuple[type[Layout], int, str]:
-    """The layout of a log, the time, and the salt of the splits. Raises InputError where it cannot be imported so."""
+    """The layout of a log, the time, and the salt of the splits. Raises InputError if the log cannot be imported as
+    requested."""
     layout: type[Layout] = resolve_name(layouts.READERS[request.layout])
     if layout.wants_policy and request.policy is None:
         raise InputError(f"the layout {request.layout} needs a policy", hint="--policy NAME: the owner of the log")
@@ -97,7 +98,8 @@ def checked_layout(store: Store, request: Request) -> tuple[type[Layout], int, s
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Look for cycles rarely: a group of lines is many objects without any, and looking takes a fifth of the time."""
+    """Make garbage collections rare: a group of lines is many objects without cycles, and collections take a fifth of
+    the time."""
     thresholds = gc.get_threshold()
     gc.set_threshold(200_000, 20, 100)
     try:
@@ -108,7 +110,7 @@ def _rare_collections() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Import:
-    """One command at work. salt: of the splits."""
+    """One running command. salt: of the splits."""
 
     store: Store
     request: Request
@@ -127,7 +129,7 @@ class Import:
         return self._store(rejected)
 
     def decode(self) -> int:
-        """Decode all files: how many of their lines are refused."""
+        """Decode all files. Returns the number of refused lines."""
         rejected = sum(map(self._decode, self.files))
         zoneless = sum(file.sums.zoneless for file in self.files if not file.source.grows)
         for line in chain(on_zones(zoneless), self.files[0].join(self.files)):
@@ -135,7 +137,7 @@ class Import:
         return rejected
 
     def groups(self, file: Layout) -> Iterator[LogColumns]:
-        """The rows of a file, with propensities where these are wanted."""
+        """The rows of a file, with propensities filled in if requested."""
         if self.request.propensity is None:
             return file.groups()
         weights = self._weights
@@ -143,7 +145,7 @@ class Import:
 
     @cached_property
     def _weights(self) -> Mapping[str, float]:
-        """The weights of the arms, from which rows without propensities get theirs."""
+        """The weights of the arms, which give propensities to rows without any."""
         if self.request.propensity == "uniform":
             return propensities.UNIFORM
         return propensities.fit(rows for file in self.files for rows in file.groups())
@@ -170,7 +172,7 @@ class Import:
         return self._summary(counts, rejected)
 
     def _decode(self, file: Layout) -> int:
-        """Decode a file: the number of its lines that are refused."""
+        """Decode a file. Returns the number of its refused lines."""
         self.bad_lines.reading(file.source.name)
         count = 0
         with closing(file.decode_all(with_text=self.bad_lines.quarantine)) as groups:
@@ -182,12 +184,12 @@ class Import:
         return count
 
     def check(self, unit: Unit, store_names: LineNames | None) -> None:
-        """Refuse a line that the store, or an earlier line, contradicts, while nothing is stored. store_names: all that
-        the store has, None where they are many."""
+        """Refuse lines that the store, or an earlier line, contradicts, before anything is stored. store_names: all
+        names in the store, None if there are too many."""
         file_names = [file.names() for file in self.files]
         names = LineNames.join(file_names if store_names is None else [*file_names, store_names])
         counts = [len(lines.name) for lines in file_names]
-        del file_names  # 16 bytes a name, which `names` has once more
+        del file_names  # frees 16 bytes per name, which `names` holds, too
         disputed, earlier = names.disputed_hashes(), conflicts.NameValues()
         for file, count in zip(self.files, counts, strict=True):
             self.bad_lines.reading(file.source.name)
@@ -245,7 +247,7 @@ class Import:
 
 
 def summarised(store: Store, request: Request, counts: ImportCounts, lines: LineSums) -> ImportSummary:
-    """The answer to a command, with notices of what a person should know."""
+    """The answer to a command; prints notices for the user."""
     altered, silent, kind = counts.altered, lines.without_propensity, request.propensity
     for line in chain(altered.notices(), _notices(kind, counts, lines)):
         store.notice(line)
@@ -258,13 +260,13 @@ def summarised(store: Store, request: Request, counts: ImportCounts, lines: Line
 
 
 def on_zones(count: int) -> list[str]:
-    """A line for a person, where lines of a log have times without a zone."""
+    """A line for the user if lines of a log have times without a zone."""
     return [f"{quantity(count, 'line')} with a time without a zone, which is read as UTC"] if count else []
 
 
 def _notices(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterator[str]:
-    """Lines for a person: on decisions without a propensity or with an estimated one, and on lines that were stored
-    before and that this import does not change. kind: of propensities."""
+    """Lines for the user: on decisions with no propensity or an estimated one, and on known lines, which this import
+    does not change. kind: of propensities."""
     if lines.without_propensity and kind is None:
         yield (
             f"{quantity(lines.without_propensity, 'decision')} without a propensity: estimates leave them out; "
