@@ -1,4 +1,4 @@
-"""Names that complete what a person types: those in a store, and those that the program brings along."""
+"""Names that complete a user's input: those in a store, and those built into the program."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ IN_STORE: dict[str, Callable[[Unit], Iterable[str]]] = {
 }
 
 
-IN_PROGRAM = {  # registries, which are loaded when they are asked for
+IN_PROGRAM = {  # registries, loaded when they are needed
     "kind": ["rlrec.policy:KINDS"], "environment": ["rlrec.simulate:ENVIRONMENTS"],
     "estimator": ["rlrec.ope:GROUPS", "rlrec.ope:ESTIMATORS"],
 }  # fmt: skip
 
 
 def stored_names(store: Store, sort: str) -> list[str]:
-    """The names of one sort in the store."""
+    """The names of one kind in the store."""
     with store.read() as unit:
         return list(IN_STORE[sort](unit))
 

@@ -1,4 +1,4 @@
-"""Open the store that a command was given."""
+"""Opens the store of a command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def open_store(
     primary: str | None = None, allow_future: bool = False,
 ) -> closing[Store]:  # fmt: skip
     """The store at a URL or path. now: microseconds since 1970 UTC in place of the database's clock, or None. waits: as
-    in `Waits`. primary: the store of which this one is a replica. Raises InputError where it is of another one."""
+    in `Waits`. primary: the store of which this one is a replica. Raises InputError if it is a replica of another
+    one."""
     store = Store(db, now=now, notice=notice, waits=Waits(*waits))
     store.allow_future = allow_future
     if primary is not None:
@@ -32,12 +33,12 @@ def open_store(
 
 
 def _refuse_unrelated(replica: Store, db: str) -> None:
-    """Raises InputError where both stores can be read and one is no replica or copy of the other."""
+    """Raises InputError if both stores can be read, and neither is a replica or a copy of the other."""
     from rlrec.store.log import settings
 
     with closing(Store(db, notice=lambda _: None)) as primary:
         salt = None
-        with suppress(RlrecError), primary.read() as unit:  # a replica is read where its primary is away, too
+        with suppress(RlrecError), primary.read() as unit:  # a replica can be read while its primary is down
             salt = settings.get(unit).salt
         with replica.read() as unit:
             if salt not in (None, settings.get(unit).salt):
@@ -48,9 +49,9 @@ def _refuse_unrelated(replica: Store, db: str) -> None:
 def note(
     store: Store, command: str, options: Mapping[str, Any], result: Mapping[str, Any], *, noun: str = "answer"
 ) -> None:
-    """Record what a command that reads has found, for `status`, on a connection of its own. A store that cannot be
-    written to now, or that a clock far ahead is given for, is left as it is; where others keep it locked, a notice.
-    noun: what was found."""
+    """Record the result of a reading command for `status`, on a separate connection. A store that cannot be written to,
+    or whose clock is set far ahead, is left unchanged; if others keep it locked, a notice is printed. noun: the kind of
+    result."""
     from rlrec.app.audit.integrity.clock import refuse_far_ahead
     from rlrec.store.log import settings
 
@@ -65,7 +66,7 @@ def note(
 
 
 def store_files(db: str) -> list[str]:
-    """The file of an SQLite store and those that SQLite keeps beside it; none for a database on a server."""
+    """The file of an SQLite store and the files that SQLite keeps with it; none for a database on a server."""
     url = location(db)
     if url.drivername != "sqlite" or not url.database:
         return []
@@ -73,6 +74,6 @@ def store_files(db: str) -> list[str]:
 
 
 def ready(store: Store) -> None:
-    """Raises CheckFailed where the store is missing or out of date, before anything else is asked of it."""
+    """Raises CheckFailed if the store is missing or out of date, before anything else reads it."""
     with store.read():
         pass
