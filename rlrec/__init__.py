@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # `typing` takes longer to load than all of this
+TYPE_CHECKING = False  # `typing` takes longer to load than the rest of this module
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
 from rlrec.cli import main
 
-if __name__ == "__main__":  # workers of a cluster import it under another name
+if __name__ == "__main__":  # workers of a cluster import this module under another name
     main()

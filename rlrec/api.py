@@ -1,4 +1,4 @@
-"""The door for notebooks and programs: the commands as methods, with the same checks of input."""
+"""The Python interface for notebooks and programs: the commands as methods, with the same checks of input."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ LEFT_OUT = {  # commands that are no methods
     "demo": "it calls other commands, in a store of its own",
     "help": "help(store.evaluate) shows the help of a command",
 }
-POSITIONAL = {"recommend": ("policy",), "feedback": ("decision_id", "events")}  # fields of a line that need no name
-LINE_ONLY = {  # fields that options do not have, or not of these types
+POSITIONAL = {"recommend": ("policy",), "feedback": ("decision_id", "events")}  # fields of a line that are positional
+LINE_ONLY = {  # fields of lines that no option has, or that have another type
     "events": Mapping[str, float] | None, "request_id": str | None, "censor": bool | None,
     "arms": Sequence[str | Mapping[str, Any]] | None,
 }  # fmt: skip
-STREAM_OPTIONS = {"input", "on_error", "rejects", "uncensor", "candidates"}  # options that a single line has no use for
+STREAM_OPTIONS = {"input", "on_error", "rejects", "uncensor", "candidates"}  # options without use for a single line
 
 
 class _Thread(threading.local):
-    """A cache for each thread: several that changed one would mix one belief with another."""
+    """A cache per thread, since threads that changed a shared one would mix up beliefs."""
 
     def __init__(self) -> None:
         from rlrec.app.serving.cache import ServingCache
@@ -107,12 +107,12 @@ class Recommender(Commands):
         return Log(partial(export_log, self.store, log=log))
 
     def _method(self, command: click.Command, name: str) -> Any:
-        """A command as a function, a group as a namespace."""
+        """A command as a function, or a group as a namespace."""
         if isinstance(command, click.Group):
             inner = {calls.attribute(key): leaf for key, leaf in command.commands.items()}
             methods: dict[str, Any] = {key: partial(self._method, leaf, f"{name}.{key}") for key, leaf in inner.items()}
             if name == "log":
-                methods["show"] = lambda: self._read_log  # store.log("policy=home") are decisions
+                methods["show"] = lambda: self._read_log  # so that store.log("policy=home") gives decisions
             return Namespace(name, methods, command.help or "")
         signature, run = calls.signature(command), partial(self._answer, command)
         if name in POSITIONAL:
@@ -173,7 +173,7 @@ class Namespace:
 
 
 def line_signature(kind: Any, declared: inspect.Signature, positional: Sequence[str]) -> inspect.Signature:
-    """The signature of a command with a parameter for each field of a line of its stream, and for the other options."""
+    """The signature of a command with a parameter for each field of a line of its stream, and for its other options."""
     from msgspec.structs import fields
 
     parameters = {name: param for name, param in declared.parameters.items() if name not in STREAM_OPTIONS}
@@ -226,14 +226,14 @@ class Log(Frame):
         return frame.assign(at=pd.to_datetime(frame["at"], utc=True)) if len(frame) else frame
 
 
-DECISION_KEYS = (  # keys that the rows of slots and events have, too
+DECISION_KEYS = (  # keys that the rows of slots and events have as well
     "decision_id", "request_id", "session", "user", "visit", "step", "policy", "version", "experiment", "variant",
     "route", "at", "context",
 )  # fmt: skip
 
 
 def _rows_of(read: Callable[..., Iterator[Record]], key: str) -> Iterator[Record]:
-    """The rows of one key of each decision, with the keys of the decision that they have not; slots with rewards."""
+    """The rows under one key of each decision, with those keys of the decision that they lack; slots with rewards."""
     for decision in read(detailed=True):
         head = {name: decision.get(name) for name in DECISION_KEYS}
         for row in decision[key]:
@@ -265,7 +265,7 @@ def _log_schema(pa: Any) -> Any:
 
 
 def _arrow_row(row: Record) -> Record:
-    """A row with times as times, and what has keys of its own as JSON."""
+    """A row with times as datetimes, and with objects of arbitrary keys as JSON."""
     texts = {name: json.dumps(row[name], ensure_ascii=False) for name in ("context", "state") if name in row}
     events = [event | {"at": datetime.fromisoformat(event["at"])} for event in row.get("events", ())]
     return row | texts | {"at": datetime.fromisoformat(row["at"]), "events": events}
@@ -279,7 +279,7 @@ def _batches(rows: Iterator[T], size: int = 1_000) -> Iterator[list[T]]:
 
 
 def _line(kind: type[T], values: Mapping[str, Any]) -> T:
-    """The line of a stream that has these values, decoded as strictly. Raises InputError."""
+    """The line of a stream with these values, decoded as strictly as a line of input. Raises InputError."""
     try:
         raw = plain.dumps({name: value for name, value in values.items() if value is not None})
     except (TypeError, ValueError, RecursionError) as error:
@@ -288,7 +288,7 @@ def _line(kind: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _seed(seed: SupportsIndex) -> int:
-    """A seed, of whatever library its integer is. Raises InputError."""
+    """A seed as an int, from any library's integer type. Raises InputError."""
     try:
         number = index(seed)
     except TypeError:

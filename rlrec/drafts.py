@@ -1,5 +1,5 @@
-"""Drafts: files that get their name once they are complete. Who writes a draft holds its lock, so that one without a
-lock was left by a process that is dead."""
+"""Drafts: files that get their names once they are complete. The writer of a draft holds a lock on it; a draft without
+a lock was left by a dead process."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import BinaryIO
 
-DRAFT = ".rlrec-"  # of names, until a file is complete
+DRAFT = ".rlrec-"  # prefix of the name of an incomplete file
 DIGIT = "[0-9a-f]"
 
 
 @contextmanager
 def complete(path: str, *, stem: str | None = None, mode: int = 0o666, replaces: bool = True) -> Iterator[BinaryIO]:
-    """A file that gets its name once it is complete and on the disk, and replaces what has it, or raises
-    FileExistsError. Until then it lies beside it under a name that nobody else has, which begins with `stem`; those
-    that processes left there that were killed are removed."""
+    """A file that gets its name once it is complete and on disk. An existing file of that name is replaced, or raises
+    FileExistsError. Until then it has a unique name in the same folder, which begins with `stem`; drafts that killed
+    processes left there are removed."""
     stem = stem or os.path.join(os.path.dirname(path), DRAFT)
     remove_abandoned(glob.escape(stem) + 16 * DIGIT)
     draft = stem + os.urandom(8).hex()
@@ -35,30 +35,30 @@ def complete(path: str, *, stem: str | None = None, mode: int = 0o666, replaces:
 
 
 def _name_anew(draft: str, path: str) -> None:
-    """Give a file a name that no other has; unlike a rename a link replaces nothing."""
+    """Give a file a new name; unlike a rename, a link replaces no existing file."""
     try:
         os.link(draft, path)
     except FileExistsError:
         raise
-    except OSError:  # a file system without links
+    except OSError:  # the file system has no links
         if os.path.lexists(path):
             raise FileExistsError from None
         os.rename(draft, path)
 
 
 def create(path: str, mode: int = 0o666) -> BinaryIO:
-    """A new file, which this process has locked until it is closed."""
+    """A new file, which this process keeps locked until it is closed."""
     while True:
         file = open(path, "xb", opener=partial(os.open, mode=mode))  # noqa: SIM115 (its caller closes it)
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # the file system has no locks
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.path.exists(path):
             return file
-        file.close()  # before it was locked, another process took it for one that was left
+        file.close()  # before it was locked, another process removed it as abandoned
 
 
 def remove_abandoned(pattern: str) -> None:
-    """Delete the drafts that nobody has locked."""
+    """Delete the drafts that no process has locked."""
     for path in glob.glob(pattern):
         with suppress(OSError), open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

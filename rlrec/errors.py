@@ -1,4 +1,4 @@
-"""Errors a person reads: one line, a way out, and the exit code of the command contract."""
+"""Errors for people: one line, a hint, and the exit code that the commands promise."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ OUT_OF_MEMORY = "out of memory", "give the process more (ulimit -v, its containe
 
 
 class RlrecError(Exception):
-    """Something failed. `hint` says what to do next; the class holds the exit code."""
+    """Something failed. `hint` says what to do next; the class has the exit code."""
 
     code = 1
-    result: object = None  # the answer that came before, for who called the command from Python
+    result: object = None  # an answer given before the error, for a Python caller
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         if hint:
-            self.add_note(hint)  # a traceback of Python has it, too
+            self.add_note(hint)  # so that a Python traceback shows it, too
 
 
 class InputError(RlrecError):
-    """Wrong usage or wrong input; nothing was stored. `field` and `line` name the place in an input line."""
+    """Wrong usage or wrong input; nothing was stored. `field` and `line` locate the error in the input."""
 
     code = 2
 
@@ -33,38 +33,39 @@ class InputError(RlrecError):
 
 
 class CheckFailed(RlrecError):
-    """A check said no: gate refused, audit found an error, store missing or out of date."""
+    """A check failed: a gate refused, an audit found an error, the store is missing or out of date."""
 
     code = 3
 
 
 class StoreBusy(RlrecError):
-    """The store is locked or unreachable. A retry is safe, unless the hint says what was stored before."""
+    """The store is locked or unreachable. A retry is safe, unless the hint says that something was stored before."""
 
     code = 4
 
 
 class OutcomeUnknown(RlrecError):
-    """The connection broke while the last changes were stored: nobody knows whether they are."""
+    """The connection broke while the last changes were being stored: they may or may not be stored."""
 
 
 class LinesRefused(RlrecError):
-    """The error where some lines were refused, and the others are stored."""
+    """Some lines were refused; the others are stored."""
 
     code = 5
 
 
 class Conflict(InputError):
-    """A known key or name came with other content."""
+    """A known key or name came with different content."""
 
     code = 6
 
 
-MAX_NAMES, MAX_WORD = 1_000, 200  # that are compared
+MAX_NAMES, MAX_WORD = 1_000, 200  # limits of the comparison
 
 
 def suggest(word: str, names: list[str], *, cutoff: float = 0.6) -> str | None:
-    """A hint with the names nearest to a word, or None. Of very many names those are compared that begin as it does."""
+    """A hint with the names most similar to a word, or None. Of very many names only those with the same beginning are
+    compared."""
     if len(word) > MAX_WORD:
         return None
     from difflib import get_close_matches

@@ -1,4 +1,5 @@
-"""The fields of the log: of a decision, of its slots and of its events. Tables, arrays, lines and pages follow them."""
+"""The fields of the log: of decisions, slots and events. Tables, arrays, lines and manual pages are derived from
+them."""
 
 from __future__ import annotations
 
@@ -7,13 +8,14 @@ from typing import NamedTuple
 
 
 class FieldCheck(NamedTuple):
-    """A test of a value, as SQL over a column: its constraint, which a migration makes. word: the end of its name."""
+    """A test of a value, as SQL over a column: the constraint that a migration creates. word: the end of the
+    constraint's name."""
 
     word: str
     test: str
 
 
-FINITE = FieldCheck("finite", "{0} BETWEEN -1e308 AND 1e308")  # outside lie NaN (NULL on SQLite) and the infinities
+FINITE = FieldCheck("finite", "{0} BETWEEN -1e308 AND 1e308")  # excludes NaN (NULL on SQLite) and the infinities
 FLAG = FieldCheck("flag", "{0} IN (0, 1)")
 KEY = FieldCheck("length", "length({0}) BETWEEN 1 AND 200")
 KIND = FieldCheck("length", "length({0}) BETWEEN 1 AND 64")
@@ -29,11 +31,10 @@ NO_SCORE = 1e308  # stands for a missing score
 
 class LogField(NamedTuple):
     """A field of the log.
-
-    name: of its column; kind: of what that holds (bool: 0 or 1); table: whose id it is; optional: whether it may be
-    null. key: in a line of JSON; in_csv: whether a row of CSV has it; is_read: whether it comes as an array; absent:
-    what stands for null there. is_stated: whether nothing but a line of an imported log states it, which every layer
-    hands on as it is."""
+    name: of its column; kind: the type of its values (bool: 0 or 1); table: the one whose id it holds; optional:
+    whether it may be null. key: in a line of JSON; in_csv: whether a row of CSV has it; is_read: whether it is read as
+    an array; absent: stands for null in that array. is_stated: whether only a line of an imported log states it; all
+    layers then pass it on unchanged."""
 
     name: str
     kind: type[bool | int | float | str | bytes]

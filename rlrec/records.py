@@ -1,5 +1,5 @@
-"""Frozen records that cross layers; standard library only. A NamedTuple loads five times as fast as a dataclass, for
-which every command would wait."""
+"""Frozen records that several layers share; standard library only. A NamedTuple loads five times as fast as a
+dataclass, and every command would wait for that."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Self, TypeVar
 
 K = TypeVar("K")
-CURVE = ("position", "examination")  # of the parameters: the name of a curve, and its values
-LEARNED = (*CURVE, "prior_mean", "prior_sd", "cells")  # the parameters that a version may have of its own
+CURVE = ("position", "examination")  # parameters with the name of a curve, and its values
+LEARNED = (*CURVE, "prior_mean", "prior_sd", "cells")  # the parameters that a version may have instead of its policy
 
 
 class Sums:
-    """Base of dataclasses of sums: two of them add up field by field; of mappings key by key, and a flag or a set holds
-    what either side has. None has nothing to add."""
+    """Base of dataclasses of sums, which are added field by field: mappings key by key, flags by `or`, sets by union.
+    None adds nothing."""
 
     def __add__(self, other: Self) -> Self:
         return type(self)(**{name: _add(value, getattr(other, name)) for name, value in vars(self).items()})
 
     def __iadd__(self, other: Self) -> Self:
-        """The same, in the arrays of this side: for sums that nobody else holds."""
+        """Like +, but in place in the arrays of this side, which nobody else may use."""
         return type(self)(**{name: _add(value, getattr(other, name), iadd) for name, value in vars(self).items()})
 
     def closed(self) -> Self:
-        """The sums of a partition of the log: what they are of is in no other one."""
+        """The sums of a partition of the log, given that no other partition adds to the same units."""
         return type(self)(**{name: _closed(value) for name, value in vars(self).items()})
 
 
@@ -46,19 +46,19 @@ def _closed(value: Any) -> Any:
 
 
 def add_each(left: Mapping[K, Any], right: Mapping[K, Any]) -> dict[K, Any]:
-    """The sums of both sides, added key by key."""
+    """The values of both mappings, added key by key."""
     added: dict[K, Any] = _add(left, right)
     return added
 
 
 def add_up(partials: Iterable[Any]) -> Any:
-    """The sum of partials, of which None has nothing to add; None of none."""
+    """The sum of partials; None adds nothing. None if there are no partials."""
     return reduce(_add, partials, None)
 
 
 class Arm(NamedTuple):
-    """An arm as it stands; `features` is JSON, `retired_at` None while it may be served: from one time until another,
-    where it has these."""
+    """An arm in its present state. `features` is JSON; `retired_at` is None while it may be served, within its times of
+    eligibility if it has these."""
 
     id: int
     key: str
@@ -69,7 +69,7 @@ class Arm(NamedTuple):
     eligible_until: int | None
 
     def status(self, now: int) -> str:
-        """A word for what it is at a time: active, which alone may be served, retired, upcoming or ended."""
+        """The status of the arm at a time: active (only then it may be served), retired, upcoming or ended."""
         if self.retired_at is not None:
             return "retired"
         if self.eligible_from is not None and now < self.eligible_from:
@@ -78,15 +78,16 @@ class Arm(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """A change of the sum of a kind's values before it is weighed: cut at `cap`, then log1p of its size."""
+    """A change of the sum of a kind's values before it is weighed: cut at `cap`, then log1p of its absolute value with
+    its sign."""
 
     log1p: bool = False
     cap: float | None = None
 
 
 class Reward(NamedTuple):
-    """A reward definition: the reward of a slot from its events, and when a belief learns it.
-    `weights` has every kind that counts; `transforms` those whose sum is changed first."""
+    """A reward definition: how the reward of a slot follows from its events, and when a belief learns it.
+    `weights` has every kind that counts; `transforms` those kinds whose sum is transformed first."""
 
     id: int
     name: str
@@ -101,8 +102,8 @@ class Reward(NamedTuple):
 
 
 class StoredPolicy(NamedTuple):
-    """A policy never changes. A variant of an experiment has a belief, and therefore a name, of its own:
-    POLICY@EXPERIMENT/VARIANT. `base_id` is the policy that it is a copy of; a uniform holdout has none."""
+    """A policy, which never changes. A variant of an experiment has its own belief, and therefore its own name,
+    POLICY@EXPERIMENT/VARIANT. `base_id` is the policy of which it is a copy; a uniform holdout has none."""
 
     id: int
     name: str
@@ -112,16 +113,16 @@ class StoredPolicy(NamedTuple):
 
     @property
     def base(self) -> str:
-        """The name that a person gave; of a variant, that of the policy that it is a copy of."""
+        """The name that a user gave; for a variant, the name of the policy of which it is a copy."""
         return self.name.partition("@")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A numbered belief of a policy; `seq` and `ordinal` are the policy's counters when it was made.
-    `entered_to` is the last decision of the policy that the belief holds; None: every one. `parameters`: the design of
-    a contextual policy, and `since`, the first decision that the belief holds. has_omissions: whether
-    it left some decisions out."""
+    """A numbered belief of a policy; `seq` and `ordinal` are the policy's counters at its creation.
+    `entered_to` is the last decision of the policy that has entered the belief; None: all have. `parameters`: the
+    design of a contextual policy, and `since`, the first decision in the belief. has_omissions: whether the belief left
+    some decisions out."""
 
     id: int
     policy: StoredPolicy
@@ -139,12 +140,12 @@ class Version:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The parameters of its policy, with the curve and the prior that this version got where it was rebuilt."""
+        """The parameters of its policy, with the curve and the prior of this version if it was rebuilt."""
         return {**self.policy.params, **{name: self.parameters[name] for name in LEARNED if name in self.parameters}}
 
     @property
     def reference(self) -> str:
-        """POLICY@V, as commands take it."""
+        """POLICY@V, the form that commands take."""
         return f"{self.policy.name}@{self.number}"
 
     @property
@@ -153,7 +154,7 @@ class Version:
 
     @property
     def contextual(self) -> bool:
-        """Whether its belief holds sums over contexts."""
+        """Whether the belief holds sums over contexts."""
         return "context" in self.parameters
 
     @property
@@ -162,7 +163,7 @@ class Version:
 
 
 class Head(NamedTuple):
-    """The mutable row of a policy: how often its beliefs changed, and which version is live."""
+    """The mutable row of a policy: counters of changes and decisions, and the live version."""
 
     policy_id: int
     seq: int
@@ -171,7 +172,7 @@ class Head(NamedTuple):
 
 
 class Event(NamedTuple):
-    """An event of a slot; without a position, of the page. `number` counts within the decision."""
+    """An event of a slot, or of the page if it has no position. `number` counts within the decision."""
 
     decision_id: int
     position: int | None
@@ -185,9 +186,9 @@ class Event(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of feedback. `number` is its line in the input, for errors; `at` microseconds since 1970 UTC.
-    user: whom a line names in place of a decision. The page that they saw last in the window is credited; arm: the last
-    showing of that arm; is_spread: all of them, each with an equal share of the values."""
+    """One line of feedback. `number` is its line in the input, for errors; `at` is in microseconds since 1970 UTC.
+    user: named in place of a decision. The last page that the user saw in the window is credited; arm: credit the last
+    showing of this arm; is_spread: credit all showings, each with an equal share of the values."""
 
     decision_id: int | None = None
     request_id: str | None = None
@@ -204,7 +205,7 @@ class Line(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """One position of a logged slate. Propensities are None where an imported log has none."""
+    """One position of a logged slate. Propensities that an imported log lacks are None."""
 
     position: int
     arm_id: int
@@ -217,7 +218,7 @@ class Slot(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A logged slate, with everything that is needed to score another policy on it."""
+    """A logged slate, with everything needed to score another policy on it."""
 
     id: int
     policy_id: int

@@ -1,4 +1,4 @@
-"""Answers of comparisons, and the sentences that say them: one rule for all commands, gates and the report."""
+"""Answers of comparisons, and sentences that state them: the same rules for all commands, gates and the report."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 from rlrec.errors import quantity
 
-ROUNDING = 1e-9  # of the size of the figures that are compared
-# A lift this near to 0 is within the precision of a log: propensities of four digits, or of float32, are that far off.
+ROUNDING = 1e-9  # relative to the figures that are compared
+# A lift this close to 0 is below the precision of a log: propensities of four digits, or of float32, err as much.
 LOG_PRECISION = 5e-4
-ALARM = 0.001  # p-value of a check below which something is wrong with a split or a log
+ALARM = 0.001  # p-value below which a split or a log is taken to be wrong
 DEFAULT_REWARD = "default"
 NOUNS = {"user": "user", "session": "visit", "row": "row"}  # of clusters
 LOGGED, SAME_POLICY = "what was logged", "is the same policy as"
-GATE_SHARE = 0.2  # of the visitors, whom gates judge by
+GATE_SHARE = 0.2  # of the visitors, who belong to the gate split
 LOGGER_HINT = "others are compared with it by `rlrec outcomes --by version`, an experiment, or --log all"
-TOO_EARLY = {"few-clusters", "few-rewards"}  # reasons for which an experiment says nothing yet
+TOO_EARLY = {"few-clusters", "few-rewards"}  # reasons for which an experiment gives no answer yet
 BASES = {"visits": "visits per {unit}", "active_days": "active days per {unit}", "reward_per_visit": "per visit"}
-GROWING = {"young-units", "anonymous-units"}  # reasons for which a difference is one of what came so far
+GROWING = {"young-units", "anonymous-units"}  # reasons for which a difference only describes the time so far
 YOUNG = "it may grow or turn with the time that people have to come again"
 WEEK = 7  # days over which units are compared at equal age
 LONGEST_WAIT = 90  # days; nobody waits longer for an answer
@@ -30,8 +30,8 @@ LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
 
 def direction(lower: float | None, upper: float | None, *, tolerance: float) -> str:
-    """`more` or `less` where the bounds of a difference agree on it, `equal` where both are within rounding, else
-    `unsure`. tolerance: a difference that is none; None stands for a bound that is not known."""
+    """`more` or `less` if the bounds of a difference agree on it, `equal` if both are within rounding, else `unsure`.
+    tolerance: differences up to this count as none; a bound of None is unknown."""
     if lower is not None and lower > tolerance:
         return "more"
     if upper is not None and upper < -tolerance:
@@ -40,7 +40,7 @@ def direction(lower: float | None, upper: float | None, *, tolerance: float) -> 
 
 
 def rounding(*figures: float | None) -> float:
-    """The difference of these figures that is rounding."""
+    """The difference between these figures that rounding may cause."""
     return ROUNDING * max((abs(figure) for figure in figures if figure is not None), default=0.0)
 
 
@@ -51,17 +51,18 @@ def difference_direction(row: Mapping[str, Any]) -> str:
 
 
 def is_growing(row: Mapping[str, Any]) -> bool:
-    """Whether a difference is sure in what came so far, and nothing but that is in doubt."""
+    """Whether a difference is certain for the time so far, and its only reasons for doubt are that it may still
+    grow."""
     return difference_direction(row) in ("more", "less") and set() < {*row["reasons"]} <= GROWING
 
 
 def gate_direction(gate: Mapping[str, Any]) -> str:
-    """The direction of the gain that a gate looked at."""
+    """The direction of the gain in a gate's look."""
     return direction(gate["lower"], gate["upper"], tolerance=rounding(gate["value"], gate["live_value"]))
 
 
 def gate_against(gate: Mapping[str, Any]) -> str:
-    """The side that a gate compared a candidate with: a reference, or the number of a version."""
+    """The name of what a gate compared a candidate with: a reference, or the number of a version."""
     side = gate["against"]
     return side if isinstance(side, str) else "the logged average" if side is None else f"version {side}"
 
@@ -70,14 +71,14 @@ def gate_against(gate: Mapping[str, Any]) -> str:
 
 
 class Claim(NamedTuple):
-    """A comparison that is to be put into words: `name` against `rival`; a sentence without a name goes on with one.
-
-    answer: better, worse, same or unknown; value, lower, upper: the difference, None where it is not known, or worth
-    nothing; base: what these are shares of, 1 for shares, 0 or None where there is none. needed: clusters more that
-    would tell, in about `days` of this traffic; cluster: user, session or row. groups: the reasons by their groups.
-    basis: what the figures are means of, such as `per visit`; reward: its name where it has to be told. caveat: what
-    lowers trust in an answer that is known; is_logger: `name` alone served all rows that were taken; has_other_loggers:
-    `rival` is one of several; seems: the answer rests on weak grounds, and says so"""
+    """A comparison to be put into words: `name` against `rival`; without a name the sentence continues one that has it.
+    answer: better, worse, same or unknown; value, lower, upper: the difference, None if it is unknown or unreliable;
+    base: the figure of which these become shares, 1 if they are shares already, 0 or None for none. needed: additional
+    clusters that would give an answer, in about `days` of this traffic; cluster: user, session or row. groups: the
+    reasons by their groups. basis: the unit of the mean, such as `per visit`; reward: its name if it must be stated.
+    caveat: a reason for less trust in a known answer; is_logger: whether `name` alone served all rows used;
+    has_other_loggers: whether `rival` is one of several; seems: whether the answer rests on weak evidence, and must say
+    so."""
 
     name: str
     rival: str
@@ -99,7 +100,7 @@ class Claim(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The answer in plain words, with what it rests on."""
+        """The answer as a sentence, with its basis."""
         by = f" by {self.reward}" if self.reward else ""
         basis = (f" {self.basis}" if self.basis else "") + by
         subject, caveat = self.name or "it", f", {self.caveat}" if self.caveat else ""
@@ -134,7 +135,7 @@ class Claim(NamedTuple):
         return value + (f", at least {bound}" if low else f", at most {bound}" if high else "")
 
     def _signed(self, figure: float | None) -> str:
-        """A figure with its sign and its unit."""
+        """A figure with its sign and unit."""
         return self._figure(figure) + (" %" if self.base else "")
 
     def _figure(self, figure: float | None) -> str:
@@ -147,23 +148,23 @@ class Claim(NamedTuple):
 
     @property
     def _time(self) -> str:
-        """How long the traffic of the log takes to bring what is needed."""
+        """The time in which this traffic brings the clusters needed."""
         if self.days is None:
             return ""
         return f" ({time_text(self.days)} of this traffic)"
 
 
 def is_weak(gate: Mapping[str, Any]) -> bool:
-    """Whether a gate was passed on more doubts than that of a small sample."""
+    """Whether a gate was passed with more doubts than a small sample."""
     return gate["verdict"] == "weak" and not {*gate["reasons"]} <= {"low-ess"}
 
 
 def gate_claim(
     gate: Mapping[str, Any], name: str = "", *, rival: str | None = None, groups: Mapping[str, Sequence[str]] = {}
 ) -> Claim:  # fmt: skip
-    """The claim that a look of a gate makes of a candidate. name: without one the sentence goes on with one; rival:
-    another name of what the candidate is compared with; groups: of the reasons that decide, else all are named. Looks
-    of earlier releases have no answer."""
+    """The claim that a gate's look makes about a candidate. name: without one, the sentence continues one that has it;
+    rival: another name for the other side of the comparison; groups: of the deciding reasons, by default all reasons
+    are named. Looks of earlier releases have no answer."""
     answer, needed, verdict = gate.get("answer") or "unknown", gate.get("needed"), gate["verdict"]
     bounds = {"value": gate["estimate"], "lower": gate["lower"], "upper": gate["upper"]}
     groups = groups or ({verdict: gate["reasons"]} if gate["reasons"] else {})
@@ -180,7 +181,7 @@ def gate_claim(
 def difference_sentence(
     row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None
 ) -> str:  # fmt: skip
-    """A difference in reward per unit, as `experiment show` has it, in plain words. per_day: units that come a day."""
+    """A sentence on a difference in reward per unit, from `experiment show`. per_day: new units per day."""
     reward = f" by {row['reward']}" if by_reward and row["reward"] else ""
     if TOO_EARLY & {*row["reasons"]}:
         enough = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
@@ -204,13 +205,13 @@ def difference_sentence(
 
 
 def _basis(row: Mapping[str, Any], unit: str) -> str:
-    """The words for what a metric is a mean of."""
+    """Words for the unit of a metric's mean."""
     name = row.get("metric", "reward_per_unit")
     return f"per {unit}" if name == "reward_per_unit" else BASES.get(name, f"in {name}").format(unit=unit)
 
 
 def plan_sentence(plan: Mapping[str, Any]) -> str:
-    """How long a lift takes, in plain words. plan: as of `experiment plan`."""
+    """A sentence on the time that a lift takes to detect. plan: of `experiment plan`."""
     assumed, days = plan["assumed"], plan["days_sequential"]
     chance = f"if it is there, with a chance of {100 * assumed['power']:g} %"
     looks = (plan["total"], plan["days"], "at one look"), (plan["total_sequential"], days, "at any number of looks")
@@ -226,8 +227,8 @@ def plan_sentence(plan: Mapping[str, Any]) -> str:
 
 
 def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
-    """The conclusions from the metrics that decide, or from the credit of teams, and guards that do not hold. answer:
-    as of `experiment show`."""
+    """The conclusions from the deciding metrics, or from the credit of teams, and guards that do not hold. answer: of
+    `experiment show`."""
     p_value = answer["sample_ratio"]["p_value"]
     if p_value is not None and p_value < ALARM:
         return [f"The split of {answer['experiment']} is not as defined: do not trust its differences."]
@@ -237,7 +238,7 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     if answer.get("route") is not None:
         return [_holdout_sentence(answer)]
     rows, differences, per_day = answer["unit_differences"], answer["differences"], answer.get("units_per_day")
-    if answer.get("status") == "stopped":  # no more units come
+    if answer.get("status") == "stopped":  # no more units arrive
         rows, differences = ([{**row, "needed": None} for row in table] for table in (rows, differences))
     names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     deciding = [row for row in rows if (row["metric"], row["reward"]) in names]
@@ -250,8 +251,8 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
 
 
 def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
-    """The command that compares units of equal age, where what decides depends on their age, and some have had a day
-    for it. log: the filter."""
+    """The command that compares units of equal age, if the deciding metrics depend on age, and some units are at least
+    a day old. log: the filter."""
     days = answer.get("equal_age_days", 0)
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     if not days or not any("young-units" in row["reasons"] for row in rows):
@@ -264,7 +265,7 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
 
 
 def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
-    """Whether a variant keeps to a guard."""
+    """A sentence on whether a variant keeps to a guard."""
     name = f"reward {_basis(row, unit)}" if row["reward"] else _basis(row, unit).removeprefix("in ")
     basis, least = name + (f" by {row['reward']}" if row["reward"] else ""), f"{100 * row['least']:.12g} %"
     share, low, high = (None if row[name] is None else percent(row[name]) for name in ("relative", "lower", "upper"))
@@ -272,7 +273,7 @@ def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
         return f"{row['group']} breaks a guard: {share} % {basis}, at best {high} %, where {least} is allowed"
     if row["answer"] == "holds":
         return f"{row['group']} keeps to a guard: {share} % {basis}, at worst {low} %, where {least} is allowed"
-    is_young = "young-units" in row["reasons"]  # what they did so far bounds nothing
+    is_young = "young-units" in row["reasons"]  # their behaviour so far gives no bounds
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
     so_far = f": {share} % so far" + (f", at worst {low} %" if low and not is_young else "") if share else ""
     start = f"{row['group']}: cannot tell yet whether {basis} fell by more than {least[1:]}"
@@ -280,13 +281,13 @@ def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
 
 
 def join_doubts(texts: Sequence[str]) -> str:
-    """Sentences in a line, which says once, at the end, what may still turn."""
+    """Sentences joined into one line that states only once, at the end, that the result may still change."""
     line, turning = "; ".join(texts), f"; {YOUNG}"
     return line.replace(turning, "") + turning if turning in line else line
 
 
 def _holdout_sentence(answer: Mapping[str, Any]) -> str:
-    """The conclusion from the users whom a route keeps apart. answer: as of `experiment show`."""
+    """The conclusion from the users in a route's holdout. answer: of `experiment show`."""
     rows = {row["metric"]: row for row in reversed(answer["unit_differences"])}
     earned, visits = rows["reward_per_unit"], rows["visits"]
     reasons, is_sure = {*earned["reasons"]}, difference_direction(earned) in ("more", "less")
@@ -294,7 +295,7 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
         named = {**earned, "group": answer["route"], "against": "its holdout"}
         return difference_sentence(named, answer["unit"], by_reward=True, per_day=answer.get("units_per_day"))
     so_far = " so far (young-units: it may grow or turn)" if "young-units" in earned["reasons"] else ""
-    if so_far:  # what they did so far bounds nothing
+    if so_far:  # their behaviour so far gives no bounds
         earned, visits = ({**row, "lower": None, "upper": None} for row in (earned, visits))
     figures = f"{earned['reward']} {_figures(earned)} a {answer['unit']}, visits {_figures(visits)}"
     caveat = (
@@ -309,7 +310,7 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
 
 
 def _figures(row: Mapping[str, Any]) -> str:
-    """A difference with its bounds, in percent where it can be."""
+    """A difference with its bounds, in percent if possible."""
     base = row["value"] / row["relative"] if row["relative"] else None
     bounds = {name: row[name] for name in ("value", "lower", "upper")}
     return Claim("", "", row["answer"], base=base, **bounds).difference
@@ -319,14 +320,15 @@ def earned_sentences(
     rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], unit: str, *,
     per_day: float | None = None, equal_ages: bool = False,
 ) -> list[str]:  # fmt: skip
-    """The conclusions from the differences that decide, one a group and metric, which says so where visits fall and
-    rewards do not. differences: of all metrics; equal_ages: of the same time of each unit, to which nothing comes."""
+    """The conclusions from the deciding differences, one per group and metric; each states if visits fall although the
+    reward does not. differences: of all metrics; equal_ages: whether units were compared over equal times, so that
+    nothing is added later."""
     visits = {row["group"]: row for row in differences if row["metric"] == "visits" and _falls(row)}
     by_reward = not {row["reward"] for row in rows} <= {DEFAULT_REWARD, None}
     texts = []
     for row in rows:
         lost = visits.get(row["group"]) if row["reward"] and row["answer"] != "worse" else None
-        # two doubts are no answer
+        # two unknown answers are no finding
         share = None if lost is None or {row["answer"], lost["answer"]} == {"unknown"} else lost["relative"]
         cost = f"; but it brings people back less often: {percent(share)} % visits per {unit}" if share else ""
         cost += " so far" if cost and not equal_ages else ""
@@ -337,12 +339,12 @@ def earned_sentences(
 
 
 def _falls(row: Mapping[str, Any]) -> bool:
-    """Whether visits fall, if only among units that had no time yet to come again as often as they will."""
+    """Whether visits fall, even if only among units that have not had the time to come again as often as they will."""
     return row["upper"] is not None and row["upper"] < 0 and {*row["reasons"]} <= {*GROWING, "other-metric"}
 
 
 def best_of(may_be_best: Mapping[str, bool | None]) -> str:
-    """Which of several targets may still be the best, each by its name; None where the log cannot tell."""
+    """A sentence on which of several targets may be the best. may_be_best: by name, None where the log cannot tell."""
     names: dict[bool | None, list[str]] = {}
     for name, flag in may_be_best.items():
         names.setdefault(flag, []).append(name)
@@ -357,8 +359,8 @@ def best_of(may_be_best: Mapping[str, bool | None]) -> str:
 
 
 def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95) -> str:
-    """The first thing that effects say of arms, which are in order: one that earns much now and costs in the long run,
-    else the worst one, else the best one; at a level that holds for all arms together."""
+    """The first conclusion from the effects of arms, which are in order: an arm with a high reward now and a negative
+    long-run effect, else the worst arm, else the best; at a level that holds for all arms together."""
     reach = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
     sure = [row for row in arms if abs(row["shrunk"]) > reach * row["shrunk_sd"] > 0]
     bad = [row for row in sure if row["shrunk"] < 0]
@@ -387,17 +389,17 @@ def _and(names: Sequence[str]) -> str:
 
 
 def time_text(days: float) -> str:
-    """Whole days, hours, or minutes, one at least."""
+    """A whole number of days, hours or minutes, at least one."""
     parts = (("day", 1), ("hour", 24), ("minute", 24 * 60))
     amounts = ((max(1, round(days * count)), unit) for unit, count in parts if days * count >= 1.5 or unit == "minute")
     return quantity(*next(amounts))
 
 
 def percent(share: float) -> str:
-    """A share in percent with its sign: whole ones from 10 % on."""
+    """A share in percent with its sign; without decimals from 10 % on."""
     return f"{100 * share:+.{0 if abs(share) >= 0.1 else 1}f}".replace("-0.0", "+0.0")
 
 
 def approximate(number: int) -> int:
-    """A number in two digits, as far as it can be known."""
+    """A number rounded to two digits, which is as precisely as it can be known."""
     return int(float(f"{number:.1e}"))

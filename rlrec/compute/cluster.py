@@ -1,4 +1,5 @@
-"""Work on partitions on a Dask cluster: one that runs at an address, or one of this machine that ends with the work."""
+"""Processing of partitions on a Dask cluster: one that runs at an address, or one on this machine that ends with the
+work."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ from rlrec.compute import ENVIRONMENT, Runner, deadly_partition, packing
 from rlrec.errors import InputError, RlrecError
 
 TIMEOUT_S = 5
-PARTITIONS_AHEAD = 2  # partitions a worker that are handed over before they are done
-RECOUNT_S = 1  # after which a cluster at an address is asked again how many workers it has
-RESTART_S = 10  # in which a worker that ended is there again
-# What a cluster of this machine does every few milliseconds, which costs more than its work on partitions.
+PARTITIONS_AHEAD = 2  # partitions per worker that are submitted ahead
+RECOUNT_S = 1  # between two counts of the workers of a cluster at an address
+RESTART_S = 10  # within which a worker that ended is started again
+# Frequent duties of a local cluster, which would cost more than its work on partitions.
 _QUIET_SETTINGS = {
     "distributed.nanny.pre-spawn-environ": ENVIRONMENT, "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "1s", "distributed.admin.system-monitor.interval": "10s",
@@ -28,17 +29,17 @@ _QUIET_SETTINGS = {
 
 
 class SchedulerAbsent(RlrecError):
-    """No scheduler answers."""
+    """No scheduler answers at the address."""
 
     code = 4
 
 
 class Cluster:
-    """An engine of Dask workers. Dask works on the partition of a worker that was lost once more."""
+    """An engine with Dask workers. Dask repeats the work on a partition whose worker was lost."""
 
     def __init__(self, jobs: int, runner: Runner, *, scheduler: str | None) -> None:
-        """Raises InputError without Dask or for what is no address, SchedulerAbsent where no scheduler answers,
-        RlrecError where a worker of this machine ends while it starts."""
+        """Raises InputError without Dask or for an invalid address, SchedulerAbsent if no scheduler answers, RlrecError
+        if a local worker ends while it starts."""
         try:
             import dask
             import distributed
@@ -60,7 +61,7 @@ class Cluster:
             raise SchedulerAbsent(f"no scheduler answers at {scheduler}", hint=hint) from error
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """See `Engine.map`. The task is a future of its own: it is handed over once, and can be made again."""
+        """See `Engine.map`. The task is a future, which is sent once and can be recomputed."""
         import distributed
 
         shared = self._submit(bytes, task, pure=False)
@@ -83,8 +84,8 @@ class Cluster:
             count -= 1
             number = int(future.key.split("-")[2])
             try:
-                # Only now: with `with_results` Dask waits for ever for an answer that is lost on its way with its
-                # worker, and whose partition then ends workers.
+                # Fetched only now: with `with_results` Dask waits forever for an answer that is lost with its worker,
+                # if the partition then kills further workers.
                 answer: _WorkerResult = future.result()
             except distributed.KilledWorker as error:
                 raise deadly_partition(number) from error
@@ -99,18 +100,18 @@ class Cluster:
             yield number, result
 
     def _submit(self, *words: Any, **options: Any) -> Any:
-        """The future of a call. Rows are meant to go along, so Dask need not warn a person of their size."""
+        """The future of a call. Rows are sent on purpose, so Dask's warning about their size is switched off."""
         import dask
 
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TiB"}):
             return self.client.submit(*words, **options)
 
     def close(self) -> None:
-        """End what was started here; a cluster at an address goes on."""
+        """End what was started here; a cluster at an address keeps running."""
         with suppress(OSError, TimeoutError, AssertionError):
             self.client.close()
             if self._cluster is not None:
-                # Dask cannot end a worker in the moment in which it starts it again after its death
+                # Dask cannot end a worker while it restarts it after its death
                 end, nannies = monotonic() + RESTART_S, self._cluster.workers.values()
                 while any(nanny.process and not nanny.pid for nanny in nannies) and monotonic() < end:
                     sleep(0.02)
@@ -132,7 +133,7 @@ def _start(jobs: int) -> Any:
 
 
 class Fingerprint(NamedTuple):
-    """The versions and the processor that results depend on."""
+    """The versions and the processor features on which results depend."""
 
     versions: tuple[str, ...]
     processor: tuple[str, ...]
@@ -150,7 +151,7 @@ def fingerprint() -> Fingerprint:
 
 
 def is_mixed(worker: Fingerprint, process: Fingerprint) -> bool:
-    """Whether the processors differ. Raises RlrecError where versions do."""
+    """Whether the processors differ. Raises RlrecError if versions differ."""
     for theirs, ours in zip(worker.versions, process.versions, strict=True):
         if theirs != ours:
             raise RlrecError(f"a worker has {theirs}, and this process {ours}", hint="give all of them one environment")

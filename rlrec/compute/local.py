@@ -1,4 +1,4 @@
-"""Work on partitions in several processes of this machine."""
+"""Processing of partitions in several processes of this machine."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ COMMAND = [sys.executable, "-P", str(Path(worker.__file__))]
 
 
 class _PartitionWork(NamedTuple):
-    """A partition that is worked on: its number, and the message that says so."""
+    """A partition being processed: its number, and the message with the work."""
 
     number: int
     message: bytes
 
 
 class Processes:
-    """An engine of so many processes, started when they are first needed."""
+    """An engine with `jobs` processes, which are started when first needed."""
 
-    mixed = False  # they have one processor
+    mixed = False  # all have the same processor
 
     def __init__(self, jobs: int, runner: Runner) -> None:
         self._jobs, self._runner = jobs, runner
         self._idle: list[_Process] = []
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """See `Engine.map`. A partition whose process ends is worked on again."""
+        """See `Engine.map`. If a process ends, its partition is processed again."""
         orders = (_PartitionWork(n, pickle.dumps((task, rows), 5)) for n, rows in enumerate(partitions))
         retries: list[_PartitionWork] = []
         busy: dict[_Process, _PartitionWork] = {}
@@ -89,11 +89,11 @@ class _Process:
         self.send(pickle.dumps(runner))
 
     def send(self, message: bytes) -> None:
-        with suppress(BrokenPipeError):  # its answer will say that it has ended
+        with suppress(BrokenPipeError):  # reading its answer will show that it has ended
             worker.write(self._questions, message)
 
     def close(self) -> None:
-        self._process.kill()  # it only reads
+        self._process.kill()  # the process only reads
         with suppress(OSError):
             self._questions.close()
         self.answers.close()

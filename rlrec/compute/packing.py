@@ -1,4 +1,4 @@
-"""Values on their way to another process, with the open store that they hold replaced by the one there."""
+"""Pickled values for other processes, in which the open store is replaced by that of the receiver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CACHED = type(lru_cache(len))
 
 
 def pack(value: Any, *, handle: object = None) -> bytes:
-    """The value in bytes. handle: what stays here; whoever unpacks it puts something else in its place."""
+    """The value in bytes. handle: an object in it that is not sent; the receiver inserts its own."""
     buffer = BytesIO()
     pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL)
     pickler.handle = handle
@@ -26,7 +26,7 @@ def pack(value: Any, *, handle: object = None) -> bytes:
 
 
 def unpack(data: bytes, *, handle: object = None) -> Any:
-    """The value that was packed, a new one each time."""
+    """A new copy of the packed value."""
     unpickler = _Unpickler(BytesIO(data))
     unpickler.handle = handle
     return unpickler.load()
@@ -39,9 +39,9 @@ class _Pickler(pickle.Pickler):
         return _HANDLE if self.handle is not None and value is self.handle else None
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, RlrecError):  # its arguments are by name
+        if isinstance(value, RlrecError):  # its arguments are named
             return _make_error, (type(value), value.args), vars(value)
-        if isinstance(value, _CACHED) and isinstance(value.__wrapped__, MethodType):  # without what it remembers
+        if isinstance(value, _CACHED) and isinstance(value.__wrapped__, MethodType):  # without the cached values
             return _make_cached, (value.__wrapped__, value.cache_parameters()["maxsize"])
         return NotImplemented
 

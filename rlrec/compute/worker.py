@@ -1,7 +1,6 @@
-"""A process that works on partitions. It is run as a file: the process that started it says first where modules are.
-
-Messages are pickles with their length before them: (path, runner), then (task, partition) each; each is answered by a
-packed result."""
+"""A process that works on partitions. It is run as a file; its parent first sends the path of the modules. Each message
+is a pickle with its length in front: first (path, runner), then (task, partition) each time. Each of the latter is
+answered by a packed result."""
 
 from __future__ import annotations
 
@@ -21,16 +20,16 @@ def write(stream: BinaryIO, message: bytes) -> None:
 
 
 def read(stream: BinaryIO) -> bytes | None:
-    """The next message; None at the end, or where the other side ended in the middle of one."""
+    """The next message; None at the end, or if the other side ended within a message."""
     start = stream.read(LENGTH)
     message = stream.read(int.from_bytes(start, "little")) if len(start) == LENGTH else b""
     return message if message else None
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent ends it
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what is printed spoils no answer
+    os.dup2(2, 1)  # printed text must not mix with answers
     questions = sys.stdin.buffer
     sys.path[:] = pickle.loads(read(questions) or b"")
 

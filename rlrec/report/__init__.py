@@ -1,1 +1,1 @@
-"""Answers as figures and as a page: text made of numbers, without a store, a terminal or a library."""
+"""Answers as figures and as a page: text generated from numbers, without a store, a terminal or a library."""

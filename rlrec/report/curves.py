@@ -1,4 +1,4 @@
-"""Figures of curves: how likely positions are looked at, and how versions were trained."""
+"""Figures of curves: the examination of positions, and the training of versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def examination(answers: Sequence[CurveAnswer]) -> Figure:
-    """How likely positions are looked at, by one, two or three curves."""
+    """The probability that positions are examined, by up to three curves."""
     series = [
         Series(f"{answer['curve']}@{answer['number']}", _points(answer["positions"], "position", "examination"))
         for answer in answers
@@ -37,12 +37,12 @@ def examination(answers: Sequence[CurveAnswer]) -> Figure:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[PlotPoint]:
-    """A point for each row, at the value of column x, with the value and the bounds of column y."""
+    """A point for each row: the value of column x, with the value and the bounds of column y."""
     return [PlotPoint(row[x], row[y], row["lower"], row["upper"], str(row[x])) for row in rows]
 
 
 def training(policy: str, version: int, training: Mapping[str, Any] | None, *, live: bool) -> Figure | None:
-    """The learning curve of a version; None where it was not trained, or no epoch was stored."""
+    """The learning curve of a version; None if it was not trained, or no epoch was stored."""
     if training is None or not training["curve"]:
         return None
     curve, best, gate = training["curve"], training["best"], training["gate"]

@@ -1,4 +1,5 @@
-"""The figures of a report: each answer of a command as a drawing, with a title that says the finding, and its data."""
+"""The figures of a report: each answer of a command as a drawing, with a title that states the finding, and its
+data."""
 
 from __future__ import annotations
 
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
     from rlrec.app.judging.outcomes import Result as Outcomes
     from rlrec.app.policies.policy_beliefs import PolicyBelief
 
-MAX_CONTEXT = 60  # characters of a context that a title names
+MAX_CONTEXT = 60  # characters of a context in a title
 MAX_ROWS = 15  # rows of a figure
 UNKNOWN = "cannot tell"
-VERDICTS = {"ok": "s1", "weak": "s2", "insufficient": "no"}  # their looks
+VERDICTS = {"ok": "s1", "weak": "s2", "insufficient": "no"}  # CSS classes
 VARIANTS = "An experiment answers for its variants: here each is compared with all that was logged."
 BOUNDS = ("value", "lower", "upper")
-LOOKS = {"better": "s1", "worse": "s2", "same": "s3", "unknown": "no"}  # of answers, in the order of a summary
+# CSS classes of answers, in the order of a summary
+LOOKS = {"better": "s1", "worse": "s2", "same": "s3", "unknown": "no"}
 METRICS = {
     "reward_per_unit": "reward per {unit}", "reward_per_visit": "reward per visit", "visits": "visits per {unit}",
     "retention": "{unit}s who came again", "returned_1d": "came back within a day",
@@ -35,14 +37,15 @@ METRICS = {
     "decisions_per_visit": "decisions per visit", "credit": "credit a decision",
 }  # fmt: skip
 COMPARED = ("reward_per_unit", "reward_per_visit", "visits", "retention", "returned_7d")
-RETURNED = {"returned_7d": 7, "returned_1d": 1}  # days; the first of these that most periods have, else the last
+# days; the first of these known for most periods is shown, else the last one
+RETURNED = {"returned_7d": 7, "returned_1d": 1}
 PERIOD_US = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Figure(NamedTuple):
-    """A drawing with its finding, a description in words, and the data that it shows. findings: for a summary, in place
-    of the title; lines: below the title."""
+    """A drawing with its finding, a description in words, and its data. findings: for a summary, in place of the title;
+    lines: below the title."""
 
     title: str
     drawing: Drawing
@@ -54,12 +57,12 @@ class Figure(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """The title with all that the figure finds, for where it stands alone."""
+        """The title with all findings of the figure, for a figure shown alone."""
         return ". ".join([self.title, *(self.findings or ()), *self.lines])
 
 
 def percent(share: float | None) -> str:
-    """A share in percent, with a digit behind the point where it is small."""
+    """A share in percent, with more decimals the smaller it is."""
     if share is None:
         return "\u2013"
     return f"{100 * share:.{0 if abs(share) >= 0.995 else 1 if abs(share) >= 0.001 or not share else 2}f}\u00a0%"
@@ -71,8 +74,8 @@ def percent(share: float | None) -> str:
 def over_time(
     answer: Outcomes, metric: str = "reward_per_visit", *, until: int | None = None, weeks: Outcomes | None = None
 ) -> Figure | None:
-    """A metric of `outcomes` by hour, day or week, of the first reward; None where no period has it. until: the end of
-    the last period, at most; weeks: whole ones, of which the newest is compared with the first."""
+    """A metric of `outcomes` by hour, day or week, for the first reward; None if no period has it. until: leave out
+    periods that end later; weeks: whole weeks, of which the newest is compared with the first."""
     rows = _by_period(answer, metric, until)
     if all(row["value"] is None for row in rows):
         return None
@@ -99,7 +102,7 @@ def over_time(
 
 
 def _by_period(answer: Outcomes, metric: str, until: int | None) -> list[OutcomeRow]:
-    """The rows of a metric, of the first reward, whose periods end by a time."""
+    """The rows of a metric, for the first reward, whose periods end by a time."""
     rows = [row for row in answer["outcomes"] if row["metric"] == metric]
     length = PERIOD_US[str(answer["by"])]
     return [
@@ -109,20 +112,20 @@ def _by_period(answer: Outcomes, metric: str, until: int | None) -> list[Outcome
 
 
 def _scaled(row: OutcomeRow, scale: float) -> tuple[float | None, float | None, float | None]:
-    """A value with its bounds, times a number."""
+    """A value with its bounds, multiplied by a number."""
     figures = row["value"], row["lower"], row["upper"]
     value, lower, upper = (None if figure is None else scale * figure for figure in figures)
     return value, lower, upper
 
 
 def _day(label: str) -> str:
-    """A period as short as an axis wants it: its hour, or its day."""
+    """A short label of a period for an axis: its hour, or its day."""
     return label[11:16] if "T" in label else f"{int(label[8:10])}\u00a0{MONTHS[int(label[5:7]) - 1]}"
 
 
 def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
-    """The newest full period, and how a week compares with the first one: days and hours differ among themselves. None
-    where no period has a figure."""
+    """The figure of the newest complete period; for weeks also the comparison with the first week, since days and hours
+    differ among themselves. None if no period has a figure."""
     period, rows = str(answer["by"]), [row for row in _by_period(answer, metric, until) if row["value"] is not None]
     if not rows:
         return None
@@ -145,8 +148,8 @@ def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
 
 
 def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None = None) -> Figure | None:
-    """Returning visitors over time, as long before the end of the log as they have to come again; None where nobody
-    did, or could have yet, or no user is known."""
+    """Returning visitors over time, for periods that ended early enough before the end of the log; None if nobody
+    returned, or could have yet, or if there are no users."""
     if "no-users" in answer["reasons"] or log_end is None or nobody_returned(answer):
         return None
     periods = len({row["group"] for row in answer["outcomes"]})
@@ -156,7 +159,7 @@ def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None =
 
 
 def nobody_returned(answer: Outcomes) -> bool:
-    """Whether no visit of those that could be was followed by another one of the same user in time."""
+    """Whether no user returned in time after any of the visits that are old enough."""
     shares = [row["value"] for row in answer["outcomes"] if row["metric"] in RETURNED and row["value"] is not None]
     return bool(shares) and not any(shares)
 
@@ -165,7 +168,7 @@ def nobody_returned(answer: Outcomes) -> bool:
 
 
 def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
-    """The estimates of the first unit as a forest plot; None where nothing was estimated."""
+    """The estimates of the first unit as a forest plot; None if nothing was estimated."""
     rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     if not rows:
         return None
@@ -176,7 +179,7 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
         value, verdict = estimate.value, estimate.verdict
         name = row.name if row.by is None else f"{row.name}, {row.by} {row.group.label}"
         label = f"{name}, {estimate.estimator}" if names_estimator else name
-        # a value beside an answer that nobody knows would be taken for one
+        # a value next to an unknown answer would be taken for the answer
         note = UNKNOWN if claim.answer == "unknown" else f"{number(value)}, {verdict}"
         intervals.append(Interval(label, value, estimate.lower, estimate.upper, note, VERDICTS[verdict]))
         shows_lift = claim.answer != "unknown" or claim.needed is not None
@@ -211,8 +214,8 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
 
 
 def _is_finding(row: EstimateRow) -> bool:
-    """Whether somebody can act on an answer: no log tells of what learned from it, nobody waits to know of a built-in
-    target, and that a policy is the one that served goes without saying."""
+    """Whether an answer is worth telling. It is not if no log could answer it (in-sample), if an unknown answer is
+    about a built-in target, or if the policy is the one that served."""
     claim = row.claim
     if claim.answer == "unknown":
         return row.version is not None and not (claim.needed is None and "in-sample" in row.estimate.reasons)
@@ -223,8 +226,8 @@ def _is_finding(row: EstimateRow) -> bool:
 
 
 def comparison(answer: VariantComparison) -> Figure | None:
-    """The variants of an experiment against the first one, per unit, in percent, or the credits of two versions that
-    fill every slate in turns; None where nothing is known yet."""
+    """The variants of an experiment against the first one, per unit, in percent; or the credits of two interleaved
+    versions. None if nothing is known yet."""
     rows = [row for row in answer["unit_differences"] if row["metric"] in COMPARED]
     rows.sort(key=lambda row: COMPARED.index(row["metric"]))
     drafted = [] if rows else [{**row, "group": row["variant"], "metric": "credit"} for row in answer["differences"]]
@@ -241,7 +244,7 @@ def comparison(answer: VariantComparison) -> Figure | None:
     intervals = [line for line, _ in lines if line.value is not None]
     if not intervals:
         return None
-    prefix = "" if "route" in answer else f"{answer['experiment']}: "  # a holdout is that of a route
+    prefix = "" if "route" in answer else f"{answer['experiment']}: "  # a holdout belongs to a route
     per_cent, against = "" if drafted else ", in percent of it", answer["variants"][0]["variant"]
     return Figure(
         title=f"{answer['experiment']}, {_covered(answer)}: variants against {against}",
@@ -254,20 +257,20 @@ def comparison(answer: VariantComparison) -> Figure | None:
 
 
 def _covered(answer: VariantComparison) -> str:
-    """The days that the decisions of an experiment cover."""
+    """The days with decisions of an experiment."""
     first, last = ((answer[name] or "")[:10] for name in ("first_at", "last_at"))
     return f"{first} to {last}" if first != last else first or "without a decision"
 
 
 def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
-    """A metric in words, with its reward where there are several."""
+    """The name of a metric, with its reward if there are several."""
     names_reward = len({difference["reward"] for difference in answer["unit_differences"]} - {None}) > 1
     name = METRICS[row["metric"]].format(unit=answer["unit"])
     return f"{name} ({row['reward']})" if names_reward and row["reward"] else name
 
 
 def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list[Any]]]:
-    """The headers and rows of a table of the variants of experiments: who got them, and what they earned."""
+    """The headers and rows of a table of the variants of experiments: who got them, and their rewards."""
     headers = [
         "experiment", "from", "to", "status", "split", "variant", "policy", "share", "got it", "reward",
         "per unit", "lower", "upper", "per 1,000", "in total",
@@ -294,7 +297,7 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
 
 
 def beliefs(answer: PolicyBelief) -> Figure | None:
-    """The beliefs of a version about the arms that it shows most; None in an empty catalogue."""
+    """The beliefs of a version about the arms that it shows most; None for an empty catalogue."""
     arms = [row for row in answer["arms"] if row["status"] == "active"] or answer["arms"]
     arms = sorted(arms, key=lambda row: (-(row["probability"] or 0.0), -(row["mean"] or 0.0)))
     shown, name = arms[:MAX_ROWS], f"{answer['policy']}@{answer['version']}"
@@ -334,7 +337,7 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
 
 
 def effects(answer: Effects) -> Figure:
-    """The arms of the first group that are worth most and least in the long run."""
+    """The arms of the first group with the largest and the smallest long-run effects."""
     group = answer["groups"][0]
     arms = group["arms"]
     half = MAX_ROWS // 2
@@ -355,7 +358,7 @@ def effects(answer: Effects) -> Figure:
 
 
 def exposure(answer: Exposure) -> Figure:
-    """How much of the slots each arm had, realised and expected."""
+    """The share of slots that each arm had, realised and expected."""
     slots, arms = max(1, answer["slots"]), answer["arms"]
     shown, effective_arms = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
     half = bisect_left([*accumulate(row["realised"] for row in arms)], slots / 2) + 1

@@ -1,4 +1,4 @@
-"""Pages of HTML from templates: nothing is loaded, no script runs, and every text is escaped."""
+"""HTML pages from templates: they load nothing, run no script, and have all text escaped."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rlrec.report import svg
 from rlrec.report.figures import Figure
 
 FOLDER = Path(__file__).parent / "templates"
-LONG = 30  # letters of a cell that may be broken
+LONG = 30  # letters from which on a cell may be wrapped
 CONTENT_POLICY = "default-src 'none'; style-src 'sha256-{}'; img-src data:; form-action 'self'; base-uri 'none'"
 
 
 class Cell(NamedTuple):
-    """A cell of a table, or its header. look: its class in style.css; href: where its text leads; order: that in which
-    a table is sorted by the column of this header; is_chosen: whether the link is that of the filter at work."""
+    """A cell of a table, or a header. look: its class in style.css; href: the link of its text; order: by which a table
+    is sorted by this header's column; is_chosen: whether the link is that of the active filter."""
 
     text: str
     look: str = ""
@@ -33,8 +33,8 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table. key: its anchor; filters: links to some of its rows; extent: which rows are shown; turns: links to the
-    others."""
+    """A table. key: its anchor; filters: links to some of its rows; extent: text on which rows are shown; turns: links
+    to the others."""
 
     headers: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
@@ -45,8 +45,8 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of a page. remarks stand above its figures, lines below; details: lines under a summary that opens them;
-    tables: with their names."""
+    """A part of a page. remarks: above its figures; lines: below them; details: lines that a click on the summary
+    shows; tables: with their names."""
 
     figures: Sequence[Figure] = ()
     remarks: Sequence[str] = ()
@@ -61,12 +61,12 @@ class Section(NamedTuple):
 
 
 def plain_text(value: Any) -> str:
-    """A text as it is, a number in three digits."""
+    """A text unchanged, or a number in three digits."""
     return value if isinstance(value, str) else svg.number(value)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], text: Callable[[Any], str] = plain_text) -> Table:
-    """A table of these values. text: of a value."""
+    """A table of these values. text: formats a value."""
     numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in range(len(headers))]
     looks = ["n" if is_numeric else "" for is_numeric in numeric]
     return Table(
@@ -85,7 +85,7 @@ def _drawing(figure: Figure, key: str) -> Markup:
 
 
 def _plain(value: Any) -> Any:
-    """The value without letters that turn the direction of writing, or that markup does not allow."""
+    """The value without characters that change the writing direction, or that markup does not allow."""
     return svg.UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
 
 
@@ -104,5 +104,5 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of a template with these values."""
+    """The text of a template, filled with these values."""
     return _environment().get_template(template).render(values)

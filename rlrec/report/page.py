@@ -1,4 +1,4 @@
-"""A report as one page of HTML: figures, their data in tables, and remarks."""
+"""A report as one HTML page: figures, their data in tables, and remarks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.estimates import EstimateRow
     from rlrec.app.judging.report import Result
 
-SHORT = ("time", "estimates", "experiments", "training")  # sections whose findings the summary has: to act on
+# sections whose findings, which one may act on, are in the summary
+SHORT = ("time", "estimates", "experiments", "training")
 
 
 def page(answer: Result, title: str) -> str:
@@ -24,7 +25,7 @@ def page(answer: Result, title: str) -> str:
 
 
 def contents(answer: Result) -> dict[str, Any]:
-    """The values that the template of a report shows."""
+    """The values for the template of a report."""
     sections = dict(_sections(answer))
     findings = [
         (f"{name}-{count}", finding)

@@ -1,6 +1,5 @@
-"""Figures as SVG text, 400 units across: letters of 12 units can be read on a phone, and CSS classes colour them.
-
-Every text is escaped, whatever names hold. The figures do without scripts and without anything from elsewhere."""
+"""Figures as SVG text, 400 units wide: letters of 12 units are readable on a phone, and CSS classes set the colours.
+All text is escaped, whatever names contain. The figures need no scripts and no external files."""
 
 from __future__ import annotations
 
@@ -13,12 +12,13 @@ from textwrap import wrap
 from typing import NamedTuple
 from unicodedata import east_asian_width
 
-WIDTH, LEFT, RIGHT = 400, 54, 388  # of a figure, and of the area of a plot; beside it stand up to seven letters
+WIDTH, LEFT, RIGHT = 400, 54, 388  # of a figure, and of its plot area; up to seven letters fit on the left of it
 LETTER = 6.7  # mean width of a letter
-MARKS = ("circle", "square", "triangle")  # of the first, second and third line: colour is not all that tells them apart
+# of the first, second and third line, which colour alone should not distinguish
+MARKS = ("circle", "square", "triangle")
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
-# Okabe and Ito's palette, which the colour-blind can tell apart: ink, soft ink, grid, paper, three lines, and doubt
+# Okabe and Ito's palette, which colour-blind people can distinguish: ink, soft ink, grid, paper, three lines, doubt
 PALETTES = {
     "": ("#1b1f24", "#5b6570", "#d9dee3", "#fff", "#0072b2", "#c04e00", "#00795a", "#8a939c"),
     "(prefers-color-scheme:dark)": (
@@ -39,14 +39,15 @@ SHAPES = (
 )
 
 
-# The look of figures: on a screen, in the dark, on paper. Colours are literal, since editors know no variables.
+# The style of figures on a screen, in dark mode, and on paper. Colours are literal, since editors do not know
+# variables.
 _NAMES = ("ink", "soft", "grid", "paper", "first", "second", "third", "doubt")
 _RULES = {media: COLOURS % dict(zip(_NAMES, palette, strict=True)) for media, palette in PALETTES.items()}
 STYLE = "".join(f"@media {media}{{{text}}}" if media else text for media, text in _RULES.items()) + SHAPES
 
 
 class PlotPoint(NamedTuple):
-    """A point of a line; None: unknown. label: of its place on the axis."""
+    """A point of a line; None: unknown. label: of its position on the axis."""
 
     x: float
     y: float | None
@@ -56,7 +57,7 @@ class PlotPoint(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A line with its band. marked: the number of a point that is ringed."""
+    """A line with its band. marked: the index of a point that gets a ring."""
 
     name: str
     points: Sequence[PlotPoint]
@@ -64,7 +65,7 @@ class Series(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A row of a forest plot. look: one of s1, s2, s3 and no; note: at the right of the name."""
+    """A row of a forest plot. look: one of s1, s2, s3 and no; note: to the right of the name."""
 
     name: str
     value: float | None
@@ -75,7 +76,7 @@ class Interval(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A row of a bar chart. tick: a value to compare with."""
+    """A row of a bar chart. tick: a value for comparison."""
 
     name: str
     value: float
@@ -83,14 +84,14 @@ class Bar(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """The inside of an <svg>, and its height."""
+    """The content of an <svg>, and its height."""
 
     height: float
     marks: str
 
 
 class Scale(NamedTuple):
-    """Maps low..high to start..end; what lies outside ends at the edge."""
+    """Maps low..high to start..end; values outside are clipped."""
 
     low: float
     high: float
@@ -103,12 +104,13 @@ class Scale(NamedTuple):
 
 
 def escape(text: str) -> str:
-    """The text as markup; what XML does not allow, or turns the direction of writing, is a replacement character."""
+    """The text escaped for markup; characters that XML does not allow, or that change the writing direction, are
+    replaced."""
     return escape_markup(UNPRINTABLE.sub("\ufffd", text))
 
 
 def shorten(text: str, letters: float) -> str:
-    """The text, cut to a width in letters; wide ones count twice."""
+    """The text, cut to a width in letters; wide letters count twice."""
     widths = [1.9 if east_asian_width(letter) in "WF" else 1.0 for letter in text]
     if sum(widths) <= letters:
         return text
@@ -121,7 +123,7 @@ def shorten(text: str, letters: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """The number as text of three digits, without an exponent where that is short."""
+    """The number as text with three digits, without an exponent if that is short."""
     if value is None:
         return "\u2013"
     if value and not 1e-4 <= abs(value) < 1e6:
@@ -132,7 +134,7 @@ def number(value: float | None) -> str:
 
 
 def _axis_number(value: float) -> str:
-    """A number in at most seven letters, as beside an axis: 2.5e-5, 125k."""
+    """A number in at most seven letters, for an axis: 2.5e-5, 125k."""
     if 10_000 <= abs(value) < 1e6:
         return f"{value / 1000:.4g}k"
     mantissa, has_exponent, exponent = number(value).partition("e")
@@ -140,7 +142,7 @@ def _axis_number(value: float) -> str:
 
 
 def interval(value: float | None, lower: float | None, upper: float | None, *, unit: str = "") -> str:
-    """A value and its bounds, in as many digits as these are apart."""
+    """A value and its bounds, with as many digits as their distance warrants."""
     if lower is None and upper is None:
         return f"{number(value)}{unit}"
     if value is None or lower is None or upper is None or not 1e-9 < upper - lower < 1e6:
@@ -148,13 +150,13 @@ def interval(value: float | None, lower: float | None, upper: float | None, *, u
     half = (upper - lower) / 2
     size = math.floor(math.log10(half))
     decimals = max(0, (1 if half < 3 * 10**size else 0) - size)
-    # no bound is -0.0
+    # so that no bound is shown as -0.0
     decimals += any(shown and not float(f"{shown:.{decimals}f}") for shown in (value, lower, upper))
     return f"{value:,.{decimals}f}{unit} [{lower:,.{decimals}f}, {upper:,.{decimals}f}]"
 
 
 def ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
-    """Round numbers between two others, at most `max_ticks`."""
+    """Round numbers between two numbers, at most `max_ticks`."""
     step = 10 ** math.floor(math.log10((high - low) / max_ticks))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) < max_ticks)
     first = math.ceil(low / step - 1e-9)
@@ -162,7 +164,7 @@ def ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
 
 
 def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bool) -> Scale:
-    """A scale over these values, with room at its ends. zero: begins at 0 where no value is below."""
+    """A scale over these values, with margins. zero: begin at 0 if no value is negative."""
     present = [value for value in values if value is not None and math.isfinite(value)]
     low, high = (min(present), max(present)) if present else (0.0, 1.0)
     if zero:
@@ -173,7 +175,7 @@ def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bo
 
 
 def _with_bounds(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
-    """Values with their bounds; a few bounds that lie far beyond the others are cut."""
+    """Values with their bounds; a few bounds far beyond the others are cut."""
     middles = [value for value, _, _ in values if value is not None]
     if not middles:
         return []
@@ -194,7 +196,7 @@ def _tag(name: str, look: str, inner: str | None = None, **attributes: object) -
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", look: str = "", letters: float = 60) -> str:
-    """A text; where it is cut, a tooltip has all of it."""
+    """A text; if it is cut, a tooltip has all of it."""
     shown = shorten(words, letters)
     tooltip = f"<title>{escape(words)}</title>" if shown != words else ""
     anchor_attribute = {} if anchor == "start" else {"text_anchor": anchor}
@@ -226,7 +228,7 @@ def _rule(x1: float, y1: float, x2: float, y2: float, look: str) -> str:
 
 
 def _runs(points: Sequence[PlotPoint], present: Callable[[PlotPoint], bool]) -> list[list[PlotPoint]]:
-    """The stretches of points without a gap."""
+    """The stretches of points without gaps."""
     return [list(run) for is_present, run in groupby(points, key=present) if is_present]
 
 
@@ -236,7 +238,7 @@ def _runs(points: Sequence[PlotPoint], present: Callable[[PlotPoint], bool]) -> 
 def chart(
     series: Sequence[Series], *, x_name: str, y_name: str, zero: bool = True, level: float | None = None
 ) -> Drawing:
-    """Lines with their bands, level: a value that a dashed line marks."""
+    """Lines with their bands. level: a value that a dashed line marks."""
     legend = len(series) > 1
     top, bottom = 44 if legend else 28, 208
     points = [point for curve in series for point in curve.points]
@@ -272,7 +274,7 @@ def _legend(names: Sequence[str]) -> list[str]:
 
 
 def _x_labels(points: Sequence[PlotPoint], xs: Scale, bottom: float) -> list[str]:
-    """The labels of at most five points, the last one among them."""
+    """The labels of at most five points, including the last one."""
     step = max(1, math.ceil((len(points) - 1) / 4))
     shown = points[(len(points) - 1) % step :: step]
     anchors = ["end" if xs(point.x) > RIGHT - 14 and len(point.label) > 4 else "middle" for point in shown]
@@ -302,7 +304,7 @@ def _series(series: Series, xs: Scale, ys: Scale, shape: str, look: str) -> list
 
 
 def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None, zero: bool = False) -> Drawing:
-    """Intervals below each other, each under its name. level: a value that a dashed line marks."""
+    """Intervals below each other, each with its name above. level: a value that a dashed line marks."""
     height, top = 36, 8
     bottom = top + height * len(rows) + 4
     xs = _scale([*_with_bounds([row[1:4] for row in rows]), level], 14, WIDTH - 14, zero=zero)
@@ -324,7 +326,7 @@ def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None,
 
 
 def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
-    """Bars below each other, each under its name and its value; their ticks are short lines across."""
+    """Bars below each other, each with its name and value above; ticks are short vertical lines."""
     height, top = 33, 8
     bottom = top + height * len(rows) + 4
     xs = _scale([value for row in rows for value in (row.value, row.tick)], 14, WIDTH - 14, zero=True)
@@ -340,13 +342,13 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
 
 
 def _row_title(name: str, note: str, y: float) -> str:
-    """A name at the left, and a note at the right."""
+    """A name on the left, and a note on the right."""
     letters = 56 - len(note)
     return text(4, y, name, letters=letters) + text(WIDTH - 4, y, note, anchor="end", look="soft")
 
 
 def _vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
-    """The vertical lines of an axis below, its numbers and its name."""
+    """The vertical grid lines, and the numbers and the name of the axis below."""
     marks = []
     for value in ticks(xs.low, xs.high):
         label = number(value) + unit
@@ -358,8 +360,8 @@ def _vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str 
 
 
 def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: str = "") -> str:
-    """An <svg> element with a title and a description for screen readers. key: letters that no other figure of the page
-    has; extra: more attributes."""
+    """An <svg> element with a title and a description for screen readers. key: a text unique to the figure in the page;
+    extra: more attributes."""
     return (
         f'<svg{extra} class="fig" viewBox="0 0 {WIDTH} {drawing.height:g}" role="img" '
         f'aria-labelledby="{key}-t {key}-d"><title id="{key}-t">{escape(title)}</title>'
@@ -368,7 +370,7 @@ def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: s
 
 
 def document(drawing: Drawing, *, title: str, description: str) -> str:
-    """A file of its own: the figure under its title, with its style."""
+    """A complete file: the figure with its title and style."""
     lines = wrap(title, 58, break_on_hyphens=False)
     rise = 16 * len(lines) + 8
     heading = "".join(text(4, 16 + 16 * count, words, letters=62) for count, words in enumerate(lines))
