@@ -1,4 +1,5 @@
-"""Simulated audiences: worlds whose best arm or policy is known. Pure: no SQL, files, clock or global random state."""
+"""Simulated audiences: worlds whose best arm or policy is known. They use no SQL, files, clock or global random
+state."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ ENVIRONMENTS = {
 
 
 def load(name: str) -> type[Audience]:
-    """The class of an environment, imported when asked for. Raises InputError for an unknown one."""
+    """The class of an environment, imported when it is needed. Raises InputError for an unknown one."""
     if name not in ENVIRONMENTS:
         names = list(ENVIRONMENTS)
         raise InputError(f"unknown environment {name!r}", hint=suggest(name, names) or f"there are {', '.join(names)}")
@@ -44,7 +45,7 @@ def parameters(name: str) -> dict[str, Any]:
 
 
 def make(name: str, values: Mapping[str, Any]) -> Audience:
-    """An audience with checked parameters. Raises InputError for an unknown or impossible one."""
+    """An audience with checked parameters. Raises InputError for an unknown parameter or an impossible value."""
     environment, defaults = load(name), parameters(name)
     for word in values:
         if word not in defaults:
@@ -54,5 +55,5 @@ def make(name: str, values: Mapping[str, Any]) -> Audience:
 
 
 def names(arms: int) -> list[str]:
-    """Names for the arms of an audience that has none."""
+    """Names for the arms of an audience that names none."""
     return [f"arm{index}" for index in range(arms)]

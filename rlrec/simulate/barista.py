@@ -13,18 +13,18 @@ from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
 from rlrec.simulate.base import Visitors, bounded, check_rates
 
-RISE, TOP = 2, 3  # levels of satiation that an item gains when it is served, and where they end
-ITEMS, DEEPEST = 6, 20  # most items, and largest cap and patience: the chain stays small
-SMALLEST = 1e-13  # gain of a round at which the best shares are found
+RISE, TOP = 2, 3  # levels of satiation that an item gains when it is served, and the highest level
+ITEMS, DEEPEST = 6, 20  # items, and cap and patience, at most: the chain stays small
+SMALLEST = 1e-13  # gain of a round below which the search for the best shares ends
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chain:
-    """Every state that a visit can reach, (n,), in order of the step; a visit begins in state 0.
+    """Every state that a visit can reach, (n,), in order of steps; a visit begins in state 0.
     states: (n, arms + 2): satiation of each item, boredom, step from 0
-    following: (n, arms): state after an item; -1 where the visit ends
+    following: (n, arms): the state after an item; -1 if the visit ends
     expected: (n, arms): mean reward of an item; leaves: (n, arms): whether the guest leaves, bored, after it
-    starts: (steps + 1,): where the states of each step begin, and n."""
+    starts: (steps + 1,): the first state of each step, and n."""
 
     states: Index
     following: Index
@@ -59,7 +59,8 @@ class Barista(Visitors):
 
     @cached_property
     def chain(self) -> Chain:
-        """Satiation and boredom follow from what was served, so that this is all there is to know of a visit."""
+        """The chain of states. Satiation and boredom follow from the items served, so a state is all there is to know
+        of a visit."""
         layers: list[tuple[Index, Index, Flags]] = []
         layer, first = np.zeros((1, self.arms + 1), np.intp), 0
         for step in range(self.cap):
@@ -91,7 +92,7 @@ class Barista(Visitors):
     # -- the exact value of a visit --
 
     def optimum(self, positions: int = 1) -> float:
-        """Mean reward of a visit under the best policy there is, by dynamic programming from the last step back."""
+        """Mean reward of a visit under the best policy, by dynamic programming from the last step backwards."""
         return float(self._values(lambda item_values, _: item_values.max(axis=1))[0][0])
 
     def context_free(self) -> tuple[float, Array]:
@@ -100,9 +101,9 @@ class Barista(Visitors):
         return max((self._climb(start) for start in starts), key=lambda best: best[0])
 
     def _climb(self, shares: Array) -> tuple[float, Array]:
-        """The value and the shares at the end of a climb from these shares. The value is a polynomial in the shares
-        without negative coefficients: to multiply each by its derivative, and scale them to sum to 1, never lowers it
-        (Baum-Eagon)."""
+        """The value and the shares after a climb from these shares. The value is a polynomial in the shares without
+        negative coefficients. Multiplying each share by its derivative, and scaling the shares to sum to 1, therefore
+        never lowers it (Baum-Eagon)."""
         previous_value, (value, slope) = 0.0, self._slope(shares)
         while value - previous_value > SMALLEST:
             shares = shares * slope / (shares @ slope)
@@ -117,16 +118,17 @@ class Barista(Visitors):
 
     def _values(self, pick: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
         """The value of each state, (n,), and of each item in it, (n, arms), from there to the end of the visit.
-        pick: from the values of the items in the states of a step, (states, arms), to those of the states."""
+        pick: maps the values of items in the states of a step, (states, arms), to those of the states."""
         chain = self.chain
-        values, item_values = np.zeros(len(chain.states) + 1), chain.expected.copy()  # following -1: the last one, 0
+        # following -1 is the last value, 0
+        values, item_values = np.zeros(len(chain.states) + 1), chain.expected.copy()
         for layer in reversed(chain.layers()):
             item_values[layer] += values[chain.following[layer]]
             values[layer] = pick(item_values[layer], layer)
         return values[:-1], item_values
 
     def _reach_probabilities(self, probabilities: Array) -> Array:
-        """The probability that a visit comes by each state, (n,)."""
+        """The probability that a visit reaches each state, (n,)."""
         chain, n = self.chain, len(self.chain.states)
         reached = np.zeros(n + 1)
         reached[0] = 1

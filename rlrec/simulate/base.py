@@ -1,5 +1,5 @@
-"""The bases of audiences: Gymnasium's shape, for many runs at once, and an optimum that is known. Visitors with memory
-sit in so many seats, and their visits end by themselves."""
+"""Base classes of audiences: the interface of Gymnasium, for many runs at once, and a known optimum. Visitors with
+memory sit in seats, and their visits end by themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
 
-LONGEST = 10_000  # decisions of a visit
+LONGEST = 10_000  # decisions of a visit, at most
 
 Info = dict[str, Array]
 Step = tuple[Array, Array, Flags, Flags, Info]
@@ -26,12 +26,10 @@ def bounded(default: float, low: float, high: float) -> Any:
 
 
 class Audience(ABC):
-    """A world with so many arms.
-
-    features: numbers of an observation, 0 where the context tells nothing. names: of the arms, where they have any.
-    event: the kind of event that stands for a reward other than 0; its value is the reward. lowest: the smallest
-    reward. further_events: kinds of events that come beside it. `Visitors` is the base of audiences whose
-    visits end by themselves."""
+    """A world with a number of arms.
+    features: the length of an observation, 0 if contexts carry no information. names: of the arms, if they have any.
+    event: the kind of event for a reward other than 0; its value is the reward. lowest: the smallest reward.
+    further_events: kinds of events besides it. `Visitors` is the base of audiences whose visits end by themselves."""
 
     arms: int
     features: int = 0
@@ -54,27 +52,27 @@ class Audience(ABC):
     @abstractmethod
     def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
         """The first observation of each run, (runs, features).
-        first: None where every run is a world of its own, at time 0; a time where the runs are visitors of one world,
-        who come one after another from then on. Time counts decisions."""
+        first: None if every run is a world of its own, at time 0; else the time from which the runs, visitors of one
+        world, come one after another. Time counts decisions."""
 
     @abstractmethod
     def step(self, actions: Index) -> Step:
         """Observation (runs, features), reward, terminated (runs,), truncated (runs,), info.
-        actions: indices of arms, (runs,) or, for slates, (runs, positions); rewards of the same shape. terminated: the
-        visitor has left; truncated: the visit was cut off. info: `expected` the mean of each reward, same shape; where
-        a slate is rewarded as a page, `page` that reward, (runs,), and `expected` its mean, (runs, 1); `optimum` the
-        mean reward of the best arm (of the best slate), (runs,), where visits do not end; `delay`, of the actions'
-        shape, decisions until the reward comes, where it does not come at once; the values of further events, of the
-        actions' shape, by their kind."""
+        actions: indexes of arms, (runs,) or, for slates, (runs, positions); rewards have the same shape. terminated:
+        the visitor has left; truncated: the visit was cut off. info: `expected`, the mean of each reward, in the same
+        shape; if a slate is rewarded as a page, `page`, that reward, (runs,), and `expected` its mean, (runs, 1);
+        `optimum`, the mean reward of the best arm (or slate), (runs,), if visits do not end; `delay`, in the shape of
+        the actions, the decisions until the reward arrives, if it is not immediate; the values of further events, in
+        the shape of the actions, by kind."""
 
 
 class World(Audience):
-    """An audience with a clock. A reward is 1 with the probability that is the mean of its arm, else 0."""
+    """An audience with a clock. A reward is 1 with the mean of its arm as probability, else 0."""
 
-    _time: npt.NDArray[np.int64]  # (runs,), or (1,) where all runs are at the same one
+    _time: npt.NDArray[np.int64]  # (runs,), or (1,) if all runs are at the same time
 
     def means(self) -> Array:
-        """Mean reward of each arm now, (runs, arms), or (1, arms) where it is the same in every run."""
+        """Mean reward of each arm now, (runs, arms), or (1, arms) if it is the same in every run."""
         raise NotImplementedError
 
     def observe(self) -> Array:
@@ -103,12 +101,12 @@ class World(Audience):
         return self.observe(), reward, self._not_ended, self._not_ended, info
 
     def respond(self, attraction: Array) -> tuple[Array, Array]:
-        """Rewards and their means, of the shape of `attraction`: the means of the arms shown, (runs,) or
-        (runs, positions)."""
+        """Rewards and their means, in the shape of `attraction`: the means of the arms shown, (runs,) or (runs,
+        positions)."""
         return (self._rng.random(attraction.shape) < attraction).astype(np.float64), attraction
 
     def best(self, means: Array, positions: int) -> Array:
-        """Mean reward of the best slate of so many positions, (runs or 1,)."""
+        """Mean reward of the best slate with `positions` positions, (runs or 1,)."""
         return highest_means(means, positions).sum(axis=1)
 
 
@@ -120,18 +118,18 @@ def highest_means(means: Array, positions: int) -> Array:
 
 
 def examination(positions: int, power: float) -> Array:
-    """Probability that each position is looked at, position^-power, (positions,)."""
+    """Probability that each position is examined, position^-power, (positions,)."""
     return np.arange(1, positions + 1, dtype=np.float64) ** -power
 
 
 def require_between(name: str, value: float, low: float, high: float) -> None:
-    """Raises InputError unless a parameter is between the two."""
+    """Raises InputError unless a parameter is within these bounds."""
     if not low <= value <= high:
         raise InputError(f"{name} is {value:g}", hint=f"it is from {low:g} to {high:g}")
 
 
 def check_rates(values: Sequence[float]) -> Array:
-    """Mean rewards of arms, (1, m). Raises InputError unless they are rates of two arms or more."""
+    """Mean rewards of arms, (1, m). Raises InputError unless they are rates of at least two arms."""
     if len(values) < 2:
         raise InputError("rates name fewer than two arms", hint="write rates=0.9,0.8")
     for value in values:
@@ -144,11 +142,11 @@ def check_rates(values: Sequence[float]) -> Array:
 
 
 class Visitors(Audience):
-    """Seats with a visitor each, (runs,). The memory of a visitor is never in the observation: a policy knows the arms
-    that it has shown in the visit so far, and their rewards.
-    cap: decisions at which a visit is cut off. daily: new visitors a day; 0 where days do not count: then a visitor who
-    comes again is there after `away` decisions of all visitors. a_day: periods of a day, as one begins visitors come.
-    anonymous: the share of visits without a user. later_s: seconds until the further events come."""
+    """Seats with one visitor each, (runs,). The memory of a visitor is never in the observation: a policy only knows
+    the arms that it has shown in the visit so far, and their rewards.
+    cap: decisions after which a visit is cut off. daily: new visitors per day; if 0, time does not count days, and a
+    visitor comes again after `away` decisions of all visitors. a_day: periods of a day; visitors come at the beginning
+    of one. anonymous: the share of visits without a user. later_s: seconds until the further events arrive."""
 
     cap: int
     away: float = 0
@@ -156,21 +154,21 @@ class Visitors(Audience):
     a_day: int = 2
     anonymous: float = 0
     later_s: int = 0
-    returning: bool = False  # whether a visitor may come again
+    returning: bool = False  # whether visitors may come again
     pages: bool = False  # whether they may be shown several arms at a time
 
-    _state: Index  # of the visitor in each seat: what is to know of the visit, 0 when it begins
+    _state: Index  # of the visitor in each seat: the state of the visit, 0 at its beginning
 
     def optimum(self, positions: int = 1) -> float:
-        """The most that a visit can earn on average, by a policy that sees all that it has shown."""
+        """The largest mean reward of a visit, by a policy that knows everything that it has shown."""
         raise NotImplementedError
 
     def optimum_per_visitor(self, positions: int = 1) -> float | None:
-        """The most that all visits of a visitor can earn on average; None where only visits are valued."""
+        """The largest mean reward of all visits of a visitor; None if only visits are valued."""
         return None
 
     def context_free(self) -> tuple[float, Array]:
-        """The most that a visit can earn on average by one distribution over arms, (arms,), for every decision."""
+        """The largest mean reward of a visit by a fixed distribution over arms, and that distribution, (arms,)."""
         raise NotImplementedError
 
     def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
@@ -181,14 +179,15 @@ class Visitors(Audience):
         return self._nothing
 
     def admit(self, seats: Index, visitors: Index) -> None:
-        """Begin visits of these visitors, by number, in these seats; a number that was there before is recognised."""
+        """Begin visits of these visitors, by number, in these seats; a number that was there before is the same
+        visitor."""
         self._steps[seats] = 0
         self._begin(seats, visitors)
 
     def step(self, actions: Index) -> Step:
         """Show an arm, or a page, in each seat. info has no `optimum`, which a single step does not have, but `again`,
-        (runs,): above 0 where the visit has ended and the visitor will come again: after so many days where days count.
-        Where a visit has ended, the next step begins another visit of the same visitor."""
+        (runs,): positive if the visit has ended and the visitor will come again (the number of days, if days count).
+        After the end of a visit, the next step begins another visit of the same visitor."""
         if actions.ndim > 1 and not self.pages:
             raise InputError("a visitor with memory is shown one arm at a time", hint="leave out -k")
         reward, expected, terminated = self._serve(actions)
@@ -208,17 +207,17 @@ class Visitors(Audience):
         self._state[seats] = 0
 
     def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
-        """Reward, its mean, and whether the visitor leaves, (runs,) each; what they remember moves on."""
+        """The reward, its mean, and whether the visitor leaves, (runs,) each. Updates the memory of visitors."""
         raise NotImplementedError
 
     def _leave(self, ended: Flags) -> Array:
-        """End visits: above 0 where the visitor will come again."""
+        """End visits. Returns a positive number for each visitor who will come again, else 0."""
         self._state[ended] = 0
         return np.zeros(len(ended))
 
 
 class Regulars(Visitors):
-    """Visitors with a trait, a whole number that lasts from visit to visit. start: that of a new visitor."""
+    """Visitors with a trait, a whole number that is kept from visit to visit. start: the trait of a new visitor."""
 
     start: int
 
@@ -236,21 +235,21 @@ class Regulars(Visitors):
         return self._traits[visitors]
 
     def memory(self) -> dict[str, float]:
-        """Figures of the audience, by name, that last beside the traits of its visitors."""
+        """Figures of the audience, by name, that are kept besides the traits of its visitors."""
         return {}
 
     def recall(self, visitors: Index, traits: Index, memory: Mapping[str, float]) -> None:
-        """Give visitors, by number, the traits that they had, and the audience its figures."""
+        """Restore the traits of visitors, by number, and the figures of the audience."""
         self._grow(visitors)
         self._traits[visitors] = traits
 
     def new_traits(self, visitors: int) -> Index:
-        """The traits of so many new visitors."""
+        """The traits of a number of new visitors."""
         return np.full(visitors, self.start)
 
     def _forget(self, runs: int) -> None:
         self._visitors = np.zeros(runs, np.intp)
-        self._traits = self.new_traits(runs)  # of every visitor who was ever there
+        self._traits = self.new_traits(runs)  # of every visitor so far
 
     def _begin(self, seats: Index, visitors: Index) -> None:
         self._grow(visitors)

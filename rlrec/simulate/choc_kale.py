@@ -1,4 +1,4 @@
-"""An audience that quick pleasures wear out: chocolate pays now, kale makes visits longer and brings visitors back."""
+"""An audience that quick pleasures wear out: chocolate pays now; kale makes visits longer, and brings visitors back."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Index
 from rlrec.simulate.base import LONGEST, Regulars, bounded
 
-MOVES = np.array([-1, 1])  # of the trait, in levels, by arm
-SHARES = np.linspace(0, 1, 201)  # of kale, among which the best context-free policy is looked for
-SMALLEST = 1e-12  # gain of a round at which the best policy is found
+MOVES = np.array([-1, 1])  # change of the trait by each arm, in levels
+SHARES = np.linspace(0, 1, 201)  # shares of kale that are tried for the best context-free policy
+SMALLEST = 1e-12  # gain of a round below which the search for the best policy ends
 
 
 @dataclass(kw_only=True, eq=False)
 class ChocKale(Regulars):
-    """Every visitor has a trait w, how well they are: a number from 0 to 1 in steps of 1 / levels. New ones have 1/2.
-
+    """Every visitor has a trait w, their well-being: a number from 0 to 1 in steps of 1 / levels. New visitors have
+    1/2.
     A decision: the visitor clicks with probability c (1 + w) / 2, where c is `chocolate` or `kale`; then chocolate
-    takes a step off w, and kale adds one; then the visit goes on with probability low + (high - low) w, up to `cap`
-    decisions. After it the visitor comes again with probability loyalty w, `away` decisions later, with the same w.
-
-    This is the idea of long-term satisfaction in RecSim (Ie et al. 2019), with equations of its own."""
+    lowers w by a step, and kale raises it by one; then the visit goes on with probability low + (high - low) w, up to
+    `cap` decisions. After it the visitor comes again with probability loyalty w, `away` decisions later, with the same
+    w.
+    This is the idea of long-term satisfaction in RecSim (Ie et al. 2019), with different equations."""
 
     chocolate: float = bounded(0.8, 0, 1)
     kale: float = bounded(0.3, 0, 1)
@@ -48,9 +48,9 @@ class ChocKale(Regulars):
     # -- the value of a visit --
 
     def optimum(self, positions: int = 1) -> float:
-        """Mean reward of a visit in the long run, over the visits of every visitor, under the best policy that knows
-        the trait. Policies are improved for visits that cost what the last policy earned on average: the best one is
-        found when none earns more than they cost."""
+        """Mean reward of a visit in the long run, over all visits of a visitor, under the best policy that knows the
+        trait. Each round finds the best policy if a visit costs what the last policy earned on average; the best policy
+        is found when no policy earns more than that cost."""
         kale, best = np.zeros((1, self.cap, self.levels + 1)), -1.0
         while True:
             earned, return_matrix = self._visit(kale)
@@ -69,8 +69,9 @@ class ChocKale(Regulars):
         return float(values[best]), np.array([1 - SHARES[best], SHARES[best]])
 
     def _visit(self, kale: Array) -> tuple[Array, Array]:
-        """Mean reward of a visit that begins at each level, (n, levels + 1), and the probability that another begins at
-        each level after it, (n, levels + 1, levels + 1). kale: its share, (n, cap, levels + 1), by step and level."""
+        """Mean reward of a visit that begins at each level, (n, levels + 1), and the probability that another visit
+        follows it at each level, (n, levels + 1, levels + 1). kale: its share, (n, cap, levels + 1), by step and
+        level."""
         size = self.levels + 1
         earned: Array = np.zeros((len(kale), size))
         return_matrix: Array = np.zeros((len(kale), size, size))
@@ -85,13 +86,13 @@ class ChocKale(Regulars):
         return earned, return_matrix
 
     def _per_visit(self, earned: Array, return_matrix: Array) -> Array:
-        """Reward of a new visitor for each of their visits, (n,)."""
+        """Mean reward per visit of a new visitor, (n,)."""
         rewards_and_visits = np.stack([earned, np.ones_like(earned)], axis=2)
         total = np.linalg.solve(np.eye(self.levels + 1) - return_matrix, rewards_and_visits)[:, self.start]
         return total[:, 0] / total[:, 1]
 
     def _best_kale(self, left: Array) -> Array:
-        """The best share of kale, (cap, levels + 1), 0 or 1, where a visit that begins at a level is worth `left`."""
+        """The best share of kale, (cap, levels + 1), 0 or 1, if a visit that begins at each level is worth `left`."""
         values, kale = np.zeros(self.levels + 1), np.empty((self.cap, self.levels + 1))
         for step in reversed(range(self.cap)):
             stays = self._goes_on(step)

@@ -1,5 +1,5 @@
-"""Audiences that click an arm, or not: at fixed rates, at rates that move, late, by what the context says, or by its
-place on a page."""
+"""Audiences whose clicks on an arm depend on fixed rates, on rates that change, on the context, or on the position, or
+arrive late."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from rlrec.simulate.base import Step, World, bounded, check_rates, examination, 
 
 SHAPES = ("exponential", "fixed")
 MODELS = ("linear", "logistic")
-SPAN = 0.45  # that a linear mean goes up and down from 1/2: it never leaves [0, 1], so that the model is right
+SPAN = 0.45  # amplitude of a linear mean around 1/2: it stays in [0, 1], so that the model is exact
 STEEPNESS = 2.0  # sd of a logistic arm's weights
 
-Jump = tuple[int, float, int, int]  # arm, its rate meanwhile, from this time to before that one
+Jump = tuple[int, float, int, int]  # arm, its rate for a time, the first time, the time after the last
 
 
 @dataclass(kw_only=True, eq=False)
 class Bernoulli(World):
-    """Each arm is clicked at a rate of its own, wherever it stands on the slate.
-
+    """Each arm is clicked at its own rate, at any position.
     rates: probability of a click for each arm, in [0, 1]."""
 
     rates: tuple[float, ...] = (0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4)
@@ -40,10 +39,9 @@ class Bernoulli(World):
 
 @dataclass(kw_only=True, eq=False)
 class Drift(Bernoulli):
-    """Taste moves: by jumps on a schedule, and slowly.
-
-    rates: of each arm, in [0, 1]; jumps: an arm's rate for some time. swing: each rate is moved by
-    swing sin(2 pi (t / period + arm / arms)), and cut at 0 and 1; period in decisions. A jump holds whatever the swing.
+    """Tastes change: by scheduled jumps, and slowly.
+    rates: of each arm, in [0, 1]; jumps: an arm's rate for some time. swing: swing sin(2 pi (t / period + arm / arms))
+    is added to each rate, which is then cut at 0 and 1; period in decisions. A jump overrides the swing.
     """
 
     rates: tuple[float, ...] = (0.5, 0.3, 0.4)
@@ -76,10 +74,9 @@ class Drift(Bernoulli):
 
 @dataclass(kw_only=True, eq=False)
 class Delayed(Bernoulli):
-    """Clicks come late.
-
-    rates: probability of a click for each arm. delay: decisions until it comes; of `shape` exponential that is the
-    mean, rounded down for each click, of `fixed` it is every click's."""
+    """Clicks arrive late.
+    rates: probability of a click for each arm. delay: decisions until a click arrives. For `shape` exponential, delay
+    is the mean, and each click's delay is rounded down; for `fixed`, it is the delay of every click."""
 
     delay: float = bounded(100.0, 0, 1e6)
     shape: str = "exponential"
@@ -98,10 +95,9 @@ class Delayed(Bernoulli):
 
 @dataclass(kw_only=True, eq=False)
 class Contextual(World):
-    """Every visitor wants something else, and says so in the context.
-
-    Context x, uniform in [-1, 1]^features, new for every decision. The mean reward of arm a is 1/2 + w_a x, or
-    sigmoid(w_a x). The weights of the arms are drawn by `seed`, and belong to the world, not to a run of it."""
+    """Visitors want different things, and contexts tell what.
+    Context x, uniform in [-1, 1]^features, is new for every decision. The mean reward of arm a is 1/2 + w_a x, or
+    sigmoid(w_a x). The weights of the arms are drawn by `seed`, and are those of the world, the same in all runs."""
 
     model: str = "linear"
     arms: int = bounded(5, 2, 10_000)
@@ -127,7 +123,7 @@ class Contextual(World):
         return 0.5 + score if self.model == "linear" else 1 / (1 + np.exp(-score))
 
 
-# -- pages: visitors look at the top more than at the end, stop at a click, or judge the page as a whole --
+# -- pages: visitors examine the top more than the end, stop at a click, or judge the page as a whole --
 
 
 @dataclass(kw_only=True, eq=False)
@@ -137,10 +133,9 @@ class _PageAudience(Bernoulli):
 
 @dataclass(kw_only=True, eq=False)
 class PositionBased(_PageAudience):
-    """Visitors look at the top of a page more than at its end.
-
-    rates: probability of a click for each arm that is looked at, in [0, 1]. Position k is looked at with probability
-    k^-power, whatever stands there. Source: the position-based click model, Craswell, Zoeter, Taylor and Ramsey 2008.
+    """Visitors examine the top of a page more than its end.
+    rates: probability of a click for each examined arm, in [0, 1]. Position k is examined with probability k^-power,
+    whichever arm is there. Source: the position-based click model, Craswell, Zoeter, Taylor and Ramsey 2008.
     """
 
     power: float = bounded(1.0, 0, 10)
@@ -156,24 +151,23 @@ class PositionBased(_PageAudience):
 @dataclass(kw_only=True, eq=False)
 class Cascade(_PageAudience):
     """Visitors read a page from the top, and mostly leave it at their first click.
-
-    rates: probability of a click for each arm that is looked at, in [0, 1]. After a click a visitor reads on with
-    probability `resume`. Source: the cascade model of Craswell, Zoeter, Taylor and Ramsey 2008 (resume 0), and the
-    dependent click model of Guo, Liu and Wang 2009."""
+    rates: probability of a click for each examined arm, in [0, 1]. After a click a visitor reads on with probability
+    `resume`. Source: the cascade model of Craswell, Zoeter, Taylor and Ramsey 2008 (resume 0), and the dependent click
+    model of Guo, Liu and Wang 2009."""
 
     resume: float = bounded(0.0, 0, 1)
 
     def respond(self, attraction: Array) -> tuple[Array, Array]:
         if attraction.ndim == 1:
             return super().respond(attraction)
-        # attracted where they look; a click stops the reading unless it is resumed
+        # attracted at all positions; after a click the visitor stops unless reading is resumed
         attracted = self._rng.random(attraction.shape) < attraction
         stops = attracted & (self._rng.random(attraction.shape) >= self.resume)
         reads: Flags = np.cumsum(stops, axis=1) - stops == 0
         return (attracted & reads).astype(np.float64), self._clicks(attraction)
 
     def best(self, means: Array, positions: int) -> Array:
-        # the best arms, best first: to exchange neighbours in any other order does not make the sum smaller
+        # the best arms in descending order: exchanging neighbours towards this order never lowers the sum
         return self._clicks(highest_means(means, positions)).sum(axis=1)
 
     def _clicks(self, attraction: Array) -> Array:
@@ -185,10 +179,9 @@ class Cascade(_PageAudience):
 @dataclass(kw_only=True, eq=False)
 class Page(_PageAudience):
     """Visitors judge a page as a whole, and want variety.
-
-    Arm a is about topic a modulo `topics`. A visitor wants one topic, each equally likely, and is content with a
-    page where some arm of that topic attracts them, each at its own rate: a click on the page, without a position. So a
-    second arm of a topic adds less than the first. A page of one arm is rewarded as a slot."""
+    Arm a is about topic a modulo `topics`. A visitor wants one topic, each equally likely, and is content with a page
+    if some arm of that topic attracts them, each at its own rate: a click on the page, without a position. A second arm
+    of a topic thus adds less than the first. A page of one arm is rewarded as a slot."""
 
     topics: int = 5
 
@@ -217,8 +210,8 @@ class Page(_PageAudience):
         return self.observe(), reward, self._not_ended, self._not_ended, info
 
     def _optimum(self, positions: int) -> float:
-        """Content with the best page. The arms of a topic add less and less, best first, and topics add up: so the
-        largest gains of all topics make the best page."""
+        """The probability of content with the best page. Arms of a topic, best first, add less and less, and topics are
+        added: the largest gains over all topics thus make the best page."""
         gains = []
         for topic in range(self.topics):
             rates = -np.sort(-self._means[0, self._topic == topic])

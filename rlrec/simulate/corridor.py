@@ -11,17 +11,17 @@ from rlrec.arrays import Array, Flags, Index
 from rlrec.simulate.base import LONGEST, Visitors, bounded
 
 LEFT, RIGHT = 0, 1
-SWITCHED = 1  # the square on which the arms do the opposite
+SWITCHED = 1  # the square on which the arms are switched
 GOAL = 3
 
 
 @dataclass(kw_only=True, eq=False)
 class Corridor(Visitors):
-    """Squares 0, 1 and 2, and the way out behind them. A step left on square 0 stays there; on square 1 left and
-    right are switched. Every step costs 1. A visit begins on square 0, and is cut off after `cap` steps.
+    """Squares 0, 1 and 2, and the exit after them. A step left on square 0 stays there; on square 1 left and right are
+    switched. Every step costs 1. A visit begins on square 0, and is cut off after `cap` steps.
     No policy that sees the context alone can tell the squares apart: the best goes right with probability .59, and
     takes 11.66 steps. The optimum is that of the book. A policy that remembers what it has shown knows the square, and
-    may do better: right, left, right."""
+    can do better: right, left, right."""
 
     cap: int = bounded(1_000, 3, LONGEST)
 

@@ -1,4 +1,5 @@
-"""A newspaper whose articles live a day: a shop with a feed, popularity, late subscriptions, bots, unknown readers."""
+"""A newspaper with articles that live one day: a shop with a feed, popularity, late subscriptions, bots and anonymous
+readers."""
 
 from __future__ import annotations
 
@@ -12,22 +13,21 @@ from rlrec.arrays import Array, Flags, Index
 from rlrec.simulate.base import bounded, require_between
 from rlrec.simulate.shop import CATEGORIES, LOWEST_HONEST, LOWEST_LURE, Shop
 
-GOLDEN = (5**0.5 - 1) / 2  # multiples of it, less their whole part, are spread evenly
+GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly
 BOT = -1  # the trait of a bot
 DAY_S = 86_400
 
 
 @dataclass(kw_only=True, eq=False)
 class News(Shop):
-    """A `shop` whose items are articles that live a day: so many `arms` at any time, of which a new one takes the place
-    of the oldest, evenly over the hours. `bait` of them are clickbait. An article attracts by what it is, from the most
-    of its sort down to the least; the attraction falls to the share 1 - `fading` within its day, and rises by the share
-    `hype` for the article that has been clicked most, by less for the others.
-
-    Purchases are subscriptions: readers decide when they click, and the event comes `later` days after. The share
-    `anonymous` of visits has no user. The share `bots` of new visitors are machines: they click all that they are
-    shown, buy nothing, and come under a new name each time. `optimum` and what follows from it are bounds, of readers
-    for whom all articles are new and most popular."""
+    """A `shop` whose items are articles that live one day: there are `arms` at any time, and new ones replace the
+    oldest, evenly over the hours. `bait` of them are clickbait. The attractions of articles cover the range of their
+    sort; the attraction of an article falls to the share 1 - `fading` within its day, and rises by the share `hype` for
+    the article with the most clicks, by less for the others.
+    Purchases are subscriptions: readers decide when they click, and the event arrives `later` days after. The share
+    `anonymous` of visits has no user. The share `bots` of new visitors are machines: they click everything, buy
+    nothing, and have a new name at each visit. `optimum` and the figures derived from it are bounds, for readers to
+    whom all articles are new and at their most popular."""
 
     arms: int = 48
     categories: int = bounded(5, 1, CATEGORIES)
@@ -51,15 +51,15 @@ class News(Shop):
         self.later_s = round(self.later * DAY_S)
         self.is_bait: Flags = np.diff(np.arange(self.arms + 1) * self.bait // self.arms) > 0
         peak = np.where(self.is_bait, self.lure, self.rate)
-        self.attraction = peak * (1 + self.hype)  # the highest that there is
+        self.attraction = peak * (1 + self.hype)  # the highest possible
         self._peak, self._lowest = peak, np.where(self.is_bait, LOWEST_LURE, LOWEST_HONEST)
-        self._numbers = np.full(self.arms, -1)  # of the article that each arm is
+        self._numbers = np.full(self.arms, -1)  # the number of each arm's article
         self.publish(self.a_day)
 
     # -- the feed --
 
     def publish(self, period: int) -> dict[str, dict[str, Any]]:
-        """The articles of a period, an hour that is counted from any beginning, with their features, by name."""
+        """The articles of a period (an hour, counted from any start), with their features, by name."""
         newest = (period + 1) * self.arms // self.a_day
         numbers = np.arange(newest - self.arms, newest)
         arms = numbers % self.arms
@@ -80,15 +80,15 @@ class News(Shop):
         return {"category": f"c{self._category[arm]}", "loud": bool(self.is_bait[arm])}
 
     def arm_of(self, name: str) -> int:
-        """The arm as which an article is shown, by its name."""
+        """The arm of an article, by its name."""
         return int(name.removeprefix("article")) % self.arms
 
     def is_article(self, name: str) -> bool:
-        """Whether an arm is an article of this feed."""
+        """Whether a name is that of an article of this feed."""
         return name.startswith("article") and name.removeprefix("article").isdigit()
 
     def count_clicks(self, arms: Index, clicks: Array) -> None:
-        """Make these articles more popular."""
+        """Count clicks on these articles, which makes them more popular."""
         np.add.at(self.clicks, arms, clicks)
 
     def memory(self) -> dict[str, float]:

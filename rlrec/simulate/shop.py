@@ -1,4 +1,4 @@
-"""A shop whose clickbait is clicked often and costs trust, and whose visitors come back only where they trust it."""
+"""A shop whose clickbait is clicked often and costs trust; visitors come back only if they trust the shop."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Index
 from rlrec.simulate.base import LONGEST, Regulars, Step, bounded, examination, require_between
 
-FULL = 3  # looks at a category within a visit after which it satiates no further
-CATEGORIES, DEEPEST = 5, 30  # most categories, and largest levels and cap: the chain of a visit stays small
-LOWEST_HONEST, LOWEST_LURE = 0.25, 0.75  # rate of the least attractive item, as a share of that of the best
-SHARES = 100  # hundredths, of which the best context-free policy is made
-SMALLEST = 1e-7  # gain of a round at which the best policy is found
+FULL = 3  # looks at a category within a visit after which its satiation is full
+CATEGORIES, DEEPEST = 5, 30  # categories, and levels and cap, at most: the chain of a visit stays small
+LOWEST_HONEST, LOWEST_LURE = 0.25, 0.75  # rate of the least attractive item relative to the best
+SHARES = 100  # units of probability in which the best context-free policy is made
+SMALLEST = 1e-7  # gain of a round below which the search for the best policy ends
 CLICKS: Mapping[str, float] = {"click": 1.0}
 
-Pick = Callable[[Array], Array]  # from the values of arms in each state, (levels + 1, arms, n), to those of the states
+Pick = Callable[[Array], Array]  # maps the values of arms in each state, (levels + 1, arms, n), to those of the states
 
 
 @dataclass(kw_only=True, eq=False)
 class Shop(Regulars):
-    """Item a is of category a modulo `categories`; the last `bait` of the `arms` items are clickbait. Honest items
-    attract from `rate` down to a quarter of it, clickbait from `lure` down to three quarters of it.
-
-    A decision: the visitor reads the page from the top and looks at position k with probability k^-power, whatever
-    stands there. Where they look they click with probability attraction (1 - fade s), where s is how often they have
-    looked at this category in the visit, 3 at most. A clicked honest item is bought with probability `purchase`, which
-    raises their trust by a level, up to `levels`; each clicked clickbait item lowers it by one. Then the visit goes on
-    with probability `stay`, up to `cap` decisions. After it the visitor comes again with probability
+    """Item a is of category a modulo `categories`; the last `bait` of the `arms` items are clickbait. The attractions
+    of honest items go from `rate` down to a quarter of it, those of clickbait from `lure` down to three quarters of it.
+    A decision: the visitor reads the page from the top and examines position k with probability k^-power, whichever
+    item is there. An examined item is clicked with probability attraction (1 - fade s), where s is how often its
+    category was examined before in the visit, at most 3. A clicked honest item is bought with probability `purchase`,
+    which raises the visitor's trust by a level, up to `levels`; each clicked clickbait item lowers it by one. Then the
+    visit goes on with probability `stay`, up to `cap` decisions. After it the visitor comes again with probability
     loyalty trust / levels, half a day, or one and a half, or two and a half later, `away` days on average. New visitors
-    have two thirds of the trust; `daily` of them come every day. Clicks are events `click`, purchases `purchase`."""
+    have two thirds of the highest trust; `daily` of them come every day. Clicks are events `click`, purchases
+    `purchase`."""
 
     arms: int = 50
     categories: int = bounded(5, 1, CATEGORIES)
@@ -72,25 +72,26 @@ class Shop(Regulars):
         return {"category": f"c{self._category[arm]}"}
 
     def attraction_of(self, items: Index) -> Array:
-        """How often these items are clicked by who looks at them, before anything is satiated."""
+        """The click rate of examined items without satiation."""
         return self.attraction[items]
 
     # -- the value of visits and of visitors --
 
     def optimum(self, positions: int = 1) -> float:
-        """Most clicks of a visit, whether the visitor comes again or not. For pages it is a bound: of policies that
-        learn of every look before they fill the next position, and that may repeat an item."""
+        """The largest mean number of clicks in a visit, whether or not the visitor comes again. For pages it is a
+        bound: over policies that learn of every examined position before they fill the next one, and may repeat an
+        item."""
         return float(self.visit_values(self._best_items, _best_value, positions=positions)[self.start])
 
     def optimum_per_visitor(self, positions: int = 1, *, weights: Mapping[str, float] = CLICKS) -> float:
-        """Most reward of a new visitor over all of their visits, of a policy that knows trust and satiation; for pages
-        a bound as in `optimum`. weights: of `click`, `purchase` and `return`."""
+        """The largest mean reward of a new visitor over all visits, by a policy that knows trust and satiation; for
+        pages a bound as in `optimum`. weights: of `click`, `purchase` and `return`."""
         return self.value_per_visitor(self._best_items, _best_value, positions=positions, weights=weights)
 
     def context_free(self) -> tuple[float, Array]:
-        """Most clicks of a visit by one distribution over arms for every decision, and that distribution, (arms,), in
-        hundredths. The looks at a category are binomial; what they earn is concave in its share, so that the largest
-        gains of all hundredths make the best distribution."""
+        """The largest mean number of clicks in a visit by a fixed distribution over arms, and that distribution,
+        (arms,), in hundredths. The looks at a category are binomial, and the clicks that they bring are concave in its
+        share, so that the largest gains over all hundredths make the best distribution."""
         best = [self._best(self._category == category) for category in range(self.categories)]
         shares = np.arange(SHARES + 1) / SHARES
         earned = self.attraction[best, None] * shares * self._mean_freshness(shares)
@@ -100,9 +101,10 @@ class Shop(Regulars):
         return float(gains.ravel()[chosen_cells].sum()), distribution
 
     def _mean_freshness(self, shares: Array) -> Array:
-        """Freshness of a category summed over the decisions of a visit, if it is shown with these shares."""
+        """The freshness of a category, summed over the decisions of a visit, for each of these shares of the
+        category."""
         looks, total = np.zeros((FULL + 1, len(shares))), np.zeros(len(shares))
-        looks[0] = 1  # probability of so many looks, times that of a visit that long
+        looks[0] = 1  # probability of each number of looks, times that of a visit this long
         for _ in range(self.cap):
             total += self._freshness @ looks
             moved = shares * looks
@@ -115,7 +117,7 @@ class Shop(Regulars):
     def value_per_visitor(
         self, arms: Index, pick: Pick, *, positions: int = 1, weights: Mapping[str, float] = CLICKS
     ) -> float:
-        """Mean reward of a new visitor over all of their visits. arms, pick: see `visit_values`. Rounds of values are
+        """Mean reward of a new visitor over all visits. arms, pick: see `visit_values`. Rounds of values are
         extrapolated by the ratio of their last two changes."""
         values = np.zeros(self.levels + 1)
         while True:
@@ -133,14 +135,14 @@ class Shop(Regulars):
         self, arms: Index, pick: Pick, *, positions: int = 1, weights: Mapping[str, float] = CLICKS,
         left: Array | None = None,
     ) -> Array:  # fmt: skip
-        """Mean reward of a visit from its first decision on, for each trust it may begin with, (levels + 1,). arms:
-        what the policy shows; pick: the value of each state, (levels + 1, n), from those of these arms in it,
-        (levels + 1, arms, n), at every position of a page; left: what each trust is worth at the end, (levels + 1,)."""
+        """Mean reward of a visit from its first decision on, for each initial trust, (levels + 1,). arms: those that
+        the policy shows; pick: maps the values of these arms in each state, (levels + 1, arms, n), to that of the
+        state, (levels + 1, n), at every position of a page; left: the value of each trust at the end, (levels + 1,)."""
         category, levels = self._category[arms], np.arange(self.levels + 1)
         ended = np.zeros((self.levels + 1, 1)) if left is None else left[:, None]
         values = np.broadcast_to(ended, (self.levels + 1, self._following.shape[1]))
         clicks = self.attraction[arms, None] * self._freshness[self._looks[category]]
-        moves = np.where(self.is_bait[arms], 1.0, self.purchase)  # how often a click moves the trust
+        moves = np.where(self.is_bait[arms], 1.0, self.purchase)  # probability that a click moves the trust
         gain = weights.get("click", 0.0) + np.where(self.is_bait[arms], 0.0, moves * weights.get("purchase", 0.0))
         trust = np.where(self.is_bait[arms], levels[:, None] - 1, levels[:, None] + 1).clip(0, self.levels)
         moving, stays = (clicks * moves[:, None]), 1 - clicks * moves[:, None]
@@ -149,7 +151,7 @@ class Shop(Regulars):
             if step + 1 < self.cap:
                 values = self.stay * values + (1 - self.stay) * ended
             for examined in examination(positions, self.power)[::-1]:
-                # of each arm that is looked at: the trust stays, or moves by a level
+                # for each arm that is examined, the trust stays, or moves by a level
                 next_values = values.take(self._following, axis=1)
                 arm_values, moved_values = next_values[:, category], next_values[trust, category]
                 arm_values *= stays
@@ -160,7 +162,7 @@ class Shop(Regulars):
 
     @cached_property
     def _looks(self) -> Index:
-        """Looks at each category in each state of satiation, (categories, n); in state 0 there were none."""
+        """Looks at each category in each state of satiation, (categories, n); state 0 has none."""
         return np.indices((FULL + 1,) * self.categories).reshape(self.categories, -1)
 
     @cached_property
@@ -171,7 +173,7 @@ class Shop(Regulars):
 
     @property
     def _best_items(self) -> Index:
-        """The most attractive honest and clickbait item of each category: the others are never better."""
+        """The most attractive honest and clickbait item of each category: no other is ever better."""
         kinds = [self.is_bait, ~self.is_bait]
         return np.array([self._best((self._category == c) & kind) for c in range(self.categories) for kind in kinds])
 
@@ -215,7 +217,7 @@ class Shop(Regulars):
         return clicks.reshape(actions.shape), expected.reshape(actions.shape), leaves
 
     def _leave(self, ended: Flags) -> Array:
-        """End visits: days until the visitor comes again, 0 where they do not."""
+        """End visits. Returns the days until each visitor comes again, 0 if never."""
         self.looks[ended] = 0
         returns = self._rng.random(len(ended)) < self._returns[self.traits]
         days = self._rng.geometric(1 / (self.away + 0.5), len(ended)) - 0.5
