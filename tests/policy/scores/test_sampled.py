@@ -141,3 +141,19 @@ def test_simulated_marginals_are_how_often_arms_are_drawn() -> None:
     often = np.array([np.bincount(column, minlength=4) for column in drawn.T]) / n
     assert (np.abs(often - simulated) < 5 * np.sqrt(simulated * (1 - simulated) / n) * np.sqrt(1.1)).all()
     assert simulated[:, 1] == pytest.approx(simulated[:, 2], abs=0.01)
+
+
+def test_a_sampler_whose_decisions_draw_their_own_samples_none_for_itself() -> None:
+    calls = list[int]()
+
+    class CountedScores(Correlated):
+        def decision_scores(self, seed: int, decision: int) -> Sampled:
+            calls.append(decision)
+            return super().decision_scores(seed, decision)
+
+    seeds, decisions = np.arange(4, dtype=np.uint64), np.arange(1, 5)
+    scores = CountedScores(SCORES.location, SCORES.factor, SCORES.samples)
+    drawn = slate_draws.draw(scores, size=2, floor=0.0, seeds=seeds, decisions=decisions)
+    assert calls == [1, 2, 3, 4]
+    plain = slate_draws.draw(SCORES, size=2, floor=0.0, seeds=seeds, decisions=decisions)
+    np.testing.assert_array_equal(drawn.slates, plain.slates)

@@ -35,7 +35,7 @@ class Correlated:
         return len(self.location)
 
     def order(self, positions: int, *, earlier_order: Order | None = None) -> SampledOrder:
-        return self.decision_scores(0, 0).order(positions)
+        return SampledOrder(self)
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         z = rng.standard_normal((*shape[:-1], self.factor.shape[-1], 1))
@@ -87,7 +87,7 @@ class Sampled:
         return len(self.values)
 
     def order(self, positions: int, *, earlier_order: Order | None = None) -> SampledOrder:
-        return SampledOrder(self.values)
+        return SampledOrder(self)
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.values[rng.integers(self.samples, size=shape[0])]
@@ -101,8 +101,13 @@ class SampledOrder(Order):
     """Fractions of samples (samples, m), exact for these; equal bests of a sample share it. Source: own derivation.
     Positions are independent given the arms left, so there is no order of the whole slate."""
 
-    values: Array
+    scores: Correlated | Sampled
     _by_prefix: dict[frozenset[int], Array] = field(default_factory=dict)
+
+    @cached_property
+    def values(self) -> Array:
+        """Those of decision 0 for correlated scores: a sampler of many decisions, which draw their own, needs none."""
+        return self.scores.decision_scores(0, 0).values
 
     def best(self) -> Array:
         return self._best(frozenset())
