@@ -1,4 +1,4 @@
-"""The store: transactions on the database, and query modules that work inside one of them."""
+"""The store: transactions on the database; the query modules work inside one of them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ __all__ = ["Store", "Unit"]
 
 T = TypeVar("T")
 ATTEMPTS = 6
-PAUSES_S = 0.05, 1.0  # between tries to reach a server, the first and the longest
-NOTICE_S = 5  # after so long without it a person is told
+PAUSES_S = 0.05, 1.0  # between attempts to reach a server: the first pause and the longest
+NOTICE_S = 5  # without the server, after which a notice is printed
 ANALYSED = ("arm", "context", "eligible_set", "session", "users", "visit", "decision", "slot", "event", "import_line")
 
 
 class _Undone(Exception):
-    """The end of a rehearsal."""
+    """Ends a rehearsal."""
 
 
 class _Reconnection:
-    """A server that cannot be reached: whether, and when, to try again."""
+    """The attempts to reach a server again: whether and when to try."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -41,7 +41,8 @@ class _Reconnection:
         self._noticed = False
 
     def wait(self, error: StoreBusy) -> bool:
-        """Wait before the next try; False where it makes no sense, or no longer."""
+        """Wait before the next attempt. Returns False if another attempt is pointless, or the time for attempts is
+        over."""
         store, now = self._store, time.monotonic()
         if not isinstance(error, Unreachable) or error.exhausted or store._rehearsal is not None:
             return False
@@ -54,16 +55,15 @@ class _Reconnection:
         if now - began > NOTICE_S and not self._noticed:
             self._noticed = True
             store.notice(f"{error.message or 'the server has not answered yet'}; it is tried again for {limit_s:g} s")
-        store.close()  # other connections are broken, too
+        store.close()  # its other connections are broken, too
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, PAUSES_S[1])
         return True
 
 
 class Store:
-    """A database, and the clock of one command. `now` (microseconds) replaces the database's clock, with
-    `allow_future` also where it lies far ahead. `notice` takes one line that a person should know and no result says.
-    """
+    """A database, and the clock of one command. `now` (microseconds) replaces the database's clock; with `allow_future`
+    it may be far ahead of that. `notice` takes a line for the user that no result contains."""
 
     def __init__(
         self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print, waits: Waits = USUAL_WAITS
@@ -72,15 +72,15 @@ class Store:
         self.address = engine.printable(self.url)
         self.notice, self.now, self.allow_future = notice, now, False
         self.progress: Progress = no_progress
-        self.folder: Any = None  # that has the log of every unit that reads
+        self.folder: Any = None  # a folder with the log that all reading units use
         self._engine: sa.Engine | None = None
-        self._process = os.getpid()  # whose connections the engine has
+        self._process = os.getpid()  # the process whose connections the engine has
         self._inherited: list[sa.Engine] = []
-        self.reached = False  # whether the server has answered before
+        self.reached = False  # whether the server has answered so far
         self._exclusions_noticed = False
-        self._clock_noticed = False  # that the clock lies before the newest decision
-        self.has_stored = False  # whether a transaction that writes was committed
-        self._stored = False  # something that a retry of the command would store again
+        self._clock_noticed = False  # that the clock is behind the newest decision
+        self.has_stored = False  # whether a writing transaction was committed
+        self._stored = False  # whether something was stored that a retry of the command would store again
         self._rehearsal: sa.Connection | None = None
         self._snapshot: Unit | None = None
 
@@ -90,8 +90,8 @@ class Store:
 
     @property
     def engine(self) -> sa.Engine:
-        if self._engine is not None and self._process != os.getpid():  # a fork: its parent goes on with these
-            self._inherited.append(self._engine)  # not even closed
+        if self._engine is not None and self._process != os.getpid():  # after a fork, the parent still uses these
+            self._inherited.append(self._engine)  # closing them would disturb the parent
             self._engine, self._process = None, os.getpid()
         if self._engine is None:
             self._engine = engine.connect(self.url, waits=self.waits)
@@ -99,7 +99,7 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Unit]:
-        """A unit that reads one snapshot, and never takes the write lock."""
+        """A unit that reads from one snapshot, and never takes the write lock."""
         if self._snapshot is not None:
             yield self._snapshot
             return
@@ -112,7 +112,7 @@ class Store:
                     unit.folder, began = self.folder, True
                     yield unit
                 return
-            except Retry as error:  # a replica takes in what the snapshot no longer allows
+            except Retry as error:  # a replica applied changes that the snapshot does not allow
                 hint = "a retry is safe; hot_standby_feedback or max_standby_streaming_delay of a replica make it rarer"
                 raise StoreBusy(f"{self.address} ended a long read: {str(error)[:200]}", hint=hint) from error
             except StoreBusy as error:
@@ -121,7 +121,7 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[Unit]:
-        """A unit during which all reads of this store are of one snapshot."""
+        """A unit; while it is open, all reads of this store use its snapshot."""
         with self.read() as unit:
             self._snapshot = unit
             try:
@@ -131,8 +131,8 @@ class Store:
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """Inside it, what would be transactions are steps of a single one, which leaves nothing behind: each sees what
-        those before it wrote. Other writers wait meanwhile."""
+        """In this context, transactions are steps of a single one, which is rolled back at the end: each sees the
+        changes of those before it. Other writers wait meanwhile."""
         try:
             with engine.transaction(self.engine, write=True, address=self.address) as self._rehearsal:
                 yield
@@ -154,7 +154,8 @@ class Store:
                 yield self._rehearsal
 
     def integrity_errors(self) -> list[str]:
-        """The errors that SQLite finds in its file, readable or not; PostgreSQL has no such check."""
+        """The errors that SQLite finds in its file, even if it is unreadable; empty for PostgreSQL, which has no such
+        check."""
         if self.engine.dialect.name != "sqlite":
             return []
         try:
@@ -167,12 +168,12 @@ class Store:
     def write(
         self, work: Callable[[Unit], T], *, references_hold: bool = False, repeatable: bool = False, lazy: bool = False
     ) -> T:
-        """The result of `work`, in one transaction; done anew as a whole where the database asks for that.
-        references_hold: every row that `work` writes names rows that it read or wrote itself, and with a row it deletes
-        those that name it. SQLite then does not look them up once more; nobody else can take them away before the end.
-        repeatable: the same work once more changes nothing, by its keys or by what it is (work without a key lowers
-        `Unit.repeatable`): where the connection breaks at the end, a retry is safe. lazy: SQLite takes its lock for
-        the first change; where others have it by then, or have changed anything meanwhile, StoreBusy is raised."""
+        """The result of `work` in one transaction, which is repeated as a whole if the database asks for that.
+        references_hold: every row that `work` writes refers to rows that it read or wrote itself, and with a row it
+        deletes those that refer to it. SQLite then skips its own checks; no one else can delete these rows before the
+        end. repeatable: repeating the same work changes nothing, because of its keys or its nature (work without a key
+        lowers `Unit.repeatable`); a retry is then safe if the connection breaks at the end. lazy: SQLite takes its lock
+        at the first change; StoreBusy is raised if others hold it then, or have changed anything meanwhile."""
         attempt, reconnection = 0, _Reconnection(self)
         while attempt < ATTEMPTS:
             try:
@@ -202,22 +203,23 @@ class Store:
                 time.sleep(uniform(0, 0.02) * 2**attempt)
                 attempt += 1
         failed = f"the store {self.address} failed: {str(reason)[:300]}"
-        if reason.state == database_errors.UNIQUE:  # other writers would have been seen by now
+        if reason.state == database_errors.UNIQUE:  # a conflict with other writers would have been resolved by now
             raise NotUnique(failed)
         if reason.state == database_errors.DANGLING:
             raise RlrecError(failed)
         raise StoreBusy(f"the store {self.address} is busy: {ATTEMPTS} tries met other writers", hint=RETRY_HINT)
 
     def flush(self) -> None:
-        """Wait until all that was committed so far, by whomever, is on disk: what a reader saw may not be yet."""
+        """Wait until everything committed so far, by any process, is on disk: a reader may have seen changes that are
+        not."""
         if self.engine.dialect.name == "postgresql" and self._rehearsal is None:
             with engine.transaction(self.engine, write=True, address=self.address) as connection:
                 server = connection.info.get("server")
                 connection.info["flush"] = server is not None and bool(server[2])
 
     def retry_until_reached(self, work: Callable[[], T]) -> T:
-        """The result of `work`, done again where a connection breaks. Its last transaction alone may store what a
-        second try would store again."""
+        """The result of `work`, which is repeated if a connection breaks. Only its last transaction may store something
+        that a second attempt would store again."""
         reconnection = _Reconnection(self)
         while True:
             try:
@@ -232,8 +234,8 @@ class Store:
         return result
 
     def _was_committed(self, unit: Unit, reconnection: _Reconnection) -> bool | None:
-        """Whether the server has committed a transaction whose connection broke after COMMIT was sent; None where it
-        cannot tell: it does not come back, or a replica took over."""
+        """Whether the server has committed a transaction whose connection broke after COMMIT was sent; None if that is
+        unknown, because the server does not come back or a replica took over."""
         while unit.transaction is not None:
             server, number = unit.transaction
             try:
@@ -257,20 +259,20 @@ class Store:
         return None
 
     def analyse(self) -> None:
-        """Let PostgreSQL count what many new rows changed: without it, the next queries may take the wrong way. Where
-        others keep the tables locked, it does so later by itself."""
+        """Update PostgreSQL's statistics after many new rows, without which the next queries may be planned badly. If
+        others keep the tables locked, the server does it later by itself."""
         if self.engine.dialect.name == "postgresql":
             with suppress(StoreBusy):
                 self.write(lambda unit: unit.tell(f"ANALYZE {', '.join(ANALYSED)}"), repeatable=True)
 
     def _without_false_promise(self, error: StoreBusy) -> StoreBusy:
-        """The error without the promise that a retry is safe, where the command has stored something before."""
+        """The error, without the hint that a retry is safe if the command has stored something before."""
         if self._stored and error.hint in (RETRY_HINT, database_errors.AWAY_HINT):
             error.hint = "what was stored before stays: go on behind it"
         return error
 
     def _unit(self, connection: sa.Connection, *, write: bool = False) -> Unit:
-        """The unit of a transaction. Its time is the clock's, and never before the newest decision that this store
+        """The unit of a transaction. Its time is the clock's, but never before the newest decision that this store
         drew."""
         unit = Unit(connection, now=self.now or 0, on_clock=self.now is None)
         unit.progress, unit.note_exclusions = self.progress, self._note_exclusions
@@ -303,15 +305,16 @@ class Store:
         return unit
 
     def _note_exclusions(self, sentence: Callable[[], str | None]) -> None:
-        """Say once in a command what stored exclusions leave out."""
+        """Print, once per command, what stored exclusions leave out."""
         if not self._exclusions_noticed and (text := sentence()) is not None:
             self.notice(text)
         self._exclusions_noticed = True
 
     def refuse_far_ahead(self, unit: Unit, newest: int | None) -> None:
-        """Raises InputError where `--now` would date what is stored far ahead of a log that follows the database's
-        clock: by its newest decision, which is an imported one where no other was stored. A log that is empty, or lies
-        ahead already, has a time of its own (simulations, replays), and so has an import that stored its first rows."""
+        """Raises InputError if `--now` would date rows far ahead of a log that follows the database's clock. The log
+        does so if its newest decision (an imported one if there is no other) is not ahead. An empty log, or one that is
+        ahead already, has a time of its own (simulations, replays), and so has an import that has stored its first
+        rows."""
         if self.now is None or self.allow_future or self._rehearsal is not None:
             return
         clock = unit.clock()

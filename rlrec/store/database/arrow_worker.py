@@ -1,12 +1,10 @@
-"""A process of its own that runs queries through ADBC and hands on the columns it gets: numbers as they lie in memory.
-
-Of its own, because an ADBC driver brings another SQLite along. Two of them in one process undo each other's locks on a
-file (closing it releases all that the process holds), and what is written afterwards is lost. It also works while the
-process that sent the query computes.
-
-It is run as a file, so that nothing else of rlrec is loaded. First it reads {"driver": a module, "uri", "options": of
-statements}, then {"ask": SQL} or {"tell": SQL} for each query. It answers with batches, lists of columns (the format as
-Arrow names it, then the bytes), and at the end with None or the text of an error: all of it pickled."""
+"""A process that runs queries through ADBC and passes on columns as it gets them, numbers in their memory layout.
+It is a separate process because an ADBC driver contains a second SQLite library. Two of them in one process break each
+other's locks on a file (closing it releases all locks of the process), and later changes are lost. Also, it works while
+the process that sent the query computes.
+It is run as a file, so that nothing else of rlrec is loaded. It first reads {"driver": a module, "uri", "options": of
+statements}, then {"ask": SQL} or {"tell": SQL} for each query. It answers with batches, lists of columns (the format in
+Arrow's notation, then the bytes), and at the end with None or the text of an error; all messages are pickled."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ TEXTS = ("u", "z")  # text, bytes
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent ends it
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     opening = pickle.load(sys.stdin.buffer)
     try:
@@ -54,15 +52,15 @@ def _serve(connection: adbc.AdbcConnection, query: dict[str, str], options: dict
                 columns = zip(formats, batch.view().children, strict=True)
                 pickle.dump([(kind, *_buffers(column, kind)) for kind, column in columns], sys.stdout.buffer, 5)
         _answer(None)
-    except (adbc.Error, RuntimeError, ValueError) as error:  # RuntimeError is of nanoarrow
+    except (adbc.Error, RuntimeError, ValueError) as error:  # RuntimeError comes from nanoarrow
         _answer(str(error))
     finally:
         statement.close()
 
 
 def _buffers(column: Any, kind: str) -> list[bytearray]:
-    """The bytes of a column: its numbers; of one of texts or bytes where each ends (the first number is 0), and all of
-    them."""
+    """The bytes of a column. Of numbers: their values. Of texts or bytes: the end of each (after a first 0), and all
+    their bytes."""
     if column.offset or column.null_count:
         raise ValueError("a column holds nulls, or begins in the middle")
     if kind not in NUMBERS + TEXTS:

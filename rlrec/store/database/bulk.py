@@ -1,8 +1,6 @@
-"""Rows as arrays: through the driver's cursor, or for a long log through Arrow and a process of its own
-(`arrow_worker`).
-
-A query is text that holds its values, all of them numbers, and its columns are never null: a column of Arrow has one
-type, and SQLite's driver takes it from the first rows it sees."""
+"""Rows as arrays: through the driver's cursor or, for a long log, through Arrow and another process (`arrow_worker`).
+A query is text that includes its values, which are all numbers, and its columns are never null: a column of Arrow has
+one type, which SQLite's driver derives from the first rows."""
 
 from __future__ import annotations
 
@@ -26,33 +24,33 @@ from rlrec.errors import RlrecError
 from rlrec.store.database.unit import Unit
 
 Columns = dict[str, npt.NDArray[Any]]
-Types = Mapping[str, type]  # by name, in the query's order; `object` is text or bytes
+Types = Mapping[str, type]  # by name, in the order of the query; `object` is text or bytes
 
-MIN_DECISIONS = 20_000  # decisions for which a second process pays
+MIN_DECISIONS = 20_000  # decisions from which on a second process is worth it
 SNAPSHOT_ATTEMPTS = 20
 _FORMATS = {"l": np.int64, "g": np.float64, "i": np.int32, "s": np.int16}
 _BYTES = "z"
-_PIPE = 1 << 20  # bytes that wait for us, where the system lets us say so
+_PIPE = 1 << 20  # bytes that may wait in the pipe, where the system allows that
 
 
 def stream(unit: Unit, text: str, types: Types) -> Iterator[Columns]:
-    """All rows of a query in their order, a portion at a time, through the driver's cursor."""
+    """All rows of a query in order, in portions, through the driver's cursor."""
     for rows in unit.portions(text):
         columns = zip(types.items(), zip(*rows, strict=True), strict=True)
         yield {name: np.array(values, kind) for (name, kind), values in columns}
 
 
 class PendingQuery:
-    """A query whose answer may not have come yet."""
+    """A query whose answer may still be on its way."""
 
     def __init__(self, unit: Unit, text: str, types: Types) -> None:
         self._unit, self._text, self._types = unit, text, types
-        self.pieces: list[list[npt.NDArray[Any]]] | None = None  # batches of columns, where they have come
+        self.pieces: list[list[npt.NDArray[Any]]] | None = None  # batches of columns, once they have arrived
         if unit.arrow_worker is not None:
             unit.arrow_worker.send(text, self)
 
     def columns(self) -> Columns:
-        """One array a column."""
+        """One array per column."""
         if self._unit.in_folder(self._text):
             return self._unit.folder.columns(self._text, self._types)
         worker = self._unit.arrow_worker
@@ -75,10 +73,9 @@ class PendingQuery:
 
 @contextmanager
 def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator[None]:
-    """Inside it, bulk reads of a long log go through Arrow, from the snapshot of the unit.
-    Enter it before anything else is read: on SQLite the unit's snapshot is taken anew, but not for a unit that it was
-    entered with before. Where there is no driver, or writers never pause for long enough, reads go through the unit's
-    cursor."""
+    """In this context, bulk reads of a long log go through Arrow, from the snapshot of the unit.
+    Enter it before anything is read: on SQLite the unit takes a new snapshot, except if the unit has entered it before.
+    Without a driver, or if writers never pause for long enough, reads use the unit's cursor."""
     worker = _start_worker(unit) if not unit.alongside and unit.folder is None and is_long(unit, policy_ids) else None
     unit.alongside = True
     if worker is None:
@@ -95,14 +92,14 @@ def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator
 
 
 def is_long(unit: Unit, policy_ids: Collection[int] | None = None) -> bool:
-    """Whether the log, or that of some policies alone, is long, and others can read it."""
-    if unit.connection.in_nested_transaction():  # of a rehearsal: nobody else can read what it wrote
+    """Whether the log, or that of some policies, is long, and another process can read it."""
+    if unit.connection.in_nested_transaction():  # a rehearsal: no other connection sees its rows
         return False
     if policy_ids is not None:
         listed = ", ".join(map(str, policy_ids))
         served = f"SELECT 1 FROM decision WHERE policy_id IN ({listed}) LIMIT {MIN_DECISIONS}"
         return unit.ask_value(f"SELECT count(*) FROM ({served}) AS served") == MIN_DECISIONS
-    # one query for both would look at all decisions
+    # one query for both would scan all decisions
     first, last = (unit.ask_value(f"SELECT {end}(id) FROM decision") for end in ("min", "max"))
     return first is not None and last - first >= MIN_DECISIONS
 
@@ -134,7 +131,7 @@ def _open_postgres(unit: Unit) -> dict[str, Any]:
     address, mark, query = url.partition("?")
     return {
         "driver": "adbc_driver_postgresql",
-        # It goes through the pipe alone. For libpq a + is no blank.
+        # It goes only through the pipe. libpq does not read + as a blank.
         "uri": address + mark + query.replace("+", "%20"),
         "options": {"adbc.postgresql.batch_size_hint_bytes": str(8 << 20)},
     }
@@ -147,9 +144,9 @@ def _same_postgres(unit: Unit, worker: ArrowWorker) -> bool:
 
 
 def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
-    """Whether both see one state: nobody committed between the two times that the worker looked, and our snapshot was
-    taken between them.
-    `data_version` changes for a connection when any other one, in whichever process, has committed since."""
+    """Whether both connections see the same state: no one committed between two looks of the worker, and the unit took
+    its snapshot in between.
+    `data_version` of a connection changes when any other connection, in any process, has committed."""
     worker.tell("PRAGMA cache_size = -32000")
     for _ in range(SNAPSHOT_ATTEMPTS):
         version = worker.version()
@@ -165,7 +162,7 @@ def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
 
 
 class ArrowWorker:
-    """The other process; it answers queries in their order."""
+    """The other process, which answers queries in order."""
 
     def __init__(self, opening: Mapping[str, Any]) -> None:
         self._process = subprocess.Popen(
@@ -178,19 +175,19 @@ class ArrowWorker:
         self._write(opening)
 
     def close(self) -> None:
-        self._process.kill()  # it only reads
+        self._process.kill()  # the process only reads
         with suppress(OSError):
             self._questions.close()
         self._answers.close()
         self._process.wait()
 
     def send(self, text: str, query: PendingQuery) -> None:
-        """Send a query, and go on: it gets its answer when that has come."""
+        """Send a query without waiting; its answer is stored in `query` when it arrives."""
         self._write({"ask": text})
         self._waiting.append(query)
 
     def receive(self) -> None:
-        """Read the answer to the eldest query."""
+        """Read the answer to the oldest query."""
         query = self._waiting.popleft()
         query.pieces = self.answer()
 
@@ -204,7 +201,7 @@ class ArrowWorker:
         return int(self.answer()[0][0][0])
 
     def answer(self) -> list[list[npt.NDArray[Any]]]:
-        """The columns of every batch of an answer. Raises RlrecError for an error of the worker."""
+        """The columns of every batch of an answer. Raises RlrecError for an error in the worker."""
         pieces: list[list[npt.NDArray[Any]]] = []
         while isinstance(batch := self._read(), list):
             pieces.append([_column(*column) for column in batch])
@@ -227,7 +224,7 @@ class ArrowWorker:
 
 
 def _column(kind: str, *buffers: bytearray) -> npt.NDArray[Any]:
-    """A column of numbers, or of texts or bytes: where each ends, then all of them."""
+    """A column of numbers; or of texts or bytes, from the end of each and all their bytes."""
     if kind in _FORMATS:
         return np.frombuffer(buffers[0], _FORMATS[kind])
     ends, text = np.frombuffer(buffers[0], np.int32).tolist(), bytes(buffers[1])

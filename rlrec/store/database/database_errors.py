@@ -1,4 +1,4 @@
-"""Errors of the drivers of databases as ours, in words for people: what failed, and the way out."""
+"""Errors of database drivers, translated into rlrec's, with words for people: what failed, and what to do."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
 RETRY_HINT = "nothing was stored; a retry is safe"
 AWAY_HINT = f"{RETRY_HINT}, and --reconnect 1m waits for a server"
 ROLES_HINT = "`rlrec db roles` prints the rights that a server, a trainer and a reader need"
-# States of PostgreSQL.
+# PostgreSQL's codes for states.
 UNIQUE, DANGLING, LOCKED, IDLE = "23505", "23503", "55P03", "25P03"
 CANCELED, READ_ONLY, NO_SCHEMA, FORBIDDEN, DISK_FULL = "57014", "25006", "3F000", "42501", "53100"
-# It asks for the whole transaction again: serialization failure, deadlock; and a key that came in meanwhile, or a row
-# that was deleted, which the next try will find.
+# States in which the whole transaction is to be repeated: serialization failure, deadlock; and a key that another
+# transaction added meanwhile, or a row that it deleted, which the next attempt will see.
 RETRIED = {"40001", "40P01", UNIQUE, DANGLING}
 UNTRANSLATABLE = ("22P05", "22021")
-# The server is shut down, restarts, has no room for another connection, or has waited for too long.
+# The server is shut down, restarts, has no free connection, or has waited for too long.
 UNREACHABLE = ("08", "53300", "57P", IDLE)
 
 
@@ -30,24 +30,24 @@ class CorruptFile(RlrecError):
 
 
 class Unreachable(StoreBusy):
-    """The server cannot be reached, or ended the connection before COMMIT was sent. `exhausted`: it was tried again for
-    as long as anybody wants to wait."""
+    """The server cannot be reached, or ended the connection before COMMIT was sent. `exhausted`: whether the time for
+    further attempts is over."""
 
     exhausted = False
 
 
 class NotUnique(RlrecError):
-    """A new row has a key that another one has."""
+    """A new row has the key of another row."""
 
 
 class Retry(Exception):
-    """The database asks for the whole transaction again. `state`: why, as PostgreSQL codes it."""
+    """The database asks to repeat the whole transaction. `state`: the reason, as PostgreSQL's code."""
 
     state: str | None = None
 
 
 def translate(error: BaseException | None, *, address: str) -> Exception:
-    """The error a person reads for one of the driver, or of SQLAlchemy around it."""
+    """The error for people for one of the driver, or of SQLAlchemy around it."""
     if isinstance(error, exc.DBAPIError):
         error = error.orig
     return (_sqlite_error if isinstance(error, sqlite3.Error) else _postgres_error)(error, address=address)
@@ -81,7 +81,7 @@ def _sqlite_error(error: BaseException | None, *, address: str) -> Exception:
 
 
 def _has_no_room(path: str) -> bool:
-    """Whether the disk of a file could not even take the files that SQLite keeps beside it."""
+    """Whether the disk of a file has no room even for the files that SQLite keeps with it."""
     with suppress(OSError):
         disk = os.statvfs(os.path.dirname(os.path.abspath(path)))
         return disk.f_bavail * disk.f_frsize < 1 << 16
@@ -93,7 +93,7 @@ def locked(address: str) -> StoreBusy:
 
 
 def _open_error(address: str) -> RlrecError:
-    """Why SQLite could not open a file that should be there."""
+    """The reason why SQLite could not open a file that should exist."""
     try:
         os.stat(address)
     except OSError as error:
@@ -109,7 +109,7 @@ def _open_error(address: str) -> RlrecError:
 
 
 def creation_error(error: sqlite3.Error, *, address: str) -> Exception:
-    """Why SQLite could not make a file, in the system's words; else the error as it is anywhere."""
+    """The reason why SQLite could not create a file, in the system's words; else the usual error."""
     if getattr(error, "sqlite_errorname", "") != "SQLITE_CANTOPEN" or os.path.isdir(address):
         return translate(error, address=address)
     folder = os.path.dirname(os.path.abspath(address))
@@ -126,7 +126,8 @@ def _postgres_error(error: BaseException | None, *, address: str) -> Exception:
 
     state = getattr(error, "sqlstate", None)
     message = " ".join(str(error).split())
-    if state is None and not isinstance(error, OperationalError | InterfaceError):  # of the driver, before it sent
+    # an error of the driver, before it sent anything
+    if state is None and not isinstance(error, OperationalError | InterfaceError):
         return RlrecError(f"the store {address} failed: {message[:300]}")
     if state in RETRIED:
         retry = Retry(message)
@@ -150,7 +151,7 @@ def _postgres_error(error: BaseException | None, *, address: str) -> Exception:
 
 
 def _refusal(state: str, message: str, *, address: str) -> RlrecError | None:
-    """The error where the server would refuse the same again; None for another one."""
+    """The error, if the server would refuse the same statement again; None for other errors."""
     timeouts = "raise the statement_timeout of the role or of the database, or --statement-timeout"
     read_only = "see default_transaction_read_only of the role and of the database, or name the primary server"
     schema, words = "create the schema of its search_path", message[:200]

@@ -1,7 +1,6 @@
-"""From a URL or a path to an engine whose transactions lose nothing.
-
-SQLite: a writer takes the write lock when it begins (a reader that turns writer cannot wait), a reader never does.
-PostgreSQL: writers run READ COMMITTED under row locks, readers see one snapshot."""
+"""Engines for URLs or paths, with transactions that lose nothing.
+SQLite: a writer takes the write lock when it begins (a reader that becomes a writer cannot wait for it); a reader never
+takes it. PostgreSQL: writers run READ COMMITTED with row locks; readers see one snapshot."""
 
 from __future__ import annotations
 
@@ -22,46 +21,46 @@ from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store.database import database_errors
 
 BUSY_TIMEOUT_S = 30
-# Of SQLite: pages that a stream changes again and again are copied out of the log every 32 MB, not every 4.
+# Of SQLite. Pages that a stream changes repeatedly are copied from the WAL to the file every 32 MB, not every 4.
 SETTINGS = ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -64000", "wal_autocheckpoint = 8000")
 CONNECT_TIMEOUT_S = 6
-# A client that stops in a writing transaction holds its locks no longer than this.
+# A client that stops within a writing transaction holds its locks for at most this time.
 IDLE_TIMEOUT = "set_config('idle_in_transaction_session_timeout', '120s', true)"
-# Of PostgreSQL: what queries rely on, whatever the role or the database sets.
+# Of PostgreSQL: settings that queries rely on, whatever the role or the database sets.
 POSTGRES_SETTINGS = {
     "client_encoding": "'UTF8'",
     "standard_conforming_strings": "'on'",
     "bytea_output": "'hex'",
     "array_nulls": "'on'",
-    "extra_float_digits": "'1'",  # doubles come back as they were stored
+    "extra_float_digits": "'1'",  # doubles are read as they were stored
     "default_transaction_isolation": "'read committed'",
 }
-# Where nobody set a lock timeout, one that ends before the statement timeout does: a wait for a lock is said as such.
+# If no lock timeout is set, use one that ends before the statement timeout: a wait for a lock is then reported as such.
 _LOCK_TIMEOUT = f"""CASE
     WHEN current_setting('lock_timeout') <> '0' THEN current_setting('lock_timeout')
     WHEN current_setting('statement_timeout')::interval BETWEEN '1ms' AND '{BUSY_TIMEOUT_S}s'
         THEN greatest(1, 900 * extract(epoch FROM current_setting('statement_timeout')::interval))::int || 'ms'
     ELSE '{BUSY_TIMEOUT_S}s' END"""
-# The locks of a transaction go before it is on disk, so that nobody who waits for them waits for the disk as well; who
-# committed waits for it after that, in `flush`. True, unless the role wants no such wait.
+# The locks of a transaction are released before it is on disk, so that those who wait for them need not wait for the
+# disk, too; the committing process waits for the disk afterwards, in `flush`. True, unless the role wants no such wait.
 EARLY_RELEASE = """CASE WHEN current_setting('synchronous_commit') <> 'off'
     THEN set_config('synchronous_commit', 'off', true) END IS NOT NULL"""
-# Which server this is (ids of its transactions mean nothing to another one, or after a replica took over), and whether
+# The identity of the server (transaction ids mean nothing to another one, or after a replica took over), and whether
 # the role may do what `flush` does.
 _SERVER = """SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8),
     (SELECT bool_and(has_function_privilege(oid, 'execute')) FROM pg_proc WHERE proname = 'pg_logical_emit_message')
     FROM pg_control_system() WHERE NOT pg_is_in_recovery()"""
 _MICROS = "SELECT (extract(epoch FROM {}) * 1000000)::bigint"
-CLOCK = _MICROS.format("clock_timestamp()")  # of PostgreSQL, in a transaction that writes
+CLOCK = _MICROS.format("clock_timestamp()")  # of PostgreSQL, in a writing transaction
 NOW = _MICROS.format("CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE clock_timestamp() END")
 RECONNECT_S = 10
 URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
 
 
 class Waits(NamedTuple):
-    """How long to wait, in microseconds. lock: for a lock that others hold; None: what the role or the database says,
-    else 30 s. statement: for a single statement; None: what these say. reconnect: for a server that cannot be reached;
-    None: 10 s for one that was reached before."""
+    """Maximal waits in microseconds. lock: for a lock that others hold; None: the setting of the role or the database,
+    else 30 s. statement: for a single statement; None: their setting. reconnect: for an unreachable server; None: 10 s
+    for one that was reached before."""
 
     lock: int | None = None
     statement: int | None = None
@@ -72,8 +71,8 @@ USUAL_WAITS = Waits()
 
 
 def location(db: str) -> URL:
-    """The database meant by a URL or by a path. Raises InputError for a scheme rlrec does not speak, and for a URL
-    whose password cannot be told from the rest."""
+    """The database at a URL or a path. Raises InputError for an unsupported scheme, and for a URL whose password cannot
+    be told from the rest."""
     if "\0" in db:
         raise InputError("the database URL or path holds a NUL", hint="give another path with --db")
     if "://" not in db:
@@ -86,7 +85,8 @@ def location(db: str) -> URL:
         try:
             url = make_url(db)
         except (exc.ArgumentError, ValueError):
-            raise InputError("the database URL cannot be read", hint=URL_HINT) from None  # it quotes the URL
+            # the original error quotes the URL
+            raise InputError("the database URL cannot be read", hint=URL_HINT) from None
         if url.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
             return url.set(drivername="postgresql+psycopg")
         if url.drivername != "sqlite" or not url.database:
@@ -98,7 +98,7 @@ def location(db: str) -> URL:
 
 
 def printable(url: URL) -> str:
-    """The database as it may be printed: a path, or a URL with nothing that could be a secret."""
+    """The database in a printable form: a path, or a URL without anything that may be secret."""
     if url.drivername == "sqlite":
         return str(url.database)
     query = {name: value for name, value in url.query.items() if name in ("host", "port", "user", "dbname")}
@@ -106,7 +106,7 @@ def printable(url: URL) -> str:
 
 
 def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa.Engine:
-    """An engine on `url`. SQLite: `create` alone may make the file; without it nothing appears by looking."""
+    """An engine on `url`. An SQLite file is only created with `create`, never by reading."""
     if url.drivername == "sqlite":
         return _sqlite(str(url.database), create=create, timeout_s=lock_timeout_s(waits))
     try:
@@ -117,7 +117,7 @@ def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa
     engine = sa.create_engine(url, connect_args=arguments, pool_size=2)
     values = dict(POSTGRES_SETTINGS)
     for name, micros in (("statement_timeout", waits.statement), ("lock_timeout", waits.lock)):
-        if micros is not None:  # to PostgreSQL 0 is no limit
+        if micros is not None:  # for PostgreSQL, 0 means no limit
             values[name] = f"'{max(1, micros // 1000)}ms'"
     configured = ", ".join(f"set_config('{name}', {value}, false)" for name, value in values.items())
 
@@ -133,13 +133,13 @@ def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa
 
     @event.listens_for(engine, "checkout")
     def forget_reading(connection: Any, *_: object) -> None:
-        connection.read_only = None  # what the role or the database says; False would be READ WRITE
+        connection.read_only = None  # the setting of the role or the database; False would be READ WRITE
 
     return engine
 
 
 def lock_timeout_s(waits: Waits) -> float:
-    """How long SQLite waits for its one lock."""
+    """The time that SQLite waits for its only lock."""
     return BUSY_TIMEOUT_S if waits.lock is None else waits.lock / 1e6
 
 
@@ -147,18 +147,18 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
     def open_file() -> sqlite3.Connection:
         mode = "ro&immutable=1" if is_frozen(path) else "rwc" if create else "rw"
         name = f"file:{quote(os.path.abspath(path))}?mode={mode}"
-        # The pool hands a connection to one thread at a time.
+        # The pool gives a connection to one thread at a time.
         connection = sqlite3.connect(name, uri=True, isolation_level=None, timeout=timeout_s, check_same_thread=False)
         try:
             for setting in SETTINGS:
                 connection.execute(f"PRAGMA {setting}")
-        except sqlite3.Error:  # no database, for one
+        except sqlite3.Error:  # e.g. the file is no database
             connection.close()
             raise
         return connection
 
     pool: dict[str, Any] = {"poolclass": sa.QueuePool, "pool_size": 2}
-    if is_frozen(path):  # what a connection has read of it may be old
+    if is_frozen(path):  # pages that a connection has read may be out of date
         pool = {"poolclass": sa.NullPool}
     engine = sa.create_engine("sqlite+pysqlite://", creator=open_file, **pool)
 
@@ -178,14 +178,14 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
 
 
 def is_frozen(path: str) -> bool:
-    """Whether this is a file that SQLite can only read, without its locks: it lies in a folder in which nothing can be
-    made, and no log lies beside it, as of somebody who writes."""
+    """Whether SQLite can only read this file, without its locks: nothing can be created in its folder, and there is no
+    WAL of a writer."""
     folder = os.path.dirname(os.path.abspath(path))
     return os.path.isfile(path) and not os.access(folder, os.W_OK) and not file_state(path)[1]
 
 
 def file_state(path: str) -> tuple[int, int, int]:
-    """Size and time of a file, and the bytes of its log: another one after whatever anybody writes."""
+    """Time of a file, bytes of its WAL, and size of the file: they change with every write."""
     with suppress(OSError):
         status, log = os.stat(path), path + "-wal"
         return status.st_mtime_ns, os.path.getsize(log) if os.path.exists(log) else 0, status.st_size
@@ -193,7 +193,7 @@ def file_state(path: str) -> tuple[int, int, int]:
 
 
 def file_identity(path: str) -> tuple[int, int] | None:
-    """Device and inode of a file; None where there is none."""
+    """Device and inode of a file; None if it does not exist."""
     with suppress(OSError):
         status = os.stat(path)
         return status.st_dev, status.st_ino
@@ -204,10 +204,9 @@ def file_identity(path: str) -> tuple[int, int] | None:
 def transaction(
     engine: sa.Engine, *, write: bool, address: str, references_hold: bool = False, lazy: bool = False
 ) -> Iterator[sa.Connection]:
-    """One transaction. Raises Retry where the database asks for it, OutcomeUnknown where the connection broke after
-    COMMIT was sent, else an RlrecError for a database error.
-    references_hold: whoever writes answers for the foreign keys, and SQLite does not look them up row by row.
-    lazy: as of `Store.write`."""
+    """One transaction. Raises Retry if the database asks for it, OutcomeUnknown if the connection broke after COMMIT
+    was sent, otherwise an RlrecError for a database error.
+    references_hold: the writer guarantees foreign keys, and SQLite does not check them. lazy: as in `Store.write`."""
     postgres = engine.dialect.name == "postgresql"
     committing = False
     try:
@@ -234,10 +233,10 @@ def transaction(
     except UnicodeEncodeError as error:
         raise InputError("a name is not valid Unicode", hint="check the encoding of your shell") from error
     except OverflowError as error:
-        if "SQLite" in str(error):  # from its driver
+        if "SQLite" in str(error):  # raised by its driver
             raise database_errors.out_of_range() from error
         raise
-    except (exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:  # the latter from a cursor of the driver's own
+    except (exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:  # the latter from the driver's own cursor
         if (interrupt := _interruption(error)) is not None:
             raise interrupt from error
         ours = database_errors.translate(error, address=address)
@@ -250,21 +249,21 @@ def transaction(
 
 @contextmanager
 def _begun(connection: sa.Connection, *, write: bool) -> Iterator[None]:
-    """A transaction of SQLite, without what SQLAlchemy does beside it."""
+    """A transaction of SQLite, without the extra work of SQLAlchemy."""
     driver: Any = connection.connection
     driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
     try:
         yield
         (connection if connection.in_transaction() else driver).commit()
     except BaseException:
-        if not connection.closed:  # as it is behind a signal that came before the block began
+        if not connection.closed:  # a signal that came before the block began may have closed it
             driver.rollback()
         raise
 
 
 def flush(connection: sa.Connection) -> None:
-    """Wait until all that PostgreSQL has committed so far is on disk, and on a synchronous replica, as its setting
-    `synchronous_commit` says: the flush of a commit covers all before it."""
+    """Wait until everything that PostgreSQL has committed so far is on disk, and on a synchronous replica if its
+    setting `synchronous_commit` demands that: the flush of a commit covers all earlier ones."""
     driver: Any = connection.connection.driver_connection
     driver.autocommit = True
     try:
@@ -275,7 +274,7 @@ def flush(connection: sa.Connection) -> None:
 
 
 def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The signal whose rollback a driver's error broke, if there was one."""
+    """The signal whose rollback a driver's error interrupted, if there was one."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error
@@ -283,7 +282,7 @@ def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
 
 @contextmanager
 def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
-    """Outside a transaction: SQLite does not look up foreign keys in what follows."""
+    """In this context, outside a transaction, SQLite does not check foreign keys."""
     cursor = connection.connection.cursor()
     cursor.execute("PRAGMA foreign_keys = OFF")
     try:
@@ -294,12 +293,12 @@ def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
 
 
 def clock(connection: sa.Connection) -> int:
-    """Microseconds since 1970 UTC, by the database's clock (SQLite: this machine's). That of a replica is the time up
-    to which it has everything: what it does not have yet must not look as if it had not happened."""
+    """Microseconds since 1970 UTC, by the database's clock (SQLite: this machine's). The clock of a replica is the time
+    up to which it has all changes: rows that it lacks must not look as if they did not exist."""
     if connection.dialect.name == "sqlite":
         return time.time_ns() // 1000
     replayed_to = connection.exec_driver_sql(NOW).scalar_one()
-    if replayed_to is None:  # no commit since the replica began: it has what was there at the checkpoint it began from
+    if replayed_to is None:  # no commit since the replica started: it has the state of the checkpoint it started from
         checkpoint_query = f"{_MICROS.format('checkpoint_time')} FROM pg_control_checkpoint()"
         replayed_to = connection.exec_driver_sql(checkpoint_query).scalar_one()
     return int(replayed_to)

@@ -1,4 +1,4 @@
-"""Columns of rows into the tables, by the way that each database takes fastest; and what imports look up."""
+"""Fast insertion of columns into tables, by each database's fastest way; and what imports look up."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from rlrec.store.database.unit import Row, Unit, quote_columns, slices
 
 ROWS = 512  # in one statement of SQLite, a power of two
-VALUES = 32_000  # in one statement of SQLite, which takes 32,766
+VALUES = 32_000  # in one statement of SQLite, whose limit is 32,766
 PORTION = 10_000  # keys looked up at once
 MAX_FETCHED = 10_000  # rows that are fetched at once rather than looked up by key
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class Same:
-    """A column that holds one value in every row."""
+    """A column with one value in every row."""
 
     value: Any
 
@@ -28,21 +28,23 @@ Column = Sequence[Any] | Same
 
 
 def copy_rarely(unit: Unit) -> None:
-    """Copy SQLite's log to the file every 256 MB: identities of lines change the same pages in every transaction."""
+    """Copy SQLite's WAL to the file only every 256 MB: identities of lines change the same pages in every
+    transaction."""
     if not unit.postgres:
         unit.tell("PRAGMA wal_autocheckpoint = 64000")
 
 
 def column(values: Sequence[Any]) -> Column:
-    """A column of these values; a `Same` where all of them are equal."""
+    """A column of these values; a `Same` if all are equal."""
     return Same(values[0]) if values.count(values[0]) == len(values) else values
 
 
 def write(unit: Unit, table: str, columns: Mapping[str, Column], *, on_conflict: str = "") -> None:
-    """Rows into a table, column by column; one column at least is no `Same`. on_conflict: as of `Unit.insert`."""
+    """Insert rows into a table, column by column; at least one column is no `Same`. on_conflict: as in
+    `Unit.insert`."""
     if unit.postgres:
         values = [repeat(column.value) if isinstance(column, Same) else column for column in columns.values()]
-        rows = zip(*values)  # noqa: B905 (a `Same` is repeated for ever)
+        rows = zip(*values)  # noqa: B905 (a `Same` is repeated endlessly)
         unit.insert(table, tuple(columns), rows, on_conflict=on_conflict)
     else:
         _insert(unit, table, columns, on_conflict)
@@ -50,8 +52,8 @@ def write(unit: Unit, table: str, columns: Mapping[str, Column], *, on_conflict:
 
 @contextmanager
 def without_checks(unit: Unit) -> Iterator[None]:
-    """A block in which SQLite does not test the CHECK constraints of tables: for values that were checked before.
-    Testing whether a value is among three takes as long as all else of a short row."""
+    """A context in which SQLite does not test the CHECK constraints of tables, for values that were checked before.
+    Testing whether a value is among three takes as long as the rest of a short row."""
     if unit.postgres:
         yield
         return
@@ -63,8 +65,8 @@ def without_checks(unit: Unit) -> Iterator[None]:
 
 
 def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dict[Any, int]:
-    """The ids of rows that were not stored a moment ago, by their first column, which is unique; they are stored unless
-    another writer has done so meanwhile. On SQLite there is no other writer."""
+    """The ids, by their first column, which is unique, of rows that were not stored a moment ago. They are stored
+    unless another writer has done so meanwhile (SQLite has no other writer)."""
     name, keys = next(iter(columns.items()))
     if not keys:
         return {}
@@ -77,23 +79,23 @@ def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dic
 
 
 def ids(unit: Unit, table: str, name: str, keys: Collection[Any]) -> dict[Any, int]:
-    """The ids of the rows of a table that are stored, by the unique column of this name."""
+    """The ids of stored rows of a table, by the unique column of this name."""
     text = f"SELECT {name}, id FROM {table} WHERE {name} IN (?*)"
     return dict(row for portion in slices(list(keys), PORTION) for row in unit.ask(text, portion))
 
 
 def _insert(unit: Unit, table: str, columns: Mapping[str, Column], on_conflict: str = "") -> None:
-    """Insert the rows with many of them in a statement: executemany costs more than the rows do. A `Same` is bound
-    once. Statements have 1, 2, 4, ... rows, so that they are few, and prepared once."""
+    """Insert the rows, many per statement: executemany costs more than the rows themselves. A `Same` is bound once.
+    Statements have 1, 2, 4, ... rows, so that there are few of them, each prepared once."""
     constants = [column.value for column in columns.values() if isinstance(column, Same)]
-    # The same list may be several columns: it is bound once.
+    # One list may be several columns: it is bound once.
     lists = {id(column): column for column in columns.values() if not isinstance(column, Same)}
     indexes = {key: index for index, key in enumerate(lists, 1)}
     sources = tuple("?" if isinstance(column, Same) else f"column{indexes[id(column)]}" for column in columns.values())
     width, rows = len(lists), len(next(iter(lists.values())))
     flat: list[Any] = [None] * (width * rows)
     for index, column in enumerate(lists.values()):
-        # the driver looks for an adapter of bytes each time, of a bytearray never
+        # the driver searches an adapter for each bytes object, but not for a bytearray
         is_bytes = isinstance(column[0], bytes)
         flat[index::width] = [value and bytearray(value) for value in column] if is_bytes else column
     start, step = 0, ROWS
@@ -110,7 +112,8 @@ def _insertion(
     table: str, names: Sequence[str], sources: Sequence[str], width: int, rows: int, on_conflict: str
 ) -> str:
     """sources: for each column the name of one of a row's `width` values, or ? for a value that is bound once.
-    No mark has a number: from 3.12 on Python asks SQLite for the names of marks, which it looks for in all of them."""
+    Placeholders have no numbers: from 3.12 on Python asks SQLite for the names of placeholders, which it then searches
+    for in all of them."""
     row, conflict = f"({','.join('?' * width)})", f" WHERE true ON CONFLICT {on_conflict}" if on_conflict else ""
     columns, values = quote_columns(names), ",".join([row] * rows)
     return f'INSERT INTO "{table}" ({columns}) SELECT {", ".join(sources)} FROM (VALUES {values}){conflict}'
@@ -120,20 +123,20 @@ def _insertion(
 
 
 def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
-    """The digests, among these, of lines that the policy has imported before."""
+    """Those of these digests whose lines the policy has imported before."""
     text = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
     return {bytes(row[0]) for portion in slices(digests, PORTION) for row in unit.ask(text, policy_id, portion)}
 
 
 def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
-    """The digests of all lines that the policy has imported; None where there are MAX_FETCHED or more."""
+    """The digests of all lines that the policy has imported; None if there are MAX_FETCHED or more."""
     rows = unit.ask("SELECT digest FROM import_line WHERE policy_id = ? LIMIT ?", policy_id, MAX_FETCHED)
     return {bytes(row[0]) for row in rows} if len(rows) < MAX_FETCHED else None
 
 
 def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
-    """All request ids, all feedback keys, and the user of each session with one; None where the store has
-    MAX_FETCHED or more sessions, or of one of these."""
+    """All request ids, all feedback keys, and the user of each session with one; None if the store has MAX_FETCHED or
+    more sessions or names of one kind."""
     source = "(SELECT key, user_id FROM session LIMIT ?) AS s LEFT JOIN users ON users.id = s.user_id"
     if len(owners := unit.ask(f"SELECT s.key, users.key FROM {source}", MAX_FETCHED)) >= MAX_FETCHED:
         return None
@@ -145,8 +148,8 @@ def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
 
 
 def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
-    """The keys, among these, of sessions that are stored."""
-    # Keys that begin with their time mostly lie behind all that are stored. PostgreSQL may order them otherwise.
+    """Those of these keys whose sessions are stored."""
+    # Keys that begin with a time are mostly greater than all stored ones. PostgreSQL may order them differently.
     overlap = "SELECT EXISTS (SELECT 1 FROM session WHERE key BETWEEN ? AND ?)"
     if not keys or not (unit.postgres or unit.ask_value(overlap, min(keys), max(keys))):
         return set()
@@ -155,6 +158,7 @@ def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
 
 
 def marks(unit: Unit, policy_ids: Collection[int]) -> list[Row]:
-    """Equal only as long as nobody changes one of these policies, which are locked, or deletes decisions."""
+    """A value that stays equal only while no one changes one of these policies, which are locked, or deletes
+    decisions."""
     columns = "policy_id, seq, (SELECT removals FROM settings)"
     return unit.ask(f"SELECT {columns} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id", list(policy_ids))

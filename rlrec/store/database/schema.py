@@ -1,4 +1,4 @@
-"""Create, upgrade and check the schema: the only place that imports Alembic, and only for `init`."""
+"""Creates, upgrades and checks the schema: the only module that imports Alembic, and only for `init`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rlrec.store.database import database_errors
 from rlrec.store.database import engine as engines
 from rlrec.store.database.unit import Row, Unit
 
-HEAD = "0015"  # the revision that `tables` describes: the only thing a command checks, with one SELECT
-OLDEST = "0010"  # the oldest revision that migrations lead on from; release 0.1.0 brings older stores to it
+HEAD = "0015"  # the revision that `tables` describes; commands check only this, with one SELECT
+OLDEST = "0010"  # the oldest revision that the migrations can upgrade; release 0.1.0 upgrades older stores to it
 VERSION_TABLE = "rlrec_version"
-COPYING = "copy-"  # begins the revision of a database that a store is being copied to
+COPYING = "copy-"  # prefix of the revision of a database to which a store is being copied
 LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQL
 
 
 def revision(connection: sa.Connection, *, address: str) -> str | None:
-    """The revision the store is at; None where there is no store. Raises CheckFailed where it cannot be told."""
+    """The revision of the store; None if there is no store. Raises CheckFailed if it cannot be determined."""
     stored = revisions(connection)
     if stored is None:
         return None
@@ -37,18 +37,17 @@ def revision(connection: sa.Connection, *, address: str) -> str | None:
 
 
 def revisions(connection: sa.Connection) -> list[str] | None:
-    """The revisions in the version table; None where there is no such table."""
+    """The revisions in the version table; None if there is no such table."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     return [str(row[0]) for row in connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))]
 
 
 def check(unit: Unit, *, address: str, write: bool = False, state: str = "", source: str = "") -> Row:
-    """One SELECT: what it finds of the store's state. Raises CheckFailed unless the store is at the revision this
-    program was written for.
-    write: the transaction of a client that stops in it is ended by the server (see `engine.IDLE_TIMEOUT`).
-    state, source: columns, and the tables that they are of, joined to that of revisions; an older store may lack these.
-    """
+    """The row of one SELECT with the store's state. Raises CheckFailed unless the store is at the revision of this
+    program.
+    write: let the server end the transaction of a client that stops in it (see `engine.IDLE_TIMEOUT`). state, source:
+    further columns, and their tables, which are joined to the version table; an older store may lack these."""
     columns, server = ["version_num"], unit.connection.info.get("server") if write and unit.postgres else None
     if write and unit.postgres:
         columns.append(engines.IDLE_TIMEOUT)
@@ -68,7 +67,7 @@ def check(unit: Unit, *, address: str, write: bool = False, state: str = "", sou
 
 
 def _wrong_revision(revisions: Sequence[str], *, address: str) -> CheckFailed | None:
-    """Why a store with these rows in its version table cannot be brought to the head; None where it can."""
+    """The error if a store with these rows in its version table cannot be upgraded; None if it can."""
     if not revisions:
         message = f"the store {address} does not say its revision: its table {VERSION_TABLE} is empty"
         hint = f"restore a backup, or insert the revision it was at (the newest is {HEAD})"
@@ -87,7 +86,7 @@ def _wrong_revision(revisions: Sequence[str], *, address: str) -> CheckFailed | 
 
 
 def _out_of_date(revision: str, *, address: str) -> CheckFailed:
-    """The refusal of a store that is older than this program, with the release that leads on from it."""
+    """The error for a store older than this program, which names the release that can upgrade it."""
     if revision >= OLDEST:
         return database_errors.out_of_date(address)
     message = f"the store {address} is at revision {revision}, and this rlrec takes stores from {OLDEST} on"
@@ -101,7 +100,7 @@ def _unknown_revision(revision: str, *, address: str) -> CheckFailed:
 
 
 def migrations() -> Path:
-    """The folder of the migrations: inside the installed package, or beside it in a checkout."""
+    """The folder of the migrations: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[2]
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"
@@ -111,9 +110,9 @@ def upgrade(
     url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.USUAL_WAITS,
     notify: Callable[[str], None] = lambda revision: None,
 ) -> tuple[str | None, str]:  # fmt: skip
-    """Bring the store to the head under one lock: its revision before (None: no store) and now.
-    Safe to run many times at once. dry_run: take it back at the end. notify: takes the revision of an older store
-    while it is as it was."""
+    """Upgrade the store under one lock. Returns its revision before (None: no store) and now.
+    Several processes may do so at once. dry_run: roll back at the end. notify: called with the revision of an older
+    store before it is changed."""
     address = engines.printable(url)
     if url.drivername == "sqlite":
         _refuse_foreign_file(address)
@@ -144,7 +143,7 @@ def upgrade(
 
 
 def _check_folder(path: str) -> None:
-    """Raises RlrecError where no file can be made at this path."""
+    """Raises RlrecError if no file can be created at this path."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise RlrecError(f"cannot create {path}: no such folder", hint=f"make its folder first: {folder}")
@@ -153,11 +152,11 @@ def _check_folder(path: str) -> None:
 
 
 def _refuse_foreign_file(path: str) -> None:
-    """Raises RlrecError where a file is the database of another program; it is only looked at."""
+    """Raises RlrecError if a file is the database of another program; the file is only read."""
     try:
         with closing(sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)) as connection:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
-    except sqlite3.Error:  # there is none, or it is no database: said by who opens it to write
+    except sqlite3.Error:  # no file, or no database: opening it for writing will report that
         return
     _refuse_foreign(
         [row[0] for row in rows if not row[0].startswith("sqlite_")], address=path, alternative="another path"
@@ -165,7 +164,7 @@ def _refuse_foreign_file(path: str) -> None:
 
 
 def _check_database(connection: sa.Connection, *, address: str) -> None:
-    """Raises RlrecError where a database of PostgreSQL holds other tables, or cannot hold every key."""
+    """Raises RlrecError if a PostgreSQL database has other tables, or cannot hold every key."""
     encoding = connection.exec_driver_sql("SELECT current_setting('server_encoding')").scalar_one()
     if encoding != "UTF8":
         hint = "create another one: createdb -E UTF8 -T template0 NAME"
@@ -186,7 +185,8 @@ def _refuse_foreign(tables: Sequence[str], *, address: str, alternative: str) ->
 
 
 def _switch_to_wal(engine: sa.Engine, *, address: str, wait_s: float) -> None:
-    """WAL is kept in the file. The switch needs the file for a moment and does not wait, so we ask again."""
+    """Switch the file to WAL, which is permanent. The switch needs exclusive access for a moment and does not wait for
+    it, so it is tried repeatedly."""
     deadline = time.monotonic() + wait_s
     while True:
         try:

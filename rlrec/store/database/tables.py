@@ -1,9 +1,7 @@
-"""Tables as queries need them: columns, keys and references. Times are microseconds since 1970 UTC; JSON is canonical
-text; a sum never includes a prior.
-
-What a table promises beside these (checks, unique keys, indexes) is a constraint, so that no code path can store what
-must not be there: the migration that makes the table says it. The type of a column is one that SQLite's STRICT tables
-and PostgreSQL both enforce.
+"""The tables for queries: columns, keys and references. Times are microseconds since 1970 UTC; JSON is canonical text;
+sums never include a prior.
+Further guarantees (checks, unique keys, indexes) are constraints, so that no code can store invalid rows; the migration
+that creates a table defines them. Column types are those that SQLite's STRICT tables and PostgreSQL both enforce.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ REAL: TypeEngine[float] = sa.Double().with_variant(sqlite.REAL(), "sqlite")
 BYTES = sa.LargeBinary().with_variant(sqlite.BLOB(), "sqlite")
 TEXT = sa.Text()
 KINDS: dict[type, TypeEngine[Any]] = {int: BIG, bool: SMALL, float: REAL, str: TEXT, bytes: BYTES}
-REFERENCES = {  # of columns that are not named after the table whose id they hold
+REFERENCES = {  # for columns that are not named after the table whose id they hold
     "base_id": "policy", "catalogue_id": "eligible_set", "eligible_id": "eligible_set", "holdout_id": "experiment",
     "live_id": "version", "look_id": "gate_look", "parent_id": "version", "person_id": "users",
     "previous_id": "version", "restored_id": "route_change", "superset_id": "eligible_set", "user_id": "users",
@@ -35,18 +33,18 @@ REFERENCES = {  # of columns that are not named after the table whose id they ho
 
 
 def _table(name: str, *parts: Column[Any] | sa.Constraint, key: Sequence[str] = ()) -> sa.Table:
-    """A table of these parts, behind an `id` where it has no other key."""
+    """A table of these parts, preceded by an `id` if it has no other key."""
     all_parts = parts if key else (Column("id", BIG), *parts)
     return sa.Table(name, metadata, *all_parts, sa.PrimaryKeyConstraint(*key or ["id"]))
 
 
 def _columns(kind: TypeEngine[Any], *names: str) -> list[Column[Any]]:
-    """Columns of one type; those whose name ends with a question mark may be null."""
+    """Columns of one type; a name that ends with a question mark may be null."""
     return [Column(name.rstrip("?"), kind, nullable=name.endswith("?")) for name in names]
 
 
 def _ids(*names: str) -> list[Column[Any]]:
-    """Columns with ids of other tables, after which they are named, or as REFERENCES says."""
+    """Columns with ids of other tables: the table in their name, or the one in REFERENCES."""
     columns = _columns(BIG, *names)
     for column in columns:
         target = REFERENCES.get(column.name, column.name.removesuffix("_id"))
@@ -55,7 +53,7 @@ def _ids(*names: str) -> list[Column[Any]]:
 
 
 def _fields(fields: Sequence[LogField]) -> Iterator[Column[Any]]:
-    """The columns of fields of the log."""
+    """The columns for fields of the log."""
     for field in fields:
         refers = [sa.ForeignKey(f"{field.table}.id")] if field.table else []
         yield Column(field.name, KINDS[field.kind], *refers, nullable=field.optional)
@@ -66,7 +64,7 @@ def _sums(prefix: str = "") -> list[Column[Any]]:
 
 
 def _beliefs(name: str, *columns: Column[Any], key: Sequence[str] = ()) -> sa.Table:
-    """A table of sums by version, bucket and arm. columns: its further ones, some of which its key may have, too."""
+    """A table of sums by version, bucket and arm. columns: further columns, of which some may be in the key."""
     return _table(
         name, *_ids("version_id"), *_columns(BIG, "bucket"), *_ids("arm_id"), *columns, *_columns(BIG, "ordinal"),
         *_sums(), *_columns(BYTES, "extra?"), key=["version_id", "bucket", "arm_id", *key],
@@ -74,25 +72,25 @@ def _beliefs(name: str, *columns: Column[Any], key: Sequence[str] = ()) -> sa.Ta
 
 
 def _decision_table(name: str, *columns: Column[Any]) -> sa.Table:
-    """A table that has a row, at most, for each decision."""
+    """A table with at most one row per decision."""
     return _table(name, *_ids("decision_id"), *columns, key=["decision_id"])
 
 
-# One row: what `init` decided for the whole store, and today's catalogue: its revision (raised by every change of an
-# arm) and the eligible set it makes (null until somebody needs it), from one time until another (null: at any time).
-# removals: how many commands deleted decisions; removed_to: the largest id of these, which no new decision gets (null:
-# none).
+# One row: settings of the whole store from `init`, and the present catalogue: its revision (raised by every change of
+# an arm), and the eligible set of its active arms (null until needed), valid from one time until another (null: at any
+# time). removals: the number of commands that deleted decisions; removed_to: the largest id of these, which no new
+# decision gets (null: none).
 settings = _table(
     "settings", *_columns(SMALL, "id"),
     *_columns(BIG, "created_at", "session_timeout_us", "catalogue_revision", "removals?", "removed_to?"),
     *_columns(TEXT, "salt"), *_ids("catalogue_id?"), *_columns(BIG, "catalogue_from?", "catalogue_until?"), key=["id"],
 )  # fmt: skip
 
-# Who changed what, when: commands that import, define, freeze, promote. Never a single recommend or feedback.
+# Who changed what, and when: commands that import, define, freeze, promote; never a single recommend or feedback.
 run = _table("run", *_columns(TEXT, "command", "options", "result?"), *_columns(BIG, "at"))
 
-# The catalogue as it is today. features: canonical JSON; retired_at: null while the arm may be served. It may be served
-# from eligible_from on, and before eligible_until; null: at any time.
+# The present catalogue. features: canonical JSON; retired_at: null while the arm may be served, which it may from
+# eligible_from on, and before eligible_until; null: at any time.
 arm = _table(
     "arm", *_columns(TEXT, "key", "features"),
     *_columns(BIG, "added_at", "retired_at?", "eligible_from?", "eligible_until?"),
@@ -104,160 +102,160 @@ arm_history = _table(
     *_columns(SMALL, "retired"), *_columns(BIG, "eligible_from?", "eligible_until?"), key=["arm_id", "revision"],
 )  # fmt: skip
 
-# Names that stand for several arms. Who is in a group is as it is today; a group that nobody is in any more stays.
+# Names that stand for several arms. Members are the present ones; a group without members is kept.
 arm_group = _table("arm_group", *_columns(TEXT, "name"))
 group_member = _table("group_member", *_ids("arm_group_id", "arm_id"), key=["arm_group_id", "arm_id"])
 
-# Content-addressed: an eligible set is the ascending JSON array of its arm ids, or of those that its superset has more;
+# Content-addressed. An eligible set is the ascending JSON array of its arm ids, or of those that only its superset has;
 # a context is its canonical JSON.
 eligible_set = _table(
     "eligible_set", *_columns(BYTES, "digest"), *_columns(BIG, "size"), *_columns(TEXT, "arms"), *_ids("superset_id?")
 )
 context = _table("context", *_columns(BYTES, "digest"), *_columns(TEXT, "body"))
 
-# Reward definitions; they never change. weights: by event kind, JSON (see `policies._terms`).
+# Reward definitions, which never change. weights: by event kind, JSON (see `policies._terms`).
 reward = _table(
     "reward", *_columns(TEXT, "name", "weights", "learn", "late"), *_columns(BIG, "window_us", "created_at"),
     *_columns(REAL, "default_value", "clip_low?", "clip_high?"),
 )  # fmt: skip
 
-# A policy never changes. A variant of an experiment is a policy too (`POLICY@EXPERIMENT/VARIANT`, with its base).
+# Policies, which never change. A variant of an experiment is a policy, too (`POLICY@EXPERIMENT/VARIANT`, with its
+# base).
 policy = _table(
     "policy", *_columns(TEXT, "name", "kind", "params", "definition"), *_ids("base_id?"), *_columns(BIG, "created_at")
 )
 
 # Numbered beliefs of policies: immutable ones (frozen, trained), and those that still learn. `seq` and `ordinal` are
-# the policy's counters at its creation. `entered_to`: the last decision of the policy that this belief holds (ids are
-# drawn under the head's lock, so within one policy they are in order of commit and of time); null: every one.
-# has_omissions: 1 where some of them are in the table `omission`.
+# the policy's counters at its creation. `entered_to`: the last decision of the policy that has entered this belief (ids
+# are drawn under the head's lock, so within a policy they are in order of commit and of time); null: all have.
+# has_omissions: 1 if some of them are in the table `omission`.
 version = _table(
     "version", *_ids("policy_id"), *_columns(BIG, "number", "seq", "ordinal", "entered_to?", "created_at"),
     *_columns(TEXT, "status", "learned_from", "parameters?", "report?"), *_ids("reward_id", "parent_id?"),
     *_columns(SMALL, "has_omissions?"),
 )  # fmt: skip
 
-# The one mutable row of a policy. Its lock is the policy's lock; seq counts the transactions that changed a belief;
+# The only mutable row of a policy. Its lock is the policy's lock; seq counts the transactions that changed a belief;
 # pruned_to: the newest decision of the policy that was pruned.
 policy_head = _table(
     "policy_head", *_ids("policy_id"), *_columns(BIG, "seq", "ordinal", "pruned_to?"), *_ids("live_id"),
     key=["policy_id"],
 )  # fmt: skip
 
-# Every promotion of a version, and which version was live before it; rolled_back_at: null while it stands.
+# Every promotion of a version, and the version that was live before it; rolled_back_at: null unless it was rolled back.
 promotion = _table(
     "promotion", *_ids("policy_id", "version_id", "previous_id"), *_columns(BIG, "at", "rolled_back_at?")
 )
 
-# Priors of arms that do not have the default of the kind: alpha and beta (pseudo-counts of successes and failures).
+# Priors of arms that differ from the default of the kind: alpha and beta (pseudo-counts of successes and failures).
 prior = _table("prior", *_ids("version_id", "arm_id"), *_columns(REAL, "alpha", "beta"), key=["version_id", "arm_id"])
 
-# The sums that are served now, and the change of every transaction: the belief at seq s is, per arm and bucket, the
-# newest delta with seq <= s. Buckets and ordinals carry forgetting (0 where a policy does not forget); `extra`
-# carries further sums of kinds that need more than three, packed doubles. Where contexts are sparse, bucket 0 has the
-# counts of an arm (extra: what the weights of a fit predict of them), and bucket 1 + j its sums on column j: of x_j
-# squared (pulls), of what is left of the reward times x_j (reward_sum) and of x_j (reward_squares). Columns that no
-# context had are not stored. Slots that were shown with features of arms that a request or an imported line stated
-# have their counts in the row of their arm, and their moments in buckets from 2^40 on (`beliefs.SECTION`).
+# The sums that are served now, and the change in every transaction: the belief at seq s is, per arm and bucket, the
+# newest delta with seq <= s. Buckets and ordinals implement forgetting (0 if a policy does not forget); `extra` has
+# further sums, packed doubles, for kinds that need more than three. If contexts are sparse, bucket 0 has the counts of
+# an arm (extra: what the weights of a fit predict for them), and bucket 1 + j its sums on column j: of x_j squared
+# (pulls), of the residual of the reward times x_j (reward_sum) and of x_j (reward_squares). Columns that occurred in no
+# context are not stored. Slots that were shown with features of arms stated by a request or an imported line have their
+# counts in the row of their arm, and their moments in buckets from 2^40 on (`beliefs.SECTION`).
 belief = _beliefs("belief")
 belief_delta = _beliefs("belief_delta", *_columns(BIG, "seq"), *_sums("d_"), key=["seq"])
 
-# Sums of slots that a belief holds and whose rows were pruned, faded until `ordinal`: without them nothing would tell
-# what the belief should be.
+# Sums of slots that are in a belief and whose rows were pruned, faded until `ordinal`: without them, no audit could
+# tell what the belief should be.
 pruned_sums = _beliefs("pruned_sums")
 
-# Weights of arms of a trained version, packed doubles; of a version with sparse contexts that was fitted to a log, the
-# columns (four bytes each) and then the weights, around which its sums are taken. They never change.
+# Weights of arms of a trained version, packed doubles; for a version with sparse contexts that was fitted to a log, the
+# columns (four bytes each) and then the weights, from which its sums are residuals. They never change.
 arm_weights = _table(
     "arm_weights", *_ids("version_id", "arm_id"), *_columns(BYTES, "weights"), key=["version_id", "arm_id"]
 )
-# The process that trains a policy alone, and until when: times of the database's clock, never of --now.
+# The only process that may train a policy, and until when, by the database's clock (never by --now).
 lease = _table(
     "lease", *_ids("policy_id"), *_columns(TEXT, "holder", "token"), *_columns(BIG, "taken_at", "expires_at"),
     key=["policy_id"],
 )  # fmt: skip
 
-# Users, by the key that requests give. digest: 64 bits of the key (`contents.key_digest`). Clusters of estimates,
-# their blocks and folds follow it, never the id: the same log in another order, or in another store, gives the same
-# figures.
+# Users, by the key in requests. digest: 64 bits of the key (`contents.key_digest`). Clusters of estimates, their blocks
+# and folds depend on it, never on the id: the same log in another order, or in another store, gives the same figures.
 users = _table("users", *_columns(TEXT, "key"), *_columns(BIG, "digest?"))
-# Users whose key leads to another one, the person, who has all their sessions. No person is merged itself.
+# Users whose key leads to another user, the person, who has all their sessions. A person is not merged itself.
 merged_user = _table("merged_user", *_ids("user_id", "person_id"), *_columns(BIG, "at"), key=["user_id"])
-# Sessions, by the key that requests give. `split` is drawn once, when the session is created: 0 train, 1 tune, 2
-# gate. digest: as of users.
+# Sessions, by the key in requests. `split` is drawn once, when the session is created: 0 train, 1 tune, 2 gate. digest:
+# as in users.
 session = _table(
     "session", *_columns(TEXT, "key"), *_ids("user_id?"), *_columns(SMALL, "split"),
     *_columns(BIG, "created_at", "digest?"),
 )  # fmt: skip
-# Visits of a session, from one timeout to the next. recent: arms in the state of its next decision, JSON. history:
-# how many slots the visit has shown, and the last of them, packed (`app/serving/open_sessions.py`); null where not
+# Visits of a session, from one timeout to the next. recent: arms in the state of its next decision, JSON. history: the
+# number of slots that the visit has shown, and the last of them, packed (`app/serving/open_sessions.py`); null if not
 # stored.
 visit = _table(
     "visit", *_ids("session_id"), *_columns(BIG, "number", "started_at", "last_at", "steps"),
     *_columns(TEXT, "recent"), *_columns(BIG, "ended_at?"), *_columns(BYTES, "history?"), key=["session_id", "number"],
 )  # fmt: skip
 
-# Experiments split users or sessions (`unit`) by a digest with their own salt; definition: the options of its
-# creation. layer: whose running experiments share no unit; parts: intervals of the layer's hash, whose units this one
-# may take, JSON.
+# Experiments assign users or sessions (`unit`) by a digest with their own salt; definition: the options of the command
+# that created it. layer: running experiments of one layer share no units; parts: intervals of the layer's hash whose
+# units this experiment may take, JSON.
 experiment = _table(
     "experiment", *_columns(TEXT, "name", "unit", "salt", "status", "definition"),
     *_columns(BIG, "created_at", "stopped_at?"), *_columns(TEXT, "layer?", "parts?"),
 )  # fmt: skip
-# The variants of an experiment, each with a policy of its own and a share of the units.
+# The variants of an experiment, each with its own policy and a share of the units.
 variant = _table(
     "variant", *_ids("experiment_id"), *_columns(TEXT, "label"), *_ids("policy_id"), *_columns(REAL, "weight")
 )
-# A phase of an experiment, by whose weights (JSON, by label) units are drawn from then on; the first one has those of
-# the variants, and no row. mode: new units are drawn, or others move to a later variant, too, or no unit is taken.
+# A phase of an experiment: from then on units are assigned by its weights (JSON, by label). The first phase has the
+# weights of the variants, and no row. mode: assign new units; also move others to a later variant; or take no units.
 phase = _table("phase", *_ids("experiment_id"), *_columns(BIG, "at"), *_columns(TEXT, "mode", "weights"))
-# The variant of each unit, a user or a session as the experiment says; it stays, or moves with a phase of a ramp.
+# The variant of each unit, a user or a session depending on the experiment; it stays, or moves with a phase of a ramp.
 assignment = _table("assignment", *_ids("experiment_id", "user_id?", "session_id?", "variant_id"), *_columns(BIG, "at"))
 
-# A name that callers use in place of a policy. It shares one namespace with the policies. holdout: the experiment that
-# keeps some of its users apart for good.
+# A name that callers use in place of a policy; routes and policies share one namespace. holdout: the experiment that
+# permanently sets some of its users apart.
 route = _table("route", *_columns(TEXT, "name"), *_columns(BIG, "created_at"), *_ids("holdout_id?"))
-# Every look of a gate of a route at a candidate, whether it passed or not; report: its figures, JSON.
+# Every look of a route's gate at a candidate, passed or not; report: its figures, JSON.
 gate_look = _table(
     "gate_look", *_ids("route_id"), *_columns(BIG, "at"), *_ids("policy_id", "version_id"), *_columns(TEXT, "report")
 )
-# What a route serves, change by change; append-only, the newest one holds. Without a version it is the policy's live
-# one; experiment: the ramp that serves instead while it runs. command: what people typed; look: of the gate that let it
-# pass; restored: the change that a rollback returned to.
+# What a route serves, change by change; append-only, the newest one is valid. Without a version it is the policy's live
+# one; experiment: the ramp that serves instead while it runs. command: as typed; look: of the gate that let the change
+# pass; restored: the change to which a rollback returned.
 route_change = _table(
     "route_change", *_ids("route_id"), *_columns(BIG, "at"), *_ids("policy_id", "version_id?", "experiment_id?"),
     *_columns(TEXT, "command"), *_ids("look_id?", "restored_id?"),
 )  # fmt: skip
-# A challenger that is compared with what a route serves, without serving: from one time to another.
+# A challenger that is compared with what a route serves, without serving itself, from one time to another.
 shadow = _table("shadow", *_ids("route_id", "policy_id", "version_id?"), *_columns(BIG, "started_at", "stopped_at?"))
 
-# A logged slate, with everything that is needed to score another policy on it. Fewer slots than `size` are a partial
-# page of an imported log. `log_fields` says what the columns are.
+# A logged slate, with everything needed to score another policy on it. Fewer slots than `size` are a partial page of an
+# imported log. `log_fields` describes the columns.
 decision = _table("decision", *_fields(DECISION[1:]))
-# The last decision of every user that was not imported, which an event `return` credits when they come back. It is
+# The last decision of every user (not an imported one), which an event `return` credits when the user comes back. It is
 # written while some reward weighs that event.
 last_decision = _table("last_decision", *_ids("user_id", "decision_id"), key=["user_id"])
 # The arms of a decision by position.
 slot = _table("slot", *_fields(SLOT), key=["decision_id", "position"])
 
-# Decisions that every reader leaves out: those that pass the filter, in sessions of the units where it is by_unit. The
-# keys of people stand in no filter here, so that nothing of them stays when they are forgotten.
+# Decisions that every reader leaves out: those that pass the filter, if by_unit only in sessions of the units. The
+# filter contains no keys of users, so that none remain when users are forgotten.
 exclusion = _table(
     "exclusion", *_columns(TEXT, "name", "filter"), *_columns(SMALL, "by_unit"), *_columns(BIG, "created_at")
 )
 exclusion_unit = _table("exclusion_unit", *_ids("exclusion_id", "user_id?", "session_id?"))
-# The decisions that a belief left out when they would have entered it, whatever is excluded today.
+# The decisions that a belief left out when they would have entered it, whatever is excluded now.
 omission = _table("omission", *_ids("decision_id", "version_id"), key=["decision_id", "version_id"])
 
-# The route by which a decision was asked for.
+# The route through which a decision was requested.
 route_decision = _decision_table("route_decision", *_ids("route_id"))
-# The log of the probability that a challenger would have given to the slate of a decision; null where it has none.
+# The log of the probability that a challenger would have given to a decision's slate; null if it has none.
 shadow_decision = _table(
     "shadow_decision", *_ids("shadow_id", "decision_id"), *_columns(REAL, "log_probability?"),
     key=["shadow_id", "decision_id"],
 )  # fmt: skip
 
-# Who picked each slot of an interleaved slate: a letter a position, A for the first ranker and B for the second. The
-# propensities of its slots are given these.
+# The ranker that picked each slot of an interleaved slate: a letter per position, A for the first and B for the second.
+# The propensities of slots are conditional on these.
 team_draft = _decision_table("team_draft", *_columns(TEXT, "teams"))
 
 event = _table(
@@ -265,44 +263,45 @@ event = _table(
     sa.ForeignKeyConstraint(["decision_id", "position"], ["slot.decision_id", "slot.position"]),
     key=["decision_id", "number"],
 )  # fmt: skip
-# A feedback key names a whole line, whose content is digested; `at`: null where the line had none.
+# A feedback key identifies a whole line, whose content is digested; `at`: null if the line had no time.
 feedback_key = _table(
     "feedback_key", *_columns(TEXT, "key"), *_columns(BYTES, "digest"), *_columns(BIG, "at?"), *_ids("decision_id"),
     key=["key"],
 )  # fmt: skip
 
-# The lines that were imported into a policy, by the digest of their bytes and of how often these came before in the
-# file.
+# The lines that were imported into a policy, by the digest of their bytes and of the number of equal lines before them
+# in the file.
 import_line = _table(
     "import_line", *_ids("policy_id"), *_columns(BYTES, "digest"), *_ids("decision_id"), key=["policy_id", "digest"]
 )
 
-# The candidates that the first stage of a decision drew from a catalogue (null where that is not known), ids in order,
-# with their propensities, each given those before; the eligible set of the decision is that of its candidates.
+# The candidates that the first stage of a decision drew from a catalogue (null if unknown), ids in order, with their
+# propensities, each given those before. The eligible set of the decision is the set of its candidates.
 candidate_list = _decision_table(
     "candidate_list", *_ids("catalogue_id?"), *_columns(TEXT, "arms", "propensities"), *_columns(REAL, "log_propensity")
 )
 
-# What an imported line says beside its slate, where it does. Features of arms for that decision alone, in place of the
+# Optional statements of an imported line besides its slate. Features of arms for that decision alone, in place of the
 # catalogue's: {arm key: features}, in a context.
 decision_features = _decision_table("decision_features", *_ids("context_id"))
-# The arms that each position could show, where these differ: JSON, a list of ids for each position.
+# The arms that each position could show, if these differ: JSON, a list of ids for each position.
 slot_set = _decision_table("slot_set", *_columns(TEXT, "arms"))
-# The probability of each eligible arm at the first position, packed doubles in order of their ids.
+# The probability of each eligible arm at the first position, packed doubles in order of ids.
 logged_support = _decision_table("logged_support", *_columns(BYTES, "probabilities"))
 
-# Curves of examination: how likely the eye reaches a position, against the first one. Numbered under a name; they
-# never change. options: of the command; positions: the curve, JSON; report: how it was estimated, JSON.
+# Curves of examination: the probability that a position is examined, relative to the first one. Numbered under a name;
+# they never change. options: of the command; positions: the curve, JSON; report: how it was estimated, JSON.
 position_curve = _table(
     "position_curve", *_columns(TEXT, "name", "model", "method", "options", "positions", "report"),
     *_columns(BIG, "number", "created_at"), *_ids("reward_id"),
 )  # fmt: skip
 
-# The views for people who write SQL; a migration has their text.
+# Views for people who write SQL; a migration defines them.
 VIEWS = ("v_decision", "v_slot", "v_version")
 
 
 def time_columns() -> list[Column[Any]]:
-    """The times of all rows: of a lease, which ends ahead, and of a line, which its key keeps as it came, none."""
+    """The columns with times of all rows, except those of a lease, which ends in the future, and of a line, whose key
+    keeps its time as given."""
     tables = (table for table in metadata.sorted_tables if table not in (lease, feedback_key))
     return [column for table in tables for column in table.columns if re.fullmatch("at|.*_at", column.name)]

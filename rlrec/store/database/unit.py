@@ -1,6 +1,5 @@
-"""A unit of work: one transaction, its clock, and the few ways in which the query modules use the database.
-
-Queries that every command runs are SQL text, handed to the driver as it is: building and compiling an expression costs
+"""A unit of work: one transaction, its clock, and the few operations through which the query modules use the database.
+Queries that every command runs are SQL text, passed to the driver unchanged: building and compiling an expression costs
 more than the query. SQLAlchemy builds those that are derived from tables (`audit`)."""
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Row = tuple[Any, ...]
 Record = TypeVar("Record", bound=NamedTuple)
 K = TypeVar("K")
 V = TypeVar("V")
-# Called now and then in a long work: what is counted, how many so far, and the share of all, where that is known.
+# Called repeatedly in long work: a noun for what is counted, the number so far, and the share of all, if known.
 Progress = Callable[[str, int, float | None], None]
 _TABLES = (
     "decision|slot|event|users|session|visit|context|candidate_list|route_decision|decision_features|slot_set|"
@@ -32,18 +31,19 @@ _LOG_ROWS = re.compile(rf'\b(?:FROM|JOIN) "?(?:{_TABLES})\b')
 _settings_rows = lru_cache(256)(
     re.compile(r'\b(?:INTO|UPDATE|FROM) "?(?:settings|reward|merged_user|exclusion)\b').search
 )
-_streams = count(1)  # numbers of the cursors that a server has
+_streams = count(1)  # numbers of server-side cursors
 BATCH = 20_000  # rows of a stream
 NEXT_ID = "SELECT coalesce(max(id), 0) + 1 FROM {}"  # of SQLite
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
 
 
 def no_progress(counted: str, rows: int, share: float | None) -> None:
-    """Nobody looks on."""
+    """Ignores progress."""
 
 
 class Unit:
-    """One transaction. `now` is its time, microseconds since 1970 UTC. on_clock: whether that is the database's."""
+    """One transaction. `now` is its time, microseconds since 1970 UTC. on_clock: whether that is the time of the
+    database's clock."""
 
     progress: Progress = staticmethod(no_progress)
     note_exclusions: Callable[[Callable[[], str | None]], None] = staticmethod(lambda sentence: None)
@@ -51,34 +51,33 @@ class Unit:
     def __init__(self, connection: sa.Connection, *, now: int, on_clock: bool = False) -> None:
         self._connection, self.now, self.on_clock = connection, now, on_clock
         self._cursor: Any = connection.connection.cursor()
-        self._waiting: list[tuple[str, Sequence[Any]]] = []  # changes that go together with the next query
-        self.gathers = False  # whether few changes wait: who sets it sends them at the end
+        self._waiting: list[tuple[str, Sequence[Any]]] = []  # changes that are sent with the next query
+        self.gathers = False  # whether small changes wait; whoever sets it must call `send` at the end
         self.postgres = connection.dialect.name == "postgresql"
-        self.repeatable = False  # whether the same work once more would change nothing
-        # the server and its number for a transaction that writes; None where it cannot say whether that was committed
+        self.repeatable = False  # whether repeating the same work would change nothing
+        # the server, and its number for a writing transaction; None if it cannot say whether that was committed
         self.transaction: tuple[Any, str] | None = None
         self.arrow_worker: Any = None  # reads the same snapshot in bulk: see `bulk.alongside`
-        self.alongside = False  # whether that was tried: the snapshot stays as it is
-        # of SQLite, as the unit found them: the row of settings until something of it changes, and the next ids of some
-        # tables
+        self.alongside = False  # whether that was tried: the snapshot is no longer renewed
+        # of SQLite, as the unit found them: the row of settings, until it changes, and the next ids of some tables
         self.settings: Row | None = None
         self.next_ids: dict[str, int] = {}
-        # by policy: its head and the versions that learn, until a ledger takes them; None: they are not kept
+        # by policy: its head and the learning versions, until a ledger takes them; None: not kept
         self.heads: dict[int, tuple[Any, list[Any]]] | None = None
-        self.extents: dict[Any, Any] = {}  # of selections of the log, in a snapshot that stays as it is
-        self.partitions: Any = None  # of the log, in files that others read next: see `partitions.shared`
+        self.extents: dict[Any, Any] = {}  # of selections of the log; the snapshot does not change
+        self.partitions: Any = None  # of the log, in files for further reads: see `partitions.shared`
         self.marginals: dict[Any, Any] = {}  # of distributions that decisions were drawn from
-        self.folder: Any = None  # a `FolderLog`, which has the log in place of the store
+        self.folder: Any = None  # a `FolderLog`, from which the log is read instead of the store
 
     def clock(self) -> int:
-        """The database's clock at this moment, whatever `now` is."""
+        """The present time of the database's clock, whatever `now` is."""
         return engine.clock(self.connection)
 
     # -- SQL text: `?` stands for a value, `IN (?*)` for membership in a list --
 
     @property
     def driver(self) -> Any:
-        """A cursor of the driver, inside this transaction."""
+        """A cursor of the driver within this transaction."""
         if self._waiting:
             self.send()
         return self._cursor
@@ -91,7 +90,7 @@ class Unit:
         return self._connection
 
     def send(self) -> None:
-        """Carry out the changes that wait, in their order: on PostgreSQL in one round trip."""
+        """Execute the waiting changes in order, on PostgreSQL in one round trip."""
         waiting, self._waiting = self._waiting, []
         with self._connection.connection.pipeline() if len(waiting) > 1 else nullcontext():
             for text, values in waiting:
@@ -105,7 +104,7 @@ class Unit:
 
     @contextmanager
     def reading(self, folder: Any) -> Iterator[None]:
-        """Inside it, the log is that of a folder; None: that of the store."""
+        """In this context, the log is read from a folder; None: from the store."""
         before, self.folder = self.folder, folder
         try:
             yield
@@ -113,19 +112,19 @@ class Unit:
             self.folder = before
 
     def in_folder(self, text: str) -> bool:
-        """Whether a query asks for rows of a log that a folder has."""
+        """Whether a query reads rows of the log that a folder has."""
         return self.folder is not None and _LOG_ROWS.search(text) is not None
 
     def records(self, kind: type[Record], text: str, *values: Any) -> list[Record]:
-        """All rows of a query as records, whose fields are its columns in their order."""
+        """All rows of a query as records, whose fields are the columns in order."""
         return list(map(partial(tuple.__new__, kind), self.ask(text, *values)))
 
     def select(self, kind: type[Record], source: str, *values: Any) -> list[Record]:
-        """Records whose fields are columns of a table. source: what stands behind FROM."""
+        """Records whose fields are columns of a table. source: the text after FROM."""
         return self.records(kind, f"SELECT {', '.join(kind._fields)} FROM {source}", *values)
 
     def portions(self, text: str) -> Iterator[list[Row]]:
-        """All rows of a query in portions, as they come; the cursor is closed even where nobody reads on."""
+        """All rows of a query in portions, as they arrive; the cursor is closed even if the caller stops early."""
         if self.in_folder(text):
             yield from map(list, slices(self.folder.ask(text), BATCH))
             return
@@ -136,12 +135,12 @@ class Unit:
             while rows := cursor.fetchmany(BATCH):
                 yield rows
         finally:
-            with suppress(self.connection.dialect.loaded_dbapi.Error):  # where the store was closed before
+            with suppress(self.connection.dialect.loaded_dbapi.Error):  # if the store was closed before
                 cursor.close()
 
     def ask_all(self, *queries: tuple[Any, ...]) -> list[list[Row]]:
-        """All rows of each of several queries, texts with their values, which are carried out in their order: on
-        PostgreSQL in one round trip, each of them on what was committed before it began."""
+        """All rows of each of several queries (text and values), executed in order: on PostgreSQL in one round trip,
+        each seeing what was committed before it began."""
         if not self.postgres:
             return [self.ask(*query) for query in queries]
         connection: Any = self.connection.connection
@@ -152,27 +151,28 @@ class Unit:
         return [cursor.fetchall() for cursor in cursors]
 
     def ask_row(self, text: str, *values: Any) -> Row | None:
-        """The first row of a query; None where there is none. (All are read: SQLite keeps a query open until then.)"""
+        """The first row of a query; None if there is none. (All rows are read, since SQLite keeps a query open until
+        then.)"""
         return next(iter(self.ask(text, *values)), None)
 
     def ask_value(self, text: str, *values: Any) -> Any:
-        """The first value of the first row; None where there is no row."""
+        """The first value of the first row; None if there is no row."""
         row = self.ask_row(text, *values)
         return None if row is None else row[0]
 
     def ask_groups(self, text: str, *values: Any) -> dict[Any, list[Any]]:
-        """The second values of the rows of a query, in their order, by the first ones."""
+        """The second values of the rows of a query, in order, grouped by the first ones."""
         groups: dict[Any, list[Any]] = {}
         for key, value in self.ask(text, *values):
             groups.setdefault(key, []).append(value)
         return groups
 
     def tell(self, text: str, *values: Any) -> int:
-        """Change something: how many rows were touched."""
+        """Execute a change. Returns the number of rows affected."""
         return int(self._run(text, values).rowcount)
 
     def note(self, text: str, *values: Any) -> None:
-        """Change something whose number of rows nobody asks for. On PostgreSQL it waits for the next query or the end
+        """Execute a change whose number of rows does not matter. On PostgreSQL it waits for the next query or the end
         of the transaction, so that several changes take one round trip."""
         if self.gathers and self.postgres:
             self._waiting.append((_postgres_text(text), [_as_list(value) for value in values]))
@@ -180,11 +180,11 @@ class Unit:
             self._run(text, values)
 
     def tell_each(self, text: str, rows: Iterable[Row]) -> None:
-        """Run a statement that changes rows once for every row of values."""
+        """Execute a changing statement once for every row of values."""
         values = rows if isinstance(rows, list) else list(rows)
         if self.settings is not None and not text.startswith("SELECT") and _settings_rows(text):
             self.settings = None
-        if self.postgres and len(values) == 1:  # for a single row psycopg's pipeline of many takes longer than the row
+        if self.postgres and len(values) == 1:  # psycopg's pipeline for many rows takes longer than a single row
             self.driver.execute(_postgres_text(text), values[0])
         else:
             self.driver.executemany(_postgres_text(text) if self.postgres else text, values)
@@ -198,7 +198,7 @@ class Unit:
         return cursor.execute(*_sqlite_text(text, values)) if "(?*)" in text else cursor.execute(text, values)
 
     def insert(self, table: str, columns: Sequence[str], rows: Iterable[Row], *, on_conflict: str = "") -> None:
-        """Rows into a table, by the database's fastest way. on_conflict: the words after ON CONFLICT, or nothing."""
+        """Insert rows into a table by the database's fastest way. on_conflict: the text after ON CONFLICT, or empty."""
         values = rows if isinstance(rows, list) else list(rows)
         if self.postgres and len(values) > FEW:
             self._insert_many(table, columns, values, on_conflict)
@@ -209,7 +209,7 @@ class Unit:
             self.tell_each(_insertion(table, tuple(columns), on_conflict), values)
 
     def _insert_many(self, table: str, columns: Sequence[str], rows: Iterable[Row], on_conflict: str) -> None:
-        """COPY; where rows may be stored already, one statement over columns."""
+        """Insert by COPY or, if rows may exist already, by one statement over columns."""
         if not on_conflict:
             self.copy(table, columns, rows)
             return
@@ -222,17 +222,18 @@ class Unit:
         )
 
     def copy(self, table: str, columns: Iterable[str], rows: Iterable[Row]) -> None:
-        """Rows into a table by COPY, which PostgreSQL alone has."""
+        """Insert rows into a table by COPY, which only PostgreSQL has."""
         with self.driver.copy(f'COPY "{table}" ({quote_columns(columns)}) FROM STDIN') as copy:
             for row in rows:
                 copy.write_row(row)
 
     def add(self, table: str, **values: Any) -> int:
-        """Insert one row into a table with an `id`: its id."""
+        """Insert one row into a table with an `id`. Returns the id."""
         return int(self.ask_value(f"{_insertion(table, tuple(values), '')} RETURNING id", *values.values()))
 
     def reserve(self, table: str, count: int) -> Sequence[int]:
-        """`count` ids, ascending, that no one else will use. SQLite: the write lock is ours; PostgreSQL: a sequence."""
+        """`count` ids, ascending, that no one else will use. SQLite: we hold the write lock; PostgreSQL: from a
+        sequence."""
         if self.postgres:
             text = f"SELECT nextval(pg_get_serial_sequence('{table}', 'id')) FROM generate_series(1, ?)"
             return sorted(int(row[0]) for row in self.ask(text, count))
@@ -241,12 +242,12 @@ class Unit:
         return range(first, first + count)
 
     def rows(self, statement: sa.Executable) -> list[Row]:
-        """All rows of an expression of SQLAlchemy."""
+        """All rows of an SQLAlchemy expression."""
         return [tuple(row) for row in self.connection.execute(statement)]
 
 
 def slices(values: Sequence[V], size: int) -> Iterator[Sequence[V]]:
-    """All values, `size` at a time."""
+    """All values in slices of `size`."""
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
@@ -264,8 +265,8 @@ def _as_list(value: Any) -> Any:
 
 
 def _sqlite_text(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
-    """Lists go in as JSON, so that the text is the same for any length; bytes, which JSON has not, one by one, and so
-    does a single value."""
+    """The text and its values. Lists become JSON, so that the text is the same for any length; bytes, which JSON lacks,
+    and single values are bound one by one."""
     flat: list[Any] = []
     for value in values:
         if isinstance(value, str | bytes | int | float | None):
@@ -287,7 +288,7 @@ def _insertion(table: str, columns: tuple[str, ...], on_conflict: str) -> str:
     return f'INSERT INTO "{table}" ("{names}") VALUES ({marks}){conflict}'
 
 
-# -- rows that are gone or cannot be read, since somebody changed the database by hand --
+# -- rows that are missing or unreadable since someone changed the database by hand --
 
 
 def damage_error(damage: str) -> RlrecError:
@@ -295,7 +296,7 @@ def damage_error(damage: str) -> RlrecError:
 
 
 class StoredRows(dict[K, V]):
-    """Rows of a table by id; one that is asked for and gone raises RlrecError."""
+    """Rows of a table by id; looking up a missing one raises RlrecError."""
 
     def __init__(self, table: str, rows: Iterable[tuple[K, V]] = ()) -> None:
         super().__init__(rows)
@@ -306,12 +307,13 @@ class StoredRows(dict[K, V]):
 
 
 def to_text(value: Any) -> str:
-    """JSON as the store has it: without blanks, keys in order."""
+    """JSON in the form of the store: without blanks, keys in order."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def parse(text: str, column: str, kind: type = dict) -> Any:
-    """The JSON of a column. Raises RlrecError where it is none, or not of this kind; column: with its table and row."""
+    """The JSON value in a column. Raises RlrecError if it is no JSON, or not of this kind; column: its name with table
+    and row."""
     try:
         value = json.loads(text)
     except ValueError:
