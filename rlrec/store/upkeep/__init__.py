@@ -1,1 +1,1 @@
-"""Copies, roles, removals and the audit."""
+"""Copies, roles, removals, and queries for the audit."""

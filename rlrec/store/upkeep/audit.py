@@ -1,4 +1,4 @@
-"""Everything stored, in ranges and streams, for an audit; and the rows that contradict others."""
+"""Queries for an audit: all that is stored, in ranges and streams, and rows that contradict others."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import id_ends, numbers
 
 BATCH = 20_000  # decisions, or rows of a stream
-MAX_ROWS = 50  # rows that one test names
-SPARSE = 50  # ids for each decision of the store's own, beyond which these are not found by chance
-# From the reading of a belief to the lock of its policy; on PostgreSQL the clock was once read before that wait, too.
+MAX_ROWS = 50  # rows that one test lists
+SPARSE = 50  # ids per own decision beyond which random ids would rarely hit one
+# From reading a belief to locking its policy; on PostgreSQL an earlier release read the clock before that wait, too.
 LONGEST_WAIT_US = 3_600_000_000
 
 SLOTS = (
@@ -38,8 +38,8 @@ SLOTS = (
 def ranges(
     unit: Unit, policy_id: int, *, first: int = 1, size: int = BATCH, tests: Sequence[str] = ()
 ) -> Iterator[Batch]:  # fmt: skip
-    """Every decision of a policy from id `first` on, imported ones too, in ranges of decision id: rows by decision and
-    position. tests: that decisions `d` pass."""
+    """Every decision of a policy from id `first` on, including imported ones, in ranges of decision id: rows by
+    decision and position. tests: SQL tests that decisions `d` must pass."""
     newest = decisions.newest_id(unit, policy_id)
     for start, last in reader.id_ranges(unit, policy_id, first=first, last=newest, size=size):
         yield reader.read_range(unit, policy_id, start, last, tests=tests, slots=SLOTS, events=tuple(reader.EVENTS))
@@ -63,16 +63,16 @@ def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:
 
 
 def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
-    """The visits of some decisions (ascending) as these saw them, by id: step, recorded, history (see
+    """The visits of some decisions (ascending), as known at each decision, by id: step, recorded, history (see
     `reader.COLUMNS`)."""
     test = f"d.id IN ({numbers(decision_ids)})"
     return reader.ask_decisions(unit, ("step", "recorded", "history"), [test]).columns()
 
 
 def random_ids(unit: Unit, size: int, *, seed: int, run: int = 1) -> tuple[Ids, int]:
-    """Ids of `size` random decisions that this store drew itself, ascending, and how many it drew. Where these lie
-    densely they are found by random numbers, so that no others are read. run: ids that are neighbours, of which all or
-    none are taken, so that decisions come together that were drawn from one belief."""
+    """Ids of `size` random decisions that this store drew itself, ascending, and the number of all that it drew. If
+    these are dense among all ids, random ids are tried, so that no others are read. run: number of adjacent ids that
+    are taken together, so that the sample has decisions drawn from the same belief."""
     source, rng = "FROM decision WHERE imported = 0", np.random.default_rng(seed)
     total = int(unit.ask_value(f"SELECT count(*) {source}"))
     first, last = id_ends(unit)
@@ -89,8 +89,8 @@ def random_ids(unit: Unit, size: int, *, seed: int, run: int = 1) -> tuple[Ids, 
 
 
 def count_overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tuple[int, int]:
-    """The number of slots of the policy's own decisions from id `first` on that were served before a time, and when the
-    first of them was; 0 without any."""
+    """The number of slots in the policy's own decisions from id `first` on that were served before a time, and the time
+    of the first; 0 if there are none."""
     text = (
         "SELECT count(*), coalesce(min(d.at), 0) FROM slot s JOIN decision d ON d.id = s.decision_id"
         " WHERE d.policy_id = ? AND d.id >= ? AND d.imported = 0 AND d.at < ?"
@@ -109,7 +109,7 @@ def counts(unit: Unit) -> dict[str, int]:
 
 
 def dangling_rows(unit: Unit) -> Iterator[tuple[sa.ForeignKeyConstraint, dict[str, object]]]:
-    """Rows that refer to no row, the first MAX_ROWS of each reference: the reference, and the key of the row."""
+    """Rows that refer to missing rows, the first MAX_ROWS of each reference: the reference, and the key of the row."""
     if not unit.postgres and _all_refer(unit):
         return
     for table in _tables(unit):
@@ -129,7 +129,7 @@ def _row_key(table: sa.Table, values: Sequence[object]) -> dict[str, object]:
 
 
 def _all_refer(unit: Unit) -> bool:
-    """Whether SQLite finds no such row by the keys that its file declares, and all are declared."""
+    """Whether SQLite finds no such row for the foreign keys declared in its file, and all are declared."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 
     keys = sum(len(key.elements) for table in t.metadata.sorted_tables for key in table.foreign_key_constraints)
@@ -142,7 +142,7 @@ def _all_refer(unit: Unit) -> bool:
 
 
 def _tables(unit: Unit) -> Iterator[sa.Table]:
-    """All tables, one after another, with a word on progress."""
+    """All tables, with reports of progress."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 
     tables = t.metadata.sorted_tables
@@ -152,7 +152,8 @@ def _tables(unit: Unit) -> Iterator[sa.Table]:
 
 
 def rows_ahead(unit: Unit, *, since: int) -> Iterator[tuple[sa.Column[Any], dict[str, object], int]]:
-    """Times of rows behind a time, the first MAX_ROWS of each column: the column, the key of the row, and the time."""
+    """Times of rows later than a given time, the first MAX_ROWS of each column: the column, the key of the row, and the
+    time."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 
     for column in t.time_columns():
@@ -171,7 +172,7 @@ _REMOVED = "(SELECT coalesce(removed_to, 0) FROM settings)"
 
 
 def _contradictions() -> dict[str, str]:
-    """The statements of rows that contradict others, by what each finds: see contradictions.sql."""
+    """The statements that find contradicting rows, by the text of the finding: see contradictions.sql."""
     text = Path(__file__).with_name("contradictions.sql").read_text(encoding="utf-8")
     _, *tests = (block.partition("\n") for block in text.split("\n\n"))
     return {
@@ -204,8 +205,8 @@ _UNSAMPLED = re.compile("ordinal|FROM (feedback_key|assignment|merged_user|polic
 
 
 def contradictions(unit: Unit, sessions: Collection[int] | None = None) -> Iterator[tuple[str, list[Row]]]:
-    """Rows that refer to the wrong row: the first MAX_ROWS of each test that has any, with what it finds. sessions: the
-    tests of decisions, on those of these sessions alone."""
+    """Rows that refer to the wrong row: for each test that finds any, the text of the finding and the first MAX_ROWS.
+    sessions: run only the tests of decisions, on these sessions."""
     has_visits = sessions is not None or bool(unit.ask(_ANY_VISIT))
     tests = [test for test in _contradictions().items() if has_visits or _VISIT_COUNTS not in test[1]]
     sample, values = "", [] if sessions is None else [sessions]
@@ -226,8 +227,8 @@ def columns(unit: Unit, table: str, *names: str) -> Iterator[tuple[Sequence[Any]
 
 
 def answered_requests(unit: Unit, decision_ids: Collection[int]) -> list[Row]:
-    """Those of the decisions that have the digest of a request: id, digest, size, keys of session and user, context,
-    eligible set, and what the request can have named: policy, number of the version, experiment and route."""
+    """Those of the decisions that store the digest of a request: id, digest, size, keys of session and user, context,
+    eligible set, and the names that the request may have used: policy, number of the version, experiment and route."""
     text = (
         "SELECT d.id, d.request_digest, d.size, s.key, u.key, c.body, coalesce(l.catalogue_id, d.eligible_id),"
         " p.name, v.number, e.name, r.name"
@@ -242,7 +243,7 @@ def answered_requests(unit: Unit, decision_ids: Collection[int]) -> list[Row]:
 
 
 class KeyedEvent(NamedTuple):
-    """An event of a line that had a key, and the digest stored for that line."""
+    """An event of a line with a key, and the digest stored for that line."""
 
     key: str
     digest: bytes
@@ -253,7 +254,7 @@ class KeyedEvent(NamedTuple):
 
 
 def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
-    """The events of every feedback key, in their order."""
+    """The events of every feedback key, in order of decision, key and number."""
     events = (
         "SELECT k.key, k.digest, e.decision_id, e.position, e.kind, e.value FROM event e"
         " JOIN feedback_key k ON k.key = e.key AND k.decision_id = e.decision_id"
@@ -263,8 +264,8 @@ def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
 
 
 def assigned_units(unit: Unit) -> Iterator[Sequence[Any]]:
-    """The units of all experiments: the id of the experiment, the key of the user or the session, its variant, and
-    since when it has that."""
+    """The units of all experiments: the id of the experiment, the key of the user or session, its variant, and the time
+    of its assignment."""
     units = (
         "SELECT a.experiment_id, coalesce(u.key, s.key), a.variant_id, a.at FROM assignment a"
         " LEFT JOIN users u ON u.id = a.user_id LEFT JOIN session s ON s.id = a.session_id"
@@ -274,7 +275,7 @@ def assigned_units(unit: Unit) -> Iterator[Sequence[Any]]:
 
 def open_visits(unit: Unit, first: int, last: int) -> list[Row]:
     """The visits of sessions with ids in a range that have a history and have not ended: session, number, steps, the
-    arms in the state of the next decision (JSON), and the history of that (packed)."""
+    arms in the state of the next decision (JSON), and its history (packed)."""
     goes_on = "history IS NOT NULL AND ended_at IS NULL ORDER BY session_id, number"
     text = (
         f"SELECT session_id, number, steps, recent, history FROM visit WHERE session_id BETWEEN ? AND ? AND {goes_on}"
@@ -286,9 +287,9 @@ def spend(
     unit: Unit, policy_id: int, *, kind: str, slice_us: int, offset_us: int, after: int,
     decision_ids: Collection[int] | None = None,
 ) -> Iterator[tuple[int, int, float, float, float]]:  # fmt: skip
-    """The cost of the slots of a policy: number of a slice of time, arm, slots shown, the sum of events of a kind, and
-    of how many slots the first such event is. Decisions and events count that were stored by changes after one of the
-    policy; decision_ids: of these decisions alone."""
+    """The cost of the slots of a policy: the number of a time slice, arm, slots shown, the sum of events of a kind, and
+    the number of slots with such an event, counted at the first. Only decisions and events stored after change `after`
+    of the policy count; decision_ids: only these decisions."""
     tests = "d.policy_id = ? AND d.imported = 0" + ("" if decision_ids is None else " AND d.id IN (?*)")
     ids = [] if decision_ids is None else [decision_ids]
     number, slots = f"(d.at + {offset_us}) / {slice_us}", "decision d JOIN slot s ON s.decision_id = d.id"

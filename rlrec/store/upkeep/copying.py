@@ -1,4 +1,4 @@
-"""The rows of a store in another database, table by table: exact, in batches, and resumable."""
+"""Copies of the rows of a store to another database, table by table: exact, in batches, and resumable."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from rlrec.store.database.unit import Row, Unit, quote_columns
 if TYPE_CHECKING:
     from rlrec.store import Store
 
-TABLES = [table for table in t.metadata.sorted_tables if table is not t.lease]  # a lease is of a process, not of a log
-FILLED_BY_INIT = ("settings", "reward", "run")  # tables in which `init` stores something
+# a lease belongs to a process, not to the log
+TABLES = [table for table in t.metadata.sorted_tables if table is not t.lease]
+FILLED_BY_INIT = ("settings", "reward", "run")  # tables in which `init` stores rows
 BACKUP_PAGES = 10_000  # of SQLite, in one step of a backup
 
 
 def fingerprint(unit: Unit) -> str:
-    """A text that changes with every write that could leave a copy inconsistent."""
+    """A text that changes with every write after which a partial copy would be inconsistent."""
     marks: list[Any] = [unit.ask_value(f"SELECT count(*) FROM {table.name}") for table in TABLES]
     marks += unit.ask("SELECT policy_id, seq, ordinal, live_id FROM policy_head ORDER BY policy_id")
     marks += unit.ask("SELECT max(last_at), count(ended_at), max(ended_at) FROM visit")
@@ -39,13 +40,13 @@ def fingerprint(unit: Unit) -> str:
 
 
 def _mode(like: str) -> int:
-    """The mode of a copy of a file, which nobody may read who may not read that."""
+    """The mode of a copy of a file: only those who may read the file may read the copy."""
     return os.stat(like).st_mode & 0o777 | 0o600
 
 
 @contextmanager
 def _snapshot(store: Store) -> Iterator[Unit]:
-    """A snapshot of a store of any revision up to the head. Raises CheckFailed where there is no store."""
+    """A snapshot of a store at any revision up to the head. Raises CheckFailed if there is no store."""
     with engine.transaction(store.engine, write=False, address=store.address) as connection:
         if schema.revision(connection, address=store.address) is None:
             raise database_errors.out_of_date(store.address)
@@ -53,7 +54,7 @@ def _snapshot(store: Store) -> Iterator[Unit]:
 
 
 def size(store: Store) -> int:
-    """The bytes of the file of an SQLite store."""
+    """The size of an SQLite store's file, in bytes."""
     with _snapshot(store) as unit:
         return int(unit.ask_value("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"))
 
@@ -70,7 +71,7 @@ def count_rows(unit: Unit) -> int:
 
 
 def read_rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
-    """The rows of a table in order of its key, but the first ones, a portion at a time."""
+    """The rows of a table in order of its key, without the first `skip`, in portions."""
     keys = quote_columns(column.name for column in table.primary_key)
     text = f'SELECT {quote_columns(column.name for column in table.columns)} FROM "{table.name}" ORDER BY {keys}'
     text += f" LIMIT ALL OFFSET {skip}" if unit.postgres else f" LIMIT -1 OFFSET {skip}"
@@ -78,18 +79,18 @@ def read_rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
 
 
 class CopyTarget:
-    """The database that a store is copied to. Until the copy is complete its revision is `schema.COPYING` and the
+    """The database to which a store is copied. Until the copy is complete, its revision is `schema.COPYING` with the
     fingerprint of the source, so that no command takes it for a store."""
 
     def __init__(self, db: str, source: str, *, like: str | None = None) -> None:
-        """source: the fingerprint of the store. like: the file of the source, whose rights a new file gets."""
+        """source: the fingerprint of the store. like: the file of the source, whose permissions a new file gets."""
         self.url, self.mark = engine.location(db), schema.COPYING + source
         self.address = engine.printable(self.url)
         self._engine, self._like = engine.connect(self.url), like
 
     def begin(self) -> bool:
-        """Make the tables, or find those of a copy that was stopped: whether it is that. Raises CheckFailed where the
-        database holds a store, or a copy of something else."""
+        """Create the tables, or find those of an interrupted copy. Returns whether there was one. Raises CheckFailed if
+        the database holds a store, or a copy of another source."""
         stored = self._revision()
         if stored == self.mark:
             return True
@@ -97,7 +98,7 @@ class CopyTarget:
             hint = "the store has changed since: empty the target and begin again"
             raise CheckFailed(f"{self.address} holds the beginning of another copy", hint=hint)
         if self._like is not None and self.url.drivername == "sqlite":
-            with suppress(OSError):  # it is there, or cannot be made: said below
+            with suppress(OSError):  # it exists, or cannot be created: reported below
                 drafts.create(self.address, _mode(self._like)).close()
         schema.upgrade(self.url)
         with self.write() as unit:
@@ -111,14 +112,14 @@ class CopyTarget:
         return False
 
     def _revision(self) -> str:
-        """The revision of the database; nothing where it has none."""
+        """The revision of the database; empty if it has none."""
         if self.url.drivername == "sqlite" and not os.path.exists(self.address):
             return ""
         with engine.transaction(self._engine, write=False, address=self.address) as connection:
             return next(iter(schema.revisions(connection) or []), "")
 
     def count(self, table: sa.Table) -> int:
-        """The number of rows that a table has already."""
+        """The number of rows that a table has so far."""
         with self.write() as unit:
             return int(unit.ask_value(f'SELECT count(*) FROM "{table.name}"'))
 
@@ -127,7 +128,7 @@ class CopyTarget:
             unit.insert(table.name, [column.name for column in table.columns], batch)
 
     def finish(self) -> None:
-        """Let ids go on where those of the source end, and make the database a store."""
+        """Continue ids after those of the source, and mark the database as a store."""
         with self.write() as unit:
             if unit.postgres:
                 for table in (table for table in TABLES if "id" in table.columns):
@@ -141,7 +142,7 @@ class CopyTarget:
 
     @contextmanager
     def write(self) -> Iterator[Unit]:
-        """A transaction on a database that is no store yet. Raises StoreBusy where another process fills it, too."""
+        """A transaction on a database that is not a store yet. Raises StoreBusy if another process fills it, too."""
         try:
             with engine.transaction(self._engine, write=True, address=self.address, references_hold=True) as connection:
                 yield Unit(connection, now=0)
@@ -154,8 +155,8 @@ class CopyTarget:
 
 
 def backup(store: Store, path: str) -> int:
-    """Write a snapshot of an SQLite store to a file that is not there yet: its size. It gets its name once it is
-    complete and on the disk. Raises InputError where the file exists, RlrecError where it cannot be written."""
+    """Write a snapshot of an SQLite store to a new file. Returns its size. The file appears under its name once it is
+    complete and on disk. Raises InputError if the file exists, RlrecError if it cannot be written."""
     try:
         with (
             drafts.complete(path, stem=f"{path}.unfinished-", mode=_mode(store.address), replaces=False) as draft,
@@ -175,9 +176,9 @@ def _write_snapshot(unit: Unit, target: sqlite3.Connection, path: str) -> None:
     assert source is not None
     try:
         target.execute("PRAGMA synchronous = FULL")
-        target.execute("PRAGMA journal_mode = OFF")  # no file beside a draft that may be killed
+        target.execute("PRAGMA journal_mode = OFF")  # a journal would remain next to the draft of a killed process
         source.backup(target, pages=BACKUP_PAGES)
-    except sqlite3.Error as error:  # of the target: a snapshot can be read
+    except sqlite3.Error as error:  # an error of the target, since a snapshot can be read
         raise _unwritable(path, error) from error
 
 

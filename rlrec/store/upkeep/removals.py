@@ -1,4 +1,4 @@
-"""Decisions that leave the store, with every row that names them, and the bytes that they leave behind."""
+"""Removal of decisions with every row that refers to them, and of the bytes that they leave."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rlrec.store.policies import policies
 if TYPE_CHECKING:
     from rlrec.store import Store
 
-FORGET, PRUNE = "db forget", "db prune"  # in the record of commands; without a result until the bytes are gone
+FORGET, PRUNE = "db forget", "db prune"  # in the record of commands; without a result until the bytes are erased
 MAX_VISITS = 1 << 31  # of a session
 PORTION = 5_000  # decisions that are deleted, or read, at once
-# Columns without an index that PostgreSQL looks up for every row that is deleted elsewhere.
+# Columns without an index in which PostgreSQL searches for every row that is deleted elsewhere.
 UNINDEXED = (
     "feedback_key.decision_id", "import_line.decision_id", "last_decision.decision_id", "shadow_decision.decision_id",
     "decision.context_id", "decision.eligible_id", "candidate_list.catalogue_id", "decision_features.context_id",
@@ -29,7 +29,7 @@ UNINDEXED = (
 
 
 class OwnedDecision(NamedTuple):
-    """A decision, and the rows that it names. features_id: the context with the features of its arms."""
+    """A decision, and the rows to which it refers. features_id: the context with the features of its arms."""
 
     policy_id: int
     id: int
@@ -46,7 +46,7 @@ _OWNER = (
 
 
 def lock_all(unit: Unit) -> list[int]:
-    """The ids of all policies, which are locked: nobody draws, or is told, before the transaction ends."""
+    """Lock all policies, so that no one draws or stores feedback before the transaction ends. Returns their ids."""
     settings.lock(unit)
     return [*policies.lock(unit, [policy.id for policy in policies.all_policies(unit)])]
 
@@ -73,7 +73,8 @@ def count_forgotten(unit: Unit) -> int:
 
 
 def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator[Batch]:
-    """Some decisions of one policy (ascending), imported ones too: slots by decision and position, and all events."""
+    """Some decisions of one policy (ascending), including imported ones: slots by decision and position, and all
+    events."""
     for portion in slices(decision_ids, PORTION):
         inside = [f"d.id IN ({numbers(portion)})"]
         events = tuple(reader.EVENTS)
@@ -85,14 +86,14 @@ def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:
     from rlrec.store.database import tables  # which rebuilds do without
 
     for portion in slices(decision_ids, PORTION):
-        for table in reversed(tables.metadata.sorted_tables):  # those that name others first
+        for table in reversed(tables.metadata.sorted_tables):  # those that refer to others first
             if "decision_id" in table.columns:
                 unit.tell(f"DELETE FROM {table.name} WHERE decision_id IN (?*)", portion)
         unit.tell("DELETE FROM decision WHERE id IN (?*)", portion)
 
 
 def delete_sessions(unit: Unit, user: int, session_ids: Sequence[int]) -> None:
-    """Delete a user, all whose keys lead to them, and their sessions, which have no decisions any more."""
+    """Delete a user with all keys that lead to the user, and the user's sessions, which have no decisions any more."""
     ids = [user, *(row[0] for row in unit.ask("SELECT user_id FROM merged_user WHERE person_id = ?", user))]
     for table in ("assignment", "exclusion_unit"):
         unit.tell(f"DELETE FROM {table} WHERE user_id IN (?*) OR session_id IN (?*)", ids, session_ids)
@@ -103,12 +104,12 @@ def delete_sessions(unit: Unit, user: int, session_ids: Sequence[int]) -> None:
 
 
 def delete_contents(unit: Unit, context_ids: Collection[int], set_ids: Collection[int]) -> None:
-    """Delete those of these contexts and eligible sets that nothing names any more."""
+    """Delete those of these contexts and eligible sets to which nothing refers any more."""
     for table, ids in (("context", context_ids), ("eligible_set", set_ids)):
         unit.tell(_DELETE_UNNAMED.format(table=table, condition="WHERE id IN (?*)", references=_REFERENCES[table]), ids)
 
 
-# Differences of sets: both databases sort or hash them, however many there are.
+# Set differences: both databases sort or hash them, whatever their size.
 _DELETE_UNNAMED = "DELETE FROM {table} WHERE id IN (SELECT id FROM {table} {condition} {references})"
 _REFERENCES = {
     "session": "EXCEPT SELECT session_id FROM visit EXCEPT SELECT session_id FROM assignment"
@@ -123,7 +124,7 @@ _REFERENCES = {
 
 
 class VisitKey(NamedTuple):
-    """A visit, by its session and its number in it."""
+    """A visit, by its session and its number within the session."""
 
     session_id: int
     number: int
@@ -132,8 +133,8 @@ class VisitKey(NamedTuple):
 def old_visits(
     unit: Unit, *, ended_before: int, timeout_us: int, entered_to: Mapping[int, int], last_visit: VisitKey, limit: int
 ) -> list[VisitKey]:
-    """The next visits behind the last one, in order, that ended before a time. entered_to: by policy the last decision
-    that every belief holds; visits with a later one are left out."""
+    """The next visits after `last_visit`, in order, that ended before a time. entered_to: by policy, the last decision
+    that has entered every belief; visits with later decisions are left out."""
     is_open = " OR ".join(
         f"(d.policy_id = {policy} AND d.id > {last} AND d.imported = 0)" for policy, last in entered_to.items()
     )
@@ -159,33 +160,33 @@ def delete_visits(unit: Unit, visits: Collection[VisitKey]) -> None:
 
 
 def delete_unused(unit: Unit) -> None:
-    """Delete sessions without a visit that are no unit of an experiment, users without a session that are none, and
-    contexts and eligible sets that nothing names."""
+    """Delete sessions without visits that are in no experiment, users without sessions that are in no experiment, and
+    contexts and eligible sets to which nothing refers."""
     for table, references in _REFERENCES.items():
         unit.tell(_DELETE_UNNAMED.format(table=table, condition="", references=references))
 
 
 def oldest_belief(unit: Unit, policy_id: int) -> int:
-    """The change up to which the belief had come from which the oldest decision of a policy was drawn; without any, the
-    newest change."""
+    """The change of the belief from which the oldest decision of a policy was drawn; the newest change if there is no
+    decision."""
     oldest = "SELECT min(belief_seq) FROM decision WHERE policy_id = ? AND imported = 0"
     newest = "SELECT seq FROM policy_head WHERE policy_id = ?"
     return int(unit.ask_value(f"SELECT coalesce(({oldest}), ({newest}), 0)", policy_id, policy_id))
 
 
 def last_change(unit: Unit, version_id: int) -> int:
-    """The number of the newest change of a belief; 0 where it has none."""
+    """The number of the newest change of a belief; 0 if it has none."""
     return int(unit.ask_value("SELECT coalesce(max(seq), 0) FROM belief_delta WHERE version_id = ?", version_id))
 
 
 def newest_until(unit: Unit, policy_id: int, seq: int) -> int:
-    """The newest decision drawn from a policy that was stored up to a change; 0 where there is none."""
+    """The newest decision drawn from a policy that was stored up to a change; 0 if there is none."""
     condition = "policy_id = ? AND imported = 0 AND seq <= ? ORDER BY id DESC LIMIT 1"
     return int(unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, seq) or 0)
 
 
 def set_learned_from(unit: Unit, version_id: int, learned_from: Mapping[str, Any]) -> None:
-    """Store the record of what a version learned from."""
+    """Store the record of the log that a version learned from."""
     unit.tell("UPDATE version SET learned_from = ? WHERE id = ?", to_text(learned_from), version_id)
 
 
@@ -196,15 +197,15 @@ _REMOVALS = f"run WHERE command IN ('{FORGET}', '{PRUNE}')"
 
 
 def count_removals(unit: Unit) -> tuple[int, int]:
-    """The number of removals, and of those after which bytes of deleted rows may still be in the file."""
+    """The number of removals, and of those whose deleted rows may have left bytes in the file."""
     total, unfinished = unit.ask(f"SELECT count(*), count(*) - count(result) FROM {_REMOVALS}")[0]
     return total, unfinished
 
 
 def erase_bytes(store: Store) -> None:
-    """Write the file of an SQLite store anew, without the bytes of deleted rows, and empty its log. Raises StoreBusy
-    where somebody else reads or writes; the command can be repeated."""
-    with store.read() as unit:  # a removal that another process begins from here on is finished by that
+    """Rewrite the file of an SQLite store without the bytes of deleted rows, and empty its WAL. Raises StoreBusy if
+    another process reads or writes; the command can be repeated."""
+    with store.read() as unit:  # a removal that another process begins later is finished by that process
         last = unit.ask_value(f"SELECT max(id) FROM {_REMOVALS}")
     try:
         _write_anew(store)
@@ -230,7 +231,7 @@ def _write_anew(store: Store) -> None:
 
 @contextmanager
 def removal_indexes(store: Store) -> Iterator[None]:
-    """A time in which PostgreSQL has indexes on what it looks up for every row that is deleted."""
+    """A context in which PostgreSQL has indexes on the columns that it searches for every deleted row."""
     if store.engine.dialect.name != "postgresql":
         yield
         return

@@ -1,6 +1,5 @@
-"""The rights on PostgreSQL that a server, a trainer and a reader need, and no more: the script that grants them.
-
-Whoever owns the tables needs no grant; `init`, `db forget`, `db prune` and `db copy` are for the owner alone."""
+"""The script that grants PostgreSQL roles the rights that a server, a trainer and a reader need, and no others.
+The owner of the tables needs no grant; `init`, `db forget`, `db prune` and `db copy` are for the owner alone."""
 
 from __future__ import annotations
 
@@ -11,15 +10,16 @@ from rlrec.store.database import tables
 from rlrec.store.database.schema import VERSION_TABLE
 from rlrec.store.database.unit import quote_columns
 
-# The tables that serving, feedback and `settle` add rows to.
+# The tables to which serving, feedback and `settle` add rows.
 _ADDED_BY_SERVER = (
     "assignment", "belief", "belief_delta", "candidate_list", "context", "decision", "eligible_set", "event",
     "feedback_key", "last_decision", "omission", "route_decision", "run", "session", "shadow_decision", "slot",
     "team_draft", "users", "visit",
 )  # fmt: skip
-# The columns that they change. Where they only lock rows, the right is for `id`, which foreign keys hold fast.
+# The columns that they change. For rows that they only lock, the right is for `id`, which foreign keys keep from
+# changing.
 _CHANGED_BY_SERVER: Mapping[str, Sequence[str]] = {
-    "assignment": ("variant_id", "at"),  # of units that a ramp moves
+    "assignment": ("variant_id", "at"),  # of units moved by a ramp
     "belief": ("ordinal", "pulls", "reward_sum", "reward_squares", "extra"),
     "experiment": ("id",),
     "last_decision": ("decision_id",),
@@ -31,12 +31,12 @@ _CHANGED_BY_SERVER: Mapping[str, Sequence[str]] = {
     "version": ("entered_to", "has_omissions"),
     "visit": ("started_at", "last_at", "steps", "recent", "ended_at", "history"),
 }
-# Of definitions, training, routes, merges of users and imports: they add rows to any table.
+# Of definitions, training, routes, merges of users and imports, which add rows to any table.
 _CHANGED_BY_TRAINER: Mapping[str, Sequence[str]] = {
     **_CHANGED_BY_SERVER,
     "arm": ("features", "retired_at", "eligible_from", "eligible_until"),
     "assignment": ("user_id", "variant_id", "at"),
-    "decision": ("state", "history"),  # of imported visits, from their rows
+    "decision": ("state", "history"),  # of imported visits, derived from their rows
     "exclusion_unit": ("user_id",),
     "experiment": ("status", "stopped_at"),
     "lease": ("holder", "token", "taken_at", "expires_at"),
@@ -59,8 +59,8 @@ class Grant(NamedTuple):
 
 
 def grants(prefix: str) -> list[Grant]:
-    """Statements that make the roles PREFIX_server, PREFIX_trainer and PREFIX_reader and give them their rights. They
-    may be run again, and should be after each migration."""
+    """Statements that create the roles PREFIX_server, PREFIX_trainer and PREFIX_reader and grant their rights. They may
+    be run again, and should be after each migration."""
     table_names = sorted(tables.metadata.tables)
     statements = []
     for role, added, changed in (
@@ -91,5 +91,5 @@ def grants(prefix: str) -> list[Grant]:
 
 
 def _on_current(words: str, thing: str, role: str) -> str:
-    """A statement about the database or the schema of the session, whatever its name is."""
+    """A statement about the database or the schema of the session, whatever its name."""
     return f"DO $$ BEGIN EXECUTE format('{words} %I', {thing}, '{role[1:-1]}'); END $$"
