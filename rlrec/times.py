@@ -1,4 +1,4 @@
-"""Time as people read and write it. Inside, a time is microseconds since 1970 UTC."""
+"""Times as people read and write them. Internally, a time is microseconds since 1970 UTC."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ UNIT_SIZES = (*UNITS.values(), 1_000)
 DURATION_FORM = "".join(rf"(?:(\d+(?:\.\d+)?){unit})?" for unit in (*UNITS, "ms"))
 FIRST, LAST = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND - 1  # years 1 to 9999
 
-zone: tzinfo | None = None  # of days, and of dates in filters, for the command that runs; None: UTC
-zoneless: list[str] = []  # the first time of day without a zone that was read: whoever reads it clears the list
+zone: tzinfo | None = None  # of days, and of dates in filters, for the running command; None: UTC
+zoneless: list[str] = []  # the first time of day without a zone that was read; whoever reports it clears the list
 
-# A date, and a time of day, which may be without its seconds and without a zone.
+# A date, possibly with a time of day, of which seconds and zone are optional.
 _FORM = r"\d{4}-\d\d-\d\d(?P<time>[Tt ]\d\d:\d\d(?::\d\d(?:\.\d{1,18})?)?(?P<zone>[Zz]|[+-]\d\d:\d\d)?)?"
 _OFFSET = r"[+-](?:[01]\d|2[0-3]):[0-5]\d"
 
 
 def duration(text: str) -> int | None:
-    """Microseconds of 90s, 30m, 7d, 1h30m, 250ms; units fall from left to right. None where the text is none."""
+    """The microseconds of 90s, 30m, 7d, 1h30m, 250ms; larger units come first. None for other texts."""
     match = re.fullmatch(DURATION_FORM, text, re.ASCII)
     if not text or match is None:
         return None
@@ -36,14 +36,14 @@ def duration(text: str) -> int | None:
 
 
 def format_time(micros: int) -> str:
-    """RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z; of a time beyond the calendar its first or last
-    moment."""
+    """RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z; times beyond the calendar become its first or
+    last moment."""
     moment = EPOCH + timedelta(microseconds=min(max(micros, FIRST), LAST))
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def find_zone(name: str) -> tzinfo | None:
-    """The time zone of a name, such as Europe/Berlin; None for UTC. Raises InputError where there is none."""
+    """The time zone with a name such as Europe/Berlin; None for UTC. Raises InputError if there is none."""
     from zoneinfo import ZoneInfo
 
     try:
@@ -54,7 +54,7 @@ def find_zone(name: str) -> tzinfo | None:
 
 
 def local(micros: int) -> datetime:
-    """A moment as the clocks of the time zone show it; those of UTC where their year would not be 1 to 9999."""
+    """A moment in the time zone; in UTC if its year would not be 1 to 9999."""
     moment = EPOCH + timedelta(microseconds=micros)
     try:
         return moment.astimezone(zone or UTC)
@@ -82,16 +82,15 @@ def date(day: int) -> str:
 
 
 def parse_local(text: str) -> int:
-    """The time that `parse` reads; without an offset it is of the time zone."""
+    """The time that `parse` reads; without an offset it is in the time zone."""
     return parse(text, default=zone or UTC)
 
 
 def parse(text: str, *, default: tzinfo = UTC) -> int:
-    """Microseconds since 1970 UTC of an RFC 3339 time. Without an offset it is UTC, or of the zone `default`; a date
-    alone is midnight.
-
-    Digits beyond the microsecond are dropped."""
-    if text[19:20] == "." and text[7] == "-" and text[10] in "T " and text[26:] in ("Z", "+00:00"):  # most; and fast
+    """Microseconds since 1970 UTC of an RFC 3339 time. Without an offset it is in the zone `default`; a date alone is
+    midnight. Digits beyond microseconds are dropped."""
+    # the most frequent form, parsed fast
+    if text[19:20] == "." and text[7] == "-" and text[10] in "T " and text[26:] in ("Z", "+00:00"):
         with suppress(ValueError):
             return (datetime.fromisoformat(text) - EPOCH) // timedelta(microseconds=1)
     shown = repr(text[:60])
@@ -102,7 +101,7 @@ def parse(text: str, *, default: tzinfo = UTC) -> int:
         zoneless.append(text)
     if (match["zone"] or "Z") not in "Zz" and not re.fullmatch(_OFFSET, match["zone"], re.ASCII):
         raise InputError(f"{shown} is not a time: no such offset")
-    leap = text[17:19] == "60"  # seconds: the one after the last
+    leap = text[17:19] == "60"  # a leap second
     try:
         moment = datetime.fromisoformat((text[:17] + "59" + text[19:] if leap else text).upper())
     except ValueError as error:
