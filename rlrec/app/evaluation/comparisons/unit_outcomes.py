@@ -156,18 +156,16 @@ class StudyFold:
         is_earlier = (assigned_at != ABSENT) & (assigned_at < units.entry)
         entered_at = np.where(is_earlier, assigned_at, visits.started_at[units.visit])
         returning = visits.begun_before(units.visit, entered_at) > 0
-        if self.study.users is not None:
-            is_recognised = units.columns["recognised"] > 0
-            is_returning = returning == (self.study.users == study_figures.USERS[1])
-            is_selected = is_recognised if self.study.users == study_figures.NAMED else is_returning
-        else:
-            is_selected = np.ones(len(units.unit), bool)
+        is_selected = np.ones(len(units.unit), bool)
+        if self.study.users == study_figures.NAMED:
+            is_selected = units.columns["recognised"] > 0
+        elif self.study.users is not None:
+            is_selected = returning == (self.study.users == study_figures.USERS[1])
         if (entered_us := self.study.entered_us) is not None and self.study.experiment is not None:
             is_selected &= entered_at >= entered_us
         elif entered_us is not None:
             is_selected &= visits.begun_before(units.visit, np.full(len(units.unit), entered_us)) == 0
-        if not is_selected.all():
-            units, returning = units.take(is_selected), returning[is_selected]
+        units, returning = units.take(is_selected), returning[is_selected]
         # a unit of several groups is as new as it was in the first of them
         order = np.lexsort((units.entry, units.unit))
         first = order[run_starts(units.unit[order])]
