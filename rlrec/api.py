@@ -151,7 +151,7 @@ class Recommender(Commands):
 
 
 class Namespace:
-    """The commands of a group. To call it is to call its command `show`."""
+    """The commands of a group. Calling it calls the group's command `show`."""
 
     def __init__(self, name: str, methods: Mapping[str, Callable[[], Any]], text: str) -> None:
         self._name, self._methods, self.__doc__ = name, methods, text

@@ -484,8 +484,8 @@ def from_sums(
 
 
 def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], catalogue: Iterable[int]) -> None:
-    """Give a version of a policy with a budget its spend, from these rows of its belief, and the arms for which its
-    price is set."""
+    """Give a version of a policy with a budget its spend, read from these rows of its belief. catalogue: the arms whose
+    scores and costs set the price."""
     from rlrec.policy.beliefs.spend import Spend  # few policies have a budget
 
     budget = distribution.learner.allowance

@@ -155,9 +155,9 @@ def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: 
 @dataclass(kw_only=True, eq=False)
 class ServingVersion:
     """The version that serves a policy, a route or a variant, in the snapshot of the group.
-    variants: that units are assigned to; by: the kind of these units, user or session. route: what the route serves,
-    where the request named one. shadow: of the route; challenger: the distribution of the shadow's version. price: of
-    cost, where the policy has a budget; it is logged in the context."""
+    variants: those to which units are assigned, each with its experiment; by: the kind of the units, user or session.
+    route: the newest change of the route that the request named, if any. shadow: of the route; challenger: the
+    distribution of the shadow's version. price: of cost, if the policy has a budget; it is logged in the context."""
 
     version: Version
     head: Head

@@ -33,7 +33,7 @@ def block_numbers(cluster: Ids, *, blocks: int = BLOCKS) -> Ids:
 
 
 def count_blocks(arms: int) -> int:
-    """The number of blocks of clusters in a regression with so many arms."""
+    """The number of blocks of clusters in a regression with this many arms."""
     return BLOCKS if arms <= MOST_JOINT else BLOCKS_OF_MANY
 
 
@@ -228,7 +228,8 @@ class ExposureRegression(Sums):
         )
 
     def _each(self, crossed: Array) -> Array:
-        """Slopes of the exposures (..., k, o), each regressed on separately."""
+        """Slopes of the exposures (..., k, o), each from a regression on that exposure alone; 0 for one that does not
+        vary."""
         square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1:]
         return np.divide(crossed, square, out=np.zeros_like(crossed), where=self.vary[:, None])
 

@@ -316,9 +316,9 @@ def _by_frequency(words: Counter[str | None]) -> list[str]:
 class Design:
     """How a version reads features of contexts and arms, and the weights around which its model is expanded; part of
     the version and, like it, immutable.
-    context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; missing arms have
-    the prior's. columns: those of sparse contexts that have weights in a trained model, ascending. learns_stated:
-    whether a belief learns from features that requests and imported lines state of arms."""
+    context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; an arm that is not
+    in it has those of the prior. columns: of sparse contexts, those with weights in a trained model, ascending.
+    learns_stated: whether a belief learns from features that requests and imported lines state of arms."""
 
     context: Encoder = field(default_factory=Encoder.by_hash)
     arm: Encoder = field(default_factory=Encoder.by_hash)

@@ -389,9 +389,8 @@ class SquareCb(Linear):
 
 
 def inverse_gaps(mean: Array, *, gamma: float) -> Array:
-    """Probabilities of SquareCB, shape of `mean` (..., m), in the unit of the reward; the sum is 1.
-
-    Source: Foster & Rakhlin 2020; that equal bests share is our addition."""
+    """Probabilities of SquareCB in the shape of `mean` (..., m), which is in the unit of the reward; they sum to 1.
+    Source: Foster & Rakhlin 2020; sharing the rest among equal best arms is our addition."""
     best = mean.max(axis=-1, keepdims=True)
     first = mean == best
     gap_probability = np.where(first, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))

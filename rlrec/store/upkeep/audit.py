@@ -183,7 +183,7 @@ def _contradictions() -> dict[str, str]:
     }
 
 
-# whether one of the tests of visits has rows: each of them counts the decisions of all visits
+# whether any test of visits has rows; each test counts the decisions of all visits
 _ANY_VISIT = (
     f"SELECT 1 FROM ({_VISIT_COUNTS}) c LEFT JOIN visit v ON v.session_id = c.session_id AND v.number = c.visit"
     " WHERE v.session_id IS NULL OR v.steps <> c.last + 1 OR (c.imported = 0"
@@ -191,7 +191,7 @@ _ANY_VISIT = (
 )
 
 
-# tables that have the names of those of the log, and the rows of some sessions
+# stand for tables of the log, with the rows of some sessions only
 _SAMPLED = ", ".join(
     f"{name} AS MATERIALIZED (SELECT {name}.* FROM {rows})"
     for name, rows in {

@@ -142,7 +142,7 @@ class EstimateRow:
         return log(max(self.estimate.max_weight or 1.0, 1.0)) <= number * log(max(self.arms, 1) / FLOOR)
 
     def _days(self, needed: int | None) -> float | None:
-        """The number of days of the log's traffic in which so many clusters come; None where it is not known."""
+        """The days of the log's traffic in which this many clusters arrive; None if unknown."""
         clusters = self.estimate.clusters
         days = self.extent.span_us / DAY_US if self.is_timed else 0.0
         return needed * days / clusters if needed is not None and days and clusters else None
