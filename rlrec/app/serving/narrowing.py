@@ -82,7 +82,7 @@ class Narrower:
             taken.append((f"{rule.name} {rule.text}", len(lost)))
         key = narrowed, past, gone
         if key not in self._sets:
-            eligible = _without(narrowed.superset, narrowed.lacking | gone)
+            eligible = _eligible_set(narrowed.superset, narrowed.lacking | gone)
             self._sets[key] = replace(narrowed, eligible=eligible, taken=tuple(taken), past=past, past_arms=gone)
         return self._sets[key]
 
@@ -102,7 +102,7 @@ class Narrower:
                 elif taken:
                     narrowed.superset, narrowed.lacking = tuple(sorted(group)), frozenset()
                 narrowed.taken = (*narrowed.taken, (rule, taken))
-            narrowed.eligible = _without(narrowed.superset, narrowed.lacking)
+            narrowed.eligible = _eligible_set(narrowed.superset, narrowed.lacking)
             if len(self.cache.narrowed) >= MAX_SETS:
                 self.cache.narrowed.clear()
             self.cache.narrowed[key] = narrowed
@@ -132,7 +132,7 @@ def _left_of(narrowed: Narrowed, arms: frozenset[int]) -> frozenset[int]:
     return frozenset(ids[look_up(arm_array(narrowed.superset), ids)[1]].tolist()) - narrowed.lacking
 
 
-def _without(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligible:
+def _eligible_set(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligible:
     """An eligible set without some of its arms, as the shorter of two lists says it."""
     if 2 * len(lacking) > len(superset):
         return tuple(arm for arm in superset if arm not in lacking)

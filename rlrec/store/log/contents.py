@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
 from rlrec.store.database import loading
@@ -145,9 +147,18 @@ def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]
         supersets = eligible_arms(unit, superset_ids)
         for key, _, superset_id in rows:
             if superset_id is not None:
-                lacking = set(sets[key])
-                sets[key] = tuple(arm for arm in supersets[superset_id] if arm not in lacking)
+                sets[key] = _remove_arms(supersets[superset_id], sets[key])
     return sets
+
+
+def _remove_arms(superset: tuple[int, ...], lacking: tuple[int, ...]) -> tuple[int, ...]:
+    """The arms of a set without some of them, ids ascending in all three: whole pieces between those that it lacks."""
+    pieces, start = list[tuple[int, ...]](), 0
+    for arm in lacking:
+        end = bisect_left(superset, arm, start)
+        pieces.append(superset[start:end])
+        start = end + (superset[end : end + 1] == (arm,))
+    return (*chain.from_iterable(pieces), *superset[start:])
 
 
 def set_sizes(unit: Unit, ids: Collection[int]) -> dict[int, int]:

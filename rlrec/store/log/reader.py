@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from rlrec.log_fields import ABSENT as ABSENT
 from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.unit import Unit, damage_error
+from rlrec.store.log import contents
 from rlrec.store.log.selected import MAX_COLUMN_SPREAD, MAX_SPREAD, ROUTE, Selection, id_ends, numbers
 
 BATCH = 50_000  # decisions in a batch, approximately
@@ -179,6 +181,17 @@ class Batch:
                 name: take(columns, slice(*ends[name].tolist())) for name, (columns, _) in sorted_tables.items()
             }
             yield number, replace(self, **selected)
+
+    def cut(self, cells: Ids, limit: int) -> Iterator[Batch]:
+        """The batch in portions of whole sessions. cells (n,): the memory that each row will take; a portion ends where
+        their sum passes a multiple of the limit."""
+        if cells.sum() <= limit:
+            yield self
+            return
+        starts = run_starts(self.slots["session_id"])
+        group_numbers = np.cumsum(cells)[starts] // limit
+        for start, end in pairwise([*starts[run_starts(group_numbers)].tolist(), len(self)]):
+            yield self.select_rows(np.arange(start, end))
 
     @classmethod
     def concatenate(cls, batches: Sequence[Batch]) -> Batch:
@@ -460,6 +473,14 @@ def ask_events(
     if unit.postgres or unit.folder is not None:  # SQLite returns them in this order, in which values are added up
         tables += " ORDER BY e.decision_id, e.number"
     return _ask(unit, {name: EVENTS[name] for name in names}, tables)
+
+
+def set_cells(unit: Unit, sets: Ids) -> Ids:
+    """The number of arms in the eligible set of each row, (n,), where that set first occurs; 0 in its other rows."""
+    first, _ = distinct(sets)
+    sizes, cells = contents.set_sizes(unit, sets[first].tolist()), np.zeros(len(sets), np.int64)
+    cells[first] = [sizes[key] for key in sets[first].tolist()]
+    return cells
 
 
 class PendingContexts:

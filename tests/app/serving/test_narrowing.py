@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from rlrec.app.audit.draws import arm_counts, logged_draws, stored_slates
 from rlrec.app.requests import recommend as recommend_module
 from rlrec.app.requests import user
 from rlrec.app.requests.pipe import Line, Pipe, Request
@@ -112,6 +113,21 @@ def test_requests_with_very_many_arms_are_drawn_a_few_at_a_time(shop: Store, mon
     assert [answer["step"] for answer in answers[:15]] == [n // 3 for n in range(15)]
     assert ["abcde"[n % 5] in shown(answer) for n, answer in enumerate(answers[:15])] == [False] * 15
     assert set(portions) == {6, 3}
+
+
+def test_an_audit_that_holds_one_set_at_a_time_finds_the_same(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [ask(shop, session=f"s{n // 2}", block=["abcde"[n % 5]]) for n in range(10)]
+    change = "UPDATE slot SET propensity = ? WHERE decision_id = ?"
+    bent = answers[3]["decision_id"], answers[6]["decision_id"]
+    for number in bent:
+        shop.write(lambda unit, number=number: unit.tell(change, 0.9, number))
+    report = doctor.doctor(shop, doctor.Request())
+    for module, limit in ((arm_counts, "CELLS"), (logged_draws, "CELLS"), (stored_slates, "ARMS")):
+        monkeypatch.setattr(module, limit, 1)
+    assert doctor.doctor(shop, doctor.Request()).findings == report.findings
+    assert {row.subject for row in report.findings if row.check == "propensities"} == {f"decision {n}" for n in bent}
+    for number, answer in ((bent[0], answers[3]), (bent[1], answers[6])):
+        shop.write(lambda unit, n=number, p=answer["slate"][0]["propensity"]: unit.tell(change, p, n))
 
 
 # -- propensities --

@@ -21,7 +21,7 @@ from rlrec.times import format_time
 
 CHECK = "shown"
 ALARM = 1e-4  # chance that an honest store is ever accused, over all its policies, arms and nights
-PORTION = 200  # eligible sets at a time
+PORTION, CELLS = 200, 1_000_000  # eligible sets, and arms of these, at a time
 COUNTS = 4  # sums of a tally besides its bets
 STARVING, ENTROPY = "starving", "entropy"
 MIN_DECISIONS = 1_000  # decisions before a policy is judged, at least
@@ -126,8 +126,10 @@ class ArmCounts:
 def eligible_arms(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
     """Eligible sets in portions. Yields which of `ids` a portion holds, the arms of its sets in one array, and the
     number of arms of each set: 0 for a set that cannot be read."""
-    for start in range(0, len(ids), PORTION):
-        portion = slice(start, start + PORTION)
+    sizes = contents.set_sizes(unit, ids.tolist())
+    cells = np.cumsum([max(sizes.get(key, 0), CELLS // PORTION) for key in ids.tolist()])
+    starts = run_starts(cells // CELLS)
+    for portion in map(slice, starts.tolist(), [*starts[1:].tolist(), len(ids)]):
         sets = _readable_sets(unit, ids[portion].tolist())
         lists = [np.array(sets.get(key, ()), np.int64) for key in ids[portion].tolist()]
         yield portion, np.concatenate(lists), np.array([len(arms) for arms in lists], np.int64)

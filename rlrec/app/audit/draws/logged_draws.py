@@ -4,6 +4,7 @@ propensities, and repeated decisions."""
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import arms, policies
 
+CELLS = 4_000_000  # arms of eligible sets that are held at a time
 SHOWN, CLIPPED, REPEATS = "shown", "clipped", "repeats"
 ORDER = (SHOWN, CLIPPED, REPEATS)
 _REASONS = {CLIPPED: ClippedPropensities.reason, REPEATS: RepeatedRows.reason}
@@ -42,7 +44,10 @@ def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> Non
     cache, has_slot_sets = ContextCache(unit, encode=True), bool(imported_data.used_tables(unit, ["slot_set"]))
     totals: dict[tuple[str, int], Any] = {}
     checked = None
-    for log in reader.batches(unit, Selection(), columns=COLUMNS) if sample is None else [sample]:
+    batches = reader.batches(unit, Selection(), columns=COLUMNS) if sample is None else [sample]
+    for log in chain.from_iterable(
+        batch.cut(reader.set_cells(unit, batch.slots["eligible_id"]), CELLS) for batch in batches
+    ):
         contexts, context = cache.table(log.slots["context_id"], None)
         slots = log.slots | {"context": context}
         if has_slot_sets:

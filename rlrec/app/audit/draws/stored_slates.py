@@ -22,6 +22,7 @@ from rlrec.store.log import contents
 from rlrec.store.policies import arms
 
 CHECK, DRAWS = "propensities", "draws"
+ARMS = 1_000_000  # arms of eligible sets that are kept in memory
 ABSOLUTE, RELATIVE = 1e-9, 1e-6  # tolerances: a propensity computed another way may differ by either
 
 
@@ -69,7 +70,9 @@ class References:
 
     def __init__(self, unit: Unit, findings: Findings, *, reads: Sequence[str]) -> None:
         self.unit, self.findings, self.reads = unit, findings, reads
-        self._sets: dict[int, tuple[Ids, dict[int, str]] | None] = {}
+        self._sets: dict[int, Ids | None] = {}
+        self._keys: dict[int, str] = {}
+        self._n_arms = 0
         self._contexts: dict[int, dict[str, object]] = {}
 
     def read(self, context_ids: Ids) -> None:
@@ -95,15 +98,19 @@ class References:
     def eligible(self, key: int) -> tuple[Ids, dict[int, str]] | None:
         """Arms and their keys; None where a set cannot be read, which is a finding of `dangling`."""
         if key not in self._sets:
-            if len(self._sets) > 1_000:
+            if self._n_arms > ARMS:
                 self._sets.clear()
+                self._n_arms = 0
             try:
                 ids = contents.eligible_arms(self.unit, [key])[key]
-                names = arms.keys(self.unit, ids)
-                self._sets[key] = (np.array(ids, np.int64), names) if len(names) == len(set(ids)) else None
+                new = set(ids).difference(self._keys)
+                self._keys |= arms.keys(self.unit, new) if new else {}
+                self._sets[key] = np.array(ids, np.int64) if new <= self._keys.keys() else None
+                self._n_arms += len(ids)
             except UNREADABLE:
                 self._sets[key] = None
-        return self._sets[key]
+        members = self._sets[key]
+        return None if members is None else (members, self._keys)
 
 
 class SlateGroup:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,14 +18,14 @@ from rlrec.app.evaluation.rows.log_rows import CLUSTERS, LoggedBatch
 from rlrec.app.evaluation.rows.loggers import Loggers, logged_zeros, unknown_support
 from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
-from rlrec.arrays import Array, Ids, distinct, run_starts
+from rlrec.arrays import Array, Ids, distinct
 from rlrec.policy.contexts.features import WIDTH
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import StoredRows
 from rlrec.store.log import candidates as candidate_lists
 from rlrec.store.log import contents, imported_data, settings
-from rlrec.store.log.reader import Batch
+from rlrec.store.log.reader import Batch, set_cells
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.targets.logger_marginals import LoggerMarginals
@@ -142,24 +141,13 @@ class LogReader:
     def _portions(self, batch: Batch, reading: Reading) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
         """Portions of a batch, each of whole sessions and small enough to hold the arms of their eligible sets, the
         marginals of their slots and the shares of their draws in memory; with these sets."""
-        sets, sessions = batch.slots["eligible_id"], batch.slots["session_id"]
-        first, _ = distinct(sets)
-        sizes = contents.set_sizes(self.unit, sets[first].tolist())
         # a set or draw is counted where it first occurs
-        cells = np.full(len(sets), reading.marginals or 0, np.int64)
-        cells[first] += [sizes[key] for key in sets[first].tolist()]
+        cells = set_cells(self.unit, batch.slots["eligible_id"]) + (reading.marginals or 0)
         if reading.shares:
             cells[self._draws(batch.slots)] += reading.shares * len(self.evaluation.arms)
-        if cells.sum() <= CELLS:
-            yield batch, self._eligible_sets(sizes.keys())
-            return
-        # cut between sessions where the count passes a multiple of the limit
-        starts = run_starts(sessions)
-        group_numbers = np.cumsum(cells)[starts] // CELLS
-        cuts = [*starts[run_starts(group_numbers)].tolist(), len(sets)]
-        for start, end in pairwise(cuts):
-            portion = batch.select_rows(np.arange(start, end))
-            yield portion, self._eligible_sets(set(portion.slots["eligible_id"].tolist()))
+        for portion in batch.cut(cells, CELLS):
+            sets = portion.slots["eligible_id"]
+            yield portion, self._eligible_sets({*sets[distinct(sets)[0]].tolist()})
 
     def _logged(self, log: Batch, eligible: Mapping[int, Ids], reading: Reading) -> LoggedBatch:
         """The batch with what probabilities of targets need."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from rlrec.store.log.reader import Batch
 from tests.app.evaluation import worlds
 from tests.app.evaluation.worlds import World
 from tests.conftest import Run
@@ -65,3 +66,12 @@ def test_an_honest_log_of_a_logger_that_reads_contexts_is_sound(seed: int, run_s
     world = worlds.honest("impressions", seed, decisions=800)
     is_certain = bool(np.isclose(world.p, 1).all())
     assert findings(run_sqlite, world) == [] or is_certain
+
+
+def test_a_batch_is_cut_between_sessions() -> None:
+    slots = {"decision_id": np.arange(8), "session_id": np.array([1, 1, 1, 2, 3, 3, 4, 5])}
+    batch = Batch(slots=slots, events={"decision_id": np.array([0, 2, 5, 7]), "kind": np.array([*"abcd"], np.object_)})
+    portions = list(batch.cut(np.array([5, 0, 1, 1, 0, 4, 0, 9]), 6))
+    assert [portion.slots["decision_id"].tolist() for portion in portions] == [[0, 1, 2], [3, 4, 5, 6], [7]]
+    assert ["".join(portion.events["kind"]) for portion in portions] == ["ab", "c", "d"]
+    assert [*batch.cut(np.full(8, 1), 8)] == [batch]
