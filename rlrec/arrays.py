@@ -22,6 +22,7 @@ np.empty((31 << 20) // 8)
 
 def run_starts(*columns: npt.NDArray[np.generic]) -> Index:
     """Index of the first row of every run of equal rows, (runs,), ascending; empty for no rows.
+
     columns (n,) each: a run ends where any of them changes."""
     n = len(columns[0])
     changes = np.zeros(n, np.bool_)
@@ -72,6 +73,7 @@ def numbers_in_runs(starts: Index, n: int) -> Ids:
 
 def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array:
     """Products of values from the first row of each run to each row, (n,); a positive product stays at least `least`.
+
     number (n,): of each row in its run, from `numbers_in_runs`."""
     product, order = values.copy(), np.argsort(number, kind="stable")
     for start, end in pairwise(np.cumsum(np.bincount(number)).tolist()):
@@ -93,6 +95,7 @@ def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> t
 
 def distinct(*columns: Ids) -> tuple[Ids, Ids]:
     """Index of the first row of each kind of row, (m,), in the order of values, and the kind of every row, (n,).
+
     columns (n,) each: rows are of one kind if all columns are equal. Values in a narrow range are counted, which is
     many times faster than sorting."""
     n = len(columns[0])

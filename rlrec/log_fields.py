@@ -31,6 +31,7 @@ NO_SCORE = 1e308  # stands for a missing score
 
 class LogField(NamedTuple):
     """A field of the log.
+
     name: of its column; kind: the type of its values (bool: 0 or 1); table: the one whose id it holds; optional:
     whether it may be null. key: in a line of JSON; in_csv: whether a row of CSV has it; is_read: whether it is read as
     an array; absent: stands for null in that array. is_stated: whether only a line of an imported log states it; all

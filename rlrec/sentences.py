@@ -72,6 +72,7 @@ def gate_against(gate: Mapping[str, Any]) -> str:
 
 class Claim(NamedTuple):
     """A comparison to be put into words: `name` against `rival`; without a name the sentence continues one that has it.
+
     answer: better, worse, same or unknown; value, lower, upper: the difference, None if it is unknown or unreliable;
     base: the figure of which these become shares, 1 if they are shares already, 0 or None for none. needed: additional
     clusters that would give an answer, in about `days` of this traffic; cluster: user, session or row. groups: the

@@ -207,6 +207,7 @@ def program(settings: Settings, /, **options: Any) -> None:
 
 def main() -> NoReturn:
     """The console script. It handles signals, which a program that calls the commands should do itself.
+
     The garbage collector finds nothing in a short run, nor at its end: all files are closed by then, and taking the
     modules apart would cost a third of the time of loading them. Matrices are multiplied in one thread, unless the
     environment says otherwise: more threads take 30 ms to start, and on a busy machine they spin while they wait for

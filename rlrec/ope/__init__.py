@@ -56,6 +56,7 @@ ASSUMPTIONS = {
 @dataclass(frozen=True, kw_only=True)
 class EstimatorChoice:
     """Estimators by label and unit; each unit is a fold of its own.
+
     labels: all labels, in the order of the request. named: those that the request names itself, not by a group;
     slates_named: whether it names estimators per slate, or their group, and not only `all`; answering: whether it names
     none, so that on pages the first of ANSWERING with a sufficient estimate answers"""

@@ -62,6 +62,7 @@ def load(kind: str) -> type[Policy]:
 
 def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The parameters of a kind with their defaults, unchecked.
+
     typed: the parameters that a user typed; with them, the result includes the parameters of the stages that they name,
     as `first.floor`."""
     defaults = dict(_defaults(kind)) | {name: "" for name in EVERY_KIND if name in (typed or {})}
@@ -102,6 +103,7 @@ def values(policy: Policy) -> dict[str, Any]:
 def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
     """A policy of a kind with checked parameters; without a design, equal arguments return the same object. Raises
     InputError for an unknown or impossible parameter.
+
     design: how a contextual kind reads contexts; None for its default."""
     name_and_values = kind, repr(typed)
     if design is None and name_and_values in _without_design:

@@ -1,4 +1,5 @@
 """Figures as SVG text, 400 units wide: letters of 12 units are readable on a phone, and CSS classes set the colours.
+
 All text is escaped, whatever names contain. The figures need no scripts and no external files."""
 
 from __future__ import annotations

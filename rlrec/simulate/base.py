@@ -27,6 +27,7 @@ def bounded(default: float, low: float, high: float) -> Any:
 
 class Audience(ABC):
     """A world with a number of arms.
+
     features: the length of an observation, 0 if contexts carry no information. names: of the arms, if they have any.
     event: the kind of event for a reward other than 0; its value is the reward. lowest: the smallest reward.
     further_events: kinds of events besides it. `Visitors` is the base of audiences whose visits end by themselves."""

@@ -18,6 +18,7 @@ SMALLEST = 1e-12  # gain of a round below which the search for the best policy e
 class ChocKale(Regulars):
     """Every visitor has a trait w, their well-being: a number from 0 to 1 in steps of 1 / levels. New visitors have
     1/2.
+
     A decision: the visitor clicks with probability c (1 + w) / 2, where c is `chocolate` or `kale`; then chocolate
     lowers w by a step, and kale raises it by one; then the visit goes on with probability low + (high - low) w, up to
     `cap` decisions. After it the visitor comes again with probability loyalty w, `away` decisions later, with the same

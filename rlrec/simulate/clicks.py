@@ -24,6 +24,7 @@ Jump = tuple[int, float, int, int]  # arm, its rate for a time, the first time, 
 @dataclass(kw_only=True, eq=False)
 class Bernoulli(World):
     """Each arm is clicked at its own rate, at any position.
+
     rates: probability of a click for each arm, in [0, 1]."""
 
     rates: tuple[float, ...] = (0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4)
@@ -40,6 +41,7 @@ class Bernoulli(World):
 @dataclass(kw_only=True, eq=False)
 class Drift(Bernoulli):
     """Tastes change: by scheduled jumps, and slowly.
+
     rates: of each arm, in [0, 1]; jumps: an arm's rate for some time. swing: swing sin(2 pi (t / period + arm / arms))
     is added to each rate, which is then cut at 0 and 1; period in decisions. A jump overrides the swing.
     """
@@ -75,6 +77,7 @@ class Drift(Bernoulli):
 @dataclass(kw_only=True, eq=False)
 class Delayed(Bernoulli):
     """Clicks arrive late.
+
     rates: probability of a click for each arm. delay: decisions until a click arrives. For `shape` exponential, delay
     is the mean, and each click's delay is rounded down; for `fixed`, it is the delay of every click."""
 
@@ -96,6 +99,7 @@ class Delayed(Bernoulli):
 @dataclass(kw_only=True, eq=False)
 class Contextual(World):
     """Visitors want different things, and contexts tell what.
+
     Context x, uniform in [-1, 1]^features, is new for every decision. The mean reward of arm a is 1/2 + w_a x, or
     sigmoid(w_a x). The weights of the arms are drawn by `seed`, and are those of the world, the same in all runs."""
 
@@ -134,6 +138,7 @@ class _PageAudience(Bernoulli):
 @dataclass(kw_only=True, eq=False)
 class PositionBased(_PageAudience):
     """Visitors examine the top of a page more than its end.
+
     rates: probability of a click for each examined arm, in [0, 1]. Position k is examined with probability k^-power,
     whichever arm is there. Source: the position-based click model, Craswell, Zoeter, Taylor and Ramsey 2008.
     """
@@ -151,6 +156,7 @@ class PositionBased(_PageAudience):
 @dataclass(kw_only=True, eq=False)
 class Cascade(_PageAudience):
     """Visitors read a page from the top, and mostly leave it at their first click.
+
     rates: probability of a click for each examined arm, in [0, 1]. After a click a visitor reads on with probability
     `resume`. Source: the cascade model of Craswell, Zoeter, Taylor and Ramsey 2008 (resume 0), and the dependent click
     model of Guo, Liu and Wang 2009."""
@@ -179,6 +185,7 @@ class Cascade(_PageAudience):
 @dataclass(kw_only=True, eq=False)
 class Page(_PageAudience):
     """Visitors judge a page as a whole, and want variety.
+
     Arm a is about topic a modulo `topics`. A visitor wants one topic, each equally likely, and is content with a page
     if some arm of that topic attracts them, each at its own rate: a click on the page, without a position. A second arm
     of a topic thus adds less than the first. A page of one arm is rewarded as a slot."""

@@ -24,6 +24,7 @@ class News(Shop):
     oldest, evenly over the hours. `bait` of them are clickbait. The attractions of articles cover the range of their
     sort; the attraction of an article falls to the share 1 - `fading` within its day, and rises by the share `hype` for
     the article with the most clicks, by less for the others.
+
     Purchases are subscriptions: readers decide when they click, and the event arrives `later` days after. The share
     `anonymous` of visits has no user. The share `bots` of new visitors are machines: they click everything, buy
     nothing, and have a new name at each visit. `optimum` and the figures derived from it are bounds, for readers to

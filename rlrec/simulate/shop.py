@@ -26,6 +26,7 @@ Pick = Callable[[Array], Array]  # maps the values of arms in each state, (level
 class Shop(Regulars):
     """Item a is of category a modulo `categories`; the last `bait` of the `arms` items are clickbait. The attractions
     of honest items go from `rate` down to a quarter of it, those of clickbait from `lure` down to three quarters of it.
+
     A decision: the visitor reads the page from the top and examines position k with probability k^-power, whichever
     item is there. An examined item is clicked with probability attraction (1 - fade s), where s is how often its
     category was examined before in the visit, at most 3. A clicked honest item is bought with probability `purchase`,

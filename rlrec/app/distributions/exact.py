@@ -50,6 +50,7 @@ WORDS = 100  # columns that a sparse context is assumed to have
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EligibleDistribution:
     """The distribution over one eligible set: arms (m,) ids; scores and, if the kind has one, index (m,).
+
     reads: the context fields that it depends on. samplers: of slates, by their length; earlier: those of an earlier
     belief. layout: the page rules, None without any; if there are rules, the scores include them and the floor."""
 
@@ -85,6 +86,7 @@ class EligibleDistribution:
 
     def list_conditionals(self, lists: Ids, *, seeds: Words, decisions: Ids) -> Array:
         """The probability of each candidate given those before it, (n, k); 0 for lists that are not made of these arms.
+
         lists (n, k): ids in order. seeds, decisions (n,): of correlated scores, whose samples each decision draws."""
         index, eligible = look_up(self.arms, lists)
         possible_rows = np.flatnonzero(eligible.all(axis=1))
@@ -109,6 +111,7 @@ class EligibleDistribution:
 
 class VersionDistribution:
     """One version at one moment: its policy, its sums per arm, and a cache of its distributions.
+
     ordinal: the number of decisions that its policy had made. sums: rows of `beliefs.sums` if these are plain, else of
     `beliefs.rows`. arm_features: features of the arms, if the model reads them; trained: the parameters of a trained
     kind; columns: sums on columns of sparse contexts, for kinds that read these.
@@ -198,6 +201,7 @@ class VersionDistribution:
 
     def belief(self, arms: Ids, *, revision: int = 0) -> Belief:
         """The sums and the prior of these arms; an arm that has neither gets zero sums and the kind's default prior.
+
         revision: of the catalogue that describes the arms, if a model reads their features."""
         sums = sum_tables.align_values(self._arms, self._sums, arms, (0.0,) * self.policy.width)
         prior = sum_tables.align_values(self._prior_arms, self._prior, arms, self.policy.prior)
@@ -302,6 +306,7 @@ class VersionDistribution:
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
     ) -> EligibleDistribution:
         """The distribution over an eligible set (identified by `eligible`) in a context, computed once.
+
         keys: of the arms; revision: as for `belief`. Raises InputError if the policy has no distribution in the
         context.
         """
@@ -371,6 +376,7 @@ class VersionDistribution:
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int
     ) -> PageLayout | None:
         """The page rules of the policy and of the context, applied to an eligible set; None if there are none.
+
         Raises InputError if they contradict each other, or the kind cannot keep them."""
         rules = self.page_rules(context)
         if not rules:
@@ -457,6 +463,7 @@ def load(
     unit: Unit, version: Version, *, seq: int | None = None, ordinal: int | None = None, greedy: bool = False
 ) -> VersionDistribution:
     """A version now, or after change `seq` of its policy.
+
     ordinal: the number of decisions of the policy by then; None for now."""
     policy = policy_of(version)
     learner = policy.greedy() if greedy else policy
@@ -543,6 +550,7 @@ def renew(
     moved: Mapping[int, Sums | None] | None = None,
 ) -> VersionDistribution:  # fmt: skip
     """A version served before, brought up to date; its samplers are updated where that is cheaper than making new ones.
+
     catalogue_changed: since then. moved: the arms whose sums have changed since, with the new sums where known; None if
     the arms are not known."""
     if earlier.rankers:

@@ -24,6 +24,7 @@ def moments(
     unit: Unit, version: Version, seq: Ids, ordinal: Ids, *, greedy: bool = False
 ) -> Iterator[tuple[Ids, VersionDistribution]]:
     """The rows that a version drew, grouped by the belief that they were drawn from.
+
     seq (n,), ascending: the change after which each row was drawn; ordinal (n,): the number of decisions of the policy
     by then."""
     policy, rows = designs.policy_of(version), np.arange(len(seq))

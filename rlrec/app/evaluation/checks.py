@@ -69,6 +69,7 @@ class CheckedLog:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CheckedRows(CheckedLog):
     """A batch for the checks with its impressions: the mature, uncensored ones, and their rewards.
+
     cluster: the kind of unit that was randomised; now: the time at which rows are mature; model: of rewards, fitted on
     other clusters; None where no check needs one; people: how it is known that each session without a user is another
     person, one of `Evaluation.people`"""
@@ -83,6 +84,7 @@ class CheckedRows(CheckedLog):
 
 class Check(ABC):
     """A test of the log. It holds no data: the sums of batches are added, and their total decides.
+
     reason: the reason in the verdicts of estimates that a failure affects; needs_model: whether it needs a model of
     rewards; encodes: whether it needs the features of contexts"""
 

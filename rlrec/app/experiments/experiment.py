@@ -110,6 +110,7 @@ class Fork:
 
 def create(store: Store, request: Request) -> ExperimentSummary:
     """A running experiment. Repeating it is allowed; raises Conflict where the name belongs to another experiment.
+
     Beliefs are forked in one snapshot, without the slots that are not mature at that time.
     """
     _check(request)

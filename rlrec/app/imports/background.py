@@ -20,6 +20,7 @@ _PIPE = 1 << 20  # bytes that may wait in the pipe
 
 class BackgroundItems(Iterator[T], Generic[T]):
     """The items of an iterable, computed by a forked process while this one uses the earlier ones.
+
     The other process sees every object as it is now, and changes none here. It neither uses nor closes connections to a
     database. Where a fork is unsafe, or not worth its time, the items are computed in this process."""
 

@@ -72,6 +72,7 @@ class LoggedCandidates(NamedTuple):
 @_with_stated
 class LogColumns:
     """A group of logged decisions. None in a column: the line does not say.
+
     number: of the line; context and state: canonical JSON; eligible: the index of a decision's eligible arms (keys, in
     order) in `eligible_sets`; size: the length of the page; source: JSON of the policy and belief that the line names;
     history: of the visit, as the line states it; candidates: LoggedCandidates, or None; reward: as a line states it

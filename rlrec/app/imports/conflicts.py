@@ -30,6 +30,7 @@ def find(
 ) -> dict[int, Conflict]:  # fmt: skip
     """The rows that are refused, by index: another line, in the store or in an earlier row, has their request id or
     feedback key, or their session has another user. An equal line, as in files that overlap, is no contradiction.
+
     A refused row has no effect: the names in it are free for later rows. users: of the sessions in the store; disputed:
     hashes of the names that stand for different things in all lines, None to find them among these rows; earlier: the
     meanings of disputed names in earlier rows, to which those of these rows are added."""

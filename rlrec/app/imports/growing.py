@@ -1,4 +1,5 @@
 """Inputs that grow, in portions of complete lines: a file that is appended to, rotated and truncated, or a stream.
+
 A file counts as the one read before if the bytes just before the offset are the same, whatever its inode: editors write
 a file anew, and a truncated file may have grown beyond the offset since.
 """

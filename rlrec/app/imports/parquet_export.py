@@ -48,6 +48,7 @@ class Written:
 def export(store: Store, folder: str, *, log: str | None = None) -> Written:
     """Append the selected decisions, events and visits that the folder lacks, from one snapshot. folder: a path, or a
     URL that fsspec knows; for a URL, files are completed in a temporary folder before the first is sent.
+
     The manifest of a new folder is written first: if the export is interrupted, it shows that the files there belong to
     an export, and the next one continues."""
     pa, folder = load_pyarrow(), folder.removeprefix("file://")

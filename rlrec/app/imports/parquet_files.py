@@ -1,5 +1,6 @@
 """The log as a folder of Parquet files, which Spark and DuckDB read as they are. New rows are appended, and a store can
 be made from it again.
+
 DIR/decisions/share=II-of-NN/part-N.parquet has a row for each decision, with its slots as a list; events and visits are
 next to decisions. A share has all decisions of some persons (users, else sessions), by the column `bucket`. A file
 never changes: manifest.json, which is replaced last, names the valid files. A visit that went on has several rows, of

@@ -97,6 +97,7 @@ def in_order(
 ) -> OrderedVisits:  # fmt: skip
     """The visits of rows, as `VisitNumbers` assigns them, for all sessions at once. newest: the newest visit of each
     session that has one; stated: the visit and step of each line, (2, n), None where lines state none.
+
     Without stated visits a session is left out if a live request may continue its newest visit, if a row is older than
     that visit, or if its rows are not in order of time; with them, if it is stored already, or if two rows have the
     same step."""

@@ -48,6 +48,7 @@ class ImportCounts(Sums):
 @dataclass(frozen=True)
 class ImportState:
     """The state of an import between two transactions.
+
     policies: the names of all owners; options: those of the command, stored with its first decisions; run: the id of
     that row; moves: of visits; agree: whether no two lines contradict each other; contexts: the ids of known contexts.
     lines: by policy, the digests that the store had before this file, None if there are too many or the log is
@@ -67,6 +68,7 @@ class ImportState:
 
 class PreparedRows(NamedTuple):
     """A group of rows, and everything that storing them needs and that depends on them alone.
+
     sessions: the keys in order; digests, splits, user: of each session, user None for none; session: for each row, the
     index of its session; users: the digests of users by key; contexts: by digest, in order; order: of the rows by
     policy and digest."""

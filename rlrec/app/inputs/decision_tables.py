@@ -1,5 +1,6 @@
 """Numbers by decision and arm, from a file (CSV, Parquet, one JSON object per line) or a frame of Arrow, pandas or
 Polars.
+
 They are sorted into a file, one share of the decisions at a time, so that the log can look decisions up in any order,
 and the order of the table does not matter."""
 
@@ -60,6 +61,7 @@ class DecisionTable:
     def values(self, decision: Ids, arms: Ids, *, keys: Mapping[int, str], shares: Any = 1.0, k: int = 1) -> Array:
         """The values of decisions (d,) at k positions for arms (m,), ascending, (d, k, m). keys: of arms by id. Rewards
         may be missing for arms without a share (d, 1, m), and are then 0.
+
         Raises InputError if any other value is missing, if the table has arms that are not eligible, or if
         probabilities do not add up to 1."""
         rows = np.memmap(self.path, _ROW, "r")

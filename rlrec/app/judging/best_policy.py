@@ -1,4 +1,5 @@
 """Which policy is best in the long run, among those in the store and those that the log can teach.
+
 One regression of effects evaluates all of them. To first order, the gain of a candidate on a page is the sum over arms
 of the effect of a full look, times the looks that the arm gets beyond those in the log."""
 
@@ -131,6 +132,7 @@ class _NewestPages:
 class ArmEffects:
     """Effects of k arms: raw estimates, and posteriors, which also exist where raw effects cannot be estimated; even
     (k,): the exposures under `uniform`; shown (k,): those of the log.
+
     Raw effects are unbiased, and evaluate `uniform` and versions that served. A candidate that learned from this very
     log shows the arms that happened to look good in it, so its difference from `uniform` is evaluated with posteriors
     around the mean of all arms. Posteriors around the predictions of slot events would repeat the noise by which the

@@ -15,6 +15,7 @@ __all__ = ["Request", "Result", "effects"]
 
 def effects(store: Store, request: Request, workers: Workers = IN_PROCESS) -> Result:
     """The effects of every arm in the selected log.
+
     Raises InputError for unknown names and an empty log, CheckFailed for a log with too few data."""
     with log_stores.reading(store, request.log, workers) as (unit, log, engine):
         return arm_effects.answer(unit, replace(request, log=log), engine)

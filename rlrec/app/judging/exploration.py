@@ -80,6 +80,7 @@ class Result(PolicyFigures, CostFigures):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExplorationSums(Sums):
     """Sums over rows of the log, which can be added.
+
     cost: of COLUMNS over clusters; days: the same by day. weights (targets, 4): for each target, sums of its weights w,
     of their squares, and of w and w^2 / q, where q is the weight of the greedy policy (what squares would be in its
     log). served, greedy, eligible (PERIODS, a): the probability of each arm at position 1, summed over the decisions of
@@ -98,6 +99,7 @@ class ExplorationSums(Sums):
 
 def exploration(store: Store, request: Request) -> Result:
     """The cost of a policy's exploration on its own mature decisions, and its benefits.
+
     Raises InputError for unknown names, a level outside (0, 1), and an empty log."""
     intervals.check_level(request.level)
     with store.read() as unit, bulk.alongside(unit):

@@ -92,6 +92,7 @@ Result = TypedDict("Result", {
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExposureSums(Sums):
     """Sums over decisions, which can be added. (a,) for the arms of the store.
+
     realised, expected: exposures, where each decision counts for the ones that the log dropped; expected: NaN once the
     probabilities of a decision cannot be derived; underived: the number of such decisions. eligible: decisions in which
     an arm was eligible. served: slots that the store drew; explored: the expected number of them filled by uniform
@@ -121,6 +122,7 @@ class ExposurePartial(Sums):
 
 def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> Result:
     """The exposure of every arm that was eligible in the selected log, from one snapshot.
+
     Raises InputError for unknown names, and an empty log."""
     if request.by not in (None, "day"):
         raise InputError(f"exposure has no groups by {request.by!r}", hint="--by day, or none")

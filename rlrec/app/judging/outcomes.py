@@ -23,6 +23,7 @@ RECENT = 1_000  # events from which the kinds that a store gets are read
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Options of `outcomes`.
+
     by: one of BY; None: by variant where there is an experiment, else no groups
     rewards: names; none: those that the variants learn, or the one that all policies learn, or `default`
     users, age_us, entered_us, metrics: as in `Study`"""

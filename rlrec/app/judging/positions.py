@@ -81,6 +81,7 @@ CurveAnswer = TypedDict("CurveAnswer", {
 
 def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveAnswer:
     """Estimate a curve and store it under the next number of its name.
+
     Raises CheckFailed where not even the second position can be compared with the first; nothing is stored then."""
     if request.positions is not None and request.positions < 2:
         raise InputError(f"--positions is {request.positions}", hint="a curve compares two positions or more")

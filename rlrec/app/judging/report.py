@@ -86,6 +86,7 @@ class Training(NamedTuple):
 @dataclass(kw_only=True)
 class Result:
     """The contents of the page. For a part that is None or empty, `remarks` has sentences under its name that say why.
+
     reward: shared by the parts, None without a policy. period: of `over_time`, hour, day or week; weeks: the same by
     whole weeks, None with fewer than two; earlier: decisions before `since`; judged: decisions for estimates and
     exposure, None for all; best: the sentence that names the best known policy"""

@@ -53,6 +53,7 @@ Result = TypedDict("Result", {
 
 def suggest(store: Store, request: Request) -> Result:
     """Weights of events with which the reward of an arm's slot equals the long-run effect of a look at it.
+
     Raises InputError for unknown names and an empty log, CheckFailed for a log with too few data."""
     with store.read() as unit:
         definition = lookup.reward(unit, request.reward)

@@ -104,6 +104,7 @@ def sweep(
     store: Store, request: Request, workers: Workers = IN_PROCESS
 ) -> tuple[Result, list[EstimateRow], list[EstimateRow]]:
     """Estimates of what each candidate would have earned, best first, and the estimates by all estimators.
+
     Raises InputError for unknown names and impossible values, CheckFailed for a log too short to teach and evaluate."""
     if (request.log or "").startswith(PREFIX):
         raise InputError("a sweep learns from the log of a store", hint="`rlrec import-log` brings it into one")

@@ -48,6 +48,7 @@ def prior_from_log(
     unit: Unit, draft: Version, *, prior_from: str, prior_weight: float
 ) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
     """alpha and beta of every arm of the catalogue, and the record of the decisions that they come from.
+
     The mean reward of an arm over mature, uncensored impressions is shrunk to that of all arms, with the weight of
     `prior_weight` pseudo-pulls, and the prior counts as many. Raises InputError where the log has no such impressions,
     or where the reward may leave [0, 1].

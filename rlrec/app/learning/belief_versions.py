@@ -57,6 +57,7 @@ def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> i
 
 def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     """The sums of a belief without its immature slots, and the newest decision that they may include.
+
     A frozen belief is copied as it is. From one that learns slots when they are `served`, immature slots are
     subtracted; to one that learns them when they are `settled`, overdue slots that have not entered are added. Within a
     policy ids are in order of time, so only these slots are read. Sums are discounted until now.

@@ -1,5 +1,6 @@
 """How beliefs change: the rewards of slots before and after are collected over a transaction and written once, while it
 holds the policy's lock.
+
 Plain Python, so that a single `feedback` loads no numpy.
 """
 
@@ -60,6 +61,7 @@ ServedSlate = tuple[Sequence[Row], int, int]
 
 class SlotFields:
     """The fields of slots that the learning beliefs of one policy depend on.
+
     kinds: by version, since versions may count by different curves. budget: of the policy, whose spend beliefs
     include."""
 
@@ -102,6 +104,7 @@ class Unordered(Exception):
 
 class Ledger:
     """The policies of one transaction, locked in order, with their learning beliefs and the changes of these.
+
     The `seq` of a policy is the number of the change that this transaction makes: decisions and events store it, and
     every belief that changes gets one delta with it. It is raised at its first use, so a transaction without changes
     leaves none.
@@ -151,6 +154,7 @@ class Ledger:
 
     def ordinals(self, policy_id: int, count: int, *, forgetting: Forgetting) -> range:
         """The ordinals of the next decisions of a policy that forgets.
+
         They are counted even where no version learns, since a version that is rebuilt later learns from these
         decisions."""
         first = self.ordinal[policy_id] + 1
@@ -181,6 +185,7 @@ class Ledger:
     ) -> None:
         """Replace the rewards of slots by the rewards after new events. changed: for each decision its id, policy,
         time, whether it was imported, the arm of the first slot that is named, ordinal, context, and rows of Event.
+
         stored: the earlier events of each decision; arms: of further slots, by decision and position. Slots with equal
         keys and equal events have equal rewards, which are computed once and counted."""
         scopes = {policy_id: self._find_scope(policy_id) for policy_id in {row[1] for row in changed}}
@@ -353,6 +358,7 @@ class Ledger:
 
     def settle(self, policy_ids: Iterable[int] | None = None) -> None:
         """Enter slots whose window is over into the beliefs that learn them when they are settled, oldest first.
+
         policy_ids: None for all locked policies; each policy is checked once.
         """
         new = (self._locked if policy_ids is None else set(policy_ids)) - self._settled

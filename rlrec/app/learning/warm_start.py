@@ -160,6 +160,7 @@ class LogFit(NamedTuple):
 
 def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
     """A draft fitted to a log.
+
     A logistic model is expanded around its weights; Newton's method repeats this until they no longer change."""
     policy = designs.policy_of(version)
     if isinstance(policy, Linear) and policy.is_sparse:

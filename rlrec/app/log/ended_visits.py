@@ -30,6 +30,7 @@ LONGEST = 1_000  # decisions of a visit, at most
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EndedVisits:
     """s visits of n decisions with i slots, in order of session and visit number, then step, then position.
+
     slots: columns of the reader, (i,) each, and `reward` of each slot. first (n + 1,): the first slot of each decision.
     start (s + 1,): the first decision of each visit. reward (n,): of the slate; default (n,): whether no weighed event
     came. mature_from (s,): when each visit could first be used."""
@@ -85,6 +86,7 @@ class EndedVisits:
 class Cutoff:
     """Criteria for visits that are old enough: they began before `started`, and they and their windows were over before
     `now`.
+
     Visits that began together become usable together, when all of them have ended; otherwise short ones would come
     first."""
 

@@ -25,6 +25,7 @@ COLUMNS = (
 @dataclass(frozen=True, eq=False)
 class PersonVisits:
     """The visits of some persons in the order of their rows, (v,) each.
+
     cluster: digest of the person, or of the session if it has no user; has_user: which of the two; number: of the visit
     among the person's; last_at: time of its last page; gap: from then to the person's next visit, in microseconds,
     infinite if there is none; followed: reward of all later visits of the person; returns_after: how often the person

@@ -232,6 +232,7 @@ def _copied(store: Store, request: Request) -> Version | None:
 
 def _resolved(store: Store, request: Request, source: Version | None) -> Mapping[str, Any]:
     """The parsed parameters, with the values of the curve that they name, and with the exploration of a copied version.
+
     A curve without a number is the newest one of that name, or, for an existing policy, the one that it has."""
     typed_parameters = parameters.typed(request.kind, request.parameters)
     if source is not None:

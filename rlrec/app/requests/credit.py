@@ -1,4 +1,5 @@
 """Feedback that names a user: lines that name the decisions which the user saw, in place of the line with the user.
+
 The new lines are ordinary ones, one for each credited decision. Where there are several, each gets an equal share of
 every value, and the keys of the second and later ones end in /2, /3, ..., by which a retry finds what was credited."""
 

@@ -107,6 +107,7 @@ def show(store: Store, decision_id: int) -> Result:
 class DerivedDecision:
     """The distribution that a decision was drawn from. Imported decisions have none, since the store has not their
     beliefs.
+
     case: None where nothing can be derived; state: of the visit, for a policy that reads it; catalogue: the number of
     arms that candidates were drawn from. conditional, marginal: the probability of each eligible arm at each position,
     (k, arms): given the arms above, and overall (NaN where it is not computed)."""

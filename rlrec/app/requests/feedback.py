@@ -169,6 +169,7 @@ class FeedbackTransaction:
     stored: for each line, whether it was stored (else it is a duplicate), or its error; refused: these errors.
     outcomes: the answers, with the reward after each line. deferred: the result for lines whose requests had to wait
     for others of the group. unweighed: the kinds of events that no definition weighs.
+
     returns: whether the lines are the `return` events that the store records itself. Other lines may not have this
     event once a definition weighs it, since a visit would count twice.
     """

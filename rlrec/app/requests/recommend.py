@@ -88,6 +88,7 @@ class GroupPlan(NamedTuple):
 class RequestGroup:
     """Requests and feedback that are stored in one transaction. All draws use the beliefs before it; feedback is stored
     after the decisions.
+
     requests: objects with the fields of Request, or errors. seed: 64 bits; None: random seeds. cache: what earlier
     groups of the process have read. recorded: the result of the feedback."""
 

@@ -176,6 +176,7 @@ class ServingVersion:
 class SharedDistribution(ServingVersion):
     """The distribution that requests of a group share: they have the same version, eligible set, length, and values of
     the context fields that the version reads.
+
     candidates: how many candidates are drawn from `case`, which the version then ranks; 0 where there is one stage.
     context: of one of the requests; added: what the tool adds to each context."""
 

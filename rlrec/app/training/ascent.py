@@ -293,6 +293,7 @@ class Trainer:
     def train(self, tune: HoldoutValue | None, *, progress: Callable[[Epoch], None] | None = None) -> TrainingResult:
         """The ascent from the start. tune: the value on the tuning visits; None: there are none, and the last epoch is
         taken.
+
         After an epoch with a gain, steps are doubled. An epoch that lost, or left what the tuning visits support, is
         undone, and steps are halved. Where that leads nowhere, and whole pages earn rewards, the ascent continues from
         a point beside the saddle."""

@@ -1,4 +1,5 @@
 """Decisions that can be processed together: slates of one length, with arms described by one catalogue.
+
 Requests that name their candidates have separate eligible sets. A block takes the union of several sets, with a mask of
 the arms that each decision may show: matrix products over arms that do not count cost less than a call for every
 decision."""

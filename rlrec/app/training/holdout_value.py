@@ -58,6 +58,7 @@ def _decisions(rows: VisitRows) -> Decisions:
 
 class HoldoutValue:
     """The value of parameters on visits that were not used for training, compared with other parameters.
+
     left_out: loggers whose visits do not count. wanted_ess: effective visits that parameters need here, so that the
     gate can judge them; reference_ess: those of the reference; clusters: users, or sessions without one. Where slots
     are judged separately, the effective visits are at most `expected_ess`."""

@@ -87,6 +87,7 @@ class _UserRows:
 
 def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
     """Delete a user. Returns counts of what was deleted. Raises InputError for an unknown user.
+
     Beliefs are corrected by the sums over the user's slots, as a rebuild would compute them. Each correction is a
     change like any other, so that the propensities of other users can still be derived again. A command that could not
     erase the bytes can be repeated."""
@@ -233,6 +234,7 @@ class _DeletedRows(Sums):
 def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
     """Delete visits that ended before a time, whose decisions are mature for every reward and have entered every belief
     that should have them. Returns counts.
+
     Each portion of visits is a transaction. The sums that a belief holds of their slots are stored with it, so that an
     audit can still tell what the belief should be."""
     counts, last = _DeletedRows(), VisitKey(0, 0)

@@ -1,4 +1,5 @@
 """Follow a log that grows: each portion of its lines is checked and stored before the next is read.
+
 The end position of a portion is stored with its rows in one transaction. Lines before it are thus not read again, and
 lines after it always are, whatever ends the process. Lines that an import stored before are duplicates, as in any
 import.

@@ -1,4 +1,5 @@
 """Import logs from elsewhere: each line once, under a policy that only labels its log.
+
 Every line is decoded and checked before the first one is stored. Lines are stored in portions, one transaction each, so
 that others are served meanwhile. Lines have identities, so that an interrupted import can be repeated. Imported
 decisions teach no belief. A log that grows is followed in portions, each checked and stored before the next.

@@ -1,4 +1,5 @@
 """OpenFeature's remote evaluation protocol: a flag is a policy or a route, and its value is the arm drawn.
+
 Source: OpenFeature Remote Evaluation Protocol 0.2, evaluation of one flag. Its bulk evaluation asks for all flags at
 once; it is not supported, since each flag would become a logged decision that nobody sees."""
 

@@ -1,4 +1,5 @@
 """Output of results as table, json, ndjson or csv: always in UTF-8, without NaN, with unchanged keys.
+
 A result is a record (a dataclass, a msgspec Struct, a mapping), or a list or an iterator of records. An iterator is
 written as it comes, except as a table. `plain.py` (JSON) and `tables.py` (tables, csv) format it; they are loaded when
 something is shown.

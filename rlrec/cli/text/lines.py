@@ -1,5 +1,6 @@
 """Input with one JSON object per line: split into groups, decoded strictly, with errors that say what is wrong and
 where.
+
 msgspec decodes. Some cheap tests on a whole group find what it accepts and should not (integers of any length,
 duplicate keys, NUL in text). Only a line that fails one is read again, slowly, to name the field.
 """
@@ -48,6 +49,7 @@ def groups(
     source: str | BinaryIO, *, size: int = 1000, eager: bool = True, flush: bool = False, n_bytes: int = sys.maxsize
 ) -> Iterator[list[tuple[int, bytes]]]:
     """Lists of (line number, line), each of at most `size` lines, without blank lines.
+
     source: a path, `-` for stdin, or a file to read from its start. eager: end a group also when no further complete
     line is waiting, so that a producer that waits for an answer gets it. flush: a line `{"op": "flush"}` ends a group,
     and is dropped. n_bytes: of lines, after which a group ends.

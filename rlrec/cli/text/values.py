@@ -1,5 +1,6 @@
 """Conversion of words from a shell into values (times, durations, numbers, keys, names, JSON), and of values into
 words.
+
 Each `parse_*` raises InputError; the click types at the end raise the same error with the name of the option.
 """
 

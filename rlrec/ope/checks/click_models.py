@@ -1,4 +1,5 @@
 """Click models other than the position-based one: who still looks after a click; and which model fits a log best.
+
 `pbm`: a slot is examined with a probability that depends on its position. `cascade`: slots are examined down to the
 first click. `dcm` (dependent clicks; Guo, Liu & Wang 2009): down to a click, and after it with a probability that
 depends on its position. In all of them, the probability of a click is attraction of the arm x examination."""
@@ -72,6 +73,7 @@ def pages(rows: PositionRows) -> Pages:
 @dataclass(frozen=True, eq=False)
 class ClickSums(Sums):
     """Sums of some batches, where pages are multiplied by their counts; they can be added.
+
     slots, clicks (A, K): by arm and position, of pages that are not held out; examined, clicked (2, A, K): slots that
     were certainly examined under cascade and under dcm, and clicks on these. test_pages: held-out pages, a share 1 /
     thinning of them. looks: for the fitted model (none for pbm), per cluster: pages down to each position, and those
@@ -150,6 +152,7 @@ def curve(sums: ClickSums, *, model: str, level: float = 0.95) -> EstimatedCurve
 def _going_on(sums: ClickSums) -> tuple[Array, Array]:
     """Under dcm: the probability of looking on after a click at each position, and the mean probability that a slot
     below the last click was examined, (K,) each.
+
     Expectation-maximisation: the held-out pages give the probability of looking on, the others the attraction of
     arms."""
     test_pages, count, size = sums.test_pages, sums.test_pages.count, sums.slots.shape[1]

@@ -1,4 +1,5 @@
 """Tests of what rewards depend on: the earlier part of a visit, the slots above, and earlier visits.
+
 The first two are linear models of rewards within cells (an arm at a position); errors are over blocks of clusters."""
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _CONSTANT = 1e-9  # share of the variance within cells below which a column coun
 @dataclass(frozen=True, eq=False)
 class CellSums(Sums):
     """Sums over rows, of d columns, which can be added; the last column is explained by the others.
+
     cells (64, c, d + 1): per block of clusters and cell, of the columns and of 1
     moments (64, d, d): per block, of the products of two columns"""
 
@@ -203,6 +205,7 @@ _DEPENDENT = 1e-6  # share of the variance of standardised statistics below whic
 class VisitCarryOverSums(Sums):
     """Sums over visits. Outcomes of a visit: the return of the person's next visit (0 without one), whether there is
     one, and 1.
+
     products (3, 64, a): per block of persons, of each outcome x (m / p of the arm shown - m of each eligible arm)
     visits (3, 64): of the outcomes; impressions (64, a): of each arm; rewards (64, a): their rewards
     events: of each kind of event (2, 64, a), the number of impressions of each arm that had one, and the sum of the
@@ -250,6 +253,7 @@ class VisitCarryOverSums(Sums):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisitDraws:
     """The logger's draws in some visits.
+
     visit, arm, shown: for every arm shown, the row of its visit, its rank below 2,048, and m / p, plus m of every slot
     below, where it could not be drawn again
     decided, eligible, m_total: for every decision, the row of its visit, the row of its eligible set in `members`, and

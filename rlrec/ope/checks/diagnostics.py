@@ -23,6 +23,7 @@ _SUMS = (
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
     """A fold over rows that can be added: `weights(batch_1) + weights(batch_2)`.
+
     rows, left_out: number of rows that can be weighed, and of the others
     rewards, weighted_rewards: number of rows whose reward, and whose weight x reward, is not 0
     weight, not_default: sum of weights, and sum over rows whose reward is not the default

@@ -1,4 +1,5 @@
 """Tests of what was drawn: by kinds of contexts, for repeated rows, and for clipped propensities.
+
 What a log says of an arm can be right on average and wrong in each kind of context: `context_cells` are such kinds.
 Rows may be in a log more than once under other keys, for example where the same log was imported twice. Two decisions
 at the same time in the same context were drawn independently. Whether the second one shows the arm of the first is a
@@ -49,6 +50,7 @@ _ROUNDED = 1e-9
 
 def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: int) -> tuple[Ids, Ids]:
     """Pairs of a context and a cell that it lies in, (c,) each, by context and cell.
+
     row, column, value (e,): the features of contexts; contexts: their number. The first half of the cells are values of
     fields (for numbers: values close together), the other half whole contexts. Hashes determine the cell, so that
     nothing about the log need be known beforehand; values that share a cell make it coarser, but no test of it
@@ -94,6 +96,7 @@ class FirstCounts:
 @dataclass(frozen=True, eq=False)
 class Draws:
     """The first two draws of each of the first GROUPS groups of draws, by hash; samples of two batches can be added.
+
     group, order (n,): hashes of a time and context, and of a decision; arm, p (n,): the arm shown, and its
     propensity"""
 

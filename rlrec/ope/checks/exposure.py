@@ -20,6 +20,7 @@ _SALT = 2
 @dataclass(frozen=True, kw_only=True)
 class Spread:
     """The spread of exposure over m arms; None where nothing was exposed.
+
     coverage: share of the arms with any exposure. gini: 0 where all have the same, 1 - 1/m where one arm has it all.
     entropy: in nats. effective_arms: exp(entropy), the number of equally exposed arms with that entropy."""
 
@@ -31,6 +32,7 @@ class Spread:
 
 def spread(exposure: Array) -> Spread:
     """The spread of exposures (m,), 0 or more, over all arms of a catalogue, including those without exposure.
+
     Source: Gini's index of the sorted exposures, 2 sum(i x_i) / (m sum(x)) - (m + 1) / m; Shannon's entropy."""
     total, m = float(exposure.sum()), len(exposure)
     if not total > 0:
@@ -77,6 +79,7 @@ class RateSums(Sums):
 
 def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array, Array, Array]:
     """The reward of each arm per examined pull, and its interval, (a,) each; NaN without pulls.
+
     bounded: whether rewards are in [0, 1]. Then the interval is Wilson's with the pulls divided by the design effect,
     the clustered variance over that of independent slots (at least 1); else it is from Student's t over groups of
     clusters.

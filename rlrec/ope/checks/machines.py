@@ -1,4 +1,5 @@
 """Sessions that click nearly everything: whether there are more of them than people account for.
+
 People differ in how often they click. If these rates follow a beta distribution, and the arms attract the most eager
 people only a share of the time, the clicks of a session are beta-binomial, thinned by that share. Machines click
 whatever they are shown: nine in ten slots, or more. Among sessions of similar length, the best fit of people alone is

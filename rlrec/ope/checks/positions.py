@@ -1,4 +1,5 @@
 """Examination by position: the probability that a slot is looked at, relative to the first position, from the log.
+
 A click takes examination and attraction: theta_k x gamma(arm, context). Naive click rates by position mix both, since
 good arms stand higher. Neighbouring positions are compared on the arms that the logger could have put at either."""
 
@@ -24,6 +25,7 @@ FEWEST = 10.0  # effective rewards, or slots, that each side of a comparison of 
 class PositionRows:
     """Slots of pages in order, (n,) each: page, arm (a number from 0), position from 1, reward above the default,
     cluster, and count: how many pages its page stands for in a log that dropped some.
+
     marginals (n, K): the logger's probability of the slot's arm at each position of its page; NaN where unknown."""
 
     page: Ids
@@ -79,6 +81,7 @@ class LogRatio:
 @dataclass(frozen=True, eq=False)
 class OverlapSums(Sums):
     """Sums of some batches, which can be added.
+
     moments: per cluster, of the weighted rewards of each pair of neighbours. effective (K - 1, 2, 2, 2): for every
     pair, its upper and lower side, over slots and over slots with a reward: the sum of the weights, and of their
     squares. slots, rewards (K,): that could be compared; unknown: slots whose marginals at their own and a neighbouring
@@ -94,6 +97,7 @@ class OverlapSums(Sums):
 def overlap(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
     """The sums of one batch by overlap weights. With P_k the marginal of the slot's arm at position k, a slot at k has
     weight h / P_k and one at k + 1 has weight h / P_(k+1), where h = P_k P_(k+1) / (P_k + P_(k+1)), times its count.
+
     spans_batches: whether a cluster may have rows in another batch."""
     n, size = rows.marginals.shape
     terms, effective = np.zeros((n, 1 + 2 * (size - 1))), np.zeros((size - 1, 2, 2, 2))

@@ -1,4 +1,5 @@
 """Tests of time: whether the reward of an arm changes over the log, and whether all rewards have arrived.
+
 Drift. An estimate is an average over the time of its log. It misleads where rewards change, in level or in which arm is
 best. The test compares the mean reward of each arm before and after some time. A logger that learns gradually changes
 to whom it shows an arm, so rows count by 1 / propensity; it also causes other states, so only the first slot of each
@@ -111,6 +112,7 @@ def _difference(sums: Array) -> Array:
 @dataclass(frozen=True, eq=False)
 class ArrivalSums(Sums):
     """Sums over decisions and events. Decisions are classed by their distance to the last decision of the log.
+
     decisions (64, AGES + 1): their number, by block of clusters and class; the last class is of complete decisions
     rewards (64, AGES + 1, AGES): of events, by block, class of the decision and class of the event's age
     events (AGES + 1, AGES): their number

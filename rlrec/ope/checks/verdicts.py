@@ -32,6 +32,7 @@ _BETWEEN_VISITS = (
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
     """The figures behind a verdict; None where a figure has no meaning (the weights of dm) or does not exist.
+
     weighted: whether the estimator uses weights
     n, clusters, ess: rows used, their clusters, effective sample size over clusters
     nonzero: number of nonzero weighted rewards
@@ -227,6 +228,7 @@ def judge(
     growth: Callable[[float], float] | None = None, shortages: Sequence[float] = (),
 ) -> Answer:  # fmt: skip
     """The answer of a difference with its interval.
+
     scale: the value that a difference is relative to (1 for a lift), 0 where it is not known. precision: differences up
     to this count as none. ess: effective clusters, None without weights; rewards: effective number of rewards that are
     not the default. growth: the factor by which clusters must grow to make the interval narrower by a ratio [default:

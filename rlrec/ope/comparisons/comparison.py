@@ -1,5 +1,6 @@
 """Metrics, which are ratios of two sums over units, and differences of two figures: interval, verdict, and which is
 better.
+
 The randomised unit (user or session) is the cluster, since its decisions are not independent and their number is
 random. A mean reward per decision is therefore a ratio of two sums over units, with the error of a ratio."""
 
@@ -179,6 +180,7 @@ class LookSequence(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The difference between two metrics or targets; a figure that does not exist is None, never NaN.
+
     base: the value of the second one; p_value: two-sided, of no difference; clusters: of both sides; ess: effective
     clusters, the smaller of the two sides, None without weights
     verdict, reasons: as in an estimate, the worse of the two

@@ -1,4 +1,5 @@
 """Outcomes of units by group: ratios of sums over units, their differences, and the noise reduction by units' pasts.
+
 A metric is the sum of a numerator over the sum of a denominator; a metric per unit has a denominator of 1. The unit is
 the cluster. Where units are in several groups (one policy followed another), the error of a difference includes the
 correlation of the two."""
@@ -30,6 +31,7 @@ Key = tuple[int, Metric]
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OutcomeSums(Sums):
     """Sums over units, which can be added; keys are the number of a group and a metric.
+
     groups: of each group. pairs: of each group with the first one, (2, 2): over units in both, the products of
     numerator and denominator in the group with those in the first."""
 
@@ -190,6 +192,7 @@ class Outcomes:
 
 def share_of_visits(begun: Array, ages: Array) -> float:
     """The mean share of their visits that units have had so far; for young units, the rest is still to come.
+
     begun (t,): visits by the age of their unit then; ages (t,): units by their present age. Ages that fewer than a
     tenth of the units have reached are left out; NaN without units.
     Source: Nelson 2003, the mean cumulative function of units that are watched for different times."""
@@ -231,6 +234,7 @@ def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Met
 @dataclass(frozen=True, eq=False)
 class _Covariate:
     """A metric of a group with its past: R = sum N / sum D, and K, the mean over units of N0 - R0 D0.
+
     summary: of the columns N, D, N0, D0 and 1; ratio: R0"""
 
     summary: ClusterSummary

@@ -1,4 +1,5 @@
 """One target minus another on the same visits, for promotion gates.
+
 Both are sums over the same clusters. The error of the difference is computed from each cluster's influence on the first
 minus its influence on the second, so their common noise cancels."""
 
@@ -46,6 +47,7 @@ def nightly_alpha(candidate: int) -> float:
 
 def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) -> float:
     """The level of a test at one look, such that all looks at a growing log together have error probability alpha.
+
     It is the level at which a normal bound is as far from the estimate as the one-sided sequence that is tightest at
     best_n clusters. The sequence holds from the first cluster on without end; looks every night for a year use up three
     quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
@@ -140,6 +142,7 @@ _WIDEST = 40.0  # logarithm of the largest tilt, relative to the spread of the t
 def lower_bound(terms: Array, *, loss: float, reach: float) -> float:
     """The smallest mean of the terms, (m,), and of one more that lies `loss` below their mean, under reweighings w
     whose -2 sum log((m + 1) w) is at most reach^2.
+
     A normal or studentised bound is too high where losses are rare, since a log that happens to have few of them has a
     high mean and a small error. The additional loss corresponds to the one that the exact bound of a Poisson count
     adds.

@@ -1,4 +1,5 @@
 """The direct method, and the reward models of estimators that use one.
+
 A model has, for every row, its value of the arm shown (`predicted`) and its mean over the target's arms (`expected`).
 An additive model is fitted to the log as a fold, and cross-fitted by cluster: the model of a row is fitted without its
 cluster.
@@ -45,6 +46,7 @@ class Dm(ImpressionEstimator):
 class RidgeSums(Sums):
     """Normal equations of every cross-fitting fold, where the arms' diagonal block is stored as a diagonal; they can be
     added.
+
     count (k, a), reward (k, a): rows and sum of rewards per fold and arm
     cross (k, a, d): sum of the other columns (intercept, positions, context features) per arm
     gram (k, d, d), answer (k, d): products of the other columns with each other and with the reward
@@ -71,6 +73,7 @@ class RidgeSums(Sums):
 @dataclass(frozen=True, kw_only=True)
 class Ridge:
     """reward = intercept + arm + position + context x slope, by ridge regression.
+
     arms, positions, features: their numbers
     ridge: penalty of an arm's and a position's effect, in rows; that of a feature applies after scaling to variance 1,
     so its unit does not matter; the intercept has none. None: the best of 1, 10, ..., 100,000, by cross-validation

@@ -1,4 +1,5 @@
 """Weights of a page reward that is a sum over slots: w(slate) = q' G^+ 1_slate, itself a sum over slots.
+
 1_slate has a 1 for every pair of a position and its arm; q is its mean under the target, and G = E_log 1 1' has the
 logger's probabilities of pairs. Source: Swaminathan et al. 2017; the closed form for uniform logs: own derivation."""
 
@@ -17,6 +18,7 @@ SMALLEST_EIGENVALUE = 1e-10  # of G, relative to the largest one; smaller ones c
 def uniform_weights(at_position: Array, anywhere: Array, *, size: Ids, arms: Ids) -> Array:
     """The weights of slates, slot by slot, (n,), where the logger drew uniformly among all ordered slates without
     repeats.
+
     at_position, anywhere: the target's probability of the slot's arm at its position, and at any position of the slate.
     size: of the slate; arms: the number of eligible arms."""
     left = np.maximum(arms - size, 1)

@@ -38,6 +38,7 @@ class ShrunkEffects:
 def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None = None) -> ShrunkEffects:
     """Posteriors of effects (k,) with standard errors (k,), normal around a common mean or, with predictors (k, p),
     around a line in these. Effects that are not usable get the prior that the others imply.
+
     The common mean and the spread of effects have flat priors and are integrated out: where effects cannot be told from
     noise, their posterior stays wide enough for a policy to explore. With predictors, that spread and the spread of
     slopes (of predictors in units of their own spread) have half-Cauchy priors; predictors without information get
@@ -127,6 +128,7 @@ class LineDraws:
 def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rng: np.random.Generator) -> LineDraws:
     """Draws of the line in predictors (k, p) around which effects (k,) with standard errors (k,) lie, and of the
     effects.
+
     The spread around the line, and that of slopes per unit of a predictor's spread, have half-Cauchy priors as wide as
     the joint spread of effects and errors. Predictors have errors, too: they are posterior means (`joint_rates`), on
     which slopes equal those on the true rates.
@@ -166,6 +168,7 @@ def _standardized(predictors: Array, usable: Flags) -> Array:
 def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dict[str, Array]:
     """The rates per look of the kinds of events that differ most between arms, (k,), shrunk towards the mean of all
     arms. events: by kind, the sums of values and of squared values at the arm's own slots, (k, 2); looks (k,).
+
     Source: DerSimonian and Laird 1986, for the variance between arms."""
     shown = usable & (looks > 0)
     total = float(looks[shown].sum())
@@ -191,6 +194,7 @@ def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Ar
     """Posterior means (k, p) and covariances (k, p, p) of the rates of kinds of events at the slots of arms; rates may
     be correlated. values: sums of the values, (k, p); products (p, p): sums of products of two kinds over all slots;
     looks (k,), all above 0.
+
     Source: as in `event_rates`, for several kinds; Carroll et al. 2006, section 4.4."""
     total = float(looks.sum())
     mean, noise = values.sum(axis=0) / total, products / total

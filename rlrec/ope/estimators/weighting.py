@@ -93,6 +93,7 @@ def crammed_weights(weights: Iterable[Array], later: Iterable[Flags], counts: It
 class Extreme(ImpressionEstimator):
     """Mean of weight used x reward, where the weight that was cut gets one reward: the smallest, or the largest,
     possible value, as the mean weight is 1. The weights used are bounded, so its own bounds are valid.
+
     changed: the estimator that changes weights; reward: the smallest or the largest one"""
 
     changed: ChangedWeights

@@ -1,4 +1,5 @@
 """Bets against a logger: tests of its propensities that may be repeated every night.
+
 1{shown} / p, where p is the logged probability, has mean 1 given the past. A gambler who bets that it is larger, or
 smaller, gains nothing from an honest log on average: his wealth is a martingale that starts at 1, and the probability
 that it ever reaches w is at most 1 / w (Ville's inequality), however often it is checked. Several bets side by side, in
@@ -107,6 +108,7 @@ def mean_bound(growth: Array, rows: float, *, alpha: float, stakes: Array = DYAD
     largest v at which equal bets with these stakes have together won 1 / alpha. The largest value need not be known.
     growth (s,): sums over clusters of ln(1 + stake x), by stake; rows: of all clusters. A cluster of N rows whose x is
     v N on average multiplies the money by (1 + stake x) / (1 + stake v)^N, which is at most 1 on average.
+
     Source: Sakhi et al. 2024, Logarithmic Smoothing for Pessimistic Off-Policy Evaluation; Ville's inequality."""
     low, high = 0.0, float((np.expm1(growth / rows) / stakes).max())
     for _ in range(_HALVINGS):

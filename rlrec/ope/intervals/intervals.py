@@ -1,4 +1,5 @@
 """Standard errors and intervals over clusters: normal, bootstrap-t, Cressie-Read.
+
 An unknown bound is infinite here; `estimate.py` turns it into null."""
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """Confidence sequences, which are intervals that hold at every look, however often somebody looks; and the number of
 units that they take.
+
 n is the number of clusters so far. The sequence is asymptotic: it needs `MIN_CLUSTERS` clusters and `MIN_EVENTS` of
 them with a reward; below that it gives no statement. It is tightest at a number of clusters that is fixed beforehand.
 Source: Waudby-Smith et al. 2024, Time-uniform central limit theory and asymptotic confidence sequences."""

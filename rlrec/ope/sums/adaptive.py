@@ -1,4 +1,5 @@
 """The mean reward of each arm in a log whose policy learned while it was written.
+
 The sample mean of an arm is biased downwards in such a log: an arm with a bad start is given up, and its mean is never
 corrected. Weights h / p remove this bias, where p is the propensity with which the arm was shown; h = sqrt(p), known
 before the draw, keeps the weights of rarely shown arms bounded. What remains is the bias of dividing by the sum of the

@@ -115,6 +115,7 @@ class RewardColumns:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogBatch(RewardColumns):
     """Rows of the log as one target sees them; one row is an impression.
+
     propensity (n,): the logging policy's probability of this arm, either its marginal at the position or that of the
     slate down to it; NaN where none was logged: estimators with weights leave the row out and count it.
     target (n,): the target's probability of the same event; NaN where it has none (left out as well).
@@ -186,6 +187,7 @@ class Estimator(Ratio, ABC):
     """Base of all estimators: a ratio, unless it has its own `value` and `gradient`. The object holds parameters and no
     data. A new estimator is a new class (a dataclass, where it has parameters), whose docstring appears in the help of
     `evaluate`, and a name in the registry.
+
     `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums). It
     therefore accepts means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
 

@@ -1,4 +1,5 @@
 """Regressions of later outcomes on exposures: what was shown minus what was expected before the draw.
+
 The exposure of an arm on a page is the sum over positions of shown x examination. Its expectation before the draw is
 known, so the difference is noise from the draw alone: it is uncorrelated with the visitor, however the logger adapts.
 In a regression of any later outcome on it (Robinson 1988, with the nuisance known), the coefficient of an arm is the
@@ -40,6 +41,7 @@ def count_blocks(arms: int) -> int:
 @dataclass(frozen=True, eq=False)
 class Exposures:
     """Exposures of n rows, pages or visits, to k arms.
+
     row, arm, look (m,): the row and arm of each slot, and how much it is looked at. expected (u, k): the expected looks
     in each of u draws; draw (n,): the draw of each row, negative where it is not known."""
 
@@ -105,6 +107,7 @@ class Exposures:
 class ExposureRegression(Sums):
     """Sums over rows by block of clusters: b blocks, d columns (3 that are known before the draw, and the exposures of
     k arms), o outcomes.
+
     square (b, d, d): sums of products of two columns. With more than 128 arms (b, d, 4): products with the first 3
     columns, and squares of exposures; each arm is then regressed on separately. crossed (b, d, o): products of columns
     and outcomes."""

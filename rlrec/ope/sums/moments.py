@@ -1,4 +1,5 @@
 """Sums over clusters that can be added; values, errors and intervals are computed from them.
+
 A cluster is identified by a digest of the key of its user or session, 64 bits in an int64. Digests determine the order
 of sums and the blocks, so figures do not depend on the order of the log, on how it was split, or on the ids of a store.
 Where a cluster can have rows in a later batch (users), every cluster has a row of sums until its partition of the log
@@ -30,6 +31,7 @@ _SALT = 1
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BlockSums(Sums):
     """Sums over clusters; c columns.
+
     present (c,): number of clusters in which a column is not 0
     moment (c, c): sum over clusters of the outer product of their sums
     largest (c,), absolute (c,): over clusters, the largest absolute value and the sum of absolute values
@@ -58,6 +60,7 @@ class BlockSums(Sums):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClusterSummary(BlockSums):
     """Sums over all clusters at the end of a fold; a bootstrap draws from their units.
+
     columns: the index of each column by its name
     total (c,): sums over all clusters
     blocks: whether units are blocks; a bootstrap then draws from all of them, as the number of clusters in each is
@@ -127,6 +130,7 @@ class _Clusters:
 @dataclass(frozen=True, eq=False)
 class Moments(Sums):
     """Sums of c columns over clusters: `moments(batch_1) + moments(batch_2)` is the moments of both batches together.
+
     columns: their names.   spans_batches: whether a cluster may have rows in another batch."""
 
     columns: tuple[str, ...]
@@ -179,6 +183,7 @@ def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
 class Steps:
     """Sums at every step, of up to 4,096 clusters or of 4,096 blocks of more. They can be added, and have the order of
     `ClusterSummary.units`.
+
     columns: names of the first c columns; the last column keeps its value after a visit's end
     digests (m,): ascending, of clusters, or (`blocks`) numbers of blocks; sums (m, c + 1, h): at each of h steps"""
 

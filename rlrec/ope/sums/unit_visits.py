@@ -1,4 +1,5 @@
 """Visits of persons as sums per unit: how often each unit came, whether it came again, and its rewards.
+
 A person is a user, or a session without one; a unit is what was randomised, a person or one of its sessions. Times are
 microseconds."""
 
@@ -22,6 +23,7 @@ SAMPLED_FLAGS = ("several_of_unit", "several_of_visit")  # columns that show whe
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Visits:
     """All visits of some persons, (v,) each.
+
     person, unit: digests; started_at, ended_at; is_over: whether it has ended; recognised: whether the person would be
     recognised under another session key (None: all would)"""
 
@@ -76,6 +78,7 @@ class Visits:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ServedDecisions:
     """Decisions of some visits, (d,) each.
+
     visit: index of the visit; group: number of the group, from 0; at: time; rewards, mature: for each reward
     definition, the reward and whether it counts; keep: the probability that the log kept the decision (None: 1); day:
     number of the day (None: days in UTC)"""
@@ -105,6 +108,7 @@ class ServedDecisions:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnitSums:
     """Sums of units in groups, (m,) each, by group and digest; a unit has a row in every group that served it.
+
     unit: digest; group: number; entry: time of the group's first decision for the unit; visit: index of the visit of
     that decision; columns: numerators and denominators, and SAMPLED_FLAGS, 1 where the log may have dropped decisions
     of a unit that has several, or that has several in one visit

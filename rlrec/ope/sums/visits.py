@@ -1,4 +1,5 @@
 """The log as visits: the input of session estimators, and the columns that they use.
+
 A "session" of an estimate is one visit. Visits differ in length. After its end a visit keeps its last weight, with
 rewards and values of 0; if it were dropped from the sums, the longer visits would represent all."""
 
@@ -21,6 +22,7 @@ HEAVIEST = 1e100
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisitBatch(RewardColumns):
     """Visits of the log as one target sees them: s visits with n decisions in all.
+
     start (s + 1,): decisions of visit i are rows start[i] to start[i + 1] - 1, in order of step, at least one.
     log_ratio (n,): log of the target's probability of the slate over the logging policy's; -inf where the target would
     never show it.
@@ -73,6 +75,7 @@ class VisitBatch(RewardColumns):
 @dataclass(frozen=True, eq=False)
 class Course:
     """Columns of one batch that estimators name: (s,) per visit, (n,) per decision.
+
     gamma: discount per step, in [0, 1]"""
 
     batch: VisitBatch

@@ -1,4 +1,5 @@
 """First-order estimates for pages with other arms: effects of arms, from pages whose draw is known.
+
 The exposure of an arm on a page is the sum over positions of shown x examination; its expectation before the draw is
 known. The difference of the two is uncorrelated with all that was fixed before the draw, whoever the visitor is and
 however the logger adapts. In the regression of the rewards of a page and the rest of its visit on it, the coefficient
@@ -43,6 +44,7 @@ class Effects(Estimator):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EffectBatch(RewardColumns):
     """Pages of the log as one target sees them, s pages and k arms of the catalogue; NaN where a page is not known.
+
     reward (s,): of the page and its events; remaining (s,): including later pages of the visit. exposure (s, k): shown
     minus expected; change (s, k): expected under the target minus expected under the logger; looks (s,): the sum of the
     examinations of the page's positions."""

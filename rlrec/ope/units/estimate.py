@@ -144,6 +144,7 @@ class Estimate:
 @dataclass(frozen=True, kw_only=True)
 class FinishOptions:
     """The options with which a fold is finished, and words for its report.
+
     interval, level: kind of interval, and its confidence in (0, 1)
     cluster: name of the randomised unit, for the report
     reward_range: (low, high) of one reward, infinite where there is no clip
@@ -171,6 +172,7 @@ USUAL = FinishOptions()
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EstimatorFold:
     """One estimator at the end of a fold: its columns of the sums, and the estimate that follows.
+
     distorted: sum of |weight - weight used|; predictions: range of the reward model's predictions, None without a model
     weight_column: the column of the weights from which the effective sample size is computed; mean_column: of weights
     that are 1 on average

@@ -48,6 +48,7 @@ FLAT = PositionCurve()
 @dataclass(frozen=True, eq=False)
 class WeightSpread(Sums):
     """The spread of weights, (g,) for g weightings.
+
     rows, weight: sums of rows and weights. squares, least: the sum of squared weights, and its smallest expected value,
     that of the rows."""
 
@@ -85,6 +86,7 @@ class RowSums(Sums):
 class Fold(ABC):
     """The requested estimators of one unit, for one target. A partial depends only on the rows of its batches: not on
     their order, nor on how they were split, up to rounding.
+
     estimators: label -> estimator, as `ope.parse` returns them; those with the same prefix have the same weights, and
     share the columns whose names begin with it
     spans_batches: whether a cluster may have rows in a later batch (users). If not, each cluster lies in one batch

@@ -42,6 +42,7 @@ class StepWeights(Sums):
 @dataclass(frozen=True, kw_only=True)
 class SessionFold(Fold):
     """The requested estimators per session.
+
     gamma: discount per step, in [0, 1]
     horizon: steps of the longest visit of the whole log, at least 1
     supported: the smallest effective share of the visits at the steps that contribute the return
@@ -151,6 +152,7 @@ def n_visits(partial: RowSums) -> int:
 @dataclass(frozen=True, eq=False)
 class Support:
     """How far along its visits the log supports a target, step by step.
+
     ess (h,): effective sample size over visits; size (h,): discounted absolute return; least: ESS that is enough. The
     ESS of a visit's mean weight does not show this: it rises again when the weights of late steps have collapsed to
     0."""
@@ -206,6 +208,7 @@ class Support:
 class SessionEstimator(Estimator):
     """Base of the estimators of visits: a smooth function of sums over visits, and of sums over visits at each step.
     Bounds are not cut, since the return of a visit has no simple range.
+
     Its columns are attributes of `visits.Course` with the same names. Where `step_column` names a column (0 after a
     visit's end), `value` and `gradient` take the columns, then that column at each step, then w_t at each step (kept
     after the end): (..., d + 2 horizon)."""

@@ -1,4 +1,5 @@
 """The log as slates, the estimators of the mean reward of a page, and their fold.
+
 A slate is a visit whose steps are its slots, from the top: `visits.Course`, without a discount, has the weights down to
 each slot. An estimator defines the weight of each slot's reward; clusters, intervals and diagnostics are shared."""
 
@@ -30,6 +31,7 @@ _PAGED = 0.1
 class SlateBatch(VisitBatch):
     """Slates of the log as one target sees them, s slates of n slots in all; slate i has rows start[i] to start[i + 1]
     - 1, from the top. NaN means not known: an estimator that needs the value leaves the slate out.
+
     log_ratio (n,): log of the ratio of the probabilities given the slots above; largest (n,): its upper bound.
     reward (n,): of the slots; page (s,): of events that belong to the whole page.
     predicted, expected (n,): a model of the rest of a slate's reward from a slot on: its value for the arm shown, and
@@ -113,6 +115,7 @@ class SlateCourse(Course):
 @dataclass(frozen=True, eq=False)
 class Weighing:
     """The weights of an estimator for slates, (s,) each: NaN where a slate cannot be weighed.
+
     weight: of the slate, 1 on average; weighted_reward; bound: the largest weight that it could have had"""
 
     weight: Array
@@ -122,6 +125,7 @@ class Weighing:
 
 class SlateEstimator(Estimator):
     """Base of the estimators of pages. Bounds are not cut, since the reward of a page has no simple range.
+
     Its columns are those of its weighing: `weighted_reward`, `weight`, `rows`, and `robust` for a corrected model."""
 
     unit: ClassVar[str] = "slate"

@@ -1,4 +1,5 @@
 """Several loggers in one estimate: each is weighted by the spread of its weights.
+
 The mean over the rows of any logger is unbiased, and its variance grows with the mean square of its weights. Rows
 therefore count in inverse proportion to that: effective sample sizes add up, and an old log with weights far from 1
 cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weighted IPS), with four changes.

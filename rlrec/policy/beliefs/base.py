@@ -1,4 +1,5 @@
 """Policies: the object holds parameters, the belief holds what was learned, and the result is a distribution of scores.
+
 This module and the kinds that read no context import no numpy, since a single `feedback` only calls their `entry`."""
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Belief:
     """Sums per arm, each (..., m), in the order of the arms of a request; several beliefs at once have leading axes.
+
     pulls, reward_sum, reward_squares: what the belief counts, without the prior. alpha, beta: the prior as
     pseudo-counts of reward and of missing reward, 0 without one. total: pulls of all arms of the belief, a number or
     (..., 1). extra (..., m, w): sums of the kind's own statistics. moments: unpacked, for kinds that read the context.
@@ -74,6 +76,7 @@ _NO_PRIOR = 1e-9  # pseudo-counts in place of none, where the result is not used
 class Policy(ABC):
     """A kind with its parameters. It never draws. By default it counts every slot, forgets nothing, reads no context,
     and learns from any reward.
+
     A kind with other statistics than pulls, reward and squared reward overrides `statistics` and `width` (more columns
     behind the three), `needs` (the fields of a slot that it uses beside arm and reward) and `entry`. Statistics are
     added over slots; discounting by age and the sums by arm are the ledger's task."""
@@ -240,6 +243,7 @@ class Floored(Policy):
 @dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
 class Examined(Floored):
     """Base of kinds that may count by a curve: its name, `position`, and its values, `examination`.
+
     A slot at position k counts as examination[k - 1] pulls, with its full reward; a slot below the end of the curve
     adds nothing. Kinds that read no context have further statistics: for each position of the curve, the sum of 1 -
     reward over the slots there."""

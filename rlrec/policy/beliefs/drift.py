@@ -1,4 +1,5 @@
 """Whether the mean of a stream of rewards has changed, and since when: ADWIN and Page-Hinkley.
+
 Both process the stream in chunks with bounded memory, and assume that rewards are independent.
 """
 
@@ -32,6 +33,7 @@ class Detector(Protocol):
 
     def take(self, rewards: Array, *, marks: Ids | None = None) -> list[Change]:
         """The changes that are detected in the next rewards of the stream, (n,).
+
         marks (n,): a mark for each reward, such as the id of its decision; by default its number in the stream, from
         0.
         """
@@ -56,6 +58,7 @@ class Adwin:
     rates false alarms are far rarer. clock: rewards between two checks. The bound needs the width of the range of
     rewards, for which that of the rewards so far is taken. The window is an exponential histogram of at most 5 buckets
     of each power of two.
+
     Source: Bifet and Gavalda 2007, ADWIN2. At an alarm, all rewards before the clearest cut are dropped at once, so
     that one change is reported once.
     """
@@ -168,6 +171,7 @@ class PageHinkley:
     (s - delta). The defaults suit click rates up to 10 %: with v = 0.09 that is once in 3e7, and 600 for a step of 0.1.
     Rewards with more variance need a larger threshold. An alpha below 1 forgets old excesses and lets the minimum of a
     long stream become ever lower, so that false alarms become more frequent.
+
     Source: the test of Page and Hinkley as it is commonly written; its rate of false alarms: own derivation.
     """
 

@@ -12,6 +12,7 @@ _PRECISION = 1e-13
 
 def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> tuple[Array, Array]:
     """alpha and beta of a Beta distribution that approximates the posterior of each arm's attraction, (..., m) each.
+
     alpha (..., m): rewards plus prior; beta (..., m), above 0: prior; missed (..., m, k): sum of 1 - reward over the
     slots at each position; examination (k,). An arm with attraction q is clicked at position k with probability t_k q,
     so its density over logit q is q^alpha (1 - q)^beta prod_k (1 - t_k q)^missed_k. The Beta has the same mode and

@@ -17,6 +17,7 @@ MAX_STEPS = 60
 
 def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
     """Bounds of each arm's mean reward, (m,) and (m,); NaN where nothing is known.
+
     A normal posterior has its own bounds. For rewards in [0, 1]: with a prior the equal-tailed Beta posterior interval,
     else Wilson's. With a curve, the former begins at 0 where an arm has had no reward and its posterior density is
     highest at 0, since many arms of long pages are hardly looked at. Other rewards: the normal interval, from two pulls
@@ -42,6 +43,7 @@ def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[A
 def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
     """The values that Beta variables, with one common shape, are below and above with probability `tail` each; relative
     error 1e-12 for parameters from 0.1 on and tails up to 0.1.
+
     Source: own derivation: Newton on the logit scale, where densities are log-concave; each tail is integrated from its
     own end, where it is small."""
     density, (nodes, weights) = BetaLogit(alpha.ravel(), beta.ravel()), gauss(NODES)

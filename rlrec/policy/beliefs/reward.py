@@ -19,6 +19,7 @@ LIMIT = 1e100  # for event values, weights, defaults and rewards; squares and su
 
 def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
     """The reward of one slot from its events, in the definition's unit; the order of events does not matter.
+
     settled_only: count only events inside the window, as estimates do; else late events count as the definition says.
     The reward is cut at +-1e100, the limit of values and weights, so that all stored data can be read again.
     """
@@ -87,6 +88,7 @@ def slot_rewards(
     definition: Reward, *, n: int, slot: Ids, kind: Ids, value: Array, age_us: Ids, settled_only: bool = True
 ) -> tuple[Array, Flags]:
     """Rewards of n slots, (n,), and which of them are the default, (n,) bool: `slot_reward` for many at once.
+
     slot, kind, value, age_us (m,): for each event its slot, the index of its kind in the definition's `weights` (-1:
     none), its value, and the time from the decision to it in microseconds. settled_only: as in `slot_reward`.
     """

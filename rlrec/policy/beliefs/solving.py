@@ -19,6 +19,7 @@ _SMALLEST = 1e-300  # of an eigenvalue
 @dataclass(frozen=True, eq=False)
 class ArmMoments:
     """Sums over the slots of each of m arms, in q features of the context.
+
     gram (..., m, q, q): sums of weight x x'; response (..., m, q): sums of (weighted reward) x; without any prior.
     arm_features (m, p): for models that all arms share; pool: the moments of all arms of the belief, where these are
     not all. solutions: posteriors already computed from them, by kind and parameters.
@@ -38,6 +39,7 @@ class ArmMoments:
 @dataclass(frozen=True, eq=False)
 class StatedTerms:
     """Sums over all slots of t arms, with the features z that each slot was shown with, in q features x of the context.
+
     rows (t,): the indices of these arms among the m; gram (t, q, q), response (t, q) as in `ArmMoments`; cross (t, q,
     pq): sums of weight x (z (x) x)'."""
 
@@ -76,6 +78,7 @@ def pack_each(x: Array, *, weight: Array, response: Array) -> Array:
 
 def pack_stated(packed: Array, z: Array, q: int) -> Array:
     """The packed moments of the products z (x) x, summed over n observations, (w,).
+
     packed (n, width): of x, weighted, as returned by `pack_each`; z (n, p). The gram zz' (x) xx' is symmetric in
     both."""
     row, column = np.triu_indices(z.shape[1])
@@ -135,6 +138,7 @@ class Disjoint:
 @dataclass(frozen=True, eq=False)
 class Shared:
     """One matrix W for all arms: the score of an arm with features z is z'W x. Otherwise as `Disjoint`.
+
     weights (..., p, q), root (..., pq, pq). rows (g, p): the distinct features z of the m arms; row (m,): the index of
     each arm's features."""
 
@@ -172,6 +176,7 @@ class Shared:
 class Hybrid:
     """Weights that all arms share, plus weights of each arm: the score of an arm with features z and own weights v is
     (z'W + v) x. Otherwise as `Shared`.
+
     rows (g, p): the features of arms that differ in these or in what was learned; row (m,): the index of each arm.
     weights (..., g, q): means of z'W + v; root (..., pq, pq) of W; term_root (..., g, q, q) of v given W, whose prior
     precision is `ridge`. Given W, arms are independent."""
@@ -194,6 +199,7 @@ class Hybrid:
 
     def factor(self, x: Array) -> Array:
         """A factor of the covariance of the scores due to W, (..., m, pq).
+
         If W moves by D, v moves against it by what the arm has learned, and the score moves by z'D (ridge
         term_root'term_root) x."""
         left = self.ridge * (self.term_root.swapaxes(-1, -2) @ self._term_halves(x)[..., None])[..., 0]
@@ -248,6 +254,7 @@ def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
 
 def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Array, Array]:
     """The shared weights (..., p, q) of all arms, and their root, from the moments of the pool.
+
     The regressor of arm z in context x is the Kronecker product of both, so sums per arm suffice: A is the sum of zz'
     (x) gram, b that of z (x) response. response: of the prior, added to that of weight 0."""
     z = pool.arm_features
@@ -268,6 +275,7 @@ def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Ar
 
 def cholesky(matrix: Array) -> Array:
     """Cholesky factors of symmetric matrices (..., d, d).
+
     Rounding may leave sums slightly wrong after forgetting. A matrix that is not positive definite gets the smallest
     multiple of the identity added that makes its smallest eigenvalue 1e-12 of the largest."""
     symmetric = (matrix + matrix.swapaxes(-1, -2)) / 2

@@ -1,4 +1,5 @@
 """The spend of a policy with a budget, and the price of cost at which it spends what is left.
+
 The price is the multiplier of the budget in the linear program that maximises the expected reward of the remaining
 requests, under the remaining expected cost. It is solved again at every change of the belief, as in Agrawal, Wang and
 Ye 2014 (a dynamic near-optimal algorithm for online linear programming), with the means of arms learned so far, as in
@@ -30,6 +31,7 @@ _TANH = (2 / np.pi) ** 0.5
 
 class Spend:
     """The spend of a policy, and the number of slots that it has shown, by arm and slice.
+
     A slot whose cost is not known yet counts with the expected cost of its arm: the mean of the arm's known costs and
     of one more that is the mean of all arms. cost (m,): in the order of `arms`; mean_cost: of an unknown arm."""
 
@@ -110,6 +112,7 @@ class Spend:
     ) -> float:
         """The price at which the expected cost of a slot equals the budget left per slot of the rest of the period; 0
         where it is not higher without a price. at: None for a new period like the known ones.
+
         location, deviation, cost (m,): of the noisy scores of the arms, and of showing them; deviation None for scores
         without noise; uniform: the probability of a uniform arm."""
         if at is None:
@@ -162,6 +165,7 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, unifor
 
 def best_shares(location: Array, deviation: Array | None) -> Array:
     """Approximate probabilities that each arm has the largest score, (m,); exact for scores without noise.
+
     The resulting price is logged, and propensities are exact given the price. An inexact share therefore delays the
     right spend a little, but causes no error."""
     if deviation is None:

@@ -20,6 +20,7 @@ LONGEST = 10**12  # decisions of a window
 
 class CountedSlot(NamedTuple):
     """A slot with its reward. Fields that its kind does not need may be 0.
+
     position: from 1; propensity: the marginal of the arm at its position or, where this is not known, the probability
     of the slate down to it; ordinal: of the decision in its policy; context_id: of its stored context."""
 
@@ -47,6 +48,7 @@ def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SlotColumns:
     """Slots with their rewards as columns, (n,) each; None for columns that their kind does not need.
+
     context (n, q): encoded by the design of the policy; anchored (n,): the prediction of the anchor of a policy that
     reads sparse contexts; the others are as in `CountedSlot`."""
 

@@ -34,6 +34,7 @@ Encoded = Any
 
 class Encoder:
     """Turns JSON objects into rows of numbers with names; its `spec` defines it completely.
+
     width: the number of columns. is_sparse: whether there are more than WIDEST, so that only `sparse` encodes. reads:
     the fields that it uses. intercept: whether column 0 is always 1."""
 
@@ -96,6 +97,7 @@ class Encoder:
 
     def check(self, values: Mapping[str, Any], *, subject: str = "context", owner: str = "") -> None:
         """Raises InputError, with its field, where a value does not fit its declaration. owner: whose values they are.
+
         Missing values, null, unlisted categories and fields that are not read are accepted."""
         for reader in self.fields:
             value = value_of(values, reader.name)
@@ -175,6 +177,7 @@ class EncoderFit:
 
     def spec(self, max_values: int = 20, *, widest: int = WIDEST) -> dict[str, Any]:
         """An encoder for such objects, as JSON, with at most `widest` columns.
+
         A field has the type of more than half of its values. Numbers are scaled by their mean and standard deviation;
         texts and lists of texts get a column for each of the `max_values` most frequent texts and a hash for the
         others; vectors need one length; `a.b` is the field b of objects in a. Fields without a main type are left out.
@@ -316,6 +319,7 @@ def _by_frequency(words: Counter[str | None]) -> list[str]:
 class Design:
     """How a version reads features of contexts and arms, and the weights around which its model is expanded; part of
     the version and, like it, immutable.
+
     context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; an arm that is not
     in it has those of the prior. columns: of sparse contexts, those with weights in a trained model, ascending.
     learns_stated: whether a belief learns from features that requests and imported lines state of arms."""

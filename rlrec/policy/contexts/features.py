@@ -31,6 +31,7 @@ _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 @dataclass(frozen=True, eq=False)
 class Sparse:
     """The nonzero features of n contexts: those of context i are at start[i]..start[i + 1].
+
     start (n + 1,); column (e,) of each entry; value (e,), added up where a column occurs twice. single: one context,
     whose scores have no axis of contexts."""
 
@@ -134,6 +135,7 @@ def add_up(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Ar
 
 def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
     """Features of contexts in `columns` columns, a power of two up to MAX_COLUMNS.
+
     A number counts as asinh(number) under its key, so that a price does not outweigh a flag; text, true, false and null
     count as 1 under key and value; lists and objects count item by item. Keys that share a column are added there, with
     signs that cancel their interference on average.

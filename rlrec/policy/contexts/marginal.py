@@ -1,4 +1,5 @@
 """Linear models of sparse contexts: each weight is fitted separately, from three sums of its arm and column.
+
 Pairs of columns are not used, so the sums grow with the number of columns that occur, not with its square. Where a log
 is given to start from, all weights are fitted to it together, once; the sums are then over the residuals of that
 fit."""
@@ -24,6 +25,7 @@ def column_sums(value: Array, *, pulls: Array, reward: Array) -> Array:
 def weights(sums: Array, mean: Array, *, ridge: float, anchor: Array | float = 0.0) -> Array:
     """Weights of columns, each fitted separately, (c, m), from their sums (c, m, 3) and the mean of each arm, (m,),
     both of rewards minus the prediction of the anchor (c, m).
+
     Source: own derivation (the ridge regression of reward minus mean on one column; as in naive Bayes, columns count as
     independent; around an anchor at which all columns are fitted together, it stays there)."""
     squares, response, total = np.moveaxis(sums, -1, 0)

@@ -34,6 +34,7 @@ RECENCY = 0.7
 @dataclass(frozen=True, eq=False)
 class State:
     """n states as a policy reads them.
+
     x (n, d): features of context and session. row (e,), arm (e,), memory (e, 4): the arms shown before in the visit,
     each once per row, with their features (MEMORY). All are without unit, squeezed to about 1. words: the other
     features of a sparse context, in the columns that the policy weighs."""

@@ -104,6 +104,7 @@ class History:
 
 class WordOffsets:
     """The places of the fields of n histories, in words, one history after another.
+
     count (n,): number of slots; long (n,): whether slots take two words each; bits (n, 64): which have a nonzero
     reward. earning (e,): whether each slot has one; shorts: indices of the slots that take half a word, in half words;
     longs: indices of the words of the others; values: indices of the rewards."""

@@ -36,6 +36,7 @@ def scores(probability: Array, policy: Gradient) -> Array:
 def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, contextual: bool) -> Parameters:
     """The parameters that minimise KL(served || policy), from drawn slates, weighted by `gain`, with the log
     probability of every slot. contextual: whether weights on contexts are fitted, not only biases.
+
     The loss of a slot is w - 1 - log w, with w its probability over the logged one. Its mean is the KL, and it has no
     noise where the policy can match. Source: Plackett-Luce with a floor by L-BFGS, own derivation; the estimate of the
     KL by Schulman 2020 (Approximating KL Divergence)."""

@@ -1,4 +1,5 @@
 """Steps of parameters in the unit of their effect, shrunk where the log has little information about it.
+
 Steps of one size for all parameters (Adam: Kingma & Ba 2015) ignore their effect on the policy. Where rewards are rare
 or visits long, the gradients of most parameters are noise, and all of them together soon lead beyond what the log
 supports. A natural step moves each parameter by its expected gain, and a group of parameters whose gradients disagree
@@ -64,6 +65,7 @@ class FoldGradients:
 class MeanFeatures:
     """Means over the decisions. state (d,): of the features of a state, followed by its words. memory (arms, 4): of
     what a state remembers of each arm, with zeros for arms that are not remembered.
+
     What weights of states and of memories have in common with the biases is left to the biases: gradients are taken by
     features minus their means, so that nothing is moved twice."""
 
@@ -106,6 +108,7 @@ class NaturalSteps:
         whose variance is estimated from products of different batches. The mean of the prior is 0; for biases it is the
         mean gain of arms, so that an arm which was seldom shown moves as the other arms do. gradients: by features
         minus their means; fisher: diagonal of the Fisher matrix of all slots, by the same.
+
         A pass over up to MAX_BATCHES batches, at rate r, changes the log probability of a slot by r x batches (root
         mean square). Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher
         matrix, and empirical Bayes shrinkage towards a mean (Efron & Morris 1973)."""

@@ -1,4 +1,5 @@
 """REINFORCE on logged slates: the gradient of a batch, as sums that can be added.
+
 The gain of a decision (its return minus a baseline), times the importance weight of its slate, times the score function
 gives the gradient by the logits. All is exact for the policy as served, floor included."""
 
@@ -25,6 +26,7 @@ DEEPEST = -300.0  # smallest score of arms shown, stored in float64, since slate
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoggedSlates:
     """Decisions with one set of m arms and slates of one length.
+
     state: of n decisions, `row` ascending; the `arm` of what they remember is an index 0..m - 1 among these arms. arms
     (m,): indices of the arms among those that are trained; described (m, p): their features. shown (n, k): indices of
     the arms shown. log_propensity (n,) of the slate; or (n, k) of each slot separately. gain (n,) or (n, k): return
@@ -49,6 +51,7 @@ class LoggedSlates:
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """The objective: the mean over decisions of weight x gain, plus entropy x the entropy of position 1.
+
     clip: the largest importance weight; corrected: whether weights are used at all (False: as if the policy had logged
     the slates itself). top: 0 for slates by their exact joint probability; K > 0 for every slot separately, as one of K
     that are drawn with replacement (Chen et al. 2019). by_slot: every slot has its own weight, given the slots above,
@@ -64,6 +67,7 @@ class Objective:
 @dataclass(frozen=True, eq=False)
 class GradientSums(Sums):
     """The sums of a batch: `sums(a) + sums(b)` are those of both batches.
+
     gradient: sums over decisions. n: decisions. mass, clipped: of |weight x gain x score|, and the part that clipping
     removed. square, raw_square: squared length of each decision's gradient (or each slot's, where separate), with the
     gain and with the return."""
@@ -171,6 +175,7 @@ def _centred(weights: Array, bias: Array, history: Array) -> tuple[Array, Array,
 @dataclass(frozen=True, eq=False)
 class SlateScores:
     """The score functions of slates, or of separate slots: c columns, (n, c) each.
+
     weight: the clipped importance weight times its factor; excess: what clipping removed. square: squared length of the
     derivative of the log probability by the logits. share (n, k), spread (n, k): that derivative is `share` for the arm
     shown at a position, and -spread x exp(score) for every arm that is left there. joint: whether arms shown above are
@@ -186,6 +191,7 @@ class SlateScores:
 
 class _Chunk:
     """A chunk of slates: exp of the scores of the arms, and what follows from them.
+
     Only a few numbers per row are computed position by position: the arms left at a position are all arms except those
     shown above it. The arms shown are kept separately, in float64, so that sums of arms left add positive numbers and
     subtract none.
@@ -213,6 +219,7 @@ class _Chunk:
     def _exponentiate(self, effective: tuple[Array, Array, Array]) -> None:
         """Take exp of all scores relative to one of them, which saves a pass. Rows that lie too far below it are taken
         relative to their own best score.
+
         An arm that was not shown counts as at least e^LEAST of its row, which changes no digit. The logits are needed
         afterwards only for the entropy."""
         # all rows relative to the best score of the chunk

@@ -18,6 +18,7 @@ _PULL = 1.0  # of a ridge, in decisions, for features of size about 1
 
 def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
     """The return of every step, (n,), in the unit of `reward`; visits lie one after another.
+
     reward (n,); start (s + 1,): where each visit begins, and the end of the last; gamma per step, in [0, 1]. Raises
     InputError unless every visit has a step and gamma is in [0, 1]. Source: Sutton & Barto 2018, eq. 3.8."""
     if not 0 <= gamma <= 1:
@@ -42,6 +43,7 @@ def steps(start: Ids) -> Ids:
 def shape_returns(returns: Array, potential: Array) -> Array:
     """Returns under the rewards r + gamma Phi(s') - Phi(s), with Phi 0 after the end: each loses the potential of its
     state, and no policy changes its rank.
+
     returns, potential (n,), in the unit of the reward. Source: Ng, Harada & Russell 1999 (own derivation of the sum,
     which telescopes)."""
     return returns - potential
@@ -91,6 +93,7 @@ def values(x: Array, fold: Ids, coefficients: Array) -> Array:
 def rloo(returns: Array, step: Ids) -> Array:
     """Leave-one-out baseline, (n,): the mean return of the other visits at the same step; where no other visit has that
     step, the mean of all other returns.
+
     returns (n,); step (n,): in its visit. Source: own derivation (a mean without one term is independent of it)."""
     count, total = np.bincount(step), np.bincount(step, weights=returns)
     n_others = count[step] - 1

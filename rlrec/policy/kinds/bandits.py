@@ -116,7 +116,9 @@ class KlUcb(_Optimist):
 
 def kl_bound(mean: Array, doubt: Array) -> Array:
     """The largest q in [mean, 1] with kl(mean, q) <= doubt, to 1e-9 (to 1e-8 where doubt is below 1e-12), (..., m).
+
     mean (..., m) in [0, 1], doubt (..., m) 0 or more.
+
     Newton's method in u = -ln(1 - q), in which kl is convex and finally linear, started above the root, so that it
     decreases towards it. It starts from the smallest of three bounds, since kl is at least (q-m)^2 / 2(1-m), (q-m)^2 /
     2q and (1-m) u - H(m). Own derivation.

@@ -390,6 +390,7 @@ class SquareCb(Linear):
 
 def inverse_gaps(mean: Array, *, gamma: float) -> Array:
     """Probabilities of SquareCB in the shape of `mean` (..., m), which is in the unit of the reward; they sum to 1.
+
     Source: Foster & Rakhlin 2020; sharing the rest among equal best arms is our addition."""
     best = mean.max(axis=-1, keepdims=True)
     first = mean == best

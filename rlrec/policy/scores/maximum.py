@@ -45,6 +45,7 @@ def ranks(table: ScoreTable, size: int) -> Array:
 def ranks_of_arrivals(logits: Array, size: int) -> Array:
     """The probability that each arm stands at rank 1..size, (size, m), for a thousand or more arms with standard Gumbel
     noise on logits (m,), whose order is that of arrivals at rates exp(logits).
+
     Until enough arms have arrived, most are so rare that the dependence on one arm's rate is a short power series, and
     power sums of the rates represent all of them; errors as in `ranks`. Source: own derivation."""
     # the logarithm of the time by which enough arms have arrived, and the expected arrivals of each by then
@@ -86,6 +87,7 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
 
 def _larger(count: Array, log_cdf: Array, single: Index, multiple: Index, size: int) -> tuple[Array, Array]:
     """The probability that 0, 1, ... (fewer than size) of the scores, without one of row g, exceed the node.
+
     Two arrays (terms, rows, nodes): for rows with count 1, and for rows with larger counts, whose polynomials are
     longer. These probabilities are the coefficients of a product of polynomials, F + S z for each score: all terms are
     positive, and no division is needed."""
@@ -117,6 +119,7 @@ def _tree(leaves: Array, size: int) -> list[Array]:
 
 def _outside(levels: list[Array], outside: Array, size: int) -> Array:
     """The product of `outside` and all leaves but one, for each leaf, (terms, leaves, nodes).
+
     The outside of a subtree is the outside of its parent times its sibling, which takes size log(size) per leaf, not
     size^2."""
     for level in reversed(levels[:-1]):

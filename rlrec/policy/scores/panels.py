@@ -1,5 +1,6 @@
 """Log-concave densities of scores, and panels of quadrature nodes that fit all scores, from the highest down to where
 the best ones are decided.
+
 A density is its peak times exp(-fall). The fall below the peak is computed from the distance to the mode, so that no
 large logarithms cancel (the textbook form of a Beta loses 8 digits at 1e7)."""
 
@@ -83,6 +84,7 @@ def panels(
     density: Density, count: Array, lower: Array, upper: Array, *, ranks: int, n_densities: int, refine: int = 1
 ) -> Array:
     """Increasing edges, (P + 1,), of the panels that decide which scores hold the best `ranks` ranks.
+
     count, lower, upper (g,): the number of equal arms of each score, and the ends of its support. Fewer than `ranks`
     scores lie above the lowest edge with probability below 1e-16. A panel can represent the product of `n_densities`
     densities; `refine` divides the panels. Source: own derivation (nodes follow the best scores)."""
@@ -122,6 +124,7 @@ def sufficient_count(ranks: int) -> float:
 
 def even_widths(pdf: Array, sf: Array, count: Array, n_densities: int) -> Array:
     """The widest panels, (p,), left of p points, within which the probability of a slate above them changes by exp(10).
+
     In a steeper panel the small end of the integrals is lost in the rounding of the large one. The probability of i
     arms above u falls by the sum of their rates pdf / sf. Of the arms with rate r or more, `expected` are above u, and
     i of them with probability about expected^i; slates rarer than exp(-30) do not count. All arrays are (a, p), at

@@ -38,6 +38,7 @@ def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
 
 def uniforms(seeds: Words, decisions: npt.NDArray[np.int64], *, words: int) -> Array:
     """The first `words` uniforms of each decision, (n, words), multiples of 2^-53 inside (0, 1).
+
     seeds (n,) uint64, the key; decisions (n,) int64, which form the counter with the block number. A row depends only
     on its own seed and decision id. Source: `philox`."""
     return uniforms_at(seeds, decisions, np.arange(words))
@@ -45,6 +46,7 @@ def uniforms(seeds: Words, decisions: npt.NDArray[np.int64], *, words: int) -> A
 
 def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) -> Array:
     """The uniforms with numbers `words` (w,), from 0, of each decision, (n, w): those columns of `uniforms`.
+
     seeds (n,) uint64; decisions (n,) int64. Source: `philox`."""
     if len(seeds) * len(words) <= _MAX_PLAIN:
         keys = zip(seeds.tolist(), decisions.tolist(), strict=True)
@@ -64,6 +66,7 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
 
 def normals(seed: int, decision: int, *, start: int, count: int) -> Array:
     """Standard normals of a decision, (count,), computed in pairs from its uniforms from number `start` (even) on.
+
     Source: Box & Muller 1958, the textbook form."""
     words = start + np.arange(count + count % 2)
     even = uniforms_at(np.array([seed], np.uint64), np.array([decision], np.int64), words).reshape(-1, 2)

@@ -1,4 +1,5 @@
 """Protocols of a family of score distributions: noisy scores of m arms, whose order is the order of a slate.
+
 A new family is one new file in `families`: a frozen dataclass of arrays, whose last axis is that of the arms, with its
 `Order` and its noise."""
 
@@ -32,6 +33,7 @@ class Order(Protocol):
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         """The probability that the arm at each position is the best of those left, given the arms above it, (n, k).
+
         slates (n, k): arms from the first position. And the smallest such probability of any arm left there, (n, k);
         zeros unless `least`."""
 

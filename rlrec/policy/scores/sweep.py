@@ -169,6 +169,7 @@ def descend(
 ) -> Iterator[tuple[Array, Index, Flags]]:
     """At each position of n slates, which share one sweep down to where they differ: the weights below the distinct
     prefixes, (u, N), the prefix of each slate, (n,), and which slates begin a new prefix with their arm here, (n,).
+
     left: log of the product of the distribution functions of all arms that a slate may show, (u, N), and `arms` their
     number; prefix (n,): the row of `left` for each slate. slates (n, k): sorted by prefix and arms; rows (n, k): in the
     table."""
@@ -193,6 +194,7 @@ def _each_once(prefixes: Index, number: int) -> Index | slice:
 
 class Sweep:
     """Prefixes of slates while they are filled from the top, on the nodes of a table; it begins with an empty one.
+
     The last arm that was taken as the best of those left had some score x, and every arm left is below it. A prefix is
     a density over this cap x, plus an atom for slates filled by uniform picks alone, whose cap is infinite. An arm that
     is shown leaves the product of distribution functions of the arms left: with its score as the new cap or, picked

@@ -37,6 +37,7 @@ _FROM_RIGHT: Array = _FROM_LEFT[::-1, ::-1]
 
 class ScoreTable:
     """g scores on N = 16 P nodes, increasing. Row g, the last, stands for all scores that never matter.
+
     edges (P + 1,): of the panels; nodes and weights (N,): of the quadrature; count (g + 1,): the number of equal arms
     of a row (0 in the last, and in spare rows); log_cdf and hazard, density over distribution function, (g + 1, N);
     sf_edge (g + 1, P + 1): one minus the distribution function; log_low (g + 1,): log_cdf at edges[0]."""
@@ -103,6 +104,7 @@ def tabulate(
     density: Density, count: Array, *, ranks: int, n_densities: int | None = None, refine: int = 1, spare: int = 0
 ) -> tuple[ScoreTable, Index]:
     """The table whose nodes decide which scores hold the best `ranks` ranks, and each score's row in it, (g,).
+
     count (g,): the number of equal arms of each score. Fewer than `ranks` scores lie above the lowest edge with
     probability below 1e-16; a score that lies below it with that certainty has row -1. The panels can represent the
     product of `ranks`, or `n_densities`, densities; `refine` divides them. `spare` empty rows are added. Source: own

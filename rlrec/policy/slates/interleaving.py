@@ -1,4 +1,5 @@
 """Team draft: one slate from the rankings of two policies, which take turns.
+
 For every two positions a coin decides which policy picks first. With its floor, a policy picks uniformly among the arms
 left; otherwise it picks the best arm left in its own ranking, which is drawn once for the whole slate. Given the coins,
 what one team took says nothing about the other's ranking: for either team, an arm that the other took is gone as if by
@@ -38,6 +39,7 @@ class TeamDraftSampler:
     def draw(self, *, seeds: Words, decisions: Ids) -> Draw:
         """The slates of n decisions with their teams. Propensity and minimum are given the coins and the positions
         above; no marginal has a closed form.
+
         Word p of a decision is the pick for position p from 0, word size + i the coin of pair i of positions."""
         words = uniforms(seeds, decisions, words=self.size + (self.size + 1) // 2)
         teams = teams_of(words[:, self.size :] < 0.5, self.size)

@@ -25,6 +25,7 @@ _ENTRIES = 1 << 22  # numbers in a working array
 @dataclass(frozen=True, eq=False)
 class ListMixture:
     """u lists of s arms among 0 .. arms - 1, and the scores that rank each list. lists (u, s): ascending in each row.
+
     weight (r, u): the share of each list in the draws of each of r replicas; rows sum to 1."""
 
     arms: int
@@ -35,6 +36,7 @@ class ListMixture:
 
     def marginals(self, size: int) -> Array:
         """The probability that each arm stands at position 1..size, for each replica, (r, size, arms).
+
         Given a list it is exact, or from one simulated page where scores are samples; the mean over lists is
         unbiased."""
         if isinstance(self.scores, SampledLists):
@@ -73,6 +75,7 @@ class ListMixture:
         """For portions of rows of slates (n, k), position by position from 0: the rows, the position, the probability
         of each arm after each distinct prefix, (v, arms), and the prefix of each row. weight (u,): of each list. After
         a prefix that no list can produce it is 0.
+
         A probability is the mean over lists of that of prefix and arm, divided by that of the prefix."""
         max_rows = min(_PAIRS // _LISTS, _ENTRIES // (self.arms * slates.shape[1]))
         for rows, tree in self._trees(slates, max_rows):
@@ -153,6 +156,7 @@ class ListMixture:
 
 class _Tree:
     """The distinct tops of sorted slates (n, k), by length from 0 to k.
+
     node (k + 1 of (n,)): the top of each slate; arm (k + 1 of (v,)): the last arm of each top, 0 for the empty one;
     children (k of (v,) and (v,)): the first longer top of each top, and their number."""
 
@@ -189,6 +193,7 @@ class SampledLists(Sequence[Scores]):
 
 def distinct_lists(lists: Index, replica: Index, replicas: int) -> tuple[Index, Array]:
     """The distinct sets among lists (n, s), ascending, (u, s), and the share of each in every replica, (replicas, u).
+
     replica (n,): of each list; all replicas have the same number of lists."""
     different, set_index = distinct_rows(np.sort(lists, axis=1))
     counts = np.bincount(replica * len(different) + set_index, minlength=replicas * len(different))

@@ -18,6 +18,7 @@ _PREFIXES = 20_000  # ways to use up caps that are examined
 @dataclass(frozen=True, eq=False)
 class PageLayout:
     """Rules by the indices of m arms.
+
     pins: the arm of a position, from 0. cell (m,): arms with equal values of all capped fields have the same cell. uses
     (cells, w): the counters that an arm of a cell raises, padded with the last counter, which has no limit. For each
     counter (c,): limit; cap, the number of its cap; by_request, whether that is a cap of the request. least: for each
@@ -172,6 +173,7 @@ def lay_out(
 ) -> PageLayout:  # fmt: skip
     """The rules of a page for arms, given by their keys. values: of a field, one per arm: None where it has none, a
     tuple where it has several. groups: the keys of their members.
+
     A rule that names an arm which is not eligible has no effect. Raises InputError where rules contradict each other,
     which names both."""
     groups = groups or {}

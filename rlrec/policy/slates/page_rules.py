@@ -128,6 +128,7 @@ def _position(text: Any, rule: str) -> int:
 
 def declared(texts: Mapping[str, str]) -> PageRules | None:
     """The rules of a policy from its parameters, texts such as 1=KEY,2=KEY by the name of the rule; None without rules.
+
     Raises InputError for any other text."""
     page = dict[str, Any]()
     for rule in RULES:

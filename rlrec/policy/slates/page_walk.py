@@ -1,5 +1,6 @@
 """Prefixes of the slates of a page with rules, filled from the top: the arms that may come next, and their
 probabilities.
+
 At a position without a pin, the coin of a least share shows its arm, or one of its arms, as long as some are left and
 allowed. Otherwise the floor picks uniformly among the allowed arms left, or the best of these in the one vector of
 noisy scores is taken.

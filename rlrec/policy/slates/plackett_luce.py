@@ -42,6 +42,7 @@ def log_conditionals(
 ) -> Array:
     """Log of the probability of each slot given those above, (n, k), from scores (n, m) of arms; shown (n, k) indices;
     eligible (n, m): the arms that each row may show, None: all.
+
     temperature 0: the best score, where equal bests share. Source: own derivation (Plackett-Luce with a floor: at every
     position the softmax of the arms left)."""
     rows, log_probability, n_eligible = np.arange(len(shown)), np.zeros(shown.shape), _n_eligible(score, eligible)
@@ -61,6 +62,7 @@ def chi_squares(
 ) -> Array:
     """The chi-squared divergence of each slot, given those above, from its distribution under reference scores, (n, k):
     the variance of its weight over all arms that the position could show.
+
     score, reference (n, m): scores of the arms under both; shown, eligible: see `log_conditionals`."""
     sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
     return np.stack([((new - old) ** 2 / np.maximum(old, 1e-300)).sum(axis=1) for new, old in sides], axis=1)

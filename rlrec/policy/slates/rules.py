@@ -1,4 +1,5 @@
 """Scores under the rules of a page, and the exact distribution of the slates under these rules.
+
 A pinned position certainly shows its arm, and the other positions form a page of the other arms. A cap allows at most n
 arms with the same value of a field, pinned ones included: once n are shown, further ones are no longer allowed.
 `page_layout.py` has the rules by arm, `page_walk.py` the resulting probabilities at each position."""

@@ -1,4 +1,5 @@
 """Slates for every kind of policy: exact probabilities of positions, slates and draws (`policy/slates/slate_draws.py`).
+
 A slate is filled from the top. One vector of noisy scores is drawn. At every position, a uniform arm of those left is
 taken with the probability `floor` of that position, else the best one left in that vector. For correlated scores every
 position has its own vector, one of the samples of the decision; without a decision, the samples are those of seed 0,
@@ -25,6 +26,7 @@ _SLATES, _ARMS = 8, 100  # slates per case, and arms, up to which cases are swep
 
 def first(scores: Scores, *, floor: Floor) -> Array:
     """The probability of each arm at position 1, (m,), with sum 1.
+
     floor: probability of a uniform pick, in [0, 1]. Absolute error below 1e-9; relative error below 1e-6 for
     probabilities above 1e-6. Source: own derivation (`maximum.best`); ties share."""
     return mix_floor(scores.order(1).best(), at_positions(floor, 1)[0], len(scores))
@@ -32,6 +34,7 @@ def first(scores: Scores, *, floor: Floor) -> Array:
 
 def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
     """The probability that each arm stands at position 1..size, (size, m); rows sum to 1.
+
     size 1..m; floor in [0, 1]. NaN below position 1 for samples, which have no closed form there. Source: own
     derivation (`maximum.ranks` and `placement`)."""
     if size == 1:
@@ -53,6 +56,7 @@ def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, sh
 
 def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: int, rng: np.random.Generator) -> Array:
     """Unbiased estimates of `marginals` for scores without a closed form, from `runs` simulated pages, (size, m).
+
     Each page adds, position by position, the probability of each arm given the arms above and the sample that ranks
     those left. Source: own derivation."""
     m, floors = len(scores), at_positions(floor, size)
@@ -74,6 +78,7 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
 def conditionals(scores: Scores, slates: Index, *, floor: Floor) -> Array:
     """The probability of each arm of a slate given the positions above, (n, k); the product of a row is the slate's
     probability.
+
     slates (n, k) arms 0..m-1, no arm twice on a slate; floor in [0, 1]. Errors as for `first`, below a prefix that the
     policy can make. The rarer the prefix, below 1e-9, the fewer digits of the following values are right; below an arm
     with probability less than 1e-13 at its position, the arms left start anew. Source: own derivation (`sweep`)."""
@@ -163,6 +168,7 @@ def _swept(
 def placement(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
     """The probability that rank r of the vector is placed at position p, (size, size) by [p, r], and the probability
     that any given lower rank is, (size,).
+
     It depends only on the floor and m, since the place of a rank depends on how many better arms are left. Source: own
     derivation."""
     probability, deeper_probability = np.zeros((size, size)), np.zeros(size)

@@ -27,6 +27,7 @@ _ENTRIES = 1 << 20  # numbers in a working array
 @dataclass(frozen=True, eq=False)
 class Draw:
     """n slates of k positions. All arrays are (n, k).
+
     slates: the arms. propensity: given the positions above. marginal: of the arm at its position; NaN without a closed
     form. minimum: the smallest propensity of the arms left there. rounded: whether SMALLEST replaces a 0. teams: 0 or
     1, the ranker that picked; None without two rankers."""
@@ -46,6 +47,7 @@ def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Id
 
 def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:
     """Slates of n decisions, each with its own logits (n, m), drawn as `SlateSampler.draw` does from Gumbel scores.
+
     Marginals below position 1 are NaN, since a quadrature for every decision would take milliseconds."""
     m, floors = logits.shape[1], at_positions(floor, size)
     if size == 1:
@@ -75,6 +77,7 @@ def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
 
 class SlateSampler:
     """Draws the slates of one belief; probabilities are computed once, and reused when the belief changes.
+
     size 1..m positions; floor in [0, 1]. earlier_sampler: that of earlier scores of the same number of arms; where few
     arms changed, its tables for the others are reused, with the same errors as a new table. It stays valid, and
     computes its tables again when it needs them."""
@@ -90,6 +93,7 @@ class SlateSampler:
 
     def draw(self, *, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
         """Slates of n decisions, with the probability of each slot.
+
         seeds (n,) and decisions (n,) identify the uniforms (`sampler.uniforms`), on which alone a slate depends. One
         position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position p.
         lists: for long slates; leaves out their marginals and smallest propensities, the most expensive part, as

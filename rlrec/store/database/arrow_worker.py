@@ -1,4 +1,5 @@
 """A process that runs queries through ADBC and passes on columns as it gets them, numbers in their memory layout.
+
 It is a separate process because an ADBC driver contains a second SQLite library. Two of them in one process break each
 other's locks on a file (closing it releases all locks of the process), and later changes are lost. Also, it works while
 the process that sent the query computes.

@@ -1,4 +1,5 @@
 """Rows as arrays: through the driver's cursor or, for a long log, through Arrow and another process (`arrow_worker`).
+
 A query is text that includes its values, which are all numbers, and its columns are never null: a column of Arrow has
 one type, which SQLite's driver derives from the first rows."""
 

@@ -1,4 +1,5 @@
 """Engines for URLs or paths, with transactions that lose nothing.
+
 SQLite: a writer takes the write lock when it begins (a reader that becomes a writer cannot wait for it); a reader never
 takes it. PostgreSQL: writers run READ COMMITTED with row locks; readers see one snapshot."""
 

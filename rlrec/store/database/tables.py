@@ -1,5 +1,6 @@
 """The tables for queries: columns, keys and references. Times are microseconds since 1970 UTC; JSON is canonical text;
 sums never include a prior.
+
 Further guarantees (checks, unique keys, indexes) are constraints, so that no code can store invalid rows; the migration
 that creates a table defines them. Column types are those that SQLite's STRICT tables and PostgreSQL both enforce.
 """

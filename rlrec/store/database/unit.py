@@ -1,4 +1,5 @@
 """A unit of work: one transaction, its clock, and the few operations through which the query modules use the database.
+
 Queries that every command runs are SQL text, passed to the driver unchanged: building and compiling an expression costs
 more than the query. SQLAlchemy builds those that are derived from tables (`audit`)."""
 

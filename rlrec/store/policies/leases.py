@@ -1,4 +1,5 @@
 """Leases: while a process holds the lease of a policy, it alone works on this policy, until the lease expires.
+
 Times are from `Unit.clock`, the clock of the database, so that all machines agree and `--now` changes nothing."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 """The script that grants PostgreSQL roles the rights that a server, a trainer and a reader need, and no others.
+
 The owner of the tables needs no grant; `init`, `db forget`, `db prune` and `db copy` are for the owner alone."""
 
 from __future__ import annotations

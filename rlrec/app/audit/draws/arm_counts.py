@@ -146,6 +146,7 @@ def _readable_sets(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]
 
 def accused_arms(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
     """The arms whose counts contradict their propensities, each with the reason. policy: its id.
+
     The evidence is the log wealth of the bets on an arm, plus the log of the arm's share of the stake of the whole
     store. An id j of a policy or an arm never changes, and 1 / (j (j + 1)) sums to 1 over all ids. z is shown to the
     reader and not tested: it is about normal at a single look only, and its lower tail proves nothing, since its

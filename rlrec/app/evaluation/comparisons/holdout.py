@@ -55,6 +55,7 @@ def share(experiment: Experiment) -> float | None:
 
 def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> dict[str, Any] | None:
     """The mean reward of `uniform` on its own decisions, and its estimate from the log of the other variants.
+
     Both are means per impression over mature, uncensored decisions, with errors clustered by the assigned unit. The
     p-value is from Welch's t-test, with the effective number of units. The verdict is the worse of the two."""
     from rlrec.ope.checks.reasons import in_order, worst_verdict

@@ -26,6 +26,7 @@ LABEL, OPTION = "interleaved", "interleave"  # label of the only variant; key in
 
 class TeamCredit(NamedTuple):
     """The mean credit of each team per decision, and the difference of the second and the first.
+
     sessions, decisions: mature ones without a censored slot. first_picks: decisions in which the first team picked
     first. wins: units with more credit for the first team, for the second, and with equal credit; None where there are
     too many units to count."""

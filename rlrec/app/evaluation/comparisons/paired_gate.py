@@ -164,6 +164,7 @@ def judged(
     supported_elsewhere: bool = False,
 ) -> Judgement:  # fmt: skip
     """The judgement of a gain and, where slots decide, of the gain by whole visits.
+
     candidate: its number in this year; alpha: the probability of error; level: the one at this test, None for alpha;
     supported_elsewhere: whether other visits have shown that the candidate is close to the log."""
     level = alpha if level is None else level
@@ -237,6 +238,7 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
     """The gain on slates of several positions by slots, and the gain by whole visits; the latter is None where neither
     side reads the state of a visit, nothing carries over, and whole-page events earn almost nothing. options: of
     `Gain.estimate`.
+
     The product of the weights of all slots of a visit leaves almost no effective visits. Weights by slot, in the states
     of the log, give the gain of a close candidate with a tenth of the error, correct to first order; they miss what
     follows a slot. So whole visits must not show that the candidate is worse. Where only whole pages earn rewards,
@@ -288,6 +290,7 @@ def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
 @dataclass(frozen=True, eq=False)
 class Gain:
     """A candidate and the live version, evaluated on the same rows with one estimator and one reward.
+
     sides, estimates: of the candidate and of the live version; without a second side, the log stands for the live
     version. in_sample: whether the candidate has learned from some rows. (The live version may have learned from its
     own log; this favours it, and makes the gate stricter.)
@@ -310,6 +313,7 @@ class Gain:
         engine: Engine | None = None, supported_elsewhere: bool = False,
     ) -> Gain:  # fmt: skip
         """Evaluate the candidate and the live version with one estimator.
+
         sides: both, with one reward; log, cluster: as in `evaluate`; progress: called before each batch; engine: as in
         `passes.sum_log`; supported_elsewhere: as in `judged`; if so, no minimum share of effective visits is required
         here."""

@@ -218,6 +218,7 @@ SegmentRow = TypedDict("SegmentRow", {
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StudySums(Sums):
     """Sums over units.
+
     strata: where weights changed, the sums of units that were drawn with the same weights, as in `PhasedOutcomes`
     segments: sums of units by a value of their first context
     halves: sums of units assigned in the first half of the time (0) and in the second (1), for metrics of `_ageing`

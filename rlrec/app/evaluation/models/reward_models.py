@@ -34,6 +34,7 @@ SPARSE_CELLS = 1 << 21  # values of arms in memory at a time
 @dataclass(frozen=True, eq=False)
 class ContextMoments:
     """Sums for pairs of a column and an arm, by cross-fitting fold, only for pairs that occur. They can be added.
+
     key (e,), ascending: column * arms + arm; sums (e, folds, 3): of `marginal.column_sums`."""
 
     key: Ids
@@ -101,6 +102,7 @@ class SparseModel:
 
 class ModelValues(ABC):
     """A model's values for the n rows of a batch.
+
     predicted (n,): for the arm shown; examination (n,): of each row's position, where the model predicts the value of
     an examined arm."""
 

@@ -1,4 +1,5 @@
 """A model of the future value of a visit: the discounted return from a decision on, by its state and the arm on top.
+
 It reduces the noise of estimates. A wrong model causes no bias."""
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ STEPS = 32  # steps with a value of their own; all later steps share the last on
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decisions:
     """n decisions of visits, one visit after another, as the model sees them; arms are numbers from 0.
+
     start (s + 1,): where each visit begins; cluster (s,) of each visit. top (n,): the arm on top of the slate; x (n,
     d): features of the state. row (e,) ascending, arm (e,), memory (e, 4): what a decision remembers of an arm
     (`gradient.MEMORY`)."""
@@ -52,6 +54,7 @@ class Decisions:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TargetSlates:
     """A target's distributions for some decisions.
+
     rows (p,): the decisions; log_slate (p,): the log of its probability of the slate shown. share (c, m): its
     probabilities of m arms at position 1, in c cases; case (p,): of each row; arms (m,)."""
 

@@ -94,6 +94,7 @@ class FitSums(Sums):
 @dataclass(frozen=True, eq=False)
 class EffectSums(Sums):
     """Sums over a part of the log, with b blocks of clusters and k arms in order of their keys.
+
     pages: regressions of the rewards now and later; visits: of coming back. returned, followed (b,): the number of
     visits after which the person came back, and the reward of what followed, including further returns. expected, looks
     (k,): expected and actual looks at each arm. counts: pages, visits, visits of persons with a key, and persons; their
@@ -160,6 +161,7 @@ class LogEffects(Sums):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EffectEstimates:
     """Effects of k arms, (k, 3): on the rewards now and later, and on coming back; influence (b, k, 3): of each block.
+
     variances (k, 3): of each effect from its exposures alone. worth: the value of a return, worth_influence (b,);
     usable (k, 3): which effects can be estimated, others are 0; columns: the number of regressors that share a
     regression; rates: of kinds of events at the slots of each arm; shares (k, 3): of each arm in the log's average
@@ -229,6 +231,7 @@ class EffectEstimates:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EffectPass:
     """A resolved request: the work on a partition.
+
     reward: without the reward of a return itself. examination: None where the curve is estimated from the log;
     return_shares: the share of returns that come by each age. None in the pass that estimates both."""
 

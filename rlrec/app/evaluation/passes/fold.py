@@ -1,5 +1,6 @@
 """One fold over the log for estimates of every unit: `fold` of each batch, `+`, then `estimates`; and the unit of
 impressions.
+
 A unit (impressions, slates, sessions) defines which rows of a batch it uses and how a target weighs them; the rest is
 the same for all units. A fold reads no store and has no side effects. The partials of batches can be added in any
 order, and may be split anywhere between sessions: figures agree, and in the order of partitions they agree bit for
@@ -65,6 +66,7 @@ M = TypeVar("M")
 @dataclass(frozen=True)
 class RowCounts(UnusedVisits):
     """The numbers of rows of a log: impressions, or visits.
+
     used: rows in estimates. other_policy: usable rows of other policies, which say nothing about a policy of an
     imported log. selected: all impressions. waiting: rows that are too young. size, unseen: sums of |reward|, and of
     the part that is earned by events of pages and so is not in the rows."""
@@ -84,6 +86,7 @@ class RowCounts(UnusedVisits):
 @dataclass(frozen=True, kw_only=True)
 class GroupPartial(Sums):
     """The sums of one target over the rows of one group.
+
     sums: of the estimators. replicas: sums for each part of the simulated pages of the target, by its number. reasons:
     by reason, the number of rows that it applies to. unknown: rows for which the target has no probability."""
 
@@ -111,6 +114,7 @@ class GroupPartial(Sums):
 @dataclass(frozen=True, kw_only=True)
 class LogPartial(Sums):
     """Sums over a part of the log, which can be added.
+
     groups: by number of the target, by group, by stratum. counts: by number in `Evaluation.shared`. refusals: of each
     batch, why its pages cannot be used. names: fields that contexts have. users: whether some used row has a user.
     inclusion: of the arms that were shown from candidates. offered (a,): the arms that some decision could show, by
@@ -132,6 +136,7 @@ class LogPartial(Sums):
 class RowUnit(ABC, Generic[R, M]):
     """A unit of rows (impressions, slates, sessions) with its estimators. R: rows of a batch; M: the model that
     estimators use. It has no access to the store.
+
     fold: the estimators for one target; models: by id of a reward, given with the request or fitted. checks: those that
     run on its rows. logging_states: whether targets are evaluated on the states that the logger caused; simulates:
     whether weights may be of marginals, which are simulated for some targets. noun: the name of a row; censored: how

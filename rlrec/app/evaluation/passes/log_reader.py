@@ -36,6 +36,7 @@ CELLS = 4_000_000  # arms of eligible sets in memory at a time
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """The part of the log that a pass reads.
+
     columns: of the log; visits: whether to read the visits of its sessions. targets: whether to read what probabilities
     of targets need: eligible sets, lists of candidates, groups; support: whether to add slates and the support of the
     loggers. marginals: the lowest position for which slots get a column `logger_marginals`, (n, marginals), by
@@ -63,6 +64,7 @@ class Reading:
 
 class LogReader:
     """The log of one evaluation, batch by batch, as often as needed.
+
     It makes all queries to the store and caches what later batches need again; folds see only `LoggedBatch`es.
     progress: called before each batch. rows: batches of one partition, in place of the log; number: of this
     partition."""

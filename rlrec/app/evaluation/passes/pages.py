@@ -39,6 +39,7 @@ PER_DECISION = 32  # most simulated pages for a decision with a distribution of 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CompletePages:
     """The s pages of a batch, with n slots in all, each page from the top.
+
     impressions: the slots, (n,); start (s + 1,): where each page begins; page (s,): the reward of events of the whole
     page."""
 

@@ -1,4 +1,5 @@
 """Passes over the log, partition by partition: in this process, or wherever an engine runs them.
+
 The work on a partition depends only on the partition and on the parameters of the pass. Both are set up anew for each
 partition, so that nothing a process remembers of others can change a bit of the result."""
 
@@ -99,6 +100,7 @@ def result(packed: bytes, unit: Unit, partition: Partition, reader: LogReader | 
 class StoreRunner:
     """Runs passes in another process, with its own connection. It queries the store only for data that never change;
     data that may change come with the partition.
+
     url: includes the password; now: the time of the clock; zone: the time zone of days."""
 
     url: str = field(repr=False)
@@ -208,6 +210,7 @@ def sum_log(
     units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, *, require_pages: bool = True
 ) -> dict[AnyUnit, LogPartial]:  # fmt: skip
     """The sums of the log for each unit. Raises EmptyLog where a target has no usable rows.
+
     engine: works on the partitions of the log; None for this process. require_pages: whether it is an error where a
     unit cannot use the pages of the log; else the unit is left out."""
     stored, readings = None, [unit.judged_on for unit in units]

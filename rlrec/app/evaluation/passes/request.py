@@ -73,6 +73,7 @@ class Request:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedRows:
     """Targets that are evaluated on the same rows with the same reward.
+
     policy_id: the policy of an imported log, which only its own rows can evaluate. members: number of a target in the
     evaluation, and its scorer."""
 
@@ -90,6 +91,7 @@ class SharedRows:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
     """A resolved request, which folds do not change.
+
     cluster: the randomised unit, one of `log_rows.CLUSTERS`; spans_batches: whether a cluster may have rows in several
     batches. now: the time at which rows are mature. encode: whether features of contexts are needed. loggers: those
     that may be weighed. paired: whether targets are compared, so that all must be evaluated on the same rows: those for

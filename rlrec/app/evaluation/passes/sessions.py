@@ -1,4 +1,5 @@
 """Estimates per session: every ended visit is a row, weighted by all that was shown in it.
+
 Training uses the same visits: `log/ended_visits.py`."""
 
 from __future__ import annotations

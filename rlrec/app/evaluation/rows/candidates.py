@@ -1,4 +1,5 @@
 """Logs of two-stage policies: what lists of candidates mean for the weight of a target.
+
 The eligible set of such a decision is its list. A target with the same first stage is weighed given the list; for a
 target with another first stage, the weight includes the probability of the list; a target without a first stage is
 evaluated on the lists that the logger drew."""
@@ -43,6 +44,7 @@ class Inclusion:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoggedLists:
     """The lists of candidates of a batch, by decision.
+
     first_stages: a name of the first stage of each version; catalogues: the arms of each; inclusion: of the arms that
     were shown."""
 
@@ -126,6 +128,7 @@ def smallest_inclusion(
 ) -> Inclusion:  # fmt: skip
     """The smallest probability with which an arm that was shown became a candidate, from at most `budget`
     distributions.
+
     moments: rows, with the distribution of the version at the moment when they were drawn."""
     total, cells = Inclusion(), 0
     for rows, served in moments:

@@ -29,6 +29,7 @@ PORTION = 10_000  # contexts decoded at a time
 
 class ContextTable:
     """The m distinct contexts of a batch: the fields that are read and, where needed, the features of each context.
+
     values: field -> its value in each context, None where it is missing; under ENTIRE the whole context. names: of
     fields that the contexts read so far have."""
 
@@ -98,6 +99,7 @@ class ContextTable:
 
 class ContextCache:
     """The contexts of one evaluation, each decoded once while the cache has room.
+
     encode: whether features are needed; columns: their number, a power of two. fields: that every batch needs. The
     first contexts are cached, since every pass over a log reads them in the same order."""
 
@@ -120,6 +122,7 @@ class ContextCache:
         self, context_id: Ids, read: reader.ContextTexts | None, *, fields: Collection[str] = ()
     ) -> tuple[ContextTable, Ids]:
         """The distinct contexts of rows, and the index of each row's context among them, (n,).
+
         read: the texts of the contexts that `unread` returned; texts that further fields need are read here."""
         first, code = distinct(context_id)
         ids = context_id[first]

@@ -47,6 +47,7 @@ SLOT_SET = "slot_set"  # a column of slots: the id of the slot's own set of arms
 
 class ArmTable:
     """The catalogue of a store. ids (a,) ascending; keys: by id; rank (a,): the place of each arm in order of keys.
+
     Sums over arms are in order of keys, which is the same in every store."""
 
     def __init__(self, keys: Mapping[int, str]) -> None:
@@ -82,6 +83,7 @@ class RowGroup(NamedTuple):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoggedBatch:
     """Whole sessions of the log with all data that a fold needs; no further query is made for them.
+
     log: beside the columns of the reader, its slots have those of `slates`, `loggers.unknown_support` and
     `Loggers.support`, and `cluster`, `context` (index in the table) and `group`.
     groups: of `--by`. eligible: the arms of each eligible set, by id. zeros: for each logger's case the arms that it
@@ -117,6 +119,7 @@ class ImpressionRows(reward_log.RewardedSlots):
 
 def slates(slots: Columns) -> Columns:
     """The place of each impression on its slate, for a batch in order of decision and position, (n,) each.
+
     start: index in the batch of the slate's first row; depth: the number of impressions above; complete: whether none
     of them is missing. prefix: the logger's probability of the slate down to this row; smallest_prefix: the product of
     its smallest conditionals; NaN where a factor is unknown or the batch was read without propensities."""
@@ -130,6 +133,7 @@ def slates(slots: Columns) -> Columns:
 
 def course(slots: Columns) -> Columns:
     """The course of the visit before each slot, (n,) each.
+
     repeats: the number of earlier slates of the visit that showed the arm; length: the number of decisions of the
     visit."""
     step = slots["step"]
@@ -213,6 +217,7 @@ def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[Impressi
 
 def slot_set_column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]]) -> tuple[Ids, dict[int, Ids]]:
     """The column SLOT_SET, (n,), and the arms of each set by its id, a negative digest, which no stored set has.
+
     sets: of the slots of decisions, from the top; slots: in order of decision and position."""
     ids, arms, arms_above = np.zeros(len(slots["decision_id"]), np.int64), dict[int, Ids](), list[int]()
     slot_arms = zip(slots["decision_id"].tolist(), slots["arm_id"].tolist(), strict=True)

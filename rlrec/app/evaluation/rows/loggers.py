@@ -61,6 +61,7 @@ class Loggers:
         """Lower bounds of the propensities of a batch's rows, (n,) each; and for each case of a logger the arms that it
         could not show at each position, (size, m), or None where the limit of derived distributions was reached or the
         logger read the session.
+
         smallest: the smallest probability that any arm could have had in the row; NaN where it is not known. full:
         whether every arm could be shown. logger_case: the case that tells for the row; -1 where none is needed.
         slots: with `context`, and the columns of `log_rows.slates` and `unknown_support`."""
@@ -161,6 +162,7 @@ def unknown_support(slots: Columns) -> Columns:
 @lru_cache(maxsize=1_000)
 def guaranteed(size: int, m: int, *, floor: Floor) -> Array:
     """The smallest probability that any arm can have at each position, (size,), by a positive floor alone.
+
     The probability at a position is a mean, over the rank of the arm in the score vector, of `slate.placement`."""
     probability, unranked = slate.placement(size, m, floor=floor)
     return np.minimum([probability[index, : index + 1].min() for index in range(size)], unranked)

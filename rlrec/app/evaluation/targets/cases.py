@@ -30,6 +30,7 @@ Draw = tuple[int, int]  # the seed and the number that identify random words
 class Block:
     """One case: arms (m,) ids; shares (k, m): the probability of each arm at each position; greatest (k,): the largest
     of these.
+
     Where scores are correlated, every decision is a case of its own with samples from its `draw`. At the first
     `n_conditional` positions the shares are then given the slate above as it was shown, and `greatest` bounds the
     probability of any slate down to there."""
@@ -174,6 +175,7 @@ def columns_of(arms: Ids, row: int, slots: Columns, logged: LoggedBatch) -> Inde
 
 class CaseRows:
     """The rows of some cases: `indices` (p,) into the batch, `case` (p,) the index of each row's block.
+
     per_decision_samples: whether shares are from the samples of each decision, given the slate above; second_pass:
     whether these rows come a second time, see `Scorer.probabilities`."""
 

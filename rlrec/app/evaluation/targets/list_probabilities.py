@@ -1,4 +1,5 @@
 """The probability with which a two-stage target would have shown what a log without lists of candidates shows.
+
 It is the mean, over all lists, of the second stage's probability given the list. Some lists are drawn from the first
 stage for each case; the estimate is unbiased, since a weight is linear in this mean."""
 

@@ -40,6 +40,7 @@ _AGREEING = 1e-9  # relative difference below which probabilities count as equal
 
 class LoggerCase(NamedTuple):
     """Rows of a batch whose pages were drawn from one distribution.
+
     rows (r,): of the batch; arms (m,): ids, ascending; size: positions of a page; scores, floor: of the logger, None
     where it is only known that it draws uniformly. marginals (size, m): the probability that each arm stood at each
     position; (0, m) until they are computed. draw: identifies the distribution within this transaction."""
@@ -56,6 +57,7 @@ class LoggerCase(NamedTuple):
 class LoggerMarginals:
     """Marginals of loggers. They are computed once per batch for each belief, eligible set and context that loggers
     drew from; up to MOST_PROBABILITIES are cached for all passes of a transaction.
+
     greedy: `cases` are of what the same beliefs would have shown without exploration."""
 
     def __init__(self, loggers: Loggers, *, greedy: bool = False) -> None:
@@ -64,6 +66,7 @@ class LoggerMarginals:
     def tabulate(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int) -> Array:
         """The probability that the row's arm stood at position j of its page, (n, positions); 0 below the end of the
         page, and NaN where there is no case for it.
+
         At the position where the row was shown, the logged marginal is used, where there is one. slots: of a batch,
         with `context`; contexts: with the fields that `Loggers.reads` names."""
         table = np.full((len(slots["arm_id"]), positions), np.nan)
@@ -104,6 +107,7 @@ class LoggerMarginals:
     ) -> Iterator[LoggerCase]:
         """The rows grouped by the distribution that they were drawn from, at most down to `positions`, one case at a
         time.
+
         Rows whose marginals cannot be derived are left out: imports whose logger is not uniform, kinds that read the
         session, correlated scores, and slates of two rankers, whose coins are not logged. Arguments: as in
         `tabulate`."""

@@ -1,4 +1,5 @@
 """The probability with which a target would have shown what the log shows.
+
 A row is scored with its own eligible arms and context, not with today's catalogue. Each distinct case is computed once,
 and the rows look up their values by array indexing.
 """
@@ -53,6 +54,7 @@ CACHED = 8_000_000  # numbers of computed cases that are cached from batch to ba
 @dataclass(eq=False)
 class Scorer:
     """The probabilities of one target. It caches computed cases, which changes no result.
+
     samples, seed: of simulated pages, where marginals have no closed form; without samples such rows are weighted by
     the slate down to them. replica: the part of the pages that it uses; None for all."""
 
@@ -79,6 +81,7 @@ class Scorer:
 
     def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None) -> LogBatch:
         """The rows as one batch for the estimators per impression.
+
         Numerator and denominator of a weight are marginals at the position shown; where one of them is unknown, both
         are the probability of the slate down to the row."""
         slots, predicted = rows.slots, None if values is None else values.predicted

@@ -1,5 +1,6 @@
 """The probability with which a target would have shown what the log shows, for a target that has scores per decision:
 one that reads session state, or a table from a user.
+
 A state is the one recorded with the decision; it is not computed again from what is known today. Decisions with the
 same eligible set are computed together."""
 

@@ -1,4 +1,5 @@
 """The base of all layouts: reading the lines of a file, the identity of a line, and the decisions that lines decode to.
+
 Decoding checks every line and writes the columns to an unnamed temporary file. They are read back, group by group, once
 the whole input is known to be good and the facts known only at its end are there. Two processes decode every second
 group each. Memory is bounded by a group of lines, and 8 bytes per line.
@@ -91,6 +92,7 @@ class LateObservation(NamedTuple):
 
 class Decoded(NamedTuple):
     """The decisions of some lines, without digest and text, and the lines that cannot be read.
+
     errors: of decisions, by row; skipped: the number of lines that the format marks as no decision; zoneless: the
     number with a time without a zone; observations: of decisions in other lines; lines: how many lines each decision
     has, None for one each."""
@@ -122,6 +124,7 @@ class LineSums(Sums):
 @dataclass(frozen=True, kw_only=True)
 class Note:
     """Facts about a group of decoded lines that are kept until the end of their file.
+
     observations: as in Decoded; policies: the first line that names each; digests: the first 8 bytes of each decision's
     digest. arms and largest: the arms shown and the longest page, for layouts that do not say which arms were eligible;
     inactive: for each decision that waits for its activation, its request id or None; decision_digests: of the keys of

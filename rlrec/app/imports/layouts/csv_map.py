@@ -1,4 +1,5 @@
 """Any table in CSV, with a map of its columns. A row is a slot; a decision with several slots has several rows.
+
 A group of lines is read in columns, and equal cells are parsed once. Where something is wrong, the decisions of the
 group are read one by one, to find the line and the reason.
 """

@@ -1,4 +1,5 @@
 """The lines of Vowpal Wabbit's decision service (`dsjson`), which Azure Personalizer logs too: cb, ccb and slates.
+
 A line is a decision with its reward, or the reward of a decision in another line, joined by the event id. In cb, `a`
 ranks actions counted from 1, and the first one was shown. In `_outcomes` of ccb and slates, `_a` counts them from 0, in
 slates within the actions of the slot. A cost is a negative reward.

@@ -1,5 +1,6 @@
 """One decision per line: the format of `export-log`; lines from elsewhere may give as little as a session, a slate and
 the eligible arms.
+
 A line needs neither a propensity nor a marginal: such a decision is stored, and left out of estimates that weigh.
 """
 

@@ -1,4 +1,5 @@
 """The Open Bandit Dataset: a CSV of impressions, each an item at one position of a page with its marginal propensity.
+
 Source: Saito, Aihara, Matsutani, Narita (2020), "Open Bandit Dataset and Pipeline", arXiv 2008.07146. Each row becomes
 a session of its own, since the file has no key of sessions.
 """

@@ -1,4 +1,5 @@
 """A table in Parquet, with a map of its columns as for `csv`: its rows are first written as CSV into an unnamed file.
+
 In messages row n is line n + 1, as if the file began with a header."""
 
 from __future__ import annotations

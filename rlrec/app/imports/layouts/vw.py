@@ -1,4 +1,5 @@
 """Text of Vowpal Wabbit: examples of `--cb`, one per line, and of `--cb_adf`, several lines up to a blank one.
+
 A label is ACTION:COST:PROBABILITY, and a cost is a negative reward. A word that touches the first bar, or begins with
 an apostrophe, is the tag: of an example its request id, of an action the name of its arm.
 Source: the pages Input format and Contextual bandit algorithms of Vowpal Wabbit's wiki.

@@ -17,6 +17,7 @@ EQUALS = "%3D"  # in a name
 class VwWriter(LayoutWriter):
     """Examples of `--cb_adf`: a line of shared features with the request id as its tag, a line for each eligible arm
     with the arm as its tag, and a blank line. The cost of the arm shown is its negative reward.
+
     Objects in the context become namespaces, other fields go outside them; texts become NAME=VALUE, and separators in a
     name are escaped as in a URL (%20)."""
 

@@ -64,6 +64,7 @@ class JsonLines(LayoutWriter):
 
 class CsvWriter(LayoutWriter):
     """A table with one row per slot, which `import-log` reads without a map.
+
     `eligible` is a list in JSON, `context` an object, `events` a list of those of the slot; events of the page are on
     its first row, with `"position": null`."""
 
@@ -103,6 +104,7 @@ class CsvWriter(LayoutWriter):
 
 class DsJsonWriter(LayoutWriter):
     """Lines of Vowpal Wabbit's decision service: pages of one slot as cb, longer ones as ccb.
+
     `session` and `user` are extra keys: other readers of the format ignore unknown keys, and `import-log` reads these.
     An action has its arm in `_tag`, besides the features of the arm, those for the decision if there are some, else
     those of the catalogue; an action without features has `i.id`."""

@@ -114,6 +114,7 @@ def stream(
     rehearsal: AbstractContextManager[None] | None = None,
 ) -> None:  # fmt: skip
     """Read lines of `kind`. Once a group is stored, write for each of its lines the answer or the refusal.
+
     A group of lines ends when it is full, or at a line {"op": "flush"}; without a seed also when no more lines are
     waiting. Raises LinesRefused at the end if any line was refused. dry_run: only draw, each group by itself.
     rehearsal: a transaction around all groups; the answers are written after it."""

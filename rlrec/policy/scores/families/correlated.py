@@ -21,6 +21,7 @@ SAMPLING = 1024
 class Correlated:
     """Scores location + factor z + arm_noise e, with z standard normal in d dimensions, and one standard normal e per
     arm.
+
     location (m,), factor (m, d) and arm_noise (m,), None where arms have none, in the unit of the reward. samples: the
     number of posterior draws that represent the distribution, which has no closed form; each decision draws its own,
     and logged probabilities are exact for these."""
@@ -99,6 +100,7 @@ class Sampled:
 @dataclass(frozen=True, eq=False)
 class SampledOrder(Order):
     """Fractions of samples (samples, m), exact for these; equal bests of a sample share it. Source: own derivation.
+
     Positions are independent given the arms left, so there is no order of the whole slate."""
 
     scores: Correlated | Sampled

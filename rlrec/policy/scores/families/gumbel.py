@@ -22,6 +22,7 @@ _MANY, _MAX_RANKS = 1_000, 12  # arms from which on, and ranks up to which, rare
 @dataclass(frozen=True, eq=False)
 class Gumbel(ExactScores):
     """Logits with standard Gumbel noise: the probability of being the best is softmax(logits).
+
     logits (m,); an arm at -inf stands below every finite one, and such arms are ordered at random."""
 
     logits: Array
@@ -40,6 +41,7 @@ class Gumbel(ExactScores):
 @dataclass(frozen=True, eq=False)
 class PlackettLuceOrder(DrawnOrder):
     """At every position the softmax of the arms left, independent of the arms above; arms at -inf come last, at random.
+
     Source: own derivation from the memoryless race of exponentials (Plackett-Luce)."""
 
     logits: Array
