@@ -157,14 +157,10 @@ class ServingCache:
         self.sets.clear()
 
 
+@lru_cache(maxsize=20)
 def arm_array(eligible: Eligible) -> Ids:
     """An eligible set as an array."""
-    if isinstance(eligible, contents.NarrowedSet):  # of one person, mostly
-        arms = _arm_array(eligible.superset)
+    if isinstance(eligible, contents.NarrowedSet):
+        arms = arm_array(eligible.superset)
         return np.delete(arms, arms.searchsorted(eligible.lacking))
-    return _arm_array(eligible)
-
-
-@lru_cache(maxsize=100)
-def _arm_array(arms: tuple[int, ...]) -> Ids:
-    return np.array(arms, np.int64)
+    return np.array(eligible, np.int64)

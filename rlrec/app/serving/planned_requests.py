@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rlrec.app.inputs import lookup
@@ -135,7 +136,10 @@ class _Group:
         self._distributions: dict[tuple[Any, ...], SharedDistribution] = {}
         self.n_arms = 0  # in all of these
         self._versions: dict[tuple[str | None, tuple[Any, ...] | None], ServingVersion] = {}
-        self._active: frozenset[int] = frozenset(self.catalogue if self.ids else ())
+
+    @cached_property
+    def _active(self) -> frozenset[int]:
+        return frozenset(self.catalogue)
 
     def plan(self, request: Request, index: int) -> Planned:
         """The planned request, a Duplicate, or an error."""

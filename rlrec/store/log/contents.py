@@ -72,7 +72,8 @@ class NarrowedSet:
     @cached_property
     def digest(self) -> bytes:
         """The digest under which the set is stored: that of the JSON of its arms, cut from the text of the superset."""
-        pieces, text, start = list[str](), _inner_text(self.superset), 0
+        pieces, start = list[str](), 0
+        text = f",{_digest_and_text(self.superset)[1][1:-1]},"
         for arm in self.lacking:
             end = text.index(f",{arm},", start)
             pieces.append(text[start:end])
@@ -81,9 +82,10 @@ class NarrowedSet:
 
 
 @lru_cache(maxsize=10)
-def _inner_text(arms: tuple[int, ...]) -> str:
-    """The JSON of an eligible set, between two commas in place of its brackets."""
-    return f",{to_text(list(arms))[1:-1]},"
+def _digest_and_text(arms: tuple[int, ...]) -> tuple[bytes, str]:
+    """The digest of an eligible set, and the JSON of its arms; the last few are remembered, for supersets of others."""
+    text = to_text(list(arms))
+    return digest(text), text
 
 
 Eligible = tuple[int, ...] | NarrowedSet
@@ -106,12 +108,12 @@ def eligible_sets(unit: Unit, sets: Collection[Eligible]) -> dict[Eligible, int]
 
 
 def _named(sets: Iterable[Eligible]) -> list[tuple[bytes, str, Eligible]]:
-    """The digest of each set, and the text that is stored for it."""
-    named_sets = list[tuple[bytes, str, Eligible]]()
-    for arms in sets:
-        body = to_text(list(arms.lacking if isinstance(arms, NarrowedSet) else arms))
-        named_sets.append((arms.digest if isinstance(arms, NarrowedSet) else digest(body), body, arms))
-    return named_sets
+    """For each set its digest, and the text that is stored for it."""
+    return [
+        (arms.digest, to_text(list(arms.lacking)), arms) if isinstance(arms, NarrowedSet)
+        else (*_digest_and_text(arms), arms)
+        for arms in sets
+    ]  # fmt: skip
 
 
 def find(unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> tuple[dict[str, int], dict[Eligible, int]]:
