@@ -13,6 +13,7 @@ from rlrec.policy.scores.legendre import gauss
 
 PANELS, NODES = 8, 16  # of a tail of a Beta distribution, enough for full precision
 MAX_STEPS = 60
+PAIRS = 10_000  # of parameters at a time: each takes a kB
 
 
 def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
@@ -46,7 +47,15 @@ def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
 
     Source: own derivation: Newton on the logit scale, where densities are log-concave; each tail is integrated from its
     own end, where it is small."""
-    density, (nodes, weights) = BetaLogit(alpha.ravel(), beta.ravel()), gauss(NODES)
+    pairs, index = np.unique(np.stack([alpha.ravel(), beta.ravel()]), axis=1, return_inverse=True)
+    parts = [_distinct_bounds(*pairs[:, start : start + PAIRS], tail) for start in range(0, len(index) or 1, PAIRS)]
+    lower, upper = np.hstack(parts)[:, index.ravel()].reshape(2, *alpha.shape)
+    return lower, upper
+
+
+def _distinct_bounds(alpha: Array, beta: Array, tail: float) -> Array:
+    """`beta_bounds` of n pairs of parameters, (2, n)."""
+    density, (nodes, weights) = BetaLogit(alpha, beta), gauss(NODES)
     nodes = (np.arange(PANELS)[:, None] + (1 + nodes) / 2).ravel() / PANELS
     weights = np.tile(weights, PANELS) / (2 * PANELS)
     bounds = list[Array]()
@@ -61,8 +70,8 @@ def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
             if (np.abs(step) <= 1e-13 * (1 + np.abs(distance))).all():
                 break
         with np.errstate(over="ignore"):
-            bounds.append((1 / (1 + np.exp(-density.mode - sign * distance))).reshape(alpha.shape))
-    return bounds[0], bounds[1]
+            bounds.append(1 / (1 + np.exp(-density.mode - sign * distance)))
+    return np.array(bounds)
 
 
 def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:

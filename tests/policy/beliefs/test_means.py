@@ -45,6 +45,15 @@ def test_beta_bounds_are_quantiles_to_the_last_digits(tail: float) -> None:
     assert upper == pytest.approx(betaincinv(alpha, beta, 1 - tail), rel=5e-12)
 
 
+def test_equal_arms_have_equal_bounds_whatever_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha, beta = np.array([[1.0, 3.0, 1.0], [2.0, 3.0, 1.0]]), np.array([[1.0, 9.0, 1.0], [5.0, 8.0, 1.0]])
+    expected = betaincinv(alpha, beta, np.array([0.05, 0.95])[:, None, None])
+    for pairs in (10_000, 2, 1):
+        monkeypatch.setattr(means, "PAIRS", pairs)
+        assert np.stack(means.beta_bounds(alpha, beta, 0.05)) == pytest.approx(expected, rel=1e-11)
+    assert [len(bounds) for bounds in means.beta_bounds(alpha[:0, 0], beta[:0, 0], 0.05)] == [0, 0]
+
+
 def test_without_a_prior_wilson_bounds_a_share() -> None:
     for p in bounds(belief(10, 8)):  # where the test of a share would just reject 0.8
         assert abs(0.8 - p) == pytest.approx(1.959963984540054 * (p * (1 - p) / 10) ** 0.5, abs=1e-12)
