@@ -48,19 +48,19 @@ def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
     Source: own derivation: Newton on the logit scale, where densities are log-concave; each tail is integrated from its
     own end, where it is small."""
     pairs, index = np.unique(np.stack([alpha.ravel(), beta.ravel()]), axis=1, return_inverse=True)
-    parts = [_distinct_bounds(*pairs[:, start : start + PAIRS], tail) for start in range(0, len(index) or 1, PAIRS)]
+    parts = [_distinct_bounds(pairs[:, start : start + PAIRS], tail) for start in range(0, pairs.shape[1] or 1, PAIRS)]
     lower, upper = np.hstack(parts)[:, index.ravel()].reshape(2, *alpha.shape)
     return lower, upper
 
 
-def _distinct_bounds(alpha: Array, beta: Array, tail: float) -> Array:
-    """`beta_bounds` of n pairs of parameters, (2, n)."""
-    density, (nodes, weights) = BetaLogit(alpha, beta), gauss(NODES)
+def _distinct_bounds(pairs: Array, tail: float) -> Array:
+    """`beta_bounds` of n pairs of parameters (2, n), (2, n)."""
+    density, (nodes, weights) = BetaLogit(pairs[0], pairs[1]), gauss(NODES)
     nodes = (np.arange(PANELS)[:, None] + (1 + nodes) / 2).ravel() / PANELS
     weights = np.tile(weights, PANELS) / (2 * PANELS)
     bounds = list[Array]()
     for sign, reach in zip((-1.0, 1.0), density.reach(), strict=True):
-        distance = np.zeros(alpha.size)  # from the mode
+        distance = np.zeros(pairs.shape[1])  # from the mode
         for _ in range(MAX_STEPS):
             width = reach - distance
             at = sign * np.column_stack([distance, distance[:, None] + width[:, None] * nodes])
