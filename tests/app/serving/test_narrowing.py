@@ -19,9 +19,10 @@ from rlrec.app.serving import cache, draws, planned_requests
 from rlrec.app.serving.requests import PlannedRequest
 from rlrec.app.setup import arm
 from rlrec.app.upkeep import doctor
+from rlrec.app.upkeep.export_log import export_log
 from rlrec.errors import Conflict, InputError
 from rlrec.store import Store
-from rlrec.store.log import contents
+from rlrec.store.log import contents, selected
 from rlrec.store.policies import arms
 from tests.app.shop import MINUTE, START, ask, clock, stocked, tell
 from tests.conftest import ON_BOTH, Run, click, click_events, runner
@@ -121,10 +122,13 @@ def test_an_audit_that_holds_one_set_at_a_time_finds_the_same(shop: Store, monke
     bent = answers[3]["decision_id"], answers[6]["decision_id"]
     for number in bent:
         shop.write(lambda unit, number=number: unit.tell(change, 0.9, number))
-    report = doctor.doctor(shop, doctor.Request())
-    for module, limit in ((arm_counts, "CELLS"), (logged_draws, "CELLS"), (stored_slates, "ARMS")):
+    report, exported = doctor.doctor(shop, doctor.Request()), list(export_log(shop))
+    limits = (arm_counts, "CELLS"), (logged_draws, "CELLS"), (stored_slates, "ARMS"), (selected, "MAX_ARMS")
+    for module, limit in limits:
         monkeypatch.setattr(module, limit, 1)
     assert doctor.doctor(shop, doctor.Request()).findings == report.findings
+    assert list(export_log(shop)) == exported
+    assert len(exported) == 10
     assert {row.subject for row in report.findings if row.check == "propensities"} == {f"decision {n}" for n in bent}
     for number, answer in ((bent[0], answers[3]), (bent[1], answers[6])):
         shop.write(lambda unit, n=number, p=answer["slate"][0]["propensity"]: unit.tell(change, p, n))
