@@ -138,10 +138,9 @@ class RequestGroup:
                 outcomes += recorded.outcomes
         except (StoreBusy, OutcomeUnknown) as error:  # the stored part of the group must not be stored twice
             hint = error.hint or "give lines a request_id or a key: these are safe to send again"
-            refusal = InputError(error.message, hint=hint)
             for index in left:
-                answers[index] = refusal
-            outcomes = [refusal] * len(rows)
+                answers[index] = InputError(error.message, hint=hint)
+            outcomes = [InputError(error.message, hint=hint) for _ in rows]
         for row, outcome in zip(rows, outcomes, strict=True):
             cast("FeedbackTransaction", self.recorded).outcomes[row] = outcome
         return cast("list[Answered]", answers)
