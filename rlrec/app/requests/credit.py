@@ -69,7 +69,11 @@ class CreditedLines:
             credited = _shared(line, self._find_stored(line, key) if key in self._stored else self._find(line))
             if key and key not in self._stored:
                 keys, taken = {replacing.key or "" for replacing in credited}, self._plain_keys | self.new_keys
-                if conflicting_keys := taken & keys or events.keys_and_kinds(self.unit, keys)[0].keys():
+                stored, _ = events.keys_and_kinds(self.unit, keys)
+                if key in stored and not taken & keys:  # by another transaction, since the keys were read
+                    self._stored = {**self._stored, **stored}
+                    return _shared(line, self._find_stored(line, key))
+                if conflicting_keys := taken & keys or stored.keys():
                     raise events.key_conflict(min(conflicting_keys))
                 self.new_keys |= keys
                 self._first[key] = line, credited

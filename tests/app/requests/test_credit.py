@@ -218,6 +218,31 @@ def test_a_key_that_is_stored_while_a_decision_of_another_policy_is_credited_is_
     assert (answer.events, answer.duplicates, [row["decision_id"] for row in answer.credited]) == (0, 1, [1])
 
 
+@pytest.mark.parametrize("when", [1, 2, 3])
+@pytest.mark.parametrize("db", ["postgres"], indirect=True)
+def test_a_key_that_is_stored_while_its_showings_are_read_is_known(
+    store: Store, db: str, monkeypatch: pytest.MonkeyPatch, when: int
+) -> None:
+    """Between the look for the key and that for the keys of the lines that replace it."""
+    stocked(store, home="uniform", other="uniform")
+    ask(store, "home", "s", user="u")
+    read_keys, calls = events.keys_and_kinds, list[int]()
+
+    def store_meanwhile(*args: Any) -> Any:
+        answer = read_keys(*args)
+        calls.append(1)
+        if len(calls) == when:
+            with closing(Store(db)) as others:
+                monkeypatch.setattr(events, "keys_and_kinds", read_keys)
+                feedback(clock(others, START), Line(decision_id=1, events={"click": 1.0}, key="k"))
+        return answer
+
+    ask(store, "other", "s", user="u")
+    monkeypatch.setattr(events, "keys_and_kinds", store_meanwhile)
+    answer = credited(store, rule(), key="k")
+    assert (answer.events, answer.duplicates, [row["decision_id"] for row in answer.credited]) == (0, 1, [1])
+
+
 def buys(store: Store, number: int) -> int:
     """Feedback of users under keys that all processes use, while these see further pages: how many lines were new."""
     chance, new = random.Random(number), 0
