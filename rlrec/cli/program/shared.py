@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import wraps
@@ -14,7 +15,7 @@ import click
 
 from rlrec.cli.output.output import FORMATS, Show
 from rlrec.cli.text.text import Screen, clipped, printable
-from rlrec.cli.text.values import FILE, NUMBER, Integer, hide, mask_secrets, passwords, recoded
+from rlrec.cli.text.values import FILE, KEYS, NUMBER, Integer, hide, mask_secrets, passwords, recoded
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
@@ -118,8 +119,8 @@ def suggest_next(show: Show, command: str, effect: str) -> None:
 # -- groups --
 
 
-class UnknownCommand(click.UsageError):
-    """A word that is no command, with similar commands as a hint."""
+class Misuse(click.UsageError):
+    """Words of a command line that a command does not take, with a hint."""
 
     def __init__(self, message: str, *, hint: str | None, ctx: click.Context) -> None:
         super().__init__(message, ctx)
@@ -146,6 +147,17 @@ def option_group(heading: str, *options: Decorator) -> Decorator:
 
 class GroupedCommand(click.Command):
     """A command whose help has a section for each group of options; -h is listed with the output."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuses an option with one value that is given twice, of which click would take the last one alone. An option
+        before the command may be given again: aliases have it."""
+        params = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=[*args])[2]
+        for option, n in Counter(params).items():
+            if n > 1 and isinstance(option, click.Option) and not (option.is_flag or option.multiple):
+                name = max(option.opts, key=len)
+                hint = f"write {name} a,b" if option.type is KEYS else "give it once"
+                raise Misuse(f"{name} is given more than once", hint=hint, ctx=ctx)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -189,7 +201,7 @@ class CommandGroup(click.Group):
             hint = suggest(args[0], longer or names, cutoff=0 if longer else 0.7)
             if any(f"--{args[0]}" in param.opts for param in self.get_params(ctx)):
                 hint = f"did you mean {ctx.command_path} --{args[0]}?"
-            raise UnknownCommand(f"no such command '{args[0]}'", hint=hint, ctx=ctx) from None
+            raise Misuse(f"no such command '{args[0]}'", hint=hint, ctx=ctx) from None
 
 
 def walk(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:

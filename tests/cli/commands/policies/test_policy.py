@@ -93,10 +93,10 @@ def test_every_kind_can_be_created_listed_and_shown(run: Run, kind: str) -> None
 
 
 def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) -> None:
-    create = ["policy", "create", "p", "--kind", "epsilon-greedy", "--json"]
-    assert run(*create).json["created"] is True
-    assert run(*create, "--param", "epsilon=0.10", "--param", "floor=0").json["created"] is False
-    for other in (["--param", "epsilon=0.2"], ["--kind", "ucb"]):
+    create, kind = ["policy", "create", "p", "--json", "--kind"], "epsilon-greedy"
+    assert run(*create, kind).json["created"] is True
+    assert run(*create, kind, "--param", "epsilon=0.10", "--param", "floor=0").json["created"] is False
+    for other in ([kind, "--param", "epsilon=0.2"], ["ucb"]):
         result = run(*create, *other)
         assert (result.exit_code, result.error["code"]) == (6, 6)
     assert run("policy", "list", "--json").json[0]["params"] == {

@@ -10,7 +10,8 @@ import pytest
 
 from tests.conftest import Run, begin
 
-BASKET = ["reward", "define", "basket", "click=0.1, purchase=1", "--window", "1d", "--clip", "0,1", "--json"]
+PLAIN_BASKET = ["reward", "define", "basket", "click=0.1, purchase=1", "--clip", "0,1", "--json"]
+BASKET = [*PLAIN_BASKET, "--window", "1d"]
 
 
 def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) -> None:
@@ -21,8 +22,11 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
     }  # fmt: skip
     again = ["reward", "define", "basket", "purchase=1.0,click=.1", "--window", "24h", "--clip", "0,1", "--json"]
     assert run(*again).json == first | {"created": False}
-    for other in (["--learn", "settled"], ["--late", "ignore"], ["--default", "0.5"], ["--window", "2d"]):
+    for other in (["--learn", "settled"], ["--late", "ignore"], ["--default", "0.5"]):
         result = run(*BASKET, *other)
+        assert (result.exit_code, result.error["code"]) == (6, 6)
+    for other in (["--window", "2d"], []):
+        result = run(*PLAIN_BASKET, *other)
         assert (result.exit_code, result.error["code"]) == (6, 6)
     assert len(run("reward", "list", "--json").json) == 2
 
