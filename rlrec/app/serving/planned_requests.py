@@ -27,7 +27,7 @@ from rlrec.policy.beliefs.base import PRICE
 from rlrec.policy.contexts.statements import ARMS, GROUPS, LOGGED_RULES, PAGE
 from rlrec.policy.scores.floors import LONGEST
 from rlrec.store import Unit
-from rlrec.store.log import decisions, settings
+from rlrec.store.log import contents, decisions, settings
 from rlrec.store.log.contents import Eligible, NarrowedSet
 from rlrec.store.policies import arms, routes
 from rlrec.store.policies.routes import Shadow
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from rlrec.app.serving.narrowing import Narrower
 
 NARROWED = frozenset(NARROWING)
-MAX_ARMS = 1_000_000  # arms in the distributions of a group; requests beyond wait until these are drawn: 100 MB, about
 
 
 def plan_group(
@@ -54,7 +53,7 @@ def plan_group(
         if isinstance(request, InputError):
             plans.append(request)
         else:
-            plans.append(None if waits and group.n_arms >= MAX_ARMS else group.plan(request, index))
+            plans.append(None if waits and group.n_arms >= contents.MAX_ARMS else group.plan(request, index))
     if waits and group.narrower is not None:
         return _defer(plans, group.narrower, has_feedback=has_feedback)
     return plans

@@ -15,6 +15,7 @@ from rlrec.store.database.unit import StoredRows, Unit, parse, to_text
 
 # to copy a hash object takes a third of the time of creating one
 _HASH, _KEY_HASH = blake2b(digest_size=16), blake2b(digest_size=8)
+MAX_ARMS = 1_000_000  # arms of different eligible sets that are in memory at a time: 100 MB, about, with a distribution
 
 
 def digest(text: str) -> bytes:

@@ -20,6 +20,7 @@ from rlrec.store.log import contents
 from rlrec.store.log.selected import MAX_COLUMN_SPREAD, MAX_SPREAD, ROUTE, Selection, id_ends, numbers
 
 BATCH = 50_000  # decisions in a batch, approximately
+MAX_CELLS = 4_000_000  # arms of the eligible sets of its rows, where each row has an array of these
 _NO_PROBABILITY = "2.0"  # stands for a missing probability, or its logarithm
 _HOLDS = "constants_hold"  # a column that says whether a row has the constants
 _NO_BYTES = ("x''", "''::bytea")  # on SQLite and PostgreSQL

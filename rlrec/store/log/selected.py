@@ -18,7 +18,6 @@ PORTION = 1_000_000  # ids of decisions that are counted at a time
 # A range of ids is scanned where it spans at most so many ids per selected decision; else an index that jumps between
 # pages, or one that lists ids, costs less.
 MAX_SPREAD, MAX_COLUMN_SPREAD = 12, 3
-MAX_ARMS = 1_000_000  # arms of the eligible sets of decisions that are read together
 MAX_LOOKUPS = 120_000  # decisions that are read at once by their ids
 # the route that asked for the decision
 ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_id = d.id)"
@@ -238,12 +237,12 @@ def newest_slots(unit: Unit, selection: Selection, n: int) -> list[SlotCount]:
 
 def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list[int]:
     """The first `limit` selected decisions with an id above `low`, ascending; fewer, but at least one, where their
-    eligible sets have more than MAX_ARMS arms together."""
+    eligible sets have more than contents.MAX_ARMS arms together."""
     columns, tests = "d.id, d.eligible_id", _condition(selection)
     rows = unit.ask(f"SELECT {columns} FROM decision d WHERE {tests} AND d.id > ? ORDER BY d.id LIMIT ?", low, limit)
     sizes = contents.set_sizes(unit, {set_id for _, set_id in rows})
     cells = accumulate(sizes.pop(set_id, 0) for _, set_id in rows)  # a set counts where it first occurs
-    return [number for number, _ in rows[: max(1, sum(1 for _ in takewhile(MAX_ARMS.__ge__, cells)))]]
+    return [number for number, _ in rows[: max(1, sum(1 for _ in takewhile(contents.MAX_ARMS.__ge__, cells)))]]
 
 
 def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from rlrec.app.audit.draws import arm_counts, logged_draws, stored_slates
 from rlrec.app.requests import recommend as recommend_module
 from rlrec.app.requests import user
 from rlrec.app.requests.pipe import Line, Pipe, Request
@@ -22,7 +21,7 @@ from rlrec.app.upkeep import doctor
 from rlrec.app.upkeep.export_log import export_log
 from rlrec.errors import Conflict, InputError
 from rlrec.store import Store
-from rlrec.store.log import contents, selected
+from rlrec.store.log import contents, reader
 from rlrec.store.policies import arms
 from tests.app.shop import MINUTE, START, ask, clock, stocked, tell
 from tests.conftest import ON_BOTH, Run, click, click_events, runner
@@ -102,7 +101,7 @@ def test_requests_with_very_many_arms_are_drawn_a_few_at_a_time(shop: Store, mon
         portions.append(sum(isinstance(item, PlannedRequest) for item in plans))
         return plans
 
-    monkeypatch.setattr(planned_requests, "MAX_ARMS", 24)
+    monkeypatch.setattr(contents, "MAX_ARMS", 24)
     monkeypatch.setattr(recommend_module, "plan_group", counted)
     requests = [
         Request(policy="home", session=f"s{n % 3}", block=["abcde"[n % 5]], size=1 + n // 5 % 3, request_id=f"r{n}")
@@ -123,9 +122,8 @@ def test_an_audit_that_holds_one_set_at_a_time_finds_the_same(shop: Store, monke
     for number in bent:
         shop.write(lambda unit, number=number: unit.tell(change, 0.9, number))
     report, exported = doctor.doctor(shop, doctor.Request()), list(export_log(shop))
-    limits = (arm_counts, "CELLS"), (logged_draws, "CELLS"), (stored_slates, "ARMS"), (selected, "MAX_ARMS")
-    for module, limit in limits:
-        monkeypatch.setattr(module, limit, 1)
+    monkeypatch.setattr(contents, "MAX_ARMS", 1)
+    monkeypatch.setattr(reader, "MAX_CELLS", 1)
     assert doctor.doctor(shop, doctor.Request()).findings == report.findings
     assert list(export_log(shop)) == exported
     assert len(exported) == 10

@@ -21,7 +21,7 @@ from rlrec.times import format_time
 
 CHECK = "shown"
 ALARM = 1e-4  # chance that an honest store is ever accused, over all its policies, arms and nights
-PORTION, CELLS = 200, 1_000_000  # eligible sets, and arms of these, at a time
+PORTION = 200  # eligible sets at a time, or fewer
 COUNTS = 4  # sums of a tally besides its bets
 STARVING, ENTROPY = "starving", "entropy"
 MIN_DECISIONS = 1_000  # decisions before a policy is judged, at least
@@ -127,8 +127,8 @@ def eligible_arms(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
     """Eligible sets in portions. Yields which of `ids` a portion holds, the arms of its sets in one array, and the
     number of arms of each set: 0 for a set that cannot be read."""
     sizes = contents.set_sizes(unit, ids.tolist())
-    cells = np.cumsum([max(sizes.get(key, 0), CELLS // PORTION) for key in ids.tolist()])
-    starts = run_starts(cells // CELLS)
+    cells = np.cumsum([max(sizes.get(key, 0), contents.MAX_ARMS // PORTION) for key in ids.tolist()])
+    starts = run_starts(cells // contents.MAX_ARMS)
     for portion in map(slice, starts.tolist(), [*starts[1:].tolist(), len(ids)]):
         sets = _readable_sets(unit, ids[portion].tolist())
         lists = [np.array(sets.get(key, ()), np.int64) for key in ids[portion].tolist()]

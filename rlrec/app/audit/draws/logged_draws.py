@@ -26,7 +26,6 @@ from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import arms, policies
 
-CELLS = 4_000_000  # arms of eligible sets that are held at a time
 SHOWN, CLIPPED, REPEATS = "shown", "clipped", "repeats"
 ORDER = (SHOWN, CLIPPED, REPEATS)
 _REASONS = {CLIPPED: ClippedPropensities.reason, REPEATS: RepeatedRows.reason}
@@ -46,7 +45,7 @@ def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> Non
     checked = None
     batches = reader.batches(unit, Selection(), columns=COLUMNS) if sample is None else [sample]
     for log in chain.from_iterable(
-        batch.cut(reader.set_cells(unit, batch.slots["eligible_id"]), CELLS) for batch in batches
+        batch.cut(reader.set_cells(unit, batch.slots["eligible_id"]), reader.MAX_CELLS) for batch in batches
     ):
         contexts, context = cache.table(log.slots["context_id"], None)
         slots = log.slots | {"context": context}

@@ -22,7 +22,6 @@ from rlrec.store.log import contents
 from rlrec.store.policies import arms
 
 CHECK, DRAWS = "propensities", "draws"
-ARMS = 1_000_000  # arms of eligible sets that are kept in memory
 ABSOLUTE, RELATIVE = 1e-9, 1e-6  # tolerances: a propensity computed another way may differ by either
 
 
@@ -98,7 +97,7 @@ class References:
     def eligible(self, key: int) -> tuple[Ids, dict[int, str]] | None:
         """Arms and their keys; None where a set cannot be read, which is a finding of `dangling`."""
         if key not in self._sets:
-            if self._n_arms > ARMS:
+            if self._n_arms > contents.MAX_ARMS:
                 self._sets.clear()
                 self._n_arms = 0
             try:

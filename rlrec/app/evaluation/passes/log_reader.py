@@ -24,13 +24,11 @@ from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import StoredRows
 from rlrec.store.log import candidates as candidate_lists
-from rlrec.store.log import contents, imported_data, settings
-from rlrec.store.log.reader import Batch, set_cells
+from rlrec.store.log import contents, imported_data, reader, settings
+from rlrec.store.log.reader import Batch
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.targets.logger_marginals import LoggerMarginals
-
-CELLS = 4_000_000  # arms of eligible sets in memory at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +142,10 @@ class LogReader:
         """Portions of a batch, each of whole sessions and small enough to hold the arms of their eligible sets, the
         marginals of their slots and the shares of their draws in memory; with these sets."""
         # a set or draw is counted where it first occurs
-        cells = set_cells(self.unit, batch.slots["eligible_id"]) + (reading.marginals or 0)
+        cells = reader.set_cells(self.unit, batch.slots["eligible_id"]) + (reading.marginals or 0)
         if reading.shares:
             cells[self._draws(batch.slots)] += reading.shares * len(self.evaluation.arms)
-        for portion in batch.cut(cells, CELLS):
+        for portion in batch.cut(cells, reader.MAX_CELLS):
             sets = portion.slots["eligible_id"]
             yield portion, self._eligible_sets({*sets[distinct(sets)[0]].tolist()})
 
