@@ -170,7 +170,7 @@ def _refusal(state: str, message: str, *, address: str) -> RlrecError | None:
 
 
 def disk_full(address: str) -> RlrecError:
-    return RlrecError(f"the disk of {address} is full", hint="nothing was stored: make room, and repeat")
+    return RlrecError(f"the disk of {address} is full", hint="nothing was stored; make room, and repeat")
 
 
 def out_of_range() -> InputError:

@@ -129,7 +129,14 @@ def stream(
     def answers() -> Iterator[list[Any]]:
         nonlocal n_lines, n_refused
         for group in groups(lines, eager=seed is None, flush=True):
-            results, n_of_group = answer_group(pipe, group, kind)
+            try:
+                results, n_of_group = answer_group(pipe, group, kind)
+            except RlrecError as error:
+                if n_lines > n_refused and not dry_run and rehearsal is None:
+                    remedy = (error.hint or "").removeprefix("nothing was stored").removeprefix("; ")
+                    stored = f"all before line {group[0][0]:,} is stored: begin there"
+                    error.hint = f"{stored}; {remedy}" if remedy else stored
+                raise
             n_lines, n_refused = n_lines + len(results), n_refused + n_of_group
             yield results
 

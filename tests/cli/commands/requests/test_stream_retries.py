@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -76,6 +77,20 @@ def test_a_stream_waits_for_a_store_that_is_locked(sqlite_db: str, words: tuple[
         assert answer(child)["decision_id"] == 2
         assert child.communicate(timeout=PATIENCE_S) == ("", "")
     assert child.returncode == 0
+
+
+@pytest.mark.parametrize("words", [("pipe",), ("recommend", "--input", "-")])
+def test_a_stream_that_a_full_disk_ends_says_what_is_stored(sqlite_db: str, words: tuple[str, ...]) -> None:
+    stocked(runner(sqlite_db))
+    request = ask() if words == ("pipe",) else {name: value for name, value in ask().items() if name != "op"}
+    with stream(sqlite_db, *words) as child:
+        send(child, request)
+        assert answer(child)["decision_id"] == 1
+        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (1, 1))  # no file may grow any more
+        out, err = child.communicate(jsonl([request]), timeout=PATIENCE_S)
+    assert (child.returncode, out) == (1, "")
+    assert "all before line 2 is stored: begin there" in err
+    assert "nothing was stored" not in err
 
 
 def postgres_only(db: str) -> str:
