@@ -347,8 +347,9 @@ class DependentSlots(Check):
             return None
         rows, slots = checked.rows, checked.rows.slots
         cell, cells = _cells(checked)
-        # only slots that have a marginal, whatever the slate above them
-        cell = np.where(np.isnan(slots["marginal"]) | slots["subsampled"], -1, cell)
+        # only slots that have a marginal, whatever the slate above them, which no request had laid out
+        has_rules = checked.logged.contexts.have_rules[slots["context"]]
+        cell = np.where(np.isnan(slots["marginal"]) | slots["subsampled"] | has_rules, -1, cell)
         return dependence.slots_above_sums(
             rows.reward, attraction=checked.model.attraction(rows), cell=cell, cells=cells,
             decision=slots["decision_id"], position=slots["position"], cluster=slots["cluster"],

@@ -79,6 +79,13 @@ def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
             raise InputError(message, hint="leave one of them out", field="param")
 
 
+def ruled_policies(unit: Unit) -> list[int]:
+    """The ids of the policies whose pages have rules of their own."""
+    return [
+        policy.id for policy in policies.all_policies(unit) if not policy.params.keys().isdisjoint(kinds.PAGE_RULES)
+    ]
+
+
 def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
     """Print a notice if no arm has a field that a rule caps."""
     rules = declared(texts)

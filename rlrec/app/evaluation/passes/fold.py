@@ -43,6 +43,7 @@ from rlrec.store.log.reader import ABSENT
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import RewardModel, RewardModelFit, RewardModelSums
 
+RULED_SHARE = 0.05  # of the visits, which may be left out for rules of a page
 LEAST_SHARE = 0.9  # of the logged |reward|, which the rows of an estimator must have
 
 
@@ -375,6 +376,8 @@ def _target_estimates(
         for kind, estimate, *parts in zip(fold.estimators.values(), group_estimates, *replicas, strict=True):
             doubts = [check.reason for check in failed if is_weighed and check.concerns(kind)]
             doubts += ["unlike-loggers"] if estimate.estimator in unlike_labels else []
+            is_cut = kind.unit == "session" and "page-rules" in total.reasons
+            doubts += ["ruled-visits"] if is_cut and total.unknown > RULED_SHARE * (total.unknown + estimate.n) else []
             doubts += request.fit_doubts if kind.needs_model and kind.unit == "impression" and has_table else ()
             limits = options.reward_range if kind.self_normalised else ANY_REWARD
             logger_weights: tuple[LoggerWeight, ...] = ()

@@ -19,6 +19,7 @@ from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextTable
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.probabilities import Scorer
+from rlrec.app.inputs.parameters import ruled_policies
 from rlrec.app.log import ended_visits, reward_log
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits, visit_indices
 from rlrec.app.log.person_visits import PersonPortions
@@ -93,7 +94,11 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
         max_partitions = max(1, MAX_DECISIONS * evaluation.partitions // max(1, evaluation.extent.decisions))
         if not self.returned or reader.number >= max_partitions:
             return {}
-        batches = list(reader.clone().batches(_READING))
+        ruled_ids, batches = ruled_policies(reader.unit), list[Batch]()
+        for logged in reader.clone().read(_READING):
+            slots = logged.log.slots
+            has_rules = logged.contexts.have_rules[slots["context"]] | np.isin(slots["policy_id"], ruled_ids)
+            batches.append(replace(logged.log, slots=slots | {"has_rules": has_rules}))
         return _sums(reader.unit, Batch.concatenate(batches), evaluation.rewards, evaluation) if batches else {}
 
     def batch_of(
@@ -225,9 +230,10 @@ KINDS = 16  # most kinds of events whose means by arm are read, of a portion
 _READING = Reading(
     columns=(
         *reward_log.MATURITY, *CLUSTERS["user"], "decision_id", "session_id", "visit", "position", "size", "arm_id",
-        "eligible_id", "propensity", "min_propensity",
+        "eligible_id", "propensity", "min_propensity", "policy_id", "context_id",
     ),
     visits=True,
+    targets=False,
 )  # fmt: skip
 
 
@@ -275,7 +281,8 @@ def _following(visits: Columns, person: Ids, visit: Ids) -> Ids:
 
 
 def _draws(unit: Unit, slots: Columns, first: Index, visit: Ids, rank: Ids, arms: ArmTable) -> VisitDraws:
-    """The draws of a portion. At the lower slots of a slate, the arms above cannot be drawn again."""
+    """The draws of a portion, without those of pages with rules, which take further arms away. At the lower slots of a
+    slate, the arms above cannot be drawn again."""
     n, size, width = len(rank), np.diff(np.r_[first, len(rank)]), min(len(arms), ARMS)
     sets, eligible = np.unique(slots["eligible_id"][first], return_inverse=True)
     members = np.zeros((min(len(sets), max(1, CELLS // width)), width))
@@ -287,7 +294,8 @@ def _draws(unit: Unit, slots: Columns, first: Index, visit: Ids, rank: Ids, arms
     n_eligible = choices[eligible]
     p, least = slots["propensity"], slots["min_propensity"]
     m = np.where(np.isnan(least), 1 / np.maximum(np.repeat(n_eligible, size), 1), least)
-    has_draw = np.logical_and.reduceat((p > 0) & (slots["size"] == np.repeat(size, size)), first) & (n_eligible > 0)
+    has_draw = np.logical_and.reduceat((p > 0) & (slots["size"] == np.repeat(size, size)), first)
+    has_draw &= (n_eligible > 0) & ~slots["has_rules"][first]
     m = np.where(np.repeat(has_draw, size), m / slots["position"], 0.0)
     total = np.add.reduceat(m, first)
     # contribution of an arm shown: m / p; of each slot below, where it cannot be drawn: m

@@ -11,10 +11,11 @@ import numpy as np
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
 from rlrec.app.inputs.arm_rules import ArmLists, arm_lists, policy_rules
+from rlrec.app.inputs.parameters import ruled_policies
 from rlrec.app.log import lineage
 from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
-from rlrec.policy import PAGE_RULES, TEAM_DRAFT
+from rlrec.policy import TEAM_DRAFT
 from rlrec.policy.beliefs.base import PRICE
 from rlrec.records import Head, Reward, Version
 from rlrec.store import Unit
@@ -143,10 +144,7 @@ def resolve(
             targets.append(_target(unit, *live, definition, greedy=greedy))
         elif name in (tables or {}):
             shared_reward = definition or _shared_reward(unit, policy_rewards, selection)
-            ruled_ids = [
-                policy.id for policy in policies.all_policies(unit) if not policy.params.keys().isdisjoint(PAGE_RULES)
-            ]
-            table = (tables or {})[name]
+            table, ruled_ids = (tables or {})[name], ruled_policies(unit)
             targets.append(Target(name=name, reward=shared_reward, serving=None, table=table, ruled_ids=ruled_ids))
         elif name in BUILT_IN:
             shared_reward = definition or _shared_reward(unit, policy_rewards, selection)
