@@ -239,8 +239,8 @@ class Trainer:
         for group in chain.from_iterable(self._batches()):
             state[:n_features] += group.state.x.sum(axis=0, dtype=np.float64)
             if (words := group.state.words) is not None:
-                np.add.at(state, n_features + words.column, words.value)
-            np.add.at(memory, group.arms[group.state.arm], group.state.memory)
+                np.add.at(state, n_features + words.column, words.value.astype(np.float64))
+            np.add.at(memory, group.arms[group.state.arm], group.state.memory.astype(np.float64))
             decisions, slots = decisions + len(group), slots + group.shown.size
         return MeanFeatures(state / max(1, decisions), memory / max(1, decisions)), decisions, slots
 
