@@ -145,11 +145,11 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     unit_rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     for row in [row for row in unit_rows if row.estimate.std_error is not None] or unit_rows:
         key = row.name, row.group
-        # where all weights are 1, policies differ without a model
+        # where all weights are 1, a model adds nothing but its error
         answering[key] = max(
             row,
             answering.get(key, row),
-            key=lambda row: (VERDICTS.index(row.estimate.verdict), row.answer[0] == "same"),
+            key=lambda row: (VERDICTS.index(row.estimate.verdict), row.is_logged, row.answer[0] == "same"),
         )
     return list(answering.values())
 

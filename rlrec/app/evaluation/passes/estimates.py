@@ -85,6 +85,11 @@ class EstimateRow:
         """Whether the target is better than the log."""
         return self._judge(self.estimate.lift, *self.estimate.lift_bounds, scale=1.0)
 
+    @property
+    def is_logged(self) -> bool:
+        """Whether the estimate shows no difference from the log at all."""
+        return all(bound is not None and abs(bound) <= LOG_PRECISION for bound in self.estimate.lift_bounds)
+
     def plan(self, lift: float) -> dict[str, Any]:
         """The number of further clusters, and of days with this traffic, after which a true lift would show with
         probability POWER; None where a longer log of this kind cannot show it."""
