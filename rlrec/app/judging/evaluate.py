@@ -200,8 +200,10 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     words = [f"--{key} {shlex.quote(value)}" for key, value in row.options.items() if f"--{key} " not in HINTS[reason]]
     extent, log = row.extent, row.options.get("log", "")
     names = {"target": " ".join([name, *words]), "log": log and f"{log},"}
+    loggers = [logger.version for logger in row.estimate.logger_weights if logger.version and logger.weight]
+    names |= {"logger": loggers[-1], "others": f" ({', '.join(loggers[:-1])})"} if loggers else {}
     first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
-    return names | ({} if first == middle else {"since": middle})
+    return names | ({} if first == middle else {"middle": middle})
 
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:

@@ -172,7 +172,7 @@ REASONS = {
 _MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target"
 _EXPERIMENT = "`rlrec help experiments`: an experiment compares it with what serves, on new visits"
 _EVALUATE = "`rlrec evaluate {target}"
-_UNKNOWN = {"target": "TARGET", "since": "DAY", "log": ""}
+_UNKNOWN = {"target": "TARGET", "middle": "DAY", "log": "", "logger": "NAME@V", "others": ""}
 SERVED = "served"  # used in place of `in-sample`, where the target served a part of the log itself
 # A command that helps against each reason. Against too little data helps more of the log.
 HINTS = {
@@ -186,9 +186,11 @@ HINTS = {
     "unsupported": _MORE_EXPLORATION,
     "mean-weight": "`rlrec doctor`",
     "models-differ": "`rlrec doctor`",
-    "unlike-loggers": f"{_EVALUATE} --log policy=NAME`, with the newest logger",
-    "drift": f"{_EVALUATE} --log {{log}}since={{since}}`, with the newest decisions",
-    "young-rewards": f"{_EVALUATE} --log {{log}}until=DAY`, with decisions that are older",
+    "unlike-loggers": f"{_EVALUATE} --log {{log}}loggers={{logger}}`, by one logger alone, then by each other "
+    "one{others}",
+    "drift": f"{_EVALUATE} --log {{log}}since={{middle}}`, with the newest decisions",
+    "young-rewards": f"{_EVALUATE} --log {{log}}until={{middle}}`, with decisions that are older, or import the log "
+    "again when its rewards have come",
     "no-users": f"{_EVALUATE} --cluster session`, if every session is another person",
     "repeated-rows": "`rlrec import-log FILE` into a new store, each decision once",
     "machine-sessions": "`rlrec feedback DECISION --censor` for these",
@@ -224,8 +226,8 @@ def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
 
 
 def hint(reason: str, **names: str) -> str:
-    """The remedy for a reason. names: the target with options, the day, and the beginning of a filter, where these are
-    known."""
+    """The remedy for a reason. names: the target with options, the day in the middle of the log, the beginning of a
+    filter, and a logger and the others, where these are known."""
     return HINTS[reason].format_map(_UNKNOWN | names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,19 @@ def test_a_young_import_is_weak(sqlite_db: str) -> None:
     row = imported(sqlite_db, days=4.0, delay_days=2.0)
     assert row["upper"] < 0.25
     assert (row["verdict"], "young-rewards" in row["reasons"]) == ("weak", True)
+
+
+def test_the_hint_on_young_rewards_names_a_day_before_which_they_have_come(sqlite_db: str, tmp_path: Path) -> None:
+    imported(sqlite_db, days=8.0, delay_days=0.9)
+    (table := tmp_path / "table.csv").write_text("arm,probability\na0,0.5\na1,0.25\na2,0.25\n")
+    logs.create(sqlite_db, "near", "fixed", minutes=24 * 60 * 9, probabilities=str(table))
+    run, words = runner(sqlite_db), ("evaluate", "near", "--reward", "weekly", "--cluster", "session")
+    _, step = run(*words).stdout.split("Next: `rlrec ")
+    command, meaning = step.split("`", 1)
+    assert (command, meaning.split(",")[1]) == (
+        "evaluate near@1 --reward weekly --cluster session --log until=2026-02-04", " with decisions that are older"
+    )  # fmt: skip
+    assert "young-rewards" not in run(*command.split()).stdout
 
 
 def test_rates_that_fell_are_weak(sqlite_db: str) -> None:

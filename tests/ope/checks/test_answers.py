@@ -112,7 +112,7 @@ def test_only_hints_that_help_are_given() -> None:
     assert helpful(["drift", "young-rewards", "low-ess"]) == ["low-ess", "young-rewards"]
     assert helpful(["drift", "low-ess", "unsupported"], is_explored=True) == ["unsupported", "drift"]
     step = "`rlrec evaluate home --log since={}`, with the newest decisions"
-    assert hint("drift", target="home", since="2026-01-08") == step.format("2026-01-08")
+    assert hint("drift", target="home", middle="2026-01-08") == step.format("2026-01-08")
     assert hint("drift", target="home") == step.format("DAY")
 
 

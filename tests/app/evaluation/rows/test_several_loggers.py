@@ -283,16 +283,21 @@ def test_versions_that_tuning_visits_have_chosen_are_weighed_apart_where_they_ch
     assert answers[1]["tune_ess"] > 0.2 * visits - 3 * (0.16 * visits) ** 0.5
 
 
-def test_two_loggers_at_different_levels_are_weak(sqlite_db: str) -> None:
+def test_two_loggers_at_different_levels_are_weak(sqlite_db: str, tmp_path: Path) -> None:
     """The second one served visitors who click half as often: each says something else about the same target."""
     logs.begin(sqlite_db, 3, "first", "uniform")
     logs.create(sqlite_db, "second", "uniform")
+    (table := tmp_path / "table.csv").write_text("arm,probability\na0,0.5\na1,0.25\na2,0.25\n")
+    logs.create(sqlite_db, "near", "fixed", probabilities=str(table))
     for name, level, start in (("first", 1.0, 1), ("second", 0.5, 10)):
         logs.serve(sqlite_db, name, pages=1_000, rates=[0.6 * level, 0.5 * level, 0.4 * level], start=start)
     (row,) = logs.judged(sqlite_db, "uniform", estimators="snips")
     alone = logs.estimate(sqlite_db, "uniform", "snips", log="policy=first")
     assert (row["verdict"], "unlike-loggers" in row["reasons"]) == ("weak", True)
     assert "unlike-loggers" not in alone["reasons"]
+    lines = runner(sqlite_db)("evaluate", "near", "--cluster", "session").stdout.splitlines()
+    (step,) = (line for line in lines if line.startswith("Next"))
+    assert step.endswith("--log loggers=second@1`, by one logger alone, then by each other one (first@1)")
 
 
 @pytest.mark.simulation
