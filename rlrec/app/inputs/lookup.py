@@ -108,13 +108,14 @@ def experiment_names(unit: Unit) -> set[str]:
 
 
 def reward(unit: Unit, name: str | None) -> Reward:
-    """The reward definition with a name; without a name the one that all live policies learn, else `default`. Raises
-    InputError if there is none."""
+    """The reward definition with a name; without a name the one that all live policies learn, if any served those that
+    did, else `default`. Raises InputError if there is none."""
     if name is None:
         from rlrec.sentences import DEFAULT_REWARD
 
         live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)]).values()
-        learned = {version.reward.name for version, _ in live if kinds.load(version.policy.kind).served}
+        drawn = [(version.reward.name, head.seq) for version, head in live if kinds.load(version.policy.kind).served]
+        learned = {name for name, seq in drawn if seq} or {name for name, _ in drawn}
         name = learned.pop() if len(learned) == 1 else DEFAULT_REWARD
     definitions = {definition.name: definition for definition in policies.rewards(unit)}
     if name not in definitions:

@@ -13,6 +13,7 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.reasons import REASONS, in_order
 from rlrec.ope.intervals import intervals
+from rlrec.records import Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import events
@@ -62,14 +63,19 @@ def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
     with store.read() as unit, bulk.alongside(unit):
         studies = [_study(unit, request) for request in requests]
         figures = unit_outcomes.collect_figures(unit, studies, level=requests[0].level)
-        event_kinds = events.newest_kinds(unit, RECENT) - {events.CENSOR}
-    for reward in studies[0].rewards:
+        notice_uncounted(unit, store, studies[0].rewards)
+    return [_answer(store, *pair) for pair in zip(requests, figures, strict=True)]
+
+
+def notice_uncounted(unit: Unit, store: Store, rewards: Iterable[Reward]) -> None:
+    """Print a notice for each reward that counts none of the newest events."""
+    event_kinds = events.newest_kinds(unit, RECENT) - {events.CENSOR}
+    for reward in rewards:
         if event_kinds and event_kinds.isdisjoint(reward.weights):
             earning, others = (", ".join(sorted(kinds)) for kinds in (reward.weights, event_kinds))
             store.notice(
                 f"reward {reward.name} counts {earning}; the newest events are {others}: --reward names another"
             )
-    return [_answer(store, *pair) for pair in zip(requests, figures, strict=True)]
 
 
 def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:

@@ -459,4 +459,6 @@ def test_without_a_reward_what_all_policies_learn_counts(run_sqlite: Run) -> Non
 
     assert rewards() == {"value"}
     run_sqlite("policy", "create", "other", "--kind", "uniform").done()
+    assert rewards() == {"value"}  # it has not served
+    run_sqlite("--now", AFTERWARDS, "--allow-future", "recommend", "--policy", "other", "--session", "s").done()
     assert rewards() == {"default"}

@@ -87,7 +87,10 @@ def test_the_reward_is_what_all_policies_learn_and_one_without_events_is_named(r
     assert [row["value"] for row in rows if row["reward"] == "listening"] == [2, 2]
     other = run_sqlite("--now", LATER, "outcomes", "--reward", "default")
     assert other.stderr == "reward default counts click, reward; the newest events are play: --reward names another\n"
+    assert run_sqlite("--now", LATER, "exposure", "--reward", "default").stderr == other.stderr
     run_sqlite("policy", "create", "clicks", "--kind", "uniform")
+    assert run_sqlite("--now", LATER, "outcomes").stdout == usual.stdout  # a policy that has not served has no say
+    run_sqlite("--now", "2030-01-01", "--allow-future", "recommend", "--policy", "clicks", "--session", "t")
     assert "; rewards of mature" in run_sqlite("--now", LATER, "outcomes").stdout  # policies that differ: the default
 
 
