@@ -26,7 +26,7 @@ from rlrec.store.policies.beliefs import ArmWeights
 if TYPE_CHECKING:
     from rlrec.policy.slates.page_layout import PageLayout
 
-CELLS = 2_000_000  # scores that are computed at a time
+CELLS = 1 << 19  # scores that are computed at a time, so that they stay in the processor's cache
 PORTION = 1_000  # decisions with stated features of arms that are processed at a time
 SETS = 500  # eligible sets that are read at a time
 
