@@ -162,6 +162,9 @@ def test_sums_of_effects() -> None:
     assert total.mean == pytest.approx(-first.mean)
     assert total.sd == pytest.approx(np.hypot(first.sd, 2 * second.sd))
     assert total.prior_sd == pytest.approx(5**0.5 * first.prior_sd)
+    assert (
+        total.prior_mean == pytest.approx(first.prior_mean + 2 * second.prior_mean) == pytest.approx(-first.prior_mean)
+    )
 
 
 def test_lines_hold_the_slopes() -> None:

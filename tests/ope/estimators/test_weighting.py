@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.ope.estimators.weighting import BetaIps, crammed_weights
+from rlrec.ope.estimators.weighting import BetaIps, ClippedIps, Extreme, crammed_weights
 from rlrec.ope.units.estimate import FinishOptions
 from rlrec.ope.units.fold import ImpressionFold
 from tests.ope import obd
@@ -55,6 +55,13 @@ def test_the_error_of_beta_ips_counts_that_of_the_baseline() -> None:
     slopes = [(BetaIps().value(mean + step) - BetaIps().value(mean - step)) / 2e-6 for step in 1e-6 * np.eye(5)]
     assert BetaIps().gradient(mean) == pytest.approx(slopes, rel=1e-6)
     assert BetaIps().gradient(mean) @ mean == pytest.approx(0.0, abs=1e-12 * fixed)
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0, -2.5])
+def test_the_slope_of_a_bound_by_rewards_of_cut_weights_is_that_of_its_value(reward: float) -> None:
+    bound, mean = Extreme(changed=ClippedIps(clip=5.0), reward=reward), np.array([0.3, 0.8, 0.7])
+    slopes = [(bound.value(mean + step) - bound.value(mean - step)) / 2e-6 for step in 1e-6 * np.eye(3)]
+    assert bound.gradient(mean) == pytest.approx(slopes, rel=1e-6)
 
 
 def test_beta_ips_of_what_served_is_the_logged_mean_and_needs_no_weight_above_1() -> None:

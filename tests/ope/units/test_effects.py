@@ -67,6 +67,24 @@ def test_an_arm_that_never_varied_is_unsupported() -> None:
     assert row.unsupported == pytest.approx((chances(TARGET) @ looks(SLATES))[4] / 1.5, rel=1e-6)
 
 
+def test_effective_pages_are_those_of_the_target_or_looks_at_the_arms_that_it_shows_more() -> None:
+    """Logs of equally likely pages, in which a target shows the first arms alone. One of two arms: half of the pages,
+    as by weights of 2. Two of four arms: variances of looks are 1/4, covariances -1/12, so 300 pages tell as much as
+    100 looks at what the target shows more."""
+    for arms, slates, ess in ((2, [[0], [1]], 150), (4, [[a, b] for a in range(4) for b in range(a)], 100)):
+        shown = np.zeros((len(slates), arms))
+        np.put_along_axis(shown, np.array(slates), 1.0, axis=1)
+        exposure = np.tile(shown - shown.mean(axis=0), (300 // len(slates), 1))
+        wanted = np.arange(arms) < len(slates[0])
+        fold = EffectFold(estimators={"effects": Effects()}, spans_batches=True, arms=arms)
+        pages = EffectBatch(
+            exposure=exposure, change=np.tile(wanted - shown.mean(axis=0), (300, 1)), cluster=np.arange(300),
+            looks=np.full(300, float(len(slates[0]))), reward=exposure[:, 0], remaining=exposure[:, 0],
+        )  # fmt: skip
+        (row,) = fold.finish(fold.partial(pages), FinishOptions(interval="normal"))
+        assert row.ess == pytest.approx(ess)
+
+
 def drawn(rng: np.random.Generator, n: int) -> EffectBatch:
     """Pages with a trend and noise that is larger in every third one, three pages of each person."""
     slates = SLATES[rng.choice(20, n, p=chances(LOGGER))]
