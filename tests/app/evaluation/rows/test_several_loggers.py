@@ -105,6 +105,17 @@ def test_the_row_says_how_much_each_logger_counts(db: str) -> None:
     assert "log of wide@1: rows count more where weights vary less: near@1 1." in table.stdout
 
 
+@pytest.mark.slow
+def test_the_report_takes_the_log_that_evaluate_takes(db: str) -> None:
+    """Not all that is mature, in which the old log would count as much as the others."""
+    run = runner(db)
+    lines = run("evaluate", "target", "wide").stdout.splitlines()
+    taken = [line for line in lines if line.startswith("log of ")]
+    assert [line.split(":")[0] for line in taken] == ["log of target@1", "log of wide@1"]
+    page = run("report", "-").stdout
+    assert [line for line in taken if line not in page] == []
+
+
 def test_loggers_that_learn_are_weighed_as_others_are(db: str) -> None:
     """The page `judging` says that an old log of heavy weights makes no estimate worse, whoever logged it."""
     joint = judged(db, None, cluster="session")
