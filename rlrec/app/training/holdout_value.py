@@ -78,7 +78,8 @@ class HoldoutValue:
             estimators=estimators, gamma=gamma, horizon=split.longest, spans_batches=split.spans_batches
         )
         self._reference_partials = self.partials(reference)
-        unsupported = left_out(self.fold, by_logger(self.fold, self._reference_partials))
+        partials = self._reference_partials
+        unsupported = left_out(self.fold, [partials], [by_logger(self.fold, partials)])
         # they count where there is no other logger, as in `Weighting`
         self.left_out = unsupported if {key.logger for key in self._reference_partials} - unsupported else frozenset()
         counts = np.array([stratum.logger not in self.left_out for stratum in split.strata], np.float64)

@@ -60,7 +60,12 @@ class Diagnosis:
     @property
     def is_supported(self) -> bool:
         """Whether the loggers of these rows could show what the target shows, as far as weights tell."""
-        return not any(_INSUFFICIENT[reason](self) for reason in ("unsupported", "mean-weight"))
+        return self.reaches(LEAST_MEAN_WEIGHT)
+
+    def reaches(self, share: float) -> bool:
+        """Whether they could show this share of it, but for arms that they surely never show."""
+        is_reached = self.mean_weight_upper is None or self.mean_weight_upper >= share
+        return is_reached and not _INSUFFICIENT["unsupported"](self)
 
 
 # For each reason, whether the figures of a diagnosis give it.

@@ -31,6 +31,7 @@ from rlrec.arrays import Array, Ids
 from rlrec.ope.checks.dependence import alarms
 from rlrec.ope.checks.reasons import ESS_SHARE, LEAST_ESS
 from rlrec.ope.checks.times import MATERIAL
+from rlrec.ope.checks.verdicts import LEAST_MEAN_WEIGHT
 from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.units.estimate import COMPARED_ESS, EstimatorFold, LoggerWeight
@@ -125,9 +126,26 @@ def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | Non
     return {logger: fold.at_ends(partial) for logger, partial in sums.items()}
 
 
-def left_out(fold: Fold, *targets: Mapping[str | None, Sequence[EstimatorFold]]) -> frozenset[str | None]:
-    """The loggers that do not count for several targets that are compared on the same rows. targets: their estimators,
-    as returned by `by_logger`."""
+def left_out(
+    fold: Fold,
+    targets: Sequence[Mapping[Stratum, RowSums]],
+    loggers: Sequence[Mapping[str | None, Sequence[EstimatorFold]]],
+) -> frozenset[str | None]:
+    """The loggers that do not count for several targets that are compared on the same rows. loggers: the estimators of
+    each target, as returned by `by_logger`. A logger that may have missed what weighs most by chance, which matters
+    little, counts as long as the loggers together are supported."""
+    strict, lenient = (_left_out(fold, loggers, share) for share in (LEAST_MEAN_WEIGHT, 1 - MATERIAL))
+    if strict == lenient:
+        return strict
+    weighting = Weighting.from_strata(fold, *targets, left_out=lenient)
+    at_ends = [at_end for target in targets for at_end in fold.at_ends(weighting.total(target)) if at_end.has_weights]
+    return lenient if all(at_end.diagnosis.is_supported for at_end in at_ends) else strict
+
+
+def _left_out(
+    fold: Fold, targets: Sequence[Mapping[str | None, Sequence[EstimatorFold]]], share: float
+) -> frozenset[str | None]:
+    """The loggers that surely could not show this share of what a target shows, and those that add next to nothing."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for loggers in targets:
         weighed = {
@@ -136,7 +154,7 @@ def left_out(fold: Fold, *targets: Mapping[str | None, Sequence[EstimatorFold]])
         }
         supported = {
             logger: at_ends for logger, at_ends in weighed.items()
-            if not at_ends or any(at_end.diagnosis.is_supported for at_end in at_ends.values())
+            if not at_ends or any(at_end.diagnosis.reaches(share) for at_end in at_ends.values())
         }  # fmt: skip
         unsupported |= weighed.keys() - supported.keys()
         for label in fold.estimators:

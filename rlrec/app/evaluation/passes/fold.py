@@ -407,7 +407,7 @@ def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[
             total = add_each(total, sums)
         totals.append(total)
     loggers = [by_logger(unit.fold, total) for total in totals]
-    no_support, weightings = left_out(unit.fold, *loggers), {}
+    no_support, weightings = left_out(unit.fold, totals, loggers), {}
     for group, target_sums in sums_by_group.items():
         weighting = Weighting.from_strata(unit.fold, *target_sums, left_out=no_support)
         lone_loggers = loggers[0] if len(sums_by_group) == 1 else by_logger(unit.fold, target_sums[0])
