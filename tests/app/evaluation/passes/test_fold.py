@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.app.evaluation.passes import estimates, fold, log_reader, passes
+from rlrec.app.evaluation.passes import estimates, fold, passes
 from rlrec.app.evaluation.passes.fold import LogPartial
 from rlrec.app.evaluation.passes.log_reader import LogReader
 from rlrec.app.evaluation.passes.request import Evaluation, Request
@@ -23,6 +23,7 @@ from rlrec.app.evaluation.rows.log_rows import LoggedBatch
 from rlrec.app.log import partitions
 from rlrec.ope.units.estimate import Estimate
 from rlrec.store import Store, Unit
+from rlrec.store.log import reader
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 from tests.app import logs
@@ -128,7 +129,7 @@ def test_batches_are_cut_where_eligible_sets_are_large(
             store.write(lambda unit, size=size: arms.put(unit, {f"a{size - 1}": "{}"}))
         logs.serve(sqlite_db, "log", pages=30, rates=(0.1, 0.2, 0.3, 0.4, 0.5), seed=size, start=size * 10 + 1)
     expected = logs.judged(sqlite_db, "uniform", estimators=unit)
-    monkeypatch.setattr(log_reader, "CELLS", 4)
+    monkeypatch.setattr(reader, "MAX_CELLS", 4)
     for before, after in zip(expected, logs.judged(sqlite_db, "uniform", estimators=unit), strict=True):
         figures = [(row["value"], row["ess"] or 0.0, row["n"]) for row in (before, after)]
         assert figures[0] == pytest.approx(figures[1], rel=1e-12)
