@@ -114,8 +114,8 @@ def reward(unit: Unit, name: str | None) -> Reward:
         from rlrec.sentences import DEFAULT_REWARD
 
         live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)]).values()
-        drawn = [(version.reward.name, head.seq) for version, head in live if kinds.load(version.policy.kind).served]
-        learned = {name for name, seq in drawn if seq} or {name for name, _ in drawn}
+        pairs = [(version.reward.name, head.seq) for version, head in live if kinds.load(version.policy.kind).served]
+        learned = {name for name, seq in pairs if seq} or {name for name, _ in pairs}
         name = learned.pop() if len(learned) == 1 else DEFAULT_REWARD
     definitions = {definition.name: definition for definition in policies.rewards(unit)}
     if name not in definitions:
