@@ -202,8 +202,9 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     names = {"target": " ".join([name, *words]), "log": log and f"{log},"}
     loggers = [logger.version for logger in row.estimate.logger_weights if logger.version and logger.weight]
     names |= {"logger": loggers[-1], "others": f" ({', '.join(loggers[:-1])})"} if loggers else {}
-    first, middle = (format_time(at)[:10] for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
-    return names | ({} if first == middle else {"middle": middle})
+    first, middle = (format_time(at) for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
+    has_days = first[:10] != middle[:10]
+    return names | ({} if first == middle else {"middle": middle[:10] if has_days else f"{middle[:19]}Z"})
 
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:

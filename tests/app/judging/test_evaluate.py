@@ -23,6 +23,7 @@ from rlrec.store import Store
 from rlrec.store.log import reader
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
+from rlrec.times import parse
 from tests.app import logs, trained
 from tests.conftest import ON_BOTH, filled, runner
 
@@ -245,10 +246,11 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
         steps[reason] = evaluate.next_steps([doubtful])[0].split("`")[1]
     visits = replace(row, estimate=replace(row.estimate, unit="session", reasons=("carry-over",)))
     assert evaluate.next_steps([visits])[0].startswith("Next: `rlrec help experiments`")  # no estimator is left
-    day = steps["drift"].partition("since=")[2]
+    time = steps["drift"].partition("since=")[2]
+    assert row.extent.first_at < parse(time) < row.extent.last_at  # within the one day of this log
     assert steps == {
         "carry-over": "rlrec evaluate uniform --log policy=log --cluster session --estimator wdr",
-        "drift": f"rlrec evaluate uniform --cluster session --log policy=log,since={day}",
+        "drift": f"rlrec evaluate uniform --cluster session --log policy=log,since={time}",
         "no-users": "rlrec evaluate uniform --log policy=log --cluster session",
     }
 
