@@ -130,13 +130,15 @@ class EstimateRow:
         logger = (estimate.log or "").removeprefix("loggers=")  # one or several names
         is_alone = answer == "same" and bool(estimate.logger_weights) and logger != estimate.log and "+" not in logger
         weak = [name for name in estimate.reasons if estimate.verdict == "weak" and REASONS[name].group == "sample"]
+        caveats = ["later visits not counted"] * self.has_returns
+        caveats += [f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})"] * bool(weak)
         return Claim(
             name=self.name, rival=logger if is_alone else LOGGED, answer=answer, **bounds, needed=needed,
             days=self._days(needed),
             cluster=estimate.cluster, groups=in_groups(verdicts.doubts_of(estimate.reasons) or estimate.reasons),
             basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
             is_logger=logger == self.name, has_other_loggers=is_alone,
-            caveat=f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})" if weak else "",
+            caveat=", ".join(caveats),
         )  # fmt: skip
 
     @property

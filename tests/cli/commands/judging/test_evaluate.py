@@ -18,7 +18,7 @@ from rlrec.ope.units.estimate import Estimate
 from rlrec.sentences import approximate
 from tests.app import logs, trained
 from tests.app.shop import fixed
-from tests.conftest import Run, filled, jsonl, runner
+from tests.conftest import Run, click_events, filled, jsonl, runner
 
 CONTRACT = [
     "target", "version", "estimator", "estimand", "unit", "value", "std_error", "lower", "upper", "level", "interval",
@@ -506,3 +506,23 @@ def test_what_carries_over_is_judged_by_whole_visits(sqlite_db: str) -> None:
 def test_whoever_asks_for_slots_gets_slots(sqlite_db: str, options: list[str]) -> None:
     run = filled(sqlite_db, bar)
     assert {row["unit"] for row in run("evaluate", "same", *options, "--json").json} == {"impression"}
+
+
+def test_a_sentence_says_that_later_visits_are_not_counted(run_sqlite: Run, tmp_path: Path) -> None:
+    """A reward that weighs returns seems to speak of the long run; what visitors earn once they are back is in no
+    estimate. Seeded."""
+    (tmp_path / "table.csv").write_text("arm,probability\na,0.9\nb,0.1\n")
+    run_sqlite("arm", "add", "a", "b")
+    run_sqlite("reward", "define", "durable", "click=1, return=1", "--window", "1d").done()
+    run_sqlite("reward", "define", "clicks", "click=1", "--window", "1d").done()
+    run_sqlite("policy", "create", "log", "--kind", "uniform").done()
+    run_sqlite("policy", "create", "more", "--kind", "fixed", "--param", f"probabilities={tmp_path}/table.csv").done()
+    lines = [{"policy": "log", "session": f"s{user}", "user": f"u{user}"} for user in range(400)]
+    answers = run_sqlite("recommend", "--input", "-", "--seed", 1, "--json", stdin=lines).lines
+    clicks = click_events(answers, lambda slot: slot["arm"] == "a")
+    run_sqlite("feedback", "--input", "-", stdin=clicks).done()
+    words = ("--now", "+3d", "evaluate", "more", "--estimator", "ips", "--reward")
+    answer = run_sqlite(*words, "durable").stdout.splitlines()[0]
+    assert answer.startswith("more@1 is better than what was logged: ")
+    assert " per impression by durable, later visits not counted" in answer
+    assert "later visits" not in run_sqlite(*words, "clicks").stdout
