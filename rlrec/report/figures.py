@@ -324,7 +324,8 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
     highest, lowest = (arms[end]["probability"] or 0.0 for end in (0, -1))
     finding = f"shows {top['arm']} most ({percent(top['probability'])} {chance}){belief}"
     if top["probability"] is None:
-        finding = "has no probabilities of its own: they are those of the log"
+        source = "those of the log" if answer["kind"] == "logged" else "those that the request states"
+        finding = f"has no probabilities of its own: they are {source}"
     elif len(arms) > 1 and lowest > 0.95 * highest:
         finding = f"shows all {len(arms)} arms about as often"
     return Figure(

@@ -99,11 +99,13 @@ def show(
         catalogue, changes = arms.all_arms(unit), newest.recent_changes(unit, version) if drift else {}
         names: dict[int | str, str | None] = {"policy": None, **{arm.id: arm.key for arm in catalogue}}
         optional_fields: dict[str, Any] = {}
+        reads_context = version.contextual or bool(version.params.get("by"))
         if context is None:
-            context = _newest_context(unit, version) if version.contextual else {}
+            context = _newest_context(unit, version) if reads_context else {}
         if version.contextual:
-            features = {side: version.parameters[side] for side in ("context", "arm")}
-            optional_fields |= {"features": features, "context": dict(context)}
+            optional_fields["features"] = {side: version.parameters[side] for side in ("context", "arm")}
+        if reads_context:
+            optional_fields["context"] = dict(context)
         if version.params.get("budget"):
             optional_fields["budget"] = pacing(unit, version)
         weighted, weighed = arm_means.weighted_means(unit, version, catalogue, sample=sample)

@@ -257,6 +257,8 @@ class _TrainingRun:
             return "; ".join(filter(None, (hint, self.maturity)))
         if self.report.unrecorded:
             return "train on what `rlrec recommend` served, or on an import that says what its states were"
+        if self.report.ruled:
+            return "it cannot learn from pages with `pin`, `most` or `least`: serve some visits without"
         if self.request.log or self.request.since is not None:
             return "widen --log or --since"
         return "serve sessions with `rlrec recommend`, or import a log of them"

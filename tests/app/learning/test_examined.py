@@ -281,6 +281,15 @@ def test_doctor_warns_where_clicks_fall_with_the_position_and_no_curve_is_used(s
 
 
 @pytest.mark.slow
+def test_doctor_names_no_curve_for_a_kind_that_cannot_use_one(run_sqlite: Run) -> None:
+    """A gradient has no belief to rebuild, and its log no marginals for `position fit`."""
+    run_sqlite("policy", "create", "home", "--kind", "gradient", "--param", "floor=0.2").done()
+    rates = "--env", "rates=0.6,0.5,0.4,0.3", "--env", "power=2"
+    run_sqlite("simulate", "pbm", "--policy", "home", "--sessions", 800, "--group", 50, "-k", 3, *rates, "--seed", 1)
+    assert "position fit" not in run_sqlite("doctor").stdout
+
+
+@pytest.mark.slow
 def test_doctor_names_a_curve_for_a_variant_that_position_fit_takes(run_sqlite: Run) -> None:
     run_sqlite("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.2")
     run_sqlite("experiment", "create", "ab", "--variant", "a=home", "--holdout-uniform", "1%", "--unit", "session")

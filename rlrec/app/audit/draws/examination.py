@@ -58,7 +58,7 @@ class Examination:
         if self._curve and self._longest > self._values:
             detail = f"slates have up to {self._longest} positions, and curve {self._curve} ends at {self._values}"
             findings.warning(CHECK, subject, f"{detail}: slots below it teach nothing")
-        elif not self._curve and self._longest > 1 and self._examination_decreases():
+        elif self._online and not self._curve and self._longest > 1 and self._examination_decreases():
             self._warn_of_fall(findings, subject)
 
         if self._online and self._page_events and not self._slot_events:

@@ -115,12 +115,13 @@ def belief_view(
         spent, amount, price = map(cell, (budget["spent"], budget["amount"], budget["price"]))
         fate = f"price {price}" if budget["spent"] < budget["amount"] else "nothing is left: the cheapest arms serve"
         title.append(f"spent in this {budget['period']}: {spent} of {amount} ({budget['event']}); {fate}")
-    if "features" in result:
-        fields, context = result["features"]["context"]["fields"], result["context"]
+    if "context" in result:
+        encoder = result["features"]["context"] if "features" in result else {"fields": [result["params"]["by"]]}
+        fields, context = encoder["fields"], result["context"]
         values = {name: value for name, value in context.items() if name in fields or not fields}
         named = f"the context {cell(values)}" if values else "a context without these"
         named += ", the newest unless --context names one" if is_newest else ""
-        title.append(f"reads {_fields(result['features']['context'])}; shown for {named}")
+        title.append(f"reads {_fields(encoder)}; shown for {named}")
     title += _exposure(result["exposure"], sum(arm["status"] == "active" for arm in result["arms"]))
     notes = [*_training(result["training"], curve=curve), *map(_drift, result["drift"])]
     if result["weighed"] is not None:

@@ -217,6 +217,11 @@ def test_a_share_that_is_nearly_all_is_not_called_all(ready: Run) -> None:
     assert advance(ready).json["why"].startswith("home-ramp-1 is at 0.0001 %; 99.9999 % from ")
 
 
+def test_the_history_of_a_route_has_the_hold_as_it_can_be_typed(ready: Run) -> None:
+    ramp(ready, "--steps", "50%,100%", "--hold", "1h")
+    assert "--steps 50%,100% --hold 3600s" in ready("route", "show", "home").stdout
+
+
 def test_a_candidate_whose_split_is_not_as_defined_neither_steps_nor_is_promoted(ready: Run) -> None:
     """Somebody excluded most users whom a losing candidate does not serve."""
     ramp(at(ready, 0.1), "--steps", "50%,100%", "--hold", "1d")

@@ -264,6 +264,11 @@ def test_fixed_probabilities_may_depend_on_a_field_of_the_context(run: Run, tmp_
         assert slot["propensity"] == pytest.approx(propensities[slot["arm"]])
         assert slot["score"] is None
     assert "by=hour" in run("policy", "list").stdout
+    run(*draw, "--context", '{"hour": 9, "device": "web"}')  # the newest: policy show has its probabilities
+    newest = run("policy", "show", "f")
+    assert 'reads hour; shown for the context {"hour": 9}, the newest unless --context names one' in newest.stdout
+    shown = {row["arm"]: row["probability"] for row in run("policy", "show", "f", "--json").json["arms"]}
+    assert shown == {"a1": 1.0, "a2": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -358,6 +358,15 @@ def test_a_log_that_is_too_young_says_what_it_waits_for(run_sqlite: Run, sqlite_
     refuses(result, 2, "empty log to train on", "50 not over, or still within their reward windows")
 
 
+def test_a_log_of_pages_with_rules_alone_says_what_to_serve(run_sqlite: Run, sqlite_db: str) -> None:
+    with closing(opening(Path(sqlite_db))) as store:
+        opened(store)
+    lines = [{"policy": "visits", "session": f"s{n}", "page": {"pin": {"1": "tea"}}} for n in range(9)]
+    run_sqlite("--now", "2027-01-15T08:00:00Z", "--allow-future", "recommend", "--input", "-", stdin=lines).done()
+    result = run_sqlite("--now", NOW, "-q", "train-pg", "visits")
+    refuses(result, 2, "9 with rules of a page", "serve some visits without")
+
+
 def test_a_store_without_arms_says_so_in_one_line(run_sqlite: Run) -> None:
     assert run_sqlite("policy", "create", "visits", "--kind", "gradient").exit_code == 0
     refuses(run_sqlite("train-pg", "visits"), 2, "empty log to train on")
