@@ -55,14 +55,15 @@ class FreshBest:
 
 
 class LogitsBest:
-    """Softmax where every prefix has its own logits, (u, m)."""
+    """Softmax where every prefix has its own logits, (u, m). temperature: that divides them, see `softmax`."""
 
-    def __init__(self, logits: Array) -> None:
-        self._logits = logits
+    def __init__(self, logits: Array, *, temperature: float = 1.0) -> None:
+        self._logits, self._temperature = logits, temperature
 
     def probability(self, allowed: Flags) -> Array:
         usable = allowed | ~allowed.any(axis=1, keepdims=True)
-        return np.where(allowed, softmax(np.where(usable, self._logits, -np.inf)), 0.0)
+        logits = np.where(usable, self._logits, -np.inf)
+        return np.where(allowed, softmax(logits, temperature=self._temperature), 0.0)
 
     def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
         self._logits = self._logits[prefixes]

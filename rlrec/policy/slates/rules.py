@@ -204,6 +204,25 @@ def log_rows(logits: Array, layout: PageLayout, slates: Index, *, floor: Floor) 
     return to_log(slates, propensity, first_alone(propensity), minimum)
 
 
+def log_conditionals(score: Array, layout: PageLayout, slates: Index, *, temperature: float, floor: Floor) -> Array:
+    """Log of the probability of each slot of slates given those above, (n, k), by scores of their own, (n, m)."""
+    walk = _walk_of(score, layout, temperature=temperature, floor=floor)
+    with np.errstate(divide="ignore"):
+        return np.log(_follow(walk, np.arange(len(score)), slates, least=False)[0])
+
+
+def next_arms(score: Array, layout: PageLayout, slates: Index, *, temperature: float, floor: Floor) -> Array:
+    """The probability of each arm below slates (n, k), by scores of their own, (n, m)."""
+    walk, prefix = _walk_of(score, layout, temperature=temperature, floor=floor), np.arange(len(score))
+    for shown in slates.T:
+        prefix = walk.show(prefix, shown)
+    return walk.probability()[prefix]
+
+
+def _walk_of(score: Array, layout: PageLayout, *, temperature: float, floor: Floor) -> SlateWalk:
+    return SlateWalk(layout, floor, LogitsBest(score, temperature=temperature), prefixes=len(score))
+
+
 def _follow(walk: SlateWalk, prefix: Index, slates: Index, *, least: bool = True) -> tuple[Array, Array]:
     """Propensities and smallest propensities of slates (n, k), (n, k) each; zeros for the latter unless `least`. prefix
     (n,): the prefix from which each starts."""

@@ -6,7 +6,7 @@ same eligible set are computed together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,29 +18,28 @@ from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedB
 from rlrec.app.evaluation.targets.cases import Block, CaseRows, TargetProbabilities, arm_indices, columns_of
 from rlrec.app.evaluation.targets.probabilities import CELLS, NARROWED, Scorer
 from rlrec.app.inputs.decision_tables import MARGINAL, PROBABILITY, SCORE, DecisionTable
-from rlrec.arrays import Array, Flags, Ids, piece_rows, rows_by_kind, run_starts, take
+from rlrec.arrays import Array, Flags, Ids, Index, piece_rows, rows_by_kind, run_starts, take
 from rlrec.errors import InputError
+from rlrec.policy.contexts.statements import PAGE_FIELDS
 from rlrec.policy.gradients import history
 from rlrec.policy.scores.families.point import Point
-from rlrec.policy.scores.floors import Floor, at_positions
+from rlrec.policy.scores.floors import at_positions
 from rlrec.policy.scores.sampler import uniforms_at
-from rlrec.policy.slates import plackett_luce, slate
+from rlrec.policy.slates import plackett_luce, rules, slate
 from rlrec.policy.slates.plackett_luce import softmax
 from rlrec.store.database.bulk import Columns
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import ModelValues
+    from rlrec.policy.slates.page_layout import PageLayout
 
 
 @dataclass(eq=False)
 class StateScorer(Scorer):
-    """A target that reads session state. It has no probability under rules of the page."""
+    """A target that reads session state."""
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
         return ~np.asarray(slots["recorded"], np.bool_)
-
-    def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        return (self._has_rules(slots, logged) & self.target.is_weighed) | self._short_of_arms(slots, logged)
 
     def _prefixed(self, slots: Columns) -> Flags:
         """A softmax has no marginal below position 1."""
@@ -62,8 +61,28 @@ class StateScorer(Scorer):
         sets = {number: self.arms_of(number, logged) for number in np.unique(numbers).tolist()}
         # rows with no arm that the target may show are refused, so any arms will do
         sets |= {number: logged.eligible[number - NARROWED] for number, arms in sets.items() if not len(arms)}
+        has_rules = self._has_rules(slots, logged)
+        page = self._pages(contexts)[code] if has_rules.any() else np.zeros(len(code), np.intp)
+        refused = self.refused(slots, logged) if has_rules.any() else has_rules
         for group in trained.request_cases(state, numbers, revision, contexts, code, sets=sets, keys=self.arms.keys):
-            yield StateCaseRows(group, rows, starts[group.rows], counts[group.rows], served)
+            for members in rows_by_kind(page[group.rows]):
+                same, first = group.rows[members], int(group.rows[members[0]])
+                page_group = EligibleGroup(same, group.arms, group.score[members])
+                columns = page_group, rows, starts[same], counts[same], served
+                if not has_rules[first]:
+                    yield StateCaseRows(*columns)
+                elif not refused[first]:
+                    layout = self.serving.layout(
+                        int(numbers[first]), group.arms, contexts[code[first]], keys=self.arms.keys,
+                        revision=int(revision[first]),
+                    )  # fmt: skip
+                    assert layout is not None
+                    yield RuledStateCaseRows(*columns, layout)
+
+    def _pages(self, contexts: Sequence[Mapping[str, Any]]) -> Index:
+        """The number of the rules that each context states, equal for equal rules, (m,)."""
+        texts = [repr([context.get(field) for field in PAGE_FIELDS]) for context in contexts]
+        return np.unique(texts, return_inverse=True)[1].reshape(-1)
 
 
 @dataclass(eq=False)
@@ -182,7 +201,7 @@ class StateCaseRows:
                 with np.errstate(divide="ignore"):
                     log_slate[lower] = np.log(self.probability[decision, order[:, 0]])
             else:
-                log_slate[lower] = plackett_luce.log_joint(self.score[decision], order, **self.served)
+                log_slate[lower] = self._log_conditionals(self.score[decision], order).sum(axis=1)
         return log_slate
 
     def write_steps(self, steps: Array) -> None:
@@ -210,7 +229,7 @@ class StateCaseRows:
             for run in range(runs):
                 drawn_arms = np.empty((len(ids), 0), np.int64)
                 for position in range(min(positions, len(self.arms))):
-                    probability = _conditional(score, drawn_arms, **self.served)
+                    probability = self._next_arms(score, drawn_arms)
                     shares[:, position] += probability / runs
                     arm = slate.invert_rows(probability, uniform[:, run, position])
                     drawn_arms = np.column_stack([drawn_arms, arm])
@@ -243,8 +262,22 @@ class StateCaseRows:
             lower = deep[self.depth[rows[deep]] == depth]
             slates, is_possible = self._slate_indices(rows[lower], depth)
             lower, slates = lower[is_possible], slates[is_possible]
-            probability[lower] = _conditional(self.score[self.decision[rows[lower]]], slates, **self.served)
+            probability[lower] = self._next_arms(self.score[self.decision[rows[lower]]], slates)
         return probability
+
+    def _log_conditionals(self, score: Array, slates: Ids) -> Array:
+        """The log of the probability of each slot given those above, (n, k), by scores (n, m); slates (n, k): indices
+        of arms."""
+        return plackett_luce.log_conditionals(score, slates, **self.served)
+
+    def _next_arms(self, score: Array, slates: Ids) -> Array:
+        """The probability of each arm below slates, (n, m)."""
+        left, rows, k = score.copy(), np.arange(len(score))[:, None], slates.shape[1]
+        left[rows, slates] = -np.inf
+        probability = softmax(left, temperature=self.served["temperature"])
+        mixed = slate.mix_floor(probability, at_positions(self.served["floor"], k + 1)[-1], score.shape[1] - k)
+        mixed[rows, slates] = 0.0
+        return mixed
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
         """Write the target's probability of arms that had probability 0 under the logger, at position 1; below it is
@@ -262,12 +295,22 @@ class StateCaseRows:
                 unsupported[self.indices[rows]] = self.probability[self.decision[rows]] @ zeros[0, at]
 
 
-def _conditional(score: Array, slates: Ids, *, temperature: float, floor: Floor) -> Array:
-    """The probability of each arm below slates, (n, m), by scores (n, m); slates (n, k): indices of the arms on
-    them."""
-    left, rows, k = score.copy(), np.arange(len(score))[:, None], slates.shape[1]
-    left[rows, slates] = -np.inf
-    probability = softmax(left, temperature=temperature)
-    mixed = slate.mix_floor(probability, at_positions(floor, k + 1)[-1], score.shape[1] - k)
-    mixed[rows, slates] = 0.0
-    return mixed
+class RuledStateCaseRows(StateCaseRows):
+    """`StateCaseRows` of pages with equal rules."""
+
+    def __init__(
+        self, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids, served: dict[str, Any],
+        layout: PageLayout,
+    ) -> None:  # fmt: skip
+        super().__init__(group, rows, starts, counts, served)
+        self.layout = layout
+
+    @cached_property
+    def probability(self) -> Array:
+        return self._next_arms(self.score, np.empty((len(self.score), 0), np.intp))
+
+    def _log_conditionals(self, score: Array, slates: Ids) -> Array:
+        return rules.log_conditionals(score, self.layout, slates, **self.served)
+
+    def _next_arms(self, score: Array, slates: Ids) -> Array:
+        return rules.next_arms(score, self.layout, slates, **self.served)

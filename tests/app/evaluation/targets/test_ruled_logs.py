@@ -65,9 +65,9 @@ def uniform_steps(page: tuple[str, ...], rules: dict[str, Any]) -> list[float]:
     return [joint[depth + 1] / joint[depth] for depth in range(3)]
 
 
-def truth(rules: list[dict[str, Any]], *, floor: float) -> float:
+def truth(rules: list[dict[str, Any]], *, floor: float, weights: Mapping[str, float] = TARGET) -> float:
     """The mean number of clicks on a page of the target."""
-    every_page = list(pages(TARGET, rules, floor=floor))
+    every_page = list(pages(weights, rules, floor=floor))
     assert sum(probability for _, probability in every_page) == pytest.approx(1)
     return sum(
         probability * sum(RATES[arm] * examination for arm, examination in zip(page, EXAMINATION, strict=True))
@@ -155,11 +155,15 @@ def test_every_pair_of_pages_at_its_probability_gives_the_truth(shop: Run) -> No
                 "context": {"@page": PAGES[kind]}, "events": clicks,
             }))  # fmt: skip
     shop("import-log", "-", "--layout", "jsonl", "--policy", "old", stdin="\n".join(lines)).done()
-    words = ("evaluate", "plain", "ruled", "--estimator", "ips,sips,rips,tis,pdis", "--log", "policy=old", "--json")
+    shop("policy", "create", "reader", "--kind", "gradient", *READER_RULES).done()
+    names = ("plain", "ruled", "reader")
+    words = ("evaluate", *names, "--estimator", "ips,sips,rips,tis,pdis", "--log", "policy=old", "--json")
     rows = shop(*words).json
-    assert len(rows) == 10
+    assert len(rows) == 15
     for row in rows:
-        by_kind = [truth([PAGES[kind], *TARGET_RULES[row["target"]]], floor=0.1) for pair in kinds for kind in pair]
+        weights = dict.fromkeys(SHELVES, 1.0) if row["target"] == "reader" else TARGET  # it was never trained
+        target_rules = TARGET_RULES["plain" if row["target"] == "plain" else "ruled"]
+        by_kind = [truth([PAGES[kind], *target_rules], floor=0.1, weights=weights) for pair in kinds for kind in pair]
         per_page = {"impression": 1 / 3, "slate": 1.0, "session": 2.0}[row["unit"]]
         assert row["value"] == pytest.approx(np.mean(by_kind) * per_page / 100, rel=1e-9), row
 
@@ -211,11 +215,39 @@ def test_pages_that_requests_lay_out_raise_no_alarm(shop: Run) -> None:
         assert {"carry-over", "dependent-slots"}.isdisjoint(row["reasons"]), row
 
 
+READER_RULES = ("--param", "most=shelf=2", "--param", "least=b=0.15@3,@first=0.1", "--param", "floor=0.1")
+
+
+def test_a_policy_that_reads_the_session_keeps_the_rules_of_pages(shop: Run) -> None:
+    """What a trained one served under rules, its own and those of requests, weighs 1 in each unit."""
+    first, then, last = (("--now", f"2026-01-{day}") for day in ("01", "03", "05"))
+    shop("policy", "create", "reader", "--kind", "gradient", *READER_RULES).done()
+    free = [{"session": f"f{number}", "policy": "home", "k": 3} for number in range(200)]
+    answers = shop(*first, "recommend", "--input", "-", "--seed", 3, "--json", stdin=free).lines
+    clicks = click_events(answers, lambda slot: slot["arm"] in "ab")
+    shop(*first, "feedback", "--input", "-", stdin=clicks).done()
+    assert shop(*then, "train-pg", "reader", "--lr", 0.5, "--promote", "always", "--json").json["promoted"]
+    lines = [
+        {"session": f"r{visit}", "policy": "reader", "k": 3, "page": list(PAGES.values())[(visit + step) % 4]}
+        for step in range(2) for visit in range(40)
+    ]  # fmt: skip
+    served = shop(*then, "recommend", "--input", "-", "--seed", 1, "--json", stdin=lines).lines
+    assert served[0]["slate"][0]["propensity"] != pytest.approx(0.2, abs=0.02)
+    words = ("--estimator", "ips,snips,sips,rips,tis,pdis", "--log", "policy=reader", "--json")
+    rows = shop(*last, "evaluate", "reader", *words).json
+    assert {(row["unit"], row["n"], row["left_out"]) for row in rows} == {
+        ("impression", 240, 0), ("slate", 80, 0), ("session", 40, 0),
+    }  # fmt: skip
+    for row in rows:
+        assert (row["mean_weight"], row["ess"]) == pytest.approx((1, 40), rel=1e-9), row  # 40 sessions
+    assert shop(*last, "doctor").exit_code == 0
+
+
 def test_visits_that_are_left_out_for_rules_are_a_reason_for_doubt(shop: Run) -> None:
-    """A kind that reads the session has no probability under rules: long visits are left out before all."""
+    """Pages that a target cannot make cut long visits before all."""
     serve(shop, 40, seed=1)
-    shop("policy", "create", "reader", "--kind", "gradient").done()
-    words = ("--now", "+3d", "evaluate", "reader", "--estimator", "ips,tis", "--json")
+    shop("policy", "create", "rival", "--kind", "uniform", "--param", "pin=2=a").done()
+    words = ("--now", "+3d", "evaluate", "rival", "--estimator", "ips,tis", "--json")
     page, visit = shop(*words).json
     assert ["ruled-visits" in row["reasons"] for row in (page, visit)] == [False, True]
     assert visit["verdict"] != "ok"
