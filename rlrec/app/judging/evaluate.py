@@ -23,7 +23,7 @@ from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
-from rlrec.ope.checks.reasons import GROUPS, HINTS, SERVED, VERDICTS, helpful, hint
+from rlrec.ope.checks.reasons import GROUPS, HINTS, SERVED, SPARED, VERDICTS, helpful, hint
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -187,6 +187,8 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
             has_served = name in {logger.version for logger in estimate.logger_weights}
             if reason == "in-sample" and (has_served or (estimate.log or "").endswith(f"loggers={name}")):
                 reason = SERVED
+            elif reason == "in-sample" and judged[0].spares_gate and "split=" not in judged[0].options.get("log", ""):
+                reason = SPARED
             steps.setdefault(hint(reason, **_names(judged[0], reason)), []).append(name)
     return [
         f"Next: {step}" if len(names) == len(by_name) else f"Next for {' and '.join(names)}: {step}"

@@ -173,6 +173,7 @@ _EXPERIMENT = "`rlrec help experiments`: an experiment compares it with what ser
 _EVALUATE = "`rlrec evaluate {target}"
 _UNKNOWN = {"target": "TARGET", "middle": "DAY", "log": "", "logger": "NAME@V", "others": ""}
 SERVED = "served"  # used in place of `in-sample`, where the target served a part of the log itself
+SPARED = "spared"  # the same, where the target learned from none of the gate split
 # A command that helps against each reason. Against too little data helps more of the log.
 HINTS = {
     "no-rows": f"{_EVALUATE} --log FILTER`, with another part of the log",
@@ -196,6 +197,7 @@ HINTS = {
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
     "in-sample": _EXPERIMENT,
     SERVED: "`rlrec outcomes --by policy` shows what it earned as it served; a holdout of a route tells its worth",
+    SPARED: f"{_EVALUATE} --log {{log}}split=gate`, by users from whom it did not learn",
     "unnarrowed": _EXPERIMENT,
     "unknown-fit": "`rlrec evaluate --target FILE --fitted-on until=DAY` says it, or another filter of the log",
     "estimated-propensity": f"{_EXPERIMENT}, and needs no propensities",

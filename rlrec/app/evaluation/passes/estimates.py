@@ -54,10 +54,10 @@ class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
     of the arms of the log in the lists of candidates that they were ranked from; extent: of the log; is_timed: whether
     its times are those of its decisions, not of their import; arms: their number; has_returns: whether the reward
-    counts users who come back; origin: of the target's probabilities, if they are not the store's; is_answer: whether
-    this row answers about the target on pages, where no estimator was requested; new_arms: keys of arms that the target
-    may show today and that no decision of the log could show, on which the estimate is silent; options: of the
-    requesting command, which follow-up commands repeat."""
+    counts users who come back; spares_gate: as in `Target`; origin: of the target's probabilities, if they are not the
+    store's; is_answer: whether this row answers about the target on pages, where no estimator was requested; new_arms:
+    keys of arms that the target may show today and that no decision of the log could show, on which the estimate is
+    silent; options: of the requesting command, which follow-up commands repeat."""
 
     target: str
     version: int | None
@@ -69,6 +69,7 @@ class EstimateRow:
     is_timed: bool
     arms: int
     has_returns: bool = False
+    spares_gate: bool = False
     origin: str | None = None
     inclusion: Inclusion = field(default_factory=Inclusion)
     is_answer: bool = False
@@ -325,7 +326,7 @@ def _rows(
             "target": target.name, "version": target.number, "by": evaluation.request.by,
             "reward": target.reward.name, "has_returns": events.RETURN in target.reward.weights,
             "arms": len(evaluation.arms), "origin": target.table and target.table.manner,
-            "new_arms": new_arms[number], **log_facts,
+            "new_arms": new_arms[number], "spares_gate": target.spares_gate, **log_facts,
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]

@@ -13,6 +13,7 @@ from rlrec.app.inputs import lookup
 from rlrec.app.inputs.arm_rules import ArmLists, arm_lists, policy_rules
 from rlrec.app.inputs.parameters import ruled_policies
 from rlrec.app.log import lineage
+from rlrec.app.log.splits import GATE
 from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
 from rlrec.policy import TEAM_DRAFT
@@ -77,6 +78,14 @@ class Target:
     def is_weighed(self) -> bool:
         """Whether its probabilities weigh the log."""
         return self.serving is not None or self.table is not None
+
+    @property
+    def spares_gate(self) -> bool:
+        """Whether it learned from decisions of others, and none of them in the gate split."""
+        policy_ids = [] if self.serving is None else [self.serving.version.policy.id]
+        lessons = [lesson for lesson in self.lessons if lesson.selection.policy_ids != policy_ids]
+        splits = [lesson.selection.splits if lesson.splits is None else lesson.splits for lesson in lessons]
+        return bool(splits) and all(numbers is not None and GATE not in numbers for numbers in splits)
 
     def taught_by(self, slots: Columns) -> Flags:
         """Which rows of the log it learned from, (n,)."""

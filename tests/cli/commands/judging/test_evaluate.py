@@ -192,6 +192,16 @@ def test_a_policy_that_paces_what_it_spends_is_named_beside_targets_that_do_not(
         assert "paces" not in run_sqlite(*LATER, "evaluate", *words).done().stderr
 
 
+def test_what_a_target_did_not_learn_from_is_named(log: Any, run_sqlite: Run) -> None:
+    create = ("policy", "create", "taught", "--kind", "thompson", "--from-log", "policy=home,split=train")
+    assert run_sqlite(*LATER, *create).exit_code == 0
+    words = ("evaluate", "taught@1", "--log", "policy=home", "--cluster", "session")
+    (step,) = (line for line in run_sqlite(*LATER, *words).stdout.splitlines() if line.startswith("Next"))
+    command = "evaluate taught@1 --cluster session --log policy=home,split=gate"
+    assert step == f"Next: `rlrec {command}`, by users from whom it did not learn"
+    assert "in-sample" not in run_sqlite(*LATER, *command.split()).stdout
+
+
 def test_no_line_speaks_of_two_targets(log: Any, run_sqlite: Run) -> None:
     text = run_sqlite(*LATER, "evaluate", "uniform", "home@1").stdout
     assert [line for line in text.splitlines() if "uniform" in line and "home" in line] == []
