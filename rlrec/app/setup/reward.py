@@ -75,6 +75,9 @@ def define(store: Store, request: Request) -> Result:
         return {**_to_json(definition), "created": stored is None}, n_derived
 
     result, n_derived = store.write(work, repeatable=True)
+    costs = ", ".join(kind for kind, weight in weights.items() if weight < 0)
+    if costs and low is not None and request.default <= low:
+        store.notice(f"--clip hides {costs}: a slot with no other event is worth {low:g}, no less than one without any")
     if n_derived:
         store.notice(f"users came back in {quantity(n_derived, 'visit')}: these have got their event `{RETURN}`")
     return result

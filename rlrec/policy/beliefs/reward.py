@@ -155,7 +155,10 @@ def within_unit_hint(definition: Reward) -> str:
     """A hint on how to bring a reward into [0, 1]: where it is never negative, the command that defines it again in
     units of its largest value."""
     is_clipped, low = definition.clip_low is not None, definition.clip_low or 0.0
-    if min(low, definition.default, 0.0 if is_clipped else min(definition.weights.values())) < 0:
+    costs = ", ".join(kind for kind, weight in definition.weights.items() if weight < 0)
+    if costs and not (is_clipped and low >= 0):
+        return f"take a kind for any reward, as epsilon-greedy: --clip 0,1 would hide what {costs} takes away"
+    if min(low, definition.default) < 0:
         return (
             "define another one with --clip 0,1 and a default inside it, or take a kind for any reward: epsilon-greedy"
         )

@@ -137,3 +137,14 @@ def test_what_is_no_definition_is_refused(run_sqlite: Run, words: list[str], wha
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "a" * 65])
 def test_what_is_no_name_is_refused(run_sqlite: Run, name: str) -> None:
     assert run_sqlite("reward", "define", "--", name, "click=1").exit_code == 2
+
+
+def test_a_clip_that_hides_what_an_event_takes_away_is_named(run_sqlite: Run) -> None:
+    """Nobody is sent into it, either: a kind that needs [0, 1] is not offered --clip 0,1 for a reward with costs."""
+    weights = "open=1, unsubscribe=-2"
+    assert "hides unsubscribe" in run_sqlite("reward", "define", "a", weights, "--clip", "0,1").stderr
+    for name, *options in (["b", "--clip", "0,1", "--default", "0.5"], ["d", "--clip=-2,1"], ["c"]):
+        assert run_sqlite("reward", "define", name, weights, *options).done().stderr == ""
+    refused = run_sqlite("policy", "create", "p", "--kind", "thompson", "--reward", "c").failed(2)
+    assert "would hide what unsubscribe takes away" in refused
+    assert "epsilon-greedy" in refused
