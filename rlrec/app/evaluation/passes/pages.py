@@ -450,4 +450,5 @@ def remaining(rows: CompletePages, reward: Array) -> Array:
     earlier_visits = np.r_[0.0, sums][starts]
     earned = np.empty(len(reward))
     earned[order] = sums - np.repeat(earlier_visits, np.diff(np.r_[starts, len(sums)]))
+    earned[order[starts]] = reward[order[starts]]  # after the last page comes nothing, not what rounding leaves
     return earned

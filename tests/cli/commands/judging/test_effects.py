@@ -63,6 +63,7 @@ def test_bait_earns_most_now_and_costs_in_the_long_run(shop: Run) -> None:
     assert rows["bait"]["shrunk_upper"] < 0
     assert rows["bait"]["returning"] == pytest.approx(-0.7 * 0.8, abs=0.25)  # in place of what was shown on average
     assert sum(row["looks"] * row["now"] for row in rows.values()) == pytest.approx(0, abs=15)
+    assert {row["later"] for row in rows.values()} == {0.0}  # visits have one page
     text = shop("effects", "--reward", "durable", "--now", AFTERWARDS).stdout
     assert text.startswith("bait earns much now (rank 1 of 5) and costs in the long run (-")
 
