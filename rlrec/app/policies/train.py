@@ -193,6 +193,9 @@ class _TrainingRun:
         self._check()
         if unused := self.report.unused_sessions:
             self.store.notice(f"sessions that are not used: {unused}")
+        if n_ruled := self.report.ruled:
+            count = f"{n_ruled:,} of {quantity(self.report.decisions, 'page')} had rules of their request"
+            self.store.notice(f"{count}: what they earned counts for the pages before, and they teach nothing else")
         trained = self._train(start)
         candidate, weights = self._candidate(trained.parameters)
         gate = self._look(candidate, weights, judged, trained, cast(list[GateReport], looks))
@@ -242,6 +245,9 @@ class _TrainingRun:
             if written.visits:
                 reason = f"of {quantity(written.visits, 'session')}, none is in the split that teaches"
             raise InputError(f"empty log to train on: {reason}", hint=self._way_out())
+        if written.ruled == written.decisions:
+            hint = "it cannot learn from pages with `pin`, `most` or `least`: serve some without"
+            raise InputError("empty log to train on: every page has rules of its request", hint=hint)
         if written.max_reward > LARGEST:
             raise InputError(
                 f"a slate earned {written.max_reward:g} by reward {name}, which is too large to compute with",
@@ -257,8 +263,6 @@ class _TrainingRun:
             return "; ".join(filter(None, (hint, self.maturity)))
         if self.report.unrecorded:
             return "train on what `rlrec recommend` served, or on an import that says what its states were"
-        if self.report.ruled:
-            return "it cannot learn from pages with `pin`, `most` or `least`: serve some visits without"
         if self.request.log or self.request.since is not None:
             return "widen --log or --since"
         return "serve sessions with `rlrec recommend`, or import a log of them"

@@ -43,14 +43,16 @@ class DecisionBlock:
 
 
 def blocks(rows: VisitRows) -> Iterator[DecisionBlock]:
-    """All decisions in blocks, ordered by slate size and number of the eligible set."""
+    """The decisions without page rules in blocks, ordered by slate size and number of the eligible set."""
     # groups of decisions with the same size and eligible set
-    first, group_index = distinct(rows.size, rows.eligible)
+    first, group_index = distinct(rows.size, rows.eligible, rows.ruled)
     sizes, counts = rows.size[first].tolist(), np.bincount(group_index).tolist()
     sets = [rows.eligible_sets[number] for number in rows.eligible[first].tolist()]
     # groups that may share a block
     by_kind = defaultdict[tuple[int, bytes], list[int]](list)
     for group, eligible in enumerate(sets):
+        if rows.ruled[first[group]]:
+            continue
         by_kind[sizes[group], eligible.catalogue.digest].append(group)
     state = rows.state()
     for groups in by_kind.values():

@@ -123,8 +123,8 @@ class VisitRows:
     an index of its logger and half; length, the number of its decisions.
     For each decision, (n,): eligible, the index of its eligible set; size, its positions; remembered, the number of
     arms that its state remembers; log_propensity of the slate; reward of the slate; default, 1 where no event counted;
-    lowest, the log of the smallest probability that any slate could have had (NaN: not known); x (n, d), features of
-    its state.
+    ruled, 1 where the request had page rules, with which the policy is not trained; lowest, the log of the smallest
+    probability that any slate could have had (NaN: not known); x (n, d), features of its state.
     For each slot, (i,): shown, the index of its arm; earned, its reward; divided, the reward over the examination of
     its position; logged, its log propensity whatever the slots above; conditional, its log propensity given the slots
     above.
@@ -143,6 +143,7 @@ class VisitRows:
     log_propensity: Array
     reward: Array
     default: Ids
+    ruled: Ids
     lowest: Array
     x: Array
     shown: Ids
@@ -204,7 +205,7 @@ class VisitRows:
 
 # Columns and their stored types: features are of size about 1, and indices are small.
 DECISION = {"size": "i4", "remembered": "i4", "log_propensity": "f8", "reward": "f8", "default": "i1",
-            "lowest": "f8", "x": "f4"}  # fmt: skip
+            "ruled": "i1", "lowest": "f8", "x": "f4"}  # fmt: skip
 SLOT = {"shown": "i4", "earned": "f8", "divided": "f8", "logged": "f8", "conditional": "f8"}
 ARM = {"arm": "i4", "memory": "f4"}
 VISIT = {"name": "u8", "split": "i1", "cluster": "i8", "stratum": "i1", "length": "i4"}

@@ -21,7 +21,7 @@ from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.app.log.splits import GATE, TRAIN, TUNE, owner_splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import ESTIMATOR
-from rlrec.arrays import Ids, distinct, look_up
+from rlrec.arrays import Flags, Ids, distinct, look_up
 from rlrec.compute import Engine
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.policy.contexts.encoder import Encoded
@@ -51,22 +51,22 @@ CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 class WriteReport(Sums):
     """Which visits of a log went into a dataset, and why others did not.
     unused: those that are not over, incomplete, or without propensities; moved: those of a session that later got a
-    user of another split; unrecorded: those without stored states; too_long: those too long to be evaluated; ruled:
-    those with page rules, with which the policy is not trained.
-    visits, slots: the usable ones; gate_visits: usable visits in the gate's split, which are not written; new_visits:
-    those that were not usable before a time; rewarded_decisions: with an event that counts; max_reward: of a slate,
-    absolute; last_id: the newest decision; keep_probabilities: the smallest and largest probability with which the log
-    kept its decisions."""
+    user of another split; unrecorded: those without stored states; too_long: those too long to be evaluated.
+    visits, decisions, slots: the usable ones; ruled: decisions with page rules; gate_visits: usable visits in the
+    gate's split, which are not written; new_visits: those that were not usable before a time; rewarded_decisions: with
+    an event that counts; max_reward: of a slate, absolute; last_id: the newest decision; keep_probabilities: the
+    smallest and largest probability with which the log kept its decisions."""
 
     unused: UnusedVisits = field(default_factory=UnusedVisits)
     moved: int = 0
     unrecorded: int = 0
     too_long: int = 0
-    ruled: int = 0
     max_reward: float = 0.0
     last_id: int = 0
     visits: int = 0
     gate_visits: int = 0
+    decisions: int = 0
+    ruled: int = 0
     slots: int = 0
     new_visits: int = 0
     rewarded_decisions: int = 0
@@ -85,7 +85,6 @@ class WriteReport(Sums):
             (self.unrecorded, "whose states at the time of their decisions are not recorded"),
             (self.moved, "whose user came later and belongs to another split"),
             (self.too_long, f"of more than {ended_visits.LONGEST:,} decisions"),
-            (self.ruled, "with rules of a page"),
         )
         return "; ".join(f"{count:,} {reason}" for count, reason in counts if count)
 
@@ -162,14 +161,12 @@ class DatasetWriter:
         recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
         split_holds = owner_splits(self.salt, keys)[visits.per_visit(OWNER)] == visits.per_visit("split")
         is_short = np.diff(visits.start) <= ended_visits.LONGEST
-        has_rules = np.isin(visits.per_decision("context_id"), self._ruled_contexts)
-        is_ruled = np.logical_or.reduceat(has_rules, visits.start[:-1])
-        is_usable = recorded & split_holds & is_short & ~is_ruled
+        is_usable = recorded & split_holds & is_short
         report += WriteReport(
-            unrecorded=int((~recorded).sum()), moved=int((recorded & ~split_holds).sum()),
+            unrecorded=int((~recorded).sum()),
+            moved=int((recorded & ~split_holds).sum()),
             too_long=int((recorded & split_holds & ~is_short).sum()),
-            ruled=int((recorded & split_holds & is_short & is_ruled).sum()),
-        )  # fmt: skip
+        )
         visits = visits.take(is_usable)
         if not len(visits):
             return report, []
@@ -177,7 +174,8 @@ class DatasetWriter:
         split = visits.per_visit("split")
         written = (split == TRAIN) | (split == TUNE) & is_judged
         report += WriteReport(
-            visits=len(visits), slots=int(visits.first[-1]),
+            visits=len(visits), decisions=int(visits.start[-1]), slots=int(visits.first[-1]),
+            ruled=int(self._has_rules(visits).sum()),
             gate_visits=int(((split == GATE) & is_judged).sum()),
             new_visits=int((visits.mature_from > self.since).sum()),
             rewarded_decisions=int((~visits.default).sum()), max_reward=float(np.abs(visits.reward).max()),
@@ -231,10 +229,15 @@ class DatasetWriter:
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
             default=visits.default.astype(np.int64), x=state.x.astype(np.float32),
+            ruled=self._has_rules(visits).astype(np.int64),
             shown=self._positions(slots["arm_id"]), earned=earned, divided=divided, logged=logged,
             conditional=np.log(slots["propensity"]), arm=remembered[in_set], memory=state.memory[in_set],
             words=encoded if isinstance(encoded, Sparse) else None,
         )  # fmt: skip
+
+    def _has_rules(self, visits: EndedVisits) -> Flags:
+        """The decisions whose request had page rules, (n,)."""
+        return np.isin(visits.per_decision("context_id"), self._ruled_contexts)
 
     def _encoded(self, context_id: Ids) -> Encoded:
         """The encoded contexts of decisions; those of the previous portion are not read again."""

@@ -56,8 +56,16 @@ def _decisions(rows: VisitRows) -> Decisions:
     )  # fmt: skip
 
 
+def _logged_slots(rows: VisitRows) -> Array:
+    """The log of the logged probability of each slot given those above; where it is not known, an equal part of that of
+    the slate."""
+    parts = np.repeat(rows.log_propensity / rows.size, rows.size)
+    return np.where(np.isnan(rows.conditional), parts, rows.conditional)
+
+
 class HoldoutValue:
-    """The value of parameters on visits that were not used for training, compared with other parameters.
+    """The value of parameters on visits that were not used for training, compared with other parameters. Pages whose
+    request had rules count as they were served, whatever the parameters.
 
     left_out: loggers whose visits do not count. wanted_ess: effective visits that parameters need here, so that the
     gate can judge them; reference_ess: those of the reference; clusters: users, or sessions without one. Where slots
@@ -174,12 +182,14 @@ class HoldoutValue:
         strata = self.split.strata
         partials: ByStratum = {}
         for rows in self.split.batches(self.max_visits):
-            decisions, log_slots = _decisions(rows), np.empty(len(rows.shown))
+            decisions, log_slots, is_ruled = _decisions(rows), _logged_slots(rows), rows.ruled > 0
+            predicted = self.values.predicted(decisions)
             expected = self.values.expected(decisions, self._distributions(rows, parameters, log_slots))
+            expected[is_ruled] = predicted[is_ruled]
             log_ratio = np.add.reduceat(log_slots, rows.first[:-1]) - rows.log_propensity
             batch = VisitBatch(
                 start=rows.start, reward=rows.reward, log_ratio=log_ratio, cluster=rows.cluster,
-                predicted=self.values.predicted(decisions), expected=expected, largest=-rows.lowest,
+                predicted=predicted, expected=expected, largest=-rows.lowest,
                 default=rows.default > 0,
             )  # fmt: skip
             for number, visits in members(rows.stratum, len(strata)):
@@ -204,7 +214,7 @@ class HoldoutValue:
 
     def _log_slots(self, rows: VisitRows, parameters: Parameters) -> Array:
         """The log of the probability of each shown slot, given those above, under the parameters."""
-        log_slots = np.empty(len(rows.shown))
+        log_slots = _logged_slots(rows)
         for _ in self._distributions(rows, parameters, log_slots):
             pass
         return log_slots
@@ -231,7 +241,7 @@ class HoldoutValue:
         variance."""
         visits, second_moment = 0, 0.0
         for rows in self.split.batches(self.max_visits):
-            growth = np.empty(len(rows.eligible))
+            growth = np.zeros(len(rows.eligible))
             for block in self._portions(rows):
                 scores = self._score(parameters, block), self._score(self.reference, block)
                 divergences = plackett_luce.chi_squares(*scores, block.shown, block.eligible, **self._exploration)
@@ -257,7 +267,7 @@ class HoldoutValue:
             kl = plackett_luce.divergences(*scores, block.shown, block.eligible, **self._exploration)
             entropy = -(first * np.log(np.maximum(first, 1e-30))).sum()
             sums += [len(block.rows), float(entropy), float(kl.sum())]
-        return float(sums[1] / sums[0]), float(sums[2] / sums[0])
+        return float(sums[1] / max(1.0, sums[0])), float(sums[2] / max(1.0, sums[0]))
 
     def _score(self, parameters: Parameters, block: DecisionBlock) -> Array:
         arm_parameters = {name: parameters[name][block.arms] for name in ARM_PARAMETERS}

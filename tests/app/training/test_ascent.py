@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ import pytest
 from rlrec.app.evaluation.comparisons.paired_gate import refusal
 from rlrec.app.log.splits import TRAIN
 from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions
+from rlrec.app.training.dataset import DatasetSplit
+from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
+from rlrec.arrays import Array
 from rlrec.cli.commands.policies.train_pg import _sentence
 from rlrec.ope.checks.verdicts import doubts_of
 from rlrec.ope.comparisons import paired
+from rlrec.policy.gradients import returns
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.corridor import Corridor
 from tests.benchmarks import climbs, gates, training
@@ -184,6 +189,35 @@ def test_visits_are_worth_what_is_counted() -> None:
     log = drawn(server, Barista(), visits=5_000, seed=1)
     earned = (log.rewards * log.inside).sum(axis=1)
     assert abs(earned.mean() - value(server, Barista())) < 4 * earned.std() / 5_000**0.5
+
+
+def test_pages_with_rules_count_as_they_were_served() -> None:
+    """Where all pages of a log had rules, no parameters gain anything. Where all but the first one of each visit had,
+    the weight of a visit is that of its first page."""
+    rng = np.random.default_rng(1)
+    start, other = (
+        {name: rng.normal(scale=0.3, size=values.shape) for name, values in KIND.zero_parameters(4).items()}
+        for _ in range(2)
+    )
+    server = Server(parameters=start)
+    with closing(spooled(server, drawn(server, Barista(), visits=900, seed=1), seed=1)) as spool:
+        spool.arrange({TRAIN: VISITS})
+        taught = spool.splits[TRAIN]
+        values = fit_values(taught, gamma=1.0, arms=4)
+        plain, pieces = HoldoutValue(taught, KIND, start, gamma=1.0, values=values), list(taught.batches())
+        for steps in (range(30), range(1, 30)):
+            ratios = list[Array]()
+            with closing(DatasetSplit({}, np.concatenate([rows.cluster for rows in pieces]))) as split:
+                split.longest = taught.longest
+                for rows in pieces:
+                    ruled = np.isin(returns.steps(rows.start), steps)
+                    split.write(replace(rows, ruled=ruled.astype(np.int64)))
+                    ratio = np.where(ruled, 0.0, plain.log_slates(rows, other) - rows.log_propensity)
+                    ratios.append(np.add.reduceat(ratio, rows.start[:-1]))
+                point = HoldoutValue(split, KIND, start, gamma=1.0, values=values).point(other, z=1.0)
+            weight = np.exp(np.concatenate(ratios))
+            assert point["ess"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
+            assert (point["gain"] == 0) == (weight == 1).all()
 
 
 @pytest.mark.simulation

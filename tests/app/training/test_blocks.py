@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def rows(eligible_sets: list[EligibleSet], rng: np.random.Generator, *, n: int =
         eligible_sets=eligible_sets, name=np.ones(1, np.uint64), split=np.zeros(1, np.int64),
         cluster=np.ones(1, np.int64), stratum=np.zeros(1, np.int64),
         length=np.array([n]), eligible=case, size=size, remembered=np.full(n, 2), log_propensity=-rng.uniform(1, 3, n),
-        reward=rng.normal(size=n), default=np.zeros(n, np.int64), lowest=-ones, shown=shown,
+        reward=rng.normal(size=n), default=np.zeros(n, np.int64), ruled=np.zeros(n, np.int64), lowest=-ones,
+        shown=shown,
         x=rng.normal(size=(n, len(KIND.names))),
         earned=rng.normal(size=len(shown)), divided=rng.normal(size=len(shown)),
         logged=-rng.uniform(1, 3, len(shown)), conditional=-rng.uniform(1, 3, len(shown)),
@@ -54,6 +56,14 @@ def gradient(decision_rows: VisitRows, *, slots: bool = False) -> GradientSums:
     groups = group_slates(decision_rows, gain, gain + 1, np.ones(len(gain)), slots=slots)
     objective = Objective(clip=5.0, entropy=0.1, top=2 if slots else 0)
     return reinforce.sums(KIND, parameters, groups, objective)
+
+
+def test_decisions_with_page_rules_stand_in_no_block() -> None:
+    rng = np.random.default_rng(4)
+    decision_rows = replace(rows(cases(3, rng), rng), ruled=rng.integers(0, 2, 60))
+    result = np.concatenate([block.rows for block in blocks(decision_rows)])
+    assert sorted(result.tolist()) == np.flatnonzero(decision_rows.ruled == 0).tolist()
+    assert not list(blocks(replace(decision_rows, ruled=np.ones(60, np.int64))))
 
 
 @pytest.mark.parametrize("number", [1, 3, 40])

@@ -41,7 +41,7 @@ def rows(n: int, *, seed: int = 1, width: int = 3) -> VisitRows:
         split=rng.integers(0, 3, n), stratum=np.zeros(n, np.int64),
         cluster=rng.integers(-(2**60), 2**60, n), length=length, eligible=rng.integers(0, 4, decisions), size=size,
         remembered=remembered, log_propensity=rng.normal(size=decisions), reward=rng.normal(size=decisions),
-        default=rng.integers(0, 2, decisions), lowest=rng.normal(size=decisions),
+        default=rng.integers(0, 2, decisions), ruled=rng.integers(0, 2, decisions), lowest=rng.normal(size=decisions),
         x=rng.integers(-9, 9, (decisions, width)) / 4, shown=rng.integers(0, 9, slots), earned=rng.normal(size=slots),
         divided=rng.normal(size=slots), logged=rng.normal(size=slots), conditional=rng.normal(size=slots),
         arm=rng.integers(0, 9, arms), memory=rng.integers(-9, 9, (arms, 4)) / 4,

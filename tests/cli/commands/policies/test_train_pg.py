@@ -15,7 +15,7 @@ from rlrec.store import Store
 from tests.app.shop import MINUTE, START, dump
 from tests.app.visitors import LATER, opened, serve
 from tests.cli.program.test_bad_input import refuses
-from tests.conftest import CommandResult, Run, filled, runner
+from tests.conftest import CommandResult, Run, click, filled, runner
 
 NOW = "2027-01-16T08:00:00Z"  # LATER
 QUICK = ("--seed", 1, "--epochs", 2)
@@ -364,7 +364,27 @@ def test_a_log_of_pages_with_rules_alone_says_what_to_serve(run_sqlite: Run, sql
     lines = [{"policy": "visits", "session": f"s{n}", "page": {"pin": {"1": "tea"}}} for n in range(9)]
     run_sqlite("--now", "2027-01-15T08:00:00Z", "--allow-future", "recommend", "--input", "-", stdin=lines).done()
     result = run_sqlite("--now", NOW, "-q", "train-pg", "visits")
-    refuses(result, 2, "9 with rules of a page", "serve some visits without")
+    refuses(result, 2, "every page has rules of its request", "serve some without")
+
+
+def test_what_a_page_with_rules_earns_teaches_the_page_before(run_sqlite: Run, sqlite_db: str) -> None:
+    """A pinned page is clicked where the page before it, without rules, showed tea."""
+    with closing(opening(Path(sqlite_db))) as store:
+        opened(store)
+    clock, lines = ("--now", "2027-01-15T08:00:00Z", "--allow-future"), [{"session": f"s{n}"} for n in range(400)]
+    answers = []
+    for page in ({}, {"pin": {"1": "tea"}}):
+        served = [{**line, "policy": "visits", "page": page} for line in lines]
+        answers.append(run_sqlite(*clock, "recommend", "--input", "-", "--seed", 1, "--json", stdin=served).lines)
+    first = [answer["slate"][0]["arm"] for answer in answers[0]]
+    liked = [answer["decision_id"] for answer, arm in zip(answers[1], first, strict=True) if arm == "tea"]
+    click(run_sqlite, liked, *clock)
+    result = run_sqlite("--now", NOW, "train-pg", "visits", "--seed", 1, "--lr", 0.1, "--promote", "always", "--json")
+    assert result.json["sessions"] == 400
+    assert "400 of 800 pages had rules of their request" in result.stderr
+    shown = run_sqlite("--now", NOW, "policy", "show", "visits", "--json").json["arms"]
+    assert max(shown, key=lambda row: row["probability"])["arm"] == "tea"
+    assert max(row["probability"] for row in shown) > first.count("tea") / 400 + 0.1
 
 
 def test_a_store_without_arms_says_so_in_one_line(run_sqlite: Run) -> None:
