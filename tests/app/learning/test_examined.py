@@ -316,6 +316,8 @@ def test_doctor_has_the_figure_of_position_fit_or_none(kind: str, run_sqlite: Ru
         earn = f"at positions 2 to 4 earn {share:.0%} of"
     assert fitted.exit_code == (0 if kind == "thompson" else 3)
     assert f"at equal arms, slots {earn} those at position 1" in finding
+    log = "home`, then" if kind == "thompson" else "OTHER` on the log of a policy with marginals"
+    assert f"`rlrec position fit home --log policy={log}" in finding
 
 
 @pytest.mark.slow

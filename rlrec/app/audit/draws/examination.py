@@ -13,6 +13,7 @@ from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.log import reward_log
 from rlrec.ope.checks.positions import ExaminedPosition
 from rlrec.records import Version
+from rlrec.sentences import DEFAULT_REWARD
 from rlrec.store.log.reader import Batch
 
 CHECK = "positions"
@@ -70,16 +71,19 @@ class Examination:
 
     def _warn_of_fall(self, findings: Findings, subject: str) -> None:
         """Warn with the figure that `position fit` estimates, where it estimates one."""
-        policy, earn = self.version.policy, "below position 1 earn less than"
+        policy, earn, reward = self.version.policy, "below position 1 earn less than", self.version.reward.name
+        log, aside = "OTHER", " on the log of a policy with marginals, such as `uniform` (its own cannot tell)"
         if lower := self._fit(self.version)[1:]:
             share = sum(row.examination * row.slots for row in lower) / sum(row.slots for row in lower)
             if share >= MAX_SHARE:
                 return
             earn = f"at positions 2 to {lower[-1].position} earn {share:.0%} of"
+            log, aside = policy.name, ""
+        options = f"--log policy={log}{'' if reward == DEFAULT_REWARD else f' --reward {reward}'}"
         findings.warning(
             CHECK, subject,
             f"at equal arms, slots {earn} those at position 1, and the belief uses no curve: "
-            f"estimate one by `rlrec position fit {policy.base} --log policy={policy.name}`, "
+            f"estimate one by `rlrec position fit {policy.base} {options}`{aside}, "
             f"then `rlrec policy rebuild {policy.name} --position {policy.base}`",
         )  # fmt: skip
 
