@@ -65,8 +65,8 @@ class Request:
         if self.schedule is not None:
             steps = ",".join(f"{100 * step:.12g}%" for step in self.schedule.steps)
             guarded = "".join(f" --guard {guard}" for guard in self.schedule.guards)
-            days, rest_us = divmod(self.schedule.hold_us, DAY_US)
-            hold = f"{self.schedule.hold_us / 1e6:.12g}s" if rest_us else f"{days}d"
+            hold_us = self.schedule.hold_us
+            hold = f"{hold_us / 1e6:.12g}s" if hold_us % DAY_US else f"{hold_us // DAY_US}d"
             return f"{self.name} --to {self.to} --steps {steps} --hold {hold}{metric}{guarded}"
         to = "" if self.to is None else f" --to {self.to}"
         holdout_text = "" if self.holdout is None else f" --holdout {100 * self.holdout:.12g}%"
