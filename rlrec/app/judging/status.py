@@ -32,7 +32,7 @@ WAITING, DOCTOR = "waiting", "doctor"  # the checks behind the warnings here, be
 
 # passed: whether a gate tested it and let it pass; None for a rebuilt version, which no gate tested
 WaitingVersion = TypedDict("WaitingVersion", {
-    "version": str, "since": str, "answer": str | None, "passed": bool | None,
+    "version": str, "since": str, "answer": str | None, "passed": bool | None, "rolled_back_at": str | None,
 })  # fmt: skip
 # live: number of the live version; versions: their number; decisions: imported ones included; decisions_24h: served;
 # answer: of the newest gate test of the live version, None without one; waiting: the newest version, its time and its
@@ -196,9 +196,12 @@ def _waiting(unit: Unit, live: Version, number: int) -> WaitingVersion | None:
     answer, passed = _answer(unit, newest, routes.newest_looks(unit, [newest.id]))
     if newest.policy.kind == "gradient":
         answer = answer or f"{newest.reference}: no gate has looked at it"
+    promoted = [row for row in policies.promotions(unit, newest.policy.id) if row.version_id == newest.id]
+    rolled_back_at = promoted[-1].rolled_back_at if promoted else None
     return {
         "version": newest.reference, "since": format_time(newest.created_at), "answer": answer,
         "passed": None if answer is None else passed,
+        "rolled_back_at": None if rolled_back_at is None else format_time(rolled_back_at),
     }  # fmt: skip
 
 

@@ -112,6 +112,9 @@ def _waiting(row: app.status.WaitingVersion) -> str:
     if row["passed"] is False:
         return f"{row['answer']}; kept since {since}, not live: `rlrec policy show {name}` shows it"
     subject = f"{row['answer']}; it" if row["answer"] else name
+    if row["rolled_back_at"] is not None:
+        back = short_times(row["rolled_back_at"])[:16]
+        return f"{subject} was rolled back on {back}: `rlrec policy promote {name}` makes it live again"
     return f"{subject} has waited since {since}: `rlrec policy promote {name}` makes it live"
 
 

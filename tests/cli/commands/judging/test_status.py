@@ -155,6 +155,9 @@ def test_a_version_that_waits_is_named_until_it_is_live(run_sqlite: Run) -> None
     ).stdout.replace("\n", " ")
     run_sqlite("--now", T0, "policy", "promote", "home@3")
     assert run_sqlite("--now", T0, "status", "--json").json["policies"][0]["waiting"] is None
+    run_sqlite("--now", T0, "policy", "rollback", "home").done()
+    again = run_sqlite("--now", T0, "status").stdout.replace("\n", " ")
+    assert "home@3 was rolled back on 2026-01-01 12:00: `rlrec policy promote home@3` makes it live again" in again
 
 
 @ON_BOTH
