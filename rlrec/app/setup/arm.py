@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rlrec import policy as kinds
 from rlrec.app.inputs import arm_names, canonical, lookup
 from rlrec.errors import InputError
-from rlrec.records import Sums
+from rlrec.records import Arm, Sums
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms, beliefs, policies
@@ -115,9 +115,15 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
         stored = arms.ids(unit, keys)
         if missing_keys := [key for key in keys if key not in stored]:
             raise lookup.unknown("arm", missing_keys[0], [arm.key for arm in arms.all_arms(unit)])
-        return StatusChange(list(keys), arms.retire(unit, keys, retired=retired))
+        change = StatusChange(list(keys), arms.retire(unit, keys, retired=retired))
+        ended.extend(arm for arm in arms.all_arms(unit) if arm.key in keys and arm.status(unit.now) == "ended")
+        return change
 
-    return store.write(work, repeatable=True)
+    ended: list[Arm] = []
+    change = store.write(work, repeatable=True)
+    if ended and not retired:
+        store.notice(f"{ended[0].key} has ended: `rlrec arm add {ended[0].key} --until TIME` gives it a later end")
+    return change
 
 
 def list_arms(store: Store, names: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -142,6 +142,15 @@ def test_a_retired_arm_is_eligible_no_more_until_restored(run: Run) -> None:
     assert len(run("recommend", "--policy", "p", "--session", "s", "-k", "2", "--json").json["slate"]) == 2
 
 
+def test_an_arm_that_has_ended_is_not_restored_and_a_line_says_how(run_sqlite: Run) -> None:
+    run_sqlite("--now", "2026-01-01", "arm", "add", "punch", "--until", "2026-01-20")
+    run_sqlite("--now", "2026-01-10", "arm", "retire", "punch")
+    assert run_sqlite("--now", "2026-01-11", "arm", "restore", "punch").stderr == ""
+    restored = run_sqlite("--now", "2026-01-25", "arm", "restore", "punch")
+    assert restored.stderr == "punch has ended: `rlrec arm add punch --until TIME` gives it a later end\n"
+    assert run_sqlite("--now", "2026-01-25", "arm", "retire", "punch").stderr == ""
+
+
 def test_an_unknown_arm_is_named_with_near_ones_and_none_is_retired(run: Run) -> None:
     run("arm", "add", "coffee")
     result = run("arm", "retire", "coffee", "cofee", "--json")
