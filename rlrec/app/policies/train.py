@@ -125,6 +125,9 @@ def _parent(unit: Unit, request: Request) -> Version:
             f"policy {parent.policy.name!r} is of kind {parent.policy.kind}, which train-pg does not train",
             hint=f"`rlrec policy create NAME --kind {KIND}` makes one that it does",
         )
+    if shares := parent.policy.params.get("least"):
+        message = f"policy {parent.policy.name!r} keeps least shares ({shares}), which no score changes"
+        raise InputError(message, hint="create it without `least`, and state such shares in requests where needed")
     if request.promote != "never":
         lookup.refuse_running_variant(unit, parent)
     return parent

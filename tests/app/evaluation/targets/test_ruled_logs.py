@@ -221,7 +221,7 @@ READER_RULES = ("--param", "most=shelf=2", "--param", "least=b=0.15@3,@first=0.1
 def test_a_policy_that_reads_the_session_keeps_the_rules_of_pages(shop: Run) -> None:
     """What a trained one served under rules, its own and those of requests, weighs 1 in each unit."""
     first, then, last = (("--now", f"2026-01-{day}") for day in ("01", "03", "05"))
-    shop("policy", "create", "reader", "--kind", "gradient", *READER_RULES).done()
+    shop("policy", "create", "reader", "--kind", "gradient", "--param", "most=shelf=2", "--param", "floor=0.1").done()
     free = [{"session": f"f{number}", "policy": "home", "k": 3} for number in range(200)]
     answers = shop(*first, "recommend", "--input", "-", "--seed", 3, "--json", stdin=free).lines
     clicks = click_events(answers, lambda slot: slot["arm"] in "ab")

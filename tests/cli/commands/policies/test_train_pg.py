@@ -367,6 +367,12 @@ def test_a_log_of_pages_with_rules_alone_says_what_to_serve(run_sqlite: Run, sql
     refuses(result, 2, "every page has rules of its request", "serve some without")
 
 
+def test_a_policy_with_least_shares_is_refused(run_sqlite: Run) -> None:
+    run_sqlite("arm", "add", "tea", "mate").done()
+    run_sqlite("policy", "create", "visits", "--kind", "gradient", "--param", "least=tea=0.3").done()
+    refuses(run_sqlite("train-pg", "visits"), 2, "keeps least shares (tea=0.3)", "create it without `least`")
+
+
 def test_what_a_page_with_rules_earns_teaches_the_page_before(run_sqlite: Run, sqlite_db: str) -> None:
     """A pinned page is clicked where the page before it, without rules, showed tea."""
     with closing(opening(Path(sqlite_db))) as store:
