@@ -141,7 +141,7 @@ def _check_page_rules(kind: str, rules: Mapping[str, str]) -> None:
 
 def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
     """Raises InputError where features have more columns than the kind can hold."""
-    from rlrec.policy.contexts.fields import WIDEST
+    from rlrec.policy.contexts.features import WIDEST
 
     if design.context.is_sparse and not getattr(cls, "takes_sparse", False):
         sparse_kinds = ", ".join(name for name in KINDS if getattr(load(name), "takes_sparse", False))

@@ -209,12 +209,6 @@ def line(points: Sequence[tuple[float, float]], look: str) -> str:
     return _tag("polyline", f"line {look}", points=" ".join(f"{x},{y}" for x, y in points))
 
 
-def band(points: Sequence[tuple[float, float, float]], look: str) -> str:
-    """The area between the lower and the upper line of these points: x, lower, upper."""
-    edge = [(x, lower) for x, lower, _ in points] + [(x, upper) for x, _, upper in reversed(points)]
-    return _tag("polygon", f"band {look}", points=" ".join(f"{x},{y}" for x, y in edge))
-
-
 def mark(x: float, y: float, shape: str, look: str, size: float = 3.5) -> str:
     """A point: a circle, a square or a triangle."""
     if shape == "square":
@@ -291,7 +285,8 @@ def _series(series: Series, xs: Scale, ys: Scale, shape: str, look: str) -> list
     for run in _runs(series.points, lambda point: point.lower is not None and point.upper is not None):
         edges = [(xs(x), ys(lower or 0.0), ys(upper or 0.0)) for x, _, lower, upper, _ in run]
         if len(edges) > 1:
-            marks.append(band(edges, look))
+            edge = [(x, lower) for x, lower, _ in edges] + [(x, upper) for x, _, upper in reversed(edges)]
+            marks.append(_tag("polygon", f"band {look}", points=" ".join(f"{x},{y}" for x, y in edge)))
         else:
             x, lower, upper = edges[0]
             marks.append(_rule(x, lower, x, upper, f"whisker {look}"))

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec import ope
 from rlrec.arrays import Array, Ids
-from rlrec.ope.comparisons.paired import BEST_NIGHTS, NIGHTS, compare, gate_alpha, look_alpha, nightly_alpha
+from rlrec.ope.comparisons.comparison import BEST_NIGHTS, NIGHTS, compare, gate_alpha, look_alpha, nightly_alpha
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.fold import ImpressionFold
 from rlrec.policy.gradients.gradient import Parameters

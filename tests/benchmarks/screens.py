@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from rlrec.cli import GC_THRESHOLD
-from rlrec.cli.screen.contents import PAGES
-from rlrec.cli.screen.pages import Options, PageMaker
+from rlrec.cli.screen.contents import PAGES, Options, PageMaker
 from rlrec.times import parse
 from tests.benchmarks.measure import Figure, Setting
 from tests.benchmarks.shops import LATER, Lite, logged, tell

@@ -12,7 +12,7 @@ import numpy as np
 from click.testing import CliRunner
 
 from rlrec import ope
-from rlrec.app.evaluation.models.visit_values import Decisions, ReturnSums, TargetSlates
+from rlrec.app.evaluation.models.reward_models import Decisions, ReturnSums, TargetSlates
 from rlrec.arrays import Array, Ids, offsets, piece_rows
 from rlrec.cli import program
 from rlrec.ope.sums.visits import VisitBatch

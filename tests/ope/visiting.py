@@ -9,8 +9,7 @@ import numpy as np
 
 from rlrec import ope
 from rlrec.arrays import Array
-from rlrec.ope.comparisons.comparison import Comparison
-from rlrec.ope.comparisons.paired import compare
+from rlrec.ope.comparisons.comparison import Comparison, compare
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import RowSums

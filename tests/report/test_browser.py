@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from rlrec.cli.screen.pages import Options, PageMaker
+from rlrec.cli.screen.contents import Options, PageMaker
 from tests.cli.commands.judging.test_report import EVIL
 from tests.cli.doors.test_screen import HTML_USER, PAGE_OF_COMMAND, stocked
 from tests.conftest import runner

@@ -127,7 +127,7 @@ class CatalogueFeatures:
         that a request states, which take precedence."""
         from msgspec.json import decode  # for a hundred thousand arms json takes too long
 
-        from rlrec.policy.contexts.fields import value_of
+        from rlrec.policy.contexts.features import value_of
 
         descriptions = [self._description(arm, revision) for arm in arms.tolist()]
         by_text = {text: _hashable(value_of(decode(text), field)) for text in set(descriptions)}

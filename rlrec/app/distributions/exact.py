@@ -277,7 +277,7 @@ class VersionDistribution:
             reads = (*reads, *PAGE_FIELDS)
         if not reads:
             return ""
-        from rlrec.policy.contexts.fields import value_of
+        from rlrec.policy.contexts.features import value_of
 
         return repr([value_of(context, field) for field in reads])
 

@@ -8,7 +8,7 @@ from typing import Any
 from rlrec.app.distributions.designs import CatalogueFeatures
 from rlrec.app.inputs import arm_names
 from rlrec.arrays import Ids
-from rlrec.policy.contexts.fields import value_of
+from rlrec.policy.contexts.features import value_of
 from rlrec.policy.contexts.statements import ARM_FEATURES, GROUPS, PAGE
 from rlrec.policy.slates.page_layout import PageLayout, lay_out
 from rlrec.policy.slates.page_rules import PageRules

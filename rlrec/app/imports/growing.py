@@ -18,8 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
-from rlrec.app.imports.layouts.base import Layout
-from rlrec.app.imports.layouts.line_groups import BLOCK_BYTES
+from rlrec.app.imports.layouts.base import BLOCK_BYTES, Layout
 from rlrec.errors import InputError, RlrecError
 
 PORTION_BYTES = 1 << 24  # more than a line may have

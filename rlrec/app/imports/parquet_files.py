@@ -4,26 +4,44 @@ be made from it again.
 DIR/decisions/share=II-of-NN/part-N.parquet has a row for each decision, with its slots as a list; events and visits are
 next to decisions. A share has all decisions of some persons (users, else sessions), by the column `bucket`. A file
 never changes: manifest.json, which is replaced last, names the valid files. A visit that went on has several rows, of
-which the one with the highest `part`, the number of its export, is valid."""
+which the one with the highest `part`, the number of its export, is valid.
+
+Where earlier exports wrote no more than this one, their files and the new ones are merged, so that a folder that grows
+every night has few files."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cache
+from glob import escape, iglob
 from hashlib import blake2b
-from typing import Any, BinaryIO, cast
+from itertools import chain, product
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO, Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
 
 from rlrec import drafts
-from rlrec.errors import CheckFailed, RlrecError
-from rlrec.store import Unit
+from rlrec.app.inputs import filters
+from rlrec.app.inputs.decision_tables import load_pyarrow
+from rlrec.app.log import partitions
+from rlrec.arrays import Ids
+from rlrec.drafts import DIGIT, DRAFT, remove_abandoned
+from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
+from rlrec.store import Store, Unit
 from rlrec.store.database import tables as t
-from rlrec.store.log import log_tables, settings
-from rlrec.store.log.folder import remote_folder
+from rlrec.store.log import contents, decisions, log_tables, selected, settings
+from rlrec.store.log.folder import FolderLog, file_number, remote_folder
+from rlrec.store.log.reader import ABSENT
+from rlrec.store.log.selected import Selection
+from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import removals
 
 MANIFEST = "manifest.json"
@@ -140,3 +158,323 @@ def schemas(pa: Any) -> dict[str, Any]:
         "events": pa.schema([*_fields(pa, t.event), bucket]),
         "visits": pa.schema([*_fields(pa, t.visit), *session, bucket, pa.field("part", pa.int64())]),
     }
+
+
+GROUP = 5_000  # decisions that are read at a time
+MAX_WAITING_BYTES = 32_000_000  # bytes of rows that wait for the spools of their files
+GROUP_ROWS, GROUP_BYTES = 20_000, 64_000_000  # rows of a row group, and its bytes, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Counts of a folder: its files, all decisions in it, and the new ones."""
+
+    files: int
+    decisions: int
+    new: int
+
+
+def export(store: Store, folder: str, *, log: str | None = None) -> Written:
+    """Append the selected decisions, events and visits that the folder lacks, from one snapshot. folder: a path, or a
+    URL that fsspec knows; for a URL, files are completed in a temporary folder before the first is sent.
+
+    The manifest of a new folder is written first: if the export is interrupted, it shows that the files there belong to
+    an export, and the next one continues."""
+    pa, folder = load_pyarrow(), folder.removeprefix("file://")
+    with store.read() as unit:
+        selection = filters.selection(unit, log)
+    with ExitStack() as opened:
+        drafts = opened.enter_context(_drafts(folder))
+        unit = opened.enter_context(store.read())
+        stored = Manifest.read(folder)
+        if stored is None and _is_filled(folder):
+            raise InputError(f"{folder} is not empty, and no log", hint="name a folder that is not there yet")
+        manifest = stored or Manifest(
+            store=mark(unit), forgotten=removals.count_forgotten(unit), files={name: [] for name in DATASETS}
+        )
+        manifest.check(unit, folder)
+        writer = _FileWriter(pa, folder, manifest, drafts)
+        opened.callback(writer.close)
+        try:
+            if stored is None:
+                manifest.write(folder)
+            new = _write_new(unit, writer, FolderLog(folder, manifest.files), selection)
+            manifest = replace(manifest, files=writer.finish(), decisions=manifest.decisions + new)
+            manifest.write(folder)
+            writer.remove_merged()
+        except OSError as error:
+            raise RlrecError(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from error
+    return Written(files=sum(map(len, manifest.files.values())), decisions=manifest.decisions, new=new)
+
+
+def _is_filled(folder: str) -> bool:
+    """Whether a folder exists and is not empty."""
+    if "://" not in folder:
+        return os.path.isdir(folder) and bool(os.listdir(folder))
+    with remote_folder(folder) as (files, root):
+        return bool(files.exists(root) and files.ls(root))
+
+
+@contextmanager
+def _drafts(folder: str) -> Iterator[str]:
+    """The folder for incomplete files: the target itself if it is local, so that completed files only need to be
+    renamed. Raises StoreBusy while another export holds the lock of the folder."""
+    if "://" in folder:
+        with TemporaryDirectory() as temporary:
+            yield temporary
+        return
+    with ExitStack() as opened:
+        with suppress(OSError):  # reported when something is written, unless the file system merely has no locks
+            os.makedirs(folder, exist_ok=True)
+            opened.callback(os.close, lock := os.open(folder, os.O_RDONLY))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreBusy(f"another export writes to {folder}", hint="repeat the command later") from None
+            _remove_unnamed(folder)
+            opened.callback(_remove_unnamed, folder)
+        yield folder
+
+
+def _remove_unnamed(folder: str) -> None:
+    """Remove the files of interrupted exports, which the manifest does not name."""
+    remove_abandoned(os.path.join(escape(folder), DRAFT + 16 * DIGIT))
+    if (manifest := Manifest.read(folder)) is not None:
+        patterns = (f"{name}/{folders}/*part-[0-9]*" for name in DATASETS for folders in ("share=*", "day=*/bucket=*"))
+        paths = (path for entry in patterns for path in iglob(entry, root_dir=folder, include_hidden=True))
+        for path in set(paths).difference(*manifest.files.values()):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, path))
+
+
+def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: Selection) -> int:
+    """Write the rows that the folder lacks. Returns the number of new decisions. log: of the folder."""
+    stored, sessions = log.numbers("decisions", "decision_id", "session_id")
+    writer.begin(selected.extent(unit, selection).decisions - len(stored), log)
+    new_ids, new_sessions = [np.empty(0, np.int64)], [sessions]
+    low, last, session = 0, decisions.peek(unit), log_tables.column_names(t.decision).index("session_id")
+    count = 0
+    while ids := selected.ids_after(unit, selection, low=low, limit=GROUP):
+        low = ids[-1]
+        lacking = np.array(ids)[~np.isin(ids, stored)]
+        if len(lacking):
+            rows = log_tables.find_rows(unit, t.decision, "id", lacking.tolist())
+            writer.add("decisions", _decision_buckets(unit, rows), _decision_rows(unit, rows))
+            new_ids.append(lacking)
+            new_sessions.append(np.unique([row[session] for row in rows]))
+            count += len(lacking)
+        unit.progress("decisions", count, low / max(last, 1))
+    _write_events(unit, writer, log, np.union1d(stored, np.concatenate(new_ids)))
+    _write_visits(unit, writer, log, np.unique(np.concatenate(new_sessions)))
+    return count
+
+
+def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_ids: Ids) -> None:
+    """Write the events of these decisions that the folder lacks: numbers of events ascend within a decision."""
+    owner, number = log.numbers("events", "decision_id", "number")
+    last = np.full(len(decision_ids), -1, np.int64)
+    np.maximum.at(last, np.searchsorted(decision_ids, owner), number)
+    for portion in log_tables.event_keys(unit):
+        keys = np.array(portion, np.int64).reshape(-1, 2)
+        keys = keys[np.isin(keys[:, 0], decision_ids)]
+        keys = keys[keys[:, 1] > last[np.searchsorted(decision_ids, keys[:, 0])]]
+        if len(keys):
+            new_ids, lacking = np.unique(keys[:, 0]).tolist(), set(map(tuple, keys.tolist()))
+            owners = log_tables.find_rows(unit, t.decision, "id", new_ids)
+            buckets = dict(zip(new_ids, _decision_buckets(unit, owners), strict=True))
+            stored = log_tables.find_rows(unit, t.event, "decision_id", new_ids)
+            rows = [row for row in stored if (row[0], row[1]) in lacking]
+            writer.add("events", [buckets[row[0]] for row in rows], rows)
+
+
+def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids) -> None:
+    """Write the visits of these sessions whose newest row in the folder is out of date."""
+    names = [field.name for field in writer.schemas["visits"]]
+    compared = [names.index(name) for name in ("session_id", "number", "last_at", "steps", "ended_at", "user_id")]
+    stored = np.stack(log.numbers("visits", *(names[index] for index in compared)))
+    stored = stored[:, np.argsort(stored[0], kind="stable")]
+    for portion in log_tables.visits(unit):  # in order of sessions
+        session = [portion[0][0], portion[-1][0]] if portion else [0, -1]
+        near_rows = slice(np.searchsorted(stored[0], session[0]), np.searchsorted(stored[0], session[1], side="right"))
+        exported = set(map(tuple, stored[:, near_rows].T.tolist()))
+        owned = set(sessions[slice(*np.searchsorted(sessions, [session[0], session[1] + 1]))].tolist())
+        states = (tuple(ABSENT if row[index] is None else row[index] for index in compared) for row in portion)
+        rows = [row for row, state in zip(portion, states, strict=True) if row[0] in owned and state not in exported]
+        if rows:
+            user_digest, digest = names.index("user_digest"), names.index("session_digest")
+            writer.add("visits", [_bucket(row[user_digest], row[digest]) for row in rows], rows)
+
+
+def _decision_buckets(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[int]:
+    """The bucket of each decision. rows: of decisions."""
+    session = log_tables.column_names(t.decision).index("session_id")
+    digests = log_tables.person_digests(unit, {row[session] for row in rows})
+    return [_bucket(*digests[row[session]]) for row in rows]
+
+
+def _bucket(user_digest: int | None, session_digest: int | None) -> int:
+    digest = session_digest or 0 if user_digest is None else user_digest
+    return (digest >> 1) % partitions.BUCKETS
+
+
+def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """The rows of decisions with their slots and all other parts, in the form of `schemas`."""
+    columns = log_tables.column_names(t.decision)
+    index = {name: columns.index(name) for name in columns}
+    ids = [row[0] for row in rows]
+    children = [_children(unit, table, ids) for table in log_tables.CHILDREN]
+    features = {row[0]: row[1] for row in log_tables.find_rows(unit, t.decision_features, "decision_id", ids)}
+    bodies = contents.context_bodies(unit, {*(row[index["context_id"]] for row in rows), *features.values()})
+    sets = contents.eligible_arms(unit, {row[index["eligible_id"]] for row in rows})
+    keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
+    versions = policies.by_id(unit, {row[index["version_id"]] for row in rows})
+    people = log_tables.person_keys(unit, {row[index["session_id"]] for row in rows})
+    complete_files = []
+    for row in rows:
+        by_decision = [entry.get(row[0], []) for entry in children]
+        by_decision[0] = [(*slot, keys[slot[1]]) for slot in by_decision[0]]
+        version, eligible = versions[row[index["version_id"]]], list(sets[row[index["eligible_id"]]])
+        complete_files.append([
+            *row, *by_decision, *people[row[index["session_id"]]], version.policy.name, version.number,
+            bodies[row[index["context_id"]]], [keys[arm] for arm in eligible], eligible,
+            bodies[features[row[0]]] if row[0] in features else None,
+        ])  # fmt: skip
+    return complete_files
+
+
+def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tuple[Any, ...]]]:
+    """The rows of a table by decision, without the decision's id."""
+    position = log_tables.column_names(table).index("decision_id")
+    by_decision: dict[int, list[tuple[Any, ...]]] = {}
+    for row in log_tables.find_rows(unit, table, "decision_id", ids):
+        by_decision.setdefault(row[position], []).append((*row[:position], *row[position + 1 :]))
+    return by_decision
+
+
+class _Spool(NamedTuple):
+    """The rows of a file as they come, a few at a time: written so, a Parquet file would be slow to read."""
+
+    file: IO[bytes]
+    stream: Any
+
+
+class _FileWriter:
+    """Writes new files into a folder, for each dataset one per share of the buckets. The files have temporary names
+    until all of them are complete."""
+
+    def __init__(self, pa: Any, folder: str, manifest: Manifest, drafts: str) -> None:
+        """drafts: the folder for incomplete files."""
+        self.schemas, self._pa, self._folder, self._manifest, self._drafts = schemas(pa), pa, folder, manifest, drafts
+        self._shares = 1  # a power of two
+        self._waiting: dict[str, list[Any]] = {name: [] for name in DATASETS}  # tables by dataset
+        self._spools: dict[tuple[str, int], _Spool] = {}  # by dataset and share
+        self._number = self._export = 1 + max(map(file_number, chain(*manifest.files.values())), default=0)
+        self._merged = FolderLog(folder, {name: [] for name in DATASETS})
+
+    def begin(self, decisions: int, log: FolderLog) -> None:
+        """Choose the shares for this number of new decisions, and the files to merge with: going back from the last
+        export, those of every export that wrote no more than all that is merged so far."""
+        first = self._number
+        for number, exported in reversed(log.sizes()) if decisions > 0 else ():
+            if exported > min(decisions, partitions.BUCKETS * partitions.BATCH):
+                break
+            first, decisions = number, decisions + exported
+        self._merged, self._shares = log.since(first), partitions.count_partitions(decisions)
+
+    def add(self, dataset: str, buckets: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
+        """Write rows, each with its bucket."""
+        schema, waiting = self.schemas[dataset], self._waiting[dataset]
+        columns = [*zip(*rows, strict=True), buckets]
+        if dataset == "visits":
+            columns.append([self._export] * len(rows))
+        arrays = [self._pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+        waiting.append(self._pa.Table.from_arrays(arrays, schema=schema))
+        if sum(table.nbytes for table in waiting) > MAX_WAITING_BYTES:
+            self._write(dataset)
+
+    def _write(self, dataset: str) -> None:
+        """Write the waiting rows to the spools of their files."""
+        if not self._waiting[dataset]:
+            return
+        table, self._waiting[dataset] = self._pa.concat_tables(self._waiting[dataset]), []
+        share = np.array(table.column("bucket").to_pylist()) % self._shares
+        table, share = table.take(np.argsort(share, kind="stable")), np.sort(share)
+        for index in np.unique(share).tolist():
+            start, end = np.searchsorted(share, [index, index + 1]).tolist()
+            self._spool(dataset, index).stream.write_table(table.slice(start, end - start))
+
+    def _spool(self, dataset: str, share: int) -> _Spool:
+        if (dataset, share) not in self._spools:
+            file, ipc = TemporaryFile(dir=self._drafts), self._pa.ipc  # noqa: SIM115 (closed with the writer)
+            options = ipc.IpcWriteOptions(compression="lz4")
+            self._spools[dataset, share] = _Spool(file, ipc.new_stream(file, self.schemas[dataset], options=options))
+        return self._spools[dataset, share]
+
+    def finish(self) -> dict[str, list[str]]:
+        """Write the new files and give them their names. Returns all files of each dataset."""
+        for dataset in DATASETS:
+            self._write(dataset)
+        drafts: dict[str, str] = {}
+        for dataset, share in product(DATASETS, range(self._shares)):
+            if (dataset, share) in self._spools or self._merged.files[dataset]:
+                directory = f"{dataset}/share={share:02d}-of-{self._shares:02d}"
+                os.makedirs(os.path.join(self._drafts, directory), exist_ok=True)
+                name, draft = f"part-{self._number:06d}", f"{directory}/.part-{self._number:06d}-{os.urandom(4).hex()}"
+                if self._write_file(os.path.join(self._drafts, draft), dataset, share):
+                    drafts[draft] = f"{directory}/{name}.parquet"
+                    self._number += 1
+        for draft, name in drafts.items():
+            self._publish(os.path.join(self._drafts, draft), name)
+        merged = {*chain(*self._merged.files.values())}
+        return {
+            dataset: [path for path in [*paths, *drafts.values()] if path.startswith(dataset) and path not in merged]
+            for dataset, paths in self._manifest.files.items()
+        }
+
+    def _write_file(self, path: str, dataset: str, share: int) -> int:
+        """Write the rows of a share to a Parquet file, those of merged files first. Returns the number of rows."""
+        schema, spool = self.schemas[dataset], self._spools.get((dataset, share))
+        batches: Iterator[Any] = self._merged.batches(dataset, schema.names, share=share, shares=self._shares)
+        if spool is not None:
+            spool.stream.close()
+            spool.file.seek(0)
+            batches = chain(batches, self._pa.ipc.open_stream(spool.file))
+        writer, waiting, count = self._pa.parquet.ParquetWriter(path, schema), list[Any](), 0
+        try:
+            for batch in chain(batches, [None]):
+                if batch is not None:
+                    waiting.append(self._pa.Table.from_batches([batch]).cast(schema))
+                    count += len(batch)
+                is_full = sum(map(len, waiting)) >= GROUP_ROWS or sum(table.nbytes for table in waiting) >= GROUP_BYTES
+                if waiting and (batch is None or is_full):
+                    writer.write_table(self._pa.concat_tables(waiting))
+                    waiting = []
+            writer.close()
+        finally:
+            writer.is_open = False  # otherwise pyarrow tries again when it deletes the writer, and prints an error
+        if spool is not None:
+            spool.file.close()
+        return count
+
+    def _publish(self, path: str, name: str) -> None:
+        """Give a complete file its name in the folder."""
+        if self._drafts != self._folder:
+            with remote_folder(self._folder) as (files, root):
+                files.put_file(path, f"{root}/{name}")
+            return
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(path, os.path.join(self._folder, name))
+
+    def remove_merged(self) -> None:
+        """Remove the merged files from a remote store; local ones are removed as files that no manifest names."""
+        paths = [*chain(*self._merged.files.values())]
+        if paths and self._drafts != self._folder:
+            with remote_folder(self._folder) as (files, root):
+                files.rm([f"{root}/{path}" for path in paths])
+
+    def close(self) -> None:
+        """Close the spools and the merged files."""
+        self._merged.close()
+        for spool in self._spools.values():
+            spool.file.close()

@@ -13,7 +13,7 @@ from rlrec.app.inputs import lookup
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse as parse_body
-from rlrec.store.log import exclusions, selected, sessions
+from rlrec.store.log import selected, sessions
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies, users
 from rlrec.times import parse_local
@@ -111,7 +111,7 @@ def _sentence(unit: Unit, log: Selection) -> str | None:
 def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "") -> tuple[str, ...]:
     """SQL tests on a decision `d`, one for each stored exclusion, true for the decisions that it leaves out. included:
     names of exclusions to ignore; scope: a test on the decisions in question, if these are few."""
-    stored = {exclusion.name: exclusion for exclusion in exclusions.all_exclusions(unit)}
+    stored = {exclusion.name: exclusion for exclusion in selected.all_exclusions(unit)}
     names = {*stored} if included == ALL else {*texts_of(included or "")}
     for name in sorted(names - stored.keys()):
         raise lookup.unknown("exclusion", name, stored, clause=IN_FILTER, hint="`rlrec log list` shows them")
@@ -123,11 +123,11 @@ def unexcluded_tests(unit: Unit) -> list[str]:
     return Selection(without=exclusion_tests(unit)).conditions()
 
 
-def excluding_test(unit: Unit, exclusion: exclusions.Exclusion, *, scope: str = "") -> str:
+def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = "") -> str:
     """The SQL test that an exclusion leaves out a decision."""
     log = select(unit, parse(exclusion.filter), scope=scope, is_stored=True)
     if exclusion.by_unit:
-        log = replace(log, session_ids=exclusions.session_ids(unit, exclusion.id, scope=scope))
+        log = replace(log, session_ids=selected.session_ids(unit, exclusion.id, scope=scope))
     return f"({' AND '.join(log.conditions()) or '1 = 1'})"
 
 

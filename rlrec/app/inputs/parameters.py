@@ -15,7 +15,7 @@ from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.policy.contexts.encoder import Encoder
-from rlrec.policy.contexts.fields import value_of
+from rlrec.policy.contexts.features import value_of
 from rlrec.policy.slates.page_rules import declared
 from rlrec.records import Reward
 from rlrec.store import Store, Unit

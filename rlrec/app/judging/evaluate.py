@@ -15,7 +15,7 @@ from rlrec.app.evaluation.passes import estimates
 from rlrec.app.evaluation.passes.estimates import EstimateRow
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
 from rlrec.app.evaluation.passes.request import EmptyLog, Request
-from rlrec.app.evaluation.rows.candidates import Inclusion
+from rlrec.app.evaluation.rows.log_rows import Inclusion
 from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup

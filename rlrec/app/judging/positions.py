@@ -24,9 +24,8 @@ from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.arrays import finite_or_none, run_starts
 from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError, quantity
-from rlrec.ope.checks import click_models, positions
-from rlrec.ope.checks.click_models import Cells, ClickSums
-from rlrec.ope.checks.positions import EstimatedCurve, ExaminedPosition, OverlapSums
+from rlrec.ope.checks import positions
+from rlrec.ope.checks.positions import Cells, ClickSums, EstimatedCurve, ExaminedPosition, OverlapSums
 from rlrec.records import Reward, Sums, Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import selected, settings
@@ -58,7 +57,7 @@ EXPLAINED = {
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Options of `position fit`. positions: None for those of the longest slate; model: one of
-    `click_models.MODELS`."""
+    `positions.MODELS`."""
 
     name: str
     log: str | None = None
@@ -104,7 +103,7 @@ class _Estimated:
 
     curve: EstimatedCurve
     method: str
-    comparison: click_models.ModelComparison = click_models.NO_COMPARISON
+    comparison: positions.ModelComparison = positions.NO_COMPARISON
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,7 +171,7 @@ def _estimate(
     estimated = _curve(sums, request.model, size)
     by_position = estimated if request.model == "pbm" else _by_position(sums, size)
     examination = np.array([position.examination for position in by_position.curve.positions])
-    comparison = click_models.compare(sums.clicks, examination, model=request.model)
+    comparison = positions.compare(sums.clicks, examination, model=request.model)
     return replace(estimated, comparison=comparison)
 
 
@@ -190,10 +189,10 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
     columns = slots["context_id"][hidden], located.arm[hidden], located.position[hidden]
     return _LogSums(
         overlap=positions.overlap(pages, spans_batches=evaluation.spans_batches),
-        clicks=click_models.click_sums(
+        clicks=positions.click_sums(
             pages, arms=len(evaluation.arms), model=model, spans_batches=evaluation.spans_batches
         ),
-        cells=click_models.cells(*columns, count, count * clicked, np.ones(len(clicked)), clicked),
+        cells=positions.cells(*columns, count, count * clicked, np.ones(len(clicked)), clicked),
         partial=int((counts != slots["size"][starts]).sum()),
     )
 
@@ -203,7 +202,7 @@ def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
     if model == "pbm":
         estimated = _by_position(sums, size)
     else:
-        estimated = _Estimated(curve=click_models.curve(sums.clicks, model=model), method="likelihood")
+        estimated = _Estimated(curve=positions.curve(sums.clicks, model=model), method="likelihood")
     if len(estimated.curve.positions) == 1:
         raise _unidentified(estimated.curve.reasons[-1], sums)
     return estimated
@@ -213,7 +212,7 @@ def _by_position(sums: _LogSums, size: int) -> _Estimated:
     """The position-based curve, by the method that suits the log."""
     curve = positions.chained(sums.overlap)
     if len(curve.positions) == 1 and len(sums.cells.slots):
-        curve = click_models.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
+        curve = positions.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
         interval_reason = ("no-interval",) if len(curve.positions) > 1 else ()
         return _Estimated(curve=replace(curve, reasons=(*curve.reasons, *interval_reason)), method="em")
     reasons = list(curve.reasons)

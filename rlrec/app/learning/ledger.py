@@ -190,9 +190,9 @@ class Ledger:
         keys and equal events have equal rewards, which are computed once and counted."""
         scopes = {policy_id: self._find_scope(policy_id) for policy_id in {row[1] for row in changed}}
         if self._omitting:
-            from rlrec.store.log import exclusions
+            from rlrec.store.log import selected
 
-            self._omissions = exclusions.omissions(self.unit, self._omitting, {row[0] for row in changed})
+            self._omissions = selected.omissions(self.unit, self._omitting, {row[0] for row in changed})
         needing = {policy_id for policy_id, scope in scopes.items() if scope and self.fields(policy_id).propensity}
         weighed_ids = {row[0] for row in changed if row[1] in needing} if needing else ()
         shown = {
@@ -321,7 +321,7 @@ class Ledger:
         """The decisions, in a range of ids of one policy, that these beliefs leave out because they are excluded
         now."""
         from rlrec.app.inputs import filters
-        from rlrec.store.log import exclusions, settings
+        from rlrec.store.log import selected, settings
         from rlrec.store.log.selected import Selection
 
         if not versions or not settings.get(self.unit).has_exclusions:
@@ -332,8 +332,8 @@ class Ledger:
         )  # fmt: skip
         self._omitting.update(version.id for version in versions)
         for version in versions:
-            exclusions.omit(self.unit, version.id, selection)
-        return set(exclusions.omitted_ids(self.unit, versions[0].id, first, last))
+            selected.omit(self.unit, version.id, selection)
+        return set(selected.omitted_ids(self.unit, versions[0].id, first, last))
 
     # -- spend of policies with a budget --
 

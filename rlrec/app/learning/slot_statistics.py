@@ -28,7 +28,7 @@ from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import parse
-from rlrec.store.log import contents, exclusions, imported_data, reader
+from rlrec.store.log import contents, imported_data, reader, selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms as arm_catalogue
 from rlrec.store.policies import beliefs
@@ -123,7 +123,7 @@ class BeliefFold:
         ids = slots["decision_id"]
         if not len(ids):
             return np.zeros(0, np.bool_)
-        left_out = exclusions.omitted_ids(self.unit, self.version.id, int(ids.min()), int(ids.max()))
+        left_out = selected.omitted_ids(self.unit, self.version.id, int(ids.min()), int(ids.max()))
         return ~np.isin(ids, left_out)
 
     def changes(self, counts: Mapping[CountedSlot, float]) -> Totals:

@@ -21,8 +21,7 @@ from rlrec.policy import is_contextual
 from rlrec.policy.beliefs.solving import LARGEST
 from rlrec.policy.contexts import marginal
 from rlrec.policy.contexts.encoder import Design, Encoder, EncoderFit
-from rlrec.policy.contexts.features import Sparse
-from rlrec.policy.contexts.fields import WIDEST
+from rlrec.policy.contexts.features import WIDEST, Sparse
 from rlrec.policy.contexts.marginal import Anchor
 from rlrec.policy.gradients.gradient import BILINEAR
 from rlrec.policy.kinds.linear import HYBRID, SHARED, Linear

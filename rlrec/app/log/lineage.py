@@ -91,14 +91,14 @@ def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
 def has_learned(unit: Unit, version: Version, test: str, *, omitted: bool = False) -> bool:
     """Whether a belief has learned from decisions that pass a test; with `omitted`, whether it has left some of them
     out."""
-    from rlrec.store.log import exclusions
+    from rlrec.store.log import selected
 
     if not kinds.load(version.policy.kind).served or not learns(version):
         return False
     chain = ancestry(unit, version)
     logs = [Selection()] if omitted else [log.selection for log in learned_from(chain)]
     ids = [link.id for link in chain]
-    return any(exclusions.any_learned(unit, log, test, ids, omitted=omitted) for log in logs)
+    return any(selected.any_learned(unit, log, test, ids, omitted=omitted) for log in logs)
 
 
 def rebuild_command(version: Version) -> str:

@@ -28,7 +28,7 @@ from rlrec.records import Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.database.unit import parse
-from rlrec.store.log import exclusions, settings
+from rlrec.store.log import selected, settings
 from rlrec.store.policies import arms, beliefs, policies
 
 MAX_NAMED = 10  # fields named in a notice
@@ -285,7 +285,7 @@ def _create(
     if initial.sums:
         beliefs.add(unit, version_id, seq=0, changes=initial.sums)
     if initial.log is not None and initial.log.without:
-        exclusions.omit(unit, version_id, initial.log)
+        selected.omit(unit, version_id, initial.log)
     settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, initial.record)
     version = policies.by_id(unit, [version_id])[version_id]
     return _created(unit, version, version, created=True)

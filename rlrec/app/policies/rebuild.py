@@ -27,7 +27,7 @@ from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 from rlrec.records import Version
 from rlrec.store import Store, Unit
-from rlrec.store.log import decisions, exclusions, reader, settings
+from rlrec.store.log import decisions, reader, selected, settings
 from rlrec.store.policies import arms, beliefs, policies
 from rlrec.times import format_time
 
@@ -241,7 +241,7 @@ def _begin(unit: Unit, plan: _Plan) -> int:
         learned_from={**plan.initial.record, "ripe": ripe}, weights=plan.initial.weights,
     )  # fmt: skip
     if plan.initial.log is not None and plan.initial.log.without:
-        exclusions.omit(unit, version_id, plan.initial.log)
+        selected.omit(unit, version_id, plan.initial.log)
     settings.add_run(unit, "policy rebuild", {"policy": policy.name, "version": number})
     return version_id
 

@@ -32,7 +32,7 @@ from rlrec.app.training.report import GateReport, Result, TuneSplit
 from rlrec.arrays import Array
 from rlrec.compute import Engine
 from rlrec.errors import InputError, StoreBusy, quantity, suggest
-from rlrec.ope.comparisons.paired import nightly_alpha
+from rlrec.ope.comparisons.comparison import nightly_alpha
 from rlrec.policy.gradients.gradient import Parameters
 from rlrec.policy.gradients.returns import BASELINES
 from rlrec.records import Version

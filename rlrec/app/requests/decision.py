@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict, cast
 import numpy as np
 
 from rlrec.app.audit.draws import propensities
-from rlrec.app.audit.draws.stored_slates import DRAWS
+from rlrec.app.audit.draws.propensities import DRAWS
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution

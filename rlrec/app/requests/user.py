@@ -11,7 +11,7 @@ from rlrec.app.requests import session
 from rlrec.app.requests.feedback import FeedbackTransaction, Line
 from rlrec.errors import Conflict, InputError
 from rlrec.store import Store, Unit
-from rlrec.store.log import exclusions, returns, sessions, settings
+from rlrec.store.log import returns, selected, sessions, settings
 from rlrec.store.log.events import RETURN
 from rlrec.store.log.returns import Return
 from rlrec.store.policies import policies, users
@@ -68,23 +68,19 @@ def _merge(unit: Unit, user: str, into: str) -> Merged:
     stored = sessions.user_ids(unit, [user, person])
     earlier = returns.returns_of(unit, [*stored.values()])
     ids = sessions.intern_users(unit, [user, person])
-    exclusion_names = exclusions.sole_names(unit, [ids[user], ids[person]])
+    exclusion_names = selected.sole_names(unit, [ids[user], ids[person]])
     n_moved = users.merge(unit, ids[user], ids[person])
     n_returns = 0
     if settings.get(unit).weighs_returns:
-        n_returns = _correct_returns(unit, ledger, earlier, returns.returns_of(unit, [ids[person]]))
+        # events are never deleted: another event at the same time takes one back
+        now = returns.returns_of(unit, [ids[person]])
+        gone = (earlier - now) & returns.recorded(unit, {event.decision_id for event in earlier - now})
+        n_returns = record_returns(unit, ledger, gone, value=-1.0) + record_returns(unit, ledger, now - earlier)
     ledger.close()
     return {
         "user": user, "into": person, "merged": True, "created": sorted({user, person} - stored.keys()),
         "sessions": n_moved, "returns": n_returns, "excluded_by": exclusion_names,
     }  # fmt: skip
-
-
-def _correct_returns(unit: Unit, ledger: Ledger, earlier: set[Return], now: set[Return]) -> int:
-    """Replace the returns that several users seemed to have by those of the merged person; returns how many changed.
-    Events are never deleted: another event at the same time takes one back."""
-    gone = (earlier - now) & returns.recorded(unit, {event.decision_id for event in earlier - now})
-    return record_returns(unit, ledger, gone, value=-1.0) + record_returns(unit, ledger, now - earlier)
 
 
 def record_returns(unit: Unit, ledger: Ledger, events: Iterable[Return], *, value: float = 1.0) -> int:

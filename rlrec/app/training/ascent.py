@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrec.app.training.blocks import blocks
-from rlrec.app.training.dataset import ArrayFile, DatasetSplit, VisitRows
+from rlrec.app.training.dataset import ArrayFile, DatasetSplit, VisitRows, blocks
 from rlrec.app.training.holdout_value import HoldoutValue
 from rlrec.arrays import Array, Ids
 from rlrec.errors import RlrecError

@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from rlrec import ope
-from rlrec.app.evaluation.models.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
+from rlrec.app.evaluation.models.reward_models import Decisions, ReturnModel, ReturnSums, TargetSlates
 from rlrec.app.evaluation.rows.groups import members
-from rlrec.app.training.blocks import DecisionBlock, blocks
-from rlrec.app.training.dataset import DatasetSplit, VisitRows
+from rlrec.app.training.dataset import DatasetSplit, DecisionBlock, VisitRows, blocks
 from rlrec.arrays import Array
 from rlrec.ope.checks.reasons import LEAST_ESS
 from rlrec.ope.checks.verdicts import LEAST_MEAN_WEIGHT
-from rlrec.ope.comparisons.comparison import Comparison
-from rlrec.ope.comparisons.paired import compare
+from rlrec.ope.comparisons.comparison import Comparison, compare
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import RowSums, WeightSpread

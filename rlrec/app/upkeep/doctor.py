@@ -15,7 +15,7 @@ from rlrec.app.audit.draws.arm_counts import ArmCounts, Entropy, StarvingArms
 from rlrec.app.audit.draws.examination import Examination
 from rlrec.app.audit.draws.newest import RewardDrift
 from rlrec.app.audit.draws.propensities import MAX_DERIVED, JointPropensities
-from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, requests, visits
+from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, visits
 from rlrec.app.audit.integrity.beliefs import RebuiltBeliefs
 from rlrec.app.audit.integrity.findings import UNREADABLE, Finding, Findings
 from rlrec.app.audit.integrity.overdue import Outage, Rounded, check_overdue
@@ -165,7 +165,7 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
             if len(ids) < total:
                 detail = f"a random sample of {len(ids):,} of {total:,} decisions; --sample {total} takes all"
                 findings.add("propensities", "info", "store", detail)
-            requests.check(unit, ids, findings=findings)
+            dangling.check_requests(unit, ids, findings=findings)
             n_derived = propensities.check(unit, ids, findings=findings)
     checked = {COUNTED.get(table, f"{table}s"): count for table, count in counts.items()}
     return checked | {"propensities": n_derived, "shown": n_tested}
@@ -183,7 +183,7 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
         visits.check_batch(batch.select_rows(np.flatnonzero(~batch.slots["imported"])), findings=findings)
         joint.take(batch)
         logged_draws.check(unit, findings=findings, sample=batch)
-        requests.check(unit, ids, findings=findings)
+        dangling.check_requests(unit, ids, findings=findings)
     live_versions.check(unit, findings=findings)
     for finding in newest.check(unit, stored_policies, on_its_clock=store.now is None, recent=NEWEST):
         findings.add(finding.check, finding.severity, finding.subject, finding.detail)

@@ -11,9 +11,8 @@ from rlrec.app.log import lineage
 from rlrec.errors import Conflict, InputError
 from rlrec.records import Version
 from rlrec.store import Store, Unit
-from rlrec.store.log import exclusions, selected, settings
-from rlrec.store.log.exclusions import Exclusion, UnitIds
-from rlrec.store.log.selected import Selection
+from rlrec.store.log import selected, settings
+from rlrec.store.log.selected import Exclusion, Selection, UnitIds
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.times import format_time
 
@@ -56,11 +55,11 @@ def exclude(store: Store, name: str, *, where: str | None = None, machines: bool
             units = [(None, key) for key in ids]
         text = _normalised(unit, pairs)
         if stored is not None:
-            if stored.filter != text or {*exclusions.unit_ids(unit, stored.id)} != {*(units or ())}:
+            if stored.filter != text or {*selected.unit_ids(unit, stored.id)} != {*(units or ())}:
                 hint = f"`rlrec log include {name}` ends it; or use another name"
                 raise Conflict(f"exclusion {name!r} is there with another meaning", hint=hint)
             return _answer(unit, stored)
-        stored = exclusions.add(unit, name, text, units)
+        stored = selected.add(unit, name, text, units)
         answer = _answer(unit, stored)
         answer["created"] = True
         if not answer["decisions"]:
@@ -80,10 +79,10 @@ def include(store: Store, name: str) -> Excluded:
     def work(unit: Unit) -> Excluded:
         settings.lock(unit)
         if (stored := _find(unit, name)) is None:
-            names = [exclusion.name for exclusion in exclusions.all_exclusions(unit)]
+            names = [exclusion.name for exclusion in selected.all_exclusions(unit)]
             raise lookup.unknown("exclusion", name, names, hint="`rlrec log list` shows them")
         answer = _answer(unit, stored, included=True)
-        exclusions.remove(unit, stored.id)
+        selected.remove(unit, stored.id)
         settings.add_run(unit, "log include", {"name": name})
         return answer
 
@@ -93,11 +92,11 @@ def include(store: Store, name: str) -> Excluded:
 def list_exclusions(store: Store) -> list[StoredExclusion]:
     """All exclusions, by name."""
     with store.read() as unit:
-        return [_summary(unit, stored) for stored in exclusions.all_exclusions(unit)]
+        return [_summary(unit, stored) for stored in selected.all_exclusions(unit)]
 
 
 def _find(unit: Unit, name: str) -> Exclusion | None:
-    return next((stored for stored in exclusions.all_exclusions(unit) if stored.name == name), None)
+    return next((stored for stored in selected.all_exclusions(unit) if stored.name == name), None)
 
 
 def _normalised(unit: Unit, pairs: Mapping[str, str]) -> str:
@@ -109,7 +108,7 @@ def _normalised(unit: Unit, pairs: Mapping[str, str]) -> str:
 
 
 def _summary(unit: Unit, stored: Exclusion) -> StoredExclusion:
-    users, sessions = exclusions.unit_keys(unit, stored.id) if stored.by_unit else (None, None)
+    users, sessions = selected.unit_keys(unit, stored.id) if stored.by_unit else (None, None)
     at = format_time(stored.created_at)
     return {"exclusion": stored.name, "filter": stored.filter, "users": users, "sessions": sessions, "created_at": at}
 

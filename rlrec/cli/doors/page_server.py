@@ -22,8 +22,7 @@ from rlrec.cli import GC_THRESHOLD
 from rlrec.cli.doors.web import SCREEN, Access, RefusedRequest, Response
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import Store, settings
-from rlrec.cli.screen.contents import PAGES, SLOW
-from rlrec.cli.screen.pages import FRESH_S, BoundedCache, Options, PageMaker, WebPage, arguments
+from rlrec.cli.screen.contents import FRESH_S, PAGES, SLOW, BoundedCache, Options, PageMaker, WebPage, arguments
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable as Receive

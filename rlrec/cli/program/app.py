@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rlrec.app.policies import policy, policy_beliefs, rebuild, train, versions
     from rlrec.app.requests import decision, feedback, pipe, recommend, session, settle, user
     from rlrec.app.setup import arm, demo, init, reward, simulate
-    from rlrec.app.upkeep import db_copy, db_removals, db_roles, doctor, exclusions, export_log, follow_log, import_log
+    from rlrec.app.upkeep import db_copy, db_removals, db_roles, doctor, exclusions, export_log, import_log
     from rlrec.report import curves, figures, html, svg
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))

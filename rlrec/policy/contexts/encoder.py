@@ -18,9 +18,8 @@ import numpy as np
 from rlrec.arrays import Array, Ids, Index
 from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy
-from rlrec.policy.contexts import features, fields
-from rlrec.policy.contexts.features import Sparse
-from rlrec.policy.contexts.fields import WIDEST, Field, is_number, quote, value_of
+from rlrec.policy.contexts import features
+from rlrec.policy.contexts.features import WIDEST, Field, Sparse, is_number, quote, value_of
 from rlrec.policy.contexts.statements import ARM_FEATURES, STATEMENTS
 from rlrec.policy.scores.scores import Scores
 
@@ -66,11 +65,11 @@ class Encoder:
                 raise InputError(f"features have an unknown {quote(key)}", hint=suggest(str(key), _KEYS) or _HINT)
         declared_fields, intercept, columns = spec.get("fields", {}), spec.get("intercept", True), spec.get("hash", 0)
         if not isinstance(declared_fields, Mapping):
-            raise InputError(f"fields are {quote(declared_fields)}", hint=f"name each with its type, {fields.FORMS}")
+            raise InputError(f"fields are {quote(declared_fields)}", hint=f"name each with its type, {features.FORMS}")
         if not isinstance(intercept, bool):
             raise InputError(f"intercept is {quote(intercept)}", hint="give true or false")
-        fields.check_hash("the features", columns)
-        parsed = [fields.parse_field(name, written) for name, written in declared_fields.items()]
+        features.check_hash("the features", columns)
+        parsed = [features.parse_field(name, written) for name, written in declared_fields.items()]
         return cls(parsed, intercept=intercept, columns=columns)
 
     @classmethod
@@ -162,10 +161,10 @@ class EncoderFit:
         while open_items:
             for name, value in open_items:
                 columns[name].append(value)
-            nested = ((name, fields.objects(value)) for name, value in open_items if isinstance(value, dict | list))
+            nested = ((name, features.objects(value)) for name, value in open_items if isinstance(value, dict | list))
             items = ((name, item) for name, inner in nested for row in inner for item in row.items())
             open_items = [(f"{name}.{key}", value) for name, (key, value) in items]
-        batch = EncoderFit({name: _count_values(values) for name, values in columns.items() if fields.is_name(name)})
+        batch = EncoderFit({name: _count_values(values) for name, values in columns.items() if features.is_name(name)})
         self.fields = (self + batch).fields
 
     def __add__(self, other: EncoderFit) -> EncoderFit:
@@ -247,24 +246,24 @@ class _FieldValues:
         if kind == "number":
             return self._number(name)
         if kind == "flag":
-            return fields.Flag(name)
+            return features.Flag(name)
         if kind == "vector" and len(self.lengths) == 1 and max(self.lengths) < WIDEST:
-            return fields.Vector(name, max(self.lengths))
+            return features.Vector(name, max(self.lengths))
         if kind not in ("category", "list"):
             return None
         lists_all = not self.words[None] and len(self.by_frequency) <= min(max_values, n_listed + HASHED_COLUMNS)
         values = tuple(self.by_frequency if lists_all else self.by_frequency[:n_listed])
-        field = fields.Category if kind == "category" else fields.TextSet
+        field = features.Category if kind == "category" else features.TextSet
         return field(name, values, hash=0 if lists_all else HASHED_COLUMNS)
 
-    def _number(self, name: str) -> fields.Number:
+    def _number(self, name: str) -> features.Number:
         """Mean and standard deviation, rounded to six digits of the latter, so that another order of summation gives
         the same spec."""
         scale = math.sqrt(self.squares / self.count)
         if scale <= 1e-12 * abs(self.mean):  # constant
-            return fields.Number(name, self.mean)
+            return features.Number(name, self.mean)
         digits = 5 - math.floor(math.log10(scale))
-        return fields.Number(name, round(self.mean, digits), round(scale, digits))
+        return features.Number(name, round(self.mean, digits), round(scale, digits))
 
 
 def _count_values(values: Iterable[Any]) -> _FieldValues:
@@ -279,7 +278,7 @@ def _count_values(values: Iterable[Any]) -> _FieldValues:
         count=len(values_by_kind["number"]),
         mean=mean,
         squares=float(np.square(numbers - mean).sum()),
-        words=_cap(Counter(word if len(word) <= fields.LONGEST else None for word in words)),
+        words=_cap(Counter(word if len(word) <= features.LONGEST else None for word in words)),
         lengths=frozenset(map(len, values_by_kind["vector"])),
     )
 
@@ -297,7 +296,7 @@ def _kind(value: Any) -> str:
     if isinstance(value, list | tuple):
         if all(isinstance(item, str) for item in value):
             return "list"
-        if all(is_number(item, fields.LARGEST) for item in value):
+        if all(is_number(item, features.LARGEST) for item in value):
             return "vector"
     return "other"
 

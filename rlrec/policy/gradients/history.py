@@ -229,7 +229,7 @@ def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory
 
 
 def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
-    from rlrec.policy.contexts.fields import is_name
+    from rlrec.policy.contexts.features import is_name
 
     try:
         entries = [(row["arm"], row["ago"], row["reward"]) for row in state["history"]]

@@ -92,8 +92,7 @@ class Fixed(_Unlearned, Floored):
     def _table(self, context: Mapping[str, Any]) -> Mapping[str, float]:
         if self.by is None:
             return self.probabilities
-        from rlrec.policy.contexts.features import text_of
-        from rlrec.policy.contexts.fields import value_of
+        from rlrec.policy.contexts.features import text_of, value_of
 
         value = value_of(context, self.by)
         name = ANY_VALUE if value is None else text_of(value)

@@ -85,7 +85,7 @@ class LongTerm(Floored):
     def local_belief(self, belief: Belief, context: Mapping[str, Any]) -> Belief:
         if self.by is None or not self._columns or belief.extra is None:
             return belief
-        from rlrec.policy.contexts.fields import value_of
+        from rlrec.policy.contexts.features import value_of
 
         column = self._columns.get(text_of(value_of(context, self.by)))
         if column is None:

@@ -236,7 +236,8 @@ class _Database:
         by_day = [path for path in log.files[dataset] if "/bucket=" in path]
         by_size = [path for path in log.files[dataset] if "/bucket=" not in path]
         if not log.files[dataset]:
-            return _no_rows(dataset)
+            nulls = (f'NULL::{kind} AS "{name}"' for name, kind in _columns(dataset).items())
+            return f"SELECT {', '.join(nulls)} WHERE false"
         sources = [f"SELECT *, {_EXPORT} FROM read_parquet({self.list_of(by_day)}, {_BY_DAY})"] if by_day else []
         if by_size:
             sources.append(f"FROM read_parquet({self.list_of(by_size)}, hive_partitioning = false)")
@@ -326,12 +327,6 @@ def _may_have(path: str, buckets: Collection[int]) -> bool:
     """Whether a file may have rows of some of these buckets."""
     share, shares = _share(path)
     return any(bucket % shares == share for bucket in buckets)
-
-
-def _no_rows(dataset: str) -> str:
-    """A query with the columns of a dataset and no rows."""
-    nulls = (f'NULL::{kind} AS "{name}"' for name, kind in _columns(dataset).items())
-    return f"SELECT {', '.join(nulls)} WHERE false"
 
 
 def _columns(dataset: str) -> dict[str, str]:

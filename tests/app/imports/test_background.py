@@ -63,7 +63,7 @@ def test_closing_ends_the_other_process() -> None:
 
 def test_a_file_that_grows_is_read_to_the_end_that_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both processes read the same lines, whichever of them comes first."""
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text("".join(LINE % f"s{n}" for n in range(7)))
     source = Source(file=str(path), name="log", decode=decode_group)
@@ -80,7 +80,7 @@ def test_a_file_that_grows_is_read_to_the_end_that_it_had(tmp_path: Path, monkey
 def test_the_first_bad_line_is_named_whichever_process_reads_it(
     run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: int
 ) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text("".join("{}\n" if n >= bad else LINE % f"s{n}" for n in range(7)))
     assert f"line {bad + 1}, field session" in run_sqlite("import-log", path, "--layout", "jsonl").failed(2)
@@ -90,7 +90,7 @@ def test_the_first_bad_line_is_named_whichever_process_reads_it(
 def test_blank_groups_change_no_order_and_no_line_number(
     run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text("\n\n\n" + LINE % "s1" + "\r\n \n\n" + LINE % "s2" + LINE % "s3" + "\n\n" + LINE.strip() % "s4")
     assert run_sqlite("import-log", path, "--layout", "jsonl", "--json").json["accepted"] == 4
@@ -100,8 +100,8 @@ def test_blank_groups_change_no_order_and_no_line_number(
 
 
 def test_a_line_beyond_every_bound_is_named(run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.LINE_BYTES", 200)
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.BLOCK_BYTES", 100)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.LINE_BYTES", 200)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.BLOCK_BYTES", 100)
     path = tmp_path / "log.jsonl"
     path.write_text(LINE % "s1" + LINE % ("s" * 1_000) + LINE % "s2")
     result = run_sqlite("import-log", path, "--layout", "jsonl")

@@ -23,7 +23,7 @@ OTHER = [{"session": "s0", "user": "u9"}, {"request_id": "r0"}, {"events": [{"ki
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
 
 
 @pytest.fixture(params=[1, 10_000])

@@ -28,7 +28,7 @@ COUNTS = ("accepted", "duplicates", "rejected", "skipped", "clipped")
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 50)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 50)
 
 
 # -- the formats --

@@ -15,7 +15,7 @@ import pytest
 
 from rlrec.app.imports import growing
 from rlrec.app.imports.growing import QUIET_POLLS, GrowingFile, LineCounts, Portion, Position, Stream
-from rlrec.app.imports.layouts.line_groups import BLOCK_BYTES
+from rlrec.app.imports.layouts.base import BLOCK_BYTES
 from rlrec.errors import InputError, RlrecError
 
 

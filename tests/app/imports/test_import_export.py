@@ -308,7 +308,7 @@ def test_a_line_that_names_its_request_is_one_decision_however_often_it_comes(ru
 
 @pytest.fixture
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
 
 
 @pytest.mark.usefixtures("small_groups")
@@ -371,7 +371,7 @@ def test_a_partial_page_comes_back_as_one(run_sqlite: Run, other: Run, tmp_path:
 
 @ON_BOTH
 def test_groups_of_a_file_see_each_other(db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     monkeypatch.setattr("rlrec.app.upkeep.export_log.GROUP", 2)
     path = tmp_path / "log.jsonl"
     path.write_text(lines(*({"session": f"s{n % 2}", "visit": 1, "step": n, "user": "u"} for n in range(7))))
@@ -435,8 +435,8 @@ def test_memory_does_not_grow_with_the_lines_that_are_refused(sqlite_db: str, tm
         path.write_text('{"session": "s", "slate": [], "eligible": ["a"]}\n' * count)
         bad_lines = import_log.BadLines(quarantine=True, refuse=lambda error, text: None, reading=lambda name: None)
         with closing(Store(sqlite_db)) as store, pytest.MonkeyPatch.context() as patched:
-            patched.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 1_000)
-            patched.setattr("rlrec.app.imports.layouts.line_groups.BLOCK_BYTES", 50_000)
+            patched.setattr("rlrec.app.imports.layouts.base.GROUP", 1_000)
+            patched.setattr("rlrec.app.imports.layouts.base.BLOCK_BYTES", 50_000)
             request = import_log.Request(files=[source(path)], layout="jsonl")
             peaks.append(traced_peak(partial(import_log.import_log, store, request, bad_lines)))
     assert peaks[1] < 1.3 * peaks[0]

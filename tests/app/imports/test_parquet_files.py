@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlrec.app.evaluation.passes.passes import IN_PROCESS, Workers
-from rlrec.app.imports import log_stores, parquet_export
+from rlrec.app.imports import log_stores, parquet_files
 from rlrec.app.imports.parquet_files import Manifest
 from rlrec.app.judging import evaluate
 from rlrec.app.log import partitions
@@ -37,7 +37,7 @@ def judged(
 def export(db: str, folder: Path, **options: Any) -> tuple[int, int]:
     """The decisions in the folder, and how many of them are new."""
     with closing(logs.at(db, 1e6)) as store:
-        written = parquet_export.export(store, str(folder), **options)
+        written = parquet_files.export(store, str(folder), **options)
     assert written.files == len([*folder.rglob("*.parquet")])
     return written.decisions, written.new
 
@@ -223,12 +223,12 @@ def test_rows_that_lie_together_are_bounded_in_bytes(
     sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that come together are 5,000, and fewer where files are merged."""
-    monkeypatch.setattr(parquet_export, "GROUP", 50)
-    monkeypatch.setattr(parquet_export, "MAX_WAITING_BYTES", 1)
+    monkeypatch.setattr(parquet_files, "GROUP", 50)
+    monkeypatch.setattr(parquet_files, "MAX_WAITING_BYTES", 1)
     prepare(sqlite_db)
     groups = {}
     for size in (10**9, 1):
-        monkeypatch.setattr(parquet_export, "GROUP_BYTES", size)
+        monkeypatch.setattr(parquet_files, "GROUP_BYTES", size)
         export(sqlite_db, tmp_path / str(size))
         (path,) = (tmp_path / str(size) / "decisions").rglob("*.parquet")
         groups[size] = pq.ParquetFile(path).num_row_groups
@@ -267,7 +267,7 @@ def test_a_stopped_export_leaves_what_was_there(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(parquet_export, "_write_visits", stop)
+        patch.setattr(parquet_files, "_write_visits", stop)
         with pytest.raises(KeyboardInterrupt):
             export(sqlite_db, folder)
     assert {path for path in folder.rglob("*") if path.is_file()} <= before
@@ -292,7 +292,7 @@ def test_a_log_is_exported_to_a_url_as_to_a_folder(served: str, folder: Path, mo
 
 def sent(db: str, url: str) -> tuple[int, int]:
     with closing(logs.at(db, 1e6)) as store:
-        written = parquet_export.export(store, url)
+        written = parquet_files.export(store, url)
     return written.decisions, written.new
 
 

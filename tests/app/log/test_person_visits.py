@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.evaluation.passes import sessions
-from rlrec.app.log.person_visits import PersonPortions, PersonVisits
+from rlrec.app.log.ended_visits import PersonPortions, PersonVisits
 from rlrec.arrays import Ids
 from rlrec.records import Reward
 from rlrec.store import Store, Unit

@@ -20,7 +20,7 @@ from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.arrays import Array
 from rlrec.cli.commands.policies.train_pg import _sentence
 from rlrec.ope.checks.verdicts import doubts_of
-from rlrec.ope.comparisons import paired
+from rlrec.ope.comparisons import comparison
 from rlrec.policy.gradients import returns
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.corridor import Corridor
@@ -99,7 +99,7 @@ def test_what_passes_is_better_and_weak_evidence_is_called_so() -> None:
 
 
 def test_all_looks_of_a_year_together_err_with_5_percent() -> None:
-    for alpha, first in ((paired.gate_alpha, 0.0304), (paired.nightly_alpha, 0.0153)):
+    for alpha, first in ((comparison.gate_alpha, 0.0304), (comparison.nightly_alpha, 0.0153)):
         spent = [alpha(number) for number in range(1, 10_001)]
         assert spent[0] == pytest.approx(first, abs=1e-4)
         assert 0.0499 < sum(spent) < 0.05

@@ -8,10 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rlrec.app.training import blocks as blocking
+from rlrec.app.training import dataset as blocking
 from rlrec.app.training.ascent import group_slates, pack_mask, unpack_mask
-from rlrec.app.training.blocks import blocks
-from rlrec.app.training.dataset import ArrayFile, Catalogue, EligibleSet, VisitRows
+from rlrec.app.training.dataset import ArrayFile, Catalogue, EligibleSet, VisitRows, blocks
 from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.gradients import reinforce
 from rlrec.policy.gradients.gradient import Gradient

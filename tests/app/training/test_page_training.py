@@ -14,7 +14,7 @@ from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.log.splits import GATE
 from rlrec.app.training.ascent import Trainer, agreement
-from rlrec.ope.comparisons.paired import gate_alpha
+from rlrec.ope.comparisons.comparison import gate_alpha
 from rlrec.store import Store
 from rlrec.store.log.selected import Selection
 from tests.app import trained

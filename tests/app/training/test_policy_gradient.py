@@ -10,7 +10,7 @@ import pytest
 
 from rlrec.arrays import Array
 from rlrec.policy.contexts.encoder import Design, Encoder
-from rlrec.policy.contexts.fields import Vector
+from rlrec.policy.contexts.features import Vector
 from rlrec.policy.gradients import reinforce, returns
 from rlrec.policy.gradients.gradient import Gradient, Parameters
 from rlrec.policy.gradients.reinforce import GradientSums, LoggedSlates, Objective

@@ -23,8 +23,7 @@ import pytest
 
 from rlrec.cli.doors import page_server
 from rlrec.cli.doors.page_server import OLDEST_S, PageServer, _CachedPage
-from rlrec.cli.screen.contents import PAGES
-from rlrec.cli.screen.pages import CACHE_BYTES, FRESH_S, BoundedCache, Options, PageMaker, WebPage
+from rlrec.cli.screen.contents import CACHE_BYTES, FRESH_S, PAGES, BoundedCache, Options, PageMaker, WebPage
 from tests.cli.doors.test_serve import served
 from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.checks import click_models, positions
+from rlrec.ope.checks import positions
 from rlrec.ope.checks.positions import EstimatedCurve, PositionRows
 from tests.ope.clicking import CURVE, ranked, take
 
@@ -84,16 +84,16 @@ def test_unknown_marginals_are_counted_and_change_nothing() -> None:
 # -- click models --
 
 
-def clicked(rows: PositionRows, model: str = "pbm") -> click_models.ClickSums:
-    return click_models.click_sums(rows, arms=50, model=model, spans_batches=True)
+def clicked(rows: PositionRows, model: str = "pbm") -> positions.ClickSums:
+    return positions.click_sums(rows, arms=50, model=model, spans_batches=True)
 
 
-@pytest.mark.parametrize("model", click_models.MODELS)
+@pytest.mark.parametrize("model", positions.MODELS)
 def test_the_log_prefers_the_model_that_made_it(model: str) -> None:
     """A cascade is a dcm in which nobody goes on: that one is as good."""
     sums = clicked(ranked(6, pages=20_000, model=model, share=0.4, noise=1.0))
     for fitted_by in ("pbm", "cascade", "dcm")[: 2 if model == "cascade" else 3]:
-        compared = click_models.compare(sums, CURVE if model == "pbm" else np.ones(5), model=fitted_by)
+        compared = positions.compare(sums, CURVE if model == "pbm" else np.ones(5), model=fitted_by)
         assert compared.preferred == model
 
 
@@ -101,7 +101,7 @@ def test_a_cascade_is_examined_down_to_the_first_click() -> None:
     rows = ranked(7, pages=4_000, model="cascade", share=0.4)
     click = rows.reward.reshape(-1, 5) > 0
     above: np.ndarray = np.cumsum(click, axis=1) - click
-    curve = click_models.curve(clicked(rows, "cascade"), model="cascade")
+    curve = positions.curve(clicked(rows, "cascade"), model="cascade")
     assert values(curve) == pytest.approx((above == 0).mean(axis=0).tolist())
     assert values(curve, "lower")[1] < values(curve)[1] < values(curve, "upper")[1]
 
@@ -115,7 +115,7 @@ def test_pages_that_were_kept_at_several_rates_tell_the_curve_of_all_pages(model
     keep = np.where(complete.reward.reshape(-1, 5)[:, 1:].any(axis=1), 1.0, 0.2)
 
     def curve(rows: PositionRows) -> EstimatedCurve:
-        return fitted(rows) if model == "pbm" else click_models.curve(clicked(rows, model), model=model)
+        return fitted(rows) if model == "pbm" else positions.curve(clicked(rows, model), model=model)
 
     expected, counted, uncounted = values(curve(complete))[1:4], np.zeros(3), np.zeros(3)
     for _ in range(50):
@@ -131,7 +131,7 @@ def test_pages_that_were_kept_at_several_rates_tell_the_curve_of_all_pages(model
 
 def test_dependent_clicks_go_on_after_half_of_the_clicks() -> None:
     sums = clicked(ranked(7, pages=40_000, model="dcm", share=0.4, noise=1.0), "dcm")
-    assert np.abs(click_models._going_on(sums)[0][:3] - 0.5).max() < 0.12
+    assert np.abs(positions._going_on(sums)[0][:3] - 0.5).max() < 0.12
 
 
 def test_sums_of_clicks_add_up() -> None:
@@ -139,9 +139,7 @@ def test_sums_of_clicks_add_up() -> None:
     parts = [clicked(take(rows, np.flatnonzero(rows.page % 2 == piece)), "dcm") for piece in (1, 0)]
     both, together = parts[0] + parts[1], clicked(rows, "dcm")
     assert np.array_equal(both.examined, together.examined)
-    assert values(click_models.curve(both, model="dcm")) == pytest.approx(
-        values(click_models.curve(together, model="dcm"))
-    )
+    assert values(positions.curve(both, model="dcm")) == pytest.approx(values(positions.curve(together, model="dcm")))
 
 
 # -- imports --
@@ -149,8 +147,8 @@ def test_sums_of_clicks_add_up() -> None:
 
 def in_cells(rows: PositionRows, context: np.ndarray) -> EstimatedCurve:
     columns = rows.count, rows.count * rows.reward, np.ones(len(rows.arm)), rows.reward
-    sums = click_models.cells(context, rows.arm, rows.position, *columns)
-    return click_models.expectation_maximisation(sums, size=5, clusters=1)
+    sums = positions.cells(context, rows.arm, rows.position, *columns)
+    return positions.expectation_maximisation(sums, size=5, clusters=1)
 
 
 def test_expectation_maximisation_finds_the_curve_of_equal_contexts() -> None:

@@ -13,8 +13,7 @@ import pytest
 
 from rlrec import ope
 from rlrec.errors import InputError
-from rlrec.ope.comparisons.comparison import Comparison
-from rlrec.ope.comparisons.paired import compare, look_alpha
+from rlrec.ope.comparisons.comparison import Comparison, compare, look_alpha
 from rlrec.ope.intervals.intervals import Relative
 from rlrec.ope.sums.base import LogBatch, Ratio
 from rlrec.ope.sums.moments import BLOCKS

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from rlrec.ope.comparisons.paired import lower_bound
+from rlrec.ope.comparisons.comparison import lower_bound
 
 N, COUNTS = 1_000, 60
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlrec import ope
 from rlrec.arrays import Array, Ids
-from rlrec.ope.comparisons.paired import compare
+from rlrec.ope.comparisons.comparison import compare
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import ImpressionFold, RowSums

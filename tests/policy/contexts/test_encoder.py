@@ -12,7 +12,7 @@ import pytest
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.policy.contexts.encoder import Encoder, EncoderFit
-from rlrec.policy.contexts.fields import WIDEST, value_of
+from rlrec.policy.contexts.features import WIDEST, value_of
 
 FULL = {
     "fields": {

@@ -10,7 +10,7 @@ import pytest
 from rlrec.errors import InputError
 from rlrec.policy.contexts import features
 from rlrec.policy.contexts.encoder import Encoder, EncoderFit
-from rlrec.policy.contexts.fields import value_of
+from rlrec.policy.contexts.features import value_of
 from rlrec.policy.contexts.statements import check_arms, check_names
 
 PLAIN: dict[str, Any] = {"hour": 9, "likes": ["tea"]}

@@ -11,7 +11,7 @@ from scipy.special import chdtrc
 from rlrec.arrays import Array, Ids, Index
 from rlrec.policy.beliefs.base import Belief
 from rlrec.policy.contexts.encoder import Design, Encoder
-from rlrec.policy.contexts.fields import Number
+from rlrec.policy.contexts.features import Number
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.gradient import BILINEAR, Gradient, Parameters, State, by_row
 from rlrec.policy.gradients.history import History

@@ -11,7 +11,7 @@ import pytest
 
 from rlrec.arrays import Array, Index
 from rlrec.policy.contexts.encoder import Design, Encoder
-from rlrec.policy.contexts.fields import Number, Vector
+from rlrec.policy.contexts.features import Number, Vector
 from rlrec.policy.gradients import reinforce, returns
 from rlrec.policy.gradients.gradient import BILINEAR, Gradient, Parameters, State
 from rlrec.policy.gradients.reinforce import GradientSums, LoggedSlates, Objective

@@ -9,9 +9,8 @@ from rlrec.app.inputs import filters
 from rlrec.errors import quantity
 from rlrec.ope.checks.machines import SessionSums, cells_of, machines
 from rlrec.store import Unit
-from rlrec.store.log import exclusions, sessions
-from rlrec.store.log.exclusions import UnitIds
-from rlrec.store.log.selected import Selection
+from rlrec.store.log import selected, sessions
+from rlrec.store.log.selected import Selection, UnitIds
 from rlrec.store.policies import people, policies
 
 CHECK = "machines"
@@ -49,7 +48,7 @@ def sentence(unit: Unit, *, selection: Selection | None = None) -> str | None:
     session_ids = {session for _, session in units if session is not None}
     names = [row[0] for row in unit.ask("SELECT key FROM users WHERE id IN (?*)", users)]
     names = sorted([*names, *(session.key for session in sessions.by_id(unit, session_ids).values())])
-    stored = {exclusion.name for exclusion in exclusions.all_exclusions(unit)}
+    stored = {exclusion.name for exclusion in selected.all_exclusions(unit)}
     free_name = next(name for number in count(1) if (name := f"bots{number if number > 1 else ''}") not in stored)
     counts = [quantity(len(ids), noun) for ids, noun in ((users, "user"), (session_ids, "session")) if ids]
     named = f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"

@@ -19,8 +19,7 @@ from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.reasons import LEAST_ESS, in_groups, in_order, worst_verdict
 from rlrec.ope.checks.verdicts import doubts_of
-from rlrec.ope.comparisons.comparison import Comparison
-from rlrec.ope.comparisons.paired import ALPHA, BEST_NIGHTS, compare, gate_alpha, look_alpha
+from rlrec.ope.comparisons.comparison import ALPHA, BEST_NIGHTS, Comparison, compare, gate_alpha, look_alpha
 from rlrec.ope.intervals.intervals import Minus, Relative
 from rlrec.ope.units.estimate import Estimate, EstimatorFold
 from rlrec.ope.units.fold import ImpressionFold
@@ -110,7 +109,10 @@ class RouteGate(Judgement):
 def look(unit: Unit, options: GateOptions, *, looks: Sequence[Mapping[str, Any]]) -> RouteGate:
     """Compare the candidate with the version that the route serves. looks: the gate's tests of this year, oldest first.
     Raises CheckFailed where the log has no usable rows."""
-    selection = _gate_split(unit, options.log)
+    selection = filters.selection(unit, options.log)
+    if selection.splits is not None and list(selection.splits) != [GATE]:
+        raise InputError("a gate judges by the split that no training reads", hint="leave split out of --log")
+    selection = replace(selection, splits=[GATE])
     definitions = {guard.name: _guarded(unit, guard.name) for guard in options.guards}
     current, _ = lookup.version(unit, options.current)
     reward = current.reward if options.reward is None else lookup.reward(unit, options.reward)
@@ -190,14 +192,6 @@ def _guarded(unit: Unit, name: str) -> Reward:
     if name == events.RETURN and all(definition.name != name for definition in policies.rewards(unit)):
         return sessions.RETURN_REWARD
     return lookup.reward(unit, name)
-
-
-def _gate_split(unit: Unit, log: str | None) -> Selection:
-    """The selection of the gate split. Raises InputError for a filter that names another split."""
-    selection = filters.selection(unit, log)
-    if selection.splits is not None and list(selection.splits) != [GATE]:
-        raise InputError("a gate judges by the split that no training reads", hint="leave split out of --log")
-    return replace(selection, splits=[GATE])
 
 
 def _first_untaught_id(unit: Unit, candidate: str) -> int | None:

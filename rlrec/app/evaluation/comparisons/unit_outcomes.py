@@ -18,8 +18,7 @@ from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.app.evaluation.rows.groups import MAX_GROUPS, check_field, day_numbers, too_many
 from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.app.log import partitions, reward_log
-from rlrec.app.log.ended_visits import visit_indices
-from rlrec.app.log.person_visits import SPREAD, PersonPortions
+from rlrec.app.log.ended_visits import SPREAD, PersonPortions, visit_indices
 from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Flags, Ids, distinct, look_up, run_starts, take
 from rlrec.errors import InputError

@@ -21,7 +21,7 @@ from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
-from rlrec.app.log.person_visits import COLUMNS, PersonVisits
+from rlrec.app.log.ended_visits import COLUMNS, PersonVisits
 from rlrec.arrays import Array, Flags, Ids, finite_or_none, run_starts, take
 from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError, quantity

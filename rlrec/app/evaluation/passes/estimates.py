@@ -17,8 +17,7 @@ from rlrec.app.evaluation.passes.log_reader import LogReader
 from rlrec.app.evaluation.passes.passes import MIXED
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, Request
 from rlrec.app.evaluation.rows import groups
-from rlrec.app.evaluation.rows.candidates import Inclusion
-from rlrec.app.evaluation.rows.log_rows import CLUSTERS, RowGroup
+from rlrec.app.evaluation.rows.log_rows import CLUSTERS, Inclusion, RowGroup
 from rlrec.app.evaluation.rows.loggers import LoggingVersions
 from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import lookup
@@ -32,7 +31,7 @@ from rlrec.ope.checks.verdicts import Answer
 from rlrec.ope.intervals import intervals
 from rlrec.ope.sums.base import Estimator, ImpressionEstimator
 from rlrec.ope.units.estimate import COMPARED_ESS, Estimate
-from rlrec.policy.contexts.fields import check_hash
+from rlrec.policy.contexts.features import check_hash
 from rlrec.records import add_up
 from rlrec.sentences import DEFAULT_REWARD, LOG_PRECISION, LOGGED, NOUNS, Claim, approximate, percent, time_text
 from rlrec.store import Unit

@@ -22,8 +22,7 @@ from rlrec.app.evaluation.checks import Check, CheckedRows, Failures
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
 from rlrec.app.evaluation.rows import groups, log_rows
-from rlrec.app.evaluation.rows.candidates import Inclusion
-from rlrec.app.evaluation.rows.log_rows import ImpressionRows, LoggedBatch, RowGroup
+from rlrec.app.evaluation.rows.log_rows import ImpressionRows, Inclusion, LoggedBatch, RowGroup
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.log import reward_log
 from rlrec.app.log.reward_log import UnusedVisits

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlrec.app.evaluation.passes.request import Evaluation
-from rlrec.app.evaluation.rows import candidates, log_rows
+from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache, ContextTable
 from rlrec.app.evaluation.rows.groups import group_rows
 from rlrec.app.evaluation.rows.log_rows import CLUSTERS, LoggedBatch
@@ -80,7 +80,7 @@ class LogReader:
         self._eligible: dict[int, Ids] = {}
         serving = [target.serving for target in evaluation.targets if target.serving is not None]
         self._describes = any(distribution.arm_features or distribution.trained for distribution in serving)
-        self._inclusions = candidates.MAX_DERIVED  # distributions that may still be derived in this partition
+        self._inclusions = log_rows.MAX_DERIVED  # distributions that may still be derived in this partition
 
     @cached_property
     def marginals(self) -> LoggerMarginals:
@@ -125,7 +125,7 @@ class LogReader:
         for batches in self.partitions(reading) if self._rows is None else (self._rows,):
             # the budget of derived distributions is per partition, whoever reads it
             self.loggers.zeros.clear()
-            self._inclusions = candidates.MAX_DERIVED
+            self._inclusions = log_rows.MAX_DERIVED
             for batch in batches:
                 self.progress()
                 if self._rows is not None:  # these rows have the columns of other passes, too
@@ -158,7 +158,7 @@ class LogReader:
         if reading.marginals is not None or reading.pairs:
             fields |= self.loggers.reads(slots, ~slots["imported"])
         has_lists = "candidate_list" in self.evaluation.side_tables
-        lists = self._logged_lists(slots) if has_lists else candidates.LoggedLists()
+        lists = self._logged_lists(slots) if has_lists else log_rows.LoggedLists()
         if lists.lists:
             fields |= self.loggers.reads(slots, ~slots["imported"])
         contexts, context = self.contexts.table(slots["context_id"], log.contexts, fields=fields)
@@ -236,32 +236,32 @@ class LogReader:
         }
         return slots | {"catalogue_revision": np.where(revision < 0, revision, slots["catalogue_revision"])}, by_arm
 
-    def _logged_lists(self, slots: Columns) -> candidates.LoggedLists:
+    def _logged_lists(self, slots: Columns) -> log_rows.LoggedLists:
         """The lists of candidates of a batch."""
         lists = candidate_lists.find_lists(self.unit, np.unique(slots["decision_id"]).tolist())
         catalogues = {row.catalogue_id for row in lists.values() if row.catalogue_id is not None}
         arms = contents.eligible_arms(self.unit, catalogues)
         versions = self.loggers.versions(slots["version_id"]) if lists else {}
-        return candidates.LoggedLists(
-            lists=lists, first_stages={key: candidates.first_stage(version) for key, version in versions.items()},
+        return log_rows.LoggedLists(
+            lists=lists, first_stages={key: log_rows.first_stage(version) for key, version in versions.items()},
             catalogues={key: np.array(arm_ids, np.int64) for key, arm_ids in arms.items()},
         )  # fmt: skip
 
     def _with_inclusion(
-        self, lists: candidates.LoggedLists, slots: Columns, contexts: ContextTable
-    ) -> candidates.LoggedLists:
+        self, lists: log_rows.LoggedLists, slots: Columns, contexts: ContextTable
+    ) -> log_rows.LoggedLists:
         """The lists with the inclusion probabilities of the arms shown, where a target has another first stage than the
         lists."""
         target_stages = {
-            target.serving and candidates.first_stage(target.serving.version) for target in self.evaluation.targets
+            target.serving and log_rows.first_stage(target.serving.version) for target in self.evaluation.targets
         }
         logged_stages = {name for name in lists.first_stages.values() if name is not None}
         if not logged_stages or target_stages == logged_stages:
             return lists
-        inclusion = candidates.Inclusion()
+        inclusion = log_rows.Inclusion()
         for version, version_rows in self.marginals.by_version(slots, ~slots["imported"] & lists.has_list(slots)):
             moments, budget = self.marginals.moments(version, slots, version_rows), self._inclusions
-            added = candidates.smallest_inclusion(
+            added = log_rows.smallest_inclusion(
                 lists, slots, moments, contexts, keys=self.evaluation.arms.keys, budget=budget
             )  # fmt: skip
             inclusion, self._inclusions = inclusion + added, budget - added.decisions

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rlrec.app.evaluation.models.visit_values import Decisions, ReturnModel, ReturnSums, TargetSlates
+from rlrec.app.evaluation.models.reward_models import Decisions, ReturnModel, ReturnSums, TargetSlates
 from rlrec.app.evaluation.passes.fold import RowCounts, RowUnit
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation, SharedRows
@@ -21,8 +21,7 @@ from rlrec.app.evaluation.rows.log_rows import CLUSTERS, ArmTable, ImpressionRow
 from rlrec.app.evaluation.targets.probabilities import Scorer
 from rlrec.app.inputs.parameters import ruled_policies
 from rlrec.app.log import ended_visits, reward_log
-from rlrec.app.log.ended_visits import Cutoff, EndedVisits, visit_indices
-from rlrec.app.log.person_visits import PersonPortions
+from rlrec.app.log.ended_visits import Cutoff, EndedVisits, PersonPortions, visit_indices
 from rlrec.arrays import Array, Flags, Ids, Index, look_up, run_starts, take
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.dependence import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums

@@ -12,8 +12,7 @@ from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Flags, Ids, distinct, look_up
 from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.policy.contexts import features
-from rlrec.policy.contexts.features import Sparse
-from rlrec.policy.contexts.fields import value_of
+from rlrec.policy.contexts.features import Sparse, value_of
 from rlrec.policy.contexts.statements import ARM_FEATURES, GROUPS, PAGE, PAGE_FIELDS
 from rlrec.store import Unit
 from rlrec.store.log import contents, reader

@@ -198,21 +198,16 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
         return
     arms = arms_of_sets(slots["eligible_id"][imported], eligible)
     first, version_index = distinct(slots["version_id"][imported])
-    n_other = np.bincount(version_index, weights=~_is_uniform(slots, imported, arms), minlength=len(first))
+    marginal, propensity = slots["marginal"][imported], slots["propensity"][imported]
+    n_left = np.maximum(arms - slots["position"][imported] + 1, 1)
+    agree = np.where(np.isnan(marginal), propensity * n_left, marginal * arms)
+    n_other = np.bincount(version_index, weights=~(np.abs(agree - 1) <= _AGREEING), minlength=len(first))
     rows = imported[n_other[version_index] == 0]
     size = np.minimum(slots["size"][rows], positions)
     for group_rows in rows_by_kind(slots["eligible_id"][rows], size):
         group, k = rows[group_rows], int(size[group_rows[0]])
         set_arms = eligible[int(slots["eligible_id"][group[0]])]
         yield LoggerCase(group, set_arms, k, None, 0.0, np.full((k, len(set_arms)), 1 / len(set_arms)))
-
-
-def _is_uniform(slots: Columns, rows: Ids, arms: Ids) -> Flags:
-    """Which rows have the probabilities of uniform slates of `arms` arms, (n,)."""
-    marginal, propensity = slots["marginal"][rows], slots["propensity"][rows]
-    n_left = np.maximum(arms - slots["position"][rows] + 1, 1)
-    agree = np.where(np.isnan(marginal), propensity * n_left, marginal * arms)
-    return np.abs(agree - 1) <= _AGREEING
 
 
 def _drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:

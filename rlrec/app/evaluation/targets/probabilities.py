@@ -38,8 +38,7 @@ from rlrec.policy.slates import slate, slate_draws
 from rlrec.store.database.bulk import Columns
 
 if TYPE_CHECKING:
-    from rlrec.app.evaluation.models.reward_models import ModelValues
-    from rlrec.app.evaluation.models.visit_values import TargetSlates
+    from rlrec.app.evaluation.models.reward_models import ModelValues, TargetSlates
     from rlrec.policy.kinds.fixed import Scored
     from rlrec.policy.scores.families.correlated import Correlated
     from rlrec.policy.slates.rules import RuledScores
@@ -238,7 +237,7 @@ class Scorer:
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
         """The target's distributions for slates, in portions. rows: the lowest slot of each slate; shares: whether
         shares are needed."""
-        from rlrec.app.evaluation.models.visit_values import TargetSlates
+        from rlrec.app.evaluation.models.reward_models import TargetSlates
 
         for case_rows in self.case_rows(rows, logged):
             arms, share = case_rows.shares(self.arms) if shares else (self.arms.rank, np.empty((0, len(self.arms))))

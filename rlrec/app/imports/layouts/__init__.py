@@ -12,8 +12,8 @@ WRITERS = {
     "jsonl": "rlrec.app.imports.layouts.writers:JsonLines",
     "csv": "rlrec.app.imports.layouts.writers:CsvWriter",
     "dsjson": "rlrec.app.imports.layouts.writers:DsJsonWriter",
-    "vw": "rlrec.app.imports.layouts.vw_writer:VwWriter",
-    "parquet": "rlrec.app.imports.parquet_export:export",
+    "vw": "rlrec.app.imports.layouts.writers:VwWriter",
+    "parquet": "rlrec.app.imports.parquet_files:export",
 }
 GROWING = ("dsjson", "jsonl", "vw")  # layouts that can be followed: no line needs later ones
 FOLDERS = ("parquet",)  # layouts that are written into a folder, by functions of the store and the folder

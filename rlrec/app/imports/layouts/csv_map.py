@@ -24,9 +24,8 @@ from msgspec import UNSET
 from rlrec import times
 from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, picked, transposed, values
 from rlrec.app.imports.layouts import csv_cells, writers
-from rlrec.app.imports.layouts.base import SPANNED, Decoded, Layout, Note, Source
+from rlrec.app.imports.layouts.base import LINE_BYTES, SPANNED, Decoded, Layout, Note, Source
 from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, LineEvent
-from rlrec.app.imports.layouts.line_groups import LINE_BYTES
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.store.database.loading import Column, Same

@@ -15,16 +15,14 @@ from math import isfinite, nan
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
-from rlrec.app.imports.layouts.base import Decoded, Source
+from rlrec.app.imports.layouts.base import LINE_BYTES, Decoded, Source, too_long
 from rlrec.app.imports.layouts.checks import CHECKS, checked
-from rlrec.app.imports.layouts.dsjson import DsJson
-from rlrec.app.imports.layouts.dsjson_slots import DsJsonLine
-from rlrec.app.imports.layouts.line_groups import LINE_BYTES, too_long
+from rlrec.app.imports.layouts.dsjson import DsJson, DsJsonLine
+from rlrec.app.imports.layouts.writers import RESERVED
 from rlrec.errors import InputError, quantity
 from rlrec.log_fields import PROBABILITY
 
 BLANK_LINE = re.compile(rb"\n[ \t\r]*(?=\n)")
-RESERVED = {"_multi", "_slots", "_tag", "_slot_id"}
 BETWEEN = " \t"  # characters between words
 SEVERAL = "--actions N reads a log of --cb, a line an example; in one of --cb_adf a blank line ends an example"
 

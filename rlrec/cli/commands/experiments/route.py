@@ -22,7 +22,6 @@ from rlrec.sentences import gate_claim
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import MetricName
     from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, Guard, RouteGate
-    from rlrec.app.serving.shadows import ShadowReport
 
 COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
 GATE_COLUMNS = (
@@ -265,7 +264,12 @@ def view(result: app.route.RouteSummary) -> View:
         title.append(ramp_state["why"])
     if "holdout" in result:
         title.append(f"its holdout {result['holdout']} keeps users apart: `rlrec experiment show` compares with it")
-    title += [_shadow(row) for row in result["shadows"] if row["until"] is None]
+    title += [
+        f"in its shadow {row['shadow']} since {row['since']}: {quantity(row['decisions'], 'decision')}, "
+        f"{row['weighed']:,} weighed, mean weight {cell(row['mean_weight'])}, ESS {cell(row['ess'])}"
+        for row in result["shadows"]
+        if row["until"] is None
+    ]
     return View.select(history, HISTORY, title=title)
 
 
@@ -297,13 +301,6 @@ def _gate(gate: RouteGate) -> str:
     )
     figures = f"by {gate['estimator']} on {rows}, look {gate['candidate']} of the year{guards}"
     return f"gate: {gate_claim(gate).sentence}, {figures}"
-
-
-def _shadow(row: ShadowReport) -> str:
-    return (
-        f"in its shadow {row['shadow']} since {row['since']}: {quantity(row['decisions'], 'decision')}, "
-        f"{row['weighed']:,} weighed, mean weight {cell(row['mean_weight'])}, ESS {cell(row['ess'])}"
-    )
 
 
 @route.command("list")

@@ -29,7 +29,7 @@ def report(store: Store, show: Show, file: str, title: str | None, **request: An
 
     Estimates and exposure are from the newest 100,000 decisions. The page is written beside FILE
     first, and then renamed."""
-    from rlrec.report.page import page
+    from rlrec.report.html import page
 
     check_target(file, "FILE")
     options = app.report.Request(**request)

@@ -121,7 +121,7 @@ def _follow(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int)
     # held to the end of the process: supervisors may repeat a signal
     waits = click.get_current_context().with_resource(signals.waiting())
     with lines.stream(file) or nullcontext() as stream:
-        return app.follow_log.follow_log(
+        return app.import_log.follow_log(
             store, request, bad_lines, stream=stream, poll_s=poll_us / 1_000_000, wait=waits.wait
         )
 

@@ -11,7 +11,7 @@ from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain, ju
 from rlrec.app.evaluation.passes.fold import GroupPartial
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.policies import policy, versions
-from rlrec.ope.comparisons.paired import compare, gate_alpha
+from rlrec.ope.comparisons.comparison import compare, gate_alpha
 from rlrec.ope.intervals.intervals import Minus
 from rlrec.store.log.selected import Selection
 from tests.app import logs

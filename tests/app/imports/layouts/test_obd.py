@@ -21,7 +21,7 @@ from tests.conftest import ON_BOTH, Run
 
 NAMES = ["timestamp", "item_id", "position", "click", "propensity_score", "user_feature_0", "user-item_affinity_0"]
 SMALL = {  # so that a few lines are many groups
-    "rlrec.app.imports.layouts.line_groups.GROUP": 2,
+    "rlrec.app.imports.layouts.base.GROUP": 2,
     "rlrec.store.database.loading.ROWS": 2,
     "rlrec.store.database.loading.MAX_FETCHED": 1,
     "rlrec.store.database.loading.PORTION": 2,
@@ -106,7 +106,7 @@ def test_an_unusual_file_says_the_same(run_sqlite: Run, sqlite_db: str, tmp_path
 
 
 def test_a_line_that_comes_twice_is_two_lines(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     path = written(tmp_path / "log.csv", [*VARIED, *VARIED[:3]])
     assert taken_in(run, path) == summary(accepted=10)
     more = written(tmp_path / "more.csv", [*VARIED[:3], *VARIED[:3], *VARIED[:3], *rows({"item_id": "0"})])
@@ -141,7 +141,7 @@ def test_sessions_that_a_store_has_already_are_joined(run: Run, tmp_path: Path) 
 def test_nothing_is_stored_where_any_line_is_bad(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: int
 ) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     bad = [*VARIED[:index], [*VARIED[index][:3], "maybe", *VARIED[index][4:]], *VARIED[index + 1 :]]
     fine, path = written(tmp_path / "fine.csv", VARIED[:2]), written(tmp_path / "log.csv", bad)
     result = run("import-log", fine, path, "--layout", "obd", "--policy", "random").failed(2)
@@ -151,7 +151,7 @@ def test_nothing_is_stored_where_any_line_is_bad(
 
 
 def test_bad_lines_are_set_apart_in_order(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     lines = [[*row[:3], "maybe", *row[4:]] if index in (1, 2, 5) else row for index, row in enumerate(VARIED)]
     rejects = tmp_path / "bad.jsonl"
     command = ("import-log", written(tmp_path / "log.csv", lines), "--layout", "obd", "--policy", "random", "--json")

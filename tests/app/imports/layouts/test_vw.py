@@ -158,7 +158,7 @@ def test_an_example_has_many_actions(run_sqlite: Run) -> None:
 
 
 def test_examples_that_a_group_of_lines_cuts_are_complete(run_sqlite: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 7)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 7)
     examples = [f"shared | n:{n}\n0:0:0.5 'x|\n'y|\n" for n in range(30)]
     assert imported(run_sqlite, "\n".join(examples)).json == summary(accepted=30)
     assert [line["context"]["n"] for line in run_sqlite("export-log", "-").lines] == list(range(30))

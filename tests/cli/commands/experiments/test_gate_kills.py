@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from rlrec.ope.comparisons.paired import gate_alpha, nightly_alpha
+from rlrec.ope.comparisons.comparison import gate_alpha, nightly_alpha
 from rlrec.store import Store
 from tests.app.visitors import LATER, opened, serve
 from tests.cli.commands.experiments.test_route_gate import LATER as CENTURY

@@ -9,7 +9,7 @@ import pytest
 
 from rlrec.app.evaluation.passes import sessions
 from rlrec.app.log import ended_visits
-from rlrec.ope.comparisons.paired import gate_alpha
+from rlrec.ope.comparisons.comparison import gate_alpha
 from rlrec.store import Store
 from rlrec.times import parse
 from tests.app import visitors

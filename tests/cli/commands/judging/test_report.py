@@ -15,7 +15,7 @@ import pytest
 from rlrec.app.judging import evaluate, exposure
 from rlrec.app.judging.report import Request, report
 from rlrec.app.log import partitions
-from rlrec.report import page as pages
+from rlrec.report import html as pages
 from rlrec.store import Store
 from rlrec.store.log import reader
 from rlrec.store.log.reader import Batch

@@ -325,7 +325,7 @@ def test_times_without_a_zone_are_counted_once(
     run_sqlite: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     """Lines, not times, over groups that two processes read; a date alone has no time of day, and needs no zone."""
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.GROUP", 2)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.GROUP", 2)
     times = ["2026-01-31T12:00:00", "2026-01-31T12:00:00Z", "2026-01-31", "2026-01-31T12:00:00+01:00", *LATE]
     lines = {
         "jsonl": '{"session": "s%s", "slate": [{"arm": "a"}], "eligible": ["a", "b"], "at": "%s"}',

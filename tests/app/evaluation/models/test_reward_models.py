@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.models.visit_values import STEPS, Decisions, ReturnSums, TargetSlates
+from rlrec.app.evaluation.models.reward_models import STEPS, Decisions, ReturnSums, TargetSlates
 
 ARMS = 4
 

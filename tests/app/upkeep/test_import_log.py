@@ -20,7 +20,7 @@ import pytest
 
 from rlrec.app.imports import growing
 from rlrec.app.imports.layouts.base import Source
-from rlrec.app.upkeep import export_log, follow_log, import_log
+from rlrec.app.upkeep import export_log, import_log
 from rlrec.app.upkeep.import_log import BadLines, ImportSummary, Request
 from rlrec.cli.text import lines
 from rlrec.errors import Conflict, InputError
@@ -81,7 +81,7 @@ def followed(
     )
     source = Source(file=str(path), name=str(path), decode=lines.decode_group)
     request = Request(files=[source], layout=layout, policy="shop", options=options or {})
-    return follow_log.follow_log(store, request, bad_lines, stream=stream, poll_s=0.01, wait=wait)
+    return import_log.follow_log(store, request, bad_lines, stream=stream, poll_s=0.01, wait=wait)
 
 
 def sessions(store: Store) -> list[str]:
@@ -158,8 +158,8 @@ def test_a_line_beyond_every_bound_is_passed_over(
     store: Store, path: Path, monkeypatch: pytest.MonkeyPatch, length: int, streams: bool
 ) -> None:
     """Both one that a portion holds, and one that no portion holds."""
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.LINE_BYTES", 200)
-    monkeypatch.setattr("rlrec.app.imports.layouts.line_groups.BLOCK_BYTES", 100)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.LINE_BYTES", 200)
+    monkeypatch.setattr("rlrec.app.imports.layouts.base.BLOCK_BYTES", 100)
     monkeypatch.setattr(growing, "PORTION_BYTES", 1_000)
     monkeypatch.setattr(lines, "LIMIT", 200)
     path.write_text(line("s1") + line("s" * length) + line("s2") + "bad\n")
