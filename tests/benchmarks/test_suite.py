@@ -14,7 +14,7 @@ from rlrec.cli import program
 from tests.benchmarks import epochs, shops
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import Figure, Setting, growth, table
-from tests.benchmarks.returns import served
+from tests.benchmarks.returns import answer
 from tests.benchmarks.scale import Clock, _bytes
 from tests.benchmarks.shops import CONTEXTS, LATER, Lite, logged
 
@@ -91,7 +91,7 @@ def test_the_table_says_pass_or_fail() -> None:
 @pytest.mark.simulation
 def test_a_log_of_clicks_says_that_uniform_earns_more_returns(tmp_path: Path) -> None:
     """Seeded: .24 is what fresh users of uniform earn on a page (`-k returns`)."""
-    row = served(Setting(folder=tmp_path), 1, 1_200, kind="thompson")
+    row = answer(Setting(folder=tmp_path), 1, 1_200)
     assert (row["estimator"], row["unit"], row["verdict"]) == ("effects", "slate", "weak")
     assert row["served"] < row["value"]
     assert row["lower"] < 0.24 < row["upper"]
