@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import add
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from rlrec.arrays import Array, Ids, offsets
 from rlrec.ope.comparisons import comparison, outcomes
+from rlrec.ope.comparisons.comparison import MetricValue
 from rlrec.ope.comparisons.outcomes import Outcomes
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.sums.moments import BLOCKS
@@ -244,6 +246,17 @@ def test_a_difference_that_grows_with_the_age_of_units_is_noticed() -> None:
     late = log.decisions.at < 12 * DAY
     older, younger = halves(log._replace(decisions=log.decisions.take(late)))
     assert outcomes.changes_with_age(older, younger, 1, METRICS["visits"])
+
+
+@pytest.mark.parametrize(("users", "changes"), [(2, False), (40, True)])
+def test_a_difference_of_few_users_changes_with_age_by_chance(users: int, changes: bool) -> None:
+    """By 7 standard errors: p is .02 by Student's t of two users in each half, and below 1e-8 of 40."""
+
+    def half(gain: float) -> Any:
+        sides = (MetricValue(units=900, value=1.0, error=1e-3), MetricValue(units=users, value=1 + gain, error=0.1))
+        return SimpleNamespace(value=lambda group, metric: sides[group], level=0.95)
+
+    assert outcomes.changes_with_age(half(1.0), half(0.0), 1, METRICS["visits"]) == changes
 
 
 def test_units_that_came_late_have_visits_to_come() -> None:

@@ -139,7 +139,8 @@ def test_a_verdict_is_the_worse_of_the_two() -> None:
     assert gain.verdict == "insufficient"
     assert "low-ess" in gain.reasons
     left = replace(HAND, left_out=1)
-    assert "no-propensity" in compared(left, left).reasons
+    for sides in ((left, left), (left, HAND), (HAND, left)):
+        assert "no-propensity" in compared(*sides).reasons
 
 
 def test_other_visits_are_refused() -> None:
