@@ -14,7 +14,14 @@ from rlrec.app.learning import belief_versions
 from rlrec.app.log import lineage
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.records import Head, Version
-from rlrec.sentences import DEFAULT_REWARD, difference_direction, difference_sentence, guard_sentence, join_doubts
+from rlrec.sentences import (
+    DEFAULT_REWARD,
+    difference_direction,
+    difference_sentence,
+    equal_ages,
+    guard_sentence,
+    join_doubts,
+)
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import activity, settings
@@ -46,7 +53,8 @@ def stop(
         lost = [guard_sentence(row, unit_name) for row in guards if row["answer"] == "lost"]
         doubts = join_doubts([*_doubts(compared, promote, unit_name), *lost])
         if doubts and not (anyway or (confirm is not None and confirm(f"{doubts}. Promote {promote} all the same?"))):
-            hint = f"`rlrec {COMMAND} {name}` ends it without a promotion, --anyway promotes {promote} all the same"
+            ends = f"`rlrec {COMMAND} {name}` ends it without a promotion, --anyway promotes {promote} all the same"
+            hint = "; ".join([*equal_ages(figures, None), ends])
             raise CheckFailed(f"{promote} was not promoted: {doubts}", hint=hint)
 
     def work(unit: Unit) -> ExperimentSummary:

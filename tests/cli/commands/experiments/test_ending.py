@@ -267,6 +267,21 @@ def test_what_loses_or_is_unknown_is_not_promoted_unasked(
     assert pair("experiment", "list", "--json").json[0]["status"] == ("running" if exit_code else "stopped")
 
 
+def test_where_users_are_young_the_refusal_names_the_command_that_compares_equal_ages(run_sqlite: Run) -> None:
+    """New users come on each of ten days, and return every other day."""
+    run_sqlite("arm", "add", "x", "y")
+    for policy in ("p", "q"):
+        run_sqlite("policy", "create", policy, "--kind", "uniform")
+    run_sqlite("--now", "2026-01-01", "experiment", "create", "ab", "--variant", "a=p", "--variant", "b=q").done()
+    for day in range(1, 11):
+        users = [f"{begun}-{n}" for begun in range(day, 0, -2) for n in range(20)]
+        lines = [{"experiment": "ab", "session": f"{user}/{day}", "user": user} for user in users]
+        run_sqlite("--now", f"2026-01-{day:02}", "recommend", "--input", "-", "--seed", day, stdin=lines).done()
+    refused = run_sqlite("--now", "2026-01-11", "experiment", "stop", "ab", "--promote", "b")
+    assert refused.exit_code == 3
+    assert "`rlrec outcomes --experiment ab --age 7d" in refused.stderr
+
+
 def test_on_a_terminal_the_command_asks(pair: Run, store: Store) -> None:
     create(pair, "a=u", "b=ts")
     questions: list[str] = []
