@@ -49,6 +49,9 @@ FORMAT = 2
 DATASETS = ("decisions", "events", "visits")
 SESSION = ("session", "user_id", "split", "created_at", "session_digest", "user", "user_digest")
 READABLE = ("session", "user", "policy", "version", "context", "eligible", "eligible_arms", "arm_features")
+GROUP = 5_000  # decisions that are read at a time
+MAX_WAITING_BYTES = 32_000_000  # bytes of rows that wait for the spools of their files
+GROUP_ROWS, GROUP_BYTES = 20_000, 64_000_000  # rows of a row group, and its bytes, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,11 +161,6 @@ def schemas(pa: Any) -> dict[str, Any]:
         "events": pa.schema([*_fields(pa, t.event), bucket]),
         "visits": pa.schema([*_fields(pa, t.visit), *session, bucket, pa.field("part", pa.int64())]),
     }
-
-
-GROUP = 5_000  # decisions that are read at a time
-MAX_WAITING_BYTES = 32_000_000  # bytes of rows that wait for the spools of their files
-GROUP_ROWS, GROUP_BYTES = 20_000, 64_000_000  # rows of a row group, and its bytes, about
 
 
 @dataclass(frozen=True, kw_only=True)

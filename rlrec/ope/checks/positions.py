@@ -26,6 +26,13 @@ from rlrec.records import Sums
 
 VAGUE = 1.5  # ratio of upper to lower bound from which on an examination counts as uncertain
 FEWEST = 10.0  # effective rewards, or slots, that each side of a comparison of neighbours needs
+MODELS = ("pbm", "cascade", "dcm")
+TEST_DIVISOR = 4  # one page in so many is held out, to compare the models
+PAGES = 50_000  # held out at most
+_SALT = 5
+_LEAST = 1e-6  # stands for the probability of a click that a model rules out
+_STEPS, _CLOSE = 5_000, 1e-9  # iterations of expectation-maximisation over cells, and the change at which it stops
+_ROUNDS, _SETTLED = 100, 1e-5  # the same over pages
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,15 +184,6 @@ def _lack(pair: int, effective: Array, totals: Array) -> str | None:
     if number[:, 1].min() < FEWEST or not (totals > 0).all():
         return f"few-rewards:{pair + 2}"
     return None
-
-
-MODELS = ("pbm", "cascade", "dcm")
-TEST_DIVISOR = 4  # one page in so many is held out, to compare the models
-PAGES = 50_000  # held out at most
-_SALT = 5
-_LEAST = 1e-6  # stands for the probability of a click that a model rules out
-_STEPS, _CLOSE = 5_000, 1e-9  # iterations of expectation-maximisation over cells, and the change at which it stops
-_ROUNDS, _SETTLED = 100, 1e-5  # the same over pages
 
 
 @dataclass(frozen=True, eq=False)

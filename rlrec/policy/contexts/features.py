@@ -27,6 +27,13 @@ MAX_COLUMNS = 1 << 18  # columns of any hash; a shorter one takes the lowest bit
 NUMBERS = frozenset({int, float})
 _LARGEST = sys.float_info.max
 _CELLS = 1 << 21  # products of entries in memory at a time
+WIDEST = 128  # columns whose pairwise products a belief can store for every arm
+HASHES = (0, *(1 << bits for bits in range(19)))  # powers of two, so that all hashed columns are equally likely
+# a number farther from the mean, in units of scale, is cut, so that one typing error cannot dominate a belief
+FAR = 10.0
+LARGEST = 1e6  # for numbers in a vector, which are not scaled
+LONGEST = 200  # characters in a name
+FORMS = 'such as "number", "flag", ["ios", "android"], {"list": ["a"], "hash": 8}, {"text": 1024} or {"vector": 8}'
 # A code: 4 x the column, plus 2 for a negative sign, plus 1 for a number.
 _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 
@@ -251,15 +258,6 @@ def column_of(name: str) -> tuple[int, float]:
     """Column and sign of a name, among MAX_COLUMNS columns."""
     bits = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
     return (bits >> 1) % MAX_COLUMNS, 1.0 if bits & 1 else -1.0
-
-
-WIDEST = 128  # columns whose pairwise products a belief can store for every arm
-HASHES = (0, *(1 << bits for bits in range(19)))  # powers of two, so that all hashed columns are equally likely
-# a number farther from the mean, in units of scale, is cut, so that one typing error cannot dominate a belief
-FAR = 10.0
-LARGEST = 1e6  # for numbers in a vector, which are not scaled
-LONGEST = 200  # characters in a name
-FORMS = 'such as "number", "flag", ["ios", "android"], {"list": ["a"], "hash": 8}, {"text": 1024} or {"vector": 8}'
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,10 @@ from rlrec.policy.slates.slate import invert_rows, to_positions
 from rlrec.policy.slates.slate_draws import Draw, SlateSampler, first_alone, to_log
 
 _CELLS = 64  # cells whose values are cached
+_ENTRIES = 1 << 20  # numbers in a working array
+_LOWER = 4  # factor by which more ranks are tabulated where the arms left may lie below the nodes
+_POSITIONS = 8  # a table is made for a multiple of so many positions
+_CERTAIN = 34.0  # minus the log of the probability that an arm lies below the nodes
 
 
 class BestLeft(Protocol):
@@ -205,12 +209,6 @@ class SlateWalk:
         if layout.has_caps:
             allowed &= layout.open_cells(self._counts, by_request=by_request)[:, layout.cell]
         return allowed
-
-
-_ENTRIES = 1 << 20  # numbers in a working array
-_LOWER = 4  # factor by which more ranks are tabulated where the arms left may lie below the nodes
-_POSITIONS = 8  # a table is made for a multiple of so many positions
-_CERTAIN = 34.0  # minus the log of the probability that an arm lies below the nodes
 
 
 @dataclass(frozen=True, eq=False)

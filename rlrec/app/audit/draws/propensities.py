@@ -37,6 +37,9 @@ from rlrec.store.upkeep import audit
 
 CHECK, DRAWS = "propensities", "draws"
 ABSOLUTE, RELATIVE = 1e-9, 1e-6  # tolerances: a propensity computed another way may differ by either
+MAX_DERIVED = 10_000  # decisions that are derived again by default
+PORTION = 50_000  # decisions of a sample that are held at once
+STATES = 5_000  # decisions whose histories are held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,11 +189,6 @@ def agree(stored: Array, derived: Array) -> Flags:
     """Which probabilities agree within the precision of doubles."""
     distance = np.abs(stored - derived)
     return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived))
-
-
-MAX_DERIVED = 10_000  # decisions that are derived again by default
-PORTION = 50_000  # decisions of a sample that are held at once
-STATES = 5_000  # decisions whose histories are held at once
 
 
 class JointPropensities:

@@ -40,6 +40,8 @@ GROUP_BYTES = 1 << 25  # about, per group
 BLOCK_BYTES = 1 << 20
 LINE_BYTES = 10_000_000
 BOM = b"\xef\xbb\xbf"
+SPANNED = 1_000  # lines of a decision, at most
+EXCERPT_BYTES = 1 << 10  # bytes kept of a refused line that is too long
 
 
 class LineGroup(NamedTuple):
@@ -128,10 +130,6 @@ def _cut(number: int, block: bytes, group: LineGroup, cuts: bool) -> None:
 def too_long(number: int | None = None) -> InputError:
     """The error of a line that is longer than LINE_BYTES."""
     return InputError(f"longer than {LINE_BYTES // 1_000_000} MB", hint="one record a line", line=number)
-
-
-SPANNED = 1_000  # lines of a decision, at most
-EXCERPT_BYTES = 1 << 10  # bytes kept of a refused line that is too long
 
 
 @dataclass(frozen=True, kw_only=True)
