@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gc
 import os
-import secrets
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -33,8 +32,6 @@ from rlrec.app.imports.layouts.base import LateObservation, Layout, LineSums, Re
 from rlrec.app.imports.visits import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportCounts, ImportState, PreparedRows, find_owner
 from rlrec.app.inputs import lookup
-from rlrec.app.learning.ledger import Ledger
-from rlrec.app.requests.feedback import FeedbackTransaction, Line
 from rlrec.errors import Conflict, InputError, quantity
 from rlrec.store import Store, Unit
 from rlrec.store.database import loading
@@ -350,7 +347,7 @@ class _Following:
         self.state = ImportState((), options, VisitMoves(), agree=not bad_lines.quarantine, follows=True)
         self.position: Position | None = None  # as stored
         self.run = 0  # the id of the row that holds it, for a file
-        self.process = secrets.token_hex(8)
+        self.process = os.urandom(8).hex()
         self.lines, self.n_matched, self.n_unmatched = LineSums(), 0, 0
 
     def open_file(self) -> GrowingFile:
@@ -474,6 +471,9 @@ def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[b
 def _observe(unit: Unit, run: int | None, late: Mapping[str, LateObservation]) -> tuple[int, int]:
     """Store observations of decisions that this log brought earlier. Returns the number of those, and of observations
     without such a decision."""
+    from rlrec.app.learning.ledger import Ledger  # an import without --follow needs neither
+    from rlrec.app.requests.feedback import FeedbackTransaction, Line
+
     numbers = {key: number for key, (_, number) in decisions.requests(unit, list(late)).items()}
     stored = decisions.find(unit, list(numbers.values())) if numbers else {}
     lines, n_unmatched = list[Line](), 0
