@@ -191,7 +191,7 @@ HINTS = {
     "drift": f"{_EVALUATE} --log {{log}}since={{middle}}`, with the newest decisions",
     "young-rewards": f"{_EVALUATE} --log {{log}}until={{middle}}`, with decisions that are older, or import the log "
     "again when its rewards have come",
-    "no-users": f"{_EVALUATE} --cluster session`, if every session is another person",
+    "no-users": f"log the user of each session; only if each is another person, {_EVALUATE} --cluster session`",
     "repeated-rows": "`rlrec import-log FILE` into a new store, each decision once",
     "machine-sessions": "`rlrec feedback DECISION --censor` for these",
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",

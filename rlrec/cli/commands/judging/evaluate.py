@@ -125,7 +125,9 @@ def evaluate(
     if best:
         sentences.insert(0, best_of({row.name: row.estimate.may_be_best for row in answering}))
         if all(row.answer.answer != "better" for row in answering):
-            sentences.insert(0, f"none is known to be better than {LOGGED}")
+            unknown = [row.name for row in answering if row.answer == ("unknown", None)]
+            gap = f": this log cannot tell about {' and '.join(unknown)}" if unknown else ""
+            sentences.insert(0, f"none is known to be better than {LOGGED}{gap}")
     if by or details:
         table = view(rows, by, app.evaluate.explained(estimates))
     else:

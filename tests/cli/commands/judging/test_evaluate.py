@@ -142,7 +142,8 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
     # one command a target, against its worst reason
     steps = [line for line in lines if line.startswith("Next")]
     assert steps == [
-        f"Next for {name}: `rlrec evaluate {name} --cluster session`, if every session is another person"
+        f"Next for {name}: log the user of each session; only if each is another person, "
+        f"`rlrec evaluate {name} --cluster session`"
         for name in ("uniform", "home@1")
     ]
     # home learned from this log as it served: no experiment compares it with itself
@@ -223,7 +224,8 @@ def test_which_targets_may_still_be_the_best_is_asked_for(log: Any, run_sqlite: 
     assert first == "high@1 may still be the best; low@1 is not; this log cannot tell about home@1"
     assert first not in run_sqlite(*command).stdout
     none_better = run_sqlite(*LATER, "evaluate", "low", "home@1", "--cluster", "session", "--best").stdout
-    assert none_better.startswith("none is known to be better than what was logged\n")
+    start = "none is known to be better than what was logged: this log cannot tell about home@1\n"
+    assert none_better.startswith(start)
     rows = run_sqlite(*command, "--json").json
     assert [(row["target"], row["may_be_best"]) for row in rows] == [("high", True), ("low", False), ("home", None)]
     for words in (["high"], ["high", "low", "--by", "policy"]):

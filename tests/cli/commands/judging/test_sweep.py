@@ -98,7 +98,7 @@ def test_without_known_visitors_nothing_is_claimed(shop: Run) -> None:
     assert text.startswith(
         "linucb: this log cannot tell whether it is better or worse than what was logged, per impression ("
     )
-    assert "Next: this command with `--cluster session`, if every session is another person" in text
+    assert "only if each is another person, this command with `--cluster session`" in text
 
 
 def test_a_log_without_propensities_tells_nothing(run: Run, tmp_path: Any) -> None:
