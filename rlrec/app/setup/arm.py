@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rlrec import policy as kinds
 from rlrec.app.inputs import arm_names, canonical, lookup
 from rlrec.errors import InputError
-from rlrec.records import Arm, Sums
+from rlrec.records import Sums
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms, beliefs, policies
@@ -111,18 +111,17 @@ def _check_groups(unit: Unit, line: ArmLine) -> None:
 def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
     """Make arms ineligible, or eligible again. Raises InputError for an arm that the catalogue lacks."""
 
-    def work(unit: Unit) -> StatusChange:
+    def work(unit: Unit) -> tuple[StatusChange, list[str]]:
         stored = arms.ids(unit, keys)
         if missing_keys := [key for key in keys if key not in stored]:
             raise lookup.unknown("arm", missing_keys[0], [arm.key for arm in arms.all_arms(unit)])
         change = StatusChange(list(keys), arms.retire(unit, keys, retired=retired))
-        ended.extend(arm for arm in arms.all_arms(unit) if arm.key in keys and arm.status(unit.now) == "ended")
-        return change
+        restored = [] if retired else arms.by_keys(unit, keys)
+        return change, [arm.key for arm in restored if arm.status(unit.now) == "ended"]
 
-    ended: list[Arm] = []
-    change = store.write(work, repeatable=True)
-    if ended and not retired:
-        store.notice(f"{ended[0].key} has ended: `rlrec arm add {ended[0].key} --until TIME` gives it a later end")
+    change, ended = store.write(work, repeatable=True)
+    if ended:
+        store.notice(f"{ended[0]} has ended: `rlrec arm add {ended[0]} --until TIME` gives it a later end")
     return change
 
 
