@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -201,6 +202,8 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     name = row.name if row.origin is None else f"--target {row.name}=FILE"
     words = [f"--{key} {shlex.quote(value)}" for key, value in row.options.items() if f"--{key} " not in HINTS[reason]]
     extent, log = row.extent, row.options.get("log", "")
+    for key in re.findall(r"{log}(\w+)=", HINTS[reason]):  # the hint has another value for it
+        log = re.sub(rf"(^|,){key}=[^,]*", "", log).removeprefix(",")
     names = {"target": " ".join([name, *words]), "log": log and f"{log},"}
     loggers = [logger.version for logger in row.estimate.logger_weights if logger.version and logger.weight]
     names |= {"logger": loggers[-1], "others": f" ({', '.join(loggers[:-1])})"} if loggers else {}

@@ -89,6 +89,20 @@ def test_rates_that_fell_are_weak(sqlite_db: str) -> None:
     assert (row["verdict"], row["reasons"]) == ("weak", ["drift"])
 
 
+def test_the_hint_on_drift_takes_the_place_of_an_earlier_time(sqlite_db: str, tmp_path: Path) -> None:
+    """Followed again and again, it ends where nothing changes any more."""
+    imported(sqlite_db, days=30.0, later=0.5)
+    (table := tmp_path / "table.csv").write_text("arm,probability\na0,0.5\na1,0.25\na2,0.25\n")
+    logs.create(sqlite_db, "near", "fixed", minutes=24 * 60 * 40, probabilities=str(table))
+    run, command, days = runner(sqlite_db), "evaluate near@1 --reward weekly --cluster session", list[str]()
+    while "drift" in (text := run(*command.split()).done().stdout):
+        command = text.split("Next: `rlrec ")[1].partition("`")[0]
+        days.append(command.rpartition("since=")[2])
+    assert command.count("since=") == 1
+    assert len(days) >= 2
+    assert days == sorted({*days})
+
+
 def test_an_import_that_is_as_it_was_is_ok(sqlite_db: str) -> None:
     row = imported(sqlite_db, days=30.0, delay_days=0.1)
     assert (row["verdict"], row["reasons"]) == ("ok", [])
