@@ -14,7 +14,7 @@ from rlrec.cli.program import app
 from rlrec.cli.program.shared import GroupedCommand, Store, drawing, input_option, settings, stored
 from rlrec.cli.text.text import View, clipped
 from rlrec.cli.text.values import CANDIDATES, KEY, KEYS, OBJECT, PAIR, Integer
-from rlrec.errors import InputError, RlrecError
+from rlrec.errors import InputError, OutcomeUnknown, RlrecError
 
 SLOT = ["position", "arm", "propensity", "marginal", "score"]
 N_CANDIDATES = 20  # in the table
@@ -134,7 +134,8 @@ def stream(
             except RlrecError as error:
                 if n_lines > n_refused and not dry_run and rehearsal is None:
                     remedy = (error.hint or "").removeprefix("nothing was stored").removeprefix("; ")
-                    stored = f"all before line {group[0][0]:,} is stored: begin there"
+                    begin = "" if isinstance(error, OutcomeUnknown) else ": begin there"
+                    stored = f"all before line {group[0][0]:,} is stored{begin}"
                     error.hint = f"{stored}; {remedy}" if remedy else stored
                 raise
             n_lines, n_refused = n_lines + len(results), n_refused + n_of_group

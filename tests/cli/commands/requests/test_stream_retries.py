@@ -18,7 +18,8 @@ import pytest
 from rlrec.app.requests.feedback import Line, Result
 from rlrec.app.requests.pipe import Pipe, Request
 from rlrec.app.serving.requests import DrawnAnswer
-from rlrec.errors import InputError
+from rlrec.cli.commands.requests import recommend
+from rlrec.errors import InputError, OutcomeUnknown
 from rlrec.store import Store
 from rlrec.store.database import engine
 from tests.cli.commands.requests.test_pipe import ask, stocked, tell
@@ -91,6 +92,23 @@ def test_a_stream_that_a_full_disk_ends_says_what_is_stored(sqlite_db: str, word
     assert (child.returncode, out) == (1, "")
     assert "all before line 2 is stored: begin there" in err
     assert "nothing was stored" not in err
+
+
+def test_nobody_is_sent_to_repeat_lines_that_may_be_stored(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the connection breaks at a commit, nobody knows what became of the group."""
+    stocked(runner(sqlite_db))
+    kept = recommend.answer_group
+
+    def broken(pipe: Pipe, group: Sequence[Any], kind: Any) -> Any:
+        if group[0][0] > 1:
+            raise OutcomeUnknown("the connection broke", hint="look before you repeat it")
+        return kept(pipe, group, kind)
+
+    monkeypatch.setattr(recommend, "answer_group", broken)
+    lines = [ask(), {"op": "flush"}, ask()]
+    result = runner(sqlite_db)("pipe", stdin=lines)
+    assert len(result.lines) == 1
+    assert "all before line 3 is stored; look before you repeat it" in result.stderr
 
 
 def postgres_only(db: str) -> str:
