@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from rlrec.app.distributions.designs import CatalogueFeatures
 from rlrec.app.inputs import arm_names
-from rlrec.arrays import Ids
+from rlrec.arrays import Ids, Index
 from rlrec.policy.contexts.features import value_of
-from rlrec.policy.contexts.statements import ARM_FEATURES, GROUPS, PAGE
+from rlrec.policy.contexts.statements import ARM_FEATURES, GROUPS, PAGE, PAGE_FIELDS
 from rlrec.policy.slates.page_layout import PageLayout, lay_out
 from rlrec.policy.slates.page_rules import PageRules
 from rlrec.store import Unit
 
 ARMS = 10_000  # in all cached layouts
+
+
+def page_codes(contexts: Sequence[Mapping[str, Any]]) -> Index:
+    """The number of the page rules that each context states, equal for equal rules, (m,)."""
+    texts = [repr([context.get(field) for field in PAGE_FIELDS]) for context in contexts]
+    return np.unique(texts, return_inverse=True)[1].reshape(-1)
 
 
 class PageLayouts:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
 from rlrec.app.distributions import designs, past_beliefs
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
+from rlrec.app.distributions.page_layouts import page_codes
 from rlrec.app.distributions.trained import TrainedModel
 from rlrec.arrays import Array, Flags, Ids, Index, Words, offsets, piece_rows, rows_by_kind, run_starts, take
 from rlrec.policy.beliefs.base import EVERYTHING
@@ -355,8 +356,7 @@ class VersionSlates:
             state = trained.states(trained.encoded(contexts)[code], histories, revision)
             eligible = slates.per_decision("eligible_id")
             arms_of_set, keys = self._sets(eligible)
-            pages = [repr((context.get(PAGE), context.get(GROUPS))) for context in contexts]
-            page = np.unique(pages, return_inverse=True)[1].reshape(-1)[code]
+            page = page_codes(contexts)[code]
             for case in trained.request_cases(state, eligible, revision, contexts, code, sets=arms_of_set, keys=keys):
                 for members in rows_by_kind(size[case.rows], page[case.rows]):
                     length, first = int(size[case.rows[members[0]]]), int(case.rows[members[0]])

@@ -6,21 +6,21 @@ same eligible set are computed together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from rlrec.app.distributions.page_layouts import page_codes
 from rlrec.app.distributions.trained import EligibleGroup
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
 from rlrec.app.evaluation.targets.cases import Block, CaseRows, TargetProbabilities, arm_indices, columns_of
 from rlrec.app.evaluation.targets.probabilities import CELLS, NARROWED, Scorer
 from rlrec.app.inputs.decision_tables import MARGINAL, PROBABILITY, SCORE, DecisionTable
-from rlrec.arrays import Array, Flags, Ids, Index, piece_rows, rows_by_kind, run_starts, take
+from rlrec.arrays import Array, Flags, Ids, piece_rows, rows_by_kind, run_starts, take
 from rlrec.errors import InputError
-from rlrec.policy.contexts.statements import PAGE_FIELDS
 from rlrec.policy.gradients import history
 from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.floors import at_positions
@@ -62,7 +62,7 @@ class StateScorer(Scorer):
         # rows with no arm that the target may show are refused, so any arms will do
         sets |= {number: logged.eligible[number - NARROWED] for number, arms in sets.items() if not len(arms)}
         has_rules = self._has_rules(slots, logged)
-        page = self._pages(contexts)[code] if has_rules.any() else np.zeros(len(code), np.intp)
+        page = page_codes(contexts)[code] if has_rules.any() else np.zeros(len(code), np.intp)
         refused = self.refused(slots, logged) if has_rules.any() else has_rules
         for group in trained.request_cases(state, numbers, revision, contexts, code, sets=sets, keys=self.arms.keys):
             for members in rows_by_kind(page[group.rows]):
@@ -78,11 +78,6 @@ class StateScorer(Scorer):
                     )  # fmt: skip
                     assert layout is not None
                     yield RuledStateCaseRows(*columns, layout)
-
-    def _pages(self, contexts: Sequence[Mapping[str, Any]]) -> Index:
-        """The number of the rules that each context states, equal for equal rules, (m,)."""
-        texts = [repr([context.get(field) for field in PAGE_FIELDS]) for context in contexts]
-        return np.unique(texts, return_inverse=True)[1].reshape(-1)
 
 
 @dataclass(eq=False)
