@@ -7,6 +7,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent / "rlrec"
 ELSEWHERE = {"benchmarks", "contract", "docs", "migrations"}  # folders of tests that cross the package
+SUFFIXES = {".py", ".pyi", ".typed", ".md", ".html", ".css", ".sql", ".txt"}  # of the files of the package
 FULL = 15  # test files of a folder, at most
 COVERED = {  # test file: modules without a test file of their name, which it covers
     "app/audiences/test_examined_loop.py": ["app/audiences/environments"],
@@ -232,6 +233,11 @@ def test_a_row_names_what_exists_and_has_no_test_of_its_name() -> None:
     assert sorted({*covered()} - modules()) == []
     assert [module for module in covered() if has_test(module)] == []
     assert len(covered()) == len({*covered()})
+
+
+def test_nothing_lies_in_the_package_that_is_not_of_it() -> None:
+    files = [path for path in ROOT.rglob("*.*") if path.is_file() and "__pycache__" not in path.parts]
+    assert [str(path) for path in files if path.suffix not in SUFFIXES] == []
 
 
 def test_every_folder_of_tests_is_one_of_the_package() -> None:
