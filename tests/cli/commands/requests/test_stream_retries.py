@@ -97,12 +97,12 @@ def test_a_stream_that_a_full_disk_ends_says_what_is_stored(sqlite_db: str, word
 def test_nobody_is_sent_to_repeat_lines_that_may_be_stored(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the connection breaks at a commit, nobody knows what became of the group."""
     stocked(runner(sqlite_db))
-    kept = recommend.answer_group
+    answer_group = recommend.answer_group
 
     def broken(pipe: Pipe, group: Sequence[Any], kind: Any) -> Any:
         if group[0][0] > 1:
             raise OutcomeUnknown("the connection broke", hint="look before you repeat it")
-        return kept(pipe, group, kind)
+        return answer_group(pipe, group, kind)
 
     monkeypatch.setattr(recommend, "answer_group", broken)
     lines = [ask(), {"op": "flush"}, ask()]
