@@ -27,7 +27,7 @@ from rlrec.app.serving.requests import (
     SharedDistribution,
     answer_fields,
 )
-from rlrec.errors import InputError, OutcomeUnknown, StoreBusy
+from rlrec.errors import InputError, RlrecError, StoreBusy
 from rlrec.policy.contexts.statements import STATEMENTS
 from rlrec.records import Slot
 from rlrec.store import Store, Unit
@@ -136,7 +136,7 @@ class RequestGroup:
                 recorded = feedback_group(self.store, [self.feedback[row] for row in rows])
                 cast("FeedbackTransaction", self.recorded).deferred = recorded
                 outcomes += recorded.outcomes
-        except (StoreBusy, OutcomeUnknown) as error:  # the stored part of the group must not be stored twice
+        except RlrecError as error:  # the stored part of the group must not be stored twice
             hint = error.hint or "give lines a request_id or a key: these are safe to send again"
             for index in left:
                 answers[index] = InputError(error.message, hint=hint)

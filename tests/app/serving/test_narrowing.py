@@ -19,7 +19,7 @@ from rlrec.app.serving.requests import PlannedRequest
 from rlrec.app.setup import arm
 from rlrec.app.upkeep import doctor
 from rlrec.app.upkeep.export_log import export_log
-from rlrec.errors import Conflict, InputError
+from rlrec.errors import Conflict, InputError, RlrecError
 from rlrec.store import Store
 from rlrec.store.log import contents, reader
 from rlrec.store.policies import arms
@@ -113,6 +113,25 @@ def test_requests_with_very_many_arms_are_drawn_a_few_at_a_time(shop: Store, mon
     assert [answer["step"] for answer in answers[:15]] == [n // 3 for n in range(15)]
     assert ["abcde"[n % 5] in shown(answer) for n, answer in enumerate(answers[:15])] == [False] * 15
     assert set(portions) == {6, 3}
+
+
+def test_what_is_stored_of_a_group_is_answered_whatever_ends_the_rest(
+    shop: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six requests fit; then the disk is full."""
+    portions, answer = iter([True, False]), recommend_module.RequestGroup._answer
+
+    def until_full(group: Any) -> Any:
+        if next(portions):
+            return answer(group)
+        raise RlrecError("the disk is full", hint="nothing was stored; make room, and repeat")
+
+    monkeypatch.setattr(contents, "MAX_ARMS", 24)
+    monkeypatch.setattr(recommend_module.RequestGroup, "_answer", until_full)
+    requests = [Request(policy="home", session=f"s{n}", block=["abcde"[n % 5]], size=1 + n // 5) for n in range(9)]
+    answers: list[Any] = Pipe(shop, seed=1).group(requests)
+    assert [item["decision_id"] for item in answers[:6]] == [1, 2, 3, 4, 5, 6]
+    assert [(type(item), item.message) for item in answers[6:]] == [(InputError, "the disk is full")] * 3
 
 
 def test_an_audit_that_holds_one_set_at_a_time_finds_the_same(shop: Store, monkeypatch: pytest.MonkeyPatch) -> None:
