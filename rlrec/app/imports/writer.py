@@ -81,7 +81,7 @@ def _way_out(kinds: Sequence[str]) -> str:
     return f"`rlrec reward define NAME {terms}` counts them, and `evaluate --reward NAME` judges by that"
 
 
-def find(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:
+def find_altered(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:
     """The rewards that a definition alters, of decisions that were served at these times."""
     n = len(rows)
     if not rows.events.row and rows.reward == NULL:
@@ -290,7 +290,7 @@ class GroupWriter:
         self._events(rows, ids, at, seq)
         for name, owner in owners.items():
             is_of_owner = [name == other for other in names]
-            altered = find(owner.reward, rows.select(is_of_owner), list(compress(at, is_of_owner)))
+            altered = find_altered(owner.reward, rows.select(is_of_owner), list(compress(at, is_of_owner)))
             self.state = replace(self.state, counts=self.state.counts + ImportCounts(altered=altered))
 
     def _write(self, table: str, columns: Mapping[str, Column]) -> None:

@@ -173,7 +173,7 @@ class Import:
                         lines[name].update(new.digest)
                     at = filled(new.at, [unit.now] * len(new))
                     reward = lookup.reward(unit, "default") if owner is None else owner.reward
-                    altered = writer.find(reward, new, at)
+                    altered = writer.find_altered(reward, new, at)
                     estimated = values(new.estimated, len(new)).count(1)
                     counts += ImportCounts(len(new), len(listed) - len(new), estimated, altered)
         return self._summary(counts, rejected)
