@@ -53,6 +53,11 @@ class Narrowed:
 
     def hint(self) -> str:
         """Text on how many arms each rule excluded."""
+    @property
+    def causes(self) -> list[str]:
+        """Why lists leave out an arm, for a message."""
+        return [f"left out by {rule}" for rule, count in self.taken[: len(self.taken) - len(self.past)] if count]
+
         taken = [f"{rule} takes {count}" for rule, count in self.taken if count]
         return f"of {self.total} arms, {', '.join(taken)}"
 

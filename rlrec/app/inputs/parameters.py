@@ -63,19 +63,22 @@ def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
-    """Raises InputError if page rules name an unknown or blocked arm or group."""
+    """Raises InputError if page rules name an arm or a group that is unknown, or that the policy's own lists leave
+    out."""
     rules = declared(texts)
     if rules is None:
         return
-    names, blocked = ArmNames(unit, rules.names), arm_rules.policy_rules(texts).blocked
+    names, lists = ArmNames(unit, rules.names), arm_rules.arm_lists(unit, texts)
     for name, text in rules.names.items():
         if not names.has([name]):
             error = names.unknown([name])
             raise InputError(f"a rule of the page names {error.message}", hint=error.hint)
         if name in rules.pin.values() and name not in names.ids:
             raise InputError(f"{text} pins a group", hint="pin one of its arms, or give the group a least share")
-        if name in blocked:
-            message = f"{text} of the policy contradicts block={texts['block']} of the policy"
+        members = names.find([name])
+        if lists is not None and not lists.leave(members):
+            cause = "block" if members <= lists.blocked else "arms"
+            message = f"{text} of the policy contradicts {cause}={texts[cause]} of the policy"
             raise InputError(message, hint="leave one of them out", field="param")
 
 

@@ -402,7 +402,7 @@ class RequestGroup:
 
 def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, PlannedRequest]) -> None:
     """Print notices, each once: policies that were given a context but read none, listed arms that may not be shown
-    now, and rules that name events which apparently nobody records."""
+    now, rules of a page without an effect, and rules that name events which apparently nobody records."""
     store, cache = group.store, group.cache
     for shared in dict.fromkeys(plan.shared for plan in planned.values() if plan.request.context.keys() - STATEMENTS):
         name = shared.version.policy.name
@@ -416,6 +416,9 @@ def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, Plann
 
         for status, names in arm_names.inactive(unit, new).items():
             store.notice(f"{status} arms are left out: {names}")
+    if not cache.has_resting and (resting := [rule for plan in planned.values() for rule in plan.shared.resting]):
+        cache.has_resting = True
+        store.notice(f"{resting[0]} of the request has no effect: `not_after` or `not_shown` takes what it names")
     if cache.narrows:
         rules = [rule for plan in planned.values() if plan.narrowed for rule in plan.narrowed.past]
         kinds = {rule.kind for rule in rules if rule.kind is not None} - cache.kinds

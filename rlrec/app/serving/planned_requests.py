@@ -244,18 +244,18 @@ class _Group:
 
     def _build(self, request: Request, version: ServingVersion, narrowed: Narrowed | None) -> SharedDistribution:
         eligible, serving = self._eligible(request, narrowed), version.serving
+        # the superset, which many persons share
+        named = eligible.superset if isinstance(eligible, NarrowedSet) else eligible
         added: dict[str, Any] = {} if version.price is None else {PRICE: version.price}
         if PAGE in request.context or serving.learner.rules:
             names = frozenset[str]().union(*(page.groups for page in serving.page_rules(request.context)))
             if groups := self._members(names):
                 added[GROUPS] = groups
-        context = {**request.context, **added}
+        context, resting = {**request.context, **added}, list[str]()
         if PAGE in context:
             from rlrec.app.serving.statements import check_named_arms
 
-            check_named_arms(self.unit, request, self.catalogue, context.get(GROUPS, {}))
-        # the superset, which many persons share
-        named = eligible.superset if isinstance(eligible, NarrowedSet) else eligible
+            resting = check_named_arms(self.unit, request, named, context.get(GROUPS, {}), narrowed)
         keys, revision = self.cache.keys_with(self.unit, named), self.settings.catalogue_revision
         arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
         if candidates > len(eligible):
@@ -271,7 +271,7 @@ class _Group:
         self.n_arms += len(eligible)
         return SharedDistribution(
             **vars(version), eligible=eligible, revision=revision, size=request.size, context=request.context,
-            added=added, candidates=candidates, case=case,
+            added=added, candidates=candidates, case=case, resting=resting,
         )  # fmt: skip
 
     def _eligible(self, request: Request, narrowed: Narrowed | None) -> Eligible:

@@ -178,7 +178,8 @@ class SharedDistribution(ServingVersion):
     the context fields that the version reads.
 
     candidates: how many candidates are drawn from `case`, which the version then ranks; 0 where there is one stage.
-    context: of one of the requests; added: what the tool adds to each context."""
+    context: of one of the requests; added: what the tool adds to each context. resting: the rules of the page that have
+    no effect."""
 
     eligible: Eligible
     revision: int
@@ -187,6 +188,7 @@ class SharedDistribution(ServingVersion):
     context: Mapping[str, Any]
     added: Mapping[str, Any]
     candidates: int
+    resting: Sequence[str]
 
     @property
     def stateful(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlrec.app.serving.requests import Request
 from rlrec.errors import InputError, suggest
@@ -14,6 +14,9 @@ from rlrec.policy.slates.page_rules import add_typed as add_typed
 from rlrec.policy.slates.page_rules import parse
 from rlrec.store import Unit
 from rlrec.store.policies import arms
+
+if TYPE_CHECKING:
+    from rlrec.app.inputs.arm_rules import Narrowed
 
 
 def take_statements(requests: Sequence[Request | InputError]) -> Sequence[Request | InputError]:
@@ -66,25 +69,33 @@ def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
 
 
 def check_named_arms(
-    unit: Unit, request: Request, catalogue: Sequence[int], groups: Mapping[str, Sequence[str]]
-) -> None:
-    """Raises InputError where a rule of a request's page names an arm that is unknown, outside of the catalogue (ids,
-    ascending) or left out by the request itself, or a group of only such arms. Where other rules leave out the arm, the
-    rule just has no effect. groups: the keys of their members."""
-    rules, listed_names = parse(request.context[PAGE]).names, request.arms
+    unit: Unit, request: Request, listed: Sequence[int], groups: Mapping[str, Sequence[str]], narrowed: Narrowed | None
+) -> list[str]:
+    """The rules of a request's page that have no effect, since the past of the person takes what they name. Raises
+    InputError where a rule names an arm that is not active, or that lists leave out, of the request or of the policy
+    that serves it; or a group of only such arms. listed: the arms (ids, ascending) without other rules than the
+    request's list of arms; groups: the keys of their members; narrowed: what all lists leave, None without such
+    rules."""
+    rules = parse(request.context[PAGE]).names
     members = {name: groups.get(name, (name,)) for name in rules}
     stored = arms.ids(unit, {key for keys in members.values() for key in keys})
-    lists_all = listed_names is None or any(name.startswith("@") for name in listed_names)
+    superset, lacking = (listed, frozenset[int]()) if narrowed is None else (narrowed.superset, narrowed.lacking)
 
-    def is_eligible(key: str) -> bool:
+    def is_left(key: str) -> bool:
         arm = stored.get(key, -1)
-        index = bisect_left(catalogue, arm)
-        is_served = index < len(catalogue) and catalogue[index] == arm
-        return is_served and key not in (request.block or ()) and (lists_all or key in (listed_names or ()))
+        index = bisect_left(superset, arm)
+        return arm not in lacking and index < len(superset) and superset[index] == arm
 
     for name, rule in rules.items():
-        if not any(map(is_eligible, members[name])):
+        if not any(map(is_left, members[name])):
             suggestion = suggest(name, arms.keys_like(unit, name)) if name not in {*stored, *groups} else None
-            hint = suggestion or "what it names is retired, not listed in `arms`, or blocked"
+            causes = ["not active", *(["not in `arms`"] if narrowed is None else narrowed.causes)]
+            hint = suggestion or f"what it names is {' or '.join(causes)}"
             what = f"group {name!r}, of which no arm is" if name in groups else f"arm {name!r}, which is not"
             raise InputError(f"{rule} of the request names {what} eligible", hint=hint, field="page")
+    past_arms = frozenset[int]() if narrowed is None else narrowed.past_arms
+    return [
+        rule
+        for name, rule in rules.items()
+        if past_arms.issuperset(stored[key] for key in members[name] if is_left(key))
+    ]

@@ -14,6 +14,7 @@ RULES = ("pin", "most", "least")
 EXAMPLES = {"pin": "1=KEY,3=KEY", "most": "FIELD=2", "least": "KEY=0.05,@GROUP=0.2@1"}
 REQUEST = "request"
 EVERYWHERE = 0  # stands for every position in a share
+RESTS = " (no effect: no such arm was eligible)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +49,15 @@ class PageRules:
         return f"{rule} {pair} of the {self.owner}"
 
     def texts(self, keys: Container[str], groups: Mapping[str, Iterable[str]]) -> list[str]:
-        """All rules, except those of arms that are not eligible. keys: of the eligible arms; groups: the keys of their
-        members."""
+        """All rules, with a mark at those without effect since no arm is eligible that they name. keys: of the eligible
+        arms; groups: the keys of their members."""
         arms: dict[str, dict[Any, Iterable[str]]] = {
             "pin": {position: (key,) for position, key in self.pin.items()},
             "least": {name: groups.get(name, (name,)) for name in self.least},
         }
         return [
-            self.text(rule, name) for rule in RULES for name in getattr(self, rule)
-            if rule not in arms or any(key in keys for key in arms[rule][name])
+            self.text(rule, name) + ("" if rule not in arms or any(key in keys for key in arms[rule][name]) else RESTS)
+            for rule in RULES for name in getattr(self, rule)
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:

@@ -222,6 +222,8 @@ def test_a_trained_policy_keeps_rules(shop: Run, sqlite_db: str) -> None:
         (["least=@none=0.1"], "a rule of the page names unknown group '@none'"),
         (["pin=1=@home"], "pin 1=@home pins a group"),
         (["least=@home=0.1", "block=@home"], "least @home=0.1 of the policy contradicts block=@home of the policy"),
+        (["pin=2=a1", "block=@home"], "pin 2=a1 of the policy contradicts block=@home of the policy"),
+        (["pin=1=a2", "arms=@home,a3"], "pin 1=a2 of the policy contradicts arms=@home,a3 of the policy"),
     ],
 )
 def test_rules_of_a_policy_that_cannot_hold_are_refused(shop: Run, rules: list[str], message: str) -> None:
@@ -273,19 +275,60 @@ def test_a_request_that_cannot_keep_its_rules_is_refused_alone(shop: Run, keys: 
 
 
 def test_a_rule_rests_where_the_past_of_the_person_took_its_arm(shop: Run) -> None:
-    shop("policy", "create", "home", "--kind", "thompson", "--param", "not_after=purchase", "--param", "block=a4")
-    page = {"pin": {"1": "a1", "2": "a4"}, "least": {"a1": 0.3}}
+    shop("policy", "create", "home", "--kind", "thompson", "--param", "not_after=purchase")
+    page = {"pin": {"1": "a1"}, "least": {"a1": 0.3}}
     lines = ask(1, user="u", page={"pin": {"1": "a1"}}) + ask(2, user="u", page=page)
-    first, second = shop("recommend", "--input", "-", "--json", stdin=lines).lines
-    assert [first["slate"][0]["arm"], second["slate"][0]["arm"]] == ["a1", "a1"]
+    served = shop("recommend", "--input", "-", "--json", stdin=lines)
+    first, second = served.lines
+    assert [first["slate"][0]["arm"], second["slate"][0]["arm"], "no effect" in served.stderr] == ["a1", "a1", False]
     shop("feedback", first["decision_id"], "purchase", "--position", 1)
-    for number in range(3, 9):
-        (answer,) = shop("recommend", "--input", "-", "--json", stdin=ask(number, user="u", page=page)).lines
-        assert not {"a1", "a4"} & {slot["arm"] for slot in answer["slate"]}
-        assert shop("decision", "show", answer["decision_id"], "--json").json["agrees"]
+    lines = "".join(ask(number, user="u", page=page) for number in range(3, 9))
+    served = shop("recommend", "--input", "-", "--json", stdin=lines)
+    assert served.stderr.count("least a1=0.3 of the request has no effect: `not_after` or `not_shown` takes") == 1
+    for answer in served.lines:
+        assert "a1" not in {slot["arm"] for slot in answer["slate"]}
+        shown = shop("decision", "show", answer["decision_id"], "--json").json
+        effect = "of the request (no effect: no such arm was eligible)"
+        assert (shown["agrees"], shown["rules"]) == (True, [f"pin 1=a1 {effect}", f"least a1=0.3 {effect}"])
     refused = shop("recommend", "--input", "-", "--json", stdin=ask(9, user="u", page=page, block=["a1"])).lines[0]
     assert "a1=0.3 of the request names arm 'a1', which is not eligible" in refused["error"]
     assert shop("doctor", "--json").json["findings"] == []
+
+
+@pytest.mark.parametrize(
+    ("param", "page", "arm", "cause"),
+    [
+        (
+            "arms=a1,a2,@home",
+            {"pin": {"1": "a4"}},
+            "arm 'a4', which is not eligible",
+            "not active or left out by arms of policy home",
+        ),
+        (
+            "block=@home",
+            {"pin": {"2": "a3"}},
+            "arm 'a3', which is not eligible",
+            "not active or left out by block of policy home",
+        ),
+        (
+            "arms=a1,a2,a4",
+            {"least": {"a5": 0.1}},
+            "arm 'a5', which is not eligible",
+            "or left out by arms of policy home",
+        ),
+        ("block=@home", {"least": {"@home": 0.1}}, "group '@home', of which no arm is eligible", "left out by block"),
+    ],
+)
+def test_a_rule_of_a_request_is_refused_where_lists_of_the_policy_leave_out_its_arm(
+    shop: Run, param: str, page: dict[str, Any], arm: str, cause: str
+) -> None:
+    shop("arm", "add", "a3", "--group", "home")
+    shop("policy", "create", "home", "--kind", "thompson", "--param", param)
+    lines = ask(1, page=page) + ask(2, page={"pin": {"1": "a1"}}, k=2)
+    refused, answered = shop("recommend", "--input", "-", "--json", stdin=lines).lines
+    assert f"of the request names {arm}" in refused["error"]
+    assert cause in refused["error"]
+    assert answered["slate"][0]["arm"] == "a1"
 
 
 def test_options_that_repeat_a_rule_are_refused(shop: Run) -> None:
