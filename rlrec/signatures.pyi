@@ -695,7 +695,7 @@ class Commands:
         arms, as objects: In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}]; "scores": {"new": 1.7, "old": 0.4} has those of several rankers.
         block: None of these arms.
         not_after: No arm for which the person had such an event.
-        not_shown: No arm that the person was shown N times, or N times in 7 days.
+        not_shown: No arm that the person was shown N times (in 7 days); @push=N counts group push together.
         page: Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05, "@home": {"1": 0.2}}}.
         pin: Show this arm there; repeatable.
         most: At most N with equal FIELD; repeatable.

@@ -25,13 +25,15 @@ N_EVENTS = 10_000  # newest events, in which a kind is searched
 
 class PastRule(NamedTuple):
     """Excludes the arms for which the person has events of a kind, or, without a kind, that were shown to the person
-    `times` times, within a window before the request. name: of the parameter; text: as the user wrote it."""
+    `times` times, within a window before the request. name: of the parameter; text: as the user wrote it; group: whose
+    arms are counted together, and excluded together, as @NAME; empty: each arm is counted by itself."""
 
     name: str
     text: str
     kind: str | None
     times: int
     window_us: int
+    group: str
 
     def takes(self, amount: float) -> bool:
         return amount >= self.times if self.kind is None else amount != 0
@@ -51,13 +53,13 @@ class Narrowed:
     past: tuple[PastRule, ...] = ()
     past_arms: frozenset[int] = frozenset()
 
-    def hint(self) -> str:
-        """Text on how many arms each rule excluded."""
     @property
     def causes(self) -> list[str]:
         """Why lists leave out an arm, for a message."""
         return [f"left out by {rule}" for rule, count in self.taken[: len(self.taken) - len(self.past)] if count]
 
+    def hint(self) -> str:
+        """Text on how many arms each rule excluded."""
         taken = [f"{rule} takes {count}" for rule, count in self.taken if count]
         return f"of {self.total} arms, {', '.join(taken)}"
 
@@ -72,7 +74,7 @@ class Rules(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """All names of arms and groups."""
-        return (*(self.chosen_names or ()), *self.blocked)
+        return (*(self.chosen_names or ()), *self.blocked, *(rule.group for rule in self.past if rule.group))
 
     @property
     def kinds(self) -> set[str]:
@@ -86,7 +88,9 @@ def request_rules(
 ) -> Rules:  # fmt: skip
     """The rules of a request. Raises InputError for an invalid one."""
     past = [_past_rule("not_after", text) for text in not_after or ()]
-    past += [] if not_shown is None else [_past_rule("not_shown", str(not_shown))]
+    past += [
+        _past_rule("not_shown", text) for text in ([] if not_shown is None else _words(str(not_shown), "not_shown"))
+    ]
     return Rules(None if arms is None else tuple(arms), tuple(block or ()), tuple(past))
 
 
@@ -153,14 +157,17 @@ def _words(text: str, name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1_000)
 def _past_rule(name: str, text: str) -> PastRule:
-    """The rule in KIND or KIND/WINDOW of `not_after`, or N or N/WINDOW of `not_shown`. Raises InputError for any other
-    text."""
-    first, slash, window = text.rpartition("/") if "/" in text else (text, "", "")
+    """The rule in KIND or KIND/WINDOW of `not_after`, or N or N/WINDOW of `not_shown`, each perhaps behind @GROUP=.
+    Raises InputError for any other text."""
+    group, _, rule = text.partition("=") if text.startswith("@") else ("", "", text)
+    first, slash, window = rule.rpartition("/") if "/" in rule else (rule, "", "")
     window_us = (duration(window) or 0) if slash else NO_WINDOW
     is_count = re.fullmatch("[1-9][0-9]{0,8}", first) is not None
     is_window = not slash or 0 < window_us <= LONGEST_US
     if not first or not is_window or not (is_count or name == "not_after"):
         hint = "write purchase or purchase/30d" if name == "not_after" else "write 3 or 3/7d: so many times, in 7 days"
-        raise InputError(f"{name} is {text[:60]!r}", hint=hint, field=name)
+        raise InputError(
+            f"{name} is {text[:60]!r}", hint=f"{hint}; @GROUP= before it counts its arms together", field=name
+        )
     kind, times = (first, 1) if name == "not_after" else (None, int(first))
-    return PastRule(name, text, kind, times, window_us)
+    return PastRule(name, text, kind, times, window_us, group)

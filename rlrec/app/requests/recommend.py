@@ -298,7 +298,7 @@ class RequestGroup:
         if planned:
             sessions.store_users()
             is_over = not self.cache.start <= unit.now < self.cache.end
-            if is_over or (self.cache.narrows and not _holds(unit, planned.values(), sessions)):
+            if is_over or (self.cache.narrows and not _holds(unit, planned.values(), sessions, self.cache)):
                 self._earliest = unit.now
                 raise Outdated
             if stored_settings.weighs_returns:
@@ -444,7 +444,7 @@ def _intern(
     return context_ids, set_ids
 
 
-def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions) -> bool:
+def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions, cache: ServingCache) -> bool:
     """Whether the rules on persons still take away the arms that they took away when these requests were planned."""
     from rlrec.app.serving import narrowing
 
@@ -452,7 +452,7 @@ def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions
     pairs = [
         (rules, (sessions.user_id[row], sessions.id[row])) for rules, row in owners if rules is not None and rules.past
     ]
-    return not pairs or narrowing.holds(unit, pairs)
+    return not pairs or narrowing.holds(unit, pairs, cache.groups)
 
 
 def _store_lists(unit: Unit, ids: Sequence[int], slates: Sequence[DrawnSlate], catalogue_ids: Sequence[int]) -> None:

@@ -76,7 +76,7 @@ class Narrower:
         owner, taken, gone = self._owners[request.user, request.session], [*narrowed.taken], frozenset[int]()
         for rule in past:
             if rule not in self._past_arms:
-                self._past_arms[rule] = past_arms(self.unit, rule, set(self._owners.values()))
+                self._past_arms[rule] = past_arms(self.unit, rule, set(self._owners.values()), self.cache.groups)
             lost = _left_of(narrowed, self._past_arms[rule][owner]) - gone
             gone |= lost
             taken.append((f"{rule.name} {rule.text}", len(lost)))
@@ -139,8 +139,12 @@ def _eligible_set(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligibl
     return NarrowedSet(superset, tuple(sorted(lacking))) if lacking else superset
 
 
-def past_arms(unit: Unit, rule: PastRule, owners: Collection[Owner]) -> dict[Owner, frozenset[int]]:
-    """The arms that a rule on the past takes away from each person."""
+def past_arms(
+    unit: Unit, rule: PastRule, owners: Collection[Owner], groups: dict[str, frozenset[int]]
+) -> dict[Owner, frozenset[int]]:
+    """The arms that a rule on the past takes away from each person. groups: as in `ArmNames`."""
+    names = [rule.group] if rule.group else []
+    members = ArmNames(unit, names, groups).find(names, field=rule.name)
     user_ids = {user_id for user_id, _ in owners if user_id is not None}
     session_ids = {session_id for _, session_id in owners if session_id is not None}
     amounts: dict[tuple[str, int | None], dict[int, float]] = defaultdict(lambda: defaultdict(float))
@@ -152,17 +156,22 @@ def past_arms(unit: Unit, rule: PastRule, owners: Collection[Owner]) -> dict[Own
         by_arm = dict(amounts.get(("session", session_id), {}))  # amounts of a session without a user
         for arm, amount in amounts.get(("user", user_id), {}).items():
             by_arm[arm] = by_arm.get(arm, 0.0) + amount
-        taken[user_id, session_id] = frozenset(arm for arm, amount in by_arm.items() if rule.takes(amount))
+        excluded = frozenset(arm for arm, amount in by_arm.items() if rule.takes(amount))
+        if rule.group:
+            is_full = rule.takes(sum(by_arm[arm] for arm in members & by_arm.keys()))
+            excluded = members if is_full else frozenset()
+        taken[user_id, session_id] = excluded
     return taken
 
 
-def holds(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]]) -> bool:
-    """Whether rules on persons still take away what they took away when the requests were planned."""
+def holds(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]], groups: dict[str, frozenset[int]]) -> bool:
+    """Whether rules on persons still take away what they took away when the requests were planned. groups: as in
+    `ArmNames`."""
     by_rule: dict[PastRule, set[Owner]] = defaultdict(set)
     for narrowed, owner in pairs:
         for rule in narrowed.past:
             by_rule[rule].add(owner)
-    taken = {rule: past_arms(unit, rule, owners) for rule, owners in by_rule.items()}
+    taken = {rule: past_arms(unit, rule, owners, groups) for rule, owners in by_rule.items()}
     return all(
         _left_of(narrowed, frozenset().union(*(taken[rule][owner] for rule in narrowed.past))) == narrowed.past_arms
         for narrowed, owner in pairs

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from rlrec.app.policies import policy
 from rlrec.app.requests import recommend as recommend_module
 from rlrec.app.requests import user
 from rlrec.app.requests.pipe import Line, Pipe, Request
@@ -226,6 +227,49 @@ def test_windows_end_and_showings_count_over_sessions(shop: Store) -> None:
     assert eligible(shop, ask(shop, session="n", user="u", not_shown="1/1h", arms=["@home"])).count("a") == 1
     assert eligible(shop, ask(shop, session="m", user="u", not_after=["purchase/2d"], block=["d", "e"])) == "bc"
     assert eligible(shop, ask(shop, session="m", user="u", not_after=["purchase/23h"], block=["d", "e"])) == "abc"
+
+
+def test_showings_of_a_group_are_counted_together(shop: Store) -> None:
+    """At most three of a, b and c in seven days, whichever: then all three are left out, until one of them is older."""
+    rules = {"not_shown": "@home=3/7d, 6/1d"}
+    policy.create(shop, policy.Request(name="push", kind="uniform", parameters={"not_shown": "@home=3/7d"}))
+    showings, full = list[int](), 0
+    for n in range(40):
+        now = clock(shop, START + n * DAY // 2).now or 0
+        is_full = sum(at > now - 7 * DAY for at in showings) >= 3
+        name, request = ("push", {}) if n % 2 else ("home", rules)
+        answer = ask(shop, name, session=f"s{n}", user="u", seed=n, **request)
+        assert eligible(shop, answer) == ("de" if is_full else "abcde")
+        assert name == "home" or answer["slate"][0]["propensity"] == (1 / 2 if is_full else 1 / 5)
+        showings += [now] if shown(answer)[0] in "abc" else []
+        full += is_full
+    assert full > 10
+    assert eligible(shop, ask(shop, "push", session="v", user="v")) == "abcde"
+    assert "not_shown @home=1 takes 3" in refused(shop, session="t", user="u", arms=["@home"], not_shown="@home=1")
+    assert refused(shop, session="t", not_shown="@hom=1").startswith("unknown group '@hom': did you mean @home?")
+    for text in ("@home", "@home=", "@home=x", "@home=0/7d"):
+        assert "@GROUP= before it counts its arms together" in refused(shop, session="t", not_shown=text)
+    with pytest.raises(InputError, match="unknown group '@hom'"):
+        policy.create(shop, policy.Request(name="p", kind="thompson", parameters={"not_shown": "@hom=3"}))
+
+
+def test_a_group_goes_once_the_person_bought_one_of_it(shop: Store) -> None:
+    tell(shop, ask(shop, arms=["a"], session="s1", user="u"), purchase=1.0)
+    assert eligible(shop, ask(shop, session="s2", user="u", not_after=["@home=purchase/7d"])) == "de"
+    assert eligible(shop, ask(shop, session="s3", user="v", not_after=["@home=purchase/7d"])) == "abcde"
+    clock(shop, START + 7 * DAY)
+    assert eligible(shop, ask(shop, session="s4", user="u", not_after=["@home=purchase/7d"])) == "abcde"
+
+
+def test_a_group_of_lines_counts_the_showings_of_an_arm_group_one_after_another(shop: Store) -> None:
+    lines: list[Any] = [Request(policy="home", session=f"s{n}", user="u", not_shown="@home=2") for n in range(9)]
+    lines[3:3] = [Request(policy="home", session=f"w{n}", arms=["@home", "d"], not_shown="@home=1") for n in range(2)]
+    answers = [answer for answer in Pipe(shop, seed=5).group(lines) if answer["user"] == "u"]
+    messages = [shown(answer)[0] in "abc" for answer in answers]
+    assert sum(messages) == 2
+    assert [eligible(shop, answer) for answer in answers] == [
+        "de" if sum(messages[:n]) == 2 else "abcde" for n in range(9)
+    ]
 
 
 def test_a_retry_after_a_purchase_is_the_same_request(shop: Store) -> None:

@@ -40,7 +40,10 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 )  # fmt: skip
 @click.option("--block", type=KEYS, metavar="a,@home", help="None of these arms.")
 @click.option("--not-after", type=KEYS, metavar="KIND[/7d],...", help="No arm for which the person had such an event.")
-@click.option("--not-shown", metavar="N[/7d]", help="No arm that the person was shown N times, or N times in 7 days.")
+@click.option(
+    "--not-shown", metavar="N[/7d],...",
+    help="No arm that the person was shown N times (in 7 days); @push=N counts group push together.",
+)  # fmt: skip
 @click.option(
     "--page", type=OBJECT, default="{}", metavar="JSON|@FILE",
     help='Rules of the page: {"pin": {"1": "a"}, "most": {"shelf": 2}, "least": {"b": 0.05, "@home": {"1": 0.2}}}.',
