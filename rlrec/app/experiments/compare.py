@@ -40,11 +40,11 @@ SequenceAnswer = TypedDict("SequenceAnswer", {
 })  # fmt: skip
 # Answer of `experiment show`: outcomes per unit with their differences from the first variant; rewards of the variants
 # and their differences per decision, under the first reward; checks of the split. metric: deciding ones; sequence: of
-# their differences; reasons: for caution; units_per_day: assigned per day; plan: how long a running experiment takes,
-# None where too little is known; selected_ratio: whether exclusions and filters leave out different shares of the
-# variants; first_at, last_at: of its decisions, None without any; route: whose holdout it is; led_to: the policies that
-# the route has served, newest last, none where a log is named; led_since: its newest change; equal_age_days: the number
-# of first days over which units can be compared now, at most a week.
+# their differences; reasons: for caution; units_per_day: assigned, by the days of its log; plan: how long a running
+# experiment takes, None where too little is known; selected_ratio: whether exclusions and filters leave out different
+# shares of the variants; first_at, last_at: of its decisions, None without any; route: whose holdout it is; led_to: the
+# policies that the route has served, newest last, none where a log is named; led_since: its newest change;
+# equal_age_days: the number of first days over which units can be compared now, at most a week.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
@@ -85,7 +85,7 @@ def show(
         collected = unit_outcomes.collect(unit, study, level=level, is_fixed=fixed)
         assigned = experiments.count_units(unit, experiment.id)
         phases = experiments.phases(unit, experiment)
-        first_at, last_at = experiments.assignment_times(unit, experiment.id)
+        first_at, _ = experiments.assignment_times(unit, experiment.id)
         route = lookup.route_of_holdout(unit, experiment)
         changes = [] if route is None or log else routes.history(unit, route.route_id)[::-1]
         led_to = [*dict.fromkeys(change.policy for change in changes)][::-1]
@@ -142,7 +142,7 @@ def show(
         fixed=fixed, since=first_at,
         phases=_phases(experiment, phases, collected) if len(phases) > 1 else [],
         equal_age_days=WEEK if aged_us > (WEEK + 1) * DAY_US else max(0, aged_us // (2 * DAY_US)),
-        units_per_day=sum(assigned.values()) / ((last_at - first_at) / DAY_US) if last_at > first_at else None,
+        units_per_day=sum(assigned.values()) / (span_us / DAY_US) if (span_us := covered[1] - first_at) > 0 else None,
         plan=planned, segments=collected.segments(),
         **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),
         **({} if route is None else {"route": route.route, "led_to": led_to, "led_since": format_time(route.at)}),

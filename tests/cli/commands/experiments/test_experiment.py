@@ -345,6 +345,12 @@ def test_a_variant_that_brings_users_back_but_earns_less_per_decision_is_said_to
     assert re.search(r"b - a: -[0-9.]+ a decision \(decisions-differ\)\n", text)
 
 
+def test_days_count_the_time_in_which_nobody_new_comes(sqlite_db: str) -> None:
+    """All 80 users come on the first of five days, and again later: the traffic is that of four days, not of none."""
+    run = filled(sqlite_db, bring_back)
+    assert run("--now", LATER, "experiment", "show", "ab", "--json").json["units_per_day"] == 20
+
+
 def test_every_reward_leads_with_its_difference_per_unit(sqlite_db: str) -> None:
     """Variants that learn different rewards are compared by both; means per decision by the first one alone."""
     run = filled(sqlite_db, bring_back)
