@@ -128,7 +128,7 @@ def any_common(unit: Unit, *selections: Selection) -> bool:
 def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
     """The time of the n-th newest selected decision; None where there are fewer."""
     # an index has the times of the decisions that were not imported
-    indexed = [] if _may_be_imported(unit) else ["d.imported = 0"]
+    indexed = [] if may_be_imported(unit) else ["d.imported = 0"]
     tests = " AND ".join([_condition(selection), *indexed])
     text = f"SELECT d.at FROM decision d WHERE {tests} ORDER BY d.at DESC LIMIT 1 OFFSET ?"
     at = unit.ask_value(text, n - 1)
@@ -189,7 +189,7 @@ def _read_once(unit: Unit, text: str, read: Callable[[], T]) -> T:
 def times(unit: Unit, selection: Selection) -> tuple[int, int]:
     """The times of the first and of the last selected decision; 0 where nothing is selected."""
     is_plain = selection == Selection(since=selection.since, until=selection.until)
-    if not is_plain or _may_be_imported(unit):
+    if not is_plain or may_be_imported(unit):
         return extent(unit, selection)[-2:]
     # an index has the times of decisions that were not imported
     rows = f"FROM decision d WHERE d.imported = 0 AND {_condition(selection)}"
@@ -266,7 +266,7 @@ def _indexed_test(unit: Unit, selection: Selection) -> str | None:
     """An SQL test that an index answers and that all selected decisions pass; None where there is none."""
     if (policy_ids := _policy_ids(unit, selection)) is not None:
         return f"d.policy_id IN ({policy_ids})"
-    if selection.since is not None and not _may_be_imported(unit):
+    if selection.since is not None and not may_be_imported(unit):
         return f"d.imported = 0 AND d.at >= {int(selection.since)}"
     return None
 
@@ -303,7 +303,7 @@ def _id_test(unit: Unit, selection: Selection) -> str:
     return test if is_far else f"d.id BETWEEN {first or 0} AND {last or -1}"
 
 
-def _may_be_imported(unit: Unit) -> bool:
+def may_be_imported(unit: Unit) -> bool:
     """Whether some decisions may have been drawn elsewhere and imported."""
     return unit.folder is not None or unit.ask_row("SELECT 1 FROM policy WHERE kind = 'logged' LIMIT 1") is not None
 

@@ -31,7 +31,7 @@ from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import parse
-from rlrec.store.log import reader, selected, sessions, settings
+from rlrec.store.log import decisions, reader, selected, sessions, settings
 from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, people
@@ -69,6 +69,7 @@ class StudyFold:
         self._contexts = None if study.segment is None else ContextCache(unit, fields=[study.segment])
         self.any_user = sessions.any_user(unit)
         self._timeout_us = settings.get(unit).session_timeout_us
+        self._imported_to = decisions.newest(unit, imported=True) if selected.may_be_imported(unit) else None
         # the times in which units were assigned, and in which they were served; None where ages do not matter
         ageing = study.experiment if study.by == "variant" and study.age_us is None else None
         needs_age = ageing is not None or study.age_us is not None or study.by in study_figures.LIVES
@@ -104,8 +105,8 @@ class StudyFold:
         """The sums of each portion, for this fold and for others, whose logs are this log from later times on."""
         for columns, batch in self._portions():
             visits = log_rows.person_visits(
-                columns, timeout_us=self._timeout_us, now=self.unit.now, by_session=self.study.by_session,
-                any_user=self.any_user,
+                columns, timeout_us=self._timeout_us, now=self.unit.now, imported_to=self._imported_to or 0,
+                by_session=self.study.by_session, any_user=self.any_user,
             )  # fmt: skip
             pages, sums = self._pages(batch), list[StudySums]()
             for fold in (self, *others):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run, begin, click, runner, store_after
+from tests.conftest import ON_BOTH, Run, begin, click, jsonl, runner, store_after
 
 LATER = "2099-01-01T00:00:00Z"
 
@@ -204,3 +204,14 @@ def test_versions_that_served_at_other_times_have_no_bounds(db: str) -> None:
     assert "unequal-time" not in rows["third"]["reasons"]
     assert rows["third"]["lower"] is not None
     assert rows["third"]["answer"] == "unknown"
+
+
+def test_nobody_stays_away_after_the_end_of_an_imported_log(run: Run) -> None:
+    """A user who comes once a day for ten days comes back within a week, and nobody sees whether the last visits do."""
+    slate = {"eligible": ["x", "y"], "slate": [{"arm": "x", "propensity": 0.5}]}
+    lines = jsonl(
+        {"session": f"s{day}", "user": "u", "at": f"2026-01-{day + 1:02}T12:00:00Z", **slate} for day in range(10)
+    )
+    run("import-log", "-", "--layout", "jsonl", stdin=lines)
+    rows = {row["metric"]: row["value"] for row in run("outcomes", "--json").json["outcomes"]}
+    assert (rows["returned_1d"], rows["returned_7d"], rows["returned_28d"]) == (1, 1, None)
