@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlrec import sentences
 from rlrec.errors import quantity
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series, bars, chart, forest, interval, number
-from rlrec.times import DAY_US, parse
+from rlrec.times import DAY_US, date, day_of, parse
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.study_figures import OutcomeRow
@@ -258,8 +258,13 @@ def comparison(answer: VariantComparison) -> Figure | None:
 
 def _covered(answer: VariantComparison) -> str:
     """The days with decisions of an experiment."""
-    first, last = ((answer[name] or "")[:10] for name in ("first_at", "last_at"))
+    first, last = _days(answer)
     return f"{first} to {last}" if first != last else first or "without a decision"
+
+
+def _days(answer: VariantComparison) -> list[str]:
+    """The dates of the first and of the last decision of an experiment, empty without one."""
+    return [date(day_of(parse(at))) if at else "" for at in (answer["first_at"], answer["last_at"])]
 
 
 def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
@@ -283,10 +288,9 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
                 for row in answer["outcomes"]
                 if (row["metric"], row["group"]) == ("reward_per_unit", variant["variant"])
             ]
-            times = [(answer[name] or "")[:10] for name in ("first_at", "last_at")]
             p_value = answer["sample_ratio"]["p_value"]
             split = None if p_value is None else "as defined" if p_value >= sentences.ALARM else "not as defined"
-            names = [answer["experiment"], *times, answer["status"], split]
+            names = [answer["experiment"], *_days(answer), answer["status"], split]
             names += [variant["variant"], variant["policy"], percent(variant["weight"])]
             units = quantity(variant["units"], answer["unit"])
             rows += [[*names, units, *figures] for figures in earned or [[None] * 6]]

@@ -31,7 +31,7 @@ from rlrec.store.database import bulk
 from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
-from rlrec.times import format_time
+from rlrec.times import date, day_of, format_time
 
 __all__ = ["EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explained", "log_read", "reasons_in_words"]
 NAMED = 3  # new arms that a line names at most
@@ -222,7 +222,7 @@ def log_read(rows: Sequence[EstimateRow]) -> list[str]:
     """A line on which decisions were read, with which rewards; and one on arms that targets may show today and none of
     these decisions could."""
     extent, rewards = rows[0].extent, dict.fromkeys(row.reward for row in rows)
-    first, last = (format_time(at)[:10] for at in (extent.first_at, extent.last_at))
+    first, last = (date(day_of(at)) for at in (extent.first_at, extent.last_at))
     noun = "reward" if len(rewards) == 1 else "rewards"
     time = f"on {first}" if first == last else f"from {first} to {last}"
     if extent.first_at == extent.last_at and extent.decisions > 1:

@@ -538,3 +538,13 @@ def test_a_sentence_says_that_later_visits_are_not_counted(run_sqlite: Run, tmp_
     assert answer.startswith("more@1 is better than what was logged: ")
     assert " per impression by durable, later visits not counted" in answer
     assert "later visits" not in run_sqlite(*words, "clicks").stdout
+
+
+def test_days_of_the_log_go_by_the_time_zone(run_sqlite: Run) -> None:
+    """The night in which the clocks of Berlin change belongs to the day that begins there."""
+    slate = {"eligible": ["x", "y"], "slate": [{"arm": "x", "propensity": 0.5}]}
+    line = {"session": "s", "user": "u", "at": "2026-03-28T23:30:00Z", **slate}
+    run_sqlite("import-log", "-", "--layout", "jsonl", stdin=jsonl([line]))
+    assert "1 decision on 2026-03-28, " in run_sqlite("evaluate", "uniform").stdout
+    berlin = run_sqlite("--tz", "Europe/Berlin", "evaluate", "uniform", "--log", "since=2026-03-29")
+    assert "1 decision on 2026-03-29, " in berlin.stdout
