@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from rlrec.errors import InputError, RlrecError, StoreBusy
-from rlrec.store import Store
+from rlrec.store import Store, Unit
 from rlrec.store.database.engine import Waits, location
 
 __all__ = ["Store", "note", "open_store", "ready"]
@@ -53,14 +53,18 @@ def note(
     or whose clock is set far ahead, is left unchanged; if others keep it locked, a notice is printed. noun: the kind of
     result."""
     from rlrec.app.audit.integrity.clock import refuse_far_ahead
-    from rlrec.store.log import settings
+    from rlrec.store.log import decisions, settings
+
+    def record(unit: Unit) -> None:
+        unit.now = min(unit.now, max(unit.clock(), decisions.newest(unit) or 0))  # a look ahead happens now
+        settings.add_run(unit, command, options, result)
 
     waits = store.waits._replace(lock=min(NOTE_WAIT_US, store.waits.lock or NOTE_WAIT_US), reconnect=0)
     db = store.url.render_as_string(hide_password=False) if "://" in store.address else store.address
     with suppress(RlrecError), closing(Store(db, now=store.now, notice=lambda _: None, waits=waits)) as noting:
         try:
             refuse_far_ahead(noting)
-            noting.write(lambda unit: settings.add_run(unit, command, options, result), repeatable=True)
+            noting.write(record, repeatable=True)
         except StoreBusy:
             store.notice(f"others keep the store locked: `rlrec status` will not know of this {noun}")
 

@@ -123,6 +123,12 @@ def rows_ahead(shop: Run) -> list[str]:
     return [row["subject"] for row in findings]
 
 
+def test_a_look_ahead_leaves_nothing_ahead(shop: Run) -> None:
+    """`doctor` keeps when it looked, as other commands do that only read: by the clock, whatever --now is."""
+    assert shop("--now", "+1h", "doctor").exit_code == 0
+    assert [row for row in shop("doctor", "--json").json["findings"] if row["check"] == "clock"] == []
+
+
 def test_doctor_names_rows_that_lie_ahead(shop: Run) -> None:
     shop("--allow-future", *FAR, "feedback", 1, "click")
     assert rows_ahead(shop) == ["decision 1"] * 2  # at and received_at of its event
