@@ -62,8 +62,9 @@ class Plot(NamedTuple):
 
     def save(self, path: str) -> None:
         """Write the figure to a file, as `--plot` does."""
-        from rlrec.cli.program.files import write_text
+        from rlrec.cli.program.files import check_figure, write_text
 
+        check_figure(path)
         write_text(path, self.svg)
 
     def _repr_html_(self) -> str:

@@ -192,7 +192,14 @@ def _plot_target(ctx: click.Context, param: click.Parameter, value: str | None) 
         raise click.UsageError("--plot takes the name of a file: stdout has the answer", ctx)
     if value is not None:
         check_target(value, "--plot")
+        check_figure(value)
     return value
+
+
+def check_figure(path: str) -> None:
+    """Raises InputError for the name of a picture in another format than SVG, which no viewer would open."""
+    if path.lower().endswith((".png", ".jpg", ".jpeg", ".pdf", ".gif", ".webp")):
+        raise InputError(f"a figure is SVG, and {path} says otherwise", hint="name it FILE.svg; a browser opens it")
 
 
 plot_option = option_group(

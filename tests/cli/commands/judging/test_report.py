@@ -360,6 +360,11 @@ def test_a_plot_has_a_file_of_its_own(shop: Run) -> None:
     assert (refused.exit_code, refused.stdout) == (2, "")
 
 
+def test_a_figure_is_no_picture_of_another_format(shop: Run, tmp_path: Path) -> None:
+    assert "name it FILE.svg" in shop("exposure", "--plot", tmp_path / "plot.PNG").failed(2)
+    assert not [*tmp_path.glob("*.PNG")]
+
+
 def test_a_plot_over_the_store_is_refused_before_anything_is_stored(shop: Run, sqlite_db: str) -> None:
     assert "is the store itself" in shop("--now", LATER, "position", "fit", "home", "--plot", sqlite_db).failed(2)
     assert shop("position", "list", "--json").json == []
