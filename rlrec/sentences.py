@@ -102,7 +102,7 @@ class Claim(NamedTuple):
     @property
     def sentence(self) -> str:
         """The answer as a sentence, with its basis."""
-        by = f" by {self.reward}" if self.reward else ""
+        by = by_reward_name(self.reward)
         basis = (f" {self.basis}" if self.basis else "") + by
         subject, caveat = self.name or "it", f", {self.caveat}" if self.caveat else ""
         if self.answer in ("better", "worse"):
@@ -179,11 +179,16 @@ def gate_claim(
     )  # fmt: skip
 
 
+def by_reward_name(reward: str | None) -> str:
+    """Words that name a reward, so that nobody takes `default` for a way of speaking; empty without a reward."""
+    return f" by {'reward ' if reward == DEFAULT_REWARD else ''}{reward}" if reward else ""
+
+
 def difference_sentence(
     row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None
 ) -> str:  # fmt: skip
     """A sentence on a difference in reward per unit, from `experiment show`. per_day: new units per day."""
-    reward = f" by {row['reward']}" if by_reward and row["reward"] else ""
+    reward = by_reward_name(row["reward"] if by_reward else None)
     if TOO_EARLY & {*row["reasons"]}:
         enough = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
         question = f"whether it is better or worse than {row['against']}{reward}, {_basis(row, unit)}"
@@ -268,7 +273,7 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
 def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
     """A sentence on whether a variant keeps to a guard."""
     name = f"reward {_basis(row, unit)}" if row["reward"] else _basis(row, unit).removeprefix("in ")
-    basis, least = name + (f" by {row['reward']}" if row["reward"] else ""), f"{100 * row['least']:.12g} %"
+    basis, least = name + by_reward_name(row["reward"]), f"{100 * row['least']:.12g} %"
     share, low, high = (None if row[name] is None else percent(row[name]) for name in ("relative", "lower", "upper"))
     if row["answer"] == "lost":
         return f"{row['group']} breaks a guard: {share} % {basis}, at best {high} %, where {least} is allowed"

@@ -249,7 +249,7 @@ def test_an_arm_that_earns_less_than_the_average_now_is_no_bait() -> None:
 def test_rewards_that_disagree_and_a_split_that_is_wrong_are_no_advice() -> None:
     rows = difference("reward_per_unit", "better", 0.2), difference("reward_per_unit", "worse", -0.2, reward="costly")
     better, worse, advice = conclusion(*rows).split("\n")
-    assert (better.endswith(" per user by default"), worse.endswith(" per user by costly")) == (True, True)
+    assert (better.endswith(" per user by reward default"), worse.endswith(" per user by costly")) == (True, True)
     assert advice == "new: the rewards disagree, decide by the one that you want"
     assert conclusion(*rows, p_value=1e-4) == "The split of ab is not as defined: do not trust its differences."
 

@@ -204,7 +204,8 @@ class _Graduation:
         distribution = self.distribution.case(case.arms, ids, case.context, keys=self.keys, revision=designs.NOW)
         if distribution.scores.samples:
             message = f"{self.version.reference} cannot be copied: its probabilities are shares of samples"
-            raise InputError(message, hint="name a policy whose probabilities are exact")
+            hint = f"`--from-log policy={self.version.policy.name}` in place of --from-policy begins as it served"
+            raise InputError(message, hint=hint)
         return distribution
 
     def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[LoggedSlates]:

@@ -148,6 +148,17 @@ def test_a_policy_that_cannot_be_copied_is_refused(run_sqlite: Run, kind: str) -
     assert "cannot be copied" in answer
 
 
+def test_a_bandit_of_sampled_probabilities_is_copied_from_its_log(run_sqlite: Run) -> None:
+    run_sqlite("arm", "import", "-", stdin='{"arm": "a", "features": {"x": 1}}\n{"arm": "b", "features": {"x": 0}}\n')
+    run_sqlite("policy", "create", "ts", "--kind", "lin-thompson", "--param", "model=shared")
+    for n in range(30):
+        run_sqlite("recommend", "--policy", "ts", "--session", f"s{n}", "--context", '{"hour": 9}', "--seed", n)
+    create = ("policy", "create", "pg", "--kind", "gradient")
+    refused = run_sqlite(*create, "--from-policy", "ts").failed(2)
+    assert "`--from-log policy=ts` in place of --from-policy" in refused
+    assert run_sqlite(*create, "--from-log", "policy=ts", "--json").json["created"]
+
+
 @pytest.mark.simulation
 def test_version_1_earns_on_pages_what_the_bandit_earns(sqlite_db: str) -> None:
     run = runner(sqlite_db)

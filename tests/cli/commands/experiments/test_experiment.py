@@ -358,7 +358,7 @@ def test_every_reward_leads_with_its_difference_per_unit(sqlite_db: str) -> None
     run("policy", "create", "loyal", "--kind", "uniform", "--reward", "loyal")
     run("experiment", "create", "learn", "--variant", "a=home", "--variant", "b=loyal", "--unit", "session")
     text = run("--now", LATER, "experiment", "show", "learn").stdout
-    assert re.findall("than a by (default|loyal)", "".join(text.splitlines()[:2])) == ["default", "loyal"]
+    assert re.findall("than a by (reward default|loyal)", "".join(text.splitlines()[:2])) == ["reward default", "loyal"]
     words = ("--now", LATER, "experiment", "show", "ab", "--reward", "loyal", "--reward", "default")
     shown = run(*words, "--json").json["unit_differences"]
     assert [row["reward"] for row in shown if row["metric"] == "reward_per_unit"] == ["loyal", "default"]
@@ -388,7 +388,7 @@ def test_the_conclusion_speaks_of_every_reward_per_unit(sqlite_db: str) -> None:
     assert single.splitlines()[1].startswith("b is better than a: +")
     assert "disagree" not in single
     scope, better, worse, disagreement, *_ = both.split("\n")
-    assert (better.startswith("b is better than a: +"), better.endswith(" per user by default")) == (True, True)
+    assert (better.startswith("b is better than a: +"), better.endswith(" per user by reward default")) == (True, True)
     assert (worse.startswith("b is worse than a: -"), worse.endswith(" per user by costly")) == (True, True)
     assert disagreement == "b: the rewards disagree, decide by the one that you want"
     assert scope == "--fixed, at one look that was planned beforehand; at the best of several looks this does not hold:"

@@ -182,7 +182,7 @@ def test_the_reward_that_is_declared_decides_a_ramp_and_is_named(ready: Run) -> 
         done = advance(at(ready, days + 1.2))
         assert done.json["did"] == did, done.json["why"]
         at(ready, days + 1.3)("route", "set", "home", "--to", "ts")
-    assert "per user by default" in done.json["why"]
+    assert "per user by reward default" in done.json["why"]
     shared = ("route", "set", "home", "--to", "u", "--share", "20%", "--metric", "visits")
     late = at(ready, 5)(*shared, "--json").json["experiment"]
     assert at(ready, 5)("experiment", "show", late, "--json").json["metric"] == [{"metric": "visits", "reward": None}]
