@@ -128,6 +128,12 @@ def distinct_rows(rows: Array) -> tuple[Array, Index]:
     return unique_rows, row_index.reshape(-1)
 
 
+def best_of_rows(values: Array) -> tuple[Index, Index]:
+    """The row and the column of every largest value of a row, (r,) each; a row has several where values tie."""
+    row, column = np.divmod(np.flatnonzero(values == values.max(axis=1, keepdims=True)), values.shape[1])
+    return row, column
+
+
 def finite_or_none(value: float | np.floating | None) -> float | None:
     """The number in a form that JSON can hold: None for NaN, infinities and None."""
     return float(value) if value is not None and np.isfinite(value) else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlrec.arrays import Array, Index, run_starts
+from rlrec.arrays import Array, Index, best_of_rows, run_starts
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.scores import ExactOrder, Order, Scores
 
@@ -63,15 +63,16 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
     total, step = np.zeros((size, m)), max(1, _ENTRIES // (size * m))
     for start in range(0, runs, step):
         values = scores.simulate_pages(min(step, runs - start), size, rng)
-        left, page = np.ones(values.shape[1:], np.bool_), np.arange(values.shape[1])
+        page, shown = np.arange(values.shape[1]), np.empty((values.shape[1], 0), np.intp)
         for position, page_values in enumerate(values):
             # the best one of the arms left, with the floor
-            allowed = np.where(left, page_values, -np.inf)
-            best = allowed == allowed.max(axis=1, keepdims=True)
-            probability = mix_floor(best / best.sum(axis=1, keepdims=True), floors[position], m - position)
-            probability[~left] = 0.0
-            total[position] += probability.sum(axis=0)
-            left[page, invert_rows(probability, rng.random(len(page)))] = False
+            page_values[page[:, None], shown] = -np.inf
+            row, best = best_of_rows(page_values)
+            each, best_share = floors[position] / (m - position), (1 - floors[position]) / np.bincount(row)
+            total[position] += each * (len(page) - np.bincount(shown.ravel(), minlength=m))
+            total[position] += np.bincount(best, best_share[row], minlength=m)
+            arm = _invert_best(row, best, best_share, each, rng.random(len(page)), shown, m=m)
+            shown = np.column_stack([shown, arm])
     return total / runs
 
 
@@ -193,6 +194,29 @@ def invert_rows(probability: Array, uniform: Array) -> Index:
     arm = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(axis=1)
     last = probability.shape[1] - 1 - (probability[:, ::-1] > 0).argmax(axis=1)
     return np.minimum(arm, last)
+
+
+def _invert_best(
+    row: Index, best: Index, best_share: Array, each: float, uniform: Array, shown: Index, *, m: int
+) -> Index:
+    """The arms of `invert_rows` at uniforms (n,), where the arms left have the probability `each`, and the best of them
+    `best_share` (n,) more. row, best (r,): each best arm with its row, in order; shown (n, p): the others of m arms."""
+    ties = np.bincount(row)
+    first = ties.cumsum() - ties
+    # where the interval of each best arm begins
+    start = each * (best - (shown[row] < best[:, None]).sum(axis=1))
+    start += best_share[row] * (np.arange(len(row)) - first[row])
+    n_begun = np.bincount(row, start <= uniform[row]).astype(np.intp)
+    last = first + np.maximum(n_begun, 1) - 1
+    if not each:
+        return best[last]
+    is_best = (n_begun > 0) & (uniform < start[last] + each + best_share)
+    # else the arm with this number among those left
+    number = ((uniform - n_begun * best_share) / each).astype(np.intp)
+    arm = np.clip(number, 0, m - shown.shape[1] - 1)
+    for above in np.sort(shown, axis=1).T:
+        arm += arm >= above
+    return np.where(is_best, best[last], arm)
 
 
 def mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Array:

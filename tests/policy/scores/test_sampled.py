@@ -131,6 +131,26 @@ def test_simulated_marginals_of_one_sample_are_those_of_independent_scores(floor
     assert (np.abs(simulated - exact) < 5 * np.sqrt(exact * (1 - exact) / runs)).all()
 
 
+@pytest.mark.parametrize("floor", [0.0, 0.1, (0.3, 0.0, 1.0, 0.2)])
+def test_simulated_pages_are_drawn_as_from_the_probability_of_every_arm(floor: float | tuple[float, ...]) -> None:
+    """The same random words, with the probability of each arm at each position written out; three equal arms tie."""
+    rng, m, runs = np.random.default_rng(8), 5, 400
+    location, factor = rng.normal(size=m) / 3, rng.normal(size=(m, 2)) / 2
+    location[2:4], factor[2:4] = location[1], factor[1]
+    scores, size = Correlated(location, factor, samples=30), 4
+    simulated = slate.simulated_marginals(scores, size=size, floor=floor, runs=runs, rng=np.random.default_rng(5))
+    words, total = np.random.default_rng(5), np.zeros((size, m))
+    left = np.ones((runs, m), np.bool_)
+    for position, values in enumerate(scores.simulate_pages(runs, size, words)):
+        values[~left] = -np.inf
+        best = values == values.max(axis=1, keepdims=True)
+        explored = np.broadcast_to(floor, size)[position]
+        probability = left * (explored / (m - position) + (1 - explored) * best / best.sum(axis=1, keepdims=True))
+        total[position] += probability.sum(axis=0)
+        left[np.arange(runs), slate.invert_rows(probability, words.random(runs))] = False
+    np.testing.assert_allclose(simulated, total / runs, rtol=0, atol=1e-13)
+
+
 @pytest.mark.simulation
 def test_simulated_marginals_are_how_often_arms_are_drawn() -> None:
     """Seeded; equal arms share. False alarms: 12 shares beyond 5 sigma, 1 in 100,000."""

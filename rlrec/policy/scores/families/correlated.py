@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rlrec.arrays import Array, Index, distinct_rows
+from rlrec.arrays import Array, Index, best_of_rows, distinct_rows
 from rlrec.policy.scores import sampler
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Order
@@ -49,7 +49,7 @@ class Correlated:
         shared = self.samples * (rows.shape[1] - 1)
         noises = 0 if self.arm_noise is None else self.samples * len(self)
         z = sampler.normals(seed, decision, start=SAMPLING, count=shared + noises)
-        values = (rows[:, 0] + z[:shared].reshape(self.samples, -1) @ rows[:, 1:].T)[:, row]
+        values = (z[:shared].reshape(self.samples, -1) @ rows[:, 1:].T + rows[:, 0]).take(row, axis=1)
         return Sampled(values if self.arm_noise is None else values + self.arm_noise * z[shared:].reshape(values.shape))
 
     def simulate_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
@@ -62,7 +62,7 @@ class Correlated:
             for upper in range(position):
                 is_same = sample[position] == sample[upper]
                 z[position, is_same] = z[upper, is_same]
-        values = np.asarray((rows[:, 0] + z[..., :d] @ rows[:, 1:].T)[..., row])
+        values: Array = (z[..., :d] @ rows[:, 1:].T + rows[:, 0]).take(row, axis=-1)
         return values if self.arm_noise is None else values + self.arm_noise * z[..., d:]
 
     @cached_property
@@ -90,6 +90,11 @@ class Sampled:
     def order(self, positions: int, *, earlier_order: Order | None = None) -> SampledOrder:
         return SampledOrder(self)
 
+    @cached_property
+    def best(self) -> tuple[Index, Index]:
+        """The samples and their best arms; a sample has several entries where arms tie."""
+        return best_of_rows(self.values)
+
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.values[rng.integers(self.samples, size=shape[0])]
 
@@ -107,16 +112,16 @@ class SampledOrder(Order):
     _by_prefix: dict[frozenset[int], Array] = field(default_factory=dict)
 
     @cached_property
-    def values(self) -> Array:
-        """Those of decision 0 for correlated scores: a sampler of many decisions, which draw their own, needs none."""
-        return self.scores.decision_scores(0, 0).values
+    def sampled(self) -> Sampled:
+        """That of decision 0 for correlated scores: a sampler of many decisions, which draw their own, needs none."""
+        return self.scores.decision_scores(0, 0)
 
     def best(self) -> Array:
         return self._best(frozenset())
 
     def ranks(self, size: int) -> Array:
         """The first rank; NaN for lower ranks, which have no closed form."""
-        ranks = np.full((size, self.values.shape[1]), np.nan)
+        ranks = np.full((size, len(self.scores)), np.nan)
         ranks[0] = self.best()
         return ranks
 
@@ -136,8 +141,16 @@ class SampledOrder(Order):
     def _best(self, prefix: frozenset[int]) -> Array:
         """Fraction of the samples in which each arm is the best of those not above, (m,)."""
         if prefix not in self._by_prefix:
-            values = self.values.copy()
-            values[:, list(prefix)] = -np.inf
-            first = values == values.max(axis=1, keepdims=True)
-            self._by_prefix[prefix] = (1 / first.sum(axis=1)) @ first / len(values)
+            (n, m), above, (sample, arm) = self.sampled.values.shape, list(prefix), self.sampled.best
+            is_left = np.ones(m, np.bool_)
+            is_left[above] = False
+            stays = is_left[arm]
+            sample, arm = sample[stays], arm[stays]
+            # of samples whose best arms are all above, the best of the others
+            lost = np.flatnonzero(np.bincount(sample, minlength=n) == 0)
+            values = self.sampled.values[lost]
+            values[:, above] = -np.inf
+            row, lower_arm = best_of_rows(values)
+            sample, arm = np.r_[sample, lost[row]], np.r_[arm, lower_arm]
+            self._by_prefix[prefix] = np.bincount(arm, 1 / np.bincount(sample)[sample], minlength=m) / n
         return self._by_prefix[prefix]
