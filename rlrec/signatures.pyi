@@ -289,7 +289,7 @@ class RouteCommands:
         cluster: user, session or row, for the gate.  [default: user, else session]
         dry_run: Say what would be stored, and store nothing."""
 
-    def ramp(self, name: str, *, to: str, steps: str, hold: str | timedelta = '2d', metrics: Sequence[str] | str | None = None, guards: Sequence[str] | str | None = None, dry_run: bool = False) -> Result:
+    def ramp(self, name: str, *, to: str, steps: Sequence[float | str], hold: str | timedelta = '2d', metrics: Sequence[str] | str | None = None, guards: Sequence[str] | str | None = None, dry_run: bool = False) -> Result:
         """Begin a ramp that goes on by itself: an experiment as of `route set --share`, whose share rises step by step.
 
         `rlrec route advance` takes the steps, each after the last one has lasted for --hold, and at least until
@@ -808,7 +808,7 @@ class Commands:
 
         `rlrec help evaluate` explains units, verdicts, reasons and estimators."""
 
-    def sweep(self, *, kinds: str, params: Sequence[str] | str | None = None, features: Mapping[str, Any] | str | PathLike[str] | None = None, reward: str | None = None, log: str | None = None, level: float = 0.95, cluster: str | None = None, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, details: bool = False) -> Result:
+    def sweep(self, *, kinds: Sequence[str], params: Sequence[str] | str | None = None, features: Mapping[str, Any] | str | PathLike[str] | None = None, reward: str | None = None, log: str | None = None, level: float = 0.95, cluster: str | None = None, jobs: int = 1, engine: Literal['local', 'dask'] = 'local', scheduler: str | None = None, details: bool = False) -> Result:
         """Play kinds and parameters over a log: which learns best.
 
         The log is cut into 10 stretches of time. Each candidate learns from those before a stretch, and is judged on

@@ -24,8 +24,8 @@ PATH, OBJECT = str | os.PathLike[str], Mapping[str, Any]
 KINDS: dict[str, Any] = {  # name of a click type: the Python values that it takes, if not text
     "boolean": bool, "integer": int, "integer range": int, "decision id": int, "number": float,
     "time": str | datetime, "duration": str | timedelta, "json|@file": OBJECT, "file": OBJECT | PATH,
-    "keys": Sequence[str], "a,b": Sequence[str], "name=value": OBJECT, "share": float | str,
-    "number|none": float | str, "lo,hi": tuple[float, float] | str, "table": PATH | object,
+    "keys": Sequence[str], "a,b": Sequence[str], "a%,b%,...": Sequence[float | str], "name=value": OBJECT,
+    "share": float | str, "number|none": float | str, "lo,hi": tuple[float, float] | str, "table": PATH | object,
 }  # fmt: skip
 UNSET = click.Argument(["unset"]).default  # used by click 8.3 in place of None
 

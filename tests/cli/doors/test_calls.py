@@ -68,6 +68,10 @@ SAME: list[tuple[str, Call]] = [  # a command, and the call that answers the sam
     ("exploration --policy home", lambda store: store.exploration(policy="home")),
     ("outcomes --by day", lambda store: store.outcomes(by="day")),
     ("route show front", lambda store: store.route("front")),
+    (
+        "route ramp front --to home@2 --steps 5%,50%,100% --dry-run",
+        lambda store: store.route.ramp("front", to="home@2", steps=[0.05, "50%", 1.0], dry_run=True),
+    ),
     ("experiment list", lambda store: store.experiment.list()),
     ("db roles --prefix shop", lambda store: store.db.roles(prefix="shop")),
     (
@@ -148,6 +152,8 @@ def test_what_the_command_refuses_is_refused(store: Recommender) -> None:
         store.db.forget(user="u1")
     with pytest.raises(InputError, match="give a challenger, or --stop"):
         store.policy.shadow("front")
+    with pytest.raises(InputError, match="kind uniform learns nothing"):
+        store.sweep(kinds=["thompson", "uniform"])
     with pytest.raises(TypeError, match="unexpected keyword argument 'windw'"):
         store.reward.define("x", "click=1", windw="1d")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="missing a required argument: 'kind'"):

@@ -11,7 +11,7 @@ from rlrec.cli.commands.judging.evaluate import shown_row, view
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import HOW_TO_RUN, OUTPUT, GroupedCommand, Store, option_group, reading, workers_options
-from rlrec.cli.text.values import JSON_FILE, NAME, NUMBER
+from rlrec.cli.text.values import JSON_FILE, LIST, NAME, NUMBER
 from rlrec.errors import quantity
 from rlrec.sentences import LOGGED, best_of
 
@@ -28,7 +28,7 @@ KINDS = (
 @click.command(cls=GroupedCommand, epilog="`rlrec help contexts` compares the kinds.")
 @option_group(
     "What to play",
-    click.option("--kinds", required=True, metavar="KIND,...", help=f"Kinds, of {', '.join(KINDS)}."),
+    click.option("--kinds", type=LIST, required=True, metavar="KIND,...", help=f"Kinds, of {', '.join(KINDS)}."),
     click.option(
         "--param", "params", multiple=True, metavar="KIND:NAME=V1,V2",
         help="Values of a parameter of one kind; repeatable: every combination is played, at most 40 in all.",
