@@ -68,10 +68,10 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
             # the best one of the arms left, with the floor
             page_values[page[:, None], shown] = -np.inf
             row, best = best_of_rows(page_values)
-            each, best_share = floors[position] / (m - position), (1 - floors[position]) / np.bincount(row)
-            total[position] += each * (len(page) - np.bincount(shown.ravel(), minlength=m))
+            uniform_share, best_share = floors[position] / (m - position), (1 - floors[position]) / np.bincount(row)
+            total[position] += uniform_share * (len(page) - np.bincount(shown.ravel(), minlength=m))
             total[position] += np.bincount(best, best_share[row], minlength=m)
-            arm = _invert_best(row, best, best_share, each, rng.random(len(page)), shown, m=m)
+            arm = _invert_best(row, best, best_share, uniform_share, rng.random(len(page)), shown, m=m)
             shown = np.column_stack([shown, arm])
     return total / runs
 
@@ -197,25 +197,25 @@ def invert_rows(probability: Array, uniform: Array) -> Index:
 
 
 def _invert_best(
-    row: Index, best: Index, best_share: Array, each: float, uniform: Array, shown: Index, *, m: int
+    row: Index, best: Index, best_share: Array, uniform_share: float, uniform: Array, shown: Index, *, m: int
 ) -> Index:
-    """The arms of `invert_rows` at uniforms (n,), where the arms left have the probability `each`, and the best of them
-    `best_share` (n,) more. row, best (r,): each best arm with its row, in order; shown (n, p): the others of m arms."""
+    """The arms of `invert_rows` at uniforms (n,), where all arms but those shown (n, p) have `uniform_share`, and the
+    best of them `best_share` (n,) more. row, best (r,): the best arms with their rows, in order."""
     ties = np.bincount(row)
     first = ties.cumsum() - ties
     # where the interval of each best arm begins
-    start = each * (best - (shown[row] < best[:, None]).sum(axis=1))
+    start = uniform_share * (best - (shown[row] < best[:, None]).sum(axis=1))
     start += best_share[row] * (np.arange(len(row)) - first[row])
     n_begun = np.bincount(row, start <= uniform[row]).astype(np.intp)
     last = first + np.maximum(n_begun, 1) - 1
-    if not each:
+    if not uniform_share:
         return best[last]
-    is_best = (n_begun > 0) & (uniform < start[last] + each + best_share)
+    is_best = (n_begun > 0) & (uniform < start[last] + uniform_share + best_share)
     # else the arm with this number among those left
-    number = ((uniform - n_begun * best_share) / each).astype(np.intp)
+    number = ((uniform - n_begun * best_share) / uniform_share).astype(np.intp)
     arm = np.clip(number, 0, m - shown.shape[1] - 1)
-    for above in np.sort(shown, axis=1).T:
-        arm += arm >= above
+    for shown_arm in np.sort(shown, axis=1).T:
+        arm += arm >= shown_arm
     return np.where(is_best, best[last], arm)
 
 

@@ -141,15 +141,15 @@ class SampledOrder(Order):
     def _best(self, prefix: frozenset[int]) -> Array:
         """Fraction of the samples in which each arm is the best of those not above, (m,)."""
         if prefix not in self._by_prefix:
-            (n, m), above, (sample, arm) = self.sampled.values.shape, list(prefix), self.sampled.best
+            (n, m), upper_arms, (sample, arm) = self.sampled.values.shape, list(prefix), self.sampled.best
             is_left = np.ones(m, np.bool_)
-            is_left[above] = False
+            is_left[upper_arms] = False
             stays = is_left[arm]
             sample, arm = sample[stays], arm[stays]
             # of samples whose best arms are all above, the best of the others
             lost = np.flatnonzero(np.bincount(sample, minlength=n) == 0)
             values = self.sampled.values[lost]
-            values[:, above] = -np.inf
+            values[:, upper_arms] = -np.inf
             row, lower_arm = best_of_rows(values)
             sample, arm = np.r_[sample, lost[row]], np.r_[arm, lower_arm]
             self._by_prefix[prefix] = np.bincount(arm, 1 / np.bincount(sample)[sample], minlength=m) / n
