@@ -223,7 +223,7 @@ class Log(Frame):
         ImportError without pandas."""
         pd = library("pandas")
         frame = pd.DataFrame(list(self))
-        return frame.assign(at=pd.to_datetime(frame["at"], utc=True)) if len(frame) else frame
+        return frame.assign(at=pd.to_datetime(frame["at"], utc=True)) if len(frame) else self.to_arrow().to_pandas()
 
 
 DECISION_KEYS = (  # keys that the rows of slots and events have as well
@@ -280,10 +280,7 @@ def _batches(rows: Iterator[T], size: int = 1_000) -> Iterator[list[T]]:
 
 def _line(kind: type[T], values: Mapping[str, Any]) -> T:
     """The line of a stream with these values, decoded as strictly as a line of input. Raises InputError."""
-    try:
-        raw = plain.dumps({name: value for name, value in values.items() if value is not None})
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(str(error)) from None
+    raw = plain.dumps_fields({name: value for name, value in values.items() if value is not None})
     return decode(raw.encode("utf-8", "surrogatepass"), kind)
 
 

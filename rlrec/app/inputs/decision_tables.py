@@ -204,7 +204,8 @@ def _portions(source: Source, name: str) -> Iterator[Cells]:
     try:
         if not isinstance(source, str):
             pa = load_pyarrow()
-            frame = pa.Table.from_pandas(source, preserve_index=False) if hasattr(source, "iloc") else pa.table(source)
+            is_pandas = hasattr(source, "itertuples")  # a frame, and no series
+            frame = pa.Table.from_pandas(source, preserve_index=False) if is_pandas else pa.table(source)
             yield from (batch.to_pydict() for batch in frame.to_batches(max_chunksize=PORTION))
             return
         with open(source, "rb") as file:
@@ -221,7 +222,8 @@ def _portions(source: Source, name: str) -> Iterator[Cells]:
                 yield {name: [record.get(name) for record in portion] for name in names}
     except (OSError, TypeError, ValueError, NotImplementedError, csv.Error, msgspec.MsgspecError) as error:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
-        raise InputError(f"cannot read {name}: {reason}") from error
+        hint = None if isinstance(source, str) else "give a frame of pandas, Arrow or Polars (a lazy one: collect())"
+        raise InputError(f"cannot read {name}: {reason}", hint=hint) from error
 
 
 def load_pyarrow() -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import click
 
 from rlrec.cli.doors.frames import Keeper, Records, Result
-from rlrec.cli.output.plain import dumps
+from rlrec.cli.output.plain import dumps, dumps_fields
 from rlrec.cli.program.shared import Settings
 from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import KEYS, parse_object
@@ -100,7 +100,12 @@ def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callabl
     """A function that binds its arguments to a signature, and passes them to `run` by name."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return run(**signed.bind(*args, **kwargs).arguments)
+        try:
+            return run(**signed.bind(*args, **kwargs).arguments)
+        except InputError as error:
+            if error.field:
+                error.add_note(f"argument: {error.field}")  # a command names it before the message
+            raise
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = text
@@ -160,10 +165,13 @@ def _word(param: click.Parameter, name: str, value: Any) -> Any:
     expected = kind(param)
     is_text = expected is str or expected is PATH
     if isinstance(value, bool) != (expected is bool) or (is_text and not isinstance(value, str | os.PathLike)):
-        raise InputError(f"expected {inspect.formatannotation(expected)}, got {truncate(repr(value))}", field=name)
+        is_frame = expected is PATH and hasattr(value, "columns")
+        hint = "write the frame to a file, as by to_parquet(FILE)" if is_frame else None
+        shown = type(value).__name__ if is_frame else truncate(repr(value))
+        raise InputError(f"expected {inspect.formatannotation(expected)}, got {shown}", hint=hint, field=name)
     try:
         if isinstance(value, Mapping) and expected in (OBJECT, OBJECT | PATH):
-            return parse_object(dumps(value))
+            return parse_object(dumps_fields(value))
         if param.type is KEYS and not isinstance(value, str):  # keys in a list may contain commas
             return dumps([*value])
         return value if expected is bool else _text(value)

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
+from rlrec.errors import InputError
 from rlrec.times import EPOCH, format_time
 
 SCHEMA_VERSION = 1  # raised when a key of an answer disappears or changes its meaning
@@ -46,6 +47,27 @@ def plain(value: Any) -> Any:
 def dumps(value: Any) -> str:
     """Compact JSON on one line. Raises ValueError for a NaN or an infinity."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain)
+
+
+def dumps_fields(values: Mapping[str, Any]) -> str:
+    """A mapping as JSON. Raises InputError that names the first field whose value JSON lacks, as `context.price`."""
+    try:
+        return dumps(values)
+    except (TypeError, ValueError, RecursionError) as error:
+        text = str(error)
+    if not text.startswith(("Out of range", "cannot show")):  # a cycle, or a key that is no text
+        raise InputError(text)
+    message = "JSON has no NaN and no infinity" if text.startswith("Out of range") else text
+    raise InputError(message, hint="leave out what is missing", field=_first_unwritable(values))
+
+
+def _first_unwritable(values: Mapping[str, Any]) -> str:
+    for key, value in values.items():
+        try:
+            dumps(value)
+        except (TypeError, ValueError):
+            return f"{key}.{_first_unwritable(value)}".rstrip(".") if isinstance(value, Mapping) else str(key)
+    return ""
 
 
 def line(record: Any) -> bytes:

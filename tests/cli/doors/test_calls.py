@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 import rlrec
@@ -119,7 +120,10 @@ WRONG: list[tuple[Call, str, str]] = [
     (lambda store: store.policy.create("a b", kind="thompson"), "name", "is not a name"),
     (lambda store: store.arm.add(5), "keys", "expected str, got 5"),
     (lambda store: store.arm.add("a\0"), "keys", "NUL"),
-    (lambda store: store.arm.add("x", features={"n": float("nan")}), "features", "not JSON compliant"),
+    (lambda store: store.arm.add("x", features={"n": float("nan")}), "features.n", "no NaN"),
+    (lambda store: store.recommend("home", session="s", context={"u": {"x": float("inf")}}), "context.u.x", "no NaN"),
+    (lambda store: store.recommend("home", session="s", context={"x": object()}), "context.x", "cannot show a object"),
+    (lambda store: store.recommend("home", session=5), "session", "expected text, got 5"),
     (lambda store: store.arm.add("x", features="{"), "features", "not JSON"),
     (lambda store: store.reward.define("x", "click=1", window="soon"), "window", "is not a duration"),
     (lambda store: store.reward.define("x", "click=1", learn="now"), "learn", "is not one of"),
@@ -145,6 +149,25 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_parameter(
     with pytest.raises(InputError, match=words) as refused:
         call(store)
     assert refused.value.field == field
+    assert refused.value.__notes__[-1] == f"argument: {field}"  # a traceback names it, too
+
+
+def test_what_is_no_frame_is_refused(store: Recommender) -> None:
+    with pytest.raises(InputError, match="cannot read frame x") as refused:
+        store.evaluate(targets={"x": pandas.Series([1])})
+    assert "give a frame of pandas" in (refused.value.hint or "")
+
+
+def test_a_frame_in_place_of_a_file_is_refused_in_one_line(store: Recommender) -> None:
+    with pytest.raises(InputError, match=r"got DataFrame\n") as refused:
+        store.import_log(pandas.DataFrame({"arm": ["x"]}), layout="parquet")  # type: ignore[arg-type]
+    assert "to_parquet" in (refused.value.hint or "")
+
+
+def test_a_frame_of_no_decisions_has_its_columns(store: Recommender) -> None:
+    log = store.log("since=2099-01-01")
+    assert {"decision_id", "reward", "slate"} <= {*log.to_pandas().columns}
+    assert {"arm", "propensity"} <= {*log.slots().to_pandas().columns}
 
 
 def test_what_the_command_refuses_is_refused(store: Recommender) -> None:
