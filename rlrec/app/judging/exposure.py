@@ -27,7 +27,6 @@ from rlrec.app.inputs import filters, lookup
 from rlrec.app.judging.outcomes import notice_uncounted
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts, take
-from rlrec.errors import InputError
 from rlrec.ope.checks.exposure import RateSums, rates, spread
 from rlrec.policy.beliefs.base import examined_slots
 from rlrec.policy.beliefs.means import widen
@@ -125,8 +124,6 @@ def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> R
     """The exposure of every arm that was eligible in the selected log, from one snapshot.
 
     Raises InputError for unknown names, and an empty log."""
-    if request.by not in (None, "day"):
-        raise InputError(f"exposure has no groups by {request.by!r}", hint="--by day, or none")
     with log_stores.reading(store, request.log, workers) as (unit, log, engine):
         census = Census.resolve(unit, replace(request, log=log))
         notice_uncounted(unit, store, [census.reward])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from rlrec.app.evaluation.comparisons import interleaved, study_figures, unit_outcomes
-from rlrec.app.evaluation.comparisons.study_figures import BY, NAMED, USERS, Study, StudyFigures
+from rlrec.app.evaluation.comparisons.study_figures import BY, Study, StudyFigures
 from rlrec.app.evaluation.passes.request import EmptyLog
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity
@@ -104,9 +104,8 @@ def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
 def _check(request: Request) -> None:
     intervals.check_level(request.level)
     groups = BY if request.experiment is None else (*BY, request.by or "")  # or a field of the context
-    for name, value, possible in (("--by", request.by, groups), ("--users", request.users, (*USERS, NAMED))):
-        if value is not None and value not in possible:
-            raise InputError(f"{name} takes no {value!r}", hint=f"one of {', '.join(possible)}")
+    if request.by is not None and request.by not in groups:
+        raise InputError(f"--by takes no {request.by!r}", hint=f"one of {', '.join(groups)}")
     if request.by == "variant" and request.experiment is None:
         raise InputError("--by variant needs an experiment", hint="add --experiment NAME")
     if request.adjust and (request.experiment is None or request.by not in (None, "variant")):

@@ -209,7 +209,7 @@ def roll_back(unit: Unit, name: str) -> LiveVersion:
         versions = policies.versions(unit, [version.policy.id])
         promotable = [other.reference for other in versions if other.id != head.live_id and other.status != "retired"]
         hint = "it has no other version; `rlrec policy list` shows the policies that could serve"
-        hint = f"`rlrec policy promote {promotable[-1]}` makes another version live" if promotable else hint
+        hint = f"`rlrec policy promote {promotable[-1]}` makes the newest other one live" if promotable else hint
         raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back", hint=hint)
     previous, now = (policies.by_id(unit, [key])[key] for key in (last.previous_id, head.live_id))
     if previous.status == "retired":
