@@ -25,7 +25,7 @@ class Visits:
     """All visits of some persons, (v,) each.
 
     person, unit: digests; started_at, ended_at; is_over: whether it has ended; recognised: whether the person would be
-    recognised under another session key (None: all would); seen_until: the time up to which another visit would be in
+    recognised under another session key (None: all would); horizon: the time up to which another visit would be in
     the log (None: all times)"""
 
     person: Ids
@@ -34,7 +34,7 @@ class Visits:
     ended_at: Ids
     is_over: Flags
     recognised: Flags | None = None
-    seen_until: Ids | None = None
+    horizon: Ids | None = None
 
     @cached_property
     def next_start(self) -> Ids:
@@ -178,9 +178,9 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
     }
     # returns, for visits whose window is over
     gap = visits.next_start[visit] - visits.ended_at[visit]
-    seen_until = now_at if visits.seen_until is None else np.minimum(now_at, visits.seen_until[visit])
+    horizon = now_at if visits.horizon is None else np.minimum(now_at, visits.horizon[visit])
     for days in DAYS:
-        at_risk = is_over & recognised & (visits.ended_at[visit] + days * DAY < seen_until)
+        at_risk = is_over & recognised & (visits.ended_at[visit] + days * DAY < horizon)
         returned = at_risk & (gap <= days * DAY)
         columns |= {f"at_risk_{days}d": add(at_risk * stay_weights), f"returned_{days}d": add(returned * stay_weights)}
     # rewards of mature decisions

@@ -334,7 +334,7 @@ def person_visits(
         person=person, unit=clusters(columns, "session") if by_session else person, started_at=columns["started_at"],
         ended_at=np.where(has_ended, columns["ended_at"], lapsed_at), is_over=has_ended | (now > lapsed_at),
         recognised=(columns["user_id"] != ABSENT) | (not any_user),
-        seen_until=np.where(columns["started_at"] <= imported_to, imported_to, FAR_FUTURE),
+        horizon=np.where(columns["started_at"] <= imported_to, imported_to, FAR_FUTURE),
     )  # fmt: skip
 
 
