@@ -97,8 +97,10 @@ SLOT = (
              optional=True, check=SHARE, key="min_propensity", in_csv=True, absent=nan),
     LogField("score", float, "the score that the policy gave",
              optional=True, check=FINITE, key="score", in_csv=True, absent=NO_SCORE),
-    LogField("censored", bool, "whether the last event that says so takes it out", check=FLAG, key="censored"),
-    LogField("rounded", bool, "whether a probability was below the least that is stored", check=FLAG, key="rounded"),
+    LogField("censored", bool, "whether the last event that says so takes it out",
+             check=FLAG, key="censored", in_csv=True),
+    LogField("rounded", bool, "whether a probability was below the least that is stored",
+             check=FLAG, key="rounded", in_csv=True),
 )  # fmt: skip
 EVENT = (
     LogField("decision_id", int, "its decision", "decision"),

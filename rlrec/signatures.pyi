@@ -918,16 +918,16 @@ class Commands:
 
         csv: a row a slot, under a header that import-log knows without --map: decision, request_id, session, visit, step,
         user, at, policy, size (of the page), log_propensity, keep_probability, estimated, eligible (a list in JSON),
-        context and state (objects in JSON), then position, arm, propensity, marginal, min_propensity, score, reward, and
-        events (a list in JSON; those of the page stand in its first row). No lists of candidates, and no features, sets
-        or probabilities of arms that a decision brought along. A spreadsheet runs cells that begin with =, +, - or @ as
-        formulas: import the file there with all columns as text (`rlrec help formats`).
+        context and state (objects in JSON), then position, arm, propensity, marginal, min_propensity, score, censored,
+        rounded, reward, and events (a list in JSON; those of the page stand in its first row). No lists of candidates, and
+        no features, sets or probabilities of arms that a decision brought along. A spreadsheet runs cells that begin with
+        =, +, - or @ as formulas: import the file there with all columns as text (`rlrec help formats`).
 
         dsjson: cb for pages of one slot, ccb for longer ones. An action has its arm in `_tag` (--arm-id _tag, where arms
         have a feature `id`) and the features of the arm; session and user stand beside. Rewards are those of the policy's
-        definition, or of --reward. No marginals, times of events, states, policies, and no decisions that are censored or
-        lack a propensity. vw: text of --cb_adf for pages of one slot, a cost being a reward with the sign turned; an arm is
-        the tag of its line, and no sessions, users and times.
+        definition, or of --reward, from events inside its window, as `evaluate` counts them. No marginals, times of events,
+        states, policies, and no decisions that are censored or lack a propensity. vw: text of --cb_adf for pages of one
+        slot, a cost being a reward with the sign turned; an arm is the tag of its line, and no sessions, users and times.
 
         A folder of Parquet has decisions, events and visits by persons; repeated, the command appends what is new.
         It may be a URL that fsspec knows (s3://bucket/log). `rlrec help machines` has its columns; evaluate and exposure

@@ -59,8 +59,8 @@ class Figure:
         """None where there is no goal."""
         judged = self.value if self.ratio is None else self.ratio
         if self.at_most is not None:
-            return judged <= self.at_most
-        return None if self.at_least is None else judged >= self.at_least
+            return bool(judged <= self.at_most)
+        return None if self.at_least is None else bool(judged >= self.at_least)
 
     def json(self) -> dict[str, Any]:
         numbers = {**self.__dict__, "ratio": self.ratio, "passed": self.passed}

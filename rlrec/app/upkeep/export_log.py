@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Generator, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from rlrec.app.inputs import filters, lookup
@@ -56,7 +57,9 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
         slate_events = [event for event in stored_events.get(number, ()) if event.kind != CENSOR]
         source = json.loads(decision.source) if decision.source else {}
         reward, shown = definition or versions[decision.version_id].reward, [slot.position for slot in decision.slots]
-        rewards = rewards_of(reward, slate_events, served_at=decision.at, shown=shown)
+        # as estimates count them
+        earned = partial(rewards_of, events=slate_events, served_at=decision.at, shown=shown, settled_only=True)
+        rewards = earned(reward)
         record = _with_slots({**answers[number]}, decision) | {
             "context": parse(contexts[decision.context_id], f"body of context {decision.context_id}"),
             "state": states[number],
@@ -71,7 +74,7 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
         if details is not None:
             record |= details | {"rewards": rewards}
             unclipped = reward._replace(clip_low=None, clip_high=None)
-            record["clipped"] = rewards != rewards_of(unclipped, slate_events, served_at=decision.at, shown=shown)
+            record["clipped"] = rewards != earned(unclipped)
         yield record
 
 

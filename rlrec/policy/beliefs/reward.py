@@ -28,15 +28,17 @@ def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, 
 
 
 def rewards_of(
-    definition: Reward, events: Iterable[Event], *, served_at: int, shown: Iterable[int]
+    definition: Reward, events: Iterable[Event], *, served_at: int, shown: Iterable[int], settled_only: bool = False
 ) -> dict[int | None, float]:
     """The reward of each slot, by position, and under None the reward from the events of the page itself, which has no
-    default and no clip."""
+    default and no clip. settled_only: as in `slot_reward`."""
     by_slot = by_position(events)
     earned: dict[int | None, float] = {
-        slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at) for slot in shown
+        slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at, settled_only=settled_only)
+        for slot in shown
     }
-    return earned | {None: fsum(_terms(definition, by_slot.get(None, ()), served_at=served_at, settled_only=False))}
+    of_page = _terms(definition, by_slot.get(None, ()), served_at=served_at, settled_only=settled_only)
+    return earned | {None: fsum(of_page)}
 
 
 def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:

@@ -74,6 +74,19 @@ def count(cell: str) -> float | None:
     return {"true": 1.0, "false": None}[word] if word else number(cell) or None
 
 
+def flag(cell: str) -> int:
+    """1 where the cell says yes, 0 where it says no or is empty."""
+    value = count(cell) or 0
+    if value not in (0, 1):
+        raise InputError(f"{cell[:40]!r} is neither 0 nor 1")
+    return int(value)
+
+
+def mark(cell: str) -> int | None:
+    """1 where the cell says yes; None where it says no or is empty."""
+    return flag(cell) or None
+
+
 def piece(name: str, cell: str) -> str:
     """The JSON member of a context that a cell gives: a number where the cell looks like one in JSON, true, false, or
     text; "" for an empty cell."""
@@ -157,7 +170,7 @@ def _json(cell: str, kind: Any) -> Any:
 def _parse(field: LogField) -> Parse:
     if field.table is not None or field.kind is str:
         return optional if field.optional else str
-    return {int: integer, float: number, bool: count}[field.kind]
+    return {int: integer, float: number, bool: mark if field.optional else flag}[field.kind]
 
 
 NAMES = {"k": "size", "decision_id": "decision"}  # words of a map whose keys in a line differ

@@ -25,7 +25,7 @@ from rlrec import times
 from rlrec.app.imports.columns import NULL, LogColumns, LoggedEvents, LoggedSlots, picked, transposed, values
 from rlrec.app.imports.layouts import csv_cells, writers
 from rlrec.app.imports.layouts.base import LINE_BYTES, SPANNED, Decoded, Layout, Note, Source
-from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, LineEvent
+from rlrec.app.imports.layouts.jsonl import DEFAULT_POLICY, LineEvent, with_censor_events
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.store.database.loading import Column, Same
@@ -104,7 +104,7 @@ class CsvMap(Layout):
     piece = staticmethod(csv_cells.piece)  # parses the cell of a field of the context
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
-        self.map = ColumnMap.read(writers.MAP if options.get("map") is None else options["map"])
+        self.map = ColumnMap.read(writers.MAPS[0] if options.get("map") is None else options["map"])
         super().__init__(source, policy=policy, now=now, options=options)
         self.spans = "decision" in self.map.columns or {"session", "at", "position"} <= self.map.columns.keys()
         self._cache: dict[Any, dict[Any, Any]] = defaultdict(dict)
@@ -118,11 +118,13 @@ class CsvMap(Layout):
 
     def map_of(self, names: Sequence[str]) -> ColumnMap:
         """The map of a table with these columns."""
-        if self.options.get("map") is None and tuple(names) != writers.COLUMNS:
+        if self.options.get("map") is not None:
+            return self.map
+        if tuple(names) not in writers.HEADERS:
             example = '{"session": COLUMN, "arm": COLUMN, "propensity": COLUMN, "reward": COLUMN}'
             hint = f"--map FILE, with {example}; the columns are {', '.join(names)[:200]}"
             raise InputError("the layout csv needs a map of its columns", hint=hint)
-        return self.map
+        return ColumnMap.read(writers.MAPS[writers.HEADERS.index(tuple(names))])
 
     # -- lines --
 
@@ -411,11 +413,12 @@ class CsvMap(Layout):
             )
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """The rows, with all arms of the file as eligible where no column lists these, and with one session per
-        decision where no column names sessions."""
+        """The rows, with all arms of the file as eligible where no column lists these, with one session per decision
+        where no column names sessions, and with events for slots that a column censors."""
         if "eligible" not in self._index:
             rows = replace(rows, eligible_sets=(self._eligible,))
-        return rows.in_sessions()
+        rows = rows.in_sessions()
+        return with_censor_events(rows) if "censored" in self._index else rows
 
 
 def _same_decision(row: Sequence[str], following: Sequence[str]) -> bool:

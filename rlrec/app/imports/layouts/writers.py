@@ -23,7 +23,9 @@ DECISION_COLUMNS = (
 )  # fmt: skip
 SLOT_COLUMNS = (*(field.key for field in SLOT if field.in_csv), "reward", "events")
 COLUMNS = (*DECISION_COLUMNS, *SLOT_COLUMNS)
-MAP = {name: name for name in COLUMNS if name != "reward"}  # the reward follows from the events
+ADDED = {"censored", "rounded"}  # columns that tables of earlier releases lack
+HEADERS = COLUMNS, tuple(name for name in COLUMNS if name not in ADDED)
+MAPS = [{name: name for name in names if name != "reward"} for names in HEADERS]  # the reward follows from the events
 
 
 class LayoutWriter(ABC):
@@ -75,7 +77,7 @@ class CsvWriter(LayoutWriter):
         first = [
             record["decision_id"], record["request_id"], record["session"], record["visit"], record["step"],
             record["user"], record["at"], record["policy"], record.get("k", last), record["log_propensity"],
-            *(1 if record.get(field.key) is True else record.get(field.key) for field in STATED_FIELDS if field.in_csv),
+            *(_cell(record.get(field.key)) for field in STATED_FIELDS if field.in_csv),
             canonical.text(record["eligible"]), canonical.text(record["context"]),
             canonical.text(record["state"]) if record["state"] else None,
         ]  # fmt: skip
@@ -89,9 +91,9 @@ class CsvWriter(LayoutWriter):
         rows = csv.writer(text, lineterminator="\n")
         for slot in record["slate"]:
             slot_arms = events.get(slot["position"], []) + page_events
-            self.left_out.update(name for name in ("censored", "rounded", "team") if slot.get(name))
+            self.left_out.update(name for name in ("team",) if slot.get(name))
             rows.writerow([
-                *first, *(slot.get(name) for name in SLOT_COLUMNS[:-2]), record["rewards"][slot["position"]],
+                *first, *(_cell(slot.get(name)) for name in SLOT_COLUMNS[:-2]), record["rewards"][slot["position"]],
                 canonical.text(slot_arms) if slot_arms else None,
             ])  # fmt: skip
             page_events = []
@@ -100,6 +102,11 @@ class CsvWriter(LayoutWriter):
             reason = f"a key of decision {record['decision_id']} has a line break, which no cell can hold"
             raise InputError(reason, hint="--layout jsonl")
         return written.encode()
+
+
+def _cell(value: Any) -> Any:
+    """A value for a cell: 1 for true."""
+    return 1 if value is True else value
 
 
 class DsJsonWriter(LayoutWriter):
