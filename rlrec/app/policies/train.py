@@ -197,7 +197,7 @@ class _TrainingRun:
         if unused := self.report.unused_sessions:
             self.store.notice(f"sessions that are not used: {unused}")
         if n_ruled := self.report.ruled:
-            count = f"{n_ruled:,} of {quantity(self.report.decisions, 'page')} had rules of their request"
+            count = f"{n_ruled:,} of {quantity(self.report.decisions, 'page')} had caps, least shares or pins alone"
             self.store.notice(f"{count}: what they earned counts for the pages before, and they teach nothing else")
         trained = self._train(start)
         candidate, weights = self._candidate(trained.parameters)
@@ -249,7 +249,7 @@ class _TrainingRun:
                 reason = f"of {quantity(written.visits, 'session')}, none is in the split that teaches"
             raise InputError(f"empty log to train on: {reason}", hint=self._way_out())
         if written.ruled == written.decisions:
-            hint = "it cannot learn from pages with `pin`, `most` or `least`: serve some without"
+            hint = "pages with `most` or `least`, or pinned at every position, teach nothing: serve some without"
             raise InputError("empty log to train on: every page has rules of its request", hint=hint)
         if written.max_reward > LARGEST:
             raise InputError(

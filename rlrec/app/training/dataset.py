@@ -129,7 +129,7 @@ class VisitRows:
     an index of its logger and half; length, the number of its decisions.
     For each decision, (n,): eligible, the index of its eligible set; size, its positions; remembered, the number of
     arms that its state remembers; log_propensity of the slate; reward of the slate; default, 1 where no event counted;
-    ruled, 1 where the request had page rules, with which the policy is not trained; lowest, the log of the smallest
+    ruled, 1 where the page had rules with which the policy is not trained; lowest, the log of the smallest
     probability that any slate could have had (NaN: not known); x (n, d), features of its state.
     For each slot, (i,): shown, the index of its arm; earned, its reward; divided, the reward over the examination of
     its position; logged, its log propensity whatever the slots above; conditional, its log propensity given the slots

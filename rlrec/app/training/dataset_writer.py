@@ -21,13 +21,14 @@ from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.app.log.splits import GATE, TRAIN, TUNE, owner_splits
 from rlrec.app.training.dataset import Catalogue, Dataset, EligibleSet, VisitRows
 from rlrec.app.training.holdout_value import ESTIMATOR
-from rlrec.arrays import Flags, Ids, distinct, look_up
+from rlrec.arrays import Ids, distinct, look_up, offsets, take
 from rlrec.compute import Engine
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.statements import PAGE
 from rlrec.policy.gradients.gradient import by_row
+from rlrec.policy.slates.page_rules import declared, parse
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -44,6 +45,8 @@ COLUMNS = (
 )  # fmt: skip
 UNWEIGHED = 700.0  # minus a log propensity that makes every weight almost 0
 OWNER = "owner"  # a column of visits: the row of their session in the keys of a batch
+# Columns of visits: slots that a pin fills, and those of pages that have other rules, or are pinned altogether.
+PINNED, RULED = "pinned", "ruled"
 CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 
 
@@ -52,10 +55,10 @@ class WriteReport(Sums):
     """Which visits of a log went into a dataset, and why others did not.
     unused: those that are not over, incomplete, or without propensities; moved: those of a session that later got a
     user of another split; unrecorded: those without stored states; too_long: those too long to be evaluated.
-    visits, decisions, slots: the usable ones; ruled: decisions with page rules; gate_visits: usable visits in the
-    gate's split, which are not written; new_visits: those that were not usable before a time; rewarded_decisions: with
-    an event that counts; max_reward: of a slate, absolute; last_id: the newest decision; keep_probabilities: the
-    smallest and largest probability with which the log kept its decisions."""
+    visits, decisions, slots: the usable ones; ruled: decisions whose pages have rules that keep them from teaching;
+    gate_visits: usable visits in the gate's split, which are not written; new_visits: those that were not usable before
+    a time; rewarded_decisions: with an event that counts; max_reward: of a slate, absolute; last_id: the newest
+    decision; keep_probabilities: the smallest and largest probability with which the log kept its decisions."""
 
     unused: UnusedVisits = field(default_factory=UnusedVisits)
     moved: int = 0
@@ -167,7 +170,7 @@ class DatasetWriter:
             moved=int((recorded & ~split_holds).sum()),
             too_long=int((recorded & split_holds & ~is_short).sum()),
         )
-        visits = visits.take(is_usable)
+        visits = self._with_rules(visits.take(is_usable))
         if not len(visits):
             return report, []
         is_judged = visits.slots["decision_id"][visits.begins] >= self.judged_from
@@ -175,7 +178,7 @@ class DatasetWriter:
         written = (split == TRAIN) | (split == TUNE) & is_judged
         report += WriteReport(
             visits=len(visits), decisions=int(visits.start[-1]), slots=int(visits.first[-1]),
-            ruled=int(self._has_rules(visits).sum()),
+            ruled=int(visits.per_decision(RULED).sum()),
             gate_visits=int(((split == GATE) & is_judged).sum()),
             new_visits=int((visits.mature_from > self.since).sum()),
             rewarded_decisions=int((~visits.default).sum()), max_reward=float(np.abs(visits.reward).max()),
@@ -205,11 +208,13 @@ class DatasetWriter:
             max_loggers=self.max_loggers,
         )  # fmt: skip
         eligible, revision = visits.per_decision("eligible_id"), visits.per_decision("catalogue_revision")
+        # a page is one of its other positions, and of the arms that no pin shows
+        slots, size = take(slots, ~slots[PINNED]), np.add.reduceat(~slots[PINNED], first[:-1], dtype=np.int64)
         # the states
         encoded = self._encoded(visits.per_decision("context_id"))
         state = self.model.states(encoded, visits.histories(), revision)
         # remembered arms that are eligible
-        sets, set_index = self._sets(eligible, revision)
+        sets, set_index = self._without_pinned(*self._sets(eligible, revision), visits)
         remembered, n_arms = self._positions(state.arm), len(self.arms)
         codes = np.concatenate([eligible_set.arms + n_arms * number for number, eligible_set in enumerate(sets)])
         code = set_index[state.row] * n_arms + remembered
@@ -225,19 +230,56 @@ class DatasetWriter:
         return VisitRows(
             eligible_sets=sets, name=_digests(names).view(np.uint64), split=visits.per_visit("split"),
             cluster=_digests(names_of_clusters), stratum=stratum, length=np.diff(visits.start),
-            eligible=set_index, size=np.diff(first),
+            eligible=set_index, size=size,
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
             default=visits.default.astype(np.int64), x=state.x.astype(np.float32),
-            ruled=self._has_rules(visits).astype(np.int64),
+            ruled=visits.per_decision(RULED).astype(np.int64),
             shown=self._positions(slots["arm_id"]), earned=earned, divided=divided, logged=logged,
             conditional=np.log(slots["propensity"]), arm=remembered[in_set], memory=state.memory[in_set],
             words=encoded if isinstance(encoded, Sparse) else None,
         )  # fmt: skip
 
-    def _has_rules(self, visits: EndedVisits) -> Flags:
-        """The decisions whose request had page rules, (n,)."""
-        return np.isin(visits.per_decision("context_id"), self._ruled_contexts)
+    def _with_rules(self, visits: EndedVisits) -> EndedVisits:
+        """The visits with the columns PINNED and RULED, by the rules of each request and by the pins of the policy."""
+        if not len(visits):
+            return visits
+        context_id, position = visits.per_decision("context_id"), visits.slots["position"]
+        is_ruled = np.isin(context_id, self._ruled_contexts)
+        has_even_floor = not isinstance(self.model.policy.exploration, tuple)
+        ids = np.unique(context_id[is_ruled])
+        pages = [parse(context.get(PAGE) or {}) for context in stored_contexts.distinct_contexts(self.unit, ids)[0]]
+        policy_page = declared(self.model.policy.rules)
+        pins = [{} if policy_page is None else policy_page.pin]
+        pins += [{**pins[0], **page.pin} for page in pages]
+        # the arm that is pinned at each position, for each kind of page
+        arm_ids = arms.ids(self.unit, {key for by_position in pins for key in by_position.values()})
+        pinned_arms = np.full((len(pins), int(position.max()) + 1), -1)
+        for row, by_position in enumerate(pins if has_even_floor else []):
+            for at, key in by_position.items():
+                if at < pinned_arms.shape[1]:
+                    pinned_arms[row, at] = arm_ids.get(key, -1)
+        kind: Ids = np.where(is_ruled, np.searchsorted(ids, context_id) + 1, 0)
+        decision = np.repeat(np.arange(len(kind)), np.diff(visits.first))
+        is_pinned = pinned_arms[kind[decision], position] == visits.slots["arm_id"]
+        has_others = np.array([False, *(bool(page.most or page.least) or not has_even_floor for page in pages)])[kind]
+        ruled = (has_others | np.logical_and.reduceat(is_pinned, visits.first[:-1]))[decision]
+        return replace(visits, slots=visits.slots | {PINNED: is_pinned & ~ruled, RULED: ruled})
+
+    def _without_pinned(
+        self, sets: list[EligibleSet], set_index: Ids, visits: EndedVisits
+    ) -> tuple[list[EligibleSet], Ids]:
+        """The eligible sets of decisions without the arms that pins show, and the index of each decision's set."""
+        pinned = np.flatnonzero(visits.slots[PINNED])
+        if not len(pinned):
+            return sets, set_index
+        decision = np.searchsorted(visits.first, pinned, side="right") - 1
+        first = offsets(np.bincount(decision, minlength=len(set_index)))[decision]
+        pinned_arms = np.full((len(set_index), int((np.arange(len(pinned)) - first).max()) + 1), -1)
+        pinned_arms[decision, np.arange(len(pinned)) - first] = self._positions(visits.slots["arm_id"][pinned])
+        chosen, number = distinct(set_index, *pinned_arms.T)
+        pairs = zip(set_index[chosen].tolist(), pinned_arms[chosen], strict=True)
+        return [EligibleSet(sets[row].catalogue, np.setdiff1d(sets[row].arms, pins)) for row, pins in pairs], number
 
     def _encoded(self, context_id: Ids) -> Encoded:
         """The encoded contexts of decisions; those of the previous portion are not read again."""

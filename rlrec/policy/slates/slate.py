@@ -68,10 +68,10 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
             # the best one of the arms left, with the floor
             page_values[page[:, None], shown] = -np.inf
             row, best = best_of_rows(page_values)
-            uniform_share, best_share = floors[position] / (m - position), (1 - floors[position]) / np.bincount(row)
-            total[position] += uniform_share * (len(page) - np.bincount(shown.ravel(), minlength=m))
-            total[position] += np.bincount(best, best_share[row], minlength=m)
-            arm = _invert_best(row, best, best_share, uniform_share, rng.random(len(page)), shown, m=m)
+            floor_here, best_share = float(floors[position]), (1 - floors[position]) / np.bincount(row)
+            n_left = len(page) - np.bincount(shown.ravel(), minlength=m)
+            total[position] += n_left * (floor_here / (m - position)) + np.bincount(best, best_share[row], minlength=m)
+            arm = _invert_best(row, best, best_share, floor_here, rng.random(len(page)), shown, m)
             shown = np.column_stack([shown, arm])
     return total / runs
 
@@ -196,27 +196,31 @@ def invert_rows(probability: Array, uniform: Array) -> Index:
     return np.minimum(arm, last)
 
 
+def nth_left(prefixes: Index, uniform: Array, m: int) -> Index:
+    """The arms of those not in prefixes (n, p) that uniforms (n,) pick, (n,)."""
+    left = m - prefixes.shape[1]
+    nth = np.minimum((uniform * left).astype(np.intp), left - 1)
+    # the i-th smallest arm of a prefix, from 0, has so many smaller arms that are left: its index minus i
+    n_left_below = np.sort(prefixes, axis=1) - np.arange(prefixes.shape[1])
+    return nth + (n_left_below <= nth[:, None]).sum(axis=1)
+
+
 def _invert_best(
-    row: Index, best: Index, best_share: Array, uniform_share: float, uniform: Array, shown: Index, *, m: int
+    row: Index, best: Index, best_share: Array, floor: float, uniform: Array, shown: Index, m: int
 ) -> Index:
-    """The arms of `invert_rows` at uniforms (n,), where all arms but those shown (n, p) have `uniform_share`, and the
-    best of them `best_share` (n,) more. row, best (r,): the best arms with their rows, in order."""
-    ties = np.bincount(row)
+    """The arms of `invert_rows` at uniforms (n,), where all of m arms but those shown (n, p) share the floor, and the
+    best of each row have `best_share` (n,) more. row, best (r,): the best arms with their rows, in order."""
+    ties, uniform_share = np.bincount(row), floor / (m - shown.shape[1])
     first = ties.cumsum() - ties
     # where the interval of each best arm begins
     start = uniform_share * (best - (shown[row] < best[:, None]).sum(axis=1))
     start += best_share[row] * (np.arange(len(row)) - first[row])
     n_begun = np.bincount(row, start <= uniform[row]).astype(np.intp)
     last = first + np.maximum(n_begun, 1) - 1
-    if not uniform_share:
+    if not floor:
         return best[last]
     is_best = (n_begun > 0) & (uniform < start[last] + uniform_share + best_share)
-    # else the arm with this number among those left
-    number = ((uniform - n_begun * best_share) / uniform_share).astype(np.intp)
-    arm = np.clip(number, 0, m - shown.shape[1] - 1)
-    for shown_arm in np.sort(shown, axis=1).T:
-        arm += arm >= shown_arm
-    return np.where(is_best, best[last], arm)
+    return np.where(is_best, best[last], nth_left(shown, (uniform - n_begun * best_share) / floor, m))
 
 
 def mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Array:

@@ -13,7 +13,7 @@ from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.sampler import uniforms, uniforms_at
 from rlrec.policy.scores.scores import DrawnOrder, Order, Scores, top
 from rlrec.policy.slates import plackett_luce
-from rlrec.policy.slates.slate import invert_rows, mix_floor, to_positions
+from rlrec.policy.slates.slate import invert_rows, mix_floor, nth_left, to_positions
 
 if TYPE_CHECKING:
     from rlrec.policy.scores.sweep import ContinuousOrder
@@ -197,19 +197,10 @@ def _fill(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
     slates, is_taken, row = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
     for position in range(size):
         best = ranking[row, (~is_taken).argmax(axis=1)]
-        pick = _nth_left(slates[:, :position], coins[:, position, 1], m)
+        pick = nth_left(slates[:, :position], coins[:, position, 1], m)
         slates[:, position] = np.where(coins[:, position, 0] < floors[position], pick, best)
         is_taken |= ranking == slates[:, position, None]
     return slates
-
-
-def _nth_left(prefixes: Index, uniform: Array, m: int) -> Index:
-    """A uniform arm of those not in prefixes (n, p), (n,)."""
-    left = m - prefixes.shape[1]
-    nth = np.minimum((uniform * left).astype(np.intp), left - 1)
-    # the i-th smallest arm of a prefix, from 0, has so many smaller arms that are left: its index minus i
-    n_left_below = np.sort(prefixes, axis=1) - np.arange(prefixes.shape[1])
-    return nth + (n_left_below <= nth[:, None]).sum(axis=1)
 
 
 def first_alone(propensity: Array) -> Array:

@@ -10,13 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.evaluation.targets import targets
-from rlrec.app.log.splits import GATE
-from rlrec.app.training.ascent import Trainer, agreement
+from rlrec.app.log.ended_visits import Cutoff
+from rlrec.app.log.splits import GATE, TRAIN
+from rlrec.app.training.ascent import Trainer, agreement, group_slates
+from rlrec.app.training.dataset import Dataset
+from rlrec.app.training.dataset_writer import DatasetWriter, _digests
+from rlrec.app.training.holdout_value import HoldoutValue, fit_values
+from rlrec.arrays import Array
 from rlrec.ope.comparisons.comparison import gate_alpha
+from rlrec.policy.gradients import reinforce
+from rlrec.policy.gradients.reinforce import Objective
 from rlrec.store import Store
 from rlrec.store.log.selected import Selection
+from rlrec.store.policies import policies
 from tests.app import trained
 from tests.conftest import Run, filled, runner
 
@@ -156,3 +165,78 @@ def test_training_by_slots_finds_what_the_gate_lets_pass(run_sqlite: Run, sqlite
     arms = run_sqlite("policy", "show", "pg", "--json").json["arms"]
     mean = sum(row["probability"] * RATES[int(row["arm"].removeprefix("arm"))] for row in arms)
     assert mean > np.mean(RATES) + 0.002  # one step is small: it must stay near the log
+
+
+BIAS, OTHER = np.array([0.9, 0.4, 0.0, -0.3, -0.8]), np.array([0.1, 0.6, -0.4, 0.5, 0.0])
+PAGES: Any = ({}, {"pin": {"1": "a0"}}, {"pin": {"3": "a3", "1": "a1"}}, {"pin": {"3": "a2"}}, {"least": {"a0": 0.2}})
+
+
+def log_page(bias: Array, shown: list[int], pins: set[int], eligible: set[int]) -> float:
+    """The log of the probability of a page with a floor of 0.1, position by position; pins are shown in any case."""
+    total, left = 0.0, eligible - pins
+    for arm in shown:
+        if arm not in pins:
+            weight = {other: np.exp(bias[other]) for other in left}
+            total += np.log(0.9 * weight[arm] / sum(weight.values()) + 0.1 / len(left))
+            left = left - {arm}
+    return float(total)
+
+
+@pytest.mark.parametrize("policy_pin", [{}, {"2": "a4"}])
+def test_a_page_with_pins_teaches_as_a_page_of_its_other_positions(
+    run_sqlite: Run, sqlite_db: str, policy_pin: dict[str, str]
+) -> None:
+    """Its weight is that of serving, whatever the parameters, and what it teaches is the gradient of that weight."""
+    rng = np.random.default_rng(4)
+    run_sqlite("arm", "add", "a0", "a1", "a2", "a3", "a4", "a5").done()
+    words = [word for position, key in policy_pin.items() for word in ("--param", f"pin={position}={key}")]
+    run_sqlite("policy", "create", "pg", "--kind", "gradient", "--param", "floor=0.1", *words).done()
+    bias, other = np.append(BIAS, 0.3), np.append(OTHER, -0.5)
+    trained.version(sqlite_db, "pg", bias=[*bias], minutes=60 * 24 * 20)
+    lines = [
+        {"session": f"s{n // 3}", "policy": "pg", "k": 3, "page": PAGES[rng.integers(5)], "block": ["a5"][: n % 2]}
+        for n in range(240)
+    ]
+    served = run_sqlite("--now", "2026-02-25T00:00:00Z", "recommend", "--input", "-", "--seed", 1, stdin=lines).lines
+    clicks = [{"decision_id": n, "position": 1, "events": {"click": 1}} for n in range(1, 241, 2)]
+    run_sqlite("--now", "2026-02-25T00:01:00Z", "feedback", "--input", "-", stdin=clicks).done()
+    pages = dict[int, list[tuple[float, Any]]]()  # by the name of its visit: of each decision
+    for n, (line, answer) in enumerate(zip(lines, served, strict=True)):
+        pins = {int(key[1]) for key in (policy_pin | line["page"].get("pin", {})).values()}
+        page = [int(slot["arm"][1]) for slot in answer["slate"]], pins, {*range(6)} - ({5} if n % 2 else set())
+        name = int(_digests([f"1/s{n // 3}/1"]).view(np.uint64)[0])
+        pages.setdefault(name, []).append((answer["log_propensity"], None if "least" in line["page"] else page))
+    now = round(datetime.fromisoformat(LATER[1]).timestamp() * 1e6)
+    with closing(Store(sqlite_db, now=now)) as store, store.read() as unit, closing(Dataset()) as dataset:
+        version = policies.live(unit, ["pg"])["pg"][0]
+        model, cutoff = TrainedModel(unit, version), Cutoff.compute(unit, version.reward)
+        writer = DatasetWriter(unit, Selection(), model, version.reward, cutoff, seed=1)
+        report = writer.write(dataset, engine=None, progress=lambda: None)
+        assert report.ruled == sum(page is None or len(page[1]) == 3 for visit in pages.values() for _, page in visit)
+        dataset.arrange({TRAIN: 1_000})
+        [rows] = dataset.splits[TRAIN].batches()
+        start, policy = model.parameters_of(writer.arms), model.policy
+        values = fit_values(dataset.splits[TRAIN], gamma=1.0, arms=6)
+        judge = HoldoutValue(dataset.splits[TRAIN], policy, start, gamma=1.0, values=values)
+        decisions = [decision for name in rows.name.tolist() for decision in pages[name]]
+        logged = np.array([log_propensity for log_propensity, _ in decisions])
+
+        def log_pages(values: Array) -> Array:
+            pairs = zip(logged.tolist(), decisions, strict=True)
+            return np.array([served if page is None else log_page(values, *page) for served, (_, page) in pairs])
+
+        assert len(logged) > 100
+        np.testing.assert_allclose(log_pages(bias), logged, rtol=0, atol=1e-12)
+        for values_of in (bias, other):
+            weighed = judge.log_slates(rows, {**start, "bias": values_of})
+            np.testing.assert_allclose(weighed, log_pages(values_of), rtol=0, atol=1e-6)
+        # finite differences
+        gain = rng.normal(size=len(logged))
+        groups = group_slates(rows, gain, gain, np.ones(len(gain)))
+        sums = reinforce.sums(policy, {**start, "bias": other}, groups, Objective())
+        slope = [
+            gain @ (np.exp(log_pages(other + step) - logged) - np.exp(log_pages(other - step) - logged)) / 2e-5
+            for step in np.eye(6) * 1e-5
+        ]
+        np.testing.assert_allclose(sums.gradient["bias"], slope, rtol=0, atol=1e-4)
+        assert np.abs(slope).max() > 1

@@ -387,7 +387,7 @@ def test_what_a_page_with_rules_earns_teaches_the_page_before(run_sqlite: Run, s
     click(run_sqlite, liked, *clock)
     result = run_sqlite("--now", NOW, "train-pg", "visits", "--seed", 1, "--lr", 0.1, "--promote", "always", "--json")
     assert result.json["sessions"] == 400
-    assert "400 of 800 pages had rules of their request" in result.stderr
+    assert "400 of 800 pages had caps, least shares or pins alone" in result.stderr
     shown = run_sqlite("--now", NOW, "policy", "show", "visits", "--json").json["arms"]
     assert max(shown, key=lambda row: row["probability"])["arm"] == "tea"
     assert max(row["probability"] for row in shown) > first.count("tea") / 400 + 0.1
