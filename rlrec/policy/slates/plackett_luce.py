@@ -32,11 +32,6 @@ def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Itera
         yield softmax(left, temperature=temperature)
 
 
-def log_joint(score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
-    """Log of the probability of slates, (n,); see `log_conditionals`."""
-    return log_conditionals(score, shown, eligible, temperature=temperature, floor=floor).sum(axis=1)
-
-
 def log_conditionals(
     score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
@@ -91,11 +86,13 @@ def _slots(
         yield uniform + (1 - floors[position]) * new, uniform + (1 - floors[position]) * old
 
 
-def probabilities(score: Array, eligible: Flags | None = None, *, temperature: float, floor: Floor) -> Array:
-    """The probability of each arm at position 1, (n, m), from scores (n, m); rows sum to 1. eligible (n, m): the arms
-    that each row may show, None: all."""
+def probabilities(
+    score: Array, eligible: Flags | None = None, *, temperature: float, floor: Floor, position: int = 1
+) -> Array:
+    """The probability of each arm at a position, (n, m), from scores (n, m); rows sum to 1. eligible (n, m): the arms
+    that each row may show there, None: all."""
     mixed = softmax(_allowed(score, eligible), temperature=temperature)
-    if explored := at_positions(floor, 1).item():
+    if explored := float(at_positions(floor, position)[-1]):
         mixed *= 1 - explored
         uniform = (explored / _n_eligible(score, eligible)).astype(mixed.dtype)[:, None]
         mixed += uniform if eligible is None else uniform * eligible

@@ -61,7 +61,9 @@ def score(kind: Gradient, parameters: Parameters, pages: LoggedSlates) -> Array:
 def value(kind: Gradient, parameters: Parameters, pages: LoggedSlates, *, entropy: float = 0.0) -> float:
     """What the objective adds up to: sum of scale (weight x gain + entropy)."""
     result = score(kind, parameters, pages)
-    joint = plackett_luce.log_joint(result, pages.shown, temperature=kind.temperature, floor=kind.exploration)
+    joint = plackett_luce.log_conditionals(
+        result, pages.shown, temperature=kind.temperature, floor=kind.exploration
+    ).sum(axis=1)
     soft = plackett_luce.probabilities(result, temperature=kind.temperature, floor=0.0)
     bonus = -entropy * (soft * np.log(soft)).sum(axis=1)
     return float((pages.scale * (np.exp(joint - pages.log_propensity) * pages.gain + bonus)).sum())
@@ -258,7 +260,7 @@ def test_pages_of_all_arms_have_probabilities_that_sum_to_one() -> None:
     scores, orders = np.random.default_rng(4).normal(size=4), np.array(list(permutations(range(4), 3)))
     many = np.repeat(scores[None], len(orders), axis=0)
     for temperature, floor in ((0.5, 0.0), (1.0, 0.3), (0.0, 0.2)):
-        joint = plackett_luce.log_joint(many, orders, temperature=temperature, floor=floor)
+        joint = plackett_luce.log_conditionals(many, orders, temperature=temperature, floor=floor).sum(axis=1)
         assert np.exp(joint).sum() == pytest.approx(1, abs=1e-12)
 
 

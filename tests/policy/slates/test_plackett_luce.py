@@ -27,7 +27,9 @@ def score_functions(scores: Array, pages: Index) -> Array:
     none = np.zeros(0, np.int64)
     result = []
     for page in pages:
-        log_propensity = plackett_luce.log_joint(scores[None], page[None], temperature=1.0, floor=0.0)
+        log_propensity = plackett_luce.log_conditionals(scores[None], page[None], temperature=1.0, floor=0.0).sum(
+            axis=1
+        )
         logged = LoggedSlates(
             state=State(x, none, none, np.zeros((0, 4))), arms=np.arange(m),
             described=np.zeros((m, len(kind.design.arm.names))), shown=page[None], log_propensity=log_propensity,

@@ -23,10 +23,8 @@ from rlrec.arrays import Array, Flags, Ids, piece_rows, rows_by_kind, run_starts
 from rlrec.errors import InputError
 from rlrec.policy.gradients import history
 from rlrec.policy.scores.families.point import Point
-from rlrec.policy.scores.floors import at_positions
 from rlrec.policy.scores.sampler import uniforms_at
 from rlrec.policy.slates import plackett_luce, rules, slate
-from rlrec.policy.slates.plackett_luce import softmax
 from rlrec.store.database.bulk import Columns
 
 if TYPE_CHECKING:
@@ -267,12 +265,9 @@ class StateCaseRows:
 
     def _next_arms(self, score: Array, slates: Ids) -> Array:
         """The probability of each arm below slates, (n, m)."""
-        left, rows, k = score.copy(), np.arange(len(score))[:, None], slates.shape[1]
-        left[rows, slates] = -np.inf
-        probability = softmax(left, temperature=self.served["temperature"])
-        mixed = slate.mix_floor(probability, at_positions(self.served["floor"], k + 1)[-1], score.shape[1] - k)
-        mixed[rows, slates] = 0.0
-        return mixed
+        is_left = np.ones(score.shape, np.bool_)
+        np.put_along_axis(is_left, slates, False, axis=1)
+        return plackett_luce.probabilities(score, is_left, **self.served, position=slates.shape[1] + 1)
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
         """Write the target's probability of arms that had probability 0 under the logger, at position 1; below it is
