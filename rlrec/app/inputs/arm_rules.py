@@ -54,9 +54,9 @@ class Narrowed:
     past_arms: frozenset[int] = frozenset()
 
     @property
-    def causes(self) -> list[str]:
-        """Why lists leave out an arm, for a message."""
-        return [f"left out by {rule}" for rule, count in self.taken[: len(self.taken) - len(self.past)] if count]
+    def lists(self) -> str:
+        """The lists that leave out arms, for a message."""
+        return " or ".join(rule for rule, count in self.taken[: len(self.taken) - len(self.past)] if count)
 
     def hint(self) -> str:
         """Text on how many arms each rule excluded."""

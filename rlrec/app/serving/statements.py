@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlrec.app.inputs import arm_names
 from rlrec.app.serving.requests import Request
 from rlrec.errors import InputError, suggest
 from rlrec.policy.contexts.statements import ARMS, PAGE, STATED_OF_ARM, check_arms, check_names
@@ -88,9 +89,11 @@ def check_named_arms(
 
     for name, rule in rules.items():
         if not any(map(is_left, members[name])):
-            suggestion = suggest(name, arms.keys_like(unit, name)) if name not in {*stored, *groups} else None
-            causes = ["not active", *(["not in `arms`"] if narrowed is None else narrowed.causes)]
-            hint = suggestion or f"what it names is {' or '.join(causes)}"
+            inactive = [f"{status}: {names}" for status, names in arm_names.inactive(unit, members[name]).items()]
+            lists = "`arms`" if narrowed is None else narrowed.lists
+            hint = "; ".join(inactive) or f"left out by {lists}"
+            if name not in {*stored, *groups}:
+                hint = suggest(name, arms.keys_like(unit, name)) or "`rlrec arm list` shows all"
             what = f"group {name!r}, of which no arm is" if name in groups else f"arm {name!r}, which is not"
             raise InputError(f"{rule} of the request names {what} eligible", hint=hint, field="page")
     past_arms = frozenset[int]() if narrowed is None else narrowed.past_arms

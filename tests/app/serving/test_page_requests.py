@@ -246,6 +246,7 @@ def test_a_cap_on_a_field_that_no_arm_has_is_named(shop: Run) -> None:
     ("keys", "message"),
     [
         ({"page": {"pin": {"1": "a9"}}}, "arm 'a9', which is not eligible"),
+        ({"page": {"pin": {"1": "toaster"}}}, "arm 'toaster', which is not eligible: `rlrec arm list` shows all"),
         ({"page": {"pin": {"1": "a1"}}, "arms": ["a2", "a3", "a4"]}, "arm 'a1', which is not eligible"),
         ({"page": {"pin": {"4": "a1"}}}, "pin 4=a1 of the request, and the page has 3 positions"),
         ({"page": {"most": {"shelf": 1}}, "k": 4}, "most shelf=1 of the request may leave no arm for position 4 of 4"),
@@ -302,19 +303,19 @@ def test_a_rule_rests_where_the_past_of_the_person_took_its_arm(shop: Run) -> No
             "arms=a1,a2,@home",
             {"pin": {"1": "a4"}},
             "arm 'a4', which is not eligible",
-            "not active or left out by arms of policy home",
+            ": left out by arms of policy home",
         ),
         (
             "block=@home",
             {"pin": {"2": "a3"}},
             "arm 'a3', which is not eligible",
-            "not active or left out by block of policy home",
+            ": left out by block of policy home",
         ),
         (
             "arms=a1,a2,a4",
             {"least": {"a5": 0.1}},
             "arm 'a5', which is not eligible",
-            "or left out by arms of policy home",
+            ": left out by arms of policy home",
         ),
         ("block=@home", {"least": {"@home": 0.1}}, "group '@home', of which no arm is eligible", "left out by block"),
     ],
@@ -329,6 +330,9 @@ def test_a_rule_of_a_request_is_refused_where_lists_of_the_policy_leave_out_its_
     assert f"of the request names {arm}" in refused["error"]
     assert cause in refused["error"]
     assert answered["slate"][0]["arm"] == "a1"
+    shop("arm", "retire", "a1")
+    refused = shop("recommend", "--input", "-", "--json", stdin=ask(3, page={"pin": {"1": "a1"}}, k=2)).lines[0]
+    assert refused["error"].endswith("eligible: retired: a1; `rlrec arm restore` brings them back")
 
 
 def test_options_that_repeat_a_rule_are_refused(shop: Run) -> None:
