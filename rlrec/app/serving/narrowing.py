@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class Narrower:
         self._persons: dict[str, str] = {}  # by session: its stored user
         self._past_arms: dict[PastRule, Mapping[Owner, frozenset[int]]] = {}
         self._sets: dict[tuple[Any, ...], Narrowed] = {}
+        self._lost_arms = lru_cache(maxsize=MAX_SETS)(_left_of)  # of a full group, the same object for many persons
 
     def check_statements(self, request: Request) -> None:
         """Raises InputError where a request states a score or features of a group, or where its context alone names an
@@ -77,8 +79,8 @@ class Narrower:
         for rule in past:
             if rule not in self._past_arms:
                 self._past_arms[rule] = past_arms(self.unit, rule, set(self._owners.values()), self.cache.groups)
-            lost = _left_of(narrowed, self._past_arms[rule][owner]) - gone
-            gone |= lost
+            lost = self._lost_arms(narrowed, self._past_arms[rule][owner])
+            lost, gone = (lost - gone, gone | lost) if gone else (lost, lost)
             taken.append((f"{rule.name} {rule.text}", len(lost)))
         key = narrowed, past, gone
         if key not in self._sets:
@@ -158,7 +160,7 @@ def past_arms(
             by_arm[arm] = by_arm.get(arm, 0.0) + amount
         excluded = frozenset(arm for arm, amount in by_arm.items() if rule.takes(amount))
         if rule.group:
-            is_full = rule.takes(sum(by_arm[arm] for arm in members & by_arm.keys()))
+            is_full = rule.takes(sum(amount for arm, amount in by_arm.items() if arm in members))
             excluded = members if is_full else frozenset()
         taken[user_id, session_id] = excluded
     return taken
@@ -172,7 +174,5 @@ def holds(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]], groups: dict[st
         for rule in narrowed.past:
             by_rule[rule].add(owner)
     taken = {rule: past_arms(unit, rule, owners, groups) for rule, owners in by_rule.items()}
-    return all(
-        _left_of(narrowed, frozenset().union(*(taken[rule][owner] for rule in narrowed.past))) == narrowed.past_arms
-        for narrowed, owner in pairs
-    )
+    sets = {(narrowed, tuple(taken[rule][owner] for rule in narrowed.past)) for narrowed, owner in pairs}
+    return all(_left_of(narrowed, frozenset().union(*arms)) == narrowed.past_arms for narrowed, arms in sets)
