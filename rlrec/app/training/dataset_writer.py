@@ -209,12 +209,13 @@ class DatasetWriter:
         )  # fmt: skip
         eligible, revision = visits.per_decision("eligible_id"), visits.per_decision("catalogue_revision")
         # a page is one of its other positions, and of the arms that no pin shows
-        slots, size = take(slots, ~slots[PINNED]), np.add.reduceat(~slots[PINNED], first[:-1], dtype=np.int64)
+        is_free = ~slots[PINNED]
+        slots = slots if is_free.all() else take(slots, is_free)
         # the states
         encoded = self._encoded(visits.per_decision("context_id"))
         state = self.model.states(encoded, visits.histories(), revision)
         # remembered arms that are eligible
-        sets, set_index = self._without_pinned(*self._sets(eligible, revision), visits)
+        sets, set_index = self._sets(eligible, revision, self._pinned_arms(visits))
         remembered, n_arms = self._positions(state.arm), len(self.arms)
         codes = np.concatenate([eligible_set.arms + n_arms * number for number, eligible_set in enumerate(sets)])
         code = set_index[state.row] * n_arms + remembered
@@ -230,7 +231,7 @@ class DatasetWriter:
         return VisitRows(
             eligible_sets=sets, name=_digests(names).view(np.uint64), split=visits.per_visit("split"),
             cluster=_digests(names_of_clusters), stratum=stratum, length=np.diff(visits.start),
-            eligible=set_index, size=size,
+            eligible=set_index, size=np.add.reduceat(is_free, first[:-1], dtype=np.int64),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
             default=visits.default.astype(np.int64), x=state.x.astype(np.float32),
@@ -266,20 +267,14 @@ class DatasetWriter:
         ruled = (has_others | np.logical_and.reduceat(is_pinned, visits.first[:-1]))[decision]
         return replace(visits, slots=visits.slots | {PINNED: is_pinned & ~ruled, RULED: ruled})
 
-    def _without_pinned(
-        self, sets: list[EligibleSet], set_index: Ids, visits: EndedVisits
-    ) -> tuple[list[EligibleSet], Ids]:
-        """The eligible sets of decisions without the arms that pins show, and the index of each decision's set."""
-        pinned = np.flatnonzero(visits.slots[PINNED])
-        if not len(pinned):
-            return sets, set_index
+    def _pinned_arms(self, visits: EndedVisits) -> Ids:
+        """The arms that pins show in each decision, (n, p), padded with -1."""
+        pinned, n = np.flatnonzero(visits.slots[PINNED]), len(visits.first) - 1
         decision = np.searchsorted(visits.first, pinned, side="right") - 1
-        first = offsets(np.bincount(decision, minlength=len(set_index)))[decision]
-        pinned_arms = np.full((len(set_index), int((np.arange(len(pinned)) - first).max()) + 1), -1)
-        pinned_arms[decision, np.arange(len(pinned)) - first] = self._positions(visits.slots["arm_id"][pinned])
-        chosen, number = distinct(set_index, *pinned_arms.T)
-        pairs = zip(set_index[chosen].tolist(), pinned_arms[chosen], strict=True)
-        return [EligibleSet(sets[row].catalogue, np.setdiff1d(sets[row].arms, pins)) for row, pins in pairs], number
+        column = np.arange(len(pinned)) - offsets(np.bincount(decision, minlength=n))[decision]
+        arms = np.full((n, int(column.max(initial=-1)) + 1), -1)
+        arms[decision, column] = self._positions(visits.slots["arm_id"][pinned])
+        return arms
 
     def _encoded(self, context_id: Ids) -> Encoded:
         """The encoded contexts of decisions; those of the previous portion are not read again."""
@@ -300,18 +295,20 @@ class DatasetWriter:
         """Indices of arms among all that are trained."""
         return self._order[np.searchsorted(self.arms[self._order], ids)]
 
-    def _sets(self, eligible: Ids, revision: Ids) -> tuple[list[EligibleSet], Ids]:
-        """The eligible sets of decisions with the arms as described at the time, and the index of each decision's set,
-        (n,)."""
+    def _sets(self, eligible: Ids, revision: Ids, pinned_arms: Ids) -> tuple[list[EligibleSet], Ids]:
+        """The eligible sets of decisions without their pinned arms, with the arms as described at the time, and the
+        index of each decision's set, (n,)."""
         epoch = self.model.arm_features.epochs(revision)
-        first, index = distinct(eligible, epoch)
+        first, index = distinct(eligible, epoch, *pinned_arms.T)
         members, sets = contents.eligible_arms(self.unit, set(eligible[first].tolist())), list[EligibleSet]()
-        for set_id, number, at in np.column_stack([eligible, epoch, revision])[first].tolist():
+        for row, set_id, number, at in np.column_stack(
+            [first, eligible[first], epoch[first], revision[first]]
+        ).tolist():
             if number not in self._catalogues:
                 described = Catalogue(self.model.arm_features.encode(self.arms, at))
                 equal = (catalogue for catalogue in self._catalogues.values() if catalogue.digest == described.digest)
                 self._catalogues[number] = next(equal, described)
-            arms = np.sort(self._positions(np.array(members[set_id], np.int64)))
+            arms = np.setdiff1d(self._positions(np.array(members[set_id], np.int64)), pinned_arms[row])
             sets.append(EligibleSet(self._catalogues[number], arms))
         return sets, index
 
