@@ -202,6 +202,9 @@ class Log(Frame):
     def __iter__(self) -> Iterator[Record]:
         return self._read()
 
+    def __repr__(self) -> str:
+        return "<rows of the log: to_pandas(), to_polars() and to_arrow() make a frame of them, a loop reads them>"
+
     def slots(self) -> Log:
         """A row for each slot, with its reward and the keys of its decision."""
         return Log(partial(_rows_of, self._read, "slate"), partial(_inner_schema, "slate"))

@@ -166,6 +166,7 @@ def test_a_frame_in_place_of_a_file_is_refused_in_one_line(store: Recommender) -
 
 def test_a_frame_of_no_decisions_has_its_columns(store: Recommender) -> None:
     log = store.log("since=2099-01-01")
+    assert "to_pandas()" in repr(log)
     assert {"decision_id", "reward", "slate"} <= {*log.to_pandas().columns}
     assert {"arm", "propensity"} <= {*log.slots().to_pandas().columns}
 
