@@ -1,0 +1,233 @@
+"""What a store promises whatever happened in it: policies of random kinds and rules serve random requests, people
+answer, and versions, arms, routes and persons change meanwhile. Then audits find nothing, both databases say the same,
+and so do copies, exports and plain counts."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import CommandResult, Run, empty_store, initialise, runner
+
+FEW, MANY = range(1), range(1, 20)  # stories of each run, and of `pytest -m simulation`
+STILL = ("uniform", "scored", "gradient")  # kinds that serve alike until somebody changes them
+KINDS = (
+    *STILL, "epsilon-greedy", "ucb", "ucb-tuned", "kl-ucb", "thompson", "exp3", "linucb", "lin-thompson", "softmax",
+    "logistic-thompson", "plackett-luce", "squarecb", "long-term", "two-stage",
+)  # fmt: skip
+READING = ("linucb", "lin-thompson", "logistic-thompson", "softmax", "squarecb", "gradient")
+FEATURES = {
+    "context": {"fields": {"hour": {"type": "number", "mean": 12, "scale": 6}, "device": ["ios", "web"]}},
+    "arm": {"fields": {"price": "number", "topic": {"hash": 4}}},
+}
+ESTIMATORS = ("ips,snips,dr,sndr", "clipped-ips:5,switch-dr:5,dros:25", "rips,sips,iips,cascade-dr", "session")
+AS_SERVED = ("ips,snips", "tis,wis", "sips,sn-sips,iips,rips")
+
+
+class Story:
+    """A store's life, which follows from its number alone; the parts of a life that the store refuses are refused
+    everywhere. still: policies that served alike throughout."""
+
+    def __init__(self, run: Run, number: int, folder: Path) -> None:
+        self._run, self._random, self._time = run, Random(number), datetime(2026, 1, 1, tzinfo=UTC)
+        self._features = folder / "features.json"
+        self._features.write_text(json.dumps(FEATURES))
+        self._arms, self.names, self._callers = list[str](), list[str](), list[dict[str, str]]()
+        self._sessions, self._decisions = list[tuple[str, str | None]](), list[tuple[int, int]]()
+        self.still = list[str]()
+        self.has_page_rules = False
+        self._begin()
+        for number_of_round in range(self._random.randint(3, 7)):
+            self._serve()
+            self._answer(number_of_round)
+            for _ in range(self._random.randint(0, 3)):
+                self._change(number_of_round)
+        self._time += timedelta(days=12)
+
+    def run(self, *words: object, **options: Any) -> CommandResult:
+        """A command at the present time, which may be refused and never fails."""
+        result = self._run("--now", self._time.isoformat(), *words, **options)
+        assert result.exit_code in (0, 2, 3, 5, 6), (words, result.stderr)
+        return result
+
+    def evaluate(self, run: Run, *words: object) -> Any:
+        """The rows of an evaluation in some store, or the error."""
+        result = run("--now", self._time.isoformat(), "evaluate", *words, "--json")
+        return result.json if result.exit_code == 0 else result.error["error"]
+
+    @property
+    def log(self) -> list[Any]:
+        return self.run("-q", "export-log", "-", "--reward", "default").lines
+
+    def _chance(self, share: float) -> bool:
+        return self._random.random() < share
+
+    def _begin(self) -> None:
+        draw = self._random
+        self._arms = [f"a{number}" for number in range(draw.randint(3, 8))]
+        rows = list[dict[str, Any]]()
+        for arm in self._arms:
+            features = {"price": draw.randint(1, 20), "topic": draw.choice("xyz"), "shelf": draw.choice("uv")}
+            rows.append({"arm": arm, "features": features, "groups": draw.sample(["g1", "g2"], draw.randint(1, 2))})
+        self.run("arm", "import", "-", stdin=rows)
+        self.run("reward", "define", "durable", "click=0.05,purchase=2,return=1", "--window", "7d")
+        for number in range(draw.randint(1, 4)):
+            kind = draw.choice(KINDS if self._chance(0.6) else STILL)
+            words = (
+                ["--param", f"floor={draw.choice([0.01, 0.05])}"] if kind != "two-stage" and self._chance(0.6) else []
+            )
+            words += ["--reward", "durable"] if self._chance(0.3) else []
+            words += ["--features", str(self._features)] if kind in READING else []
+            words += ["--param", f"model={draw.choice(['shared', 'hybrid'])}"] if kind in READING[:5] else []
+            rules = (
+                f"block={draw.choice(self._arms)}", "not_after=purchase/30d", "not_shown=@g1=2/2d", "most=shelf=1",
+                f"pin=1={draw.choice(self._arms)}", f"least={draw.choice(self._arms)}=0.1",
+            )  # fmt: skip
+            for rule in rules:
+                if self._chance(0.12):
+                    words += ["--param", rule]
+                    self.has_page_rules |= rule.startswith(("most", "pin", "least"))
+            name = f"p{number}"
+            if self.run("policy", "create", name, "--kind", kind, *words).exit_code == 0:
+                self.names.append(name)
+                self.still += [name] if kind in STILL else []
+        self.run("policy", "create", "base", "--kind", "thompson")
+        self.names.append("base")
+        self.run("route", "create", "front", "--to", draw.choice(self.names), "--holdout", "20%")
+        self.run("experiment", "create", "ab", "--variant", "a=base", "--variant", f"b={draw.choice(self.names)}")
+        self._callers = [{"policy": name} for name in [*self.names, "front"]] + [{"experiment": "ab"}]
+
+    def _serve(self) -> None:
+        draw, lines = self._random, list[dict[str, Any]]()
+        for _ in range(draw.randint(5, 50)):
+            if not self._sessions or self._chance(0.5):
+                user = f"u{draw.randint(0, 15)}" if self._chance(0.8) else None
+                self._sessions.append((f"s{len(self._sessions)}", user))
+            session, user = draw.choice(self._sessions)
+            scored = [{"arm": arm, "score": round(draw.gauss(0, 1), 2)} for arm in self._arms]
+            line: dict[str, Any] = {
+                **draw.choice(self._callers), "session": session, "k": draw.choice([1, 1, 1, 2, 3]), "arms": scored,
+                "context": {"hour": draw.randint(0, 23), "device": draw.choice(["ios", "web"])},
+            } | ({} if user is None else {"user": user})  # fmt: skip
+            line |= {"block": [draw.choice(self._arms)]} if self._chance(0.1) else {}
+            line |= {"not_after": ["click/2d"]} if self._chance(0.08) else {}
+            line |= {"not_shown": draw.choice(["2/1d", "@g2=3/1h"])} if self._chance(0.08) else {}
+            if self._chance(0.1):
+                self.has_page_rules = True
+                rules = {"pin": {"1": draw.choice(self._arms)}}, {"most": {"shelf": 1}}, {"least": {"@g1": 0.2}}
+                line |= {"page": draw.choice(rules)}
+            lines.append(line)
+        answers = self.run("recommend", "--input", "-", "--seed", draw.randint(0, 10**9), stdin=lines).lines
+        self._decisions += [(line["decision_id"], len(line["slate"])) for line in answers if "slate" in line]
+        self._time += timedelta(minutes=draw.choice([1, 5, 20]))
+
+    def _answer(self, number: int) -> None:
+        draw, lines = self._random, list[dict[str, Any]]()
+        for decision_id, size in self._decisions[-60:]:
+            if self._chance(0.4):
+                events = draw.choice(
+                    [{"click": 1}, {"purchase": 1}, {"dwell": draw.random()}, {"click": 1, "dwell": 2}]
+                )
+                line = {"decision_id": decision_id, "events": events, "key": f"{decision_id}/{number}"}
+                line |= {"position": draw.randint(1, size)} if self._chance(0.8) else {}
+                lines.append({"decision_id": decision_id, "censor": True} if self._chance(0.05) else line)
+        self.run("feedback", "--input", "-", "--on-error", "quarantine", "--rejects", self._features.with_name("bad"),
+                 stdin=lines)  # fmt: skip
+        self._time += timedelta(minutes=draw.choice([1, 40, 300, 2_000, 6_000]))
+
+    def _change(self, number: int) -> None:
+        draw, name = self._random, self._random.choice(self.names)
+        users = [f"u{user}" for user in draw.sample(range(16), 2)]
+        changes = (
+            ("policy", "rebuild", name), ("policy", "freeze", name),
+            ("policy", "promote", f"{name}@{draw.randint(1, 3)}"),
+            ("arm", "retire", draw.choice(self._arms)), ("arm", "restore", draw.choice(self._arms)), ("settle",),
+            ("arm", "add", f"n{number}"), ("user", "merge", users[0], "--into", users[1]), ("session", "end", "s0"),
+            ("route", "set", "front", "--to", name), ("train-pg", name, "--epochs", "2", "--seed", "1"),
+        )  # fmt: skip
+        change = draw.choice(changes)
+        if self.run(*change).exit_code == 0 and change[:2] == ("arm", "add"):
+            self._arms.append(change[2])
+
+
+STORIES = pytest.mark.parametrize(
+    "number", [*FEW, *(pytest.param(number, marks=pytest.mark.simulation) for number in MANY)]
+)  # fmt: skip
+
+
+def without_log(estimates: Any) -> Any:
+    """Rows of an evaluation but for the name of the log that was read."""
+    return [{**row, "log": None} for row in estimates] if isinstance(estimates, list) else estimates
+
+
+@STORIES
+def test_figures_agree_wherever_they_come_from(sqlite_db: str, tmp_path: Path, number: int) -> None:
+    story = Story(runner(sqlite_db), number, tmp_path)
+    story.run("doctor").done()
+    story.run("db", "copy", "--to", tmp_path / "copy.db", "--yes").done()
+    story.run("export-log", tmp_path / "parquet", "--layout", "parquet")
+    copied, taken = runner(str(tmp_path / "copy.db")), empty_store(tmp_path / "taken.db")
+    for target, estimators in zip(("uniform", story.names[0]) * 2, ESTIMATORS, strict=True):
+        words = (target, "--estimator", estimators, "--reward", "durable")
+        stored = story.evaluate(runner(sqlite_db), *words)
+        assert story.evaluate(copied, *words) == stored
+        in_parquet = story.evaluate(runner(sqlite_db), *words, "--log", f"parquet:{tmp_path / 'parquet'}")
+        assert without_log(in_parquet) == without_log(stored)
+    lines, file = story.log, tmp_path / "log.jsonl"
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    taken("import-log", file, "--layout", "jsonl").done()
+    fields = ("session", "visit", "step", "user", "slate", "events", "log_propensity", "eligible", "context", "state")
+    again = taken("--now", "2027-01-01", "export-log", "-").lines
+    assert [[line[name] for name in fields] for line in again] == [[line[name] for name in fields] for line in lines]
+
+
+@STORIES
+def test_figures_are_those_of_plain_counts(sqlite_db: str, tmp_path: Path, number: int) -> None:
+    story = Story(runner(sqlite_db), number, tmp_path)
+    lines = [line for line in story.log if not any(slot.get("censored") for slot in line["slate"])]
+    visits, earned = defaultdict[Any, set[Any]](set), defaultdict[Any, float](float)
+    for line in lines:
+        unit = ("user", line["user"]) if line["user"] else ("session", line["session"])
+        visits[unit].add((line["session"], line["visit"]))
+        earned[unit] += line["reward"]
+    n_visits = sum(map(len, visits.values()))
+    counted = {
+        "visits": n_visits / len(visits), "decisions_per_visit": len(lines) / n_visits,
+        "reward_per_visit": sum(earned.values()) / n_visits, "reward_per_unit": sum(earned.values()) / len(visits),
+    }  # fmt: skip
+    rows = story.run("outcomes", "--reward", "default", "--json").json["outcomes"]
+    assert {row["metric"]: row["value"] for row in rows if row["metric"] in counted} == pytest.approx(counted)
+    # what served weighs 1 in its own log, whatever rules there were
+    for name in story.still:
+        for estimators in AS_SERVED:
+            words = (f"{name}@1", "--estimator", estimators, "--log", f"policy={name},version=1", "--reward", "default")
+            answer = story.evaluate(runner(sqlite_db), *words)
+            for row in answer if isinstance(answer, list) else ():
+                assert [row["mean_weight"], row["max_weight"]] == pytest.approx([1, 1]), row
+                assert row["value"] == pytest.approx(row["served"]), row
+    if not story.has_page_rules and all(len(line["slate"]) == 1 for line in lines):
+        weight = np.array([1 / len(line["eligible"]) / line["slate"][0]["propensity"] for line in lines])
+        reward = np.array([line["reward"] for line in lines])
+        answer = story.evaluate(
+            runner(sqlite_db), "uniform", "--estimator", "ips,snips", "--log", "all", "--reward", "default"
+        )
+        naive = [float((weight * reward).mean()), float(weight @ reward / weight.sum())]
+        assert [row["value"] for row in answer] == pytest.approx(naive)
+
+
+@STORIES
+def test_both_databases_tell_the_same_story(sqlite_db: str, empty_db: str, tmp_path: Path, number: int) -> None:
+    initialise(empty_db)
+    lite, server = (Story(runner(db), number, tmp_path) for db in (sqlite_db, empty_db))
+    server.run("doctor").done()
+    assert (lite.names, lite.log) == (server.names, server.log)
+    for target in ("uniform", lite.names[-1]):
+        words = (target, "--estimator", "snips,dr,rips,wdr", "--reward", "durable")
+        assert lite.evaluate(runner(sqlite_db), *words) == server.evaluate(runner(empty_db), *words)
