@@ -6,6 +6,8 @@ TYPE_CHECKING = False  # `typing` takes longer to load than the rest of this mod
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
+    from os import PathLike
 
     from rlrec.api import Recommender
 
@@ -13,11 +15,15 @@ __version__ = "0.2.0"
 
 
 def open(  # noqa: A001 (rlrec.open)
-    db: str = "rlrec.db", *, now: str | None = None, notice: Callable[[str], None] | None = None
+    db: str | PathLike[str] = "rlrec.db",
+    *,
+    now: str | datetime | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Recommender:
     """The store at a path or URL, for notebooks and programs: it must exist (`rlrec init`).
 
-    now: a clock in place of the database's. notice: takes lines that a person should know [default: to stderr]."""
+    now: a clock in place of the database's, such as +1h. notice: takes lines that a person should know [default: to
+    stderr]."""
     from rlrec.api import Recommender
 
-    return Recommender(db, now=now, notice=notice)
+    return Recommender(str(db), now=None if now is None else str(now), notice=notice)

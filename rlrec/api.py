@@ -21,8 +21,8 @@ from rlrec.cli.doors.frames import Frame, Records, Result, library, record
 from rlrec.cli.output import plain
 from rlrec.cli.program.shared import Settings
 from rlrec.cli.text.lines import decode
+from rlrec.cli.text.values import parse_clock
 from rlrec.errors import InputError, suggest
-from rlrec.times import parse as parse_time
 
 __all__ = ["Log", "Namespace", "Recommender", "Records", "Result"]
 
@@ -74,7 +74,7 @@ class Recommender(Commands):
         from rlrec.app.opening import Store
 
         self._db = db
-        self.store = Store(db, now=None if now is None else parse_time(now), notice=notice or _to_stderr)
+        self.store = Store(db, now=None if now is None else parse_clock(now), notice=notice or _to_stderr)
         self._thread = _Thread()
 
     def __enter__(self) -> Recommender:

@@ -204,8 +204,8 @@ def _portions(source: Source, name: str) -> Iterator[Cells]:
     try:
         if not isinstance(source, str):
             pa = load_pyarrow()
-            is_pandas = hasattr(source, "itertuples")  # a frame, and no series
-            frame = pa.Table.from_pandas(source, preserve_index=False) if is_pandas else pa.table(source)
+            # a frame of pandas has `merge`, a series has not
+            frame = pa.Table.from_pandas(source, preserve_index=False) if hasattr(source, "merge") else pa.table(source)
             yield from (batch.to_pydict() for batch in frame.to_batches(max_chunksize=PORTION))
             return
         with open(source, "rb") as file:

@@ -58,7 +58,7 @@ def dumps_fields(values: Mapping[str, Any]) -> str:
     if not text.startswith(("Out of range", "cannot show")):  # a cycle, or a key that is no text
         raise InputError(text)
     message = "JSON has no NaN and no infinity" if text.startswith("Out of range") else text
-    raise InputError(message, hint="leave out what is missing", field=_first_unwritable(values))
+    raise InputError(message, hint="leave out what is missing; give text or numbers", field=_first_unwritable(values))
 
 
 def _first_unwritable(values: Mapping[str, Any]) -> str:

@@ -236,6 +236,14 @@ def test_a_group_is_called_as_its_command_show(store: Recommender) -> None:
         store.db()
 
 
+def test_a_store_is_opened_by_a_path_at_a_time_of_the_library(store_file: str) -> None:
+    for now in (CLOCK, datetime(2026, 3, 1), pandas.Timestamp("2026-03-01T01:00", tz="Europe/Berlin")):
+        with rlrec.open(Path(store_file), now=now) as opened:
+            assert opened.status().at == "2026-03-01T00:00:00.000000Z"
+    with rlrec.open(store_file, now="+1h") as opened:
+        assert datetime.fromisoformat(opened.status().at) > datetime.now(UTC) + timedelta(minutes=59)
+
+
 def test_a_store_can_be_made(tmp_path: Path) -> None:
     with rlrec.open(str(tmp_path / "new.db")) as store:
         with pytest.raises(CheckFailed):

@@ -320,9 +320,14 @@ def clusters(slots: Columns, unit: str) -> Ids:
 
 
 def person_visits(
-    columns: Columns, *, timeout_us: int, now: int, imported_to: int = 0, by_session: bool = False,
+    columns: Columns,
+    *,
+    timeout_us: int,
+    now: int,
+    imported_to: int = 0,
+    by_session: bool = False,
     any_user: bool = True,
-) -> Visits:  # fmt: skip
+) -> Visits:
     """The visits of persons. A visit without an end ends when the timeout after its last decision is over. imported_to:
     the newest imported decision, after which nobody would see who comes again; by_session: whether the unit is the
     session; any_user: whether the store has any user."""
