@@ -69,7 +69,7 @@ class StudyFold:
         self._contexts = None if study.segment is None else ContextCache(unit, fields=[study.segment])
         self.any_user = sessions.any_user(unit)
         self._timeout_us = settings.get(unit).session_timeout_us
-        self._imported_to = decisions.newest(unit, imported=True) if selected.may_be_imported(unit) else None
+        self._import_end = decisions.newest(unit, imported=True) if selected.may_be_imported(unit) else None
         # the times in which units were assigned, and in which they were served; None where ages do not matter
         ageing = study.experiment if study.by == "variant" and study.age_us is None else None
         needs_age = ageing is not None or study.age_us is not None or study.by in study_figures.LIVES
@@ -105,7 +105,7 @@ class StudyFold:
         """The sums of each portion, for this fold and for others, whose logs are this log from later times on."""
         for columns, batch in self._portions():
             visits = log_rows.person_visits(
-                columns, timeout_us=self._timeout_us, now=self.unit.now, imported_to=self._imported_to or 0,
+                columns, timeout_us=self._timeout_us, now=self.unit.now, import_end=self._import_end or 0,
                 by_session=self.study.by_session, any_user=self.any_user,
             )  # fmt: skip
             pages, sums = self._pages(batch), list[StudySums]()

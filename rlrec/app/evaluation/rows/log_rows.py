@@ -320,15 +320,9 @@ def clusters(slots: Columns, unit: str) -> Ids:
 
 
 def person_visits(
-    columns: Columns,
-    *,
-    timeout_us: int,
-    now: int,
-    imported_to: int = 0,
-    by_session: bool = False,
-    any_user: bool = True,
+    columns: Columns, *, timeout_us: int, now: int, import_end: int = 0, by_session: bool = False, any_user: bool = True
 ) -> Visits:
-    """The visits of persons. A visit without an end ends when the timeout after its last decision is over. imported_to:
+    """The visits of persons. A visit without an end ends when the timeout after its last decision is over. import_end:
     the newest imported decision, after which nobody would see who comes again; by_session: whether the unit is the
     session; any_user: whether the store has any user."""
     from rlrec.ope.sums.unit_visits import FAR_FUTURE, Visits
@@ -339,7 +333,7 @@ def person_visits(
         person=person, unit=clusters(columns, "session") if by_session else person, started_at=columns["started_at"],
         ended_at=np.where(has_ended, columns["ended_at"], lapsed_at), is_over=has_ended | (now > lapsed_at),
         recognised=(columns["user_id"] != ABSENT) | (not any_user),
-        horizon=np.where(columns["started_at"] <= imported_to, imported_to, FAR_FUTURE),
+        horizon=np.where(columns["started_at"] <= import_end, import_end, FAR_FUTURE),
     )  # fmt: skip
 
 
