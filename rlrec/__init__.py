@@ -15,11 +15,9 @@ __version__ = "0.2.0"
 
 
 def open(  # noqa: A001 (rlrec.open)
-    db: str | PathLike[str] = "rlrec.db",
-    *,
-    now: str | datetime | None = None,
+    db: str | PathLike[str] = "rlrec.db", *, now: str | datetime | None = None,
     notice: Callable[[str], None] | None = None,
-) -> Recommender:
+) -> Recommender:  # fmt: skip
     """The store at a path or URL, for notebooks and programs: it must exist (`rlrec init`).
 
     now: a clock in place of the database's, such as +1h. notice: takes lines that a person should know [default: to
