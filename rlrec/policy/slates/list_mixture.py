@@ -183,7 +183,8 @@ class SampledLists(Sequence[Scores]):
         return len(self._lists)
 
     def __getitem__(self, number: int) -> Sampled:  # type: ignore[override]  # no slices
-        return Sampled(self._scores.decision_scores(self._seed, number).values[:, self._lists[number]])
+        values = self._scores.decision_scores(self._seed, number).values[:, self._lists[number]]
+        return Sampled(values, np.arange(values.shape[1]))
 
     def uniforms(self, number: int, size: int) -> Array:
         """The uniforms with which a slate of `size` positions is drawn from a list, (1, size)."""

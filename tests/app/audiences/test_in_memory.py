@@ -66,7 +66,7 @@ def test_the_uniform_policy_regrets_the_gap_of_the_means() -> None:
         Beta(np.array([2.0, 3.0, 1.0]), np.array([3.0, 4.0, 1.0])),
         Gaussian(np.array([0.0, 0.5, 1.0]), np.array([1.0, 0.5, 0.2])),
         Gumbel(np.array([0.0, 1.0, -np.inf])),
-        Sampled(np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 1.0], [0.0, 3.0, 3.0]])),
+        Sampled(np.array([[1.0, 0.0, 0.0], [0.0, 2.0, 1.0], [0.0, 3.0, 3.0]]), np.arange(3)),
     ],
 )
 def test_arms_are_drawn_from_the_exact_distribution(scores: Scores) -> None:

@@ -36,7 +36,7 @@ def test_a_share_is_the_count_of_samples() -> None:
 
 
 def test_equal_bests_share_a_sample() -> None:
-    samples = Sampled(np.array([[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]]))
+    samples = Sampled(np.array([[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]]), np.arange(3))
     assert slate.first(samples, floor=0.0).tolist() == [0.75, 0.25, 0.0]
     assert slate.conditionals(samples, np.array([[0, 1, 2]]), floor=0.0).tolist() == [[0.75, 0.5, 1.0]]
 

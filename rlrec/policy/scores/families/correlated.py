@@ -49,8 +49,11 @@ class Correlated:
         shared = self.samples * (rows.shape[1] - 1)
         noises = 0 if self.arm_noise is None else self.samples * len(self)
         z = sampler.normals(seed, decision, start=SAMPLING, count=shared + noises)
-        values = (z[:shared].reshape(self.samples, -1) @ rows[:, 1:].T + rows[:, 0]).take(row, axis=1)
-        return Sampled(values if self.arm_noise is None else values + self.arm_noise * z[shared:].reshape(values.shape))
+        values = z[:shared].reshape(self.samples, -1) @ rows[:, 1:].T + rows[:, 0]
+        if self.arm_noise is None:
+            return Sampled(values, row)
+        values = values.take(row, axis=1)
+        return Sampled(values + self.arm_noise * z[shared:].reshape(values.shape), np.arange(len(self)))
 
     def simulate_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
         """The values that rank the arms at each position of simulated slates, each of a separate decision, (size, runs,
@@ -74,26 +77,32 @@ class Correlated:
 
 @dataclass(frozen=True, eq=False)
 class Sampled:
-    """The samples of one decision; at every position an independent one of them ranks the arms that are left. values
-    (samples, m), in the unit of the reward."""
+    """The samples of one decision; at every position an independent one of them ranks the arms that are left. distinct
+    (samples, u): values in the unit of the reward; column (m,): that of each arm, since equal arms share one."""
 
-    values: Array
+    distinct: Array
+    column: Index
     is_ruled: ClassVar[bool] = False
 
     def __len__(self) -> int:
-        return self.values.shape[1]
+        return len(self.column)
+
+    @property
+    def values(self) -> Array:
+        """The values of each arm, (samples, m)."""
+        return self.distinct.take(self.column, axis=1)
 
     @property
     def samples(self) -> int:
-        return len(self.values)
+        return len(self.distinct)
 
     def order(self, positions: int, *, earlier_order: Order | None = None) -> SampledOrder:
         return SampledOrder(self)
 
     @cached_property
     def best(self) -> tuple[Index, Index]:
-        """The samples and their best arms; a sample has several entries where arms tie."""
-        return best_of_rows(self.values)
+        """The samples and their best columns; a sample has several entries where these tie."""
+        return best_of_rows(self.distinct)
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.values[rng.integers(self.samples, size=shape[0])]
@@ -141,16 +150,19 @@ class SampledOrder(Order):
     def _best(self, prefix: frozenset[int]) -> Array:
         """Fraction of the samples in which each arm is the best of those not above, (m,)."""
         if prefix not in self._by_prefix:
-            (n, m), upper_arms, (sample, arm) = self.sampled.values.shape, list(prefix), self.sampled.best
-            is_left = np.ones(m, np.bool_)
-            is_left[upper_arms] = False
-            stays = is_left[arm]
-            sample, arm = sample[stays], arm[stays]
+            sampled, upper_arms = self.sampled, list(prefix)
+            sample, column = sampled.best
+            n_left = np.bincount(np.delete(sampled.column, upper_arms), minlength=sampled.distinct.shape[1])
+            stays = n_left[column] > 0
+            sample, column = sample[stays], column[stays]
             # of samples whose best arms are all above, the best of the others
-            lost = np.flatnonzero(np.bincount(sample, minlength=n) == 0)
-            values = self.sampled.values[lost]
-            values[:, upper_arms] = -np.inf
-            row, lower_arm = best_of_rows(values)
-            sample, arm = np.r_[sample, lost[row]], np.r_[arm, lower_arm]
-            self._by_prefix[prefix] = np.bincount(arm, 1 / np.bincount(sample)[sample], minlength=m) / n
+            lost = np.flatnonzero(np.bincount(sample, minlength=sampled.samples) == 0)
+            values = sampled.distinct[lost]
+            values[:, n_left == 0] = -np.inf
+            row, lower_column = best_of_rows(values)
+            sample, column = np.r_[sample, lost[row]], np.r_[column, lower_column]
+            ties = np.bincount(sample, n_left[column])
+            best = (np.bincount(column, 1 / ties[sample], minlength=len(n_left)) / sampled.samples)[sampled.column]
+            best[upper_arms] = 0.0
+            self._by_prefix[prefix] = best
         return self._by_prefix[prefix]
