@@ -153,10 +153,8 @@ class SampledOrder(Order):
             sampled, upper_arms = self.sampled, list(prefix)
             sample, column = sampled.best
             n_left = np.bincount(np.delete(sampled.column, upper_arms), minlength=sampled.distinct.shape[1])
-            stays = n_left[column] > 0
-            sample, column = sample[stays], column[stays]
             # of samples whose best arms are all above, the best of the others
-            lost = np.flatnonzero(np.bincount(sample, minlength=sampled.samples) == 0)
+            lost = np.flatnonzero(np.bincount(sample, n_left[column], minlength=sampled.samples) == 0)
             values = sampled.distinct[lost]
             values[:, n_left == 0] = -np.inf
             row, lower_column = best_of_rows(values)
