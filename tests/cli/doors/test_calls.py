@@ -160,7 +160,7 @@ def test_what_is_no_frame_is_refused(store: Recommender) -> None:
 
 def test_a_frame_in_place_of_a_file_is_refused_in_one_line(store: Recommender) -> None:
     with pytest.raises(InputError, match=r"got DataFrame\n") as refused:
-        store.import_log(pandas.DataFrame({"arm": ["x"]}), layout="parquet")  # type: ignore[arg-type]
+        store.import_log(pandas.DataFrame({"arm": ["x"]}), layout="parquet")
     assert "to_parquet" in (refused.value.hint or "")
 
 
