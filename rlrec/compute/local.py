@@ -27,7 +27,7 @@ class _PartitionWork(NamedTuple):
 
 
 class Processes:
-    """An engine with `jobs` processes, which are started when first needed."""
+    """An engine with `jobs` processes, which are started with the first task."""
 
     mixed = False  # all have the same processor
 
@@ -41,6 +41,8 @@ class Processes:
         retries: list[_PartitionWork] = []
         busy: dict[_Process, _PartitionWork] = {}
         deaths: Counter[int] = Counter()
+        # the processes load their modules while the first partition is read
+        self._idle += [_Process(self._runner) for _ in range(len(self._idle), self._jobs)]
         with DefaultSelector() as selector:
             try:
                 while True:

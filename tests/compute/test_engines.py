@@ -14,7 +14,7 @@ import pytest
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.passes import Workers
 from rlrec.app.judging import evaluate, exposure
-from rlrec.compute import ENVIRONMENT, cluster
+from rlrec.compute import ENVIRONMENT, cluster, local
 from rlrec.compute.cluster import Cluster, Fingerprint, SchedulerAbsent, fingerprint, is_mixed
 from rlrec.compute.local import Processes
 from rlrec.compute.packing import pack, unpack
@@ -54,6 +54,12 @@ def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_processes_give_the_same_bits(served: str) -> None:
     assert judged(served, Workers(jobs=2), by="hour") == judged(served, by="hour")
+
+
+def test_a_log_of_one_partition_starts_no_process(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs.in_batches(monkeypatch, 10_000)
+    monkeypatch.setattr(local, "COMMAND", ["false"])
+    assert judged(served, Workers(jobs=2)) == judged(served)
 
 
 @pytest.mark.slow

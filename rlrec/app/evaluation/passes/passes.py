@@ -63,6 +63,7 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: 
     packed, number = packing.pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
     partitions: Iterator[Partition]
+    engine = None if number == 1 else engine  # others would take longer to start
     if folder and engine is not None:  # each worker reads the files of its partitions
         partitions = (Partition(index, None, log) for index, log in enumerate(folder.split(number)))
     else:
