@@ -193,7 +193,7 @@ HINTS = {
     "again when its rewards have come",
     "no-users": f"log the user of each session; only if each is another person, {_EVALUATE} --cluster session`",
     "repeated-rows": "`rlrec import-log FILE` into a new store, each decision once",
-    "machine-sessions": "`rlrec log exclude bots --machines` leaves out those that `rlrec doctor` names",
+    "machine-sessions": "`rlrec log exclude bots --machines` leaves out those that doctor names",
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
     "in-sample": _EXPERIMENT,
     SERVED: "`rlrec outcomes --by policy` shows what it earned as it served; a holdout of a route tells its worth",
