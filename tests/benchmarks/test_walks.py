@@ -10,7 +10,7 @@ from tests.benchmarks.walks import Walk, code_lines, crossed
 from tests.conftest import Run
 
 REACHED = {"recommend": Walk(59, 436, 297), "feedback": Walk(32, 195, 117)}
-LINES = 52_560
+LINES = 52_561
 
 
 @pytest.mark.parametrize("name", REACHED)

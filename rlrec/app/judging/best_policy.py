@@ -308,15 +308,18 @@ def _long_term(
 
 
 def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:
-    """The sentence that names the best candidate, or the serving policy where no candidate is surely better."""
+    """The sentence that names the best candidate, with its doubt; where that is what serves, the one that may be
+    better, too."""
     best, start, beside = candidates[0], f"best known for {reward} in the long run", ""
     serving = next((row for row in candidates if row["serves"]), None)
     if serving is not None and (best is serving or best["lower"] <= max(0.0, serving["gain"])):
-        start = f"{start}: {serving['name']}, which serves"
-        best = max((row for row in candidates if row is not serving), key=lambda row: row["gain"], default=serving)
-        if best["gain"] <= max(0.0, serving["gain"]):
-            return f"{start}, by this log as good as any"
-        start, beside = f"{start}; perhaps better", f"; {serving['name']} {serving['gain']:+.2g}"
+        serves = f"{serving['name']}, which serves"
+        rival = max((row for row in candidates if row is not serving), key=lambda row: row["gain"], default=serving)
+        if rival["gain"] <= max(0.0, serving["gain"]):
+            return f"{start}: {serves}, by this log as good as any"
+        is_first = best is serving
+        start = f"{start}: {serves}; perhaps better" if is_first else f"perhaps best for {reward} in the long run"
+        best, beside = rival, f"; {serving['name'] if is_first else f'{serves},'} {serving['gain']:+.2g}"
     bounds = ", ".join(f"{best[name]:+.2g}" for name in ("lower", "upper"))
     doubt = "" if best["lower"] > 0 else ", which this log alone cannot be sure of"
     figures = f"{best['gain']:+.2g} {reward} a page [{bounds}] above what this log shows, to first order{doubt}{beside}"
