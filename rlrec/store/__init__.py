@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -107,8 +107,7 @@ class Store:
         while True:
             began = False
             try:
-                with self._transaction(write=False) as connection:
-                    unit = self._unit(connection)
+                with self._transaction(write=False) as connection, closing(self._unit(connection)) as unit:
                     unit.folder, began = self.folder, True
                     yield unit
                 return
@@ -177,8 +176,11 @@ class Store:
         attempt, reconnection = 0, _Reconnection(self)
         while attempt < ATTEMPTS:
             try:
-                with self._transaction(write=True, references_hold=references_hold, lazy=lazy) as connection:
-                    unit = self._unit(connection, write=True)
+                options = {"references_hold": references_hold, "lazy": lazy}
+                with (
+                    self._transaction(write=True, **options) as connection,
+                    closing(self._unit(connection, write=True)) as unit,
+                ):
                     unit.repeatable, unit.gathers = repeatable, True
                     result = work(unit)
                     unit.send()

@@ -126,3 +126,16 @@ def test_rows_that_nobody_reads_on_can_outlive_their_store(store: Store) -> None
         assert next(portions) == [("a",), ("b",), ("c",)]
     store.close()
     portions.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_unit_closes_its_cursor(store: Store, writes: bool) -> None:
+    """Else the garbage collector may close it in a thread that has SQLite's lock: that waits for this connection, which
+    waits for the lock."""
+    if writes:
+        cursor = store.write(lambda unit: unit.driver)
+    else:
+        with store.read() as unit:
+            cursor = unit.driver
+    with pytest.raises(Exception, match="closed"):
+        cursor.execute("SELECT 1")
