@@ -14,7 +14,6 @@ from rlrec.app.distributions import exact
 from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.requests import session
-from rlrec.app.serving import decision_json
 from rlrec.app.serving.draws import unsigned
 from rlrec.app.serving.requests import Answer
 from rlrec.arrays import Array, Index, finite_or_none
@@ -66,7 +65,7 @@ class Result(Answer):
     agrees: bool | None
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, float] | None]
-    events: list[decision_json.EventJson]
+    events: list[session.TimelineEvent]
     reward_definition: str
     reward: float
 

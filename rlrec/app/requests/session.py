@@ -43,12 +43,18 @@ class TimelineSlot(decision_json.SlotJson):
     reward: float
 
 
+class TimelineEvent(decision_json.EventJson):
+    """One event. late: it came after the window of the reward, which does not count it."""
+
+    late: bool
+
+
 # One decision of a visit.
 Step = TypedDict("Step", {
     "decision_id": int, "request_id": str | None, "step": int, "at": str, "policy": str, "version": int,
     "experiment": str | None, "variant": str | None, "context": dict[str, Any], "state": dict[str, Any],
     "propensity": float | None, "log_propensity": float | None, "slate": list[TimelineSlot],
-    "events": list[decision_json.EventJson], "reward": float, "return": NotRequired[float],
+    "events": list[TimelineEvent], "reward": float, "return": NotRequired[float],
 })  # fmt: skip
 
 
@@ -146,7 +152,7 @@ def records(unit: Unit, logged: Mapping[int, Decision], reward: Reward | None = 
     shown: dict[int, dict[str, Any]] = {}
     for number, decision in logged.items():
         received, definition = events_of.get(number, []), reward or versions[decision.version_id].reward
-        positions = [slot.position for slot in decision.slots]
+        positions, last = [slot.position for slot in decision.slots], decision.at + definition.window_us
         earned = rewards_of(definition, received, served_at=decision.at, shown=positions)
         slate = [
             entry | {"censored": slot.censored, "reward": earned[slot.position]}
@@ -154,8 +160,11 @@ def records(unit: Unit, logged: Mapping[int, Decision], reward: Reward | None = 
         ]
         shown[number] = answers[number] | {
             "context": parse(bodies[decision.context_id], f"body of context {decision.context_id}"),
-            "state": states[number], "slate": slate, "events": decision_json.events(received),
-            "reward": sum(earned.values()),
+            "state": states[number], "slate": slate, "reward": sum(earned.values()),
+            "events": [
+                entry | {"late": event.at > last and event.kind != events.CENSOR}
+                for entry, event in zip(decision_json.events(received), received, strict=True)
+            ],
         }  # fmt: skip
     return shown
 

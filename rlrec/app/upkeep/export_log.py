@@ -57,8 +57,7 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
         slate_events = [event for event in stored_events.get(number, ()) if event.kind != CENSOR]
         source = json.loads(decision.source) if decision.source else {}
         reward, shown = definition or versions[decision.version_id].reward, [slot.position for slot in decision.slots]
-        # as estimates count them
-        earned = partial(rewards_of, events=slate_events, served_at=decision.at, shown=shown, settled_only=True)
+        earned = partial(rewards_of, events=slate_events, served_at=decision.at, shown=shown)
         rewards = earned(reward)
         record = _with_slots({**answers[number]}, decision) | {
             "context": parse(contexts[decision.context_id], f"body of context {decision.context_id}"),

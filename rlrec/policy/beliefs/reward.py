@@ -28,16 +28,15 @@ def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, 
 
 
 def rewards_of(
-    definition: Reward, events: Iterable[Event], *, served_at: int, shown: Iterable[int], settled_only: bool = False
+    definition: Reward, events: Iterable[Event], *, served_at: int, shown: Iterable[int]
 ) -> dict[int | None, float]:
     """The reward of each slot, by position, and under None the reward from the events of the page itself, which has no
-    default and no clip. settled_only: as in `slot_reward`."""
+    default and no clip. Only events inside the window count, as in estimates."""
     by_slot = by_position(events)
     earned: dict[int | None, float] = {
-        slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at, settled_only=settled_only)
-        for slot in shown
+        slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at, settled_only=True) for slot in shown
     }
-    of_page = _terms(definition, by_slot.get(None, ()), served_at=served_at, settled_only=settled_only)
+    of_page = _terms(definition, by_slot.get(None, ()), served_at=served_at, settled_only=True)
     return earned | {None: fsum(of_page)}
 
 

@@ -57,7 +57,7 @@ def shop(store: Store) -> Store:
 def test_the_page_seen_last_is_credited(shop: Store) -> None:
     answer = credited(shop, rule())
     assert (answer.user, answer.events, answer.duplicates) == ("u", 1, 0)
-    assert answer.credited == [{"decision_id": 3, "position": None, "share": 1.0, "reward": 1.0}]
+    assert answer.credited == [{"decision_id": 3, "position": None, "share": 1.0, "reward": 0.0}]  # late
     with shop.read() as unit:
         (event,) = events.by_decision(unit, [1, 2, 3, 4])[3]
     assert (event.position, event.kind, event.value, event.at) == (None, "click", 1.0, START + 5 * HOUR)
@@ -285,7 +285,7 @@ def test_every_door_takes_such_lines(shop: Store, run: Run, db: str) -> None:
         "accepted": 2, "duplicates": 1, "rejected": 0,
     }  # fmt: skip
     piped = run(*now, "pipe", stdin=json.dumps({"op": "feedback", **lines[0]}) + "\n").lines
-    assert piped[0]["credited"] == [{"decision_id": 2, "position": 1, "share": 1.0, "reward": 1.0}]
+    assert piped[0]["credited"] == [{"decision_id": 2, "position": 1, "share": 1.0, "reward": 0.0}]
     with rlrec.open(db, now=now[1]) as store:
         answer = store.feedback(user="u", events={"click": 1}, window=timedelta(hours=6), credit="spread")
         assert [row["share"] for row in answer["credited"]] == [1 / 3] * 3

@@ -79,8 +79,14 @@ def _title(result: app.decision.Result) -> list[str]:
         *([f"features: {_features(result['features'])}"] if "features" in result else []),
         *candidates_text(result, first=N_ARMS),
         f"propensity {cell(result['propensity'])}{condition}, "
-        f"reward {cell(result['reward'])} ({result['reward_definition']})",
+        f"reward {cell(result['reward'])} ({result['reward_definition']}){_events(result, None)}",
     ]
+
+
+def _events(result: app.decision.Result, position: int | None) -> str:
+    """The events of a slot, or of the page, behind its reward; empty where none came."""
+    events = events_text(result["events"], position, for_person=True)
+    return f", events {events}" if events else ""
 
 
 def _features(named: dict[str, float] | None) -> str:
@@ -100,7 +106,7 @@ def _slots(result: app.decision.Result) -> list[str]:
     lines = [
         f"position {slot['position']}: {slot['arm']}, propensity {cell(slot['propensity'])} "
         f"(derived {cell(slot['derived_propensity'])}), marginal {cell(slot['marginal'])}, "
-        f"reward {cell(slot['reward'])}"
+        f"reward {cell(slot['reward'])}{_events(result, slot['position'])}"
         for slot in cast(Any, result["slate"])
     ]
     return [*lines, f"stored probabilities {verdict[result['agrees']]}"]

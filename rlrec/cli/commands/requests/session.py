@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import exp
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ MARKS = ("censor", "uncensor")  # events without a value
 COLUMNS = ("session", "user", "visits", "decisions", "last_at")
 
 if TYPE_CHECKING:
-    from rlrec.app.serving.decision_json import EventJson
+    from rlrec.app.requests.session import TimelineEvent
     from rlrec.app.serving.requests import Answer
 
 
@@ -91,13 +91,13 @@ def _rows(step: app.session.Step) -> Iterator[list[Any]]:
     head += [pairs(brief_context(step["context"])), pairs(brief(step["state"]))]
     single = len(step["slate"]) == 1
     for number, slot in enumerate(step["slate"]):
-        events = events_text(step["events"], slot["position"], number=cell)
+        events = events_text(step["events"], slot["position"], for_person=True)
         events += " (censored)" if slot["censored"] else ""
         reward = step["reward"] if single else slot["reward"]
         line = [slot["position"], slot["arm"], slot["propensity"], events.strip(), reward]
         yield (head if number == 0 else [None] * len(head)) + line + [step["return"] if single else None]
     if not single:
-        events = events_text(step["events"], None, number=cell)
+        events = events_text(step["events"], None, for_person=True)
         page = [None, "(page)", step["propensity"], events, step["reward"], step["return"]]
         yield [None] * len(head) + page
 
@@ -112,11 +112,13 @@ def brief_context(context: dict[str, Any]) -> dict[str, Any]:
     return context | {"@arms": f"{len(context['@arms'])} described"} if "@arms" in context else context
 
 
-def events_text(events: Sequence[EventJson], position: int | None, *, number: Callable[[float], str] = repr) -> str:
-    """The events of a slot (of the page where `position` is None), in the form that `feedback` takes. number: formats a
-    value, by default exactly."""
+def events_text(events: Sequence[TimelineEvent], position: int | None, *, for_person: bool = False) -> str:
+    """The events of a slot (of the page where `position` is None), in the form that `feedback` takes; for a person,
+    values are rounded, and events after the window are marked."""
+    number = cell if for_person else repr
     return " ".join(
-        event["kind"] if event["kind"] in MARKS else f"{event['kind']}={number(event['value'])}"
+        (event["kind"] if event["kind"] in MARKS else f"{event['kind']}={number(event['value'])}")
+        + " (late)" * (for_person and event["late"])
         for event in events
         if event["position"] == position
     )

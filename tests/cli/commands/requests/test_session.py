@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -56,6 +57,23 @@ def test_timeline_has_state_slate_events_reward_and_return(ready: Any) -> None:
         (2, 1.0, "f1"),
         (None, 3.0, None),
     ]
+
+
+def test_events_after_the_window_are_marked_and_count_nowhere(ready: Any) -> None:
+    ask(ready, "00:00:00Z", "-k", "2")
+    for time, words, reward in (
+        ("00:30:00Z", ("--position", "1"), 1.0),
+        ("00:31:00Z", ("--position", "2"), 0.0),
+        ("00:31:00Z", (), 1.0),
+    ):
+        answer = ready("--now", DAY + time, "feedback", 1, "click", *words, "--json").json
+        assert answer["reward"] == reward
+    later = partial(ready, "--now", DAY + "02:00:00Z")
+    for row in (show(ready, "02:00:00Z")["decisions"][0], later("decision", "show", 1, "--json").json):
+        assert (row["reward"], [event["late"] for event in row["events"]]) == (1.0, [False, True, True])
+    assert later("export-log", "-").lines[0]["reward"] == 1.0
+    for command in ("session show s1", "decision show 1"):
+        assert later(*command.split()).stdout.count("click=1 (late)") == 2
 
 
 def test_end_opens_visit_2_at_step_0(ready: Any) -> None:
