@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, BinaryIO
@@ -24,14 +25,28 @@ from rlrec.cli.program.shared import (
     suggest_next,
 )
 from rlrec.cli.text import lines
-from rlrec.cli.text.values import DURATION, FILE, JSON_FILE, NAME, Integer, Registered
-from rlrec.errors import quantity
+from rlrec.cli.text.text import truncate
+from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, Integer, Registered
+from rlrec.errors import InputError, quantity
 
 POLL_US = 1_000_000  # between two reads of a file
 
 
+def _check_files(_: click.Context, __: click.Parameter, files: Sequence[str]) -> Sequence[str]:
+    """The files. Raises InputError for a folder, with what reads it."""
+    for folder in filter(os.path.isdir, files):
+        hint = f"name its files: {folder}/*"
+        if os.path.exists(os.path.join(folder, "manifest.json")):
+            hint = f"export-log wrote it; it needs no import: `rlrec evaluate uniform --log parquet:{folder}`"
+        raise InputError(f"{truncate(folder)} is a folder, and import-log reads files", hint=hint)
+    return files
+
+
 @click.command("import-log", cls=GroupedCommand, epilog="`rlrec help import-log` explains layouts, maps and states.")
-@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE|-...")
+@click.argument(
+    "files", type=click.Path(exists=True, allow_dash=True), nargs=-1, required=True, metavar="FILE|-...",
+    callback=_check_files,
+)  # fmt: skip
 @option_group(
     "Which log",
     click.option(

@@ -49,6 +49,20 @@ def test_several_files_one_of_them_packed(run_sqlite: Run, tmp_path: Path) -> No
     assert result.json == summary(accepted=3, duplicates=1)
 
 
+@pytest.mark.parametrize(
+    ("file", "words", "way"),
+    [
+        ("a.csv", ["--layout", "csv"], "name its files: {}/*"),
+        ("manifest.json", [], "`rlrec evaluate uniform --log parquet:{}`"),
+    ],
+)
+def test_a_folder_is_refused_with_what_to_do(
+    run_sqlite: Run, tmp_path: Path, file: str, words: list[str], way: str
+) -> None:
+    (tmp_path / file).touch()
+    assert way.format(tmp_path) in run_sqlite("import-log", tmp_path, *words).failed(2)
+
+
 def test_an_error_names_its_own_file(run_sqlite: Run, tmp_path: Path) -> None:
     item, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
     item.write_text(LINE % "s1")
