@@ -275,13 +275,14 @@ def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
 
 
 def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list[Any]]]:
-    """The headers and rows of a table of the variants of experiments: who got them, and their rewards."""
+    """The headers and rows of a table of the variants of experiments: their units that count, and their rewards."""
     headers = [
         "experiment", "from", "to", "status", "split", "variant", "policy", "share", "got it", "reward",
         "per unit", "lower", "upper", "per 1,000", "in total",
     ]  # fmt: skip
     rows = list[list[Any]]()
     for answer in answers:
+        counted = {row["group"]: row["units"] for row in answer["outcomes"] if row["metric"] == "visits"}
         for variant in answer["variants"]:
             earned = [
                 [row["reward"], *_scaled(row, 1), *(row["value"] and row["value"] * n for n in (1000, row["units"]))]
@@ -292,7 +293,7 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
             split = None if p_value is None else "as defined" if p_value >= sentences.ALARM else "not as defined"
             names = [answer["experiment"], *_days(answer), answer["status"], split]
             names += [variant["variant"], variant["policy"], percent(variant["weight"])]
-            units = quantity(variant["units"], answer["unit"])
+            units = quantity(counted.get(variant["variant"], variant["units"]), answer["unit"])
             rows += [[*names, units, *figures] for figures in earned or [[None] * 6]]
     return headers, rows
 

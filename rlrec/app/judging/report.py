@@ -88,8 +88,8 @@ class Result:
     """The contents of the page. For a part that is None or empty, `remarks` has sentences under its name that say why.
 
     reward: shared by the parts, None without a policy. period: of `over_time`, hour, day or week; weeks: the same by
-    whole weeks, None with fewer than two; earlier: decisions before `since`; judged: decisions for estimates and
-    exposure, None for all; best: the sentence that names the best known policy"""
+    whole weeks, None with fewer than two; earlier, excluded: decisions that `since` and exclusions leave out; judged:
+    decisions for estimates and exposure, None for all; best: the sentence that names the best known policy"""
 
     created_at: str
     log: str
@@ -98,6 +98,7 @@ class Result:
     last: str | None
     reward: str | None = None
     earlier: int = 0
+    excluded: int = 0
     traffic: list[PolicyTraffic] = field(default_factory=list)
     period: str = "day"
     over_time: outcomes.Result | None = None
@@ -187,6 +188,9 @@ class _Gathering(_Ranking):
             created_at=format_time(unit.now), log=request.filter, decisions=decisions,
             first=format_time(first) if decisions else None, last=format_time(last) if decisions else None,
         )  # fmt: skip
+        if self.selection.without:
+            excluded = selected.version_counts(unit, replace(self.selection, without=()))
+            self.answer.excluded = sum(excluded.values()) - decisions
         if self.selection.since is not None:
             before = replace(self.selection, since=None, until=self.selection.since)
             self.answer.earlier = sum(selected.version_counts(unit, before).values())

@@ -245,6 +245,17 @@ def test_an_experiment_says_who_got_what_since_when_and_what_a_thousand_of_them_
         )
 
 
+def test_what_is_excluded_is_counted_apart_and_nowhere_else(shop: Run) -> None:
+    assert shop("log", "exclude", "staff", "--where", "user=v0+v1").exit_code == 0
+    text = page(shop, "--no-estimates")
+    assert "; 2 excluded decisions left out" in text
+    table = text.partition("Who got what")[2].partition("</table>")[0]
+    shown = shop("--now", LATER, "experiment", "show", "ab", "--json").json["outcomes"]
+    counted = [row["units"] for row in shown if row["metric"] == "reward_per_unit"]
+    assert sum(counted) == 28
+    assert re.findall(r"(\d+) users<", table) == [*map(str, counted)]
+
+
 def test_the_summary_has_the_sentence_of_experiment_show(shop: Run) -> None:
     (headline,) = headlines(page(shop), "experiments")
     assert headline == f"ab: {shop('--now', LATER, 'experiment', 'show', 'ab').stdout.splitlines()[0]}"
