@@ -91,16 +91,16 @@ def show(store: Store, decision_id: int) -> Result:
         record = session.records(unit, stored)[decision_id]
         derived, findings = DerivedDecision(unit, decision, version, record["context"]), Findings()
         propensities.check(unit, np.array([] if derived.case is None else [decision_id], np.int64), findings=findings)
-    del record["duplicate"]
-    pairs = zip(record["slate"], decision.slots, strict=True)
-    return cast(Result, record | {
-        "kind": version.policy.kind, "params": dict(version.params), "belief_seq": decision.belief_seq,
-        "seed": None if decision.seed is None else unsigned(decision.seed), "eligible": len(derived.arms),
-        "catalogue": derived.catalogue, "floor": derived.floor(), **derived.rules(), **derived.left_out(unit),
-        "slate": [{**entry, **derived.slot_fields(slot)} for entry, slot in pairs],
-        "agrees": None if derived.case is None else all(row.check == DRAWS for row in findings.in_order()),
-        "arms": derived.table(), **derived.features(), "reward_definition": version.reward.name,
-    })  # fmt: skip
+        del record["duplicate"]
+        pairs = zip(record["slate"], decision.slots, strict=True)
+        return cast(Result, record | {
+            "kind": version.policy.kind, "params": dict(version.params), "belief_seq": decision.belief_seq,
+            "seed": None if decision.seed is None else unsigned(decision.seed), "eligible": len(derived.arms),
+            "catalogue": derived.catalogue, "floor": derived.floor(), **derived.rules(), **derived.left_out(unit),
+            "slate": [{**entry, **derived.slot_fields(slot)} for entry, slot in pairs],
+            "agrees": None if derived.case is None else all(row.check == DRAWS for row in findings.in_order()),
+            "arms": derived.table(), **derived.features(), "reward_definition": version.reward.name,
+        })  # fmt: skip
 
 
 class DerivedDecision:

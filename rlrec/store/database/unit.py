@@ -71,12 +71,10 @@ class Unit:
         self.folder: Any = None  # a `FolderLog`, from which the log is read instead of the store
 
     def close(self) -> None:
-        """Close the cursor, and take one that has no statement. Left to the garbage collector, a statement might be
-        ended by a thread that has the store's lock, and that would wait for this connection while the connection waits
-        for the lock."""
+        """Close the cursor. Left to the garbage collector, its statement might be ended by a thread that has the
+        store's lock, and that would wait for this connection while the connection waits for the lock."""
         with suppress(self._connection.dialect.loaded_dbapi.Error):  # the file is closed
             self._cursor.close()
-            self._cursor = self._connection.connection.cursor()
 
     def clock(self) -> int:
         """The present time of the database's clock, whatever `now` is."""
