@@ -6,6 +6,8 @@ import json
 from functools import cache
 from typing import Any
 
+import click
+
 from rlrec import __version__
 from rlrec.cli.commands.requests import feedback, recommend
 from rlrec.cli.doors import ofrep
@@ -24,9 +26,11 @@ FLAG = {
         "metadata": {"type": "object"}, "errorCode": {"type": "string"}, "errorDetails": {"type": "string"},
     },
 }  # fmt: skip
+FLAGS = "Flag", "Error"  # how a flag is refused: by the protocol, or before it is looked at
 REFUSALS = {
-    "400": "it is refused", "401": "a token is needed", "409": "its key is known with other content",
-    "413": "it is too large", "503": "the store is busy: send it again",
+    "400": "it is refused", "401": "a token is needed", "403": "browsers are refused", "408": "it came too slowly",
+    "409": "its key is known with other content", "411": "it has no length", "413": "it is too large",
+    "421": "the server has another name", "503": "the store is busy: send it again",
 }  # fmt: skip
 
 
@@ -44,17 +48,17 @@ def document() -> dict[str, Any]:
     from rlrec.app.requests.feedback import Result
     from rlrec.app.requests.recommend import Answer
 
-    commands = {"Request": recommend.recommend, "Feedback": feedback.feedback}
+    commands: dict[str, click.Command] = {"Request": recommend.recommend, "Feedback": feedback.feedback}
     types = [recommend.line_type(), feedback.line_type(), Answer, Result, PersonalResult]
     _, schemas = schema_components(types, ref_template="#/components/schemas/{name}")
     for name, command in commands.items():
-        helps = {option.opts[0].lstrip("-"): getattr(option, "help", None) for option in command.params}
+        options = {option.opts[0].lstrip("-"): option for option in command.params}
         for field, schema in schemas[name]["properties"].items():
-            if helps.get(field.replace("_", "-")):
-                schema["description"] = helps[field.replace("_", "-")]
+            if (option := options.get(field.replace("_", "-"))) is not None:
+                _describe(schema, option)
     outcomes = [{"$ref": f"#/components/schemas/{name}"} for name in ("Result", "PersonalResult")]
     context = {"type": "object", "properties": {"targetingKey": {"type": "string"}}, "additionalProperties": True}
-    evaluation = {"type": "object", "properties": {"context": context}}
+    evaluation = {"type": "object", "required": ["context"], "properties": {"context": context}}
     schemas |= {"Error": ERROR, "Flag": FLAG, "Outcome": {"anyOf": outcomes}, "Evaluation": evaluation}
     lines = {"application/x-ndjson": {"schema": {"type": "string"}}}
     paths: dict[str, Any] = {
@@ -62,22 +66,34 @@ def document() -> dict[str, Any]:
         "/v1/feedback": _post("feedback", "Record what the user did after a decision", "Feedback", "Outcome"),
         "/v1/pipe": {"post": {
             "operationId": "pipe", "summary": "Many requests and feedback, one JSON object a line with its `op`",
-            "requestBody": {"required": True, "content": lines},
+            "requestBody": {"required": False, "content": lines},
             "responses": {"200": {"description": "an answer a line, in order", "content": lines}} | _refusals(),
         }},
         f"{ofrep.PATH}/{{key}}": _post("evaluateFlag", "A policy as an OpenFeature flag", "Evaluation", "Flag"),
         "/healthz": _get("health", "Whether the store answers", {"application/json": {"schema": {"type": "object"}}}),
         "/metrics": _get("metrics", "Figures for Prometheus", {"text/plain": {"schema": {"type": "string"}}}),
     }  # fmt: skip
-    paths[f"{ofrep.PATH}/{{key}}"]["parameters"] = [
-        {"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}
-    ]
+    flag = paths[f"{ofrep.PATH}/{{key}}"]
+    flag["parameters"] = [{"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}]
+    unusable = {"400": "no context, or none that the policy takes", "404": "no policy and no route has this name"}
+    either = {"application/json": {"schema": {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in FLAGS]}}}
+    flag["post"]["responses"] |= {code: {"description": text, "content": either} for code, text in unusable.items()}
     token = {"type": "http", "scheme": "bearer"}
     return {
         "openapi": "3.1.0", "info": {"title": "rlrec", "version": __version__},
         "servers": [{"url": "/"}], "paths": paths, "security": [{}, {"token": []}],
         "components": {"schemas": schemas, "securitySchemes": {"token": token}},
     }  # fmt: skip
+
+
+def _describe(schema: dict[str, Any], option: click.Parameter) -> None:
+    """Add what the option of a field says: its help, and the limits of a number."""
+    if text := getattr(option, "help", None):
+        schema["description"] = text
+    if isinstance(option.type, click.IntRange):
+        number = next(kind for kind in schema.get("anyOf", [schema]) if kind["type"] == "integer")
+        limits = {"minimum": option.type.min, "maximum": option.type.max}
+        number |= {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def _json(name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 from rlrec import times
 from rlrec.cli import GC_THRESHOLD
-from rlrec.cli.doors.web import SCREEN, Access, RefusedRequest, Response
+from rlrec.cli.doors.web import SCREEN, Access, RefusedRequest, Response, refused_method
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import Store, settings
 from rlrec.cli.screen.contents import FRESH_S, PAGES, SLOW, BoundedCache, Options, PageMaker, WebPage, arguments
@@ -126,7 +126,7 @@ class PageServer:
         """The answer to a request for a page. Raises RefusedRequest where there is no such page."""
         path = scope["path"].removeprefix(SCREEN)
         if scope["method"] not in ("GET", "HEAD"):
-            raise RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, "pages are read by GET")
+            raise refused_method("GET, HEAD", "pages are read by GET")
         if not path.startswith("/") or scope["path"] == "/":
             return _response(WebPage(HTTPStatus.SEE_OTHER, b"", f"{scope.get('root_path', '')}{SCREEN}/"))
         if path[1:] not in PAGES:

@@ -102,6 +102,11 @@ class RefusedRequest(Exception):
         return response._replace(headers=[*response.headers, *self.headers])
 
 
+def refused_method(allowed: str, reason: str) -> RefusedRequest:
+    """The refusal of a request by another method than those that its path allows."""
+    return RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, reason, [(b"allow", allowed.encode())])
+
+
 class Response(NamedTuple):
     """An answer. following: the rest of a long answer, in pieces; headers: besides type and length."""
 
@@ -158,7 +163,7 @@ class Front:
         if is_flag or path in LINES or path in SINGLE:
             if method != "POST":
                 reason = ADDRESSES if path == "/" else f"POST to {path}"
-                raise RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, reason)
+                raise refused_method("POST", reason)
             body = await self._body(scope, receive)
             if path in LINES:
                 return await self._pipe(body)
@@ -170,7 +175,7 @@ class Front:
         if path not in READ:
             raise RefusedRequest(HTTPStatus.NOT_FOUND, ADDRESSES)
         if method not in ("GET", "HEAD"):
-            raise RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, f"{path} is read by GET")
+            raise refused_method("GET, HEAD", f"{path} is read by GET")
         if path == "/metrics":
             return Response(await self.meter.text(), media_type=b"text/plain; version=0.0.4; charset=utf-8")
         return await self._health() if path == "/healthz" else Response(openapi.text())

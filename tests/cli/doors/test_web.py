@@ -14,6 +14,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import closing
+from http.client import HTTPConnection
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -246,6 +248,11 @@ def test_the_root_and_an_unknown_path_list_the_addresses(kiosk: str) -> None:
             assert answered == status
             listed = {"/v1/recommend", "/v1/feedback", "/v1/pipe", "/healthz", "/metrics", "/openapi.json"}
             assert listed <= set(re.findall(r"/[\w/.]+\w", body["error"]))
+        for method, path, allowed in (("GET", "/v1/pipe", "POST"), ("DELETE", "/healthz", "GET, HEAD")):
+            with closing(HTTPConnection(address)) as connection:
+                connection.request(method, path)
+                answer = connection.getresponse()
+                assert (answer.status, answer.headers["allow"]) == (405, allowed)
 
 
 @pytest.mark.slow
@@ -309,6 +316,11 @@ def test_the_description_is_valid_and_has_the_fields_of_requests() -> None:
     fields = document["components"]["schemas"]["Request"]["properties"]
     assert {"session", "policy", "experiment", "user", "context", "k", "arms", "request_id"} <= set(fields)
     assert fields["user"]["description"] == "User key; the session's first one holds."
+    assert fields["k"].items() >= {"minimum": 1, "default": 1}.items()
+    position, _ = document["components"]["schemas"]["Feedback"]["properties"]["position"]["anyOf"]
+    assert position["minimum"] == 1
+    unknown = document["paths"]["/ofrep/v1/evaluate/flags/{key}"]["post"]["responses"]["404"]
+    assert {"$ref": "#/components/schemas/Flag"} in unknown["content"]["application/json"]["schema"]["anyOf"]
     assert json.loads(openapi.text()) == document
 
 
