@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from math import perm
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +17,6 @@ import pytest
 
 from tests.conftest import CommandResult, Run, empty_store, initialise, runner
 
-FEW, MANY = range(1), range(1, 20)  # stories of each run, and of `pytest -m simulation`
 STILL = ("uniform", "scored", "gradient")  # kinds that serve alike until somebody changes them
 KINDS = (
     *STILL, "epsilon-greedy", "ucb", "ucb-tuned", "kl-ucb", "thompson", "exp3", "linucb", "lin-thompson", "softmax",
@@ -42,7 +42,7 @@ class Story:
         self._arms, self.names, self._callers = list[str](), list[str](), list[dict[str, str]]()
         self._sessions, self._decisions = list[tuple[str, str | None]](), list[tuple[int, int]]()
         self.still = list[str]()
-        self.has_page_rules = False
+        self._has_rules = number % 2 == 1  # some stories have pages without rules, whose slates can be counted by hand
         self._begin()
         for number_of_round in range(self._random.randint(3, 7)):
             self._serve()
@@ -91,9 +91,8 @@ class Story:
                 f"pin=1={draw.choice(self._arms)}", f"least={draw.choice(self._arms)}=0.1",
             )  # fmt: skip
             for rule in rules:
-                if self._chance(0.12):
+                if (self._has_rules or not rule.startswith(("most", "pin", "least"))) and self._chance(0.12):
                     words += ["--param", rule]
-                    self.has_page_rules |= rule.startswith(("most", "pin", "least"))
             name = f"p{number}"
             if self.run("policy", "create", name, "--kind", kind, *words).exit_code == 0:
                 self.names.append(name)
@@ -119,8 +118,7 @@ class Story:
             line |= {"block": [draw.choice(self._arms)]} if self._chance(0.1) else {}
             line |= {"not_after": ["click/2d"]} if self._chance(0.08) else {}
             line |= {"not_shown": draw.choice(["2/1d", "@g2=3/1h"])} if self._chance(0.08) else {}
-            if self._chance(0.1):
-                self.has_page_rules = True
+            if self._has_rules and self._chance(0.1):
                 rules = {"pin": {"1": draw.choice(self._arms)}}, {"most": {"shelf": 1}}, {"least": {"@g1": 0.2}}
                 line |= {"page": draw.choice(rules)}
             lines.append(line)
@@ -157,9 +155,11 @@ class Story:
             self._arms.append(change[2])
 
 
-STORIES = pytest.mark.parametrize(
-    "number", [*FEW, *(pytest.param(number, marks=pytest.mark.simulation) for number in MANY)]
-)  # fmt: skip
+def stories(*few: int, many: range) -> pytest.MarkDecorator:
+    """Stories of each run, and more of `pytest -m simulation`."""
+    return pytest.mark.parametrize(
+        "number", [*few, *(pytest.param(number, marks=pytest.mark.simulation) for number in many)]
+    )
 
 
 def without_log(estimates: Any) -> Any:
@@ -167,7 +167,7 @@ def without_log(estimates: Any) -> Any:
     return [{**row, "log": None} for row in estimates] if isinstance(estimates, list) else estimates
 
 
-@STORIES
+@stories(1, many=range(2, 20))
 def test_figures_agree_wherever_they_come_from(sqlite_db: str, tmp_path: Path, number: int) -> None:
     story = Story(runner(sqlite_db), number, tmp_path)
     story.run("doctor").done()
@@ -188,7 +188,7 @@ def test_figures_agree_wherever_they_come_from(sqlite_db: str, tmp_path: Path, n
     assert [[line[name] for name in fields] for line in again] == [[line[name] for name in fields] for line in lines]
 
 
-@STORIES
+@stories(0, many=range(2, 20, 2))
 def test_figures_are_those_of_plain_counts(sqlite_db: str, tmp_path: Path, number: int) -> None:
     story = Story(runner(sqlite_db), number, tmp_path)
     lines = [line for line in story.log if not any(slot.get("censored") for slot in line["slate"])]
@@ -212,17 +212,26 @@ def test_figures_are_those_of_plain_counts(sqlite_db: str, tmp_path: Path, numbe
             for row in answer if isinstance(answer, list) else ():
                 assert [row["mean_weight"], row["max_weight"]] == pytest.approx([1, 1]), row
                 assert row["value"] == pytest.approx(row["served"]), row
-    if not story.has_page_rules and all(len(line["slate"]) == 1 for line in lines):
-        weight = np.array([1 / len(line["eligible"]) / line["slate"][0]["propensity"] for line in lines])
-        reward = np.array([line["reward"] for line in lines])
-        answer = story.evaluate(
-            runner(sqlite_db), "uniform", "--estimator", "ips,snips", "--log", "all", "--reward", "default"
-        )
+    # a uniform policy draws each page of k of m arms with probability (m - k)! / m!
+    logger = max((line for line in lines if line["user"]), key=lambda line: line["reward"])
+    parts = {
+        "all": lines, f"all,user={logger['user']}": [line for line in lines if line["user"] == logger["user"]],
+        f"all,since={logger['at']}": [line for line in lines if line["at"] >= logger["at"]],
+        f"loggers={logger['policy']}@{logger['version']},all": [
+            line for line in lines if all(line[name] == logger[name] for name in ("policy", "version"))
+        ],
+    }  # fmt: skip
+    for log, part in parts.items():
+        weight = np.array([1 / perm(len(line["eligible"]), len(line["slate"])) for line in part])
+        weight /= np.exp([line["log_propensity"] for line in part])
+        reward = np.array([line["reward"] for line in part])
+        words = ("uniform", "--estimator", "sips,sn-sips", "--log", log, "--reward", "default")
+        answer = story.evaluate(runner(sqlite_db), *words)
         naive = [float((weight * reward).mean()), float(weight @ reward / weight.sum())]
-        assert [row["value"] for row in answer] == pytest.approx(naive)
+        assert [row["value"] for row in answer] == pytest.approx(naive), log
 
 
-@STORIES
+@stories(1, many=range(2, 20))
 def test_both_databases_tell_the_same_story(sqlite_db: str, empty_db: str, tmp_path: Path, number: int) -> None:
     initialise(empty_db)
     lite, server = (Story(runner(db), number, tmp_path) for db in (sqlite_db, empty_db))

@@ -31,7 +31,7 @@ EXAMPLES = {
 _QUOTED = r'"(?:[^"\\]|\\.)*"'  # a JSON text, in which no character separates
 _PAIR, _VALUE = re.compile(rf'(?:{_QUOTED}|[^",])+'), re.compile(rf'(?:{_QUOTED}|[^"+])+')
 _SIDES = re.compile(rf'((?:{_QUOTED}|[^"=])*)(=?)(.*)', re.DOTALL)
-ALL = "all"  # loggers=all, or just all
+ALL = "all"  # or loggers=all: counts every row once, whoever logged it
 IN_FILTER = " in the log filter"
 SPLITS = ("train", "tune", "gate")  # by the split numbers of sessions
 
@@ -44,16 +44,21 @@ def join_filters(*filters: str | None) -> str:
 def with_loggers(text: str | None, names: Iterable[str]) -> str:
     """A filter of the decisions that a filter selects, restricted to those that some versions served."""
     pairs = parse(text or "") | {"loggers": "+".join(names)}
+    pairs.pop(ALL, None)
     return ",".join(f"{key}={value}" for key, value in pairs.items())
 
 
 def parse(text: str) -> dict[str, str]:
-    """The pairs of a filter, with values as typed. Raises InputError for an unknown or repeated key."""
+    """The pairs of a filter, with values as typed; the word ALL has none. Raises InputError for an unknown or repeated
+    key."""
     pairs: dict[str, str] = {}
     if _PAIR.sub("", text).strip(","):
         raise InputError(f"a quote is not closed in the log filter {text!r}", hint='write "a, b", and \\" for a quote')
     for pair in filter(None, (pair.strip() for pair in _PAIR.findall(text))):
-        sides = _SIDES.fullmatch(f"loggers={ALL}" if pair == ALL else pair)
+        if pair in (ALL, f"loggers={ALL}"):
+            pairs[ALL] = ""
+            continue
+        sides = _SIDES.fullmatch(pair)
         key, sign, value = (side.strip() for side in sides.groups()) if sides else (pair, "", "")
         is_field = key.startswith(FIELD)
         if is_field:
@@ -135,8 +140,8 @@ def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: 
     """The decisions that the pairs of a filter select. scope: as in `exclusion_tests`; is_stored: the filter is stored,
     so that a field that no context has is no error."""
     versions = _versions(unit, pairs)
-    if (names := pairs.get("loggers", ALL)) != ALL:
-        loggers = {lookup.version(unit, name)[0].id for name in names.split("+")}
+    if "loggers" in pairs:
+        loggers = {lookup.version(unit, name)[0].id for name in pairs["loggers"].split("+")}
         versions = sorted(loggers if versions is None else loggers & {*versions})
     since, until = (_time(pairs[key]) if key in pairs else None for key in ("since", "until"))
     route_ids = [lookup.route(unit, pairs["route"], clause=IN_FILTER).route_id] if "route" in pairs else None

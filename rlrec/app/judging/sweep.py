@@ -119,7 +119,7 @@ def sweep(
         begins = np.array([block.since for block in blocks[TAUGHT:]])
         targets = [learning_target(unit, candidate, moments[candidate.counting], begins) for candidate in candidates]
         evaluation_request = EvaluationRequest(
-            targets=BUILT_IN, reward=reward.name, log=filters.with_loggers(request.log, [filters.ALL]),
+            targets=BUILT_IN, reward=reward.name, log=filters.join_filters(filters.ALL, request.log),
             level=request.level, cluster=request.cluster,
         )  # fmt: skip
         rows = estimates.answer(

@@ -146,10 +146,12 @@ def test_a_row_names_the_log_that_it_is_from(db: str) -> None:
 
 def test_a_filter_names_loggers_that_are_stored(db: str) -> None:
     assert judged(db, "version=1,loggers=near@1+old@1")["n"] == 4_000
+    once = judged(db, "loggers=near@1+old@1,all")
+    assert (once["n"], once["loggers"], once["log"]) == (4_000, 1, "loggers=near@1+old@1,all")
     for log, text in (
         ("loggers=nobody@1", "nobody"),
         ("loggers=near@7", "no version 7"),
-        ("all,loggers=near@1", "twice"),
+        ("loggers=near@1,loggers=old@1", "twice"),
     ):
         with pytest.raises(InputError, match=text):
             judged(db, log)
