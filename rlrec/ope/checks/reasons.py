@@ -141,7 +141,8 @@ REASONS = {
         "them"),
     "no-scores": Reason("log", "ok", "rows or visits were left out in which an arm that could be shown has no score"),
     "page-rules": Reason("log", "ok", "rows or visits were left out whose page the target cannot make: its rules and "
-        "those of the request clash or leave too few arms, or (as a table of scores) it keeps no rules"),
+        "those of the request clash or leave too few arms, its lists leave out an arm that the request names, or (as a "
+        "table of scores) it keeps no rules"),
     "ruled-visits": Reason("log", "weak", "more than 5 % of the visits were left out for a page with rules, long ones "
         "before all (weak): what is left is worth less than a visit; judge impressions"),
     "refuted": Reason("model", "weak", "the estimate is more than 3 standard errors of the difference from that of "

@@ -32,7 +32,7 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct, take
 from rlrec.errors import InputError
 from rlrec.ope.sums.base import LogBatch
-from rlrec.policy.contexts.statements import by_arm
+from rlrec.policy.contexts.statements import GROUPS, by_arm
 from rlrec.policy.scores.scores import Scores, subset
 from rlrec.policy.slates import slate, slate_draws
 from rlrec.store.database.bulk import Columns
@@ -141,8 +141,8 @@ class Scorer:
         return self._narrowed[number] if number in self._narrowed else logged.eligible[number]
 
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows whose page the target cannot make, (n,): its rules and those of the request contradict each other,
-        or leave too few arms."""
+        """The rows whose page the target cannot make, (n,): its rules and those of the request contradict each other
+        or leave too few arms, or its lists leave out what those of the request name."""
         is_refused, serving = self._short_of_arms(slots, logged), self.target.serving
         if serving is None or not self.target.is_weighed:
             return is_refused
@@ -186,10 +186,20 @@ class Scorer:
                 layout = self.serving.layout(eligible, arms, context, keys=self.arms.keys, revision=revision)
                 if layout is not None:
                     layout.check(min(size, len(arms)))
-                self._refusals[name] = False
+                self._refusals[name] = self._leaves_out_named(eligible, context, logged)
             except InputError:
                 self._refusals[name] = True
         return self._refusals[name]
+
+    def _leaves_out_named(self, number: int, context: Mapping[str, Any], logged: LoggedBatch) -> bool:
+        """Whether the target's lists leave out what a rule of the request names: when it serves, it refuses such a
+        request. number: of the eligible set."""
+        if number not in self._narrowed:
+            return False
+        sets, groups = (self._narrowed[number], logged.eligible[number - NARROWED]), context.get(GROUPS, {})
+        keys, all_keys = ({self.arms.keys[arm] for arm in arms.tolist()} for arms in sets)
+        pages = [page for page in self.serving.page_rules(context) if page.is_request]
+        return any(page.texts(keys, groups) != page.texts(all_keys, groups) for page in pages)
 
     @property
     def serving(self) -> VersionDistribution:

@@ -191,6 +191,22 @@ def test_pages_that_a_target_cannot_make_are_left_out_of_it_alone(shop: Run) -> 
     assert "it keeps no rules; 60 of 240 were left out" in text
 
 
+def test_pages_that_name_arms_outside_the_lists_of_a_target_are_left_out_of_it(shop: Run) -> None:
+    """A target refuses a request that pins what it blocks, or gives a share to a group of which it blocks all."""
+    requests: list[dict[str, Any]] = [{"pin": {"1": "c"}}, {"least": {"c": 0.3}}, {"least": {"@first": 0.3}}, {}]
+    lines = [{"session": f"s{n}", "policy": "home", "page": requests[n % 4]} for n in range(80)]
+    shop("recommend", "--input", "-", "--seed", 1, stdin=lines).done()
+    refused = {"c": 40, "a": 0, "a,b": 20}
+    for blocked in refused:
+        shop("policy", "create", blocked.replace(",", ""), "--kind", "uniform", "--param", f"block={blocked}").done()
+    result = shop("--now", "+3d", "evaluate", "c", "a", "ab", "--estimator", "ips", "--json").json
+    assert [row["left_out"] for row in result] == [*refused.values()]
+    assert ["page-rules" in row["reasons"] for row in result] == [True, False, True]
+    lines = [{"policy": "ab" if page is requests[2] else "c", "session": "x", "page": page} for page in requests]
+    served = shop("recommend", "--input", "-", stdin=lines).lines
+    assert ["left out by block of policy" in answer.get("error", "") for answer in served] == [True, True, True, False]
+
+
 def test_pages_that_requests_lay_out_raise_no_alarm(shop: Run) -> None:
     """Eager people come more often, and see a pinned page: neither a slot nor a later visit depends on what was shown.
     Seeded; of 20 other seeds, none raises an alarm."""
