@@ -202,7 +202,7 @@ class LogReader:
     ) -> tuple[Array, Columns]:  # fmt: skip
         """The shares of the draws of a batch, and its slots with the column of indices into these, -1 for none."""
         arms, draw, tables = self.evaluation.arms, np.full(len(slots["decision_id"]), -1), list[Array]()
-        for case in self.marginals.cases(slots, contexts, eligible, positions=positions):
+        for case in self.marginals.cases(slots, contexts, eligible, positions=positions, per_decision_samples=True):
             if np.isnan(case.marginals).any():  # under rules of a page they have no closed form
                 continue
             table = np.zeros((positions, len(arms)))
@@ -218,6 +218,8 @@ class LogReader:
         names = ["version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size"]
         if self.loggers.reads(slots, ~slots["imported"]):
             names.append("context_id")
+        if any(hasattr(self.loggers.policy(key), "samples") for key in self.loggers.versions(slots["version_id"])):
+            names.append("decision_id")
         return distinct(*(slots[name] for name in names))[0]
 
     def _with_features(self, slots: Columns) -> tuple[Columns, Mapping[int, Mapping[int, str]]]:

@@ -384,7 +384,7 @@ class EffectUnit(PageUnit[PositionCurve]):
 
     @property
     def judged_on(self) -> Reading:
-        return Reading(columns=self.evaluation.judged_columns, marginals=0, shares=self.positions)
+        return Reading(columns={*self.evaluation.judged_columns, "seed"}, marginals=0, shares=self.positions)
 
     def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> OverlapSums:
         rewarded = (~rows.impressions.default).astype(np.float64)

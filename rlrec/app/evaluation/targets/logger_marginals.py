@@ -103,16 +103,18 @@ class LoggerMarginals:
         return case_number, slate_probabilities
 
     def cases(
-        self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int
-    ) -> Iterator[LoggerCase]:
+        self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int,
+        per_decision_samples: bool = False,
+    ) -> Iterator[LoggerCase]:  # fmt: skip
         """The rows grouped by the distribution that they were drawn from, at most down to `positions`, one case at a
         time.
 
         Rows whose marginals cannot be derived are left out: imports whose logger is not uniform, kinds that read the
         session, correlated scores, and slates of two rankers, whose coins are not logged. Arguments: as in
-        `tabulate`."""
+        `tabulate`; per_decision_samples: whether pages of one slot that were drawn from correlated scores are cases of
+        their own, by the samples that the decision drew (slots then have `seed`)."""
         for version, rows in self.by_version(slots, ~slots["imported"]):
-            arguments = slots, contexts, eligible, positions
+            arguments = slots, contexts, eligible, positions, per_decision_samples
             moments = self.moments(version, slots, rows)
             cases = (self._belief_cases(served, belief_rows, *arguments) for belief_rows, served in moments)
             yield from self._worked_out(chain.from_iterable(cases))
@@ -137,7 +139,7 @@ class LoggerMarginals:
 
     def _belief_cases(
         self, served: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
-        eligible: Mapping[int, Ids], positions: int,
+        eligible: Mapping[int, Ids], positions: int, per_decision_samples: bool,
     ) -> Iterator[LoggerCase]:  # fmt: skip
         """The cases of rows drawn from one belief, without marginals where the kind reads contexts or first draws a
         list of candidates."""
@@ -168,9 +170,14 @@ class LoggerMarginals:
                         for case, table in zip(cases, tables, strict=True)
                     ]
                 for context_rows, scores, marginals, draw in zip(inside, all_scores, tables, draws, strict=True):
-                    if not scores.samples:  # correlated scores differ by decision
-                        floor = 0.0 if scores.is_ruled else policy.exploration  # scores under rules include it
+                    floor = 0.0 if scores.is_ruled else policy.exploration  # scores under rules include it
+                    if not scores.samples:
                         yield LoggerCase(group[context_rows], arms, k, scores, floor, marginals, draw)
+                    elif per_decision_samples and k == 1 and served.generator is None:
+                        for row in group[context_rows].tolist():
+                            name = int(slots["seed"][row]) % 2**64, int(slots["decision_id"][row])
+                            marginals = slate.marginals(scores.decision_scores(*name), size=1, floor=floor)
+                            yield LoggerCase(np.array([row]), arms, k, scores, floor, marginals, (*draw, *name))
 
     def _worked_out(self, cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
         """The cases with their marginals, in the same order."""

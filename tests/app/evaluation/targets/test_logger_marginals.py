@@ -107,6 +107,25 @@ def test_contextual_kinds_have_them_by_context(sqlite_db: str) -> None:
     assert np.allclose(at_position(slots, table), slots["marginal"], rtol=1e-9)
 
 
+def test_a_page_of_one_slot_has_the_samples_of_its_decision(sqlite_db: str) -> None:
+    """Where all arms share a posterior, each decision has samples of its own, which give exact probabilities."""
+    logs.begin(sqlite_db, 4, "home", "lin-thompson", floor="0.1", model="shared", samples="50")
+    contexts = [{"x": 0.0}, {"x": 1.0}]
+    for size in (1, 2):
+        options = {"size": size, "seed": size, "start": 10.0 * size}
+        logs.serve(sqlite_db, "home", pages=20, rates=RATES[:4], group=10, contexts=contexts, **options)
+    with closing(logs.at(sqlite_db, 1e6)) as store, store.read() as unit:
+        reader = LogReader(unit, evaluation := Evaluation.resolve(unit, Request(targets=[]), Selection()))
+        (batch,) = reader.read(Reading(columns={*log_rows.JUDGED, "seed"}, support=False, marginals=0, shares=2))
+        slots, shares = batch.log.slots, batch.shares
+        assert shares is not None
+        draw, is_alone = slots[log_rows.DRAW], slots["size"] == 1
+        assert np.array_equal(draw >= 0, is_alone)
+        shown = shares[draw[is_alone], 0, evaluation.arms.ranks(slots["arm_id"][is_alone])]
+        assert np.array_equal(shown, slots["propensity"][is_alone])
+        assert np.allclose(shares.sum(axis=2), [1.0, 0.0])
+
+
 def test_what_cannot_be_derived_is_unknown_but_for_what_was_logged(run_sqlite: Run, sqlite_db: str) -> None:
     line = (
         '{"session": "s", "eligible": ["a", "b", "c"], "at": "2026-01-01T00:00:00Z", "slate":'
