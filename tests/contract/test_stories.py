@@ -221,10 +221,10 @@ def test_figures_are_those_of_plain_counts(sqlite_db: str, tmp_path: Path, numbe
             line for line in lines if all(line[name] == logger[name] for name in ("policy", "version"))
         ],
     }  # fmt: skip
-    for log, part in parts.items():
-        weight = np.array([1 / perm(len(line["eligible"]), len(line["slate"])) for line in part])
-        weight /= np.exp([line["log_propensity"] for line in part])
-        reward = np.array([line["reward"] for line in part])
+    for log, lines in parts.items():
+        weight = np.array([1 / perm(len(line["eligible"]), len(line["slate"])) for line in lines])
+        weight /= np.exp([line["log_propensity"] for line in lines])
+        reward = np.array([line["reward"] for line in lines])
         words = ("uniform", "--estimator", "sips,sn-sips", "--log", log, "--reward", "default")
         answer = story.evaluate(runner(sqlite_db), *words)
         naive = [float((weight * reward).mean()), float(weight @ reward / weight.sum())]

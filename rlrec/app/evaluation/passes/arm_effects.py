@@ -519,8 +519,8 @@ def sum_log(
                 raise EmptyLog("no page has waited for its reward", hint=maturity)
         hint = (
             "log by a policy of the store with a floor: `rlrec policy create NAME --kind thompson --param floor=0.05`; "
-            "an imported log seldom has them; `model=shared` and rules of a page (`most`, `least`) leave no marginals below"
-            " position 1"
+            "an imported log seldom has them; `model=shared` and rules of a page (`most`, `least`) leave no marginals "
+            "below position 1"
         )
         raise CheckFailed("no page that counts has the probabilities of all arms before its draw", hint=hint)
     _check(total.groups[OVERALL])
