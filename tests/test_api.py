@@ -85,6 +85,8 @@ def test_what_is_recorded_is_stored_once(notebook: Recommender) -> None:
         ({"session": "s", "k": "2"}, "k", "expected a whole number"),
         ({"session": "s", "context": {"x": float("nan")}}, "context.x", "no NaN"),
         ({"session": "s", "context": {"x": {1, 2}}}, "context.x", "cannot show a set"),
+        ({"session": "s", "context": {"x": {(1,): 2}}}, "context.x", "keys must be str"),
+        ({"session": "s", "context": {"x": {"y": [1, float("inf")]}, "z": {1}}}, "context.x.y", "no NaN"),
         ({"session": "s", "seed": -1}, "seed", "seed is -1"),
         ({"session": "s", "seed": 1.5}, "seed", "seed is 1.5"),
         ({"session": "s", "policy": "hom"}, "policy", "unknown policy 'hom'"),

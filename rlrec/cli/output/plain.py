@@ -15,6 +15,7 @@ from rlrec.times import EPOCH, format_time
 
 SCHEMA_VERSION = 1  # raised when a key of an answer disappears or changes its meaning
 NOT_FINITE = rb"\xcb[\x7f\xff][\xf0-\xff]"  # first bytes of a double in MessagePack whose exponent is all ones
+DEEPEST = 8  # names of the fields around one that cannot be written
 
 
 @cache
@@ -54,20 +55,27 @@ def dumps_fields(values: Mapping[str, Any]) -> str:
     try:
         return dumps(values)
     except (TypeError, ValueError, RecursionError) as error:
-        text = str(error)
-    if not text.startswith(("Out of range", "cannot show")):  # a cycle, or a key that is no text
-        raise InputError(text)
-    message = "JSON has no NaN and no infinity" if text.startswith("Out of range") else text
-    raise InputError(message, hint="leave out what is missing; give text or numbers", field=_first_unwritable(values))
+        message = str(error)
+    field, value = _first_unwritable(values)
+    with suppress(TypeError, ValueError, RecursionError):  # what can be written with NaN lacks nothing else
+        json.dumps(value, default=plain)
+        message = "JSON has no NaN and no infinity"
+    raise InputError(message, hint="leave out what is missing; give text or numbers", field=field)
 
 
-def _first_unwritable(values: Mapping[str, Any]) -> str:
-    for key, value in values.items():
-        try:
-            dumps(value)
-        except (TypeError, ValueError):
-            return f"{key}.{_first_unwritable(value)}".rstrip(".") if isinstance(value, Mapping) else str(key)
-    return ""
+def _first_unwritable(value: Any) -> tuple[str, Any]:
+    """The field that cannot be written, with the names of those around it, and its value."""
+    names = list[str]()
+    while isinstance(value, Mapping) and len(names) < DEEPEST:
+        for key, item in value.items():
+            try:
+                dumps(item)
+            except (TypeError, ValueError, RecursionError):
+                names, value = [*names, str(key)], item
+                break
+        else:  # a key that is no text
+            break
+    return ".".join(names), value
 
 
 def line(record: Any) -> bytes:
