@@ -236,12 +236,13 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
     to_rebuild = list[Version]()
     for version in live:
         yield Draft(version.policy.name, _way_to_callers(unit, version.policy), exact.load(unit, version), version.id)
-        newer = live_versions.waiting(unit, version)
-        if newer is not None and newer.reward.id == reward.id:
-            command = f"`rlrec policy promote {newer.reference}` lets it serve"
+        newest = version
+        if (newer := live_versions.waiting(unit, version)) is not None and newer.reward.id == reward.id:
+            command, newest = f"`rlrec policy promote {newer.reference}` lets it serve", newer
             yield Draft(newer.reference, command, exact.load(unit, newer), newer.id)
-            if newer.created_at > unit.now - DAY_US:
-                continue  # rebuilding it again would give the same
+        is_rebuilt = newest.reward.id == reward.id and "rebuilt_from" in newest.learned_from
+        if is_rebuilt and newest.created_at > unit.now - DAY_US:
+            continue  # rebuilding it again would give the same
         to_rebuild.append(version)
         if version.learning and version.reward.id != reward.id:
             yield from _repriced(unit, version, reward)
