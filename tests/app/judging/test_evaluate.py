@@ -295,6 +295,17 @@ def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(
     assert logs.estimate(db, "uniform", "snips")["unsupported"] is None
 
 
+@pytest.mark.parametrize(("kind", "rules"), [("lin-thompson", {"model": "shared"}), ("gradient", {})])
+def test_a_pin_that_the_target_has_too_takes_no_support(db: str, kind: str, rules: dict[str, str]) -> None:
+    """These are weighted by the page down to a slot, of which the pinned one is a part."""
+    logs.begin(db, 4, "log", "uniform", pin="2=a3")
+    logs.create(db, "same", kind, pin="2=a3", **rules)
+    logs.create(db, "other", kind, pin="2=a2", **rules)
+    logs.serve(db, "log", pages=40, rates=RATES, size=3)
+    assert logs.estimate(db, "same", "snips")["unsupported"] == 0.0
+    assert logs.estimate(db, "other", "snips")["unsupported"] > 0.3
+
+
 # -- time --
 
 

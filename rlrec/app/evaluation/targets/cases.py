@@ -83,6 +83,11 @@ class TargetProbabilities:
     above: Array
 
 
+def complement(probability: Array) -> Array:
+    """The probability of all other arms, (n,)."""
+    return 1 - np.minimum(probability, 1.0)
+
+
 DecisionName = tuple[CaseName | None, Draw, bytes]  # its case, its draw, and the slate above its lowest row
 
 
@@ -214,8 +219,11 @@ class CaseRows:
 
     def weigh(self, probabilities: TargetProbabilities) -> None:
         """Write the target's probability of each row; for rows that are weighted by their prefix, that of the slate
-        down to the row. Samples have no marginals below position 1."""
+        down to the row. Samples have no marginals below position 1. Where only the arm shown could be shown, the
+        target's probability of others is unsupported."""
+        is_alone = self.rows.slots["alone"]
         probabilities.target[self.indices], probabilities.greatest[self.indices] = self.target, self.greatest
+        probabilities.unsupported[self.indices] = complement(self.target) * is_alone[self.indices]
         if self.per_decision_samples:
             probabilities.prefixed[self.indices] |= self.position > 1
         by_prefix = probabilities.prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
@@ -223,6 +231,7 @@ class CaseRows:
         for group, steps in self.conditionals(np.flatnonzero(by_prefix & self.deep)):
             rows = self.indices[group]
             probabilities.target[rows] = steps.prod(axis=1)
+            probabilities.unsupported[rows] = complement(steps[:, -1]) * is_alone[rows]
             if self.per_decision_samples:  # their shares are given the slots above
                 logged_above = slots["prefix"][rows] / slots["propensity"][rows]
                 probabilities.above[rows] = steps[:, :-1].prod(axis=1) / logged_above

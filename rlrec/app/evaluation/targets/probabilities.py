@@ -232,7 +232,6 @@ class Scorer:
                 on_rows(case_rows)
         # the unsupported share, where the row itself tells
         is_full, is_alone, is_unknown = (rows.slots[name] for name in ("full", "alone", "unknown_support"))
-        probabilities.unsupported[is_alone] = 1 - np.minimum(probabilities.target[is_alone], 1.0)
         probabilities.unsupported[~(is_full | is_alone | is_unknown)] = np.nan
         if has_sets is not None:
             prefixed = has_sets & probabilities.prefixed

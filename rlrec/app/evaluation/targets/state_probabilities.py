@@ -16,7 +16,7 @@ import numpy as np
 from rlrec.app.distributions.page_layouts import page_codes
 from rlrec.app.distributions.trained import EligibleGroup
 from rlrec.app.evaluation.rows.log_rows import ArmTable, ImpressionRows, LoggedBatch
-from rlrec.app.evaluation.targets.cases import Block, CaseRows, TargetProbabilities, arm_indices, columns_of
+from rlrec.app.evaluation.targets.cases import Block, CaseRows, TargetProbabilities, arm_indices, columns_of, complement
 from rlrec.app.evaluation.targets.probabilities import CELLS, NARROWED, Scorer
 from rlrec.app.inputs.decision_tables import MARGINAL, PROBABILITY, SCORE, DecisionTable
 from rlrec.arrays import Array, Flags, Ids, piece_rows, rows_by_kind, run_starts, take
@@ -166,9 +166,12 @@ class StateCaseRows:
         probabilities.greatest[self.indices] = self.probability.max(axis=1)[self.decision]
         probabilities.target[self.indices] = np.where(is_possible, self.probability[self.decision, index[:, 0]], 0.0)
         deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
-        lower = self.indices[deep]
+        indices, lower, is_alone = self.indices, self.indices[deep], slots["alone"]
+        probabilities.unsupported[indices] = complement(probabilities.target[indices]) * is_alone[indices]
         probabilities.target[lower] = np.exp(self.log_slates(deep))
         above = np.exp(self.log_slates(deep, with_row=False))
+        conditional = np.divide(probabilities.target[lower], above, out=np.ones(len(lower)), where=above > 0)
+        probabilities.unsupported[lower] = complement(conditional) * is_alone[lower]
         probabilities.above[lower] = above * slots["propensity"][lower] / slots["prefix"][lower]
 
     @cached_property
