@@ -306,7 +306,7 @@ class FeedbackTransaction:
                 raise _refused_events(line, target.decision_id, early=event_at < target.at)
             for kind, value in line.events.items():
                 _check_event(kind, value)
-            counts = RETURN in line.events and RETURN in self.weighed and not target.imported
+            counts = RETURN in line.events and RETURN in self.weighed
             if counts and self._returned_already(target.decision_id, line.events[RETURN]):
                 return False
             self.kinds |= line.events.keys() - {RETURN}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import TypedDict
 
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.requests import session
 from rlrec.app.requests.feedback import FeedbackTransaction, Line
-from rlrec.errors import Conflict, InputError
+from rlrec.errors import Conflict, InputError, quantity
 from rlrec.store import Store, Unit
 from rlrec.store.log import returns, selected, sessions, settings
 from rlrec.store.log.events import RETURN
@@ -90,6 +90,28 @@ def record_returns(unit: Unit, ledger: Ledger, events: Iterable[Return], *, valu
     while group := list(islice(lines, GROUP)):
         count += FeedbackTransaction(unit, ledger, group, returns=True).stored.count(True)
     return count
+
+
+def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
+    """Record the missing `return` events of these users (None: of all), as of visits that were imported, or began while
+    no reward weighed them. Returns their number."""
+    ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # so that nobody serves meanwhile
+    returns.derive_last(unit, user_ids)
+    if user_ids is None:
+        missing = returns.missing_returns(unit)
+    else:
+        expected = returns.returns_of(unit, user_ids)
+        stored = returns.recorded(unit, {event.decision_id for event in expected})
+        credited = {event.decision_id for event in stored}
+        missing = [event for event in expected if event.decision_id not in credited]
+    n_recorded = record_returns(unit, ledger, missing)
+    ledger.close()
+    return n_recorded
+
+
+def on_returns(count: int) -> str:
+    """A line for the user on events that were derived."""
+    return f"users came back in {quantity(count, 'visit')}: these have got their event `{RETURN}`"
 
 
 def show(store: Store, key: str) -> Person:

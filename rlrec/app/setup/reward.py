@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from math import nan
 from typing import TypedDict
 
-from rlrec.app.learning.ledger import Ledger
-from rlrec.app.requests.user import record_returns
-from rlrec.errors import Conflict, InputError, quantity
+from rlrec.app.requests.user import derive_returns, on_returns
+from rlrec.errors import Conflict, InputError
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.records import Reward, Transform
 from rlrec.store import Store, Unit
-from rlrec.store.log import returns
 from rlrec.store.log.events import RETURN
 from rlrec.store.policies import policies
 
@@ -68,7 +66,7 @@ def define(store: Store, request: Request) -> Result:
         n_derived = 0
         if stored is None:
             policies.add_reward(unit, definition)
-            n_derived = _derive_returns(unit) if RETURN in weights else 0
+            n_derived = derive_returns(unit) if RETURN in weights else 0
         elif stored._replace(id=0) != definition:
             hint = "definitions never change: use another name"
             raise Conflict(f"reward {request.name!r} already has another definition", hint=hint)
@@ -79,17 +77,8 @@ def define(store: Store, request: Request) -> Result:
     if costs and low is not None and request.default <= low:
         store.notice(f"--clip hides {costs}: a slot with no other event is worth {low:g}, no less than one without any")
     if n_derived:
-        store.notice(f"users came back in {quantity(n_derived, 'visit')}: these have got their event `{RETURN}`")
+        store.notice(on_returns(n_derived))
     return result
-
-
-def _derive_returns(unit: Unit) -> int:
-    """Record the `return` events of visits that began while no reward weighed them. Returns their number."""
-    ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # so that nobody serves meanwhile
-    returns.derive_last(unit)
-    n_recorded = record_returns(unit, ledger, returns.missing_returns(unit))
-    ledger.close()
-    return n_recorded
 
 
 def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:

@@ -35,7 +35,8 @@ from rlrec.app.inputs import lookup
 from rlrec.errors import Conflict, InputError, quantity
 from rlrec.store import Store, Unit
 from rlrec.store.database import loading
-from rlrec.store.log import decisions, settings
+from rlrec.store.log import decisions, sessions, settings
+from rlrec.store.policies.users import main_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +242,7 @@ class Import:
                             stored_lines = quantity(state.counts.accepted, "line")
                             error.hint = f"stored: {stored_lines}; the same command goes on after them"
                         self.bad_lines.refuse(error, text)
+        _credit_returns(self.store)
         summary = self._summary(state.counts, rejected)
         if state.run is not None:
             end = partial(settings.end_run, run_id=state.run, result=asdict(summary))
@@ -291,6 +293,20 @@ def _notices(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterato
             f"{quantity(counts.duplicates, 'line')} stored before, with the observations of that time: others do not "
             "change them, `rlrec feedback --input` does, by request_id"
         )
+
+
+def _credit_returns(store: Store, users: Collection[str] | None = None) -> None:
+    """Credit the visits of these users (None: of all) with those that followed, where a reward weighs returns."""
+    from rlrec.app.requests.user import derive_returns, on_returns  # most imports need neither
+
+    with store.read() as unit:
+        if not settings.get(unit).weighs_returns:
+            return
+        main = main_keys(unit, users or ())
+        user_ids = None if users is None else [*sessions.user_ids(unit, {main.get(key, key) for key in users}).values()]
+    count = store.write(partial(derive_returns, user_ids=user_ids), repeatable=True)
+    if count and users is None:
+        store.notice(on_returns(count))
 
 
 def _write(unit: Unit, *, state: ImportState, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
@@ -399,6 +415,7 @@ class _Following:
                 work = partial(self._write, policies={*file.policies}, group=group, end=end, late=file.late)
                 stored = self.store.write(work, references_hold=True, repeatable=True)
                 self.state = stored.state
+                _credit_returns(self.store, () if group is None else group.users)
                 for line in stored.refused:
                     self.bad_lines.refuse(*line)
                 rejected += len(stored.refused)

@@ -232,8 +232,8 @@ shadow = _table("shadow", *_ids("route_id", "policy_id", "version_id?"), *_colum
 # A logged slate, with everything needed to score another policy on it. Fewer slots than `size` are a partial page of an
 # imported log. `log_fields` describes the columns.
 decision = _table("decision", *_fields(DECISION[1:]))
-# The last decision of every user (not an imported one), which an event `return` credits when the user comes back. It is
-# written while some reward weighs that event.
+# The last decision of every user, which an event `return` credits when the user comes back. It is written while some
+# reward weighs that event.
 last_decision = _table("last_decision", *_ids("user_id", "decision_id"), key=["user_id"])
 # The arms of a decision by position.
 slot = _table("slot", *_fields(SLOT), key=["decision_id", "position"])

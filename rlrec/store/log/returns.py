@@ -10,20 +10,23 @@ from rlrec.store.log import decisions, settings
 from rlrec.store.log.events import RETURN
 
 # The first decision of a visit is a return to the user's decision before it, if that decision's visit had ended.
-# Within a user, ids are in order of commit, since a transaction that stores a decision locks the user.
+# Within a user, decisions that were served are in order of time as of commit, since their transactions lock the user.
 _RETURNS = """
 SELECT pair.before, pair.at FROM (
-    SELECT d.step, d.at, lag(d.id) OVER (PARTITION BY s.user_id ORDER BY d.id) AS before
+    SELECT d.step, d.at, lag(d.id) OVER (PARTITION BY s.user_id ORDER BY d.at, d.id) AS before
     FROM decision d JOIN session s ON s.id = d.session_id
-    WHERE d.imported = 0 AND s.user_id {users}
+    WHERE s.user_id {users}
 ) AS pair
 JOIN decision p ON p.id = pair.before JOIN visit v ON v.session_id = p.session_id AND v.number = p.visit
 WHERE pair.step = 0 AND (v.ended_at < pair.at OR v.last_at + ? < pair.at)
 """
-_NEWEST = (
-    "SELECT s.user_id, max(d.id) AS id FROM decision d JOIN session s ON s.id = d.session_id"
-    " WHERE d.imported = 0 AND s.user_id IS NOT NULL GROUP BY s.user_id"
-)
+_NEWEST = """
+SELECT user_id, id FROM (
+    SELECT s.user_id, d.id, row_number() OVER (PARTITION BY s.user_id ORDER BY d.at DESC, d.id DESC) AS place
+    FROM decision d JOIN session s ON s.id = d.session_id WHERE s.user_id {users}
+) AS placed WHERE place = 1
+"""
+_ALL_USERS = "IS NOT NULL"
 _REPLACED = "(user_id) DO UPDATE SET decision_id = excluded.decision_id"
 # How often a decision has the event, by its time; an event with a negative value takes one back.
 _TIMES = (
@@ -94,7 +97,7 @@ def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection
 
 def missing_returns(unit: Unit) -> list[Return]:
     """The returns in the log whose decisions lack the event `return`, oldest decision first."""
-    query = f"SELECT r.before, r.at FROM ({_RETURNS.format(users='IS NOT NULL')}) AS r LEFT JOIN ({_EVENTS}) AS e"
+    query = f"SELECT r.before, r.at FROM ({_RETURNS.format(users=_ALL_USERS)}) AS r LEFT JOIN ({_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE e.decision_id IS NULL ORDER BY r.before"
     return unit.records(Return, query + condition, settings.get(unit).session_timeout_us)
 
@@ -114,7 +117,7 @@ def recorded(unit: Unit, decision_ids: Collection[int]) -> set[Return]:
 def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
     """Returns in the log that do not have exactly one event: decision, time, and the number of surplus events at one
     time (None where the decision has no event)."""
-    pairs = _RETURNS.format(users="IS NOT NULL")
+    pairs = _RETURNS.format(users=_ALL_USERS)
     query = f"SELECT r.before, r.at, e.repeated FROM ({pairs}) AS r LEFT JOIN ({_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE coalesce(e.repeated, 1) > 0 ORDER BY r.before LIMIT ?"
     return unit.ask(query + condition, settings.get(unit).session_timeout_us, limit)
@@ -122,12 +125,15 @@ def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
 
 def wrong_last_decisions(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
     """Keys of the users whose stored last decision is wrong, each with the stored decision."""
-    tables = f"last_decision l JOIN users u ON u.id = l.user_id LEFT JOIN ({_NEWEST}) AS n ON n.user_id = l.user_id"
+    newest = _NEWEST.format(users=_ALL_USERS)
+    tables = f"last_decision l JOIN users u ON u.id = l.user_id LEFT JOIN ({newest}) AS n ON n.user_id = l.user_id"
     is_wrong = "coalesce(n.id, 0) <> l.decision_id AND l.user_id NOT IN (SELECT user_id FROM merged_user)"
     query = f"SELECT u.key, l.decision_id FROM {tables} WHERE {is_wrong}"
     return [(user, decision_id) for user, decision_id in unit.ask(f"{query} ORDER BY l.user_id LIMIT ?", limit)]
 
 
-def derive_last(unit: Unit) -> None:
-    """Compute the last decision of every user from the log, and store it."""
-    unit.tell(f"INSERT INTO last_decision (user_id, decision_id) {_NEWEST} ON CONFLICT {_REPLACED}")
+def derive_last(unit: Unit, user_ids: Collection[int] | None = None) -> None:
+    """Compute the last decision of these users (None: of every user) from the log, and store it."""
+    newest = _NEWEST.format(users=_ALL_USERS if user_ids is None else "IN (?*)")
+    query = f"INSERT INTO last_decision (user_id, decision_id) {newest} ON CONFLICT {_REPLACED}"
+    unit.tell(query, *([] if user_ids is None else [user_ids]))

@@ -284,7 +284,7 @@ def test_times_are_those_of_all_decisions_before_an_import_and_after_it(shop: St
     assert times()[0] == (parse("2020-01-01T00:00:00Z"), START + 3 * DAY)
 
 
-def test_an_import_brings_its_returns_and_no_others(shop: Store, sqlite_template: Path, tmp_path: Path) -> None:
+def test_an_import_brings_its_returns(shop: Store, sqlite_template: Path, tmp_path: Path) -> None:
     for day in range(3):
         visit(shop, START + day * DAY)
     path = tmp_path / "log.jsonl"
@@ -300,7 +300,36 @@ def test_an_import_brings_its_returns_and_no_others(shop: Store, sqlite_template
         assert list(map(len, returns(other).values())) == [1, 1]
         stocked(other, live="uniform/durable")
         visit(clock(other, START + 30 * DAY), START + 30 * DAY, name="live")
-        assert list(map(len, returns(other).values())) == [1, 1]
+        assert list(map(len, returns(other).values())) == [1, 1, 1]
+        assert sound(other)
+
+
+@pytest.mark.parametrize("is_defined", [True, False])
+def test_visits_of_an_imported_log_are_credited(is_defined: bool, sqlite_template: Path, tmp_path: Path) -> None:
+    """One user comes back twice, another once; the file has later visits first. Then one comes to this store."""
+    copy, log = tmp_path / "copy.db", tmp_path / "log.jsonl"
+    copy.write_bytes(sqlite_template.read_bytes())
+    visits = [("u", 2), ("v", 3), ("u", 0), ("u", 1), ("v", 0)]
+    slate = [{"arm": "a", "propensity": 0.5}]
+    times = {(user, day): START + day * DAY for user, day in visits}
+    log.write_text("".join(
+        json.dumps({
+            "policy": "old", "session": f"{user}{day}", "user": user, "at": format_time(at), "eligible": ["a", "b"],
+            "slate": slate,
+        }) + "\n"
+        for (user, day), at in times.items()
+    ))  # fmt: skip
+    with closing(Store(str(copy), now=START + 5 * DAY)) as other:
+        if is_defined:
+            reward.define(other, DURABLE)
+        runner(str(copy))("--now", "2027-02-01", "import-log", log, "--layout", "jsonl").done()
+        reward.define(other, DURABLE)
+        assert returns(other) == {
+            number: [(1, times[followed])] for number, followed in ((3, ("u", 1)), (4, ("u", 2)), (5, ("v", 3)))
+        }
+        stocked(other, live="uniform/durable")
+        visit(clock(other, START + 30 * DAY), START + 30 * DAY, name="live")
+        assert returns(other)[1] == [(1, START + 30 * DAY)]
         assert sound(other)
 
 

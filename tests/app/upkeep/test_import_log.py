@@ -20,6 +20,7 @@ import pytest
 
 from rlrec.app.imports import growing
 from rlrec.app.imports.layouts.base import Source
+from rlrec.app.setup import reward
 from rlrec.app.upkeep import export_log, import_log
 from rlrec.app.upkeep.import_log import BadLines, ImportSummary, Request
 from rlrec.cli.text import lines
@@ -109,6 +110,18 @@ def test_lines_come_as_they_are_written(store: Store, path: Path) -> None:
     assert sessions(store) == ["s1", "s2", "s3", "s4", "s5", "t", "s6"]
     assert (summary.accepted, summary.duplicates) == (7, 0)
     assert followed(store, path, partial(add, path, line("s7"))).accepted == 1
+
+
+@ON_BOTH
+def test_a_visit_is_credited_once_the_next_one_is_followed(store: Store, path: Path) -> None:
+    reward.define(store, reward.Request(name="loyal", weights="return=1"))
+    path.write_text(line("s1", user="u", at="2026-01-01") + line("t", user="v", at="2026-01-01"))
+    days = [partial(add, path, line(f"s{day}", user="u", at=f"2026-01-0{day}")) for day in (2, 3)]
+    followed(store, path, *days)
+    with store.read() as unit:
+        assert unit.ask("SELECT decision_id, position, kind FROM event WHERE kind = 'return' ORDER BY decision_id") == [
+            (1, 1, "return"), (3, 1, "return"),
+        ]  # fmt: skip
 
 
 @ON_BOTH
