@@ -198,7 +198,9 @@ class _TrainingRun:
             self.store.notice(f"sessions that are not used: {unused}")
         if n_ruled := self.report.ruled:
             count = f"{n_ruled:,} of {quantity(self.report.decisions, 'page')} had caps, least shares or pins alone"
-            self.store.notice(f"{count}: what they earned counts for the pages before, and they teach nothing else")
+            self.store.notice(
+                f"{count}: what they earned teaches the pages before them, their own slates teach nothing"
+            )
         trained = self._train(start)
         candidate, weights = self._candidate(trained.parameters)
         gate = self._look(candidate, weights, judged, trained, cast(list[GateReport], looks))

@@ -263,7 +263,10 @@ class DatasetWriter:
         kind: Ids = np.where(is_ruled, np.searchsorted(ids, context_id) + 1, 0)
         decision = np.repeat(np.arange(len(kind)), np.diff(visits.first))
         is_pinned = pinned_arms[kind[decision], position] == visits.slots["arm_id"]
-        has_others = np.array([False, *(bool(page.most or page.least) or not has_even_floor for page in pages)])[kind]
+        has_others = np.array([False, *(bool(page.least) or not has_even_floor for page in pages)])[kind]
+        # a cap of as many arms as the page has takes none away
+        caps = np.array([np.inf, *(min(page.most.values(), default=np.inf) for page in pages)])[kind]
+        has_others |= caps < visits.per_decision("size")
         ruled = (has_others | np.logical_and.reduceat(is_pinned, visits.first[:-1]))[decision]
         return replace(visits, slots=visits.slots | {PINNED: is_pinned & ~ruled, RULED: ruled})
 

@@ -168,7 +168,8 @@ def test_training_by_slots_finds_what_the_gate_lets_pass(run_sqlite: Run, sqlite
 
 
 BIAS, OTHER = np.array([0.9, 0.4, 0.0, -0.3, -0.8]), np.array([0.1, 0.6, -0.4, 0.5, 0.0])
-PAGES: Any = ({}, {"pin": {"1": "a0"}}, {"pin": {"3": "a3", "1": "a1"}}, {"pin": {"3": "a2"}}, {"least": {"a0": 0.2}})
+PAGES: Any = ({}, {"pin": {"1": "a0"}}, {"pin": {"3": "a3", "1": "a1"}}, {"pin": {"3": "a2"}}, {"least": {"a0": 0.2}},
+              {"most": {"shelf": 2}}, {"most": {"shelf": 3}, "pin": {"3": "a3"}})  # fmt: skip
 
 
 def log_page(bias: Array, shown: list[int], pins: set[int], eligible: set[int]) -> float:
@@ -186,15 +187,17 @@ def log_page(bias: Array, shown: list[int], pins: set[int], eligible: set[int]) 
 def test_a_page_with_pins_teaches_as_a_page_of_its_other_positions(
     run_sqlite: Run, sqlite_db: str, policy_pin: dict[str, str]
 ) -> None:
-    """Its weight is that of serving, whatever the parameters, and what it teaches is the gradient of that weight."""
+    """Its weight is that of serving, whatever the parameters, and what it teaches is the gradient of that weight. So is
+    one with a cap that takes no arm away."""
     rng = np.random.default_rng(4)
-    run_sqlite("arm", "add", "a0", "a1", "a2", "a3", "a4", "a5").done()
+    catalogue = [{"arm": f"a{number}", "features": {"shelf": number % 2}} for number in range(6)]
+    run_sqlite("arm", "import", "-", stdin=catalogue).done()
     words = [word for position, key in policy_pin.items() for word in ("--param", f"pin={position}={key}")]
     run_sqlite("policy", "create", "pg", "--kind", "gradient", "--param", "floor=0.1", *words).done()
     bias, other = np.append(BIAS, 0.3), np.append(OTHER, -0.5)
     trained.version(sqlite_db, "pg", bias=[*bias], minutes=60 * 24 * 20)
     lines = [
-        {"session": f"s{n // 3}", "policy": "pg", "k": 3, "page": PAGES[rng.integers(5)], "block": ["a5"][: n % 2]}
+        {"session": f"s{n // 3}", "policy": "pg", "k": 3, "page": PAGES[rng.integers(7)], "block": ["a5"][: n % 2]}
         for n in range(240)
     ]
     served = run_sqlite("--now", "2026-02-25T00:00:00Z", "recommend", "--input", "-", "--seed", 1, stdin=lines).lines
@@ -205,7 +208,8 @@ def test_a_page_with_pins_teaches_as_a_page_of_its_other_positions(
         pins = {int(key[1]) for key in (policy_pin | line["page"].get("pin", {})).values()}
         page = [int(slot["arm"][1]) for slot in answer["slate"]], pins, {*range(6)} - ({5} if n % 2 else set())
         name = int(_digests([f"1/s{n // 3}/1"]).view(np.uint64)[0])
-        pages.setdefault(name, []).append((answer["log_propensity"], None if "least" in line["page"] else page))
+        is_ruled = "least" in line["page"] or line["page"].get("most") == {"shelf": 2}
+        pages.setdefault(name, []).append((answer["log_propensity"], None if is_ruled else page))
     now = round(datetime.fromisoformat(LATER[1]).timestamp() * 1e6)
     with closing(Store(sqlite_db, now=now)) as store, store.read() as unit, closing(Dataset()) as dataset:
         version = policies.live(unit, ["pg"])["pg"][0]
