@@ -123,10 +123,10 @@ def examination(positions: int, power: float) -> Array:
     return np.arange(1, positions + 1, dtype=np.float64) ** -power
 
 
-def require_between(name: str, value: float, low: float, high: float) -> None:
-    """Raises InputError unless a parameter is within these bounds."""
+def require_between(name: str, value: float, low: float, high: float, *, condition: str = "") -> None:
+    """Raises InputError unless a parameter is within these bounds. condition: what they depend on, in words."""
     if not low <= value <= high:
-        raise InputError(f"{name} is {value:g}", hint=f"it is from {low:g} to {high:g}")
+        raise InputError(f"{name} is {value:g}", hint=f"it is from {low:g} to {high:g}{condition}")
 
 
 def check_rates(values: Sequence[float]) -> Array:

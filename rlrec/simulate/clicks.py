@@ -194,7 +194,7 @@ class Page(_PageAudience):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_between("topics", self.topics, 1, self.arms)
+        require_between("topics", self.topics, 1, self.arms, condition=f" with {self.arms} rates")
         self._topic = np.arange(self.arms) % self.topics
 
     def features_of(self, arm: int) -> dict[str, Any]:

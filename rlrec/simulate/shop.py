@@ -57,8 +57,11 @@ class Shop(Regulars):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_between("arms", self.arms, 2 * self.categories, LONGEST)
-        require_between("bait", self.bait, self.categories, self.arms - self.categories)
+        condition = f" with arms={self.arms} and categories={self.categories}"
+        require_between(
+            "arms", self.arms, 2 * self.categories, LONGEST, condition=f" with categories={self.categories}"
+        )
+        require_between("bait", self.bait, self.categories, self.arms - self.categories, condition=condition)
         n_honest = self.arms - self.bait
         self._category = np.arange(self.arms) % self.categories
         self.is_bait: Flags = np.arange(self.arms) >= n_honest

@@ -101,6 +101,7 @@ def test_rates_of_a_file_name_the_arms(run_sqlite: Run, tmp_path: Path) -> None:
         (["corridor", "--kind", "thompson"], "reward 'corridor' may leave [0, 1]"),
         (["choc-kale", "--kind", "ucb", "--env", "levels=1"], "levels is 1"),
         (["shop", "--kind", "ucb", "--env", "bait=50"], "bait is 50"),
+        (["shop", "--kind", "ucb", "--env", "arms=12"], "bait is 10. it is from 5 to 7 with arms=12 and categories=5"),
         (
             ["bernoulli", "--kind", "ucb", "--param", "pin=1=a1", "--param", "block=a2"],
             "ucb has block=a2, pin=1=a1: a study in memory keeps no such rules. leave --ephemeral away",
