@@ -9,6 +9,7 @@ import os
 import pwd
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -48,12 +49,15 @@ class PostgresServer:
 
     def run(self, program: str, *words: str, inside: Sequence[str] = ()) -> None:
         """Run one of PostgreSQL's programs as the user of the server. inside: a command that runs it."""
-        command = [*inside, str(self.programs / "bin" / program), *words]
-        if self.user:
-            ids = [f"--reuid={self.user.pw_uid}", f"--regid={self.user.pw_gid}", "--clear-groups"]
-            command[len(inside) : len(inside)] = ["setpriv", *ids]
+        command = [*inside, *self.as_user(), str(self.programs / "bin" / program), *words]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, timeout=PATIENCE_S, check=False)
         assert done.returncode == 0, done.stderr.decode()
+
+    def as_user(self) -> list[str]:
+        """A command that runs another one as the user of the server."""
+        if self.user is None:
+            return []
+        return ["setpriv", f"--reuid={self.user.pw_uid}", f"--regid={self.user.pw_gid}", "--clear-groups"]
 
     def create(self) -> None:
         self.run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
@@ -88,3 +92,35 @@ def new_server(
         finally:
             if (server.data / "postmaster.pid").exists():
                 server.stop()
+
+
+POOLER = """[databases]
+* = host={server} user=postgres
+[pgbouncer]
+unix_socket_dir = {folder}
+auth_type = any
+pool_mode = transaction
+default_pool_size = 2
+max_prepared_statements = 0
+ignore_startup_parameters = options
+"""
+
+
+@contextmanager
+def pooled(db: str, program: str) -> Iterator[str]:
+    """The URL of a store behind PgBouncer, which gives all clients two connections to the server, by transaction, and
+    does not know who prepared a statement, as releases before 1.21. db: the URL of a `PostgresServer`."""
+    address, _, server = db.partition("?host=")
+    with tempfile.TemporaryDirectory(prefix="rlrec-pooler-") as name:
+        bouncer, port = PostgresServer(Path(name)), 6432
+        config = bouncer.folder / "pgbouncer.ini"
+        config.write_text(POOLER.format(server=server, folder=name))
+        process = subprocess.Popen([*bouncer.as_user(), program, "-q", str(config)], stderr=subprocess.PIPE, text=True)
+        try:
+            while not (bouncer.folder / f".s.PGSQL.{port}").exists():
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.02)
+            yield f"{address}?host={name}&port={port}"
+        finally:
+            process.kill()
+            process.communicate()

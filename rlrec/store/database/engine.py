@@ -27,14 +27,13 @@ SETTINGS = ("foreign_keys = ON", "synchronous = NORMAL", "cache_size = -64000", 
 CONNECT_TIMEOUT_S = 6
 # A client that stops within a writing transaction holds its locks for at most this time.
 IDLE_TIMEOUT = "set_config('idle_in_transaction_session_timeout', '120s', true)"
-# Of PostgreSQL: settings that queries rely on, whatever the role or the database sets.
+# Of PostgreSQL: settings that queries rely on, whatever the role or the database sets. Writers run READ COMMITTED, too.
 POSTGRES_SETTINGS = {
     "client_encoding": "'UTF8'",
     "standard_conforming_strings": "'on'",
     "bytea_output": "'hex'",
     "array_nulls": "'on'",
     "extra_float_digits": "'1'",  # doubles are read as they were stored
-    "default_transaction_isolation": "'read committed'",
 }
 # If no lock timeout is set, use one that ends before the statement timeout: a wait for a lock is then reported as such.
 _LOCK_TIMEOUT = f"""CASE
@@ -115,22 +114,32 @@ def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa
     except ImportError as error:
         raise RlrecError("PostgreSQL needs the driver psycopg", hint="pip install 'rlrec[postgres]'") from error
     arguments = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_TIMEOUT_S}
-    engine = sa.create_engine(url, connect_args=arguments, pool_size=2)
+    engine = sa.create_engine(url, connect_args=arguments, pool_size=2, isolation_level="READ COMMITTED")
     values = dict(POSTGRES_SETTINGS)
     for name, micros in (("statement_timeout", waits.statement), ("lock_timeout", waits.lock)):
         if micros is not None:  # for PostgreSQL, 0 means no limit
             values[name] = f"'{max(1, micros // 1000)}ms'"
-    configured = ", ".join(f"set_config('{name}', {value}, false)" for name, value in values.items())
+    values.setdefault("lock_timeout", _LOCK_TIMEOUT)  # last, for it reads the other one
+    # A pooler gives each transaction any connection to the server, and names another process than the one that serves.
+    is_pooled = "pg_backend_pid() <> {process}"
+    configured = ", ".join(f"set_config('{name}', {value}, {is_pooled})" for name, value in values.items())
 
     @event.listens_for(engine, "connect", insert=True)
     def configure(connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
         connection.autocommit = True
-        connection.execute(f"SELECT {configured}")
-        if waits.lock is None:
-            connection.execute(f"SELECT set_config('lock_timeout', {_LOCK_TIMEOUT}, false)")
+        text = f"SELECT {is_pooled}, {configured}".format(process=connection.info.backend_pid)
+        record.info["settings"] = None
+        if connection.execute(text).fetchone()[0]:
+            record.info["settings"] = text  # of each transaction, so that other clients keep theirs
+            connection.prepare_threshold = None  # a statement of another client may have the same name
         with suppress(psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFunction):
             record.info["server"] = connection.execute(_SERVER).fetchone()
         connection.autocommit = False
+
+    @event.listens_for(engine, "begin")
+    def configure_transaction(connection: sa.Connection) -> None:
+        if (text := connection.info["settings"]) is not None:
+            connection.exec_driver_sql(text)
 
     @event.listens_for(engine, "checkout")
     def forget_reading(connection: Any, *_: object) -> None:

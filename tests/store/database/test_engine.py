@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +26,7 @@ from rlrec.store.database.engine import Waits
 from rlrec.store.log import decisions
 from tests.app.shop import ask, stocked, tell
 from tests.conftest import PATIENCE_S, CommandResult, runner
+from tests.store.servers import pooled
 
 ROLE = {
     "extra_float_digits": "-15",
@@ -72,6 +75,35 @@ def test_settings_of_a_database_do_not_reach_the_store(postgres: str) -> None:
         run = runner(postgres)
         assert run("feedback", first["decision_id"], "click").exit_code == 0
         assert run("doctor", "--json").json["findings"] == []
+
+
+@pytest.mark.slow
+def test_clients_of_a_pooler_share_its_connections(postgres: str) -> None:
+    """Each transaction has the settings that it relies on, whichever connection it gets, and leaves none behind."""
+    if (program := shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")) is None:
+        pytest.skip("PgBouncer is not installed")
+    name = name_of(postgres)
+    administer(postgres, *(f'ALTER DATABASE "{name}" SET {key} TO {value!r}' for key, value in ROLE.items()))
+    with closing(Store(postgres)) as store:
+        stocked(store, home="thompson")
+    with pooled(postgres, program) as db:
+        lines: list[dict[str, Any]] = [
+            {"op": "recommend", "policy": "home", "session": f"é{number}"} for number in range(60)
+        ]
+        lines += [{"op": "feedback", "decision_id": number, "events": {"click": 0.1}} for number in range(1, 20)]
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        pipe = partial(subprocess.run, [sys.executable, "-m", "rlrec", "--db", db, "pipe"], input=text, text=True)
+        with ThreadPoolExecutor() as pool:
+            runs = [pool.submit(pipe, capture_output=True, check=True, timeout=PATIENCE_S) for _ in range(2)]
+            assert [done.result().stdout.count('"decision_id"') for done in runs] == [len(lines)] * 2
+        run = runner(db)
+        assert run("doctor", "--json").json["findings"] == []
+        assert run("status", "--json").json["decisions"] == 120
+        assert run("export-log", "-").lines == runner(postgres)("export-log", "-").lines
+        with psycopg.connect(db, autocommit=True) as other:
+            query = "SELECT current_setting('lock_timeout'), current_setting('extra_float_digits')"
+            left = {other.execute(query).fetchone() for _ in range(8)}
+            assert left == {("0", ROLE["extra_float_digits"])}
 
 
 def test_what_a_role_refuses_is_said_as_it_is(postgres: str) -> None:
