@@ -135,7 +135,9 @@ def _initial(version: Version) -> list[LearnedFrom]:
     if "policy_id" in record and learns(version):
         last = None if "selection" in record else record.get("last_id")
         copied = Selection(policy_ids=[record["policy_id"]], last_id=last, imported=False)
-        learned.append(LearnedFrom(selection=copied, mature_at=version.created_at, window_us=version.reward.window_us))
+        # a variant hands over all that its belief holds
+        mature_at = None if "variant" in record else version.created_at
+        learned.append(LearnedFrom(selection=copied, mature_at=mature_at, window_us=version.reward.window_us))
     return learned
 
 

@@ -65,6 +65,11 @@ def test_a_frozen_belief_holds_what_was_mature_when_it_was_made() -> None:
     assert rows(version(status="frozen", learned_from={**record, "last_id": 1}, created_at=100 * MINUTE)) == [0]
 
 
+def test_a_belief_handed_over_by_a_variant_holds_what_was_young_then() -> None:
+    record = {"policy_id": 1, "last_id": 2, "variant": "thompson@ab/b", "ordinal": 0}
+    assert rows(version(policy_id=9, learned_from=record, created_at=21 * MINUTE)) == [0, 1]
+
+
 def test_a_log_taught_what_was_selected_and_mature() -> None:
     record = {"selection": {"policy_ids": [1, 2], "since": 20 * MINUTE}, "last_id": 5, "now": 61 * MINUTE}
     taught = version(policy_id=9, learned_from={**record, "window_us": 30 * MINUTE})
