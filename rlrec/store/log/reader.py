@@ -17,6 +17,7 @@ from rlrec.log_fields import DECISION, EVENT, SLOT, LogField
 from rlrec.store.database.bulk import Columns, PendingQuery
 from rlrec.store.database.unit import Unit, damage_error
 from rlrec.store.log import contents
+from rlrec.store.log.events import RETURN
 from rlrec.store.log.selected import MAX_COLUMN_SPREAD, MAX_SPREAD, ROUTE, Selection, id_ends, numbers
 
 BATCH = 50_000  # decisions in a batch, approximately
@@ -474,6 +475,15 @@ def ask_events(
     if unit.postgres or unit.folder is not None:  # SQLite returns them in this order, in which values are added up
         tables += " ORDER BY e.decision_id, e.number"
     return _ask(unit, {name: EVENTS[name] for name in names}, tables)
+
+
+def ask_returns(unit: Unit, tests: Sequence[str]) -> PendingQuery:
+    """A query for the events `return` of decisions `d` that pass all tests, with their sessions and visits."""
+    names = ("decision_id", "position", "kind", "value", "at")
+    columns: dict[str, tuple[type, str]] = {name: (np.int64, f"d.{name}") for name in ("session_id", "visit")}
+    columns |= {name: EVENTS.get(name, (np.int64, f"e.{name}")) for name in names}
+    tests = ["e.decision_id = d.id", f"e.kind = '{RETURN}'", *tests]
+    return _ask(unit, columns, f"decision d CROSS JOIN event e WHERE {' AND '.join(tests)} ORDER BY d.id, e.number")
 
 
 def set_cells(unit: Unit, sets: Ids) -> Ids:

@@ -304,6 +304,22 @@ def test_an_import_brings_its_returns(shop: Store, sqlite_template: Path, tmp_pa
         assert sound(other)
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_outcomes_of_one_surface_count_returns_to_visits_that_another_one_ended(shop: Store, size: int) -> None:
+    """A person comes three times; what `other` shows last has the event, and both have the reward of the visit."""
+    for day in range(3):
+        visit(shop, START + day * DAY, session=f"s{day}", size=size)
+        visit(shop, START + day * DAY + MINUTE, session=f"s{day}", name="other")
+    assert list(returns(shop)) == [2, 4]
+    run = runner(shop.address)
+    for policy_name in ("home", "other"):
+        answer = run(
+            "--now", "2027-03-01", "outcomes", "--log", f"policy={policy_name}", "--reward", "durable", "--json"
+        )
+        (row,) = [row for row in json.loads(answer.stdout)["outcomes"] if row["metric"] == "reward_per_unit"]
+        assert row["value"] == 2.0
+
+
 @pytest.mark.parametrize("is_defined", [True, False])
 def test_visits_of_an_imported_log_are_credited(is_defined: bool, sqlite_template: Path, tmp_path: Path) -> None:
     """One user comes back twice, another once; the file has later visits first. Then one comes to this store."""
