@@ -20,7 +20,7 @@ ARMS = 10_000  # in all cached layouts
 
 
 def page_codes(contexts: Sequence[Mapping[str, Any]]) -> Index:
-    """The number of the page rules that each context states, equal for equal rules, (m,)."""
+    """A number for the page rules that each context states, (m,): contexts with equal rules have the same one."""
     texts = [repr([context.get(field) for field in PAGE_FIELDS]) for context in contexts]
     return np.unique(texts, return_inverse=True)[1].reshape(-1)
 

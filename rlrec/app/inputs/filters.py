@@ -16,7 +16,7 @@ from rlrec.store.database.unit import parse as parse_body
 from rlrec.store.log import selected, sessions
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies, users
-from rlrec.times import parse_local
+from rlrec.times import format_time, parse_local
 
 FIELD = "field:"  # prefix of a field of the context
 KEYS = (
@@ -46,6 +46,12 @@ def with_loggers(text: str | None, names: Iterable[str]) -> str:
     pairs = parse(text or "") | {"loggers": "+".join(names)}
     pairs.pop(ALL, None)
     return ",".join(f"{key}={value}" for key, value in pairs.items())
+
+
+def with_since(text: str | None, at: int | None) -> str | None:
+    """A filter of the decisions that a filter selects, from a time on (None: from the first); None selects all."""
+    pairs = parse(text or "") | ({} if at is None else {"since": format_time(at)})
+    return ",".join(key if key == ALL else f"{key}={value}" for key, value in pairs.items()) or None
 
 
 def parse(text: str) -> dict[str, str]:

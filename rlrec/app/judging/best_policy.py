@@ -31,7 +31,7 @@ from rlrec.store.log.events import RETURN
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, experiments, policies, routes
 from rlrec.store.policies.beliefs import ArmSums
-from rlrec.times import DAY_US, format_time
+from rlrec.times import DAY_US
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.arm_effects import EffectEstimates
@@ -187,8 +187,7 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     from rlrec.ope.intervals.tails import t_quantile
 
     since = selected.newest_at(unit, filters.selection(unit, log), JUDGED)
-    pairs = filters.parse(log or "") | ({} if since is None else {"since": format_time(since)})
-    filtered = ",".join(f"{key}={value}" for key, value in pairs.items()) or None
+    filtered = filters.with_since(log, since)
     effect_pass, by_group, _ = arm_effects.sum_log(unit, arm_effects.Request(log=filtered, reward=reward))
     selection, (sums,), keys = filters.selection(unit, filtered), by_group.values(), effect_pass.arm_keys
     estimates = effect_pass.estimate(sums)

@@ -149,7 +149,8 @@ class FloorComparison:
 
     @classmethod
     def resolve(cls, unit: Unit, request: Request) -> FloorComparison:
-        """Raises InputError for unknown names and for kinds that have no greedy form here."""
+        """The comparison that a request asks for. Raises InputError for unknown names and for kinds that have no greedy
+        form here."""
         name = _name(unit, request)
         version = lookup.version(unit, name)[0]
         log = filters.join_filters(f"policy={name}", request.log)

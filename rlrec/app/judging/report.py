@@ -134,7 +134,7 @@ def newest_filter(store: Store) -> str | None:
     """The filter of the newest decisions, as many as estimates use; None where there are no more."""
     with store.read() as unit:
         since = selected.newest_at(unit, filters.selection(unit, ""), JUDGED)
-    return None if since is None else f"since={format_time(since)}"
+    return filters.with_since(None, since)
 
 
 class _Ranking:
@@ -199,7 +199,8 @@ class _Gathering(_Ranking):
             self.answer.reward = lookup.reward(unit, request.reward).name
         elif owner := next(iter([*self._rankers(), *self.served]), None):
             self.answer.reward = self.live[owner].reward.name
-        self.answer.judged, self._judged_log = None if since is None else JUDGED, self._log(since)
+        self.answer.judged = None if since is None else JUDGED
+        self._judged_log = filters.with_since(request.filter, since)
 
     def _count_traffic(self) -> Counter[int]:
         """The number of decisions of each policy; also fills the answer's table of traffic."""
@@ -256,11 +257,6 @@ class _Gathering(_Ranking):
         if text not in self.answer.remarks[name]:
             self.answer.remarks[name].append(text)
 
-    def _log(self, since: int | None) -> str | None:
-        """The filter of the log from a time on."""
-        pairs = filters.parse(self.request.filter) | ({} if since is None else {"since": format_time(since)})
-        return ",".join(f"{key}={value}" for key, value in pairs.items()) or None
-
     # -- parts --
 
     def _over_time(self) -> outcomes.Result:
@@ -277,13 +273,14 @@ class _Gathering(_Ranking):
             day = format_time(start * DAY_US)[:10]
             self._remark("time", f"Nothing from before {day} is shown over time: see --since.")
         since = max(times.midnight(start), self.selection.since or 0) if start > days[0] else self.selection.since
-        request = outcomes.Request(
-            by=self.answer.period, log=self._log(since), rewards=[str(self.answer.reward)], metrics=OVER_TIME
-        )
-        requests = [request]
+        starts = [(self.answer.period, since)]
         if self.answer.period != "week" and days[-1] - max(monday, times.day_of(since or 0)) >= 2 * 7 - 1:
-            requests.append(replace(request, by="week", log=self._log(max(since or 0, times.midnight(monday)))))
-        over_time, *weeks = outcomes.answer_requests(self.store, requests)
+            starts.append(("week", max(since or 0, times.midnight(monday))))
+        log, rewards = self.request.filter, [str(self.answer.reward)]
+        over_time, *weeks = outcomes.answer_requests(self.store, [
+            outcomes.Request(by=period, log=filters.with_since(log, start), rewards=rewards, metrics=OVER_TIME)
+            for period, start in starts
+        ])  # fmt: skip
         self.answer.weeks = over_time if self.answer.period == "week" else next(iter(weeks), None)
         return over_time
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec.app.log import partitions, reward_log
 from rlrec.app.log.reward_log import UnusedVisits
-from rlrec.arrays import Array, Flags, Ids, offsets, run_starts, take
+from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, offsets, run_starts, take
 from rlrec.policy.gradients import history, returns
 from rlrec.records import Reward
 from rlrec.store import Unit
@@ -223,7 +223,7 @@ class PersonVisits:
         gap, number, followed = np.full(len(order), np.inf), np.empty(len(order), np.int64), np.empty(len(order))
         earlier = np.flatnonzero(~begins) - 1
         gap[order[earlier]] = np.maximum(first_at[order[earlier + 1]] - last_at[order[earlier]], 0)
-        number[order] = np.arange(len(order)) - np.repeat(starts, lengths) + 1
+        number[order] = numbers_in_runs(starts, len(order)) + 1
         earned = np.cumsum(reward[order])
         followed[order] = np.repeat(earned[starts + lengths - 1], lengths) - earned
         returns_after, came_back = np.empty(len(order), np.int64), np.cumsum(gap[order] <= definition.window_us)

@@ -447,7 +447,7 @@ def mean_by_position(split: DatasetSplit) -> Array:
     """The mean reward of each position of slates, (positions,)."""
     total = np.zeros((2, 1))
     for rows in split.batches():
-        position = np.arange(len(rows.shown)) - np.repeat(rows.first[:-1], rows.size)
+        position = returns.steps(rows.first)
         n_positions = max(total.shape[1], int(position.max(initial=0)) + 1)
         added = [np.bincount(position, weights, n_positions) for weights in (rows.earned, np.ones(len(position)))]
         total = np.pad(total, ((0, 0), (0, n_positions - total.shape[1]))) + np.array(added)

@@ -24,7 +24,7 @@ from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import RowSums, WeightSpread
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold, n_visits
 from rlrec.ope.units.strata import Stratum, Weighting, by_logger, left_out, negligible_loggers, stratum_factors
-from rlrec.policy.gradients import reinforce
+from rlrec.policy.gradients import reinforce, returns
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, score_states
 from rlrec.policy.slates import plackett_luce
 from rlrec.records import add_each
@@ -126,9 +126,9 @@ class HoldoutValue:
         }  # fmt: skip
 
     def teaching_factors(self, *, by_slot: bool, clip: float) -> Array:
-        """The weight of the decisions of each stratum in training, (strata,), by the spread of their weights under the
-        reference, or of those of their slots given the slots above; 0 for loggers in `left_out`. clip: the largest
-        weight."""
+        """How much the decisions of each stratum count in training, (strata,): the less, the more their weights under
+        the reference vary; 0 for loggers that cannot tell. by_slot: the weights are those of slots, given the slots
+        above; clip: the largest weight."""
         strata, sums = self.split.strata, np.zeros((4, len(self.split.strata)))
         for rows in self.split.batches():
             log_slots, stratum = self._log_slots(rows, self.reference), np.repeat(rows.stratum, rows.length)
@@ -222,12 +222,11 @@ class HoldoutValue:
         return np.add.reduceat(self._log_slots(rows, parameters), rows.first[:-1])
 
     def _slot_values(self, parameters: Parameters) -> Array:
-        """Sums over the slots of each visit of weight x (reward - mean of the position), (visits,)."""
+        """The sum of weight x (reward - mean reward of the position) over the slots of each visit, (visits,)."""
         assert self.by_position is not None
         values = []
         for rows in self.split.batches(self.max_visits):
-            position = np.arange(len(rows.shown)) - np.repeat(rows.first[:-1], rows.size)
-            mean = self.by_position[np.minimum(position, len(self.by_position) - 1)]
+            mean = self.by_position[np.minimum(returns.steps(rows.first), len(self.by_position) - 1)]
             log_ratio = self._log_slots(rows, parameters) - rows.conditional
             weighed_gain = np.exp(np.minimum(log_ratio, reinforce.HIGHEST)) * (rows.earned - mean)
             values.append(np.add.reduceat(weighed_gain, rows.first[rows.start[:-1]]))

@@ -509,7 +509,6 @@ def _observe(unit: Unit, run: int | None, late: Mapping[str, LateObservation]) -
         ledger = Ledger(unit, ())
         recorded = FeedbackTransaction(unit, ledger, lines)
         ledger.close()
-        for outcome in recorded.stored:
-            if isinstance(outcome, InputError):
-                raise outcome
+        if recorded.refused:
+            raise recorded.refused[0]
     return sum(bool(line.events) for line in lines), n_unmatched

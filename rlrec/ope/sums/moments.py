@@ -17,7 +17,7 @@ from typing import Self
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, look_up, run_starts
+from rlrec.arrays import Array, Ids, look_up, numbers_in_runs, run_starts
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Sums
 
@@ -224,7 +224,7 @@ def steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, len
         digests, unit = np.arange(BLOCKS), block_of(cluster)
     # the cell (unit, step) of every decision
     end = np.cumsum(length) - 1
-    step = np.arange(len(held_column)) - np.repeat(end - length + 1, length)
+    step = numbers_in_runs(end - length + 1, len(held_column))
     cell, shape = np.repeat(unit, length) * horizon + step, (len(digests), horizon)
     # the sums of every column
     sums = np.empty((len(digests), len(columns) + 1, horizon))

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Ids, offsets, piece_rows
+from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, offsets, piece_rows
 from rlrec.errors import InputError
 from rlrec.ope.sums.base import RewardColumns, require
 
@@ -86,7 +86,7 @@ class Course:
     @cached_property
     def step(self) -> Ids:
         """Step of every decision in its visit, from 0."""
-        return np.arange(len(self.batch.reward)) - np.repeat(self.batch.start[:-1], self.batch.length)
+        return numbers_in_runs(self.batch.start[:-1], len(self.batch.reward))
 
     @cached_property
     def discount(self) -> Array:

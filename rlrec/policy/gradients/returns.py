@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids
+from rlrec.arrays import Array, Ids, numbers_in_runs
 from rlrec.errors import InputError
 from rlrec.records import Sums
 
@@ -37,7 +37,7 @@ def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
 
 def steps(start: Ids) -> Ids:
     """The step of each decision in its visit, from 0, (n,). start (s + 1,) as in `discounted`."""
-    return np.arange(start[-1]) - np.repeat(start[:-1], np.diff(start))
+    return numbers_in_runs(start[:-1], int(start[-1]))
 
 
 def shape_returns(returns: Array, potential: Array) -> Array:

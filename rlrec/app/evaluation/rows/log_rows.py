@@ -64,7 +64,7 @@ class LoggedLists:
 
     def has_list(self, slots: Columns) -> Flags:
         """The rows whose decision has a list, (n,)."""
-        return np.isin(slots["decision_id"], list(self.lists)) if self.lists else np.zeros(len(slots["at"]), np.bool_)
+        return np.isin(slots["decision_id"], list(self.lists))
 
     def weighable(self, slots: Columns) -> Flags:
         """The rows whose decision has a list from a known catalogue, so that a first stage can give its probability,

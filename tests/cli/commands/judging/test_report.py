@@ -256,6 +256,12 @@ def test_what_is_excluded_is_counted_apart_and_nowhere_else(shop: Run) -> None:
     assert re.findall(r"(\d+) users<", table) == [*map(str, counted)]
 
 
+def test_the_filter_all_reaches_every_part(shop: Run) -> None:
+    text = page(shop, "--log", "all", "--no-estimates")
+    assert "is not a log filter" not in text
+    assert '<section id="time"' in text
+
+
 def test_the_summary_has_the_sentence_of_experiment_show(shop: Run) -> None:
     (headline,) = headlines(page(shop), "experiments")
     assert headline == f"ab: {shop('--now', LATER, 'experiment', 'show', 'ab').stdout.splitlines()[0]}"
