@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from typing import Self
 
 import numpy as np
@@ -229,8 +228,9 @@ class DatasetWriter:
             divided = earned / examined
             logged = np.where(np.isinf(examined), UNWEIGHED, logged)  # below the end of the curve
         return VisitRows(
-            eligible_sets=sets, name=_digests(names).view(np.uint64), split=visits.per_visit("split"),
-            cluster=_digests(names_of_clusters), stratum=stratum, length=np.diff(visits.start),
+            eligible_sets=sets, name=np.array(contents.key_digests(names), np.int64).view(np.uint64),
+            split=visits.per_visit("split"), cluster=np.array(contents.key_digests(names_of_clusters), np.int64),
+            stratum=stratum, length=np.diff(visits.start),
             eligible=set_index, size=np.add.reduceat(is_free, first[:-1], dtype=np.int64),
             remembered=np.bincount(state.row[in_set], minlength=len(eligible)),
             log_propensity=visits.per_decision("log_propensity"), reward=visits.reward, lowest=visits.lowest,
@@ -314,8 +314,3 @@ class DatasetWriter:
             arms = np.setdiff1d(self._positions(np.array(members[set_id], np.int64)), pinned_arms[row])
             sets.append(EligibleSet(self._catalogues[number], arms))
         return sets, index
-
-
-def _digests(names: list[str]) -> Ids:
-    digests = b"".join([blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest() for name in names])
-    return np.frombuffer(digests, "<i8")

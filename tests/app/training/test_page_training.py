@@ -17,13 +17,14 @@ from rlrec.app.log.ended_visits import Cutoff
 from rlrec.app.log.splits import GATE, TRAIN
 from rlrec.app.training.ascent import Trainer, agreement, group_slates
 from rlrec.app.training.dataset import Dataset
-from rlrec.app.training.dataset_writer import DatasetWriter, _digests
+from rlrec.app.training.dataset_writer import DatasetWriter
 from rlrec.app.training.holdout_value import HoldoutValue, fit_values
 from rlrec.arrays import Array
 from rlrec.ope.comparisons.comparison import gate_alpha
 from rlrec.policy.gradients import reinforce
 from rlrec.policy.gradients.reinforce import Objective
 from rlrec.store import Store
+from rlrec.store.log import contents
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 from tests.app import trained
@@ -207,7 +208,7 @@ def test_a_page_with_pins_teaches_as_a_page_of_its_other_positions(
     for n, (line, answer) in enumerate(zip(lines, served, strict=True)):
         pins = {int(key[1]) for key in (policy_pin | line["page"].get("pin", {})).values()}
         page = [int(slot["arm"][1]) for slot in answer["slate"]], pins, {*range(6)} - ({5} if n % 2 else set())
-        name = int(_digests([f"1/s{n // 3}/1"]).view(np.uint64)[0])
+        name = contents.key_digest(f"1/s{n // 3}/1") % 2**64
         is_ruled = "least" in line["page"] or line["page"].get("most") == {"shelf": 2}
         pages.setdefault(name, []).append((answer["log_propensity"], None if is_ruled else page))
     now = round(datetime.fromisoformat(LATER[1]).timestamp() * 1e6)
