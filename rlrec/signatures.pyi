@@ -77,8 +77,9 @@ class RewardCommands:
     def list(self) -> Records:
         """List all reward definitions."""
 
-    def delays(self, name: str = 'default', *, log: str | None = None) -> Records:
-        """Show how much reward arrives within each window, to choose one.
+    def delays(self, name: str | None = None, *, log: str | None = None) -> Records:
+        """Show how much reward arrives within each window, to choose one. Without a NAME it is the reward that all policies
+        learn.
 
         The reward of a decision is that of its page under the definition, minus the defaults, from the events inside the
         window. Two windows are compared on the decisions old enough for the longer one, so that young decisions do not
@@ -95,7 +96,7 @@ class RewardCommands:
 
         log: Look only at these decisions: policy=NAME,since=TIME and so on."""
 
-    def suggest(self, *, reward: str = 'default', log: str | None = None, horizon: str | timedelta | None = None, level: float = 0.95) -> Result:
+    def suggest(self, *, reward: str | None = None, log: str | None = None, horizon: str | timedelta | None = None, level: float = 0.95) -> Result:
         """Suggest weights of events by which a slot is worth what it brings in the long run.
 
         Arms differ in how often a look at them brings each kind of event, and in what comes after the page: later pages of
@@ -109,7 +110,7 @@ class RewardCommands:
         where some later weight is surely not 0; the others have their means in it. Bounds of later and
         rank hold for all events together.
 
-        reward: Reward that the weights add to.
+        reward: Reward that the weights add to [default: what all policies learn].
         log: Filter of the log, or parquet:DIR, as in `effects` [default: all].
         horizon: Time within which people come back, as in `effects`.
         level: Confidence of intervals."""

@@ -29,11 +29,11 @@ _MARKS = (*reward_log.MATURITY, "keep_probability")
 # One window; own: whether it is the definition's.
 Result = TypedDict("Result", {
     "window_s": float, "share": float | None, "events": int, "decisions": int, "reward_per_decision": float,
-    "own": bool,
+    "own": bool, "reward": str,
 })  # fmt: skip
 
 
-def delays(store: Store, name: str = "default", *, log: str | None = None) -> list[Result]:
+def delays(store: Store, name: str | None = None, *, log: str | None = None) -> list[Result]:
     """The share of reward that arrives within each window, up to the longest one in which decisions that are old enough
     got a weighted event. Raises InputError where there is none."""
     with store.read() as unit:
@@ -45,7 +45,7 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
     with_events = np.flatnonzero(total[:, EVENTS])
     if not len(with_events):
         hint = f"record some with `rlrec feedback`{', or widen --log' if log else ''}"
-        cause = f"no selected decision that is old enough has one of reward {name!r}"
+        cause = f"no selected decision that is old enough has one of reward {definition.name!r}"
         raise InputError(f"no weighed event: {cause}", hint=hint)
     total = total[: with_events[-1] + 1]
     earlier, later = total[:, EARLIER_REWARD], total[:, WINDOW_REWARD]
@@ -55,7 +55,7 @@ def delays(store: Store, name: str = "default", *, log: str | None = None) -> li
         {
             "window_s": window / 1e6, "share": finite_or_none(share), "events": int(row[EVENTS]),
             "decisions": int(row[DECISIONS]), "reward_per_decision": row[WINDOW_REWARD] / row[COUNTED],
-            "own": window == definition.window_us,
+            "own": window == definition.window_us, "reward": definition.name,
         }
         for row, window, share in zip(total.tolist(), windows, arrived_shares(links).tolist(), strict=False)
     ]  # fmt: skip

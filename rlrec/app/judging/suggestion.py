@@ -27,7 +27,7 @@ DIGITS = 3  # decimal digits of a weight
 class Request:
     """Arguments of `reward suggest`: reward, log, horizon_us and level as in `effects`."""
 
-    reward: str = "default"
+    reward: str | None = None
     log: str | None = None
     horizon_us: int | None = None
     level: float = 0.95
@@ -64,7 +64,7 @@ def suggest(store: Store, request: Request) -> Result:
         raise InputError(message, hint=hint)
     with log_stores.reading(store, request.log) as (unit, log, _):
         effect_request = arm_effects.Request(
-            log=log, reward=request.reward, horizon_us=request.horizon_us, level=request.level
+            log=log, reward=definition.name, horizon_us=request.horizon_us, level=request.level
         )  # fmt: skip
         effect_pass, by_group, _ = arm_effects.sum_log(unit, effect_request)
     (sums,) = by_group.values()

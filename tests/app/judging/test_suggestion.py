@@ -92,13 +92,15 @@ def test_a_log_that_shows_too_little_gives_no_definition(visits: Run) -> None:
 
 def test_few_arms_tell_no_weights(db: str) -> None:
     run = runner(db)
-    begin(run, NAMES[:5], "draw", "uniform")
+    run("reward", "define", "presses", "click=1")
+    begin(run, NAMES[:5], "draw", "uniform", "--reward", "presses")
     lines = [{"policy": "draw", "session": f"s{number // 2}"} for number in range(200)]
     answers = run("recommend", "--input", "-", "--now", "2026-02-01", stdin=lines).lines
     click(run, [answer["decision_id"] for answer in answers[::3]], "--now", "2026-02-01")
     result = run("reward", "suggest", "--now", "2026-02-02")
     assert result.stdout.startswith("cannot tell: no kind of event differs enough between the 5 arms of this log")
     answer = run("reward", "suggest", "--now", "2026-02-02", "--json").json
+    assert answer["reward"] == "presses"  # what all policies learn
     assert (answer["events"], answer["weights"], answer["explained"], answer["rank"]) == ([], None, None, None)
 
 

@@ -81,11 +81,12 @@ def _terms(row: app.reward.Definition) -> str:
 
 
 @reward.command()
-@click.argument("name", type=NAME, default="default")
+@click.argument("name", type=NAME, required=False)
 @click.option("--log", metavar="FILTER", help="Look only at these decisions: policy=NAME,since=TIME and so on.")
 @reading("rlrec reward delays", "rlrec reward delays default --log policy=home")
-def delays(store: Store, show: Show, name: str, log: str | None) -> None:
-    """Show how much reward arrives within each window, to choose one.
+def delays(store: Store, show: Show, name: str | None, log: str | None) -> None:
+    """Show how much reward arrives within each window, to choose one. Without a NAME it is the reward that all policies
+    learn.
 
     The reward of a decision is that of its page under the definition, minus the defaults, from the events inside the
     window. Two windows are compared on the decisions old enough for the longer one, so that young decisions do not
@@ -104,11 +105,11 @@ def delays(store: Store, show: Show, name: str, log: str | None) -> None:
     result = [{"window": format_duration(round(row["window_s"] * 1e6)), **row} for row in rows]
     headers = ["window", "share", "events", "decisions", "reward_per_decision"]
     marked = [{**row, "window": f"{row['window']}{' *' if row['own'] else ''}"} for row in result]
-    show(result, table=View.select(marked, headers, notes=[f"* the window of reward {name}"]))
+    show(result, table=View.select(marked, headers, notes=[f"* the window of reward {rows[0]['reward']}"]))
 
 
 @reward.command()
-@click.option("--reward", type=NAME, default="default", show_default=True, help="Reward that the weights add to.")
+@click.option("--reward", type=NAME, help="Reward that the weights add to [default: what all policies learn].")
 @click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `effects` [default: all].")
 @click.option("--horizon", "horizon_us", type=DURATION, help="Time within which people come back, as in `effects`.")
 @level_option

@@ -73,15 +73,17 @@ def test_a_logarithm_is_learned_audited_and_estimated(run: Run) -> None:
 
 
 def test_delays_are_shown_for_a_reward(run_sqlite: Run) -> None:
-    begin(run_sqlite, "a", "home", "uniform")
+    run_sqlite("reward", "define", "presses", "click=1")
+    begin(run_sqlite, "a", "home", "uniform", "--reward", "presses")
     run_sqlite("--now", "2026-01-01T12:00:00Z", "recommend", "--policy", "home", "--session", "s")
     assert run_sqlite("reward", "delays", "--json").error["error"].startswith("no weighed event")
     run_sqlite("--now", "2026-01-01T12:03:00Z", "feedback", "1", "click")
     rows = ["--now", "2026-01-01T12:45:00Z", "reward", "delays", "default", "--log", "policy=home"]
     assert run_sqlite(*rows, "--json").json[-1] == {
         "window": "30m", "window_s": 1800.0, "share": 1.0, "events": 1, "decisions": 1, "reward_per_decision": 1.0,
-        "own": True,
+        "own": True, "reward": "default",
     }  # fmt: skip
+    assert run_sqlite(*rows[:4], "--json").json[-1]["reward"] == "presses"  # what all policies learn
     assert "30m *" in run_sqlite(*rows).stdout
     assert [run_sqlite("reward", "delays", *bad).exit_code for bad in (["nosuch"], ["--log", "x=1"])] == [2, 2]
 
