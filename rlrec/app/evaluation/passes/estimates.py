@@ -43,6 +43,7 @@ SLOT_FIELDS, SLATE_FIELDS = ("position", "arm"), ("step",)  # of the fields that
 FLOOR = 0.05  # the usual one
 PAIRED = {"pi", "sn-pi"}  # named explicitly, these raise an error where they cannot weigh a page
 POWER = 0.8  # of plans: the probability that the lift shows
+MAX_NAMES = 3  # loggers that a sentence names at most
 LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
 UNITS = {"impression": "impression", "session": "visit", "slate": "page"}  # the names that people use
 BY_ARM = "snips"  # the default by arm: since the logger chose the arm, the estimator must be self-normalised
@@ -133,13 +134,21 @@ class EstimateRow:
         caveats = ["later visits not counted"] * self.has_returns
         caveats += [f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})"] * bool(weak)
         return Claim(
-            name=self.name, rival=logger if is_alone else LOGGED, answer=answer, **bounds, needed=needed,
-            days=self._days(needed),
-            cluster=estimate.cluster, groups=in_groups(verdicts.doubts_of(estimate.reasons) or estimate.reasons),
+            name=self.name, rival=logger if is_alone else self._rival, answer=answer, **bounds, needed=needed,
+            days=self._days(needed), cluster=estimate.cluster,
+            groups=in_groups(verdicts.doubts_of(estimate.reasons) or estimate.reasons),
             basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
             is_logger=logger == self.name, has_other_loggers=is_alone,
             caveat=", ".join(caveats),
         )  # fmt: skip
+
+    @property
+    def _rival(self) -> str:
+        """What was logged, by whom if the figures leave out the log of others, which may serve now."""
+        weights = {logger.version: logger.weight for logger in self.estimate.logger_weights}
+        names = [name for name, weight in weights.items() if name is not None and weight]
+        is_part = len(names) < len(weights) and not weights.get(None)
+        return f"what {' and '.join(names)} logged" if is_part and 0 < len(names) <= MAX_NAMES else LOGGED
 
     @property
     def is_explored(self) -> bool:

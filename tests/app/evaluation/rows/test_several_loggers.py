@@ -92,6 +92,9 @@ def test_an_old_log_that_adds_next_to_nothing_is_left_out(db: str) -> None:
             tolerance = {"std_error": 0.02, "ess": 1e-9}.get(name, 0)  # models of rewards are fitted to all rows
             expected = pytest.approx(near[name], rel=tolerance) if tolerance else near[name]
             assert both[name] == expected, (both["estimator"], name)
+    words = ("--estimator", "dr", "--log", FIXED, "--cluster", "session")
+    assert "than what near@1 logged" in runner(db)("evaluate", "target", *words).stdout.splitlines()[0]
+    assert "than what was logged" in runner(db)("evaluate", "wide", *words).stdout.splitlines()[0]
 
 
 @pytest.mark.slow
