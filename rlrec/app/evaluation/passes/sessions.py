@@ -146,7 +146,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
 
     def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
         cutoff = self.cutoffs[shared.reward.id]
-        if counts.waiting:
+        if counts.waiting > counts.left_out:
             idle, window = cutoff.timeout_us / 60e6, cutoff.window_us / 60e6
             message = f"of {quantity(counts.waiting, 'session')} selected, none is over, or the reward windows are not"
             end = f"one ends by `rlrec session end`, or {idle:g} minutes after its last decision"

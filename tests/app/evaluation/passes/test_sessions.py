@@ -267,6 +267,15 @@ def test_visits_wait_until_they_are_over_and_so_are_their_windows(db: str) -> No
     assert [logs.estimate(db, "uniform", "tis", minutes=minutes)["n"] for minutes in (34, 36)] == [1, 2]
 
 
+def test_visits_that_a_filter_cuts_are_not_said_to_wait(sqlite_db: str) -> None:
+    logs.begin(sqlite_db, 2, "log", "uniform")
+    for minutes, name in ((0, "s"), (1, "t"), (2, "s"), (2, "t"), (50, "young")):
+        with closing(logs.at(sqlite_db, minutes)) as store:
+            serve_visit(store, name, pages=1)
+    with pytest.raises(InputError, match="of 2 sessions selected, none is whole: --log cuts them"):
+        logs.judged(sqlite_db, "uniform", estimators="tis", minutes=55, log="since=2026-02-01T00:01:30Z")
+
+
 @ON_BOTH
 def test_a_censored_slot_leaves_its_session_out(db: str, tmp_path: Path) -> None:
     fixed(db, tmp_path)
