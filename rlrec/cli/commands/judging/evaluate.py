@@ -129,7 +129,7 @@ def evaluate(
             gap = f": this log cannot tell about {' and '.join(unknown)}" if unknown else ""
             sentences.insert(0, f"none is known to be better than {LOGGED}{gap}")
     if by or details:
-        table = view(rows, by, app.evaluate.explained(estimates))
+        table = view([*map(shown_row, estimates)], by, app.evaluate.explained(estimates))
     else:
         table = view([*map(shown_row, answering)], by, app.evaluate.reasons_in_words(answering))
     rewards = {row["reward"] for row in rows}

@@ -133,6 +133,7 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
     assert sentences.endswith("it is better or worse than what was logged, per impression (log: no-users, in-sample)")
     assert "home@1, low-ess: " in notes
     assert "%" not in grid  # a lift that the log cannot tell is no result
+    assert "%" not in run_sqlite(*LATER, "evaluate", "home@1", "--by", "day").stdout.split("\n\n")[1]
     assert [line.split()[0] for line in grid.splitlines()[2:]] == ["uniform", "home"]
     lines = notes.splitlines()
     *lines, assumption = lines
