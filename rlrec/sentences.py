@@ -218,18 +218,20 @@ def _basis(row: Mapping[str, Any], unit: str) -> str:
 
 def plan_sentence(plan: Mapping[str, Any]) -> str:
     """A sentence on the time that a lift takes to detect. plan: of `experiment plan`."""
-    assumed, days = plan["assumed"], plan["days_sequential"]
+    assumed, days_left = plan["assumed"], plan.get("days_left")
     chance = f"if it is there, with a chance of {100 * assumed['power']:g} %"
-    looks = (plan["total"], plan["days"], "at one look"), (plan["total_sequential"], days, "at any number of looks")
+    looks = (
+        (plan["total"], plan["days"], "at one look"),
+        (plan["total_sequential"], plan["days_sequential"], "at any number of looks"),
+    )
     texts = [
         f"{approximate(total):,} {assumed['unit']}s{'' if days is None else f' ({time_text(days)})'} {look}"
         for total, days, look in looks
     ]
-    left = "" if plan.get("days_left") is None else f"; {time_text(plan['days_left'])} are left"
-    hopeless = "; this traffic does not tell it in reasonable time" if (days or 0.0) > LONGEST_WAIT else left
-    return (
-        f"to tell {percent(assumed['lift'])} % of {assumed['metric']}, {chance} takes {texts[0]}, {texts[1]}{hopeless}"
-    )
+    wait = "" if days_left is None else f"; {time_text(days_left)} are left"
+    if (plan["days"] or 0.0) > LONGEST_WAIT and (days_left is None or days_left > LONGEST_WAIT):
+        wait = "; this traffic does not tell it in reasonable time"
+    return f"to tell {percent(assumed['lift'])} % of {assumed['metric']}, {chance} takes {texts[0]}, {texts[1]}{wait}"
 
 
 def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from rlrec.sentences import (
     experiment_sentences,
     join_doubts,
     percent,
+    plan_sentence,
     rounding,
     time_text,
 )
@@ -279,3 +280,18 @@ def test_no_time_is_told_as_none() -> None:
     assert [time_text(seconds / 86_400) for seconds in (1, 80, 5_399, 5_400, 90_000, 200_000)] == [
         "1 minute", "1 minute", "90 minutes", "2 hours", "25 hours", "2 days",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("days", "ending"),
+    [
+        ((30.0, 92.0, 33.0), "; 33 days are left"), ((200.0, 400.0, 380.0), "; this traffic does not tell it"),
+        ((30.0, 92.0, None), "at any number of looks"), ((200.0, 400.0, 20.0), "; 20 days are left"),
+    ],
+)  # fmt: skip
+def test_a_plan_is_hopeless_where_no_look_comes_in_time(days: Sequence[float], ending: str) -> None:
+    one_look, any_look, left = days
+    assumed = {"power": 0.8, "lift": 0.1, "metric": "visits", "unit": "user"}
+    plan = {"assumed": assumed, "total": 1_105, "total_sequential": 1_962, "days": one_look, "days_left": left}
+    sentence = plan_sentence({**plan, "days_sequential": any_look})
+    assert sentence.removesuffix(" in reasonable time").endswith(ending)
