@@ -290,8 +290,8 @@ def test_no_time_is_told_as_none() -> None:
     ],
 )  # fmt: skip
 def test_a_plan_is_hopeless_where_no_look_comes_in_time(days: Sequence[float], ending: str) -> None:
-    one_look, any_look, left = days
+    fixed, sequential, left = days
     assumed = {"power": 0.8, "lift": 0.1, "metric": "visits", "unit": "user"}
-    plan = {"assumed": assumed, "total": 1_105, "total_sequential": 1_962, "days": one_look, "days_left": left}
-    sentence = plan_sentence({**plan, "days_sequential": any_look})
+    plan = {"assumed": assumed, "total": 1_105, "total_sequential": 1_962, "days": fixed, "days_left": left}
+    sentence = plan_sentence({**plan, "days_sequential": sequential})
     assert sentence.removesuffix(" in reasonable time").endswith(ending)

@@ -144,11 +144,11 @@ class EstimateRow:
 
     @property
     def _rival(self) -> str:
-        """What was logged, by whom if the figures leave out the log of others, which may serve now."""
+        """The other side of the comparison: the loggers, where the figures leave out others, which may serve now."""
         weights = {logger.version: logger.weight for logger in self.estimate.logger_weights}
         names = [name for name, weight in weights.items() if name is not None and weight]
-        is_part = len(names) < len(weights) and not weights.get(None)
-        return f"what {' and '.join(names)} logged" if is_part and 0 < len(names) <= MAX_NAMES else LOGGED
+        leaves_out = len(names) < len(weights) and not weights.get(None)
+        return f"what {' and '.join(names)} logged" if leaves_out and 0 < len(names) <= MAX_NAMES else LOGGED
 
     @property
     def is_explored(self) -> bool:
