@@ -295,6 +295,15 @@ def test_a_fixed_logger_leaves_out_the_arms_it_never_shows(
     assert logs.estimate(db, "uniform", "snips")["unsupported"] is None
 
 
+def test_pages_are_judged_by_an_estimator_that_has_rows(db: str) -> None:
+    """The target's marginals have no closed form, so that the one that assumes most has none."""
+    logs.begin(db, 4, "log", "uniform", pin="2=a3")
+    logs.create(db, "same", "lin-thompson", pin="2=a3", model="shared")
+    logs.serve(db, "log", pages=40, rates=RATES, size=3)
+    rows = logs.judged(db, "same", estimators=None)
+    assert [(row["estimator"], row["n"], row["verdict"]) for row in rows[:1]] == [("sn-rips", 40, "insufficient")]
+
+
 @pytest.mark.parametrize(("kind", "rules"), [("lin-thompson", {"model": "shared"}), ("gradient", {})])
 def test_a_pin_that_the_target_has_too_takes_no_support(db: str, kind: str, rules: dict[str, str]) -> None:
     """These are weighted by the page down to a slot, of which the pinned one is a part."""

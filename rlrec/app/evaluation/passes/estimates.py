@@ -365,10 +365,11 @@ def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags
 
 def _answering(estimates: Mapping[str, Estimate]) -> list[str]:
     """The label of the estimator that answers about a target on pages, as a list (empty where the log has none): the
-    first with a sufficient estimate, else the last. estimates: by label."""
+    first with a sufficient estimate, else the last with rows. estimates: by label."""
     in_slots = all(estimate.reward_seen >= fold.LEAST_SHARE for estimate in estimates.values())
     labels = [label for label in ope.ANSWERING[in_slots] if label in estimates]
-    return [label for label in labels if estimates[label].verdict != "insufficient"][:1] or labels[-1:]
+    sufficient = [label for label in labels if estimates[label].verdict != "insufficient"]
+    return sufficient[:1] or [label for label in labels if estimates[label].n][-1:] or labels[-1:]
 
 
 # -- passes over a bounded part of the log that estimates are compared with --
