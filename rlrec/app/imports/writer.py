@@ -78,7 +78,8 @@ class AlteredRewards:
 
 def _way_out(kinds: Sequence[str]) -> str:
     terms = ",".join(f"{kind}=1" for kind in kinds) or "..."
-    return f"`rlrec reward define NAME {terms}` counts them, and `evaluate --reward NAME` judges by that"
+    weights = ", with weights of your own (below 0 for what costs)" if len(kinds) > 1 else ""
+    return f"`rlrec reward define NAME {terms}` counts them{weights}, and `evaluate --reward NAME` judges by that"
 
 
 def find_altered(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:

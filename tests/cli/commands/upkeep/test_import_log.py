@@ -241,7 +241,7 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
     stars = [f'{{"session": "s{n}", "slate": [{{"arm": "a"}}], "eligible": ["a"], "reward": {n}}}\n' for n in range(6)]
     event = '{"session": "e%d", "slate": [{"arm": "a"}], "eligible": ["a"], "events": [%s], "reward": %s}\n'
     others = [
-        event % (1, '{"kind": "dwell_s", "value": 2}', 2),
+        event % (1, '{"kind": "dwell_s", "value": 2}, {"kind": "quit"}', 2),
         event % (2, '{"kind": "click"}', 1),
         event % (3, "", 9),
     ]
@@ -251,13 +251,14 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
     )
     result = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars + others))
     assert result.json == summary(
-        accepted=9, clipped=4, ignored=2, clipped_share=4 / 9, ignored_kinds=["dwell_s"], without_propensity=9,
+        accepted=9, clipped=4, ignored=2, clipped_share=4 / 9, ignored_kinds=["dwell_s", "quit"], without_propensity=9,
     )  # fmt: skip
     assert result.stderr.splitlines() == [
         "rewards of 4 decisions: 'default' clips them to 0 to 1; `rlrec reward define NAME reward=1` counts them, and"
         " `evaluate --reward NAME` judges by that",
-        "events or rewards of 2 decisions: 'default' ignores them (it does not weigh dwell_s); `rlrec reward define"
-        " NAME dwell_s=1` counts them, and `evaluate --reward NAME` judges by that",
+        "events or rewards of 2 decisions: 'default' ignores them (it does not weigh dwell_s, quit); `rlrec reward"
+        " define NAME dwell_s=1,quit=1` counts them, with weights of your own (below 0 for what costs), and `evaluate"
+        " --reward NAME` judges by that",
         f"9 {no_propensity}",
     ]
     again = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars))
