@@ -403,8 +403,7 @@ class CsvMap(Layout):
         ]
 
     def finish_decoding(self) -> None:
-        ordered = np.sort(self._decision_digests)
-        self.scattered = len(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
+        self.scattered = int((np.unique(self._decision_digests, return_counts=True)[1] > 1).sum())
         self._eligible = tuple(sorted(self.arms))
         if self.largest > len(self.arms):
             raise InputError(
