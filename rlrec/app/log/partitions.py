@@ -14,6 +14,7 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 
+from rlrec.app.log import visit_returns
 from rlrec.arrays import Ids, run_starts, take
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -52,20 +53,27 @@ def read(
     keys: as in `reader.batches`; contexts are only included if there is a single partition."""
     few_test = selected.few_test(unit, selection)
     bounds = selected.session_bounds(unit, selection) if unit.folder is None and few_test is None else None
+    moves = visit_returns.are_elsewhere(unit, selection)
+    columns = {*columns, *visit_returns.COLUMNS} if moves else columns
+
+    def batches(**options: Any) -> Iterator[Batch]:
+        for batch in reader.batches(unit, selection, **options):
+            yield visit_returns.move(unit, batch) if moves else batch
+
     options: dict[str, Any] = {
         "pick_contexts": pick_contexts, "visits": visits, "keys": keys, "bounds": bounds, "few_test": few_test,
     }  # fmt: skip
     # a single partition, which a worker reads for itself
     if unit.folder is not None and unit.folder.number is not None:
-        yield cut_batches(reader.batches(unit, selection, columns=columns, **options))
+        yield cut_batches(batches(columns=columns, **options))
         return
     if number == 1:
-        batches = list(cut_batches(reader.batches(unit, selection, columns=columns, **options)))
+        stored_batches = list(cut_batches(batches(columns=columns, **options)))
         for _ in range(times):
-            yield batches
+            yield stored_batches
         return
     options |= {"columns": {*columns, *PERSONS}, "pick_contexts": None}
-    rows = partial(reader.batches, unit, selection, size=SPREAD, **options)
+    rows = partial(batches, size=SPREAD, **options)
     logs = iter(()) if unit.folder is None else unit.folder.split(number)
     with ExitStack() as stack:
         key = (*selection.conditions(), number, frozenset(options["columns"]), visits, keys)

@@ -305,7 +305,7 @@ def test_an_import_brings_its_returns(shop: Store, sqlite_template: Path, tmp_pa
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_outcomes_of_one_surface_count_returns_to_visits_that_another_one_ended(shop: Store, size: int) -> None:
+def test_the_log_of_one_surface_has_the_returns_to_visits_that_another_one_ended(shop: Store, size: int) -> None:
     """A person comes three times; what `other` shows last has the event, and both have the reward of the visit."""
     for day in range(3):
         visit(shop, START + day * DAY, session=f"s{day}", size=size)
@@ -318,6 +318,9 @@ def test_outcomes_of_one_surface_count_returns_to_visits_that_another_one_ended(
         )
         (row,) = [row for row in json.loads(answer.stdout)["outcomes"] if row["metric"] == "reward_per_unit"]
         assert row["value"] == 2.0
+        words = ("--estimator", "sips" if policy_name == "home" else "ips", "--log", f"policy={policy_name}")
+        judged = run("--now", "2027-03-01", "evaluate", "uniform", *words, "--reward", "durable", "--json").json
+        assert judged[0]["served"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("is_defined", [True, False])

@@ -17,7 +17,7 @@ from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.app.evaluation.rows.groups import MAX_GROUPS, check_field, day_numbers, too_many
 from rlrec.app.inputs import canonical, filters, lookup
-from rlrec.app.log import partitions, reward_log
+from rlrec.app.log import partitions, reward_log, visit_returns
 from rlrec.app.log.ended_visits import SPREAD, PersonPortions, visit_indices
 from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Flags, Ids, distinct, look_up, run_starts, take
@@ -32,7 +32,6 @@ from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import parse
 from rlrec.store.log import decisions, reader, selected, sessions, settings
-from rlrec.store.log.events import RETURN
 from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, people
@@ -46,28 +45,7 @@ _READ = (
 FIRST_WEEK_US = 7 * DAY_US  # in a first week, visits do not show how long people stay away
 # The fields of a selection that may follow from the variant of a unit.
 EFFECTS = ("policy_ids", "version_ids", "route_ids", "context_ids", "since")
-# The fields of a selection that leave out decisions of other surfaces.
-SURFACES = ("policy_ids", "version_ids", "variant_ids", "route_ids", "context_ids")
 LEAST_EXPECTED = 5  # units in each cell of a chi-square test
-
-
-def _with_returns(unit: Unit, batch: Batch) -> Batch:
-    """The batch with the returns of its visits that are events of later decisions in them, of other surfaces: that the
-    person came back is credited to the last decision of the visit here."""
-    slots, sessions_read = batch.slots, np.unique(batch.slots["session_id"])
-    events = reader.ask_returns(unit, [people.session_test("d.session_id", sessions_read)]).columns()
-    width = int(max(slots["visit"].max(), events["visit"].max(initial=0))) + 1
-    visit, visit_of_return = (rows["session_id"] * width + rows["visit"] for rows in (slots, events))
-    order = np.lexsort((slots["position"], slots["decision_id"], visit))
-    last = order[np.append(run_starts(visit[order])[1:], len(order)) - 1]
-    index, is_later = look_up(visit[last], visit_of_return)
-    is_later &= events["decision_id"] > slots["decision_id"][last[index]]
-    row, events = last[index[is_later]], take(events, np.flatnonzero(is_later))
-    added = {
-        "decision_id": slots["decision_id"][row], "age_us": events["at"] - slots["at"][row], "kind": events["kind"],
-        "position": np.where(slots["position"][row] > 1, 0, 1), "value": events["value"],
-    }  # fmt: skip
-    return replace(batch, events={name: np.append(column, added[name]) for name, column in batch.events.items()})
 
 
 class StudyFold:
@@ -159,9 +137,8 @@ class StudyFold:
 
     def _pages(self, batch: Batch) -> list[RewardedSlots]:
         """The decisions of a batch with each reward."""
-        is_narrow = any(getattr(self.study.selection, name) is not None for name in SURFACES)
-        if is_narrow and any(RETURN in reward.weights for reward in self.study.rewards):
-            batch = _with_returns(self.unit, batch)
+        if visit_returns.are_elsewhere(self.unit, self.study.selection):
+            batch = visit_returns.move(self.unit, batch)
         return [
             reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, reward), reward)
             for reward in self.study.rewards
