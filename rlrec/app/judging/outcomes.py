@@ -19,6 +19,7 @@ from rlrec.store.database import bulk
 from rlrec.store.log import events
 
 RECENT = 1_000  # events from which the kinds that a store gets are read
+MAX_NAMES = 2  # metrics that the explanation of a reason names at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,16 @@ def _study(unit: Unit, request: Request) -> Study:
 
 
 def explanations(rows: Iterable[Mapping[str, Any]], reasons: Sequence[str] = ()) -> list[str]:
-    """A line for every reason in these rows, and for further reasons."""
-    present = in_order([*(reason for row in rows for reason in row["reasons"]), *reasons])
-    return [f"{reason}: {REASONS[reason].text}" for reason in present]
+    """A line for every reason in these rows, and for further reasons; one that concerns few of the metrics names
+    them."""
+    metrics: dict[str, dict[str, None]] = {reason: {} for reason in reasons}
+    rows = [*rows]
+    for row in rows:
+        for reason in row["reasons"]:
+            metrics.setdefault(reason, {})[row.get("metric", "")] = None
+    n_metrics = len({row.get("metric", "") for row in rows})
+    few = {
+        reason: f" ({', '.join(names)})" for reason, names in metrics.items()
+        if reason not in reasons and len(names) <= MAX_NAMES and len(names) < n_metrics
+    }  # fmt: skip
+    return [f"{reason}{few.get(reason, '')}: {REASONS[reason].text}" for reason in in_order([*metrics])]

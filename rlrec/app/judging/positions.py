@@ -228,7 +228,7 @@ def _unidentified(reason: str, sums: _LogSums) -> CheckFailed:
         "too few slots of complete pages show an arm that was likely at both of positions 1 and 2: so it is where "
         "positions vary only with the context"
     )
-    hint = "collect more pages, served with a floor or by a policy that draws"
+    hint = "collect more pages, served with a floor or by a policy that draws at both: a pin leaves nothing to compare"
     if code == "few-rewards":
         cause, hint = "too few rewards at positions 1 and 2", "collect more, or widen --log"
     elif code == "no-variation":

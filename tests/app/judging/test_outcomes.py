@@ -13,7 +13,7 @@ from rlrec.app.experiments import compare, experiment, route
 from rlrec.app.experiments.experiment import Request as Split
 from rlrec.app.experiments.experiment import VariantSpec
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.judging.outcomes import Request, Result, outcomes
+from rlrec.app.judging.outcomes import Request, Result, explanations, outcomes
 from rlrec.app.policies import policy, versions
 from rlrec.app.requests import feedback, recommend, session
 from rlrec.app.setup import arm, reward
@@ -409,3 +409,9 @@ def test_units_of_a_policy_that_stopped_before_they_came_again_are_young(store: 
     clock(store, START + 16 * DAY)
     rows = {(row["group"], row["metric"]): row["reasons"] for row in outcomes(store, Request(by="policy"))["outcomes"]}
     assert [("young-units" in rows[name, "visits"]) for name in ("home", "side")] == [False, True]
+
+
+def test_the_explanation_of_a_reason_names_the_few_metrics_that_have_it() -> None:
+    metrics = {"visits": ["young-units"], "retention": ["young-units"], "returned_28d": ["few-clusters", "young-units"]}
+    lines = explanations([{"metric": name, "reasons": reasons} for name, reasons in metrics.items()])
+    assert sorted(line.split(":")[0] for line in lines) == ["few-clusters (returned_28d)", "young-units"]
