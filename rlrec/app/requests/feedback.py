@@ -55,7 +55,10 @@ Outcome = Union[Result, "PersonalResult", InputError]
 
 def feedback(store: Store, line: Line) -> Result | PersonalResult:
     """Record one line in one transaction; nothing is stored where the line is refused."""
-    (outcome,) = feedback_group(store, [line], all_or_none=True).outcomes
+    recorded = feedback_group(store, [line], all_or_none=True)
+    for name in sorted(recorded.late_rewards):
+        store.notice(f"it came after the window of reward {name}: beliefs may learn from it, no estimate counts it")
+    (outcome,) = recorded.outcomes
     assert not isinstance(outcome, InputError)
     return outcome
 
@@ -168,7 +171,8 @@ class FeedbackTransaction:
     line that is refused changes nothing. Most lines name a slot without events, and cost a microsecond or two each.
     stored: for each line, whether it was stored (else it is a duplicate), or its error; refused: these errors.
     outcomes: the answers, with the reward after each line. deferred: the result for lines whose requests had to wait
-    for others of the group. unweighed: the kinds of events that no definition weighs.
+    for others of the group. unweighed: the kinds of events that no definition weighs. late_rewards: those that weigh
+    an event which came after their window.
 
     returns: whether the lines are the `return` events that the store records itself. Other lines may not have this
     event once a definition weighs it, since a visit would count twice.
@@ -217,7 +221,7 @@ class FeedbackTransaction:
         self.new: dict[int, list[Row]] = {}  # new events by decision
         # by decision: its events, and how many of its new events are among them
         self.rewarded_events: dict[int, tuple[list[Event], int]] = {}
-        self.unweighed = set[str]()
+        self.unweighed, self.late_rewards = set[str](), set[str]()
         self._take_lines(group, answers=answers)
         if credited is not None:
             self.outcomes = credited.answers(self.outcomes) if answers else []
@@ -349,7 +353,10 @@ class FeedbackTransaction:
         self.rewarded_events[decision_id] = rewarded, len(new)
         position, count = 1 if size == 1 else line.position, len(line.events) + (line.censor is not None)
         shown = self.pages.get(decision_id, ()) if position is None else (position,)
-        earned = rewards_of(self.versions[target.version_id].reward, rewarded, served_at=served_at, shown=shown)
+        reward = self.versions[target.version_id].reward
+        if (line.at or self.unit.now) > served_at + reward.window_us and line.events.keys() & reward.weights.keys():
+            self.late_rewards.add(reward.name)
+        earned = rewards_of(reward, rewarded, served_at=served_at, shown=shown)
         return Result(
             decision_id=decision_id, events=count if stored else 0, duplicates=0 if stored else count,
             reward=sum(earned.values()) if position is None else earned[position],

@@ -66,8 +66,8 @@ def test_events_after_the_window_are_marked_and_count_nowhere(ready: Any) -> Non
         ("00:31:00Z", ("--position", "2"), 0.0),
         ("00:31:00Z", (), 1.0),
     ):
-        answer = ready("--now", DAY + time, "feedback", 1, "click", *words, "--json").json
-        assert answer["reward"] == reward
+        answer = ready("--now", DAY + time, "feedback", 1, "click", *words, "--json")
+        assert (answer.json["reward"], "no estimate counts it" in answer.stderr) == (reward, time > "00:30:00Z")
     later = partial(ready, "--now", DAY + "02:00:00Z")
     for row in (show(ready, "02:00:00Z")["decisions"][0], later("decision", "show", 1, "--json").json):
         assert (row["reward"], [event["late"] for event in row["events"]]) == (1.0, [False, True, True])
