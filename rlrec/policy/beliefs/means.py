@@ -82,7 +82,8 @@ def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
         centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
         spread = z / (1 + z**2 / n) * np.sqrt(np.maximum(mean * (1 - mean), 0) / n + z**2 / (4 * n**2))
         error = z * np.sqrt(np.maximum(belief.reward_squares / n - mean**2, 0) / np.where(n > 1, n - 1, np.nan))
-    return np.where(is_unit, centre - spread, mean - error), np.where(is_unit, centre + spread, mean + error)
+    lower, upper = np.maximum(centre - spread, 0.0), np.minimum(centre + spread, 1.0)  # rounding passes over the ends
+    return np.where(is_unit, lower, mean - error), np.where(is_unit, upper, mean + error)
 
 
 def widen(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:

@@ -99,3 +99,12 @@ def test_only_kinds_that_take_rewards_for_probabilities_have_means_within_them()
     greedy = EpsilonGreedy(position="home@1", examination=(1.0, 0.5))
     assert greedy.index(stored) == pytest.approx(11 / 2.5)
     assert Thompson(position="home@1", examination=(1.0, 0.5)).mean(stored) <= 1
+
+
+def test_rounding_leaves_the_bounds_of_a_rate_in_its_range() -> None:
+    pulls = np.arange(1.0, 400.0)
+    for share in (0.0, 1.0):
+        earned, none = share * pulls, np.zeros_like(pulls)
+        stored = Belief(pulls=pulls, reward_sum=earned, reward_squares=earned, alpha=none, beta=none, total=1.0)
+        lower, upper = means.intervals(EpsilonGreedy(), stored)
+        assert (lower.min() >= 0, upper.max() <= 1) == (True, True)
