@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError
-from rlrec.records import Version
+from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows
 from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
-from rlrec.store.policies import experiments, policies, routes
+from rlrec.store.policies import beliefs, experiments, policies, routes
 from rlrec.times import DAY_US, format_time
 
 if TYPE_CHECKING:
@@ -98,9 +98,20 @@ def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> 
             continue
         if has_copies and (sentence := successors(unit, meant[0])) is not None:
             store.notice(sentence)
+        elif _has_nothing(unit, *meant):
+            blank = f"{meant[0].reference} has learned nothing yet, and draws as if all arms were alike"
+            store.notice(f"{blank}: `rlrec sweep` judges what kinds learn from a log")
         if reference == meant[0].policy.name and (newest := waiting(unit, meant[0])) is not None:
             judged = f"{meant[0].reference} is judged, which is live"
             store.notice(f"{judged}; {newest.reference} is newer, and waits: name it to judge that")
+
+
+def _has_nothing(unit: Unit, version: Version, head: Head) -> bool:
+    """Whether a version that learns what it serves has served nobody, and began with nothing."""
+    from rlrec.app.log import lineage
+
+    begins_with = version.learned_from or version.parent_id or beliefs.prior(unit, version.id)
+    return not (begins_with or head.seq) and version.learning and lineage.learns(version)
 
 
 def describe(unit: Unit, policy: str) -> list[str]:
