@@ -210,7 +210,7 @@ def _catalogue(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[li
         return active, False
     missing_name = next(name for name in names if name not in active)
     fits = (
-        f"its {len(active)} arms are `rlrec arm list`: give as many, as by --env rates=FILE (a CSV arm,rate) or arms=N"
+        f"`rlrec arm list` shows its {len(active)} arms: give as many, by --env rates=FILE (a CSV arm,rate) or arms=N"
     )
     hint = f"add it: `rlrec arm add {missing_name}`" if audience.names else fits
     raise InputError(f"the audience has {len(names)} arms, and the catalogue has no arm {missing_name!r}", hint=hint)

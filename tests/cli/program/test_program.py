@@ -1,6 +1,5 @@
 """The program around its commands: help, errors, exit codes, environment, and a terminal's rough ways."""
 
-import inspect
 import json
 import os
 import subprocess
@@ -112,7 +111,6 @@ def add(show: Any, n: int) -> None:
     show({"n": n})
 
 
-APART = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}  # click 8.1
 PROBES = [echo, many, fail, peek, load, answer, thing]
 
 
@@ -124,7 +122,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(cli, "load_command", probes.__getitem__)
 
     def invoke(*args: Any, stdin: Any = None, **env: Any) -> Any:
-        runner = CliRunner(env={"RLREC_DB": None, **env}, **APART)
+        runner = CliRunner(env={"RLREC_DB": None, **env})
         return runner.invoke(cli.program, args, input=stdin)
 
     return invoke
