@@ -128,7 +128,7 @@ class PageServer:
         if scope["method"] not in ("GET", "HEAD"):
             raise refused_method("GET, HEAD", "pages are read by GET")
         if not path.startswith("/") or scope["path"] == "/":
-            return _response(WebPage(HTTPStatus.SEE_OTHER, b"", f"{scope.get('root_path', '')}{SCREEN}/"))
+            return _response(WebPage(HTTPStatus.SEE_OTHER, b"", _home(scope)))
         if path[1:] not in PAGES:
             raise RefusedRequest(HTTPStatus.NOT_FOUND, f"no such page; the first one is {SCREEN}/")
         if len(scope["query_string"]) > ADDRESS_BYTES:
@@ -141,8 +141,7 @@ class PageServer:
         response = refused.response()
         if b"text/html" not in dict(scope["headers"]).get(b"accept", b""):
             return response
-        home = f"{scope.get('root_path', '')}{SCREEN}/"
-        return _response(WebPage(response.status, _message(str(refused), home)), response.headers)
+        return _response(WebPage(response.status, _message(str(refused), _home(scope))), response.headers)
 
     async def _page(self, path: str, query: str) -> WebPage:
         """A page from the cache if it is fresh, else made now; where that takes longer than PATIENCE_S, its last
@@ -191,6 +190,11 @@ class ScreenFront:
         except RefusedRequest as refused:
             response = self.pages.refuse(scope, refused)
         await response.send(send)
+
+
+def _home(scope: Scope) -> str:
+    """The address of the overview, relative to that of a request: a proxy may have taken away what came before."""
+    return f"{'../' * (scope['path'].count('/') - 1)}{SCREEN[1:]}/"
 
 
 def _message(text: str, home: str = ".") -> bytes:

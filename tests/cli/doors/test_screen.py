@@ -16,8 +16,9 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from email.message import Message
+from http.client import HTTPConnection
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -417,10 +418,17 @@ def test_the_screen_is_for_browsers_of_this_machine_and_embeds_nowhere(shop: Run
             ("v1/recommend", {}, "GET", 404),
         ):
             assert fetch(f"{url}{path}", more, method)[0] == code, (path, more, method)
-        for path, method, code in (("screen/none/x", "GET", 404), ("screen/", "POST", 405)):
+        # addresses are relative, so that they hold behind a proxy that serves this one under a path of its own
+        with closing(HTTPConnection(urlsplit(url).netloc)) as connection:
+            connection.request("GET", "/screen")
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["location"]) == (303, "screen/")
+        for path, method, code, home in (
+            ("screen/none/x", "GET", 404, "../../screen/"), ("screen/", "POST", 405, "../screen/"),
+        ):  # fmt: skip
             status, headers, body = fetch(f"{url}{path}", {"Accept": "text/html,*/*"}, method)
             assert (status, headers.get_content_type(), headers["x-frame-options"]) == (code, "text/html", "DENY")
-            assert 'href="/screen/"' in body
+            assert f'href="{home}"' in body
         child.terminate()
         assert child.communicate(timeout=30)[1] == b""
         assert child.returncode == 0
