@@ -63,19 +63,14 @@ def dumps_fields(values: Mapping[str, Any]) -> str:
     raise InputError(message, hint="leave out what is missing; give text or numbers", field=field)
 
 
-def _first_unwritable(value: Any) -> tuple[str, Any]:
+def _first_unwritable(value: Any, *names: str) -> tuple[str, Any]:
     """The field that cannot be written, with the names of those around it, and its value."""
-    names = list[str]()
-    while isinstance(value, Mapping) and len(names) < DEEPEST:
-        for key, item in value.items():
-            try:
-                dumps(item)
-            except (TypeError, ValueError, RecursionError):
-                names, value = [*names, str(key)], item
-                break
-        else:  # a key that is no text
-            break
-    return ".".join(names), value
+    for key, item in value.items() if isinstance(value, Mapping) and len(names) < DEEPEST else ():
+        try:
+            dumps(item)
+        except (TypeError, ValueError, RecursionError):
+            return _first_unwritable(item, *names, str(key))
+    return ".".join(names), value  # or a mapping with a key that is no text
 
 
 def line(record: Any) -> bytes:
