@@ -21,7 +21,7 @@ SURFACES = ("policy_ids", "version_ids", "variant_ids", "route_ids", "context_id
 def are_elsewhere(unit: Unit, selection: Selection) -> bool:
     """Whether decisions that are not selected may have the events `return` of visits with selected ones."""
     is_narrow = any(getattr(selection, name) is not None for name in SURFACES)
-    return is_narrow and unit.folder is None and bool(settings.get(unit).weighs_returns)
+    return is_narrow and bool(settings.get(unit).weighs_returns)
 
 
 def move(unit: Unit, batch: Batch) -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -305,22 +306,26 @@ def test_an_import_brings_its_returns(shop: Store, sqlite_template: Path, tmp_pa
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_the_log_of_one_surface_has_the_returns_to_visits_that_another_one_ended(shop: Store, size: int) -> None:
+def test_the_log_of_one_surface_has_the_returns_to_visits_that_another_one_ended(
+    shop: Store, size: int, tmp_path: Path
+) -> None:
     """A person comes three times; what `other` shows last has the event, and both have the reward of the visit."""
     for day in range(3):
         visit(shop, START + day * DAY, session=f"s{day}", size=size)
         visit(shop, START + day * DAY + MINUTE, session=f"s{day}", name="other")
     assert list(returns(shop)) == [2, 4]
-    run = runner(shop.address)
-    for policy_name in ("home", "other"):
-        answer = run(
-            "--now", "2027-03-01", "outcomes", "--log", f"policy={policy_name}", "--reward", "durable", "--json"
-        )
-        (row,) = [row for row in json.loads(answer.stdout)["outcomes"] if row["metric"] == "reward_per_unit"]
+    run = partial(runner(shop.address), "--now", "2027-03-01")
+    by_durable = ("--reward", "durable", "--json")
+    for name in ("home", "other"):
+        answer = run("outcomes", "--log", f"policy={name}", *by_durable).json
+        (row,) = [row for row in answer["outcomes"] if row["metric"] == "reward_per_unit"]
         assert row["value"] == 2.0
-        words = ("--estimator", "sips" if policy_name == "home" else "ips", "--log", f"policy={policy_name}")
-        judged = run("--now", "2027-03-01", "evaluate", "uniform", *words, "--reward", "durable", "--json").json
-        assert judged[0]["served"] == pytest.approx(2 / 3)
+        exported = [f"parquet:{tmp_path / 'log'},policy={name}"] * (size == 2 and name == "home")
+        if exported:
+            run("export-log", tmp_path / "log", "--layout", "parquet").done()
+        for log in (f"policy={name}", *exported):
+            (judged,) = run("evaluate", "uniform", "--estimator", "sips", "--log", log, *by_durable).json
+            assert judged["served"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("is_defined", [True, False])
