@@ -71,10 +71,13 @@ def parse(text: str) -> dict[str, str]:
             key = FIELD + json.dumps(_text(key.removeprefix(FIELD)), ensure_ascii=False)
         if not (is_field or key in KEYS) or not sign or not value or key == f'{FIELD}""':
             shape = f"write {key}={EXAMPLES.get(key, 'NAME')}" if key in KEYS else suggest(key, list(KEYS))
-            hint = shape or f"write KEY=VALUE, joined by commas; keys: {', '.join(KEYS)}, {FIELD}NAME"
+            hint = (
+                shape or f"write KEY=VALUE, joined by commas; keys: {', '.join(KEYS)}, {FIELD}{key if sign else 'NAME'}"
+            )
             raise InputError(f"{pair!r} is not a log filter", hint=hint)
         if key in pairs:
-            raise InputError(f"the log filter names {key} twice")
+            hint = f"write {key}={pairs[key]}+{value}" if "+" in EXAMPLES.get(key, "") else None
+            raise InputError(f"the log filter names {key} twice", hint=hint)
         pairs[key] = value
     return pairs
 

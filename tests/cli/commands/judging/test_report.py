@@ -314,6 +314,8 @@ def test_a_policy_narrows_the_page(shop: Run) -> None:
         (("--policy", "hom"), "did you mean home?"),
         (("--log", "polcy=home"), "is not a log filter"),
         (("--log", "since=2026-01-01", "--since", "2027-01-01"), "names since twice"),
+        (("--log", "user=a,user=b"), "write user=a+b"),
+        (("--log", "surface=home"), "included, field:surface"),
     ],
 )
 def test_a_wrong_name_is_refused_and_the_page_stays(
