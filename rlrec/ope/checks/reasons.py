@@ -184,7 +184,7 @@ HINTS = {
     "reward-unseen": f"{_EVALUATE}`: the usual estimator sees all of the reward",
     "low-ess": _MORE_EXPLORATION,
     "heavy-tail": _MORE_EXPLORATION,
-    "unsupported": f"{_MORE_EXPLORATION}, but for what its own rules forbid (`pin`, `arms`): give the target the same",
+    "unsupported": f"{_MORE_EXPLORATION}, but for what its own rules forbid (pin, arms): give the target the same",
     "mean-weight": "`rlrec doctor`",
     "models-differ": "`rlrec doctor`",
     "unlike-loggers": f"{_EVALUATE} --log {{log}}loggers={{logger}}`, by one logger alone, then by each other "
