@@ -76,8 +76,8 @@ def parse(text: str) -> dict[str, str]:
             )
             raise InputError(f"{pair!r} is not a log filter", hint=hint)
         if key in pairs:
-            hint = f"write {key}={pairs[key]}+{value}" if "+" in EXAMPLES.get(key, "") else None
-            raise InputError(f"the log filter names {key} twice", hint=hint)
+            way_out = f"write {key}={pairs[key]}+{value}" if "+" in EXAMPLES.get(key, "") else None
+            raise InputError(f"the log filter names {key} twice", hint=way_out)
         pairs[key] = value
     return pairs
 
