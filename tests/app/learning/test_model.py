@@ -136,14 +136,16 @@ class Model:
         self.entered[name] |= set(overdue)
         return sum(len(self.decisions[index]["arms"]) for index in overdue)
 
-    def worth(self, item: dict[str, Any], position: int | None) -> float:
-        """The reward of a slot, or of what happened to the page itself."""
+    def worth(self, item: dict[str, Any], position: int | None, *, for_belief: bool = False) -> float:
+        """The reward of a slot, or of what happened to the page itself. Only beliefs may count events after the
+        window."""
         options = REWARDS[item["policy"]]
+        counts_late = for_belief and options.late == "count"
         weights = {k: float(w) for k, w in (piece.split("=") for piece in options.weights.split(", "))}
         result = [
             weights[kind] * value
             for where, kind, value, at in item["events"]
-            if where == position and kind in weights and (options.late == "count" or at - item["at"] <= WINDOW)
+            if where == position and kind in weights and (counts_late or at - item["at"] <= WINDOW)
         ]
         if position is None:
             return sum(result)
@@ -162,7 +164,7 @@ class Model:
             held = ripe if mature else REWARDS[name].learn == "served" or index in self.entered[name]
             for position, key in enumerate(decision["arms"], 1):
                 if decision["policy"] == name and held and position not in decision["censored"]:
-                    r = self.worth(decision, position)
+                    r = self.worth(decision, position, for_belief=True)
                     sums = total.setdefault(key, [0.0, 0.0, 0.0])
                     total[key] = [sums[0] + 1, sums[1] + r, sums[2] + r * r]
         return {key: (row[0], row[1], row[2]) for key, row in total.items()}
