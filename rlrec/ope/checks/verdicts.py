@@ -208,7 +208,6 @@ def _span(values: Sequence[float | None]) -> str:
 # -- the answer to one question: is this better than that, and can anybody act on it? --
 
 
-ANSWERS = ("better", "worse", "same", "unknown")
 SAME_WITHIN = 0.02  # as a share of the reference value; smaller differences count as none
 # Reasons for which weights close to those of the log prove nothing.
 WEIGHT_DOUBTS = {
@@ -219,9 +218,9 @@ _ANSWERS = {"more": "better", "less": "worse", "equal": "same", "unsure": "unkno
 
 
 class Answer(NamedTuple):
-    """The answer of a comparison. answer: one of ANSWERS; needed: the number of further clusters after which an answer
-    has even odds, if the true difference is the estimated one; None where the answer is known, or where more of this
-    log cannot give one."""
+    """The answer of a comparison. answer: better, worse, same or unknown; needed: the number of further clusters
+    after which an answer has even odds, if the true difference is the estimated one; None where the answer is known, or
+    where more of this log cannot give one."""
 
     answer: str
     needed: int | None
