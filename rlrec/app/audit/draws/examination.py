@@ -72,7 +72,7 @@ class Examination:
     def _warn_of_fall(self, findings: Findings, subject: str) -> None:
         """Warn with the figure that `position fit` estimates, where it estimates one."""
         policy, earn, reward = self.version.policy, "below position 1 earn less than", self.version.reward.name
-        log, aside = "OTHER", " on the log of a policy with marginals and no pin, such as `uniform` (its own cannot tell)"
+        log, aside = "OTHER", " on the log of a policy with marginals and no pin, say `uniform` (its own cannot tell)"
         if lower := self._fit(self.version)[1:]:
             share = sum(row.examination * row.slots for row in lower) / sum(row.slots for row in lower)
             if share >= MAX_SHARE:
