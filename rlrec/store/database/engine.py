@@ -121,13 +121,13 @@ def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa
             values[name] = f"'{max(1, micros // 1000)}ms'"
     values.setdefault("lock_timeout", _LOCK_TIMEOUT)  # last, for it reads the other one
     # A pooler gives each transaction any connection to the server, and names another process than the one that serves.
-    is_pooled = "pg_backend_pid() <> {process}"
-    configured = ", ".join(f"set_config('{name}', {value}, {is_pooled})" for name, value in values.items())
+    pooler_condition = "pg_backend_pid() <> {process}"
+    configured = ", ".join(f"set_config('{name}', {value}, {pooler_condition})" for name, value in values.items())
 
     @event.listens_for(engine, "connect", insert=True)
     def configure(connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
         connection.autocommit = True
-        text = f"SELECT {is_pooled}, {configured}".format(process=connection.info.backend_pid)
+        text = f"SELECT {pooler_condition}, {configured}".format(process=connection.info.backend_pid)
         record.info["settings"] = None
         if connection.execute(text).fetchone()[0]:
             record.info["settings"] = text  # of each transaction, so that other clients keep theirs

@@ -98,15 +98,15 @@ def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> 
             continue
         if has_copies and (sentence := successors(unit, meant[0])) is not None:
             store.notice(sentence)
-        elif _has_nothing(unit, *meant):
-            blank = f"{meant[0].reference} has learned nothing yet, and draws as if all arms were alike"
-            store.notice(f"{blank}: `rlrec sweep` judges what kinds learn from a log")
+        elif _is_blank(unit, *meant):
+            sentence = f"{meant[0].reference} has learned nothing yet, and draws as if all arms were alike"
+            store.notice(f"{sentence}: `rlrec sweep` judges what kinds learn from a log")
         if reference == meant[0].policy.name and (newest := waiting(unit, meant[0])) is not None:
             judged = f"{meant[0].reference} is judged, which is live"
             store.notice(f"{judged}; {newest.reference} is newer, and waits: name it to judge that")
 
 
-def _has_nothing(unit: Unit, version: Version, head: Head) -> bool:
+def _is_blank(unit: Unit, version: Version, head: Head) -> bool:
     """Whether a version that learns what it serves has served nobody, and began with nothing."""
     from rlrec.app.log import lineage
 
