@@ -521,6 +521,24 @@ def test_a_reward_outage_is_a_warning(clicked: tuple[str, Callable[..., CommandR
     assert ("waiting", "warning", "policy p") in reported
 
 
+def test_an_outage_of_one_kind_of_events_is_named(sqlite_db: str) -> None:
+    """Each other decision is clicked, and one in four bought, until nothing tells of purchases any more."""
+    run = runner(sqlite_db)
+    run("--now", START, "arm", "add", "a1").done()
+    run("--now", START, "reward", "define", "shop", "click=1, buy=10").done()
+    run("--now", START, "policy", "create", "p", "--kind", "uniform", "--reward", "shop").done()
+    for at, n in ((START, 200), (LATER, 300)):
+        lines = [{"policy": "p", "session": f"{at}{i}"} for i in range(n)]
+        answers = run("--now", at, "recommend", "--input", "-", "--format", "ndjson", stdin=lines).done().lines
+        events = [{"click": 1} if i % 4 or at == LATER else {"click": 1, "buy": 1} for i in range(0, n, 2)]
+        ids = [answer["decision_id"] for answer in answers[::2]]
+        feedback = [{"decision_id": key, "events": values} for key, values in zip(ids, events, strict=True)]
+        run("--now", at, "feedback", "--input", "-", stdin=feedback).done()
+    report = run("--now", LAST, "doctor", "--json").done().json
+    (detail,) = (finding["detail"] for finding in report["findings"] if finding["check"] == "reward-outage")
+    assert detail.startswith("no event buy of reward shop came to the last 303 decisions, since decision 197 of")
+
+
 def test_silence_of_the_immature_is_no_outage(clicked: tuple[str, Callable[..., CommandResult]]) -> None:
     answer = clicked[1]("--now", "2026-01-01T01:10:00Z", "doctor", "--json").done().json
     assert "reward-outage" not in {finding["check"] for finding in answer["findings"]}

@@ -13,6 +13,7 @@ from rlrec.arrays import Array, Ids
 from rlrec.errors import quantity
 from rlrec.records import StoredPolicy, Version
 from rlrec.store import Unit
+from rlrec.store.log.events import RETURN
 from rlrec.store.log.reader import Batch
 from rlrec.store.upkeep import audit
 from rlrec.times import format_time
@@ -26,58 +27,76 @@ NOT_RECEIVED = np.iinfo(np.int64).max
 
 
 class Outage:
-    """The silence of one policy since the last decision that got a weighed event, compared with how events arrived
-    before.
+    """The silence of one policy since the last decision that got a weighed event, of any kind and of each, compared
+    with how events arrived before.
     A decision counts from when its first event was received, which may be long after the event happened."""
 
     def __init__(self, version: Version, *, now: int) -> None:
         self.version = version
         self.now = now
-        self._rewarded = self._decided = 0
-        # the number of rewarded decisions; decision ids, when they were made, when their events were received
-        self._batches: deque[tuple[int, Ids, Ids, Ids]] = deque()
-        self._weighed = {kind for kind, weight in version.reward.weights.items() if weight}
+        weighed = [kind for kind, weight in version.reward.weights.items() if weight]
+        # all kinds together, then each that a caller sends
+        self._kinds = [weighed, *([kind] for kind in weighed if kind != RETURN and len(weighed) > 1)]
+        self._rewarded, self._decided = np.zeros(len(self._kinds), np.int64), 0
+        # decision ids, when they were made; by kinds, when their events were received, and how many decisions had one
+        self._batches: deque[tuple[Ids, Ids, Ids, Ids]] = deque()
 
     def take(self, batch: Batch) -> None:
         is_live, events = ~batch.slots["imported"], batch.events
         ids, first = np.unique(batch.slots["decision_id"][is_live], return_index=True)
         if not len(ids):
             return
-        counts = np.array([kind in self._weighed for kind in events["kind"].tolist()], np.bool_)
-        counts &= (events["age_us"] <= self.version.reward.window_us) & np.isin(events["decision_id"], ids)
-        received_at = np.full(len(ids), NOT_RECEIVED)
-        np.minimum.at(received_at, np.searchsorted(ids, events["decision_id"][counts]), events["received_at"][counts])
-        rewarded = int(np.count_nonzero(received_at < NOT_RECEIVED))
-        self._batches.append((rewarded, ids, batch.slots["at"][is_live][first], received_at))
+        in_window = (events["age_us"] <= self.version.reward.window_us) & np.isin(events["decision_id"], ids)
+        received_at = np.full((len(self._kinds), len(ids)), NOT_RECEIVED)
+        for earliest, kinds in zip(received_at, self._kinds, strict=True):
+            counts = in_window & np.isin(events["kind"], kinds)
+            row = np.searchsorted(ids, events["decision_id"][counts])
+            np.minimum.at(earliest, row, events["received_at"][counts])
+        rewarded = np.count_nonzero(received_at < NOT_RECEIVED, axis=1)
+        self._batches.append((ids, batch.slots["at"][is_live][first], received_at, rewarded))
         self._rewarded += rewarded
         self._decided += len(ids)
         while self._batches and self._has_surplus():
-            gone = self._batches.popleft()
-            self._rewarded, self._decided = self._rewarded - gone[0], self._decided - len(gone[1])
+            gone, *_, rewarded = self._batches.popleft()
+            self._rewarded, self._decided = self._rewarded - rewarded, self._decided - len(gone)
 
     def _has_surplus(self) -> bool:
         """Whether the others suffice without the oldest batch; the last rewarded decision is always kept."""
-        left = self._rewarded - self._batches[0][0]
-        return self._rewarded == 0 or left >= MIN_LEARNED_FROM or (left > 0 and self._decided > MAX_DECISIONS)
+        left = self._rewarded - self._batches[0][-1]
+        suffices = (self._rewarded == 0) | (left >= MIN_LEARNED_FROM)
+        return bool(suffices.all() or (left[0] and self._decided > MAX_DECISIONS))
 
     def finish(self, findings: Findings) -> None:
-        if not self._rewarded:
+        if not self._batches:
             return
-        ids, at, received_at = (np.concatenate([batch[column] for batch in self._batches]) for column in (1, 2, 3))
-        last = int(np.flatnonzero(received_at < NOT_RECEIVED)[-1])
+        columns = list(zip(*self._batches, strict=True))[:3]
+        ids, at, received_at = (np.concatenate(column, axis=-1) for column in columns)
+        reward, subject = self.version.reward.name, f"policy {self.version.policy.name}"
+        for kinds, earliest in zip(self._kinds, received_at, strict=True):
+            if (silence := self._silence(ids, at, earliest)) is not None:
+                if kinds is self._kinds[0]:
+                    findings.warning(OUTAGE, subject, f"no event that reward {reward} weighs came to {silence}")
+                    return
+                findings.warning(OUTAGE, subject, f"no event {kinds[0]} of reward {reward} came to {silence}")
+
+    def _silence(self, ids: Ids, at: Ids, received_at: Ids) -> str | None:
+        """The decisions without an event, and those before; None where such a silence is usual, or may be chance."""
+        received = received_at < NOT_RECEIVED
+        if not received.any():
+            return None
+        last = int(np.flatnonzero(received)[-1])
         matured = np.flatnonzero(self.now - at[: last + 1] > self.version.reward.window_us)
-        delays = np.sort((received_at - at)[matured[received_at[matured] < NOT_RECEIVED]])
+        delays = np.sort((received_at - at)[matured[received[matured]]])
         due = np.searchsorted(delays, self.now - at[last + 1 :], side="right") / (len(delays) + 1)
-        if due.sum() < MIN_SILENT or not has_paused(at, np.sort(received_at[received_at < NOT_RECEIVED])):
-            return
-        if (chance := silence_chance(due, rewarded=len(delays), decided=len(matured))) < MAX_CHANCE:
-            findings.warning(
-                OUTAGE, f"policy {self.version.policy.name}",
-                f"no event that reward {self.version.reward.name} weighs came to the last "
-                f"{quantity(len(due), 'decision')}, since decision {ids[last]} of {format_time(int(at[last]))}; "
-                f"{len(delays)} of {len(matured)} before had one, "
-                f"{due.mean():.0%} of them in the time that has passed by now: chance {chance:.1g}",
-            )  # fmt: skip
+        if due.sum() < MIN_SILENT or not has_paused(at, np.sort(received_at[received])):
+            return None
+        if (chance := silence_chance(due, rewarded=len(delays), decided=len(matured))) >= MAX_CHANCE:
+            return None
+        return (
+            f"the last {quantity(len(due), 'decision')}, since decision {ids[last]} of {format_time(int(at[last]))}; "
+            f"{len(delays)} of {len(matured)} before had one, "
+            f"{due.mean():.0%} of them in the time that has passed by now: chance {chance:.1g}"
+        )
 
 
 def has_paused(at: Ids, received: Ids) -> bool:
