@@ -56,6 +56,7 @@ def answers(store: Recommender) -> dict[str, Any]:
         "evaluate": store.evaluate("home", "uniform", estimators="snips", log="policy=home"),
         "policy": store.policy("home"),
         "outcomes": store.outcomes(by="day"),
+        "all visits": store.outcomes(),
         "arms": store.arm.list(),
         "doctor": store.doctor(),
     }

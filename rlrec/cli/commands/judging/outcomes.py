@@ -74,7 +74,8 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     if plot is not None and period is None:
         raise click.UsageError("--plot draws the reward of a visit over time: add --by hour, day or week")
     result = app.outcomes.outcomes(store, app.outcomes.Request(**request))
-    save_plot(plot, lambda: app.figures.over_time(result))
+    if period:
+        save_plot(plot, lambda: app.figures.over_time(result))
     notes = app.outcomes.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
     notes += meanings(result["outcomes"], result["unit"])
     segments = segment_notes(result["segments"])
