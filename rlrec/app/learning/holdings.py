@@ -3,8 +3,9 @@ started from: a log that it was fitted to, or a belief that it copied."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -162,54 +163,32 @@ def _extent_of_retired(unit: Unit, version: Version) -> Extent:
 # -- the origins of a version --
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittedLog:
-    """A log that a version was fitted to, with the events received by a time; `weight` multiplies its sums."""
-
-    log: LearnedFrom
-    received_by: int
-    fold: BeliefFold
-    weight: float
-
-    def sums(self, batch: Batch) -> Totals:
-        """The sums of the slots of a batch that the version was fitted to."""
-        past = _received_by(batch, self.received_by)
-        rows = self.log.rows(past.slots) & ~past.slots["censored"] & self.fold.entering(past.slots)
-        if not rows.any():
-            return {}
-        # the log of a fit does not fade
-        timeless = {name: column for name, column in past.slots.items() if name != "ordinal"}
-        rewarded = reward_log.with_rewards(Batch(slots=timeless, events=past.events), self.fold.version.reward)
-        return {key: self.weight * numbers for key, numbers in self.fold.sums(rewarded, rows=rows).items()}
+Origin = Callable[[Batch], Totals]
+"""The sums of the slots of a batch that an origin contains."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CopiedBelief:
-    """The belief of another policy, which was copied: its decisions up to `last`, with the events received by a
-    time."""
-
-    last: int
-    received_by: int
-    fold: BeliefFold
-
-    def sums(self, batch: Batch) -> Totals:
-        """The sums of the slots of a batch that the copied belief contains."""
-        return drawn_sums(self.fold, _received_by(batch, self.received_by), self.last)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MovedOrigin:
-    """An origin of a copied belief whose buckets were moved by `buckets`."""
-
-    origin: Origin
-    buckets: int
-
-    def sums(self, batch: Batch) -> Totals:
-        """The sums of the slots of a batch that the origin contains, in their new buckets."""
-        return {(bucket + self.buckets, arm): numbers for (bucket, arm), numbers in self.origin.sums(batch).items()}
+def _fitted_sums(batch: Batch, log: LearnedFrom, *, received_by: int, fold: BeliefFold, weight: float) -> Totals:
+    """`weight` times the sums of the slots of a batch that are in the log that a version was fitted to, with the events
+    received by a time."""
+    past = _received_by(batch, received_by)
+    rows = log.rows(past.slots) & ~past.slots["censored"] & fold.entering(past.slots)
+    if not rows.any():
+        return {}
+    # the log of a fit does not fade
+    timeless = {name: column for name, column in past.slots.items() if name != "ordinal"}
+    rewarded = reward_log.with_rewards(Batch(slots=timeless, events=past.events), fold.version.reward)
+    return {key: weight * numbers for key, numbers in fold.sums(rewarded, rows=rows).items()}
 
 
-Origin = FittedLog | CopiedBelief | Holding | MovedOrigin
+def _copied_sums(batch: Batch, *, last: int, received_by: int, fold: BeliefFold) -> Totals:
+    """The sums of the slots of a batch that the belief of another policy contained when it was copied: of decisions up
+    to `last`, with the events received by a time."""
+    return drawn_sums(fold, _received_by(batch, received_by), last)
+
+
+def _moved_sums(batch: Batch, origin: Origin, *, buckets: int) -> Totals:
+    """The sums of the slots of a batch that an origin of a copied belief contains, in buckets moved by `buckets`."""
+    return {(bucket + buckets, arm): numbers for (bucket, arm), numbers in origin(batch).items()}
 
 
 def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordinal: int) -> list[Origin]:
@@ -220,10 +199,9 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
     fold = BeliefFold(unit, version, ordinal=ordinal)
     if "selection" in record:
         is_new = "rebuilt_from" not in record  # a rebuilt belief is fitted to all slots that were mature then
-        result.append(FittedLog(
-            log=lineage.from_log(version, record if is_new else {**record, "now": version.created_at}),
-            received_by=version.created_at, fold=fold, weight=fold.forgetting.discount**ordinal,
-        ))  # fmt: skip
+        log = lineage.from_log(version, record if is_new else {**record, "now": version.created_at})
+        weight = fold.forgetting.discount**ordinal
+        result.append(partial(_fitted_sums, log=log, received_by=version.created_at, fold=fold, weight=weight))
     if parent is None or not ("policy_id" in record or not record):
         return result
     # a belief that was a variant's counts by the ordinals of the variant's policy
@@ -233,13 +211,14 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
     if parent.policy.id != version.policy.id:
         copied = BeliefFold(unit, parent, ordinal=ordinal)
         if record:
-            result.append(CopiedBelief(last=int(record["last_id"]), received_by=version.created_at, fold=copied))
+            last = int(record["last_id"])
+            result.append(partial(_copied_sums, last=last, received_by=version.created_at, fold=copied))
         else:  # a frozen version, which is copied as it is
             siblings = [sibling for sibling in by_id.values() if sibling.policy.id == parent.policy.id]
             traced = trace_holdings(unit, siblings)
-            result += [holding for holding in traced if holding.version.id == parent.id]
+            result += [holding.sums for holding in traced if holding.version.id == parent.id]
     result += origins(unit, parent, by_id, ordinal=ordinal)
-    return [MovedOrigin(origin=origin, buckets=buckets) for origin in result] if buckets else result
+    return [partial(_moved_sums, origin=origin, buckets=buckets) for origin in result] if buckets else result
 
 
 def _received_by(batch: Batch, time: int) -> Batch:

@@ -69,7 +69,7 @@ class _Correction:
         if self.holding is not None:
             self.slots = slot_statistics.add(self.slots, self.holding.sums(batch))
         for origin in self.origins:
-            self.initial = slot_statistics.add(self.initial, origin.sums(batch))
+            self.initial = slot_statistics.add(self.initial, origin(batch))
 
 
 @dataclass(kw_only=True)
