@@ -40,15 +40,14 @@ def trained(store: Store, name: str, *, seed: int = 3, report: Any = REPORT, pro
         policy, stored = cast(Gradient, designs.policy_of(parent)), arms.all_arms(unit)
         rng = np.random.default_rng(seed)
         drawn = {key: rng.normal(size=values.shape) for key, values in policy.zero_parameters(len(stored)).items()}
-        rows, shared = policy.pack(drawn)
+        weights, shared = policy.pack(drawn, np.array(sorted(arm.id for arm in stored)))
         number = policies.versions(unit, [parent.policy.id])[-1].number + 1
         answers = policies.add_version(
             unit, policy_id=parent.policy.id, number=number, status="frozen", reward_id=parent.reward.id,
             seq=parent.seq, ordinal=parent.ordinal, parent_id=parent.id, learned_from={"sessions": 60},
             parameters={**parent.parameters, "shared": shared}, report=report,
         )  # fmt: skip
-        packed = (row.astype("<f8").tobytes() for row in rows)
-        beliefs.add_weights(unit, answers, zip(sorted(arm.id for arm in stored), packed, strict=True))
+        beliefs.add_weights(unit, answers, weights)
         if promote:
             policies.promote(unit, parent.policy.id, version_id=answers, previous_id=parent.id)
         return number

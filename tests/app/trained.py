@@ -27,16 +27,14 @@ def _add(unit: Any, name: str, bias: list[float], last: float, record: Any) -> N
     parameters = kind.zero_parameters(len(recorded))
     parameters["bias"][:] = bias
     parameters["history"][:] = [0.0, 0.0, last, 0.0]
-    rows, shared = kind.pack(parameters)
+    weights, shared = kind.pack(parameters, np.array([arm.id for arm in recorded]))
     number = policies.versions(unit, [parent.policy.id])[-1].number + 1
     answers = policies.add_version(
         unit, policy_id=parent.policy.id, number=number, status="frozen", reward_id=parent.reward.id, seq=head.seq,
         ordinal=head.ordinal, parent_id=parent.id, learned_from=record,
         parameters={**parent.parameters, "shared": shared}, report={},
     )  # fmt: skip
-    beliefs.add_weights(
-        unit, answers, ((arm.id, row.astype("<f8").tobytes()) for arm, row in zip(recorded, rows, strict=True))
-    )
+    beliefs.add_weights(unit, answers, weights)
     policies.promote(unit, parent.policy.id, version_id=answers, previous_id=head.live_id)
 
 

@@ -102,8 +102,8 @@ def _parameters(unit: Unit, name: str, number: int | None) -> dict[str, Any]:
     newest = policies.versions(unit, [version(unit, name).policy.id])[-1].number
     answers = TrainedModel(unit, version(unit, name, number or newest))
     keys = arms.keys(unit, answers.arms.tolist())
-    rows, shared = answers.policy.pack(answers.parameters)
-    return {keys[item]: row for item, row in zip(answers.arms.tolist(), rows, strict=True)} | {
+    weights, shared = answers.policy.pack(answers.parameters, answers.arms)
+    return {keys[item]: np.frombuffer(packed, "<f8") for item, packed in weights} | {
         name: np.array(values) for name, values in shared.items()
     }
 

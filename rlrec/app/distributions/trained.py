@@ -52,8 +52,7 @@ class TrainedModel:
         self.unit, self.policy = unit, cast(Gradient, learner or designs.policy_of(version))
         rows = beliefs.weights(unit, version.id) if weights is None else weights
         self.arms: Ids = np.array([arm for arm, _ in rows], np.int64)
-        packed = np.frombuffer(b"".join(arm_weights for _, arm_weights in rows), "<f8")
-        self.parameters = self.policy.unpack(packed, version.parameters.get("shared", {}))
+        self.parameters = self.policy.unpack(rows, version.parameters.get("shared", {}))
         self.arm_features = designs.CatalogueFeatures(unit, self.policy.design.arm)
 
     def select(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:

@@ -145,8 +145,7 @@ class _Graduation:
                 slates = self._slates(fitted_cases, seed=1)
                 fitted = imitation.fit(self.policy, fitted, slates, contextual=self.contextual)
             kl = imitation.divergence(self.policy, fitted, self._slates(measured or cases, seed=2))
-        rows, shared = self.policy.pack(fitted)
-        weights = [(arm, row.astype("<f8").tobytes()) for arm, row in zip(self.arms.tolist(), rows, strict=True)]
+        weights, shared = self.policy.pack(fitted, self.arms)
         return replace(
             initial, weights=weights, parameters={**initial.parameters, "shared": shared},
             record={**initial.record, **self._learned_from(), "kl": kl}, parent_id=self.version.id,

@@ -358,9 +358,7 @@ class _TrainingRun:
 
     def _candidate(self, parameters: Parameters) -> tuple[Version, list[ArmWeights]]:
         """The version to be stored, still without id and number, and the weights of its arms by id."""
-        rows, shared = self.policy.pack(parameters)
-        packed = (row.astype("<f8").tobytes() for row in rows)
-        weights = sorted(zip(self.arms.tolist(), packed, strict=True))
+        weights, shared = self.policy.pack(parameters, self.arms)
         stored = {**self.parent.parameters, **self.policy.design.to_json(), "shared": shared}
         return replace(self.parent, status="frozen", parameters=stored), weights
 

@@ -53,15 +53,13 @@ def copy_log(
     if not taught:
         return initial
     fitted = imitation.fit(policy, start, taught, contextual=True)
-    rows, shared = policy.pack(fitted)
-    packed = (row.astype("<f8").tobytes() for row in rows)
+    weights, shared = policy.pack(fitted, writer.arms)
     record = lineage.record(
         unit, from_log, selection, last_id=report.last_id, window_us=reward.window_us, slots=report.slots
     )
     kl = imitation.divergence(policy, fitted, measured or taught)
     return replace(
-        initial, weights=sorted(zip(writer.arms.tolist(), packed, strict=True)),
-        parameters={**initial.parameters, **policy.design.to_json(), "shared": shared},
+        initial, weights=weights, parameters={**initial.parameters, **policy.design.to_json(), "shared": shared},
         record={**record, "splits": [TRAIN, TUNE], "kl": kl},
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -168,20 +168,22 @@ class Gradient(ContextualPolicy, Examined):
         policy = unchecked_copy(self, design=replace(self.design, columns=columns))
         return policy, {**parameters, "linear": linear}
 
-    def pack(self, parameters: Parameters) -> tuple[Array, dict[str, Any]]:
-        """Parameters in their stored form: a row for each arm, (m, 5 + d), and the others as JSON."""
-        rows = np.hstack([parameters["bias"][:, None], parameters["linear"], parameters["own"]])
-        return rows, {name: parameters[name].tolist() for name in SHARED_PARAMETERS}
+    def pack(self, parameters: Parameters, arms: Ids) -> tuple[list[tuple[int, bytes]], dict[str, Any]]:
+        """Parameters of m arms in their stored form: of each arm by id, 5 + d packed doubles, and the others as
+        JSON."""
+        rows = np.hstack([parameters["bias"][:, None], parameters["linear"], parameters["own"]]).astype("<f8")
+        weights = sorted(zip(arms.tolist(), map(np.ndarray.tobytes, rows), strict=True))
+        return weights, {name: parameters[name].tolist() for name in SHARED_PARAMETERS}
 
-    def unpack(self, rows: Array, shared: Mapping[str, Any]) -> Parameters:
-        """Parameters from the result of `pack`; those missing in `shared` are zero."""
+    def unpack(self, weights: Iterable[tuple[int, bytes]], shared: Mapping[str, Any]) -> Parameters:
+        """Parameters from the result of `pack`, arms by id; those missing in `shared` are zero."""
         zeros = self.zero_parameters(0)
         d = zeros["linear"].shape[1]
         shared_values = {
             name: np.array(shared[name], np.float64).reshape(zeros[name].shape) if name in shared else zeros[name]
             for name in SHARED_PARAMETERS
         }
-        rows = rows.reshape(-1, 1 + d + len(MEMORY))
+        rows = np.frombuffer(b"".join(packed for _, packed in weights), "<f8").reshape(-1, 1 + d + len(MEMORY))
         return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + d], "own": rows[:, 1 + d :], **shared_values}
 
     def effective(self, parameters: Parameters, described: Array) -> tuple[Array, Array, Array]:

@@ -165,9 +165,11 @@ def test_an_arm_never_trained_is_scored_by_its_features(model: str) -> None:
 def test_parameters_packed_and_unpacked_are_the_same(model: str) -> None:
     kind = policy(model=model)
     parameters = random_parameters(kind, 4)
-    rows, both = kind.pack(parameters)
-    assert rows.shape == (4, 1 + parameters["linear"].shape[1] + 4)
-    result = kind.unpack(np.frombuffer(rows.tobytes(), "<f8"), both)
+    weights, both = kind.pack(parameters, np.array([2, 3, 5, 8]))
+    assert [(arm, len(packed)) for arm, packed in weights] == [
+        (arm, 8 * (1 + parameters["linear"].shape[1] + 4)) for arm in (2, 3, 5, 8)
+    ]
+    result = kind.unpack(weights, both)
     assert result.keys() == parameters.keys()
     for name, values in parameters.items():
         np.testing.assert_array_equal(result[name], values)
@@ -176,7 +178,7 @@ def test_parameters_packed_and_unpacked_are_the_same(model: str) -> None:
 @pytest.mark.parametrize("model", ["linear", "bilinear"])
 def test_nothing_stored_is_nothing_known(model: str) -> None:
     kind = policy(model=model)
-    result, nothing = kind.unpack(np.zeros(0), {}), kind.zero_parameters(0)
+    result, nothing = kind.unpack([], {}), kind.zero_parameters(0)
     assert {name: values.shape for name, values in result.items()} == {
         name: values.shape for name, values in nothing.items()
     }
