@@ -98,12 +98,8 @@ class BeliefFold:
             count = reward_log.sampling_counts(batch.slots)
             columns = np.column_stack([np.ones(len(costs)), costs.reward, ~costs.default])
             columns = columns if count is None else columns * count[:, None]
-            slices, arm = (batch.slots["at"] + budget.offset_us) // budget.slice_us, batch.slots["arm_id"]
-            order = np.lexsort((arm, slices))
-            starts = run_starts(slices[order], arm[order])
-            if len(starts):
-                keys = zip(slices[order][starts].tolist(), arm[order][starts].tolist(), strict=True)
-                sums = add(sums, dict(zip(keys, np.add.reduceat(columns[order], starts), strict=True)))
+            slices = (batch.slots["at"] + budget.offset_us) // budget.slice_us
+            sums = add(sums, _sum_by_key(columns, slices, batch.slots["arm_id"]))
         newest = max((key[0] for key in sums), default=0)
         moved = (-1 - budget.bucket(self.unit.now)) // SLICES - 1 - newest // SLICES
         return {(-1 - number - moved * SLICES, arm): numbers for (number, arm), numbers in sums.items()}
@@ -259,14 +255,19 @@ def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: I
         added = policy.column_statistics(portion, row, x.value[entries])
         if weight is not None:
             added *= weight[first + row][:, None]
-        bucket, arm = x.column[entries] + beliefs.FIRST_COLUMN, portion.arm_id[row]
-        order = np.lexsort((arm, bucket))
-        bucket, arm = bucket[order], arm[order]
-        begins = run_starts(bucket, arm)
-        if len(begins):
-            keys = zip(bucket[begins].tolist(), arm[begins].tolist(), strict=True)
-            sums = add(sums, dict(zip(keys, np.add.reduceat(added[order], begins, axis=0), strict=True)))
+        sums = add(sums, _sum_by_key(added, x.column[entries] + beliefs.FIRST_COLUMN, portion.arm_id[row]))
     return sums
+
+
+def _sum_by_key(rows: Array, bucket: Ids, arm: Ids) -> Totals:
+    """The sums of rows (n, width) with the same bucket and arm."""
+    order = np.lexsort((arm, bucket))
+    bucket, arm = bucket[order], arm[order]
+    starts = run_starts(bucket, arm)
+    if not len(starts):
+        return {}
+    keys = zip(bucket[starts].tolist(), arm[starts].tolist(), strict=True)
+    return dict(zip(keys, np.add.reduceat(rows[order], starts), strict=True))
 
 
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:

@@ -168,10 +168,11 @@ class Unit:
         return None if row is None else row[0]
 
     def ask_groups(self, text: str, *values: Any) -> dict[Any, list[Any]]:
-        """The second values of the rows of a query, in order, grouped by the first ones."""
+        """The second values of the rows of a query, in order, grouped by the first ones; of longer rows all values
+        after the first, as a tuple."""
         groups: dict[Any, list[Any]] = {}
-        for key, value in self.ask(text, *values):
-            groups.setdefault(key, []).append(value)
+        for key, *row in self.ask(text, *values):
+            groups.setdefault(key, []).append(tuple(row) if row[1:] else row[0])
         return groups
 
     def tell(self, text: str, *values: Any) -> int:

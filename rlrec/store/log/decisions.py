@@ -64,10 +64,7 @@ def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
 def propensities(unit: Unit, ids: Collection[int]) -> dict[int, list[Row]]:
     """Position, propensity (given the slots above) and marginal of all slots of each of these decisions, in order."""
     query = "SELECT decision_id, position, propensity, marginal FROM slot WHERE decision_id IN (?*)"
-    slots: dict[int, list[Row]] = {}
-    for decision_id, *slot in unit.ask(f"{query} ORDER BY decision_id, position", ids):
-        slots.setdefault(decision_id, []).append(tuple(slot))
-    return slots
+    return unit.ask_groups(f"{query} ORDER BY decision_id, position", ids)
 
 
 def policies_of(unit: Unit, ids: Collection[int | None], request_keys: Collection[str | None]) -> set[int]:

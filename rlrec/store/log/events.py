@@ -91,11 +91,8 @@ def targets(unit: Unit, lines: Sequence[Line]) -> list[FeedbackTarget]:
 
 def slates(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int]]:
     """The arm id at each position of these decisions, in order."""
-    slates: dict[int, dict[int, int]] = {}
     query = "SELECT decision_id, position, arm_id FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
-    for decision_id, position, arm_id in unit.ask(query, decision_ids):
-        slates.setdefault(decision_id, {})[position] = arm_id
-    return slates
+    return {decision: dict(slots) for decision, slots in unit.ask_groups(query, decision_ids).items()}
 
 
 def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: int) -> list[AgedEvent]:
