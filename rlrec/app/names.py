@@ -22,6 +22,7 @@ IN_STORE: dict[str, Callable[[Unit], Iterable[str]]] = {
     "route": lambda unit: (change.route for change in routes.newest_changes(unit)),
     "experiment": lambda unit: (experiment.name for experiment in experiments.all_experiments(unit)),
     "reward": lambda unit: (reward.name for reward in policies.rewards(unit)),
+    "event": lambda unit: dict.fromkeys(kind for reward in policies.rewards(unit) for kind in reward.weights),
     "curve": lambda unit: dict.fromkeys(curve.name for curve in curves.all_curves(unit)),
 }
 

@@ -14,13 +14,14 @@ from rlrec.cli.program.shared import Settings, walk
 # the kinds of names that an option takes, by its name or metavar
 OPTIONS = {
     "--policy": ("policy", "route"), "--from-policy": ("policy",), "POLICY[@V]": ("policy",), "--kind": ("kind",),
-    "--experiment": ("experiment",), "--reward": ("reward",), "--arms": ("arm",), "--estimator": ("estimator",),
+    "--experiment": ("experiment",), "--reward": ("reward",), "--arms": ("arm",), "--arm": ("arm",),
+    "--estimator": ("estimator",),
     "CURVE": ("curve",),
 }  # fmt: skip
 # the kinds of names that an argument takes, by its name, by the path of its command, or by that of its group
 ARGUMENTS = {
     "environment": "environment", "route": "route", "arm": "arm", "policy": "policy", "experiment": "experiment",
-    "position": "curve", "reward": "reward", "evaluate": "policy", "train-pg": "policy",
+    "events": "event", "position": "curve", "reward": "reward", "evaluate": "policy", "train-pg": "policy",
 }  # fmt: skip
 NEW = {"add", "import", "create", "fit", "define"}  # commands that take a new name, which cannot be completed
 LISTS = {"--arms", "--estimator"}  # options with several names between commas

@@ -46,6 +46,8 @@ def test_names_come_from_the_store(shop: str) -> None:
     assert completed(shop, "policy", "shadow", "f") == ["front"]
     assert completed(shop, "evaluate", "--reward", "") == ["default"]
     assert completed(shop, "policy", "create", "h") == []
+    assert completed(shop, "feedback", "1", "cl") == ["click"]
+    assert completed(shop, "feedback", "--user", "u1", "--arm", "a") == ["a1", "a2"]
 
 
 @pytest.mark.parametrize(
