@@ -11,7 +11,7 @@ from importlib import import_module
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
-from rlrec.compute import ENVIRONMENT, Runner, deadly_partition, packing
+from rlrec.compute import ENVIRONMENT, Runner, deadly_partition, pack, unpack
 from rlrec.errors import InputError, RlrecError
 
 TIMEOUT_S = 5
@@ -94,7 +94,7 @@ class Cluster:
                 raise RlrecError(f"a worker failed: {type(error).__name__}: {cause}") from error
             self.mixed |= is_mixed(answer.fingerprint, self._fingerprint)
             future.release()
-            result = packing.unpack(answer.message)
+            result = unpack(answer.message)
             if isinstance(result, RlrecError):
                 raise result
             yield number, result
@@ -167,6 +167,6 @@ class _WorkerResult(NamedTuple):
 
 def _run(runner: Runner, task: bytes, partition: Any) -> _WorkerResult:
     try:
-        return _WorkerResult(fingerprint(), packing.pack(runner(task, partition)))
+        return _WorkerResult(fingerprint(), pack(runner(task, partition)))
     except RlrecError as error:
-        return _WorkerResult(fingerprint(), packing.pack(error))
+        return _WorkerResult(fingerprint(), pack(error))

@@ -13,7 +13,7 @@ from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from rlrec.compute import ENVIRONMENT, MAX_DEATHS, Runner, deadly_partition, packing, worker
+from rlrec.compute import ENVIRONMENT, MAX_DEATHS, Runner, deadly_partition, unpack, worker
 from rlrec.errors import RlrecError
 
 COMMAND = [sys.executable, "-P", str(Path(worker.__file__))]
@@ -65,7 +65,7 @@ class Processes:
                             retries.append(order)
                             continue
                         self._idle.append(process)
-                        answer = packing.unpack(message)
+                        answer = unpack(message)
                         if isinstance(answer, RlrecError):
                             raise answer
                         yield order.number, answer

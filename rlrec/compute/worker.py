@@ -33,7 +33,7 @@ def main() -> None:
     questions = sys.stdin.buffer
     sys.path[:] = pickle.loads(read(questions) or b"")
 
-    from rlrec.compute import packing
+    from rlrec.compute import pack
     from rlrec.errors import RlrecError
 
     runner = pickle.loads(read(questions) or b"")
@@ -46,7 +46,7 @@ def main() -> None:
             answer = error
         except Exception as error:
             answer = RlrecError(f"a worker failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        write(answers, packing.pack(answer))
+        write(answers, pack(answer))
 
 
 if __name__ == "__main__":

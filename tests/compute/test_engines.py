@@ -14,10 +14,9 @@ import pytest
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.passes import Workers
 from rlrec.app.judging import evaluate, exposure
-from rlrec.compute import ENVIRONMENT, cluster, local
+from rlrec.compute import ENVIRONMENT, cluster, local, pack, unpack
 from rlrec.compute.cluster import Cluster, Fingerprint, SchedulerAbsent, fingerprint, is_mixed
 from rlrec.compute.local import Processes
-from rlrec.compute.packing import pack, unpack
 from rlrec.errors import InputError, RlrecError
 from tests.app import logs
 from tests.compute.runners import Lost, Poisoned, Weighed, environment, process

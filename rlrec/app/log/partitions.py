@@ -1,31 +1,33 @@
 """The log in partitions of whole persons. The partitions and the order of their rows depend only on the selected
 decisions, so that sums over partitions, added in order, are equal to the last bit wherever the log is stored and
-whatever process adds them."""
+whatever process adds them. In the log of one surface, visits have the returns that other surfaces' decisions have."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from rlrec.app.log import visit_returns
-from rlrec.arrays import Ids, run_starts, take
+from rlrec.arrays import Ids, look_up, run_starts, take
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
-from rlrec.store.log import reader, selected
+from rlrec.store.log import reader, selected, settings
 from rlrec.store.log.reader import ABSENT, Batch
-from rlrec.store.log.selected import Selection
+from rlrec.store.policies import people
 
 BUCKETS = 64  # of persons; a partition has one or several
 BATCH = reader.BATCH  # decisions of a partition, at most while there are buckets, and of a batch, about
 SPREAD = BATCH * 3 // 2  # decisions that are read before they are distributed to partitions
 MAX_WAITING_BYTES = 8_000_000  # bytes of rows that wait in memory for their partition; the others wait in files
+RETURNS = ("visit", "at", "position")  # columns that `move_returns` needs
+# the fields of a selection that leave out decisions of other surfaces
+SURFACES = ("policy_ids", "version_ids", "variant_ids", "route_ids", "context_ids")
 T = TypeVar("T")
 PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that determine the bucket
 
@@ -45,7 +47,7 @@ def buckets(slots: Columns) -> Ids:
 
 
 def read(
-    unit: Unit, selection: Selection, number: int, *, columns: Collection[str],
+    unit: Unit, selection: selected.Selection, number: int, *, columns: Collection[str],
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False, times: int = 1,
 ) -> Iterator[Iterable[Batch]]:  # fmt: skip
     """The batches of each partition of the selected log, with whole sessions in order of id; all partitions are yielded
@@ -53,12 +55,12 @@ def read(
     keys: as in `reader.batches`; contexts are only included if there is a single partition."""
     few_test = selected.few_test(unit, selection)
     bounds = selected.session_bounds(unit, selection) if unit.folder is None and few_test is None else None
-    moves = visit_returns.are_elsewhere(unit, selection)
-    columns = {*columns, *visit_returns.COLUMNS} if moves else columns
+    moves = has_returns_elsewhere(unit, selection)
+    columns = {*columns, *RETURNS} if moves else columns
 
     def batches(**options: Any) -> Iterator[Batch]:
         for batch in reader.batches(unit, selection, **options):
-            yield visit_returns.move(unit, batch) if moves else batch
+            yield move_returns(unit, batch) if moves else batch
 
     options: dict[str, Any] = {
         "pick_contexts": pick_contexts, "visits": visits, "keys": keys, "bounds": bounds, "few_test": few_test,
@@ -171,3 +173,31 @@ def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
             yield batch
     if waiting_batches:
         yield Batch.concatenate(waiting_batches)
+
+
+# -- returns to visits in which several surfaces made decisions --
+
+
+def has_returns_elsewhere(unit: Unit, selection: selected.Selection) -> bool:
+    """Whether decisions that are not selected may have the events `return` of visits with selected ones."""
+    is_narrow = any(getattr(selection, name) is not None for name in SURFACES)
+    return is_narrow and bool(settings.get(unit).weighs_returns)
+
+
+def move_returns(unit: Unit, batch: Batch) -> Batch:
+    """The batch with the returns of its visits that are events of later decisions in them, of other surfaces: that the
+    person came back is credited to the last decision of the visit here."""
+    slots, sessions_read = batch.slots, np.unique(batch.slots["session_id"])
+    events = reader.ask_returns(unit, [people.session_test("d.session_id", sessions_read)]).columns()
+    width = int(max(slots["visit"].max(), events["visit"].max(initial=0))) + 1
+    visit, visit_of_return = (rows["session_id"] * width + rows["visit"] for rows in (slots, events))
+    order = np.lexsort((slots["position"], slots["decision_id"], visit))
+    last = order[np.append(run_starts(visit[order])[1:], len(order)) - 1]
+    index, is_later = look_up(visit[last], visit_of_return)
+    is_later &= events["decision_id"] > slots["decision_id"][last[index]]
+    row, events = last[index[is_later]], take(events, np.flatnonzero(is_later))
+    added = {
+        "decision_id": slots["decision_id"][row], "age_us": events["at"] - slots["at"][row], "kind": events["kind"],
+        "position": np.where(slots["position"][row] > 1, 0, 1), "value": events["value"],
+    }  # fmt: skip
+    return replace(batch, events={name: np.append(column, added[name]) for name, column in batch.events.items()})

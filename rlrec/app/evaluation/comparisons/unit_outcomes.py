@@ -17,7 +17,7 @@ from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.app.evaluation.rows.groups import MAX_GROUPS, check_field, day_numbers, too_many
 from rlrec.app.inputs import canonical, filters, lookup
-from rlrec.app.log import partitions, reward_log, visit_returns
+from rlrec.app.log import partitions, reward_log
 from rlrec.app.log.ended_visits import SPREAD, PersonPortions, visit_indices
 from rlrec.app.log.reward_log import RewardedSlots
 from rlrec.arrays import Flags, Ids, distinct, look_up, run_starts, take
@@ -137,8 +137,8 @@ class StudyFold:
 
     def _pages(self, batch: Batch) -> list[RewardedSlots]:
         """The decisions of a batch with each reward."""
-        if visit_returns.are_elsewhere(self.unit, self.study.selection):
-            batch = visit_returns.move(self.unit, batch)
+        if partitions.has_returns_elsewhere(self.unit, self.study.selection):
+            batch = partitions.move_returns(self.unit, batch)
         return [
             reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, reward), reward)
             for reward in self.study.rewards

@@ -19,7 +19,7 @@ from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.inputs import lookup
-from rlrec.compute import Engine, packing
+from rlrec.compute import Engine, pack, unpack
 from rlrec.errors import InputError
 from rlrec.ope.checks.reasons import REASONS
 from rlrec.records import add_each
@@ -60,7 +60,7 @@ Parts = Iterator[Iterable[Batch]]
 def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: Parts | None = None) -> Iterator[R_co]:
     """The results of all partitions, in order. engine: None to work in this process; stored: partitions that were read
     for several passes."""
-    packed, number = packing.pack(work, handle=reader.unit), reader.evaluation.partitions
+    packed, number = pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
     partitions: Iterator[Partition]
     engine = None if number == 1 else engine  # others would take longer to start
@@ -90,7 +90,7 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: 
 
 def result(packed: bytes, unit: Unit, partition: Partition, reader: LogReader | None = None) -> Any:
     """The result of one partition. reader: supplies contexts and progress."""
-    work: Pass[Any] = packing.unpack(packed, handle=unit)
+    work: Pass[Any] = unpack(packed, handle=unit)
     options: dict[str, Any] = {} if reader is None else {"contexts": reader.contexts, "progress": reader.progress}
     options["number"] = partition.number
     with unit.reading(partition.folder):
