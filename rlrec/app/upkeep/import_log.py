@@ -26,9 +26,8 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 from rlrec.app.imports import conflicts, layouts, propensities, writer
 from rlrec.app.imports.background import BackgroundItems
 from rlrec.app.imports.columns import LogColumns, distinct, filled, values
-from rlrec.app.imports.conflicts import LineNames
 from rlrec.app.imports.growing import GrowingFile, Portion, Position, Stream
-from rlrec.app.imports.layouts.base import LateObservation, Layout, LineSums, RefusedLine, Source
+from rlrec.app.imports.layouts.base import Layout, LineSums, Observation, RefusedLine, Source
 from rlrec.app.imports.visits import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportCounts, ImportState, PreparedRows, find_owner
 from rlrec.app.inputs import lookup
@@ -191,11 +190,11 @@ class Import:
                     self.bad_lines.refuse(*line)
         return count
 
-    def check(self, unit: Unit, store_names: LineNames | None) -> None:
+    def check(self, unit: Unit, store_names: conflicts.LineNames | None) -> None:
         """Refuse lines that the store, or an earlier line, contradicts, before anything is stored. store_names: all
         names in the store, None if there are too many."""
         file_names = [file.names() for file in self.files]
-        names = LineNames.join(file_names if store_names is None else [*file_names, store_names])
+        names = conflicts.LineNames.join(file_names if store_names is None else [*file_names, store_names])
         counts = [len(lines.name) for lines in file_names]
         del file_names  # frees 16 bytes per name, which `names` holds, too
         disputed, earlier = names.disputed_hashes(), conflicts.NameValues()
@@ -243,29 +242,31 @@ class Import:
                             error.hint = f"stored: {stored_lines}; the same command goes on after them"
                         self.bad_lines.refuse(error, text)
         _credit_returns(self.store)
-        summary = self._summary(state.counts, rejected)
-        if state.run is not None:
-            end = partial(settings.end_run, run_id=state.run, result=asdict(summary))
-            self.store.write(end, repeatable=True)
-            self.store.analyse()
-        return summary
+        return self._summary(state.counts, rejected, run=state.run)
 
-    def _summary(self, counts: ImportCounts, rejected: int) -> ImportSummary:
+    def _summary(self, counts: ImportCounts, rejected: int, *, run: int | None = None) -> ImportSummary:
         lines = sum((file.sums for file in self.files), LineSums(rejected=rejected))
-        return summarised(self.store, self.request, counts, lines)
+        return summarised(self.store, self.request, counts, lines, run=run)
 
 
-def summarised(store: Store, request: Request, counts: ImportCounts, lines: LineSums) -> ImportSummary:
-    """The answer to a command; prints notices for the user."""
+def summarised(
+    store: Store, request: Request, counts: ImportCounts, lines: LineSums, *, run: int | None
+) -> ImportSummary:  # fmt: skip
+    """The answer to a command, which is stored in the row of its run, if it has one; prints notices for the user."""
     altered, silent, kind = counts.altered, lines.without_propensity, request.propensity
     for line in chain(altered.notices(), _notices(kind, counts, lines)):
         store.notice(line)
-    return ImportSummary(
+    summary = ImportSummary(
         accepted=counts.accepted, duplicates=counts.duplicates + lines.duplicates, rejected=lines.rejected,
         clipped=altered.clipped, ignored=altered.ignored, skipped=lines.skipped,
         clipped_share=altered.clipped / max(counts.accepted, 1), ignored_kinds=sorted(altered.kinds),
         without_propensity=silent if kind is None else 0,
     )  # fmt: skip
+    if run is not None:
+        store.write(partial(settings.end_run, run_id=run, result=asdict(summary)), repeatable=True)
+    if counts.accepted and not request.check:
+        store.analyse()
+    return summary
 
 
 def on_zones(count: int) -> list[str]:
@@ -426,7 +427,7 @@ class _Following:
 
     def _write(
         self, unit: Unit, *, policies: Collection[str], group: PreparedRows | None, end: Portion | None,
-        late: Mapping[str, LateObservation],
+        late: Mapping[str, Observation],
     ) -> Stored:  # fmt: skip
         """Store a group of a portion; with the last group also the observations and the end position of the portion."""
         state, refused, position = replace(self.state, policies=policies), list[RefusedLine](), None
@@ -454,13 +455,8 @@ class _Following:
         if self.n_unmatched:
             missing = f"{quantity(self.n_unmatched, 'observation')} without a decision that was stored here"
             self.store.notice(f"{missing}: `rlrec feedback --input` takes them, by request_id")
-        summary = summarised(self.store, self.request, self.state.counts, self.lines)
-        if not self.run and self.state.run is not None:
-            end = partial(settings.end_run, run_id=self.state.run, result=asdict(summary))
-            self.store.write(end, repeatable=True)
-        if summary.accepted:
-            self.store.analyse()
-        return summary
+        run = None if self.run else self.state.run  # the row of a file that is followed holds its position
+        return summarised(self.store, self.request, self.state.counts, self.lines, run=run)
 
 
 def _refuse(error: InputError, text: bytes) -> NoReturn:
@@ -485,7 +481,7 @@ def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[b
     return digests
 
 
-def _observe(unit: Unit, run: int | None, late: Mapping[str, LateObservation]) -> tuple[int, int]:
+def _observe(unit: Unit, run: int | None, late: Mapping[str, Observation]) -> tuple[int, int]:
     """Store observations of decisions that this log brought earlier. Returns the number of those, and of observations
     without such a decision."""
     from rlrec.app.learning.ledger import Ledger  # an import without --follow needs neither
@@ -494,7 +490,7 @@ def _observe(unit: Unit, run: int | None, late: Mapping[str, LateObservation]) -
     numbers = {key: number for key, (_, number) in decisions.requests(unit, list(late)).items()}
     stored = decisions.find(unit, list(numbers.values())) if numbers else {}
     lines, n_unmatched = list[Line](), 0
-    for key, (events, activates) in late.items():
+    for key, events, activates in late.values():
         decision = stored[numbers[key]] if key in numbers else None
         if decision is None or decision.run_id != run:
             n_unmatched += len(events)

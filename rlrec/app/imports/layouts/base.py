@@ -175,15 +175,8 @@ class Observation(NamedTuple):
     """Events of a decision in another line. key: the request id of that decision."""
 
     key: str
-    events: tuple[tuple[str, float, int | None], ...]  # kind, value, time
+    events: Sequence[tuple[str, float, int | None]]  # kind, value, time
     activates: bool = False
-
-
-class LateObservation(NamedTuple):
-    """Observations of a decision that is not in the files being read. events: as in Observation."""
-
-    events: Sequence[tuple[str, float, int | None]]
-    activates: bool
 
 
 class Decoded(NamedTuple):
@@ -251,7 +244,7 @@ class Layout(ABC):
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
         self.source, self.policy, self.now, self.options = source, policy, now, options
         self.sums = LineSums()  # of the lines decoded so far
-        self.late: Mapping[str, LateObservation] = {}  # of decisions that are not in these files, by request id
+        self.late: Mapping[str, Observation] = {}  # of decisions that are not in these files, by request id
         self.policies: dict[str, int] = {}  # the first line that names each policy
         self.is_large = False  # whether the file is worth a second process
         self.share = 0.0  # the share of the file that has been read

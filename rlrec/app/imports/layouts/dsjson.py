@@ -19,7 +19,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from rlrec.app.imports.columns import EMPTY, FIRST_STATE, NULL, LogColumns, distinct, values
 from rlrec.app.imports.layouts import jsonl
-from rlrec.app.imports.layouts.base import Decoded, LateObservation, Layout, Note, Observation, Source
+from rlrec.app.imports.layouts.base import Decoded, Layout, Note, Observation, Source
 from rlrec.app.imports.layouts.checks import AMOUNT, CHECKS, FLOAT32, ValueCheck, checked, is_distribution, until
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError, quantity, suggest
@@ -391,7 +391,7 @@ class DsJson(jsonl.LineLayout):
         for rows in (rows for file in logs for rows in file.spooled()) if unmatched else ():
             unmatched -= distinct(rows.request_id) | distinct(rows.slots.id)
         if self.source.grows:
-            self.late = {name: LateObservation(observed[name], name in activated_names) for name in sorted(unmatched)}
+            self.late = {key: Observation(key, observed[key], key in activated_names) for key in sorted(unmatched)}
             return []
         missing_text = f"{quantity(len(unmatched), 'observation')} without a decision in these files"
         return lines + [f"{missing_text}: `rlrec feedback --input` takes them, by request_id"] * bool(unmatched)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from math import log
 from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple, cast
@@ -17,7 +18,7 @@ from msgspec import UNSET, Struct, UnsetType, defstruct, field
 
 from rlrec import times
 from rlrec.app.imports.columns import LogColumns, LoggedCandidates, LoggedEvents, LoggedSlots, transposed, values
-from rlrec.app.imports.layouts.base import Decoded, Layout, RefusedLine, Source, refused_line
+from rlrec.app.imports.layouts.base import Decoded, Layout, RefusedLine, refused_line
 from rlrec.app.imports.layouts.checks import CHECKS, FLOAT32, checked, is_distribution
 from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
@@ -204,10 +205,6 @@ class Jsonl(LineLayout):
 
     kind, columns = LINE, ROW
 
-    def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
-        super().__init__(source, policy=policy, now=now, options=options)
-        self._sets: dict[tuple[str, ...], tuple[str, ...]] = {}
-
     def row(self, line: DecisionLine, text: bytes) -> Row:
         if not line.slate:
             raise InputError("no arm was shown", field="slate")
@@ -219,12 +216,7 @@ class Jsonl(LineLayout):
             for number, entry in enumerate(line.slate, 1)
         ]  # fmt: skip
         slots.sort(key=itemgetter(0))
-        listed_arms = tuple(line.eligible)
-        eligible = self._sets.get(listed_arms)  # the same object for equal lists
-        if eligible is None:
-            if len(self._sets) >= CACHE:
-                self._sets.clear()
-            eligible = self._sets[listed_arms] = tuple(sorted(set(listed_arms)))
+        eligible = _sorted_set(tuple(line.eligible))
         checked(line.propensity or None, CHECKS[PROBABILITY], "propensity")
         state, shown = history.from_json(line.state) if line.state else (line.state, None)
         policy = self.policy or (DEFAULT_POLICY if line.policy is None else line.policy)
@@ -260,6 +252,12 @@ class Jsonl(LineLayout):
         if table == "events":
             return f"events[{number}].{field}" if line.get("events") else "reward"
         return "slate" if table else {"size": "k"}.get(field, field)
+
+
+@lru_cache(CACHE)
+def _sorted_set(arms: tuple[str, ...]) -> tuple[str, ...]:
+    """These arms in order, each once; the same object for equal lists."""
+    return tuple(sorted(set(arms)))
 
 
 def with_censor_events(rows: LogColumns) -> LogColumns:
