@@ -37,6 +37,7 @@ from rlrec.store.policies import arms, policies
 from rlrec.times import format_time
 
 N_NEWEST, MAX_SHOWN = 50_000, 20  # decisions that are searched for an arm, and slots that are listed
+FIGURES = ("pulls", "reward_sum", "mean", "score")  # of the belief about an arm
 SHOWN = ("decision", "at", "session", "policy", "position")  # columns of the listed slots
 
 
@@ -109,7 +110,8 @@ class DerivedDecision:
 
     case: None where nothing can be derived; state: of the visit, for a policy that reads it; catalogue: the number of
     arms that candidates were drawn from. conditional, marginal: the probability of each eligible arm at each position,
-    (k, arms): given the arms above, and overall (NaN where it is not computed)."""
+    (k, arms): given the arms above, and overall (NaN where it is not computed). Where nothing can be derived,
+    `conditional` has the stored propensities, and NaN for other arms."""
 
     def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:
         self.decision, self.context = decision, context
@@ -120,7 +122,8 @@ class DerivedDecision:
         self.state: State | None = None
         self.catalogue: int | None = None
         self.allowed: tuple[int, ...] | None = eligible
-        self.conditional = self.marginal = np.empty((0, len(eligible)))
+        self.conditional = self.marginal = np.full((len(self.shown), len(eligible)), np.nan)
+        self.conditional[np.arange(len(self.shown)), self.shown] = [slot.propensity for slot in decision.slots]
         self.served = None
         if not decision.imported:
             self.served = exact.load(unit, version, seq=decision.belief_seq, ordinal=decision.belief_ordinal)
@@ -242,41 +245,23 @@ class DerivedDecision:
     def table(self) -> list[dict[str, Any]]:
         """A row for each eligible arm, most likely first: its belief, and its probability at every position given the
         arms above. Where nothing can be derived, the shown arms come first, with their stored propensities."""
-        if self.case is None or self.served is None:
-            return self._stored_table()
-        belief = self.served.belief(self.arms, revision=self.decision.catalogue_revision)
-        belief = self.served.policy.local_belief(belief, self.context)
-        mean = self.served.policy.mean(belief, unknown=np.nan)
-        scores = self.case.noiseless(np.arange(len(self.arms))).tolist()
-        state = self.state
-        order = np.lexsort((self.arms, *-self.conditional[::-1]))
-        # memory of the arms that had been shown in the visit
-        rows = () if state is None else zip(state.arm.tolist(), state.memory, strict=True)
-        features = {arm: _named(MEMORY, row) for arm, row in rows}
-        return [
-            {
-                "arm": self.keys[int(self.arms[column])], "pulls": float(belief.pulls[column]),
-                "reward_sum": float(belief.reward_sum[column]), "mean": finite_or_none(mean[column]),
-                "score": scores[column], "probabilities": self.conditional[:, column].tolist(),
-                **({} if state is None else {"seen": features.get(int(self.arms[column]), {})}),
-            }
-            for column in order.tolist()
-        ]  # fmt: skip
-
-    def _stored_table(self) -> list[dict[str, Any]]:
-        """A row for each eligible arm, shown arms first; None for what the store does not have."""
-        slots = {slot.arm_id: slot for slot in self.decision.slots}
-        no_figures = dict.fromkeys(("pulls", "reward_sum", "mean", "score"))
-        return [
-            {
-                "arm": self.keys[arm], **no_figures,
-                "probabilities": [
-                    slots[arm].propensity if arm in slots and slots[arm].position == slot.position else None
-                    for slot in self.decision.slots
-                ],
-            }
-            for arm in [*slots, *(arm for arm in self.arms.tolist() if arm not in slots)]
-        ]  # fmt: skip
+        figures: dict[str, list[Any]] = dict.fromkeys(FIGURES, [None] * len(self.arms))
+        likely = np.equal.outer(self.shown, np.arange(len(self.arms))).astype(np.float64)
+        if self.case is not None and self.served is not None:
+            belief = self.served.belief(self.arms, revision=self.decision.catalogue_revision)
+            belief = self.served.policy.local_belief(belief, self.context)
+            mean = list(map(finite_or_none, self.served.policy.mean(belief, unknown=np.nan)))
+            scores = self.case.noiseless(np.arange(len(self.arms))).tolist()
+            sums = belief.pulls.tolist(), belief.reward_sum.tolist()
+            figures = dict(zip(FIGURES, (*sums, mean, scores), strict=True))
+            likely = self.conditional
+        figures = {"arm": [self.keys[arm] for arm in self.arms.tolist()]} | figures
+        figures["probabilities"] = [list(map(finite_or_none, column)) for column in self.conditional.T.tolist()]
+        if (state := self.state) is not None:  # memory of the arms that had been shown in the visit
+            memory = {arm: _named(MEMORY, row) for arm, row in zip(state.arm.tolist(), state.memory, strict=True)}
+            figures["seen"] = [memory.get(arm, {}) for arm in self.arms.tolist()]
+        order = np.lexsort((self.arms, *-likely[::-1]))
+        return [{name: values[column] for name, values in figures.items()} for column in order.tolist()]
 
 
 def _named(names: Sequence[str], values: Array) -> dict[str, float]:
