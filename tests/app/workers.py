@@ -274,8 +274,9 @@ def ramps_route(store: Store, rounds: int) -> list[Any]:
             return sum(experiments.count_units(unit, lookup.experiment(unit, name).id).values()) > 5
 
     for number in range(rounds):
-        schedule = route.Schedule(steps=[0.3, 0.6, 1.0], hold_us=1)
-        started = route.set_route(store, route.Request(name="front", to="other", share=0.3, schedule=schedule))
+        steps = [0.3, 0.6, 1.0]
+        request = route.Request(name="front", to="other", share=steps[0], steps=steps, hold_us=1)
+        started = route.set_route(store, request)
         name = str(started["experiment"])
         while not serves(name):
             time.sleep(0.02)

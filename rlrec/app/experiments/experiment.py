@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from rlrec import policy as kinds
 from rlrec.app.evaluation.comparisons import declared, holdout, interleaved
-from rlrec.app.evaluation.comparisons.declared import GuardName, MetricName
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
 from rlrec.errors import Conflict, InputError
@@ -51,27 +51,23 @@ class Request:
     layer_share: float | None = None  # of the units of the layer; None for all that are free
     route: str | None = None  # the route whose ramp it is
     holdout_of: str | None = None  # the route whose users the first variant keeps apart permanently
-    metrics: Sequence[MetricName] = ()  # the deciding ones; none: reward per unit
-    guards: Sequence[GuardName] = ()
+    metrics: Sequence[declared.MetricName] = ()  # the deciding ones; none: reward per unit
+    guards: Sequence[declared.GuardName] = ()
     best_n: int | None = None  # units at which intervals are tightest; None: as many as came within 30 days
     steps: Sequence[float] = ()  # of a ramp that advances by itself: the shares of its last variant
     hold_us: int | None = None  # how long each step lasts at least
 
     def definition(self) -> str:
         """The options in canonical form. Order counts, since the others are compared with the first variant."""
+        variants = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
         options = {
-            "layer": self.layer, "layer_share": self.layer_share, declared.METRIC: self.metrics or None,
-            declared.GUARDS: self.guards or None, declared.BEST_N: self.best_n,
+            "unit": self.by, "variants": None if self.interleave else variants,
+            interleaved.OPTION: self.interleave or None, holdout.LABEL: self.holdout, "route": self.route,
+            lookup.HOLDOUT_OF: self.holdout_of, "layer": self.layer, "layer_share": self.layer_share,
+            declared.METRIC: self.metrics or None, declared.GUARDS: self.guards or None, declared.BEST_N: self.best_n,
             STEPS: self.steps or None, HOLD: self.hold_us,
         }  # fmt: skip
-        options = {name: value for name, value in options.items() if value is not None}
-        if self.interleave:
-            return canonical.text({"unit": self.by, interleaved.OPTION: list(self.interleave), **options})
-        variants = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
-        uniform = {} if self.holdout is None else {holdout.LABEL: self.holdout}
-        route = {} if self.route is None else {"route": self.route}
-        holdout_of = {} if self.holdout_of is None else {lookup.HOLDOUT_OF: self.holdout_of}
-        return canonical.text({"unit": self.by, "variants": variants, **uniform, **route, **holdout_of, **options})
+        return canonical.text({name: value for name, value in options.items() if value is not None})
 
     def defines(self, stored: Experiment) -> bool:
         """Whether an experiment was created with these options; without best_n it may have any."""
@@ -137,8 +133,6 @@ def create(store: Store, request: Request) -> ExperimentSummary:
 
 def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
     """Print where two variants rank by the scores of requests in the same way."""
-    from rlrec import policy as kinds
-
     labels = dict[str, str]()
     for fork in forks:
         if fork.source is None or not kinds.load(fork.source.policy.kind).takes_scores:
@@ -268,8 +262,6 @@ def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSum
 
 def fork(unit: Unit, variant: VariantSpec) -> Fork:
     """The fork of a variant. A policy takes precedence over the built-in of its name."""
-    from rlrec import policy as kinds
-
     if variant.policy == holdout.KIND and policies.by_name(unit, variant.policy) is None:
         return Fork(variant=variant, source=None, sums={}, last_id=0, ordinal=0)
     source, head = lookup.version(unit, variant.policy)

@@ -21,7 +21,6 @@ from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import decisions, settings
 from rlrec.store.policies import experiments, policies, routes
-from rlrec.store.policies.experiments import Experiment
 from rlrec.store.policies.routes import GateLook, RouteChange
 from rlrec.times import DAY_US, format_time
 
@@ -36,18 +35,12 @@ YEAR_US = 365 * DAY_US
 NAME_LENGTH = 52  # of a route, in the name of its ramp, since the name of an experiment has at most 64 characters
 
 
-class Schedule(NamedTuple):
-    """How a ramp advances by itself: rising shares, each for a time, as long as no guard is lost."""
-
-    steps: Sequence[float]
-    hold_us: int
-    guards: Sequence[GuardName] = ()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """Options of `route create`, `route set` and `route ramp`. to: NAME follows the live version of a policy, NAME@V is
-    pinned; None where only a holdout begins. holdout: the share of the users that another policy serves permanently."""
+    pinned; None where only a holdout begins. holdout: the share of the users that another policy serves permanently.
+    steps, hold_us: rising shares of a ramp that advances by itself, and how long each lasts at least, as long as none
+    of the guards is lost."""
 
     name: str
     to: str | None = None
@@ -55,27 +48,32 @@ class Request:
     holdout_policy: str = UNIFORM
     share: float | None = None  # of the route's users, for a ramp
     gate: GateOptions | None = None  # that must pass; it compares `to` with what the route serves
-    schedule: Schedule | None = None  # of a ramp that advances by itself
+    steps: Sequence[float] = ()
+    hold_us: int = 0
+    guards: Sequence[GuardName] = ()
     metrics: Sequence[MetricName] = ()  # that decide a ramp; none: reward per unit
 
     @property
     def command(self) -> str:
         """These options as words of `route create`, `route set` or `route ramp`."""
-        metric = "".join(f" --metric {name}" for name in self.metrics)
-        if self.schedule is not None:
-            steps = ",".join(f"{100 * step:.12g}%" for step in self.schedule.steps)
-            guarded = "".join(f" --guard {guard}" for guard in self.schedule.guards)
-            hold_us = self.schedule.hold_us
-            hold = f"{hold_us / 1e6:.12g}s" if hold_us % DAY_US else f"{hold_us // DAY_US}d"
-            return f"{self.name} --to {self.to} --steps {steps} --hold {hold}{metric}{guarded}"
-        to = "" if self.to is None else f" --to {self.to}"
-        holdout_text = "" if self.holdout is None else f" --holdout {100 * self.holdout:.12g}%"
-        holdout_text += "" if self.holdout_policy == UNIFORM else f" --holdout-policy {self.holdout_policy}"
-        share = "" if self.share is None else f" --share {100 * self.share:.12g}%"
-        gate = "" if self.gate is None else f" --require {IF_BETTER}"
-        guards = self.gate.guards if self.gate else ()
-        guarded = "".join(f" --guard {guard.name}:{100 * guard.least:.12g}%" for guard in guards)
-        return f"{self.name}{to}{holdout_text}{share}{metric}{gate}{guarded}"
+        hold = f"{self.hold_us / 1e6:.12g}s" if self.hold_us % DAY_US else f"{self.hold_us // DAY_US}d"
+        gate_guards = [f"{guard.name}:{_percent(guard.least)}" for guard in self.gate.guards] if self.gate else []
+        options = [
+            ("to", self.to),
+            ("holdout", None if self.holdout is None else _percent(self.holdout)),
+            ("holdout-policy", None if self.holdout_policy == UNIFORM else self.holdout_policy),
+            ("share", None if self.share is None or self.steps else _percent(self.share)),
+            ("steps", ",".join(map(_percent, self.steps)) or None),
+            ("hold", hold if self.steps else None),
+            *(("metric", name) for name in self.metrics),
+            ("require", IF_BETTER if self.gate else None),
+            *(("guard", guard) for guard in (*gate_guards, *self.guards)),
+        ]
+        return " ".join([self.name, *(f"--{name} {value}" for name, value in options if value is not None)])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.12g}%"
 
 
 # The state of a route. version: the number that serves now; live: whether it is the policy's live one, which the route
@@ -105,7 +103,7 @@ class Stage(NamedTuple):
     where it can go on."""
 
     change: RouteChange
-    ramp: Experiment
+    ramp: experiments.Experiment
     share: float
     next_share: float | None
     due_at: int | None
@@ -260,12 +258,12 @@ def set_route(store: Store, request: Request) -> RouteSummary:
 
     if request.to is None:
         return set_holdout(store, request)
-    to, command = request.to, f"route {'ramp' if request.schedule else 'set'} {request.command}"
+    to, command = request.to, f"route {'ramp' if request.steps else 'set'} {request.command}"
     with store.read() as unit, bulk.alongside(unit) if request.gate else nullcontext():
         current = lookup.route(unit, request.name)
         _refuse_ramp(current)
         version, _ = servable(unit, to)
-        if request.schedule is not None and version.id == lookup.version(unit, current.reference)[0].id:
+        if request.steps and version.id == lookup.version(unit, current.reference)[0].id:
             hint = "`--to` names the policy to compare it with"
             raise InputError(f"route {request.name} serves {to} already", hint=hint)
         looks = routes.looks(unit, current.route_id, since=unit.now - YEAR_US)
@@ -296,7 +294,7 @@ def set_route(store: Store, request: Request) -> RouteSummary:
             _change(unit, now.route_id, version, to, command=command, look_id=look_id)
         newest = lookup.route(unit, request.name)
         answer: RouteSummary = {**summary(unit, newest), "set": passed, "changed": is_changed}
-        if request.schedule is not None:
+        if request.steps:
             answer["ramp"] = ramp_state(unit, newest)
         if gate is not None:
             from rlrec.app.evaluation.comparisons import paired_gate
@@ -340,13 +338,12 @@ def _ramp(unit: Unit, current: RouteChange, request: Request, to: str, share: fl
         policy = version.policy.name if version.learning and head.live_id == version.id else reference
         variants.append(experiment.VariantSpec(label=label, policy=policy, weight=weight))
     ramp = experiment.Request(name=name, variants=variants, route=current.route, metrics=request.metrics)
-    if request.schedule is None:
+    if not request.steps:
         return ramp
-    steps, hold_us, guards = request.schedule
     learned = lookup.version(unit, current.reference)[0].reward
-    users = declared.expected_size(unit, "user") * hold_us / declared.TRAFFIC_US
+    users = declared.expected_size(unit, "user") * request.hold_us / declared.TRAFFIC_US
     return replace(
-        ramp, steps=steps, hold_us=hold_us, guards=guards,
+        ramp, steps=request.steps, hold_us=request.hold_us, guards=request.guards,
         metrics=request.metrics or [MetricName(declared.DEFAULT_METRIC, learned.name)],
         best_n=min(max(declared.LEAST_SIZE, round(users)), declared.MOST_SIZE),  # the users of the first step
     )  # fmt: skip

@@ -188,9 +188,7 @@ def ramp(store: Store, show: Show, name: str, to: str, metrics: Sequence[MetricN
     """
     if not schedule["hold_us"]:
         raise InputError("--hold is 0", hint="write how long each step lasts at least, 2d")
-    request = app.route.Request(
-        name=name, to=to, share=schedule["steps"][0], schedule=app.route.Schedule(**schedule), metrics=metrics
-    )  # fmt: skip
+    request = app.route.Request(name=name, to=to, share=schedule["steps"][0], metrics=metrics, **schedule)
     result = app.route.set_route(store, request)
     flat = {key: value for key, value in result.items() if key != "ramp"}
     show(result, table=View([], [], title=_begun(result, request, schedule["hold_us"])), flat=[flat])
