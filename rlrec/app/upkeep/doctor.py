@@ -13,10 +13,7 @@ from rlrec.app import opening
 from rlrec.app.audit.draws import logged_draws, machine_sessions, newest, propensities
 from rlrec.app.audit.draws.arm_counts import ArmCounts, Entropy, StarvingArms
 from rlrec.app.audit.draws.examination import Examination
-from rlrec.app.audit.draws.newest import RewardDrift
-from rlrec.app.audit.draws.propensities import MAX_DERIVED, JointPropensities
 from rlrec.app.audit.integrity import beliefs, clock, dangling, live_versions, visits
-from rlrec.app.audit.integrity.beliefs import RebuiltBeliefs
 from rlrec.app.audit.integrity.findings import UNREADABLE, Finding, Findings
 from rlrec.app.audit.integrity.overdue import Outage, Rounded, check_overdue
 from rlrec.app.inputs import filters
@@ -96,25 +93,25 @@ def doctor(store: Store, request: Request) -> Report:
     """Audit a store in one snapshot, without changes. Returns the report. Damage of the file that ends the audit is a
     finding."""
     findings, checked, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
+    left_out: Sequence[str] = ()
     if request.sample is not None:
         with store.read() as unit:
             if bulk.is_long(unit):
                 checked |= _audit_sample(store, unit, request, findings)
-                return Report(
-                    ok=findings.count("error") == 0, findings=findings.in_order(), checked=checked,
-                    at=format_time(unit.now), left_out=LEFT_OUT,
-                )  # fmt: skip
-    for error in store.integrity_errors():
-        findings.error("dangling", "file", f"SQLite says: {error}")
-    try:
-        with store.read() as unit:
-            at = format_time(unit.now)
-        checked |= _audit(store, request, findings)
-    except UNREADABLE as error:
-        if not findings.count("error"):
-            raise
-        findings.error("dangling", "file", f"the audit could not go on: {error}")
-    return Report(ok=findings.count("error") == 0, findings=findings.in_order(), checked=checked, at=at)
+                at, left_out = format_time(unit.now), LEFT_OUT
+    if not left_out:
+        for error in store.integrity_errors():
+            findings.error("dangling", "file", f"SQLite says: {error}")
+        try:
+            with store.read() as unit:
+                at = format_time(unit.now)
+            checked |= _audit(store, request, findings)
+        except UNREADABLE as error:
+            if not findings.count("error"):
+                raise
+            findings.error("dangling", "file", f"the audit could not go on: {error}")
+    is_ok = findings.count("error") == 0
+    return Report(ok=is_ok, findings=findings.in_order(), checked=checked, at=at, left_out=left_out)
 
 
 def note(store: Store, request: Request, report: Report) -> None:
@@ -160,7 +157,7 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
                 machine_sessions.check(unit, findings=findings)
         unit.progress(PARTS, 5, None)
         with findings.unreadable("propensities", "store"):
-            size = MAX_DERIVED if request.sample is None else request.sample
+            size = propensities.MAX_DERIVED if request.sample is None else request.sample
             ids, total = audit.random_ids(unit, size, seed=request.seed)
             if len(ids) < total:
                 detail = f"a random sample of {len(ids):,} of {total:,} decisions; --sample {total} takes all"
@@ -177,7 +174,7 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
     ids, total = audit.random_ids(unit, request.sample or 0, seed=request.seed, run=RUN)
     session_ids = decisions.sessions_of(unit, ids.tolist())
     batch = audit.session_rows(unit, session_ids, SAMPLE_COLUMNS)
-    joint, stored_policies = JointPropensities(findings), policies.all_policies(unit)
+    joint, stored_policies = propensities.JointPropensities(findings), policies.all_policies(unit)
     if len(batch):
         dangling.check_contradictions(unit, findings=findings, sessions=session_ids)
         visits.check_batch(batch.select_rows(np.flatnonzero(~batch.slots["imported"])), findings=findings)
@@ -215,16 +212,16 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
     ruled = contents.contexts_with(unit, PAGE)
-    counts, joint = ArmCounts(unit, findings, ruled=ruled), JointPropensities(findings)
-    watches: list[RebuiltBeliefs | Rounded | Outage | RewardDrift | StarvingArms | Entropy | Examination]
-    watches = [RebuiltBeliefs(unit, versions, histories, names), Rounded(policy)]
+    counts, joint = ArmCounts(unit, findings, ruled=ruled), propensities.JointPropensities(findings)
+    watches: list[beliefs.RebuiltBeliefs | Rounded | Outage | newest.RewardDrift | StarvingArms | Entropy | Examination]
+    watches = [beliefs.RebuiltBeliefs(unit, versions, histories, names), Rounded(policy)]
     if live is not None:
-        watches += [Outage(live[0], now=unit.now), RewardDrift(unit, live[0], names)]
+        watches += [Outage(live[0], now=unit.now), newest.RewardDrift(unit, live[0], names)]
         watches += [StarvingArms(unit, policy, active=active, ruled=ruled), Entropy(policy)]
         watches += [Examination(live[0], lambda version: positions.fitted(unit, version))]
     # excluded decisions are checked like others, but do not count in how policies behave
     tests = filters.unexcluded_tests(unit)
-    described = (Outage, RewardDrift, StarvingArms, Entropy)
+    described = (Outage, newest.RewardDrift, StarvingArms, Entropy)
     later = [watch for watch in watches if tests and isinstance(watch, described)]
     for batch in audit.ranges(unit, policy.id):
         for watch in (counts, joint, *(watch for watch in watches if watch not in later)):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.audit.draws import arm_counts
-from rlrec.app.audit.draws.arm_counts import StarvingArms, Tally
+from rlrec.app.audit.draws.arm_counts import StarvingArms, SumsByArm
 from rlrec.app.audit.integrity import overdue
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.upkeep.doctor import CHECKS, Report, Request, doctor
@@ -450,8 +450,8 @@ def drawn(rng: np.random.Generator, chance: Any) -> Any:
     return (chance.cumsum(axis=1) > rng.random((len(chance), 1))).argmax(axis=1)
 
 
-def looks(chance: Any, arm: Any, *, every: int) -> Iterator[Tally]:
-    """The tally of all m arms after each batch of so many decisions; chance (n, m) as logged, arm (n,) as shown."""
+def looks(chance: Any, arm: Any, *, every: int) -> Iterator[SumsByArm]:
+    """The totals of all m arms after each batch of so many decisions; chance (n, m) as logged, arm (n,) as shown."""
     m = chance.shape[1]
     bets, counts = np.zeros((betting.BETS, m)), np.zeros((4, m))
     for start in range(0, len(arm), every):
@@ -468,7 +468,9 @@ def looks(chance: Any, arm: Any, *, every: int) -> Iterator[Tally]:
             @ hit
         )
         counts[0], counts[1] = start + len(separate), counts[1] + hit.sum(axis=0)
-        yield Tally(1 + np.arange(m), counts[0], counts[1], counts[2], counts[3], bets)
+        totals = SumsByArm(0)
+        totals.arms, totals.sums = 1 + np.arange(m), np.vstack([counts, bets])
+        yield totals
 
 
 @pytest.mark.slow
@@ -480,7 +482,7 @@ def test_honest_stores_are_never_accused_at_any_look() -> None:
         fixed = np.tile(rng.dirichlet(np.full(m, 0.3)) * 0.95 + 0.05 / m, (n, 1))
         chance = drifting(rng, n, m) if trial % 2 else fixed
         nights = looks(chance, drawn(rng, chance), every=n // 5)
-        assert not [why for tally in nights for why in arm_counts.accused_arms(tally, policy=1)]
+        assert not [why for totals in nights for why in arm_counts.accused_arms(totals, policy=1)]
 
 
 def test_a_logger_that_turns_wrong_after_a_long_honest_time_is_caught() -> None:
@@ -488,7 +490,7 @@ def test_a_logger_that_turns_wrong_after_a_long_honest_time_is_caught() -> None:
     chance = np.tile([0.5, 0.3, 0.2], (62_000, 1))
     arm = drawn(rng, chance)
     arm[60_000:] = 0
-    *honest, last = (list(arm_counts.accused_arms(tally, policy=1)) for tally in looks(chance, arm, every=20_000))
+    *honest, last = (list(arm_counts.accused_arms(totals, policy=1)) for totals in looks(chance, arm, every=20_000))
     assert honest == [[], [], []]
     assert {which for which, _ in last} == {1, 2, 3}
 

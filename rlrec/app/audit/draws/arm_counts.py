@@ -4,7 +4,6 @@ still tries its arms, since nobody can learn about an arm that it never shows.""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,21 +29,6 @@ MAX_NAMED = 3  # arms in one finding
 MIN_EFFECTIVE = 1.05  # arms
 
 
-@dataclass(frozen=True, eq=False)
-class Tally:
-    """Counts of each arm, (m,), over the decisions in which it was eligible and whose propensity is known.
-    n: decisions; shown: those that showed the arm; weight: the sum of 1{shown}/p; variance: the sum of 1{shown}(1 -
-    p)/p^2; bets: the log wealth of each bet against the logger, (BETS, m). Each decision counts at its first observed
-    position."""
-
-    arms: Ids
-    n: Array
-    shown: Array
-    weight: Array
-    variance: Array
-    bets: Array
-
-
 class SumsByArm:
     """Sums of each arm, (k, m); arms may be added at any time."""
 
@@ -68,7 +52,11 @@ class SumsByArm:
 
 
 class ArmCounts:
-    """Counts of the arms of one policy, in the order of its log, so that every audit sees the same batches again."""
+    """Counts of the arms of one policy, in the order of its log, so that every audit sees the same batches again.
+
+    Of each arm the totals have, over the decisions in which it was eligible and whose propensity is known: their
+    number; that of those that showed the arm; the sum of 1{shown}/p; the sum of 1{shown}(1 - p)/p^2; and the log wealth
+    of each bet against the logger. Each decision counts at its first observed position."""
 
     def __init__(self, unit: Unit, findings: Findings, *, ruled: Sequence[int]) -> None:
         """ruled: the contexts with page rules, under which some eligible arms may have no chance."""
@@ -117,10 +105,9 @@ class ArmCounts:
 
     def finish(self, policy: StoredPolicy, names: Mapping[int, str]) -> int:
         """Add the findings on the policy's arms. Returns the number of arms."""
-        arms, (n, shown, weight, variance, *bets) = self._totals.arms, self._totals.sums
-        for arm, reason in accused_arms(Tally(arms, n, shown, weight, variance, np.array(bets)), policy=policy.id):
+        for arm, reason in accused_arms(self._totals, policy=policy.id):
             self.findings.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", reason)
-        return len(arms)
+        return len(self._totals.arms)
 
 
 def eligible_arms(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
@@ -144,24 +131,25 @@ def _readable_sets(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]
         return {key: arms for portion in portions for key, arms in _readable_sets(unit, portion).items()}
 
 
-def accused_arms(tally: Tally, *, policy: int) -> Iterator[tuple[int, str]]:
-    """The arms whose counts contradict their propensities, each with the reason. policy: its id.
+def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]:
+    """The arms whose counts contradict their propensities, each with the reason. totals: as in `ArmCounts`; policy: its
+    id.
 
     The evidence is the log wealth of the bets on an arm, plus the log of the arm's share of the stake of the whole
     store. An id j of a policy or an arm never changes, and 1 / (j (j + 1)) sums to 1 over all ids. z is shown to the
     reader and not tested: it is about normal at a single look only, and its lower tail proves nothing, since its
     variance lacks the decisions that did not show the arm. It is 0 for an arm that was never shown or always
     certain."""
-    share = np.log(policy) + np.log(policy + 1) + np.log(tally.arms) + np.log(tally.arms + 1)
-    log_wealth = betting.log_wealth(tally.bets) - share
+    share = np.log(policy) + np.log(policy + 1) + np.log(totals.arms) + np.log(totals.arms + 1)
+    log_wealth = betting.log_wealth(totals.sums[COUNTS:]) - share
     for column in np.flatnonzero(log_wealth >= -np.log(ALARM)).tolist():
-        n, weight, variance = tally.n[column], tally.weight[column], tally.variance[column]
+        n, shown, weight, variance = totals.sums[:COUNTS, column]
         z = (weight - n) / np.sqrt(variance) if variance > 0 else 0.0
-        detail = f"shown {tally.shown[column]:.0f} times in {n:.0f} decisions"
+        detail = f"shown {shown:.0f} times in {n:.0f} decisions"
         detail += f", which the logged propensities weigh as {weight:.6g} (z {z:.1f})"
         chance = max(float(np.exp(-log_wealth[column])), 1e-300)
         reason = f"{detail}: the chance of this at any time of an honest log is below {chance:.1g}"
-        yield int(tally.arms[column]), reason
+        yield int(totals.arms[column]), reason
 
 
 class StarvingArms:

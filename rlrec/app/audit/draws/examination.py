@@ -72,18 +72,18 @@ class Examination:
     def _warn_of_fall(self, findings: Findings, subject: str) -> None:
         """Warn with the figure that `position fit` estimates, where it estimates one."""
         policy, earn, reward = self.version.policy, "below position 1 earn less than", self.version.reward.name
-        log, aside = "OTHER", " on the log of a policy with marginals and no pin, say `uniform` (its own cannot tell)"
+        log, remark = "OTHER", " on the log of a policy with marginals and no pin, say `uniform` (its own cannot tell)"
         if lower := self._fit(self.version)[1:]:
             share = sum(row.examination * row.slots for row in lower) / sum(row.slots for row in lower)
             if share >= MAX_SHARE:
                 return
             earn = f"at positions 2 to {lower[-1].position} earn {share:.0%} of"
-            log, aside = policy.name, ""
+            log, remark = policy.name, ""
         options = f"--log policy={log}{'' if reward == DEFAULT_REWARD else f' --reward {reward}'}"
         findings.warning(
             CHECK, subject,
             f"at equal arms, slots {earn} those at position 1, and the belief uses no curve: "
-            f"estimate one by `rlrec position fit {policy.base} {options}`{aside}, "
+            f"estimate one by `rlrec position fit {policy.base} {options}`{remark}, "
             f"then `rlrec policy rebuild {policy.name} --position {policy.base}`",
         )  # fmt: skip
 

@@ -14,7 +14,6 @@ from rlrec.app.evaluation.checks import ARMS as MAX_ARMS
 from rlrec.app.evaluation.checks import CheckedLog, ClippedPropensities, PropensityBets, RepeatedRows, WrongPropensities
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
-from rlrec.app.evaluation.rows.log_rows import ArmTable, LoggedBatch
 from rlrec.arrays import run_starts
 from rlrec.ope.checks.draws import context_cells
 from rlrec.ope.checks.reasons import REASONS
@@ -22,7 +21,6 @@ from rlrec.ope.intervals.betting import log_wealth
 from rlrec.records import add_each
 from rlrec.store import Unit
 from rlrec.store.log import contents, imported_data, reader, selected
-from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import arms, policies
 
@@ -35,10 +33,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> None:
+def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None) -> None:
     """Check the draws as `evaluate` does: by policy, and for repeats over the entire log or the sample."""
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
-    catalogue = ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)})
+    catalogue = log_rows.ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)})
     extent = selected.extent(unit, Selection()) if sample is None else _sample_extent(sample)
     cache, has_slot_sets = ContextCache(unit, encode=True), bool(imported_data.used_tables(unit, ["slot_set"]))
     totals: dict[tuple[str, int], Any] = {}
@@ -53,7 +51,7 @@ def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> Non
             sets = imported_data.slot_sets(unit, np.unique(slots["decision_id"]).tolist())
             slots[log_rows.SLOT_SET], _ = log_rows.slot_set_column(slots, sets)
         eligible = contents.eligible_arms(unit, set(slots["eligible_id"].tolist()))
-        logged = LoggedBatch(
+        logged = log_rows.LoggedBatch(
             log=replace(log, slots=slots), contexts=contexts,
             eligible={key: np.array(members, np.int64) for key, members in eligible.items()},
         )  # fmt: skip
@@ -77,7 +75,7 @@ def check(unit: Unit, *, findings: Findings, sample: Batch | None = None) -> Non
             findings.warning(name, subject, REASONS[_REASONS[name]].text.removesuffix(" (weak)"))
 
 
-def _sample_extent(sample: Batch) -> LogExtent:
+def _sample_extent(sample: reader.Batch) -> LogExtent:
     """The extent of a sample of the log, in the fields that checks read."""
     slots, at = sample.slots, sample.slots["at"]
     return LogExtent(

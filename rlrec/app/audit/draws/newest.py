@@ -21,7 +21,6 @@ from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.records import StoredPolicy, Version
 from rlrec.store import Unit
 from rlrec.store.log import activity, decisions, reader
-from rlrec.store.log.reader import Batch
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit
 from rlrec.times import format_time
@@ -49,7 +48,7 @@ class RewardDrift:
         self._streams: dict[int | str, Adwin] = {}
         self.newest: dict[int | str, Change] = {}
 
-    def take(self, batch: Batch) -> None:
+    def take(self, batch: reader.Batch) -> None:
         slots, definition = batch.slots, self.version.reward
         counts = reward_log.mature(slots, definition, now=self.unit.now) & ~slots["imported"] & ~slots["censored"]
         slots_at_top = reward_log.with_rewards(batch, definition).take(counts & (slots["position"] == 1))

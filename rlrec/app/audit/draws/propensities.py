@@ -26,12 +26,10 @@ from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate, slate_draws
 from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.policy.slates.page_layout import PageLayout
-from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import candidates, contents
-from rlrec.store.log.candidates import TEAMS, CandidateList
 from rlrec.store.log.reader import Batch
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import audit
@@ -64,7 +62,7 @@ class StoredSlates:
         """A column of the slots of some slates of one length, (slates, size)."""
         return self.slots[name][self.first[slates][:, None] + np.arange(size)]
 
-    def of_arms(self, slates: Index, size: int, arms: Ids) -> Index:
+    def with_arms(self, slates: Index, size: int, arms: Ids) -> Index:
         """Those of some slates of one length that show only some arms."""
         return slates[np.isin(self.per_slot("arm_id", slates, size), arms).all(axis=1)]
 
@@ -87,8 +85,8 @@ class References:
 
     def __init__(self, unit: Unit, findings: Findings, *, reads: Sequence[str]) -> None:
         self.unit, self.findings, self.reads = unit, findings, reads
+        self.keys: dict[int, str] = {}  # of the arms in the eligible sets that were read
         self._sets: dict[int, Ids | None] = {}
-        self._keys: dict[int, str] = {}
         self._n_arms = 0
         self._contexts: dict[int, dict[str, object]] = {}
 
@@ -112,22 +110,21 @@ class References:
     def context(self, key: int) -> Mapping[str, object]:
         return self._contexts.get(key, {})
 
-    def eligible(self, key: int) -> tuple[Ids, dict[int, str]] | None:
-        """Arms and their keys; None where a set cannot be read, which is a finding of `dangling`."""
+    def eligible(self, key: int) -> Ids | None:
+        """The arms of a set; None where it cannot be read, which is a finding of `dangling`."""
         if key not in self._sets:
             if self._n_arms > contents.MAX_ARMS:
                 self._sets.clear()
                 self._n_arms = 0
             try:
                 ids = contents.eligible_arms(self.unit, [key])[key]
-                new = set(ids).difference(self._keys)
-                self._keys |= arms.keys(self.unit, new) if new else {}
-                self._sets[key] = np.array(ids, np.int64) if new <= self._keys.keys() else None
+                new = set(ids).difference(self.keys)
+                self.keys |= arms.keys(self.unit, new) if new else {}
+                self._sets[key] = np.array(ids, np.int64) if new <= self.keys.keys() else None
                 self._n_arms += len(ids)
             except UNREADABLE:
                 self._sets[key] = None
-        members = self._sets[key]
-        return None if members is None else (members, self._keys)
+        return self._sets[key]
 
 
 class SlateGroup:
@@ -271,8 +268,8 @@ class VersionSlates:
                 continue
             revision = int(slates.per_decision("catalogue_revision")[members[0]])
             context = self.references.context(int(slates.per_decision("context_id")[members[0]]))
-            case = partial(served.case, eligible, arms[0], context, keys=arms[1], revision=revision)
-            stored = SlateGroup(slates, slates.of_arms(np.array(members), size, arms[0]), size)
+            case = partial(served.case, eligible, arms, context, keys=self.references.keys, revision=revision)
+            stored = SlateGroup(slates, slates.with_arms(np.array(members), size, arms), size)
             if served.generator is not None:
                 stored.seeds = ranking_seeds(stored.seeds)
             n_done += stored.compare(partial(self._derive, stored, case), source=source, findings=self.findings)
@@ -288,7 +285,7 @@ class VersionSlates:
             candidate_list, arms = lists.get(decision), self.references.eligible(eligible)
             if candidate_list is None or candidate_list.catalogue_id is None:
                 self.findings.decision_error(CHECK, decision, "its list of candidates is not stored")
-            elif arms is not None and sorted(candidate_list.arms) != arms[0].tolist():
+            elif arms is not None and sorted(candidate_list.arms) != arms.tolist():
                 self.findings.decision_error(CHECK, decision, "its candidates are not its eligible arms")
             else:
                 reading = served.reading(self.references.context(context))
@@ -300,7 +297,8 @@ class VersionSlates:
             context = self.references.context(int(contexts[0]))
             try:
                 with np.errstate(all="ignore"):
-                    case = served.candidates(catalogue, arms[0], context, keys=arms[1], revision=revision)
+                    keys = self.references.keys
+                    case = served.candidates(catalogue, arms, context, keys=keys, revision=revision)
                     group_lists = [lists[key] for key in ids.tolist()]
                     _compare_lists(case, group_lists, seeds.view(np.uint64), ids, self.findings)
             except UNREADABLE as error:
@@ -334,8 +332,8 @@ class VersionSlates:
         teams = np.zeros((len(stored.ids), size), np.intp)
         for row, key in enumerate(stored.ids.tolist()):
             text = by_decision.get(key, "")
-            if len(text) == size and set(text) <= set(TEAMS):
-                teams[row] = [TEAMS.index(letter) for letter in text]
+            if len(text) == size and set(text) <= set(candidates.TEAMS):
+                teams[row] = [candidates.TEAMS.index(letter) for letter in text]
             else:
                 self.findings.decision_error(CHECK, key, "it does not say which ranker picked each slot")
         return teams
@@ -343,7 +341,7 @@ class VersionSlates:
     def _check_states(self, slates: StoredSlates, served: VersionDistribution, trained: TrainedModel) -> int:
         """Check slates that were drawn each in its own state, the one stored with the decision."""
         sets = map(self.references.eligible, slates.per_decision("eligible_id").tolist())
-        slates = slates.take(np.array([arms is not None and len(arms[0]) > 0 for arms in sets], np.bool_))
+        slates = slates.take(np.array([arms is not None and len(arms) > 0 for arms in sets], np.bool_))
         is_possible, histories = self._read_histories(slates)
         slates = slates.take(is_possible)
         if not len(slates):
@@ -354,28 +352,20 @@ class VersionSlates:
             ids, context_index = np.unique(slates.per_decision("context_id"), return_inverse=True)
             contexts, code = [self.references.context(key) for key in ids.tolist()], context_index.reshape(-1)
             state = trained.states(trained.encoded(contexts)[code], histories, revision)
-            eligible = slates.per_decision("eligible_id")
-            arms_of_set, keys = self._sets(eligible)
+            eligible, keys = slates.per_decision("eligible_id"), self.references.keys
+            read = {key: self.references.eligible(key) for key in np.unique(eligible).tolist()}
+            arms_of_set = {key: arms for key, arms in read.items() if arms is not None}
             page = page_codes(contexts)[code]
             for case in trained.request_cases(state, eligible, revision, contexts, code, sets=arms_of_set, keys=keys):
                 for members in rows_by_kind(size[case.rows], page[case.rows]):
                     length, first = int(size[case.rows[members[0]]]), int(case.rows[members[0]])
-                    rows = slates.of_arms(case.rows[members], length, case.arms)
+                    rows = slates.with_arms(case.rows[members], length, case.arms)
                     stored, score = SlateGroup(slates, rows, length), case.score[np.isin(case.rows, rows)]
                     context, described_at = contexts[code[first]], int(revision[first])
                     layout = served.layout(int(eligible[first]), case.arms, context, keys=keys, revision=described_at)
                     derive = partial(_derive_states, trained, stored, score, case.arms, layout)
                     n_done += stored.compare(derive, source=source, findings=self.findings)
         return n_done
-
-    def _sets(self, eligible: Ids) -> tuple[dict[int, Ids], dict[int, str]]:
-        """The arms of eligible sets, all readable, and the keys of these arms."""
-        read = {key: self.references.eligible(key) for key in np.unique(eligible).tolist()}
-        sets = {key: arms for key, arms in read.items() if arms is not None}
-        keys = dict[int, str]()
-        for _, names in sets.values():
-            keys |= names
-        return {key: ids for key, (ids, _) in sets.items()}, keys
 
     def _read_histories(self, slates: StoredSlates) -> tuple[Flags, History]:
         """Which slates have a possible history, and these histories."""
@@ -424,7 +414,7 @@ def _by_scores(scores: Scores, stored: SlateGroup, rows: Index) -> Iterator[tupl
 
 
 def _compare_lists(
-    case: EligibleDistribution, lists: list[CandidateList], seeds: Words, decisions: Ids, findings: Findings
+    case: EligibleDistribution, lists: list[candidates.CandidateList], seeds: Words, decisions: Ids, findings: Findings
 ) -> None:
     """Compare lists of candidates that share a distribution with those drawn and derived again."""
     stored = np.array([candidate_list.arms for candidate_list in lists])
@@ -434,7 +424,7 @@ def _compare_lists(
         decision, propensity = candidate_list.decision_id, np.array(candidate_list.propensities)
         if candidate_list.arms != redrawn:
             findings.decision_error(DRAWS, decision, "its seed draws another list of candidates")
-        expected = np.maximum(conditionals, SMALLEST)
+        expected = np.maximum(conditionals, slate_draws.SMALLEST)
         for row in np.flatnonzero(~agree(propensity, expected)).tolist():
             detail = f"candidate {row + 1} has propensity {propensity[row]:.12g}, not {expected[row]:.12g}"
             findings.decision_error(CHECK, decision, detail)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
+from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows
-from rlrec.store.log import selected
-from rlrec.store.log.selected import Selection
+from rlrec.store.log import activity, selected
 from rlrec.store.policies import beliefs, experiments, policies, routes
 from rlrec.times import DAY_US, format_time
-
-if TYPE_CHECKING:
-    from rlrec.app.audit.integrity.findings import Findings
 
 CHECK = "live"
 
@@ -25,8 +21,6 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
     """Find routes and running experiments that serve another version than the live one, routes that an earlier release
     pinned at the end of a ramp, and policies whose promoted version is served nowhere. policy: check this one alone,
     with routes to versions that its variants learned."""
-    from rlrec.store.log import activity
-
     names = {row.name for row in policies.all_policies(unit)}
     live = StoredRows("policy", ((version.policy.id, version) for version, _ in policies.live(unit, names).values()))
     changes, leading = routes.newest_changes(unit), set[int]()  # leading: policies that a route or an experiment serves
@@ -74,7 +68,7 @@ def successors(unit: Unit, version: Version) -> str | None:
     if not names:
         return None
     logs = ([version.policy.id], [live[name].version.policy.id for name in names])
-    (_, last), (first, _) = (selected.times(unit, Selection(policy_ids=ids, imported=False)) for ids in logs)
+    (_, last), (first, _) = (selected.times(unit, selected.Selection(policy_ids=ids, imported=False)) for ids in logs)
     if not first or last > first:
         return None
     since = f" since {format_time(last)[:10]}" if last else ""
@@ -108,7 +102,7 @@ def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> 
 
 def _is_blank(unit: Unit, version: Version, head: Head) -> bool:
     """Whether a version that learns what it serves has served nobody, and began with nothing."""
-    from rlrec.app.log import lineage
+    from rlrec.app.log import lineage  # needs numpy
 
     begins_with = version.learned_from or version.parent_id or beliefs.prior(unit, version.id)
     return not (begins_with or head.seq) and version.learning and lineage.learns(version)
@@ -116,8 +110,6 @@ def _is_blank(unit: Unit, version: Version, head: Head) -> bool:
 
 def describe(unit: Unit, policy: str) -> list[str]:
     """A line for each route and experiment that follows the live version of a policy."""
-    from rlrec.app.audit.integrity.findings import Findings
-
     findings = Findings()
     check(unit, findings=findings, policy=policy)
     return [f"{finding.subject} {finding.detail}" for finding in findings.in_order()]
