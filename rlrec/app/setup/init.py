@@ -48,12 +48,11 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
         else:
             _check_timeout(unit, session_timeout_us)
 
-    if dry_run:
-        if old_revision == revision:
-            with store.read() as unit:
-                _check_timeout(unit, session_timeout_us)
-        return result
-    store.write(work, repeatable=True)
+    if not dry_run:
+        store.write(work, repeatable=True)
+    elif old_revision == revision:
+        with store.read() as unit:
+            _check_timeout(unit, session_timeout_us)
     return result
 
 

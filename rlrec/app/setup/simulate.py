@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec import policy as kinds
 from rlrec.app.audiences import environments, in_memory
-from rlrec.app.audiences.environments import NO_VISITOR, Crowd, Returning
+from rlrec.app.audiences.environments import NO_VISITOR, AudienceFigures, Crowd, Returning
 from rlrec.app.inputs import canonical, lookup, parameters
 from rlrec.app.inputs.seeds import seed_or_random
 from rlrec.app.requests import session as app_session
@@ -63,24 +63,24 @@ class Request:
     seed: int | None = None
 
 
-Result = TypedDict("Result", {
+Served = TypedDict("Served", {
     "environment": str, "policy": str | None, "version": int | None, "experiment": str | None, "sessions": int,
     "decisions": int, "reward": float, "reward_per_session": float, "optimum_per_session": float, "regret": float,
-    "coverage": float | None, "gini": float | None, "effective_arms": float | None,
-    "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
-    "visits_per_visitor": float | None, "retention": float | None, "reward_per_visitor": float | None,
-    "optimum_per_visitor": float | None, "events": dict[str, float], "seed": int, "started_at": str, "ended_at": str,
+    "events": dict[str, float], "seed": int, "started_at": str, "ended_at": str,
 })  # fmt: skip
-
-
-Study = TypedDict("Study", {
+Runs = TypedDict("Runs", {
     "environment": str, "policy": str, "runs": int, "sessions": int, "decisions": float, "reward": float,
     "reward_std_error": float | None, "reward_per_session": float, "optimum_per_session": float, "regret": float,
-    "regret_std_error": float | None, "coverage": float | None, "gini": float | None, "effective_arms": float | None,
-    "context_free_per_session": float | None, "session_length": float, "visitors": float | None,
-    "visits_per_visitor": float | None, "retention": float | None, "reward_per_visitor": float | None,
-    "optimum_per_visitor": float | None, "seed": int,
+    "regret_std_error": float | None, "seed": int,
 })  # fmt: skip
+
+
+class Result(Served, AudienceFigures):
+    """The figures of an audience that was served through the store."""
+
+
+class RunMeans(Runs, AudienceFigures):
+    """The means of figures over runs in memory."""
 
 
 def check_environment(name: str) -> None:
@@ -462,7 +462,7 @@ def _accepted(answers: list[Any]) -> list[Any]:
 # -- in memory --
 
 
-def study(store: Store, request: Request) -> Study:
+def study(store: Store, request: Request) -> RunMeans:
     """Means over runs of the figures of a run, with standard errors; a store is read if a policy or curve is named."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)

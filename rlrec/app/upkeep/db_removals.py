@@ -15,11 +15,9 @@ import numpy as np
 from rlrec import policy as kinds
 from rlrec.app.inputs import arm_rules
 from rlrec.app.learning import holdings, slot_statistics
-from rlrec.app.learning.holdings import Holding, Origin
 from rlrec.app.learning.ledger import Ledger
 from rlrec.app.learning.slot_statistics import ROUNDING, Totals
 from rlrec.app.log import lineage
-from rlrec.app.log.lineage import LearnedFrom
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.records import Sums, Version
@@ -59,8 +57,8 @@ class _Correction:
 
     version: Version
     ordinal: int
-    origins: Sequence[Origin]
-    holding: Holding | None = None
+    origins: Sequence[holdings.Origin]
+    holding: holdings.Holding | None = None
     slots: Totals = field(default_factory=Totals)
     initial: Totals = field(default_factory=Totals)
 
@@ -196,7 +194,7 @@ def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
     return corrections
 
 
-def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[LearnedFrom]:
+def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[lineage.LearnedFrom]:
     """The logs from which the parameters and the prior of a version were made. (Sums can be corrected instead.)"""
     by_id, chain = {other.id: other for other in versions}, [version]
     while (parent := by_id.get(chain[-1].parent_id or 0)) is not None:
@@ -244,17 +242,15 @@ def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
         while dry_run and (visits := _old_visits(unit, ended_before, last)):
             counts += _count(unit, visits, removals.visit_decisions(unit, visits))
             last = visits[-1]
-    if dry_run:
-        _notice_past_rules(store, ended_before, counts)
-        return counts.answer(ended_before)
-    with removals.removal_indexes(store):
-        portion = _DeletedRows(visits=1)
-        while portion.visits:
-            portion, last = store.write(partial(_prune, ended_before=ended_before, last=last), references_hold=True)
-            counts += portion
-            store.progress("decisions", counts.decisions, None)
-        store.write(lambda unit: _finish(unit, counts.answer(ended_before)), references_hold=True)
-    removals.erase_bytes(store)
+    if not dry_run:
+        with removals.removal_indexes(store):
+            portion = _DeletedRows(visits=1)
+            while portion.visits:
+                portion, last = store.write(partial(_prune, ended_before=ended_before, last=last), references_hold=True)
+                counts += portion
+                store.progress("decisions", counts.decisions, None)
+            store.write(lambda unit: _finish(unit, counts.answer(ended_before)), references_hold=True)
+        removals.erase_bytes(store)
     _notice_past_rules(store, ended_before, counts)
     return counts.answer(ended_before)
 
