@@ -14,7 +14,6 @@ from rlrec.arrays import Array, Flags, Ids, Index
 from rlrec.policy import learns_from_contexts
 from rlrec.policy.beliefs import solving
 from rlrec.policy.beliefs.base import Belief, Policy
-from rlrec.policy.beliefs.solving import ArmMoments
 from rlrec.policy.beliefs.statistics import CONTEXT, ORDINAL, POSITION, PROPENSITY, Forgetting, SlotColumns
 from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.kinds.linear import HYBRID, SHARED
@@ -208,7 +207,7 @@ class RunBeliefs:
     def belief(self) -> Belief:
         pulls, rewards, squares = self._counts.now.reshape(COUNTS, *self.shape)
         extra = None if self._extra_sums is None else self._extra_sums.now.reshape(*self.shape, -1)
-        moments: ArmMoments | None = None
+        moments: solving.ArmMoments | None = None
         if extra is not None and learns_from_contexts(self.policy):
             moments = solving.unpack(extra, len(self.policy.design.context.names))
             moments = replace(moments, arm_features=self._arm_features)

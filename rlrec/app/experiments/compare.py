@@ -17,7 +17,6 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError, quantity
 from rlrec.ope.comparisons import comparison
-from rlrec.ope.comparisons.comparison import LookSequence, MetricValue, per_decision
 from rlrec.ope.intervals import intervals, sequences
 from rlrec.records import Reward
 from rlrec.sentences import WEEK, experiment_sentences
@@ -105,7 +104,7 @@ def show(
     rows, unit_differences = unit_outcomes.to_json(collected)
     answering = "reward_per_unit", definitions[0].name
     earned = {row["group"]: row for row in unit_differences if (row["metric"], row["reward"]) == answering}
-    decisions_per_unit, reward_per_decision = per_decision(0)
+    decisions_per_unit, reward_per_decision = comparison.per_decision(0)
     differences, more_decisions = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, variant in enumerate(experiment.variants[1:], start=1):
         compared, per_unit = collected.compare(number, reward_per_decision), earned[variant.label]
@@ -224,7 +223,7 @@ def _interleaved(
         for team, reference, mean, wins in zip(TEAMS, references, credit.means, credit.wins[:2], strict=True)
     ]  # fmt: skip
     rho = sequences.tightness(declared.expected_units(experiment), 1 - level)
-    every = credit.difference.at_every_look(LookSequence(rho, 1 - level))
+    every = credit.difference.at_every_look(comparison.LookSequence(rho, 1 - level))
     compared = credit.difference if fixed else every
     compared = compared.because(*(["sample-ratio"] if comparison.is_unlikely(split) else []))
     interval: SequenceRow = {
@@ -239,7 +238,7 @@ def _interleaved(
     )  # fmt: skip
 
 
-def _earnings(mean: MetricValue, level: float) -> dict[str, Any]:
+def _earnings(mean: comparison.MetricValue, level: float) -> dict[str, Any]:
     lower, upper = mean.bounds(level)
     figures = {"reward_per_unit": mean.per_unit, "mean": mean.value, "lower": lower, "upper": upper}
     return {"decisions": round(mean.denominator), **_finite(figures)}

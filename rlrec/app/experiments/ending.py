@@ -8,7 +8,6 @@ from typing import Any, cast
 from rlrec.app.audit.integrity import live_versions
 from rlrec.app.evaluation.comparisons import holdout, interleaved
 from rlrec.app.experiments import compare, experiment
-from rlrec.app.experiments.experiment import ExperimentSummary
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.learning import belief_versions
 from rlrec.app.log import lineage
@@ -28,7 +27,6 @@ from rlrec.store.log import activity, settings
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.experiments import Experiment
-from rlrec.store.policies.routes import RouteChange
 
 COMMAND = "experiment stop"
 Row = Mapping[str, Any]
@@ -37,7 +35,7 @@ Row = Mapping[str, Any]
 def stop(
     store: Store, name: str, *, promote: str | None = None, anyway: bool = False,
     confirm: Callable[[str], bool] | None = None,
-) -> ExperimentSummary:  # fmt: skip
+) -> experiment.ExperimentSummary:  # fmt: skip
     """Stop serving from an experiment. Stopping it again changes nothing; its log stays. The route of a ramp goes back
     to what it served before, or follows the policy of the promoted variant. confirm: asks whether to promote anyway.
     Raises CheckFailed where the comparison is against the promotion, and it is not confirmed."""
@@ -57,7 +55,7 @@ def stop(
             hint = "; ".join([*equal_ages(figures, None), ends])
             raise CheckFailed(f"{promote} was not promoted: {doubts}", hint=hint)
 
-    def work(unit: Unit) -> ExperimentSummary:
+    def work(unit: Unit) -> experiment.ExperimentSummary:
         route = _route(unit, ended)
         locked = None if successor is None else lock(unit, successor)
         live, is_running = None, experiments.stop(unit, ended.id)
@@ -93,13 +91,13 @@ def stop(
     return answer
 
 
-def _route(unit: Unit, ended: Experiment) -> RouteChange | None:
+def _route(unit: Unit, ended: Experiment) -> routes.RouteChange | None:
     """The newest change of the route whose ramp an experiment is, locked; None where it is no ramp."""
     name = parse(ended.definition, f"definition of experiment {ended.name}").get("route")
     return None if name is None else lookup.route(unit, name, lock=True)
 
 
-def _remedy(ended: Experiment, changes: Sequence[RouteChange], reference: str) -> str:
+def _remedy(ended: Experiment, changes: Sequence[routes.RouteChange], reference: str) -> str:
     """The command that makes a route serve what went live; it names the route that serves the source of the first
     variant."""
     first = ended.variants[0].policy.partition("@")[0]
@@ -107,7 +105,7 @@ def _remedy(ended: Experiment, changes: Sequence[RouteChange], reference: str) -
     return f"`rlrec route set {change.route} --to {lookup.split(reference)[0]}` lets {change.route} serve it"
 
 
-def _notice(store: Store, answer: ExperimentSummary, successor: Version | None) -> None:
+def _notice(store: Store, answer: experiment.ExperimentSummary, successor: Version | None) -> None:
     """Print what was learned, or will be, and is not served from now on."""
     learned = [row["variant"] for row in answer["variants"] if row["learns"]]
     if successor is None and "route" in answer and learned:

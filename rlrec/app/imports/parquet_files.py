@@ -33,14 +33,12 @@ from rlrec.app.inputs import filters
 from rlrec.app.inputs.decision_tables import load_pyarrow
 from rlrec.app.log import partitions
 from rlrec.arrays import Ids
-from rlrec.drafts import DIGIT, DRAFT, remove_abandoned
 from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
 from rlrec.store import Store, Unit
 from rlrec.store.database import tables as t
 from rlrec.store.log import contents, decisions, log_tables, selected, settings
 from rlrec.store.log.folder import FolderLog, file_number, remote_folder
 from rlrec.store.log.reader import ABSENT
-from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import removals
 
@@ -236,7 +234,7 @@ def _drafts(folder: str) -> Iterator[str]:
 
 def _remove_unnamed(folder: str) -> None:
     """Remove the files of interrupted exports, which the manifest does not name."""
-    remove_abandoned(os.path.join(escape(folder), DRAFT + 16 * DIGIT))
+    drafts.remove_abandoned(os.path.join(escape(folder), drafts.DRAFT + 16 * drafts.DIGIT))
     if (manifest := Manifest.read(folder)) is not None:
         patterns = (f"{name}/{folders}/*part-[0-9]*" for name in DATASETS for folders in ("share=*", "day=*/bucket=*"))
         paths = (path for entry in patterns for path in iglob(entry, root_dir=folder, include_hidden=True))
@@ -245,7 +243,7 @@ def _remove_unnamed(folder: str) -> None:
                 os.unlink(os.path.join(folder, path))
 
 
-def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: Selection) -> int:
+def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selected.Selection) -> int:
     """Write the rows that the folder lacks. Returns the number of new decisions. log: of the folder."""
     stored, sessions = log.numbers("decisions", "decision_id", "session_id")
     writer.begin(selected.extent(unit, selection).decisions - len(stored), log)

@@ -16,7 +16,6 @@ from rlrec import policy as kinds
 from rlrec.app.imports import conflicts, visits
 from rlrec.app.imports.columns import NULL, LogColumns, distinct, filled, mapped, picked, values
 from rlrec.app.imports.layouts.base import RefusedLine, drop_rows
-from rlrec.app.imports.visits import VisitMoves
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.log import reward_log
 from rlrec.app.log.splits import splits
@@ -28,8 +27,6 @@ from rlrec.store import Unit
 from rlrec.store.database import loading
 from rlrec.store.database.loading import Column, Same
 from rlrec.store.log import candidates, contents, decisions, events, sessions, settings
-from rlrec.store.log.events import CENSOR
-from rlrec.store.log.sessions import Session
 from rlrec.store.policies import arms, policies
 
 TOLERANCE = 1e-6  # relative, for rewards that lines state
@@ -97,12 +94,12 @@ def find_altered(definition: Reward, rows: LogColumns, served_at: Sequence[int])
     # events without weight, and stated rewards that differ from the sum over events
     is_weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
     is_weighed &= batch.events["age_us"] <= definition.window_us
-    ignored[event_row[(kinds != CENSOR) & ~is_weighed]] = True
+    ignored[event_row[(kinds != events.CENSOR) & ~is_weighed]] = True
     if rows.reward != NULL:
         worth = np.bincount(slot_row, reward, n) + reward_log.page_events(batch, definition, np.arange(n))
         stated_reward = np.array(values(rows.reward, n), np.float64)  # NaN: none
         ignored |= np.abs(stated_reward - worth) > TOLERANCE * np.maximum(1.0, np.abs(worth))
-    unweighed = distinct(rows.events.kind) - definition.weights.keys() - {CENSOR}
+    unweighed = distinct(rows.events.kind) - definition.weights.keys() - {events.CENSOR}
     return AlteredRewards(
         clipped=int(clipped.sum()), ignored=int((ignored & ~clipped).sum()), decisions=n, kinds=frozenset(unweighed),
         rewards=frozenset(np.unique(unclipped)[:2].tolist()), definition=definition,
@@ -135,7 +132,7 @@ class ImportState:
 
     policies: Collection[str]
     options: Mapping[str, Any]
-    moves: VisitMoves
+    moves: visits.VisitMoves
     agree: bool
     counts: ImportCounts = field(default_factory=ImportCounts)
     run: int | None = None
@@ -241,7 +238,7 @@ class GroupWriter:
 
     # -- rows of tables --
 
-    def _store(self, group: PreparedRows, stored: dict[str, Session]) -> None:
+    def _store(self, group: PreparedRows, stored: dict[str, sessions.Session]) -> None:
         """Insert decisions and everything that belongs to them, into each unique table in the order of its key."""
         unit, rows, n = self.unit, group.rows, len(group.rows)
         if self.state.run is None:
@@ -378,7 +375,7 @@ class GroupWriter:
 
     # -- sessions --
 
-    def _session_ids(self, group: PreparedRows, stored: Mapping[str, Session]) -> Sequence[int]:
+    def _session_ids(self, group: PreparedRows, stored: Mapping[str, sessions.Session]) -> Sequence[int]:
         """The session of each row. New sessions are stored in order of their keys, and known ones get their first
         user."""
         user_ids = sessions.intern_users(self.unit, group.users.keys(), group.users)

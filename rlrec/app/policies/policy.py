@@ -17,7 +17,6 @@ from rlrec.app.evaluation.rows import groups
 from rlrec.app.inputs import arm_rules, canonical, lookup, parameters
 from rlrec.app.inputs.arm_names import ArmNames, members
 from rlrec.app.learning import arm_means, belief_versions, graduation
-from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.app.learning.warm_start import NO_BELIEF, InitialBelief, warm_start
 from rlrec.app.log import lineage
 from rlrec.errors import Conflict, InputError, suggest
@@ -53,7 +52,7 @@ class Request:
     features: Mapping[str, Any] | None = None
 
 
-class CreatedPolicy(VersionSummary):
+class CreatedPolicy(belief_versions.VersionSummary):
     """kl: KL(the version from which a trained policy starts || version 1), in nats."""
 
     created: bool

@@ -15,7 +15,6 @@ from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
 from rlrec.app.inputs.arm_rules import allowed_arms
 from rlrec.app.learning import arm_means, belief_versions
-from rlrec.app.learning.belief_versions import VersionSummary
 from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Ids, finite_or_none, plain_number
 from rlrec.errors import InputError
@@ -59,7 +58,7 @@ class Pacing(TypedDict):
     price: float
 
 
-class PolicyBelief(VersionSummary):
+class PolicyBelief(belief_versions.VersionSummary):
     """Answer of `policy show`: the belief per arm, how the version was made, and the versions of its policy. weighed:
     the number of decisions behind ipw_mean, None for all. For some policies only: features (the encoders of contexts
     and arms, in the form of `--features`, for kinds that read contexts), the context used, and the budget."""

@@ -19,7 +19,6 @@ from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.learning import belief_versions, warm_start
 from rlrec.app.learning.belief_versions import VersionSummary, add_settled, is_complete, summary
 from rlrec.app.learning.ledger import Ledger
-from rlrec.app.learning.warm_start import InitialBelief
 from rlrec.app.log import lineage, reward_log
 from rlrec.errors import CheckFailed, InputError
 from rlrec.policy.beliefs import drift
@@ -60,7 +59,7 @@ class _Plan(NamedTuple):
     """The source with the reward and the parameters of the new version, and the belief from which that starts."""
 
     draft: Version
-    initial: InitialBelief
+    initial: warm_start.InitialBelief
     removals: int | None
 
 

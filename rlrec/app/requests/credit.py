@@ -14,8 +14,6 @@ from rlrec.errors import InputError
 from rlrec.records import Line
 from rlrec.store import Unit
 from rlrec.store.log import decisions, events, sessions
-from rlrec.store.log.decisions import Showing
-from rlrec.store.log.events import RETURN
 from rlrec.store.policies import arms
 from rlrec.times import FIRST, LAST, format_time
 
@@ -59,8 +57,8 @@ class CreditedLines:
         """The lines that replace a line with a user, or the error in it."""
         key = line.key or ""
         try:
-            if RETURN in line.events:
-                raise InputError(f"the event {RETURN!r} belongs to a decision", hint="name that", field="events")
+            if events.RETURN in line.events:
+                raise InputError(f"the event {events.RETURN!r} belongs to a decision", hint="name that", field="events")
             if key in self._first:
                 first, credited = self._first[key]
                 if first._replace(number=None) != line._replace(number=None):
@@ -82,7 +80,7 @@ class CreditedLines:
             error.line = line.number
             return [error]
 
-    def _find(self, line: Line) -> list[Showing]:
+    def _find(self, line: Line) -> list[decisions.Showing]:
         """The showings that a line credits, newest first."""
         until, user = self.unit.now if line.at is None else line.at, line.user or ""
         since, limit = until - line.window_us, MAX_SHOWINGS + 1 if line.is_spread else 1
@@ -103,7 +101,7 @@ class CreditedLines:
         message = f"user {user!r} saw {what} from {format_time(since)} to {format_time(until)}"
         raise InputError(message, hint=f"give a longer window{way_out}", field="window")
 
-    def _find_stored(self, line: Line, key: str) -> list[Showing]:
+    def _find_stored(self, line: Line, key: str) -> list[decisions.Showing]:
         """The showings that a stored line credited. Raises Conflict where the line now means other ones."""
         further_keys = [_numbered(key, number) for number in range(2, MAX_SHOWINGS + 1)] if line.is_spread else []
         stored = self._stored | events.keys_and_kinds(self.unit, further_keys)[0]
@@ -137,7 +135,7 @@ class CreditedLines:
         return answers
 
 
-def _shared(line: Line, showings: Sequence[Showing]) -> list[Line]:
+def _shared(line: Line, showings: Sequence[decisions.Showing]) -> list[Line]:
     """One line for each of these showings, with its share of the values."""
     n, key = len(showings), line.key
     if key is not None and len(_numbered(key, n)) > KEY_LENGTH:

@@ -13,7 +13,6 @@ from rlrec.errors import Conflict, InputError, quantity
 from rlrec.store import Store, Unit
 from rlrec.store.log import returns, selected, sessions, settings
 from rlrec.store.log.events import RETURN
-from rlrec.store.log.returns import Return
 from rlrec.store.policies import policies, users
 
 GROUP = 1_000  # events stored at a time
@@ -83,7 +82,7 @@ def _merge(unit: Unit, user: str, into: str) -> Merged:
     }  # fmt: skip
 
 
-def record_returns(unit: Unit, ledger: Ledger, events: Iterable[Return], *, value: float = 1.0) -> int:
+def record_returns(unit: Unit, ledger: Ledger, events: Iterable[returns.Return], *, value: float = 1.0) -> int:
     """Record events `return`, oldest decision first; returns how many were new."""
     lines = (Line(decision_id=event.decision_id, events={RETURN: value}, at=event.at) for event in sorted(events))
     count = 0

@@ -14,7 +14,6 @@ from rlrec.records import Decision, Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows, parse
 from rlrec.store.log import candidates, contents, decisions, events, imported_data, selected
-from rlrec.store.log.events import CENSOR
 from rlrec.store.policies import arms, policies
 
 GROUP = 1_000
@@ -54,7 +53,7 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
     data = _with_arm_keys(unit, stored, data)
     for number in ids:
         decision = stored[number]
-        slate_events = [event for event in stored_events.get(number, ()) if event.kind != CENSOR]
+        slate_events = [event for event in stored_events.get(number, ()) if event.kind != events.CENSOR]
         source = json.loads(decision.source) if decision.source else {}
         reward, shown = definition or versions[decision.version_id].reward, [slot.position for slot in decision.slots]
         earned = partial(rewards_of, events=slate_events, served_at=decision.at, shown=shown)
