@@ -28,7 +28,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     ],
     "app/evaluation/passes/test_companions.py": ["app/evaluation/passes/estimates"],
     "app/evaluation/passes/test_effects.py": ["app/evaluation/passes/pages"],
-    "cli/commands/judging/test_effects.py": ["app/evaluation/passes/arm_effects", "app/judging/effects"],
+    "cli/commands/judging/test_effects.py": ["app/evaluation/passes/arm_effects"],
     "app/evaluation/targets/test_contextual.py": ["app/evaluation/targets/targets"],
     "app/evaluation/targets/test_logger_marginals.py": [
         "app/distributions/past_beliefs",
@@ -132,7 +132,6 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "cli/commands/judging/test_exposure.py": ["app/judging/exposure"],
     "cli/commands/judging/test_report.py": [
         "app/judging/report",
-        "report/curves",
         "report/figures",
         "report/html",
     ],

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlrec.errors import quantity
-from rlrec.report import curves, figures, svg
+from rlrec.report import figures, svg
 from rlrec.report.figures import Figure
 
 if TYPE_CHECKING:
@@ -157,8 +157,8 @@ def _sections(answer: Result) -> Iterator[tuple[str, Section]]:
     yield "beliefs", Section([*filter(None, map(figures.beliefs, answer.beliefs))])
     exposure = answer.exposure
     yield "exposure", Section([] if exposure is None else [figures.exposure(exposure)])
-    yield "positions", Section([curves.examination(answer.curves)] if answer.curves else [])
-    training_figures = (curves.training(row.policy, row.version, row.report, live=row.live) for row in answer.trained)
+    yield "positions", Section([figures.examination(answer.curves)] if answer.curves else [])
+    training_figures = (figures.training(row.policy, row.version, row.report, live=row.live) for row in answer.trained)
     yield "training", Section([*filter(None, training_figures)])
     headers = ["policy", "decisions", "newest on", "live", "kind"]
     rows = [

@@ -26,7 +26,7 @@ ELSEWHERE = {
     "rlrec screen", "rlrec screen --listen 127.0.0.1:0", "rlrec status --watch 10s",  # test_screen.py
     "rlrec import-log /var/log/shop/decisions.jsonl --layout jsonl --policy shop --follow",  # test_follow_log.py
     "rlrec db roles > roles.sql && psql shop -f roles.sql",  # needs a client of PostgreSQL: cli/test_db_roles.py
-    # need people who come back (app/judging/test_suggestion.py), and ten stretches of time (judging/test_sweep.py)
+    # need people who come back (app/judging/test_effects.py), and ten stretches of time (judging/test_sweep.py)
     "rlrec reward suggest --reward durable --horizon 3d", "rlrec reward suggest --log policy=home --json",
     "rlrec sweep --kinds thompson,ucb,lin-thompson",
     # need more users: commands/experiments/test_plan.py, app/experiments/test_ending.py

@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from rlrec.app.experiments import compare, ending, experiment, ramp, route, shadow
     from rlrec.app.judging import best_policy as best_policy
     from rlrec.app.judging import delays, effects, evaluate, exploration, exposure, outcomes, positions, report, status
-    from rlrec.app.judging import suggestion as suggestion
     from rlrec.app.judging import sweep as sweep
     from rlrec.app.policies import policy, policy_beliefs, rebuild, train, versions
     from rlrec.app.requests import decision, feedback, pipe, recommend, session, settle, user
     from rlrec.app.setup import arm, demo, init, reward, simulate
     from rlrec.app.upkeep import db_copy, db_removals, db_roles, doctor, exclusions, export_log, import_log
-    from rlrec.report import curves, figures, html, svg
+    from rlrec.report import figures, html, svg
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 ROOMS = ("app.requests", "app.setup", "app.policies", "app.experiments", "app.judging", "app.upkeep", "app", "report")

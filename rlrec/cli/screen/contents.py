@@ -98,7 +98,7 @@ def show_policy(store: Store, args: Arguments) -> Content:
     result = app.policy_beliefs.show(store, args["name"])
     name, version = result["policy"], result["version"]
     view = policy_view.belief_view(result, all_arms=True, curve=True, terminal=False, ranked=True)
-    training = app.curves.training(name, version, result["training"], live=version == result["live"])
+    training = app.figures.training(name, version, result["training"], live=version == result["live"])
     charts = [*filter(None, [training, app.figures.beliefs(result)])]
     history = policy_view.versions_view(app.versions.history(store, name))
     places = {"version": f"{link(PLACES['policy'], name)}%40"}

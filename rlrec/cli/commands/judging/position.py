@@ -73,7 +73,7 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
 
 
 def _show(show: Show, result: app.positions.CurveAnswer, plot: str | None) -> None:
-    save_plot(plot, lambda: app.curves.examination([result]))
+    save_plot(plot, lambda: app.figures.examination([result]))
     title = [
         f"curve {result['curve']}@{result['number']}, model {result['model']}, method {result['method']}, "
         f"reward {result['reward']}, {quantity(result['clusters'], 'cluster')}",

@@ -129,7 +129,7 @@ def show_(
     an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms."""
     result = app.policy_beliefs.show(store, reference, context, sample=not all_arms)
     shown, live = (result["policy"], result["version"]), result["version"] == result["live"]
-    save_plot(plot, lambda: app.curves.training(*shown, result["training"], live=live) or app.figures.beliefs(result))
+    save_plot(plot, lambda: app.figures.training(*shown, result["training"], live=live) or app.figures.beliefs(result))
     terminal = show.screen.width is not None
     table = policy_view.belief_view(
         result, all_arms=all_arms, curve=curve, terminal=terminal, ranked=show.format == "table",

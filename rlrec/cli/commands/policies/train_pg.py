@@ -131,7 +131,7 @@ def train_pg(
         if show.format == "table" and (best := app.best_policy.find(store, by="train-pg", policy=result["policy"])):
             conclude(show, best)
         shown, live = (result["policy"], result["version"]), result["promoted"]
-        save_plot(None if training is None else plot, lambda: app.curves.training(*shown, training, live=live))
+        save_plot(None if training is None else plot, lambda: app.figures.training(*shown, training, live=live))
         if not options.dry_run:
             _suggest_next(show, result)
     if options.dry_run:

@@ -127,7 +127,7 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
     a policy that learns that event alone shows first what costs most. The definition stands below, ready to paste,
     where some later weight is surely not 0; the others have their means in it. Bounds of later and
     rank hold for all events together."""
-    result = app.suggestion.suggest(store, app.suggestion.Request(**request))
+    result = app.effects.suggest(store, app.effects.Request(**request))
     title = [_headline(result), *_against(result), _basis(result)]
     rows = [
         [row["event"], row["now"], *row["later"].values(), row["weight"], row["answer"], *row["rank"].values()]
@@ -142,7 +142,7 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
     show(result, table=View(headers, rows, title=title, notes=notes))
 
 
-def _headline(result: app.suggestion.Result) -> str:
+def _headline(result: app.effects.Suggestion) -> str:
     """The first line: the reward after the page that goes with one more event of each kind."""
     sure = [event for event in result["events"] if event["answer"] != "unknown"]
     if not result["events"]:
@@ -156,7 +156,7 @@ def _headline(result: app.suggestion.Result) -> str:
     return f"after the page, across {result['arms']} arms, " + " and ".join(sentences)
 
 
-def _against(result: app.suggestion.Result) -> list[str]:
+def _against(result: app.effects.Suggestion) -> list[str]:
     """Warnings about events or rewards that rank arms against their long run."""
     ranks = [(event["event"], event["rank"]) for event in result["events"]]
     if result["rank"] is not None and len(ranks) > 1:
@@ -168,7 +168,7 @@ def _against(result: app.suggestion.Result) -> list[str]:
     ]
 
 
-def _basis(result: app.suggestion.Result) -> str:
+def _basis(result: app.effects.Suggestion) -> str:
     basis = f"reward {result['reward']}; back within {format_duration(round(result['horizon_s'] * 1e6))}; "
     basis += f"{result['pages']:,} pages, {result['persons']:,} persons"
     if result["explained"] is None:
@@ -176,6 +176,6 @@ def _basis(result: app.suggestion.Result) -> str:
     return f"{basis}; events tell {_interval(result['explained'], '.0%')} of what differs between arms later"
 
 
-def _interval(doubt: app.suggestion.Doubt, form: str) -> str:
+def _interval(doubt: app.effects.Doubt, form: str) -> str:
     value, lower, upper = (format(doubt[name], form) for name in ("value", "lower", "upper"))
     return f"{value} [{lower}, {upper}]"
