@@ -121,7 +121,8 @@ class Claim(NamedTuple):
             reasons = "; ".join(f"{group and f'{group}: '}{', '.join(names)}" for group, names in self.groups.items())
             return f"{start}this log cannot tell {question}{f' ({reasons})' if reasons else ''}"
         more = quantity(approximate(self.needed), f"more {NOUNS.get(self.cluster, self.cluster)}")
-        odds = f"about even odds after {more}{self._time}" + (", if it is what it seems" if self.value else "")
+        time = "" if self.days is None else f" ({time_text(self.days)} of this traffic)"
+        odds = f"about even odds after {more}{time}" + (", if it is what it seems" if self.value else "")
         if (self.days or 0.0) > LONGEST_WAIT:
             return f"{start}this traffic cannot tell in reasonable time {question}: {odds}"
         return f"{start}cannot tell yet {question}; {odds}"
@@ -146,13 +147,6 @@ class Claim(NamedTuple):
             return f"{figure:+.4g}"
         share = figure / abs(self.base)
         return f"{100 * share:+.2g}" if ROUNDING < abs(share) < LOG_PRECISION else percent(share)
-
-    @property
-    def _time(self) -> str:
-        """The time in which this traffic brings the clusters needed."""
-        if self.days is None:
-            return ""
-        return f" ({time_text(self.days)} of this traffic)"
 
 
 def is_weak(gate: Mapping[str, Any]) -> bool:
@@ -188,19 +182,18 @@ def difference_sentence(
     row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None
 ) -> str:  # fmt: skip
     """A sentence on a difference in reward per unit, from `experiment show`. per_day: new units per day."""
-    reward = by_reward_name(row["reward"] if by_reward else None)
+    name, reward = row.get("group", row.get("variant")), by_reward_name(row["reward"] if by_reward else None)
     if TOO_EARLY & {*row["reasons"]}:
         enough = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
         question = f"whether it is better or worse than {row['against']}{reward}, {_basis(row, unit)}"
-        return f"{row.get('group', row.get('variant'))}: too early to say {question} (nothing is said before {enough})"
+        return f"{name}: too early to say {question} (nothing is said before {enough})"
     if row["answer"] == "unknown" and is_growing(row) and "young-units" in row["reasons"]:
-        name = row.get("group", row.get("variant"))
         earned = f"{name} earned {difference_direction(row)} than {row['against']} so far"
         so_far = _figures({**row, "lower": None, "upper": None})
         return f"{earned}: {so_far} {_basis(row, unit)}{reward} ({', '.join(row['reasons'])}); {YOUNG}"
     base = row["value"] / row["relative"] if row["relative"] else None
     claim = Claim(
-        name=row.get("group", row.get("variant")), rival=row["against"],
+        name=name, rival=row["against"],
         answer=row["answer"], base=base, value=row["value"], lower=row["lower"], upper=row["upper"],
         needed=row["needed"], cluster=unit, basis=_basis(row, unit),
         reward=row["reward"] if by_reward and row["reward"] else "",

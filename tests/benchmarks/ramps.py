@@ -8,8 +8,8 @@ from math import sqrt
 
 import numpy as np
 
-from rlrec.ope.comparisons.comparison import Comparison, LookSequence, MetricValue, difference
-from rlrec.ope.intervals.sequences import tightness
+from rlrec.ope.comparisons.comparison import Comparison, MetricValue, difference
+from rlrec.ope.intervals.sequences import LookSequence
 from tests.benchmarks.measure import Figure, Setting
 
 RUNS, DAYS, LOOKS = 100, 30, 4  # LOOKS: a day
@@ -50,8 +50,8 @@ def end(users: int, lift: float, seed: int, *, visits: float | None = None) -> t
     """What became of a ramp, in which step, and on which day. users: new ones a day, each with one decision; visits:
     the lift of visits, where these have a guard."""
     rng, phases, begun = np.random.default_rng(seed), [np.zeros((2, 4))], 0.0
-    sequence = LookSequence(tightness(HOLD * users, ALPHA), ALPHA)
-    guard = LookSequence(tightness(HOLD * users, 2 * ALPHA), ALPHA, sides=1)
+    sequence = LookSequence.tightest(HOLD * users, ALPHA)
+    guard = LookSequence.tightest(HOLD * users, ALPHA, sides=1)
     for look in range(1, DAYS * LOOKS + 1):
         share, day = STEPS[len(phases) - 1], look / LOOKS
         for side, (weight, rate) in enumerate(((1 - share, RATE), (share, RATE * (1 + lift)))):

@@ -63,8 +63,8 @@ def figures(
     """How evenly the arms were shown, and figures of the visits (None where visitors are not recognised), all as means
     over runs. shown (runs, arms): slots of each arm; length: decisions of a visit; reward: of all visits; size:
     positions of a page; returned: visitors who came again."""
-    spreads = [spread(counts) for counts in shown]
-    evenness = np.array([(row.coverage, row.gini, row.effective_arms) for row in spreads], np.float64).mean(axis=0)
+    names = ("coverage", "gini", "effective_arms")
+    evenness = np.array([[row[name] for name in names] for row in map(spread, shown)], np.float64).mean(axis=0)
     coverage, gini, effective_arms = map(finite_or_none, evenness)
     with_memory = audience if isinstance(audience, Visitors) else None
     return {

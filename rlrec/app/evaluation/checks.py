@@ -70,12 +70,11 @@ class CheckedLog:
 class CheckedRows(CheckedLog):
     """A batch for the checks with its impressions: the mature, uncensored ones, and their rewards.
 
-    cluster: the kind of unit that was randomised; now: the time at which rows are mature; model: of rewards, fitted on
-    other clusters; None where no check needs one; people: how it is known that each session without a user is another
-    person, one of `Evaluation.people`"""
+    cluster: the kind of unit that was randomised; model: of rewards, fitted on other clusters; None where no check
+    needs one; people: how it is known that each session without a user is another person, one of
+    `Evaluation.people`"""
 
     cluster: str
-    now: int
     rows: ImpressionRows
     reward: Reward
     model: RewardModel | None

@@ -17,7 +17,8 @@ from rlrec.app.log import reward_log
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError, quantity
 from rlrec.ope.comparisons import comparison
-from rlrec.ope.intervals import intervals, sequences
+from rlrec.ope.intervals import intervals
+from rlrec.ope.intervals.sequences import LookSequence
 from rlrec.records import Reward
 from rlrec.sentences import WEEK, experiment_sentences
 from rlrec.store import Store, Unit
@@ -222,8 +223,8 @@ def _interleaved(
         }
         for team, reference, mean, wins in zip(TEAMS, references, credit.means, credit.wins[:2], strict=True)
     ]  # fmt: skip
-    rho = sequences.tightness(declared.expected_units(experiment), 1 - level)
-    every = credit.difference.at_every_look(comparison.LookSequence(rho, 1 - level))
+    sequence = LookSequence.tightest(declared.expected_units(experiment), 1 - level)
+    every = credit.difference.at_every_look(sequence)
     compared = credit.difference if fixed else every
     compared = compared.because(*(["sample-ratio"] if comparison.is_unlikely(split) else []))
     interval: SequenceRow = {

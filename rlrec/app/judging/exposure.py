@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
@@ -323,7 +323,7 @@ def _explored(slots: Columns, reader: LogReader) -> float:
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
     """The figures of a catalogue, over the arms that were eligible in some of these decisions."""
     eligible = sums.eligible > 0
-    realised, expected = (asdict(spread(counts[eligible])) for counts in (sums.realised, sums.expected))
+    realised, expected = (spread(counts[eligible]) for counts in (sums.realised, sums.expected))
     mean = popularity[eligible].mean()
     lift = float(sums.realised @ popularity) / float(sums.realised.sum()) / mean if mean > 0 else None
     figures = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict
 from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
@@ -154,7 +153,7 @@ def pacing(unit: Unit, version: Version) -> Pacing:
 def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float | None]:
     """How evenly a column is spread over active arms: slots served, or probabilities at position 1."""
     values = [row[column] or 0.0 for row in arms if row["status"] == "active"]
-    return asdict(spread(np.array(values, np.float64)))
+    return spread(np.array(values, np.float64))
 
 
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from operator import add
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +17,6 @@ from rlrec.ope.sums.base import LogBatch, RewardColumns
 N_LARGEST = 100_000
 
 _ROW_COUNTS = ("rows", "left_out", "rewards", "weighted_rewards")
-_SUMS = (
-    *_ROW_COUNTS, "weight", "not_default", "unsupported", "n_unsupported", "reward_size", "earned", "counted",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,14 +49,9 @@ class Weights:
     top_rewards: Array
 
     def __add__(self, other: Weights) -> Weights:
-        added = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
-        return Weights(
-            **added,
-            largest=max(self.largest, other.largest),
-            bound=max(self.bound, other.bound),
-            top_weights=_top(np.concatenate([self.top_weights, other.top_weights])),
-            top_rewards=_top(np.concatenate([self.top_rewards, other.top_rewards])),
-        )
+        kinds: dict[str, Any] = {"largest": max, "bound": max, "top_weights": _top, "top_rewards": _top}
+        pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        return Weights(**{name: kinds.get(name, add)(*pair) for name, pair in pairs.items()})
 
     def scaled(self, factor: float) -> Weights:
         """The diagnostics with rows that count `factor` times each; the numbers of rows do not change."""
@@ -122,7 +116,8 @@ def weight_diagnostics(
     )  # fmt: skip
 
 
-def _top(values: Array) -> Array:
+def _top(*parts: Array) -> Array:
+    values = np.concatenate(parts)
     return values if len(values) <= N_LARGEST else np.partition(values, len(values) - N_LARGEST)[-N_LARGEST:]
 
 

@@ -17,35 +17,22 @@ CELLS = 4_000_000  # most numbers in these sums
 _SALT = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """The spread of exposure over m arms; None where nothing was exposed.
+def spread(exposure: Array) -> dict[str, float | None]:
+    """The spread of exposures (m,), 0 or more, over all arms of a catalogue, including those without exposure; None
+    where nothing was exposed.
 
     coverage: share of the arms with any exposure. gini: 0 where all have the same, 1 - 1/m where one arm has it all.
-    entropy: in nats. effective_arms: exp(entropy), the number of equally exposed arms with that entropy."""
-
-    coverage: float | None
-    gini: float | None
-    entropy: float | None
-    effective_arms: float | None
-
-
-def spread(exposure: Array) -> Spread:
-    """The spread of exposures (m,), 0 or more, over all arms of a catalogue, including those without exposure.
-
+    entropy: in nats. effective_arms: exp(entropy), the number of equally exposed arms with that entropy.
     Source: Gini's index of the sorted exposures, 2 sum(i x_i) / (m sum(x)) - (m + 1) / m; Shannon's entropy."""
     total, m = float(exposure.sum()), len(exposure)
     if not total > 0:
-        return Spread(coverage=None, gini=None, entropy=None, effective_arms=None)
+        return dict.fromkeys(("coverage", "gini", "entropy", "effective_arms"))
     share = np.sort(exposure) / total
     shown = share[share > 0]
-    entropy = float(-(shown * np.log(shown)).sum())
-    return Spread(
-        coverage=len(shown) / m,
-        gini=max(0.0, float(2 * (np.arange(1, m + 1) * share).sum() / m - (m + 1) / m)),
-        entropy=max(entropy, 0.0),
-        effective_arms=float(np.exp(max(entropy, 0.0))),
-    )
+    gini = float(2 * (np.arange(1, m + 1) * share).sum() / m - (m + 1) / m)
+    entropy = max(0.0, float(-(shown * np.log(shown)).sum()))
+    effective_arms = float(np.exp(entropy))
+    return {"coverage": len(shown) / m, "gini": max(0.0, gini), "entropy": entropy, "effective_arms": effective_arms}
 
 
 @dataclass(frozen=True, eq=False)

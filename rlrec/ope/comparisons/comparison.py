@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import exp, lgamma, log, pi
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +25,9 @@ from rlrec.errors import InputError
 from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.reasons import REASONS, in_order, worst_verdict
 from rlrec.ope.checks.verdicts import Answer, doubts_of, judge
-from rlrec.ope.intervals import intervals, sequences
+from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Studentised, studentised_bootstrap, value_and_error
-from rlrec.ope.intervals.sequences import MIN_CLUSTERS, MIN_EVENTS, bound_distance
+from rlrec.ope.intervals.sequences import MIN_CLUSTERS, MIN_EVENTS, LookSequence
 from rlrec.ope.intervals.tails import t_below, t_quantile
 from rlrec.ope.sums.base import Ratio
 from rlrec.ope.sums.moments import ClusterSummary, Moments, moments
@@ -177,15 +177,6 @@ def _jackknife(sums: Array, value: float) -> float:
 # -- the difference of two figures --
 
 
-class LookSequence(NamedTuple):
-    """A confidence sequence. rho: determines when it is tightest; alpha: the probability that it is wrong at some look;
-    sides: the number of its bounds that are used, 1 or 2."""
-
-    rho: float
-    alpha: float
-    sides: int = 2
-
-
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The difference between two metrics or targets; a figure that does not exist is None, never NaN.
@@ -249,10 +240,8 @@ class Comparison:
         if self.even_units < MIN_CLUSTERS or self.even_rewards < MIN_EVENTS:
             return bare.because("few-clusters" if self.even_units < MIN_CLUSTERS else "few-rewards")
         variance = self.clusters * self.careful_error**2
-        width = sequences.bound_distance_at if sequence.sides == 1 else sequences.half_width_at
-        reach = width(variance, self.clusters, rho=sequence.rho, alpha=sequence.alpha)
-        p_value = sequences.p_value(self.value or 0.0, variance, self.clusters, rho=sequence.rho)
-        return replace(bare._with_reach(float(reach)), p_value=float(p_value))
+        p_value = sequence.p_value(self.value or 0.0, variance, self.clusters)
+        return replace(bare._with_reach(float(sequence.reach(variance, self.clusters))), p_value=float(p_value))
 
     def _with_reach(self, reach: float) -> Comparison:
         """The comparison with bounds at this distance from its value."""
@@ -283,8 +272,7 @@ class Comparison:
         """Whether the first one is better, worse, or as good, and how many further clusters would decide."""
         base, value, growth, shortages = self.base or 0.0, self.value or 0.0, None, list[float]()
         if self.sequence is not None:
-            rho, alpha, _ = self.sequence
-            growth = partial(sequences.growth, n=max(1, self.clusters), rho=rho, alpha=alpha)
+            growth = partial(self.sequence.growth, n=max(1, self.clusters))
             minima = ((MIN_CLUSTERS, self.even_units), (MIN_EVENTS, self.even_rewards))
             shortages = [max(least / number for least, number in minima)] if self.even_rewards else []
         return judge(
@@ -431,7 +419,8 @@ def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) ->
     It is the level at which a normal bound is as far from the estimate as the one-sided sequence that is tightest at
     best_n clusters. The sequence holds from the first cluster on without end; looks every night for a year use up three
     quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
-    reach = float(bound_distance(clusters, clusters, best_n=best_n, alpha=alpha)) if clusters >= MIN_CLUSTERS else FAR
+    sequence = LookSequence.tightest(best_n, alpha, sides=1)
+    reach = float(sequence.reach(clusters, clusters)) if clusters >= MIN_CLUSTERS else FAR
     return max(NormalDist().cdf(-min(reach, FAR)), FIRST_SHARE * alpha if is_first else 0.0)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,47 +23,40 @@ def tightness(best_n: float, alpha: float) -> float:
     return float(np.sqrt((-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha))) / best_n))
 
 
-def half_width(variance: float | Array, n: float | Array, *, best_n: float, alpha: float) -> Array:
-    """Half the width of the two-sided sequence after n clusters; infinite with n = 0.
-    variance: of one cluster, so that variance / n is the squared error."""
-    return half_width_at(variance, n, rho=tightness(best_n, alpha), alpha=alpha)
+class LookSequence(NamedTuple):
+    """A confidence sequence. rho: determines when it is tightest; comparisons whose levels depend on each other share
+    it. alpha: the probability that it is wrong at some look, below 1/2 for one side; sides: the number of its bounds
+    that are used, 1 or 2. variance: of one cluster, so that variance / n is the squared error."""
 
+    rho: float
+    alpha: float
+    sides: int = 2
 
-def half_width_at(variance: float | Array, n: float | Array, *, rho: float, alpha: float) -> Array:
-    """Half the width of a sequence with any rho. Comparisons whose levels depend on each other share one rho."""
-    return _reach(variance, n, rho, np.log(_spread(n, rho) / alpha))
+    @classmethod
+    def tightest(cls, best_n: float, alpha: float, *, sides: int = 2) -> LookSequence:
+        """The sequence that is tightest at best_n clusters."""
+        return cls(tightness(best_n, alpha * 2 / sides), alpha, sides)
 
+    def reach(self, variance: float | Array, n: float | Array) -> Array:
+        """The distance from the estimate to its bounds after n clusters; infinite with n = 0: the square root of
+        2 variance (n rho^2 + 1) / (n rho)^2 times odds."""
+        spread = _spread(n, self.rho)
+        log_odds = np.log(spread / self.alpha) if self.sides == 2 else np.log1p(spread / (2 * self.alpha))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            width = np.sqrt(2 * np.asarray(variance) / n / _settled_share(n, self.rho) * log_odds)
+        return np.where(np.asarray(n) > 0, width, np.inf)
 
-def growth(ratio: float, n: float, *, rho: float, alpha: float) -> float:
-    """The factor by which n must grow to make the two-sided sequence narrower by this ratio."""
-    times = np.geomspace(1, 1e9, 2_000)
-    widths = half_width_at(1.0, n * times, rho=rho, alpha=alpha)
-    is_narrow = ratio * widths <= widths[0]
-    return float(times[is_narrow.argmax()]) if is_narrow.any() else np.inf
+    def growth(self, ratio: float, n: float) -> float:
+        """The factor by which n must grow to make the two-sided sequence narrower by this ratio."""
+        times = np.geomspace(1, 1e9, 2_000)
+        widths = self._replace(sides=2).reach(1.0, n * times)
+        is_narrow = ratio * widths <= widths[0]
+        return float(times[is_narrow.argmax()]) if is_narrow.any() else np.inf
 
-
-def bound_distance(variance: float | Array, n: float | Array, *, best_n: float, alpha: float) -> Array:
-    """The distance from the estimate to the bound of a one-sided sequence after n clusters; alpha is below 1/2."""
-    return bound_distance_at(variance, n, rho=tightness(best_n, 2 * alpha), alpha=alpha)
-
-
-def bound_distance_at(variance: float | Array, n: float | Array, *, rho: float, alpha: float) -> Array:
-    """The distance from the estimate to the bound of a one-sided sequence with any rho."""
-    return _reach(variance, n, rho, np.log1p(_spread(n, rho) / (2 * alpha)))
-
-
-def p_value(difference: float | Array, variance: float | Array, n: float | Array, *, rho: float) -> Array:
-    """The smallest level at which the two-sided sequence with this rho excludes 0 after n clusters; valid at every
-    look."""
-    squared_z = np.square(difference) * n / variance
-    return np.minimum(1.0, _spread(n, rho) * np.exp(-squared_z / 2 * _settled_share(n, rho)))
-
-
-def _reach(variance: float | Array, n: float | Array, rho: float, log_odds: Array) -> Array:
-    """The square root of 2 variance (n rho^2 + 1) / (n rho)^2 times these odds."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        width = np.sqrt(2 * np.asarray(variance) / n / _settled_share(n, rho) * log_odds)
-    return np.where(np.asarray(n) > 0, width, np.inf)
+    def p_value(self, difference: float | Array, variance: float | Array, n: float | Array) -> Array:
+        """The smallest level at which the two-sided sequence excludes 0 after n clusters; valid at every look."""
+        squared_z = np.square(difference) * n / variance
+        return np.minimum(1.0, _spread(n, self.rho) * np.exp(-squared_z / 2 * _settled_share(n, self.rho)))
 
 
 def _spread(n: float | Array, rho: float) -> Array:
@@ -107,7 +101,7 @@ def sequential_units(
 
     def needed(ratio: float) -> float:
         """The number of units, where the sequence is tightest at `ratio` times this number."""
-        width = half_width(1.0, share, best_n=ratio, alpha=alpha)
+        width = LookSequence.tightest(ratio, alpha).reach(1.0, share)
         drift = float(np.quantile((width - noise).min(axis=1), power))  # in standard errors at the end
         return variance * (drift / difference) ** 2
 

@@ -106,7 +106,7 @@ def checked_rows(world: World, *, cluster: str = "user", **flags: Any) -> Checke
     logged = LoggedBatch(log=log, contexts=contexts, eligible={1: arms.ids})
     rows, _ = log_rows.usable_rows(log, CLICK, now=NOW)
     options: dict[str, Any] = {
-        "cluster": cluster, "now": NOW, "reward": CLICK, "model": None, "extent": extent_of(world), **flags
+        "cluster": cluster, "reward": CLICK, "model": None, "extent": extent_of(world), **flags
     }  # fmt: skip
     return CheckedRows(logged=logged, arms=arms, rows=rows, **options)
 

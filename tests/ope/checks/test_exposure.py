@@ -10,21 +10,21 @@ from rlrec.ope.checks.exposure import RateSums, rates, spread
 def test_the_spread_of_ten_to_forty() -> None:
     """Gini .25, entropy 1.279854 nats, and the number of equally exposed arms that it stands for."""
     figures = spread(np.array([10.0, 20, 30, 40]))
-    assert figures.gini == pytest.approx(0.25, abs=1e-12)
-    assert figures.entropy == pytest.approx(1.2798542258336674, abs=1e-12)
-    assert figures.effective_arms == pytest.approx(np.exp(1.2798542258336674), abs=1e-12)
-    assert figures.coverage == 1.0
+    assert figures["gini"] == pytest.approx(0.25, abs=1e-12)
+    assert figures["entropy"] == pytest.approx(1.2798542258336674, abs=1e-12)
+    assert figures["effective_arms"] == pytest.approx(np.exp(1.2798542258336674), abs=1e-12)
+    assert figures["coverage"] == 1.0
 
 
 def test_arms_without_exposure_count() -> None:
     assert spread(np.array([0.0, 0, 0, 8])) == pytest.approx(spread(np.array([8.0, 0, 0, 0])))
-    assert spread(np.array([0.0, 0, 0, 8])).gini == pytest.approx(0.75)
-    assert spread(np.array([0.0, 0, 0, 8])).coverage == 0.25
-    assert spread(np.full(5, 3.0)).gini == pytest.approx(0.0, abs=1e-12)
+    assert spread(np.array([0.0, 0, 0, 8]))["gini"] == pytest.approx(0.75)
+    assert spread(np.array([0.0, 0, 0, 8]))["coverage"] == 0.25
+    assert spread(np.full(5, 3.0))["gini"] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_nothing_exposed_has_no_spread() -> None:
-    assert spread(np.zeros(3)).gini is None
+    assert spread(np.zeros(3))["gini"] is None
 
 
 def sums(arm: Ids, cluster: Ids, reward: Array, *, examined: Array | None = None, arms: int) -> RateSums:

@@ -10,7 +10,7 @@ import pytest
 from rlrec.arrays import Array, Ids
 from rlrec.ope.comparisons import comparison
 from rlrec.ope.comparisons.comparison import MetricValue, fold
-from rlrec.ope.intervals.sequences import tightness
+from rlrec.ope.intervals.sequences import LookSequence
 
 
 def mean(reward: Array, unit: Ids | None = None, *, spans_batches: bool = True) -> MetricValue:
@@ -184,7 +184,7 @@ def rates(clicks: tuple[int, int], units: tuple[int, int]) -> comparison.Compari
     return comparison.difference(values[1], values[0], level=0.95)
 
 
-LOOK = comparison.LookSequence(tightness(5_000, 0.05), 0.05)
+LOOK = LookSequence.tightest(5_000, 0.05)
 
 
 def test_bounds_at_every_look_are_wider_and_answer_as_their_p_value() -> None:
@@ -201,7 +201,7 @@ def test_bounds_at_every_look_are_wider_and_answer_as_their_p_value() -> None:
 
 def test_a_guard_has_a_bound_on_either_side_at_the_full_level() -> None:
     fixed = rates((100, 130), (1_000, 1_000))
-    sequence = comparison.LookSequence(tightness(5_000, 0.1), 0.05, sides=1)
+    sequence = LookSequence.tightest(5_000, 0.05, sides=1)
     assert (fixed.at_every_look(sequence).width or 0) < (fixed.at_every_look(LOOK).width or 0)
 
 

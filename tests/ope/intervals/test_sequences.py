@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.intervals.sequences import bound_distance, growth, half_width, half_width_at, p_value, tightness
+from rlrec.ope.intervals.sequences import LookSequence
+
+TUNED = LookSequence.tightest(1_000, 0.05)
 
 
 def test_published_half_widths() -> None:
-    assert half_width(1.0, 1_000, best_n=1_000, alpha=0.05) == pytest.approx(0.0959817, abs=5e-8)
-    assert bound_distance(1.0, 1_000, best_n=1_000, alpha=0.05) == pytest.approx(0.0878827, abs=5e-8)
+    assert TUNED.reach(1.0, 1_000) == pytest.approx(0.0959817, abs=5e-8)
+    assert LookSequence.tightest(1_000, 0.05, sides=1).reach(1.0, 1_000) == pytest.approx(0.0878827, abs=5e-8)
 
 
 def test_the_relative_difference_of_gbstats() -> None:
@@ -20,37 +22,37 @@ def test_the_relative_difference_of_gbstats() -> None:
     squared_errors = (squares - counts * means**2) / (counts - 1) / counts
     # the delta method for the ratio of means
     squared_error = squared_errors[1] / means[0] ** 2 + squared_errors[0] * means[1] ** 2 / means[0] ** 4
-    reach = half_width(squared_error * counts.sum(), counts.sum(), best_n=1_000, alpha=0.05)
+    reach = TUNED.reach(squared_error * counts.sum(), counts.sum())
     relative = means[1] / means[0] - 1
     assert [relative, relative - reach, relative + reach] == pytest.approx([0.50336, -0.55844, 1.56516], abs=5e-6)
 
 
 def test_a_sequence_is_tightest_in_errors_where_it_was_tuned() -> None:
     n = np.arange(1, 20_000)
-    errors = half_width(1.0, n, best_n=1_000, alpha=0.05) * np.sqrt(n)
+    errors = TUNED.reach(1.0, n) * np.sqrt(n)
     assert 900 < n[np.argmin(errors)] < 1_100
     assert errors.min() == pytest.approx(3.03, abs=0.01)  # a fixed interval has 1.96
 
 
 def test_the_p_value_is_the_level_whose_interval_ends_at_zero() -> None:
-    variance, n, rho = 2.0, np.array([150.0, 1_000.0, 40_000.0]), tightness(5_000, 0.05)
+    variance, n, sequence = 2.0, np.array([150.0, 1_000.0, 40_000.0]), LookSequence.tightest(5_000, 0.05)
     for alpha in (0.3, 0.05, 0.001):
-        reach = half_width_at(variance, n, rho=rho, alpha=alpha)
-        assert p_value(-reach, variance, n, rho=rho) == pytest.approx(alpha, rel=1e-12)
-    assert p_value(0.0, 1.0, 500, rho=rho) == 1.0
+        reach = sequence._replace(alpha=alpha).reach(variance, n)
+        assert sequence.p_value(-reach, variance, n) == pytest.approx(alpha, rel=1e-12)
+    assert sequence.p_value(0.0, 1.0, 500) == 1.0
 
 
 def test_nothing_is_excluded_without_a_cluster() -> None:
-    assert half_width(1.0, np.array([0, 1]), best_n=100, alpha=0.05).tolist()[0] == np.inf
-    assert bound_distance(1.0, 0, best_n=100, alpha=0.05) == np.inf
+    assert TUNED.reach(1.0, np.array([0, 1])).tolist()[0] == np.inf
+    assert TUNED._replace(sides=1).reach(1.0, 0) == np.inf
 
 
 def test_growth_is_what_the_narrower_sequence_needs() -> None:
-    rho = tightness(5_000, 0.05)
+    sequence = LookSequence.tightest(5_000, 0.05)
     for n, ratio in ((200, 1.3), (5_000, 3.0), (1e6, 10.0)):
-        times = growth(ratio, n, rho=rho, alpha=0.05)
-        before, after = half_width_at(1.0, np.array([n, n * times]), rho=rho, alpha=0.05)
+        times = sequence.growth(ratio, n)
+        before, after = sequence.reach(1.0, np.array([n, n * times]))
         assert before / after == pytest.approx(ratio, rel=0.01)
     # a young sequence narrows faster than the root of its clusters, an old one more slowly
-    assert growth(2.0, 100, rho=rho, alpha=0.05) < 4 < growth(2.0, 1e6, rho=rho, alpha=0.05)
-    assert growth(0.5, 100, rho=rho, alpha=0.05) == 1
+    assert sequence.growth(2.0, 100) < 4 < sequence.growth(2.0, 1e6)
+    assert sequence.growth(0.5, 100) == 1

@@ -421,7 +421,7 @@ def _least_visits(n: int) -> float:
 def _visits_refusal(visits: VisitsReport) -> str:
     """The reason why whole visits reject a candidate."""
     if visits["upper"] is not None and visits["upper"] < 0:
-        return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {_figure(visits['upper'])}"
+        return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {visits['upper']:.4g}"
     n, ess = visits.get("n", 0), visits["ess"] or 0.0  # tests of earlier releases have no n
     total = f" of {n:,}" if n else ""
     shortage = f"{ess:.0f}{total} visits are effective, where {_least_visits(n):.0f} are wanted"
@@ -435,7 +435,3 @@ def _broken(guard: GuardReport) -> str:
     figures = guard["value"], guard["lower"]
     value, lower = ("unknown" if figure is None else f"{100 * figure:.3g} %" for figure in figures)
     return f"guard {name} changes by {value} with the lower bound {lower}, which is not above {least}"
-
-
-def _figure(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"

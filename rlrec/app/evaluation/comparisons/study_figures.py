@@ -18,9 +18,9 @@ from rlrec.app.evaluation.comparisons.declared import Declaration
 from rlrec.app.evaluation.rows.groups import MAX_GROUPS, day_numbers, too_many
 from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.ope.comparisons import comparison, outcomes
-from rlrec.ope.comparisons.comparison import ALARM, Comparison, LookSequence, Metric, is_unlikely
+from rlrec.ope.comparisons.comparison import ALARM, Comparison, Metric, is_unlikely
 from rlrec.ope.comparisons.outcomes import Outcomes, OutcomeSums, PhasedOutcomes
-from rlrec.ope.intervals import sequences
+from rlrec.ope.intervals.sequences import LookSequence, tightness
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -402,7 +402,7 @@ class StudyFigures:
         which it is tightest; None: that of the first step of Holm."""
         assert self.declaration is not None
         best_n = self.declaration.best_n * self.declaration.share(0, group)
-        return LookSequence(sequences.tightness(best_n, tuned or (1 - self.level) / len(self.deciding)), alpha)
+        return LookSequence(tightness(best_n, tuned or (1 - self.level) / len(self.deciding)), alpha)
 
     @property
     def deciding(self) -> list[tuple[int, Metric]]:

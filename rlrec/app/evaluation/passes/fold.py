@@ -497,7 +497,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
         evaluation = self.evaluation
         checked = CheckedRows(
             logged=logged, arms=evaluation.arms, extent=evaluation.extent, cluster=evaluation.cluster,
-            now=evaluation.now, rows=rows, reward=reward, model=model, people=evaluation.people,
+            rows=rows, reward=reward, model=model, people=evaluation.people,
         )  # fmt: skip
         sums = ((check.reason, check.sums(checked)) for check in self.checks)
         return {reason: check_sums for reason, check_sums in sums if check_sums is not None}

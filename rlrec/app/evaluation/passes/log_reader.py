@@ -54,10 +54,8 @@ class Reading:
     @classmethod
     def union(cls, readings: Iterable[Reading]) -> Reading:
         """The union of the columns and visits of these readings."""
-        columns, visits = frozenset[str](), False
-        for reading in readings:
-            columns, visits = columns.union(reading.columns), visits or reading.visits
-        return cls(columns=columns, visits=visits)
+        columns, visits = zip(*((reading.columns, reading.visits) for reading in readings), strict=True)
+        return cls(columns=frozenset[str]().union(*columns), visits=any(visits))
 
 
 class LogReader:
