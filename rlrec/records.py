@@ -4,20 +4,26 @@ dataclass, and every command would wait for that."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from functools import reduce
 from operator import add, iadd
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 K = TypeVar("K")
 CURVE = ("position", "examination")  # parameters with the name of a curve, and its values
 LEARNED = (*CURVE, "prior_mean", "prior_sd", "cells")  # the parameters that a version may have instead of its policy
 
 
+@dataclass_transform(frozen_default=True, eq_default=False)
 class Sums:
-    """Base of dataclasses of sums, which are added field by field: mappings key by key, flags by `or`, sets by union.
-    None adds nothing."""
+    """Base of sums, which are added field by field: mappings key by key, flags by `or`, sets by union. None adds
+    nothing. A subclass is a frozen dataclass, compared by identity; options of its class statement change that."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __init_subclass__(cls, **options: bool) -> None:
+        dataclass(cls, **{"frozen": True, "eq": False} | options)
 
     def __add__(self, other: Self) -> Self:
         return type(self)(**{name: _add(value, getattr(other, name)) for name, value in vars(self).items()})

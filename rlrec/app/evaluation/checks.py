@@ -111,8 +111,7 @@ class Check(ABC):
 # -- draws: arms are drawn as often as their propensities say, and each decision is logged once --
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PropensityBets(Sums):
+class PropensityBets(Sums, kw_only=True):
     """Bets on each arm, and on each arm within each cell of contexts."""
 
     arms: BetSums

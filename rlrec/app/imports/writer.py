@@ -110,8 +110,7 @@ CONTEXTS = 50_000  # contexts whose ids are remembered
 KIND = "logged"  # the kind of policies that own imported decisions
 
 
-@dataclass(frozen=True)
-class ImportCounts(Sums):
+class ImportCounts(Sums, eq=True):
     """The number of decisions that were stored, the number that were known already, the number of stored ones with
     estimated propensities, and the rewards that definitions alter."""
 

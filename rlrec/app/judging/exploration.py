@@ -77,8 +77,7 @@ class Result(PolicyFigures, CostFigures):
     """Figures of a policy. mean: reward per row as served; total: cost over all rows."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ExplorationSums(Sums):
+class ExplorationSums(Sums, kw_only=True):
     """Sums over rows of the log, which can be added.
 
     cost: of COLUMNS over clusters; days: the same by day. weights (targets, 4): for each target, sums of its weights w,

@@ -89,8 +89,7 @@ Result = TypedDict("Result", {
 })  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ExposureSums(Sums):
+class ExposureSums(Sums, kw_only=True):
     """Sums over decisions, which can be added. (a,) for the arms of the store.
 
     realised, expected: exposures, where each decision counts for the ones that the log dropped; expected: NaN once the
@@ -112,8 +111,7 @@ class ExposureSums(Sums):
     variety: float
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ExposurePartial(Sums):
+class ExposurePartial(Sums, kw_only=True):
     """Sums over a part of the log, by day (or None for all), and for the rates of arms; nothing for an empty part."""
 
     days: Mapping[int | None, ExposureSums] = field(default_factory=dict)

@@ -106,8 +106,7 @@ class _Estimated:
     comparison: positions.ModelComparison = positions.NO_COMPARISON
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _LogSums(Sums):
+class _LogSums(Sums, kw_only=True):
     """Sums over batches. cells: of imported slots whose marginals are not known; partial: pages of which a slot is
     missing or censored, which the other sums leave out."""
 
@@ -122,7 +121,6 @@ class _LogSums(Sums):
             raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
 
 
-@dataclass(frozen=True, eq=False)
 class _PassSums(Sums):
     """The sums of usable rows (None without any), and the number of rows that are too young."""
 

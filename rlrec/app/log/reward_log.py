@@ -50,8 +50,7 @@ class RewardedSlots:
         return replace(self, slots=slots).take(has_propensity if rows is None else has_propensity & rows)
 
 
-@dataclass(frozen=True)
-class UnusedVisits(Sums):
+class UnusedVisits(Sums, eq=True):
     """Counts of the visits of a log that were not used. waiting: those that go on or are too young. left_out: those
     that are cut (a filter or an import removed some of their decisions), have a censored slot, or have no propensity
     (silent). sampled: those of several decisions from which the log may have dropped some. mature_from: for each batch,

@@ -40,8 +40,7 @@ class Result:
     reward: float
 
 
-@dataclass(frozen=True)
-class Summary(Sums):
+class Summary(Sums, eq=True):
     """How many lines of a stream were stored, were duplicates, and were refused."""
 
     accepted: int = 0

@@ -33,8 +33,7 @@ class ArmLine(NamedTuple):
     times: Mapping[str, int | None] = {}
 
 
-@dataclass(frozen=True)
-class ArmChanges(Sums):
+class ArmChanges(Sums, eq=True):
     """The number of arms that an import added, changed, and left unchanged."""
 
     added: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Self
 
 import numpy as np
@@ -49,8 +49,7 @@ PINNED, RULED = "pinned", "ruled"
 CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 
 
-@dataclass(frozen=True, kw_only=True)
-class WriteReport(Sums):
+class WriteReport(Sums, kw_only=True, eq=True):
     """Which visits of a log went into a dataset, and why others did not.
     unused: those that are not over, incomplete, or without propensities; moved: those of a session that later got a
     user of another split; unrecorded: those without stored states; too_long: those too long to be evaluated.

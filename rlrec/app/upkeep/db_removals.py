@@ -215,8 +215,7 @@ def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[l
 Pruned = TypedDict("Pruned", {"before": str, "visits": int, "decisions": int, "events": int, "policies": list[str]})
 
 
-@dataclass(frozen=True, kw_only=True)
-class _DeletedRows(Sums):
+class _DeletedRows(Sums, kw_only=True, eq=True):
     visits: int = 0
     decisions: int = 0
     events: int = 0

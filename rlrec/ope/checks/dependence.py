@@ -23,7 +23,6 @@ _SALT = 3
 _CONSTANT = 1e-9  # share of the variance within cells below which a column counts as constant
 
 
-@dataclass(frozen=True, eq=False)
 class CellSums(Sums):
     """Sums over rows, of d columns, which can be added; the last column is explained by the others.
 
@@ -201,8 +200,7 @@ _KINDS = 3  # the most frequent kinds of events, whose means are scores
 _DEPENDENT = 1e-6  # share of the variance of standardised statistics below which one depends linearly on the others
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class VisitCarryOverSums(Sums):
+class VisitCarryOverSums(Sums, kw_only=True):
     """Sums over visits. Outcomes of a visit: the return of the person's next visit (0 without one), whether there is
     one, and 1.
 

@@ -126,7 +126,6 @@ class Draws:
         return float(log_wealth(log[:, None])[0]) > -np.log(REPEAT_ALPHA)
 
 
-@dataclass(frozen=True, eq=False)
 class RepeatSums(Sums):
     """Samples of draws at the same time in the same context, and of identical sessions, by their hashes."""
 
@@ -141,7 +140,6 @@ class RepeatSums(Sums):
         return bool(is_even) or self.draws.are_repeated
 
 
-@dataclass(frozen=True, eq=False)
 class ClippingSums(Sums):
     """Sums over decisions. log (shares,): log wealth of bets on "less"; moments (4,): of 1, 1 / p, its square and the
     number of eligible arms; sizes: the numbers that occur; smallest: counts of the smallest propensities. The last

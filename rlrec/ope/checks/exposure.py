@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -35,7 +34,6 @@ def spread(exposure: Array) -> dict[str, float | None]:
     return {"coverage": len(shown) / m, "gini": max(0.0, gini), "entropy": entropy, "effective_arms": effective_arms}
 
 
-@dataclass(frozen=True, eq=False)
 class RateSums(Sums):
     """Sums of arms over groups of clusters, which can be added. examined, reward (groups, a): pulls, counted by the
     examination of their positions, and rewards; doubt: half the width of that examination's interval, in logarithms,

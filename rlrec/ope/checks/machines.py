@@ -9,7 +9,6 @@ Source: own derivation; likelihood ratios of mixtures of thinned beta-binomials.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
@@ -33,7 +32,6 @@ _WEIGHTS = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7
 _LEAST = 1e-12  # stands for the probability of clicks that a fit rules out
 
 
-@dataclass(frozen=True, eq=False)
 class SessionSums(Sums):
     """The number of sessions by number of slots and clicks, (65, 65)."""
 

@@ -92,7 +92,6 @@ class LogRatio:
         return gradient
 
 
-@dataclass(frozen=True, eq=False)
 class OverlapSums(Sums):
     """Sums of some batches, which can be added.
 
@@ -229,7 +228,6 @@ def pages(rows: PositionRows) -> Pages:
     return Pages(arm, click, rows.cluster[starts], rows.count[starts]).take(is_complete)
 
 
-@dataclass(frozen=True, eq=False)
 class ClickSums(Sums):
     """Sums of some batches, where pages are multiplied by their counts; they can be added.
 

@@ -12,7 +12,7 @@ tests of drift by Student's t and Hotelling's T^2."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -36,7 +36,6 @@ _ERRORS = 3
 _EVENTS = 50  # events, of decisions that were watched up to an age, that a comparison needs
 
 
-@dataclass(frozen=True, eq=False)
 class DriftSums(Sums):
     """Sums over rows. table (4, 64, periods, a): by block of clusters, period and arm, of weights, of weighted rewards,
     and of the squares of both."""
@@ -109,7 +108,6 @@ def _difference(sums: Array) -> Array:
     return np.where(np.isfinite(difference), difference, 0.0)
 
 
-@dataclass(frozen=True, eq=False)
 class ArrivalSums(Sums):
     """Sums over decisions and events. Decisions are classed by their distance to the last decision of the log.
 

@@ -28,8 +28,7 @@ _WITH_PAST = (*comparison.COLUMNS, "past_numerator", "past_denominator", "counte
 Key = tuple[int, Metric]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class OutcomeSums(Sums):
+class OutcomeSums(Sums, kw_only=True):
     """Sums over units, which can be added; keys are the number of a group and a metric.
 
     groups: of each group. pairs: of each group with the first one, (2, 2): over units in both, the products of

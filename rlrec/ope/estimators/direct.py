@@ -42,7 +42,6 @@ class Dm(ImpressionEstimator):
         return np.column_stack([expected, np.ones(len(batch))])
 
 
-@dataclass(frozen=True, eq=False)
 class RidgeSums(Sums):
     """Normal equations of every cross-fitting fold, where the arms' diagonal block is stored as a diagonal; they can be
     added.

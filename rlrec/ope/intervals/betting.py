@@ -8,7 +8,7 @@ Source: own derivation from Ville's inequality."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
@@ -74,7 +74,6 @@ STAKES = 2.0 ** -np.array([10, 7, 5, 3, 2, 1])
 _LEAST = 1e-200  # smaller propensities are not bet on
 
 
-@dataclass(frozen=True, eq=False)
 class BetSums(Sums):
     """The log wealth of every bet on every arm, (bets, m); sums of batches can be added."""
 

@@ -103,7 +103,6 @@ class Exposures:
         return Exposures(group[self.row], self.arm, self.look, expected, draw.reshape(-1))
 
 
-@dataclass(frozen=True, eq=False)
 class ExposureRegression(Sums):
     """Sums over rows by block of clusters: b blocks, d columns (3 that are known before the draw, and the exposures of
     k arms), o outcomes.

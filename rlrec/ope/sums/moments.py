@@ -28,8 +28,7 @@ NO_GROWTH: Array = np.full(len(STAKES), np.nan)
 _SALT = 1
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class BlockSums(Sums):
+class BlockSums(Sums, kw_only=True):
     """Sums over clusters; c columns.
 
     present (c,): number of clusters in which a column is not 0
@@ -57,8 +56,7 @@ class BlockSums(Sums):
         )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ClusterSummary(BlockSums):
+class ClusterSummary(BlockSums, kw_only=True):
     """Sums over all clusters at the end of a fold; a bootstrap draws from their units.
 
     columns: the index of each column by its name
@@ -127,7 +125,6 @@ class _Clusters:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
 class Moments(Sums):
     """Sums of c columns over clusters: `moments(batch_1) + moments(batch_2)` is the moments of both batches together.
 

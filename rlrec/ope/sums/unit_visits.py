@@ -218,7 +218,6 @@ def _days(row: Ids, decisions: ServedDecisions, n: int) -> Array:
 AGES = 64  # classes of ages, of equal width, up to the horizon
 
 
-@dataclass(frozen=True, eq=False)
 class ReturnTimes(Sums):
     """Returns by the time that their visit was watched and by the time that they took, (65, 64), in classes of a 64th
     of the horizon; the last class of the watched time is a whole horizon."""

@@ -45,7 +45,6 @@ FLAT = PositionCurve()
 """The curve of positions that are all examined alike."""
 
 
-@dataclass(frozen=True, eq=False)
 class WeightSpread(Sums):
     """The spread of weights, (g,) for g weightings.
 
@@ -58,8 +57,7 @@ class WeightSpread(Sums):
     least: Array
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RowSums(Sums):
+class RowSums(Sums, kw_only=True):
     """Sums over rows of the log: `partial(batch_1) + partial(batch_2)`.
 
     moments: over clusters. weights: diagnostics by the name of the column of the weights. figures: further sums, which

@@ -26,7 +26,6 @@ _STEP_BYTES = 256_000_000  # for sums at every step, of all loggers
 _CARRIED = 0.9  # share of the discounted absolute return; the steps that contribute it must be supported
 
 
-@dataclass(frozen=True, eq=False)
 class StepWeights(Sums):
     """Sums over visits at every step, (h,) each: of w_t, of its square, and of |gamma^t r_t|."""
 

@@ -64,7 +64,6 @@ class Objective:
     by_slot: bool = False
 
 
-@dataclass(frozen=True, eq=False)
 class GradientSums(Sums):
     """The sums of a batch: `sums(a) + sums(b)` are those of both batches.
 

@@ -3,8 +3,6 @@ leaves the expected gradient the same and reduces its noise."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from rlrec.arrays import Array, Ids, numbers_in_runs
@@ -52,7 +50,6 @@ def shape_returns(returns: Array, potential: Array) -> Array:
 # -- baselines --
 
 
-@dataclass(frozen=True, eq=False)
 class ValueSums(Sums):
     """Normal equations of the regression of returns on states, for each fold; they can be added. gram (FOLDS, d + 1, d
     + 1), xty (FOLDS, d + 1); the first column is an intercept."""

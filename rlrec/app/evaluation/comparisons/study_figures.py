@@ -215,8 +215,7 @@ SegmentRow = TypedDict("SegmentRow", {
 })  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StudySums(Sums):
+class StudySums(Sums, kw_only=True):
     """Sums over units.
 
     strata: where weights changed, the sums of units that were drawn with the same weights, as in `PhasedOutcomes`

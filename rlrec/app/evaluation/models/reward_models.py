@@ -240,7 +240,6 @@ class RewardModelFit:
         return FittedRewardModel(self, replace(model, effects=model.effects[:, self.arms.rank]), sparse)
 
 
-@dataclass(frozen=True, eq=False)
 class RewardModelSums(Sums):
     """The sums that a model is fitted to. moments: of sparse contexts, where arms have weights for their columns."""
 

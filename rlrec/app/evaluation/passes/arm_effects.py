@@ -82,7 +82,6 @@ Result = TypedDict("Result", {
 })  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
 class FitSums(Sums):
     """Sums of a first pass, which determines the curve and the share of returns by age. overlap: None where the curve
     is known."""
@@ -91,7 +90,6 @@ class FitSums(Sums):
     return_times: ReturnTimes
 
 
-@dataclass(frozen=True, eq=False)
 class EffectSums(Sums):
     """Sums over a part of the log, with b blocks of clusters and k arms in order of their keys.
 
@@ -149,7 +147,6 @@ class EffectSums(Sums):
         return replace(self, counts=counts, people=frozenset())
 
 
-@dataclass(frozen=True, eq=False)
 class LogEffects(Sums):
     """Sums by group. left_out: pages whose expected looks are not known; names: fields of the contexts of the log."""
 

@@ -63,8 +63,7 @@ R = TypeVar("R", bound=Rows)
 M = TypeVar("M")
 
 
-@dataclass(frozen=True)
-class RowCounts(UnusedVisits):
+class RowCounts(UnusedVisits, eq=True):
     """The numbers of rows of a log: impressions, or visits.
 
     used: rows in estimates. other_policy: usable rows of other policies, which say nothing about a policy of an
@@ -83,8 +82,7 @@ class RowCounts(UnusedVisits):
         return 1 - self.unseen / self.size if self.unseen else 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroupPartial(Sums):
+class GroupPartial(Sums, kw_only=True, eq=True):
     """The sums of one target over the rows of one group.
 
     sums: of the estimators. replicas: sums for each part of the simulated pages of the target, by its number. reasons:
@@ -111,8 +109,7 @@ class GroupPartial(Sums):
         return replace(self, sums=self.sums.scaled(factors), replicas=replicas)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogPartial(Sums):
+class LogPartial(Sums, kw_only=True, eq=True):
     """Sums over a part of the log, which can be added.
 
     groups: by number of the target, by group, by stratum. counts: by number in `Evaluation.shared`. refusals: of each

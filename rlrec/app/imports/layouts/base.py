@@ -195,8 +195,7 @@ class Decoded(NamedTuple):
     lines: Sequence[int] | None = None
 
 
-@dataclass
-class LineSums(Sums):
+class LineSums(Sums, frozen=False, eq=True):
     """Counts of the lines of a log. rejected: refused lines; duplicates: repeated lines that name a request; skipped:
     lines that the format marks as no decision; without_propensity: decisions; observes: whether some lines observe the
     decisions of others; zoneless: lines with a time without a zone."""
