@@ -230,9 +230,7 @@ def _runs(points: Sequence[PlotPoint], present: Callable[[PlotPoint], bool]) -> 
 # -- figures --
 
 
-def chart(
-    series: Sequence[Series], *, x_name: str, y_name: str, zero: bool = True, level: float | None = None
-) -> Drawing:
+def chart(series: Sequence[Series], *, x_name: str, y_name: str, level: float | None = None) -> Drawing:
     """Lines with their bands. level: a value that a dashed line marks."""
     legend = len(series) > 1
     top, bottom = 44 if legend else 28, 208
@@ -241,7 +239,7 @@ def chart(
     xs = Scale(min(point.x for point in points), max(max(point.x for point in points), xs.low + 1e-9), *xs[2:])
     if xs.low >= xs.high:
         xs = xs._replace(low=xs.low - 1, high=xs.low + 1)
-    ys = _scale([*_with_bounds([point[1:4] for point in points]), level], bottom, top, zero=zero)
+    ys = _scale([*_with_bounds([point[1:4] for point in points]), level], bottom, top, zero=True)
     marks = [text(4, 14, y_name, look="soft")]
     if legend:
         marks += _legend([curve.name for curve in series])

@@ -61,7 +61,7 @@ def test_any_numbers_make_a_figure_inside_its_frame(seed: int) -> None:
     points = [PlotPoint(n, *each, label=str(n)) for n, each in enumerate(values)]
     rows = [Interval("a", *each) for each in values]
     for drawing in (
-        svg.chart([Series("a", points)], x_name="x", y_name="y", zero=zero, level=level),
+        svg.chart([Series("a", points)], x_name="x", y_name="y", level=level),
         svg.forest(rows, x_name="x", zero=zero, level=level),
         svg.bars([Bar("a", value or 0.0, tick) for value, tick, _ in values], x_name="x"),
     ):

@@ -74,11 +74,9 @@ def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) 
     return CellSums(np.stack([*sums], axis=-1), moments)
 
 
-def slopes(sums: CellSums | None, *, tested: int) -> Slopes | None:
+def slopes(sums: CellSums, *, tested: int) -> Slopes | None:
     """Coefficients of the first `tested` columns; None without enough evidence: none of them varies, or too few
     clusters have rows."""
-    if sums is None:
-        return None
     cells, moments = sums.cells.sum(axis=0), sums.moments.sum(axis=0)
     present = np.flatnonzero(sums.cells[..., -1].sum(axis=1))
     products = _centred_products(cells, moments)
@@ -133,7 +131,7 @@ def carry_over_sums(
     return cell_sums(columns, cell=cell, cells=cells, cluster=cluster)
 
 
-def carry_over_p_value(sums: CellSums | None) -> float | None:
+def carry_over_p_value(sums: CellSums) -> float | None:
     """The p-value of the hypothesis that rewards depend neither on the step nor on repeats; None without enough
     evidence: no visit has a second step, or too few clusters have rows."""
     tested = slopes(sums, tested=_TESTED)
@@ -170,7 +168,7 @@ def slots_above_sums(
     return cell_sums((attraction_above, reward), cell=np.where(compared, cell, -1), cells=cells, cluster=cluster)
 
 
-def slots_above_p_value(sums: CellSums | None) -> float | None:
+def slots_above_p_value(sums: CellSums) -> float | None:
     """The one-sided p-value of the hypothesis that slots below attractive arms do not have lower rewards; None without
     enough evidence."""
     tested = slopes(sums, tested=1)

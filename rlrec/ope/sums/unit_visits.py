@@ -5,13 +5,13 @@ microseconds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Ids, distinct
+from rlrec.arrays import Array, Flags, Ids, distinct, take
 from rlrec.records import Sums
 
 DAYS = (1, 7, 28)  # horizons for the return of a person
@@ -81,30 +81,27 @@ class Visits:
 class ServedDecisions:
     """Decisions of some visits, (d,) each.
 
-    visit: index of the visit; group: number of the group, from 0; at: time; rewards, mature: for each reward
+    visit: index of the visit; group: number of the group, from 0; at: time; rewards, mature (r, d): for each reward
     definition, the reward and whether it counts; keep: the probability that the log kept the decision (None: 1); day:
     number of the day (None: days in UTC)"""
 
     visit: Ids
     group: Ids
     at: Ids
-    rewards: Sequence[Array]
-    mature: Sequence[Flags]
+    rewards: Array
+    mature: Flags
     keep: Array | None = None
     day: Ids | None = None
 
     @classmethod
     def empty(cls, rewards: int) -> ServedDecisions:
         """No decisions. rewards: the number of reward definitions."""
-        ids, columns = np.empty(0, np.int64), [np.empty(0)] * rewards
-        return cls(visit=ids, group=ids, at=ids, rewards=columns, mature=[column > 0 for column in columns])
+        ids, nothing = np.empty(0, np.int64), np.empty((rewards, 0))
+        return cls(visit=ids, group=ids, at=ids, rewards=nothing, mature=nothing > 0)
 
     def take(self, rows: Flags) -> ServedDecisions:
-        return ServedDecisions(
-            visit=self.visit[rows], group=self.group[rows], at=self.at[rows],
-            rewards=[column[rows] for column in self.rewards], mature=[column[rows] for column in self.mature],
-            keep=None if self.keep is None else self.keep[rows], day=None if self.day is None else self.day[rows],
-        )  # fmt: skip
+        columns = {name: column for name, column in vars(self).items() if column is not None}
+        return ServedDecisions(**{name: column[..., rows] for name, column in columns.items()})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,10 +122,8 @@ class UnitSums:
     columns: Mapping[str, Array]
 
     def take(self, rows: Flags | Ids) -> UnitSums:
-        return UnitSums(
-            unit=self.unit[rows], group=self.group[rows], entry=self.entry[rows], visit=self.visit[rows],
-            columns={name: column[rows] for name, column in self.columns.items()},
-        )  # fmt: skip
+        ids = {name: column[rows] for name, column in vars(self).items() if name != "columns"}
+        return UnitSums(**ids, columns=take(self.columns, rows))
 
     def regrouped(self, group: Ids) -> UnitSums:
         """The same sums for units of one group, in other groups."""

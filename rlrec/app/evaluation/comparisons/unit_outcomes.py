@@ -249,7 +249,7 @@ class StudyFold:
         """The decisions without a censored slot, their `_READ` columns, and the number of mature decisions with a
         censored slot."""
         slots = pages[0].slots
-        mature = [reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards]
+        mature = np.array([reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards])
         visit, is_counted = visit_indices(columns, slots["session_id"], slots["visit"]), ~slots["censored"]
         is_left_out = mature[0] & slots["censored"]
         # a decision names the variant that served it, and outside of the holdout there is none
@@ -264,8 +264,8 @@ class StudyFold:
         decisions = ServedDecisions(
             visit=visit,
             group=self.groups.number(slots) if grouped else np.zeros(len(slots["at"]), np.int64),
-            at=slots["at"], rewards=[page.reward for page in pages], mature=mature, keep=slots["keep_probability"],
-            day=day_numbers(slots["at"]),
+            at=slots["at"], rewards=np.array([page.reward for page in pages]), mature=mature,
+            keep=slots["keep_probability"], day=day_numbers(slots["at"]),
         )  # fmt: skip
         return decisions.take(is_counted), take(slots, is_counted), int(is_left_out.sum())
 

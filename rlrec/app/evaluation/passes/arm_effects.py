@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import iadd
 from statistics import NormalDist
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -68,6 +68,8 @@ ArmEffect = TypedDict("ArmEffect", {
     "long_run": float | None, "std_error": float | None, "lower": float | None, "upper": float | None,
     "shrunk": float, "shrunk_sd": float, "shrunk_lower": float, "shrunk_upper": float, "rank_now": int, "rank": int,
 })  # fmt: skip
+_RAW = ("now", "later", "returning", "long_run", "std_error", "lower", "upper")
+_SHRUNK = ("shrunk", "shrunk_sd", "shrunk_lower", "shrunk_upper")
 # horizon_s: at most log_s, the length of the log, since no later return can be in it.
 # A group. returned: share of visits after which the person came back within the horizon; return_value: of a return.
 GroupEffects = TypedDict("GroupEffects", {
@@ -452,18 +454,17 @@ class EffectPass:
         z = NormalDist().inv_cdf((1 + level) / 2)
         keys, weight = self.arm_keys, sums.visits.square[:, 0, 0].sum()  # the weight of the visits
         raw = np.column_stack([effect, long_run, error, long_run - reach * error, long_run + reach * error])
+        shrunk = np.column_stack([total.mean, total.sd, total.mean - z * total.sd, total.mean + z * total.sd])
         raw[:, :3] = np.where(usable & [True, True, estimates.has_returns], raw[:, :3], np.nan)
         raw[~estimates.varies, 3:] = np.nan
-        rows: list[ArmEffect] = [
+        rows = [
             {
-                "arm": keys[row], "looks": float(sums.looks[row]), "now": figures[0], "later": figures[1],
-                "returning": figures[2], "long_run": figures[3], "std_error": figures[4], "lower": figures[5],
-                "upper": figures[6], "shrunk": mean, "shrunk_sd": sd, "shrunk_lower": mean - z * sd,
-                "shrunk_upper": mean + z * sd, "rank_now": int(rank_now[row]), "rank": int(rank[row]),
+                "arm": keys[row], "looks": float(sums.looks[row]),
+                **dict(zip(_RAW, map(finite_or_none, raw[row].tolist()), strict=True)),
+                **dict(zip(_SHRUNK, shrunk[row].tolist(), strict=True)),
+                "rank_now": int(rank_now[row]), "rank": int(rank[row]),
             }
             for row in np.argsort(rank).tolist()
-            for figures in ([finite_or_none(value) for value in raw[row].tolist()],)
-            for mean, sd in ((float(total.mean[row]), float(total.sd[row])),)
         ]  # fmt: skip
         return {
             "by": self.evaluation.request.by, "group": group.label, "pages": int(sums.counts[0]),
@@ -471,7 +472,7 @@ class EffectPass:
             "returned": min(float(sums.visits.crossed[:, 0, 0].sum() / weight), 1.0) if weight else None,
             "return_value": estimates.worth if estimates.has_returns else None,
             "prior_mean": total.prior_mean, "prior_sd": total.prior_sd,
-            "arms": rows,
+            "arms": cast(list[ArmEffect], rows),
         }  # fmt: skip
 
 

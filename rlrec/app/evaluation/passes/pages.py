@@ -202,8 +202,11 @@ def _on_policy(shared: dict[str, Any], slots: Columns, needs: Needs) -> SlateBat
 
 
 def _require_pairs(slots: Columns) -> None:
-    """Raises InputError for a page whose logger's probabilities of pairs of slots are not known."""
-    unknown = without_pairs(slots)
+    """Raises InputError for a page whose logger's probabilities of pairs of slots are not known; pages of one slot have
+    no pairs, and slots with sets of their own need none."""
+    unknown, has_sets = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1), slot_set_flags(slots)
+    if has_sets is not None:
+        unknown &= ~has_sets | np.isnan(slots["marginal"])
     if unknown.any():
         decision = int(slots["decision_id"][np.argmax(unknown)])
         cause = "its logger was not uniform, and has too many slates to list, or no exact probabilities of them"
@@ -327,13 +330,6 @@ def target_exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, 
         if is_other is not None:
             expected[is_other] = np.nan
     return expected
-
-
-def without_pairs(slots: Columns) -> Flags:
-    """The rows whose logger's probabilities of pairs of slots are not known, (n,); pages of one slot have no pairs."""
-    is_unknown: Flags = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1)
-    has_sets = slot_set_flags(slots)
-    return is_unknown if has_sets is None else is_unknown & ~(has_sets & ~np.isnan(slots["marginal"]))
 
 
 def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) -> None:
