@@ -5,22 +5,19 @@ Both process the stream in chunks with bounded memory, and assume that rewards a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
 from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import check_number
-from rlrec.policy.beliefs.reward import LIMIT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """A change of the mean. start: the first reward after it (an estimate); alarm: the reward at which it was detected;
-    both as marks of rewards given to `Detector.take`. mean_before, mean_after: of the rewards on both sides."""
+    both as marks of rewards given to `take`. mean_before, mean_after: of the rewards on both sides."""
 
     start: int
     alarm: int
@@ -28,26 +25,16 @@ class Change:
     mean_after: float
 
 
-class Detector(Protocol):
-    """Detects changes in one stream of rewards."""
-
-    def take(self, rewards: Array, *, marks: Ids | None = None) -> list[Change]:
-        """The changes that are detected in the next rewards of the stream, (n,).
-
-        marks (n,): a mark for each reward, such as the id of its decision; by default its number in the stream, from
-        0.
-        """
-
-
-def detector(method: str, **parameters: Any) -> Detector:
-    """A detector for a new stream. Raises InputError for an unknown method or an impossible parameter."""
+def detector(method: str) -> Adwin | PageHinkley:
+    """A detector for a new stream. Raises InputError for an unknown method."""
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}", hint=suggest(method, list(METHODS)) or "adwin or page-hinkley")
-    return METHODS[method](**parameters)
+    return METHODS[method]()
 
 
 # -- ADWIN --
 
+CLOCK = 32  # rewards between two checks
 MAX_BUCKETS = 5  # buckets of one size
 LEAST = 5  # rewards that each side of a cut needs
 
@@ -55,7 +42,7 @@ LEAST = 5  # rewards that each side of a cut needs
 class Adwin:
     """A window that grows while its mean stays the same and is cut where its two sides differ; for any kind of reward.
     delta: a bound on the probability of a false alarm, close to it only for a window that is checked once; on click
-    rates false alarms are far rarer. clock: rewards between two checks. The bound needs the width of the range of
+    rates false alarms are far rarer. The bound needs the width of the range of
     rewards, for which that of the rewards so far is taken. The window is an exponential histogram of at most 5 buckets
     of each power of two.
 
@@ -63,12 +50,10 @@ class Adwin:
     that one change is reported once.
     """
 
-    def __init__(self, *, delta: float = 0.002, clock: int = 32) -> None:
+    def __init__(self, *, delta: float = 0.002) -> None:
         check_number("delta", delta, 1e-100, 1)
-        check_number("clock", clock, 1, 1e6)
-        self.delta, self.clock = delta, int(clock)
+        self.delta = delta
         self._low, self._high = np.inf, -np.inf
-        self._taken = 0
         # columns for each edge of a bucket: number, sum and sum of squares of the rewards before it
         self._sums = np.zeros((3, 1))
         self._marks = np.empty(0, np.int64)  # of the first reward of each bucket
@@ -76,18 +61,18 @@ class Adwin:
         self._waiting: list[tuple[Array, Ids]] = []  # rewards of an incomplete tick
         self._n_waiting = 0
 
-    def take(self, rewards: Array, *, marks: Ids | None = None) -> list[Change]:
-        names = np.arange(self._taken, self._taken + len(rewards)) if marks is None else np.array(marks)
-        self._taken += len(rewards)
-        self._waiting.append((np.array(rewards), names))
+    def take(self, rewards: Array, *, marks: Ids) -> list[Change]:
+        """The changes that are detected in the next rewards of the stream, (n,). marks (n,): a mark for each reward,
+        such as the id of its decision."""
+        self._waiting.append((np.array(rewards), np.array(marks)))
         self._n_waiting += len(rewards)
-        if self._n_waiting < self.clock:
+        if self._n_waiting < CLOCK:
             return []
-        rewards, names = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
-        self._n_waiting = len(rewards) % self.clock
+        rewards, marks = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        self._n_waiting = len(rewards) % CLOCK
         n_in_ticks = len(rewards) - self._n_waiting
-        self._waiting = [(rewards[n_in_ticks:].copy(), names[n_in_ticks:].copy())]
-        return self._take_ticks(rewards[:n_in_ticks], names[:n_in_ticks])
+        self._waiting = [(rewards[n_in_ticks:].copy(), marks[n_in_ticks:].copy())]
+        return self._take_ticks(rewards[:n_in_ticks], marks[:n_in_ticks])
 
     def _take_ticks(self, rewards: Array, marks: Ids) -> list[Change]:
         # running sums over window and rewards; `edges` are columns of them, so to merge buckets is to drop an edge
@@ -96,14 +81,14 @@ class Adwin:
         sums = np.hstack([self._sums, self._sums[:, -1:] + new_sums])
         marks = np.r_[self._marks, marks]
         # the smallest and the largest reward of the stream, at the end of each tick
-        by_tick = rewards.reshape(-1, self.clock)
+        by_tick = rewards.reshape(-1, CLOCK)
         low = np.minimum.accumulate(np.minimum(by_tick.min(axis=1), self._low))
         high = np.maximum.accumulate(np.maximum(by_tick.max(axis=1), self._high))
         self._low, self._high, width = low[-1], high[-1], (high - low).tolist()
         edges, changes = list(range(n_old_edges)), []
         # tick by tick, with cuts as long as two sides differ
-        for tick, start in enumerate(range(n_old_edges, sums.shape[1], self.clock)):
-            end = start + self.clock
+        for tick, start in enumerate(range(n_old_edges, sums.shape[1], CLOCK)):
+            end = start + CLOCK
             edges.extend(range(start, end))
             self._merge(edges)
             if not width[tick]:
@@ -124,7 +109,7 @@ class Adwin:
         """Add the new buckets of one tick; while there are more than 5 of one size, the two oldest become one of the
         next size."""
         sizes, end, size = self._sizes, len(edges) - 1, 0
-        sizes[0] += self.clock
+        sizes[0] += CLOCK
         while (pairs := (sizes[size] - MAX_BUCKETS + 1) // 2) > 0:
             first = end - sizes[size]
             del edges[first + 1 : first + 2 * pairs : 2]
@@ -159,48 +144,36 @@ def _change(sums: Array, marks: Ids) -> Change:
 
 # -- Page-Hinkley --
 
-BLOCK = 4096  # rewards taken together; alpha to this power must stay far above 0
-DIRECTIONS = {"both": (1.0, -1.0), "up": (1.0,), "down": (-1.0,)}
+BLOCK = 4096  # rewards taken together
+MIN_REWARDS = 30  # before the first alarm
+DELTA = 0.01  # excess of a reward over the mean that does not count
+THRESHOLD = 50.0
 
 
 class PageHinkley:
-    """Raises an alarm when the sum of rewards minus their running mean and delta (or its negative) exceeds a threshold.
-    m_t = alpha m_(t-1) + x_t - mean_t - delta, with an alarm where m_t - min m exceeds the threshold; then it starts
-    again. It suits steps of a known size: where rewards have variance v, each direction has one false alarm in about
-    (exp(a) - 1 - a) v / 2 delta^2 rewards, a = 2 delta threshold / v, and a step s is detected after about threshold /
-    (s - delta). The defaults suit click rates up to 10 %: with v = 0.09 that is once in 3e7, and 600 for a step of 0.1.
-    Rewards with more variance need a larger threshold. An alpha below 1 forgets old excesses and lets the minimum of a
-    long stream become ever lower, so that false alarms become more frequent.
+    """Raises an alarm when the sum of rewards minus their running mean and DELTA (or its negative) exceeds THRESHOLD.
+    m_t = m_(t-1) + x_t - mean_t - DELTA, with an alarm where m_t - min m exceeds THRESHOLD; then it starts again. It
+    suits steps of a known size: where rewards have variance v, each direction has one false alarm in about (exp(a) - 1
+    - a) v / 2 DELTA^2 rewards, a = 2 DELTA THRESHOLD / v, and a step s is detected after about THRESHOLD / (s - DELTA).
+    That suits click rates up to 10 %: with v = 0.09 it is once in 3e7, and 600 for a step of 0.1. Rewards with more
+    variance raise false alarms more often.
 
     Source: the test of Page and Hinkley as it is commonly written; its rate of false alarms: own derivation.
     """
 
-    def __init__(
-        self, *, min_instances: int = 30, delta: float = 0.01, threshold: float = 50.0, alpha: float = 1.0,
-        direction: str = "both",
-    ) -> None:  # fmt: skip
-        check_number("min_instances", min_instances, 1, LIMIT)
-        check_number("delta", delta, 0, LIMIT)
-        check_number("threshold", threshold, 0, LIMIT)
-        check_number("alpha", alpha, 0.99, 1)
-        if direction not in DIRECTIONS:
-            raise InputError(f"direction is {direction!r}", hint=f"one of {', '.join(DIRECTIONS)}")
-        self.min_instances, self.delta, self.threshold, self.alpha = min_instances, delta, threshold, alpha
-        self.direction = direction
-        self._taken = 0
+    def __init__(self) -> None:
         self._reset()
 
     def _reset(self) -> None:
         self._count, self._total = 0, 0.0
-        self._sides = [_Side(sign) for sign in DIRECTIONS[self.direction]]
+        self._sides = _Side(1.0), _Side(-1.0)
 
-    def take(self, rewards: Array, *, marks: Ids | None = None) -> list[Change]:
-        names = np.arange(self._taken, self._taken + len(rewards)) if marks is None else marks
-        self._taken += len(rewards)
+    def take(self, rewards: Array, *, marks: Ids) -> list[Change]:
+        """The changes that are detected, as `Adwin.take` returns them."""
         changes, start = [], 0
         while start < len(rewards):
             block = slice(start, start + BLOCK)
-            change, n_used = self._take_block(rewards[block], names[block])
+            change, n_used = self._take_block(rewards[block], marks[block])
             changes += [change] if change else []
             start += n_used
         return changes
@@ -208,15 +181,13 @@ class PageHinkley:
     def _take_block(self, rewards: Array, marks: Ids) -> tuple[Change | None, int]:
         """The first change in a block, and the number of its rewards that were processed."""
         # excess of each reward over the running mean
-        steps = np.arange(1.0, len(rewards) + 1)
-        count, total = self._count + steps, self._total + np.cumsum(rewards)
+        count, total = self._count + np.arange(1.0, len(rewards) + 1), self._total + np.cumsum(rewards)
         excess = rewards - total / count
-        is_judged = count >= self.min_instances
+        is_judged = count >= MIN_REWARDS
         # the first alarm, in either direction
         first, alarmed_side = len(rewards), None
         for side in self._sides:
-            height = side.height(excess, fade=np.power(self.alpha, steps), delta=self.delta)
-            alarms = (height > self.threshold) & is_judged
+            alarms = (side.height(excess) > THRESHOLD) & is_judged
             if alarms[:first].any():
                 first, alarmed_side = int(np.argmax(alarms)), side
         last = min(first, len(rewards) - 1)
@@ -242,9 +213,9 @@ class _Side:
         self.start = 0  # mark of the first reward after it
         self._sums = self._leasts = np.empty(0)
 
-    def height(self, excess: Array, *, fade: Array, delta: float) -> Array:
+    def height(self, excess: Array) -> Array:
         """How far the sum is above its minimum, (n,)."""
-        self._sums = fade * (self.sum + np.cumsum((self.sign * excess - delta) / fade))
+        self._sums = self.sum + np.cumsum(self.sign * excess - DELTA)
         self._leasts = np.minimum(np.minimum.accumulate(self._sums), self.least)
         return self._sums - self._leasts
 
@@ -259,4 +230,4 @@ class _Side:
         self.sum, self.least = float(self._sums[last]), float(self._leasts[last])
 
 
-METHODS: dict[str, Callable[..., Detector]] = {"adwin": Adwin, "page-hinkley": PageHinkley}
+METHODS: dict[str, type[Adwin] | type[PageHinkley]] = {"adwin": Adwin, "page-hinkley": PageHinkley}
