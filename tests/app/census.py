@@ -15,7 +15,7 @@ Sums = dict[tuple[Any, str], dict[Any, tuple[float, float]]]  # by group and met
 
 
 class Row(NamedTuple):
-    """A decision that counts, with what is known of its visit."""
+    """A decision, with what is known of its visit. known: whether some slot of it is not censored."""
 
     id: int
     session: int
@@ -26,13 +26,14 @@ class Row(NamedTuple):
     number: int
     variant: str | None
     imported: int
+    known: int
 
 
 ROWS = """
-    SELECT d.id, d.session_id, d.visit, d.at, s.user_id, p.name, v.number, x.label, d.imported
+    SELECT d.id, d.session_id, d.visit, d.at, s.user_id, p.name, v.number, x.label, d.imported,
+        EXISTS (SELECT 1 FROM slot WHERE slot.decision_id = d.id AND censored = 0)
     FROM decision d JOIN session s ON s.id = d.session_id JOIN version v ON v.id = d.version_id
     JOIN policy p ON p.id = d.policy_id LEFT JOIN variant x ON x.id = d.variant_id
-    WHERE NOT EXISTS (SELECT 1 FROM slot WHERE slot.decision_id = d.id AND censored = 1)
 """
 
 
@@ -54,13 +55,13 @@ def monday(at: int) -> str:
 
 
 def reward_of(unit: Unit, row: Row, reward: Reward) -> float:
-    """The reward of a page, event by event."""
+    """The reward of a page, event by event, without its censored slots."""
     events = unit.ask("SELECT position, kind, value, at FROM event WHERE decision_id = ?", row.id)
     weighed = [
         (p, kind, value) for p, kind, value, at in events if kind in reward.weights and at - row.at <= reward.window_us
     ]
     total = sum(reward.weights[kind] * value for position, kind, value in weighed if position is None)
-    for (position,) in unit.ask("SELECT position FROM slot WHERE decision_id = ?", row.id):
+    for (position,) in unit.ask("SELECT position FROM slot WHERE decision_id = ? AND censored = 0", row.id):
         of_slot = [reward.weights[kind] * value for p, kind, value in weighed if p == position]
         value = sum(of_slot)
         if of_slot and reward.clip_low is not None and reward.clip_high is not None:
@@ -120,7 +121,8 @@ def count(
                 came = any(end < start <= end + n * DAY for start in starts[person(session, user)])
                 add(group, f"returned_{n}d", key, came, 1)
         for name, reward in rewards.items():
-            values = [reward_of(unit, row, reward) for row in rows if row.imported or now - row.at > reward.window_us]
+            counted = [row for row in rows if row.known and (row.imported or now - row.at > reward.window_us)]
+            values = [reward_of(unit, row, reward) for row in counted]
             if values:
                 add(group, f"reward_per_visit {name}", key, sum(values), 1)
                 add(group, f"reward_per_unit {name}", key, sum(values), 0)

@@ -99,7 +99,7 @@ def show(
             maturity = reward_log.maturity_sentence(unit, study.selection, wait_us=definitions[0].window_us)
     sums = collected.sums
     if sums.censored:
-        store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
+        store.notice(f"left out: the rewards of censored slots, in {quantity(sums.censored, 'decision')}")
     if maturity is not None:
         store.notice(f"no decision of {name} is mature yet: {maturity}")
     rows, unit_differences = unit_outcomes.to_json(collected)

@@ -87,7 +87,7 @@ def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
         hint = widen if narrowed else "serve with `rlrec recommend`"
         raise EmptyLog("no unit is selected", hint=hint)
     if sums.censored:
-        store.notice(f"left out: {quantity(sums.censored, 'decision')} with a censored slot")
+        store.notice(f"left out: the rewards of censored slots, in {quantity(sums.censored, 'decision')}")
     rows, differences = unit_outcomes.to_json(figures)
     return {
         "unit": study.experiment.unit if study.experiment else "user" if figures.any_user else "session",

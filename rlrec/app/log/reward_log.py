@@ -160,14 +160,19 @@ def impressions(
 
 
 def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> RewardedSlots:
-    """A row for each decision, whose slots are adjacent in `rows`, with the rewards of its slots and of the events of
-    its page. slots: the first slot, but `censored` if any is; `default`: no weighed event came."""
-    decision_id = rows.slots["decision_id"]
+    """A row for each decision, whose slots are adjacent in `rows`, with the rewards of its uncensored slots and of the
+    events of its page. slots: the first slot, but `censored` if any is, and `all_censored`; `default`: no weighed event
+    came."""
+    decision_id, censored = rows.slots["decision_id"], rows.slots["censored"]
     first = run_starts(decision_id)
     page_reward = page_events(batch, definition, decision_id[first])
+    flags = {
+        "censored": np.logical_or.reduceat(censored, first),
+        "all_censored": np.logical_and.reduceat(censored, first),
+    }
     return RewardedSlots(
-        slots=take(rows.slots, first) | {"censored": np.logical_or.reduceat(rows.slots["censored"], first)},
-        reward=np.add.reduceat(rows.reward, first) + page_reward,
+        slots=take(rows.slots, first) | flags,
+        reward=np.add.reduceat(np.where(censored, 0.0, rows.reward), first) + page_reward,
         default=np.logical_and.reduceat(rows.default, first) & (page_reward == 0),
     )
 

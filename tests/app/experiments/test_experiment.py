@@ -229,15 +229,22 @@ def test_figures_come_from_mature_events_inside_the_window(at: Clocked) -> None:
         assert row["lower"] < row["mean"] < row["upper"]
 
 
-def test_page_reward_counts_slots_and_page_events_and_leaves_censored_pages_out(at: Clocked) -> None:
+def test_page_reward_counts_page_events_and_slots_that_are_not_censored(at: Clocked) -> None:
     split(at(0), VariantSpec(label="a", policy="u"), VariantSpec(label="b", policy="u"))
     shown = ids(ask_all(at(1), *map(str, range(20)), experiment="ab", size=2))
     click(at(2), *shown, position=1)
     click(at(2), *shown)
-    feedback.feedback(at(3), feedback.Line(decision_id=shown[0], position=2, censor=True))
+    click(at(2), *shown[:2], position=2)
+    lines = [
+        feedback.Line(decision_id=shown[0], position=2, censor=True),
+        feedback.Line(decision_id=shown[1], censor=True),
+    ]
+    for line in lines:  # of a page whose slots are all censored the visit counts, and no reward
+        feedback.feedback(at(3), line)
     result = compare.show(at(60), "ab")
     assert {row["mean"] for row in result["variants"]} == {2.0}
     assert sum(row["decisions"] for row in result["variants"]) == 19
+    assert sum(row["units"] for row in result["outcomes"] if row["metric"] == "visits") == 20
     assert all(row["lower"] is None for row in result["variants"])  # no variation seen is no certainty
 
 

@@ -246,12 +246,14 @@ class StudyFold:
     def _decisions(
         self, columns: Columns, pages: Sequence[RewardedSlots], *, grouped: bool = True
     ) -> tuple[ServedDecisions, Columns, int]:
-        """The decisions without a censored slot, their `_READ` columns, and the number of mature decisions with a
-        censored slot."""
+        """The decisions, their `_READ` columns, and the number of mature decisions with a censored slot. What such a
+        slot earned counts nothing; where all of a page are, its visit counts, and no reward."""
         slots = pages[0].slots
         mature = np.array([reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards])
-        visit, is_counted = visit_indices(columns, slots["session_id"], slots["visit"]), ~slots["censored"]
+        visit = visit_indices(columns, slots["session_id"], slots["visit"])
+        is_counted = np.ones(len(visit), np.bool_)
         is_left_out = mature[0] & slots["censored"]
+        mature &= ~slots["all_censored"]
         # a decision names the variant that served it, and outside of the holdout there is none
         if grouped and self._is_holdout:
             slots = {**slots, "variant_id": columns["assigned_id"][visit]}
