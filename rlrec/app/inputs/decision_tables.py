@@ -94,6 +94,17 @@ def is_by_decision(source: Source) -> bool:
     return is_readable and not {*KEYS}.isdisjoint(next(_portions(source, str(source)), {}))
 
 
+def write_csv(source: Source, name: str, folder: Path) -> str:
+    """The path of a new CSV file with the rows of a frame, the columns in order of value, arm and number. name: of the
+    frame in messages."""
+    path = folder / f"frame {name}"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        for number, cells in enumerate(_portions(source, path.name)):
+            names = sorted(cells, key=lambda column: (column != "value", column != "arm"))
+            csv.writer(file).writerows([*([] if number else [names]), *zip(*map(cells.get, names), strict=True)])
+    return str(path)
+
+
 def index(unit: Unit, source: Source, name: str, columns: Sequence[str], path: Path) -> DecisionTable:
     """The table of a source, in a new file. name: of a frame in messages; columns: one of them has the numbers. Raises
     InputError that names the row."""

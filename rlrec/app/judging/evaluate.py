@@ -88,6 +88,8 @@ def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Pat
         raise InputError(f"--temperature is {temperature:g}", hint="it is above 0, for a --target, without --greedy")
     if model is not None and decision_tables.is_by_decision(model):
         model = decision_tables.index(unit, model, "reward_model", (REWARD,), folder / REWARD)
+    elif model is not None and not isinstance(model, str):
+        model = decision_tables.write_csv(model, "reward_model", folder)
     doubts = [] if request.fitted_on == "none" else ["unknown-fit"]
     if request.fitted_on not in (None, "none"):
         if not tables and not isinstance(model, DecisionTable):

@@ -184,6 +184,19 @@ def test_a_frame_of_any_library_is_a_table(sqlite_db: str) -> None:
             store.evaluate(targets=object())
 
 
+def test_a_frame_has_rewards_by_arm_as_a_csv_has(sqlite_db: str, tmp_path: Path) -> None:
+    filled(sqlite_db, logged)
+    with rlrec.open(sqlite_db, now=NOW) as store:
+        arms = [arm.arm for arm in store.arm.list()]
+        frame = pandas.DataFrame({"reward": [number / 8 for number in range(len(arms))], "arm": arms})
+        path = tmp_path / "rewards.csv"
+        frame[["arm", "reward"]].to_csv(path, index=False)
+        values = [store.evaluate("home", estimators="dm,dr", reward_model=model).to_json() for model in (path, frame)]
+        assert values[0] == values[1]
+        with pytest.raises(InputError, match="frame reward_model begins with 'arm,worth'"):
+            store.evaluate("home", reward_model=frame.rename(columns={"reward": "worth"}))
+
+
 @ON_BOTH
 def test_requests_name_decisions(db: str, run: Run, tmp_path: Path) -> None:
     logs.begin(db, 2, "log", "uniform")
