@@ -127,9 +127,11 @@ REASONS = {
         for period in ("hour", "day", "week")
     },
     "no-past": Reason("sample", "ok", "no unit had visits before its assignment: there is nothing to adjust by"),
-    "no-propensity": Reason("log", "ok", "rows or visits without a propensity, or cut, or with slates that a table by "
-        "position cannot weigh, were left out; `left_out` counts them: import the log with the propensities of its "
-        "slates, or into a new store with --propensity uniform or fitted"),
+    "no-propensity": Reason("log", "ok", "rows or visits without a propensity, or cut, or with a censored slot, or "
+        "with slates that a table by position cannot weigh, were left out; `left_out` counts them"),
+    "censored-pages": Reason("log", "weak", "more than 5 % of the pages were left out for a censored slot (weak): the "
+        "others may be those that were seen to their end, and earn more; judge slots, of which only those are left "
+        "out"),
     "no-marginal": Reason("log", "ok", "pages were left out whose logger, or whose target without --target-samples, "
         "has no probability of an arm at a position; `left_out` counts them: log `marginal` with each slot (`rlrec "
         "help own-logs`), or judge by rips or sips, which need propensities alone"),
@@ -181,6 +183,7 @@ HINTS = {
     "wrong-propensities": "`rlrec import-log FILE` into a new store with the probability that each draw had in its own "
     "context, or, where nobody wrote that down, the share of its arm among the rows of that context",
     "no-propensity": "`rlrec import-log FILE --propensity fitted` into a new store, or FILE with that of each draw",
+    "censored-pages": f"{_EVALUATE} --estimator dr`, by slots",
     "reward-unseen": f"{_EVALUATE}`: the usual estimator sees all of the reward",
     "low-ess": _MORE_EXPLORATION,
     "heavy-tail": _MORE_EXPLORATION,
@@ -214,15 +217,16 @@ HINTS = {
 
 
 def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
-    """The reasons among these whose hint helps. While propensities are wrong or missing, no other hint helps; while
-    rewards are young, the hint on drift does not, since the rewards of the newest decisions are not known. is_explored:
-    whether the log explores as much as a floor would make it."""
+    """The reasons among these whose hint helps. While propensities are wrong, or no row has one, no other hint helps;
+    where some rows lack one, fitting theirs makes the estimate worse. While rewards are young, the hint on drift does
+    not, since the rewards of the newest decisions are not known. is_explored: whether the log explores as much as a
+    floor would make it."""
     present = {*reasons}
     if "wrong-propensities" in present:
         return ["wrong-propensities"]
     if {"no-rows", "no-propensity"} <= present:
         return ["no-propensity"]
-    useless = {"drift"} if "young-rewards" in present else set()
+    useless = {"no-propensity", *(["drift"] if "young-rewards" in present else [])}
     useless |= {"low-ess", "heavy-tail"} if is_explored else set()
     return [reason for reason in in_order(present - useless) if reason in HINTS]
 

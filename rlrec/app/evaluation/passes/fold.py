@@ -42,7 +42,7 @@ from rlrec.store.log.reader import ABSENT
 if TYPE_CHECKING:
     from rlrec.app.evaluation.models.reward_models import RewardModel, RewardModelFit, RewardModelSums
 
-RULED_SHARE = 0.05  # of the visits, which may be left out for rules of a page
+RULED_SHARE = 0.05  # of the visits, which may be left out for rules of a page, or of the pages, for a censored slot
 LEAST_SHARE = 0.9  # of the logged |reward|, which the rows of an estimator must have
 
 
@@ -347,8 +347,10 @@ def _target_estimates(
         message = f"in every row of the log some arm has no {field}, by which {target.name} ranks"
         raise InputError(message, hint=f"{target.name} is judged on requests that bring it for each arm")
     n_left_out = counts.left_out + counts.other_policy
+    are_censored = unit.noun == "page" and counts.left_out > RULED_SHARE * (counts.left_out + counts.used)
     log_reasons = {
-        "no-propensity": n_left_out > 0,
+        "no-propensity": n_left_out > 0 and not are_censored,
+        "censored-pages": are_censored,
         "sampled-rows": counts.sampled > 0,
         "carry-over": is_weighed and visit_sums is not None and alarms(visit_sums.p_value()),
         "logging-states": unit.logging_states and target.stateful,

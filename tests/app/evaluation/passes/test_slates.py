@@ -192,7 +192,12 @@ def test_a_page_with_a_censored_slot_is_left_out(pages: str) -> None:
     row = logs.estimate(pages, "uniform", "rips")
     assert (row["n"], row["left_out"]) == (199, 1)
     assert "no-propensity" in row["reasons"]
-    lines = (json.dumps({"decision_id": number, "censor": True}) + "\n" for number in range(1, 201))
+    lines = [json.dumps({"decision_id": number, "censor": True}) + "\n" for number in range(1, 201)]
+    run("feedback", "--input", "-", stdin="".join(lines[::10]))
+    selective = logs.estimate(pages, "uniform", "rips")
+    assert selective["left_out"] == 21
+    assert selective["answer"] == "unknown"
+    assert ("censored-pages" in selective["reasons"], "no-propensity" in selective["reasons"]) == (True, False)
     run("feedback", "--input", "-", stdin="".join(lines))
     with pytest.raises(evaluate.EmptyLog, match="of 200 pages selected, each has a censored slot"):
         logs.estimate(pages, "uniform", "rips")

@@ -180,7 +180,7 @@ def test_a_row_with_a_marginal_alone_says_nothing_of_correlated_scores(sqlite_db
         )
     options = {"estimators": "ips,dr,dm", "log": "policy=log", "interval": "normal"}
     rows = logs.judged(sqlite_db, "lin", **options, target_samples=0)
-    assert [(row["n"], row["left_out"]) for row in rows] == [(50, 50), (50, 50), (100, 50)]
+    assert [(row["n"], row["left_out"]) for row in rows] == [(50, 50), (50, 50), (100, 0)]
     simulated = logs.judged(sqlite_db, "lin", **options)
     assert [(row["n"], row["left_out"]) for row in simulated] == [(100, 0)] * 3
 
