@@ -15,7 +15,7 @@ Sums = dict[tuple[Any, str], dict[Any, tuple[float, float]]]  # by group and met
 
 
 class Row(NamedTuple):
-    """A decision, with what is known of its visit. known: whether some slot of it is not censored."""
+    """A decision, with what is known of its visit. has_reward: whether some slot of it is not censored."""
 
     id: int
     session: int
@@ -26,7 +26,7 @@ class Row(NamedTuple):
     number: int
     variant: str | None
     imported: int
-    known: int
+    has_reward: int
 
 
 ROWS = """
@@ -121,7 +121,7 @@ def count(
                 came = any(end < start <= end + n * DAY for start in starts[person(session, user)])
                 add(group, f"returned_{n}d", key, came, 1)
         for name, reward in rewards.items():
-            counted = [row for row in rows if row.known and (row.imported or now - row.at > reward.window_us)]
+            counted = [row for row in rows if row.has_reward and (row.imported or now - row.at > reward.window_us)]
             values = [reward_of(unit, row, reward) for row in counted]
             if values:
                 add(group, f"reward_per_visit {name}", key, sum(values), 1)

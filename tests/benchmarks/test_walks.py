@@ -10,7 +10,7 @@ from tests.benchmarks.walks import Walk, code_lines, crossed
 from tests.conftest import Run
 
 REACHED = {"recommend": Walk(59, 437, 297), "feedback": Walk(32, 196, 117)}
-LINES = 52_518
+LINES = 52_539
 
 
 @pytest.mark.parametrize("name", REACHED)
