@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from rlrec.policy.scores.scores import ExactScores, Scores
 from rlrec.simulate.base import Audience, Info, Visitors
 
 NO_CONTEXT: dict[str, Any] = {}
-COUNTS = 3  # columns of statistics common to all kinds; they are stored by column, the further ones by cell
+COUNTS = 3  # columns of statistics common to all kinds
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -195,18 +195,17 @@ class RunBeliefs:
         self.alpha, self.beta = (np.full(len(names), value) for value in policy.prior)
         self.ordinal = 0  # of the newest decision
         self._first_cells = np.arange(runs) * len(names)
-        cells, extra = runs * len(names), policy.width - COUNTS
-        self._counts = ForgettingSums(policy.forgetting, COUNTS * cells)
-        self._columns = np.arange(COUNTS)[:, None] * cells
-        self._extra_sums = ForgettingSums(policy.forgetting, cells, extra) if extra else None
-        self._delayed: dict[int, list[DelayedReward]] = defaultdict(list)  # by step
+        self._sums = ForgettingSums(policy.forgetting, runs * len(names), policy.width)
+        # by the step at which they arrive, the rewards of decisions: their ordinal, cells, and slots with the reward 0
+        self._delayed: dict[int, list[tuple[int, Index, SlotColumns]]] = defaultdict(list)
         self._arm_features: Array | None = None  # features of the arms themselves, (arms, p)
         if learns_from_contexts(policy):
             self._arm_features = policy.design.arm.encode([{"arm": name} for name in names])
 
     def belief(self) -> Belief:
-        pulls, rewards, squares = self._counts.now.reshape(COUNTS, *self.shape)
-        extra = None if self._extra_sums is None else self._extra_sums.now.reshape(*self.shape, -1)
+        sums = self._sums.now.reshape(*self.shape, -1)
+        pulls, rewards, squares = (sums[..., column] for column in range(COUNTS))
+        extra = sums[..., COUNTS:] if sums.shape[-1] > COUNTS else None
         moments: solving.ArmMoments | None = None
         if extra is not None and learns_from_contexts(self.policy):
             moments = solving.unpack(extra, len(self.policy.design.context.names))
@@ -222,9 +221,7 @@ class RunBeliefs:
         """Add a decision of every run: arms (runs,), or (runs, k) by position, contexts x (runs, q); delay: steps until
         the reward arrives, or None; propensity: for kinds that need it."""
         self.ordinal += 1
-        for sums in (self._counts, self._extra_sums):
-            if sums is not None:
-                sums.advance(self.ordinal)
+        self._sums.advance(self.ordinal)
         arms, reward = arms.reshape(len(x), -1), reward.reshape(len(x), -1)
         delays = None if delay is None else delay.astype(np.int64).reshape(len(x), -1)
         for column, (arm, earned) in enumerate(zip(arms.T, reward.T, strict=True)):
@@ -235,7 +232,7 @@ class RunBeliefs:
                 position=np.full(len(arm), column + 1) if POSITION in self.needs else None, propensity=propensity,
                 context=x if CONTEXT in self.needs else None,
             )  # fmt: skip
-            self._add_statistics(cells, self.policy.statistics(slots), self.ordinal)
+            self._sums.add(cells, self.policy.statistics(slots), self.ordinal)
             if delays is not None:
                 self._delay(cells, slots, earned, delays[:, column])
 
@@ -244,28 +241,13 @@ class RunBeliefs:
         order = rewarded[np.argsort(delay[rewarded], kind="stable")]
         for rows in np.split(order, np.flatnonzero(np.diff(delay[order])) + 1):
             if len(rows):
-                delayed = DelayedReward(self.ordinal, cells[rows], slots.take(rows))
-                self._delayed[self.ordinal + int(delay[rows[0]])].append(delayed)
+                self._delayed[self.ordinal + int(delay[rows[0]])].append((self.ordinal, cells[rows], slots.take(rows)))
 
     def add_due_rewards(self, step: int) -> None:
         """Add the rewards that arrive before decision `step`."""
-        for delayed in self._delayed.pop(step, ()):
-            rewarded = replace(delayed.slots, reward=np.ones(len(delayed.slots)))
-            change = self.policy.statistics(rewarded) - self.policy.statistics(delayed.slots)
-            self._add_statistics(delayed.cells, change, delayed.ordinal)
-
-    def _add_statistics(self, cells: Index, statistics: Array, ordinal: int) -> None:
-        self._counts.add(self._columns + cells, statistics[:, :COUNTS].T, ordinal)
-        if self._extra_sums is not None:
-            self._extra_sums.add(cells, statistics[:, COUNTS:], ordinal)
-
-
-class DelayedReward(NamedTuple):
-    """Decisions with one ordinal whose rewards arrive at one time; their slots have the reward 0."""
-
-    ordinal: int
-    cells: Index
-    slots: SlotColumns
+        for ordinal, cells, slots in self._delayed.pop(step, ()):
+            rewarded = replace(slots, reward=np.ones(len(slots)))
+            self._sums.add(cells, self.policy.statistics(rewarded) - self.policy.statistics(slots), ordinal)
 
 
 class ForgettingSums:
