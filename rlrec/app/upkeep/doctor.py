@@ -174,11 +174,11 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
     ids, total = audit.random_ids(unit, request.sample or 0, seed=request.seed, run=RUN)
     session_ids = decisions.sessions_of(unit, ids.tolist())
     batch = audit.session_rows(unit, session_ids, SAMPLE_COLUMNS)
-    joint, stored_policies = propensities.JointPropensities(findings), policies.all_policies(unit)
+    stored_policies = policies.all_policies(unit)
     if len(batch):
         dangling.check_contradictions(unit, findings=findings, sessions=session_ids)
         visits.check_batch(batch.select_rows(np.flatnonzero(~batch.slots["imported"])), findings=findings)
-        joint.take(batch)
+        propensities.check_joint(batch, findings=findings)
         logged_draws.check(unit, findings=findings, sample=batch)
         dangling.check_requests(unit, ids, findings=findings)
     live_versions.check(unit, findings=findings)
@@ -212,7 +212,7 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
     seq = live[1].seq if live is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
     ruled = contents.contexts_with(unit, PAGE)
-    counts, joint = ArmCounts(unit, findings, ruled=ruled), propensities.JointPropensities(findings)
+    counts = ArmCounts(unit, findings, ruled=ruled)
     watches: list[beliefs.RebuiltBeliefs | Rounded | Outage | newest.RewardDrift | StarvingArms | Entropy | Examination]
     watches = [beliefs.RebuiltBeliefs(unit, versions, histories, names), Rounded(policy)]
     if live is not None:
@@ -224,7 +224,8 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
     described = (Outage, newest.RewardDrift, StarvingArms, Entropy)
     later = [watch for watch in watches if tests and isinstance(watch, described)]
     for batch in audit.ranges(unit, policy.id):
-        for watch in (counts, joint, *(watch for watch in watches if watch not in later)):
+        propensities.check_joint(batch, findings=findings)
+        for watch in (counts, *(watch for watch in watches if watch not in later)):
             watch.take(batch)
     for batch in audit.ranges(unit, policy.id, tests=tests) if later else ():
         for watch in later:

@@ -189,29 +189,24 @@ def agree(stored: Array, derived: Array) -> Flags:
     return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived))
 
 
-class JointPropensities:
-    """Slates of any log whose propensity is not the product of those of their slots, or with a slot's propensity below
-    the smallest one there."""
-
-    def __init__(self, findings: Findings) -> None:
-        self.findings = findings
-
-    def take(self, batch: Batch) -> None:
-        slots = batch.slots
-        ids = slots["decision_id"]
-        first = run_starts(ids)
-        product = np.add.reduceat(np.log(slots["propensity"]), first)
-        stored = slots["log_propensity"][first]
-        with np.errstate(invalid="ignore"):
-            is_wrong = np.abs(product - stored) > ABSOLUTE * (1 + np.abs(product))
-            least = slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
-            is_below = slots["propensity"] < least
-        for row in np.flatnonzero(is_wrong).tolist():
-            detail = f"log_propensity is {stored[row]:.12g}, its slots' propensities give {product[row]:.12g}"
-            self.findings.decision_error(CHECK, ids[first[row]], detail)
-        for row in np.flatnonzero(is_below).tolist():
-            detail = f"position {slots['position'][row]}: its propensity is below the smallest one there"
-            self.findings.decision_error(CHECK, ids[row], detail)
+def check_joint(batch: Batch, *, findings: Findings) -> None:
+    """Add a finding for every slate of any log whose propensity is not the product of those of their slots, or with a
+    slot's propensity below the smallest one there."""
+    slots = batch.slots
+    ids = slots["decision_id"]
+    first = run_starts(ids)
+    product = np.add.reduceat(np.log(slots["propensity"]), first)
+    stored = slots["log_propensity"][first]
+    with np.errstate(invalid="ignore"):
+        is_wrong = np.abs(product - stored) > ABSOLUTE * (1 + np.abs(product))
+        least = slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
+        is_below = slots["propensity"] < least
+    for row in np.flatnonzero(is_wrong).tolist():
+        detail = f"log_propensity is {stored[row]:.12g}, its slots' propensities give {product[row]:.12g}"
+        findings.decision_error(CHECK, ids[first[row]], detail)
+    for row in np.flatnonzero(is_below).tolist():
+        detail = f"position {slots['position'][row]}: its propensity is below the smallest one there"
+        findings.decision_error(CHECK, ids[row], detail)
 
 
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
