@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -44,13 +44,15 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
     answers, states = decision_json.answers(unit, stored), decision_json.states(unit, stored)
     versions = policies.by_id(unit, {decision.version_id for decision in stored.values()})
     contexts = contents.context_bodies(unit, {decision.context_id for decision in stored.values()})
-    eligible = _eligible(unit, {decision.eligible_id for decision in stored.values()})
     lists = candidates.find_lists(unit, [number for number in ids if "candidates" in answers[number]])
     drawn_from = {key: row.catalogue_id for key, row in lists.items() if row.catalogue_id is not None}
-    catalogues = _eligible(unit, set(drawn_from.values()))
+    set_ids = {decision.eligible_id for decision in stored.values()}
+    sets = contents.eligible_arms(unit, set_ids.union(drawn_from.values()))
+    keys = arms.keys(unit, {arm for members in sets.values() for arm in members})
+    # in order of key, since ids differ between stores
+    key_lists = StoredRows("eligible_set", ((number, sorted(map(keys.__getitem__, sets[number]))) for number in sets))
     imported = [number for number in ids if stored[number].imported]
     data = imported_data.find(unit, imported) if imported else {}
-    data = _with_arm_keys(unit, stored, data)
     for number in ids:
         decision = stored[number]
         slate_events = [event for event in stored_events.get(number, ()) if event.kind != events.CENSOR]
@@ -61,13 +63,13 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
         record = _with_slots({**answers[number]}, decision) | {
             "context": parse(contexts[decision.context_id], f"body of context {decision.context_id}"),
             "state": states[number],
-            "eligible": eligible[decision.eligible_id],
-            **({"catalogue": catalogues[drawn_from[number]]} if number in drawn_from else {}),
+            "eligible": key_lists[decision.eligible_id],
+            **({"catalogue": key_lists[drawn_from[number]]} if number in drawn_from else {}),
             "reward": sum(rewards.values()),
             "seed": decision.seed,
             "belief_seq": source.get("belief_seq", decision.belief_seq),
             "events": decision_json.events(slate_events),
-            **data.get(number, {}),
+            **_with_arm_keys(data.get(number, {}), sets[decision.eligible_id], keys),
         }
         if details is not None:
             record |= details | {"rewards": rewards}
@@ -76,29 +78,14 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
         yield record
 
 
-def _with_arm_keys(
-    unit: Unit, stored: Mapping[int, Decision], data: Mapping[int, Mapping[str, Any]]
-) -> dict[int, Record]:
-    """The further data of imported decisions, with the keys of arms in place of ids."""
-    with_arms = {number for number, values in data.items() if values.keys() & {"slot_sets", "support"}}
-    sets = contents.eligible_arms(unit, {stored[number].eligible_id for number in with_arms})
-    keys = arms.keys(unit, {arm for arm_ids in sets.values() for arm in arm_ids})
-    records = {number: dict(values) for number, values in data.items()}
-    for number in with_arms:
-        record = records[number]
-        if "slot_sets" in record:
-            record["slot_sets"] = [sorted(keys[arm] for arm in arm_ids) for arm_ids in record["slot_sets"]]
-        if "support" in record:
-            eligible = sorted(sets[stored[number].eligible_id])
-            record["support"] = dict(sorted(zip(map(keys.__getitem__, eligible), record["support"], strict=True)))
-    return records
-
-
-def _eligible(unit: Unit, ids: Collection[int]) -> dict[int, list[str]]:
-    """The arm keys of each eligible set, in order of key, since ids differ between stores."""
-    sets = contents.eligible_arms(unit, ids)
-    keys = arms.keys(unit, {arm for arm_ids in sets.values() for arm in arm_ids})
-    return StoredRows("eligible_set", ((number, sorted(keys[arm] for arm in sets[number])) for number in sets))
+def _with_arm_keys(data: Mapping[str, Any], eligible: Iterable[int], keys: Mapping[int, str]) -> Record:
+    """The further data of an imported decision with these eligible arms, with the keys of arms in place of ids."""
+    record = dict(data)
+    if "slot_sets" in record:
+        record["slot_sets"] = [sorted(keys[arm] for arm in arm_ids) for arm_ids in record["slot_sets"]]
+    if "support" in record:
+        record["support"] = dict(sorted(zip(map(keys.__getitem__, sorted(eligible)), record["support"], strict=True)))
+    return record
 
 
 def _with_slots(answer: Record, decision: Decision) -> Record:
