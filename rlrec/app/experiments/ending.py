@@ -26,7 +26,6 @@ from rlrec.store.database.unit import parse
 from rlrec.store.log import activity, settings
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import experiments, policies, routes
-from rlrec.store.policies.experiments import Experiment
 
 COMMAND = "experiment stop"
 Row = Mapping[str, Any]
@@ -91,13 +90,13 @@ def stop(
     return answer
 
 
-def _route(unit: Unit, ended: Experiment) -> routes.RouteChange | None:
+def _route(unit: Unit, ended: experiments.Experiment) -> routes.RouteChange | None:
     """The newest change of the route whose ramp an experiment is, locked; None where it is no ramp."""
     name = parse(ended.definition, f"definition of experiment {ended.name}").get("route")
     return None if name is None else lookup.route(unit, name, lock=True)
 
 
-def _remedy(ended: Experiment, changes: Sequence[routes.RouteChange], reference: str) -> str:
+def _remedy(ended: experiments.Experiment, changes: Sequence[routes.RouteChange], reference: str) -> str:
     """The command that makes a route serve what went live; it names the route that serves the source of the first
     variant."""
     first = ended.variants[0].policy.partition("@")[0]
@@ -150,7 +149,7 @@ def _notice_excluded(store: Store, live: str) -> None:
 # -- the promoted version --
 
 
-def _successor(unit: Unit, ended: Experiment, label: str) -> Version:
+def _successor(unit: Unit, ended: experiments.Experiment, label: str) -> Version:
     """The version that the promotion of a variant, or of an interleaved ranker, makes live, or the version of a variant
     whose belief becomes the next one. Raises InputError where there is none, or the experiment is stopped."""
     rankers = interleaved.rankers(ended)
@@ -177,7 +176,7 @@ def _has_learned(version: Version) -> bool:
     return version.learning and version.policy.base_id is not None and lineage.learns(version)
 
 
-def _stopped_error(ended: Experiment, reference: str) -> InputError:
+def _stopped_error(ended: experiments.Experiment, reference: str) -> InputError:
     hint = f"`rlrec route set ROUTE --to {reference}` serves what it learned"
     return InputError(f"experiment {ended.name} is stopped already", hint=hint)
 

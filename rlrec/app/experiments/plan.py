@@ -10,7 +10,6 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, unit_outcomes
-from rlrec.app.evaluation.comparisons.declared import MetricName
 from rlrec.app.evaluation.comparisons.study_figures import Study, StudyFigures
 from rlrec.app.experiments.experiment import shares_of
 from rlrec.app.inputs import filters, lookup
@@ -48,7 +47,7 @@ class Request:
     level: float = 0.95
     weights: Sequence[float] = (1.0, 1.0)
     comparisons: int | None = None
-    metric: MetricName | None = None
+    metric: declared.MetricName | None = None
     by: str = "user"
     rate: float | None = None
     log: str | None = None
@@ -144,13 +143,13 @@ def _plan(
         value = request.rate or 0.0
         deviation, lifted = (rate * (1 - rate) for rate in (value, value * (1 + request.lift)))
     else:
-        name = request.metric or MetricName(declared.DEFAULT_METRIC)
+        name = request.metric or declared.MetricName(declared.DEFAULT_METRIC)
         metric = METRICS[name.metric]
         if request.metric is None and declaration is not None:
             metric, comparisons = declaration.success[0], request.comparisons or len(figures.deciding)
             reward = figures.metric_names()[0]["reward"]
             is_usual = reward == DEFAULT_REWARD and len(figures.study.rewards) == 1
-            name = MetricName(metric.name, None if is_usual else reward)
+            name = declared.MetricName(metric.name, None if is_usual else reward)
         mean, adjusted = figures.outcomes.value(0, metric), figures.outcomes.adjusted_value(0, metric)
         if not mean.varied or not mean.value or mean.units < sequences.MIN_CLUSTERS:
             return None
@@ -206,7 +205,7 @@ class NewUnits:
 
 def _check_windows(unit: Unit, request: Request, rewards: Sequence[Reward]) -> None:
     """Raises InputError where no reward in the traffic that a plan reads is final yet."""
-    metric = METRICS[(request.metric or MetricName(declared.DEFAULT_METRIC)).metric]
+    metric = METRICS[(request.metric or declared.MetricName(declared.DEFAULT_METRIC)).metric]
     name = request.name
     first_at, last_at = selected.times(unit, filters.selection(unit, f"experiment={name}" if name else request.log))
     since, window_us = first_at if name else last_at - min(WINDOW_US, (last_at - first_at) // 2), rewards[0].window_us

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
 
 from rlrec import policy as kinds
 from rlrec.app.evaluation.comparisons import declared, holdout
-from rlrec.app.evaluation.comparisons.declared import GuardName, MetricName
 from rlrec.app.experiments import experiment
 from rlrec.app.inputs import lookup
 from rlrec.app.learning.belief_versions import is_complete
@@ -50,8 +49,8 @@ class Request:
     gate: GateOptions | None = None  # that must pass; it compares `to` with what the route serves
     steps: Sequence[float] = ()
     hold_us: int = 0
-    guards: Sequence[GuardName] = ()
-    metrics: Sequence[MetricName] = ()  # that decide a ramp; none: reward per unit
+    guards: Sequence[declared.GuardName] = ()
+    metrics: Sequence[declared.MetricName] = ()  # that decide a ramp; none: reward per unit
 
     @property
     def command(self) -> str:
@@ -344,7 +343,7 @@ def _ramp(unit: Unit, current: RouteChange, request: Request, to: str, share: fl
     users = declared.expected_size(unit, "user") * request.hold_us / declared.TRAFFIC_US
     return replace(
         ramp, steps=request.steps, hold_us=request.hold_us, guards=request.guards,
-        metrics=request.metrics or [MetricName(declared.DEFAULT_METRIC, learned.name)],
+        metrics=request.metrics or [declared.MetricName(declared.DEFAULT_METRIC, learned.name)],
         best_n=min(max(declared.LEAST_SIZE, round(users)), declared.MOST_SIZE),  # the users of the first step
     )  # fmt: skip
 
@@ -475,8 +474,8 @@ def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
     return {
         "share": stage.share, "next_share": next_share, "next_at": next_at, "why": stage.sentence,
         "steps": [*stage.definition.get(experiment.STEPS, ())], "hold_days": hold_days,
-        "metric": [str(MetricName(*row)) for row in stage.definition.get(declared.METRIC, ())],
-        "guards": [str(GuardName(*row)) for row in stage.definition.get(declared.GUARDS, ())],
+        "metric": [str(declared.MetricName(*row)) for row in stage.definition.get(declared.METRIC, ())],
+        "guards": [str(declared.GuardName(*row)) for row in stage.definition.get(declared.GUARDS, ())],
     }  # fmt: skip
 
 

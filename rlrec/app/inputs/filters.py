@@ -14,7 +14,6 @@ from rlrec.errors import InputError, quantity, suggest
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse as parse_body
 from rlrec.store.log import selected, sessions
-from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, policies, users
 from rlrec.times import format_time, parse_local
 
@@ -104,7 +103,7 @@ def _scalar(word: str) -> Any:
     return word if isinstance(value, dict | list) else value
 
 
-def selection(unit: Unit, text: str | None) -> Selection:
+def selection(unit: Unit, text: str | None) -> selected.Selection:
     """The decisions that a filter selects, without those of stored exclusions; None selects all. Raises InputError for
     names that the store lacks."""
     pairs = parse(text or "")
@@ -114,7 +113,7 @@ def selection(unit: Unit, text: str | None) -> Selection:
     return log
 
 
-def _sentence(unit: Unit, log: Selection) -> str | None:
+def _sentence(unit: Unit, log: selected.Selection) -> str | None:
     """A line on how many decisions of a filter the stored exclusions leave out; None if they leave out none."""
     total, left = (selected.extent(unit, rows).decisions for rows in (replace(log, without=()), log))
     counts = f"{total - left:,} of {quantity(total, 'decision')}"
@@ -134,7 +133,7 @@ def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "")
 
 def unexcluded_tests(unit: Unit) -> list[str]:
     """SQL tests on a decision `d`, to be joined by AND: no stored exclusion leaves it out."""
-    return Selection(without=exclusion_tests(unit)).conditions()
+    return selected.Selection(without=exclusion_tests(unit)).conditions()
 
 
 def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = "") -> str:
@@ -145,7 +144,7 @@ def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = ""
     return f"({' AND '.join(log.conditions()) or '1 = 1'})"
 
 
-def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: bool = False) -> Selection:
+def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: bool = False) -> selected.Selection:
     """The decisions that the pairs of a filter select. scope: as in `exclusion_tests`; is_stored: the filter is stored,
     so that a field that no context has is no error."""
     versions = _versions(unit, pairs)
@@ -162,7 +161,7 @@ def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: 
             variant_ids, route_ids = None, [route.route_id]
             since = max(since or 0, experiments.assignment_times(unit, experiment.id)[0])
             until = min(filter(None, (until, experiment.stopped_at)), default=None)
-    return Selection(
+    return selected.Selection(
         policy_ids=_policies(unit, pairs["policy"]) if "policy" in pairs else None,
         version_ids=versions,
         variant_ids=variant_ids,

@@ -21,7 +21,6 @@ from rlrec.ope.intervals.betting import log_wealth
 from rlrec.records import add_each
 from rlrec.store import Unit
 from rlrec.store.log import contents, imported_data, reader, selected
-from rlrec.store.log.selected import LogExtent, Selection
 from rlrec.store.policies import arms, policies
 
 SHOWN, CLIPPED, REPEATS = "shown", "clipped", "repeats"
@@ -37,11 +36,11 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
     """Check the draws as `evaluate` does: by policy, and for repeats over the entire log or the sample."""
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     catalogue = log_rows.ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)})
-    extent = selected.extent(unit, Selection()) if sample is None else _sample_extent(sample)
+    extent = selected.extent(unit, selected.Selection()) if sample is None else _sample_extent(sample)
     cache, has_slot_sets = ContextCache(unit, encode=True), bool(imported_data.used_tables(unit, ["slot_set"]))
     totals: dict[tuple[str, int], Any] = {}
     checked = None
-    batches = reader.batches(unit, Selection(), columns=COLUMNS) if sample is None else [sample]
+    batches = reader.batches(unit, selected.Selection(), columns=COLUMNS) if sample is None else [sample]
     for log in chain.from_iterable(
         batch.cut(reader.set_cells(unit, batch.slots["eligible_id"]), reader.MAX_CELLS) for batch in batches
     ):
@@ -75,10 +74,10 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
             findings.warning(name, subject, REASONS[_REASONS[name]].text.removesuffix(" (weak)"))
 
 
-def _sample_extent(sample: reader.Batch) -> LogExtent:
+def _sample_extent(sample: reader.Batch) -> selected.LogExtent:
     """The extent of a sample of the log, in the fields that checks read."""
     slots, at = sample.slots, sample.slots["at"]
-    return LogExtent(
+    return selected.LogExtent(
         positions=int(slots["size"].max()), steps=0, first_version=0, last_version=0,
         decisions=len(run_starts(slots["decision_id"])), first_at=int(at.min()), last_at=int(at.max()),
     )  # fmt: skip

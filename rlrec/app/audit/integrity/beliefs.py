@@ -11,7 +11,6 @@ import numpy as np
 
 from rlrec.app.audit.integrity.findings import UNREADABLE, Findings
 from rlrec.app.learning import holdings, slot_statistics
-from rlrec.app.learning.holdings import Extent
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.policy.beliefs.statistics import Forgetting
@@ -147,9 +146,9 @@ class RebuiltBeliefs:
         self, unit: Unit, versions: Sequence[Version], histories: Mapping[int, BeliefHistory], names: Mapping[int, str]
     ) -> None:
         self.unit, self.versions, self.histories, self.names = unit, versions, histories, names
-        self._provenance: dict[int, tuple[Version, Extent]] = {}  # by the id of a version
-        self._folds: dict[Extent, BeliefFold] = {}
-        self._unreadable: dict[Extent, str] = {}  # the reasons
+        self._provenance: dict[int, tuple[Version, holdings.Extent]] = {}  # by the id of a version
+        self._folds: dict[holdings.Extent, BeliefFold] = {}
+        self._unreadable: dict[holdings.Extent, str] = {}  # the reasons
         by_id = {version.id: version for version in versions}
         for version in versions:
             provenance = holdings.provenance(version, by_id, policies.ordinal(unit, version.policy.id))
@@ -159,7 +158,7 @@ class RebuiltBeliefs:
                     self._folds[extent] = BeliefFold(unit, root, ordinal=extent.ordinal)
                 except UNREADABLE as error:
                     self._unreadable[extent] = str(error)
-        self._total: dict[Extent, Totals] = {extent: {} for _, extent in self._provenance.values()}
+        self._total: dict[holdings.Extent, Totals] = {extent: {} for _, extent in self._provenance.values()}
         self._wrongly_censored: list[tuple[int, int]] = []  # decision and position
 
     def take(self, batch: Batch) -> None:
