@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from math import inf, isfinite, prod
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.reward import bounds, within_unit_hint
@@ -73,9 +73,10 @@ PRICE = "@price"  # the field of a context with the price of cost with which its
 _NO_PRIOR = 1e-9  # pseudo-counts in place of none, where the result is not used
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Policy(ABC):
     """A kind with its parameters. It never draws. By default it counts every slot, forgets nothing, reads no context,
-    and learns from any reward.
+    and learns from any reward. A subclass is a frozen dataclass; options of its class statement change that.
 
     A kind with other statistics than pulls, reward and squared reward overrides `statistics` and `width` (more columns
     behind the three), `needs` (the fields of a slot that it uses beside arm and reward) and `entry`. Statistics are
@@ -105,6 +106,9 @@ class Policy(ABC):
     rules: Mapping[str, str] = {}  # rules for its requests and pages, by the name of their parameter
     budget: str = ""  # as it was typed, where it has one
     allowance: ClassVar[Budget | None] = None  # the parsed budget
+
+    def __init_subclass__(cls, **options: bool) -> None:
+        dataclass(cls, **{"frozen": True, "kw_only": True} | options)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -208,8 +212,7 @@ def examined_slots(reward: Array, position: Ids | None, examination: tuple[float
     return np.where(pulls > 0, reward, 0.0), pulls
 
 
-@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
-class Floored(Policy):
+class Floored(Policy, init=False, eq=False, repr=False):
     """Base of kinds with a floor of uniform exploration, at every position or at those that `explore_slots` lists."""
 
     floor: float = bounded(0.0, 0, 1)
@@ -240,8 +243,7 @@ class Floored(Policy):
         return *(explored if number in positions else elsewhere for number in range(1, max(positions) + 1)), elsewhere
 
 
-@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
-class Examined(Floored):
+class Examined(Floored, init=False, eq=False, repr=False):
     """Base of kinds that may count by a curve: its name, `position`, and its values, `examination`.
 
     A slot at position k counts as examination[k - 1] pulls, with its full reward; a slot below the end of the curve
@@ -304,8 +306,7 @@ class Examined(Floored):
         return examination.posterior(belief.alpha + belief.reward_sum, prior, missed, np.array(self.examination))
 
 
-@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
-class Learner(Examined):
+class Learner(Examined, init=False, eq=False, repr=False):
     """Base of kinds that learn: a floor of uniform exploration, forgetting by discount or window, and a curve."""
 
     discount: float = 1.0
@@ -341,8 +342,7 @@ class Learner(Examined):
         return score if belief.cost is None else score - ((context or {}).get(PRICE) or 0.0) * belief.cost
 
 
-@dataclass(frozen=True, kw_only=True, init=False, eq=False, repr=False)
-class BetaLearner(Learner):
+class BetaLearner(Learner, init=False, eq=False, repr=False):
     """Base of kinds that learn from rewards in [0, 1] and have a prior: the mean is that of the Beta posterior."""
 
     def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:

@@ -347,7 +347,6 @@ class Design:
         return {"context": self.context.spec(), "arm": self.arm.spec()} | {k: v for k, v in fitted.items() if v}
 
 
-@dataclass(frozen=True, kw_only=True)
 class ContextualPolicy(Policy):
     """Base of kinds whose scores depend on the encoded context x, (q,); x (..., q) are several contexts, one for each
     belief. Wide contexts are `Sparse`."""

@@ -66,7 +66,6 @@ class State:
         return State(self.x[start:end], self.row[low:high] - start, self.arm[low:high], self.memory[low:high], words)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Gradient(ContextualPolicy, Examined):
     """Arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
@@ -21,7 +20,6 @@ CERTAIN = 1e3  # at this exploration term the bound is 1 in doubles
 STEPS = 6  # of Newton's method, enough for an error of 1e-9
 
 
-@dataclass(frozen=True, kw_only=True)
 class _BestIndex(Learner):
     """The arm with the largest index; equal ones share."""
 
@@ -33,7 +31,6 @@ class _BestIndex(Learner):
         return Point(self.index(belief, context=context))
 
 
-@dataclass(frozen=True, kw_only=True)
 class EpsilonGreedy(_BestIndex):
     """A uniform eligible arm with probability epsilon, else the best mean; equal bests share.
 
@@ -47,7 +44,6 @@ class EpsilonGreedy(_BestIndex):
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon")
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Optimist(_BestIndex):
     """The arm with the largest bound, t = 1 + the pulls of all arms; an arm without pulls comes first."""
 
@@ -62,7 +58,6 @@ class _Optimist(_BestIndex):
         return self.less_cost(np.where(belief.weight > 0, bound, np.inf), belief, context)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Ucb(_Optimist):
     """The arm with the largest mean + c sqrt(ln t / n), t = 1 + the pulls of all arms; equal bests share.
 
@@ -80,7 +75,6 @@ class Ucb(_Optimist):
         return belief.mean() + self.c * np.sqrt(log_t / weight)
 
 
-@dataclass(frozen=True, kw_only=True)
 class UcbTuned(_Optimist):
     """The arm with the largest mean + sqrt(ln t / n * min(1/4, V)), V = its variance + sqrt(2 ln t / n).
 
@@ -99,7 +93,6 @@ class UcbTuned(_Optimist):
         return mean + np.sqrt(doubt * np.minimum(0.25, variance + np.sqrt(2 * doubt)))
 
 
-@dataclass(frozen=True, kw_only=True)
 class KlUcb(_Optimist):
     """The arm with the largest q in [mean, 1] with n kl(mean, q) <= ln t, kl between Bernoulli distributions.
 
@@ -137,7 +130,6 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
     return np.clip(-np.expm1(-u), mean, np.maximum(np.minimum(upper, 1.0), mean))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Exp3(Learner):
     """A uniform arm with probability gamma, else arms in proportion to exp(eta x estimated gain).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
@@ -20,7 +20,7 @@ COLDEST = 1e-9  # smallest positive temperature
 ANY_VALUE = "*"  # the value whose probabilities apply where no row has the context's value
 
 
-class _Unlearned(Policy):
+class _Unlearned(Policy, init=False, eq=False, repr=False):
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         import numpy as np
 
@@ -29,14 +29,12 @@ class _Unlearned(Policy):
         return Point(np.zeros(belief.pulls.shape[-1]))
 
 
-@dataclass(frozen=True, kw_only=True)
 class Uniform(_Unlearned, Floored):
     """Every eligible arm with the same probability, whatever the floor."""
 
     purpose: ClassVar[str] = "pure exploration: the log that judges every other policy"
 
 
-@dataclass(frozen=True, kw_only=True)
 class LoggedPolicy(_Unlearned):
     """The policy of an imported log, of which only the propensities are recorded."""
 
@@ -46,7 +44,6 @@ class LoggedPolicy(_Unlearned):
     online: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class Fixed(_Unlearned, Floored):
     """Given probabilities, per arm or per value of one field of the context; later positions renormalise.
 
@@ -104,7 +101,6 @@ class Fixed(_Unlearned, Floored):
         return table
 
 
-@dataclass(frozen=True, kw_only=True)
 class Scored(_Unlearned, Floored):
     """The arms by the scores that the request brings: a ranker of your own, with exploration.
 
@@ -162,7 +158,6 @@ class Scored(_Unlearned, Floored):
         return np.array([by_key[key] for key in keys], np.float64)
 
 
-@dataclass(frozen=True, kw_only=True)
 class TeamDraft(Policy):
     """Two frozen versions whose rankings are drafted into one slate: see `interleaving`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import log
 from typing import Any, ClassVar
 
@@ -32,7 +32,6 @@ SAMPLES = 100_000
 _NARROWEST, _PRECISION = 1e-12, 1e-15
 
 
-@dataclass(frozen=True, kw_only=True)
 class Linear(ContextualPolicy, Learner):
     """Base of the kinds below: the mean reward is linear in the features of the context.
 
@@ -213,7 +212,6 @@ class Linear(ContextualPolicy, Learner):
         return solving.StatedHybrid(shared + solution[0], root, solution[1], self.ridge, rows, row.reshape(-1), cross)
 
 
-@dataclass(frozen=True, kw_only=True)
 class LinUcb(Linear):
     """The arm with the largest mean + alpha sqrt(x' A^-1 x) in the context x; equal bests share.
 
@@ -236,7 +234,6 @@ class LinUcb(Linear):
         return posterior.mean(x) + self.alpha * posterior.deviation(x)
 
 
-@dataclass(frozen=True, kw_only=True)
 class LinThompson(Linear):
     """Each arm with the probability that its mean is the best, under a normal posterior of the weights.
 
@@ -284,7 +281,6 @@ class LinThompson(Linear):
         return Gaussian(mean, np.maximum(sd, np.maximum(_NARROWEST, _PRECISION * magnitude)))
 
 
-@dataclass(frozen=True, kw_only=True)
 class LogisticThompson(LinThompson):
     """Thompson sampling for clicks: the logit of the mean is linear, its posterior Laplace's approximation.
 
@@ -344,7 +340,6 @@ class LogisticThompson(LinThompson):
         return precision, precision * np.log(a / b)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Softmax(Linear):
     """Arms in proportion to exp(mean / temperature): Boltzmann exploration over the linear model.
 
@@ -364,7 +359,6 @@ class Softmax(Linear):
         return Gumbel(mean / self.temperature) if self.temperature else Point(mean)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SquareCb(Linear):
     """Every arm but the best with 1 / (K + gamma (best mean - its mean)), K arms; the best gets what is left.
 

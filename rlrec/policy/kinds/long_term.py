@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 HIGHEST, SMALLEST = 1e15, 1e-12
 
 
-@dataclass(frozen=True, kw_only=True)
 class LongTerm(Floored):
     """Each arm with the probability that showing it is worth most, by normal posteriors of the effects of arms: what a
     full look at one adds to the reward of the page, to the rest of the visit, and by coming back.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 ARM, FEATURES = "arm", "features"
 
 
-@dataclass(frozen=True, kw_only=True)
 class PlackettLuce(BetaLearner):
     """Arms in proportion to their odds to the power 1 / temperature: at every position, of those that are left.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.policy.beliefs.base import Belief, BetaLearner
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from rlrec.policy.scores.scores import Scores
 
 
-@dataclass(frozen=True, kw_only=True)
 class Thompson(BetaLearner):
     """Each arm with the probability that it is the best one, given a Beta posterior per arm.
 

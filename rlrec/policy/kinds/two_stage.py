@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -30,7 +30,6 @@ NO_STAGE = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
 class TwoStage(Policy):
     """Candidates by one kind, in order, and the slate from these by another.
 
