@@ -74,13 +74,12 @@ class CsvWriter(LayoutWriter):
 
     def decision(self, record: Record) -> bytes:
         last = record["slate"][-1]["position"]
-        first = [
-            record["decision_id"], record["request_id"], record["session"], record["visit"], record["step"],
-            record["user"], record["at"], record["policy"], record.get("k", last), record["log_propensity"],
-            *(_cell(record.get(field.key)) for field in STATED_FIELDS if field.in_csv),
-            canonical.text(record["eligible"]), canonical.text(record["context"]),
-            canonical.text(record["state"]) if record["state"] else None,
-        ]  # fmt: skip
+        cells = record | {
+            "decision": record["decision_id"], "size": record.get("k", last),
+            "eligible": canonical.text(record["eligible"]), "context": canonical.text(record["context"]),
+            "state": canonical.text(record["state"]) if record["state"] else None,
+        }  # fmt: skip
+        first = [_cell(cells.get(name)) for name in DECISION_COLUMNS]
         events: dict[int | None, list[Any]] = {}
         for event in record["events"]:
             events.setdefault(event["position"], []).append({name: event[name] for name in ("kind", "value", "at")})
