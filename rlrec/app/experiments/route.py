@@ -178,12 +178,14 @@ def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[expe
         if version.id == served.id and not (is_pinned and lookup.split(reference)[1] is None):
             hint = "`--holdout-policy NAME` names another policy, or a version that stays behind, NAME@V"
             raise InputError(f"the holdout would get {reference}, as the route does", hint=hint)
-    return [experiment.fork(unit, _holdout_variant(request))]
+    return [experiment.fork(unit, variant) for variant in _holdout(request, "").variants]
 
 
-def _holdout_variant(request: Request) -> experiment.VariantSpec:
-    assert request.holdout is not None
-    return experiment.VariantSpec(label=holdout.LABEL, policy=request.holdout_policy, weight=request.holdout)
+def _holdout(request: Request, name: str) -> experiment.Request:
+    """The experiment of this name that keeps some users of a route apart."""
+    share, policy = request.holdout or 0.0, request.holdout_policy
+    variant = experiment.VariantSpec(label=holdout.LABEL, policy=policy, weight=share)
+    return experiment.Request(name=name, variants=[variant], holdout_of=request.name)
 
 
 def _start_holdout(unit: Unit, request: Request, forks: Sequence[experiment.Fork]) -> None:
@@ -191,8 +193,7 @@ def _start_holdout(unit: Unit, request: Request, forks: Sequence[experiment.Fork
     if not forks:
         return
     name = _free_name(unit, request.name, chain([holdout.LABEL], (f"{holdout.LABEL}-{n}" for n in count(2))))
-    draft = experiment.Request(name=name, variants=[_holdout_variant(request)], holdout_of=request.name)
-    experiment_id = experiment.start(unit, draft, forks)
+    experiment_id = experiment.start(unit, _holdout(request, name), forks)
     assert experiment_id is not None  # the settings are locked
     routes.set_holdout(unit, lookup.route(unit, request.name).route_id, experiment_id)
 
@@ -220,8 +221,7 @@ def set_holdout(store: Store, request: Request) -> RouteSummary:
             settings.add_run(unit, f"route set {request.command}", {"holdout": request.holdout})
         else:
             stored = lookup.experiment(unit, str(current.holdout))
-            draft = experiment.Request(name=stored.name, variants=[_holdout_variant(request)], holdout_of=current.route)
-            if not draft.defines(stored):
+            if not _holdout(request, stored.name).defines(stored):
                 hint = f"a holdout never changes: `rlrec experiment stop {stored.name}` ends it for good"
                 raise Conflict(f"route {current.route} has another holdout, {stored.name}", hint=hint)
         return {**summary(unit, lookup.route(unit, request.name)), "set": True, "changed": is_new}
