@@ -205,7 +205,8 @@ def test_decisions_before_the_holdout_are_not_called_censored(run_sqlite: Run, s
     assert (shown.exit_code, shown.stderr) == (0, "")
     run_sqlite("feedback", "1", "--censor")
     assert "censored" not in run_sqlite(*later, "experiment", "show", "home-holdout-2").stderr
-    assert "left out: 1 decision with a censored" in run_sqlite(*later, "experiment", "show", "home-holdout").stderr
+    left_out = "left out: the rewards of censored slots, in 1 decision"
+    assert left_out in run_sqlite(*later, "experiment", "show", "home-holdout").stderr
 
 
 def test_a_holdout_that_was_stopped_is_left_to_the_route(run_sqlite: Run, sqlite_db: str) -> None:
