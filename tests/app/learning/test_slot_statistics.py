@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +20,6 @@ from tests.conftest import ON_BOTH, Run, begin
 ARMS, LATER = ("a", "b", "c"), "2100-01-01T00:00:00Z"
 
 
-@dataclass(frozen=True, kw_only=True)
 class Examined(Thompson):
     """Thompson sampling in which a slot at position p counts 1 / p of a pull, and its reward in full."""
 
