@@ -8,6 +8,7 @@ from typing import TypedDict
 import numpy as np
 
 from rlrec.app.inputs import filters, lookup
+from rlrec.app.judging.outcomes import find_uncounted
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, finite_or_none, take
 from rlrec.errors import InputError
@@ -42,9 +43,11 @@ def delays(store: Store, name: str | None = None, *, log: str | None = None) -> 
         total = np.zeros((len(windows), 5))
         for batch in reader.batches(unit, filters.selection(unit, log), columns=_MARKS):
             total += _arrived(batch, definition, windows, now=unit.now)
+        _, counting = find_uncounted(unit, definition)
     with_events = np.flatnonzero(total[:, EVENTS])
     if not len(with_events):
         hint = f"record some with `rlrec feedback`{', or widen --log' if log else ''}"
+        hint = f"`rlrec reward delays {counting[0]}` has the newest events" if counting else hint
         cause = f"no selected decision that is old enough has one of reward {definition.name!r}"
         raise InputError(f"no weighed event: {cause}", hint=hint)
     total = total[: with_events[-1] + 1]

@@ -20,6 +20,7 @@ from rlrec.app.evaluation.rows.log_rows import Inclusion
 from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup
+from rlrec.app.judging.outcomes import notice_uncounted
 from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
@@ -59,6 +60,9 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                     request = _with_tables(unit, request, selection, Path(folder))
                 rows = estimates.answer(unit, request, estimators, selection, engine)
                 rows = rows if request.estimators else _with_visits(unit, request, rows, selection, engine)
+                if not any(row.estimate.served for row in rows):
+                    names = sorted({row.reward for row in rows})
+                    notice_uncounted(unit, store, [lookup.reward(unit, name) for name in names])
                 return [replace(row, options=options) for row in rows]
         except EmptyLog as error:
             if error.wait_us is not None:

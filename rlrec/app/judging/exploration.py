@@ -43,8 +43,8 @@ COLUMNS = ("greedy_reward", "greedy_weight", "reward", "rows")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of `exploration`. policy: None for the only one that has served; log: a filter of its decisions;
-    reward: None for the policy's."""
+    """Arguments of `exploration`. policy: None for that of the log, else the only one that has served; log: a
+    filter of its decisions; reward: None for the policy's."""
 
     policy: str | None = None
     log: str | None = None
@@ -119,10 +119,8 @@ def exploration(store: Store, request: Request) -> Result:
         return comparison.answer(total)
 
 
-def _name(unit: Unit, request: Request) -> str:
-    """The named policy, or the only one that has served."""
-    if request.policy is not None:
-        return request.policy
+def _only_policy(unit: Unit) -> str:
+    """The only policy that has served."""
     served = policies.served(unit)
     choices = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
     # a holdout that is not a copy of a policy explores nothing
@@ -150,9 +148,10 @@ class FloorComparison:
     def resolve(cls, unit: Unit, request: Request) -> FloorComparison:
         """The comparison that a request asks for. Raises InputError for unknown names and for kinds that have no greedy
         form here."""
-        name = _name(unit, request)
+        pairs = filters.parse(request.log or "")
+        name = request.policy or pairs.get("policy") or _only_policy(unit)
         version = lookup.version(unit, name)[0]
-        log = filters.join_filters(f"policy={name}", request.log)
+        log = filters.join_filters(None if pairs.get("policy") == name else f"policy={name}", request.log)
         others = [policy for policy in policies.all_policies(unit) if policy.id != version.policy.id]
         kinds = ("logged", "gradient", TEAM_DRAFT)
         targets = sorted(policy.name for policy in others if policy.base_id is None and policy.kind not in kinds)

@@ -17,6 +17,7 @@ from rlrec.records import Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import events
+from rlrec.store.policies import policies
 
 RECENT = 1_000  # events from which the kinds that a store gets are read
 MAX_NAMES = 2  # metrics that the explanation of a reason names at most
@@ -70,13 +71,20 @@ def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
 
 def notice_uncounted(unit: Unit, store: Store, rewards: Iterable[Reward]) -> None:
     """Print a notice for each reward that counts none of the newest events."""
-    event_kinds = events.newest_kinds(unit, RECENT) - {events.CENSOR}
     for reward in rewards:
-        if event_kinds and event_kinds.isdisjoint(reward.weights):
+        event_kinds, names = find_uncounted(unit, reward)
+        if event_kinds:
             earning, others = (", ".join(sorted(kinds)) for kinds in (reward.weights, event_kinds))
-            store.notice(
-                f"reward {reward.name} counts {earning}; the newest events are {others}: --reward names another"
-            )
+            way_out = f"--reward {names[0]} counts some" if names else "--reward names another"
+            store.notice(f"reward {reward.name} counts {earning}; the newest events are {others}: {way_out}")
+
+
+def find_uncounted(unit: Unit, reward: Reward) -> tuple[frozenset[str], list[str]]:
+    """The kinds of the newest events, if a reward counts none of them, and the names of rewards that count some."""
+    event_kinds = frozenset(events.newest_kinds(unit, RECENT) - {events.CENSOR})
+    if not event_kinds.isdisjoint(reward.weights):
+        return frozenset(), []
+    return event_kinds, [other.name for other in policies.rewards(unit) if not event_kinds.isdisjoint(other.weights)]
 
 
 def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:

@@ -65,6 +65,7 @@ def test_a_policy_without_exploration_gives_nothing_away(shop: Run) -> None:
     shop("policy", "create", "flat", "--kind", "uniform")
     shop("recommend", "--policy", "flat", "--session", "y")
     figures = exploration(shop, "--policy", "flat")
+    assert exploration(shop, "--log", "policy=flat") == figures
     assert figures["cost"] == 0.0
 
 

@@ -86,8 +86,11 @@ def test_the_reward_is_what_all_policies_learn_and_one_without_events_is_named(r
     rows = run_sqlite("--now", LATER, "outcomes", "--json").json["outcomes"]
     assert [row["value"] for row in rows if row["reward"] == "listening"] == [2, 2]
     other = run_sqlite("--now", LATER, "outcomes", "--reward", "default")
-    assert other.stderr == "reward default counts click, reward; the newest events are play: --reward names another\n"
-    assert run_sqlite("--now", LATER, "exposure", "--reward", "default").stderr == other.stderr
+    named = "reward default counts click, reward; the newest events are play: --reward listening counts some\n"
+    assert other.stderr == named
+    for words in ("exposure", "evaluate uniform"):
+        assert run_sqlite("--now", LATER, *words.split(), "--reward", "default").stderr == named
+    assert "`rlrec reward delays listening`" in run_sqlite("--now", LATER, "reward", "delays", "default").failed(2)
     run_sqlite("policy", "create", "clicks", "--kind", "uniform")
     assert run_sqlite("--now", LATER, "outcomes").stdout == usual.stdout  # a policy that has not served has no say
     run_sqlite("--now", "2030-01-01", "--allow-future", "recommend", "--policy", "clicks", "--session", "t")
