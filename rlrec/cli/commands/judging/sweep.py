@@ -78,7 +78,8 @@ def sweep(store: Store, show: Show, details: bool, workers: app.evaluate.Workers
         table = view([*shown, logged | {"target": LOGGED, "value": result["served"]}], None, _notes(judged))
     if result["command"]:
         table = table._replace(notes=[*table.notes, f"To create {result['best']}: `{result['command']}`"])
-    show(result, table=table._replace(title=title))
+    flat = [row.record for row in rows] if details else result["candidates"]
+    show(result, table=table._replace(title=title), flat=flat)
 
 
 def _notes(judged: Sequence[EstimateRow]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from typing import Any
 
@@ -70,7 +71,8 @@ def test_the_command_creates_what_was_judged(shop: Run) -> None:
 
 
 def test_json_has_every_candidate_best_first(shop: Run) -> None:
-    result = shop(*SWEEP, "ucb,linucb", "--param", "linucb:alpha=0,2", "--param", "linucb:floor=0.1", "--json").json
+    words = *SWEEP, "ucb,linucb", "--param", "linucb:alpha=0,2", "--param", "linucb:floor=0.1"
+    result = shop(*words, "--json").json
     rows = result["candidates"]
     assert {row["target"] for row in rows} == {"ucb", "linucb alpha=0 floor=0.1", "linucb alpha=2 floor=0.1", "uniform"}
     assert rows[0]["params"]["floor"] == 0.1
@@ -80,6 +82,8 @@ def test_json_has_every_candidate_best_first(shop: Run) -> None:
         assert row["lift_lower"] == row["simultaneous_lower"] <= row["lift"] <= row["lift_upper"]
         assert row["lift"] == pytest.approx(row["value"] / result["served"] - 1, rel=1e-9)
     assert (result["reward"], result["returns"], len(result["begins"])) == ("default", False, 7)
+    table = csv.DictReader(shop(*words, "--format", "csv").stdout.splitlines())
+    assert [(row["target"], float(row["lift"])) for row in table] == [(row["target"], row["lift"]) for row in rows]
 
 
 def test_details_have_every_estimator(shop: Run) -> None:
