@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from rlrec.app.distributions import sum_tables
 from rlrec.app.distributions.designs import CatalogueFeatures, arm_features, policy_of
-from rlrec.app.distributions.sum_tables import ColumnSums
 from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.errors import InputError
 from rlrec.policy import NO_PAGE_RULES, TEAM_DRAFT, TWO_STAGE, is_contextual, learns_by_column, learns_stated
@@ -123,7 +122,7 @@ class VersionDistribution:
     def __init__(
         self, unit: Unit, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[Row],
         ordinal: int = 0, arm_features: CatalogueFeatures | None = None, trained: TrainedModel | None = None,
-        columns: ColumnSums | None = None,
+        columns: sum_tables.ColumnSums | None = None,
     ) -> None:  # fmt: skip
         self.unit, self.version, self.ordinal, self.trained, self.columns = unit, version, ordinal, trained, columns
         self.learner, self.policy = learner, learner
@@ -433,7 +432,7 @@ class VersionDistribution:
         return 0 if self.arm_features is None else self.arm_features.epoch(revision)
 
     def at_moment(
-        self, sums: BeliefRows, *, ordinal: int, columns: ColumnSums | None = None,
+        self, sums: BeliefRows, *, ordinal: int, columns: sum_tables.ColumnSums | None = None,
         all_sums: Mapping[int, sum_tables.Table] | None = None,
     ) -> VersionDistribution:  # fmt: skip
         """The same version at another moment; its samplers are updated where that is cheaper than making new ones.
@@ -520,14 +519,14 @@ def _trained(unit: Unit, version: Version, learner: Policy) -> TrainedModel:
 
 def column_sums(
     unit: Unit, version: Version, policy: Policy, *, ordinal: int, seq: int | None = None,
-    earlier: ColumnSums | None = None,
-) -> ColumnSums | None:  # fmt: skip
+    earlier: sum_tables.ColumnSums | None = None,
+) -> sum_tables.ColumnSums | None:  # fmt: skip
     """The sums on columns of sparse contexts, for kinds that learn from these; they are read on demand. earlier: those
     of the version at another moment."""
     if not learns_by_column(policy):
         return None
     anchor, discount = None if earlier is None else earlier.anchor, policy.forgetting.discount
-    return ColumnSums(unit, version.id, seq=seq, ordinal=ordinal, discount=discount, anchor=anchor)
+    return sum_tables.ColumnSums(unit, version.id, seq=seq, ordinal=ordinal, discount=discount, anchor=anchor)
 
 
 def _stored(

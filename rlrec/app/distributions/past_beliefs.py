@@ -9,7 +9,6 @@ from operator import itemgetter
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
-from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.inputs.arm_rules import allowed_arms
 from rlrec.app.log import lineage
 from rlrec.arrays import Ids, run_starts
@@ -22,7 +21,7 @@ from rlrec.store.policies import belief_deltas, beliefs
 
 def moments(
     unit: Unit, version: Version, seq: Ids, ordinal: Ids, *, greedy: bool = False
-) -> Iterator[tuple[Ids, VersionDistribution]]:
+) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
     """The rows that a version drew, grouped by the belief that they were drawn from.
 
     seq (n,), ascending: the change after which each row was drawn; ordinal (n,): the number of decisions of the policy
@@ -32,7 +31,7 @@ def moments(
     if policy.stateful or not lineage.depends_on_belief(policy):
         yield rows, exact.from_sums(unit, version, learner, (), ordinal=0)
         return
-    served: VersionDistribution | None = None
+    served: exact.VersionDistribution | None = None
     catalogue = allowed_arms(unit, version.policy.params) if policy.allowance is not None else ()
     for changes, sums, spend in _walk(unit, version, policy, seq[run_starts(seq)]):
         inside = rows[np.searchsorted(seq, changes[0], "left") : np.searchsorted(seq, changes[-1], "right")]

@@ -21,7 +21,6 @@ from rlrec.records import Version
 from rlrec.store import Unit
 from rlrec.store.log import contents
 from rlrec.store.policies import beliefs
-from rlrec.store.policies.beliefs import ArmWeights
 
 if TYPE_CHECKING:
     from rlrec.policy.slates.page_layout import PageLayout
@@ -47,7 +46,7 @@ class TrainedModel:
 
     def __init__(
         self, unit: Unit, version: Version, *, learner: Policy | None = None,
-        weights: Sequence[ArmWeights] | None = None,
+        weights: Sequence[beliefs.ArmWeights] | None = None,
     ) -> None:  # fmt: skip
         self.unit, self.policy = unit, cast(Gradient, learner or designs.policy_of(version))
         rows = beliefs.weights(unit, version.id) if weights is None else weights

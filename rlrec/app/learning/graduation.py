@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from rlrec.app.distributions import designs, exact
-from rlrec.app.distributions.exact import EligibleDistribution, VersionDistribution
 from rlrec.app.inputs import lookup
 from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array, Ids, Index
@@ -121,7 +120,7 @@ class _Graduation:
 
     def __init__(self, unit: Unit, version: Version, policy: Gradient) -> None:
         self.unit, self.version, self.policy = unit, version, policy
-        self.distribution: VersionDistribution = exact.load(unit, version)
+        self.distribution: exact.VersionDistribution = exact.load(unit, version)
         catalogue = arms.all_arms(unit)
         self.keys = {arm.id: arm.key for arm in catalogue}
         self.arms: Ids = np.array([arm.id for arm in catalogue], np.int64)
@@ -198,7 +197,7 @@ class _Graduation:
         shown = pages.first if case.size == 1 else np.nan_to_num(pages.marginals).sum(axis=0) / case.size
         return imitation.scores(shown if case.size == 1 else shown + START / len(shown), self.policy)
 
-    def _distribution(self, case: _Case) -> EligibleDistribution:
+    def _distribution(self, case: _Case) -> exact.EligibleDistribution:
         ids = np.array(case.arms, np.int64)
         distribution = self.distribution.case(case.arms, ids, case.context, keys=self.keys, revision=designs.NOW)
         if distribution.scores.samples:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec import policy as kinds
 from rlrec.policy.beliefs import reward as rewards
-from rlrec.policy.beliefs.reward import by_position
 from rlrec.policy.beliefs.statistics import (
     CONTEXT,
     ORDINAL,
@@ -276,7 +275,7 @@ class Ledger:
             if version.since <= decision_id and (version.entered_to is None or decision_id <= version.entered_to)
             and (version.id, decision_id) not in self._omissions
         ]  # fmt: skip
-        old, fresh = by_position(past), by_position(Event(*row) for row in new)
+        old, fresh = rewards.by_position(past), rewards.by_position(Event(*row) for row in new)
         for position, key in keys.items():
             slot_events = old.get(position, [])
             for version in holding:
@@ -374,7 +373,7 @@ class Ledger:
         entering, stored = decisions.find(self.unit, since), events.by_decision(self.unit, since)
         fields = self.fields(version.policy.id)
         for decision in entering.values():
-            by_slot = by_position(stored.get(decision.id, ()))
+            by_slot = rewards.by_position(stored.get(decision.id, ()))
             slots = [(slot.position, slot.arm_id, slot.propensity, slot.marginal) for slot in decision.slots]
             keys = fields.keys((slots, decision.ordinal or 0, decision.context_id))
             for slot, key in zip(decision.slots, keys, strict=True):

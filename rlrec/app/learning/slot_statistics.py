@@ -29,7 +29,6 @@ from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import parse
 from rlrec.store.log import contents, imported_data, reader, selected
-from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms as arm_catalogue
 from rlrec.store.policies import beliefs
 
@@ -74,7 +73,7 @@ class BeliefFold:
         decision_ids = slots["decision_id"] if slots["imported"].any() else None
         return self._fold(columns, slots.get("context_id"), reward_log.sampling_counts(slots), decision_ids)
 
-    def log_sums(self, selection: Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
+    def log_sums(self, selection: selected.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
         """The sums of the mature, uncensored impressions of a log, their number, and the newest decision. columns:
         those that the statistics need beside arm, reward and propensity."""
         sums, slots, last = Totals(), 0, 0
@@ -86,7 +85,7 @@ class BeliefFold:
             last = max(last, int(impressions.slots["decision_id"].max(initial=0)))
         return sums, slots, last
 
-    def log_spend(self, selection: Selection, budget: Budget) -> Totals:
+    def log_spend(self, selection: selected.Selection, budget: Budget) -> Totals:
         """The spend of a log by slice of the period and arm: slots, their cost, and how many of them have a cost. The
         times of the log are moved by whole periods, so that its last period ends before the present one begins."""
         cost_of = self.version.reward._replace(

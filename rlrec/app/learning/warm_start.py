@@ -17,12 +17,10 @@ from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import lineage, reward_log, stored_contexts
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.policy import is_contextual
 from rlrec.policy.beliefs.solving import LARGEST
 from rlrec.policy.contexts import marginal
 from rlrec.policy.contexts.encoder import Design, Encoder, EncoderFit
 from rlrec.policy.contexts.features import WIDEST, Sparse
-from rlrec.policy.contexts.marginal import Anchor
 from rlrec.policy.gradients.gradient import BILINEAR
 from rlrec.policy.kinds.linear import HYBRID, SHARED, Linear
 from rlrec.policy.kinds.odds import FEATURES
@@ -106,7 +104,7 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
         names = ("filter", "selection", "last_id", "now", "window_us")
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
     policy = designs.policy_of(version)
-    if is_contextual(policy) and policy.expands and not sums:
+    if kinds.is_contextual(policy) and policy.expands and not sums:
         log, first = filters.selection(unit, None), version.since or None
         served = replace(log, policy_ids=[version.policy.id], first_id=first, imported=False)
         version = fit_to_log(unit, version, served).version
@@ -164,7 +162,7 @@ def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
     policy = designs.policy_of(version)
     if isinstance(policy, Linear) and policy.is_sparse:
         weights = _fit_columns(unit, version, policy, selected)
-        fold = BeliefFold(unit, version, ordinal=0, anchor=Anchor.from_packed(weights))
+        fold = BeliefFold(unit, version, ordinal=0, anchor=marginal.Anchor.from_packed(weights))
         return LogFit(version, *fold.log_sums(selected, columns=["context_id"]), weights)
     for rounds_left in reversed(range(ROUNDS)):
         total, slots, last = BeliefFold(unit, version, ordinal=0).log_sums(selected, columns=["context_id"])
@@ -203,7 +201,7 @@ def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
     """The draft expanded around the weights that these sums give; None where these are already its anchor, or it has
     none."""
     policy = designs.policy_of(version)
-    if not sums or not is_contextual(policy) or not policy.expands:
+    if not sums or not kinds.is_contextual(policy) or not policy.expands:
         return None
     draft = slot_statistics.served(unit, version, sums)
     arm_ids = np.unique([arm for _, arm in sums])

@@ -28,9 +28,7 @@ from rlrec.policy.contexts.statements import ARMS, GROUPS, LOGGED_RULES, PAGE
 from rlrec.policy.scores.floors import LONGEST
 from rlrec.store import Unit
 from rlrec.store.log import contents, decisions, settings
-from rlrec.store.log.contents import Eligible, NarrowedSet
 from rlrec.store.policies import arms, routes
-from rlrec.store.policies.routes import Shadow
 
 if TYPE_CHECKING:
     from rlrec.app.inputs.arm_rules import Narrowed
@@ -95,7 +93,7 @@ class _Group:
         names = {request.policy for request in requests if request.policy is not None}
         new = names - cache.policies
         self.routes = routes.by_name(unit, new) if new else {}
-        self.shadows: dict[int, Shadow] = {}
+        self.shadows: dict[int, routes.Shadow] = {}
         self.assigner: Assigner | None = None
         references = names
         if self.routes:
@@ -245,7 +243,7 @@ class _Group:
     def _build(self, request: Request, version: ServingVersion, narrowed: Narrowed | None) -> SharedDistribution:
         eligible, serving = self._eligible(request, narrowed), version.serving
         # the superset, which many persons share
-        named = eligible.superset if isinstance(eligible, NarrowedSet) else eligible
+        named = eligible.superset if isinstance(eligible, contents.NarrowedSet) else eligible
         added: dict[str, Any] = {} if version.price is None else {PRICE: version.price}
         if PAGE in request.context or serving.learner.rules:
             names = frozenset[str]().union(*(page.groups for page in serving.page_rules(request.context)))
@@ -274,7 +272,7 @@ class _Group:
             added=added, candidates=candidates, case=case, resting=resting,
         )  # fmt: skip
 
-    def _eligible(self, request: Request, narrowed: Narrowed | None) -> Eligible:
+    def _eligible(self, request: Request, narrowed: Narrowed | None) -> contents.Eligible:
         """The ids of the arms that may be shown, ascending. Raises InputError where they are too few."""
         hint = None
         if request.arms is not None and len(set(request.arms)) < len(request.arms):

@@ -13,7 +13,6 @@ from rlrec.app.serving.requests import PlannedRequest, SharedDistribution
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError
 from rlrec.policy.gradients import history
-from rlrec.policy.gradients.history import History
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row
 from rlrec.store.policies import routes
@@ -58,7 +57,7 @@ def store(
 
 
 def _log_probabilities(
-    plans: Sequence[PlannedRequest], shown: Any, histories: History, keys: Mapping[int, str]
+    plans: Sequence[PlannedRequest], shown: Any, histories: history.History, keys: Mapping[int, str]
 ) -> Array | None:
     """The log of the challenger's probability of slates (n, k) of arms of one eligible set, (n,); None where there is
     no exact one."""

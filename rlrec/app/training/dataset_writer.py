@@ -32,7 +32,6 @@ from rlrec.records import Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import contents, reader, sessions, settings
-from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import Selection, session_bounds
 from rlrec.store.policies import arms
 
@@ -147,7 +146,7 @@ class DatasetWriter:
             report, rows = report + written, rows + pieces
         return report, rows
 
-    def _written(self, batch: Batch) -> Written:
+    def _written(self, batch: reader.Batch) -> Written:
         """The usable visits of a batch."""
         visits, unused = ended_visits.usable_visits(batch, self.reward, self.cutoff)
         keep = batch.slots["keep_probability"]

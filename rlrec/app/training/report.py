@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.evaluation.comparisons import paired_gate
-from rlrec.app.evaluation.comparisons.paired_gate import Judgement
 from rlrec.app.training.ascent import BOLD_ESS, TrainingResult
 from rlrec.records import Version
 
 
-class GateReport(Judgement):
+class GateReport(paired_gate.Judgement):
     """The gate's test of a candidate, as it is stored. against: the live version, None for the log; repeated: whether
     an earlier version had the same test, of which this is the result."""
 

@@ -11,7 +11,6 @@ import numpy as np
 from rlrec.arrays import Array, Index, distinct_rows
 from rlrec.policy.scores import maximum
 from rlrec.policy.scores.families import gumbel
-from rlrec.policy.scores.families.gumbel import PlackettLuceOrder
 from rlrec.policy.scores.scores import Order
 from rlrec.policy.scores.sweep import ContinuousOrder, descend
 from rlrec.policy.scores.table import tabulate
@@ -72,6 +71,6 @@ def pooled(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:
 
 
 def _continuous(order: Order) -> ContinuousOrder | None:
-    if isinstance(order, PlackettLuceOrder) and np.isfinite(order.logits).all():
+    if isinstance(order, gumbel.PlackettLuceOrder) and np.isfinite(order.logits).all():
         return gumbel.continuous(order.logits, positions=1)
     return order if isinstance(order, ContinuousOrder) else None

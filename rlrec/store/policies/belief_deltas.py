@@ -10,12 +10,11 @@ from rlrec.store.database import bulk
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import Unit
 from rlrec.store.policies import beliefs
-from rlrec.store.policies.beliefs import SUMS
 
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("bucket", "arm_id", "seq", "ordinal"), np.int64),
-    **{"d_" + name: np.float64 for name in SUMS},
-    **dict.fromkeys(SUMS, np.float64),
+    **{"d_" + name: np.float64 for name in beliefs.SUMS},
+    **dict.fromkeys(beliefs.SUMS, np.float64),
     "extra": object,
 }
 _DELTAS = f"SELECT {', '.join(_TYPES)} FROM belief_delta WHERE version_id = "
@@ -52,5 +51,5 @@ def merge(unit: Unit, version_id: int, *, first: int, last: int, discount: float
         fade = discount ** (row.ordinal - first_row.ordinal)
         sums = (now - fade * was for now, was in zip(row[3:6], first_row[3:6], strict=True))
         changes.append((*sums, version_id, *row[:2], first, last))
-    columns = ", ".join(f"d_{name} = ?" for name in SUMS)
+    columns = ", ".join(f"d_{name} = ?" for name in beliefs.SUMS)
     unit.tell_each(f"UPDATE belief_delta SET {columns} WHERE {key} AND seq > ? AND seq <= ?", changes)

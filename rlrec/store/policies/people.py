@@ -8,7 +8,6 @@ import numpy as np
 
 from rlrec.arrays import Ids, offsets, run_starts
 from rlrec.store.database import bulk
-from rlrec.store.database.bulk import PendingQuery
 from rlrec.store.database.unit import Unit
 from rlrec.store.log import reader
 from rlrec.store.log.reader import ABSENT
@@ -32,7 +31,7 @@ def portions(unit: Unit, sessions: Ids | None = None, *, size: int = reader.BATC
         visits = f" WHERE session_id IN (SELECT id FROM session{persons})"
     rows = f"SELECT id, coalesce(user_id, 0) FROM session{persons} ORDER BY id"
     visited = f"SELECT session_id, CAST(sum(steps) AS BIGINT) FROM visit{visits} GROUP BY session_id ORDER BY 1"
-    pending = [PendingQuery(unit, text, dict.fromkeys(("session", "value"), np.int64)) for text in (rows, visited)]
+    pending = [bulk.PendingQuery(unit, text, dict.fromkeys(("session", "value"), np.int64)) for text in (rows, visited)]
     (session, user), (visited_session, steps) = (query.columns().values() for query in pending)
     decisions = np.zeros(len(session), np.int64)
     decisions[np.searchsorted(session, visited_session)] = steps
@@ -77,7 +76,7 @@ def session_test(column: str, sessions: Ids) -> str:
     return f"{column} IN ({numbers(sessions.tolist())})"
 
 
-def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) -> PendingQuery:
+def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) -> bulk.PendingQuery:
     """A query for the visits of these sessions, by session and number, with the digests of session and user (0: no
     user). experiment: entry_at is when the unit was assigned, assigned_id its variant, merged_at when the user first
     got a second key. ABSENT stands for a visit that has not ended, no user, no assignment, or one key."""
@@ -103,4 +102,4 @@ def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) 
     tables = "visit w JOIN session s ON s.id = w.session_id LEFT JOIN users u ON u.id = s.user_id"
     order = f"WHERE {session_test('w.session_id', sessions)} ORDER BY w.session_id, w.number"
     text = f"SELECT {', '.join(columns.values())} FROM {tables}{assigned} {order}"
-    return PendingQuery(unit, text, dict.fromkeys(columns, np.int64))
+    return bulk.PendingQuery(unit, text, dict.fromkeys(columns, np.int64))

@@ -16,7 +16,6 @@ from rlrec.log_fields import NO_SCORE
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import Row, Unit, quote_columns, slices
 from rlrec.store.log import decisions, reader
-from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import id_ends, numbers
 
 BATCH = 20_000  # decisions, or rows of a stream
@@ -37,7 +36,7 @@ SLOTS = (
 
 def ranges(
     unit: Unit, policy_id: int, *, first: int = 1, size: int = BATCH, tests: Sequence[str] = ()
-) -> Iterator[Batch]:  # fmt: skip
+) -> Iterator[reader.Batch]:  # fmt: skip
     """Every decision of a policy from id `first` on, including imported ones, in ranges of decision id: rows by
     decision and position. tests: SQL tests that decisions `d` must pass."""
     newest = decisions.newest_id(unit, policy_id)
@@ -45,7 +44,7 @@ def ranges(
         yield reader.read_range(unit, policy_id, start, last, tests=tests, slots=SLOTS, events=tuple(reader.EVENTS))
 
 
-def session_rows(unit: Unit, sessions: Collection[int], columns: Sequence[str]) -> Batch:
+def session_rows(unit: Unit, sessions: Collection[int], columns: Sequence[str]) -> reader.Batch:
     """The decisions of some sessions, by session, decision and position."""
     tests = [f"d.session_id IN ({numbers(sessions)})"]
     events, order = tuple(reader.EVENTS), "d.session_id, d.id, s.position"

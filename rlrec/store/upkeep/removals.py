@@ -10,7 +10,6 @@ from rlrec.errors import RlrecError, StoreBusy
 from rlrec.store.database import database_errors
 from rlrec.store.database.unit import Unit, slices, to_text
 from rlrec.store.log import reader, settings
-from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import numbers
 from rlrec.store.policies import policies
 
@@ -72,7 +71,7 @@ def count_forgotten(unit: Unit) -> int:
     return int(unit.ask_value("SELECT count(*) FROM run WHERE command = ?", FORGET))
 
 
-def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator[Batch]:
+def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator[reader.Batch]:
     """Some decisions of one policy (ascending), including imported ones: slots by decision and position, and all
     events."""
     for portion in slices(decision_ids, PORTION):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from rlrec.cli.commands.experiments import experiment
-from rlrec.cli.commands.experiments.experiment import SHARE
 from rlrec.cli.commands.experiments.plan import METRIC
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
@@ -38,7 +37,7 @@ TO = "The policy that it leads to. POLICY follows its live version, POLICY@V sta
 def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of a holdout to a command."""
     share = click.option(
-        "--holdout", type=SHARE, metavar="SHARE",
+        "--holdout", type=experiment.SHARE, metavar="SHARE",
         help="Keep this share of its users apart for good, 5% or 0.05, to tell what the route is worth.",
     )  # fmt: skip
     policy = click.option(
@@ -111,7 +110,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @click.option("--to", metavar="POLICY[@V]", help=f"{TO} Left out where only a holdout begins.")
 @holdout_options
 @click.option(
-    "--share", type=SHARE, metavar="SHARE",
+    "--share", type=experiment.SHARE, metavar="SHARE",
     help="Begin a ramp: an experiment on this share of the route's users, 5% or 0.05.",
 )  # fmt: skip
 @METRIC_OPTION
