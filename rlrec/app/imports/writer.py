@@ -5,7 +5,7 @@ and logs that lack the decisions which earned nothing."""
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
 from typing import Any, NamedTuple
@@ -50,8 +50,8 @@ class AlteredRewards:
         texts = self.kinds | other.kinds, self.rewards | other.rewards
         return AlteredRewards(*counts, *texts, self.definition or other.definition)
 
-    def notices(self) -> list[str]:
-        """Lines for the user."""
+    def notices(self, rewards: Iterable[Reward]) -> list[str]:
+        """Lines for the user. rewards: those of the store, of which one may count what the definition ignores."""
         lines: list[str] = []
         if self.definition is None:
             return lines
@@ -64,7 +64,9 @@ class AlteredRewards:
             kinds = sorted(self.kinds)[:5]
             weighed = f" (it does not weigh {', '.join(kinds)})" if kinds else ""
             subject = f"events or rewards of {quantity(self.ignored, 'decision')}"
-            lines.append(f"{subject}: {name!r} ignores them{weighed}; {_way_out(kinds)}")
+            counting = next((reward.name for reward in rewards if not self.kinds.isdisjoint(reward.weights)), None)
+            way_out = _way_out(kinds) if counting is None else f"`evaluate --reward {counting}` counts some"
+            lines.append(f"{subject}: {name!r} ignores them{weighed}; {way_out}")
         if self.decisions >= MIN_DECISIONS and len(self.rewards) == 1 and self.definition.default not in self.rewards:
             lines.append(
                 f"each of {quantity(self.decisions, 'decision')} earned {max(self.rewards):g}: a log of decisions with "

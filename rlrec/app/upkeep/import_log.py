@@ -35,6 +35,7 @@ from rlrec.errors import Conflict, InputError, quantity
 from rlrec.store import Store, Unit
 from rlrec.store.database import loading
 from rlrec.store.log import decisions, sessions, settings
+from rlrec.store.policies import policies
 from rlrec.store.policies.users import main_keys
 
 
@@ -254,7 +255,9 @@ def summarised(
 ) -> ImportSummary:  # fmt: skip
     """The answer to a command, which is stored in the row of its run, if it has one; prints notices for the user."""
     altered, silent, kind = counts.altered, lines.without_propensity, request.propensity
-    for line in chain(altered.notices(), _notices(kind, counts, lines)):
+    with store.read() as unit:
+        rewards = policies.rewards(unit)
+    for line in chain(altered.notices(rewards), _notices(kind, counts, lines)):
         store.notice(line)
     summary = ImportSummary(
         accepted=counts.accepted, duplicates=counts.duplicates + lines.duplicates, rejected=lines.rejected,

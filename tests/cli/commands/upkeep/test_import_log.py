@@ -263,6 +263,10 @@ def test_rewards_that_the_definition_clips_or_ignores_are_counted_and_said(run: 
     ]
     again = run("import-log", "-", "--layout", "jsonl", "--json", stdin="".join(stars))
     assert (again.json["clipped"], again.stderr) == (0, f"6 {no_propensity}\n")
+    run("reward", "define", "stay", "dwell_s=1")
+    more = run("import-log", "-", "--layout", "jsonl", stdin=event % (9, '{"kind": "dwell_s", "value": 2}', 2))
+    ignored = "'default' ignores them (it does not weigh dwell_s); `evaluate --reward stay` counts some"
+    assert f"events or rewards of 1 decision: {ignored}" in more.stderr
 
 
 def test_a_log_of_clicks_alone_is_said_to_lack_the_others_and_the_next_command_runs(run_sqlite: Run) -> None:
@@ -321,7 +325,7 @@ def test_what_a_log_without_propensities_lacks_is_named_with_a_way_to_get_it(run
     assert "evaluate uniform" not in done.stderr
     assert run_sqlite("outcomes", "--log", "policy=shop").exit_code == 0
     for estimator, way in {
-        "ips": "--propensity uniform or fitted", "sips": "--propensity uniform or fitted",
+        "ips": "`rlrec import-log FILE --propensity fitted`", "sips": "`rlrec import-log FILE --propensity fitted`",
         "iips": "log `marginal` with each slot", "interpol:2": "log `marginal` with each slot",
     }.items():  # fmt: skip
         assert way in run_sqlite("evaluate", "uniform", "--estimator", estimator).stdout
