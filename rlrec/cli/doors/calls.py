@@ -17,7 +17,7 @@ from rlrec.cli.output.plain import dumps, dumps_fields
 from rlrec.cli.program.shared import Settings
 from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import KEYS, parse_object
-from rlrec.errors import InputError, RlrecError
+from rlrec.errors import InputError, RlrecError, suggest
 
 OUTPUT = {"form", "as_json", "watch_us"}  # parameters about the output of an answer
 PATH, OBJECT = str | os.PathLike[str], Mapping[str, Any]
@@ -100,6 +100,9 @@ def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callabl
     """A function that binds its arguments to a signature, and passes them to `run` by name."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        for word in kwargs.keys() - signed.parameters.keys():
+            hint = suggest(word, [*signed.parameters]) or ""
+            raise TypeError(f"{name}() got an unexpected keyword argument {word!r}. {hint}".rstrip(". "))
         try:
             return run(**signed.bind(*args, **kwargs).arguments)
         except InputError as error:

@@ -178,8 +178,12 @@ def test_what_the_command_refuses_is_refused(store: Recommender) -> None:
         store.policy.shadow("front")
     with pytest.raises(InputError, match="kind uniform learns nothing"):
         store.sweep(kinds=["thompson", "uniform"])
-    with pytest.raises(TypeError, match="unexpected keyword argument 'windw'"):
+    with pytest.raises(
+        TypeError, match=r"define\(\) got an unexpected keyword argument 'windw'. did you mean window\?"
+    ):
         store.reward.define("x", "click=1", windw="1d")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"outcomes\(\) .* 'reward'. did you mean rewards\?"):
+        store.outcomes(reward="default")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="missing a required argument: 'kind'"):
         store.policy.create("x")  # type: ignore[call-arg]
     with pytest.raises(AttributeError, match="did you mean retire"):
