@@ -152,6 +152,14 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_parameter(
     assert refused.value.__notes__[-1] == f"argument: {field}"  # a traceback names it, too
 
 
+def test_a_wrong_line_of_a_file_is_named_in_a_traceback(store: Recommender, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("item,p\nx,0.5\nx,1.5\n")
+    with pytest.raises(InputError, match="no probability") as refused:
+        store.import_log(path, layout="csv", map={"arm": "item", "propensity": "p"})
+    assert refused.value.__notes__[-1] == "line 3, field p"
+
+
 def test_what_is_no_frame_is_refused(store: Recommender) -> None:
     with pytest.raises(InputError, match="cannot read frame x") as refused:
         store.evaluate(targets={"x": pandas.Series([1])})
