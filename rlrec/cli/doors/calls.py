@@ -107,8 +107,8 @@ def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callabl
             return run(**signed.bind(*args, **kwargs).arguments)
         except InputError as error:
             if error.field:
-                place = "argument:" if error.line is None else f"line {error.line}, field"
-                error.add_note(f"{place} {error.field}")  # a command names it before the message
+                label = "argument:" if error.line is None else f"line {error.line}, field"
+                error.add_note(f"{label} {error.field}")  # a command names it before the message
             raise
 
     call.__name__ = call.__qualname__ = name
