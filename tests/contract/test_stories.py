@@ -5,9 +5,10 @@ and so do copies, exports and plain counts."""
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from math import perm
+from operator import itemgetter
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -191,16 +192,15 @@ def test_figures_agree_wherever_they_come_from(sqlite_db: str, tmp_path: Path, n
 @stories(0, many=range(2, 20, 2))
 def test_figures_are_those_of_plain_counts(sqlite_db: str, tmp_path: Path, number: int) -> None:
     story = Story(runner(sqlite_db), number, tmp_path)
+    # a censored page, here each slot of it, counts in its visit and has no reward
     lines = [line for line in story.log if not any(slot.get("censored") for slot in line["slate"])]
-    visits, earned = defaultdict[Any, set[Any]](set), defaultdict[Any, float](float)
-    for line in lines:
-        unit = ("user", line["user"]) if line["user"] else ("session", line["session"])
-        visits[unit].add((line["session"], line["visit"]))
-        earned[unit] += line["reward"]
-    n_visits = sum(map(len, visits.values()))
+    names = itemgetter("session", "visit")
+    visits = [{(line["user"] or line["session"], *names(line)) for line in log} for log in (story.log, lines)]
+    units, paid = (Counter(unit for unit, *_ in found) for found in visits)
+    earned, n_visits = sum(line["reward"] for line in lines), units.total()
     counted = {
-        "visits": n_visits / len(visits), "decisions_per_visit": len(lines) / n_visits,
-        "reward_per_visit": sum(earned.values()) / n_visits, "reward_per_unit": sum(earned.values()) / len(visits),
+        "visits": n_visits / len(units), "decisions_per_visit": len(story.log) / n_visits,
+        "reward_per_visit": earned / paid.total(), "reward_per_unit": earned / len(paid),
     }  # fmt: skip
     rows = story.run("outcomes", "--reward", "default", "--json").json["outcomes"]
     assert {row["metric"]: row["value"] for row in rows if row["metric"] in counted} == pytest.approx(counted)
