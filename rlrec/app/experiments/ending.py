@@ -22,7 +22,6 @@ from rlrec.sentences import (
     join_doubts,
 )
 from rlrec.store import Store, Unit
-from rlrec.store.database.unit import parse
 from rlrec.store.log import activity, settings
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import experiments, policies, routes
@@ -92,7 +91,7 @@ def stop(
 
 def _route(unit: Unit, ended: experiments.Experiment) -> routes.RouteChange | None:
     """The newest change of the route whose ramp an experiment is, locked; None where it is no ramp."""
-    name = parse(ended.definition, f"definition of experiment {ended.name}").get("route")
+    name = ended.declaration.get("route")
     return None if name is None else lookup.route(unit, name, lock=True)
 
 

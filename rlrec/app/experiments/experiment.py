@@ -71,7 +71,7 @@ class Request:
 
     def defines(self, stored: Experiment) -> bool:
         """Whether an experiment was created with these options; without best_n it may have any."""
-        definition = parse(stored.definition, f"definition of experiment {stored.name}")
+        definition = stored.declaration
         best_n = definition.get(declared.BEST_N) if self.best_n is None else self.best_n
         return replace(self, best_n=best_n).definition() == canonical.text(definition)
 
@@ -366,7 +366,7 @@ def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> Experi
         shares, total = shares_of(experiment), sum(new_weights.values())
         changes = {row.label: new_weights[row.label] / total - shares[row.id] for row in experiment.variants}
         last = experiment.variants[-1].label
-        is_ramp = "route" in parse(experiment.definition, f"definition of experiment {name}")
+        is_ramp = "route" in experiment.declaration
         if is_ramp and changes[last] < -MIN_ROOM:
             hint = f"give {last} a larger share; `rlrec experiment stop {name}` ends the ramp"
             raise InputError(f"experiment {name} is a ramp, and {last} gives back none of its units", hint=hint)

@@ -484,7 +484,7 @@ def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
     if not change.running or change.experiment is None:
         return None
     ramp = lookup.experiment(unit, change.experiment)
-    definition = parse(ramp.definition, f"definition of experiment {ramp.name}")
+    definition = ramp.declaration
     share = experiment.shares_of(ramp)[ramp.variants[-1].id]
     steps, hold_us = definition.get(experiment.STEPS, ()), definition.get(experiment.HOLD)
     next_share = next((step for step in steps if step > share + experiment.MIN_ROOM), None)

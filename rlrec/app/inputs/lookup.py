@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlrec import policy as kinds
 from rlrec.errors import Conflict, InputError, suggest
 from rlrec.records import Head, Reward, Version
 from rlrec.store import Unit
-from rlrec.store.database.unit import parse
 from rlrec.store.log import settings
 from rlrec.store.policies import policies, routes
 
@@ -135,16 +134,12 @@ def experiment(unit: Unit, name: str) -> Experiment:
 
 def route_of_holdout(unit: Unit, experiment: Experiment) -> routes.RouteChange | None:
     """The newest change of the route whose holdout an experiment is; None for other experiments."""
-    return route(unit, _definition(experiment)[HOLDOUT_OF]) if is_holdout(experiment) else None
+    return route(unit, experiment.declaration[HOLDOUT_OF]) if is_holdout(experiment) else None
 
 
 def is_holdout(experiment: Experiment) -> bool:
     """Whether an experiment is the holdout of a route."""
-    return HOLDOUT_OF in _definition(experiment)
-
-
-def _definition(experiment: Experiment) -> dict[str, Any]:
-    return parse(experiment.definition, f"definition of experiment {experiment.name}")
+    return HOLDOUT_OF in experiment.declaration
 
 
 def curve(unit: Unit, reference: str) -> Curve:

@@ -155,11 +155,9 @@ class FloorComparison:
         others = [policy for policy in policies.all_policies(unit) if policy.id != version.policy.id]
         kinds = ("logged", "gradient", TEAM_DRAFT)
         targets = sorted(policy.name for policy in others if policy.base_id is None and policy.kind not in kinds)
-        selection = filters.selection(unit, log)
         reward = request.reward or version.reward.name
-        evaluation_request = EvaluationRequest(targets=["uniform", *targets], log=log, reward=reward)
-        evaluation = Evaluation.resolve(unit, evaluation_request, selection)
-        first, last = selected.times(unit, selection)
+        evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=["uniform", *targets], log=log, reward=reward))
+        first, last = selected.times(unit, evaluation.selection)
         return cls(
             request=request, evaluation=evaluation, reader=LogReader(unit, evaluation), name=name,
             positions=max(1, evaluation.extent.positions), start=first, period_us=(last - first) // PERIODS + 1,

@@ -159,8 +159,7 @@ class Census:
     def resolve(cls, unit: Unit, request: Request) -> Census:
         """Raises InputError for unknown names."""
         log = filters.join_filters(request.policy and f"policy={request.policy}", request.log) or None
-        selection = filters.selection(unit, log)
-        evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=(), log=log), selection)
+        evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=(), log=log))
         version = None if request.policy is None else lookup.version(unit, request.policy)[0]
         reward = version.reward if version and not request.reward else lookup.reward(unit, request.reward)
         position = request.position or (version and version.params.get("position"))

@@ -196,7 +196,7 @@ class Assigner:
 def fallback(experiment: Experiment) -> str:
     """The policy or version that serves a unit which an experiment does not take: the source of the first variant that
     is not uniform."""
-    definition = parse(experiment.definition, f"definition of experiment {experiment.name}")
+    definition = experiment.declaration
     references = definition.get("interleave") or [source for _, source, _ in definition["variants"]]
     return str(next((source for source in references if source != "uniform"), references[0]))
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from rlrec.arrays import Array, finite_or_none
+from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.ope.checks.diagnostics import Weights, weights
 from rlrec.ope.checks.verdicts import doubts_of
 from rlrec.ope.intervals import intervals
@@ -119,6 +119,13 @@ class Fold(ABC):
     def partial(self, batch: Any, /) -> RowSums:
         """The sums of one batch; those of an empty batch are the zero of the addition."""
 
+    def sums(
+        self, matrix: Array, cluster: Ids, weights: Mapping[str, Weights], figures: Mapping[str, Any], /
+    ) -> RowSums:  # fmt: skip
+        """The sums of rows. matrix (n, c): their columns; cluster (n,): digests."""
+        total = moments(matrix, cluster, columns=self.columns, spans_batches=self.spans_batches)
+        return RowSums(moments=total, weights=weights, figures=figures)
+
     @abstractmethod
     def at_end(self, partial: RowSums, label: str, estimator: Any, summary: ClusterSummary, /) -> EstimatorFold:
         """An estimator at the end of a fold. summary: of the columns of its prefix."""
@@ -200,11 +207,8 @@ class ImpressionFold(Fold):
         kinds = self.estimators.values()
         distorted = [batch.counted(kind.distortion(batch)).sum() if kind.biased else 0.0 for kind in kinds]
         predictions = {} if batch.predicted is None else {"predictions": ValueRange.from_values(batch.predicted)}
-        return RowSums(
-            moments=moments(matrix, batch.cluster, columns=self.columns, spans_batches=self.spans_batches),
-            weights={"weight": weights(batch)},
-            figures={"distorted": np.array(distorted), **predictions},
-        )
+        figures = {"distorted": np.array(distorted), **predictions}
+        return self.sums(matrix, batch.cluster, {"weight": weights(batch)}, figures)
 
     def factors(self, factor: Array, /) -> dict[str, float]:
         unweighted = {name for kind in self.estimators.values() if not kind.weighted for name in kind.columns}

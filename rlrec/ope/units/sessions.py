@@ -15,7 +15,7 @@ from rlrec.errors import InputError
 from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.checks.reasons import LEAST_ESS
 from rlrec.ope.sums.base import ROUNDING, Estimator, ValueRange
-from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Steps, moments, steps
+from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Steps, steps
 from rlrec.ope.sums.visits import Course, VisitBatch
 from rlrec.ope.units.estimate import EstimatorFold
 from rlrec.ope.units.fold import MAX_LOGGERS, Fold, RowSums, WeightSpread
@@ -97,10 +97,7 @@ class SessionFold(Fold):
                 batch, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.max_weight, **shared
             ),
         }
-        return RowSums(
-            moments=moments(terms, batch.cluster, columns=self.columns, spans_batches=self.spans_batches),
-            weights=weights, figures=figures,
-        )  # fmt: skip
+        return self.sums(terms, batch.cluster, weights, figures)
 
     @cached_property
     def most_loggers(self) -> int:

@@ -17,7 +17,7 @@ from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
 from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import CORE, TABLES, Estimator, require
-from rlrec.ope.sums.moments import ClusterSummary, moments
+from rlrec.ope.sums.moments import ClusterSummary
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, EstimatorFold, differ
 from rlrec.ope.units.fold import FLAT, Fold, PositionCurve, RowSums
@@ -393,9 +393,7 @@ class SlateFold(Fold):
                 )  # fmt: skip
         matrix, slots = batch.counted(np.column_stack(terms)), course.sum(np.abs(batch.reward))
         sizes = np.abs(np.column_stack([batch.page, slots + np.abs(batch.page)]))
-        sums = moments(matrix, batch.cluster, columns=self.columns, spans_batches=self.spans_batches)
-        sizes = batch.counted(sizes).sum(axis=0)
-        return RowSums(moments=sums, weights=weights, figures={"sizes": sizes})
+        return self.sums(matrix, batch.cluster, weights, {"sizes": batch.counted(sizes).sum(axis=0)})
 
     def factors(self, factor: Array, /) -> dict[str, float]:
         times = dict(zip(self.weighings, factor.tolist(), strict=True))

@@ -48,6 +48,11 @@ class Experiment(NamedTuple):
     mode: str
 
     @property
+    def declaration(self) -> dict[str, Any]:
+        """Its definition, read."""
+        return parse(self.definition, f"definition of experiment {self.name}")
+
+    @property
     def state(self) -> str:
         """`running`, `stopped`, or `frozen` where it takes no new unit."""
         return FROZEN if self.status == "running" and self.mode == FROZEN else self.status

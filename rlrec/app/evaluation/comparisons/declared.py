@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError
 from rlrec.records import Reward
 from rlrec.store import Unit
-from rlrec.store.database.unit import parse
 from rlrec.store.policies import experiments
 from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US
@@ -67,7 +66,7 @@ class Declaration:
         """The declaration of an experiment, among the metrics of an answer with these rewards. first: the name of the
         reward that the variants learn; weights: by label, at the start. Where no metric was declared, reward per unit
         decides, for each reward."""
-        stored = _stored(experiment)
+        stored = experiment.declaration
 
         def named(name: str, reward: str | None) -> Metric:
             return next(
@@ -84,21 +83,17 @@ class Declaration:
         )
 
 
-def _stored(experiment: Experiment) -> Mapping[str, Any]:
-    stored: Mapping[str, Any] = parse(experiment.definition, f"definition of experiment {experiment.name}")
-    return stored
-
-
 def expected_units(experiment: Experiment) -> int:
     """The number of units at which the intervals of an experiment are tightest."""
-    return int(_stored(experiment).get(BEST_N, DEFAULT_SIZE))
+    return int(experiment.declaration.get(BEST_N, DEFAULT_SIZE))
 
 
 def reward_names(experiment: Experiment, first: str | None) -> list[str]:
     """The rewards that the declaration of an experiment names, those of deciding metrics first."""
     from rlrec.ope.comparisons import comparison
 
-    stored, needed = _stored(experiment), {metric.name for metric in comparison.metrics(1) if metric.reward is not None}
+    stored = experiment.declaration
+    needed = {metric.name for metric in comparison.metrics(1) if metric.reward is not None}
     named = [
         reward or first for name, reward, *_ in (*stored.get(METRIC, []), *stored.get(GUARDS, [])) if name in needed
     ]

@@ -13,7 +13,6 @@ from rlrec.app.inputs import canonical, filters
 from rlrec.errors import InputError
 from rlrec.records import Reward, Version
 from rlrec.store import Unit
-from rlrec.store.database.unit import parse
 from rlrec.store.policies import policies
 from rlrec.store.policies.experiments import Experiment
 
@@ -49,7 +48,7 @@ def add_policy(unit: Unit, experiment: str, model: Version, *, label: str = LABE
 
 def share(experiment: Experiment) -> float | None:
     """The holdout's share of all units; None without a holdout."""
-    value = parse(experiment.definition, f"experiment {experiment.name}").get(LABEL)
+    value = experiment.declaration.get(LABEL)
     return None if value is None else float(value)
 
 

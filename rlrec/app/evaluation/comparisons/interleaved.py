@@ -12,7 +12,6 @@ from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import EVERYTHING
 from rlrec.records import Reward, Version
 from rlrec.store import Unit
-from rlrec.store.database.unit import parse
 from rlrec.store.log import candidates
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import policies
@@ -41,8 +40,7 @@ class TeamCredit(NamedTuple):
 
 def rankers(experiment: Experiment) -> list[str]:
     """The references of the two rankers, as the experiment defines them; [] for any other experiment."""
-    named = parse(experiment.definition, f"experiment {experiment.name}").get(OPTION) or []
-    return [str(reference) for reference in named]
+    return [str(reference) for reference in experiment.declaration.get(OPTION) or []]
 
 
 def versions(unit: Unit, references: Sequence[str]) -> list[Version]:

@@ -30,7 +30,6 @@ from rlrec.ope.sums.unit_visits import FAR_FUTURE, SAMPLED_FLAGS, ServedDecision
 from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
-from rlrec.store.database.unit import parse
 from rlrec.store.log import decisions, reader, selected, sessions, settings
 from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.log.selected import Selection
@@ -86,7 +85,7 @@ class StudyFold:
         experiment = self.study.experiment
         if experiment is None or self.study.by_session or not self.any_user:
             return False
-        is_ramp = "route" in parse(experiment.definition, f"definition of experiment {experiment.name}")
+        is_ramp = "route" in experiment.declaration
         return 0 < self._spent_us < FIRST_WEEK_US and not is_ramp
 
     def splits(self, sums: StudySums) -> list[tuple[list[float], list[list[int]]]]:

@@ -19,7 +19,7 @@ from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
-from rlrec.app.inputs import filters, lookup
+from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
 from rlrec.app.log.ended_visits import COLUMNS, PersonVisits
 from rlrec.arrays import Array, Flags, Ids, finite_or_none, run_starts, take
@@ -253,9 +253,7 @@ class EffectPass:
             raise InputError(f"effects are those of pages, which have no one {request.by}", hint=hint)
         definition = lookup.reward(unit, request.reward)
         curve = lookup.curve(unit, request.position).examination if request.position else None
-        evaluation = Evaluation.resolve(
-            unit, EvaluationRequest(targets=(), log=request.log, by=request.by), filters.selection(unit, request.log)
-        )
+        evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=(), log=request.log, by=request.by))
         if len(evaluation.arms) > MOST_ARMS:
             hint = "narrow the catalogue, or judge whole policies by `rlrec evaluate`"
             raise InputError(f"{len(evaluation.arms):,} arms are more than {MOST_ARMS:,}", hint=hint)
