@@ -196,7 +196,7 @@ def test_figures_are_those_of_plain_counts(sqlite_db: str, tmp_path: Path, numbe
     lines = [line for line in story.log if not any(slot.get("censored") for slot in line["slate"])]
     names = itemgetter("session", "visit")
     visits = [{(line["user"] or line["session"], *names(line)) for line in log} for log in (story.log, lines)]
-    units, paid = (Counter(unit for unit, *_ in found) for found in visits)
+    units, paid = (Counter(unit for unit, *_ in rows) for rows in visits)
     earned, n_visits = sum(line["reward"] for line in lines), units.total()
     counted = {
         "visits": n_visits / len(units), "decisions_per_visit": len(story.log) / n_visits,
