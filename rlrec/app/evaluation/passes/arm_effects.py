@@ -215,6 +215,14 @@ class EffectEstimates:
         """The posterior of the long-run effects, from those of the three effects."""
         return add_effects(posteriors, (1.0, 1.0, self.worth))
 
+    @property
+    def arm_totals(self) -> tuple[Array, Array]:
+        """The long-run effects of single arms with their standard errors, (k,) each: at least the pooled ones, since an
+        arm's own error is far too small where it has few looks."""
+        effect, error = self.total(now=1.0)
+        now, later, returning = (np.nan_to_num(errors) for _, errors in self.pooled)
+        return effect, np.maximum(error, np.hypot(np.hypot(now, later), self.worth * returning))
+
     def total(self, *, now: float, weights: Array | None = None) -> tuple[Array, Array]:
         """The effects of one showing on all outcomes, the one now multiplied by `now`, with their standard errors, (k,)
         each; with weights (k, j), their weighted sums, (j,) each."""
@@ -444,7 +452,7 @@ class EffectPass:
         """The effects of a group. posteriors: of its effects; by default they follow from its own sums."""
         estimates, people = self.estimate(sums), int(sums.counts[3])
         effect, usable = estimates.effect, estimates.usable
-        long_run, error = estimates.total(now=1.0)
+        long_run, error = estimates.arm_totals
         posteriors = posteriors or estimates.posteriors
         total = estimates.long_run(posteriors)
         rank, rank_now = _ranks(total.mean), _ranks(posteriors[0].mean)
