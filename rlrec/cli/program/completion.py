@@ -15,8 +15,7 @@ from rlrec.cli.program.shared import Settings, walk
 OPTIONS = {
     "--policy": ("policy", "route"), "--from-policy": ("policy",), "POLICY[@V]": ("policy",), "--kind": ("kind",),
     "--experiment": ("experiment",), "--reward": ("reward",), "--arms": ("arm",), "--arm": ("arm",),
-    "--estimator": ("estimator",),
-    "CURVE": ("curve",),
+    "--estimator": ("estimator",), "CURVE": ("curve",),
 }  # fmt: skip
 # the kinds of names that an argument takes, by its name, by the path of its command, or by that of its group
 ARGUMENTS = {

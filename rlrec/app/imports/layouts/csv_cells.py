@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, timedelta, tzinfo
 from itertools import repeat
 from json.encoder import encode_basestring
 from math import isfinite
@@ -18,6 +19,7 @@ import numpy as np
 from rlrec import times
 from rlrec.app.imports.layouts.jsonl import EventEntry
 from rlrec.app.inputs import canonical
+from rlrec.arrays import Ids
 from rlrec.errors import InputError
 from rlrec.log_fields import DECISION, SLOT, LogField
 from rlrec.policy.gradients import history
@@ -28,6 +30,7 @@ CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,14}|-?0\.(?!0000)[0-9]{0,13}[1-9]|-?[1
 WORDS = {"true": "true", "True": "true", "false": "false", "False": "false"}
 EPOCH_UNITS = ((10**11, 1_000_000), (10**14, 1_000), (10**17, 1))  # below: seconds, milliseconds, microseconds
 
+QUARTER_US = 900 * times.SECOND  # clocks change at quarters of an hour
 ZONE_FORM = re.compile(r"(?:Z|([+-])([0-9]{2}):([0-9]{2}))?$")  # at the end of a time
 DIGITS = str.maketrans("123456789", "0" * 9)
 # of times without a zone, with all digits replaced by 0
@@ -117,9 +120,9 @@ def arms(cell: str) -> tuple[str, ...]:
     return tuple(sorted(set(keys)))
 
 
-def instants(cells: Sequence[str]) -> list[int] | None:
+def instants(cells: Sequence[str], default: tzinfo | None = None) -> list[int] | None:
     """Microseconds since 1970 of times that all look like 2026-01-31T12:00:00.5 and share one ending: none, Z or an
-    offset from UTC; None for any others."""
+    offset from UTC; None for any others. default: the zone of times without one; None: UTC."""
     if not cells or (zone := ZONE_FORM.search(cells[0])) is None or not all(map(str.endswith, cells, repeat(zone[0]))):
         return None
     local_times = list(map(str.removesuffix, cells, repeat(zone[0])))
@@ -129,14 +132,24 @@ def instants(cells: Sequence[str]) -> list[int] | None:
     offset = (hours * 60 + minutes) * 60 * times.SECOND * (-1 if zone[1] == "-" else 1)
     with suppress(ValueError):
         ats = np.array(local_times, f"U{max(map(len, local_times))}").astype("datetime64[us]").astype(np.int64) - offset
-        return ats.tolist() if hours < 24 and minutes < 60 and ats.min() >= times.FIRST else None
+        if hours < 24 and minutes < 60 and ats.min() >= times.FIRST:
+            return (ats if zone[0] or default is None else _in_zone(ats, default)).tolist()
     return None
 
 
-def time(cell: str) -> int:
-    """Microseconds since 1970 of a time; a number counts seconds, milliseconds or microseconds."""
+def _in_zone(ats: Ids, zone: tzinfo) -> Ids:
+    """The moments at which clocks of a zone show these times; of a time that they show twice, the first."""
+    quarters, inverse = np.unique(ats // QUARTER_US * QUARTER_US, return_inverse=True)
+    shown = ((times.EPOCH + timedelta(microseconds=quarter)).replace(tzinfo=zone) for quarter in quarters.tolist())
+    moments = [(moment - times.EPOCH) // timedelta(microseconds=1) for moment in shown]
+    return ats + (np.array(moments) - quarters)[inverse]
+
+
+def time(cell: str, default: tzinfo | None = None) -> int:
+    """Microseconds since 1970 of a time; a number counts seconds, milliseconds or microseconds. default: as in
+    `instants`."""
     if not re.fullmatch(r"[0-9]{9,17}(\.[0-9]+)?", cell):
-        return times.parse(cell)
+        return times.parse(cell, default=default or UTC)
     value = float(cell) if "." in cell else int(cell)
     return next(int(value * unit) for limit, unit in EPOCH_UNITS if value < limit)
 

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import tzinfo
 from functools import lru_cache
 from itertools import chain, pairwise, repeat
 from operator import itemgetter
@@ -44,11 +45,12 @@ csv.field_size_limit(LINE_BYTES)  # a list of 10,000 arms is longer than the 128
 class ColumnMap(NamedTuple):
     """The columns of a table by their meaning. columns: by the words of SINGLE; events: the column of each kind, or one
     column with lists of events in JSON; context: its columns in order of their names, or one column with JSON
-    objects."""
+    objects; zone: of times without one, None for UTC."""
 
     columns: Mapping[str, str]
     events: Mapping[str, str] | str
     context: Sequence[str]
+    zone: tzinfo | None = None
 
     @classmethod
     def read(cls, entries: Any) -> ColumnMap:
@@ -56,8 +58,8 @@ class ColumnMap(NamedTuple):
         hint = 'such as {"session": "visit_id", "arm": "item", "propensity": "p", "reward": "clicked"}'
         if not isinstance(entries, dict):
             raise InputError("the map is no JSON object", hint=hint)
-        for word in entries.keys() - {*SINGLE, "events", "context"}:
-            words = [*SINGLE, "events", "context"]
+        words = [*SINGLE, "events", "context", "zone"]
+        for word in entries.keys() - {*words}:
             hint = suggest(word, words, cutoff=0.7) or f"its words are {', '.join(words)}"
             raise InputError(f"the map has no use for {word!r}", hint=hint)
         columns = {word: entries[word] for word in SINGLE if word in entries}
@@ -68,7 +70,9 @@ class ColumnMap(NamedTuple):
         for kind in () if isinstance(events, str) else events:
             if not rewards.KIND.fullmatch(kind):
                 raise InputError(f"{kind[:80]!r} is no kind of event", hint="letters, digits, _ and .", field="events")
-        for name in (column_map := cls(columns, events, context)).entries:
+        if not isinstance(zone := entries.get("zone", "UTC"), str):
+            raise InputError(f'"zone" of the map is {json.dumps(zone)[:80]}', hint="such as Europe/Berlin")
+        for name in (column_map := cls(columns, events, context, times.find_zone(zone))).entries:
             if not isinstance(name, str):
                 raise InputError(f"{json.dumps(name)[:80]} is no name of a column", hint=hint)
         if "arm" not in columns:
@@ -316,17 +320,22 @@ class CsvMap(Layout):
                 times.zoneless.clear()
         return wrong
 
+    def _time(self, cell: str) -> int:
+        return csv_cells.time(cell, self.map.zone)
+
     def _words(self, parsers: Mapping[str, csv_cells.Parse], cells: Cells, lines: Sequence[int]) -> dict[str, Any]:
         """The parsed columns of the words that the map has."""
         columns: dict[str, Any] = {}
         for word in [word for word in parsers if word in self._index]:
             column = cells[self._index[word]]
-            if word == "at" and (ats := csv_cells.instants(column)) is not None:
-                self._zoneless.update(() if column[0][-1] == "Z" or column[0][-6] in "+-" else lines)
+            if word == "at" and (ats := csv_cells.instants(column, self.map.zone)) is not None:
+                has_zone = self.map.zone or column[0][-1] == "Z" or column[0][-6] in "+-"
+                self._zoneless.update(() if has_zone else lines)
                 columns["at"] = ats
                 continue
             name, empty = self.map.columns[word], 1 if word == "position" else None
-            parsed = self._parsed(name, column, lines, parsers[word], empty=empty)
+            parse = self._time if word == "at" else parsers[word]
+            parsed = self._parsed(name, column, lines, parse, empty=empty)
             columns[word] = NULL if parsed and all(value is None for value in parsed) else parsed
         return columns
 

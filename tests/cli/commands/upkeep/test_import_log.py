@@ -362,3 +362,20 @@ def test_times_without_a_zone_are_counted_once(
     count = 3 if kind == "csv" and not odd else 4
     assert result.stderr.count("UTC") == 1
     assert f"{count} lines with a time without a zone, which is read as UTC\n" in result.stderr
+
+
+@pytest.mark.parametrize("others", [{}, {"2026-01-31": "01-30T23:00", "2026-10-25T03:30:00Z": "10-25T03:30"}])
+def test_a_map_names_the_zone_of_times_without_one(run_sqlite: Run, tmp_path: Path, others: dict[str, str]) -> None:
+    """Of a time that clocks show twice, the first; others: times that are read one by one."""
+    times = {"2026-10-25 02:30:00": "10-25T00:30", "2026-10-25T03:30:00": "10-25T02:30"} | others
+    path, columns = tmp_path / "log.csv", tmp_path / "map.json"
+    path.write_text("item,time\n" + "".join(f"a,{time}\n" for time in times))
+    columns.write_text('{"arm": "item", "at": "time", "zone": "Europe/Berlin"}')
+    done = run_sqlite("import-log", path, "--layout", "csv", "--policy", "shop", "--map", columns).done()
+    assert "UTC" not in done.stderr
+    stored = [line["at"][5:16] for line in run_sqlite("-q", "export-log", "-").lines]
+    assert stored == [*times.values()]
+    for zone, message in (('"Berlin"', "'Berlin' is no time zone"), ("1", '"zone" of the map is 1')):
+        columns.write_text(f'{{"arm": "item", "zone": {zone}}}')
+        refused = run_sqlite("import-log", path, "--layout", "csv", "--policy", "shop", "--map", columns)
+        assert (refused.exit_code, message in refused.stderr) == (2, True)
