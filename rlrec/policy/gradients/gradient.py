@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from rlrec.arrays import Array, Ids, Index, look_up, run_starts
+from rlrec.arrays import Array, Ids, Index, look_up, matrix_product, run_starts
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief, Examined, bounded, unchecked_copy
 from rlrec.policy.contexts.encoder import ContextualPolicy, Encoded
@@ -270,7 +270,7 @@ def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
     are indices among the m."""
     weights, bias, memory = (values.astype(state.x.dtype, copy=False) for values in effective)
     d = state.x.shape[1]
-    score = state.x @ weights[:, :d].T
+    score = matrix_product(state.x, weights[:, :d].T)
     if state.words is not None:
         score += state.words.times(weights[:, d:].T)
     if bias.any():

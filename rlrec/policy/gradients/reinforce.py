@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from rlrec.arrays import Array, Flags, Index
+from rlrec.arrays import Array, Flags, Index, matrix_product
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, score_states
 from rlrec.policy.scores.floors import at_positions
 from rlrec.records import Sums
@@ -228,7 +228,7 @@ class _Chunk:
         other_exp = self._exp(logits, self.eligible)
         ones = np.ones(other_exp.shape[1], other_exp.dtype)
         # rows that lie too far below it
-        far_rows = np.flatnonzero(other_exp @ ones < 1)
+        far_rows = np.flatnonzero(matrix_product(other_exp, ones) < 1)
         if len(far_rows):
             far_logits = self._logits(effective, self.state.take(far_rows))
             eligible = None if self.eligible is None else self.eligible[far_rows]
@@ -243,7 +243,7 @@ class _Chunk:
         other_exp.reshape(-1)[self.at] = 0
         level = np.maximum(level, DEEPEST)
         self.logits, self.level, self.other_exp, self.shown_exp = logits, level, other_exp, np.exp(level)
-        self.other_sum = (other_exp @ ones).astype(np.float64)
+        self.other_sum = matrix_product(other_exp, ones).astype(np.float64)
         self.other_squares = np.einsum("nm,nm->n", other_exp, other_exp).astype(np.float64)
         self.total = self.other_sum + _row_sums(self.shown_exp)
 
@@ -341,14 +341,14 @@ class _Chunk:
     def by_effective(self, by_score: Array) -> tuple[Array, Array, Array]:
         """Gradients by the parameters of `Gradient.effective`, from the derivatives by the scores (n, m)."""
         m, remembered = by_score.shape[1], by_score.reshape(-1)[self.cells]
-        by_weights = by_score.T @ self.state.x
+        by_weights = matrix_product(by_score.T, self.state.x)
         if self.n_words:
             words = self.state.words
             by_word = np.zeros((self.n_words, m)) if words is None else words.transposed_times(by_score, self.n_words)
             by_weights = np.hstack([by_weights, by_word.T])
         arm, memory = self.state.arm, self.state.memory
         history = [np.bincount(arm, weights=remembered * column, minlength=m) for column in memory.T]
-        return by_weights, np.ones(len(by_score), by_score.dtype) @ by_score, np.column_stack(history)
+        return by_weights, matrix_product(np.ones(len(by_score), by_score.dtype), by_score), np.column_stack(history)
 
     def figures(self, scored: SlateScores) -> dict[str, float]:
         """The sums of the chunk, named as in GradientSums."""
