@@ -110,7 +110,7 @@ class Claim(NamedTuple):
             return f"{subject} {self.answer} than {self.rival}: {self.difference}{basis}{caveat}"
         if self.answer == "same":
             share = max(abs(bound) for bound in (self.lower or 0.0, self.upper or 0.0)) / abs(self.base or 1.0)
-            if share > LOG_PRECISION and self.is_logger:
+            if self.is_logger and (share > LOG_PRECISION or self.has_other_loggers):
                 return f"{subject} served this log itself: {LOGGER_HINT}"
             if share > LOG_PRECISION:
                 return f"{subject} is as good as {self.rival}: it differs by at most {100 * share:.2g} %{basis}{caveat}"

@@ -40,11 +40,13 @@ _FIGURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class LoggerWeight:
-    """The weight of a row of a logger, 1 on average. version: None for all loggers without a weight of their own."""
+    """The weight of a row of a logger, 1 on average. version: None for all loggers without a weight of their own;
+    is_target: whether it showed just what the target shows."""
 
     version: str | None
     rows: int
     weight: float
+    is_target: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +237,12 @@ class EstimatorFold:
         tells = self.n > 0 and not (self.estimator.entire and self.weights.left_out)
         return self.estimator.weighted and tells and bool(np.isfinite(self.weights.largest))
 
+    @property
+    def is_logged(self) -> bool:
+        """Whether the target shows just what was logged: all weights are 1."""
+        largest, total, counted = self.weights.largest, self.weights.weight, self.weights.counted
+        return self.has_weights and largest <= 1 + ROUNDED_WEIGHT and total >= counted * (1 - ROUNDED_WEIGHT)
+
     @cached_property
     def clusters(self) -> int:
         """The number of clusters with a used row."""
@@ -255,7 +263,7 @@ class EstimatorFold:
 
     def _lift(self, sides: Sides, options: FinishOptions) -> dict[str, Any]:
         """The fields of the lift: the estimate's excess over the logged mean, as a share of the latter; 0 for a target
-        whose sums are those of the log."""
+        that shows what was logged, or whose sums are those of the log."""
         lift, lift_error = self.relative
         figures: dict[str, Any] = {"lift": finite_or_none(lift)}
         if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
@@ -279,7 +287,7 @@ class EstimatorFold:
         if not self.n or len(units) < 2:
             return np.nan, np.nan
         with np.errstate(all="ignore"):
-            equal = np.allclose(units[:, :2], units[:, -2:], rtol=1e-9, atol=0.0)
+            equal = self.is_logged or np.allclose(units[:, :2], units[:, -2:], rtol=1e-9, atol=0.0)
             sample = intervals.studentised_bootstrap(Relative(self.estimator, Ratio()), units, seed=0, number=0)
         return (0.0, 0.0) if equal and np.isfinite(sample.value) else (sample.value, sample.error)
 

@@ -30,7 +30,8 @@ from rlrec.ope.checks.reasons import LITTLE_DATA, REASONS, in_groups
 from rlrec.ope.checks.verdicts import Answer
 from rlrec.ope.intervals import intervals
 from rlrec.ope.sums.base import Estimator, ImpressionEstimator
-from rlrec.ope.units.estimate import COMPARED_ESS, Estimate
+from rlrec.ope.units.estimate import COMPARED_ESS, Estimate, LoggerWeight
+from rlrec.ope.units.strata import NEGLIGIBLE_SHARE
 from rlrec.policy.contexts.features import check_hash
 from rlrec.records import add_up
 from rlrec.sentences import DEFAULT_REWARD, LOG_PRECISION, LOGGED, NOUNS, Claim, approximate, percent, time_text
@@ -44,6 +45,7 @@ FLOOR = 0.05  # the usual one
 PAIRED = {"pi", "sn-pi"}  # named explicitly, these raise an error where they cannot weigh a page
 POWER = 0.8  # of plans: the probability that the lift shows
 MAX_NAMES = 3  # loggers that a sentence names at most
+MOVED_SHARE = 0.1  # of the weight of the rows, which moves from some loggers to others, above which a sentence says so
 LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
 UNITS = {"impression": "impression", "session": "visit", "slate": "page"}  # the names that people use
 BY_ARM = "snips"  # the default by arm: since the logger chose the arm, the estimator must be self-normalised
@@ -83,7 +85,9 @@ class EstimateRow:
 
     @cached_property
     def answer(self) -> Answer:
-        """Whether the target is better than the log."""
+        """Whether the target is better than the log; the same where it would be compared with itself."""
+        if self.target_loggers:
+            return Answer("same", None)
         return self._judge(self.estimate.lift, *self.estimate.lift_bounds, scale=1.0)
 
     @property
@@ -126,10 +130,12 @@ class EstimateRow:
         """The answer for the sentence about it; the figures of an insufficient estimate are left out."""
         estimate, (answer, needed) = self.estimate, self.answer
         bounds: dict[str, Any] = {}
-        if estimate.verdict != "insufficient" or answer == "same":
+        if (estimate.verdict != "insufficient" or answer == "same") and not self.target_loggers:
             bounds = {"value": estimate.lift, **dict(zip(("lower", "upper"), estimate.lift_bounds, strict=True))}
         logger = (estimate.log or "").removeprefix("loggers=")  # one or several names
         is_alone = answer == "same" and bool(estimate.logger_weights) and logger != estimate.log and "+" not in logger
+        if self.target_loggers:
+            logger, is_alone = " and ".join(self.target_loggers), True
         weak = [name for name in estimate.reasons if estimate.verdict == "weak" and REASONS[name].group == "sample"]
         caveats = ["later visits not counted"] * self.has_returns
         caveats += [f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})"] * bool(weak)
@@ -142,13 +148,36 @@ class EstimateRow:
             caveat=", ".join(caveats),
         )  # fmt: skip
 
+    @cached_property
+    def _shares(self) -> list[tuple[LoggerWeight, float]]:
+        """Each logger with its share of the rows as they are weighed."""
+        loggers = self.estimate.logger_weights
+        total = sum(logger.rows * logger.weight for logger in loggers)
+        return [(logger, logger.rows * logger.weight / total) for logger in loggers]
+
+    @cached_property
+    def target_loggers(self) -> list[str]:
+        """The loggers that showed just what the target shows, where nearly all that counts is theirs."""
+        shares = {logger.version: share for logger, share in self._shares if logger.is_target and share}
+        is_nearly_all = sum(shares.values()) >= 1 - NEGLIGIBLE_SHARE
+        is_nearly_all &= verdicts.WEIGHT_DOUBTS.isdisjoint(self.estimate.reasons)
+        return [name for name in shares if name is not None] if is_nearly_all else []
+
     @property
     def _rival(self) -> str:
-        """The other side of the comparison: the loggers, where the figures leave out others, which may serve now."""
-        weights = {logger.version: logger.weight for logger in self.estimate.logger_weights}
-        names = [name for name, weight in weights.items() if name is not None and weight]
-        leaves_out = len(names) < len(weights) and not weights.get(None)
-        return f"what {' and '.join(names)} logged" if leaves_out and 0 < len(names) <= MAX_NAMES else LOGGED
+        """The other side of the comparison: the loggers, where the figures leave out others, which may serve now; with
+        their shares, where weights make these others than the log has."""
+        n_rows = sum(logger.rows for logger, _ in self._shares)
+        counted = {logger.version: share for logger, share in self._shares if share}
+        has_names = 0 < len(counted) <= MAX_NAMES and None not in counted
+        if has_names and len(counted) < len(self._shares):
+            return f"what {' and '.join(map(str, counted))} logged"
+        moved = sum(abs(share - logger.rows / n_rows) for logger, share in self._shares) / 2
+        if not moved > MOVED_SHARE:
+            return LOGGED
+        shares = sorted(counted.items(), key=lambda item: -item[1])
+        mix = " and ".join(f"{100 * share:.0f} % {name}" for name, share in shares)
+        return f"{LOGGED}, weighed as {mix if has_names else 'below'}"
 
     @property
     def is_explored(self) -> bool:

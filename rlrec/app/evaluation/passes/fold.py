@@ -380,7 +380,11 @@ def _target_estimates(
             limits = options.reward_range if kind.self_normalised else ANY_REWARD
             logger_weights: tuple[LoggerWeight, ...] = ()
             if weighting.factors and kind.weighted:
-                logger_weights = tuple(weighting.table[list(fold.weighings).index(kind.prefix)])
+                index = list(fold.estimators).index(estimate.estimator)
+                logger_weights = tuple(
+                    replace(each, is_target=weighting.loggers[each.version][index].is_logged)
+                    for each in weighting.table[list(fold.weighings).index(kind.prefix)]
+                )
             estimates[group].append(
                 replace(
                     widened(estimate, parts, limits=limits).lowered(doubts),

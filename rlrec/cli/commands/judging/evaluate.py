@@ -149,8 +149,9 @@ def _sentence(row: EstimateRow) -> str:
 
 
 def shown_row(row: EstimateRow) -> dict[str, Any]:
-    """The row of a target, without a lift where the log is in doubt: the lift would not be a result."""
-    return row.record | {"lift": None} if row.answer == ("unknown", None) else row.record
+    """The row of a target, without a lift that is no result: where the log is in doubt, or the target is what it is
+    compared with."""
+    return row.record | {"lift": None} if row.target_loggers or row.answer == ("unknown", None) else row.record
 
 
 def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:

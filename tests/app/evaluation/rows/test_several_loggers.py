@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -16,6 +18,7 @@ from rlrec import ope
 from rlrec.app.evaluation.passes import estimates, fold, passes
 from rlrec.app.evaluation.passes.request import Request
 from rlrec.app.evaluation.rows.loggers import LoggingVersions
+from rlrec.app.judging import evaluate
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.ope.units.sessions import SessionFold
@@ -326,3 +329,26 @@ def test_the_usual_log_is_as_good_as_the_best_choice_of_its_loggers(tmp_path: Pa
         excess += [shop.excess(target) for target in ("uniform", "shelf@ranking/now", "rival@ranking/new")]
     assert np.mean(excess) < 1.02
     assert max(excess) < 1.1
+
+
+def judged_row(db: str, target: str, estimator: str, log: str) -> estimates.EstimateRow:
+    with closing(logs.at(db, 1e6)) as store:
+        (row,) = evaluate.evaluate(store, evaluate.Request(targets=[target], estimators=estimator, log=log))
+    return row
+
+
+def test_a_target_that_logged_itself_is_not_compared_with_itself(db: str) -> None:
+    row = judged_row(db, "uniform", "wdr", "policy=old")
+    assert row.claim.sentence == "uniform is the same policy as what was logged: no difference"
+    assert (row.estimate.lift, row.estimate.lift_lower, row.estimate.lift_upper) == (0.0, 0.0, 0.0)
+
+
+def test_a_log_that_is_nearly_all_the_targets_own_is_no_rival(db: str) -> None:
+    """Else the sentence says how the rows of its loggers are weighed, since each does not count once."""
+    row = judged_row(db, "uniform", "snips", FIXED)
+    old, near = sorted(row.estimate.logger_weights, key=lambda logger: not logger.is_target)
+    sentence = r"uniform is worse than what was logged, weighed as 8. % old@1 and .. % near@1: "
+    assert re.match(sentence, row.claim.sentence)
+    weighed_row = replace(row, estimate=replace(row.estimate, logger_weights=(old, replace(near, weight=0.05))))
+    assert weighed_row.answer.answer == "same"
+    assert weighed_row.claim.sentence.startswith("uniform is the same policy as old@1: others are compared with it by")
