@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from datetime import datetime
 from functools import partial
 from operator import index
@@ -127,7 +128,11 @@ class Recommender(Commands):
 
     def _recommend(self, *, seed: SupportsIndex | None = None, dry_run: bool = False, **values: Any) -> Result:
         from rlrec.app.requests import recommend as use_case
+        from rlrec.app.serving.statements import add_typed
 
+        for rule, pairs in [(rule, values.pop(rule)) for rule in recommend.RULES if rule in values]:
+            values["page"] = deepcopy(dict(values.get("page") or {}))
+            add_typed(values["page"], rule, [(str(name), str(value)) for name, value in (pairs or {}).items()])
         number = None if seed is None else _seed(seed)
         if self.store.now is not None and not dry_run:
             from rlrec.app.audit.integrity.clock import refuse_far_ahead

@@ -55,6 +55,10 @@ def test_answers_are_those_of_the_commands(notebook: Recommender, shop: Run) -> 
     command = (*now, "recommend", "--policy", "home", "--session", "n1", "-k", 2, "--context", '{"hour": 3}', "--json")
     assert drawn == shop(*command, "--seed", 7, "--dry-run").json
     assert notebook.policy("home") == shop(*now, "policy", "show", "home", "--json").json
+    rules: dict[str, Any] = {"pin": {1: "a1"}, "least": {"a2": "0.2@2"}}
+    ruled = notebook.recommend("home", session="n1", k=2, context={"hour": 3}, seed=7, dry_run=True, **rules)
+    typed = ("--pin", "1=a1", "--least", "a2=0.2@2")
+    assert ruled == shop(*command, *typed, "--seed", 7, "--dry-run").json
     rows = notebook.evaluate("home", "uniform", estimators="snips")
     assert (
         json.loads(json.dumps(rows.to_json()))
