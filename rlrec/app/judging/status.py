@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -113,6 +113,7 @@ def status(store: Store) -> Status:
         ended_policies -= {variant.policy_id for row in running_experiments for variant in row.variants}
         ended_policies -= {change.policy_id for change in changes}
         shown = [policy for policy in stored_policies if policy.id not in ended_policies]
+        tried = {live[policy.name].version.parent_id for policy in shown if policy.base_id is not None}
         times = activity.decision_times(unit, [log.newest for log in logs.values()])
         since, numbers = activity.live_times(unit), policies.version_numbers(unit)
         looks = routes.newest_looks(unit, [version.id for version, _ in live.values()])
@@ -128,7 +129,7 @@ def status(store: Store) -> Status:
                     "last_at": format_time(times[logs[policy.id].newest]) if policy.id in logs else None,
                     "live_since": format_time(since.get(policy.id, version.created_at)),
                     "answer": _answer(unit, version, looks)[0],
-                    "waiting": _waiting(unit, version, numbers[policy.id][-1]),
+                    "waiting": _waiting(unit, version, numbers[policy.id][-1], tried),
                     "budget": _pacing(unit, version) if version.params.get("budget") else None,
                 }
                 for policy, version in ((policy, live[policy.name].version) for policy in shown)
@@ -188,10 +189,11 @@ def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], served:
     }  # fmt: skip
 
 
-def _waiting(unit: Unit, live: Version, number: int) -> WaitingVersion | None:
-    """The newest version of a policy, which has this number, where it was trained or rebuilt and is not live."""
+def _waiting(unit: Unit, live: Version, number: int, tried: Container[int | None]) -> WaitingVersion | None:
+    """The newest version of a policy, which has this number, where it was trained or rebuilt and is not live. tried:
+    the versions of which experiments serve copies, and which wait for nothing else."""
     newest = live_versions.waiting(unit, live) if number > live.number else None
-    if newest is None:
+    if newest is None or newest.id in tried:
         return None
     answer, passed = _answer(unit, newest, routes.newest_looks(unit, [newest.id]))
     if newest.policy.kind == "gradient":

@@ -34,19 +34,20 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
             detail = f"serves {change.reference}, whichever version is live: {remedy}"
             findings.add(CHECK, "warning" if is_stale else "info", f"route {change.route}", detail)
         leading.add(now.policy.id)
-    holdouts = {change.holdout for change in changes}  # these keep what they serve
+    holdouts, since = {change.holdout for change in changes}, activity.live_times(unit)  # holdouts keep what they serve
     for experiment in experiments.all_experiments(unit):
         versions = [live[variant.policy_id] for variant in experiment.serving if experiment.status == "running"]
         leading |= {version.policy.base_id or 0 for version in versions}
         for base_id in {version.policy.base_id for version in versions if version.policy.base_id is not None}:
             now, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]
             is_older = now.id not in {version.parent_id for version in copies} and experiment.name not in holdouts
+            is_older &= since.get(now.policy.id, 0) >= experiment.created_at  # else it was chosen beside the live one
             if is_older and policy in (None, now.policy.name):
                 served = [copy.reference if copy.learning else f"{now.policy.name}@{copy.number}" for copy in copies]
                 remedy = f"`rlrec experiment stop {experiment.name}` ends it"
                 detail = f"serves {' and '.join(served)}, and nobody there gets {now.reference}, which is live"
                 findings.add(CHECK, "info", f"experiment {experiment.name}", f"{detail}: {remedy}")
-    promoted = activity.live_times(unit).keys() - leading
+    promoted = since.keys() - leading
     for now in (live[policy_id] for policy_id in sorted(promoted) if changes):
         is_meant = policy in (None, now.policy.name) and now.policy.base_id is None
         if is_meant and not activity.count_served_since(unit, now.policy.id, unit.now - DAY_US):

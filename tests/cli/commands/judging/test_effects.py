@@ -267,6 +267,17 @@ def test_a_new_arm_has_the_prior_of_the_others(shop: Run) -> None:
     assert rows["new"]["probability"] > rows["bait"]["probability"]
 
 
+def test_a_version_that_a_ramp_tries_neither_waits_nor_lags_behind_the_live_one(shop: Run) -> None:
+    now = "--now", AFTERWARDS
+    shop("policy", "create", "home", "--kind", "long-term", "--reward", "durable", *now)
+    shop("policy", "rebuild", "home", *now)
+    shop("route", "create", "front", "--to", "draw", *now).done()
+    assert "home@2 has waited" in shop("status", *now).stdout
+    shop("route", "set", "front", "--to", "home@2", "--share", "50%", "--now", "2026-03-09").done()
+    text = shop("status", "--now", "2026-03-09").stdout
+    assert ("front-ramp-1" in text, "has waited" in text, "nobody there gets" in text) == (True, False, False)
+
+
 def test_a_catalogue_that_comes_and_goes_is_named(shop: Run) -> None:
     shop("policy", "create", "home", "--kind", "long-term", "--reward", "durable")
     rebuild, text = ("policy", "rebuild", "home", "--now", AFTERWARDS), "of the 5 arms that it has learned are retired"
