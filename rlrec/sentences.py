@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from math import inf
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -179,14 +180,22 @@ def by_reward_name(reward: str | None) -> str:
 
 
 def difference_sentence(
-    row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None
+    row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None,
+    newest_per_day: float | None = None,
 ) -> str:  # fmt: skip
-    """A sentence on a difference in reward per unit, from `experiment show`. per_day: new units per day."""
+    """A sentence on a difference in reward per unit, from `experiment show`. per_day: new units per day;
+    newest_per_day: the same of the newest days, in which those who return have mostly come once."""
     name, reward = row.get("group", row.get("variant")), by_reward_name(row["reward"] if by_reward else None)
     if TOO_EARLY & {*row["reasons"]}:
         enough = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
         question = f"whether it is better or worse than {row['against']}{reward}, {_basis(row, unit)}"
-        return f"{name}: too early to say {question} (nothing is said before {enough})"
+        start, shortage = "too early to say", (row.get("shortage") or 0) / row.get("share", 1.0)
+        if shortage and newest_per_day is not None and unit != "decision":
+            days = shortage / newest_per_day if newest_per_day else inf
+            start = "this traffic cannot tell in reasonable time" if days > LONGEST_WAIT else start
+            time = "nobody new comes" if days == inf else f"{time_text(days)} of this traffic"
+            enough += f"; about {quantity(approximate(round(shortage)), f'more {NOUNS.get(unit, unit)}')}, {time}"
+        return f"{name}: {start} {question} (nothing is said before {enough})"
     if row["answer"] == "unknown" and is_growing(row) and "young-units" in row["reasons"]:
         earned = f"{name} earned {difference_direction(row)} than {row['against']} so far"
         so_far = _figures({**row, "lower": None, "upper": None})
@@ -197,7 +206,7 @@ def difference_sentence(
         answer=row["answer"], base=base, value=row["value"], lower=row["lower"], upper=row["upper"],
         needed=row["needed"], cluster=unit, basis=_basis(row, unit),
         reward=row["reward"] if by_reward and row["reward"] else "",
-        days=row["needed"] / per_day if row["needed"] and per_day else None,
+        days=row["needed"] / row.get("share", 1.0) / per_day if row["needed"] and per_day else None,
         groups={"": row["reasons"]} if row["reasons"] else {},
     )  # fmt: skip
     return claim.sentence
@@ -239,11 +248,12 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     if answer.get("route") is not None:
         return [_holdout_sentence(answer)]
     rows, differences, per_day = answer["unit_differences"], answer["differences"], answer.get("units_per_day")
+    newest_per_day = answer.get("new_units_per_day")
     if answer.get("status") == "stopped":  # no more units arrive
         rows, differences = ([{**row, "needed": None} for row in table] for table in (rows, differences))
     names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     deciding = [row for row in rows if (row["metric"], row["reward"]) in names]
-    texts = earned_sentences(deciding, rows, answer["unit"], per_day=per_day)
+    texts = earned_sentences(deciding, rows, answer["unit"], per_day=per_day, newest_per_day=newest_per_day)
     guards = {name: [row for row in answer["guards"] if row["answer"] == name] for name in ("lost", "unknown")}
     lost, unknown = ([guard_sentence(row, answer["unit"]) for row in rows] for rows in guards.values())
     texts = [*lost, *texts, *unknown]
@@ -294,7 +304,8 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     reasons, is_sure = {*earned["reasons"]}, difference_direction(earned) in ("more", "less")
     if not is_sure or reasons - {*GROWING, "picked-decisions"}:
         named = {**earned, "group": answer["route"], "against": "its holdout"}
-        return difference_sentence(named, answer["unit"], by_reward=True, per_day=answer.get("units_per_day"))
+        paces = {"per_day": answer.get("units_per_day"), "newest_per_day": answer.get("new_units_per_day")}
+        return difference_sentence(named, answer["unit"], by_reward=True, **paces)
     so_far = " so far (young-units: it may grow or turn)" if "young-units" in earned["reasons"] else ""
     if so_far:  # their behaviour so far gives no bounds
         earned, visits = ({**row, "lower": None, "upper": None} for row in (earned, visits))
@@ -319,7 +330,7 @@ def _figures(row: Mapping[str, Any]) -> str:
 
 def earned_sentences(
     rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], unit: str, *,
-    per_day: float | None = None, equal_ages: bool = False,
+    per_day: float | None = None, newest_per_day: float | None = None, equal_ages: bool = False,
 ) -> list[str]:  # fmt: skip
     """The conclusions from the deciding differences, one per group and metric; each states if visits fall although the
     reward does not. differences: of all metrics; equal_ages: whether units were compared over equal times, so that
@@ -333,7 +344,8 @@ def earned_sentences(
         share = None if lost is None or {row["answer"], lost["answer"]} == {"unknown"} else lost["relative"]
         cost = f"; but it brings people back less often: {percent(share)} % visits per {unit}" if share else ""
         cost += " so far" if cost and not equal_ages else ""
-        texts.append(difference_sentence(row, unit, by_reward=by_reward, per_day=per_day) + cost)
+        paces = {"per_day": per_day, "newest_per_day": newest_per_day}
+        texts.append(difference_sentence(row, unit, by_reward=by_reward, **paces) + cost)
     gains, losses = ({row["group"] for row in rows if row["answer"] == sign} for sign in ("better", "worse"))
     noun = "rewards" if len({row["metric"] for row in rows}) == 1 else "metrics"
     return texts + [f"{name}: the {noun} disagree, decide by the one that you want" for name in sorted(gains & losses)]

@@ -215,6 +215,12 @@ def test_a_declared_metric_is_named_and_so_are_guards_that_do_not_hold() -> None
         "new: too early to say whether it is better or worse than old, visits per user (nothing is said before 100 "
         "users, 50 of each side, and 20 of them with a reward)"
     ]
+    early |= {"shortage": 74, "share": 0.5}  # of four variants, say
+    for pace, ending in {10: "15 days of this traffic)", 0: "nobody new comes)"}.items():
+        short = {**answer, "unit_differences": [early], "new_units_per_day": pace}
+        (sentence,) = experiment_sentences(short)
+        assert sentence.endswith(f"20 of them with a reward; about 150 more users, {ending}")
+        assert ("in reasonable time" in sentence) == (pace == 0)
     guard: dict[str, Any] = {**names, "group": "new", "against": "old", "least": -0.05, "relative": -0.2, "lower": -0.3,
              "upper": -0.1, "answer": "lost", "reasons": []}  # fmt: skip
     unsure = {**guard, "metric": "reward_per_unit", "reward": "loyal", "upper": 0.01, "answer": "unknown"}

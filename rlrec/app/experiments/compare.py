@@ -40,7 +40,8 @@ SequenceAnswer = TypedDict("SequenceAnswer", {
 })  # fmt: skip
 # Answer of `experiment show`: outcomes per unit with their differences from the first variant; rewards of the variants
 # and their differences per decision, under the first reward; checks of the split. metric: deciding ones; sequence: of
-# their differences; reasons: for caution; units_per_day: assigned, by the days of its log; plan: how long a running
+# their differences; reasons: for caution; units_per_day: assigned, by the days of its log; new_units_per_day: of a
+# running one, in the second half of these days; plan: how long a running
 # experiment takes, None where too little is known; selected_ratio: whether exclusions and filters leave out different
 # shares of the variants; first_at, last_at: of its decisions, None without any; route: whose holdout it is; led_to: the
 # policies that the route has served, newest last, none where a log is named; led_since: its newest change;
@@ -53,6 +54,7 @@ VariantComparison = TypedDict("VariantComparison", {
     "decisions_per_unit": list[dict[str, Any]], "created_at": str, "stopped_at": str | None,
     "anonymous": NotRequired[int], "ties": NotRequired[int | None],
     "interleave": NotRequired[list[str]], "units_per_day": NotRequired[float | None],
+    "new_units_per_day": NotRequired[float | None],
     "phases": list[dict[str, Any]], "plan": NotRequired[plan.Plan | None],
     "segments": NotRequired[list[study_figures.SegmentRow]],
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
@@ -91,7 +93,8 @@ def show(
         led_to = [*dict.fromkeys(change.policy for change in changes)][::-1]
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
         is_running = experiment.status == "running" and not log
-        planned = plan.experiment_plan(unit, collected, plan.Request(level=level)) if is_running else None
+        arrivals = plan.NewUnits.count(unit, study) if is_running else None
+        planned = arrivals and plan.experiment_plan(collected, arrivals, plan.Request(level=level))
         # the time for which the first units have been observed, with the windows of the rewards
         aged_us = min(covered[1], unit.now - max(reward.window_us for reward in definitions)) - first_at
         maturity = None
@@ -143,7 +146,7 @@ def show(
         phases=_phases(experiment, phases, collected) if len(phases) > 1 else [],
         equal_age_days=WEEK if aged_us > (WEEK + 1) * DAY_US else max(0, aged_us // (2 * DAY_US)),
         units_per_day=sum(assigned.values()) / (span_us / DAY_US) if (span_us := covered[1] - first_at) > 0 else None,
-        plan=planned, segments=collected.segments(),
+        new_units_per_day=arrivals and arrivals.pace, plan=planned, segments=collected.segments(),
         **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),
         **({} if route is None else {"route": route.route, "led_to": led_to, "led_since": format_time(route.at)}),
     )  # fmt: skip

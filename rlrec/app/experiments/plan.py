@@ -27,6 +27,7 @@ from rlrec.store.policies import people
 from rlrec.times import DAY_US
 
 WINDOW_US, SHORTEST_US = 30 * DAY_US, 7 * DAY_US  # of the newest traffic, which is read for as long as the plan takes
+MIN_SIDE = sequences.MIN_CLUSTERS // 2  # units of a variant that tell how they vary
 STRETCHES = 100  # of that time, in which new units are counted
 MEASURES = 3  # times that the traffic is read at most, to cover as long as an experiment takes
 METRICS = {metric.name: metric for metric in comparison.metrics(1)}
@@ -88,17 +89,19 @@ def _stored_plan(unit: Unit, request: Request) -> Plan:
         answer = _traffic_plan(unit, request, rewards)
     else:
         study = replace(unit_outcomes.experiment_study(unit, experiment, rewards), adjust=True)
-        answer = experiment_plan(unit, unit_outcomes.collect(unit, study, level=request.level), request)
+        figures = unit_outcomes.collect(unit, study, level=request.level)
+        answer = experiment_plan(figures, NewUnits.count(unit, study), request)
     if answer is None:
         _check_windows(unit, request, rewards)
         hint = "choose a longer log, or give the --rate of an event"
         metric = request.metric or ("what decides it" if request.name else declared.DEFAULT_METRIC)
-        raise InputError(f"the log does not tell how {metric} varies between units", hint=hint)
+        least = f"it takes {MIN_SIDE} of a variant" if request.name else f"it takes {sequences.MIN_CLUSTERS}"
+        raise InputError(f"the log does not tell how {metric} varies between units: {least}", hint=hint)
     return answer
 
 
-def experiment_plan(unit: Unit, figures: StudyFigures, request: Request) -> Plan | None:
-    """How long an experiment takes, in total and from now on. figures: of its study."""
+def experiment_plan(figures: StudyFigures, arrivals: NewUnits, request: Request) -> Plan | None:
+    """How long an experiment takes, in total and from now on. figures, arrivals: of its study."""
     experiment = figures.study.experiment
     if experiment is None or interleaved.rankers(experiment):
         return None
@@ -106,7 +109,7 @@ def experiment_plan(unit: Unit, figures: StudyFigures, request: Request) -> Plan
     compared = [shares[variant.id] for variant in experiment.variants if variant.label != holdout.LABEL]
     request = replace(request, by=experiment.unit)
     compared = compared if len(compared) > 1 else [*shares.values()]
-    answer = _plan(request, compared, NewUnits.count(unit, figures.study), figures)
+    answer = _plan(request, compared, arrivals, figures)
     if answer is not None:
         days = answer["days_sequential"] if experiment.state == "running" else None
         answer["days_left"] = None if days is None else max(0.0, days - answer["assumed"]["traffic_days"])
@@ -150,8 +153,14 @@ def _plan(
             reward = figures.metric_names()[0]["reward"]
             is_usual = reward == DEFAULT_REWARD and len(figures.study.rewards) == 1
             name = declared.MetricName(metric.name, None if is_usual else reward)
-        mean, adjusted = figures.outcomes.value(0, metric), figures.outcomes.adjusted_value(0, metric)
-        if not mean.varied or not mean.value or mean.units < sequences.MIN_CLUSTERS:
+        # a small holdout comes first, and the others tell how units vary
+        groups, least = (
+            (range(len(shares)), MIN_SIDE) if figures.study.experiment else (range(1), sequences.MIN_CLUSTERS)
+        )
+        means = {group: figures.outcomes.value(group, metric) for group in groups}
+        group = next((group for group in groups if means[group].units >= least), 0)
+        mean, adjusted = means[group], figures.outcomes.adjusted_value(group, metric)
+        if not mean.varied or not mean.value or mean.units < least:
             return None
         metric_name, wait = str(name), RETURN_DAYS.get(metric.name, 0)
         value, deviation = mean.value, mean.error**2 * mean.units
@@ -194,13 +203,17 @@ class NewUnits:
         counts = np.bincount(np.fromiter(new, np.int64), list(new.values()), STRETCHES).cumsum()
         return cls(counts=counts, days=STRETCHES * length / DAY_US)
 
+    @property
+    def pace(self) -> float:
+        """The new units of a day in the second half: those who return have mostly come once by then."""
+        return float(2 * (self.counts[-1] - self.counts[STRETCHES // 2 - 1]) / self.days)
+
     def days_until(self, units: float) -> float | None:
         """The number of days until this many units have come; beyond the observed number, at the pace of the second
         half."""
-        pace = 2 * (self.counts[-1] - self.counts[STRETCHES // 2 - 1]) / self.days
         if units <= self.counts[-1]:
             return float(np.interp(units, np.r_[0, self.counts], np.linspace(0, self.days, STRETCHES + 1)))
-        return float(self.days + (units - self.counts[-1]) / pace) if pace else None
+        return float(self.days + (units - self.counts[-1]) / self.pace) if self.pace else None
 
 
 def _check_windows(unit: Unit, request: Request, rewards: Sequence[Reward]) -> None:

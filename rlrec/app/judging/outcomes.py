@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from rlrec.app.evaluation.comparisons import interleaved, study_figures, unit_outcomes
 from rlrec.app.evaluation.comparisons.study_figures import BY, Study, StudyFigures
 from rlrec.app.evaluation.passes.request import EmptyLog
+from rlrec.app.experiments.plan import NewUnits
 from rlrec.app.inputs import filters, lookup
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.reasons import REASONS, in_order
@@ -45,11 +46,12 @@ class Request:
 
 # The outcomes of a log. unit: user or session; new, returning: the numbers of units without and with a visit before the
 # one in which they entered; anonymous: the number of units that are sessions without a user, where some user is known;
-# metric: the deciding ones.
+# metric: the deciding ones; new_units_per_day: as in `VariantComparison`.
 Result = TypedDict("Result", {
     "unit": str, "outcomes": list[study_figures.OutcomeRow], "differences": list[study_figures.DifferenceRow],
     "by": str | None, "experiment": str | None, "level": float, "new": int, "returning": int, "reasons": list[str],
     "anonymous": int, "metric": list[dict[str, str | None]], "segments": list[study_figures.SegmentRow],
+    "new_units_per_day": NotRequired[float | None],
 })  # fmt: skip
 
 
@@ -66,7 +68,15 @@ def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
         studies = [_study(unit, request) for request in requests]
         figures = unit_outcomes.collect_figures(unit, studies, level=requests[0].level)
         notice_uncounted(unit, store, studies[0].rewards)
-    return [_answer(store, *pair) for pair in zip(requests, figures, strict=True)]
+        paces = [None if request.log else _pace(unit, study) for request, study in zip(requests, studies, strict=True)]
+    results = [_answer(store, *pair) for pair in zip(requests, figures, strict=True)]
+    return [{**result, "new_units_per_day": pace} for result, pace in zip(results, paces, strict=True)]
+
+
+def _pace(unit: Unit, study: Study) -> float | None:
+    """The new units of a day, of a running experiment."""
+    is_running = study.experiment is not None and study.experiment.status == "running" and study.by == "variant"
+    return NewUnits.count(unit, study).pace if is_running else None
 
 
 def notice_uncounted(unit: Unit, store: Store, rewards: Iterable[Reward]) -> None:
@@ -150,7 +160,7 @@ def explanations(rows: Iterable[Mapping[str, Any]], reasons: Sequence[str] = ())
             metrics.setdefault(reason, {})[row.get("metric", "")] = None
     n_metrics = len({row.get("metric", "") for row in rows})
     few = {
-        reason: f" ({', '.join(names)})" for reason, names in metrics.items()
-        if reason not in reasons and len(names) <= MAX_NAMES and len(names) < n_metrics
+        reason: f" ({', '.join(filter(None, names))})" for reason, names in metrics.items()
+        if reason not in reasons and any(names) and len(names) <= MAX_NAMES and len(names) < n_metrics
     }  # fmt: skip
     return [f"{reason}{few.get(reason, '')}: {REASONS[reason].text}" for reason in in_order([*metrics])]

@@ -83,7 +83,7 @@ REASONS = {
     "other-metric": Reason("sample", "weak", "0 lies outside of the interval, but this metric does not decide the "
         "experiment: among so many, some are that far off by chance (weak)"),
     "young-units": Reason("state", "weak", "many units had no time yet to come again, or the difference changes with "
-        "the time they had: it may grow or turn; `outcomes --age 7d` compares units at equal age"),
+        "the time they had: it may grow or turn; `--age` of `outcomes` compares units at equal age"),
     "not-randomised": Reason("log", "weak", "no p-values: nobody assigned units to these groups at random, so they may "
         "differ in who came and when; `rlrec experiment` compares policies"),
     "picked-decisions": Reason("log", "weak", "the log filter leaves out decisions by what came after units were "

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import exp, lgamma, log, pi
+from math import ceil, exp, lgamma, log, pi
 from statistics import NormalDist
 from typing import Any
 
@@ -268,13 +268,23 @@ class Comparison:
         return None if self.lower is None or self.upper is None else self.upper - self.lower
 
     @property
+    def _shortage(self) -> float:
+        """The factor by which units must grow for bounds."""
+        return max(MIN_CLUSTERS / self.even_units, MIN_EVENTS / self.even_rewards)
+
+    @property
+    def shortage(self) -> int | None:
+        """The number of further units before which nothing is said; None where there are enough, or it is not known."""
+        is_short = self.sequence is not None and self.even_rewards and self._shortage > 1
+        return ceil(self.clusters * (self._shortage - 1)) if is_short else None
+
+    @property
     def answer(self) -> Answer:
         """Whether the first one is better, worse, or as good, and how many further clusters would decide."""
         base, value, growth, shortages = self.base or 0.0, self.value or 0.0, None, list[float]()
         if self.sequence is not None:
             growth = partial(self.sequence.growth, n=max(1, self.clusters))
-            minima = ((MIN_CLUSTERS, self.even_units), (MIN_EVENTS, self.even_rewards))
-            shortages = [max(least / number for least, number in minima)] if self.even_rewards else []
+            shortages = [self._shortage] if self.even_rewards else []
         return judge(
             self.value, self.lower, self.upper, scale=abs(base), precision=rounding(base, base + value),
             clusters=self.clusters, ess=self.ess, verdict=self.verdict, reasons=self.reasons, growth=growth,
@@ -284,7 +294,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """The figures of a row of differences."""
         figures = {name: getattr(self, name) for name in ("value", "relative", "lower", "upper", "p_value")}
-        return figures | {"reasons": [*self.reasons], **self.answer._asdict()}
+        return figures | {"reasons": [*self.reasons], **self.answer._asdict(), "shortage": self.shortage}
 
 
 def difference(value: MetricValue, baseline: MetricValue, *, level: float, correlation: float = 0.0) -> Comparison:

@@ -254,7 +254,7 @@ def test_experiment_without_decisions_has_figures_of_nothing(at: Clocked) -> Non
     assert json.dumps(result, allow_nan=False)
     assert result["sample_ratio"] == {"chi2": None, "p_value": None}
     assert result["holdout"] is None
-    figures = dict.fromkeys(("value", "relative", "lower", "upper", "p_value", "needed"))
+    figures = dict.fromkeys(("value", "relative", "lower", "upper", "p_value", "needed", "shortage"))
     nothing = {"reasons": ["no-units"], "answer": "unknown", **figures}
     assert result["differences"] == [{"variant": "b", "against": "a", **nothing}]
 

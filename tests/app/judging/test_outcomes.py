@@ -413,5 +413,6 @@ def test_units_of_a_policy_that_stopped_before_they_came_again_are_young(store: 
 
 def test_the_explanation_of_a_reason_names_the_few_metrics_that_have_it() -> None:
     metrics = {"visits": ["young-units"], "retention": ["young-units"], "returned_28d": ["few-clusters", "young-units"]}
-    lines = explanations([{"metric": name, "reasons": reasons} for name, reasons in metrics.items()])
+    rows: list[dict[str, Any]] = [{"metric": name, "reasons": reasons} for name, reasons in metrics.items()]
+    lines = explanations([*rows, {"variant": "b", "reasons": ["few-clusters"]}])  # of means per decision
     assert sorted(line.split(":")[0] for line in lines) == ["few-clusters (returned_28d)", "young-units"]

@@ -186,13 +186,13 @@ OutcomeRow = TypedDict("OutcomeRow", {
     "lower": float | None, "upper": float | None, "units": int, "reasons": list[str],
 })  # fmt: skip
 # The difference of a metric between a group and another one; relative: to the other one's value; answer, needed: as in
-# `Answer`; theta, narrowed: with adjustment. p_value: for metrics that decide an experiment, after Holm, valid at every
-# look.
+# `Answer`; shortage: further units before which nothing is said; share: of new units, in these two variants; theta,
+# narrowed: with adjustment. p_value: for metrics that decide an experiment, after Holm, valid at every look.
 DifferenceRow = TypedDict("DifferenceRow", {
     "group": str | None, "against": str | None, "metric": str, "reward": str | None, "value": float | None,
     "relative": float | None, "lower": float | None, "upper": float | None, "p_value": float | None,
-    "reasons": list[str], "answer": str, "needed": int | None, "theta": NotRequired[float | None],
-    "narrowed": NotRequired[float | None],
+    "reasons": list[str], "answer": str, "needed": int | None, "shortage": int | None,
+    "share": NotRequired[float], "theta": NotRequired[float | None], "narrowed": NotRequired[float | None],
 })  # fmt: skip
 # The interval of a deciding comparison: valid at every look, and (fixed) for one planned look.
 SequenceRow = TypedDict("SequenceRow", {
@@ -313,6 +313,10 @@ class StudyFigures:
         compared, labels = self.compare(group, metric), self.groups.labels
         past = {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
         names = {"group": labels[group], "against": labels[0], "metric": metric.name, "reward": self._reward(metric)}
+        variants = () if self.study.experiment is None else self.study.experiment.variants
+        weights: dict[str | None, float] = {variant.label: variant.weight for variant in variants}
+        if {labels[0], labels[group]} <= weights.keys():
+            past["share"] = (weights[labels[0]] + weights[labels[group]]) / sum(weights.values())
         return cast(DifferenceRow, {**names, **compared.to_json(), **past})
 
     def compare(self, group: int, metric: Metric) -> Comparison:

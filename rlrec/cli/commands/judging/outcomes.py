@@ -87,7 +87,9 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
         names, rows = [[*row.values()] for row in result["metric"]], result["differences"]
         deciding = [row for row in rows if [row["metric"], row["reward"]] in names]
         equal_ages = request["age_us"] is not None
-        title = [*earned_sentences(deciding, rows, result["unit"], equal_ages=equal_ages), "", *title]
+        pace = result.get("new_units_per_day")
+        texts = earned_sentences(deciding, rows, result["unit"], newest_per_day=pace, equal_ages=equal_ages)
+        title = [*texts, "", *title]
     if (age_us := request["age_us"]) is not None:
         title.insert(0, f"over the first {format_duration(age_us)} of each {result['unit']}, without younger ones:")
     show(result, table=table._replace(title=title, notes=[*segments, *notes]), flat=_flat(result))

@@ -75,7 +75,8 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
     assert list(answer) == [
         "experiment", "status", "unit", "variants", "differences", "sample_ratio", "holdout", "outcomes",
         "unit_differences", "reasons", "decisions_per_unit", "guards", "metric", "sequence", "phases", "created_at",
-        "stopped_at", "anonymous", "equal_age_days", "units_per_day", "plan", "segments", "first_at", "last_at",
+        "stopped_at", "anonymous", "equal_age_days", "units_per_day", "new_units_per_day", "plan", "segments",
+        "first_at", "last_at",
     ]  # fmt: skip
     assert answer["holdout"] is None
     keys = (
@@ -91,7 +92,7 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
         "upper",
     )
     assert [list(row) for row in answer["variants"]] == [list(keys)] * 2
-    figures = ("value", "relative", "lower", "upper", "p_value", "reasons", "answer", "needed")
+    figures = ("value", "relative", "lower", "upper", "p_value", "reasons", "answer", "needed", "shortage")
     assert [list(row) for row in answer["differences"]] == [["variant", "against", *figures]]
     assert list(answer["sample_ratio"]) == ["chi2", "p_value"]
     assert sum(row["decisions"] for row in answer["variants"]) == 1
