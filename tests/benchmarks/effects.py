@@ -18,7 +18,7 @@ from rlrec.app.judging import effects as judged_effects
 from rlrec.arrays import Array, Ids
 from rlrec.ope.estimators.shrinkage import draw_lines, joint_rates
 from rlrec.ope.intervals.tails import t_quantile
-from rlrec.ope.sums.exposures import Exposures, block_numbers
+from rlrec.ope.sums.exposures import Exposures, block_numbers, std_errors
 from rlrec.policy.beliefs.base import Learner, Policy
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, subset, unstack
@@ -72,10 +72,12 @@ def covered(loggers: Sequence[str], *, runs: int, seed: int) -> tuple[Array, flo
     held, held_shrunk = np.zeros(3), 0.0
     for sums in logs_of(loggers, runs=runs, seed=seed):
         estimates = sums.estimate(return_weight=RETURN_WEIGHT)
-        share = sums.expected / sums.expected.sum()
+        share = sums.pages.looks[1] / sums.pages.looks[1].sum()
         worth = RETURN_WEIGHT + FOLLOWED
-        outcomes = list(estimates.outcomes)
-        answers = (outcomes[0], outcomes[2], estimates.total(now=1.0))
+        now, _, returning = zip(
+            estimates.effect.T, std_errors(estimates.influence, columns=estimates.columns).T, strict=True
+        )
+        answers = (now, returning, estimates.arm_totals)
         truths = [truth - share @ truth for truth in (NOW, BACK, NOW + worth * BACK)]
         reach = t_quantile(0.975, min(PAGES // VISIT, len(estimates.influence)) - 1)
         for number, ((effect, error), truth) in enumerate(zip(answers, truths, strict=True)):
@@ -160,11 +162,10 @@ def sums_of(slates: Ids, draw: Ids, expected: Array, rng: np.random.Generator) -
         constant, exposures.together(visit), 1.0 * returned[:, None], factor=np.ones(n // VISIT), cluster=digests
     )
     block = block_numbers(digests)
-    shown, awaited = exposures.totals(np.ones(n))
     by_block = [
         np.bincount(block, weights=column, minlength=len(sums.returned)) for column in (returned, returned * followed)
     ]
-    return replace(sums, returned=by_block[0], followed=by_block[1], looks=shown, expected=awaited)
+    return replace(sums, returned=by_block[0], followed=by_block[1])
 
 
 # -- logs in stores --

@@ -24,6 +24,7 @@ BLOCKS, BLOCKS_OF_MANY = 512, 128  # of clusters, for errors: up to MOST_JOINT a
 TABLE_ROWS = 2_048  # rows of exposures in one table, about
 SMALLEST = 1e-10  # smallest eigenvalue, as a share of the largest, of exposures that varied
 _ALONE = 0.5  # share of an exposure's squares from which on one block alone carries an arm
+_FEWEST_LOOKS, _SHOWN = 1.0, 0.25  # fewest looks at an arm, also as a share of the expected ones
 _MOSTLY = 0.4  # share of an exposure that must vary; where two arms take turns, each has a half
 _SALT, _MIX_SALT = 2, 3
 
@@ -109,22 +110,24 @@ class ExposureRegression(Sums):
 
     square (b, d, d): sums of products of two columns. With more than 128 arms (b, d, 4): products with the first 3
     columns, and squares of exposures; each arm is then regressed on separately. crossed (b, d, o): products of columns
-    and outcomes."""
+    and outcomes. looks (2, k): looks at each arm, and expected looks."""
 
     square: Array
     crossed: Array
+    looks: Array
 
     @classmethod
     def zeros(cls, arms: int, *, outcomes: int) -> ExposureRegression:
         """The sums over no rows."""
         blocks, d = count_blocks(arms), BASELINE_COLUMNS + arms
         width = d if arms <= MOST_JOINT else BASELINE_COLUMNS + 1
-        return cls(np.zeros((blocks, d, width)), np.zeros((blocks, d, outcomes)))
+        return cls(np.zeros((blocks, d, width)), np.zeros((blocks, d, outcomes)), np.zeros((2, arms)))
 
     def add_rows(self, baseline: Array, exposures: Exposures, outcomes: Array, *, factor: Array, cluster: Ids) -> None:
         """Add n rows to these sums in place: baseline (n, 3), exposures times factor (n,), outcomes (n, o); cluster
         (n,): digests."""
         block, columns = block_numbers(cluster, blocks=len(self.square)), np.hstack([baseline, outcomes])
+        self.looks[...] += exposures.totals(np.square(factor))
         if not self._is_joint:
             self._add_each(columns, exposures, factor, block)
             return
@@ -173,17 +176,24 @@ class ExposureRegression(Sums):
 
     @cached_property
     def influences(self) -> Array:
-        """The contribution of each block to the effects, (b, k, o)."""
+        """The contribution of each block to the effects, (b, k, o), larger where the block alone carries much of an
+        arm's exposures, so that the effect fits it.
+        Source: Bell and McCaffrey 2002, Bias Reduction in Standard Errors for Linear Regression with Multi-Stage
+        Samples, for the square root."""
         slopes = self._slopes(self.square.sum(axis=0), self.crossed.sum(axis=0))
         if self._is_joint:
-            residual = self.crossed - self.square @ slopes
-            return np.asarray(self._inverse @ residual)[:, BASELINE_COLUMNS:]
-        residual = (
-            self.crossed
-            - self.square[..., :BASELINE_COLUMNS] @ slopes[:BASELINE_COLUMNS]
-            - self.square[..., BASELINE_COLUMNS:] * slopes
-        )
-        return self._each(residual[:, BASELINE_COLUMNS:])
+            influence = np.asarray(self._inverse @ (self.crossed - self.square @ slopes))[:, BASELINE_COLUMNS:]
+            share = np.einsum("ij,bji->bi", self._inverse, self.square)[:, BASELINE_COLUMNS:]
+        else:
+            residual = (
+                self.crossed
+                - self.square[..., :BASELINE_COLUMNS] @ slopes[:BASELINE_COLUMNS]
+                - self.square[..., BASELINE_COLUMNS:] * slopes
+            )
+            influence = self._each(residual[:, BASELINE_COLUMNS:])
+            squares = self.square[:, BASELINE_COLUMNS:, -1]
+            share = squares / np.maximum(squares.sum(axis=0), 1e-300)
+        return influence / np.sqrt(1 - np.clip(share, 0, _ALONE))[..., None]
 
     @cached_property
     def vary(self) -> Flags:
@@ -195,7 +205,14 @@ class ExposureRegression(Sums):
         if self._is_joint:
             return (np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _MOSTLY) & ~alone
         shown = square[BASELINE_COLUMNS:, -1]
-        return np.asarray((shown > SMALLEST * shown.max(initial=0.0)) & ~alone)
+        return np.asarray((shown > SMALLEST * shown.max(initial=0.0)) & ~alone & self.shown)
+
+    @property
+    def shown(self) -> Flags:
+        """Whether each arm was looked at, not far less than expected, (k,). The exposures of an arm that was hardly
+        shown are the logger's expectations, which follow the context: by itself it has no effect that can be told."""
+        shown, expected = self.looks
+        return np.asarray(shown >= np.maximum(_FEWEST_LOOKS, _SHOWN * expected))
 
     @property
     def variances(self) -> Array:

@@ -24,9 +24,10 @@ def regression(
 
 
 def pages(exposure: Array) -> Exposures:
-    """Exposures (n, k) that nobody was shown: each page expected its own less."""
-    none = np.zeros(0, np.int64)
-    return Exposures(none, none, np.zeros(0), -exposure, np.arange(len(exposure)))
+    """Exposures (n, k) of pages that show every arm, and expected their own less."""
+    n, k = exposure.shape
+    row, arm = np.divmod(np.arange(n * k), k)
+    return Exposures(row, arm, np.ones(n * k), 1 - exposure, np.arange(n))
 
 
 def add(sums: ExposureRegression, exposures: Exposures, outcome: Array, *, factor: Array, people: Ids) -> None:

@@ -96,17 +96,15 @@ class EffectSums(Sums):
     """Sums over a part of the log, with b blocks of clusters and k arms in order of their keys.
 
     pages: regressions of the rewards now and later; visits: of coming back. returned, followed (b,): the number of
-    visits after which the person came back, and the reward of what followed, including further returns. expected, looks
-    (k,): expected and actual looks at each arm. counts: pages, visits, visits of persons with a key, and persons; their
-    digests (people) are kept until the partition has been read. events: by kind, the sums of values and of squared
-    values at the slots of each arm, (k, 2); products: of the values of two kinds, over all slots."""
+    visits after which the person came back, and the reward of what followed, including further returns. counts: pages,
+    visits, visits of persons with a key, and persons; their digests (people) are kept until the partition has been
+    read. events: by kind, the sums of values and of squared values at the slots of each arm, (k, 2); products: of the
+    values of two kinds, over all slots."""
 
     pages: ExposureRegression
     visits: ExposureRegression
     returned: Array
     followed: Array
-    expected: Array
-    looks: Array
     counts: Ids
     people: frozenset[int]
     events: Mapping[str, Array]
@@ -118,9 +116,13 @@ class EffectSums(Sums):
         blocks = np.zeros(count_blocks(arms))
         return cls(
             pages=ExposureRegression.zeros(arms, outcomes=outcomes), visits=ExposureRegression.zeros(arms, outcomes=1),
-            returned=blocks, followed=blocks, expected=np.zeros(arms), looks=np.zeros(arms),
-            counts=np.zeros(4, np.int64), people=frozenset(), events={}, products={},
+            returned=blocks, followed=blocks, counts=np.zeros(4, np.int64), people=frozenset(), events={}, products={},
         )  # fmt: skip
+
+    @property
+    def looks(self) -> Array:
+        """The looks at each arm, (k,)."""
+        return self.pages.looks[0]
 
     def estimate(self, *, return_weight: float) -> EffectEstimates:
         """The effects of all arms against the average showing of the log. return_weight: the reward of a return
@@ -131,16 +133,19 @@ class EffectSums(Sums):
         effect = np.hstack([self.pages.effects, self.visits.effects])  # (k, 3): now, later, returning
         influence = np.concatenate([self.pages.influences, self.visits.influences], axis=2)
         variances = np.column_stack([self.pages.variances, self.pages.variances, self.visits.variances])
-        usable = np.column_stack([self.pages.vary, self.pages.vary, self.visits.vary])
+        usable, shown = (
+            np.column_stack([pages, pages, visits])
+            for pages, visits in ((self.pages.vary, self.visits.vary), (self.pages.shown, self.visits.shown))
+        )
         # the average showing is over arms whose effects can be estimated
-        shares = self.expected[:, None] * usable
+        shares = self.pages.looks[1][:, None] * usable
         shares = shares / np.maximum(shares.sum(axis=0), 1e-300)
         effect = (effect - (shares * effect).sum(axis=0)) * usable
         influence = (influence - np.einsum("ao,bao->bo", shares, influence)[:, None]) * usable
         return EffectEstimates(
             effect=effect, influence=influence, variances=variances, worth=worth, has_returns=returns > 0,
             worth_influence=(self.followed - followed * self.returned) / max(returns, 1.0),
-            usable=usable, columns=self.pages.n_regressed,
+            usable=usable, shown=usable & shown, columns=self.pages.n_regressed,
             rates=event_rates(self.events, self.looks, self.pages.vary), shares=shares,
         )  # fmt: skip
 
@@ -162,9 +167,10 @@ class EffectEstimates:
     """Effects of k arms, (k, 3): on the rewards now and later, and on coming back; influence (b, k, 3): of each block.
 
     variances (k, 3): of each effect from its exposures alone. worth: the value of a return, worth_influence (b,);
-    usable (k, 3): which effects can be estimated, others are 0; columns: the number of regressors that share a
-    regression; rates: of kinds of events at the slots of each arm; shares (k, 3): of each arm in the log's average
-    showing, among arms whose effects can be estimated."""
+    usable (k, 3): which effects can be estimated, others are 0; shown (k, 3): which of them are of arms with looks
+    enough to be judged alone; columns: the number of regressors that share a regression; rates: of kinds of events at
+    the slots of each arm; shares (k, 3): of each arm in the log's average showing, among arms whose effects can be
+    estimated."""
 
     effect: Array
     influence: Array
@@ -173,6 +179,7 @@ class EffectEstimates:
     worth_influence: Array
     has_returns: bool
     usable: Flags
+    shown: Flags
     columns: int
     rates: Mapping[str, Array]
     shares: Array
@@ -181,6 +188,11 @@ class EffectEstimates:
     def varies(self) -> Flags:
         """Which arms have a long-run effect that can be estimated, (k,)."""
         return self.usable[:, 0] & (self.usable[:, 2] | (not self.has_returns))
+
+    @property
+    def judged(self) -> Flags:
+        """Which arms have a long-run effect that can be judged alone, (k,)."""
+        return self.shown[:, 0] & (self.shown[:, 2] | (not self.has_returns))
 
     @property
     def posteriors(self) -> list[ShrunkEffects]:
@@ -192,24 +204,20 @@ class EffectEstimates:
         """The posteriors of the three effects against the average showing, shrunk towards lines in predictors (k, p),
         or towards the mean of all arms."""
         return [
-            shrink(*outcome, usable, predictors).against(share)
-            for outcome, usable, share in zip(self.pooled, self.usable.T, self.shares.T, strict=True)
+            shrink(*outcome, shown, predictors).against(share)
+            for outcome, shown, share in zip(self.pooled, self.shown.T, self.shares.T, strict=True)
         ]
 
     @property
     def pooled(self) -> Iterator[tuple[Array, Array]]:
-        """The `outcomes` with standard errors from exposures and one noise level for all arms. An arm's own error grows
-        with its effect: where nobody has bought yet, both are small, so weights from such errors are biased."""
-        for (effect, error), variance, usable in zip(self.outcomes, self.variances.T, self.usable.T, strict=True):
-            has_error = usable & (error > 0)
-            noise = np.square(error[has_error]).sum() / max(float(variance[has_error].sum()), 1e-300)
-            yield effect, np.where(has_error, np.sqrt(noise * variance), error)
-
-    @property
-    def outcomes(self) -> Iterator[tuple[Array, Array]]:
-        """The effects now, later and on coming back, each with its standard errors, (k,)."""
-        for number in range(3):
-            yield self.effect[:, number], std_errors(self.influence[:, :, number], columns=self.columns)
+        """The effects now, later and on coming back, each with its standard errors, (k,), from exposures and one noise
+        level for all arms. An arm's own error grows with its effect: where nobody has bought yet, both are small, so
+        weights from such errors are biased."""
+        errors = std_errors(self.influence, columns=self.columns)
+        for effect, error, variance, shown in zip(self.effect.T, errors.T, self.variances.T, self.shown.T, strict=True):
+            has_error = shown & (error > 0)
+            noise = np.square(error[has_error]) / variance[has_error]
+            yield effect, np.where(has_error, np.sqrt(noise.mean() * variance) if len(noise) else 0.0, error)
 
     def long_run(self, posteriors: Sequence[ShrunkEffects]) -> ShrunkEffects:
         """The posterior of the long-run effects, from those of the three effects."""
@@ -384,7 +392,6 @@ class EffectPass:
         sums.pages.add_rows(
             baseline * root[:, None], exposures, outcomes * root[:, None], factor=root, cluster=visits.cluster[visit]
         )
-        expected, looks = exposures.totals(count)[::-1]
         # visits of persons with a key, all of whose pages are here
         first = run_starts(visit)
         number_of_pages = np.diff(np.r_[first, len(visit)])
@@ -409,7 +416,6 @@ class EffectPass:
         return replace(
             sums, returned=sums.returned + np.bincount(block, weights=weight, minlength=blocks),
             followed=sums.followed + np.bincount(block, weights=weight * followed, minlength=blocks),
-            expected=sums.expected + expected, looks=sums.looks + looks,
             counts=sums.counts + np.array([len(visit), len(first), len(index), 0]),
             people=sums.people | frozenset(visits.cluster[visit[first]].tolist()),
             events=add_each(sums.events, events), products=add_each(sums.products, products),
@@ -424,20 +430,20 @@ class EffectPass:
     def cell_posteriors(self, overall: EffectSums, cells: Sequence[EffectSums]) -> list[Sequence[ShrunkEffects]]:
         """For each cell, a part of the log, the posteriors of its effects, shrunk towards those of the whole."""
         estimates, looks = [self.estimate(cell) for cell in cells], np.array([cell.looks for cell in cells])
-        usable, events = np.array([cell.usable for cell in estimates]), dict[str, Array]()
+        shown, events = np.array([cell.shown for cell in estimates]), dict[str, Array]()
         # kinds that the slots of a cell have more or less often than the whole log has
         for kind, sums in overall.events.items():
             usual = sums[:, 0] / np.maximum(overall.looks, 1e-300)
             tables = np.array([cell.events.get(kind, np.zeros_like(sums)) for cell in cells])
             events[kind] = np.column_stack([(tables[..., 0] - looks * usual).ravel(), tables[..., 1].ravel()])
-        rates = columns_of(event_rates(events, looks.ravel(), usable[..., 0].ravel()), looks.size)
+        rates = columns_of(event_rates(events, looks.ravel(), shown[..., 0].ravel()), looks.size)
         outcomes = zip(self.estimate(overall).posteriors, *(cell.pooled for cell in estimates), strict=True)
         by_outcome: list[list[ShrunkEffects]] = []
         for number, (posterior, *by_cell) in enumerate(outcomes):
             effect, error = (np.array(columns) for columns in zip(*by_cell, strict=True))
             # against the average showing of all cells
             effect += np.array([cell.shares[:, number] @ posterior.mean for cell in estimates])[:, None]
-            by_outcome.append(shrink_cells(posterior, effect, error, usable[..., number], rates))
+            by_outcome.append(shrink_cells(posterior, effect, error, shown[..., number], rates))
         return list(zip(*by_outcome, strict=True))
 
     @property
@@ -451,7 +457,7 @@ class EffectPass:
     ) -> GroupEffects:
         """The effects of a group. posteriors: of its effects; by default they follow from its own sums."""
         estimates, people = self.estimate(sums), int(sums.counts[3])
-        effect, usable = estimates.effect, estimates.usable
+        effect, shown = estimates.effect, estimates.shown
         long_run, error = estimates.arm_totals
         posteriors = posteriors or estimates.posteriors
         total = estimates.long_run(posteriors)
@@ -461,8 +467,8 @@ class EffectPass:
         keys, weight = self.arm_keys, sums.visits.square[:, 0, 0].sum()  # the weight of the visits
         raw = np.column_stack([effect, long_run, error, long_run - reach * error, long_run + reach * error])
         shrunk = np.column_stack([total.mean, total.sd, total.mean - z * total.sd, total.mean + z * total.sd])
-        raw[:, :3] = np.where(usable & [True, True, estimates.has_returns], raw[:, :3], np.nan)
-        raw[~estimates.varies, 3:] = np.nan
+        raw[:, :3] = np.where(shown & [True, True, estimates.has_returns], raw[:, :3], np.nan)
+        raw[~estimates.judged, 3:] = np.nan
         rows = [
             {
                 "arm": keys[row], "looks": float(sums.looks[row]),
@@ -552,7 +558,7 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
 def _check(sums: EffectSums) -> None:
     """Raises CheckFailed for a log that cannot distinguish the effects of any arms."""
     if sums.pages.square.any(axis=(1, 2)).sum() < 2 * sums.pages.n_regressed:  # the number of blocks that have rows
-        persons, arms = quantity(int(sums.counts[3]), "person"), quantity(len(sums.expected), "arm")
+        persons, arms = quantity(int(sums.counts[3]), "person"), quantity(len(sums.looks), "arm")
         hint = "collect more pages, or judge whole policies by `rlrec evaluate`"
         raise CheckFailed(f"{persons} cannot tell {arms} apart", hint=hint)
     if not sums.pages.vary.any():
