@@ -150,10 +150,13 @@ class ArmEffects:
     def gain(self, exposures: Array, *, learned: bool) -> tuple[float, float]:
         """The reward that exposures (k,) add to a page, and its standard error."""
         fixed, error = self.even if learned else exposures, self.raw.total(now=1.0)[1]
-        change = np.where(self.raw.varies & (error > 0), fixed - self.shown, 0.0)
+        is_judged = self.raw.varies & (error > 0)
+        change = np.where(is_judged, fixed - self.shown, 0.0)
         choice = exposures - self.shown - change
         (value,), (std_error,) = self.raw.total(now=1.0, weights=change[:, None])
         variance = np.nan_to_num(std_error) ** 2 + np.square(choice) @ np.square(self.posterior.sd)
+        # arms that nobody can judge have the error of their common mean together
+        variance += float((choice @ (self.posterior.sd * ~is_judged)) ** 2)
         return float(value + choice @ self.posterior.mean), float(np.sqrt(variance))
 
 

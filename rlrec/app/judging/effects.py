@@ -73,7 +73,7 @@ def suggest(store: Store, request: Request) -> Suggestion:
     (sums,) = by_group.values()
     estimates = effect_pass.estimate(sums)
     later, error = estimates.total(now=0.0)
-    arms = np.flatnonzero(estimates.judged)
+    arms = np.flatnonzero(estimates.varies)
     if not (error[arms] > 0).all():
         hint = "collect visits of several pages, or of people who are named and come back"
         raise CheckFailed("nothing came after the pages of this log: nothing can be told of it", hint=hint)

@@ -24,7 +24,8 @@ _HEAVIEST = 1e300
 _DTYPES = {"cluster": np.int64, "default": np.bool_}
 NO_COLUMNS = ("start", "left_out")  # fields of batches that are not columns of rows
 CORE = ("rows", "earned", "weight", "weighted_reward")
-TABLES = ("target_at", "logged_at", "exposure", "change")  # columns with a number for every position, or every arm
+# columns with a number for every position, or every arm
+TABLES = ("target_at", "logged_at", "exposure", "expectation", "change")
 
 
 @dataclass(frozen=True)

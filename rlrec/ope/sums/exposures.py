@@ -23,8 +23,8 @@ BASELINE_COLUMNS = 3  # columns known before the draw
 BLOCKS, BLOCKS_OF_MANY = 512, 128  # of clusters, for errors: up to MOST_JOINT arms, and for more arms
 TABLE_ROWS = 2_048  # rows of exposures in one table, about
 SMALLEST = 1e-10  # smallest eigenvalue, as a share of the largest, of exposures that varied
-_ALONE = 0.5  # share of an exposure's squares from which on one block alone carries an arm
-_FEWEST_LOOKS, _SHOWN = 1.0, 0.25  # fewest looks at an arm, also as a share of the expected ones
+ALONE = 0.5  # share of an exposure's squares from which on one block alone carries an arm
+_FEWEST_LOOKS, _SHOWN = 3.0, 0.25  # fewest looks at an arm, also as a share of the expected ones
 _MOSTLY = 0.4  # share of an exposure that must vary; where two arms take turns, each has a half
 _SALT, _MIX_SALT = 2, 3
 
@@ -37,6 +37,12 @@ def block_numbers(cluster: Ids, *, blocks: int = BLOCKS) -> Ids:
 def count_blocks(arms: int) -> int:
     """The number of blocks of clusters in a regression with this many arms."""
     return BLOCKS if arms <= MOST_JOINT else BLOCKS_OF_MANY
+
+
+def has_looks(shown: Array, expected: Array) -> Flags:
+    """Whether arms have looks enough to be judged, (k,), from the looks at each and the expected ones. The exposures of
+    an arm that was hardly shown are the logger's expectations, which follow the context: no effect can be told."""
+    return np.asarray(shown >= np.maximum(_FEWEST_LOOKS, _SHOWN * expected))
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,26 +199,19 @@ class ExposureRegression(Sums):
             influence = self._each(residual[:, BASELINE_COLUMNS:])
             squares = self.square[:, BASELINE_COLUMNS:, -1]
             share = squares / np.maximum(squares.sum(axis=0), 1e-300)
-        return influence / np.sqrt(1 - np.clip(share, 0, _ALONE))[..., None]
+        return influence / np.sqrt(1 - np.clip(share, 0, ALONE))[..., None]
 
     @cached_property
     def vary(self) -> Flags:
-        """Whether the exposure of each arm varied, (k,): beyond the sum over all arms, and in more than one block of
-        clusters, which may be one person."""
+        """Whether the exposure of each arm varied, (k,): beyond the sum over all arms, in more than one block of
+        clusters, which may be one person, and with looks enough."""
         square = self.square.sum(axis=0)
         by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
-        alone = (by_block.max(axis=0) > _ALONE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
+        alone = (by_block.max(axis=0) > ALONE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
         if self._is_joint:
             return (np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _MOSTLY) & ~alone
         shown = square[BASELINE_COLUMNS:, -1]
-        return np.asarray((shown > SMALLEST * shown.max(initial=0.0)) & ~alone & self.shown)
-
-    @property
-    def shown(self) -> Flags:
-        """Whether each arm was looked at, not far less than expected, (k,). The exposures of an arm that was hardly
-        shown are the logger's expectations, which follow the context: by itself it has no effect that can be told."""
-        shown, expected = self.looks
-        return np.asarray(shown >= np.maximum(_FEWEST_LOOKS, _SHOWN * expected))
+        return np.asarray((shown > SMALLEST * shown.max(initial=0.0)) & ~alone & has_looks(*self.looks))
 
     @property
     def variances(self) -> Array:
@@ -233,7 +232,8 @@ class ExposureRegression(Sums):
 
     @cached_property
     def _inverse(self) -> Array:
-        return np.linalg.pinv(self.square.sum(axis=0), rcond=SMALLEST, hermitian=True)
+        used = np.r_[np.ones(BASELINE_COLUMNS, np.bool_), has_looks(*self.looks)]
+        return np.linalg.pinv(self.square.sum(axis=0) * np.outer(used, used), rcond=SMALLEST, hermitian=True)
 
     def _slopes(self, square: Array, crossed: Array) -> Array:
         """The coefficient of each column, (d, o)."""

@@ -16,7 +16,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import CORE, Estimator, RewardColumns
-from rlrec.ope.sums.exposures import SMALLEST, block_numbers
+from rlrec.ope.sums.exposures import ALONE, SMALLEST, block_numbers, has_looks
 from rlrec.ope.sums.moments import ClusterSummary, moments
 from rlrec.ope.units.estimate import ANY_REWARD, EstimatorFold
 from rlrec.ope.units.fold import Fold, RowSums
@@ -46,11 +46,12 @@ class EffectBatch(RewardColumns):
     """Pages of the log as one target sees them, s pages and k arms of the catalogue; NaN where a page is not known.
 
     reward (s,): of the page and its events; remaining (s,): including later pages of the visit. exposure (s, k): shown
-    minus expected; change (s, k): expected under the target minus expected under the logger; looks (s,): the sum of the
-    examinations of the page's positions."""
+    minus expected; expectation (s, k): what was expected; change (s, k): expected under the target minus expected under
+    the logger; looks (s,): the sum of the examinations of the page's positions."""
 
     remaining: Array
     exposure: Array
+    expectation: Array
     change: Array
     looks: Array
 
@@ -63,8 +64,8 @@ class EffectBatch(RewardColumns):
 @dataclass(frozen=True, kw_only=True)
 class EffectFold(Fold):
     """The fold of effects. arms: of the catalogue, at most 300, since a block of clusters stores 8 bytes for each pair.
-    Figures, for each of b blocks of clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b, 3,
-    k): exposures, exposures x remaining reward, changes; square (b, k, k): products of exposures."""
+    Figures, for each of b blocks of clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b, 4,
+    k): exposures, exposures x remaining reward, changes, expected looks; square (b, k, k): products of exposures."""
 
     arms: int
 
@@ -87,14 +88,15 @@ class EffectFold(Fold):
         count = np.ones(len(batch)) if batch.count is None else batch.count
         block = block_numbers(batch.cluster, blocks=self.blocks)
         columns = np.column_stack([np.ones(len(batch)), batch.reward, batch.remaining, batch.looks]) * count[:, None]
-        by_block, by_arm = np.zeros((self.blocks, 4)), np.zeros((self.blocks, 3, self.arms))
+        by_block, by_arm = np.zeros((self.blocks, 4)), np.zeros((self.blocks, 4, self.arms))
         square = np.zeros((self.blocks, self.arms, self.arms))
         order = np.argsort(block, kind="stable")
         for rows in np.split(order, run_starts(block[order])[1:]) if len(order) else ():
             number = block[rows[0]]
             x, times = batch.exposure[rows], count[rows]
             by_block[number] = columns[rows].sum(axis=0)
-            by_arm[number] = times @ x, (times * batch.remaining[rows]) @ x, times @ batch.change[rows]
+            crossed, change = (times * batch.remaining[rows]) @ x, times @ batch.change[rows]
+            by_arm[number] = times @ x, crossed, change, times @ batch.expectation[rows]
             square[number] = (x.T * times) @ x
         sums = moments(columns[:, :2], batch.cluster, columns=("rows", "reward"), spans_batches=self.spans_batches)
         figures = {"by_block": by_block, "by_arm": by_arm, "square": square}
@@ -104,7 +106,11 @@ class EffectFold(Fold):
         """The estimate as a sum over blocks of clusters, with the influence of each."""
         by_block, by_arm, squares = partial.figures["by_block"], partial.figures["by_arm"], partial.figures["square"]
         rows, reward, remaining, looks = by_block.T
-        exposure, crossed, changes = by_arm.transpose(1, 0, 2)
+        # an arm that was hardly shown has no effect that can be told
+        expected = by_arm[:, 3].sum(axis=0)
+        reached = has_looks(by_arm[:, 0].sum(axis=0) + expected, expected)
+        exposure, crossed = by_arm[:, 0] * reached, by_arm[:, 1] * reached
+        changes, squares = by_arm[:, 2], squares * np.outer(reached, reached)
         n, square, change = max(rows.sum(), 1.0), squares.sum(axis=0), changes.sum(axis=0)
         mean = remaining.sum() / n
         # the effect of one more look at each arm, and how much a page counts: 1 + exposure x direction
@@ -112,7 +118,12 @@ class EffectFold(Fold):
         coefficient, direction = inverse @ (crossed - mean * exposure).sum(axis=0), inverse @ change
         # influences: of the rewards, of the change, and of the residuals of the coefficients
         residual = crossed - mean * exposure - squares @ coefficient
-        influence = reward + changes @ coefficient + residual @ direction
+        # a block that the effects fit by itself varies more than its residuals
+        carried = squares @ direction
+        spread, fitted = carried @ direction, np.einsum("bi,ij,bj->b", carried, inverse, carried)
+        share = np.divide(fitted, spread, out=np.zeros(len(spread)), where=spread > 0)
+        noise = residual @ direction / np.sqrt(1 - np.clip(share, 0, ALONE))
+        influence = reward + changes @ coefficient + noise - noise.sum() * rows / n
         units = np.column_stack([rows, reward, rows + exposure @ direction, influence])
         clusters = summary.present[0]
         summary = ClusterSummary(

@@ -51,7 +51,7 @@ def drawn(rng: np.random.Generator, n: int, *, persons: int) -> tuple[Array, Arr
 def test_all_slates_give_the_effects_to_the_last_digits() -> None:
     """Only differences between arms are identified."""
     exposure = looks(SLATES) - chances(STRENGTH) @ looks(SLATES)
-    sums = regression(exposure, 0.4 + looks(SLATES) @ EFFECT, weight=chances(STRENGTH))
+    sums = regression(exposure, 0.4 + looks(SLATES) @ EFFECT, weight=1e3 * chances(STRENGTH))
     effect = sums.effects[:, 0]
     assert effect - effect[0] == pytest.approx(EFFECT - EFFECT[0], abs=1e-12)
     assert sums.vary.all()

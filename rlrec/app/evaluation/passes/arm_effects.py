@@ -133,10 +133,7 @@ class EffectSums(Sums):
         effect = np.hstack([self.pages.effects, self.visits.effects])  # (k, 3): now, later, returning
         influence = np.concatenate([self.pages.influences, self.visits.influences], axis=2)
         variances = np.column_stack([self.pages.variances, self.pages.variances, self.visits.variances])
-        usable, shown = (
-            np.column_stack([pages, pages, visits])
-            for pages, visits in ((self.pages.vary, self.visits.vary), (self.pages.shown, self.visits.shown))
-        )
+        usable = np.column_stack([self.pages.vary, self.pages.vary, self.visits.vary])
         # the average showing is over arms whose effects can be estimated
         shares = self.pages.looks[1][:, None] * usable
         shares = shares / np.maximum(shares.sum(axis=0), 1e-300)
@@ -145,7 +142,7 @@ class EffectSums(Sums):
         return EffectEstimates(
             effect=effect, influence=influence, variances=variances, worth=worth, has_returns=returns > 0,
             worth_influence=(self.followed - followed * self.returned) / max(returns, 1.0),
-            usable=usable, shown=usable & shown, columns=self.pages.n_regressed,
+            usable=usable, columns=self.pages.n_regressed,
             rates=event_rates(self.events, self.looks, self.pages.vary), shares=shares,
         )  # fmt: skip
 
@@ -167,10 +164,9 @@ class EffectEstimates:
     """Effects of k arms, (k, 3): on the rewards now and later, and on coming back; influence (b, k, 3): of each block.
 
     variances (k, 3): of each effect from its exposures alone. worth: the value of a return, worth_influence (b,);
-    usable (k, 3): which effects can be estimated, others are 0; shown (k, 3): which of them are of arms with looks
-    enough to be judged alone; columns: the number of regressors that share a regression; rates: of kinds of events at
-    the slots of each arm; shares (k, 3): of each arm in the log's average showing, among arms whose effects can be
-    estimated."""
+    usable (k, 3): which effects can be estimated, others are 0; columns: the number of regressors that share a
+    regression; rates: of kinds of events at the slots of each arm; shares (k, 3): of each arm in the log's average
+    showing, among arms whose effects can be estimated."""
 
     effect: Array
     influence: Array
@@ -179,7 +175,6 @@ class EffectEstimates:
     worth_influence: Array
     has_returns: bool
     usable: Flags
-    shown: Flags
     columns: int
     rates: Mapping[str, Array]
     shares: Array
@@ -188,11 +183,6 @@ class EffectEstimates:
     def varies(self) -> Flags:
         """Which arms have a long-run effect that can be estimated, (k,)."""
         return self.usable[:, 0] & (self.usable[:, 2] | (not self.has_returns))
-
-    @property
-    def judged(self) -> Flags:
-        """Which arms have a long-run effect that can be judged alone, (k,)."""
-        return self.shown[:, 0] & (self.shown[:, 2] | (not self.has_returns))
 
     @property
     def posteriors(self) -> list[ShrunkEffects]:
@@ -204,8 +194,8 @@ class EffectEstimates:
         """The posteriors of the three effects against the average showing, shrunk towards lines in predictors (k, p),
         or towards the mean of all arms."""
         return [
-            shrink(*outcome, shown, predictors).against(share)
-            for outcome, shown, share in zip(self.pooled, self.shown.T, self.shares.T, strict=True)
+            shrink(*outcome, usable, predictors).against(share)
+            for outcome, usable, share in zip(self.pooled, self.usable.T, self.shares.T, strict=True)
         ]
 
     @property
@@ -214,8 +204,10 @@ class EffectEstimates:
         level for all arms. An arm's own error grows with its effect: where nobody has bought yet, both are small, so
         weights from such errors are biased."""
         errors = std_errors(self.influence, columns=self.columns)
-        for effect, error, variance, shown in zip(self.effect.T, errors.T, self.variances.T, self.shown.T, strict=True):
-            has_error = shown & (error > 0)
+        for effect, error, variance, usable in zip(
+            self.effect.T, errors.T, self.variances.T, self.usable.T, strict=True
+        ):
+            has_error = usable & (error > 0)
             noise = np.square(error[has_error]) / variance[has_error]
             yield effect, np.where(has_error, np.sqrt(noise.mean() * variance) if len(noise) else 0.0, error)
 
@@ -430,20 +422,20 @@ class EffectPass:
     def cell_posteriors(self, overall: EffectSums, cells: Sequence[EffectSums]) -> list[Sequence[ShrunkEffects]]:
         """For each cell, a part of the log, the posteriors of its effects, shrunk towards those of the whole."""
         estimates, looks = [self.estimate(cell) for cell in cells], np.array([cell.looks for cell in cells])
-        shown, events = np.array([cell.shown for cell in estimates]), dict[str, Array]()
+        usable, events = np.array([cell.usable for cell in estimates]), dict[str, Array]()
         # kinds that the slots of a cell have more or less often than the whole log has
         for kind, sums in overall.events.items():
             usual = sums[:, 0] / np.maximum(overall.looks, 1e-300)
             tables = np.array([cell.events.get(kind, np.zeros_like(sums)) for cell in cells])
             events[kind] = np.column_stack([(tables[..., 0] - looks * usual).ravel(), tables[..., 1].ravel()])
-        rates = columns_of(event_rates(events, looks.ravel(), shown[..., 0].ravel()), looks.size)
+        rates = columns_of(event_rates(events, looks.ravel(), usable[..., 0].ravel()), looks.size)
         outcomes = zip(self.estimate(overall).posteriors, *(cell.pooled for cell in estimates), strict=True)
         by_outcome: list[list[ShrunkEffects]] = []
         for number, (posterior, *by_cell) in enumerate(outcomes):
             effect, error = (np.array(columns) for columns in zip(*by_cell, strict=True))
             # against the average showing of all cells
             effect += np.array([cell.shares[:, number] @ posterior.mean for cell in estimates])[:, None]
-            by_outcome.append(shrink_cells(posterior, effect, error, shown[..., number], rates))
+            by_outcome.append(shrink_cells(posterior, effect, error, usable[..., number], rates))
         return list(zip(*by_outcome, strict=True))
 
     @property
@@ -457,7 +449,7 @@ class EffectPass:
     ) -> GroupEffects:
         """The effects of a group. posteriors: of its effects; by default they follow from its own sums."""
         estimates, people = self.estimate(sums), int(sums.counts[3])
-        effect, shown = estimates.effect, estimates.shown
+        effect, usable = estimates.effect, estimates.usable
         long_run, error = estimates.arm_totals
         posteriors = posteriors or estimates.posteriors
         total = estimates.long_run(posteriors)
@@ -467,8 +459,8 @@ class EffectPass:
         keys, weight = self.arm_keys, sums.visits.square[:, 0, 0].sum()  # the weight of the visits
         raw = np.column_stack([effect, long_run, error, long_run - reach * error, long_run + reach * error])
         shrunk = np.column_stack([total.mean, total.sd, total.mean - z * total.sd, total.mean + z * total.sd])
-        raw[:, :3] = np.where(shown & [True, True, estimates.has_returns], raw[:, :3], np.nan)
-        raw[~estimates.judged, 3:] = np.nan
+        raw[:, :3] = np.where(usable & [True, True, estimates.has_returns], raw[:, :3], np.nan)
+        raw[~estimates.varies, 3:] = np.nan
         rows = [
             {
                 "arm": keys[row], "looks": float(sums.looks[row]),

@@ -398,7 +398,8 @@ class EffectUnit(PageUnit[PositionCurve]):
         expected = exposures.expected_by_row
         reward, count = rows.left[begins], reward_log.sampling_counts(slots)
         shared: dict[str, Any] = {
-            "reward": reward, "remaining": remaining(rows, reward), "exposure": exposures.dense,
+            "reward": reward, "remaining": remaining(rows, reward),
+            "exposure": exposures.dense, "expectation": expected,
             "looks": np.add.reduceat(examination[slots["position"] - 1], begins), "cluster": slots["cluster"][begins],
             "count": None if count is None else count[begins],
         }  # fmt: skip

@@ -358,8 +358,8 @@ def test_arms_that_a_logger_hardly_shows_are_not_said_to_do_something() -> None:
             np.tile([1.0, 0, 0], (pages, 1)), exposures, outcomes, factor=np.ones(pages), cluster=people
         )
         effects = sums.estimate(return_weight=0.0)
-        assert 20 < effects.judged.sum() < arms / 2
-        effect, error = (column[effects.judged] for column in effects.arm_totals)
+        assert 20 < effects.varies.sum() < arms / 2
+        effect, error = (column[effects.varies] for column in effects.arm_totals)
         shrunk = effects.posteriors[0]
         missed.append((np.mean(np.abs(effect) > 1.96 * error), np.mean(np.abs(shrunk.mean) > 1.96 * shrunk.sd)))
     raw, shrunk_share = np.mean(missed, axis=0)
