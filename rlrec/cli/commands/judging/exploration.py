@@ -13,6 +13,7 @@ from rlrec.cli.text.text import View
 from rlrec.cli.text.values import Integer
 from rlrec.errors import quantity
 
+MAX_RISEN = 10  # arms that a person is shown
 DAYS = ("day", "rows", "cost", "lower", "upper")
 
 
@@ -51,18 +52,21 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
         f"{result['policy']}, reward {result['reward']}, {quantity(result['rows'], 'slot')}: exploration "
         f"{costs}; a slot earned {_figure(result['mean'])} as served",
     ]
-    notes = [
-        f"effective sample size for judging {row['target']}: {row['ess']:.0f}; without exploration it would be "
-        f"{row['without_floor']:.0f}"
+    notes = []
+    if result["left_out"]:
+        reason = f"they have no probability by position, as {result['left_out_reason']}"
+        notes.append(f"left out: {quantity(result['left_out'], 'mature slot')}, of all figures here: {reason}")
+    notes += [
+        f"effective sample size for judging {row['target']}: {row['ess']:.0f} of {quantity(result['rows'], 'slot')}; "
+        f"without exploration it would be {min(row['without_floor'], result['rows']):.0f}"
         for row in result["ess"]
     ]
     notes += [
         f"risen: {row['arm']} from {row['probability_then']:.3g} to {row['probability_now']:.3g}"
-        for row in result["risen"]
+        for row in result["risen"][:MAX_RISEN]
     ]
-    if result["left_out"]:
-        reason = f"they have no probability by position, as {result['left_out_reason']}"
-        notes.append(f"left out: {quantity(result['left_out'], 'mature slot')}, of all figures here: {reason}")
+    if (more := len(result["risen"]) - MAX_RISEN) > 0:
+        notes.append(f"risen: {quantity(more, 'more arm')}, which --json has")
     show(result, table=View.select(result["by_day"], DAYS, title=title, notes=notes))
 
 

@@ -70,7 +70,7 @@ def test_a_policy_without_exploration_gives_nothing_away(shop: Run) -> None:
 
 
 @pytest.mark.slow
-def test_an_arm_that_exploration_brought_up_has_risen(run: Run) -> None:
+def test_an_arm_that_exploration_brought_up_has_risen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worst arm becomes the best one half-way: only the floor still shows it by then."""
     run("policy", "create", "ts", "--kind", "thompson", "--param", "floor=0.2", "--param", "discount=0.95")
     audience = ["simulate", "drift", "--policy", "ts", "--sessions", 1200, "--seed", 1, "--group", 20]
@@ -78,6 +78,8 @@ def test_an_arm_that_exploration_brought_up_has_risen(run: Run) -> None:
     risen = exploration(run)["risen"]
     assert [row["arm"] for row in risen] == ["arm1"]
     assert risen[0]["probability_then"] < 0.2 < 0.5 < risen[0]["probability_now"]
+    monkeypatch.setattr("rlrec.cli.commands.judging.exploration.MAX_RISEN", 0)  # of the thousands of a shop, say
+    assert "risen: 1 more arm, which --json has" in run("--now", "2099-01-01", "exploration").stdout
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,9 @@ def test_a_store_that_served_nothing_has_nothing_to_compare(run: Run) -> None:
 def test_the_table_says_it_in_a_sentence(shop: Run) -> None:
     shown = shop("--now", "2099-01-01", "exploration", "--log", "version=2").stdout
     assert "400 slots: exploration may cost nothing: " in shown
-    assert "effective sample size for judging uniform:" in shown
+    figures = exploration(shop, "--log", "version=2")
+    ess = figures["ess"][0]["ess"]
+    assert f"effective sample size for judging uniform: {ess:.0f} of 400 slots; without" in shown
 
 
 def test_exploration_that_finds_what_the_belief_does_not_know_earns(shop: Run) -> None:
