@@ -268,6 +268,10 @@ def set_route(store: Store, request: Request) -> RouteSummary:
         looks = routes.looks(unit, current.route_id, since=unit.now - YEAR_US)
         options = request.gate and replace(request.gate, candidate=to, current=current.reference)
         gate, earlier = (None, None) if options is None else _look(unit, current, options, looks)
+        meant = version.reward.name if options is None or options.reward is None else options.reward
+        if gate is not None and gate["reward"] != meant:
+            learned = f"judged by reward {gate['reward']}, which {current.reference} learns"
+            store.notice(f"{learned}; --reward {meant} judges by what {to} learns")
         ramp = None if request.share is None else _ramp(unit, current, request, to, request.share)
         removals = settings.get(unit).removals
         forks = [] if ramp is None else [experiment.fork(unit, variant) for variant in ramp.variants]

@@ -68,6 +68,13 @@ def test_status_says_what_the_newest_look_found_of_each_policy(ready: Run) -> No
     assert answers["worse"] in ready("--now", LATER, "status").stdout.splitlines()
 
 
+def test_a_candidate_that_learns_another_reward_is_judged_by_that_of_the_route_and_the_line_says_so(ready: Run) -> None:
+    ready("policy", "create", "tapped", "--kind", "uniform", "--reward", "taps")
+    notice = "judged by reward default, which u learns; --reward taps judges by what tapped learns"
+    assert notice in gated(ready, "tapped").stderr
+    assert "judged by" not in gated(ready, "tapped", "--reward", "taps").stderr + gated(ready, "worse").stderr
+
+
 def test_a_candidate_that_is_no_better_is_refused_with_the_numbers(ready: Run) -> None:
     done = gated(ready, "worse")
     assert (done.exit_code, done.json["set"], done.json["changed"], done.error["code"]) == (3, False, False, 3)
