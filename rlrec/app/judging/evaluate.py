@@ -244,10 +244,16 @@ def log_read(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
-    """A line for each target that several loggers inform: the weights of their rows, and which ones are left out."""
+    """A line for each target that several loggers inform: the weights of their rows, and which ones are left out; and
+    one where lifts of targets compare with different figures."""
     by_target: dict[str, dict[str, list[float]]] = {}
+    served: dict[tuple[str, str | None], set[str]] = {}
     for row in rows:
+        if row.estimate.served is not None:
+            served.setdefault((row.estimate.estimator, row.group.name), set()).add(f"{row.estimate.served:.3g}")
         weights = by_target.setdefault(row.name, {})
         for logger in row.estimate.logger_weights:
             weights.setdefault(logger.version or "all others", []).append(logger.weight)
-    return [f"log of {target}: {taken_loggers(target, weights)}" for target, weights in by_target.items() if weights]
+    lines = [f"log of {target}: {taken_loggers(target, weights)}" for target, weights in by_target.items() if weights]
+    has_several = any(len(figures) > 1 for figures in served.values())
+    return lines + ["`as served` differs between targets: compare their values, not their lifts"] * has_several

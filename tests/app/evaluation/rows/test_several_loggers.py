@@ -116,6 +116,7 @@ def test_the_report_takes_the_log_that_evaluate_takes(db: str) -> None:
     """Not all that is mature, in which the old log would count as much as the others."""
     run = runner(db)
     lines = run("evaluate", "target", "wide").stdout.splitlines()
+    assert "`as served` differs between targets: compare their values, not their lifts" in lines
     taken = [line for line in lines if line.startswith("log of ")]
     assert [line.split(":")[0] for line in taken] == ["log of target@1", "log of wide@1"]
     page = run("report", "-").stdout
