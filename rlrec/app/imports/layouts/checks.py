@@ -39,7 +39,8 @@ class ValueCheck(NamedTuple):
 
 
 def _at_least(least: int) -> ValueCheck:
-    return ValueCheck(lambda value: least <= value < 2**31, "{} is out of range".format, f"it counts from {least}")
+    hint = f"it counts from {least}" + (": add 1 to a column that counts from 0" if least else "")
+    return ValueCheck(lambda value: least <= value < 2**31, "{} is out of range".format, hint)
 
 
 CHECKS: Mapping[FieldCheck | None, ValueCheck] = {
@@ -56,8 +57,8 @@ CHECKS: Mapping[FieldCheck | None, ValueCheck] = {
         "letters, digits, _ . -, at most 64; or POLICY@EXPERIMENT/VARIANT; or give --policy",
     ),
     PROBABILITY: ValueCheck(
-        lambda value: 0 < value <= 1, "{!r} is no probability of something shown".format,
-        "it lies in (0, 1]: divide percent by 100",
+        lambda value: 1e-300 <= value <= 1, "{!r} is no probability of something shown".format,
+        "it lies in (0, 1]: divide percent by 100, and leave empty what was rounded to 0",
     ),
     SHARE: ValueCheck(lambda value: 0 <= value <= 1, "{!r} is no probability".format),
     LOG_PROBABILITY: ValueCheck(lambda value: value <= 0, "{!r} is the log of no probability".format),

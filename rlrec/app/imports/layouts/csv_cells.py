@@ -27,6 +27,7 @@ from rlrec.policy.gradients import history
 NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 # numbers whose text is canonical already: up to 15 digits, no exponent, no 0 at the end of decimals
 CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,14}|-?0\.(?!0000)[0-9]{0,13}[1-9]|-?[1-9][0-9]{0,6}\.[0-9]{0,7}[1-9]")
+WITH_COMMA = re.compile(r"[-+]?[0-9]*,[0-9]+([eE][-+]?[0-9]+)?")
 WORDS = {"true": "true", "True": "true", "false": "false", "False": "false"}
 EPOCH_UNITS = ((10**11, 1_000_000), (10**14, 1_000), (10**17, 1))  # below: seconds, milliseconds, microseconds
 
@@ -63,7 +64,13 @@ def finite(cell: str) -> float:
     with suppress(ValueError):
         if "_" not in cell and isfinite(value := float(cell)):
             return value
-    raise InputError(f"{cell[:40]!r} is no finite number, such as 0.5; of an event true or false will do")
+    hint = '"decimal": "," in the map reads it' if WITH_COMMA.fullmatch(cell) else None
+    raise InputError(f"{cell[:40]!r} is no finite number, such as 0.5; of an event true or false will do", hint=hint)
+
+
+def with_point(cell: str) -> str:
+    """The cell, with a point in place of the comma of a number."""
+    return cell.replace(",", ".") if WITH_COMMA.fullmatch(cell) else cell
 
 
 def number(cell: str) -> float | None:
@@ -195,3 +202,4 @@ UNPARSED = ("decision", "context")
 DECISION_PARSERS: dict[str, Parse] = {word: _parse(_FIELDS[word]) for word in _FIELDS if word not in UNPARSED}
 DECISION_PARSERS |= {"user": optional, "at": time, "eligible": arms, "policy": intern, "state": states}
 """The parse of each word that stands for one column: of a slot, and of what all rows of a decision have alike."""
+NUMERIC = ("reward", *(word for word, parse in (SLOT_PARSERS | DECISION_PARSERS).items() if parse is number))

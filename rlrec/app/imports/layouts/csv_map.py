@@ -45,12 +45,13 @@ csv.field_size_limit(LINE_BYTES)  # a list of 10,000 arms is longer than the 128
 class ColumnMap(NamedTuple):
     """The columns of a table by their meaning. columns: by the words of SINGLE; events: the column of each kind, or one
     column with lists of events in JSON; context: its columns in order of their names, or one column with JSON
-    objects; zone: of times without one, None for UTC."""
+    objects; zone: of times without one, None for UTC; decimal: the mark before decimals of numbers."""
 
     columns: Mapping[str, str]
     events: Mapping[str, str] | str
     context: Sequence[str]
     zone: tzinfo | None = None
+    decimal: str = "."
 
     @classmethod
     def read(cls, entries: Any) -> ColumnMap:
@@ -58,7 +59,7 @@ class ColumnMap(NamedTuple):
         hint = 'such as {"session": "visit_id", "arm": "item", "propensity": "p", "reward": "clicked"}'
         if not isinstance(entries, dict):
             raise InputError("the map is no JSON object", hint=hint)
-        words = [*SINGLE, "events", "context", "zone"]
+        words = [*SINGLE, "events", "context", "zone", "decimal"]
         for word in entries.keys() - {*words}:
             hint = suggest(word, words, cutoff=0.7) or f"its words are {', '.join(words)}"
             raise InputError(f"the map has no use for {word!r}", hint=hint)
@@ -72,7 +73,9 @@ class ColumnMap(NamedTuple):
                 raise InputError(f"{kind[:80]!r} is no kind of event", hint="letters, digits, _ and .", field="events")
         if not isinstance(zone := entries.get("zone", "UTC"), str):
             raise InputError(f'"zone" of the map is {json.dumps(zone)[:80]}', hint="such as Europe/Berlin")
-        for name in (column_map := cls(columns, events, context, times.find_zone(zone))).entries:
+        if (decimal := entries.get("decimal", ".")) not in (".", ","):
+            raise InputError(f'"decimal" of the map is {json.dumps(decimal)[:80]}', hint="a comma or a point")
+        for name in (column_map := cls(columns, events, context, times.find_zone(zone), decimal)).entries:
             if not isinstance(name, str):
                 raise InputError(f"{json.dumps(name)[:80]} is no name of a column", hint=hint)
         if "arm" not in columns:
@@ -91,6 +94,12 @@ class ColumnMap(NamedTuple):
     def context_columns(self) -> Sequence[str]:
         """The names of the columns that make contexts."""
         return [self.context] if isinstance(self.context, str) else self.context
+
+    @property
+    def numeric_columns(self) -> list[str]:
+        """The names of the columns that hold numbers with decimals, without those of contexts."""
+        single = [self.columns[word] for word in csv_cells.NUMERIC if word in self.columns]
+        return [*single, *({} if isinstance(self.events, str) else self.events).values()]
 
     @property
     def names(self) -> list[str]:
@@ -149,6 +158,9 @@ class CsvMap(Layout):
         in_context = [self._number[name] for name in self.map.context_columns]
         self._split, outside = self._width - len(in_context), {*self._number.values()}.difference(in_context)
         self._reads_end = not self.spans and len(in_context) > 1 and min(in_context) == self._split > max(outside)
+        numeric = [*in_context, *(self._number[name] for name in self.map.numeric_columns)]
+        self._with_commas = {*numeric} if self.map.decimal == "," else set[int]()
+        self._reads_end &= not self._with_commas
         self._at_end = itemgetter(*(number - self._split for number in in_context or [0]))
 
     def goes_on(self, text: bytes, following: bytes, *, gap: bool) -> bool:
@@ -179,7 +191,10 @@ class CsvMap(Layout):
             rows = list(csv.reader(map(bytes.decode, texts), delimiter=self._delimiter, strict=True))
         if len(rows) != len(texts) or not {*map(len, rows)} <= {self._width}:
             rows = [self._row(line, text) for line, text in enumerate(texts)]
-        return list(zip(*rows, strict=True)) or [()] * self._width
+        table: list[Sequence[str]] = [*zip(*rows, strict=True)] or [()] * self._width
+        for number in self._with_commas:
+            table[number] = [*map(csv_cells.with_point, table[number])]
+        return table
 
     def _split_columns(self, texts: Sequence[bytes]) -> list[list[str]] | None:
         """The columns of lines, the last ones as one text and equal texts as one object; None where splitting at

@@ -379,3 +379,35 @@ def test_a_map_names_the_zone_of_times_without_one(run_sqlite: Run, tmp_path: Pa
         columns.write_text(f'{{"arm": "item", "zone": {zone}}}')
         refused = run_sqlite("import-log", path, "--layout", "csv", "--policy", "shop", "--map", columns)
         assert (refused.exit_code, message in refused.stderr) == (2, True)
+
+
+def test_a_map_names_the_mark_before_decimals(run_sqlite: Run, tmp_path: Path) -> None:
+    """Of chances, values of events and fields of contexts; keys stay as they are."""
+    path, columns = tmp_path / "log.csv", tmp_path / "map.json"
+    path.write_text("item;chance;eur;age\n7,5;0,25;1,5e1;2,5\nb;1;;old\n")
+    words = {"arm": "item", "propensity": "chance", "events": {"revenue": "eur"}, "context": ["age"]}
+    columns.write_text(json.dumps(words))
+    options = ("--layout", "csv", "--policy", "shop", "--map", columns)
+    refused = run_sqlite("import-log", path, *options)
+    assert (refused.exit_code, '"decimal": "," in the map' in refused.stderr) == (2, True)
+    columns.write_text(json.dumps(words | {"decimal": ","}))
+    run_sqlite("import-log", path, *options).done()
+    first, second = run_sqlite("-q", "export-log", "-").lines
+    assert (first["slate"][0]["arm"], first["slate"][0]["propensity"]) == ("7,5", 0.25)
+    assert (first["context"], first["events"][0]["value"], second["context"]) == ({"age": 2.5}, 15.0, {"age": "old"})
+    columns.write_text(json.dumps(words | {"decimal": ";"}))
+    assert '"decimal" of the map is ";"' in run_sqlite("import-log", path, *options).stderr
+
+
+@pytest.mark.parametrize(
+    ("chance", "position", "hint"),
+    [("0.00", 1, "leave empty what was rounded to 0"), ("1e-320", 1, "in (0, 1]"), ("0.5", 0, "add 1 to a column")],
+)
+def test_what_no_slot_can_have_is_refused_with_the_way_out(
+    run_sqlite: Run, tmp_path: Path, chance: str, position: int, hint: str
+) -> None:
+    path, columns = tmp_path / "log.csv", tmp_path / "map.json"
+    path.write_text(f"item,chance,place\na,{chance},{position}\n")
+    columns.write_text('{"arm": "item", "propensity": "chance", "position": "place"}')
+    refused = run_sqlite("import-log", path, "--layout", "csv", "--policy", "shop", "--map", columns)
+    assert (refused.exit_code, hint in refused.stderr) == (2, True)
