@@ -174,8 +174,9 @@ def within_unit_hint(definition: Reward) -> str:
     ]
     command = f"rlrec reward define {definition.name[:59]}-unit '{', '.join(terms)}' {' '.join(options)}"
     unit_text = f"the most that a slot earns{'' if is_clipped else ' with one event of each kind'}"
-    if "reward" in definition.weights and not is_clipped:
-        unit_text += " of at most 1 (for ratings up to 5 divide the weight of `reward` by 5)"
+    kinds = [kind for kind in transforms if kind not in ("click", "return") and transforms[kind].cap is None]
+    if kinds and not is_clipped:
+        unit_text += f" of at most 1, and cuts what is above (where {', '.join(kinds)} goes up to 5, divide by 5 again)"
     return f"`{command}` counts in units of {unit:g}, {unit_text}; --reward {definition.name} still judges in its own"
 
 

@@ -183,9 +183,11 @@ def test_arrays_say_what_single_pages_say(
     assert result == pytest.approx(single, abs=1e-9, rel=1e-9)
 
 
-def test_the_way_into_the_unit_interval_speaks_of_ratings() -> None:
+def test_the_way_into_the_unit_interval_speaks_of_values_above_1() -> None:
+    """Of ratings, prices and seconds; a click is 1."""
     stars = Reward(id=2, name="stars", weights={"reward": 1.0}, window_us=1_800_000_000, default=0.0, clip_low=None,
                    clip_high=None, learn="served", late="count")  # fmt: skip
-    assert "divide the weight of `reward` by 5" in rewards.within_unit_hint(stars)
+    assert "cuts what is above (where reward goes up to 5, divide by 5 again)" in rewards.within_unit_hint(stars)
+    assert "where revenue goes" in rewards.within_unit_hint(stars._replace(weights={"click": 1.0, "revenue": 2.0}))
     assert "divide" not in rewards.within_unit_hint(stars._replace(weights={"click": 1.0}))
     assert "reward=0.2" in rewards.within_unit_hint(stars._replace(clip_low=0.0, clip_high=5.0))
