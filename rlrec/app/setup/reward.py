@@ -75,7 +75,8 @@ def define(store: Store, request: Request) -> Result:
     result, n_derived = store.write(work, repeatable=True)
     costs = ", ".join(kind for kind, weight in weights.items() if weight < 0)
     if costs and low is not None and request.default <= low:
-        store.notice(f"--clip hides {costs}: a slot with no other event is worth {low:g}, no less than one without any")
+        hidden = f"--clip hides {costs}: a slot with no other event is worth {low:g}, no less than one without any"
+        store.notice(f"{hidden}; where only some are judged, `feedback --censor` leaves out the others")
     if n_derived:
         store.notice(on_returns(n_derived))
     return result

@@ -79,6 +79,7 @@ def test_slots_count_when_they_are_served_and_costs_when_they_come(shop: Run, db
     cost += pay(shop, first[4:] + more, at=NEXT_DAY)
     assert spent(db) == pytest.approx((11, cost, 11))
     shop("--now", NEXT_DAY, "feedback", first[0]["decision_id"], "cost=0.5").done()  # a second cost of one answer
+    shop("--now", NEXT_DAY, "feedback", first[1]["decision_id"], "--censor").done()  # nobody judged what it cost
     assert spent(db) == pytest.approx((11, cost + 0.5, 11))
     assert audit(shop)["propensities"] == 11
 
