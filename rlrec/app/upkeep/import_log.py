@@ -285,6 +285,11 @@ def _notices(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterato
             f"{quantity(lines.without_propensity, 'decision')} without a propensity: estimates leave them out; "
             "--propensity uniform or fitted gives them some, in a store that does not have these lines yet"
         )
+    if lines.copies:
+        yield (
+            f"{quantity(lines.copies, 'decision')} with session, time and all else of an earlier one in the file: "
+            "each counts once more; `awk '!n[$0]++' FILE` drops such lines, and a `request_id` in the map would tell"
+        )
     if counts.estimated and kind is not None:
         yield f"{quantity(counts.estimated, 'decision')} with estimated propensities ({kind}): no gate passes by them"
     if lines.without_propensity and kind is not None and counts.duplicates:

@@ -100,7 +100,7 @@ REASONS = {
         "they were exported (weak): the estimate is too low"),
     "no-users": Reason("log", "weak", "no user is known (weak): people who come back under other session keys count as "
         "others, and the interval is too narrow"),
-    "repeated-rows": Reason("log", "weak", "some decisions are in the log more than once, under other keys (weak)"),
+    "repeated-rows": Reason("log", "weak", "some decisions are in the log more than once, under equal or other keys (weak)"),
     "machine-sessions": Reason("log", "weak", "more sessions click nearly everything, whatever they are shown, than "
         "people account for (weak): machines make rewards look larger"),
     "clipped-propensities": Reason("log", "weak", "arms with small propensities were shown less often than these say, "

@@ -198,7 +198,8 @@ class Decoded(NamedTuple):
 class LineSums(Sums, frozen=False, eq=True):
     """Counts of the lines of a log. rejected: refused lines; duplicates: repeated lines that name a request; skipped:
     lines that the format marks as no decision; without_propensity: decisions; observes: whether some lines observe the
-    decisions of others; zoneless: lines with a time without a zone."""
+    decisions of others; zoneless: lines with a time without a zone; copies: further decisions that equal an earlier one
+    in session, time and all else."""
 
     decisions: int = 0
     rejected: int = 0
@@ -207,6 +208,7 @@ class LineSums(Sums, frozen=False, eq=True):
     without_propensity: int = 0
     observes: bool = False
     zoneless: int = 0
+    copies: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +240,7 @@ class Layout(ABC):
     rounding: ClassVar[float] = 0.0  # tolerance for the sum of probabilities, besides that for six decimals
     has_pages: ClassVar[bool] = True  # whether a decision is a whole page, not one slot of it
     spans = False  # whether a decision may have several lines
+    has_moments = False  # whether lines say session and time, so that equal ones look like copies
     most_lines: ClassVar[int] = SPANNED  # lines of a decision, at most
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
@@ -321,7 +324,10 @@ class Layout(ABC):
 
     def _count_duplicates(self) -> None:
         if self._repeated:
-            self.sums.duplicates = self.sums.decisions - sum(map(len, self._identified_rows()))
+            counts = {**self.earlier}
+            self.sums.duplicates = sum(len(rows) - len(self._without_repeats(rows, counts)) for rows in self.spooled())
+            repeats = sum(counts.values()) - sum(self.earlier.values()) - len(counts.keys() - self.earlier.keys())
+            self.sums.copies = (repeats - self.sums.duplicates) * self.has_moments
 
     def come_after(self, earlier: Mapping[bytes, int]) -> None:
         """Treat lines that came earlier in the log as repeated. earlier: how often each came before these lines."""

@@ -411,3 +411,13 @@ def test_what_no_slot_can_have_is_refused_with_the_way_out(
     columns.write_text('{"arm": "item", "propensity": "chance", "position": "place"}')
     refused = run_sqlite("import-log", path, "--layout", "csv", "--policy", "shop", "--map", columns)
     assert (refused.exit_code, hint in refused.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("column", "copies"), [("time", 2), ("day", 0)])
+def test_lines_that_look_like_copies_are_counted(run_sqlite: Run, tmp_path: Path, column: str, copies: int) -> None:
+    """Without a time equal lines are what a log of few columns looks like."""
+    path, columns = tmp_path / "log.csv", tmp_path / "map.json"
+    path.write_text("item,visit,time,day\n" + 3 * "a,v1,2026-01-31T12:00:00Z,1\n" + "a,v1,2026-01-31T12:00:01Z,1\n")
+    columns.write_text(json.dumps({"arm": "item", "session": "visit"} | ({"at": column} if copies else {})))
+    result = run_sqlite("import-log", path, "--layout", "csv", "--policy", "shop", "--map", columns).done()
+    assert (f"{copies} decisions with session, time" in result.stderr) == bool(copies)
