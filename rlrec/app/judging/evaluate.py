@@ -25,14 +25,14 @@ from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
-from rlrec.ope.checks.reasons import GROUPS, HINTS, SERVED, SPARED, VERDICTS, helpful, hint
+from rlrec.ope.checks.reasons import GROUPS, HINTS, LATER, SERVED, SPARED, VERDICTS, helpful, hint
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
-from rlrec.times import date, day_of, format_time
+from rlrec.times import SECOND, date, day_of, format_time
 
 __all__ = ["EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explained", "log_read", "reasons_in_words"]
 NAMED = 3  # new arms that a line names at most
@@ -196,6 +196,8 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
                 reason = SERVED
             elif reason == "in-sample" and judged[0].spares_gate and "split=" not in judged[0].options.get("log", ""):
                 reason = SPARED
+            elif reason == "drift" and judged[0].changed_later:
+                reason = LATER
             steps.setdefault(hint(reason, **_names(judged[0], reason)), []).append(name)
     return [
         f"Next: {step}" if len(names) == len(by_name) else f"Next for {' and '.join(names)}: {step}"
@@ -213,6 +215,7 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     names = {"target": " ".join([name, *words]), "log": log and f"{log},"}
     loggers = [logger.version for logger in row.estimate.logger_weights if logger.version and logger.weight]
     names |= {"logger": loggers[-1], "others": f" ({', '.join(loggers[:-1])})"} if loggers else {}
+    names["end"] = f"{format_time(extent.last_at + SECOND)[:19]}Z"  # the first second after the log
     first, middle = (format_time(at) for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
     has_days = first[:10] != middle[:10]
     return names | ({} if first == middle else {"middle": middle[:10] if has_days else f"{middle[:19]}Z"})

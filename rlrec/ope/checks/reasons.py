@@ -100,7 +100,7 @@ REASONS = {
         "they were exported (weak): the estimate is too low"),
     "no-users": Reason("log", "weak", "no user is known (weak): people who come back under other session keys count as "
         "others, and the interval is too narrow"),
-    "repeated-rows": Reason("log", "weak", "some decisions are in the log more than once, under equal or other keys (weak)"),
+    "repeated-rows": Reason("log", "weak", "some decisions are in the log more than once, under any keys (weak)"),
     "machine-sessions": Reason("log", "weak", "more sessions click nearly everything, whatever they are shown, than "
         "people account for (weak): machines make rewards look larger"),
     "clipped-propensities": Reason("log", "weak", "arms with small propensities were shown less often than these say, "
@@ -174,9 +174,10 @@ REASONS = {
 _MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target"
 _EXPERIMENT = "`rlrec help experiments`: an experiment compares it with what serves, on new visits"
 _EVALUATE = "`rlrec evaluate {target}"
-_UNKNOWN = {"target": "TARGET", "middle": "DAY", "log": "", "logger": "NAME@V", "others": ""}
+_UNKNOWN = {"target": "TARGET", "middle": "DAY", "end": "DAY", "log": "", "logger": "NAME@V", "others": ""}
 SERVED = "served"  # used in place of `in-sample`, where the target served a part of the log itself
 SPARED = "spared"  # the same, where the target learned from none of the gate split
+LATER = "later"  # used in place of `drift`, where nothing changed before the end of the log
 # A command that helps against each reason. Against too little data helps more of the log.
 HINTS = {
     "no-rows": f"{_EVALUATE} --log FILTER`, with another part of the log",
@@ -194,6 +195,7 @@ HINTS = {
     "unlike-loggers": f"{_EVALUATE} --log {{log}}loggers={{logger}}`, by one logger alone, then by each other "
     "one{others}",
     "drift": f"{_EVALUATE} --log {{log}}since={{middle}}`, with the newest decisions",
+    LATER: f"{_EVALUATE} --log since={{end}}`: arms earned the same throughout this log, and something else after it",
     "young-rewards": f"{_EVALUATE} --log {{log}}until={{middle}}`, with decisions that are older, or import the log "
     "again when its rewards have come",
     "no-users": f"log the user of each session; only if each is another person, {_EVALUATE} --cluster session`",

@@ -103,6 +103,16 @@ def test_the_hint_on_drift_takes_the_place_of_an_earlier_time(sqlite_db: str, tm
     assert days == sorted({*days})
 
 
+def test_what_changed_after_a_log_is_looked_at_there(sqlite_db: str, tmp_path: Path) -> None:
+    """No part of the log itself is without that drift."""
+    imported(sqlite_db, days=30.0, later=0.2)
+    (table := tmp_path / "table.csv").write_text("arm,probability\na0,0.5\na1,0.25\na2,0.25\n")
+    logs.create(sqlite_db, "near", "fixed", minutes=24 * 60 * 40, probabilities=str(table))
+    words = ("evaluate", "near@1", "--reward", "weekly", "--cluster", "session", "--log", "policy=old,until=2026-02-20")
+    hint = runner(sqlite_db)(*words).done().stdout.split("Next: `rlrec ")[1]
+    assert hint.startswith("evaluate near@1 --reward weekly --cluster session --log since=2026-02-19T")
+
+
 def test_an_import_that_is_as_it_was_is_ok(sqlite_db: str) -> None:
     row = imported(sqlite_db, days=30.0, delay_days=0.1)
     assert (row["verdict"], row["reasons"]) == ("ok", [])

@@ -56,10 +56,11 @@ class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
     of the arms of the log in the lists of candidates that they were ranked from; extent: of the log; is_timed: whether
     its times are those of its decisions, not of their import; arms: their number; has_returns: whether the reward
-    counts users who come back; spares_gate: as in `Target`; origin: of the target's probabilities, if they are not the
-    store's; is_answer: whether this row answers about the target on pages, where no estimator was requested; new_arms:
-    keys of arms that the target may show today and that no decision of the log could show, on which the estimate is
-    silent; options: of the requesting command, which follow-up commands repeat."""
+    counts users who come back; spares_gate: as in `Target`; changed_later: whether all drift comes after the log;
+    origin: of the target's probabilities, if they are not the store's; is_answer: whether this row answers about the
+    target on pages, where no estimator was requested; new_arms: keys of arms that the target may show today and that no
+    decision of the log could show, on which the estimate is silent; options: of the requesting command, which follow-up
+    commands repeat."""
 
     target: str
     version: int | None
@@ -72,6 +73,7 @@ class EstimateRow:
     arms: int
     has_returns: bool = False
     spares_gate: bool = False
+    changed_later: bool = False
     origin: str | None = None
     inclusion: Inclusion = field(default_factory=Inclusion)
     is_answer: bool = False
@@ -269,7 +271,11 @@ def answer(
     without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
     cluster = "session" if without_users else evaluation.cluster
     checks = reduce(or_, (partial.checks for partial in partials), dict[tuple[int, str], Any]())
-    failures = find_failures(with_present(unit, evaluation, checks))
+    joined = with_present(unit, evaluation, checks)
+    failures = find_failures(joined)
+    drifts = [
+        any(sums.alarms for (_, reason), sums in each.items() if reason == LogDrift.reason) for each in (checks, joined)
+    ]
     by_unit = [
         fold.estimates(rows, sums, failures=failures, cluster=cluster)
         for rows, sums in partial_by_unit.items()
@@ -281,7 +287,7 @@ def answer(
     differing = differing_models(unit, evaluation, estimators, by_unit)
     rows = _rows(
         evaluation, estimators, by_unit, differing, new_arms, inclusion=inclusion, extent=evaluation.extent,
-        is_timed=not selected.lacks_times(unit, evaluation.selection),
+        is_timed=not selected.lacks_times(unit, evaluation.selection), changed_later=drifts == [False, True],
     )  # fmt: skip
     if engine is not None and engine.mixed:
         return [replace(row, estimate=replace(row.estimate, reasons=(*row.estimate.reasons, MIXED))) for row in rows]
