@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import select
 import stat
 import tempfile
@@ -23,6 +24,7 @@ from rlrec.errors import InputError, RlrecError
 
 PORTION_BYTES = 1 << 24  # more than a line may have
 TAIL_BYTES = 1 << 10  # bytes before an offset, by which a file is recognized
+ROTATED = re.compile(r"[.-][0-9][0-9._-]*(\.gz)?")  # what rotation adds to a name: a number or a date
 QUIET_POLLS = 5  # polls without new bytes, after which nobody writes to a replaced file any more
 
 Complete = Callable[[bytes], int]  # returns the length of the complete decisions in some bytes
@@ -153,8 +155,9 @@ class GrowingFile:
         self._quiet_polls = self._quiet_polls + 1 if not size and self._is_replaced(status) else 0
         if self._quiet_polls > QUIET_POLLS:
             if not data:
+                path = self._next_path(status)
                 self.file.close()
-                self._start(self.path, Position())
+                self._start(path, Position())
                 return self.portion(complete)
             size = len(data)
         if not size:
@@ -175,6 +178,21 @@ class GrowingFile:
             return not os.path.samestat(os.stat(self.path), status)
         except FileNotFoundError:
             return False
+
+    def _next_path(self, status: os.stat_result) -> str:
+        """The path of the file that was written after this one: rotated ones come before the one at the path."""
+        folder, name = os.path.split(os.path.realpath(self.path))
+        later = list[tuple[int, str]]()
+        with suppress(OSError):  # a folder that may not be listed, a file that is gone
+            for entry in os.scandir(folder):
+                if entry.name.startswith(name) and ROTATED.fullmatch(entry.name[len(name) :]):
+                    later.append((entry.stat().st_mtime_ns, entry.path))
+        for modified, path in sorted(later):
+            if modified > status.st_mtime_ns and not path.endswith(".gz"):
+                return path
+            if modified > status.st_mtime_ns:
+                self.notice(f"{path} was packed before it was read: `rlrec import-log` takes it without --follow")
+        return self.path
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
         """Continue after a portion that has been stored. digests: of its lines that name no request."""

@@ -110,6 +110,21 @@ def test_a_file_that_was_rotated_meanwhile_is_found_by_its_inode(path: Path, fil
     assert [data for data in looks if data] == [b"three\n", b"something else altogether\n"]
 
 
+def test_files_that_were_rotated_one_after_the_other_are_all_read(path: Path, file: Opened) -> None:
+    """By the time of their last line, the older first; of a packed one the user hears, and others are none of them."""
+    notices: list[str] = []
+    log = file(None, notices.append)
+    took(log)
+    path.rename(path.with_name("log.4"))
+    for number, name in enumerate(["log-20300101", "log.3.gz", "log.2", "log.old", "logs.1", "log"], start=1):
+        path.with_name(name).write_text(f"{name}\n")
+        os.utime(path.with_name(name), ns=(0, os.stat(path.with_name("log.4")).st_mtime_ns + number))
+    again = file(log.position, notices.append)
+    looks = [took(again) for _ in range(4 * growing.QUIET_POLLS)]
+    assert [data for data in looks if data] == [b"log-20300101\n", b"log.2\n", b"log\n"]
+    assert ["log.3.gz was packed" in text for text in notices] == [True]
+
+
 @pytest.mark.parametrize("text", ["", "x\n", "x\ny\nsomething that is longer than before\n"])
 def test_a_truncated_file_is_read_from_its_start(path: Path, file: Opened, text: str) -> None:
     """Whether or not it has grown beyond the offset since; a process that starts later finds out, too."""
