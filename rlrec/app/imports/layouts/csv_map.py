@@ -421,7 +421,10 @@ class CsvMap(Layout):
 
     def join(self, files: Sequence[Layout]) -> list[str]:
         counts = {file.source.name: file.scattered for file in files if isinstance(file, CsvMap) and file.scattered}
-        return [
+        owned = [
+            f"--policy {self.policy} owns all decisions: the column {self.map.columns.get('policy')!r} is not read"
+        ]
+        return owned * (self.policy is not None and "policy" in (self.options.get("map") or {})) + [
             f"{name}: the rows of {quantity(number, 'decision')} are not one after the other, and count as several "
             "decisions; sort the table by them"
             for name, number in counts.items()

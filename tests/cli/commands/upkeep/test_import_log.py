@@ -421,3 +421,12 @@ def test_lines_that_look_like_copies_are_counted(run_sqlite: Run, tmp_path: Path
     columns.write_text(json.dumps({"arm": "item", "session": "visit"} | ({"at": column} if copies else {})))
     result = run_sqlite("import-log", path, "--layout", "csv", "--policy", "shop", "--map", columns).done()
     assert (f"{copies} decisions with session, time" in result.stderr) == bool(copies)
+
+
+def test_an_owner_in_place_of_a_mapped_column_is_noticed(run_sqlite: Run, tmp_path: Path) -> None:
+    path, columns = tmp_path / "log.csv", tmp_path / "map.json"
+    path.write_text("item,logger\na,old\nb,new\n")
+    columns.write_text('{"arm": "item", "policy": "logger"}')
+    words = ("import-log", path, "--layout", "csv", "--map", columns, "--check")
+    assert "owns all decisions: the column 'logger' is not read" in run_sqlite(*words, "--policy", "shop").done().stderr
+    assert "not read" not in run_sqlite(*words).done().stderr
