@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import select
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from glob import escape, glob
 from hashlib import blake2b
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -24,7 +24,6 @@ from rlrec.errors import InputError, RlrecError
 
 PORTION_BYTES = 1 << 24  # more than a line may have
 TAIL_BYTES = 1 << 10  # bytes before an offset, by which a file is recognized
-ROTATED = re.compile(r"[.-][0-9][0-9._-]*(\.gz)?")  # what rotation adds to a name: a number or a date
 QUIET_POLLS = 5  # polls without new bytes, after which nobody writes to a replaced file any more
 
 Complete = Callable[[bytes], int]  # returns the length of the complete decisions in some bytes
@@ -181,16 +180,14 @@ class GrowingFile:
 
     def _next_path(self, status: os.stat_result) -> str:
         """The path of the file that was written after this one: rotated ones come before the one at the path."""
-        folder, name = os.path.split(os.path.realpath(self.path))
-        later = list[tuple[int, str]]()
-        with suppress(OSError):  # a folder that may not be listed, a file that is gone
-            for entry in os.scandir(folder):
-                if entry.name.startswith(name) and ROTATED.fullmatch(entry.name[len(name) :]):
-                    later.append((entry.stat().st_mtime_ns, entry.path))
-        for modified, path in sorted(later):
-            if modified > status.st_mtime_ns and not path.endswith(".gz"):
-                return path
-            if modified > status.st_mtime_ns:
+        with suppress(FileNotFoundError):
+            paths = glob(f"{escape(os.path.realpath(self.path))}[.-][0-9]*")
+            later = sorted(
+                (modified, path) for path in paths if (modified := os.stat(path).st_mtime_ns) > status.st_mtime_ns
+            )
+            for _, path in later:
+                if not path.endswith(".gz"):
+                    return path
                 self.notice(f"{path} was packed before it was read: `rlrec import-log` takes it without --follow")
         return self.path
 

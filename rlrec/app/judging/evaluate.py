@@ -196,7 +196,7 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
                 reason = SERVED
             elif reason == "in-sample" and judged[0].spares_gate and "split=" not in judged[0].options.get("log", ""):
                 reason = SPARED
-            elif reason == "drift" and judged[0].changed_later:
+            elif reason == "drift" and judged[0].has_later_drift:
                 reason = LATER
             steps.setdefault(hint(reason, **_names(judged[0], reason)), []).append(name)
     return [

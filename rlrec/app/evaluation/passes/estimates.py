@@ -56,7 +56,7 @@ class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
     of the arms of the log in the lists of candidates that they were ranked from; extent: of the log; is_timed: whether
     its times are those of its decisions, not of their import; arms: their number; has_returns: whether the reward
-    counts users who come back; spares_gate: as in `Target`; changed_later: whether all drift comes after the log;
+    counts users who come back; spares_gate: as in `Target`; has_later_drift: whether all drift comes after the log;
     origin: of the target's probabilities, if they are not the store's; is_answer: whether this row answers about the
     target on pages, where no estimator was requested; new_arms: keys of arms that the target may show today and that no
     decision of the log could show, on which the estimate is silent; options: of the requesting command, which follow-up
@@ -73,7 +73,7 @@ class EstimateRow:
     arms: int
     has_returns: bool = False
     spares_gate: bool = False
-    changed_later: bool = False
+    has_later_drift: bool = False
     origin: str | None = None
     inclusion: Inclusion = field(default_factory=Inclusion)
     is_answer: bool = False
@@ -271,11 +271,9 @@ def answer(
     without_users = evaluation.cluster == "user" and not any(partial.users for partial in partials)
     cluster = "session" if without_users else evaluation.cluster
     checks = reduce(or_, (partial.checks for partial in partials), dict[tuple[int, str], Any]())
-    joined = with_present(unit, evaluation, checks)
-    failures = find_failures(joined)
-    drifts = [
-        any(sums.alarms for (_, reason), sums in each.items() if reason == LogDrift.reason) for each in (checks, joined)
-    ]
+    present_checks = with_present(unit, evaluation, checks)
+    failures = find_failures(present_checks)
+    has_later_drift = _drifts(present_checks) and not _drifts(checks)
     by_unit = [
         fold.estimates(rows, sums, failures=failures, cluster=cluster)
         for rows, sums in partial_by_unit.items()
@@ -287,7 +285,7 @@ def answer(
     differing = differing_models(unit, evaluation, estimators, by_unit)
     rows = _rows(
         evaluation, estimators, by_unit, differing, new_arms, inclusion=inclusion, extent=evaluation.extent,
-        is_timed=not selected.lacks_times(unit, evaluation.selection), changed_later=drifts == [False, True],
+        is_timed=not selected.lacks_times(unit, evaluation.selection), has_later_drift=has_later_drift,
     )  # fmt: skip
     if engine is not None and engine.mixed:
         return [replace(row, estimate=replace(row.estimate, reasons=(*row.estimate.reasons, MIXED))) for row in rows]
@@ -439,6 +437,10 @@ def differing_models(
         if impressions.fold.models_differ(impressions.fold.at_ends(total.sums)):
             differing.add(number)
     return differing
+
+
+def _drifts(sums: CheckSums) -> bool:
+    return any(total.alarms for (_, reason), total in sums.items() if reason == LogDrift.reason)
 
 
 def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:

@@ -202,4 +202,3 @@ UNPARSED = ("decision", "context")
 DECISION_PARSERS: dict[str, Parse] = {word: _parse(_FIELDS[word]) for word in _FIELDS if word not in UNPARSED}
 DECISION_PARSERS |= {"user": optional, "at": time, "eligible": arms, "policy": intern, "state": states}
 """The parse of each word that stands for one column: of a slot, and of what all rows of a decision have alike."""
-NUMERIC = ("reward", *(word for word, parse in (SLOT_PARSERS | DECISION_PARSERS).items() if parse is number))

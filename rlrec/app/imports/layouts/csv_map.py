@@ -96,12 +96,6 @@ class ColumnMap(NamedTuple):
         return [self.context] if isinstance(self.context, str) else self.context
 
     @property
-    def numeric_columns(self) -> list[str]:
-        """The names of the columns that hold numbers with decimals, without those of contexts."""
-        single = [self.columns[word] for word in csv_cells.NUMERIC if word in self.columns]
-        return [*single, *({} if isinstance(self.events, str) else self.events).values()]
-
-    @property
     def names(self) -> list[str]:
         """The names of all columns, each once."""
         return list(dict.fromkeys(self.entries))
@@ -159,9 +153,6 @@ class CsvMap(Layout):
         in_context = [self._number[name] for name in self.map.context_columns]
         self._split, outside = self._width - len(in_context), {*self._number.values()}.difference(in_context)
         self._reads_end = not self.spans and len(in_context) > 1 and min(in_context) == self._split > max(outside)
-        numeric = [*in_context, *(self._number[name] for name in self.map.numeric_columns)]
-        self._with_commas = {*numeric} if self.map.decimal == "," else set[int]()
-        self._reads_end &= not self._with_commas
         self._at_end = itemgetter(*(number - self._split for number in in_context or [0]))
 
     def goes_on(self, text: bytes, following: bytes, *, gap: bool) -> bool:
@@ -192,10 +183,7 @@ class CsvMap(Layout):
             rows = list(csv.reader(map(bytes.decode, texts), delimiter=self._delimiter, strict=True))
         if len(rows) != len(texts) or not {*map(len, rows)} <= {self._width}:
             rows = [self._row(line, text) for line, text in enumerate(texts)]
-        table: list[Sequence[str]] = [*zip(*rows, strict=True)] or [()] * self._width
-        for number in self._with_commas:
-            table[number] = [*map(csv_cells.with_point, table[number])]
-        return table
+        return list(zip(*rows, strict=True)) or [()] * self._width
 
     def _split_columns(self, texts: Sequence[bytes]) -> list[list[str]] | None:
         """The columns of lines, the last ones as one text and equal texts as one object; None where splitting at
@@ -306,6 +294,8 @@ class CsvMap(Layout):
         and becomes `empty`. lines: the index of the line of each cell."""
         if parse is str:
             return cells
+        if self.map.decimal == "," and parse in (csv_cells.number, self.count):
+            cells = [*map(csv_cells.with_point, cells)]
         if parse is csv_cells.optional:
             return [cell or None for cell in cells] if "" in cells else cells
         cache = self._cache[parse, name]
@@ -404,7 +394,8 @@ class CsvMap(Layout):
         return self._object(self._at_end(cells))
 
     def _object(self, cells: Sequence[str]) -> str:
-        return f"{{{','.join(filter(None, map(self._piece, self.map.context, cells)))}}}"
+        marked = cells if self.map.decimal == "." else map(csv_cells.with_point, cells)
+        return f"{{{','.join(filter(None, map(self._piece, self.map.context, marked)))}}}"
 
     # -- what is known at the end --
 
