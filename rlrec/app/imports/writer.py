@@ -114,12 +114,14 @@ KIND = "logged"  # the kind of policies that own imported decisions
 
 class ImportCounts(Sums, eq=True):
     """The number of decisions that were stored, the number that were known already, the number of stored ones with
-    estimated propensities, and the rewards that definitions alter."""
+    estimated propensities, and the rewards that definitions alter; changed: stored ones with the policy, session and
+    time of a decision that was there before."""
 
     accepted: int = 0
     duplicates: int = 0
     estimated: int = 0
     altered: AlteredRewards = field(default_factory=AlteredRewards)
+    changed: int = 0
 
 
 @dataclass(frozen=True)
@@ -263,6 +265,10 @@ class GroupWriter:
             rows.policy, {name: policies.raise_seq(unit, self.policy_heads[self.ids[name]]) for name in owners}
         )
         policy_id = mapped(rows.policy, self.ids)
+        if stored and rows.at != NULL:
+            known = decisions.moments(unit, [session.id for session in stored.values()], but_of_run=self.state.run)
+            changed = sum(map(known.__contains__, zip(values(policy_id, n), session_ids, at, strict=True)))
+            self.state = replace(self.state, counts=self.state.counts + ImportCounts(changed=changed))
         ids = decisions.reserve(unit, n)
         self._write("decision", {
             "id": ids, "policy_id": policy_id, "seq": seq,

@@ -290,6 +290,11 @@ def _notices(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterato
             f"{quantity(lines.copies, 'decision')} with session, time and all else of an earlier one in the file: "
             "each counts once more; `awk '!n[$0]++' FILE` drops such lines, and a `request_id` in the map would tell"
         )
+    if counts.changed:
+        yield (
+            f"{quantity(counts.changed, 'decision')} with policy, session and time of one that was stored before: a "
+            "corrected line is another decision, and replaces none; import a corrected file into a new store"
+        )
     if counts.estimated and kind is not None:
         yield f"{quantity(counts.estimated, 'decision')} with estimated propensities ({kind}): no gate passes by them"
     if lines.without_propensity and kind is not None and counts.duplicates:

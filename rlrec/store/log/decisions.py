@@ -107,6 +107,14 @@ def visit_ids(unit: Unit, session_id: int, visit: int) -> list[int]:
     return [row[0] for row in unit.ask(query, session_id, visit)]
 
 
+def moments(unit: Unit, session_ids: Collection[int], *, but_of_run: int | None) -> set[tuple[int, int, int]]:
+    """The policy, session and time of decisions of these sessions, without those that this import stored."""
+    query = "SELECT policy_id, session_id, at, run_id FROM decision WHERE session_id IN (?*)"
+    return {
+        (policy_id, session, at) for policy_id, session, at, run in unit.ask(query, session_ids) if run != but_of_run
+    }
+
+
 def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[Row]:
     """Session, decision, step, position and arm of every slot in the open visits of these sessions, in order; without
     visits that have a stored history."""

@@ -430,3 +430,19 @@ def test_an_owner_in_place_of_a_mapped_column_is_noticed(run_sqlite: Run, tmp_pa
     words = ("import-log", path, "--layout", "csv", "--map", columns, "--check")
     assert "owns all decisions: the column 'logger' is not read" in run_sqlite(*words, "--policy", "shop").done().stderr
     assert "not read" not in run_sqlite(*words).done().stderr
+
+
+def test_corrected_lines_that_come_beside_the_old_ones_are_noticed(run_sqlite: Run, tmp_path: Path) -> None:
+    """A session that goes on is no correction, nor is a log of another policy."""
+    path, columns = tmp_path / "log.csv", tmp_path / "map.json"
+    columns.write_text('{"arm": "item", "session": "visit", "at": "time", "propensity": "p"}')
+    heads = [f"a,v{number},2026-01-31T12:00:00Z" for number in range(3)]
+
+    def imported(chance: str, *more: str, policy: str = "shop") -> str:
+        path.write_text("\n".join(["item,visit,time,p", *(f"{head},{chance}" for head in heads), *more, ""]))
+        return run_sqlite("import-log", path, "--layout", "csv", "--policy", policy, "--map", columns).done().stderr
+
+    sentence = "3 decisions with policy, session and time of one that was stored before"
+    assert sentence not in imported("0.13") + imported("0.13", "a,v0,2026-01-31T12:00:09Z,0.13")
+    assert sentence not in imported("0.14", policy="other")
+    assert sentence in imported("0.125")
