@@ -16,7 +16,7 @@ from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
 from rlrec.arrays import run_starts
 from rlrec.ope.checks.draws import context_cells
-from rlrec.ope.checks.reasons import REASONS
+from rlrec.ope.checks.reasons import REASONS, hint
 from rlrec.ope.intervals.betting import log_wealth
 from rlrec.records import add_each
 from rlrec.store import Unit
@@ -71,7 +71,8 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
         if name == SHOWN:
             findings.error(name, subject, _accusation(unit, sums, checked))
         else:
-            findings.warning(name, subject, REASONS[_REASONS[name]].text.removesuffix(" (weak)"))
+            text = REASONS[_REASONS[name]].text.removesuffix(" (weak)")
+            findings.warning(name, subject, f"{text}; {hint(_REASONS[name])}")
 
 
 def _sample_extent(sample: reader.Batch) -> selected.LogExtent:
