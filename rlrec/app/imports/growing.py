@@ -24,6 +24,7 @@ from rlrec.errors import InputError, RlrecError
 
 PORTION_BYTES = 1 << 24  # more than a line may have
 TAIL_BYTES = 1 << 10  # bytes before an offset, by which a file is recognized
+PACKED = (".gz", ".bz2", ".xz", ".zst")  # ends of the names of rotated files
 QUIET_POLLS = 5  # polls without new bytes, after which nobody writes to a replaced file any more
 
 Complete = Callable[[bytes], int]  # returns the length of the complete decisions in some bytes
@@ -186,9 +187,10 @@ class GrowingFile:
                 (modified, path) for path in paths if (modified := os.stat(path).st_mtime_ns) > status.st_mtime_ns
             )
             for _, path in later:
-                if not path.endswith(".gz"):
+                if path[-1].isdigit():
                     return path
-                self.notice(f"{path} was packed before it was read: `rlrec import-log` takes it without --follow")
+                if path.endswith(PACKED):
+                    self.notice(f"{path} was packed before it was read: unpacked, `rlrec import-log` takes it")
         return self.path
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:

@@ -116,7 +116,7 @@ def test_files_that_were_rotated_one_after_the_other_are_all_read(path: Path, fi
     log = file(None, notices.append)
     took(log)
     path.rename(path.with_name("log.4"))
-    for number, name in enumerate(["log-20300101", "log.3.gz", "log.2", "log.old", "logs.1", "log"], start=1):
+    for number, name in enumerate(["log-20300101", "log.3.gz", "log.2", "log.1.bak", "logs.1", "log"], start=1):
         path.with_name(name).write_text(f"{name}\n")
         os.utime(path.with_name(name), ns=(0, os.stat(path.with_name("log.4")).st_mtime_ns + number))
     again = file(log.position, notices.append)
