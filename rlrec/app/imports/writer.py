@@ -266,9 +266,9 @@ class GroupWriter:
         )
         policy_id = mapped(rows.policy, self.ids)
         if stored and rows.at != NULL:
-            known = decisions.moments(unit, [session.id for session in stored.values()], but_of_run=self.state.run)
-            changed = sum(map(known.__contains__, zip(values(policy_id, n), session_ids, at, strict=True)))
-            self.state = replace(self.state, counts=self.state.counts + ImportCounts(changed=changed))
+            moments = decisions.moments(unit, [session.id for session in stored.values()], but_of_run=self.state.run)
+            n_changed = sum(map(moments.__contains__, zip(values(policy_id, n), session_ids, at, strict=True)))
+            self.state = replace(self.state, counts=self.state.counts + ImportCounts(changed=n_changed))
         ids = decisions.reserve(unit, n)
         self._write("decision", {
             "id": ids, "policy_id": policy_id, "seq": seq,
