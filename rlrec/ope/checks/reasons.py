@@ -154,6 +154,8 @@ REASONS = {
         "show; `refuted` and `dependent-slots` tell where the log says otherwise"),
     "first-order": Reason("sample", "weak", "pages were not weighed, but effects of arms added up (weak), which are "
         "right where they add up, and stay what they were in the log: more pages of the target would tell"),
+    "sum-of-slots": Reason("model", "weak", "right where what a page earns is a sum over its slots (weak), of which "
+        "even long logs tell little"),
     "no-curve": Reason("model", "weak", "no curve was named, so that positions within the window are taken to be "
         "examined alike (weak)"),
     "position-model": Reason("model", "ok", "the estimate is right where its position curve is, and blind to that "
@@ -214,6 +216,7 @@ HINTS = {
     "carry-over": f"{_EVALUATE} --estimator wdr`, by whole visits",
     "dependent-slots": f"{_EVALUATE} --estimator rips`",
     "refuted": f"{_EVALUATE} --estimator rips`",
+    "sum-of-slots": f"{_EVALUATE} --estimator rips`",
     "no-curve": "`rlrec position fit CURVE`, and the estimator with that",
     "logging-candidates": _EXPERIMENT,
 }

@@ -132,6 +132,7 @@ class SlateEstimator(Estimator):
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
     joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
     tabled: ClassVar[bool] = False  # needs the probabilities of every position
+    additive: ClassVar[bool] = False  # assumes that what a page earns is a sum over its slots
     shape: PositionCurve | None = None  # the position curve that it assumes
 
     @property
@@ -224,6 +225,7 @@ class Pi(SlateEstimator):
 
     weighing: ClassVar[str] = "pi"
     independent_slots: ClassVar[bool] = True
+    additive: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-pairs"
     entire: ClassVar[bool] = True
 
@@ -408,7 +410,8 @@ class SlateFold(Fold):
         column = "of_slate" if served > _PAGED * rewards else "weight"
         curve = estimator.shape
         assumed = {
-            "independent-slots": estimator.independent_slots, "position-model": curve is not None,
+            "independent-slots": estimator.independent_slots, "sum-of-slots": estimator.additive,
+            "position-model": curve is not None,
             "no-curve": curve is not None and curve.name is None,
         }  # fmt: skip
         return EstimatorFold(
