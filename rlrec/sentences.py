@@ -313,7 +313,9 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     caveat = (
         "; picked-decisions: whom earlier policies drove away does not count" if "picked-decisions" in reasons else ""
     )
-    sentence = f"{answer['route']} against its holdout: {figures}{so_far}{caveat}"
+    is_random = any(row["policy"].startswith("uniform@") for row in answer.get("variants", ()))
+    worse = "; drawing at random does better" if is_random and (earned["value"] or 0.0) < 0 else ""
+    sentence = f"{answer['route']} against its holdout: {figures}{so_far}{worse}{caveat}"
     if len(policies := answer.get("led_to", [])) > 1:
         command = f"`rlrec outcomes --experiment {answer['experiment']} --reward {earned['reward']}"
         command += f" --entered-since {answer['led_since']}` compares those who first came to {policies[-1]}"

@@ -358,6 +358,15 @@ def test_a_sentence_gives_figures_where_the_direction_is_sure(
     assert sentence.endswith(end), sentence
 
 
+def test_a_sentence_says_where_drawing_at_random_does_better() -> None:
+    """Of a uniform holdout alone: another one is what a frozen policy serves."""
+    worse = compared((-2.0, -2.5, -1.5), [])
+    answers = [worse | {"variants": [{"policy": f"{name}@home-holdout/holdout"}]} for name in ("uniform", "clicks")]
+    sentences = [experiment_sentences(answer)[0] for answer in answers]
+    assert sentences[0] == f"{sentences[1]}; drawing at random does better"
+    assert sentences[1].endswith("visits +31 % [+20, +42]")
+
+
 def test_a_sentence_says_that_it_counts_what_served_before() -> None:
     answer = compared((2.0, 1.5, 2.5), [])
     answer["led_since"] = "2026-01-08T00:00:00.000000Z"
