@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
@@ -23,12 +23,14 @@ from rlrec.sentences import DEFAULT_REWARD, time_text
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import people
 from rlrec.times import DAY_US
 
 WINDOW_US, SHORTEST_US = 30 * DAY_US, 7 * DAY_US  # of the newest traffic, which is read for as long as the plan takes
 MIN_SIDE = sequences.MIN_CLUSTERS // 2  # units of a variant that tell how they vary
 STRETCHES = 100  # of that time, in which new units are counted
+PASTS = 4  # times as long a log, from which newcomers are told apart
 MEASURES = 3  # times that the traffic is read at most, to cover as long as an experiment takes
 METRICS = {metric.name: metric for metric in comparison.metrics(1)}
 RETURN_DAYS = {  # days in which the last units may come again, for metrics that count it
@@ -124,7 +126,10 @@ def _traffic_plan(unit: Unit, request: Request, rewards: Sequence[Reward]) -> Pl
         newest = replace(selection, since=last_at - span)
         study = Study(selection=newest, rewards=rewards, adjust=True, unit=request.by)
         figures = None if request.rate else unit_outcomes.collect(unit, study, level=request.level)
-        answer = _plan(request, _shares(request), NewUnits.count(unit, study), figures)
+        arrivals = NewUnits.count(unit, study).add_population(
+            unit, selection, since=max(first_at, last_at - PASTS * span)
+        )
+        answer = _plan(request, _shares(request), arrivals, figures)
         if answer is None or answer["days"] is None or 2 * answer["days"] * DAY_US > span or span <= SHORTEST_US:
             break
         span = max(SHORTEST_US, ceil(answer["days"] * DAY_US))  # what units do depends on how long they are watched
@@ -189,10 +194,14 @@ def _plan(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NewUnits:
-    """The number of units that have come by the end of each stretch of some days, (STRETCHES,)."""
+    """The number of units that have come by the end of each stretch of some days, (STRETCHES,). population: how many
+    there are, those who came earlier included; newcomers: of a day, those who never came earlier."""
 
     counts: Array
     days: float
+    by_session: bool = False
+    population: float = inf
+    newcomers: float = 0.0
 
     @classmethod
     def count(cls, unit: Unit, study: Study) -> NewUnits:
@@ -201,7 +210,18 @@ class NewUnits:
         length = ceil((last_at - first_at + 1) / STRETCHES)
         new = people.arrivals(unit, study.selection, since=first_at, length=length, by_session=study.by_session)
         counts = np.bincount(np.fromiter(new, np.int64), list(new.values()), STRETCHES).cumsum()
-        return cls(counts=counts, days=STRETCHES * length / DAY_US)
+        return cls(counts=counts, days=STRETCHES * length / DAY_US, by_session=study.by_session)
+
+    def add_population(self, unit: Unit, selection: Selection, *, since: int) -> NewUnits:
+        """The same with the units of a log that begins earlier, at `since`, from which newcomers are told apart."""
+        _, last_at = selected.times(unit, selection)
+        half = max(1, round(self.days * DAY_US / 2))
+        stretches = -(-(last_at - half - since) // half)
+        earlier_log = replace(selection, since=since)
+        begins = last_at - half - stretches * half
+        new = people.arrivals(unit, earlier_log, since=begins, length=half, by_session=self.by_session)
+        newcomers = sum(count for stretch, count in new.items() if stretch >= stretches)
+        return replace(self, population=float(sum(new.values())), newcomers=newcomers * DAY_US / half)
 
     @property
     def pace(self) -> float:
@@ -210,10 +230,14 @@ class NewUnits:
 
     def days_until(self, units: float) -> float | None:
         """The number of days until this many units have come; beyond the observed number, at the pace of the second
-        half."""
+        half, and beyond the population, at that of newcomers."""
         if units <= self.counts[-1]:
             return float(np.interp(units, np.r_[0, self.counts], np.linspace(0, self.days, STRETCHES + 1)))
-        return float(self.days + (units - self.counts[-1]) / self.pace) if self.pace else None
+        near = max(self.counts[-1], min(units, self.population))  # those who came before come again first
+        waits = [(near - self.counts[-1], self.pace), (units - near, self.newcomers)]
+        if any(wait and not pace for wait, pace in waits):
+            return None
+        return float(self.days + sum(wait / pace for wait, pace in waits if wait))
 
 
 def _check_windows(unit: Unit, request: Request, rewards: Sequence[Reward]) -> None:
