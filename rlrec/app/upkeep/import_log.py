@@ -288,7 +288,7 @@ def _notices(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterato
     if lines.copies:
         yield (
             f"{quantity(lines.copies, 'decision')} with session, time and all else of an earlier one in the file: "
-            "each counts once more; `awk '!n[$0]++' FILE` drops such lines, and a `request_id` in the map would tell"
+            "each counts once more; `awk '!n[$0]++' FILE` drops such lines, and a `request_id` would tell"
         )
     if counts.changed:
         yield (

@@ -240,7 +240,6 @@ class Layout(ABC):
     rounding: ClassVar[float] = 0.0  # tolerance for the sum of probabilities, besides that for six decimals
     has_pages: ClassVar[bool] = True  # whether a decision is a whole page, not one slot of it
     spans = False  # whether a decision may have several lines
-    has_moments = False  # whether lines say session and time, so that equal ones look like copies
     most_lines: ClassVar[int] = SPANNED  # lines of a decision, at most
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
@@ -324,10 +323,13 @@ class Layout(ABC):
 
     def _count_duplicates(self) -> None:
         if self._repeated:
-            counts = {**self.earlier}
-            self.sums.duplicates = sum(len(rows) - len(self._without_repeats(rows, counts)) for rows in self.spooled())
+            counts, n_duplicates, has_moments = {**self.earlier}, self.sums.decisions, True
+            for rows in self.spooled():
+                n_duplicates -= len(self._without_repeats(rows, counts))
+                has_moments &= None not in (*values(rows.session or NULL, 1), *values(rows.at, 1))
+            self.sums.duplicates = n_duplicates
             repeats = sum(counts.values()) - sum(self.earlier.values()) - len(counts.keys() - self.earlier.keys())
-            self.sums.copies = (repeats - self.sums.duplicates) * self.has_moments
+            self.sums.copies = (repeats - self.sums.duplicates) * has_moments
 
     def come_after(self, earlier: Mapping[bytes, int]) -> None:
         """Treat lines that came earlier in the log as repeated. earlier: how often each came before these lines."""

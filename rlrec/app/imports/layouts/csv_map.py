@@ -114,7 +114,6 @@ class CsvMap(Layout):
         self.map = ColumnMap.read(writers.MAPS[0] if options.get("map") is None else options["map"])
         super().__init__(source, policy=policy, now=now, options=options)
         self.spans = "decision" in self.map.columns or {"session", "at", "position"} <= self.map.columns.keys()
-        self.has_moments = {"session", "at"} <= self.map.columns.keys()
         self._cache: dict[Any, dict[Any, Any]] = defaultdict(dict)
         self._piece = lru_cache(CACHE)(self.piece)
         self._bad: dict[int, InputError] = {}  # the lines of a group that cannot be read, by index

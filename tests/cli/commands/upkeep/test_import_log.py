@@ -421,6 +421,10 @@ def test_lines_that_look_like_copies_are_counted(run_sqlite: Run, tmp_path: Path
     columns.write_text(json.dumps({"arm": "item", "session": "visit"} | ({"at": column} if copies else {})))
     result = run_sqlite("import-log", path, "--layout", "csv", "--policy", "shop", "--map", columns).done()
     assert (f"{copies} decisions with session, time" in result.stderr) == bool(copies)
+    line = '{"session": "s", "slate": [{"arm": "a"}], "eligible": ["a"], "at": %s}\n'
+    lines = 3 * (line % ('"2026-01-31T12:00:00Z"' if copies else "null"))
+    result = run_sqlite("import-log", "-", "--layout", "jsonl", "--policy", "shop", stdin=lines).done()
+    assert (f"{copies} decisions with session, time" in result.stderr) == bool(copies)
 
 
 def test_an_owner_in_place_of_a_mapped_column_is_noticed(run_sqlite: Run, tmp_path: Path) -> None:
