@@ -106,7 +106,7 @@ class GrowingFile:
             if self.position.fits(self.file):
                 return
             self.file.close()
-        notice(f"{path} is another file than the one that was followed: it is read from its start, none between")
+        notice(f"{path} is another file than the one that was followed: it is read from its start, files between are not")
         self._start(path, Position())
 
     def _candidates(self, position: Position | None) -> Iterator[str]:
