@@ -106,7 +106,7 @@ class GrowingFile:
             if self.position.fits(self.file):
                 return
             self.file.close()
-        notice(f"{path} is another file than the one that was followed: it is read from its start, files between are not")
+        notice(f"{path} is not the file that was followed: it is read from its start, and no file between the two")
         self._start(path, Position())
 
     def _candidates(self, position: Position | None) -> Iterator[str]:

@@ -138,7 +138,7 @@ def test_a_truncated_file_is_read_from_its_start(path: Path, file: Opened, text:
     os.utime(path, ns=(1, 1))
     assert took(log) == (text.encode() or None)
     assert took(file(position, notices.append)) == (text.encode() or None)
-    assert [("was truncated" in text, "is another file" in text) for text in notices] == [(True, False), (False, True)]
+    assert [("was truncated" in text, "is not the file" in text) for text in notices] == [(True, False), (False, True)]
 
 
 @contextmanager
