@@ -201,13 +201,14 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     best, probability = _probabilities(distribution, catalogue, allowed, context)
     served, pending = _served_slots(unit, version, policy), _pending_slots(unit, version)
     figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
+    has_sums = policy.served and policy.online  # those of effects are no slots
     return [
         {
             "arm": arm.key,
             "status": RULED_OUT if arm.id not in allowed and arm.status(unit.now) == "active" else arm.status(unit.now),
             "served": served.get(arm.id, 0), "pending": pending.get(arm.id, 0),
-            "pulls": plain_number(belief.pulls[row]) if policy.served else None,
-            "reward_sum": plain_number(belief.reward_sum[row]) if policy.served else None,
+            "pulls": plain_number(belief.pulls[row]) if has_sums else None,
+            "reward_sum": plain_number(belief.reward_sum[row]) if has_sums else None,
             **{name: finite_or_none(column[row]) for name, column in figures.items()},
             **({"weights": weights[row]} if weights else {}),
             **({} if belief.cost is None else {"cost": float(belief.cost[row])}),

@@ -229,6 +229,7 @@ def test_a_policy_learns_effects_and_shows_no_bait(shop: Run) -> None:
     learned = shop("policy", "rebuild", "home", "--log", "policy=draw", "--now", AFTERWARDS, "--json").json
     assert (learned["version"], learned["status"], learned["parent"]) == (2, "frozen", 1)
     rows = {row["arm"]: row for row in shop("policy", "show", "home@2", "--json").json["arms"]}
+    assert {row["pulls"] for row in rows.values()} == {None}  # effects are no pulls
     assert rows["bait"]["probability"] == pytest.approx(0.05 / 5, abs=0.005)
     expected = by_arm(effects(shop))
     for arm, row in rows.items():
