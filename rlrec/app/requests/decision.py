@@ -252,8 +252,9 @@ class DerivedDecision:
             belief = self.served.policy.local_belief(belief, self.context)
             mean = list(map(finite_or_none, self.served.policy.mean(belief, unknown=np.nan)))
             scores = self.case.noiseless(np.arange(len(self.arms))).tolist()
-            sums = belief.pulls.tolist(), belief.reward_sum.tolist()
-            figures = dict(zip(FIGURES, (*sums, mean, scores), strict=True))
+            figures |= {"mean": mean, "score": scores}
+            if self.served.policy.online:  # sums of effects are no pulls
+                figures |= {"pulls": belief.pulls.tolist(), "reward_sum": belief.reward_sum.tolist()}
             likely = self.conditional
         figures = {"arm": [self.keys[arm] for arm in self.arms.tolist()]} | figures
         figures["probabilities"] = [list(map(finite_or_none, column)) for column in self.conditional.T.tolist()]
