@@ -284,7 +284,7 @@ class RouteCommands:
         metrics: What decides the ramp (`rlrec help outcomes`); repeatable [default: reward_per_unit as its policy learns].
         require: Do it only if the gate finds it better than what the route serves, else exit 3.
         guards: A reward that must not fall by more, for sure: a relative difference; repeatable.
-        reward: What better means.  [default: what now serves learns]
+        reward: What better means.  [default: as served now]
         log: The log that the gate judges by.  [default: all of it]
         gamma: Discount per step, for the gate.  [default: 1]
         cluster: user, session or row, for the gate.  [default: user, else session]

@@ -122,7 +122,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
     "--guard", "guards", type=GUARD, multiple=True, metavar="REWARD:-N%",
     help="A reward that must not fall by more, for sure: a relative difference; repeatable.",
 )  # fmt: skip
-@click.option("--reward", metavar="NAME", help="What better means.  [default: what now serves learns]")
+@click.option("--reward", metavar="NAME", help="What better means.  [default: as served now]")
 @click.option("--log", metavar="FILTER", help="The log that the gate judges by.  [default: all of it]")
 @click.option("--gamma", type=NUMBER, help="Discount per step, for the gate.  [default: 1]")
 @click.option("--cluster", metavar="UNIT", help="user, session or row, for the gate.  [default: user, else session]")
