@@ -23,7 +23,7 @@ BASELINE_COLUMNS = 3  # columns known before the draw
 BLOCKS, BLOCKS_OF_MANY = 512, 128  # of clusters, for errors: up to MOST_JOINT arms, and for more arms
 TABLE_ROWS = 2_048  # rows of exposures in one table, about
 SMALLEST = 1e-10  # smallest eigenvalue, as a share of the largest, of exposures that varied
-ALONE = 0.5  # share of an exposure's squares from which on one block alone carries an arm
+_ALONE = 0.5  # share of an exposure's squares from which on one block alone carries an arm
 _FEWEST_LOOKS, _SHOWN = 3.0, 0.25  # fewest looks at an arm, also as a share of the expected ones
 _MOSTLY = 0.4  # share of an exposure that must vary; where two arms take turns, each has a half
 _SALT, _MIX_SALT = 2, 3
@@ -43,6 +43,14 @@ def has_looks(shown: Array, expected: Array) -> Flags:
     """Whether arms have looks enough to be judged, (k,), from the looks at each and the expected ones. The exposures of
     an arm that was hardly shown are the logger's expectations, which follow the context: no effect can be told."""
     return np.asarray(shown >= np.maximum(_FEWEST_LOOKS, _SHOWN * expected))
+
+
+def unfitted(residual: Array, share: Array) -> Array:
+    """The residuals of blocks as large as if the effects did not fit them. share: of the exposures, which a block
+    carries alone.
+    Source: Bell and McCaffrey 2002, Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples,
+    for the square root."""
+    return np.asarray(residual / np.sqrt(1 - np.clip(share, 0, _ALONE)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,10 +190,7 @@ class ExposureRegression(Sums):
 
     @cached_property
     def influences(self) -> Array:
-        """The contribution of each block to the effects, (b, k, o), larger where the block alone carries much of an
-        arm's exposures, so that the effect fits it.
-        Source: Bell and McCaffrey 2002, Bias Reduction in Standard Errors for Linear Regression with Multi-Stage
-        Samples, for the square root."""
+        """The contribution of each block to the effects, (b, k, o), as `unfitted` makes it."""
         slopes = self._slopes(self.square.sum(axis=0), self.crossed.sum(axis=0))
         if self._is_joint:
             influence = np.asarray(self._inverse @ (self.crossed - self.square @ slopes))[:, BASELINE_COLUMNS:]
@@ -199,7 +204,7 @@ class ExposureRegression(Sums):
             influence = self._each(residual[:, BASELINE_COLUMNS:])
             squares = self.square[:, BASELINE_COLUMNS:, -1]
             share = squares / np.maximum(squares.sum(axis=0), 1e-300)
-        return influence / np.sqrt(1 - np.clip(share, 0, ALONE))[..., None]
+        return unfitted(influence, share[..., None])
 
     @cached_property
     def vary(self) -> Flags:
@@ -207,7 +212,7 @@ class ExposureRegression(Sums):
         clusters, which may be one person, and with looks enough."""
         square = self.square.sum(axis=0)
         by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
-        alone = (by_block.max(axis=0) > ALONE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
+        alone = (by_block.max(axis=0) > _ALONE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
         if self._is_joint:
             return (np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _MOSTLY) & ~alone
         shown = square[BASELINE_COLUMNS:, -1]

@@ -16,7 +16,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import CORE, Estimator, RewardColumns
-from rlrec.ope.sums.exposures import ALONE, SMALLEST, block_numbers, has_looks
+from rlrec.ope.sums.exposures import SMALLEST, block_numbers, has_looks, unfitted
 from rlrec.ope.sums.moments import ClusterSummary, moments
 from rlrec.ope.units.estimate import ANY_REWARD, EstimatorFold
 from rlrec.ope.units.fold import Fold, RowSums
@@ -122,7 +122,7 @@ class EffectFold(Fold):
         carried = squares @ direction
         spread, fitted = carried @ direction, np.einsum("bi,ij,bj->b", carried, inverse, carried)
         share = np.divide(fitted, spread, out=np.zeros(len(spread)), where=spread > 0)
-        noise = residual @ direction / np.sqrt(1 - np.clip(share, 0, ALONE))
+        noise = unfitted(residual @ direction, share)
         influence = reward + changes @ coefficient + noise - noise.sum() * rows / n
         units = np.column_stack([rows, reward, rows + exposure @ direction, influence])
         clusters = summary.present[0]
