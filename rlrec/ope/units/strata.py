@@ -9,8 +9,8 @@ cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weigh
   long sessions would count next to nothing beside an imported log of single rows.
 - A logger with fewer than 50 effective rows in both halves counts in proportion to them, since its spread is hardly
   known.
-- A logger that could not show what the target shows is left out where others could, since its mean estimates something
-  else. So are loggers with heavy weights that together add next to nothing: their rows would only spoil shares and
+- A logger that could not show what the target shows is left out where others could and can tell, since its mean
+  estimates something else. So are loggers with heavy weights that together add next to nothing: their rows would only spoil shares and
   tails.
 The spread of a logger that learns depends on the rewards that it is to weight. For arms with equal rates, where that
 matters most, estimates are off by up to a third of a standard error (`tests/benchmarks/loggers.py`). If each row
@@ -145,25 +145,30 @@ def left_out(
 def _left_out(
     fold: Fold, targets: Sequence[Mapping[str | None, Sequence[EstimatorFold]]], share: float
 ) -> frozenset[str | None]:
-    """The loggers that surely could not show this share of what a target shows, and those that add next to nothing."""
+    """The loggers that surely could not show this share of what a target shows, and those that add next to nothing. Of
+    the former only those that never show an arm, where the others are too few to tell anything."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for loggers in targets:
         weighed = {
             logger: {at_end.label: at_end for at_end in at_ends if at_end.has_weights}
             for logger, at_ends in loggers.items()
         }
-        supported = {
-            logger: at_ends for logger, at_ends in weighed.items()
-            if not at_ends or any(at_end.diagnosis.reaches(share) for at_end in at_ends.values())
-        }  # fmt: skip
-        unsupported |= weighed.keys() - supported.keys()
-        for label in fold.estimators:
-            sizes = {
-                logger: (at_ends[label].diagnosis.ess or 0.0, at_ends[label].clusters)
-                for logger, at_ends in supported.items() if label in at_ends
+        for limit in (share, 0.0):
+            supported = {
+                logger: at_ends for logger, at_ends in weighed.items()
+                if not at_ends or any(at_end.diagnosis.reaches(limit) for at_end in at_ends.values())
             }  # fmt: skip
-            if sizes:
-                negligible.append(negligible_loggers(sizes))
+            sizes = [
+                {
+                    logger: (at_ends[label].diagnosis.ess or 0.0, at_ends[label].clusters)
+                    for logger, at_ends in supported.items() if label in at_ends
+                }
+                for label in fold.estimators
+            ]  # fmt: skip
+            if not supported or any(sum(ess for ess, _ in size.values()) >= LEAST_ESS for size in sizes):
+                break
+        unsupported |= weighed.keys() - supported.keys()
+        negligible += [negligible_loggers(size) for size in sizes if size]
     return frozenset(unsupported | (set.intersection(*negligible) if negligible else set()))
 
 

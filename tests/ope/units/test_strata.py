@@ -148,6 +148,19 @@ def test_a_logger_that_missed_a_little_by_chance_counts_where_others_make_up_for
     assert left_out(fold, [partials], [loggers]) == expected
 
 
+@pytest.mark.parametrize(("effective", "expected"), [(20, set()), (200, {"far"})])
+def test_a_logger_that_missed_much_counts_where_the_others_are_too_few(effective: int, expected: set[str]) -> None:
+    """It hardly showed what weighs most; beside it lies a log that did, in as many effective rows as said."""
+    generator, fold = np.random.default_rng(9), fold_of("snips")
+    far = log(leaning(0, 0.6), 2_000, generator)
+    far, near = far.take((far.target < 0.5) | (generator.random(2_000) < 0.5)), log(TARGET, effective, generator)
+    partials = {
+        Stratum(name, half): fold.partial(batch.take(halves(batch.cluster) == half))
+        for name, batch in (("far", far), ("near", near)) for half in (0, 1)
+    }  # fmt: skip
+    assert left_out(fold, [partials], [by_logger(fold, partials)]) == expected
+
+
 def test_nothing_that_does_not_weigh_is_weighed() -> None:
     generator, fold = np.random.default_rng(5), fold_of("ips", "dm")
     batches = {}
