@@ -11,7 +11,7 @@ from rlrec.app.audit.draws import machine_sessions
 from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, study_figures, unit_outcomes
 from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, OutcomeRow, SequenceRow, StudyFigures
 from rlrec.app.experiments import plan
-from rlrec.app.experiments.experiment import shares_of, versions_of
+from rlrec.app.experiments.experiment import promotion, shares_of, versions_of
 from rlrec.app.inputs import filters, lookup
 from rlrec.app.log import reward_log
 from rlrec.arrays import finite_or_none
@@ -57,6 +57,7 @@ VariantComparison = TypedDict("VariantComparison", {
     "new_units_per_day": NotRequired[float | None],
     "phases": list[dict[str, Any]], "plan": NotRequired[plan.Plan | None],
     "segments": NotRequired[list[study_figures.SegmentRow]],
+    "promoted": NotRequired[str], "live": NotRequired[str],
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
     "led_since": NotRequired[str], "equal_age_days": NotRequired[int], "metric": list[dict[str, str | None]],
     "guards": list[study_figures.GuardRow], "sequence": SequenceAnswer,
@@ -86,7 +87,7 @@ def show(
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))
         collected = unit_outcomes.collect(unit, study, level=level, is_fixed=fixed)
         assigned = experiments.count_units(unit, experiment.id)
-        phases = experiments.phases(unit, experiment)
+        phases, promoted = experiments.phases(unit, experiment), promotion(unit, experiment)
         first_at, _ = experiments.assignment_times(unit, experiment.id)
         route = lookup.route_of_holdout(unit, experiment)
         changes = [] if route is None or log else routes.history(unit, route.route_id)[::-1]
@@ -149,6 +150,7 @@ def show(
         new_units_per_day=arrivals and arrivals.pace, plan=planned, segments=collected.segments(),
         **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),
         **({} if route is None else {"route": route.route, "led_to": led_to, "led_since": format_time(route.at)}),
+        **promoted,
     )  # fmt: skip
 
 

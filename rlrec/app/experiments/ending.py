@@ -26,7 +26,7 @@ from rlrec.store.log import activity, settings
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import experiments, policies, routes
 
-COMMAND = "experiment stop"
+COMMAND = experiment.STOP
 Row = Mapping[str, Any]
 
 
@@ -37,7 +37,7 @@ def stop(
     """Stop serving from an experiment. Stopping it again changes nothing; its log stays. The route of a ramp goes back
     to what it served before, or follows the policy of the promoted variant. confirm: asks whether to promote anyway.
     Raises CheckFailed where the comparison is against the promotion, and it is not confirmed."""
-    run, compared = {"name": name, "promote": promote}, list[Row]()
+    run, compared, lost = {"name": name, "promote": promote}, list[Row](), list[str]()
     with store.read() as unit:
         ended = lookup.experiment(unit, name)
         is_repeated = promote is None or settings.state(unit, COMMAND, run) is not None
@@ -86,6 +86,8 @@ def stop(
     answer = store.write(work, repeatable=True)
     if not answer["already_stopped"]:
         _notice(store, answer, successor)
+        for sentence in lost:
+            store.notice(f"{sentence}; promoted all the same")
     return answer
 
 

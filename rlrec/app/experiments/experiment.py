@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow
     from rlrec.app.learning.slot_statistics import Totals
 
+STOP = "experiment stop"
 MIN_ROOM = 1e-9  # a smaller share of a layer, or change of one, counts as none
 STEPS, HOLD = "steps", "hold_us"  # keys in the definition of a ramp that advances by steps
 
@@ -330,6 +331,14 @@ def summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
         row["layer"] = experiment.layer
         row["layer_share"] = sum(high - low for low, high in intervals_of(experiment))
     return {**row, "interleave": references} if references else row
+
+
+def promotion(unit: Unit, experiment: Experiment) -> dict[str, str]:
+    """The variant that was promoted at the end of an experiment, and the version that went live; {} without one."""
+    for variant in experiment.variants if experiment.stopped_at else ():
+        if ending := settings.state(unit, STOP, {"name": experiment.name, "promote": variant.label}):
+            return {"promoted": variant.label, "live": ending["live"]}
+    return {}
 
 
 def versions_of(unit: Unit, experiment: Experiment) -> dict[int, Version]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -72,7 +73,8 @@ def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -
         user_id = None if user is None else find_user(unit, user)[1]
         rows = sessions.list_sessions(unit, limit=None if limit is None else min(limit, 2**62) + 1, user_id=user_id)
     if limit is not None and len(rows) > limit:
-        store.notice(f"the newest {limit} sessions; --limit shows more")
+        person = "" if user is None else f" --user {shlex.quote(user)}"
+        store.notice(f"the newest {limit} sessions; `rlrec session list{person} --limit {10 * limit}` shows more")
     shown = ((*row, None if last_at is None else format_time(last_at)) for *row, last_at in rows[:limit])
     return [cast(SessionRow, dict(zip(SessionRow.__annotations__, row, strict=True))) for row in shown]
 

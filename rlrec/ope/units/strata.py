@@ -10,8 +10,8 @@ cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weigh
 - A logger with fewer than 50 effective rows in both halves counts in proportion to them, since its spread is hardly
   known.
 - A logger that could not show what the target shows is left out where others could and can tell, since its mean
-  estimates something else. So are loggers with heavy weights that together add next to nothing: their rows would only spoil shares and
-  tails.
+  estimates something else. So are loggers with heavy weights that together add next to nothing: their rows would only
+  spoil shares and tails.
 The spread of a logger that learns depends on the rewards that it is to weight. For arms with equal rates, where that
 matters most, estimates are off by up to a third of a standard error (`tests/benchmarks/loggers.py`). If each row
 counted once they would be unbiased, but with errors up to twice as large and intervals that cover less."""

@@ -47,11 +47,12 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
                 remedy = f"`rlrec experiment stop {experiment.name}` ends it"
                 detail = f"serves {' and '.join(served)}, and nobody there gets {now.reference}, which is live"
                 findings.add(CHECK, "info", f"experiment {experiment.name}", f"{detail}: {remedy}")
-    promoted = since.keys() - leading
-    for now in (live[policy_id] for policy_id in sorted(promoted) if changes):
+    first = next(iter([*(change for change in changes if not change.running), *changes]), None)
+    for now in (live[policy_id] for policy_id in sorted(since.keys() - leading)):
         is_meant = policy in (None, now.policy.name) and now.policy.base_id is None
-        if is_meant and not activity.count_served_since(unit, now.policy.id, unit.now - DAY_US):
-            remedy = f"`rlrec route set {changes[0].route} --to {now.policy.name} --share 20%` gives it to some users"
+        if first and is_meant and not activity.count_served_since(unit, now.policy.id, unit.now - DAY_US):
+            remedy = f"`rlrec route set {first.route} --to {now.policy.name} --share 20%` gives it to some users"
+            remedy = f"once {first.experiment} has ended, {remedy}" if first.running else remedy
             idle = "serves no route, and nobody outside of experiments got it within 24 hours"
             detail = f"{idle}; {now.reference} is live: {remedy}"
             findings.add(CHECK, "info", f"policy {now.policy.name}", detail)

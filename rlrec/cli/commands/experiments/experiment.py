@@ -217,8 +217,10 @@ def _flat(result: app.compare.VariantComparison) -> list[dict[str, Any]]:
 
 
 def _view(result: app.compare.VariantComparison, level: float, *, details: bool) -> View:
+    ending = f" at {result['stopped_at']}" if result["stopped_at"] else ""
+    ending += f", {result['promoted']} promoted as {result['live']}" if "promoted" in result else ""
     title = [
-        f"experiment {result['experiment']}, {result['status']}, by {result['unit']}",
+        f"experiment {result['experiment']}, {result['status']}{ending}, by {result['unit']}",
         f"intervals at level {cell(level)}, {LOOKS[result['sequence']['fixed']]}; rewards of mature decisions",
     ]
     if "interleave" in result:

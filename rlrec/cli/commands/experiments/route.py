@@ -57,7 +57,8 @@ def parse_guard(text: str) -> Guard:
     except InputError:
         colon = ""
     if not colon or not name.strip() or not -1 < least < 1:
-        raise InputError(f"'{truncate(text)}' is not a guard", hint="write REWARD:-2%, between -100% and 100%")
+        hint = "write REWARD:-2%, between -100% and 100%; METRIC>=-2% guards a ramp (`rlrec route ramp`)"
+        raise InputError(f"'{truncate(text)}' is not a guard", hint=hint)
     return Guard(name=parse_name(name.strip()), least=least)
 
 

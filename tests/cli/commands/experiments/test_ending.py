@@ -1,6 +1,7 @@
 """rlrec experiment stop --promote: what a variant has learned becomes the next version of its policy."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,8 @@ def test_the_same_promotion_again_changes_nothing_and_another_one_is_refused(pai
     assert promote(pair, "b", "--anyway").json["already_stopped"] is False
     again = promote(pair, "b").json
     assert (again["already_stopped"], again["live"], served(pair)) == (True, "ts@3", ("ts", 3))
+    shown = pair("experiment", "show", "ab").stdout
+    assert re.search(r"^experiment ab, stopped at \S+, b promoted as ts@3, by session$", shown, re.M)
     assert "is stopped already" in promote(pair, "a", "--anyway").failed(2)
 
 
@@ -258,13 +261,16 @@ def test_what_loses_or_is_unknown_is_not_promoted_unasked(
         pair("arm", "add", arm)
         (tmp_path / arm).write_text(f"arm,probability\n{arm},1\n")
         pair("policy", "create", arm, "--kind", "fixed", "--param", f"probabilities={tmp_path / arm}")
-    create(pair, "a=x", "b=y")
+    create(pair, "a=x", "b=y", guard="reward_per_visit>=-5%")
     assert promote(pair, "b").exit_code == 3  # nobody has seen it
     words = ("--env", "rates=0.6,0.3", "--experiment", "ab", "--sessions", 400, "--group", 400, "--seed", 1)
     assert pair("simulate", "bernoulli", *words).exit_code == 0
     done = pair("experiment", "stop", "ab", "--promote", label)
     assert (done.exit_code, "b is worse than a: -" in done.stderr) == (exit_code, True)
     assert pair("experiment", "list", "--json").json[0]["status"] == ("running" if exit_code else "stopped")
+    if exit_code:
+        done = pair("experiment", "stop", "ab", "--promote", label, "--anyway")
+        assert re.search("^b breaks a guard: .*; promoted all the same$", done.stderr, re.M)
 
 
 def test_where_users_are_young_the_refusal_names_the_command_that_compares_equal_ages(run_sqlite: Run) -> None:

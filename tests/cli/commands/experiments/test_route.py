@@ -373,7 +373,10 @@ def test_a_version_that_went_live_where_no_route_leads_is_named(ready: Run, tmp_
     texts.append(run(*tomorrow, "policy", "promote", "ts@1").stdout)
     idle = "serves no route, and nobody outside of experiments got it within 24 hours; ts@"
     assert [idle in text and f" is live: {remedy}" in text for text in texts] == [True] * 4
-    run("route", "set", "home", "--to", "ts")
+    run(*tomorrow, "route", "set", "home", "--to", "u", "--share", "20%")  # the route takes no second ramp
+    assert f" is live: once home-ramp-1 has ended, {remedy}" in run(*tomorrow, "status").stdout
+    run(*tomorrow, "experiment", "stop", "home-ramp-1")
+    run(*tomorrow, "route", "set", "home", "--to", "ts")
     assert remedy not in run(*tomorrow, "status").stdout
 
 

@@ -237,6 +237,7 @@ def test_a_guard_nobody_defined_is_refused(ready: Run, guard: str) -> None:
 
 def test_options_of_the_gate_need_the_gate(ready: Run) -> None:
     assert "--require if-better" in ready("route", "set", "home", "--to", "good", "--guard", "taps:-2%").failed(2)
+    assert "`rlrec route ramp`" in ready("route", "set", "home", "--to", "good", "--guard", "visits>=-2%").failed(2)
 
 
 def test_what_serves_already_has_nothing_to_be_compared_with(ready: Run) -> None:

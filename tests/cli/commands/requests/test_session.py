@@ -194,5 +194,6 @@ def test_the_sessions_of_a_user_are_those_of_all_keys(run: Run) -> None:
     for key in ("u1", "cookie"):
         listed = run("session", "list", "--user", key, "--limit", "2")
         assert [line.split()[:2] for line in listed.stdout.splitlines()[2:]] == [["s4", "u1"], ["s3", "u1"]]
+        assert f"`rlrec session list --user {key} --limit 20` shows more" in listed.stderr
     refused = run("session", "list", "--user", "u9")
     assert (refused.exit_code, refused.stderr.startswith("Error: unknown user 'u9'")) == (2, True)
