@@ -29,7 +29,7 @@ from rlrec.records import Arm, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import activity, decisions
-from rlrec.store.policies import arms, beliefs, policies, routes
+from rlrec.store.policies import arms, beliefs, experiments, policies, routes
 from rlrec.times import DAY_US, format_time
 
 Z = 1.959963984540054  # normal quantile for 95 % intervals
@@ -60,7 +60,8 @@ class Pacing(TypedDict):
 class PolicyBelief(belief_versions.VersionSummary):
     """Answer of `policy show`: the belief per arm, how the version was made, and the versions of its policy. weighed:
     the number of decisions behind ipw_mean, None for all. For some policies only: features (the encoders of contexts
-    and arms, in the form of `--features`, for kinds that read contexts), the context used, and the budget."""
+    and arms, in the form of `--features`, for kinds that read contexts), the context used, the budget, and when the
+    experiment of a variant stopped."""
 
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, Any]]
@@ -75,6 +76,7 @@ class PolicyBelief(belief_versions.VersionSummary):
     counting: CountingCurve | None
     weighed: int | None
     budget: NotRequired[Pacing]
+    stopped_at: NotRequired[str]
 
 
 # The users whom a version serves. counting: the curve by which it counts pulls, None if each counts as one; routes:
@@ -106,6 +108,9 @@ def show(
             optional_fields["context"] = dict(context)
         if version.params.get("budget"):
             optional_fields["budget"] = pacing(unit, version)
+        name = version.policy.name.partition("@")[2].partition("/")[0]
+        if (experiment := experiments.by_name(unit, [name]).get(name)) and experiment.stopped_at:
+            optional_fields["stopped_at"] = format_time(experiment.stopped_at)
         weighted, weighed = arm_means.weighted_means(unit, version, catalogue, sample=sample)
         arm_rows = [belief | mean for belief, mean in zip(_beliefs(unit, version, context), weighted, strict=True)]
         answer = {

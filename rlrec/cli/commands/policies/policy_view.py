@@ -107,6 +107,7 @@ def belief_view(
     title = [
         f"{result['policy']} version {result['version']} ({result['status']}; live: {result['live']}), "
         f"kind {result['kind']} {parameters(result['params'])}".rstrip(),
+        *([f"a variant of an experiment that stopped at {result['stopped_at']}"] if "stopped_at" in result else []),
         f"learns reward {result['reward']}{_counting(result['counting'])}",
         f"versions: {', '.join(versions)}",
     ]

@@ -185,6 +185,8 @@ def test_the_same_promotion_again_changes_nothing_and_another_one_is_refused(pai
     shown = pair("experiment", "show", "ab").stdout
     assert re.search(r"^experiment ab, stopped at \S+, b promoted as ts@3, by session$", shown, re.M)
     assert "is stopped already" in promote(pair, "a", "--anyway").failed(2)
+    assert "a variant of an experiment that stopped at 20" in pair("policy", "show", "ts@ab/b").stdout
+    assert "stopped" not in pair("policy", "show", "ts").stdout
 
 
 @pytest.mark.parametrize(
