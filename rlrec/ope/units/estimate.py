@@ -373,6 +373,7 @@ class EstimatorFold:
             sides = [unbiased, (least, (low, np.inf)), (largest, (-np.inf, high))]
         interval = _inside([bounds for _, bounds in sides], self.value_and_error[0])
         lower, upper, bound_reasons = _report(interval, self.estimator, options)
+        lower, upper = (lower, upper) if np.isfinite(self.value_and_error[0]) else (None, None)
         bound_reasons = [] if self._is_constant else bound_reasons
         (value, error), bias = self.value_and_error, self._bias_bound(options.reward_range)
         weights, diagnosis = self.weights, self.diagnosis

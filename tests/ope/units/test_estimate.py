@@ -85,6 +85,7 @@ def test_no_log_is_awkward_enough_for_a_nan_or_a_warning(name: str, interval: st
         json.dumps(asdict(estimate), allow_nan=False)
         assert estimate.verdict == "insufficient"
         assert estimate.reasons
+        assert estimate.value is not None or (estimate.lower, estimate.upper) == (None, None)
 
 
 def test_rows_without_propensity_still_serve_the_direct_method() -> None:
