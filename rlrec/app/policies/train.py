@@ -39,7 +39,7 @@ from rlrec.records import Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import settings
-from rlrec.store.log.selected import Selection, extent, version_counts
+from rlrec.store.log.selected import Selection, any_common, extent, version_counts
 from rlrec.store.policies import beliefs, policies, routes
 from rlrec.store.policies.beliefs import ArmWeights
 from rlrec.store.upkeep import removals
@@ -387,11 +387,12 @@ class _TrainingRun:
                 "gamma": gamma, "progress": self.lease.renew, "engine": self.engine, "log": self.log,
                 "cluster": self.request.cluster,
             }  # fmt: skip
-            if extent(unit, gate_split).positions > 1 and self.request.weights == SLOT:
+            if self.request.weights == SLOT and extent(unit, gate_split).positions > 1:
                 gain, visits = paired_gate.page_gains(unit, sides, gate_split, **options)
             else:
                 gain = Gain.estimate(BY_VISIT, unit, sides, gate_split, supported_elsewhere=is_near_log, **options)
-            served = self.live.id in version_counts(unit, gate_split)
+            live_log = Selection(policy_ids=[self.live.policy.id], version_ids=[self.live.id])
+            served = any_common(unit, gate_split, live_log)
         candidate_verdict, live_verdict = (side.verdict for side in gain.estimates)
         over_live = served or candidate_verdict == "insufficient" or live_verdict != "insufficient"
         if not over_live:

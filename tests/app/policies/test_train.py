@@ -17,7 +17,7 @@ import pytest
 from rlrec.app.experiments import experiment
 from rlrec.app.judging.status import status
 from rlrec.app.log import ended_visits
-from rlrec.app.log.splits import TUNE, splits
+from rlrec.app.log.splits import GATE, TUNE, splits
 from rlrec.app.policies import policy, policy_beliefs, train, versions
 from rlrec.app.requests import feedback, recommend, session
 from rlrec.app.setup import arm, reward
@@ -27,6 +27,7 @@ from rlrec.errors import CheckFailed, InputError
 from rlrec.sentences import gate_claim
 from rlrec.store import Store
 from rlrec.store.log import sessions, settings
+from rlrec.store.log.selected import Selection, any_common
 from rlrec.store.log.sessions import Session
 from rlrec.store.policies import policies
 from tests.app.shop import MINUTE, START, clock, dump, tell_all, version
@@ -529,6 +530,13 @@ def test_a_candidate_whose_start_never_served_is_compared_with_what_did(sqlite: 
     assert (result["promoted"], result["against"]) == (True, None)
     assert result["live_value"] == pytest.approx(1.44, abs=0.12)  # 3 standard errors of 300 visits
     assert result["lower"] < 0.16 < result["upper"]
+
+
+def test_a_version_served_the_visits_of_a_split_where_one_of_them_is_its_own(shop: Store) -> None:
+    with shop.read() as unit:
+        logs = [Selection(version_ids=[version(unit, name).id]) for name in ("base", "visits")]
+        assert [any_common(unit, Selection(splits=[GATE]), log) for log in logs] == [True, False]
+        assert not any_common(unit, Selection(splits=[3]), logs[0])
 
 
 def test_a_candidate_that_nothing_speaks_for_is_kept_and_not_promoted(sqlite: Store) -> None:
