@@ -86,10 +86,17 @@ def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array
 
 def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> tuple[Index, Flags]:
     """Index of each key in ascending values, and whether it is among them; both in the shape of `keys`. The index of a
-    key that is not among them is arbitrary but valid."""
+    key that is not among them is arbitrary but valid. Values in a narrow range are looked up in a table, which is many
+    times faster than searching."""
     if not len(values):
         return np.zeros(keys.shape, np.intp), np.zeros(keys.shape, np.bool_)
-    index = np.minimum(np.searchsorted(values, keys), len(values) - 1)
+    low, width = values[0], int(values[-1]) - int(values[0]) + 1
+    if width <= _countable(keys.size):
+        table = np.zeros(width, np.intp)
+        table[values - low] = np.arange(len(values))
+        index = table.take(keys - low, mode="clip")
+    else:
+        index = np.minimum(np.searchsorted(values, keys), len(values) - 1)
     return index, values[index] == keys
 
 

@@ -171,7 +171,7 @@ COVERED = {  # test file: modules without a test file of their name, which it co
     "cli/text/test_lines.py": ["cli/text/strict"],
     "cli/text/test_values.py": ["times"],
     "compute/test_engines.py": ["compute/cluster", "compute/local", "compute/worker"],
-    "contract/test_kinds.py": ["arrays", "policy/kinds/fixed"],
+    "contract/test_kinds.py": ["policy/kinds/fixed"],
     "ope/checks/test_diagnostics.py": ["ope/checks/reasons", "ope/checks/verdicts"],
     "ope/checks/test_drift.py": ["ope/checks/times"],
     "ope/checks/test_visit_carry_over.py": ["ope/checks/dependence"],

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec.app.log import partitions, reward_log
 from rlrec.app.log.reward_log import UnusedVisits
-from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, offsets, run_starts, take
+from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, offsets, run_starts, take
 from rlrec.policy.gradients import history, returns
 from rlrec.records import Reward
 from rlrec.store import Unit
@@ -165,7 +165,7 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
 def visit_indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
     """The index of each visit in the visits that were read, which include all of them."""
     width = int(max(stored["number"].max(initial=0), visit.max(initial=0))) + 1
-    return np.searchsorted(stored["session_id"] * width + stored["number"], session * width + visit)
+    return look_up(stored["session_id"] * width + stored["number"], session * width + visit)[0]
 
 
 COLUMNS = (

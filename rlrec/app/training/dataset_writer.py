@@ -156,7 +156,7 @@ class DatasetWriter:
         # which visits have states, a split that is still right, and an end
         keys = batch.keys
         assert keys is not None
-        owner = np.searchsorted(keys["session_id"], visits.slots["session_id"])
+        owner, _ = look_up(keys["session_id"], visits.slots["session_id"])
         visits = replace(visits, slots=visits.slots | {OWNER: owner})
         recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
         split_holds = owner_splits(self.salt, keys)[visits.per_visit(OWNER)] == visits.per_visit("split")
@@ -294,7 +294,7 @@ class DatasetWriter:
 
     def _positions(self, ids: Ids) -> Ids:
         """Indices of arms among all that are trained."""
-        return self._order[np.searchsorted(self.arms[self._order], ids)]
+        return self._order[look_up(self.arms[self._order], ids)[0]]
 
     def _sets(self, eligible: Ids, revision: Ids, pinned_arms: Ids) -> tuple[list[EligibleSet], Ids]:
         """The eligible sets of decisions without their pinned arms, with the arms as described at the time, and the

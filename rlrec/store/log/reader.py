@@ -74,10 +74,9 @@ EVENT_COLUMNS = ("decision_id", "position", "kind", "value", "age_us")
 
 def _find_rows(table: str, stored: Ids, ids: Ids) -> Index:
     """The indices of ids in the sorted ids of a table's rows. Raises RlrecError where a row is missing."""
-    index = np.searchsorted(stored, ids)
-    gone = ids[np.append(stored, -1)[index] != ids]
-    if len(gone):
-        raise damage_error(f"row {gone[0]} of table {table} is gone")
+    index, is_stored = look_up(stored, ids)
+    if not is_stored.all():
+        raise damage_error(f"row {ids[~is_stored][0]} of table {table} is gone")
     return index
 
 
