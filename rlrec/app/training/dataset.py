@@ -172,7 +172,7 @@ class VisitRows:
         numbers, eligible = np.unique(self.eligible[decisions], return_inverse=True)
         sets = [self.eligible_sets[number] for number in numbers.tolist()]
         tables = ((VISIT, visits), (DECISION, decisions), (SLOT, slots), (ARM, arms))
-        columns: dict[str, Any] = {name: getattr(self, name)[rows] for names, rows in tables for name in names}
+        columns: dict[str, Any] = {name: getattr(self, name).take(rows, 0) for names, rows in tables for name in names}
         words = None if self.words is None else self.words[decisions]
         return replace(self, eligible_sets=sets, eligible=eligible.reshape(-1), words=words, **columns)
 

@@ -276,7 +276,7 @@ def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
     if bias.any():
         score += bias
     cells = state.row * len(weights) + state.arm  # as one flat index, which takes half the time
-    score.reshape(-1)[cells] += np.einsum("eh,eh->e", state.memory, memory.take(state.arm, axis=0))
+    np.add.at(score.reshape(-1), cells, np.einsum("eh,eh->e", state.memory, memory.take(state.arm, axis=0)))
     return score
 
 
@@ -298,10 +298,10 @@ def memory_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:
     first = run_starts(row, arm)
     if not len(first):
         return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, len(MEMORY)))
-    faded_by_arm = faded[order]
-    columns = (np.ones(len(row)), faded_by_arm, history.ago[order] == 1, faded_by_arm * history.earned[order])
-    count, recent, last, earned = np.add.reduceat(np.column_stack(columns), first, axis=0).T
-    return row[first], arm[first], np.column_stack([np.log1p(count), recent, last > 0, np.arcsinh(earned)])
+    faded_by_arm, is_last, count = faded[order], history.ago[order] == 1, np.diff(first, append=len(row))
+    recent, earned = (np.add.reduceat(column, first) for column in (faded_by_arm, faded_by_arm * history.earned[order]))
+    was_last = np.logical_or.reduceat(is_last, first)
+    return row[first], arm[first], np.column_stack([np.log1p(count), recent, was_last, np.arcsinh(earned)])
 
 
 def _feature_sums(rows: Index, described: Array, weights: Array, n: int) -> Array:

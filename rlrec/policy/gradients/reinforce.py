@@ -225,11 +225,11 @@ class _Chunk:
         logits = self._logits(effective, self.state)
         logits -= logits.max() - SCORE_SHIFT
         level = logits.reshape(-1)[self.at].astype(np.float64)
+        lowest = logits.min()
         other_exp = self._exp(logits, self.eligible)
         ones = np.ones(other_exp.shape[1], other_exp.dtype)
         # rows that lie too far below it
-        far_rows = np.flatnonzero(matrix_product(other_exp, ones) < 1)
-        if len(far_rows):
+        if lowest < 0 and len(far_rows := np.flatnonzero(matrix_product(other_exp, ones) < 1)):
             far_logits = self._logits(effective, self.state.take(far_rows))
             eligible = None if self.eligible is None else self.eligible[far_rows]
             if eligible is not None:
