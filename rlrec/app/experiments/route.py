@@ -116,7 +116,7 @@ class Stage(NamedTuple):
         if self.ramp.mode == experiments.FROZEN:
             return "frozen"
         if self.next_share is None or self.due_at is None:
-            return f"its last step: `rlrec experiment stop {self.ramp.name} --promote {CANDIDATE}` ends it"
+            return f"its last step: `rlrec experiment show {self.ramp.name}` says whether the candidate earns more"
         share, at = f"{100 * self.next_share:.12g} %", format_time(self.due_at)
         if self.is_due:
             command = f"`rlrec route advance {self.change.route}`"

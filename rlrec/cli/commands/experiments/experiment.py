@@ -16,7 +16,15 @@ from rlrec.cli.program.shared import CommandGroup, Store, conclude, level_option
 from rlrec.cli.text.text import View, truncate
 from rlrec.cli.text.values import NAME, Parsed, parse_name, parse_number, parse_percent
 from rlrec.errors import InputError, quantity
-from rlrec.sentences import ALARM, difference_sentence, equal_ages, experiment_sentences, guard_sentence, plan_sentence
+from rlrec.sentences import (
+    ALARM,
+    DEFAULT_REWARD,
+    difference_sentence,
+    equal_ages,
+    experiment_sentences,
+    guard_sentence,
+    plan_sentence,
+)
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import GuardName
@@ -413,8 +421,9 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
     if not nested and "routes" in result:
         shown["routes"] = " and ".join(result["routes"]) or f"none: {result['remedy']}"
     show(shown)
+    by_reward = not {row.get("reward") for row in earned} <= {DEFAULT_REWARD, None}
     for row in earned:
-        text = difference_sentence(row, result["unit"], by_reward=len(earned) > 1)
+        text = difference_sentence(row, result["unit"], by_reward=by_reward)
         conclude(show, f"{text}; promoted all the same." if row["answer"] in ("same", "unknown") else f"{text}.")
     has_remedy = bool(result.get("remedy"))
     conclude(show, *(f"{line}." for line in passed_by if not (has_remedy and line.startswith("policy "))))

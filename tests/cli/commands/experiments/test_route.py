@@ -474,6 +474,7 @@ def test_an_undecided_ramp_is_promoted_only_anyway_and_says_so(sqlite_db: str) -
 
 def test_a_ramp_that_nobody_saw_is_promoted_and_says_so(ready: Run) -> None:
     ramp(ready)
+    assert "last step: `rlrec experiment show home-ramp-1` says whether" in ready("status").stdout
     done = ready("experiment", "stop", "home-ramp-1", "--promote", "candidate", "--anyway")
     assert (done.exit_code, "this log cannot tell whether it is better or worse" in done.stderr) == (0, True)
 
