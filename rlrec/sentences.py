@@ -319,7 +319,8 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     if len(policies := answer.get("led_to", [])) > 1:
         command = f"`rlrec outcomes --experiment {answer['experiment']} --reward {earned['reward']}"
         command += f" --entered-since {answer['led_since']}` compares those who first came to {policies[-1]}"
-        sentence += f"; a part of it is what {', '.join(policies[:-1])} served: {command}"
+        ending = f": {command}" if answer.get("has_newcomers", True) else ", and nobody new has come since"
+        sentence += f"; a part of it is what {', '.join(policies[:-1])} served{ending}"
     return sentence
 
 

@@ -41,11 +41,12 @@ SequenceAnswer = TypedDict("SequenceAnswer", {
 # Answer of `experiment show`: outcomes per unit with their differences from the first variant; rewards of the variants
 # and their differences per decision, under the first reward; checks of the split. metric: deciding ones; sequence: of
 # their differences; reasons: for caution; units_per_day: assigned, by the days of its log; new_units_per_day: of a
-# running one, in the second half of these days; plan: how long a running
-# experiment takes, None where too little is known; selected_ratio: whether exclusions and filters leave out different
-# shares of the variants; first_at, last_at: of its decisions, None without any; route: whose holdout it is; led_to: the
-# policies that the route has served, newest last, none where a log is named; led_since: its newest change;
-# equal_age_days: the number of first days over which units can be compared now, at most a week.
+# running one, in the second half of these days; plan: how long a running experiment takes, None where too little is
+# known; selected_ratio: whether exclusions and filters leave out different shares of the variants; first_at, last_at:
+# of its decisions, None without any; route: whose holdout it is; led_to: the policies that the route has served, newest
+# last, none where a log is named; led_since: its newest change; has_newcomers: whether units were assigned since then;
+# equal_age_days: the number of first days over which units can be compared now, at most a week; promoted, live: the
+# variant that was promoted at its end, and the version that went live.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
@@ -59,7 +60,8 @@ VariantComparison = TypedDict("VariantComparison", {
     "segments": NotRequired[list[study_figures.SegmentRow]],
     "promoted": NotRequired[str], "live": NotRequired[str],
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
-    "led_since": NotRequired[str], "equal_age_days": NotRequired[int], "metric": list[dict[str, str | None]],
+    "led_since": NotRequired[str], "has_newcomers": NotRequired[bool],
+    "equal_age_days": NotRequired[int], "metric": list[dict[str, str | None]],
     "guards": list[study_figures.GuardRow], "sequence": SequenceAnswer,
 })  # fmt: skip
 
@@ -88,7 +90,7 @@ def show(
         collected = unit_outcomes.collect(unit, study, level=level, is_fixed=fixed)
         assigned = experiments.count_units(unit, experiment.id)
         phases, promoted = experiments.phases(unit, experiment), promotion(unit, experiment)
-        first_at, _ = experiments.assignment_times(unit, experiment.id)
+        first_at, entered_at = experiments.assignment_times(unit, experiment.id)
         route = lookup.route_of_holdout(unit, experiment)
         changes = [] if route is None or log else routes.history(unit, route.route_id)[::-1]
         led_to = [*dict.fromkeys(change.policy for change in changes)][::-1]
@@ -150,6 +152,7 @@ def show(
         new_units_per_day=arrivals and arrivals.pace, plan=planned, segments=collected.segments(),
         **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),
         **({} if route is None else {"route": route.route, "led_to": led_to, "led_since": format_time(route.at)}),
+        **({} if route is None else {"has_newcomers": entered_at >= route.at}),
         **promoted,
     )  # fmt: skip
 

@@ -373,6 +373,8 @@ def test_a_sentence_says_that_it_counts_what_served_before() -> None:
     (alone,), (after,) = (experiment_sentences(answer | {"led_to": names}) for names in (["new"], ["old", "new"]))
     command = "`rlrec outcomes --experiment home-holdout --reward durable --entered-since 2026-01-08T00:00:00.000000Z`"
     assert after == f"{alone}; a part of it is what old served: {command} compares those who first came to new"
+    (nobody,) = experiment_sentences(answer | {"led_to": ["old", "new"], "has_newcomers": False})
+    assert nobody == f"{alone}; a part of it is what old served, and nobody new has come since"
 
 
 def test_those_who_first_came_after_a_switch_are_compared_by_themselves(ready: Run) -> None:
@@ -403,7 +405,7 @@ def test_what_served_last_is_named_with_a_command_that_looks_at_it_alone(ready: 
     for at, reference in zip(times, ("other", "ts", "ts@1"), strict=True):
         ready("--now", at, "--allow-future", "route", "set", "home", "--to", reference).done()
     answer = ready("--now", "2099-02-01", "experiment", "show", "home-holdout", "--json").json
-    assert (answer["led_to"], answer["led_since"]) == (["other", "ts"], times[2])
+    assert (answer["led_to"], answer["led_since"], answer["has_newcomers"]) == (["other", "ts"], times[2], False)
 
 
 def compared(difference: tuple[float, float, float], reasons: list[str]) -> dict[str, Any]:
