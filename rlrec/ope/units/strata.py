@@ -9,7 +9,7 @@ cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weigh
   long sessions would count next to nothing beside an imported log of single rows.
 - A logger with fewer than 50 effective rows in both halves counts in proportion to them, since its spread is hardly
   known.
-- A logger that could not show what the target shows is left out where others could and can tell, since its mean
+- A logger that could not show what the target shows is left out where others could and tell more, since its mean
   estimates something else. So are loggers with heavy weights that together add next to nothing: their rows would only
   spoil shares and tails.
 The spread of a logger that learns depends on the rewards that it is to weight. For arms with equal rates, where that
@@ -38,6 +38,7 @@ from rlrec.ope.units.estimate import COMPARED_ESS, EstimatorFold, LoggerWeight
 from rlrec.ope.units.fold import Fold, RowSums, WeightSpread
 from rlrec.records import add_each
 
+MOST_OF_TARGET = 0.5  # share of a target that a logger shows at least to count beside others that tell less
 NEGLIGIBLE_SHARE = 0.05  # of the effective sample size of the other loggers
 _SALT = 6
 
@@ -146,30 +147,46 @@ def _left_out(
     fold: Fold, targets: Sequence[Mapping[str | None, Sequence[EstimatorFold]]], share: float
 ) -> frozenset[str | None]:
     """The loggers that surely could not show this share of what a target shows, and those that add next to nothing. Of
-    the former only those that never show an arm, where the others are too few to tell anything."""
+    the former those that show most of it count where the others add next to nothing to them."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for loggers in targets:
         weighed = {
             logger: {at_end.label: at_end for at_end in at_ends if at_end.has_weights}
             for logger, at_ends in loggers.items()
         }
-        for limit in (share, 0.0):
-            supported = {
+        supported, candidates = (
+            {
                 logger: at_ends for logger, at_ends in weighed.items()
                 if not at_ends or any(at_end.diagnosis.reaches(limit) for at_end in at_ends.values())
-            }  # fmt: skip
-            sizes = [
-                {
-                    logger: (at_ends[label].diagnosis.ess or 0.0, at_ends[label].clusters)
-                    for logger, at_ends in supported.items() if label in at_ends
-                }
-                for label in fold.estimators
-            ]  # fmt: skip
-            if not supported or any(sum(ess for ess, _ in size.values()) >= LEAST_ESS for size in sizes):
-                break
+            }
+            for limit in (share, MOST_OF_TARGET)
+        )  # fmt: skip
+        sizes, all_sizes = (_sizes(fold, group) for group in (supported, candidates))
+        # those that could show it take no precedence where they add next to nothing to those that could show most of it
+        if supported and all(_ess(size) <= NEGLIGIBLE_SHARE * _ess(all_sizes[label]) for label, size in sizes.items()):
+            supported, sizes = candidates, all_sizes
         unsupported |= weighed.keys() - supported.keys()
-        negligible += [negligible_loggers(size) for size in sizes if size]
+        negligible += map(negligible_loggers, sizes.values())
     return frozenset(unsupported | (set.intersection(*negligible) if negligible else set()))
+
+
+def _sizes(
+    fold: Fold, loggers: Mapping[str | None, Mapping[str, EstimatorFold]]
+) -> dict[str, dict[str | None, tuple[float, int]]]:
+    """The effective sample size and the clusters of each logger, by the label of the estimator. loggers: the estimators
+    of each, by label."""
+    sizes = {
+        label: {
+            logger: (at_ends[label].diagnosis.ess or 0.0, at_ends[label].clusters)
+            for logger, at_ends in loggers.items() if label in at_ends
+        }
+        for label in fold.estimators
+    }  # fmt: skip
+    return {label: size for label, size in sizes.items() if size}
+
+
+def _ess(sizes: Mapping[str | None, tuple[float, int]]) -> float:
+    return sum(ess for ess, _ in sizes.values())
 
 
 def unlike(loggers: Iterable[Sequence[EstimatorFold]]) -> frozenset[str]:
