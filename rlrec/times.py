@@ -35,6 +35,15 @@ def duration(text: str) -> int | None:
     return round(micros) if isfinite(micros) else None
 
 
+def format_duration(micros: int) -> str:
+    """The shortest exact form: 1h30m, 1m30s for 90 s, 0s."""
+    parts = []
+    for unit, size in UNITS.items():
+        count, micros = divmod(micros, size)
+        parts += [f"{count}{unit}"] if count else []
+    return "".join(parts + ([f"{micros / 1000:g}ms"] if micros else [])) or "0s"
+
+
 def format_time(micros: int) -> str:
     """RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z; times beyond the calendar become its first or
     last moment."""
@@ -42,15 +51,16 @@ def format_time(micros: int) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def find_zone(name: str) -> tzinfo | None:
-    """The time zone with a name such as Europe/Berlin; None for UTC. Raises InputError if there is none."""
+def find_zone(name: str, *, place: str = "") -> tzinfo | None:
+    """The time zone with a name such as Europe/Berlin; None for UTC. Raises InputError if there is none, with the place
+    where the name stands."""
     from zoneinfo import ZoneInfo
 
     try:
         return ZoneInfo(name) if name != "UTC" else None
     except (KeyError, ValueError, OSError):
         hint = "such as Europe/Berlin, of the IANA database; `pip install tzdata` where the system has none"
-        raise InputError(f"{name[:60]!r} is no time zone", hint=hint) from None
+        raise InputError(f"{place}{name[:60]!r} is no time zone", hint=hint) from None
 
 
 def local(micros: int) -> datetime:

@@ -21,7 +21,7 @@ from rlrec.store.database.unit import parse
 from rlrec.store.log import decisions, settings
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.routes import GateLook, RouteChange
-from rlrec.times import DAY_US, format_time
+from rlrec.times import DAY_US, format_duration, format_time
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, GuardReport, RouteGate
@@ -55,7 +55,6 @@ class Request:
     @property
     def command(self) -> str:
         """These options as words of `route create`, `route set` or `route ramp`."""
-        hold = f"{self.hold_us / 1e6:.12g}s" if self.hold_us % DAY_US else f"{self.hold_us // DAY_US}d"
         gate_guards = [f"{guard.name}:{_percent(guard.least)}" for guard in self.gate.guards] if self.gate else []
         options = [
             ("to", self.to),
@@ -63,7 +62,7 @@ class Request:
             ("holdout-policy", None if self.holdout_policy == UNIFORM else self.holdout_policy),
             ("share", None if self.share is None or self.steps else _percent(self.share)),
             ("steps", ",".join(map(_percent, self.steps)) or None),
-            ("hold", hold if self.steps else None),
+            ("hold", format_duration(self.hold_us) if self.steps else None),
             *(("metric", name) for name in self.metrics),
             ("require", IF_BETTER if self.gate else None),
             *(("guard", guard) for guard in (*gate_guards, *self.guards)),

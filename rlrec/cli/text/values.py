@@ -18,7 +18,7 @@ import click
 
 from rlrec.cli.text.text import LARGEST, truncate, unstorable
 from rlrec.errors import InputError
-from rlrec.times import UNITS, duration, find_zone, parse_local
+from rlrec.times import duration, find_zone, parse_local
 from rlrec.times import parse as parse_time
 
 if TYPE_CHECKING:
@@ -96,15 +96,6 @@ def parse_clock(text: str) -> int:
     import time
 
     return time.time_ns() // 1_000 + parse_duration(text[1:])
-
-
-def format_duration(micros: int) -> str:
-    """The shortest exact form: 1h30m, 1m30s for 90 s, 0s."""
-    parts = []
-    for unit, size in UNITS.items():
-        count, micros = divmod(micros, size)
-        parts += [f"{count}{unit}"] if count else []
-    return "".join(parts + ([f"{micros / 1000:g}ms"] if micros else [])) or "0s"
 
 
 def parse_number(text: str) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlrec.errors import InputError
 from rlrec.records import Event, Reward, Transform
+from rlrec.times import format_duration
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array, Flags, Ids
@@ -167,7 +168,7 @@ def within_unit_hint(definition: Reward) -> str:
     transforms = {kind: definition.transforms.get(kind, Transform()) for kind in definition.weights}
     terms = (f"{term_text(kind, transforms[kind])}={weight / unit:.12g}" for kind, weight in definition.weights.items())
     options = [
-        f"--window {definition.window_us / 1e6:.12g}s --clip {low / unit:.12g},1",
+        f"--window {format_duration(definition.window_us)} --clip {low / unit:.12g},1",
         *([f"--default {definition.default / unit:.12g}"] if definition.default else []),
         *([f"--learn {definition.learn}"] if definition.learn != "served" else []),
         *([f"--late {definition.late}"] if definition.late != "count" else []),

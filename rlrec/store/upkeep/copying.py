@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -62,7 +63,8 @@ def size(store: Store) -> int:
 def backup_command(address: str, path: str) -> str:
     """The command that writes a backup of a store to a file."""
     if "://" in address:
-        return f"pg_dump --format=custom --file={quote(path)} {quote(address)}"
+        without_password = re.sub(r"(://[^:/?#@]*):.*@", r"\1@", address)  # pg_dump asks for it
+        return f"pg_dump --format=custom --file={quote(path)} {quote(without_password)}"
     return f"rlrec --db {quote(address)} db backup {quote(path)}"
 
 

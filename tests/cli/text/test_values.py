@@ -63,7 +63,7 @@ def test_times_print_in_a_form_that_reads_back(micros: Any) -> None:
 )  # fmt: skip
 def test_durations_add_their_units(text: str, seconds: Any) -> None:
     assert values.parse_duration(text) == seconds * 10**6
-    assert values.parse_duration(values.format_duration(values.parse_duration(text))) == seconds * 10**6
+    assert values.parse_duration(times.format_duration(values.parse_duration(text))) == seconds * 10**6
 
 
 @pytest.mark.parametrize("text", ["", "30", "m", "30m1h", "-5m", "1h1h", "1 h", "nan", "9" * 400 + "d"])

@@ -14,9 +14,10 @@ from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
 from rlrec.cli.text.text import View, truncate
-from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_name, parse_percent
+from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, parse_name, parse_percent
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.sentences import gate_claim
+from rlrec.times import format_duration
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import MetricName

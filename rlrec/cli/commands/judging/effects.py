@@ -11,9 +11,10 @@ from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_group, reading, workers_options
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import DURATION, NAME, format_duration
+from rlrec.cli.text.values import DURATION, NAME
 from rlrec.errors import quantity
 from rlrec.sentences import effect_sentence
+from rlrec.times import format_duration
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.arm_effects import GroupEffects

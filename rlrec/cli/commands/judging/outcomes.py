@@ -12,9 +12,10 @@ from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_group, reading
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import DURATION, NAME, TIME, format_duration
+from rlrec.cli.text.values import DURATION, NAME, TIME
 from rlrec.errors import quantity
 from rlrec.sentences import DEFAULT_REWARD, earned_sentences
+from rlrec.times import format_duration
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, OutcomeRow, SegmentRow

@@ -10,8 +10,9 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import CommandGroup, Store, level_option, reading, writing
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, format_duration, parse_number
+from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, parse_number
 from rlrec.errors import InputError
+from rlrec.times import format_duration
 
 
 def _clip(text: str) -> tuple[float, float]:

@@ -228,3 +228,5 @@ def test_a_disk_that_is_full_leaves_no_backup_behind(source: str, tmp_path: Path
 def test_postgres_is_backed_up_by_its_own_tool(postgres_server: str, postgres_template: str) -> None:
     refused = runner(postgres_server.format(postgres_template))("db", "backup", "b.db")
     assert (refused.exit_code, "pg_dump --format=custom --file=b.db 'postgresql://" in refused.stderr) == (2, True)
+    command = copying.backup_command("postgresql://me:***@host/shop", "b.db")  # the password is asked for
+    assert command == "pg_dump --format=custom --file=b.db postgresql://me@host/shop"

@@ -375,7 +375,7 @@ def test_a_map_names_the_zone_of_times_without_one(run_sqlite: Run, tmp_path: Pa
     assert "UTC" not in done.stderr
     stored = [line["at"][5:16] for line in run_sqlite("-q", "export-log", "-").lines]
     assert stored == [*times.values()]
-    for zone, message in (('"Berlin"', "'Berlin' is no time zone"), ("1", '"zone" of the map is 1')):
+    for zone, message in (('"Berlin"', "of the map: 'Berlin' is no time zone"), ("1", '"zone" of the map is 1')):
         columns.write_text(f'{{"arm": "item", "zone": {zone}}}')
         refused = run_sqlite("import-log", path, "--layout", "csv", "--policy", "shop", "--map", columns)
         assert (refused.exit_code, message in refused.stderr) == (2, True)
