@@ -175,12 +175,12 @@ def judged(
     # whole visits cover the effect on later states, which slots leave out
     answer, needed = (compared if visits is None else compared.without("state")).answer
     passed = answer == "better" and (visits_report is None or visits_report["passed"])
-    side, *serving = gain.estimates
+    base, difference = compared.base, compared.value  # of the same rows, which weigh alike for both
     return {
-        "estimator": side.estimator, "candidate": candidate, "alpha": alpha, "value": side.value,
-        "live_value": serving[0].value if serving else side.served, "estimate": compared.value,
-        "std_error": compared.std_error, "lower": compared.lower, "upper": compared.upper, "ess": compared.ess,
-        "verdict": compared.verdict, "reasons": [*compared.reasons],
+        "estimator": gain.estimates[0].estimator, "candidate": candidate, "alpha": alpha,
+        "value": None if base is None or difference is None else base + difference, "live_value": base,
+        "estimate": difference, "std_error": compared.std_error, "lower": compared.lower, "upper": compared.upper,
+        "ess": compared.ess, "verdict": compared.verdict, "reasons": [*compared.reasons],
         "answer": "unknown" if answer == "better" and not passed else answer, "needed": needed,
         "visits": visits_report, "passed": passed,
     }  # fmt: skip

@@ -163,7 +163,7 @@ def _view(result: Mapping[str, Any]) -> View:
     unit = "session" if result["visits"] is None else "slot"
     reference_name = gate_against(result)
     value_text = f"value {cell(result['value'])} per {unit} against {cell(result['live_value'])} of {reference_name}"
-    notes = [value_text] if result["candidate"] else []
+    notes = [] if result["value"] is None else [value_text]
     rows = [["tune", *tune_row], *([] if result["candidate"] is None else [["gate", *gate]])]
     notes += result["passed_by"]
     return View(["split", *names], rows, title=title, notes=notes, drop=("reasons", "sessions"))

@@ -219,7 +219,7 @@ def test_a_share_that_is_nearly_all_is_not_called_all(ready: Run) -> None:
 
 def test_the_history_of_a_route_has_the_hold_as_it_can_be_typed(ready: Run) -> None:
     ramp(ready, "--steps", "50%,100%", "--hold", "1h")
-    assert "--steps 50%,100% --hold 3600s" in ready("route", "show", "home").stdout
+    assert "--steps 50%,100% --hold 1h" in ready("route", "show", "home").stdout
 
 
 def test_a_candidate_whose_split_is_not_as_defined_neither_steps_nor_is_promoted(ready: Run) -> None:
