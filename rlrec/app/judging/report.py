@@ -319,11 +319,14 @@ class _Gathering(_Ranking):
 
     def _targets(self) -> list[Version]:
         """The ranking policies that serve, or can. Holdouts are uniform, which is evaluated anyway."""
-        rankers = [self.live[key] for key in self._rankers()]
-        replaced = {version.id: live_versions.successors(self.unit, version) for version in rankers}
-        for sentence in filter(None, replaced.values()):
-            self._remark("estimates", sentence)
-        targets = [version for version in rankers if replaced[version.id] is None]
+        live = policies.live(self.unit, [self.policies[key].name for key in self._rankers()])
+        targets = []
+        for version, head in (live[self.policies[key].name] for key in self._rankers()):
+            sentence = live_versions.successors(self.unit, version) or live_versions.untaught(self.unit, version, head)
+            if sentence is None:
+                targets.append(version)
+            else:
+                self._remark("estimates", sentence)
         return [version for version in targets if version.policy.name.partition("@")[0] != UNIFORM][:TARGETS]
 
     def _experiments(self) -> list[VariantComparison]:

@@ -92,22 +92,27 @@ def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> 
     for reference, meant in lookup.resolve(unit, references).items():
         if isinstance(meant, InputError):
             continue
-        if has_copies and (sentence := successors(unit, meant[0])) is not None:
+        sentence = (successors(unit, meant[0]) if has_copies else None) or untaught(unit, *meant)
+        if sentence is not None:
             store.notice(sentence)
-        elif _is_blank(unit, *meant):
-            sentence = f"{meant[0].reference} has learned nothing yet, and draws as if all arms were alike"
-            store.notice(f"{sentence}: `rlrec sweep` judges what kinds learn from a log")
         if reference == meant[0].policy.name and (newest := waiting(unit, meant[0])) is not None:
             judged = f"{meant[0].reference} is judged, which is live"
             store.notice(f"{judged}; {newest.reference} is newer, and waits: name it to judge that")
 
 
-def _is_blank(unit: Unit, version: Version, head: Head) -> bool:
-    """Whether a version that learns what it serves has served nobody, and began with nothing."""
+def untaught(unit: Unit, version: Version, head: Head) -> str | None:
+    """A sentence on a version that can learn, but has served nobody and began with nothing; None for others."""
     from rlrec.app.log import lineage  # needs numpy
 
-    begins_with = version.learned_from or version.parent_id or beliefs.prior(unit, version.id)
-    return not (begins_with or head.seq) and version.learning and lineage.learns(version)
+    begins_with, is_trained = version.learned_from or version.parent_id, version.policy.kind == "gradient"
+    if begins_with or head.seq or not (is_trained or (version.learning and lineage.learns(version))):
+        return None
+    if beliefs.prior(unit, version.id):
+        return None
+    way = "`rlrec sweep` judges what kinds learn from a log"
+    if is_trained:
+        way = f"`rlrec train-pg {version.policy.name}` makes a version that has learned"
+    return f"{version.reference} has learned nothing yet, and draws as if all arms were alike: {way}"
 
 
 def describe(unit: Unit, policy: str) -> list[str]:

@@ -151,7 +151,7 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     _refuse_lone_policy(request)
     others = [name for name, value in {"--share": request["share"], "--require": require}.items() if value]
     if (request["to"] is None) == (request["holdout"] is None) or (request["to"] is None and others):
-        raise click.UsageError("give --to with what the route is to serve, or --holdout alone")
+        raise click.UsageError("give either --to, with what the route is to serve, or --holdout without other options")
     if request["metrics"] and not request["share"]:
         raise click.UsageError("--metric is for a ramp: give --share, too")
     gate = _gate_options(require, {name: request.pop(name) for name in GATE})

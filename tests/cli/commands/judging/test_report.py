@@ -428,6 +428,18 @@ def test_targets_are_judged_as_evaluate_judges_them(imported: Run, sqlite_db: st
     assert [row.record for row in evaluated_rows] == [row.record for row in rows]
 
 
+def test_policies_that_have_learned_nothing_are_no_finding(imported: Run) -> None:
+    """They draw as `uniform` does: one judgement of it would stand there once for each of them."""
+    for name, kind in (("bandit", "thompson"), ("visits", "gradient")):
+        imported("policy", "create", name, "--kind", kind).done()
+    text = page(imported)
+    assert not [line for line in headlines(text, "estimates") if line.startswith(("bandit", "visits"))]
+    judged = text.partition('<section id="estimates"')[2].partition("</section>")[0]
+    assert {*re.findall(r"<tr><td>([^<]*)</td>", judged)} == {"new@1", "blue@1", "red@1"}
+    for name, way in (("bandit", "rlrec sweep"), ("visits", "rlrec train-pg visits")):
+        assert re.search(rf"{name}@1 has learned nothing yet, and draws as if all arms were alike: .*{way}", judged)
+
+
 def test_health_has_the_checks_that_the_log_fails(imported: Run) -> None:
     health = page(imported).partition('<section id="health"')[2]
     assert "warning: wrong-propensities, new@1, blue@1, red@1: some arm was shown more often" in health
