@@ -1004,6 +1004,7 @@ class Commands:
         The policy is compared with itself without exploration (floor, epsilon, temperature 0) on the same mature rows,
         each with the belief that served it. cost is the reward of a slot that exploration gave away: the self-normalised
         estimate without it, less the mean as served. It says nothing of what the beliefs would be without any exploration.
+        Its bounds come once 5 rewards can be expected of the slots that exploration added (few-rewards).
 
         What it earned:
           risen          arms that were shown mostly by exploration in some twentieth

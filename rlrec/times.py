@@ -51,16 +51,16 @@ def format_time(micros: int) -> str:
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-def find_zone(name: str, *, place: str = "") -> tzinfo | None:
-    """The time zone with a name such as Europe/Berlin; None for UTC. Raises InputError if there is none, with the place
-    where the name stands."""
+def find_zone(name: str, *, prefix: str = "") -> tzinfo | None:
+    """The time zone with a name such as Europe/Berlin; None for UTC. Raises InputError, with the prefix, if there is
+    none."""
     from zoneinfo import ZoneInfo
 
     try:
         return ZoneInfo(name) if name != "UTC" else None
     except (KeyError, ValueError, OSError):
         hint = "such as Europe/Berlin, of the IANA database; `pip install tzdata` where the system has none"
-        raise InputError(f"{place}{name[:60]!r} is no time zone", hint=hint) from None
+        raise InputError(f"{prefix}{name[:60]!r} is no time zone", hint=hint) from None
 
 
 def local(micros: int) -> datetime:

@@ -23,7 +23,7 @@ from rlrec.app.evaluation.targets.logger_marginals import WITHOUT_MARGINALS, Log
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array, finite_or_none
 from rlrec.errors import InputError, quantity
-from rlrec.ope.checks.reasons import LEAST_ESS, VERDICTS
+from rlrec.ope.checks.reasons import LEAST_ESS, LEAST_REWARDS, VERDICTS
 from rlrec.ope.comparisons.comparison import Comparison
 from rlrec.ope.estimators.weighting import Snips
 from rlrec.ope.intervals import intervals
@@ -38,7 +38,8 @@ from rlrec.store.log import selected
 from rlrec.store.policies import policies
 
 PERIODS = 20  # of equal length, from the first decision to the last; probabilities are compared over them
-COLUMNS = ("greedy_reward", "greedy_weight", "reward", "rows")
+SIDES = ("greedy_reward", "greedy_weight", "reward", "rows")  # columns that are compared
+COLUMNS = (*SIDES, "lost", "lost_squares", "earning")  # lost: how much rarer a row would be without exploration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +170,9 @@ class FloorComparison:
         weight, vectors = self._greedy(rows, logged)
         is_usable = ~np.isnan(weight)
         left_out, rows, weight = int((~is_usable).sum()), rows.take(is_usable), weight[is_usable]
-        terms = np.column_stack([weight * rows.reward, weight, rows.reward, np.ones(len(rows))])
+        lost, earns = np.maximum(1.0 - weight, 0.0), rows.reward != self.evaluation.targets[0].reward.default
+        sides = weight * rows.reward, weight, rows.reward, np.ones(len(rows))
+        terms = np.column_stack([*sides, lost, lost**2, earns])
         cluster = rows.slots["cluster"]
         day = day_numbers(rows.slots["at"])
         days = [(number, day == number) for number in np.unique(day).tolist()]
@@ -234,17 +237,22 @@ class FloorComparison:
         """The reward per row lost to exploration: the self-normalised mean without exploration minus the mean as
         served, on the same rows."""
         summary, contrast = sums.summary(), Minus(Snips())
-        sample = intervals.studentised_bootstrap(contrast, summary.units, seed=self.request.seed)
-        base, ess = contrast.base(summary.total), finite_or_none(summary.total[1] ** 2 / summary.moment[1, 1])
+        sample = intervals.studentised_bootstrap(contrast, summary.units[:, : len(SIDES)], seed=self.request.seed)
         lower, upper = sample.bounds(self.request.level)
+        rows, lost, squares, earning = summary.total[3:]
+        base = contrast.base(summary.total[: len(SIDES)])
+        ess = finite_or_none(summary.total[1] ** 2 / summary.moment[1, 1])
         is_small, explores = (ess or 0.0) < LEAST_ESS, not np.allclose(summary.units[:, 1], summary.units[:, 3])
         is_equal = abs(sample.value) <= rounding(base)
-        if is_equal:  # where the choice matters and all rows shown earned the same, other rows may differ
+        # rewards to be expected of the effective rows that exploration added: an error without any is too small
+        is_rare = explores and lost**2 / squares * earning / rows < LEAST_REWARDS
+        if is_equal or is_rare:  # where the choice matters and all rows shown earned the same, other rows may differ
             lower = upper = nan if explores else 0.0
+        reasons = {"low-ess": is_small, "few-rewards": is_rare, "no-variation": is_equal and explores}
         return Comparison.from_figures(
             value=sample.value, base=base, std_error=sample.error, lower=lower, upper=upper, ess=ess,
-            clusters=int(summary.present[3]), verdict=VERDICTS[0 if is_small else -1],
-            reasons=[*(["low-ess"] if is_small else []), *(["no-variation"] if is_equal and explores else [])],
+            clusters=int(summary.present[3]), verdict=VERDICTS[0 if is_small or is_rare else -1],
+            reasons=[name for name, applies in reasons.items() if applies],
         )  # fmt: skip
 
     def _risen(self, total: ExplorationSums) -> list[RisenArm]:

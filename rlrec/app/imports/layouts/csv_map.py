@@ -73,7 +73,7 @@ class ColumnMap(NamedTuple):
                 raise InputError(f"{kind[:80]!r} is no kind of event", hint="letters, digits, _ and .", field="events")
         if not isinstance(zone := entries.get("zone", "UTC"), str):
             raise InputError(f'"zone" of the map is {json.dumps(zone)[:80]}', hint="such as Europe/Berlin")
-        zone = times.find_zone(zone, place='"zone" of the map: ')
+        zone = times.find_zone(zone, prefix='"zone" of the map: ')
         if (decimal := entries.get("decimal", ".")) not in (".", ","):
             raise InputError(f'"decimal" of the map is {json.dumps(decimal)[:80]}', hint="a comma or a point")
         for name in (column_map := cls(columns, events, context, zone, decimal)).entries:

@@ -28,6 +28,7 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
     """The policy is compared with itself without exploration (floor, epsilon, temperature 0) on the same mature rows,
     each with the belief that served it. cost is the reward of a slot that exploration gave away: the self-normalised
     estimate without it, less the mean as served. It says nothing of what the beliefs would be without any exploration.
+    Its bounds come once 5 rewards can be expected of the slots that exploration added (few-rewards).
 
     \b
     What it earned:

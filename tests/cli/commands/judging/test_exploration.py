@@ -50,6 +50,18 @@ def test_the_cost_is_the_mean_of_the_greedy_arm_less_that_of_all(shop: Run) -> N
     assert sum(day["rows"] for day in figures["by_day"]) == 400
 
 
+def test_a_cost_has_no_bounds_before_exploration_could_earn_a_few_rewards(shop: Run) -> None:
+    """12 of 400 slots earn something, so that 2 rewards are to be expected of the 60 that exploration added. None of
+    these earned any: the bootstrap, which sees no such reward, would call the cost certain."""
+    shop("reward", "define", "sale", "purchase=1")
+    best = [line["decision_id"] for line in shop("export-log", "-").lines if line["slate"][0]["arm"] == "a"][:12]
+    shop("feedback", "--input", "-", stdin=[{"decision_id": key, "events": {"purchase": 1}} for key in best]).done()
+    figures = exploration(shop, "--log", "version=2", "--reward", "sale")
+    assert figures["cost"] > 0
+    assert (figures["lower"], figures["upper"], figures["answer"]) == (None, None, "unknown")
+    assert (figures["verdict"], figures["reasons"]) == ("insufficient", ["few-rewards"])
+
+
 @ON_BOTH
 def test_the_ess_that_exploration_bought(shop: Run) -> None:
     """For `uniform` weights are .25 / .85 and .25 / .05; without exploration three arms are never shown."""
