@@ -239,9 +239,9 @@ def test_a_holdout_that_was_stopped_is_left_to_the_route(run_sqlite: Run, sqlite
         (["create", "new", "--to", "nope", "--holdout", "5%"], "unknown policy 'nope'"),
         (["create", "home", "--to", "ts", "--holdout", "5%"], "already exists"),
         (["set", "home", "--holdout", "5%"], "route home has another holdout"),
-        (["set", "home", "--to", "other", "--holdout", "5%"], "give --to with what"),
-        (["set", "home"], "give --to with what"),
-        (["set", "home", "--holdout", "5%", "--require", "if-better"], "give --to with what"),
+        (["set", "home", "--to", "other", "--holdout", "5%"], "give either --to"),
+        (["set", "home"], "give either --to"),
+        (["set", "home", "--holdout", "5%", "--require", "if-better"], "give either --to"),
     ],
 )
 def test_what_cannot_be_a_holdout_is_refused_in_one_line_and_stores_nothing(
