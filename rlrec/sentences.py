@@ -122,7 +122,8 @@ class Claim(NamedTuple):
             reasons = "; ".join(f"{group and f'{group}: '}{', '.join(names)}" for group, names in self.groups.items())
             return f"{start}this log cannot tell {question}{f' ({reasons})' if reasons else ''}"
         more = quantity(approximate(self.needed), f"more {NOUNS.get(self.cluster, self.cluster)}")
-        time = "" if self.days is None else f" ({time_text(self.days)} of this traffic)"
+        arriving = "nobody new comes" if self.days == inf else f"{time_text(self.days or 0.0)} of this traffic"
+        time = "" if self.days is None else f" ({arriving})"
         odds = f"about even odds after {more}{time}" + (", if it is what it seems" if self.value else "")
         if (self.days or 0.0) > LONGEST_WAIT:
             return f"{start}this traffic cannot tell in reasonable time {question}: {odds}"
@@ -190,8 +191,8 @@ def difference_sentence(
         enough = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
         question = f"whether it is better or worse than {row['against']}{reward}, {_basis(row, unit)}"
         start, shortage = "too early to say", (row.get("shortage") or 0) / row.get("share", 1.0)
-        if shortage and newest_per_day is not None and unit != "decision":
-            days = shortage / newest_per_day if newest_per_day else inf
+        days = _wait(row, shortage, newest_per_day)
+        if shortage and days is not None and unit != "decision":
             start = "this traffic cannot tell in reasonable time" if days > LONGEST_WAIT else start
             time = "nobody new comes" if days == inf else f"{time_text(days)} of this traffic"
             enough += f"; about {quantity(approximate(round(shortage)), f'more {NOUNS.get(unit, unit)}')}, {time}"
@@ -206,10 +207,16 @@ def difference_sentence(
         answer=row["answer"], base=base, value=row["value"], lower=row["lower"], upper=row["upper"],
         needed=row["needed"], cluster=unit, basis=_basis(row, unit),
         reward=row["reward"] if by_reward and row["reward"] else "",
-        days=row["needed"] / row.get("share", 1.0) / per_day if row["needed"] and per_day else None,
+        days=_wait(row, row["needed"] / row.get("share", 1.0), per_day) if row["needed"] else None,
         groups={"": row["reasons"]} if row["reasons"] else {},
     )  # fmt: skip
     return claim.sentence
+
+
+def _wait(row: Mapping[str, Any], units: float, per_day: float | None) -> float | None:
+    """The number of days until so many more units have come; infinite where they never do."""
+    days = row.get("needed_days", per_day and units / per_day)
+    return inf if (days is None and "needed_days" in row) or per_day == 0 else days
 
 
 def _basis(row: Mapping[str, Any], unit: str) -> str:
@@ -231,7 +238,8 @@ def plan_sentence(plan: Mapping[str, Any]) -> str:
         for total, days, look in looks
     ]
     wait = "" if days_left is None else f"; {time_text(days_left)} are left"
-    if (plan["days"] or 0.0) > LONGEST_WAIT and (days_left is None or days_left > LONGEST_WAIT):
+    days = inf if plan["days"] is None and assumed.get("traffic_units") else plan["days"] or 0.0
+    if days > LONGEST_WAIT and (days_left is None or days_left > LONGEST_WAIT):
         wait = "; this traffic does not tell it in reasonable time"
     return f"to tell {percent(assumed['lift'])} % of {assumed['metric']}, {chance} takes {texts[0]}, {texts[1]}{wait}"
 

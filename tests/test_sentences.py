@@ -221,6 +221,12 @@ def test_a_declared_metric_is_named_and_so_are_guards_that_do_not_hold() -> None
         (sentence,) = experiment_sentences(short)
         assert sentence.endswith(f"20 of them with a reward; about 150 more users, {ending}")
         assert ("in reasonable time" in sentence) == (pace == 0)
+    needing = difference("visits", "unknown", 0.2, reward=None) | {"needed": 500}
+    for days, wait in {8: "8 days of this traffic", None: "nobody new comes"}.items():
+        waiting = {**answer, "unit_differences": [needing | {"needed_days": days}]}
+        (sentence,) = experiment_sentences(waiting)
+        assert f"about even odds after 500 more users ({wait})" in sentence
+        assert ("in reasonable time" in sentence) == (days is None)
     guard: dict[str, Any] = {**names, "group": "new", "against": "old", "least": -0.05, "relative": -0.2, "lower": -0.3,
              "upper": -0.1, "answer": "lost", "reasons": []}  # fmt: skip
     unsure = {**guard, "metric": "reward_per_unit", "reward": "loyal", "upper": 0.01, "answer": "unknown"}

@@ -109,6 +109,8 @@ def show(
     if maturity is not None:
         store.notice(f"no decision of {name} is mature yet: {maturity}")
     rows, unit_differences = unit_outcomes.to_json(collected)
+    if arrivals is not None:
+        arrivals.add_days(unit_differences)
     answering = "reward_per_unit", definitions[0].name
     earned = {row["group"]: row for row in unit_differences if (row["metric"], row["reward"]) == answering}
     decisions_per_unit, reward_per_decision = comparison.per_decision(0)

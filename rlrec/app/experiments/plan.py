@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any, NotRequired, TypedDict
@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, unit_outcomes
-from rlrec.app.evaluation.comparisons.study_figures import Study, StudyFigures
+from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, Study, StudyFigures
 from rlrec.app.experiments.experiment import shares_of
 from rlrec.app.inputs import filters, lookup
 from rlrec.arrays import Array
@@ -205,12 +205,16 @@ class NewUnits:
 
     @classmethod
     def count(cls, unit: Unit, study: Study) -> NewUnits:
-        """The new units of a study."""
+        """The new units of a study. Of an experiment on users, no more come than the store has, and newcomers."""
         first_at, last_at = selected.times(unit, study.selection)
         length = ceil((last_at - first_at + 1) / STRETCHES)
         new = people.arrivals(unit, study.selection, since=first_at, length=length, by_session=study.by_session)
         counts = np.bincount(np.fromiter(new, np.int64), list(new.values()), STRETCHES).cumsum()
-        return cls(counts=counts, days=STRETCHES * length / DAY_US, by_session=study.by_session)
+        units = cls(counts=counts, days=STRETCHES * length / DAY_US, by_session=study.by_session)
+        if study.experiment is None or study.by_session:
+            return replace(units, newcomers=units.pace)
+        population, newcomers = people.count_users(unit, last_at - STRETCHES * length // 2)
+        return replace(units, population=float(population), newcomers=min(units.pace, 2 * newcomers / units.days))
 
     def add_population(self, unit: Unit, selection: Selection, *, since: int) -> NewUnits:
         """The same with the units of a log that begins earlier, at `since`, from which newcomers are told apart."""
@@ -227,6 +231,14 @@ class NewUnits:
     def pace(self) -> float:
         """The new units of a day in the second half: those who return have mostly come once by then."""
         return float(2 * (self.counts[-1] - self.counts[STRETCHES // 2 - 1]) / self.days)
+
+    def add_days(self, rows: Iterable[DifferenceRow]) -> None:
+        """Adds to each difference the days until it has the units that it needs; None where they never come. Units that
+        all came at once tell no pace."""
+        for row in rows if self.counts[0] < self.counts[-1] else ():
+            if more := row["needed"] or row["shortage"]:
+                until = self.days_until(self.counts[-1] + more / row.get("share", 1.0))
+                row["needed_days"] = None if until is None else until - self.days
 
     def days_until(self, units: float) -> float | None:
         """The number of days until this many units have come; beyond the observed number, at the pace of the second

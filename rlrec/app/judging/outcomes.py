@@ -68,15 +68,20 @@ def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
         studies = [_study(unit, request) for request in requests]
         figures = unit_outcomes.collect_figures(unit, studies, level=requests[0].level)
         notice_uncounted(unit, store, studies[0].rewards)
-        paces = [None if request.log else _pace(unit, study) for request, study in zip(requests, studies, strict=True)]
+        pairs = zip(requests, studies, strict=True)
+        arrivals = [None if request.log else _arrivals(unit, study) for request, study in pairs]
     results = [_answer(store, *pair) for pair in zip(requests, figures, strict=True)]
-    return [{**result, "new_units_per_day": pace} for result, pace in zip(results, paces, strict=True)]
+    for result, units in zip(results, arrivals, strict=True):
+        result["new_units_per_day"] = None if units is None else units.pace
+        if units is not None:
+            units.add_days(result["differences"])
+    return results
 
 
-def _pace(unit: Unit, study: Study) -> float | None:
-    """The new units of a day, of a running experiment."""
+def _arrivals(unit: Unit, study: Study) -> NewUnits | None:
+    """The new units of a running experiment."""
     is_running = study.experiment is not None and study.experiment.status == "running" and study.by == "variant"
-    return NewUnits.count(unit, study).pace if is_running else None
+    return NewUnits.count(unit, study) if is_running else None
 
 
 def notice_uncounted(unit: Unit, store: Store, rewards: Iterable[Reward]) -> None:

@@ -54,6 +54,14 @@ def arrivals(
     return dict(unit.ask(text))
 
 
+def count_users(unit: Unit, since: int) -> tuple[int, int]:
+    """The number of users, and of those whose first session began at this time or later."""
+    first = "SELECT min(created_at) AS at FROM session WHERE user_id IS NOT NULL GROUP BY user_id"
+    text = f"SELECT count(*), count(CASE WHEN at >= {since} THEN 1 END) FROM ({first}) AS entry"
+    users, new = unit.ask(text)[0]
+    return int(users), int(new)
+
+
 def count_clicks(unit: Unit, selection: Selection, kinds: Collection[str]) -> Ids:
     """A column (3, n) for each person with selected decisions: the negative id of the user, or the id of a session
     without one; the number of slots; and how many of these have an event of these kinds."""

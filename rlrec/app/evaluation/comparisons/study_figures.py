@@ -192,6 +192,7 @@ DifferenceRow = TypedDict("DifferenceRow", {
     "group": str | None, "against": str | None, "metric": str, "reward": str | None, "value": float | None,
     "relative": float | None, "lower": float | None, "upper": float | None, "p_value": float | None,
     "reasons": list[str], "answer": str, "needed": int | None, "shortage": int | None,
+    "needed_days": NotRequired[float | None],
     "share": NotRequired[float], "theta": NotRequired[float | None], "narrowed": NotRequired[float | None],
 })  # fmt: skip
 # The interval of a deciding comparison: valid at every look, and (fixed) for one planned look.

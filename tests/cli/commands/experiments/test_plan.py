@@ -116,7 +116,26 @@ def test_more_units_than_came_take_as_long_as_the_pace_says() -> None:
     arrivals = app_plan.NewUnits(counts=counts, days=10.0, population=150.0, newcomers=1.0)
     days = [arrivals.days_until(units) for units in (75, 120, 150, 160)]
     assert days == pytest.approx([5, 14, 20, 30])
-    assert replace(arrivals, newcomers=0.0).days_until(160) is None
+    closed = replace(arrivals, newcomers=0.0)
+    rows: list[Any] = [{"needed": 40, "shortage": None}, {"needed": None, "shortage": 61}, {"needed": 0, "shortage": 0}]
+    closed.add_days(rows)
+    assert [row.get("needed_days") for row in rows] == [8, None, None]
+    assert ["needed_days" in row for row in rows] == [True, True, False]
+
+
+def test_an_experiment_waits_for_no_more_users_than_the_store_has(ready: Run) -> None:
+    """All 400 have come before; 200 of them come to the experiment on its first day, as fast as on any other."""
+    variants = ("--variant", "a=home", "--variant", "b=other")
+    ready("--now", "2030-02-01", "--allow-future", "experiment", "create", "ab", *variants).done()
+    for hour in range(10):
+        lines = [{"experiment": "ab", "session": f"e{n}", "user": f"p{n}"} for n in range(20 * hour, 20 * hour + 20)]
+        now = ("--now", f"2030-02-01T{hour:02}:00:00Z", "--allow-future")
+        answers = ready(*now, "recommend", "--input", "-", stdin=lines).lines
+        click(ready, [answer["decision_id"] for answer in answers if answer["decision_id"] % 4 == 0], *now)
+    shown = ready("--now", "2030-02-02", "--allow-future", "experiment", "show", "ab")
+    assert "this traffic does not tell it in reasonable time" in shown.stdout
+    answer = ready("--now", "2030-02-02", "--allow-future", "experiment", "show", "ab", "--json").json["plan"]
+    assert (answer["total"] > 400, answer["days"], answer["days_left"]) == (True, None, None)
 
 
 def test_a_running_experiment_has_days_left(ready: Any) -> None:
