@@ -250,7 +250,9 @@ def _check(request: Request) -> None:
 def check_weight(label: str, weight: float) -> None:
     """Raises InputError for a weight that is almost 0, or too large."""
     if not 1e-9 <= weight <= 1e9:
-        raise InputError(f"the weight of variant {label} is {weight:g}", hint="it lies between 1e-9 and 1e9")
+        raise InputError(
+            f"the weight of variant {label} is {weight:g}", hint="from 1e-9, for next to nobody new, to 1e9"
+        )
 
 
 def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSummary:

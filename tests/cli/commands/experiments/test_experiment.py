@@ -180,7 +180,7 @@ def test_a_layer_is_named_at_creation_and_a_repeat_changes_nothing(ready: Any) -
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ("set ab --weight a=0 --weight b=1", 2, "the weight of variant a is 0"),
+        ("set ab --weight a=0 --weight b=1", 2, "the weight of variant a is 0. from 1e-9, for next to nobody new"),
         ("set ab --weight a=-1 --weight b=1", 2, "the weight of variant a is -1"),
         ("set ab --weight a=nan --weight b=1", 2, "not a share"),
         ("set ab --weight a --weight b=1", 2, "write LABEL=0.2"),
