@@ -113,7 +113,7 @@ def distinct(*columns: Ids) -> tuple[Ids, Ids]:
         values, number = _close(column, n)
         if kinds * number >= 2**62:
             code, kinds = _ranked(code, kinds)
-        code, kinds = code * number + values, kinds * number
+        code, kinds = values if kinds == 1 else code * number + values, kinds * number
         if kinds > _countable(n):
             code, kinds = _ranked(code, kinds)
     code, kinds = _ranked(code, kinds)
@@ -163,7 +163,7 @@ def _close(column: Ids, n: int) -> tuple[Ids, int]:
         return column.astype(np.int64), 1
     low, high = int(column.min()), int(column.max())
     if high - low < _countable(n):
-        return column.astype(np.int64) - low, high - low + 1
+        return np.subtract(column, low, dtype=np.int64), high - low + 1
     values, code = np.unique(column, return_inverse=True)
     return code.ravel(), len(values)
 
@@ -175,7 +175,8 @@ def _ranked(code: Ids, kinds: int) -> tuple[Ids, int]:
         return ranks.ravel(), len(values)
     occurs = np.zeros(kinds, np.bool_)
     occurs[code] = True
-    return (np.cumsum(occurs) - 1)[code], int(occurs.sum())
+    number = int(occurs.sum())
+    return code if number == kinds else (np.cumsum(occurs) - 1)[code], number
 
 
 def matrix_product(first: Array, second: Array) -> Array:
