@@ -28,7 +28,7 @@ UNIFORM, UNKNOWN = -2, -1  # values in the column PAIRS
 CASES_AT_A_TIME = 200  # cases whose marginals are computed together
 MAX_LISTED_CASES = 1_000  # most cases of a batch whose slates are listed
 CELLS = 1_000_000  # arms of contexts that are scored at a time
-MOST_PROBABILITIES = 4_000_000  # that a transaction caches, overhead included
+MOST_PROBABILITIES = 8_000_000  # that a transaction caches, overhead included
 DRAW = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "context_id")
 # the cases that `cases` leaves out, or that have no closed form, in words
 WITHOUT_MARGINALS = (
@@ -42,8 +42,9 @@ class LoggerCase(NamedTuple):
     """Rows of a batch whose pages were drawn from one distribution.
 
     rows (r,): of the batch; arms (m,): ids, ascending; size: positions of a page; scores, floor: of the logger, None
-    where it is only known that it draws uniformly. marginals (size, m): the probability that each arm stood at each
-    position; (0, m) until they are computed. draw: identifies the distribution within this transaction."""
+    where it is only known that it draws uniformly, and where the marginals were cached. marginals (size, m): the
+    probability that each arm stood at each position; (0, m) until they are computed. draw: identifies the distribution
+    within this transaction."""
 
     rows: Ids
     arms: Ids
@@ -91,7 +92,7 @@ class LoggerMarginals:
         case_number[np.repeat(even, np.diff(np.r_[start, len(case_number)]))] = UNIFORM
         if (case_number == UNIFORM).all():
             return case_number, slate_probabilities
-        for case in self.cases(slots, contexts, eligible, positions=int(slots["size"].max())):
+        for case in self.cases(slots, contexts, eligible, positions=int(slots["size"].max()), scored=True):
             size, m = case.marginals.shape
             is_listed = pseudo_inverse.can_list(size, m) and len(slate_probabilities) < MAX_LISTED_CASES
             if case.scores is None:
@@ -104,7 +105,7 @@ class LoggerMarginals:
 
     def cases(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int,
-        per_decision_samples: bool = False,
+        per_decision_samples: bool = False, scored: bool = False,
     ) -> Iterator[LoggerCase]:  # fmt: skip
         """The rows grouped by the distribution that they were drawn from, at most down to `positions`, one case at a
         time.
@@ -112,9 +113,10 @@ class LoggerMarginals:
         Rows whose marginals cannot be derived are left out: imports whose logger is not uniform, kinds that read the
         session, correlated scores, and slates of two rankers, whose coins are not logged. Arguments: as in
         `tabulate`; per_decision_samples: whether pages of one slot that were drawn from correlated scores are cases of
-        their own, by the samples that the decision drew (slots then have `seed`)."""
+        their own, by the samples that the decision drew (slots then have `seed`); scored: whether cases with cached
+        marginals have scores, too."""
         for version, rows in self.by_version(slots, ~slots["imported"]):
-            arguments = slots, contexts, eligible, positions, per_decision_samples
+            arguments = slots, contexts, eligible, positions, per_decision_samples, scored
             moments = self.moments(version, slots, rows)
             cases = (self._belief_cases(served, belief_rows, *arguments) for belief_rows, served in moments)
             yield from self._worked_out(chain.from_iterable(cases))
@@ -139,7 +141,7 @@ class LoggerMarginals:
 
     def _belief_cases(
         self, served: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
-        eligible: Mapping[int, Ids], positions: int, per_decision_samples: bool,
+        eligible: Mapping[int, Ids], positions: int, per_decision_samples: bool, scored: bool,
     ) -> Iterator[LoggerCase]:  # fmt: skip
         """The cases of rows drawn from one belief, without marginals where the kind reads contexts or first draws a
         list of candidates."""
@@ -155,11 +157,15 @@ class LoggerMarginals:
             reading, step = rows_by_kind(code), max(1, CELLS // len(arms))
             for start in range(0, len(reading), step):
                 inside = reading[start : start + step]
-                read = [values[int(code[context_rows[0]])] for context_rows in inside]
                 first = group[[context_rows[0] for context_rows in inside]]
                 names = np.column_stack([slots[name][first] for name in DRAW]).tolist()
                 draws = [(self.greedy, named["revision"], k, *name) for name in names]
                 tables = [self.loggers.unit.marginals.get(draw, np.empty((0, len(arms)))) for draw in draws]
+                if not scored and all(map(len, tables)):
+                    for context_rows, marginals, draw in zip(inside, tables, draws, strict=True):
+                        yield LoggerCase(group[context_rows], arms, k, None, 0.0, marginals, draw)
+                    continue
+                read = [values[int(code[context_rows[0]])] for context_rows in inside]
                 if is_contextual(policy) or served.generator is not None:
                     all_scores = served.scores(key, arms, read, **named)
                 else:

@@ -7,10 +7,12 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from rlrec.app.distributions.exact import VersionDistribution
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation, Request
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.targets import logger_marginals
+from rlrec.app.evaluation.targets.cases import OVERHEAD
 from rlrec.app.policies import versions
 from rlrec.arrays import Array
 from rlrec.store.database.bulk import Columns
@@ -79,8 +81,16 @@ def test_passes_of_a_transaction_share_them(
 
         tables = read()
         assert len(unit.marginals) == distributions
+        with monkeypatch.context() as patched:  # nothing is derived again
+            patched.setattr(VersionDistribution, "scores", None)
+            patched.setattr(VersionDistribution, "case", None)
+            assert np.array_equal(read(), tables)
         unit.marginals = {draw: np.full_like(table, 0.25) for draw, table in unit.marginals.items()}
         assert (read()[0] == 0.25).any()
+        unit.marginals.clear()
+        monkeypatch.setattr(logger_marginals, "MOST_PROBABILITIES", 10 * (OVERHEAD + 15))  # some of them are cached
+        assert np.allclose([*read(), *read()], [*tables, *tables], rtol=1e-12)
+        assert len(unit.marginals) == 10
         unit.marginals.clear()
         monkeypatch.setattr(logger_marginals, "MOST_PROBABILITIES", 0)
         assert np.array_equal(read(), tables)
