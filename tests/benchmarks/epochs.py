@@ -58,9 +58,10 @@ for _ in range(epochs):
     for start in range(0, n, 5000):
         part = slice(start, start + 5000)
         entries = slice(*np.searchsorted(row, [start, start + 5000]))
-        rows, arm, cells = np.arange(len(x[part])), shown[part], (row[entries] - start) * arms + seen[entries]
+        rows, arm, past = np.arange(len(x[part])), shown[part], seen[entries]
+        cells = (row[entries] - start) * arms + past
         chance = x[part] @ weights.T + bias
-        chance.reshape(-1)[cells] += np.einsum("eh,eh->e", memory[entries], own[seen[entries]])
+        chance.reshape(-1)[cells] += np.einsum("eh,eh->e", memory[entries], own.take(past, axis=0))
         chance -= chance.max(axis=1, keepdims=True)
         np.exp(chance, out=chance)
         chance /= chance.sum(axis=1, keepdims=True)
@@ -69,7 +70,7 @@ for _ in range(epochs):
         chance[rows, arm] += worth
         count += 1
         kept = chance.reshape(-1)[cells]
-        by_memory = [np.bincount(seen[entries], kept * column, arms) for column in memory[entries].T]
+        by_memory = [np.bincount(past, kept * column, arms) for column in memory[entries].T]
         slopes = chance.T @ x[part] / len(rows), chance.mean(axis=0), np.column_stack(by_memory) / len(rows)
         for place, (values, slope) in enumerate(zip((weights, bias, own), slopes)):
             first[place] = 0.9 * first[place] + 0.1 * slope
