@@ -164,6 +164,8 @@ def pages() -> Iterator[Pages]:
     for name, logger, target in (
         ("pages, light", np.ones(6), np.array([2.0, 1.5, 1, 1, 0.8, 0.6])),
         ("pages, heavy", np.linspace(1, 2, 8), np.linspace(4, 1, 8)),
+        ("pages, up to 50", np.r_[24.0, np.ones(7)], np.ones(8)),
+        ("pages, up to 150", np.r_[40.0, np.ones(9)], np.ones(10)),
     ):
         yield Pages(name=name, logger=logger, target=target, attraction=rng.beta(2, 5, len(logger)))
         yield Pages(name=f"{name}, rare", logger=logger, target=target, attraction=rng.beta(2, 90, len(logger)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -181,8 +181,9 @@ class EstimatorFold:
     by_step (m, h) each: for the units, the sums whose quotient the estimator takes at each of h steps
     effective: the effective sample size, where it is not that of weights; most_effective: an upper limit of it, and
     short_horizon: whether that limit is too small
-    reward_range: of one row, where it differs from the options; reasons: that do not follow from figures; facts: fields
-    of the estimate that do not follow from sums; noun, basis: words of the estimand"""
+    reward_range: of one row, where it differs from the options; observed: the range of the logged rewards of rows,
+    where neither a reward nor a weight has a bound that is known; reasons: that do not follow from figures; facts:
+    fields of the estimate that do not follow from sums; noun, basis: words of the estimand"""
 
     label: str
     estimator: Estimator
@@ -197,6 +198,7 @@ class EstimatorFold:
     most_effective: float = np.inf
     short_horizon: bool = False
     reward_range: Bounds | None = None
+    observed: ValueRange | None = None
     reasons: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     noun: str = "reward"
@@ -346,6 +348,9 @@ class EstimatorFold:
         rows, weight, reward = (self.summary.columns[name] for name in ("rows", "weight", self.estimator.columns[0]))
         total, moment, largest_sum = self.summary.total, self.summary.moment, self.summary.largest
         mbar, (least, largest), value = total[rows] / self.clusters, options.reward_range, 0.0
+        bound = float(max(self.weights.bound * largest_sum[rows], largest_sum[weight]) / mbar)
+        if self.observed is not None:
+            (least, largest), bound = astuple(self.observed), float(largest_sum[weight] / mbar)
         if self.predictions is not None and self.estimator.needs_model:
             value = self.value_and_error[0]
             least, largest = least - self.predictions.largest, largest - self.predictions.least
@@ -356,7 +361,6 @@ class EstimatorFold:
             w2r=float((moment[weight, reward] - value * moment[weight, rows]) / mbar**2),
             w2r2=float(centred / mbar**2),
         )  # fmt: skip
-        bound = float(max(self.weights.bound * largest_sum[rows], largest_sum[weight]) / mbar)
         low, high = intervals.cressie_read(sums, largest=bound, reward=(least, largest), level=options.level)
         return value + low, value + high
 

@@ -16,7 +16,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
 from rlrec.ope.checks.diagnostics import weight_diagnostics
-from rlrec.ope.sums.base import CORE, TABLES, Estimator, require
+from rlrec.ope.sums.base import CORE, TABLES, Estimator, ValueRange, require
 from rlrec.ope.sums.moments import ClusterSummary
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, EstimatorFold, differ
@@ -130,6 +130,7 @@ class SlateEstimator(Estimator):
 
     unit: ClassVar[str] = "slate"
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
+    widens: ClassVar[bool] = True
     joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
     tabled: ClassVar[bool] = False  # needs the probabilities of every position
     additive: ClassVar[bool] = False  # assumes that what a page earns is a sum over its slots
@@ -224,6 +225,7 @@ class Pi(SlateEstimator):
     Source: `pseudo_inverse`, after Swaminathan et al. 2017."""
 
     weighing: ClassVar[str] = "pi"
+    widens: ClassVar[bool] = False  # weights below 0 have no such interval
     independent_slots: ClassVar[bool] = True
     additive: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-pairs"
@@ -359,7 +361,7 @@ def divide(numerator: Array, denominator: Array) -> Array:
 class SlateFold(Fold):
     """The requested estimators per slate. A cluster that spans batches takes 40 bytes per weighing, and 8 more. Columns
     of weights are `weight`, of the weighing, and `of_slate`, the ratios of whole slates where known. Figures: sizes
-    (2,), the logged sums of |page events| and |rewards|."""
+    (2,), the logged sums of |page events| and |rewards|; rewards, the range of those of pages."""
 
     @cached_property
     def robust(self) -> frozenset[str]:
@@ -395,7 +397,8 @@ class SlateFold(Fold):
                 )  # fmt: skip
         matrix, slots = batch.counted(np.column_stack(terms)), course.sum(np.abs(batch.reward))
         sizes = np.abs(np.column_stack([batch.page, slots + np.abs(batch.page)]))
-        return self.sums(matrix, batch.cluster, weights, {"sizes": batch.counted(sizes).sum(axis=0)})
+        figures = {"sizes": batch.counted(sizes).sum(axis=0), "rewards": ValueRange.from_values(course.page_reward)}
+        return self.sums(matrix, batch.cluster, weights, figures)
 
     def factors(self, factor: Array, /) -> dict[str, float]:
         times = dict(zip(self.weighings, factor.tolist(), strict=True))
@@ -417,7 +420,8 @@ class SlateFold(Fold):
         return EstimatorFold(
             label=label, estimator=estimator, summary=summary, weights=partial.weights[estimator.prefix + column],
             weight_column=column, mean_column=column,
-            reward_range=ANY_REWARD, reasons=tuple(reason for reason, holds in assumed.items() if holds),
+            reward_range=ANY_REWARD, observed=partial.figures["rewards"],
+            reasons=tuple(reason for reason, holds in assumed.items() if holds),
             facts={} if curve is None else curve.facts,
         )  # fmt: skip
 
