@@ -245,7 +245,7 @@ class FloorComparison:
         is_small, explores = (ess or 0.0) < LEAST_ESS, not np.allclose(summary.units[:, 1], summary.units[:, 3])
         is_equal = abs(sample.value) <= rounding(base)
         # rewards to be expected of the effective rows that exploration added: an error without any is too small
-        is_rare = explores and lost**2 / squares * earning / rows < LEAST_REWARDS
+        is_rare = explores and lost**2 * earning <= LEAST_REWARDS * squares * rows
         if is_equal or is_rare:  # where the choice matters and all rows shown earned the same, other rows may differ
             lower = upper = nan if explores else 0.0
         reasons = {"low-ess": is_small, "few-rewards": is_rare, "no-variation": is_equal and explores}

@@ -60,6 +60,11 @@ def test_a_cost_has_no_bounds_before_exploration_could_earn_a_few_rewards(shop: 
     assert figures["cost"] > 0
     assert (figures["lower"], figures["upper"], figures["answer"]) == (None, None, "unknown")
     assert (figures["verdict"], figures["reasons"]) == ("insufficient", ["few-rewards"])
+    # nothing that exploration added was shown
+    shop("recommend", "--input", "-", "--seed", 4, stdin=[{"policy": "home", "session": f"t{n}"} for n in range(3)])
+    newest = exploration(shop, "--policy", "home", "--log", "version=1")
+    assert newest["lower"] is None
+    assert "few-rewards" in newest["reasons"]
 
 
 @ON_BOTH
