@@ -19,7 +19,7 @@ from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import CORE, TABLES, Estimator, ValueRange, require
 from rlrec.ope.sums.moments import ClusterSummary
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
-from rlrec.ope.units.estimate import ANY_REWARD, Estimate, EstimatorFold, differ
+from rlrec.ope.units.estimate import Estimate, EstimatorFold, differ
 from rlrec.ope.units.fold import FLAT, Fold, PositionCurve, RowSums
 
 # Share of page events in the logged rewards from which on diagnostics are those of the ratios of whole slates. (Where
@@ -160,6 +160,7 @@ class SelfNormalised:
     """The columns of an estimator that is divided by its mean weight."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
+    self_normalised: ClassVar[bool] = True
 
 
 class Sips(SlateEstimator):
@@ -407,7 +408,10 @@ class SlateFold(Fold):
     def at_end(
         self, partial: RowSums, label: str, estimator: SlateEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
-        """The estimator at the end of the fold. No reward range applies to the sum over a page."""
+        """The estimator at the end of the fold. The reward of a page, a sum, has no upper limit, and 0 as a lower one
+        where no page of the log earned less."""
+        observed: ValueRange = partial.figures["rewards"]
+        least = 0.0 if observed.least >= 0 and estimator.widens else -np.inf
         # where page events are much of the reward, the ratios of whole slates count
         served, rewards = partial.figures["sizes"].tolist()
         column = "of_slate" if served > _PAGED * rewards else "weight"
@@ -420,7 +424,7 @@ class SlateFold(Fold):
         return EstimatorFold(
             label=label, estimator=estimator, summary=summary, weights=partial.weights[estimator.prefix + column],
             weight_column=column, mean_column=column,
-            reward_range=ANY_REWARD, observed=partial.figures["rewards"],
+            reward_range=(least, np.inf), observed=observed,
             reasons=tuple(reason for reason, holds in assumed.items() if holds),
             facts={} if curve is None else curve.facts,
         )  # fmt: skip

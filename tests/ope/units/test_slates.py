@@ -14,6 +14,7 @@ from rlrec.ope.checks.verdicts import explanations
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.ope.units.fold import FLAT, PositionCurve
 from rlrec.ope.units.slates import Pbm
+from tests.benchmarks import coverage
 from tests.ope.paging import (
     ATTRACTION,
     EXAMINATION,
@@ -290,3 +291,12 @@ def test_the_shape_of_a_curve_is_no_parameter() -> None:
 def test_attraction_is_what_the_vectors_say() -> None:
     assert marginals(TARGET)[1].round(8).tolist() == [0.31587302, 0.30833333, 0.24126984, 0.13452381]
     assert ATTRACTION @ marginals(TARGET)[0] + ATTRACTION @ marginals(TARGET)[1] / 2 == pytest.approx(0.3097222222)
+
+
+def test_pages_that_never_earned_less_than_nothing_have_no_bound_below_it() -> None:
+    """A few heavy pages with rare clicks: the widened interval would reach below."""
+    (world,) = (world for world in coverage.pages() if world.name == "pages, up to 150, rare")
+    for estimate in coverage.estimates(world.batch(400, np.random.default_rng(3))):
+        if estimate.estimator.startswith("sn-") and estimate.lower is not None:
+            assert estimate.lower >= 0
+            assert estimate.lift_lower is None or estimate.lift_lower >= -1
