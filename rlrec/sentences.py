@@ -322,7 +322,10 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
         "; picked-decisions: whom earlier policies drove away does not count" if "picked-decisions" in reasons else ""
     )
     is_random = any(row["policy"].startswith("uniform@") for row in answer.get("variants", ()))
-    worse = "; drawing at random does better" if is_random and (earned["value"] or 0.0) < 0 else ""
+    is_lower = (earned["value"] or 0.0) < 0
+    # of what serves now, where neither visits nor visitors follow from what served before
+    is_of_policy = not caveat and len(answer.get("led_to", [])) < 2
+    worse = "; drawing at random does better" if is_random and is_lower and is_of_policy else ""
     sentence = f"{answer['route']} against its holdout: {figures}{so_far}{worse}{caveat}"
     if len(policies := answer.get("led_to", [])) > 1:
         command = f"`rlrec outcomes --experiment {answer['experiment']} --reward {earned['reward']}"
