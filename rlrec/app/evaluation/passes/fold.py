@@ -377,7 +377,8 @@ def _target_estimates(
             is_cut = kind.unit == "session" and "page-rules" in total.reasons
             doubts += ["ruled-visits"] if is_cut and total.unknown > RULED_SHARE * (total.unknown + estimate.n) else []
             doubts += request.fit_doubts if kind.needs_model and kind.unit == "impression" and has_table else ()
-            limits = options.reward_range if kind.self_normalised else ANY_REWARD
+            is_bounded = kind.self_normalised and kind.unit == "impression"  # a page earns a sum of rewards
+            limits = options.reward_range if is_bounded else ANY_REWARD
             logger_weights: tuple[LoggerWeight, ...] = ()
             if weighting.factors and kind.weighted:
                 index = list(fold.estimators).index(estimate.estimator)

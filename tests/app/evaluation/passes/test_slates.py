@@ -14,6 +14,7 @@ from rlrec import ope
 from rlrec.app.judging import evaluate
 from rlrec.app.policies import versions
 from rlrec.app.requests import feedback
+from rlrec.app.setup import reward
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.store.policies import curves
@@ -126,6 +127,18 @@ def test_a_target_that_reads_the_session_is_judged_by_position(pages: str) -> No
     assert iips["ess"] > rips["ess"]
     unknown = logs.estimate(pages, "grad", "iips", target_samples=0)
     assert (unknown["left_out"], "no-marginal" in unknown["reasons"]) == (200, True)
+
+
+def test_bounds_of_a_page_are_cut_at_no_limit_of_a_slot(sqlite_db: str) -> None:
+    """Each of 3 slots earns 0 or 1, mostly 1, by a definition with that clip; the target's pages are simulated."""
+    logs.begin(sqlite_db, 5, "home", "uniform")
+    logs.serve(sqlite_db, "home", pages=200, rates=[0.9] * 5, size=3)
+    words = ("--kind", "lin-thompson", "--param", "model=shared", "--param", "samples=100", "--from-log", "all")
+    runner(sqlite_db)("--now", "2026-02-01T00:50:00Z", "--allow-future", "policy", "create", "aim", *words).done()
+    with closing(logs.at(sqlite_db, 60)) as store:
+        reward.define(store, reward.Request(name="unit", weights="click=1", clip=(0.0, 1.0)))
+    for row in logs.judged(sqlite_db, "aim", estimators="sn-rips,sn-sips,sn-iips", reward="unit"):
+        assert 2 < row["lower"] < row["value"] < row["upper"] < 3
 
 
 def test_a_slate_of_one_slot_is_an_impression(sqlite_db: str) -> None:
