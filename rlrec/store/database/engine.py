@@ -5,6 +5,7 @@ takes it. PostgreSQL: writers run READ COMMITTED with row locks; readers see one
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sqlite3
@@ -34,6 +35,9 @@ POSTGRES_SETTINGS = {
     "bytea_output": "'hex'",
     "array_nulls": "'on'",
     "extra_float_digits": "'1'",  # doubles are read as they were stored
+    # pg_dump empties it, also in a connection that a pooler then gives to others
+    "search_path": """CASE WHEN current_setting('search_path') <> '' THEN current_setting('search_path')
+        ELSE (SELECT reset_val FROM pg_settings WHERE name = 'search_path') END""",
 }
 # If no lock timeout is set, use one that ends before the statement timeout: a wait for a lock is then reported as such.
 _LOCK_TIMEOUT = f"""CASE
@@ -54,6 +58,7 @@ _MICROS = "SELECT (extract(epoch FROM {}) * 1000000)::bigint"
 CLOCK = _MICROS.format("clock_timestamp()")  # of PostgreSQL, in a writing transaction
 NOW = _MICROS.format("CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() ELSE clock_timestamp() END")
 RECONNECT_S = 10
+logging.getLogger("psycopg").addHandler(logging.NullHandler())  # errors are raised, and printed once
 URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -87,6 +88,7 @@ def test_clients_of_a_pooler_share_its_connections(postgres: str) -> None:
     with closing(Store(postgres)) as store:
         stocked(store, home="thompson")
     with pooled(postgres, program) as db:
+        administer(db, "SELECT set_config('search_path', '', false)")  # as pg_dump does
         lines: list[dict[str, Any]] = [
             {"op": "recommend", "policy": "home", "session": f"é{number}"} for number in range(60)
         ]
@@ -104,6 +106,14 @@ def test_clients_of_a_pooler_share_its_connections(postgres: str) -> None:
             query = "SELECT current_setting('lock_timeout'), current_setting('extra_float_digits')"
             left = {other.execute(query).fetchone() for _ in range(8)}
             assert left == {("0", ROLE["extra_float_digits"])}
+
+
+def test_warnings_of_the_driver_are_no_lines_of_a_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logger := logging.getLogger("psycopg"), "propagate", False)  # pytest listens
+    logger.warning("error ignored terminating a pipeline")
+    assert capsys.readouterr().err == ""
 
 
 def test_what_a_role_refuses_is_said_as_it_is(postgres: str) -> None:
