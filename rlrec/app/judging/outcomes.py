@@ -19,6 +19,8 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import events
 from rlrec.store.policies import policies
+from rlrec.store.upkeep import removals
+from rlrec.times import format_time
 
 RECENT = 1_000  # events from which the kinds that a store gets are read
 MAX_NAMES = 2  # metrics that the explanation of a reason names at most
@@ -68,6 +70,8 @@ def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
         studies = [_study(unit, request) for request in requests]
         figures = unit_outcomes.collect_figures(unit, studies, level=requests[0].level)
         notice_uncounted(unit, store, studies[0].rewards)
+        if studies[0].experiment is None and (until := removals.pruned_until(unit)):
+            store.notice(f"visits up to {format_time(until)} were deleted: whoever came before counts as new")
         pairs = zip(requests, studies, strict=True)
         arrivals = [None if request.log else _arrivals(unit, study) for request, study in pairs]
     results = [_answer(store, *pair) for pair in zip(requests, figures, strict=True)]

@@ -24,7 +24,7 @@ from rlrec.records import Sums, Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import sessions, settings
 from rlrec.store.log.reader import Batch
-from rlrec.store.policies import belief_deltas, beliefs, policies, users
+from rlrec.store.policies import belief_deltas, beliefs, experiments, policies, users
 from rlrec.store.upkeep import removals
 from rlrec.store.upkeep.removals import OwnedDecision, VisitKey
 from rlrec.times import format_time
@@ -250,12 +250,13 @@ def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
                 store.progress("decisions", counts.decisions, None)
             store.write(lambda unit: _finish(unit, counts.answer(ended_before)), references_hold=True)
         removals.erase_bytes(store)
-    _notice_past_rules(store, ended_before, counts)
+    _notice_gaps(store, ended_before, counts)
     return counts.answer(ended_before)
 
 
-def _notice_past_rules(store: Store, ended_before: int, counts: _DeletedRows) -> None:
-    """Print which live policies have rules that look for events or showings in the deleted visits."""
+def _notice_gaps(store: Store, ended_before: int, counts: _DeletedRows) -> None:
+    """Print which running experiments lack users of the deleted visits, and which live policies have rules that look
+    for events or showings there."""
     if not counts.visits:
         return
     with store.read() as unit:
@@ -266,6 +267,17 @@ def _notice_past_rules(store: Store, ended_before: int, counts: _DeletedRows) ->
             for rule in arm_rules.policy_rules(live.version.policy.params).past
             if unit.now - rule.window_us < ended_before
         ]
+        older = [
+            experiment.name for experiment in experiments.all_experiments(unit)
+            if experiment.status == "running"
+            and 0 < experiments.assignment_times(unit, experiment.id)[0] < ended_before
+        ]  # fmt: skip
+    for name in older:
+        since = format_time(ended_before)
+        store.notice(
+            f"{name} compares who came again, and gives no answer (picked-decisions): "
+            f"`rlrec outcomes --experiment {name} --entered-since {since}` has one for those who came later"
+        )
     if texts:
         others = f" and {len(texts) - 1} more" if texts[1:] else ""
         store.notice(f"{texts[0]}{others}: what persons did or saw in pruned visits takes no arm any more")

@@ -87,7 +87,8 @@ REASONS = {
     "not-randomised": Reason("log", "weak", "no p-values: nobody assigned units to these groups at random, so they may "
         "differ in who came and when; `rlrec experiment` compares policies"),
     "picked-decisions": Reason("log", "weak", "the log filter leaves out decisions by what came after units were "
-        "assigned, such as whether they came again (weak): no p-values; filter by user, or compare `--by` a field"),
+        "assigned, such as whether they came again, or `rlrec db prune` deleted them (weak): no p-values; filter by "
+        "user, compare `--by` a field, or with `rlrec outcomes --entered-since` those who came later"),
     "unequal-time": Reason("log", "weak", "these groups were not served at the same times, or not in the same shares: "
         "who comes, and what visitors want, changes with time"),
     "models-differ": Reason("model", "weak", "dr and snips are more than 3 standard errors of their difference apart "

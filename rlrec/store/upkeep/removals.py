@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlrec import times
 from rlrec.errors import RlrecError, StoreBusy
 from rlrec.store.database import database_errors
 from rlrec.store.database.unit import Unit, slices, to_text
@@ -199,6 +201,12 @@ def count_removals(unit: Unit) -> tuple[int, int]:
     """The number of removals, and of those whose deleted rows may have left bytes in the file."""
     total, unfinished = unit.ask(f"SELECT count(*), count(*) - count(result) FROM {_REMOVALS}")[0]
     return total, unfinished
+
+
+def pruned_until(unit: Unit) -> int:
+    """The time up to which old visits were deleted; 0 where none were."""
+    answers = [json.loads(text) for (text,) in unit.ask("SELECT options FROM run WHERE command = ?", PRUNE)]
+    return max((times.parse(answer["before"]) for answer in answers if answer["decisions"]), default=0)
 
 
 def erase_bytes(store: Store) -> None:

@@ -35,6 +35,7 @@ from rlrec.store.log.reader import ABSENT, Batch
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import experiments, people
 from rlrec.store.policies.experiments import Experiment, Phase
+from rlrec.store.upkeep import removals
 from rlrec.times import DAY_US
 
 _READ = (
@@ -378,6 +379,9 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
         # whether the selection leaves out decisions by what happened after the assignment
         wider = replace(study.selection, **{name: getattr(widest, name) for name in EFFECTS})
         is_picked = wider != study.selection and selected.extent(unit, wider) != selected.extent(unit, study.selection)
+        # of units that came before, only those that came again have visits left
+        first_at, pruned_until = experiments.assignment_times(unit, study.experiment.id)[0], removals.pruned_until(unit)
+        is_picked |= 0 < max(first_at, study.entered_us or 0) < pruned_until
         units = sum(experiments.count_units(unit, study.experiment.id).values())
         mixed = 0 if is_ramp else experiments.count_mixed_users(unit, study.experiment.id)
         mixed_share = (mixed + float(sums.counts.get("mixed", np.zeros(1)).sum())) / max(1, units)
