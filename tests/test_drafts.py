@@ -12,7 +12,8 @@ from typing import BinaryIO
 import pytest
 
 from rlrec import drafts
-from rlrec.cli.program.files import complete_file
+from rlrec.cli.program.files import complete_file, write_text
+from rlrec.errors import RlrecError
 
 
 def drafts_in(folder: Path) -> int:
@@ -68,3 +69,9 @@ def test_a_draft_that_was_taken_for_one_that_was_left_is_created_anew(
     monkeypatch.setattr("rlrec.drafts.fcntl.flock", delete_first)
     with drafts.create(path) as file:
         assert os.fstat(file.fileno()).st_ino == os.stat(path).st_ino
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_named_by_the_file_that_is_written() -> None:
+    with pytest.raises(RlrecError, match="cannot write /dev/full: no space left on device"):
+        write_text("/dev/full", "a report")

@@ -121,7 +121,8 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     pruned = policies.pruned_to(unit, source.policy.id)
     if pruned and (since is None or since[0] <= pruned):
         name = source.policy.name
-        hint = f"a new policy can learn from what is left: `policy create NEW --from-log policy={name}`"
+        create = f"rlrec policy create NEW --kind {source.policy.kind} --from-log policy={name}"
+        hint = f"a new policy can learn from what is left: `{create}`"
         raise CheckFailed(f"old decisions of policy {name!r} were pruned: a rebuild would lack them", hint=hint)
     has_copy = source.policy.base_id is not None and source.learned_from.get("last_id")
     if has_copy and source.parent_id is not None and lineage.learns(source) and since is None:

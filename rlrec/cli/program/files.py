@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from errno import EDQUOT, EFBIG, ENOSPC
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
@@ -242,8 +243,14 @@ def open_target(path: str) -> Iterator[Callable[[bytes], object]]:
         yield output.write
         output.flush()
     else:
-        with complete_file(path) as file:
-            yield file.write
+        try:
+            with complete_file(path) as file:
+                yield file.write
+        except OSError as error:
+            if error.errno not in (ENOSPC, EDQUOT, EFBIG) or error.filename:
+                raise
+            text = f"cannot write {path}: {os.strerror(error.errno).lower()}"
+            raise RlrecError(text, hint="choose another path, or make room") from None
 
 
 def write_text(path: str, text: str) -> int:

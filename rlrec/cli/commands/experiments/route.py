@@ -262,7 +262,7 @@ def view(result: app.route.RouteSummary) -> View:
     if ramp_state := result["ramp"]:
         title.append(ramp_state["why"])
     if "holdout" in result:
-        title.append(f"its holdout {result['holdout']} keeps users apart: `rlrec experiment show` compares with it")
+        title.append(f"its holdout keeps users apart: `rlrec experiment show {result['holdout']}` compares with it")
     title += [
         f"in its shadow {row['shadow']} since {row['since']}: {quantity(row['decisions'], 'decision')}, "
         f"{row['weighed']:,} weighed, mean weight {cell(row['mean_weight'])}, ESS {cell(row['ess'])}"
