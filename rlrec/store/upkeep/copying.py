@@ -159,6 +159,10 @@ class CopyTarget:
 def backup(store: Store, path: str) -> int:
     """Write a snapshot of an SQLite store to a new file. Returns its size. The file appears under its name once it is
     complete and on disk. Raises InputError if the file exists, RlrecError if it cannot be written."""
+    for left in (f"{path}-wal", f"{path}-journal"):
+        if os.path.exists(left):
+            text = f"{left} is left of another database: SQLite would write it into the backup"
+            raise InputError(text, hint="name another file, or delete it")
     try:
         with (
             drafts.complete(path, stem=f"{path}.unfinished-", mode=_mode(store.address), replaces=False) as draft,

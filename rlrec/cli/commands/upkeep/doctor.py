@@ -74,7 +74,7 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
         conclude(show, f"{n_checks} checks of {quantity(decisions, 'decision')}: {result}.")
     else:
         errors = sum(finding.severity == "error" for finding in report.findings)
-        hint = "nothing was changed; restore a backup, or `rlrec export-log` what is sound"
+        hint = "nothing was changed; restore a backup as `rlrec help data` says, or export what is sound"
         if any(finding.check == "shown" for finding in report.findings):
             hint += "; `rlrec evaluate uniform` says how to import a log anew"
         raise CheckFailed(f"doctor found {quantity(errors, 'error')}", hint=hint)

@@ -190,6 +190,12 @@ def test_a_backup_is_a_store_and_never_replaces_a_file(source: str, tmp_path: Pa
     assert not list(tmp_path.glob("*.unfinished-*"))
 
 
+def test_what_is_left_of_another_database_is_not_written_into_a_backup(source: str, tmp_path: Path) -> None:
+    (tmp_path / "backup.db-wal").write_bytes(b"pages")
+    assert "another database" in runner(source)("db", "backup", tmp_path / "backup.db").failed(2)
+    assert not (tmp_path / "backup.db").exists()
+
+
 def test_a_killed_backup_leaves_a_draft_that_the_next_one_deletes(source: str, tmp_path: Path) -> None:
     target = tmp_path / "b.db"
     script = (
