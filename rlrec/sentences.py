@@ -18,7 +18,7 @@ DEFAULT_REWARD = "default"
 NOUNS = {"user": "user", "session": "visit", "row": "row"}  # of clusters
 LOGGED, SAME_POLICY = "what was logged", "is the same policy as"
 GATE_SHARE = 0.2  # of the visitors, who belong to the gate split
-LOGGER_HINT = "others are compared with it by `rlrec outcomes --by version`, an experiment, or --log all"
+LOGGER_HINT = "others are compared with it by an experiment, or --log all"
 TOO_EARLY = {"few-clusters", "few-rewards"}  # reasons for which an experiment gives no answer yet
 BASES = {"visits": "visits per {unit}", "active_days": "active days per {unit}", "reward_per_visit": "per visit"}
 GROWING = {"young-units", "anonymous-units"}  # reasons for which a difference only describes the time so far
@@ -313,7 +313,8 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     if not is_sure or reasons - {*GROWING, "picked-decisions"}:
         named = {**earned, "group": answer["route"], "against": "its holdout"}
         paces = {"per_day": answer.get("units_per_day"), "newest_per_day": answer.get("new_units_per_day")}
-        return difference_sentence(named, answer["unit"], by_reward=True, **paces)
+        sentence = difference_sentence(named, answer["unit"], by_reward=True, **paces)
+        return sentence + _lost_visits(earned, visits, answer["unit"])
     so_far = " so far (young-units: it may grow or turn)" if "young-units" in earned["reasons"] else ""
     if so_far:  # their behaviour so far gives no bounds
         earned, visits = ({**row, "lower": None, "upper": None} for row in (earned, visits))
@@ -349,20 +350,29 @@ def earned_sentences(
     """The conclusions from the deciding differences, one per group and metric; each states if visits fall although the
     reward does not. differences: of all metrics; equal_ages: whether units were compared over equal times, so that
     nothing is added later."""
-    visits = {row["group"]: row for row in differences if row["metric"] == "visits" and _falls(row)}
+    visits = {row["group"]: row for row in differences if row["metric"] == "visits"}
     by_reward = not {row["reward"] for row in rows} <= {DEFAULT_REWARD, None}
     texts = []
     for row in rows:
-        lost = visits.get(row["group"]) if row["reward"] and row["answer"] != "worse" else None
-        # two unknown answers are no finding
-        share = None if lost is None or {row["answer"], lost["answer"]} == {"unknown"} else lost["relative"]
-        cost = f"; but it brings people back less often: {percent(share)} % visits per {unit}" if share else ""
-        cost += " so far" if cost and not equal_ages else ""
+        cost = _lost_visits(row, visits.get(row["group"]), unit, equal_ages=equal_ages)
         paces = {"per_day": per_day, "newest_per_day": newest_per_day}
         texts.append(difference_sentence(row, unit, by_reward=by_reward, **paces) + cost)
     gains, losses = ({row["group"] for row in rows if row["answer"] == sign} for sign in ("better", "worse"))
     noun = "rewards" if len({row["metric"] for row in rows}) == 1 else "metrics"
     return texts + [f"{name}: the {noun} disagree, decide by the one that you want" for name in sorted(gains & losses)]
+
+
+def _lost_visits(
+    earned: Mapping[str, Any], visits: Mapping[str, Any] | None, unit: str, *, equal_ages: bool = False
+) -> str:  # fmt: skip
+    """A clause that says that a group has fewer visits, if its reward is not worse; two unknown answers are no
+    finding."""
+    if visits is None or not _falls(visits) or not earned["reward"] or earned["answer"] == "worse":
+        return ""
+    if {earned["answer"], visits["answer"]} == {"unknown"} or not visits["relative"]:
+        return ""
+    clause = f"; but it brings people back less often: {percent(visits['relative'])} % visits per {unit}"
+    return clause if equal_ages else f"{clause} so far"
 
 
 def _falls(row: Mapping[str, Any]) -> bool:

@@ -259,4 +259,5 @@ def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
             weights.setdefault(logger.version or "all others", []).append(logger.weight)
     lines = [f"log of {target}: {taken_loggers(target, weights)}" for target, weights in by_target.items() if weights]
     has_several = any(len(figures) > 1 for figures in served.values())
-    return lines + ["`as served` differs between targets: compare their values, not their lifts"] * has_several
+    comparison = "`as served` differs, as targets are judged on different rows: neither values nor lifts compare them"
+    return lines + [f"{comparison}; --log all judges all on the same rows"] * has_several

@@ -84,6 +84,8 @@ REASONS = {
         "experiment: among so many, some are that far off by chance (weak)"),
     "young-units": Reason("state", "weak", "many units had no time yet to come again, or the difference changes with "
         "the time they had: it may grow or turn; `--age` of `outcomes` compares units at equal age"),
+    "turned": Reason("log", "weak", "one side was better for the units that came first, and is worse for those since "
+        "(weak): the difference is an average over that time; `--entered-since` of `outcomes` compares newer ones"),
     "not-randomised": Reason("log", "weak", "no p-values: nobody assigned units to these groups at random, so they may "
         "differ in who came and when; `rlrec experiment` compares policies"),
     "picked-decisions": Reason("log", "weak", "the log filter leaves out decisions by what came after units were "

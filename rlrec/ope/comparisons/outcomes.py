@@ -218,16 +218,16 @@ def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
     return float(group_ages @ mean) / total if total else np.nan
 
 
-def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Metric) -> bool:
-    """Whether the difference from the first group is another one for older units than for younger ones, with a false
-    alarm in 1 of 1,000 cases."""
-    halves = []
+def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Metric, alarm: float = ALARM) -> bool:
+    """Whether the difference from the first group is another one for older units than for younger ones. alarm: the
+    probability of a false alarm."""
+    sides = []
     for figures in (older, younger):
         value, first = (figures.value(side, metric) for side in (group, 0))
         error, fewest = float(np.hypot(value.error, first.error)), min(value.units, first.units)
-        halves.append(MetricValue(units=fewest, value=value.value - first.value, error=error))
-    p_value = difference(*halves, level=older.level).p_value
-    return p_value is not None and p_value < ALARM
+        sides.append(MetricValue(units=fewest, value=value.value - first.value, error=error))
+    p_value = difference(*sides, level=older.level).p_value
+    return p_value is not None and p_value < alarm
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +367,30 @@ def test_an_experiment_whose_units_are_young_says_so(store: Store, late: int) ->
     same_age = outcomes(store, Request(experiment="ab", age_us=5 * DAY))
     assert all("young-units" not in row["reasons"] for row in same_age["differences"])
     assert same_age["new"] == 20
+
+
+@pytest.mark.parametrize("novel", [False, True])
+def test_a_variant_that_was_better_for_those_who_came_first_alone_is_not_better(store: Store, novel: bool) -> None:
+    """60 new users a day for eight days, each once. Half of those of `a` click; of those of `b` all do, or if it is
+    only novel, all in the first four days and then a fifth: over all days it earns more, too."""
+    stocked(store)
+    split(store)
+    for day in range(8):
+        lines = [recommend.Request(session=f"{day}-{n}", user=f"{day}-{n}", experiment="ab") for n in range(60)]
+        n_units = {"a": 0, "b": 0}
+        for answer in recommend.recommend_group(clock(store, START + day * DAY), lines):
+            n_units[answer["variant"]] += 1
+            period = 2 if answer["variant"] == "a" else 5 if novel and day > 3 else 1
+            if not n_units[answer["variant"]] % period:
+                feedback.feedback(store, feedback.Line(decision_id=answer["decision_id"], events={"click": 1}))
+    clock(store, START + 9 * DAY)
+    request = Request(experiment="ab", age_us=DAY, metrics=("reward_per_unit",))
+    (row,) = outcomes(store, request)["differences"]
+    assert (row["answer"], row["reasons"]) == (("unknown", ["turned"]) if novel else ("better", []))
+    assert row["value"] > 0.05
+    if novel:
+        (newer,) = outcomes(store, replace(request, entered_us=START + 4 * DAY))["differences"]
+        assert newer["value"] < -0.2
 
 
 def test_units_are_young_in_the_first_week_though_nobody_came_again_yet(store: Store) -> None:

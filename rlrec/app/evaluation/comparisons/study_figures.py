@@ -4,7 +4,7 @@ from the sums of a study."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -33,9 +33,11 @@ from rlrec.times import DAY_US
 ANONYMOUS_UNITS = "anonymous-units"
 MIXED_SHARE = 0.05  # a larger share of units in two variants hides more of a difference than intervals allow for
 SPLIT_DOUBTS = {"sample-ratio", "picked-decisions"}  # reasons that invalidate any interval
+SIGN_REASONS = {True: "young-units", False: "turned"}  # reasons why a difference turned, by whether units' ages differ
 LIVES = ("policy", "version")  # groupings whose groups began at different times
 EQUAL_AGE = 0.9  # mean age of units over the age of the oldest; from this value on, all came at about the same time
 AGES = 200  # intervals into which the time since the first assignment is divided
+QUARTERS = 4  # of the time in which units were assigned: differences must not turn from one to the next
 PERIODS = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
 BY = ("variant", "policy", "version", *PERIODS, "users")
 USERS = ("new", "returning")
@@ -221,7 +223,7 @@ class StudySums(Sums, kw_only=True):
 
     strata: where weights changed, the sums of units that were drawn with the same weights, as in `PhasedOutcomes`
     segments: sums of units by a value of their first context
-    halves: sums of units assigned in the first half of the time (0) and in the second (1), for metrics of `_ageing`
+    quarters: sums of units by the quarter of the time in which they were assigned, for metrics of `ageing_metrics`
     counts: numbers by group, under these names: sessions with a mature decision; decisions of a sampled log; anonymous
         units; those with each column of SAMPLED_FLAGS; begun, ages and served, (v, AGES): visits by the age of their
         unit then, units by their age at the end, and visits by their time; strata, (s, v): units by their stratum
@@ -231,7 +233,7 @@ class StudySums(Sums, kw_only=True):
 
     outcomes: OutcomeSums
     strata: Mapping[int, OutcomeSums]
-    halves: Mapping[int, OutcomeSums]
+    quarters: Mapping[int, OutcomeSums]
     segments: Mapping[str, OutcomeSums]
     counts: Mapping[str, Array]
     censored: int
@@ -242,7 +244,7 @@ class StudySums(Sums, kw_only=True):
 
 NO_UNIT = OutcomeSums(groups={}, pairs={})
 NOTHING = StudySums(
-    outcomes=NO_UNIT, strata={}, halves={}, segments={}, counts={}, censored=0, new=0, returning=0, anonymous=0
+    outcomes=NO_UNIT, strata={}, quarters={}, segments={}, counts={}, censored=0, new=0, returning=0, anonymous=0
 )
 
 
@@ -445,7 +447,8 @@ class StudyFigures:
             *(["picked-decisions"] if self.is_picked else []),
             *(["mixed-units"] if self.mixed_share > MIXED_SHARE else []),
             *(["decisions-differ"] if self.are_other_visits(group, metric) else []),
-            *(["young-units"] if self.is_young(group, metric, least) else []),
+            *(["young-units"] if self.lack_time(metric, 0, group) else []),
+            *([SIGN_REASONS[self.study.age_us is None]] if self._changes_sign(group, metric, least) else []),
         ]  # fmt: skip
 
     def are_other_visits(self, group: int, metric: Metric) -> bool:
@@ -467,16 +470,36 @@ class StudyFigures:
             *([f"partial-{self.study.by}"] if self.groups.cut.intersection(groups) else []),
         ]  # fmt: skip
 
-    def is_young(self, group: int, metric: Metric, least: float = 0.0) -> bool:
-        """Whether the difference from the first group, minus what a guard allows, may change its sign: many units had
-        no time to come again, or it has changed its sign with the age of units."""
-        if self.lack_time(metric, 0, group) or not metric.per_unit or not self.sums.halves:
-            return self.lack_time(metric, 0, group)
-        if metric not in ageing_metrics(self.study):
+    def _changes_sign(self, group: int, metric: Metric, least: float) -> bool:
+        """Whether the difference from the first group, minus what a guard allows, has one sign for units that were
+        assigned up to some time, and the other one for those since, with a false alarm in 1 of 1,000 cases."""
+        if metric not in ageing_metrics(self.study) or self.lack_time(metric, 0, group):
             return False
-        older, younger = (self._figures(self.sums.halves[number]) for number in (0, 1))
-        signs = [np.sign(half.reserve(group, metric, least).value or 0.0) for half in (older, younger)]
-        return signs[0] != signs[1] and outcomes.changes_with_age(older, younger, group, metric)
+        for sides in self._time_sides:
+            older, newer = (figures.reserve(group, metric, least).value or 0.0 for figures in sides)
+            changes = outcomes.changes_with_age(*sides, group, metric, ALARM / len(self._time_sides))
+            if changes and np.sign(older) != np.sign(newer):
+                return True
+        return False
+
+    @cached_property
+    def _time_sides(self) -> list[tuple[Outcomes, Outcomes]]:
+        """The figures of units up to each of several times, and of those since: of phases, or of quarters of the time
+        in which they were assigned."""
+        strata, sums = self.sums.strata, self.sums.strata or self.sums.quarters
+
+        def figures(keys: Iterable[int]) -> Outcomes:
+            subset = {key: sums[key] for key in keys}
+            return self._combine(subset) if strata else self._figures(sum(subset.values(), NO_UNIT))
+
+        stretch = {key: key // self.strata_per_phase if strata else key for key in sums}
+        return [
+            (
+                figures(key for key, number in stretch.items() if number < start),
+                figures(key for key, number in stretch.items() if number >= start),
+            )
+            for start in sorted({*stretch.values()})[1:]
+        ]
 
     def lack_time(self, metric: Metric, *groups: int) -> bool:
         """Whether many units of some of these groups had no time yet to come again, so that a mean over units is too

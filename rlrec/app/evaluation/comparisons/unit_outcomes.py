@@ -79,6 +79,12 @@ class StudyFold:
             first, last = served if ageing is None else experiments.assignment_times(unit, ageing.id)
             self._assigned = max(first, study.entered_us or 0) if first else 0, last
         self._spent_us = self._last_at - self._assigned[0] if self._assigned[1] else 0
+        # the times between which units were assigned that count; with one phase, all were drawn with the same weights
+        self._assignment_times: tuple[int, int] | None = None
+        if study.experiment is not None and study.by == "variant" and len(self.phases) == 1:
+            first, last = experiments.assignment_times(unit, study.experiment.id)
+            last = last if study.age_us is None else min(last, self._last_at - study.age_us)
+            self._assignment_times = max(first, study.entered_us or 0), last
 
     @property
     def is_first_week(self) -> bool:
@@ -201,17 +207,18 @@ class StudyFold:
             n_groups, n_strata = len(self.groups.labels), self.strata_per_phase * len(self.phases)
             cells = np.bincount((stratum * n_groups + drawn_units.group)[is_split], minlength=n_strata * n_groups)
             counts |= {"strata": cells.reshape(n_strata, n_groups), "mixed": np.array([mixed])}
-        halves = dict[int, OutcomeSums]()
         if self._assigned[1]:
             counts |= self._ages(visits, decisions, units)
-        if self._assigned[1] and len(self.phases) == 1:  # with one phase, older and younger units had the same weights
-            is_younger = units.entry >= sum(self._assigned) // 2
-            halves = {
-                number: outcomes.fold(units.take(half), study_figures.ageing_metrics(self.study))
-                for number, half in enumerate((~is_younger, is_younger))
+        quarters = dict[int, OutcomeSums]()
+        if self._assignment_times is not None:
+            first_at, last_at = self._assignment_times
+            quarter = (units.entry - first_at) * study_figures.QUARTERS // max(last_at - first_at + 1, 1)
+            quarters = {
+                number: outcomes.fold(units.take(quarter == number), study_figures.ageing_metrics(self.study))
+                for number in range(study_figures.QUARTERS)
             }
         return StudySums(
-            outcomes=outcomes.fold(units, self.metrics, past=past_sums, shared=self.groups.shared), halves=halves,
+            outcomes=outcomes.fold(units, self.metrics, past=past_sums, shared=self.groups.shared), quarters=quarters,
             segments={} if self._contexts is None else self._segments(self._contexts, columns, visits, units),
             strata=strata,
             counts={name: count.astype(np.float64) for name, count in counts.items()}, censored=censored,

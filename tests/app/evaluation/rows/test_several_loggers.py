@@ -116,7 +116,8 @@ def test_the_report_takes_the_log_that_evaluate_takes(db: str) -> None:
     """Not all that is mature, in which the old log would count as much as the others."""
     run = runner(db)
     lines = run("evaluate", "target", "wide").stdout.splitlines()
-    assert "`as served` differs between targets: compare their values, not their lifts" in lines
+    comparison = "`as served` differs, as targets are judged on different rows: neither values nor lifts compare them"
+    assert f"{comparison}; --log all judges all on the same rows" in lines
     taken = [line for line in lines if line.startswith("log of ")]
     assert [line.split(":")[0] for line in taken] == ["log of target@1", "log of wide@1"]
     page = run("report", "-").stdout

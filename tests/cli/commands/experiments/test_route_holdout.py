@@ -358,6 +358,16 @@ def test_a_sentence_gives_figures_where_the_direction_is_sure(
     assert sentence.endswith(end), sentence
 
 
+def test_an_unsure_reward_does_not_hide_that_visits_fall() -> None:
+    answer = compared((0.1, -0.2, 0.4), [])
+    for row in answer["unit_differences"]:
+        if row["metric"] == "visits":
+            row |= {"value": -1.0, "relative": -0.5, "lower": -1.4, "upper": -0.6, "answer": "worse"}
+    (sentence,) = experiment_sentences(answer)
+    assert sentence.startswith("home: cannot tell yet whether it is better or worse than its holdout by durable")
+    assert sentence.endswith("; but it brings people back less often: -50 % visits per user so far")
+
+
 def test_a_sentence_says_where_drawing_at_random_does_better() -> None:
     """Of a uniform holdout alone: another one is what a frozen policy serves."""
     worse = compared((-2.0, -2.5, -1.5), [])

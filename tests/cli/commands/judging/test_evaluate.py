@@ -182,7 +182,7 @@ def test_a_policy_that_equals_one_of_several_loggers_is_told_where_the_others_ar
     logs.serve(sqlite_db, "even", pages=60, rates=[0.5] * 20)
     logs.serve(sqlite_db, "sure", pages=600, rates=[0.5] * 20, start=3.0)
     text = run_sqlite(*LATER, "evaluate", "uniform", "--cluster", "session").done().stdout
-    others = "others are compared with it by `rlrec outcomes --by version`, an experiment, or --log all"
+    others = "others are compared with it by an experiment, or --log all"
     assert text.startswith(f"uniform is the same policy as even@1: {others}\n")
     assert "Next" not in text
 
