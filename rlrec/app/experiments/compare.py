@@ -13,7 +13,7 @@ from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, Outcom
 from rlrec.app.experiments import plan
 from rlrec.app.experiments.experiment import promotion, shares_of, versions_of
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.log import reward_log
+from rlrec.app.log import lineage, reward_log
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError, quantity
 from rlrec.ope.comparisons import comparison
@@ -134,6 +134,7 @@ def show(
             "sessions": collected.count("sessions", number),
             **_earnings(collected.outcomes.value(number, reward_per_decision), level),
             **({"reward_per_unit": per_unit_values[variant.label]} if len(phases) > 1 else {}),
+            "learns": serving[variant.id].status == "learning" and lineage.learns(serving[variant.id]),
         }
         for number, variant in enumerate(experiment.variants)
     ]  # fmt: skip

@@ -265,8 +265,19 @@ def _view(result: app.compare.VariantComparison, level: float, *, details: bool)
         *(_per_decision(result) if details else ["--details has every metric, and means per decision"]),
         *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
         *([plan_sentence(planned)] if (planned := result.get("plan")) and is_open else []),
+        *(_learners(result) if is_open else []),
     ]
     return grid(shown, compared)._replace(title=title, notes=notes)
+
+
+def _learners(result: app.compare.VariantComparison) -> list[str]:
+    """A line on variants that learn, whose figures are averages over all that they knew at times."""
+    if not (labels := [row["variant"] for row in result["variants"] if row["learns"]]):
+        return []
+    newer = (
+        f"`rlrec outcomes --experiment {result['experiment']} --entered-since DATE` compares newer {result['unit']}s"
+    )
+    return [f"{' and '.join(labels)} learned meanwhile, so that these are averages over what they knew: {newer}"]
 
 
 def _declaration(result: app.compare.VariantComparison) -> list[str]:

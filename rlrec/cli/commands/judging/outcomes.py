@@ -157,7 +157,7 @@ def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> Vi
     """The outcomes, metric by metric, with the differences from the first group where there are some. A metric without
     values in all groups gets one line."""
     by_key: dict[Any, Mapping[str, Any]] = {_key(row): row for row in differences}
-    several_rewards = len({row["reward"] for row in rows}) > 2  # besides rows without a reward
+    several_rewards = len({row["reward"] for row in rows} - {None}) > 1
     adjusted = any("narrowed" in row for row in differences)
     compared = [*CELLS, "narrowed"] if adjusted else [*CELLS] if differences else []
     headers = ["metric", *([rows[0]["by"] or ""] if differences else []), "value", "lower", "upper", "units"]
@@ -184,7 +184,7 @@ def _periods(rows: Sequence[OutcomeRow], period: str) -> View:
     """A line for each hour, day or week, with its metrics side by side."""
     metrics = list(dict.fromkeys(map(_metric, rows)))
     cells = {(row["group"], *_metric(row)): row for row in rows}
-    several_rewards = len({reward for _, reward in metrics}) > 2
+    several_rewards = len({reward for _, reward in metrics} - {None}) > 1
     names = [f"{metric} {reward}" if several_rewards and reward else metric for metric, reward in metrics]
     body = [
         [

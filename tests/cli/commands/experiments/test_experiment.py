@@ -79,7 +79,7 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
         "first_at", "last_at",
     ]  # fmt: skip
     assert answer["holdout"] is None
-    keys = (
+    keys = [
         "variant",
         "policy",
         "weight",
@@ -90,12 +90,27 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
         "mean",
         "lower",
         "upper",
-    )
-    assert [list(row) for row in answer["variants"]] == [list(keys)] * 2
+        "learns",
+    ]
+    assert [list(row) for row in answer["variants"]] == [[*keys, "upper", "learns"]] * 2
     figures = ("value", "relative", "lower", "upper", "p_value", "reasons", "answer", "needed", "shortage")
     assert [list(row) for row in answer["differences"]] == [["variant", "against", *figures]]
     assert list(answer["sample_ratio"]) == ["chi2", "p_value"]
     assert sum(row["decisions"] for row in answer["variants"]) == 1
+
+
+def test_a_table_says_which_reward_a_row_is_of_and_which_variants_learned(ready: Any) -> None:
+    ready("reward", "define", "money", "purchase=1")
+    ready("policy", "freeze", "home")
+    ready("experiment", "create", "ab", "--variant", "still=home@2", "--variant", "moving=home",
+          "--guard", "reward_per_unit:money>=-5%")  # fmt: skip
+    for number in range(4):
+        ready("recommend", "--experiment", "ab", "--session", f"s{number}", "--user", f"u{number}")
+    ready("feedback", "1", "click")
+    ready("feedback", "2", "purchase")
+    table = ready("--now", LATER, "experiment", "show", "ab").stdout
+    assert sorted(re.findall("^reward_per_unit ([a-z]*)", table, re.M)) == ["default", "money"]
+    assert "moving learned meanwhile, so that these are averages over what they knew: `rlrec outcomes" in table
 
 
 def served(run: Run, *words: Any, pages: int = 30) -> Any:
