@@ -79,19 +79,7 @@ def test_show_has_the_keys_of_the_contract(ready: Any) -> None:
         "first_at", "last_at",
     ]  # fmt: skip
     assert answer["holdout"] is None
-    keys = [
-        "variant",
-        "policy",
-        "weight",
-        "units",
-        "sessions",
-        "decisions",
-        "reward_per_unit",
-        "mean",
-        "lower",
-        "upper",
-        "learns",
-    ]
+    keys = ["variant", "policy", "weight", "units", "sessions", "decisions", "reward_per_unit", "mean", "lower"]
     assert [list(row) for row in answer["variants"]] == [[*keys, "upper", "learns"]] * 2
     figures = ("value", "relative", "lower", "upper", "p_value", "reasons", "answer", "needed", "shortage")
     assert [list(row) for row in answer["differences"]] == [["variant", "against", *figures]]
