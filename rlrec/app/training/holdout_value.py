@@ -23,7 +23,7 @@ from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import RowSums, WeightSpread
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold, n_visits
-from rlrec.ope.units.strata import Stratum, Weighting, by_logger, left_out, negligible_loggers, stratum_factors
+from rlrec.ope.units.strata import Stratum, Weighting, left_out, negligible_loggers, stratum_factors, uncounted
 from rlrec.policy.gradients import reinforce, returns
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, score_states
 from rlrec.policy.slates import plackett_luce
@@ -65,7 +65,7 @@ class HoldoutValue:
     """The value of parameters on visits that were not used for training, compared with other parameters. Pages whose
     request had rules count as they were served, whatever the parameters.
 
-    left_out: loggers whose visits do not count. wanted_ess: effective visits that parameters need here, so that the
+    left_out: strata whose visits do not count. wanted_ess: effective visits that parameters need here, so that the
     gate can judge them; reference_ess: those of the reference; clusters: users, or sessions without one. Where slots
     are judged separately, the effective visits are at most `expected_ess`."""
 
@@ -85,10 +85,8 @@ class HoldoutValue:
         )
         self._reference_partials = self.partials(reference)
         partials = self._reference_partials
-        unsupported = left_out(self.fold, [partials], [by_logger(self.fold, partials)])
-        # they count where there is no other logger, as in `Weighting`
-        self.left_out = unsupported if {key.logger for key in self._reference_partials} - unsupported else frozenset()
-        counts = np.array([stratum.logger not in self.left_out for stratum in split.strata], np.float64)
+        self.left_out = uncounted(partials, left_out(self.fold, partials))
+        counts = np.array([stratum not in self.left_out for stratum in split.strata], np.float64)
         if by_position is not None:
             self._slots_of_reference = self._slot_values(reference)
             columns = [
@@ -100,7 +98,7 @@ class HoldoutValue:
             self._cluster = np.unique(clusters, return_inverse=True)[1]
         rows = {stratum: float(n_visits(partial)) for stratum, partial in self._reference_partials.items()}
         visits = sum(rows.values())
-        counted_visits = sum(number for stratum, number in rows.items() if stratum.logger not in self.left_out)
+        counted_visits = sum(number for stratum, number in rows.items() if stratum not in self.left_out)
         min_ess = max(LEAST_ESS * visits / (gate_visits or visits), SUPPORTED * counted_visits)
         self.wanted_ess = min_ess + CHANCE * sqrt(min_ess)
         estimate = self._estimate(self._reference_partials)
@@ -151,7 +149,8 @@ class HoldoutValue:
             logger: (weight**2 / squares, int(n)) for logger, (n, weight, squares, _) in by_logger.items()
             if squares and logger not in unsupported
         }  # fmt: skip
-        factors = stratum_factors(spread, unsupported | negligible_loggers(sizes) if sizes else frozenset())
+        absent = unsupported | negligible_loggers(sizes) if sizes else frozenset()
+        factors = stratum_factors(spread, frozenset(stratum for stratum in spread if stratum.logger in absent))
         return np.array([factors[stratum][0] if stratum in factors else 0.0 for stratum in strata])
 
     def slot_gain(self, parameters: Parameters) -> tuple[float | None, float | None]:

@@ -3,8 +3,9 @@
 The mean over the rows of any logger is unbiased, and its variance grows with the mean square of its weights. Rows
 therefore count in inverse proportion to that: effective sample sizes add up, and an old log with weights far from 1
 cannot outweigh a new one. Source: Agarwal, Basu, Schnabel, Joachims 2017 (weighted IPS), with four changes.
-- The weight of each half of the clusters is computed from the other half. From the same rows, a logger whose heavy
-  weights did not occur would look precise, and count most where its mean is too low.
+- The weight of each half of the clusters is computed from the other half, and so is which loggers are left out of it.
+  From the same rows, a logger whose heavy weights did not occur would look precise, and count most where its mean is
+  too low.
 - A mean square is at least 1 and is computed per row: 1 plus the spread of sums of clusters beyond their sizes. Else
   long sessions would count next to nothing beside an imported log of single rows.
 - A logger with fewer than 50 effective rows in both halves counts in proportion to them, since its spread is hardly
@@ -18,7 +19,7 @@ counted once they would be unbiased, but with errors up to twice as large and in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import product
@@ -31,7 +32,6 @@ from rlrec.arrays import Array, Ids
 from rlrec.ope.checks.dependence import alarms
 from rlrec.ope.checks.reasons import ESS_SHARE, LEAST_ESS
 from rlrec.ope.checks.times import MATERIAL
-from rlrec.ope.checks.verdicts import LEAST_MEAN_WEIGHT
 from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.units.estimate import COMPARED_ESS, EstimatorFold, LoggerWeight
@@ -65,26 +65,33 @@ P = TypeVar("P", bound=Any)  # sums that can be `scaled`, such as `RowSums`
 @dataclass(frozen=True, eq=False)
 class Weighting:
     """The weight of the rows of each stratum, (g,) for g weightings; no factors where fewer than two loggers can be
-    weighted: then all rows count once. table: the same by logger, for each weighting. left_out: loggers whose rows do
+    weighted: then all rows count once. table: the same by logger, for each weighting. left_out: strata whose rows do
     not count; loggers: each alone, as returned by `by_logger`."""
 
     fold: Fold
     factors: Mapping[Stratum, Array] = field(default_factory=dict)
     table: Sequence[Sequence[LoggerWeight]] = ()
-    left_out: frozenset[str | None] = frozenset()
+    left_out: frozenset[Stratum] = frozenset()
     loggers: Mapping[str | None, Sequence[EstimatorFold]] = field(default_factory=dict)
+
+    @property
+    def absent_loggers(self) -> frozenset[str | None]:
+        """The loggers of which no row counts."""
+        return frozenset(stratum.logger for stratum in self.left_out) - {
+            stratum.logger for stratum in self.factors.keys() - self.left_out
+        }
 
     @classmethod
     def from_strata(
-        cls, fold: Fold, *targets: Mapping[Stratum, RowSums], left_out: frozenset[str | None] = frozenset()
+        cls, fold: Fold, *targets: Mapping[Stratum, RowSums], left_out: frozenset[Stratum] = frozenset()
     ) -> Self:
         """The weighting of these strata, each half computed from the other one; several targets that are compared on
-        the same rows get one weighting, from the spreads of all their weights. left_out: loggers without support; they
-        count where there are no others."""
+        the same rows get one weighting, from the spreads of all their weights. left_out: strata without support; they
+        count where their half has no others."""
         loggers = {stratum.logger for partials in targets for stratum in partials if stratum.half is not None}
         if len(loggers) < 2:
             return cls(fold)
-        left_out = left_out & loggers if loggers - left_out else frozenset()
+        left_out = uncounted({stratum for partials in targets for stratum in partials}, left_out)
         spread: dict[Stratum, WeightSpread] = {}
         for partials, half in product(targets, (0, 1)):
             strata = [stratum for stratum in partials if stratum.half == half]
@@ -112,7 +119,7 @@ class Weighting:
         strata = sorted(partials.items(), key=lambda item: (item[0].logger or "", item[0].half or 0))
         weighed_sums = (
             sums.scaled(self.fold.factors(self.factors[stratum])) if stratum in self.factors else sums
-            for stratum, sums in strata if stratum.logger not in self.left_out
+            for stratum, sums in strata if stratum not in self.left_out
         )  # fmt: skip
         return reduce(add, weighed_sums)
 
@@ -127,26 +134,27 @@ def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | Non
     return {logger: fold.at_ends(partial) for logger, partial in sums.items()}
 
 
-def left_out(
-    fold: Fold,
-    targets: Sequence[Mapping[Stratum, RowSums]],
-    loggers: Sequence[Mapping[str | None, Sequence[EstimatorFold]]],
-) -> frozenset[str | None]:
-    """The loggers that do not count for several targets that are compared on the same rows. loggers: the estimators of
-    each target, as returned by `by_logger`. A logger that may have missed what weighs most by chance, which matters
-    little, counts as long as the loggers together are supported."""
-    strict, lenient = (_left_out(fold, loggers, share) for share in (LEAST_MEAN_WEIGHT, 1 - MATERIAL))
-    if strict == lenient:
-        return strict
-    weighting = Weighting.from_strata(fold, *targets, left_out=lenient)
-    at_ends = [at_end for target in targets for at_end in fold.at_ends(weighting.total(target)) if at_end.has_weights]
-    return lenient if all(at_end.diagnosis.is_supported for at_end in at_ends) else strict
+def left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[Stratum]:
+    """The strata that do not count for several targets that are compared on the same rows: of each half those of the
+    loggers that the other half says to leave out."""
+    strata = set[Stratum]()
+    for half in (0, 1):
+        loggers = [
+            by_logger(fold, {stratum: sums for stratum, sums in target.items() if stratum.half == half})
+            for target in targets
+        ]
+        strata |= {Stratum(logger, 1 - half) for logger in _left_out(fold, loggers)}
+    return frozenset(strata)
 
 
-def _left_out(
-    fold: Fold, targets: Sequence[Mapping[str | None, Sequence[EstimatorFold]]], share: float
-) -> frozenset[str | None]:
-    """The loggers that surely could not show this share of what a target shows, and those that add next to nothing. Of
+def uncounted(strata: Collection[Stratum], left_out: Collection[Stratum]) -> frozenset[Stratum]:
+    """Which strata do not count; all of a half count where none of it would. left_out: as returned by `left_out`."""
+    by_half = ({stratum for stratum in strata if stratum.half == half} for half in (0, 1))
+    return frozenset(stratum for half in by_half if half - {*left_out} for stratum in half & {*left_out})
+
+
+def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[EstimatorFold]]]) -> frozenset[str | None]:
+    """The loggers that surely could not show MATERIAL of what a target shows, and those that add next to nothing. Of
     the former those that show most of it count where the others add next to nothing to them."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for loggers in targets:
@@ -159,7 +167,7 @@ def _left_out(
                 logger: at_ends for logger, at_ends in weighed.items()
                 if not at_ends or any(at_end.diagnosis.reaches(limit) for at_end in at_ends.values())
             }
-            for limit in (share, MOST_OF_TARGET)
+            for limit in (1 - MATERIAL, MOST_OF_TARGET)
         )  # fmt: skip
         sizes, all_sizes = (_sizes(fold, group) for group in (supported, candidates))
         # those that could show it take no precedence where they add next to nothing to those that could show most of it
@@ -232,47 +240,55 @@ def _order(logger: str | None) -> tuple[bool, str]:
 
 
 def stratum_factors(
-    spread: Mapping[Stratum, WeightSpread], left_out: frozenset[str | None] = frozenset()
+    spread: Mapping[Stratum, WeightSpread], left_out: frozenset[Stratum] = frozenset()
 ) -> dict[Stratum, Array]:
-    """The weight of a row of each stratum, (g,), each half computed from the other one. spread: of the weights in each;
-    left_out: loggers whose rows have weight 0."""
+    """The weight of a row of each stratum, (g,), each half computed from the other one; 1 on average over the rows that
+    count. A half counts by the rows that count in either half, since those that are left out of it depend on the
+    weights of the other half. spread: of the weights in each; left_out: strata whose rows have weight 0."""
     some = vars(next(iter(spread.values())))
     zero = WeightSpread(**{name: np.zeros_like(column) for name, column in some.items()})
-    names = sorted({logger for logger, _ in spread} - left_out, key=_order)
-    by_half = []
-    for half in (0, 1):
-        rows = [vars(spread.get(Stratum(name, half), zero)) for name in names]
-        by_half.append(WeightSpread(**{column: np.array([row[column] for row in rows]) for column in some}))
-    factors = {stratum: np.zeros_like(zero.rows) for stratum in spread}
-    for half in (0, 1):
-        half_factors = _factors(by_half[1 - half], by_half[half].rows)
-        factors |= {Stratum(name, half): factor for name, factor in zip(names, half_factors, strict=True)}
+    names = sorted({logger for logger, _ in spread}, key=_order)
+    strata = [[Stratum(name, half) for name in names] for half in (0, 1)]
+    sums = WeightSpread(**{
+        column: np.array([[vars(spread.get(stratum, zero))[column] for stratum in half] for half in strata])
+        for column in some
+    })  # fmt: skip
+    is_counted = np.array([[[stratum not in left_out] for stratum in half] for half in strata])
+    rows, all_rows = sums.rows * is_counted, sums.rows * is_counted.any(axis=0)
+    total = all_rows.sum(axis=1) * (rows.sum(axis=(0, 1)) / all_rows.sum(axis=(0, 1)))
+    precise, equal = (
+        is_counted * _factors(precision, rows, total[:, None])
+        for precision in (_precision(sums)[::-1], np.ones_like(rows))
+    )
     # halves with few clusters say little about each other: use no weights that leave fewer effective rows than without
-    weighed, once = (np.zeros((2, *zero.rows.shape)) for _ in range(2))
-    for stratum, sums in spread.items():
-        if stratum.logger not in left_out:
-            total = np.array([sums.weight, _squares_of_rows(sums)])
-            once += total
-            weighed += total * [factors[stratum], factors[stratum] ** 2]
-    is_better = weighed[0] ** 2 * once[1] >= once[0] ** 2 * weighed[1]
-    return {
-        stratum: np.where(is_better | (stratum.logger in left_out), factor, 1.0) for stratum, factor in factors.items()
-    }
+    ess, equal_ess = (
+        (factors * sums.weight).sum(axis=(0, 1)) ** 2 / (factors**2 * _squares_of_rows(sums)).sum(axis=(0, 1))
+        for factors in (precise, equal)
+    )
+    factors = np.where(ess >= equal_ess, precise, equal)
+    return {stratum: factors[stratum.half or 0, names.index(stratum.logger)] for stratum in spread}
 
 
 def _squares_of_rows(spread: WeightSpread) -> Array:
     """The sum of squared weights per row: the number of rows, plus the spread of sums over clusters beyond what their
-    sizes explain."""
+    sizes explain. It is at least that of weights of 1."""
     return spread.rows + np.maximum(spread.squares, spread.least) - spread.least
 
 
-def _factors(spread: WeightSpread, rows: Array) -> Array:
-    """The weight of a row of each logger, (l, g), 1 on average over the numbers of rows (l, g). spread: of other rows
-    of each logger, (l, g) per column."""
-    # the mean square of the weights, at least that of weights of 1
-    square = np.maximum(spread.squares, spread.least)
+def _precision(spread: WeightSpread) -> Array:
+    """The precision of a row of each logger, (2, l, g). spread: of the rows of each half, (2, l, g) per column. The
+    weight by which their sum is too small did not occur: it counts as that of one row."""
+    square = np.maximum(np.maximum(spread.squares, spread.least), np.maximum(spread.rows - spread.weight, 0.0) ** 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         trust = np.minimum(1.0, spread.weight**2 / square / (LEAST_ESS / 2))
-        precision = np.nan_to_num(spread.rows / _squares_of_rows(spread) * trust)
-        factor = precision * rows.sum(axis=0) / (precision * rows).sum(axis=0)
-    return np.where(np.isfinite(factor).all(axis=0), factor, 1.0)
+        return np.nan_to_num(spread.rows / (spread.rows + square - spread.least) * trust)
+
+
+def _factors(precision: Array, rows: Array, total: Array) -> Array:
+    """The weight of a row of each logger, (2, l, g), in proportion to its precision, (2, l, g); 1 in a half where none
+    has any. rows (2, l, g): numbers of rows; total (2, 1, g): the sum of their weights."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor, equal = (
+            share * total / (share * rows).sum(axis=1, keepdims=True) for share in (precision, np.ones_like(rows))
+        )
+    return np.where(np.isfinite(factor).all(axis=1, keepdims=True), factor, np.nan_to_num(equal))

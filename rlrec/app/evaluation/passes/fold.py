@@ -368,7 +368,8 @@ def _target_estimates(
     estimates: dict[RowGroup, list[Estimate]] = {}
     for (group, total), group_estimates in zip(totals.items(), by_group, strict=True):
         weighting = weightings[group]
-        unlike_labels = unlike(ends for logger, ends in weighting.loggers.items() if logger not in weighting.left_out)
+        absent = weighting.absent_loggers
+        unlike_labels = unlike(ends for logger, ends in weighting.loggers.items() if logger not in absent)
         replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
         estimates[group] = []
         for kind, estimate, *parts in zip(fold.estimators.values(), group_estimates, *replicas, strict=True):
@@ -390,7 +391,7 @@ def _target_estimates(
                 replace(
                     widened(estimate, parts, limits=limits).lowered(doubts),
                     left_out=estimate.left_out + n_left_out + total.unknown, reward_seen=counts.reward_seen,
-                    log=evaluation.taken_log(weighting.left_out, fold.most_loggers), logger_weights=logger_weights,
+                    log=evaluation.taken_log(absent, fold.most_loggers), logger_weights=logger_weights,
                     loggers=max(1, sum(logger.weight > 0 for logger in logger_weights)),
                 )
             )  # fmt: skip
@@ -398,7 +399,7 @@ def _target_estimates(
 
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting]:
-    """The weight of each logger in each group, for some targets by their numbers. The same loggers have weight 0 in all
+    """The weight of each logger in each group, for some targets by their numbers. The same strata have weight 0 in all
     groups. `loggers` of a weighting are those of the first target."""
     totals: list[Mapping[Stratum, Any]] = []
     sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
@@ -409,12 +410,10 @@ def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[
             sums_by_group.setdefault(group, []).append(sums)
             total = add_each(total, sums)
         totals.append(total)
-    loggers = [by_logger(unit.fold, total) for total in totals]
-    no_support, weightings = left_out(unit.fold, totals, loggers), {}
+    no_support, weightings = left_out(unit.fold, *totals), {}
     for group, target_sums in sums_by_group.items():
         weighting = Weighting.from_strata(unit.fold, *target_sums, left_out=no_support)
-        lone_loggers = loggers[0] if len(sums_by_group) == 1 else by_logger(unit.fold, target_sums[0])
-        weightings[group] = replace(weighting, loggers=lone_loggers)
+        weightings[group] = replace(weighting, loggers=by_logger(unit.fold, target_sums[0]))
     return weightings
 
 
