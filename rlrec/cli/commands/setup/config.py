@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.program.shared import CommandGroup, printed, settings, walk
+from rlrec.cli.program.shared import CommandGroup, notice, printed, settings, walk
 from rlrec.cli.text.values import mask_secrets, passwords
 from rlrec.errors import InputError, suggest
 from rlrec.times import format_time
@@ -149,6 +149,11 @@ def show_(show: Show) -> None:
 
     The source is the option on the command line, a variable of the environment, a file, or default."""
     show([dict(zip(COLUMNS, row, strict=True)) for row in _rows()], columns=COLUMNS)
+    variables = {f"RLREC_{option.name}".upper() for option in _options(click.get_current_context().find_root().command)}
+    variables |= {"RLREC_FORMAT"}.union(*(option.envvar or () for _, option in _command_options()))
+    for name in sorted(name for name in os.environ if name.startswith("RLREC_") and name not in variables):
+        hint = suggest(name, [*variables], cutoff=0.8)
+        notice(f"{name} sets no option: {hint or '`rlrec help environment` says what does'}")
 
 
 def _rows() -> Iterator[tuple[str, Any, str]]:
@@ -167,13 +172,21 @@ def _rows() -> Iterator[tuple[str, Any, str]]:
         typed = ParameterSource.COMMANDLINE in sources
         yield option_name(option), value, max(option.opts, key=len) if typed else source
     yield FORMAT, *(_set_value((FORMAT,), ["RLREC_FORMAT"]) or ("table", "default"))
+    for names, option in _command_options():
+        variables = [variable for variable in option.envvar or () if variable != "RLREC_FORMAT"]
+        if row := _set_value((*names, str(option.name)), variables):
+            yield ".".join((*names, option_name(option))), *row
+
+
+def _command_options() -> Iterator[tuple[tuple[str, ...], click.Option]]:
+    """The options of all commands, with the names of their commands."""
+    root = click.get_current_context().find_root()
+    program = root.command
+    assert isinstance(program, click.Group)
     for name in program.list_commands(root):
         command = program.get_command(root, name)
         assert command is not None
-        for names, option in ((names, option) for names, leaf in walk(command, name) for option in _options(leaf)):
-            variables = [variable for variable in option.envvar or () if variable != "RLREC_FORMAT"]
-            if row := _set_value((*names, str(option.name)), variables):
-                yield ".".join((*names, option_name(option))), *row
+        yield from ((names, option) for names, leaf in walk(command, name) for option in _options(leaf))
 
 
 def _set_value(names: tuple[str, ...], variables: Sequence[str]) -> tuple[Any, str] | None:

@@ -61,6 +61,14 @@ def test_each_value_has_its_source(folder: Path) -> None:
     assert all(list(row) == ["option", "value", "source"] for row in shown.json)
 
 
+def test_variables_that_set_nothing_are_named(folder: Path) -> None:
+    env = {"RLREC_RECOMMEND_POLICI": "home", "RLREC_RECOMMEND_K": "2", "RLREC_RECOMMEND_FORMAT": "json"}
+    shown = rlrec("config", "show", env=env | {"RLREC_QQ": "1", "RLREC_TZ": "UTC", "RLREC_FORMAT": "csv"}).stderr
+    unknown, mistyped = shown.splitlines()
+    assert "RLREC_RECOMMEND_POLICI sets no option: did you mean RLREC_RECOMMEND_POLICY" in mistyped
+    assert unknown == "RLREC_QQ sets no option: `rlrec help environment` says what does"
+
+
 def test_without_a_file_all_is_default(folder: Path) -> None:
     shown = values(rlrec("config", "show", "--json"))
     assert {source for _, source in shown.values()} == {"default"}
