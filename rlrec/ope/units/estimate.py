@@ -276,7 +276,7 @@ class EstimatorFold:
         if earned[0] <= 0 <= earned[1]:
             return figures
         low, high = _inside([side.lift_bounds(bounds) for side, bounds in sides], lift)
-        if self.estimator.self_normalised and options.reward_range[0] >= 0:
+        if self.limits(options.reward_range)[0] >= 0:
             low = max(low, -1.0)
         return figures | {
             "lift_lower": finite_or_none(low), "lift_upper": finite_or_none(high), "lift_std_error": lift_error,
@@ -312,6 +312,11 @@ class EstimatorFold:
             return [self]
         kinds = self.estimator.bracket(*(self.reward_range or reward_range))
         return [replace(self, estimator=kind, distorted=0.0) for kind in kinds]
+
+    def limits(self, reward_range: Bounds) -> Bounds:
+        """The limits at which bounds are cut: those of a row's reward, for a mean of rewards. reward_range: of the
+        options."""
+        return (self.reward_range or reward_range) if self.estimator.self_normalised else ANY_REWARD
 
     @property
     def unbiased(self) -> EstimatorFold:
@@ -376,7 +381,7 @@ class EstimatorFold:
             unbiased, (least, (low, _)), (largest, (_, high)) = sides
             sides = [unbiased, (least, (low, np.inf)), (largest, (-np.inf, high))]
         interval = _inside([bounds for _, bounds in sides], self.value_and_error[0])
-        lower, upper, bound_reasons = _report(interval, self.estimator, options)
+        lower, upper, bound_reasons = _report(interval, self, options)
         lower, upper = (lower, upper) if np.isfinite(self.value_and_error[0]) else (None, None)
         bound_reasons = [] if self._is_constant else bound_reasons
         (value, error), bias = self.value_and_error, self._bias_bound(options.reward_range)
@@ -524,7 +529,8 @@ def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds)
         wider = replace(wider, safe_lower=wider.lower - wider.bias_bound)
     if estimate.lift is None or not estimate.lift_std_error:
         return wider
-    return _stretched(wider, replicas, ("lift", "lift_std_error", "lift_lower", "lift_upper"), ANY_REWARD)
+    least = -1.0 if limits[0] >= 0 else -np.inf
+    return _stretched(wider, replicas, ("lift", "lift_std_error", "lift_lower", "lift_upper"), (least, np.inf))
 
 
 def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], limits: Bounds) -> Estimate:
@@ -540,14 +546,13 @@ def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence
 
 
 def _report(
-    bounds: Bounds, estimator: Estimator, options: FinishOptions
+    bounds: Bounds, fold: EstimatorFold, options: FinishOptions
 ) -> tuple[float | None, float | None, list[str]]:
-    """Bounds for the report, and reasons: cut at the reward's range if self-normalised, else None where infinite."""
-    if not estimator.intervals:
+    """Bounds for the report, cut at their limits and None where infinite, and reasons."""
+    if not fold.estimator.intervals:
         return None, None, ["no-interval"]
-    low, high = bounds
-    if estimator.self_normalised:
-        low, high = max(low, options.reward_range[0]), min(high, options.reward_range[1])
+    least, largest = fold.limits(options.reward_range)
+    low, high = max(bounds[0], least), min(bounds[1], largest)
     reason = "few-rewards"
     if options.interval == "cressie-read" and not np.isfinite(options.reward_range).all():
         reason = "no-reward-range"

@@ -370,16 +370,14 @@ def _target_estimates(
         weighting = weightings[group]
         absent = weighting.absent_loggers
         unlike_labels = unlike(ends for logger, ends in weighting.loggers.items() if logger not in absent)
-        replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
         estimates[group] = []
-        for kind, estimate, *parts in zip(fold.estimators.values(), group_estimates, *replicas, strict=True):
+        wider_estimates = _with_replicas(fold, total, group_estimates, options)
+        for kind, estimate in zip(fold.estimators.values(), wider_estimates, strict=True):
             doubts = [check.reason for check in failed if is_weighed and check.concerns(kind)]
             doubts += ["unlike-loggers"] if estimate.estimator in unlike_labels else []
             is_cut = kind.unit == "session" and "page-rules" in total.reasons
             doubts += ["ruled-visits"] if is_cut and total.unknown > RULED_SHARE * (total.unknown + estimate.n) else []
             doubts += request.fit_doubts if kind.needs_model and kind.unit == "impression" and has_table else ()
-            is_bounded = kind.self_normalised and kind.unit == "impression"  # a page earns a sum of rewards
-            limits = options.reward_range if is_bounded else ANY_REWARD
             logger_weights: tuple[LoggerWeight, ...] = ()
             if weighting.factors and kind.weighted:
                 index = list(fold.estimators).index(estimate.estimator)
@@ -389,13 +387,26 @@ def _target_estimates(
                 )
             estimates[group].append(
                 replace(
-                    widened(estimate, parts, limits=limits).lowered(doubts),
+                    estimate.lowered(doubts),
                     left_out=estimate.left_out + n_left_out + total.unknown, reward_seen=counts.reward_seen,
                     log=evaluation.taken_log(absent, fold.most_loggers), logger_weights=logger_weights,
                     loggers=max(1, sum(logger.weight > 0 for logger in logger_weights)),
                 )
             )  # fmt: skip
     return {group: total.sums for group, total in totals.items()}, estimates
+
+
+def _with_replicas(
+    fold: Fold, total: GroupPartial, estimates: Sequence[Estimate], options: FinishOptions
+) -> Sequence[Estimate]:  # fmt: skip
+    """The estimates of a group with the error of simulated pages."""
+    if not total.replicas:
+        return estimates
+    replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
+    return [
+        widened(estimate, parts, limits=at_end.limits(options.reward_range))
+        for estimate, at_end, *parts in zip(estimates, fold.at_ends(total.sums), *replicas, strict=True)
+    ]
 
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting]:

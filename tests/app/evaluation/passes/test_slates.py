@@ -141,6 +141,15 @@ def test_bounds_of_a_page_are_cut_at_no_limit_of_a_slot(sqlite_db: str) -> None:
         assert 2 < row["lower"] < row["value"] < row["upper"] < 3
 
 
+def test_simulated_pages_widen_no_interval_below_the_least_reward(sqlite_db: str) -> None:
+    logs.begin(sqlite_db, 5, "home", "uniform")
+    logs.serve(sqlite_db, "home", pages=60, rates=[0.05, 0.0, 0.0, 0.0, 0.0], size=3)
+    words = ("--kind", "lin-thompson", "--param", "model=shared", "--param", "samples=100", "--from-log", "all")
+    runner(sqlite_db)("--now", "2026-02-01T00:50:00Z", "--allow-future", "policy", "create", "aim", *words).done()
+    (row,) = logs.judged(sqlite_db, "aim", estimators="sn-iips", interval="normal")
+    assert row["lower"] == 0.0
+
+
 def test_a_slate_of_one_slot_is_an_impression(sqlite_db: str) -> None:
     logs.begin(sqlite_db, 5, "log", "thompson", floor="0.2")
     logs.serve(sqlite_db, "log", pages=100, rates=RATES, group=20)
