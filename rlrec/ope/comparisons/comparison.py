@@ -53,7 +53,7 @@ class Metric:
     numerator: str
     denominator: str
     reward: int | None = None
-    limits: Bounds = (0.0, np.inf)
+    limits: Bounds = UNKNOWN
     per_unit: bool = False
 
     @property
@@ -105,14 +105,15 @@ def per_decision(number: int) -> list[Metric]:
 def _reward_metric(number: int, name: str, denominator: str) -> Metric:
     return Metric(
         name=name, numerator=f"reward_{number}", denominator=f"mature_{denominator}_{number}", reward=number,
-        limits=UNKNOWN, per_unit=denominator == "units",
+        per_unit=denominator == "units",
     )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricValue:
     """A metric of a group. units: that count; rewarded: units whose numerator is not 0; numerator, denominator: the
-    sums over units; value, error: their ratio and its standard error (NaN for fewer than two units)."""
+    sums over units; value, error: their ratio and its standard error (NaN for fewer than two units); least: a lower
+    limit of the ratio, 0 where no unit has a numerator below 0."""
 
     units: int = 0
     rewarded: int = 0
@@ -120,6 +121,7 @@ class MetricValue:
     denominator: float = 0.0
     value: float = np.nan
     error: float = np.nan
+    least: float = -np.inf
 
     @classmethod
     def from_sums(cls, sums: Moments | ClusterSummary | None) -> MetricValue:
@@ -135,7 +137,7 @@ class MetricValue:
             error = _jackknife(summary.units[:, :2], value)
         return cls(
             units=units, rewarded=int(summary.present[0]), numerator=float(total[0]), denominator=float(total[1]),
-            value=value, error=error,
+            value=value, error=error, least=0.0 if summary.absolute[0] <= total[0] * (1 + ROUNDING) else -np.inf,
         )  # fmt: skip
 
     @property
@@ -151,7 +153,8 @@ class MetricValue:
     def bounds(self, level: float) -> Bounds:
         """The interval of the ratio by Student's t; infinite without variation, which does not prove certainty."""
         reach = t_quantile((1 + level) / 2, self.units - 1) * self.error if self.varied else np.inf
-        return (self.value - reach, self.value + reach) if self.varied else UNKNOWN
+        low = max(self.value - reach, min(self.least, self.value))
+        return (low, self.value + reach) if self.varied else UNKNOWN
 
 
 def fold(numerator: Array, unit: Ids, *, spans_batches: bool) -> Moments:

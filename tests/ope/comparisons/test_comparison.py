@@ -50,9 +50,9 @@ def test_mean_and_error_by_hand() -> None:
 
 def test_bounds_of_a_mean_are_students() -> None:
     """Three units leave two degrees of freedom: the 97.5 % quantile of Student's t is 4.3027."""
-    of_three = mean(np.array([0.0, 1.0, 1.0, 0.0]), np.array([5, 5, 7, 9]))
+    of_three = mean(np.array([0.0, -1.0, -1.0, 0.0]), np.array([5, 5, 7, 9]))
     low, high = of_three.bounds(0.95)
-    assert [0.5 - low, high - 0.5] == pytest.approx([4.30265273 * of_three.error] * 2, rel=1e-9)
+    assert [-0.5 - low, high + 0.5] == pytest.approx([4.30265273 * of_three.error] * 2, rel=1e-9)
 
 
 def test_one_unit_is_few_and_two_that_are_alike_do_not_vary() -> None:
@@ -238,3 +238,9 @@ def test_a_few_units_that_are_alike_are_not_sure() -> None:
     assert (lucky.careful_error or 0.0) > 2 * (lucky.std_error or 0.0)
     even = rates((600, 500), (6_000, 6_000))
     assert even.careful_error == pytest.approx(even.std_error, rel=0.03)
+
+
+@pytest.mark.parametrize(("least", "is_cut"), [(0.0, True), (-0.1, False)])
+def test_a_mean_of_rewards_that_are_never_negative_has_no_bound_below_0(least: float, is_cut: bool) -> None:
+    low, high = mean(np.array([least, 0.0, 0.0, 0.0, 1.0])).bounds(0.95)
+    assert ((low == 0.0) == is_cut, low <= 0 < high) == (True, True)
