@@ -121,7 +121,7 @@ def test_a_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Pa
         connection.commit()
     before = path.read_bytes()
     with closing(Store(str(path))) as store:
-        with pytest.raises(CheckFailed, match="empty or out of date"):
+        with pytest.raises(CheckFailed, match="there is no store in"):
             check(store)
         with pytest.raises(RlrecError, match=f"another program: it has the tables {table}") as refused:
             init(store)
@@ -172,7 +172,10 @@ def test_init_names_the_release_that_leads_on_from_an_older_revision(store: Stor
         init(store)
 
 
-@pytest.mark.parametrize(("revision", "result"), [("0009", "from 0010 on"), ("9999", "made by a newer rlrec")])
+@pytest.mark.parametrize(
+    ("revision", "result"),
+    [("0009", "from 0010 on"), ("0014", "made by an older rlrec"), ("9999", "made by a newer rlrec")],
+)
 def test_another_revision_is_named(store: Store, revision: str, result: str) -> None:
     store.write(lambda unit: unit.tell(f"UPDATE rlrec_version SET version_num = '{revision}'"))
     with pytest.raises(CheckFailed, match=result):
