@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from hashlib import blake2b
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def _snapshot(store: Store) -> Iterator[Unit]:
     """A snapshot of a store at any revision up to the head. Raises CheckFailed if there is no store."""
     with engine.transaction(store.engine, write=False, address=store.address) as connection:
         if schema.revision(connection, address=store.address) is None:
-            raise database_errors.out_of_date(store.address)
+            raise database_errors.no_store(store.address)
         yield Unit(connection, now=0)
 
 
@@ -99,10 +100,17 @@ class CopyTarget:
         if stored.startswith(schema.COPYING):
             hint = "the store has changed since: empty the target and begin again"
             raise CheckFailed(f"{self.address} holds the beginning of another copy", hint=hint)
-        if self._like is not None and self.url.drivername == "sqlite":
-            with suppress(OSError):  # it exists, or cannot be created: reported below
+        is_new_file = self.url.drivername == "sqlite" and not os.path.lexists(self.address)
+        if self._like is not None and is_new_file:
+            with suppress(OSError):  # it cannot be created: reported below
                 drafts.create(self.address, _mode(self._like)).close()
-        schema.upgrade(self.url)
+        try:
+            schema.upgrade(self.url)
+        except RlrecError:
+            if is_new_file and not self._revision():
+                for suffix in ("", "-wal", "-shm"):
+                    Path(self.address + suffix).unlink(missing_ok=True)
+            raise
         with self.write() as unit:
             filled = {table.name for table in TABLES if unit.ask_row(f'SELECT 1 FROM "{table.name}" LIMIT 1')}
             if filled.difference(FILLED_BY_INIT) or unit.ask_value("SELECT count(*) FROM reward") > 1:

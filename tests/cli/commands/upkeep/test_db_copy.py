@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -229,6 +230,17 @@ def test_a_disk_that_is_full_leaves_no_backup_behind(source: str, tmp_path: Path
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert f"cannot write {tmp_path / 'b.db'}" in result.stderr
     assert [path.name for path in tmp_path.iterdir() if path.name != "rlrec.db"] == []
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_no_copy_behind(source: str, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        result = runner(source)("db", "copy", "--to", tmp_path / "c.db")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert not [*tmp_path.glob("c.db*")]
 
 
 def test_postgres_is_backed_up_by_its_own_tool(postgres_server: str, postgres_template: str) -> None:
