@@ -60,8 +60,8 @@ class Pacing(TypedDict):
 class PolicyBelief(belief_versions.VersionSummary):
     """Answer of `policy show`: the belief per arm, how the version was made, and the versions of its policy. weighed:
     the number of decisions behind ipw_mean, None for all. For some policies only: features (the encoders of contexts
-    and arms, in the form of `--features`, for kinds that read contexts), the context used, the budget, and when the
-    experiment of a variant stopped."""
+    and arms, in the form of `--features`, for kinds that read contexts), the context used, the budget, when the
+    experiment of a variant stopped, and pruned, if old decisions were pruned."""
 
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, Any]]
@@ -77,6 +77,7 @@ class PolicyBelief(belief_versions.VersionSummary):
     weighed: int | None
     budget: NotRequired[Pacing]
     stopped_at: NotRequired[str]
+    pruned: NotRequired[bool]
 
 
 # The users whom a version serves. counting: the curve by which it counts pulls, None if each counts as one; routes:
@@ -111,6 +112,8 @@ def show(
         name = version.policy.name.partition("@")[2].partition("/")[0]
         if (experiment := experiments.by_name(unit, [name]).get(name)) and experiment.stopped_at:
             optional_fields["stopped_at"] = format_time(experiment.stopped_at)
+        if policies.pruned_to(unit, version.policy.id):
+            optional_fields["pruned"] = True
         weighted, weighed = arm_means.weighted_means(unit, version, catalogue, sample=sample)
         arm_rows = [belief | mean for belief, mean in zip(_beliefs(unit, version, context), weighted, strict=True)]
         answer = {

@@ -217,7 +217,7 @@ def erase_bytes(store: Store) -> None:
     try:
         _write_anew(store)
     except RlrecError as error:
-        error.hint = "the rows are deleted; repeat the command to erase their bytes, too"
+        error.hint = "no row is left to delete; repeat the command to erase the bytes of deleted rows, too"
         raise
     finish = f"UPDATE run SET result = '{{}}' WHERE id IN (SELECT id FROM {_REMOVALS} AND result IS NULL AND id <= ?)"
     store.write(lambda unit: unit.tell(finish, last))

@@ -22,6 +22,7 @@ BELIEF = (
 )  # fmt: skip
 POLICIES = ("policy", "version", "kind", "params", "reward", "status")
 VERSIONS = ("version", "status", "live", "parent", "created_at", "learned_from", "gate")
+PRUNED = "old decisions were pruned: served and ipw_mean are of those left, pulls and means of all that were learned"
 CURVE_DROP = ("without_baseline", "variance", "clipped", "kl", "entropy", "lr", "value")
 CURVE_HEADERS = {"variance_without_baseline": "without_baseline"}  # headers that differ from the key
 CURVE = (
@@ -110,6 +111,7 @@ def belief_view(
         *([f"a variant of an experiment that stopped at {result['stopped_at']}"] if "stopped_at" in result else []),
         f"learns reward {result['reward']}{_counting(result['counting'])}",
         f"versions: {', '.join(versions)}",
+        *([PRUNED] if "pruned" in result else []),
     ]
     if "budget" in result:
         budget = result["budget"]

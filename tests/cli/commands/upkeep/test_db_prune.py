@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -67,6 +69,22 @@ def test_the_audit_still_checks_beliefs_whose_slots_are_gone(healthy: str) -> No
         if finding["severity"] == "error"
     }
     assert (doctored.exit_code, subjects) == (3, {("slots", "policy ts arm a1")})
+
+
+def test_where_nothing_is_deleted_a_busy_store_is_not_told_that_rows_were(healthy: str) -> None:
+    with closing(sqlite3.connect(healthy)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM decision").fetchall()
+        words = ("--now", LATE, "--lock-timeout", "50ms", "db", "prune", "--before", "2025-01-01", "--yes")
+        refused = runner(healthy)(*words)
+    assert "no row is left to delete" in refused.stderr
+
+
+def test_the_page_of_a_policy_says_which_columns_lack_pruned_decisions(healthy: str) -> None:
+    run = runner(healthy)
+    assert "pruned" not in run("--now", LATE, "policy", "show", "ts").done().stdout
+    at(run, "db", "prune", "--before", BEFORE, "--yes")
+    assert "served and ipw_mean are of those left" in run("--now", LATE, "policy", "show", "ts").done().stdout
 
 
 @ON_BOTH
