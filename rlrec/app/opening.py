@@ -77,7 +77,10 @@ def store_files(db: str) -> list[str]:
     return [url.database + suffix for suffix in ("", "-wal", "-shm", "-journal")]
 
 
-def ready(store: Store) -> None:
-    """Raises CheckFailed if the store is missing or out of date, before anything else reads it."""
+def ready(store: Store, *, writes: bool = False) -> None:
+    """Raises CheckFailed if the store is missing or out of date, before anything else reads it. writes: raise
+    RlrecError if a server's role may not store decisions, too."""
     with store.read():
         pass
+    if writes and "://" in store.address:
+        store.write(lambda unit: unit.tell("INSERT INTO decision SELECT * FROM decision WHERE id IS NULL"))

@@ -87,7 +87,7 @@ def serve(
         hint = "--token-file FILE: its first line is what clients must send"
         raise InputError("whoever reaches the address could write to the store", hint=hint)
     tls = {} if tls_cert is None else _certificate(tls_cert, tls_key)
-    ready(store)
+    ready(store, writes=not dry_run)
     with (
         listening(address, allow_remote=allow_remote) as (listener, name),
         rehearsed(store) if dry_run else nullcontext(store) as served,

@@ -113,6 +113,7 @@ def test_each_role_can_do_its_work(roles: AsRole, tmp_path: Path) -> None:
         ("trainer", "db prune --before 2100-01-01 --yes"),
         ("server", "db forget --user u1 --yes"),
         ("reader", "arm add z"),
+        ("reader", "serve --listen 127.0.0.1:0"),
     ],
 )
 def test_what_a_role_may_not_do_is_refused_in_one_line(roles: AsRole, role: str, line: str) -> None:
