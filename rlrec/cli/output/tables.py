@@ -21,7 +21,8 @@ GAP = "  "
 ELLIPSIS = "..."
 TEXT_WIDTH = 16  # to which text cells are elided before a declared column is left out
 MIN_WIDTH = 6  # of an elided column
-TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z")
+OUTSIDE = r"(?=[^`]*(?:`[^`]*`[^`]*)*\Z)"  # of a command between backquotes, which must stay runnable
+TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z" + OUTSIDE)
 COLOURS = {"ok": 32, "weak": 33, "warning": 33, "insufficient": 31, "error": 31}
 BOUNDED = ("value", "lower", "upper")  # columns that share their number of decimals
 VERDICTS = ("verdict", "result", "severity")  # columns with colours
@@ -75,7 +76,7 @@ def _plain(value: Any) -> str:
 
 
 def short_times(text: str) -> str:
-    """A text with its times cut to seconds, in the time zone, as a terminal shows them."""
+    """A text with its times cut to seconds, in the time zone, as a terminal shows them; those of commands stay."""
     if times.zone is None:
         return TIME.sub(r"\1 \2", text)
     return TIME.sub(lambda match: f"{times.local(times.parse(match[0])):%Y-%m-%d %H:%M:%S}", text)

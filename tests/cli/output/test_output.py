@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from rlrec.cli.output.output import Show
+from rlrec.cli.output.tables import short_times
 from rlrec.cli.text.text import View
 from tests.conftest import PATIENCE_S, Run, begin
 
@@ -239,3 +240,8 @@ def test_a_lost_answer_says_what_is_stored(run_sqlite: Run, sqlite_db: str, fork
     for words in (["status"], [*STORED[0][0], "--dry-run"]):
         assert onto_full_disk(*words) == (1, None)
     assert run_sqlite("status", "--json").json["decisions"] == 1
+
+
+def test_a_time_within_a_command_stays_as_the_command_takes_it() -> None:
+    text = "since 2026-10-17T00:00:00.000000Z: `rlrec outcomes --entered-since 2026-10-17T00:00:00.000000Z` compares"
+    assert short_times(text) == text.replace("17T00:00:00.000000Z:", "17 00:00:00:")
