@@ -317,8 +317,8 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
         pairs = zip(shown, notes, strict=True)
         intervals = [Interval(row["arm"], row["mean"], row["lower"], row["upper"], note) for row, note in pairs]
         is_effect = answer["kind"] == "long-term"
-        of_what = "effect of a look in the long run" if is_effect else "mean reward"
-        drawing = forest(intervals, x_name=f"believed {of_what} ({answer['reward']}) of a slot", zero=True)
+        of_what = "effect of a look in the long run" if is_effect else "mean reward of a slot"
+        drawing = forest(intervals, x_name=f"believed {of_what} ({answer['reward']})", zero=True)
         believed = "to add, against the average of its log," if is_effect else "to earn"
         belief = f", believed {believed} {interval(top['mean'], top['lower'], top['upper'])}"
     else:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 import re
 import xml.etree.ElementTree as ET
+from typing import Any, cast
 
 import pytest
 
+from rlrec.app.policies.policy_beliefs import PolicyBelief
 from rlrec.report import svg
+from rlrec.report.figures import beliefs
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series
 
 NASTY = "</title><script>alert('1 & 2')</script>\x00\x1b\u202e\ud800\uffff" + "\u5546" * 90
@@ -126,3 +129,12 @@ def test_an_interval_has_the_digits_that_its_bounds_are_apart() -> None:
 def test_every_mode_has_its_colours_and_none_needs_a_variable() -> None:
     assert "var(" not in svg.STYLE
     assert [svg.STYLE.count(f".s1{{stroke:{palette[4]}") for palette in svg.PALETTES.values()] == [2, 1, 2]
+
+
+def test_the_axis_of_a_long_term_belief_is_not_cut() -> None:
+    arm: dict[str, Any] = {"arm": "a", "status": "active", "probability": 1.0, "pulls": None, "served": 3}
+    arm |= {"mean": 0.4, "lower": 0.3, "upper": 0.5}
+    answer = {"policy": "home", "version": 4, "kind": "long-term", "reward": "durable", "arms": [arm]}
+    figure = beliefs(cast(PolicyBelief, answer))
+    assert figure is not None
+    assert "believed effect of a look in the long run (durable)" in [*element(figure.drawing).itertext()]
