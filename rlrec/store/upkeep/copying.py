@@ -159,6 +159,9 @@ class CopyTarget:
         except (database_errors.Retry, database_errors.NotUnique) as error:
             message = f"another process copies to {self.address}"
             raise StoreBusy(message, hint="let it end; repeat the command where it was stopped") from error
+        except RlrecError as error:
+            error.hint = (error.hint or "").removeprefix("nothing was stored; ") or None  # earlier batches were
+            raise
 
     def close(self) -> None:
         self._engine.dispose()

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from rlrec.app.upkeep import db_copy
-from rlrec.errors import StoreBusy
+from rlrec.errors import RlrecError, StoreBusy
 from rlrec.store import Store
 from rlrec.store.database.tables import metadata
 from rlrec.store.upkeep import copying
@@ -241,6 +241,19 @@ def test_a_disk_that_is_full_from_the_start_leaves_no_copy_behind(source: str, t
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert not [*tmp_path.glob("c.db*")]
+
+
+def test_a_disk_that_fills_during_a_copy_has_what_was_stored_before(tmp_path: Path) -> None:
+    def fill_up() -> None:
+        with target.write() as unit:
+            unit.ask("PRAGMA max_page_count = 1")
+            unit.tell("CREATE TABLE filler AS SELECT zeroblob(1000000) AS body")
+
+    with closing(copying.CopyTarget(str(tmp_path / "c.db"), "source")) as target:
+        target.begin()
+        with pytest.raises(RlrecError, match="is full") as refused:
+            fill_up()
+    assert refused.value.hint == "make room, and repeat"
 
 
 def test_postgres_is_backed_up_by_its_own_tool(postgres_server: str, postgres_template: str) -> None:
