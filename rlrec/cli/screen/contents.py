@@ -145,21 +145,22 @@ def list_arms(store: Store, args: Arguments) -> Content:
 
 
 def show_arm(store: Store, args: Arguments) -> Content:
-    key, rows = args["key"], list[dict[str, Any]]()
+    key, rows, notes = args["key"], list[dict[str, Any]](), list[str]()
     arm = next((arm for arm in app.arm.list_arms(store) if arm["arm"] == key), None)
     if arm is None:
         raise InputError(f"unknown arm {key!r}", hint="the page of arms lists them")
     live = app.versions.list_versions(store)
     for policy in live[:N_POLICIES]:
         try:
-            beliefs = app.policy_beliefs.show(store, policy["policy"], drift=False)["arms"]
+            belief = app.policy_beliefs.show(store, policy["policy"], drift=False)
         except InputError:  # a policy without a belief of its own
             continue
-        columns = dict.fromkeys(policy_view.BELIEF[2:])
-        rows += [{"policy": policy["policy"]} | columns | row for row in beliefs if row["arm"] == key]
+        head = {name: policy[name] for name in ("policy", "kind", "reward")} | dict.fromkeys(policy_view.BELIEF[2:])
+        rows += [head | row for row in belief["arms"] if row["arm"] == key]
+        notes = [policy_view.PRUNED] if "pruned" in belief else notes
     title = [f"{'added' if name == 'added_at' else name} {cell(value)}" for name, value in arm.items() if value]
     left_out = [f"of the first {N_POLICIES} of {len(live)} policies"] if len(live) > N_POLICIES else []
-    view = View.select(rows, ("policy", *policy_view.BELIEF[2:]), title=left_out)
+    view = View.select(rows, ("policy", "kind", "reward", *policy_view.BELIEF[2:]), title=[*left_out, *notes])
     slots = app.decision.list_shown(store, key)
     number = f"at most {app.decision.MAX_SHOWN} slots," if slots else "none"
     source = f"{number} of the newest {app.decision.N_NEWEST:,} decisions"

@@ -288,6 +288,13 @@ def test_an_arm_has_the_newest_decisions_that_showed_it(shop: Run, sqlite_db: st
     assert "none of the newest 50,000 decisions" in text_of(page_of(sqlite_db, "arm", key="unseen"))
 
 
+def test_beliefs_about_an_arm_name_the_reward_that_each_policy_learns(shop: Run, sqlite_db: str) -> None:
+    shop("reward", "define", "late", "click=1", "--window", "0s").done()
+    shop("policy", "create", "third", "--kind", "ucb", "--reward", "late").done()
+    words = " ".join(text_of(page_of(sqlite_db, "arm", key="a")).split())
+    assert [row for row in ("home thompson default", "third ucb late") if row not in words] == []
+
+
 def test_figures_of_more_than_ten_minutes_ago_are_not_shown(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_server, "PATIENCE_S", 0.05)
     server, now = PageServer(Options(sqlite_db, sqlite_db)), time.monotonic()
