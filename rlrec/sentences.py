@@ -237,7 +237,7 @@ def plan_sentence(plan: Mapping[str, Any]) -> str:
         f"{approximate(total):,} {assumed['unit']}s{'' if days is None else f' ({time_text(days)})'} {look}"
         for total, days, look in looks
     ]
-    wait = "" if days_left is None else f"; {time_text(days_left)} are left"
+    wait = "" if days_left is None else f"; {time_text(days_left)} are still to come"
     days = inf if plan["days"] is None and assumed.get("traffic_units") else plan["days"] or 0.0
     if days > LONGEST_WAIT and (days_left is None or days_left > LONGEST_WAIT):
         wait = "; this traffic does not tell it in reasonable time"
@@ -274,6 +274,8 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
     a day old. log: the filter."""
     days = answer.get("equal_age_days", 0)
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
+    if newer := newer_units(answer, log):
+        return newer
     if not days or not any("young-units" in row["reasons"] for row in rows):
         return []
     rewards = "".join(f" --reward {name}" for name in dict.fromkeys(row["reward"] for row in rows))
@@ -281,6 +283,18 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
     command = f"`rlrec outcomes --experiment {answer['experiment']} --age {days}d{rewards}{filtered}`"
     time = "week" if days == WEEK else "day" if days == 1 else f"{days} days"
     return [f"{command} compares {answer['unit']}s at equal age, over their first {time}"]
+
+
+def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
+    """The command that compares newer units alone, where the difference in reward of older ones has the other sign."""
+    rows = [row for row in (answer.get("unit_differences") or answer["differences"]) if "turned_at" in row]
+    rewarded = [row for row in rows if row["reward"] and "turned" in row["reasons"]]
+    if not rewarded:
+        return []
+    since = max(row["turned_at"] for row in rewarded)
+    filtered = f" --log {shlex.quote(log)}" if log else ""
+    command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {since}"
+    return [f"`{command} --reward {rewarded[0]['reward']}{filtered}` compares the {answer['unit']}s that came since"]
 
 
 def guard_sentence(row: Mapping[str, Any], unit: str) -> str:

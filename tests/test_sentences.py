@@ -188,6 +188,15 @@ def test_what_may_still_turn_is_said_once_in_a_line() -> None:
     assert join_doubts(["c", "d"]) == "c; d"
 
 
+def test_newer_units_are_compared_from_the_time_when_a_difference_turned() -> None:
+    turned = difference("reward_per_unit", "unknown", 0.2, reasons=["turned"]) | {"turned_at": "2026-01-04T00:00:00Z"}
+    answer = {"experiment": "ab", "unit": "user", "unit_differences": [turned], "equal_age_days": 7}
+    (line,) = equal_ages(answer, "country=at")
+    command = "rlrec outcomes --experiment ab --entered-since 2026-01-04T00:00:00Z --reward default --log country=at"
+    assert line == f"`{command}` compares the users that came since"
+    assert equal_ages({**answer, "unit_differences": [{**turned, "reasons": []}]}, None) == []
+
+
 def test_a_gain_that_costs_visits_says_so() -> None:
     earned, visits = difference("reward_per_unit", "better", 0.2), difference("visits", "worse", -0.12)
     clause = "; but it brings people back less often: -12 % visits per user so far"
@@ -297,8 +306,8 @@ def test_no_time_is_told_as_none() -> None:
 @pytest.mark.parametrize(
     ("days", "ending"),
     [
-        ((30.0, 92.0, 33.0), "; 33 days are left"), ((200.0, 400.0, 380.0), "; this traffic does not tell it"),
-        ((30.0, 92.0, None), "at any number of looks"), ((200.0, 400.0, 20.0), "; 20 days are left"),
+        ((30.0, 92.0, 33.0), "; 33 days are still to come"), ((200.0, 400.0, 380.0), "; this traffic does not tell it"),
+        ((30.0, 92.0, None), "at any number of looks"), ((200.0, 400.0, 20.0), "; 20 days are still to come"),
     ],
 )  # fmt: skip
 def test_a_plan_is_hopeless_where_no_look_comes_in_time(days: Sequence[float], ending: str) -> None:

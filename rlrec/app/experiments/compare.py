@@ -30,7 +30,8 @@ from rlrec.store.policies.experiments import Experiment, Phase
 from rlrec.times import DAY_US, format_time
 
 INTERVAL = ("value", "relative", "lower", "upper")  # of a difference
-DECISIONS_DIFFER, YOUNG_UNITS = "decisions-differ", "young-units"
+DECISIONS_DIFFER = "decisions-differ"
+TIME_REASONS = "young-units", "turned"
 
 
 # The intervals of an answer. fixed: whether they hold for one look only; best_n: units at which they are tightest, for
@@ -121,7 +122,7 @@ def show(
         # a mean per decision never contradicts the rewards per unit, and is no more certain than those of young units
         if not differs and {compared.answer.answer, per_unit["answer"]} == {"better", "worse"}:
             compared = compared.because(DECISIONS_DIFFER)
-        compared = compared.because(*([YOUNG_UNITS] if YOUNG_UNITS in per_unit["reasons"] else []))
+        compared = compared.because(*(reason for reason in TIME_REASONS if reason in per_unit["reasons"]))
         names = {"variant": variant.label, "against": experiment.variants[0].label}
         differences.append(names | compared.to_json())
         more_decisions.append(names | collected.compare(number, decisions_per_unit).to_json() | {"differ": differs})
@@ -141,7 +142,7 @@ def show(
     reasons = [
         *([DECISIONS_DIFFER] if any(row["differ"] for row in more_decisions) else []),
         *([study_figures.ANONYMOUS_UNITS] if sums.anonymous else []),
-        *([YOUNG_UNITS] if any(YOUNG_UNITS in row["reasons"] for row in unit_differences) else []),
+        *(reason for reason in TIME_REASONS if any(reason in row["reasons"] for row in unit_differences)),
     ]
     chi2, p_value = collected.selected_split
     return _result(

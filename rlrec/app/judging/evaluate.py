@@ -252,8 +252,7 @@ def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
     by_target: dict[str, dict[str, list[float]]] = {}
     served: dict[tuple[str, str | None], set[str]] = {}
     for row in rows:
-        if row.answer != ("unknown", None):  # else no lift is shown
-            served.setdefault((row.estimate.estimator, row.group.name), set()).add(f"{row.estimate.served or 0.0:.3g}")
+        served.setdefault((row.estimate.estimator, row.group.name), set()).add(f"{row.estimate.served or 0.0:.3g}")
         weights = by_target.setdefault(row.name, {})
         for logger in row.estimate.logger_weights:
             weights.setdefault(logger.version or "all others", []).append(logger.weight)

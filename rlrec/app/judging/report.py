@@ -291,10 +291,13 @@ class _Gathering(_Ranking):
         answer, by_reward = self.answer, defaultdict[str, list[str]](list)
         for version in self._targets():
             by_reward[self.request.reward or version.reward.name].append(version.policy.name)
-        if any(self.policies[key].kind not in ("logged", UNIFORM) for key in self.served):
+        kinds = {self.policies[key].kind for key in self.served} - {UNIFORM}
+        if kinds - {"logged"} or (kinds and not by_reward):  # an imported log alone is checked, too
             by_reward[str(answer.reward)].append(UNIFORM)
         for reward, targets in by_reward.items():
             answer.estimates += self._fill("estimates", self._judge, reward, targets) or []
+        if kinds == {"logged"}:  # an imported log of `uniform` itself needs no answer
+            answer.estimates = [row for row in answer.estimates if row.answer[0] != "same"]
         answer.estimates.sort(key=lambda row: row.target == UNIFORM)
         answer.reasons = evaluate.reasons_in_words(answer.estimates) if answer.estimates else []
 

@@ -388,6 +388,7 @@ def test_a_variant_that_was_better_for_those_who_came_first_alone_is_not_better(
     (row,) = outcomes(store, request)["differences"]
     assert (row["answer"], row["reasons"]) == (("unknown", ["turned"]) if novel else ("better", []))
     assert row["value"] > 0.05
+    assert ("turned_at" in row) == novel
     if novel:
         (newer,) = outcomes(store, replace(request, entered_us=START + 4 * DAY))["differences"]
         assert newer["value"] < -0.2

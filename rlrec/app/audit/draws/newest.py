@@ -92,7 +92,8 @@ class RewardDrift:
             return "info", "; a policy that learns from contexts shows it to others by and by"
         if Forgetting.parse(self.version.policy.params).forgets:
             return "info", "; the policy forgets what came before"
-        return "warning", "; beliefs still count what came before"
+        command = f"`rlrec policy rebuild {self.version.policy.name} --after-drift adwin`"
+        return "warning", f"; beliefs still count what came before: {command} leaves that out"
 
     def times(self) -> dict[int, int]:
         """The time of the first decision after each change."""

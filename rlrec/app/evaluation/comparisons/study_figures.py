@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -37,6 +37,7 @@ SIGN_REASONS = {True: "young-units", False: "turned"}  # reasons why a differenc
 LIVES = ("policy", "version")  # groupings whose groups began at different times
 EQUAL_AGE = 0.9  # mean age of units over the age of the oldest; from this value on, all came at about the same time
 AGES = 200  # intervals into which the time since the first assignment is divided
+LEAST_RETURNS = 0.01  # share of visits after the first; below it, ages of units make no difference
 QUARTERS = 4  # of the time in which units were assigned: differences must not turn from one to the next
 PERIODS = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
 BY = ("variant", "policy", "version", *PERIODS, "users")
@@ -189,12 +190,14 @@ OutcomeRow = TypedDict("OutcomeRow", {
 })  # fmt: skip
 # The difference of a metric between a group and another one; relative: to the other one's value; answer, needed: as in
 # `Answer`; shortage: further units before which nothing is said; share: of new units, in these two variants; theta,
-# narrowed: with adjustment. p_value: for metrics that decide an experiment, after Holm, valid at every look.
+# narrowed: with adjustment; turned_at: when it changed its sign. p_value: for metrics that decide an experiment, after
+# Holm, valid at every look.
 DifferenceRow = TypedDict("DifferenceRow", {
     "group": str | None, "against": str | None, "metric": str, "reward": str | None, "value": float | None,
     "relative": float | None, "lower": float | None, "upper": float | None, "p_value": float | None,
     "reasons": list[str], "answer": str, "needed": int | None, "shortage": int | None,
     "needed_days": NotRequired[float | None],
+    "turned_at": NotRequired[str],
     "share": NotRequired[float], "theta": NotRequired[float | None], "narrowed": NotRequired[float | None],
 })  # fmt: skip
 # The interval of a deciding comparison: valid at every look, and (fixed) for one planned look.
@@ -260,9 +263,9 @@ class StudyFigures:
     p-value of the split of units between variants, NaN without variants; selected_split: the same for whether
     exclusions and filters leave out different shares of the variants, NaN where they leave out few; for a ramp, `split`
     is over the units that count; declaration: of the experiment; is_fixed: whether intervals hold for one planned look,
-    not at every look; is_picked: whether the selection leaves out decisions of its units by what happened after their
-    assignment; is_first_week: whether units that may come again had less than a week to do so; mixed_share: of units
-    that two variants served."""
+    not at every look; starts: of phases, or of quarters; is_picked: whether the selection leaves out decisions of its
+    units by what happened after their assignment; is_first_week: whether units that may come again had less than a week
+    to do so; mixed_share: of units that two variants served."""
 
     study: Study
     sums: StudySums
@@ -271,6 +274,7 @@ class StudyFigures:
     any_user: bool
     split: tuple[float, float]
     strata_per_phase: int = 1
+    starts: Sequence[int] = ()
     declaration: Declaration | None = None
     is_fixed: bool = False
     is_picked: bool = False
@@ -314,7 +318,9 @@ class StudyFigures:
     def difference(self, group: int, metric: Metric) -> DifferenceRow:
         """The difference of a metric between a group and the first one."""
         compared, labels = self.compare(group, metric), self.groups.labels
-        past = {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
+        past: dict[str, Any] = {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
+        if self.declaration is not None and (at := self.turning_point(group, metric)) is not None:
+            past["turned_at"] = times.format_time(at)
         names = {"group": labels[group], "against": labels[0], "metric": metric.name, "reward": self._reward(metric)}
         variants = () if self.study.experiment is None else self.study.experiment.variants
         weights: dict[str | None, float] = {variant.label: variant.weight for variant in variants}
@@ -448,7 +454,7 @@ class StudyFigures:
             *(["mixed-units"] if self.mixed_share > MIXED_SHARE else []),
             *(["decisions-differ"] if self.are_other_visits(group, metric) else []),
             *(["young-units"] if self.lack_time(metric, 0, group) else []),
-            *([SIGN_REASONS[self.study.age_us is None]] if self._changes_sign(group, metric, least) else []),
+            *([SIGN_REASONS[self._have_ages]] if self.turning_point(group, metric, least) is not None else []),
         ]  # fmt: skip
 
     def are_other_visits(self, group: int, metric: Metric) -> bool:
@@ -470,22 +476,23 @@ class StudyFigures:
             *([f"partial-{self.study.by}"] if self.groups.cut.intersection(groups) else []),
         ]  # fmt: skip
 
-    def _changes_sign(self, group: int, metric: Metric, least: float) -> bool:
-        """Whether the difference from the first group, minus what a guard allows, has one sign for units that were
-        assigned up to some time, and the other one for those since, with a false alarm in 1 of 1,000 cases."""
+    def turning_point(self, group: int, metric: Metric, least: float = 0.0) -> int | None:
+        """The time up to which the difference from the first group, minus what a guard allows, has one sign for units
+        that were assigned by then, and the other one for those since, with a false alarm in 1 of 1,000 cases; None
+        where there is none."""
         if metric not in ageing_metrics(self.study) or self.lack_time(metric, 0, group):
-            return False
-        for sides in self._time_sides:
-            older, newer = (figures.reserve(group, metric, least).value or 0.0 for figures in sides)
-            changes = outcomes.changes_with_age(*sides, group, metric, ALARM / len(self._time_sides))
-            if changes and np.sign(older) != np.sign(newer):
-                return True
-        return False
+            return None
+        for at, older, newer in self._time_sides:
+            values = [side.reserve(group, metric, least).value or 0.0 for side in (older, newer)]
+            changes = outcomes.changes_with_age(older, newer, group, metric, ALARM / len(self._time_sides))
+            if changes and np.sign(values[0]) != np.sign(values[1]):
+                return at
+        return None
 
     @cached_property
-    def _time_sides(self) -> list[tuple[Outcomes, Outcomes]]:
-        """The figures of units up to each of several times, and of those since: of phases, or of quarters of the time
-        in which they were assigned."""
+    def _time_sides(self) -> list[tuple[int, Outcomes, Outcomes]]:
+        """Several times with the figures of units before and since: the starts of phases, or of quarters of the time in
+        which units were assigned."""
         strata, sums = self.sums.strata, self.sums.strata or self.sums.quarters
 
         def figures(keys: Iterable[int]) -> Outcomes:
@@ -495,11 +502,18 @@ class StudyFigures:
         stretch = {key: key // self.strata_per_phase if strata else key for key in sums}
         return [
             (
+                self.starts[start],
                 figures(key for key, number in stretch.items() if number < start),
                 figures(key for key, number in stretch.items() if number >= start),
             )
             for start in sorted({*stretch.values()})[1:]
         ]
+
+    @cached_property
+    def _have_ages(self) -> bool:
+        """Whether units come again, and are compared at different ages."""
+        begun = self.sums.counts.get("begun")
+        return begun is not None and begun[:, 1:].sum() > LEAST_RETURNS * begun.sum()
 
     def lack_time(self, metric: Metric, *groups: int) -> bool:
         """Whether many units of some of these groups had no time yet to come again, so that a mean over units is too

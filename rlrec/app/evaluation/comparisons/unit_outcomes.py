@@ -79,12 +79,14 @@ class StudyFold:
             first, last = served if ageing is None else experiments.assignment_times(unit, ageing.id)
             self._assigned = max(first, study.entered_us or 0) if first else 0, last
         self._spent_us = self._last_at - self._assigned[0] if self._assigned[1] else 0
-        # the times between which units were assigned that count; with one phase, all were drawn with the same weights
-        self._assignment_times: tuple[int, int] | None = None
-        if study.experiment is not None and study.by == "variant" and len(self.phases) == 1:
+        # when phases begin; with one phase, in which all units were drawn alike, quarters of the time of assignments
+        self.starts = [phase.at for phase in self.phases]
+        if study.experiment is not None and len(self.phases) == 1:
             first, last = experiments.assignment_times(unit, study.experiment.id)
             last = last if study.age_us is None else min(last, self._last_at - study.age_us)
-            self._assignment_times = max(first, study.entered_us or 0), last
+            first = max(first, study.entered_us or 0)
+            quarters = range(study_figures.QUARTERS)
+            self.starts = [first + number * max(last + 1 - first, 1) // len(quarters) for number in quarters]
 
     @property
     def is_first_week(self) -> bool:
@@ -210,9 +212,8 @@ class StudyFold:
         if self._assigned[1]:
             counts |= self._ages(visits, decisions, units)
         quarters = dict[int, OutcomeSums]()
-        if self._assignment_times is not None:
-            first_at, last_at = self._assignment_times
-            quarter = (units.entry - first_at) * study_figures.QUARTERS // max(last_at - first_at + 1, 1)
+        if len(self.phases) == 1:
+            quarter = np.searchsorted(self.starts, units.entry, side="right") - 1
             quarters = {
                 number: outcomes.fold(units.take(quarter == number), study_figures.ageing_metrics(self.study))
                 for number in range(study_figures.QUARTERS)
@@ -398,7 +399,7 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
     return StudyFigures(
         study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user,
         split=sample_ratio(splits), strata_per_phase=fold.strata_per_phase, declaration=declaration, is_fixed=is_fixed,
-        is_picked=is_picked, selected_split=selected_split, is_first_week=fold.is_first_week,
+        starts=fold.starts, is_picked=is_picked, selected_split=selected_split, is_first_week=fold.is_first_week,
         mixed_share=mixed_share,
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import Any, TypedDict, cast
 
 import numpy as np
 
+from rlrec.app.evaluation.checks import CheckedLog, PropensityBets, WrongPropensities
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.pages import CompletePages, EffectUnit, extended, remaining
@@ -152,11 +153,13 @@ class EffectSums(Sums):
 
 
 class LogEffects(Sums):
-    """Sums by group. left_out: pages whose expected looks are not known; names: fields of the contexts of the log."""
+    """Sums by group. left_out: pages whose expected looks are not known; names: fields of the contexts of the log;
+    bets: against its propensities."""
 
     groups: Mapping[RowGroup, EffectSums]
     left_out: int
     names: frozenset[str]
+    bets: PropensityBets | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -262,6 +265,7 @@ class EffectPass:
         definition = lookup.reward(unit, request.reward)
         curve = lookup.curve(unit, request.position).examination if request.position else None
         evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=(), log=request.log, by=request.by))
+        evaluation = replace(evaluation, encode=True)  # for the check of propensities
         if len(evaluation.arms) > MOST_ARMS:
             hint = "narrow the catalogue, or judge whole policies by `rlrec evaluate`"
             raise InputError(f"{len(evaluation.arms):,} arms are more than {MOST_ARMS:,}", hint=hint)
@@ -307,8 +311,10 @@ class EffectPass:
 
     def _effects(self, reader: LogReader, visits: PersonVisits) -> LogEffects:
         number, groups_so_far, names = 0, dict[RowGroup, EffectSums](), frozenset[str]()  # visits before the batch
-        left_out = 0
+        left_out, bets, evaluation = 0, None, self.evaluation
         for logged in reader.read(self.pages.judged_on):
+            checked = CheckedLog(logged=logged, arms=evaluation.arms, extent=evaluation.extent)
+            bets = add_up((bets, WrongPropensities().sums(checked)))
             slots = logged.log.slots
             starts = run_starts(slots["session_id"], slots["visit"])
             visit = number + np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(slots["visit"])]))
@@ -320,7 +326,7 @@ class EffectPass:
             if len(rows):
                 left_out += self._add_pages(groups_so_far, numbered, rows, visits)
             names |= logged.contexts.names
-        return LogEffects({group: sums.closed() for group, sums in groups_so_far.items()}, left_out, names)
+        return LogEffects({group: sums.closed() for group, sums in groups_so_far.items()}, left_out, names, bets)
 
     def _add_pages(
         self, sums: dict[RowGroup, EffectSums], logged: LoggedBatch, rows: CompletePages, visits: PersonVisits
@@ -526,6 +532,9 @@ def sum_log(
         )
         raise CheckFailed("no page that counts has the probabilities of all arms before its draw", hint=hint)
     _check(total.groups[OVERALL])
+    if total.bets is not None and total.bets.alarms:
+        hint = "`rlrec doctor` names the arm, and `rlrec evaluate uniform` how to import a log anew"
+        raise CheckFailed("some arm was shown more often than its logged propensities allow", hint=hint)
     return effect_pass, {group: total.groups[group] for group in groups.in_order(total.groups)}, total.left_out
 
 

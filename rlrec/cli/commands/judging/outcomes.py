@@ -14,7 +14,7 @@ from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, NAME, TIME
 from rlrec.errors import quantity
-from rlrec.sentences import DEFAULT_REWARD, earned_sentences
+from rlrec.sentences import DEFAULT_REWARD, earned_sentences, newer_units
 from rlrec.times import format_duration
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
         equal_ages = request["age_us"] is not None
         pace = result.get("new_units_per_day")
         texts = earned_sentences(deciding, rows, result["unit"], newest_per_day=pace, equal_ages=equal_ages)
-        title = [*texts, "", *title]
+        title = [*texts, *newer_units(result, request["log"]), "", *title]
     if (age_us := request["age_us"]) is not None:
         title.insert(0, f"over the first {format_duration(age_us)} of each {result['unit']}, without younger ones:")
     show(result, table=table._replace(title=title, notes=[*segments, *notes]), flat=_flat(result))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,18 @@ def test_nobody_was_seen_to_come_back_later_than_the_log_is_long(shop: Run) -> N
     text = shop("effects", "--reward", "durable", "--horizon", "9d", "--now", AFTERWARDS).stdout
     assert "back within 3d, as long as the log is; few visits of this log were watched for so long" in text
     assert "`--horizon 1d` tells more surely" in text
+
+
+def test_wrong_propensities_give_no_effects_and_the_report_says_so(run_sqlite: Run, tmp_path: Path) -> None:
+    """A rule by device, with the share of each arm over all as its propensity."""
+    run, (log, names) = run_sqlite, (tmp_path / name for name in ("log.csv", "map.json"))
+    pairs = [(number, "xy"[number % 2 ^ (number % 10 < 1)], "ab"[number % 2]) for number in range(600)]
+    log.write_text("s,arm,device,p,click\n" + "".join(f"{n},{arm},{on},0.5,{n % 3 // 2}\n" for n, arm, on in pairs))
+    names.write_text(json.dumps({"session": "s", "user": "s", "context": ["device"], "arm": "arm", "propensity": "p",
+                                 "events": {"click": "click"}}))  # fmt: skip
+    assert run("import-log", str(log), "--layout", "csv", "--map", str(names), "--policy", "shop").exit_code == 0
+    assert "some arm was shown more often than its logged propensities allow" in run("effects").failed(3)
+    assert "0 errors and 1 warning" in run("report", "-").stdout
 
 
 def test_without_a_key_nobody_comes_back(db: str) -> None:

@@ -277,7 +277,7 @@ def test_another_reward_judges_the_whole_page(shop: Run) -> None:
     shop("reward", "define", "twice", "click=2", "--clip", "0,2")
     text = page(shop, "--reward", "twice")
     assert "(twice)" in headlines(text, "time")[0] or "reward per visit (twice)" in text
-    assert "<h3>Reward twice per page; what was logged earned" in text
+    assert "<h3>Reward twice per page" in text
     table = text.partition("Who got what")[2].partition("</table>")[0]
     assert ("<td>twice</td>" in table, "<td>default</td>" in table) == (True, False)
     assert "did you mean twice?" in shop("report", "-", "--reward", "twoce").failed(2)
