@@ -222,5 +222,8 @@ def main() -> NoReturn:
     try:
         sys.exit(program.main())
     finally:
+        for number in signals.END_SIGNALS:
+            if signal.getsignal(number) is signals.unwind:  # `timeout` sends its signal twice
+                signal.signal(number, signals.end_at_once)
         discard_unwritten(sys.stderr)
         gc.freeze()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -26,10 +26,15 @@ def unwind(number: int, _: FrameType | None) -> None:
     """The handler of these signals; a second signal ends the process at once."""
     for other in END_SIGNALS:
         if signal.getsignal(other) is unwind:
-            signal.signal(other, lambda number, _: os._exit(128 + number))
+            signal.signal(other, end_at_once)
     if logging := sys.modules.get("logging"):
         logging.disable()  # a connection pool would log the interrupted rollback with a traceback
     raise Interrupted(number)
+
+
+def end_at_once(number: int, _: FrameType | None) -> NoReturn:
+    """The handler of signals that come while a command unwinds, or after its work."""
+    os._exit(128 + number)
 
 
 def end_in_finalizer(unraisable: sys.UnraisableHookArgs) -> None:

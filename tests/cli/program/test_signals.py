@@ -113,6 +113,16 @@ def test_a_second_signal_ends_at_once_and_quietly(tmp_path: Path) -> None:
         assert (child.wait(PATIENCE_S), child.communicate()[1]) == (130, b"")
 
 
+def test_a_signal_after_the_work_ends_at_once_and_quietly() -> None:
+    """As the second one of `timeout`, whose first one ended `--follow`."""
+    script = (
+        "import os, signal, sys\nfrom rlrec import cli\nsys.argv = ['rlrec', '--version']\n"
+        "cli.discard_unwritten = lambda stream: os.kill(os.getpid(), signal.SIGTERM)\ncli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout.startswith("rlrec")) == (143, "", True)
+
+
 def test_an_ignored_signal_stays_ignored(shop: str) -> None:
     command = ["nohup", sys.executable, "-m", "rlrec", "--db", shop, "pipe"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
