@@ -340,7 +340,8 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     is_lower = (earned["value"] or 0.0) < 0
     # of what serves now, where neither visits nor visitors follow from what served before
     is_of_policy = not caveat and len(answer.get("led_to", [])) < 2
-    worse = "; drawing at random does better" if is_random and is_lower and is_of_policy else ""
+    does_better = "did better" if so_far else "does better"
+    worse = f"; drawing at random {does_better}" if is_random and is_lower and is_of_policy else ""
     sentence = f"{answer['route']} against its holdout: {figures}{so_far}{worse}{caveat}"
     if len(policies := answer.get("led_to", [])) > 1:
         command = f"`rlrec outcomes --experiment {answer['experiment']} --reward {earned['reward']}"

@@ -54,13 +54,13 @@ BY_ARM = "snips"  # the default by arm: since the logger chose the arm, the esti
 @dataclass(frozen=True, kw_only=True)
 class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the arms of the log in the lists of candidates that they were ranked from; extent: of the log; is_timed: whether
-    its times are those of its decisions, not of their import; arms: their number; has_returns: whether the reward
-    counts users who come back; spares_gate: as in `Target`; has_later_drift: whether all drift comes after the log;
-    origin: of the target's probabilities, if they are not the store's; is_answer: whether this row answers about the
-    target on pages, where no estimator was requested; new_arms: keys of arms that the target may show today and that no
-    decision of the log could show, on which the estimate is silent; options: of the requesting command, which follow-up
-    commands repeat."""
+    of the arms of the log in the lists of candidates that they were ranked from; extent: of the log; days: from its
+    first decision to the last one with a complete reward, 0 where its times are those of an import; arms: their number;
+    has_returns: whether the reward counts users who come back; spares_gate: as in `Target`; has_later_drift: whether
+    all drift comes after the log; origin: of the target's probabilities, if they are not the store's; is_answer:
+    whether this row answers about the target on pages, where no estimator was requested; new_arms: keys of arms that
+    the target may show today and that no decision of the log could show, on which the estimate is silent; options: of
+    the requesting command, which follow-up commands repeat."""
 
     target: str
     version: int | None
@@ -69,7 +69,7 @@ class EstimateRow:
     by: str | None
     group: RowGroup
     extent: LogExtent
-    is_timed: bool
+    days: float
     arms: int
     has_returns: bool = False
     spares_gate: bool = False
@@ -191,8 +191,7 @@ class EstimateRow:
     def _days(self, needed: int | None) -> float | None:
         """The days of the log's traffic in which this many clusters arrive; None if unknown."""
         clusters = self.estimate.clusters
-        days = self.extent.span_us / DAY_US if self.is_timed else 0.0
-        return needed * days / clusters if needed is not None and days and clusters else None
+        return needed * self.days / clusters if needed is not None and self.days and clusters else None
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -286,6 +285,7 @@ def answer(
     rows = _rows(
         evaluation, estimators, by_unit, differing, new_arms, inclusion=inclusion, extent=evaluation.extent,
         is_timed=not selected.lacks_times(unit, evaluation.selection), has_later_drift=has_later_drift,
+        is_imported=selected.may_be_imported(unit),
     )  # fmt: skip
     if engine is not None and engine.mixed:
         return [replace(row, estimate=replace(row.estimate, reasons=(*row.estimate.reasons, MIXED))) for row in rows]
@@ -357,17 +357,20 @@ def _page_units(
 def _rows(
     evaluation: Evaluation, estimators: ope.EstimatorChoice,
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], differing: Collection[int],
-    new_arms: Sequence[Sequence[str]], **log_facts: Any,
+    new_arms: Sequence[Sequence[str]], is_timed: bool, is_imported: bool, **log_facts: Any,
 ) -> list[EstimateRow]:  # fmt: skip
     """The estimates of all units, by target and group in the order of the request. differing: the numbers of targets on
-    which models disagree; new_arms: of each target."""
-    rows = []
+    which models disagree; new_arms: of each target; is_timed: whether the log has times of its own; is_imported:
+    whether some of it may be imported, which is mature at once."""
+    rows, extent = [], evaluation.extent
     for number, target in enumerate(evaluation.targets):
+        mature_at = extent.last_at if is_imported else evaluation.now - target.reward.window_us
+        days = max(min(extent.last_at, mature_at) - extent.first_at, 0) / DAY_US if is_timed else 0.0
         shared: dict[str, Any] = {
             "target": target.name, "version": target.number, "by": evaluation.request.by,
             "reward": target.reward.name, "has_returns": events.RETURN in target.reward.weights,
             "arms": len(evaluation.arms), "origin": target.table and target.table.manner,
-            "new_arms": new_arms[number], "spares_gate": target.spares_gate, **log_facts,
+            "new_arms": new_arms[number], "spares_gate": target.spares_gate, "days": days, **log_facts,
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]

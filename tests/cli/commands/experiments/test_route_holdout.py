@@ -375,6 +375,8 @@ def test_a_sentence_says_where_drawing_at_random_does_better() -> None:
     sentences = [experiment_sentences(answer)[0] for answer in answers]
     assert sentences[0] == f"{sentences[1]}; drawing at random does better"
     assert sentences[1].endswith("visits +31 % [+20, +42]")
+    young = compared((-2.0, -2.5, -1.5), ["young-units"]) | {"variants": answers[0]["variants"]}
+    assert experiment_sentences(young)[0].endswith("; drawing at random did better")
     # what served before lowers it, too
     since = compared((-2.0, -2.5, -1.5), ["picked-decisions"]) | {"variants": answers[0]["variants"]}
     switched = answers[0] | {"led_to": ["clicks", "lasting"], "led_since": "2026-01-08T00:00:00.000000Z"}

@@ -5,7 +5,7 @@ import io
 import json
 import re
 from dataclasses import fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +270,13 @@ def test_what_is_needed_is_told_in_clusters_and_in_days_of_the_logs_traffic(log:
     times = [record["at"] for record in run_sqlite(*LATER, "export-log", "-").lines]
     span = datetime.fromisoformat(max(times)) - datetime.fromisoformat(min(times))
     assert seconds == pytest.approx(span.total_seconds(), abs=1)
+    # while rewards are on their way, only the traffic whose rewards are there
+    at_half = datetime.fromisoformat(min(times)) + span / 2 + timedelta(minutes=30)
+    rows = run_sqlite("--now", at_half.isoformat(), *command[2:], "--plan", "0.05", "--json").json
+    (half,) = (row for row in rows if row["estimator"] == "dr")
+    assert 0 < half["clusters"] < shown["clusters"]
+    seconds = 86_400 * half["plan"]["needed_days"] / half["plan"]["needed"] * half["clusters"]
+    assert seconds == pytest.approx(span.total_seconds() / 2, abs=1)
     # the same lift with a chance of 80 % in place of even odds
     lift = f"{shown['lift']:.17g}"
     plans = {row["estimator"]: row["plan"] for row in run_sqlite(*command, "--plan", lift, "--json").json}
