@@ -241,10 +241,9 @@ def reminded(shop: Shop) -> Shop:
         rows = connection.execute(
             f"{shown} JOIN visit v ON v.session_id = d.session_id AND v.history IS NULL"
         ).fetchall()
-        count = (1).to_bytes(open_sessions.COUNT_BYTES, "little")
         session, decision, arm = np.array(rows, np.int64).T
         slots = open_sessions.pack(decision, np.zeros_like(arm), np.ones_like(arm), arm)
-        blobs = [(count + slot.tobytes(), key) for slot, key in zip(slots, session.tolist(), strict=True)]
+        blobs = [(slot.tobytes(), key) for slot, key in zip(slots, session.tolist(), strict=True)]
         connection.execute("BEGIN")
         connection.cursor().executemany(f"UPDATE visit SET history = {mark} WHERE session_id = {mark}", blobs)
         connection.execute("COMMIT")

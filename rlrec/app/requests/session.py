@@ -206,6 +206,7 @@ def _end_newest(unit: Unit, ending: Collection[Session]) -> list[tuple[Visit, bo
     ended = list[tuple[Visit, bool]]()
     for visit in sessions.visits(unit, [session.id for session in ending]).values():
         ended_at_us = ended_at(visit, timeout_us=stored.session_timeout_us, now=unit.now)
-        ended.append((visit._replace(ended_at=ended_at_us or max(unit.now, visit.last_at)), ended_at_us is not None))
+        at = ended_at_us or max(unit.now, visit.last_at)
+        ended.append((visit._replace(ended_at=at, recent="[]", history=None), ended_at_us is not None))
     sessions.put_visits(unit, [visit for visit, _ in ended])
     return ended

@@ -30,7 +30,7 @@ from rlrec.store.log.settings import StoreSettings
 if TYPE_CHECKING:
     from rlrec.app.serving.draws import DrawnSlate
 
-COUNT_BYTES = 8  # at the start of a visit's history: the number of slots shown; its recent slots follow
+COUNT_BYTES = 8  # of the number of slots shown, before the recent ones, where that differs from the number of these
 SEPARATOR = '","'  # occurs only between two texts of a list, since quotes inside a text are escaped
 POSITION_BITS, STEP_BITS = 17, 7
 LAST_POSITION, LAST_STEP = (1 << POSITION_BITS) - 1, (1 << STEP_BITS) - 1
@@ -55,6 +55,14 @@ def unpack_slots(packed: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
     fields = slot >> (POSITION_BITS + STEP_BITS), (slot >> STEP_BITS) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
     decision, position, step, arm = (field.astype(np.int64) for field in fields)
     return decision, position, step, arm
+
+
+def from_bytes(history: bytes) -> tuple[int, bytes] | None:
+    """The number of slots that a visit has shown, and the last of them, packed; None for bytes of another length."""
+    remembered, count = divmod(len(history), SLOT_BYTES)
+    if count == COUNT_BYTES:
+        return int.from_bytes(history[:COUNT_BYTES], "little"), history[COUNT_BYTES:]
+    return None if count else (remembered, history)
 
 
 class OpenSessions:
@@ -95,11 +103,10 @@ class OpenSessions:
         self.shown, self.recent_slots = [0] * len(self.key), [b""] * len(self.key)
         for row, packed in enumerate(history[: self._stored]):
             if packed and self.ended_at[row] is None:
-                if (len(packed) - COUNT_BYTES) % SLOT_BYTES:
+                if (stored := from_bytes(packed)) is None:
                     hint = f"`rlrec session end {self.key[row]}` begins anew"
                     raise RlrecError(f"the history of session {self.key[row]!r} is damaged", hint=hint)
-                self.shown[row] = int.from_bytes(packed[:COUNT_BYTES], "little")
-                self.recent_slots[row] = packed[COUNT_BYTES:]
+                self.shown[row], self.recent_slots[row] = stored
         self._restore_slots()
         self.new_users: dict[str, str] = {}
         self._ended: list[Row] = []
@@ -149,6 +156,7 @@ class OpenSessions:
         lapsed_visits = [row for row in new_visits if self.number[row] and self.ended_at[row] is None]
         for row in lapsed_visits:
             self.ended_at[row] = self.last_at[row] + self.timeout_us
+            self.recent[row], self.shown[row], self.recent_slots[row] = "[]", 0, b""
         self._ended += self._visits(lapsed_visits)
         for row in new_visits:
             self.number[row], self.steps[row], self.recent[row] = (self.number[row] or 0) + 1, 0, "[]"
@@ -191,7 +199,11 @@ class OpenSessions:
     def _visits(self, rows: Sequence[int]) -> Iterator[Row]:
         """The newest visits of sessions, as rows of sessions.Visit."""
         columns = self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at
-        history = [self.shown[row].to_bytes(COUNT_BYTES, "little") + self.recent_slots[row] for row in rows]
+        history = [
+            slots if SLOT_BYTES * (shown := self.shown[row]) == len(slots := self.recent_slots[row])
+            else shown.to_bytes(COUNT_BYTES, "little") + slots
+            for row in rows
+        ]  # fmt: skip
         return zip(*([column[row] for row in rows] for column in columns), history, strict=True)
 
 

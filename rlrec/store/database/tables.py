@@ -188,8 +188,8 @@ session = _table(
     *_columns(BIG, "created_at", "digest?"),
 )  # fmt: skip
 # Visits of a session, from one timeout to the next. recent: arms in the state of its next decision, JSON. history: the
-# number of slots that the visit has shown, and the last of them, packed (`app/serving/open_sessions.py`); null if not
-# stored.
+# last slots that the visit has shown, packed, after their number where it has shown more
+# (`app/serving/open_sessions.py`); null if not stored. A visit that has ended keeps neither.
 visit = _table(
     "visit", *_ids("session_id"), *_columns(BIG, "number", "started_at", "last_at", "steps"),
     *_columns(TEXT, "recent"), *_columns(BIG, "ended_at?"), *_columns(BYTES, "history?"), key=["session_id", "number"],

@@ -154,6 +154,25 @@ def test_visit_2_starts_with_nothing(shop: Store) -> None:
     assert remembered(shop, ask(shop, session="t"))[1] == 1
 
 
+def test_only_a_visit_that_goes_on_stores_what_it_has_shown(shop: Store) -> None:
+    """Of up to 64 slots without their number, which follows from the bytes."""
+
+    def stored(name: str) -> list[tuple[str, int]]:
+        query = "SELECT recent, length(history) FROM visit v JOIN session s ON s.id = session_id WHERE key = ?"
+        with shop.read() as unit:
+            return [(recent, size or 0) for recent, size in unit.ask(f"{query} ORDER BY number", name)]
+
+    shown = arms(ask(shop, size=2)), arms(ask(shop, session="t"))
+    assert stored("s") == [(str(shown[0]).replace("'", '"').replace(" ", ""), 24)]
+    session.end(shop, "s")
+    clock(shop, START + 31 * MINUTE)
+    for _ in range(13):
+        ask(shop, session="t", size=5)
+    assert stored("s") == [("[]", 0)]
+    assert [size for _, size in stored("t")] == [0, open_sessions.COUNT_BYTES + 64 * open_sessions.SLOT_BYTES]
+    assert stored("t")[0][0] == "[]"
+
+
 # -- groups --
 
 

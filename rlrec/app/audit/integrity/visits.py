@@ -10,7 +10,7 @@ import numpy as np
 from rlrec.app.audit.integrity.findings import MAX_FINDINGS, Findings
 from rlrec.app.inputs import canonical
 from rlrec.app.serving import open_sessions
-from rlrec.app.serving.open_sessions import COUNT_BYTES, SLOT_BYTES
+from rlrec.app.serving.open_sessions import SLOT_BYTES
 from rlrec.arrays import run_starts, take
 from rlrec.policy.gradients import history
 from rlrec.policy.gradients.history import RECENT, REMEMBERED
@@ -69,8 +69,9 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
         if last != steps_of_visit:
             continue  # imported decisions are not compared
         first = begin if end - begin <= REMEMBERED else end - REMEMBERED
-        history_bytes = (end - begin).to_bytes(COUNT_BYTES, "little") + packed[first * SLOT_BYTES : end * SLOT_BYTES]
-        if remembered != history_bytes or recent != f"[{','.join(names[max(begin, end - RECENT) : end])}]":
+        last_slots = end - begin, packed[first * SLOT_BYTES : end * SLOT_BYTES]
+        last_names = f"[{','.join(names[max(begin, end - RECENT) : end])}]"
+        if (open_sessions.from_bytes(remembered), recent) != (last_slots, last_names):
             wrong_visits.append((session, number))
     return wrong_visits
 
