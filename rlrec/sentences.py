@@ -410,11 +410,19 @@ def best_of(may_be_best: Mapping[str, bool | None]) -> str:
     return "; ".join(texts)
 
 
-def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95) -> str:
+def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, has_groups: bool = False) -> str:
     """The first conclusion from the effects of arms, which are in order: an arm with a high reward now and a negative
-    long-run effect, else the worst arm, else the best; at a level that holds for all arms together."""
+    long-run effect, else the worst arm, else the best; at a level that holds for all arms together. has_groups: whether
+    they are those of one of several groups, drawn towards all: then its own pages must agree."""
     reach = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
     sure = [row for row in arms if abs(row["shrunk"]) > reach * row["shrunk_sd"] > 0]
+    if has_groups and (pooled := sure):
+        sure = [row for row in sure if (row["upper" if row["shrunk"] < 0 else "lower"] or 0.0) * row["shrunk"] > 0]
+        if not sure:
+            arm = pooled[-1 if pooled[-1]["shrunk"] < 0 else 0]
+            figures = "no estimate" if arm["lower"] is None else _effect(arm, ("long_run", "lower", "upper"))
+            question = f"whether {arm['arm']} adds or costs ({figures})"
+            return f"its own pages cannot tell {question}; `rlrec effects` tells of all"
     bad = [row for row in sure if row["shrunk"] < 0]
     baits = [row for row in bad if 4 * row["rank_now"] <= len(arms) and row["now"] > 0]
     if baits:
@@ -425,15 +433,16 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95) -> s
         return f"{bad[-1]['arm']} costs in the long run, against the average of this log ({_effect(bad[-1])})"
     if sure:
         return f"{sure[0]['arm']} adds in the long run to the average of this log ({_effect(sure[0])})"
-    return (
-        f"with all {len(arms)} arms looked at together, none surely adds to the average of this log in the long run, "
-        "or costs: a policy of kind long-term draws each as often as it may be the best"
-    )
+    finding = f"with all {len(arms)} arms looked at together, none surely adds"
+    if has_groups:
+        return f"{finding} or costs"
+    way = "a policy of kind long-term draws each as often as it may be the best"
+    return f"{finding} to the average of this log in the long run, or costs: {way}"
 
 
-def _effect(row: Mapping[str, Any]) -> str:
-    bounds = ", ".join(f"{row[name]:+.3g}" for name in ("shrunk_lower", "shrunk_upper"))
-    return f"{row['shrunk']:+.3g} a look [{bounds}]"
+def _effect(row: Mapping[str, Any], names: Sequence[str] = ("shrunk", "shrunk_lower", "shrunk_upper")) -> str:
+    value, lower, upper = (f"{row[name]:+.3g}" for name in names)
+    return f"{value} a look [{lower}, {upper}]"
 
 
 def _and(names: Sequence[str]) -> str:

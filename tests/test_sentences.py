@@ -268,6 +268,20 @@ def test_an_arm_that_earns_less_than_the_average_now_is_no_bait() -> None:
     assert effect_sentence(rows).startswith("a8 costs in the long run")
 
 
+def test_a_group_claims_only_what_its_own_pages_say() -> None:
+    """Its posterior is drawn towards all groups, and would repeat what they say where it has no look at the arm."""
+    row: dict[str, Any] = {
+        "arm": "a1", "rank_now": 8, "shrunk": -0.2, "shrunk_sd": 0.02, "shrunk_lower": -0.24, "shrunk_upper": -0.16,
+        "now": -0.1, "long_run": -0.1, "lower": -0.4, "upper": 0.2,
+    }  # fmt: skip
+    start, ending = "its own pages cannot tell whether a1 adds or costs", "; `rlrec effects` tells of all"
+    assert effect_sentence([row], has_groups=True) == f"{start} (-0.1 a look [-0.4, +0.2]){ending}"
+    unseen = row | dict.fromkeys(("now", "long_run", "lower", "upper"))
+    assert effect_sentence([unseen], has_groups=True) == f"{start} (no estimate){ending}"
+    assert effect_sentence([row | {"upper": -0.01}], has_groups=True).startswith("a1 costs in the long run")
+    assert effect_sentence([row]).startswith("a1 costs in the long run")
+
+
 def test_rewards_that_disagree_and_a_split_that_is_wrong_are_no_advice() -> None:
     rows = difference("reward_per_unit", "better", 0.2), difference("reward_per_unit", "worse", -0.2, reward="costly")
     better, worse, advice = conclusion(*rows).split("\n")

@@ -344,9 +344,8 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
 
 
 def effects(answer: Effects) -> Figure:
-    """The arms of the first group with the largest and the smallest long-run effects."""
-    group = answer["groups"][0]
-    arms = group["arms"]
+    """The arms with the largest and the smallest long-run effects, over all groups together."""
+    arms = (answer["overall"] or answer["groups"][0])["arms"]
     half = MAX_ROWS // 2
     shown = arms if len(arms) <= MAX_ROWS else [*arms[:half], *arms[-half:]]
     intervals = [

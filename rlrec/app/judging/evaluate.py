@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rlrec import ope
+from rlrec.app.audit.draws import newest
 from rlrec.app.audit.integrity import live_versions
 from rlrec.app.evaluation.passes import estimates
 from rlrec.app.evaluation.passes.estimates import EstimateRow
@@ -46,7 +47,7 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
     options = {name: value for name in ("log", "reward", "cluster") if (value := getattr(request, name)) is not None}
     with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, log)
-        live_versions.notice_successors(store, unit, request.targets)
+        untaught = live_versions.notice_successors(store, unit, request.targets)
         paced = {policy.name: policy for policy in policies.all_policies(unit) if policy.params.get("budget")}
         is_paced = request.reward is not None or {lookup.split(target)[0] for target in request.targets} <= {*paced}
         for policy in () if is_paced else paced.values():
@@ -63,7 +64,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                 if not any(row.estimate.served for row in rows):
                     names = sorted({row.reward for row in rows})
                     notice_uncounted(unit, store, [lookup.reward(unit, name) for name in names])
-                return [replace(row, options=options) for row in rows]
+                at = _changed_at(unit, selection, rows)
+                return [replace(row, options=options, untaught=untaught.get(row.name), changed_at=at) for row in rows]
         except EmptyLog as error:
             if error.wait_us is not None:
                 maturity = reward_log.maturity_sentence(unit, selection, wait_us=error.wait_us)
@@ -122,6 +124,18 @@ def _with_visits(
     }
     chosen_ids = {id(row) for row in {**answering, **visits}.values()}
     return [replace(row, is_answer=id(row) in chosen_ids) for row in (*visits.values(), *rows)] if visits else rows
+
+
+def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -> str | None:
+    """The time of the newest change of an arm that `doctor` finds in this log, where estimates say that rewards drift;
+    None where it finds none within the log."""
+    if unit.folder is not None or not any("drift" in row.estimate.reasons for row in rows):
+        return None
+    names = [row.name for row in policies.all_policies(unit) if row.id in (selection.policy_ids or [row.id])]
+    changes = [newest.recent_changes(unit, head.version) for head in policies.live(unit, names).values()]
+    times = {change["at"] for by_arm in changes for arm, change in by_arm.items() if arm != newest.ALL_ARMS}
+    first, last = (format_time(at) for at in (rows[0].extent.first_at, rows[0].extent.last_at))
+    return max((at for at in times if first < at <= last), default=None)
 
 
 def explained(rows: Sequence[EstimateRow]) -> list[str]:
@@ -217,6 +231,8 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     names |= {"logger": loggers[-1], "others": f" ({', '.join(loggers[:-1])})"} if loggers else {}
     names["end"] = f"{format_time(extent.last_at + SECOND)[:19]}Z"  # the first second after the log
     first, middle = (format_time(at) for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
+    if reason == "drift" and row.changed_at is not None:
+        return names | {"middle": f"{row.changed_at[:19]}Z"}
     has_days = first[:10] != middle[:10]
     return names | ({} if first == middle else {"middle": middle[:10] if has_days else f"{middle[:19]}Z"})
 

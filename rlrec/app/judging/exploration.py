@@ -104,7 +104,8 @@ def exploration(store: Store, request: Request) -> Result:
     intervals.check_level(request.level)
     with store.read() as unit, bulk.alongside(unit):
         comparison = FloorComparison.resolve(unit, request)
-        live_versions.notice_successors(store, unit, [comparison.name])
+        for sentence in live_versions.notice_successors(store, unit, [comparison.name]).values():
+            store.notice(sentence)
         # with the seeds, which targets with samples need
         reading = Reading(columns=comparison.evaluation.judged_columns, marginals=0)
         sums = list(map(comparison.sums, comparison.reader.read(reading)))

@@ -85,19 +85,21 @@ def waiting(unit: Unit, live: Version) -> Version | None:
     return newest if newest.number > live.number and has_learned and newest.status != "retired" else None
 
 
-def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> None:
+def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> dict[str, str]:
     """Print, for each policy that is to be judged, which variants are served instead of it, and which newer version
-    waits."""
-    has_copies = any(policy.base_id is not None for policy in policies.all_policies(unit))
+    waits. Returns, by version, the sentences on those that have learned nothing."""
+    has_copies, untaught_versions = any(row.base_id is not None for row in policies.all_policies(unit)), {}
     for reference, meant in lookup.resolve(unit, references).items():
         if isinstance(meant, InputError):
             continue
-        sentence = (successors(unit, meant[0]) if has_copies else None) or untaught(unit, *meant)
-        if sentence is not None:
+        if has_copies and (sentence := successors(unit, meant[0])) is not None:
             store.notice(sentence)
+        elif (sentence := untaught(unit, *meant)) is not None:
+            untaught_versions[meant[0].reference] = sentence
         if reference == meant[0].policy.name and (newest := waiting(unit, meant[0])) is not None:
             judged = f"{meant[0].reference} is judged, which is live"
             store.notice(f"{judged}; {newest.reference} is newer, and waits: name it to judge that")
+    return untaught_versions
 
 
 def untaught(unit: Unit, version: Version, head: Head) -> str | None:

@@ -60,7 +60,8 @@ class EstimateRow:
     all drift comes after the log; origin: of the target's probabilities, if they are not the store's; is_answer:
     whether this row answers about the target on pages, where no estimator was requested; new_arms: keys of arms that
     the target may show today and that no decision of the log could show, on which the estimate is silent; options: of
-    the requesting command, which follow-up commands repeat."""
+    the requesting command, which follow-up commands repeat; untaught: a sentence on a target that has learned nothing;
+    changed_at: the time since which arms earn something else."""
 
     target: str
     version: int | None
@@ -79,6 +80,8 @@ class EstimateRow:
     is_answer: bool = False
     new_arms: Sequence[str] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    untaught: str | None = None
+    changed_at: str | None = None
 
     @property
     def name(self) -> str:

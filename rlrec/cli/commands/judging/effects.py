@@ -69,7 +69,7 @@ def view(result: app.effects.Result, by: str | None = None) -> View:
     for group in groups:
         name = f"no {by}" if group["group"] is None else group["group"]
         label = f"{name}: " if several else ""
-        title += [label + effect_sentence(group["arms"], result["level"]), label + _counts(group)]
+        title += [label + effect_sentence(group["arms"], result["level"], has_groups=several), label + _counts(group)]
     if result["left_out"]:
         text = quantity(result["left_out"], "page")
         title.append(f"{text} left out, whose logger has no probability of an arm at a position")

@@ -145,7 +145,7 @@ def evaluate(
 def _sentence(row: EstimateRow) -> str:
     """The answer about a target, as a sentence."""
     nothing = f"; no row earned anything by reward {row.reward}" if row.estimate.served == 0 else ""
-    return row.claim.sentence + nothing
+    return row.untaught or row.claim.sentence + nothing
 
 
 def shown_row(row: EstimateRow) -> dict[str, Any]:

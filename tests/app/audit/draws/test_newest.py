@@ -23,7 +23,7 @@ from rlrec.store.upkeep import audit
 from tests.cli.commands.judging.test_exposure import stocked
 from tests.conftest import Run, click_events, runner
 
-FIRST, THEN = "2026-01-01T00:00:00Z", "2026-01-01T01:00:00Z"
+FIRST, BEFORE, THEN = "2026-01-01T00:00:00Z", "2026-01-01T00:55:00Z", "2026-01-01T01:00:00Z"
 RATES = {"a1": 0.1, "a2": 0.1, "a3": 0.4}
 CHANGED = RATES | {"a1": 0.8}
 LAST, THEN_FIRST = 450, 1051  # decisions of `home` before the change and after it
@@ -47,9 +47,10 @@ def drifted(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     run("--now", FIRST, "arm", "import", "-", stdin=[{"arm": arm} for arm in RATES]).done()
     for name, kind in (("home", "uniform"), ("still", "thompson")):
         run("--now", FIRST, "policy", "create", name, "--kind", kind).done()
-    serve(run, "home", FIRST, RATES, n=450, size=2)
+    serve(run, "home", FIRST, RATES, n=400, size=2)
+    serve(run, "home", BEFORE, RATES, n=50, size=2)
     for seed in range(4):
-        serve(run, "still", FIRST, RATES, n=150, seed=seed)
+        serve(run, "still", BEFORE, RATES, n=150, seed=seed)
     serve(run, "home", THEN, CHANGED, n=450, size=2, seed=2)
     return str(path)
 
@@ -103,9 +104,16 @@ def test_a_change_is_dated_and_measured(drifted: str) -> None:
     assert list(result) == ["policy"]
     assert LAST - 30 < a1["decision_id"] < THEN_FIRST + 30
     assert THEN_FIRST < a1["noticed"] < THEN_FIRST + 150
-    assert a1["at"] == ("2026-01-01T01:00:00.000000Z" if a1["decision_id"] > LAST else "2026-01-01T00:00:00.000000Z")
+    assert a1["at"][:19] == (THEN if a1["decision_id"] > LAST else BEFORE)[:19]
     assert a1["before"] == pytest.approx(0.1, abs=0.1)
     assert a1["after"] == pytest.approx(0.8, abs=0.2)
+
+
+def test_an_estimate_names_the_same_time_of_a_change(drifted: str) -> None:
+    """As `doctor`, not the middle of the log."""
+    (at,) = {finding.detail.partition(" of ")[2][:19] for finding in drift(drifted) if "arm a1" in finding.subject}
+    words = ("evaluate", "still", "--log", "policy=home", "--cluster", "session")
+    assert f"--log policy=home,since={at}Z`" in runner(drifted)(*words).done().stdout
 
 
 def test_excluded_decisions_are_not_looked_at(drifted: str, tmp_path: Path) -> None:

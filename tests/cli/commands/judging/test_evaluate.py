@@ -158,10 +158,9 @@ def test_the_answer_comes_first_then_a_row_a_target_then_its_reasons_by_group(lo
 def test_a_policy_that_has_learned_nothing_is_named(log: Any, run_sqlite: Run) -> None:
     run_sqlite(*LATER, "policy", "create", "blank", "--kind", "ucb").done()
     run_sqlite(*LATER, "policy", "create", "taught", "--kind", "ucb", "--from-log", "all").done()
-    notes = run_sqlite(*LATER, "evaluate", "uniform", "home", "blank", "taught").done().stderr
-    assert [line.split(",")[0] for line in notes.splitlines() if "nothing" in line] == [
-        "blank@1 has learned nothing yet"
-    ]
+    lines = run_sqlite(*LATER, "evaluate", "uniform", "home", "blank", "taught").done().stdout.splitlines()
+    assert [line.split(",")[0] for line in lines if "nothing" in line] == ["blank@1 has learned nothing yet"]
+    assert not [line for line in lines if line.startswith(("blank@1 is ", "blank@1: "))]  # no answer about its prior
 
 
 def test_a_newer_version_that_waits_is_named(log: Any, run_sqlite: Run) -> None:
