@@ -59,9 +59,10 @@ class Pacing(TypedDict):
 
 class PolicyBelief(belief_versions.VersionSummary):
     """Answer of `policy show`: the belief per arm, how the version was made, and the versions of its policy. weighed:
-    the number of decisions behind ipw_mean, None for all. For some policies only: features (the encoders of contexts
-    and arms, in the form of `--features`, for kinds that read contexts), the context used, the budget, when the
-    experiment of a variant stopped, and pruned, if old decisions were pruned."""
+    the number of decisions behind ipw_mean, None for all; has_prior: whether it began with priors that were given. For
+    some policies only: features (the encoders of contexts and arms, in the form of `--features`, for kinds that read
+    contexts), the context used, the budget, when the experiment of a variant stopped, and pruned, if old decisions were
+    pruned."""
 
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, Any]]
@@ -69,6 +70,7 @@ class PolicyBelief(belief_versions.VersionSummary):
     live: int
     drift: list[dict[str, Any]]
     learned_from: dict[str, Any]
+    has_prior: bool
     training: dict[str, Any] | None
     created_at: str
     version_list: list[PolicyVersion]
@@ -121,7 +123,7 @@ def show(
             "params": summary["params"], "reward": summary["reward"], "arms": arm_rows, "status": summary["status"],
             "versions": summary["versions"], **optional_fields, "live": live.number,
             "drift": [{"arm": names[key], **change} for key, change in changes.items()],
-            "learned_from": dict(version.learned_from),
+            "learned_from": dict(version.learned_from), "has_prior": bool(beliefs.prior(unit, version.id)),
             "training": policies.report(unit, version.id), "created_at": format_time(version.created_at),
             "version_list": [
                 {

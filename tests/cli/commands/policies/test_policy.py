@@ -199,6 +199,8 @@ def test_a_prior_replaces_the_default_of_the_arms_it_names(run_sqlite: Run, tmp_
     assert result["a1"]["mean"] == pytest.approx(0.25)
     assert result["a2"]["mean"] == 0.5
     assert (result["a1"]["pulls"], result["a1"]["reward_sum"]) == (0, 0)
+    unlearned = "nothing was learned yet: mean, lower and upper are those of the prior that was given"
+    assert unlearned in run_sqlite("policy", "show", "p").done().stdout.splitlines()
     # P(Beta(2, 6) > U) is the mean of Beta(2, 6)
     assert result["a1"]["p_best"] == pytest.approx(0.25, abs=1e-9)
 
