@@ -285,17 +285,21 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
     for answer in answers:
         counted = {row["group"]: row["units"] for row in answer["outcomes"] if row["metric"] == "visits"}
         for variant in answer["variants"]:
+            n_units = counted.get(variant["variant"], variant["units"])
+            units = quantity(n_units, answer["unit"])
             earned = [
-                [row["reward"], *_scaled(row, 1), *(row["value"] and row["value"] * n for n in (1000, row["units"]))]
+                [
+                    units if row["units"] == n_units else f"{units}, {row['units']:,} mature", row["reward"],
+                    *_scaled(row, 1), *(row["value"] and row["value"] * n for n in (1000, row["units"])),
+                ]
                 for row in answer["outcomes"]
                 if (row["metric"], row["group"]) == ("reward_per_unit", variant["variant"])
-            ]
+            ]  # fmt: skip
             p_value = answer["sample_ratio"]["p_value"]
             split = None if p_value is None else "as defined" if p_value >= sentences.ALARM else "not as defined"
             names = [answer["experiment"], *_days(answer), answer["status"], split]
             names += [variant["variant"], variant["policy"], percent(variant["weight"])]
-            units = quantity(counted.get(variant["variant"], variant["units"]), answer["unit"])
-            rows += [[*names, units, *figures] for figures in earned or [[None] * 6]]
+            rows += [[*names, *figures] for figures in earned or [[units, *[None] * 6]]]
     return headers, rows
 
 

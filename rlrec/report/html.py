@@ -160,10 +160,8 @@ def _sections(answer: Result) -> Iterator[tuple[str, Section]]:
     yield "positions", Section([figures.examination(answer.curves)] if answer.curves else [])
     training_figures = (figures.training(row.policy, row.version, row.report, live=row.live) for row in answer.trained)
     yield "training", Section([*filter(None, training_figures)])
-    headers = ["policy", "decisions", "newest on", "live", "kind"]
-    rows = [
-        [row.policy, row.decisions, row.newest, f"{row.live} of {row.versions}", row.kind] for row in answer.traffic
-    ]
+    headers = ["policy", "decisions", "newest on", "live version", "kind"]
+    rows = [[row.policy, row.decisions, row.newest, row.live, row.kind] for row in answer.traffic]
     findings = [f"{row.severity}: {row.check}, {row.subject}: {row.detail}" for row in answer.findings]
     yield "health", Section(lines=findings, tables=_tables("What served", headers, rows))
 

@@ -70,7 +70,6 @@ class PolicyTraffic(NamedTuple):
     decisions: int
     newest: str
     live: int
-    versions: int
     kind: str
 
 
@@ -211,11 +210,10 @@ class _Gathering(_Ranking):
             key = owners[row.version_id].policy.id
             count[key] += row.decisions
             day[key] = row.day
-        numbers = Counter(version.policy.id for version in owners.values())
         self.answer.traffic = [
             PolicyTraffic(
                 policy=self.policies[key].name, kind=self.policies[key].kind, live=self.live[key].number,
-                versions=numbers[key], decisions=decisions, newest=format_time(day[key] * DAY_US)[:10],
+                decisions=decisions, newest=format_time(day[key] * DAY_US)[:10],
             )
             for key, decisions in count.most_common()
         ]  # fmt: skip
@@ -236,7 +234,8 @@ class _Gathering(_Ranking):
         beliefs = (fill("beliefs", policy_beliefs.show, self.store, policy.name) for policy in self._shown())
         answer.beliefs = [belief for belief in beliefs if belief is not None]
         findings = fill("health", self.quick_findings, on_its_clock=self.store.now is None) or []
-        answer.findings = [*findings, *self._failed_checks()]
+        audited = {finding.check for finding in findings}
+        answer.findings = [*findings, *(row for row in self._failed_checks() if row.check not in audited)]
         return answer
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
@@ -312,11 +311,13 @@ class _Gathering(_Ranking):
         return [row for name in targets for row in self._fill("estimates", self._judge, reward, [name]) or []]
 
     def _failed_checks(self) -> list[Finding]:
-        """The checks of the log that estimates fail, with the affected targets."""
-        rows, reasons = self.answer.estimates, [*(check.reason for check in CHECKS), "models-differ", "unlike-loggers"]
+        """The checks of the log that estimates fail, with the affected targets. Which logs and models differ from each
+        other, `doctor` does not ask: that is no warning."""
+        severities = {check.reason: "warning" for check in CHECKS} | {"models-differ": "info", "unlike-loggers": "info"}
+        rows = self.answer.estimates
         return [
-            Finding(check=reason, severity="warning", subject=", ".join(names), detail=REASONS[reason].text)
-            for reason in reasons
+            Finding(check=reason, severity=severity, subject=", ".join(names), detail=REASONS[reason].text)
+            for reason, severity in severities.items()
             if (names := [row.name for row in rows if reason in row.estimate.reasons])
         ]
 

@@ -444,6 +444,7 @@ def test_health_has_the_checks_that_the_log_fails(imported: Run) -> None:
     health = page(imported).partition('<section id="health"')[2]
     assert "warning: wrong-propensities, new@1, blue@1, red@1: some arm was shown more often" in health
     assert "0 errors and 1 warning in quick checks" in health
+    assert re.search("<td[^>]*>1</td><td[^>]*>logged</td>", health)  # the live version, not "1 of 1"
 
 
 def test_each_policy_has_a_line_and_a_lift_that_names_its_reward(imported: Run) -> None:
