@@ -18,7 +18,7 @@ DEFAULT_REWARD = "default"
 NOUNS = {"user": "user", "session": "visit", "row": "row"}  # of clusters
 LOGGED, SAME_POLICY = "what was logged", "is the same policy as"
 GATE_SHARE = 0.2  # of the visitors, who belong to the gate split
-LOGGER_HINT = "others are compared with it by an experiment, or --log all"
+LOGGER_HINT = "others are compared with it by an experiment, or --log all"  # without an experiment of its own
 TOO_EARLY = {"few-clusters", "few-rewards"}  # reasons for which an experiment gives no answer yet
 BASES = {"visits": "visits per {unit}", "active_days": "active days per {unit}", "reward_per_visit": "per visit"}
 GROWING = {"young-units", "anonymous-units"}  # reasons for which a difference only describes the time so far
@@ -79,8 +79,8 @@ class Claim(NamedTuple):
     clusters that would give an answer, in about `days` of this traffic; cluster: user, session or row. groups: the
     reasons by their groups. basis: the unit of the mean, such as `per visit`; reward: its name if it must be stated.
     caveat: a reason for less trust in a known answer; is_logger: whether `name` alone served all rows used;
-    has_other_loggers: whether `rival` is one of several; seems: whether the answer rests on weak evidence, and must say
-    so."""
+    has_other_loggers: whether `rival` is one of several; way: to compare it with these; seems: whether the answer
+    rests on weak evidence, and must say so."""
 
     name: str
     rival: str
@@ -98,6 +98,7 @@ class Claim(NamedTuple):
     caveat: str = ""
     is_logger: bool = False
     has_other_loggers: bool = False
+    way: str = LOGGER_HINT
     seems: bool = False
 
     @property
@@ -112,10 +113,10 @@ class Claim(NamedTuple):
         if self.answer == "same":
             share = max(abs(bound) for bound in (self.lower or 0.0, self.upper or 0.0)) / abs(self.base or 1.0)
             if self.is_logger and (share > LOG_PRECISION or self.has_other_loggers):
-                return f"{subject} served this log itself: {LOGGER_HINT}"
+                return f"{subject} served this log itself: {self.way}"
             if share > LOG_PRECISION:
                 return f"{subject} is as good as {self.rival}: it differs by at most {100 * share:.2g} %{basis}{caveat}"
-            return f"{subject} {SAME_POLICY} {self.rival}: {LOGGER_HINT if self.has_other_loggers else 'no difference'}"
+            return f"{subject} {SAME_POLICY} {self.rival}: {self.way if self.has_other_loggers else 'no difference'}"
         start = f"{self.name}: " if self.name else ""
         question = f"whether it is better or worse than {self.rival}{by}{f', {self.basis}' if self.basis else ''}"
         if self.needed is None:
@@ -283,6 +284,28 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
     command = f"`rlrec outcomes --experiment {answer['experiment']} --age {days}d{rewards}{filtered}`"
     time = "week" if days == WEEK else "day" if days == 1 else f"{days} days"
     return [f"{command} compares {answer['unit']}s at equal age, over their first {time}"]
+
+
+def ending_command(answer: Mapping[str, Any]) -> list[str]:
+    """The command that acts on a sure answer about the two variants of a running experiment."""
+    names = {(row["metric"], row["reward"]) for row in answer["metric"]}
+    rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
+    is_trusted = all(
+        test is None or test["p_value"] is None or test["p_value"] >= ALARM
+        for test in (answer["sample_ratio"], answer.get("selected_ratio"))
+    )
+    is_open = answer["status"] == "running" and answer.get("route") is None and is_trusted
+    if not (is_open and rows and len(answer["variants"]) == 2):
+        return []
+    signs, guards = {row["answer"] for row in rows}, {row["answer"] for row in answer["guards"]}
+    visits = next((row for row in answer["unit_differences"] if row["metric"] == "visits"), None)
+    keeps = signs == {"better"} and guards <= {"holds"} and not (visits and _falls(visits))
+    if not keeps and not (signs == {"worse"} or "lost" in guards):
+        return []
+    if not keeps and "ramp" in answer:
+        return [f"`rlrec route rollback {answer['ramp']}` gives all {answer['unit']}s what served before"]
+    label = rows[0]["group" if keeps else "against"]
+    return [f"`rlrec experiment stop {answer['experiment']} --promote {label}` ends it with {label} for all"]
 
 
 def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:

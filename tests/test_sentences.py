@@ -18,6 +18,7 @@ from rlrec.sentences import (
     direction,
     earned_sentences,
     effect_sentence,
+    ending_command,
     equal_ages,
     experiment_sentences,
     join_doubts,
@@ -140,6 +141,32 @@ def conclusion(
         "metric": metrics, "guards": guards, "status": status,
     }  # fmt: skip
     return "\n".join(experiment_sentences(answer))
+
+
+def test_a_sure_answer_names_the_command_that_acts_on_it() -> None:
+    def step(row: dict[str, Any], *guards: str, visits: float = 0.0, **fields: Any) -> list[str]:
+        rows = [row, difference("visits", "worse" if visits else "unknown", visits)]
+        answer = {
+            "experiment": "ab", "unit": "user", "unit_differences": rows, "sample_ratio": {"p_value": 0.5},
+            "metric": [{"metric": "reward_per_unit", "reward": "default"}], "status": "running", "variants": [{}, {}],
+            "guards": [{"answer": guard} for guard in guards], **fields,
+        }  # fmt: skip
+        return ending_command(answer)
+
+    better, worse = (difference("reward_per_unit", answer, 0.2) for answer in ("better", "worse"))
+    keep_new, keep_old = (
+        [f"`rlrec experiment stop ab --promote {label}` ends it with {label} for all"] for label in ("new", "old")
+    )
+    assert (step(better), step(worse), step(better, "lost")) == (keep_new, keep_old, keep_old)
+    assert step(worse, ramp="home") == ["`rlrec route rollback home` gives all users what served before"]
+    assert step(better, ramp="home") == keep_new
+    for row, fields in (
+        (difference("reward_per_unit", "unknown", 0.2), {}), (better, {"status": "stopped"}),
+        (better, {"visits": -0.3}), (better, {"sample_ratio": {"p_value": 1e-4}}), (better, {"route": "home"}),
+        (better, {"variants": [{}] * 3}),
+    ):  # fmt: skip
+        assert step(row, **fields) == []
+    assert step(better, "unknown") == []
 
 
 def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:

@@ -46,8 +46,8 @@ SequenceAnswer = TypedDict("SequenceAnswer", {
 # known; selected_ratio: whether exclusions and filters leave out different shares of the variants; first_at, last_at:
 # of its decisions, None without any; route: whose holdout it is; led_to: the policies that the route has served, newest
 # last, none where a log is named; led_since: its newest change; has_newcomers: whether units were assigned since then;
-# equal_age_days: the number of first days over which units can be compared now, at most a week; promoted, live: the
-# variant that was promoted at its end, and the version that went live.
+# ramp: the route that it is a ramp of; equal_age_days: the number of first days over which units can be compared now,
+# at most a week; promoted, live: the variant that was promoted at its end, and the version that went live.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
@@ -61,7 +61,7 @@ VariantComparison = TypedDict("VariantComparison", {
     "segments": NotRequired[list[study_figures.SegmentRow]],
     "promoted": NotRequired[str], "live": NotRequired[str],
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
-    "led_since": NotRequired[str], "has_newcomers": NotRequired[bool],
+    "led_since": NotRequired[str], "has_newcomers": NotRequired[bool], "ramp": NotRequired[str],
     "equal_age_days": NotRequired[int], "metric": list[dict[str, str | None]],
     "guards": list[study_figures.GuardRow], "sequence": SequenceAnswer,
 })  # fmt: skip
@@ -157,6 +157,7 @@ def show(
         **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),
         **({} if route is None else {"route": route.route, "led_to": led_to, "led_since": format_time(route.at)}),
         **({} if route is None else {"has_newcomers": entered_at >= route.at}),
+        **({} if (ramp := experiment.declaration.get("route")) is None else {"ramp": ramp}),
         **promoted,
     )  # fmt: skip
 

@@ -178,7 +178,7 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
     """The reasons of these estimates, by group, one line for each target that has them, or one for all; then what to
     try."""
-    lines, records = list[str](), {row.name: row.record for row in rows}
+    lines, records = list[str](), {row.name: row.record for row in rows if not row.target_loggers}
     for group, meaning in GROUPS.items():
         targets: dict[str, list[str]] = {}
         for name, record in records.items():
@@ -270,7 +270,7 @@ def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
     for row in rows:
         served.setdefault((row.estimate.estimator, row.group.name), set()).add(f"{row.estimate.served or 0.0:.3g}")
         weights = by_target.setdefault(row.name, {})
-        for logger in row.estimate.logger_weights:
+        for logger in () if row.target_loggers else row.estimate.logger_weights:
             weights.setdefault(logger.version or "all others", []).append(logger.weight)
     lines = [f"log of {target}: {taken_loggers(target, weights)}" for target, weights in by_target.items() if weights]
     has_several = any(len(figures) > 1 for figures in served.values())

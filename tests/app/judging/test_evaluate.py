@@ -18,6 +18,7 @@ from rlrec.app.log import partitions
 from rlrec.app.policies import policy, versions
 from rlrec.errors import InputError
 from rlrec.ope.checks import diagnostics
+from rlrec.ope.units.estimate import LoggerWeight
 from rlrec.policy.slates import slate
 from rlrec.store import Store
 from rlrec.store.log import reader
@@ -244,6 +245,9 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     for reason in ("carry-over", "drift", "no-users"):
         doubtful = replace(row, estimate=replace(row.estimate, reasons=(reason,)))
         steps[reason] = evaluate.next_steps([doubtful])[0].split("`")[1]
+    served = LoggerWeight(version="log@ab/new@1", rows=9, weight=1.0, is_target=True)
+    variant = replace(row, estimate=replace(row.estimate, logger_weights=(served,), reasons=()))
+    assert variant.claim.sentence.endswith("log@ab/new@1: `rlrec experiment show ab` compares it")
     visits = replace(row, estimate=replace(row.estimate, unit="session", reasons=("carry-over",)))
     assert evaluate.next_steps([visits])[0].startswith("Next: `rlrec help experiments`")  # no estimator is left
     time = steps["drift"].partition("since=")[2]

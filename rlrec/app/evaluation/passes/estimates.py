@@ -141,6 +141,9 @@ class EstimateRow:
         is_alone = answer == "same" and bool(estimate.logger_weights) and logger != estimate.log and "+" not in logger
         if self.target_loggers:
             logger, is_alone = " and ".join(self.target_loggers), True
+            named = (name.partition("@")[2].partition("/") for name in self.target_loggers)
+            if tests := {test for test, slash, _ in named if slash}:
+                bounds = {"way": f"`rlrec experiment show {max(tests)}` compares it"}
         weak = [name for name in estimate.reasons if estimate.verdict == "weak" and REASONS[name].group == "sample"]
         caveats = ["later visits not counted"] * self.has_returns
         caveats += [f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})"] * bool(weak)

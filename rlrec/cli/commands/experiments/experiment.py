@@ -20,6 +20,7 @@ from rlrec.sentences import (
     ALARM,
     DEFAULT_REWARD,
     difference_sentence,
+    ending_command,
     equal_ages,
     experiment_sentences,
     guard_sentence,
@@ -205,9 +206,10 @@ def view(
     result: app.compare.VariantComparison, level: float, *, details: bool, fixed: bool = False, log: str | None = None
 ) -> View:  # fmt: skip
     """The comparison of variants: its sentences first, then its figures."""
-    sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), *equal_ages(result, log), ""]
+    sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), *equal_ages(result, log)]
+    steps = [] if fixed or log or level != LEVEL else ending_command(result)
     table = _view(result, level, details=details)
-    return table._replace(title=[*sentences, *table.title])
+    return table._replace(title=[*sentences, *steps, "", *table.title])
 
 
 def _flat(result: app.compare.VariantComparison) -> list[dict[str, Any]]:

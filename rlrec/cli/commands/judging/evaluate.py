@@ -118,7 +118,8 @@ def evaluate(
     by = request["by"]
     answering = app.evaluate.answering_rows(estimates)
     save_plot(plot, lambda: app.figures.estimates(estimates if by or details else answering))
-    sentences = [f"{row.group.label}: {_sentence(row)}" if by else _sentence(row) for row in answering]
+    sentence_rows = answering if by else sorted(answering, key=lambda row: bool(row.target_loggers))
+    sentences = [f"{row.group.label}: {_sentence(row)}" if by else _sentence(row) for row in sentence_rows]
     if by:
         sentences = [_counts(rows, by), *(sentences if len(sentences) <= MAX_SENTENCES else [])]
     sentences += [] if plan is None or by else [row.plan_sentence(plan) for row in answering]
