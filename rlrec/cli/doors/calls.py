@@ -160,6 +160,8 @@ def _typed(param: click.Parameter, name: str, value: Any) -> Any:
         return _word(param, name, value)
     if isinstance(value, Mapping):
         return [f"{key}={_text(item)}" for key, item in value.items()]
+    if param.nargs == -1 and len(value) == 1 and isinstance(value[0], list | tuple):
+        value = value[0]  # a list in place of its items
     return [_word(param, name, item) for item in ([value] if isinstance(value, str) else value)]
 
 

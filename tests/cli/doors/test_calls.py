@@ -68,6 +68,7 @@ SAME: list[tuple[str, Call]] = [  # a command, and the call that answers the sam
     ("exposure --by day", lambda store: store.exposure(by="day")),
     ("exploration --policy home", lambda store: store.exploration(policy="home")),
     ("outcomes --by day", lambda store: store.outcomes(by="day")),
+    ("arm retire a1 a2 --dry-run", lambda store: store.arm.retire(["a1", "a2"], dry_run=True)),  # a list for its items
     ("route show front", lambda store: store.route("front")),
     (
         "route ramp front --to home@2 --steps 5%,50%,100% --dry-run",
