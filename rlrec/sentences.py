@@ -463,6 +463,13 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, h
     return f"{finding} to the average of this log in the long run, or costs: {way}"
 
 
+def pooled_sentence(surfaces: Sequence[str], log: str | None = None) -> str:
+    """A sentence on visits to several surfaces that were taken as visits to one. surfaces: filters; log: the filter."""
+    alone = shlex.quote(",".join(filter(None, [log, surfaces[0]])))
+    pooled = f"visits of {_and(surfaces)} are pooled, which share users: a return counts for whichever came before"
+    return f"{pooled}; `rlrec effects --log {alone}` tells of one alone"
+
+
 def _effect(row: Mapping[str, Any], names: Sequence[str] = ("shrunk", "shrunk_lower", "shrunk_upper")) -> str:
     value, lower, upper = (f"{row[name]:+.3g}" for name in names)
     return f"{value} a look [{lower}, {upper}]"

@@ -24,6 +24,7 @@ from rlrec.app.log import stored_contexts
 from rlrec.arrays import Array
 from rlrec.errors import InputError, RlrecError, quantity
 from rlrec.records import Reward, StoredPolicy, Version
+from rlrec.sentences import pooled_sentence
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import contents, selected
@@ -223,6 +224,8 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
     if log_us <= effect_pass.horizon_us:
         days = quantity(round(log_us / DAY_US), "day")
         sentence += f"; the log covers {days}: returns after that are missing"
+    if surfaces := arm_effects.shared_surfaces(unit, selection):
+        sentence += f"; {pooled_sentence(surfaces, log)}"
     pages_judged = int(sums.counts[0])
     return {"reward": reward, "log": filtered, "pages": pages_judged, "candidates": candidates, "sentence": sentence}
 

@@ -221,6 +221,13 @@ def newest_pages(unit: Unit, selection: Selection, n: int) -> list[LoggedPage]:
     return unit.records(LoggedPage, text, n)
 
 
+def newest_users(unit: Unit, selection: Selection, n: int) -> list[tuple[int, int, int]]:
+    """Policy, id and user of the n newest selected decisions, newest first, without those of no user."""
+    newest = f"SELECT d.policy_id, d.id, d.session_id FROM decision d WHERE {_condition(selection)}"
+    tables = f"({newest} ORDER BY d.id DESC LIMIT ?) n JOIN session s ON s.id = n.session_id"
+    return unit.ask(f"SELECT n.policy_id, n.id, s.user_id FROM {tables} WHERE s.user_id IS NOT NULL", n)
+
+
 class SlotCount(NamedTuple):
     """How many slots an arm has at a position."""
 

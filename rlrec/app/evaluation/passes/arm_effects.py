@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
+from itertools import combinations
 from operator import iadd
 from statistics import NormalDist
 from typing import Any, TypedDict, cast
@@ -35,6 +36,8 @@ from rlrec.records import Reward, Sums, add_each, add_up
 from rlrec.store import Unit
 from rlrec.store.log import selected
 from rlrec.store.log.events import RETURN
+from rlrec.store.log.selected import Selection
+from rlrec.store.policies import policies
 from rlrec.times import DAY_US, SECOND
 
 HORIZON_US = 7 * DAY_US
@@ -43,6 +46,7 @@ FINEST = ("position", "arm", "step")  # groupings that split a page or a visit
 MAX_KINDS = 64  # kinds of events whose rates predict effects: the most frequent ones of a portion
 _EVENT = "event "  # prefix of the columns with the values of a kind of event
 OVERALL = RowGroup(None, None)  # the group of all pages
+NEWEST, SHARED = 20_000, 0.05  # decisions from which users are read; the share of users that surfaces have in common
 MAX_BYTES = 1 << 30  # of sums by group, in a partition
 
 
@@ -78,10 +82,11 @@ GroupEffects = TypedDict("GroupEffects", {
     "return_value": float | None, "prior_mean": float, "prior_sd": float, "arms": list[ArmEffect],
 })  # fmt: skip
 # overall: all groups together, towards which the groups are shrunk; None without groups. left_out: pages for which the
-# logger's probability of some arm at some position is not known.
+# logger's probability of some arm at some position is not known; surfaces: filters of the parts of the log that are
+# served at the same time to the same users, none for one part alone.
 Result = TypedDict("Result", {
     "reward": str, "horizon_s": float, "log_s": float, "log": str | None, "examination": list[float], "level": float,
-    "groups": list[GroupEffects], "overall": GroupEffects | None, "left_out": int,
+    "groups": list[GroupEffects], "overall": GroupEffects | None, "left_out": int, "surfaces": list[str],
 })  # fmt: skip
 
 
@@ -553,7 +558,29 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
         "log_s": effect_pass.evaluation.extent.span_us / SECOND, "log": request.log,
         "examination": list(effect_pass.examination or ()), "level": request.level,
         "groups": in_cells or [in_all], "overall": in_all if cells else None, "left_out": left_out,
+        "surfaces": shared_surfaces(unit, effect_pass.evaluation.selection),
     }  # fmt: skip
+
+
+def shared_surfaces(unit: Unit, selection: Selection) -> list[str]:
+    """Filters of the experiments, and of policies outside of these, that serve the same users at the same time, so that
+    a visit to one is followed by visits to others; none where there is one alone."""
+    if unit.folder is not None:
+        return []
+    names = {policy.id: policy.name for policy in policies.all_policies(unit)}
+    users, ids = dict[str, set[int]](), dict[str, list[int]]()
+    for policy_id, decision_id, user_id in selected.newest_users(unit, selection, NEWEST):
+        base, _, variant = names[policy_id].partition("@")
+        surface = f"experiment={variant.partition('/')[0]}" if variant else f"policy={base}"
+        users.setdefault(surface, set()).add(user_id)
+        ids.setdefault(surface, []).append(decision_id)
+    pairs = [
+        {first, second}
+        for first, second in combinations(users, 2)
+        if max(min(ids[first]), min(ids[second])) < min(max(ids[first]), max(ids[second]))
+        and len(users[first] & users[second]) > SHARED * min(len(users[first]), len(users[second]))
+    ]
+    return sorted(set[str]().union(*pairs))
 
 
 def _check(sums: EffectSums) -> None:

@@ -13,7 +13,7 @@ from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, NAME
 from rlrec.errors import quantity
-from rlrec.sentences import effect_sentence
+from rlrec.sentences import effect_sentence, pooled_sentence
 from rlrec.times import format_duration
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def view(result: app.effects.Result, by: str | None = None) -> View:
     if result["left_out"]:
         text = quantity(result["left_out"], "page")
         title.append(f"{text} left out, whose logger has no probability of an arm at a position")
+    title += [pooled_sentence(surfaces, result["log"])] if (surfaces := result["surfaces"]) else []
     span = ", as long as the log is" if result["horizon_s"] == result["log_s"] else ""
     if 2 * result["horizon_s"] > result["log_s"]:
         unit_s = 86_400 if result["log_s"] >= 3 * 86_400 else 3_600

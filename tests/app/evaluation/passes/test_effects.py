@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 
 from rlrec.app.distributions import exact
-from rlrec.app.inputs import lookup
+from rlrec.app.evaluation.passes.arm_effects import shared_surfaces
+from rlrec.app.inputs import filters, lookup
 from rlrec.app.policies import versions
 from rlrec.app.requests import feedback
 from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError
+from rlrec.store import Store
+from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 from tests.app import logs
 from tests.app.learned import trained
-from tests.conftest import filled
+from tests.conftest import filled, runner
 
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -143,3 +146,23 @@ def test_a_reward_of_pages_is_answered_by_pages_alone(visits: str) -> None:
     assert all(row["reward_seen"] < 0.5 and row["verdict"] == "insufficient" for row in rows[1:])
     (by_name,) = logs.judged(visits, "other@2", estimators=rows[0]["estimator"], log="policy=log", cluster="session")
     assert by_name == rows[0]
+
+
+def test_surfaces_that_serve_the_same_users_at_the_same_time_are_named(sqlite_db: str) -> None:
+    """What served before another surface, or other users, is none."""
+    run = runner(sqlite_db)
+    run("arm", "add", "a", "b").done()
+    for name in ("home", "mail", "desk", "old"):
+        run("policy", "create", name, "--kind", "uniform").done()
+    run("experiment", "create", "ab", "--variant", "a=home", "--variant", "b=home").done()
+
+    def serve(name: str, group: str) -> None:
+        surface = {"experiment": name} if name == "ab" else {"policy": name}
+        lines = [{**surface, "session": f"{name}{group}{n}", "user": f"{group}{n}"} for n in range(5)]
+        run("recommend", "--input", "-", stdin=lines).done()
+
+    for name, group in [("old", "u"), *[("ab", "u"), ("mail", "u"), ("desk", "v")] * 2]:
+        serve(name, group)
+    with closing(Store(sqlite_db)) as store, store.read() as unit:
+        assert shared_surfaces(unit, Selection()) == ["experiment=ab", "policy=mail"]
+        assert shared_surfaces(unit, filters.selection(unit, "experiment=ab")) == []
