@@ -60,6 +60,11 @@ def load(kind: str) -> type[Policy]:
     return getattr(import_module(module), name)
 
 
+def learns_from_slots(kind: str) -> bool:
+    """Whether a kind learns from any log, slot by slot."""
+    return load(kind).online and kind not in (*UNLEARNED, TWO_STAGE, *INTERNAL)
+
+
 def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The parameters of a kind with their defaults, unchecked.
 

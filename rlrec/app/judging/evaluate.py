@@ -26,7 +26,7 @@ from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
-from rlrec.ope.checks.reasons import GROUPS, HINTS, LATER, SERVED, SPARED, VERDICTS, helpful, hint
+from rlrec.ope.checks.reasons import GROUPS, HINTS, LATER, REPLAYED, SERVED, SPARED, VERDICTS, helpful, hint
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -210,6 +210,8 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
                 reason = SERVED
             elif reason == "in-sample" and judged[0].spares_gate and "split=" not in judged[0].options.get("log", ""):
                 reason = SPARED
+            elif reason == "in-sample" and judged[0].sweep_kind is not None:
+                reason = REPLAYED
             elif reason == "drift" and judged[0].has_later_drift:
                 reason = LATER
             steps.setdefault(hint(reason, **_names(judged[0], reason)), []).append(name)
@@ -229,6 +231,7 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     names = {"target": " ".join([name, *words]), "log": log and f"{log},"}
     loggers = [logger.version for logger in row.estimate.logger_weights if logger.version and logger.weight]
     names |= {"logger": loggers[-1], "others": f" ({', '.join(loggers[:-1])})"} if loggers else {}
+    names |= {} if row.sweep_kind is None else {"kind": row.sweep_kind}
     names["end"] = f"{format_time(extent.last_at + SECOND)[:19]}Z"  # the first second after the log
     first, middle = (format_time(at) for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
     if reason == "drift" and row.changed_at is not None:

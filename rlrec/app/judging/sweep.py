@@ -156,7 +156,7 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
     for name in names:
         if name in values:
             raise InputError(f"kind {name!r} is named twice", hint="give its parameters by --param KIND:NAME=V1,V2")
-        if not kinds.load(name).online or name in (*kinds.UNLEARNED, kinds.TWO_STAGE, *kinds.INTERNAL):
+        if not kinds.learns_from_slots(name):
             hint = "uniform is judged in any case; `rlrec evaluate` judges policies of other kinds"
             raise InputError(f"kind {name} learns nothing slot by slot from a log", hint=hint)
         values[name] = {}

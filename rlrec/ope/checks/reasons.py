@@ -179,9 +179,18 @@ REASONS = {
 _MORE_EXPLORATION = "`rlrec policy create NAME --kind KIND --param floor=0.05` to log by: it tells more of every target"
 _EXPERIMENT = "`rlrec help experiments`: an experiment compares it with what serves, on new visits"
 _EVALUATE = "`rlrec evaluate {target}"
-_UNKNOWN = {"target": "TARGET", "middle": "DAY", "end": "DAY", "log": "", "logger": "NAME@V", "others": ""}
+_UNKNOWN = {
+    "target": "TARGET",
+    "kind": "KIND",
+    "middle": "DAY",
+    "end": "DAY",
+    "log": "",
+    "logger": "NAME@V",
+    "others": "",
+}
 SERVED = "served"  # used in place of `in-sample`, where the target served a part of the log itself
 SPARED = "spared"  # the same, where the target learned from none of the gate split
+REPLAYED = "replayed"  # the same, where it learned from this log, and a sweep judges its kind
 LATER = "later"  # used in place of `drift`, where nothing changed before the end of the log
 # A command that helps against each reason. Against too little data helps more of the log.
 HINTS = {
@@ -209,6 +218,7 @@ HINTS = {
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
     "in-sample": _EXPERIMENT,
     SERVED: "`rlrec outcomes --by policy` shows what it earned as it served; a holdout of a route tells its worth",
+    REPLAYED: "`rlrec sweep --kinds {kind}` judges its kind on rows that did not teach it, an experiment itself",
     SPARED: f"{_EVALUATE} --log {{log}}split=gate`, by users from whom it did not learn",
     "unnarrowed": _EXPERIMENT,
     "unknown-fit": "`rlrec evaluate --target FILE --fitted-on until=DAY` says it, or another filter of the log",

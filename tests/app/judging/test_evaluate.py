@@ -248,6 +248,8 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     served = LoggerWeight(version="log@ab/new@1", rows=9, weight=1.0, is_target=True)
     variant = replace(row, estimate=replace(row.estimate, logger_weights=(served,), reasons=()))
     assert variant.claim.sentence.endswith("log@ab/new@1: `rlrec experiment show ab` compares it")
+    taught = replace(row, sweep_kind="ucb", estimate=replace(row.estimate, reasons=("in-sample",)))
+    assert evaluate.next_steps([taught])[0].startswith("Next: `rlrec sweep --kinds ucb` judges its kind on rows that")
     visits = replace(row, estimate=replace(row.estimate, unit="session", reasons=("carry-over",)))
     assert evaluate.next_steps([visits])[0].startswith("Next: `rlrec help experiments`")  # no estimator is left
     time = steps["drift"].partition("since=")[2]

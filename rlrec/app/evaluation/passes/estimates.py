@@ -56,12 +56,12 @@ class EstimateRow:
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
     of the arms of the log in the lists of candidates that they were ranked from; extent: of the log; days: from its
     first decision to the last one with a complete reward, 0 where its times are those of an import; arms: their number;
-    has_returns: whether the reward counts users who come back; spares_gate: as in `Target`; has_later_drift: whether
-    all drift comes after the log; origin: of the target's probabilities, if they are not the store's; is_answer:
-    whether this row answers about the target on pages, where no estimator was requested; new_arms: keys of arms that
-    the target may show today and that no decision of the log could show, on which the estimate is silent; options: of
-    the requesting command, which follow-up commands repeat; untaught: a sentence on a target that has learned nothing;
-    changed_at: the time since which arms earn something else."""
+    has_returns: whether the reward counts users who come back; spares_gate, sweep_kind: as in `Target`;
+    has_later_drift: whether all drift comes after the log; origin: of the target's probabilities, if they are not the
+    store's; is_answer: whether this row answers about the target on pages, where no estimator was requested; new_arms:
+    keys of arms that the target may show today and that no decision of the log could show, on which the estimate is
+    silent; options: of the requesting command, which follow-up commands repeat; untaught: a sentence on a target that
+    has learned nothing; changed_at: the time since which arms earn something else."""
 
     target: str
     version: int | None
@@ -74,6 +74,7 @@ class EstimateRow:
     arms: int
     has_returns: bool = False
     spares_gate: bool = False
+    sweep_kind: str | None = None
     has_later_drift: bool = False
     origin: str | None = None
     inclusion: Inclusion = field(default_factory=Inclusion)
@@ -376,7 +377,8 @@ def _rows(
             "target": target.name, "version": target.number, "by": evaluation.request.by,
             "reward": target.reward.name, "has_returns": events.RETURN in target.reward.weights,
             "arms": len(evaluation.arms), "origin": target.table and target.table.manner,
-            "new_arms": new_arms[number], "spares_gate": target.spares_gate, "days": days, **log_facts,
+            "new_arms": new_arms[number], "spares_gate": target.spares_gate, "sweep_kind": target.sweep_kind,
+            "days": days, **log_facts,
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]

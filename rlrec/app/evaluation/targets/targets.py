@@ -16,7 +16,7 @@ from rlrec.app.log import lineage
 from rlrec.app.log.splits import GATE
 from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
-from rlrec.policy import TEAM_DRAFT
+from rlrec.policy import TEAM_DRAFT, learns_from_slots
 from rlrec.policy.beliefs.base import PRICE
 from rlrec.records import Head, Reward, Version
 from rlrec.store import Unit
@@ -86,6 +86,14 @@ class Target:
         lessons = [lesson for lesson in self.lessons if lesson.selection.policy_ids != policy_ids]
         splits = [lesson.selection.splits if lesson.splits is None else lesson.splits for lesson in lessons]
         return bool(splits) and all(numbers is not None and GATE not in numbers for numbers in splits)
+
+    @property
+    def sweep_kind(self) -> str | None:
+        """Its kind, where that learned slot by slot from decisions of others: a sweep judges it."""
+        policy = None if self.serving is None else self.serving.version.policy
+        if policy is None or all(lesson.selection.policy_ids == [policy.id] for lesson in self.lessons):
+            return None
+        return policy.kind if learns_from_slots(policy.kind) else None
 
     def taught_by(self, slots: Columns) -> Flags:
         """Which rows of the log it learned from, (n,)."""
