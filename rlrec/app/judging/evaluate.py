@@ -255,10 +255,16 @@ def log_read(rows: Sequence[EstimateRow]) -> list[str]:
     time = f"on {first}" if first == last else f"from {first} to {last}"
     if extent.first_at == extent.last_at and extent.decisions > 1:
         time = f"with one and the same time {time}"  # as an import sets it for a log without times
+    units = {"slate", "impression"} if extent.positions == 1 else {"slate"}  # whose rows are decisions
+    counts = {row.estimate.n for row in rows if row.estimate.unit in units and row.by is None}
+    limit = "at most " if len(counts) > 1 else ""
+    used = (
+        f", of which {limit}{max(counts):,} count" if max(counts, default=extent.decisions) < extent.decisions else ""
+    )
     targets: dict[tuple[str, ...], dict[str, None]] = {}
     for row in (row for row in rows if row.new_arms):
         targets.setdefault(tuple(row.new_arms), {})[row.name] = None
-    return [f"{quantity(extent.decisions, 'decision')} {time}, {noun} {', '.join(rewards)}"] + [
+    return [f"{quantity(extent.decisions, 'decision')} {time}{used}, {noun} {', '.join(rewards)}"] + [
         f"{', '.join(names)} may show {quantity(len(keys), 'arm')} today that no decision of this log could "
         f"({', '.join(keys[:NAMED])}{', ...' if len(keys) > NAMED else ''}), which these figures leave out"
         for keys, names in targets.items()

@@ -248,6 +248,8 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     served = LoggerWeight(version="log@ab/new@1", rows=9, weight=1.0, is_target=True)
     variant = replace(row, estimate=replace(row.estimate, logger_weights=(served,), reasons=()))
     assert variant.claim.sentence.endswith("log@ab/new@1: `rlrec experiment show ab` compares it")
+    fewer = replace(row, extent=row.extent._replace(positions=1, decisions=row.estimate.n + 1))
+    assert f", of which {row.estimate.n:,} count, reward" in evaluate.log_read([fewer])[0]
     taught = replace(row, sweep_kind="ucb", estimate=replace(row.estimate, reasons=("in-sample",)))
     assert evaluate.next_steps([taught])[0].startswith("Next: `rlrec sweep --kinds ucb` judges its kind on rows that")
     visits = replace(row, estimate=replace(row.estimate, unit="session", reasons=("carry-over",)))
@@ -456,6 +458,7 @@ def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db: str) -> None:
         ({"targets": ["log"], "log": "until=2020-01-01"}, "empty log", "widen"),
         ({"targets": ["log"], "reward": "defualt"}, "unknown reward", "default"),
         ({"targets": ["log"], "reward_model": "x.csv", "estimators": "ips"}, "reward-model", "dr"),
+        ({"targets": ["log"], "reward_model": "x.csv", "estimators": "dr,wdr"}, "wdr fits a model", "leave out wdr"),
         ({"targets": ["log"], "level": 1.0}, "level", ""),
     ],
 )

@@ -237,6 +237,10 @@ def estimators(request: Request) -> ope.EstimatorChoice:
         needs_model = [name for name in ope.GROUPS["impression"] if ope.estimator(name).needs_model]
         hint = f"add one of {', '.join(needs_model)} to --estimator"
         raise InputError("--reward-model is given, and no estimator uses one", hint=hint)
+    fitting = [name for name, kind in (choice.sessions | choice.slates).items() if kind.needs_model]
+    if request.reward_model is not None and (conflicts := choice.named.intersection(fitting)):
+        hint = f"leave out {min(conflicts)}, or ask for it alone"
+        raise InputError(f"--reward-model is given, and {min(conflicts)} fits a model of its own", hint=hint)
     if request.position is not None and not _needs_model(choice.impressions):
         hint = "add dm or dr to --estimator; pbm:CURVE names its own"
         raise InputError("--position is given, and no estimator has a reward model that uses it", hint=hint)
