@@ -197,8 +197,8 @@ HINTS = {
     "no-rows": f"{_EVALUATE} --log FILTER`, with another part of the log",
     "wrong-propensities": "`rlrec import-log FILE` into a new store with the probability that each draw had in its own "
     "context, or, where nobody wrote that down, the share of its arm among the rows of that context",
-    "no-propensity": "`rlrec import-log FILE --propensity fitted` into a new store (uniform, where it drew alike), "
-    "or FILE with that of each draw",
+    "no-propensity": "`rlrec import-log FILE` into a new store with the propensity of each draw; --propensity fitted "
+    "estimates it, which leaves every comparison in doubt: an experiment needs none",
     "censored-pages": f"{_EVALUATE} --estimator dr`, by slots",
     "reward-unseen": f"{_EVALUATE}`: the usual estimator sees all of the reward",
     "low-ess": _MORE_EXPLORATION,

@@ -97,6 +97,8 @@ def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, 
     insufficient, weak = (
         {reason for reason, exceeds in limits.items() if exceeds(diagnosis)} for limits in (_INSUFFICIENT, _WEAK)
     )
+    if "no-rows" in insufficient:  # which is the cause of whatever else is missing
+        insufficient, weak, extra = {"no-rows"}, set(), tuple(name for name in extra if name != "few-rewards")
     figures_allow = "insufficient" if insufficient else "weak" if weak else "ok"
     return lowered(figures_allow, (*insufficient, *weak, *extra))
 

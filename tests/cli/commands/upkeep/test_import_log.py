@@ -325,10 +325,12 @@ def test_what_a_log_without_propensities_lacks_is_named_with_a_way_to_get_it(run
     assert "evaluate uniform" not in done.stderr
     assert run_sqlite("outcomes", "--log", "policy=shop").exit_code == 0
     for estimator, way in {
-        "ips": "`rlrec import-log FILE --propensity fitted`", "sips": "`rlrec import-log FILE --propensity fitted`",
+        "ips": "an experiment needs none", "sips": "an experiment needs none",
         "iips": "log `marginal` with each slot", "interpol:2": "log `marginal` with each slot",
     }.items():  # fmt: skip
-        assert way in run_sqlite("evaluate", "uniform", "--estimator", estimator).stdout
+        text = run_sqlite("evaluate", "uniform", "--estimator", estimator).stdout
+        assert way in text
+        assert "few-rewards" not in text  # one cause, one reason
     refused = run_sqlite("evaluate", "uniform", "--estimator", "pi").stderr
     assert "iips or pbm:CURVE, which need marginals" in refused
 
