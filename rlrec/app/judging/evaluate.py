@@ -170,7 +170,7 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
         answering[key] = max(
             row,
             answering.get(key, row),
-            key=lambda row: (VERDICTS.index(row.estimate.verdict), row.is_logged, row.answer[0] == "same"),
+            key=lambda row: (VERDICTS.index(row.estimate.verdict), row.is_as_served, row.answer[0] == "same"),
         )
     return list(answering.values())
 

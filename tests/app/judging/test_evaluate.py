@@ -248,6 +248,9 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     served = LoggerWeight(version="log@ab/new@1", rows=9, weight=1.0, is_target=True)
     variant = replace(row, estimate=replace(row.estimate, logger_weights=(served,), reasons=()))
     assert variant.claim.sentence.endswith("log@ab/new@1: `rlrec experiment show ab` compares it")
+    logged = replace(row.estimate, lift_lower=0.0, lift_upper=0.0, value=row.estimate.served, reasons=(), verdict="ok")
+    modelled = replace(logged, value=0.9, estimator="dr")  # of what served: the mean as served answers
+    assert evaluate.answering_rows([replace(row, estimate=each) for each in (logged, modelled)])[0].estimate is logged
     fewer = replace(row, extent=row.extent._replace(positions=1, decisions=row.estimate.n + 1))
     assert f", of which {row.estimate.n:,} count, reward" in evaluate.log_read([fewer])[0]
     taught = replace(row, sweep_kind="ucb", estimate=replace(row.estimate, reasons=("in-sample",)))

@@ -34,7 +34,17 @@ from rlrec.ope.units.estimate import COMPARED_ESS, Estimate, LoggerWeight
 from rlrec.ope.units.strata import NEGLIGIBLE_SHARE
 from rlrec.policy.contexts.features import check_hash
 from rlrec.records import add_up
-from rlrec.sentences import DEFAULT_REWARD, LOG_PRECISION, LOGGED, NOUNS, Claim, approximate, percent, time_text
+from rlrec.sentences import (
+    DEFAULT_REWARD,
+    LOG_PRECISION,
+    LOGGED,
+    NOUNS,
+    Claim,
+    approximate,
+    percent,
+    rounding,
+    time_text,
+)
 from rlrec.store import Unit
 from rlrec.store.log import events, selected
 from rlrec.store.log.selected import LogExtent, Selection
@@ -97,9 +107,12 @@ class EstimateRow:
         return self._judge(self.estimate.lift, *self.estimate.lift_bounds, scale=1.0)
 
     @property
-    def is_logged(self) -> bool:
-        """Whether the estimate shows no difference from the log at all."""
-        return all(bound is not None and abs(bound) <= LOG_PRECISION for bound in self.estimate.lift_bounds)
+    def is_as_served(self) -> tuple[bool, bool]:
+        """Whether the estimate shows no difference from the log at all, and whether its value is that of the log."""
+        value, served = self.estimate.value, self.estimate.served
+        is_logged = all(bound is not None and abs(bound) <= LOG_PRECISION for bound in self.estimate.lift_bounds)
+        has_value = value is not None and served is not None and abs(value - served) <= rounding(served)
+        return is_logged, is_logged and has_value
 
     def plan(self, lift: float) -> dict[str, Any]:
         """The number of further clusters, and of days with this traffic, after which a true lift would show with

@@ -27,6 +27,7 @@ SHOWN = {
     "verdict": "verdict", "answer": "answer", "reasons": "reasons",
 }  # fmt: skip
 MAX_SENTENCES = 8  # above a table of groups
+MAX_WIDTH = 2.0  # of an interval of a lift that is shown although nothing is known
 DROP = ("version", "rows", "unit", "reasons", "ess", "as served", "lift")
 VERDICTS = ("insufficient", "weak", "ok")
 
@@ -150,9 +151,12 @@ def _sentence(row: EstimateRow) -> str:
 
 
 def shown_row(row: EstimateRow) -> dict[str, Any]:
-    """The row of a target, without a lift that is no result: where the log is in doubt, or the target is what it is
-    compared with."""
-    return row.record | {"lift": None} if row.target_loggers or row.answer == ("unknown", None) else row.record
+    """The row of a target, without a lift that is no result: where the log is in doubt, the target is what it is
+    compared with, or nothing is known and its bounds lie so far apart that the figure between them means nothing."""
+    lower, upper = (bound or 0.0 for bound in row.estimate.lift_bounds)
+    has_lift = not row.target_loggers and row.answer != ("unknown", None)
+    is_vague = row.answer.answer == "unknown" and upper - lower > MAX_WIDTH
+    return row.record if has_lift and not is_vague else row.record | {"lift": None}
 
 
 def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
