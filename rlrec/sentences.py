@@ -413,6 +413,16 @@ def _lost_visits(
     return clause if equal_ages else f"{clause} so far"
 
 
+def fewer_visits(rows: Sequence[Mapping[str, Any]], name: str, unit: str) -> list[str]:
+    """A sentence that says that a group brings people back less often than the first one. rows: differences."""
+    rows = [row for row in rows if (row["metric"], row["group"]) == ("visits", name)]
+    return [
+        f"{name} brings people back less often than {row['against']}: {percent(row['relative'])} % visits per {unit}"
+        for row in rows
+        if _falls(row) and row["relative"]
+    ]
+
+
 def _falls(row: Mapping[str, Any]) -> bool:
     """Whether visits fall, even if only among units that have not had the time to come again as often as they will."""
     return row["upper"] is not None and row["upper"] < 0 and {*row["reasons"]} <= {*GROWING, "other-metric"}

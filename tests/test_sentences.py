@@ -21,6 +21,7 @@ from rlrec.sentences import (
     ending_command,
     equal_ages,
     experiment_sentences,
+    fewer_visits,
     join_doubts,
     percent,
     plan_sentence,
@@ -167,6 +168,15 @@ def test_a_sure_answer_names_the_command_that_acts_on_it() -> None:
     ):  # fmt: skip
         assert step(row, **fields) == []
     assert step(better, "unknown") == []
+
+
+def test_fewer_visits_are_said_again_at_the_end() -> None:
+    visits = difference("visits", "unknown", -0.38, reasons=["young-units"])
+    assert fewer_visits([visits], "new", "user") == [
+        "new brings people back less often than old: -38 % visits per user"
+    ]
+    assert fewer_visits([visits], "old", "user") == []
+    assert fewer_visits([difference("visits", "unknown", -0.01)], "new", "user") == []
 
 
 def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:

@@ -18,6 +18,7 @@ from rlrec.sentences import (
     difference_direction,
     difference_sentence,
     equal_ages,
+    fewer_visits,
     guard_sentence,
     join_doubts,
 )
@@ -47,7 +48,10 @@ def stop(
         compared = _differences(figures, promote)
         unit_name, guards = figures["unit"], [row for row in figures["guards"] if row["group"] == promote]
         lost = [guard_sentence(row, unit_name) for row in guards if row["answer"] == "lost"]
-        doubts = join_doubts([*_doubts(compared, promote, unit_name), *lost])
+        texts, visits = _doubts(compared, promote, unit_name), figures["unit_differences"]
+        is_doubtful = bool(texts or lost)
+        lost += fewer_visits(visits, promote, unit_name)
+        doubts = join_doubts([*texts, *lost]) if is_doubtful else ""
         if doubts and not (anyway or (confirm is not None and confirm(f"{doubts}. Promote {promote} all the same?"))):
             ends = f"`rlrec {COMMAND} {name}` ends it without a promotion, --anyway promotes {promote} all the same"
             hint = "; ".join([*equal_ages(figures, None), ends])
