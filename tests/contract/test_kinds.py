@@ -383,7 +383,7 @@ def test_conditionals_are_what_remains_after_the_positions_above(kind: str, floo
 def test_frequencies_match_propensities(kind: str, floor: float, size: int) -> None:
     scores, share = page(kind, floor)
     alone = kind in CORRELATED
-    n = 250 if alone else 100_000 if size == 1 else 10_000
+    n = 120 if alone else 100_000 if size == 1 else 10_000
     drawn = slate_draws.draw(scores, size=size, floor=share, seeds=np.full(n, 7, np.uint64), decisions=np.arange(n))
     pages = np.array(list(permutations(range(6), size)), np.intp)
     each = [scores.decision_scores(7, row) for row in (range(n) if alone else [0])]

@@ -98,8 +98,7 @@ def look(browser: Browser, path: Path, **options: Any) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("viewport", [NARROW, BROAD], ids=["phone", "desk"])
+@pytest.mark.parametrize(("viewport", "scheme"), [(NARROW, "dark"), (BROAD, "light")], ids=["phone", "desk"])
 def test_nothing_is_broader_than_the_window_cut_off_or_loaded(
     browser: Browser, page_file: Path, viewport: dict[str, int], scheme: str
 ) -> None:

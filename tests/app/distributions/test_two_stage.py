@@ -379,13 +379,13 @@ def test_pages_that_the_target_could_not_fill_are_left_out(kiosk: Run, words: tu
 @pytest.mark.parametrize("second", ["squarecb", "lin-thompson", "shared", "ucb", "epsilon-greedy"])
 def test_any_kind_may_rank_the_lists(kiosk: Run, second: str) -> None:
     """Seeded. The mean weight on uniform pages is 1, within 4 standard errors."""
-    shared = ("--param", "second.model=shared", "--param", "second.samples=20") if second == "shared" else ()
+    shared = ("--param", "second.model=shared", "--param", "second.samples=5") if second == "shared" else ()
     kind = "lin-thompson" if second == "shared" else second
     created(kiosk, "learner", *shared, first="plackett-luce", second=kind)
     served(kiosk, "learner", n=60)
     kiosk("policy", "freeze", "learner").done()
     kiosk("policy", "create", "plain", "--kind", "uniform").done()
-    served(kiosk, "plain", n=400, seed=2)
+    served(kiosk, "plain", n=200, seed=2)
     target = "learner@1"
     for row in estimates(kiosk, "ips,dr,sips,cascade-dr,tis", "--log", "policy=plain", target=target):
         assert row["mean_weight"] == pytest.approx(1, abs=4 / np.sqrt(row["ess"])), row["estimator"]

@@ -36,7 +36,7 @@ from tests.app.defined import defined, gap, remembering
 from tests.app.shop import MINUTE, SECOND, START, apart, clock, stocked
 from tests.conftest import _create
 
-EXAMPLES = {"sqlite": 25, "postgres": 5}  # were run with 400 and 60
+EXAMPLES = {"sqlite": 15, "postgres": 3}  # were run with 400 and 60
 STEPS = 40
 PLAIN = ("counted", "ignored", "plain", "dwell", "settled", "settled-dwell")
 REMEMBERING = {"fades": "ignored", "sees-fading": "settled-dwell"}  # the policies that forget or see contexts

@@ -151,9 +151,10 @@ def stored(unit: Unit, version_id: int, oldest: int) -> list[Any]:
     return [row for row in rows if any(row[2:5]) or any(np.frombuffer(row[5]))]
 
 
-@ON_BOTH
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("db", "model"), [*(("sqlite", model) for model in MODELS), ("postgres", "hybrid")], indirect=["db"]
+)
 def test_a_belief_is_the_ridge_regression_on_what_was_stated(run: Run, db: str, model: str) -> None:
     """To 1e-9 whatever came late, twice or was censored, after a change of the catalogue too; rebuilt to the last bit,
     as all numbers are sums of powers of two."""

@@ -843,7 +843,7 @@ def test_memory_is_flat_over_many_lines(kiosk: str) -> None:
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
 def test_memory_is_bounded_over_all_clients_that_send_at_once(kiosk: str) -> None:
     """The bodies in flight have 32 MB, and the lines of a group one: the rest is the program, and SQLite's cache."""
-    line = json.dumps(ask(context={"text": "x" * 900})).encode() + b"\n"
+    line = json.dumps(ask(context={"text": "x" * 9_000})).encode() + b"\n"
     body = http(line * (9_500_000 // len(line)))
     statuses = list[int]()
 

@@ -113,7 +113,7 @@ def test_few_persons_have_no_errors() -> None:
 def test_many_arms_are_regressed_on_one_by_one() -> None:
     """One slot of 200 arms drawn evenly: an arm by itself has the effect that all together give, up to what their mean
     adds; of 200 intervals, fewer than 176 that hold the truth are a false alarm of 1 in 3,000."""
-    rng, n, arms = np.random.default_rng(3), 60_000, 200
+    rng, n, arms = np.random.default_rng(3), 30_000, 200
     effect = 0.2 * rng.normal(size=arms)
     arm = rng.integers(arms, size=n)
     exposure = np.full((n, arms), -1 / arms)

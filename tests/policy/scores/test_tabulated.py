@@ -59,7 +59,7 @@ def test_a_walk_of_small_changes_equals_a_fresh_computation(start: str, arms: in
     rng = np.random.default_rng(arms)
     alpha, beta = STARTS[start](rng, arms)
     pages = SlateSampler(Beta(alpha, beta), size=1, floor=0.0)
-    for _ in range(30 if arms < 1000 else 8):
+    for _ in range(12 if arms < 1000 else 6):
         alpha, beta = pulled(rng, alpha, beta, most=most)
         pages = renew(pages, Beta(alpha, beta))
         result, fresh = pages.first, first(Beta(alpha, beta), floor=0.0)

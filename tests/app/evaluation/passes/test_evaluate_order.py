@@ -126,8 +126,9 @@ def shuffled(lines: tuple[str, ...], db: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"by": "hour"}, {"cluster": "session"}])
-@pytest.mark.parametrize("target", ["uniform", "lin"])
+@pytest.mark.parametrize(
+    ("target", "options"), [("uniform", {}), ("lin", {}), ("lin", {"by": "hour"}), ("lin", {"cluster": "session"})]
+)
 def test_shuffled_sessions_give_the_same_figures(
     forward: str, shuffled: str, target: str, options: dict[str, str]
 ) -> None:

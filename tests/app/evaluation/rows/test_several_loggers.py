@@ -246,7 +246,7 @@ def test_training_takes_the_log_that_evaluate_takes(sqlite_db: str, tmp_path: Pa
     logs.create(sqlite_db, "pg", "gradient")
     rates = [0.1] * 9 + [0.6]
     for number, name in enumerate(("old", "narrow", "near")):
-        logs.serve(sqlite_db, name, pages=2_000, rates=rates, seed=number + 1, start=20 * number + 1)
+        logs.serve(sqlite_db, name, pages=1_200, rates=rates, seed=number + 1, start=20 * number + 1)
     options = ("train-pg", "pg", "--epochs", "8", "--seed", "1", "--dry-run")
     run = runner(sqlite_db)
     weighed, pooled = (
@@ -292,7 +292,7 @@ def test_versions_that_tuning_visits_have_chosen_are_weighed_apart_where_they_ch
     rates = [0.9, *[0.1] * 9]
     answers = list[dict[str, Any]]()
     for number, options in enumerate([("--lr", "0.1", "--promote", "always"), ("--lr", "1e-9", "--epochs", "1")]):
-        logs.serve(sqlite_db, "pg", pages=6_000, rates=rates, seed=number, start=60 * number)
+        logs.serve(sqlite_db, "pg", pages=3_000, rates=rates, seed=number, start=60 * number)
         result = run(
             "--now", f"2026-02-0{number + 2}T00:00:00Z", "train-pg", "pg", *options, "--seed", "1", "--json"
         ).done()

@@ -34,10 +34,10 @@ def prepared(db: str) -> None:
     for name, words in POLICIES.items():
         assert run("policy", "create", name, "--kind", *words).exit_code == 0
         variants = ("--variant", f"a={name}", "--variant", f"b={name}")
-        serve(run, 0, 40, policy=name)
+        serve(run, 0, 20, policy=name)
         assert run("experiment", "create", f"{name}-ab", *variants).exit_code == 0
-        serve(run, 100, 250, experiment=f"{name}-ab")
-        serve(run, 500, 30 if name in ("plain", "fading") else 150, policy=name)
+        serve(run, 100, 120, experiment=f"{name}-ab")
+        serve(run, 500, 20 if name in ("plain", "fading") else 70, policy=name)
 
 
 def clocked(run: Run, hours: float) -> Run:

@@ -145,13 +145,13 @@ def test_a_dry_run_copies_nothing(source: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_copy_of_ten_thousand_decisions_goes_on(sqlite_db: str, empty_db: str, tmp_path: Path) -> None:
+def test_a_killed_copy_of_thousands_of_decisions_goes_on(sqlite_db: str, empty_db: str, tmp_path: Path) -> None:
     run, back = runner(sqlite_db), str(tmp_path / "back.db")
     run("arm", "import", "-", stdin="".join(f'{{"arm": "a{n}"}}\n' for n in range(20))).done()
     run("policy", "create", "home", "--kind", "thompson", "--param", "floor=0.1").done()
-    requests = (f'{{"policy": "home", "session": "s{n}", "user": "u{n // 9}", "k": 2}}\n' for n in range(10_000))
+    requests = (f'{{"policy": "home", "session": "s{n}", "user": "u{n // 9}", "k": 2}}\n' for n in range(4_000))
     run("--now", "2026-01-01T00:00:00Z", "recommend", "--input", "-", "--seed", 1, stdin="".join(requests)).done()
-    clicks = (f'{{"decision_id": {n}, "position": 1, "events": {{"click": 1}}}}\n' for n in range(1, 10_000, 7))
+    clicks = (f'{{"decision_id": {n}, "position": 1, "events": {{"click": 1}}}}\n' for n in range(1, 4_000, 7))
     run("--now", "2026-01-01T00:01:00Z", "feedback", "--input", "-", stdin="".join(clicks)).done()
     words = [sys.executable, "-m", "rlrec", "--db", sqlite_db, "db", "copy", "--to", empty_db]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
