@@ -430,13 +430,13 @@ def test_an_import_that_was_stopped_goes_on_where_it_ended(
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_lines_that_are_refused(sqlite_db: str, tmp_path: Path) -> None:
     peaks = []
-    for count in (5_000, 20_000):
+    for count in (2_000, 8_000):
         path = tmp_path / f"{count}.jsonl"
         path.write_text('{"session": "s", "slate": [], "eligible": ["a"]}\n' * count)
         bad_lines = import_log.BadLines(quarantine=True, refuse=lambda error, text: None, reading=lambda name: None)
         with closing(Store(sqlite_db)) as store, pytest.MonkeyPatch.context() as patched:
-            patched.setattr("rlrec.app.imports.layouts.base.GROUP", 1_000)
-            patched.setattr("rlrec.app.imports.layouts.base.BLOCK_BYTES", 50_000)
+            patched.setattr("rlrec.app.imports.layouts.base.GROUP", 400)
+            patched.setattr("rlrec.app.imports.layouts.base.BLOCK_BYTES", 20_000)
             request = import_log.Request(files=[source(path)], layout="jsonl")
             peaks.append(traced_peak(partial(import_log.import_log, store, request, bad_lines)))
     assert peaks[1] < 1.3 * peaks[0]

@@ -88,7 +88,7 @@ def change(db: str, text: str) -> None:
 def test_a_folder_gives_the_bits_of_its_store(
     served: str, folder: Path, targets: list[str], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logs.in_batches(monkeypatch, 60)
+    logs.in_batches(monkeypatch, 120)
     assert judged(served, *targets, log=f"parquet:{folder}", **options) == judged(served, *targets, **options)
 
 
@@ -101,7 +101,7 @@ def test_both_databases_give_the_same_bits(
     sqlite_db: str, db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same lines, imported into either one."""
-    logs.in_batches(monkeypatch, 60)
+    logs.in_batches(monkeypatch, 120)
     source = tmp_path / "source.db"
     source.write_bytes(Path(sqlite_db).read_bytes())
     lines = runner(prepare(str(source)))("export-log", "-").stdout

@@ -217,7 +217,7 @@ def test_an_audience_has_its_own_retention(sqlite_db: str) -> None:
     """A visitor who comes again is there 100 seconds later; visits of 700 visitors or so."""
     with closing(Store(sqlite_db, notice=lambda line: None)) as store:
         policy.create(store, policy.Request(name="u", kind="uniform"))
-        played = simulate(store, Simulation(environment="choc-kale", policy="u", sessions=1_500, group=20, seed=1))
+        played = simulate(store, Simulation(environment="choc-kale", policy="u", sessions=1_500, group=60, seed=1))
         store.now = None
         values = {row["metric"]: row["value"] for row in outcomes(store, Request())["outcomes"]}
     visitors = played["visitors"]

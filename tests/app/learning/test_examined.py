@@ -306,7 +306,7 @@ def test_doctor_has_the_figure_of_position_fit_or_none(kind: str, run_sqlite: Ru
     """Readers look at positions 2 to 4 with .62, .46 and .38. `ucb` draws nothing, so that no curve can be fitted."""
     run_sqlite("policy", "create", "home", "--kind", kind)
     rates = "--env", "rates=0.3,0.25,0.25" + ",0.2" * 9, "--env", "power=0.7"
-    run_sqlite("simulate", "pbm", "--policy", "home", "--sessions", 700, "--group", 10, "-k", 4, *rates, "--seed", 1)
+    run_sqlite("simulate", "pbm", "--policy", "home", "--sessions", 700, "--group", 35, "-k", 4, *rates, "--seed", 1)
     (finding,) = (line for line in run_sqlite("doctor").stdout.splitlines() if "position fit" in line)
     fitted = run_sqlite("position", "fit", "home", "--log", "policy=home", "--json")
     earn = "below position 1 earn less than"

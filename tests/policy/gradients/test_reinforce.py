@@ -287,7 +287,7 @@ ITEMS = np.arange(1, 11)
 LOGGED = (11 - ITEMS) / 55
 
 
-def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 4_000, rate: float = 0.05) -> Array:
+def climbed(reward: Array, logged: Array, objective: Objective, *, steps: int = 1_500, rate: float = 0.1) -> Array:
     """Where the climb ends on the log in which every item stands as often as it is likely."""
     kind, m = policy(), len(reward)
     x = np.zeros((m, len(kind.names)))

@@ -512,7 +512,7 @@ def test_without_a_reward_what_all_policies_learn_counts(run_sqlite: Run) -> Non
     """As in `outcomes`; `default` where two policies learn different ones."""
     assert run_sqlite("reward", "define", "value", "click=2").exit_code == 0
     run_sqlite("policy", "create", "draw", "--kind", "uniform", "--reward", "value").done()
-    run_sqlite("simulate", "shop", "--policy", "draw", "--sessions", 400, "--group", 10, "--seed", 1).done()
+    run_sqlite("simulate", "shop", "--policy", "draw", "--sessions", 400, "--group", 40, "--seed", 1).done()
 
     def rewards() -> set[str]:
         commands = ("effects",), ("exposure",), ("sweep", "--kinds", "ucb")

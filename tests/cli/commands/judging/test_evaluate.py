@@ -396,7 +396,7 @@ def test_where_a_visit_changes_the_next_one_session_estimates_are_weak_at_best(r
     for name, kale in (("sweet", 0.3), ("green", 0.7)):
         (tmp_path / name).write_text(f"arm,probability\nchocolate,{1 - kale}\nkale,{kale}\n")
     played = run_sqlite(
-        "simulate", "choc-kale", "--policy", "u", "--sessions", "3000", "--group", "500", "--seed", "1", "--json"
+        "simulate", "choc-kale", "--policy", "u", "--sessions", "2000", "--group", "500", "--seed", "1", "--json"
     )
     for name in ("sweet", "green"):
         run_sqlite("policy", "create", name, "--kind", "fixed", "--param", f"probabilities={tmp_path / name}")
