@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,34 @@ BARE = {
         ]
     ),
 }
+
+
+EACH = """
+import json, sys
+from rlrec.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, words
+    print("\\nmodules", json.dumps([words, [*sys.modules]]))
+"""
+
+
+def ran_in_turn(db: str, *commands: Sequence[object]) -> Iterator[tuple[list[str], set[str], str]]:
+    """Commands of one process: each, what had been imported by its end, and its stdout."""
+    each = json.dumps([["--db", db, *map(str, words)] for words in commands])
+    result = subprocess.run([sys.executable, "-c", EACH, each], capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+    stdout = ""
+    for line in result.stdout.splitlines():
+        if line.startswith("modules "):
+            words, modules = json.loads(line.removeprefix("modules "))
+            yield words, {*modules}, stdout
+            stdout = ""
+        else:
+            stdout += f"{line}\n"
 
 
 def ran(db: str, *words: object) -> tuple[set[str], str]:
@@ -87,13 +116,17 @@ def test_help_imports_little_of_the_program(words: list[str], sqlite_db: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["thompson", "epsilon-greedy", "uniform"])
-@pytest.mark.parametrize("size", [1, 2])
-def test_a_single_recommend_imports_no_scipy(shop: Run, sqlite_db: str, policy: str, size: int) -> None:
-    names, stdout = ran(sqlite_db, "recommend", "--policy", policy, "--session", "s2", "-k", size, "--json")
-    assert len(json.loads(stdout)["slate"]) == size
-    assert {"sqlalchemy", "numpy"} <= names
-    assert not names & ONCE
+def test_a_single_recommend_imports_no_scipy(shop: Run, sqlite_db: str) -> None:
+    kinds, sizes = ("thompson", "epsilon-greedy", "uniform"), (1, 2)
+    commands = [
+        ["recommend", "--policy", kind, "--session", "s2", "-k", size, "--json"] for kind in kinds for size in sizes
+    ]
+    slates = []
+    for words, names, stdout in ran_in_turn(sqlite_db, *commands):
+        slates.append(len(json.loads(stdout)["slate"]))
+        assert {"sqlalchemy", "numpy"} <= names, words
+        assert not names & ONCE, words
+    assert slates == [1, 2] * 3
 
 
 @pytest.mark.slow
@@ -120,8 +153,8 @@ def test_lists_exports_and_backups_import_no_numpy(shop: Run, sqlite_db: str, tm
     files = tmp_path / "log.jsonl", tmp_path / "copy.db"
     lists = (["policy", "list"], ["session", "list"], ["experiment", "list"], ["route", "list"], ["settle"])
     first = ["export-log", files[0], "--log", "policy=thompson"]  # histories of later steps are unpacked as arrays
-    for words in (*lists, first, ["db", "backup", files[1]]):
-        names, stdout = ran(sqlite_db, *words, "--json")
+    commands = [[*words, "--json"] for words in (*lists, first, ["db", "backup", files[1]])]
+    for words, names, stdout in ran_in_turn(sqlite_db, *commands):
         assert json.loads(stdout), words
         assert "numpy" not in names, words
     assert all(file.stat().st_size for file in files)

@@ -240,7 +240,7 @@ def p_value(count: Index, expected: Array) -> float:
 @pytest.mark.parametrize("size", [1, 3])
 def test_frequencies_match_propensities(size: int, floor: float) -> None:
     """A chi-square for each of three decisions; each is wrong by chance once in a million seeds."""
-    n, pages = 90_000, np.array(list(permutations(range(5), size)), np.intp)
+    n, pages = 30_000, np.array(list(permutations(range(5), size)), np.intp)
     each = logits(n, 5)
     drawn = slate_draws.draw_each(each, size=size, floor=floor, **words(n))
     digits = 5 ** np.arange(size)

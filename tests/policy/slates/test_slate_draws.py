@@ -27,7 +27,7 @@ FAMILIES: dict[str, Scores] = {
     "gumbel": Gumbel(np.array([0.0, 1.0, -1.0, 0.5, 0.5, 2.0])),
 }
 ALARM = 1e-6  # of a false alarm, in each test of frequencies
-DRAWS = 80_000  # the quantiles behind them are compared exactly below
+DRAWS = 40_000  # the quantiles behind them are compared exactly below
 
 
 def assert_frequencies(counts: Array, expected: Array) -> None:
