@@ -35,14 +35,14 @@ def copy_rarely(unit: Unit) -> None:
 
 
 def column(values: Sequence[Any]) -> Column:
-    """A column of these values; a `Same` if all are equal."""
-    return Same(values[0]) if values.count(values[0]) == len(values) else values
+    """A column of these values; a `Same` if all of several are equal."""
+    return Same(values[0]) if len(values) > 1 and values.count(values[0]) == len(values) else values
 
 
 def write(unit: Unit, table: str, columns: Mapping[str, Column], *, on_conflict: str = "") -> None:
     """Insert rows into a table, column by column; at least one column is no `Same`. on_conflict: as in
     `Unit.insert`."""
-    if unit.postgres:
+    if unit.postgres or next(len(column) == 1 for column in columns.values() if not isinstance(column, Same)):
         values = [repeat(column.value) if isinstance(column, Same) else column for column in columns.values()]
         rows = zip(*values)  # noqa: B905 (a `Same` is repeated endlessly)
         unit.insert(table, tuple(columns), rows, on_conflict=on_conflict)
