@@ -196,8 +196,9 @@ def loggers(setting: Setting) -> Iterator[Figure]:
         for label, _, _, ratio in rows:
             yield Figure(name=f"{name}, {label}: error over rows that count once", value=ratio, unit="", at_most=WORSE)
     excess = [
-        Shop(setting.folder, seed=seed).excess(target)
-        for seed in range(setting.size(STORES)) for target in ("uniform", "shelf@ranking/now", "rival@ranking/new")
+        shop.excess(target)
+        for seed in range(setting.size(STORES)) for shop in (Shop(setting.folder, seed=seed),)
+        for target in ("uniform", "shelf@ranking/now", "rival@ranking/new")
     ]  # fmt: skip
     yield Figure(name=f"mean excess of {len(excess)} targets", value=float(np.mean(excess)), unit="", at_most=ERROR)
     share = float(np.mean([value <= ERROR for value in excess]))
