@@ -77,7 +77,7 @@ def test_machines_with_sessions_of_their_own_are_seen_however_uneven_people_are(
 @pytest.mark.parametrize("shape", worlds.SHAPES)
 def test_people_who_differ_strongly_are_no_machines(shape: str) -> None:
     """By beta distributions with a + b from 0.3 to 3. Of 200 such logs of each shape none failed."""
-    assert not any(worlds.fails(MachineSessions(), worlds.honest(shape, seed, decisions=4_000)) for seed in range(20))
+    assert not any(worlds.fails(MachineSessions(), worlds.honest(shape, seed, decisions=4_000)) for seed in range(10))
 
 
 def test_a_log_of_clicks_at_nearly_everything_has_no_machines() -> None:
