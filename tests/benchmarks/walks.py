@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import io
 import json
 import subprocess
 import sys
-import tokenize
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -103,12 +101,12 @@ def code_lines() -> int:
 
 
 def _count_lines(text: str) -> int:
-    lines, no_code = text.splitlines(), set[int]()
+    no_code, in_text = set[int](), set[int]()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
-            docstring = node.body[0] if ast.get_docstring(node) else None
+            docstring = node.body[0] if ast.get_docstring(node, clean=False) else None
             no_code.update(range(docstring.lineno, (docstring.end_lineno or 0) + 1) if docstring else ())
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip():
-            no_code.add(token.start[0])
-    return sum(bool(line.strip()) and number not in no_code for number, line in enumerate(lines, 1))
+        elif isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno != node.lineno:
+            in_text.update(range(node.lineno + 1, (node.end_lineno or 0) + 1))
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if number not in no_code]
+    return sum(bool(line) and (line[0] != "#" or number in in_text) for number, line in lines)

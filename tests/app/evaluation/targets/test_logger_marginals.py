@@ -57,7 +57,7 @@ def at_position(slots: Columns, table: Array) -> Array:
 )
 def test_they_are_the_logged_ones_of_every_belief(sqlite_db: str, kind: str, parameters: dict[str, str]) -> None:
     logs.begin(sqlite_db, 5, "home", kind, **parameters)
-    logs.serve(sqlite_db, "home", pages=30, rates=RATES, size=3, group=1)
+    logs.serve(sqlite_db, "home", pages=15, rates=RATES, size=3, group=1)
     slots, table = derived(sqlite_db, positions=4)
     assert np.allclose(at_position(slots, table), slots["marginal"], rtol=1e-9, atol=1e-12)
     assert (table[:, 3] == 0).all()
