@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ON_BOTH, Run, begin
+from tests.conftest import Run, begin
 
 READ = {"context": {"fields": {"hour": "number"}}, "arm": {"fields": {"price": "number", "new": "flag"}}}
 PRICES: dict[str, dict[str, Any]] = {"a": {"price": 0}, "b": {"price": 3, "new": True}, "c": {"price": 1}}
@@ -62,9 +62,12 @@ def probabilities(run: Run, policy: str, arms: list[Any], *, hour: int = 1) -> d
     return {row["arm"]: row["probabilities"][0] for row in shown["arms"]}
 
 
-@ON_BOTH
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "stages"])
+@pytest.mark.parametrize(
+    ("db", "name"),
+    [*(("sqlite", name) for name in KINDS if name != "stages"), ("postgres", "linucb"), ("postgres", "odds")],
+    indirect=["db"],
+)
 def test_arms_that_a_request_describes_alike_are_served_alike(shop: Run, name: str) -> None:
     """Where a and b swap their features, they swap their probabilities; `hybrid` knows them by name as well."""
     version = create(shop, name)
