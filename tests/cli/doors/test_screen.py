@@ -476,7 +476,7 @@ def test_requests_do_not_wait_for_pages_whose_process_stands_still(shop: Run, sq
         url = f"http://{address}/screen/"
         awaited(url)
         awaited(f"{url}arms")
-        made = time.monotonic()
+        rendered_at = time.monotonic()
         (page_process,) = subprocess.run(
             ["pgrep", "-P", str(child.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
         ).stdout.split()
@@ -490,7 +490,7 @@ def test_requests_do_not_wait_for_pages_whose_process_stands_still(shop: Run, sq
             with urllib.request.urlopen(request, timeout=30) as answer:
                 assert json.load(answer)["session"] == "during"
             assert time.monotonic() - began < 10
-            time.sleep(max(0.0, made + FRESH_S - time.monotonic()))
+            time.sleep(max(0.0, rendered_at + FRESH_S - time.monotonic()))
             status, headers, body = fetch(f"{url}arms")  # as it was
             assert (status, headers["refresh"], "Older figures:" in body, "<h1>Arms" in body) == (200, "2", True, True)
         finally:
