@@ -568,17 +568,19 @@ def shared_surfaces(unit: Unit, selection: Selection) -> list[str]:
     if unit.folder is not None:
         return []
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
-    users, ids = dict[str, set[int]](), dict[str, list[int]]()
-    for policy_id, decision_id, user_id in selected.newest_users(unit, selection, NEWEST):
-        base, _, variant = names[policy_id].partition("@")
-        surface = f"experiment={variant.partition('/')[0]}" if variant else f"policy={base}"
-        users.setdefault(surface, set()).add(user_id)
-        ids.setdefault(surface, []).append(decision_id)
+    rows = np.array(selected.newest_users(unit, selection, NEWEST), np.int64).reshape(-1, 3)
+    served, policy = np.unique(rows[:, 0], return_inverse=True)
+    parts = [names[key].partition("@") for key in served.tolist()]
+    surfaces = [f"experiment={name.partition('/')[0]}" if name else f"policy={base}" for base, _, name in parts]
+    by_surface = {surface: rows[np.array(surfaces)[policy] == surface, 1:] for surface in surfaces}
+    users = {surface: np.unique(shown[:, 1]) for surface, shown in by_surface.items()}
+    starts, ends = ({surface: end(shown[:, 0]) for surface, shown in by_surface.items()} for end in (np.min, np.max))
     pairs = [
         {first, second}
-        for first, second in combinations(users, 2)
-        if max(min(ids[first]), min(ids[second])) < min(max(ids[first]), max(ids[second]))
-        and len(users[first] & users[second]) > SHARED * min(len(users[first]), len(users[second]))
+        for first, second in combinations(by_surface, 2)
+        if max(starts[first], starts[second]) < min(ends[first], ends[second])
+        and len(np.intersect1d(users[first], users[second], assume_unique=True))
+        > SHARED * min(len(users[first]), len(users[second]))
     ]
     return sorted(set[str]().union(*pairs))
 
