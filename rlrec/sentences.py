@@ -277,6 +277,9 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     if newer := newer_units(answer, log):
         return newer
+    if (since := answer.get("pruned_until")) and any("picked-decisions" in row["reasons"] for row in rows):
+        command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {since}"
+        return [f"`{command} --reward {rows[0]['reward']}` compares the {answer['unit']}s whose visits are all stored"]
     if not days or not any("young-units" in row["reasons"] for row in rows):
         return []
     rewards = "".join(f" --reward {name}" for name in dict.fromkeys(row["reward"] for row in rows))

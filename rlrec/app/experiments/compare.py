@@ -20,13 +20,14 @@ from rlrec.ope.comparisons import comparison
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.sequences import LookSequence
 from rlrec.records import Reward
-from rlrec.sentences import WEEK, experiment_sentences
+from rlrec.sentences import DEFAULT_REWARD, WEEK, experiment_sentences
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import activity, selected
 from rlrec.store.log.candidates import TEAMS
-from rlrec.store.policies import experiments, routes
+from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.experiments import Experiment, Phase
+from rlrec.store.upkeep import removals
 from rlrec.times import DAY_US, format_time
 
 INTERVAL = ("value", "relative", "lower", "upper")  # of a difference
@@ -46,8 +47,9 @@ SequenceAnswer = TypedDict("SequenceAnswer", {
 # known; selected_ratio: whether exclusions and filters leave out different shares of the variants; first_at, last_at:
 # of its decisions, None without any; route: whose holdout it is; led_to: the policies that the route has served, newest
 # last, none where a log is named; led_since: its newest change; has_newcomers: whether units were assigned since then;
-# ramp: the route that it is a ramp of; equal_age_days: the number of first days over which units can be compared now,
-# at most a week; promoted, live: the variant that was promoted at its end, and the version that went live.
+# ramp: the route that it is a ramp of; pruned_until: where visits since its beginning were pruned; other_rewards: that
+# are defined and not shown; equal_age_days: the number of first days over which units can be compared now, at most a
+# week; promoted, live: the variant that was promoted at its end, and the version that went live.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
@@ -61,7 +63,8 @@ VariantComparison = TypedDict("VariantComparison", {
     "segments": NotRequired[list[study_figures.SegmentRow]],
     "promoted": NotRequired[str], "live": NotRequired[str],
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
-    "led_since": NotRequired[str], "has_newcomers": NotRequired[bool], "ramp": NotRequired[str],
+    "led_since": NotRequired[str], "has_newcomers": NotRequired[bool],
+    "ramp": NotRequired[str], "pruned_until": NotRequired[str], "other_rewards": NotRequired[list[str]],
     "equal_age_days": NotRequired[int], "metric": list[dict[str, str | None]],
     "guards": list[study_figures.GuardRow], "sequence": SequenceAnswer,
 })  # fmt: skip
@@ -91,6 +94,7 @@ def show(
         collected = unit_outcomes.collect(unit, study, level=level, is_fixed=fixed)
         assigned = experiments.count_units(unit, experiment.id)
         phases, promoted = experiments.phases(unit, experiment), promotion(unit, experiment)
+        pruned_until, defined = removals.pruned_until(unit), [] if rewards else policies.rewards(unit)
         first_at, entered_at = experiments.assignment_times(unit, experiment.id)
         route = lookup.route_of_holdout(unit, experiment)
         changes = [] if route is None or log else routes.history(unit, route.route_id)[::-1]
@@ -145,6 +149,7 @@ def show(
         *(reason for reason in TIME_REASONS if any(reason in row["reasons"] for row in unit_differences)),
     ]
     chi2, p_value = collected.selected_split
+    rewards_left = [row.name for row in defined if row not in definitions and row.name != DEFAULT_REWARD]
     return _result(
         experiment, variants, differences, collected.split, covered, holdout=uniform, outcomes=rows,
         unit_differences=unit_differences, reasons=reasons, decisions_per_unit=more_decisions, anonymous=sums.anonymous,
@@ -157,6 +162,8 @@ def show(
         **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),
         **({} if route is None else {"route": route.route, "led_to": led_to, "led_since": format_time(route.at)}),
         **({} if route is None else {"has_newcomers": entered_at >= route.at}),
+        **({"other_rewards": rewards_left} if rewards_left else {}),
+        **({"pruned_until": format_time(pruned_until)} if pruned_until > first_at > 0 else {}),
         **({} if (ramp := experiment.declaration.get("route")) is None else {"ramp": ramp}),
         **promoted,
     )  # fmt: skip

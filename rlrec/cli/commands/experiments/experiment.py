@@ -258,13 +258,14 @@ def _view(result: app.compare.VariantComparison, level: float, *, details: bool)
     explained += meanings(shown, result["unit"])
     names = {(row["metric"], row["reward"]) for row in result["metric"][:1]}  # the metric that the plan is for
     deciding = [row for row in result["unit_differences"] if (row["metric"], row["reward"]) in names]
-    is_open = all(row["answer"] == "unknown" for row in deciding)
+    is_open, unseen_rewards = all(row["answer"] == "unknown" for row in deciding), result.get("other_rewards", [])[:1]
     notes: list[str | View] = [
         *segment_notes(result.get("segments", [])),
         *explained,
         *([""] if explained else []),
         *_phases(result["phases"]),
         *(_per_decision(result) if details else ["--details has every metric, and means per decision"]),
+        *(f"other rewards: `rlrec experiment show {result['experiment']} --reward {name}`" for name in unseen_rewards),
         *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
         *([plan_sentence(planned)] if (planned := result.get("plan")) and is_open else []),
         *(_learners(result) if is_open else []),

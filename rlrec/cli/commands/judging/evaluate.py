@@ -27,7 +27,7 @@ SHOWN = {
     "verdict": "verdict", "answer": "answer", "reasons": "reasons",
 }  # fmt: skip
 MAX_SENTENCES = 8  # above a table of groups
-MAX_WIDTH = 2.0  # of an interval of a lift that is shown although nothing is known
+MAX_WIDTH = 10.0  # of an interval of a lift that is shown although nothing is known
 DROP = ("version", "rows", "unit", "reasons", "ess", "as served", "lift")
 VERDICTS = ("insufficient", "weak", "ok")
 

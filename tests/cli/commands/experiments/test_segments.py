@@ -105,7 +105,12 @@ def test_a_prune_after_the_assignment_leaves_no_answer(ready: Any) -> None:
     rows = ready(*LATER, "experiment", "show", "ab", "--json").json["unit_differences"]
     assert all((row["p_value"], row["answer"]) == (None, "unknown") for row in rows)
     assert all("picked-decisions" in row["reasons"] for row in rows)
-    since = ready(*LATER, "outcomes", "--experiment", "ab", "--entered-since", "2030-01-02", "--json").json
+    words = ("outcomes", "--experiment", "ab", "--entered-since", "2030-01-02")
+    named = (
+        f"`rlrec {' '.join(words)}T00:00:00.000000Z --reward default` compares the users whose visits are all stored"
+    )
+    assert named in ready(*LATER, "experiment", "show", "ab").stdout.splitlines()
+    since = ready(*LATER, *words, "--json").json
     assert all("picked-decisions" not in row["reasons"] for row in since["differences"])
     assert "whoever came before counts as new" in ready(*LATER, "outcomes").stderr
 
