@@ -65,6 +65,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                     names = sorted({row.reward for row in rows})
                     notice_uncounted(unit, store, [lookup.reward(unit, name) for name in names])
                 at = _changed_at(unit, selection, rows)
+                for sentence in _bygone(unit, selection, rows):
+                    store.notice(sentence)
                 return [replace(row, options=options, untaught=untaught.get(row.name), changed_at=at) for row in rows]
         except EmptyLog as error:
             if error.wait_us is not None:
@@ -124,6 +126,21 @@ def _with_visits(
     }
     chosen_ids = {id(row) for row in {**answering, **visits}.values()}
     return [replace(row, is_answer=id(row) in chosen_ids) for row in (*visits.values(), *rows)] if visits else rows
+
+
+def _bygone(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -> list[str]:
+    """A sentence for each target that is compared mostly with others than the policy that served last."""
+    newest_page = next(iter(selected.newest_pages(unit, selection, 1)), None) if unit.folder is None else None
+    if newest_page is None or not any(row.estimate.logger_weights for row in rows):
+        return []
+    serving = policies.by_id(unit, [newest_page.version_id])[newest_page.version_id].reference
+    policy = lookup.split(serving)[0]
+    return [
+        f"{100 - 100 * share:.0f} % of what {row.name} is compared with is not {serving}, which served last: "
+        f"`rlrec evaluate {row.name} --log policy={policy}` compares it with that"
+        for row in answering_rows(rows)
+        if "@" not in policy and 0 < (share := row.logger_shares.get(serving, 0.0)) < 0.5 and row.by is None
+    ]
 
 
 def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -> str | None:

@@ -177,6 +177,11 @@ class EstimateRow:
         total = sum(logger.rows * logger.weight for logger in loggers)
         return [(logger, logger.rows * logger.weight / total) for logger in loggers]
 
+    @property
+    def logger_shares(self) -> dict[str | None, float]:
+        """The share of each logger in the rows as they are weighed, by version."""
+        return {logger.version: share for logger, share in self._shares}
+
     @cached_property
     def target_loggers(self) -> list[str]:
         """The loggers that showed just what the target shows, where nearly all that counts is theirs."""

@@ -186,6 +186,18 @@ def test_a_policy_that_equals_one_of_several_loggers_is_told_where_the_others_ar
     assert "Next" not in text
 
 
+def test_a_target_that_is_compared_with_what_no_longer_serves_says_so(sqlite_db: str, run_sqlite: Run) -> None:
+    """A log that was imported tells more of it than the policy that serves now."""
+    logs.begin(sqlite_db, 3, "old", "epsilon-greedy", epsilon="0.7")
+    logs.create(sqlite_db, "present", "epsilon-greedy", epsilon="0.2")
+    logs.serve(sqlite_db, "old", pages=400, rates=[0.2, 0.5, 0.8])
+    logs.serve(sqlite_db, "present", pages=100, rates=[0.2, 0.5, 0.8], start=3.0)
+    notes = run_sqlite(*LATER, "evaluate", "uniform", "--cluster", "session").done().stderr
+    assert "% of what uniform is compared with is not present@1, which served last: `rlrec evaluate uniform" in notes
+    alone = (*LATER, "evaluate", "uniform", "--cluster", "session", "--log", "policy=present")
+    assert "served last" not in run_sqlite(*alone).done().stderr
+
+
 def test_few_groups_have_a_sentence_each(log: Any, run_sqlite: Run) -> None:
     lines = run_sqlite(*LATER, "evaluate", "uniform", "--by", "policy", "--cluster", "session").stdout.splitlines()
     assert lines[0].startswith("3 estimates by policy, 1 group: ")
