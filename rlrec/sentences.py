@@ -448,10 +448,11 @@ def best_of(may_be_best: Mapping[str, bool | None]) -> str:
 
 def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, has_groups: bool = False) -> str:
     """The first conclusion from the effects of arms, which are in order: an arm with a high reward now and a negative
-    long-run effect, else the worst arm, else the best; at a level that holds for all arms together. has_groups: whether
-    they are those of one of several groups, drawn towards all: then its own pages must agree."""
+    long-run effect, else the worst arm, else the best; at a level that holds for all arms together, and of arms that
+    are not retired. has_groups: whether they are those of one of several groups, drawn towards all: then its own pages
+    must agree."""
     reach = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
-    sure = [row for row in arms if abs(row["shrunk"]) > reach * row["shrunk_sd"] > 0]
+    sure = [row for row in arms if abs(row["shrunk"]) > reach * row["shrunk_sd"] > 0 and not row.get("retired")]
     if has_groups and (pooled := sure):
         sure = [row for row in sure if (row["upper" if row["shrunk"] < 0 else "lower"] or 0.0) * row["shrunk"] > 0]
         if not sure:

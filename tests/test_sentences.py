@@ -317,6 +317,7 @@ def test_a_group_claims_only_what_its_own_pages_say() -> None:
     assert effect_sentence([unseen], has_groups=True) == f"{start} (no estimate){ending}"
     assert effect_sentence([row | {"upper": -0.01}], has_groups=True).startswith("a1 costs in the long run")
     assert effect_sentence([row]).startswith("a1 costs in the long run")
+    assert "none surely adds" in effect_sentence([row | {"retired": True}])
 
 
 def test_rewards_that_disagree_and_a_split_that_is_wrong_are_no_advice() -> None:

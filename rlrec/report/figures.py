@@ -357,13 +357,13 @@ def effects(answer: Effects) -> Figure:
         for row in shown
     ]
     extent = "all arms" if shown is arms else f"the {half} best and the {half} worst of {len(arms)} arms"
-    headers = [*shown[0]]
+    headers = [name for name in shown[0] if name != "retired"]
     return Figure(
         title=sentences.effect_sentence(arms, answer["level"]),
         drawing=forest(intervals, x_name=f"effect of one look in the long run ({answer['reward']})", zero=True),
         description=f"One interval of {answer['level']:.0%} an arm; {extent}.",
         headers=headers,
-        rows=[[*row.values()] for row in shown],
+        rows=[[row.get(name) for name in headers] for row in shown],
     )
 
 

@@ -9,7 +9,7 @@ from functools import cached_property, reduce
 from itertools import combinations
 from operator import iadd
 from statistics import NormalDist
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 
@@ -37,7 +37,7 @@ from rlrec.store import Unit
 from rlrec.store.log import selected
 from rlrec.store.log.events import RETURN
 from rlrec.store.log.selected import Selection
-from rlrec.store.policies import policies
+from rlrec.store.policies import arms, policies
 from rlrec.times import DAY_US, SECOND
 
 HORIZON_US = 7 * DAY_US
@@ -72,6 +72,7 @@ ArmEffect = TypedDict("ArmEffect", {
     "arm": str, "looks": float, "now": float | None, "later": float | None, "returning": float | None,
     "long_run": float | None, "std_error": float | None, "lower": float | None, "upper": float | None,
     "shrunk": float, "shrunk_sd": float, "shrunk_lower": float, "shrunk_upper": float, "rank_now": int, "rank": int,
+    "retired": NotRequired[bool],
 })  # fmt: skip
 _RAW = ("now", "later", "returning", "long_run", "std_error", "lower", "upper")
 _SHRUNK = ("shrunk", "shrunk_sd", "shrunk_lower", "shrunk_upper")
@@ -553,6 +554,9 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
         effect_pass.figures(sums, cell, request.level, posterior)
         for (cell, sums), posterior in zip(cells.items(), posteriors, strict=True)
     ]
+    retired = {arm.key for arm in arms.all_arms(unit) if arm.retired_at is not None} if unit.folder is None else set()
+    for row in (row for group in (in_all, *in_cells) for row in group["arms"] if row["arm"] in retired):
+        row["retired"] = True
     return {
         "reward": effect_pass.reward.name, "horizon_s": effect_pass.horizon_us / SECOND,
         "log_s": effect_pass.evaluation.extent.span_us / SECOND, "log": request.log,
