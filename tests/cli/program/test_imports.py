@@ -52,7 +52,7 @@ for words in json.loads(sys.argv[1]):
         main()
     except SystemExit as end:
         assert not end.code, words
-    print("\\nmodules", json.dumps([words, [*sys.modules]]))
+    print("\\nmodules", json.dumps([words, [*sys.modules]]), flush=True)
 """
 
 
