@@ -4,15 +4,31 @@ dataclass, and every command would wait for that."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import Field, dataclass
-from functools import reduce
+from dataclasses import Field, dataclass, field
+from functools import partial, reduce
 from operator import add, iadd
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 K = TypeVar("K")
 CURVE = ("position", "examination")  # parameters with the name of a curve, and its values
 LEARNED = (*CURVE, "prior_mean", "prior_sd", "cells")  # the parameters that a version may have instead of its policy
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+class Record:
+    """Base of records: a subclass is a frozen dataclass whose fields are given by name. Options of its class statement,
+    those of a dataclass, change that; `eq=False` is for records that are compared by identity, such as those with
+    arrays."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    if TYPE_CHECKING:
+
+        def __init_subclass__(cls, **options: bool) -> None: ...
+
+    else:  # no function of this package, through which each import of a record would go
+        __init_subclass__ = classmethod(partial(dataclass, frozen=True, kw_only=True))
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
@@ -22,8 +38,12 @@ class Sums:
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
-    def __init_subclass__(cls, **options: bool) -> None:
-        dataclass(cls, **{"frozen": True, "eq": False} | options)
+    if TYPE_CHECKING:
+
+        def __init_subclass__(cls, **options: bool) -> None: ...
+
+    else:
+        __init_subclass__ = classmethod(partial(dataclass, frozen=True, eq=False))
 
     def __add__(self, other: Self) -> Self:
         return type(self)(**{name: _add(value, getattr(other, name)) for name, value in vars(self).items()})
@@ -123,8 +143,7 @@ class StoredPolicy(NamedTuple):
         return self.name.partition("@")[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Version:
+class Version(Record):
     """A numbered belief of a policy; `seq` and `ordinal` are the policy's counters at its creation.
     `entered_to` is the last decision of the policy that has entered the belief; None: all have. `parameters`: the
     design of a contextual policy, and `since`, the first decision in the belief. has_omissions: whether the belief left

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from rlrec.errors import InputError, suggest
+from rlrec.records import Record
 
 if TYPE_CHECKING:
     from rlrec.ope.sums.base import Estimator, ImpressionEstimator
@@ -53,8 +54,7 @@ ASSUMPTIONS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class EstimatorChoice:
+class EstimatorChoice(Record):
     """Estimators by label and unit; each unit is a fold of its own.
 
     labels: all labels, in the order of the request. named: those that the request names itself, not by a group;

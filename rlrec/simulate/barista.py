@@ -11,6 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
+from rlrec.records import Record
 from rlrec.simulate.base import Visitors, bounded, check_rates
 
 RISE, TOP = 2, 3  # levels of satiation that an item gains when it is served, and the highest level
@@ -18,8 +19,7 @@ ITEMS, DEEPEST = 6, 20  # items, and cap and patience, at most: the chain stays 
 SMALLEST = 1e-13  # gain of a round below which the search for the best shares ends
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Chain:
+class Chain(Record, eq=False):
     """Every state that a visit can reach, (n,), in order of steps; a visit begins in state 0.
     states: (n, arms + 2): satiation of each item, boredom, step from 0
     following: (n, arms): the state after an item; -1 if the visit ends

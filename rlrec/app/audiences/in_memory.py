@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +20,14 @@ from rlrec.policy.kinds.linear import HYBRID, SHARED
 from rlrec.policy.kinds.odds import FEATURES
 from rlrec.policy.scores.floors import at_positions
 from rlrec.policy.scores.scores import ExactScores, Scores
+from rlrec.records import Record
 from rlrec.simulate.base import Audience, Info, Visitors
 
 NO_CONTEXT: dict[str, Any] = {}
 COUNTS = 3  # columns of statistics common to all kinds
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Totals:
+class Totals(Record, eq=False):
     """Sums per run, (runs,): rewards, mean rewards of the best arms, regret of the chosen arms, and decisions; if
     visitors are recognised, the number of them and of those who came again. shown (runs, arms): slots that showed each
     arm."""

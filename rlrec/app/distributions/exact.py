@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +23,7 @@ from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.scores import Scores, unstack
 from rlrec.policy.slates import slate
 from rlrec.policy.slates.slate_draws import Draw, SlateSampler
-from rlrec.records import CURVE, Version
+from rlrec.records import CURVE, Record, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import Row, damage_error
 from rlrec.store.policies import beliefs, policies
@@ -46,8 +46,7 @@ CELLS = 1_000_000  # numbers that the scores of a group of contexts need at a ti
 WORDS = 100  # columns that a sparse context is assumed to have
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class EligibleDistribution:
+class EligibleDistribution(Record, eq=False):
     """The distribution over one eligible set: arms (m,) ids; scores and, if the kind has one, index (m,).
 
     reads: the context fields that it depends on. samplers: of slates, by their length; earlier: those of an earlier

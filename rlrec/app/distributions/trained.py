@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,7 +16,7 @@ from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters
 from rlrec.policy.gradients.history import History
 from rlrec.policy.slates import slate_draws
 from rlrec.policy.slates.slate_draws import Draw
-from rlrec.records import Version
+from rlrec.records import Record, Version
 from rlrec.store import Unit
 from rlrec.store.log import contents
 from rlrec.store.policies import beliefs
@@ -30,8 +29,7 @@ PORTION = 1_000  # decisions with stated features of arms that are processed at 
 SETS = 500  # eligible sets that are read at a time
 
 
-@dataclass(frozen=True, eq=False)
-class EligibleGroup:
+class EligibleGroup(Record, kw_only=False, eq=False):
     """Decisions that share an eligible set with the same features: their rows, the arms (m,), ascending, and the
     noiseless score of each, (rows, m)."""
 

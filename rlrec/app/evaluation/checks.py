@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 from zlib import crc32
@@ -21,7 +21,7 @@ from rlrec.ope.checks.machines import SessionSums
 from rlrec.ope.checks.times import PERIODS, ArrivalSums, DriftSums
 from rlrec.ope.intervals.betting import BET_ALPHA, BetSums, bet_sums, propensities_are_wrong
 from rlrec.ope.sums.base import Estimator, hash_bits
-from rlrec.records import Reward, Sums
+from rlrec.records import Record, Reward, Sums
 from rlrec.store.log.reader import ABSENT, Batch
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ _PERSONS_SALT, _SAMPLE_SALT, _REPEATS_SALT = 11, 12, 13
 MAX_DECISIONS = 200_000  # decisions whose events are read, about
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CheckedLog:
+class CheckedLog(Record, eq=False):
     """A batch of the log for the checks, with the arms of the store and the extent of the log."""
 
     logged: LoggedBatch
@@ -66,8 +65,7 @@ class CheckedLog:
         return hash_bits(digest, salt=_SAMPLE_SALT) / 2.0**64 < SAMPLED / max(self.extent.decisions, 1)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CheckedRows(CheckedLog):
+class CheckedRows(CheckedLog, eq=False):
     """A batch for the checks with its impressions: the mature, uncensored ones, and their rewards.
 
     cluster: the kind of unit that was randomised; model: of rewards, fitted on other clusters; None where no check

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
@@ -12,7 +12,7 @@ from rlrec.app.evaluation.comparisons import declared, holdout, interleaved
 from rlrec.app.inputs import canonical, lookup
 from rlrec.app.learning import belief_versions
 from rlrec.errors import Conflict, InputError
-from rlrec.records import Version
+from rlrec.records import Record, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows, damage_error, parse
 from rlrec.store.log import settings
@@ -30,8 +30,7 @@ MIN_ROOM = 1e-9  # a smaller share of a layer, or change of one, counts as none
 STEPS, HOLD = "steps", "hold_us"  # keys in the definition of a ramp that advances by steps
 
 
-@dataclass(frozen=True, kw_only=True)
-class VariantSpec:
+class VariantSpec(Record):
     """One variant as in `--variant`: POLICY means the live version, POLICY@V pins one."""
 
     label: str
@@ -39,8 +38,7 @@ class VariantSpec:
     weight: float = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """Options of `experiment create`."""
 
     name: str
@@ -94,8 +92,7 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
 })  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fork:
+class Fork(Record):
     """The version that a variant starts from, and its sums at that time; None for the built-in `uniform`."""
 
     variant: VariantSpec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, inf
 from typing import Any, NotRequired, TypedDict
 
@@ -18,7 +18,7 @@ from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.comparisons import comparison
 from rlrec.ope.intervals import intervals, sequences
 from rlrec.ope.sums.unit_visits import DAYS
-from rlrec.records import Reward
+from rlrec.records import Record, Reward
 from rlrec.sentences import DEFAULT_REWARD, time_text
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -38,8 +38,7 @@ RETURN_DAYS = {  # days in which the last units may come again, for metrics that
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """Options of `experiment plan`. name: of an experiment, whose variants, unit and traffic are used; lift: a share of
     the first variant's metric; metric: METRIC[:REWARD], None for the deciding one; weights: of the variants; rate: the
     share of units with an event, in place of the metric; log: a filter of the traffic."""
@@ -192,8 +191,7 @@ def _plan(
     }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class NewUnits:
+class NewUnits(Record, eq=False):
     """The number of units that have come by the end of each stretch of some days, (STRETCHES,). population: how many
     there are, those who came earlier included; newcomers: of a day, those who never came earlier."""
 

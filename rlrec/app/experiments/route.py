@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain, count, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
 
@@ -15,7 +15,7 @@ from rlrec.app.inputs import lookup
 from rlrec.app.learning.belief_versions import is_complete
 from rlrec.app.policies import versions
 from rlrec.errors import CheckFailed, Conflict, InputError, StoreBusy
-from rlrec.records import Head, Version
+from rlrec.records import Head, Record, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import decisions, settings
@@ -34,8 +34,7 @@ YEAR_US = 365 * DAY_US
 NAME_LENGTH = 52  # of a route, in the name of its ramp, since the name of an experiment has at most 64 characters
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """Options of `route create`, `route set` and `route ramp`. to: NAME follows the live version of a policy, NAME@V is
     pinned; None where only a holdout begins. holdout: the share of the users that another policy serves permanently.
     steps, hold_us: rising shares of a ramp that advances by itself, and how long each lasts at least, as long as none

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 
 from rlrec.log_fields import STATED_FIELDS
+from rlrec.records import Record
 from rlrec.store.database.loading import Column, Same
 from rlrec.store.log.reader import Batch
 
@@ -21,8 +22,7 @@ T = TypeVar("T", "LoggedSlots", "LoggedEvents")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoggedSlots:
+class LoggedSlots(Record):
     """Slots, with the columns of the table `slot`, but the key of the arm. row: index of each slot's decision,
     ascending; id: the name by which other lines refer to the slot, not stored."""
 
@@ -38,8 +38,7 @@ class LoggedSlots:
     id: Column = NULL
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoggedEvents:
+class LoggedEvents(Record):
     """Events. row: index of each event's decision, ascending; at: None for the time of the decision."""
 
     row: Sequence[int]

@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from glob import escape, iglob
 from hashlib import blake2b
@@ -34,6 +34,7 @@ from rlrec.app.inputs.decision_tables import load_pyarrow
 from rlrec.app.log import partitions
 from rlrec.arrays import Ids
 from rlrec.errors import CheckFailed, InputError, RlrecError, StoreBusy
+from rlrec.records import Record
 from rlrec.store import Store, Unit
 from rlrec.store.database import tables as t
 from rlrec.store.log import contents, decisions, log_tables, selected, settings
@@ -52,8 +53,7 @@ MAX_WAITING_BYTES = 32_000_000  # bytes of rows that wait for the spools of thei
 GROUP_ROWS, GROUP_BYTES = 20_000, 64_000_000  # rows of a row group, and its bytes, about
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(Record):
     """The valid files of a folder, by dataset, and the store that they come from. forgotten: how many users that store
     had forgotten by then."""
 
@@ -161,8 +161,7 @@ def schemas(pa: Any) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
+class Written(Record):
     """Counts of a folder: its files, all decisions in it, and the new ones."""
 
     files: int

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from rlrec.app.inputs import canonical
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, offsets, piece_rows, run_starts, take
 from rlrec.policy.gradients.history import RECENT, REMEMBERED, History, pack
-from rlrec.records import Reward
+from rlrec.records import Record, Reward
 from rlrec.store import Unit
 from rlrec.store.database import loading
 from rlrec.store.database.bulk import Columns
@@ -35,8 +35,7 @@ READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id"
 # -- visit numbers --
 
 
-@dataclass(frozen=True)
-class VisitMoves:
+class VisitMoves(Record, kw_only=False):
     """Visits of an import whose number was taken in the store: the new number by (session, the line's number), and all
     new numbers."""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from rlrec.app.log.splits import splits
 from rlrec.arrays import numbers_in_runs, run_starts
 from rlrec.errors import InputError, quantity
 from rlrec.log_fields import SLOT, STATED_FIELDS
-from rlrec.records import Reward, Sums, Version
+from rlrec.records import Record, Reward, Sums, Version
 from rlrec.store import Unit
 from rlrec.store.database import loading
 from rlrec.store.database.loading import Column, Same
@@ -33,8 +33,7 @@ TOLERANCE = 1e-6  # relative, for rewards that lines state
 MIN_DECISIONS = 100  # decisions from which on equal rewards suggest that the others were lost
 
 
-@dataclass(frozen=True)
-class AlteredRewards:
+class AlteredRewards(Record, kw_only=False):
     """The number of decisions of a log with a reward outside their definition's range, the number with a reward that it
     ignores, and that of all; the kinds of events that it does not weigh; and up to two distinct rewards of slots."""
 
@@ -124,8 +123,7 @@ class ImportCounts(Sums, eq=True):
     changed: int = 0
 
 
-@dataclass(frozen=True)
-class ImportState:
+class ImportState(Record, kw_only=False):
     """The state of an import between two transactions.
 
     policies: the names of all owners; options: those of the command, stored with its first decisions; run: the id of

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from io import TextIOWrapper
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Ids, look_up, piece_rows, run_starts
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.reward import LIMIT
+from rlrec.records import Record
 from rlrec.store import Unit
 from rlrec.store.database.bulk import PendingQuery
 from rlrec.store.log.selected import id_ends
@@ -39,8 +39,7 @@ Source = Any  # a path, or a frame
 Cells = Mapping[str, Sequence[Any]]  # columns by name
 
 
-@dataclass(frozen=True)
-class DecisionTable:
+class DecisionTable(Record, kw_only=False):
     """Numbers by decision and arm. source: their name in messages; column: the kind of number; path: of their file;
     since: the time of the table's first decision, None if the decision before it has the same time or there is none;
     temperature: of the softmax of scores or log probabilities, 0 for the best arm."""

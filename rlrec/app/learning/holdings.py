@@ -4,7 +4,6 @@ started from: a log that it was fitted to, or a belief that it copied."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from rlrec.app.log.lineage import LearnedFrom
 from rlrec.arrays import Flags, look_up, take
 from rlrec.policy.beliefs.budget import Budget
 from rlrec.policy.beliefs.statistics import Forgetting
-from rlrec.records import Version
+from rlrec.records import Record, Version
 from rlrec.store import Unit
 from rlrec.store.log.events import CENSOR
 from rlrec.store.log.reader import Batch
@@ -105,8 +104,7 @@ def censored(batch: Batch) -> Flags:
     return flags
 
 
-@dataclass(frozen=True, kw_only=True)
-class Holding:
+class Holding(Record):
     """A version, the extent of the log that its belief contains, and the fold of the belief that it comes from."""
 
     version: Version

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from rlrec.policy.contexts.features import WIDEST, Sparse
 from rlrec.policy.gradients.gradient import BILINEAR
 from rlrec.policy.kinds.linear import HYBRID, SHARED, Linear
 from rlrec.policy.kinds.odds import FEATURES
-from rlrec.records import Version
+from rlrec.records import Record, Version
 from rlrec.store import Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log.selected import Selection
@@ -38,8 +38,7 @@ Weights = Sequence[tuple[int, bytes]]
 HASHED = 16  # columns for hashed features of arms, while there are no arms to fit an encoder to
 
 
-@dataclass(frozen=True, kw_only=True)
-class InitialBelief:
+class InitialBelief(Record):
     """The start of a version: sums, the record of the log that they come from, and the selection of this log;
     `parameters`; for a trained kind, the weights of arms by id, and the version that it copies."""
 

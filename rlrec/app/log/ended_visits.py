@@ -5,7 +5,7 @@ Visits of whole persons: the time to the person's next visit, and the reward tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from rlrec.app.log import partitions, reward_log
 from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, offsets, run_starts, take
 from rlrec.policy.gradients import history, returns
-from rlrec.records import Reward
+from rlrec.records import Record, Reward
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, sessions, settings
@@ -33,8 +33,7 @@ READ = (
 LONGEST = 1_000  # decisions of a visit, at most
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EndedVisits:
+class EndedVisits(Record, eq=False):
     """s visits of n decisions with i slots, in order of session and visit number, then step, then position.
 
     slots: columns of the reader, (i,) each, and `reward` of each slot. first (n + 1,): the first slot of each decision.
@@ -88,8 +87,7 @@ class EndedVisits:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cutoff:
+class Cutoff(Record):
     """Criteria for visits that are old enough: they began before `started`, and they and their windows were over before
     `now`.
 
@@ -174,8 +172,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class PersonVisits:
+class PersonVisits(Record, kw_only=False, eq=False):
     """The visits of some persons in the order of their rows, (v,) each.
 
     cluster: digest of the person, or of the session if it has no user; has_user: which of the two; number: of the visit
@@ -238,8 +235,7 @@ class PersonVisits:
 SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before they are distributed to portions
 
 
-@dataclass(frozen=True, eq=False)
-class PersonPortions:
+class PersonPortions(Record, kw_only=False, eq=False):
     """Portions of whole persons. session (s,): ids, ascending; number (s,): the portion of each; portions: their
     number; files: the number of files in which rows wait, each for one or several portions."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,14 @@ from rlrec import policy as kinds
 from rlrec.arrays import Flags
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Belief, Policy
-from rlrec.records import Version
+from rlrec.records import Record, Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.selected import Selection
 from rlrec.store.policies import policies
 
 
-@dataclass(frozen=True, kw_only=True)
-class LearnedFrom:
+class LearnedFrom(Record):
     """Decisions that a version learned from: those of a selection that were mature at a time (None: all), in some
     splits (None: all)."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, TypeVar
@@ -15,6 +15,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from rlrec.arrays import Ids, look_up, run_starts, take
+from rlrec.records import Record
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, selected, settings
@@ -143,8 +144,7 @@ def _spool(number: int) -> IO[bytes]:
     return SpooledTemporaryFile(max_size=max(1, MAX_WAITING_BYTES // number))
 
 
-@dataclass(frozen=True)
-class _SpooledRows:
+class _SpooledRows(Record, kw_only=False):
     """The batches of a partition, read from its file in each iteration."""
 
     file: IO[bytes]

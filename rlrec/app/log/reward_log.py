@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, products_in_runs, run_starts, take
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.statistics import LEAST
-from rlrec.records import Reward, Sums
+from rlrec.records import Record, Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader, selected
@@ -24,8 +24,7 @@ MATURITY = ("at", "imported", "censored")  # columns that decide whether a slot 
 SHOWN = "shown_propensity"  # the column that `weighable` adds
 
 
-@dataclass(frozen=True, kw_only=True)
-class RewardedSlots:
+class RewardedSlots(Record):
     """Rows of a batch with their rewards, (n,) each; `default`: no weighed event came."""
 
     slots: Columns

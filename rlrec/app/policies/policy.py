@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -23,7 +23,7 @@ from rlrec.errors import Conflict, InputError, suggest
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.kinds.long_term import LongTerm
 from rlrec.policy.slates import page_rules
-from rlrec.records import Reward, StoredPolicy, Version
+from rlrec.records import Record, Reward, StoredPolicy, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.database.unit import parse
@@ -36,8 +36,7 @@ TEXT_WORDS = 3  # words from which on a value is taken for text rather than a na
 DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at random only with a floor
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """Options of `policy create`: `parameters` as typed, K=V; `features` as JSON."""
 
     name: str

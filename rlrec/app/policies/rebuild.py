@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from rlrec.errors import CheckFailed, InputError
 from rlrec.policy.beliefs import drift
 from rlrec.policy.beliefs.statistics import Forgetting
 from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
-from rlrec.records import Version
+from rlrec.records import Record, Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import decisions, reader, selected, settings
 from rlrec.store.policies import arms, beliefs, policies
@@ -41,8 +41,7 @@ class RebuiltVersion(VersionSummary):
     since: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """reward, features (as JSON), position (the name of a curve): None for those of the named version; after_drift: the
     method that finds the last change. log, horizon_us: for kind long-term, as in `effects`."""
 

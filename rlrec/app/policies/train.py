@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from math import isfinite
 from typing import Any, cast
@@ -35,7 +35,7 @@ from rlrec.errors import InputError, StoreBusy, quantity, suggest
 from rlrec.ope.comparisons.comparison import nightly_alpha
 from rlrec.policy.gradients.gradient import Parameters
 from rlrec.policy.gradients.returns import BASELINES
-from rlrec.records import Version
+from rlrec.records import Record, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import settings
@@ -54,8 +54,7 @@ HIGHEST = 1e9
 LARGEST = 1e15  # reward of a slate
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request(TrainingOptions):
+class Request(TrainingOptions, Record):
     """The options of `train-pg`. log: a filter; seed: None for a random one; position: a curve, None for the policy's;
     cluster: of the gate, as in `evaluate`."""
 

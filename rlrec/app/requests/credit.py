@@ -6,12 +6,11 @@ every value, and the keys of the second and later ones end in /2, /3, ..., by wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypedDict, TypeVar
 
 from rlrec.errors import InputError
-from rlrec.records import Line
+from rlrec.records import Line, Record
 from rlrec.store import Unit
 from rlrec.store.log import decisions, events, sessions
 from rlrec.store.policies import arms
@@ -25,8 +24,7 @@ KEY_LENGTH = 200
 Credit = TypedDict("Credit", {"decision_id": int, "position": int | None, "share": float, "reward": float})
 
 
-@dataclass(frozen=True, kw_only=True)
-class PersonalResult:
+class PersonalResult(Record):
     """The answer to a line that names a user. credited: the decisions, newest first, each with its share of the
     values."""
 

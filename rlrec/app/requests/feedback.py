@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING, TypeVar, Union
@@ -12,7 +11,7 @@ from rlrec.app.learning.ledger import Ledger, Unordered
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs.reward import LIMIT, rewards_of
-from rlrec.records import Event, Line, Sums, Version
+from rlrec.records import Event, Line, Record, Sums, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.database_errors import Retry
 from rlrec.store.database.unit import Row
@@ -30,8 +29,7 @@ MAX_KINDS = 1_000  # kinds of events in one line
 MAX_WARNINGS = 10  # most kinds of events that one warning names
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Record):
     """The answer to a line. reward: of the slot where the line has a position, else of the page."""
 
     decision_id: int

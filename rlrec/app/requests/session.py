@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -12,7 +11,7 @@ from rlrec.app.inputs import lookup
 from rlrec.app.serving import decision_json
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.reward import rewards_of
-from rlrec.records import Decision, Reward
+from rlrec.records import Decision, Record, Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.log import contents, decisions, events, returns, sessions, settings
@@ -21,8 +20,7 @@ from rlrec.store.policies import policies, users
 from rlrec.times import format_time
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """Options of `session show`. visit: None for the newest one; reward: None for the reward of each decision's
     version."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 from rlrec.app.learning.belief_versions import add_settled
 from rlrec.app.learning.ledger import Ledger
+from rlrec.records import Record
 from rlrec.store import Store, Unit
 from rlrec.store.log import decisions
 from rlrec.store.policies import policies
@@ -14,8 +14,7 @@ from rlrec.store.policies import policies
 PORTION = 50_000  # slots that enter in a transaction
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Record):
     settled: int
     open: int
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from rlrec import policy as kinds
 from rlrec.app.inputs import arm_names, canonical, lookup
 from rlrec.errors import InputError
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms, beliefs, policies
@@ -41,8 +40,7 @@ class ArmChanges(Sums, eq=True):
     unchanged: int = 0
 
 
-@dataclass(frozen=True)
-class StatusChange:
+class StatusChange(Record, kw_only=False):
     """Arms that are now retired, or restored, and the number of them whose status changed."""
 
     arms: list[str]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rlrec.app.inputs import seeds
 from rlrec.errors import Conflict
-from rlrec.records import Reward
+from rlrec.records import Record, Reward
 from rlrec.store import Store, Unit
 from rlrec.store.database import schema
 from rlrec.store.log import settings
@@ -20,8 +18,7 @@ DEFAULT_REWARD = Reward(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Record):
     revision: str
     created: bool
     migrated: bool

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from math import nan
 from typing import TypedDict
 
 from rlrec.app.requests.user import derive_returns, on_returns
 from rlrec.errors import Conflict, InputError
 from rlrec.policy.beliefs import reward as rewards
-from rlrec.records import Reward, Transform
+from rlrec.records import Record, Reward, Transform
 from rlrec.store import Store, Unit
 from rlrec.store.log.events import RETURN
 from rlrec.store.policies import policies
@@ -23,8 +22,7 @@ SHAPES = "KIND, log1p(KIND), min(KIND,CAP) or log1p(min(KIND,CAP))"
 WINDOW_US = 30 * 60 * 1_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """Options of `reward define`; `weights` as typed, 'click=1, log1p(dwell_s)=0.3'."""
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from itertools import chain, compress
 from typing import Any, TypedDict
@@ -26,7 +26,7 @@ from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.beliefs.reward import clip
 from rlrec.policy.beliefs.statistics import PROPENSITY
-from rlrec.records import Reward, Version
+from rlrec.records import Record, Reward, Version
 from rlrec.simulate import load
 from rlrec.simulate.base import Audience, Regulars, Visitors
 from rlrec.simulate.news import News
@@ -42,8 +42,7 @@ VISITS = "simulate visits"  # the command of the row that stores who is to come 
 LATEST_DAYS = 1  # days by which a visitor may be late between runs, and still comes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """An audience with its parameters as typed, and its size: sessions with `steps` decisions each, each a slate of
     `size` positions. steps: None for 1, or for visits that end by themselves. policy: a policy or a route. Through the
     store: `group` sessions at a time; policy is None if an experiment serves. In memory: `runs` runs of a kind with its

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from rlrec.app.inputs import filters
 from rlrec.app.judging import positions
 from rlrec.arrays import run_starts
 from rlrec.policy.contexts.statements import PAGE
-from rlrec.records import Arm, StoredPolicy
+from rlrec.records import Arm, Record, StoredPolicy
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import contents, decisions
@@ -68,8 +68,7 @@ PARTS = "of 5 parts of the audit"
 COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # plural nouns for the counts of tables; others add an s
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """The size of an audit. sample: the number of random decisions that are derived again; None: all, or 10,000 if
     there are more. If it is given, only the sessions of these decisions are audited in a long log."""
 
@@ -77,8 +76,7 @@ class Request:
     seed: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Record):
     """`ok`: whether no finding is an error. `checked`: counts of what was checked; at: the time, None in a damaged
     store; left_out: checks that a sample leaves out."""
 

@@ -16,7 +16,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from functools import cached_property, partial
 from itertools import chain, compress
 from operator import itemgetter
@@ -32,6 +32,7 @@ from rlrec.app.imports.visits import VisitMoves
 from rlrec.app.imports.writer import GroupWriter, ImportCounts, ImportState, PreparedRows, find_owner
 from rlrec.app.inputs import lookup
 from rlrec.errors import Conflict, InputError, quantity
+from rlrec.records import Record
 from rlrec.store import Store, Unit
 from rlrec.store.database import loading
 from rlrec.store.log import decisions, sessions, settings
@@ -39,8 +40,7 @@ from rlrec.store.policies import policies
 from rlrec.store.policies.users import main_keys
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """Files in a layout; without a policy, each line belongs to the one that it names."""
 
     files: Sequence[Source]
@@ -51,8 +51,7 @@ class Request:
     check: bool = False  # count, and store nothing
 
 
-@dataclass(frozen=True, kw_only=True)
-class BadLines:
+class BadLines(Record):
     """The handling of bad lines. quarantine: whether `refuse` records a line, or raises its error. `reading` names the
     present file."""
 
@@ -61,8 +60,7 @@ class BadLines:
     reading: Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportSummary:
+class ImportSummary(Record):
     """The numbers of decisions stored, known already, and refused; of those with a reward that the policy's definition
     clips or ignores; of lines that the format marks as no decision; the share of stored decisions that are clipped, and
     the kinds of events that are ignored; the number of decisions in the files that have no propensity, nor got one."""
@@ -116,8 +114,7 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*thresholds)
 
 
-@dataclass(frozen=True)
-class Import:
+class Import(Record, kw_only=False):
     """One running command. salt: of the splits."""
 
     store: Store

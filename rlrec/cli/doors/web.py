@@ -18,6 +18,7 @@ from rlrec.cli.doors.protocol import Limits, refusal
 from rlrec.cli.doors.writer import GROUP, GROUP_BYTES, Answered, NumberedLines, SharedWriter
 from rlrec.cli.text.lines import groups
 from rlrec.errors import StoreBusy
+from rlrec.records import Record
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable as Receive
@@ -38,8 +39,7 @@ FRAMES = (b"iframe", b"frame", b"embed", b"object")  # elements in which a page 
 SCREEN = "/screen"  # prefix of the paths of pages for people
 
 
-@dataclass(frozen=True, kw_only=True)
-class Access:
+class Access(Record):
     """Access control. token: required in `Authorization: Bearer`, None for none; hosts: to which a request may be
     addressed, None for any."""
 

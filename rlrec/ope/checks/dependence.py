@@ -5,7 +5,6 @@ The first two are linear models of rewards within cells (an arm at a position); 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Ids, Index, numbers_in_runs, run_starts
 from rlrec.ope.intervals.tails import hotelling_above, t_below
 from rlrec.ope.sums.base import hash_bits
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 
 ALPHA = 1e-3  # probability of a false alarm of a test
 CELLS = 2048  # pairs of arm and position that are compared, at most
@@ -246,8 +245,7 @@ class VisitCarryOverSums(Sums, kw_only=True):
         return hotelling_above(t2, tested, blocks)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class VisitDraws:
+class VisitDraws(Record, eq=False):
     """The logger's draws in some visits.
 
     visit, arm, shown: for every arm shown, the row of its visit, its rank below 2,048, and m / p, plus m of every slot

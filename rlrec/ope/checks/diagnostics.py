@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property
 from operator import add
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags
 from rlrec.ope.sums.base import LogBatch, RewardColumns
+from rlrec.records import Record
 
 # The number of the largest weights and weighted rewards that a partial keeps: enough for the top 1 % of ten million
 # rows, and for the tail of k-hat for a billion.
@@ -19,8 +20,7 @@ N_LARGEST = 100_000
 _ROW_COUNTS = ("rows", "left_out", "rewards", "weighted_rewards")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Weights:
+class Weights(Record, eq=False):
     """A fold over rows that can be added: `weights(batch_1) + weights(batch_2)`.
 
     rows, left_out: number of rows that can be weighed, and of the others

@@ -18,7 +18,6 @@ Source: own derivations (bets as in `intervals.betting`, parities of Poisson cou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ import numpy.typing as npt
 from rlrec.arrays import Array, Ids, Words, distinct, numbers_in_runs, run_starts
 from rlrec.ope.intervals.betting import LESS_SHARES, log_wealth
 from rlrec.ope.sums.base import hash_bits
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 
 _STEPS = 4  # intervals into which 1 of a feature is cut; numbers count as asinh(number)
 _LARGEST = 32  # intervals that are distinguished
@@ -73,8 +72,7 @@ def context_digests(row: Ids, column: Ids, value: Array, *, contexts: int) -> Id
     return total.view(np.int64)
 
 
-@dataclass(frozen=True, eq=False)
-class FirstCounts:
+class FirstCounts(Record, kw_only=False, eq=False):
     """The number of rows with each of the `limit` smallest values, ascending; those of two batches can be added."""
 
     value: npt.NDArray[Any]
@@ -93,8 +91,7 @@ class FirstCounts:
         return FirstCounts.count_rows(values, self.limit, counts)
 
 
-@dataclass(frozen=True, eq=False)
-class Draws:
+class Draws(Record, kw_only=False, eq=False):
     """The first two draws of each of the first GROUPS groups of draws, by hash; samples of two batches can be added.
 
     group, order (n,): hashes of a time and context, and of a decision; arm, p (n,): the arm shown, and its

@@ -12,7 +12,7 @@ depends on its position. In all of them, the probability of a click is attractio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import takewhile
 from statistics import NormalDist
 
@@ -22,7 +22,7 @@ from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, run_start
 from rlrec.ope.intervals.intervals import value_and_error
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.sums.moments import Moments, moments
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 
 VAGUE = 1.5  # ratio of upper to lower bound from which on an examination counts as uncertain
 FEWEST = 10.0  # effective rewards, or slots, that each side of a comparison of neighbours needs
@@ -35,8 +35,7 @@ _STEPS, _CLOSE = 5_000, 1e-9  # iterations of expectation-maximisation over cell
 _ROUNDS, _SETTLED = 100, 1e-5  # the same over pages
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PositionRows:
+class PositionRows(Record, eq=False):
     """Slots of pages in order, (n,) each: page, arm (a number from 0), position from 1, reward above the default,
     cluster, and count: how many pages its page stands for in a log that dropped some.
 
@@ -55,8 +54,7 @@ class PositionRows:
         return PositionRows(**{name: column[rows] for name, column in vars(self).items()})
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExaminedPosition:
+class ExaminedPosition(Record):
     """A position of a curve: its examination relative to position 1, with bounds (infinite where unknown), and the
     slots and rewards of the log there."""
 
@@ -68,8 +66,7 @@ class ExaminedPosition:
     slots: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class EstimatedCurve:
+class EstimatedCurve(Record):
     """A curve from position 1 on. reasons: from which position on it is uncertain, and why it ends, each as
     CODE:POSITION; empty if nothing is lacking."""
 
@@ -78,8 +75,7 @@ class EstimatedCurve:
     clusters: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class LogRatio:
+class LogRatio(Record):
     """The log of the examination at a position, from its chain of d ratios: a smooth function of 2d sums, alternately
     numerators and denominators."""
 
@@ -185,8 +181,7 @@ def _lack(pair: int, effective: Array, totals: Array) -> str | None:
     return None
 
 
-@dataclass(frozen=True, eq=False)
-class Pages:
+class Pages(Record, kw_only=False, eq=False):
     """Complete pages, (p, K): arm (-1 below the end), click; cluster and count (p,), as in `PositionRows`."""
 
     arm: Ids
@@ -350,8 +345,7 @@ def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
 # -- which model the log prefers --
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelComparison:
+class ModelComparison(Record):
     """log_likelihood: by model, the mean per slot of the held-out pages; preferred: the model with the largest one,
     where it exceeds that of `model` by more than two standard errors; else `model` itself. None: no pages to compare
     on."""
@@ -413,8 +407,7 @@ def _chained(test_pages: Pages, attraction: Array, going_on: Array) -> Array:
 # -- imports: expectation-maximisation over arms in equal contexts --
 
 
-@dataclass(frozen=True, eq=False)
-class Cells:
+class Cells(Record, kw_only=False, eq=False):
     """Slots and those with a reward, by context, arm and position, (m,) each, multiplied by their counts; and the
     numbers of both in the log. They can be added."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import ceil, inf
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from rlrec.ope.checks.reasons import (
     in_order,
     worst_verdict,
 )
+from rlrec.records import Record
 from rlrec.sentences import direction
 
 LEAST_MEAN_WEIGHT = 0.99  # a mean weight that is surely smaller is a reason
@@ -29,8 +29,7 @@ _BETWEEN_VISITS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Diagnosis:
+class Diagnosis(Record):
     """The figures behind a verdict; None where a figure has no meaning (the weights of dm) or does not exist.
 
     weighted: whether the estimator uses weights

@@ -12,7 +12,7 @@ minus its influence on the second, so their common noise cancels."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import ceil, exp, lgamma, log, pi
 from statistics import NormalDist
@@ -33,6 +33,7 @@ from rlrec.ope.sums.base import Ratio
 from rlrec.ope.sums.moments import ClusterSummary, Moments, moments
 from rlrec.ope.sums.unit_visits import DAYS, SAMPLED_FLAGS
 from rlrec.ope.units.estimate import EstimatorFold
+from rlrec.records import Record
 from rlrec.sentences import rounding
 
 ALARM = 1e-3  # p-value below which groups differ, or a split differs from its definition
@@ -44,8 +45,7 @@ COLUMNS = ("reward", "decisions")
 SHARE: Bounds = (0.0, 1.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Metric:
+class Metric(Record):
     """A ratio of columns of `UnitSums`. reward: number of its reward definition; limits: its smallest and largest
     possible value; per_unit: whether the denominator counts units."""
 
@@ -109,8 +109,7 @@ def _reward_metric(number: int, name: str, denominator: str) -> Metric:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class MetricValue:
+class MetricValue(Record):
     """A metric of a group. units: that count; rewarded: units whose numerator is not 0; numerator, denominator: the
     sums over units; value, error: their ratio and its standard error (NaN for fewer than two units); least: a lower
     limit of the ratio, 0 where no unit has a numerator below 0."""
@@ -180,8 +179,7 @@ def _jackknife(sums: Array, value: float) -> float:
 # -- the difference of two figures --
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Record):
     """The difference between two metrics or targets; a figure that does not exist is None, never NaN.
 
     base: the value of the second one; p_value: two-sided, of no difference; clusters: of both sides; ess: effective

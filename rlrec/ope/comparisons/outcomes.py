@@ -7,7 +7,7 @@ correlation of the two."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 
@@ -18,7 +18,7 @@ from rlrec.ope.comparisons import comparison
 from rlrec.ope.comparisons.comparison import ALARM, ROUNDING, Comparison, Metric, MetricValue, difference
 from rlrec.ope.sums.moments import ClusterSummary, Moments
 from rlrec.ope.sums.unit_visits import UnitSums
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 from rlrec.sentences import rounding
 
 YOUNG_SHARE = 0.9  # units count as young while they have had less than this share of their visits
@@ -80,8 +80,7 @@ def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
     return {name: np.where(present, column[index], 0.0) for name, column in sums.columns.items()}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Outcomes:
+class Outcomes(Record, eq=False):
     """The figures from sums over the whole log. adjusted: whether to adjust for the pasts of units."""
 
     sums: OutcomeSums
@@ -230,8 +229,7 @@ def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Met
     return p_value is not None and p_value < alarm
 
 
-@dataclass(frozen=True, eq=False)
-class _Covariate:
+class _Covariate(Record, kw_only=False, eq=False):
     """A metric of a group with its past: R = sum N / sum D, and K, the mean over units of N0 - R0 D0.
 
     summary: of the columns N, D, N0, D0 and 1; ratio: R0"""
@@ -281,8 +279,7 @@ class _Covariate:
 MIN_UNITS = 2  # of every group in a stratum that counts; with one unit there is no error
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PhasedOutcomes(Outcomes):
+class PhasedOutcomes(Outcomes, eq=False):
     """The combined figures of strata. sums: of all units; strata: by number; groups: their number. Errors assume that
     strata are uncorrelated; those of `ramp_strata` are, although a unit can be in several."""
 

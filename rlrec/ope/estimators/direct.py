@@ -18,7 +18,7 @@ from rlrec.arrays import Array, Ids, distinct, offsets, piece_rows, run_starts
 from rlrec.errors import InputError
 from rlrec.ope.estimators.weighting import ChangedWeights
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, hash_bits, model_of, require_positive
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 
 _SALT = 2
 _PENALTIES = (1e5, 1e4, 1e3, 100.0, 10.0, 1.0)  # strongest first, which wins a tie
@@ -69,8 +69,7 @@ class RidgeSums(Sums):
         return float(self.square - 2 * linear + square)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ridge:
+class Ridge(Record):
     """reward = intercept + arm + position + context x slope, by ridge regression.
 
     arms, positions, features: their numbers
@@ -216,8 +215,7 @@ def _totals(index: Ids, values: Array, size: int) -> Array:
     return np.bincount(index, weights=values, minlength=size).astype(np.float64)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Model:
+class Model(Record, eq=False):
     """A fitted `Ridge`: q(row, arm) = clip(effects[fold, arm] + offset(row)).
 
     effects (k, a): of the arms, per fold.   others (k, d): intercept, positions, slopes."""
@@ -270,8 +268,7 @@ class Model:
         return means
 
 
-@dataclass(frozen=True, eq=False)
-class RewardTable:
+class RewardTable(Record, kw_only=False, eq=False):
     """A reward model that the user gives: values (v, a), one row per value of a context field (v = 1 without one)."""
 
     values: Array

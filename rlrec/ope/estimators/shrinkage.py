@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from rlrec.arrays import Array, Flags
+from rlrec.records import Record
 
 _WIDEST, _SPREADS = 4.0, 161  # grid of spreads, in units of the joint spread of effects and errors
 _SPREADS_OF_LINES, _SLOPES = 41, 17  # the same around lines, and grid of spreads of slopes, up to half as wide
@@ -16,8 +16,7 @@ MAX_PREDICTORS = 4  # kinds of events that predict effects
 _ARMS_PER_KIND = 8  # arms that are needed for each kind of event whose effect is predicted
 
 
-@dataclass(frozen=True, eq=False)
-class ShrunkEffects:
+class ShrunkEffects(Record, kw_only=False, eq=False):
     """Normal posteriors of effects. mean, sd (k,): of each arm; prior_mean, prior_sd: of an arm that was never
     shown."""
 
@@ -115,8 +114,7 @@ def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Arra
     return log_posterior - 0.5 * np.linalg.slogdet(information)[1], line, covariance
 
 
-@dataclass(frozen=True, eq=False)
-class LineDraws:
+class LineDraws(Record, kw_only=False, eq=False):
     """Draws from a posterior, n of each. slopes (n, p): of the line, per unit of each predictor; predicted, effects (n,
     k): the values on the line, and the effects, which deviate from it."""
 

@@ -5,7 +5,7 @@ An unknown bound is infinite here; `estimate.py` turns it into null."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -16,6 +16,7 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError, suggest
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.base import Estimator, Smooth
+from rlrec.records import Record
 
 INTERVALS = ("bootstrap-t", "normal", "cressie-read")
 REPLICATES = 2000
@@ -96,8 +97,7 @@ def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
     return _quantiles(np.sort(lowest), rank)[0], _quantiles(np.sort(highest), rank)[1]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Studentised:
+class Studentised(Record, eq=False):
     """An estimate of many columns and its studentised replicates.
 
     t (b,): (value* - value) / error* of each replicate; values (b,): value*; empty where the error is unknown (NaN) or
@@ -220,8 +220,7 @@ def intersection(bounds: Sequence[Bounds], value: float) -> Bounds:
     return min(value, max(low for low, _ in bounds)), max(value, min(high for _, high in bounds))
 
 
-@dataclass(frozen=True, kw_only=True)
-class WeightSums:
+class WeightSums(Record):
     """Sums for Cressie-Read over n observations: of w, w^2, wr, w^2 r and w^2 r^2."""
 
     n: int
@@ -303,8 +302,7 @@ def _reach(residual: float, budget: float) -> float:
 EARNED = 2  # columns of the log: the logged rewards, and the rows
 
 
-@dataclass(frozen=True)
-class Minus:
+class Minus(Record, kw_only=False):
     """An estimate of one target minus a baseline, whose columns follow the target's. baseline: the logged average, from
     the `EARNED` columns; None: another target with the same estimator."""
 
@@ -335,8 +333,7 @@ class Minus:
         return np.concatenate([self.estimator.gradient(target), -reference_gradient], axis=-1)
 
 
-@dataclass(frozen=True)
-class Relative(Minus):
+class Relative(Minus, kw_only=False):
     """The difference as a share of the size of the baseline."""
 
     def value(self, mean: Array) -> Array:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from rlrec.arrays import Array, Flags, Ids
 from rlrec.errors import InputError
+from rlrec.records import Record
 
 # Probabilities come from quadrature: a sum may pass 1 by a rounding.
 ROUNDING = 1e-9
@@ -28,8 +29,7 @@ CORE = ("rows", "earned", "weight", "weighted_reward")
 TABLES = ("target_at", "logged_at", "exposure", "expectation", "change")
 
 
-@dataclass(frozen=True)
-class ValueRange:
+class ValueRange(Record, kw_only=False):
     """The smallest and the largest of some values; the sum of two is the range of both."""
 
     least: float = np.inf
@@ -47,8 +47,7 @@ class ValueRange:
         return self
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RewardColumns:
+class RewardColumns(Record, eq=False):
     """Columns of a batch of any unit, (n,) each of its rows; checked when built.
 
     reward: inside its window
@@ -113,8 +112,7 @@ class RewardColumns:
         return ~self.default if self.default is not None else self.reward != 0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LogBatch(RewardColumns):
+class LogBatch(RewardColumns, eq=False):
     """Rows of the log as one target sees them; one row is an impression.
 
     propensity (n,): the logging policy's probability of this arm, either its marginal at the position or that of the

@@ -8,7 +8,6 @@ Source: own derivation, after Robinson 1988, Root-N-consistent semiparametric re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, run_starts
 from rlrec.ope.sums.base import hash_bits
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 
 MOST_JOINT = 128  # arms in one joint regression; each block stores a number for every pair of them
 BASELINE_COLUMNS = 3  # columns known before the draw
@@ -53,8 +52,7 @@ def unfitted(residual: Array, share: Array) -> Array:
     return np.asarray(residual / np.sqrt(1 - np.clip(share, 0, _ALONE)))
 
 
-@dataclass(frozen=True, eq=False)
-class Exposures:
+class Exposures(Record, kw_only=False, eq=False):
     """Exposures of n rows, pages or visits, to k arms.
 
     row, arm, look (m,): the row and arm of each slot, and how much it is looked at. expected (u, k): the expected looks

@@ -12,14 +12,14 @@ errors are computed from the blocks, which are as many and as independent."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Self
 
 import numpy as np
 
 from rlrec.arrays import Array, Ids, look_up, numbers_in_runs, run_starts
 from rlrec.ope.sums.base import hash_bits
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 
 BLOCKS = 4096
 STAKED = "weighted_reward"  # the column of the bets (`betting.mean_bound`)
@@ -81,8 +81,7 @@ class ClusterSummary(BlockSums, kw_only=True):
         )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class _Clusters:
+class _Clusters(Record, kw_only=False, eq=False):
     """The sums of each cluster (m, c), ascending by digest (m,). staked: the index of the column STAKED; None without
     it."""
 
@@ -176,8 +175,7 @@ def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
     return [replace(group.summary(), units=rows, blocks=True) for group, rows in zip(groups, units, strict=True)]
 
 
-@dataclass(frozen=True, eq=False)
-class Steps:
+class Steps(Record, kw_only=False, eq=False):
     """Sums at every step, of up to 4,096 clusters or of 4,096 blocks of more. They can be added, and have the order of
     `ClusterSummary.units`.
 

@@ -6,13 +6,13 @@ microseconds."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, distinct, take
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 
 DAYS = (1, 7, 28)  # horizons for the return of a person
 DAY, MINUTE = 86_400_000_000, 60_000_000
@@ -20,8 +20,7 @@ FAR_FUTURE = 2**62
 SAMPLED_FLAGS = ("several_of_unit", "several_of_visit")  # columns that show where the log may lack decisions
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Visits:
+class Visits(Record, eq=False):
     """All visits of some persons, (v,) each.
 
     person, unit: digests; started_at, ended_at; is_over: whether it has ended; recognised: whether the person would be
@@ -77,8 +76,7 @@ class Visits:
         return self._key(self._code, self.started_at)[self._order]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ServedDecisions:
+class ServedDecisions(Record, eq=False):
     """Decisions of some visits, (d,) each.
 
     visit: index of the visit; group: number of the group, from 0; at: time; rewards, mature (r, d): for each reward
@@ -104,8 +102,7 @@ class ServedDecisions:
         return ServedDecisions(**{name: column[..., rows] for name, column in columns.items()})
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class UnitSums:
+class UnitSums(Record, eq=False):
     """Sums of units in groups, (m,) each, by group and digest; a unit has a row in every group that served it.
 
     unit: digest; group: number; entry: time of the group's first decision for the unit; visit: index of the visit of

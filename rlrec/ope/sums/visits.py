@@ -5,7 +5,6 @@ rewards and values of 0; if it were dropped from the sums, the longer visits wou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Self
 
@@ -14,13 +13,13 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, offsets, piece_rows
 from rlrec.errors import InputError
 from rlrec.ope.sums.base import RewardColumns, require
+from rlrec.records import Record
 
 # Weights are cut here, far beyond any that give a usable estimate, so that sums of their squares stay finite.
 HEAVIEST = 1e100
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class VisitBatch(RewardColumns):
+class VisitBatch(RewardColumns, eq=False):
     """Visits of the log as one target sees them: s visits with n decisions in all.
 
     start (s + 1,): decisions of visit i are rows start[i] to start[i + 1] - 1, in order of step, at least one.
@@ -72,8 +71,7 @@ class VisitBatch(RewardColumns):
         return type(self)(start=offsets(length), **selected)
 
 
-@dataclass(frozen=True, eq=False)
-class Course:
+class Course(Record, kw_only=False, eq=False):
     """Columns of one batch that estimators name: (s,) per visit, (n,) per decision.
 
     gamma: discount per step, in [0, 1]"""

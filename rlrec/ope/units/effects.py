@@ -7,7 +7,7 @@ of an arm is therefore the effect of one more look at it. Only differences betwe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -41,8 +41,7 @@ class Effects(Estimator):
     independent_slots: ClassVar[bool] = True
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EffectBatch(RewardColumns):
+class EffectBatch(RewardColumns, eq=False):
     """Pages of the log as one target sees them, s pages and k arms of the catalogue; NaN where a page is not known.
 
     reward (s,): of the page and its events; remaining (s,): including later pages of the visit. exposure (s, k): shown
@@ -61,7 +60,6 @@ class EffectBatch(RewardColumns):
         return ~np.isnan(self.exposure.sum(axis=1) + self.change.sum(axis=1))
 
 
-@dataclass(frozen=True, kw_only=True)
 class EffectFold(Fold):
     """The fold of effects. arms: of the catalogue, at most 300, since a block of clusters stores 8 bytes for each pair.
     Figures, for each of b blocks of clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b, 4,

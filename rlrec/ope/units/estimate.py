@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from rlrec.ope.intervals.betting import mean_bound
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Relative, WeightSums
 from rlrec.ope.sums.base import Estimator, Ratio, ValueRange
 from rlrec.ope.sums.moments import STAKED, ClusterSummary
+from rlrec.records import Record
 
 APART = 3  # standard errors by which two estimates that should agree may differ
 COMPARED_ESS = 100  # of an estimate that is compared with one that should agree with it
@@ -38,8 +39,7 @@ _FIGURES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoggerWeight:
+class LoggerWeight(Record):
     """The weight of a row of a logger, 1 on average. version: None for all loggers without a weight of their own;
     is_target: whether it showed just what the target shows."""
 
@@ -49,8 +49,7 @@ class LoggerWeight:
     is_target: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
+class Estimate(Record):
     """One line of `evaluate --json`, from `estimator` on; a figure that does not exist is None, never NaN.
 
     std_error: clustered, by the delta method; None where no interval is valid (dm)
@@ -143,8 +142,7 @@ class Estimate:
         return replace(self, verdict=verdict, reasons=all_reasons)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FinishOptions:
+class FinishOptions(Record):
     """The options with which a fold is finished, and words for its report.
 
     interval, level: kind of interval, and its confidence in (0, 1)
@@ -171,8 +169,7 @@ class FinishOptions:
 USUAL = FinishOptions()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class EstimatorFold:
+class EstimatorFold(Record, eq=False):
     """One estimator at the end of a fold: its columns of the sums, and the estimate that follows.
 
     distorted: sum of |weight - weight used|; predictions: range of the reward model's predictions, None without a model

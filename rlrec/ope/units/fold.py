@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from statistics import NormalDist
 from typing import Any, ClassVar, NamedTuple
@@ -20,14 +20,13 @@ from rlrec.ope.intervals.intervals import Bounds, Relative, Studentised
 from rlrec.ope.sums.base import CORE, Estimator, ImpressionEstimator, LogBatch, Ratio, ValueRange
 from rlrec.ope.sums.moments import ClusterSummary, Moments, align_summaries, moments
 from rlrec.ope.units.estimate import COMPARED_ESS, USUAL, Estimate, EstimatorFold, FinishOptions, differ, draw_bounds
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 
 # loggers with weights of their own, each in two halves; where there are more, the last one stands for all others
 MAX_LOGGERS = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class PositionCurve:
+class PositionCurve(Record):
     """A position curve as an estimate uses it: the examination of positions 1, 2, ... relative to position 1. name:
     with its number; None for an assumed curve. age_days: since it was fitted."""
 
@@ -80,8 +79,7 @@ class RowSums(Sums, kw_only=True):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fold(ABC):
+class Fold(ABC, Record):
     """The requested estimators of one unit, for one target. A partial depends only on the rows of its batches: not on
     their order, nor on how they were split, up to rounding.
 
@@ -185,7 +183,6 @@ class Fold(ABC):
         return estimates
 
 
-@dataclass(frozen=True, kw_only=True)
 class ImpressionFold(Fold):
     """The requested estimators per impression. curve: of the reward model; None where it has effects of positions.
     Figures: distorted, the sum of |weight - weight used| per label; predictions, those of the reward model."""

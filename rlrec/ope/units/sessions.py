@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from functools import cached_property, reduce
 from operator import add
 from typing import Any, ClassVar
@@ -19,7 +19,7 @@ from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Steps, steps
 from rlrec.ope.sums.visits import Course, VisitBatch
 from rlrec.ope.units.estimate import EstimatorFold
 from rlrec.ope.units.fold import MAX_LOGGERS, Fold, RowSums, WeightSpread
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 
 SUPPORTED = 0.05  # smallest effective share of the visits at a step for which the log supports the target there
 _STEP_BYTES = 256_000_000  # for sums at every step, of all loggers
@@ -38,7 +38,6 @@ class StepWeights(Sums):
         return StepWeights(self.weight * factor, self.square * factor**2, self.size * factor)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SessionFold(Fold):
     """The requested estimators per session.
 
@@ -145,8 +144,7 @@ def n_visits(partial: RowSums) -> int:
     return partial.weights["weight"].rows
 
 
-@dataclass(frozen=True, eq=False)
-class Support:
+class Support(Record, kw_only=False, eq=False):
     """How far along its visits the log supports a target, step by step.
 
     ess (h,): effective sample size over visits; size (h,): discounted absolute return; least: ESS that is enough. The

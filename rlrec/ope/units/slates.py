@@ -21,14 +21,14 @@ from rlrec.ope.sums.moments import ClusterSummary
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
 from rlrec.ope.units.estimate import Estimate, EstimatorFold, differ
 from rlrec.ope.units.fold import FLAT, Fold, PositionCurve, RowSums
+from rlrec.records import Record
 
 # Share of page events in the logged rewards from which on diagnostics are those of the ratios of whole slates. (Where
 # these ratios collapse, page events are a small share of the estimate for this reason alone.)
 _PAGED = 0.1
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SlateBatch(VisitBatch):
+class SlateBatch(VisitBatch, eq=False):
     """Slates of the log as one target sees them, s slates of n slots in all; slate i has rows start[i] to start[i + 1]
     - 1, from the top. NaN means not known: an estimator that needs the value leaves the slate out.
 
@@ -62,8 +62,7 @@ class SlateBatch(VisitBatch):
         return ~(log_ratio == np.inf)
 
 
-@dataclass(frozen=True, eq=False)
-class SlateCourse(Course):
+class SlateCourse(Course, kw_only=False, eq=False):
     """Columns of one batch of slates: (n,) per slot, (s,) per slate."""
 
     batch: SlateBatch
@@ -112,8 +111,7 @@ class SlateCourse(Course):
         return np.asarray(table)
 
 
-@dataclass(frozen=True, eq=False)
-class Weighing:
+class Weighing(Record, kw_only=False, eq=False):
     """The weights of an estimator for slates, (s,) each: NaN where a slate cannot be weighed.
 
     weight: of the slate, 1 on average; weighted_reward; bound: the largest weight that it could have had"""
@@ -358,7 +356,6 @@ def divide(numerator: Array, denominator: Array) -> Array:
 # -- their fold --
 
 
-@dataclass(frozen=True, kw_only=True)
 class SlateFold(Fold):
     """The requested estimators per slate. A cluster that spans batches takes 40 bytes per weighing, and 8 more. Columns
     of weights are `weight`, of the weighing, and `of_slate`, the ratios of whole slates where known. Figures: sizes

@@ -20,7 +20,7 @@ counted once they would be unbiased, but with errors up to twice as large and in
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import reduce
 from itertools import product
 from operator import add
@@ -36,7 +36,7 @@ from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.units.estimate import COMPARED_ESS, EstimatorFold, LoggerWeight
 from rlrec.ope.units.fold import Fold, RowSums, WeightSpread
-from rlrec.records import add_each
+from rlrec.records import Record, add_each
 
 MOST_OF_TARGET = 0.5  # share of a target that a logger shows at least to count beside others that tell less
 NEGLIGIBLE_SHARE = 0.05  # of the effective sample size of the other loggers
@@ -62,8 +62,7 @@ def halves(cluster: Ids) -> Ids:
 P = TypeVar("P", bound=Any)  # sums that can be `scaled`, such as `RowSums`
 
 
-@dataclass(frozen=True, eq=False)
-class Weighting:
+class Weighting(Record, kw_only=False, eq=False):
     """The weight of the rows of each stratum, (g,) for g weightings; no factors where fewer than two loggers can be
     weighted: then all rows count once. table: the same by logger, for each weighting. left_out: strata whose rows do
     not count; loggers: each alone, as returned by `by_logger`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from functools import cached_property
 from math import inf, isfinite, prod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, dataclass_transform
@@ -16,7 +16,7 @@ from rlrec.errors import InputError
 from rlrec.policy.beliefs.reward import bounds, within_unit_hint
 from rlrec.policy.beliefs.statistics import POSITION, CountedSlot, Forgetting, SlotColumns, count_slots
 from rlrec.policy.scores.floors import Floor, parse_positions
-from rlrec.records import Reward
+from rlrec.records import Record, Reward
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array, Ids, Index
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from rlrec.policy.scores.scores import Scores
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Belief:
+class Belief(Record, eq=False, repr=False):
     """Sums per arm, each (..., m), in the order of the arms of a request; several beliefs at once have leading axes.
 
     pulls, reward_sum, reward_squares: what the belief counts, without the prior. alpha, beta: the prior as
@@ -107,8 +106,12 @@ class Policy(ABC):
     budget: str = ""  # as it was typed, where it has one
     allowance: ClassVar[Budget | None] = None  # the parsed budget
 
-    def __init_subclass__(cls, **options: bool) -> None:
-        dataclass(cls, **{"frozen": True, "kw_only": True} | options)
+    if TYPE_CHECKING:
+
+        def __init_subclass__(cls, **options: bool) -> None: ...
+
+    else:  # a record, although its own annotations are no fields
+        __init_subclass__ = vars(Record)["__init_subclass__"]
 
     @property
     def needs(self) -> frozenset[str]:

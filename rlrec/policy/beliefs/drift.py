@@ -5,17 +5,15 @@ Both process the stream in chunks with bounded memory, and assume that rewards a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from rlrec.arrays import Array, Ids
 from rlrec.errors import InputError, suggest
 from rlrec.policy.beliefs.base import check_number
+from rlrec.records import Record
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
+class Change(Record):
     """A change of the mean. start: the first reward after it (an estimate); alarm: the reward at which it was detected;
     both as marks of rewards given to `take`. mean_before, mean_after: of the rewards on both sides."""
 

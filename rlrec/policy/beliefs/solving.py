@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
 
 from rlrec.arrays import Array, Index
+from rlrec.records import Record
 
 LARGEST = 400
 """Weights that arms share: numbers of a context times numbers of an arm."""
@@ -16,8 +17,7 @@ _SINGULAR = 1e-12  # smallest eigenvalue of a precision, as a share of its large
 _SMALLEST = 1e-300  # of an eigenvalue
 
 
-@dataclass(frozen=True, eq=False)
-class ArmMoments:
+class ArmMoments(Record, kw_only=False, eq=False):
     """Sums over the slots of each of m arms, in q features of the context.
 
     gram (..., m, q, q): sums of weight x x'; response (..., m, q): sums of (weighted reward) x; without any prior.
@@ -36,8 +36,7 @@ class ArmMoments:
     solutions: dict[Any, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class StatedTerms:
+class StatedTerms(Record, kw_only=False, eq=False):
     """Sums over all slots of t arms, with the features z that each slot was shown with, in q features x of the context.
 
     rows (t,): the indices of these arms among the m; gram (t, q, q), response (t, q) as in `ArmMoments`; cross (t, q,
@@ -113,8 +112,7 @@ def terms_width(p: int, q: int) -> int:
     return (1 + p) * (packed_width(q) - q) + q
 
 
-@dataclass(frozen=True, eq=False)
-class Disjoint:
+class Disjoint(Record, kw_only=False, eq=False):
     """Weights per arm: normal with mean weights (..., m, q) and covariance root' root, root (..., m, q, q). Below, x
     are features of contexts, (..., q); equal arms get bitwise equal numbers."""
 
@@ -135,8 +133,7 @@ class Disjoint:
         return np.linalg.norm((self.root * x[..., None, None, :]).sum(axis=-1), axis=-1)
 
 
-@dataclass(frozen=True, eq=False)
-class Shared:
+class Shared(Record, kw_only=False, eq=False):
     """One matrix W for all arms: the score of an arm with features z is z'W x. Otherwise as `Disjoint`.
 
     weights (..., p, q), root (..., pq, pq). rows (g, p): the distinct features z of the m arms; row (m,): the index of
@@ -172,8 +169,7 @@ class Shared:
         return values[..., self.row, :]
 
 
-@dataclass(frozen=True, eq=False)
-class Hybrid:
+class Hybrid(Record, kw_only=False, eq=False):
     """Weights that all arms share, plus weights of each arm: the score of an arm with features z and own weights v is
     (z'W + v) x. Otherwise as `Shared`.
 
@@ -218,8 +214,7 @@ class Hybrid:
         return (self.term_root * x[..., None, None, :]).sum(axis=-1)
 
 
-@dataclass(frozen=True, eq=False)
-class StatedHybrid(Hybrid):
+class StatedHybrid(Hybrid, kw_only=False, eq=False):
     """A `Hybrid` whose arms were shown, or are requested, with stated features; rows (g, p) are the requested ones.
     cross (g, q, pq) as in `StatedTerms`."""
 

@@ -4,10 +4,11 @@ which load numpy."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from rlrec.errors import InputError
+from rlrec.records import Record
 
 if TYPE_CHECKING:
     from rlrec.arrays import Array, Flags, Ids, Index
@@ -45,8 +46,7 @@ def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) 
     return by_position
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SlotColumns:
+class SlotColumns(Record, eq=False, repr=False):
     """Slots with their rewards as columns, (n,) each; None for columns that their kind does not need.
 
     context (n, q): encoded by the design of the policy; anchored (n,): the prediction of the anchor of a policy that
@@ -80,8 +80,7 @@ def count_slots(slots: SlotColumns, further: Array | None = None, *, pulls: Arra
     return counts.T if further is None else np.hstack([counts.T, further])
 
 
-@dataclass(frozen=True)
-class Forgetting:
+class Forgetting(Record, kw_only=False):
     """The weight of a decision with ordinal t when the policy has made T: discount^(T - t). With a window the weight is
     0 once the newest ordinal of the decision's bucket is T - window or older. Ordinals count the decisions of a policy
     from 1. discount in (0, 1], where 1 forgets nothing; window in decisions, 0 for none. Source: Garivier & Moulines

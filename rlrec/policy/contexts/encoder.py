@@ -22,6 +22,7 @@ from rlrec.policy.contexts import features
 from rlrec.policy.contexts.features import WIDEST, Field, Sparse, is_number, quote, value_of
 from rlrec.policy.contexts.statements import ARM_FEATURES, STATEMENTS
 from rlrec.policy.scores.scores import Scores
+from rlrec.records import Record
 
 _KEYS = ["intercept", "fields", "hash"]
 _HINT = 'write {"fields": {"hour": "number", "device": ["ios", "android"]}}'
@@ -208,8 +209,7 @@ def _without_clashes(fields: Iterable[Field]) -> list[Field]:
     return distinct_fields
 
 
-@dataclass(frozen=True)
-class _FieldValues:
+class _FieldValues(Record, kw_only=False):
     """Statistics of the values of one field. kinds: the number of values of each type. count, mean, squares: of the
     numbers, the last as the sum of squared distances from their mean. words: the frequency of each text; None stands
     for unlisted ones."""
@@ -314,8 +314,7 @@ def _by_frequency(words: Counter[str | None]) -> list[str]:
     return sorted((word for word in words if word is not None), key=lambda word: (-words[word], word))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Design:
+class Design(Record, eq=False):
     """How a version reads features of contexts and arms, and the weights around which its model is expanded; part of
     the version and, like it, immutable.
 

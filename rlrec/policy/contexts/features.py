@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from itertools import chain
@@ -21,6 +21,7 @@ from rlrec.arrays import Array, Index, look_up, piece_rows, run_starts
 from rlrec.errors import InputError, suggest
 from rlrec.policy.contexts import statements
 from rlrec.policy.contexts.statements import STATEMENTS
+from rlrec.records import Record
 
 WIDTH = 64
 MAX_COLUMNS = 1 << 18  # columns of any hash; a shorter one takes the lowest bits of the same number
@@ -38,8 +39,7 @@ FORMS = 'such as "number", "flag", ["ios", "android"], {"list": ["a"], "hash": 8
 _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 
 
-@dataclass(frozen=True, eq=False)
-class Sparse:
+class Sparse(Record, kw_only=False, eq=False):
     """The nonzero features of n contexts: those of context i are at start[i]..start[i + 1].
 
     start (n + 1,); column (e,) of each entry; value (e,), added up where a column occurs twice. single: one context,
@@ -260,8 +260,7 @@ def column_of(name: str) -> tuple[int, float]:
     return (bits >> 1) % MAX_COLUMNS, 1.0 if bits & 1 else -1.0
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(Record, kw_only=False):
     """A field of a JSON object; its attributes other than the name are its spec."""
 
     name: str
@@ -301,8 +300,7 @@ class Field:
         return InputError(f"{key} of field {quote(self.name)} is {quote(getattr(self, key))}", hint=hint)
 
 
-@dataclass(frozen=True)
-class Number(Field):
+class Number(Field, kw_only=False):
     """(x - mean) / scale, cut where it is FAR from the mean."""
 
     mean: float = 0.0
@@ -327,8 +325,7 @@ class Number(Field):
         return np.where(np.isnan(scaled), 0.0, np.clip(scaled, -FAR, FAR))[:, None]
 
 
-@dataclass(frozen=True)
-class Flag(Field):
+class Flag(Field, kw_only=False):
     """A column that is 1 where the value is true."""
 
     kind = "flag"
@@ -340,8 +337,7 @@ class Flag(Field):
         return np.fromiter((value is True for value in values), np.float64, len(values))[:, None]
 
 
-@dataclass(frozen=True)
-class Vector(Field):
+class Vector(Field, kw_only=False):
     """Numbers as they are."""
 
     length: int = 0
@@ -370,8 +366,7 @@ class Vector(Field):
         return isinstance(value, list | tuple) and len(value) == self.length
 
 
-@dataclass(frozen=True)
-class Words(Field):
+class Words(Field, kw_only=False):
     """A column for each of `values`; other texts are hashed into `hash` columns with signs."""
 
     values: tuple[str, ...] = ()
@@ -428,8 +423,7 @@ class Words(Field):
         return row, column, sign
 
 
-@dataclass(frozen=True)
-class Category(Words):
+class Category(Words, kw_only=False):
     """One text; true, false and whole numbers count under their names in JSON."""
 
     kind = "category"
@@ -444,8 +438,7 @@ class Category(Words):
         return row, [word for word in words if word is not None]
 
 
-@dataclass(frozen=True)
-class TextSet(Words):
+class TextSet(Words, kw_only=False):
     """A set of texts; repeated ones count once."""
 
     kind = "list"
@@ -459,8 +452,7 @@ class TextSet(Words):
         return _in_rows([() if self.mismatch(value) else set(value) for value in values])
 
 
-@dataclass(frozen=True)
-class Text(Words):
+class Text(Words, kw_only=False):
     """The words of a text, separated by spaces; repeated ones count once."""
 
     kind = "text"

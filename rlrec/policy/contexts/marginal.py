@@ -7,13 +7,13 @@ fit."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, look_up
 from rlrec.policy.contexts.features import Sparse
+from rlrec.records import Record
 
 
 def column_sums(value: Array, *, pulls: Array, reward: Array) -> Array:
@@ -36,8 +36,7 @@ _ARM_BITS = 40  # of a key; the bits above them hold its column
 STEPS, CLOSE = 200, 1e-10  # of conjugate gradients: the largest number, and the residual at which they stop
 
 
-@dataclass(frozen=True, eq=False)
-class Anchor:
+class Anchor(Record, kw_only=False, eq=False):
     """Weights that were fitted to a log together. key (e,), ascending: column and arm; value (e,)."""
 
     key: Ids

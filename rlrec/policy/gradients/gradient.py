@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from rlrec.policy.beliefs.base import Belief, Examined, bounded, unchecked_copy
 from rlrec.policy.contexts.encoder import ContextualPolicy, Encoded
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.scores.scores import Scores
+from rlrec.records import Record
 
 if TYPE_CHECKING:
     from rlrec.policy.gradients.history import History
@@ -31,8 +32,7 @@ MINUTE = 60.0
 RECENCY = 0.7
 
 
-@dataclass(frozen=True, eq=False)
-class State:
+class State(Record, kw_only=False, eq=False):
     """n states as a policy reads them.
 
     x (n, d): features of context and session. row (e,), arm (e,), memory (e, 4): the arms shown before in the visit,

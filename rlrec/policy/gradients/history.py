@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from rlrec.arrays import Flags, offsets, piece_rows
 from rlrec.errors import RlrecError
+from rlrec.records import Record
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -35,8 +35,7 @@ _HEAD = struct.Struct("<qqdQ")
 HEAD = _HEAD.size // WORD
 
 
-@dataclass(frozen=True, eq=False)
-class History:
+class History(Record, kw_only=False, eq=False):
     """The histories of n decisions. The entries of decision i are start[i]:start[i + 1], oldest first."""
 
     step: Ints  # (n,) decisions before this one in the visit

@@ -8,7 +8,6 @@ between batches does not move."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import reduce
 from math import sqrt
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from rlrec.arrays import Array
 from rlrec.policy.gradients.gradient import Parameters
-from rlrec.records import add_each
+from rlrec.records import Record, add_each
 
 BIAS, WEIGHTS, ARM_MEMORY, HISTORY = "bias", "linear", "own", "history"
 FOLDS = 10  # sums of batches that are compared with each other
@@ -61,8 +60,7 @@ class FoldGradients:
         return sum(float((residual**2).sum()) for residual in residuals) / self._cross_fold_share
 
 
-@dataclass(frozen=True, eq=False)
-class MeanFeatures:
+class MeanFeatures(Record, kw_only=False, eq=False):
     """Means over the decisions. state (d,): of the features of a state, followed by its words. memory (arms, 4): of
     what a state remembers of each arm, with zeros for arms that are not remembered.
 
@@ -90,8 +88,7 @@ class MeanFeatures:
         return {**centred, BIAS: centred[BIAS] - by_means}
 
 
-@dataclass(frozen=True, eq=False)
-class NaturalSteps:
+class NaturalSteps(Record, kw_only=False, eq=False):
     """Ascent by natural steps. sizes: step size of each parameter; means: of the features. shared, shares (arms,): a
     common step of all biases, and its weights by arm: see `from_gradients`."""
 

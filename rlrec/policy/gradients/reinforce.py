@@ -6,14 +6,14 @@ gives the gradient by the logits. All is exact for the policy as served, floor i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index, matrix_product
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, score_states
 from rlrec.policy.scores.floors import at_positions
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 
 CELLS = 1 << 19  # scores at a time: few enough for the processor's cache, enough to make each call worthwhile
 HIGHEST = 700.0  # log of a weight at which it is cut to stay finite
@@ -23,8 +23,7 @@ SCORE_SHIFT, LEAST = 36.0, -43.0
 DEEPEST = -300.0  # smallest score of arms shown, stored in float64, since slates may show all arms that are left
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LoggedSlates:
+class LoggedSlates(Record, eq=False):
     """Decisions with one set of m arms and slates of one length.
 
     state: of n decisions, `row` ascending; the `arm` of what they remember is an index 0..m - 1 among these arms. arms
@@ -48,8 +47,7 @@ class LoggedSlates:
         return len(self.shown)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(Record):
     """The objective: the mean over decisions of weight x gain, plus entropy x the entropy of position 1.
 
     clip: the largest importance weight; corrected: whether weights are used at all (False: as if the policy had logged
@@ -171,8 +169,7 @@ def _centred(weights: Array, bias: Array, history: Array) -> tuple[Array, Array,
     return weights - weights.mean(axis=0), bias - bias.mean(), history
 
 
-@dataclass(frozen=True, eq=False)
-class SlateScores:
+class SlateScores(Record, kw_only=False, eq=False):
     """The score functions of slates, or of separate slots: c columns, (n, c) each.
 
     weight: the clipped importance weight times its factor; excess: what clipping removed. square: squared length of the

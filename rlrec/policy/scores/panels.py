@@ -7,13 +7,13 @@ large logarithms cancel (the textbook form of a Beta loses 8 digits at 1e7)."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from rlrec.arrays import Array, Index
 from rlrec.policy.scores.legendre import gauss
+from rlrec.records import Record
 
 Rows = slice | Index
 ALL_ROWS = slice(None)
@@ -171,8 +171,7 @@ def _limits(profile: Array, count: Array, n_densities: int) -> Array:
     return even_widths(pdf[:, at], sf[:, at], counts, n_densities).reshape(2, n)
 
 
-@dataclass(frozen=True, eq=False)
-class _Walk:
+class _Walk(Record, kw_only=False, eq=False):
     """From the highest edge to the lowest, in panels as wide as all scores in them allow."""
 
     density: Density

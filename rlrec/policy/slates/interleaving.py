@@ -9,7 +9,7 @@ Source: Radlinski, Kurup and Joachims 2008, section 4.2 (team draft); the propen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from rlrec.policy.scores.sampler import uniforms
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate
 from rlrec.policy.slates.slate_draws import Draw, to_log
+from rlrec.records import Record
 
 
 class Ranker(NamedTuple):
@@ -29,8 +30,7 @@ class Ranker(NamedTuple):
     floor: Floor
 
 
-@dataclass(frozen=True, eq=False)
-class TeamDraftSampler:
+class TeamDraftSampler(Record, kw_only=False, eq=False):
     """Draws the slates of two rankers of the same arms, both with exact scores."""
 
     rankers: tuple[Ranker, Ranker]

@@ -4,7 +4,6 @@ lists."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,14 +15,14 @@ from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.sampler import uniforms
 from rlrec.policy.scores.scores import Scores, subset, unstack
 from rlrec.policy.slates import slate
+from rlrec.records import Record
 
 _PAIRS = 1 << 20  # pairs of a list and a slate at a time
 _LISTS = 64  # lists whose tables are in memory at a time
 _ENTRIES = 1 << 22  # numbers in a working array
 
 
-@dataclass(frozen=True, eq=False)
-class ListMixture:
+class ListMixture(Record, kw_only=False, eq=False):
     """u lists of s arms among 0 .. arms - 1, and the scores that rank each list. lists (u, s): ascending in each row.
 
     weight (r, u): the share of each list in the draws of each of r replicas; rows sum to 1."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -11,12 +10,12 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Index, distinct
 from rlrec.errors import InputError
 from rlrec.policy.slates.page_rules import EVERYWHERE, PageRules
+from rlrec.records import Record
 
 _PREFIXES = 20_000  # ways to use up caps that are examined
 
 
-@dataclass(frozen=True, eq=False)
-class PageLayout:
+class PageLayout(Record, kw_only=False, eq=False):
     """Rules by the indices of m arms.
 
     pins: the arm of a position, from 0. cell (m,): arms with equal values of all capped fields have the same cell. uses

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
 from rlrec.errors import InputError, suggest
 from rlrec.policy.scores.floors import LONGEST
+from rlrec.records import Record
 
 RULES = ("pin", "most", "least")
 EXAMPLES = {"pin": "1=KEY,3=KEY", "most": "FIELD=2", "least": "KEY=0.05,@GROUP=0.2@1"}
@@ -17,8 +17,7 @@ EVERYWHERE = 0  # stands for every position in a share
 RESTS = " (no effect: no such arm was eligible)"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PageRules:
+class PageRules(Record):
     """Rules of one page. pin: the arm of a position, from 1; most: the largest number of arms with the same value of a
     field; least: the smallest probability of an arm, or of a group, by position. owner: who declares them, in the words
     of errors."""

@@ -17,7 +17,7 @@ enumeration."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Protocol, cast
 
@@ -33,6 +33,7 @@ from rlrec.policy.slates.page_layout import PageLayout
 from rlrec.policy.slates.plackett_luce import softmax
 from rlrec.policy.slates.slate import invert_rows, to_positions
 from rlrec.policy.slates.slate_draws import Draw, SlateSampler, first_alone, to_log
+from rlrec.records import Record
 
 _CELLS = 64  # cells whose values are cached
 _ENTRIES = 1 << 20  # numbers in a working array
@@ -211,8 +212,7 @@ class SlateWalk:
         return allowed
 
 
-@dataclass(frozen=True, eq=False)
-class RuledScores:
+class RuledScores(Record, kw_only=False, eq=False):
     """Scores of m arms on a page with rules. The floor is part of them, so callers must not mix it in."""
 
     scores: Scores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +13,7 @@ from rlrec.policy.scores.sampler import uniforms, uniforms_at
 from rlrec.policy.scores.scores import DrawnOrder, Order, Scores, top
 from rlrec.policy.slates import plackett_luce
 from rlrec.policy.slates.slate import invert_rows, mix_floor, nth_left, to_positions
+from rlrec.records import Record
 
 if TYPE_CHECKING:
     from rlrec.policy.scores.sweep import ContinuousOrder
@@ -24,8 +24,7 @@ SMALLEST = 1e-300
 _ENTRIES = 1 << 20  # numbers in a working array
 
 
-@dataclass(frozen=True, eq=False)
-class Draw:
+class Draw(Record, kw_only=False, eq=False):
     """n slates of k positions. All arrays are (n, k).
 
     slates: the arms. propensity: given the positions above. marginal: of the arm at its position; NaN without a closed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,7 @@ from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate, slate_draws
 from rlrec.policy.slates.interleaving import TeamDraftSampler
 from rlrec.policy.slates.page_layout import PageLayout
-from rlrec.records import Version
+from rlrec.records import Record, Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import candidates, contents
@@ -41,8 +40,7 @@ PORTION = 50_000  # decisions of a sample that are held at once
 STATES = 5_000  # decisions whose histories are held at once
 
 
-@dataclass(frozen=True, eq=False)
-class StoredSlates:
+class StoredSlates(Record, kw_only=False, eq=False):
     """Decisions with all slots of their slates: columns of `audit`, and the row of each decision's first slot, (n,)."""
 
     slots: Columns
@@ -169,8 +167,7 @@ class SlateGroup:
         return len(self.ids)
 
 
-@dataclass(frozen=True, eq=False)
-class DerivedSlates:
+class DerivedSlates(Record, kw_only=False, eq=False):
     """The figures of `SlateGroup`, derived again, (n, size); score: NaN where there is none. redrawn (n,): the seed
     gives another slate.
     Where the seed gives another slate of several positions, its smallest propensities are copied from the stored

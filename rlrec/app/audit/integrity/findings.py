@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from rlrec.errors import RlrecError
+from rlrec.records import Record
 
 MAX_FINDINGS = 50  # findings of one check that are listed one by one
 # errors that reading a damaged row may raise
@@ -24,8 +24,7 @@ def row_subject(table: str, key: Mapping[str, object]) -> str:
     return f"{table} {', '.join(f'{name} {value}' for name, value in key.items())}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(Record):
     """A problem, or something worth a look. `severity`: error (something stored is wrong), warning (look into it),
     info."""
 

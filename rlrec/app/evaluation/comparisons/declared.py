@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlrec.app.inputs import lookup
 from rlrec.errors import InputError
-from rlrec.records import Reward
+from rlrec.records import Record, Reward
 from rlrec.store import Unit
 from rlrec.store.policies import experiments
 from rlrec.store.policies.experiments import Experiment
@@ -44,8 +43,7 @@ class GuardName(NamedTuple):
         return f"{MetricName(self.metric, self.reward)}>={100 * self.least:.12g}%"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Declaration:
+class Declaration(Record):
     """The metrics that decide an experiment; its guards, with the share by which each may fall; the number of units at
     which intervals are tightest; and the weights of the variants at the start."""
 

@@ -4,7 +4,7 @@ learn from."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypedDict
 
 from rlrec.app.evaluation.checks import find_failures
@@ -25,7 +25,7 @@ from rlrec.ope.units.estimate import Estimate, EstimatorFold
 from rlrec.ope.units.fold import ImpressionFold
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold
 from rlrec.policy.beliefs.reward import slot_reward
-from rlrec.records import Event, Reward
+from rlrec.records import Event, Record, Reward
 from rlrec.sentences import gate_claim, gate_direction
 from rlrec.store import Unit
 from rlrec.store.log import events, selected
@@ -41,16 +41,14 @@ INSUFFICIENT = "insufficient"
 ESTIMATED = "the propensities of its log were not logged, but computed when it was imported"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Guard:
+class Guard(Record):
     """A reward that a candidate may not lower. least: the lower bound of the relative difference must exceed it."""
 
     name: str
     least: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class GateOptions:
+class GateOptions(Record):
     """The options of a gate. candidate, current: the two versions, as commands name them; reward: None for the one that
     the current one learns; log: a filter; cluster: as in `evaluate`."""
 
@@ -281,8 +279,7 @@ def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
     }  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Gain:
+class Gain(Record, kw_only=False, eq=False):
     """A candidate and the live version, evaluated on the same rows with one estimator and one reward.
 
     sides, estimates: of the candidate and of the live version; without a second side, the log stands for the live

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from typing import Any, NotRequired, TypedDict, cast
@@ -21,7 +21,7 @@ from rlrec.ope.comparisons import comparison, outcomes
 from rlrec.ope.comparisons.comparison import ALARM, Comparison, Metric, is_unlikely
 from rlrec.ope.comparisons.outcomes import Outcomes, OutcomeSums, PhasedOutcomes
 from rlrec.ope.intervals.sequences import LookSequence, tightness
-from rlrec.records import Reward, Sums
+from rlrec.records import Record, Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import selected
@@ -47,8 +47,7 @@ NAMED = "named"  # users only, no sessions without a user
 THURSDAY = 3  # weekday of 1970-01-01, where weeks begin on Monday
 
 
-@dataclass(frozen=True, kw_only=True)
-class Study:
+class Study(Record):
     """A comparison of groups of units. experiment: whose unit and assignment count; by: one of BY; adjust: by the past
     of units before their assignment; users: one of USERS, or NAMED, whose units alone count; age_us: only the first so
     long of every unit counts, of units that came that long before the end of the log, and the windows of rewards;
@@ -74,8 +73,7 @@ class Study:
         return (self.unit if self.experiment is None else self.experiment.unit) == "session"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Groups:
+class Groups(Record):
     """The groups of a study, in order. column: of decisions, or one of PERIODS, None for one group; values: of the
     column, ascending, and codes: the group of each value; labels: of the groups; cut: periods that the log covers only
     partly; apart: groups that were not served on the same days as the first one."""
@@ -257,8 +255,7 @@ def metrics(study: Study) -> list[Metric]:
     return [metric for metric in stored if study.metrics is None or metric.name in study.metrics]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StudyFigures:
+class StudyFigures(Record, eq=False):
     """The figures of a study, its sums, and its groups. any_user: whether the store has any user; split: chi-square and
     p-value of the split of units between variants, NaN without variants; selected_split: the same for whether
     exclusions and filters leave out different shares of the variants, NaN where they leave out few; for a ramp, `split`

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +28,7 @@ from rlrec.policy.beliefs.reward import bounds
 from rlrec.policy.contexts import features, marginal
 from rlrec.policy.gradients import returns
 from rlrec.policy.gradients.gradient import MEMORY
-from rlrec.records import Reward, Sums
+from rlrec.records import Record, Reward, Sums
 from rlrec.store import Unit
 from rlrec.times import DAY_US
 
@@ -37,8 +37,7 @@ SPARSE_PENALTY = 100.0
 SPARSE_CELLS = 1 << 21  # values of arms in memory at a time
 
 
-@dataclass(frozen=True, eq=False)
-class ContextMoments:
+class ContextMoments(Record, kw_only=False, eq=False):
     """Sums for pairs of a column and an arm, by cross-fitting fold, only for pairs that occur. They can be added.
 
     key (e,), ascending: column * arms + arm; sums (e, folds, 3): of `marginal.column_sums`."""
@@ -70,8 +69,7 @@ class ContextMoments:
         return cls(key, sums.reshape(len(key), folds, 3))
 
 
-@dataclass(frozen=True, eq=False)
-class SparseModel:
+class SparseModel(Record, kw_only=False, eq=False):
     """A fitted model: q(row, arm) = clip(effects[fold, arm] + offset(row) + weights[fold, arm] x), with arms as the
     moments number them."""
 
@@ -188,8 +186,7 @@ def row_examination(rows: ImpressionRows, examination: Sequence[float]) -> Array
     return np.array(examination)[np.minimum(rows.slots["position"], len(examination)) - 1]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RewardModelFit:
+class RewardModelFit(Record, eq=False):
     """The first pass over the log: sums of the normal equations, batch by batch, in order of the arms' keys.
     positions: of the longest slate; examination: of a curve, which multiplies an arm's value in place of an effect of
     the position; columns: into which contexts are hashed where each arm has weights for them, else 0."""
@@ -247,8 +244,7 @@ class RewardModelSums(Sums):
     moments: ContextMoments | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class FittedRewardModel:
+class FittedRewardModel(Record, kw_only=False, eq=False):
     """A ridge regression fitted to the log; the model that values a row was fitted without the row's cluster."""
 
     fit: RewardModelFit
@@ -273,8 +269,7 @@ class FittedRewardModel:
         return self.model.effects[fold, arm]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DecisionRewards:
+class DecisionRewards(Record, eq=False):
     """Rewards by decision and arm, with the interface of `RewardTable`, where a value is the number of a decision.
     Raises InputError where the reward of an arm with a share is missing."""
 
@@ -296,8 +291,7 @@ class DecisionRewards:
         return means
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TabledRewardModel:
+class TabledRewardModel(Record, eq=False):
     """A table arm -> reward, value of a context field -> arm -> reward, or decision -> arm -> reward."""
 
     table: RewardTable | DecisionRewards
@@ -386,8 +380,7 @@ RewardModel = FittedRewardModel | TabledRewardModel
 STEPS = 32  # steps with a value of their own; all later steps share the last one's
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Decisions:
+class Decisions(Record, eq=False):
     """n decisions of visits, one visit after another, as the model sees them; arms are numbers from 0.
 
     start (s + 1,): where each visit begins; cluster (s,) of each visit. top (n,): the arm on top of the slate; x (n,
@@ -419,8 +412,7 @@ class Decisions:
         return memory
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TargetSlates:
+class TargetSlates(Record, eq=False):
     """A target's distributions for some decisions.
 
     rows (p,): the decisions; log_slate (p,): the log of its probability of the slate shown. share (c, m): its
@@ -433,8 +425,7 @@ class TargetSlates:
     case: Ids
 
 
-@dataclass(frozen=True, eq=False)
-class ReturnSums:
+class ReturnSums(Record, kw_only=False, eq=False):
     """The sums to which a model of returns is fitted; those of two batches can be added."""
 
     ridge: Ridge
@@ -456,8 +447,7 @@ class ReturnSums:
         return ReturnModel(self.ridge.finish(self.sums))
 
 
-@dataclass(frozen=True, eq=False)
-class ReturnModel:
+class ReturnModel(Record, kw_only=False, eq=False):
     """The fitted model; the coefficients that value a decision were fitted without its cluster."""
 
     model: Model

@@ -4,7 +4,7 @@ back."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, reduce
 from itertools import combinations
 from operator import iadd
@@ -32,7 +32,7 @@ from rlrec.ope.estimators.shrinkage import ShrunkEffects, add_effects, columns_o
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.exposures import ExposureRegression, Exposures, block_numbers, count_blocks, std_errors
 from rlrec.ope.sums.unit_visits import ReturnTimes
-from rlrec.records import Reward, Sums, add_each, add_up
+from rlrec.records import Record, Reward, Sums, add_each, add_up
 from rlrec.store import Unit
 from rlrec.store.log import selected
 from rlrec.store.log.events import RETURN
@@ -50,8 +50,7 @@ NEWEST, SHARED = 20_000, 0.05  # decisions from which users are read; the share 
 MAX_BYTES = 1 << 30  # of sums by group, in a partition
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """Arguments of `effects`. log: a filter; reward: None for the one that all policies learn; horizon_us: the time
     within which coming back counts, None for the window of a reward that weighs `return`, else 7 days; position: a
     curve, None for the curve estimated from the log; by: groups, each with effects of its own; level: of intervals."""
@@ -168,8 +167,7 @@ class LogEffects(Sums):
     bets: PropensityBets | None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EffectEstimates:
+class EffectEstimates(Record, eq=False):
     """Effects of k arms, (k, 3): on the rewards now and later, and on coming back; influence (b, k, 3): of each block.
 
     variances (k, 3): of each effect from its exposures alone. worth: the value of a return, worth_influence (b,);
@@ -244,8 +242,7 @@ class EffectEstimates:
         return effect, std_errors(influence, columns=self.columns)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EffectPass:
+class EffectPass(Record, eq=False):
     """A resolved request: the work on a partition.
 
     reward: without the reward of a return itself. examination: None where the curve is estimated from the log;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from functools import cached_property, reduce
 from math import log
 from operator import or_
@@ -33,7 +33,7 @@ from rlrec.ope.sums.base import Estimator, ImpressionEstimator
 from rlrec.ope.units.estimate import COMPARED_ESS, Estimate, LoggerWeight
 from rlrec.ope.units.strata import NEGLIGIBLE_SHARE
 from rlrec.policy.contexts.features import check_hash
-from rlrec.records import add_up
+from rlrec.records import Record, add_up
 from rlrec.sentences import (
     DEFAULT_REWARD,
     LOG_PRECISION,
@@ -61,8 +61,7 @@ UNITS = {"impression": "impression", "session": "visit", "slate": "page"}  # the
 BY_ARM = "snips"  # the default by arm: since the logger chose the arm, the estimator must be self-normalised
 
 
-@dataclass(frozen=True, kw_only=True)
-class EstimateRow:
+class EstimateRow(Record):
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
     of the arms of the log in the lists of candidates that they were ranked from; extent: of the log; days: from its
     first decision to the last one with a complete reward, 0 where its times are those of an import; arms: their number;

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -34,7 +34,7 @@ from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, Logger
 from rlrec.ope.units.fold import Fold, ImpressionFold, RowSums, compare_targets
 from rlrec.ope.units.strata import Stratum, Weighting, by_logger, left_out, unlike
 from rlrec.policy.beliefs.reward import bounds
-from rlrec.records import Reward, Sums, add_each
+from rlrec.records import Record, Reward, Sums, add_each
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log.reader import ABSENT
@@ -129,8 +129,7 @@ class LogPartial(Sums, kw_only=True, eq=True):
     visits: Mapping[int, VisitCarryOverSums] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RowUnit(ABC, Generic[R, M]):
+class RowUnit(ABC, Generic[R, M], Record, eq=False):
     """A unit of rows (impressions, slates, sessions) with its estimators. R: rows of a batch; M: the model that
     estimators use. It has no access to the store.
 
@@ -438,8 +437,7 @@ def over_loggers(
 # -- impressions: every shown slot is a row with a weight of its own; checks use these rows, too --
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"]):
+class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
     """Impressions as rows."""
 
     fold: ImpressionFold

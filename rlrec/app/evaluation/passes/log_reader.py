@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from rlrec.app.log import partitions
 from rlrec.app.log.splits import owner_splits
 from rlrec.arrays import Array, Ids, distinct
 from rlrec.policy.contexts.features import WIDTH
+from rlrec.records import Record
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import StoredRows
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.targets.logger_marginals import LoggerMarginals
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(Record):
     """The part of the log that a pass reads.
 
     columns: of the log; visits: whether to read the visits of its sessions. targets: whether to read what probabilities

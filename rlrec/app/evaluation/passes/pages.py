@@ -4,7 +4,7 @@ from pages as they were drawn, compared with their expectation."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,7 +28,7 @@ from rlrec.ope.sums.exposures import Exposures
 from rlrec.ope.units.effects import EffectBatch, EffectFold, Effects
 from rlrec.ope.units.fold import PositionCurve
 from rlrec.ope.units.slates import Iips, Interpol, Pbm, Pi, SlateBatch, SlateEstimator, SlateFold
-from rlrec.records import Reward
+from rlrec.records import Record, Reward
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader
@@ -36,8 +36,7 @@ from rlrec.store.log import reader
 PER_DECISION = 32  # most simulated pages for a decision with a distribution of its own
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CompletePages:
+class CompletePages(Record, eq=False):
     """The s pages of a batch, with n slots in all, each page from the top.
 
     impressions: the slots, (n,); start (s + 1,): where each page begins; page (s,): the reward of events of the whole
@@ -77,8 +76,7 @@ class CompletePages:
         return remaining_reward - np.repeat(after_page - self.page, size)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PageUnit(RowUnit[CompletePages, M]):
+class PageUnit(RowUnit[CompletePages, M], eq=False):
     """Complete pages as rows."""
 
     noun: ClassVar[str] = "page"
@@ -101,8 +99,7 @@ class PageUnit(RowUnit[CompletePages, M]):
         return f"decision {decision} shows {shown}: slate estimators need complete pages"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SlateUnit(PageUnit[reward_models.FittedRewardModel]):
+class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
     """Pages that are weighted. fit: of models of the rest of a page's reward; needs: what estimators need of a target;
     require_pairs: whether pages that `pi` cannot weigh are an error, not left out."""
 
@@ -240,8 +237,7 @@ def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
 # -- the probabilities with which a target would have filled the logged pages, slot by slot --
 
 
-@dataclass(frozen=True, kw_only=True)
-class Needs:
+class Needs(Record):
     """The data that estimators need of a target. joint: the probability of the slots down to each one; tabled:
     probabilities at every position; additive: the weights of `pi`; marginal: the probability of each arm at its
     position. positions: of the longest page."""
@@ -355,8 +351,7 @@ _LOCATED = (*log_rows.FITTED, "size", "version_id", "belief_seq", "belief_ordina
             "propensity", "marginal")  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EffectUnit(PageUnit[PositionCurve]):
+class EffectUnit(PageUnit[PositionCurve], eq=False):
     """Pages whose exposures are compared with their expectation. The model is the curve of examination estimated from
     the clicks of the log; positions: of the longest page."""
 

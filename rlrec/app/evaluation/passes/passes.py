@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import tzinfo
 from itertools import islice, repeat
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -22,7 +22,7 @@ from rlrec.app.inputs import lookup
 from rlrec.compute import Engine, pack, unpack
 from rlrec.errors import InputError
 from rlrec.ope.checks.reasons import REASONS
-from rlrec.records import add_each
+from rlrec.records import Record, add_each
 from rlrec.store import Store, Unit
 from rlrec.store.log.reader import Batch
 
@@ -97,8 +97,7 @@ def result(packed: bytes, unit: Unit, partition: Partition, reader: LogReader | 
         return work(LogReader(unit, work.evaluation, rows=partition.rows, **options))
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreRunner:
+class StoreRunner(Record):
     """Runs passes in another process, with its own connection. It queries the store only for data that never change;
     data that may change come with the partition.
 
@@ -116,8 +115,7 @@ class StoreRunner:
             return result(task, unit, partition)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workers:
+class Workers(Record):
     """How partitions are worked on. jobs: number of processes; engine: local or dask; scheduler: the address of a
     running cluster."""
 
@@ -164,8 +162,7 @@ IN_PROCESS = Workers()
 AnyUnit = RowUnit[Any, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class JointPass:
+class JointPass(Record):
     """A pass of several units over a partition, one after another. is_fit: it fits their models, from sums by id of a
     reward; else it evaluates targets."""
 

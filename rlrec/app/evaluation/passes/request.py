@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from rlrec.app.evaluation.targets.targets import Target
 from rlrec.app.inputs import filters
 from rlrec.app.log import partitions
 from rlrec.errors import InputError
-from rlrec.records import Reward
+from rlrec.records import Record, Reward
 from rlrec.store import Unit
 from rlrec.store.log import imported_data, selected, sessions, settings
 from rlrec.store.log.selected import LogExtent, Selection
@@ -37,8 +37,7 @@ class EmptyLog(InputError):
         self.wait_us = wait_us
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
+class Request(Record):
     """The arguments of `evaluate`. log: a filter; position: a curve, for reward models; cluster None: the user where
     one is known, else the session; target_samples: the number of simulated pages of a target whose marginals have no
     closed form, 0 for none. sources: of targets that are not in the store, and their tables, by name; temperature: of
@@ -70,8 +69,7 @@ class Request:
     apart: Collection[str] = ()
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SharedRows:
+class SharedRows(Record, eq=False):
     """Targets that are evaluated on the same rows with the same reward.
 
     policy_id: the policy of an imported log, which only its own rows can evaluate. members: number of a target in the
@@ -88,8 +86,7 @@ class SharedRows:
         return EmptyLog(f"of {rows} selected, none is mature", hint=hint, wait_us=self.reward.window_us)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Evaluation:
+class Evaluation(Record, eq=False):
     """A resolved request, which folds do not change.
 
     cluster: the randomised unit, one of `log_rows.CLUSTERS`; spans_batches: whether a cluster may have rows in several

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from typing import ClassVar
 
 import numpy as np
@@ -38,8 +38,7 @@ from rlrec.store.policies import people
 from rlrec.times import DAY_US
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SessionUnit(RowUnit[EndedVisits, ReturnModel]):
+class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
     """Ended visits as rows. cutoffs: which visits are old enough, by id of the reward. returned: whether some person
     has several visits."""
 
@@ -206,8 +205,7 @@ def _visit_code(session: Ids, number: Ids) -> Ids:
     return (session << _NUMBER_BITS) + number
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ReturnUnit(SessionUnit):
+class ReturnUnit(SessionUnit, eq=False):
     """Visits as rows, whose reward is whether a return followed. followed: codes of these visits."""
 
     followed: Ids

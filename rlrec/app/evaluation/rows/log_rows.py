@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -24,7 +24,7 @@ from rlrec.app.log import lineage, reward_log
 from rlrec.arrays import Array, Flags, Ids, distinct, numbers_in_runs, products_in_runs, rows_by_kind, run_starts
 from rlrec.ope.sums.base import hash_bits
 from rlrec.policy.slates.slate_draws import SMALLEST
-from rlrec.records import Reward, Version
+from rlrec.records import Record, Reward, Version
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import StoredRows, damage_error
 from rlrec.store.log.candidates import CandidateList
@@ -38,8 +38,7 @@ MAX_DERIVED = 100  # distributions of first stages from which inclusion probabil
 CELLS = 50_000_000  # most arms times squared candidates in these; the first one is computed whatever its size
 
 
-@dataclass(frozen=True)
-class Inclusion:
+class Inclusion(Record, kw_only=False):
     """The smallest probability with which an arm that was shown became a candidate, and the number of decisions that it
     was computed for. Batches add up."""
 
@@ -50,8 +49,7 @@ class Inclusion:
         return Inclusion(min(self.smallest, other.smallest), self.decisions + other.decisions)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LoggedLists:
+class LoggedLists(Record, eq=False):
     """The lists of candidates of a batch, by decision.
 
     first_stages: a name of the first stage of each version; catalogues: the arms of each; inclusion: of the arms that
@@ -225,8 +223,7 @@ class RowGroup(NamedTuple):
     label: str | float | bool | None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LoggedBatch:
+class LoggedBatch(Record, eq=False):
     """Whole sessions of the log with all data that a fold needs; no further query is made for them.
 
     log: beside the columns of the reader, its slots have those of `slates`, `loggers.unknown_support` and
@@ -249,8 +246,7 @@ class LoggedBatch:
     shares: Array | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ImpressionRows(reward_log.RewardedSlots):
+class ImpressionRows(reward_log.RewardedSlots, eq=False):
     """Mature, uncensored impressions of a batch. slots: columns of `LoggedBatch`. shown: the arms of all impressions of
     the batch, also of those that were left out, since `start` counts them."""
 

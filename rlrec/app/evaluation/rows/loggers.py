@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache, lru_cache
 from typing import Any
 
@@ -19,7 +19,7 @@ from rlrec.ope.units.strata import NO_LOGGER, Stratum
 from rlrec.policy.contexts.statements import PAGE
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.slates import slate
-from rlrec.records import Version
+from rlrec.records import Record, Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import StoredRows
@@ -168,8 +168,7 @@ def guaranteed(size: int, m: int, *, floor: Floor) -> Array:
     return np.minimum([probability[index, : index + 1].min() for index in range(size)], unranked)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LoggingVersions:
+class LoggingVersions(Record, eq=False):
     """The versions that served the selected decisions, most frequent first. names: POLICY@VERSION, by id."""
 
     names: Mapping[int, str] = field(default_factory=dict)

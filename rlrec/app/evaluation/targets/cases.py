@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from rlrec.arrays import Array, Flags, Ids, Index, distinct, look_up, offsets, r
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Scores, cells
 from rlrec.policy.slates import slate
+from rlrec.records import Record
 from rlrec.store.database.bulk import Columns
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ CaseName = tuple[int, int, int, str]  # eligible set, revision of the catalogue,
 Draw = tuple[int, int]  # the seed and the number that identify random words
 
 
-@dataclass(frozen=True, eq=False)
-class Block:
+class Block(Record, kw_only=False, eq=False):
     """One case: arms (m,) ids; shares (k, m): the probability of each arm at each position; greatest (k,): the largest
     of these.
 
@@ -69,8 +69,7 @@ class Block:
         return OVERHEAD + len(self.arms) + self.shares.size + cells(scores) + simulated
 
 
-@dataclass(frozen=True, eq=False)
-class TargetProbabilities:
+class TargetProbabilities(Record, kw_only=False, eq=False):
     """A target's probabilities on a batch, (n,) each. prefixed: whether numerator and denominator of the weight are for
     the slate down to the row; greatest: the largest probability of any arm; expected: the mean of the reward model;
     above: the weight of the slate above, where that mean is given the slate above."""

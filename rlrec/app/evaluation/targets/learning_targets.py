@@ -43,8 +43,7 @@ def time_blocks(unit: Unit, selection: Selection, number: int) -> list[Selection
     return [replace(selection, since=first, until=last) for first, last in pairwise(limits)]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LearningTarget(Target):
+class LearningTarget(Target, eq=False):
     """A candidate while it learns. moments: functions that return its distribution from the times `begins` (b,) on
     (microseconds, ascending), with what was learned before each; serving: the last one."""
 
@@ -90,8 +89,7 @@ class LearningScorer(Scorer):
 # -- a policy that learns while it serves --
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CrammedTarget(Target):
+class CrammedTarget(Target, eq=False):
     """A version that learned from its own decisions, at the times `begins` (b,), microseconds, ascending; serving: its
     last state. steps: the target at each time; counts (b,): the weight of a later row for each step."""
 

@@ -24,8 +24,7 @@ from rlrec.policy.slates.list_mixture import ListMixture, SampledLists
 from rlrec.store.database.bulk import Columns
 
 
-@dataclass(frozen=True, eq=False)
-class ListBlock(Block):
+class ListBlock(Block, kw_only=False, eq=False):
     """One case with lists drawn from its first stage. weight (u,): of each list; replicas (r, k, m): the shares by the
     lists of each replica."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from rlrec.arrays import Flags, Ids, Words
 from rlrec.errors import InputError
 from rlrec.policy import TEAM_DRAFT, learns_from_slots
 from rlrec.policy.beliefs.base import PRICE
-from rlrec.records import Head, Reward, Version
+from rlrec.records import Head, Record, Reward, Version
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import selected
@@ -32,8 +31,7 @@ if TYPE_CHECKING:
 BUILT_IN = ("uniform",)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Target:
+class Target(Record, eq=False):
     """A version to evaluate, or a built-in target (number None). serving: its distribution; None for the policy of an
     imported log, which only its own rows can evaluate, and for a table from a user. seq: of the last change of its
     policy's beliefs. arm_lists: its rules that hold for everybody and take away arms, also in decisions of other

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from itertools import chain, groupby, pairwise, repeat, zip_longest
 from operator import itemgetter
@@ -33,7 +33,7 @@ from rlrec.app.imports.layouts import checks
 from rlrec.app.imports.layouts.checks import Problem
 from rlrec.arrays import Ids
 from rlrec.errors import InputError
-from rlrec.records import Sums
+from rlrec.records import Record, Sums
 
 GROUP = 50_000  # lines
 GROUP_BYTES = 1 << 25  # about, per group
@@ -132,8 +132,7 @@ def too_long(number: int | None = None) -> InputError:
     return InputError(f"longer than {LINE_BYTES // 1_000_000} MB", hint="one record a line", line=number)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(Record):
     """A file to read (a path, or an open file), its name in messages, and how strictly its JSON is read. decode: turns
     each (number, line) into a msgspec Struct of a type, or into an InputError that names line and field. start, end:
     the bytes of a growing file that are read now, end None for all; number: of the first line there."""
@@ -211,8 +210,7 @@ class LineSums(Sums, frozen=False, eq=True):
     copies: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Note:
+class Note(Record):
     """Facts about a group of decoded lines that are kept until the end of their file.
 
     observations: as in Decoded; policies: the first line that names each; digests: the first 8 bytes of each decision's

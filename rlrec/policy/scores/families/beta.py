@@ -5,7 +5,6 @@ and never infinite."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,12 +13,12 @@ from rlrec.arrays import Array
 from rlrec.policy.scores.panels import ALL_ROWS, FARTHEST, LOG_ROOT_TAU, TAIL, Rows, Tails
 from rlrec.policy.scores.scores import ExactScores, Order
 from rlrec.policy.scores.sweep import ContinuousOrder
+from rlrec.records import Record
 
 _STIRLING = 10.0  # from here on the series is exact in doubles
 
 
-@dataclass(frozen=True, eq=False)
-class Beta(ExactScores):
+class Beta(ExactScores, Record, kw_only=False, eq=False):
     """Independent Beta posteriors. alpha, beta (m,), above 0; error bounds hold from 0.1 to 1e7."""
 
     alpha: Array

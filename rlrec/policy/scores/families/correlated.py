@@ -12,13 +12,13 @@ from rlrec.arrays import Array, Index, best_of_rows, distinct_rows
 from rlrec.policy.scores import sampler
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import Order
+from rlrec.records import Record
 
 SAMPLING = 1024
 """The word of a decision at which its samples begin: a slate of 500 positions uses 1000 at most."""
 
 
-@dataclass(frozen=True, eq=False)
-class Correlated:
+class Correlated(Record, kw_only=False, eq=False):
     """Scores location + factor z + arm_noise e, with z standard normal in d dimensions, and one standard normal e per
     arm.
 
@@ -75,8 +75,7 @@ class Correlated:
         return distinct_rows(np.column_stack([self.location, self.factor]))
 
 
-@dataclass(frozen=True, eq=False)
-class Sampled:
+class Sampled(Record, kw_only=False, eq=False):
     """The samples of one decision; at every position an independent one of them ranks the arms that are left. distinct
     (samples, u): values in the unit of the reward; column (m,): that of each arm, since equal arms share one."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,10 +10,10 @@ from rlrec.arrays import Array
 from rlrec.policy.scores.panels import ALL_ROWS, LOG_ROOT_TAU, TAIL, Rows
 from rlrec.policy.scores.scores import ExactScores, Order
 from rlrec.policy.scores.sweep import ContinuousOrder, match_density
+from rlrec.records import Record
 
 
-@dataclass(frozen=True, eq=False)
-class Gaussian(ExactScores):
+class Gaussian(ExactScores, Record, kw_only=False, eq=False):
     """Independent normal posteriors. mean (m,), sd (m,) above 0, both in the unit of the reward."""
 
     mean: Array

@@ -13,14 +13,14 @@ from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.panels import ALL_ROWS, FARTHEST, TAIL, Rows
 from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, top
 from rlrec.policy.scores.sweep import ContinuousOrder
+from rlrec.records import Record
 
 _ENTRIES = 1 << 21  # numbers in a working array
 _LOWEST = -1e300  # below every finite logit plus noise
 _MANY, _MAX_RANKS = 1_000, 12  # arms from which on, and ranks up to which, rare arms are treated together
 
 
-@dataclass(frozen=True, eq=False)
-class Gumbel(ExactScores):
+class Gumbel(ExactScores, Record, kw_only=False, eq=False):
     """Logits with standard Gumbel noise: the probability of being the best is softmax(logits).
 
     logits (m,); an arm at -inf stands below every finite one, and such arms are ordered at random."""

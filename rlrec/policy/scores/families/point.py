@@ -9,10 +9,10 @@ import numpy as np
 from rlrec.arrays import Array, Index
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order
+from rlrec.records import Record
 
 
-@dataclass(frozen=True, eq=False)
-class Point(ExactScores):
+class Point(ExactScores, Record, kw_only=False, eq=False):
     """Scores without noise; equal scores stand in a random order.
 
     values (m,), any unit; +inf (an arm never tried) and -inf are allowed, NaN is not."""
