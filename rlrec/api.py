@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas
     import pyarrow
 
-    from rlrec.app.upkeep.export_log import Record
+    from rlrec.app.upkeep.export_log import LogLine
     from rlrec.signatures import Commands
 else:
     Commands = object
@@ -201,10 +201,10 @@ class Log(Frame):
     read: gives the rows, with `detailed=True` with the rewards of slots; schema: that of their table, from the
     library."""
 
-    def __init__(self, read: Callable[..., Iterator[Record]], schema: Callable[[Any], Any] | None = None) -> None:
+    def __init__(self, read: Callable[..., Iterator[LogLine]], schema: Callable[[Any], Any] | None = None) -> None:
         self._read, self._schema = read, schema or _log_schema
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[LogLine]:
         return self._read()
 
     def __repr__(self) -> str:
@@ -240,7 +240,7 @@ DECISION_KEYS = (  # keys that the rows of slots and events have as well
 )  # fmt: skip
 
 
-def _rows_of(read: Callable[..., Iterator[Record]], key: str) -> Iterator[Record]:
+def _rows_of(read: Callable[..., Iterator[LogLine]], key: str) -> Iterator[LogLine]:
     """The rows under one key of each decision, with those keys of the decision that they lack; slots with rewards."""
     for decision in read(detailed=True):
         head = {name: decision.get(name) for name in DECISION_KEYS}
@@ -272,7 +272,7 @@ def _log_schema(pa: Any) -> Any:
     })  # fmt: skip
 
 
-def _arrow_row(row: Record) -> Record:
+def _arrow_row(row: LogLine) -> LogLine:
     """A row with times as datetimes, and with objects of arbitrary keys as JSON."""
     texts = {name: json.dumps(row[name], ensure_ascii=False) for name in ("context", "state") if name in row}
     events = [event | {"at": datetime.fromisoformat(event["at"])} for event in row.get("events", ())]

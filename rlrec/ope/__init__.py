@@ -127,7 +127,7 @@ def estimator(label: str) -> Estimator:
     parameters, values = _parameters(named), value.split(":")
     if len(values) > len(parameters):
         takes = f"{len(parameters)} parameters" if len(parameters) > 1 else "one" if parameters else "no parameter"
-        written = f"{name}:2:CURVE" if len(parameters) > 1 else _form(named)
+        written = f"{name}:2:CURVE" if len(parameters) > 1 else _form(named())
         raise InputError(f"{name} takes {takes}, got {label!r}", hint=f"write {written}")
     pairs = zip(parameters.items(), values, strict=False)
     return cast("Estimator", named(**{key: _value(label, text, default) for (key, default), text in pairs}))
@@ -136,7 +136,7 @@ def estimator(label: str) -> Estimator:
 def descriptions() -> dict[str, list[tuple[str, str]]]:
     """The name and description of every estimator, by unit. A parameter stands in brackets at its default, as in
     `clipped-ips[:20]`; the description is the first paragraph of the class docstring."""
-    kinds = {unit: [type(estimator(name)) for name in family] for unit, family in _BY_UNIT.items()}
+    kinds = {unit: [estimator(name) for name in family] for unit, family in _BY_UNIT.items()}
     return {
         unit: [(_form(kind), " ".join((kind.__doc__ or "").split("\n\n")[0].split())) for kind in family]
         for unit, family in kinds.items()

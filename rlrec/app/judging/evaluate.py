@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rlrec import ope
-from rlrec.app.audit.draws import newest
 from rlrec.app.audit.integrity import live_versions
 from rlrec.app.evaluation.passes import estimates
 from rlrec.app.evaluation.passes.estimates import EstimateRow
@@ -21,7 +20,6 @@ from rlrec.app.evaluation.rows.log_rows import Inclusion
 from rlrec.app.evaluation.rows.loggers import taken_loggers
 from rlrec.app.imports import log_stores
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.judging.outcomes import notice_uncounted
 from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
@@ -62,6 +60,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                 rows = estimates.answer(unit, request, estimators, selection, engine)
                 rows = rows if request.estimators else _with_visits(unit, request, rows, selection, engine)
                 if not any(row.estimate.served for row in rows):
+                    from rlrec.app.judging.outcomes import notice_uncounted
+
                     names = sorted({row.reward for row in rows})
                     notice_uncounted(unit, store, [lookup.reward(unit, name) for name in names])
                 at = _changed_at(unit, selection, rows)
@@ -148,6 +148,8 @@ def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -
     None where it finds none within the log."""
     if unit.folder is not None or not any("drift" in row.estimate.reasons for row in rows):
         return None
+    from rlrec.app.audit.draws import newest
+
     names = [row.name for row in policies.all_policies(unit) if row.id in (selection.policy_ids or [row.id])]
     changes = [newest.recent_changes(unit, head.version) for head in policies.live(unit, names).values()]
     times = {change["at"] for by_arm in changes for arm, change in by_arm.items() if arm != newest.ALL_ARMS}

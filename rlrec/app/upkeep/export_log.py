@@ -17,12 +17,12 @@ from rlrec.store.log import candidates, contents, decisions, events, imported_da
 from rlrec.store.policies import arms, policies
 
 GROUP = 1_000
-Record = dict[str, Any]
+LogLine = dict[str, Any]
 
 
 def export_log(
     store: Store, *, log: str | None = None, reward: str | None = None, detailed: bool = False
-) -> Generator[Record, None, None]:
+) -> Generator[LogLine, None, None]:
     """Every selected decision in order of id, from one snapshot; memory is bounded by a group of decisions. reward:
     name of a definition; None: that of each policy. detailed: add `rewards` by position (None: of the page), `clipped`
     (whether clipping changed them), and `catalogue_features` (of the arms of the store)."""
@@ -39,7 +39,7 @@ def export_log(
             unit.progress("decisions", exported, low / last)
 
 
-def _records(unit: Unit, ids: Collection[int], definition: Reward | None, details: Record | None) -> Iterator[Record]:
+def _records(unit: Unit, ids: Collection[int], definition: Reward | None, details: LogLine | None) -> Iterator[LogLine]:
     stored, stored_events = decisions.find(unit, ids), events.by_decision(unit, ids)
     answers, states = decision_json.answers(unit, stored), decision_json.states(unit, stored)
     versions = policies.by_id(unit, {decision.version_id for decision in stored.values()})
@@ -78,7 +78,7 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
         yield record
 
 
-def _with_arm_keys(data: Mapping[str, Any], eligible: Iterable[int], keys: Mapping[int, str]) -> Record:
+def _with_arm_keys(data: Mapping[str, Any], eligible: Iterable[int], keys: Mapping[int, str]) -> LogLine:
     """The further data of an imported decision with these eligible arms, with the keys of arms in place of ids."""
     record = dict(data)
     if "slot_sets" in record:
@@ -88,7 +88,7 @@ def _with_arm_keys(data: Mapping[str, Any], eligible: Iterable[int], keys: Mappi
     return record
 
 
-def _with_slots(answer: Record, decision: Decision) -> Record:
+def _with_slots(answer: LogLine, decision: Decision) -> LogLine:
     """The answer with the slot fields that only the log has, and with the length of a slate that was not logged
     completely."""
     for entry, slot in zip(answer["slate"], decision.slots, strict=True):

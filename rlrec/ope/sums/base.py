@@ -190,7 +190,6 @@ class Estimator(Ratio, ABC):
     `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums). It
     therefore accepts means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
 
-    name: ClassVar[str]  # derived from the class name: SwitchDr is switch-dr
     unit: ClassVar[str]  # one row of the estimate: impression, slate or session
     weighted: ClassVar[bool] = True  # uses importance weights; rows without a propensity are left out
     needs_model: ClassVar[bool] = False  # uses a reward model; the batch must have `predicted` and `expected`
@@ -204,8 +203,10 @@ class Estimator(Ratio, ABC):
     sees_visits: ClassVar[bool] = False  # counts what a page changes later in its visit
     lacking: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed are left out
 
-    def __init_subclass__(cls) -> None:
-        cls.name = re.sub(r"\B(?=[A-Z])", "-", cls.__name__).lower()
+    @property
+    def name(self) -> str:
+        """The name of its class in lower case: SwitchDr is switch-dr."""
+        return re.sub(r"\B(?=[A-Z])", "-", type(self).__name__).lower()
 
     @property
     @abstractmethod

@@ -10,7 +10,6 @@ import numpy as np
 from rlrec.app.distributions import designs, exact
 from rlrec.app.inputs import lookup
 from rlrec.app.inputs.arm_rules import ArmLists, arm_lists, policy_rules
-from rlrec.app.inputs.parameters import ruled_policies
 from rlrec.app.log import lineage
 from rlrec.app.log.splits import GATE
 from rlrec.arrays import Flags, Ids, Words
@@ -158,6 +157,8 @@ def resolve(
         if not isinstance(live, InputError):
             targets.append(_target(unit, *live, definition, greedy=greedy))
         elif name in (tables or {}):
+            from rlrec.app.inputs.parameters import ruled_policies
+
             shared_reward = definition or _shared_reward(unit, policy_rewards, selection)
             table, ruled_ids = (tables or {})[name], ruled_policies(unit)
             targets.append(Target(name=name, reward=shared_reward, serving=None, table=table, ruled_ids=ruled_ids))

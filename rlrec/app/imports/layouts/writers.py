@@ -14,7 +14,7 @@ from rlrec.app.inputs import canonical
 from rlrec.errors import InputError
 from rlrec.log_fields import SLOT, STATED_FIELDS
 
-Record = dict[str, Any]  # of `export_log`
+LogLine = dict[str, Any]  # of `export_log`
 
 
 DECISION_COLUMNS = (
@@ -41,7 +41,7 @@ class LayoutWriter(ABC):
     def __init__(self) -> None:
         self.left_out: Counter[str] = Counter()
 
-    def lines(self, records: Iterable[Record]) -> Iterator[bytes]:
+    def lines(self, records: Iterable[LogLine]) -> Iterator[bytes]:
         """The lines of all decisions that can be written."""
         header = self.header
         for record in records:
@@ -51,7 +51,7 @@ class LayoutWriter(ABC):
                 header = b""
 
     @abstractmethod
-    def decision(self, record: Record) -> bytes:
+    def decision(self, record: LogLine) -> bytes:
         """The lines of a decision; empty where lines cannot hold it."""
 
 
@@ -60,7 +60,7 @@ class JsonLines(LayoutWriter):
 
     detailed, holds = False, frozenset(LayoutWriter.OPTIONAL)
 
-    def decision(self, record: Record) -> bytes:
+    def decision(self, record: LogLine) -> bytes:
         return f"{json.dumps(record, ensure_ascii=False, allow_nan=False)}\n".encode()
 
 
@@ -72,7 +72,7 @@ class CsvWriter(LayoutWriter):
 
     header = f"{','.join(COLUMNS)}\n".encode()
 
-    def decision(self, record: Record) -> bytes:
+    def decision(self, record: LogLine) -> bytes:
         last = record["slate"][-1]["position"]
         cells = record | {
             "decision": record["decision_id"], "size": record.get("k", last),
@@ -117,7 +117,7 @@ class DsJsonWriter(LayoutWriter):
 
     holds = frozenset({"features", "slot_sets", "support"})
 
-    def decision(self, record: Record) -> bytes:
+    def decision(self, record: LogLine) -> bytes:
         slate, arms = record["slate"], record["eligible"]
         silent = any(slot["propensity"] is None for slot in slate) or slate[-1]["position"] != len(slate)
         if silent or any(slot.get("censored") for slot in slate):
@@ -126,7 +126,7 @@ class DsJsonWriter(LayoutWriter):
         features: Mapping[str, Any] = record.get("features") or record["catalogue_features"]
         actions = [{"_tag": arm, **(features.get(arm) or {"i": {"id": arm}})} for arm in arms]
         event_id = record["request_id"] or f"decision-{record['decision_id']}"
-        line: Record = {
+        line: LogLine = {
             "Timestamp": record["at"], "Version": "1", "EventId": event_id,
             "c": {**record["context"], "_multi": actions},
         }  # fmt: skip
@@ -141,7 +141,7 @@ class DsJsonWriter(LayoutWriter):
         line |= {name: record[name] for name in ("session", "user") if record[name] is not None}
         return f"{json.dumps(line, ensure_ascii=False, allow_nan=False)}\n".encode()
 
-    def _note(self, record: Record) -> None:
+    def _note(self, record: LogLine) -> None:
         """Count the parts of a record that the line cannot hold."""
         by_slot = any(event["position"] is not None for event in record["events"])
         lost = {
@@ -154,7 +154,7 @@ class DsJsonWriter(LayoutWriter):
         self.left_out.update(name for name, is_lost in lost.items() if is_lost)
 
 
-def _cb(record: Record, arms: Sequence[str]) -> Record:
+def _cb(record: LogLine, arms: Sequence[str]) -> LogLine:
     (slot,) = record["slate"]
     a, p = _ranked(slot, arms, record.get("support"), first=1)
     value = record["reward"]
@@ -164,9 +164,9 @@ def _cb(record: Record, arms: Sequence[str]) -> Record:
     }  # fmt: skip
 
 
-def _ccb(record: Record, arms: Sequence[str]) -> Record:
+def _ccb(record: LogLine, arms: Sequence[str]) -> LogLine:
     """The outcome of each slot. The rewards are those of slots; where only the page has events, that of the page."""
-    outcomes, observed = list[Record](), {event["position"] for event in record["events"]}
+    outcomes, observed = list[LogLine](), {event["position"] for event in record["events"]}
     support, sets = record.get("support"), record.get("slot_sets") or [arms]
     support = None if support is None else {arm: support[arm] for arm in sets[0]}
     for slot in record["slate"]:
@@ -181,11 +181,11 @@ def _ccb(record: Record, arms: Sequence[str]) -> Record:
     return {"_outcomes": outcomes, **page_events}
 
 
-def _observed(record: Record, value: float) -> list[Record]:
+def _observed(record: LogLine, value: float) -> list[LogLine]:
     return [{"v": value}] if record["events"] else []
 
 
-def _slots(record: Record, arms: Sequence[str]) -> list[Record]:
+def _slots(record: LogLine, arms: Sequence[str]) -> list[LogLine]:
     """The slots as the context describes them, with the actions that each could show, where these are not all that were
     left."""
     described, sets = record["context"].get("_slots"), record.get("slot_sets")
@@ -223,7 +223,7 @@ class VwWriter(LayoutWriter):
 
     holds = frozenset({"features"})
 
-    def decision(self, record: Record) -> bytes:
+    def decision(self, record: LogLine) -> bytes:
         (slot, *others), arms = record["slate"], record["eligible"]
         lost = {
             "pages of several slots": others or record.get("k", 1) > 1,
