@@ -89,7 +89,7 @@ def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> 
     """Print, for each policy that is to be judged, which variants are served instead of it, and which newer version
     waits. Returns, by version, the sentences on those that have learned nothing."""
     has_copies, untaught_versions = any(row.base_id is not None for row in policies.all_policies(unit)), {}
-    for reference, meant in lookup.resolve(unit, references).items():
+    for reference, meant in lookup.resolve(unit, references, built_in=references).items():
         if isinstance(meant, InputError):
             continue
         if has_copies and (sentence := successors(unit, meant[0])) is not None:

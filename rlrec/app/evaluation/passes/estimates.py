@@ -105,7 +105,7 @@ class EstimateRow(Record):
             return Answer("same", None)
         return self._judge(self.estimate.lift, *self.estimate.lift_bounds, scale=1.0)
 
-    @property
+    @cached_property
     def is_as_served(self) -> tuple[bool, bool]:
         """Whether the estimate shows no difference from the log at all, and whether its value is that of the log."""
         value, served = self.estimate.value, self.estimate.served

@@ -48,7 +48,8 @@ class Loggers:
 
     def versions(self, version_ids: Ids) -> dict[int, Version]:
         ids = set(version_ids[distinct(version_ids)[0]].tolist())
-        self._versions |= policies.by_id(self.unit, ids - self._versions.keys())
+        if unread := ids - self._versions.keys():
+            self._versions |= policies.by_id(self.unit, unread)
         return {key: self._versions[key] for key in ids}
 
     def reads(self, slots: Columns, unknown: Flags) -> set[str]:
