@@ -185,16 +185,16 @@ def _name_variables(command: click.Command, name: str) -> None:
     context_settings={"help_option_names": sorted(HELP), "auto_envvar_prefix": "RLREC"},
 )  # fmt: skip
 @click.option("--db", default="rlrec.db", show_default=True, metavar="URL", help="The store (RLREC_DB).")
-@click.option("--read-db", metavar="URL", help="Where commands read that write nothing: a replica.")
+@click.option("--read-db", metavar="URL", help="A replica, for commands that only read.")
 @click.option("--now", type=CLOCK, metavar="TIME", help="The clock: RFC 3339 (UTC), or +31m from now.")
-@click.option("--tz", type=ZONE, metavar="ZONE", help="Of days, and dates in filters [default: UTC].")
-@click.option("--allow-future", is_flag=True, help="Store under a --now far ahead.")
+@click.option("--tz", type=ZONE, metavar="ZONE", help="Zone of days, and dates in filters [default: UTC].")
+@click.option("--allow-future", is_flag=True, help="Allow storing at a --now far ahead.")
 @click.option("--lock-timeout", type=DURATION, metavar="TIME", help="Wait for locks [default: 30s].")
-@click.option("--statement-timeout", type=DURATION, metavar="TIME", help="Of one statement on PostgreSQL.")
+@click.option("--statement-timeout", type=DURATION, metavar="TIME", help="Limit of one statement (PostgreSQL).")
 @click.option("--reconnect", type=DURATION, metavar="TIME", help="Keep trying a lost server [default: 10s].")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.option("-q", "--quiet", is_flag=True, help="Only results and errors.")
-@click.option("--no-color", is_flag=True, help="Verdicts without colour, as NO_COLOR says.")
+@click.option("--no-color", is_flag=True, help="Verdicts without colour, like NO_COLOR.")
 @click.version_option(__version__, prog_name="rlrec", allow_from_autoenv=False)
 @click.pass_obj
 def program(settings: Settings, /, **options: Any) -> None:

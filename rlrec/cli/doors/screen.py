@@ -24,12 +24,12 @@ HINT = "`rlrec serve --screen` is for other machines: it has a token"
 )  # fmt: skip
 @reading("rlrec screen", "rlrec screen --listen 127.0.0.1:0")
 def screen(store: Store, show: Show, address: str) -> None:
-    """Pages of what the store holds, for a browser on this machine: what `status`, `policy show`, `experiment show`,
-    `route show`, `effects`, `session show`, `decision show` and `report` say, with links from each user, session, arm
-    and decision to the next. Nothing is written to the store. Ctrl-C ends it.
+    """Serves pages for a browser on this machine, with what `status`, `policy show`, `experiment show`, `route show`,
+    `effects`, `session show`, `decision show` and `report` print, and links between users, sessions, arms and
+    decisions. It writes nothing to the store. Ctrl-C ends it.
 
-    Pages are made by two processes of their own; what takes long is shown again for forty times as long as it took,
-    with its time below."""
+    Two other processes make the pages. A page that takes long is cached for forty times as long as it took; its time
+    stands below."""
     try:
         from rlrec.cli.doors.page_server import PageServer, ScreenFront, page_options
         from rlrec.cli.doors.protocol import Limits, server

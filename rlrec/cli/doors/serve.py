@@ -55,7 +55,7 @@ LOCK_TIMEOUT_S = 30  # the same as for a store
 )
 @click.option("--host", "hosts", multiple=True, metavar="NAME", help="A name that clients call the server by.")
 @click.option("--tls-cert", type=FILE, metavar="FILE", help="Certificate, PEM: serve HTTPS.")
-@click.option("--tls-key", type=FILE, metavar="FILE", help="Its key, if the certificate's file lacks it.")
+@click.option("--tls-key", type=FILE, metavar="FILE", help="Its key, if it is not in the file of the certificate.")
 @click.option(
     "--screen", "has_screen", is_flag=True, help="Pages for browsers at /screen/, as `rlrec screen` has them."
 )
@@ -68,8 +68,8 @@ def serve(
 ) -> None:  # fmt: skip
     """POST a request to /v1/recommend, what the user did to /v1/feedback, or many lines of both, as `pipe` reads them,
     to /v1/pipe. All clients' lines share groups, each of which is one transaction. GET /healthz, /metrics (Prometheus)
-    and /openapi.json. /ofrep/v1/evaluate/flags/POLICY answers OpenFeature clients. SIGTERM ends the server once what
-    has arrived is answered.
+    and /openapi.json. /ofrep/v1/evaluate/flags/POLICY answers OpenFeature clients. On SIGTERM, the server answers what
+    has arrived and ends.
 
     With --dry-run, clients are served from a copy of the store, which is deleted at the end: their feedback finds their
     decisions, and nobody waits. The copy is an SQLite file in TMPDIR, also that of a store on PostgreSQL."""

@@ -163,9 +163,9 @@ class GroupedCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
-                heading = getattr(param, "heading", OUTPUT if param.is_eager else "Options")
+                heading = getattr(param, "heading", "Options" if param.expose_value else OUTPUT)
                 sections.setdefault(heading, []).append(record)
-        for heading, records in sections.items():
+        for heading, records in sorted(sections.items(), key=lambda section: section[0] == OUTPUT):
             with formatter.section(heading):
                 formatter.write_dl(records)
 

@@ -118,11 +118,11 @@ experiment.add_command(plan)
 )  # fmt: skip
 @click.option(
     "--unit", "by", type=click.Choice(["user", "session"]), default="user", show_default=True,
-    help="Assigned to a variant once and for all.",
+    help="What is assigned to a variant, permanently.",
 )  # fmt: skip
 @click.option(
     "--holdout-uniform", "holdout", type=SHARE, metavar="SHARE",
-    help="Share of all units, 1% or 0.01, for a variant `holdout` that the uniform policy serves.",
+    help="Share of all units, 1% or 0.01, for a variant `holdout` with the uniform policy.",
 )  # fmt: skip
 @click.option(
     "--interleave", type=REFERENCES, default=(), metavar="A,B",
@@ -136,14 +136,14 @@ experiment.add_command(plan)
 )  # fmt: skip
 @click.option(
     "--metric", "metrics", type=METRIC, multiple=True, metavar="METRIC[:REWARD]",
-    help="What decides, of those in `rlrec help outcomes`; repeatable [default: reward_per_unit by what the variants "
+    help="Metric that decides (`rlrec help outcomes`); repeatable [default: reward_per_unit by what the variants "
     "learn].",
 )  # fmt: skip
 @GUARD_OPTION
 @click.option(
     "--best-n", type=int, metavar="N",
-    help="Units for which intervals are tightest, say all that you expect [default: those of the last 30 days, else "
-    "5,000].",
+    help="Number of units at which intervals are tightest: as many as you expect [default: those of the last 30 "
+    "days, else 5,000].",
 )  # fmt: skip
 @writing(
     "rlrec experiment create ab --variant a=home --variant b=other --unit session",
@@ -152,11 +152,11 @@ experiment.add_command(plan)
     "rlrec experiment create rank --interleave home@2,other@2",
 )
 def create(store: Store, show: Show, **request: Any) -> None:
-    """Start an A/B split. Each variant serves a copy of its policy's belief and learns from its own decisions alone.
+    """Start an A/B test. Each variant serves a copy of its policy's belief and learns only from its own decisions.
 
-    With --interleave both versions fill every slate (team draft): for every two positions a coin decides who picks
+    With --interleave, both versions fill every slate (team draft): for every two positions, a coin decides which picks
     first. Each slot logs its team, and its propensity given the coins; `show` credits rewards to teams. Every visitor
-    compares both, so that far fewer of them tell which one ranks better."""
+    compares both, so far fewer visitors show which one ranks better."""
     show(app.experiment.create(store, app.experiment.Request(**request)))
 
 
@@ -169,7 +169,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @level_option
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all of the experiment].")
 @click.option("--by", metavar="FIELD", help="Segments, by a context field of each unit's first decision.")
-@click.option("--fixed", is_flag=True, help="Narrower intervals, which hold for one look that was planned beforehand.")
+@click.option("--fixed", is_flag=True, help="Narrower intervals, valid for one look planned beforehand.")
 @click.option("--details", is_flag=True, help="Every metric, and means per decision.")
 @plot_option
 @reading("rlrec experiment show ab", "rlrec experiment show ab --reward default --details")
@@ -177,21 +177,20 @@ def show_(
     store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, by: str | None,
     fixed: bool, details: bool, plot: str | None,
 ) -> None:  # fmt: skip
-    """Show what became of each variant's units, the differences, and the check of the split.
+    """Show what each variant's units did, the differences, and the check of the split.
 
-    Look as often as you like: intervals of differences hold at every look (confidence sequences, clustered by the unit
-    that was assigned), and so does p. Only the metrics that decide have a p-value, corrected for all variants and
-    metrics (Holm); guards are one-sided, and need no correction. Others tell better or worse where they are so far off
-    that all of them together are wrong in 0.1 % of experiments. All describe the variants as they ran: of policies that
-    learn, what these had learned so far.
+    Look as often as you like: intervals and p-values are valid at every look (confidence sequences, clustered by the
+    assigned unit). Only decision metrics have a p-value, corrected for all variants and metrics (Holm); guards are
+    one-sided, without correction. Other metrics say better or worse only at a level at which all of them together are
+    wrong in 0.1 % of experiments. All describe the variants as they served: policies that learn were still learning.
 
-    A variant that brings people back causes decisions, so that a mean per decision is a mean of other visits. Where the
-    numbers of decisions per unit differ (p below 0.001), the reason `decisions-differ` says so, and means per decision
-    (--details) are no comparison. These, and the holdout, are under the first reward.
+    A variant that brings people back has more decisions, so a mean per decision is about other visits. If the numbers
+    of decisions per unit differ (p below 0.001), the reason is `decisions-differ`, and means per decision (--details)
+    are not comparable. These, and the holdout, use the first reward.
 
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
-    (snips, per impression). Where these disagree (Welch's t on both standard errors, clustered by the unit), do not
-    trust estimates from this log. --log narrows neither the holdout nor the check of the split."""
+    (snips, per impression). If they disagree (Welch's t on both standard errors, clustered by unit), do not trust
+    estimates from this log. --log does not apply to the holdout and the check of the split."""
     result = app.compare.show(store, name, rewards=rewards, level=level, log=log, fixed=fixed, by=by)
     save_plot(plot, lambda: app.figures.comparison(result))
     app.compare.notice_machines(store, name)
@@ -387,9 +386,9 @@ def _holdout(row: dict[str, Any]) -> str:
 def set_(store: Store, show: Show, name: str, weights: Sequence[tuple[str, float, bool]]) -> None:
     """Change the weights of an experiment: a new phase, also of a frozen one.
 
-    Units that have a variant keep it, and new ones are drawn by the new weights. In the ramp of a route, whose last
-    variant can only get more, the units that this takes move to it when they come next. `show` compares variants
-    within each phase and combines the differences."""
+    Units keep their variant; new units are assigned by the new weights. In the ramp of a route, the share of the last
+    variant can only rise, and the units that it gains move to it when they come next. `show` compares variants within
+    each phase and combines the differences."""
     labels, values, in_percent = zip(*weights, strict=True)
     if repeated_label := next((label for label in labels if labels.count(label) > 1), None):
         raise InputError(f"--weight gives {repeated_label} two weights", hint="give each variant one")
@@ -405,26 +404,25 @@ def set_(store: Store, show: Show, name: str, weights: Sequence[tuple[str, float
 def freeze(store: Store, show: Show, name: str) -> None:
     """Take no new units into an experiment, and go on serving and measuring those that it has.
 
-    Others who come get what its first variant is a copy of, or what the route serves; they are in no variant and not
-    counted. `experiment set` takes units again."""
+    New units get the policy of its first variant, or what the route serves; they are in no variant and not counted.
+    `experiment set` opens it again."""
     show(app.experiment.freeze(store, name))
 
 
 @experiment.command("stop")
 @click.argument("name", type=NAME)
 @click.option("--promote", type=NAME, metavar="LABEL", help="Variant whose belief goes live in its policy.")
-@click.option("--anyway", is_flag=True, help="Promote a variant that loses, or of which nothing is known, too.")
+@click.option("--anyway", is_flag=True, help="Promote even a variant that is worse, or not yet known to be as good.")
 @writing("rlrec experiment stop ab", "rlrec experiment stop ab --promote b")
 def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool) -> None:
     """Stop serving from an experiment; its log stays.
 
-    --promote makes what the variant has learned the next version of the policy that it is a copy of, and that version
-    live; one that learns nothing makes the version live that it copies. Routes that follow this policy follow; one that
-    serves another policy goes on with that, and the answer names the command that changes it. The route of a ramp
-    follows the promoted variant's policy; without --promote it serves again what it served before. `rlrec policy
-    rollback`, and for a ramp `rlrec route rollback`, undo it. What `experiment show` says is repeated. Where the
-    variant earns less per unit than the first one, or it is not known whether it does, the command asks on a terminal,
-    and elsewhere ends with exit 3 unless --anyway is given.
+    With --promote, what the variant has learned becomes the next version of its policy, and goes live; if the variant
+    does not learn, the version that it copies goes live. Routes to this policy serve it. A route to another policy does
+    not change; the answer names the command that changes it. The route of a ramp serves the promoted variant's policy;
+    without --promote, what it served before. `rlrec policy rollback`, and for a ramp `rlrec route rollback`, undo it.
+    The result of `experiment show` is repeated. Unless the variant is better than the first one or the same, per unit,
+    the command asks on a terminal; without a terminal it exits with 3, unless --anyway is given.
     """
     if anyway and promote is None:
         raise click.UsageError("--anyway is for a variant that is promoted: give --promote LABEL, too")

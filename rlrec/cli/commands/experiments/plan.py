@@ -51,12 +51,12 @@ WEIGHTS = Parsed("weights", parse_weights)
 
 @click.command()
 @click.argument("name", type=NAME, required=False)
-@click.option("--lift", type=LIFT, default="10%", show_default=True, help="What it has to tell: 5%, or -2%.")
-@click.option("--power", type=PERCENT, default="80%", show_default=True, help="Chance to tell it, if it is there.")
+@click.option("--lift", type=LIFT, default="10%", show_default=True, help="Lift to detect: 5%, or -2%.")
+@click.option("--power", type=PERCENT, default="80%", show_default=True, help="Chance to detect it, if it is real.")
 @level_option
 @click.option(
     "--metric", type=METRIC, metavar="METRIC[:REWARD]",
-    help="What is lifted, as `outcomes` calls it [default: what decides NAME, or reward_per_unit].",
+    help="The metric, as in `outcomes` [default: what decides NAME, or reward_per_unit].",
 )  # fmt: skip
 @click.option("--weights", type=WEIGHTS, default="1,1", show_default=True, metavar="LIST", help="Of the variants.")
 @click.option("--comparisons", type=Integer(1, 1000), metavar="N", help="[default: those that decide]")
@@ -71,12 +71,13 @@ WEIGHTS = Parsed("weights", parse_weights)
     "rlrec experiment plan --rate 5% --lift 10%",
 )
 def plan(store: Store, show: Show, **request: Any) -> None:
-    """Say how long an experiment takes: how many units, and how many days of the newest traffic of this store, tell a
-    lift. With NAME, of an experiment: its variants, units and traffic count, and the days that are left.
+    """Say how many units, and how many days of traffic, an experiment needs to detect a lift. With NAME, for an
+    existing experiment: with its variants, units and traffic, and the days that are left.
 
-    At one look that is fixed beforehand, or at any number of looks (`experiment show`). A reward counts when its window
-    is over: wait so long afterwards. Days include those in which the last who came may come again: 7 for visits, active
-    days and retention, 28 for returned_28d. --rate needs no store; without one, days are not known."""
+    It says this for one look fixed beforehand, and for any number of looks (`experiment show`). Rewards count when
+    their window is over: wait for this time at the end. Days include the time in which the last users may come back: 7
+    days for visits, active days and retention, 28 for returned_28d. --rate needs no store, but then days are not
+    known."""
     result = app.plan.plan(store, app.plan.Request(**request))
     share, assumed = min(result["assumed"]["shares"]), result["assumed"]
     total = result["total_sequential"]

@@ -32,18 +32,18 @@ GUARD_FIGURES = ("guard", "least", "estimator", "value", "lower", "verdict", "pa
 HISTORY = ("at", "reference", "experiment", "by")
 
 SINCE = "also counts what becomes mature after this, so that its figures can differ"
-TO = "The policy that it leads to. POLICY follows its live version, POLICY@V stays with one."
+TO = "The policy to serve. POLICY follows its live version, POLICY@V stays with one."
 
 
 def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options of a holdout to a command."""
     share = click.option(
         "--holdout", type=experiment.SHARE, metavar="SHARE",
-        help="Keep this share of its users apart for good, 5% or 0.05, to tell what the route is worth.",
+        help="Keep this share of its users apart permanently, 5% or 0.05, to measure what the route is worth.",
     )  # fmt: skip
     policy = click.option(
         "--holdout-policy", default="uniform", show_default=True, metavar="POLICY[@V]",
-        help="What serves these: a copy of it.",
+        help="The holdout gets a copy of this policy.",
     )  # fmt: skip
     return share(policy(command))
 
@@ -100,16 +100,16 @@ def create(store: Store, show: Show, **request: Any) -> None:
     """Create a route. Routes and policies share one namespace.
 
     With --holdout, an experiment `front-holdout` draws a share of the users once, by a digest of their keys (sessions
-    without a user by that of the session). They stay with `uniform`, or a copy of another policy, through every change
-    of the route, and take part in no ramp. `rlrec experiment show front-holdout` compares the other users with them,
-    `report` begins with it, `status` repeats what was found last."""
+    without a user by that of the session). They always get `uniform`, or a copy of another policy, through every change
+    of the route, and take part in no ramp. `rlrec experiment show front-holdout` compares the other users with them;
+    `report` begins with this, and `status` repeats the last result."""
     _refuse_lone_policy(request)
     show(app.route.create(store, app.route.Request(**request)))
 
 
 @route.command("set")
 @click.argument("name", type=NAME)
-@click.option("--to", metavar="POLICY[@V]", help=f"{TO} Left out where only a holdout begins.")
+@click.option("--to", metavar="POLICY[@V]", help=f"{TO} Without it, only a holdout begins.")
 @holdout_options
 @click.option(
     "--share", type=experiment.SHARE, metavar="SHARE",
@@ -122,31 +122,31 @@ def create(store: Store, show: Show, **request: Any) -> None:
 )  # fmt: skip
 @click.option(
     "--guard", "guards", type=GUARD, multiple=True, metavar="REWARD:-N%",
-    help="A reward that must not fall by more, for sure: a relative difference; repeatable.",
+    help="A reward that surely does not fall by more (relative difference); repeatable.",
 )  # fmt: skip
 @click.option("--reward", metavar="NAME", help="What better means.  [default: as served now]")
-@click.option("--log", metavar="FILTER", help="The log that the gate judges by.  [default: all of it]")
+@click.option("--log", metavar="FILTER", help="Log for the gate.  [default: all of it]")
 @click.option("--gamma", type=NUMBER, help="Discount per step, for the gate.  [default: 1]")
 @click.option("--cluster", metavar="UNIT", help="user, session or row, for the gate.  [default: user, else session]")
 @writing("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
 def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
-    """Lead a route to another policy or version, from the next decision on.
+    """Switch a route to another policy or version, from the next decision on.
 
-    With --share it goes on serving what it does, and an experiment gives the other policy to a share of its users
-    (sessions without a user are split by session): variants `current` and `candidate`, each with a copy of its belief
-    that learns from its own decisions. `rlrec experiment show` compares them; `rlrec experiment stop NAME --promote
-    candidate` ends it, and the route serves the belief that this variant has learned. Callers never notice.
+    With --share, the route keeps its policy, and an experiment gives the other one to a share of its users (sessions
+    without a user are split by session): variants `current` and `candidate`, each with a copy of its belief that learns
+    from its own decisions. `rlrec experiment show` compares them; `rlrec experiment stop NAME --promote candidate` ends
+    it, and the route serves the belief that this variant has learned. Callers change nothing.
 
-    The gate of --require (with guards, say --guard return:-2%) compares the two on the 20 % of the users that no
-    training reads: a paired difference of the same visits. It judges by `wdr` (whole visits) where one of them reads
-    the state of a visit, where rewards depend on what the visit has seen before, or where they weigh returns; else by
-    `dr` (impressions). Pages it judges slot by slot, by `dr` in the states of the log; where the above holds, whole
-    visits must support the candidate, too, and must not say that it is worse (`visits`). Look every night: all looks at
-    the same two versions together (`pair`) err with probability `alpha`, the j-th pair of a year with 0.05 x 6 /
-    (pi^2 j^2), all of a year with 5 %; guards have 5 % at each pair. It refuses what the log cannot tell, a candidate
-    that has learned from these visits, and a log that lacks propensities. A guard holds if the lower bound of its
-    relative difference is above the limit. `return` needs no definition: it is the share of visits that the same user
-    follows by another one within 7 days.
+    The gate of --require (with guards, say --guard return:-2%) compares the two on the 20 % of users that training
+    never uses, by a paired difference on the same visits. It uses `wdr` (whole visits) if one policy reads the session
+    state, if rewards depend on what was shown earlier in the visit, or if they weigh returns; else `dr` (impressions).
+    Pages are judged slot by slot, by `dr` in the states of the log; in the cases above, whole visits must also support
+    the candidate, and must not say that it is worse (`visits`). You may look every night: all looks at one pair of
+    versions (`pair`) err with probability `alpha`, the j-th pair of a year with 0.05 x 6 / (pi^2 j^2), all pairs with 5
+    %; guards have 5 % per pair. The gate refuses if the log has too little evidence or lacks propensities, or if the
+    candidate has learned from these visits. A guard holds if the lower bound of its relative difference is above the
+    limit. `return` needs no definition: it is the share of visits after which the user begins another one within 7
+    days.
     """
     _refuse_lone_policy(request)
     others = [name for name, value in {"--share": request["share"], "--require": require}.items() if value]
@@ -175,17 +175,16 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
 @experiment.GUARD_OPTION
 @writing("rlrec route ramp front --to home@2 --steps 5%,20%,50%,100% --guard 'visits>=-5%'")
 def ramp(store: Store, show: Show, name: str, to: str, metrics: Sequence[MetricName], **schedule: Any) -> None:
-    """Begin a ramp that goes on by itself: an experiment as of `route set --share`, whose share rises step by step.
+    """Begin an automatic ramp: an experiment as of `route set --share`, whose share rises step by step.
 
-    `rlrec route advance` takes the steps, each after the last one has lasted for --hold, and at least until
-    `rlrec experiment show` can say something and each guard is judged to hold: where it cannot tell that, the ramp
-    waits, and says why. It takes the candidate back where a guard is lost, or where the reward per user is less than
-    that of `current`: by sequences that hold at every look, tightest at the users of a first step, wrong in 2.5 % of
-    the ramps of an equal candidate (each guard in 5 %). A candidate goes on where that reward is not less for sure and
-    the guards hold: it need not be better. The step 100% promotes it, as `rlrec experiment stop --promote` does;
-    without one the ramp stays at its last share. A larger share takes users from `current` alone. Where the candidate
-    goes back, what `current` has learned is kept as the next version of its policy. `route rollback` and `experiment
-    stop` end the ramp sooner.
+    `rlrec route advance` takes the steps. A step lasts at least for --hold, and until `rlrec experiment show` has an
+    answer and every guard is known to hold; until then the ramp waits, and says why. It takes the candidate back if a
+    guard breaks, or if its reward per user is significantly less than that of `current`. The intervals are valid at
+    every look: an equal candidate is taken back in 2.5 % of ramps (and in 5 % for each guard). A candidate need not be
+    better to go on. The step 100% promotes it, like `rlrec experiment stop --promote`; without this step, the ramp
+    stays at its last share. A larger share takes users only from `current`. If the candidate is taken back, what
+    `current` has learned becomes the next version of its policy. `route rollback` and `experiment stop` end the ramp
+    sooner.
     """
     if not schedule["hold_us"]:
         raise InputError("--hold is 0", hint="write how long each step lasts at least, 2d")
@@ -214,11 +213,11 @@ def _begun(result: app.route.RouteSummary, request: app.route.Request, hold_us: 
 @click.argument("name", type=NAME)
 @writing("rlrec route advance front")
 def advance(store: Store, show: Show, name: str) -> None:
-    """Let the ramp of a route take its next step, or go back: for cron, as often as you like.
+    """Let the ramp of a route take its next step, or take its candidate back: for cron, as often as you like.
 
-    It says in a line what it did, and when the next step may come. Exit 0 where the ramp goes on, waits or is over; 3
-    where it went back, once, and at every call while its users are not split as defined: it stays as it is then, and
-    somebody must look. Between the steps it looks for losses at every call."""
+    It prints what it did, and when the next step may come. Every call also looks for losses. Exit 0 if the ramp goes
+    on, waits or is over. Exit 3 once when the candidate is taken back, and at every call while its users are not split
+    as defined: the ramp then stays as it is, and somebody must look into it."""
     result = app.ramp.advance(store, name)
     show(result, table=View([], [], title=[result["why"]]), flat=[result])
     if result["did"] in ("rolled-back", "blocked"):
@@ -313,6 +312,6 @@ def list_(store: Store, show: Show) -> None:
 @click.argument("name", type=NAME)
 @writing("rlrec route rollback front")
 def rollback(store: Store, show: Show, name: str) -> None:
-    """Serve again what the route served before its last change; once more goes back one more. A ramp ends with it. A
-    promotion by `experiment stop` is undone with it; one by `policy promote` only by `policy rollback`."""
+    """Serve again what the route served before its last change; each further call undoes one more. A ramp ends with it.
+    A promotion by `experiment stop` is undone with it; one by `policy promote` only by `policy rollback`."""
     show(app.route.rollback(store, name))

@@ -45,18 +45,18 @@ ARMS = (
 @plot_option
 @reading("rlrec effects --horizon 3d --plot effects.svg", "rlrec effects --log policy=home --by version --json")
 def effects(store: Store, show: Show, plot: str | None, workers: app.evaluate.Workers, **request: Any) -> None:
-    """An effect is what one full look at an arm adds, in place of what the log showed on average: to the reward of the
-    page (now), to that of later pages of the visit (later), and to the probability that the person comes back in time
-    (returning). In long_run a return counts what it earns by itself and what the person earned afterwards.
+    """An effect is what one full look at an arm adds, compared with the average of this log: to the reward of the page
+    (now), of later pages of the visit (later), and to the probability that the person comes back in time (returning).
+    long_run adds these; a return counts with its reward and what the person earned afterwards. looks counts the looks
+    at the arm.
 
-    All are against the average of this log: where a better policy serves, each arm has less left to add. `shrunk` draws
-    the three towards what a look at the arm itself brings (clicks, purchases: with 8 arms or more), as far as that
-    tells effects, else towards their means, and adds them up: it may lie beyond long_run. With --by, a group is drawn
-    towards all groups together. Ranks are by these. `policy rebuild` of kind long-term learns them. looks: at the
-    arm.
+    In the log of a better policy, each arm has less to add. `shrunk` shrinks the three towards a prediction from the
+    events per look (clicks, purchases; with 8 arms or more, if this predicts effects), else towards their means, and
+    adds them: it may lie beyond long_run. With --by, a group is shrunk towards all groups together. Ranks are by
+    `shrunk`, and `policy rebuild` of kind long-term learns it.
 
-    Slots were drawn with known probabilities, so what was shown less what was expected is chance alone: no model of
-    people is needed, and the log may be that of a policy that learns. Intervals are by person."""
+    Slots were drawn with known probabilities, so what was shown minus what was expected is random: no model of people
+    is needed, and the logging policy may learn. Intervals are clustered by person."""
     result = app.effects.effects(store, app.effects.Request(**request), workers)
     save_plot(plot, lambda: app.figures.effects(result))
     show(result, table=view(result, request["by"]))

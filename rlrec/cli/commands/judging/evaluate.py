@@ -45,25 +45,25 @@ VERDICTS = ("insufficient", "weak", "ok")
         "--target", "targets", type=NAMED_TABLE, multiple=True, metavar="[NAME=]FILE",
         help="Table decision_id,arm,probability or ...,score.",
     ),
-    click.option("--temperature", type=NUMBER, metavar="T", help="Makes scores probabilities: softmax(score / T)."),
+    click.option("--temperature", type=NUMBER, metavar="T", help="Probabilities from scores: softmax(score / T)."),
     click.option("--fitted-on", metavar="FILTER", help="Decisions that tables learned from, or none."),
     click.option("--reward", metavar="NAME", help="Reward definition [default: what each target learns]."),
     click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount per step of a session."),
     click.option("--by", metavar="FIELD", help="One estimate for each position, day, field, ..."),
-    click.option("--greedy", is_flag=True, help="The target without its exploration."),
+    click.option("--greedy", is_flag=True, help="Judge the target without its exploration."),
 )  # fmt: skip
 @option_group(
     "Which log",
     click.option(
         "--log", metavar="FILTER",
         help="Decisions, e.g. policy=home,since=2026-01-01, or parquet:DIR; all counts each row once [default: all "
-        "loggers that can tell, weighed].",
+        "loggers with enough evidence].",
     ),
 )  # fmt: skip
 @option_group(
     "Model of rewards",
     click.option("--reward-model", type=TABLE, metavar="FILE", help="[decision_id,]arm,reward [default: fitted anew]."),
-    click.option("--reward-model-by", metavar="FIELD", help="The context field that `value` means in that CSV."),
+    click.option("--reward-model-by", metavar="FIELD", help="Context field that `value` in that CSV refers to."),
     click.option(
         "--reward-model-hash", type=Integer(0), default=0, metavar="N",
         help="Columns to hash each arm's contexts into.",
@@ -74,20 +74,20 @@ VERDICTS = ("insufficient", "weak", "ok")
     HOW_TO_RUN,
     click.option(
         "--interval", default="bootstrap-t", show_default=True, metavar="KIND",
-        help="Or normal, cressie-read.",
+        help="Also normal, cressie-read.",
     ),
     click.option("--level", type=NUMBER, default=0.95, show_default=True, help="Confidence of the interval."),
     click.option("--cluster", metavar="UNIT", help="user, session or row [default: user, else session]."),
     click.option(
         "--target-samples", type=Integer(0), default=1_000, show_default=True, metavar="N",
-        help="Pages simulated in a context.",
+        help="Pages simulated per context.",
     ),
-    click.option("--seed", type=Integer(0), default=0, show_default=True, metavar="N", help="Seed of what is random."),
+    click.option("--seed", type=Integer(0), default=0, show_default=True, metavar="N", help="Random seed."),
 )  # fmt: skip
 @workers_options
 @option_group(
     OUTPUT,
-    click.option("--plan", type=PERCENT, metavar="LIFT", help="Say how many more visits would tell a lift of 5%, ..."),
+    click.option("--plan", type=PERCENT, metavar="LIFT", help="How many more visits could detect this lift."),
     click.option("--best", is_flag=True, help="Say which of the targets may still be the best."),
     click.option("--details", is_flag=True, help="Every estimator, and every reason of each."),
 )  # fmt: skip
@@ -104,8 +104,8 @@ def evaluate(
     plan: float | None, plot: str | None, workers: app.evaluate.Workers, **request: Any,
 ) -> None:  # fmt: skip
     """A target is a policy (as it stands now), NAME@V, a variant POLICY@EXPERIMENT/VARIANT, or the built-in `uniform`.
-    The mature decisions of every logger that can tell count, the more the less their weights vary. First comes the
-    answer: better, worse or no different from what was logged, or what it takes to tell. Every estimate has an
+    By default all loggers with enough evidence count, those with less variable weights more. First comes the answer:
+    better, worse or no different from what was logged, or how much more data an answer needs. Every estimate has an
     interval, an effective sample size (ess), and a verdict (ok, weak, insufficient) with reasons."""
     if not names and not targets:
         raise click.UsageError("Missing argument 'TARGET...', or --target FILE.")

@@ -26,9 +26,9 @@ DAYS = ("day", "rows", "cost", "lower", "upper")
 @reading("rlrec exploration --policy home", "rlrec exploration --policy home --log since=2026-01-01 --json")
 def exploration(store: Store, show: Show, **request: Any) -> None:
     """The policy is compared with itself without exploration (floor, epsilon, temperature 0) on the same mature rows,
-    each with the belief that served it. cost is the reward of a slot that exploration gave away: the self-normalised
-    estimate without it, less the mean as served. It says nothing of what the beliefs would be without any exploration.
-    Its bounds come once 5 rewards can be expected of the slots that exploration added (few-rewards).
+    each with the belief that served it. cost is the reward per slot that exploration costs: the self-normalised
+    estimate without exploration, minus the mean as served. It does not say what the beliefs would have learned without
+    exploration. It has bounds once 5 rewards can be expected from the slots that exploration added (few-rewards).
 
     \b
     What it earned:
@@ -38,8 +38,8 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
                      other policies by this log
       without_floor  the same for a log of as many rows without exploration
 
-    With --json, left_out counts the mature slots that lack a probability by position, and left_out_reason says why,
-    null where there are none."""
+    With --json, left_out counts mature slots without a probability by position; left_out_reason says why (null if there
+    are none)."""
     result = app.exploration.exploration(store, app.exploration.Request(**request))
     sign, values = -1 if (result["upper"] or 0.0) < 0 else 1, [result["lower"], result["cost"], result["upper"]]
     lower, cost, upper, total = (_figure(value, sign) for value in [*values[::sign], result["total"]])

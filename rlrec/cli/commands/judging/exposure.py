@@ -27,10 +27,10 @@ DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floo
 @plot_option
 @reading("rlrec exposure --policy home --plot home.svg", "rlrec exposure --log since=2026-01-01 --by day --json")
 def exposure(store: Store, show: Show, plot: str | None, workers: app.evaluate.Workers, **request: Any) -> None:
-    """Expected exposure sums the probabilities that an arm had at each position of each decision: it has no luck in it.
-    Realised exposure counts the slots that showed the arm. An arm counts in the figures of the catalogue if it was
-    eligible in some decision; the rate is the mean reward of its mature slots, each counted by the examination of its
-    position where there is a curve (`rlrec position fit`).
+    """Expected exposure sums an arm's probabilities at each position of each decision, so it does not depend on the
+    draws. Realised exposure counts the slots that showed the arm. An arm counts in the figures of the catalogue if it
+    was eligible in any decision. The rate is the mean reward of its mature slots, each weighted by the examination of
+    its position if there is a curve (`rlrec position fit`).
 
     \b
     Figures of the catalogue (with expected_ in front: of expected exposure):
@@ -44,8 +44,8 @@ def exposure(store: Store, show: Show, plot: str | None, workers: app.evaluate.W
       variety          mean distance (1 - cosine) of two arms of a slate, by the
                        features of the catalogue
 
-    With --json, underived counts the decisions for which the probabilities of arms are not known, so that expected
-    exposure is null, and underived_reason says why, null where there are none."""
+    With --json, underived counts decisions without known probabilities of arms, for which expected exposure is null;
+    underived_reason says why (null if there are none)."""
     result = app.exposure.exposure(store, app.exposure.Request(**request), workers)
     save_plot(plot, lambda: app.figures.exposure(result))
     catalogue = result["catalogue"]

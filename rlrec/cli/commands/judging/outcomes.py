@@ -43,7 +43,7 @@ _NO_DIFFERENCE: Mapping[str, Any] = {}
         "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
         help="Reward definition; repeatable [default: what the variants learn, or all policies, or `default`].",
     ),
-    click.option("--adjust", is_flag=True, help="Take out what the units' pasts explain (CUPED)."),
+    click.option("--adjust", is_flag=True, help="Reduce variance by the units' past (CUPED)."),
 )  # fmt: skip
 @option_group(
     "Which log",
@@ -67,10 +67,11 @@ _NO_DIFFERENCE: Mapping[str, Any] = {}
     "rlrec outcomes --experiment ab --adjust --age 7d",
 )
 def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None:
-    """A unit is a user, or a session without one; an experiment has its own. Variants are compared as by `experiment
-    show`: at every look, with a p-value for the metric that decides. Other intervals hold for themselves alone.
+    """A unit is a user, or a session without a user; an experiment defines its own. Variants are compared as in
+    `experiment show`: valid at every look, with a p-value for the decision metric. Other intervals are valid one by
+    one.
 
-    A variant that causes more visits changes what a mean per visit is a mean of: decide by the metrics per unit."""
+    If a variant causes more visits, its means per visit are about other visits: decide by the metrics per unit."""
     period = request["by"] if request["by"] in PERIODS else None
     if plot is not None and period is None:
         raise click.UsageError("--plot draws the reward of a visit over time: add --by hour, day or week")

@@ -23,7 +23,7 @@ position = CommandGroup("position")
 @click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `evaluate` [default: all].")
 @click.option("--reward", default="default", show_default=True, help="Reward definition whose events are clicks.")
 @click.option(
-    "--positions", type=click.IntRange(min=2), metavar="K", help="Down to this position.  [default: the longest page]"
+    "--positions", type=click.IntRange(min=2), metavar="K", help="Last position.  [default: the longest page]"
 )
 @click.option(
     "--model", type=click.Choice(["pbm", "cascade", "dcm"]), default="pbm", show_default=True,
@@ -33,14 +33,14 @@ position = CommandGroup("position")
 @plot_option
 @writing("rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home")
 def fit(store: Store, show: Show, plot: str | None, workers: app.evaluate.Workers, **request: Any) -> None:
-    """Estimate the examination of each position against the first one, and store the curve under the next number.
+    """Estimate the examination of each position relative to the first one, and store the curve as the next version.
 
-    pbm compares neighbouring positions on the arms that the logger might have put at either, with overlap weights from
-    its marginals (method overlap); imported logs without them need arms at several positions in equal contexts (method
-    em, without intervals). The curve ends above the first position that cannot be compared; where that is position 2,
-    nothing is stored and the exit code is 3. Curves never change: NAME means the newest one, NAME@N always the same.
+    pbm compares neighbouring positions on the arms that the logger could have put at either, with overlap weights from
+    its marginals (method overlap). Imported logs without marginals need arms at several positions in equal contexts
+    (method em, without intervals). The curve ends above the first position that cannot be compared; if this is position
+    2, nothing is stored, and the exit code is 3. Curves never change: NAME is the newest version, NAME@N a fixed one.
 
-    The models are compared by their likelihood on pages that were held out."""
+    Click models are compared by their likelihood on held-out pages."""
     _show(show, app.positions.fit(store, app.positions.Request(**request), workers), plot)
 
 

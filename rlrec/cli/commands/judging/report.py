@@ -23,12 +23,12 @@ from rlrec.cli.text.values import TIME
 @click.option("--estimates/--no-estimates", default=True, help="Whether to estimate what policies would earn.")
 @reading("rlrec report store.html", "rlrec report home.html --policy home --since 2026-01-01 --title 'Front page'")
 def report(store: Store, show: Show, file: str, title: str | None, **request: Any) -> None:
-    """One file of HTML, without scripts, that loads nothing: experiments, what policies would earn, the reward and
-    returning visitors over time, beliefs, exposure, position curves, learning curves, and the quick checks of `doctor`.
-    Every figure has its data in a table under it; what cannot be shown yet says why.
+    """The page is one HTML file without scripts or external files: experiments, what policies would earn, the reward
+    and returning visitors over time, beliefs, exposure, position curves, learning curves, and the quick checks of
+    `doctor`. Every figure has a table of its data; a figure that cannot be drawn yet says why.
 
-    Estimates and exposure are from the newest 100,000 decisions. The page is written beside FILE
-    first, and then renamed."""
+    Estimates and exposure are from the newest 100,000 decisions. The page is written under another name first, and then
+    renamed."""
     from rlrec.report.html import page
 
     check_target(file, "FILE")

@@ -33,14 +33,14 @@ EXPERIMENTS = ("experiment", "unit", "units", "variants", "created_at")
 )  # fmt: skip
 @reading("rlrec status", "rlrec status --watch 10s", "rlrec status --json")
 def status(store: Store, show: Show, watch_us: int | None) -> None:
-    """Exit code 3 where something is wrong at a glance: decisions ahead of the clock, slots that wait to be settled,
-    events that stopped coming, errors that the last `rlrec doctor` found, routes that an earlier release pinned at the
-    end of a ramp. Other routes and experiments that serve another version than the live one are named alone. It does
-    not read the log from end to end, so that it is quick on a large store; `rlrec doctor` looks into everything.
+    """It exits with 3 if it sees a problem: decisions ahead of the clock, slots that wait for `settle`, events that
+    stopped coming, errors that the last `rlrec doctor` found, routes that an earlier release pinned at the end of a
+    ramp. It also names other routes and experiments that serve another version than the live one (without exit 3). It
+    does not read the whole log, so it is quick on a large store; `rlrec doctor` checks everything.
 
     decisions_24h counts what was served in the last 24 hours. An immature decision is within the reward window of its
-    policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs of rewards that are
-    learned when they are `settled`. The answer of a policy is that of the newest look of a gate at its live version."""
+    policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs that learn `settled`
+    rewards. The answer of a policy is the newest result of a gate for its live version."""
     if watch_us is not None and watch_us < SHORTEST_WATCH_US:
         raise click.UsageError("--watch waits for at least 100ms between two looks")
     result = _show(store, show)

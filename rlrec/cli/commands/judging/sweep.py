@@ -49,15 +49,15 @@ KINDS = (
     "rlrec sweep --kinds thompson,linucb --param linucb:alpha=0.3,1 --param linucb:floor=0.05 --log policy=home",
 )
 def sweep(store: Store, show: Show, details: bool, workers: app.evaluate.Workers, **request: Any) -> None:
-    """The log is cut into 10 stretches of time. Each candidate learns from those before a stretch, and is judged on
-    what was shown there: on the last 7, by weighing with the logged probabilities, never on what taught it. So a value
-    is that of a policy that knew a part of the log, 60 % on average; the command at the end makes one that knows all.
+    """The log is cut into 10 periods. For each of the last 7, a candidate learns from the earlier periods and is
+    evaluated on this one, weighted by the logged propensities, never on what it learned from. So a value is that of a
+    policy that learned from 60 % of the log on average; the command at the end creates a policy from all of it.
 
-    The first line says which may be best, and whether it is better than what was logged. Lifts hold for all rows
-    together. `uniform` and what was logged on the same rows stand beside the candidates, the best one first.
+    The first line says which may be best, and whether it is better than what was logged. Intervals of lifts hold for
+    all rows together. The table has the candidates, `uniform`, and what was logged on the same rows, the best first.
 
-    Pages are judged one by one, on the visits that what was logged brought: what a candidate does to later pages and to
-    coming back a sweep does not see. `rlrec effects` tells that, and `rlrec help visits`."""
+    Pages are judged one by one, in the logged visits: a sweep does not see a candidate's effect on later pages and
+    returns. See `rlrec effects` and `rlrec help visits`."""
     result, judged, rows = app.sweep.sweep(store, app.sweep.Request(**request), workers)
     names = {row.name: row.estimate.may_be_best for row in judged if row.estimate.may_be_best is not False}
     claim = judged[0].claim._replace(name="" if len(names) == 1 else judged[0].name).sentence

@@ -36,7 +36,7 @@ def kinds(show: Show) -> None:
 @click.option("--prior", type=FILE, help="CSV arm,alpha,beta or arm,mean,variance: replaces the default prior.")
 @click.option("--features", type=JSON_FILE, help="JSON: how a contextual kind reads contexts and arms.")
 @click.option(
-    "--from-log", metavar="FILTER", help="Learn from mature decisions of the log first; a gradient copies what served."
+    "--from-log", metavar="FILTER", help="First learn from mature decisions of this log (a gradient: imitate it)."
 )
 @click.option(
     "--prior-from", metavar="FILTER",
@@ -48,7 +48,7 @@ def kinds(show: Show) -> None:
 )  # fmt: skip
 @click.option(
     "--from-policy", metavar="NAME[@V]",
-    help="For kind gradient: start as close as it can to what this bandit serves now, with its floor, at least 0.02.",
+    help="For kind gradient: start by imitating this bandit, with its floor (at least 0.02).",
 )  # fmt: skip
 @writing(
     "rlrec policy create home --kind thompson --param floor=0.02",
@@ -62,13 +62,13 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
       {"context": {"fields": {"hour": {"type": "number", "mean": 12, "scale": 6}, "device": ["ios", "web"],
                               "new": "flag", "tags": {"list": ["tea", "iced"], "hash": 8}, "taste": {"vector": 8}}},
        "arm": {"fields": {"price": "number", "topic": {"hash": 8}}}}
-    A side that it leaves out is fitted: contexts to --from-log, or hashed without it; arms to the catalogue. Missing
-    and unknown values count 0. `policy show --json` has the complete object, as `features`. {"text": 262144}
+    Without "context", contexts are fitted to --from-log, else hashed; without "arm", arms are fitted to the catalogue.
+    Missing and unknown values count as 0. `policy show --json` has the complete object, as `features`. {"text": 262144}
     hashes the words of a text into so many columns, for softmax, squarecb and gradient (`rlrec help contexts`).
 
-    With --from-policy version 1 is fitted to what the bandit would serve now to its newest 2,000 requests, or to those
-    of the log where it served none; `kl` is what is left between the two on these requests, per slate in nats.
-    `train-pg` goes on from there, on the bandit's log."""
+    With --from-policy, version 1 imitates what the bandit would serve now to its newest 2,000 requests (if it served
+    none: to those of the log); `kl` is the remaining divergence on these requests, in nats per slate. `train-pg` then
+    continues on the bandit's log."""
     result = app.policy.create(store, app.policy.Request(parameters=by_name(params, "parameter"), **request))
     show(result)
     if not result["created"]:
@@ -116,17 +116,15 @@ def show_(
 ) -> None:  # fmt: skip
     """Show what a policy believes about each arm, what it would serve now, and its versions.
 
-    pending counts served slots whose rewards may still come: their window is open, or they wait to be settled; all
-    others without a reward have earned nothing. p_best is the probability that the arm is the best one under the
-    belief; probability is that of being served at position 1, with the floor and rules of the page. Both are exact.
-    ipw_mean is the mean of the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy gives up arms
-    that began badly, so that their plain means are too low. Of more than 20,000 decisions at most as many are read for
-    it, from end to end of the log, unless --all is given.
-    A version made by train-pg has what became of its training and the figures of the gate below.
+    pending counts served slots whose rewards may still come: their window is open, or they wait for `settle`. All other
+    slots without a reward have earned nothing. p_best is the probability that the arm is the best one under the belief;
+    probability is that of being served at position 1, with the floor and rules of the page. Both are exact. ipw_mean is
+    the mean of the arm's mature rewards weighted by 1 / sqrt(propensity): a learning policy drops arms that began
+    badly, so their plain means are too low. At most 20,000 decisions, spread over the log, are read for it, unless
+    --all is given. For a version of train-pg, the result of its training and the figures of the gate follow.
 
-    Arms stand by their probability, the likeliest first, on a terminal with intervals beside their means, in a pipe a
-    column a figure; in csv and in json they are in the order of the catalogue. ndjson has a line an arm. The label of
-    an imported log has no belief: `rlrec exposure --policy NAME` has the rates of its arms."""
+    Arms are sorted by probability, in csv and json as in the catalogue; ndjson has one line per arm. A policy of kind
+    logged has no belief: `rlrec exposure --policy NAME` shows the rates of its arms."""
     result = app.policy_beliefs.show(store, reference, context, sample=not all_arms)
     shown, live = (result["policy"], result["version"]), result["version"] == result["live"]
     save_plot(plot, lambda: app.figures.training(*shown, result["training"], live=live) or app.figures.beliefs(result))
@@ -170,10 +168,11 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
 def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
     """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.
 
-    The past enters in ranges, so that other commands can work meanwhile. A rebuild that was killed continues where it
+    The past is read in batches, so that other commands can work meanwhile. A rebuild that was killed continues where it
     stopped when the same command is run again. A logistic model is expanded around its present weights.
 
-    A policy of kind long-term learns what `rlrec effects` tells, from the log of any policy, as a frozen version."""
+    A policy of kind long-term learns the figures of `rlrec effects`, from the log of any policy, as a frozen
+    version."""
     answer = app.rebuild.rebuild(store, app.rebuild.Request(reference=reference, **request))
     show(answer)
     if answer["rebuilt"]:
@@ -208,14 +207,14 @@ def promote(store: Store, show: Show, reference: str) -> None:
 @policy.command()
 @click.argument("route", type=NAME)
 @click.argument("challenger", metavar="[POLICY[@V]]", required=False)
-@click.option("--stop", is_flag=True, help="End the challenger; what was weighed stays.")
+@click.option("--stop", is_flag=True, help="End the challenger; its logged probabilities stay.")
 @writing("rlrec policy shadow front other")
 def shadow(store: Store, show: Show, route: str, challenger: str | None, stop: bool) -> None:
     """Log beside every decision of a route the probability that a challenger would have given to the slate shown.
 
-    The challenger never serves. Its probability is exact, and null where it has none (samples, two stages, contexts
-    that it cannot read). `rlrec route show` has the mean weight, near 1 where what is served supports the challenger,
-    and the effective sample size (ESS) so far.
+    The challenger never serves. Its probability is exact, or null if it has none (samples, two stages, contexts that it
+    cannot read). `rlrec route show` has the mean weight (near 1 if the log supports the challenger) and the effective
+    sample size (ESS) so far.
     """
     if stop == (challenger is not None):
         raise click.UsageError("give a challenger, or --stop")

@@ -41,35 +41,35 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
 @click.argument("reference", metavar="NAME")
 @option_group(
     "Which log",
-    click.option("--log", metavar="FILTER", help="As in `evaluate` [default: loggers that can tell]."),
-    click.option("--since", type=TIME, metavar="TIME", help="Sessions that began at this time or later."),
+    click.option("--log", metavar="FILTER", help="As in `evaluate` [default: loggers with enough evidence]."),
+    click.option("--since", type=TIME, metavar="TIME", help="Only sessions that began at this time or later."),
     click.option(
         "--min-new", type=Integer(0), default=0, show_default=True, metavar="N",
-        help="With fewer new sessions, do nothing.",
+        help="If fewer sessions are new, do nothing.",
     ),
 )  # fmt: skip
 @option_group(
     "What to maximise",
     click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount per step, 0 to 1."),
     click.option("--discounted/--undiscounted", default=True, show_default=True, help="Step t counts gamma^t."),
-    click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="Reward of a nat of entropy."),
+    click.option("--entropy", type=NUMBER, default=0.0, show_default=True, help="Bonus per nat of entropy."),
     click.option(
         "--shaping", "shapings", type=PAIR, multiple=True, metavar="FEATURE=WEIGHT",
-        help="Potential of a state; repeatable.",
+        help="Shaping potential of a state; repeatable.",
     ),
 )  # fmt: skip
 @option_group(
     "Estimated gradient",
     click.option(
         "--baseline", default="value", show_default=True, metavar="KIND",
-        help="Taken off a return: none, mean, value or rloo.",
+        help="Subtracted from returns: none, mean, value or rloo.",
     ),
     click.option("--weights", default="auto", show_default=True, metavar="KIND", help="By slate, slot or auto."),
     click.option(
         "--clip-weight", type=CLIP, default="20", show_default=True, metavar="NUMBER",
         help="Largest importance weight, or none.",
     ),
-    click.option("--no-correction", is_flag=True, help="No weights: as if the policy had logged it all."),
+    click.option("--no-correction", is_flag=True, help="No weights, as if the policy had logged everything."),
     click.option(
         "--top-k", type=Integer(0, 1_000), default=0, show_default=True, metavar="K",
         help="Each slot as one of K draws with replacement.",
@@ -83,15 +83,15 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
         "--epochs", type=Integer(1, 10_000), default=60, show_default=True, metavar="N",
         help="Passes, at most.",
     ),
-    click.option("--lr", type=NUMBER, default=0.005, show_default=True, help="First size of a step."),
+    click.option("--lr", type=NUMBER, default=0.005, show_default=True, help="First step size."),
     click.option(
         "--batch", type=Integer(1, 1_000_000), default=500, show_default=True, metavar="N",
-        help="Visits of a step.",
+        help="Visits per step.",
     ),
-    click.option("--kl-stop", type=NUMBER, help="End beyond this mean KL from the start."),
+    click.option("--kl-stop", type=NUMBER, help="Stop beyond this mean KL from the start."),
     click.option(
         "--patience", type=Integer(1, 10_000), default=20, show_default=True, metavar="N",
-        help="Epochs without a better one.",
+        help="Stop after this many epochs without a better one.",
     ),
     click.option("--seed", type=Integer(0, 2**63 - 1), metavar="N", help="Order of visits [default: random]."),
 )  # fmt: skip
@@ -100,9 +100,9 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     OUTPUT,
     click.option(
         "--promote", default="never", show_default=True, metavar="WHEN",
-        help="Goes live: never, if-better (else exit 3), always.",
+        help="When it goes live: never, if-better (else exit 3), always.",
     ),
-    click.option("--bold", is_flag=True, help="Go beyond what the log can judge: kept, for a ramp to try."),
+    click.option("--bold", is_flag=True, help="Go beyond what the log supports: try it by a ramp."),
     click.option("--cluster", metavar="UNIT", help="Of the gate: user or session [default: user, else session]."),
     click.option("--dry-run", is_flag=True, help="Train and judge, and store nothing."),
 )  # fmt: skip
@@ -115,8 +115,8 @@ def train_pg(
     store: Store, show: Show, reference: str, shapings: Sequence[tuple[str, str]], plot: str | None,
     workers: app.evaluate.Workers, **request: Any,
 ) -> None:  # fmt: skip
-    """Makes a new version of a policy of kind gradient from all visits that have ended, by whichever policy. 60 % of
-    the users train, 20 % choose the epoch, and 20 % are the gate that judges the result."""
+    """Makes a new version of a policy of kind gradient, from all visits that have ended, of any policy. 60 % of the
+    users are trained on, 20 % choose the epoch, and 20 % are the gate that judges the result."""
     options = app.train.Request(name=reference, shaping=_shaping(shapings), **request)
     result = app.train.train(store, options, workers, progress=notice)
     refusal_reason, training = result["why"], result.pop("training", None)

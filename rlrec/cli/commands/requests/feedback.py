@@ -32,25 +32,25 @@ _NOBODY = (None, None, False, 0)  # values of these fields in a line that names 
 @click.command(cls=GroupedCommand)
 @click.argument("decision_id", type=FIRST_WORD, required=False)
 @click.argument("events", nargs=-1, metavar="[EVENT[=VALUE]]...")
-@click.option("--position", type=Integer(1, 2**63 - 1), help="Slot meant; a slate of one slot needs none.")
+@click.option("--position", type=Integer(1, 2**63 - 1), help="The slot; not needed if the slate has one.")
 @click.option("--at", type=TIME, help="When it happened [default: now].")
 @click.option("--key", type=KEY, help="A retry under the same key changes nothing.")
 @click.option("--censor", is_flag=True, help="Take slots out of beliefs and estimates.")
 @click.option("--uncensor", is_flag=True, help="Put them back.")
-@click.option("--user", type=KEY, is_eager=True, help="In place of a decision: the page that this user saw last.")
-@click.option("--window", type=DURATION, help="How old that may be.  [default: 7d]")
-@click.option("--arm", type=KEY, help="Not the last page, but the last showing of this arm.")
-@click.option("--credit", type=click.Choice(["last", "spread"]), help="spread: among all in the window.")
+@click.option("--user", type=KEY, is_eager=True, help="In place of a decision: the page this user saw last.")
+@click.option("--window", type=DURATION, help="With --user: how old that page may be.  [default: 7d]")
+@click.option("--arm", type=KEY, help="With --user: the last showing of this arm.")
+@click.option("--credit", type=click.Choice(["last", "spread"]), help="spread: shared by all in the window.")
 @lines_input
 @writing("rlrec feedback 17 click dwell_s=31.5 --position 1")
 def feedback(
     store: Store, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], censor: bool,
     uncensor: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """VALUE is 1 if not given. Without --position a slate of one slot means that slot, a longer slate the page. With
-    --input each line is {"decision_id": 7, "position": 1, "events": {"click": 1}, "at": "...", "key": "..."};
-    `request_id` may stand for `decision_id`, and "censor": true or false censors or puts back. With --user, or
-    "user" in a line, no decision is named: `rlrec feedback --user u1 purchase=29`."""
+    """VALUE is 1 if not given. Without --position, an event belongs to the slot if the slate has one slot, else to the
+    page. With --input each line is {"decision_id": 7, "position": 1, "events": {"click": 1}, "at": "...", "key":
+    "..."}; `request_id` may replace `decision_id`; "censor" is true or false. --user, or "user" in a line, replaces the
+    decision: `rlrec feedback --user u1 purchase=29`."""
     if censor and uncensor:
         raise click.UsageError("--censor and --uncensor contradict each other")
     flag = censor if censor or uncensor else None

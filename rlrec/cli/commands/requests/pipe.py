@@ -24,9 +24,9 @@ from rlrec.cli.text.values import FILE
 def pipe(store: Store, show: Show, source: str, seed: int | None, dry_run: bool) -> None:
     """Each line of the input is {"op": "recommend", ...} with the keys of `recommend --input`, or {"op": "feedback",
     ...} with those of `feedback --input`. It is answered on one line, in order, once its group is stored; feedback with
-    decision_id, events, duplicates and reward; a refused line with line, error and field. A group ends where nothing
-    more waits, at 1,000 lines, or at a line {"op": "flush"}; with --seed not where nothing more waits. A group is drawn
-    from beliefs that include the feedback of the groups before it.
+    decision_id, events, duplicates and reward; a refused line with line, error and field. A group ends if no further
+    line is waiting (not with --seed), at 1,000 lines, or at a line {"op": "flush"}. A group is drawn from beliefs that
+    include the feedback of the groups before it.
 
     With --dry-run, the whole input is read before the first line is answered."""
     rehearsed = rehearsal(store) if dry_run else None

@@ -27,7 +27,7 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 @click.option("--policy", metavar="NAME[@V]", help="Policy or route to draw from.")
 @click.option("--experiment", metavar="NAME", help="Experiment to draw for, in place of a policy.")
 @click.option("--session", type=KEY, help="Session key.")
-@click.option("--user", type=KEY, help="User key; the session's first one holds.")
+@click.option("--user", type=KEY, help="User key; a session keeps its first one.")
 @click.option(
     "--context", type=OBJECT, default="{}", metavar="JSON|@FILE", help="Context: what describes user and moment."
 )
@@ -38,11 +38,11 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
     help='In place of --arms, with what you know of each: [{"arm": "a", "score": 1.7, "features": {"price": 9}}]; '
     '"scores": {"new": 1.7, "old": 0.4} has those of several rankers.',
 )  # fmt: skip
-@click.option("--block", type=KEYS, metavar="a,@home", help="None of these arms.")
-@click.option("--not-after", type=KEYS, metavar="KIND[/7d],...", help="No arm for which the person had such an event.")
+@click.option("--block", type=KEYS, metavar="a,@home", help="Without these arms.")
+@click.option("--not-after", type=KEYS, metavar="KIND[/7d],...", help="Without arms with this event by the person.")
 @click.option(
     "--not-shown", metavar="N[/7d],...",
-    help="No arm that the person was shown N times (in 7 days); @push=N counts group push together.",
+    help="Without arms that the person was shown N times (in 7 days); @push=N counts group push together.",
 )  # fmt: skip
 @click.option(
     "--page", type=OBJECT, default="{}", metavar="JSON|@FILE",
@@ -52,7 +52,7 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 @click.option("--most", type=PAIR, multiple=True, metavar="FIELD=N", help="At most N with equal FIELD; repeatable.")
 @click.option(
     "--least", type=PAIR, multiple=True, metavar="KEY=SHARE[@N]",
-    help="Least probability of an arm, or of @GROUP together, at position N or at each; repeatable.",
+    help="Minimum probability of an arm, or of all of @GROUP, at position N or at every one; repeatable.",
 )  # fmt: skip
 @click.option("--request-id", type=KEY, help="A retry under the same id answers the stored decision.")
 @click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")
@@ -63,8 +63,8 @@ TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIR
 def recommend(store: Store, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
     """With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms (as of
     --arms or of --candidates), block, not_after, not_shown, page and request_id; it is answered in order, a group of
-    lines at a time. A group ends where nothing more waits; with --seed only at 1,000 lines, at the end of the input, or
-    at a line {"op": "flush"}."""
+    lines at a time. A group ends if no further line is waiting; with --seed only at 1,000 lines, at the end of the
+    input, or at a line {"op": "flush"}."""
     if source is not None:
         context = click.get_current_context()
         for name in request:

@@ -34,7 +34,7 @@ session = CommandGroup("session")
 
 @session.command("list")
 @click.option("--limit", type=Integer(0), default=100, show_default=True, help="How many; 0 for all.")
-@click.option("--user", type=KEY, metavar="KEY", help="Of this user alone.")
+@click.option("--user", type=KEY, metavar="KEY", help="Only of this user.")
 @reading("rlrec session list --limit 20", "rlrec session list --user u1")
 def list_(store: Store, show: Show, limit: int, user: str | None) -> None:
     """List sessions, newest first."""

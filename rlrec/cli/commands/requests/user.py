@@ -14,12 +14,12 @@ user = CommandGroup("user")
 
 @user.command("merge")
 @click.argument("key", type=KEY)
-@click.option("--into", type=KEY, required=True, help="The user whom the key leads to from now on.")
+@click.option("--into", type=KEY, required=True, help="The user that the key means from now on.")
 @writing("rlrec user merge cookie-81 --into u1")
 def merge(store: Store, show: Show, key: str, into: str) -> None:
-    """From now on both keys serve one user. Sessions of the past move to --into, the variant that either had first in
-    an experiment stays, and events `return` are derived anew. A key that nobody named before is fine. There is no way
-    back. `rlrec db forget` deletes the user with all keys."""
+    """Let both keys mean one user from now on. Past sessions move to --into, the person keeps the variant that either
+    key had first in an experiment, and events `return` are derived again. The key may be new. A merge cannot be undone.
+    `rlrec db forget` deletes the user with all keys."""
     answer = app.user.merge(store, key, into)
     show(answer)
     text = "exclusion {} leaves out all keys of {} from now on: `rlrec log list` shows it"
@@ -30,5 +30,5 @@ def merge(store: Store, show: Show, key: str, into: str) -> None:
 @click.argument("key", type=KEY)
 @reading("rlrec user show u1")
 def show_(store: Store, show: Show, key: str) -> None:
-    """Show the user whom a key leads to, and all keys that do."""
+    """Show the user that a key means, and all keys of this user."""
     show(app.user.show(store, key))

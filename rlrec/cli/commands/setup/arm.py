@@ -51,7 +51,7 @@ def add(
 ) -> None:  # fmt: skip
     """Add arms, or change known ones.
 
-    What is not given stays as it was. Groups take the place of those before; '[]' takes it out of all."""
+    Options that are not given change nothing. --group replaces all groups of an arm; '[]' removes it from all."""
     stated_times = {name: None if time == NO_TIME else time for name, time in times.items() if time is not None}
     show(app.arm.put(store, lambda: [[(key, features, groups, stated_times) for key in keys]]))
 
@@ -64,7 +64,8 @@ def import_(store: Store, show: Show, lines: Lines) -> None:
 
     FILE holds one JSON object a line, {"arm": "a1", "features": {...}}, or is a CSV whose first column is `arm` and
     whose other columns are features. Importing again updates. An object may also have "groups": ["home"], "from" and
-    "until"; without them these stay as they were, and null takes a time away. So may a CSV: groups are home+deals."""
+    "until"; without them these do not change, and null removes a time. A CSV may have such columns, with groups as
+    home+deals."""
     lines.copy_unless_file()
     as_groups = _json_groups if lines.first_byte() in (b"{", b"[") else _csv_groups
     changes = app.arm.put(store, partial(as_groups, lines), at_once=not lines.refusals.quarantine)
@@ -170,7 +171,7 @@ def _value(cell: str) -> str | float:
 def list_(store: Store, show: Show, names: Sequence[str], exposure: bool) -> None:
     """List arms, retired ones too: all of them, or those named.
 
-    --exposure adds what `rlrec exposure` says of each arm; null for one that was never eligible."""
+    --exposure adds the figures of `rlrec exposure`; they are null if the arm was never eligible."""
     arms = app.arm.list_arms(store, names)
     headers, added = ["arm", "status", "features", "added"], []
     columns = [name for name in ("groups", "from", "until") if any(row[name] for row in arms)]

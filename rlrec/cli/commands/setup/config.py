@@ -128,8 +128,8 @@ def _typed(value: Any) -> Any:
 
 @click.group(cls=CommandGroup)
 def config() -> None:
-    """rlrec.toml lies in the current folder, or in rlrec/ of $XDG_CONFIG_HOME [default: ~/.config]; the nearer one wins
-    key by key. Options of the program stand at its top, those of a command in its table:
+    """rlrec.toml lies in the current folder, or in rlrec/ of $XDG_CONFIG_HOME [default: ~/.config]; each key in the
+    current folder overrides the other. Options of the program stand at the top, those of a command in its table:
 
     \b
       db = "shop.db"
@@ -139,15 +139,15 @@ def config() -> None:
       [policy.create]
       reward = "visits"
 
-    The command line beats the environment, the environment the files."""
+    The command line overrides the environment, the environment overrides the files."""
 
 
 @config.command("show")
 @printed("rlrec config show")
 def show_(show: Show) -> None:
-    """Show options of the program, and those of commands that have a value, with its source.
+    """Show the options of the program, and those of commands that have a value, with their sources.
 
-    The source is the option on the command line, a variable of the environment, a file, or default."""
+    The source is the command line, an environment variable, a file, or default."""
     show([dict(zip(COLUMNS, row, strict=True)) for row in _rows()], columns=COLUMNS)
     variables = {f"RLREC_{option.name}".upper() for option in _options(click.get_current_context().find_root().command)}
     variables |= {"RLREC_FORMAT"}.union(*(option.envvar or () for _, option in _command_options()))

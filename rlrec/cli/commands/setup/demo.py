@@ -19,7 +19,7 @@ NO_FOLDER = ""  # for a folder without a name
 
 
 @click.command(cls=GroupedCommand)
-@click.option("--keep", type=click.Path(file_okay=False), metavar="FOLDER", help="Work there and leave everything.")
+@click.option("--keep", type=click.Path(file_okay=False), metavar="FOLDER", help="Work in this folder, and keep it.")
 @click.option(
     "--data", type=click.Path(file_okay=False), metavar="[FOLDER]", is_flag=False, flag_value=NO_FOLDER,
     help="Print the folder of the sample files, or copy them to another one, and end.",
@@ -32,7 +32,7 @@ NO_FOLDER = ""  # for a folder without a name
 @click.option("--dry-run", is_flag=True, help="List the commands, or the files of --data, and write none.")
 @printed("rlrec demo", "rlrec demo --data sample_data", 'ls "$(rlrec demo --data)"')
 def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int, dry_run: bool) -> None:
-    """Works in a throwaway store, and shows every command that it runs."""
+    """It works in a temporary store, and shows every command that it runs."""
     if data == NO_FOLDER:
         folder = str(app.demo.samples())
         show(folder if show.format == "table" else {"folder": folder})

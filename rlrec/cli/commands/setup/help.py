@@ -134,7 +134,7 @@ def _complete(context: click.Context, param: click.Parameter, incomplete: str) -
 @click.option("--man", is_flag=True, help="Write all pages as one for `man`.")
 @printed("rlrec help", "rlrec help judging", "rlrec help policy create", "rlrec help --man > rlrec.1")
 def help(show: Show, words: Sequence[str], man: bool) -> None:  # noqa: A001 (the name of the command)
-    """Without a word it lists the pages. Five commands have a page of their name; COMMAND -h is their help in short."""
+    """Without TOPIC it lists the pages. Five commands also have a page of their name; their COMMAND -h is short."""
     if man:
         write(manual(click.get_current_context().find_root().get_help()).encode())
         return

@@ -53,16 +53,16 @@ reward = CommandGroup("reward")
 def define(store: Store, show: Show, **request: Any) -> None:
     """Define what the events of a slot are worth.
 
-    The reward of a slot is a sum over kinds of event, weight x the sum of their values, clipped; or the default where
-    no such event came. In place of KIND, log1p(KIND), min(KIND,CAP) and log1p(min(KIND,CAP)) transform the sum of its
-    values first; log1p of a negative sum -x is -log1p(x). Definitions never change: a new idea gets a new name, and can
-    be tried on old logs.
+    The reward of a slot is the sum of weight x value over its events, clipped, or the default if there was no such
+    event. In place of KIND, log1p(KIND), min(KIND,CAP) and log1p(min(KIND,CAP)) transform the sum of its values first;
+    log1p of a negative sum -x is -log1p(x). Definitions never change: give a new definition a new name, and try it on
+    old logs.
 
-    The event `return` records itself, once some reward weighs it: where a user who is named begins a visit, the last
-    decision of their visit before gets it, whatever their sessions are and whichever policy served. It belongs to the
-    page of that decision, and of a slate of one slot to the slot; beliefs learn from slots alone. Choose a --window in
-    which users come back. A definition that weighs it credits the earlier visits of the log too; imported ones have the
-    events that they came with. From then on `feedback` refuses a `return` by hand, which would count a visit twice."""
+    Once a reward weighs the event `return`, it is recorded automatically: when a known user begins a visit, the last
+    decision of their previous visit gets the event, in any session and under any policy. It belongs to the page of that
+    decision or, if the slate has one slot, to the slot; beliefs learn only from slots. Choose a --window in which users
+    come back. Earlier visits in the log get the event, too, also imported ones. From then on, `feedback` refuses a
+    `return` by hand, because it would count a visit twice."""
     show(app.reward.define(store, app.reward.Request(**request)))
 
 
@@ -118,16 +118,15 @@ def delays(store: Store, show: Show, name: str | None, log: str | None) -> None:
 def suggest(store: Store, show: Show, **request: Any) -> None:
     """Suggest weights of events by which a slot is worth what it brings in the long run.
 
-    Arms differ in how often a look at them brings each kind of event, and in what comes after the page: later pages of
-    the visit, and coming back (`rlrec effects`). The line of the one in the others, across arms, says what one more
-    event goes with (later). Both sides have errors, and the line takes them into account. A weight is what the event is
-    worth now, in the reward, and later; `return` has none, since it is in the others, and a clip is left out.
+    Arms differ in how many events of each kind a look at them brings, and in their later effects: on later pages of the
+    visit, and on coming back (`rlrec effects`). A regression of the later effects on the events, across arms, says what
+    one more event goes with (later); it allows for errors in both. A weight is what the event is worth now, in the
+    reward, plus later. `return` has no weight, because it is part of the later effects; a clip is ignored.
 
-    It tells how arms differ, not what an event causes: an arm that no past arm is like may not follow the line.
-    rank: the rank correlation of arms by how often they bring the event, and by their long run. Where it is below 0,
-    a policy that learns that event alone shows first what costs most. The definition stands below, ready to paste,
-    where some later weight is surely not 0; the others have their means in it. Bounds of later and
-    rank hold for all events together."""
+    It describes how arms differ, not what an event causes: it may be wrong for an arm unlike all past ones. rank is the
+    rank correlation, over arms, between events per look and the long-run effect. If it is below 0, a policy that learns
+    only this event prefers the arms that cost most. If any later weight is significantly different from 0, a definition
+    to paste follows, with the means of the others. Bounds of later and rank hold for all events together."""
     result = app.effects.suggest(store, app.effects.Request(**request))
     title = [_headline(result), *_against(result), _basis(result)]
     rows = [

@@ -65,8 +65,8 @@ LIMIT = 10_000_000  # sessions, steps or runs, at most
 def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options: Any) -> None:
     """ENV, one arm a decision: bernoulli, drift, delayed, contextual. Pages: pbm, cascade, page. Visitors with memory:
     barista, choc-kale, corridor, and shop and news, which have pages, too. Through the store, the clock starts at its
-    newest decision, and an empty catalogue gets the audience's arms. The regret is the mean reward of the best pages
-    (with memory: of the optimum) less that of the pages shown."""
+    newest decision, and an empty catalogue gets the audience's arms. The regret is the expected reward of the best
+    pages (with memory: of the optimum) minus that of the pages shown."""
     app.simulate.check_environment(options["environment"])
     for option in ("parameters", "params"):
         options[option] = by_name(options[option], "parameter")

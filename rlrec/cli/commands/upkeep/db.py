@@ -61,15 +61,15 @@ def confirmed(question: str, *, is_needed: bool = True) -> Callable[[Command], C
 def forget(store: Store, show: Show, **request: Any) -> None:
     """Delete a user, and what beliefs learned from them.
 
-    Their sessions, visits, decisions, events, keys and assignments go, and contexts that no one else had. Beliefs are
-    corrected by what the user's slots added to them: learning, frozen and retired ones, variants of experiments, and
-    those that were fitted to a log. Trained and fitted parameters and priors cannot be unlearned: `retrain` names the
-    versions that have some from rows of the user.
+    It deletes their sessions, visits, decisions, events, keys and assignments, and contexts that no one else had. What
+    the user's slots added is subtracted from all beliefs: learning, frozen and retired ones, variants of experiments,
+    and those that were fitted to a log. Trained and fitted parameters and priors cannot be unlearned: `retrain` names
+    the versions that learned some from the user.
 
-    The file of an SQLite store is written anew, so that nothing of the user is left in it; nobody else may read it at
-    that moment. Where that could not be finished, `doctor` warns until the same command was repeated. In PostgreSQL
-    the rows are deleted; VACUUM FULL, and the end of its backups and archives, erase their bytes. Backups, exports and
-    files of rejected lines are yours to delete; who imports a log again brings its users back."""
+    The file of an SQLite store is rewritten, so that nothing of the user is left in it; no other process may read it at
+    that moment. If this was not possible, `doctor` warns until you repeat the command. In PostgreSQL, rows are deleted;
+    run VACUUM FULL to erase their bytes, and delete its backups and archives. Delete other backups, exports and files
+    of rejected lines yourself; importing a log again brings its users back."""
     forgotten = app.db_removals.forget(store, **request)
     show(forgotten)
     if forgotten["retrain"]:
@@ -81,21 +81,21 @@ def forget(store: Store, show: Show, **request: Any) -> None:
 
 
 @db.command()
-@click.option("--before", type=TIME, required=True, metavar="TIME", help="Visits that ended before it go.")
+@click.option("--before", type=TIME, required=True, metavar="TIME", help="Delete visits that ended before it.")
 @confirmed("Delete the decisions before that time, with their events, from {store}? This cannot be undone.")
 @stored("rlrec db prune --before 2025-01-01 --dry-run", "rlrec db prune --before 2025-01-01 --yes --json")
 def prune(store: Store, show: Show, **request: Any) -> None:
     """Delete old decisions with their events; beliefs stay as they are.
 
-    Visits go that ended before the time and whose decisions are mature for every reward and have entered every belief
-    that learns them (`rlrec settle`); with them sessions, users, contexts and keys that nothing names any more. Beliefs
-    stay, and what they hold of the deleted slots is stored, so that `doctor` still checks them; but the rules not_after
-    and not_shown no longer see the purchases and showings of these visits: keep as many days as their windows have.
-    Changes of beliefs that no decision is left from are merged into one for each arm.
+    It deletes visits that ended before the time, are mature for every reward and have entered every belief that learns
+    from them (`rlrec settle`), and sessions, users, contexts and keys that are then unused. Beliefs do not change;
+    their sums over deleted slots are stored, so that `doctor` can still check them, and changes of beliefs without a
+    decision are merged into one per arm. The rules not_after and not_shown no longer see deleted purchases and
+    showings: keep as many days as their windows have.
 
-    Afterwards nothing reads that time: estimates, outcomes, experiments and training see the visits that are left, and
-    the beliefs of the policies named cannot be rebuilt. Feedback for a deleted decision is refused, a request id or an
-    imported line that was deleted counts as new. Where that matters, `export-log` or `db backup` first."""
+    Estimates, outcomes, experiments and training then see only the visits that are left, and the beliefs of the named
+    policies cannot be rebuilt. Feedback for a deleted decision is refused; a deleted request id or imported line counts
+    as new. If this matters, run `export-log` or `db backup` first."""
     pruned = app.db_removals.prune(store, **request)
     show(pruned)
     if pruned["decisions"]:
@@ -111,8 +111,8 @@ def prune(store: Store, show: Show, **request: Any) -> None:
 def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
     """Write a snapshot of an SQLite store to a new file.
 
-    Others may read and write meanwhile. The file appears once it is complete; one that exists is never replaced. It is
-    a store like any other: `rlrec --db FILE doctor` checks it. PostgreSQL has pg_dump."""
+    Other processes may read and write meanwhile. The file appears when it is complete; an existing file is never
+    replaced. It is a normal store: `rlrec --db FILE doctor` checks it. For PostgreSQL use pg_dump."""
     check_target(path, "FILE")
     show(app.db_copy.backup(store, path, dry_run=dry_run))
     if dry_run:
@@ -126,23 +126,23 @@ def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
 def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
     """Copy the store to another database, row by row.
 
-    From SQLite to PostgreSQL and back, or between two of a kind: every id, time and byte stays, so that estimates are
-    equal to the last digit. Rows are written in batches; after a stop the same command goes on, as long as the store
-    has not changed. Until the end no command takes the target for a store. Stop what writes first: what comes in
-    during the copy stays behind."""
+    Stop all writers first: what they store during the copy is not copied. It copies between SQLite and PostgreSQL in
+    any direction. Ids, times and contents stay the same, so estimates are equal to the last digit. Rows are written in
+    batches; if it was stopped, the same command continues, unless the store has changed. Until it is complete, no
+    command accepts the target as a store."""
     show(app.db_copy.copy(store, to, dry_run=dry_run))
 
 
 @db.command()
-@click.option("--prefix", type=NAME, default="rlrec", show_default=True, help="Of the names of the roles.")
+@click.option("--prefix", type=NAME, default="rlrec", show_default=True, help="Prefix of the roles' names.")
 @printed("rlrec db roles > roles.sql && psql shop -f roles.sql", "rlrec db roles --prefix shop --json")
 def roles(show: Show, prefix: str) -> None:
-    """Print SQL that makes roles on PostgreSQL, with the rights they need and no more.
+    """Print SQL that creates PostgreSQL roles with only the rights that they need.
 
     PREFIX_reader reads: `evaluate`, `report`, `status`, `doctor`. PREFIX_server serves: `recommend`, `feedback`,
-    `pipe`, `serve`, `settle`, `session end`; it cannot change or delete what is logged, nor define anything.
-    PREFIX_trainer defines, imports, trains and promotes, too. `init`, `db forget`, `db prune` and `db copy` are for the
-    owner of the tables.
+    `pipe`, `serve`, `settle`, `session end`; it cannot change or delete logged rows, or define anything. PREFIX_trainer
+    also defines, imports, trains and promotes. `init`, `db forget`, `db prune` and `db copy` are for the owner of the
+    tables.
 
     The roles have no login: `GRANT shop_server TO web` gives a login their rights. Run the script as the owner of the
     tables who may create roles; it may be run again, and should be after each `init` that migrates."""

@@ -30,24 +30,23 @@ COLUMNS = ("check", "severity", "subject", "detail")
 @click.command(cls=GroupedCommand)
 @click.option(
     "--sample", type=Integer(0), metavar="N",
-    help="Derive only N random decisions again (without it: all, at most 10,000). Of a log of over 20,000 decisions "
-    "they are runs of 10 neighbours, which mostly share a belief; only their sessions and what is newest are audited, "
-    "and the output says how rare a fault may be that they do not show.",
+    help="Rederive only N random decisions (without it: all, at most 10,000). In a log of more than 20,000 decisions, "
+    "these are runs of 10 neighbours, which mostly share a belief; only their sessions and the newest rows are "
+    "audited, and the output says how rare a fault can be and remain unseen.",
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the sample.")
-@click.option("--repair-clock", is_flag=True, help="Put what lies ahead of the database's clock back, up to now.")
+@click.option("--repair-clock", is_flag=True, help="Move what lies ahead of the database's clock back to now.")
 @dry_run_option
 @stored("rlrec doctor --json", "rlrec doctor --repair-clock --dry-run")
 def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **request: Any) -> None:
-    """Nothing is changed; that it ran, and what it found, is noted for `rlrec status`. An error is exit 3; warnings are
-    not. csv and ndjson have a line a finding.
+    """It changes nothing, but stores its time and findings for `rlrec status`. An error is exit 3, a warning is not.
+    csv and ndjson have one line per finding.
 
-    A decision that was logged under a clock far ahead (--now, RLREC_NOW, a wrong clock of the host) makes time stand
-    still: no later decision lies before it, and nothing matures. --repair-clock moves all decisions ahead of the clock,
-    with their events and visits, back by one distance, so that the newest is of now. It says how many it moved and by
-    how many seconds, and how many times of other rows (versions, sessions, runs) it put back; nothing else is audited.
-    Events ahead of the clock whose decision is not stay where they are. It is the only command that changes logged
-    times; stop what writes first."""
+    A decision logged far in the future (by --now, RLREC_NOW, or a wrong clock of the host) stops the clock: no later
+    decision can lie before it, and nothing matures. --repair-clock moves all decisions that lie in the future, with
+    their events and visits, back by the same time, so that the newest is at now. It says how many it moved, by how many
+    seconds, and how many times of other rows (versions, sessions, runs) it moved; it audits nothing else. Future events
+    of past decisions are not moved. This is the only command that changes logged times. Stop all writers first."""
     from rlrec.app.audit.integrity.clock import repair
 
     if repair_clock:

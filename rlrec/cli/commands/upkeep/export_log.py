@@ -33,27 +33,27 @@ from rlrec.errors import InputError
     "rlrec export-log log --layout parquet && rlrec evaluate home uniform --log parquet:log",
 )
 def export_log(store: Store, show: Show, path: str, layout: str, log: str | None, reward: str | None) -> None:
-    """In order of decision, to a file (gzip if it ends in .gz) or to stdout. import-log takes each layout back: jsonl
-    with all that there is; what csv and dsjson cannot hold is counted in a line on stderr.
+    """In order of decision, to a file (gzip if it ends in .gz) or to stdout. import-log reads every layout except
+    parquet. jsonl is complete; a line on stderr counts what csv and dsjson cannot hold.
 
-    csv: a row a slot, under a header that import-log knows without --map: decision, request_id, session, visit, step,
-    user, at, policy, size (of the page), log_propensity, keep_probability, estimated, eligible (a list in JSON),
+    csv: one row per slot, with a header that import-log reads without --map: decision, request_id, session, visit,
+    step, user, at, policy, size (of the page), log_propensity, keep_probability, estimated, eligible (a list in JSON),
     context and state (objects in JSON), then position, arm, propensity, marginal, min_propensity, score, censored,
-    rounded, reward, and events (a list in JSON; those of the page stand in its first row). No lists of candidates, and
-    no features, sets or probabilities of arms that a decision brought along. A spreadsheet runs cells that begin with
-    =, +, - or @ as formulas: import the file there with all columns as text (`rlrec help formats`).
+    rounded, reward, and events (a list in JSON; those of the page stand in its first row). It lacks lists of
+    candidates, and features, sets or probabilities of arms that came with a decision. A spreadsheet runs cells that
+    begin with =, +, - or @ as formulas: import the file there with all columns as text (`rlrec help formats`).
 
     dsjson: cb for pages of one slot, ccb for longer ones. An action has its arm in `_tag` (--arm-id _tag, where arms
     have a feature `id`) and the features of the arm; session and user stand beside. Rewards are those of the policy's
-    definition, or of --reward, from events inside its window, as `evaluate` counts them. No marginals, times of events,
-    states, policies, and no decisions that are censored or lack a propensity. vw: text of --cb_adf for pages of one
-    slot, a cost being a reward with the sign turned; an arm is the tag of its line, and no sessions, users and times.
+    definition, or of --reward, from events inside its window, as `evaluate` counts them. It lacks marginals, times of
+    events, states, policies, and decisions that are censored or have no propensity. vw: text of --cb_adf for pages of
+    one slot; a cost is a negative reward, an arm is the tag of its line. It lacks sessions, users and times.
 
-    A folder of Parquet has decisions, events and visits by persons; repeated, the command appends what is new.
-    It may be a URL that fsspec knows (s3://bucket/log). `rlrec help machines` has its columns; evaluate and exposure
-    read it by `--log parquet:DIR`.
+    parquet: a folder with decisions, events and visits; run again, the command appends new ones. It may be a URL that
+    fsspec knows (s3://bucket/log). `rlrec help machines` has its columns; evaluate and exposure read it by `--log
+    parquet:DIR`.
 
-    --format is that of the summary; to stdout goes the log alone."""
+    --format is for the summary; stdout has only the log."""
     from rlrec.app.imports.layouts import FOLDERS, WRITERS
 
     if layout in FOLDERS:

@@ -55,7 +55,7 @@ def _check_files(_: click.Context, __: click.Parameter, files: Sequence[str]) ->
         "export-log writes it. obd: Open Bandit Dataset. vw: text of Vowpal Wabbit.",
     ),
     click.option("--map", "columns", type=JSON_FILE, metavar="FILE", help="JSON that names columns."),
-    click.option("--arm-id", metavar="FIELD", help="dsjson: the field of an action that names its arm, such as i.id."),
+    click.option("--arm-id", metavar="FIELD", help="dsjson: field of an action that names its arm, such as i.id."),
     click.option("--actions", type=Integer(2, 100_000), metavar="N", help="vw: a log of --cb, with so many actions."),
     click.option("--reward-from", metavar="KEY", help="dsjson: the key of the reward [default: minus _label_cost]."),
 )  # fmt: skip
@@ -64,14 +64,14 @@ def _check_files(_: click.Context, __: click.Parameter, files: Sequence[str]) ->
     click.option("--policy", type=NAME, metavar="NAME", help="The owner of the log: new, or of kind logged."),
     click.option(
         "--propensity", type=click.Choice(["uniform", "fitted"]), metavar="HOW",
-        help="For decisions without propensities: uniform, or fitted to what was shown.",
+        help="Propensities for decisions without: uniform, or fitted to what was shown.",
     ),
     click.option("--check", is_flag=True, help="Read and count, and store nothing."),
     dry_run_option,
 )  # fmt: skip
 @option_group(
     "A log that grows",
-    click.option("--follow", is_flag=True, help="Go on with the lines that are added: see `rlrec help import-log`."),
+    click.option("--follow", is_flag=True, help="Go on with lines that are added: see `rlrec help import-log`."),
     click.option("--poll", type=DURATION, metavar="DURATION", help="How often to look for new lines.  [default: 1s]"),
 )  # fmt: skip
 @option_group("Bad lines", refusing)  # fmt: skip
@@ -88,9 +88,9 @@ def import_log(
     dry_run: bool, propensity: str | None, check: bool, columns: dict[str, Any] | None, reward_from: str | None,
     arm_id: str | None, actions: int | None, follow: bool, poll: int | None,
 ) -> None:  # fmt: skip
-    """Unknown arms are added. A line that was imported before is a duplicate, so an overlapping file adds only what is
-    new. Imported decisions are mature at once, and change no belief by themselves. All lines are checked before the
-    first one is stored. Times without a zone are read as UTC."""
+    """Unknown arms are added. A line that was imported before is a duplicate, so an overlapping file adds only new
+    lines. Imported decisions are mature at once, and do not change beliefs by themselves. All lines are checked before
+    the first one is stored. Times without a zone are read as UTC."""
     from rlrec.app.imports.layouts.base import Source
 
     if follow and len(files) > 1:

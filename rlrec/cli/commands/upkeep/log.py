@@ -22,16 +22,16 @@ log = CommandGroup("log")
 @log.command()
 @click.argument("name", type=NAME)
 @click.option("--where", metavar="FILTER", help="The decisions, as in the --log of `evaluate`.")
-@click.option("--machines", is_flag=True, help="The users and sessions that `doctor` takes for machines.")
+@click.option("--machines", is_flag=True, help="The users and sessions that `doctor` takes for bots.")
 @writing("rlrec log exclude bots --machines", "rlrec log exclude staff --where user=u1+u2 --dry-run --json")
 def exclude(store: Store, show: Show, **request: Any) -> None:
-    """Leave decisions out of all that reads the log from now on, until `log include`.
+    """Leave decisions out of everything that reads the log, until `log include`.
 
-    Estimates, outcomes, experiments, curves, training and exports leave them out; --log included=NAME, or
-    included=all, brings them back for a command. They are served as before, and stay in the store. What is served to
-    them from now on teaches no belief. What a belief has learned from them before stays in it, with the events that
-    still come for it, until `policy rebuild` makes a version without them, and `policy promote` lets it serve: the
-    answer names these commands."""
+    Estimates, outcomes, experiments, curves, training and exports leave them out; --log included=NAME or included=all
+    brings them back for one command. Users in them are served as before, and nothing is deleted. Beliefs do not learn
+    from new decisions of this kind. What a belief learned from earlier ones (and from their later events) stays, until
+    `policy rebuild` makes a version without them and `policy promote` lets it serve: the answer names these
+    commands."""
     _show(show, app.exclusions.exclude(store, **request), "excluded", "has learned from them")
 
 
