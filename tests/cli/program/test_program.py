@@ -182,11 +182,11 @@ def test_help_fits_on_a_screen() -> None:
     assert {path: height for path, height in heights.items() if height > 60} == {}
 
 
-@pytest.mark.parametrize(("words", "own"), [(["feedback"], "--user KEY"), (["arm", "retire"], "--dry-run")])
-def test_options_of_the_output_come_last(words: list[str], own: str) -> None:
+@pytest.mark.parametrize(("words", "option"), [(["feedback"], "--user KEY"), (["arm", "retire"], "--dry-run")])
+def test_options_of_the_output_come_last(words: list[str], option: str) -> None:
     options, output = CliRunner().invoke(cli.program, [*words, "-h"]).stdout.split("\nOutput:\n")
-    assert own in options
-    assert own not in output
+    assert option in options
+    assert option not in output
 
 
 @pytest.mark.slow
