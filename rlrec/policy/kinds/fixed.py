@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rlrec.policy.scores.scores import Scores
 
 COLDEST = 1e-9  # smallest positive temperature
+LARGE = 1e6  # temperatures: beside larger scores, such as times in seconds, the noise would lose its digits
 ANY_VALUE = "*"  # the value whose probabilities apply where no row has the context's value
 
 
@@ -141,7 +142,11 @@ class Scored(_Unlearned, Floored):
         from rlrec.policy.scores.families.point import Point
 
         values = self.request_scores(arms, context)
-        return Gumbel(values / self.temperature) if self.temperature else Point(values)
+        if not self.temperature:
+            return Point(values)
+        if abs(values).max(initial=0.0) > LARGE * self.temperature:
+            values = values - values.max()
+        return Gumbel(values / self.temperature)
 
     def request_scores(self, arms: Iterable[str], context: Mapping[str, Any]) -> Array:
         """The score of each arm, (m,). Raises InputError for an arm without one."""

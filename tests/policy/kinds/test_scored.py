@@ -104,6 +104,14 @@ def test_extreme_scores_have_probabilities(largest: float) -> None:
     assert first == pytest.approx([1, 0, 0] if largest > 1 else [1 / 3] * 3, abs=1e-12)
 
 
+@pytest.mark.parametrize("added", [2.0**50, -(2.0**40)])
+def test_large_scores_have_the_probabilities_of_their_differences(added: float) -> None:
+    (far, floor), (near, _) = (scores_of({"temperature": 0.5}, [v + t for v in (2, 2, 0)]) for t in (added, 0.0))
+    slates = np.array(list(permutations(range(3))), np.intp)
+    shown = [slate.conditionals(scores, slates, floor=floor) for scores in (far, near)]
+    assert shown[0] == pytest.approx(shown[1], abs=1e-12)
+
+
 def test_an_arm_without_a_score_is_named() -> None:
     policy: Any = kinds.make("scored", {})
     none = np.zeros(2)
