@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from rlrec.app.audit.integrity.findings import Findings
-from rlrec.app.inputs import lookup
+from rlrec.app.inputs import arm_rules, lookup
 from rlrec.errors import InputError
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
@@ -19,8 +19,8 @@ CHECK = "live"
 
 def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
     """Find routes and running experiments that serve another version than the live one, routes that an earlier release
-    pinned at the end of a ramp, and policies whose promoted version is served nowhere. policy: check this one alone,
-    with routes to versions that its variants learned."""
+    pinned at the end of a ramp, served policies that can show no arm, and policies whose promoted version is served
+    nowhere. policy: check this one alone, with routes to versions that its variants learned."""
     names = {row.name for row in policies.all_policies(unit)}
     live = StoredRows("policy", ((version.policy.id, version) for version, _ in policies.live(unit, names).values()))
     changes, leading = routes.newest_changes(unit), set[int]()  # leading: policies that a route or an experiment serves
@@ -47,6 +47,14 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
                 remedy = f"`rlrec experiment stop {experiment.name}` ends it"
                 detail = f"serves {' and '.join(served)}, and nobody there gets {now.reference}, which is live"
                 findings.add(CHECK, "info", f"experiment {experiment.name}", f"{detail}: {remedy}")
+        leading |= {version.policy.id for version in versions}
+    for now in live.values():
+        params, is_meant = now.policy.params, policy in (None, now.policy.name)
+        is_narrowed = is_meant and (params.get("arms") or params.get("block"))
+        has_callers = now.policy.id in leading or activity.count_served_since(unit, now.policy.id, unit.now - DAY_US)
+        if is_narrowed and has_callers and not arm_rules.allowed_arms(unit, params):
+            detail = "no arm is left by its `arms` and `block`, and requests are refused: `rlrec arm list` shows groups"
+            findings.add(CHECK, "warning", f"policy {now.policy.name}", detail)
     first = next(iter([*(change for change in changes if not change.running), *changes]), None)
     for now in (live[policy_id] for policy_id in sorted(since.keys() - leading)):
         is_meant = policy in (None, now.policy.name) and now.policy.base_id is None

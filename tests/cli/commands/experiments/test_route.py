@@ -380,6 +380,20 @@ def test_a_version_that_went_live_where_no_route_leads_is_named(ready: Run, tmp_
     assert remedy not in run(*tomorrow, "status").stdout
 
 
+@ON_BOTH
+def test_a_policy_whose_arms_have_all_left_their_group_is_named(ready: Run) -> None:
+    run = ready
+    run("arm", "add", "x", "--group", "hot")
+    run("policy", "create", "heat", "--kind", "uniform", "--param", "arms=@hot")
+    run("experiment", "create", "ab", "--variant", "a=heat", "--variant", "b=u")
+    assert "no arm is left" not in run("status").stdout
+    run("arm", "add", "x", "--group", "warm")
+    left = "warning live, policy heat@ab/a: no arm is left by its `arms` and `block`"
+    assert [left in run(command).stdout for command in ("status", "doctor")] == [True, True]
+    run("experiment", "stop", "ab")
+    assert "no arm is left" not in run("status").stdout  # nobody asks for it
+
+
 def test_a_rollback_of_a_route_leaves_a_later_promotion_alone(ready: Run) -> None:
     run = ready
     run("route", "set", "home", "--to", "ts@2", "--share", "0.5")
