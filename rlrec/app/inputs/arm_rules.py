@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rlrec.app.inputs.arm_names import ArmNames
-from rlrec.errors import InputError, suggest
+from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy import NARROWING
 from rlrec.store import Store, Unit
 from rlrec.store.log import events
@@ -58,10 +58,10 @@ class Narrowed:
         """The lists that leave out arms, for a message."""
         return " or ".join(rule for rule, count in self.taken[: len(self.taken) - len(self.past)] if count)
 
-    def hint(self) -> str:
-        """Text on how many arms each rule excluded."""
+    def hint(self) -> str | None:
+        """Text on how many arms each rule excluded; None where none did."""
         taken = [f"{rule} takes {count}" for rule, count in self.taken if count]
-        return f"of {self.total} arms, {', '.join(taken)}"
+        return f"of {quantity(self.total, 'arm')}, {', '.join(taken)}" if taken else None
 
 
 class Rules(NamedTuple):

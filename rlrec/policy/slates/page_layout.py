@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index, distinct
-from rlrec.errors import InputError
+from rlrec.errors import InputError, quantity
 from rlrec.policy.slates.page_rules import EVERYWHERE, PageRules
 from rlrec.records import Record
 
@@ -88,7 +88,7 @@ class PageLayout(Record, kw_only=False, eq=False):
         for position, text in (*self.pin_names.items(), self.last_named):
             if position >= size:
                 hint = "ask for a longer page, or leave it out"
-                raise InputError(f"{text}, and the page has {size} positions", hint=hint, field="page")
+                raise InputError(f"{text}, and the page has {quantity(size, 'position')}", hint=hint, field="page")
         if not self.has_caps:
             return
         n_sure, is_exact = self._count_sure(size)

@@ -123,6 +123,8 @@ def test_room_that_is_not_known_is_called_so() -> None:
 def test_a_rule_below_the_page_is_refused(rule: Any) -> None:
     with pytest.raises(InputError, match=r"4.* of the request, and the page has 3 positions"):
         laid_out(rule).check(3)
+    with pytest.raises(InputError, match=r"the page has 1 position\n"):
+        laid_out(rule).check(1)
     if "least" in rule:
         laid_out({}, rule).check(3)  # that of a policy rests
 

@@ -203,7 +203,7 @@ class EstimateRow(Record):
             return LOGGED
         shares = sorted(counted.items(), key=lambda item: -item[1])
         mix = " and ".join(f"{100 * share:.0f} % {name}" for name, share in shares)
-        return f"{LOGGED}, weighed as {mix if has_names else 'below'}"
+        return f"{LOGGED} (weighed as {mix if has_names else 'below'})"
 
     @property
     def is_explored(self) -> bool:

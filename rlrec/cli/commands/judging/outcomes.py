@@ -150,6 +150,8 @@ def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
         for row in rows if row["answer"] in ("better", "worse")
     ]  # fmt: skip
     text = "; ".join(sure) or "no segment surely differs"
+    if n_untested := sum(row["p_value"] is None for row in rows):
+        text += f"; {n_untested} of {quantity(len(rows), 'comparison')} without a verdict so far"
     table = View.select(rows, ("segment", "group", "units", *CELLS), drop=("p_value", "units"))
     return [f"by {rows[0]['by']}: {text} (corrected for {len(rows)} of them; decide by all units)", table, ""]
 

@@ -65,6 +65,8 @@ def test_an_outage_of_the_first_day_moves_no_unit_to_another_segment(ready: Any,
         ready(*LATER, "log", "exclude", "outage", "--where", "until=2030-01-02")
     rows = show(ready, "device", "--json", "--log", users if is_excluded else f"since=2030-01-02,{users}")
     assert [(row["segment"], row["units"]) for row in rows.json["segments"]] == [("desk", 50)]
+    table = show(ready, "device", "--log", users if is_excluded else f"since=2030-01-02,{users}").stdout
+    assert "by device: no segment surely differs; 1 of 1 comparison without a verdict so far (" in table
 
 
 def test_outcomes_of_an_experiment_have_the_same_segments(ready: Any) -> None:
