@@ -79,8 +79,9 @@ def store_files(db: str) -> list[str]:
 
 def ready(store: Store, *, writes: bool = False) -> None:
     """Raises CheckFailed if the store is missing or out of date, before anything else reads it. writes: raise
-    RlrecError if a server's role may not store decisions, too."""
+    RlrecError if decisions cannot be stored, too, since the role may not, or since the file was replaced."""
     with store.read():
         pass
-    if writes and "://" in store.address:
-        store.write(lambda unit: unit.tell("INSERT INTO decision SELECT * FROM decision WHERE id IS NULL"))
+    if writes:  # an empty transaction of SQLite compares its file, and takes no lock
+        statement = "INSERT INTO decision SELECT * FROM decision WHERE id IS NULL"
+        store.write(lambda unit: unit.tell(statement) if unit.postgres else None, lazy=True)

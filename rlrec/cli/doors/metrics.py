@@ -26,7 +26,7 @@ class Metrics:
     def __init__(self, store: Store, writer: SharedWriter) -> None:
         """store: the one that the writer's thread uses; the metrics read it through another connection."""
         self.url, self.now = store.url.render_as_string(hide_password=False), store.now
-        self.pipe, self.registry = writer.pipe, CollectorRegistry()
+        self.pipe, self.registry, writer.count_group = writer.pipe, CollectorRegistry(), self.count_group
         common: dict[str, Any] = {"registry": self.registry, "namespace": "rlrec"}
         self.decisions = Counter(
             "decisions", "Decisions that were drawn and logged; route: that led to the policy, if one did.",

@@ -53,7 +53,8 @@ def evaluation(key: str, answer: dict[str, Any]) -> tuple[int, bytes]:
         unknown = answer["field"] == "policy"
         code = "FLAG_NOT_FOUND" if unknown else "INVALID_CONTEXT"
         status = HTTPStatus.NOT_FOUND if unknown else HTTPStatus.BAD_REQUEST
-        return status, json.dumps({"key": key, "errorCode": code, "errorDetails": answer["error"]}).encode()
+        details = answer["error"] if unknown or not answer["field"] else f"{answer['field']}: {answer['error']}"
+        return status, json.dumps({"key": key, "errorCode": code, "errorDetails": details}).encode()
     arms = [slot["arm"] for slot in answer["slate"]]
     metadata = {name: answer[name] for name in METADATA if answer.get(name) is not None}
     return HTTPStatus.OK, json.dumps({

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 
 import click
 
@@ -40,9 +41,9 @@ def screen(store: Store, show: Show, address: str) -> None:
     with listening(address, allow_remote=False, hint=HINT) as (listener, name):
         pages = PageServer(page_options(store))
         front = ScreenFront(pages, Access(hosts=None if address.startswith("unix:") else LOOPBACK))
-        show({"url": name if address.startswith("unix:") else f"http://{name}/"})
+        show_address = partial(show, {"url": name if address.startswith("unix:") else f"http://{name}/"})
         try:
-            number = asyncio.run(run_until_signal(server(front.application, Limits(), notice), listener))
+            number = asyncio.run(run_until_signal(server(front.application, Limits(), notice), listener, show_address))
         finally:
             pages.close()
     if number != signal.SIGTERM:

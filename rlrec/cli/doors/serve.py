@@ -11,8 +11,9 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -100,9 +101,10 @@ def serve(
             pages = PageServer(page_options(served))
         pipe, access = Pipe(served, patience_s=PATIENCE_S), Access(token=token, hosts=names)
         served.close()  # from now on only the writer's thread uses it
-        show({"listen": name})
         try:
-            number = asyncio.run(_run(pipe, listener, access=access, tls=tls, screen=pages))
+            number = asyncio.run(
+                _run(pipe, listener, partial(show, {"listen": name}), access=access, tls=tls, screen=pages)
+            )
         finally:
             if pages is not None:
                 pages.close()
@@ -146,8 +148,9 @@ def rehearsed(store: Store) -> Iterator[Store]:
 
 
 async def _run(
-    pipe: Pipe, listener: socket.socket, *, access: Access, tls: Mapping[str, Any], screen: PageSource | None
-) -> int:
+    pipe: Pipe, listener: socket.socket, show_address: Callable[[], None], *, access: Access, tls: Mapping[str, Any],
+    screen: PageSource | None,
+) -> int:  # fmt: skip
     """Answer clients of a pipe until a signal arrives. Returns its number. tls: options of uvicorn."""
     from rlrec.cli.doors.metrics import Metrics
     from rlrec.cli.doors.protocol import Limits, server
@@ -162,21 +165,23 @@ async def _run(
     store.notice = notice_soon  # the writer's thread has no command context
     writer = SharedWriter(pipe, loop, db=settings().db)
     meter = Metrics(store, writer)
-    writer.count_group = meter.count_group
     front = Front(writer=writer, limits=limits, access=access, meter=meter, screen=screen)
     served = server(front.application, limits, notice, **tls)
     front.n_clients = lambda: len(served.server_state.connections)
     writer.start()
     try:
-        return await run_until_signal(served, listener)
+        return await run_until_signal(served, listener, show_address)
     finally:
         writer.end()
         await asyncio.to_thread(writer.join)
         store.notice = notice
 
 
-async def run_until_signal(served: BoundedServer, listener: socket.socket) -> int:
-    """Serve until a signal arrives, then answer what has arrived. Returns the number of the signal."""
+async def run_until_signal(
+    served: BoundedServer, listener: socket.socket, show_address: Callable[[], None]
+) -> int:  # fmt: skip
+    """Serve until a signal arrives, then answer what has arrived. Returns the number of the signal. show_address:
+    called as soon as a signal ends the server so."""
     loop, numbers = asyncio.get_running_loop(), list[int]()
 
     def stop(number: int) -> None:
@@ -189,6 +194,7 @@ async def run_until_signal(served: BoundedServer, listener: socket.socket) -> in
     for number in signals.END_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop, number)
+    show_address()
     await served.serve([listener])
     return numbers[0]
 

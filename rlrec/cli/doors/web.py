@@ -56,7 +56,7 @@ class Access(Record):
             name, _, port = host.rpartition(":")
             name = (name if port.isdigit() else host).removesuffix(".")
             if name.lower() not in map(str.lower, self.hosts):
-                message = f"this server is not {name or 'without a name'}: give it --host"
+                message = f"this server is not {name}: give it --host" if name else "a request needs the field Host"
                 raise RefusedRequest(HTTPStatus.MISDIRECTED_REQUEST, message)
         is_screen = for_screen(scope)
         is_embedded = headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")

@@ -133,19 +133,25 @@ class SharedWriter(threading.Thread):
                 return [self._answer([submitted])[0] for submitted in group]
             failure = self.failure(error)
             self.pipe.store.notice(failure.message)
+            self.pipe.recorded = None  # of the group before
+            if n_lines := sum(len(submitted.lines) for submitted in group):
+                self._count([{"error": failure.message, "code": failure.code}] * n_lines, n_lines)
             return [_failed(submitted.lines, failure) for submitted in group]
 
     def _store(self, lines: NumberedLines) -> list[Any]:
         if not lines:
             from rlrec.app.opening import ready
 
-            ready(self.pipe.store)
+            ready(self.pipe.store, writes=True)
             return []
         answers, n_refused = recommend.answer_group(self.pipe, lines, line_type())
-        self.count_group(answers, time.monotonic() - self._began)
-        for name, count in (("lines", len(lines)), ("refused", n_refused), ("groups", 1)):
-            self._counts[name] += count
+        self._count(answers, n_refused)
         return answers
+
+    def _count(self, answers: Sequence[Any], n_refused: int) -> None:
+        self.count_group(answers, time.monotonic() - self._began)
+        for name, count in (("lines", len(answers)), ("refused", n_refused), ("groups", 1)):
+            self._counts[name] += count
 
     def failure(self, error: Exception) -> RlrecError:
         """The error that clients see, without passwords."""

@@ -238,7 +238,7 @@ def transaction(
                 yield connection
                 if write and not postgres and connection.info["file"] != file_identity(address):
                     message = f"the store {address} was deleted or replaced while it was open"
-                    raise RlrecError(message, hint="nothing more was stored")
+                    raise RlrecError(message, hint="nothing more was stored; a new start opens what is there now")
                 is_unchanged = connection.info.get("unchanged")
                 if is_unchanged is not None and is_unchanged != file_state(address):
                     raise StoreBusy(f"the store {address} was written while it was read", hint="repeat the command")

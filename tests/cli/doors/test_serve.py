@@ -30,7 +30,7 @@ from rlrec.app.upkeep import doctor
 from rlrec.cli.doors import writer as writing
 from rlrec.cli.doors.metrics import Metrics
 from rlrec.cli.doors.protocol import BoundedServer, Limits, server
-from rlrec.cli.doors.serve import listening
+from rlrec.cli.doors.serve import listening, run_until_signal
 from rlrec.cli.doors.web import Access, Front
 from rlrec.cli.doors.writer import GROUP, SharedWriter
 from rlrec.cli.program.shared import NOTHING_STORED
@@ -756,8 +756,32 @@ def test_lines_that_stop_a_group_fail_alone(kiosk: str) -> None:
                 b"".join(http(jsonl([ask(session=session)])) for session in ("a", "poison", "b", "poison", "c"))
             )
             assert [client.read()[0] for _ in range(5)] == [200, 500, 200, 500, 200]
+            client.socket.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b'rlrec_refused_total{code="1"} 2.0' in client.read()[1]
+            assert (front.writer.counts()["lines"], front.writer.counts()["refused"]) == (5, 2)
 
     fronted(kiosk, talk, pipe=Fragile)
+
+
+def test_a_store_that_was_moved_away_is_not_healthy(kiosk: str) -> None:
+    def talk(address: str, _: Fronted) -> None:
+        with Client(address) as client:
+            assert client.health()["ok"]
+            os.rename(kiosk, f"{kiosk}.old")
+            health = client.health()
+            assert (health["ok"], "was deleted or replaced" in health["error"]) == (False, True)
+
+    fronted(kiosk, talk)
+
+
+def test_a_signal_right_after_the_address_is_shown_ends_the_server_as_later(kiosk: str) -> None:
+    async def run(listener: socket.socket) -> int:
+        return await run_until_signal(
+            server(None, Limits(), print), listener, lambda: os.kill(os.getpid(), signal.SIGTERM)
+        )
+
+    with listening("127.0.0.1:0", allow_remote=False) as (listener, _):
+        assert asyncio.run(run(listener)) == signal.SIGTERM
 
 
 # -- where it listens --

@@ -161,6 +161,10 @@ def test_an_openfeature_client_draws_an_arm(kiosk: str) -> None:
         ):
             status, error = fetch(address, "/ofrep/v1/evaluate/flags/home", body)
             assert (status, error["errorCode"].startswith(code)) == (400, True)
+        body = b'{"context": {"targetingKey": 5}}'
+        assert (
+            fetch(address, "/ofrep/v1/evaluate/flags/home", body)[1]["errorDetails"] == "session: expected text, got 5"
+        )
 
 
 @pytest.mark.slow
@@ -191,6 +195,7 @@ def test_a_token_a_name_and_a_certificate_are_asked_for(kiosk: str, tmp_path: Pa
         assert ask(bearer) == 200
         assert [ask({}, path) for path in ("/healthz", "/metrics", "/openapi.json")] == [200, 401, 401]
         assert ask(bearer | {"Host": "evil.example"}) == 421
+        assert answer(bearer | {"Host": ""})[1]["error"] == "a request needs the field Host"
         assert ask(bearer | {"Origin": "https://evil.example"}) == 403
         host, _, port = address.rpartition(":")
         with tls.wrap_socket(socket.create_connection((host, int(port))), server_hostname=host) as idle:
