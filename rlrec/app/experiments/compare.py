@@ -100,6 +100,7 @@ def show(
         changes = [] if route is None or log else routes.history(unit, route.route_id)[::-1]
         led_to = [*dict.fromkeys(change.policy for change in changes)][::-1]
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
+        span_us = selected.covered_us(unit, replace(study.selection, since=first_at))
         is_running = experiment.status == "running" and not log
         arrivals = plan.NewUnits.count(unit, study) if is_running else None
         planned = arrivals and plan.experiment_plan(collected, arrivals, plan.Request(level=level))
@@ -157,7 +158,7 @@ def show(
         fixed=fixed, since=first_at,
         phases=_phases(experiment, phases, collected) if len(phases) > 1 else [],
         equal_age_days=WEEK if aged_us > (WEEK + 1) * DAY_US else max(0, aged_us // (2 * DAY_US)),
-        units_per_day=sum(assigned.values()) / (span_us / DAY_US) if (span_us := covered[1] - first_at) > 0 else None,
+        units_per_day=sum(assigned.values()) * DAY_US / span_us if span_us > 0 else None,
         new_units_per_day=arrivals and arrivals.pace, plan=planned, segments=collected.segments(),
         **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),
         **({} if route is None else {"route": route.route, "led_to": led_to, "led_since": format_time(route.at)}),

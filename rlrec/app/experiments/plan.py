@@ -204,14 +204,14 @@ class NewUnits(Record, eq=False):
     @classmethod
     def count(cls, unit: Unit, study: Study) -> NewUnits:
         """The new units of a study. Of an experiment on users, no more come than the store has, and newcomers."""
-        first_at, last_at = selected.times(unit, study.selection)
-        length = ceil((last_at - first_at + 1) / STRETCHES)
+        first_at, _ = selected.times(unit, study.selection)
+        length = ceil((selected.covered_us(unit, study.selection) + 1) / STRETCHES)
         new = people.arrivals(unit, study.selection, since=first_at, length=length, by_session=study.by_session)
         counts = np.bincount(np.fromiter(new, np.int64), list(new.values()), STRETCHES).cumsum()
         units = cls(counts=counts, days=STRETCHES * length / DAY_US, by_session=study.by_session)
         if study.experiment is None or study.by_session:
             return replace(units, newcomers=units.pace)
-        population, newcomers = people.count_users(unit, last_at - STRETCHES * length // 2)
+        population, newcomers = people.count_users(unit, first_at + STRETCHES * length // 2)
         return replace(units, population=float(population), newcomers=min(units.pace, 2 * newcomers / units.days))
 
     def add_population(self, unit: Unit, selection: Selection, *, since: int) -> NewUnits:

@@ -197,6 +197,23 @@ def times(unit: Unit, selection: Selection) -> tuple[int, int]:
     return first, last
 
 
+STRETCHES, MAX_COUNTED = 1_000, 20_000  # of a log, and decisions that tell in which of these there are some
+
+
+def covered_us(unit: Unit, selection: Selection) -> int:
+    """The time that the selected decisions cover: from the first one to when the next one was to be expected, which is
+    a day after the last one where all come at one hour of the day. 0 where all came at once."""
+    first, last = times(unit, selection)
+    if first == last or unit.folder is not None:
+        return last - first
+    first_id, last_id = id_ends(unit)
+    text = f"SELECT count(DISTINCT (d.at - {first}) * {STRETCHES} / {last - first + 1}) FROM decision d"
+    stride = 1 + (last_id - first_id) // MAX_COUNTED
+    tests = f"d.id / {stride} * {stride} = d.id AND {scan_tests(unit, selection)}"
+    filled = max(2, int(unit.ask_value(f"{text} WHERE {tests}")))
+    return round((last - first) * (1 + 1 / (filled - 1) - 1 / (STRETCHES - 1)))
+
+
 def lacks_times(unit: Unit, selection: Selection) -> bool:
     """Whether the selected decision with the newest id was imported without a time, so that it has the time of its
     import."""
