@@ -57,6 +57,13 @@ def is_growing(row: Mapping[str, Any]) -> bool:
     return difference_direction(row) in ("more", "less") and set() < {*row["reasons"]} <= GROWING
 
 
+def shown_p(row: Mapping[str, Any]) -> float | None:
+    """The p-value of a difference, where it belongs to the answer: one of the time so far would be taken for one."""
+    is_so_far = row["answer"] == "unknown" and {*GROWING, "turned"} & {*row["reasons"]}
+    p_value: float | None = None if is_so_far else row["p_value"]
+    return p_value
+
+
 def gate_direction(gate: Mapping[str, Any]) -> str:
     """The direction of the gain in a gate's look."""
     return direction(gate["lower"], gate["upper"], tolerance=rounding(gate["value"], gate["live_value"]))
@@ -279,7 +286,8 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
         return newer
     if (since := answer.get("pruned_until")) and any("picked-decisions" in row["reasons"] for row in rows):
         command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {since}"
-        return [f"`{command} --reward {rows[0]['reward']}` compares the {answer['unit']}s whose visits are all stored"]
+        missing = f"what {answer['unit']}s earned before {since} was deleted by `rlrec db prune`"
+        return [f"{missing}: `{command} --reward {rows[0]['reward']}` compares those who came since"]
     if not days or not any("young-units" in row["reasons"] for row in rows):
         return []
     rewards = "".join(f" --reward {name}" for name in dict.fromkeys(row["reward"] for row in rows))
@@ -314,7 +322,7 @@ def ending_command(answer: Mapping[str, Any]) -> list[str]:
 def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
     """The command that compares newer units alone, where the difference in reward of older ones has the other sign."""
     rows = [row for row in (answer.get("unit_differences") or answer["differences"]) if "turned_at" in row]
-    rewarded = [row for row in rows if row["reward"] and "turned" in row["reasons"]]
+    rewarded = [row for row in rows if row["reward"]]
     if not rewarded:
         return []
     since = max(row["turned_at"] for row in rewarded)
@@ -408,22 +416,20 @@ def _lost_visits(
 ) -> str:  # fmt: skip
     """A clause that says that a group has fewer visits, if its reward is not worse; two unknown answers are no
     finding."""
-    if visits is None or not _falls(visits) or not earned["reward"] or earned["answer"] == "worse":
+    if not earned["reward"] or earned["answer"] == "worse" or visits is None:
         return ""
-    if {earned["answer"], visits["answer"]} == {"unknown"} or not visits["relative"]:
-        return ""
-    clause = f"; but it brings people back less often: {percent(visits['relative'])} % visits per {unit}"
-    return clause if equal_ages else f"{clause} so far"
+    words = fewer_visits(visits, unit, equal_ages=equal_ages)
+    is_finding = words and {earned["answer"], visits["answer"]} != {"unknown"}
+    return f"; but it {words}" if is_finding else ""
 
 
-def fewer_visits(rows: Sequence[Mapping[str, Any]], name: str, unit: str) -> list[str]:
-    """A sentence that says that a group brings people back less often than the first one. rows: differences."""
-    rows = [row for row in rows if (row["metric"], row["group"]) == ("visits", name)]
-    return [
-        f"{name} brings people back less often than {row['against']}: {percent(row['relative'])} % visits per {unit}"
-        for row in rows
-        if _falls(row) and row["relative"]
-    ]
+def fewer_visits(visits: Mapping[str, Any], unit: str, *, equal_ages: bool = False) -> str:
+    """Words that say that a group brings people back less often than the first one, empty where it does not. visits:
+    their difference."""
+    if not _falls(visits) or not visits["relative"]:
+        return ""
+    so_far = "" if equal_ages else " so far"
+    return f"brings people back less often: {percent(visits['relative'])} % visits per {unit}{so_far}"
 
 
 def _falls(row: Mapping[str, Any]) -> bool:

@@ -91,6 +91,12 @@ def date(day: int) -> str:
     return format_time(day * DAY_US)[:10]
 
 
+def middle(first: int, last: int) -> str:
+    """The time in the middle of two; its day alone, where that is later than the day of the first one."""
+    text = format_time((first + last) // 2)
+    return text[:10] if text[:10] != format_time(first)[:10] else f"{text[:19]}Z"
+
+
 def parse_local(text: str) -> int:
     """The time that `parse` reads; without an offset it is in the time zone."""
     return parse(text, default=zone or UTC)

@@ -26,6 +26,7 @@ from rlrec.sentences import (
     percent,
     plan_sentence,
     rounding,
+    shown_p,
     time_text,
 )
 
@@ -172,11 +173,15 @@ def test_a_sure_answer_names_the_command_that_acts_on_it() -> None:
 
 def test_fewer_visits_are_said_again_at_the_end() -> None:
     visits = difference("visits", "unknown", -0.38, reasons=["young-units"])
-    assert fewer_visits([visits], "new", "user") == [
-        "new brings people back less often than old: -38 % visits per user"
-    ]
-    assert fewer_visits([visits], "old", "user") == []
-    assert fewer_visits([difference("visits", "unknown", -0.01)], "new", "user") == []
+    assert fewer_visits(visits, "user") == "brings people back less often: -38 % visits per user so far"
+    assert fewer_visits(difference("visits", "unknown", -0.01), "user") == ""
+
+
+def test_a_p_value_of_the_time_so_far_is_not_shown() -> None:
+    """An answer that may still turn stands beside no p-value that looks like a proof."""
+    young = difference("reward_per_unit", "unknown", -0.38, reasons=["young-units"])
+    rows = [young, {**young, "reasons": []}, {**young, "answer": "worse"}]
+    assert [shown_p({**row, "p_value": 6e-24}) for row in rows] == [None, 6e-24, 6e-24]
 
 
 def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
@@ -231,7 +236,7 @@ def test_newer_units_are_compared_from_the_time_when_a_difference_turned() -> No
     (line,) = equal_ages(answer, "country=at")
     command = "rlrec outcomes --experiment ab --entered-since 2026-01-04T00:00:00Z --reward default --log country=at"
     assert line == f"`{command}` compares the users that came since"
-    assert equal_ages({**answer, "unit_differences": [{**turned, "reasons": []}]}, None) == []
+    assert equal_ages({**answer, "unit_differences": [difference("visits", "unknown", 0.2)]}, None) == []
 
 
 def test_a_gain_that_costs_visits_says_so() -> None:

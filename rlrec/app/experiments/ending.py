@@ -48,9 +48,10 @@ def stop(
         compared = _differences(figures, promote)
         unit_name, guards = figures["unit"], [row for row in figures["guards"] if row["group"] == promote]
         lost = [guard_sentence(row, unit_name) for row in guards if row["answer"] == "lost"]
-        texts, visits = _doubts(compared, promote, unit_name), figures["unit_differences"]
+        texts = _doubts(compared, promote, unit_name)
         is_doubtful = bool(texts or lost)
-        lost += fewer_visits(visits, promote, unit_name)
+        groups = [row for row in figures["unit_differences"] if (row["metric"], row["group"]) == ("visits", promote)]
+        lost += [f"{promote} {words}" for row in groups if (words := fewer_visits(row, unit_name))]
         doubts = join_doubts([*texts, *lost]) if is_doubtful else ""
         if doubts and not (anyway or (confirm is not None and confirm(f"{doubts}. Promote {promote} all the same?"))):
             ends = f"`rlrec {COMMAND} {name}` ends it without a promotion, --anyway promotes {promote} all the same"

@@ -316,7 +316,7 @@ class StudyFigures(Record, eq=False):
         """The difference of a metric between a group and the first one."""
         compared, labels = self.compare(group, metric), self.groups.labels
         past: dict[str, Any] = {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
-        if self.declaration is not None and (at := self.turning_point(group, metric)) is not None:
+        if "turned" in compared.reasons and (at := self.turning_point(group, metric)) is not None:
             past["turned_at"] = times.format_time(at)
         names = {"group": labels[group], "against": labels[0], "metric": metric.name, "reward": self._reward(metric)}
         variants = () if self.study.experiment is None else self.study.experiment.variants
@@ -337,6 +337,10 @@ class StudyFigures(Record, eq=False):
         if (group, metric) in self._tests:
             p_value, alpha = self._tests[group, metric]
             return replace(self._bounded(compared, group, alpha), p_value=p_value)
+        for key in self._tests:
+            rival = self._compared(*key)
+            if key[0] == group and (rival.value, rival.std_error) == (compared.value, compared.std_error):
+                return replace(self.compare(*key), p_value=None)  # as of a mean per visit where everybody came once
         result = replace(self._bounded(compared, group, 1 - self.level), p_value=None)
         rows = len(metrics(self.study)) * (len(self.groups.labels) - 1)
         is_far = self._bounded(compared, group, ALARM / rows, tuned=ALARM / rows).is_off_zero

@@ -26,6 +26,7 @@ from rlrec.sentences import (
     guard_sentence,
     plan_sentence,
 )
+from rlrec.times import middle, parse
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import GuardName
@@ -250,7 +251,9 @@ def _view(result: app.compare.VariantComparison, level: float, *, details: bool)
     explained = [f"left out, as nothing varies there yet: {', '.join(constant)}"] if constant and details else []
     if not details:
         telling = {ANSWERING, *(row["metric"] for row in (*result["metric"], *result["guards"]))}
-        telling |= {row["metric"] for row in compared if row["answer"] in ("better", "worse")}
+        decided = {(row["group"], row["value"]) for row in compared if row["p_value"] is not None}
+        sure = (row for row in compared if row["answer"] in ("better", "worse"))
+        telling |= {row["metric"] for row in sure if (row["group"], row["value"]) not in decided}
         shown = [row for row in shown if row["metric"] in telling]
         compared = [row for row in compared if row["metric"] in telling]
     explained += app.outcomes.explanations([*shown, *compared, *(result["differences"] if details else [])])
@@ -274,11 +277,14 @@ def _view(result: app.compare.VariantComparison, level: float, *, details: bool)
 
 def _learners(result: app.compare.VariantComparison) -> list[str]:
     """A line on variants that learn, whose figures are averages over all that they knew at times."""
-    if not (labels := [row["variant"] for row in result["variants"] if row["learns"]]):
-        return []
-    newer = (
-        f"`rlrec outcomes --experiment {result['experiment']} --entered-since DATE` compares newer {result['unit']}s"
+    labels, first, last = (
+        [row["variant"] for row in result["variants"] if row["learns"]],
+        *(parse(result[end] or result["created_at"]) for end in ("first_at", "last_at")),
     )
+    if not labels or first == last:
+        return []
+    command = f"rlrec outcomes --experiment {result['experiment']} --entered-since {middle(first, last)}"
+    newer = f"`{command}` compares the {result['unit']}s of its second half"
     return [f"{' and '.join(labels)} learned meanwhile, so that these are averages over what they knew: {newer}"]
 
 

@@ -14,7 +14,7 @@ from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, NAME, TIME
 from rlrec.errors import quantity
-from rlrec.sentences import DEFAULT_REWARD, earned_sentences, newer_units
+from rlrec.sentences import DEFAULT_REWARD, earned_sentences, newer_units, shown_p
 from rlrec.times import format_duration
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> Vi
         line: list[Any] = ["" if name == last_name else name, *group]
         line += [row["value"], row["lower"], row["upper"], row["units"]]
         difference = by_key.get(_key(row), _NO_DIFFERENCE)
+        difference = {**difference, "p_value": shown_p(difference) if difference else None}
         line += [_percent(difference.get(name)) if name in PERCENT else difference.get(name) for name in compared]
         body.append(line)
         last_name = name

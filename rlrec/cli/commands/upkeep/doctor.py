@@ -72,11 +72,11 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
         n_checks, decisions = len(app.doctor.CHECKS) - len(report.left_out), report.checked["decisions"]
         conclude(show, f"{n_checks} checks of {quantity(decisions, 'decision')}: {result}.")
     else:
-        errors = sum(finding.severity == "error" for finding in report.findings)
+        checks = [finding.check for finding in report.findings if finding.severity == "error"]
         hint = "nothing was changed; restore a backup as `rlrec help data` says, or export what is sound"
-        if any(finding.check == "shown" for finding in report.findings):
-            hint += "; `rlrec evaluate uniform` says how to import a log anew"
-        raise CheckFailed(f"doctor found {quantity(errors, 'error')}", hint=hint)
+        if {*checks} <= {"shown"}:
+            hint = "no backup helps: `rlrec import-log FILE` into a new store with the right propensities"
+        raise CheckFailed(f"doctor found {quantity(len(checks), 'error')}", hint=hint)
 
 
 def _view(report: app.doctor.Report, overview: list[dict[str, Any]]) -> View:

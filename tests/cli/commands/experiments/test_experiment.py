@@ -349,10 +349,25 @@ def test_a_variant_that_brings_users_back_but_earns_less_per_decision_is_said_to
     assert re.search(r"b - a: -[0-9.]+ a decision \(decisions-differ\)\n", text)
 
 
+def test_a_mean_per_visit_of_people_who_come_once_has_the_answer_per_person(ready: Any) -> None:
+    """The same figures never stand beside two answers."""
+    create(ready)
+    lines = "".join(f'{{"experiment": "ab", "session": "{n}", "user": "{n}"}}\n' for n in range(240))
+    answers = ready("recommend", "--input", "-", stdin=lines).lines
+    click(ready, [row["decision_id"] for n, row in enumerate(answers) if n % 5 == 0 or row["variant"] == "b"])
+    rows = ready("--now", LATER, "experiment", "show", "ab", "--json").json["unit_differences"]
+    answered = {row["metric"]: (row["value"], row["lower"], row["answer"], row["reasons"]) for row in rows}
+    assert answered["reward_per_visit"] == answered["reward_per_unit"]
+    assert answered["reward_per_unit"][2:] == ("better", [])
+    text = ready("--now", LATER, "experiment", "show", "ab").stdout
+    assert "reward_per_visit" not in text  # which would say it twice
+
+
 def test_days_count_the_time_in_which_nobody_new_comes(sqlite_db: str) -> None:
-    """All 80 users come on the first of five days, and again later: the traffic is that of four days, not of none."""
+    """All 80 users come on the first of five days, and again later: the traffic is that of five days, not of one."""
     run = filled(sqlite_db, bring_back)
-    assert run("--now", LATER, "experiment", "show", "ab", "--json").json["units_per_day"] == 20
+    answer = run("--now", LATER, "experiment", "show", "ab", "--json").json
+    assert answer["units_per_day"] == pytest.approx(80 / 5, rel=0.01)
 
 
 def test_every_reward_leads_with_its_difference_per_unit(sqlite_db: str) -> None:

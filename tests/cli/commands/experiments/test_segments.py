@@ -108,9 +108,9 @@ def test_a_prune_after_the_assignment_leaves_no_answer(ready: Any) -> None:
     assert all((row["p_value"], row["answer"]) == (None, "unknown") for row in rows)
     assert all("picked-decisions" in row["reasons"] for row in rows)
     words = ("outcomes", "--experiment", "ab", "--entered-since", "2030-01-02")
-    named = (
-        f"`rlrec {' '.join(words)}T00:00:00.000000Z --reward default` compares the users whose visits are all stored"
-    )
+    day = "2030-01-02T00:00:00.000000Z"
+    command = f"`rlrec {' '.join(words[:-1])} {day} --reward default` compares those who came since"
+    named = f"what users earned before {day} was deleted by `rlrec db prune`: {command}"
     assert named in ready(*LATER, "experiment", "show", "ab").stdout.splitlines()
     since = ready(*LATER, *words, "--json").json
     assert all("picked-decisions" not in row["reasons"] for row in since["differences"])
