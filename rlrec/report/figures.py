@@ -181,7 +181,9 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
         name = row.name if row.by is None else f"{row.name}, {row.by} {row.group.label}"
         label = f"{name}, {estimate.estimator}" if names_estimator else name
         # a value next to an unknown answer would be taken for the answer
-        note = UNKNOWN if claim.answer == "unknown" else f"{number(value)}, {verdict}"
+        note = (
+            UNKNOWN if claim.answer == "unknown" else claim.answer if value is None else f"{number(value)}, {verdict}"
+        )
         intervals.append(Interval(label, value, estimate.lower, estimate.upper, note, VERDICTS[verdict]))
         shows_lift = claim.answer != "unknown" or claim.needed is not None
         lift = (claim.value, claim.lower, claim.upper) if shows_lift else (None, None, None)
@@ -239,7 +241,13 @@ def comparison(answer: VariantComparison) -> Figure | None:
         bounds = [None if scale is None or row[side] is None else scale * row[side] for side in BOUNDS]
         figures = f"{100 * relative:+.1f}\u00a0%, {verdict}" if relative else verdict
         note = UNKNOWN if verdict == "unknown" else figures
-        cells = [row["group"], name, *(row[side] for side in BOUNDS), relative and 100 * relative, row["p_value"]]
+        cells = [
+            row["group"],
+            name,
+            *(row[side] for side in BOUNDS),
+            relative and 100 * relative,
+            sentences.shown_p(row),
+        ]
         line = Interval(f"{row['group']}: {name}", bounds[0], bounds[1], bounds[2], note, LOOKS[verdict])
         lines.append((line, [*cells, verdict, ", ".join(row["reasons"])]))
     intervals = [line for line, _ in lines if line.value is not None]

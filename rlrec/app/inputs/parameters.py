@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Iterator, Mapping
 from math import nan
 from pathlib import Path
@@ -17,13 +18,15 @@ from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.policy.contexts.encoder import Encoder
 from rlrec.policy.contexts.features import value_of
 from rlrec.policy.slates.page_rules import declared
-from rlrec.records import Reward
+from rlrec.records import Reward, Version
+from rlrec.sentences import DEFAULT_REWARD
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import parse
 from rlrec.store.policies import arms, policies
 
 FILES = {"probabilities"}  # parameters whose value is a file
 ANY_VALUE = "*"  # stands for every value of a context field
+TIMELESS = ("discount", "window")  # parameters that a log does not teach
 MIN_COUNT, MAX_COUNT = 1e-6, 1e9  # bounds of pseudo-counts within which probabilities are exact
 
 
@@ -208,3 +211,21 @@ def prior(path: Path) -> dict[str, tuple[float, float]]:
             raise InputError(f"{line} is no prior for arm {arm!r}", hint=hint)
         priors[arm] = alpha, beta
     return priors
+
+
+def sweep_command(version: Version, options: Mapping[str, str]) -> str | None:
+    """The command that judges the kind and the parameters of a version on rows that did not teach it; None for a kind
+    that no sweep plays. options: of the command that judged it, with which these are read."""
+    policy = version.policy
+    if not kinds.learns_from_slots(policy.kind):
+        return None
+    defaults, texts = kinds.parameters(policy.kind), dict[str, str]()
+    for name, value in policy.params.items():
+        if name not in (*TIMELESS, kinds.BUDGET) and value != defaults.get(name, ""):
+            texts[name] = f"{value:.12g}" if isinstance(value, float) else str(value)
+    reward = {} if version.reward.name == DEFAULT_REWARD else {"reward": version.reward.name}
+    words = ["rlrec sweep --kinds", policy.kind]
+    words += [
+        f"--param {shlex.quote(f'{policy.kind}:{name}={text}')}" for name, text in texts.items() if "," not in text
+    ]
+    return " ".join([*words, *(f"--{name} {shlex.quote(text)}" for name, text in {**reward, **options}.items())])

@@ -185,6 +185,15 @@ def find(
     return result["sentence"]
 
 
+def last_reward(store: Store) -> str | None:
+    """The reward of the last answer, which `status` shows; None without one."""
+    from rlrec.store.log import activity
+
+    with store.read() as unit:
+        run = activity.last_run(unit, activity.BEST_POLICY)
+    return None if run is None else str(run.options["reward"])
+
+
 def answer(unit: Unit, reward: str, log: str | None) -> Result:
     """The answer, in an open transaction. Raises CheckFailed for a log that cannot show effects."""
     from rlrec.app.evaluation.passes import arm_effects

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,8 +30,8 @@ from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
 from rlrec.store.log.selected import Selection
-from rlrec.store.policies import policies
-from rlrec.times import SECOND, date, day_of, format_time
+from rlrec.store.policies import policies, routes
+from rlrec.times import SECOND, date, day_of, format_time, middle
 
 __all__ = ["EmptyLog", "Request", "Workers", "answering_rows", "evaluate", "explained", "log_read", "reasons_in_words"]
 NAMED = 3  # new arms that a line names at most
@@ -45,7 +45,7 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
     options = {name: value for name in ("log", "reward", "cluster") if (value := getattr(request, name)) is not None}
     with log_stores.opened(store, request.log) as (log_store, log), log_store.read() as unit, bulk.alongside(unit):
         selection = filters.selection(unit, log)
-        untaught = live_versions.notice_successors(store, unit, request.targets)
+        untaught = live_versions.notice_successors(store, unit, request.targets, options)
         paced = {policy.name: policy for policy in policies.all_policies(unit) if policy.params.get("budget")}
         is_paced = request.reward is not None or {lookup.split(target)[0] for target in request.targets} <= {*paced}
         for policy in () if is_paced else paced.values():
@@ -65,8 +65,15 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                     names = sorted({row.reward for row in rows})
                     notice_uncounted(unit, store, [lookup.reward(unit, name) for name in names])
                 at = _changed_at(unit, selection, rows)
-                for sentence in _bygone(unit, selection, rows):
-                    store.notice(sentence)
+                shares = {
+                    row.name: {logger.version: share for logger, share in row.estimate.logger_shares}
+                    for row in answering_rows(rows)
+                    if row.by is None and not row.target_loggers
+                }
+                words = "".join(f" --{name} {shlex.quote(text)}" for name, text in options.items() if name != "log")
+                for name, (sentence, log_filter) in former_rivals(unit, selection, shares).items():
+                    command = f"rlrec evaluate {name} --log {filters.join_filters(log, log_filter)}{words}"
+                    store.notice(f"{sentence}: `{command}` compares it with that")
                 return [replace(row, options=options, untaught=untaught.get(row.name), changed_at=at) for row in rows]
         except EmptyLog as error:
             if error.wait_us is not None:
@@ -128,19 +135,27 @@ def _with_visits(
     return [replace(row, is_answer=id(row) in chosen_ids) for row in (*visits.values(), *rows)] if visits else rows
 
 
-def _bygone(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -> list[str]:
-    """A sentence for each target that is compared mostly with others than the policy that served last."""
-    newest_page = next(iter(selected.newest_pages(unit, selection, 1)), None) if unit.folder is None else None
-    if newest_page is None or not any(row.estimate.logger_weights for row in rows):
-        return []
-    serving = policies.by_id(unit, [newest_page.version_id])[newest_page.version_id].reference
-    policy = lookup.split(serving)[0]
-    return [
-        f"{100 - 100 * share:.0f} % of what {row.name} is compared with is not {serving}, which served last: "
-        f"`rlrec evaluate {row.name} --log policy={policy}` compares it with that"
-        for row in answering_rows(rows)
-        if "@" not in policy and 0 < (share := row.logger_shares.get(serving, 0.0)) < 0.5 and row.by is None
-    ]
+def former_rivals(
+    unit: Unit, selection: Selection, shares: Mapping[str, Mapping[str | None, float]]
+) -> dict[str, tuple[str, str]]:
+    """For each target that is compared mostly with others than the policy that serves now, a sentence that says so, and
+    the filter that selects what this policy logged. shares: of the loggers of each target, by version."""
+    if unit.folder is not None or not (shares := {name: by_logger for name, by_logger in shares.items() if by_logger}):
+        return {}
+    changes = routes.newest_changes(unit)
+    names = {change.policy for change in changes if not change.running}
+    if not changes:  # without routes, who asks names the policy
+        (page,) = selected.newest_pages(unit, selection, 1)
+        names = {policies.by_id(unit, [page.version_id])[page.version_id].policy.name}
+    if len(names) != 1 or "@" in (policy := names.pop()):
+        return {}
+    sentences = dict[str, tuple[str, str]]()
+    for target, by_logger in shares.items():
+        share = sum(number for name, number in by_logger.items() if name and lookup.split(name)[0] == policy)
+        if 0 < share < 0.5:
+            sentence = f"{100 - 100 * share:.0f} % of what {target} is compared with is not {policy}, which serves now"
+            sentences[target] = sentence, f"policy={policy}"
+    return sentences
 
 
 def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -> str | None:
@@ -155,6 +170,19 @@ def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -
     times = {change["at"] for by_arm in changes for arm, change in by_arm.items() if arm != newest.ALL_ARMS}
     first, last = (format_time(at) for at in (rows[0].extent.first_at, rows[0].extent.last_at))
     return max((at for at in times if first < at <= last), default=None)
+
+
+def comparable(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
+    """The rows of one table. Where targets are judged on different rows, one that is compared with itself has no
+    figures, since these would be taken for a comparison with the others."""
+    if len({f"{row.estimate.served or 0.0:.3g}" for row in rows}) < 2:
+        return [*rows]
+    return [
+        replace(row, estimate=replace(row.estimate, value=None, lower=None, upper=None, served=None))
+        if row.target_loggers
+        else row
+        for row in rows
+    ]
 
 
 def explained(rows: Sequence[EstimateRow]) -> list[str]:
@@ -229,7 +257,7 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
                 reason = SERVED
             elif reason == "in-sample" and judged[0].spares_gate and "split=" not in judged[0].options.get("log", ""):
                 reason = SPARED
-            elif reason == "in-sample" and judged[0].sweep_kind is not None:
+            elif reason == "in-sample" and judged[0].sweep_version is not None:
                 reason = REPLAYED
             elif reason == "drift" and judged[0].has_later_drift:
                 reason = LATER
@@ -250,13 +278,19 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     names = {"target": " ".join([name, *words]), "log": log and f"{log},"}
     loggers = [logger.version for logger in row.estimate.logger_weights if logger.version and logger.weight]
     names |= {"logger": loggers[-1], "others": f" ({', '.join(loggers[:-1])})"} if loggers else {}
-    names |= {} if row.sweep_kind is None else {"kind": row.sweep_kind}
+    if reason == REPLAYED and row.sweep_version is not None:
+        from rlrec.app.inputs.parameters import sweep_command  # which few answers name
+
+        names["sweep"] = sweep_command(row.sweep_version, row.options) or ""
     names["end"] = f"{format_time(extent.last_at + SECOND)[:19]}Z"  # the first second after the log
-    first, middle = (format_time(at) for at in (extent.first_at, (extent.first_at + extent.last_at) // 2))
     if reason == "drift" and row.changed_at is not None:
-        return names | {"middle": f"{row.changed_at[:19]}Z"}
-    has_days = first[:10] != middle[:10]
-    return names | ({} if first == middle else {"middle": middle[:10] if has_days else f"{middle[:19]}Z"})
+        order = (
+            ""
+            if row.version is None
+            else ", once `rlrec doctor` names no rebuild: till then beliefs still count what came before"
+        )
+        return names | {"middle": f"{row.changed_at[:19]}Z", "order": order}
+    return names | ({"middle": middle(extent.first_at, extent.last_at)} if extent.span_us else {})
 
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:
@@ -296,11 +330,15 @@ def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
     by_target: dict[str, dict[str, list[float]]] = {}
     served: dict[tuple[str, str | None], set[str]] = {}
     for row in rows:
-        served.setdefault((row.estimate.estimator, row.group.name), set()).add(f"{row.estimate.served or 0.0:.3g}")
+        if row.estimate.served is not None:
+            served.setdefault((row.estimate.estimator, row.group.name), set()).add(f"{row.estimate.served:.3g}")
         weights = by_target.setdefault(row.name, {})
         for logger in () if row.target_loggers else row.estimate.logger_weights:
             weights.setdefault(logger.version or "all others", []).append(logger.weight)
     lines = [f"log of {target}: {taken_loggers(target, weights)}" for target, weights in by_target.items() if weights]
     has_several = any(len(figures) > 1 for figures in served.values())
     comparison = "`as served` differs, as targets are judged on different rows: neither values nor lifts compare them"
-    return lines + [f"{comparison}; --log all judges all on the same rows"] * has_several
+    lines += [f"{comparison}; --log all judges all on the same rows"] * has_several
+    joint_rows = (row for row in rows if row.estimate.simultaneous_lower is not None and not row.target_loggers)
+    joint_names = {row.name for row in joint_rows}
+    return lines + [f"bounds of lifts hold for all {len(joint_names)} targets together"] * (len(joint_names) > 1)

@@ -88,7 +88,8 @@ class Result:
 
     reward: shared by the parts, None without a policy. period: of `over_time`, hour, day or week; weeks: the same by
     whole weeks, None with fewer than two; earlier, excluded: decisions that `since` and exclusions leave out; judged:
-    decisions for estimates and exposure, None for all; best: the sentence that names the best known policy"""
+    decisions for estimates and exposure, None for all; best: the sentence that names the best known policy; audit:
+    what `doctor` found last"""
 
     created_at: str
     log: str
@@ -112,6 +113,7 @@ class Result:
     curves: list[CurveAnswer] = field(default_factory=list)
     trained: list[Training] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    audit: str | None = None
     remarks: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
 
@@ -233,6 +235,9 @@ class _Gathering(_Ranking):
         answer.trained = fill("training", self._trained) or []
         beliefs = (fill("beliefs", policy_beliefs.show, self.store, policy.name) for policy in self._shown())
         answer.beliefs = [belief for belief in beliefs if belief is not None]
+        if (run := activity.last_run(self.unit, "doctor")) is not None:
+            errors, warnings = (quantity(run.result[f"{name}s"], name) for name in ("error", "warning"))
+            answer.audit = f"{errors} and {warnings} at {format_time(run.at)[:16]}Z"
         findings = fill("health", self.quick_findings, on_its_clock=self.store.now is None) or []
         audited = {finding.check for finding in findings}
         answer.findings = [*findings, *(row for row in self._failed_checks() if row.check not in audited)]
@@ -285,8 +290,7 @@ class _Gathering(_Ranking):
 
     def _estimates(self) -> None:
         """The targets, grouped by the reward that they learn, each group evaluated as in `evaluate`. A learning policy
-        that serves is also compared with uniform, which comes last and separately, since intervals widen with the
-        number of targets."""
+        that serves is also compared with uniform, which comes last."""
         answer, by_reward = self.answer, defaultdict[str, list[str]](list)
         for version in self._targets():
             by_reward[self.request.reward or version.reward.name].append(version.policy.name)
@@ -298,11 +302,12 @@ class _Gathering(_Ranking):
         if kinds == {"logged"}:  # an imported log of `uniform` itself needs no answer
             answer.estimates = [row for row in answer.estimates if row.answer[0] != "same"]
         answer.estimates.sort(key=lambda row: row.target == UNIFORM)
+        answer.estimates = evaluate.comparable(answer.estimates)
         answer.reasons = evaluate.reasons_in_words(answer.estimates) if answer.estimates else []
 
     def _judge(self, reward: str, targets: list[str]) -> list[EstimateRow]:
         """The estimates that answer about targets, requested one by one where some cannot be evaluated here."""
-        request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward, apart=[UNIFORM])
+        request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward)
         try:
             return evaluate.answering_rows(evaluate.evaluate(self.store, request))
         except RlrecError:
@@ -324,12 +329,13 @@ class _Gathering(_Ranking):
     def _targets(self) -> list[Version]:
         """The ranking policies that serve, or can. Holdouts are uniform, which is evaluated anyway."""
         live = policies.live(self.unit, [self.policies[key].name for key in self._rankers()])
-        targets = []
+        targets, log = list[Version](), {"log": self.request.filter} if self.request.filter else {}
         for version, head in (live[self.policies[key].name] for key in self._rankers()):
-            sentence = live_versions.successors(self.unit, version) or live_versions.untaught(self.unit, version, head)
-            if sentence is None:
-                targets.append(version)
-            else:
+            sentence = live_versions.successors(self.unit, version) or live_versions.untaught(
+                self.unit, version, head, log
+            )
+            targets += [] if sentence else [version]
+            if sentence := sentence or live_versions.waiting_sentence(self.unit, version):
                 self._remark("estimates", sentence)
         return [version for version in targets if version.policy.name.partition("@")[0] != UNIFORM][:TARGETS]
 

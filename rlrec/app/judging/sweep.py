@@ -6,6 +6,7 @@ validation), on weighted rows."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,7 @@ from rlrec.app.evaluation.targets.targets import BUILT_IN
 from rlrec.app.imports.log_stores import PREFIX
 from rlrec.app.inputs import filters, lookup, parameters
 from rlrec.app.inputs.arm_rules import arm_lists
+from rlrec.app.judging import evaluate
 from rlrec.app.learning import slot_statistics
 from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.learning.warm_start import expand, fit_design, shares_weights
@@ -47,7 +49,6 @@ from rlrec.times import format_time
 BLOCKS, TAUGHT = 10, 3  # of the log, and those at the start that only teach
 MOST = 40  # candidates, at most
 COLUMNS = ("context_id", "position", "propensity", "marginal")
-TIMELESS = ("discount", "window")  # parameters that a log does not teach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +66,11 @@ class Request:
 
 
 # candidates: best first, rows of `evaluate` with their kind (None for `uniform`) and params; begins: of the evaluated
-# blocks; command: creates the best one; returns: whether the reward weighs them.
+# blocks; command: creates the best one; same: policies with its kind and
+# parameters; returns: whether the reward weighs them.
 Result = TypedDict("Result", {
     "reward": str, "log": str | None, "decisions": int, "blocks": int, "begins": list[str], "served": float | None,
-    "best": str, "command": str | None, "returns": bool, "candidates": list[dict[str, Any]],
+    "best": str, "command": str | None, "same": list[str], "returns": bool, "candidates": list[dict[str, Any]],
 })  # fmt: skip
 
 
@@ -126,8 +128,13 @@ def sweep(
             unit, evaluation_request, estimates.estimators(evaluation_request),
             replace(selection, since=int(begins[0])), engine, candidates=targets,
         )  # fmt: skip
-        taken = {policy.name for policy in policies.all_policies(unit)}
-    judged = _judged(rows)
+        stored, judged = policies.all_policies(unit), _judged(rows)
+        counts = selected.version_counts(unit, replace(selection, since=int(begins[0])))
+        total, served = sum(counts.values()), policies.by_id(unit, list(counts))
+        shares: dict[str | None, float] = {served[key].reference: number / total for key, number in counts.items()}
+        for sentence, log in evaluate.former_rivals(unit, selection, {judged[0].name: shares}).values():
+            log = filters.join_filters(request.log, log)
+            store.notice(f"{sentence}: this command with `--log {shlex.quote(log)}` compares with that")
     if all("no-rows" in row.estimate.reasons for row in judged):
         hint = "import the log with them, or into a new store with --propensity uniform or fitted"
         raise CheckFailed("no selected decision has the probability of its draw", hint=hint)
@@ -136,7 +143,8 @@ def sweep(
     result: Result = {
         "reward": reward.name, "log": request.log, "decisions": first.extent.decisions, "blocks": len(blocks),
         "begins": [*map(format_time, begins.tolist())], "served": first.estimate.served, "best": first.target,
-        "command": best and _command(best, request, taken), "returns": RETURN in reward.weights,
+        "command": best and _command(best, request, {row.name for row in stored}), "returns": RETURN in reward.weights,
+        "same": [row.name for row in stored if best and (row.kind, row.params) == best.version.policy[2:4]],
         "candidates": [
             {"kind": None, "params": {}, **row.record} if (candidate := by_name.get(row.target)) is None
             else {"kind": candidate.kind, "params": candidate.version.params, **row.record}
@@ -167,7 +175,7 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
             raise InputError(f"--param is {text!r}", hint="write KIND:NAME=V1,V2, such as linucb:alpha=0.5,1")
         if kind not in values:
             raise InputError(f"--param {text!r} names a kind that is not swept", hint=f"--kinds has {', '.join(names)}")
-        if parameter in TIMELESS:
+        if parameter in parameters.TIMELESS:
             hint = f"`rlrec simulate drift --kind {kind} --param {definition}` shows what it does"
             raise InputError(f"parameter {parameter!r} tells nothing here: a log teaches without forgetting", hint=hint)
         values[kind][parameter] = [*dict.fromkeys([*values[kind].get(parameter, []), *texts.split(",")])]
@@ -262,7 +270,7 @@ def _command(candidate: Candidate, request: Request, taken: set[str]) -> str:
     """The command that creates a candidate which learns from the whole log."""
     names = (candidate.kind, *(f"{candidate.kind}-{number}" for number in range(2, len(taken) + 3)))
     words = ["rlrec policy create", next(name for name in names if name not in taken), "--kind", candidate.kind]
-    words += [f"--param {name}={text}" for name, text in candidate.texts.items()]
+    words += [f"--param {shlex.quote(f'{name}={text}')}" for name, text in candidate.texts.items()]
     words += [f"--reward {request.reward}"] if request.reward else []
     words += ["--features FILE"] if request.features is not None and candidate.version.contextual else []
-    return " ".join([*words, f"--from-log {request.log or filters.ALL}"])
+    return " ".join([*words, f"--from-log {shlex.quote(request.log or filters.ALL)}"])

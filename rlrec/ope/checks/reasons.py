@@ -111,7 +111,7 @@ REASONS = {
     "clipping-bias": Reason("sample", "weak", "the bias that changed weights may cause exceeds the standard error "
         "(weak): the interval holds it, and the value may be off by it"),
     "in-sample": Reason("log", "weak", "the target, or the model of rewards, learned from rows of this log (weak); "
-        "`--estimator cram` judges a bandit that learned while it served, `rlrec sweep` a kind that learns from a log"),
+        "`--estimator cram` judges a bandit that learned while it served"),
     "unnarrowed": Reason("log", "weak", "rules of the target on what a person did (`not_after`, `not_shown`), and all "
         "that take arms from a policy that draws candidates, hold in its own decisions, not in those of others (weak): "
         "there it is judged without them"),
@@ -181,8 +181,9 @@ _EXPERIMENT = "`rlrec help experiments`: an experiment compares it with what ser
 _EVALUATE = "`rlrec evaluate {target}"
 _UNKNOWN = {
     "target": "TARGET",
-    "kind": "KIND",
+    "sweep": "rlrec sweep --kinds KIND",
     "middle": "DAY",
+    "order": "",
     "end": "DAY",
     "log": "",
     "logger": "NAME@V",
@@ -208,7 +209,7 @@ HINTS = {
     "models-differ": "`rlrec doctor`",
     "unlike-loggers": f"{_EVALUATE} --log {{log}}loggers={{logger}}`, by one logger alone, then by each other "
     "one{others}",
-    "drift": f"{_EVALUATE} --log {{log}}since={{middle}}`, with the newest decisions",
+    "drift": f"{_EVALUATE} --log {{log}}since={{middle}}`, with the newest decisions{{order}}",
     LATER: f"{_EVALUATE} --log since={{end}}`: arms earned the same throughout this log, and something else after it",
     "young-rewards": f"{_EVALUATE} --log {{log}}until={{middle}}`, with decisions that are older, or import the log "
     "again when its rewards have come",
@@ -218,7 +219,7 @@ HINTS = {
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
     "in-sample": _EXPERIMENT,
     SERVED: "`rlrec outcomes --by policy` shows what it earned as it served; a holdout of a route tells its worth",
-    REPLAYED: "`rlrec sweep --kinds {kind}` judges its kind on rows that did not teach it, an experiment itself",
+    REPLAYED: "`{sweep}` judges its kind on rows that did not teach it, an experiment itself",
     SPARED: f"{_EVALUATE} --log {{log}}split=gate`, by users from whom it did not learn",
     "unnarrowed": _EXPERIMENT,
     "unknown-fit": "`rlrec evaluate --target FILE --fitted-on until=DAY` says it, or another filter of the log",

@@ -13,7 +13,7 @@ from rlrec.arrays import Array, finite_or_none
 from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.diagnostics import Weights
 from rlrec.ope.checks.reasons import LEAST_REWARDS
-from rlrec.ope.checks.verdicts import Diagnosis
+from rlrec.ope.checks.verdicts import WEIGHT_DOUBTS, Diagnosis
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.betting import mean_bound
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Relative, WeightSums
@@ -22,6 +22,7 @@ from rlrec.ope.sums.moments import STAKED, ClusterSummary
 from rlrec.records import Record
 
 APART = 3  # standard errors by which two estimates that should agree may differ
+NEGLIGIBLE_SHARE = 0.05  # of the effective sample size of the other loggers
 COMPARED_ESS = 100  # of an estimate that is compared with one that should agree with it
 ANY_REWARD: Bounds = (-np.inf, np.inf)
 # A mean weight this close to 1 raises no doubt, however small its error: scores in float32, or propensities with four
@@ -135,6 +136,19 @@ class Estimate(Record):
         if self.may_be_best is None and self.simultaneous_lower is None:
             return self.lift_lower, self.lift_upper
         return self.simultaneous_lower, self.simultaneous_upper
+
+    @cached_property
+    def logger_shares(self) -> list[tuple[LoggerWeight, float]]:
+        """Each logger with its share of the rows as they are weighed."""
+        total = sum(logger.rows * logger.weight for logger in self.logger_weights)
+        return [(logger, logger.rows * logger.weight / total) for logger in self.logger_weights]
+
+    @cached_property
+    def target_loggers(self) -> list[str]:
+        """The loggers that showed just what the target shows, where nearly all that counts is theirs."""
+        shares = {logger.version: share for logger, share in self.logger_shares if logger.is_target and share}
+        is_nearly_all = sum(shares.values()) >= 1 - NEGLIGIBLE_SHARE and WEIGHT_DOUBTS.isdisjoint(self.reasons)
+        return [name for name in shares if name is not None] if is_nearly_all else []
 
     def lowered(self, reasons: Iterable[str]) -> Estimate:
         """The estimate with further reasons, and its verdict limited by them."""

@@ -284,28 +284,34 @@ def compare_targets(
             and not doubts_of(estimates[number].reasons)
         ]  # fmt: skip
         if len(judged) > 1:
-            compared = standings([folds[target][number] for target in judged], options)
+            asks = [not rows[target][number].target_loggers for target in judged]
+            compared = standings([folds[target][number] for target in judged], options, asks=asks)
             for target, standing in zip(judged, compared, strict=True):
-                low, high = standing.bounds(rows[target][number])
+                estimate = rows[target][number]
+                is_joint = sum(asks) > 1  # else one question alone is asked
+                low, high = standing.bounds(estimate) if is_joint else (estimate.lift_lower, estimate.lift_upper)
                 rows[target][number] = replace(
-                    rows[target][number], simultaneous_lower=low, simultaneous_upper=high,
+                    estimate, simultaneous_lower=low, simultaneous_upper=high,
                     may_be_best=standing.may_be_best,
                 )  # fmt: skip
     return rows
 
 
-def standings(folds: Sequence[EstimatorFold], options: FinishOptions) -> list[Standing]:
-    """The standing of each target for one estimator, at the end of a fold over the same rows."""
+def standings(folds: Sequence[EstimatorFold], options: FinishOptions, *, asks: Sequence[bool]) -> list[Standing]:
+    """The standing of each target for one estimator, at the end of a fold over the same rows. asks: whether it is not
+    compared with itself, which would widen the bounds of others for nothing."""
     is_plain = [not fold.distorted and not fold.heaviness for fold in folds]
     folds = [fold.unbiased for fold in folds]
     present = [fold.earned[:, 1] > 0 for fold in folds]
     can_draw = options.interval == "bootstrap-t" and all(np.array_equal(present[0], flags) for flags in present[1:])
     if not can_draw or len(present[0]) < 2:
-        usual, joint = (NormalDist().inv_cdf((1 - options.level) / 2 / number) for number in (1, len(folds)))
+        numbers = 1, max(1, sum(asks))
+        usual, joint = (NormalDist().inv_cdf((1 - options.level) / 2 / number) for number in numbers)
         return [Standing((joint / usual, joint / usual), None, None) for _ in folds]
     samples = [(Relative(fold.estimator, Ratio()), _columns(fold)) for fold in folds]
     lifts = intervals.studentised_bootstraps(samples, seed=options.seed, number=options.replicates)
-    quantiles = intervals.joint_quantiles([lift.t for lift in lifts if len(lift.t)], options.level)
+    samples_t = [lift.t for lift, is_question in zip(lifts, asks, strict=True) if len(lift.t) and is_question]
+    quantiles = intervals.joint_quantiles(samples_t or [lift.t for lift in lifts if len(lift.t)], options.level)
     may_be_best = _may_be_best(folds, lifts, options.level)
     return [
         Standing((1.0, 1.0), quantiles if len(lift.t) else None, best) if plain

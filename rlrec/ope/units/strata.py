@@ -34,12 +34,11 @@ from rlrec.ope.checks.reasons import ESS_SHARE, LEAST_ESS
 from rlrec.ope.checks.times import MATERIAL
 from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
-from rlrec.ope.units.estimate import COMPARED_ESS, EstimatorFold, LoggerWeight
+from rlrec.ope.units.estimate import COMPARED_ESS, NEGLIGIBLE_SHARE, EstimatorFold, LoggerWeight
 from rlrec.ope.units.fold import Fold, RowSums, WeightSpread
 from rlrec.records import Record, add_each
 
 MOST_OF_TARGET = 0.5  # share of a target that a logger shows at least to count beside others that tell less
-NEGLIGIBLE_SHARE = 0.05  # of the effective sample size of the other loggers
 _SALT = 6
 
 

@@ -204,7 +204,7 @@ def covered_us(unit: Unit, selection: Selection) -> int:
     """The time that the selected decisions cover: from the first one to when the next one was to be expected, which is
     a day after the last one where all come at one hour of the day. 0 where all came at once."""
     first, last = times(unit, selection)
-    if first == last or unit.folder is not None:
+    if first == last:
         return last - first
     first_id, last_id = id_ends(unit)
     text = f"SELECT count(DISTINCT (d.at - {first}) * {STRETCHES} / {last - first + 1}) FROM decision d"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlrec.app.distributions import designs
 from rlrec.app.evaluation.rows import loggers
 from rlrec.app.evaluation.targets import probabilities, targets
 from rlrec.app.judging import evaluate
@@ -26,6 +27,7 @@ from rlrec.store.log.selected import Selection
 from rlrec.store.policies import arms
 from rlrec.times import parse
 from tests.app import logs, trained
+from tests.app.evaluation import worlds
 from tests.conftest import ON_BOTH, filled, runner
 
 RATES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
@@ -253,8 +255,12 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     assert evaluate.answering_rows([replace(row, estimate=each) for each in (logged, modelled)])[0].estimate is logged
     fewer = replace(row, extent=row.extent._replace(positions=1, decisions=row.estimate.n + 1))
     assert f", of which {row.estimate.n:,} count, reward" in evaluate.log_read([fewer])[0]
-    taught = replace(row, sweep_kind="ucb", estimate=replace(row.estimate, reasons=("in-sample",)))
-    assert evaluate.next_steps([taught])[0].startswith("Next: `rlrec sweep --kinds ucb` judges its kind on rows that")
+    version = designs.unstored("ucb", {"c": 0.5, "window": 9.0}, worlds.CLICK)
+    sweep = "rlrec sweep --kinds ucb --param ucb:c=0.5 --reward click"
+    taught = replace(row, sweep_version=version, estimate=replace(row.estimate, reasons=("in-sample",)))
+    assert evaluate.next_steps([taught])[0].startswith(
+        f"Next: `{sweep} --log policy=log --cluster session` judges its kind on rows that"
+    )
     visits = replace(row, estimate=replace(row.estimate, unit="session", reasons=("carry-over",)))
     assert evaluate.next_steps([visits])[0].startswith("Next: `rlrec help experiments`")  # no estimator is left
     time = steps["drift"].partition("since=")[2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.inputs import arm_rules, lookup
@@ -93,33 +93,44 @@ def waiting(unit: Unit, live: Version) -> Version | None:
     return newest if newest.number > live.number and has_learned and newest.status != "retired" else None
 
 
-def notice_successors(store: Store, unit: Unit, references: Collection[str]) -> dict[str, str]:
+def notice_successors(
+    store: Store, unit: Unit, references: Collection[str], options: Mapping[str, str] = {}
+) -> dict[str, str]:
     """Print, for each policy that is to be judged, which variants are served instead of it, and which newer version
-    waits. Returns, by version, the sentences on those that have learned nothing."""
+    waits. Returns, by version, the sentences on those that have learned nothing. options: as in `untaught`."""
     has_copies, untaught_versions = any(row.base_id is not None for row in policies.all_policies(unit)), {}
     for reference, meant in lookup.resolve(unit, references, built_in=references).items():
         if isinstance(meant, InputError):
             continue
         if has_copies and (sentence := successors(unit, meant[0])) is not None:
             store.notice(sentence)
-        elif (sentence := untaught(unit, *meant)) is not None:
+        elif (sentence := untaught(unit, *meant, options)) is not None:
             untaught_versions[meant[0].reference] = sentence
-        if reference == meant[0].policy.name and (newest := waiting(unit, meant[0])) is not None:
-            judged = f"{meant[0].reference} is judged, which is live"
-            store.notice(f"{judged}; {newest.reference} is newer, and waits: name it to judge that")
+        if reference == meant[0].policy.name and (sentence := waiting_sentence(unit, meant[0])) is not None:
+            store.notice(sentence)
     return untaught_versions
 
 
-def untaught(unit: Unit, version: Version, head: Head) -> str | None:
-    """A sentence on a version that can learn, but has served nobody and began with nothing; None for others."""
-    from rlrec.app.log import lineage  # needs numpy
+def waiting_sentence(unit: Unit, live: Version) -> str | None:
+    """A sentence on the newer version of a policy that waits while the live one is judged; None where none does."""
+    if (newest := waiting(unit, live)) is None:
+        return None
+    return f"{live.reference} is judged, which is live; {newest.reference} is newer, and waits: name it to judge that"
+
+
+def untaught(unit: Unit, version: Version, head: Head, options: Mapping[str, str] = {}) -> str | None:
+    """A sentence on a version that can learn, but has served nobody and began with nothing; None for others. options:
+    of the command that judges it, for the one that is named."""
+    from rlrec.app.inputs.parameters import sweep_command  # these need numpy
+    from rlrec.app.log import lineage
 
     begins_with, is_trained = version.learned_from or version.parent_id, version.policy.kind == "gradient"
     if begins_with or head.seq or not (is_trained or (version.learning and lineage.learns(version))):
         return None
     if beliefs.prior(unit, version.id):
         return None
-    way = "`rlrec sweep` judges what kinds learn from a log"
+    command = sweep_command(version, options)
+    way = "it learns as it serves" if command is None else f"`{command}` judges what its kind learns from this log"
     if is_trained:
         way = f"`rlrec train-pg {version.policy.name}` makes a version that has learned"
     return f"{version.reference} has learned nothing yet, and draws as if all arms were alike: {way}"

@@ -30,10 +30,9 @@ from rlrec.ope.checks.reasons import LITTLE_DATA, REASONS, in_groups
 from rlrec.ope.checks.verdicts import Answer
 from rlrec.ope.intervals import intervals
 from rlrec.ope.sums.base import Estimator, ImpressionEstimator
-from rlrec.ope.units.estimate import COMPARED_ESS, Estimate, LoggerWeight
-from rlrec.ope.units.strata import NEGLIGIBLE_SHARE
+from rlrec.ope.units.estimate import COMPARED_ESS, Estimate
 from rlrec.policy.contexts.features import check_hash
-from rlrec.records import Record, add_up
+from rlrec.records import Record, Version, add_up
 from rlrec.sentences import (
     DEFAULT_REWARD,
     LOG_PRECISION,
@@ -65,7 +64,7 @@ class EstimateRow(Record):
     """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
     of the arms of the log in the lists of candidates that they were ranked from; extent: of the log; days: from its
     first decision to the last one with a complete reward, 0 where its times are those of an import; arms: their number;
-    has_returns: whether the reward counts users who come back; spares_gate, sweep_kind: as in `Target`;
+    has_returns: whether the reward counts users who come back; spares_gate, sweep_version: as in `Target`;
     has_later_drift: whether all drift comes after the log; origin: of the target's probabilities, if they are not the
     store's; is_answer: whether this row answers about the target on pages, where no estimator was requested; new_arms:
     keys of arms that the target may show today and that no decision of the log could show, on which the estimate is
@@ -83,7 +82,7 @@ class EstimateRow(Record):
     arms: int
     has_returns: bool = False
     spares_gate: bool = False
-    sweep_kind: str | None = None
+    sweep_version: Version | None = None
     has_later_drift: bool = False
     origin: str | None = None
     inclusion: Inclusion = field(default_factory=Inclusion)
@@ -169,36 +168,21 @@ class EstimateRow(Record):
             caveat=", ".join(caveats),
         )  # fmt: skip
 
-    @cached_property
-    def _shares(self) -> list[tuple[LoggerWeight, float]]:
-        """Each logger with its share of the rows as they are weighed."""
-        loggers = self.estimate.logger_weights
-        total = sum(logger.rows * logger.weight for logger in loggers)
-        return [(logger, logger.rows * logger.weight / total) for logger in loggers]
-
     @property
-    def logger_shares(self) -> dict[str | None, float]:
-        """The share of each logger in the rows as they are weighed, by version."""
-        return {logger.version: share for logger, share in self._shares}
-
-    @cached_property
     def target_loggers(self) -> list[str]:
-        """The loggers that showed just what the target shows, where nearly all that counts is theirs."""
-        shares = {logger.version: share for logger, share in self._shares if logger.is_target and share}
-        is_nearly_all = sum(shares.values()) >= 1 - NEGLIGIBLE_SHARE
-        is_nearly_all &= verdicts.WEIGHT_DOUBTS.isdisjoint(self.estimate.reasons)
-        return [name for name in shares if name is not None] if is_nearly_all else []
+        """The loggers that showed just what the target shows, where it is compared with these."""
+        return self.estimate.target_loggers
 
     @property
     def _rival(self) -> str:
         """The other side of the comparison: the loggers, where the figures leave out others, which may serve now; with
         their shares, where weights make these others than the log has."""
-        n_rows = sum(logger.rows for logger, _ in self._shares)
-        counted = {logger.version: share for logger, share in self._shares if share}
+        n_rows = sum(logger.rows for logger, _ in self.estimate.logger_shares)
+        counted = {logger.version: share for logger, share in self.estimate.logger_shares if share}
         has_names = 0 < len(counted) <= MAX_NAMES and None not in counted
-        if has_names and len(counted) < len(self._shares):
+        if has_names and len(counted) < len(self.estimate.logger_shares):
             return f"what {' and '.join(map(str, counted))} logged"
-        moved = sum(abs(share - logger.rows / n_rows) for logger, share in self._shares) / 2
+        moved = sum(abs(share - logger.rows / n_rows) for logger, share in self.estimate.logger_shares) / 2
         if not moved > MOVED_SHARE:
             return LOGGED
         shares = sorted(counted.items(), key=lambda item: -item[1])
@@ -312,8 +296,7 @@ def answer(
     differing = differing_models(unit, evaluation, estimators, by_unit)
     rows = _rows(
         evaluation, estimators, by_unit, differing, new_arms, inclusion=inclusion, extent=evaluation.extent,
-        is_timed=not selected.lacks_times(unit, evaluation.selection), has_later_drift=has_later_drift,
-        is_imported=selected.may_be_imported(unit),
+        days=_covered_days(unit, evaluation), has_later_drift=has_later_drift,
     )  # fmt: skip
     if engine is not None and engine.mixed:
         return [replace(row, estimate=replace(row.estimate, reasons=(*row.estimate.reasons, MIXED))) for row in rows]
@@ -385,21 +368,18 @@ def _page_units(
 def _rows(
     evaluation: Evaluation, estimators: ope.EstimatorChoice,
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], differing: Collection[int],
-    new_arms: Sequence[Sequence[str]], is_timed: bool, is_imported: bool, **log_facts: Any,
+    new_arms: Sequence[Sequence[str]], days: Sequence[float], **log_facts: Any,
 ) -> list[EstimateRow]:  # fmt: skip
     """The estimates of all units, by target and group in the order of the request. differing: the numbers of targets on
-    which models disagree; new_arms: of each target; is_timed: whether the log has times of its own; is_imported:
-    whether some of it may be imported, which is mature at once."""
-    rows, extent = [], evaluation.extent
+    which models disagree; new_arms: of each target; days: of the log, for each target."""
+    rows = []
     for number, target in enumerate(evaluation.targets):
-        mature_at = extent.last_at if is_imported else evaluation.now - target.reward.window_us
-        days = max(min(extent.last_at, mature_at) - extent.first_at, 0) / DAY_US if is_timed else 0.0
         shared: dict[str, Any] = {
             "target": target.name, "version": target.number, "by": evaluation.request.by,
             "reward": target.reward.name, "has_returns": events.RETURN in target.reward.weights,
             "arms": len(evaluation.arms), "origin": target.table and target.table.manner,
-            "new_arms": new_arms[number], "spares_gate": target.spares_gate, "sweep_kind": target.sweep_kind,
-            "days": days, **log_facts,
+            "new_arms": new_arms[number], "spares_gate": target.spares_gate, "sweep_version": target.sweep_version,
+            "days": days[number], **log_facts,
         }  # fmt: skip
         for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]
@@ -416,6 +396,23 @@ def _rows(
                 for label in labels
             ]
     return rows
+
+
+def _covered_days(unit: Unit, evaluation: Evaluation) -> list[float]:
+    """The days that the log covers as far as it is mature, for each target; 0 where its times are those of an import.
+    What may be imported is mature at once."""
+    selection, last_at = evaluation.selection, evaluation.extent.last_at
+    if selected.lacks_times(unit, selection):
+        return [0.0] * len(evaluation.targets)
+    is_imported, days = selected.may_be_imported(unit), dict[int, float]()
+    ends = [
+        last_at if is_imported else min(last_at, evaluation.now - target.reward.window_us)
+        for target in evaluation.targets
+    ]
+    for end in {*ends}:
+        mature = selection if end == last_at else replace(selection, until=end + 1)
+        days[end] = max(selected.covered_us(unit, mature), end - evaluation.extent.first_at) / DAY_US
+    return [days[end] for end in ends]
 
 
 def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags | None) -> list[str]:

@@ -317,8 +317,7 @@ def estimates(
                 failed=failures.get(shared_number, ()),
             )  # fmt: skip
             for group, sums in target_sums.items():
-                if scorer.target.name not in request.apart:
-                    rival_sums.setdefault(group, {})[number] = sums
+                rival_sums.setdefault(group, {})[number] = sums
                 estimated[number, group] = rows[group]
         for group, sums_by_target in rival_sums.items():
             if len(sums_by_target) < 2:

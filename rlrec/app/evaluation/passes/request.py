@@ -42,8 +42,7 @@ class Request(Record):
     one is known, else the session; target_samples: the number of simulated pages of a target whose marginals have no
     closed form, 0 for none. sources: of targets that are not in the store, and their tables, by name; temperature: of
     the softmax over scores; fitted_on: a filter of the decisions that tables were fitted to, or `none`, and fit_doubts:
-    the reasons that follow. apart: names of targets that do not widen the intervals of the others, as if each was
-    evaluated alone."""
+    the reasons that follow."""
 
     targets: Sequence[str]
     estimators: str | None = None
@@ -66,7 +65,6 @@ class Request(Record):
     temperature: float | None = None
     fitted_on: str | None = None
     fit_doubts: Sequence[str] = ()
-    apart: Collection[str] = ()
 
 
 class SharedRows(Record, eq=False):

@@ -85,12 +85,12 @@ class Target(Record, eq=False):
         return bool(splits) and all(numbers is not None and GATE not in numbers for numbers in splits)
 
     @property
-    def sweep_kind(self) -> str | None:
-        """Its kind, where that learned slot by slot from decisions of others: a sweep judges it."""
-        policy = None if self.serving is None else self.serving.version.policy
-        if policy is None or all(lesson.selection.policy_ids == [policy.id] for lesson in self.lessons):
+    def sweep_version(self) -> Version | None:
+        """Its version, where that learned slot by slot from decisions of others: a sweep judges its kind."""
+        version = None if self.serving is None else self.serving.version
+        if version is None or all(lesson.selection.policy_ids == [version.policy.id] for lesson in self.lessons):
             return None
-        return policy.kind if learns_from_slots(policy.kind) else None
+        return version if learns_from_slots(version.policy.kind) else None
 
     def taught_by(self, slots: Columns) -> Flags:
         """Which rows of the log it learned from, (n,)."""

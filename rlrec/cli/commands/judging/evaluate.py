@@ -118,7 +118,8 @@ def evaluate(
     rows = [row.record | planned for row, planned in zip(estimates, plans, strict=True)]
     by = request["by"]
     answering = app.evaluate.answering_rows(estimates)
-    save_plot(plot, lambda: app.figures.estimates(estimates if by or details else answering))
+    shown = app.evaluate.comparable(answering)
+    save_plot(plot, lambda: app.figures.estimates(estimates if by or details else shown))
     sentence_rows = answering if by else sorted(answering, key=lambda row: bool(row.target_loggers))
     sentences = [f"{row.group.label}: {_sentence(row)}" if by else _sentence(row) for row in sentence_rows]
     if by:
@@ -133,7 +134,7 @@ def evaluate(
     if by or details:
         table = view([*map(shown_row, estimates)], by, app.evaluate.explained(estimates))
     else:
-        table = view([*map(shown_row, answering)], by, app.evaluate.reasons_in_words(answering))
+        table = view([*map(shown_row, shown)], by, app.evaluate.reasons_in_words(shown))
     rewards = {row["reward"] for row in rows}
     sentences += ["the targets learn different rewards: --reward judges all by one"] * (len(rewards) > 1)
     sentences += app.evaluate.log_read(estimates)
@@ -156,7 +157,8 @@ def shown_row(row: EstimateRow) -> dict[str, Any]:
     lower, upper = (bound or 0.0 for bound in row.estimate.lift_bounds)
     has_lift = not row.target_loggers and row.answer != ("unknown", None)
     is_vague = row.answer.answer == "unknown" and upper - lower > MAX_WIDTH
-    return row.record if has_lift and not is_vague else row.record | {"lift": None}
+    record = row.record if row.untaught is None else row.record | {"answer": None}  # it is not what it will be
+    return record if has_lift and not is_vague and row.untaught is None else record | {"lift": None}
 
 
 def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:

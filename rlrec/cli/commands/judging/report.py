@@ -37,8 +37,9 @@ def report(store: Store, show: Show, file: str, title: str | None, **request: An
     for comparison in answer.experiments:
         app.compare.note(store, comparison)
     log = options.filter or None
-    best = answer.reward and app.best_policy.find(store, by="report", reward=answer.reward, log=log)
-    answer.best = best or None
+    rewards = [options.reward] if options.reward else [answer.reward, app.best_policy.last_reward(store)]
+    texts = (app.best_policy.find(store, by="report", reward=name, log=log) for name in rewards if name)
+    answer.best = next(filter(None, texts), None)
     text = page(answer, title or "What the recommender does")
     size = write_text(file, text)
     if file != "-":

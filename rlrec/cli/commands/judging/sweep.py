@@ -77,7 +77,8 @@ def sweep(store: Store, show: Show, details: bool, workers: app.evaluate.Workers
         logged = dict.fromkeys(shown[0]) | {name: shown[0][name] for name in ("unit", "reward")}
         table = view([*shown, logged | {"target": LOGGED, "value": result["served"]}], None, _notes(judged))
     if result["command"]:
-        table = table._replace(notes=[*table.notes, f"To create {result['best']}: `{result['command']}`"])
+        clause = f"; of this kind, with these parameters: {', '.join(result['same'])}" if result["same"] else ""
+        table = table._replace(notes=[*table.notes, f"To create {result['best']}: `{result['command']}`{clause}"])
     flat = [row.record for row in rows] if details else result["candidates"]
     show(result, table=table._replace(title=title), flat=flat)
 

@@ -64,14 +64,6 @@ def backward(db: str) -> str:
     return db
 
 
-@pytest.mark.slow
-def test_a_target_apart_has_the_figures_of_a_request_of_its_own(obd: str) -> None:
-    options = {"estimators": "snips,dr", "cluster": "session"}
-    together = estimates(obd, "ts", "uniform", apart=["uniform"], **options)
-    assert together == [row for name in ("ts", "uniform") for row in estimates(obd, name, **options)]
-    assert together != estimates(obd, "ts", "uniform", **options)
-
-
 @ON_BOTH
 @pytest.mark.slow
 @pytest.mark.parametrize(

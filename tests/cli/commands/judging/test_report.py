@@ -447,6 +447,13 @@ def test_health_has_the_checks_that_the_log_fails(imported: Run) -> None:
     assert re.search("<td[^>]*>1</td><td[^>]*>logged</td>", health)  # the live version, not "1 of 1"
 
 
+def test_health_names_what_the_last_audit_found(imported: Run) -> None:
+    """Quick checks see less than an audit: the page never has fewer warnings than `doctor` without saying so."""
+    assert "audits everything.</p>" in page(imported).partition('<section id="health"')[2]
+    at = imported("doctor", "--json").json["at"]
+    assert f"audits everything, and found 1 error and 0 warnings at {at[:16]}Z.</p>" in page(imported)
+
+
 def test_each_policy_has_a_line_and_a_lift_that_names_its_reward(imported: Run) -> None:
     text = page(imported)
     for line, name in zip(headlines(text, "estimates"), ("new@1", "blue@1", "red@1"), strict=True):
