@@ -817,7 +817,7 @@ class Commands:
         returns. See `rlrec effects` and `rlrec help visits`.
 
         kinds: Kinds, of epsilon-greedy, ucb, ucb-tuned, kl-ucb, thompson, exp3, linucb, lin-thompson, logistic-thompson, softmax, plackett-luce, squarecb.
-        params: Values of a parameter of one kind; repeatable: every combination is played, at most 40 in all.
+        params: Values of a parameter of one kind; repeatable: every combination is tried, at most 40 in all.
         features: How contexts and arms are read [default: fitted to the log].
         reward: To learn and judge by [default: what policies learn].
         log: Filter, as in `evaluate` [default: all].

@@ -301,7 +301,7 @@ class Store:
             )
         if newest - unit.now > 1_000_000 and not self._clock_noticed:
             self._clock_noticed = True
-            hint = "`rlrec doctor --repair-clock` puts a log right that a wrong clock wrote"
+            hint = "`rlrec doctor --repair-clock` repairs a log that a wrong clock wrote"
             self.notice(f"the newest decision of {self.address} lies ahead of the clock, and its time is used; {hint}")
         unit.now = newest
         return unit
@@ -328,5 +328,5 @@ class Store:
             raise InputError(
                 f"--now {format_time(self.now)} lies far ahead of the database's clock, {format_time(clock)}: "
                 "what is stored under it would lie in the future",
-                hint="check --now and RLREC_NOW; --allow-future stores it all the same",
+                hint="check --now and RLREC_NOW; --allow-future stores it anyway",
             )

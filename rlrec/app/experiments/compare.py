@@ -87,7 +87,7 @@ def show(
         if references := interleaved.rankers(experiment):
             if log or by:
                 hint = f"leave out {'--log' if log else '--by'}"
-                raise InputError("an interleaved experiment is compared on all of its log", hint=hint)
+                raise InputError("an interleaved experiment is compared on its whole log", hint=hint)
             return _interleaved(unit, experiment, references, definitions[0], level=level, covered=covered, fixed=fixed)
         if log:
             study = replace(study, selection=filters.selection(unit, f"experiment={name},{log}"))

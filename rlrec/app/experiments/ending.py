@@ -92,7 +92,7 @@ def stop(
     if not answer["already_stopped"]:
         _notice(store, answer, successor)
         for sentence in lost:
-            store.notice(f"{sentence}; promoted all the same")
+            store.notice(f"{sentence}; promoted anyway")
     return answer
 
 
@@ -115,9 +115,8 @@ def _notice(store: Store, answer: experiment.ExperimentSummary, successor: Versi
     learned = [row["variant"] for row in answer["variants"] if row["learns"]]
     if successor is None and "route" in answer and learned:
         store.notice(
-            f"route {answer['route']} serves what it served before {answer['experiment']}; what "
-            f"{' and '.join(learned)} learned since is in the policies of the variants, where --promote LABEL would "
-            "have kept it"
+            f"route {answer['route']} serves what it served before {answer['experiment']}, without what "
+            f"{' and '.join(learned)} learned: only the variants' own policies have that; --promote LABEL keeps it"
         )
     if successor is None:
         return
@@ -203,7 +202,7 @@ def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learnin
         variant = next(version for version in learning if version.id == successor.id)
         successor = belief_versions.adopt(unit, variant, heads[policy_id], ordinal=heads[policy.id].ordinal)
     if successor.status == "retired":
-        hint = f"`rlrec policy rebuild {policy.name}` makes one that learns"
+        hint = f"`rlrec policy rebuild {policy.name}` makes a version that learns"
         raise InputError(f"version {successor.number} of {policy.name} is retired", hint=hint)
     if heads[policy_id].live_id != successor.id:
         policies.promote(unit, policy_id, version_id=successor.id, previous_id=heads[policy_id].live_id)

@@ -232,11 +232,11 @@ def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
     version, head = lookup.version(unit, reference)
     name = f"version {version.number} of {version.policy.name}"
     if not kinds.load(version.policy.kind).served:
-        raise InputError(f"policy {version.policy.name!r} is the label of an imported log", hint="name another policy")
+        raise InputError(f"policy {version.policy.name!r} only holds an imported log", hint="name another policy")
     if version.status == "retired":
         raise InputError(f"{name} is retired", hint="choose another version")
     if not is_complete(version):
-        raise InputError(f"{name} has not caught up with the log", hint="`rlrec policy rebuild` goes on with it")
+        raise InputError(f"{name} is a rebuild that has not finished", hint="`rlrec policy rebuild` continues it")
     lookup.refuse_running_variant(unit, version)
     return version, head
 

@@ -190,7 +190,7 @@ class GrowingFile:
                 if path[-1].isdigit():
                     return path
                 if path.endswith(PACKED):
-                    self.notice(f"{path} was packed before it was read: unpacked, `rlrec import-log` takes it")
+                    self.notice(f"{path} was compressed before it was read: uncompress and import it")
         return self.path
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:

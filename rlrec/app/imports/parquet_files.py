@@ -183,7 +183,7 @@ def export(store: Store, folder: str, *, log: str | None = None) -> Written:
         unit = opened.enter_context(store.read())
         stored = Manifest.read(folder)
         if stored is None and _is_filled(folder):
-            raise InputError(f"{folder} is not empty, and no log", hint="name a folder that is not there yet")
+            raise InputError(f"{folder} is not empty, and is not a log", hint="name a new folder")
         manifest = stored or Manifest(
             store=mark(unit), forgotten=removals.count_forgotten(unit), files={name: [] for name in DATASETS}
         )

@@ -86,7 +86,7 @@ def _text(word: str) -> str:
     try:
         return str(json.loads(word)) if word.startswith('"') else word
     except ValueError:
-        raise InputError(f"{word} is no text in quotes, in the log filter", hint="write it as JSON does") from None
+        raise InputError(f"{word} is not a quoted text, in the log filter", hint="write it as JSON does") from None
 
 
 def texts_of(value: str) -> list[str]:
@@ -218,7 +218,7 @@ def _contexts(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool)
             if all(name in fields and _comparable(fields[name]) in values for name, values in allowed.items()):
                 ids.append(key)
     for name in () if is_stored else sorted(allowed.keys() - names):
-        raise lookup.unknown("field", name, names, clause=IN_FILTER, hint="no context has it")
+        raise lookup.unknown("field", name, names, clause=IN_FILTER, hint="no context has this field")
     return ids
 
 

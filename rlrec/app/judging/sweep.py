@@ -166,7 +166,7 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
             raise InputError(f"kind {name!r} is named twice", hint="give its parameters by --param KIND:NAME=V1,V2")
         if not kinds.learns_from_slots(name):
             hint = "uniform is judged in any case; `rlrec evaluate` judges policies of other kinds"
-            raise InputError(f"kind {name} learns nothing slot by slot from a log", hint=hint)
+            raise InputError(f"kind {name} cannot learn from a log slot by slot", hint=hint)
         values[name] = {}
     for text in request.params:
         kind, _, definition = text.partition(":")

@@ -33,7 +33,7 @@ def options(text: str | None, weight: float | None, *, prior: str | None) -> dic
     weight that is out of range or given without a log, and for a log beside a file."""
     if text is None:
         if weight is not None:
-            raise InputError("--prior-weight is given, and no log to weigh", hint="give --prior-from FILTER too")
+            raise InputError("--prior-weight needs a log", hint="give --prior-from FILTER too")
         return {}
     if prior is not None:
         raise InputError("--prior and --prior-from do not go together", hint="a prior comes from a file or from a log")

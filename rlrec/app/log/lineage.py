@@ -116,7 +116,7 @@ def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_u
     """The record of a log to which a version is fitted: its filter, the selection, and how much was mature. Raises
     InputError if the filter names users or sessions, whose keys would remain when they are forgotten."""
     if selected.session_ids is not None:
-        hint = "`rlrec log exclude` leaves people out of all that is learned"
+        hint = "`rlrec log exclude` leaves people out of everything that is learned"
         raise InputError("what is learned is recorded with its filter, which names no user or session", hint=hint)
     selection = {name: value for name, value in asdict(selected).items() if value is not None and name != "without"}
     return {

@@ -148,7 +148,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             arm_rules.notice_unseen_kinds(store, unit, rules.kinds)
     if answer.get("kl", 0.0) > FAR_KL:
         store.notice(
-            f"version 1 is live, and serves otherwise than what it was copied from (KL {answer['kl']:.2g} nats): "
+            f"version 1 is live, but serves differently from what it was copied from (KL {answer['kl']:.2g} nats): "
             f"compare it by `rlrec evaluate {request.name}` before a route leads to it"
         )
     fitted = initial.parameters.get("context") if request.from_log and "context" not in (declared or {}) else None

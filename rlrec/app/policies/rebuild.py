@@ -92,7 +92,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     source, _ = lookup.version(unit, request.reference)
     policy = designs.policy_of(source)
     if source.policy.kind == "logged":
-        raise InputError(f"policy {source.policy.name!r} is the label of an imported log: it has no belief to rebuild")
+        raise InputError(f"policy {source.policy.name!r} only holds an imported log: it has no belief to rebuild")
     if not policy.online:
         hint = f"`rlrec train-pg {source.policy.name}` makes a new version"
         raise InputError(f"policy {source.policy.name!r} is trained: it has no belief to rebuild", hint=hint)
@@ -170,7 +170,7 @@ def _relearn(store: Store, source: Version, request: Request, *, by: str | None)
     learned = {row["arm"] for row in _overall(result)["arms"] if row["looks"]}
     if 2 * len(learned & retired) > len(learned):  # then the next arms will retire, too
         share = f"{len(learned & retired):,} of the {len(learned):,} arms that it has learned are retired"
-        store.notice(f"{share}, and an arm that comes is an average one to it until the next rebuild")
+        store.notice(f"{share}; a new arm counts as average until the next rebuild")
     return {**answer, "parent": source.number, "rebuilt": True, "since": None}
 
 

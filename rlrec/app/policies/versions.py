@@ -137,7 +137,7 @@ def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
         learning = [other for other in policies.versions(unit, [version.policy.id]) if other.learning]
         version = learning[-1] if learning else version
     if version.policy.kind == "logged":
-        raise InputError(f"policy {version.policy.name!r} is the label of an imported log: it has no belief to freeze")
+        raise InputError(f"policy {version.policy.name!r} only holds an imported log: it has no belief to freeze")
     return version, head
 
 
@@ -179,10 +179,10 @@ def promote(store: Store, reference: str) -> LiveVersion:
         lookup.refuse_running_variant(unit, version)
         named = f"version {version.number} of {version.policy.name}"
         if version.status == "retired":
-            hint = f"`rlrec policy rebuild {version.policy.name}` makes one that learns"
+            hint = f"`rlrec policy rebuild {version.policy.name}` makes a version that learns"
             raise InputError(f"{named} is retired", hint=hint)
         if not is_complete(version):
-            raise InputError(f"{named} has not caught up with the log", hint="`rlrec policy rebuild` goes on with it")
+            raise InputError(f"{named} is a rebuild that has not finished", hint="`rlrec policy rebuild` continues it")
         previous = policies.by_id(unit, [head.live_id])[head.live_id]
         if head.live_id != version.id:
             policies.promote(unit, version.policy.id, version_id=version.id, previous_id=head.live_id)

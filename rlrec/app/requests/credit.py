@@ -94,7 +94,7 @@ class CreditedLines:
             raise InputError(f"unknown arm {line.arm!r}", hint="`rlrec arm list` shows them", field="arm")
         what, way_out = ("no page", "") if line.arm is None else (f"no arm {line.arm!r}", ", or no arm")
         if not decisions.find_showings(self.unit, user, arm=line.arm, since=FIRST, until=until, limit=1):
-            message, hint = f"user {user!r} saw {what} before {format_time(until)}", "nothing was shown to be credited"
+            message, hint = f"user {user!r} saw {what} before {format_time(until)}", "there is nothing to credit"
             raise InputError(message, hint=hint if line.arm is None else f"name another arm{way_out}", field="user")
         message = f"user {user!r} saw {what} from {format_time(since)} to {format_time(until)}"
         raise InputError(message, hint=f"give a longer window{way_out}", field="window")

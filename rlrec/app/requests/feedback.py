@@ -321,8 +321,8 @@ class FeedbackTransaction:
         event back. Raises InputError for a `return` that a user sends while a definition weighs it."""
         if not self.returns:
             raise InputError(
-                f"the event {RETURN!r} records itself where a user begins another visit, since a reward weighs it",
-                hint="name users when you serve them; send what is no such visit under another kind", field="events",
+                f"the event {RETURN!r} is recorded automatically when a user begins another visit",
+                hint="name users when you serve them, and send other events under another kind", field="events",
             )  # fmt: skip
         stored = (event.value for event in self.stored_events.get(decision_id, ()) if event.kind == RETURN)
         return value > 0 and sum(-1 if earlier < 0 else 1 for earlier in stored) > 0

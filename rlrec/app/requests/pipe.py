@@ -44,7 +44,7 @@ class Pipe:
             try:
                 return self._answer(left)
             except OutcomeUnknown as error:
-                hint = "give lines a request_id or a key: these are sent once more"
+                hint = "give lines a request_id or a key, so that you can send them again"
                 op_error = InputError(error.message, hint=hint)
                 left = [
                     line if isinstance(line, InputError)

@@ -215,7 +215,7 @@ class _Group:
             ]
             serving.see(contexts)
             if not serving.policy.served:
-                message = f"policy {version.policy.name!r} is the label of an imported log"
+                message = f"policy {version.policy.name!r} only holds an imported log"
                 raise InputError(message, hint="recommend from another policy", field="policy")
             shadow = None if route is None else self.shadows.get(route.route_id)
             challenger = None

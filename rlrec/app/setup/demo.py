@@ -48,7 +48,7 @@ def copy_samples(folder: Path, *, dry_run: bool = False) -> list[SampleFile]:
     pairs = [(source, folder / source.name) for source in sorted(samples().iterdir())]
     for source, target in pairs:
         if target.exists() and (not target.is_file() or target.read_bytes() != source.read_bytes()):
-            raise InputError(f"{target} is there, and is another file", hint="name a new folder")
+            raise InputError(f"{target} exists, and is another file", hint="name a new folder")
     if not dry_run:
         folder.mkdir(parents=True, exist_ok=True)
     for source, target in pairs:

@@ -466,7 +466,7 @@ def study(store: Store, request: Request) -> RunMeans:
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     if isinstance(audience, News):
-        raise InputError("articles of news come and go with the clock of a store", hint="leave --ephemeral away")
+        raise InputError("articles of news come and go with the clock of a store", hint="leave out --ephemeral")
     policy, name = _studied_policy(store, request, audience, names)
     seed = seed_or_random(request.seed)
     totals = in_memory.study(
@@ -512,17 +512,17 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
     )  # fmt: skip
     policy.check(reward)
     if not policy.served:
-        raise InputError(f"{name} is the label of an imported log", hint="study another policy")
+        raise InputError(f"{name} only holds an imported log", hint="study another policy")
     if policy.rules:
         typed = ", ".join(f"{name}={value}" for name, value in policy.rules.items())
-        raise InputError(f"{name} has {typed}: a study in memory keeps no such rules", hint="leave --ephemeral away")
+        raise InputError(f"{name} has {typed}: a study in memory keeps no such rules", hint="leave out --ephemeral")
     if policy.stages:
-        raise InputError(f"{name} draws candidates, and a study in memory shows any arm", hint="leave --ephemeral away")
+        raise InputError(f"{name} draws candidates, and a study in memory shows any arm", hint="leave out --ephemeral")
     if request.size > 1 and PROPENSITY in policy.needs:
-        hint = "leave --ephemeral away, or -k"
+        hint = "leave out --ephemeral, or -k"
         raise InputError(f"{name} learns by propensities, which pages in memory have at position 1 alone", hint=hint)
     if not policy.online:
-        hint = "leave --ephemeral away, train it on what the store has served"
+        hint = "leave out --ephemeral, train it on what the store has served"
         raise InputError(f"{name} is trained from a store, and a study in memory has none", hint=hint)
     return policy, name
 

@@ -376,9 +376,7 @@ class Trainer:
             sums = self._sums(now, slates)
             del slates  # before the next ones are mapped into memory
             if not sums.finite:
-                raise RlrecError(
-                    "the parameters grew beyond all numbers", hint=f"--lr {self.options.lr:g} is too large"
-                )
+                raise RlrecError("the parameters became infinite", hint=f"--lr {self.options.lr:g} is too large")
             now = self._steps.step(now, sums.mean, rate=rate)
             total = total + sums
         names = ("value", "gain", "std_error", "lower", "upper", "ess", "entropy", "kl")

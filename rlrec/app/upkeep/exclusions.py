@@ -57,7 +57,7 @@ def exclude(store: Store, name: str, *, where: str | None = None, machines: bool
         if stored is not None:
             if stored.filter != text or {*selected.unit_ids(unit, stored.id)} != {*(units or ())}:
                 hint = f"`rlrec log include {name}` ends it; or use another name"
-                raise Conflict(f"exclusion {name!r} is there with another meaning", hint=hint)
+                raise Conflict(f"exclusion {name!r} already has another definition", hint=hint)
             return _answer(unit, stored)
         stored = selected.add(unit, name, text, units)
         answer = _answer(unit, stored)

@@ -190,7 +190,7 @@ def _same_file(path: str, other: str) -> bool:
 
 def _plot_target(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value == "-":
-        raise click.UsageError("--plot takes the name of a file: stdout has the answer", ctx)
+        raise click.UsageError("--plot needs the name of a file: stdout has the answer", ctx)
     if value is not None:
         check_target(value, "--plot")
         check_figure(value)
@@ -200,7 +200,7 @@ def _plot_target(ctx: click.Context, param: click.Parameter, value: str | None) 
 def check_figure(path: str) -> None:
     """Raises InputError for the name of a picture in another format than SVG, which no viewer would open."""
     if path.lower().endswith((".png", ".jpg", ".jpeg", ".pdf", ".gif", ".webp")):
-        raise InputError(f"a figure is SVG, and {path} says otherwise", hint="name it FILE.svg; a browser opens it")
+        raise InputError(f"{path} is not SVG", hint="name it FILE.svg; a browser opens it")
 
 
 plot_option = option_group(

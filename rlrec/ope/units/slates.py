@@ -342,7 +342,7 @@ def examination(curve: PositionCurve, positions: int) -> Array:
     if len(curve.examination) < positions:
         raise InputError(
             f"curve {curve.name} ends at position {len(curve.examination)}, and slates have {positions}",
-            hint="use iips, or fit a curve on a log that tells of lower positions",
+            hint="use iips, or fit a curve on a log with lower positions",
         )
     return np.array(curve.examination[:positions])
 

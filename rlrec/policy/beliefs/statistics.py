@@ -92,7 +92,7 @@ class Forgetting(Record, kw_only=False):
 
     def __post_init__(self) -> None:
         if not 0 < self.discount <= 1:
-            raise InputError(f"discount is {self.discount:g}", hint="it lies above 0, and 1 forgets nothing")
+            raise InputError(f"discount is {self.discount:g}", hint="it is above 0; 1 forgets nothing")
         if not 0 <= self.window <= LONGEST or self.window != int(self.window):
             raise InputError(f"window is {self.window:g}", hint="it is a whole number of decisions; 0 forgets nothing")
         if self.discount < 1 and self.window:

@@ -151,7 +151,7 @@ class Exp3(Learner):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.gamma:
-            raise InputError("gamma is 0", hint="it lies above 0: gains are divided by the propensity of every arm")
+            raise InputError("gamma is 0", hint="it lies above 0: it divides gains by the propensity of every arm")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -51,7 +51,7 @@ class Linear(ContextualPolicy, Learner):
             raise InputError(f"model is {self.model!r}", hint=f"it is {DISJOINT}, {SHARED} or {HYBRID}")
         q, p = self.design.context.width, self.design.arm.width
         if self.uses_arm_features and q * p > solving.LARGEST:
-            hint = f"it holds {solving.LARGEST}: declare fewer features, or hash into fewer columns"
+            hint = f"the limit is {solving.LARGEST}: declare fewer features, or hash into fewer columns"
             raise InputError(f"a {self.model} model of {q} context and {p} arm features has {q * p} weights", hint=hint)
         if self.is_sparse and self.window:
             hint = "beliefs of so many columns forget by a discount"
@@ -257,7 +257,7 @@ class LinThompson(Linear):
             hint = "leave it out: positions without a floor could never judge rare arms"
             raise InputError(f"explore_slots is {self.explore_slots!r}, {samples}", hint=hint)
         if self.uses_arm_features and self.floor <= 0:
-            hint = f"give it a floor above 0 (default {FLOOR:g}), or no log of it can judge rare arms"
+            hint = f"give it a floor above 0 (default {FLOOR:g}), or rare arms cannot be evaluated from its log"
             raise InputError(f"floor is {self.floor:g}, {samples}", hint=hint)
 
     @classmethod
@@ -299,7 +299,7 @@ class LogisticThompson(LinThompson):
     def __post_init__(self) -> None:
         check_number("rate", self.rate)
         if not 0 < self.rate < 1:
-            raise InputError(f"rate is {self.rate:g}", hint="it lies between 0 and 1, and is neither")
+            raise InputError(f"rate is {self.rate:g}", hint="it must be above 0 and below 1")
         super().__post_init__()
 
     def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:

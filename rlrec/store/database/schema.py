@@ -76,7 +76,7 @@ def _wrong_revision(revisions: Sequence[str], *, address: str) -> CheckFailed | 
         message = f"the store {address} has {len(revisions)} revisions: {', '.join(sorted(revisions))}"
         return CheckFailed(message, hint=f"delete all but the one it is at from its table {VERSION_TABLE}")
     if revisions[0].startswith(COPYING):
-        return CheckFailed(f"the store {address} is not copied to the end", hint="repeat `rlrec db copy`")
+        return CheckFailed(f"the store {address} is an unfinished copy", hint="repeat `rlrec db copy`")
     if not re.fullmatch(r"\d{4}", revisions[0]):
         return _unknown_revision(revisions[0], address=address)
     if revisions[0] > HEAD:

@@ -183,7 +183,7 @@ def backup(store: Store, path: str) -> int:
             _write_snapshot(unit, target, path)
         return os.stat(path).st_size
     except FileExistsError:
-        raise InputError(f"{path} exists already", hint="name a file that is not there") from None
+        raise InputError(f"{path} exists already", hint="name a new file") from None
     except (OSError, sqlite3.Error) as error:
         raise _unwritable(path, error) from error
 

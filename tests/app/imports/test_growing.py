@@ -122,7 +122,7 @@ def test_files_that_were_rotated_one_after_the_other_are_all_read(path: Path, fi
     again = file(log.position, notices.append)
     looks = [took(again) for _ in range(4 * growing.QUIET_POLLS)]
     assert [data for data in looks if data] == [b"log-20300101\n", b"log.2\n", b"log\n"]
-    assert ["log.3.gz was packed" in text for text in notices] == [True]
+    assert ["log.3.gz was compressed" in text for text in notices] == [True]
 
 
 @pytest.mark.parametrize("text", ["", "x\n", "x\ny\nsomething that is longer than before\n"])

@@ -387,7 +387,7 @@ def test_a_folder_without_a_log_is_refused(sqlite_db: str, tmp_path: Path) -> No
     prepare(sqlite_db)
     assert refusal(sqlite_db, tmp_path, InputError) == f"{tmp_path} holds no log"
     (tmp_path / "letter").write_text("dear")
-    with pytest.raises(InputError, match="is not empty, and no log"):
+    with pytest.raises(InputError, match="is not empty, and is not a log"):
         export(sqlite_db, tmp_path)
 
 

@@ -58,4 +58,8 @@ def test_a_file_that_is_cut_or_lacks_a_column_is_refuses(run_sqlite: Run) -> Non
     content = Path("log.parquet").read_bytes()
     Path("log.parquet").write_bytes(content[: len(content) // 2])
     result = run_sqlite("import-log", "log.parquet", "--layout", "parquet", "--map", "map.json")
-    assert (result.exit_code, "no whole Parquet file" in result.stderr, len(result.stderr.splitlines())) == (2, True, 1)
+    assert (result.exit_code, "incomplete Parquet file" in result.stderr, len(result.stderr.splitlines())) == (
+        2,
+        True,
+        1,
+    )

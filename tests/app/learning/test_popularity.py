@@ -101,7 +101,7 @@ def test_the_same_again_is_fine_and_another_weight_a_conflict(log: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"prior_weight": 3.0}, "no log to weigh"),
+        ({"prior_weight": 3.0}, "needs a log"),
         ({"prior_from": "", "prior": "prior.csv"}, "do not go together"),
         ({"prior_from": "", "prior_weight": 0.0}, "--prior-weight is 0"),
         ({"prior_from": "", "prior_weight": 1e10}, "--prior-weight is 1e+10"),

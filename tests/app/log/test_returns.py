@@ -218,7 +218,7 @@ def test_a_return_by_hand_is_refused_where_it_records_itself(shop: Store) -> Non
     for at in (START, START + DAY):
         clock(shop, at)
         for values in ({"return": 1}, {"click": 1, "return": 1}):
-            with pytest.raises(InputError, match="records itself"):
+            with pytest.raises(InputError, match="recorded automatically"):
                 tell(shop, last, 1, **values)
         visit(shop, START + DAY)
     assert returns(shop) == {last["decision_id"]: [(1, START + DAY)]}

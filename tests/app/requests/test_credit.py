@@ -296,7 +296,7 @@ REFUSED = [
     ("--user nobody click", "unknown user 'nobody'"),
     ("--user u click --window 1h", "user 'u' saw no page from 2027-01-15T12:00:00.000000Z to"),
     ("--user u click --window 1h", "13:00:00.000000Z. give a longer window"),
-    ("--user u click --at 2026-12-01", "user 'u' saw no page before 2026-12-01T00:00:00.000000Z. nothing was shown"),
+    ("--user u click --at 2026-12-01", "user 'u' saw no page before 2026-12-01T00:00:00.000000Z. there is nothing"),
     ("--user u click --arm b --window 2h", "user 'u' saw no arm 'b' from"),
     (
         "--user v click --arm b",

@@ -61,7 +61,7 @@ def test_version_1_serves_as_the_log_was_served(run_sqlite: Run, sqlite_db: str,
     answer = copied(run_sqlite, "--param", f"floor={FLOOR}")
     assert (answer.exit_code, answer.json["version"]) == (0, 1)
     assert answer.json["kl"] < 0.02
-    assert "serves otherwise" not in answer.stderr
+    assert "serves differently" not in answer.stderr
     for a, b in ((0.0, 0.0), (1.0, -1.0), (-1.0, 0.5)):
         context = json.dumps({"a": a, "b": b})
         arms = run_sqlite("policy", "show", "pg", "--context", context, "--json").json["arms"]
@@ -74,7 +74,7 @@ def test_a_copy_that_is_far_from_its_log_says_so(run_sqlite: Run, sqlite_db: str
     filled(sqlite_db, contexts, 1, True)
     answer = copied(run_sqlite, "--param", "floor=0.9")
     assert (answer.exit_code, answer.json["kl"] > 0.2) == (0, True)
-    assert "version 1 is live, and serves otherwise than what it was copied from (KL 0." in answer.stderr
+    assert "version 1 is live, but serves differently from what it was copied from (KL 0." in answer.stderr
 
 
 def test_the_gate_can_still_judge_what_is_trained_from_a_copy(run_sqlite: Run, sqlite_db: str) -> None:

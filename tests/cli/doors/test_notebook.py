@@ -74,7 +74,7 @@ def test_an_answer_shows_its_figure_and_its_table_and_no_markup_of_people(shop: 
 def test_a_figure_is_a_picture_with_words_and_the_file_of_plot(shop: Recommender, tmp_path: Path) -> None:
     file = tmp_path / "home.svg"
     plot = shop.policy("home").plot(str(file))
-    with pytest.raises(InputError, match="a figure is SVG"):
+    with pytest.raises(InputError, match="is not SVG"):
         shop.policy("home").plot(str(tmp_path / "home.png"))
     assert file.read_text(encoding="utf-8") == plot.svg
     image = Tags(plot._repr_html_()).images[0]

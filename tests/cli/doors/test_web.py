@@ -320,7 +320,7 @@ def test_the_description_is_valid_and_has_the_fields_of_requests() -> None:
     validate(document)
     fields = document["components"]["schemas"]["Request"]["properties"]
     assert {"session", "policy", "experiment", "user", "context", "k", "arms", "request_id"} <= set(fields)
-    assert fields["user"]["description"] == "User key; the session's first one holds."
+    assert fields["user"]["description"] == "User key; a session keeps its first one."
     assert fields["k"].items() >= {"minimum": 1, "default": 1}.items()
     position, _ = document["components"]["schemas"]["Feedback"]["properties"]["position"]["anyOf"]
     assert position["minimum"] == 1

@@ -63,7 +63,7 @@ def _ranker(unit: Unit, reference: str) -> Version:
         raise InputError(f"{reference} still learns, and interleaved rankers are frozen", hint=hint)
     ranker = designs.policy_of(version)
     reasons = {
-        "is the label of an imported log": not policy.served,
+        "only holds an imported log": not policy.served,
         "reads the session": policy.stateful,
         "draws candidates first": bool(ranker.stages),
         "ranks by samples of its own for every decision": getattr(ranker, "model", "") in ("shared", "hybrid")

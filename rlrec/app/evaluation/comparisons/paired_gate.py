@@ -109,7 +109,7 @@ def look(unit: Unit, options: GateOptions, *, looks: Sequence[Mapping[str, Any]]
     Raises CheckFailed where the log has no usable rows."""
     selection = filters.selection(unit, options.log)
     if selection.splits is not None and list(selection.splits) != [GATE]:
-        raise InputError("a gate judges by the split that no training reads", hint="leave split out of --log")
+        raise InputError("a gate uses split=gate, which training never uses", hint="leave split out of --log")
     selection = replace(selection, splits=[GATE])
     definitions = {guard.name: _guarded(unit, guard.name) for guard in options.guards}
     current, _ = lookup.version(unit, options.current)

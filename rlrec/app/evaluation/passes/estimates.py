@@ -229,11 +229,11 @@ def estimators(request: Request) -> ope.EstimatorChoice:
         # rows selected by the chosen arm have a mean weight other than 1, so only self-normalised estimates are valid
         unfit = next((name for name, kind in choice.impressions.items() if not kind.self_normalised), None)
         if unfit is not None:
-            raise InputError(f"{unfit} means nothing by arm, which the logger chose", hint=f"use --estimator {BY_ARM}")
+            raise InputError(f"{unfit} does not work by arm: the logger chose it", hint=f"use --estimator {BY_ARM}")
         if request.interval == "cressie-read":  # which assumes a mean weight of 1
             raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
     if ope.CRAM in choice.labels and (len(choice.labels) > 1 or request.by is not None):
-        raise InputError("cram judges alone, and all of a log", hint="leave out --by and the other estimators")
+        raise InputError("cram works alone, and on a whole log", hint="leave out --by and the other estimators")
     if request.reward_model is not None and not _needs_model(choice.impressions):
         needs_model = [name for name in ope.GROUPS["impression"] if ope.estimator(name).needs_model]
         hint = f"add one of {', '.join(needs_model)} to --estimator"
@@ -260,7 +260,7 @@ def estimators(request: Request) -> ope.EstimatorChoice:
             raise InputError(f"{next(iter(judging))} judges {rows}, which have no one {request.by}", hint=hint)
     if choice.sessions and request.cluster == "row":
         name = next(iter(choice.sessions))
-        raise InputError(f"{name} judges sessions: --cluster row is no unit of theirs", hint="use session or user")
+        raise InputError(f"{name} judges sessions, so --cluster row does not work", hint="use session or user")
     has_pages = request.by not in SLOT_FIELDS and request.interval != "cressie-read"
     return choice.with_answering if has_pages and request.estimators is None else choice
 

@@ -153,7 +153,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
             return EmptyLog(message, hint=hint, wait_us=cutoff.timeout_us + cutoff.window_us)
         selected = f"of {quantity(counts.left_out, 'session')} selected, none"
         if counts.silent and not counts.other_policy:
-            hint = "judge by what `rlrec recommend` served, or by an import that says how likely each slate was"
+            hint = "use decisions of `rlrec recommend`, or an import with the propensity of each slate"
             return EmptyLog(f"{selected} has propensities for whole slates", hint=hint)
         if counts.left_out and not counts.other_policy:
             message = f"{selected} is whole: --log cuts them, or a slot is censored"

@@ -426,7 +426,7 @@ class CsvMap(Layout):
         self._eligible = tuple(sorted(self.arms))
         if self.largest > len(self.arms):
             raise InputError(
-                f"a page of {self.largest}, but {self.source.name} names {len(self.arms)} arms only",
+                f"a page of {self.largest}, but {self.source.name} names only {len(self.arms)} arms",
                 hint=ELIGIBLE if "map" in self.reads else None,
             )
 
@@ -455,4 +455,4 @@ def check_columns(source: str, names: Sequence[str], wanted_names: Iterable[str]
             hint = suggest(name, list(names), cutoff=0.5) or f"its columns are {', '.join(names)[:200]}"
             raise InputError(f"{source} has no column {name!r}", hint=hint)
         if names.count(name) > 1:
-            raise InputError(f"{source} names twice the column {name!r}", hint="rename all but the one to take")
+            raise InputError(f"{source} has two columns {name!r}", hint="rename all but the one to take")

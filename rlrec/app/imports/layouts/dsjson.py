@@ -207,7 +207,7 @@ def support(top: ShownAction, actions: Actions) -> dict[str, float] | None:
 
 CACHE = 2_000  # lists of actions remembered
 ARM_IDS = ("id", "i.id", "_tag")  # where the id of an action is
-APPRENTICE = "rewards are withheld, as from an apprentice: what it chose was not shown, so no line has a propensity"
+APPRENTICE = "rewards are withheld, as in apprentice mode: the chosen action was not shown, so no line has a propensity"
 REWARDS = ("_label_cost", "_original_label_cost", "o")  # keys that hold a reward; o.KEY, too
 ROW = ("session", "user", "at", "context", "request_id", "keep_probability", "action_features", "slot_sets", "support")
 PATHS = {"at": "Timestamp", "request_id": "EventId", "keep_probability": "pdrop", "eligible": "c._multi"}

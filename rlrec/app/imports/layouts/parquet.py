@@ -55,7 +55,7 @@ def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
                 )
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0][:200]
-            raise InputError(f"{source.name} is no whole Parquet file: {reason}", hint="fetch it again") from None
+            raise InputError(f"{source.name} is an incomplete Parquet file: {reason}", hint="fetch it again") from None
         copy.flush()
         opened.pop_all()  # the layout closes it
         return cast(BinaryIO, copy)

@@ -118,13 +118,13 @@ class TextLine(NamedTuple):
         except UnicodeDecodeError as bad:
             raise InputError(f"not UTF-8: byte 0x{line[bad.start]:02x}") from None
         if not bar:
-            raise InputError("no `|`, behind which features stand", field="label")
+            raise InputError("no `|` before the features", field="label")
         words, tag = _words(head), None
         if words and (words[-1][0] == "'" or head[-1] not in BETWEEN):
             tag = words.pop()
             if tag == "shared" or (":" in tag and tag[0] != "'"):
                 hint = "a space goes between a label and the bar"
-                raise InputError(f"{tag[:80]!r} touches the bar: it is the tag, and no label", hint=hint, field="label")
+                raise InputError(f"{tag[:80]!r} has no space before the bar: it is a tag", hint=hint, field="label")
             tag = unquote(tag.removeprefix("'")) or None
         if words[:1] in (["ccb"], ["slates"]):
             hint = "--layout dsjson takes pages of several slots"
@@ -205,7 +205,7 @@ def _features(spaces: Sequence[str]) -> dict[str, Any]:
     for name in fields.keys() & top.keys():  # a namespace with the name of a feature outside namespaces
         inner = {f"{name}.{key}": value for key, value in fields.pop(name).items()}
         if doubled := inner.keys() & top.keys():
-            raise InputError(f"{min(doubled)[:80]!r} is a feature, and one of a namespace", field=name)
+            raise InputError(f"{min(doubled)[:80]!r} is a feature twice: by itself, and in a namespace", field=name)
         top |= inner
     if reserved := (fields.keys() | top.keys()) & RESERVED:
         raise InputError(f"{min(reserved)!r} cannot be the name of features here", field=min(reserved))

@@ -81,7 +81,7 @@ def parse_weight(text: str) -> tuple[str, float, bool]:
 def parse_share(text: str) -> float:
     """A share of all units, above 0 and below 1."""
     if not 0 < (share := parse_percent(text)) < 1:
-        hint = "it lies between 0 and 100 %, and is neither of them: write 5% or 0.05"
+        hint = "it must be above 0 and below 100 %: write 5% or 0.05"
         raise InputError(f"the share is {100 * share:.12g} %", hint=hint)
     return share
 
@@ -442,7 +442,7 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
     by_reward = not {row.get("reward") for row in earned} <= {DEFAULT_REWARD, None}
     for row in earned:
         text = difference_sentence(row, result["unit"], by_reward=by_reward)
-        conclude(show, f"{text}; promoted all the same." if row["answer"] in ("same", "unknown") else f"{text}.")
+        conclude(show, f"{text}; promoted anyway." if row["answer"] in ("same", "unknown") else f"{text}.")
     has_remedy = bool(result.get("remedy"))
     conclude(show, *(f"{line}." for line in passed_by if not (has_remedy and line.startswith("policy "))))
 

@@ -31,7 +31,7 @@ KINDS = (
     click.option("--kinds", type=LIST, required=True, metavar="KIND,...", help=f"Kinds, of {', '.join(KINDS)}."),
     click.option(
         "--param", "params", multiple=True, metavar="KIND:NAME=V1,V2",
-        help="Values of a parameter of one kind; repeatable: every combination is played, at most 40 in all.",
+        help="Values of a parameter of one kind; repeatable: every combination is tried, at most 40 in all.",
     ),
     click.option("--features", type=JSON_FILE, help="How contexts and arms are read [default: fitted to the log]."),
     click.option("--reward", type=NAME, metavar="NAME", help="To learn and judge by [default: what policies learn]."),

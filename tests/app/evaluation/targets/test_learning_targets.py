@@ -67,7 +67,7 @@ def test_cram_of_what_does_not_learn_is_snips(sqlite_db: str) -> None:
 @pytest.mark.parametrize("options", [{"estimators": "cram,ips"}, {"estimators": "cram", "by": "day"}])
 def test_cram_judges_alone_and_all_of_a_log(sqlite_db: str, options: dict[str, str]) -> None:
     filled(sqlite_db, logged)
-    with pytest.raises(InputError, match="cram judges alone"):
+    with pytest.raises(InputError, match="cram works alone"):
         logs.judged(sqlite_db, "home", **options)
 
 

@@ -88,8 +88,8 @@ def test_counts_and_estimates_are_those_of_a_plain_script(run_sqlite: Run) -> No
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("1:1:0.5| a", "touches the bar"),
-        ("shared| a", "touches the bar"),
+        ("1:1:0.5| a", "no space before the bar"),
+        ("shared| a", "no space before the bar"),
         ("1:1:0.5", "no `|`"),
         ("1:1:0.5 2:1:0.5 | a", "several actions"),
         ("7:1:0.5 | a", "none of the 4 actions"),
@@ -104,7 +104,7 @@ def test_counts_and_estimates_are_those_of_a_plain_script(run_sqlite: Run) -> No
         ("ccb shared | a", "dsjson"),
         ("1:0:0.5 |_multi a", "cannot be the name"),
         ("1:0:0.5 | _tag:2", "cannot be the name"),
-        ("1:0:0.5 | u u.a |u a", "is a feature, and one of a namespace"),
+        ("1:0:0.5 | u u.a |u a", "is a feature twice: by itself, and in a namespace"),
         ("shared 0:-1:.5 'd3 | a", "behind `shared`"),
         ("1:1e300:0.5 | a", "too large"),
         (b"1:0:0.5 | \xff", "not UTF-8"),

@@ -199,8 +199,8 @@ def test_a_layer_is_named_at_creation_and_a_repeat_changes_nothing(ready: Any) -
         ("freeze front-holdout", 2, "is the holdout of a route, and takes units while it runs"),
         ("create new --variant a=home --variant b=other --layer page", 2, "0 % left beside ab"),
         ("create new --variant a=home --variant b=other --layer-share 5%", 2, "--layer NAME"),
-        ("create new --variant a=home --variant b=other --layer x --layer-share 0", 2, "between 0 and 100 %"),
-        ("create new --variant a=home --variant b=other --layer x --layer-share 100%", 2, "and is neither of them"),
+        ("create new --variant a=home --variant b=other --layer x --layer-share 0", 2, "above 0 and below 100 %"),
+        ("create new --variant a=home --variant b=other --layer x --layer-share 100%", 2, "and below 100 %"),
     ],
 )
 def test_bad_weights_and_layers_are_one_line_and_store_nothing(ready: Any, words: str, code: int, message: str) -> None:

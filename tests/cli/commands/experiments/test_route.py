@@ -483,7 +483,7 @@ def test_an_undecided_ramp_is_promoted_only_anyway_and_says_so(sqlite_db: str) -
     done = run(*STOP, "candidate", "--anyway")
     assert (done.exit_code, show(run)["policy"]) == (0, "y")
     assert "cannot tell yet whether it is better or worse than current" in done.stderr
-    assert "promoted all the same" in done.stderr
+    assert "promoted anyway" in done.stderr
 
 
 def test_a_ramp_that_nobody_saw_is_promoted_and_says_so(ready: Run) -> None:

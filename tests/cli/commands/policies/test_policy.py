@@ -127,7 +127,7 @@ def test_the_same_definition_again_is_fine_and_another_one_a_conflict(run: Run) 
             "--prior-weight is 0",
             "between 1e-06 and 1e+09",
         ),
-        (["--kind", "ucb", "--prior-weight", "3"], "no log to weigh", "--prior-from"),
+        (["--kind", "ucb", "--prior-weight", "3"], "needs a log", "--prior-from"),
         ([], "Missing option '--kind'", None),
     ],
 )

@@ -104,7 +104,7 @@ def test_rates_of_a_file_name_the_arms(run_sqlite: Run, tmp_path: Path) -> None:
         (["shop", "--kind", "ucb", "--env", "arms=12"], "bait is 10. it is from 5 to 7 with arms=12 and categories=5"),
         (
             ["bernoulli", "--kind", "ucb", "--param", "pin=1=a1", "--param", "block=a2"],
-            "ucb has block=a2, pin=1=a1: a study in memory keeps no such rules. leave --ephemeral away",
+            "ucb has block=a2, pin=1=a1: a study in memory keeps no such rules. leave out --ephemeral",
         ),
     ],
 )

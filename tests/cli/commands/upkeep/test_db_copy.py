@@ -80,7 +80,7 @@ def test_a_stopped_copy_goes_on_and_is_no_store_before(
     monkeypatch.setattr(copying.CopyTarget, "add", stopping)
     with closing(Store(source)) as store, pytest.raises(Stopped):
         db_copy.copy(store, target)
-    assert "is not copied to the end" in runner(target)("policy", "list").failed(3)
+    assert "is an unfinished copy" in runner(target)("policy", "list").failed(3)
     assert runner(target)("init").exit_code == 3
     monkeypatch.setattr(copying.CopyTarget, "add", add)
     assert runner(source)("db", "copy", "--to", target, "--json").done().json["resumed"] is True
