@@ -38,6 +38,7 @@ from rlrec.errors import CheckFailed, InputError
 from rlrec.ope.checks.reasons import VERDICTS
 from rlrec.policy.contexts.encoder import Design
 from rlrec.records import Reward, Version
+from rlrec.sentences import DEFAULT_REWARD
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
 from rlrec.store.log import selected
@@ -143,7 +144,8 @@ def sweep(
     result: Result = {
         "reward": reward.name, "log": request.log, "decisions": first.extent.decisions, "blocks": len(blocks),
         "begins": [*map(format_time, begins.tolist())], "served": first.estimate.served, "best": first.target,
-        "command": best and _command(best, request, {row.name for row in stored}), "returns": RETURN in reward.weights,
+        "command": best and creation_command(best, request, {row.name for row in stored}),
+        "returns": RETURN in reward.weights,
         "same": [row.name for row in stored if best and (row.kind, row.params) == best.version.policy[2:4]],
         "candidates": [
             {"kind": None, "params": {}, **row.record} if (candidate := by_name.get(row.target)) is None
@@ -266,11 +268,12 @@ def _judged(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
     return sorted(judged, key=lambda row: (row.estimate.verdict == "insufficient", -(row.estimate.lift or 0.0)))
 
 
-def _command(candidate: Candidate, request: Request, taken: set[str]) -> str:
+def creation_command(candidate: Candidate, request: Request, taken: set[str]) -> str:
     """The command that creates a candidate which learns from the whole log."""
     names = (candidate.kind, *(f"{candidate.kind}-{number}" for number in range(2, len(taken) + 3)))
     words = ["rlrec policy create", next(name for name in names if name not in taken), "--kind", candidate.kind]
     words += [f"--param {shlex.quote(f'{name}={text}')}" for name, text in candidate.texts.items()]
-    words += [f"--reward {request.reward}"] if request.reward else []
+    reward = candidate.version.reward.name  # that of the policies, where none was requested
+    words += [f"--reward {reward}"] if reward != DEFAULT_REWARD else []
     words += ["--features FILE"] if request.features is not None and candidate.version.contextual else []
     return " ".join([*words, f"--from-log {shlex.quote(request.log or filters.ALL)}"])

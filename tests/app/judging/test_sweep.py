@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlrec.app.distributions import designs
 from rlrec.app.evaluation.passes.estimates import EstimateRow
 from rlrec.app.judging import sweep
 from rlrec.app.judging.evaluate import Workers
@@ -17,6 +18,7 @@ from rlrec.errors import CheckFailed
 from rlrec.store.policies import arms
 from rlrec.times import parse
 from tests.app import logs
+from tests.app.evaluation import worlds
 from tests.conftest import filled
 
 PLACES = [{"place": f"p{number}"} for number in range(8)]
@@ -113,6 +115,14 @@ def test_where_they_do_not_plain_thompson_is(sqlite_db: str) -> None:
     result = answered(sqlite_db, **options)[0]
     assert result["best"] == "thompson"
     assert result["command"] == "rlrec policy create thompson --kind thompson --from-log all"
+
+
+def test_the_command_names_the_reward_by_which_was_judged() -> None:
+    """Also where it was that of the policies: `policy create` would take `default`."""
+    candidate = sweep.Candidate("ucb", {"c": "0.5"}, designs.unstored("ucb", {"c": 0.5}, worlds.CLICK))
+    command = sweep.creation_command(candidate, sweep.Request(kinds="ucb", log="field:device=phone x"), {"ucb"})
+    start = "rlrec policy create ucb-2 --kind ucb --param c=0.5 --reward click"
+    assert command == f"{start} --from-log 'field:device=phone x'"
 
 
 FRESH = 1_600  # visitors whom a policy serves, from whom it goes on learning

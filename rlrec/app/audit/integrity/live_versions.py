@@ -102,10 +102,11 @@ def notice_successors(
     for reference, meant in lookup.resolve(unit, references, built_in=references).items():
         if isinstance(meant, InputError):
             continue
-        if has_copies and (sentence := successors(unit, meant[0])) is not None:
-            store.notice(sentence)
-        elif (sentence := untaught(unit, *meant, options)) is not None:
-            untaught_versions[meant[0].reference] = sentence
+        served_by, blank = successors(unit, meant[0]) if has_copies else None, untaught(unit, *meant, options)
+        if blank is not None:
+            untaught_versions[meant[0].reference] = served_by or blank
+        elif served_by is not None:
+            store.notice(served_by)
         if reference == meant[0].policy.name and (sentence := waiting_sentence(unit, meant[0])) is not None:
             store.notice(sentence)
     return untaught_versions

@@ -53,6 +53,7 @@ SLOT_FIELDS, SLATE_FIELDS = ("position", "arm"), ("step",)  # of the fields that
 FLOOR = 0.05  # the usual one
 PAIRED = {"pi", "sn-pi"}  # named explicitly, these raise an error where they cannot weigh a page
 POWER = 0.8  # of plans: the probability that the lift shows
+MIN_SHARE = 0.005  # of the weight of the rows, below which a sentence does not name a logger
 MAX_NAMES = 3  # loggers that a sentence names at most
 MOVED_SHARE = 0.1  # of the weight of the rows, which moves from some loggers to others, above which a sentence says so
 LIFT = "lift", "lift_lower", "lift_upper", "lift_std_error"
@@ -178,7 +179,7 @@ class EstimateRow(Record):
         """The other side of the comparison: the loggers, where the figures leave out others, which may serve now; with
         their shares, where weights make these others than the log has."""
         n_rows = sum(logger.rows for logger, _ in self.estimate.logger_shares)
-        counted = {logger.version: share for logger, share in self.estimate.logger_shares if share}
+        counted = {logger.version: share for logger, share in self.estimate.logger_shares if share >= MIN_SHARE}
         has_names = 0 < len(counted) <= MAX_NAMES and None not in counted
         if has_names and len(counted) < len(self.estimate.logger_shares):
             return f"what {' and '.join(map(str, counted))} logged"

@@ -349,6 +349,9 @@ def test_a_log_that_is_nearly_all_the_targets_own_is_no_rival(db: str) -> None:
     row = judged_row(db, "uniform", "snips", FIXED)
     old, near = sorted(row.estimate.logger_weights, key=lambda logger: not logger.is_target)
     assert "than what was logged (weighed as 90 % old@1 and 10 % near@1), per impression" in row.claim.sentence
+    hardly = (replace(old, weight=1e-4), near)  # a share that would read 0 %
+    sentence = replace(row, estimate=replace(row.estimate, logger_weights=hardly)).claim.sentence
+    assert "than what near@1 logged, per impression" in sentence
     weights = (old, replace(near, weight=0.05))
     weighed_row = replace(row, estimate=replace(row.estimate, logger_weights=weights, reasons=("low-ess",)))
     assert weighed_row.answer.answer == "same"

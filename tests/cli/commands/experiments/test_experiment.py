@@ -363,6 +363,15 @@ def test_a_mean_per_visit_of_people_who_come_once_has_the_answer_per_person(read
     assert "reward_per_visit" not in text  # which would say it twice
 
 
+def test_a_policy_whose_variant_serves_has_no_answer_of_its_own(ready: Any) -> None:
+    """It never served, and has learned nothing: what it draws at random is no answer about its name."""
+    create(ready)
+    lines = "".join(f'{{"experiment": "ab", "session": "{n}", "user": "{n}"}}\n' for n in range(40))
+    ready("recommend", "--input", "-", stdin=lines).done()
+    lines = ready("--now", LATER, "evaluate", "home").done().stdout.splitlines()
+    assert lines[0] == "home@1 served nobody; its variant home@ab/a serves: judge it"
+
+
 def test_days_count_the_time_in_which_nobody_new_comes(sqlite_db: str) -> None:
     """All 80 users come on the first of five days, and again later: the traffic is that of five days, not of one."""
     run = filled(sqlite_db, bring_back)
