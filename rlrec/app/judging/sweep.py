@@ -67,8 +67,8 @@ class Request:
 
 
 # candidates: best first, rows of `evaluate` with their kind (None for `uniform`) and params; begins: of the evaluated
-# blocks; command: creates the best one; same: policies with its kind and
-# parameters; returns: whether the reward weighs them.
+# blocks; command: creates the best one; same: policies with its kind,
+# parameters and reward; returns: whether the reward weighs them.
 Result = TypedDict("Result", {
     "reward": str, "log": str | None, "decisions": int, "blocks": int, "begins": list[str], "served": float | None,
     "best": str, "command": str | None, "same": list[str], "returns": bool, "candidates": list[dict[str, Any]],
@@ -85,6 +85,10 @@ class Candidate(NamedTuple):
     @property
     def name(self) -> str:
         return " ".join([self.kind, *(f"{name}={text}" for name, text in self.texts.items())])
+
+    def is_like(self, version: Version) -> bool:
+        """Whether a version has this kind, with these parameters, and learns the same reward."""
+        return version.policy[2:4] == self.version.policy[2:4] and version.reward.id == self.version.reward.id
 
     @property
     def counting(self) -> Any:
@@ -129,7 +133,8 @@ def sweep(
             unit, evaluation_request, estimates.estimators(evaluation_request),
             replace(selection, since=int(begins[0])), engine, candidates=targets,
         )  # fmt: skip
-        stored, judged = policies.all_policies(unit), _judged(rows)
+        names, judged = {policy.name for policy in policies.all_policies(unit)}, _judged(rows)
+        live = [policy.version for policy in policies.live(unit, names).values()]
         counts = selected.version_counts(unit, replace(selection, since=int(begins[0])))
         total, served = sum(counts.values()), policies.by_id(unit, list(counts))
         shares: dict[str | None, float] = {served[key].reference: number / total for key, number in counts.items()}
@@ -144,9 +149,9 @@ def sweep(
     result: Result = {
         "reward": reward.name, "log": request.log, "decisions": first.extent.decisions, "blocks": len(blocks),
         "begins": [*map(format_time, begins.tolist())], "served": first.estimate.served, "best": first.target,
-        "command": best and creation_command(best, request, {row.name for row in stored}),
+        "command": best and creation_command(best, request, names),
         "returns": RETURN in reward.weights,
-        "same": [row.name for row in stored if best and (row.kind, row.params) == best.version.policy[2:4]],
+        "same": [version.policy.name for version in live if best and best.is_like(version)],
         "candidates": [
             {"kind": None, "params": {}, **row.record} if (candidate := by_name.get(row.target)) is None
             else {"kind": candidate.kind, "params": candidate.version.params, **row.record}

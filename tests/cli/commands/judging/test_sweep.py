@@ -68,6 +68,7 @@ def test_the_command_creates_what_was_judged(shop: Run) -> None:
     again = shop(*SWEEP, "thompson,linucb", "--log", "policy=draw", "--json").json
     assert again["command"].split()[3] == "linucb-2"  # a name that is free
     assert again["candidates"] == result["candidates"]
+    assert (result["same"], again["same"]) == ([], ["linucb"])  # which exists by then
 
 
 def test_json_has_every_candidate_best_first(shop: Run) -> None:
