@@ -25,11 +25,8 @@ ENVIRONMENT = {
 MAX_DEATHS = 4  # of workers on one partition, after which the partition is refused
 
 
-class Runner(Protocol):
-    """Runs a task, the packed parameters of a pass, on a partition. Both the runner and the partition can be
-    pickled."""
-
-    def __call__(self, task: bytes, partition: Any, /) -> Any: ...
+# Runs a task, the packed parameters of a pass, on a partition. Both the runner and the partition can be pickled.
+Runner = Callable[[bytes, Any], Any]
 
 
 class Engine(Protocol):

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from rlrec.app.inputs.arm_names import ArmNames
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy import NARROWING
 from rlrec.store import Store, Unit
@@ -120,6 +119,8 @@ def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
     rules = policy_rules(params)
     if rules.chosen_names is None and not rules.blocked:
         return None
+    from rlrec.app.inputs.arm_names import ArmNames
+
     names = ArmNames(unit, rules.names)
     restricted = None if rules.chosen_names is None else names.find(rules.chosen_names)
     return ArmLists(restricted, names.find(rules.blocked))

@@ -10,7 +10,7 @@ from rlrec.errors import InputError
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows
-from rlrec.store.log import activity, selected
+from rlrec.store.log import selected
 from rlrec.store.policies import beliefs, experiments, policies, routes
 from rlrec.times import DAY_US, format_time
 
@@ -21,6 +21,8 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
     """Find routes and running experiments that serve another version than the live one, routes that an earlier release
     pinned at the end of a ramp, served policies that can show no arm, and policies whose promoted version is served
     nowhere. policy: check this one alone, with routes to versions that its variants learned."""
+    from rlrec.store.log import activity
+
     names = {row.name for row in policies.all_policies(unit)}
     live = StoredRows("policy", ((version.policy.id, version) for version, _ in policies.live(unit, names).values()))
     changes, leading = routes.newest_changes(unit), set[int]()  # leading: policies that a route or an experiment serves

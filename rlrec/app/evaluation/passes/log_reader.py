@@ -24,7 +24,6 @@ from rlrec.records import Record
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import StoredRows
-from rlrec.store.log import candidates as candidate_lists
 from rlrec.store.log import contents, imported_data, reader, settings
 from rlrec.store.log.reader import Batch
 
@@ -238,7 +237,9 @@ class LogReader:
 
     def _logged_lists(self, slots: Columns) -> log_rows.LoggedLists:
         """The lists of candidates of a batch."""
-        lists = candidate_lists.find_lists(self.unit, np.unique(slots["decision_id"]).tolist())
+        from rlrec.store.log import candidates  # few logs have any
+
+        lists = candidates.find_lists(self.unit, np.unique(slots["decision_id"]).tolist())
         catalogues = {row.catalogue_id for row in lists.values() if row.catalogue_id is not None}
         arms = contents.eligible_arms(self.unit, catalogues)
         versions = self.loggers.versions(slots["version_id"]) if lists else {}

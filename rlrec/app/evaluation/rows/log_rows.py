@@ -27,12 +27,12 @@ from rlrec.policy.slates.slate_draws import SMALLEST
 from rlrec.records import Record, Reward, Version
 from rlrec.store.database.bulk import Columns
 from rlrec.store.database.unit import StoredRows, damage_error
-from rlrec.store.log.candidates import CandidateList
 from rlrec.store.log.reader import ABSENT, Batch
 
 if TYPE_CHECKING:
     from rlrec.ope.sums.unit_visits import Visits
     from rlrec.policy.kinds.two_stage import TwoStage
+    from rlrec.store.log.candidates import CandidateList
 
 MAX_DERIVED = 100  # distributions of first stages from which inclusion probabilities are computed
 CELLS = 50_000_000  # most arms times squared candidates in these; the first one is computed whatever its size
