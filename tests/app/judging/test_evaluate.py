@@ -460,7 +460,7 @@ def test_groups_of_arms_do_not_need_a_mean_weight_of_1(sqlite_db: str) -> None:
         ({"targets": ["log"], "estimators": "snip"}, "unknown estimator", "snips"),
         ({"targets": ["log"], "interval": "cressie-read"}, "dr", "bootstrap-t"),
         ({"targets": ["log"], "by": "arm", "interval": "cressie-read"}, "cressie-read .* by arm", "bootstrap-t"),
-        ({"targets": ["log"], "by": "arm", "estimators": "snips,dr"}, "dr means nothing by arm", "snips"),
+        ({"targets": ["log"], "by": "arm", "estimators": "snips,dr"}, "dr does not work by arm", "snips"),
         ({"targets": ["log"], "cluster": "sesion"}, "unknown cluster", "session"),
         ({"targets": ["log"], "log": "polcy=log"}, "log filter", "policy"),
         ({"targets": ["log"], "log": "split=gates"}, "unknown split", "gate"),

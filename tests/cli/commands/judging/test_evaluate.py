@@ -347,7 +347,7 @@ def test_options_come_from_the_environment(log: Any, run_sqlite: Run) -> None:
         (["uniform", "--interval", "cressie-read", "--estimator", "sndr"], "does not exist for sndr"),
         (["uniform", "--estimator", "switch-dr:nan"], "tau of switch-dr is nan"),
         (["uniform", "--estimator", "dros:0"], "lambda of dros is 0"),
-        (["uniform", "--by", "arm", "--estimator", "sndr"], "sndr means nothing by arm"),
+        (["uniform", "--by", "arm", "--estimator", "sndr"], "sndr does not work by arm"),
         (["uniform", "--log", "policy=hom"], "did you mean home?"),
         (["uniform", "--gamma", "1.5"], "gamma is 1.5"),
         (["uniform", "--by", "arm", "--estimator", "wdr"], "no one arm"),
