@@ -24,7 +24,7 @@ from rlrec.app.log import reward_log
 from rlrec.compute import Engine
 from rlrec.errors import InputError, quantity
 from rlrec.ope.checks import verdicts
-from rlrec.ope.checks.reasons import GROUPS, HINTS, LATER, REPLAYED, SERVED, SPARED, VERDICTS, helpful, hint
+from rlrec.ope.checks.reasons import GROUPS, HINTS, LATER, REPLAYED, SERVED, SPARED, VARIANT, VERDICTS, helpful, hint
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
@@ -253,7 +253,9 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
             if reason == "carry-over" and estimate.unit == "session":
                 reason = "logging-candidates"  # whole visits have answered, so an experiment remains
             has_served = name in {logger.version for logger in estimate.logger_weights}
-            if reason == "in-sample" and (has_served or (estimate.log or "").endswith(f"loggers={name}")):
+            if reason == "in-sample" and "@" in judged[0].target:
+                reason = VARIANT
+            elif reason == "in-sample" and (has_served or (estimate.log or "").endswith(f"loggers={name}")):
                 reason = SERVED
             elif reason == "in-sample" and judged[0].spares_gate and "split=" not in judged[0].options.get("log", ""):
                 reason = SPARED
@@ -278,6 +280,7 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
     names = {"target": " ".join([name, *words]), "log": log and f"{log},"}
     loggers = [logger.version for logger in row.estimate.logger_weights if logger.version and logger.weight]
     names |= {"logger": loggers[-1], "others": f" ({', '.join(loggers[:-1])})"} if loggers else {}
+    names["experiment"] = row.target.partition("@")[2].partition("/")[0]
     if reason == REPLAYED and row.sweep_version is not None:
         from rlrec.app.inputs.parameters import sweep_command  # which few answers name
 

@@ -187,9 +187,11 @@ _UNKNOWN = {
     "end": "DAY",
     "log": "",
     "logger": "NAME@V",
+    "experiment": "NAME",
     "others": "",
 }
 SERVED = "served"  # used in place of `in-sample`, where the target served a part of the log itself
+VARIANT = "variant"  # the same, where an experiment compares the target
 SPARED = "spared"  # the same, where the target learned from none of the gate split
 REPLAYED = "replayed"  # the same, where it learned from this log, and a sweep judges its kind
 LATER = "later"  # used in place of `drift`, where nothing changed before the end of the log
@@ -219,6 +221,7 @@ HINTS = {
     "clipped-propensities": "`rlrec import-log FILE` with the propensities that the draws had",
     "in-sample": _EXPERIMENT,
     SERVED: "`rlrec outcomes --by policy` shows what it earned as it served; a holdout of a route tells its worth",
+    VARIANT: "`rlrec experiment show {experiment}` compares it, on the visits of each variant",
     REPLAYED: "`{sweep}` judges its kind on rows that did not teach it, an experiment itself",
     SPARED: f"{_EVALUATE} --log {{log}}split=gate`, by users from whom it did not learn",
     "unnarrowed": _EXPERIMENT,

@@ -261,6 +261,8 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     assert evaluate.next_steps([taught])[0].startswith(
         f"Next: `{sweep} --log policy=log --cluster session` judges its kind on rows that"
     )
+    variant_row = replace(taught, target="log@ab/new")  # which an experiment compares with the others
+    assert evaluate.next_steps([variant_row])[0].startswith("Next: `rlrec experiment show ab` compares it")
     visits = replace(row, estimate=replace(row.estimate, unit="session", reasons=("carry-over",)))
     assert evaluate.next_steps([visits])[0].startswith("Next: `rlrec help experiments`")  # no estimator is left
     time = steps["drift"].partition("since=")[2]
