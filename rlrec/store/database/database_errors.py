@@ -60,6 +60,9 @@ def _sqlite_error(error: BaseException | None, *, address: str) -> Exception:
         return locked(address)
     log = f"{address}-wal"
     if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") and os.path.isfile(log) and os.path.getsize(log):
+        if not os.path.lexists(address):
+            hint = f"move it back beside {log}, which has its last changes, or delete that, too"
+            return CheckFailed(f"the store {address} was moved or deleted while it was open", hint=hint)
         hint = f"copy it together with {log} to a folder of yours, and read that"
         return RlrecError(f"the store {address} was not closed, and its folder cannot be written", hint=hint)
     if name == "SQLITE_CANTOPEN":

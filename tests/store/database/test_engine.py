@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from rlrec.app.setup.init import init
-from rlrec.errors import InputError, OutcomeUnknown, RlrecError, StoreBusy
+from rlrec.errors import CheckFailed, InputError, OutcomeUnknown, RlrecError, StoreBusy
 from rlrec.store import Store, Unit
 from rlrec.store.database import database_errors, engine
 from rlrec.store.database.engine import Waits
@@ -455,6 +455,13 @@ def test_a_store_that_is_replaced_acknowledges_nothing_more(sqlite_db: str) -> N
             with pytest.raises(RlrecError, match="deleted or replaced") as refused:
                 store.write(work)
             assert refused.value.code == 1
+            if not path.exists():
+                with (
+                    closing(Store(sqlite_db)) as other,
+                    pytest.raises(CheckFailed, match="moved or deleted"),
+                    other.read(),
+                ):
+                    pass
             path.write_bytes(content)
 
 
