@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from rlrec.errors import InputError, quantity, suggest
 from rlrec.policy import NARROWING
+from rlrec.policy.slates.page_rules import declared
 from rlrec.store import Store, Unit
 from rlrec.store.log import events
 from rlrec.store.log.contents import Eligible
@@ -130,6 +131,16 @@ def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> list[int]:
     """The ids of the arms that a policy with these parameters may show now to a person without a past, ascending."""
     lists, (active, _, _) = arm_lists(unit, params), arms.active(unit)
     return list(active) if lists is None else lists.leave(active)
+
+
+def idle_page_rules(unit: Unit, texts: Mapping[str, str]) -> list[str]:
+    """The page rules of a policy that name no arm which it may show now."""
+    from rlrec.app.inputs.arm_names import ArmNames
+
+    if (rules := declared(texts)) is None:
+        return []
+    names, allowed = ArmNames(unit, rules.names), set(allowed_arms(unit, texts))
+    return [text for name, text in rules.names.items() if allowed.isdisjoint(names.find([name]))]
 
 
 def notice_unseen_kinds(store: Store, unit: Unit, kinds: Collection[str]) -> None:

@@ -17,7 +17,6 @@ from rlrec.cli.doors import ofrep, openapi
 from rlrec.cli.doors.protocol import Limits, refusal
 from rlrec.cli.doors.writer import GROUP, GROUP_BYTES, Answered, NumberedLines, SharedWriter
 from rlrec.cli.text.lines import groups
-from rlrec.errors import StoreBusy
 from rlrec.records import Record
 
 if TYPE_CHECKING:
@@ -303,10 +302,7 @@ def _with_op(op: str, body: bytes) -> bytes:
 
 
 def _status(answered: Answered) -> int:
-    if answered.error is None:
-        return HTTPStatus.OK
-    busy = isinstance(answered.error, StoreBusy)
-    return HTTPStatus.SERVICE_UNAVAILABLE if busy else HTTPStatus.INTERNAL_SERVER_ERROR
+    return 200 if answered.error is None else STATUS_OF_CODE.get(answered.error.code, 500)
 
 
 def _single(answered: Answered) -> Response:

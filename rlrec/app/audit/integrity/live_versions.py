@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.inputs import arm_rules, lookup
 from rlrec.errors import InputError
+from rlrec.policy import EVERY_KIND
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows
@@ -51,12 +52,15 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
                 findings.add(CHECK, "info", f"experiment {experiment.name}", f"{detail}: {remedy}")
         leading |= {version.policy.id for version in versions}
     for now in live.values():
-        params, is_meant = now.policy.params, policy in (None, now.policy.name)
-        is_narrowed = is_meant and (params.get("arms") or params.get("block"))
-        has_callers = now.policy.id in leading or activity.count_served_since(unit, now.policy.id, unit.now - DAY_US)
-        if is_narrowed and has_callers and not arm_rules.allowed_arms(unit, params):
-            detail = "no arm is left by its `arms` and `block`, and requests are refused: `rlrec arm list` shows groups"
-            findings.add(CHECK, "warning", f"policy {now.policy.name}", detail)
+        params, subject = now.policy.params, f"policy {now.policy.name}"
+        if policy not in (None, now.policy.name) or params.keys().isdisjoint(EVERY_KIND):
+            continue
+        if now.policy.id in leading or activity.count_served_since(unit, now.policy.id, unit.now - DAY_US):
+            if not arm_rules.allowed_arms(unit, params):
+                detail = "no arm is left by its `arms` and `block`, and requests are refused: see `rlrec arm list`"
+                findings.add(CHECK, "warning", subject, detail)
+            for text in arm_rules.idle_page_rules(unit, params):
+                findings.add(CHECK, "info", subject, f"{text} has no effect: no arm that it names can be shown now")
     first = next(iter([*(change for change in changes if not change.running), *changes]), None)
     for now in (live[policy_id] for policy_id in sorted(since.keys() - leading)):
         is_meant = policy in (None, now.policy.name) and now.policy.base_id is None

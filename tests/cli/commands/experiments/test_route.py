@@ -385,13 +385,17 @@ def test_a_policy_whose_arms_have_all_left_their_group_is_named(ready: Run) -> N
     run = ready
     run("arm", "add", "x", "--group", "hot")
     run("policy", "create", "heat", "--kind", "uniform", "--param", "arms=@hot")
-    run("experiment", "create", "ab", "--variant", "a=heat", "--variant", "b=u")
-    assert "no arm is left" not in run("status").stdout
-    run("arm", "add", "x", "--group", "warm")
+    run("policy", "create", "warm", "--kind", "uniform", "--param", "least=@hot=0.5")
+    run("experiment", "create", "ab", "--variant", "a=heat", "--variant", "b=warm")
+    assert "live, policy" not in run("status").stdout
+    run("arm", "add", "x", "--group", "cold")
     left = "warning live, policy heat@ab/a: no arm is left by its `arms` and `block`"
-    assert [left in run(command).stdout for command in ("status", "doctor")] == [True, True]
+    rests = "info live, policy warm@ab/b: least @hot=0.5 has no effect: no arm that it names can be shown now"
+    for command in ("status", "doctor"):
+        text = run(command).stdout
+        assert (left in text, rests in text) == (True, True)
     run("experiment", "stop", "ab")
-    assert "no arm is left" not in run("status").stdout  # nobody asks for it
+    assert "live, policy" not in run("status").stdout  # nobody asks for them
 
 
 def test_a_rollback_of_a_route_leaves_a_later_promotion_alone(ready: Run) -> None:
