@@ -132,7 +132,8 @@ class Claim(NamedTuple):
         more = quantity(approximate(self.needed), f"more {NOUNS.get(self.cluster, self.cluster)}")
         arriving = "nobody new comes" if self.days == inf else f"{time_text(self.days or 0.0)} of this traffic"
         time = "" if self.days is None else f" ({arriving})"
-        odds = f"about even odds after {more}{time}" + (", if it is what it seems" if self.value else "")
+        condition = ", if the difference is as estimated" if self.value else ""
+        odds = f"about a 50 % chance of an answer after {more}{time}{condition}"
         if (self.days or 0.0) > LONGEST_WAIT:
             return f"{start}this traffic cannot tell in reasonable time {question}: {odds}"
         return f"{start}cannot tell yet {question}; {odds}"

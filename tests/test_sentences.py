@@ -60,13 +60,15 @@ from rlrec.sentences import (
         (
             {"answer": "unknown", "value": 0.03, "lower": -0.04, "upper": 0.1, "needed": 3_123, "days": 11.8},
             "home@2: cannot tell yet whether it is better or worse than what was logged; "
-            "about even odds after 3,100 more visits (12 days of this traffic), if it is what it seems",
+            "about a 50 % chance of an answer after 3,100 more visits (12 days of this traffic), "
+            "if the difference is as estimated",
         ),
         # nobody is invited to wait for a year
         (
             {"answer": "unknown", "value": 0.03, "lower": -0.04, "upper": 0.1, "needed": 3_123, "days": 91.0},
             "home@2: this traffic cannot tell in reasonable time whether it is better or worse than what was logged: "
-            "about even odds after 3,100 more visits (91 days of this traffic), if it is what it seems",
+            "about a 50 % chance of an answer after 3,100 more visits (91 days of this traffic), "
+            "if the difference is as estimated",
         ),
         (
             {"answer": "better", "value": 0.2, "lower": 0.1, "upper": 0.3, "basis": "per page", "reward": "durable",
@@ -79,8 +81,8 @@ from rlrec.sentences import (
         ),
         (
             {"answer": "unknown", "needed": 1, "days": 0.1, "cluster": "user"},
-            "home@2: cannot tell yet whether it is better or worse than what was logged; about even odds after 1 "
-            "more user (2 hours of this traffic)",
+            "home@2: cannot tell yet whether it is better or worse than what was logged; about a 50 % chance of an "
+            "answer after 1 more user (2 hours of this traffic)",
         ),
         (
             {"answer": "unknown", "groups": {"state": ["carry-over"], "log": ["in-sample", "drift"]}},
@@ -120,8 +122,8 @@ def test_a_difference_says_in_how_many_days_of_traffic_it_will_be_known() -> Non
     row = {"group": "b", "against": "a", "answer": "unknown", "needed": 60, "reasons": [], **bounds}
     text = difference_sentence(row, "user", per_day=20.0)
     assert text.endswith(
-        "better or worse than a, per user; about even odds after 60 more users (3 days of this traffic), "
-        "if it is what it seems"
+        "better or worse than a, per user; about a 50 % chance of an answer after 60 more users "
+        "(3 days of this traffic), if the difference is as estimated"
     )
     assert "days" not in difference_sentence(row, "user")
 
@@ -191,7 +193,7 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
         == "new is better than old: +20 % [+15, +25] per user"
     )
     unknown = difference("reward_per_unit", "unknown", 0.02, needed=412)
-    clause = "about even odds after 410 more users, if it is what it seems"
+    clause = "about a 50 % chance of an answer after 410 more users, if the difference is as estimated"
     assert conclusion(unknown).endswith(f"than old, per user; {clause}")
     ended = "new: this log cannot tell whether it is better or worse than old, per user"
     assert conclusion(unknown, status="stopped") == ended
@@ -276,7 +278,7 @@ def test_a_declared_metric_is_named_and_so_are_guards_that_do_not_hold() -> None
     for days, wait in {8: "8 days of this traffic", None: "nobody new comes"}.items():
         waiting = {**answer, "unit_differences": [needing | {"needed_days": days}]}
         (sentence,) = experiment_sentences(waiting)
-        assert f"about even odds after 500 more users ({wait})" in sentence
+        assert f"about a 50 % chance of an answer after 500 more users ({wait})" in sentence
         assert ("in reasonable time" in sentence) == (days is None)
     guard: dict[str, Any] = {**names, "group": "new", "against": "old", "least": -0.05, "relative": -0.2, "lower": -0.3,
              "upper": -0.1, "answer": "lost", "reasons": []}  # fmt: skip

@@ -84,8 +84,8 @@ def test_the_reason_that_decides_comes_first() -> None:
         "low-ess); kept, not live."
     )
     assert _sentence(look | {"needed": 620}) == (
-        "visits@2: cannot tell yet whether it is better or worse than visits@1, per visit; about even odds after "
-        "3,100 more visitors; kept, not live."
+        "visits@2: cannot tell yet whether it is better or worse than visits@1, per visit; about a 50 % chance of an "
+        "answer after 3,100 more visitors; kept, not live."
     )
 
 

@@ -400,7 +400,7 @@ def test_the_conclusion_says_how_many_more_units_would_tell(ready: Run) -> None:
     (row,) = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     assert (row["answer"], answer["units_per_day"]) == ("unknown", None)
     sentence, *lines = ready("--now", LATER, "experiment", "show", "ab", "--details").stdout.split("\n")
-    assert f"about even odds after {approximate(row['needed']):,} more visits" in sentence
+    assert f"about a 50 % chance of an answer after {approximate(row['needed']):,} more visits" in sentence
     # every session is one visit of one decision: there is nothing to compare
     assert any(line.startswith("left out, as nothing varies there yet: visits, ") for line in lines)
     assert [line for line in lines if line.startswith("visits ")] == []

@@ -185,7 +185,7 @@ def test_a_candidate_that_the_log_cannot_judge_is_refused(sqlite_db: str) -> Non
     done = gated(run, "good")
     assert (done.exit_code, done.json["gate"]["verdict"]) == (3, "insufficient")
     text = done.error["error"]
-    assert "cannot tell yet whether it is better or worse than u, per slot; about even odds after " in text
+    assert "cannot tell yet whether it is better or worse than u, per slot; about a 50 % chance of " in text
 
 
 def test_rows_without_propensities_are_refused(ready: Run, tmp_path: Path) -> None:

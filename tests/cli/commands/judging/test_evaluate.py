@@ -304,7 +304,7 @@ def test_what_is_needed_is_told_in_clusters_and_in_days_of_the_logs_traffic(log:
     (shown,) = (row for row in rows if row["estimator"] == "dr")
     assert shown["answer"] == "unknown"
     seconds = 86_400 * shown["needed_days"] / shown["needed"] * shown["clusters"]
-    assert f"about even odds after {approximate(shown['needed']):,} more visits (" in text
+    assert f"about a 50 % chance of an answer after {approximate(shown['needed']):,} more visits (" in text
     times = [record["at"] for record in run_sqlite(*LATER, "export-log", "-").lines]
     span = datetime.fromisoformat(max(times)) - datetime.fromisoformat(min(times))
     assert len({*times}) == 2  # two groups: a third one was to be expected as long after the second
