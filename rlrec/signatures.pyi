@@ -743,7 +743,7 @@ class Commands:
         discounted: Step t counts gamma^t.
         entropy: Bonus per nat of entropy.
         shapings: Shaping potential of a state; repeatable.
-        baseline: Subtracted from returns: none, mean, value or rloo.
+        baseline: Subtracted: none, mean, value (default), rloo.
         weights: By slate, slot or auto.
         clip_weight: Largest importance weight, or none.
         no_correction: No weights, as if the policy had logged everything.
@@ -759,7 +759,7 @@ class Commands:
         jobs: Processes that share a log of more than 50,000 decisions.
         engine: local processes, or a cluster: dask.
         scheduler: A running Dask cluster, e.g. tcp://127.0.0.1:8786.
-        promote: When it goes live: never, if-better (else exit 3), always.
+        promote: Goes live never (default), if-better (else exit 3), always.
         bold: Go beyond what the log supports: try it by a ramp.
         cluster: Of the gate: user or session [default: user, else session].
         dry_run: Train and judge, and store nothing.

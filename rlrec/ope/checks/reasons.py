@@ -71,7 +71,8 @@ REASONS = {
     "mean-weight": Reason("support", "ok", "the mean weight is more than 3 standard errors from 1 (weak), or so far "
         "below 0.99 (insufficient): propensities are wrong, or what would carry the most weight is so rare that it did "
         "not occur"),
-    "wide-interval": Reason("sample", "weak", "half the interval is wider than half the difference (weak)"),
+    "wide-interval": Reason("sample", "weak", "the half-width of the interval exceeds half of the estimated difference "
+        "(weak)"),
     "rare-rewards": Reason("sample", "weak", "large rewards are so rare that losing half of one more would undo the "
         "gain (weak): wait for more visits"),
     "sample-ratio": Reason("log", "weak", "units were not split between the variants as defined (weak): something "
@@ -153,16 +154,16 @@ REASONS = {
     "refuted": Reason("model", "weak", "the estimate is more than 3 standard errors of the difference from that of "
         "rips, cascade-dr or sips, which assume less (weak): the reward of a slot depends on what other slots show, or "
         "the curve is wrong"),
-    "independent-slots": Reason("model", "ok", "right where the reward of a slot does not depend on what other slots "
-        "show; `refuted` and `dependent-slots` tell where the log says otherwise"),
-    "first-order": Reason("sample", "weak", "pages were not weighed, but effects of arms added up (weak), which are "
-        "right where they add up, and stay what they were in the log: more pages of the target would tell"),
-    "sum-of-slots": Reason("model", "weak", "right where what a page earns is a sum over its slots (weak), of which "
-        "even long logs tell little"),
-    "no-curve": Reason("model", "weak", "no curve was named, so that positions within the window are taken to be "
-        "examined alike (weak)"),
-    "position-model": Reason("model", "ok", "the estimate is right where its position curve is, and blind to that "
-        "curve's errors"),
+    "independent-slots": Reason("model", "ok", "the estimate is right if the reward of a slot does not depend on "
+        "what other slots show; `refuted` and `dependent-slots` say where the log contradicts that"),
+    "first-order": Reason("sample", "weak", "the estimate adds up effects of arms in place of weights (weak): it is "
+        "right if effects add up and stay as they were in the log; more pages of the target would tell"),
+    "sum-of-slots": Reason("model", "weak", "the estimate is right if the reward of a page is a sum over its slots "
+        "(weak), which even long logs can hardly check"),
+    "no-curve": Reason("model", "weak", "no curve was named: all positions within the window count as equally "
+        "examined (weak)"),
+    "position-model": Reason("model", "ok", "the estimate is as right as its position curve; the interval lacks the "
+        "errors of that curve"),
     "no-candidates": Reason("log", "ok", "rows or visits were left out on which the target, which ranks candidates, "
         "cannot be judged (--target-samples is 0, or fewer arms or more positions than it has candidates); `left_out` "
         "counts them"),

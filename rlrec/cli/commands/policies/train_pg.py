@@ -14,7 +14,6 @@ from rlrec.cli.program.files import plot_option, save_plot
 from rlrec.cli.program.shared import (
     HOW_TO_RUN,
     NOTHING_STORED,
-    OUTPUT,
     GroupedCommand,
     Store,
     by_name,
@@ -61,8 +60,8 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
 @option_group(
     "Estimated gradient",
     click.option(
-        "--baseline", default="value", show_default=True, metavar="KIND",
-        help="Subtracted from returns: none, mean, value or rloo.",
+        "--baseline", default="value", metavar="KIND",
+        help="Subtracted: none, mean, value (default), rloo.",
     ),
     click.option("--weights", default="auto", show_default=True, metavar="KIND", help="By slate, slot or auto."),
     click.option(
@@ -97,10 +96,10 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
 )  # fmt: skip
 @workers_options
 @option_group(
-    OUTPUT,
+    "Gate",
     click.option(
-        "--promote", default="never", show_default=True, metavar="WHEN",
-        help="When it goes live: never, if-better (else exit 3), always.",
+        "--promote", default="never", metavar="WHEN",
+        help="Goes live never (default), if-better (else exit 3), always.",
     ),
     click.option("--bold", is_flag=True, help="Go beyond what the log supports: try it by a ramp."),
     click.option("--cluster", metavar="UNIT", help="Of the gate: user or session [default: user, else session]."),
