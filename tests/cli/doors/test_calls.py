@@ -185,7 +185,7 @@ def test_what_the_command_refuses_is_refused(store: Recommender) -> None:
         store.db.forget(user="u1")
     with pytest.raises(InputError, match="give a challenger, or --stop"):
         store.policy.shadow("front")
-    with pytest.raises(InputError, match="kind uniform learns nothing"):
+    with pytest.raises(InputError, match="kind uniform cannot learn from a log"):
         store.sweep(kinds=["thompson", "uniform"])
     with pytest.raises(
         TypeError, match=r"define\(\) got an unexpected keyword argument 'windw'. did you mean window\?"
