@@ -346,7 +346,7 @@ def test_status_repeats_nothing_that_was_found_ahead_of_the_clock_or_in_a_part_o
         ),
         ((2.0, 1.5, 2.5), ["young-units"], "home against its holdout: durable +200 %", "it may grow or turn)"),
         ((2.0, 1.5, 2.5), ["picked-decisions"], "home against its holdout: durable +200 %", "away does not count"),
-        ((0.1, -0.2, 0.4), [], "home: cannot tell yet whether it is better or worse than its holdout by durable", "estimated"),
+        ((0.1, -0.2, 0.4), [], "home: cannot tell yet whether it is better or worse than its holdout", "estimated"),
         ((2.0, 1.5, 2.5), ["sample-ratio"], "home: ", "(sample-ratio)"),
     ],
 )
