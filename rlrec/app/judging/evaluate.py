@@ -72,7 +72,7 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
                 }
                 words = "".join(f" --{name} {shlex.quote(text)}" for name, text in options.items() if name != "log")
                 for name, (sentence, log_filter) in former_rivals(unit, selection, shares).items():
-                    command = f"rlrec evaluate {name} --log {filters.join_filters(log, log_filter)}{words}"
+                    command = f"rlrec evaluate {name} --log {shlex.quote(filters.join_filters(log, log_filter))}{words}"
                     store.notice(f"{sentence}: `{command}` compares it with that")
                 return [replace(row, options=options, untaught=untaught.get(row.name), changed_at=at) for row in rows]
         except EmptyLog as error:
@@ -290,7 +290,7 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
         order = (
             ""
             if row.version is None
-            else ", once `rlrec doctor` names no rebuild: till then beliefs still count what came before"
+            else ", after the rebuild that `rlrec doctor` names, if any: beliefs still count what came before"
         )
         return names | {"middle": f"{row.changed_at[:19]}Z", "order": order}
     return names | ({"middle": middle(extent.first_at, extent.last_at)} if extent.span_us else {})

@@ -88,7 +88,7 @@ def check(request: Request) -> None:
         if choice not in names:
             raise lookup.unknown(name, choice, names, hint=f"one of {', '.join(names)}")
     if request.bold and request.promote == "always":
-        raise InputError("--bold and --promote always do not go together", hint="leave out --promote always")
+        raise InputError("--bold does not go together with `--promote always`", hint="leave out --promote always")
 
 
 def train(

@@ -177,11 +177,9 @@ async def _run(
         store.notice = notice
 
 
-async def run_until_signal(
-    served: BoundedServer, listener: socket.socket, show_address: Callable[[], None]
-) -> int:  # fmt: skip
+async def run_until_signal(served: BoundedServer, listener: socket.socket, show_address: Callable[[], None]) -> int:
     """Serve until a signal arrives, then answer what has arrived. Returns the number of the signal. show_address:
-    called as soon as a signal ends the server so."""
+    called once signals are handled."""
     loop, numbers = asyncio.get_running_loop(), list[int]()
 
     def stop(number: int) -> None:

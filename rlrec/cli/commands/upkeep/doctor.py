@@ -75,7 +75,7 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
         checks = [finding.check for finding in report.findings if finding.severity == "error"]
         hint = "nothing was changed; restore a backup as `rlrec help data` says, or export what is sound"
         if {*checks} <= {"shown"}:
-            hint = "no backup helps: `rlrec import-log FILE` into a new store with the right propensities"
+            hint = "a backup does not help: `rlrec import-log FILE` into a new store with the right propensities"
         raise CheckFailed(f"doctor found {quantity(len(checks), 'error')}", hint=hint)
 
 

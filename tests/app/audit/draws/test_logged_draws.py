@@ -41,7 +41,7 @@ def findings(run: Run, world: World) -> list[tuple[str, str, str]]:
 def test_a_rule_by_segment_with_shares_logged_is_an_error(run_sqlite: Run) -> None:
     assert findings(run_sqlite, worlds.rule_by_segment("impressions", 3)) == [("shown", "error", "policy foreign")]
     (detail,) = (row["detail"] for row in run_sqlite("doctor", "--json").json["findings"] if row["check"] == "shown")
-    remedy = "no backup helps: `rlrec import-log FILE` into a new store with the right propensities"
+    remedy = "a backup does not help: `rlrec import-log FILE` into a new store with the right propensities"
     assert remedy in run_sqlite("doctor").stderr
     assert "into a new store with the probability that each draw had" in run_sqlite("evaluate", "uniform").stdout
     assert '"segment":"s' in detail
