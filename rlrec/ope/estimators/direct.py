@@ -28,8 +28,8 @@ _BLOCK = 8_192  # rows whose columns are in memory at once; they fit in the proc
 
 
 class Dm(ImpressionEstimator):
-    """Mean of the reward model q under the target: as good as the model, and blind to its errors; no interval is valid
-    for it."""
+    """Mean of what the reward model q predicts for the target. It is as wrong as the model, and has no valid
+    interval."""
 
     columns: ClassVar[tuple[str, ...]] = ("expected_reward", "all_rows")
     weighted: ClassVar[bool] = False
@@ -287,8 +287,8 @@ class RewardTable(Record, kw_only=False, eq=False):
 
 
 class Dr(ImpressionEstimator):
-    """Mean of E_target q + weight x (reward - q): unbiased if the propensities are right, whatever the model q, as
-    long as q was not fitted on the same cluster; a good model leaves small errors to weigh."""
+    """Mean of E_target q + weight x (reward - q). Unbiased if the propensities are right, even if the model q is
+    poor, as long as q was not fitted on the same cluster; the better the model, the less it varies."""
 
     needs_model: ClassVar[bool] = True
     widens: ClassVar[bool] = True
@@ -309,8 +309,8 @@ class Dr(ImpressionEstimator):
 
 @dataclass(frozen=True, kw_only=True)
 class SwitchDr(ChangedWeights, Dr):
-    """dr where weights are at most tau, the reward model alone where they are larger: less variance for a bias that its
-    interval holds.
+    """dr where weights are at most tau, and the reward model alone where they are larger. It varies less than dr but is
+    biased; its interval includes the bias.
 
     tau: the largest weight used, above 0
     Source: SWITCH of Wang, Agarwal & Dudik 2017, in the form of Open Bandit Pipeline's documentation of estimators."""
@@ -327,8 +327,8 @@ class SwitchDr(ChangedWeights, Dr):
 
 @dataclass(frozen=True, kw_only=True)
 class Dros(ChangedWeights, Dr):
-    """dr with weights w shrunk to lambda w / (w^2 + lambda), none above sqrt(lambda) / 2: less variance for a bias that
-    its interval holds.
+    """dr with each weight w replaced by lambda w / (w^2 + lambda), which is at most sqrt(lambda) / 2. It varies less
+    than dr but is biased; its interval includes the bias.
 
     shrinkage: lambda, above 0; a weight of its square root is halved
     Source: optimistic shrinkage of Su, Dimakopoulou, Krishnamurthy & Dudik 2020, in the form of Open Bandit Pipeline's
@@ -346,8 +346,8 @@ class Dros(ChangedWeights, Dr):
 
 
 class Sndr(ImpressionEstimator):
-    """dr with its weighted errors divided by the sum of the weights: slightly biased in small logs, and steadier where
-    few weights are large.
+    """dr with its weighted errors divided by the sum of the weights. Slightly biased in small logs; it varies less than
+    dr if a few weights are large.
 
     Mean of E_target q + sum of weight x (reward - q) over the sum of weights. A bad model can take it out of the
     reward's range: its bounds are not cut there. Source: the division by the sum of weights is that of Swaminathan &

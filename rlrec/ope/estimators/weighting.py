@@ -23,20 +23,22 @@ class Reweighing(ImpressionEstimator):
 
 
 class Ips(Reweighing):
-    """Mean of weight x reward: unbiased where the logger could show all that the target shows."""
+    """Mean of weight x reward. Unbiased if the logger could show everything that the target shows."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
 
 
 class Snips(Reweighing):
-    """Weighted mean of the rewards: slightly biased in small logs, steadier, and always inside the reward's range."""
+    """ips divided by the mean weight. Slightly biased in small logs, but it varies less, and stays within the
+    reward's range."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
     self_normalised: ClassVar[bool] = True
 
 
 class BetaIps(Reweighing):
-    """Mean of weight x (reward - b), and b: the b with the least variance, so that it is steadier than ips and snips.
+    """Mean of weight x (reward - b), plus b, with the b that gives the least variance: it varies less than ips and
+    snips.
 
     b is the mean reward under the weight w^2 - w; 0 where these add up to no more than 0, as in a log that lacks what
     the target shows. Source: Gupta et al. 2024, Optimal Baseline Corrections for Off-Policy Contextual Bandits."""
@@ -66,7 +68,7 @@ class BetaIps(Reweighing):
 
 
 class Cram(ImpressionEstimator):
-    """Mean reward of a policy that learned while it served, each step of its learning judged by later rows alone.
+    """Mean reward of a policy that learned while it served. Each step of its learning is judged by later rows only.
 
     It divides by the sum of the weights, as snips does; these may be negative.
     Source: Jia, Imai & Li 2024, The Cram Method for Efficient Simultaneous Learning and Evaluation."""
@@ -136,7 +138,7 @@ class ChangedWeights(ImpressionEstimator):
 
 @dataclass(frozen=True, kw_only=True)
 class ClippedIps(ChangedWeights):
-    """Mean of min(weight, clip) x reward: less variance for a bias that its interval holds.
+    """Mean of min(weight, clip) x reward. It varies less than ips but is biased; its interval includes the bias.
 
     clip: the largest weight used, above 0"""
 

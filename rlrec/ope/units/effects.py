@@ -26,10 +26,10 @@ _CELLS, _FEWEST_BLOCKS, _MOST_BLOCKS = 2**21, 64, 256  # for blocks of clusters,
 
 
 class Effects(Estimator):
-    """Logged mean + sum_a b_a x (expected exposure of arm a by the target less that by the logger), b the regression of
-    what a page and the rest of its visit earn, events of the page and `return` included, on exposures shown less
-    expected: right to first order, where effects of arms add up. Positions are examined as the clicks of the log say.
-    It needs no weights of pages: so it tells of targets that are far away.
+    """Logged mean + sum_a b_a x (expected exposure of arm a under the target - under the logger). b is the regression
+    of what a page and the rest of its visit earn (page events and `return` included) on exposure shown minus expected.
+    Right to first order, if effects of arms add up; positions are examined as clicks in the log say. It needs no
+    weights of pages, so it can judge targets that differ much from the logger.
 
     Source: own derivation, after Robinson 1988 with the nuisance known."""
 

@@ -215,29 +215,31 @@ class SessionEstimator(Estimator):
 
 
 class Tis(SessionEstimator):
-    """Mean of weight x return, the weight that of the whole session: unbiased; its variance grows with every step."""
+    """Mean of weight x return, with the weight of the whole session. Unbiased, but each further step makes it vary
+    more."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "rows")
     widens: ClassVar[bool] = True
 
 
 class Wis(SessionEstimator):
-    """tis divided by the mean weight: slightly biased, and steadier."""
+    """tis divided by the mean weight. Slightly biased, but it varies less."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "weight")
     widens: ClassVar[bool] = True
 
 
 class Pdis(SessionEstimator):
-    """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t: later slates do not weigh a reward."""
+    """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t, so that later slates do not weigh a
+    reward. Unbiased; it varies less than tis."""
 
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
     weight_column: ClassVar[str] = "mean_weight"
 
 
 class DrRl(SessionEstimator):
-    """pdis with a model of returns, which takes noise out: unbiased if the propensities are right, whatever the model,
-    as long as it was not fitted on the same cluster.
+    """pdis with a model of returns, which makes it vary less. Unbiased if the propensities are right, even if the model
+    is poor, as long as the model was not fitted on the same cluster.
 
     Mean of v_0, where v_t = V_t + rho_t (r_t + gamma v_{t+1} - Q_t). Source: after Jiang & Li 2016."""
 
@@ -276,14 +278,14 @@ class ByStep(SessionEstimator):
 
 
 class Wpdis(ByStep):
-    """pdis with w_t divided by its mean over sessions at every step: slightly biased, and steadier."""
+    """pdis with each w_t divided by its mean over sessions. Slightly biased, but it varies less."""
 
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
     step_column: ClassVar[str | None] = "stepwise_reward"
 
 
 class Wdr(ByStep):
-    """dr-rl with w_t divided by its mean over sessions at every step: slightly biased, and much steadier.
+    """dr-rl with each w_t divided by its mean over sessions. Slightly biased, but it varies much less.
 
     Source: own derivation after Thomas & Brunskill 2016: sum_t gamma^t sum_i [u_t (r_t - Q_t) + u_{t-1} V_t], where u_t
     = w_t / sum_i w_t and u_{-1} = 1 / n, is the mean of V_0 plus sum_t (sum_i correction_t) / (sum_i w_t)."""

@@ -162,8 +162,8 @@ class SelfNormalised:
 
 
 class Sips(SlateEstimator):
-    """Mean of w x page reward, w the ratio of the whole slate: unbiased whatever a reward depends on, as long as the
-    logger could show what the target shows; its variance grows with every slot.
+    """Mean of w x page reward, where w is the ratio of the probabilities of the whole slate. Unbiased whatever a reward
+    depends on, if the logger could show everything that the target shows; each further slot makes it vary more.
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateStandardIPS)."""
 
@@ -175,8 +175,8 @@ class Sips(SlateEstimator):
 
 
 class Rips(SlateEstimator):
-    """Mean of sum_l w_l r_l, w_l the ratio of the slate down to slot l: unbiased where a reward depends on its slot and
-    the slots above (cascade).
+    """Mean of sum_l w_l r_l, where w_l is the ratio of the probabilities of the slate down to slot l. Unbiased if a
+    reward depends only on its slot and the slots above (cascade).
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateRewardInteractionIPS, after McInerney et al. 2020)."""
 
@@ -188,8 +188,8 @@ class Rips(SlateEstimator):
 
 
 class CascadeDr(Rips):
-    """rips with a model of what a page still earns, which takes noise out: unbiased where rips is, whatever the model,
-    as long as it was not fitted on the same cluster.
+    """rips with a model of what the rest of a page earns, which makes it vary less. Unbiased where rips is, even if the
+    model is poor, as long as the model was not fitted on the same cluster.
 
     Mean of sum_l w_l (r_l - Q_l) + w_(l-1) V_l; Q_l, V_l: the model's value of slot l and all below. Source: own
     derivation, as `sessions.DrRl` with slots as steps (Cascade-DR of Kiyohara et al. 2022, not read)."""
@@ -199,8 +199,8 @@ class CascadeDr(Rips):
 
 
 class Iips(SlateEstimator):
-    """Mean of sum_l r_l x ratio of the probabilities of that arm at position l: unbiased where a reward depends on its
-    arm and position alone, whatever stands elsewhere.
+    """Mean of sum_l r_l x ratio of the probabilities of that arm at position l. Unbiased if a reward depends only on
+    its arm and position, not on the other slots.
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateIndependentIPS, after Li et al. 2018)."""
 
@@ -216,10 +216,10 @@ class Iips(SlateEstimator):
 
 
 class Pi(SlateEstimator):
-    """Mean of w x page reward, w the pseudo-inverse weight q' G^+ 1_slate, with q the target's probabilities of arms at
-    positions and G the logger's of pairs of them: unbiased where the page's mean reward is a sum over its slots of
-    numbers of arm and position; the reward may come for the page alone. Weights can be negative. The logger must be
-    uniform, or have few enough slates to list (up to 5,000).
+    """Mean of w x page reward, where w is the pseudo-inverse weight q' G^+ 1_slate; q are the target's probabilities of
+    arms at positions, G the logger's of pairs of them. Unbiased if the mean reward of a page is a sum of one number per
+    slot, which depends on arm and position. The page may have one reward as a whole. Weights can be negative. The
+    logger must be uniform, or have at most 5,000 slates to list.
 
     Source: `pseudo_inverse`, after Swaminathan et al. 2017."""
 
@@ -249,9 +249,9 @@ class Curved(SlateEstimator):
 
 @dataclass(frozen=True, kw_only=True)
 class Pbm(Curved):
-    """Mean of sum_l r_l x sum_j t_j P_target(arm at j) / sum_j t_j P_log(arm at j), t_j the examination of position j
-    by a curve of `position fit` (pbm:home): unbiased where a reward is examination x attraction of the arm and the
-    curve is right; far steadier than iips, and blind to the curve's errors.
+    """Mean of sum_l r_l x sum_j t_j P_target(arm at j) / sum_j t_j P_log(arm at j), where t_j is the examination of
+    position j, from a curve of `position fit` (pbm:home). Unbiased if a reward is examination x attraction of the arm
+    and the curve is right. It varies far less than iips, but does not see errors of the curve.
 
     curve: its name. Source: own derivation; position-based model of Li et al. 2018, not read."""
 
@@ -272,9 +272,9 @@ class Pbm(Curved):
 @dataclass(frozen=True, kw_only=True)
 class Interpol(Curved):
     """Mean of sum_l r_l x sum_(j within window of l) t_j P_target(arm at j) / sum_(k within window of j) t_k P_log(arm
-    at k): unbiased where pbm is; it trusts the curve t only between positions that are at most `window` apart, so it
-    lies between iips (window 0) and pbm (window of the page). interpol:2:home has a window of 2 positions and the curve
-    home; without a curve (interpol:2) positions within the window are taken to be examined alike.
+    at k). Unbiased where pbm is. It uses the curve t only between positions at most `window` apart, so it lies between
+    iips (window 0) and pbm (window of the page). interpol:2:home has a window of 2 positions and the curve home;
+    without a curve (interpol:2), positions within the window count as equally examined.
 
     window: 1 or more positions. Source: the windows of INTERPOL (Buchholz, London, Di Benedetto & Joachims 2022), as
     public code has them for deterministic targets."""
@@ -304,27 +304,28 @@ class Interpol(Curved):
 
 
 class SnSips(SelfNormalised, Sips):
-    """sips divided by its mean weight: slightly biased in small logs, and steadier."""
+    """sips divided by its mean weight. Slightly biased in small logs, but it varies less."""
 
 
 class SnIips(SelfNormalised, Iips):
-    """iips divided by its mean weight over slots: slightly biased in small logs, and steadier."""
+    """iips divided by its mean weight over slots. Slightly biased in small logs, but it varies less."""
 
 
 class SnRips(SelfNormalised, Rips):
-    """rips divided by its mean weight over slots: slightly biased in small logs, and steadier."""
+    """rips divided by its mean weight over slots. Slightly biased in small logs, but it varies less."""
 
 
 class SnPi(SelfNormalised, Pi):
-    """pi divided by its mean weight: slightly biased in small logs, and steadier."""
+    """pi divided by its mean weight. Slightly biased in small logs, but it varies less."""
 
 
 class SnPbm(SelfNormalised, Pbm):
-    """pbm divided by its mean weight over slots, each by its examination: slightly biased in small logs."""
+    """pbm divided by its mean weight over slots, each weighted by its examination. Slightly biased in small logs."""
 
 
 class SnInterpol(SelfNormalised, Interpol):
-    """interpol divided by its mean weight over slots, each by its examination: slightly biased in small logs."""
+    """interpol divided by its mean weight over slots, each weighted by its examination. Slightly biased in small
+    logs."""
 
 
 def by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -> Weighing:

@@ -81,7 +81,7 @@ class Gradient(ContextualPolicy, Examined):
     temperature: float = bounded(1.0, 1e-9, 1e9)
     recency: float = bounded(RECENCY, 0, 1)
 
-    purpose: ClassVar[str] = "learns from whole visits (train-pg): what is shown now changes what is liked later"
+    purpose: ClassVar[str] = "learns from whole visits (train-pg), where what is shown now changes later rewards"
     no_prior: ClassVar[str] = "it is uniform until it is trained"
     online: ClassVar[bool] = False
     stateful: ClassVar[bool] = True

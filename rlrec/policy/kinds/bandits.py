@@ -67,7 +67,7 @@ class Ucb(_Optimist):
 
     c: float = bounded(1.4142135623730951, 0, LIMIT)
 
-    purpose: ClassVar[str] = "optimism without randomness; give it a floor, or its log judges nothing else"
+    purpose: ClassVar[str] = "tries uncertain arms without randomness; without a floor, its log cannot evaluate others"
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         import numpy as np
@@ -82,7 +82,7 @@ class UcbTuned(_Optimist):
     Source: Auer, Cesa-Bianchi and Fischer 2002, UCB1-tuned, for rewards in [0, 1].
     """
 
-    purpose: ClassVar[str] = "ucb that explores less where rewards vary little, as clicks do; give it a floor"
+    purpose: ClassVar[str] = "like ucb, but explores less where rewards vary little, as clicks do; give it a floor"
     unit_rewards: ClassVar[str] = "ucb-tuned bounds no other"
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
@@ -100,7 +100,7 @@ class KlUcb(_Optimist):
     Source: Garivier and Cappe 2011, KL-UCB with c = 0, for rewards in [0, 1].
     """
 
-    purpose: ClassVar[str] = "the tightest bound for clicks, above all for rare ones; give it a floor"
+    purpose: ClassVar[str] = "like ucb, with tighter bounds for clicks, above all for rare ones; give it a floor"
     unit_rewards: ClassVar[str] = "kl-ucb bounds no other"
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
@@ -142,7 +142,7 @@ class Exp3(Learner):
     gamma: float = bounded(0.1, 0, 1)
     eta: float = bounded(0.0, 0, 1e9)
 
-    purpose: ClassVar[str] = "rewards that change, or that someone may set against you; with discount, it follows them"
+    purpose: ClassVar[str] = "for rewards that are manipulated or change unpredictably; with discount, it follows them"
     no_prior: ClassVar[str] = "it weighs gains, which all begin at 0"
     unit_rewards: ClassVar[str] = "exp3 weighs gains of at most 1"
     uniform_rates: ClassVar[tuple[str, ...]] = ("gamma",)

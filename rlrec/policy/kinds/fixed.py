@@ -33,14 +33,14 @@ class _Unlearned(Policy, init=False, eq=False, repr=False):
 class Uniform(_Unlearned, Floored):
     """Every eligible arm with the same probability, whatever the floor."""
 
-    purpose: ClassVar[str] = "pure exploration: the log that judges every other policy"
+    purpose: ClassVar[str] = "pure exploration: its log can evaluate every other policy"
 
 
 class LoggedPolicy(_Unlearned):
     """The policy of an imported log, of which only the propensities are recorded."""
 
     floor = 0.0
-    purpose: ClassVar[str] = "the owner of an imported log; it cannot be drawn from"
+    purpose: ClassVar[str] = "owns an imported log, and cannot serve"
     served: ClassVar[bool] = False
     online: ClassVar[bool] = False
 

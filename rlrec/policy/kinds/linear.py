@@ -222,7 +222,7 @@ class LinUcb(Linear):
 
     alpha: float = bounded(1.0, 0, 1e6)
 
-    purpose: ClassVar[str] = "optimism that sees the context; give it a floor, or its log judges nothing else"
+    purpose: ClassVar[str] = "ucb that reads the context; without a floor, its log cannot evaluate others"
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         return Point(self.index_at(belief, x))
@@ -246,7 +246,7 @@ class LinThompson(Linear):
     alpha: float = bounded(0.5, 1e-6, 1e6)
     samples: float = bounded(1000.0, 1, SAMPLES)
 
-    purpose: ClassVar[str] = "explores where the context is new to it; the default choice for contexts"
+    purpose: ClassVar[str] = "explores in contexts that it hardly knows; the default if rewards depend on the context"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -350,7 +350,7 @@ class Softmax(Linear):
 
     temperature: float = bounded(0.1, 1e-9, 1e9)
 
-    purpose: ClassVar[str] = "every arm keeps a probability that falls with its distance from the best"
+    purpose: ClassVar[str] = "shows every arm, but more often those that are predicted to earn more"
     takes_sparse: ClassVar[bool] = True
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
 
@@ -368,7 +368,7 @@ class SquareCb(Linear):
 
     gamma: float = bounded(10.0, 0, 1e9)
 
-    purpose: ClassVar[str] = "closed-form propensities, none of them 0: logs that judge other policies well"
+    purpose: ClassVar[str] = "propensities are exact, cheap and never 0, so that its log can evaluate others"
     compares: ClassVar[bool] = True
     takes_sparse: ClassVar[bool] = True
 

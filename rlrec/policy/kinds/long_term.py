@@ -36,7 +36,7 @@ class LongTerm(Floored):
     prior_mean: float = bounded(0.0, -HIGHEST, HIGHEST)
     prior_sd: float = bounded(1.0, SMALLEST, HIGHEST)
 
-    purpose: ClassVar[str] = "what a showing is worth in the long run, learned from the log of any policy"
+    purpose: ClassVar[str] = "ranks arms by what showing them is worth in the long run; learns from any policy's log"
     no_prior: ClassVar[str] = "the arms of its log say how arms differ"
     online: ClassVar[bool] = False
 

@@ -35,7 +35,7 @@ class PlackettLuce(BetaLearner):
     ridge: float = bounded(1.0, 1e-9, 1e9)
     design: Design = field(default=None, compare=False, repr=False)  # type: ignore[assignment]  # until it is needed
 
-    purpose: ClassVar[str] = "slates or candidates by click rates, with closed-form propensities: no arm has 0"
+    purpose: ClassVar[str] = "ranks pages or candidates by click rate; propensities are exact, cheap and never 0"
     prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
     unit_rewards: ClassVar[str] = "plackett-luce takes it for a probability"
     explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")

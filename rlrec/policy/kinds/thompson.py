@@ -21,7 +21,7 @@ class Thompson(BetaLearner):
 
     budget: str = ""
 
-    purpose: ClassVar[str] = "explores as much as it is in doubt; the default choice for clicks"
+    purpose: ClassVar[str] = "explores an arm as often as it may be the best; the default choice for clicks"
     prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
     unit_rewards: ClassVar[str] = "thompson counts it fractionally"
 
