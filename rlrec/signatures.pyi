@@ -458,7 +458,7 @@ class ExperimentCommands:
         best_n: Number of units at which intervals are tightest: as many as you expect [default: those of the last 30 days, else 5,000].
         dry_run: Say what would be stored, and store nothing."""
 
-    def show(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, by: str | None = None, fixed: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
+    def show(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, by: str | None = None, against: str | None = None, fixed: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
         """Show what each variant's units did, the differences, and the check of the split.
 
         Look as often as you like: intervals and p-values are valid at every look (confidence sequences, clustered by the
@@ -478,6 +478,7 @@ class ExperimentCommands:
         level: Confidence of intervals.
         log: Filter of the log, as in `evaluate` [default: all of the experiment].
         by: Segments, by a context field of each unit's first decision.
+        against: Variant to compare with [default: the first].
         fixed: Narrower intervals, valid for one look planned beforehand.
         details: Every metric, and means per decision.
         plot: Write the answer as a figure, too."""
@@ -517,7 +518,7 @@ class ExperimentCommands:
     def list(self) -> Records:
         """List experiments with their variants."""
 
-    def __call__(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, by: str | None = None, fixed: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
+    def __call__(self, name: str, *, rewards: Sequence[str] | str | None = None, level: float = 0.95, log: str | None = None, by: str | None = None, against: str | None = None, fixed: bool = False, details: bool = False, plot: str | PathLike[str] | None = None) -> Result:
         """Show what each variant's units did, the differences, and the check of the split.
 
         Look as often as you like: intervals and p-values are valid at every look (confidence sequences, clustered by the
@@ -537,6 +538,7 @@ class ExperimentCommands:
         level: Confidence of intervals.
         log: Filter of the log, as in `evaluate` [default: all of the experiment].
         by: Segments, by a context field of each unit's first decision.
+        against: Variant to compare with [default: the first].
         fixed: Narrower intervals, valid for one look planned beforehand.
         details: Every metric, and means per decision.
         plot: Write the answer as a figure, too."""
@@ -861,7 +863,7 @@ class Commands:
 
     experiment: ExperimentCommands
 
-    def outcomes(self, *, by: str | None = None, rewards: Sequence[str] | str | None = None, adjust: bool = False, experiment: str | None = None, log: str | None = None, users: Literal['new', 'returning', 'named'] | None = None, entered_since: str | datetime | None = None, age: str | timedelta | None = None, level: float = 0.95, plot: str | PathLike[str] | None = None) -> Result:
+    def outcomes(self, *, by: str | None = None, rewards: Sequence[str] | str | None = None, against: str | None = None, adjust: bool = False, experiment: str | None = None, log: str | None = None, users: Literal['new', 'returning', 'named'] | None = None, entered_since: str | datetime | None = None, age: str | timedelta | None = None, level: float = 0.95, plot: str | PathLike[str] | None = None) -> Result:
         """Show visits, returns and rewards per user, and compare groups.
 
         A unit is a user, or a session without a user; an experiment defines its own. Variants are compared as in
@@ -872,6 +874,7 @@ class Commands:
 
         by: Groups to compare with the first one: variant, policy, version, hour, day, week or users (new, returning); a context field: segments of an experiment [default: variant, with --experiment].
         rewards: Reward definition; repeatable [default: what the variants learn, or all policies, or `default`].
+        against: Variant to compare with [default: first].
         adjust: Reduce variance by the units' past (CUPED).
         experiment: Only the decisions of this experiment, by its unit.
         log: Filter of the log, as in `evaluate` [default: all].

@@ -72,16 +72,18 @@ VariantComparison = TypedDict("VariantComparison", {
 
 def show(
     store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95, log: str | None = None,
-    fixed: bool = False, by: str | None = None,
+    fixed: bool = False, by: str | None = None, rival: str | None = None,
 ) -> VariantComparison:  # fmt: skip
     """Outcomes per unit under these rewards (none: those that the variants learn), their differences, rewards per
     decision under the first of them, and whether the split is as defined. log: a filter of the decisions; the split and
-    the holdout are checked on all. fixed: intervals that hold for one look only. by: a field of contexts."""
+    the holdout are checked on all. fixed: intervals that hold for one look only. by: a field of contexts; rival: the
+    variant with which the others are compared, by default the first one."""
     intervals.check_level(level)
     with store.read() as unit, bulk.alongside(unit, {row.policy_id for row in lookup.experiment(unit, name).variants}):
         experiment = lookup.experiment(unit, name)
         serving = versions_of(unit, experiment)
         definitions = unit_outcomes.rewards_of(unit, rewards, experiment)
+        experiment = lookup.compared_with(experiment, rival)
         study = replace(unit_outcomes.experiment_study(unit, experiment, definitions), segment=by)
         covered = selected.times(unit, study.selection)
         if references := interleaved.rankers(experiment):
@@ -200,8 +202,8 @@ def notice_machines(store: Store, name: str) -> None:
 
 
 def note(store: Store, answer: VariantComparison) -> None:
-    """Store the result on the holdout of a route, for `status`; nothing for other experiments."""
-    if "route" in answer:
+    """Store the result on a holdout or a ramp of a route, for `status`; nothing for other experiments."""
+    if "route" in answer or ("ramp" in answer and answer["status"] == "running"):
         result = {"sentence": experiment_sentences(answer)[0]}
         opening.note(store, activity.HOLDOUT, {"experiment": answer["experiment"]}, result, noun="comparison")
 

@@ -132,6 +132,18 @@ def experiment(unit: Unit, name: str) -> Experiment:
     return named[name]
 
 
+def compared_with(experiment: Experiment, label: str | None) -> Experiment:
+    """The experiment with this variant first, with which the others are compared. Raises InputError if it has no such
+    variant, or if only one of its variants can be the reference."""
+    if label is None:
+        return experiment
+    labels = [variant.label for variant in experiment.variants][: 1 if is_holdout(experiment) else None]
+    if label not in labels:
+        hint = f"it has {', '.join(labels)}"
+        raise InputError(f"experiment {experiment.name} has no variant {label!r} to compare with", hint=hint)
+    return experiment._replace(variants=tuple(sorted(experiment.variants, key=lambda row: row.label != label)))
+
+
 def route_of_holdout(unit: Unit, experiment: Experiment) -> routes.RouteChange | None:
     """The newest change of the route whose holdout an experiment is; None for other experiments."""
     return route(unit, experiment.declaration[HOLDOUT_OF]) if is_holdout(experiment) else None

@@ -32,7 +32,8 @@ class Request:
 
     by: one of BY; None: by variant where there is an experiment, else no groups
     rewards: names; none: those that the variants learn, or the one that all policies learn, or `default`
-    users, age_us, entered_us, metrics: as in `Study`"""
+    users, age_us, entered_us, metrics: as in `Study`
+    rival: the variant to compare with, None: the first one"""
 
     by: str | None = None
     experiment: str | None = None
@@ -44,6 +45,7 @@ class Request:
     age_us: int | None = None
     entered_us: int | None = None
     metrics: Collection[str] | None = None
+    rival: str | None = None
 
 
 # The outcomes of a log. unit: user or session; new, returning: the numbers of units without and with a visit before the
@@ -139,6 +141,8 @@ def _check(request: Request) -> None:
     if request.adjust and (request.experiment is None or request.by not in (None, "variant")):
         hint = "give --experiment, without another --by" if request.experiment is None else "leave out --by"
         raise InputError("--adjust compares the variants of an experiment by the time before it", hint=hint)
+    if request.rival is not None and (request.experiment is None or request.by not in (None, "variant")):
+        raise InputError("--against names a variant of an experiment", hint="give --experiment, without another --by")
     if request.age_us == 0:
         raise InputError("--age is no time at all", hint="7d is the first week of every unit")
 
@@ -154,7 +158,8 @@ def _study(unit: Unit, request: Request) -> Study:
     return Study(
         selection=filters.selection(unit, log),
         rewards=unit_outcomes.rewards_of(unit, request.rewards, experiment),
-        experiment=experiment, by=by, adjust=request.adjust, users=request.users,
+        experiment=experiment and lookup.compared_with(experiment, request.rival),
+        by=by, adjust=request.adjust, users=request.users,
         age_us=request.age_us, entered_us=request.entered_us, segment=segment, metrics=request.metrics,
     )  # fmt: skip
 

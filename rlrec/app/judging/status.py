@@ -51,7 +51,8 @@ RouteStatus = TypedDict("RouteStatus", {
 ExperimentStatus = TypedDict("ExperimentStatus", {
     "experiment": str, "unit": str, "units": int, "variants": list[str], "created_at": str,
 })  # fmt: skip
-# The last result on the users whom a route keeps apart, and its time; None before `experiment show` or `report` ran.
+# The last result on the users whom a route keeps apart, or on a ramp, and its time; None before `experiment show` or
+# `report` ran.
 HoldoutStatus = TypedDict("HoldoutStatus", {"route": str, "experiment": str, "sentence": str | None, "at": str | None})
 # immature: decisions whose reward window is open; unsettled: slots that have not entered beliefs which learn settled
 # rewards
@@ -74,6 +75,7 @@ class Status(TypedDict):
     routes: list[RouteStatus]
     experiments: list[ExperimentStatus]
     holdouts: list[HoldoutStatus]
+    ramps: list[HoldoutStatus]
     best: dict[str, Any] | None
     waiting: Waiting
     events_by_hour: list[int]
@@ -106,7 +108,7 @@ def status(store: Store) -> Status:
                 _check_outage(unit, live[policy.name].version, findings)
         if doctor is not None and doctor["errors"]:
             errors = quantity(doctor["errors"], "error")
-            findings.error(DOCTOR, "store", f"doctor found {errors} at {doctor['at']}; run it again")
+            findings.error(DOCTOR, "store", f"the last audit, at {doctor['at']}, found {errors}")
         running_experiments = [row for row in experiments.all_experiments(unit) if row.status == "running"]
         changes = routes.newest_changes(unit)
         ended_policies = {policy.id for policy in stored_policies if policy.base_id is not None}
@@ -144,7 +146,11 @@ def status(store: Store) -> Status:
                 for row in running_experiments
             ],
             "best": _run(activity.last_run(unit, activity.BEST_POLICY)),
-            "holdouts": [_holdout(unit, change.route, change.holdout) for change in changes if change.holdout],
+            "holdouts": [_looked_at(unit, change.route, change.holdout) for change in changes if change.holdout],
+            "ramps": [
+                _looked_at(unit, change.route, change.experiment)
+                for change in changes if change.running and change.experiment
+            ],
             "waiting": {
                 "immature": sum(
                     activity.count_served_since(unit, version.policy.id, unit.now - version.reward.window_us)
@@ -207,7 +213,7 @@ def _waiting(unit: Unit, live: Version, number: int, tried: Container[int | None
     }  # fmt: skip
 
 
-def _holdout(unit: Unit, route: str, experiment: str) -> HoldoutStatus:
+def _looked_at(unit: Unit, route: str, experiment: str) -> HoldoutStatus:
     run = activity.last_run(unit, activity.HOLDOUT, {"experiment": experiment})
     sentence, at = (run.result["sentence"], format_time(run.at)) if run else (None, None)
     return {"route": route, "experiment": experiment, "sentence": sentence, "at": at}

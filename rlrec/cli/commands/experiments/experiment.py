@@ -170,13 +170,14 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @level_option
 @click.option("--log", metavar="FILTER", help="Filter of the log, as in `evaluate` [default: all of the experiment].")
 @click.option("--by", metavar="FIELD", help="Segments, by a context field of each unit's first decision.")
+@click.option("--against", "rival", type=NAME, metavar="LABEL", help="Variant to compare with [default: the first].")
 @click.option("--fixed", is_flag=True, help="Narrower intervals, valid for one look planned beforehand.")
 @click.option("--details", is_flag=True, help="Every metric, and means per decision.")
 @plot_option
 @reading("rlrec experiment show ab", "rlrec experiment show ab --reward default --details")
 def show_(
     store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, by: str | None,
-    fixed: bool, details: bool, plot: str | None,
+    rival: str | None, fixed: bool, details: bool, plot: str | None,
 ) -> None:  # fmt: skip
     """Show what each variant's units did, the differences, and the check of the split.
 
@@ -192,22 +193,27 @@ def show_(
     With a uniform holdout, what `uniform` earned there is compared with its estimate from the log of the other variants
     (snips, per impression). If they disagree (Welch's t on both standard errors, clustered by unit), do not trust
     estimates from this log. --log does not apply to the holdout and the check of the split."""
-    result = app.compare.show(store, name, rewards=rewards, level=level, log=log, fixed=fixed, by=by)
+    result = app.compare.show(store, name, rewards=rewards, level=level, log=log, fixed=fixed, by=by, rival=rival)
     save_plot(plot, lambda: app.figures.comparison(result))
     app.compare.notice_machines(store, name)
-    if log is None and level == LEVEL and not fixed and by is None:
+    is_usual = log is None and level == LEVEL and not fixed and rival is None
+    if is_usual and by is None:
         app.compare.note(store, result)
     elif result.get("route"):
         store.notice("`rlrec status` keeps the newest comparison of a holdout without --log, --level and --fixed")
-    show(result, table=view(result, level, details=details, fixed=fixed, log=log), flat=_flat(result))
+    show(
+        result, table=view(result, level, details=details, fixed=fixed, log=log, is_usual=is_usual), flat=_flat(result)
+    )
 
 
 def view(
-    result: app.compare.VariantComparison, level: float, *, details: bool, fixed: bool = False, log: str | None = None
+    result: app.compare.VariantComparison, level: float, *, details: bool, fixed: bool = False, log: str | None = None,
+    is_usual: bool = True,
 ) -> View:  # fmt: skip
-    """The comparison of variants: its sentences first, then its figures."""
+    """The comparison of variants: its sentences first, then its figures. is_usual: whether no option changed it, and a
+    step may follow from it."""
     sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), *equal_ages(result, log)]
-    steps = [] if fixed or log or level != LEVEL else ending_command(result)
+    steps = ending_command(result) if is_usual else []
     table = _view(result, level, details=details)
     return table._replace(title=[*sentences, *steps, "", *table.title])
 

@@ -43,6 +43,7 @@ _NO_DIFFERENCE: Mapping[str, Any] = {}
         "--reward", "rewards", type=NAME, multiple=True, metavar="NAME",
         help="Reward definition; repeatable [default: what the variants learn, or all policies, or `default`].",
     ),
+    click.option("--against", "rival", type=NAME, metavar="LABEL", help="Variant to compare with [default: first]."),
     click.option("--adjust", is_flag=True, help="Reduce variance by the units' past (CUPED)."),
 )  # fmt: skip
 @option_group(

@@ -54,7 +54,7 @@ def status(store: Store, show: Show, watch_us: int | None) -> None:
         first = warnings[0]
         remainder = f" ({len(warnings) - 1} more)" if len(warnings) > 1 else ""
         raise CheckFailed(
-            f"{first['check']}, {first['subject']}: {first['detail']}{remainder}", hint="`rlrec doctor` looks closer"
+            f"{first['check']}, {first['subject']}: {first['detail']}{remainder}", hint="`rlrec doctor` looks again"
         )
 
 
@@ -96,6 +96,7 @@ def view(result: app.status.Status) -> View:
     notes: list[str | View] = [row["answer"] for row in result["policies"] if row["answer"] is not None]
     notes += [_waiting(row) for policy in result["policies"] if (row := policy["waiting"]) is not None]
     notes += [row["ramp"]["why"] for row in result["routes"] if row["ramp"]]
+    notes += [f"{row['experiment']}: {holdout(row)}" for row in result["ramps"] if row["sentence"]]
     notes += [holdout(row) for row in result["holdouts"]]
     notes += [_best(result["best"], result)] if result["best"] is not None else []
     for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):
@@ -133,7 +134,7 @@ def warning(row: Mapping[str, Any]) -> str:
 
 
 def holdout(row: app.status.HoldoutStatus) -> str:
-    """A sentence about the holdout of a route."""
+    """A sentence about the holdout of a route, or about its ramp."""
     if row["sentence"] is None:
         return f"{row['route']} has a holdout: `rlrec experiment show {row['experiment']}` compares with it"
     source = f"as of {short_times(str(row['at']))[:16]}; `rlrec experiment show {row['experiment']}` looks again"

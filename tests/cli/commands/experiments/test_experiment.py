@@ -315,6 +315,24 @@ def test_csv_compares_every_variant_with_the_first(ready: Any) -> None:
     assert (second["p_value"], float(second["unit_p_value"]) <= 1) == ("", True)
 
 
+def test_any_variant_can_be_the_one_to_compare_with(ready: Any) -> None:
+    """The figures of a pair are the same, with the other sign; no command follows, since these take the first one."""
+    served(ready, "--variant", "b=other", "--variant", "c=other")
+    words = ("--now", LATER, "experiment", "show", "ab", "--against")
+    pairs = [ready(*words, label, "--json").json["unit_differences"] for label in "abc"]
+    values = {
+        (row["group"], row["against"]): row["value"]
+        for rows in pairs for row in rows if row["metric"] == "reward_per_unit"
+    }  # fmt: skip
+    assert values["b", "a"] == pytest.approx(-values["a", "b"])
+    assert values["c", "b"] == pytest.approx(-values["b", "c"])
+    assert len(values) == 6
+    more = ready("--now", LATER, "outcomes", "--experiment", "ab", "--against", "b", "--json").json["differences"]
+    assert [row["value"] for row in more] == [row["value"] for row in pairs[1]]
+    assert "has no variant 'd' to compare with. it has a, b, c" in ready(*words, "d").failed(2)
+    assert "names a variant of an experiment" in ready("outcomes", "--against", "b").failed(2)
+
+
 def bring_back(db: str) -> None:
     """80 users, a visit with one decision a day: `a` has one visit and mostly a click, `b` more, with fewer clicks."""
     run = runner(db)

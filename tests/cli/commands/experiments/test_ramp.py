@@ -314,6 +314,9 @@ def test_a_ramp_that_was_begun_by_a_share_alone_has_no_steps(ready: Run) -> None
     state = ready("route", "show", "home", "--json").json["ramp"]
     assert (state["share"], state["next_share"], state["next_at"]) == (0.2, None, None)
     assert "has no steps" in advance(ready).failed(2)
+    assert "\nhome-ramp-1: " not in ready("status").stdout
+    sentence = ready("experiment", "show", "home-ramp-1").done().stdout.splitlines()[0]
+    assert f"\nhome-ramp-1: {sentence} (as of " in ready("status").stdout  # whoever looks here alone learns of a loss
 
 
 @pytest.mark.parametrize(
