@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -219,13 +219,34 @@ def sweep_command(version: Version, options: Mapping[str, str]) -> str | None:
     policy = version.policy
     if not kinds.learns_from_slots(policy.kind):
         return None
-    defaults, texts = kinds.parameters(policy.kind), dict[str, str]()
-    for name, value in policy.params.items():
-        if name not in (*TIMELESS, kinds.BUDGET) and value != defaults.get(name, ""):
-            texts[name] = f"{value:.12g}" if isinstance(value, float) else str(value)
+    words = _options(version, options, prefix=f"{policy.kind}:", exclusions=(*TIMELESS, kinds.BUDGET))
+    return " ".join(["rlrec sweep --kinds", policy.kind, *words])
+
+
+def creation_command(version: Version, log: str) -> str:
+    """The command that creates a policy like that of a version, which learns from a log. log: a filter."""
+    return " ".join(["rlrec policy create NEW --kind", version.policy.kind, *_options(version, {"from-log": log})])
+
+
+def typed_params(version: Version) -> dict[str, str]:
+    """The parameters of a version that differ from their defaults, as `--param` takes them."""
+    defaults = kinds.parameters(version.policy.kind)
+    return {
+        name: f"{value:.12g}" if isinstance(value, float) else str(value)
+        for name, value in version.policy.params.items()
+        if isinstance(value, str | int | float) and value != defaults.get(name, "")
+    }
+
+
+def _options(
+    version: Version, options: Mapping[str, str], *, prefix: str = "", exclusions: Sequence[str] = ()
+) -> list[str]:  # fmt: skip
+    """The parameters of a version that differ from their defaults, and its reward, as a command takes them, and further
+    options. prefix: of parameters, where a comma divides several values of one; exclusions: their names."""
+    texts = {name: text for name, text in typed_params(version).items() if name not in exclusions}
     reward = {} if version.reward.name == DEFAULT_REWARD else {"reward": version.reward.name}
-    words = ["rlrec sweep --kinds", policy.kind]
-    words += [
-        f"--param {shlex.quote(f'{policy.kind}:{name}={text}')}" for name, text in texts.items() if "," not in text
-    ]
-    return " ".join([*words, *(f"--{name} {shlex.quote(text)}" for name, text in {**reward, **options}.items())])
+    return [
+        *(f"--param {shlex.quote(f'{prefix}{name}={text}')}" for name, text in texts.items()
+          if not prefix or "," not in text),
+        *(f"--{name} {shlex.quote(text)}" for name, text in {**reward, **options}.items()),
+    ]  # fmt: skip

@@ -54,12 +54,13 @@ COLUMNS = ("context_id", "position", "propensity", "marginal")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of `sweep`. kinds: names joined by commas; params: KIND:NAME=V1,V2; features: as JSON; log: a filter;
-    cluster: as in `evaluate`."""
+    """Arguments of `sweep`. kinds: names joined by commas; params: KIND:NAME=V1,V2; features: as JSON;
+    features_path: the file that they come from; log: a filter; cluster: as in `evaluate`."""
 
     kinds: str
     params: Sequence[str] = ()
     features: Mapping[str, Any] | None = None
+    features_path: str = "FILE"
     reward: str | None = None
     log: str | None = None
     level: float = 0.95
@@ -67,11 +68,12 @@ class Request:
 
 
 # candidates: best first, rows of `evaluate` with their kind (None for `uniform`) and params; begins: of the evaluated
-# blocks; command: creates the best one; same: policies with its kind,
-# parameters and reward; returns: whether the reward weighs them.
+# blocks; command: creates the best one; same: policies with its kind, parameters and reward; same_kind: others with its
+# kind, each with its parameters; returns: whether the reward weighs them.
 Result = TypedDict("Result", {
     "reward": str, "log": str | None, "decisions": int, "blocks": int, "begins": list[str], "served": float | None,
-    "best": str, "command": str | None, "same": list[str], "returns": bool, "candidates": list[dict[str, Any]],
+    "best": str, "command": str | None, "same": list[str], "same_kind": dict[str, str],
+    "returns": bool, "candidates": list[dict[str, Any]],
 })  # fmt: skip
 
 
@@ -152,6 +154,12 @@ def sweep(
         "command": best and creation_command(best, request, names),
         "returns": RETURN in reward.weights,
         "same": [version.policy.name for version in live if best and best.is_like(version)],
+        "same_kind": {
+            version.policy.name: " ".join(f"{name}={text}" for name, text in parameters.typed_params(version).items())
+            for version in live
+            if best and version.policy.base_id is None and version.policy.kind == best.kind
+            and not best.is_like(version)
+        },
         "candidates": [
             {"kind": None, "params": {}, **row.record} if (candidate := by_name.get(row.target)) is None
             else {"kind": candidate.kind, "params": candidate.version.params, **row.record}
@@ -280,5 +288,6 @@ def creation_command(candidate: Candidate, request: Request, taken: set[str]) ->
     words += [f"--param {shlex.quote(f'{name}={text}')}" for name, text in candidate.texts.items()]
     reward = candidate.version.reward.name  # that of the policies, where none was requested
     words += [f"--reward {reward}"] if reward != DEFAULT_REWARD else []
-    words += ["--features FILE"] if request.features is not None and candidate.version.contextual else []
+    if request.features is not None and candidate.version.contextual:
+        words.append(f"--features {shlex.quote(request.features_path)}")
     return " ".join([*words, f"--from-log {shlex.quote(request.log or filters.ALL)}"])

@@ -120,14 +120,15 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     pruned = policies.pruned_to(unit, source.policy.id)
     if pruned and (since is None or since[0] <= pruned):
         name = source.policy.name
-        create = f"rlrec policy create NEW --kind {source.policy.kind} --from-log policy={name}"
-        hint = f"a new policy can learn from what is left: `{create}`"
+        hint = f"a new policy can learn from what is left: `{parameters.creation_command(source, f'policy={name}')}`"
+        if policy.contextual or beliefs.prior(unit, source.id):  # features and priors come from files
+            hint = f"a new policy with the same options and --from-log policy={name} can learn from what is left"
         raise CheckFailed(f"old decisions of policy {name!r} were pruned: a rebuild would lack them", hint=hint)
     has_copy = source.policy.base_id is not None and source.learned_from.get("last_id")
     if has_copy and source.parent_id is not None and lineage.learns(source) and since is None:
         text = f"{source.reference} began with a copy of a belief of {source.policy.base}, which a rebuild would lack"
-        create = f"policy create NEW --kind {source.policy.kind} --from-log policy={source.policy.base}"
-        raise InputError(text, hint=f"`rlrec {create}` learns from the log of {source.policy.base} and of its variants")
+        create = parameters.creation_command(source, f"policy={source.policy.base}")
+        raise InputError(text, hint=f"`{create}` learns from the log of {source.policy.base} and of its variants")
     draft = replace(source, reward=reward, parameters={**source.parameters, **changed_parameters})
     if "variant" in source.learned_from and since is None:  # what came from a variant is learned from the log, too
         variants = {row.policy.id for row in lineage.ancestry(unit, source) if row.policy.base_id is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +11,7 @@ from rlrec.cli.commands.judging.evaluate import shown_row, view
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import HOW_TO_RUN, OUTPUT, GroupedCommand, Store, option_group, reading, workers_options
-from rlrec.cli.text.values import JSON_FILE, LIST, NAME, NUMBER
+from rlrec.cli.text.values import LIST, NAME, NUMBER, Parsed, parse_file
 from rlrec.errors import quantity
 from rlrec.sentences import LOGGED, best_of
 
@@ -23,6 +23,7 @@ KINDS = (
     "epsilon-greedy", "ucb", "ucb-tuned", "kl-ucb", "thompson", "exp3", "linucb", "lin-thompson", "logistic-thompson",
     "softmax", "plackett-luce", "squarecb",
 )  # fmt: skip
+FEATURES = Parsed("file", lambda path: (path, parse_file(path)))  # a program may give the object itself
 
 
 @click.command(cls=GroupedCommand, epilog="`rlrec help contexts` compares the kinds.")
@@ -33,7 +34,7 @@ KINDS = (
         "--param", "params", multiple=True, metavar="KIND:NAME=V1,V2",
         help="Values of a parameter of one kind; repeatable: every combination is tried, at most 40 in all.",
     ),
-    click.option("--features", type=JSON_FILE, help="How contexts and arms are read [default: fitted to the log]."),
+    click.option("--features", type=FEATURES, help="How contexts and arms are read [default: fitted to the log]."),
     click.option("--reward", type=NAME, metavar="NAME", help="To learn and judge by [default: what policies learn]."),
 )  # fmt: skip
 @option_group("Which log", click.option("--log", metavar="FILTER", help="Filter, as in `evaluate` [default: all]."))
@@ -48,7 +49,10 @@ KINDS = (
     "rlrec sweep --kinds thompson,ucb,lin-thompson",
     "rlrec sweep --kinds thompson,linucb --param linucb:alpha=0.3,1 --param linucb:floor=0.05 --log policy=home",
 )
-def sweep(store: Store, show: Show, details: bool, workers: app.evaluate.Workers, **request: Any) -> None:
+def sweep(
+    store: Store, show: Show, features: tuple[str, Mapping[str, Any]] | Mapping[str, Any] | None, details: bool,
+    workers: app.evaluate.Workers, **request: Any,
+) -> None:  # fmt: skip
     """The log is cut into 10 periods. For each of the last 7, a candidate learns from the earlier periods and is
     evaluated on this one, weighted by the logged propensities, never on what it learned from. So a value is that of a
     policy that learned from 60 % of the log on average; the command at the end creates a policy from all of it.
@@ -58,7 +62,9 @@ def sweep(store: Store, show: Show, details: bool, workers: app.evaluate.Workers
 
     Pages are judged one by one, in the logged visits: a sweep does not see a candidate's effect on later pages and
     returns. See `rlrec effects` and `rlrec help visits`."""
-    result, judged, rows = app.sweep.sweep(store, app.sweep.Request(**request), workers)
+    path, definition = features if isinstance(features, tuple) else ("FILE", features)
+    requested = app.sweep.Request(features=definition, features_path=path, **request)
+    result, judged, rows = app.sweep.sweep(store, requested, workers)
     names = {row.name: row.estimate.may_be_best for row in judged if row.estimate.may_be_best is not False}
     claim = judged[0].claim._replace(name="" if len(names) == 1 else judged[0].name).sentence
     title = [f"{best_of(names)}; {claim}" if names[judged[0].name] else claim]
@@ -78,6 +84,8 @@ def sweep(store: Store, show: Show, details: bool, workers: app.evaluate.Workers
         table = view([*shown, logged | {"target": LOGGED, "value": result["served"]}], None, _notes(judged))
     if result["command"]:
         clause = f"; of this kind, with these parameters: {', '.join(result['same'])}" if result["same"] else ""
+        same_kind = [f"{name} ({text or 'defaults'})" for name, text in result["same_kind"].items()]
+        clause += f"; of this kind, with other parameters: {', '.join(same_kind)}" if same_kind else ""
         table = table._replace(notes=[*table.notes, f"To create {result['best']}: `{result['command']}`{clause}"])
     flat = [row.record for row in rows] if details else result["candidates"]
     show(result, table=table._replace(title=title), flat=flat)

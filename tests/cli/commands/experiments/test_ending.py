@@ -106,7 +106,7 @@ def test_a_rebuild_of_a_variant_is_refused_since_it_would_lack_what_was_copied(p
     create(later, "a=ts", "b=u")
     refused = later("policy", "rebuild", "ts@ab/a").failed(2)
     assert "began with a copy of a belief of ts" in refused
-    assert "--kind thompson --from-log policy=ts`" in refused
+    assert "--kind thompson --param floor=0.1 --from-log policy=ts`" in refused
     assert pair("policy", "show", "ts@ab/a@2").exit_code == 2
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +58,14 @@ def test_the_answer_comes_first_then_a_table_and_the_command_of_the_best(shop: R
     assert {"thompson", "uniform", "logged"} <= {word for line in table for word in line.split()}
     command = "rlrec policy create linucb --kind linucb --param alpha=0.5 --from-log all"
     assert f"To create linucb alpha=0.5: `{command}`" in result.stdout
+
+
+def test_the_command_names_the_file_of_features_and_policies_of_the_kind(shop: Run, tmp_path: Path) -> None:
+    """Whoever reads the name of the winner may take another policy of its kind for it."""
+    (path := tmp_path / "features.json").write_text('{"context": {"fields": {"device": ["phone", "web"]}}}')
+    shop("policy", "create", "careful", "--kind", "linucb", "--param", "alpha=0.3").done()
+    text = shop(*SWEEP, "linucb", "--features", path).done().stdout
+    assert f"--kind linucb --features {path} --from-log all`; of this kind, with other parameters: careful (" in text
 
 
 @ON_BOTH

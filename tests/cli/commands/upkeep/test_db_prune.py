@@ -126,9 +126,13 @@ def test_estimates_of_later_visits_and_probabilities_stay(healthy: str) -> None:
 def test_a_rebuild_that_would_lack_decisions_is_refused(healthy: str) -> None:
     run = runner(healthy)
     at(run, "db", "prune", "--before", BEFORE, "--yes")
-    refused = run("--now", LATE, "policy", "rebuild", "greedy")
+    refused = run("--now", LATE, "policy", "rebuild", "ts-slow")
     assert (refused.exit_code, refused.stderr.count("\n")) == (3, 1)
     assert "were pruned: a rebuild would lack them" in refused.stderr
+    same = "--kind thompson --param floor=0.05 --reward slow --from-log policy=ts-slow"
+    assert f"`rlrec policy create NEW {same}`" in refused.stderr
+    contextual = run("--now", LATE, "policy", "rebuild", "sees@1").stderr  # no command has its features
+    assert "`rlrec" not in contextual.partition("would lack them")[2]
     assert "1" in run("--now", LATE, "feedback", 1, "click").failed(2)
     assert at(run, "policy", "rebuild", "taught")["rebuilt"] is True  # it has lost none
 
