@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import inf
 from statistics import NormalDist
@@ -23,6 +24,7 @@ TOO_EARLY = {"few-clusters", "few-rewards"}  # reasons for which an experiment g
 BASES = {"visits": "visits per {unit}", "active_days": "active days per {unit}", "reward_per_visit": "per visit"}
 GROWING = {"young-units", "anonymous-units"}  # reasons for which a difference only describes the time so far
 YOUNG = "it may grow or turn with the time that people have to come again"
+COMPLETE_SHARE = 0.9  # of the units; where fewer count, an answer says so
 WEEK = 7  # days over which units are compared at equal age
 LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
@@ -58,9 +60,10 @@ def is_growing(row: Mapping[str, Any]) -> bool:
 
 
 def shown_p(row: Mapping[str, Any]) -> float | None:
-    """The p-value of a difference, where it belongs to the answer: one of the time so far would be taken for one."""
+    """The p-value of a difference, where it belongs to the answer: one of the time so far would be taken for one, and 1
+    for a share."""
     is_so_far = row["answer"] == "unknown" and {*GROWING, "turned"} & {*row["reasons"]}
-    p_value: float | None = None if is_so_far else row["p_value"]
+    p_value: float | None = None if is_so_far or row["p_value"] == 1 else row["p_value"]
     return p_value
 
 
@@ -85,9 +88,9 @@ class Claim(NamedTuple):
     base: the figure of which these become shares, 1 if they are shares already, 0 or None for none. needed: additional
     clusters that would give an answer, in about `days` of this traffic; cluster: user, session or row. groups: the
     reasons by their groups. basis: the unit of the mean, such as `per visit`; reward: its name if it must be stated.
-    caveat: a reason for less trust in a known answer; is_logger: whether `name` alone served all rows used;
-    has_other_loggers: whether `rival` is one of several; way: to compare it with these; seems: whether the answer
-    rests on weak evidence, and must say so."""
+    caveat: a reason for less trust in a known answer; decided_by: the command of an experiment that answers better;
+    is_logger: whether `name` alone served all rows used; has_other_loggers: whether `rival` is one of several; way: to
+    compare it with these; seems: whether the answer rests on weak evidence, and must say so."""
 
     name: str
     rival: str
@@ -103,6 +106,7 @@ class Claim(NamedTuple):
     basis: str = ""
     reward: str = ""
     caveat: str = ""
+    decided_by: str = ""
     is_logger: bool = False
     has_other_loggers: bool = False
     way: str = LOGGER_HINT
@@ -110,7 +114,12 @@ class Claim(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The answer as a sentence, with its basis."""
+        """The answer as a sentence, with its basis, and with what answers better."""
+        better = f"; decide by `{self.decided_by}`, a randomised test of all that it earns" if self.decided_by else ""
+        return self._answer + better
+
+    @property
+    def _answer(self) -> str:
         by = by_reward_name(self.reward)
         basis = (f" {self.basis}" if self.basis else "") + by
         subject, caveat = self.name or "it", f", {self.caveat}" if self.caveat else ""
@@ -132,7 +141,7 @@ class Claim(NamedTuple):
         more = quantity(approximate(self.needed), f"more {NOUNS.get(self.cluster, self.cluster)}")
         arriving = "nobody new comes" if self.days == inf else f"{time_text(self.days or 0.0)} of this traffic"
         time = "" if self.days is None else f" ({arriving})"
-        condition = ", if the difference is as estimated" if self.value else ""
+        condition = f", if the difference is {self._signed(self.value)} as estimated" if self.value else ""
         odds = f"about a 50 % chance of an answer after {more}{time}{condition}"
         if (self.days or 0.0) > LONGEST_WAIT:
             return f"{start}this traffic cannot tell in reasonable time {question}: {odds}"
@@ -263,7 +272,7 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
         picked = "an exclusion, or the filter, leaves out more of one variant than of another"
         return [f"{answer['experiment']}: {picked}: do not trust its differences (sample-ratio)."]
     if answer.get("route") is not None:
-        return [_holdout_sentence(answer)]
+        return [_holdout_sentence(answer), *_immature(answer)]
     rows, differences, per_day = answer["unit_differences"], answer["differences"], answer.get("units_per_day")
     newest_per_day = answer.get("new_units_per_day")
     if answer.get("status") == "stopped":  # no more units arrive
@@ -275,7 +284,31 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     lost, unknown = ([guard_sentence(row, answer["unit"]) for row in rows] for rows in guards.values())
     texts = [*lost, *texts, *unknown]
     texts = texts or [difference_sentence(row, "decision", per_day=per_day) for row in differences]
-    return texts or ["There is nothing to compare."]
+    return [*texts, *_immature(answer)] or ["There is nothing to compare."]
+
+
+def _immature(answer: Mapping[str, Any]) -> list[str]:
+    """A sentence on how many units count, where the rewards of many others are not complete."""
+    units = Counter[tuple[str, str | None]]()
+    for row in answer.get("outcomes", ()):
+        units[row["metric"], row["reward"]] += row["units"]
+    counted = next((number for (metric, _), number in units.items() if metric == "reward_per_unit"), 0)
+    if counted >= COMPLETE_SHARE * (total := units["visits", None]):
+        return []
+    named = f"only {counted:,} of {total:,} {answer['unit']}s count in this"
+    return [f"{named}: the rewards of the others are not complete yet"]
+
+
+def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
+    """A sentence on means that come from a prior alone, or include one that was given. belief: of `policy show`."""
+    arms = [arm for arm in belief["arms"] if arm["mean"] is not None and arm["status"] == "active"]
+    n_unseen = sum(arm["pulls"] == 0 for arm in arms)
+    origin = " that was given" if belief["has_prior"] else ""
+    if n_unseen and n_unseen == len(arms):
+        time = ", as this version is frozen" if belief["status"] == "frozen" else " yet"
+        return [f"nothing was learned{time}: mean, lower and upper are those of the prior{origin}"]
+    unseen = f"; those of {quantity(n_unseen, 'arm')} without pulls are the prior's" if n_unseen else ""
+    return [f"mean, lower and upper include the prior{origin}{unseen}"] if n_unseen or origin else []
 
 
 def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:

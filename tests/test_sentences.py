@@ -25,6 +25,7 @@ from rlrec.sentences import (
     join_doubts,
     percent,
     plan_sentence,
+    prior_sentences,
     rounding,
     shown_p,
     time_text,
@@ -61,19 +62,25 @@ from rlrec.sentences import (
             {"answer": "unknown", "value": 0.03, "lower": -0.04, "upper": 0.1, "needed": 3_123, "days": 11.8},
             "home@2: cannot tell yet whether it is better or worse than what was logged; "
             "about a 50 % chance of an answer after 3,100 more visits (12 days of this traffic), "
-            "if the difference is as estimated",
+            "if the difference is +3.0 % as estimated",
         ),
         # nobody is invited to wait for a year
         (
             {"answer": "unknown", "value": 0.03, "lower": -0.04, "upper": 0.1, "needed": 3_123, "days": 91.0},
             "home@2: this traffic cannot tell in reasonable time whether it is better or worse than what was logged: "
             "about a 50 % chance of an answer after 3,100 more visits (91 days of this traffic), "
-            "if the difference is as estimated",
+            "if the difference is +3.0 % as estimated",
         ),
         (
             {"answer": "better", "value": 0.2, "lower": 0.1, "upper": 0.3, "basis": "per page", "reward": "durable",
              "caveat": "on little data (low-ess)"},
             "home@2 is better than what was logged: +20 % [+10, +30] per page by durable, on little data (low-ess)",
+        ),
+        # a rate per impression beside a test of what a user earns: one of them decides
+        (
+            {"answer": "worse", "value": -0.2, "lower": -0.3, "upper": -0.1, "decided_by": "rlrec experiment show ab"},
+            "home@2 is worse than what was logged: -20 % [-30, -10]; decide by `rlrec experiment show ab`, a "
+            "randomised test of all that it earns",
         ),
         (
             {"answer": "unknown", "groups": {"log": ["drift"]}, "reward": "durable"},
@@ -123,7 +130,7 @@ def test_a_difference_says_in_how_many_days_of_traffic_it_will_be_known() -> Non
     text = difference_sentence(row, "user", per_day=20.0)
     assert text.endswith(
         "better or worse than a, per user; about a 50 % chance of an answer after 60 more users "
-        "(3 days of this traffic), if the difference is as estimated"
+        "(3 days of this traffic), if the difference is +20 % as estimated"
     )
     assert "days" not in difference_sentence(row, "user")
 
@@ -136,13 +143,14 @@ def difference(metric: str, answer: str, relative: float, **fields: Any) -> dict
 
 
 def conclusion(
-    *rows: dict[str, Any], p_value: float = 0.5, guards: Sequence[dict[str, Any]] = (), status: str = "running"
-) -> str:
+    *rows: dict[str, Any], p_value: float = 0.5, guards: Sequence[dict[str, Any]] = (), status: str = "running",
+    outcomes: Sequence[dict[str, Any]] = (),
+) -> str:  # fmt: skip
     ratio = {"chi2": 1.0, "p_value": p_value}
     metrics = [{"metric": "reward_per_unit", "reward": row["reward"]} for row in rows]
     answer = {
         "experiment": "ab", "unit": "user", "unit_differences": rows, "differences": [], "sample_ratio": ratio,
-        "metric": metrics, "guards": guards, "status": status,
+        "metric": metrics, "guards": guards, "status": status, "outcomes": outcomes,
     }  # fmt: skip
     return "\n".join(experiment_sentences(answer))
 
@@ -184,6 +192,7 @@ def test_a_p_value_of_the_time_so_far_is_not_shown() -> None:
     young = difference("reward_per_unit", "unknown", -0.38, reasons=["young-units"])
     rows = [young, {**young, "reasons": []}, {**young, "answer": "worse"}]
     assert [shown_p({**row, "p_value": 6e-24}) for row in rows] == [None, 6e-24, 6e-24]
+    assert shown_p({**young, "reasons": [], "p_value": 1.0}) is None  # else read as a share, or a count
 
 
 def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
@@ -193,7 +202,7 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
         == "new is better than old: +20 % [+15, +25] per user"
     )
     unknown = difference("reward_per_unit", "unknown", 0.02, needed=412)
-    clause = "about a 50 % chance of an answer after 410 more users, if the difference is as estimated"
+    clause = "about a 50 % chance of an answer after 410 more users, if the difference is +2.0 % as estimated"
     assert conclusion(unknown).endswith(f"than old, per user; {clause}")
     ended = "new: this log cannot tell whether it is better or worse than old, per user"
     assert conclusion(unknown, status="stopped") == ended
@@ -211,6 +220,29 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
     durable = difference("reward_per_unit", "better", 0.2, reward="durable")
     assert conclusion(durable) == "new is better than old: +20 % [+15, +25] per user by durable"
     assert conclusion() == "There is nothing to compare."
+
+
+def test_an_answer_says_that_few_units_count() -> None:
+    """A headline on the fourth of the users whose rewards are complete is not one on all of them."""
+    rows = [{"metric": "visits", "reward": None, "units": 50}] * 2
+    for complete, more in ((46, []), (20, ["only 40 of 100 users count in this: the rewards of the others are not"])):
+        earned = [
+            {"metric": "reward_per_unit", "reward": name, "units": complete} for name in ("default", "costly")
+        ] * 2
+        _, *texts = conclusion(difference("reward_per_unit", "better", 0.2), outcomes=[*rows, *earned]).split("\n")
+        assert [text.removesuffix(" complete yet") for text in texts] == more
+
+
+def test_a_belief_says_where_its_means_come_from() -> None:
+    arms = [{"mean": 0.5, "status": "active", "pulls": pulls} for pulls in (0, 0, 9)]
+    belief = {"arms": arms[:2], "has_prior": True, "status": "frozen"}
+    end = "mean, lower and upper are those of the prior that was given"
+    assert prior_sentences(belief) == [f"nothing was learned, as this version is frozen: {end}"]
+    assert prior_sentences({**belief, "status": "learning"}) == [f"nothing was learned yet: {end}"]
+    assert prior_sentences({**belief, "arms": arms, "has_prior": False}) == [
+        "mean, lower and upper include the prior; those of 2 arms without pulls are the prior's"
+    ]
+    assert prior_sentences({**belief, "arms": arms[2:], "has_prior": False}) == []
 
 
 def test_where_age_matters_a_command_compares_at_equal_age() -> None:

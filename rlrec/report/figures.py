@@ -90,7 +90,7 @@ def over_time(
     level, x_name = f"{100 * answer['level']:g} %", f"{period} (UTC), {' to '.join(years)}"
     change = _change(answer if weeks is None else weeks, metric, until) or _change(answer, metric, until)
     return Figure(
-        title=f"{name[0].upper()}{name[1:]}{by}: {change}",
+        title=f"{name[0].upper()}{name[1:]}{by}, all visits together: {change}",
         drawing=chart([Series(name, points)], x_name=x_name, y_name=f"{name}{unit}; band: {level}"),
         description=f"A line over {quantity(len(points), period)} with its interval of {level}, "
         f"clustered by {answer['unit']}.",
@@ -168,8 +168,9 @@ def nobody_returned(answer: Outcomes) -> bool:
 # -- estimates --
 
 
-def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
-    """The estimates of the first unit as a forest plot; None if nothing was estimated."""
+def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Figure | None:
+    """The estimates of the first unit as a forest plot; None if nothing was estimated. steps: what to do next, by
+    target."""
     rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     if not rows:
         return None
@@ -181,15 +182,15 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
         name = row.name if row.by is None else f"{row.name}, {row.by} {row.group.label}"
         label = f"{name}, {estimate.estimator}" if names_estimator else name
         # a value next to an unknown answer would be taken for the answer
-        note = (
-            UNKNOWN if claim.answer == "unknown" else claim.answer if value is None else f"{number(value)}, {verdict}"
-        )
+        finding = row.judgement["answer"] if value is None else f"{number(value)}, {verdict}"
+        note = UNKNOWN if claim.answer == "unknown" else str(finding)
         intervals.append(Interval(label, value, estimate.lower, estimate.upper, note, VERDICTS[verdict]))
         shows_lift = claim.answer != "unknown" or claim.needed is not None
         lift = (claim.value, claim.lower, claim.upper) if shows_lift else (None, None, None)
+        answer, judged_as, reasons = row.judgement.values()
         table.append([
-            name, claim.answer, *(bound if bound is None else 100 * bound for bound in lift), value, estimate.lower,
-            estimate.upper, estimate.served, verdict, ", ".join(estimate.reasons), estimate.ess, estimate.estimator,
+            name, answer, *(bound if bound is None else 100 * bound for bound in lift), value, estimate.lower,
+            estimate.upper, estimate.served, judged_as, ", ".join(reasons), estimate.ess, estimate.estimator,
         ])  # fmt: skip
     averages, per_unit = {row.estimate.served for row in rows}, rows[0].claim.basis
     average = averages.pop() if len(averages) == 1 else None
@@ -198,6 +199,9 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
     in_order = sorted(rows, key=lambda row: [*LOOKS].index(row.claim.answer))
     claims = ((row, VARIANTS if "@" in row.target else row.claim.sentence) for row in in_order if row.by is None)
     finding_flags = {sentence: sentence != VARIANTS and _is_finding(row) for row, sentence in claims}
+    # a step that several share is stated once
+    sentence_of = {steps[row.name]: row.claim.sentence for row in in_order if row.name in steps and _is_finding(row)}
+    next_by_sentence = {sentence: step for step, sentence in sentence_of.items()}
     return Figure(
         title=f"Reward {rewards} {per_unit}{f' by {rows[0].by}' if rows[0].by else earned}",
         drawing=forest(
@@ -211,17 +215,21 @@ def estimates(rows: Sequence[EstimateRow]) -> Figure | None:
             "verdict", "reasons", "effective sample size", "estimator",
         ],
         rows=table,
-        findings=[sentence for sentence, is_finding in finding_flags.items() if is_finding],
+        findings=[
+            ". Next: ".join(filter(None, [sentence, next_by_sentence.get(sentence)]))
+            for sentence, is_finding in finding_flags.items() if is_finding
+        ],
         lines=[sentence for sentence, is_finding in finding_flags.items() if not is_finding],
     )  # fmt: skip
 
 
 def _is_finding(row: EstimateRow) -> bool:
-    """Whether an answer is worth telling. It is not if no log could answer it (in-sample), if an unknown answer is
-    about a built-in target, or if the policy is the one that served."""
-    claim = row.claim
+    """Whether an answer is worth telling. It is not if no log could answer it (in-sample, where no sweep judges its
+    kind), if an unknown answer is about a built-in target on a sound log, or if the policy is the one that served."""
+    claim, reasons = row.claim, row.estimate.reasons
     if claim.answer == "unknown":
-        return row.version is not None and not (claim.needed is None and "in-sample" in row.estimate.reasons)
+        is_idle = claim.needed is None and "in-sample" in reasons and (row.has_served or row.sweep_version is None)
+        return "wrong-propensities" in reasons or (row.version is not None and not is_idle)
     return sentences.SAME_POLICY not in claim.sentence
 
 
@@ -286,7 +294,7 @@ def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
 def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list[Any]]]:
     """The headers and rows of a table of the variants of experiments: their units that count, and their rewards."""
     headers = [
-        "experiment", "from", "to", "status", "split", "variant", "policy", "share", "got it", "reward",
+        "experiment", "from", "to", "status", "split", "variant", "policy", "share now", "got it so far", "reward",
         "per unit", "lower", "upper", "per 1,000", "in total",
     ]  # fmt: skip
     rows = list[list[Any]]()
@@ -352,6 +360,7 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
         description=f"One interval of 95 % an arm; {extent}; kind {answer['kind']}.",
         headers=headers,
         rows=[[row[header] for header in headers] for row in shown],
+        lines=sentences.prior_sentences(answer),
     )
 
 

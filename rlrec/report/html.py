@@ -135,6 +135,10 @@ def contents(answer: Result) -> dict[str, Any]:
     findings += [] if answer.best is None else [("", answer.best)]
     counts = Counter(finding.severity for finding in answer.findings)
     health = " and ".join(quantity(counts[severity], severity) for severity in ("error", "warning"))
+    checks = ", ".join(dict.fromkeys(finding.check for finding in answer.findings if finding.severity != "info"))
+    audit = f"; `rlrec doctor` found {answer.audit}" if answer.audit else ""
+    if checks or (audit and "0 errors and 0 warnings" not in audit):
+        findings.append(("health", f"Health: {health} in quick checks{f' ({checks})' if checks else ''}{audit}"))
     remarked = {name: section._replace(remarks=answer.remarks.get(name, [])) for name, section in sections.items()}
     return {"answer": answer, "sections": remarked, "findings": findings, "health": health}
 
@@ -150,7 +154,7 @@ def _sections(answer: Result) -> Iterator[tuple[str, Section]]:
     for row in answer.estimates:
         by_reward.setdefault((row.reward, row.estimate.unit), []).append(row)
     yield "estimates", Section(
-        [*filter(None, map(figures.estimates, by_reward.values()))], lines=steps,
+        [*filter(None, (figures.estimates(rows, answer.steps) for rows in by_reward.values()))], lines=steps,
         summary="What the verdicts rest on", details=[line for line in answer.reasons if line not in steps],
     )  # fmt: skip
     yield "time", _over_time(answer)

@@ -134,7 +134,14 @@ def test_every_mode_has_its_colours_and_none_needs_a_variable() -> None:
 def test_the_axis_of_a_long_term_belief_is_not_cut() -> None:
     arm: dict[str, Any] = {"arm": "a", "status": "active", "probability": 1.0, "pulls": None, "served": 3}
     arm |= {"mean": 0.4, "lower": 0.3, "upper": 0.5}
-    answer = {"policy": "home", "version": 4, "kind": "long-term", "reward": "durable", "arms": [arm]}
+    answer = {
+        "policy": "home",
+        "version": 4,
+        "kind": "long-term",
+        "reward": "durable",
+        "arms": [arm],
+        "has_prior": False,
+    }
     figure = beliefs(cast(PolicyBelief, answer))
     assert figure is not None
     assert "believed effect of a look in the long run (durable)" in [*element(figure.drawing).itertext()]

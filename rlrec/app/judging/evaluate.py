@@ -239,23 +239,22 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
     return lines + next_steps(rows) + logs_taken(rows) + assumed(rows)
 
 
-def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
-    """At most one command for each target, against its worst reason for which there is one; targets with the same
-    command share a line. A target that equals its log needs none."""
+def steps(rows: Sequence[EstimateRow]) -> dict[str, str]:
+    """At most one command for each target, against its worst reason for which there is one. A target that equals its
+    log needs none."""
     by_name: dict[str, list[EstimateRow]] = {}
     for row in rows:
         by_name.setdefault(row.name, []).extend([row] * (row.answer[0] != "same"))
-    steps: dict[str, list[str]] = {}
+    commands: dict[str, str] = {}
     for name, judged in by_name.items():
         reasons = {reason for row in judged for reason in row.estimate.reasons}
         for reason in helpful(reasons, is_explored=any(row.is_explored for row in judged))[:1]:
             estimate = judged[0].estimate
             if reason == "carry-over" and estimate.unit == "session":
                 reason = "logging-candidates"  # whole visits have answered, so an experiment remains
-            has_served = name in {logger.version for logger in estimate.logger_weights}
             if reason == "in-sample" and "@" in judged[0].target:
                 reason = VARIANT
-            elif reason == "in-sample" and (has_served or (estimate.log or "").endswith(f"loggers={name}")):
+            elif reason == "in-sample" and judged[0].has_served:
                 reason = SERVED
             elif reason == "in-sample" and judged[0].spares_gate and "split=" not in judged[0].options.get("log", ""):
                 reason = SPARED
@@ -263,10 +262,17 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
                 reason = REPLAYED
             elif reason == "drift" and judged[0].has_later_drift:
                 reason = LATER
-            steps.setdefault(hint(reason, **_names(judged[0], reason)), []).append(name)
+            commands[name] = hint(reason, **_names(judged[0], reason))
+    return commands
+
+
+def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
+    """The steps, where targets with the same command share a line."""
+    names, commands = {row.name for row in rows}, steps(rows)
+    sharing = {step: [name for name in commands if commands[name] == step] for step in commands.values()}
     return [
-        f"Next: {step}" if len(names) == len(by_name) else f"Next for {' and '.join(names)}: {step}"
-        for step, names in steps.items()
+        f"Next: {step}" if len(concerned) == len(names) else f"Next for {' and '.join(concerned)}: {step}"
+        for step, concerned in sharing.items()
     ]
 
 
@@ -343,5 +349,6 @@ def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
     comparison = "`as served` differs, as targets are judged on different rows: neither values nor lifts compare them"
     lines += [f"{comparison}; --log all judges all on the same rows"] * has_several
     joint_rows = (row for row in rows if row.estimate.simultaneous_lower is not None and not row.target_loggers)
-    joint_names = {row.name for row in joint_rows}
-    return lines + [f"bounds of lifts hold for all {len(joint_names)} targets together"] * (len(joint_names) > 1)
+    joint_names = dict.fromkeys(row.name for row in joint_rows)
+    names = f"all {len(joint_names)} targets" if len(joint_names) == len(by_target) else " and ".join(joint_names)
+    return lines + [f"bounds of lifts hold for {names} together"] * (len(joint_names) > 1)

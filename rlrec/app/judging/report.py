@@ -88,8 +88,8 @@ class Result:
 
     reward: shared by the parts, None without a policy. period: of `over_time`, hour, day or week; weeks: the same by
     whole weeks, None with fewer than two; earlier, excluded: decisions that `since` and exclusions leave out; judged:
-    decisions for estimates and exposure, None for all; best: the sentence that names the best known policy; audit:
-    what `doctor` found last"""
+    decisions for estimates and exposure, None for all; steps: what to do next, by target; best: the sentence that names
+    the best known policy; audit: what `doctor` found last"""
 
     created_at: str
     log: str
@@ -105,6 +105,7 @@ class Result:
     weeks: outcomes.Result | None = None
     estimates: list[EstimateRow] = field(default_factory=list)
     judged: int | None = None
+    steps: Mapping[str, str] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     best: str | None = None
     experiments: list[VariantComparison] = field(default_factory=list)
@@ -303,6 +304,7 @@ class _Gathering(_Ranking):
             answer.estimates = [row for row in answer.estimates if row.answer[0] != "same"]
         answer.estimates.sort(key=lambda row: row.target == UNIFORM)
         answer.estimates = evaluate.comparable(answer.estimates)
+        answer.steps = evaluate.steps(answer.estimates)
         answer.reasons = evaluate.reasons_in_words(answer.estimates) if answer.estimates else []
 
     def _judge(self, reward: str, targets: list[str]) -> list[EstimateRow]:

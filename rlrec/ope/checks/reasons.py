@@ -155,7 +155,7 @@ REASONS = {
         "rips, cascade-dr or sips, which assume less (weak): the reward of a slot depends on what other slots show, or "
         "the curve is wrong"),
     "independent-slots": Reason("model", "ok", "the estimate is right if the reward of a slot does not depend on "
-        "what other slots show; `refuted` and `dependent-slots` say where the log contradicts that"),
+        "what other slots show"),
     "first-order": Reason("sample", "weak", "the estimate adds up effects of arms in place of weights (weak): it is "
         "right if effects add up and stay as they were in the log; more pages of the target would tell"),
     "sum-of-slots": Reason("model", "weak", "the estimate is right if the reward of a page is a sum over its slots "

@@ -146,8 +146,9 @@ class Estimate(Record):
     @cached_property
     def target_loggers(self) -> list[str]:
         """The loggers that showed just what the target shows, where nearly all that counts is theirs."""
+        doubts = WEIGHT_DOUBTS - {"mean-weight"}  # which here says that what counts next to nothing lacks some rows
         shares = {logger.version: share for logger, share in self.logger_shares if logger.is_target and share}
-        is_nearly_all = sum(shares.values()) >= 1 - NEGLIGIBLE_SHARE and WEIGHT_DOUBTS.isdisjoint(self.reasons)
+        is_nearly_all = sum(shares.values()) >= 1 - NEGLIGIBLE_SHARE and doubts.isdisjoint(self.reasons)
         return [name for name in shares if name is not None] if is_nearly_all else []
 
     def lowered(self, reasons: Iterable[str]) -> Estimate:

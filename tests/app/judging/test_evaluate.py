@@ -21,6 +21,7 @@ from rlrec.errors import InputError
 from rlrec.ope.checks import diagnostics
 from rlrec.ope.units.estimate import LoggerWeight
 from rlrec.policy.slates import slate
+from rlrec.report import figures
 from rlrec.store import Store
 from rlrec.store.log import reader
 from rlrec.store.log.selected import Selection
@@ -250,6 +251,19 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     served = LoggerWeight(version="log@ab/new@1", rows=9, weight=1.0, is_target=True)
     variant = replace(row, estimate=replace(row.estimate, logger_weights=(served,), reasons=()))
     assert variant.claim.sentence.endswith("log@ab/new@1: `rlrec experiment show ab` compares it")
+    # what is compared with its own log alone has no verdict either, and rows that count next to nothing raise no doubt
+    unsure = replace(variant.estimate, reasons=("mean-weight",))
+    assert replace(variant, estimate=unsure).judgement == {"answer": "own log", "verdict": None, "reasons": []}
+    other = replace(served, version="log@1", is_target=False)
+    mixed = replace(row, estimate=replace(row.estimate, logger_weights=(served, other)))
+    assert mixed.claim.decided_by == "rlrec experiment show ab"  # a rate per slot does not stand against it
+    assert mixed.judgement["answer"] == mixed.answer.answer
+    bounded = replace(row.estimate, simultaneous_lower=0.0)
+    joint = [replace(row, target=name, estimate=bounded) for name in "ab"]
+    assert evaluate.logs_taken(joint)[-1] == "bounds of lifts hold for all 2 targets together"
+    assert (
+        evaluate.logs_taken([*joint, row])[-1] == "bounds of lifts hold for a and b together"
+    )  # of three in the table
     logged = replace(row.estimate, lift_lower=0.0, lift_upper=0.0, value=row.estimate.served, reasons=(), verdict="ok")
     modelled = replace(logged, value=0.9, estimator="dr")  # of what served: the mean as served answers
     assert evaluate.answering_rows([replace(row, estimate=each) for each in (logged, modelled)])[0].estimate is logged
@@ -261,6 +275,8 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     assert evaluate.next_steps([taught])[0].startswith(
         f"Next: `{sweep} --log policy=log --cluster session` judges its kind on rows that"
     )
+    (finding,) = figures.estimates([each := replace(taught, version=1)], evaluate.steps([each])).findings
+    assert f"(log: in-sample). Next: `{sweep}" in finding  # the page says what answers, where its policies cannot
     variant_row = replace(taught, target="log@ab/new")  # which an experiment compares with the others
     assert evaluate.next_steps([variant_row])[0].startswith("Next: `rlrec experiment show ab` compares it")
     visits = replace(row, estimate=replace(row.estimate, unit="session", reasons=("carry-over",)))

@@ -86,6 +86,12 @@ def test_what_the_caller_knows_is_added() -> None:
     )
 
 
+def test_no_reason_is_explained_by_another() -> None:
+    """A reader takes a reason that is named for one that was found."""
+    named = {name: [other for other in REASONS if f"`{other}`" in reason.text] for name, reason in REASONS.items()}
+    assert not any(named.values()), named
+
+
 def test_reasons_are_stable_words() -> None:
     assert all(word == word.lower() and word.replace("-", "").isalpha() for word in REASONS)
 

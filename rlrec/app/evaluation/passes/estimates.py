@@ -105,6 +105,15 @@ class EstimateRow(Record):
             return Answer("same", None)
         return self._judge(self.estimate.lift, *self.estimate.lift_bounds, scale=1.0)
 
+    @property
+    def judgement(self) -> dict[str, Any]:
+        """The answer with its verdict and reasons for a table: no answer of a target that is not what it will be, and
+        none of all three, but a word, for one that is compared with its own log alone."""
+        if self.target_loggers:
+            return {"answer": "own log", "verdict": None, "reasons": []}
+        answer = None if self.untaught else self.answer.answer
+        return {"answer": answer, "verdict": self.estimate.verdict, "reasons": [*self.estimate.reasons]}
+
     @cached_property
     def is_as_served(self) -> tuple[bool, bool]:
         """Whether the estimate shows no difference from the log at all, and whether its value is that of the log."""
@@ -154,9 +163,10 @@ class EstimateRow(Record):
         is_alone = answer == "same" and bool(estimate.logger_weights) and logger != estimate.log and "+" not in logger
         if self.target_loggers:
             logger, is_alone = " and ".join(self.target_loggers), True
-            named = (name.partition("@")[2].partition("/") for name in self.target_loggers)
-            if tests := {test for test, slash, _ in named if slash}:
-                bounds = {"way": f"`rlrec experiment show {max(tests)}` compares it"}
+        names = (str(row.version).partition("@")[2].partition("/") for row in estimate.logger_weights if row.is_target)
+        if tests := {test for test, slash, _ in names if slash}:
+            command = f"rlrec experiment show {max(tests)}"
+            bounds |= {"way": f"`{command}` compares it"} if self.target_loggers else {"decided_by": command}
         weak = [name for name in estimate.reasons if estimate.verdict == "weak" and REASONS[name].group == "sample"]
         caveats = ["later visits not counted"] * self.has_returns
         caveats += [f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})"] * bool(weak)
@@ -173,6 +183,13 @@ class EstimateRow(Record):
     def target_loggers(self) -> list[str]:
         """The loggers that showed just what the target shows, where it is compared with these."""
         return self.estimate.target_loggers
+
+    @property
+    def has_served(self) -> bool:
+        """Whether the target itself served a part of the log."""
+        estimate = self.estimate
+        logged = {logger.version for logger in estimate.logger_weights}
+        return self.name in logged or (estimate.log or "").endswith(f"loggers={self.name}")
 
     @property
     def _rival(self) -> str:

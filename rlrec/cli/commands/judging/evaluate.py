@@ -157,7 +157,7 @@ def shown_row(row: EstimateRow) -> dict[str, Any]:
     lower, upper = (bound or 0.0 for bound in row.estimate.lift_bounds)
     has_lift = not row.target_loggers and row.answer != ("unknown", None)
     is_vague = row.answer.answer == "unknown" and upper - lower > MAX_WIDTH
-    record = row.record if row.untaught is None else row.record | {"answer": None}  # it is not what it will be
+    record = row.record | row.judgement
     return record if has_lift and not is_vague and row.untaught is None else record | {"lift": None}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rlrec.cli.output.tables import bar, cell, decimals, interval
 from rlrec.cli.text.text import View
 from rlrec.errors import quantity
-from rlrec.sentences import gate_claim
+from rlrec.sentences import gate_claim, prior_sentences
 
 if TYPE_CHECKING:
     from rlrec.app.learning.belief_versions import VersionSummary
@@ -133,7 +133,7 @@ def belief_view(
     if result["kind"] == "logged":
         title.append(f"an imported log has no belief: `rlrec exposure --policy {result['policy']}` has its rates")
     arms = sorted(result["arms"], key=lambda arm: -(arm["probability"] or 0.0)) if ranked else result["arms"]
-    title += _prior(result)
+    title += prior_sentences(result)
     table = View.select(arms, BELIEF)
     if terminal:
         arms = arms[: None if all_arms else N_ARMS]
@@ -191,17 +191,6 @@ def _counting(counting: CountingCurve | None) -> str:
         return ""
     bounds = "in the bounds" if counting["in_bounds"] else "not in the bounds"
     return f"; pulls count by the examination of their position, curve {counting['curve']}: its error is {bounds}"
-
-
-def _prior(result: PolicyBelief) -> list[str]:
-    """A line on means that come from a prior alone, or include one that was given."""
-    arms = [arm for arm in result["arms"] if arm["mean"] is not None and arm["status"] == "active"]
-    n_unseen = sum(arm["pulls"] == 0 for arm in arms)
-    origin = " that was given" if result["has_prior"] else ""
-    if n_unseen and n_unseen == len(arms):
-        return [f"nothing was learned yet: mean, lower and upper are those of the prior{origin}"]
-    unseen = f"; those of {quantity(n_unseen, 'arm')} without pulls are the prior's" if n_unseen else ""
-    return [f"mean, lower and upper include the prior{origin}{unseen}"] if n_unseen or origin else []
 
 
 def _training(training: dict[str, Any] | None, *, curve: bool) -> list[str | View]:

@@ -140,7 +140,7 @@ def test_visits_at_the_end_of_an_old_log_do_not_count_as_lost(run_sqlite: Run) -
         request = ("recommend", "--policy", "home", "--session", f"s{day}", "--user", "u")
         assert run_sqlite("--now", f"2027-03-{day:02}T12:00:00Z", "--allow-future", *request).exit_code == 0
     text = page(run_sqlite, "--no-estimates")
-    assert "Came back within a day: 100\xa0% on 10\xa0Mar" in text
+    assert "Came back within a day, all visits together: 100\xa0% on 10\xa0Mar" in text
     assert "12\xa0Mar" in text  # of the reward
 
 
@@ -297,7 +297,7 @@ def test_a_week_is_compared_with_a_week_and_a_day_with_nothing(run_sqlite: Run, 
             click(run_sqlite, [line["decision_id"] for line in served[:3]], *clock)
     headline = headlines(page(run_sqlite, "--no-estimates"), "time")[0]
     if days == 5:
-        assert re.fullmatch(r"Reward per visit: 0 on 10\xa0Jan", headline)
+        assert re.fullmatch(r"Reward per visit, all visits together: 0 on 10\xa0Jan", headline)
     else:
         assert headline.endswith("in the week of 2\xa0Feb, no sure change since the week of 12\xa0Jan")
 
@@ -443,22 +443,28 @@ def test_policies_that_have_learned_nothing_are_no_finding(imported: Run) -> Non
 def test_health_has_the_checks_that_the_log_fails(imported: Run) -> None:
     health = page(imported).partition('<section id="health"')[2]
     assert "warning: wrong-propensities, new@1, blue@1, red@1: some arm was shown more often" in health
-    assert "0 errors and 1 warning in quick checks" in health
+    assert "as far as estimates rest on it: 0 errors and 1 warning." in health
     assert re.search("<td[^>]*>1</td><td[^>]*>logged</td>", health)  # the live version, not "1 of 1"
 
 
 def test_health_names_what_the_last_audit_found(imported: Run) -> None:
     """Quick checks see less than an audit: the page never has fewer warnings than `doctor` without saying so."""
-    assert "audits everything.</p>" in page(imported).partition('<section id="health"')[2]
+    assert "</code>, has not run yet.</p>" in page(imported).partition('<section id="health"')[2]
     at = imported("doctor", "--json").json["at"]
-    assert f"audits everything, and found 1 error and 0 warnings at {at[:16]}Z.</p>" in page(imported)
+    failed = imported("status").failed(3)
+    assert re.search("the last audit, at [^ ]*, found 1 error. `rlrec doctor` looks again", failed)
+    text, numbers = page(imported), f"1 error and 0 warnings at {at[:16]}Z"
+    assert f"</code>: {numbers}.</p>" in text
+    short = text.partition("In short")[2].partition("</nav>")[0]  # a reader of these lines alone learns of it, too
+    assert f"quick checks (wrong-propensities); `rlrec doctor` found {numbers}" in short
+    assert ". Next: `rlrec import-log FILE` into a new store" in short
 
 
 def test_each_policy_has_a_line_and_a_lift_that_names_its_reward(imported: Run) -> None:
     text = page(imported)
     for line, name in zip(headlines(text, "estimates"), ("new@1", "blue@1", "red@1"), strict=True):
         assert line.startswith(f"{name}: this log cannot tell whether it is better or worse than what was logged")
-    assert headlines(text, "time")[0].startswith("Reward per visit by twice: ")
+    assert headlines(text, "time")[0].startswith("Reward per visit by twice, all visits together: ")
     assert "Z, reward twice</span>" in text
     table = text.partition('id="estimates-1"')[2].partition("</table>")[0]
     assert re.findall(r'<th scope="col"[^>]*>([^<]*)', table)[:3] == ["policy", "answer", "lift in percent"]
