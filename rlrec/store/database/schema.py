@@ -115,6 +115,7 @@ def upgrade(
     store before it is changed."""
     address = engines.printable(url)
     if url.drivername == "sqlite":
+        _refuse_left_changes(address)
         _refuse_foreign_file(address)
         if dry_run and not os.path.lexists(address):
             _check_folder(address)
@@ -149,6 +150,14 @@ def _check_folder(path: str) -> None:
         raise RlrecError(f"cannot create {path}: no such folder", hint=f"make its folder first: {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise RlrecError(f"cannot create {path}: permission denied", hint="choose another path with --db")
+
+
+def _refuse_left_changes(path: str) -> None:
+    """Raises RlrecError if a store was moved or deleted without its last changes, which SQLite would delete here."""
+    changes = f"{path}-wal"  # looked for first: another `init` makes the store before it
+    if os.path.exists(changes) and os.path.getsize(changes) and not os.path.lexists(path):
+        hint = "move this file to where the store is now, or delete it"
+        raise RlrecError(f"{changes} holds the last changes of a store that is no longer at {path}", hint=hint)
 
 
 def _refuse_foreign_file(path: str) -> None:

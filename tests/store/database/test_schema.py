@@ -129,6 +129,16 @@ def test_a_database_of_another_program_is_refused_and_left_as_it_is(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_last_changes_of_a_store_that_was_moved_stay(tmp_path: Path) -> None:
+    changes = tmp_path / "moved.db-wal"
+    changes.write_bytes(b"changes")
+    with closing(Store(str(tmp_path / "moved.db"))) as store:
+        for dry_run in (True, False):
+            with pytest.raises(RlrecError, match=r"moved\.db-wal holds the last changes of a store that is no longer"):
+                init(store, dry_run=dry_run)
+    assert list(tmp_path.iterdir()) == [changes]
+
+
 @pytest.mark.slow
 def test_a_server_with_other_tables_is_refused_and_left_as_it_is(empty_db: str) -> None:
     with psycopg.connect(empty_db, autocommit=True) as connection:
