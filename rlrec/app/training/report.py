@@ -8,6 +8,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from rlrec.app.evaluation.comparisons import paired_gate
 from rlrec.app.training.ascent import BOLD_ESS, TrainingResult
+from rlrec.errors import quantity
 from rlrec.records import Version
 
 
@@ -71,15 +72,15 @@ def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
     wanted_ess = tune.wanted_ess or 0.0
     if tune.clusters < wanted_ess:
         return (
-            f"the log supports no step: the tune split has {tune.clusters:,} users, or sessions without one, "
-            f"where {wanted_ess:.0f} are wanted; collect sessions of more users"
+            f"the log supports no step: the tune split has {quantity(tune.clusters, 'user')}, or sessions without "
+            f"one, where {wanted_ess:.0f} are wanted; collect sessions of more users"
         )
     ess = max((point.ess or 0.0 for point in trained.curve), default=0.0)
     collect = f"collect more sessions, or start from {tune.nearer}" if tune.nearer else "or collect more sessions"
     return (
-        f"the log supports no step: of {tune.clusters:,} users of the tune split, or sessions without one, {ess:.0f} "
-        f"are effective, where {wanted_ess:.0f} are wanted; log with a larger floor, train on the log of newer "
-        f"versions (--log), {collect}"
+        f"the log supports no step: of {quantity(tune.clusters, 'user')} of the tune split, or sessions without "
+        f"one, {ess:.0f} are effective, where {wanted_ess:.0f} are wanted; log with a larger floor, train on the log "
+        f"of newer versions (--log), {collect}"
     )
 
 

@@ -239,10 +239,11 @@ def judge(
     not the default. growth: the factor by which clusters must grow to make the interval narrower by a ratio [default:
     its square]; shortages: factors by which they must grow for bounds. `better` and `worse` need an interval without 0,
     and no reason for doubt except the size of the sample, which intervals account for. Sides that differ only by
-    rounding are the same, however few rows there are, unless their weights are in doubt."""
+    rounding are the same, however few rows there are, unless their weights are in doubt, or there is one cluster, whose
+    weighted mean does not depend on its weight."""
     doubts = doubts_of(reasons)
     answer = _ANSWERS[direction(lower, upper, tolerance=precision)]
-    if answer == "same" and doubts.isdisjoint(WEIGHT_DOUBTS):
+    if answer == "same" and clusters > 1 and doubts.isdisjoint(WEIGHT_DOUBTS):
         return Answer(answer, None)
     if ess is not None and ess >= ESS_SHARE * clusters:
         doubts -= {"short-horizon"}  # more of this log would support these steps

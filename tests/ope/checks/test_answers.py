@@ -42,6 +42,12 @@ def test_a_small_sample_leaves_an_interval_that_counts() -> None:
     assert judge(0.3, 0.1, 0.5, **LIFT, verdict="weak", reasons=["low-ess"]).answer == "better"
 
 
+def test_one_cluster_does_not_say_that_sides_are_the_same() -> None:
+    """Its weighted mean is its own value, whatever its weight."""
+    one, two = ({**LIFT, "clusters": n, "verdict": "insufficient"} for n in (1, 2))
+    assert [judge(0.0, 0.0, 0.0, **figures).answer for figures in (one, two)] == ["unknown", "same"]
+
+
 @pytest.mark.parametrize("reason", ["mean-weight", "carry-over", "in-sample", "refuted", "drift", "no-users"])
 def test_other_doubts_leave_no_answer(reason: str) -> None:
     assert judge(0.3, 0.1, 0.5, **LIFT, verdict="weak", reasons=[reason]) == Answer("unknown", None)
