@@ -44,8 +44,9 @@ def test_a_small_sample_leaves_an_interval_that_counts() -> None:
 
 def test_one_cluster_does_not_say_that_sides_are_the_same() -> None:
     """Its weighted mean is its own value, whatever its weight."""
-    one, two = ({**LIFT, "clusters": n, "verdict": "insufficient"} for n in (1, 2))
-    assert [judge(0.0, 0.0, 0.0, **figures).answer for figures in (one, two)] == ["unknown", "same"]
+    figures = {**LIFT, "verdict": "insufficient"}
+    answers = [judge(0.0, 0.0, 0.0, **figures | {"clusters": clusters}).answer for clusters in (1, 2)]
+    assert answers == ["unknown", "same"]
 
 
 @pytest.mark.parametrize("reason", ["mean-weight", "carry-over", "in-sample", "refuted", "drift", "no-users"])
