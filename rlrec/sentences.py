@@ -10,6 +10,7 @@ from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from rlrec.errors import quantity
+from rlrec.times import middle, parse
 
 ROUNDING = 1e-9  # relative to the figures that are compared
 # A lift this close to 0 is below the precision of a log: propensities of four digits, or of float32, err as much.
@@ -21,10 +22,17 @@ LOGGED, SAME_POLICY = "what was logged", "is the same policy as"
 GATE_SHARE = 0.2  # of the visitors, who belong to the gate split
 LOGGER_HINT = "others are compared with it by an experiment, or --log all"  # without an experiment of its own
 TOO_EARLY = {"few-clusters", "few-rewards"}  # reasons for which an experiment gives no answer yet
-BASES = {"visits": "visits per {unit}", "active_days": "active days per {unit}", "reward_per_visit": "per visit"}
+BASES = {
+    "visits": "visits per {unit}",
+    "active_days": "active days per {unit}",
+    "reward_per_visit": "per visit",
+    "credit": "credit per {unit}",
+}
 GROWING = {"young-units", "anonymous-units"}  # reasons for which a difference only describes the time so far
 YOUNG = "it may grow or turn with the time that people have to come again"
 COMPLETE_SHARE = 0.9  # of the units; where fewer count, an answer says so
+MAX_OPEN = 3  # answers not known yet that have a sentence each
+MAX_FIELDS = 3  # of contexts that a sentence names
 WEEK = 7  # days over which units are compared at equal age
 LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
@@ -274,6 +282,10 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     if answer.get("route") is not None:
         return [_holdout_sentence(answer), *_immature(answer)]
     rows, differences, per_day = answer["unit_differences"], answer["differences"], answer.get("units_per_day")
+    if "interleave" in answer:  # a credit of teams, which readers know by what they rank by
+        teams = {row["variant"]: f"{row['variant']} ({row['policy']})" for row in answer["variants"]}
+        sides = ("variant", "against")
+        differences = [{**row, "metric": "credit"} | {side: teams[row[side]] for side in sides} for row in differences]
     newest_per_day = answer.get("new_units_per_day")
     if answer.get("status") == "stopped":  # no more units arrive
         rows, differences = ([{**row, "needed": None} for row in table] for table in (rows, differences))
@@ -297,6 +309,20 @@ def _immature(answer: Mapping[str, Any]) -> list[str]:
         return []
     named = f"only {counted:,} of {total:,} {answer['unit']}s count in this"
     return [f"{named}: the rewards of the others are not complete yet"]
+
+
+def _second_half(answer: Mapping[str, Any]) -> list[str]:
+    """A sentence on variants that learn, whose figures are averages over all that they knew at times, where these tell
+    nothing yet."""
+    labels = [row["variant"] for row in answer["variants"] if row.get("learns")]
+    first, last = (parse(answer[end] or answer["created_at"]) for end in ("first_at", "last_at"))
+    names = {(row["metric"], row["reward"]) for row in answer["metric"][:1]}
+    deciding = (row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names)
+    if not labels or first == last or any(row["answer"] != "unknown" for row in deciding):
+        return []
+    command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {middle(first, last)}"
+    newer = f"`{command}` compares the {answer['unit']}s of its second half"
+    return [f"{_and(labels)} learned meanwhile, so that this is an average over what was known at times: {newer}"]
 
 
 def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
@@ -351,6 +377,22 @@ def ending_command(answer: Mapping[str, Any]) -> list[str]:
         return [f"`rlrec route rollback {answer['ramp']}` gives all {answer['unit']}s what served before"]
     label = rows[0]["group" if keeps else "against"]
     return [f"`rlrec experiment stop {answer['experiment']} --promote {label}` ends it with {label} for all"]
+
+
+def next_looks(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
+    """Commands that tell more than an answer: on units of equal age, on segments, on what variants know by now. answer:
+    of `experiment show`; log: the filter."""
+    return [*equal_ages(answer, log), *_segment_command(answer), *_second_half(answer)]
+
+
+def _segment_command(answer: Mapping[str, Any]) -> list[str]:
+    """The command that compares segments, where the answer about all units is sure."""
+    names = {(row["metric"], row["reward"]) for row in answer["metric"]}
+    rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
+    fields, is_sure = answer.get("fields", [])[:MAX_FIELDS], any(row["answer"] in ("better", "worse") for row in rows)
+    command, choices = f"`rlrec experiment show {answer['experiment']} --by", ", ".join(fields[1:])
+    end = f"`{choices and f' (or {choices})'} says whether that holds for each"
+    return [f"{command} {field}{end}" for field in fields[:1] if is_sure and not answer.get("segments")]
 
 
 def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
@@ -442,6 +484,12 @@ def earned_sentences(
         texts.append(difference_sentence(row, unit, by_reward=by_reward, **paces) + cost)
     gains, losses = ({row["group"] for row in rows if row["answer"] == sign} for sign in ("better", "worse"))
     noun = "rewards" if len({row["metric"] for row in rows}) == 1 else "metrics"
+    open_rows = [row for row in rows if row["answer"] == "unknown" and row["needed"] and not row["reasons"]]
+    if len(open_rows) > MAX_OPEN:
+        first = min(open_rows, key=lambda row: row["needed"])
+        labels = dict.fromkeys(row["group"] for row in open_rows if row is not first)
+        texts = [text for row, text in zip(rows, texts, strict=True) if row is first or row not in open_rows]
+        texts.append(f"{_and([*labels])}: no answer either, and none sooner")
     return texts + [f"{name}: the {noun} disagree, decide by the one that you want" for name in sorted(gains & losses)]
 
 

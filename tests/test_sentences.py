@@ -23,6 +23,7 @@ from rlrec.sentences import (
     experiment_sentences,
     fewer_visits,
     join_doubts,
+    next_looks,
     percent,
     plan_sentence,
     prior_sentences,
@@ -181,6 +182,20 @@ def test_a_sure_answer_names_the_command_that_acts_on_it() -> None:
     assert step(better, "unknown") == []
 
 
+def test_a_sure_answer_is_followed_by_one_on_segments() -> None:
+    """What is better for all together may be worse for some."""
+    answer = {
+        "experiment": "ab", "metric": [{"metric": "reward_per_unit", "reward": "default"}], "variants": [],
+        "unit_differences": [difference("reward_per_unit", "better", 0.2)], "created_at": "2026-01-01", "unit": "user",
+        "first_at": None, "last_at": None, "fields": ["device", "hour", "city", "age"],
+    }  # fmt: skip
+    command = "`rlrec experiment show ab --by device` (or hour, city) says whether that holds for each"
+    assert next_looks(answer) == [command]
+    assert next_looks({**answer, "segments": [{}]}) == []
+    unknown = [difference("reward_per_unit", "unknown", 0.2)]
+    assert next_looks({**answer, "unit_differences": unknown}) == []
+
+
 def test_fewer_visits_are_said_again_at_the_end() -> None:
     visits = difference("visits", "unknown", -0.38, reasons=["young-units"])
     assert fewer_visits(visits, "user") == "brings people back less often: -38 % visits per user so far"
@@ -220,6 +235,28 @@ def test_an_experiment_is_judged_by_what_a_unit_earned() -> None:
     durable = difference("reward_per_unit", "better", 0.2, reward="durable")
     assert conclusion(durable) == "new is better than old: +20 % [+15, +25] per user by durable"
     assert conclusion() == "There is nothing to compare."
+
+
+def test_many_that_are_not_known_yet_have_one_sentence() -> None:
+    """That of the first to be known: seven of them that say the same are not read."""
+    rows = [
+        difference("reward_per_unit", "unknown", 0.02, group=name, needed=needed)
+        for name, needed in zip("bcde", (900, 400, 700, 800), strict=True)
+    ]
+    first, *more = conclusion(*rows).split("\n")
+    assert (first[:27], more) == ("c: cannot tell yet whether ", ["b, d and e: no answer either, and none sooner"])
+    assert len(conclusion(*rows[:3]).split("\n")) == 3
+
+
+def test_teams_are_named_by_what_they_rank_by() -> None:
+    row = difference("credit", "better", 0.1) | {"variant": "B", "against": "A"}
+    row.pop("group")
+    teams = [{"variant": "A", "policy": "old@2"}, {"variant": "B", "policy": "new@2"}]
+    answer = {
+        "experiment": "rank", "interleave": ["old@2", "new@2"], "variants": teams, "differences": [row], "guards": [],
+        "sample_ratio": {"p_value": 0.5}, "unit_differences": [], "metric": [], "unit": "user",
+    }  # fmt: skip
+    assert experiment_sentences(answer) == ["B (new@2) is better than A (old@2): +10 % [+5.0, +15] credit per decision"]
 
 
 def test_an_answer_says_that_few_units_count() -> None:

@@ -224,13 +224,14 @@ def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Fig
 
 
 def _is_finding(row: EstimateRow) -> bool:
-    """Whether an answer is worth telling. It is not if no log could answer it (in-sample, where no sweep judges its
-    kind), if an unknown answer is about a built-in target on a sound log, or if the policy is the one that served."""
+    """Whether an answer is worth telling. On a sound log, an unknown answer is not if it is about a built-in target, or
+    about what served, or if no log could give it (in-sample, where no sweep judges its kind); and no answer is if the
+    policy is the one that served."""
     claim, reasons = row.claim, row.estimate.reasons
     if claim.answer == "unknown":
-        is_idle = claim.needed is None and "in-sample" in reasons and (row.has_served or row.sweep_version is None)
+        is_idle = row.has_served or ("in-sample" in reasons and row.sweep_version is None)
         return "wrong-propensities" in reasons or (row.version is not None and not is_idle)
-    return sentences.SAME_POLICY not in claim.sentence
+    return not row.target_loggers and sentences.SAME_POLICY not in claim.sentence
 
 
 # -- experiments --
@@ -269,8 +270,13 @@ def comparison(answer: VariantComparison) -> Figure | None:
         description=f"Intervals hold at every look, clustered by {answer['unit']}; those that cross 0 are unknown.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "answer", "notes"],
         rows=[cells for _, cells in lines],
-        findings=[prefix + sentence for sentence in sentences.experiment_sentences(answer)],
+        findings=[prefix + sentence for sentence in _conclusions(answer)],
     )
+
+
+def _conclusions(answer: VariantComparison) -> list[str]:
+    """The sentences on an experiment, and on what tells more."""
+    return [*sentences.experiment_sentences(answer), *sentences.next_looks(answer)]
 
 
 def _covered(answer: VariantComparison) -> str:

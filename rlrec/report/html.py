@@ -135,10 +135,11 @@ def contents(answer: Result) -> dict[str, Any]:
     findings += [] if answer.best is None else [("", answer.best)]
     counts = Counter(finding.severity for finding in answer.findings)
     health = " and ".join(quantity(counts[severity], severity) for severity in ("error", "warning"))
-    checks = ", ".join(dict.fromkeys(finding.check for finding in answer.findings if finding.severity != "info"))
-    audit = f"; `rlrec doctor` found {answer.audit}" if answer.audit else ""
-    if checks or (audit and "0 errors and 0 warnings" not in audit):
-        findings.append(("health", f"Health: {health} in quick checks{f' ({checks})' if checks else ''}{audit}"))
+    urgent = [f"{row.check}, {row.subject}: {row.detail}" for row in answer.findings if row.severity != "info"]
+    more = f" ({len(urgent) - 1} more)" if len(urgent) > 1 else ""
+    findings += [("health", f"Health: {urgent[0]}{more}")] if urgent else []
+    if answer.audit and not answer.audit.startswith(("0 errors and 0", f"{health} at")):
+        findings.append(("health", f"Health: `rlrec doctor` found {answer.audit}"))
     remarked = {name: section._replace(remarks=answer.remarks.get(name, [])) for name, section in sections.items()}
     return {"answer": answer, "sections": remarked, "findings": findings, "health": health}
 

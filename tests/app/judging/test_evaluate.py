@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.distributions import designs
+from rlrec.app.evaluation.passes.estimates import EstimateRow
 from rlrec.app.evaluation.rows import loggers
 from rlrec.app.evaluation.targets import probabilities, targets
 from rlrec.app.judging import evaluate
@@ -239,6 +240,13 @@ def test_todays_catalogue_does_not_matter(slates: Any) -> None:
     assert logs.estimate(slates, "uniform", "ips") == before | {"new_arms": 1}
 
 
+def findings(row: EstimateRow) -> list[str]:
+    """What a page would begin with."""
+    figure = figures.estimates([row], evaluate.steps([row]))
+    assert figure is not None
+    return [*(figure.findings or ())]
+
+
 def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     """But for the option that it gives."""
     steps = {}
@@ -275,8 +283,13 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     assert evaluate.next_steps([taught])[0].startswith(
         f"Next: `{sweep} --log policy=log --cluster session` judges its kind on rows that"
     )
-    (finding,) = figures.estimates([each := replace(taught, version=1)], evaluate.steps([each])).findings
-    assert f"(log: in-sample). Next: `{sweep}" in finding  # the page says what answers, where its policies cannot
+    (finding,) = findings(replace(taught, version=1))  # the page says what answers, where the log of a policy cannot
+    assert f"(log: in-sample). Next: `{sweep}" in finding
+    unclear = replace(row, version=1, estimate=replace(row.estimate, reasons=("drift",)))
+    assert findings(unclear)
+    for is_target in (True, False):  # what served is what it is compared with
+        weights = (replace(served, version=unclear.name, is_target=is_target),)
+        assert not findings(replace(unclear, estimate=replace(unclear.estimate, logger_weights=weights)))
     variant_row = replace(taught, target="log@ab/new")  # which an experiment compares with the others
     assert evaluate.next_steps([variant_row])[0].startswith("Next: `rlrec experiment show ab` compares it")
     visits = replace(row, estimate=replace(row.estimate, unit="session", reasons=("carry-over",)))

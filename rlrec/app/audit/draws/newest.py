@@ -75,7 +75,7 @@ class RewardDrift:
         at = self.times()
         subject = f"policy {self.version.policy.name}"
         for stream, change in self.newest.items():
-            begin = format_time(at[change.start])
+            begin = f"{format_time(at[change.start])[:19]}Z"
             detail = (
                 f"the mean reward at position 1 went from {change.mean_before:.4g} to {change.mean_after:.4g} at about "
                 f"decision {change.start} of {begin}; ADWIN noticed it at decision {change.alarm}"
@@ -92,6 +92,8 @@ class RewardDrift:
             return "info", "; a policy that learns from contexts shows it to others by and by"
         if Forgetting.parse(self.version.policy.params).forgets:
             return "info", "; the policy forgets what came before"
+        if not self.version.learning:
+            return "warning", "; this version is frozen, and learns nothing of it"
         command = f"`rlrec policy rebuild {self.version.policy.name} --after-drift adwin`"
         return "warning", f"; beliefs still count what came before: {command} leaves that out"
 

@@ -21,12 +21,11 @@ from rlrec.sentences import (
     DEFAULT_REWARD,
     difference_sentence,
     ending_command,
-    equal_ages,
     experiment_sentences,
     guard_sentence,
+    next_looks,
     plan_sentence,
 )
-from rlrec.times import middle, parse
 
 if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import GuardName
@@ -196,8 +195,8 @@ def show_(
     result = app.compare.show(store, name, rewards=rewards, level=level, log=log, fixed=fixed, by=by, rival=rival)
     save_plot(plot, lambda: app.figures.comparison(result))
     app.compare.notice_machines(store, name)
-    is_usual = log is None and level == LEVEL and not fixed and rival is None
-    if is_usual and by is None:
+    is_usual = log is None and level == LEVEL and not fixed and rival is None and by is None
+    if is_usual:
         app.compare.note(store, result)
     elif result.get("route"):
         store.notice("`rlrec status` keeps the newest comparison of a holdout without --log, --level and --fixed")
@@ -212,8 +211,12 @@ def view(
 ) -> View:  # fmt: skip
     """The comparison of variants: its sentences first, then its figures. is_usual: whether no option changed it, and a
     step may follow from it."""
-    sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), *equal_ages(result, log)]
+    sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), *next_looks(result, log)]
     steps = ending_command(result) if is_usual else []
+    if segments := result.get("segments"):
+        from rlrec.cli.commands.judging.outcomes import segment_notes
+
+        sentences.append(str(segment_notes(segments)[0]))
     table = _view(result, level, details=details)
     return table._replace(title=[*sentences, *steps, "", *table.title])
 
@@ -268,7 +271,7 @@ def _view(result: app.compare.VariantComparison, level: float, *, details: bool)
     deciding = [row for row in result["unit_differences"] if (row["metric"], row["reward"]) in names]
     is_open, unseen_rewards = all(row["answer"] == "unknown" for row in deciding), result.get("other_rewards", [])[:1]
     notes: list[str | View] = [
-        *segment_notes(result.get("segments", [])),
+        *segment_notes(result.get("segments", []))[1:],
         *explained,
         *([""] if explained else []),
         *_phases(result["phases"]),
@@ -276,22 +279,8 @@ def _view(result: app.compare.VariantComparison, level: float, *, details: bool)
         *(f"other rewards: `rlrec experiment show {result['experiment']} --reward {name}`" for name in unseen_rewards),
         *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
         *([plan_sentence(planned)] if (planned := result.get("plan")) and is_open else []),
-        *(_learners(result) if is_open else []),
     ]
     return grid(shown, compared)._replace(title=title, notes=notes)
-
-
-def _learners(result: app.compare.VariantComparison) -> list[str]:
-    """A line on variants that learn, whose figures are averages over all that they knew at times."""
-    labels, first, last = (
-        [row["variant"] for row in result["variants"] if row["learns"]],
-        *(parse(result[end] or result["created_at"]) for end in ("first_at", "last_at")),
-    )
-    if not labels or first == last:
-        return []
-    command = f"rlrec outcomes --experiment {result['experiment']} --entered-since {middle(first, last)}"
-    newer = f"`{command}` compares the {result['unit']}s of its second half"
-    return [f"{' and '.join(labels)} learned meanwhile, so that these are averages over what they knew: {newer}"]
 
 
 def _declaration(result: app.compare.VariantComparison) -> list[str]:
@@ -337,7 +326,8 @@ def _interleaved(result: app.compare.VariantComparison, title: list[str]) -> Vie
     if (ties := result.get("ties")) is not None:
         title.append(f"credit for both teams alike: {quantity(ties, 'unit')}")
     notes = [
-        "a mean is the credit of the slots that a team picked, half of each slate: it earns more alone",
+        "a mean is the credit of the slots that a team picked, half of each slate: the difference says which ranks "
+        "better, not how much more one would earn alone",
         f"there are no outcomes per {result['unit']} to compare: everybody sees both versions",
     ]
     return View.select(result["variants"], list(result["variants"][0]), title=title, notes=notes)

@@ -153,12 +153,15 @@ def _sentence(row: EstimateRow) -> str:
 
 def shown_row(row: EstimateRow) -> dict[str, Any]:
     """The row of a target, without a lift that is no result: where the log is in doubt, the target is what it is
-    compared with, or nothing is known and its bounds lie so far apart that the figure between them means nothing."""
+    compared with, or nothing is known and its bounds lie so far apart that the figure between them means nothing. A
+    target that has learned nothing has no figures, which would be those of `uniform`."""
     lower, upper = (bound or 0.0 for bound in row.estimate.lift_bounds)
     has_lift = not row.target_loggers and row.answer != ("unknown", None)
     is_vague = row.answer.answer == "unknown" and upper - lower > MAX_WIDTH
     record = row.record | row.judgement
-    return record if has_lift and not is_vague and row.untaught is None else record | {"lift": None}
+    if row.untaught is not None:
+        return record | dict.fromkeys(("value", "lower", "upper", "lift"))
+    return record if has_lift and not is_vague else record | {"lift": None}
 
 
 def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:

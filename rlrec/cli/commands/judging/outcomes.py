@@ -154,7 +154,9 @@ def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
     if n_untested := sum(row["p_value"] is None for row in rows):
         text += f"; {n_untested} of {quantity(len(rows), 'comparison')} without a verdict so far"
     table = View.select(rows, ("segment", "group", "units", *CELLS), drop=("p_value", "units"))
-    return [f"by {rows[0]['by']}: {text} (corrected for {len(rows)} of them; decide by all units)", table, ""]
+    disagree = {"better", "worse"} <= {row["answer"] for row in rows}
+    end = "each can be served its own: `rlrec help contexts`" if disagree else "decide by all units"
+    return [f"by {rows[0]['by']}: {text} (corrected for {len(rows)} of them; {end})", table, ""]
 
 
 def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:

@@ -61,14 +61,15 @@ def drift(db: str) -> list[Finding]:
 
 
 def looked(
-    db: str, *, params: Mapping[str, Any] | None = None, parameters: Mapping[str, Any] | None = None
-) -> list[Finding]:
+    db: str, *, params: Mapping[str, Any] | None = None, parameters: Mapping[str, Any] | None = None,
+    status: str = "learning",
+) -> list[Finding]:  # fmt: skip
     """The audit of `home`, as if it had other parameters."""
     with closing(Store(db)) as store, store.read() as unit:
         live = policies.live(unit, ["home"])["home"][0]
         if params:
             live = replace(live, policy=live.policy._replace(kind="epsilon-greedy", params=params))
-        live = replace(live, parameters=parameters or {})
+        live = replace(live, parameters=parameters or {}, status=status)
         result = RewardDrift(unit, live, {arm.id: arm.key for arm in arms.all_arms(unit)})
         for batch in audit.ranges(unit, live.policy.id, size=100):
             result.take(batch)
@@ -91,6 +92,12 @@ def test_an_arm_that_gets_better_is_a_warning_and_its_policy_is_told(drifted: st
 @pytest.mark.parametrize("options", [{"params": {"discount": 0.99}}, {"parameters": {"context": [], "arm": []}}])
 def test_drift_that_the_policy_copes_with_is_no_warning(drifted: str, options: dict[str, Any]) -> None:
     assert {finding.severity for finding in looked(drifted, **options)} == {"info"}
+
+
+def test_a_frozen_version_is_not_called_one_that_counts_what_came_before(drifted: str) -> None:
+    """Nor rebuilt, amid an experiment, say."""
+    warning, _ = looked(drifted, status="frozen")
+    assert warning.detail.endswith("; this version is frozen, and learns nothing of it")
 
 
 def test_batches_of_any_size_tell_the_same(drifted: str) -> None:

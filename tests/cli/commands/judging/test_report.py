@@ -456,7 +456,8 @@ def test_health_names_what_the_last_audit_found(imported: Run) -> None:
     text, numbers = page(imported), f"1 error and 0 warnings at {at[:16]}Z"
     assert f"</code>: {numbers}.</p>" in text
     short = text.partition("In short")[2].partition("</nav>")[0]  # a reader of these lines alone learns of it, too
-    assert f"quick checks (wrong-propensities); `rlrec doctor` found {numbers}" in short
+    assert "Health: wrong-propensities, new@1, blue@1, red@1: some arm was shown more often" in short
+    assert f"Health: `rlrec doctor` found {numbers}" in short
     assert ". Next: `rlrec import-log FILE` into a new store" in short
 
 
