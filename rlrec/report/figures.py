@@ -241,6 +241,7 @@ def comparison(answer: VariantComparison) -> Figure | None:
     """The variants of an experiment against the first one, per unit, in percent; or the credits of two interleaved
     versions. None if nothing is known yet."""
     rows = [row for row in answer["unit_differences"] if row["metric"] in COMPARED]
+    rows = [row for row in rows if "no-variation" not in row["reasons"]] or rows  # as in `experiment show`
     rows.sort(key=lambda row: COMPARED.index(row["metric"]))
     drafted = [] if rows else [{**row, "group": row["variant"], "metric": "credit"} for row in answer["differences"]]
     lines = list[tuple[Interval, list[Any]]]()

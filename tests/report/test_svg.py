@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from rlrec.app.experiments.compare import VariantComparison
 from rlrec.app.policies.policy_beliefs import PolicyBelief
 from rlrec.report import svg
-from rlrec.report.figures import beliefs
+from rlrec.report.figures import beliefs, comparison
 from rlrec.report.svg import Bar, Drawing, Interval, PlotPoint, Series
 
 NASTY = "</title><script>alert('1 & 2')</script>\x00\x1b\u202e\ud800\uffff" + "\u5546" * 90
@@ -145,3 +146,18 @@ def test_the_axis_of_a_long_term_belief_is_not_cut() -> None:
     figure = beliefs(cast(PolicyBelief, answer))
     assert figure is not None
     assert "believed effect of a look in the long run (durable)" in [*element(figure.drawing).itertext()]
+
+
+def test_a_comparison_leaves_out_what_is_the_same_everywhere_so_far() -> None:
+    bounds = {"value": 0.1, "relative": 0.2, "lower": 0.05, "upper": 0.15, "p_value": 0.01, "needed": None}
+    names: dict[str, Any] = {"group": "b", "against": "a", "reward": None, "answer": "better", "reasons": []}
+    earned = names | bounds | {"metric": "reward_per_unit", "reward": "default"}
+    constant = names | bounds | {"metric": "visits", "answer": "unknown", "reasons": ["no-variation"]}
+    answer = {
+        "experiment": "ab", "unit": "user", "unit_differences": [earned, constant], "differences": [], "guards": [],
+        "variants": [{"variant": "a"}, {"variant": "b"}], "first_at": None, "last_at": None, "created_at": "2026-01-01",
+        "sample_ratio": {"p_value": 0.5}, "metric": [], "outcomes": [],
+    }  # fmt: skip
+    figure = comparison(cast(VariantComparison, answer))
+    assert figure is not None
+    assert [row[1] for row in figure.rows] == ["reward per user"]

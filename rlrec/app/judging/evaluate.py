@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -304,7 +305,7 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:
     """The assumptions of the answering estimators, one line each."""
-    labels = dict.fromkeys(row.estimate.estimator for row in rows)
+    labels = dict.fromkeys(row.estimate.estimator for row in rows if not row.target_loggers)
     return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
 
 
@@ -344,7 +345,8 @@ def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
         weights = by_target.setdefault(row.name, {})
         for logger in () if row.target_loggers else row.estimate.logger_weights:
             weights.setdefault(logger.version or "all others", []).append(logger.weight)
-    lines = [f"log of {target}: {taken_loggers(target, weights)}" for target, weights in by_target.items() if weights]
+    weighed = {name: weights for name, weights in by_target.items() if len({*chain(*weights.values())}) > 1}
+    lines = [f"log of {target}: {taken_loggers(target, weights)}" for target, weights in weighed.items()]
     has_several = any(len(figures) > 1 for figures in served.values())
     comparison = "`as served` differs, as targets are judged on different rows: neither values nor lifts compare them"
     lines += [f"{comparison}; --log all judges all on the same rows"] * has_several

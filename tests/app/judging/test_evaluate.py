@@ -266,6 +266,11 @@ def test_a_hint_repeats_what_was_asked_for(slates: Any) -> None:
     mixed = replace(row, estimate=replace(row.estimate, logger_weights=(served, other)))
     assert mixed.claim.decided_by == "rlrec experiment show ab"  # a rate per slot does not stand against it
     assert mixed.judgement["answer"] == mixed.answer.answer
+    assert (
+        evaluate.logs_taken([mixed]) == evaluate.assumed([variant]) == []
+    )  # all rows count alike; nothing is estimated
+    weighed = replace(mixed, estimate=replace(mixed.estimate, logger_weights=(served, replace(other, weight=0.5))))
+    assert evaluate.logs_taken([weighed])[0].startswith("log of uniform: rows count more")
     bounded = replace(row.estimate, simultaneous_lower=0.0)
     joint = [replace(row, target=name, estimate=bounded) for name in "ab"]
     assert evaluate.logs_taken(joint)[-1] == "bounds of lifts hold for all 2 targets together"

@@ -23,6 +23,7 @@ from rlrec.sentences import (
     ending_command,
     experiment_sentences,
     guard_sentence,
+    is_growing,
     next_looks,
     plan_sentence,
 )
@@ -269,7 +270,9 @@ def _view(result: app.compare.VariantComparison, level: float, *, details: bool)
     explained += meanings(shown, result["unit"])
     names = {(row["metric"], row["reward"]) for row in result["metric"][:1]}  # the metric that the plan is for
     deciding = [row for row in result["unit_differences"] if (row["metric"], row["reward"]) in names]
-    is_open, unseen_rewards = all(row["answer"] == "unknown" for row in deciding), result.get("other_rewards", [])[:1]
+    # what is sure so far waits for age, not for more units
+    is_open = all(row["answer"] == "unknown" and not is_growing(row) for row in deciding)
+    unseen_rewards = result.get("other_rewards", [])[:1]
     notes: list[str | View] = [
         *segment_notes(result.get("segments", []))[1:],
         *explained,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rlrec.cli.commands.experiments.experiment import view
 from rlrec.sentences import approximate
 from tests.conftest import ON_BOTH, Run, begin, click, filled, runner, store_after
 
@@ -424,6 +425,12 @@ def test_the_conclusion_says_how_many_more_units_would_tell(ready: Run) -> None:
     assert any(line.startswith("left out, as nothing varies there yet: visits, ") for line in lines)
     assert [line for line in lines if line.startswith("visits ")] == []
     assert {"visits", "reward_per_unit"} <= {row["metric"] for row in answer["outcomes"]}
+    # a difference that is sure so far waits for the age of its units, not for more of them
+    young = row | {"value": 0.2, "lower": 0.1, "upper": 0.3, "reasons": ["young-units"]}
+    for each in (row, young):
+        rows = [other for other in answer["unit_differences"] if other is not row]
+        notes = view(answer | {"unit_differences": [each, *rows]}, 0.95, details=False).notes
+        assert any("to tell +10 % of reward_per_unit" in str(note) for note in notes) == (each is row)
 
 
 def test_the_conclusion_speaks_of_every_reward_per_unit(sqlite_db: str) -> None:
