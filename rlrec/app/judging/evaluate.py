@@ -226,7 +226,7 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
     """The reasons of these estimates, by group, one line for each target that has them, or one for all; then what to
     try."""
-    lines, records = list[str](), {row.name: row.record for row in rows if not row.target_loggers}
+    lines, records = list[str](), {row.name: row.record for row in rows if not row.is_moot}
     for group, meaning in GROUPS.items():
         targets: dict[str, list[str]] = {}
         for name, record in records.items():
@@ -305,7 +305,7 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:
     """The assumptions of the answering estimators, one line each."""
-    labels = dict.fromkeys(row.estimate.estimator for row in rows if not row.target_loggers)
+    labels = dict.fromkeys(row.estimate.estimator for row in rows if not row.is_moot)
     return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
 
 
@@ -343,7 +343,7 @@ def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
         if row.estimate.served is not None:
             served.setdefault((row.estimate.estimator, row.group.name), set()).add(f"{row.estimate.served:.3g}")
         weights = by_target.setdefault(row.name, {})
-        for logger in () if row.target_loggers else row.estimate.logger_weights:
+        for logger in () if row.is_moot else row.estimate.logger_weights:
             weights.setdefault(logger.version or "all others", []).append(logger.weight)
     weighed = {name: weights for name, weights in by_target.items() if len({*chain(*weights.values())}) > 1}
     lines = [f"log of {target}: {taken_loggers(target, weights)}" for target, weights in weighed.items()]

@@ -107,12 +107,16 @@ class EstimateRow(Record):
 
     @property
     def judgement(self) -> dict[str, Any]:
-        """The answer with its verdict and reasons for a table: no answer of a target that is not what it will be, and
-        none of all three, but a word, for one that is compared with its own log alone."""
-        if self.target_loggers:
-            return {"answer": "own log", "verdict": None, "reasons": []}
-        answer = None if self.untaught else self.answer.answer
-        return {"answer": answer, "verdict": self.estimate.verdict, "reasons": [*self.estimate.reasons]}
+        """The answer with its verdict and reasons for a table, without these where there is nothing to judge."""
+        if self.is_moot:
+            return {"answer": "own log" if self.target_loggers else None, "verdict": None, "reasons": []}
+        return {"answer": self.answer.answer, "verdict": self.estimate.verdict, "reasons": [*self.estimate.reasons]}
+
+    @property
+    def is_moot(self) -> bool:
+        """Whether there is nothing to judge: the target is compared with its own log alone, or is not what it will be,
+        since it has learned nothing."""
+        return bool(self.target_loggers) or self.untaught is not None
 
     @cached_property
     def is_as_served(self) -> tuple[bool, bool]:

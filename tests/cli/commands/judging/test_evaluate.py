@@ -162,7 +162,8 @@ def test_a_policy_that_has_learned_nothing_is_named(log: Any, run_sqlite: Run) -
     assert [line.split(",")[0] for line in lines if "nothing" in line] == ["blank@1 has learned nothing yet"]
     assert not [line for line in lines if line.startswith(("blank@1 is ", "blank@1: "))]  # no answer about its prior
     (figures,) = (line.split() for line in lines if line.startswith("blank "))
-    assert figures[4:7] == ["-"] * 3  # what `uniform` would earn is nothing that it has
+    assert figures[4:7] == ["-"] * 3  # what `uniform` would earn is nothing that it has, nor are its reasons
+    assert [line for line in lines if "blank@1, low-ess" in line or line.startswith("log of blank")] == []
     (command,) = (line.split("`")[1] for line in lines if "nothing" in line)
     assert "no 10 stretches of time" in run_sqlite(*LATER, *command.split()[1:]).failed(3)  # it is no wrong usage
 
