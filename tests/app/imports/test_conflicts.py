@@ -116,7 +116,7 @@ def test_no_layout_takes_a_key_of_a_session_that_no_table_takes(
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 def test_the_first_line_that_contradicts_another_is_named(run_sqlite: Run, seed: int) -> None:
     """As a loop over the lines says; half of the logs have no such line."""
     draw = random.Random(seed)

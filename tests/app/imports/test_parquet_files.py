@@ -80,7 +80,7 @@ def change(db: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("db", "targets", "options"),
     [
-        ("sqlite", [], {}), ("postgres", [], {}), ("sqlite", ["lin"], {"by": "hour"}),
+        ("postgres", [], {}), ("sqlite", ["lin"], {"by": "hour"}),
         ("sqlite", ["lin"], {"cluster": "session", "gamma": 0.9}),
     ],
     indirect=["db"],

@@ -203,16 +203,6 @@ def test_either_database_trains(store: Store) -> None:
     serve(store, name="visits", visits=20, start=LATER, prefix="n", size=2)
 
 
-def test_either_database_trains_the_same(db: str, sqlite: Store) -> None:
-    with closing(Store(db, notice=ignored)) as store:
-        result = []
-        for item in (store, sqlite) if db != str(sqlite.url.database) else (store,):
-            serve(opened(item), size=2, users=60, eligible=lambda number: SETS[number % 6])
-            trained(item, gamma=0.9)
-            result.append(parameters(item))
-        assert apart(result[0], result[-1]) <= 1e-12
-
-
 # -- what teaches --
 
 
@@ -319,9 +309,8 @@ def test_what_the_gate_sees_does_not_teach(shop: Store, tmp_path: Path) -> None:
     assert item["value"] != two["value"]
 
 
-@ON_BOTH
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("db", "size"), [("postgres", 1), ("sqlite", 2)], indirect=["db"])
 def test_the_gate_says_what_evaluate_and_the_gate_of_a_route_say(db: str, size: int) -> None:
     """By the same rows, reward and discount: users have several visits, and one came late."""
     with closing(Store(db, notice=ignored)) as store:

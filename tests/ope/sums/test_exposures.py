@@ -111,9 +111,9 @@ def test_few_persons_have_no_errors() -> None:
 
 
 def test_many_arms_are_regressed_on_one_by_one() -> None:
-    """One slot of 200 arms drawn evenly: an arm by itself has the effect that all together give, up to what their mean
-    adds; of 200 intervals, fewer than 176 that hold the truth are a false alarm of 1 in 3,000."""
-    rng, n, arms = np.random.default_rng(3), 30_000, 200
+    """One slot of 150 arms drawn evenly: an arm by itself has the effect that all together give, up to what their mean
+    adds; of 150 intervals, fewer than 130 that hold the truth are a false alarm of 1 in 3,000."""
+    rng, n, arms = np.random.default_rng(3), 22_500, 150
     effect = 0.2 * rng.normal(size=arms)
     arm = rng.integers(arms, size=n)
     exposure = np.full((n, arms), -1 / arms)
@@ -122,7 +122,7 @@ def test_many_arms_are_regressed_on_one_by_one() -> None:
     error = std_errors(sums.influences[:, :, 0], columns=sums.n_regressed)
     truth = effect - effect.mean()
     assert sums.square.shape[2] == BASELINE_COLUMNS + 1
-    assert (np.abs(sums.effects[:, 0] - truth) <= 1.96 * error).sum() >= 176
+    assert (np.abs(sums.effects[:, 0] - truth) <= 1.96 * error).sum() >= 130
     assert np.corrcoef(sums.effects[:, 0], truth)[0, 1] > 0.9
 
 

@@ -53,7 +53,7 @@ def pulled(rng: Generator, alpha: Array, beta: Array, *, most: float) -> tuple[A
 
 @pytest.mark.slow
 @pytest.mark.parametrize("most", [0.0, 3.0])
-@pytest.mark.parametrize("arms", [2, 3, 10, 40, 100, 1000])
+@pytest.mark.parametrize("arms", [2, 10, 40, 1000])
 @pytest.mark.parametrize("start", STARTS)
 def test_a_walk_of_small_changes_equals_a_fresh_computation(start: str, arms: int, most: float) -> None:
     rng = np.random.default_rng(arms)

@@ -66,9 +66,7 @@ def test_pages_are_judged_the_same_by_whichever_estimator_alone(sqlite_db: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("estimator", "in_folder"), [("ips", False), ("snips", False), ("dr", False), ("wdr", False), ("snips", True)]
-)
+@pytest.mark.parametrize(("estimator", "in_folder"), [("ips", False), ("dr", False), ("wdr", False), ("snips", True)])
 def test_a_rule_by_segment_makes_models_differ(sqlite_db: str, estimator: str, in_folder: bool, tmp_path: Path) -> None:
     """The log has the share of each arm over both segments, which earn .7 and .1: ips says .386, and the truth is .4.
     The newest decisions tell, whether dr was asked for or not, also of a folder of Parquet."""

@@ -14,7 +14,7 @@ import pytest
 from rlrec import ope
 from tests.app import logs
 from tests.app.judging.test_evaluate import estimates
-from tests.conftest import ON_BOTH, filled, runner
+from tests.conftest import filled, runner
 
 SAMPLE = Path(__file__).parents[4] / "sample_data"
 NAMES = [f"a{number}" for number in range(6)]
@@ -64,11 +64,14 @@ def backward(db: str) -> str:
     return db
 
 
-@ON_BOTH
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
-    [{"estimators": "snips,dr"}, {"estimators": "impression", "cluster": "row", "interval": "normal"}],
+    ("db", "options"),
+    [
+        ("postgres", {"estimators": "snips,dr"}),
+        ("sqlite", {"estimators": "impression", "cluster": "row", "interval": "normal"}),
+    ],
+    indirect=["db"],
     ids=["bootstrap", "normal"],
 )
 def test_a_reversed_log_gives_the_same_figures(obd: str, backward: str, options: dict[str, str]) -> None:
@@ -119,7 +122,7 @@ def shuffled(lines: tuple[str, ...], db: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("target", "options"), [("uniform", {}), ("lin", {}), ("lin", {"by": "hour"}), ("lin", {"cluster": "session"})]
+    ("target", "options"), [("uniform", {}), ("lin", {"by": "hour"}), ("lin", {"cluster": "session"})]
 )
 def test_shuffled_sessions_give_the_same_figures(
     forward: str, shuffled: str, target: str, options: dict[str, str]
@@ -128,9 +131,8 @@ def test_shuffled_sessions_give_the_same_figures(
     check_equal(judged_once(forward, target, **requests), estimates(shuffled, target, **requests))
 
 
-@ON_BOTH
 @pytest.mark.slow
-@pytest.mark.parametrize("samples", [0, 50])
+@pytest.mark.parametrize(("db", "samples"), [("sqlite", 0), ("postgres", 50)], indirect=["db"])
 def test_samples_of_decisions_follow_digests(forward: str, shuffled: str, samples: int) -> None:
     options = {"estimators": "ips,dr,sips,iips", "target_samples": samples}
     check_equal(judged_once(forward, "shared", **options), estimates(shuffled, "shared", **options))

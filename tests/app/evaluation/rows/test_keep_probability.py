@@ -69,7 +69,7 @@ def test_estimates_are_sums_over_what_the_log_stands_for(run: Run) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_a_subsampled_log_estimates_what_all_of_it_does(sqlite_db: str, run_sqlite: Run) -> None:
     """The mean over 200 subsamples is within four of its errors of the estimate by all rows: wrong once in 16,000."""
     from rlrec import ope

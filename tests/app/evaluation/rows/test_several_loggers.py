@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import replace
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,12 @@ import numpy as np
 import pytest
 
 from rlrec import ope
-from rlrec.app.evaluation.passes import estimates, fold, passes
-from rlrec.app.evaluation.passes.request import Request
+from rlrec.app.evaluation.passes import estimates
 from rlrec.app.evaluation.rows.loggers import LoggingVersions
 from rlrec.app.judging import evaluate
-from rlrec.app.log import partitions
 from rlrec.errors import InputError
 from rlrec.ope.units.sessions import SessionFold
 from rlrec.ope.units.strata import NO_LOGGER
-from rlrec.store.log.selected import Selection
 from tests.app import logs
 from tests.benchmarks.loggers import Shop
 from tests.conftest import runner
@@ -205,32 +200,6 @@ def test_a_logger_that_cannot_show_what_the_target_shows_is_left_out(db: str, tm
     left_out = next(each for each in row["logger_weights"] if each["version"] == "narrow@1")
     assert (left_out["rows"], left_out["weight"]) == (1_000, 0.0)
     assert "unsupported" in judged(copy, "policy=narrow")["reasons"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("unit", ["impression", "session", "slate"])
-def test_batches_of_several_loggers_add_up_in_any_order(db: str, monkeypatch: pytest.MonkeyPatch, unit: str) -> None:
-    request = Request(targets=["target"], estimators=unit, interval="normal")
-    monkeypatch.setattr(partitions, "BATCH", 200)
-    with closing(logs.at(db, 1e6)) as store, store.read() as opened:
-        _, (of_rows, *_), log = estimates.prepare(opened, request, estimates.estimators(request), Selection())
-        (of_rows,) = passes.with_models([of_rows], log)
-        partials = [fold.fold(of_rows, batch) for batch in log.read(of_rows.judged_on)]
-    assert len(partials) > 10
-    orders = [partials, [partials[number] for number in np.random.default_rng(1).permutation(len(partials))]]
-    (first, second) = (
-        next(iter(fold.estimates(of_rows, reduce(add, order), failures={}, cluster="user").values()))
-        for order in orders
-    )
-    for before, after in zip(first, second, strict=True):
-        for name, value in vars(before).items():
-            if name in ("logger_weights", "ess_by_step"):
-                continue
-            assert getattr(after, name) == (pytest.approx(value, rel=1e-10) if isinstance(value, float) else value), (
-                name
-            )
-        weights = [[each.weight for each in side.logger_weights] for side in (before, after)]
-        assert weights[0] == pytest.approx(weights[1], rel=1e-10)
 
 
 @pytest.mark.slow

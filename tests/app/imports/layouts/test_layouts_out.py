@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.app import logs
-from tests.conftest import ON_BOTH, Run, empty_store, jsonl, runner
+from tests.conftest import Run, empty_store, jsonl, runner
 
 RULE = "value,arm,probability\n" + "".join(
     f"{hour},a{arm},{0.4 if arm == hour else 0.15}\n" for hour in range(3) for arm in range(5)
@@ -45,8 +45,7 @@ def taken(run: Run, layout: str, change: Callable[[str], str] = str) -> list[dic
     return rows
 
 
-@ON_BOTH
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(("db", "size"), [("postgres", 1), ("sqlite", 3)], indirect=["db"])
 def test_a_table_in_csv_gives_the_same_estimates(run: Run, db: str, size: int) -> None:
     """It needs no map, and has times, users, visits, contexts and events as they are."""
     serve(db, size=size)

@@ -16,7 +16,6 @@ from tests.conftest import ON_BOTH, Run, click, filled, runner, store_after
 
 # A policy of each way to remember, by name: options of `policy create`.
 POLICIES = {
-    "plain": ("thompson", "--param", "floor=0.1"),
     "fading": ("thompson", "--param", "floor=0.1", "--param", "discount=0.97"),
     "window": ("ucb", "--param", "floor=0.1", "--param", "window=64"),
     "settled": ("epsilon-greedy", "--reward", "late"),
@@ -37,7 +36,7 @@ def prepared(db: str) -> None:
         serve(run, 0, 20, policy=name)
         assert run("experiment", "create", f"{name}-ab", *variants).exit_code == 0
         serve(run, 100, 120, experiment=f"{name}-ab")
-        serve(run, 500, 20 if name in ("plain", "fading") else 70, policy=name)
+        serve(run, 500, 20 if name == "fading" else 70, policy=name)
 
 
 def clocked(run: Run, hours: float) -> Run:
@@ -89,7 +88,7 @@ def test_the_belief_of_a_variant_becomes_the_next_version(ready: Run, store: Sto
         assert unit.ask_value("SELECT min(pulls) FROM belief") > -1e-9
     serve(run, 1000, 20, policy=name)
     assert sound(run)
-    if name in ("plain", "linear"):  # which forget nothing: what either policy served, and nothing twice
+    if name == "linear":  # which forgets nothing: what either policy served, and nothing twice
         run = clocked(ready, 300)
         slots = [line for line in run("export-log", "-").lines if line["policy"] in (name, f"{name}@{name}-ab/b")]
         assert run("policy", "rebuild", name, "--json").json["version"] == 3

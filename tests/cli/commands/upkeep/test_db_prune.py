@@ -95,7 +95,6 @@ def test_a_dry_run_says_that_nothing_was_changed(healthy: str) -> None:
 
 
 @ON_BOTH
-@ON_BOTH
 def test_after_a_prune_everything_goes_on(healthy: str) -> None:
     """Freezing, feedback, serving and forgetting leave a store that the audit is content with."""
     run = runner(healthy)
