@@ -276,9 +276,8 @@ def probabilities(db: str, reference: str) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parameters", [{}, {"discount": "0.98"}])
-def test_a_fitted_policy_goes_on_exactly(db: str, parameters: dict[str, str]) -> None:
-    fitted(db, **parameters)
+def test_a_fitted_policy_goes_on_exactly(db: str) -> None:
+    fitted(db, discount="0.98")
     with closing(logs.at(db, 1e5)) as store:
         assert not doctor.doctor(store, doctor.Request()).findings
         versions.freeze(store, "words")

@@ -111,12 +111,11 @@ def taken_in(db: str, groups: list[list[str]], keys: list[str]) -> Store:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [1, 2])
-def test_the_order_of_a_log_makes_no_difference(sqlite_template: Path, tmp_path: Path, size: int) -> None:
+def test_the_order_of_a_log_makes_no_difference(sqlite_template: Path, tmp_path: Path) -> None:
     """Nor that of arms and of eligible sets: lines come in any order, under other ids, after their own export."""
     shutil.copy(sqlite_template, tmp_path / "first.db")
     with closing(Store(str(tmp_path / "first.db"))) as first:
-        serve(opened(first), size=size, users=50, eligible=lambda number: SETS[number % 6])
+        serve(opened(first), users=50, eligible=lambda number: SETS[number % 6])
         trained(first, gamma=0.9, entropy=0.01)
         result = [parameters(first)]
     run = runner(str(tmp_path / "first.db"))

@@ -14,7 +14,7 @@ from rlrec.app.imports.layouts import csv_cells
 from rlrec.app.imports.layouts.csv_map import SINGLE, ColumnMap
 from rlrec.errors import InputError
 from tests.app.logs import summary
-from tests.conftest import ON_BOTH, Run
+from tests.conftest import Run
 
 MAP = {
     "session": "visit", "user": "uid", "at": "time", "arm": "item", "propensity": "p", "position": "slot",
@@ -142,7 +142,6 @@ def test_a_table_needs_a_map_and_other_layouts_have_no_use_for_one(run_sqlite: R
     assert "no use for --map" in run_sqlite("import-log", "log.csv", "--layout", "jsonl", "--map", "map.json").stderr
 
 
-@ON_BOTH
 @pytest.mark.slow
 def test_train_pg_learns_from_a_table(run: Run) -> None:
     """The second arm of a visit pays where it is not the first one: the state follows from the rows of the visit."""
