@@ -97,8 +97,8 @@ class TrainedModel:
     def at_requests(
         self, contexts: Sequence[Mapping[str, Any]], sets: Sequence[Ids], revisions: Ids, *, keys: Mapping[int, str]
     ) -> Ids:
-        """The revision at which each decision of a portion reads features of arms, see `CatalogueFeatures.at_request`,
-        (n,). sets: the eligible arms of each."""
+        """Return, for each decision of a portion, the revision of the features of arms that it reads, (n,); see
+        `CatalogueFeatures.at_request`. sets: the eligible arms of each decision."""
         rows = zip(contexts, sets, revisions.tolist(), strict=True)
         at_request = self.arm_features.at_request
         return np.array([at_request(context, arms, keys, revision) for context, arms, revision in rows], np.int64)

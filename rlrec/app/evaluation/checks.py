@@ -288,8 +288,8 @@ class NoUsers(Check):
         return np.array([has_user.sum(), is_unclear.sum()])
 
     def fails(self, sums: Ids) -> bool:
-        users, unclear = sums
-        return bool(users == 0 and unclear > 0)
+        n_users, n_unclear = sums
+        return bool(n_users == 0 and n_unclear > 0)
 
 
 class MachineSessions(Check):

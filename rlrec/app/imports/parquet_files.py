@@ -44,7 +44,7 @@ from rlrec.store.policies import arms, policies
 from rlrec.store.upkeep import removals
 
 MANIFEST = "manifest.json"
-FORMAT = 2
+FORMAT_VERSION = 2
 DATASETS = ("decisions", "events", "visits")
 SESSION = ("session", "user_id", "split", "created_at", "session_digest", "user", "user_digest")
 READABLE = ("session", "user", "policy", "version", "context", "eligible", "eligible_arms", "arm_features")
@@ -88,7 +88,7 @@ class Manifest(Record):
 
     def write(self, folder: str) -> None:
         """Replace the manifest of a folder in one step. (A remote store does so by itself.)"""
-        text = json.dumps({"format": FORMAT, **vars(self)})
+        text = json.dumps({"format": FORMAT_VERSION, **vars(self)})
         if "://" in folder:
             with remote_folder(folder) as (files, root):
                 files.pipe_file(f"{root}/{MANIFEST}", text.encode())
@@ -103,7 +103,7 @@ def _check_entries(stored: Any, folder: str) -> None:
         entry = stored.get(name) if isinstance(stored, dict) else None
         if type(entry) is not kind:
             raise ValueError(f"{name} is {json.dumps(entry)[:80]}")
-        if name == "format" and entry not in (1, FORMAT):  # format 1 had folders by day
+        if name == "format" and entry not in (1, FORMAT_VERSION):  # format 1 had folders by day
             raise CheckFailed(f"{folder} was written by a newer rlrec", hint="install that one")
     for name in DATASETS:
         paths = stored["files"].get(name)
@@ -301,7 +301,7 @@ def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids
 
 
 def _decision_buckets(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[int]:
-    """The bucket of each decision. rows: of decisions."""
+    """Return the bucket of each decision, as `_bucket` does, by its session. rows: of the table `decision`."""
     session = log_tables.column_names(t.decision).index("session_id")
     digests = log_tables.person_digests(unit, {row[session] for row in rows})
     return [_bucket(*digests[row[session]]) for row in rows]

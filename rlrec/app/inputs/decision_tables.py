@@ -88,7 +88,7 @@ class DecisionTable(Record, kw_only=False):
 
 
 def is_by_decision(source: Source) -> bool:
-    """Whether a source has numbers by decision. A pipe has not, since it can be read only once."""
+    """Tell whether a source is a table with a row for each decision. A pipe is not looked into: it can be read once."""
     is_readable = not isinstance(source, str) or Path(source).is_file()
     return is_readable and not {*KEYS}.isdisjoint(next(_portions(source, str(source)), {}))
 

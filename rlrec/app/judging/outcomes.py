@@ -165,8 +165,8 @@ def _study(unit: Unit, request: Request) -> Study:
 
 
 def explanations(rows: Iterable[Mapping[str, Any]], reasons: Sequence[str] = ()) -> list[str]:
-    """A line for every reason in these rows, and for further reasons; one that concerns few of the metrics names
-    them."""
+    """Return a line that explains each reason of these rows, and each of `reasons`. It names the metrics that have the
+    reason if they are few."""
     metrics: dict[str, dict[str, None]] = {reason: {} for reason in reasons}
     rows = [*rows]
     for row in rows:

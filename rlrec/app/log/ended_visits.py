@@ -264,7 +264,7 @@ class PersonPortions(Record, kw_only=False, eq=False):
         return self.portion(rows) * self.files // max(1, self.portions)
 
     def visits(self, unit: Unit, experiment: Experiment | None = None) -> Iterator[dict[int, Columns]]:
-        """For each file, the visits of its portions by portion number. experiment: as in `people.ask_visits`."""
+        """Yield the visits of each file, by the number of their portion. experiment: see `people.ask_visits`."""
         tables = (
             people.ask_visits(unit, self.session[start : start + SPREAD], experiment).columns()
             for start in range(0, len(self.session), SPREAD)

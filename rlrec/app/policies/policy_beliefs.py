@@ -41,7 +41,8 @@ PolicyVersion = TypedDict("PolicyVersion", {"version": int, "status": str, "live
 
 
 class CountingCurve(TypedDict):
-    """A curve by which pulls are counted; in_bounds: whether the bounds of arms include its error."""
+    """The curve that says how much a pull counts at each position. in_bounds: whether the bounds of arms include the
+    error of the curve."""
 
     curve: str
     in_bounds: bool

@@ -391,9 +391,9 @@ class Trainer:
 
 
 def agreement(gradients: Iterable[Parameters]) -> float:
-    """The share of the squared sum of the gradients of batches that is surely not noise, between 0 and 1; 0 for one
-    batch. What follows a slot has far more noise than the slot's reward; where batches disagree about it, it would only
-    hide the slots' own rewards."""
+    """Return how far the gradients of batches agree: the share of their squared sum that is surely not noise, 0 to 1.
+    It is 0 for one batch. The rewards after a slot have far more noise than the slot's own reward; if batches disagree
+    about them, they would only hide the slot's own."""
     folds = FoldGradients(gradients)
     square = reinforce.squared(folds.total)
     return folds.signal(*folds.total) / square if square else 0.0

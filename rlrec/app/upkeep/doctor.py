@@ -189,10 +189,10 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
     )
     if len(ids):
         runs = len(np.unique(ids // RUN))
-        in_beliefs, in_decisions = (f"{1 - (1 - CONFIDENCE) ** (1 / number):.2%}" for number in (runs, len(ids)))
+        belief_share, decision_share = (f"{1 - (1 - CONFIDENCE) ** (1 / number):.2%}" for number in (runs, len(ids)))
         detail += (
             f"; {len(ids):,} decisions in {runs:,} runs of neighbours, which mostly share a belief, were derived again:"
-            f" a fault in {in_beliefs} of the beliefs, or in {in_decisions} of the decisions, each by itself, would"
+            f" a fault in {belief_share} of the beliefs, or in {decision_share} of the decisions, each by itself, would"
             f" have shown with a chance of {CONFIDENCE:.0%}"
         )
     findings.add("propensities", "info", "store", detail)

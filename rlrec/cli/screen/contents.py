@@ -297,8 +297,8 @@ class BoundedCache(Generic[Value]):
 
 
 class WebPage(NamedTuple):
-    """A page as it is sent. fresh_s: the time for which it is not made again; refresh: seconds until a browser asks
-    again, "" for never."""
+    """A page as it is sent. fresh_s: the seconds for which the same page is sent again; refresh: the seconds until a
+    browser asks again, "" for never."""
 
     status: int
     body: bytes

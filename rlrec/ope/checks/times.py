@@ -33,7 +33,7 @@ _TESTED = 12  # arms that are compared one by one, at most
 AGES = 40  # classes of ages; each ends at 1.25 times the end of the one before, the last at the window
 _RATIO = 1.25
 _ERRORS = 3
-_EVENTS = 50  # events, of decisions that were watched up to an age, that a comparison needs
+_MIN_EVENTS = 50  # events, of decisions that were watched up to an age, that a comparison needs
 
 
 class DriftSums(Sums):
@@ -160,7 +160,7 @@ class ArrivalSums(Sums):
         for age in range(1, AGES):
             old = least >= edges[age]
             earlier, later = rewards[old, :age].sum(), rewards[old, : age + 1].sum()
-            if self.events[old, : age + 1].sum() >= _EVENTS and later > 0:
+            if self.events[old, : age + 1].sum() >= _MIN_EVENTS and later > 0:
                 links[age] = earlier / later
         arrived = np.r_[arrived_shares(links), 1.0][np.searchsorted(edges, longest)]
         return float(1 - decisions @ arrived / decisions.sum())

@@ -330,7 +330,7 @@ def _missing(sides: Sequence[MetricValue], variances: Array) -> float:
     return max(0.0, float(pooled / units[smaller] - variances[smaller]))
 
 
-def from_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
+def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
     """The comparison of a mean of differences with 0, by Student's t."""
     freedom = mean.units - 1 if mean.varied else 0
     return _by_t(

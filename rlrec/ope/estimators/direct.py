@@ -17,7 +17,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids, distinct, offsets, piece_rows, run_starts
 from rlrec.errors import InputError
 from rlrec.ope.estimators.weighting import ChangedWeights
-from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, hash_bits, model_of, require_positive
+from rlrec.ope.sums.base import ImpressionEstimator, LogBatch, hash_bits, predictions_of, require_positive
 from rlrec.records import Record, Sums
 
 _SALT = 2
@@ -38,7 +38,7 @@ class Dm(ImpressionEstimator):
     intervals: ClassVar[tuple[str, ...]] = ()
 
     def terms(self, batch: LogBatch) -> Array:
-        _, expected = model_of(batch, self.name)
+        _, expected = predictions_of(batch, self.name)
         return np.column_stack([expected, np.ones(len(batch))])
 
 
@@ -298,11 +298,11 @@ class Dr(ImpressionEstimator):
         return (repr(self), "rows")
 
     def weight_used(self, weight: Array) -> Array:
-        """The weight that is used in place of each, (n,)."""
+        """Return the weights, (n,), that the estimator uses in place of these."""
         return weight
 
     def terms(self, batch: LogBatch) -> Array:
-        predicted, expected = model_of(batch, self.name)
+        predicted, expected = predictions_of(batch, self.name)
         robust = expected + self.weight_used(batch.weight) * (batch.reward - predicted)
         return np.column_stack([np.where(batch.usable, robust, 0.0), batch.usable])
 
@@ -358,7 +358,7 @@ class Sndr(ImpressionEstimator):
     widens: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
-        predicted, expected = model_of(batch, self.name)
+        predicted, expected = predictions_of(batch, self.name)
         expected, error = np.where(batch.usable, expected, 0.0), batch.weight * (batch.reward - predicted)
         return np.column_stack([expected + error, batch.usable, expected, error, batch.weight])
 

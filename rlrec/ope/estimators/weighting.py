@@ -127,7 +127,7 @@ class ChangedWeights(ImpressionEstimator):
 
     @abstractmethod
     def weight_used(self, weight: Array) -> Array:
-        """The weight that is used in place of each, (n,)."""
+        """The weights, (n,), that the estimator uses in place of these."""
 
     def distortion(self, batch: LogBatch) -> Array:
         return np.abs(batch.weight - self.weight_used(batch.weight))

@@ -113,10 +113,11 @@ class Studentised(Record, eq=False):
         return _quantiles(np.sort(self.t), bounding_rank(level, len(self.t)))
 
     def bounds(self, level: float, *, at_least: Bounds = (np.inf, -np.inf)) -> Bounds:
-        """Bounds by the studentised bootstrap: value - t x error, with t the quantiles of (value* - value) / error*.
-        A replicate without any variation has error 0 and counts as -inf or +inf, by the sign of its difference; one
-        without any weight counts as both. An infinite quantile makes the bound infinite, and so does a level for which
-        there are too few replicates. at_least: quantiles of t that the bounds must at least reach."""
+        """Return the bounds of the studentised bootstrap, value - t x error, where t are the quantiles of
+        (value* - value) / error* over replicates. A replicate without variation has error 0: its t is -inf or +inf, by
+        the sign of its difference. One without any weight counts as an extreme on both sides. A bound is infinite
+        if its quantile is, or if there are too few replicates for the level. at_least: quantiles of t that the bounds
+        must at least reach."""
         if not len(self.t):
             return UNKNOWN
         low, high = self.quantiles(level)
@@ -292,8 +293,8 @@ def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float
 
 
 def _reach(residual: float, budget: float) -> float:
-    """The largest decrease, within a budget, of a mean with this residual variance; -inf where the budget is
-    negative."""
+    """Return the largest decrease of a mean with this residual variance that the budget allows. Returns -inf for a
+    negative budget."""
     return float(np.sqrt(max(residual, 0.0) * budget)) if budget >= 0 else -np.inf
 
 

@@ -255,7 +255,7 @@ def require_positive(label: str, value: float, *, example: str) -> None:
         raise InputError(f"{label} is {value}", hint=f"give a finite number above 0, as {example}")
 
 
-def model_of(batch: LogBatch, name: str) -> tuple[Array, Array]:
+def predictions_of(batch: LogBatch, name: str) -> tuple[Array, Array]:
     """`predicted` and `expected` of the batch. Raises InputError if it has no reward model."""
     if batch.predicted is None or batch.expected is None:
         raise InputError(f"{name} needs a reward model", hint="give one, or use ips or snips")

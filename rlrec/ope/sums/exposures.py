@@ -94,7 +94,8 @@ class Exposures(Record, kw_only=False, eq=False):
         return Exposures(row[row >= 0], self.arm[row >= 0], self.look[row >= 0], self.expected, self.draw[rows])
 
     def totals(self, count: Array) -> tuple[Array, Array]:
-        """The looks at each arm and the expected looks, (k,) each. count (n,): how often each row counts."""
+        """Return how often each arm was looked at, and how often that was expected, (k,) each. count (n,): the weight
+        of each row."""
         shown = np.bincount(self.arm, weights=self.look * count[self.row], minlength=self.arms)
         expected = np.bincount(self.draw, weights=count, minlength=len(self.expected)) @ self.expected
         return shown.astype(np.float64), expected

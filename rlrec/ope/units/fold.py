@@ -161,9 +161,9 @@ class Fold(ABC, Record):
         return self.finish_together([(partial, options)])[0]
 
     def finish_together(self, groups: Sequence[tuple[RowSums, FinishOptions]]) -> list[list[Estimate]]:
-        """The estimates of several groups of one log, each as in `finish`, with intervals that hold together: max-t
-        over the same bootstrap replicates; other kinds at the Bonferroni level of each group. With a single group, its
-        estimates are compared with each other. Raises InputError as `finish` does."""
+        """Return the estimates of several groups of one log, as `finish` does, with intervals that hold together. Those
+        of the bootstrap use the max-t of the same replicates; all others have the Bonferroni level. The estimates of a
+        single group are compared with each other. Raises InputError as `finish` does."""
         sums, common = [partial for partial, _ in groups], groups[0][1]
         intervals.check(common.interval, common.level, estimators=self.estimators)
         folds = same_units = list(map(self.at_ends, sums))

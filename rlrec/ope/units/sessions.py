@@ -106,8 +106,8 @@ class SessionFold(Fold):
         return min(MAX_LOGGERS, _STEP_BYTES // (2 * half_bytes))
 
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
-        """The spread of each partial's weights at one step: the step, among those that contribute the return, whose
-        weights spread most."""
+        """Return the spread of the weights of each partial at one step. It is the step, of those that the return
+        counts, at which the weights of all partials spread most."""
         pooled = Support.from_partial(reduce(add, partials))
         step = int(np.argmin(pooled.ess[: pooled.steps]))
         spreads = []

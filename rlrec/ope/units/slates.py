@@ -428,7 +428,8 @@ class SlateFold(Fold):
         )  # fmt: skip
 
     def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
-        """The estimates; one has a reason where it differs from a reliable one that assumes less."""
+        """Return the estimates. One that assumes independent slots has the reason `refuted` if it differs from a
+        reliable one that does not."""
         kinds, summary = list(self.estimators.values()), partial.moments.summary()
         reliable = [
             kind for kind, estimate in zip(kinds, estimates, strict=True)

@@ -99,8 +99,8 @@ class Spend:
         return counts
 
     def slots_of_period(self) -> float:
-        """The expected number of slots of a period: the mean over those before the newest one; without these, as in the
-        newest."""
+        """Return the expected number of slots of a period: the mean of the periods before the newest, or the number of
+        the newest if there is no other."""
         if not len(self.slices):
             return 0.0
         first, newest = _period_start(float(self.slices[0])), _period_start(float(self.slices[-1]))

@@ -108,7 +108,7 @@ class Sparse(Record, kw_only=False, eq=False):
                 product[first + filled_rows] = np.add.reduceat(entries, chunk.start[filled_rows], axis=0)
         return product
 
-    def transposed_times(self, values: Array, width: int) -> Array:
+    def transposed_product(self, values: Array, width: int) -> Array:
         """The product of the transposed matrix of contexts with values (n, m), (width, m)."""
         row = self.row
         products = (np.bincount(self.column, self.value * column[row], width) for column in values.T)
@@ -278,7 +278,7 @@ class Field(Record, kw_only=False):
         return len(self.names)
 
     def mismatch(self, value: Any) -> str:
-        """The expected kind of value, in the words of an error, where this value is of another kind; else an empty
+        """Return what kind of value is expected, as an error says it, if this value is of another kind; else an empty
         text."""
         raise NotImplementedError
 
@@ -403,7 +403,7 @@ class Words(Field, kw_only=False):
         return len(self.values) + column % self.hash, sign
 
     def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
-        """The row of each word of n values, and the words."""
+        """Return the words in n values, and for each word the index of its value."""
         raise NotImplementedError
 
     def encode(self, values: Sequence[Any]) -> Array:

@@ -82,10 +82,10 @@ def fit(x: Sparse, *, pulls: Array, reward: Array, ridge: float, intercept: bool
     def product(v: Array) -> Array:
         predicted = x.times(v[:, None])[:, 0]
         centre = pulls @ predicted / total if intercept and total else 0.0
-        return x.transposed_times((pulls * (predicted - centre))[:, None], len(columns))[:, 0] + ridge * v
+        return x.transposed_product((pulls * (predicted - centre))[:, None], len(columns))[:, 0] + ridge * v
 
     centre = reward.sum() / total if intercept and total else 0.0
-    residual = x.transposed_times((reward - pulls * centre)[:, None], len(columns))[:, 0]
+    residual = x.transposed_product((reward - pulls * centre)[:, None], len(columns))[:, 0]
     weights, direction, square = np.zeros(len(columns)), residual, float(residual @ residual)
     least = CLOSE**2 * square
     for _ in range(STEPS):

@@ -341,7 +341,7 @@ class _Chunk:
         by_weights = matrix_product(by_score.T, self.state.x)
         if self.n_words:
             words = self.state.words
-            by_word = np.zeros((self.n_words, m)) if words is None else words.transposed_times(by_score, self.n_words)
+            by_word = np.zeros((self.n_words, m)) if words is None else words.transposed_product(by_score, self.n_words)
             by_weights = np.hstack([by_weights, by_word.T])
         arm, memory = self.state.arm, self.state.memory
         history = [np.bincount(arm, weights=remembered * column, minlength=m) for column in memory.T]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LEAST = 1e-300  # smallest weight of an arm, so that quotients stay finite
 EDGE = 1e-15  # smallest distance of a mean from 0 and 1 in logarithms
-CERTAIN = 1e3  # at this exploration term the bound is 1 in doubles
+CERTAIN_DOUBT = 1e3  # at this exploration term the bound is 1 in doubles
 STEPS = 6  # of Newton's method, enough for an error of 1e-9
 
 
@@ -118,7 +118,7 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
     """
     import numpy as np
 
-    m, d = np.clip(mean, EDGE, 1 - EDGE), np.minimum(doubt, CERTAIN)
+    m, d = np.clip(mean, EDGE, 1 - EDGE), np.minimum(doubt, CERTAIN_DOUBT)
     entropy = -m * np.log(m) - (1 - m) * np.log1p(-m)
     upper = np.minimum(m + np.sqrt(2 * (1 - m) * d), m + d + np.sqrt(d * d + 2 * m * d))
     least = -np.log1p(-m)

@@ -111,6 +111,6 @@ class LongTerm(Floored):
 
 
 def text_of(value: Any) -> str:
-    """A value of the context in JSON, a whole number without a point."""
+    """Return a value of the context as JSON. A float without a fraction is written like an integer."""
     integral = isinstance(value, float) and value.is_integer()
     return json.dumps(int(value) if integral else value, sort_keys=True, ensure_ascii=False)

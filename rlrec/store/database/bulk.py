@@ -163,7 +163,7 @@ def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
 
 
 class ArrowWorker:
-    """The other process, which answers queries in order."""
+    """A second process that answers queries in the order in which they are sent."""
 
     def __init__(self, opening: Mapping[str, Any]) -> None:
         self._process = subprocess.Popen(

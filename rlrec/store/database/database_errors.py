@@ -68,7 +68,7 @@ def _sqlite_error(error: BaseException | None, *, address: str) -> Exception:
     if name == "SQLITE_CANTOPEN":
         return _open_error(address)
     if "no such table" in message or "no such column" in message:
-        return (no_store if "rlrec_version" in message else out_of_date)(address)
+        return (no_store if "rlrec_version" in message else old_store)(address)
     if name.startswith("SQLITE_READONLY"):
         return RlrecError(f"the store {address} cannot be written", hint="check who owns the file and its folder")
     if name == "SQLITE_NOTADB":
@@ -137,7 +137,7 @@ def _postgres_error(error: BaseException | None, *, address: str) -> Exception:
         retry.state = state
         return retry
     if state == "42P01":
-        return (no_store if "rlrec_version" in message else out_of_date)(address)
+        return (no_store if "rlrec_version" in message else old_store)(address)
     if state == "3D000" or (state is None and "database" in message and "does not exist" in message):
         return CheckFailed(f"no database at {address}", hint="create it with createdb, then run `rlrec init`")
     if state is None and "permission denied for database" in message:
@@ -185,7 +185,7 @@ def ids_exhausted(rows: str) -> RlrecError:
     return RlrecError(f"the store has no ids left for new {rows}", hint=hint)
 
 
-def out_of_date(address: str) -> CheckFailed:
+def old_store(address: str) -> CheckFailed:
     return CheckFailed(f"the store {address} was made by an older rlrec", hint="bring it up to date with `rlrec init`")
 
 

@@ -135,8 +135,8 @@ def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
 
 
 def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
-    """All request ids, all feedback keys, and the user of each session with one; None if the store has MAX_FETCHED or
-    more sessions or names of one kind."""
+    """Return all request ids, all feedback keys, and the users of the sessions that have one. Returns None if the store
+    has MAX_FETCHED or more sessions, or as many names of one kind."""
     source = "(SELECT key, user_id FROM session LIMIT ?) AS s LEFT JOIN users ON users.id = s.user_id"
     if len(owners := unit.ask(f"SELECT s.key, users.key FROM {source}", MAX_FETCHED)) >= MAX_FETCHED:
         return None

@@ -88,7 +88,7 @@ def _wrong_revision(revisions: Sequence[str], *, address: str) -> CheckFailed | 
 def _out_of_date(revision: str, *, address: str) -> CheckFailed:
     """The error for a store older than this program, which names the release that can upgrade it."""
     if revision >= OLDEST:
-        return database_errors.out_of_date(address)
+        return database_errors.old_store(address)
     message = f"the store {address} is at revision {revision}, and this rlrec takes stores from {OLDEST} on"
     return CheckFailed(message, hint="back it up, then run `rlrec init` of rlrec 0.1.0, which brings it there")
 

@@ -33,7 +33,7 @@ _TIMES = (
     "SELECT decision_id, at, sum(CASE WHEN value < 0 THEN -1 ELSE 1 END) AS times FROM event"
     f" WHERE kind = '{RETURN}' {{condition}} GROUP BY decision_id, at"
 )
-_EVENTS = (
+_REPEATED_EVENTS = (
     f"SELECT decision_id, sum(times) - count(*) AS repeated FROM ({_TIMES.format(condition='')}) AS t"
     " WHERE times <> 0 GROUP BY decision_id"
 )
@@ -97,7 +97,7 @@ def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection
 
 def missing_returns(unit: Unit) -> list[Return]:
     """The returns in the log whose decisions lack the event `return`, oldest decision first."""
-    query = f"SELECT r.before, r.at FROM ({_RETURNS.format(users=_ALL_USERS)}) AS r LEFT JOIN ({_EVENTS}) AS e"
+    query = f"SELECT r.before, r.at FROM ({_RETURNS.format(users=_ALL_USERS)}) AS r LEFT JOIN ({_REPEATED_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE e.decision_id IS NULL ORDER BY r.before"
     return unit.records(Return, query + condition, settings.get(unit).session_timeout_us)
 
@@ -118,7 +118,7 @@ def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
     """Returns in the log that do not have exactly one event: decision, time, and the number of surplus events at one
     time (None where the decision has no event)."""
     pairs = _RETURNS.format(users=_ALL_USERS)
-    query = f"SELECT r.before, r.at, e.repeated FROM ({pairs}) AS r LEFT JOIN ({_EVENTS}) AS e"
+    query = f"SELECT r.before, r.at, e.repeated FROM ({pairs}) AS r LEFT JOIN ({_REPEATED_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE coalesce(e.repeated, 1) > 0 ORDER BY r.before LIMIT ?"
     return unit.ask(query + condition, settings.get(unit).session_timeout_us, limit)
 

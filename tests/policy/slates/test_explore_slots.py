@@ -11,7 +11,7 @@ import pytest
 from scipy.special import chdtrc
 
 from rlrec import policy as kinds
-from rlrec.app.evaluation.rows.loggers import guaranteed
+from rlrec.app.evaluation.rows.loggers import least_propensities
 from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.policy.scores.families.beta import Beta
@@ -102,12 +102,12 @@ def test_what_names_no_positions_is_refused(kind: str, params: dict[str, Any], s
 
 def test_what_the_floor_guarantees_is_below_every_marginal() -> None:
     for floors in FLOORS:
-        least = guaranteed(SIZE, M, floor=floors)
+        least = least_propensities(SIZE, M, floor=floors)
         marginals = [slate.marginals(scores, size=SIZE, floor=floors) for scores in FAMILIES.values()]
         assert all((marginal.min(axis=1) >= least - 1e-12).all() for marginal in marginals)
     # who is certain at position 1 never stands at position 2
-    assert guaranteed(SIZE, M, floor=(0.0, 0.3, 0.0)).tolist() == [0, 0, 0]
-    assert guaranteed(SIZE, M, floor=(0.2, 0.0)).tolist() == pytest.approx([0.04, 0, 0], abs=1e-12)
+    assert least_propensities(SIZE, M, floor=(0.0, 0.3, 0.0)).tolist() == [0, 0, 0]
+    assert least_propensities(SIZE, M, floor=(0.2, 0.0)).tolist() == pytest.approx([0.04, 0, 0], abs=1e-12)
 
 
 @pytest.mark.slow

@@ -138,14 +138,14 @@ class SlateGroup:
         self.min_propensity: Array = slates.per_slot("min_propensity", group, size)
         self.score: Array = slates.per_slot("score", group, size)
 
-    def compare(self, derive: Callable[[], DerivedSlates], *, source: str, findings: Findings) -> int:
+    def compare(self, derive_slates: Callable[[], DerivedSlates], *, source: str, findings: Findings) -> int:
         """Add a finding for every slate that differs from the one derived again. Returns how many could be derived.
         source: the belief, as messages name it."""
         if not len(self.ids):
             return 0
         try:
             with np.errstate(all="ignore"):
-                derived = derive()
+                derived = derive_slates()
         except UNREADABLE as error:
             findings.decision_error(CHECK, self.ids[0], f"it cannot be derived again: {error}")
             return 0
@@ -355,8 +355,8 @@ class VersionSlates:
                     stored, score = SlateGroup(slates, rows, length), case.score[np.isin(case.rows, rows)]
                     context, described_at = contexts[code[first]], int(revision[first])
                     layout = served.layout(int(eligible[first]), case.arms, context, keys=keys, revision=described_at)
-                    derive = partial(_derive_states, trained, stored, score, case.arms, layout)
-                    n_done += stored.compare(derive, source=source, findings=self.findings)
+                    derive_slates = partial(_derive_states, trained, stored, score, case.arms, layout)
+                    n_done += stored.compare(derive_slates, source=source, findings=self.findings)
         return n_done
 
     def _read_histories(self, slates: StoredSlates) -> tuple[Flags, History]:

@@ -116,7 +116,7 @@ def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) 
     sign = np.sign(summary.units[:, 0])
     wins = int((sign < 0).sum()), int((sign > 0).sum()), int((sign == 0).sum())
     return TeamCredit(
-        means=[first, second], difference=comparison.from_zero(difference, level=level, base=first.value),
+        means=[first, second], difference=comparison.compare_with_zero(difference, level=level, base=first.value),
         sessions=sessions, decisions=round(difference.denominator), first_picks=first_picks,
         wins=(None, None, None) if summary.blocks else wins,
     )  # fmt: skip

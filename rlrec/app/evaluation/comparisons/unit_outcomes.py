@@ -407,17 +407,17 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
 def _selected_split(
     fold: StudyFold, sums: StudySums, assigned: Sequence[tuple[list[float], list[list[int]]]]
 ) -> tuple[float, float]:  # fmt: skip
-    """Chi-square and p-value of whether a selection leaves out different shares of the variants, among units drawn with
-    the same weights; NaN where it leaves out few. assigned: as returned by `split_by_day`."""
-    left_out = {tuple(weights): np.zeros(len(weights)) for weights, _ in assigned}
-    counted = {weights: np.zeros(len(weights)) for weights in left_out}
+    """Test whether a selection leaves out different shares of the variants, among units that were drawn with the same
+    weights. Returns chi-square and p-value, which are NaN if it leaves out few. assigned: of `split_by_day`."""
+    n_assigned = {tuple(weights): np.zeros(len(weights)) for weights, _ in assigned}
+    counted = {weights: np.zeros(len(weights)) for weights in n_assigned}
     for weights, looks in assigned:
-        left_out[tuple(weights)] += np.array(looks[-1:] or [[0] * len(weights)])[0]
+        n_assigned[tuple(weights)] += np.array(looks[-1:] or [[0] * len(weights)])[0]
     for weights, looks in fold.splits(sums):
         counted[tuple(weights)] += looks[0]
     chi2, freedom = 0.0, 0
     for shares, units in counted.items():
-        table = np.stack([units, np.maximum(left_out[shares] - units, 0)])
+        table = np.stack([units, np.maximum(n_assigned[shares] - units, 0)])
         expected = table.sum(axis=0) * table.sum(axis=1, keepdims=True) / max(table.sum(), 1)
         if expected.min() >= LEAST_EXPECTED:
             chi2, freedom = chi2 + float(((table - expected) ** 2 / expected).sum()), freedom + len(shares) - 1

@@ -270,10 +270,10 @@ class LogReader:
 
     def _eligible_sets(self, set_ids: AbstractSet[int]) -> Mapping[int, Ids]:
         """The arms of eligible sets; those of the previous batch are not read again."""
-        new_sets = contents.eligible_arms(self.unit, set_ids - self._eligible.keys())
+        unread_sets = contents.eligible_arms(self.unit, set_ids - self._eligible.keys())
         cached = ((key, arms) for key, arms in self._eligible.items() if key in set_ids)
         self._eligible = StoredRows("eligible_set", cached)
-        self._eligible |= {key: np.array(arms, np.int64) for key, arms in new_sets.items()}
-        for key in new_sets:
+        self._eligible |= {key: np.array(arms, np.int64) for key, arms in unread_sets.items()}
+        for key in unread_sets:
             self.evaluation.arms.check(self._eligible[key])
         return self._eligible

@@ -113,8 +113,9 @@ class Evaluation(Record, eq=False):
         cls, unit: Unit, request: Request, selection: Selection | None = None, *,
         paired: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
     ) -> Evaluation:  # fmt: skip
-        """selection: None for that of the request's log. paired: targets to compare, in place of those that the request
-        names; candidates: further targets. Raises InputError for an unknown target or reward."""
+        """Look up the log, the targets and the reward that a request names. selection: None for that of the request's
+        log. paired: targets to compare, in place of those that the request names; candidates: further targets. Raises
+        InputError for an unknown target or reward."""
         selection = filters.selection(unit, request.log) if selection is None else selection
         named = paired or targets.resolve(
             unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection,

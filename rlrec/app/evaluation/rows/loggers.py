@@ -29,7 +29,7 @@ from rlrec.store.policies import policies
 
 MAX_DERIVED = 1_000  # distributions of loggers that one evaluation computes; further rows stay unknown
 LONGEST = 256  # positions of a slate whose floor is computed exactly
-CERTAIN = 1 - 1e-12
+CERTAIN_PROPENSITY = 1 - 1e-12  # of an arm that had no alternative, but for rounding
 # The columns that a logger's distribution depends on, beside the context.
 _DISTRIBUTION = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size")
 
@@ -88,7 +88,7 @@ class Loggers:
         for rows in rows_by_kind(version, size, arms):
             k, m, floor = int(size[rows[0]]), int(arms[rows[0]]), self.policy(int(version[rows[0]])).exploration
             if floor and k <= min(m, LONGEST):
-                lower_bound = guaranteed(k, m, floor=floor)[position[rows] - 1]
+                lower_bound = least_propensities(k, m, floor=floor)[position[rows] - 1]
                 smallest[rows[lower_bound > 0]] = lower_bound[lower_bound > 0]
         return smallest
 
@@ -156,12 +156,12 @@ def unknown_support(slots: Columns) -> Columns:
     """alone: rows in which only the arm shown could be shown; unknown_support: rows where only the logger's belief can
     tell which arms could be shown."""
     shown = np.where(slots["position"] == 1, slots["propensity"], slots["marginal"])
-    is_alone = (shown >= CERTAIN) & ~(slots["min_propensity"] > 0)
+    is_alone = (shown >= CERTAIN_PROPENSITY) & ~(slots["min_propensity"] > 0)
     return {"alone": is_alone, "unknown_support": ~slots["imported"] & (slots["min_propensity"] == 0) & ~is_alone}
 
 
 @lru_cache(maxsize=1_000)
-def guaranteed(size: int, m: int, *, floor: Floor) -> Array:
+def least_propensities(size: int, m: int, *, floor: Floor) -> Array:
     """The smallest probability that any arm can have at each position, (size,), by a positive floor alone.
 
     The probability at a position is a mean, over the rank of the arm in the score vector, of `slate.placement`."""

@@ -346,7 +346,7 @@ class CsvMap(Layout):
         return columns
 
     def _events(self, cells: Cells, row: Sequence[int], position: Column) -> LoggedEvents:
-        """The events on the slots of their rows."""
+        """Return the events in these cells, each with the position of the slot that its row holds."""
         events, lines, positions = self.map.events, range(len(row)), values(position, len(row))
         if isinstance(events, str):
             parsed = self._parsed(events, cells[self._number[events]], lines, csv_cells.events, empty=())
