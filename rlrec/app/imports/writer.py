@@ -162,7 +162,7 @@ class PreparedRows(NamedTuple):
 
     @classmethod
     def prepare(cls, rows: LogColumns, *, salt: str) -> PreparedRows:
-        """salt: of the splits."""
+        """Prepare rows to be stored: their order, sessions, users and contexts. salt: that of the splits."""
         keys = sorted(dict.fromkeys(rows.session))  # ascending: sorting an ordered list costs little
         halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
         policy = () if isinstance(rows.policy, Same) else (np.array(rows.policy),)

@@ -82,7 +82,7 @@ class _NewestPages:
 
     @classmethod
     def read(cls, unit: Unit, selection: Selection, examination: Array, arm_keys: Sequence[str]) -> _NewestPages:
-        """arm_keys: in the order of the columns."""
+        """Read the newest pages of a selection. arm_keys: the keys of arms, in the order of the columns."""
         rows = selected.newest_pages(unit, selection, PAGES)
         context_ids = np.array([row.context_id for row in rows])
         contexts, _ = stored_contexts.distinct_contexts(unit, context_ids)

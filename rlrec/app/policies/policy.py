@@ -52,7 +52,7 @@ class Request(Record):
 
 
 class CreatedPolicy(belief_versions.VersionSummary):
-    """kl: KL(the version from which a trained policy starts || version 1), in nats."""
+    """The answer of `policy create`. kl: KL(the version from which a trained policy starts || version 1), in nats."""
 
     created: bool
     kl: NotRequired[float]

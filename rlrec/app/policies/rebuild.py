@@ -34,7 +34,8 @@ PORTION = 50_000  # slots that are entered in a transaction
 
 
 class RebuiltVersion(VersionSummary):
-    """rebuilt: whether a version was made; since: the time of the change of rewards after which it starts."""
+    """The answer of `policy rebuild`. rebuilt: whether a version was made; since: the time of the change of rewards
+    after which it starts."""
 
     parent: int
     rebuilt: bool

@@ -24,9 +24,9 @@ StoredExclusion = TypedDict("StoredExclusion", {
 
 
 class Excluded(StoredExclusion):
-    """decisions, total: the number excluded, and that of all; rebuild: commands that make beliefs without, or again
-    with, these decisions; variants: of running experiments, which no rebuild replaces, each with the command for after
-    its promotion."""
+    """The answer to an exclusion, or to its end. decisions, total: the number excluded, and that of all; rebuild:
+    commands that make beliefs without, or again with, these decisions; variants: of running experiments, which no
+    rebuild replaces, each with the command for after its promotion."""
 
     decisions: int
     total: int

@@ -81,7 +81,7 @@ class FirstCounts(Record, kw_only=False, eq=False):
 
     @classmethod
     def count_rows(cls, value: npt.NDArray[Any], limit: int, count: Array | None = None) -> FirstCounts:
-        """count (n,): of each value; None for 1."""
+        """Count each value. count (n,): how often each row counts; None for once."""
         values, index = np.unique(value, return_inverse=True)
         counts = np.bincount(index.ravel(), weights=count, minlength=len(values)).astype(np.float64)
         return cls(values[:limit], counts[:limit], limit)

@@ -346,9 +346,9 @@ def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
 
 
 class ModelComparison(Record):
-    """log_likelihood: by model, the mean per slot of the held-out pages; preferred: the model with the largest one,
-    where it exceeds that of `model` by more than two standard errors; else `model` itself. None: no pages to compare
-    on."""
+    """A comparison of models of examination. log_likelihood: by model, the mean per slot of the held-out pages;
+    preferred: the model with the largest one if it exceeds that of `model` by more than two standard errors, else
+    `model` itself. None: there are no pages to compare on."""
 
     log_likelihood: dict[str, float]
     preferred: str | None

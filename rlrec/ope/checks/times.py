@@ -126,9 +126,9 @@ class ArrivalSums(Sums):
 
     @classmethod
     def from_rows(cls, distance: Array, *, cluster: Ids, decision: Ids, age: Array, reward: Array) -> ArrivalSums:
-        """distance (n,): from each decision to the last one of the log, in windows, infinite where it is complete;
-        cluster (n,). decision, age, reward (m,): of each event, its decision, its age in windows of at most 1, and its
-        contribution to the reward."""
+        """Sum up decisions and their events. distance (n,): the time from each decision to the last one of the log, in
+        windows, infinite where it is complete; cluster (n,): that of each decision. decision, age, reward (m,): of each
+        event, its decision, its age in windows of at most 1, and its contribution to the reward."""
         block, classes, cells = block_numbers(cluster), _classes(distance), (AGES + 1) * AGES
         (number,) = block_sums([None], block, classes, cells=AGES + 1)
         cell = classes[decision] * AGES + np.minimum(_classes(age), AGES - 1)

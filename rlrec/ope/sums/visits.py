@@ -93,7 +93,7 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def ratio(self) -> Array:
-        """w_t: the product of all ratios up to this step. Logs are added up step by step, for all visits at once."""
+        """Return w_t, the product of all ratios up to this step. Logs are added step by step, of all visits at once."""
         logs, start = self.batch.log_ratio.copy(), self.batch.start[:-1]
         # sorted by length, the visits with at least so many steps come first
         longest_first = start[np.argsort(-self.batch.length, kind="stable")]

@@ -111,9 +111,9 @@ def _insert(unit: Unit, table: str, columns: Mapping[str, Column], on_conflict: 
 def _insertion(
     table: str, names: Sequence[str], sources: Sequence[str], width: int, rows: int, on_conflict: str
 ) -> str:
-    """sources: for each column the name of one of a row's `width` values, or ? for a value that is bound once.
-    Placeholders have no numbers: from 3.12 on Python asks SQLite for the names of placeholders, which it then searches
-    for in all of them."""
+    """Return the text of an INSERT of many rows. sources: for each column, the name of one of the `width` values of a
+    row, or ? for a value that is bound once. Placeholders have no numbers: from 3.12 on Python asks SQLite for the
+    names of placeholders, which it then searches for in all of them."""
     row, conflict = f"({','.join('?' * width)})", f" WHERE true ON CONFLICT {on_conflict}" if on_conflict else ""
     columns, values = quote_columns(names), ",".join([row] * rows)
     return f'INSERT INTO "{table}" ({columns}) SELECT {", ".join(sources)} FROM (VALUES {values}){conflict}'

@@ -153,7 +153,7 @@ def logged_zeros(
 
 
 def unknown_support(slots: Columns) -> Columns:
-    """alone: rows in which only the arm shown could be shown; unknown_support: rows where only the logger's belief can
+    """Return two flags of rows. alone: only the arm shown could be shown; unknown_support: only the logger's belief can
     tell which arms could be shown."""
     shown = np.where(slots["position"] == 1, slots["propensity"], slots["marginal"])
     is_alone = (shown >= CERTAIN_PROPENSITY) & ~(slots["min_propensity"] > 0)
@@ -176,7 +176,7 @@ class LoggingVersions(Record, eq=False):
 
     @classmethod
     def from_log(cls, unit: Unit, selection: Selection, extent: LogExtent) -> LoggingVersions:
-        """extent: of the selection."""
+        """Return the versions that logged a selection, those with most decisions first. extent: of the selection."""
         decisions = {extent.last_version: extent.decisions} if extent.decisions else {}
         if extent.first_version != extent.last_version:
             decisions = selected.version_counts(unit, selection)
