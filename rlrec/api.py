@@ -24,6 +24,7 @@ from rlrec.cli.program.shared import Settings
 from rlrec.cli.text.lines import decode
 from rlrec.cli.text.values import parse_clock
 from rlrec.errors import InputError, suggest
+from rlrec.log_fields import STATED_FIELDS
 
 __all__ = ["Log", "Namespace", "Recommender", "Records", "Result"]
 
@@ -258,6 +259,7 @@ def _inner_schema(key: str, pa: Any) -> Any:
 
 def _log_schema(pa: Any) -> Any:
     text, integer, number, time = pa.string(), pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
+    kinds = {int: integer, float: number, bool: pa.bool_(), str: text}
     slot = {
         "position": integer, "arm": text, "propensity": number, "marginal": number, "score": number,
         "min_propensity": number, "censored": pa.bool_(), "rounded": pa.bool_(),
@@ -269,6 +271,7 @@ def _log_schema(pa: Any) -> Any:
         **integers, "at": time, "propensity": number, "log_propensity": number, "reward": number,
         "slate": pa.list_(pa.struct(slot)), "events": pa.list_(pa.struct(event)), "eligible": pa.list_(text),
         "context": text, "state": text,
+        **{field.key: kinds[field.kind] for field in STATED_FIELDS},
     })  # fmt: skip
 
 

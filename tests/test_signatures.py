@@ -82,7 +82,8 @@ def stub() -> str:
 def test_the_stub_has_every_command_as_it_is_declared() -> None:
     if os.environ.get("PAGES") == "write":
         STUB.write_text(stub(), encoding="utf-8")
-    assert STUB.read_text(encoding="utf-8") == stub()
+    is_written = STUB.read_text(encoding="utf-8") == stub()
+    assert is_written, "`PAGES=write .venv/bin/pytest tests/test_signatures.py` writes rlrec/signatures.pyi"
 
 
 def test_every_command_is_a_method_or_left_out_with_a_reason() -> None:

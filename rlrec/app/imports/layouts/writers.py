@@ -108,6 +108,12 @@ def _cell(value: Any) -> Any:
     return 1 if value is True else value
 
 
+def _stated(record: LogLine, exclusions: Sequence[str] = ()) -> dict[str, bool]:
+    """Tell of each stated field whether a record has it. exclusions: keys that are not lost."""
+    keys = [field.key for field in STATED_FIELDS if field.key not in exclusions]
+    return {key: record.get(key) not in (None, False) for key in keys}
+
+
 class DsJsonWriter(LayoutWriter):
     """Lines of Vowpal Wabbit's decision service: pages of one slot as cb, longer ones as ccb.
 
@@ -149,7 +155,7 @@ class DsJsonWriter(LayoutWriter):
             "page rewards beside those of slots": by_slot and record["rewards"][None],
             "marginals": any(slot["marginal"] is not None for slot in record["slate"]) and len(record["slate"]) > 1,
             "min_propensity": any("min_propensity" in slot for slot in record["slate"]["support" in record :]),
-            "estimated": record.get("estimated"),
+            **_stated(record, exclusions=("keep_probability",)),
         }
         self.left_out.update(name for name, is_lost in lost.items() if is_lost)
 
@@ -240,7 +246,7 @@ class VwWriter(LayoutWriter):
         altered = {
             f"fields of the names {', '.join(sorted(RESERVED))}": names & RESERVED,
             "rewards beyond the range of their definition, without --reward": record["clipped"],
-            **{name: record.get(name) for name in ("keep_probability", "estimated")},
+            **_stated(record),
         }
         self.left_out.update(name for name, is_altered in altered.items() if is_altered)
         tag = f"'{_escaped(record['request_id'])} " if record["request_id"] else ""
