@@ -300,12 +300,13 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _immature(answer: Mapping[str, Any]) -> list[str]:
-    """A sentence on how many units count, where the rewards of many others are not complete."""
+    """A sentence on how many units count in a deciding reward, where those of many others are not complete."""
     units = Counter[tuple[str, str | None]]()
     for row in answer.get("outcomes", ()):
         units[row["metric"], row["reward"]] += row["units"]
-    counted = next((number for (metric, _), number in units.items() if metric == "reward_per_unit"), 0)
-    if counted >= COMPLETE_SHARE * (total := units["visits", None]):
+    deciding, total = ((row["metric"], row["reward"]) for row in answer.get("metric", ())), units["visits", None]
+    counted = min((units[name] for name in deciding if name[0] == "reward_per_unit"), default=total)
+    if counted >= COMPLETE_SHARE * total:
         return []
     named = f"only {counted:,} of {total:,} {answer['unit']}s count in this"
     return [f"{named}: the rewards of the others are not complete yet"]
@@ -389,10 +390,12 @@ def _segment_command(answer: Mapping[str, Any]) -> list[str]:
     """The command that compares segments, where the answer about all units is sure."""
     names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
-    fields, is_sure = answer.get("fields", [])[:MAX_FIELDS], any(row["answer"] in ("better", "worse") for row in rows)
-    command, choices = f"`rlrec experiment show {answer['experiment']} --by", ", ".join(fields[1:])
-    end = f"`{choices and f' (or {choices})'} says whether that holds for each"
-    return [f"{command} {field}{end}" for field in fields[:1] if is_sure and not answer.get("segments")]
+    fields = answer.get("context_fields", [])[:MAX_FIELDS]
+    if not fields or answer.get("segments") or not any(row["answer"] in ("better", "worse") for row in rows):
+        return []
+    command = f"rlrec experiment show {answer['experiment']} --by {shlex.quote(fields[0])}"
+    choices = f" (or {', '.join(fields[1:])})" if fields[1:] else ""
+    return [f"`{command}`{choices} says whether that holds for each"]
 
 
 def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:

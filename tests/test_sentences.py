@@ -187,7 +187,7 @@ def test_a_sure_answer_is_followed_by_one_on_segments() -> None:
     answer = {
         "experiment": "ab", "metric": [{"metric": "reward_per_unit", "reward": "default"}], "variants": [],
         "unit_differences": [difference("reward_per_unit", "better", 0.2)], "created_at": "2026-01-01", "unit": "user",
-        "first_at": None, "last_at": None, "fields": ["device", "hour", "city", "age"],
+        "first_at": None, "last_at": None, "context_fields": ["device", "hour", "city", "age"],
     }  # fmt: skip
     command = "`rlrec experiment show ab --by device` (or hour, city) says whether that holds for each"
     assert next_looks(answer) == [command]
@@ -263,9 +263,8 @@ def test_an_answer_says_that_few_units_count() -> None:
     """A headline on the fourth of the users whose rewards are complete is not one on all of them."""
     rows = [{"metric": "visits", "reward": None, "units": 50}] * 2
     for complete, more in ((46, []), (20, ["only 40 of 100 users count in this: the rewards of the others are not"])):
-        earned = [
-            {"metric": "reward_per_unit", "reward": name, "units": complete} for name in ("default", "costly")
-        ] * 2
+        units = {"costly": 10, "default": complete}  # the first decides nothing
+        earned = [{"metric": "reward_per_unit", "reward": name, "units": units[name]} for name in units] * 2
         _, *texts = conclusion(difference("reward_per_unit", "better", 0.2), outcomes=[*rows, *earned]).split("\n")
         assert [text.removesuffix(" complete yet") for text in texts] == more
 

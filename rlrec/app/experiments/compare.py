@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NotRequired, TypedDict, cast
 
-import numpy as np
-
 from rlrec.app import opening
 from rlrec.app.audit.draws import machine_sessions
 from rlrec.app.evaluation.comparisons import declared, holdout, interleaved, study_figures, unit_outcomes
@@ -15,7 +13,7 @@ from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, Outcom
 from rlrec.app.experiments import plan
 from rlrec.app.experiments.experiment import promotion, shares_of, versions_of
 from rlrec.app.inputs import filters, lookup
-from rlrec.app.log import lineage, reward_log, stored_contexts
+from rlrec.app.log import lineage, reward_log
 from rlrec.arrays import finite_or_none
 from rlrec.errors import InputError, quantity
 from rlrec.ope.comparisons import comparison
@@ -25,7 +23,8 @@ from rlrec.records import Reward
 from rlrec.sentences import DEFAULT_REWARD, WEEK, experiment_sentences
 from rlrec.store import Store, Unit
 from rlrec.store.database import bulk
-from rlrec.store.log import activity, decisions, selected
+from rlrec.store.database.unit import parse
+from rlrec.store.log import activity, contents, decisions, selected
 from rlrec.store.log.candidates import TEAMS
 from rlrec.store.policies import experiments, policies, routes
 from rlrec.store.policies.experiments import Experiment, Phase
@@ -50,9 +49,9 @@ SequenceAnswer = TypedDict("SequenceAnswer", {
 # of its decisions, None without any; route: whose holdout it is; led_to: the policies that the route has served, newest
 # last, none where a log is named; led_since: its newest change; has_newcomers: whether units were assigned since then;
 # ramp: the route that it is a ramp of; pruned_until: where visits since its beginning were pruned; other_rewards: that
-# are defined and not shown; fields: of the newest context; equal_age_days: the number of first days over which units
-# can be compared now, at most a week; promoted, live: the variant that was promoted at its end, and the version that
-# went live.
+# are defined and not shown; context_fields: texts and flags of the newest context; equal_age_days: the number of first
+# days over which units can be compared now, at most a week; promoted, live: the variant that was promoted at its end,
+# and the version that went live.
 VariantComparison = TypedDict("VariantComparison", {
     "experiment": str, "status": str, "unit": str, "variants": list[dict[str, Any]],
     "differences": list[dict[str, Any]], "sample_ratio": dict[str, float | None], "holdout": dict[str, Any] | None,
@@ -68,7 +67,7 @@ VariantComparison = TypedDict("VariantComparison", {
     "first_at": str | None, "last_at": str | None, "route": NotRequired[str], "led_to": NotRequired[list[str]],
     "led_since": NotRequired[str], "has_newcomers": NotRequired[bool],
     "ramp": NotRequired[str], "pruned_until": NotRequired[str],
-    "fields": NotRequired[list[str]], "other_rewards": NotRequired[list[str]],
+    "context_fields": NotRequired[list[str]], "other_rewards": NotRequired[list[str]],
     "equal_age_days": NotRequired[int], "metric": list[dict[str, str | None]],
     "guards": list[study_figures.GuardRow], "sequence": SequenceAnswer,
 })  # fmt: skip
@@ -106,8 +105,9 @@ def show(
         changes = [] if route is None or log else routes.history(unit, route.route_id)[::-1]
         led_to = [*dict.fromkeys(change.policy for change in changes)][::-1]
         newest = decisions.newest_requests(unit, experiment.variants[0].policy_id, limit=1)
-        contexts, _ = stored_contexts.distinct_contexts(unit, np.array([row[1] for row in newest], np.int64))
-        fields = [name for context in contexts for name in context if not name.startswith("@")]
+        bodies = contents.context_bodies(unit, [row[1] for row in newest]).values()
+        entries = [entry for body in bodies for entry in parse(body, "body of a context").items()]
+        fields = [name for name, value in entries if isinstance(value, str | bool) and not name.startswith("@")]
         uniform = holdout.compare_holdout(unit, experiment, definitions[0], level=level)
         span_us = selected.covered_us(unit, replace(study.selection, since=first_at))
         is_running = experiment.status == "running" and not log
@@ -172,7 +172,7 @@ def show(
         **({} if p_value != p_value else {"selected_ratio": {"chi2": chi2, "p_value": p_value}}),
         **({} if route is None else {"route": route.route, "led_to": led_to, "led_since": format_time(route.at)}),
         **({} if route is None else {"has_newcomers": entered_at >= route.at}),
-        **({"other_rewards": rewards_left} if rewards_left else {}), **({"fields": fields} if fields else {}),
+        **({"other_rewards": rewards_left} if rewards_left else {}), **({"context_fields": fields} if fields else {}),
         **({"pruned_until": format_time(pruned_until)} if pruned_until > first_at > 0 else {}),
         **({} if (ramp := experiment.declaration.get("route")) is None else {"ramp": ramp}),
         **promoted,

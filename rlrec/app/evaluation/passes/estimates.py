@@ -160,9 +160,9 @@ class EstimateRow(Record):
     def claim(self) -> Claim:
         """The answer for the sentence about it; the figures of an insufficient estimate are left out."""
         estimate, (answer, needed) = self.estimate, self.answer
-        bounds: dict[str, Any] = {}
+        details: dict[str, Any] = {}
         if (estimate.verdict != "insufficient" or answer == "same") and not self.target_loggers:
-            bounds = {"value": estimate.lift, **dict(zip(("lower", "upper"), estimate.lift_bounds, strict=True))}
+            details = {"value": estimate.lift, **dict(zip(("lower", "upper"), estimate.lift_bounds, strict=True))}
         logger = (estimate.log or "").removeprefix("loggers=")  # one or several names
         is_alone = answer == "same" and bool(estimate.logger_weights) and logger != estimate.log and "+" not in logger
         if self.target_loggers:
@@ -170,12 +170,12 @@ class EstimateRow(Record):
         names = (str(row.version).partition("@")[2].partition("/") for row in estimate.logger_weights if row.is_target)
         if tests := {test for test, slash, _ in names if slash}:
             command = f"rlrec experiment show {max(tests)}"
-            bounds |= {"way": f"`{command}` compares it"} if self.target_loggers else {"decided_by": command}
+            details |= {"way": f"`{command}` compares it"} if self.target_loggers else {"decided_by": command}
         weak = [name for name in estimate.reasons if estimate.verdict == "weak" and REASONS[name].group == "sample"]
         caveats = ["later visits not counted"] * self.has_returns
         caveats += [f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})"] * bool(weak)
         return Claim(
-            name=self.name, rival=logger if is_alone else self._rival, answer=answer, **bounds, needed=needed,
+            name=self.name, rival=logger if is_alone else self._rival, answer=answer, **details, needed=needed,
             days=self._days(needed), cluster=estimate.cluster,
             groups=in_groups(verdicts.doubts_of(estimate.reasons) or estimate.reasons),
             basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
