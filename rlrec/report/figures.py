@@ -182,15 +182,16 @@ def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Fig
         name = row.name if row.by is None else f"{row.name}, {row.by} {row.group.label}"
         label = f"{name}, {estimate.estimator}" if names_estimator else name
         # a value next to an unknown answer would be taken for the answer
-        finding = row.judgement["answer"] if value is None else f"{number(value)}, {verdict}"
+        judgement = row.judgement
+        finding = judgement["answer"] if value is None else f"{number(value)}, {verdict}"
         note = UNKNOWN if claim.answer == "unknown" else str(finding)
         intervals.append(Interval(label, value, estimate.lower, estimate.upper, note, VERDICTS[verdict]))
         shows_lift = claim.answer != "unknown" or claim.needed is not None
         lift = (claim.value, claim.lower, claim.upper) if shows_lift else (None, None, None)
-        answer, judged_as, reasons = row.judgement.values()
         table.append([
-            name, answer, *(bound if bound is None else 100 * bound for bound in lift), value, estimate.lower,
-            estimate.upper, estimate.served, judged_as, ", ".join(reasons), estimate.ess, estimate.estimator,
+            name, judgement["answer"], *(bound if bound is None else 100 * bound for bound in lift), value,
+            estimate.lower, estimate.upper, estimate.served, judgement["verdict"], ", ".join(judgement["reasons"]),
+            estimate.ess, estimate.estimator,
         ])  # fmt: skip
     averages, per_unit = {row.estimate.served for row in rows}, rows[0].claim.basis
     average = averages.pop() if len(averages) == 1 else None

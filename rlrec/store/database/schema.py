@@ -156,7 +156,7 @@ def _refuse_left_changes(path: str) -> None:
     """Raises RlrecError if a store was moved or deleted without its last changes, which SQLite would delete here."""
     changes = f"{path}-wal"  # looked for first: another `init` makes the store before it
     if os.path.exists(changes) and os.path.getsize(changes) and not os.path.lexists(path):
-        hint = "move this file to where the store is now, or delete it"
+        hint = "move it beside the store, as STORE-wal, if nobody has opened that since; else delete it"
         raise RlrecError(f"{changes} holds the last changes of a store that is no longer at {path}", hint=hint)
 
 
