@@ -1,1 +1,1 @@
-"""Logs from elsewhere, read from files in several layouts and written into the store."""
+"""Modules here read logs of other systems from files in several layouts and write them into the store."""

@@ -1,4 +1,4 @@
-"""Items that another process computes ahead of their use."""
+"""This module computes items in another process before they are needed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _PIPE = 1 << 20  # bytes that may wait in the pipe
 
 
 class BackgroundItems(Iterator[T], Generic[T]):
-    """The items of an iterable, computed by a forked process while this one uses the earlier ones.
+    """A BackgroundItems iterator yields the items of an iterable, which a forked process computes while this process
+    uses earlier items.
 
-    The other process sees every object as it is now, and changes none here. It neither uses nor closes connections to a
-    database. Where a fork is unsafe, or not worth its time, the items are computed in this process."""
+    The forked process sees every object as it is at the fork, and changes none in this process. It neither uses nor
+    closes connections to a database. Where a fork is unsafe, or not worth its time, this process computes the items."""
 
     def __init__(self, items: Iterable[T], *, forks: bool = True) -> None:
         self._child = 0
@@ -50,7 +51,7 @@ class BackgroundItems(Iterator[T], Generic[T]):
             os.waitpid(self._child, 0)
 
     def _receive(self) -> T | None:
-        """The next item, None after the last one. Raises the error that ended the work."""
+        """Return the next item, or None after the last one. Raises the error that ended the work of the other process."""
         try:
             item = pickle.load(self._stream)
         except (EOFError, pickle.UnpicklingError):
@@ -61,7 +62,7 @@ class BackgroundItems(Iterator[T], Generic[T]):
 
 
 def _pipe() -> tuple[int, int]:
-    """The reading and the writing end of a pipe, larger than usual where the system allows it."""
+    """Return the reading and the writing end of a new pipe, larger than usual where the system allows it."""
     from fcntl import F_SETPIPE_SZ, fcntl
 
     receiver, sender = os.pipe()
@@ -71,7 +72,7 @@ def _pipe() -> tuple[int, int]:
 
 
 def _send(items: Iterable[Any], sender: int, receiver: int) -> NoReturn:
-    """Send the items as the child process, then exit."""
+    """Write the items to the pipe as the child process, then exit."""
     try:
         os.close(receiver)  # so that the child ends when its parent does
         for number in (signal.SIGINT, signal.SIGTERM):  # a supervisor may send these to all processes of a service

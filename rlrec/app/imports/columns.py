@@ -1,4 +1,4 @@
-"""Logged decisions in columns: the form that every layout decodes to and that the store takes."""
+"""This module holds logged decisions as columns, the form that every layout decodes to and that the store takes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ R = TypeVar("R")
 
 
 class LoggedSlots(Record):
-    """Slots, with the columns of the table `slot`, but the key of the arm. row: index of each slot's decision,
-    ascending; id: the name by which other lines refer to the slot, not stored."""
+    """This record holds slots in the columns of the table `slot`, but with the key of each arm in place of its id.
+
+    row: index of each slot's decision, ascending; id: the name by which other lines refer to the slot, not stored."""
 
     row: Sequence[int]
     position: Column
@@ -39,7 +40,9 @@ class LoggedSlots(Record):
 
 
 class LoggedEvents(Record):
-    """Events. row: index of each event's decision, ascending; at: None for the time of the decision."""
+    """This record holds the events of decisions in columns.
+
+    row: index of each event's decision, ascending; at: time of each event, None for the time of its decision."""
 
     row: Sequence[int]
     position: Column
@@ -50,7 +53,7 @@ class LoggedEvents(Record):
 
 
 def _with_stated(kind: type[R]) -> type[R]:
-    """The class with a column for each field that a line may state, added where it is missing."""
+    """Return the class with a column for each field that a line may state, added where the class has none."""
     for field in STATED_FIELDS:
         if field.name not in kind.__annotations__:
             kind.__annotations__[field.name] = Column
@@ -59,7 +62,9 @@ def _with_stated(kind: type[R]) -> type[R]:
 
 
 class LoggedCandidates(NamedTuple):
-    """A list of candidates, in order, by keys. catalogue: the arms that it was drawn from, None if unknown."""
+    """This record holds a list of candidate arms by their keys, in order.
+
+    catalogue: the arms that the candidates were drawn from, None if unknown."""
 
     arms: tuple[str, ...]
     propensities: tuple[float, ...]
@@ -70,15 +75,16 @@ class LoggedCandidates(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 @_with_stated
 class LogColumns:
-    """A group of logged decisions. None in a column: the line does not say.
+    """This record holds a group of logged decisions in columns. None in a column means that the line does not state the
+    value.
 
-    number: of the line; context and state: canonical JSON; eligible: the index of a decision's eligible arms (keys, in
-    order) in `eligible_sets`; size: the length of the page; source: JSON of the policy and belief that the line names;
-    history: of the visit, as the line states it; candidates: LoggedCandidates, or None; reward: as a line states it
-    besides its events; keep_probability: that such a line was kept in the log; estimated: 1 where its propensities were
-    computed here; action_features: JSON of the features of its arms, by key; slot_sets: the arms that each position
-    could show, where these differ; support: the probability of each eligible arm at position 1, by key; digest: 16
-    bytes of the line, which identify the decision; text: the line, for messages that quote it."""
+    number: of the line; context and state: canonical JSON; eligible: the index of a decision's eligible arms (keys,
+    in order) in `eligible_sets`; size: the length of the page; source: JSON of the policy and belief that the line
+    names; history: of the visit, as the line states it; candidates: LoggedCandidates, or None; reward: as a line
+    states it besides its events; keep_probability: that such a line was kept in the log; estimated: 1 where the
+    import computed the propensities; action_features: JSON of the features of its arms, by key; slot_sets: the arms
+    that each position could show, where these differ; support: the probability of each eligible arm at position 1,
+    by key; digest: 16 bytes of the line, which identify the decision; text: the line, for messages that quote it."""
 
     number: Sequence[int]
     session: Sequence[str]
@@ -113,8 +119,9 @@ class LogColumns:
         return len(self.number)
 
     def batch(self, at: Sequence[int]) -> Batch:
-        """The slots and events in the form of the log's reader, with the index of a decision as its id. at: when each
-        was served."""
+        """Return the slots and events in the form of the log's reader, with the index of a decision as its id.
+
+        at: when each decision was served."""
         slots, events, n = self.slots, self.events, len(self.events.row)
         event_row, served_at = np.array(events.row, np.int64), picked(at, events.row)
         event_at = np.array(filled(events.at, served_at), np.int64)
@@ -133,7 +140,7 @@ class LogColumns:
         )  # fmt: skip
 
     def select(self, keep: Sequence[bool]) -> LogColumns:
-        """The decisions to keep, with their slots and events."""
+        """Return the decisions to keep, with their slots and events."""
         if all(keep):
             return self
         index = list(accumulate(keep, initial=0))
@@ -141,14 +148,16 @@ class LogColumns:
         return replace(selected, slots=_cut(self.slots, keep, index), events=_cut(self.events, keep, index))
 
     def with_events(self, events_to_add: Iterable[tuple[int, tuple[Any, ...]]]) -> LogColumns:
-        """These decisions with further events: the row of each, and its values in the order of `LoggedEvents`."""
+        """Return these decisions with further events. Each further event has the index of its decision, and its values
+        in the order of `LoggedEvents`."""
         n, names = len(self.events.row), [field.name for field in fields(self.events)]
         logged = list(zip(*(values(getattr(self.events, name), n) for name in names), strict=True))
         events = sorted(logged + [(row, *event) for row, event in events_to_add], key=itemgetter(0))
         return replace(self, events=LoggedEvents(**transposed(names, events)))
 
     def in_sessions(self) -> LogColumns:
-        """The decisions, where each without a session gets one of its own."""
+        """Return the decisions with a session for each. A decision without a session gets a new one that no other
+        decision shares."""
         n = len(self)
         sessions = values(self.session or NULL, n)
         if None not in sessions:
@@ -159,7 +168,7 @@ class LogColumns:
         )
 
     def without_lines(self, policy: str, digests: Set[bytes]) -> LogColumns:
-        """The decisions without those of the policy whose line has one of the digests."""
+        """Return the decisions without those of the policy whose line has one of the digests."""
         if digests.isdisjoint(self.digest):
             return self
         entries = zip(values(self.policy, len(self)), self.digest, strict=True)
@@ -167,7 +176,9 @@ class LogColumns:
 
 
 def _cut(columns: T, keep: Sequence[bool], index: Sequence[int]) -> T:
-    """The slots or events of the decisions that are kept. index: the new index of each decision."""
+    """Return the slots or events of the decisions that are kept.
+
+    index: the new index of each decision."""
     selected = _select(columns, list(map(keep.__getitem__, columns.row)))
     return replace(selected, row=list(map(index.__getitem__, selected.row)))
 
@@ -181,17 +192,18 @@ def _select(columns: R, keep: Sequence[bool], *, skipped: Sequence[str] = ()) ->
 
 
 def picked(column: Any, order: Sequence[Any]) -> Sequence[Any]:
-    """The values of a column at some indexes; the column itself where the indexes are all of its own, in order."""
+    """Return the values of a column at some indexes. Returns the column itself where the indexes are all of its indexes
+    in order."""
     return column if order == range(len(column)) else list(map(column.__getitem__, order))
 
 
 def values(column: Column, count: int) -> Sequence[Any]:
-    """The values of a column, one for each of `count` rows."""
+    """Return the values of a column, one for each of `count` rows."""
     return [column.value] * count if isinstance(column, Same) else column
 
 
 def filled(column: Column, defaults: Sequence[Any]) -> Sequence[Any]:
-    """The value of each row, or its default where the line states none."""
+    """Return the value of each row, or its default where the line states none."""
     if column == NULL:
         return defaults
     pairs = zip(values(column, len(defaults)), defaults, strict=True)
@@ -199,19 +211,19 @@ def filled(column: Column, defaults: Sequence[Any]) -> Sequence[Any]:
 
 
 def distinct(column: Column) -> set[Any]:
-    """The distinct values of a column, without None."""
+    """Return the distinct values of a column, without None."""
     return ({column.value} if isinstance(column, Same) else set(column)) - {None}
 
 
 def mapped(column: Column, mapping: Mapping[Any, Any] | Sequence[Any]) -> Column:
-    """A column with each value replaced by the one that the mapping has for it."""
+    """Return a column with each value replaced by the value that the mapping has for it."""
     if isinstance(column, Same):
         return Same(mapping[column.value])
     return list(map(mapping.__getitem__, column))
 
 
 def transposed(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> dict[str, Any]:
-    """Columns by name from rows; NULL where no row has a value."""
+    """Return the columns of rows by name. A column in which no row has a value becomes NULL."""
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     return {
         name: NULL if column and column.count(None) == len(column) else column

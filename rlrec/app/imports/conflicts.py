@@ -1,5 +1,5 @@
-"""Lines that contradict the store or an earlier line: a known request id or feedback key, or another user of a
-session."""
+"""This module finds lines that contradict the store or an earlier line. Such a line repeats a known request id or
+feedback key, or names another user of a session."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ NameValues = dict[tuple[str, str], str | bytes]  # by kind and name, the line or
 def find(
     unit: Unit, rows: LogColumns, users: Mapping[str, str | None], *, disputed: Ids | None, earlier: NameValues
 ) -> dict[int, Conflict]:  # fmt: skip
-    """The rows that are refused, by index: another line, in the store or in an earlier row, has their request id or
-    feedback key, or their session has another user. An equal line, as in files that overlap, is no contradiction.
+    """Return the conflicts of the rows to refuse, by index of the row. A row is refused if another line, in the store
+    or in an earlier row, has its request id or feedback key, or if its session has another user. An equal line, as in
+    files that overlap, is no contradiction.
 
-    A refused row has no effect: the names in it are free for later rows. users: of the sessions in the store; disputed:
-    hashes of the names that stand for different things in all lines, None to find them among these rows; earlier: the
-    meanings of disputed names in earlier rows, to which those of these rows are added."""
+    A refused row has no effect, so later rows may use the names in it. users: of the sessions in the store;
+    disputed: hashes of the names that stand for different things in all lines, None to find them among these rows;
+    earlier: the meanings of disputed names in earlier rows, to which those of these rows are added."""
     requests = decisions.requests(unit, distinct(rows.request_id))
     keys, _ = events.keys_and_kinds(unit, distinct(rows.events.key))
     owned = {session: user for session, user in users.items() if user is not None}
@@ -63,7 +64,7 @@ def find(
 
 
 def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
-    """The rows with the key of the main user in place of that of a merged one."""
+    """Return the rows with the key of the main user in place of the key of a user that was merged into it."""
     merged = main_keys(unit, distinct(rows.user)) if rows.user != NULL and settings.get(unit).has_merges else {}
     if not merged:
         return rows
@@ -71,7 +72,7 @@ def with_main_users(unit: Unit, rows: LogColumns) -> LogColumns:
 
 
 def users_of_sessions(unit: Unit, rows: LogColumns) -> dict[str, str | None]:
-    """The users of those stored sessions for which some row names a user."""
+    """Return the users of those stored sessions for which some row names a user."""
     pairs = zip(rows.session, values(rows.user, len(rows)), strict=True) if rows.user != NULL else ()
     stored = loading.stored_sessions(unit, {session for session, user in pairs if user is not None})
     return {key: session.user for key, session in sessions.find(unit, stored).items()}
@@ -87,7 +88,8 @@ def _conflict(kind: str, name: str, value: str | bytes, first: str | bytes) -> C
 
 
 class _NamesOfKind(NamedTuple):
-    """Names of one kind in lines, each with its row and with its meaning: the digest of the line, or a user."""
+    """This record holds names of one kind in lines. Each name has its row and its meaning, which is the digest of the
+    line, or a user."""
 
     kind: str
     names: Sequence[str]
@@ -96,7 +98,7 @@ class _NamesOfKind(NamedTuple):
 
 
 def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
-    """The request ids and feedback keys that rows name, and the sessions for which they name a user."""
+    """Yield the request ids that rows name, then their feedback keys, then the sessions for which they name a user."""
     all_rows, event_rows = range(len(rows)), rows.events.row
     entries = (
         ("request", rows.request_id, all_rows, rows.digest),
@@ -115,7 +117,8 @@ def _names_by_kind(rows: LogColumns) -> Iterator[_NamesOfKind]:
 
 
 class LineNames(NamedTuple):
-    """The names in lines as hashes, (n,): of the name, and of the name with its meaning. No pair occurs twice."""
+    """This record holds the names in lines as hashes, (n,). `name` has the hash of each name, and `pair` that of the
+    name with its meaning. No pair occurs twice."""
 
     name: Ids
     pair: Ids
@@ -136,7 +139,7 @@ class LineNames(NamedTuple):
         return cls(*map(np.concatenate, zip((empty, empty), *entries, strict=True)))
 
     def disputed_hashes(self) -> Ids:
-        """The hashes of the names with several meanings."""
+        """Return the hashes of the names with several meanings."""
         if _count_changes(self.name) == _count_changes(self.pair):
             return self.name[:0]
         _, index = np.unique(self.pair, return_index=True)
@@ -145,7 +148,7 @@ class LineNames(NamedTuple):
 
 
 def _count_changes(hashes: Ids) -> int:
-    """The number of distinct hashes, less one."""
+    """Return the number of distinct hashes, less one."""
     ordered = np.sort(hashes)
     return int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
@@ -155,12 +158,12 @@ def _hashes(column: Sequence[str | bytes]) -> Ids:
 
 
 def names_of_store(unit: Unit) -> LineNames | None:
-    """The names in the store; None where there are too many."""
+    """Return the names in the store, or None where there are too many."""
     few_names = loading.few_names(unit)
     return None if few_names is None else LineNames.join(map(LineNames.hashed, _stored_names(*few_names)))
 
 
 def _stored_names(requests: Sequence[str], keys: Sequence[str], users: Mapping[str, str]) -> list[_NamesOfKind]:
-    """The names in the store, with meanings that differ from those of all lines of a log."""
+    """Return the names in the store, with meanings that differ from those of all lines of a log."""
     named_values = ("request", requests, requests), ("key", keys, keys), ("session", list(users), list(users.values()))
     return [_NamesOfKind(kind, names, (), owners) for kind, names, owners in named_values]

@@ -1,8 +1,8 @@
-"""Inputs that grow, in portions of complete lines: a file that is appended to, rotated and truncated, or a stream.
+"""This module reads inputs that grow, in portions of complete lines. An input is a stream, or a file that other
+programs append to, rotate and truncate.
 
-A file counts as the one read before if the bytes just before the offset are the same, whatever its inode: editors write
-a file anew, and a truncated file may have grown beyond the offset since.
-"""
+A file counts as the one read before if the bytes just before the offset are the same, whatever its inode. Editors
+write a file anew, and a truncated file may have grown beyond the offset since."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ Complete = Callable[[bytes], int]  # returns the length of the complete decision
 
 
 class Position(NamedTuple):
-    """The place in a file from which reading continues. digest: of the bytes just before the offset; process: the name
-    of the process that read up to it."""
+    """A Position is the place in a file from which reading continues.
+
+    digest: of the bytes just before the offset; process: the name of the process that read up to the offset."""
 
     inode: int = 0
     offset: int = 0
@@ -41,13 +42,15 @@ class Position(NamedTuple):
     process: str = ""
 
     def fits(self, file: BinaryIO) -> bool:
-        """Whether a file still holds what was read before this position, judged by the bytes just before it."""
+        """Tell whether a file still holds what was read before this position, judged by the bytes just before it."""
         return os.fstat(file.fileno()).st_size >= self.offset and _digest(file, self.offset) == self.digest
 
 
 class Portion(NamedTuple):
-    """Complete lines: their bytes in a file, and the number of lines before them. data: the first bytes where a single
-    line is longer than a portion; position: the end of the portion, in a file that is followed."""
+    """A Portion holds complete lines of a file, by the range of their bytes and the number of lines before them.
+
+    data: the bytes of the lines, or their beginning where a single line is longer than a portion; position: the end
+    of the portion, in a file that is followed."""
 
     file: BinaryIO
     start: int
@@ -57,7 +60,7 @@ class Portion(NamedTuple):
     position: Position | None
 
     def before(self, number: int, complete: Complete) -> Portion | None:
-        """The complete decisions before a line; None if there are none."""
+        """Return the part of this portion with the complete decisions before a line, or None if there are none."""
         lines = self.data.split(b"\n", number - self.lines - 1)[:-1]
         data = b"\n".join([*lines, b""])
         data = data[: complete(data)]
@@ -65,7 +68,9 @@ class Portion(NamedTuple):
 
 
 def _portion(file: BinaryIO, start: int, data: bytes, lines: int, *, follows: bool, size: int | None = None) -> Portion:
-    """A portion. size: of its lines, if `data` is only the first part of one line."""
+    """Return a portion that begins at the byte `start` of a file.
+
+    size: length of the lines, if `data` is only the first part of one line."""
     end, inode = start + (len(data) if size is None else size), os.fstat(file.fileno()).st_ino
     if not follows:
         return Portion(file, start, end, data, lines, None)
@@ -79,7 +84,7 @@ def _digest(file: BinaryIO, offset: int) -> str:
 
 
 class LineCounts:
-    """The number of times that each line was read before, by eight bytes of its digest."""
+    """A LineCounts object counts how often each line was read before, by eight bytes of the digest of the line."""
 
     def __init__(self) -> None:
         self._prefixes = np.empty(0, np.int64)
@@ -95,7 +100,9 @@ class LineCounts:
 
 
 class GrowingFile:
-    """A file at a path. position: where an earlier process stopped reading, None if there was none."""
+    """A GrowingFile reads the new lines of the file at a path.
+
+    position: where an earlier process stopped reading, None if there was none."""
 
     is_over = False
 
@@ -110,7 +117,8 @@ class GrowingFile:
         self._start(path, Position())
 
     def _candidates(self, position: Position | None) -> Iterator[str]:
-        """The path, and the files in its folder with the inode of the position: a rotated file has another name."""
+        """Yield the path, then the paths of the files in its folder with the inode of the position. A rotated file has
+        another name but keeps its inode."""
         yield self.path
         if position is not None:
             with suppress(OSError):  # a folder that may not be listed
@@ -140,8 +148,8 @@ class GrowingFile:
         self.file.close()
 
     def portion(self, complete: Complete) -> Portion | None:
-        """The next complete lines; None where there are none yet. Once another file has replaced this one, its last
-        line counts as complete."""
+        """Return the next complete lines, or None where there are none yet. Once another file has replaced this one,
+        the last line of this one counts as complete."""
         data = os.pread(self.file.fileno(), PORTION_BYTES, self.position.offset)
         status = os.fstat(self.file.fileno())
         if (status.st_size, status.st_mtime_ns) != self._status and not self.position.fits(self.file):
@@ -165,7 +173,8 @@ class GrowingFile:
         return _portion(self.file, self.position.offset, data[:size], self.position.lines, follows=True, size=size)
 
     def _line_length(self) -> int:
-        """The length of the next line, which is longer than a portion; 0 where its end is not written yet."""
+        """Return the length of the next line, which is longer than a portion. Returns 0 where the end of the line is
+        not written yet."""
         start = self.position.offset
         for offset in range(start, os.fstat(self.file.fileno()).st_size, BLOCK_BYTES):
             end = os.pread(self.file.fileno(), BLOCK_BYTES, offset).find(b"\n") + 1
@@ -180,7 +189,7 @@ class GrowingFile:
             return False
 
     def _next_path(self, status: os.stat_result) -> str:
-        """The path of the file that was written after this one: rotated ones come before the one at the path."""
+        """Return the path of the file that was written after this one. Rotated files come before the file at the path."""
         with suppress(FileNotFoundError):
             paths = glob(f"{escape(os.path.realpath(self.path))}[.-][0-9]*")
             later = sorted(
@@ -194,19 +203,21 @@ class GrowingFile:
         return self.path
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
-        """Continue after a portion that has been stored. digests: of its lines that name no request."""
+        """Continue after a portion that has been stored.
+
+        digests: of the lines of the portion that name no request."""
         self.position = cast(Position, portion.position)
 
     def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """How often each of these lines was read from the file before. Reads the file again for that, each part
-        once."""
+        """Return how often each of these lines was read from the file before. To count them, this reads the file again,
+        each part once."""
         start, self._counted_to = self._counted_to, self.position.offset
         self._counts.add(layout.line_digests(start, self._counted_to))
         return self._counts.count(digests)
 
 
 class Stream:
-    """A pipe, FIFO or socket, read to its end."""
+    """A Stream reads a pipe, FIFO or socket to its end."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream: Any = stream
@@ -218,8 +229,8 @@ class Stream:
         self._file.close()
 
     def portion(self, complete: Complete) -> Portion | None:
-        """The complete lines that have arrived, None where there are none; at the end of the stream all that is
-        left."""
+        """Return the complete lines that have arrived, or None where there are none. At the end of the stream, return
+        all bytes that have not been returned yet."""
         while not self.is_over and len(self._waiting) < PORTION_BYTES and select.select([self.stream], [], [], 0)[0]:
             block = self.stream.read(BLOCK_BYTES)
             self.is_over = block == b""
@@ -242,10 +253,12 @@ class Stream:
         return _portion(self._file, 0, data, self._lines, follows=False)
 
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
-        """Continue after a portion that has been stored. digests: of its lines that name no request."""
+        """Continue after a portion that has been stored.
+
+        digests: of the lines of the portion that name no request."""
         self._lines += portion.data.count(b"\n")
         self._counts.add(digests)
 
     def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
-        """How often each of these lines was read from the stream before."""
+        """Return how often each of these lines was read from the stream before."""
         return self._counts.count(digests)

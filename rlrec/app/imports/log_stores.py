@@ -1,5 +1,5 @@
-"""The store to read a log from: the store of the command, or the same one with the log of a folder in place of its
-own."""
+"""This module opens the store to read a log from. That is the store of the command, or the same store with the log in a
+folder of Parquet files in place of the stored log."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ PREFIX = "parquet:"  # of a --log that is a folder
 
 @contextmanager
 def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
-    """The store to read a log from, and the filter of the log. log: a filter, `parquet:DIR`, or `parquet:DIR,FILTER`;
-    DIR may be a URL."""
+    """Yield the store to read a log from, and the filter of the log.
+
+    log: a filter, `parquet:DIR`, or `parquet:DIR,FILTER`; DIR may be a URL."""
     if log is None or not log.startswith(PREFIX):
         yield store, log
         return
@@ -45,7 +46,7 @@ def opened(store: Store, log: str | None) -> Iterator[tuple[Store, str | None]]:
 def reading(
     store: Store, log: str | None, workers: Workers = IN_PROCESS
 ) -> Iterator[tuple[Unit, str | None, Engine | None]]:
-    """One snapshot of the store to read a log from, the filter of the log, and the engine to compute with."""
+    """Yield one snapshot of the store to read a log from, the filter of the log, and the engine to compute with."""
     with (
         opened(store, log) as (log_store, selected),
         log_store.read() as unit,

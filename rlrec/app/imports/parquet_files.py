@@ -1,10 +1,11 @@
-"""The log as a folder of Parquet files, which Spark and DuckDB read as they are. New rows are appended, and a store can
-be made from it again.
+"""This module writes the log as a folder of Parquet files, which Spark and DuckDB read without conversion. Later
+exports append new rows, and a store can be made from the folder again.
 
-DIR/decisions/share=II-of-NN/part-N.parquet has a row for each decision, with its slots as a list; events and visits are
-next to decisions. A share has all decisions of some persons (users, else sessions), by the column `bucket`. A file
-never changes: manifest.json, which is replaced last, names the valid files. A visit that went on has several rows, of
-which the one with the highest `part`, the number of its export, is valid.
+DIR/decisions/share=II-of-NN/part-N.parquet has a row for each decision, with its slots as a list. The folders
+`events` and `visits` are next to `decisions`. A share has all decisions of some persons (users, or sessions where no
+user is known), by the column `bucket`. A file never changes, and manifest.json, which is replaced last, names the
+valid files. A visit that went on has several rows, of which the one with the highest `part`, the number of its
+export, is valid.
 
 Where earlier exports wrote no more than this one, their files and the new ones are merged, so that a folder that grows
 every night has few files."""
@@ -54,8 +55,9 @@ GROUP_ROWS, GROUP_BYTES = 20_000, 64_000_000  # rows of a row group, and its byt
 
 
 class Manifest(Record):
-    """The valid files of a folder, by dataset, and the store that they come from. forgotten: how many users that store
-    had forgotten by then."""
+    """A Manifest names the valid files of a folder, by dataset, and the store that they come from.
+
+    forgotten: how many users that store had forgotten when the folder was begun."""
 
     store: str
     forgotten: int
@@ -64,7 +66,8 @@ class Manifest(Record):
 
     @classmethod
     def read(cls, folder: str) -> Manifest | None:
-        """The manifest of a folder; None where it has none. Raises RlrecError where it cannot be read."""
+        """Return the manifest of a folder, or None where the folder has none. Raises RlrecError where the manifest
+        cannot be read."""
         try:
             with opened_file(folder, MANIFEST) as file:
                 stored = json.load(file)
@@ -76,7 +79,7 @@ class Manifest(Record):
             raise RlrecError(f"cannot read {folder}/{MANIFEST}: {error}", hint="export to another folder") from None
 
     def check(self, unit: Unit, folder: str) -> None:
-        """Raises CheckFailed for the log of another store, and where a user was forgotten who may be in the folder."""
+        """Raise CheckFailed for the log of another store, and where a user was forgotten who may be in the folder."""
         if self.store != mark(unit):
             raise CheckFailed(
                 f"{folder} holds the log of another store",
@@ -98,7 +101,7 @@ class Manifest(Record):
 
 
 def _check_entries(stored: Any, folder: str) -> None:
-    """Raises ValueError unless a manifest has the entries that an export writes, and names only files of an export."""
+    """Raise ValueError unless a manifest has the entries that an export writes, and names only files of an export."""
     for name, kind in (("format", int), ("store", str), ("forgotten", int), ("files", dict), ("decisions", int)):
         entry = stored.get(name) if isinstance(stored, dict) else None
         if type(entry) is not kind:
@@ -117,12 +120,12 @@ def _check_entries(stored: Any, folder: str) -> None:
 
 
 def mark(unit: Unit) -> str:
-    """A text that identifies the store that wrote a log."""
+    """Return a text that identifies the store that wrote a log."""
     return blake2b(settings.get(unit).salt.encode(), digest_size=8).hexdigest()
 
 
 def opened_file(folder: str, path: str) -> BinaryIO:
-    """A file of a folder, which may be a URL that fsspec knows. Raises OSError where it cannot be read."""
+    """Open a file of a folder, which may be a URL that fsspec knows. Raises OSError where the file cannot be read."""
     if "://" not in folder:
         return open(os.path.join(folder, path), "rb")
     with remote_folder(folder) as (files, root):
@@ -140,7 +143,7 @@ def _fields(pa: Any, table: Any, *left_out: str) -> list[Any]:
 
 @cache
 def schemas(pa: Any) -> dict[str, Any]:
-    """The columns of each dataset, in order."""
+    """Return the columns of each dataset, in order."""
     time, text, bucket = pa.timestamp("us", "UTC"), pa.string(), pa.field("bucket", pa.int64())
     decision = [
         pa.field("decision_id", pa.int64()),
@@ -162,7 +165,7 @@ def schemas(pa: Any) -> dict[str, Any]:
 
 
 class Written(Record):
-    """Counts of a folder: its files, all decisions in it, and the new ones."""
+    """This record holds the number of files in a folder, of all decisions in it, and of the new decisions."""
 
     files: int
     decisions: int
@@ -170,11 +173,13 @@ class Written(Record):
 
 
 def export(store: Store, folder: str, *, log: str | None = None) -> Written:
-    """Append the selected decisions, events and visits that the folder lacks, from one snapshot. folder: a path, or a
-    URL that fsspec knows; for a URL, files are completed in a temporary folder before the first is sent.
+    """Append to a folder the selected decisions, events and visits that it lacks, from one snapshot.
 
-    The manifest of a new folder is written first: if the export is interrupted, it shows that the files there belong to
-    an export, and the next one continues."""
+    folder: a path, or a URL that fsspec knows; for a URL, files are completed in a temporary folder before the first
+    is sent.
+
+    The manifest of a new folder is written first. If the export is interrupted, the manifest shows that the files there
+    belong to an export, and the next export continues."""
     pa, folder = load_pyarrow(), folder.removeprefix("file://")
     with store.read() as unit:
         selection = filters.selection(unit, log)
@@ -203,7 +208,7 @@ def export(store: Store, folder: str, *, log: str | None = None) -> Written:
 
 
 def _is_filled(folder: str) -> bool:
-    """Whether a folder exists and is not empty."""
+    """Tell whether a folder exists and is not empty."""
     if "://" not in folder:
         return os.path.isdir(folder) and bool(os.listdir(folder))
     with remote_folder(folder) as (files, root):
@@ -212,8 +217,8 @@ def _is_filled(folder: str) -> bool:
 
 @contextmanager
 def _drafts(folder: str) -> Iterator[str]:
-    """The folder for incomplete files: the target itself if it is local, so that completed files only need to be
-    renamed. Raises StoreBusy while another export holds the lock of the folder."""
+    """Yield the folder for incomplete files. This is the target folder itself if it is local, so that completed files
+    only need to be renamed. Raises StoreBusy while another export holds the lock of the folder."""
     if "://" in folder:
         with TemporaryDirectory() as temporary:
             yield temporary
@@ -243,7 +248,9 @@ def _remove_unnamed(folder: str) -> None:
 
 
 def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selected.Selection) -> int:
-    """Write the rows that the folder lacks. Returns the number of new decisions. log: of the folder."""
+    """Write the rows that the folder lacks, and return the number of new decisions.
+
+    log: of the folder."""
     stored, sessions = log.numbers("decisions", "decision_id", "session_id")
     writer.begin(selected.extent(unit, selection).decisions - len(stored), log)
     new_ids, new_sessions = [np.empty(0, np.int64)], [sessions]
@@ -265,7 +272,8 @@ def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selec
 
 
 def _write_events(unit: Unit, writer: _FileWriter, log: FolderLog, decision_ids: Ids) -> None:
-    """Write the events of these decisions that the folder lacks: numbers of events ascend within a decision."""
+    """Write the events of these decisions that the folder lacks. The numbers of events ascend within a decision, so the
+    highest one in the folder tells which are new."""
     owner, number = log.numbers("events", "decision_id", "number")
     last = np.full(len(decision_ids), -1, np.int64)
     np.maximum.at(last, np.searchsorted(decision_ids, owner), number)
@@ -301,7 +309,9 @@ def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids
 
 
 def _decision_buckets(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[int]:
-    """Return the bucket of each decision, as `_bucket` does, by its session. rows: of the table `decision`."""
+    """Return the bucket of each decision, as `_bucket` computes it from the decision's session.
+
+    rows: of the table `decision`."""
     session = log_tables.column_names(t.decision).index("session_id")
     digests = log_tables.person_digests(unit, {row[session] for row in rows})
     return [_bucket(*digests[row[session]]) for row in rows]
@@ -313,7 +323,7 @@ def _bucket(user_digest: int | None, session_digest: int | None) -> int:
 
 
 def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """The rows of decisions with their slots and all other parts, in the form of `schemas`."""
+    """Return the rows of decisions with their slots, contexts, arms and names, in the form of `schemas`."""
     columns = log_tables.column_names(t.decision)
     index = {name: columns.index(name) for name in columns}
     ids = [row[0] for row in rows]
@@ -338,7 +348,7 @@ def _decision_rows(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[list[Any]]
 
 
 def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tuple[Any, ...]]]:
-    """The rows of a table by decision, without the decision's id."""
+    """Return the rows of a table by decision, without the decision's id."""
     position = log_tables.column_names(table).index("decision_id")
     by_decision: dict[int, list[tuple[Any, ...]]] = {}
     for row in log_tables.find_rows(unit, table, "decision_id", ids):
@@ -347,18 +357,21 @@ def _children(unit: Unit, table: Any, ids: Collection[int]) -> dict[int, list[tu
 
 
 class _Spool(NamedTuple):
-    """The rows of a file as they come, a few at a time: written so, a Parquet file would be slow to read."""
+    """A spool collects the rows of a future file, as they come a few at a time. A Parquet file written in such small
+    pieces would be slow to read."""
 
     file: IO[bytes]
     stream: Any
 
 
 class _FileWriter:
-    """Writes new files into a folder, for each dataset one per share of the buckets. The files have temporary names
-    until all of them are complete."""
+    """A _FileWriter writes new files into a folder, for each dataset one per share of the buckets. The files have
+    temporary names until all of them are complete."""
 
     def __init__(self, pa: Any, folder: str, manifest: Manifest, drafts: str) -> None:
-        """drafts: the folder for incomplete files."""
+        """Prepare to write new files next to those of the manifest.
+
+        drafts: the folder for incomplete files."""
         self.schemas, self._pa, self._folder, self._manifest, self._drafts = schemas(pa), pa, folder, manifest, drafts
         self._shares = 1  # a power of two
         self._waiting: dict[str, list[Any]] = {name: [] for name in DATASETS}  # tables by dataset
@@ -367,8 +380,9 @@ class _FileWriter:
         self._merged = FolderLog(folder, {name: [] for name in DATASETS})
 
     def begin(self, decisions: int, log: FolderLog) -> None:
-        """Choose the shares for this number of new decisions, and the files to merge with: going back from the last
-        export, those of every export that wrote no more than all that is merged so far."""
+        """Choose the number of shares for this number of new decisions, and the older files to merge with the new ones.
+        Going back from the last export, the files of every export are merged that wrote no more than all that is merged
+        so far."""
         first = self._number
         for number, exported in reversed(log.sizes()) if decisions > 0 else ():
             if exported > min(decisions, partitions.BUCKETS * partitions.BATCH):
@@ -377,7 +391,7 @@ class _FileWriter:
         self._merged, self._shares = log.since(first), partitions.count_partitions(decisions)
 
     def add(self, dataset: str, buckets: Sequence[int], rows: Sequence[Sequence[Any]]) -> None:
-        """Write rows, each with its bucket."""
+        """Write rows of a dataset, each with its bucket."""
         schema, waiting = self.schemas[dataset], self._waiting[dataset]
         columns = [*zip(*rows, strict=True), buckets]
         if dataset == "visits":
@@ -388,7 +402,7 @@ class _FileWriter:
             self._write(dataset)
 
     def _write(self, dataset: str) -> None:
-        """Write the waiting rows to the spools of their files."""
+        """Write the waiting rows of a dataset to the spools of their files."""
         if not self._waiting[dataset]:
             return
         table, self._waiting[dataset] = self._pa.concat_tables(self._waiting[dataset]), []
@@ -452,7 +466,7 @@ class _FileWriter:
         return count
 
     def _publish(self, path: str, name: str) -> None:
-        """Give a complete file its name in the folder."""
+        """Move a complete file to its name in the folder."""
         if self._drafts != self._folder:
             with remote_folder(self._folder) as (files, root):
                 files.put_file(path, f"{root}/{name}")
@@ -462,7 +476,8 @@ class _FileWriter:
         os.replace(path, os.path.join(self._folder, name))
 
     def remove_merged(self) -> None:
-        """Remove the merged files from a remote store; local ones are removed as files that no manifest names."""
+        """Remove the merged files from a remote store. Local ones are removed elsewhere, as files that no manifest
+        names."""
         paths = [*chain(*self._merged.files.values())]
         if paths and self._drafts != self._folder:
             with remote_folder(self._folder) as (files, root):

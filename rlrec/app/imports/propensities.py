@@ -1,4 +1,5 @@
-"""Propensities for rows of a log that has none: those of a uniform logger, or fitted to the arms shown."""
+"""This module computes propensities for rows of a log that has none. They are those of a uniform logger, or are fitted
+to the arms shown."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ TOLERANCE = 1e-9  # relative change of weights at which the fit ends
 
 
 def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
-    """The weights of arms under which the log is most likely, each slot being a choice among the eligible arms.
+    """Return the weights of arms under which the log is most likely, if each slot is a choice among the eligible arms.
 
     Source: Hunter (2004), MM algorithms for generalized Bradley-Terry models, eq. 30."""
     offered, times_shown = defaultdict[tuple[str, ...], float](float), defaultdict[str, float](float)
@@ -51,8 +52,8 @@ def fit(groups: Iterable[LogColumns]) -> dict[str, float]:
 
 
 def fill(rows: LogColumns, weights: Mapping[str, float]) -> LogColumns:
-    """The rows with a propensity in each slot of decisions that have none, which are marked as estimated. weights: an
-    arm is shown with a probability proportional to its weight among the arms on offer.
+    """Return the rows with a propensity in each slot of decisions that have none. These decisions are marked as
+    estimated. An arm is taken to be shown with a probability proportional to its weight among the arms on offer.
 
     A slot below a position that the log does not show gets the marginal of its arm instead of a propensity."""
     slots, n = rows.slots, len(rows.slots.row)

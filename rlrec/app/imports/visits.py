@@ -1,5 +1,5 @@
-"""The visits of imported decisions: the visit and step of each within its session, and its state and history where its
-line does not state them."""
+"""This module assigns each imported decision its visit and its step in the visit. It also derives the state and history
+of a decision where its line does not state them."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ READ = ("decision_id", "session_id", "visit", "step", "at", "position", "arm_id"
 
 
 class VisitMoves(Record, kw_only=False):
-    """Visits of an import whose number was taken in the store: the new number by (session, the line's number), and all
-    new numbers."""
+    """This record holds the visits of an import whose number was taken in the store.
+
+    to: the new number by session and the number in the line; targets: the sessions with each new number."""
 
     to: dict[tuple[int, int], int] = field(default_factory=dict)
     targets: set[tuple[int, int]] = field(default_factory=set)
@@ -47,8 +48,9 @@ def assign(
     unit: Unit, rows: LogColumns, session_ids: Sequence[int], at: Sequence[int], *, stored: Collection[int],
     settings: StoreSettings, moves: VisitMoves,
 ) -> tuple[Column, Column, frozenset[int]]:  # fmt: skip
-    """The visit and step of each row, and the rows whose visit had begun before these. Stores the visits. stored: ids
-    of the sessions that the store has already."""
+    """Return the visit and step of each row, and the rows whose visit had begun before these rows. Stores the visits.
+
+    stored: ids of the sessions that the store has already."""
     n = len(rows)
     (visit, step), grown = np.zeros((2, n), np.int64), np.zeros(n, np.bool_)
     stated, unordered_rows = [values(column, n) for column in (rows.visit, rows.step)], np.arange(n)
@@ -78,9 +80,10 @@ def assign(
 
 
 class OrderedVisits(NamedTuple):
-    """Visits of sessions; for each row, (n,): its visit and step, whether the visit had begun before, and whether its
-    session could be assigned this way. new, extended: the columns of new and of extended visits, by session and
-    number."""
+    """This record holds the visit and step of each row, (n,), whether the visit had begun before, and whether the visit
+    could be assigned for all sessions at once.
+
+    new, extended: the columns of new and of extended visits, by session and number."""
 
     visit: Ids
     step: Ids
@@ -94,12 +97,14 @@ def in_order(
     session_ids: Sequence[int], at: Sequence[int], newest: Sequence[NewestVisit], *, timeout_us: int,
     stated: Ids | None = None,
 ) -> OrderedVisits:  # fmt: skip
-    """The visits of rows, as `VisitNumbers` assigns them, for all sessions at once. newest: the newest visit of each
-    session that has one; stated: the visit and step of each line, (2, n), None where lines state none.
+    """Return the visits of rows for all sessions at once. They are the visits that `VisitNumbers` assigns.
+
+    newest: the newest visit of each session that has one; stated: the visit and step of each line, (2, n), None
+    where lines state none.
 
     Without stated visits a session is left out if a live request may continue its newest visit, if a row is older than
-    that visit, or if its rows are not in order of time; with them, if it is stored already, or if two rows have the
-    same step."""
+    that visit, or if its rows are not in order of time. With stated visits it is left out if it is stored already, or
+    if two rows have the same step."""
     session, time, n = np.array(session_ids, np.int64), np.array(at, np.int64), len(at)
     order = np.argsort(session, kind="stable") if stated is None else np.lexsort((stated[1], stated[0], session))
     session, time = session[order], time[order]
@@ -140,11 +145,13 @@ def in_order(
 
 
 class VisitNumbers:
-    """The visits of sessions that imported decisions join. They are ended, so that a live request opens the next
-    one."""
+    """VisitNumbers assigns imported decisions to visits of their sessions. These visits are ended, so that a live
+    request opens a new one."""
 
     def __init__(self, unit: Unit, stored: Collection[int], settings: StoreSettings, moves: VisitMoves) -> None:
-        """stored: ids of the sessions that the store has already."""
+        """Read the visits and steps of the stored sessions.
+
+        stored: ids of the sessions that the store has already."""
         self.unit = unit
         self.timeout_us = settings.session_timeout_us
         self.moves = moves
@@ -158,7 +165,9 @@ class VisitNumbers:
         self.changed: dict[tuple[int, int], Visit] = {}
 
     def assign(self, session: int, visit: int | None, step: int | None, at: int) -> tuple[int, int]:
-        """The visit and step of the session's next decision. visit, step: as the line states them."""
+        """Return the visit and step of the session's next decision.
+
+        visit, step: as the line states them, None where it does not."""
         number = self._number(session, visit, step, at)
         row = self.visits[session].get(number)
         if row is None:
@@ -173,7 +182,8 @@ class VisitNumbers:
         return number, step
 
     def _number(self, session: int, visit: int | None, step: int | None, at: int) -> int:
-        """The visit that a line names, else the newest one while it lasts; the next number where that is taken."""
+        """Return the visit that a line names, or the newest visit while it lasts. Where the step of that visit is
+        taken, return the next number."""
         visits = self.visits[session]
         newest = max(visits, default=0)
         if visit is None:
@@ -204,10 +214,14 @@ def derive_states(
     unit: Unit, rows: LogColumns, definitions: Mapping[str, Reward], *, arm_ids: Mapping[str, int],
     session_id: Sequence[int], visit: Column, step: Column, at: Sequence[int], grown: Set[int],
 ) -> tuple[Column, Column]:  # fmt: skip
-    """The state and history of each row. A row whose line states neither gets those that follow from the earlier
-    decisions of its visit, unless the log dropped lines or the visit lacks steps: what was shown before is then
-    unknown. definitions: the reward of each policy, for what slots had earned by the time of the decision; grown: the
-    rows whose visit had begun before these."""
+    """Return the state and history of each row.
+
+    A row whose line states neither gets the state and history that follow from the earlier decisions of its visit.
+    Where the log dropped lines or the visit lacks steps, nothing is derived, because it is unknown what was shown
+    before.
+
+    definitions: the reward of each policy, for what slots had earned by the time of the decision; grown: the rows whose
+    visit had begun before these rows."""
     n, names = len(rows), values(rows.policy, len(rows))
     if (rows.history, rows.state, rows.keep_probability, step) == (NULL, EMPTY, NULL, Same(0)):
         return Same(FIRST_STATE), Same(b"")
@@ -234,9 +248,10 @@ def _batch(
     unit: Unit, rows: LogColumns, columns: Mapping[str, Sequence[int]], begun: Sequence[tuple[int, int]],
     arm_ids: Mapping[str, int],
 ) -> Batch:  # fmt: skip
-    """The slots and events of rows, with the index of its row as the id of a decision, and of stored visits (session
-    and number), whose decisions have negative ids. In order of session, visit, step and position. columns: of the
-    rows."""
+    """Return the slots and events of rows and of stored visits, in order of session, visit, step and position. A row
+    has its index as the id of its decision, and the decisions of stored visits have negative ids.
+
+    columns: of the rows; begun: the session and number of each stored visit."""
     batch = rows.batch(columns["at"])
     row = batch.slots["decision_id"]
     slots = [batch.slots | {name: np.array(column, np.int64)[row] for name, column in columns.items()}]
@@ -256,7 +271,9 @@ def _batch(
 def _derived(
     batch: Batch, rows: Sequence[int], definition: Reward, keys: Mapping[int, str]
 ) -> Iterator[tuple[str, bytes, int]]:
-    """The state, history and index of those of these rows whose visits are complete. keys: of the arms."""
+    """Return the state, history and index of those rows whose visits are complete.
+
+    keys: of the arms."""
     slots = batch.slots
     first = run_starts(slots["decision_id"])
     visit = run_starts(slots["session_id"][first], slots["visit"][first])
@@ -273,8 +290,9 @@ def _derived(
 
 
 def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: Reward) -> History:
-    """The histories of some decisions. first: the first slot of each decision; begin: the first decision of its
-    visit."""
+    """Return the histories of some decisions.
+
+    first: the first slot of each decision; begin: the first decision of each decision's visit."""
     slots, at = batch.slots, batch.slots["at"][first]
     # the number of slots before each decision, and the last of them
     first_slot, since = first[picks], first[begin[picks]]
@@ -296,8 +314,8 @@ def _histories(batch: Batch, picks: Ids, *, first: Ids, begin: Ids, definition: 
 
 
 def _sums_before(values: Array, starts: Ids) -> Array:
-    """For each value the sum of those before it in its run, (n,). Not computed as a difference of two cumulative sums,
-    whose rounding would depend on the rest of the batch."""
+    """Return for each value the sum of the values before it in its run, (n,). The sums are not differences of two
+    cumulative sums, whose rounding would depend on the other rows of the batch."""
     total, number = np.zeros(len(values)), numbers_in_runs(starts, len(values))
     for rows in np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number)))[1:-1]:
         total[rows] = total[rows - 1] + values[rows - 1]
@@ -305,7 +323,7 @@ def _sums_before(values: Array, starts: Ids) -> Array:
 
 
 def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tuple[Array, Array]:
-    """The reward of each slot, (n,), and the reward of each page at its first slot, (n,)."""
+    """Return the reward of each slot, (n,), and the reward of each page at its first slot, (n,)."""
     decision_id = batch.slots["decision_id"]
     first = run_starts(decision_id) if first is None else first
     pages = np.zeros(len(decision_id))
@@ -314,7 +332,7 @@ def _rewards(batch: Batch, definition: Reward, first: Ids | None = None) -> tupl
 
 
 def _with_late_events(batch: Batch, picks: Ids, first: Ids, begin: Ids) -> Ids:
-    """The indexes of the decisions that were made before some event of an earlier decision of their visit."""
+    """Return the indexes of the decisions that were made before some event of an earlier decision of their visit."""
     events, slots = batch.events, batch.slots
     if not (events["age_us"] > 0).any():  # most logs have no times of events
         return np.empty(0, np.int64)
@@ -329,7 +347,7 @@ def _with_late_events(batch: Batch, picks: Ids, first: Ids, begin: Ids) -> Ids:
 
 
 def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
-    """The slots from `low` to `high`, with their events up to a time."""
+    """Return the slots from `low` to `high`, with their events up to a time."""
     slots, events = take(batch.slots, slice(low, high)), batch.events
     inside = np.flatnonzero(np.isin(events["decision_id"], slots["decision_id"]))
     served = dict(zip(slots["decision_id"].tolist(), slots["at"].tolist(), strict=True))
@@ -338,7 +356,7 @@ def _until(batch: Batch, low: int, high: int, time: int) -> Batch:
 
 
 def _states(past: History, keys: Mapping[int, str]) -> list[str]:
-    """Canonical JSON of the states that a live store would have stored."""
+    """Return the states of decisions as canonical JSON, as a live store would have stored them."""
     texts = {arm: json.dumps(key, ensure_ascii=False) for arm, key in keys.items()}
     names = [texts[arm] for arm in past.arm.tolist()]
     bounds = zip(past.start[:-1].tolist(), past.start[1:].tolist(), strict=True)

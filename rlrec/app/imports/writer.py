@@ -1,6 +1,7 @@
-"""Writes one group of an imported log into the tables, in columns, in one transaction. Known lines are left out, and
-lines that contradict the store are refused. Rewards that the definition of their policy clips or ignores are noticed,
-and logs that lack the decisions which earned nothing."""
+"""This module writes one group of an imported log into the tables, in columns, in one transaction.
+
+Known lines are left out, and lines that contradict the store are refused. Rewards that the definition of their
+policy clips or ignores are reported to the user, as are logs that lack the decisions without reward."""
 
 from __future__ import annotations
 
@@ -34,8 +35,11 @@ MIN_DECISIONS = 100  # decisions from which on equal rewards suggest that the ot
 
 
 class AlteredRewards(Record, kw_only=False):
-    """The number of decisions of a log with a reward outside their definition's range, the number with a reward that it
-    ignores, and that of all; the kinds of events that it does not weigh; and up to two distinct rewards of slots."""
+    """This record counts the rewards of a log that the definition of a reward alters.
+
+    clipped: decisions with a reward outside the range of the definition; ignored: decisions with a reward that the
+    definition ignores; decisions: all decisions; kinds: the kinds of events that the definition does not weigh;
+    rewards: up to two distinct rewards of slots."""
 
     clipped: int = 0
     ignored: int = 0
@@ -50,7 +54,9 @@ class AlteredRewards(Record, kw_only=False):
         return AlteredRewards(*counts, *texts, self.definition or other.definition)
 
     def notices(self, rewards: Iterable[Reward]) -> list[str]:
-        """Lines for the user. rewards: those of the store, of which one may count what the definition ignores."""
+        """Return lines for the user about the altered rewards.
+
+        rewards: those of the store, of which one may count what the definition ignores."""
         lines: list[str] = []
         if self.definition is None:
             return lines
@@ -81,7 +87,7 @@ def _way_out(kinds: Sequence[str]) -> str:
 
 
 def find_altered(definition: Reward, rows: LogColumns, served_at: Sequence[int]) -> AlteredRewards:
-    """The rewards that a definition alters, of decisions that were served at these times."""
+    """Find the rewards that a definition alters, of decisions that were served at these times."""
     n = len(rows)
     if not rows.events.row and rows.reward == NULL:
         return AlteredRewards(decisions=n, rewards=frozenset({definition.default}), definition=definition)
@@ -112,9 +118,11 @@ KIND = "logged"  # the kind of policies that own imported decisions
 
 
 class ImportCounts(Sums, eq=True):
-    """The number of decisions that were stored, the number that were known already, the number of stored ones with
-    estimated propensities, and the rewards that definitions alter; changed: stored ones with the policy, session and
-    time of a decision that was there before."""
+    """This record counts the decisions of an import.
+
+    accepted: stored decisions; duplicates: decisions that were known already; estimated: stored decisions with
+    estimated propensities; altered: the rewards that definitions alter; changed: stored decisions with the policy,
+    session and time of a decision that was there before."""
 
     accepted: int = 0
     duplicates: int = 0
@@ -124,12 +132,12 @@ class ImportCounts(Sums, eq=True):
 
 
 class ImportState(Record, kw_only=False):
-    """The state of an import between two transactions.
+    """This record holds the state of an import between two transactions.
 
     policies: the names of all owners; options: those of the command, stored with its first decisions; run: the id of
-    that row; moves: of visits; agree: whether no two lines contradict each other; contexts: the ids of known contexts.
-    lines: by policy, the digests that the store had before this file, None if there are too many or the log is
-    followed; they are valid while only the import adds lines, which `marks` show."""
+    the row that stores them; moves: of visits; agree: whether no two lines contradict each other; contexts: the ids
+    of known contexts. lines: by policy, the digests that the store had before this file, None if there are too many
+    or the log is followed. These digests are valid while only the import adds lines, which `marks` show."""
 
     policies: Collection[str]
     options: Mapping[str, Any]
@@ -144,11 +152,11 @@ class ImportState(Record, kw_only=False):
 
 
 class PreparedRows(NamedTuple):
-    """A group of rows, and everything that storing them needs and that depends on them alone.
+    """This record holds a group of rows, and everything that is needed to store them and that depends on them alone.
 
-    sessions: the keys in order; digests, splits, user: of each session, user None for none; session: for each row, the
-    index of its session; users: the digests of users by key; contexts: by digest, in order; order: of the rows by
-    policy and digest."""
+    sessions: the keys in order; digests, splits, user: of each session, user None for none; session: for each row,
+    the index of its session; users: the digests of users by key; contexts: by digest, in order; order: of the rows
+    by policy and digest."""
 
     rows: LogColumns
     sessions: list[str]
@@ -162,7 +170,9 @@ class PreparedRows(NamedTuple):
 
     @classmethod
     def prepare(cls, rows: LogColumns, *, salt: str) -> PreparedRows:
-        """Prepare rows to be stored: their order, sessions, users and contexts. salt: that of the splits."""
+        """Prepare rows to be stored, by their order, sessions, users and contexts.
+
+        salt: that of the splits."""
         keys = sorted(dict.fromkeys(rows.session))  # ascending: sorting an ordered list costs little
         halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
         policy = () if isinstance(rows.policy, Same) else (np.array(rows.policy),)
@@ -182,7 +192,7 @@ class PreparedRows(NamedTuple):
 
 
 class GroupWriter:
-    """The import of a group of rows, in one transaction."""
+    """A GroupWriter imports a group of rows in one transaction."""
 
     def __init__(self, unit: Unit, state: ImportState) -> None:
         self.unit = unit
@@ -203,7 +213,7 @@ class GroupWriter:
         self.refused: list[RefusedLine] = []
 
     def write(self, group: PreparedRows) -> tuple[ImportState, list[RefusedLine]]:
-        """Store the new rows. Returns the state after it, and the lines that are refused."""
+        """Store the new rows. Returns the state of the import after them, and the lines that are refused."""
         with_main_users = conflicts.with_main_users(self.unit, group.rows)
         if with_main_users is not group.rows:
             group = PreparedRows.prepare(with_main_users, salt=self.settings.split_salt)
@@ -228,7 +238,7 @@ class GroupWriter:
         return state, self.refused
 
     def _owner_errors(self, rows: LogColumns) -> dict[int, InputError]:
-        """Errors of the rows whose policy cannot own an imported log."""
+        """Return the errors of the rows whose policy cannot own an imported log, by index of the row."""
         if len(self.ids) == len(self.owners):
             return {}
         return {
@@ -300,7 +310,7 @@ class GroupWriter:
         loading.write(self.unit, table, {name: column for name, column in columns.items() if column != NULL})
 
     def _arm_ids(self, rows: LogColumns) -> dict[str, int]:
-        """The ids of the arms that these rows name; unknown arms are added."""
+        """Return the ids of the arms that these rows name. Unknown arms are added to the store."""
         keys = set().union(*(rows.eligible_sets[index] for index in distinct(rows.eligible)))
         for past in () if rows.history == NULL else values(rows.history, len(rows)):
             keys |= set() if past is None else {arm for arm, *_ in past.entries}
@@ -346,7 +356,7 @@ class GroupWriter:
             self._write("logged_support", {"decision_id": numbers, "probabilities": packed})
 
     def _context_ids(self, named: Mapping[bytes, str]) -> Mapping[str, int]:
-        """The ids of contexts by digest; ids from earlier groups are remembered."""
+        """Return the ids of contexts by digest. The ids from earlier groups are remembered."""
         earlier = self.state.contexts if len(self.state.contexts) <= CONTEXTS else {}
         new = {digest: body for digest, body in named.items() if body not in earlier} if earlier else named
         ids = {**earlier, **contents.contexts(self.unit, new)}
@@ -381,8 +391,8 @@ class GroupWriter:
     # -- sessions --
 
     def _session_ids(self, group: PreparedRows, stored: Mapping[str, sessions.Session]) -> Sequence[int]:
-        """The session of each row. New sessions are stored in order of their keys, and known ones get their first
-        user."""
+        """Return the session of each row. New sessions are stored in order of their keys, and known sessions without a
+        user get their first user."""
         user_ids = sessions.intern_users(self.unit, group.users.keys(), group.users)
         keys, digests, split, user = group.sessions, group.digests, group.splits, group.user
         if stored:
@@ -407,13 +417,13 @@ class GroupWriter:
 
 
 def _users(rows: LogColumns) -> dict[str, str]:
-    """The first user of each session that has one."""
+    """Return the first user of each session that has a user."""
     entries = list(zip(rows.session, values(rows.user, len(rows)), strict=True))
     return {} if rows.user == NULL else {key: user for key, user in reversed(entries) if user is not None}
 
 
 def _present(column: Column, ids: Sequence[int]) -> tuple[Sequence[int], Sequence[Any]]:
-    """The decisions that have a value in a column, and these values."""
+    """Return the decisions that have a value in a column, and these values."""
     entries = (
         [] if isinstance(column, Same) else [pair for pair in zip(ids, column, strict=True) if pair[1] is not None]
     )
@@ -421,7 +431,7 @@ def _present(column: Column, ids: Sequence[int]) -> tuple[Sequence[int], Sequenc
 
 
 def _first_features(rows: LogColumns, new: Set[str]) -> dict[str, str]:
-    """The features of new arms, from the first decision that states them."""
+    """Return the features of new arms, each from the first decision that states them."""
     features: dict[str, str] = {}
     for text in () if isinstance(rows.action_features, Same) else dict.fromkeys(rows.action_features):
         by_arm = json.loads(text) if text is not None and len(features) < len(new) else {}
@@ -431,8 +441,9 @@ def _first_features(rows: LogColumns, new: Set[str]) -> dict[str, str]:
 
 
 def _feedback_keys(entries: Any) -> list[tuple[str, bytes, int | None, int]]:
-    """Each feedback key with the digest of the line that it names. entries: decision, key, position, time, kind,
-    value."""
+    """Return each feedback key with the digest of the feedback line that it names.
+
+    entries: decision, key, position, time, kind, value."""
     lines: dict[tuple[int, str], tuple[int | None, int | None, dict[str, float]]] = {}
     for decision_id, key, position, at, kind, value in entries:
         if key is not None:
@@ -447,8 +458,8 @@ def _feedback_keys(entries: Any) -> list[tuple[str, bytes, int | None, int]]:
 
 
 def find_owner(unit: Unit, name: str) -> Version | None:
-    """The version of a policy that may own a log; None if the name is new. Raises InputError for a policy of another
-    kind."""
+    """Return the version of a policy that may own a log, or None if the name is new. Raises InputError for a policy of
+    another kind."""
     live = policies.live(unit, [name]).get(name)
     if live is not None and live.version.policy.kind != KIND:
         raise InputError(
@@ -460,7 +471,7 @@ def find_owner(unit: Unit, name: str) -> Version | None:
 
 
 def create_owner(unit: Unit, name: str) -> Version:
-    """Create a policy of kind logged. Returns its version 1."""
+    """Create a policy of kind logged, and return its version 1."""
     lookup.refuse_route_name(unit, name)
     parameters = asdict(kinds.make(KIND, {}))
     definition = {"kind": KIND, "params": parameters, "reward": "default", "prior": canonical.digest_of({}).hex()}

@@ -1,4 +1,4 @@
-"""The layouts of logs, for reading and for writing: one file each, loaded when it is needed."""
+"""Modules here read and write the layouts of logs. Each layout has one file, which is loaded when it is needed."""
 
 READERS = {
     "obd": "rlrec.app.imports.layouts.obd:Obd",

@@ -1,9 +1,9 @@
-"""The base of all layouts: reading the lines of a file, the identity of a line, and the decisions that lines decode to.
+"""This module is the base of all layouts. It reads the lines of a file, identifies lines, and holds the decisions that
+lines decode to.
 
-Decoding checks every line and writes the columns to an unnamed temporary file. They are read back, group by group, once
-the whole input is known to be good and the facts known only at its end are there. Two processes decode every second
-group each. Memory is bounded by a group of lines, and 8 bytes per line.
-"""
+Decoding checks every line and writes the columns to an unnamed temporary file. They are read back, group by group,
+once the whole input is known to be good and the facts known only at its end are there. Two processes decode every
+second group each. Memory is bounded by a group of lines, and 8 bytes per line."""
 
 from __future__ import annotations
 
@@ -53,9 +53,10 @@ class LineGroup(NamedTuple):
 def line_groups(
     file: FileBytes, name: str, parity: int | None, *, headed: bool, number: int = 1, cuts: bool = False
 ) -> Iterator[LineGroup]:  # fmt: skip
-    """The lines of a file in groups, without blank lines. parity: read only every second group, even or odd, and the
-    group of a header; number: of the first line; cuts: cut lines that are too long to one byte over the limit, instead
-    of raising InputError."""
+    """Yield the lines of a file in groups, without blank lines.
+
+    parity: read only every second group, even or odd, and the group of a header; number: of the first line; cuts:
+    cut lines that are too long to one byte over the limit, instead of raising InputError."""
     for index, blocks in groupby(_blocks(file, name, number), itemgetter(0)):
         if headed or parity is None or index % 2 == parity:
             lines = LineGroup(index, [], [])
@@ -66,7 +67,8 @@ def line_groups(
 
 
 class FileBytes(io.RawIOBase):
-    """The first `size` bytes of a file, read from `position` on; others may read the file or append to it meanwhile."""
+    """A FileBytes stream reads the first `size` bytes of a file, from `position` on. Other programs may read the file
+    or append to it meanwhile."""
 
     def __init__(self, file: BinaryIO, size: int, position: int = 0) -> None:
         self.number, self.size, self.position = file.fileno(), size, position
@@ -81,8 +83,8 @@ class FileBytes(io.RawIOBase):
 
 
 def _blocks(file: FileBytes, name: str, number: int) -> Iterator[tuple[int, int, bytes]]:
-    """The bytes of a file, plain or gzip, in blocks of whole lines: the group of each, the number of its first line,
-    and the bytes."""
+    """Yield the bytes of a file, plain or gzip, in blocks of whole lines. Each block comes with its group and the
+    number of its first line."""
     group, count, size = 0, 0, 0
     buffered = io.BufferedReader(file)
     packed = buffered.peek(2)[:2] == b"\x1f\x8b"
@@ -128,14 +130,16 @@ def _cut(number: int, block: bytes, group: LineGroup, cuts: bool) -> None:
 
 
 def too_long(number: int | None = None) -> InputError:
-    """The error of a line that is longer than LINE_BYTES."""
+    """Return the error of a line that is longer than LINE_BYTES."""
     return InputError(f"longer than {LINE_BYTES // 1_000_000} MB", hint="one record a line", line=number)
 
 
 class Source(Record):
-    """A file to read (a path, or an open file), its name in messages, and how strictly its JSON is read. decode: turns
-    each (number, line) into a msgspec Struct of a type, or into an InputError that names line and field. start, end:
-    the bytes of a growing file that are read now, end None for all; number: of the first line there."""
+    """A Source is a file to read (a path, or an open file), with its name in messages.
+
+    decode: turns each (number, line) into a msgspec Struct of a type, or into an InputError that names line and
+    field; it decides how strictly JSON is read. start, end: the bytes of a growing file that are read now, end None
+    for all; number: of the first line there."""
 
     file: str | BinaryIO
     name: str
@@ -146,7 +150,7 @@ class Source(Record):
 
     @property
     def grows(self) -> bool:
-        """Whether these lines are part of a log whose other lines are stored already or follow later."""
+        """Tell whether these lines are part of a log whose other lines are stored already or follow later."""
         return self.end is not None
 
 
@@ -156,13 +160,14 @@ class RefusedLine(NamedTuple):
 
 
 def refused_line(error: InputError, number: int, text: bytes) -> RefusedLine:
-    """A refused line. The traceback of the error is dropped, since it would keep the whole group in memory."""
+    """Return a refused line with its error. The traceback of the error is dropped, since it would keep the whole group
+    in memory."""
     error.line, error.__traceback__, error.__context__ = error.line or number, None, None
     return RefusedLine(error, text if len(text) <= LINE_BYTES else text[:EXCERPT_BYTES])
 
 
 def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], bad: list[RefusedLine]) -> LogColumns:
-    """The rows without those that have an error, which are added to `bad`."""
+    """Return the rows that have no error, and add those with an error to `bad`."""
     if not errors:
         return rows
     texts = values(rows.text, len(rows))
@@ -171,7 +176,9 @@ def drop_rows(rows: LogColumns, errors: Mapping[int, InputError], bad: list[Refu
 
 
 class Observation(NamedTuple):
-    """Events of a decision in another line. key: the request id of that decision."""
+    """An Observation holds events of a decision that stand in another line.
+
+    key: the request id of that decision."""
 
     key: str
     events: Sequence[tuple[str, float, int | None]]  # kind, value, time
@@ -179,7 +186,7 @@ class Observation(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """The decisions of some lines, without digest and text, and the lines that cannot be read.
+    """This record holds the decisions of some lines, without digest and text, and the lines that cannot be read.
 
     errors: of decisions, by row; skipped: the number of lines that the format marks as no decision; zoneless: the
     number with a time without a zone; observations: of decisions in other lines; lines: how many lines each decision
@@ -195,10 +202,12 @@ class Decoded(NamedTuple):
 
 
 class LineSums(Sums, frozen=False, eq=True):
-    """Counts of the lines of a log. rejected: refused lines; duplicates: repeated lines that name a request; skipped:
-    lines that the format marks as no decision; without_propensity: decisions; observes: whether some lines observe the
-    decisions of others; zoneless: lines with a time without a zone; copies: further decisions that equal an earlier one
-    in session, time and all else."""
+    """This record counts the lines of a log.
+
+    rejected: refused lines; duplicates: repeated lines that name a request; skipped: lines that the format marks as
+    no decision; without_propensity: decisions; observes: whether some lines observe the decisions of others;
+    zoneless: lines with a time without a zone; copies: further decisions that equal an earlier one in session, time
+    and all else."""
 
     decisions: int = 0
     rejected: int = 0
@@ -211,12 +220,12 @@ class LineSums(Sums, frozen=False, eq=True):
 
 
 class Note(Record):
-    """Facts about a group of decoded lines that are kept until the end of their file.
+    """A Note holds facts about a group of decoded lines that are kept until the end of their file.
 
-    observations: as in Decoded; policies: the first line that names each; digests: the first 8 bytes of each decision's
-    digest. arms and largest: the arms shown and the longest page, for layouts that do not say which arms were eligible;
-    inactive: for each decision that waits for its activation, its request id or None; decision_digests: of the keys of
-    decisions in a table."""
+    observations: as in Decoded; policies: the first line that names each; digests: the first 8 bytes of each
+    decision's digest. arms and largest: the arms shown and the longest page, for layouts that do not say which arms
+    were eligible; inactive: for each decision that waits for its activation, its request id or None;
+    decision_digests: of the keys of decisions in a table."""
 
     sums: LineSums
     observations: Sequence[Observation]
@@ -230,7 +239,9 @@ class Note(Record):
 
 
 class Layout(ABC):
-    """One file in a layout. policy: the owner of all its decisions, None where each line names its own."""
+    """A Layout decodes one file of a log, and subclasses define how.
+
+    policy: the owner of all decisions of the file, None where each line names its owner."""
 
     headed: ClassVar[bool] = False  # the first line names the columns
     wants_policy: ClassVar[bool] = False
@@ -261,43 +272,48 @@ class Layout(ABC):
     # -- defined by each layout --
 
     def header(self, text: bytes) -> None:  # noqa: B027 (most layouts have none)
-        """Read the first line. Raises InputError where a column is missing."""
+        """Read the first line of the file. Raises InputError where a column is missing."""
 
     def goes_on(self, text: bytes, following: bytes, *, gap: bool) -> bool:
-        """Whether a line belongs to the decision of the line before it, in a layout where decisions span lines. gap:
-        whether blank lines lie between."""
+        """Tell whether the line `following` belongs to the decision of the line before it, in a layout where decisions
+        span lines.
+
+        gap: whether blank lines lie between."""
         return False
 
     def complete_bytes(self, data: bytes) -> int:
-        """The length of the decisions in these bytes that are complete, whatever follows."""
+        """Return the length of the decisions in these bytes that are complete, whatever follows."""
         return data.rfind(b"\n") + 1
 
     @abstractmethod
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
-        """The decisions of some lines, and their observations."""
+        """Return the decisions of some lines, and their observations of other decisions."""
 
     def finish_decoding(self) -> None:  # noqa: B027 (most layouts need nothing more)
-        """Called when all lines are decoded. Raises InputError where the file as a whole cannot be taken."""
+        """Do what remains when all lines are decoded. Raises InputError where the file as a whole cannot be taken."""
 
     def join(self, files: Sequence[Layout]) -> list[str]:
-        """Called for the first file when all files are decoded. Returns lines for the user."""
+        """Share facts between all files when they are decoded, and return lines for the user. Called for the first file
+        only."""
         return []
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """Decoded rows, completed with facts known only at the end of the file, or that depend on the identity of
-        rows."""
+        """Return decoded rows, completed with facts known only at the end of the file, or that depend on the identity
+        of rows."""
         return rows
 
     def path(self, table: str, field: str, number: int, text: bytes) -> str | None:
-        """The field of a problem, as the line names it. table, field: as in Problem; number: of the slot or event
-        within its decision."""
+        """Return the field of a problem, as the line names it.
+
+        table, field: as in Problem; number: of the slot or event within its decision."""
         return field
 
     # -- passes --
 
     def decode_all(self, *, with_text: bool) -> Generator[list[RefusedLine], None, None]:
-        """Decode the file. Yields, for each group, the lines that cannot be taken. with_text: keep the text of the
-        other lines, which may be set apart later, and do not keep their names."""
+        """Decode the file. Yields, for each group, the lines that cannot be taken.
+
+        with_text: keep the text of the other lines, which may be set apart later, and do not keep their names."""
         file = self.source.file
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
             start, end = self.source.start, self.source.end
@@ -330,12 +346,14 @@ class Layout(ABC):
             self.sums.copies = (repeats - self.sums.duplicates) * has_moments
 
     def come_after(self, earlier: Mapping[bytes, int]) -> None:
-        """Treat lines that came earlier in the log as repeated. earlier: how often each came before these lines."""
+        """Treat lines that came earlier in the log as repeated.
+
+        earlier: how often each line came before the lines of this file."""
         self.earlier, self._repeated = earlier, self._repeated.union(digest[:8] for digest in earlier)
         self._count_duplicates()
 
     def line_digests(self, start: int, end: int) -> Iterator[bytes]:
-        """The digests of the decisions in some bytes of the file, even of those that cannot be decoded."""
+        """Yield the digests of the decisions in some bytes of the file, even of those that cannot be decoded."""
         file = FileBytes(cast(BinaryIO, self.source.file), end, start)
         groups = line_groups(file, self.source.name, None, headed=False, cuts=True)
         for _, numbers, texts in self._at_ends(groups) if self.spans else groups:
@@ -343,7 +361,7 @@ class Layout(ABC):
                 yield blake2b(b"\n".join(texts[lines]), digest_size=16).digest()
 
     def decision_lines(self, numbers: Sequence[int], texts: Sequence[bytes]) -> list[slice]:
-        """The lines of each decision, as slices of `texts`."""
+        """Return the lines of each decision, as slices of `texts`."""
         indexes = range(len(texts))
         starts = [n for n in indexes if not n or not self._goes_on(numbers, texts, n)] if self.spans else indexes
         return [slice(*ends) for ends in pairwise([*starts, len(texts)])]
@@ -355,7 +373,7 @@ class Layout(ABC):
     def _spooled_groups(
         self, file: FileBytes, start: int, with_text: bool
     ) -> Iterator[tuple[bytes, Note, list[RefusedLine]]]:  # fmt: skip
-        """Every second group of the file: its pickled rows, its note, and its refused lines."""
+        """Yield every second group of the file, as its pickled rows, its note, and its refused lines."""
         groups = line_groups(
             file, self.source.name, None if self.spans else start, headed=self.headed, number=self.source.number,
             cuts=self.source.grows,
@@ -373,7 +391,7 @@ class Layout(ABC):
                 yield pickle.dumps(rows, pickle.HIGHEST_PROTOCOL) if len(rows) else b"", note, bad
 
     def _without_header(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
-        """The groups without the header line, which is read first."""
+        """Yield the groups without the header line, which is read first."""
         is_read = False
         for index, numbers, texts in groups:
             if texts and not is_read:
@@ -388,7 +406,8 @@ class Layout(ABC):
             raise InputError(f"{self.source.name} is empty", hint="its first line names the columns")
 
     def _at_ends(self, groups: Iterator[LineGroup]) -> Iterator[LineGroup]:
-        """The groups, each cut where a decision ends: the lines of the last decision move to the next group."""
+        """Yield the groups, each cut where a decision ends. The lines of the last decision of a group move to the next
+        group."""
         index, numbers, texts = -1, list[int](), list[bytes]()
         for index, more_numbers, more_texts in groups:
             numbers, texts = numbers + more_numbers, texts + more_texts
@@ -402,7 +421,7 @@ class Layout(ABC):
     def _checked(
         self, group: Decoded, numbers: Sequence[int], texts: list[bytes]
     ) -> tuple[LogColumns, list[RefusedLine]]:
-        """The decoded rows that pass the checks, completed, and the lines that do not."""
+        """Return the decoded rows that pass the checks, completed, and the lines that do not pass."""
         bad = [*group.refused]
         rows = drop_rows(_identified(group, numbers, texts), group.errors, bad)
         rows = drop_rows(rows, self._errors(rows, checks.value_problems(rows, now=self.now), numbers), bad)
@@ -415,7 +434,9 @@ class Layout(ABC):
         return rows, sorted(bad, key=lambda line: line.error.line or 0)
 
     def _errors(self, rows: LogColumns, problems: Iterable[Problem], numbers: Sequence[int]) -> dict[int, InputError]:
-        """The first error of each row that has a problem. numbers: of all lines of the group."""
+        """Return the first error of each row that has a problem.
+
+        numbers: of all lines of the group."""
         errors: dict[int, InputError] = {}
         for row, field, message, hint, table, index in problems:
             if row not in errors:
@@ -427,7 +448,7 @@ class Layout(ABC):
         return errors
 
     def note(self, rows: LogColumns, group: Decoded) -> Note:
-        """The note on the accepted rows of a group, in whichever process they were decoded."""
+        """Return the note on the accepted rows of a group, in whichever process they were decoded."""
         names = values(rows.policy, len(rows))
         in_sessions = rows if rows.user == NULL else rows.in_sessions()
         return Note(
@@ -438,7 +459,7 @@ class Layout(ABC):
         )  # fmt: skip
 
     def remember(self, note: Note) -> None:
-        """Take in the note on a group; groups come in the order of the file."""
+        """Add the facts of the note on a group to those of the file. Groups come in the order of the file."""
         self.sums += note.sums
         self.policies = {**note.policies, **self.policies}
         self._digests.append(note.digests)
@@ -446,24 +467,24 @@ class Layout(ABC):
         self.largest = max(self.largest, note.largest)
 
     def names(self) -> LineNames:
-        """The names in all decoded lines, which this layout then no longer keeps."""
+        """Return the names in all decoded lines, which this layout then no longer keeps."""
         names, self._names = self._names, []
         return LineNames.join(map(LineNames.read, self.groups()) if self._repeated else names)
 
     def spooled(self) -> Iterator[LogColumns]:
-        """The decoded rows, group by group."""
+        """Yield the decoded rows, group by group, from the temporary file."""
         self._spool.seek(0)
         while self._spool.peek(1):
             rows: LogColumns = pickle.load(self._spool)
             yield rows
 
     def groups(self) -> Iterator[LogColumns]:
-        """The decoded decisions, group by group, completed and with the identity of each line."""
+        """Return the decoded decisions, group by group, completed and with the identity of each line."""
         return map(self.complete, self._identified_rows())
 
     def _identified_rows(self) -> Iterator[LogColumns]:
-        """The decoded rows, with a digest of the line and, for a repeated line, of the number of earlier ones in the
-        file. A repeated line that names its request is the same decision, and is left out."""
+        """Return the decoded rows, each with a digest of its line. The digest of a repeated line also covers the number
+        of earlier copies in the file. A repeated line that names its request is the same decision, and is left out."""
         if not self._repeated:
             return self.spooled()
         counts = {**self.earlier}
@@ -482,7 +503,7 @@ class Layout(ABC):
 
 
 def _count_unweighed(rows: LogColumns) -> int:
-    """How many decisions have neither a propensity nor a marginal, so that no estimate weighs them."""
+    """Return how many decisions have neither a propensity nor a marginal, so that no estimate weighs them."""
     unknown = values(rows.log_propensity, len(rows)).count(None)
     if not unknown or rows.slots.marginal == NULL:
         return unknown
@@ -492,7 +513,7 @@ def _count_unweighed(rows: LogColumns) -> int:
 
 
 def _identified(group: Decoded, numbers: Sequence[int], texts: list[bytes]) -> LogColumns:
-    """The decoded rows with their text and its digest."""
+    """Return the decoded rows with the text of their lines and its digest."""
     if group.lines is not None:
         index = dict(zip(numbers, range(len(numbers)), strict=True))
         starts = zip(map(index.__getitem__, group.rows.number), group.lines, strict=True)

@@ -1,4 +1,5 @@
-"""Checks of decoded decisions, the same for every layout: which decisions are impossible, by which field, and why."""
+"""Functions here check decoded decisions in the same way for every layout. They tell which decisions are impossible, by
+which field, and why."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ AMOUNT, POLICY = FieldCheck("amount", ""), FieldCheck("policy", "")  # of lines 
 
 
 class ValueCheck(NamedTuple):
-    """A test of a value, and the message for a value that fails it."""
+    """A ValueCheck holds a test of a value, and the message for a value that fails it."""
 
     test: Callable[[Any], Any]
     message: Callable[[Any], str]
@@ -79,26 +80,28 @@ CHECKED: Mapping[str, Mapping[str, FieldCheck | None]] = {
 
 
 def checked(value: Any, check: ValueCheck, field: str) -> Any:
-    """The value. Raises InputError where it fails the check; None passes."""
+    """Return the value, or raise InputError where it fails the check. None passes."""
     if value is not None and not check.test(value):
         raise InputError(check.message(value), hint=check.hint, field=field)
     return value
 
 
 def until(now: int) -> ValueCheck:
-    """The check that a time is not after `now`."""
+    """Return the check that a time is not after `now`."""
     hint = "check it and the clock"
     return ValueCheck(lambda at: at <= now, lambda at: f"{times.format_time(at)} lies in the future", hint)
 
 
 def is_distribution(probabilities: Collection[float]) -> bool:
-    """Whether probabilities sum to 1, within the precision of float32 or six decimals."""
+    """Tell whether probabilities sum to 1, within the precision of float32 or six decimals."""
     return abs(sum(probabilities) - 1) <= max(FLOAT32, sum_tolerance(len(probabilities)))
 
 
 class Problem(NamedTuple):
-    """A reason to refuse a decision. row: its index; field: a column of the table ("slots" or "events"; "" for that of
-    decisions); number: of the row in the table."""
+    """A Problem is a reason to refuse a decision.
+
+    row: index of the decision; field: a column of the table ("slots" or "events"; "" for that of decisions); number:
+    of the row in the table."""
 
     row: int
     field: str
@@ -109,7 +112,7 @@ class Problem(NamedTuple):
 
 
 def value_problems(rows: LogColumns, *, now: int) -> Iterator[Problem]:
-    """Values that their columns cannot hold."""
+    """Yield a problem for each value that its column cannot hold."""
     for table, columns in CHECKED.items():
         holder: Any = getattr(rows, table) if table else rows
         row = holder.row if table else range(len(rows))
@@ -128,8 +131,8 @@ def value_problems(rows: LogColumns, *, now: int) -> Iterator[Problem]:
 
 
 def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
-    """The values of a column that fail a test. A test of numbers must accept an interval: if the extremes pass, all
-    do."""
+    """Return the values of a column that fail a test. A test of numbers must accept an interval, because all values
+    count as good if the smallest and the largest pass."""
     present = [column.value] if isinstance(column, Same) else column
     if None in present:
         present = [value for value in present if value is not None]
@@ -142,8 +145,8 @@ def _failing_values(column: Column, test: Callable[[Any], Any]) -> set[Any]:
 
 
 def completed(rows: LogColumns) -> LogColumns:
-    """The decisions, with values that follow from their slots where lines do not state them: the length of a page is
-    its last position, and the probability of a page shown completely is the product of those of its slots."""
+    """Return the decisions with values that follow from their slots where lines do not state them. The length of a page
+    is its last position. The probability of a page shown completely is the product of those of its slots."""
     n, last = len(rows), rows.slots.position
     start = run_starts(np.array(rows.slots.row, np.int64))
     if len(rows.slots.row) > n:
@@ -153,7 +156,8 @@ def completed(rows: LogColumns) -> LogColumns:
 
 
 def with_lone_propensities(rows: LogColumns) -> LogColumns:
-    """The decisions; an arm that is alone on its page gets its marginal as its propensity, where that is missing."""
+    """Return the decisions, where an arm that is alone on its page gets its marginal as its propensity if that is
+    missing."""
     slots, n = rows.slots, len(rows.slots.row)
     sizes, logs = values(rows.size, len(rows)), list(values(rows.log_propensity, len(rows)))
     propensity = list(values(slots.propensity, n))
@@ -164,7 +168,8 @@ def with_lone_propensities(rows: LogColumns) -> LogColumns:
 
 
 def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> Column:
-    """The log probability of each page: as stated, else from its slots; None where one of these is missing."""
+    """Return the log probability of each page, as stated or else from its slots. It is None where the probability of a
+    slot is missing."""
     n, slots, logs_in_line = len(rows), rows.slots, values(rows.log_propensity, len(rows))
     if slots.propensity == NULL or None not in logs_in_line:
         return rows.log_propensity
@@ -182,8 +187,9 @@ def _log_propensities(rows: LogColumns, size: Column, start: Sequence[int]) -> C
 
 
 def page_problems(rows: LogColumns, *, now: int, rounding: float) -> Iterator[Problem]:
-    """Pages that no policy can have shown, and events that cannot belong to them. rounding: how far the sum of
-    probabilities may be from 1, besides the error of six decimals."""
+    """Yield a problem for each page that no policy can have shown, and for each event that cannot belong to its page.
+
+    rounding: how far the sum of probabilities may be from 1, besides the error of six decimals."""
     slots, n = rows.slots, len(rows.slots.row)
     row, position = np.array(slots.row, np.int64), np.array(values(slots.position, n), np.int64)
     size = np.array(values(rows.size, len(rows)), np.int64)
@@ -247,7 +253,9 @@ def _eligibility_problems(rows: LogColumns, row: Ids, position: Ids, size: Ids, 
 
 
 def _event_problems(rows: LogColumns, shown: Ids, now: int) -> Iterator[Problem]:
-    """Problems of events. shown: a number for each slot, by its row and position; they ascend."""
+    """Yield the problems of events.
+
+    shown: a number for each slot, by its row and position; they ascend."""
     events, n = rows.events, len(rows.events.row)
     position, at, key = (values(column, n) for column in (events.position, events.at, events.key))
     numbers = np.array([0 if number is None else number for number in position], np.int64)

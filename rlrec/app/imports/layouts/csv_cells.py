@@ -1,4 +1,4 @@
-"""The cells of a CSV table: parsers from the text of a cell to the value of its column."""
+"""Functions here parse the text of a CSV cell to the value of its column."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ TimedEvents = Sequence[tuple[EventEntry, int | None]]
 
 
 def optional(cell: str) -> str | None:
-    """The text of a cell; None if it is empty."""
+    """Return the text of a cell, or None if it is empty."""
     return cell or None
 
 
 def integer(cell: str) -> int | None:
-    """The whole number in a cell; None if it is empty."""
+    """Return the whole number in a cell, or None if the cell is empty."""
     if cell and not (cell.isascii() and cell.isdigit()):
         raise InputError(f"{cell[:40]!r} is no whole number")
     return int(cell[:20]) if cell else None
 
 
 def position(cell: str) -> int:
-    """The position in a cell."""
+    """Return the position in a cell."""
     return integer(cell or "-") or 0
 
 
 def finite(cell: str) -> float:
-    """The number in a cell."""
+    """Return the number in a cell. Raises InputError where there is none."""
     with suppress(ValueError):
         if "_" not in cell and isfinite(value := float(cell)):
             return value
@@ -69,23 +69,23 @@ def finite(cell: str) -> float:
 
 
 def with_point(cell: str) -> str:
-    """The cell, with a point in place of the comma of a number."""
+    """Return the cell, with a point in place of the comma of a number."""
     return cell.replace(",", ".") if WITH_COMMA.fullmatch(cell) else cell
 
 
 def number(cell: str) -> float | None:
-    """The number in a cell; None if it is empty."""
+    """Return the number in a cell, or None if the cell is empty."""
     return finite(cell) if cell else None
 
 
 def count(cell: str) -> float | None:
-    """The value of an event; None where the cell says that there was no event."""
+    """Return the value of an event, or None where the cell says that there was no event."""
     word = WORDS.get(cell)
     return {"true": 1.0, "false": None}[word] if word else number(cell) or None
 
 
 def flag(cell: str) -> int:
-    """1 where the cell says yes, 0 where it says no or is empty."""
+    """Return 1 where the cell says yes, and 0 where it says no or is empty."""
     value = count(cell) or 0
     if value not in (0, 1):
         raise InputError(f"{cell[:40]!r} is neither 0 nor 1")
@@ -93,18 +93,18 @@ def flag(cell: str) -> int:
 
 
 def mark(cell: str) -> int | None:
-    """1 where the cell says yes; None where it says no or is empty."""
+    """Return 1 where the cell says yes, and None where it says no or is empty."""
     return flag(cell) or None
 
 
 def piece(name: str, cell: str) -> str:
-    """The JSON member of a context that a cell gives: a number where the cell looks like one in JSON, true, false, or
-    text; "" for an empty cell."""
+    """Return the JSON member that a cell adds to a context. Its value is a number where the cell looks like one in
+    JSON, true, false, or text. An empty cell gives ""."""
     return f"{encode_basestring(name)}:{_json_text(cell)}" if cell else ""
 
 
 def _json_text(cell: str) -> str:
-    """The canonical JSON of a cell."""
+    """Return the canonical JSON of a cell."""
     if CANONICAL.fullmatch(cell):
         return cell
     if (text := WORDS.get(cell)) is not None:
@@ -115,7 +115,7 @@ def _json_text(cell: str) -> str:
 
 
 def arms(cell: str) -> tuple[str, ...]:
-    """The arms that a cell lists: JSON, or keys between |, ; or commas."""
+    """Return the arms that a cell lists, in JSON, or as keys between |, ; or commas."""
     if cell.startswith("["):
         try:
             arm_keys = json.loads(cell)
@@ -128,8 +128,10 @@ def arms(cell: str) -> tuple[str, ...]:
 
 
 def instants(cells: Sequence[str], default: tzinfo | None = None) -> list[int] | None:
-    """Microseconds since 1970 of times that all look like 2026-01-31T12:00:00.5 and share one ending: none, Z or an
-    offset from UTC; None for any others. default: the zone of times without one; None: UTC."""
+    """Return times in microseconds since 1970, if they all look like 2026-01-31T12:00:00.5 and share one ending. The
+    ending is none, Z or an offset from UTC. Returns None for any other cells.
+
+    default: the zone of times without one; None: UTC."""
     if not cells or (zone := ZONE_FORM.search(cells[0])) is None or not all(map(str.endswith, cells, repeat(zone[0]))):
         return None
     local_times = list(map(str.removesuffix, cells, repeat(zone[0])))
@@ -145,7 +147,8 @@ def instants(cells: Sequence[str], default: tzinfo | None = None) -> list[int] |
 
 
 def _in_zone(ats: Ids, zone: tzinfo) -> Ids:
-    """The moments at which clocks of a zone show these times; of a time that they show twice, the first."""
+    """Return the moments at which clocks of a zone show these times. For a time that they show twice, this is the first
+    moment."""
     quarters, inverse = np.unique(ats // QUARTER_US * QUARTER_US, return_inverse=True)
     shown = ((times.EPOCH + timedelta(microseconds=quarter)).replace(tzinfo=zone) for quarter in quarters.tolist())
     moments = [(moment - times.EPOCH) // timedelta(microseconds=1) for moment in shown]
@@ -153,8 +156,9 @@ def _in_zone(ats: Ids, zone: tzinfo) -> Ids:
 
 
 def time(cell: str, default: tzinfo | None = None) -> int:
-    """Microseconds since 1970 of a time; a number counts seconds, milliseconds or microseconds. default: as in
-    `instants`."""
+    """Return a time in microseconds since 1970. A cell with a number counts seconds, milliseconds or microseconds.
+
+    default: as in `instants`."""
     if not re.fullmatch(r"[0-9]{9,17}(\.[0-9]+)?", cell):
         return times.parse(cell, default=default or UTC)
     value = float(cell) if "." in cell else int(cell)
@@ -162,7 +166,8 @@ def time(cell: str, default: tzinfo | None = None) -> int:
 
 
 def states(cell: str) -> tuple[str, Any]:
-    """The state of a decision, as canonical JSON, and the history of its visit, from a cell that holds both in JSON."""
+    """Return the state of a decision, as canonical JSON, and the history of its visit, from a cell that holds both in
+    JSON."""
     if not cell:
         return "{}", None
     state, shown = history.from_json(_json(cell, dict[str, Any]))
@@ -170,12 +175,12 @@ def states(cell: str) -> tuple[str, Any]:
 
 
 def objects(cell: str) -> str:
-    """Canonical JSON of a cell that holds an object."""
+    """Return the canonical JSON of a cell that holds an object."""
     return canonical.text(_json(cell or "{}", dict[str, Any]))
 
 
 def events(cell: str) -> TimedEvents:
-    """The events that a cell lists in JSON, with the time of each."""
+    """Return the events that a cell lists in JSON, with the time of each."""
     arm_keys = _json(cell, list[EventEntry]) if cell else ()
     return [(entry, None if entry.at is None else times.parse(entry.at)) for entry in arm_keys]
 
@@ -201,4 +206,4 @@ SLOT_PARSERS |= {"position": position, "arm": intern}
 UNPARSED = ("decision", "context")
 DECISION_PARSERS: dict[str, Parse] = {word: _parse(_FIELDS[word]) for word in _FIELDS if word not in UNPARSED}
 DECISION_PARSERS |= {"user": optional, "at": time, "eligible": arms, "policy": intern, "state": states}
-"""The parse of each word that stands for one column: of a slot, and of what all rows of a decision have alike."""
+"""These tables give the parser of each word that stands for one column, of slots and of decisions."""

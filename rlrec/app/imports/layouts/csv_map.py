@@ -1,8 +1,8 @@
-"""Any table in CSV, with a map of its columns. A row is a slot; a decision with several slots has several rows.
+"""This module reads any table in CSV, with a map of its columns. A row is a slot, and a decision with several slots has
+several rows.
 
 A group of lines is read in columns, and equal cells are parsed once. Where something is wrong, the decisions of the
-group are read one by one, to find the line and the reason.
-"""
+group are read one by one, to find the line and the reason."""
 
 from __future__ import annotations
 
@@ -43,9 +43,11 @@ csv.field_size_limit(LINE_BYTES)  # a list of 10,000 arms is longer than the 128
 
 
 class ColumnMap(NamedTuple):
-    """The columns of a table by their meaning. columns: by the words of SINGLE; events: the column of each kind, or one
-    column with lists of events in JSON; context: its columns in order of their names, or one column with JSON
-    objects; zone: of times without one, None for UTC; decimal: the mark before decimals of numbers."""
+    """A ColumnMap tells the meaning of the columns of a table.
+
+    columns: by the words of SINGLE; events: the column of each kind, or one column with lists of events in JSON;
+    context: its columns in order of their names, or one column with JSON objects; zone: of times without one, None
+    for UTC; decimal: the mark before decimals of numbers."""
 
     columns: Mapping[str, str]
     events: Mapping[str, str] | str
@@ -55,7 +57,7 @@ class ColumnMap(NamedTuple):
 
     @classmethod
     def read(cls, entries: Any) -> ColumnMap:
-        """Raises InputError if the entries are no map of columns."""
+        """Return the map that these JSON entries describe. Raises InputError if they are no map of columns."""
         hint = 'such as {"session": "visit_id", "arm": "item", "propensity": "p", "reward": "clicked"}'
         if not isinstance(entries, dict):
             raise InputError("the map is no JSON object", hint=hint)
@@ -87,23 +89,24 @@ class ColumnMap(NamedTuple):
 
     @property
     def entries(self) -> list[str]:
-        """The names of the columns, each as often as the map has it."""
+        """Return the names of the columns, each as often as the map has it."""
         pairs = [self.events] if isinstance(self.events, str) else self.events.values()
         return [*self.columns.values(), *pairs, *self.context_columns]
 
     @property
     def context_columns(self) -> Sequence[str]:
-        """The names of the columns that make contexts."""
+        """Return the names of the columns that make contexts."""
         return [self.context] if isinstance(self.context, str) else self.context
 
     @property
     def names(self) -> list[str]:
-        """The names of all columns, each once."""
+        """Return the names of all columns, each once."""
         return list(dict.fromkeys(self.entries))
 
 
 class CsvMap(Layout):
-    """A table with a header; `options.map` names its columns. A table that `export-log` wrote needs no map."""
+    """This layout reads a table with a header, whose columns `options.map` names. A table that `export-log` wrote needs
+    no map."""
 
     headed = True
     reads = frozenset({"map"})
@@ -125,7 +128,7 @@ class CsvMap(Layout):
         self._decision_digests = array("q")
 
     def map_of(self, names: Sequence[str]) -> ColumnMap:
-        """The map of a table with these columns."""
+        """Return the map of a table with these columns."""
         if self.options.get("map") is not None:
             return self.map
         if tuple(names) not in writers.HEADERS:
@@ -163,7 +166,7 @@ class CsvMap(Layout):
             return False
 
     def _cells(self, text: bytes) -> list[str]:
-        """The cells of one line. Raises InputError where it has none, or continues on the next line."""
+        """Return the cells of one line. Raises InputError where the line has none, or continues on the next line."""
         if b"\x00" in text:
             raise InputError(f"a NUL at column {text.index(0) + 1}")
         try:
@@ -175,7 +178,7 @@ class CsvMap(Layout):
             raise InputError(f"no line of CSV: {error}", hint=hint) from None
 
     def _columns(self, texts: Sequence[bytes]) -> Cells:
-        """The columns of lines, with empty cells for lines that cannot be read."""
+        """Return the columns of lines, with empty cells for lines that cannot be read."""
         rows = list[list[str]]()
         with suppress(UnicodeDecodeError, csv.Error):
             if self._reads_end and (columns := self._split_columns(texts)) is not None:
@@ -186,8 +189,8 @@ class CsvMap(Layout):
         return list(zip(*rows, strict=True)) or [()] * self._width
 
     def _split_columns(self, texts: Sequence[bytes]) -> list[list[str]] | None:
-        """The columns of lines, the last ones as one text and equal texts as one object; None where splitting at
-        delimiters is not enough."""
+        """Return the columns of lines, where the last columns are one text, and equal texts one object. Returns None
+        where splitting at delimiters is not enough."""
         columns, ends = [list[str]() for _ in range(self._split + 1)], dict[str, str]()
         for start in range(0, len(texts), AT_ONCE):  # so few that the memory of their texts is reused
             lines = texts[start : start + AT_ONCE]
@@ -261,7 +264,7 @@ class CsvMap(Layout):
         return Decoded(rows, [], errors, zoneless=len(self._zoneless), lines=lines)
 
     def _starts(self, cells: Cells, indexes: range) -> Sequence[int]:
-        """The index of the first row of each decision."""
+        """Return the index of the first row of each decision."""
         if not self.spans or not indexes:
             return indexes
         rows = list(zip(*(cells[index] for index in self._grouping), strict=True))
@@ -272,7 +275,8 @@ class CsvMap(Layout):
         return starts
 
     def _differing(self, cells: Cells, starts: Sequence[int], row: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """The decisions whose rows differ in a column that holds one value per decision, by index, with that column."""
+        """Yield each decision whose rows differ in a column that holds one value per decision, by index, with that
+        column."""
         words = [self.map.columns[word] for word in csv_cells.DECISION_PARSERS if word in self._index]
         for name in [*words, *self.map.context_columns]:
             column = cells[self._number[name]]
@@ -290,8 +294,10 @@ class CsvMap(Layout):
     def _parsed(
         self, name: str, cells: Sequence[Any], lines: Sequence[int], parse: csv_cells.Parse, *, empty: Any = None
     ) -> Sequence[Any]:
-        """The parsed cells of a column; equal cells are parsed once. A cell that cannot be parsed makes its line bad
-        and becomes `empty`. lines: the index of the line of each cell."""
+        """Return the parsed cells of a column. Equal cells are parsed once. A cell that cannot be parsed makes its line
+        bad and becomes `empty`.
+
+        lines: the index of the line of each cell."""
         if parse is str:
             return cells
         if self.map.decimal == "," and parse in (csv_cells.number, self.count):
@@ -314,7 +320,7 @@ class CsvMap(Layout):
         return parsed
 
     def _add_parsed(self, cache: dict[Any, Any], cells: Iterable[Any], parse: csv_cells.Parse) -> dict[Any, InputError]:
-        """Parse cells into a cache. Returns the errors of those that cannot be parsed."""
+        """Parse cells into a cache. Returns the errors of the cells that cannot be parsed."""
         wrong: dict[Any, InputError] = {}
         for cell in cells:
             try:
@@ -330,7 +336,7 @@ class CsvMap(Layout):
         return csv_cells.time(cell, self.map.zone)
 
     def _words(self, parsers: Mapping[str, csv_cells.Parse], cells: Cells, lines: Sequence[int]) -> dict[str, Any]:
-        """The parsed columns of the words that the map has."""
+        """Return the parsed columns of the words that the map has."""
         columns: dict[str, Any] = {}
         for word in [word for word in parsers if word in self._index]:
             column = cells[self._index[word]]
@@ -369,7 +375,7 @@ class CsvMap(Layout):
         return LoggedEvents(**transposed(("row", "position", "kind", "value"), by_row))
 
     def _row_events(self, line: int, position: int, entries: csv_cells.TimedEvents) -> Iterator[LineEvent]:
-        """The events that a row lists: of its slot, or of the page."""
+        """Yield the events that a row lists, which belong to its slot or to the page."""
         for entry, at in entries:
             entry_position = position if entry.position is UNSET else entry.position
             if entry_position not in (position, None):
@@ -378,7 +384,7 @@ class CsvMap(Layout):
             yield LineEvent(entry_position, entry.kind, entry.value, at, entry.key)
 
     def _contexts(self, cells: Cells, lines: Sequence[int]) -> Sequence[str]:
-        """Canonical JSON of the context columns, without empty cells."""
+        """Return the canonical JSON of the context columns, without empty cells."""
         names = self.map.context_columns
         columns = [cells[self._number[name]] for name in names if self._number[name] < len(cells)]
         if isinstance(self.map.context, str):
@@ -431,8 +437,8 @@ class CsvMap(Layout):
             )
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """The rows, with all arms of the file as eligible where no column lists these, with one session per decision
-        where no column names sessions, and with events for slots that a column censors."""
+        """Return the rows, with all arms of the file as eligible where no column lists the eligible arms. Each decision
+        gets a session where no column names sessions. Slots that a column censors get events."""
         if "eligible" not in self._index:
             rows = replace(rows, eligible_sets=(self._eligible,))
         rows = rows.in_sessions()
@@ -440,16 +446,17 @@ class CsvMap(Layout):
 
 
 def _same_decision(row: Sequence[str], following: Sequence[str]) -> bool:
-    """Whether a row and the next belong to one decision: they have the same `decision`; without such a column, the same
-    session and time, while positions ascend."""
+    """Tell whether a row and the next belong to one decision. They do if they have the same `decision`. Without such a
+    column, they do if they have the same session and time, and positions ascend."""
     with suppress(ValueError):
         return row[:2] == following[:2] and (row[0] != "" if len(row) == 2 else int(row[2]) < int(following[2]))
     return False
 
 
 def check_columns(source: str, names: Sequence[str], wanted_names: Iterable[str]) -> None:
-    """Raises InputError unless every wanted column occurs exactly once among the names. source: the table, as messages
-    call it."""
+    """Raise InputError unless every wanted column occurs exactly once among the names.
+
+    source: the table, as messages call it."""
     for name in wanted_names:
         if name not in names:
             hint = suggest(name, list(names), cutoff=0.5) or f"its columns are {', '.join(names)[:200]}"

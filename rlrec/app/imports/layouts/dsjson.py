@@ -1,10 +1,11 @@
-"""The lines of Vowpal Wabbit's decision service (`dsjson`), which Azure Personalizer logs too: cb, ccb and slates.
+"""This module reads the lines of Vowpal Wabbit's decision service (`dsjson`), which Azure Personalizer logs too. They
+may be of its kinds cb, ccb and slates.
 
 A line is a decision with its reward, or the reward of a decision in another line, joined by the event id. In cb, `a`
-ranks actions counted from 1, and the first one was shown. In `_outcomes` of ccb and slates, `_a` counts them from 0, in
-slates within the actions of the slot. A cost is a negative reward.
-Source: the pages DSJSON, Conditional Contextual Bandit and Slates of Vowpal Wabbit's wiki.
-"""
+ranks actions counted from 1, and the first one was shown. In `_outcomes` of ccb and slates, `_a` counts them from 0,
+in slates within the actions of the slot. A cost is a negative reward.
+
+Source: the pages DSJSON, Conditional Contextual Bandit and Slates of Vowpal Wabbit's wiki."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ from rlrec.policy.gradients import history
 
 
 class SlotOutcome(Struct):
-    """The outcome of a slot of ccb or slates. a: the actions that it ranks, the shown one first; p: their
-    probabilities."""
+    """This record holds the outcome of a slot of ccb or slates.
+
+    a: the actions that the slot ranks, the shown one first; p: their probabilities."""
 
     a: list[int] | int = field(name="_a")
     p: list[float] | float = field(name="_p")
@@ -40,7 +42,7 @@ class SlotOutcome(Struct):
 
 
 class DsJsonLine(Struct):
-    """A line; it may have further keys, which are not read."""
+    """This record holds the keys of a line that are read. A line may have further keys."""
 
     c: dict[str, Any] | None = None
     a: list[int] | None = None
@@ -70,8 +72,10 @@ class DsJsonLine(Struct):
 
 
 class Actions(NamedTuple):
-    """The actions of a line. arms: the key of each; eligible: the same in order; slots: the slot of each in slates,
-    else None; features: JSON of the features by arm, None where there are none."""
+    """This record holds the actions of a line.
+
+    arms: the key of each; eligible: the same in order; slots: the slot of each in slates, None elsewhere; features:
+    JSON of the features by arm, None where there are none."""
 
     arms: Sequence[str]
     eligible: tuple[str, ...]
@@ -80,8 +84,9 @@ class Actions(NamedTuple):
 
 
 class ShownAction(NamedTuple):
-    """A slot and the arm that it showed. arms: those that it could show; probabilities: theirs, where the line has all
-    of them."""
+    """This record holds a slot and the arm that it showed.
+
+    arms: those that the slot could show; probabilities: those of these arms, where the line has all of them."""
 
     arm: str
     propensity: float
@@ -91,7 +96,7 @@ class ShownAction(NamedTuple):
 
 
 def page_outcome(line: DsJsonLine) -> SlotOutcome:
-    """The outcome that a line has outside its slots: in cb that of its only slot, else that of the page."""
+    """Return the outcome that a line has outside its slots. In cb it belongs to the only slot, elsewhere to the page."""
     ranked = line.a if line.a is not None else [] if line.action is None else [line.action]
     p = line.p if line.p is not None else [] if line.probability is None else [line.probability]
     if 0 in ranked and line.action and line.action - 1 in ranked and len(p) == len(ranked):
@@ -103,7 +108,8 @@ def page_outcome(line: DsJsonLine) -> SlotOutcome:
 
 
 def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
-    """The slots of a line: one in cb, where the first action of `a` was shown."""
+    """Return the slots of a line with the actions shown. In cb there is one slot, where the first action of `a` was
+    shown."""
     outcomes, shown = line.outcomes, list[ShownAction]()
     if is_cb := outcomes is None:
         outcomes = [page_outcome(line)]
@@ -136,7 +142,7 @@ def shown_actions(line: DsJsonLine, actions: Actions) -> list[ShownAction]:
 
 
 def _check_label(line: DsJsonLine, action: int, p: float) -> None:
-    """Raises InputError unless the label of a cb line is that of the action shown."""
+    """Raise InputError unless the label of a cb line is that of the action shown."""
     if line.action is not None and line.action != action:
         raise InputError(f"action {line.action} is not the first of `a`, {action}", field="_label_Action")
     passed = p * (1 - line.pdrop)  # this is the label probability in joined logs of Personalizer
@@ -147,7 +153,7 @@ def _check_label(line: DsJsonLine, action: int, p: float) -> None:
 def ranked_arms(
     ranked: Sequence[int], p: Sequence[float], arms: Sequence[str], *, first: int, at_a: str, at_p: str
 ) -> list[str]:  # fmt: skip
-    """The arms of ranked actions, which are numbered from `first`. Raises InputError where the actions or their
+    """Return the arms of ranked actions, which are numbered from `first`. Raises InputError where the actions or their
     probabilities are impossible."""
     if len(ranked) != len(p):
         raise InputError(f"{len(p)} probabilities of {len(ranked)} actions", field=at_p)
@@ -164,8 +170,8 @@ def ranked_arms(
 
 
 def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) -> bool:
-    """Whether some slot was denied its reward. That happens to an apprentice that chose another action than the
-    baseline (`_ba`, in cb the first): the baseline's was shown."""
+    """Tell whether some slot was denied its reward. That happens to an apprentice that chose another action than the
+    baseline (`_ba`, in cb the first), whose action was shown instead."""
     if actions.slots is not None:
         return False
     first = 0 if line.outcomes is not None else 1
@@ -176,8 +182,8 @@ def withholds(line: DsJsonLine, shown: Sequence[ShownAction], actions: Actions) 
 
 
 def available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[tuple[str, bool]]:
-    """The actions of a slot, and whether it could show each: in slates its own actions, else those of `_inc` (by
-    default all), without those shown above."""
+    """Return the actions of a slot, and whether the slot could show each. In slates a slot can show its own actions. In
+    ccb it can show those of `_inc` (by default all), without those shown in earlier slots."""
     if actions.slots is not None:
         return [
             (arm, True) for arm, slot_number in zip(actions.arms, actions.slots, strict=True) if slot_number == index
@@ -190,7 +196,7 @@ def available(actions: Actions, index: int, slot: Any, shown: set[str]) -> list[
 
 
 def slot_sets(shown: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str, ...], ...] | None:
-    """The arms that each slot could show; None where every slot could show all that were left."""
+    """Return the arms that each slot could show, or None where every slot could show all arms not shown yet."""
     left = set(actions.eligible)
     differs = False
     for slot in shown:
@@ -200,7 +206,7 @@ def slot_sets(shown: Sequence[ShownAction], actions: Actions) -> tuple[tuple[str
 
 
 def support(top: ShownAction, actions: Actions) -> dict[str, float] | None:
-    """The probability of each eligible arm at the first position, where all are known."""
+    """Return the probability of each eligible arm at the first position, where all are known, else None."""
     by_arm = dict(zip(top.arms, top.probabilities, strict=False))
     return {arm: by_arm.get(arm, 0.0) for arm in actions.eligible} if top.probabilities else None
 
@@ -215,7 +221,7 @@ DROPPED = ValueCheck(lambda p: 0 <= p <= 1, "{!r} is no probability of a line th
 
 
 class DsJson(jsonl.LineLayout):
-    """Lines of a decision service."""
+    """This layout reads lines of a decision service."""
 
     reads = frozenset({"reward_from", "arm_id"})
     rounding, kind, columns = FLOAT32, DsJsonLine, ROW
@@ -241,7 +247,7 @@ class DsJson(jsonl.LineLayout):
         return group._replace(skipped=self._passed, observations=self._observations)
 
     def _observation(self, line: DsJsonLine) -> Observation:
-        """The observation that a line makes of a decision in another line."""
+        """Return the observation that a line makes of a decision in another line."""
         at = checked(jsonl.time(line.enqueued, "EnqueuedTimeUtc"), until(self.now), "EnqueuedTimeUtc")
         name = self._reward_from or ""
         if name.startswith("o.") or line.reward is None:
@@ -304,8 +310,8 @@ class DsJson(jsonl.LineLayout):
         return actions
 
     def _keyed(self, entries: Sequence[Mapping[str, Any]]) -> Actions:
-        """Actions with their arms: the id where there is one, else a digest of the features, numbered where several are
-        equal."""
+        """Return actions with their arms. The arm of an action is its id where there is one, else a digest of its
+        features, numbered where several are equal."""
         arms, count = list[str](), Counter[str]()
         for action in entries:
             arm = self._arm(action)
@@ -333,8 +339,8 @@ class DsJson(jsonl.LineLayout):
     # -- rewards --
 
     def _rewards(self, line: DsJsonLine, actions: Actions, shown: Sequence[ShownAction]) -> Iterator[jsonl.LineEvent]:
-        """The reward of each slot, or of the page where no slot has one (as in slates), where something was observed. A
-        cost of 0 without an observation does not count as observed."""
+        """Yield the reward of each slot where something was observed. Where no slot has a reward (as in slates), yield
+        that of the page. A cost of 0 without an observation does not count as observed."""
         outcomes: dict[int | None, SlotOutcome] = {n: slot.outcome for n, slot in enumerate(shown, 1)}
         has_costs = actions.slots is None and any(outcome.cost is not None for outcome in outcomes.values())
         if line.outcomes is not None and not has_costs:
@@ -368,7 +374,10 @@ class DsJson(jsonl.LineLayout):
         self.sums.skipped += note.inactive.count(None)
 
     def finish_decoding(self) -> None:
-        """Where some reward was withheld, the whole log is that of an apprentice: none of its decisions was drawn."""
+        """Treat the whole log as that of an apprentice where some reward was withheld, since none of its decisions was
+        drawn then.
+
+        Raises InputError for such a log if it grows."""
         if self.sums.without_propensity:
             if self.source.grows:
                 raise InputError(APPRENTICE, hint="import the whole log without --follow")
@@ -397,8 +406,8 @@ class DsJson(jsonl.LineLayout):
         return lines + [f"{missing_text}: `rlrec feedback --input` takes them, by request_id"] * bool(unmatched)
 
     def complete(self, rows: LogColumns) -> LogColumns:
-        """The rows with the observations from other lines, without decisions that were never activated, and with one
-        session per decision."""
+        """Return the rows with the observations from other lines, without decisions that were never activated, and with
+        one session per decision."""
         if self.sums.without_propensity:
             slots = replace(rows.slots, propensity=NULL, marginal=NULL, min_propensity=NULL)
             rows = replace(rows, log_propensity=NULL, support=NULL, slots=slots)
@@ -416,7 +425,7 @@ class DsJson(jsonl.LineLayout):
         return _with_states(self._with_observations(rows).in_sessions())
 
     def _with_observations(self, rows: LogColumns) -> LogColumns:
-        """The rows with the observations that name a decision, or a slot of it."""
+        """Return the rows with the observations that name a decision, or a slot of it."""
         if not self._observed:
             return rows
         named = ((row, None, name) for row, name in enumerate(values(rows.request_id, len(rows))))
@@ -432,8 +441,8 @@ class DsJson(jsonl.LineLayout):
 
 
 def _with_states(rows: LogColumns) -> LogColumns:
-    """The rows, with states where each decision is a session by itself: even a log that dropped lines dropped none
-    before it in its session."""
+    """Return the rows, with states where each decision is a session by itself. Even a log that dropped lines dropped
+    none before such a decision in its session."""
     if rows.keep_probability == NULL:
         return rows
     alone = [name == session for name, session in zip(values(rows.request_id, len(rows)), rows.session, strict=True)]
@@ -445,21 +454,22 @@ def _with_states(rows: LogColumns) -> LogColumns:
 
 
 def _is_skipped(line: DsJsonLine, text: bytes) -> bool:
-    """Whether the format marks the line as one to skip: not to be learned from, a checkpoint, or from a log that drops
-    all."""
+    """Tell whether the format marks the line as one to skip. Such a line is not to be learned from, is a checkpoint, or
+    comes from a log that drops all."""
     if line.c is None and line.event_id is None and line.outcomes is None:
         return b"checkpoint" in text[:100]
     return line.skip_learn or line.pdrop == 1
 
 
 def _is_bare(name: str, value: Any) -> bool:
-    """Whether a key of a ccb context says no more than which actions each slot could show."""
+    """Tell whether a key of a ccb context says no more than which actions each slot could show."""
     slots = value if name == "_slots" and isinstance(value, list) else [None]
     return all(isinstance(slot, dict) and slot.keys() <= {"_inc"} for slot in slots)
 
 
 def _features(action: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    """The features of an action; none where the action holds only its arm, as in lines of `export-log`."""
+    """Return the features of an action. There are none where the action holds only its arm, as in lines of
+    `export-log`."""
     features = {name: value for name, value in action.items() if name not in ("_tag", "_slot_id")}
     return {} if action.get("_tag") == arm and features == {"i": {"id": arm}} else features
 
@@ -473,7 +483,7 @@ def _is_observation(line: DsJsonLine) -> bool:
 
 
 def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
-    """Whether a line says that the decision was shown."""
+    """Tell whether a line says that the decision was shown."""
     marks = [entry for entry in observations if isinstance(entry, dict)]
     return (
         line.action_taken
@@ -483,7 +493,7 @@ def _activates(line: DsJsonLine, observations: Sequence[Any]) -> bool:
 
 
 def _observed_sum(observations: Sequence[Any], name: str | None) -> float | None:
-    """The sum of the observed numbers, or of those under the key `name`; None where there are none."""
+    """Return the sum of the observed numbers, or of those under the key `name`. Returns None where there are none."""
     observed = [entry.get("v") if isinstance(entry, dict) else entry for entry in observations]
     if name is not None:
         observed = [entry.get(name) if isinstance(entry, dict) else None for entry in observed]

@@ -1,8 +1,8 @@
-"""One decision per line: the format of `export-log`; lines from elsewhere may give as little as a session, a slate and
-the eligible arms.
+"""This module reads one decision per line, the format of `export-log`. Lines of other systems may give as little as a
+session, a slate and the eligible arms.
 
-A line needs neither a propensity nor a marginal: such a decision is stored, and left out of estimates that weigh.
-"""
+A line needs neither a propensity nor a marginal. A decision without them is stored, and left out of estimates that
+weigh."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ ROW = (
 
 
 class EventEntry(Struct, forbid_unknown_fields=True):
-    """An event of a line. position: None for the page; UNSET where the line does not say."""
+    """This record holds an event of a line.
+
+    position: None for the page; UNSET where the line does not say."""
 
     kind: str
     position: int | UnsetType | None = UNSET
@@ -49,7 +51,7 @@ class EventEntry(Struct, forbid_unknown_fields=True):
 
 
 class LineSlot(NamedTuple):
-    """A slot of a line, with fields as in LoggedSlots."""
+    """This record holds a slot of a line, with fields as in LoggedSlots."""
 
     position: int
     arm: str
@@ -63,7 +65,7 @@ class LineSlot(NamedTuple):
 
 
 class LineEvent(NamedTuple):
-    """An event of a line, with fields as in LoggedEvents."""
+    """This record holds an event of a line, with fields as in LoggedEvents."""
 
     position: int | None
     kind: str
@@ -76,16 +78,17 @@ Row = tuple[tuple[str, ...], Sequence[Any], Sequence[LineSlot], Sequence[LineEve
 
 
 class LineLayout(Layout):
-    """A layout with one JSON object per line, which is a decision; many lines are gathered into columns. kind: the type
-    that a line decodes to; columns: of decisions, by name."""
+    """A LineLayout reads one JSON object per line, which is a decision. Many lines are gathered into columns.
+
+    kind: the type that a line decodes to; columns: of decisions, by name."""
 
     kind: ClassVar[type[Struct]]
     columns: ClassVar[Sequence[str]]
 
     @abstractmethod
     def row(self, line: Any, text: bytes) -> Row | None:
-        """The eligible arms of a line (mostly the same object for lines with equal arms), its values in the order of
-        `columns`, its slots and its events; None for a line that is no decision."""
+        """Return the eligible arms of a line, its values in the order of `columns`, its slots and its events. Returns
+        None for a line that is no decision. The eligible arms are mostly the same object for lines with equal arms."""
 
     def decode(self, numbers: Sequence[int], texts: list[bytes]) -> Decoded:
         rows, slots, events, sets = list[Any](), list[Any](), list[Any](), dict[int, tuple[int, tuple[str, ...]]]()
@@ -119,7 +122,7 @@ class LineLayout(Layout):
 
 
 def time(text: str | None, field: str) -> int | None:
-    """Microseconds since 1970 UTC. Raises InputError for a text that is no time."""
+    """Return a time in microseconds since 1970 UTC. Raises InputError for a text that is no time."""
     try:
         return None if text is None else times.parse(text)
     except InputError as error:
@@ -131,7 +134,7 @@ def time(text: str | None, field: str) -> int | None:
 
 
 class SlateEntry(Struct, forbid_unknown_fields=True):
-    """A position of a slate; `position` defaults to the place in the list."""
+    """This record holds a position of a slate. `position` defaults to the place in the list."""
 
     arm: str
     position: int | None = None
@@ -150,8 +153,8 @@ class CandidateEntry(Struct, forbid_unknown_fields=True):
 
 
 class DecisionLine(Struct, forbid_unknown_fields=True):
-    """A line. `decision_id`, `propensity` and `duplicate` are allowed and not used; `k` is the length of the page where
-    the slate does not show all of it."""
+    """This record holds a line. `decision_id`, `propensity` and `duplicate` are allowed and not used. `k` is the length
+    of the page where the slate does not show all of it."""
 
     EXAMPLE: ClassVar[str] = (
         '{"session": "s1", "slate": [{"arm": "a1", "propensity": 0.5}], "eligible": ["a1", "a2"], "reward": 1}'
@@ -201,7 +204,7 @@ LINE = cast(type[DecisionLine], defstruct(
 
 
 class Jsonl(LineLayout):
-    """One decision per line; the keys of `recommend --json`, and those that `export-log` adds."""
+    """This layout reads one decision per line, with the keys of `recommend --json` and those that `export-log` adds."""
 
     kind, columns = LINE, ROW
 
@@ -256,12 +259,12 @@ class Jsonl(LineLayout):
 
 @lru_cache(CACHE)
 def _sorted_set(arms: tuple[str, ...]) -> tuple[str, ...]:
-    """These arms in order, each once; the same object for equal lists."""
+    """Return these arms in order, each once. Equal lists give the same object."""
     return tuple(sorted(set(arms)))
 
 
 def with_censor_events(rows: LogColumns) -> LogColumns:
-    """The rows with events that censor the slots marked so."""
+    """Return the rows with an event that censors each slot marked as censored."""
     n = len(rows.slots.row)
     arm_keys = zip(rows.slots.row, values(rows.slots.position, n), values(rows.slots.censored, n), strict=True)
     marks = [(row, LineEvent(position, CENSOR, 1.0)) for row, position, is_censored in arm_keys if is_censored]
@@ -274,7 +277,7 @@ def _stated_value(line: DecisionLine, stated_fields: LogField) -> Any:
 
 
 def _candidates(decision: DecisionLine, eligible: Sequence[str]) -> LoggedCandidates | None:
-    """The candidates that the slate was ranked from; they must be its eligible arms."""
+    """Return the candidates that the slate was ranked from. Raises InputError unless they are its eligible arms."""
     if decision.candidates is None:
         return None
     arm_keys = [entry.arm for entry in decision.candidates]
@@ -307,7 +310,7 @@ def _features(decision: DecisionLine, eligible: Sequence[str]) -> str | None:
 def _slot_sets(
     decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]
 ) -> tuple[tuple[str, ...], ...] | None:
-    """The arms that each position of the slate could show; None where the line does not say."""
+    """Return the arms that each position of the slate could show, or None where the line does not say."""
     if decision.slot_sets is None:
         return None
     sets = tuple(tuple(sorted(set(arms))) for arms in decision.slot_sets)
@@ -319,7 +322,7 @@ def _slot_sets(
 
 
 def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequence[str]) -> dict[str, float] | None:
-    """The probability of each eligible arm at position 1; None where the line does not say."""
+    """Return the probability of each eligible arm at position 1, or None where the line does not say."""
     if decision.support is None:
         return None
     probabilities = decision.support.values()
@@ -333,7 +336,7 @@ def _support(decision: DecisionLine, slots: Sequence[LineSlot], eligible: Sequen
 
 
 def _source(decision: DecisionLine, policy: str) -> str | None:
-    """JSON of the policy and belief that a line names; None where they are those of the imported decision."""
+    """Return JSON of the policy and belief that a line names, or None where they are those of the imported decision."""
     usual = {"policy": policy} | USUAL
     stated_fields = {name: value for name in usual if (value := getattr(decision, name)) is not None}
     return None if usual | stated_fields == usual else canonical.text(stated_fields)

@@ -1,8 +1,8 @@
-"""The Open Bandit Dataset: a CSV of impressions, each an item at one position of a page with its marginal propensity.
+"""This module reads the Open Bandit Dataset. It is a CSV of impressions, each an item at one position of a page with
+its marginal propensity.
 
-Source: Saito, Aihara, Matsutani, Narita (2020), "Open Bandit Dataset and Pipeline", arXiv 2008.07146. Each row becomes
-a session of its own, since the file has no key of sessions.
-"""
+Source: Saito, Aihara, Matsutani, Narita (2020), "Open Bandit Dataset and Pipeline", arXiv 2008.07146. Each row
+becomes a session by itself, since the file has no key of sessions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ CLICKS = {"0": None, "1": 1.0, "0.0": None, "1.0": 1.0}
 
 
 class Obd(CsvMap):
-    """Columns timestamp, item_id, position, click, propensity_score, user_feature_*, user-item_affinity_*."""
+    """This layout reads the columns timestamp, item_id, position, click, propensity_score, user_feature_*,
+    user-item_affinity_*."""
 
     wants_policy = True
     reads, has_pages = frozenset(), False
@@ -49,7 +50,7 @@ class Obd(CsvMap):
 
     @staticmethod
     def piece(name: str, cell: str) -> str:
-        """User features as text, and the affinities other than 0."""
+        """Return the JSON member of a context, for user features as text and for affinities other than 0."""
         if name.startswith(FEATURE):
             return f"{encode_basestring(name)}:{encode_basestring(cell)}"
         try:

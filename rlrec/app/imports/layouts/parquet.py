@@ -1,4 +1,5 @@
-"""A table in Parquet, with a map of its columns as for `csv`: its rows are first written as CSV into an unnamed file.
+"""This module reads a table in Parquet, with a map of its columns as for `csv`. Its rows are first written as CSV into
+an unnamed file.
 
 In messages row n is line n + 1, as if the file began with a header."""
 
@@ -18,7 +19,7 @@ ROWS = 50_000  # rows written at once
 
 
 class Parquet(CsvMap):
-    """A table in Parquet; `options.map` names the columns that are read."""
+    """This layout reads the columns of a Parquet table that `options.map` names."""
 
     def __init__(self, source: Source, *, policy: str | None, now: int, options: Mapping[str, Any]) -> None:
         if options.get("map") is None:
@@ -35,7 +36,8 @@ class Parquet(CsvMap):
 
 
 def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
-    """The wanted columns of a file, as CSV. Raises InputError where it is no Parquet file, or lacks one of them."""
+    """Return the wanted columns of a Parquet file, as a CSV file. Raises InputError where the file is no Parquet file,
+    or lacks one of the columns."""
     try:
         import pyarrow as pa
         from pyarrow import csv, parquet
@@ -62,7 +64,7 @@ def _as_csv(source: Source, wanted_names: list[str]) -> BinaryIO:
 
 
 def _printable(column: Any) -> Any:
-    """A column in a form that CSV can hold: times in UTC, and lists as JSON."""
+    """Return a column in a form that CSV can hold, with times in UTC, and lists as JSON."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):

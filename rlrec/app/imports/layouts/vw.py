@@ -1,9 +1,11 @@
-"""Text of Vowpal Wabbit: examples of `--cb`, one per line, and of `--cb_adf`, several lines up to a blank one.
+"""This module reads the text format of Vowpal Wabbit. An example of `--cb` is one line, and an example of `--cb_adf`
+has several lines up to a blank one.
 
-A label is ACTION:COST:PROBABILITY, and a cost is a negative reward. A word that touches the first bar, or begins with
-an apostrophe, is the tag: of an example its request id, of an action the name of its arm.
-Source: the pages Input format and Contextual bandit algorithms of Vowpal Wabbit's wiki.
-"""
+A label is ACTION:COST:PROBABILITY, and a cost is a negative reward. A word that touches the first bar, or begins
+with an apostrophe, is the tag. The tag of an example is its request id, and that of an action is the name of its
+arm.
+
+Source: the pages Input format and Contextual bandit algorithms of Vowpal Wabbit's wiki."""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ SEVERAL = "--actions N reads a log of --cb, a line an example; in one of --cb_ad
 
 
 class Vw(DsJson):
-    """Examples of a contextual bandit. `actions` of the options: the number of actions in a log of `--cb`."""
+    """This layout reads examples of a contextual bandit.
+
+    The option `actions` is the number of actions in a log of `--cb`."""
 
     reads, most_lines = frozenset({"arm_id", "actions"}), 100_000
 
@@ -42,7 +46,7 @@ class Vw(DsJson):
         return not gap
 
     def complete_bytes(self, data: bytes) -> int:
-        """The length up to the last blank line, where an example has several lines."""
+        """Return the length up to the last blank line, where an example has several lines."""
         if not self.spans:
             return super().complete_bytes(data)
         return max((match.end() + 1 for match in BLANK_LINE.finditer(data)), default=0)
@@ -71,7 +75,8 @@ class Vw(DsJson):
         return examples
 
     def _single_line(self, line: TextLine) -> DsJsonLine:
-        """An example of `--cb`: its features are the context; its actions are those that it lists, else all."""
+        """Return an example of `--cb` as a decision. Its features are the context, and its actions are those that it
+        lists, else all."""
         if line.is_shared:
             raise InputError("a line of shared features, which --cb_adf has", hint="leave --actions out", field="label")
         arms = [label.action for label in line.labels] if len(line.labels) > 1 else self._all
@@ -81,7 +86,8 @@ class Vw(DsJson):
         return _example(line, [{"_tag": arm} for arm in arms], labels)
 
     def _several_lines(self, lines: Sequence[TextLine]) -> DsJsonLine:
-        """An example of `--cb_adf`: possibly a line of shared features, then a line for each action."""
+        """Return an example of `--cb_adf` as a decision. It may begin with a line of shared features, and has a line
+        for each action."""
         shared, actions = (lines[0], lines[1:]) if lines[0].is_shared else (NO_LINE, lines)
         if not actions or any(line.is_shared for line in actions):
             raise InputError("shared features without actions, or not first", hint=SEVERAL, field="label")
@@ -93,7 +99,7 @@ class Vw(DsJson):
 
 
 class Label(NamedTuple):
-    """A label of a line; an action that was not shown has neither cost nor probability."""
+    """This record holds a label of a line. An action that was not shown has neither cost nor probability."""
 
     action: str
     cost: float | None = None
@@ -101,7 +107,9 @@ class Label(NamedTuple):
 
 
 class TextLine(NamedTuple):
-    """A line of text. features: those of the namespace without a name, and an object for each other namespace."""
+    """This record holds a line of text.
+
+    features: those of the namespace without a name, and an object for each other namespace."""
 
     labels: Sequence[Label]
     tag: str | None
@@ -110,7 +118,7 @@ class TextLine(NamedTuple):
 
     @classmethod
     def read(cls, line: bytes) -> TextLine:
-        """Raises InputError for text that is no line of a contextual bandit."""
+        """Parse a line of text. Raises InputError for text that is no line of a contextual bandit."""
         if len(line) > LINE_BYTES:
             raise too_long()
         try:
@@ -164,8 +172,10 @@ def _number(text: str, field: str) -> float:
 
 
 def _example(line: TextLine, actions: Sequence[Mapping[str, Any]], labels: Sequence[tuple[int, Label]]) -> DsJsonLine:
-    """An example, in the form of a decision service's line. line: with the features of the context; labels: of the
-    actions by index. An example without labels is there to be predicted, and is skipped."""
+    """Return an example in the form of a decision service's line. An example without labels is there to be predicted,
+    and is skipped.
+
+    line: with the features of the context; labels: of the actions by index."""
     context: dict[str, Any] = {**line.features, "_multi": list(actions)}
     if len(labels) > 1:
         raise InputError("several actions of an example have a cost", hint=SEVERAL, field="label")
@@ -180,7 +190,8 @@ def _example(line: TextLine, actions: Sequence[Mapping[str, Any]], labels: Seque
 
 
 def _features(spaces: Sequence[str]) -> dict[str, Any]:
-    """Features by namespace: equal ones are added, and the weight of a namespace multiplies its features."""
+    """Return the features of a line by namespace. Equal features are added, and the weight of a namespace multiplies
+    its features."""
     sums = defaultdict[str, dict[str, float]](dict)
     texts = defaultdict[str, dict[str, str]](dict)
     for space in spaces:
@@ -213,7 +224,8 @@ def _features(spaces: Sequence[str]) -> dict[str, Any]:
 
 
 def _fields(sums: Mapping[str, float]) -> dict[str, Any]:
-    """Features as fields: NAME=VALUE becomes a text field, if it is the only one with this name and its value is 1."""
+    """Return features as fields. NAME=VALUE becomes a text field, if it is the only feature with this name and its
+    value is 1."""
     count = Counter(name.partition("=")[0] for name in sums)
     fields = dict[str, Any]()
     for name, amount in sums.items():

@@ -1,4 +1,4 @@
-"""Layouts that are written: the decisions of the log become lines, and what lines cannot hold is counted."""
+"""Classes here write the decisions of the log as lines of several layouts, and count what the lines cannot hold."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ MAPS = [{name: name for name in names if name != "reward"} for names in HEADERS]
 
 
 class LayoutWriter(ABC):
-    """Writes one log. detailed: whether it needs the rewards of slots and the features of the catalogue; holds: which
-    keys of OPTIONAL its lines can hold; left_out: the number of decisions with something that lines cannot hold, by its
+    """A LayoutWriter writes one log.
+
+    detailed: whether the writer needs the rewards of slots and the features of the catalogue; holds: which keys of
+    OPTIONAL its lines can hold; left_out: the number of decisions with something that lines cannot hold, by its
     name."""
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("candidates", "features", "slot_sets", "support")  # keys of some records
@@ -42,7 +44,7 @@ class LayoutWriter(ABC):
         self.left_out: Counter[str] = Counter()
 
     def lines(self, records: Iterable[LogLine]) -> Iterator[bytes]:
-        """The lines of all decisions that can be written."""
+        """Yield the lines of all decisions that can be written."""
         header = self.header
         for record in records:
             if written := self.decision(record):
@@ -52,11 +54,11 @@ class LayoutWriter(ABC):
 
     @abstractmethod
     def decision(self, record: LogLine) -> bytes:
-        """The lines of a decision; empty where lines cannot hold it."""
+        """Return the lines of a decision, or no bytes where lines cannot hold it."""
 
 
 class JsonLines(LayoutWriter):
-    """The whole record of each decision, as one JSON object."""
+    """This class writes the whole record of each decision, as one JSON object."""
 
     detailed, holds = False, frozenset(LayoutWriter.OPTIONAL)
 
@@ -65,10 +67,10 @@ class JsonLines(LayoutWriter):
 
 
 class CsvWriter(LayoutWriter):
-    """A table with one row per slot, which `import-log` reads without a map.
+    """This class writes a table with one row per slot, which `import-log` reads without a map.
 
-    `eligible` is a list in JSON, `context` an object, `events` a list of those of the slot; events of the page are on
-    its first row, with `"position": null`."""
+    `eligible` is a list in JSON, `context` an object, and `events` a list of the events of the slot. Events of the
+    page are on its first row, with `"position": null`."""
 
     header = f"{','.join(COLUMNS)}\n".encode()
 
@@ -104,22 +106,25 @@ class CsvWriter(LayoutWriter):
 
 
 def _cell(value: Any) -> Any:
-    """A value for a cell: 1 for true."""
+    """Return a value for a cell, which is 1 for true."""
     return 1 if value is True else value
 
 
 def _stated(record: LogLine, exclusions: Sequence[str] = ()) -> dict[str, bool]:
-    """Tell of each stated field whether a record has it. exclusions: keys that are not lost."""
+    """Tell for each field that a line may state whether a record has it.
+
+    exclusions: keys that are not lost."""
     keys = [field.key for field in STATED_FIELDS if field.key not in exclusions]
     return {key: record.get(key) not in (None, False) for key in keys}
 
 
 class DsJsonWriter(LayoutWriter):
-    """Lines of Vowpal Wabbit's decision service: pages of one slot as cb, longer ones as ccb.
+    """This class writes lines of Vowpal Wabbit's decision service. Pages of one slot are of its kind cb, longer ones of
+    ccb.
 
-    `session` and `user` are extra keys: other readers of the format ignore unknown keys, and `import-log` reads these.
-    An action has its arm in `_tag`, besides the features of the arm, those for the decision if there are some, else
-    those of the catalogue; an action without features has `i.id`."""
+    `session` and `user` are extra keys. Other readers of the format ignore unknown keys, and `import-log` reads
+    these. An action has its arm in `_tag`, besides the features of the arm for the decision if there are some, else
+    those of the catalogue. An action without features has `i.id`."""
 
     holds = frozenset({"features", "slot_sets", "support"})
 
@@ -148,7 +153,7 @@ class DsJsonWriter(LayoutWriter):
         return f"{json.dumps(line, ensure_ascii=False, allow_nan=False)}\n".encode()
 
     def _note(self, record: LogLine) -> None:
-        """Count the parts of a record that the line cannot hold."""
+        """Count the values of a record that the line cannot hold."""
         by_slot = any(event["position"] is not None for event in record["events"])
         lost = {
             "rewards beyond the range of their definition, without --reward": record["clipped"],
@@ -171,7 +176,8 @@ def _cb(record: LogLine, arms: Sequence[str]) -> LogLine:
 
 
 def _ccb(record: LogLine, arms: Sequence[str]) -> LogLine:
-    """The outcome of each slot. The rewards are those of slots; where only the page has events, that of the page."""
+    """Return the outcome of each slot. The rewards are those of slots, but that of the page where only the page has
+    events."""
     outcomes, observed = list[LogLine](), {event["position"] for event in record["events"]}
     support, sets = record.get("support"), record.get("slot_sets") or [arms]
     support = None if support is None else {arm: support[arm] for arm in sets[0]}
@@ -192,8 +198,8 @@ def _observed(record: LogLine, value: float) -> list[LogLine]:
 
 
 def _slots(record: LogLine, arms: Sequence[str]) -> list[LogLine]:
-    """The slots as the context describes them, with the actions that each could show, where these are not all that were
-    left."""
+    """Return the slots as the context describes them. Each slot also lists the actions that it could show, unless every
+    slot could show all arms not shown yet."""
     described, sets = record["context"].get("_slots"), record.get("slot_sets")
     if not isinstance(described, list) or len(described) != len(record["slate"]):
         described = [{} for _ in record["slate"]]
@@ -207,7 +213,7 @@ def _slots(record: LogLine, arms: Sequence[str]) -> list[LogLine]:
 def _ranked(
     slot: Mapping[str, Any], arms: Sequence[str], support: Mapping[str, float] | None, *, first: int
 ) -> tuple[list[int], list[float]]:
-    """The numbers of the actions, the shown one first, and their probabilities."""
+    """Return the numbers of the actions, the shown one first, and their probabilities."""
     shown, propensity = slot["arm"], slot["propensity"]
     order = [shown] if support is None else [shown, *(arm for arm in arms if arm != shown and arm in support)]
     number = {arm: index for index, arm in enumerate(arms, first)}
@@ -221,11 +227,12 @@ EQUALS = "%3D"  # in a name
 
 
 class VwWriter(LayoutWriter):
-    """Examples of `--cb_adf`: a line of shared features with the request id as its tag, a line for each eligible arm
-    with the arm as its tag, and a blank line. The cost of the arm shown is its negative reward.
+    """This class writes examples of `--cb_adf`. An example has a line of shared features with the request id as its
+    tag, a line for each eligible arm with the arm as its tag, and a blank line. The cost of the arm shown is its
+    negative reward.
 
-    Objects in the context become namespaces, other fields go outside them; texts become NAME=VALUE, and separators in a
-    name are escaped as in a URL (%20)."""
+    Objects in the context become namespaces, and other fields go outside them. Texts become NAME=VALUE, and
+    separators in a name are escaped as in a URL (%20)."""
 
     holds = frozenset({"features"})
 
@@ -262,7 +269,7 @@ def _escaped(name: str) -> str:
 
 
 def _namespaces(fields: Mapping[str, Any]) -> str:
-    """The fields of an object as text with bars: objects, and lists of objects, become namespaces."""
+    """Return the fields of an object as text with bars. Objects, and lists of objects, become namespaces."""
     fields = {name: value for name, value in fields.items() if name not in RESERVED}
     inner = {name: list(_words("", value)) for name, value in fields.items() if _is_nested(value)}
     top = [word for name, value in fields.items() if name not in inner for word in _words(name, value)]
@@ -271,8 +278,8 @@ def _namespaces(fields: Mapping[str, Any]) -> str:
 
 
 def _joined(words: Sequence[str]) -> str:
-    """The features of a namespace. A name with `=` in it is written unescaped where several names, and no text, share
-    the part before `=`: a reader then takes it for a name."""
+    """Return the features of a namespace as text. A name with `=` in it is written unescaped where several names, and
+    no text, share the part before `=`, because a reader then takes it for a name."""
     names = [word.replace(EQUALS, "=") for word in words]
     heads = [name.partition("=")[0].partition(":")[0] for name in names]
     count, texts = Counter(heads), {word.partition("=")[0] for word in words if "=" in word}
@@ -287,8 +294,8 @@ def _is_nested(value: Any) -> bool:
 
 
 def _words(name: str, value: Any) -> Iterator[str]:
-    """The features of a value: numbers under their names, texts as NAME=VALUE, nested values with dots between
-    names."""
+    """Yield the features of a value. Numbers stand under their names, texts as NAME=VALUE, and nested values with dots
+    between names."""
     if isinstance(value, dict):
         for key, entry in value.items():
             yield from _words(f"{name}.{key}" if name else key, entry)
