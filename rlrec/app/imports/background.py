@@ -51,7 +51,7 @@ class BackgroundItems(Iterator[T], Generic[T]):
             os.waitpid(self._child, 0)
 
     def _receive(self) -> T | None:
-        """Return the next item, or None after the last one. Raises the error that ended the work of the other process."""
+        """Return the next item, or None after the last one. Raises the error that ended the work of the child."""
         try:
             item = pickle.load(self._stream)
         except (EOFError, pickle.UnpicklingError):

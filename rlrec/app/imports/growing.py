@@ -189,7 +189,7 @@ class GrowingFile:
             return False
 
     def _next_path(self, status: os.stat_result) -> str:
-        """Return the path of the file that was written after this one. Rotated files come before the file at the path."""
+        """Return the path of the file that was written after this one. Rotated files precede the one at the path."""
         with suppress(FileNotFoundError):
             paths = glob(f"{escape(os.path.realpath(self.path))}[.-][0-9]*")
             later = sorted(

@@ -1,1 +1,1 @@
-"""Estimates and figures of what policies earn, from the log."""
+"""Modules here compute from the log what policies earn, as estimates and figures."""

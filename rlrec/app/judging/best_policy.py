@@ -1,7 +1,7 @@
-"""Which policy is best in the long run, among those in the store and those that the log can teach.
+"""This module finds which policy is best in the long run, among those in the store and those that the log can teach.
 
-One regression of effects evaluates all of them. To first order, the gain of a candidate on a page is the sum over arms
-of the effect of a full look, times the looks that the arm gets beyond those in the log."""
+One regression of effects evaluates all of them. To first order, the gain of a candidate on a page is the sum over
+arms of the effect of a full look, times the looks that the arm gets beyond those in the log."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ Result = TypedDict("Result", {
 
 
 class Draft(NamedTuple):
-    """A candidate. version_id: of a stored version that may have served, else 0."""
+    """A Draft is a candidate for the best policy, with its distribution and the command that makes it serve.
+
+    version_id: of a stored version that may have served, else 0."""
 
     name: str
     command: str
@@ -69,8 +71,10 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _NewestPages:
-    """The newest pages of a log. counts: by eligible set, length and context; examination: of positions; columns: the
-    column of each arm, by id, (k,); newest: the version that served most of them."""
+    """This record holds the newest pages of a log.
+
+    counts: by eligible set, length and context; examination: of positions; columns: the column of each arm, by id,
+    (k,); newest: the version that served most of them."""
 
     counts: Counter[tuple[int, int, int]]
     sets: Mapping[int, tuple[int, ...]]
@@ -82,7 +86,9 @@ class _NewestPages:
 
     @classmethod
     def read(cls, unit: Unit, selection: Selection, examination: Array, arm_keys: Sequence[str]) -> _NewestPages:
-        """Read the newest pages of a selection. arm_keys: the keys of arms, in the order of the columns."""
+        """Read the newest pages of a selection.
+
+        arm_keys: the keys of arms, in the order of the columns."""
         rows = selected.newest_pages(unit, selection, PAGES)
         context_ids = np.array([row.context_id for row in rows])
         contexts, _ = stored_contexts.distinct_contexts(unit, context_ids)
@@ -98,12 +104,12 @@ class _NewestPages:
 
     @property
     def looks(self) -> float:
-        """The mean looks at all arms of a page together."""
+        """Return the mean number of looks at all arms of a page together."""
         total = sum(count * self.examination[:size].sum() for (_, size, _), count in self.counts.items())
         return float(total / self.counts.total())
 
     def exposures(self, serving: VersionDistribution) -> Array | None:
-        """The looks that a candidate gives each arm on a page, (k,); None where they have no closed form."""
+        """Return the looks that a candidate gives each arm on a page, (k,), or None where they have no closed form."""
         if serving.trained is not None or serving.generator is not None or serving.rankers:
             return None
         looks, counts = np.zeros(len(self.columns)), Counter[tuple[int, int, int]]()
@@ -120,7 +126,7 @@ class _NewestPages:
         return None if np.isnan(looks).any() else looks / self.counts.total()
 
     def served(self, unit: Unit, selection: Selection, version_id: int) -> Array | None:
-        """The looks that a version recently gave each arm on a page, (k,); None where it served few pages."""
+        """Return the looks that a version recently gave each arm on a page, (k,), or None where it served few pages."""
         looks, pages = np.zeros(len(self.columns)), 0
         narrowed = replace(selection, version_ids=[version_id])
         for row in selected.newest_slots(unit, narrowed, COUNTED):
@@ -131,8 +137,10 @@ class _NewestPages:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArmEffects:
-    """Effects of k arms: raw estimates, and posteriors, which also exist where raw effects cannot be estimated; even
-    (k,): the exposures under `uniform`; shown (k,): those of the log.
+    """This record holds the effects of k arms, as raw estimates and as posteriors, which also exist where raw effects
+    cannot be estimated.
+
+    even (k,): the exposures under `uniform`; shown (k,): those of the log.
 
     Raw effects are unbiased, and evaluate `uniform` and versions that served. A candidate that learned from this very
     log shows the arms that happened to look good in it, so its difference from `uniform` is evaluated with posteriors
@@ -145,11 +153,11 @@ class ArmEffects:
 
     @cached_property
     def posterior(self) -> ShrunkEffects:
-        """The posteriors of the long-run effects, around the mean of all arms."""
+        """Return the posteriors of the long-run effects, around the mean of all arms."""
         return self.raw.long_run(self.raw.shrunk())
 
     def gain(self, exposures: Array, *, learned: bool) -> tuple[float, float]:
-        """The reward that exposures (k,) add to a page, and its standard error."""
+        """Return the reward that exposures (k,) add to a page, and its standard error."""
         fixed, error = self.even if learned else exposures, self.raw.total(now=1.0)[1]
         is_judged = self.raw.varies & (error > 0)
         change = np.where(is_judged, fixed - self.shown, 0.0)
@@ -164,9 +172,10 @@ class ArmEffects:
 def find(
     store: Store, *, by: str, reward: str | None = None, policy: str | None = None, log: str | None = None
 ) -> str | None:
-    """The sentence that names the best known policy for a reward (None: the one that a policy learns), from a log; it
-    is also stored for `status`. None where the reward ends with the visit, or the log has too few data. by: the calling
-    command."""
+    """Return the sentence that names the best known policy for a reward, from a log, and store it for `status`. Returns
+    None where the reward ends with the visit, or the log has too few data.
+
+    reward: None for the one that `policy` learns; by: the calling command."""
     if log is not None and log.startswith(log_stores.PREFIX):
         return None
     try:
@@ -186,7 +195,7 @@ def find(
 
 
 def last_reward(store: Store) -> str | None:
-    """The reward of the last answer, which `status` shows; None without one."""
+    """Return the reward of the last answer, which `status` shows, or None where there is no answer yet."""
     from rlrec.store.log import activity
 
     with store.read() as unit:
@@ -195,7 +204,8 @@ def last_reward(store: Store) -> str | None:
 
 
 def answer(unit: Unit, reward: str, log: str | None) -> Result:
-    """The answer, in an open transaction. Raises CheckFailed for a log that cannot show effects."""
+    """Return the candidates and the sentence that names the best one, in an open transaction. Raises CheckFailed for a
+    log that cannot show effects."""
     from rlrec.app.evaluation.passes import arm_effects
     from rlrec.ope.intervals.tails import t_quantile
 
@@ -240,8 +250,8 @@ def answer(unit: Unit, reward: str, log: str | None) -> Result:
 
 
 def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int]) -> Iterator[Draft]:
-    """The candidates: uniform, every live policy, each bandit retrained with the reward, and effects of these arms as a
-    belief."""
+    """Yield the candidates. They are `uniform`, every live policy, each bandit retrained with the reward, and a policy
+    with the effects of these arms as its belief."""
     uniform = designs.unstored("uniform", {}, reward)
     command = f"`rlrec policy create {reward.name}-uniform --kind uniform --reward {reward.name}` makes it"
     yield Draft("uniform", command, VersionDistribution(unit, uniform, designs.policy_of(uniform), sums=(), prior=()))
@@ -266,7 +276,7 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
 
 
 def _way_to_callers(unit: Unit, policy: StoredPolicy) -> str:
-    """How a live policy reaches callers, or the command after which it does."""
+    """Return a sentence that says how a live policy reaches callers, or by which command."""
     changes = routes.newest_changes(unit)
     for change in changes:
         if change.policy_id == policy.id and change.number is None:
@@ -280,8 +290,8 @@ def _way_to_callers(unit: Unit, policy: StoredPolicy) -> str:
 
 
 def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
-    """A bandit that has learned this reward from the same decisions; of another kind, where its own cannot take such a
-    reward."""
+    """Yield a bandit that has learned this reward from the same decisions. The bandit is of another kind where its own
+    kind cannot take such a reward."""
     from rlrec.app.learning import slot_statistics, warm_start
 
     name, command = version.policy.name, f"`rlrec policy rebuild {version.policy.name} --reward {reward.name}` makes it"
@@ -305,7 +315,8 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
 def _long_term(
     unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequence[int], learners: Sequence[Version]
 ) -> Draft:
-    """The policy for these effects: the newest `long-term` policy that learns this reward, rebuilt, else a new one."""
+    """Return the candidate for these effects. It is the newest `long-term` policy that learns this reward, rebuilt, or
+    a new one where there is none."""
     from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
 
     prior = {"prior_mean": effects.prior_mean, "prior_sd": max(effects.prior_sd, SMALLEST)}
@@ -323,8 +334,8 @@ def _long_term(
 
 
 def sentence_of(reward: str, candidates: Sequence[Candidate]) -> str:
-    """The sentence that names the best candidate, with its doubt; where that is what serves, the one that may be
-    better, too."""
+    """Return the sentence that names the best candidate, with its doubt. Where the best candidate serves already, the
+    sentence also names the one that may be better."""
     best, start, beside = candidates[0], f"best known for {reward} in the long run", ""
     serving = next((row for row in candidates if row["serves"]), None)
     if serving is not None and (best is serving or best["lower"] <= max(0.0, serving["gain"])):

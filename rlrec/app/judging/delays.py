@@ -1,4 +1,5 @@
-"""The share of reward that arrives within each window after a decision: a chain ladder over the log."""
+"""This module computes the share of reward that arrives within each window after a decision, by a chain ladder over the
+log."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ Result = TypedDict("Result", {
 
 
 def delays(store: Store, name: str | None = None, *, log: str | None = None) -> list[Result]:
-    """The share of reward that arrives within each window, up to the longest one in which decisions that are old enough
-    got a weighted event. Raises InputError where there is none."""
+    """Return the share of reward that arrives within each window. The longest window is the last in which decisions
+    that are old enough got a weighted event. Raises InputError where there is no such event."""
     with store.read() as unit:
         definition = lookup.reward(unit, name)
         windows = sorted({*WINDOWS_US, definition.window_us})
@@ -65,8 +66,8 @@ def delays(store: Store, name: str | None = None, *, log: str | None = None) -> 
 
 
 def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: int) -> Array:
-    """The columns DECISIONS to COUNTED of a batch, (windows, 5). EARLIER_REWARD is the reward of the same decisions in
-    the previous window, COUNTED the number of decisions that these represent."""
+    """Return the columns DECISIONS to COUNTED of a batch, (windows, 5). EARLIER_REWARD is the reward of the same
+    decisions in the previous window. COUNTED is the number of decisions that these represent."""
     slots = batch.slots
     uncensored = ~np.isin(slots["decision_id"], slots["decision_id"][slots["censored"]])
     served, is_weighed = _decisions(slots, uncensored), _weighed(batch, definition, uncensored)
@@ -90,7 +91,7 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
 
 
 def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
-    """The weighted events of a batch, and the decisions that have any; all other decisions earned the default."""
+    """Return the weighted events of a batch, and the decisions that have any. All others earned the default."""
     is_weighed = reward_log.kind_numbers(batch, definition.weights) >= 0
     is_weighed &= np.isin(batch.events["decision_id"], batch.slots["decision_id"][uncensored])
     events = take(batch.events, is_weighed)
@@ -99,6 +100,6 @@ def _weighed(batch: Batch, definition: Reward, uncensored: Flags) -> Batch:
 
 
 def _decisions(slots: Columns, rows: Flags | slice = slice(None)) -> Columns:
-    """The marks of each decision of some slots, by id."""
+    """Return the columns _MARKS for each decision of some slots, by id."""
     _, first = np.unique(slots["decision_id"][rows], return_index=True)
     return {name: slots[name][rows][first] for name in _MARKS}

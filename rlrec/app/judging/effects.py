@@ -1,5 +1,5 @@
-"""The effects of arms in a log, from one snapshot of the store; and a reward for the long run: how events at the slots
-of an arm are related to what follows a look at it."""
+"""This module computes the effects of arms in a log, from one snapshot of the store. It also suggests a reward for the
+long run, from how events at the slots of an arm are related to what follows a look at the arm."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DIGITS = 3  # decimal digits of a weight
 
 
 def effects(store: Store, request: Request, workers: Workers = IN_PROCESS) -> Result:
-    """The effects of every arm in the selected log.
+    """Return the effects of every arm in the selected log.
 
     Raises InputError for unknown names and an empty log, CheckFailed for a log with too few data."""
     with log_stores.reading(store, request.log, workers) as (unit, log, engine):
@@ -57,8 +57,9 @@ Suggestion = TypedDict("Suggestion", {
 
 
 def suggest(store: Store, request: Request) -> Suggestion:
-    """Weights of events with which the reward of an arm's slot equals the long-run effect of a look at it. request:
-    without groups, and with the curve that the log tells.
+    """Suggest weights of events with which the reward of an arm's slot equals the long-run effect of a look at the arm.
+
+    request: without groups, and with the curve that the log tells.
 
     Raises InputError for unknown names and an empty log, CheckFailed for a log with too few data."""
     with store.read() as unit:
@@ -116,7 +117,7 @@ def suggest(store: Store, request: Request) -> Suggestion:
 
 
 def _ranks(values: Array) -> Array:
-    """Ranks along the last axis, centred and of length 1, so that products of two are rank correlations."""
+    """Return ranks along the last axis, centred and of length 1, so that products of two are rank correlations."""
     ranks = values.argsort(axis=-1).argsort(axis=-1) - (values.shape[-1] - 1) / 2
     return np.asarray(ranks / np.linalg.norm(ranks, axis=-1, keepdims=True))
 

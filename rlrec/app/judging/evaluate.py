@@ -1,4 +1,5 @@
-"""Off-policy evaluation: the rewards that policies would have earned, from a log that others served."""
+"""This module estimates the rewards that policies would have earned, from a log that other policies served (off-policy
+evaluation)."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ NAMED = 3  # new arms that a line names at most
 
 
 def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> list[EstimateRow]:
-    """An estimate for every target, group and estimator, from one snapshot of the log.
+    """Return an estimate for every target, group and estimator, from one snapshot of the log.
 
     Raises InputError for unknown names, an interval that an estimator does not have, and an empty log."""
     estimators = estimates.estimators(request)
@@ -84,8 +85,8 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
 
 
 def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Path) -> Request:
-    """The request with the tables of its sources, stored in files of a folder. Raises InputError for an incomplete
-    table, and for an option that needs a table."""
+    """Return the request with the tables of its sources, stored in files of a folder. Raises InputError for an
+    incomplete table, and for an option that needs a table."""
     from rlrec.app.inputs import decision_tables
     from rlrec.app.inputs.decision_tables import MARGINAL, PROBABILITY, REWARD, SCORE, DecisionTable
 
@@ -119,7 +120,8 @@ def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Pat
 def _with_visits(
     unit: Unit, request: Request, rows: list[EstimateRow], selection: Selection, engine: Engine | None
 ) -> list[EstimateRow]:
-    """The rows. Where a step of a visit affects later ones, estimates of whole visits are added, and these answer."""
+    """Return the rows. Where a step of a visit affects later steps, estimates of whole visits are added, and these
+    answer."""
     answering = {(row.name, row.group): row for row in answering_rows(rows)}
     names = {row.name: None for row in answering.values() if "carry-over" in row.estimate.reasons}
     if not names:
@@ -139,8 +141,10 @@ def _with_visits(
 def former_rivals(
     unit: Unit, selection: Selection, shares: Mapping[str, Mapping[str | None, float]]
 ) -> dict[str, tuple[str, str]]:
-    """For each target that is compared mostly with others than the policy that serves now, a sentence that says so, and
-    the filter that selects what this policy logged. shares: of the loggers of each target, by version."""
+    """Find the targets that are compared mostly with others than the policy that serves now. Returns for each a
+    sentence that says so, and the filter that selects what this policy logged.
+
+    shares: of the loggers of each target, by version."""
     if unit.folder is not None or not (shares := {name: by_logger for name, by_logger in shares.items() if by_logger}):
         return {}
     changes = routes.newest_changes(unit)
@@ -160,8 +164,8 @@ def former_rivals(
 
 
 def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -> str | None:
-    """The time of the newest change of an arm that `doctor` finds in this log, where estimates say that rewards drift;
-    None where it finds none within the log."""
+    """Return the time of the newest change of an arm that `doctor` finds in this log, where estimates say that rewards
+    drift. Returns None where `doctor` finds none within the log."""
     if unit.folder is not None or not any("drift" in row.estimate.reasons for row in rows):
         return None
     from rlrec.app.audit.draws import newest
@@ -174,8 +178,8 @@ def _changed_at(unit: Unit, selection: Selection, rows: Sequence[EstimateRow]) -
 
 
 def comparable(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
-    """The rows of one table. Where targets are judged on different rows, one that is compared with itself has no
-    figures, since these would be taken for a comparison with the others."""
+    """Return the rows of one table. Where targets are judged on different rows of the log, a target that is compared
+    with itself has no figures, since these would be taken for a comparison with the other targets."""
     if len({f"{row.estimate.served or 0.0:.3g}" for row in rows}) < 2:
         return [*rows]
     return [
@@ -187,7 +191,8 @@ def comparable(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 
 
 def explained(rows: Sequence[EstimateRow]) -> list[str]:
-    """Explanations of the reasons of these estimates, and the step from which on the log does not support a target."""
+    """Return lines that explain the reasons of these estimates, and the step from which on the log does not support a
+    target."""
     horizons: dict[str, int] = {}
     for row in rows:
         if (horizon := row.estimate.horizon) is not None:
@@ -205,9 +210,11 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
-    """The estimate that answers, for each target and group. On pages, unless estimators were requested, the one that
-    assumes least; else the one of the first unit with the best verdict, where later ones win ties, since their
-    estimators do more. An estimate without a valid interval is used only where there is no other."""
+    """Return the estimate that answers, for each target and group.
+
+    On pages, unless estimators were requested, it is the one that assumes least. Elsewhere it is the one of the
+    first unit with the best verdict, where later ones win ties, since their estimators do more. An estimate without
+    a valid interval is used only where there is no other."""
     if any(row.is_answer for row in rows):
         return [row for row in rows if row.is_answer]
     answering: dict[Any, EstimateRow] = {}
@@ -224,8 +231,8 @@ def answering_rows(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 
 
 def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
-    """The reasons of these estimates, by group, one line for each target that has them, or one for all; then what to
-    try."""
+    """Explain the reasons of these estimates, by group. There is one line for each target that has the reasons, or one
+    for all targets. The lines after them say what to try."""
     lines, records = list[str](), {row.name: row.record for row in rows if not row.is_moot}
     for group, meaning in GROUPS.items():
         targets: dict[str, list[str]] = {}
@@ -241,8 +248,8 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def steps(rows: Sequence[EstimateRow]) -> dict[str, str]:
-    """At most one command for each target, against its worst reason for which there is one. A target that equals its
-    log needs none."""
+    """Return at most one command for each target, against the worst of its reasons for which there is a command. A
+    target that equals its log needs none."""
     by_name: dict[str, list[EstimateRow]] = {}
     for row in rows:
         by_name.setdefault(row.name, []).extend([row] * (row.answer[0] != "same"))
@@ -268,7 +275,7 @@ def steps(rows: Sequence[EstimateRow]) -> dict[str, str]:
 
 
 def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
-    """The steps, where targets with the same command share a line."""
+    """Return the commands of `steps` as lines, where targets with the same command share a line."""
     names, commands = {row.name for row in rows}, steps(rows)
     sharing = {step: [name for name in commands if commands[name] == step] for step in commands.values()}
     return [
@@ -278,7 +285,8 @@ def next_steps(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def _names(row: EstimateRow, reason: str) -> dict[str, str]:
-    """The names for the hint on a target. The command repeats the options that it does not change."""
+    """Return the names that the hint on a target contains. The command in the hint repeats the options that it does not
+    change."""
     name = row.name if row.origin is None else f"--target {row.name}=FILE"
     words = [f"--{key} {shlex.quote(value)}" for key, value in row.options.items() if f"--{key} " not in HINTS[reason]]
     extent, log = row.extent, row.options.get("log", "")
@@ -304,14 +312,14 @@ def _names(row: EstimateRow, reason: str) -> dict[str, str]:
 
 
 def assumed(rows: Sequence[EstimateRow]) -> list[str]:
-    """The assumptions of the answering estimators, one line each."""
+    """Return the assumptions of the answering estimators, one line each."""
     labels = dict.fromkeys(row.estimate.estimator for row in rows if not row.is_moot)
     return [f"assumed by {label}: {ope.ASSUMPTIONS[label]}" for label in labels if label in ope.ASSUMPTIONS]
 
 
 def log_read(rows: Sequence[EstimateRow]) -> list[str]:
-    """A line on which decisions were read, with which rewards; and one on arms that targets may show today and none of
-    these decisions could."""
+    """Return a line on which decisions were read, with which rewards. Further lines name arms that targets may show
+    today and none of these decisions could."""
     extent, rewards = rows[0].extent, dict.fromkeys(row.reward for row in rows)
     first, last = (date(day_of(at)) for at in (extent.first_at, extent.last_at))
     noun = "reward" if len(rewards) == 1 else "rewards"
@@ -335,8 +343,8 @@ def log_read(rows: Sequence[EstimateRow]) -> list[str]:
 
 
 def logs_taken(rows: Sequence[EstimateRow]) -> list[str]:
-    """A line for each target that several loggers inform: the weights of their rows, and which ones are left out; and
-    one where lifts of targets compare with different figures."""
+    """Return a line for each target that several loggers inform. It has the weights of their rows, and says which
+    loggers are left out. Another line says where lifts of targets compare with different figures."""
     by_target: dict[str, dict[str, list[float]]] = {}
     served: dict[tuple[str, str | None], set[str]] = {}
     for row in rows:

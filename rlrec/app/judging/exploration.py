@@ -1,4 +1,5 @@
-"""Cost and yield of exploration: a policy compared with its own beliefs without exploration."""
+"""This module computes the cost and yield of exploration. It compares a policy with the same beliefs without
+exploration."""
 
 from __future__ import annotations
 
@@ -44,8 +45,10 @@ COLUMNS = (*SIDES, "lost", "lost_squares", "earning")  # lost: how much rarer a 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of `exploration`. policy: None for that of the log, else the only one that has served; log: a
-    filter of its decisions; reward: None for the policy's."""
+    """This record holds the arguments of `exploration`.
+
+    policy: None for that of the log, else the only one that has served; log: a filter of its decisions; reward: None
+    for the policy's."""
 
     policy: str | None = None
     log: str | None = None
@@ -75,17 +78,19 @@ PolicyFigures = TypedDict("PolicyFigures", {
 
 
 class Result(PolicyFigures, CostFigures):
-    """Figures of a policy. mean: reward per row as served; total: cost over all rows."""
+    """This record holds the figures of a policy.
+
+    mean: reward per row as served; total: cost over all rows."""
 
 
 class ExplorationSums(Sums, kw_only=True):
-    """Sums over rows of the log, which can be added.
+    """This record holds sums over rows of the log, which can be added.
 
-    cost: of COLUMNS over clusters; days: the same by day. weights (targets, 4): for each target, sums of its weights w,
-    of their squares, and of w and w^2 / q, where q is the weight of the greedy policy (what squares would be in its
-    log). served, greedy, eligible (PERIODS, a): the probability of each arm at position 1, summed over the decisions of
-    a period, as served and without exploration, and the number of decisions in which it was eligible. left_out: rows
-    without both. waiting: rows that are not mature."""
+    cost: of COLUMNS over clusters; days: the same by day. weights (targets, 4): for each target, sums of its weights
+    w, of their squares, and of w and w^2 / q, where q is the weight of the greedy policy (what squares would be in
+    its log). served, greedy, eligible (PERIODS, a): the probability of each arm at position 1, summed over the
+    decisions of a period, as served and without exploration, and the number of decisions in which it was eligible.
+    left_out: rows without both. waiting: rows that are not mature."""
 
     cost: Moments
     days: Mapping[int, Moments]
@@ -98,7 +103,7 @@ class ExplorationSums(Sums, kw_only=True):
 
 
 def exploration(store: Store, request: Request) -> Result:
-    """The cost of a policy's exploration on its own mature decisions, and its benefits.
+    """Return the cost of a policy's exploration on its own mature decisions, and its benefits.
 
     Raises InputError for unknown names, a level outside (0, 1), and an empty log."""
     intervals.check_level(request.level)
@@ -122,7 +127,7 @@ def exploration(store: Store, request: Request) -> Result:
 
 
 def _only_policy(unit: Unit) -> str:
-    """The only policy that has served."""
+    """Return the name of the only policy that has served. Raises InputError where none or several have."""
     served = policies.served(unit)
     choices = (policy for policy in policies.all_policies(unit) if policy.id in served and policy.kind != TEAM_DRAFT)
     # a holdout that is not a copy of a policy explores nothing
@@ -136,7 +141,9 @@ def _only_policy(unit: Unit) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FloorComparison:
-    """A policy with and without its exploration, on its own log. start, period_us: of the periods."""
+    """A FloorComparison compares a policy with and without its exploration, on its own log.
+
+    start, period_us: of the periods."""
 
     request: Request
     evaluation: Evaluation
@@ -148,8 +155,8 @@ class FloorComparison:
 
     @classmethod
     def resolve(cls, unit: Unit, request: Request) -> FloorComparison:
-        """The comparison that a request asks for. Raises InputError for unknown names and for kinds that have no greedy
-        form here."""
+        """Return the comparison that a request asks for. Raises InputError for unknown names and for kinds that have no
+        greedy form here."""
         pairs = filters.parse(request.log or "")
         name = request.policy or pairs.get("policy") or _only_policy(unit)
         version = lookup.version(unit, name)[0]
@@ -166,7 +173,7 @@ class FloorComparison:
         )  # fmt: skip
 
     def sums(self, logged: LoggedBatch) -> ExplorationSums:
-        """The sums of one batch."""
+        """Return the sums of one batch."""
         rows, waiting = log_rows.usable_rows(logged.log, self.evaluation.targets[0].reward, now=self.evaluation.now)
         weight, vectors = self._greedy(rows, logged)
         is_usable = ~np.isnan(weight)
@@ -186,8 +193,9 @@ class FloorComparison:
         )  # fmt: skip
 
     def _greedy(self, rows: ImpressionRows, logged: LoggedBatch) -> tuple[Array, Array]:
-        """The weight of every row for the policy without exploration, (n,), NaN where it is not known; and the sums of
-        probabilities at position 1, as `served`, `greedy` and `eligible` in ExplorationSums, (3, PERIODS, a)."""
+        """Return the weight of every row for the policy without exploration, (n,), NaN where it is not known. Also
+        returns the sums of probabilities at position 1, as `served`, `greedy` and `eligible` in ExplorationSums, (3,
+        PERIODS, a)."""
         slots, weight = rows.slots, np.full(len(rows), np.nan)
         vectors = np.zeros((3, PERIODS, len(self.evaluation.arms)))
         period, top = (slots["at"] - self.start) // self.period_us, slots["position"] == 1
@@ -204,7 +212,7 @@ class FloorComparison:
         return weight, vectors
 
     def _weights(self, rows: ImpressionRows, greedy: Array, logged: LoggedBatch) -> Array:
-        """The sums of the weights of each target, as `weights` in ExplorationSums, (targets, 4)."""
+        """Return the sums of the weights of each target, as `weights` in ExplorationSums, (targets, 4)."""
         sums = np.zeros((len(self.evaluation.targets), 4))
         for number, scorer in (member for shared in self.evaluation.shared for member in shared.members):
             weight = scorer.log_batch(rows=rows, logged=logged, values=None).weight
@@ -214,7 +222,7 @@ class FloorComparison:
         return sums
 
     def answer(self, total: ExplorationSums) -> Result:
-        """The figures from the sums of the log."""
+        """Return the figures from the sums of the log."""
         cost, served = self._cost(total.cost), total.cost.summary().total
         n, weights = round(served[3]), zip(self.evaluation.targets, total.weights.tolist(), strict=True)
         return {
@@ -235,8 +243,8 @@ class FloorComparison:
         }  # fmt: skip
 
     def _cost(self, sums: Moments) -> Comparison:
-        """The reward per row lost to exploration: the self-normalised mean without exploration minus the mean as
-        served, on the same rows."""
+        """Return the reward per row lost to exploration. It is the self-normalised mean without exploration minus the
+        mean as served, on the same rows."""
         summary, contrast = sums.summary(), Minus(Snips())
         sample = intervals.studentised_bootstrap(contrast, summary.units[:, : len(SIDES)], seed=self.request.seed)
         lower, upper = sample.bounds(self.request.level)
@@ -257,8 +265,8 @@ class FloorComparison:
         )  # fmt: skip
 
     def _risen(self, total: ExplorationSums) -> list[RisenArm]:
-        """Arms that without exploration would mostly not have been shown in some period, and have more than an equal
-        share in the last one; the probabilities are those as served, at position 1."""
+        """Return the arms that without exploration would mostly not have been shown in some period, and have more than
+        an equal share in the last one. The probabilities are those as served, at position 1."""
         with np.errstate(divide="ignore", invalid="ignore"):
             served, greedy = total.served / total.eligible, total.greedy / total.eligible
         periods = np.flatnonzero(total.eligible.any(axis=1))

@@ -1,5 +1,5 @@
-"""How a log exposes the catalogue: the expected and the realised exposure of each arm, and how evenly they are
-spread."""
+"""This module computes how a log exposes the catalogue. It gives the expected and the realised exposure of each arm,
+and how evenly they are spread."""
 
 from __future__ import annotations
 
@@ -50,9 +50,11 @@ PORTION = 100_000  # slots whose features are summed at a time
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of `exposure`. policy: only its decisions; log: a filter; by: None or `day`; reward: for the rates,
-    None for the policy's, or the default; position: a curve, None for the policy's, where it has one; expected: whether
-    to derive the probabilities of every belief that served, which takes long for pages."""
+    """This record holds the arguments of `exposure`.
+
+    policy: only its decisions; log: a filter; by: None or `day`; reward: for the rates, None for the policy's, or
+    the default; position: a curve, None for the policy's, where it has one; expected: whether to derive the
+    probabilities of every belief that served, which takes long for pages."""
 
     policy: str | None = None
     log: str | None = None
@@ -90,13 +92,13 @@ Result = TypedDict("Result", {
 
 
 class ExposureSums(Sums, kw_only=True):
-    """Sums over decisions, which can be added. (a,) for the arms of the store.
+    """This record holds sums over decisions, which can be added. Arrays are (a,), for the arms of the store.
 
-    realised, expected: exposures, where each decision counts for the ones that the log dropped; expected: NaN once the
-    probabilities of a decision cannot be derived; underived: the number of such decisions. eligible: decisions in which
-    an arm was eligible. served: slots that the store drew; explored: the expected number of them filled by uniform
-    picks; young: those with a young arm. slates: with several described arms; variety: sum of their mean distance
-    between two arms."""
+    realised, expected: exposures, where each decision counts for the ones that the log dropped; expected: NaN once
+    the probabilities of a decision cannot be derived; underived: the number of such decisions. eligible: decisions
+    in which an arm was eligible. served: slots that the store drew; explored: the expected number of them filled by
+    uniform picks; young: those with a young arm. slates: with several described arms; variety: sum of their mean
+    distance between two arms."""
 
     decisions: int
     slots: int
@@ -112,14 +114,15 @@ class ExposureSums(Sums, kw_only=True):
 
 
 class ExposurePartial(Sums, kw_only=True):
-    """Sums over a part of the log, by day (or None for all), and for the rates of arms; nothing for an empty part."""
+    """This record holds sums over a part of the log, by day (or None for all), and for the rates of arms. For an empty
+    part it holds nothing."""
 
     days: Mapping[int | None, ExposureSums] = field(default_factory=dict)
     rates: RateSums | None = None
 
 
 def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> Result:
-    """The exposure of every arm that was eligible in the selected log, from one snapshot.
+    """Return the exposure of every arm that was eligible in the selected log, from one snapshot.
 
     Raises InputError for unknown names, and an empty log."""
     with log_stores.reading(store, request.log, workers) as (unit, log, engine):
@@ -133,7 +136,8 @@ def exposure(store: Store, request: Request, workers: Workers = IN_PROCESS) -> R
 
 
 def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records of arms, each with ARM_FIGURES over the whole log; None where an arm was never eligible."""
+    """Return the records of arms, each with ARM_FIGURES over the whole log. The figures are None where an arm was never
+    eligible."""
     figures: dict[str, ArmFigures] = {}
     with suppress(EmptyLog):
         figures = {row["arm"]: row for row in exposure(store, Request())["arms"]}
@@ -143,9 +147,11 @@ def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[st
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Census:
-    """A resolved request. added_at (a,): of the arms of `evaluation.arms`; described (a, v): unit vectors of their
-    features, zeros for an arm without any, None where no arm has any. curve: by which pulls count in the rates; None
-    where every slot counts as one."""
+    """A Census sums the exposure of arms over the log, for a resolved request.
+
+    added_at (a,): of the arms of `evaluation.arms`; described (a, v): unit vectors of their features, zeros for an
+    arm without any, None where no arm has any. curve: by which pulls count in the rates; None where every slot
+    counts as one."""
 
     evaluation: Evaluation
     reward: Reward
@@ -157,7 +163,7 @@ class Census:
 
     @classmethod
     def resolve(cls, unit: Unit, request: Request) -> Census:
-        """Raises InputError for unknown names."""
+        """Return the census that a request asks for. Raises InputError for unknown names."""
         log = filters.join_filters(request.policy and f"policy={request.policy}", request.log) or None
         evaluation = Evaluation.resolve(unit, EvaluationRequest(targets=(), log=log))
         version = None if request.policy is None else lookup.version(unit, request.policy)[0]
@@ -177,7 +183,7 @@ class Census:
         return Reading(columns=log_rows.JUDGED, support=False, marginals=0)
 
     def __call__(self, reader: LogReader, /) -> ExposurePartial:
-        """The sums of a partition."""
+        """Return the sums of a partition."""
         return reduce(add, (self._partial(logged, reader) for logged in reader.read(self.reading)), ExposurePartial())
 
     def _partial(self, logged: LoggedBatch, reader: LogReader) -> ExposurePartial:
@@ -215,8 +221,8 @@ class Census:
         )  # fmt: skip
 
     def _expected(self, slots: Columns, starts: Ids, logged: LoggedBatch, reader: LogReader) -> tuple[Array, int]:
-        """The expected exposure, (a,): the probabilities of each arm, summed over the positions of these decisions; and
-        the number of decisions without probabilities."""
+        """Return the expected exposure, (a,), and the number of decisions without probabilities. The exposure of an arm
+        is its probabilities, summed over the positions of these decisions."""
         expected = np.zeros(len(self.added_at))
         if not self.derives:
             return np.full(len(expected), np.nan), 0
@@ -232,7 +238,7 @@ class Census:
         return np.full(len(expected), np.nan) if underived else expected, underived
 
     def _eligible(self, sets: Ids, logged: LoggedBatch) -> Array:
-        """The number of these decisions in which each arm was eligible, (a,)."""
+        """Return the number of these decisions in which each arm was eligible, (a,)."""
         decisions = np.zeros(len(self.added_at))
         for key, n in zip(*(column.tolist() for column in np.unique(sets, return_counts=True)), strict=True):
             arms = logged.lists.catalogues[key] if key in logged.lists.catalogues else logged.eligible[key]
@@ -240,8 +246,8 @@ class Census:
         return decisions
 
     def _variety(self, arm: Ids, starts: Ids, count: Array) -> tuple[float, float]:
-        """The number of slates with several arms, all described, and the sum of their mean distances between two arms,
-        both weighted by count."""
+        """Return the number of slates with several arms that are all described, and the sum of their mean distances
+        between two arms. Both are weighted by count."""
         if self.described is None:
             return 0.0, 0.0
         from scipy.sparse import csr_array
@@ -265,7 +271,7 @@ class Census:
     # -- figures --
 
     def answer(self, by_day: Mapping[int | None, ExposureSums], rate_sums: RateSums) -> Result:
-        """The figures from the sums of the selected log."""
+        """Return the figures from the sums of the selected log."""
         total = reduce(add, by_day.values())
         limits = bounds(self.reward)
         is_share = limits is not None and limits[0] >= 0 and limits[1] <= 1
@@ -301,12 +307,12 @@ class Census:
         return result
 
     def _age_days(self, added_at: int) -> float | None:
-        """The age of an arm; None where it was added once the log had ended, as by an import."""
+        """Return the age of an arm, or None where it was added once the log had ended, as by an import."""
         return None if added_at > self.evaluation.extent.last_at else (self.evaluation.now - added_at) / DAY_US
 
 
 def _explored(slots: Columns, reader: LogReader) -> float:
-    """The expected number of these slots that uniform picks fill."""
+    """Return the expected number of these slots that uniform picks fill."""
     ids, version = np.unique(slots["version_id"], return_inverse=True)
     reader.loggers.versions(ids)
     explored = 0.0
@@ -318,7 +324,7 @@ def _explored(slots: Columns, reader: LogReader) -> float:
 
 
 def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
-    """The figures of a catalogue, over the arms that were eligible in some of these decisions."""
+    """Return the figures of a catalogue, over the arms that were eligible in some of these decisions."""
     eligible = sums.eligible > 0
     realised, expected = (spread(counts[eligible]) for counts in (sums.realised, sums.expected))
     mean = popularity[eligible].mean()
@@ -333,8 +339,8 @@ def _figures(sums: ExposureSums, popularity: Array) -> CatalogueFigures:
 
 
 def described(catalogue: Sequence[Arm]) -> csr_array | None:
-    """Unit vectors of the features of arms, (a, v): 1 for each text, flag and item of a list, and each number divided
-    by the largest of its field; None where no arm has any."""
+    """Return unit vectors of the features of arms, (a, v), or None where no arm has any. Each text, flag and item of a
+    list gives 1, and each number is divided by the largest of its field."""
     entries = [
         (row, path if number is None else f"{path}\x1e", 1.0 if number is None else float(number))
         for row, arm in enumerate(catalogue)

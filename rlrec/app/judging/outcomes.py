@@ -1,4 +1,4 @@
-"""Outcomes: how often units came, whether they came again, and their rewards, by group."""
+"""This module computes how often units came, whether they came again, and their rewards, by group."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ MAX_NAMES = 2  # metrics that the explanation of a reason names at most
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `outcomes`.
+    """This record holds the options of `outcomes`.
 
-    by: one of BY; None: by variant where there is an experiment, else no groups
-    rewards: names; none: those that the variants learn, or the one that all policies learn, or `default`
-    users, age_us, entered_us, metrics: as in `Study`
-    rival: the variant to compare with, None: the first one"""
+    by: one of BY; None: by variant where there is an experiment, else no groups. rewards: names; none: those that
+    the variants learn, or the one that all policies learn, or `default`. users, age_us, entered_us, metrics: as in
+    `Study`. rival: the variant to compare with, None: the first one."""
 
     by: str | None = None
     experiment: str | None = None
@@ -60,12 +59,14 @@ Result = TypedDict("Result", {
 
 
 def outcomes(store: Store, request: Request) -> Result:
-    """The outcomes of the selected log, from one snapshot. Raises InputError for unknown names, and an empty log."""
+    """Return the outcomes of the selected log, from one snapshot. Raises InputError for unknown names, and an empty
+    log."""
     return answer_requests(store, [request])[0]
 
 
 def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
-    """The outcomes for several requests, which may differ from the first one only in groups and in a later start."""
+    """Return the outcomes for several requests, which may differ from the first one only in groups and in a later
+    start."""
     for request in requests:
         _check(request)
     with store.read() as unit, bulk.alongside(unit):
@@ -85,7 +86,7 @@ def answer_requests(store: Store, requests: Sequence[Request]) -> list[Result]:
 
 
 def _arrivals(unit: Unit, study: Study) -> NewUnits | None:
-    """The new units of a running experiment."""
+    """Return the new units of a running experiment, or None for any other study."""
     is_running = study.experiment is not None and study.experiment.status == "running" and study.by == "variant"
     return NewUnits.count(unit, study) if is_running else None
 
@@ -101,7 +102,7 @@ def notice_uncounted(unit: Unit, store: Store, rewards: Iterable[Reward]) -> Non
 
 
 def find_uncounted(unit: Unit, reward: Reward) -> tuple[frozenset[str], list[str]]:
-    """The kinds of the newest events, if a reward counts none of them, and the names of rewards that count some."""
+    """Return the kinds of the newest events, if a reward counts none of them, and the rewards that count some."""
     event_kinds = frozenset(events.newest_kinds(unit, RECENT) - {events.CENSOR})
     if not event_kinds.isdisjoint(reward.weights):
         return frozenset(), []
@@ -165,8 +166,8 @@ def _study(unit: Unit, request: Request) -> Study:
 
 
 def explanations(rows: Iterable[Mapping[str, Any]], reasons: Sequence[str] = ()) -> list[str]:
-    """Return a line that explains each reason of these rows, and each of `reasons`. It names the metrics that have the
-    reason if they are few."""
+    """Return a line that explains each reason of these rows, and each of `reasons`. The line names the metrics that
+    have the reason if they are few."""
     metrics: dict[str, dict[str, None]] = {reason: {} for reason in reasons}
     rows = [*rows]
     for row in rows:

@@ -1,4 +1,5 @@
-"""Position curves: the examination of each position, estimated from the log, stored, and compared."""
+"""This module estimates position curves from the log, stores and compares them. A curve has the examination of each
+position."""
 
 from __future__ import annotations
 
@@ -56,8 +57,9 @@ EXPLAINED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `position fit`. positions: None for those of the longest slate; model: one of
-    `positions.MODELS`."""
+    """This record holds the options of `position fit`.
+
+    positions: None for those of the longest slate; model: one of `positions.MODELS`."""
 
     name: str
     log: str | None = None
@@ -99,7 +101,7 @@ def fit(store: Store, request: Request, workers: Workers = IN_PROCESS) -> CurveA
 
 @dataclass(frozen=True, kw_only=True)
 class _Estimated:
-    """A curve, the method that estimated it, and the comparison of the models."""
+    """This record holds a curve, the method that estimated it, and the comparison of the models."""
 
     curve: EstimatedCurve
     method: str
@@ -107,8 +109,10 @@ class _Estimated:
 
 
 class _LogSums(Sums, kw_only=True):
-    """Sums over batches. cells: of imported slots whose marginals are not known; partial: pages of which a slot is
-    missing or censored, which the other sums leave out."""
+    """This record holds sums over batches of the log.
+
+    cells: of imported slots whose marginals are not known; partial: pages of which a slot is missing or censored,
+    which the other sums leave out."""
 
     overlap: OverlapSums
     clicks: ClickSums
@@ -116,13 +120,13 @@ class _LogSums(Sums, kw_only=True):
     partial: int
 
     def __post_init__(self) -> None:
-        """Raises InputError for more cells than can be compared."""
+        """Raise InputError for more cells than can be compared."""
         if len(self.cells.slots) > CELLS:
             raise InputError(f"the log has more than {CELLS} contexts and arms", hint="narrow --log")
 
 
 class _PassSums(Sums):
-    """The sums of usable rows (None without any), and the number of rows that are too young."""
+    """This record holds the sums of usable rows (None without any), and the number of rows that are too young."""
 
     usable: _LogSums | None = None
     waiting: int = 0
@@ -130,7 +134,7 @@ class _PassSums(Sums):
 
 @dataclass(frozen=True, kw_only=True)
 class _CurvePass:
-    """The pass over the log for a curve down to `size` positions."""
+    """A _CurvePass reads the log once for a curve down to `size` positions."""
 
     evaluation: Evaluation
     definition: Reward
@@ -142,7 +146,7 @@ class _CurvePass:
         return Reading(columns=_READ, support=False, marginals=max(self.size, 2))
 
     def __call__(self, log_reader: LogReader, /) -> _PassSums:
-        """The sums of a partition."""
+        """Return the sums of a partition."""
         total = _PassSums()
         for batch in log_reader.read(self.reading):
             rows, immature = log_rows.usable_rows(batch.log, self.definition, now=self.evaluation.now)
@@ -196,7 +200,7 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
 
 
 def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
-    """The curve of a model. Raises CheckFailed where it ends at position 1."""
+    """Return the curve of a model. Raises CheckFailed where the curve ends at position 1."""
     if model == "pbm":
         estimated = _by_position(sums, size)
     else:
@@ -207,7 +211,7 @@ def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
 
 
 def _by_position(sums: _LogSums, size: int) -> _Estimated:
-    """The position-based curve, by the method that suits the log."""
+    """Return the position-based curve, by the method that suits the log."""
     curve = positions.chained(sums.overlap)
     if len(curve.positions) == 1 and len(sums.cells.slots):
         curve = positions.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
@@ -266,7 +270,8 @@ def _store(unit: Unit, request: Request, definition: Reward, estimated: _Estimat
 
 
 def fitted(unit: Unit, version: Version) -> Sequence[ExaminedPosition]:
-    """The curve that `fit` would store for the log of a version's policy; empty where it cannot be estimated."""
+    """Return the curve that `fit` would store for the log of a version's policy. The curve is empty where it cannot be
+    estimated."""
     request = Request(name=version.policy.name, log=f"policy={version.policy.name}", reward=version.reward.name)
     try:
         return _estimate(unit, request, version.reward, filters.selection(unit, request.log)).curve.positions
@@ -275,7 +280,7 @@ def fitted(unit: Unit, version: Version) -> Sequence[ExaminedPosition]:
 
 
 def list_curves(store: Store) -> list[CurveRow]:
-    """Every curve, by name and number."""
+    """List every stored curve, by name and number."""
     with store.read() as unit:
         names = {reward.id: reward.name for reward in policies.rewards(unit)}
         return [
@@ -289,13 +294,14 @@ def list_curves(store: Store) -> list[CurveRow]:
 
 
 def show(store: Store, reference: str) -> CurveAnswer:
-    """A stored curve; NAME means the newest one with that name. Raises InputError where there is none."""
+    """Return a stored curve. NAME means the newest one with that name. Raises InputError where there is none."""
     with store.read() as unit:
         return _answer(unit, lookup.curve(unit, reference))
 
 
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
-    """A row for each position of either curve: its examination in both, and how much higher the second is."""
+    """Return a row for each position of either curve, with its examination in both and how much higher the second is
+    than the first."""
     with store.read() as unit:
         sides = [lookup.curve(unit, reference).examination for reference in (first, second)]
     return [
@@ -308,7 +314,7 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 
 
 def explained(answer: CurveAnswer) -> list[str]:
-    """A line for each reason of a curve."""
+    """Return a line for each reason of a curve."""
     return [f"{reason}: {EXPLAINED[reason.partition(':')[0]]}" for reason in answer["reasons"]]
 
 
@@ -325,6 +331,6 @@ def _answer(unit: Unit, curve: Curve) -> CurveAnswer:
 
 
 def _position(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A position as JSON. The store may have read whole numbers as integers; they become floats."""
+    """Return a position as JSON. The store may have read whole numbers as integers, and they become floats."""
     bounds = {name: None if row[name] is None else float(row[name]) for name in ("examination", "lower", "upper")}
     return {"position": row["position"], **bounds, "rewards": row["rewards"], "slots": row["slots"]}

@@ -1,4 +1,4 @@
-"""The contents of a page about a store, from the answers of other commands."""
+"""This module collects the contents of a page about a store, from the answers of other commands."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ UNIFORM = "uniform"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Options of `report`. policy: only its decisions and beliefs; log: a filter; since: microseconds since 1970;
-    reward: for all comparisons, None for those that the policies learn."""
+    """This record holds the options of `report`.
+
+    policy: only its decisions and beliefs; log: a filter; since: microseconds since 1970; reward: for all
+    comparisons, None for those that the policies learn."""
 
     policy: str | None = None
     log: str | None = None
@@ -57,14 +59,15 @@ class Request:
 
     @property
     def filter(self) -> str:
-        """The selected decisions as a filter of the log."""
+        """Return the selected decisions as a filter of the log."""
         since = None if self.since is None else f"since={format_time(self.since)}"
         return filters.join_filters(self.policy and f"policy={self.policy}", self.log, since)
 
 
 class PolicyTraffic(NamedTuple):
-    """How much a policy served; a variant in an experiment is a policy of its own. newest: day of its newest
-    decision."""
+    """This record holds how much a policy served. A variant in an experiment is a policy by itself.
+
+    newest: day of its newest decision."""
 
     policy: str
     decisions: int
@@ -74,7 +77,7 @@ class PolicyTraffic(NamedTuple):
 
 
 class Training(NamedTuple):
-    """How a version was trained: its learning curve, the best epoch, and the test of the gate."""
+    """This record holds how a version was trained, by its learning curve, the best epoch, and the test of the gate."""
 
     policy: str
     version: int
@@ -84,12 +87,13 @@ class Training(NamedTuple):
 
 @dataclass(kw_only=True)
 class Result:
-    """The contents of the page. For a part that is None or empty, `remarks` has sentences under its name that say why.
+    """This record holds the contents of the page. For a part that is None or empty, `remarks` has sentences under its
+    name that say why.
 
     reward: shared by the parts, None without a policy. period: of `over_time`, hour, day or week; weeks: the same by
-    whole weeks, None with fewer than two; earlier, excluded: decisions that `since` and exclusions leave out; judged:
-    decisions for estimates and exposure, None for all; steps: what to do next, by target; best: the sentence that names
-    the best known policy; audit: what `doctor` found last"""
+    whole weeks, None with fewer than two; earlier, excluded: decisions that `since` and exclusions leave out;
+    judged: decisions for estimates and exposure, None for all; steps: what to do next, by target; best: the sentence
+    that names the best known policy; audit: what `doctor` found last"""
 
     created_at: str
     log: str
@@ -119,28 +123,30 @@ class Result:
 
 
 def report(store: Store, request: Request) -> Result:
-    """The contents of the page. Raises InputError for unknown names; a part without an answer says why."""
+    """Return the contents of the page. Raises InputError for unknown names. A part without an answer says why."""
     # exposure and estimates use the same decisions
     with store.snapshot() as unit, bulk.alongside(unit), partitions.shared(unit):
         return _Gathering(store, unit, request).result()
 
 
 def quick_findings(store: Store) -> list[Finding]:
-    """The findings of checks that do not read the whole log."""
+    """Return the findings of checks that do not read the whole log."""
     with store.snapshot() as unit:
         served = {key: log.decisions for key, log in activity.policy_logs(unit).items()}
         return _Ranking(unit, served).quick_findings(on_its_clock=store.now is None)
 
 
 def newest_filter(store: Store) -> str | None:
-    """The filter of the newest decisions, as many as estimates use; None where there are no more."""
+    """Return the filter of the newest decisions, as many as estimates use, or None where the log has no more."""
     with store.read() as unit:
         since = selected.newest_at(unit, filters.selection(unit, ""), JUDGED)
     return filters.with_since(None, since)
 
 
 class _Ranking:
-    """The policies that rank, with the decisions that each of them served. policy: the requested one."""
+    """A _Ranking orders the policies that rank by the decisions that each of them served.
+
+    policy: the requested one."""
 
     policy: StoredPolicy | None = None
 
@@ -151,8 +157,9 @@ class _Ranking:
         self.live = {policy.version.policy.id: policy.version for policy in live.values()}
 
     def _rankers(self) -> list[int]:
-        """The ids of the policies that rank: the requested one with its variants, else those that served most, followed
-        by others that can serve, newest first. The policy of an imported log does not rank."""
+        """Return the ids of the policies that rank. These are the requested policy with its variants, where one is
+        requested. Otherwise they are the policies that served most, followed by others that can serve, newest first.
+        The policy of an imported log does not rank."""
         ids = [key for key, _ in self.served.most_common()]
         if self.policy is None:
             served = {*ids, *(self.policies[key].base_id for key in ids)}
@@ -164,19 +171,21 @@ class _Ranking:
         return [key for key in ids if self.policies[key].kind != "logged"]
 
     def _shown(self) -> list[StoredPolicy]:
-        """The policies whose beliefs are shown and whose newest decisions are checked."""
+        """Return the policies whose beliefs are shown and whose newest decisions are checked."""
         rankers = [self.policies[key] for key in self._rankers()]
         return [policy for policy in rankers if policy.kind != UNIFORM][:BELIEFS]
 
     def quick_findings(self, *, on_its_clock: bool) -> list[Finding]:
-        """The findings of checks that do not read the whole log. on_its_clock: as in `newest.check`."""
+        """Return the findings of checks that do not read the whole log.
+
+        on_its_clock: as in `newest.check`."""
         findings = Findings()
         live_versions.check(self.unit, findings=findings, policy=None if self.policy is None else self.policy.name)
         return [*newest.check(self.unit, self._shown(), on_its_clock=on_its_clock), *findings.in_order()]
 
 
 class _Gathering(_Ranking):
-    """One run in one snapshot: first the contents of the store, then part by part."""
+    """A _Gathering collects the page in one snapshot, first the contents of the store, then part by part."""
 
     def __init__(self, store: Store, unit: Unit, request: Request) -> None:
         super().__init__(unit, {})
@@ -205,7 +214,7 @@ class _Gathering(_Ranking):
         self._judged_log = filters.with_since(request.filter, since)
 
     def _count_traffic(self) -> Counter[int]:
-        """The number of decisions of each policy; also fills the answer's table of traffic."""
+        """Return the number of decisions of each policy, and fill the answer's table of traffic."""
         versions = policies.versions(self.unit, list(self.policies))
         owners = StoredRows("version", ((version.id, version) for version in versions))
         count, day = Counter[int](), dict[int, int]()
@@ -223,7 +232,7 @@ class _Gathering(_Ranking):
         return count
 
     def result(self) -> Result:
-        """The answer, part by part."""
+        """Fill the parts of the answer one by one, and return it."""
         answer, fill = self.answer, self._fill
         if answer.decisions:
             answer.over_time = fill("time", self._over_time)
@@ -245,7 +254,7 @@ class _Gathering(_Ranking):
         return answer
 
     def _fill(self, name: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """The result of a part, or None with a remark that says why there is none."""
+        """Return the result of a part, or None with a remark that says why there is none."""
         self._parts.add(name)
         self.unit.progress(f"of {PARTS} parts of the page", len(self._parts), None)
         try:
@@ -258,14 +267,14 @@ class _Gathering(_Ranking):
             return None
 
     def _remark(self, name: str, text: str) -> None:
-        """Add a remark to a part, once."""
+        """Add a remark to a part, unless the part has it already."""
         if text not in self.answer.remarks[name]:
             self.answer.remarks[name].append(text)
 
     # -- parts --
 
     def _over_time(self) -> outcomes.Result:
-        """Outcomes by period, from the end of the last long gap on."""
+        """Return outcomes by period, from the end of the last long gap on."""
         days = sorted({row.day for row in self.days})
         start = max((next_day for day, next_day in pairwise(days) if next_day - day > GAP), default=days[0])
         span = days[-1] - start + 1
@@ -290,8 +299,8 @@ class _Gathering(_Ranking):
         return over_time
 
     def _estimates(self) -> None:
-        """The targets, grouped by the reward that they learn, each group evaluated as in `evaluate`. A learning policy
-        that serves is also compared with uniform, which comes last."""
+        """Fill in the estimates of the targets. Targets are grouped by the reward that they learn, and each group is
+        evaluated as in `evaluate`. A learning policy that serves is also compared with uniform, which comes last."""
         answer, by_reward = self.answer, defaultdict[str, list[str]](list)
         for version in self._targets():
             by_reward[self.request.reward or version.reward.name].append(version.policy.name)
@@ -308,7 +317,8 @@ class _Gathering(_Ranking):
         answer.reasons = evaluate.reasons_in_words(answer.estimates) if answer.estimates else []
 
     def _judge(self, reward: str, targets: list[str]) -> list[EstimateRow]:
-        """The estimates that answer about targets, requested one by one where some cannot be evaluated here."""
+        """Return the estimates that answer about targets. The targets are requested one by one where some cannot be
+        evaluated here."""
         request = evaluate.Request(targets=targets, log=self._judged_log, reward=reward)
         try:
             return evaluate.answering_rows(evaluate.evaluate(self.store, request))
@@ -318,8 +328,8 @@ class _Gathering(_Ranking):
         return [row for name in targets for row in self._fill("estimates", self._judge, reward, [name]) or []]
 
     def _failed_checks(self) -> list[Finding]:
-        """The checks of the log that estimates fail, with the affected targets. Which logs and models differ from each
-        other, `doctor` does not ask: that is no warning."""
+        """Return the checks of the log that estimates fail, with the affected targets. `doctor` does not ask which logs
+        and models differ from each other, so that is no warning."""
         severities = {check.reason: "warning" for check in CHECKS} | {"models-differ": "info", "unlike-loggers": "info"}
         rows = self.answer.estimates
         return [
@@ -329,7 +339,8 @@ class _Gathering(_Ranking):
         ]
 
     def _targets(self) -> list[Version]:
-        """The ranking policies that serve, or can. Holdouts are uniform, which is evaluated anyway."""
+        """Return the ranking policies that serve, or can. Holdouts are left out, because they are uniform, which is
+        evaluated anyway."""
         live = policies.live(self.unit, [self.policies[key].name for key in self._rankers()])
         targets, log = list[Version](), {"log": self.request.filter} if self.request.filter else {}
         for version, head in (live[self.policies[key].name] for key in self._rankers()):
@@ -356,7 +367,8 @@ class _Gathering(_Ranking):
         return [comparison for comparison in comparisons if comparison is not None]
 
     def _order_of(self, experiment: Experiment) -> tuple[bool, bool, int]:
-        """The sort key of an experiment on the page: running ones first, holdouts of routes before others."""
+        """Return the sort key of an experiment on the page. Running experiments come first, holdouts of routes before
+        others."""
         is_running = experiment.status == "running"
         return not is_running, lookup.route_of_holdout(self.unit, experiment) is None, -experiment.created_at
 
@@ -367,7 +379,7 @@ class _Gathering(_Ranking):
         return [positions.show(self.store, f"{name}@{number}") for name, number in [*newest_of.items()][-CURVES:]]
 
     def _trained(self) -> list[Training]:
-        """The newest training of each policy."""
+        """Return the newest training of each policy."""
         shown = self.policies if self.policy is None else [self.policy.id]
         owners = [key for key in shown if self.policies[key].kind == "gradient" and self.policies[key].base_id is None]
         trained: dict[int, Training] = {}

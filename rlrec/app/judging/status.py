@@ -1,4 +1,5 @@
-"""A store at a glance: its size, the state of its policies and routes, what is waiting, and warnings."""
+"""This module summarises a store. It reports its size, the state of its policies and routes, what is waiting, and
+warnings."""
 
 from __future__ import annotations
 
@@ -60,10 +61,11 @@ Waiting = TypedDict("Waiting", {"immature": int, "unsettled": int})
 
 
 class Status(TypedDict):
-    """The answer of `status`. arms: that may be served; policies: without variants of stopped experiments that no route
-    serves; experiments: running ones; events_by_hour: of the last 24 hours, the present one last; warnings: findings,
-    as in `doctor`; best: the last answer on the best known policy; training and doctor: the last runs; None without
-    one."""
+    """This record holds the answer of `status`.
+
+    arms: that may be served; policies: without variants of stopped experiments that no route serves; experiments:
+    running ones; events_by_hour: of the last 24 hours, the present one last; warnings: findings, as in `doctor`;
+    best: the last answer on the best known policy; training and doctor: the last runs; None without one."""
 
     revision: str
     arms: int
@@ -86,7 +88,7 @@ class Status(TypedDict):
 
 
 def status(store: Store) -> Status:
-    """The state of a store, from one snapshot; no part reads the whole log."""
+    """Return the state of a store, from one snapshot. No part of it reads the whole log."""
     with store.read() as unit:
         stored_policies = policies.all_policies(unit)
         live = StoredRows("policy", policies.live(unit, {policy.name for policy in stored_policies}).items())
@@ -168,8 +170,8 @@ def status(store: Store) -> Status:
 
 
 def _answer(unit: Unit, version: Version, looks: Mapping[int, GateLook]) -> tuple[str | None, bool]:
-    """The answer of the newest gate test of a version (of a route's gate, else of its training's), and whether it
-    passed."""
+    """Return the answer of the newest gate test of a version, and whether the version passed. The test is that of a
+    route's gate where there is one, else that of its training."""
     look = looks.get(version.id)
     if look is not None:
         gate: Mapping[str, Any] = parse(look.report, f"look {look.id} of the gate of a route")
@@ -196,8 +198,9 @@ def _route(unit: Unit, change: RouteChange, live: dict[str, LivePolicy], served:
 
 
 def _waiting(unit: Unit, live: Version, number: int, tried: Container[int | None]) -> WaitingVersion | None:
-    """The newest version of a policy, which has this number, where it was trained or rebuilt and is not live. tried:
-    the versions of which experiments serve copies, and which wait for nothing else."""
+    """Return the newest version of a policy, which has this number, where it was trained or rebuilt and is not live.
+
+    tried: the versions of which experiments serve copies, and which wait for nothing else."""
     newest = live_versions.waiting(unit, live) if number > live.number else None
     if newest is None or newest.id in tried:
         return None
@@ -220,7 +223,7 @@ def _looked_at(unit: Unit, route: str, experiment: str) -> HoldoutStatus:
 
 
 def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
-    """A warning where slots whose window is over have not entered a belief."""
+    """Add a warning where slots whose window is over have not entered a belief."""
     first, before = (version.entered_to or 0) + 1, unit.now - version.reward.window_us
     if ids := decisions.find_overdue(unit, version.policy.id, first=first, drawn_before=before, slots=1):
         since = format_time(activity.decision_times(unit, ids)[ids[0]])
@@ -229,7 +232,7 @@ def _check_overdue(unit: Unit, version: Version, findings: Findings) -> None:
 
 
 def _check_outage(unit: Unit, version: Version, findings: Findings) -> None:
-    """A warning where events stopped coming, by the newest decisions of a policy that are not excluded."""
+    """Add a warning where events stopped coming, by the newest decisions of a policy that are not excluded."""
     from rlrec.app.audit.integrity.overdue import Outage  # loads numpy
     from rlrec.store.upkeep import audit
 

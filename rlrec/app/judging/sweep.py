@@ -1,8 +1,11 @@
-"""Kinds and parameters replayed over one log: each candidate learns from it block by block, and is evaluated on later
-ones. Blocks are stretches of time with about equal numbers of decisions. What a candidate has learned is fixed before a
+"""This module replays kinds and their parameters over one log. Each candidate learns from the log block by block, and
+is evaluated on later blocks.
+
+Blocks are stretches of time with about equal numbers of decisions. What a candidate has learned is fixed before a
 block begins, and what was shown in the block was drawn with known probabilities. Weights are therefore exact for any
-logger, even one that learns, and no row evaluates what it taught. Source: Blum, Kalai & Langford 1999 (progressive
-validation), on weighted rows."""
+logger, even one that learns, and no row evaluates what it taught.
+
+Source: Blum, Kalai & Langford 1999 (progressive validation), on weighted rows."""
 
 from __future__ import annotations
 
@@ -54,8 +57,10 @@ COLUMNS = ("context_id", "position", "propensity", "marginal")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of `sweep`. kinds: names joined by commas; params: KIND:NAME=V1,V2; features: as JSON;
-    features_path: the file that they come from; log: a filter; cluster: as in `evaluate`."""
+    """This record holds the arguments of `sweep`.
+
+    kinds: names joined by commas; params: KIND:NAME=V1,V2; features: as JSON; features_path: the file that they come
+    from; log: a filter; cluster: as in `evaluate`."""
 
     kinds: str
     params: Sequence[str] = ()
@@ -78,7 +83,9 @@ Result = TypedDict("Result", {
 
 
 class Candidate(NamedTuple):
-    """A kind with its parameters. texts: as they were typed."""
+    """A Candidate is a kind with its parameters.
+
+    texts: the parameters as they were typed."""
 
     kind: str
     texts: Mapping[str, str]
@@ -89,12 +96,12 @@ class Candidate(NamedTuple):
         return " ".join([self.kind, *(f"{name}={text}" for name, text in self.texts.items())])
 
     def is_like(self, version: Version) -> bool:
-        """Whether a version has this kind, with these parameters, and learns the same reward."""
+        """Tell whether a version has this kind, with these parameters, and learns the same reward."""
         return version.policy[2:4] == self.version.policy[2:4] and version.reward.id == self.version.reward.id
 
     @property
     def counting(self) -> Any:
-        """A key that is equal for candidates that add the same numbers to their beliefs for every slot."""
+        """Return a key that is equal for candidates that add the same numbers to their beliefs for every slot."""
         policy = designs.policy_of(self.version)
         if policy.contextual and getattr(policy, "expands", False):  # around its own weights
             return self.name
@@ -103,7 +110,7 @@ class Candidate(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """A belief at the beginning of a block: parameters of the version, and its sums."""
+    """A Moment is a belief at the beginning of a block, with the parameters of the version, and its sums."""
 
     parameters: Mapping[str, Any]
     sums: Totals
@@ -112,7 +119,8 @@ class Moment(NamedTuple):
 def sweep(
     store: Store, request: Request, workers: Workers = IN_PROCESS
 ) -> tuple[Result, list[EstimateRow], list[EstimateRow]]:
-    """Estimates of what each candidate would have earned, best first, and the estimates by all estimators.
+    """Estimate what each candidate would have earned. Returns one estimate each, best first, and the estimates by all
+    estimators.
 
     Raises InputError for unknown names and impossible values, CheckFailed for a log too short to teach and evaluate."""
     if (request.log or "").startswith(PREFIX):
@@ -173,7 +181,7 @@ def sweep(
 
 
 def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
-    """Every kind with each combination of its parameters, as typed."""
+    """Return every kind with each combination of its parameters, as typed."""
     names = [name.strip() for name in request.kinds.split(",")]
     values: dict[str, dict[str, list[str]]] = {}
     for name in names:
@@ -204,7 +212,7 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
 
 
 def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selection) -> list[Candidate]:
-    """The candidates, with features fitted to the contexts of the log as in `policy create --from-log`."""
+    """Return the candidates, with features fitted to the contexts of the log as in `policy create --from-log`."""
     declared = {} if request.features is None else parameters.features(request.features)
     candidates, fitted = list[Candidate](), dict[bool, Design]()
     for kind, texts in _combinations(request):
@@ -234,7 +242,7 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
 def learn(
     unit: Unit, candidates: Sequence[Candidate], blocks: Sequence[Selection], reward: Reward
 ) -> dict[Any, list[Moment]]:
-    """The moments at which evaluated blocks begin, by `counting`; a block is read once for all candidates."""
+    """Return the moments at which evaluated blocks begin, by `counting`. A block is read once for all candidates."""
     drafts = {candidate.counting: candidate.version for candidate in candidates}
     sums = {counting: Totals() for counting in drafts}
     moments = {counting: list[Moment]() for counting in drafts}
@@ -251,7 +259,7 @@ def learn(
 
 
 def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment], begins: Ids) -> LearningTarget:
-    """The candidate as a target that learns."""
+    """Return the candidate as a target that learns."""
     features = designs.arm_features(unit, designs.policy_of(candidate.version))
     makers = [
         partial(slot_statistics.served, unit, replace(candidate.version, parameters=parameters), sums, features)
@@ -267,8 +275,8 @@ def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment],
 
 
 def _judged(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
-    """One estimate for each target, by the estimator with the best verdicts, where later ones win ties; best first.
-    Bounds of lifts hold for all targets together."""
+    """Return one estimate for each target, best first. All are by the estimator with the best verdicts, where later
+    ones win ties. Bounds of lifts hold for all targets together."""
     scores = dict.fromkeys((row.estimate.estimator for row in reversed(rows)), 0)
     for row in rows:
         scores[row.estimate.estimator] += VERDICTS.index(row.estimate.verdict) * (row.estimate.std_error is not None)
@@ -282,7 +290,7 @@ def _judged(rows: Sequence[EstimateRow]) -> list[EstimateRow]:
 
 
 def creation_command(candidate: Candidate, request: Request, taken: set[str]) -> str:
-    """The command that creates a candidate which learns from the whole log."""
+    """Return the command that creates a candidate which learns from the whole log."""
     names = (candidate.kind, *(f"{candidate.kind}-{number}" for number in range(2, len(taken) + 3)))
     words = ["rlrec policy create", next(name for name in names if name not in taken), "--kind", candidate.kind]
     words += [f"--param {shlex.quote(f'{name}={text}')}" for name, text in candidate.texts.items()]

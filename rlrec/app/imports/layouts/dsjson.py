@@ -96,7 +96,7 @@ class ShownAction(NamedTuple):
 
 
 def page_outcome(line: DsJsonLine) -> SlotOutcome:
-    """Return the outcome that a line has outside its slots. In cb it belongs to the only slot, elsewhere to the page."""
+    """Return the outcome that a line has outside its slots. In cb it belongs to the only slot, else to the page."""
     ranked = line.a if line.a is not None else [] if line.action is None else [line.action]
     p = line.p if line.p is not None else [] if line.probability is None else [line.probability]
     if 0 in ranked and line.action and line.action - 1 in ranked and len(p) == len(ranked):
