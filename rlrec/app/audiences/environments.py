@@ -1,4 +1,5 @@
-"""Audiences as users name them (an environment, and its parameters as K=V), and the arrivals of their visitors."""
+"""This module makes audiences from what users name (an environment, and its parameters as K=V), and lets their visitors
+arrive."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ NO_VISITOR = -1
 
 
 def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
-    """An audience, and the names of its arms. Raises InputError for an unknown environment or impossible parameters."""
+    """Return an audience, and the names of its arms. Raises InputError for an unknown environment or impossible
+    parameters."""
     defaults = simulate.parameters(name)
     values: dict[str, Any] = {}
     names: list[str] = []
@@ -36,7 +38,7 @@ def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
 
 
 def check(environment: str, audience: Audience, arms: int, *, size: int = 1, steps: int | None = None) -> None:
-    """Raises InputError for slates or visits that the audience does not allow."""
+    """Raise InputError for slates or visits that the audience does not allow."""
     if size > arms:
         raise InputError(f"k is {size}, but the audience has {arms} arms", field="k")
     if not isinstance(audience, Visitors):
@@ -60,9 +62,11 @@ def figures(
     audience: Audience, shown: Array, *, length: float, visits: float, reward: float, size: int,
     visitors: float | None, returned: float,
 ) -> AudienceFigures:  # fmt: skip
-    """How evenly the arms were shown, and figures of the visits (None where visitors are not recognised), all as means
-    over runs. shown (runs, arms): slots of each arm; length: decisions of a visit; reward: of all visits; size:
-    positions of a page; returned: visitors who came again."""
+    """Return how evenly the arms were shown, and figures of the visits (None where visitors are not recognised). All
+    are means over runs.
+
+    shown (runs, arms): slots of each arm; length: decisions of a visit; reward: of all visits; size: positions of a
+    page; returned: visitors who came again."""
     names = ("coverage", "gini", "effective_arms")
     evenness = np.array([[row[name] for name in names] for row in map(spread, shown)], np.float64).mean(axis=0)
     coverage, gini, effective_arms = map(finite_or_none, evenness)
@@ -78,7 +82,7 @@ def figures(
 
 
 def _parse(word: str, text: str, default: Any) -> Any:
-    """A value of the type of the default."""
+    """Return the value of a parameter, with the type of its default."""
     if word == "rates":
         hint = "give numbers, 0.9,0.8, or a CSV arm,rate"
         return tuple(_number(rate, "a rate", hint=hint) for rate in text.split(","))
@@ -112,7 +116,7 @@ def _integer(text: str, noun: str) -> int:
 
 
 class Returning(NamedTuple):
-    """A visitor who is to come again: key, trait, and the time until then."""
+    """This record holds a visitor who is to come again, by key, trait, and the time until then."""
 
     key: str
     trait: int
@@ -120,13 +124,14 @@ class Returning(NamedTuple):
 
 
 class Crowd:
-    """Visitors who take seats for their visits. Both are numbered from 0, visitors in the order of their first visits.
-    visitor, visit: the number of each in every seat, (seats,); the visitor is NO_VISITOR in a free seat. visits: visits
-    of each visitor so far. left: visits to come. earlier: visitors of an earlier run, who have the first numbers.
-    n_new: new visitors so far.
-    daily: new visitors per day, spread over its `a_day` periods; time then counts days, and visitors come again after
-    the number of days that the audience says. If daily is 0, time counts decisions, and a visitor comes again after
-    `absence`. periods: those that are over."""
+    """A Crowd lets visitors take seats for their visits. Visitors and visits are numbered from 0, visitors in the order
+    of their first visits.
+
+    visitor, visit: the number of each in every seat, (seats,); the visitor is NO_VISITOR in a free seat. visits:
+    visits of each visitor so far. left: visits to come. earlier: visitors of an earlier run, who have the first
+    numbers. n_new: new visitors so far. daily: new visitors per day, spread over its `a_day` periods; time then
+    counts days, and visitors come again after the number of days that the audience says. If daily is 0, time counts
+    decisions, and a visitor comes again after `absence`. periods: those that are over."""
 
     def __init__(
         self, *, seats: int, visits: int, absence: float, daily: int, a_day: int, earlier: Sequence[Returning] = (),
@@ -145,21 +150,21 @@ class Crowd:
 
     @property
     def busy(self) -> Index:
-        """The seats with a visit."""
+        """Return the seats with a visit."""
         return np.flatnonzero(self.visitor != NO_VISITOR)
 
     @property
     def present(self) -> int:
-        """The number of visitors who came."""
+        """Return the number of visitors who came."""
         return sum(visits > 0 for visits in self.visits)
 
     @property
     def returned(self) -> int:
-        """The number of visitors who came again."""
+        """Return the number of visitors who came again."""
         return sum(visits + (number < self.n_earlier) > 1 for number, visits in enumerate(self.visits) if visits)
 
     def due(self, now: float) -> list[tuple[int, float]]:
-        """The numbers of the visitors who are to come again, each with the time until then."""
+        """Return the numbers of the visitors who are to come again, each with the time until then."""
         return [(visitor, time - now) for time, _, visitor in sorted(self._returns_due)]
 
     def arrive(self, now: float) -> None:

@@ -1,4 +1,5 @@
-"""Studies in memory: many runs of a policy on an audience, simulated together in arrays, without a store."""
+"""This module runs studies in memory. Many runs of a policy on an audience are simulated together in arrays, without a
+store."""
 
 from __future__ import annotations
 
@@ -28,9 +29,10 @@ COUNTS = 3  # columns of statistics common to all kinds
 
 
 class Totals(Record, eq=False):
-    """Sums per run, (runs,): rewards, mean rewards of the best arms, regret of the chosen arms, and decisions; if
-    visitors are recognised, the number of them and of those who came again. shown (runs, arms): slots that showed each
-    arm."""
+    """This record holds sums per run, (runs,), of rewards, mean rewards of the best arms, regret of the chosen arms,
+    and decisions. If visitors are recognised, it also counts them and those who came again.
+
+    shown (runs, arms): slots that showed each arm."""
 
     reward: Array
     optimum: Array
@@ -45,9 +47,10 @@ def study(
     policy: Policy, audience: Audience, *, runs: int, sessions: int = 1, steps: int = 1, seed: int,
     names: Sequence[str] | None = None, size: int = 1,
 ) -> Totals:  # fmt: skip
-    """The totals of each run: `sessions` sessions one after another, each of `steps` decisions. With visitors, a
-    session is a visit, played to its end; a visitor who comes again does so at once, and finished runs no longer count.
-    The regret compares means (pseudo-regret), without the noise of rewards.
+    """Return the totals of each run. A run has `sessions` sessions one after another, each of `steps` decisions. With
+    visitors, a session is a visit, played to its end; a visitor who comes again does so at once, and finished runs no
+    longer count. The regret compares means (pseudo-regret), without the noise of rewards.
+
     names: of the arms; size: positions of a page."""
     simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
     visitors = _Arrivals(audience, runs) if isinstance(audience, Visitors) else None
@@ -74,8 +77,9 @@ def study(
 
 
 class _Arrivals:
-    """The next visitor of each run after a visit: the same one again, or a new one. count and returned, (runs,): all
-    visitors so far, and those who came again."""
+    """An _Arrivals object admits the next visitor of each run after a visit, the same visitor again or a new one.
+
+    count and returned, (runs,): all visitors so far, and those who came again."""
 
     def __init__(self, audience: Visitors, runs: int) -> None:
         self.audience, self.count, self.returned = audience, np.ones(runs), np.zeros(runs)
@@ -83,7 +87,9 @@ class _Arrivals:
         self._newest = runs
 
     def follow(self, ended: Flags, follows: Flags, *, comes_again: Flags) -> None:
-        """Count the next visitors after visits that ended. follows: the runs that go on."""
+        """Count the next visitors after visits that ended.
+
+        follows: the runs that go on."""
         self.returned += follows & comes_again & (self._earlier_visits == 0)
         self.count += follows & ~comes_again
         self._earlier_visits = np.where(ended & ~comes_again, 0, self._earlier_visits + ended)
@@ -93,7 +99,8 @@ class _Arrivals:
 
 
 class Runs:
-    """Many runs of a policy on an audience, one decision at a time, each a page of `size` positions."""
+    """A Runs object plays many runs of a policy on an audience, one decision at a time, each a page of `size`
+    positions."""
 
     def __init__(
         self, policy: Policy, audience: Audience, *, runs: int, seed: int, names: Sequence[str] | None, size: int = 1
@@ -111,8 +118,8 @@ class Runs:
         self._steps = 0
 
     def step(self) -> tuple[Array, Flags, Info]:
-        """One decision of every run. Returns the rewards and whether each visit ended, (runs,), and the info of the
-        audience."""
+        """Play one decision of every run. Returns the rewards and whether each visit ended, (runs,), and the info of
+        the audience."""
         self.beliefs.add_due_rewards(self._steps)
         x = np.hstack([self._constant, self._observed]) if self.audience.features else self._constant
         policy, belief = self.policy, self.beliefs.belief()
@@ -136,16 +143,17 @@ class Runs:
 
 
 def design(audience: Audience, names: Sequence[str], *, model: str | None) -> Design:
-    """The design of a contextual kind for an audience: a constant, the observation, and the names of arms for models
-    that share weights."""
+    """Return the design of a contextual kind for an audience. It has a constant, the observation, and the names of arms
+    for models that share weights."""
     arm = {"arm": list(names)} if model in (SHARED, HYBRID, FEATURES) else {}
     context = {"x": {"type": "vector", "length": audience.features}} if audience.features else {}
     return Design(context=Encoder.parse({"fields": context}), arm=Encoder.parse({"fields": arm}))
 
 
 def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: np.random.Generator) -> Index:
-    """The slate of each run, (runs, k), for k floors. At every position, the floor's probability draws a uniform arm of
-    those left; otherwise the best noisy score wins. Correlated scores get new noise at every position."""
+    """Draw the slate of each run, (runs, k), for k floors. At every position, the floor is the probability of a uniform
+    draw among the arms not shown yet. Otherwise the best noisy score wins. Correlated scores get new noise at every
+    position."""
     runs, m = shape
     slates, row = np.empty((runs, len(floors)), np.intp), np.arange(runs)[:, None]
     values = scores.noise(shape, rng)
@@ -168,7 +176,7 @@ def draw_slates(scores: Scores, shape: tuple[int, int], *, floors: Array, rng: n
 
 
 def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
-    """The probability with which each run chose its arm, (runs,)."""
+    """Return the probability with which each run chose its arm, (runs,)."""
     assert isinstance(scores, ExactScores)  # kinds that need a propensity have no other scores
     best = scores.best_of_each()
     p_best: Array = best[np.arange(len(arms)), arms] if best.ndim > 1 else best[arms]
@@ -176,7 +184,7 @@ def arm_probability(scores: Scores, arms: Index, *, floor: float) -> Array:
 
 
 def _best(values: Array, rng: np.random.Generator) -> Index:
-    """The index of the largest value in each row; of equal ones, a random one."""
+    """Return the index of the largest value in each row, or of equal ones a random one."""
     best = values.argmax(axis=1)
     equal = values == values.max(axis=1, keepdims=True)
     if np.count_nonzero(equal) > len(best):
@@ -186,9 +194,9 @@ def _best(values: Array, rng: np.random.Generator) -> Index:
 
 
 class RunBeliefs:
-    """The beliefs of all runs. A decision enters with reward 0 when it is drawn; a delayed reward corrects it later,
-    with the weight that the decision has by then. Rewards are 0 or 1, or 0 or -1. The cell of a run and an arm is run
-    times arms plus arm."""
+    """RunBeliefs holds the beliefs of all runs. A decision enters with reward 0 when it is drawn. A delayed reward
+    corrects it later, with the weight that the decision has by then. Rewards are 0 or 1, or 0 or -1. The cell of a run
+    and an arm is run times arms plus arm."""
 
     def __init__(self, policy: Policy, runs: int, names: Sequence[str]) -> None:
         self.policy, self.needs, self.shape = policy, policy.needs, (runs, len(names))
@@ -218,8 +226,10 @@ class RunBeliefs:
     def add(
         self, arms: Index, reward: Array, x: Array, delay: Array | None, *, propensity: Array | None = None
     ) -> None:
-        """Add a decision of every run: arms (runs,), or (runs, k) by position, contexts x (runs, q); delay: steps until
-        the reward arrives, or None; propensity: for kinds that need it."""
+        """Add a decision of every run.
+
+        arms: (runs,), or (runs, k) by position; x: contexts, (runs, q); delay: steps until the reward arrives, or
+        None; propensity: for kinds that need it."""
         self.ordinal += 1
         self._sums.advance(self.ordinal)
         arms, reward = arms.reshape(len(x), -1), reward.reshape(len(x), -1)
@@ -251,7 +261,8 @@ class RunBeliefs:
 
 
 class ForgettingSums:
-    """Sums of all runs and arms, (cells, ...), that forget with the ordinal of decisions, as `Forgetting` defines."""
+    """ForgettingSums holds sums of all runs and arms, (cells, ...), that forget with the ordinal of decisions, as
+    `Forgetting` defines."""
 
     def __init__(self, forgetting: Forgetting, *shape: int) -> None:
         self.forgetting = forgetting

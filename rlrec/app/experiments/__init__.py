@@ -1,1 +1,1 @@
-"""Experiments, routes and shadows: policies, and whom they serve."""
+"""Modules here manage experiments, routes and shadows, which decide whom a policy serves."""

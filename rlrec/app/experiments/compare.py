@@ -1,4 +1,4 @@
-"""The comparison of the variants of an experiment, and checks of its split."""
+"""This module compares the variants of an experiment, and checks how the experiment splits units."""
 
 from __future__ import annotations
 
@@ -77,10 +77,13 @@ def show(
     store: Store, name: str, *, rewards: Sequence[str] = (), level: float = 0.95, log: str | None = None,
     fixed: bool = False, by: str | None = None, rival: str | None = None,
 ) -> VariantComparison:  # fmt: skip
-    """Outcomes per unit under these rewards (none: those that the variants learn), their differences, rewards per
-    decision under the first of them, and whether the split is as defined. log: a filter of the decisions; the split and
-    the holdout are checked on all. fixed: intervals that hold for one look only. by: a field of contexts; rival: the
-    variant with which the others are compared, by default the first one."""
+    """Compare the variants of an experiment, and check whether the split is as defined. The answer has outcomes per
+    unit under these rewards (none: those that the variants learn), their differences, and rewards per decision under
+    the first reward.
+
+    log: a filter of the decisions; the split and the holdout are checked on all. fixed: intervals that hold for one
+    look only. by: a field of contexts; rival: the variant with which the others are compared, by default the first
+    one."""
     intervals.check_level(level)
     with store.read() as unit, bulk.alongside(unit, {row.policy_id for row in lookup.experiment(unit, name).variants}):
         experiment = lookup.experiment(unit, name)
@@ -180,7 +183,8 @@ def show(
 
 
 def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFigures) -> list[dict[str, Any]]:
-    """A row for each phase: its weights, and the difference of its units in reward per unit, under the first reward."""
+    """Return a row for each phase, with its weights and the difference of its units in reward per unit, under the first
+    reward."""
     earned = next(row for row in study_figures.metrics(collected.study) if row.name == "reward_per_unit")
     labels, rows, number = [variant.label for variant in experiment.variants], list[dict[str, Any]](), 0
     for phase in phases:
@@ -209,7 +213,7 @@ def notice_machines(store: Store, name: str) -> None:
 
 
 def note(store: Store, answer: VariantComparison) -> None:
-    """Store the result on a holdout or a ramp of a route, for `status`; nothing for other experiments."""
+    """Store the result on a holdout or a ramp of a route, for `status`. For other experiments nothing is stored."""
     if "route" in answer or ("ramp" in answer and answer["status"] == "running"):
         result = {"sentence": experiment_sentences(answer)[0]}
         opening.note(store, activity.HOLDOUT, {"experiment": answer["experiment"]}, result, noun="comparison")
@@ -241,7 +245,8 @@ def _interleaved(
     unit: Unit, experiment: Experiment, references: Sequence[str], definition: Reward, *, level: float,
     covered: tuple[int, int], fixed: bool,
 ) -> VariantComparison:  # fmt: skip
-    """The credit of each team: the mean reward of its slots per decision."""
+    """Compare two interleaved rankers by the credit of their teams. The credit of a team is the mean reward of its
+    slots per decision."""
     credit = interleaved.credit(unit, experiment, definition, level=level)
     picks = [credit.first_picks, credit.decisions - credit.first_picks]
     split = comparison.sample_ratio([((1.0, 1.0), [picks] if credit.decisions else [])])

@@ -1,4 +1,5 @@
-"""The end of an experiment, and the promotion of a variant: its belief becomes the next version of its policy."""
+"""This module ends experiments and promotes variants. The belief of a promoted variant becomes the next version of its
+policy."""
 
 from __future__ import annotations
 
@@ -35,9 +36,12 @@ def stop(
     store: Store, name: str, *, promote: str | None = None, anyway: bool = False,
     confirm: Callable[[str], bool] | None = None,
 ) -> experiment.ExperimentSummary:  # fmt: skip
-    """Stop serving from an experiment. Stopping it again changes nothing; its log stays. The route of a ramp goes back
-    to what it served before, or follows the policy of the promoted variant. confirm: asks whether to promote anyway.
-    Raises CheckFailed where the comparison is against the promotion, and it is not confirmed."""
+    """Stop serving from an experiment. Stopping it again changes nothing, and its log stays. The route of a ramp goes
+    back to what it served before, or follows the policy of the promoted variant.
+
+    confirm: asks whether to promote anyway.
+
+    Raises CheckFailed where the comparison is against the promotion, and the promotion is not confirmed."""
     run, compared, lost = {"name": name, "promote": promote}, list[Row](), list[str]()
     with store.read() as unit:
         ended = lookup.experiment(unit, name)
@@ -97,21 +101,22 @@ def stop(
 
 
 def _route(unit: Unit, ended: experiments.Experiment) -> routes.RouteChange | None:
-    """The newest change of the route whose ramp an experiment is, locked; None where it is no ramp."""
+    """Return the newest change of the route whose ramp an experiment is, locked, or None where the experiment is no
+    ramp."""
     name = ended.declaration.get("route")
     return None if name is None else lookup.route(unit, name, lock=True)
 
 
 def _remedy(ended: experiments.Experiment, changes: Sequence[routes.RouteChange], reference: str) -> str:
-    """The command that makes a route serve what went live; it names the route that serves the source of the first
-    variant."""
+    """Return the command that makes a route serve what went live. The route is the one that serves the source of the
+    first variant."""
     first = ended.variants[0].policy.partition("@")[0]
     change = next((change for change in changes if change.policy == first), changes[0])
     return f"`rlrec route set {change.route} --to {lookup.split(reference)[0]}` lets {change.route} serve it"
 
 
 def _notice(store: Store, answer: experiment.ExperimentSummary, successor: Version | None) -> None:
-    """Print what was learned, or will be, and is not served from now on."""
+    """Print what variants learned, or will learn, that is not served from now on."""
     learned = [row["variant"] for row in answer["variants"] if row["learns"]]
     if successor is None and "route" in answer and learned:
         store.notice(
@@ -141,7 +146,7 @@ def _notice(store: Store, answer: experiment.ExperimentSummary, successor: Versi
 
 
 def _notice_excluded(store: Store, live: str) -> None:
-    """Print that the version which goes live has learned from decisions that are excluded."""
+    """Print a notice if the version that goes live has learned from decisions that are excluded."""
     with store.read() as unit:
         tests = filters.exclusion_tests(unit)
         version = lookup.version(unit, live)[0] if tests else None
@@ -155,8 +160,9 @@ def _notice_excluded(store: Store, live: str) -> None:
 
 
 def _successor(unit: Unit, ended: experiments.Experiment, label: str) -> Version:
-    """The version that the promotion of a variant, or of an interleaved ranker, makes live, or the version of a variant
-    whose belief becomes the next one. Raises InputError where there is none, or the experiment is stopped."""
+    """Return the version that the promotion of a variant, or of an interleaved ranker, makes live. For a variant that
+    has learned, this is the variant's version, whose belief becomes the next version of its policy. Raises InputError
+    where there is none, or the experiment is stopped."""
     rankers = interleaved.rankers(ended)
     references = dict(zip(TEAMS, rankers, strict=False)) or {row.label: row.policy for row in ended.variants}
     if label not in references:
@@ -177,7 +183,7 @@ def _successor(unit: Unit, ended: experiments.Experiment, label: str) -> Version
 
 
 def _has_learned(version: Version) -> bool:
-    """Whether a version has its own belief in an experiment."""
+    """Tell whether a version has a separate belief in an experiment."""
     return version.learning and version.policy.base_id is not None and lineage.learns(version)
 
 
@@ -187,15 +193,18 @@ def _stopped_error(ended: experiments.Experiment, reference: str) -> InputError:
 
 
 def lock(unit: Unit, successor: Version) -> tuple[dict[int, Head], list[Version]]:
-    """The heads and the learning versions of the policy of a version that is to go live and, where it is a variant's
-    that has learned, of the policy that it was copied from; locked until the transaction ends."""
+    """Lock the policy of a version that is to go live until the transaction ends. For a variant's version that has
+    learned, this also locks the policy that it was copied from. Returns the heads and the learning versions of these
+    policies."""
     policy = successor.policy
     has_base = policy.base_id is not None and _has_learned(successor)
     return policies.lock_learning(unit, {policy.id, policy.base_id or policy.id} if has_base else {policy.id})
 
 
 def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learning: Sequence[Version]) -> Version:
-    """The version that is live from now on. heads, learning: from `lock`."""
+    """Make a version live, and return the version that is live from now on.
+
+    heads, learning: from `lock`."""
     policy = successor.policy
     policy_id = next(iter(heads.keys() - {policy.id}), policy.id)
     if policy_id != policy.id:
@@ -213,7 +222,8 @@ def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learnin
 
 
 def _differences(answer: compare.VariantComparison, label: str) -> list[Row]:
-    """The deciding differences in which a variant is a side; for interleaved rankers, those in credit."""
+    """Return the deciding differences in which a variant is a side. For interleaved rankers, these are the differences
+    in credit."""
     names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     rows: list[Row] = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
     if "interleave" in answer:
@@ -222,8 +232,8 @@ def _differences(answer: compare.VariantComparison, label: str) -> list[Row]:
 
 
 def _doubts(rows: Sequence[Row], label: str, unit: str) -> list[str]:
-    """Sentences against a promotion: the variant is worse, or it is not shown that it is not. The baseline variant is
-    worse where another one is surely better; otherwise it needs no proof."""
+    """Return sentences against a promotion. They say that the variant is worse, or that it is not shown to be no worse.
+    The baseline variant is worse where another one is surely better; otherwise it needs no proof."""
     rows = [
         row for row in rows
         if (difference_direction(row) == "more" if row["against"] == label else row["answer"] not in ("better", "same"))

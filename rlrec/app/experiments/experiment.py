@@ -1,4 +1,4 @@
-"""Experiments: split users or sessions between policies."""
+"""This module creates and changes experiments, which split users or sessions between policies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STEPS, HOLD = "steps", "hold_us"  # keys in the definition of a ramp that advanc
 
 
 class VariantSpec(Record):
-    """One variant as in `--variant`: POLICY means the live version, POLICY@V pins one."""
+    """This record holds one variant as in `--variant`. POLICY means the live version, and POLICY@V pins one."""
 
     label: str
     policy: str
@@ -39,7 +39,7 @@ class VariantSpec(Record):
 
 
 class Request(Record):
-    """Options of `experiment create`."""
+    """This record holds the options of `experiment create`."""
 
     name: str
     variants: Sequence[VariantSpec]
@@ -57,7 +57,8 @@ class Request(Record):
     hold_us: int | None = None  # how long each step lasts at least
 
     def definition(self) -> str:
-        """The options in canonical form. Order counts, since the others are compared with the first variant."""
+        """Return the options in canonical form. Their order counts, since the other variants are compared with the
+        first one."""
         variants = [[variant.label, variant.policy, variant.weight] for variant in self.variants]
         options = {
             "unit": self.by, "variants": None if self.interleave else variants,
@@ -69,7 +70,7 @@ class Request(Record):
         return canonical.text({name: value for name, value in options.items() if value is not None})
 
     def defines(self, stored: Experiment) -> bool:
-        """Whether an experiment was created with these options; without best_n it may have any."""
+        """Tell whether an experiment was created with these options. Without best_n the experiment may have any."""
         definition = stored.declaration
         best_n = definition.get(declared.BEST_N) if self.best_n is None else self.best_n
         return replace(self, best_n=best_n).definition() == canonical.text(definition)
@@ -93,7 +94,8 @@ ExperimentSummary = TypedDict("ExperimentSummary", {
 
 
 class Fork(Record):
-    """The version that a variant starts from, and its sums at that time; None for the built-in `uniform`."""
+    """A Fork is the version that a variant starts from (None for the built-in `uniform`), and the sums of this version
+    at that time."""
 
     variant: VariantSpec
     source: Version | None
@@ -103,10 +105,10 @@ class Fork(Record):
 
 
 def create(store: Store, request: Request) -> ExperimentSummary:
-    """A running experiment. Repeating it is allowed; raises Conflict where the name belongs to another experiment.
+    """Create a running experiment. Repeating the request is allowed. Raises Conflict where the name belongs to another
+    experiment.
 
-    Beliefs are forked in one snapshot, without the slots that are not mature at that time.
-    """
+    Beliefs are forked in one snapshot, without the slots that are not mature at that time."""
     _check(request)
     with store.read() as unit:
         stored = experiments.by_name(unit, [request.name]).get(request.name)
@@ -130,7 +132,7 @@ def create(store: Store, request: Request) -> ExperimentSummary:
 
 
 def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
-    """Print where two variants rank by the scores of requests in the same way."""
+    """Print a notice where two variants rank by the scores of requests in the same way."""
     labels = dict[str, str]()
     for fork in forks:
         if fork.source is None or not kinds.load(fork.source.policy.kind).takes_scores:
@@ -146,8 +148,9 @@ def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
 
 
 def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence[Version] = ()) -> int | None:
-    """The id of a new experiment; None where its name is taken. forks: of its variants, in order; drafted: the two
-    versions of an interleaved one."""
+    """Add a new experiment and return its id, or None where its name is taken.
+
+    forks: of its variants, in order; drafted: the two versions of an interleaved experiment."""
     taken = lookup.experiment_names(unit)
     salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
     best_n = declared.expected_size(unit, request.by) if request.best_n is None else request.best_n
@@ -188,8 +191,8 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
 
 
 def _layer_parts(unit: Unit, request: Request) -> dict[str, Any]:
-    """The parts of its layer that a new experiment gets: free ones, lowest first. Raises InputError where these are
-    fewer than requested."""
+    """Return the parts of its layer that a new experiment gets, which are free ones, lowest first. Raises InputError
+    where these are fewer than requested."""
     layer = str(request.layer)
     neighbours = [row for row in experiments.all_experiments(unit) if row.layer == layer and row.status == "running"]
     if neighbours and neighbours[0].unit != request.by:
@@ -214,7 +217,7 @@ def _layer_parts(unit: Unit, request: Request) -> dict[str, Any]:
 
 
 def intervals_of(experiment: Experiment) -> list[tuple[float, float]]:
-    """The parts of its layer that an experiment has."""
+    """Return the parts of its layer that an experiment has."""
     return [*map(tuple, parse(str(experiment.parts), f"parts of experiment {experiment.name}")["intervals"])]
 
 
@@ -245,7 +248,7 @@ def _check(request: Request) -> None:
 
 
 def check_weight(label: str, weight: float) -> None:
-    """Raises InputError for a weight that is almost 0, or too large."""
+    """Raise InputError for a weight that is almost 0, or too large."""
     if not 1e-9 <= weight <= 1e9:
         raise InputError(
             f"the weight of variant {label} is {weight:g}", hint="from 1e-9, for next to nobody new, to 1e9"
@@ -253,7 +256,7 @@ def check_weight(label: str, weight: float) -> None:
 
 
 def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSummary:
-    """The stored experiment. Raises Conflict where its definition differs."""
+    """Return the summary of the stored experiment. Raises Conflict where its definition differs from the request."""
     if not request.defines(stored):
         hint = "experiments never change: stop it and start another one under another name"
         raise Conflict(f"experiment {stored.name!r} already has another definition", hint=hint)
@@ -261,7 +264,7 @@ def _existing(unit: Unit, stored: Experiment, request: Request) -> ExperimentSum
 
 
 def fork(unit: Unit, variant: VariantSpec) -> Fork:
-    """The fork of a variant. A policy takes precedence over the built-in of its name."""
+    """Return the fork of a variant. A policy takes precedence over the built-in of its name."""
     if variant.policy == holdout.KIND and policies.by_name(unit, variant.policy) is None:
         return Fork(variant=variant, source=None, sums={}, last_id=0, ordinal=0)
     source, head = lookup.version(unit, variant.policy)
@@ -281,8 +284,8 @@ def fork(unit: Unit, variant: VariantSpec) -> Fork:
 
 
 def _add_policy(unit: Unit, experiment: str, fork: Fork, model: Version) -> int:
-    """The id of a variant's new policy, with one version: a copy of the version that it starts from, or uniform, with
-    the reward and rules of a model."""
+    """Add a variant's new policy with one version, and return its id. The version is a copy of the one that the variant
+    starts from, or is uniform, with the reward and rules of a model."""
     source = fork.source
     if source is None:
         return holdout.add_policy(unit, experiment, model, label=fork.variant.label)
@@ -303,7 +306,7 @@ def _add_policy(unit: Unit, experiment: str, fork: Fork, model: Version) -> int:
 
 
 def list_experiments(store: Store) -> list[ExperimentSummary]:
-    """All experiments."""
+    """List all experiments."""
     with store.read() as unit:
         return [summary(unit, experiment) for experiment in experiments.all_experiments(unit)]
 
@@ -333,7 +336,8 @@ def summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
 
 
 def promotion(unit: Unit, experiment: Experiment) -> dict[str, str]:
-    """The variant that was promoted at the end of an experiment, and the version that went live; {} without one."""
+    """Return the variant that was promoted at the end of an experiment, and the version that went live. Returns {}
+    where none was promoted."""
     for variant in experiment.variants if experiment.stopped_at else ():
         if ending := settings.state(unit, STOP, {"name": experiment.name, "promote": variant.label}):
             return {"promoted": variant.label, "live": ending["live"]}
@@ -341,8 +345,8 @@ def promotion(unit: Unit, experiment: Experiment) -> dict[str, str]:
 
 
 def versions_of(unit: Unit, experiment: Experiment) -> dict[int, Version]:
-    """The live version of each variant's policy, by the variant's id; for the users outside of a holdout, the version
-    that the route serves."""
+    """Return the live version of each variant's policy, by the variant's id. For the users outside of a holdout, this
+    is the version that the route serves."""
     if not experiment.variants:
         raise damage_error(f"the variants of experiment {experiment.name} are gone")
     live = StoredRows("policy", policies.live(unit, {variant.policy for variant in experiment.variants}).items())
@@ -361,9 +365,9 @@ def shares_of(experiment: Experiment) -> dict[int, float]:
 
 
 def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> ExperimentSummary:
-    """Draw the units of an experiment with these weights from now on: new ones and, for a ramp, all of them. A uniform
-    holdout keeps its share. The same shares again change nothing. Raises InputError where the labels are not those of
-    its variants."""
+    """Draw the units of an experiment with these weights from now on. This holds for new units and, for a ramp, for all
+    of them. A uniform holdout keeps its share. The same shares again change nothing. Raises InputError where the labels
+    are not those of its variants."""
 
     def work(unit: Unit) -> ExperimentSummary:
         experiment = _running(unit, name)
@@ -388,8 +392,8 @@ def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> Experi
 
 
 def freeze(store: Store, name: str) -> ExperimentSummary:
-    """Let an experiment take no new units, while it serves and measures those that it has. Repeating it changes
-    nothing."""
+    """Let an experiment take no new units, while it serves and measures those that it has. Repeating the request
+    changes nothing."""
 
     def work(unit: Unit) -> ExperimentSummary:
         experiment = _running(unit, name)
@@ -406,8 +410,8 @@ def freeze(store: Store, name: str) -> ExperimentSummary:
 
 
 def _running(unit: Unit, name: str) -> Experiment:
-    """A running experiment, locked so that no one else changes its weights until the transaction ends. Raises
-    InputError where it is stopped."""
+    """Return a running experiment, locked so that no one else changes its weights until the transaction ends. Raises
+    InputError where the experiment is stopped."""
     settings.lock(unit)
     experiment = lookup.experiment(unit, name)
     if experiment.status != "running":
@@ -416,7 +420,7 @@ def _running(unit: Unit, name: str) -> Experiment:
 
 
 def _check_labels(experiment: Experiment, weights: Mapping[str, float]) -> None:
-    """Raises InputError unless the weights name all variants of an experiment, and its weights can change."""
+    """Raise InputError unless the weights name all variants of an experiment, and its weights can change."""
     labels = [variant.label for variant in experiment.variants]
     if holdout.share(experiment) is not None:
         labels.remove(holdout.LABEL)  # keeps its share

@@ -1,4 +1,5 @@
-"""How long an experiment takes: the units, and the days with the traffic of a log, that it needs to show a lift."""
+"""This module computes how long an experiment takes. It counts the units that the experiment needs to show a lift, and
+the days until they have come with the traffic of a log."""
 
 from __future__ import annotations
 
@@ -39,9 +40,11 @@ RETURN_DAYS = {  # days in which the last units may come again, for metrics that
 
 
 class Request(Record):
-    """Options of `experiment plan`. name: of an experiment, whose variants, unit and traffic are used; lift: a share of
-    the first variant's metric; metric: METRIC[:REWARD], None for the deciding one; weights: of the variants; rate: the
-    share of units with an event, in place of the metric; log: a filter of the traffic."""
+    """This record holds the options of `experiment plan`.
+
+    name: of an experiment, whose variants, unit and traffic are used; lift: a share of the first variant's metric;
+    metric: METRIC[:REWARD], None for the deciding one; weights: of the variants; rate: the share of units with an
+    event, in place of the metric; log: a filter of the traffic."""
 
     name: str | None = None
     lift: float = 0.1
@@ -66,8 +69,8 @@ Plan = TypedDict("Plan", {
 
 
 def plan(store: Store, request: Request) -> Plan:
-    """The number of units and days that it takes to show the lift. Raises InputError where no number suffices, or the
-    log does not show how a metric varies."""
+    """Return the number of units and days that it takes to show the lift. Raises InputError where no number suffices,
+    or the log does not show how a metric varies."""
     _check(request)
     try:
         with store.read() as unit, bulk.alongside(unit):
@@ -102,7 +105,9 @@ def _stored_plan(unit: Unit, request: Request) -> Plan:
 
 
 def experiment_plan(figures: StudyFigures, arrivals: NewUnits, request: Request) -> Plan | None:
-    """How long an experiment takes, in total and from now on. figures, arrivals: of its study."""
+    """Return how long an experiment takes, in total and from now on.
+
+    figures, arrivals: of its study."""
     experiment = figures.study.experiment
     if experiment is None or interleaved.rankers(experiment):
         return None
@@ -142,7 +147,7 @@ def _shares(request: Request) -> list[float]:
 def _plan(
     request: Request, shares: Sequence[float], arrivals: NewUnits | None, figures: StudyFigures | None
 ) -> Plan | None:
-    """The plan for the metric of some figures or, without figures, for the rate of an event."""
+    """Return the plan for the metric of some figures or, without figures, for the rate of an event."""
     declaration = None if figures is None else figures.declaration
     metric_name, narrowed, wait, comparisons = "rate", None, 0, request.comparisons or len(shares) - 1
     best_n = None if declaration is None else declaration.best_n
@@ -192,8 +197,10 @@ def _plan(
 
 
 class NewUnits(Record, eq=False):
-    """The number of units that have come by the end of each stretch of some days, (STRETCHES,). population: how many
-    there are, those who came earlier included; newcomers: of a day, those who never came earlier."""
+    """This record holds the number of units that have come by the end of each stretch of some days, (STRETCHES,).
+
+    population: how many units there are, those who came earlier included; newcomers: of a day, those who never came
+    earlier."""
 
     counts: Array
     days: float
@@ -203,7 +210,8 @@ class NewUnits(Record, eq=False):
 
     @classmethod
     def count(cls, unit: Unit, study: Study) -> NewUnits:
-        """The new units of a study. Of an experiment on users, no more come than the store has, and newcomers."""
+        """Count the new units of a study. In an experiment on users, no more can come than the users of the store, and
+        newcomers."""
         first_at, _ = selected.times(unit, study.selection)
         length = ceil((selected.covered_us(unit, study.selection) + 1) / STRETCHES)
         new = people.arrivals(unit, study.selection, since=first_at, length=length, by_session=study.by_session)
@@ -215,7 +223,8 @@ class NewUnits(Record, eq=False):
         return replace(units, population=float(population), newcomers=min(units.pace, 2 * newcomers / units.days))
 
     def add_population(self, unit: Unit, selection: Selection, *, since: int) -> NewUnits:
-        """The same with the units of a log that begins earlier, at `since`, from which newcomers are told apart."""
+        """Return these counts with the population of a log that begins earlier, at `since`. The earlier part of the log
+        tells newcomers apart."""
         _, last_at = selected.times(unit, selection)
         half = max(1, round(self.days * DAY_US / 2))
         stretches = -(-(last_at - half - since) // half)
@@ -227,20 +236,20 @@ class NewUnits(Record, eq=False):
 
     @property
     def pace(self) -> float:
-        """The new units of a day in the second half: those who return have mostly come once by then."""
+        """Return the new units of a day in the second half, by which time those who return have mostly come once."""
         return float(2 * (self.counts[-1] - self.counts[STRETCHES // 2 - 1]) / self.days)
 
     def add_days(self, rows: Iterable[DifferenceRow]) -> None:
-        """Adds to each difference the days until it has the units that it needs; None where they never come. Units that
-        all came at once tell no pace."""
+        """Add to each difference the days until it has the units that it needs, or None where they never come. Units
+        that all came at once tell no pace."""
         for row in rows if self.counts[0] < self.counts[-1] else ():
             if more := row["needed"] or row["shortage"]:
                 until = self.days_until(self.counts[-1] + more / row.get("share", 1.0))
                 row["needed_days"] = None if until is None else until - self.days
 
     def days_until(self, units: float) -> float | None:
-        """The number of days until this many units have come; beyond the observed number, at the pace of the second
-        half, and beyond the population, at that of newcomers."""
+        """Return the number of days until this many units have come. Beyond the observed number they come at the pace
+        of the second half, and beyond the population at that of newcomers."""
         if units <= self.counts[-1]:
             return float(np.interp(units, np.r_[0, self.counts], np.linspace(0, self.days, STRETCHES + 1)))
         near = max(self.counts[-1], min(units, self.population))  # those who came before come again first
@@ -251,7 +260,7 @@ class NewUnits(Record, eq=False):
 
 
 def _check_windows(unit: Unit, request: Request, rewards: Sequence[Reward]) -> None:
-    """Raises InputError where no reward in the traffic that a plan reads is final yet."""
+    """Raise InputError where no reward in the traffic that a plan reads is final yet."""
     metric = METRICS[(request.metric or declared.MetricName(declared.DEFAULT_METRIC)).metric]
     name = request.name
     first_at, last_at = selected.times(unit, filters.selection(unit, f"experiment={name}" if name else request.log))

@@ -1,4 +1,4 @@
-"""Ramps that advance by steps: a candidate gets larger shares of a route's users, or is rolled back."""
+"""This module advances ramps by steps. A candidate gets larger shares of a route's users, or is rolled back."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ RampAnswer = TypedDict("RampAnswer", {
 
 
 def advance(store: Store, name: str) -> RampAnswer:
-    """Advance the ramp of a route. The candidate is rolled back where it loses, by the metric or a guard. It gets the
-    next share, and after 100 % is promoted, once the step has lasted long enough, enough is known, and every guard is
-    shown to hold; else the ramp waits."""
+    """Advance the ramp of a route.
+
+    The candidate is rolled back where it loses, by the metric or a guard. Otherwise it gets the next share, and
+    after 100 % is promoted, once the step has lasted long enough, enough is known, and every guard is shown to hold.
+    Until then the ramp waits."""
     with store.read() as unit, bulk.alongside(unit):
         change = lookup.route(unit, name)
         stage = find_stage(unit, change)
@@ -76,8 +78,8 @@ def advance(store: Store, name: str) -> RampAnswer:
 
 
 def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> RampAnswer:
-    """Roll a ramp back where the candidate loses, else give it the next share; where the ramp was changed meanwhile,
-    evaluate it again."""
+    """Roll a ramp back where the candidate loses, else give the candidate the next share. Where the ramp was changed
+    meanwhile, evaluate it again."""
     command = f"route advance {name}"
 
     def work(unit: Unit) -> RampAnswer | None:
@@ -103,8 +105,8 @@ def _change(store: Store, name: str, stage: Stage, losses: Sequence[str]) -> Ram
 
 
 def _take_back(unit: Unit, stage: Stage, command: str) -> str:
-    """The reference that a route serves after its ramp was rolled back. What `current` has learned is kept, as the next
-    version of its policy, where the route follows that policy and no other version went live meanwhile."""
+    """Roll back a ramp, and return the reference that its route serves then. What `current` has learned is kept, as the
+    next version of its policy, where the route follows that policy and no other version went live meanwhile."""
     current = lookup.version(unit, stage.ramp.variants[0].policy)[0]
     heads, learning = ending.lock(unit, current)
     head = heads.get(stage.change.policy_id)

@@ -1,4 +1,4 @@
-"""Routes: names that callers use, and that outlive the policies behind them."""
+"""This module manages routes, which are names that callers use, and that outlive the policies behind them."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ NAME_LENGTH = 52  # of a route, in the name of its ramp, since the name of an ex
 
 
 class Request(Record):
-    """Options of `route create`, `route set` and `route ramp`. to: NAME follows the live version of a policy, NAME@V is
-    pinned; None where only a holdout begins. holdout: the share of the users that another policy serves permanently.
-    steps, hold_us: rising shares of a ramp that advances by itself, and how long each lasts at least, as long as none
-    of the guards is lost."""
+    """This record holds the options of `route create`, `route set` and `route ramp`.
+
+    to: NAME follows the live version of a policy, NAME@V is pinned; None where only a holdout begins. holdout: the
+    share of the users that another policy serves permanently. steps, hold_us: rising shares of a ramp that advances
+    by itself, and how long each lasts at least, as long as none of the guards is lost."""
 
     name: str
     to: str | None = None
@@ -53,7 +54,7 @@ class Request(Record):
 
     @property
     def command(self) -> str:
-        """These options as words of `route create`, `route set` or `route ramp`."""
+        """Return these options as words of `route create`, `route set` or `route ramp`."""
         gate_guards = [f"{guard.name}:{_percent(guard.least)}" for guard in self.gate.guards] if self.gate else []
         options = [
             ("to", self.to),
@@ -95,9 +96,10 @@ RampState = TypedDict("RampState", {
 
 
 class Stage(NamedTuple):
-    """The state of a ramp. change: of the route; due_at: when the next step may come; None where it has no steps.
-    is_due: whether that time has come; blocked: why somebody must look, as the last `route advance` recorded; None
-    where it can go on."""
+    """This record holds the state of a ramp.
+
+    change: of the route; due_at: when the next step may come; None where it has no steps. is_due: whether that time
+    has come; blocked: why somebody must look, as the last `route advance` recorded; None where it can go on."""
 
     change: RouteChange
     ramp: experiments.Experiment
@@ -110,7 +112,7 @@ class Stage(NamedTuple):
 
     @property
     def outlook(self) -> str:
-        """The next step, in words."""
+        """Describe the next step in words."""
         if self.ramp.mode == experiments.FROZEN:
             return "frozen"
         if self.next_share is None or self.due_at is None:
@@ -123,12 +125,12 @@ class Stage(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The present share and the next step, in words; or why there is none."""
+        """Describe the present share and the next step in words, or say why there is none."""
         return self.blocked or f"{self.ramp.name} is at {100 * self.share:.12g} %; {self.outlook}"
 
 
 def create(store: Store, request: Request) -> RouteSummary:
-    """A new route. Repeating it is allowed; raises Conflict where the name belongs to something else."""
+    """Create a route. Repeating the request is allowed. Raises Conflict where the name belongs to something else."""
     command = f"route create {request.command}"
     with store.read() as unit:
         forks, removals = _forks_of_holdout(unit, request, str(request.to)), settings.get(unit).removals
@@ -154,7 +156,8 @@ def create(store: Store, request: Request) -> RouteSummary:
 
 
 def _with_notice(store: Store, answer: RouteSummary) -> RouteSummary:
-    """The answer; prints a notice where the route follows a policy with a newer, rebuilt version that is not live."""
+    """Return the answer, and print a notice where the route follows a policy with a newer, rebuilt version that is not
+    live."""
     with store.read() as unit:
         version, _ = lookup.version(unit, answer["reference"])
         newest = policies.versions(unit, [version.policy.id])[-1]
@@ -165,8 +168,8 @@ def _with_notice(store: Store, answer: RouteSummary) -> RouteSummary:
 
 
 def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[experiment.Fork]:
-    """The fork of the policy for a holdout, on a route to a reference; empty without a holdout. Raises InputError for a
-    holdout that would get what the route serves, or is impossible."""
+    """Return the fork of the policy for a holdout, on a route to a reference. Without a holdout there is none. Raises
+    InputError for a holdout that would get what the route serves, or is impossible."""
     if request.holdout is None:
         return []
     holdout.check(request.holdout)
@@ -180,7 +183,7 @@ def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[expe
 
 
 def _holdout(request: Request, name: str) -> experiment.Request:
-    """The experiment of this name that keeps some users of a route apart."""
+    """Return the experiment of this name that keeps some users of a route apart."""
     share, policy = request.holdout or 0.0, request.holdout_policy
     variant = experiment.VariantSpec(label=holdout.LABEL, policy=policy, weight=share)
     return experiment.Request(name=name, variants=[variant], holdout_of=request.name)
@@ -197,14 +200,14 @@ def _start_holdout(unit: Unit, request: Request, forks: Sequence[experiment.Fork
 
 
 def _free_name(unit: Unit, route: str, suffixes: Iterable[str]) -> str:
-    """The first unused name for an experiment on a route."""
+    """Return the first unused name for an experiment on a route."""
     names = lookup.experiment_names(unit)
     return next(name for suffix in suffixes if (name := f"{route[:NAME_LENGTH]}-{suffix}") not in names)
 
 
 def set_holdout(store: Store, request: Request) -> RouteSummary:
-    """Let a route keep some of its users apart from now on. Repeating it changes nothing; raises Conflict where it has
-    another holdout."""
+    """Let a route keep some of its users apart from now on. Repeating the request changes nothing. Raises Conflict
+    where the route has another holdout."""
     with store.read() as unit:
         reference, removals = lookup.route(unit, request.name).reference, settings.get(unit).removals
         forks = _forks_of_holdout(unit, request, reference)
@@ -228,7 +231,8 @@ def set_holdout(store: Store, request: Request) -> RouteSummary:
 
 
 def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """The version that a route is to serve, and the head of its policy. Raises InputError where it cannot be served."""
+    """Return the version that a route is to serve, and the head of its policy. Raises InputError where the version
+    cannot be served."""
     version, head = lookup.version(unit, reference)
     name = f"version {version.number} of {version.policy.name}"
     if not kinds.load(version.policy.kind).served:
@@ -242,15 +246,17 @@ def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 
 def _change(unit: Unit, route_id: int, version: Version, reference: str, *, command: str, **ids: int | None) -> None:
-    """Make a route serve a version; without a number in the reference, the live one. ids: for `routes.change`."""
+    """Make a route serve a version. Without a number in the reference, this is the live version.
+
+    ids: for `routes.change`."""
     version_id = None if lookup.split(reference)[1] is None else version.id
     routes.change(unit, route_id, policy_id=version.policy.id, version_id=version_id, command=command, **ids)
     settings.add_run(unit, command, {"to": reference})
 
 
 def set_route(store: Store, request: Request) -> RouteSummary:
-    """Change what a route serves, or with a share begin a ramp; what it serves already changes nothing. Raises
-    StoreBusy where others change the route meanwhile."""
+    """Change what a route serves, or begin a ramp where the request has a share. What the route serves already changes
+    nothing. Raises StoreBusy where others change the route meanwhile."""
     from rlrec.store.database import bulk
 
     if request.to is None:
@@ -311,9 +317,11 @@ def set_route(store: Store, request: Request) -> RouteSummary:
 
 
 def _look(unit: Unit, live: RouteChange, options: GateOptions, looks: list[GateLook]) -> tuple[RouteGate, int | None]:
-    """The gate's test of what a route is to serve. Where the gate ran the same test before, that one with its id, since
-    testing the same rows again shows nothing new and spends no error. Raises InputError where the route serves it
-    already. looks: of this year."""
+    """Run the gate's test of what a route is to serve. Where the gate ran the same test before, return that one with
+    its id, since testing the same rows again shows nothing new and spends no error. Raises InputError where the route
+    serves the candidate already.
+
+    looks: of this year."""
     from rlrec.app.evaluation.comparisons import paired_gate
 
     if live.reference == options.candidate:
@@ -328,7 +336,7 @@ def _look(unit: Unit, live: RouteChange, options: GateOptions, looks: list[GateL
 
 
 def _ramp(unit: Unit, current: RouteChange, request: Request, to: str, share: float) -> experiment.Request:
-    """The experiment in which a share of a route's users gets something else."""
+    """Return the experiment in which a share of a route's users gets another version."""
     first = routes.count_ramps(unit, current.route_id) + 1
     name = _free_name(unit, current.route, (f"ramp-{n}" for n in count(first)))
     specs = ((CURRENT, current.reference, 1 - share), (CANDIDATE, to, share))
@@ -374,14 +382,15 @@ def _refuse_ramp(current: RouteChange) -> None:
 
 def rollback(store: Store, name: str) -> RouteSummary:
     """Make a route serve again what it served before the last change that still stands. A promotion that came with that
-    change is rolled back, too, unless another one of its policy came later. Raises CheckFailed where there is none, or
-    its version is retired."""
+    change is rolled back, too, unless another one of its policy came later. Raises CheckFailed where there is no such
+    change, or its version is retired."""
     return store.write(lambda unit: roll_back(unit, name, command=f"route rollback {name}"))
 
 
 def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> RouteSummary:
-    """The route after a rollback, within a transaction; see `rollback`. or_live: where the earlier version is retired,
-    the route follows the live one of that policy."""
+    """Roll back a route within a transaction, and return its state, see `rollback`.
+
+    or_live: where the earlier version is retired, the route follows the live one of that policy."""
     newest = lookup.route(unit, name, lock=True)
     policies.lock(unit, [newest.policy_id])
     last, standing = policies.last_promotion(unit, newest.policy_id), _standing_changes(unit, newest)
@@ -410,8 +419,8 @@ def roll_back(unit: Unit, name: str, *, command: str, or_live: bool = False) -> 
 
 
 def _standing_changes(unit: Unit, newest: RouteChange) -> list[RouteChange]:
-    """The changes of a route that no rollback undid, oldest first; a rollback undoes all changes after the one that it
-    returned to."""
+    """Return the changes of a route that no rollback undid, oldest first. A rollback undoes all changes after the one
+    that it returned to."""
     standing: list[RouteChange] = []
     for change in routes.history(unit, newest.route_id):
         if change.restored_id is None:
@@ -422,13 +431,13 @@ def _standing_changes(unit: Unit, newest: RouteChange) -> list[RouteChange]:
 
 
 def list_routes(store: Store) -> list[RouteSummary]:
-    """All routes, by name."""
+    """List all routes, by name."""
     with store.read() as unit:
         return [summary(unit, change) for change in routes.newest_changes(unit)]
 
 
 def show(store: Store, name: str) -> RouteSummary:
-    """The state of a route, and its history, newest first."""
+    """Return the state of a route, and its history, newest first."""
     from rlrec.app.serving import shadows as serving_shadows
 
     with store.read() as unit:
@@ -450,7 +459,7 @@ def show(store: Store, name: str) -> RouteSummary:
 
 
 def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
-    """The state of a route, from its newest change."""
+    """Return the state of a route, from its newest change."""
     version, _ = lookup.version(unit, newest.reference)
     state: RouteSummary = {
         "route": newest.route, "policy": version.policy.name, "version": version.number,
@@ -464,7 +473,7 @@ def summary(unit: Unit, newest: RouteChange) -> RouteSummary:
 
 
 def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
-    """The state of a route's ramp; None where none runs."""
+    """Return the state of a route's ramp, or None where none runs."""
     stage = find_stage(unit, change)
     if stage is None:
         return None
@@ -482,7 +491,7 @@ def ramp_state(unit: Unit, change: RouteChange) -> RampState | None:
 
 
 def find_stage(unit: Unit, change: RouteChange) -> Stage | None:
-    """The stage of a route's ramp; None where it has none."""
+    """Return the stage of a route's ramp, or None where the route has no ramp."""
     if not change.running or change.experiment is None:
         return None
     ramp = lookup.experiment(unit, change.experiment)

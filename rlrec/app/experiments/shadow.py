@@ -1,4 +1,5 @@
-"""Challengers in the shadow of a route: their probability of each shown slate is stored, and they are never served."""
+"""This module starts and stops challengers in the shadow of a route. Their probability of each shown slate is stored,
+and they are never served."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from rlrec.store.policies import routes
 
 
 def start(store: Store, name: str, reference: str) -> ShadowReport:
-    """Start a challenger for a route. Repeating it changes nothing. Raises InputError where the route has another
-    one."""
+    """Start a challenger for a route. Repeating the request changes nothing. Raises InputError where the route has
+    another challenger."""
 
     def work(unit: Unit) -> ShadowReport:
         route = lookup.route(unit, name, lock=True)
@@ -32,7 +33,8 @@ def start(store: Store, name: str, reference: str) -> ShadowReport:
 
 
 def stop(store: Store, name: str) -> ShadowReport:
-    """Stop the challenger of a route; its stored probabilities stay. Raises InputError where there never was one."""
+    """Stop the challenger of a route. Its stored probabilities stay. Raises InputError where the route never had a
+    challenger."""
 
     def work(unit: Unit) -> ShadowReport:
         route = lookup.route(unit, name, lock=True)

@@ -1,1 +1,2 @@
-"""Training for whole visits: the log as a dataset on disk, the ascent over it, and the value of the result."""
+"""Modules here train policies for whole visits. They write the log as a dataset on disk, ascend over it, and evaluate
+the result."""

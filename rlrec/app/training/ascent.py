@@ -1,4 +1,5 @@
-"""The ascent: epochs over batches of visits, and the best epoch by visits that were not used for training."""
+"""This module trains a policy in epochs over batches of visits (the ascent). It chooses the best epoch by visits that
+were not used for training."""
 
 from __future__ import annotations
 
@@ -40,14 +41,15 @@ KICK = 1.0  # change of log probabilities (root mean square) with which the asce
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """How to ascend. discounted: whether gamma^t multiplies the gradient at step t. batch: the largest number of visits
-    in a batch, which is one natural step (`natural.py`); lr: the initial size of that step. clip_weight: the largest
-    importance weight; None: no limit. weights: whether each slate has one weight (slate), or each slot one, given the
-    slots above (slot); with top_k above 0 each slot has one whatever is above, as one of so many draws with
-    replacement.
+    """This record says how to ascend.
+
+    discounted: whether gamma^t multiplies the gradient at step t. batch: the largest number of visits in a batch,
+    which is one natural step (`natural.py`); lr: the initial size of that step. clip_weight: the largest importance
+    weight; None: no limit. weights: whether each slate has one weight (slate), or each slot one, given the slots
+    above (slot); with top_k above 0 each slot has one whatever is above, as one of so many draws with replacement.
     no_correction: gains have no importance weights; bold: whether epochs count that no gate could judge. patience:
-    epochs without improvement after which it ends. kl_stop: mean KL(start || now) at which it ends. shaping: potential
-    of a state, as weights of its features by name."""
+    epochs without improvement after which it ends. kl_stop: mean KL(start || now) at which it ends. shaping:
+    potential of a state, as weights of its features by name."""
 
     gamma: float = 1.0
     baseline: str = "value"
@@ -76,10 +78,11 @@ class TrainingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """A point of the learning curve. lr: the step size; supported: whether a gate could judge the policy, by the ESS of
-    the tuning visits. value: of the policy; gain: its value minus the start's; both on the tuning visits, with bounds
-    and the standard error. entropy and kl: in nats, on the same visits. variance: of the gradient, with the baseline
-    and without."""
+    """An Epoch is a point of the learning curve.
+
+    lr: the step size; supported: whether a gate could judge the policy, by the ESS of the tuning visits. value: of
+    the policy; gain: its value minus the start's; both on the tuning visits, with bounds and the standard error.
+    entropy and kl: in nats, on the same visits. variance: of the gradient, with the baseline and without."""
 
     epoch: int
     lr: float
@@ -97,13 +100,13 @@ class Epoch:
     variance_without_baseline: float
 
     def counts(self, *, bold: bool) -> bool:
-        """Whether enough tuning visits are effective, for the gate or for a bold step."""
+        """Tell whether enough tuning visits are effective, for the gate or for a bold step."""
         return self.supported or (bold and (self.ess or 0.0) >= BOLD_ESS)
 
     def is_better(self, earlier: Epoch, *, bold: bool) -> bool:
-        """Whether it is better than an earlier epoch: first by having enough effective visits, then by the gain. The
-        gain must be larger by one standard error of the difference, taken as the difference of the standard errors,
-        since these grow together along one path."""
+        """Tell whether this epoch is better than an earlier one, first by having enough effective visits, then by the
+        gain. The gain must be larger by one standard error of the difference. That is taken as the difference of the
+        standard errors, since these grow together along one path."""
         if self.counts(bold=bold) != earlier.counts(bold=bold):
             return self.counts(bold=bold)
         if self.gain is None or earlier.gain is None:
@@ -113,9 +116,10 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingResult:
-    """The parameters of the best epoch (0: the start), and the learning curve. promising: whether the tuning visits
-    show that it is better than the start. way: the parameters from which the best epoch was reached, and the step sizes
-    of the epochs since."""
+    """This record holds the parameters of the best epoch (0: the start), and the learning curve.
+
+    promising: whether the tuning visits show that the best epoch is better than the start. way: the parameters from
+    which the best epoch was reached, and the step sizes of the epochs since."""
 
     parameters: Parameters
     best: int
@@ -125,25 +129,26 @@ class TrainingResult:
 
     @property
     def best_epoch(self) -> Epoch | None:
-        """The best epoch's point of the curve; None where that is the start."""
+        """Return the best epoch's point of the curve, or None where the start is best."""
         return self.curve[self.best - 1] if self.best else None
 
     @property
     def is_bold(self) -> bool:
-        """Whether no gate could judge the best epoch."""
+        """Tell whether no gate could judge the best epoch."""
         return self.best_epoch is not None and not self.best_epoch.supported
 
     @property
     def supported(self) -> bool:
-        """Whether a gate could judge any epoch."""
+        """Tell whether a gate could judge any epoch."""
         return any(point.supported for point in self.curve)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageWeights:
-    """The weights of whole slates before any step. ess_share: ESS as a share of the decisions; clipped_share: share of
-    the weights that clipping removes; max_positions: of a slate; earned_by_slots: share of all rewards earned by single
-    slots rather than whole pages."""
+    """This record describes the weights of whole slates before any step.
+
+    ess_share: ESS as a share of the decisions; clipped_share: share of the weights that clipping removes;
+    max_positions: of a slate; earned_by_slots: share of all rewards earned by single slots rather than whole pages."""
 
     ess_share: float
     clipped_share: float
@@ -153,7 +158,9 @@ class PageWeights:
 
     @classmethod
     def from_visits(cls, rows: VisitRows, log_joint: Array, *, clip: float) -> PageWeights:
-        """The weights of some visits. log_joint (n,): of each slate, under the policy in training."""
+        """Compute the weights of some visits.
+
+        log_joint (n,): of each slate, under the policy in training."""
         weight = np.exp(np.minimum(log_joint - rows.log_propensity, reinforce.HIGHEST))
         total, squares = float(weight.sum()), float((weight**2).sum())
         slots = float(np.abs(rows.earned).sum())
@@ -167,28 +174,32 @@ class PageWeights:
 
     @property
     def auto_weights(self) -> str:
-        """The weights that `auto` stands for. The reward of a slot does not depend on the slate above, so weights by
-        slot have less noise, and are exact on the policy's own log. The reward of a page depends on the whole slate."""
+        """Return the weights that `auto` stands for. The reward of a slot does not depend on the slate above, so
+        weights by slot have less noise, and are exact on the policy's own log. The reward of a page depends on the
+        whole slate."""
         hopeless = self.ess_share < MIN_ESS_SHARE or self.clipped_share > MAX_CLIPPED_SHARE
         by_slot = self.earned_by_slots >= MIN_EARNED_BY_SLOTS or hopeless
         return SLOT if self.max_positions > 1 and by_slot and not self.has_missing_propensities else SLATE
 
     def sentence(self, weights: str) -> str:
-        """A sentence on the weights in use, and the reason for them."""
+        """Return a sentence on the weights in use, and the reason for them."""
         earned = f"slots earn {self.earned_by_slots:.0%} of the rewards, pages as a whole the rest"
         shares = f"{earned}; weights of whole slates: {self.ess_share:.1%} effective, {self.clipped_share:.1%} clipped"
         return f"weights: by {weights} ({shares})"
 
 
 class Trainer:
-    """One training on the training visits. later: with weights by slot, the share of what follows a slot that counts
-    for it, see `agreement`."""
+    """A Trainer trains a policy once, on the training visits.
+
+    later: with weights by slot, the share of what follows a slot that counts for it, see `agreement`."""
 
     def __init__(
         self, train: DatasetSplit, policy: Gradient, options: TrainingOptions, start: Parameters,
         factors: Array | None = None,
     ) -> None:  # fmt: skip
-        """factors: the weight of the decisions of each stratum; None: 1 for all."""
+        """Prepare the baseline, the decisions and the steps.
+
+        factors: the weight of the decisions of each stratum; None: 1 for all."""
         self.policy, self.options, self.start, self._factors = policy, options, start, factors
         self._sums = partial(reinforce.sums, policy, objective=options.objective)
         self._potential = np.array([options.shaping.get(name, 0.0) for name in policy.names])
@@ -208,8 +219,9 @@ class Trainer:
             yield [unpack_mask(slates) for slates in self._file.read(number)]
 
     def _set_steps(self, parameters: Parameters) -> None:
-        """Create the natural steps for these parameters. Source of the Fisher diagonal by random signs: Bekas,
-        Kokiopoulou & Saad 2007."""
+        """Create the natural steps for these parameters.
+
+        Source of the Fisher diagonal by random signs: Bekas, Kokiopoulou & Saad 2007."""
         rng, fisher = np.random.default_rng(0), Parameters()
 
         def gradients() -> Iterator[Parameters]:
@@ -231,7 +243,7 @@ class Trainer:
         )
 
     def _mean_features(self) -> tuple[MeanFeatures, int, int]:
-        """The means of the features over the decisions, and the numbers of decisions and slots."""
+        """Return the means of the features over the decisions, and the numbers of decisions and slots."""
         decisions, slots, n_features = 0, 0, len(self.policy.names)
         state = np.zeros(n_features + len(self.policy.design.columns))
         memory = np.zeros(self.start["own"].shape)
@@ -262,7 +274,7 @@ class Trainer:
         self._value = None if sums is None else returns.fit(sums)
 
     def slates(self, rows: VisitRows) -> Iterator[LoggedSlates]:
-        """The decisions of some visits with their gains, which do not depend on the parameters."""
+        """Return the decisions of some visits with their gains, which do not depend on the parameters."""
         gained = self._returns(rows)
         step = returns.steps(rows.start)
         scale: Array = np.power(self.options.gamma, step) if self.options.discounted else np.ones(len(step))
@@ -274,7 +286,7 @@ class Trainer:
         )
 
     def _fold(self, rows: VisitRows) -> Ids:
-        """The cross-fitting fold of each decision, by the digest of its cluster."""
+        """Return the cross-fitting fold of each decision, by the digest of its cluster."""
         fold = (rows.cluster.view(np.uint64) >> np.uint64(8)) % np.uint64(returns.FOLDS)
         return np.repeat(fold.astype(np.int64), rows.length)
 
@@ -290,8 +302,9 @@ class Trainer:
         return np.full(len(gained), self._mean)
 
     def train(self, tune: HoldoutValue | None, *, progress: Callable[[Epoch], None] | None = None) -> TrainingResult:
-        """The ascent from the start. tune: the value on the tuning visits; None: there are none, and the last epoch is
-        taken.
+        """Ascend from the start, and return the best epoch with the learning curve.
+
+        tune: the value on the tuning visits; None: there are none, and the last epoch is taken.
 
         After an epoch with a gain, steps are doubled. An epoch that lost, or left what the tuning visits support, is
         undone, and steps are halved. Where that leads nowhere, and whole pages earn rewards, the ascent continues from
@@ -332,7 +345,9 @@ class Trainer:
         return TrainingResult(parameters=best_parameters, best=number, curve=curve, promising=promising, way=best_way)
 
     def follow(self, rates: Iterable[float], *, progress: Callable[[], None]) -> Parameters:
-        """The parameters after epochs with these step sizes. progress: called after each."""
+        """Return the parameters after epochs with these step sizes.
+
+        progress: called after each epoch."""
         now = self.start
         for number, rate in enumerate(rates, 1):
             now, _ = self._epoch(number, now, rate, None)
@@ -340,9 +355,10 @@ class Trainer:
         return now
 
     def _leave_saddle(self, now: Parameters, tune: HoldoutValue) -> tuple[Parameters, float]:
-        """Parameters beside a point without an ascending gradient: moved along the biases in the direction of largest
-        upward curvature, to the side with more gain, with that gain. Source: power iteration on differences of
-        gradients, in which common noise cancels; own derivation."""
+        """Return parameters beside a point without an ascending gradient, with their gain. They are moved along the
+        biases in the direction of largest upward curvature, to the side with more gain.
+
+        Source: power iteration on differences of gradients, in which common noise cancels; own derivation."""
         information = self._fisher[BIAS]
         has_information = information > 0
         direction = np.random.default_rng(0).normal(size=len(information)) * has_information
@@ -361,7 +377,7 @@ class Trainer:
         return max(zip(sides, gains, strict=True), key=lambda side: side[1])
 
     def _unit(self, change: Array) -> Array:
-        """The change of biases, scaled so that log probabilities change by 1 (root mean square)."""
+        """Return the change of biases, scaled so that log probabilities change by 1 (root mean square)."""
         size = float(self._fisher[BIAS] @ change**2)
         return change * np.sqrt(self._slots / size) if size else change
 
@@ -370,7 +386,7 @@ class Trainer:
         return {**parameters, BIAS: parameters[BIAS] + change}
 
     def _epoch(self, number: int, now: Parameters, rate: float, tune: HoldoutValue | None) -> tuple[Parameters, Epoch]:
-        """The parameters after one pass over the batches, and the point of the curve."""
+        """Return the parameters after one pass over the batches, and their point of the learning curve."""
         total = reinforce.zero_sums(now)
         for slates in self._batches():
             sums = self._sums(now, slates)
@@ -391,22 +407,22 @@ class Trainer:
 
 
 def agreement(gradients: Iterable[Parameters]) -> float:
-    """Return how far the gradients of batches agree: the share of their squared sum that is surely not noise, 0 to 1.
-    It is 0 for one batch. The rewards after a slot have far more noise than the slot's own reward; if batches disagree
-    about them, they would only hide the slot's own."""
+    """Return how far the gradients of batches agree, from 0 to 1. This is the share of their squared sum that is surely
+    not noise, and 0 for one batch. The rewards after a slot have far more noise than the slot's own reward. If batches
+    disagree about them, they would only hide the slot's own."""
     folds = FoldGradients(gradients)
     square = reinforce.squared(folds.total)
     return folds.signal(*folds.total) / square if square else 0.0
 
 
 def pack_mask(slates: LoggedSlates) -> LoggedSlates:
-    """The slates with `eligible` packed to eight arms per byte, as they are written."""
+    """Return the slates with `eligible` packed to eight arms per byte, as they are written."""
     eligible = slates.eligible
     return slates if eligible is None else replace(slates, eligible=np.packbits(eligible, axis=1).view(np.bool_))
 
 
 def unpack_mask(slates: LoggedSlates) -> LoggedSlates:
-    """The slates with `eligible` unpacked again."""
+    """Return the slates with `eligible` unpacked again."""
     if slates.eligible is None:
         return slates
     bits = np.unpackbits(slates.eligible.view(np.uint8), axis=1, count=len(slates.arms))
@@ -417,9 +433,11 @@ def group_slates(
     rows: VisitRows, gain: Array, raw: Array, scale: Array, *, slots: bool = False, by_position: Array | None = None,
     credit: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[LoggedSlates]:  # fmt: skip
-    """Decisions as the gradient reads them. slots: each slot separately, with its own reward and what comes after its
-    slate. by_position: mean rewards of positions; each slot, given those above, then has its own reward and what comes
-    after it, on its slate and later, but not the slots above. credit: the factors of these two parts."""
+    """Yield decisions as the gradient reads them.
+
+    slots: each slot separately, with its own reward and what comes after its slate. by_position: mean rewards of
+    positions; each slot, given those above, then has its own reward and what comes after it, on its slate and later,
+    but not the slots above. credit: the factors of the slot's own reward and of what comes after it."""
     for block in blocks(rows):
         at = rows.first[block.rows][:, None] + np.arange(block.shown.shape[1])
         logged, slot_gain, slot_raw = rows.log_propensity[block.rows], gain[block.rows], raw[block.rows]
@@ -437,12 +455,12 @@ def group_slates(
 
 
 def _sums_above(values: Array) -> Array:
-    """Sums over the positions above each, (n, k)."""
+    """Return for each position the sum over the positions above it, (n, k)."""
     return np.cumsum(values, axis=1) - values
 
 
 def mean_by_position(split: DatasetSplit) -> Array:
-    """The mean reward of each position of slates, (positions,)."""
+    """Return the mean reward of each position of slates, (positions,)."""
     total = np.zeros((2, 1))
     for rows in split.batches():
         position = returns.steps(rows.first)

@@ -1,13 +1,14 @@
-"""Visits on disk: written in any order, then read in batches, sorted by digests of their names.
+"""This module stores visits on disk. They are written in any order, then read in batches, sorted by digests of their
+names.
 
-The data that are read, and their order, depend only on the keys of visits and arms, never on ids: the same log in
-another order trains the same parameters. Files have no name, and end with the process. Where possible, a read returns a
-view of the file: nothing is copied, and memory counts only while it is in use.
+The data that are read, and their order, depend only on the keys of visits and arms, never on ids, so that the same
+log in another order trains the same parameters. Files have no name, and end with the process. Where possible, a read
+returns a view of the file. Nothing is copied then, and memory counts only while it is in use.
 
-Decisions that can be processed together: slates of one length, with arms described by one catalogue.
+Decisions can be processed together if their slates have one length, and one catalogue describes their arms.
 
 Requests that name their candidates have separate eligible sets. A block takes the union of several sets, with a mask of
-the arms that each decision may show: matrix products over arms that do not count cost less than a call for every
+the arms that each decision may show. Matrix products over arms that do not count cost less than a call for every
 decision."""
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _ROOM = "set TMPDIR to a folder with room: a kB for each decision of the log, ha
 
 
 class ArrayFile:
-    """Numbered records in a temporary file: objects whose arrays stay in the file. Raises RlrecError where there is no
-    folder, or no space, for it."""
+    """An ArrayFile holds numbered records in a temporary file. Records are objects whose arrays stay in the file.
+    Raises RlrecError where there is no folder, or no space, for the file."""
 
     def __init__(self) -> None:
         try:
@@ -64,7 +65,7 @@ class ArrayFile:
         return len(self._lengths)
 
     def add(self, record: object) -> None:
-        """Write one more record: its pickle, followed by the arrays."""
+        """Write one more record, first its pickle and then the arrays."""
         buffers: list[pickle.PickleBuffer] = []
         content = pickle.dumps(record, protocol=5, buffer_callback=buffers.append)
         blocks = [memoryview(content), *(buffer.raw() for buffer in buffers)]
@@ -82,7 +83,7 @@ class ArrayFile:
         self._begins.append(end)
 
     def read(self, number: int) -> Any:
-        """A record; its arrays are read-only."""
+        """Return a record. Its arrays are read-only."""
         begin, end = self._begins[number : number + 2]
         at = begin % mmap.ALLOCATIONGRANULARITY
         view = memoryview(mmap.mmap(self._file.fileno(), end - begin + at, access=mmap.ACCESS_READ, offset=begin - at))
@@ -98,43 +99,51 @@ class ArrayFile:
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """The features (m, p) of all arms that are trained, as they were at a time, in order of the arms' keys."""
+    """A Catalogue holds the features (m, p) of all arms that are trained, as they were at a time, in order of the arms'
+    keys."""
 
     features: Array
 
     @cached_property
     def digest(self) -> bytes:
-        """A digest of the features; equal for equal features, whatever the time."""
+        """Return a digest of the features. Equal features have equal digests, whatever the time."""
         return blake2b(self.features.astype("<f8").tobytes(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, eq=False)
 class EligibleSet:
-    """Eligible arms as they were described: their indices (m,) among those that are trained, ascending."""
+    """An EligibleSet holds eligible arms as they were described, by their indices (m,) among those that are trained,
+    ascending."""
 
     catalogue: Catalogue
     arms: Index
 
     @cached_property
     def contents(self) -> tuple[bytes, bytes]:
-        """The digest of the catalogue, and the arms: equal for equal sets."""
+        """Return the digest of the catalogue, and the arms. Equal sets have equal contents."""
         return self.catalogue.digest, self.arms.astype("i4").tobytes()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisitRows:
-    """Visits, one after another.
+    """This record holds visits, one after another.
+
     eligible_sets: the distinct ones of the decisions.
+
     For each visit, (s,): name, a digest of session and visit; split; cluster, a digest of the user or session; stratum,
     an index of its logger and half; length, the number of its decisions.
+
     For each decision, (n,): eligible, the index of its eligible set; size, its positions; remembered, the number of
     arms that its state remembers; log_propensity of the slate; reward of the slate; default, 1 where no event counted;
-    ruled, 1 where the page had rules with which the policy is not trained; lowest, the log of the smallest
-    probability that any slate could have had (NaN: not known); x (n, d), features of its state.
+    ruled, 1 where the page had rules with which the policy is not trained; lowest, the log of the smallest probability
+    that any slate could have had (NaN: not known); x (n, d), features of its state.
+
     For each slot, (i,): shown, the index of its arm; earned, its reward; divided, the reward over the examination of
     its position; logged, its log propensity whatever the slots above; conditional, its log propensity given the slots
     above.
+
     For each remembered arm that is eligible, (e,): arm, its index; memory (e, 4), its features MEMORY.
+
     Indices of arms are among all that are trained. words: the other features of sparse contexts of the decisions."""
 
     eligible_sets: Sequence[EligibleSet]
@@ -165,7 +174,7 @@ class VisitRows:
         return len(self.name)
 
     def take(self, visits: Ids) -> Self:
-        """The selected visits, in that order, with the eligible sets of their decisions."""
+        """Return the selected visits, in that order, with the eligible sets of their decisions."""
         decisions = piece_rows(self.start[visits], self.length[visits])
         slots = piece_rows(self.first[decisions], self.size[decisions])
         arms = piece_rows(offsets(self.remembered)[decisions], self.remembered[decisions])
@@ -178,7 +187,7 @@ class VisitRows:
 
     @classmethod
     def concatenate(cls, pieces: Sequence[Self]) -> Self:
-        """The visits of all pieces, and their eligible sets in the order of their contents."""
+        """Join the visits of all pieces, and their eligible sets in the order of their contents."""
         by_contents = {eligible_set.contents: eligible_set for piece in pieces for eligible_set in piece.eligible_sets}
         rank = {contents: number for number, contents in enumerate(sorted(by_contents))}
         numbers = [[rank[eligible_set.contents] for eligible_set in piece.eligible_sets] for piece in pieces]
@@ -195,16 +204,16 @@ class VisitRows:
 
     @property
     def start(self) -> Ids:
-        """Index of the first decision of each visit, and of the end, (s + 1,)."""
+        """Return the index of the first decision of each visit, and of the end, (s + 1,)."""
         return offsets(self.length)
 
     @property
     def first(self) -> Ids:
-        """Index of the first slot of each decision, and of the end, (n + 1,)."""
+        """Return the index of the first slot of each decision, and of the end, (n + 1,)."""
         return offsets(self.size)
 
     def state(self) -> State:
-        """The states of the decisions."""
+        """Return the states of the decisions."""
         row = np.repeat(np.arange(len(self.eligible)), self.remembered)
         return State(self.x, row, self.arm, self.memory, self.words)
 
@@ -220,14 +229,16 @@ DECISIONS = 100_000  # decisions in memory until they are sorted, about
 
 
 class VisitFile(ArrayFile):
-    """Portions of visits in a file. catalogues: by digest, for all files of a dataset."""
+    """A VisitFile holds portions of visits in a file.
+
+    catalogues: by digest, for all files of a dataset."""
 
     def __init__(self, catalogues: dict[bytes, Catalogue]) -> None:
         super().__init__()
         self._catalogues = catalogues
 
     def write(self, rows: VisitRows) -> None:
-        """Write one more portion."""
+        """Write one more portion of visits."""
         sets, words = rows.eligible_sets, None
         for eligible_set in sets:
             self._catalogues.setdefault(eligible_set.catalogue.digest, eligible_set.catalogue)
@@ -242,7 +253,7 @@ class VisitFile(ArrayFile):
         self.add((columns | dict(zip(SETS, (catalogue, count, arms), strict=True)), words))
 
     def portion(self, number: int) -> VisitRows:
-        """The visits of one portion."""
+        """Return the visits of one portion."""
         stored, words = self.read(number)
         columns: dict[str, Any] = {
             name: values.astype(np.int64) if values.dtype.kind == "i" else values for name, values in stored.items()
@@ -254,7 +265,8 @@ class VisitFile(ArrayFile):
 
 
 class DatasetSplit(VisitFile):
-    """The visits of one split, by name, in batches of about equal size.
+    """A DatasetSplit holds the visits of one split, by name, in batches of about equal size.
+
     strata: of its visits, by index. visits: their number; longest: the number of decisions of the longest;
     spans_batches: whether some cluster has several visits."""
 
@@ -266,8 +278,9 @@ class DatasetSplit(VisitFile):
         self.spans_batches = len(np.unique(cluster)) < len(cluster)
 
     def batches(self, max_visits: int | None = None) -> Iterator[VisitRows]:
-        """The batches in order. max_visits: stop before the batch that would exceed this number, but yield at least
-        one."""
+        """Yield the batches in order.
+
+        max_visits: stop before the batch that would exceed this number, but yield at least one."""
         total = 0
         for number in range(len(self)):
             rows = self.portion(number)
@@ -278,8 +291,10 @@ class DatasetSplit(VisitFile):
 
 
 class Dataset:
-    """Visits, first in the order in which they were written, then by split. strata: by the index in visits; decisions:
-    their approximate number; columns: those of sparse contexts that occur in training visits, ascending."""
+    """A Dataset holds visits, first in the order in which they were written, then by split.
+
+    strata: by the index in visits; decisions: their approximate number; columns: those of sparse contexts that occur
+    in training visits, ascending."""
 
     def __init__(self) -> None:
         self.strata: Sequence[Stratum] = (NO_LOGGER,)
@@ -311,21 +326,23 @@ class Dataset:
             self._file.write(rows.take(visits))
 
     def batch(self, max_visits: int) -> int:
-        """The number of visits in a training batch: at most max_visits, and small enough for several batches whose
-        gradients can be compared."""
+        """Return the number of visits in a training batch. It is at most max_visits, and small enough for several
+        batches whose gradients can be compared."""
         count = sum(map(len, self._clusters[TRAIN]))
         return max(1, min(max_visits, -(-count // FOLDS)))
 
     def arrange(self, sizes: Mapping[int, int], *, weighed: Ids | None = None) -> None:
-        """Arrange all written visits into the named splits, in batches of at most so many visits. weighed: see
-        `union`."""
+        """Arrange all written visits into the named splits, in batches of at most so many visits.
+
+        weighed: see `union`."""
         for number, max_visits in sizes.items():
             n_visits = sum(map(len, self._clusters[number]))
             self.splits[number] = self.union([number], -(-n_visits // max_visits), weighed=weighed)
 
     def union(self, numbers: Sequence[int], n_batches: int, *, weighed: Ids | None = None) -> DatasetSplit:
-        """The visits of some splits in n_batches batches. weighed: the columns of sparse contexts that are kept,
-        renumbered to their index among these."""
+        """Return the visits of some splits in n_batches batches.
+
+        weighed: the columns of sparse contexts that are kept, renumbered to their index among these."""
         columns = np.empty(0, np.int64) if weighed is None else weighed
         clusters = np.concatenate([np.empty(0, np.int64), *chain(*(self._clusters[number] for number in numbers))])
         split = DatasetSplit(self._catalogues, clusters, self.strata)
@@ -355,9 +372,11 @@ MASK = 8_000_000  # most cells in the mask of a block
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecisionBlock:
-    """n decisions with m arms. rows (n,): their indices, ascending; arms (m,): indices of the arms among those that are
-    trained, ascending; described (m, p): their features. shown (n, k) and the arms of `state` are indices among the m.
-    eligible (n, m): the arms that each decision may show; None: all of them."""
+    """This record holds n decisions with m arms.
+
+    rows (n,): their indices, ascending; arms (m,): indices of the arms among those that are trained, ascending;
+    described (m, p): their features. shown (n, k) and the arms of `state` are indices among the m. eligible (n, m):
+    the arms that each decision may show; None: all of them."""
 
     rows: Ids
     arms: Index
@@ -367,7 +386,7 @@ class DecisionBlock:
     eligible: Flags | None
 
     def slice_rows(self, start: int, end: int) -> DecisionBlock:
-        """The decisions from `start` to before `end`."""
+        """Return the decisions from `start` to before `end`."""
         rows = slice(start, end)
         return DecisionBlock(
             rows=self.rows[rows], arms=self.arms, described=self.described, state=self.state.slice_rows(start, end),
@@ -376,7 +395,7 @@ class DecisionBlock:
 
 
 def blocks(rows: VisitRows) -> Iterator[DecisionBlock]:
-    """The decisions without page rules in blocks, ordered by slate size and number of the eligible set."""
+    """Yield the decisions without page rules in blocks, ordered by slate size and number of the eligible set."""
     # groups of decisions with the same size and eligible set
     first, group_index = distinct(rows.size, rows.eligible, rows.ruled)
     sizes, counts = rows.size[first].tolist(), np.bincount(group_index).tolist()
@@ -398,8 +417,8 @@ def blocks(rows: VisitRows) -> Iterator[DecisionBlock]:
 
 
 def _sets_at_a_time(sets: Sequence[EligibleSet], counts: Sequence[int]) -> int:
-    """The number of eligible sets to process together: a larger union has more arms that do not count, but takes fewer
-    calls. The size of the union is estimated as if the sets were random."""
+    """Return the number of eligible sets to process together. A larger union has more arms that do not count, but takes
+    fewer calls. The size of the union is estimated as if the sets were random."""
     if len(sets) == 1:
         return 1
     sizes, n_arms, n = np.array([len(eligible.arms) for eligible in sets]), len(_union(sets)), sum(counts)
@@ -419,7 +438,9 @@ def _union(sets: Sequence[EligibleSet]) -> Ids:
 
 
 def _block(rows: VisitRows, state: State, sets: Sequence[EligibleSet], local: Ids) -> DecisionBlock:
-    """The decisions of some eligible sets. local (all rows,): the index of each decision's set; -1: not among them."""
+    """Return the decisions of some eligible sets.
+
+    local (all rows,): the index of each decision's set; -1: not among them."""
     members = np.flatnonzero(local >= 0)
     if len(members) < len(local):
         state, local = state.take(members), local[members]

@@ -1,4 +1,4 @@
-"""From the log of the store to a dataset: visits as the policy in training reads them."""
+"""This module turns the log of the store into a dataset of visits, as the policy in training reads them."""
 
 from __future__ import annotations
 
@@ -49,13 +49,14 @@ CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 
 
 class WriteReport(Sums, kw_only=True, eq=True):
-    """Which visits of a log went into a dataset, and why others did not.
+    """This record tells which visits of a log went into a dataset, and why others did not.
+
     unused: those that are not over, incomplete, or without propensities; moved: those of a session that later got a
-    user of another split; unrecorded: those without stored states; too_long: those too long to be evaluated.
-    visits, decisions, slots: the usable ones; ruled: decisions whose pages have rules that keep them from teaching;
-    gate_visits: usable visits in the gate's split, which are not written; new_visits: those that were not usable before
-    a time; rewarded_decisions: with an event that counts; max_reward: of a slate, absolute; last_id: the newest
-    decision; keep_probabilities: the smallest and largest probability with which the log kept its decisions."""
+    user of another split; unrecorded: those without stored states; too_long: those too long to be evaluated. visits,
+    decisions, slots: the usable ones; ruled: decisions whose pages have rules that keep them from teaching;
+    gate_visits: usable visits in the gate's split, which are not written; new_visits: those that were not usable
+    before a time; rewarded_decisions: with an event that counts; max_reward: of a slate, absolute; last_id: the
+    newest decision; keep_probabilities: the smallest and largest probability with which the log kept its decisions."""
 
     unused: UnusedVisits = field(default_factory=UnusedVisits)
     moved: int = 0
@@ -78,7 +79,7 @@ class WriteReport(Sums, kw_only=True, eq=True):
 
     @property
     def unused_sessions(self) -> str:
-        """The number of sessions that do not teach, and the reasons."""
+        """Return the number of sessions that do not teach, and the reasons, as text."""
         counts = (
             (self.unused.waiting, "not over, or still within their reward windows"),
             (self.unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
@@ -93,10 +94,11 @@ Written = tuple[WriteReport, list[VisitRows]]  # the report on a part of the log
 
 
 class DatasetWriter:
-    """The pass over a log that turns it into visits for a dataset. seed: of the digests of visits, and so of their
-    batches. examination: of positions, by which the rewards of slots are divided. since: visits that were not usable at
-    this time are new. judged_from: the first decision of visits that may choose the epoch or be the gate's; earlier
-    ones only teach. log: the filter."""
+    """A DatasetWriter reads a log once and turns it into visits for a dataset.
+
+    seed: of the digests of visits, and so of their batches. examination: of positions, by which the rewards of slots
+    are divided. since: visits that were not usable at this time are new. judged_from: the first decision of visits
+    that may choose the epoch or be the gate's; earlier ones only teach. log: the filter."""
 
     def __init__(
         self, unit: Unit, selection: Selection, model: TrainedModel, reward: Reward, cutoff: Cutoff, *, seed: int,
@@ -121,7 +123,9 @@ class DatasetWriter:
         self.reading = Reading(columns=COLUMNS, visits=True, keys=True)
 
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
-        """Write the usable visits of the selected log. engine: as in `passes.results`."""
+        """Write the usable visits of the selected log.
+
+        engine: as in `passes.results`."""
         report, dataset.decisions = WriteReport(), self.evaluation.extent.decisions
         dataset.strata = self.evaluation.loggers.strata(self.max_loggers)
         if engine is None and self.unit.folder is None:  # in the order of the store, since the dataset sorts anyway
@@ -140,14 +144,14 @@ class DatasetWriter:
         return report
 
     def __call__(self, log_reader: LogReader, /) -> Written:
-        """The usable visits of a partition."""
+        """Return the usable visits of a partition, with a report on them."""
         report, rows = WriteReport(), list[VisitRows]()
         for written, pieces in map(self._written, log_reader.batches(self.reading)):
             report, rows = report + written, rows + pieces
         return report, rows
 
     def _written(self, batch: reader.Batch) -> Written:
-        """The usable visits of a batch."""
+        """Return the usable visits of a batch, with a report on them."""
         visits, unused = ended_visits.usable_visits(batch, self.reward, self.cutoff)
         keep = batch.slots["keep_probability"]
         report = WriteReport(unused=unused, keep_probabilities=frozenset((float(keep.min()), float(keep.max()))))
@@ -184,7 +188,7 @@ class DatasetWriter:
         return report, list(self._portions(visits.take(written), keys))
 
     def _portions(self, visits: EndedVisits, keys: Columns) -> Iterator[VisitRows]:
-        """The rows of visits, in portions limited by the number of arms in eligible sets."""
+        """Yield the rows of visits, in portions limited by the number of arms in eligible sets."""
         if not len(visits):
             return
         sizes = contents.set_sizes(self.unit, set(visits.per_decision("eligible_id").tolist()))
@@ -240,7 +244,8 @@ class DatasetWriter:
         )  # fmt: skip
 
     def _with_rules(self, visits: EndedVisits) -> EndedVisits:
-        """The visits with the columns PINNED and RULED, by the rules of each request and by the pins of the policy."""
+        """Return the visits with the columns PINNED and RULED, by the rules of each request and by the pins of the
+        policy."""
         if not len(visits):
             return visits
         context_id, position = visits.per_decision("context_id"), visits.slots["position"]
@@ -269,7 +274,7 @@ class DatasetWriter:
         return replace(visits, slots=visits.slots | {PINNED: is_pinned & ~ruled, RULED: ruled})
 
     def _pinned_arms(self, visits: EndedVisits) -> Ids:
-        """The arms that pins show in each decision, (n, p), padded with -1."""
+        """Return the arms that pins show in each decision, (n, p), padded with -1."""
         pinned, n = np.flatnonzero(visits.slots[PINNED]), len(visits.first) - 1
         decision = np.searchsorted(visits.first, pinned, side="right") - 1
         column = np.arange(len(pinned)) - offsets(np.bincount(decision, minlength=n))[decision]
@@ -278,7 +283,7 @@ class DatasetWriter:
         return arms
 
     def _encoded(self, context_id: Ids) -> Encoded:
-        """The encoded contexts of decisions; those of the previous portion are not read again."""
+        """Return the encoded contexts of decisions. Contexts of the previous portion are not read again."""
         first, code = distinct(context_id)
         ids = context_id[first]
         index, is_cached = look_up(self._context_ids, ids)
@@ -293,12 +298,12 @@ class DatasetWriter:
         return self._encoded_contexts[code]
 
     def _positions(self, ids: Ids) -> Ids:
-        """Indices of arms among all that are trained."""
+        """Return the indices of arms among all that are trained."""
         return self._order[look_up(self.arms[self._order], ids)[0]]
 
     def _sets(self, eligible: Ids, revision: Ids, pinned_arms: Ids) -> tuple[list[EligibleSet], Ids]:
-        """The eligible sets of decisions without their pinned arms, with the arms as described at the time, and the
-        index of each decision's set, (n,)."""
+        """Return the eligible sets of decisions without their pinned arms, with the arms as described at the time, and
+        the index of each decision's set, (n,)."""
         epoch = self.model.arm_features.epochs(revision)
         first, index = distinct(eligible, epoch, *pinned_arms.T)
         members, sets = contents.eligible_arms(self.unit, set(eligible[first].tolist())), list[EligibleSet]()

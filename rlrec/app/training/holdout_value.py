@@ -1,5 +1,5 @@
-"""The value of parameters on visits that were not used for training, by which epochs are chosen; and the effective
-visits that the gate will need."""
+"""This module estimates the value of parameters on visits that were not used for training. Epochs are chosen by this
+value. The module also computes how many effective visits the gate will need."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GAIN_REPLICATES = 50  # replicates of an interval that is not used
 
 
 def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> ReturnModel:
-    """The model of returns, fitted to some visits."""
+    """Fit the model of returns to some visits."""
     sums = (
         ReturnSums.from_decisions(_decisions(rows), rows.reward, gamma=gamma, arms=arms) for rows in split.batches()
     )
@@ -46,7 +46,7 @@ def fit_values(split: DatasetSplit, *, gamma: float, arms: int) -> ReturnModel:
 
 
 def _decisions(rows: VisitRows) -> Decisions:
-    """The decisions as the model of returns reads them."""
+    """Return the decisions as the model of returns reads them."""
     state = rows.state()
     return Decisions(
         start=rows.start, cluster=rows.cluster, top=rows.shown[rows.first[:-1]], x=rows.x, row=state.row,
@@ -55,15 +55,15 @@ def _decisions(rows: VisitRows) -> Decisions:
 
 
 def _logged_slots(rows: VisitRows) -> Array:
-    """The log of the logged probability of each slot given those above; where it is not known, an equal part of that of
-    the slate."""
+    """Return the log of the logged probability of each slot given those above. Where the probability is not known, this
+    is an equal part of the slate's log probability."""
     parts = np.repeat(rows.log_propensity / rows.size, rows.size)
     return np.where(np.isnan(rows.conditional), parts, rows.conditional)
 
 
 class HoldoutValue:
-    """The value of parameters on visits that were not used for training, compared with other parameters. Pages whose
-    request had rules count as they were served, whatever the parameters.
+    """A HoldoutValue computes the value of parameters on visits that were not used for training, compared with other
+    parameters. Pages whose request had rules count as they were served, whatever the parameters.
 
     left_out: strata whose visits do not count. wanted_ess: effective visits that parameters need here, so that the
     gate can judge them; reference_ess: those of the reference; clusters: users, or sessions without one. Where slots
@@ -73,7 +73,9 @@ class HoldoutValue:
         self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: ReturnModel,
         max_visits: int | None = None, gate_visits: int | None = None, by_position: Array | None = None,
     ) -> None:  # fmt: skip
-        """reference: the parameters to compare with. max_visits: use only the first visits. gate_visits: those of the
+        """Compute the value of the reference.
+
+        reference: the parameters to compare with. max_visits: use only the first visits. gate_visits: those of the
         gate that will judge later; None: as many as these. by_position: mean rewards of positions, where slots are
         judged separately."""
         self.split, self.policy, self.reference, self.values = split, policy, reference, values
@@ -105,9 +107,9 @@ class HoldoutValue:
         self.reference_ess, self.clusters = estimate.ess or 0.0, estimate.clusters
 
     def point(self, parameters: Parameters, *, z: float) -> dict[str, Any]:
-        """The figures of a point of the learning curve; the bounds of the gain are z standard errors away. Where slots
-        are judged separately the gain is `slot_gain`, which is correct to first order while whole visits support it,
-        with a tenth of the error."""
+        """Return the figures of a point of the learning curve. The bounds of the gain are z standard errors away. Where
+        slots are judged separately the gain is `slot_gain`, which is correct to first order while whole visits support
+        it, with a tenth of the error."""
         partial, (entropy, kl) = self.partials(parameters), self._entropy_and_divergence(parameters)
         estimate = self._estimate(partial)
         ess = estimate.ess
@@ -124,9 +126,10 @@ class HoldoutValue:
         }  # fmt: skip
 
     def teaching_factors(self, *, by_slot: bool, clip: float) -> Array:
-        """How much the decisions of each stratum count in training, (strata,): the less, the more their weights under
-        the reference vary; 0 for loggers that cannot tell. by_slot: the weights are those of slots, given the slots
-        above; clip: the largest weight."""
+        """Return how much the decisions of each stratum count in training, (strata,). They count less, the more their
+        weights under the reference vary, and 0 for loggers that cannot tell.
+
+        by_slot: the weights are those of slots, given the slots above; clip: the largest weight."""
         strata, sums = self.split.strata, np.zeros((4, len(self.split.strata)))
         for rows in self.split.batches():
             log_slots, stratum = self._log_slots(rows, self.reference), np.repeat(rows.stratum, rows.length)
@@ -154,8 +157,9 @@ class HoldoutValue:
         return np.array([factors[stratum][0] if stratum in factors else 0.0 for stratum in strata])
 
     def slot_gain(self, parameters: Parameters) -> tuple[float | None, float | None]:
-        """The gain per slot of the parameters over the reference, in the states of the log, and its standard error over
-        clusters: the mean over slots of the difference of the weights x (reward - mean of the position)."""
+        """Return the gain per slot of the parameters over the reference, in the states of the log, and its standard
+        error over clusters. The gain is the mean over slots of the difference of the weights x (reward - mean of the
+        position)."""
         gain = self._counts * (self._slot_values(parameters) - self._slots_of_reference)
         slots = np.bincount(self._cluster, self._slots)
         mean = float(gain.sum() / slots.sum())
@@ -165,7 +169,9 @@ class HoldoutValue:
         return mean, float(np.sqrt((deviation**2).sum()) / slots.sum())
 
     def difference(self, partials: ByStratum, **options: Any) -> Comparison:
-        """The value from these sums minus the reference's, with the same weights of loggers. options: of `compare`."""
+        """Return the value from these sums minus the reference's, with the same weights of loggers.
+
+        options: of `compare`."""
         weighting = Weighting.from_strata(self.fold, partials, self._reference_partials, left_out=self.left_out)
         sides = (self.fold.at_ends(weighting.total(sums))[0] for sums in (partials, self._reference_partials))
         return compare(*sides, **options)
@@ -175,7 +181,7 @@ class HoldoutValue:
         return self.fold.finish(total, FinishOptions(interval="normal"))[0]
 
     def partials(self, parameters: Parameters) -> ByStratum:
-        """The sums of the visits of each logger."""
+        """Return the sums of the visits of each stratum."""
         strata = self.split.strata
         partials: ByStratum = {}
         for rows in self.split.batches(self.max_visits):
@@ -195,8 +201,8 @@ class HoldoutValue:
         return partials
 
     def _distributions(self, rows: VisitRows, parameters: Parameters, log_slots: Array) -> Iterator[TargetSlates]:
-        """The distributions of the parameters, in portions; the log probability of each shown slot, given those above,
-        is written into log_slots."""
+        """Yield the distributions of the parameters, in portions. The log probability of each shown slot, given those
+        above, is written into log_slots."""
         for block in self._portions(rows):
             score, at, shown = self._score(parameters, block), block.rows, block.shown
             probability = plackett_luce.probabilities(score, block.eligible, **self._exploration)
@@ -210,18 +216,18 @@ class HoldoutValue:
             yield TargetSlates(rows=at, log_slate=log_shown.sum(axis=1), arms=block.arms, share=probability, case=cases)
 
     def _log_slots(self, rows: VisitRows, parameters: Parameters) -> Array:
-        """The log of the probability of each shown slot, given those above, under the parameters."""
+        """Return the log of the probability of each shown slot, given those above, under the parameters."""
         log_slots = _logged_slots(rows)
         for _ in self._distributions(rows, parameters, log_slots):
             pass
         return log_slots
 
     def log_slates(self, rows: VisitRows, parameters: Parameters) -> Array:
-        """Log of the probability of the slates of some visits under the parameters, (n,)."""
+        """Return the log of the probability of the slates of some visits under the parameters, (n,)."""
         return np.add.reduceat(self._log_slots(rows, parameters), rows.first[:-1])
 
     def _slot_values(self, parameters: Parameters) -> Array:
-        """The sum of weight x (reward - mean reward of the position) over the slots of each visit, (visits,)."""
+        """Return the sum of weight x (reward - mean reward of the position) over the slots of each visit, (visits,)."""
         assert self.by_position is not None
         values = []
         for rows in self.split.batches(self.max_visits):
@@ -232,9 +238,9 @@ class HoldoutValue:
         return np.concatenate(values)
 
     def expected_ess(self, parameters: Parameters) -> float:
-        """The effective visits that the reference's own log would be expected to have, from the divergence of every
-        slot in the visits. Weights of the slots that happened to be shown miss the rare ones that have most of the
-        variance."""
+        """Return the effective visits that the reference's own log would be expected to have, from the divergence of
+        every slot in the visits. Weights of the slots that happened to be shown miss the rare ones that have most of
+        the variance."""
         visits, second_moment = 0, 0.0
         for rows in self.split.batches(self.max_visits):
             growth = np.zeros(len(rows.eligible))
@@ -254,8 +260,8 @@ class HoldoutValue:
                 yield block.slice_rows(start, start + step)
 
     def _entropy_and_divergence(self, parameters: Parameters) -> tuple[float, float]:
-        """The mean entropy of the parameters at position 1, and the mean KL(reference || parameters) of slates, in
-        nats, on the first batch."""
+        """Return the mean entropy of the parameters at position 1, and the mean KL(reference || parameters) of slates.
+        Both are in nats, on the first batch."""
         sums = np.zeros(3)
         for block in self._portions(next(self.split.batches())):
             scores = self._score(parameters, block), self._score(self.reference, block)

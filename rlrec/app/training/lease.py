@@ -1,5 +1,5 @@
-"""One training at a time for each policy: the process that trains holds a lease, renews it, and releases it at its
-end."""
+"""This module allows one training at a time for each policy. The process that trains holds a lease, renews it, and
+releases it at its end."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ RENEWAL_S, UNRENEWED_S = 10, 86_400  # seconds between renewals; length of a lea
 
 
 class TrainingLease:
-    """A lease for the time of a `with` block. Raises StoreBusy where another process holds it, or has taken it over. A
-    dead process on this machine is recognised at once, one on another machine when its lease expires, by the clock of
-    the database. exclusive: False for a run that stores nothing and so lets others train."""
+    """A TrainingLease holds a lease on a policy for the time of a `with` block. Raises StoreBusy where another process
+    holds the lease, or has taken it over. A dead process on this machine is recognised at once. One on another machine
+    is recognised when its lease expires, by the clock of the database.
+
+    exclusive: False for a run that stores nothing and so lets others train."""
 
     def __init__(self, store: Store, policy: StoredPolicy, *, exclusive: bool = True) -> None:
         self.store, self.policy, self.exclusive = store, policy, exclusive
@@ -59,7 +61,7 @@ class TrainingLease:
             self._renewed = monotonic()
 
     def check(self, unit: Unit) -> None:
-        """Raises StoreBusy where the lease is lost, since another process may have trained meanwhile."""
+        """Raise StoreBusy where the lease is lost, since another process may have trained meanwhile."""
         if self.exclusive and not leases.renew(
             unit, self.policy.id, token=self.token, until=unit.clock() + LEASE_S * SECOND
         ):
@@ -75,7 +77,8 @@ def _is_dead(token: str) -> bool:
 
 
 def _machine() -> str:
-    """The boot id and the PID namespace, within which process numbers are unique; empty where they are unknown."""
+    """Return the boot id and the PID namespace, within which process numbers are unique, or "" where they cannot be
+    read on this system."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}-{os.stat('/proc/self/ns/pid').st_ino}"
@@ -84,7 +87,7 @@ def _machine() -> str:
 
 
 def _start_ticks(pid: int) -> str:
-    """The start time of a process, in the system's ticks; empty where there is no such process."""
+    """Return the start time of a process, in the system's ticks, or "" where there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
     except OSError:

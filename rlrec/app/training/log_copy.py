@@ -1,4 +1,5 @@
-"""Version 1 of a trained policy that serves as a log was served, whatever policy drew that log."""
+"""This module creates version 1 of a trained policy so that it serves as a log was served, whatever policy drew that
+log."""
 
 from __future__ import annotations
 
@@ -32,9 +33,10 @@ SLOTS, CELLS = 50_000, 20_000_000  # slots, and scores, that are fitted at most
 def copy_log(
     unit: Unit, initial: InitialBelief, typed: Mapping[str, Any], reward: Reward, from_log: str
 ) -> InitialBelief:
-    """The belief of a trained policy with weights fitted to a log, so that it serves as similarly as possible: fitted
-    to the training visits, with the remaining KL measured on those that choose epochs. initial: the belief without
-    weights, which stays where no visit of the log is usable."""
+    """Return the belief of a trained policy with weights fitted to a log, so that it serves as similarly as possible.
+    The weights are fitted to the training visits, and the remaining KL is measured on those that choose epochs.
+
+    initial: the belief without weights, which stays where no visit of the log is usable."""
     draft = replace(designs.unstored(graduation.KIND, typed, reward), parameters=initial.parameters)
     reader, selection = TrainedModel(unit, draft, weights=()), filters.selection(unit, from_log)
     cutoff = Cutoff.compute(unit, reward)
@@ -65,8 +67,8 @@ def copy_log(
 
 
 def _slates(split: DatasetSplit, *, max_visits: int) -> list[LoggedSlates]:
-    """The slates of the visits of a split, each with weight 1 and the logged probability of every slot given those
-    above."""
+    """Return the slates of the visits of a split, each with weight 1 and the logged probability of every slot given
+    those above."""
     result = list[LoggedSlates]()
     for rows in split.batches(max_visits):
         n = len(rows.eligible)

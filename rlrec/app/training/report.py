@@ -1,4 +1,4 @@
-"""The report of a run of `train-pg`: figures, and sentences on why nothing went live."""
+"""This module makes the report of a run of `train-pg`, with figures, and sentences on why nothing went live."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from rlrec.records import Version
 
 
 class GateReport(paired_gate.Judgement):
-    """The gate's test of a candidate, as it is stored. against: the live version, None for the log; repeated: whether
-    an earlier version had the same test, of which this is the result."""
+    """This record holds the gate's test of a candidate, as it is stored.
+
+    against: the live version, None for the log; repeated: whether an earlier version had the same test, of which
+    this is the result."""
 
     against: int | None
     sessions: int
@@ -36,14 +38,16 @@ RunFigures = TypedDict("RunFigures", {
 
 
 class Result(RunFigures, GateReport):
-    """The figures of a run, and of the gate's test of its version."""
+    """This record holds the figures of a run, and of the gate's test of its version."""
 
 
 def result(
     parent: Version, version: int, sessions: int, gate: GateReport | None, *, seed: int,
     trained: TrainingResult | None = None, **figures: Any,
 ) -> Result:  # fmt: skip
-    """The result of a run; trained: None where there was nothing new; figures: further ones of `Result`."""
+    """Return the result of a run.
+
+    trained: None where there was nothing new; figures: further ones of `Result`."""
     best = None if trained is None else trained.best_epoch
     gain, lower, ess = (None, None, None) if best is None else (best.gain, best.lower, best.ess)
     fields = {
@@ -59,8 +63,10 @@ def result(
 
 @dataclass(frozen=True)
 class TuneSplit:
-    """The tuning visits. clusters: users, or sessions without one; wanted_ess: the number that must be effective;
-    nearer: how a policy could start closer to them; empty where it could not."""
+    """This record describes the tuning visits.
+
+    clusters: users, or sessions without one; wanted_ess: the number that must be effective; nearer: how a policy
+    could start closer to them; empty where it could not."""
 
     clusters: int = 0
     wanted_ess: float | None = None
@@ -68,7 +74,7 @@ class TuneSplit:
 
 
 def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
-    """The sentence that the log supports no step, and how to log instead."""
+    """Return the sentence that the log supports no step, and how to log instead."""
     wanted_ess = tune.wanted_ess or 0.0
     if tune.clusters < wanted_ess:
         return (
@@ -85,8 +91,9 @@ def no_step_reason(trained: TrainingResult, tune: TuneSplit) -> str:
 
 
 def bold_reason(trained: TrainingResult, tune: TuneSplit, reference: str, route: str | None) -> str:
-    """The sentence on a version that no gate could judge. route: one on which it could be ramped; None: there is
-    none."""
+    """Return the sentence on a version that no gate could judge.
+
+    route: one on which the version could be ramped; None: there is none."""
     best = trained.best_epoch
     if best is None or not best.counts(bold=True):
         effective = f"{0.0 if best is None else best.ess or 0.0:.1g} of {tune.clusters:,} users of the tune split"
@@ -100,7 +107,8 @@ def bold_reason(trained: TrainingResult, tune: TuneSplit, reference: str, route:
 
 
 def copy_reason(trained: TrainingResult, tune: TuneSplit, *, parent: Version) -> str | None:
-    """The reason why the new version is no better than its parent on the tuning visits; None where it is."""
+    """Return the reason why the new version is no better than its parent on the tuning visits, or None where it is
+    better."""
     best, reasons = trained.best_epoch, list[str]()
     if best is None:
         reasons.append(f"the new version is a copy of version {parent.number}: the first epoch went too far")
@@ -112,8 +120,9 @@ def copy_reason(trained: TrainingResult, tune: TuneSplit, *, parent: Version) ->
 
 
 def refusal_reason(gate: GateReport | None, trained: TrainingResult, *, same_live: bool, tune: TuneSplit) -> str:
-    """The reason why a candidate was not promoted. same_live: whether the version that it was compared with is still
-    live."""
+    """Return the reason why a candidate was not promoted.
+
+    same_live: whether the version that it was compared with is still live."""
     if not same_live:
         return "another version went live meanwhile"
     if gate is None:
