@@ -1,4 +1,4 @@
-"""Names that complete a user's input: those in a store, and those built into the program."""
+"""This module lists names that complete a user's input: names in a store, and names built into the program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlrec.store.policies import arms, curves, experiments, policies, routes
 
 
 def _versions(unit: Unit) -> Iterable[str]:
-    """The names of policies, then those of their versions."""
+    """Yield the names of policies, then those of their versions."""
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     yield from names.values()
     yield from (version.reference for version in policies.versions(unit, names))
@@ -34,11 +34,12 @@ IN_PROGRAM = {  # registries, loaded when they are needed
 
 
 def stored_names(store: Store, sort: str) -> list[str]:
-    """The names of one kind in the store."""
+    """Return the names of one sort of object in the store, such as arms or policies; `sort` is a key of `IN_STORE`."""
     with store.read() as unit:
         return list(IN_STORE[sort](unit))
 
 
 def program_names(sort: str) -> list[str]:
-    """The names of kinds, estimators or environments."""
+    """Return the names of the kinds of policies, of the estimators or of the environments that are built into the
+    program."""
     return [name for registry in IN_PROGRAM[sort] for name in resolve_name(registry)]

@@ -1,4 +1,4 @@
-"""Opens the store of a command."""
+"""This module opens the store of a command, checks that it is ready, and records what a reading command answered."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def open_store(
     db: str, *, now: int | None, notice: Callable[[str], None], waits: tuple[int | None, ...] = (),
     primary: str | None = None, allow_future: bool = False,
 ) -> closing[Store]:  # fmt: skip
-    """The store at a URL or path. now: microseconds since 1970 UTC in place of the database's clock, or None. waits: as
-    in `Waits`. primary: the store of which this one is a replica. Raises InputError if it is a replica of another
-    one."""
+    """Open the store at a URL or path. Raises InputError if it is no replica of the store `primary`.
+
+    now: microseconds since 1970 UTC in place of the database's clock, or None. waits: as in `Waits`. primary: the
+    store of which this one should be a replica, or None."""
     store = Store(db, now=now, notice=notice, waits=Waits(*waits))
     store.allow_future = allow_future
     if primary is not None:
@@ -33,7 +34,7 @@ def open_store(
 
 
 def _refuse_unrelated(replica: Store, db: str) -> None:
-    """Raises InputError if both stores can be read, and neither is a replica or a copy of the other."""
+    """Raise InputError if both stores can be read, and neither is a replica or a copy of the other."""
     from rlrec.store.log import settings
 
     with closing(Store(db, notice=lambda _: None)) as primary:
@@ -70,7 +71,8 @@ def note(
 
 
 def store_files(db: str) -> list[str]:
-    """The file of an SQLite store and the files that SQLite keeps with it; none for a database on a server."""
+    """Return the path of an SQLite store and of the files that SQLite keeps with it; an empty list for a database on a
+    server."""
     url = location(db)
     if url.drivername != "sqlite" or not url.database:
         return []
@@ -78,8 +80,8 @@ def store_files(db: str) -> list[str]:
 
 
 def ready(store: Store, *, writes: bool = False) -> None:
-    """Raises CheckFailed if the store is missing or out of date, before anything else reads it. writes: raise
-    RlrecError if decisions cannot be stored, too, since the role may not, or since the file was replaced."""
+    """Raise CheckFailed if the store is missing or out of date, before anything else reads it. writes: raise
+    RlrecError, too, if decisions cannot be stored, since the role may not write or the file was replaced."""
     with store.read():
         pass
     if writes:  # an empty transaction of SQLite compares its file, and takes no lock

@@ -1,4 +1,4 @@
-"""The policy of a version (its kind with parameters and design), and features of arms."""
+"""This module makes the policy of a version (its kind with parameters and design), and reads the features of arms."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ NOW = 2**62  # a revision later than all others
 
 
 def policy_of(version: Version) -> Policy:
-    """The policy of a version: its kind with its parameters and, where it reads contexts, its design."""
+    """Make the policy of a version from its kind with its parameters and, where the policy reads contexts, its design.
+    """
     design = None
     if version.contextual:
         from rlrec.policy.contexts.encoder import Design  # others need none of it
@@ -41,7 +42,7 @@ def policy_of(version: Version) -> Policy:
 def unstored(
     kind: str, params: Mapping[str, Any], reward: Reward, *, name: str = "", status: str = "learning"
 ) -> Version:
-    """A version that is not stored, or not yet."""
+    """Make a version that is not in the store, or not yet."""
     policy = StoredPolicy(id=0, name=name, kind=kind, params=params, base_id=None)
     return Version(
         id=0, policy=policy, number=1, status=status, reward=reward, parent_id=None, seq=0, ordinal=0,
@@ -50,18 +51,18 @@ def unstored(
 
 
 def arm_features(unit: Unit, policy: Policy) -> CatalogueFeatures | None:
-    """The features of arms in the form that the policy reads; None if it reads none."""
+    """Read the features of arms in the form that the policy reads; return None if the policy reads no features."""
     if not kinds.is_contextual(policy) or not policy.uses_arm_features:
         return None
     return CatalogueFeatures(unit, policy.design.arm)
 
 
 class CatalogueFeatures:
-    """Features of arms at any revision of the catalogue. A negative revision stands for the features that the log has
-    for one decision, or that one request states."""
+    """This class gives the features of arms at any revision of the catalogue. A negative revision stands for the
+    features that the log has for one decision, or that one request states."""
 
     def __init__(self, unit: Unit, encoder: Encoder | None = None) -> None:
-        """encoder: of the model, if one reads features."""
+        """Read all revisions of the catalogue. encoder: that of the model, if a model reads features."""
         self._encoder = encoder
         # tuples, which the garbage collector untracks, unlike lists
         self._history: dict[int, tuple[tuple[int, str], ...]] = {}
@@ -80,16 +81,16 @@ class CatalogueFeatures:
         self._rows = lru_cache(maxsize=10_000)(self._row)
 
     def epoch(self, revision: int) -> int:
-        """A number that is equal for revisions between which no description changed."""
+        """Return a number that is equal for two revisions if no description of an arm changed between them."""
         return revision if revision < 0 else bisect_right(self._changes, revision)
 
     def epochs(self, revisions: Ids) -> Ids:
-        """`epoch` of each revision, (n,)."""
+        """Return the `epoch` of each revision, (n,)."""
         return np.where(revisions < 0, revisions, np.searchsorted(self._changes, revisions, side="right"))
 
     def at_request(self, context: Mapping[str, Any], arms: Ids, keys: Mapping[int, str], revision: int) -> int:
-        """The revision at which arms have the features that the request states in its context, on top of those in the
-        catalogue at `revision`; `revision` itself if it states none."""
+        """Return the revision at which arms have the features that a request states in its context, on top of those in
+        the catalogue at `revision`; return `revision` itself if the request states no features."""
         by_key = by_arm(context, FEATURES) or {}
         features_by_arm = {arm: by_key[keys[arm]] for arm in arms.tolist() if keys[arm] in by_key} if by_key else {}
         if not features_by_arm:
@@ -110,21 +111,21 @@ class CatalogueFeatures:
         return number
 
     def learned_revision(self, revision: int) -> int:
-        """The revision of the catalogue by whose features a belief has learned; a negative one of the log stands for
-        the newest."""
+        """Return the catalogue's revision by whose features a belief has learned. A negative revision of the log stands
+        for the newest one."""
         if revision in self._requests:
             return self.learned_revision(self._requests[revision][0])
         return NOW if revision < 0 else revision
 
     def encode(self, arms: Ids, revision: int) -> Array:
-        """Encoded features of arms, (m, p)."""
+        """Encode the features of arms at a revision, (m, p)."""
         return np.array([self._rows(self._description(arm, revision)) for arm in arms.tolist()])
 
     def values(
         self, arms: Ids, revision: int, field: str, stated: Sequence[Mapping[str, Any]] | None = None
     ) -> list[Hashable]:
-        """The value of a field of each arm: None if it has none, a tuple if it is a list. stated: features of the arms
-        that a request states, which take precedence."""
+        """Return each arm's value of a field: None if the arm has no value, a tuple if the value is a list. stated:
+        features of the arms that a request states, which take precedence."""
         from msgspec.json import decode  # for a hundred thousand arms json takes too long
 
         from rlrec.policy.contexts.features import value_of
@@ -138,7 +139,8 @@ class CatalogueFeatures:
         return values
 
     def _description(self, arm: int, revision: int) -> str:
-        """The description of an arm at a revision; its first one if it had none yet."""
+        """Return the description of an arm at a revision, as text of JSON. An arm that had no description yet has its
+        first one."""
         if revision in self._requests:
             revision, described = self._requests[revision]
             return described.get(arm) or self._description(arm, revision)
@@ -156,7 +158,7 @@ class CatalogueFeatures:
 
 
 def _hashable(value: Any) -> Hashable:
-    """A value of a feature; a list as a tuple of its distinct items."""
+    """Make the value of a feature hashable. A list becomes a tuple of its distinct items."""
     if isinstance(value, list):
         return tuple(dict.fromkeys(map(_hashable, value)))
     return repr(value) if isinstance(value, dict) else value

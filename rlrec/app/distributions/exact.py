@@ -1,4 +1,4 @@
-"""The belief of a version, and its distributions over eligible arms in given contexts."""
+"""This module loads the belief of a version, and computes its distributions over eligible arms in contexts."""
 
 from __future__ import annotations
 
@@ -47,10 +47,12 @@ WORDS = 100  # columns that a sparse context is assumed to have
 
 
 class EligibleDistribution(Record, eq=False):
-    """The distribution over one eligible set: arms (m,) ids; scores and, if the kind has one, index (m,).
+    """This record is the distribution over one eligible set: arms (m,) ids; scores and, if the kind has one, index
+    (m,).
 
-    reads: the context fields that it depends on. samplers: of slates, by their length; earlier: those of an earlier
-    belief. layout: the page rules, None without any; if there are rules, the scores include them and the floor."""
+    reads: the context fields that it depends on. samplers: of slates, by their length; earlier: the samplers of an
+    earlier belief. layout: the page rules, None without any; if there are rules, the scores include them and the
+    floor."""
 
     arms: Ids
     scores: Scores
@@ -63,8 +65,8 @@ class EligibleDistribution(Record, eq=False):
     layout: PageLayout | None = None
 
     def pages(self, size: int) -> SlateSampler:
-        """The sampler of slates with `size` positions, computed once; updated from that of an earlier belief if there
-        is one."""
+        """Return the sampler of slates with `size` positions. The sampler is computed once, and updated from that of an
+        earlier belief if there is one."""
         if size not in self.samplers:
             earlier, sampler = self.earlier.get(size), SlateSampler
             if self.layout is not None:
@@ -75,7 +77,8 @@ class EligibleDistribution(Record, eq=False):
         return self.samplers[size]
 
     def draw(self, size: int, *, seeds: Words, decisions: Ids) -> Draw:
-        """Slates of n decisions by their seeds, (n,) each; with their teams, if two rankers draft them."""
+        """Draw the slates of n decisions by their seeds, (n,) each. If two rankers draft a slate, the draw has the
+        teams, too."""
         if self.rankers is None:
             return self.pages(size).draw(seeds=seeds, decisions=decisions)
         from rlrec.policy.slates.interleaving import TeamDraftSampler
@@ -83,9 +86,11 @@ class EligibleDistribution(Record, eq=False):
         return TeamDraftSampler(self.rankers, size).draw(seeds=seeds, decisions=decisions)
 
     def list_conditionals(self, lists: Ids, *, seeds: Words, decisions: Ids) -> Array:
-        """The probability of each candidate given those before it, (n, k); 0 for lists that are not made of these arms.
+        """Return the probability of each candidate given those before it in its list, (n, k); 0 for a list with other
+        arms than these.
 
-        lists (n, k): ids in order. seeds, decisions (n,): of correlated scores, whose samples each decision draws."""
+        lists (n, k): ids in order. seeds, decisions (n,): needed for correlated scores, of which each decision draws
+        samples."""
         index, eligible = look_up(self.arms, lists)
         possible_rows = np.flatnonzero(eligible.all(axis=1))
         probability = np.zeros(lists.shape)
@@ -98,8 +103,8 @@ class EligibleDistribution(Record, eq=False):
         return probability
 
     def noiseless(self, arms: Index) -> npt.NDArray[np.object_]:
-        """The noiseless scores of arms 0..m - 1, in the same shape; None for an arm without one, or with an infinite
-        one (no pulls)."""
+        """Return the noiseless scores of arms 0..m - 1, in the same shape; None for an arm without a score, or with an
+        infinite one (no pulls)."""
         nothing = np.full(arms.shape, None, np.object_)
         if self.index is None:
             return nothing
@@ -108,15 +113,16 @@ class EligibleDistribution(Record, eq=False):
 
 
 class VersionDistribution:
-    """One version at one moment: its policy, its sums per arm, and a cache of its distributions.
+    """This class holds one version at one moment: its policy, its sums per arm, and a cache of its distributions.
 
-    ordinal: the number of decisions that its policy had made. sums: rows of `beliefs.sums` if these are plain, else of
-    `beliefs.rows`. arm_features: features of the arms, if the model reads them; trained: the parameters of a trained
-    kind; columns: sums on columns of sparse contexts, for kinds that read these.
-    learner: the policy that the sums are statistics of. If it has two stages, `policy` is the second one, and eligible
-    sets are lists of candidates; generator: the first stage, else None. rankers: the two versions whose rankings are
-    drafted into a slate, empty for other kinds. spend, catalogue: of a policy with a budget, its spend and the arms for
-    which its price is set."""
+    ordinal: the number of decisions that its policy had made. sums: rows of `beliefs.sums` if the belief is three
+    sums per arm, else of `beliefs.rows`. arm_features: features of the arms, if the model reads them. trained: the
+    parameters of a trained kind. columns: sums on columns of sparse contexts, for kinds that read these.
+
+    learner: the policy that the sums are statistics of. If the learner has two stages, `policy` is the second one, and
+    eligible sets are lists of candidates. generator: the first stage, else None. rankers: the two versions whose
+    rankings are drafted into a slate, empty for other kinds. spend, catalogue: for a policy with a budget, its spend
+    and the arms for which its price is set."""
 
     def __init__(
         self, unit: Unit, version: Version, learner: Policy, *, sums: BeliefRows, prior: Sequence[Row],
@@ -153,7 +159,7 @@ class VersionDistribution:
         self._set_sums(sums)
 
     def _set_sums(self, sums: BeliefRows, *, all_sums: Mapping[int, sum_tables.Table] | None = None) -> None:
-        """Replace the sums. all_sums: as in `at_moment`."""
+        """Replace the sums of the belief, and raise an error if they are damaged. all_sums: as in `at_moment`."""
         if has_plain_sums(self.learner):
             tables = {0: sum_tables.table(sums, 3)}
         else:
@@ -180,7 +186,7 @@ class VersionDistribution:
         self._take_sums(arms, table)
 
     def _take_sums(self, arms: Ids, sums: Array) -> None:
-        """Replace the sums, and drop everything computed from the earlier ones."""
+        """Replace the sums per arm, and drop everything computed from the earlier sums."""
         self._arms, self._sums = arms, sums
         self._distributions: dict[tuple[Hashable, ...], EligibleDistribution] = {}
         self._earlier: Mapping[tuple[Hashable, ...], Mapping[int, SlateSampler]] = {}
@@ -198,7 +204,8 @@ class VersionDistribution:
             other.see(contexts)
 
     def belief(self, arms: Ids, *, revision: int = 0) -> Belief:
-        """The sums and the prior of these arms; an arm that has neither gets zero sums and the kind's default prior.
+        """Return the sums and the prior of these arms. An arm without stored sums or prior gets zero sums and the
+        kind's default prior.
 
         revision: of the catalogue that describes the arms, if a model reads their features."""
         sums = sum_tables.align_values(self._arms, self._sums, arms, (0.0,) * self.policy.width)
@@ -212,8 +219,8 @@ class VersionDistribution:
         )  # fmt: skip
 
     def price_at(self, at: int | None = None) -> float:
-        """The price of cost at a moment, for a policy with a budget; if `at` is None, or the version no longer learns,
-        that of a typical past period."""
+        """Return the price of cost at a moment, for a policy with a budget. If `at` is None, or the version no longer
+        learns, the price is that of a typical past period."""
         belief, policy = self.belief(self.catalogue), self.policy
         location = policy.index(replace(belief, cost=None))
         assert self.spend is not None
@@ -225,7 +232,8 @@ class VersionDistribution:
         )  # fmt: skip
 
     def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:
-        """Moments of the contexts that the belief learned from; None for kinds that do not learn from contexts."""
+        """Return the moments of the contexts that the belief learned from; None for kinds that do not learn from
+        contexts."""
         policy = self._contextual
         if policy is None or not policy.online or policy.design.context.is_sparse:
             return None
@@ -253,8 +261,8 @@ class VersionDistribution:
         return replace(moments, arm_features=features, terms=terms, pool=self._pools[epoch])
 
     def _terms(self, moments: ArmMoments, arms: Ids, learned: Array, rows: Index) -> StatedTerms | None:
-        """The sums of some arms, by the features with which each slot was shown, where arms have weights of their own.
-        learned: features of the catalogue."""
+        """Return the sums of some arms, by the features with which each slot was shown; None where arms have no weights
+        of their own. learned: features of the catalogue."""
         from rlrec.policy.beliefs.solving import terms_width, unpack_terms
         from rlrec.policy.kinds.linear import HYBRID
 
@@ -265,7 +273,7 @@ class VersionDistribution:
         return unpack_terms(sum_tables.align_values(*table, arms, nothing)[:, 3:], moments, learned, rows)
 
     def reading(self, context: Mapping[str, Any]) -> str:
-        """Cache key of a context: contexts with equal keys have equal distributions."""
+        """Return the cache key of a context: contexts with equal keys have equal distributions."""
         reads = self.learner.reads
         if reads == EVERYTHING and statements.ARMS not in context:
             return repr(context)
@@ -280,7 +288,7 @@ class VersionDistribution:
         return repr([value_of(context, field) for field in reads])
 
     def check(self, context: Mapping[str, Any]) -> None:
-        """Raises InputError if a context lacks the types that the policy's features declare."""
+        """Raise InputError if a context lacks the types that the policy's features declare."""
         if self.learner.contextual:
             cast("ContextualPolicy", self.learner).design.context.check(context)
         for ranker in self.rankers:
@@ -293,7 +301,7 @@ class VersionDistribution:
     def candidates(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
     ) -> EligibleDistribution:
-        """The distribution from which lists of candidates are drawn; arguments: as for `case`."""
+        """Return the distribution from which lists of candidates are drawn. The arguments are those of `case`."""
         assert self.generator is not None
         if self.page_rules(context):
             raise self._refuse_rules()
@@ -303,11 +311,11 @@ class VersionDistribution:
     def case(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int = 0
     ) -> EligibleDistribution:
-        """The distribution over an eligible set (identified by `eligible`) in a context, computed once.
+        """Return the distribution over an eligible set (identified by `eligible`) in a context. Each distribution is
+        computed once.
 
         keys: of the arms; revision: as for `belief`. Raises InputError if the policy has no distribution in the
-        context.
-        """
+        context."""
         if self.rankers:
             from rlrec.policy.slates.interleaving import Ranker
 
@@ -355,7 +363,7 @@ class VersionDistribution:
         return self._distributions[name]
 
     def page_rules(self, context: Mapping[str, Any]) -> list[PageRules]:
-        """The page rules that apply: of the policy, then of the request, if they have any."""
+        """Return the page rules that apply: those of the policy, then those of the request, if they have any."""
         rules = [] if self._page is None else [self._page]
         if context.get(PAGE):
             from rlrec.policy.slates.page_rules import parse
@@ -364,7 +372,7 @@ class VersionDistribution:
         return rules
 
     def reads_catalogue(self, contexts: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether distributions in some contexts depend on the catalogue's features of arms."""
+        """Tell whether distributions in some contexts depend on the catalogue's features of arms."""
         if self.arm_features is not None:
             return True
         has_rules = self._page is not None or any(PAGE in context for context in contexts)
@@ -373,9 +381,9 @@ class VersionDistribution:
     def layout(
         self, eligible: Hashable, arms: Ids, context: Mapping[str, Any], *, keys: Mapping[int, str], revision: int
     ) -> PageLayout | None:
-        """The page rules of the policy and of the context, applied to an eligible set; None if there are none.
+        """Apply the page rules of the policy and of the context to an eligible set; return None if there are no rules.
 
-        Raises InputError if they contradict each other, or the kind cannot keep them."""
+        Raises InputError if the rules contradict each other, or if the kind of policy cannot keep them."""
         rules = self.page_rules(context)
         if not rules:
             return None
@@ -396,7 +404,8 @@ class VersionDistribution:
         self, eligible: Hashable, arms: Ids, contexts: Sequence[Mapping[str, Any]], *, keys: Mapping[int, str],
         revision: int = 0,
     ) -> list[Scores]:  # fmt: skip
-        """The scores of `case` in each of several contexts, computed together if the kind reads contexts."""
+        """Return the scores of `case` in each of several contexts. They are computed together if the kind reads
+        contexts."""
         policy = self._contextual
         # statements that no two contexts share: page rules, or features of arms
         needs_case = any(
@@ -415,7 +424,8 @@ class VersionDistribution:
         return [scores for start in starts for scores in unstack(policy.scores_at(belief, x[start : start + step]))]
 
     def _eligible_belief(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
-        """The belief over an eligible set, with everything solved from it; it is kept longer than the distributions."""
+        """Return the belief over an eligible set, with everything solved from it. The cache keeps beliefs longer than
+        distributions."""
         name = eligible, self.epoch(revision)
         if name not in self._beliefs:
             if self._believed_arms > ARMS:
@@ -427,15 +437,15 @@ class VersionDistribution:
         return self._beliefs[name]
 
     def epoch(self, revision: int) -> int:
-        """Cache key of a revision of the catalogue: equal for revisions with the same features of arms."""
+        """Return the cache key of a revision of the catalogue: equal for revisions with the same features of arms."""
         return 0 if self.arm_features is None else self.arm_features.epoch(revision)
 
     def at_moment(
         self, sums: BeliefRows, *, ordinal: int, columns: sum_tables.ColumnSums | None = None,
         all_sums: Mapping[int, sum_tables.Table] | None = None,
     ) -> VersionDistribution:  # fmt: skip
-        """The same version at another moment; its samplers are updated where that is cheaper than making new ones.
-        all_sums: of all arms; `sums` then replaces some of them."""
+        """Return the same version at another moment. Its samplers are updated where that is cheaper than making new
+        ones. all_sums: of all arms; `sums` then replaces some of them."""
         distribution = copy(self)  # policy and prior are the same
         distribution.ordinal, distribution.columns = ordinal, columns
         distribution._set_sums(sums, all_sums=all_sums)
@@ -453,14 +463,14 @@ class VersionDistribution:
 
 
 def has_plain_sums(policy: Policy) -> bool:
-    """Whether beliefs of the policy are three sums per arm without forgetting: rows of `ArmSums`."""
+    """Tell whether beliefs of the policy are three sums per arm without forgetting, rows of `ArmSums`."""
     return policy.width == len(SUMS) and not policy.forgetting.forgets
 
 
 def load(
     unit: Unit, version: Version, *, seq: int | None = None, ordinal: int | None = None, greedy: bool = False
 ) -> VersionDistribution:
-    """A version now, or after change `seq` of its policy.
+    """Load a version as it is now, or as it was after change `seq` of its policy.
 
     ordinal: the number of decisions of the policy by then; None for now."""
     policy = policy_of(version)
@@ -472,7 +482,8 @@ def load(
 def from_sums(
     unit: Unit, version: Version, learner: Policy, sums: BeliefRows, *, ordinal: int, seq: int | None = None
 ) -> VersionDistribution:
-    """A version with its present sums, or those after change `seq`. learner: the policy that they are statistics of."""
+    """Return a version with its present sums, or those after change `seq`. learner: the policy that the sums are
+    statistics of."""
     distribution = VersionDistribution(
         unit, version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
         arm_features=arm_features(unit, learner) if learner.contextual and not learner.stateful else None,
@@ -520,8 +531,8 @@ def column_sums(
     unit: Unit, version: Version, policy: Policy, *, ordinal: int, seq: int | None = None,
     earlier: sum_tables.ColumnSums | None = None,
 ) -> sum_tables.ColumnSums | None:  # fmt: skip
-    """The sums on columns of sparse contexts, for kinds that learn from these; they are read on demand. earlier: those
-    of the version at another moment."""
+    """Return the sums on columns of sparse contexts, which are read on demand; None for kinds that do not learn from
+    them. earlier: those of the version at another moment."""
     if not learns_by_column(policy):
         return None
     anchor, discount = None if earlier is None else earlier.anchor, policy.forgetting.discount
@@ -531,7 +542,8 @@ def column_sums(
 def _stored(
     unit: Unit, version: Version, policy: Policy, seq: int | None = None, ordinal: int | None = None
 ) -> tuple[BeliefRows, int]:
-    """The stored sums of a belief, and the number of decisions of its policy to which they are faded."""
+    """Read the stored sums of a belief, and return them with the number of decisions of its policy to which they are
+    faded."""
     if has_plain_sums(policy):
         return beliefs.sums(unit, version.id, seq=seq), 0
     if version.status == "frozen":  # served unchanged
@@ -547,10 +559,11 @@ def renew(
     unit: Unit, version: Version, earlier: VersionDistribution, *, catalogue_changed: bool,
     moved: Mapping[int, Sums | None] | None = None,
 ) -> VersionDistribution:  # fmt: skip
-    """A version served before, brought up to date; its samplers are updated where that is cheaper than making new ones.
+    """Bring a version that was served before up to date. Its samplers are updated where that is cheaper than making new
+    ones.
 
-    catalogue_changed: since then. moved: the arms whose sums have changed since, with the new sums where known; None if
-    the arms are not known."""
+    catalogue_changed: since then. moved: the arms whose sums have changed since, with the new sums where known; None
+    if the arms are not known."""
     if earlier.rankers:
         return load(unit, version)
     distribution = earlier

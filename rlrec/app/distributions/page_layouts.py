@@ -1,4 +1,4 @@
-"""Page rules applied to the eligible sets of one version, cached across requests."""
+"""This module applies page rules to the eligible sets of one version, and caches the layouts across requests."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ ARMS = 10_000  # in all cached layouts
 
 
 def page_codes(contexts: Sequence[Mapping[str, Any]]) -> Index:
-    """A number for the page rules that each context states, (m,): contexts with equal rules have the same one."""
+    """Return a number for the page rules that each context states, (m,). Contexts with equal rules have the same
+    number."""
     texts = [repr([context.get(field) for field in PAGE_FIELDS]) for context in contexts]
     return np.unique(texts, return_inverse=True)[1].reshape(-1)
 
 
 class PageLayouts:
-    """The layouts of one version, in one catalogue, by everything that they depend on."""
+    """This class caches the layouts of one version, in one catalogue, by everything that a layout depends on."""
 
     def __init__(self) -> None:
         self._layouts: dict[tuple[Hashable, ...], PageLayout] = {}
@@ -38,7 +39,7 @@ class PageLayouts:
         self, unit: Unit, rules: Sequence[PageRules], eligible: Hashable, arms: Ids, context: Mapping[str, Any], *,
         keys: Mapping[int, str], revision: int,
     ) -> PageLayout:  # fmt: skip
-        """The rules of the version and of a context, applied to an eligible set. Raises InputError if they contradict
+        """Apply the rules of the version and of a context to an eligible set. Raises InputError if the rules contradict
         each other, or name an unknown group."""
         has_caps = any(page.most for page in rules)
         stated: Mapping[str, Any] = (value_of(context, ARM_FEATURES) or {}) if has_caps else {}

@@ -1,4 +1,4 @@
-"""Past beliefs of a version, from one pass over the changes between them."""
+"""This module finds past beliefs of a version in one pass over the changes between them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from rlrec.store.policies import belief_deltas, beliefs
 def moments(
     unit: Unit, version: Version, seq: Ids, ordinal: Ids, *, greedy: bool = False
 ) -> Iterator[tuple[Ids, exact.VersionDistribution]]:
-    """The rows that a version drew, grouped by the belief that they were drawn from.
+    """Yield the rows that a version drew, grouped by the belief that they were drawn from.
 
-    seq (n,), ascending: the change after which each row was drawn; ordinal (n,): the number of decisions of the policy
-    by then."""
+    seq (n,), ascending: the change after which each row was drawn; ordinal (n,): the number of decisions of the
+    policy by then."""
     policy, rows = designs.policy_of(version), np.arange(len(seq))
     learner = policy.greedy() if greedy else policy
     if policy.stateful or not lineage.depends_on_belief(policy):
@@ -54,8 +54,8 @@ def moments(
 def _walk(
     unit: Unit, version: Version, policy: Policy, seqs: Ids
 ) -> Iterator[tuple[Ids, beliefs.BeliefRows, list[beliefs.BeliefRow]]]:
-    """The beliefs of a version after some changes (ascending). Changes with equal beliefs come together, with the rows
-    that `VersionDistribution` takes, and those of its spend."""
+    """Yield the beliefs of a version after some changes (ascending). Changes with equal beliefs come together, with the
+    rows that `VersionDistribution` takes, and the rows of spend."""
     by_column = learns_by_column(policy)  # sums on columns are read on demand
     if not len(seqs):
         return
@@ -82,8 +82,8 @@ def _walk(
 def _in_order(
     state: dict[beliefs.BeliefKey, beliefs.BeliefRow], policy: Policy
 ) -> tuple[beliefs.BeliefRows, list[beliefs.BeliefRow]]:
-    """The rows in the form of `beliefs.sums`, or of `beliefs.rows` if the belief is not plain; and those of spend.
-    Deletes expired spend from `state`."""
+    """Return the rows of a belief in order, in the form of `beliefs.sums`, or of `beliefs.rows` if a belief is more
+    than three sums per arm; and the rows of spend. Deletes expired spend from `state`."""
     rows = [row for _, row in sorted(state.items(), key=itemgetter(0))]
     n_spend = 0 if policy.allowance is None else sum(row.bucket < 0 for row in rows)
     spend, rows = rows[:n_spend], rows[n_spend:]

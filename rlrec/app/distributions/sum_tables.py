@@ -1,5 +1,5 @@
-"""Sums of beliefs in the form that distributions read: tables of stored rows by arm, faded to a moment, in the order of
-given arms; and sums on columns of sparse contexts, read on demand."""
+"""Functions here bring the sums of beliefs into the form that distributions read. Tables hold stored rows by arm, faded
+to a moment and in the order of some arms. `ColumnSums` reads sums on columns of sparse contexts on demand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOTHING = np.empty(0, np.int64), np.zeros((0, len(SUMS)))
 
 
 def replace_sums(arms: Ids, sums: Array, changed: Ids, changed_sums: Array) -> tuple[Ids, Array]:
-    """Sums of arms (m, width), ascending, in which those of changed arms are replaced."""
+    """Return the sums of arms (m, width), ascending, in which those of changed arms are replaced."""
     if not len(changed):
         return arms, sums
     if not len(arms):
@@ -42,14 +42,14 @@ def replace_sums(arms: Ids, sums: Array, changed: Ids, changed_sums: Array) -> t
 
 
 def table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
-    """The arms (first column), and the other columns, (n, width)."""
+    """Split rows into the arms (first column) and the other columns, (n, width)."""
     values = np.array(rows, np.float64).reshape(len(rows), 1 + width)
     return values[:, 0].astype(np.int64), values[:, 1:]
 
 
 def faded_sums(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int) -> dict[int, Table]:
-    """Rows of `beliefs.rows`, faded to the policy's ordinal and summed over the buckets of each section: arms and sums
-    by section. Section 0 always exists."""
+    """Fade rows of `beliefs.rows` to the policy's ordinal, and sum them over the buckets of each section. Returns the
+    arms and their sums by section. Section 0 always exists."""
     sections, oldest = defaultdict[int, list[BeliefRow]](list), forgetting.oldest(ordinal)
     if not rows or rows[-1].bucket < beliefs.SECTION:  # rows are in order of buckets
         sections[0] = [row for row in rows if row.bucket >= oldest]
@@ -81,8 +81,8 @@ def _faded_table(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int
 
 
 def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
-    """The values of arms (m,), ascending, (m, width), from those of the stored arms; the default for an arm that is not
-    stored."""
+    """Return the values of arms (m,), ascending, (m, width), from those of the stored arms. An arm that is not stored
+    has the default."""
     if 0 < len(stored_arms) == len(arms) and (stored_arms == arms).all():
         return values
     aligned = np.broadcast_to(np.array(default), (len(arms), len(default)))
@@ -93,7 +93,9 @@ def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[floa
 
 
 class ColumnSums:
-    """The sums on the columns of one version, now or after change `seq`; only columns that are asked for are read.
+    """This class holds the sums on the columns of one version, now or after change `seq`. Only columns that are asked
+    for are read.
+
     anchor: read from the store if None; it never changes. unit: of one snapshot, since more is read later; ordinal,
     discount: of a belief that fades. cached_columns: by column, the arms that have sums, ascending, and the sums."""
 
@@ -112,8 +114,8 @@ class ColumnSums:
         self._complete = False
 
     def sums(self, columns: Index, arms: Ids) -> Array:
-        """The sums on some columns for some arms, ascending, with their weights in the anchor, (c, m, 4); 0 where there
-        are none."""
+        """Return the sums on some columns for some arms, ascending, with their weights in the anchor, (c, m, 4); 0
+        where there are no sums."""
         numbers = columns.tolist()
         self._fetch(numbers)
         total = np.zeros((len(columns), len(arms), len(SUMS) + 1))
@@ -130,12 +132,12 @@ class ColumnSums:
         return total
 
     def columns(self) -> Ids:
-        """The columns that have sums, ascending."""
+        """Return the columns that have sums, ascending."""
         self._fetch(None)
         return np.array(sorted(column for column, (arms, _) in self.cached_columns.items() if len(arms)), np.int64)
 
     def _fetch(self, columns: Sequence[int] | None) -> None:
-        """Read the rows of columns that were not read before; None: of all columns."""
+        """Read the rows of columns that were not read before; those of all columns if `columns` is None."""
         if self._complete:
             return
         unread = None if columns is None else [column for column in columns if column not in self.cached_columns]
@@ -148,7 +150,7 @@ class ColumnSums:
             self.cached_columns |= {column: self.cached_columns.get(column, _NOTHING) for column in unread or ()}
 
     def _add(self, rows: list[Row]) -> None:
-        """Add the sums of rows, faded."""
+        """Add the faded sums of rows to the cached columns."""
         table = np.array(rows, np.float64).reshape(len(rows), 3 + len(SUMS))
         table = table[np.lexsort((table[:, 1], table[:, 0]))]
         column, arm, written_at = table[:, :3].T.astype(np.int64)

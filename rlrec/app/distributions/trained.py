@@ -1,4 +1,4 @@
-"""Trained versions: the states of decisions, and the scores of arms in them."""
+"""This module computes the states of decisions of trained versions, and the scores of arms in these states."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ SETS = 500  # eligible sets that are read at a time
 
 
 class EligibleGroup(Record, kw_only=False, eq=False):
-    """Decisions that share an eligible set with the same features: their rows, the arms (m,), ascending, and the
-    noiseless score of each, (rows, m)."""
+    """This record holds decisions that share an eligible set with the same features: their rows, the arms (m,),
+    ascending, and the noiseless score of each, (rows, m)."""
 
     rows: Ids
     arms: Ids
@@ -39,8 +39,8 @@ class EligibleGroup(Record, kw_only=False, eq=False):
 
 
 class TrainedModel:
-    """One version of a kind that reads states. learner: replaces its policy, by one without exploration, say; weights:
-    of its arms by id (None: the stored ones)."""
+    """This class holds one version of a kind that reads states. learner: replaces its policy, by one without
+    exploration, say; weights: of its arms by id (None: the stored ones)."""
 
     def __init__(
         self, unit: Unit, version: Version, *, learner: Policy | None = None,
@@ -53,11 +53,11 @@ class TrainedModel:
         self.arm_features = designs.CatalogueFeatures(unit, self.policy.design.arm)
 
     def select(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
-        """The version's parameters for these arms, and the arms' features at a revision."""
+        """Return the version's parameters for these arms, and the arms' features at a revision."""
         return self.parameters_of(arms), self.arm_features.encode(arms, revision)
 
     def parameters_of(self, arms: Ids) -> Parameters:
-        """The version's parameters for these arms; 0 for an arm that it was not trained on."""
+        """Return the version's parameters for these arms; 0 for an arm that the version was not trained on."""
         index, is_trained = look_up(self.arms, arms)
         parameters = dict(self.parameters)
         for name in ARM_PARAMETERS:
@@ -67,15 +67,16 @@ class TrainedModel:
         return parameters
 
     def encoded(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
-        """Encoded contexts, (n, q)."""
+        """Encode contexts, (n, q)."""
         return self.policy.design.context.rows(contexts)
 
     def states(self, context: Encoded, history: History, revision: Ids) -> State:
-        """The states of decisions, from encoded contexts (n, q), their histories, and the revision of each, (n,)."""
+        """Return the states of decisions, from encoded contexts (n, q), the histories, and the revision of each
+        decision, (n,)."""
         return self.policy.states(context, history, self._features(history.arm, revision[history.rows]))
 
     def _features(self, arms: Ids, revision: Ids) -> Array:
-        """The features of arms, each at its own revision, (e, p)."""
+        """Return the features of arms, each at its own revision, (e, p)."""
         if not len(arms):
             return np.zeros((0, len(self.policy.design.arm.names)))
         first, index = distinct(arms, self.arm_features.epochs(revision))
@@ -83,12 +84,12 @@ class TrainedModel:
         return np.array(rows)[index]
 
     def scores(self, state: State, arms: Ids, revision: int) -> Array:
-        """Noiseless scores of arms (ascending) in n states, with the features of one revision, (n, m)."""
+        """Return noiseless scores of arms (ascending) in n states, with the features of one revision, (n, m)."""
         parameters, features = self.select(arms, revision)
         return self.policy.scores_of(parameters, state, arms=arms, described=features)
 
     def scores_at(self, state: State, arms: Ids, revisions: Ids) -> Array:
-        """`scores` in n states, each at its own revision, (n, m)."""
+        """Return noiseless scores of arms in n states, each at its own revision, (n, m)."""
         score = np.empty((len(revisions), len(arms)))
         for rows in rows_by_kind(revisions):
             score[rows] = self.scores(state.take(rows), arms, int(revisions[rows[0]]))
@@ -104,7 +105,7 @@ class TrainedModel:
         return np.array([at_request(context, arms, keys, revision) for context, arms, revision in rows], np.int64)
 
     def draw(self, score: Array, *, size: int, seeds: Words, decisions: Ids, layout: PageLayout | None = None) -> Draw:
-        """Slates of decisions with noiseless scores of their own, (n, m), under page rules."""
+        """Draw slates of decisions that each have their own noiseless scores, (n, m), under page rules."""
         floor, logits = self.policy.exploration, score / self.policy.temperature
         if layout is not None:
             from rlrec.policy.slates import rules
@@ -113,7 +114,7 @@ class TrainedModel:
         return slate_draws.draw_each(logits, size=size, floor=floor, seeds=seeds, decisions=decisions)
 
     def log(self, score: Array, slates: Index, *, layout: PageLayout | None = None) -> Draw:
-        """The slates (n, k) of arms with noiseless scores (n, m), in the form that `draw` would log."""
+        """Return the slates (n, k) of arms with noiseless scores (n, m), in the form that `draw` would log."""
         floor, logits = self.policy.exploration, score / self.policy.temperature
         if layout is not None:
             from rlrec.policy.slates import rules
@@ -124,8 +125,8 @@ class TrainedModel:
     def cases(
         self, state: State, eligible: Ids, revision: Ids, *, sets: Mapping[int, Ids] | None = None
     ) -> Iterator[EligibleGroup]:
-        """Decisions by eligible set (its id, (n,)) and catalogue, in groups small enough to hold their scores. sets:
-        the arms of the eligible sets, if they were read before."""
+        """Yield decisions by eligible set (its id, (n,)) and catalogue, in groups small enough to hold their scores.
+        sets: the arms of the eligible sets, if they were read before."""
         epoch = self.arm_features.epochs(revision)
         first, group = distinct(epoch, eligible)
         order, ends, start = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group)).tolist(), 0
@@ -142,7 +143,8 @@ class TrainedModel:
         self, state: State, eligible: Ids, revision: Ids, contexts: Sequence[Mapping[str, Any]], code: Ids, *,
         sets: Mapping[int, Ids], keys: Mapping[int, str],
     ) -> Iterator[EligibleGroup]:  # fmt: skip
-        """`cases` for decisions whose requests may state features of arms. code: the context of each, (n,)."""
+        """Yield the groups of `cases` for decisions whose requests may state features of arms. code: the context of
+        each decision, (n,)."""
         described = np.array([bool(by_arm(context, FEATURES)) for context in contexts], np.bool_)[code]
         if not described.any():
             yield from self.cases(state, eligible, revision, sets=sets)
@@ -158,7 +160,7 @@ class TrainedModel:
     def _sets(
         self, eligible: Ids, epoch: Ids, revision: Ids, arms_by_set: Mapping[int, Ids] | None
     ) -> Iterator[tuple[Ids, tuple[Array, Array, Array]]]:
-        """The arms of eligible sets, which are in order of epoch, and the parameters reduced to these arms."""
+        """Yield the arms of eligible sets, which are in order of epoch, with the parameters reduced to these arms."""
         for rows in np.split(np.arange(len(eligible)), np.flatnonzero(np.diff(epoch)) + 1):
             for start in range(0, len(rows), SETS):
                 portion = rows[start : start + SETS]
