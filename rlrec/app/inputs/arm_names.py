@@ -1,4 +1,4 @@
-"""Arms as users name them: by key, or @GROUP for all arms of a group."""
+"""This module finds arms by the names that users give: a key, or @GROUP for all arms of a group."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ MAX_NAMED = 10  # in a message
 
 
 class ArmNames:
-    """The ids of arms for some names. ids: of arms by key; groups: ids of arms by group name, possibly read before."""
+    """This class finds the ids of the arms that some names stand for. ids: of arms by key; groups: ids of arms by group
+    name, possibly read before."""
 
     def __init__(self, unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None) -> None:
         self.unit = unit
@@ -24,11 +25,11 @@ class ArmNames:
         self._has_suggested = False
 
     def has(self, names: Iterable[str]) -> bool:
-        """Whether all of these names were looked up and exist."""
+        """Tell whether all of these names were looked up and exist."""
         return all(map(self._has_arms, names))
 
     def find(self, names: Iterable[str], *, field: str = "arms") -> frozenset[int]:
-        """The ids of the arms with these names. Raises InputError for unknown ones."""
+        """Return the ids of the arms with these names. Raises InputError for unknown names."""
         names, arm_ids = list(names), set[int]()
         unknown_names = [name for name in names if not self._has_arms(name)]
         if unknown_names:
@@ -41,7 +42,7 @@ class ArmNames:
         return name in self.ids or (name.startswith("@") and name[1:] in self.groups)
 
     def unknown(self, names: list[str], *, field: str = "arms") -> InputError:
-        """The error for names that do not exist: it shows the first one, a similar name, and the number of the
+        """Make the error for names that do not exist: it shows the first name, a similar name, and the number of the
         others."""
         first, hidden = names[0], len(names) - 1
         noun = "group" if first.startswith("@") else "arm"
@@ -56,14 +57,14 @@ class ArmNames:
 
 
 def find(unit: Unit, names: Collection[str]) -> frozenset[int]:
-    """The ids of the arms with these names. Raises InputError for unknown ones."""
+    """Return the ids of the arms with these names. Raises InputError for unknown names."""
     return ArmNames(unit, names).find(names)
 
 
 def members(
     unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None
 ) -> dict[str, list[str]]:
-    """For each of these names that is a group, the keys of its arms, in order. groups: as in `ArmNames`. Raises
+    """Return the keys of the arms, in order, of each of these names that is a group. groups: as in `ArmNames`. Raises
     InputError for a name that is neither an arm nor a group."""
     arm_names = ArmNames(unit, names, groups)
     ids = {name: arm_names.find([name], field="page") for name in names}
@@ -72,8 +73,8 @@ def members(
 
 
 def inactive(unit: Unit, keys: Collection[str]) -> dict[str, str]:
-    """The arms among these keys that may not be shown now, as text for a message, by their status; retired arms come
-    last, with the command that restores them."""
+    """List the arms among these keys that may not be shown now, as text for a message, by their status. Retired arms
+    come last, with the command that restores them."""
     by_status: dict[str, list[str]] = {"upcoming": [], "ended": [], "retired": []}
     for arm in arms.by_keys(unit, keys):
         if (status := arm.status(unit.now)) in by_status:
@@ -85,6 +86,6 @@ def inactive(unit: Unit, keys: Collection[str]) -> dict[str, str]:
 
 
 def name_some(keys: Collection[str]) -> str:
-    """Some keys for a message, and the number of the others."""
+    """List some keys for a message, with the number of the others."""
     hidden = len(keys) - MAX_NAMED
     return ", ".join([*keys][:MAX_NAMED]) + (f" and {hidden} more" if hidden > 0 else "")

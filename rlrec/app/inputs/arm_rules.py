@@ -1,4 +1,4 @@
-"""Rules that exclude arms, as users write them in requests and in policies."""
+"""This module reads rules that exclude arms, as users write them in requests and in policies."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ N_EVENTS = 10_000  # newest events, in which a kind is searched
 
 
 class PastRule(NamedTuple):
-    """Excludes the arms for which the person has events of a kind, or, without a kind, that were shown to the person
-    `times` times, within a window before the request. name: of the parameter; text: as the user wrote it; group: whose
-    arms are counted together, and excluded together, as @NAME; empty: each arm is counted by itself."""
+    """This rule excludes the arms for which the person has events of a kind or, without a kind, that were shown to the
+    person `times` times, within a window before the request.
+
+    name: of the parameter; text: as the user wrote it; group: whose arms are counted together, and excluded
+    together, as @NAME. If it is empty, each arm is counted by itself."""
 
     name: str
     text: str
@@ -41,9 +43,10 @@ class PastRule(NamedTuple):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Narrowed:
-    """The arms left to a request: `superset` without `lacking` and `past_arms`. taken: for each rule, how many arms it
-    excluded of those that the rules before it had left; total: all arms that may be served; past: rules on the person,
-    which excluded `past_arms`."""
+    """This record holds the arms left to a request: `superset` without `lacking` and `past_arms`.
+
+    taken: for each rule, how many arms it excluded of those that the rules before it had left; total: the number of
+    all arms that may be served; past: rules on the person, which excluded `past_arms`."""
 
     eligible: Eligible
     superset: tuple[int, ...]
@@ -55,17 +58,18 @@ class Narrowed:
 
     @property
     def lists(self) -> str:
-        """The lists that leave out arms, for a message."""
+        """Name the lists that leave out arms, for a message."""
         return " or ".join(rule for rule, count in self.taken[: len(self.taken) - len(self.past)] if count)
 
     def hint(self) -> str | None:
-        """Text on how many arms each rule excluded; None where none did."""
+        """Say how many arms each rule excluded; return None if no rule excluded any."""
         taken = [f"{rule} takes {count}" for rule, count in self.taken if count]
         return f"of {quantity(self.total, 'arm')}, {', '.join(taken)}" if taken else None
 
 
 class Rules(NamedTuple):
-    """The rules of a request or a policy. chosen_names: of the arms to which it is restricted, None for all."""
+    """This record holds the rules of a request or a policy. chosen_names: of the arms to which it is restricted, None
+    for all."""
 
     chosen_names: tuple[str, ...] | None
     blocked: tuple[str, ...]
@@ -73,12 +77,12 @@ class Rules(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names of arms and groups."""
+        """Return all names of arms and groups in the rules."""
         return (*(self.chosen_names or ()), *self.blocked, *(rule.group for rule in self.past if rule.group))
 
     @property
     def kinds(self) -> set[str]:
-        """The kinds of events that the rules name."""
+        """Return the kinds of events that the rules name."""
         return {rule.kind for rule in self.past if rule.kind is not None}
 
 
@@ -86,7 +90,7 @@ def request_rules(
     arms: Sequence[str] | None, block: Sequence[str] | None, not_after: Sequence[str] | None,
     not_shown: str | int | None,
 ) -> Rules:  # fmt: skip
-    """The rules of a request. Raises InputError for an invalid one."""
+    """Parse the rules of a request. Raises InputError for an invalid rule."""
     past = [_past_rule("not_after", text) for text in not_after or ()]
     past += [
         _past_rule("not_shown", text) for text in ([] if not_shown is None else _words(str(not_shown), "not_shown"))
@@ -95,27 +99,28 @@ def request_rules(
 
 
 def policy_rules(params: Mapping[str, Any]) -> Rules:
-    """The rules among the parameters of a policy. Raises InputError for an invalid one."""
+    """Parse the rules among the parameters of a policy. Raises InputError for an invalid rule."""
     words = {name: _words(str(params[name]), name) for name in NARROWING if params.get(name)}
     past = [_past_rule(name, text) for name in ("not_after", "not_shown") for text in words.get(name, ())]
     return Rules(words.get("arms"), words.get("block", ()), tuple(past))
 
 
 class ArmLists(NamedTuple):
-    """The ids of the arms to which a policy is restricted (None for all), and of those that it blocks."""
+    """This record holds the ids of the arms to which a policy is restricted (None for all), and of those that it
+    blocks."""
 
     restricted: frozenset[int] | None
     blocked: frozenset[int]
 
     def leave(self, eligible: Iterable[int]) -> list[int]:
-        """Those of some arms that the policy may show, in the same order."""
+        """Return those of some arms that the policy may show, in the same order."""
         return [
             arm for arm in eligible if arm not in self.blocked and (self.restricted is None or arm in self.restricted)
         ]
 
 
 def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
-    """The arms to which a policy with these parameters is restricted, and those that it blocks, with the present
+    """Return the arms to which a policy with these parameters is restricted, and those that it blocks, with the present
     groups; None without such a rule."""
     rules = policy_rules(params)
     if rules.chosen_names is None and not rules.blocked:
@@ -128,13 +133,14 @@ def arm_lists(unit: Unit, params: Mapping[str, Any]) -> ArmLists | None:
 
 
 def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> list[int]:
-    """The ids of the arms that a policy with these parameters may show now to a person without a past, ascending."""
+    """Return the ids of the arms that a policy with these parameters may show now to a person without a past,
+    ascending."""
     lists, (active, _, _) = arm_lists(unit, params), arms.active(unit)
     return list(active) if lists is None else lists.leave(active)
 
 
 def idle_page_rules(unit: Unit, texts: Mapping[str, str]) -> list[str]:
-    """The page rules of a policy that name no arm which it may show now."""
+    """Return the page rules of a policy that name no arm which the policy may show now."""
     from rlrec.app.inputs.arm_names import ArmNames
 
     if (rules := declared(texts)) is None:
@@ -155,7 +161,7 @@ def notice_unseen_kinds(store: Store, unit: Unit, kinds: Collection[str]) -> Non
 
 @lru_cache(maxsize=1_000)
 def _words(text: str, name: str) -> tuple[str, ...]:
-    """The words of a comma-separated list, or of a JSON array of texts."""
+    """Return the words of a comma-separated list, or of a JSON array of texts. Raises InputError for an empty word."""
     words: list[Any] = [word.strip() for word in text.split(",")]
     if text.lstrip().startswith("["):
         try:
@@ -169,8 +175,8 @@ def _words(text: str, name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1_000)
 def _past_rule(name: str, text: str) -> PastRule:
-    """The rule in KIND or KIND/WINDOW of `not_after`, or N or N/WINDOW of `not_shown`, each perhaps behind @GROUP=.
-    Raises InputError for any other text."""
+    """Parse KIND or KIND/WINDOW of `not_after`, or N or N/WINDOW of `not_shown`, each perhaps behind @GROUP=. Raises
+    InputError for any other text."""
     group, _, rule = text.partition("=") if text.startswith("@") else ("", "", text)
     first, slash, window = rule.rpartition("/") if "/" in rule else (rule, "", "")
     window_us = (duration(window) or 0) if slash else NO_WINDOW

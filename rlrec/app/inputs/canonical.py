@@ -1,4 +1,4 @@
-"""JSON in canonical form (keys sorted, numbers by value, lists in order), and digests of it."""
+"""Functions here write JSON in canonical form (keys sorted, numbers by value, lists in order), and digests of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 
 def text(value: Any) -> str:
-    """JSON that is equal for equal values: 1 and 1.0, keys in any order."""
+    """Write a value as JSON that is equal for equal values: 1 and 1.0, keys in any order."""
     return _encoder.encode(_plain(value))
 
 
@@ -29,28 +29,28 @@ def _plain(value: Any) -> Any:
 
 
 def number(value: float) -> str:
-    """The canonical text of a number."""
+    """Write a number in canonical form."""
     return repr(int(value)) if value.is_integer() and abs(value) < 2**63 else repr(value)
 
 
 def texts(values: Iterable[str | None]) -> str:
-    """`text` of a list of texts, without the brackets."""
+    """Write a list of texts in canonical form, without the brackets."""
     return ",".join(["null" if value is None else encode_basestring(value) for value in values])
 
 
 def digest_of(value: Any) -> bytes:
-    """16 bytes, equal for equal values."""
+    """Return a digest of 16 bytes that is equal for equal values."""
     return digest(text(value))
 
 
 def line_digest(decision_id: int, position: int | None, values: Mapping[str, float], censor: bool | None) -> bytes:
-    """The digest of a line in canonical form, which is stored with its key."""
+    """Return the digest of a line of feedback in canonical form, which is stored with the key of the line."""
     slot = "null" if position is None else position
     return digest(f"[{decision_id},{slot},{_end(tuple(values.items()), censor)}")
 
 
 @lru_cache(maxsize=1024)  # most lines have the same end
 def _end(values: tuple[tuple[str, float], ...], censor: bool | None) -> str:
-    """The canonical form of a line after its position."""
+    """Write the canonical form of a line of feedback after its position."""
     events = {kind: float(value) for kind, value in values}
     return text([events] if censor is None else [events, censor])[1:]

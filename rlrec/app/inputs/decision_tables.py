@@ -1,8 +1,8 @@
-"""Numbers by decision and arm, from a file (CSV, Parquet, one JSON object per line) or a frame of Arrow, pandas or
-Polars.
+"""This module reads numbers by decision and arm from a file (CSV, Parquet, one JSON object per line) or a frame of
+Arrow, pandas or Polars.
 
-They are sorted into a file, one share of the decisions at a time, so that the log can look decisions up in any order,
-and the order of the table does not matter."""
+The numbers are sorted into a file, one share of the decisions at a time, so that the log can look decisions up in
+any order, and the order of the table does not matter."""
 
 from __future__ import annotations
 
@@ -40,9 +40,11 @@ Cells = Mapping[str, Sequence[Any]]  # columns by name
 
 
 class DecisionTable(Record, kw_only=False):
-    """Numbers by decision and arm. source: their name in messages; column: the kind of number; path: of their file;
-    since: the time of the table's first decision, None if the decision before it has the same time or there is none;
-    temperature: of the softmax of scores or log probabilities, 0 for the best arm."""
+    """This record names a file of numbers by decision and arm.
+
+    source: the name of the numbers in messages; column: the kind of number; path: of the file; since: the time of
+    the table's first decision, None if the decision before it has the same time or there is none; temperature: of
+    the softmax of scores or log probabilities, 0 for the best arm."""
 
     source: str
     column: str
@@ -52,14 +54,14 @@ class DecisionTable(Record, kw_only=False):
 
     @property
     def manner(self) -> str:
-        """Text on where its probabilities come from, and how they are derived."""
+        """Say where the table's probabilities come from, and how they are derived."""
         manner = f"at temperature {self.temperature:g}" if self.temperature else "of the best arm"
         manner = f"at each {POSITION}" if self.column == MARGINAL else manner
         return f"{self.source}, {self.column} {manner}"
 
     def values(self, decision: Ids, arms: Ids, *, keys: Mapping[int, str], shares: Any = 1.0, k: int = 1) -> Array:
-        """The values of decisions (d,) at k positions for arms (m,), ascending, (d, k, m). keys: of arms by id. Rewards
-        may be missing for arms without a share (d, 1, m), and are then 0.
+        """Return the values of decisions (d,) at k positions for arms (m,), ascending, (d, k, m). keys: of arms by id.
+        Rewards may be missing for arms without a share (d, 1, m), and are then 0.
 
         Raises InputError if any other value is missing, if the table has arms that are not eligible, or if
         probabilities do not add up to 1."""
@@ -94,8 +96,8 @@ def is_by_decision(source: Source) -> bool:
 
 
 def write_csv(source: Source, name: str, folder: Path) -> str:
-    """The path of a new CSV file with the rows of a frame, the columns in order of value, arm and number. name: of the
-    frame in messages."""
+    """Write the rows of a frame into a new CSV file, the columns in order of value, arm and number, and return its
+    path. name: of the frame in messages."""
     path = folder / f"frame {name}"
     with path.open("w", newline="", encoding="utf-8") as file:
         for number, cells in enumerate(_portions(source, path.name)):
@@ -105,8 +107,8 @@ def write_csv(source: Source, name: str, folder: Path) -> str:
 
 
 def index(unit: Unit, source: Source, name: str, columns: Sequence[str], path: Path) -> DecisionTable:
-    """The table of a source, in a new file. name: of a frame in messages; columns: one of them has the numbers. Raises
-    InputError that names the row."""
+    """Sort the numbers of a source into a new file, and return its table. name: of a frame in messages; columns: one of
+    them has the numbers. Raises InputError that names the row."""
     name = source if isinstance(source, str) else f"frame {name}"
     first, last = id_ends(unit)
     portions = _portions(source, name)
@@ -130,8 +132,8 @@ def index(unit: Unit, source: Source, name: str, columns: Sequence[str], path: P
 
 
 def _checked(unit: Unit, rows: Any, name: str) -> Any:
-    """The rows sorted by decision, position and arm. Raises InputError for a decision that the log lacks, and for two
-    rows of one arm."""
+    """Sort rows by decision, position and arm. Raises InputError for a decision that the log lacks, and for two rows of
+    one arm."""
     rows = rows[np.lexsort((rows["row"], rows["arm"], rows["position"], rows["decision"]))]
     decision = rows["decision"]
     between = f"id >= {decision[0]} AND id <= {decision[-1]}"
@@ -144,7 +146,7 @@ def _checked(unit: Unit, rows: Any, name: str) -> Any:
 
 
 def _rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequence[str]) -> Iterator[Any]:
-    """The rows of some cells, as `_ROW`. Raises InputError for a wrong one."""
+    """Yield the rows in the columns of a table, as `_ROW`. Raises InputError for a wrong cell."""
     count, arms = 0, {arm.key: arm.id for arm in catalogue.all_arms(unit)}
     for cells in portions:
         key, column = _named_columns(name, cells, columns)
@@ -168,7 +170,7 @@ def _rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequence[st
 
 
 def _refuse(name: str, rows: Any, wrong: Flags, problem: str, cells: Sequence[Any] = ()) -> None:
-    """Raises InputError for the first wrong row. cells: of the rows, if a cell is wrong."""
+    """Raise InputError for the first wrong row. cells: of the rows, if a cell is wrong."""
     if wrong.any():
         row = int(np.argmax(wrong))
         decision = f", decision {rows['decision'][row]}" if rows["decision"][row] else ""
@@ -177,7 +179,8 @@ def _refuse(name: str, rows: Any, wrong: Flags, problem: str, cells: Sequence[An
 
 
 def _named_columns(name: str, cells: Cells, columns: Sequence[str]) -> tuple[str, str]:
-    """The columns with the keys of decisions and with the numbers. Raises InputError if there are other columns."""
+    """Return the names of the columns with the keys of decisions and with the numbers. Raises InputError if there are
+    other columns."""
     key, column = (next(filter(cells.__contains__, names), "") for names in (KEYS, columns))
     if {*cells} != {key, "arm", column, *([POSITION] if column == MARGINAL else [])}:
         text = " or ".join(columns).replace(MARGINAL, f"{POSITION} with {MARGINAL}")
@@ -188,18 +191,18 @@ def _named_columns(name: str, cells: Cells, columns: Sequence[str]) -> tuple[str
 
 
 def _ids(ids: Mapping[str, int], keys: Iterable[str]) -> Ids:
-    """The ids of keys, 0 for unknown ones."""
+    """Return the ids of keys, 0 for unknown keys."""
     return np.array(list(map(ids.get, keys, repeat(0))), np.int64)
 
 
 def _integers(cells: Sequence[Any]) -> Array:
-    """The positive whole numbers in cells, 0 for anything else."""
+    """Return the positive whole numbers in cells, 0 for anything else."""
     number = _numbers(cells)
     return np.where((number > 0) & (number < 2**53) & (number % 1 == 0), number, 0.0)
 
 
 def _numbers(cells: Sequence[Any]) -> Array:
-    """The numbers in cells, NaN for anything else."""
+    """Return the numbers in cells, NaN for anything else."""
     with suppress(TypeError, ValueError):
         return np.asarray(cells).astype(np.float64)
     values = np.full(len(cells), np.nan)
@@ -210,7 +213,7 @@ def _numbers(cells: Sequence[Any]) -> Array:
 
 
 def _portions(source: Source, name: str) -> Iterator[Cells]:
-    """The columns of a source, a portion of rows at a time. Raises InputError if it cannot be read."""
+    """Yield the columns of a source, a portion of rows at a time. Raises InputError if the source cannot be read."""
     try:
         if not isinstance(source, str):
             pa = load_pyarrow()
@@ -237,7 +240,7 @@ def _portions(source: Source, name: str) -> Iterator[Cells]:
 
 
 def load_pyarrow() -> Any:
-    """The module pyarrow. Raises InputError where it is not installed."""
+    """Import the module pyarrow. Raises InputError where it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError:

@@ -1,4 +1,4 @@
-"""A log FILTER (`key=value` pairs joined by commas) as a selection of decisions."""
+"""This module turns a log filter (`key=value` pairs joined by commas) into a selection of decisions."""
 
 from __future__ import annotations
 
@@ -36,26 +36,27 @@ SPLITS = ("train", "tune", "gate")  # by the split numbers of sessions
 
 
 def join_filters(*filters: str | None) -> str:
-    """A filter of the decisions that all of these select; None and "" select all."""
+    """Write a filter of the decisions that all of these filters select; None and "" select all."""
     return ",".join(filter(None, filters))
 
 
 def with_loggers(text: str | None, names: Iterable[str]) -> str:
-    """A filter of the decisions that a filter selects, restricted to those that some versions served."""
+    """Write a filter of the decisions that a filter selects, restricted to those that some versions served."""
     pairs = parse(text or "") | {"loggers": "+".join(names)}
     pairs.pop(ALL, None)
     return ",".join(f"{key}={value}" for key, value in pairs.items())
 
 
 def with_since(text: str | None, at: int | None) -> str | None:
-    """A filter of the decisions that a filter selects, from a time on (None: from the first); None selects all."""
+    """Write a filter of the decisions that a filter selects, from a time on (None: from the first); None selects all.
+    """
     pairs = parse(text or "") | ({} if at is None else {"since": format_time(at)})
     return ",".join(key if key == ALL else f"{key}={value}" for key, value in pairs.items()) or None
 
 
 def parse(text: str) -> dict[str, str]:
-    """The pairs of a filter, with values as typed; the word ALL has none. Raises InputError for an unknown or repeated
-    key."""
+    """Split a filter into its pairs, with values as typed; the word ALL has no value. Raises InputError for an unknown
+    or repeated key."""
     pairs: dict[str, str] = {}
     if _PAIR.sub("", text).strip(","):
         raise InputError(f"a quote is not closed in the log filter {text!r}", hint='write "a, b", and \\" for a quote')
@@ -82,7 +83,7 @@ def parse(text: str) -> dict[str, str]:
 
 
 def _text(word: str) -> str:
-    """A text, possibly quoted as JSON."""
+    """Return a text that may be quoted as JSON. Raises InputError for a broken quote."""
     try:
         return str(json.loads(word)) if word.startswith('"') else word
     except ValueError:
@@ -90,12 +91,12 @@ def _text(word: str) -> str:
 
 
 def texts_of(value: str) -> list[str]:
-    """The texts in a value that are joined by `+`."""
+    """Split a value into its texts, which `+` joins."""
     return [_text(word.strip()) for word in _VALUE.findall(value)]
 
 
 def _scalar(word: str) -> Any:
-    """A number, true, false, null or quoted text of JSON; any other text stands for itself."""
+    """Read a number, true, false, null or quoted text of JSON; any other text stands for itself."""
     try:
         value = json.loads(word, parse_constant=str)
     except ValueError:
@@ -104,8 +105,8 @@ def _scalar(word: str) -> Any:
 
 
 def selection(unit: Unit, text: str | None) -> selected.Selection:
-    """The decisions that a filter selects, without those of stored exclusions; None selects all. Raises InputError for
-    names that the store lacks."""
+    """Return the decisions that a filter selects, without those of stored exclusions; None selects all. Raises
+    InputError for names that the store lacks."""
     pairs = parse(text or "")
     log = replace(select(unit, pairs), without=exclusion_tests(unit, included=pairs.get("included")))
     if log.without:
@@ -114,7 +115,7 @@ def selection(unit: Unit, text: str | None) -> selected.Selection:
 
 
 def _sentence(unit: Unit, log: selected.Selection) -> str | None:
-    """A line on how many decisions of a filter the stored exclusions leave out; None if they leave out none."""
+    """Say how many decisions of a filter the stored exclusions leave out; return None if they leave out none."""
     total, left = (selected.extent(unit, rows).decisions for rows in (replace(log, without=()), log))
     counts = f"{total - left:,} of {quantity(total, 'decision')}"
     hint = f"`rlrec log list` names them, --log included={ALL} brings them back"
@@ -122,8 +123,8 @@ def _sentence(unit: Unit, log: selected.Selection) -> str | None:
 
 
 def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "") -> tuple[str, ...]:
-    """SQL tests on a decision `d`, one for each stored exclusion, true for the decisions that it leaves out. included:
-    names of exclusions to ignore; scope: a test on the decisions in question, if these are few."""
+    """Write SQL tests on a decision `d`, one for each stored exclusion, true for the decisions that it leaves out.
+    included: names of exclusions to ignore; scope: a test on the decisions in question, if these are few."""
     stored = {exclusion.name: exclusion for exclusion in selected.all_exclusions(unit)}
     names = {*stored} if included == ALL else {*texts_of(included or "")}
     for name in sorted(names - stored.keys()):
@@ -132,12 +133,12 @@ def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "")
 
 
 def unexcluded_tests(unit: Unit) -> list[str]:
-    """SQL tests on a decision `d`, to be joined by AND: no stored exclusion leaves it out."""
+    """Write SQL tests on a decision `d`, to be joined by AND: no stored exclusion leaves the decision out."""
     return selected.Selection(without=exclusion_tests(unit)).conditions()
 
 
 def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = "") -> str:
-    """The SQL test that an exclusion leaves out a decision."""
+    """Write the SQL test that an exclusion leaves out a decision."""
     log = select(unit, parse(exclusion.filter), scope=scope, is_stored=True)
     if exclusion.by_unit:
         log = replace(log, session_ids=selected.session_ids(unit, exclusion.id, scope=scope))
@@ -145,8 +146,8 @@ def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = ""
 
 
 def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: bool = False) -> selected.Selection:
-    """The decisions that the pairs of a filter select. scope: as in `exclusion_tests`; is_stored: the filter is stored,
-    so that a field that no context has is no error."""
+    """Return the decisions that the pairs of a filter select. scope: as in `exclusion_tests`; is_stored: the filter is
+    stored, so that a field that no context has is no error."""
     versions = _versions(unit, pairs)
     if "loggers" in pairs:
         loggers = {lookup.version(unit, name)[0].id for name in pairs["loggers"].split("+")}
@@ -175,7 +176,7 @@ def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: 
 
 
 def _sessions(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
-    """The ids of the sessions with one of the given keys, and with one of the given users."""
+    """Return the ids of the sessions that have one of the filter's session keys and one of its users."""
     stored: dict[str, set[int]] = {}
     if "user" in pairs:
         ids = user_ids(unit, pairs["user"])
@@ -189,7 +190,7 @@ def _sessions(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
 
 
 def user_ids(unit: Unit, value: str) -> list[int]:
-    """The ids of the users with one of the keys in a value."""
+    """Return the ids of the users with one of the keys in a value."""
     keys = texts_of(value)
     main_keys = users.main_keys(unit, keys) if unit.folder is None else {}
     ids = sessions.user_ids(unit, [main_keys.get(key, key) for key in keys])
@@ -204,7 +205,7 @@ def _refuse_unknown(noun: str, keys: list[str]) -> None:
 
 
 def _contexts(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool) -> list[int]:
-    """The ids of the contexts whose fields have one of the values in a filter."""
+    """Return the ids of the contexts whose fields have one of the values in a filter."""
     allowed = {
         json.loads(key.removeprefix(FIELD)): {_comparable(_scalar(word.strip())) for word in _VALUE.findall(value)}
         for key, value in pairs.items() if FIELD in key
@@ -223,7 +224,7 @@ def _contexts(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool)
 
 
 def _comparable(value: Any) -> tuple[bool, Any]:
-    """A JSON value in a form that is equal for equal numbers or texts; true differs from 1."""
+    """Bring a JSON value into a form that is equal for equal numbers or texts; true differs from 1."""
     return isinstance(value, bool), str(value) if isinstance(value, dict | list) else value
 
 
@@ -234,8 +235,8 @@ def _split(name: str) -> int:
 
 
 def _policies(unit: Unit, reference: str) -> list[int]:
-    """The ids of a policy and of the variants that experiments made of it; for a reference with a number, of the policy
-    alone."""
+    """Return the ids of a policy and of the variants that experiments made of it. A reference with a number stands for
+    the policy alone."""
     name, number = lookup.split(reference)
     stored = policies.all_policies(unit)
     ids = [policy.id for policy in stored if name == policy.name or (number is None and name == policy.base)]
@@ -245,8 +246,8 @@ def _policies(unit: Unit, reference: str) -> list[int]:
 
 
 def _versions(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
-    """The ids of the versions with one number, of all policies or of the named one; None if versions are not
-    restricted."""
+    """Return the ids of the versions with one number, of all policies or of the named one; None if the filter does not
+    restrict versions."""
     policy, number = pairs.get("policy"), pairs.get("version")
     if policy is not None and lookup.split(policy)[1] is not None:
         version = lookup.version(unit, policy)[0]
@@ -262,7 +263,7 @@ def _versions(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
 
 
 def _variants(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
-    """The ids of the variants with one label, of all experiments or of the named one."""
+    """Return the ids of the variants with one label, of all experiments or of the named one."""
     stored = experiments.all_experiments(unit)
     name = pairs.get("experiment")
     if name is not None and all(experiment.name != name for experiment in stored):

@@ -1,5 +1,5 @@
-"""Policies, versions, rewards and experiments by the names that users give, with similar names as hints for unknown
-ones."""
+"""This module finds policies, versions, rewards and experiments by the names that users give. Its errors for unknown
+names suggest similar ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ MAX_SUGGESTIONS = 10
 
 
 def split(reference: str) -> tuple[str, int | None]:
-    """The policy's name and the version's number in NAME or NAME@V. POLICY@EXPERIMENT/VARIANT is a name as a whole."""
+    """Split NAME or NAME@V into the policy's name and the version's number. POLICY@EXPERIMENT/VARIANT is a name as a
+    whole."""
     name, _, number = reference.rpartition("@")
     if name and number.isascii() and number.isdigit() and len(number) < 18 and number == str(int(number)):
         return name, int(number)
@@ -34,8 +35,8 @@ def split(reference: str) -> tuple[str, int | None]:
 def resolve(
     unit: Unit, references: Collection[str], *, built_in: Collection[str] = ()
 ) -> dict[str, tuple[Version, Head] | InputError]:
-    """For each reference, its version (the live one for NAME) and the head of the policy, or the error. built_in: names
-    with another meaning if no policy has them; they need no hint."""
+    """Find, for each reference, its version (the live one for NAME) and the head of the policy, or the error. built_in:
+    names with another meaning if no policy has them; they need no hint."""
     parts = {reference: split(reference) for reference in references}
     live = policies.live(unit, {name for name, _ in parts.values()})
     numbered = {live[name][0].policy.id for name, number in parts.values() if number is not None and name in live}
@@ -60,7 +61,7 @@ def resolve(
 
 
 def version(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """The version of a reference, and the head of its policy. Raises InputError if there is none."""
+    """Return the version of a reference, and the head of its policy. Raises InputError if there is none."""
     meant = resolve(unit, [reference])[reference]
     if isinstance(meant, InputError):
         raise meant
@@ -68,7 +69,7 @@ def version(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 
 def unknown_policy(unit: Unit, name: str, *, clause: str = "", field: str | None = None) -> InputError:
-    """The error for a name that no policy has; it says so if a route has it."""
+    """Make the error for a name that no policy has; the error says so if a route has the name."""
     if name in routes.by_name(unit, [name]):
         hint = f"write route={name}" if clause else f"`rlrec route show {name}` names what it serves"
         return InputError(f"{name!r} is a route, not a policy{clause and ',' + clause}", hint=hint, field=field)
@@ -81,8 +82,8 @@ def unknown_policy(unit: Unit, name: str, *, clause: str = "", field: str | None
 
 
 def route(unit: Unit, name: str, *, lock: bool = False, clause: str = "") -> routes.RouteChange:
-    """The newest change of the route with a name. lock: keep others from changing it until the transaction ends;
-    clause: of the error, for the place where it was typed. Raises InputError if there is none."""
+    """Return the newest change of the route with a name. lock: keep others from changing it until the transaction ends;
+    clause: of the error, for the place where it was typed. Raises InputError if there is no such route."""
     newest = routes.lock(unit, name) if lock else routes.by_name(unit, [name]).get(name)
     if newest is None:
         names = [change.route for change in routes.newest_changes(unit)]
@@ -91,15 +92,15 @@ def route(unit: Unit, name: str, *, lock: bool = False, clause: str = "") -> rou
 
 
 def refuse_route_name(unit: Unit, name: str) -> None:
-    """Raises Conflict if a route has the name that a policy is to get: callers name both in the same way. No route can
-    take the name until the transaction ends."""
+    """Raise Conflict if a route has the name that a policy is to get, since callers name both in the same way. No route
+    can take the name until the transaction ends."""
     settings.lock(unit)
     if name in routes.by_name(unit, [name]):
         raise Conflict(f"{name!r} is the name of a route", hint="choose another name", field="policy")
 
 
 def experiment_names(unit: Unit) -> set[str]:
-    """The names of all experiments, and of those whose variants occur in an imported log."""
+    """Return the names of all experiments, and of those whose variants occur in an imported log."""
     from rlrec.store.policies import experiments
 
     imported = (policy.name.partition("@")[2].partition("/")[0] for policy in policies.all_policies(unit))
@@ -107,8 +108,8 @@ def experiment_names(unit: Unit) -> set[str]:
 
 
 def reward(unit: Unit, name: str | None) -> Reward:
-    """The reward definition with a name; without a name the one that all live policies learn, if any served those that
-    did, else `default`. Raises InputError if there is none."""
+    """Return the reward definition with a name. Without a name, return the one that all live policies that served
+    learn; if none served, the one that all live policies learn; else `default`. Raises InputError if there is none."""
     if name is None:
         from rlrec.sentences import DEFAULT_REWARD
 
@@ -123,7 +124,7 @@ def reward(unit: Unit, name: str | None) -> Reward:
 
 
 def experiment(unit: Unit, name: str) -> Experiment:
-    """The experiment with a name. Raises InputError if there is none."""
+    """Return the experiment with a name. Raises InputError if there is none."""
     from rlrec.store.policies import experiments
 
     named = experiments.by_name(unit, [name])
@@ -133,8 +134,8 @@ def experiment(unit: Unit, name: str) -> Experiment:
 
 
 def compared_with(experiment: Experiment, label: str | None) -> Experiment:
-    """The experiment with this variant first, with which the others are compared. Raises InputError if it has no such
-    variant, or if only one of its variants can be the reference."""
+    """Return the experiment with the variant `label` first, with which the others are compared. Raises InputError if
+    the experiment has no such variant, or if only one of its variants can be the reference."""
     if label is None:
         return experiment
     labels = [variant.label for variant in experiment.variants][: 1 if is_holdout(experiment) else None]
@@ -145,17 +146,17 @@ def compared_with(experiment: Experiment, label: str | None) -> Experiment:
 
 
 def route_of_holdout(unit: Unit, experiment: Experiment) -> routes.RouteChange | None:
-    """The newest change of the route whose holdout an experiment is; None for other experiments."""
+    """Return the newest change of the route whose holdout an experiment is; None for other experiments."""
     return route(unit, experiment.declaration[HOLDOUT_OF]) if is_holdout(experiment) else None
 
 
 def is_holdout(experiment: Experiment) -> bool:
-    """Whether an experiment is the holdout of a route."""
+    """Tell whether an experiment is the holdout of a route."""
     return HOLDOUT_OF in experiment.declaration
 
 
 def curve(unit: Unit, reference: str) -> Curve:
-    """The position curve NAME@N, or the newest one called NAME. Raises InputError if there is none."""
+    """Return the position curve NAME@N, or the newest one called NAME. Raises InputError if there is none."""
     from rlrec.store.policies import curves
 
     named = curves.by_name(unit, reference)
@@ -167,7 +168,7 @@ def curve(unit: Unit, reference: str) -> Curve:
 
 
 def refuse_running_variant(unit: Unit, version: Version) -> None:
-    """Raises InputError if a running experiment serves the policy of this version, since experiments never change."""
+    """Raise InputError if a running experiment serves the policy of this version, since experiments never change."""
     from rlrec.store.policies import experiments
 
     for experiment in experiments.all_experiments(unit):
@@ -182,7 +183,7 @@ def refuse_running_variant(unit: Unit, version: Version) -> None:
 def unknown(
     noun: str, name: str, names: Iterable[str], *, clause: str = "", hint: str | None = None, field: str | None = None
 ) -> InputError:
-    """The error for a name that nothing has; its hint is a similar name, if there is one. noun: the kind of thing;
+    """Make the error for a name that nothing has; its hint is a similar name, if there is one. noun: the kind of thing;
     clause: the place where the name was typed."""
     hint = suggest(name, list(names)) or hint or f"`rlrec {noun} list` shows them"
     return InputError(f"unknown {noun} {name!r}{clause}", hint=hint, field=field)

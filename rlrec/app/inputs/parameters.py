@@ -1,4 +1,4 @@
-"""Parameters and priors of a policy as users give them: K=V, and CSV files."""
+"""This module reads parameters and priors of a policy as users give them: K=V, and CSV files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ MIN_COUNT, MAX_COUNT = 1e-6, 1e9  # bounds of pseudo-counts within which probabi
 
 
 def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Parsed parameters: numbers where the kind has numbers, the contents of files where it takes one."""
+    """Parse parameters: numbers where the kind has numbers, the contents of files where it takes a file. Raises
+    InputError for an unknown parameter."""
     defaults = kinds.parameters(kind, texts)
     parameters: dict[str, Any] = {}
     for name, text in texts.items():
@@ -54,7 +55,7 @@ def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with the values and the number of the curve that they name, since a policy never changes. Raises
+    """Add to the parameters the values and the number of the curve that they name, since a policy never changes. Raises
     InputError for an unknown curve."""
     resolved = dict(typed)
     for name, reference in typed.items():
@@ -66,8 +67,8 @@ def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
-    """Raises InputError if page rules name an arm or a group that is unknown, or that the policy's own lists leave
-    out."""
+    """Raise InputError if page rules name an arm or a group that is unknown, or that the policy's own lists leave out.
+    """
     rules = declared(texts)
     if rules is None:
         return
@@ -86,14 +87,14 @@ def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
 
 
 def ruled_policies(unit: Unit) -> list[int]:
-    """The ids of the policies whose pages have rules of their own."""
+    """Return the ids of the policies that have page rules among their parameters."""
     return [
         policy.id for policy in policies.all_policies(unit) if not policy.params.keys().isdisjoint(kinds.PAGE_RULES)
     ]
 
 
 def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
-    """Print a notice if no arm has a field that a rule caps."""
+    """Print a notice if no arm has a field that a page rule caps."""
     rules = declared(texts)
     if rules is None or not rules.most:
         return
@@ -109,7 +110,7 @@ def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
 
 
 def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
-    """Raises InputError if a belief counts by a curve, but its reward is not 0 for slots that nobody examined."""
+    """Raise InputError if a belief counts by a curve, but its reward is not 0 for slots that nobody examined."""
     if parameters.get("position") and reward.default:
         raise InputError(
             f"reward {reward.name!r} has the default {reward.default:g}, and position={parameters['position']} "
@@ -119,7 +120,7 @@ def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
 
 
 def check_budget(unit: Unit, policy: Policy) -> None:
-    """Raises InputError if no reward weighs the event of a budget, since only weighed events are read again."""
+    """Raise InputError if no reward weighs the event of a budget, since only weighed events are read again."""
     budget = policy.allowance
     if budget is not None and not any(budget.event in reward.weights for reward in policies.rewards(unit)):
         hint = f"define one, by which costs can be judged, too: `rlrec reward define savings '{budget.event}=-1'`"
@@ -150,8 +151,8 @@ def _number(text: str, name: str) -> float:
 
 
 def _rows(path: Path, *headers: tuple[str, ...], article: str = "") -> Iterator[tuple[str, str, str, dict[str, float]]]:
-    """The rows of a CSV with one of these headers: the line as errors name it, the value of a context field, the arm,
-    and the numbers. Raises InputError that names file and line, also for a repeated arm."""
+    """Yield the rows of a CSV with one of these headers: the line as errors name it, the value of a context field, the
+    arm, and the numbers. Raises InputError that names file and line, also for a repeated arm."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reading = csv.DictReader(file)
@@ -174,7 +175,7 @@ def _rows(path: Path, *headers: tuple[str, ...], article: str = "") -> Iterator[
 
 
 def tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
-    """The number in a column by arm, for each value of a context field, or under ANY_VALUE if `by` is False."""
+    """Return the number in a column by arm, for each value of a context field, or under ANY_VALUE if `by` is False."""
     by_value: dict[str, dict[str, float]] = {}
     for _, value, arm, numbers in _rows(path, ("value", "arm", column) if by else ("arm", column), article="the "):
         by_value.setdefault(value, {})[arm] = numbers[column]
@@ -182,7 +183,7 @@ def tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
 
 
 def features(declared: Mapping[str, Any]) -> dict[str, Encoder]:
-    """The encoders of contexts and arms that a user declares: a JSON object with `context`, `arm` or both."""
+    """Make the encoders of contexts and arms that a user declares: a JSON object with `context`, `arm` or both."""
     if not declared or declared.keys() - {"context", "arm"}:
         hint = 'write {"context": {...}}, and "arm" for shared models'
         raise InputError("no features are declared", hint=hint, field="features")
@@ -197,7 +198,7 @@ def _encoder(side: str, spec: Any) -> Encoder:
 
 
 def prior(path: Path) -> dict[str, tuple[float, float]]:
-    """Pseudo-counts per arm; a mean and a variance become those of the matching Beta distribution."""
+    """Read pseudo-counts per arm. A mean and a variance become those of the matching Beta distribution."""
     priors: dict[str, tuple[float, float]] = {}
     for line, _, arm, numbers in _rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):
         alpha, beta = numbers.values()
@@ -214,8 +215,8 @@ def prior(path: Path) -> dict[str, tuple[float, float]]:
 
 
 def sweep_command(version: Version, options: Mapping[str, str]) -> str | None:
-    """The command that judges the kind and the parameters of a version on rows that did not teach it; None for a kind
-    that no sweep plays. options: of the command that judged it, with which these are read."""
+    """Write the command that judges the kind and the parameters of a version on rows that did not teach it; return None
+    for a kind that no sweep plays. options: of the command that judged the version, given to the sweep, too."""
     policy = version.policy
     if not kinds.learns_from_slots(policy.kind):
         return None
@@ -224,12 +225,12 @@ def sweep_command(version: Version, options: Mapping[str, str]) -> str | None:
 
 
 def creation_command(version: Version, log: str) -> str:
-    """The command that creates a policy like that of a version, which learns from a log. log: a filter."""
+    """Write the command that creates a policy like that of a version, which learns from a log. log: a filter."""
     return " ".join(["rlrec policy create NEW --kind", version.policy.kind, *_options(version, {"from-log": log})])
 
 
 def typed_params(version: Version) -> dict[str, str]:
-    """The parameters of a version that differ from their defaults, as `--param` takes them."""
+    """Return the parameters of a version that differ from their defaults, as `--param` takes them."""
     defaults = kinds.parameters(version.policy.kind)
     return {
         name: f"{value:.12g}" if isinstance(value, float) else str(value)
@@ -241,8 +242,9 @@ def typed_params(version: Version) -> dict[str, str]:
 def _options(
     version: Version, options: Mapping[str, str], *, prefix: str = "", exclusions: Sequence[str] = ()
 ) -> list[str]:  # fmt: skip
-    """The parameters of a version that differ from their defaults, and its reward, as a command takes them, and further
-    options. prefix: of parameters, where a comma divides several values of one; exclusions: their names."""
+    """Write the parameters of a version that differ from their defaults, and its reward, as a command takes them, and
+    further options. prefix: of parameters, where a comma divides several values of one; exclusions: parameters to leave
+    out."""
     texts = {name: text for name, text in typed_params(version).items() if name not in exclusions}
     reward = {} if version.reward.name == DEFAULT_REWARD else {"reward": version.reward.name}
     return [

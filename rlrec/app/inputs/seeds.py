@@ -1,4 +1,4 @@
-"""Seeds of commands: given by the user, or random bits of the operating system."""
+"""This module gives the seeds of commands: the user's own, or random bits of the operating system."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ source: Random = SystemRandom()
 
 
 def seed_or_random(seed: int | None, *, bits: int = 64) -> int:
-    """The seed, or random bits."""
+    """Return the user's seed, or random bits if it is None."""
     return source.getrandbits(bits) if seed is None else seed
 
 
 def random_salt() -> str:
-    """32 hexadecimal digits."""
+    """Return 32 random hexadecimal digits."""
     return source.randbytes(16).hex()

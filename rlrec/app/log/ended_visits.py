@@ -1,6 +1,7 @@
-"""The visits of the log that have ended, are complete and are old enough, with the reward of every slate.
+"""This module reads the visits of the log that have ended, are complete and are old enough, with the reward of every
+slate.
 
-Visits of whole persons: the time to the person's next visit, and the reward that followed."""
+It also reads the visits of whole persons, with the time to the person's next visit and the reward that followed."""
 
 from __future__ import annotations
 
@@ -34,11 +35,12 @@ LONGEST = 1_000  # decisions of a visit, at most
 
 
 class EndedVisits(Record, eq=False):
-    """s visits of n decisions with i slots, in order of session and visit number, then step, then position.
+    """This record holds s visits of n decisions with i slots, in order of session and visit number, then step, then
+    position.
 
-    slots: columns of the reader, (i,) each, and `reward` of each slot. first (n + 1,): the first slot of each decision.
-    start (s + 1,): the first decision of each visit. reward (n,): of the slate; default (n,): whether no weighed event
-    came. mature_from (s,): when each visit could first be used."""
+    slots: columns of the reader, (i,) each, and `reward` of each slot. first (n + 1,): the first slot of each
+    decision. start (s + 1,): the first decision of each visit. reward (n,): of the slate; default (n,): whether no
+    weighed event came. mature_from (s,): when each visit could first be used."""
 
     slots: Columns
     first: Ids
@@ -51,31 +53,31 @@ class EndedVisits(Record, eq=False):
         return len(self.start) - 1
 
     def per_decision(self, name: str) -> Any:
-        """A column of the decisions, (n,)."""
+        """Return a column with one row for each decision, (n,)."""
         return self.slots[name][self.first[:-1]]
 
     def per_visit(self, name: str) -> Any:
-        """A column of the visits, (s,)."""
+        """Return a column with one row for each visit, (s,)."""
         return self.slots[name][self.begins]
 
     @property
     def begins(self) -> Ids:
-        """The first slot of every visit, (s,)."""
+        """Return the index of the first slot of every visit, (s,)."""
         return self.first[self.start[:-1]]
 
     @property
     def lowest(self) -> Array:
-        """For each decision, the log of a lower bound on the probability of any slate, (n,): the product of the
+        """Return, for each decision, the log of a lower bound on the probability of any slate, (n,): the product of the
         smallest propensities at its positions. NaN if unknown."""
         smallest = np.where(self.slots["min_propensity"] > 0, self.slots["min_propensity"], np.nan)
         return np.add.reduceat(np.log(smallest), self.first[:-1])
 
     def histories(self) -> history.History:
-        """The history of the visit at every decision, (n,)."""
+        """Return the history of the visit at every decision, (n,)."""
         return history.unpack(self.per_decision("history").tolist(), returns.steps(self.start))
 
     def take(self, visits: Flags) -> EndedVisits:
-        """Those visits for which `visits` is true."""
+        """Return those visits for which `visits` is true."""
         if visits.all():
             return self
         decisions = np.repeat(visits, np.diff(self.start))
@@ -88,10 +90,10 @@ class EndedVisits(Record, eq=False):
 
 
 class Cutoff(Record):
-    """Criteria for visits that are old enough: they began before `started`, and they and their windows were over before
-    `now`.
+    """This record has the criteria for visits that are old enough: they began before `started`, and they and their
+    windows were over before `now`.
 
-    Visits that began together become usable together, when all of them have ended; otherwise short ones would come
+    Visits that began together become usable together, when all of them have ended. Otherwise short visits would come
     first."""
 
     now: int
@@ -101,7 +103,7 @@ class Cutoff(Record):
 
     @classmethod
     def compute(cls, unit: Unit, definition: Reward) -> Cutoff:
-        """The cutoff at this moment. A visit that has lasted more than a day does not delay it."""
+        """Compute the cutoff at this moment. A visit that has lasted more than a day does not delay it."""
         timeout = settings.get(unit).session_timeout_us
         since = unit.now - DAY_US - timeout
         oldest = sessions.oldest_running(
@@ -111,18 +113,18 @@ class Cutoff(Record):
         return cls(now=unit.now, started=started, timeout_us=timeout, window_us=definition.window_us)
 
     def mature_from(self, visits: Columns) -> Ids:
-        """The time at which each visit and its windows are over, (s,). visits: columns of the store."""
+        """Return the time at which each visit and its windows are over, (s,). visits: columns of the store."""
         last, ended = visits["last_at"], visits["ended_at"]
         over_at = np.where(ended != reader.ABSENT, ended, last + self.timeout_us)
         return np.maximum(over_at, last + self.window_us)
 
     def is_over(self, visits: Columns) -> Flags:
-        """Whether each visit is old enough, (s,)."""
+        """Tell whether each visit is old enough, (s,)."""
         return (self.mature_from(visits) < self.now) & (visits["started_at"] < self.started)
 
 
 def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tuple[EndedVisits, UnusedVisits]:
-    """The usable visits of a batch, and counts of the others."""
+    """Return the usable visits of a batch, and counts of the others."""
     rows = reward_log.with_rewards(batch, definition)
     # in order of session, visit, step and position
     order = np.lexsort([rows.slots[name] for name in ("position", "step", "visit", "session_id")])
@@ -161,7 +163,7 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
 
 
 def visit_indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
-    """The index of each visit in the visits that were read, which include all of them."""
+    """Return the index of each visit in the visits that were read, which include all of them."""
     width = int(max(stored["number"].max(initial=0), visit.max(initial=0))) + 1
     return look_up(stored["session_id"] * width + stored["number"], session * width + visit)[0]
 
@@ -173,12 +175,12 @@ COLUMNS = (
 
 
 class PersonVisits(Record, kw_only=False, eq=False):
-    """The visits of some persons in the order of their rows, (v,) each.
+    """This record holds the visits of some persons in the order of their rows, (v,) each.
 
-    cluster: digest of the person, or of the session if it has no user; has_user: which of the two; number: of the visit
-    among the person's; last_at: time of its last page; gap: from then to the person's next visit, in microseconds,
-    infinite if there is none; followed: reward of all later visits of the person; returns_after: how often the person
-    came back within the window of the reward; pages: of the visit."""
+    cluster: digest of the person, or of the session if it has no user; has_user: which of the two; number: of the
+    visit among the person's; last_at: time of its last page; gap: from then to the person's next visit, in
+    microseconds, infinite if there is none; followed: reward of all later visits of the person; returns_after: how
+    often the person came back within the window of the reward; pages: of the visit."""
 
     cluster: Ids
     has_user: Flags
@@ -194,7 +196,7 @@ class PersonVisits(Record, kw_only=False, eq=False):
 
     @classmethod
     def from_batches(cls, batches: Iterable[Batch], definition: Reward) -> PersonVisits:
-        """The visits in batches that hold everything that these persons did, with the columns COLUMNS."""
+        """Make the visits from batches that hold everything that these persons did, with the columns COLUMNS."""
         parts: list[tuple[Ids, ...]] = []
         for batch in batches:
             rows = reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, definition), definition)
@@ -236,8 +238,8 @@ SPREAD = 4 * partitions.BATCH  # decisions, or sessions, that are read before th
 
 
 class PersonPortions(Record, kw_only=False, eq=False):
-    """Portions of whole persons. session (s,): ids, ascending; number (s,): the portion of each; portions: their
-    number; files: the number of files in which rows wait, each for one or several portions."""
+    """This record divides whole persons into portions. session (s,): ids, ascending; number (s,): the portion of each;
+    portions: their number; files: the number of files in which rows wait, each for one or several portions."""
 
     session: Ids
     number: Ids
@@ -245,7 +247,7 @@ class PersonPortions(Record, kw_only=False, eq=False):
 
     @classmethod
     def read(cls, unit: Unit, sessions: Ids | None = None) -> PersonPortions:
-        """The portions of all persons, or of the persons of some sessions."""
+        """Read the portions of all persons, or of the persons of some sessions."""
         portions = people.portions(unit, sessions)
         sessions = np.concatenate([np.empty(0, np.int64), *portions])
         order, number = np.argsort(sessions), np.repeat(np.arange(len(portions)), list(map(len, portions)))
@@ -256,11 +258,11 @@ class PersonPortions(Record, kw_only=False, eq=False):
         return min(self.portions, partitions.BUCKETS)
 
     def portion(self, rows: Columns) -> Ids:
-        """The portion of each row, by its session."""
+        """Return the portion of each row, by its session."""
         return self.number[np.searchsorted(self.session, rows["session_id"])]
 
     def file(self, rows: Columns) -> Ids:
-        """The file of each row, by its session."""
+        """Return the number of the file of each row, by its session."""
         return self.portion(rows) * self.files // max(1, self.portions)
 
     def visits(self, unit: Unit, experiment: Experiment | None = None) -> Iterator[dict[int, Columns]]:

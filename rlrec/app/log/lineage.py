@@ -1,4 +1,5 @@
-"""The decisions that a version learned from, as tests on rows of the log, so that an estimate on them can say so."""
+"""This module finds the decisions that a version learned from, as tests on rows of the log, so that an estimate on them
+can say so."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from rlrec.store.policies import policies
 
 
 class LearnedFrom(Record):
-    """Decisions that a version learned from: those of a selection that were mature at a time (None: all), in some
-    splits (None: all)."""
+    """This record names decisions that a version learned from: those of a selection that were mature at a time (None:
+    all), in some splits (None: all)."""
 
     selection: Selection
     mature_at: int | None = None
@@ -30,7 +31,7 @@ class LearnedFrom(Record):
 
     @property
     def columns(self) -> frozenset[str]:
-        """The optional columns that `rows` needs."""
+        """Return the optional columns that `rows` needs."""
         selection = self.selection
         named = {"split": selection.splits, "variant_id": selection.variant_ids, "route_id": selection.route_ids}
         named["context_id"] = selection.context_ids
@@ -38,7 +39,7 @@ class LearnedFrom(Record):
         return frozenset(read if self.splits is None else {*read, "split"})
 
     def rows(self, slots: Columns) -> Flags:
-        """Whether each row of the log is one of these decisions, (n,)."""
+        """Tell, for each row of the log, whether it is one of these decisions, (n,)."""
         rows = select_rows(slots, self.selection)
         if self.splits is not None:
             rows &= np.isin(slots["split"], self.splits)
@@ -48,7 +49,7 @@ class LearnedFrom(Record):
 
 
 def select_rows(slots: Columns, selection: Selection) -> Flags:
-    """Whether each row of the log is selected, (n,): `Selection.conditions` on arrays."""
+    """Tell, for each row of the log, whether it is selected, (n,): `Selection.conditions` on arrays."""
     rows = np.ones(len(slots["decision_id"]), np.bool_)
     for name, values in (
         ("policy_id", selection.policy_ids), ("version_id", selection.version_ids), ("split", selection.splits),
@@ -68,7 +69,7 @@ def select_rows(slots: Columns, selection: Selection) -> Flags:
 
 
 def ancestry(unit: Unit, version: Version) -> list[Version]:
-    """The version, the version that it was copied from, and so on to the first."""
+    """Return a version, the version that it was copied from, and so on to the first."""
     chain = [version]
     while (parent := chain[-1].parent_id) is not None:
         chain.append(policies.by_id(unit, [parent])[parent])
@@ -76,8 +77,8 @@ def ancestry(unit: Unit, version: Version) -> list[Version]:
 
 
 def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
-    """The decisions that the first version of an `ancestry` learned from: its own if it learns online, and those that
-    it and its ancestors started from."""
+    """Return the decisions that the first version of an `ancestry` learned from: its own if it learns online, and those
+    that this version and its ancestors started from."""
     version = chain[0]
     initial = started_from(chain)
     if version.status == "frozen" or not learns(version):
@@ -88,8 +89,8 @@ def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
 
 
 def has_learned(unit: Unit, version: Version, test: str, *, omitted: bool = False) -> bool:
-    """Whether a belief has learned from decisions that pass a test; with `omitted`, whether it has left some of them
-    out."""
+    """Tell whether a belief has learned from decisions that pass a test or, with `omitted`, whether it has left some of
+    them out."""
     from rlrec.store.log import selected
 
     if not kinds.load(version.policy.kind).served or not learns(version):
@@ -101,19 +102,19 @@ def has_learned(unit: Unit, version: Version, test: str, *, omitted: bool = Fals
 
 
 def rebuild_command(version: Version) -> str:
-    """The command that makes a new version without the excluded decisions, for the policy or the base policy of a
-    variant."""
+    """Write the command that makes a new version without the excluded decisions. For a variant, the command names its
+    base policy."""
     is_trained = not kinds.load(version.policy.kind).online and version.policy.kind != "long-term"
     return f"rlrec {'train-pg' if is_trained else 'policy rebuild'} {version.policy.base}"
 
 
 def started_from(chain: Sequence[Version]) -> list[LearnedFrom]:
-    """The decisions that the versions of an `ancestry` started from."""
+    """Return the decisions that the versions of an `ancestry` started from."""
     return [decisions for ancestor in chain for decisions in _initial(ancestor)]
 
 
 def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_us: int, slots: int) -> dict[str, Any]:
-    """The record of a log to which a version is fitted: its filter, the selection, and how much was mature. Raises
+    """Make the record of a log to which a version is fitted: its filter, the selection, and how much was mature. Raises
     InputError if the filter names users or sessions, whose keys would remain when they are forgotten."""
     if selected.session_ids is not None:
         hint = "`rlrec log exclude` leaves people out of everything that is learned"
@@ -126,8 +127,8 @@ def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_u
 
 
 def _initial(version: Version) -> list[LearnedFrom]:
-    """The decisions that a version started from, by its record: the log to which it was fitted, that of its prior, and
-    those of the belief that it copied."""
+    """Return the decisions that a version started from, by its record: the log to which it was fitted, that of its
+    prior, and those of the belief that it copied."""
     record = version.learned_from
     logs = [log for log in (record, record.get("prior", {})) if "selection" in log]
     learned = [from_log(version, log) for log in logs]
@@ -141,7 +142,7 @@ def _initial(version: Version) -> list[LearnedFrom]:
 
 
 def from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
-    """The decisions of a log to which a version is fitted, from the record of the log."""
+    """Return the decisions of a log to which a version is fitted, from the record of the log."""
     selection = Selection(**{"last_id": record.get("last_id"), **record["selection"]})
     window = int(record.get("window_us", version.reward.window_us))
     splits = tuple(record["splits"]) if "splits" in record else None
@@ -149,12 +150,13 @@ def from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
 
 
 def learns(version: Version) -> bool:
-    """Whether the distribution of a version depends on its belief: not for `uniform` and `fixed`, which only count."""
+    """Tell whether the distribution of a version depends on its belief. That of `uniform` and `fixed` does not: they
+    only count."""
     return depends_on_belief(kinds.make(version.policy.kind, version.policy.params))
 
 
 def depends_on_belief(policy: Policy) -> bool:
-    """Whether the distribution of a policy depends on a belief."""
+    """Tell whether the distribution of a policy depends on a belief."""
     if policy.contextual or policy.stages:
         return policy.contextual or any(map(depends_on_belief, policy.stages))
     none: Any = np.zeros(0)

@@ -1,6 +1,7 @@
-"""The log in partitions of whole persons. The partitions and the order of their rows depend only on the selected
-decisions, so that sums over partitions, added in order, are equal to the last bit wherever the log is stored and
-whatever process adds them. In the log of one surface, visits have the returns that other surfaces' decisions have."""
+"""This module reads the log in partitions of whole persons. The partitions and the order of their rows depend only on
+the selected decisions, so that sums over partitions, added in order, are equal to the last bit wherever the log is
+stored and whatever process adds them. In the log of one surface, visits have the returns that other surfaces' decisions
+have."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that deter
 
 
 def count_partitions(decisions: int) -> int:
-    """The number of partitions for a number of decisions: a power of two."""
+    """Return the number of partitions for a number of decisions: a power of two."""
     number = 1
     while number < BUCKETS and decisions > number * BATCH:
         number *= 2
@@ -42,7 +43,7 @@ def count_partitions(decisions: int) -> int:
 
 
 def buckets(slots: Columns) -> Ids:
-    """The bucket of each row, (n,), from the key of its user, else of its session."""
+    """Return the bucket of each row, (n,), from the key of its user, else of its session."""
     digest = np.where(slots["user_id"] != ABSENT, slots["user_digest"], slots["session_digest"])
     return (digest >> 1) % BUCKETS
 
@@ -51,9 +52,9 @@ def read(
     unit: Unit, selection: selected.Selection, number: int, *, columns: Collection[str],
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False, times: int = 1,
 ) -> Iterator[Iterable[Batch]]:  # fmt: skip
-    """The batches of each partition of the selected log, with whole sessions in order of id; all partitions are yielded
-    `times` times. Each partition can be iterated repeatedly, until the next one is asked for. pick_contexts, visits,
-    keys: as in `reader.batches`; contexts are only included if there is a single partition."""
+    """Yield the batches of each partition of the selected log, with whole sessions in order of id; all partitions are
+    yielded `times` times. Each partition can be iterated repeatedly, until the next one is asked for. pick_contexts,
+    visits, keys: as in `reader.batches`; contexts are only included if there is a single partition."""
     few_test = selected.few_test(unit, selection)
     bounds = selected.session_bounds(unit, selection) if unit.folder is None and few_test is None else None
     moves = has_returns_elsewhere(unit, selection)
@@ -98,7 +99,7 @@ def read(
 
 @contextmanager
 def shared(unit: Unit) -> Iterator[None]:
-    """In this context, partitions that were read are kept, for later reads of the same rows."""
+    """Keep the partitions that are read in this context, for later reads of the same rows."""
     with ExitStack() as stack:
         unit.partitions = stack, dict[Any, list[IO[bytes]]]()
         try:
@@ -108,8 +109,8 @@ def shared(unit: Unit) -> Iterator[None]:
 
 
 def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[int, T]]]) -> Iterator[list[T]]:
-    """The rows of some pieces, part by part. split: gives the rows of a piece by part number, one part for a whole
-    session."""
+    """Yield the rows of some pieces, part by part. split: gives the rows of a piece by part number, one part for a
+    whole session."""
     with ExitStack() as stack:
         files = [stack.enter_context(_spool(number)) for _ in range(number)]
         _spread(pieces, files, split)
@@ -118,7 +119,7 @@ def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[
 
 
 def split_rows(columns: Columns, parts: Ids) -> Iterator[tuple[int, Columns]]:
-    """The rows of each part that has some, with its number. parts (n,): of each row."""
+    """Yield the rows of each part that has some, with its number. parts (n,): of each row."""
     order = np.argsort(parts, kind="stable")
     for rows in np.split(order, run_starts(parts[order])[1:]) if len(order) else ():
         yield int(parts[rows[0]]), take(columns, rows)
@@ -131,7 +132,7 @@ def _spread(pieces: Iterable[T], files: Sequence[IO[bytes]], split: Callable[[T]
 
 
 def _load(file: IO[bytes]) -> Iterator[Any]:
-    """The pieces in a file, as they were written."""
+    """Yield the pieces in a file, as they were written."""
     file.seek(0)
     while True:
         try:
@@ -145,7 +146,7 @@ def _spool(number: int) -> IO[bytes]:
 
 
 class _SpooledRows(Record, kw_only=False):
-    """The batches of a partition, read from its file in each iteration."""
+    """This iterable yields the batches of a partition, and reads them from its file in each iteration."""
 
     file: IO[bytes]
 
@@ -154,7 +155,7 @@ class _SpooledRows(Record, kw_only=False):
 
 
 def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
-    """The same rows in batches that each end with the session in which the number of decisions reaches BATCH."""
+    """Yield the same rows in batches that each end with the session in which the number of decisions reaches BATCH."""
     waiting_batches: list[Batch] = []
     count = 0
     for piece in pieces:
@@ -179,14 +180,14 @@ def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def has_returns_elsewhere(unit: Unit, selection: selected.Selection) -> bool:
-    """Whether decisions that are not selected may have the events `return` of visits with selected ones."""
+    """Tell whether decisions that are not selected may have the events `return` of visits with selected ones."""
     is_narrow = any(getattr(selection, name) is not None for name in SURFACES)
     return is_narrow and bool(settings.get(unit).weighs_returns)
 
 
 def move_returns(unit: Unit, batch: Batch) -> Batch:
-    """The batch with the returns of its visits that are events of later decisions in them, of other surfaces: that the
-    person came back is credited to the last decision of the visit here."""
+    """Add to a batch the returns of its visits that are events of later decisions on other surfaces. The last decision
+    of the visit in the batch is credited with them, since the person came back after it, too."""
     slots, sessions_read = batch.slots, np.unique(batch.slots["session_id"])
     events = reader.ask_returns(unit, [people.session_test("d.session_id", sessions_read)]).columns()
     width = int(max(slots["visit"].max(), events["visit"].max(initial=0))) + 1

@@ -1,4 +1,4 @@
-"""The log with its rewards, and sums over it, all in arrays."""
+"""This module computes the rewards of the log, and sums over it, all in arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN = "shown_propensity"  # the column that `weighable` adds
 
 
 class RewardedSlots(Record):
-    """Rows of a batch with their rewards, (n,) each; `default`: no weighed event came."""
+    """This record holds rows of a batch with their rewards, (n,) each; `default`: no weighed event came."""
 
     slots: Columns
     reward: Array
@@ -38,11 +38,11 @@ class RewardedSlots(Record):
         return self if rows.all() else self.at(np.flatnonzero(rows))
 
     def at(self, rows: Ids) -> Self:
-        """These rows, in that order."""
+        """Return the rows with these indices, in that order."""
         return replace(self, slots=take(self.slots, rows), reward=self.reward[rows], default=self.default[rows])
 
     def weighable(self, rows: Flags | None = None) -> Self:
-        """The slots (of some rows) that have a propensity, with the propensity in their column SHOWN. Slates are
+        """Return the slots (of some rows) that have a propensity, with the propensity in their column SHOWN. Slates are
         whole."""
         slots = self.slots if SHOWN in self.slots else {**self.slots, SHOWN: propensities_of(self.slots)}
         has_propensity = ~np.isnan(slots[SHOWN])
@@ -50,10 +50,10 @@ class RewardedSlots(Record):
 
 
 class UnusedVisits(Sums, eq=True):
-    """Counts of the visits of a log that were not used. waiting: those that go on or are too young. left_out: those
-    that are cut (a filter or an import removed some of their decisions), have a censored slot, or have no propensity
-    (silent). sampled: those of several decisions from which the log may have dropped some. mature_from: for each batch,
-    when the first waiting visit will be usable, if known."""
+    """This record counts the visits of a log that were not used. waiting: those that go on or are too young. left_out:
+    those that are cut (a filter or an import removed some of their decisions), have a censored slot, or have no
+    propensity (silent). sampled: those of several decisions from which the log may have dropped some. mature_from: for
+    each batch, when the first waiting visit will be usable, if known."""
 
     waiting: int = 0
     left_out: int = 0
@@ -63,7 +63,7 @@ class UnusedVisits(Sums, eq=True):
 
 
 def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True) -> RewardedSlots:
-    """A batch with the rewards of a definition; settled_only: count only events inside the window."""
+    """Add the rewards of a definition to a batch; settled_only: count only events inside the window."""
     slot, has_slot = _slot_of_event(batch)
     reward, default = rewards.slot_rewards(
         definition, n=len(batch), slot=slot[has_slot], kind=kind_numbers(batch, definition.weights)[has_slot],
@@ -73,8 +73,8 @@ def with_rewards(batch: Batch, definition: Reward, *, settled_only: bool = True)
 
 
 def event_rewards(batch: Batch, definition: Reward) -> tuple[Columns, Array]:
-    """The weighed events of a batch inside the window, by slot and age, and the amount that each adds to the reward of
-    its slot, (n,), before transforms."""
+    """Return the weighed events of a batch inside the window, by slot and age, and the amount that each adds to the
+    reward of its slot, (n,), before transforms."""
     kind = kind_numbers(batch, definition.weights)
     counts = np.flatnonzero((kind >= 0) & (batch.events["age_us"] <= definition.window_us))
     columns = (batch.events[name][counts] for name in ("age_us", "position", "decision_id"))
@@ -91,7 +91,7 @@ def event_rewards(batch: Batch, definition: Reward) -> tuple[Columns, Array]:
 
 
 def event_sums(batch: Batch, *, max_kinds: int) -> dict[str, Array]:
-    """For each of the most frequent kinds of events, the sum of their values at every slot, (n,)."""
+    """Return, for each of the most frequent kinds of events, the sum of their values at every slot, (n,)."""
     counts = Counter(batch.events["kind"].tolist())
     frequent = sorted(counts, key=lambda kind: (-counts[kind], kind))[:max_kinds]
     number = kind_numbers(batch, frequent)
@@ -105,14 +105,14 @@ def event_sums(batch: Batch, *, max_kinds: int) -> dict[str, Array]:
 
 
 def kind_numbers(batch: Batch, chosen_kinds: Collection[str]) -> Ids:
-    """The index of each event's kind in `chosen_kinds`; -1 for any other kind."""
+    """Return the index of each event's kind in `chosen_kinds`; -1 for any other kind."""
     kinds = batch.events["kind"].tolist()
     numbers = defaultdict(lambda: -1, zip(chosen_kinds, range(len(chosen_kinds)), strict=True))
     return np.fromiter(map(numbers.__getitem__, kinds), np.int64, len(kinds))
 
 
 def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
-    """The row of each event's slot, and whether it has one (an event of the page has none)."""
+    """Return the row of each event's slot, and whether it has one (an event of the page has none)."""
     # one number per decision and position
     positions = int(max(batch.slots["position"].max(initial=0), batch.events["position"].max(initial=0))) + 1
     slots = batch.slots["decision_id"] * positions + batch.slots["position"]
@@ -127,8 +127,8 @@ def _slot_of_event(batch: Batch) -> tuple[Ids, Flags]:
 
 
 def propensities_of(slots: Columns) -> Array:
-    """The propensity that weighs each slot, (n,), as defined by `slate_propensities`; NaN if there is none. slots: of
-    whole slates, by decision and position."""
+    """Return the propensity that weighs each slot, (n,), as defined by `slate_propensities`; NaN if there is none.
+    slots: of whole slates, by decision and position."""
     marginal = slots["marginal"]
     is_missing = np.isnan(marginal)
     if not is_missing.any():
@@ -139,8 +139,8 @@ def propensities_of(slots: Columns) -> Array:
 
 
 def sampling_counts(slots: Columns) -> Array | None:
-    """The number of rows that each stands for, (n,): 1 / the probability that the log kept it; None if the log kept
-    all."""
+    """Return the number of rows that each row stands for, (n,): 1 / the probability that the log kept it; None if the
+    log kept all."""
     keep = slots["keep_probability"]
     return None if (keep == 1).all() else 1 / keep
 
@@ -148,8 +148,8 @@ def sampling_counts(slots: Columns) -> Array | None:
 def impressions(
     unit: Unit, selection: Selection, definition: Reward, *, columns: Sequence[str] = (), weighed: bool = False
 ) -> Iterator[RewardedSlots]:
-    """The mature, uncensored impressions of the selected log, in batches of whole sessions: their arms, rewards and
-    these columns. weighed: only those with a propensity, with their column SHOWN."""
+    """Yield the mature, uncensored impressions of the selected log, in batches of whole sessions: their arms, rewards
+    and these columns. weighed: only those with a propensity, with their column SHOWN."""
     arm_columns = (*MATURITY, "arm_id", "keep_probability")
     columns = (*arm_columns, *columns, *(("position", "propensity", "marginal") if weighed else ()))
     for batch in reader.batches(unit, selection, columns=columns):
@@ -159,9 +159,9 @@ def impressions(
 
 
 def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> RewardedSlots:
-    """A row for each decision, whose slots are adjacent in `rows`, with the rewards of its uncensored slots and of the
-    events of its page. slots: the first slot, but `censored` if any is, and `all_censored`; `default`: no weighed event
-    came."""
+    """Return a row for each decision, whose slots are adjacent in `rows`, with the rewards of its uncensored slots and
+    of the events of its page. slots: the first slot, but `censored` if any is, and `all_censored`; `default`: no
+    weighed event came."""
     decision_id, censored = rows.slots["decision_id"], rows.slots["censored"]
     first = run_starts(decision_id)
     page_reward = page_events(batch, definition, decision_id[first])
@@ -177,7 +177,8 @@ def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> 
 
 
 def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
-    """The reward from the page events of each decision, (n,): those inside the window, without default and clipping."""
+    """Return the reward from the page events of each decision, (n,): those inside the window, without default and
+    clipping."""
     events, order = batch.events, np.argsort(decision_ids)
     index, on_page = look_up(decision_ids[order], events["decision_id"])
     on_page &= events["position"] == 0
@@ -187,7 +188,7 @@ def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
 
 
 def mature(slots: Columns, definition: Reward, *, now: int) -> Flags:
-    """Whether decisions are older than their reward window, by age alone; imported ones always count as mature."""
+    """Tell whether decisions are older than their reward window, by age alone; imported ones always count as mature."""
     return slots["imported"] | (now - slots["at"] > definition.window_us)
 
 
@@ -197,7 +198,7 @@ MINUTE_US, HOUR_US = 60 * SECOND, 3_600 * SECOND
 
 
 def time_of_maturity(at: int, now: int) -> str:
-    """A time in the future, to the minute, and the wait until then: 21:13Z, in 29 min."""
+    """Write a time in the future, to the minute, and the wait until then: 21:13Z, in 29 min."""
     minute = format_time(-(-at // MINUTE_US) * MINUTE_US)[:16].replace("T", " ") + "Z"
     wait = at - now
     units = ((MINUTE_US, "min", 90 * MINUTE_US), (HOUR_US, "h", 2 * DAY_US), (DAY_US, "days", wait + 1))
@@ -206,9 +207,8 @@ def time_of_maturity(at: int, now: int) -> str:
 
 
 def maturity_sentence(unit: Unit, selection: Selection, *, wait_us: int, mature_from: int | None = None) -> str | None:
-    """A sentence on when the first of the selected immature decisions will be mature, and on how to judge as if all
-    were; None if that is unknown. wait_us: from a decision until it is mature; mature_from: None if no decision is
-    mature."""
+    """Say when the first of the selected immature decisions will be mature, and how to judge as if all were; return
+    None if that is unknown. wait_us: from a decision until it is mature; mature_from: None if no decision is mature."""
     first, last = selected.times(unit, selection)
     mature_from = first + wait_us if mature_from is None else mature_from
     if mature_from < unit.now or last + wait_us + SECOND > LAST:

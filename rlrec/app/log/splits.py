@@ -1,4 +1,4 @@
-"""The split of a user or a session: train, tune or gate."""
+"""Functions here find the split of a user or a session: train, tune or gate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BOUNDS = 0.6, 0.8  # the shares at which the second and the third split begin
 
 
 def splits(salt: str, unit_keys: Iterable[str]) -> list[int]:
-    """The split of each unit, which never changes: 0 train (60 %), 1 tune (20 %), 2 gate (20 %). salt:
+    """Return the split of each unit, which never changes: 0 train (60 %), 1 tune (20 %), 2 gate (20 %). salt:
     `Settings.split_salt`."""
     start = f"{salt}/split/"
     digests = b"".join([sha256((start + key).encode()).digest() for key in unit_keys])
@@ -23,6 +23,7 @@ def splits(salt: str, unit_keys: Iterable[str]) -> list[int]:
 
 
 def owner_splits(salt: str, keys: Mapping[str, Any]) -> Ids:
-    """The split of each session by its user as known now, else by its key, (s,). keys: of `Batch`."""
+    """Return the split of each session, (s,), by its user as known now, or by its own key if it has no user. keys: of
+    `Batch`."""
     pairs = zip(keys["key"].tolist(), keys["user"].tolist(), strict=True)
     return np.array(splits(salt, [user or key for key, user in pairs]), np.int64)

@@ -1,4 +1,4 @@
-"""Contexts of the log, decoded."""
+"""Functions here decode the contexts of the log."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rlrec.store.log import contents
 
 
 def distinct_contexts(unit: Unit, context_ids: Ids) -> tuple[list[dict[str, Any]], Ids]:
-    """The distinct contexts of some rows, and the index of each row's context, (n,)."""
+    """Return the distinct contexts of some rows, and the index of each row's context, (n,)."""
     ids, context = np.unique(context_ids, return_inverse=True)
     bodies = contents.context_bodies(unit, ids.tolist())
     return decoded(ids, [bodies[key] for key in ids.tolist()]), context.reshape(-1)
 
 
 def decoded(ids: Ids, texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Contexts decoded from JSON. Raises RlrecError for damaged JSON."""
+    """Decode contexts from JSON. Raises RlrecError for damaged JSON."""
     import msgspec
 
     try:
