@@ -1,5 +1,5 @@
-"""Mean rewards of arms in a log: as a prior, where the mean of each arm is shrunk to that of all arms; and weighted by
-inverse propensity."""
+"""Functions here compute mean rewards of arms in a log. For a prior, the mean of each arm is shrunk to that of all
+arms; `weighted_means` weights by inverse propensity."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ WEIGHED = ("decision_id", "at", "imported", "position", "arm_id", "marginal", "c
 
 
 def options(text: str | None, weight: float | None, *, prior: str | None) -> dict[str, Any]:
-    """The fields of a policy's definition for a prior from a log; empty where there is none. Raises InputError for a
-    weight that is out of range or given without a log, and for a log beside a file."""
+    """Return the fields of a policy's definition for a prior from a log, or nothing without such a prior. Raises
+    InputError for a weight that is out of range or has no log, and for a log beside a file."""
     if text is None:
         if weight is not None:
             raise InputError("--prior-weight needs a log", hint="give --prior-from FILTER too")
@@ -47,12 +47,12 @@ def options(text: str | None, weight: float | None, *, prior: str | None) -> dic
 def prior_from_log(
     unit: Unit, draft: Version, *, prior_from: str, prior_weight: float
 ) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
-    """alpha and beta of every arm of the catalogue, and the record of the decisions that they come from.
+    """Return alpha and beta of every arm of the catalogue, and the record of the decisions that they come from.
 
     The mean reward of an arm over mature, uncensored impressions is shrunk to that of all arms, with the weight of
-    `prior_weight` pseudo-pulls, and the prior counts as many. Raises InputError where the log has no such impressions,
-    or where the reward may leave [0, 1].
-    Source: own derivation: the posterior mean of a Beta whose prior mean is that of the log."""
+    `prior_weight` pseudo-pulls, and the prior counts as many. Raises InputError where the log has no such
+    impressions, or where the reward may leave [0, 1]. Source: own derivation: the posterior mean of a Beta whose
+    prior mean is that of the log."""
     reward, limits = draft.reward, bounds(draft.reward)
     if limits is None or limits[0] < 0 or limits[1] > 1:
         message = f"reward {reward.name!r} may leave [0, 1], and a prior counts it fractionally"
@@ -71,7 +71,8 @@ def prior_from_log(
 
 
 def _pseudo_counts(pulls: float, reward: float, *, overall: float, weight: float) -> tuple[float, float]:
-    """alpha and beta of an arm with these sums, neither below the smallest count for which probabilities are exact."""
+    """Return alpha and beta of an arm with these sums, neither below the smallest count for which probabilities are
+    exact."""
     mean = float(reward + weight * overall) / float(pulls + weight)
     return max(weight * mean, parameters.MIN_COUNT), max(weight * (1 - mean), parameters.MIN_COUNT)
 
@@ -79,11 +80,13 @@ def _pseudo_counts(pulls: float, reward: float, *, overall: float, weight: float
 def weighted_means(
     unit: Unit, version: Version, catalogue: Sequence[Arm], *, sample: bool
 ) -> tuple[list[dict[str, float | None]], int | None]:
-    """The mean reward of each arm of the catalogue (in order of id) over the mature, uncensored slots of the policy, of
-    all its versions, each weighted by the inverse of the marginal at its position; slots without a marginal are left
-    out. Where the version counts by a curve of examination, only the examined share of a slot counts. sample: read only
-    SAMPLED decisions where there are more, in stretches across the log. The second value is the number of sampled
-    decisions, None where all were read."""
+    """Return the mean reward of each arm of the catalogue (in order of id) over the mature, uncensored slots of the
+    policy, of all its versions. Each slot is weighted by the inverse of the marginal at its position, and slots without
+    a marginal are left out. Where the version counts by a curve of examination, only the examined share of a slot
+    counts.
+
+    sample: read only SAMPLED decisions where there are more, in stretches across the log. The second value is the
+    number of sampled decisions, None where all were read."""
     ids = np.array([arm.id for arm in catalogue], np.int64)
     sums, read = np.zeros((adaptive.TERMS, len(ids))), 0
     policy, policy_id = designs.policy_of(version), version.policy.id

@@ -1,4 +1,5 @@
-"""Versions of a policy: their summaries, whether their beliefs have learned the past, and copies of their beliefs."""
+"""This module summarizes versions of a policy, tells whether their beliefs have learned the past, and copies beliefs.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ VersionSummary = TypedDict("VersionSummary", {
 
 
 def summary(unit: Unit, version: Version) -> VersionSummary:
-    """The summary of a version."""
+    """Return the summary of a version."""
     policy, numbers = version.policy, [stored.number for stored in policies.versions(unit, [version.policy.id])]
     return {
         "policy": policy.name, "version": version.number, "kind": policy.kind, "params": dict(version.params),
@@ -33,8 +34,8 @@ def summary(unit: Unit, version: Version) -> VersionSummary:
 
 
 def is_complete(version: Version) -> bool:
-    """Whether a belief has learned all that it should: for a rebuilt one, the past that was mature when the rebuild
-    began."""
+    """Tell whether a belief has learned all that it should. A rebuilt belief should learn the past that was mature when
+    the rebuild began."""
     record = version.learned_from
     if version.entered_to is None or "rebuilt_from" not in record:
         return True
@@ -42,7 +43,7 @@ def is_complete(version: Version) -> bool:
 
 
 def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
-    """Enter into a belief the decisions after those that it has, up to `last`; returns how many slots entered."""
+    """Enter into a belief the decisions after those that it has, up to `last`; return how many slots entered."""
     from rlrec.app.learning.slot_statistics import BeliefFold
 
     first = max(version.since, (version.entered_to or 0) + 1)
@@ -56,12 +57,11 @@ def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> i
 
 
 def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
-    """The sums of a belief without its immature slots, and the newest decision that they may include.
+    """Return the sums of a belief without its immature slots, and the newest decision that they may include.
 
     A frozen belief is copied as it is. From one that learns slots when they are `served`, immature slots are
-    subtracted; to one that learns them when they are `settled`, overdue slots that have not entered are added. Within a
-    policy ids are in order of time, so only these slots are read. Sums are discounted until now.
-    """
+    subtracted; to one that learns them when they are `settled`, overdue slots that have not entered are added.
+    Within a policy ids are in order of time, so only these slots are read. Sums are discounted until now."""
     from rlrec.app.learning import slot_statistics
 
     policy, last = version.policy.id, decisions.newest_id(unit, version.policy.id)
@@ -83,8 +83,8 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
 
 
 def adopt(unit: Unit, variant: Version, head: Head, *, ordinal: int) -> Version:
-    """The next version of a policy, with the present belief of a variant of it; from now on it learns what the policy
-    serves. head: of the policy; ordinal: of the variant. The caller holds the locks of both."""
+    """Make the next version of a policy, with the present belief of a variant of it. From now on the new version learns
+    what the policy serves. head: of the policy; ordinal: of the variant. The caller holds the locks of both."""
     from rlrec.app.learning import slot_statistics
 
     forgetting, newest = Forgetting.parse(variant.params), decisions.newest_id(unit, head.policy_id)
@@ -108,8 +108,9 @@ def copy(
     unit: Unit, source: Version, *, policy_id: int, number: int, status: str, seq: int, ordinal: int, sums: Totals,
     learned_from: Mapping[str, Any], entered_to: int | None = None, weights: Sequence[tuple[int, bytes]] | None = None,
 ) -> int:  # fmt: skip
-    """The id of a new version that has these sums, discounted to the policy's `ordinal`, and the prior and design of
-    the source; its first delta is `seq`. weights: of arms, packed; None for those of the source."""
+    """Add a version that has these sums, discounted to the policy's `ordinal`, and the prior and design of the source,
+    and return its id. The first delta of the new version is `seq`. weights: of arms, packed; None for those of the
+    source."""
     version_id = policies.add_version(
         unit, policy_id=policy_id, number=number, status=status, reward_id=source.reward.id, seq=seq, ordinal=ordinal,
         parent_id=source.id, parameters=source.parameters, entered_to=entered_to, learned_from=learned_from,

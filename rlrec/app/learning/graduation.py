@@ -1,5 +1,5 @@
-"""A trained policy that starts from a bandit: its version 1 draws slates as the bandit does, as closely as its kind
-allows."""
+"""This module makes a trained policy that starts from a bandit: its version 1 draws slates as the bandit does, as
+closely as its kind allows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LEAST = 0.02  # floor of a copy, unless one is given
 
 
 def source(unit: Unit, reference: str) -> Version:
-    """The version that is copied. Raises InputError where no trained policy can copy it."""
+    """Return the version that is copied. Raises InputError where no trained policy can copy it."""
     version, _ = lookup.version(unit, reference)
     kind = designs.policy_of(version)
     if reason := _refusal(kind):
@@ -55,14 +55,15 @@ def source(unit: Unit, reference: str) -> Version:
 
 
 def _refusal(kind: Policy) -> str:
-    """Why a kind cannot be copied; empty where it can."""
+    """Say why a kind cannot be copied; return an empty text where it can."""
     if kind.stateful:
         return "it is trained itself"
     return "its slates have no probabilities" if not kind.served or kind.stages or kind.drafted else ""
 
 
 def way_to_copy(version: Version) -> str:
-    """The commands that create a trained policy which starts as what a version served; empty where there are none."""
+    """Write the commands that create a trained policy which starts as what a version served; return an empty text if it
+    cannot be copied."""
     kind, create = designs.policy_of(version), "rlrec policy create"
     if not kind.served:
         learn = f"{create} BANDIT --kind softmax --from-log policy={version.policy.name}"
@@ -72,8 +73,8 @@ def way_to_copy(version: Version) -> str:
 
 
 def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of the trained policy: those typed, with the exploration of the copied version as floor, at least
-    LEAST, since arms that are hardly ever shown teach nothing."""
+    """Return the parameters of the trained policy: those typed, with the exploration of the copied version as floor, at
+    least LEAST, since arms that are hardly ever shown teach nothing."""
     if "floor" in typed:
         return dict(typed)
     explored = designs.policy_of(version).exploration
@@ -87,7 +88,7 @@ def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encoders(version: Version) -> dict[str, Encoder]:
-    """The encoders of contexts and arms that the version uses; empty where it reads no context."""
+    """Return the encoders of contexts and arms that the version uses; empty where it reads no context."""
     if not version.contextual:
         return {}
     design = Design.from_json(version.parameters)
@@ -99,7 +100,8 @@ def encoders(version: Version) -> dict[str, Encoder]:
 
 
 class _Case(NamedTuple):
-    """Requests with the same eligible set, size and, where the version reads it, context. weight: their number."""
+    """This record stands for requests with the same eligible set, size and, where the version reads it, context.
+    weight: their number."""
 
     arms: tuple[int, ...]
     context: Mapping[str, Any]
@@ -108,15 +110,15 @@ class _Case(NamedTuple):
 
 
 def graduate(unit: Unit, version: Version, initial: InitialBelief, typed: Mapping[str, Any]) -> InitialBelief:
-    """The belief of a trained policy with weights that copy a version; its record has the KL that remains. initial: the
-    belief without weights. Raises InputError where the version has no exact probabilities."""
+    """Return the belief of a trained policy with weights that copy a version; its record has the KL that remains.
+    initial: the belief without weights. Raises InputError where the version has no exact probabilities."""
     draft = designs.unstored(KIND, typed, version.reward)
     draft = replace(draft, parameters=initial.parameters)
     return _Graduation(unit, version, cast(Gradient, designs.policy_of(draft))).belief(initial)
 
 
 class _Graduation:
-    """One fit of a trained kind to a version. arms (m,): ids of all arms."""
+    """This class fits a trained kind to a version once. arms (m,): ids of all arms."""
 
     def __init__(self, unit: Unit, version: Version, policy: Gradient) -> None:
         self.unit, self.version, self.policy = unit, version, policy
@@ -129,7 +131,7 @@ class _Graduation:
         self.contextual = bool(designs.policy_of(version).reads)
 
     def belief(self, initial: InitialBelief) -> InitialBelief:
-        """The belief with fitted weights, whose record has the KL."""
+        """Return the belief with fitted weights, whose record has the KL."""
         cases = self._cases()
         fitted = self.policy.zero_parameters(len(self.arms))
         closed = len({(case.arms, case.size) for case in cases}) == 1 and cases[0].size == 1 and not self.contextual
@@ -151,7 +153,7 @@ class _Graduation:
         )  # fmt: skip
 
     def _learned_from(self) -> dict[str, Any]:
-        """The record of the decisions that a learning version has learned from, mature or not."""
+        """Return the record of the decisions that a learning version has learned from, mature or not."""
         if not self.version.learning:
             return {}
         policy, since = self.version.policy, self.version.since
@@ -162,9 +164,9 @@ class _Graduation:
         }  # fmt: skip
 
     def _cases(self) -> list[_Case]:
-        """The requests of the policy's newest decisions, most frequent first. Where it served nothing, or only empty
-        contexts, the requests of the whole log; without a log, all active arms in an empty context. Raises InputError
-        where the version reads contexts, and those of the log are empty."""
+        """Return the requests of the policy's newest decisions, most frequent first. Where it served nothing, or only
+        empty contexts, return the requests of the whole log; without a log, all active arms in an empty context. Raises
+        InputError where the version reads contexts, and those of the log are empty."""
         policy_requests = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
         read = self.contextual
         for requests in (policy_requests, decisions.newest_requests(self.unit, None, limit=NEWEST)):
@@ -187,11 +189,11 @@ class _Graduation:
         ]
 
     def _index(self, ids: Sequence[int]) -> Index:
-        """The indices of these arms among all arms."""
+        """Return the indices of these arms among all arms."""
         return np.searchsorted(self.arms, np.array(ids, np.int64))
 
     def _start(self, case: _Case) -> Array:
-        """Start scores, by how often each arm stands anywhere on a slate of the case; at size 1 these copy the
+        """Return start scores, by how often each arm stands anywhere on a slate of the case; at size 1 they copy the
         version."""
         pages = self._distribution(case).pages(case.size)
         shown = pages.first if case.size == 1 else np.nan_to_num(pages.marginals).sum(axis=0) / case.size
@@ -207,8 +209,8 @@ class _Graduation:
         return distribution
 
     def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[LoggedSlates]:
-        """Slates of the version in these cases, by eligible set, weighted by `gain`: every arm, where these are few
-        enough, else slates drawn with a seed."""
+        """Return slates of the version in these cases, by eligible set, weighted by `gain`: every arm, where these are
+        few enough, else slates drawn with a seed."""
         expected = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
         total, groups = sum(case.weight for case in cases), defaultdict[tuple[tuple[int, ...], int], list[Any]](list)
         for number, case in enumerate(cases):
@@ -230,7 +232,7 @@ class _Graduation:
     def _logged(
         self, arm_ids: tuple[int, ...], x: Array, shown: Index, weight: Array, log_served: Array
     ) -> LoggedSlates:
-        """Slates of one eligible set as the gradient reads them, all at the beginning of a visit."""
+        """Return slates of one eligible set as the gradient reads them, all at the beginning of a visit."""
         n, index = len(x), self._index(arm_ids)
         session = np.zeros((n, len(self.policy.names) - x.shape[1]))
         nothing = np.empty(0, np.int64)

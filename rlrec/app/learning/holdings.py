@@ -1,5 +1,5 @@
-"""The slots and events of the log that each belief of a policy contains, and their sums; and the sums that a version
-started from: a log that it was fitted to, or a belief that it copied."""
+"""This module finds the slots and events of the log that each belief of a policy contains, and their sums. It also sums
+what a version started from: a log that it was fitted to, or a belief that it copied."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ HELD_UNTIL = "held_until"  # the key, in the record of a retired version, of the
 
 
 class Extent(NamedTuple):
-    """The slots and events that a belief contains: decisions up to `last`, events up to change `seq` (None: all),
-    discounted to `ordinal`. `distinct` is 0 where all beliefs of its policy that learn the same reward are equal."""
+    """This record names the slots and events that a belief contains: decisions up to `last`, events up to change `seq`
+    (None: all), discounted to `ordinal`. `distinct` is 0 where all beliefs of its policy that learn the same reward are
+    equal."""
 
     distinct: int
     reward_id: int
@@ -41,7 +42,7 @@ class Extent(NamedTuple):
 def provenance(
     version: Version, by_id: Mapping[int, Version], now: int, *, roots: Collection[str] = ("learning",)
 ) -> tuple[Version, Extent] | None:
-    """The learning belief that a version is, or was frozen from, and its extent; None where that is not known.
+    """Return the learning belief that a version is, or was frozen from, and its extent; None where that is not known.
     now: the policy's ordinal; roots: statuses at which the search for the origin of a frozen belief ends."""
     if version.learning:
         return version, Extent(_distinct(version), version.reward.id, version.entered_to, None, now)
@@ -63,28 +64,28 @@ def _distinct(version: Version) -> int:
 
 
 def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
-    """The sums of the slots of a batch that a belief contains, up to decision `last`."""
+    """Return the sums of the slots of a batch that a belief contains, up to decision `last`."""
     impressions = reward_log.with_rewards(batch, fold.version.reward, settled_only=False)
     rows = ~batch.slots["censored"] & (batch.slots["decision_id"] >= fold.version.since) & fold.entering(batch.slots)
     return fold.sums(impressions, rows=rows if last is None else rows & (batch.slots["decision_id"] <= last))
 
 
 def drawn_sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
-    """The sums of the slots of a batch (of one policy) that this store drew and a belief contains, up to decision
-    `last`; empty where the belief is of another policy."""
+    """Return the sums of the slots of a batch (of one policy) that this store drew and a belief contains, up to
+    decision `last`; empty where the belief is of another policy."""
     rows = drop_imported(batch)
     concerns = len(rows) and rows.slots["policy_id"][0] == fold.version.policy.id
     return sums(fold, rows, last) if concerns else {}
 
 
 def drop_imported(batch: Batch) -> Batch:
-    """The rows of a batch that this store drew; no belief learns from imported decisions."""
+    """Return the rows of a batch that this store drew. No belief learns from imported decisions."""
     imported = batch.slots["imported"]
     return Batch(slots=take(batch.slots, ~imported), events=batch.events) if imported.any() else batch
 
 
 def as_of(batch: Batch, seq: int | None) -> Batch:
-    """The batch as it was after change `seq`; None: as it is."""
+    """Return the batch as it was after change `seq`, or unchanged if `seq` is None."""
     if seq is None:
         return batch
     past = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
@@ -92,7 +93,7 @@ def as_of(batch: Batch, seq: int | None) -> Batch:
 
 
 def censored(batch: Batch) -> Flags:
-    """Which slots of a batch the last of their `!censor` events censors, (n,)."""
+    """Tell, for each slot of a batch, whether the last of its `!censor` events censors it, (n,)."""
     events = take(batch.events, batch.events["kind"] == CENSOR)
     events = take(events, np.argsort(events["number"], kind="stable"))
     width = int(max(batch.slots["position"].max(initial=0), events["position"].max(initial=0))) + 1
@@ -105,14 +106,15 @@ def censored(batch: Batch) -> Flags:
 
 
 class Holding(Record):
-    """A version, the extent of the log that its belief contains, and the fold of the belief that it comes from."""
+    """This record holds a version, the extent of the log that its belief contains, and the fold of the belief that this
+    one comes from."""
 
     version: Version
     extent: Extent
     fold: BeliefFold
 
     def sums(self, batch: Batch) -> Totals:
-        """The sums of the slots of a batch, of one policy, that the belief contains."""
+        """Return the sums of the slots of a batch, of one policy, that the belief contains."""
         totals = drawn_sums(self.fold, as_of(batch, self.extent.seq), self.extent.last)
         if self.fold.policy.allowance is not None and self.version.learning:
             decision_ids = sorted(set(batch.slots["decision_id"].tolist()))
@@ -121,7 +123,7 @@ class Holding(Record):
 
 
 def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection[int] | None = None) -> Totals:
-    """The spend of a policy's decisions since a learning version was created, or only of these decisions."""
+    """Return the spend of a policy's decisions since a learning version was created, or only of these decisions."""
     rows = audit.spend(
         unit, version.policy.id, kind=budget.event, slice_us=budget.slice_us, offset_us=budget.offset_us,
         after=version.seq, decision_ids=decision_ids,
@@ -133,7 +135,7 @@ def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection
 
 
 def trace_holdings(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
-    """The beliefs of one policy whose slots are known, with their extents."""
+    """Return the beliefs of one policy whose slots are known, with their extents."""
     by_id, now = {version.id: version for version in versions}, policies.ordinal(unit, versions[0].policy.id)
     holdings = []
     for version in versions:
@@ -150,7 +152,7 @@ def trace_holdings(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
 
 
 def _extent_of_retired(unit: Unit, version: Version) -> Extent:
-    """The extent of a belief that learned until it was retired: up to its last change, without corrections."""
+    """Return the extent of a belief that learned until it was retired: up to its last change, without corrections."""
     seq = int(version.learned_from.get(HELD_UNTIL) or removals.last_change(unit, version.id))
     last = removals.newest_until(unit, version.policy.id, seq)
     if version.entered_to is not None:
@@ -166,8 +168,8 @@ Origin = Callable[[Batch], Totals]
 
 
 def _fitted_sums(batch: Batch, log: LearnedFrom, *, received_by: int, fold: BeliefFold, weight: float) -> Totals:
-    """`weight` times the sums of the slots of a batch that are in the log that a version was fitted to, with the events
-    received by a time."""
+    """Return `weight` times the sums of the slots of a batch that are in the log that a version was fitted to, with the
+    events received by a time."""
     past = _received_by(batch, received_by)
     rows = log.rows(past.slots) & ~past.slots["censored"] & fold.entering(past.slots)
     if not rows.any():
@@ -179,18 +181,19 @@ def _fitted_sums(batch: Batch, log: LearnedFrom, *, received_by: int, fold: Beli
 
 
 def _copied_sums(batch: Batch, *, last: int, received_by: int, fold: BeliefFold) -> Totals:
-    """The sums of the slots of a batch that the belief of another policy contained when it was copied: of decisions up
-    to `last`, with the events received by a time."""
+    """Return the sums of the slots of a batch that the belief of another policy contained when it was copied: of
+    decisions up to `last`, with the events received by a time."""
     return drawn_sums(fold, _received_by(batch, received_by), last)
 
 
 def _moved_sums(batch: Batch, origin: Origin, *, buckets: int) -> Totals:
-    """The sums of the slots of a batch that an origin of a copied belief contains, in buckets moved by `buckets`."""
+    """Return the sums of the slots of a batch that an origin of a copied belief contains, in buckets moved by
+    `buckets`."""
     return {(bucket + buckets, arm): numbers for (bucket, arm), numbers in origin(batch).items()}
 
 
 def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordinal: int) -> list[Origin]:
-    """The origins of a belief, weighted as they count at the policy's `ordinal`; empty for a trained version."""
+    """Return the origins of a belief, weighted as they count at the policy's `ordinal`; empty for a trained version."""
     if not kinds.load(version.policy.kind).online:
         return []
     record, parent, result = version.learned_from, by_id.get(version.parent_id or 0), list[Origin]()
@@ -220,7 +223,7 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
 
 
 def _received_by(batch: Batch, time: int) -> Batch:
-    """The batch as it was at a time."""
+    """Return the batch as it was at a time."""
     past = Batch(slots=batch.slots, events=take(batch.events, batch.events["received_at"] <= time))
     flags = np.where(batch.slots["imported"], batch.slots["censored"], censored(past))
     return Batch(slots=batch.slots | {"censored": flags}, events=past.events)

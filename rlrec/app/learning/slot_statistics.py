@@ -1,5 +1,5 @@
-"""The sums of a belief over slots of the log. The kind computes the statistics of a slot; this module applies
-forgetting."""
+"""This module sums the statistics of a belief over slots of the log. The kind computes the statistics of a slot; this
+module applies forgetting."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ Totals = dict[beliefs.BeliefKey, Array]
 
 
 class BeliefFold:
-    """Sums slots for the belief of one version, with the weights that they have at the policy's `ordinal`."""
+    """A fold sums slots for the belief of one version, with the weights that they have at the policy's `ordinal`."""
 
     def __init__(self, unit: Unit, version: Version, *, ordinal: int, anchor: Anchor | None = None) -> None:
-        """anchor: of a version that is not stored yet."""
+        """Prepare a fold. anchor: of a version that is not stored yet."""
         self.unit, self.version, self.ordinal, self._anchor = unit, version, ordinal, anchor
         self.forgetting = Forgetting.parse(version.policy.params)
 
@@ -55,11 +55,11 @@ class BeliefFold:
 
     @cached_property
     def anchor(self) -> Anchor:
-        """The weights around which sums on sparse contexts are taken."""
+        """Return the weights around which sums on sparse contexts are taken."""
         return Anchor.from_packed(beliefs.weights(self.unit, self.version.id)) if self._anchor is None else self._anchor
 
     def sums(self, impressions: reward_log.RewardedSlots, *, rows: Flags | None = None) -> Totals:
-        """The sums of impressions. rows: only these; impressions without an `ordinal` do not fade."""
+        """Return the sums of impressions. rows: only these; impressions without an `ordinal` do not fade."""
         if PROPENSITY in self.policy.needs:
             impressions = impressions.weighable(rows)
         elif rows is not None:
@@ -74,8 +74,8 @@ class BeliefFold:
         return self._fold(columns, slots.get("context_id"), reward_log.sampling_counts(slots), decision_ids)
 
     def log_sums(self, selection: selected.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
-        """The sums of the mature, uncensored impressions of a log, their number, and the newest decision. columns:
-        those that the statistics need beside arm, reward and propensity."""
+        """Return the sums of the mature, uncensored impressions of a log, their number, and the newest decision.
+        columns: those that the statistics need beside arm, reward and propensity."""
         sums, slots, last = Totals(), 0, 0
         is_weighed = PROPENSITY in self.policy.needs
         log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, weighed=is_weighed)
@@ -86,8 +86,9 @@ class BeliefFold:
         return sums, slots, last
 
     def log_spend(self, selection: selected.Selection, budget: Budget) -> Totals:
-        """The spend of a log by slice of the period and arm: slots, their cost, and how many of them have a cost. The
-        times of the log are moved by whole periods, so that its last period ends before the present one begins."""
+        """Return the spend of a log by slice of the period and arm: slots, their cost, and how many of them have a
+        cost. The times of the log are moved by whole periods, so that its last period ends before the present one
+        begins."""
         cost_of = self.version.reward._replace(
             weights={budget.event: 1.0}, transforms={}, default=0.0, clip_low=None, clip_high=None, late="count"
         )
@@ -104,8 +105,8 @@ class BeliefFold:
         return {(-1 - number - moved * SLICES, arm): numbers for (number, arm), numbers in sums.items()}
 
     def range_sums(self, first: int, last: int) -> tuple[Totals, int]:
-        """The sums of the policy's uncensored slots from decision `first` to `last`, with all stored events, and the
-        number of slots, censored ones included."""
+        """Return the sums of the policy's uncensored slots from decision `first` to `last`, with all stored events, and
+        the number of slots, censored ones included."""
         sums, count = Totals(), 0
         for batch in reader.ranges(self.unit, self.version.policy.id, first=first, last=last):
             slots = reward_log.with_rewards(batch, self.version.reward, settled_only=False)
@@ -114,7 +115,7 @@ class BeliefFold:
         return sums, count
 
     def entering(self, slots: Columns) -> Flags:
-        """Which rows the belief does not leave out, (n,)."""
+        """Tell, for each row, whether the belief does not leave it out, (n,)."""
         ids = slots["decision_id"]
         if not len(ids):
             return np.zeros(0, np.bool_)
@@ -122,7 +123,8 @@ class BeliefFold:
         return ~np.isin(ids, left_out)
 
     def changes(self, counts: Mapping[CountedSlot, float]) -> Totals:
-        """The sums of slots, each multiplied by its count, which is negative where the slot leaves the belief."""
+        """Return the sums of slots, each multiplied by its count, which is negative where the slot leaves the belief.
+        """
         arms, ordinals, contexts, positions, shown, rewards = (np.array(column) for column in zip(*counts, strict=True))
         columns = SlotColumns(
             arm_id=arms, reward=rewards, ordinal=ordinals, position=positions, propensity=shown.astype(np.float64)
@@ -132,8 +134,8 @@ class BeliefFold:
     def _fold(
         self, slots: SlotColumns, context_ids: Ids | None, count: Array | None = None, decision_ids: Ids | None = None
     ) -> Totals:
-        """The sums of slots. count (n,): of each slot; decision_ids (n,): where some were imported, which may state
-        features."""
+        """Return the sums of slots. count (n,): of each slot; decision_ids (n,): where some were imported, which may
+        state features."""
         # buckets and weights by age
         bucket, weight = np.zeros(len(slots), np.int64), count
         if self.forgetting.forgets and slots.ordinal is not None:
@@ -184,8 +186,8 @@ class BeliefFold:
         return dict(zip(keys, total, strict=True)) | further_sums
 
     def _section_sums(self, added: Array, z: Array, is_stated: Flags, bucket: Ids, arm: Ids) -> Totals:
-        """The sums of slots by features z (n, p) that requests or lines state of their arms. For these slots, the
-        moments in `added` (n, width), the statistics of all slots in order of bucket and arm, are set to 0."""
+        """Return the sums of slots by features z (n, p) that requests or lines state of their arms. For these slots,
+        the moments in `added` (n, width), the statistics of all slots in order of bucket and arm, are set to 0."""
         rows, policy = np.flatnonzero(is_stated), self.policy
         if not len(rows) or not learns_stated(policy):
             return {}
@@ -203,7 +205,7 @@ class BeliefFold:
 
     @cached_property
     def _first_arm(self) -> int:
-        """The arm under which sums over all arms are stored."""
+        """Return the arm under which sums over all arms are stored."""
         return int(self.unit.ask_value("SELECT min(id) FROM arm"))
 
 
@@ -211,10 +213,12 @@ def _stated_features(
     unit: Unit, encoder: Encoder, arm: Ids, contexts: Sequence[Mapping[str, Any]], context: Index,
     decision_ids: Ids | None,
 ) -> tuple[Array, Flags] | None:  # fmt: skip
-    """Features z (n, p) of the arms of n slots, and for which slots they are stated, (n,); None where they are stated
-    for none. contexts, context (n,): of the requests; decision_ids (n,): where some were imported. What a request
-    states overrides what a line states. Without a line, a field that the request leaves out has the value with which
-    the catalogue first had the arm, so that the effect of a slot on a belief never changes."""
+    """Return features z (n, p) of the arms of n slots, and for which slots they are stated, (n,); None where they are
+    stated for no slot.
+
+    contexts, context (n,): of the requests; decision_ids (n,): where some were imported. What a request states
+    overrides what a line states. Without a line, a field that the request leaves out has the value with which the
+    catalogue first had the arm, so that the effect of a slot on a belief never changes."""
     stated = [by_arm(values, FEATURES) or {} for values in contexts]
     line, lines = np.zeros(len(arm), np.int64), {0: dict[str, Any]()}
     if decision_ids is not None:
@@ -245,7 +249,8 @@ def _stated_features(
 
 
 def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: Index, weight: Array | None) -> Totals:
-    """The sums of slots on the columns of their sparse contexts. context_index (n,): the context of each slot."""
+    """Return the sums of slots on the columns of their sparse contexts. context_index (n,): the context of each slot.
+    """
     sums = Totals()
     for first in range(0, len(slots), SLOTS):
         portion = slots.take(slice(first, first + SLOTS))
@@ -259,7 +264,7 @@ def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: I
 
 
 def _sum_by_key(rows: Array, bucket: Ids, arm: Ids) -> Totals:
-    """The sums of rows (n, width) with the same bucket and arm."""
+    """Sum the rows (n, width) with the same bucket and arm."""
     order = np.lexsort((arm, bucket))
     bucket, arm = bucket[order], arm[order]
     starts = run_starts(bucket, arm)
@@ -270,13 +275,13 @@ def _sum_by_key(rows: Array, bucket: Ids, arm: Ids) -> Totals:
 
 
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
-    """The stored sums of a belief that still count at the policy's `ordinal`, discounted to it."""
+    """Return the stored sums of a belief that still count at the policy's `ordinal`, discounted to it."""
     forgetting = Forgetting.parse(version.policy.params)
     return _faded(beliefs.rows(unit, version.id, oldest=forgetting.oldest(ordinal)), forgetting, ordinal)
 
 
 def pruned_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
-    """The sums of a belief over slots that were pruned, discounted to the policy's `ordinal`."""
+    """Return the sums of a belief over slots that were pruned, discounted to the policy's `ordinal`."""
     return _faded(beliefs.pruned_sums(unit, version.id), Forgetting.parse(version.policy.params), ordinal)
 
 
@@ -291,7 +296,7 @@ def _faded(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordinal: i
 
 
 def add(total: dict[K, Array], change: Mapping[K, Array], *, sign: float = 1.0) -> dict[K, Array]:
-    """`total` plus `sign` times `change`, key by key."""
+    """Add `sign` times `change` to `total`, key by key."""
     result = dict(total)
     for key, sums in change.items():
         result[key] = result[key] + sign * sums if key in result else sign * sums
@@ -301,8 +306,8 @@ def add(total: dict[K, Array], change: Mapping[K, Array], *, sign: float = 1.0) 
 def served(
     unit: Unit, version: Version, totals: Totals, arm_features: designs.CatalogueFeatures | None = None
 ) -> exact.VersionDistribution:
-    """The distribution of a version, stored or not, with these totals as its belief. arm_features: where the caller has
-    read them."""
+    """Return the distribution of a version, stored or not, with these totals as its belief. arm_features: where the
+    caller has read them."""
     policy = designs.policy_of(version)
     rows = [
         beliefs.BeliefRow._make((*key, 0, *sums[:3].tolist(), sums[3:].tobytes()))
@@ -314,7 +319,7 @@ def served(
 
 
 def without_zeros(totals: Totals, *, oldest: int) -> Totals:
-    """The totals without keys whose sums are all 0 up to rounding, or whose bucket is before `oldest`."""
+    """Return the totals without keys whose sums are all 0 up to rounding, or whose bucket is before `oldest`."""
     return {
         key: sums
         for key, sums in totals.items()

@@ -1,4 +1,4 @@
-"""The belief that a new version starts from, fitted to a log or to the past of its policy."""
+"""This module makes the belief that a new version starts from, fitted to a log or to the past of its policy."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ HASHED = 16  # columns for hashed features of arms, while there are no arms to f
 
 
 class InitialBelief(Record):
-    """The start of a version: sums, the record of the log that they come from, and the selection of this log;
-    `parameters`; for a trained kind, the weights of arms by id, and the version that it copies."""
+    """This record holds the start of a version: sums, the record of the log that they come from, and the selection of
+    this log; `parameters`; for a trained kind, the weights of arms by id, and the version that it copies."""
 
     sums: Totals = field(default_factory=dict)
     weights: Weights = ()
@@ -57,7 +57,8 @@ def warm_start(
     unit: Unit, kind: str, typed: Mapping[str, Any], declared: Mapping[str, Encoder] | None, *, reward_name: str,
     from_log: str | None,
 ) -> InitialBelief:  # fmt: skip
-    """The belief that `policy create` starts from: learned from the mature decisions of a log, where one is given."""
+    """Return the belief that `policy create` starts from: learned from the mature decisions of a log, if there is a
+    log."""
     reward = lookup.reward(unit, reward_name)
     selected = None if from_log is None else filters.selection(unit, from_log)
     version = designs.unstored(kind, typed, reward)
@@ -82,15 +83,15 @@ def warm_start(
 
 
 def shares_weights(typed: Mapping[str, Any]) -> bool:
-    """Whether these parameters mean a model whose weights all arms share."""
+    """Tell whether these parameters mean a model whose weights all arms share."""
     models = {value for name, value in typed.items() if name.rpartition(".")[2] == "model"}
     return not models.isdisjoint((SHARED, HYBRID, BILINEAR, FEATURES))
 
 
 def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
-    """The belief that a rebuilt `version` starts from, fitted to the log that its parent was fitted to, under its own
-    definition. from_prior: without that log, since the world has changed. A model that is expanded around weights is
-    fitted again to the policy's own mature log."""
+    """Return the belief that a rebuilt `version` starts from, fitted to the log that its parent was fitted to, under
+    its own definition. A model that is expanded around weights is fitted again to the policy's own mature log.
+    from_prior: without the log of the parent, since the world has changed."""
     record = version.learned_from
     fitted_to = {name: record[name] for name in ("prior",) if name in record}
     sums: Totals = {}
@@ -113,9 +114,9 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
 def fit_design(
     unit: Unit, selected: Selection | None, draft: Version, *, declared: Mapping[str, Encoder], shared: bool
 ) -> Design:
-    """The declared encoders, or else encoders that are fitted to the contexts of a log and to the catalogue, or hash
-    where there is none. shared: all arms share one model, which can hold only so many products of a context feature and
-    an arm feature; fitted encoders are kept small enough for it."""
+    """Return the declared encoders, or else encoders that are fitted to the contexts of a log and to the catalogue.
+    Encoders hash where there is nothing to fit them to. shared: all arms share one model, which can hold only so many
+    products of a context feature and an arm feature; fitted encoders are kept small enough for it."""
     log = None if "context" in declared else selected
     context = declared.get("context", Encoder.by_hash())
     share = LARGEST // context.width if log is None else isqrt(LARGEST)
@@ -144,8 +145,8 @@ def _catalogue_encoder(unit: Unit, *, widest: int) -> Encoder:
 
 
 class LogFit(NamedTuple):
-    """A draft fitted to a log, with the anchor of its model; its sums around the anchor; the number of slots; the last
-    id; and, where contexts are sparse, the weights of arms by id."""
+    """This record is a draft fitted to a log, with the anchor of its model; its sums around the anchor; the number of
+    slots; the last id; and, where contexts are sparse, the weights of arms by id."""
 
     version: Version
     sums: Totals
@@ -155,7 +156,7 @@ class LogFit(NamedTuple):
 
 
 def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
-    """A draft fitted to a log.
+    """Fit a draft to a log.
 
     A logistic model is expanded around its weights; Newton's method repeats this until they no longer change."""
     policy = designs.policy_of(version)
@@ -173,8 +174,7 @@ def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
 
 
 def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selection) -> Weights:
-    """The weights of each arm on all columns of sparse contexts, fitted together. All contexts of the log are in
-    memory."""
+    """Fit the weights of each arm on all columns of sparse contexts together. All contexts of the log are in memory."""
     parts: list[tuple[Sparse, Array, Array, Array]] = []
     for impressions in reward_log.impressions(unit, selected, version.reward, columns=["context_id"]):
         contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
@@ -197,8 +197,8 @@ def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selecti
 
 
 def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
-    """The draft expanded around the weights that these sums give; None where these are already its anchor, or it has
-    none."""
+    """Expand the draft around the weights that these sums give; return None where these weights are already its anchor,
+    or where the model has no anchor."""
     policy = designs.policy_of(version)
     if not sums or not kinds.is_contextual(policy) or not policy.expands:
         return None

@@ -1,1 +1,1 @@
-"""Policies, their versions and their training."""
+"""Use cases here create, change and train policies and their versions."""

@@ -1,4 +1,4 @@
-"""Policies: list the kinds, and create policies."""
+"""This module lists the kinds of policies, and creates policies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DETERMINISTIC = ("ucb", "ucb-tuned", "kl-ucb", "linucb")  # kinds that draw at r
 
 
 class Request(Record):
-    """Options of `policy create`: `parameters` as typed, K=V; `features` as JSON."""
+    """This record has the options of `policy create`: `parameters` as typed, K=V; `features` as JSON."""
 
     name: str
     kind: str
@@ -52,7 +52,8 @@ class Request(Record):
 
 
 class CreatedPolicy(belief_versions.VersionSummary):
-    """The answer of `policy create`. kl: KL(the version from which a trained policy starts || version 1), in nats."""
+    """This record is the answer of `policy create`. kl: KL(the version from which a trained policy starts || version
+    1), in nats."""
 
     created: bool
     kl: NotRequired[float]
@@ -62,7 +63,7 @@ KindRow = TypedDict("KindRow", {"kind": str, "parameters": dict[str, Any], "when
 
 
 def list_kinds() -> list[KindRow]:
-    """Every kind, its parameters with their defaults, and when to use it."""
+    """List every kind, its parameters with their defaults, and when to use it."""
     rows: list[KindRow] = []
     for kind in kinds.KINDS:
         loaded = kinds.load(kind)
@@ -72,8 +73,8 @@ def list_kinds() -> list[KindRow]:
 
 
 def create(store: Store, request: Request) -> CreatedPolicy:
-    """Create a policy, with version 1 live. Repeating it changes nothing; raises Conflict if the name has another
-    meaning."""
+    """Create a policy, with version 1 live. A repeated call with the same request changes nothing. Raises Conflict if
+    the name has another meaning."""
     if request.kind in kinds.INTERNAL:
         hint = "`rlrec experiment create NAME --interleave A,B`"
         raise InputError(f"policies of kind {request.kind} are made by experiments", hint=hint)
@@ -180,7 +181,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
 
 
 def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
-    """Print which rules of the copied version the policy lacks."""
+    """Print which rules of the copied version the new policy lacks."""
     rules = designs.policy_of(source).rules.items()
     typed = [f"--param {shlex.quote(f'{name}={text}')}" for name, text in rules if name not in policy.rules]
     if typed:
@@ -191,7 +192,7 @@ def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
 
 
 def _check_layout(unit: Unit, policy: Policy) -> None:
-    """Raises InputError if page rules that name arms contradict each other under the present catalogue."""
+    """Raise InputError if page rules that name arms contradict each other under the present catalogue."""
     rules = page_rules.declared(policy.rules)
     if rules is None or not (rules.most or rules.least):
         return
@@ -205,7 +206,7 @@ def _check_layout(unit: Unit, policy: Policy) -> None:
 
 
 def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, Any]) -> None:
-    """Raises InputError for a kind without a prior; prints a notice if a prior has no effect."""
+    """Raise InputError for a kind without a prior; print a notice if a prior has no effect."""
     if policy.no_prior:
         raise InputError(f"kind {kind} has no prior: {policy.no_prior}", hint="leave it out")
     if not lineage.depends_on_belief(policy):
@@ -216,7 +217,7 @@ def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, A
 
 
 def _copied(store: Store, request: Request) -> Version | None:
-    """The version from which a trained policy starts; None without `from_policy`."""
+    """Return the version from which a trained policy starts; None without `from_policy`."""
     if request.from_policy is None:
         return None
     if request.kind != graduation.KIND:
@@ -229,7 +230,8 @@ def _copied(store: Store, request: Request) -> Version | None:
 
 
 def _resolved(store: Store, request: Request, source: Version | None) -> Mapping[str, Any]:
-    """The parsed parameters, with the values of the curve that they name, and with the exploration of a copied version.
+    """Return the parsed parameters, with the values of the curve that they name, and with the exploration of a copied
+    version.
 
     A curve without a number is the newest one of that name, or, for an existing policy, the one that it has."""
     typed_parameters = parameters.typed(request.kind, request.parameters)
@@ -247,7 +249,8 @@ def _resolved(store: Store, request: Request, source: Version | None) -> Mapping
 
 
 def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
-    """The live version of a stored policy. Raises Conflict if its definition differs."""
+    """Return the live version of a stored policy. Raises Conflict if the policy's definition differs from `definition`.
+    """
     stored = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
     # parameters added in later releases have their defaults
     defaults = kinds.parameters(policy.kind, stored["params"])

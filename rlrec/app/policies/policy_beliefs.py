@@ -1,4 +1,4 @@
-"""Beliefs of policies: what a version believes about each arm, which arms it would serve, and to whom."""
+"""This module shows what a version believes about each arm, which arms it would serve, and to whom."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ PolicyVersion = TypedDict("PolicyVersion", {"version": int, "status": str, "live
 
 
 class CountingCurve(TypedDict):
-    """The curve that says how much a pull counts at each position. in_bounds: whether the bounds of arms include the
-    error of the curve."""
+    """This record names the curve that says how much a pull counts at each position. in_bounds: whether the bounds of
+    arms include the error of the curve."""
 
     curve: str
     in_bounds: bool
 
 
 class Pacing(TypedDict):
-    """The budget per period, the amount spent in the present one, and the present price of cost."""
+    """This record has the budget per period, the amount spent in the present one, and the present price of cost."""
 
     event: str
     amount: float
@@ -59,11 +59,13 @@ class Pacing(TypedDict):
 
 
 class PolicyBelief(belief_versions.VersionSummary):
-    """Answer of `policy show`: the belief per arm, how the version was made, and the versions of its policy. weighed:
-    the number of decisions behind ipw_mean, None for all; has_prior: whether it began with priors that were given. For
-    some policies only: features (the encoders of contexts and arms, in the form of `--features`, for kinds that read
-    contexts), the context used, the budget, when the experiment of a variant stopped, and pruned, if old decisions were
-    pruned."""
+    """This record is the answer of `policy show`: the belief per arm, how the version was made, and the versions of its
+    policy.
+
+    weighed: the number of decisions behind ipw_mean, None for all; has_prior: whether the belief began with priors.
+    For some policies only: features (the encoders of contexts and arms, in the form of `--features`, for kinds that
+    read contexts), the context used, the budget, when the experiment of a variant stopped, and pruned, if old
+    decisions were pruned."""
 
     arms: list[dict[str, Any]]
     features: NotRequired[dict[str, Any]]
@@ -93,9 +95,9 @@ Audience = TypedDict("Audience", {
 def show(
     store: Store, reference: str, context: Mapping[str, Any] | None = None, *, sample: bool = True, drift: bool = True
 ) -> PolicyBelief:
-    """The belief of a version about every arm, and what it would serve now in a context; by default in that of the
-    newest decision. sample: compute weighted means from a part of a long log; drift: look for changes of mean
-    rewards."""
+    """Show the belief of a version about every arm, and what it would serve now in a context, by default that of the
+    newest decision. sample: compute weighted means from a part of a long log; drift: look for changes of mean rewards.
+    """
     with store.read() as unit, nullcontext() if sample else bulk.alongside(unit):
         version, head = lookup.version(unit, reference)
         live = policies.by_id(unit, [head.live_id])[head.live_id]
@@ -140,8 +142,8 @@ def show(
 
 
 def _newest_context(unit: Unit, version: Version) -> dict[str, Any]:
-    """The context of the newest decision of a policy, else of the log, without what requests stated of arms and page;
-    empty if there is none, or none that the version can read."""
+    """Return the context of the newest decision of a policy, else of the log, without what requests stated of arms and
+    page; empty if there is none, or none that the version can read."""
     requests = (decisions.newest_requests(unit, policy_id, limit=1) for policy_id in (version.policy.id, None))
     ids = np.array([context_id for _, context_id, _ in next(filter(None, requests), [])], np.int64)
     bodies, _ = stored_contexts.distinct_contexts(unit, ids)
@@ -153,7 +155,7 @@ def _newest_context(unit: Unit, version: Version) -> dict[str, Any]:
 
 
 def pacing(unit: Unit, version: Version) -> Pacing:
-    """The state of the budget of a version that has one."""
+    """Return the state of the budget of a version that has one."""
     distribution = exact.load(unit, version)
     assert distribution.spend is not None
     (event, amount, period), spent = distribution.spend.budget, distribution.spend.spent_in_period(unit.now)
@@ -162,13 +164,13 @@ def pacing(unit: Unit, version: Version) -> Pacing:
 
 
 def _spread(arms: Sequence[Mapping[str, Any]], column: str) -> dict[str, float | None]:
-    """How evenly a column is spread over active arms: slots served, or probabilities at position 1."""
+    """Measure how evenly a column is spread over active arms: slots served, or probabilities at position 1."""
     values = [row[column] or 0.0 for row in arms if row["status"] == "active"]
     return spread(np.array(values, np.float64))
 
 
 def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
-    """A row for each arm: the beliefs of two versions, and the second (b) minus the first (a)."""
+    """Return a row for each arm: the beliefs of two versions, and the second (b) minus the first (a)."""
     with store.read() as unit:
         sides = [_beliefs(unit, lookup.version(unit, reference)[0], {}) for reference in (first, second)]
     rows: list[dict[str, Any]] = []
@@ -182,8 +184,8 @@ def diff(store: Store, first: str, second: str) -> list[dict[str, Any]]:
 
 
 def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each arm of the catalogue; `status` is `ruled-out` for an active arm that rules of the policy exclude.
-    The row of a learning version counts the slots that all versions of its policy served."""
+    """Return a row for each arm of the catalogue; `status` is `ruled-out` for an active arm that rules of the policy
+    exclude. The row of a learning version counts the slots that all versions of its policy served."""
     distribution, catalogue = exact.load(unit, version), arms.all_arms(unit)
     if distribution.rankers:
         named = " and ".join(ranker.version.reference for ranker in distribution.rankers)
@@ -229,7 +231,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
 
 
 def _served_slots(unit: Unit, version: Version, policy: Policy) -> Mapping[int, int]:
-    """The number of slots of each arm: from the belief if it counts each slot once, else from the log."""
+    """Count the slots of each arm: from the belief if it counts each slot once, else from the log."""
     policy_id, slots = version.policy.id, Counter[int]()
     has_every_slot = version.learning and version.number == 1 and not version.has_omissions
     if not has_every_slot or not policy.needs <= {CONTEXT} or policy.forgetting.forgets:
@@ -247,7 +249,7 @@ def _served_slots(unit: Unit, version: Version, policy: Policy) -> Mapping[int, 
 
 
 def _pending_slots(unit: Unit, version: Version) -> Mapping[int, int]:
-    """The number of slots of each arm whose rewards may still arrive."""
+    """Count the slots of each arm whose rewards may still arrive."""
     since, entered_to = unit.now - version.reward.window_us, version.entered_to if version.learning else None
     first_ids = [activity.first_id_since(unit, since), None if entered_to is None else entered_to + 1]
     first = min((number for number in first_ids if number is not None), default=None)
@@ -260,7 +262,7 @@ def _pending_slots(unit: Unit, version: Version) -> Mapping[int, int]:
 
 
 def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> list[dict[str, float]]:
-    """For each arm the MAX_WEIGHTS largest weights of columns of sparse contexts, by name."""
+    """Return, for each arm, the MAX_WEIGHTS largest weights of columns of sparse contexts, by name."""
     weights, largest = policy.column_weights(belief, columns), list[dict[str, float]]()
     for column in weights.T:
         order = np.argsort(-np.abs(column), kind="stable")[:MAX_WEIGHTS]
@@ -270,8 +272,8 @@ def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> 
 
 
 def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -> Array:
-    """The possible error of the curve by which pulls are counted, (m,): half a 95 % interval of its logarithm, at the
-    mean examination of an arm's pulls without a reward; 0 if the bounds do not include it."""
+    """Return the possible error of the curve by which pulls are counted, (m,): half a 95 % interval of its logarithm,
+    at the mean examination of an arm's pulls without a reward; 0 if the bounds do not include it."""
     counting = _counting(unit, version)
     missed = policy.missed(belief) if isinstance(policy, Examined) else None
     if counting is None or not counting["in_bounds"] or missed is None:
@@ -284,7 +286,7 @@ def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -
 
 
 def audience(store: Store, reference: str) -> Audience:
-    """The users whom a version serves now."""
+    """Return the users whom a version serves now."""
     with store.read() as unit:
         version, head = lookup.version(unit, reference)
         live = head.live_id == version.id
@@ -309,7 +311,8 @@ def _probabilities(
     distribution: exact.VersionDistribution, catalogue: Sequence[Arm], allowed: Collection[int],
     context: Mapping[str, Any],
 ) -> tuple[Array, Array]:  # fmt: skip
-    """The probabilities of each arm to be the best, and to be served now at position 1; NaN where there is none."""
+    """Return the probabilities of each arm to be the best, and to be served now at position 1; NaN where there is none.
+    """
     active = np.array([arm.id in allowed for arm in catalogue], np.bool_)
     best, probability = np.full(len(catalogue), np.nan), np.where(active, np.nan, 0.0)
     ids = np.array([arm.id for arm in catalogue], np.int64)[active]

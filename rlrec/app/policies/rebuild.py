@@ -1,4 +1,5 @@
-"""Beliefs recomputed from the stored events: with another reward or other features, or after a change of the world."""
+"""This module recomputes beliefs from the stored events: with another reward or other features, or after a change of
+the world."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ PORTION = 50_000  # slots that are entered in a transaction
 
 
 class RebuiltVersion(VersionSummary):
-    """The answer of `policy rebuild`. rebuilt: whether a version was made; since: the time of the change of rewards
-    after which it starts."""
+    """This record is the answer of `policy rebuild`. rebuilt: whether a version was made; since: the time of the change
+    of rewards after which the version starts."""
 
     parent: int
     rebuilt: bool
@@ -43,8 +44,9 @@ class RebuiltVersion(VersionSummary):
 
 
 class Request(Record):
-    """reward, features (as JSON), position (the name of a curve): None for those of the named version; after_drift: the
-    method that finds the last change. log, horizon_us: for kind long-term, as in `effects`."""
+    """This record has the options of `policy rebuild`. reward, features (as JSON), position (the name of a curve): None
+    for those of the named version; after_drift: the method that finds the last change. log, horizon_us: for kind
+    long-term, as in `effects`."""
 
     reference: str
     reward: str | None = None
@@ -56,7 +58,8 @@ class Request(Record):
 
 
 class _Plan(NamedTuple):
-    """The source with the reward and the parameters of the new version, and the belief from which that starts."""
+    """This record has the source with the reward and the parameters of the new version, and the belief from which that
+    starts."""
 
     draft: Version
     initial: warm_start.InitialBelief
@@ -65,8 +68,8 @@ class _Plan(NamedTuple):
 
 def rebuild(store: Store, request: Request) -> RebuiltVersion:
     """Make a new version whose belief is learned from the policy's past by its own definition, and which continues to
-    learn. It becomes usable once the whole past has entered. With `after_drift`, no version is made if no change is
-    found."""
+    learn. The version becomes usable once the whole past has entered. With `after_drift`, no version is made if no
+    change is found."""
     with store.read() as unit:
         source, _ = lookup.version(unit, request.reference)
     if isinstance(policy := designs.policy_of(source), LongTerm):
@@ -179,7 +182,7 @@ def _relearn(store: Store, source: Version, request: Request, *, by: str | None)
 def _add_effects(
     unit: Unit, source: Version, result: arm_effects.Result, *, record: Mapping[str, Any], removals: int | None
 ) -> int:
-    """Store a version with these effects as its belief. Returns its id."""
+    """Store a version with these effects as its belief, and return its id."""
     settings.lock_removals(unit, removals)
     overall, policy = _overall(result), source.policy
     prior = {"prior_mean": overall["prior_mean"], "prior_sd": max(overall["prior_sd"], SMALLEST)}
@@ -211,7 +214,7 @@ def _overall(result: arm_effects.Result) -> arm_effects.GroupEffects:
 
 
 def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
-    """The first decision after the newest change of the policy's rewards, and its time."""
+    """Return the first decision after the newest change of the policy's rewards, and its time."""
     detector, newest = drift.detector(method), None
     last, tests = decisions.newest_id(unit, version.policy.id), filters.selection(unit, None).conditions()
     for batch in reader.ranges(unit, version.policy.id, first=1, last=last, tests=tests):
@@ -224,8 +227,8 @@ def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | No
 
 
 def _begin(unit: Unit, plan: _Plan) -> int:
-    """The id of a new version into which none of the policy's past has entered; or of one that an earlier rebuild left
-    incomplete."""
+    """Return the id of a new version into which none of the policy's past has entered; or of one that an earlier
+    rebuild left incomplete."""
     settings.lock_removals(unit, plan.removals)
     draft, policy = plan.draft, plan.draft.policy
     head = policies.lock(unit, [policy.id])[policy.id]
@@ -248,13 +251,13 @@ def _begin(unit: Unit, plan: _Plan) -> int:
 
 
 def _design(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters as requested, without weights that were fitted to a log."""
+    """Return the parameters as requested, without weights that were fitted to a log."""
     return {name: value for name, value in parameters.items() if name != "anchor"}
 
 
 def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
-    """Enter a portion of past decisions into the belief. Returns whether more are left. The belief's progress is read
-    under the policy's lock, since another process may be rebuilding it, too, or have retired it."""
+    """Enter a portion of past decisions into the belief, and return whether more are left. The belief's progress is
+    read under the policy's lock, since another process may be rebuilding it, too, or have retired it."""
     ledger = Ledger(unit, [policy_id])
     version = next((version for version in ledger.learning[policy_id] if version.id == version_id), None)
     if version is None or is_complete(version):

@@ -55,8 +55,8 @@ LARGEST = 1e15  # reward of a slate
 
 
 class Request(TrainingOptions, Record):
-    """The options of `train-pg`. log: a filter; seed: None for a random one; position: a curve, None for the policy's;
-    cluster: of the gate, as in `evaluate`."""
+    """This record has the options of `train-pg`. log: a filter; seed: None for a random one; position: a curve, None
+    for the policy's; cluster: of the gate, as in `evaluate`."""
 
     name: str
     log: str | None = None
@@ -72,7 +72,7 @@ class Request(TrainingOptions, Record):
 
 
 def check(request: Request) -> None:
-    """Raises InputError for an option out of range."""
+    """Raise InputError for an option out of range."""
     for name, value, low, high in (
         ("gamma", request.gamma, 0.0, 1.0), ("lr", request.lr, 1e-9, HIGHEST),
         ("entropy", request.entropy, 0.0, HIGHEST),
@@ -133,13 +133,13 @@ def _parent(unit: Unit, request: Request) -> Version:
 
 
 class _TrainingRun:
-    """One run of the command."""
+    """This class is one run of `train-pg`."""
 
     def __init__(
         self, store: Store, request: Request, parent: Version, seed: int, lease: TrainingLease,
         dataset: Dataset, progress: Callable[[str], None], log_store: Store, log: str | None, engine: Engine | None,
     ) -> None:  # fmt: skip
-        """log_store, log: the store of the log, and the filter."""
+        """Prepare a run. log_store, log: the store of the log, and the filter."""
         self.store, self.request, self.parent, self.seed = store, request, parent, seed
         self.lease, self.dataset, self.progress = lease, dataset, progress
         self.log_store, self.log, self.engine = log_store, log, engine
@@ -207,7 +207,7 @@ class _TrainingRun:
             return self.store.write(lambda unit: self._store(unit, candidate, weights, trained, gate, record))
 
     def _curve(self, unit: Unit) -> Sequence[float]:
-        """The examination of positions, by which slots are weighted; empty if there is no curve."""
+        """Return the examination of positions, by which slots are weighted; empty if there is no curve."""
         if self.request.position is None:
             return self.policy.examination
         curve = lookup.curve(unit, self.request.position)
@@ -313,7 +313,7 @@ class _TrainingRun:
         return trained if too_far or is_lost else replace(trained, parameters=parameters)
 
     def _weights(self, value: Callable[..., HoldoutValue], start: Parameters) -> str:
-        """The kind of weights of slates: as requested, else chosen by the first visits of the log."""
+        """Return the kind of weights of slates: as requested, else chosen by the first visits of the log."""
         train, weights = self.dataset.splits[TRAIN], self.request.weights
         rows = next(train.batches())
         if self.request.top_k:
@@ -329,7 +329,8 @@ class _TrainingRun:
         return weights
 
     def _logger_factors(self, value: Callable[..., HoldoutValue]) -> Array | None:
-        """The factors by which the decisions of each logger count in training; None if there is only one logger."""
+        """Return the factors by which the decisions of each logger count in training; None if there is only one logger.
+        """
         train = self.dataset.splits[TRAIN]
         if len(train.strata) < 2:
             return None
@@ -356,7 +357,7 @@ class _TrainingRun:
         self.progress(f"epoch {point.epoch} of {self.request.epochs}: {texts}")
 
     def _candidate(self, parameters: Parameters) -> tuple[Version, list[ArmWeights]]:
-        """The version to be stored, still without id and number, and the weights of its arms by id."""
+        """Return the version to be stored, still without id and number, and the weights of its arms by id."""
         weights, shared = self.policy.pack(parameters, self.arms)
         stored = {**self.parent.parameters, **self.policy.design.to_json(), "shared": shared}
         return replace(self.parent, status="frozen", parameters=stored), weights
@@ -365,11 +366,12 @@ class _TrainingRun:
         self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, trained: TrainingResult,
         looks: Sequence[GateReport],
     ) -> GateReport | None:  # fmt: skip
-        """The gate's only look at this candidate, with the figures of `evaluate`; None if the tuning visits promise no
-        gain, or no visits of the gate split are selected. The candidate is compared with the live version, or with the
-        logged rewards if the live version has never served these visits and they cannot tell its value. A look with the
-        figures of an earlier one counts as that one: it has no new information, and spends no error. looks: of this
-        year."""
+        """Take the gate's only look at this candidate, with the figures of `evaluate`. Return None if the tuning visits
+        promise no gain, or no visits of the gate split are selected.
+
+        The candidate is compared with the live version, or with the logged rewards if the live version has never
+        served these visits and they cannot tell its value. A look with the figures of an earlier one counts as that
+        one: it has no new information, and spends no error. looks: of this year."""
         promising = self.request.promote != "if-better" or trained.promising
         if not self.report.gate_visits or not promising or (self.request.bold and trained.is_bold):
             return None

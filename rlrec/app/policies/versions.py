@@ -1,4 +1,5 @@
-"""Versions of a policy: freeze a belief, promote a version, roll back, retire a version."""
+"""This module changes versions of a policy: it freezes a belief, promotes a version, rolls back, and retires a version.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from rlrec.times import format_time
 
 
 class Frozen(VersionSummary):
-    """The new version, the version from which it was copied, and the number of slots that it leaves out."""
+    """This record has the new version, the version from which it was copied, and the number of slots that it leaves
+    out."""
 
     parent: int
     immature: int
@@ -36,7 +38,7 @@ VersionHistory = TypedDict("VersionHistory", {
 
 
 def list_versions(store: Store) -> list[VersionSummary]:
-    """Every policy with its live version."""
+    """List every policy with its live version."""
     with store.read() as unit:
         names = [policy.name for policy in policies.all_policies(unit)]
         live = policies.live(unit, names)
@@ -44,7 +46,7 @@ def list_versions(store: Store) -> list[VersionSummary]:
 
 
 def history(store: Store, name: str) -> list[VersionHistory]:
-    """The versions of a policy, the log that each learned from, and the periods in which it was live."""
+    """Return the versions of a policy, the log that each learned from, and the periods in which it was live."""
     if lookup.split(name)[1] is not None:
         raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}")
     with store.read() as unit:
@@ -64,13 +66,14 @@ def history(store: Store, name: str) -> list[VersionHistory]:
 
 
 def _gate(unit: Unit, version: Version) -> dict[str, Any] | None:
-    """The gate's look at a trained version; None if there was none."""
+    """Return the gate's look at a trained version; None if there was none."""
     gate = (policies.report(unit, version.id) or {}).get("gate")
     return gate if gate and gate["candidate"] is not None else None
 
 
 def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
-    """The periods in which each version of a policy was live, by version id. first: the version that was live first."""
+    """Return the periods in which each version of a policy was live, by version id. first: the version that was live
+    first."""
     policy = first.policy
     created = "policy create" if policy.base_id is None and "@" not in policy.name else "experiment create"
     commands = settings.promoting_commands(unit, policy.name) | routes.commands(unit)
@@ -92,9 +95,8 @@ def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
 
 
 def freeze(store: Store, reference: str) -> Frozen:
-    """Make an immutable copy of a belief, without the slots that are not mature, under the next number; not live. The
-    belief is read in one snapshot; the copy has the change number that the snapshot saw.
-    """
+    """Make an immutable copy of a belief, without the slots that are not mature, under the next number. The copy is not
+    live. The belief is read in one snapshot; the copy has the change number that the snapshot saw."""
     from rlrec.app.log import reward_log
 
     with store.read() as unit:
@@ -130,8 +132,8 @@ def freeze(store: Store, reference: str) -> Frozen:
 
 
 def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """The version of a reference and its head; a name means the live version, or the newest that learns if that is
-    frozen."""
+    """Return the version of a reference and its head. A name means the live version, or the newest that learns if that
+    is frozen."""
     version, head = lookup.version(unit, reference)
     if lookup.split(reference)[1] is None and not version.learning:
         learning = [other for other in policies.versions(unit, [version.policy.id]) if other.learning]
@@ -142,7 +144,7 @@ def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 
 def _locked(unit: Unit, reference: str) -> tuple[Version, Head]:
-    """The version of a reference, and the head of its policy, whose row is locked."""
+    """Return the version of a reference, and the head of its policy, whose row is locked."""
     version, _ = lookup.version(unit, reference)
     return version, policies.lock(unit, [version.policy.id])[version.policy.id]
 
@@ -194,14 +196,14 @@ def promote(store: Store, reference: str) -> LiveVersion:
 
 def rollback(store: Store, name: str) -> LiveVersion:
     """Make the version live again that was live before the last promotion. Raises CheckFailed if there is none, or if
-    it is retired."""
+    that version is retired."""
     if lookup.split(name)[1] is not None:
         raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}, or promote {name}")
     return store.write(lambda unit: roll_back(unit, name))
 
 
 def roll_back(unit: Unit, name: str) -> LiveVersion:
-    """`rollback` within a transaction."""
+    """Make the version before the last promotion live again, as `rollback` does, within a transaction."""
     version, head = _locked(unit, name)
     lookup.refuse_running_variant(unit, version)
     last = policies.last_promotion(unit, version.policy.id)
