@@ -1,1 +1,1 @@
-"""Requests, feedback, sessions and decisions."""
+"""Use cases here serve requests, take feedback, and show sessions and decisions."""

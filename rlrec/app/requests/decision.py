@@ -1,4 +1,4 @@
-"""The probabilities of one decision: those stored, and those derived again from its belief."""
+"""This module shows the probabilities of one decision: those stored, and those derived again from its belief."""
 
 from __future__ import annotations
 
@@ -42,14 +42,16 @@ SHOWN = ("decision", "at", "session", "policy", "position")  # columns of the li
 
 
 class LeftOut(TypedDict):
-    """An arm of the catalogue at the decision's time that it could not show. reason: upcoming, ended or narrowed."""
+    """This record is an arm of the catalogue at the decision's time that the decision could not show. reason: upcoming,
+    ended or narrowed."""
 
     arm: str
     reason: str
 
 
 class Result(Answer):
-    """One decision: its context and state, the belief, and the probability of each eligible arm at each position."""
+    """This record shows one decision: its context and state, the belief, and the probability of each eligible arm at
+    each position."""
 
     kind: str
     params: dict[str, Any]
@@ -72,14 +74,14 @@ class Result(Answer):
 
 
 def list_shown(store: Store, key: str) -> list[dict[str, Any]]:
-    """The newest slots that showed an arm of the catalogue, with the columns SHOWN."""
+    """List the newest slots that showed an arm of the catalogue, with the columns SHOWN."""
     with store.read() as unit:
         rows = decisions.slots_of_arm(unit, arms.ids(unit, [key])[key], newest=N_NEWEST, limit=MAX_SHOWN)
     return [dict(zip(SHOWN, row, strict=True)) | {"at": format_time(row[1])} for row in rows]
 
 
 def show(store: Store, decision_id: int) -> Result:
-    """A decision as stored, with its probabilities derived again."""
+    """Show a decision as stored, with its probabilities derived again."""
     with store.read() as unit:
         stored = decisions.find(unit, [decision_id])
         if decision_id not in stored:
@@ -105,13 +107,13 @@ def show(store: Store, decision_id: int) -> Result:
 
 
 class DerivedDecision:
-    """The distribution that a decision was drawn from. Imported decisions have none, since the store has not their
-    beliefs.
+    """This class derives the distribution that a decision was drawn from. Imported decisions have none, since the store
+    has not their beliefs.
 
-    case: None where nothing can be derived; state: of the visit, for a policy that reads it; catalogue: the number of
-    arms that candidates were drawn from. conditional, marginal: the probability of each eligible arm at each position,
-    (k, arms): given the arms above, and overall (NaN where it is not computed). Where nothing can be derived,
-    `conditional` has the stored propensities, and NaN for other arms."""
+    case: None where nothing can be derived; state: of the visit, for a policy that reads it; catalogue: the number
+    of arms that candidates were drawn from. conditional, marginal: the probability of each eligible arm at each
+    position, (k, arms): given the arms above, and overall (NaN where it is not computed). Where nothing can be
+    derived, `conditional` has the stored propensities, and NaN for other arms."""
 
     def __init__(self, unit: Unit, decision: Decision, version: Version, context: Mapping[str, Any]) -> None:
         self.decision, self.context = decision, context
@@ -164,7 +166,7 @@ class DerivedDecision:
     def _stateful_case(
         self, served: VersionDistribution, trained: TrainedModel, context: Mapping[str, Any]
     ) -> EligibleDistribution | None:
-        """The distribution in the session state of the decision; None where the state was not stored."""
+        """Return the distribution in the session state of the decision; None where the state was not stored."""
         decision, revision = self.decision, self.decision.catalogue_revision
         if decision.history is None or not history.is_packed(decision.history):  # `doctor` reports it
             return None
@@ -182,13 +184,13 @@ class DerivedDecision:
         )  # fmt: skip
 
     def floor(self) -> float | list[float] | None:
-        """The exploration of the policy, one number or one for each position shown; None where nothing can be
+        """Return the exploration of the policy, one number or one for each position shown; None where nothing can be
         derived."""
         floor = None if self.case is None or self.served is None else self.served.policy.exploration
         return at_positions(floor, len(self.decision.slots)).tolist() if isinstance(floor, tuple) else floor
 
     def rules(self) -> dict[str, list[str]]:
-        """The page rules that applied, under the key `rules`; empty where the page has none."""
+        """Return the page rules that applied, under the key `rules`; an empty dictionary where the page has none."""
         if self.served is None or self.case is None or self.case.layout is None:
             return {}
         pages = self.served.page_rules(self.context)
@@ -196,8 +198,8 @@ class DerivedDecision:
         return {"rules": [text for page in pages for text in page.texts(keys, self.context.get(GROUPS, {}))]}
 
     def left_out(self, unit: Unit) -> dict[str, Any]:
-        """The arms of the catalogue at that time that could not be shown; empty where all could, or where this is not
-        known."""
+        """Return the arms of the catalogue at that time that could not be shown; an empty dictionary where all could,
+        or where this is not known."""
         decision = self.decision
         if decision.imported or self.allowed is None or self.served is None:
             return {}
@@ -226,7 +228,8 @@ class DerivedDecision:
         return {"left_out": rows, "narrowed_by": rules}
 
     def slot_fields(self, slot: Slot) -> dict[str, Any]:
-        """Stored fields of a slot that answers do not show, and its probabilities derived from the belief."""
+        """Return the stored fields of a slot that answers do not show, and its probabilities derived from the belief.
+        """
         conditional = marginal = None
         if self.case is not None:
             at = slot.position - 1, self.shown[slot.position - 1]
@@ -237,14 +240,15 @@ class DerivedDecision:
         }  # fmt: skip
 
     def features(self) -> dict[str, Any]:
-        """The nonzero features of context and visit, for a policy that reads the visit."""
+        """Return the nonzero features of context and visit, for a policy that reads the visit."""
         if self.served is None or (trained := self.served.trained) is None:
             return {}
         return {"features": None if self.state is None else _named(trained.policy.names, self.state.x[0])}
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for each eligible arm, most likely first: its belief, and its probability at every position given the
-        arms above. Where nothing can be derived, the shown arms come first, with their stored propensities."""
+        """Return a row for each eligible arm, most likely first: its belief, and its probability at every position
+        given the arms above. Where nothing can be derived, the shown arms come first, with their stored propensities.
+        """
         figures: dict[str, list[Any]] = dict.fromkeys(FIGURES, [None] * len(self.arms))
         likely = np.equal.outer(self.shown, np.arange(len(self.arms))).astype(np.float64)
         if self.case is not None and self.served is not None:
@@ -266,5 +270,5 @@ class DerivedDecision:
 
 
 def _named(names: Sequence[str], values: Array) -> dict[str, float]:
-    """The nonzero values, by name."""
+    """Return the nonzero values, by name."""
     return {name: value for name, value in zip(names, values.tolist(), strict=True) if value}

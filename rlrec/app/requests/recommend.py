@@ -1,4 +1,4 @@
-"""Draw slates and log them with exact propensities, a group of requests at a time."""
+"""This module draws slates and logs them with exact propensities, a group of requests at a time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ MAX_KINDS = 1_000  # kinds of events that rules name, after which no further not
 def recommend(
     store: Store, request: Request, *, seed: int | None = None, dry_run: bool = False, cache: ServingCache | None = None
 ) -> Answer:
-    """The answer to one request. Raises InputError (Conflict where the request id is known with other content)."""
+    """Answer one request. Raises InputError (Conflict where the request id is known with other content)."""
     answer = recommend_group(store, [request], seed=seed, dry_run=dry_run, cache=cache)[0]
     if isinstance(answer, InputError):
         raise answer
@@ -64,8 +64,7 @@ def recommend_group(
     store: Store, requests: Sequence[Request | InputError], *, seed: int | None = None, dry_run: bool = False,
     cache: ServingCache | None = None,
 ) -> list[Answer | InputError]:  # fmt: skip
-    """The answers to requests, in order, all in one transaction; a refused request has its error in the place of its
-    answer."""
+    """Answer requests, in order, all in one transaction. A refused request has its error in the place of its answer."""
     answers = RequestGroup(store, requests, seed=seed, dry_run=dry_run, cache=cache).answer()
     return [answer.to_json() if isinstance(answer, DrawnAnswer) else answer for answer in answers]
 
@@ -74,9 +73,9 @@ Answered = Answer | DrawnAnswer | InputError
 
 
 class GroupPlan(NamedTuple):
-    """A group before it is drawn. group: each request as planned; requests: those to draw, by index; stored: the
-    answers to repeated requests, by decision; is_interned: whether all contexts and eligible sets are stored; locked:
-    ids of the policies that will change."""
+    """This record is a group before it is drawn. group: each request as planned; requests: those to draw, by index;
+    stored: the answers to repeated requests, by decision; is_interned: whether all contexts and eligible sets are
+    stored; locked: ids of the policies that will change."""
 
     group: Sequence[Planned]
     requests: Mapping[int, PlannedRequest]
@@ -86,8 +85,8 @@ class GroupPlan(NamedTuple):
 
 
 class RequestGroup:
-    """Requests and feedback that are stored in one transaction. All draws use the beliefs before it; feedback is stored
-    after the decisions.
+    """This class stores requests and feedback in one transaction. All draws use the beliefs before it; feedback is
+    stored after the decisions.
 
     requests: objects with the fields of Request, or errors. seed: 64 bits; None: random seeds. cache: what earlier
     groups of the process have read. recorded: the result of the feedback."""
@@ -115,7 +114,7 @@ class RequestGroup:
                 break
 
     def answer(self) -> list[Answered]:
-        """The answers to the requests, in order; a refused request has its error in the place of its answer."""
+        """Answer the requests, in order. A refused request has its error in the place of its answer."""
         answers = self.store.retry_until_reached(self._answer)
         left = [index for index, answer in enumerate(answers) if answer is None]
         if not left:
@@ -146,7 +145,7 @@ class RequestGroup:
         return cast("list[Answered]", answers)
 
     def _rows_that_wait(self, indices: Sequence[int]) -> list[int]:
-        """The rows of the feedback that names waiting requests. indices: of these requests."""
+        """Return the rows of the feedback that names waiting requests. indices: of these requests."""
         request_ids = {cast("Request", self.requests[index]).request_id for index in indices} - {None}
         return [row for row, line in enumerate(self.feedback) if line.request_id in request_ids]
 
@@ -195,7 +194,7 @@ class RequestGroup:
         return answers
 
     def _plan(self, unit: Unit, *, lock_all: bool) -> GroupPlan:
-        """The plan of the group, from what this unit reads."""
+        """Plan the group from what this unit reads."""
         cache = self.cache
         unit.now = max(unit.now, self._earliest)
         has_feedback = bool(self.feedback)
@@ -233,8 +232,8 @@ class RequestGroup:
         return GroupPlan(group, planned, stored, is_interned, locked)
 
     def _write(self, plan: GroupPlan | None, unit: Unit) -> tuple[list[Answered | None], Ledger]:
-        """The transaction of the group: the answers in order, and its ledger. plan: None where it is made here, and
-        nobody else can change a belief between plan and draw."""
+        """Run the transaction of the group, and return the answers in order, and the ledger. plan: None where it is
+        made here, and nobody else can change a belief between plan and draw."""
         if plan is None:
             if unit.postgres:
                 self.cache.forget_contents()  # they may be from a try that was rolled back
@@ -262,7 +261,8 @@ class RequestGroup:
     def _decide(
         self, unit: Unit, ledger: Ledger, planned: Mapping[int, PlannedRequest]
     ) -> dict[int, DrawnAnswer | InputError]:
-        """Draw and store decisions while the ledger holds its locks; returns the answers by index. Raises Outdated."""
+        """Draw and store decisions while the ledger holds its locks, and return the answers by index. Raises Outdated
+        if the plan no longer holds."""
         request_ids = {key for plan in planned.values() if (key := plan.request.request_id) is not None}
         unit.repeatable &= len(request_ids) == len(planned)
         if request_ids and not self._is_planned_alone and decisions.requests(unit, request_ids):
@@ -315,7 +315,7 @@ class RequestGroup:
     def _store(
         self, unit: Unit, ledger: Ledger, plans: Sequence[PlannedRequest], sessions: OpenSessions
     ) -> Iterable[DrawnAnswer]:
-        """Store decisions with their slots, and enter the slots into the ledger; returns the answers in order."""
+        """Store decisions with their slots, enter the slots into the ledger, and return the answers in order."""
         ids, contexts = decisions.reserve(unit, len(plans)), self.cache.contexts
         visit_rows, step, state, history, slates = self._serve(plans, ids, sessions)
         by_shared = {shared: _columns(shared, ledger, self.cache) for shared in {plan.shared for plan in plans}}
@@ -358,9 +358,9 @@ class RequestGroup:
     def _serve(
         self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions
     ) -> tuple[list[int], list[int], list[str], list[bytes], list[DrawnSlate]]:
-        """Draw the slates of requests: the rows of their sessions; the steps, states and packed histories of their
-        decisions; and the slates. The requests of one session are served one after another, and each sees the decisions
-        before it."""
+        """Draw the slates of requests. Returns the rows of their sessions; the steps, states and packed histories of
+        their decisions; and the slates. The requests of one session are served one after another, and each sees the
+        decisions before it."""
         stateless = {index: plan for index, plan in enumerate(plans) if not plan.shared.stateful}
         slates = draw(stateless, decision_ids, self.seed, self.cache.keys)
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
@@ -383,7 +383,7 @@ class RequestGroup:
         return rows, step, state, history, [slates[index] for index in range(len(plans))]
 
     def _dry_run(self, unit: Unit, planned: Mapping[int, PlannedRequest]) -> dict[int, DrawnAnswer]:
-        """The slates that would be drawn if no other transaction came first; nothing is written."""
+        """Return the slates that would be drawn if no other transaction came first; nothing is written."""
         first = decisions.peek(unit)
         if not planned:
             return {}
@@ -445,7 +445,8 @@ def _intern(
 
 
 def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions, cache: ServingCache) -> bool:
-    """Whether the rules on persons still take away the arms that they took away when these requests were planned."""
+    """Tell whether the rules on persons still take away the arms that they took away when these requests were planned.
+    """
     from rlrec.app.serving import narrowing
 
     owners = [(plan.narrowed, sessions.row[plan.request.session]) for plan in planned]
@@ -456,8 +457,8 @@ def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions
 
 
 def _store_lists(unit: Unit, ids: Sequence[int], slates: Sequence[DrawnSlate], catalogue_ids: Sequence[int]) -> None:
-    """Store the teams of decisions, and the lists that first stages drew. catalogue_ids: the eligible set of each
-    list."""
+    """Store the teams of decisions, and the lists that first stages drew. catalogue_ids: the eligible set of each list.
+    """
     from rlrec.store.log import candidates
 
     candidates.add_teams(unit, [(key, slate.teams) for key, slate in zip(ids, slates, strict=True) if slate.teams])
@@ -471,8 +472,8 @@ def _learn(
     ledger: Ledger, ids: Sequence[int], slates: Sequence[DrawnSlate], columns: Mapping[str, Sequence[Any]], *,
     has_exclusions: bool,
 ) -> None:  # fmt: skip
-    """Enter the slots of new decisions into the beliefs of their policies, except decisions that exclusions leave
-    out."""
+    """Enter the slots of new decisions into the beliefs of their policies, except decisions that exclusions leave out.
+    """
     slots, ordinals = [slate.slots for slate in slates], [number or 0 for number in columns["ordinal"]]
     served = list(zip(slots, ordinals, columns["context_id"], strict=True))
     for policy_id in dict.fromkeys(columns["policy_id"]):
@@ -486,10 +487,11 @@ def _learn(
 
 
 def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int, int]], sessions: OpenSessions) -> None:
-    """Record an event `return` for the last decision of each user who comes back, that is, where a new decision begins
-    a visit and the visit of the user's last decision was over.
-    The new decisions are stored as the last ones of their users, who are locked. served: each decision, the row of its
-    session, and its step."""
+    """Record an event `return` for the last decision of each user who comes back. A user comes back where a new
+    decision begins a visit and the visit of the user's last decision was over.
+
+    The new decisions are stored as the last ones of their users, who are locked. served: each decision, the row of
+    its session, and its step."""
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
     from rlrec.store.log import returns
     from rlrec.store.log.events import RETURN
@@ -516,8 +518,8 @@ def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int,
 
 
 def _fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: int) -> list[dict[str, Any]]:
-    """The fields of answers that follow from what was drawn; answers with the same distribution and slate share one
-    object."""
+    """Return the fields of answers that follow from what was drawn. Answers with the same distribution and slate share
+    one object."""
     at, fields = format_time(now), dict[tuple[SharedDistribution, DrawnSlate], dict[str, Any]]()
     pairs = list(zip([plan.shared for plan in plans], slates, strict=True))
     for shared, slate in set(pairs):
@@ -533,7 +535,7 @@ def _fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: 
 
 
 def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | None]:
-    """The ordinals of new decisions; None where the policy does not forget."""
+    """Return the ordinals of new decisions; None where the policy does not forget."""
     learners = {plan.shared.version.policy.id: plan.shared.serving.learner for plan in plans}
     policy_ids = [plan.shared.version.policy.id for plan in plans]
     ordinals = {
@@ -545,7 +547,7 @@ def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | Non
 
 
 def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) -> dict[str, int | None]:
-    """The column values that all decisions of a shared distribution have."""
+    """Return the column values that all decisions of a shared distribution have."""
     version, policy_id, head = shared.version, shared.version.policy.id, shared.head
     belief_ordinal = None
     if shared.serving.learner.forgetting.forgets:  # a version that no longer learns does not forget
@@ -560,8 +562,8 @@ def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) ->
 def _in_order(
     group: Sequence[Planned], draws: Mapping[int, DrawnAnswer | InputError], stored: Mapping[int, Answer]
 ) -> list[Answered | None]:
-    """The answers in the order of the group; a duplicate has the answer of the decision that it repeats. None for
-    requests that wait."""
+    """Return the answers in the order of the group. A duplicate has the answer of the decision that it repeats; a
+    request that waits has None."""
     if len(draws) == len(group):
         return list(map(draws.__getitem__, range(len(group))))
     answers: list[Answered | None] = []

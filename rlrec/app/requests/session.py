@@ -1,4 +1,4 @@
-"""Sessions: list them, show one visit as a timeline, end a visit."""
+"""This module lists sessions, shows one visit as a timeline, and ends a visit."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rlrec.times import format_time
 
 
 class Request(Record):
-    """Options of `session show`. visit: None for the newest one; reward: None for the reward of each decision's
-    version."""
+    """This record has the options of `session show`. visit: None for the newest one; reward: None for the reward of
+    each decision's version."""
 
     key: str
     visit: int | None = None
@@ -36,14 +36,14 @@ SessionRow = TypedDict("SessionRow", {
 
 
 class TimelineSlot(decision_json.SlotJson):
-    """One slot of a slate, with its outcome."""
+    """This record is one slot of a slate, with its outcome."""
 
     censored: bool
     reward: float
 
 
 class TimelineEvent(decision_json.EventJson):
-    """One event. late: it came after the window of the reward, which does not count it."""
+    """This record is one event. late: the event came after the window of the reward, which does not count it."""
 
     late: bool
 
@@ -65,7 +65,7 @@ Result = TypedDict("Result", {
 
 
 def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -> list[SessionRow]:
-    """Sessions, of all users or of one, newest first: at most `limit`, with a notice where there are more. Raises
+    """List sessions, of all users or of one, newest first: at most `limit`, with a notice where there are more. Raises
     InputError for an unknown user."""
     with store.read() as unit:
         user_id = None if user is None else find_user(unit, user)[1]
@@ -78,7 +78,7 @@ def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -
 
 
 def find_user(unit: Unit, key: str) -> tuple[str, int]:
-    """The key and the id of the user that a key leads to. Raises InputError where there is none."""
+    """Return the key and the id of the user that a key leads to. Raises InputError where there is none."""
     person = users.main_keys(unit, [key]).get(key, key)
     ids = sessions.user_ids(unit, [person])
     if person not in ids:
@@ -87,7 +87,7 @@ def find_user(unit: Unit, key: str) -> tuple[str, int]:
 
 
 def show(store: Store, request: Request) -> Result:
-    """A visit as a timeline: state, slate, propensities, events and reward of each of its decisions."""
+    """Show a visit as a timeline: state, slate, propensities, events and reward of each of its decisions."""
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     with store.read() as unit:
@@ -111,12 +111,12 @@ def show(store: Store, request: Request) -> Result:
 
 
 def discounted(rewards: Sequence[float], *, gamma: float) -> list[float]:
-    """The return of every step of one visit: its reward and the discounted rewards after it."""
+    """Compute the return of every step of one visit: its reward and the discounted rewards after it."""
     return [*accumulate(reversed(rewards), lambda later, reward: reward + gamma * later)][::-1]
 
 
 def ended_at(visit: Visit, *, timeout_us: int, now: int) -> int | None:
-    """When a visit ended: by `session end`, or by the timeout; None while it is open."""
+    """Return when a visit ended: by `session end`, or by the timeout; None while the visit is open."""
     if visit.ended_at is not None:
         return visit.ended_at
     lapses = visit.last_at + timeout_us
@@ -143,8 +143,8 @@ def _find_visit(visits: Sequence[Visit], request: Request) -> Visit:
 
 
 def records(unit: Unit, logged: Mapping[int, Decision], reward: Reward | None = None) -> dict[int, dict[str, Any]]:
-    """The answer of each decision with its context, state and events, and the rewards of its slots and page, by the
-    given reward or else that of its version."""
+    """Return the answer of each decision with its context, state and events, and the rewards of its slots and page.
+    Rewards are by `reward`, or else by the reward of the decision's version."""
     events_of = events.by_decision(unit, list(logged))
     answers, states = decision_json.answers(unit, logged), decision_json.states(unit, logged)
     versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
@@ -175,7 +175,8 @@ Ended = TypedDict("Ended", {
 
 
 def end(store: Store, key: str) -> Ended:
-    """End the session's newest visit: its next decision opens another one. Ending it twice changes nothing."""
+    """End the session's newest visit: the next decision of the session opens another one. Ending a visit twice changes
+    nothing."""
 
     def work(unit: Unit) -> Ended:
         session = _session(unit, key, lock=True)
@@ -192,12 +193,12 @@ def end(store: Store, key: str) -> Ended:
 
 
 def end_all(store: Store, keys: Collection[str]) -> None:
-    """End the newest visits of known sessions, in one transaction; one that has ended stays as it is."""
+    """End the newest visits of known sessions, in one transaction. A visit that has ended stays as it is."""
     store.write(lambda unit: _end_newest(unit, sessions.find(unit, keys, lock=True).values()))
 
 
 def _end_newest(unit: Unit, ending: Collection[Session]) -> list[tuple[Visit, bool]]:
-    """End the newest visits of locked sessions; returns each visit as it is now, and whether it had ended before."""
+    """End the newest visits of locked sessions, and return each visit as it is now, and whether it had ended before."""
     stored = settings.get(unit)
     if stored.weighs_returns:  # whether a visit ends before the user's next one begins decides about a return
         returns.lock_users(unit, {session.user_id for session in ending if session.user_id is not None})

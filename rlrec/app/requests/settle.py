@@ -1,4 +1,4 @@
-"""Enter slots whose reward window is over into the beliefs that learn settled rewards."""
+"""This module enters slots whose reward window is over into the beliefs that learn settled rewards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def settle(store: Store) -> Result:
 
 
 def _portion(unit: Unit, policy_id: int) -> int:
-    """Enter a portion of a policy's overdue slots into its beliefs; returns how many."""
+    """Enter a portion of a policy's overdue slots into its beliefs, and return how many entered."""
     ledger, entered = Ledger(unit, [policy_id]), 0
     for version in list(ledger.learning[policy_id]):
         if version.entered_to is not None and (ids := ledger.overdue(version, PORTION)):

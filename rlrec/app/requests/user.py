@@ -1,4 +1,4 @@
-"""Users with several keys: merge one user into another, show the keys of one."""
+"""This module handles users with several keys: it merges one user into another, and shows the keys of one."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def merge(store: Store, user: str, into: str) -> Merged:
 
 
 def _find_merge(unit: Unit, user: str, into: str) -> Merged | None:
-    """The answer where both keys lead to one person already; None where they do not. Raises Conflict where the key
-    belongs to another person."""
+    """Return the answer where both keys lead to one person already; None where they do not. Raises Conflict where the
+    key belongs to another person."""
     merged = users.main_keys(unit, [user, into])
     person = merged.get(into, into)
     if merged.get(user) == person:
@@ -83,7 +83,7 @@ def _merge(unit: Unit, user: str, into: str) -> Merged:
 
 
 def record_returns(unit: Unit, ledger: Ledger, events: Iterable[returns.Return], *, value: float = 1.0) -> int:
-    """Record events `return`, oldest decision first; returns how many were new."""
+    """Record events `return`, oldest decision first, and return how many were new."""
     lines = (Line(decision_id=event.decision_id, events={RETURN: value}, at=event.at) for event in sorted(events))
     count = 0
     while group := list(islice(lines, GROUP)):
@@ -92,8 +92,8 @@ def record_returns(unit: Unit, ledger: Ledger, events: Iterable[returns.Return],
 
 
 def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
-    """Record the missing `return` events of these users (None: of all), as of visits that were imported, or began while
-    no reward weighed them. Returns their number."""
+    """Record the missing `return` events of these users (None: of all), and return their number. Events are missing for
+    visits that were imported, or began while no reward weighed them."""
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # so that nobody serves meanwhile
     returns.derive_last(unit, user_ids)
     if user_ids is None:
@@ -109,12 +109,12 @@ def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
 
 
 def on_returns(count: int) -> str:
-    """A line for the user on events that were derived."""
+    """Write a line for the user on `return` events that were derived."""
     return f"users came back in {quantity(count, 'visit')}: these have got their event `{RETURN}`"
 
 
 def show(store: Store, key: str) -> Person:
-    """The person that a key leads to. Raises InputError for an unknown key."""
+    """Show the person that a key leads to. Raises InputError for an unknown key."""
     with store.read() as unit:
         person, _ = session.find_user(unit, key)
         return {"user": person, "keys": [person, *sorted(users.all_keys(unit, [person]).get(person, set()) - {person})]}

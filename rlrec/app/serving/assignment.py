@@ -1,5 +1,5 @@
-"""The variant of an experiment that a unit belongs to: by salted hash at first; it stays until a phase moves the
-unit."""
+"""This module finds the variant of an experiment that a unit belongs to. A salted hash decides at first; the variant
+stays until a phase moves the unit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _uniform(salt: str, unit_key: str) -> float:
 
 
 def is_in_layer(experiment: Experiment, unit_key: str) -> bool:
-    """Whether a unit lies in the parts of its layer that an experiment may take; true where the experiment has no
+    """Tell whether a unit lies in the parts of its layer that an experiment may take; true where the experiment has no
     layer."""
     if experiment.parts is None:
         return True
@@ -36,8 +36,8 @@ def is_in_layer(experiment: Experiment, unit_key: str) -> bool:
 
 
 def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, float] | None = None) -> Variant:
-    """The variant of a unit: a uniform hash of its key, divided in proportion to the weights.
-    weights: by label, of an earlier phase; None: of the newest one."""
+    """Return the variant of a unit: a uniform hash of its key, divided in proportion to the weights. weights: by label,
+    of an earlier phase; None: of the newest one."""
     uniform = _uniform(experiment.salt, unit_key)
     weights = weights or {variant.label: variant.weight for variant in experiment.variants}
     total, upper = sum(weights.values()), 0.0
@@ -49,9 +49,9 @@ def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, fl
 
 
 class Assigned(NamedTuple):
-    """The variants of a request; the last one that serves a policy serves the request. by: the kind of its unit, user
-    or session; fallback: the policy that serves instead, where the experiment that the request names does not take the
-    unit."""
+    """This record has the variants of a request; the last one that serves a policy serves the request. by: the kind of
+    its unit, user or session; fallback: the policy that serves instead, where the experiment that the request names
+    does not take the unit."""
 
     variants: tuple[tuple[Experiment, Variant], ...]
     by: str
@@ -59,25 +59,26 @@ class Assigned(NamedTuple):
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Requests with equal keys share a distribution."""
+        """Return a key that is equal for requests that share a distribution."""
         return (self.by, self.fallback, *(variant.id for _, variant in self.variants))
 
     @property
     def serving(self) -> tuple[Experiment, Variant] | None:
-        """The experiment and variant whose policy serves; None where the fallback serves, or the policy of the
+        """Return the experiment and variant whose policy serves; None where the fallback serves, or the policy of the
         route."""
         serving = [(experiment, variant) for experiment, variant in self.variants if variant in experiment.serving]
         return serving[-1] if serving else None
 
 
 class Assigner:
-    """The experiments that a group of requests takes part in, and the units already assigned."""
+    """This class assigns the requests of a group to variants. It has read the experiments that the group takes part in,
+    and the units already assigned."""
 
     def __init__(
         self, unit: Unit, requests: Sequence[Request], routes: Mapping[str, RouteChange], main_keys: Mapping[str, str]
     ) -> None:
-        """routes: what the routes serve that requests name; main_keys: for users who are merged, the keys of their
-        persons."""
+        """Read the experiments of a group. routes: what the routes serve that requests name; main_keys: for users who
+        are merged, the keys of their persons."""
         self.unit, self._main_keys = unit, main_keys
         self._by_route = {name: route.experiments for name, route in routes.items()}
         to_assign = [request for request in requests if self._names(request)]
@@ -99,13 +100,14 @@ class Assigner:
         }
 
     def _names(self, request: Request) -> tuple[str, ...]:
-        """The experiments that a request may take part in: the one that it names, or those of its route."""
+        """Return the names of the experiments that a request may take part in: the one that it names, or those of its
+        route."""
         if request.policy is not None:
             return self._by_route.get(request.policy, ())
         return () if request.experiment is None else (request.experiment,)
 
     def _stored(self, experiment: Experiment, requests: Sequence[Request]) -> dict[UnitKey, int]:
-        """The variant id of each unit that is assigned already."""
+        """Return the variant id of each unit that is assigned already."""
         user_keys = {user for user in map(self._user, requests) if user is not None}
         ids = {
             "session": {session.key: session.id for session in self._sessions.values()},
@@ -129,19 +131,19 @@ class Assigner:
         return user or (session and session.user) or self._users.get(request.session)
 
     def remember_user(self, request: Request) -> None:
-        """Remember the user of a request that will be drawn; later requests of its session have the same user."""
+        """Remember the user of a request that will be drawn. Later requests of its session have the same user."""
         if request.user is not None:
             self._users.setdefault(request.session, self._main_keys.get(request.user, request.user))
 
     def policies(self) -> set[str]:
-        """Names of the policies of all variants, and of the fallbacks."""
+        """Return the names of the policies of all variants, and of the fallbacks."""
         variants = {variant.policy for experiment in self.experiments.values() for variant in experiment.serving}
         return variants | {fallback(self.experiments[name]) for name in self._named & self.experiments.keys()}
 
     def choose(self, request: Request) -> Assigned | None:
-        """The variants of a request; None where it takes part in no experiment. A unit in the holdout of any route
-        takes part in no other experiment. Raises InputError where the request names an experiment that cannot serve
-        it."""
+        """Return the variants of a request; None where it takes part in no experiment. A unit in the holdout of any
+        route takes part in no other experiment. Raises InputError where the request names an experiment that cannot
+        serve it."""
         variants: list[tuple[Experiment, Variant]] = []
         by, policy = "", None
         for name in self._names(request):
@@ -160,8 +162,8 @@ class Assigner:
         return Assigned(tuple(variants), by, policy) if variants or policy else None
 
     def _variant(self, request: Request, name: str) -> tuple[Experiment, Variant | None, str]:
-        """An experiment, the variant of a request in it (None where it does not take the unit), and the kind of the
-        unit."""
+        """Return an experiment, the variant of a request in it (None where it does not take the unit), and the kind of
+        the unit."""
         experiment = self.experiments.get(name)
         if experiment is None:
             is_first = next(self._budget, None) is not None
@@ -183,7 +185,8 @@ class Assigner:
         return experiment, variant, unit_key[0]
 
     def _unit_key(self, request: Request, experiment: Experiment) -> UnitKey:
-        """The unit of a request. A route serves everybody, so a session without a user is a unit of its own there."""
+        """Return the unit of a request. A route serves everybody, so a session without a user is a unit of its own
+        there."""
         user = self._user(request) if experiment.unit == "user" else None
         if user is not None:
             return ("user", user)
@@ -194,23 +197,23 @@ class Assigner:
 
 
 def fallback(experiment: Experiment) -> str:
-    """The policy or version that serves a unit which an experiment does not take: the source of the first variant that
-    is not uniform."""
+    """Return the policy or version that serves a unit which an experiment does not take: the source of the first
+    variant that is not uniform."""
     definition = experiment.declaration
     references = definition.get("interleave") or [source for _, source, _ in definition["variants"]]
     return str(next((source for source in references if source != "uniform"), references[0]))
 
 
 def _stopped_error(experiment: Experiment) -> InputError | None:
-    """The error where an experiment was stopped."""
+    """Return the error where an experiment was stopped, else None."""
     message, hint = f"experiment {experiment.name} is stopped", "start another one, or recommend from a policy"
     return None if experiment.status == "running" else InputError(message, hint=hint, field="experiment")
 
 
 def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest], *, reread: bool) -> dict[int, InputError]:
-    """The errors of requests whose experiment was stopped after they were planned, by index. Raises Outdated where a
-    route led to that experiment, since the route now serves something else, and where another phase has begun. reread:
-    whether others can have changed experiments since the plan."""
+    """Return the errors of requests whose experiment was stopped after they were planned, by index. Raises Outdated
+    where a route led to that experiment, since the route now serves something else, and where another phase has begun.
+    reread: whether others can have changed experiments since the plan."""
     distributions = {plan.shared for plan in planned.values()}
     named = {experiment.name: experiment for shared in distributions for experiment, _ in shared.variants}
     stored = experiments.by_name(unit, {*named}, lock=True) if reread else named

@@ -1,4 +1,4 @@
-"""A cache of what a process has read from a store: data that never change, and beliefs until they change."""
+"""This module caches what a process has read from a store: data that never change, and beliefs until they change."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ FINAL = -1  # stands for the seq of a version that no longer learns
 
 
 class ServingCache:
-    """A cache that one group of a stream leaves to the next; a single command starts with an empty one.
+    """A serving cache is what one group of a stream leaves to the next; a single command starts with an empty one.
+
     contexts, sets: ids of stored contexts and eligible sets. keys: of arms. active: the arms that may be served from
-    `start` until `end`; unnamed: whether this set has no id yet. weighs_returns: whether some reward weighs the event
-    `return`. unread: policies for which the notice was given that they read no context; inactive: listed arms that may
-    not be served, True where the notice was given; has_resting: whether it was given that a rule of a page had no
-    effect. policies: references to versions, whose names cannot be routes.
+    `start` until `end`; unnamed: whether this set has no id yet. weighs_returns: whether some reward weighs the
+    event `return`. unread: policies for which the notice was given that they read no context; inactive: listed arms
+    that may not be served, True where the notice was given; has_resting: whether it was given that a rule of a page
+    had no effect. policies: references to versions, whose names cannot be routes.
+
     groups, members: ids and keys of the arms in groups; narrowed: the arms of the catalogue that remain after lists and
     groups. narrows: whether any rule may take arms from a request. kinds: events that such rules name and that were
     checked."""
@@ -66,7 +68,7 @@ class ServingCache:
         self._servings: dict[int, tuple[int, tuple[int, int], exact.VersionDistribution]] = {}
 
     def text(self, context: Mapping[str, Any]) -> str:
-        """The canonical text of a context."""
+        """Return the canonical text of a context."""
         if not context:
             return "{}"
         name = repr(context)
@@ -81,8 +83,8 @@ class ServingCache:
         return text
 
     def catalogue(self, unit: Unit, settings: StoreSettings) -> tuple[int, ...]:
-        """The arms that may be served now. Where decisions were deleted since the last read, what was read before is
-        dropped."""
+        """Return the arms that may be served now. Where decisions were deleted since the last read, everything read
+        before is dropped."""
         if self.removals != settings.removals:
             for read in (self.contexts, self.sets, self._servings, self._changes):
                 read.clear()
@@ -106,7 +108,7 @@ class ServingCache:
         return self.active
 
     def keys_with(self, unit: Unit, eligible: tuple[int, ...]) -> Mapping[int, str]:
-        """Keys of arms by id; the missing keys of an eligible set are read."""
+        """Return the keys of arms by id; the missing keys of an eligible set are read."""
         if eligible is not self._last:
             if new := set(eligible).difference(self.keys):
                 self.keys |= arms.keys(unit, new)
@@ -114,7 +116,7 @@ class ServingCache:
         return self.keys
 
     def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:
-        """A version with its belief at the head's seq, in the present catalogue."""
+        """Return a version with its belief at the head's seq, in the present catalogue."""
         seq = head.seq if version.learning else FINAL  # also for one that was learning when it was cached
         cached, catalogue = self._servings.get(version.id), (self.revision, self.start)
         if cached is None:
@@ -142,7 +144,7 @@ class ServingCache:
                     self._changes[version_id] = seq, {**earlier, **moved}
 
     def find_new(self, contexts: Collection[str], sets: Collection[Eligible]) -> tuple[list[str], list[Eligible]]:
-        """The contexts and eligible sets among these whose ids are not cached."""
+        """Return the contexts and eligible sets among these whose ids are not cached."""
         return [text for text in contexts if text not in self.contexts], [
             arms for arms in sets if arms not in self.sets
         ]
@@ -153,15 +155,15 @@ class ServingCache:
         self.sets |= sets
 
     def forget_contents(self) -> None:
-        """Forget the ids of contexts and eligible sets, since a transaction that stored some may have been rolled
-        back."""
+        """Forget the ids of contexts and eligible sets, since a transaction that stored some may have been rolled back.
+        """
         self.contexts.clear()
         self.sets.clear()
 
 
 @lru_cache(maxsize=20)
 def arm_array(eligible: Eligible) -> Ids:
-    """An eligible set as an array."""
+    """Return an eligible set as an array of arm ids."""
     if isinstance(eligible, contents.NarrowedSet):
         arms = arm_array(eligible.superset)
         return np.delete(arms, arms.searchsorted(eligible.lacking))

@@ -1,4 +1,4 @@
-"""Decisions as commands answer them."""
+"""This module brings decisions into the form in which commands answer them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITH_CANDIDATES = ("two-stage", "logged")  # kinds whose decisions may have a li
 
 
 def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
-    """The answers of decisions of the log, by id."""
+    """Return the answers of decisions of the log, by id."""
     versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
     owners = sessions.by_id(unit, {decision.session_id for decision in logged.values()})
     kinds = {number: versions[decision.version_id].policy.kind for number, decision in logged.items()}
@@ -55,7 +55,7 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
 
 
 def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
-    """The state and, where it can be read, the history that each decision saw, by id."""
+    """Return the state and, where it can be read, the history that each decision saw, by id."""
     states = {number: parse(decision.state, f"state of decision {number}") for number, decision in logged.items()}
     if not any(decision.history for decision in logged.values()):
         return states
@@ -83,7 +83,7 @@ EventJson = TypedDict("EventJson", {
 
 
 def events(stored: Sequence[Event]) -> list[EventJson]:
-    """Events in the order in which they were stored; `!censor` events have the names that `--censor` uses."""
+    """Return events in the order in which they were stored; `!censor` events have the names that `--censor` uses."""
     return [
         {
             "position": event.position,

@@ -1,4 +1,4 @@
-"""Draw the slates of a group: requests that share a distribution are drawn together, in arrays."""
+"""This module draws the slates of a group: requests that share a distribution are drawn together, in arrays."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rlrec.store.database.unit import Row
 
 
 class DrawnCandidates(NamedTuple):
-    """The list of candidates of one decision: ids in order, the propensity of each given those before it, and the log
-    of the product of these."""
+    """This record is the list of candidates of one decision: ids in order, the propensity of each given those before
+    it, and the log of the product of these."""
 
     arms: list[int]
     propensities: list[float]
@@ -30,23 +30,25 @@ class DrawnCandidates(NamedTuple):
 
     @property
     def eligible(self) -> tuple[int, ...]:
-        """The candidates as the eligible set from which the slate was drawn."""
+        """Return the candidates as the eligible set from which the slate was drawn."""
         return tuple(sorted(self.arms))
 
 
 class DrawnSlate:
-    """A slate as it is stored and answered; all requests that were shown the same single arm share one.
-    slots: rows of Slot; recent: the last arms as the session state has them, JSON; candidates: the list that the slate
-    was ranked from, None where there is one stage; candidate_fields: the same for the answer; teams: which of two
-    rankers picked each slot, None without rankers."""
+    """A drawn slate is a slate as it is stored and answered; all requests that were shown the same single arm share
+    one.
+
+    slots: rows of Slot; recent: the last arms as the session state has them, JSON; candidates: the list that the
+    slate was ranked from, None where there is one stage; candidate_fields: the same for the answer; teams: which of
+    two rankers picked each slot, None without rankers."""
 
     __slots__ = (
         "answer", "arms", "candidate_fields", "candidates", "log_propensity", "propensity", "recent", "slots", "teams",
     )  # fmt: skip
 
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
-        """draws: for each position propensity, marginal (NaN where it has no closed form), min_propensity, score and
-        rounded."""
+        """Make a slate of arms. draws: for each position propensity, marginal (NaN where it has no closed form),
+        min_propensity, score and rounded."""
         total = sum(log(slot[0]) for slot in draws)
         self.arms = arms
         self.log_propensity = 0.0 if total > 0 else total  # a NaN stays NaN, which no database accepts
@@ -75,8 +77,8 @@ def draw(
     planned: Mapping[int, PlannedRequest], decision_ids: Sequence[int], seed: int, keys: Mapping[int, str], *,
     histories: History | None = None,
 ) -> dict[int, DrawnSlate]:  # fmt: skip
-    """The slates of requests, by index. seed: 64 bits; keys: of the arms; histories: one per request, in order, for
-    kinds whose distribution depends on the visit so far."""
+    """Draw the slates of requests, by index. seed: 64 bits; keys: of the arms; histories: one per request, in order,
+    for kinds whose distribution depends on the visit so far."""
     groups: dict[Any, list[int]] = defaultdict(list)
     for row, plan in enumerate(planned.values()):
         shared = plan.shared
@@ -97,7 +99,7 @@ def draw(
 def _draw_each(
     planned: Sequence[PlannedRequest], histories: History, decision_ids: Ids, seed: int, keys: Mapping[int, str]
 ) -> list[DrawnSlate]:
-    """The slates of requests that share version, eligible set and length, each drawn with its own scores."""
+    """Draw the slates of requests that share version, eligible set and length, each with its own scores."""
     shared, trained = planned[0].shared, planned[0].shared.serving.trained
     assert trained is not None
     n, arms = len(planned), shared.case.arms
@@ -124,7 +126,7 @@ def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys:
 
 
 def _ranked(shared: SharedDistribution, seeds: Words, decision_ids: Ids, keys: Mapping[int, str]) -> list[DrawnSlate]:
-    """The slates of decisions whose lists of candidates have the same distribution."""
+    """Draw the slates of decisions whose lists of candidates have the same distribution."""
     from rlrec.policy.kinds.two_stage import ranking_seeds
 
     slates: list[DrawnSlate] = []
@@ -144,7 +146,7 @@ def _slates(
     arms: Ids, draws: slate_draws.Draw, scores: npt.NDArray[Any], keys: Mapping[int, str], *,
     rows: slice | Index = slice(None),
 ) -> list[DrawnSlate]:  # fmt: skip
-    """The slates of draws from arms (m,). rows: None for all draws, else only these; scores: of the arms shown."""
+    """Make the slates of draws from arms (m,). rows: None for all draws, else only these; scores: of the arms shown."""
     columns = (arms[draws.slates], draws.propensity, draws.marginal, draws.minimum, scores, draws.rounded)
     lists = (column[rows].tolist() for column in columns)
     slates = [DrawnSlate(shown, keys, list(zip(*fields, strict=True))) for shown, *fields in zip(*lists, strict=True)]
@@ -159,10 +161,10 @@ def _slates(
 
 @lru_cache(maxsize=10_000)
 def signed(bits: int) -> int:
-    """64 bits as the signed integer of a BIGINT column."""
+    """Return 64 bits as the signed integer of a BIGINT column."""
     return bits - 2**64 if bits >= 2**63 else bits
 
 
 def unsigned(stored: int) -> int:
-    """The 64 bits of a signed number."""
+    """Return the 64 bits of a signed number as an unsigned one."""
     return stored % 2**64

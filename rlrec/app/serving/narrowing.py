@@ -1,5 +1,5 @@
-"""Rules that take away arms from a request before its slate is drawn: groups, blocks, and what its person was shown or
-did. The arms that remain are the eligible set of the decision, and are logged as such."""
+"""This module applies rules that take away arms from a request before its slate is drawn: groups, blocks, and what its
+person was shown or did. The arms that remain are the eligible set of the decision, and are logged as such."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ Owner = tuple[int | None, int | None]  # ids of a user and of a session, whose h
 
 
 class Narrower:
-    """The rules of the requests of a group and of the policies that serve them, read in one snapshot of the store."""
+    """This class applies the rules of the requests of a group and of the policies that serve them, read in one snapshot
+    of the store."""
 
     def __init__(
         self, unit: Unit, requests: Sequence[Request], cache: ServingCache, names: Collection[str],
         main_keys: Mapping[str, str],
     ) -> None:  # fmt: skip
-        """names: arms and groups that requests name; main_keys: for users who are merged, the keys of their persons."""
+        """Read what the rules of a group name. names: arms and groups that requests name; main_keys: for users who are
+        merged, the keys of their persons."""
         self.unit, self.requests, self.cache, self._main_keys = unit, requests, cache, main_keys
         self.names = ArmNames(unit, names, cache.groups)
         self._owners: dict[tuple[str | None, str], Owner] = {}
@@ -47,7 +49,7 @@ class Narrower:
         self._lost_arms = lru_cache(maxsize=MAX_SETS)(_left_of)  # of a full group, the same object for many persons
 
     def check_statements(self, request: Request) -> None:
-        """Raises InputError where a request states a score or features of a group, or where its context alone names an
+        """Raise InputError where a request states a score or features of a group, or where its context alone names an
         unknown arm."""
         described = request.context[ARMS]
         for name in described:
@@ -58,8 +60,8 @@ class Narrower:
             self.names.find(described)
 
     def narrow(self, request: Request, policy: str, params: Mapping[str, Any]) -> Narrowed | None:
-        """The arms that remain for a request; None where no rule applies. params: of the policy that serves it. Raises
-        InputError for a rule that cannot be parsed, and for unknown arms."""
+        """Return the arms that remain for a request; None where no rule applies. params: of the policy that serves it.
+        Raises InputError for a rule that cannot be parsed, and for unknown arms."""
         rules = request_rules(request.arms, request.block, request.not_after, request.not_shown)
         default = policy_rules(params)
         has_group = any(name not in self.names.ids for name in rules.chosen_names or ())
@@ -89,8 +91,8 @@ class Narrower:
         return self._sets[key]
 
     def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...], bool]]) -> Narrowed:
-        """The arms of the catalogue that remain after lists and groups. steps: the name of each rule, its arms, and
-        whether these stay or go."""
+        """Return the arms of the catalogue that remain after lists and groups. steps: the name of each rule, its arms,
+        and whether these stay or go."""
         key = tuple(steps)
         if key not in self.cache.narrowed:
             active = self.cache.active
@@ -123,19 +125,20 @@ class Narrower:
             self._owners[request.user, request.session] = user_id, None if row is None else row.id
 
     def person(self, request: Request) -> set[str]:
-        """Names of the person of a request: the session and, where there is one, the user."""
+        """Return the names of the person of a request: the session and, where there is one, the user."""
         user = self._persons.get(request.session) or self._main_keys.get(request.user or "", request.user)
         return {f"session {request.session}", *(() if user is None else (f"user {user}",))}
 
 
 def _left_of(narrowed: Narrowed, arms: frozenset[int]) -> frozenset[int]:
-    """Those of some arms that lists and groups leave."""
+    """Return those of some arms that lists and groups leave."""
     ids = np.fromiter(arms, np.int64, len(arms))
     return frozenset(ids[look_up(arm_array(narrowed.superset), ids)[1]].tolist()) - narrowed.lacking
 
 
 def _eligible_set(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligible:
-    """An eligible set without some of its arms, as the shorter of two lists says it."""
+    """Make an eligible set without some of its arms, as a list of the arms that stay or of those that go, whichever is
+    shorter."""
     if 2 * len(lacking) > len(superset):
         return tuple(arm for arm in superset if arm not in lacking)
     return NarrowedSet(superset, tuple(sorted(lacking))) if lacking else superset
@@ -144,7 +147,7 @@ def _eligible_set(superset: tuple[int, ...], lacking: frozenset[int]) -> Eligibl
 def past_arms(
     unit: Unit, rule: PastRule, owners: Collection[Owner], groups: dict[str, frozenset[int]]
 ) -> dict[Owner, frozenset[int]]:
-    """The arms that a rule on the past takes away from each person. groups: as in `ArmNames`."""
+    """Return the arms that a rule on the past takes away from each person. groups: as in `ArmNames`."""
     names = [rule.group] if rule.group else []
     members = ArmNames(unit, names, groups).find(names, field=rule.name)
     user_ids = {user_id for user_id, _ in owners if user_id is not None}
@@ -167,8 +170,8 @@ def past_arms(
 
 
 def holds(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]], groups: dict[str, frozenset[int]]) -> bool:
-    """Whether rules on persons still take away what they took away when the requests were planned. groups: as in
-    `ArmNames`."""
+    """Tell whether rules on persons still take away the arms that they took away when the requests were planned.
+    groups: as in `ArmNames`."""
     by_rule: dict[PastRule, set[Owner]] = defaultdict(set)
     for narrowed, owner in pairs:
         for rule in narrowed.past:

@@ -1,9 +1,10 @@
-"""Sessions, visits and steps of a group of decisions, while the sessions are locked; the state that each decision saw,
-and the history of its visit: the slots shown before it, with their rewards so far.
+"""This module advances the sessions, visits and steps of a group of decisions, while the sessions are locked. It also
+gives the state that each decision saw, and the history of its visit: the slots shown before it, with their rewards so
+far.
 
 A visit stores 12 bytes for each of its last slots, so that its row fits on one page of SQLite: decision (40 bits),
-position (17 bits; larger ones are stored as the largest), step modulo 128, and arm (32 bits). Rewards are not stored:
-they follow from the events that had been received when a group began."""
+position (17 bits; larger ones are stored as the largest), step modulo 128, and arm (32 bits). Rewards are not
+stored: they follow from the events that had been received when a group began."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ MAX_BYTES = REMEMBERED * SLOT_BYTES
 
 
 def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[np.void]:
-    """The bytes of n slots, one row each, (n,)."""
+    """Pack n slots into bytes, one row each, (n,)."""
     rows = np.empty(len(arm), _DTYPE)
     rows["slot"] = (decision << POSITION_BITS | np.minimum(position, LAST_POSITION)) << STEP_BITS | step & LAST_STEP
     rows["arm"] = arm
@@ -48,8 +49,8 @@ def pack(decision: Ints, step: Ints, position: Ints, arm: Ints) -> npt.NDArray[n
 
 
 def unpack_slots(packed: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
-    """Decision, position, step and arm of the recent slots of several visits, one visit after another, from their
-    bytes."""
+    """Unpack decision, position, step and arm of the recent slots of several visits, one visit after another, from
+    their bytes."""
     rows = np.frombuffer(b"".join(packed), _DTYPE)
     slot = rows["slot"]
     fields = slot >> (POSITION_BITS + STEP_BITS), (slot >> STEP_BITS) & LAST_POSITION, slot & LAST_STEP, rows["arm"]
@@ -58,7 +59,8 @@ def unpack_slots(packed: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
 
 
 def from_bytes(history: bytes) -> tuple[int, bytes] | None:
-    """The number of slots that a visit has shown, and the last of them, packed; None for bytes of another length."""
+    """Return the number of slots that a visit has shown, and the last of them, packed; None for bytes of another
+    length."""
     remembered, count = divmod(len(history), SLOT_BYTES)
     if count == COUNT_BYTES:
         return int.from_bytes(history[:COUNT_BYTES], "little"), history[COUNT_BYTES:]
@@ -66,14 +68,17 @@ def from_bytes(history: bytes) -> tuple[int, bytes] | None:
 
 
 class OpenSessions:
-    """The sessions of a group as columns, one row each: opened, locked, and advanced decision by decision.
-    row: by session key; number, started_at, last_at, steps, recent, ended_at: of the newest visit; shown: the number of
-    its slots; recent_slots: the last of these, packed; new_users: by session key."""
+    """This class holds the sessions of a group as columns, one row each: opened, locked, and advanced decision by
+    decision.
+
+    row: by session key; number, started_at, last_at, steps, recent, ended_at: of the newest visit; shown: the number
+    of its slots; recent_slots: the last of these, packed; new_users: by session key."""
 
     def __init__(
         self, unit: Unit, settings: StoreSettings, owners: Iterable[tuple[str, str | None]], *, read_only: bool = False
     ) -> None:
-        """owners: session and user of each request. read_only: lock and store nothing; a new session has no id."""
+        """Open the sessions of a group. owners: session and user of each request. read_only: lock and store nothing; a
+        new session has no id."""
         pairs = list(owners)
         self.main_keys: dict[str | None, str | None] = {}  # by key of a merged user: the key of its person
         if settings.has_merges:
@@ -124,7 +129,7 @@ class OpenSessions:
             self._add_slots(map(visits.__getitem__, session_ids), *(np.array(column, np.int64) for column in columns))
 
     def _goes_on(self, row: int) -> bool:
-        """Whether the next decision of a session belongs to its newest visit."""
+        """Tell whether the next decision of a session belongs to its newest visit."""
         is_open = self.number[row] and self.ended_at[row] is None
         return bool(is_open and self.unit.now - self.last_at[row] <= self.timeout_us)
 
@@ -148,7 +153,7 @@ class OpenSessions:
             sessions.set_user(self.unit, user_ids)
 
     def arrive(self, keys: Iterable[str]) -> list[int]:
-        """The rows of sessions. Where a session's next decision begins a new visit, that visit is opened."""
+        """Return the rows of sessions. Where a session's next decision begins a new visit, that visit is opened."""
         now, rows = self.unit.now, list(map(self.row.__getitem__, keys))
         self.started_at[self._stored :] = self.last_at[self._stored :] = [now] * (len(self.key) - self._stored)
         self._moved = list(dict.fromkeys(rows))
@@ -165,7 +170,7 @@ class OpenSessions:
         return rows
 
     def states(self, rows: Iterable[int]) -> list[str]:
-        """The session state that the next decision of each of these rows sees, canonical JSON."""
+        """Return the session state that the next decision of each of these rows sees, canonical JSON."""
         now, last_at, recent, steps = self.unit.now, self.last_at, self.recent, self.steps
         return [
             f'{{"gap_s":{canonical.number((now - last_at[row]) / 1e6)},"recent":{recent[row]},"step":{steps[row]}}}'
@@ -186,7 +191,7 @@ class OpenSessions:
             last_at[row] = max(last_at[row], now)
 
     def _add_slots(self, rows: Iterable[int], *slots: Ints) -> None:
-        """Append slots, given as for `pack`, to the recent slots of visits. rows: of each slot's session."""
+        """Append slots, in the form that `pack` takes, to the recent slots of visits. rows: of each slot's session."""
         packed = pack(*slots).tobytes()
         for start, row in zip(range(0, len(packed), SLOT_BYTES), rows, strict=True):
             self.recent_slots[row] = (self.recent_slots[row] + packed[start : start + SLOT_BYTES])[-MAX_BYTES:]
@@ -197,7 +202,7 @@ class OpenSessions:
         sessions.put_visits(self.unit, [*self._ended, *self._visits(self._moved)])
 
     def _visits(self, rows: Sequence[int]) -> Iterator[Row]:
-        """The newest visits of sessions, as rows of sessions.Visit."""
+        """Yield the newest visits of sessions, as rows of sessions.Visit."""
         columns = self.id, self.number, self.started_at, self.last_at, self.steps, self.recent, self.ended_at
         history = [
             slots if SLOT_BYTES * (shown := self.shown[row]) == len(slots := self.recent_slots[row])
@@ -208,7 +213,7 @@ class OpenSessions:
 
 
 def _append_texts(recent: str, slate: str) -> str:
-    """The last RECENT arms of two lists, all as JSON."""
+    """Return the last RECENT arms of two lists, all as JSON."""
     texts = f"{recent[:-1]},{slate[1:]}"
     for _ in range(texts.count(SEPARATOR) + 1 - RECENT):
         texts = f"[{texts[texts.index(SEPARATOR) + 2 :]}"
@@ -216,8 +221,8 @@ def _append_texts(recent: str, slate: str) -> str:
 
 
 def turns(rows: Sequence[int]) -> list[list[int]]:
-    """The indices of each session's first request, then of each one's second, and so on. rows: the session of each
-    request."""
+    """Return the indices of each session's first request, then of each one's second, and so on. rows: the session of
+    each request."""
     if len(set(rows)) == len(rows):
         return [list(range(len(rows)))]
     indices, counts = defaultdict[int, list[int]](list), Counter[int]()
@@ -228,10 +233,11 @@ def turns(rows: Sequence[int]) -> list[list[int]]:
 
 
 class HistoryReader:
-    """The histories of the visits of a group, with the rewards received before the group began."""
+    """This class reads the histories of the visits of a group, with the rewards received before the group began."""
 
     def __init__(self, opened: OpenSessions, definitions: Collection[Reward]) -> None:
-        """definitions: the reward definitions of the versions that will decide."""
+        """Read the events of the visits' recent slots. definitions: the reward definitions of the versions that will
+        decide."""
         self._opened, unit = opened, opened.unit
         self._events: list[AgedEvent] = []
         # an event's target is a slot (decision, position) or a slate (decision, None); targets are numbered in order
@@ -247,7 +253,7 @@ class HistoryReader:
         self._decisions = np.array(sorted({event.decision_id for event in self._events}), np.int64)
 
     def histories(self, rows: Sequence[int], definitions: Sequence[Reward]) -> History:
-        """The history that the next decision of each session sees. rows: of the sessions; definitions: for each
+        """Return the history that the next decision of each session sees. rows: of the sessions; definitions: for each
         session, the reward of the version that decides."""
         n, opened = len(rows), self._opened
         if not any(opened.steps[row] for row in rows):
@@ -274,7 +280,8 @@ class HistoryReader:
         return History(step, gap_us / 1e6, shown, total, start, arm, step[row] - slot_step & LAST_STEP, earned)
 
     def _rewards_of(self, definition: Reward) -> list[float]:
-        """The reward of each target, from events inside the window; a censored slot has the default."""
+        """Return the reward of each target (a slot or a slate), from events inside the window; a censored slot has the
+        default."""
         if definition.id not in self._rewards:
             order = {kind: number for number, kind in enumerate(definition.weights)}
             kind = np.array([order.get(event.kind, -1) for event in self._events], np.int64)

@@ -1,4 +1,4 @@
-"""Planning a group: each request gets the distribution that it is drawn from."""
+"""This module plans a group: each request gets the distribution that it is drawn from."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def plan_group(
     unit: Unit, requests: Sequence[Request | InputError], cache: ServingCache, *, waits: bool = False,
     has_feedback: bool = False,
 ) -> list[Planned]:  # fmt: skip
-    """Each request with its distribution, or with the error that refuses it, in order. waits: whether a request may
-    wait (None) whose arms depend on what others of the group show, or on the feedback of the group, or for which no
+    """Return each request with its distribution, or with the error that refuses it, in order. waits: whether a request
+    may wait (None) whose arms depend on what others of the group show, or on the feedback of the group, or for which no
     memory is left."""
     group = _Group(unit, [request for request in requests if not isinstance(request, InputError)], cache)
     plans = list[Planned]()
@@ -58,10 +58,11 @@ def plan_group(
 
 
 def _defer(plans: Sequence[Planned], narrower: Narrower, *, has_feedback: bool) -> list[Planned]:
-    """The plans, with None for requests that wait until the others of the group, and its feedback, are stored. A
-    request waits where it has a rule that depends on what others show to its person or on what feedback reports, where
-    an earlier request of its person waits, or where it names the user of a session for which such a rule was read
-    without a user."""
+    """Return the plans, with None for requests that wait until the others of the group, and its feedback, are stored.
+
+    A request waits where it has a rule that depends on what others show to its person or on what feedback reports,
+    where an earlier request of its person waits, or where it names the user of a session for which such a rule was
+    read without a user."""
     left, earlier_persons, waiting_persons, userless = list[Planned](), set[str](), set[str](), set[str]()
     for plan in plans:
         if isinstance(plan, PlannedRequest):
@@ -81,7 +82,7 @@ def _defer(plans: Sequence[Planned], narrower: Narrower, *, has_feedback: bool) 
 
 
 class _Group:
-    """The requests of a group, planned in one snapshot of the store."""
+    """This class plans the requests of a group in one snapshot of the store."""
 
     def __init__(self, unit: Unit, requests: Sequence[Request], cache: ServingCache) -> None:
         self.unit, self.requests, self.cache = unit, requests, cache
@@ -139,7 +140,7 @@ class _Group:
         return frozenset(self.catalogue)
 
     def plan(self, request: Request, index: int) -> Planned:
-        """The planned request, a Duplicate, or an error."""
+        """Return the planned request, a Duplicate, or an error."""
         request_id = request.request_id
         try:
             if request.size < 1:
@@ -160,9 +161,9 @@ class _Group:
             return error
 
     def _planned_request(self, request: Request, content: bytes | None) -> PlannedRequest:
-        """A request with its distribution, which is built once for all requests that share it. Where the request has
-        rules, or a list of arms other than all eligible ones, its logged context has these. Raises InputError where it
-        cannot be drawn."""
+        """Return a request with its distribution, which is built once for all requests that share it. Where the request
+        has rules, or a list of arms other than all eligible ones, its logged context has these. Raises InputError where
+        it cannot be drawn."""
         if (request.experiment is None) == (request.policy is None):
             hint = "--policy or --experiment"
             raise InputError("name a policy or an experiment, one of them", hint=hint, field="policy")
@@ -193,7 +194,7 @@ class _Group:
         return PlannedRequest(request, shared, self.cache.text(context), content, narrowed)
 
     def _serving_version(self, request: Request, assigned: Assigned | None) -> ServingVersion:
-        """The version that serves a request."""
+        """Return the version that serves a request."""
         route = self.routes.get(request.policy or "")
         reference = request.policy if route is None else route.reference
         variants, by, fallback = assigned or ((), None, None)
@@ -233,7 +234,7 @@ class _Group:
         return self._versions[name]
 
     def _members(self, names: frozenset[str]) -> dict[str, list[str]]:
-        """The keys of the arms of each name that is a group. Raises InputError for an unknown name."""
+        """Return the keys of the arms of each name that is a group. Raises InputError for an unknown name."""
         if unread := names - self.cache.members.keys():
             from rlrec.app.inputs.arm_names import members
 
@@ -273,7 +274,7 @@ class _Group:
         )  # fmt: skip
 
     def _eligible(self, request: Request, narrowed: Narrowed | None) -> contents.Eligible:
-        """The ids of the arms that may be shown, ascending. Raises InputError where they are too few."""
+        """Return the ids of the arms that may be shown, ascending. Raises InputError where they are too few."""
         hint = None
         if request.arms is not None and len(set(request.arms)) < len(request.arms):
             repeated_arm = next(key for key, times in Counter(request.arms).items() if times > 1)
@@ -306,7 +307,8 @@ class _Group:
 
 
 def _same_content(request_id: str, content: bytes, first: tuple[bytes | None, int]) -> int:
-    """The decision or index that answers a request id. Raises Conflict where the id came with other content before."""
+    """Return the decision or index that answers a request id. Raises Conflict where the id came with other content
+    before."""
     if first[0] is not None and bytes(first[0]) != content:
         message = f"request id {request_id!r} is known with other content"
         raise Conflict(message, hint="a retry repeats the request", field="request_id")

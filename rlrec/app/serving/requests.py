@@ -1,4 +1,5 @@
-"""A request before it is drawn: as it came in, and with its distribution, read from the store in one snapshot."""
+"""Records here hold a request before it is drawn: as it came in, and with its distribution, read from the store in one
+snapshot."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ Answer = TypedDict("Answer", {
 
 
 class DrawnAnswer(NamedTuple):
-    """The answer to a request that was just drawn. fields: further fields, which answers may share; they come last."""
+    """This record is the answer to a request that was just drawn. fields: further fields, which answers may share; they
+    come last."""
 
     decision_id: int | None
     request_id: str | None
@@ -48,12 +50,13 @@ class DrawnAnswer(NamedTuple):
     fields: Mapping[str, Any]
 
     def to_json(self) -> Answer:
-        """The answer as commands give it."""
+        """Return the answer as commands give it."""
         return cast(Answer, dict(zip(self._fields[:-1], self, strict=False)) | dict(self.fields))
 
     @staticmethod
     def lines(answers: Iterable[DrawnAnswer], texts: Mapping[int, str]) -> Iterator[str]:
-        """Answers as lines of JSON. texts: by the id of each `fields` object, its JSON without the opening bracket."""
+        """Write answers as lines of JSON. texts: by the id of each `fields` object, its JSON without the opening
+        bracket."""
         null, quote = "null", encode_basestring
         return (
             f'{{"decision_id":{null if key is None else key},'
@@ -68,8 +71,8 @@ def answer_fields(
     version: Version, names: Sequence[str | None], probability: tuple[float | None, float | None],
     slate: list[AnswerSlot], at: str, **candidates: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """The fields of an answer that follow from what was drawn. names: of experiment, variant and route; probability:
-    the propensity and its logarithm."""
+    """Return the fields of an answer that follow from what was drawn. names: of experiment, variant and route;
+    probability: the propensity and its logarithm."""
     (experiment, variant, route), (propensity, log_propensity) = names, probability
     return {
         "policy": version.policy.name, "version": version.number, "experiment": experiment, "variant": variant,
@@ -81,7 +84,7 @@ def answer_fields(
 def slot_fields(
     position: int, arm: str, propensity: float | None, marginal: float | None, score: float | None
 ) -> AnswerSlot:  # fmt: skip
-    """A slot of an answer."""
+    """Make a slot of an answer."""
     return {"position": position, "arm": arm, "propensity": propensity, "marginal": marginal, "score": score}
 
 
@@ -94,7 +97,7 @@ def add_teams(answer: Sequence[AnswerSlot], teams: str | None) -> None:
 def candidate_fields(
     arms: Sequence[int], propensities: Sequence[float], log_propensity: float, keys: Mapping[int, str]
 ) -> dict[str, Any]:
-    """The fields of an answer that show a list of candidates."""
+    """Return the fields of an answer that show a list of candidates."""
     pairs = zip(arms, propensities, strict=True)
     return {
         "candidates": [{"arm": keys[arm], "propensity": propensity} for arm, propensity in pairs],
@@ -104,8 +107,8 @@ def candidate_fields(
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """One slate to draw. arms: keys, or objects with `arm` (the key), `score`, `scores` and `features`, each optional;
-    `statements.py` moves what they state into the context."""
+    """A request asks for one slate. arms: keys, or objects with `arm` (the key), `score`, `scores` and `features`, each
+    optional; `statements.py` moves what they state into the context."""
 
     policy: str | None = None
     experiment: str | None = None
@@ -122,15 +125,15 @@ class Request:
 
 
 def digest(request: Request) -> bytes:
-    """The digest by which a retry is recognised. It covers what the request says, not what happened to its person or
-    arms since; the order of arms does not matter."""
+    """Return the digest by which a retry is recognised. The digest covers what the request says, not what happened to
+    its person or arms since; the order of arms does not matter."""
     names = request.policy, request.experiment, request.session, request.user
     context = canonical.text(request.context) if request.context else "{}"
     return digest_of_texts(names, context, request.size, arms_text(request.arms), narrowing_words(request))
 
 
 def narrowing_words(request: Request) -> dict[str, Any]:
-    """The fields of a request that take arms away, beside the arms that it lists: names, in order, and texts."""
+    """Return the fields of a request that take arms away, beside the arms that it lists: names, in order, and texts."""
     words: dict[str, Any] = {}
     if request.block:
         words["block"] = sorted(set(request.block))
@@ -146,7 +149,7 @@ def arms_text(arms: Sequence[str] | None) -> str:
 
 
 def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: str, words: Mapping[str, Any]) -> bytes:
-    """The `digest` of names (policy, experiment, session, user), canonical texts, and the fields of
+    """Return the `digest` of names (policy, experiment, session, user), canonical texts, and the fields of
     `narrowing_words`."""
     last = f",{canonical.text(dict(words))}" if words else ""
     return contents.digest(f"[{canonical.texts(names)},{context},{size},{arms}{last}]")
@@ -154,10 +157,12 @@ def digest_of_texts(names: Sequence[str | None], context: str, size: int, arms: 
 
 @dataclass(kw_only=True, eq=False)
 class ServingVersion:
-    """The version that serves a policy, a route or a variant, in the snapshot of the group.
-    variants: those to which units are assigned, each with its experiment; by: the kind of the units, user or session.
-    route: the newest change of the route that the request named, if any. shadow: of the route; challenger: the
-    distribution of the shadow's version. price: of cost, if the policy has a budget; it is logged in the context."""
+    """This record is the version that serves a policy, a route or a variant, in the snapshot of the group.
+
+    variants: those to which units are assigned, each with its experiment; by: the kind of the units, user or
+    session. route: the newest change of the route that the request named, if any. shadow: of the route; challenger:
+    the distribution of the shadow's version. price: of cost, if the policy has a budget; it is logged in the
+    context."""
 
     version: Version
     head: Head
@@ -174,12 +179,12 @@ class ServingVersion:
 
 @dataclass(kw_only=True, eq=False)
 class SharedDistribution(ServingVersion):
-    """The distribution that requests of a group share: they have the same version, eligible set, length, and values of
-    the context fields that the version reads.
+    """This record is the distribution that requests of a group share: they have the same version, eligible set, length,
+    and values of the context fields that the version reads.
 
     candidates: how many candidates are drawn from `case`, which the version then ranks; 0 where there is one stage.
-    context: of one of the requests; added: what the tool adds to each context. resting: the rules of the page that have
-    no effect."""
+    context: of one of the requests; added: what the tool adds to each context. resting: the rules of the page that
+    have no effect."""
 
     eligible: Eligible
     revision: int
@@ -192,15 +197,15 @@ class SharedDistribution(ServingVersion):
 
     @property
     def stateful(self) -> bool:
-        """Whether the distribution depends on the visit so far, so that the requests of a visit are drawn one after
-        another."""
+        """Tell whether the distribution depends on the visit so far, so that the requests of a visit are drawn one
+        after another."""
         return self.serving.trained is not None
 
 
 @dataclass(slots=True, eq=False)
 class PlannedRequest:
-    """A request with its distribution. context: canonical JSON; digest: None without a request id; narrowed: the arms
-    that rules leave, None where there are no rules."""
+    """This record is a request with its distribution. context: canonical JSON; digest: None without a request id;
+    narrowed: the arms that rules leave, None where there are no rules."""
 
     request: Request
     shared: SharedDistribution
@@ -210,8 +215,8 @@ class PlannedRequest:
 
 
 class Duplicate(NamedTuple):
-    """A request that was answered before: by a stored decision, or by an earlier request of the group, at index
-    `earlier`."""
+    """This record is a request that was answered before: by a stored decision, or by an earlier request of the group,
+    at index `earlier`."""
 
     decision_id: int | None
     earlier: int | None
@@ -222,6 +227,6 @@ Planned = PlannedRequest | InputError | Duplicate | None
 
 
 class Outdated(Exception):
-    """The plan of a group no longer holds. Another transaction stored one of its request ids, deleted decisions
-    (perhaps with contexts that the plan names), stopped the ramp of a route, or merged users; or other arms may be
-    shown now."""
+    """This exception says that the plan of a group no longer holds. Another transaction stored one of its request ids,
+    deleted decisions (perhaps with contexts that the plan names), stopped the ramp of a route, or merged users; or
+    other arms may be shown now."""

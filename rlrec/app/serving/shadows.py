@@ -1,4 +1,5 @@
-"""The probability that a route's challenger gives to each slate that the route shows, stored with the decision."""
+"""This module stores with each decision of a route the probability that the route's challenger gives to the slate
+shown."""
 
 from __future__ import annotations
 
@@ -59,8 +60,8 @@ def store(
 def _log_probabilities(
     plans: Sequence[PlannedRequest], shown: Any, histories: history.History, keys: Mapping[int, str]
 ) -> Array | None:
-    """The log of the challenger's probability of slates (n, k) of arms of one eligible set, (n,); None where there is
-    no exact one."""
+    """Return the log of the challenger's probability of slates (n, k) of arms of one eligible set, (n,); None where
+    there is no exact one."""
     shared, challenger = plans[0].shared, plans[0].shared.challenger
     assert challenger is not None
     if challenger.generator is not None or challenger.rankers:
@@ -82,7 +83,7 @@ def _log_probabilities(
 
 
 def report(unit: Unit, route: str, shadow: Shadow) -> ShadowReport:
-    """The figures of a challenger so far."""
+    """Return the figures of a challenger so far."""
     rows = routes.log_probabilities(unit, shadow.id)
     logs = [probability - propensity for probability, propensity in rows if probability is not None]
     weight = np.exp(np.array(logs, np.float64))

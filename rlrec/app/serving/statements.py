@@ -1,5 +1,5 @@
-"""Statements of requests: scores and features of their arms, and rules of their page. They become part of the context,
-under `@arms` and `@page`."""
+"""This module reads statements of requests: scores and features of their arms, and rules of their page. They become
+part of the context, under `@arms` and `@page`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def take_statements(requests: Sequence[Request | InputError]) -> Sequence[Request | InputError]:
-    """The requests with plain keys as their arms, and with their statements moved into the contexts."""
+    """Return the requests with plain keys as their arms, and with their statements moved into the contexts."""
     return [request if isinstance(request, InputError) else _take(request) for request in requests]
 
 
@@ -56,7 +56,7 @@ def _take(request: Request) -> Request | InputError:
 
 
 def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """The keys of arms, and what is stated of each arm."""
+    """Split arms into their keys, and what is stated of each arm."""
     keys, entries = list[str](), dict[str, dict[str, Any]]()
     for arm in arms:
         if isinstance(arm, str):
@@ -72,11 +72,12 @@ def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
 def check_named_arms(
     unit: Unit, request: Request, listed: Sequence[int], groups: Mapping[str, Sequence[str]], narrowed: Narrowed | None
 ) -> list[str]:
-    """The rules of a request's page that have no effect, since the past of the person takes what they name. Raises
-    InputError where a rule names an arm that is not active, or that lists leave out, of the request or of the policy
-    that serves it; or a group of only such arms. listed: the arms (ids, ascending) without other rules than the
-    request's list of arms; groups: the keys of their members; narrowed: what all lists leave, None without such
-    rules."""
+    """Return the rules of a request's page that have no effect, since the past of the person takes what they name.
+    Raises InputError where a rule names an arm that is not active, or that lists leave out, of the request or of the
+    policy that serves it; or a group of only such arms.
+
+    listed: the arms (ids, ascending) without other rules than the request's list of arms; groups: the keys of their
+    members; narrowed: what all lists leave, None without such rules."""
     rules = parse(request.context[PAGE]).names
     members = {name: groups.get(name, (name,)) for name in rules}
     stored = arms.ids(unit, {key for keys in members.values() for key in keys})
