@@ -29,8 +29,8 @@ NOW = 2**62  # a revision later than all others
 
 
 def policy_of(version: Version) -> Policy:
-    """Make the policy of a version from its kind with its parameters and, where the policy reads contexts, its design.
-    """
+    """Make the policy of a version from its kind with its parameters and, where the policy reads contexts, its
+    design."""
     design = None
     if version.contextual:
         from rlrec.policy.contexts.encoder import Design  # others need none of it

@@ -48,8 +48,8 @@ def with_loggers(text: str | None, names: Iterable[str]) -> str:
 
 
 def with_since(text: str | None, at: int | None) -> str | None:
-    """Write a filter of the decisions that a filter selects, from a time on (None: from the first); None selects all.
-    """
+    """Write a filter of the decisions that a filter selects, from a time on (None: from the first); None selects
+    all."""
     pairs = parse(text or "") | ({} if at is None else {"since": format_time(at)})
     return ",".join(key if key == ALL else f"{key}={value}" for key, value in pairs.items()) or None
 

@@ -67,8 +67,8 @@ def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
-    """Raise InputError if page rules name an arm or a group that is unknown, or that the policy's own lists leave out.
-    """
+    """Raise InputError if page rules name an arm or a group that is unknown, or that the policy's own lists leave
+    out."""
     rules = declared(texts)
     if rules is None:
         return

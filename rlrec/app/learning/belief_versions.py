@@ -1,5 +1,5 @@
-"""This module summarizes versions of a policy, tells whether their beliefs have learned the past, and copies beliefs.
-"""
+"""This module summarizes versions of a policy, tells whether their beliefs have learned the past, and copies
+beliefs."""
 
 from __future__ import annotations
 

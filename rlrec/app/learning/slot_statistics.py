@@ -123,8 +123,8 @@ class BeliefFold:
         return ~np.isin(ids, left_out)
 
     def changes(self, counts: Mapping[CountedSlot, float]) -> Totals:
-        """Return the sums of slots, each multiplied by its count, which is negative where the slot leaves the belief.
-        """
+        """Return the sums of slots, each multiplied by its count, which is negative where the slot leaves the
+        belief."""
         arms, ordinals, contexts, positions, shown, rewards = (np.array(column) for column in zip(*counts, strict=True))
         columns = SlotColumns(
             arm_id=arms, reward=rewards, ordinal=ordinals, position=positions, propensity=shown.astype(np.float64)
@@ -249,8 +249,8 @@ def _stated_features(
 
 
 def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: Index, weight: Array | None) -> Totals:
-    """Return the sums of slots on the columns of their sparse contexts. context_index (n,): the context of each slot.
-    """
+    """Return the sums of slots on the columns of their sparse contexts. context_index (n,): the context of each
+    slot."""
     sums = Totals()
     for first in range(0, len(slots), SLOTS):
         portion = slots.take(slice(first, first + SLOTS))

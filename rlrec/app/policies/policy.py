@@ -249,8 +249,8 @@ def _resolved(store: Store, request: Request, source: Version | None) -> Mapping
 
 
 def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
-    """Return the live version of a stored policy. Raises Conflict if the policy's definition differs from `definition`.
-    """
+    """Return the live version of a stored policy. Raises Conflict if the policy's definition differs from
+    `definition`."""
     stored = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
     # parameters added in later releases have their defaults
     defaults = kinds.parameters(policy.kind, stored["params"])

@@ -311,8 +311,8 @@ def _probabilities(
     distribution: exact.VersionDistribution, catalogue: Sequence[Arm], allowed: Collection[int],
     context: Mapping[str, Any],
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Return the probabilities of each arm to be the best, and to be served now at position 1; NaN where there is none.
-    """
+    """Return the probabilities of each arm to be the best, and to be served now at position 1; NaN where there is
+    none."""
     active = np.array([arm.id in allowed for arm in catalogue], np.bool_)
     best, probability = np.full(len(catalogue), np.nan), np.where(active, np.nan, 0.0)
     ids = np.array([arm.id for arm in catalogue], np.int64)[active]

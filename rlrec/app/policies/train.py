@@ -329,8 +329,8 @@ class _TrainingRun:
         return weights
 
     def _logger_factors(self, value: Callable[..., HoldoutValue]) -> Array | None:
-        """Return the factors by which the decisions of each logger count in training; None if there is only one logger.
-        """
+        """Return the factors by which the decisions of each logger count in training; None if there is only one
+        logger."""
         train = self.dataset.splits[TRAIN]
         if len(train.strata) < 2:
             return None

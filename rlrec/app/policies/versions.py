@@ -1,5 +1,5 @@
-"""This module changes versions of a policy: it freezes a belief, promotes a version, rolls back, and retires a version.
-"""
+"""This module changes versions of a policy: it freezes a belief, promotes a version, rolls back, and retires a
+version."""
 
 from __future__ import annotations
 

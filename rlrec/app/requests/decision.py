@@ -228,8 +228,8 @@ class DerivedDecision:
         return {"left_out": rows, "narrowed_by": rules}
 
     def slot_fields(self, slot: Slot) -> dict[str, Any]:
-        """Return the stored fields of a slot that answers do not show, and its probabilities derived from the belief.
-        """
+        """Return the stored fields of a slot that answers do not show, and its probabilities derived from the
+        belief."""
         conditional = marginal = None
         if self.case is not None:
             at = slot.position - 1, self.shown[slot.position - 1]

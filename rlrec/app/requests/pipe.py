@@ -62,8 +62,8 @@ class Pipe:
                 pause = min(2 * pause, PAUSES_S[1])
 
     def group(self, lines: Sequence[Request | Line | InputError]) -> list[Answer | Outcome]:
-        """Return the answer to each line. All lines are stored in one transaction, except lines that wait for others.
-        """
+        """Return the answer to each line. All lines are stored in one transaction, except lines that wait for
+        others."""
         return [answer.to_json() if isinstance(answer, DrawnAnswer) else answer for answer in self._answer(lines)]
 
     def _answer(self, lines: Sequence[Request | Line | InputError]) -> list[Answered | Outcome]:

@@ -445,8 +445,8 @@ def _intern(
 
 
 def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions, cache: ServingCache) -> bool:
-    """Tell whether the rules on persons still take away the arms that they took away when these requests were planned.
-    """
+    """Tell whether the rules on persons still take away the arms that they took away when these requests were
+    planned."""
     from rlrec.app.serving import narrowing
 
     owners = [(plan.narrowed, sessions.row[plan.request.session]) for plan in planned]
@@ -457,8 +457,8 @@ def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions
 
 
 def _store_lists(unit: Unit, ids: Sequence[int], slates: Sequence[DrawnSlate], catalogue_ids: Sequence[int]) -> None:
-    """Store the teams of decisions, and the lists that first stages drew. catalogue_ids: the eligible set of each list.
-    """
+    """Store the teams of decisions, and the lists that first stages drew. catalogue_ids: the eligible set of each
+    list."""
     from rlrec.store.log import candidates
 
     candidates.add_teams(unit, [(key, slate.teams) for key, slate in zip(ids, slates, strict=True) if slate.teams])
@@ -472,8 +472,8 @@ def _learn(
     ledger: Ledger, ids: Sequence[int], slates: Sequence[DrawnSlate], columns: Mapping[str, Sequence[Any]], *,
     has_exclusions: bool,
 ) -> None:  # fmt: skip
-    """Enter the slots of new decisions into the beliefs of their policies, except decisions that exclusions leave out.
-    """
+    """Enter the slots of new decisions into the beliefs of their policies, except decisions that exclusions leave
+    out."""
     slots, ordinals = [slate.slots for slate in slates], [number or 0 for number in columns["ordinal"]]
     served = list(zip(slots, ordinals, columns["context_id"], strict=True))
     for policy_id in dict.fromkeys(columns["policy_id"]):

@@ -155,8 +155,8 @@ class ServingCache:
         self.sets |= sets
 
     def forget_contents(self) -> None:
-        """Forget the ids of contexts and eligible sets, since a transaction that stored some may have been rolled back.
-        """
+        """Forget the ids of contexts and eligible sets, since a transaction that stored some may have been rolled
+        back."""
         self.contexts.clear()
         self.sets.clear()
 

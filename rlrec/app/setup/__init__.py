@@ -1,1 +1,1 @@
-"""Setting up a store, and trying it out."""
+"""Use cases here set up a store, and try it out."""

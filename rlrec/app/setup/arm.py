@@ -1,4 +1,4 @@
-"""The catalogue: add, import, list, retire and restore arms."""
+"""This module manages the catalogue: it adds, imports, lists, retires and restores arms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROUP_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
 
 class ArmLine(NamedTuple):
-    """An arm as users write it. A field that is None and a time that is missing stay unchanged."""
+    """This record is an arm as users write it. A field that is None and a time that is missing stay unchanged."""
 
     key: str
     features: Mapping[str, Any] | None = None
@@ -33,7 +33,7 @@ class ArmLine(NamedTuple):
 
 
 class ArmChanges(Sums, eq=True):
-    """The number of arms that an import added, changed, and left unchanged."""
+    """This record counts the arms that an import added, changed, and left unchanged."""
 
     added: int = 0
     updated: int = 0
@@ -41,7 +41,7 @@ class ArmChanges(Sums, eq=True):
 
 
 class StatusChange(Record, kw_only=False):
-    """Arms that are now retired, or restored, and the number of them whose status changed."""
+    """This record has the arms that are now retired, or restored, and the number of them whose status changed."""
 
     arms: list[str]
     changed: int
@@ -94,7 +94,7 @@ def _put(unit: Unit, group: Sequence[Any]) -> ArmChanges:
 
 
 def _check_groups(unit: Unit, line: ArmLine) -> None:
-    """Raises InputError if a group has a name that requests cannot use, or an arm has the name of a group."""
+    """Raise InputError if a group has a name that requests cannot use, or an arm has the name of a group."""
     for name in line.groups or ():
         if re.fullmatch(GROUP_FORM, name) is None:
             hint = "up to 64 letters, digits, '_', '.' and '-', the first a letter or a digit: requests write @NAME"
@@ -123,8 +123,8 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
 
 
 def list_arms(store: Store, names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """All arms, including retired ones, in the order in which they were added. names: restrict them to these arms, or
-    @GROUP."""
+    """List all arms, including retired ones, in the order in which they were added. names: restrict them to these arms,
+    or @GROUP."""
 
     def text(time: int | None) -> str | None:
         return None if time is None else format_time(time)

@@ -1,4 +1,4 @@
-"""The whole loop on the sample log: each step is a command that readers can type."""
+"""This module plays the whole loop on the sample log: each step is a command that readers can type."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SEED = 7
 
 
 class DemoStep(NamedTuple):
-    """A command and its purpose, as a shell comment; `quiet` steps repeat others, and are not shown."""
+    """This record is a command and its purpose, as a shell comment; `quiet` steps repeat others, and are not shown."""
 
     comment: str
     command: str
@@ -36,7 +36,7 @@ SampleFile = TypedDict("SampleFile", {"file": str, "bytes": int})
 
 
 def samples() -> Path:
-    """The folder of the sample data: inside the installed package, or next to it in a checkout."""
+    """Return the folder of the sample data: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[2]
     inside = package / "sample_data"
     return inside if inside.is_dir() else package.parent / "sample_data"
@@ -67,12 +67,12 @@ def _steps(script: str, *, quiet: bool = False, **values: object) -> list[DemoSt
 
 
 def log_steps() -> list[DemoStep]:
-    """The steps before anything goes live: estimates from the log of another system."""
+    """Return the steps before anything goes live: estimates from the log of another system."""
     return _steps(LOG, data=shlex.quote(str(samples())))
 
 
 def live_steps() -> list[DemoStep]:
-    """Twelve simulated hours of traffic, with the clock set by --now."""
+    """Return the steps of twelve simulated hours of traffic, with the clock set by --now."""
     steps = _steps(LIVE)
     for hour in range(HOURS):
         steps += _steps(HOUR, quiet=hour > 0, hour=hour, visitors=VISITORS, seed=SEED, more=HOURS - 1)
@@ -80,13 +80,13 @@ def live_steps() -> list[DemoStep]:
 
 
 def last_steps(uniform: float | None = None) -> list[DemoStep]:
-    """The steps that show what was learned. uniform: clicks per impression of the uniform policy under the audience's
-    rates, if these are known."""
+    """Return the steps that show what was learned. uniform: clicks per impression of the uniform policy under the
+    audience's rates, if these are known."""
     return _steps(LAST, uniform="..." if uniform is None else f"{uniform:.5f}")
 
 
 def _play(folder: Path) -> Iterator[DemoStep]:
-    """All steps. Each must be run before the next one is taken."""
+    """Yield all steps. Each step must be run before the next one is taken."""
     yield from log_steps()
     write_requests(folder)
     yield from live_steps()
@@ -95,7 +95,7 @@ def _play(folder: Path) -> Iterator[DemoStep]:
 
 
 def plan(*, report: Callable[[str], None]) -> list[Result]:
-    """The commands of `run`, without running them; `report` gets each step."""
+    """Return the commands of `run`, without running them; `report` gets each step."""
     steps = [step for step in (*log_steps(), *live_steps(), *last_steps()) if not step.quiet]
     for step in steps:
         report(f"\n{step.comment}\n$ {step.command}\n")
@@ -134,7 +134,7 @@ def write_requests(folder: Path) -> None:
 
 
 def rates(path: Path) -> dict[str, float]:
-    """The click rate of each arm, from the columns arm and mean of a CSV."""
+    """Read the click rate of each arm from the columns arm and mean of a CSV."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return {row["arm"]: float(row["mean"] or 0) for row in csv.DictReader(file)}
@@ -144,7 +144,7 @@ def rates(path: Path) -> dict[str, float]:
 
 
 def clicks(path: Path, answers: Iterable[str], *, seed: int) -> Iterator[str]:
-    """Lines for `feedback --input`: the clicks of an audience with these rates on the slates in `recommend`'s
+    """Yield lines for `feedback --input`: the clicks of an audience with these rates on the slates in `recommend`'s
     answers."""
     click_rates = rates(path)
     index = {arm: number for number, arm in enumerate(click_rates)}

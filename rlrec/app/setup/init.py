@@ -1,4 +1,5 @@
-"""Create or upgrade the store under one lock: safe to repeat, and to run in several processes at once."""
+"""This module creates or upgrades the store under one lock. The command is safe to repeat, and to run in several
+processes at once."""
 
 from __future__ import annotations
 
@@ -54,14 +55,14 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
 
 
 def _check_timeout(unit: Unit, session_timeout_us: int | None) -> None:
-    """Raises Conflict if the timeout differs from that of the store."""
+    """Raise Conflict if the timeout differs from that of the store."""
     if session_timeout_us is not None and settings.get(unit).session_timeout_us != session_timeout_us:
         hint = "visits were counted by it: make a new store"
         raise Conflict("the store has another session timeout already", hint=hint)
 
 
 def check(store: Store) -> Result:
-    """The report of `init`, without changes. Raises CheckFailed if the store is missing or out of date."""
+    """Report as `init` does, without changes. Raises CheckFailed if the store is missing or out of date."""
     with store.read() as unit:
         settings.get(unit)
     return Result(revision=schema.HEAD, created=False, migrated=False)  # other revisions are refused

@@ -1,4 +1,4 @@
-"""Reward definitions: the value of a decision, and when a belief learns it."""
+"""This module stores reward definitions: the value of a decision, and when a belief learns it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WINDOW_US = 30 * 60 * 1_000_000
 
 
 class Request(Record):
-    """Options of `reward define`; `weights` as typed, 'click=1, log1p(dwell_s)=0.3'."""
+    """This record has the options of `reward define`; `weights` as typed, 'click=1, log1p(dwell_s)=0.3'."""
 
     name: str
     weights: str
@@ -42,7 +42,7 @@ Definition = TypedDict("Definition", {
 
 
 class Result(Definition):
-    """The stored definition, and whether it is new."""
+    """This record is the stored definition, and says whether it is new."""
 
     created: bool
 
@@ -81,7 +81,7 @@ def define(store: Store, request: Request) -> Result:
 
 
 def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
-    """The weights and the transforms by kind in 'click=1, log1p(dwell_s)=0.3'."""
+    """Parse the weights and the transforms by kind in 'click=1, log1p(dwell_s)=0.3'."""
     weights: dict[str, float] = {}
     transforms: dict[str, Transform] = {}
     for pair in filter(None, (pair.strip() for pair in COMMA.split(text))):
@@ -100,7 +100,7 @@ def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
 
 
 def _term(text: str) -> tuple[str, Transform]:
-    """The kind in 'log1p(min(dwell_s,600))', not yet validated, and the transform of its sum."""
+    """Parse the kind in 'log1p(min(dwell_s,600))', not yet validated, and the transform of its sum."""
     calls = set[str]()
     for function in FUNCTIONS:
         call = CALL.fullmatch(text)
@@ -119,7 +119,7 @@ def _term(text: str) -> tuple[str, Transform]:
 
 
 def list_rewards(store: Store) -> list[Definition]:
-    """All reward definitions."""
+    """List all reward definitions."""
     with store.read() as unit:
         return [_to_json(definition) for definition in policies.rewards(unit)]
 

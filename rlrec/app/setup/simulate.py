@@ -1,4 +1,5 @@
-"""A simulated audience: served through the store, as a script would do it, or studied in memory, in many runs."""
+"""This module simulates an audience. The audience is served through the store, as a script would do it, or studied in
+memory, in many runs."""
 
 from __future__ import annotations
 
@@ -43,10 +44,12 @@ LATEST_DAYS = 1  # days by which a visitor may be late between runs, and still c
 
 
 class Request(Record):
-    """An audience with its parameters as typed, and its size: sessions with `steps` decisions each, each a slate of
-    `size` positions. steps: None for 1, or for visits that end by themselves. policy: a policy or a route. Through the
-    store: `group` sessions at a time; policy is None if an experiment serves. In memory: `runs` runs of a kind with its
-    parameters as typed, or of the policy's kind and parameters without its belief."""
+    """This record has an audience with its parameters as typed, and its size: sessions with `steps` decisions each,
+    each a slate of `size` positions.
+
+    steps: None for 1, or for visits that end by themselves. policy: a policy or a route. Through the store: `group`
+    sessions at a time; policy is None if an experiment serves. In memory: `runs` runs of a kind with its parameters
+    as typed, or of the policy's kind and parameters without its belief."""
 
     environment: str
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -75,21 +78,21 @@ Runs = TypedDict("Runs", {
 
 
 class Result(Served, AudienceFigures):
-    """The figures of an audience that was served through the store."""
+    """This record has the figures of an audience that was served through the store."""
 
 
 class RunMeans(Runs, AudienceFigures):
-    """The means of figures over runs in memory."""
+    """This record has the means of figures over runs in memory."""
 
 
 def check_environment(name: str) -> None:
-    """Raises InputError for an unknown environment, with similar names."""
+    """Raise InputError for an unknown environment, with similar names."""
     load(name)
 
 
 def simulate(store: Store, request: Request) -> Result:
-    """Serve the audience. Returns its reward, and the reward that the best slates would have earned. The clock moves by
-    a second after every decision; it starts at the newest decision or the newest phase of the experiment, or at
+    """Serve the audience, and return its reward, and the reward that the best slates would have earned. The clock moves
+    by a second after every decision; it starts at the newest decision or the newest phase of the experiment, or at
     `--now`. Visits of an audience with memory are played to their end, and ended in the store; then the clock moves
     past the window of the reward, so that every decision is mature by `ended_at`."""
     audience, names = environments.make(request.environment, request.parameters)
@@ -135,8 +138,8 @@ def simulate(store: Store, request: Request) -> Result:
 
 
 def _start_time(store: Store, newest: int | None, experiment: Experiment | None) -> int:
-    """The start of the clock: `--now`, else the newest decision, but not before the present phase of the experiment.
-    Raises InputError if `--now` is before that phase."""
+    """Return the start of the clock: `--now`, else the newest decision, but not before the present phase of the
+    experiment. Raises InputError if `--now` is before that phase."""
     phase_at = 0 if experiment is None else experiment.phase_at
     began = "" if experiment is None else f"phase of experiment {experiment.name} began at {format_time(phase_at)}"
     if store.now is not None:
@@ -154,8 +157,8 @@ def _start_time(store: Store, newest: int | None, experiment: Experiment | None)
 
 
 def _serving(unit: Unit, request: Request, audience: Audience) -> tuple[list[Version], Experiment | None]:
-    """The versions that serve, and the experiment whose variants they are. Raises InputError if there are none, or if
-    the experiment needs a user and the audience has visits without one."""
+    """Return the versions that serve, and the experiment whose variants they are. Raises InputError if there are none,
+    or if the experiment needs a user and the audience has visits without one."""
     experiment, name = request.experiment, request.policy
     if name is not None:
         route = routes.by_name(unit, [name]).get(name)
@@ -176,7 +179,7 @@ def _serving(unit: Unit, request: Request, audience: Audience) -> tuple[list[Ver
 
 
 def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> None:
-    """Raises InputError if a visit would time out while the rest of its group is served."""
+    """Raise InputError if a visit would time out while the others of its group are served."""
     group = min(request.group, request.sessions)
     if isinstance(audience, Visitors) and group * SECOND > timeout_us:
         raise InputError(
@@ -197,8 +200,9 @@ def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> N
 
 
 def _catalogue(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[list[str], bool]:
-    """The keys of the audience's arms, and whether the catalogue has others, which the audience must not be shown. An
-    empty catalogue gets the audience's arms. Otherwise it must contain them, or as many others that stand for them."""
+    """Return the keys of the audience's arms, and whether the catalogue has others, which the audience must not be
+    shown. An empty catalogue gets the audience's arms. Otherwise it must contain them, or as many others that stand for
+    them."""
     active = [arm.key for arm in arms.all_arms(unit) if arm.status(unit.now) == "active"]
     if not arms.all_arms(unit):
         arms.put(unit, {name: canonical.text(audience.features_of(arm)) for arm, name in enumerate(names)})
@@ -216,7 +220,7 @@ def _catalogue(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[li
 
 
 class SimulatedStore:
-    """An audience that is served through the store. names: keys of its arms; restricted: whether the catalogue has
+    """This class serves an audience through the store. names: keys of its arms; restricted: whether the catalogue has
     others; first: the id of the first decision; window_us: after which every decision is mature."""
 
     crowd: Crowd | None = None
@@ -260,7 +264,7 @@ class SimulatedStore:
         return f"sim{self.first}-{number}"
 
     def _serve(self, sessions: Sequence[str], observed: Array) -> Array:
-        """Draw a slate for each session, and let a second pass for each. Returns the next observation."""
+        """Draw a slate for each session, let a second pass for each, and return the next observation."""
         answers, slates = self._draw(sessions, observed)
         next_observed, reward, _, _, info = self.audience.step(slates)
         regret = info["optimum"] - info["expected"].sum(axis=1)
@@ -275,7 +279,7 @@ class SimulatedStore:
     def _draw(
         self, sessions: Sequence[str], observed: Array, users: Sequence[str | None] | None = None
     ) -> tuple[list[Answer], Index]:
-        """The answers to these sessions, and the indexes of the arms shown, (sessions, positions)."""
+        """Return the answers to these sessions, and the indexes of the arms shown, (sessions, positions)."""
         contexts = [{"x": x} for x in observed.tolist()] if self.audience.features else [{}] * len(sessions)
         policy, experiment, size = self.request.policy, self.request.experiment, self.request.size
         draw = partial(requests.Request, policy=policy, experiment=experiment, size=size, arms=self.eligible)
@@ -316,9 +320,9 @@ class SimulatedStore:
 
 
 class VisitWorld(SimulatedStore):
-    """Visitors with memory. The next visit begins where one has ended, so that groups stay full. Each visitor is a
-    user, and each visit is a session of that user. Visitors who are to come again when a run ends do so in the next run
-    of the same audience, unless they are more than a day late when it begins."""
+    """This class serves visitors with memory. The next visit begins where one has ended, so that groups stay full. Each
+    visitor is a user, and each visit is a session of that user. Visitors who are to come again when a run ends do so in
+    the next run of the same audience, unless they are more than a day late when it begins."""
 
     audience: Visitors
     crowd: Crowd
@@ -394,7 +398,7 @@ class VisitWorld(SimulatedStore):
         return self.crowd.periods / self.crowd.a_day if self.crowd.daily else self.decisions
 
     def _key(self, visitor: int) -> str:
-        """The key of a visitor, by number."""
+        """Return the key of a visitor, by number."""
         n_earlier = len(self._keys)
         return self._keys[visitor] if visitor < n_earlier else f"sim{self.first}-visitor{visitor - n_earlier}"
 
@@ -435,7 +439,8 @@ class VisitWorld(SimulatedStore):
         self.store.write(lambda unit: settings.keep_state(unit, VISITS, self._audience(), state))
 
     def _recall(self) -> tuple[list[Returning], int]:
-        """The visitors who are to come again, and the number of new visitors of this period who have come already."""
+        """Return the visitors who are to come again, and the number of new visitors of this period who have come
+        already."""
         with self.store.read() as unit:
             state = settings.state(unit, VISITS, self._audience())
         if state is None or not isinstance(self.audience, Regulars):
@@ -451,7 +456,7 @@ class VisitWorld(SimulatedStore):
 
 
 def _accepted(answers: list[Any]) -> list[Any]:
-    """The answers. Raises the error of the first refused line."""
+    """Return the answers. Raises the error of the first refused line."""
     for answer in answers:
         if isinstance(answer, InputError):
             raise answer
@@ -462,7 +467,8 @@ def _accepted(answers: list[Any]) -> list[Any]:
 
 
 def study(store: Store, request: Request) -> RunMeans:
-    """Means over runs of the figures of a run, with standard errors; a store is read if a policy or curve is named."""
+    """Return means over runs of the figures of a run, with standard errors. A store is read if a policy or curve is
+    named."""
     audience, names = environments.make(request.environment, request.parameters)
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     if isinstance(audience, News):
@@ -491,7 +497,7 @@ def study(store: Store, request: Request) -> RunMeans:
 
 
 def _studied_policy(store: Store, request: Request, audience: Audience, names: Sequence[str]) -> tuple[Policy, str]:
-    """The policy to study, and its name; a contextual one gets a design for the audience."""
+    """Return the policy to study, and its name; a contextual policy gets a design for the audience."""
     if (request.policy is None) == (request.kind is None):
         raise InputError("name a policy of the store or a kind, one of them", hint="--policy or --kind")
     if request.policy is not None:
@@ -528,5 +534,5 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
 
 
 def _std_error(values: Array) -> float | None:
-    """Standard error of the mean; None for a single run."""
+    """Return the standard error of the mean; None for a single run."""
     return float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None

@@ -1,1 +1,1 @@
-"""Upkeep of the store: audit, removal, copies, import and export of logs."""
+"""Use cases here keep up the store: audit, removal, copies, import and export of logs."""

@@ -1,4 +1,4 @@
-"""Copies of a store: to a file, while others use the store, or row by row to another database."""
+"""This module copies a store: to a file, while others use the store, or row by row to another database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Backup = TypedDict("Backup", {"file": str, "bytes": int})
 
 
 def copy(store: Store, to: str, *, dry_run: bool = False) -> Copy:
-    """Copy a store. Returns the counts. An interrupted copy is continued if the store has not changed since. Raises
+    """Copy a store, and return the counts. An interrupted copy is continued if the store has not changed since. Raises
     CheckFailed if the target holds another store."""
     url = location(to)
     address = printable(url)
@@ -44,7 +44,7 @@ def copy(store: Store, to: str, *, dry_run: bool = False) -> Copy:
 
 
 def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
-    """Back up a store to a file. Returns its size. Raises InputError if the database is no file."""
+    """Back up a store to a file, and return the file's size. Raises InputError if the database is no file."""
     if "://" in store.address:
         hint = copying.backup_command(store.address, path)
         raise InputError("PostgreSQL makes its backups itself", hint=hint)
@@ -53,7 +53,7 @@ def backup(store: Store, path: str, *, dry_run: bool) -> Backup:
 
 @contextmanager
 def temporary(store: Store) -> Iterator[Store]:
-    """A copy of the store: an SQLite file in a private folder, deleted at the end."""
+    """Make a copy of the store: an SQLite file in a private folder, deleted at the end."""
     with TemporaryDirectory(prefix="rlrec-dry-run-") as folder:
         path = os.path.join(folder, "copy.db")
         if "://" in store.address:
@@ -66,7 +66,7 @@ def temporary(store: Store) -> Iterator[Store]:
 
 
 def counts(store: Store) -> dict[str, int]:
-    """The number of rows of the log, by table."""
+    """Count the rows of the log, by table."""
     from rlrec.store.upkeep import audit
 
     with store.read() as unit:

@@ -1,5 +1,5 @@
-"""Removal of rows. `forget` removes a user: the rows, what beliefs learned from them, and the remaining bytes of
-deleted rows. `prune` removes old decisions: their rows go, and beliefs stay as they are."""
+"""This module removes rows. `forget` removes a user: the rows, what beliefs learned from them, and the remaining bytes
+of deleted rows. `prune` removes old decisions: their rows go, and beliefs stay as they are."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VISITS = 2_000  # visits in a transaction of `prune`
 
 
 def _delete_decisions(unit: Unit, decisions: Sequence[OwnedDecision]) -> list[int]:
-    """Delete decisions with everything that belongs to them, and record the removal. Returns their ids."""
+    """Delete decisions with everything that belongs to them, record the removal, and return their ids."""
     ids = sorted(decision.id for decision in decisions)
     removals.delete_decisions(unit, ids)
     settings.note_removal(unit, max(ids, default=0))
@@ -52,8 +52,8 @@ Forgotten = TypedDict("Forgotten", {
 
 @dataclass(kw_only=True)
 class _Correction:
-    """The sums that a belief holds of a user: of their slots, which `holding` traces, and within the sums that it
-    started from. ordinal: to which they have faded."""
+    """This record collects the sums that a belief holds of a user: of their slots, which `holding` traces, and within
+    the sums that the belief started from. ordinal: to which they have faded."""
 
     version: Version
     ordinal: int
@@ -72,8 +72,8 @@ class _Correction:
 
 @dataclass(kw_only=True)
 class _UserRows:
-    """The rows of a user, the corrections of beliefs, and the versions whose parameters were learned from some of the
-    rows."""
+    """This record has the rows of a user, the corrections of beliefs, and the versions whose parameters were learned
+    from some of the rows."""
 
     id: int
     sessions: list[int]
@@ -84,11 +84,11 @@ class _UserRows:
 
 
 def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
-    """Delete a user. Returns counts of what was deleted. Raises InputError for an unknown user.
+    """Delete a user, and return counts of what was deleted. Raises InputError for an unknown user.
 
     Beliefs are corrected by the sums over the user's slots, as a rebuild would compute them. Each correction is a
-    change like any other, so that the propensities of other users can still be derived again. A command that could not
-    erase the bytes can be repeated."""
+    change like any other, so that the propensities of other users can still be derived again. A command that could
+    not erase the bytes can be repeated."""
     with store.read() as unit:
         exists, (_, unfinished) = bool(_user_id(unit, user)), removals.count_removals(unit)
         keys = sorted(users.all_keys(unit, [user]).get(user, {user}))
@@ -151,7 +151,7 @@ def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
 
 
 def _read(unit: Unit, key: str) -> _UserRows | None:
-    """The rows of a user, and the corrections of beliefs; None if there is no such user."""
+    """Read the rows of a user, and the corrections of beliefs; return None if there is no such user."""
     user_id = _user_id(unit, key)
     if user_id is None:
         return None
@@ -174,13 +174,13 @@ def _read(unit: Unit, key: str) -> _UserRows | None:
 
 
 def _user_id(unit: Unit, key: str) -> int | None:
-    """The id of the user to whom a key belongs; None if there is none."""
+    """Return the id of the user to whom a key belongs; None if there is none."""
     main_key = users.main_keys(unit, [key]).get(key, key)
     return sessions.user_ids(unit, [main_key]).get(main_key)
 
 
 def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
-    """An empty correction for each version."""
+    """Make an empty correction for each version."""
     by_id = {version.id: version for version in versions}
     corrections = []
     for policy_id, group in groupby(versions, lambda version: version.policy.id):
@@ -195,7 +195,8 @@ def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
 
 
 def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[lineage.LearnedFrom]:
-    """The logs from which the parameters and the prior of a version were made. (Sums can be corrected instead.)"""
+    """Return the logs from which the parameters and the prior of a version were made. (Sums can be corrected
+    instead.)"""
     by_id, chain = {other.id: other for other in versions}, [version]
     while (parent := by_id.get(chain[-1].parent_id or 0)) is not None:
         chain.append(parent)
@@ -230,10 +231,10 @@ class _DeletedRows(Sums, kw_only=True, eq=True):
 
 def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
     """Delete visits that ended before a time, whose decisions are mature for every reward and have entered every belief
-    that should have them. Returns counts.
+    that should have them, and return counts.
 
-    Each portion of visits is a transaction. The sums that a belief holds of their slots are stored with it, so that an
-    audit can still tell what the belief should be."""
+    Each portion of visits is a transaction. The sums that a belief holds of their slots are stored with it, so that
+    an audit can still tell what the belief should be."""
     counts, last = _DeletedRows(), VisitKey(0, 0)
     with store.read() as unit:
         longest_window_us = max(reward.window_us for reward in policies.rewards(unit))
@@ -284,7 +285,7 @@ def _notice_gaps(store: Store, ended_before: int, counts: _DeletedRows) -> None:
 
 
 def _old_visits(unit: Unit, ended_before: int, last: VisitKey) -> list[VisitKey]:
-    """The next visits that may be deleted, at most VISITS."""
+    """Return the next visits that may be deleted, at most VISITS."""
     entered_to: dict[int, int] = {}
     for version in policies.settling(unit):
         newest = version.entered_to or 0
@@ -305,7 +306,7 @@ def _count(unit: Unit, visits: list[VisitKey], decisions: list[OwnedDecision]) -
 
 
 def _prune(unit: Unit, ended_before: int, last: VisitKey) -> tuple[_DeletedRows, VisitKey]:
-    """Delete the next visits, holding the locks of all policies. Returns counts, and the last of the visits."""
+    """Delete the next visits, holding the locks of all policies, and return counts, and the last of the visits."""
     policy_ids = removals.lock_all(unit)
     visits = _old_visits(unit, ended_before, last)
     if not visits:

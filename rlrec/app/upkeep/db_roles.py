@@ -1,4 +1,4 @@
-"""The script that grants roles of PostgreSQL their rights on a store."""
+"""This module names the script that grants roles of PostgreSQL their rights on a store."""
 
 from __future__ import annotations
 

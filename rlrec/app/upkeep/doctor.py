@@ -1,4 +1,4 @@
-"""Audit of a store: whether its rows fit together, and whether the program would compute the same again."""
+"""This module audits a store: whether its rows fit together, and whether the program would compute the same again."""
 
 from __future__ import annotations
 
@@ -69,16 +69,16 @@ COUNTED = {"policy": "policies", "belief_delta": "deltas"}  # plural nouns for t
 
 
 class Request(Record):
-    """The size of an audit. sample: the number of random decisions that are derived again; None: all, or 10,000 if
-    there are more. If it is given, only the sessions of these decisions are audited in a long log."""
+    """This record has the size of an audit. sample: the number of random decisions that are derived again; None: all,
+    or 10,000 if there are more. With a number, only the sessions of these decisions are audited in a long log."""
 
     sample: int | None = None
     seed: int = 0
 
 
 class Report(Record):
-    """`ok`: whether no finding is an error. `checked`: counts of what was checked; at: the time, None in a damaged
-    store; left_out: checks that a sample leaves out."""
+    """This record is the result of an audit. `ok`: whether no finding is an error. `checked`: counts of what was
+    checked; at: the time, None in a damaged store; left_out: checks that a sample leaves out."""
 
     ok: bool
     findings: list[Finding]
@@ -88,8 +88,8 @@ class Report(Record):
 
 
 def doctor(store: Store, request: Request) -> Report:
-    """Audit a store in one snapshot, without changes. Returns the report. Damage of the file that ends the audit is a
-    finding."""
+    """Audit a store in one snapshot, without changes, and return the report. Damage of the file that ends the audit is
+    a finding."""
     findings, checked, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
     left_out: Sequence[str] = ()
     if request.sample is not None:
@@ -123,7 +123,7 @@ def note(store: Store, request: Request, report: Report) -> None:
 
 
 def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]:
-    """Audit the whole store. Returns counts of what was checked, by name."""
+    """Audit the whole store, and return counts of what was checked, by name."""
     with store.read() as unit, bulk.alongside(unit):
         counts = audit.counts(unit)
         counts["removal"], unfinished = removals.count_removals(unit)
@@ -167,7 +167,7 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
 
 
 def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings) -> dict[str, int]:
-    """Audit the sessions of random decisions, and the newest decisions of each policy. Returns counts of what was
+    """Audit the sessions of random decisions, and the newest decisions of each policy, and return counts of what was
     checked."""
     ids, total = audit.random_ids(unit, request.sample or 0, seed=request.seed, run=RUN)
     session_ids = decisions.sessions_of(unit, ids.tolist())
@@ -201,8 +201,8 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
 
 
 def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:
-    """Run all checks of one policy that read its changes or its log, in one pass over each. Returns the number of arms
-    counted."""
+    """Run all checks of one policy that read its changes or its log, in one pass over each, and return the number of
+    arms counted."""
     names = {arm.id: arm.key for arm in catalogue}
     active = {arm.id: arm.key for arm in catalogue if arm.status(unit.now) == "active"}
     versions = policies.versions(unit, [policy.id])
@@ -235,7 +235,7 @@ def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Seq
 
 
 def overview(report: Report) -> list[dict[str, Any]]:
-    """A row for each check: its subject, the amount checked, and the number of findings."""
+    """Return a row for each check: its subject, the amount checked, and the number of findings."""
     counts = Counter((finding.check, finding.severity) for finding in report.findings)
     checks = {check: row for check, row in CHECKS.items() if check not in report.left_out}
     return [

@@ -1,4 +1,5 @@
-"""Stored exclusions (bots, staff, outages): every reader of the log leaves them out until they are included again."""
+"""This module stores exclusions (bots, staff, outages). Every reader of the log leaves them out until they are included
+again."""
 
 from __future__ import annotations
 
@@ -24,9 +25,11 @@ StoredExclusion = TypedDict("StoredExclusion", {
 
 
 class Excluded(StoredExclusion):
-    """The answer to an exclusion, or to its end. decisions, total: the number excluded, and that of all; rebuild:
-    commands that make beliefs without, or again with, these decisions; variants: of running experiments, which no
-    rebuild replaces, each with the command for after its promotion."""
+    """This record is the answer to an exclusion, or to its end.
+
+    decisions, total: the number excluded, and that of all; rebuild: commands that make beliefs without, or again
+    with, these decisions; variants: of running experiments, which no rebuild replaces, each with the command for
+    after its promotion."""
 
     decisions: int
     total: int
@@ -74,7 +77,7 @@ def exclude(store: Store, name: str, *, where: str | None = None, machines: bool
 
 
 def include(store: Store, name: str) -> Excluded:
-    """Delete an exclusion, so that its decisions count again. Raises InputError for an unknown one."""
+    """Delete an exclusion, so that its decisions count again. Raises InputError for an unknown exclusion."""
 
     def work(unit: Unit) -> Excluded:
         settings.lock(unit)
@@ -90,7 +93,7 @@ def include(store: Store, name: str) -> Excluded:
 
 
 def list_exclusions(store: Store) -> list[StoredExclusion]:
-    """All exclusions, by name."""
+    """List all exclusions, by name."""
     with store.read() as unit:
         return [_summary(unit, stored) for stored in selected.all_exclusions(unit)]
 
@@ -100,7 +103,7 @@ def _find(unit: Unit, name: str) -> Exclusion | None:
 
 
 def _normalised(unit: Unit, pairs: Mapping[str, str]) -> str:
-    """The filter without users and sessions, with times in one format."""
+    """Write the filter without users and sessions, with times in one format."""
     log = filters.select(unit, pairs)
     times = {"since": format_time(log.since or 0), "until": format_time(log.until or 0)}
     other_pairs = {key: value for key, value in pairs.items() if key not in ("user", "session")}
@@ -138,8 +141,8 @@ def _answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Exclude
 
 
 def _concerned(unit: Unit, test: str, *, included: bool) -> Iterator[Version]:
-    """The versions whose belief has learned from excluded decisions, or has left them out; without versions that are
-    not live and for which a rebuilt one exists."""
+    """Yield the versions whose belief has learned from excluded decisions, or has left them out. A version that is not
+    live is skipped if a rebuilt one exists."""
     stored = policies.all_policies(unit)
     live = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored]).values()}
     rebuilt = set[tuple[int, int]]()  # (policy, reward) of newer versions that need no rebuild

@@ -1,4 +1,4 @@
-"""The log with one decision per line, and everything that another system needs to import it."""
+"""This module exports the log with one decision per line, and everything that another system needs to import it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LogLine = dict[str, Any]
 def export_log(
     store: Store, *, log: str | None = None, reward: str | None = None, detailed: bool = False
 ) -> Generator[LogLine, None, None]:
-    """Every selected decision in order of id, from one snapshot; memory is bounded by a group of decisions. reward:
-    name of a definition; None: that of each policy. detailed: add `rewards` by position (None: of the page), `clipped`
-    (whether clipping changed them), and `catalogue_features` (of the arms of the store)."""
+    """Yield every selected decision in order of id, from one snapshot; memory is bounded by a group of decisions.
+    reward: name of a definition; None: that of each policy. detailed: add `rewards` by position (None: of the page),
+    `clipped` (whether clipping changed them), and `catalogue_features` (of the arms of the store)."""
     with store.read() as unit:
         definition = None if reward is None else lookup.reward(unit, reward)
         features = {arm.key: json.loads(arm.features) for arm in arms.all_arms(unit) if arm.features != "{}"}
@@ -79,7 +79,8 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
 
 
 def _with_arm_keys(data: Mapping[str, Any], eligible: Iterable[int], keys: Mapping[int, str]) -> LogLine:
-    """The further data of an imported decision with these eligible arms, with the keys of arms in place of ids."""
+    """Return the further data of an imported decision with these eligible arms, with the keys of arms in place of
+    ids."""
     record = dict(data)
     if "slot_sets" in record:
         record["slot_sets"] = [sorted(keys[arm] for arm in arm_ids) for arm_ids in record["slot_sets"]]
@@ -89,7 +90,7 @@ def _with_arm_keys(data: Mapping[str, Any], eligible: Iterable[int], keys: Mappi
 
 
 def _with_slots(answer: LogLine, decision: Decision) -> LogLine:
-    """The answer with the slot fields that only the log has, and with the length of a slate that was not logged
+    """Add to an answer the slot fields that only the log has, and the length of a slate that was not logged
     completely."""
     for entry, slot in zip(answer["slate"], decision.slots, strict=True):
         if slot.min_propensity is not None:

@@ -1,7 +1,7 @@
-"""Import logs from elsewhere: each line once, under a policy that only labels its log.
+"""This module imports logs from elsewhere: each line once, under a policy that only labels its log.
 
-Every line is decoded and checked before the first one is stored. Lines are stored in portions, one transaction each, so
-that others are served meanwhile. Lines have identities, so that an interrupted import can be repeated. Imported
+Every line is decoded and checked before the first one is stored. Lines are stored in portions, one transaction each,
+so that others are served meanwhile. Lines have identities, so that an interrupted import can be repeated. Imported
 decisions teach no belief.
 
 A log that grows is followed in portions, each checked and stored before the next is read. The end position of a portion
@@ -41,7 +41,7 @@ from rlrec.store.policies.users import main_keys
 
 
 class Request(Record):
-    """Files in a layout; without a policy, each line belongs to the one that it names."""
+    """This record names files in a layout. Without a policy, each line belongs to the policy that it names."""
 
     files: Sequence[Source]
     layout: str
@@ -52,8 +52,8 @@ class Request(Record):
 
 
 class BadLines(Record):
-    """The handling of bad lines. quarantine: whether `refuse` records a line, or raises its error. `reading` names the
-    present file."""
+    """This record says how bad lines are handled. quarantine: whether `refuse` records a line, or raises its error.
+    `reading` names the present file."""
 
     quarantine: bool
     refuse: Callable[[InputError, bytes], None]
@@ -61,9 +61,10 @@ class BadLines(Record):
 
 
 class ImportSummary(Record):
-    """The numbers of decisions stored, known already, and refused; of those with a reward that the policy's definition
-    clips or ignores; of lines that the format marks as no decision; the share of stored decisions that are clipped, and
-    the kinds of events that are ignored; the number of decisions in the files that have no propensity, nor got one."""
+    """This record has the numbers of decisions stored, known already, and refused; of those with a reward that the
+    policy's definition clips or ignores; of lines that the format marks as no decision; the share of stored decisions
+    that are clipped, and the kinds of events that are ignored; the number of decisions in the files that have no
+    propensity, nor got one."""
 
     accepted: int
     duplicates: int
@@ -88,8 +89,8 @@ def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSum
 
 
 def checked_layout(store: Store, request: Request) -> tuple[type[Layout], int, str]:
-    """The layout of a log, the time, and the salt of the splits. Raises InputError if the log cannot be imported as
-    requested."""
+    """Return the layout of a log, the time, and the salt of the splits. Raises InputError if the log cannot be imported
+    as requested."""
     layout: type[Layout] = resolve_name(layouts.READERS[request.layout])
     if layout.wants_policy and request.policy is None:
         raise InputError(f"the layout {request.layout} needs a policy", hint="--policy NAME: the owner of the log")
@@ -115,7 +116,7 @@ def _rare_collections() -> Iterator[None]:
 
 
 class Import(Record, kw_only=False):
-    """One running command. salt: of the splits."""
+    """This class is one run of `import-log`. salt: of the splits."""
 
     store: Store
     request: Request
@@ -134,7 +135,7 @@ class Import(Record, kw_only=False):
         return self._store(rejected)
 
     def decode(self) -> int:
-        """Decode all files. Returns the number of refused lines."""
+        """Decode all files, and return the number of refused lines."""
         rejected = sum(map(self._decode, self.files))
         zoneless = sum(file.sums.zoneless for file in self.files if not file.source.grows)
         for line in chain(on_zones(zoneless), self.files[0].join(self.files)):
@@ -142,7 +143,7 @@ class Import(Record, kw_only=False):
         return rejected
 
     def groups(self, file: Layout) -> Iterator[LogColumns]:
-        """The rows of a file, with propensities filled in if requested."""
+        """Return the rows of a file, with propensities filled in if requested."""
         if self.request.propensity is None:
             return file.groups()
         weights = self._weights
@@ -150,13 +151,13 @@ class Import(Record, kw_only=False):
 
     @cached_property
     def _weights(self) -> Mapping[str, float]:
-        """The weights of the arms, which give propensities to rows without any."""
+        """Return the weights of the arms, which give propensities to rows without any."""
         if self.request.propensity == "uniform":
             return propensities.UNIFORM
         return propensities.fit(rows for file in self.files for rows in file.groups())
 
     def _count(self, unit: Unit, rejected: int) -> ImportSummary:
-        """The summary of what would be stored."""
+        """Summarize what would be stored."""
         counts, lines = ImportCounts(), defaultdict[str, set[bytes]](set)  # digests by policy, of several files
         for file in self.files:
             self.bad_lines.reading(file.source.name)
@@ -177,7 +178,7 @@ class Import(Record, kw_only=False):
         return self._summary(counts, rejected)
 
     def _decode(self, file: Layout) -> int:
-        """Decode a file. Returns the number of its refused lines."""
+        """Decode a file, and return the number of its refused lines."""
         self.bad_lines.reading(file.source.name)
         count = 0
         with closing(file.decode_all(with_text=self.bad_lines.quarantine)) as groups:
@@ -250,7 +251,8 @@ class Import(Record, kw_only=False):
 def summarised(
     store: Store, request: Request, counts: ImportCounts, lines: LineSums, *, run: int | None
 ) -> ImportSummary:  # fmt: skip
-    """The answer to a command, which is stored in the row of its run, if it has one; prints notices for the user."""
+    """Return the answer to an import, store it in the row of the run, if there is one, and print notices for the
+    user."""
     altered, silent, kind = counts.altered, lines.without_propensity, request.propensity
     with store.read() as unit:
         rewards = policies.rewards(unit)
@@ -270,13 +272,13 @@ def summarised(
 
 
 def on_zones(count: int) -> list[str]:
-    """A line for the user if lines of a log have times without a zone."""
+    """Write a line for the user if lines of a log have times without a zone."""
     return [f"{quantity(count, 'line')} with a time without a zone, which is read as UTC"] if count else []
 
 
 def _notices(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterator[str]:
-    """Lines for the user: on decisions with no propensity or an estimated one, and on known lines, which this import
-    does not change. kind: of propensities."""
+    """Yield lines for the user: on decisions with no propensity or an estimated one, and on known lines, which this
+    import does not change. kind: of propensities."""
     if lines.without_propensity and kind is None:
         yield (
             f"{quantity(lines.without_propensity, 'decision')} without a propensity: estimates leave them out; "
@@ -354,8 +356,8 @@ def follow_log(
 
 
 class Stored(NamedTuple):
-    """The result of a transaction. position: the end of the portion, in a file; n_matched, n_unmatched: the numbers of
-    observations whose decision was stored before, and of the others."""
+    """This record is the result of a transaction. position: the end of the portion, in a file; n_matched, n_unmatched:
+    the numbers of observations whose decision was stored before, and of the others."""
 
     state: ImportState
     position: Position | None
@@ -365,7 +367,7 @@ class Stored(NamedTuple):
 
 
 class _Following:
-    """One running command. model: an instance of the layout without lines."""
+    """This class is one run of `import-log --follow`. model: an instance of the layout without lines."""
 
     def __init__(self, store: Store, request: Request, bad_lines: BadLines, model: Layout, salt: str) -> None:
         self.store, self.request, self.model, self.salt = store, request, model, salt
@@ -378,7 +380,7 @@ class _Following:
         self.lines, self.n_matched, self.n_unmatched = LineSums(), 0, 0
 
     def open_file(self) -> GrowingFile:
-        """The file, at the stored position."""
+        """Open the file at the stored position."""
         path = os.path.abspath(self.model.source.name)
         options = {"file": path, "host": socket.gethostname(), "policy": self.request.policy}
         opened = partial(settings.open_run, command=COMMAND, options=options)
@@ -457,7 +459,7 @@ class _Following:
         return Stored(state, position, refused, n_matched, n_unmatched)
 
     def summary(self) -> ImportSummary:
-        """The answer to the command."""
+        """Return the answer to the command."""
         for line in on_zones(self.lines.zoneless):
             self.store.notice(line)
         if self.n_matched:
@@ -475,7 +477,8 @@ def _refuse(error: InputError, text: bytes) -> NoReturn:
 
 
 def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[bytes]:
-    """Tell the layout which of its lines the log had before. Returns the digests of all lines that name no request."""
+    """Tell the layout which of its lines the log had before, and return the digests of all lines that name no
+    request."""
     digests, stored_before = list[bytes](), set[bytes]()
     for rows in file.spooled():
         nameless = [request is None for request in values(rows.request_id, len(rows))]
