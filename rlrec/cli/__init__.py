@@ -1,4 +1,4 @@
-"""The program: the options before the command, and the group of all commands."""
+"""This package is the program, with the options before the command and the group of all commands."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Exit codes (`rlrec help exit-codes`; options may be RLREC_<COMMAND>_<OPTION>):
 
 
 class Program(CommandGroup):
-    """The group of all commands, each imported when it is needed."""
+    """The Program is the group of all commands. Each command is imported when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *super().list_commands(ctx)]
@@ -105,7 +105,7 @@ class Program(CommandGroup):
         sys.exit(self.run(list(sys.argv[1:] if args is None else args), **extra))
 
     def run(self, args: list[str], **extra: Any) -> int:
-        """Run one command line. Returns its exit code."""
+        """Run one command line, and return its exit code."""
         settings, code = Settings(), 0
         times.zoneless.clear()
         times.zone = None
@@ -124,8 +124,8 @@ class Program(CommandGroup):
 
 
 def _report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
-    """Report a failed command. Returns the exit code, even when there is no memory to load the module that describes
-    errors."""
+    """Report a failed command, and return the exit code. This works even when there is no memory to load the module
+    that describes errors."""
     try:
         from rlrec.cli.program.failures import report_failure
 
@@ -138,8 +138,8 @@ def _report_failure(error: BaseException, settings: Settings, args: list[str]) -
 
 
 class _RoomForNumpy:
-    """An import hook, active until numpy is imported: raises OSError if memory is so short that OpenBLAS would end the
-    process."""
+    """This import hook raises OSError if memory is so short that OpenBLAS would end the process. The hook is active
+    until numpy is imported."""
 
     @staticmethod
     def find_spec(name: str, path: object, target: object = None) -> None:
@@ -149,7 +149,8 @@ class _RoomForNumpy:
 
 
 def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> None:
-    """Accept the options before the command after it as well, unless the command has an option of the same name."""
+    """Let a command accept, after its name, the options that stand before it, except those with the name of an option
+    of the command."""
     from copy import copy
 
     exposed_options = [option for option in options if isinstance(option, click.Option) and option.expose_value]
@@ -206,11 +207,12 @@ def program(settings: Settings, /, **options: Any) -> None:
 
 
 def main() -> NoReturn:
-    """The console script. It handles signals, which a program that calls the commands should do itself.
+    """Run the program as the console script. This function handles signals, which a program that calls the commands
+    should do itself.
 
-    The garbage collector finds nothing in a short run, nor at its end: all files are closed by then, and taking the
+    The garbage collector finds nothing in a short run, nor at its end. All files are closed by then, and taking the
     modules apart would cost a third of the time of loading them. Matrices are multiplied in one thread, unless the
-    environment says otherwise: more threads take 30 ms to start, and on a busy machine they spin while they wait for
+    environment says otherwise. More threads take 30 ms to start, and on a busy machine they spin while they wait for
     each other (`evaluate` took three times as long)."""
     for number in signals.END_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # ignored by choice of the parent (nohup, background jobs)

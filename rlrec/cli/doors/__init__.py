@@ -1,1 +1,2 @@
-"""Other ways to the commands than the shell: servers for programs and browsers, and Python functions."""
+"""Modules here offer the commands by other ways than the shell. They are servers for programs and browsers, and Python
+functions."""

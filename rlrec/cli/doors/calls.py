@@ -1,4 +1,4 @@
-"""Commands as Python functions: their parameters are those that click declares, with its checks."""
+"""Functions here make Python functions of commands. Their parameters are those that click declares, with its checks."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ UNSET = click.Argument(["unset"]).default  # used by click 8.3 in place of None
 
 
 def attribute(name: str) -> str:
-    """The Python name of a command or a parameter."""
+    """Return the Python name of a command or a parameter."""
     word = name.lstrip("-").replace("-", "_")
     return f"{word}_" if iskeyword(word) else word
 
 
 def parameters(command: click.Command) -> dict[str, click.Parameter]:
-    """The parameters of a command by their Python names: an option has the name that is typed, a repeatable one its
-    plural."""
+    """Return the parameters of a command by their Python names. An option has the name that is typed, and a repeatable
+    option has its plural."""
     shown = (param for param in command.params if param.expose_value and param.name not in OUTPUT)
     return {
         attribute(param.opts[0] if isinstance(param, click.Option) and not param.multiple else str(param.name)): param
@@ -47,7 +47,7 @@ def parameters(command: click.Command) -> dict[str, click.Parameter]:
 
 
 def kind(param: click.Parameter) -> Any:
-    """The type of one value of a parameter."""
+    """Return the type of one value of a parameter."""
     if type(param.type) is click.Choice:
         return Literal[tuple(param.type.choices)]
     if isinstance(param.type, click.Path):
@@ -56,7 +56,7 @@ def kind(param: click.Parameter) -> Any:
 
 
 def signature(command: click.Command) -> inspect.Signature:
-    """The signature of a command: its arguments by position, its options by name."""
+    """Return the signature of a command, with its arguments by position and its options by name."""
     declared = [_declared(name, param) for name, param in parameters(command).items()]
     return inspect.Signature(sorted(declared, key=lambda param: param.kind))
 
@@ -78,7 +78,8 @@ def _declared(name: str, param: click.Parameter) -> inspect.Parameter:
 
 
 def _default(param: click.Parameter) -> Any:
-    """The default of a parameter as a value of its kind; None where it has none, or one that only its type can read."""
+    """Return the default of a parameter as a value of its kind, or None where it has no default or one that only its
+    click type can read."""
     default = param.get_default(click.Context(click.Command("")))
     if kind(param) in (int, float) and isinstance(default, str):
         return kind(param)(default)
@@ -88,7 +89,8 @@ def _default(param: click.Parameter) -> Any:
 
 
 def documentation(command: click.Command, signature: inspect.Signature) -> str:
-    """The help of a command and of the parameters of its method; `arms` takes the objects of `--candidates`, too."""
+    """Return the help of a command and of the parameters of its method. `arms` takes the objects of `--candidates`,
+    too."""
     text = inspect.cleandoc(command.help or "").partition("\n\n\b\nExample")[0].replace("\b\n", "")
     labels = {name: name for name in signature.parameters} | {"candidates": "arms, as objects"}
     helps = [(labels.get(name), getattr(param, "help", None)) for name, param in parameters(command).items()]
@@ -97,7 +99,7 @@ def documentation(command: click.Command, signature: inspect.Signature) -> str:
 
 
 def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that binds its arguments to a signature, and passes them to `run` by name."""
+    """Return a function that binds its arguments to a signature, and passes them to `run` by name."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         for word in kwargs.keys() - signed.parameters.keys():
@@ -118,8 +120,8 @@ def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callabl
 
 
 def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]) -> Result | Records | None:
-    """Run a command with these values. Returns its answer. Raises InputError with the name of the wrong parameter; an
-    error raised after an answer has the answer as its `result`."""
+    """Run a command with these values, and return its answer. Raises InputError with the name of the wrong parameter.
+    An error raised after an answer has the answer as its `result`."""
     settings.show = keeper = Keeper()
     names = {param.name: name for name, param in parameters(command).items()}
     try:
@@ -140,7 +142,7 @@ def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]
 
 
 def _processed(context: click.Context, param: click.Parameter, name: str | None, values: Mapping[str, Any]) -> Any:
-    """The value of a parameter in the form that its command takes."""
+    """Return the value of a parameter in the form that its command takes."""
     source, value = click.core.ParameterSource.DEFAULT, param.get_default(context)
     if name is not None and values.get(name) is not None:
         source, value = click.core.ParameterSource.COMMANDLINE, _typed(param, name, values[name])
@@ -150,8 +152,8 @@ def _processed(context: click.Context, param: click.Parameter, name: str | None,
 
 
 def _typed(param: click.Parameter, name: str, value: Any) -> Any:
-    """A value, or several, in the form in which they would be typed; data frames unchanged, with a name where several
-    may be given."""
+    """Return a value, or several, in the form in which a user would type them. Data frames stay unchanged, with a name
+    where several may be given."""
     if param.type.name == "table":
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         named = value.items() if isinstance(value, Mapping) else [value if isinstance(value, str) else ("frame", value)]
@@ -166,8 +168,8 @@ def _typed(param: click.Parameter, name: str, value: Any) -> Any:
 
 
 def _word(param: click.Parameter, name: str, value: Any) -> Any:
-    """A value in the form in which it would be typed, or already parsed. Raises InputError for a value of the wrong
-    type."""
+    """Return a value in the form in which a user would type it, or already parsed. Raises InputError for a value of the
+    wrong type."""
     expected = kind(param)
     is_text = expected is str or expected is PATH
     if isinstance(value, bool) != (expected is bool) or (is_text and not isinstance(value, str | os.PathLike)):
@@ -189,7 +191,7 @@ def _word(param: click.Parameter, name: str, value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """A value as a word of the command line."""
+    """Return a value as a word of the command line."""
     match value:
         case str():
             return value

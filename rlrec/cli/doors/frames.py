@@ -1,4 +1,5 @@
-"""Answers of commands as records, as data frames, and as HTML figures and tables in a notebook."""
+"""This module turns answers of commands into records, into data frames, and into HTML figures and tables for a
+notebook."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ EXTRAS = {"polars": "polars"}  # library: the extra that installs it, if not `no
 
 
 def library(name: str) -> Any:
-    """An optional library. Raises ImportError that says how to install it."""
+    """Import an optional library. Raises ImportError that says how to install it."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -34,23 +35,26 @@ def library(name: str) -> Any:
 
 
 class Frame:
-    """Rows that become a data frame of a library; each raises ImportError where that is not installed."""
+    """A Frame holds rows that become a data frame of a library. Each method raises ImportError where its library is not
+    installed."""
 
     def to_arrow(self) -> pyarrow.Table:
-        """A table of Arrow. What has keys of its own, such as a context, is JSON in it."""
+        """Return a table of Arrow. A value that has keys, such as a context, is JSON text in the table."""
         raise NotImplementedError
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A frame of pandas, with Python objects where a row holds records."""
+        """Return a frame of pandas, with Python objects where a row holds records."""
         raise NotImplementedError
 
     def to_polars(self) -> polars.DataFrame:
-        """A frame of Polars, with the columns of `to_arrow`."""
+        """Return a frame of Polars, with the columns of `to_arrow`."""
         return library("polars").from_arrow(self.to_arrow())
 
 
 class Plot(NamedTuple):
-    """The figure of an answer, which a notebook shows. svg: a document of its own; description: in words."""
+    """A Plot is the figure of an answer, which a notebook shows.
+
+    svg: a complete SVG document; description: in words."""
 
     svg: str
     description: str
@@ -74,7 +78,9 @@ class Plot(NamedTuple):
 
 
 class Display(NamedTuple):
-    """The parts of an answer that a command passes to its output; draw: makes its figure, None if it has none."""
+    """This record holds the parts of an answer that a command passes to its output.
+
+    draw: makes its figure, None if it has none."""
 
     table: View | None = None
     columns: Sequence[str] | None = None
@@ -82,13 +88,13 @@ class Display(NamedTuple):
     draw: Callable[[], Figure | None] | None = None
 
     def text(self, answer: Any) -> str:
-        """The answer as the command shows it."""
+        """Return the answer as the command shows it."""
         screen = Screen()
         return tables.view(self.table, screen) if self.table else tables.table(answer, self.columns, screen)
 
 
 class Reply(Frame):
-    """An answer of a command, which reads as its table."""
+    """A Reply is an answer of a command. Its `repr` is the table that the command prints."""
 
     display: Display | None = None
 
@@ -96,15 +102,17 @@ class Reply(Frame):
         return super().__repr__() if self.display is None else self.display.text(self)
 
     def _repr_html_(self) -> str:
-        """The answer for a notebook: its figure, where it has one, and its table."""
+        """Return the answer as HTML for a notebook, with its figure, where it has one, and its table."""
         figure = self.display.draw() if self.display and self.display.draw else None
         shown = "" if figure is None else Plot.from_figure(figure)._repr_html_()
         view = self.display.table if self.display else None
         return shown + (f"<pre>{app.svg.escape(repr(self))}</pre>" if view is None else _html_table(view))
 
     def plot(self, path: str | None = None) -> Plot:
-        """The figure that `--plot` writes, which a notebook shows. path: a file that gets it, too. Raises InputError
-        where the answer has nothing to plot."""
+        """Return the figure that `--plot` writes, which a notebook shows. Raises InputError where the answer has
+        nothing to plot.
+
+        path: a file that gets it, too."""
         if self.display is None or self.display.draw is None:
             raise InputError("this answer has no figure", hint="to_pandas() makes a frame of it, which draws itself")
         if (figure := self.display.draw()) is None:
@@ -116,17 +124,18 @@ class Reply(Frame):
 
     @property
     def notes(self) -> list[str]:
-        """The lines below the table."""
+        """Return the lines below the table."""
         table = self.display.table if self.display else None
         return [note for note in table.notes if isinstance(note, str)] if table else []
 
     def to_json(self) -> Any:
-        """The answer as plain mappings and lists."""
+        """Return the answer as plain mappings and lists."""
         return json.loads(dumps(self))
 
 
 class Result(Reply, dict[str, Any]):
-    """A record with the keys of `--json`, which are attributes, too. A frame has the rows of `--format csv`."""
+    """A Result is a record with the keys of `--json`, which are attributes, too. A frame has the rows of `--format
+    csv`."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -151,7 +160,7 @@ class Result(Reply, dict[str, Any]):
 
 
 class Records(Reply, list[Result]):
-    """Records in a list. A frame has a row for each, and a column for each key."""
+    """Records are a list of results. A frame of them has a row for each result, and a column for each key."""
 
     def to_arrow(self) -> pyarrow.Table:
         pa = library("pyarrow")
@@ -166,7 +175,8 @@ class Records(Reply, list[Result]):
 
 
 def _column(pa: Any, values: Sequence[Any]) -> Any:
-    """An Arrow column; JSON text where a value has keys, or where Arrow has no common type for the values."""
+    """Return an Arrow column. The values become JSON text where one has keys, or where Arrow has no common type for
+    them."""
     if not any(isinstance(value, dict | Records) for value in values):
         try:
             return pa.array(values)
@@ -176,12 +186,12 @@ def _column(pa: Any, values: Sequence[Any]) -> Any:
 
 
 def record(answer: Any) -> Result:
-    """An answer of one record."""
+    """Convert an answer of one record to a Result."""
     return json.loads(dumps(answer), object_hook=_record)
 
 
 def records(answers: Iterable[Any]) -> Records:
-    """An answer of several records."""
+    """Convert an answer of several records to Records."""
     return Records(json.loads(dumps([*answers]), object_hook=_record))
 
 
@@ -193,7 +203,7 @@ def _record(values: dict[str, Any]) -> Result:
 
 
 class Keeper(Show):
-    """Keeps what a command shows, for a program."""
+    """A Keeper keeps what a command shows, for a program that called the command."""
 
     answer: Result | Records | None
 
@@ -214,7 +224,7 @@ class Keeper(Show):
 
 
 def _html_table(view: View) -> str:
-    """A table with the lines above it and below, and their tables."""
+    """Return a view as an HTML table, with the lines and tables above and below it."""
     head = "".join(f"<th>{app.svg.escape(header)}</th>" for header in view.headers)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in view.rows)
     rows = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

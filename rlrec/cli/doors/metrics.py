@@ -1,4 +1,4 @@
-"""Metrics of a server for Prometheus."""
+"""This module collects the metrics of a server for Prometheus."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Metrics:
-    """The metrics of a server: of the lines that it answered, and of the store."""
+    """The Metrics of a server describe the lines that it answered, and the store."""
 
     def __init__(self, store: Store, writer: SharedWriter) -> None:
-        """store: the one that the writer's thread uses; the metrics read it through another connection."""
+        """Register the metrics, and count each group of the writer from now on.
+
+        store: the one that the writer's thread uses; the metrics read it through another connection."""
         self.url, self.now = store.url.render_as_string(hide_password=False), store.now
         self.pipe, self.registry, writer.count_group = writer.pipe, CollectorRegistry(), self.count_group
         common: dict[str, Any] = {"registry": self.registry, "namespace": "rlrec"}
@@ -77,18 +79,19 @@ class Metrics:
                 self.surprise.labels(*labels).observe(-answer["log_propensity"])
 
     def collect(self) -> list[GaugeMetricFamily]:
-        """The metrics of the store, as last read."""
+        """Return the metrics of the store, as last read."""
         return self._state
 
     async def text(self) -> bytes:
-        """All metrics in the text format of Prometheus."""
+        """Return all metrics in the text format of Prometheus."""
         if time.monotonic() - self._read_at >= SHOWN_S:
             self._read_at = time.monotonic()  # meanwhile others get the state read before
             self._state = await asyncio.to_thread(self._read)
         return generate_latest(self.registry)
 
     def _read(self) -> list[GaugeMetricFamily]:
-        """The live version of each policy, and the findings of the last `doctor`."""
+        """Read the live version and the budget of each policy, what waits in the store, and the errors of the last
+        `doctor`."""
         from rlrec.app.judging.status import status
         from rlrec.app.opening import open_store
 

@@ -1,7 +1,8 @@
-"""OpenFeature's remote evaluation protocol: a flag is a policy or a route, and its value is the arm drawn.
+"""Functions here translate OpenFeature's remote evaluation protocol. A flag is a policy or a route, and its value is
+the arm drawn.
 
-Source: OpenFeature Remote Evaluation Protocol 0.2, evaluation of one flag. Its bulk evaluation asks for all flags at
-once; it is not supported, since each flag would become a logged decision that nobody sees."""
+Source: OpenFeature Remote Evaluation Protocol 0.2, evaluation of one flag. The bulk evaluation of the protocol asks
+for all flags at once. It is not supported, since each flag would become a logged decision that nobody sees."""
 
 from __future__ import annotations
 
@@ -16,20 +17,22 @@ METADATA = ("decision_id", "propensity", "policy", "version", "experiment", "var
 
 
 class Invalid(Exception):
-    """A request body that is no evaluation context. code: an error code of the protocol."""
+    """An Invalid error says that a request body is no evaluation context.
+
+    code: an error code of the protocol."""
 
     def __init__(self, code: str, details: str) -> None:
         super().__init__(details)
         self.code = code
 
     def body(self, key: str) -> bytes:
-        """The answer to the request."""
+        """Return the body of the answer to the invalid request, as JSON."""
         return json.dumps({"key": key, "errorCode": self.code, "errorDetails": str(self)}).encode()
 
 
 def line(key: str, body: bytes) -> bytes:
-    """The request for the arms of a flag. The targeting key is the user and the session, unless the context names
-    others; attributes that are no fields of a request form the context of the policy. Raises Invalid."""
+    """Return the request line that draws the arms of a flag. The targeting key is the user and the session, unless the
+    context names others. Attributes that are no fields of a request form the context of the policy. Raises Invalid."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -48,7 +51,8 @@ def line(key: str, body: bytes) -> bytes:
 
 
 def evaluation(key: str, answer: dict[str, Any]) -> tuple[int, bytes]:
-    """The HTTP status and the evaluation of a flag: one arm, or a list of arms if the slate has several slots."""
+    """Return the HTTP status and the evaluation of a flag as JSON. Its value is one arm, or a list of arms if the slate
+    has several slots."""
     if "error" in answer:
         unknown = answer["field"] == "policy"
         code = "FLAG_NOT_FOUND" if unknown else "INVALID_CONTEXT"

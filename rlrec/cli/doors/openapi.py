@@ -1,4 +1,4 @@
-"""The OpenAPI description of `serve`, made from the declaration of its requests."""
+"""This module makes the OpenAPI description of `serve` from the declaration of its requests."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ REFUSALS = {
 
 @cache
 def text() -> bytes:
-    """The description as JSON."""
+    """Return the OpenAPI description as JSON."""
     return json.dumps(document(), indent=1).encode()
 
 
 def document() -> dict[str, Any]:
-    """The description, in OpenAPI 3.1."""
+    """Return the API description, in OpenAPI 3.1."""
     from msgspec.json import schema_components
 
     from rlrec.app.requests.credit import PersonalResult
@@ -87,7 +87,7 @@ def document() -> dict[str, Any]:
 
 
 def _describe(schema: dict[str, Any], option: click.Parameter) -> None:
-    """Add what the option of a field says: its help, and the limits of a number."""
+    """Add to the schema of a field what its command-line option says, which is its help and the limits of a number."""
     if text := getattr(option, "help", None):
         schema["description"] = text
     if isinstance(option.type, click.IntRange):

@@ -1,4 +1,5 @@
-"""The server of the screen. Two other processes make the pages, so that clients of the store never wait for them."""
+"""This module serves the pages of the screen. Two other processes make the pages, so that clients of the store never
+wait for them."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ HEADERS = [  # of every page: no frames, no caching, no referrer
 
 
 def page_options(store: Store) -> Options:
-    """The store of a command, and how to open it; a page waits 2 s for a lock by default."""
+    """Return the store of a command, and how to open it. A page waits 2 s for a lock by default."""
     url, options = store.url.render_as_string(hide_password=False), settings()
     lock = LOCK_US if options.lock_timeout is None else options.lock_timeout
     waits = lock, options.statement_timeout, RECONNECT_US if options.reconnect is None else options.reconnect
@@ -67,7 +68,7 @@ def _work(connection: Connection, options: Options) -> None:
 
 
 class Lane:
-    """A process that makes pages one after another. It starts when first needed, and again if it has died."""
+    """A Lane is a process that makes pages one after another. It starts when first needed, and again if it has died."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -76,7 +77,7 @@ class Lane:
         self._connection: Connection | None = None
 
     def submit(self, path: str, query: str) -> Future[WebPage]:
-        """The page of an address, made after those submitted before it."""
+        """Return a future for the page of an address, made after those submitted before it."""
         return self._thread.submit(self._make, path, query)
 
     def _make(self, path: str, query: str) -> WebPage:
@@ -96,15 +97,16 @@ class Lane:
         return page
 
     def close(self) -> None:
-        """Kill the process at once: it only reads."""
+        """Kill the process at once, which loses nothing since it only reads."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         if (process := self._process) is not None:
             process.kill()
 
 
 class _CachedPage(NamedTuple):
-    """A page as last made. until: the time up to which it counts as fresh; oldest: the time up to which it may be shown
-    as an older page."""
+    """This record holds a page as last made.
+
+    until: the time up to which it counts as fresh; oldest: the time up to which it may be shown as an older page."""
 
     page: WebPage
     until: float
@@ -112,8 +114,8 @@ class _CachedPage(NamedTuple):
 
 
 class PageServer:
-    """The pages of the screen. Quick pages wait only for other quick ones. Instead of a slow page its last version is
-    shown, or a page that says that it is being made."""
+    """A PageServer answers requests for pages of the screen. Quick pages wait only for other quick ones. Instead of a
+    slow page the server shows its last version, or a page that says that the wanted one is being made."""
 
     def __init__(self, options: Options) -> None:
         self._lanes = {is_slow: Lane(options) for is_slow in (False, True)}
@@ -123,7 +125,7 @@ class PageServer:
         self._ended = WebPage(HTTPStatus.INTERNAL_SERVER_ERROR, _message(ENDED), fresh_s=FRESH_S)
 
     async def respond(self, scope: Scope) -> Response:
-        """The answer to a request for a page. Raises RefusedRequest where there is no such page."""
+        """Return the answer to a request for a page. Raises RefusedRequest where there is no such page."""
         path = scope["path"].removeprefix(SCREEN)
         if scope["method"] not in ("GET", "HEAD"):
             raise refused_method("GET, HEAD", "pages are read by GET")
@@ -137,15 +139,15 @@ class PageServer:
         return _response(await self._page(path[1:], urlencode(args)))
 
     def refuse(self, scope: Scope, refused: RefusedRequest) -> Response:
-        """The answer to a refused request: a page if a browser asked for one."""
+        """Return the answer to a refused request, which is a page if a browser asked for one."""
         response = refused.response()
         if b"text/html" not in dict(scope["headers"]).get(b"accept", b""):
             return response
         return _response(WebPage(response.status, _message(str(refused), _home(scope))), response.headers)
 
     async def _page(self, path: str, query: str) -> WebPage:
-        """A page from the cache if it is fresh, else made now; where that takes longer than PATIENCE_S, its last
-        version."""
+        """Return a page from the cache if it is fresh, else make it now. Where that takes longer than PATIENCE_S,
+        return its last version, or the page that asks to wait."""
         key = path, query
         cached = self._cached.get(key)
         if cached is not None and time.monotonic() < cached.until:
@@ -177,13 +179,13 @@ class PageServer:
 
 
 class ScreenFront:
-    """The application of a server that serves only the screen."""
+    """A ScreenFront is the application of a server that serves only the screen."""
 
     def __init__(self, pages: PageServer, access: Access) -> None:
         self.pages, self.access = pages, access
 
     async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application."""
+        """Answer one request, as an ASGI application does."""
         try:
             self.access.check(scope)
             response = await self.pages.respond(scope)
@@ -193,17 +195,20 @@ class ScreenFront:
 
 
 def _home(scope: Scope) -> str:
-    """The address of the overview, relative to that of a request: a proxy may have taken away what came before."""
+    """Return the address of the overview page, relative to that of a request. A proxy may have taken away the beginning
+    of the path."""
     return f"{'../' * (scope['path'].count('/') - 1)}{SCREEN[1:]}/"
 
 
 def _message(text: str, home: str = ".") -> bytes:
-    """The HTML of a page with one sentence. home: the address of the overview."""
+    """Return the HTML of a page with one sentence.
+
+    home: the address of the overview."""
     return app.html.render("waiting.html", title="rlrec", text=text, home=home).encode()
 
 
 def _older(page: WebPage) -> WebPage:
-    """The last version of a page, with a note that it is older; browsers soon ask for it again."""
+    """Add a note to the last version of a page that it is older. Browsers soon ask for the page again."""
     mark = b'%b<div class="alert" role="status"><p>%b</p></div>' % (START, OLDER)
     return page._replace(body=page.body.replace(START, mark, 1), refresh=WAITING_S)
 

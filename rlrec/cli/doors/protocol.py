@@ -1,4 +1,5 @@
-"""A connection of uvicorn with limits on its heads, on its idle time, and on clients that do not read their answers."""
+"""This module gives a connection of uvicorn limits on its heads, on its idle time, and on clients that do not read
+their answers."""
 
 from __future__ import annotations
 
@@ -25,10 +26,12 @@ LINGER_S = 2.0  # in which the body of a refused request is discarded: closing a
 
 
 class Limits(NamedTuple):
-    """head_bytes and body_bytes: of a request; body_lines: of its body; waiting_bytes: of all waiting bodies, but
+    """This record holds the limits of a server.
+
+    head_bytes and body_bytes: of a request; body_lines: of its body; waiting_bytes: of all waiting bodies, but
     bodies up to small_bytes are always accepted. idle_s: between requests, short_idle_s when other clients want to
-    connect; slow_s: for a request to arrive once it has begun, and for a client to read an answer; drain_s: for answers
-    when the server ends."""
+    connect; slow_s: for a request to arrive once it has begun, and for a client to read an answer; drain_s: for
+    answers when the server ends."""
 
     clients: int = 512
     head_bytes: int = 32_768
@@ -44,12 +47,12 @@ class Limits(NamedTuple):
 
 
 def refusal(message: str, *, code: int = 2) -> bytes:
-    """The body of the answer to a refused request."""
+    """Return the body of the answer to a refused request, as JSON."""
     return json.dumps({"error": message, "hint": None, "code": code}).encode() + b"\n"
 
 
 class BoundedServer(Server):
-    """A uvicorn server that leaves signals to the command, and answers everything that has arrived before it ends."""
+    """This uvicorn server leaves signals to the command, and answers everything that has arrived before it ends."""
 
     capture_signals = nullcontext  # type: ignore[assignment]
 
@@ -61,7 +64,8 @@ class BoundedServer(Server):
 
 
 class BoundedFlow(FlowControl):
-    """Pauses reading from a client whose further requests wait for the answers to its earlier ones."""
+    """This flow control pauses reading from a client whose further requests wait for the answers to its earlier
+    requests."""
 
     is_full = False
 
@@ -71,7 +75,9 @@ class BoundedFlow(FlowControl):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection with limits. notice: called once when there is no room for more clients."""
+    """A BoundedProtocol is a connection with limits.
+
+    notice: called once when there is no room for more clients."""
 
     cycle: RequestResponseCycle | None  # type: ignore[assignment]
     flow: BoundedFlow
@@ -99,8 +105,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "too many clients")
 
     def _make_room(self) -> bool:
-        """Close the connection that has been idle longest, if that is long enough. Returns whether one was closed;
-        prints a notice the first time that none was."""
+        """Close the connection that has been idle longest, if that is long enough, and tell whether one was closed. The
+        first time that none was, print a notice."""
         others: Any = self.connections
         open_ones = (other for other in others if not other.transport.is_closing())
         longest: BoundedProtocol | None = min(open_ones, key=attrgetter("idle_since"), default=None)
@@ -123,7 +129,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Whether the connection stays open, for answers to a client that has stopped sending."""
+        """Tell whether the connection stays open, for answers to a client that has stopped sending."""
         if self.cycle is not None:
             self.cycle.keep_alive = False
             if self.cycle.more_body:
@@ -145,7 +151,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._set_timer(LINGER_S, self.transport.abort)
 
     def _close(self) -> None:
-        """Close the connection once the client has read what is left, at the latest after slow_s."""
+        """Close the connection once the client has read the data already written, at the latest after slow_s."""
         self.transport.close()
         if self in self.connections:
             self._set_timer(self.limits.slow_s, self.transport.abort)
@@ -179,7 +185,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _head_without_upgrade(self) -> bytes:
-        """The head of the request that has arrived, without its wish for another protocol."""
+        """Return the head of the request that has arrived, without its wish for another protocol."""
         start = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         fields = (b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
         return start + b"".join(fields) + b"\r\n"
@@ -277,7 +283,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Send a refusal after the answers to earlier requests, and discard what else arrives."""
+        """Send a refusal after the answers to earlier requests, and discard all further data."""
         if self._refusal is not None or self.transport.is_closing():
             return
         if self.cycle is not None and self.cycle.more_body and self.cycle.response_complete:
@@ -310,7 +316,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class Notices(logging.Handler):
-    """A log handler that passes on each record as one line, without a traceback."""
+    """This log handler passes on each record as one line, without a traceback."""
 
     def __init__(self, notice: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -321,7 +327,9 @@ class Notices(logging.Handler):
 
 
 def server(app: Any, limits: Limits, notice: Callable[[str], None], **options: Any) -> BoundedServer:
-    """A uvicorn server for an ASGI application. options: of TLS, as in uvicorn's Config."""
+    """Return a uvicorn server for an ASGI application.
+
+    options: of TLS, as in uvicorn's Config."""
 
     def connect(*args: Any, **kwargs: Any) -> BoundedProtocol:
         return BoundedProtocol(*args, limits=limits, notice=notice, **kwargs)

@@ -1,4 +1,4 @@
-"""rlrec screen."""
+"""This module is the command `rlrec screen`."""
 
 from __future__ import annotations
 

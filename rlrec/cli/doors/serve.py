@@ -1,4 +1,4 @@
-"""rlrec serve."""
+"""This module is the command `rlrec serve`."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def serve(
 
 
 def _certificate(cert: str, key: str | None) -> dict[str, str | None]:
-    """The options of uvicorn for a certificate. Raises InputError for files that hold none."""
+    """Return the options of uvicorn for a certificate. Raises InputError for files that hold none."""
     import ssl
 
     try:
@@ -124,7 +124,8 @@ def _certificate(cert: str, key: str | None) -> dict[str, str | None]:
 
 
 def _token(path: str) -> bytes:
-    """The token in the first line of a file. Raises InputError if it is short, or if other users may read the file."""
+    """Read the token in the first line of a file. Raises InputError if it is short, or if other users may read the
+    file."""
     with open(path, "rb") as file:
         token, mode = file.readline().strip(), os.fstat(file.fileno()).st_mode
     if len(token) < TOKEN_LENGTH:
@@ -137,7 +138,8 @@ def _token(path: str) -> bytes:
 
 @contextmanager
 def rehearsed(store: Store) -> Iterator[Store]:
-    """A copy of the store, deleted at the end. Prints on stderr that clients use a copy, and what it received."""
+    """Yield a copy of the store, which is deleted at the end. Print on stderr that clients use a copy, and what it
+    received."""
     with app.db_copy.temporary(store) as copy:
         counts_before = app.db_copy.counts(copy)
         notice("dry run: clients are served from a copy of the store; nothing is stored")
@@ -151,7 +153,9 @@ async def _run(
     pipe: Pipe, listener: socket.socket, show_address: Callable[[], None], *, access: Access, tls: Mapping[str, Any],
     screen: PageSource | None,
 ) -> int:  # fmt: skip
-    """Answer clients of a pipe until a signal arrives. Returns its number. tls: options of uvicorn."""
+    """Answer clients of a pipe until a signal arrives. Returns its number.
+
+    tls: options of uvicorn."""
     from rlrec.cli.doors.metrics import Metrics
     from rlrec.cli.doors.protocol import Limits, server
     from rlrec.cli.doors.web import Front
@@ -178,8 +182,9 @@ async def _run(
 
 
 async def run_until_signal(served: BoundedServer, listener: socket.socket, show_address: Callable[[], None]) -> int:
-    """Serve until a signal arrives, then answer what has arrived. Returns the number of the signal. show_address:
-    called once signals are handled."""
+    """Serve until a signal arrives, then answer what has arrived. Returns the number of the signal.
+
+    show_address: called once signals are handled."""
     loop, numbers = asyncio.get_running_loop(), list[int]()
 
     def stop(number: int) -> None:
@@ -202,7 +207,7 @@ async def run_until_signal(served: BoundedServer, listener: socket.socket, show_
 
 @contextmanager
 def listening(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) -> Iterator[tuple[socket.socket, str]]:
-    """A listening socket, and its address."""
+    """Yield a listening socket, and its address."""
     if address.startswith("unix:"):
         with _listening_on_file(address.removeprefix("unix:")) as listener:
             yield listener, address
@@ -226,7 +231,8 @@ def listening(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) -> I
 
 @contextmanager
 def _listening_on_file(path: str) -> Iterator[socket.socket]:
-    """A listening socket in the file system, removed when the server ends. One that a dead server left is replaced."""
+    """Yield a listening socket in the file system, which is removed when the server ends. A socket that a dead server
+    left is replaced."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             with _locked(os.path.dirname(path) or "."):
@@ -246,7 +252,7 @@ def _listening_on_file(path: str) -> Iterator[socket.socket]:
 
 @contextmanager
 def _locked(folder: str) -> Iterator[None]:
-    """A lock on a folder: if two servers start at once, the second finds the socket of the first."""
+    """Hold a lock on a folder. If two servers start at once, the second finds the socket of the first."""
     number, message = os.open(folder, os.O_RDONLY), f"another process holds the lock of the folder {folder}"
     deadline = 0.0
     try:
@@ -268,7 +274,7 @@ def _locked(folder: str) -> Iterator[None]:
 
 
 def _remove_dead(path: str) -> None:
-    """Remove a socket on which nobody listens. Raises Conflict if somebody does, InputError for another kind of
+    """Remove a socket on which no server listens. Raises Conflict if a server does, InputError for another kind of
     file."""
     if not os.path.lexists(path):
         return

@@ -1,4 +1,5 @@
-"""The paths of `serve`: requests and feedback, singly or in lines; health, metrics and the API description."""
+"""This module answers the paths of `serve`, which are requests and feedback (singly or in lines), health, metrics and
+the API description."""
 
 from __future__ import annotations
 
@@ -39,14 +40,16 @@ SCREEN = "/screen"  # prefix of the paths of pages for people
 
 
 class Access(Record):
-    """Access control. token: required in `Authorization: Bearer`, None for none; hosts: to which a request may be
-    addressed, None for any."""
+    """This record holds the rules of access to a server.
+
+    token: required in `Authorization: Bearer`, None for none; hosts: to which a request may be addressed, None for
+    any."""
 
     token: bytes | None = None
     hosts: Sequence[str] | None = None
 
     def check(self, scope: Scope) -> None:
-        """Raises RefusedRequest if a request has no access."""
+        """Raise RefusedRequest if a request has no access."""
         headers = dict(scope["headers"])
         if b"origin" in headers:  # otherwise any page in a browser on this machine could write to the store
             raise RefusedRequest(HTTPStatus.FORBIDDEN, "pages in browsers are not served")
@@ -77,12 +80,12 @@ class Access(Record):
 
 
 def for_screen(scope: Scope) -> bool:
-    """Whether a request is for a page of the screen."""
+    """Tell whether a request is for a page of the screen."""
     return scope["path"] == SCREEN or scope["path"].startswith(f"{SCREEN}/")
 
 
 class PageSource(Protocol):
-    """A source of pages for people."""
+    """A PageSource makes pages for people."""
 
     async def respond(self, scope: Scope) -> Response: ...
 
@@ -90,7 +93,7 @@ class PageSource(Protocol):
 
 
 class RefusedRequest(Exception):
-    """A request that is refused with a status and a reason."""
+    """A RefusedRequest error refuses a request with a status and a reason."""
 
     def __init__(self, status: int, reason: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(reason)
@@ -102,12 +105,14 @@ class RefusedRequest(Exception):
 
 
 def refused_method(allowed: str, reason: str) -> RefusedRequest:
-    """The refusal of a request by another method than those that its path allows."""
+    """Return the refusal of a request by another method than those that its path allows."""
     return RefusedRequest(HTTPStatus.METHOD_NOT_ALLOWED, reason, [(b"allow", allowed.encode())])
 
 
 class Response(NamedTuple):
-    """An answer. following: the rest of a long answer, in pieces; headers: besides type and length."""
+    """A Response is the answer of the server to a request.
+
+    following: the later pieces of a long answer, None if `body` is all of it; headers: besides type and length."""
 
     body: bytes
     status: int = 200
@@ -130,8 +135,9 @@ class Response(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class Front:
-    """The application of a server, which passes lines to a writer. waiting_bytes: of bodies without an answer so far;
-    n_clients: returns the number of connections."""
+    """A Front is the application of a server, which passes lines to a writer.
+
+    waiting_bytes: of bodies without an answer so far; n_clients: returns the number of connections."""
 
     writer: SharedWriter
     limits: Limits
@@ -142,7 +148,7 @@ class Front:
     waiting_bytes: int = 0
 
     async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application."""
+        """Answer one request, as an ASGI application does."""
         try:
             self.access.check(scope)
             response = await self._respond(scope, receive)
@@ -182,7 +188,7 @@ class Front:
     # -- lines --
 
     async def _pipe(self, body: bytes) -> Response:
-        """The answers to lines, one group at a time."""
+        """Answer the lines of a body, one group at a time."""
         pieces = groups(BytesIO(body), size=GROUP, eager=False, flush=True, n_bytes=GROUP_BYTES)
         with self._counted(len(body)):
             first, second = next(pieces, []), next(pieces, None)
@@ -194,8 +200,8 @@ class Front:
     async def _following(
         self, answered: Answered, lines: NumberedLines | None, pieces: Iterator[NumberedLines], n_bytes: int
     ) -> AsyncIterator[bytes]:
-        """The answers to the later groups of a long body; each group is answered after the answers to the last are
-        sent."""
+        """Yield the answers to the later groups of a long body. Each group is answered after the answers to the last
+        are sent."""
         with self._counted(n_bytes):
             while lines is not None:
                 answered = await self.writer.submit(lines, previous=answered)
@@ -203,7 +209,7 @@ class Front:
                 lines = next(pieces, None)
 
     async def _flag(self, key: str, body: bytes) -> Response:
-        """The evaluation of an OpenFeature flag: arms of a policy or a route."""
+        """Answer the evaluation of an OpenFeature flag with the arms that a policy or a route drew."""
         try:
             line = ofrep.line(key, body)
         except ofrep.Invalid as invalid:
@@ -215,7 +221,9 @@ class Front:
         return Response(text, status)
 
     async def _ask(self, op: str, body: bytes) -> Answered:
-        """The answer to one line. body: the line without its `op`."""
+        """Return the answer to one line.
+
+        body: the line without its `op`."""
         with self._counted(len(body)):
             return await self.writer.submit([(1, _with_op(op, body))])
 
@@ -228,7 +236,7 @@ class Front:
             self.waiting_bytes -= n_bytes
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        """The body of a request. Raises RefusedRequest if it has no length, arrives too slowly, or is too large."""
+        """Read the body of a request. Raises RefusedRequest if it has no length, comes too slowly, or is too large."""
         limits, headers = self.limits, dict(scope["headers"])
         length = headers.get(b"content-length")
         if length is None and b"transfer-encoding" not in headers:
@@ -260,8 +268,7 @@ class Front:
         return bytes(body)
 
     async def _discard(self, receive: Receive) -> None:
-        """Read what a client still sends, within bounds: many clients read no answer before they have sent their
-        body."""
+        """Read what a client still sends, within bounds. Many clients read no answer before they have sent the body."""
         left_bytes = DISCARDED * self.limits.body_bytes
         with suppress(TimeoutError):
             async with asyncio.timeout(self.limits.slow_s):
@@ -271,7 +278,7 @@ class Front:
                     left_bytes -= len(message["body"])
 
     def _check_size(self, n_bytes: int, *, n_lines: int = 0, line_bytes: int = 0) -> None:
-        """Raises RefusedRequest for a body with too many bytes or lines, or with too long a line."""
+        """Raise RefusedRequest for a body with too many bytes or lines, or with too long a line."""
         limits = self.limits
         for number, limit, message in (
             (n_bytes, limits.body_bytes, "a body has at most {:,} bytes"),
@@ -284,7 +291,7 @@ class Front:
     # -- paths that are read --
 
     async def _health(self) -> Response:
-        """Whether the store answers, with counts of the server's work."""
+        """Answer whether the store works, with counts of the server's work."""
         answered = await self.writer.health()
         counts: dict[str, Any] = {"ok": answered.error is None, "clients": self.n_clients(), **self.writer.counts()}
         if answered.error is not None:
@@ -293,7 +300,7 @@ class Front:
 
 
 def _with_op(op: str, body: bytes) -> bytes:
-    """A line of the pipe for one JSON object. Other text is passed on, so that the writer reports what is wrong."""
+    """Return a JSON object as a line of the pipe. Other text is passed on, so that the writer reports what is wrong."""
     text = body.strip() or b"{}"
     if not text.startswith(b"{"):
         return text
@@ -306,7 +313,7 @@ def _status(answered: Answered) -> int:
 
 
 def _single(answered: Answered) -> Response:
-    """The answer to one line; the HTTP status of a refused line follows from its code."""
+    """Return the answer to one line. The HTTP status of a refused line follows from its code."""
     if not answered.text.startswith(b'{"line":'):
         return Response(answered.text)
     error = json.loads(answered.text)
@@ -315,6 +322,6 @@ def _single(answered: Answered) -> Response:
 
 
 def _busy(status: int, body: bytes, media_type: bytes = JSON) -> Response:
-    """An answer; one for a busy store says when to try again."""
+    """Return an answer, which for a busy store says when to try again."""
     headers = [(b"retry-after", b"1")] if status == HTTPStatus.SERVICE_UNAVAILABLE else []
     return Response(body, status, media_type, headers=headers)

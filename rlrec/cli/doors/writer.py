@@ -1,4 +1,4 @@
-"""The only writer of a server: a thread to which all clients pass their lines."""
+"""This module holds the only writer of a server, a thread to which all clients pass their lines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ NumberedLines = Sequence[tuple[int, bytes]]
 
 
 class Answered(NamedTuple):
-    """The answers to lines, as text. error: the error for which the store took none of them."""
+    """This record holds the answers to lines, as text.
+
+    error: the error for which the store took none of them."""
 
     text: bytes
     error: RlrecError | None = None
@@ -41,7 +43,7 @@ class Submitted(NamedTuple):
 
 
 class SharedWriter(threading.Thread):
-    """The only writer of a server: all waiting lines form one group, whichever clients sent them."""
+    """A SharedWriter is the only writer of a server. All waiting lines form one group, whichever clients sent them."""
 
     def __init__(self, pipe: Pipe, loop: asyncio.AbstractEventLoop, *, db: str) -> None:
         super().__init__(name="rlrec writer", daemon=True)
@@ -57,8 +59,9 @@ class SharedWriter(threading.Thread):
         self._began, self._last = time.monotonic(), Answered(b"")
 
     def submit(self, lines: NumberedLines, *, previous: Answered | None = None) -> asyncio.Future[Answered]:
-        """A future for the answers to lines. previous: the answers to earlier lines of the same body; if those failed,
-        these lines fail, too."""
+        """Return a future for the answers to lines.
+
+        previous: the answers to earlier lines of the same body; if those failed, these lines fail, too."""
         submitted = Submitted(lines, self.loop.create_future())
         if previous is not None and previous.error is not None:
             submitted.answered.set_result(_failed(lines, previous.error))
@@ -67,20 +70,20 @@ class SharedWriter(threading.Thread):
         return submitted.answered
 
     def counts(self) -> dict[str, int]:
-        """The counts that /healthz shows."""
+        """Return the counts that /healthz shows."""
         return {**self._counts, "waiting": self.n_waiting()}
 
     def n_waiting(self) -> int:
-        """The number of waiting bodies."""
+        """Return the number of waiting bodies."""
         return self._queue.qsize()
 
     def busy_s(self) -> float:
-        """The time spent on the present group so far; 0 while the writer waits for lines."""
+        """Return the seconds spent on the present group so far, or 0 while the writer waits for lines."""
         return time.monotonic() - self._began if self._is_busy else 0.0
 
     async def health(self) -> Answered:
-        """Whether the store answers. While it works on a group: whether it answered the last one, unless the present
-        one takes too long."""
+        """Ask whether the store answers. While it works on a group, return whether it answered the last group, or
+        StoreBusy if the present group takes too long."""
         if self._check is None or self._check.done():
             self._check = self.submit([])
         done, _ = await asyncio.wait([check := self._check], timeout=CHECK_S)
@@ -91,7 +94,7 @@ class SharedWriter(threading.Thread):
         return self._last
 
     def end(self) -> None:
-        """End once everything submitted is answered."""
+        """End the thread once everything submitted is answered."""
         self._queue.put(None)
 
     def run(self) -> None:
@@ -104,7 +107,7 @@ class SharedWriter(threading.Thread):
                 self.loop.call_soon_threadsafe(_deliver, group, answers)
 
     def _take(self) -> list[Submitted]:
-        """The next group: the waiting lines, up to GROUP; empty at the end."""
+        """Return the next group of the waiting bodies, with up to GROUP lines, or an empty list at the end."""
         submitted, self._next = self._next or self._queue.get(), None
         group, n_lines = list[Submitted](), 0
         while submitted is not None:
@@ -123,8 +126,8 @@ class SharedWriter(threading.Thread):
         return group
 
     def _answer(self, group: Sequence[Submitted]) -> list[Answered]:
-        """The answers to all bodies of a group. If an error that concerns no single line stops the group, each body
-        gets its own transaction."""
+        """Return the answers to all bodies of a group. If an error that concerns no single line stops the group, each
+        body gets its own transaction."""
         try:
             answers = iter(self._store([line for submitted in group for line in submitted.lines]))
             return [Answered(plain.lines([*islice(answers, len(submitted.lines))])) for submitted in group]
@@ -154,7 +157,7 @@ class SharedWriter(threading.Thread):
             self._counts[name] += count
 
     def failure(self, error: Exception) -> RlrecError:
-        """The error that clients see, without passwords."""
+        """Return the error that clients see, without passwords."""
         if isinstance(error, StoreBusy):
             hint = "send it again: lines with a request_id or a key are not stored twice"
             return StoreBusy(safe(error.message, self.db), hint=hint)

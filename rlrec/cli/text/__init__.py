@@ -1,1 +1,1 @@
-"""Conversion between values and the text that people write and read."""
+"""Modules here convert between values and the text that people write and read."""

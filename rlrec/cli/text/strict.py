@@ -1,4 +1,5 @@
-"""JSON parsed as strictly as a database needs it, with the standard library: slow, with precise error messages."""
+"""This module parses JSON as strictly as a database needs it, with the standard library. It is slow, with precise error
+messages."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ DEPTH = 64
 
 
 def decode_json(raw: bytes) -> Any:
-    """Any JSON value. Raises InputError."""
+    """Decode any JSON value. Raises InputError."""
     if len(raw) > LIMIT:
         raise InputError(f"longer than {LIMIT // 1_000_000} MB")
     if fault := problem(parsed(raw)):
@@ -25,7 +26,8 @@ def decode_json(raw: bytes) -> Any:
 
 
 def parsed(raw: bytes, *, line: int | None = None) -> Any:
-    """The tree of a JSON text, with RefusedTokens and Objects for parts that cannot be stored. Raises InputError."""
+    """Return the tree of a JSON text, with RefusedTokens and Objects for parts that cannot be stored. Raises
+    InputError."""
     try:
         text = raw.decode()
         return json.loads(
@@ -41,14 +43,14 @@ def parsed(raw: bytes, *, line: int | None = None) -> Any:
 
 
 class RefusedToken(NamedTuple):
-    """A token that JSON or a database does not accept, with the reason."""
+    """A RefusedToken is a token that JSON or a database does not accept, with the reason."""
 
     text: str
     reason: str
 
 
 class Object(dict[str, Any]):
-    """A JSON object that remembers a key given twice."""
+    """An Object is a JSON object that remembers a key given twice."""
 
     twice: str | None = None
 
@@ -73,7 +75,7 @@ def _float(text: str) -> float | RefusedToken:
 
 
 def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | None:
-    """The path and the description of the first problem for which any line is refused."""
+    """Return the path and the description of the first problem for which a JSON value is refused, or None."""
     if isinstance(value, RefusedToken):
         return path, f"{truncate(value.text, 40)} {value.reason}"
     if isinstance(value, str) and (reason := unstorable(value)):
@@ -93,12 +95,12 @@ def problem(value: Any, path: str = "", depth: int = 0) -> tuple[str, str] | Non
 
 
 def join_path(path: str, key: str) -> str:
-    """The path of a key within `path`."""
+    """Return the path of a key within `path`."""
     return f"{path}.{truncate(key, 80)}" if path else truncate(key, 80)
 
 
 def not_utf8(raw: bytes, bad: UnicodeDecodeError, *, line: int | None = None) -> InputError:
-    """The error for bytes that are not UTF-8."""
+    """Return the error for bytes that are not UTF-8."""
     message = f"not UTF-8: byte 0x{raw[bad.start]:02x} at column {bad.start + 1}"
     return InputError(message, hint=_encoding(raw), line=line)
 

@@ -1,5 +1,5 @@
-"""Text for one line of a screen, tests whether a database accepts text, tables before their layout, and the
-terminal."""
+"""This module fits text to one line of a screen, tests whether a database accepts text, and describes tables before
+their layout and the terminal."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ LARGEST = 2**63 - 1  # whole number that a database accepts
 
 
 def truncate(text: str, limit: int = 60) -> str:
-    """`text` as one printable line: control characters escaped, no longer than `limit`."""
+    """Return `text` as one printable line, cut to `limit` characters before control characters are escaped."""
     return printable(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
 def clipped(text: str, limit: int = 2_000) -> str:
-    """`text`, without its middle if it is longer than `limit`."""
+    """Return `text`, without its middle if it is longer than `limit`."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
 
 def printable(text: str) -> str:
-    """`text` with escapes for all characters that move a cursor or break a line."""
+    """Return `text` with escapes for all characters that move a cursor or break a line."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def unstorable(text: str) -> str | None:
-    """The reason why no database accepts `text`: a NUL, or half of a surrogate pair. None if they do."""
+    """Return the reason why no database accepts `text` (a NUL, or half of a surrogate pair), or None if databases
+    accept it."""
     if "\0" in text:
         return "holds a NUL character"
     try:
@@ -40,9 +41,11 @@ def unstorable(text: str) -> str | None:
 
 
 class View(NamedTuple):
-    """A table for people before its layout: rows of raw values under headers, with lines and tables above and below.
-    drop: the headers of columns that a narrow terminal leaves out, in this order; fixed: on a terminal all numbers of a
-    column have the same decimals."""
+    """A View describes a table for people before its layout. It has rows of raw values under headers, with lines and
+    tables above and below.
+
+    drop: the headers of columns that a narrow terminal leaves out, in this order; fixed: on a terminal all numbers
+    of a column have the same decimals."""
 
     headers: Sequence[str]
     rows: Iterable[Sequence[Any]]
@@ -53,20 +56,25 @@ class View(NamedTuple):
 
     @classmethod
     def select(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **fields: Any) -> View:
-        """A view of these columns of records, which are its headers. fields: the other fields of the view."""
+        """Return a view of these columns of records. The column names are its headers.
+
+        fields: the other fields of the view."""
         return cls(columns, [[record[column] for column in columns] for record in records], **fields)
 
 
 class Screen(NamedTuple):
-    """The place where a table is shown. width: of the terminal, None for a pipe or a file; colour: whether verdicts
-    have one."""
+    """A Screen describes the place where a table is shown.
+
+    width: of the terminal, None for a pipe or a file; colour: whether verdicts have one."""
 
     width: int | None = None
     colour: bool = False
 
     @classmethod
     def detect(cls, stream: TextIO | None, *, plain: bool = False) -> Screen:
-        """The screen of a stream, considering COLUMNS, NO_COLOR, FORCE_COLOR and TERM. plain: without colour."""
+        """Return the screen of a stream, considering COLUMNS, NO_COLOR, FORCE_COLOR and TERM.
+
+        plain: without colour."""
         terminal, env = stream is not None and stream.isatty(), os.environ
         forced = env.get("FORCE_COLOR", "0") not in ("", "0")
         is_plain = plain or env.get("NO_COLOR") or (env.get("TERM") == "dumb" and not forced)
@@ -74,8 +82,8 @@ class Screen(NamedTuple):
 
 
 def terminal_columns() -> int:
-    """The columns of the terminal: COLUMNS, or its own, else 80. `shutil` would say the same, but loads all compression
-    modules."""
+    """Return the columns of the terminal from COLUMNS or from the terminal itself, else 80. `shutil` would say the
+    same, but loads all compression modules."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns):
         return int(columns)

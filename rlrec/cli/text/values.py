@@ -1,8 +1,7 @@
-"""Conversion of words from a shell into values (times, durations, numbers, keys, names, JSON), and of values into
-words.
+"""This module converts words from a shell into values (times, durations, numbers, keys, names, JSON), and masks
+passwords in text.
 
-Each `parse_*` raises InputError; the click types at the end raise the same error with the name of the option.
-"""
+Each `parse_*` raises InputError. The click types at the end raise the same error with the name of the option."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ PASSWORD = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)(
 
 
 def key_problem(text: str) -> str | None:
-    """The reason why `text` cannot be the key of an arm, session, user or request; None if it can."""
+    """Return the reason why `text` cannot be the key of an arm, session, user or request, or None if it can."""
     if reason := unstorable(text):
         return f"'{truncate(text)}' {reason}"
     if not 1 <= len(text) <= KEY_LENGTH:
@@ -46,7 +45,7 @@ def key_problem(text: str) -> str | None:
 
 
 def recoded(text: str) -> str:
-    """A word of the command line as UTF-8, if Python decoded it by another locale."""
+    """Return a word of the command line as UTF-8, even if Python decoded it by another locale."""
     try:
         return text.encode("utf-8", "surrogateescape").decode()
     except UnicodeError:
@@ -54,20 +53,20 @@ def recoded(text: str) -> str:
 
 
 def hide(text: str, secrets: Sequence[str]) -> str:
-    """`text` with `***` in place of each of `secrets`."""
+    """Return `text` with `***` in place of each of `secrets`."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text
 
 
 def mask_secrets(text: str, secrets: Sequence[str] = ()) -> str:
-    """`text` with `***` in place of every password in a URL or a connection string, and of each of `secrets`."""
+    """Return `text` with `***` in place of every password in a URL or a connection string, and of each of `secrets`."""
     text = hide(text, secrets)
     return re.sub(PASSWORD, r"\1***", re.sub(USERINFO, r"\1***@", text))
 
 
 def passwords(url: str) -> list[str]:
-    """The passwords in a database URL, as written and decoded; they must not be printed."""
+    """Return the passwords in a database URL, as written and decoded, so that a caller can keep them out of output."""
     from urllib.parse import unquote
 
     userinfo = re.match(r"[^:/]+://[^:@/]*:(.*)@", url, re.DOTALL)
@@ -80,7 +79,7 @@ def passwords(url: str) -> list[str]:
 
 
 def parse_duration(text: str) -> int:
-    """The microseconds of 90s, 30m, 7d, 1h30m, 250ms; larger units come first."""
+    """Return the microseconds of a duration such as 90s, 30m, 7d, 1h30m or 250ms. Larger units come first."""
     micros = duration(text)
     if micros is None:
         raise InputError(f"'{truncate(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
@@ -90,7 +89,7 @@ def parse_duration(text: str) -> int:
 
 
 def parse_clock(text: str) -> int:
-    """A time, or +31m for 31 minutes after the clock of this machine."""
+    """Parse a time into microseconds since 1970. The form +31m means 31 minutes after the clock of this machine."""
     if not text.startswith("+"):
         return parse_time(text)
     import time
@@ -99,7 +98,7 @@ def parse_clock(text: str) -> int:
 
 
 def parse_number(text: str) -> float:
-    """A finite double."""
+    """Parse a finite double."""
     if re.fullmatch(NUMBER_FORM, text, re.ASCII) is None:
         raise InputError(f"'{truncate(text)}' is not a number")
     value = float(text)
@@ -109,7 +108,7 @@ def parse_number(text: str) -> float:
 
 
 def parse_percent(text: str) -> float:
-    """The number in 1% or 0.01."""
+    """Return the number that 1% or 0.01 stands for."""
     try:
         return parse_number(f"{text[:-1]}e-2" if text.endswith("%") else text)
     except InputError:
@@ -117,7 +116,7 @@ def parse_percent(text: str) -> float:
 
 
 def parse_integer(text: str, *, least_bits: int = 64) -> int:
-    """An integer of at most 64 bits, or of `least_bits` if that is more."""
+    """Parse an integer of at most 64 bits, or of `least_bits` if that is more."""
     bits = max(least_bits, 64)
     if re.fullmatch(r"[+-]?[0-9]+", text) is None:
         raise InputError(f"'{truncate(text)}' is not a whole number")
@@ -127,7 +126,7 @@ def parse_integer(text: str, *, least_bits: int = 64) -> int:
 
 
 def parse_name(text: str) -> str:
-    """The name of a policy, reward, experiment or variant."""
+    """Check the name of a policy, reward, experiment or variant, and return it."""
     if re.fullmatch(NAME_FORM, text) is None:
         hint = "up to 64 letters, digits, '_', '.' and '-', the first a letter or a digit"
         raise InputError(f"'{truncate(text)}' is not a name", hint=hint)
@@ -135,14 +134,14 @@ def parse_name(text: str) -> str:
 
 
 def parse_key(text: str) -> str:
-    """The key of an arm, session, user or request, verbatim: 1 to 200 characters."""
+    """Check the key of an arm, session, user or request, and return it unchanged. A key has 1 to 200 characters."""
     if reason := key_problem(text):
         raise InputError(reason)
     return text
 
 
 def parse_keys(text: str) -> list[str]:
-    """Keys from a comma-separated list, or from a JSON array if `text` starts with `[`."""
+    """Return the keys in a comma-separated list, or in a JSON array if `text` starts with `[`."""
     if text.lstrip().startswith("["):
         words = parse_json(text)
         if not all(isinstance(word, str) for word in words):
@@ -152,7 +151,7 @@ def parse_keys(text: str) -> list[str]:
 
 
 def parse_json(text: str) -> Any:
-    """The value of strict JSON text, or of the file named after an `@`."""
+    """Parse strict JSON text, or the file whose name follows an `@`."""
     from rlrec.cli.text.strict import decode_json
 
     if not text.startswith("@"):
@@ -168,7 +167,7 @@ def parse_json(text: str) -> Any:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """A JSON object, or that in the file named after an `@`."""
+    """Parse a JSON object, or the file with one whose name follows an `@`."""
     value = parse_json(text)
     if not isinstance(value, dict):
         raise InputError(f"expected a JSON object, got '{truncate(text)}'", hint="write '{\"hour\": 9}'")
@@ -176,7 +175,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def parse_candidates(text: str) -> list[Any]:
-    """A JSON array, or that in the file named after an `@`."""
+    """Parse a JSON array, or the file with one whose name follows an `@`."""
     value = parse_json(text)
     if not isinstance(value, list):
         raise InputError(f"expected a JSON array, got '{truncate(text)}'", hint='write [{"arm": "a", "score": 1.7}]')
@@ -184,7 +183,7 @@ def parse_candidates(text: str) -> list[Any]:
 
 
 def parse_file(path: str) -> dict[str, Any]:
-    """The JSON object in a file."""
+    """Read the JSON object in a file."""
     value = parse_json(f"@{path}")
     if not isinstance(value, dict):
         raise InputError(f"{truncate(path)} holds no JSON object")
@@ -192,7 +191,7 @@ def parse_file(path: str) -> dict[str, Any]:
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """The key and value of `K=V`; the value may contain further `=`."""
+    """Split `K=V` into its key and its value. The value may contain further `=`."""
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
         raise InputError(f"'{truncate(text)}' has no '='", hint="write NAME=VALUE")
@@ -200,7 +199,8 @@ def parse_pair(text: str) -> tuple[str, str]:
 
 
 def parse_named_table(text: str) -> tuple[str, str]:
-    """The name and path in NAME=FILE; for an existing FILE, its name without the suffix."""
+    """Split NAME=FILE into the name and the path. The name of an existing FILE without NAME is its file name without
+    the suffix."""
     name, equals, path = text.partition("=")
     if equals and re.fullmatch(NAME_FORM, name) and not os.path.exists(text):
         return name, path
@@ -208,7 +208,7 @@ def parse_named_table(text: str) -> tuple[str, str]:
 
 
 class Refused(click.BadParameter):
-    """A value that an option does not accept, with a hint."""
+    """A Refused error says that an option does not accept a value, and carries a hint."""
 
     def __init__(self, message: str, *, hint: str | None, **context: Any) -> None:
         super().__init__(message, **context)
@@ -216,7 +216,7 @@ class Refused(click.BadParameter):
 
 
 class Parsed(AnyType):
-    """A click type from one of the functions above."""
+    """This click type parses a value with one of the functions above."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name
@@ -233,7 +233,8 @@ class Parsed(AnyType):
 
 
 class FirstWord(Parsed):
-    """A click type: the id of a decision; an event is allowed if the command has a user, which is parsed first."""
+    """This click type takes the id of a decision. If the command has a user, which is parsed first, it also takes the
+    name of an event."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         has_user = ctx is not None and isinstance(ctx.params.get("user"), str)
@@ -241,7 +242,7 @@ class FirstWord(Parsed):
 
 
 class Registered(AnyChoice):
-    """A click type: the names in a registry (module:attribute), which is loaded when they are needed."""
+    """This click type takes the names in a registry (module:attribute), which is loaded when the names are needed."""
 
     def __init__(self, registry: str) -> None:
         self.module, _, self.attribute = registry.partition(":")
@@ -253,7 +254,7 @@ class Registered(AnyChoice):
 
 
 class Integer(click.IntRange):
-    """A click type: a whole number in a range, of at most 64 bits if the range has no upper end."""
+    """This click type takes a whole number in a range, of at most 64 bits if the range has no upper end."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str):
@@ -263,7 +264,7 @@ class Integer(click.IntRange):
 
 
 def parse_decision(text: str) -> int:
-    """The id of a decision, as it was printed: no sign, no leading zero."""
+    """Parse the id of a decision, written as it was printed, without a sign or a leading zero."""
     if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= LARGEST:
         return int(text)
     hint = "it is the number that recommend answered: rlrec feedback 17 click"
