@@ -170,7 +170,7 @@ def _override(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def _name_variables(command: click.Command, name: str) -> None:
-    """Name the environment variable of each option after its spelling on the command line; click would take the Python
+    """Name the environment variable of each option after its spelling on the command line. click would take the Python
     name. --format also has a variable for all commands."""
     for path, leaf in walk(command, "RLREC", name):
         for param in leaf.params:

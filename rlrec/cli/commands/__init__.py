@@ -1,4 +1,4 @@
-"""The list of commands, each imported when it is needed."""
+"""This module lists the commands, and imports each when it is needed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 @cache
 def load_command(name: str) -> click.Command:
-    """The command with a name; its text in COMMANDS is the first line of its help."""
+    """Import the command with a name. Its text in COMMANDS becomes the first line of its help."""
     room, summary = COMMANDS[name]
     word = name.replace("-", "_")
     command = cast(click.Command, getattr(import_module(f"rlrec.cli.{room}.{word}"), word))

@@ -54,7 +54,7 @@ class Frame:
 class Plot(NamedTuple):
     """A Plot is the figure of an answer, which a notebook shows.
 
-    svg: a complete SVG document; description: in words."""
+    `svg` is a complete SVG document. `description` says in words what it shows."""
 
     svg: str
     description: str
@@ -80,7 +80,7 @@ class Plot(NamedTuple):
 class Display(NamedTuple):
     """This record holds the parts of an answer that a command passes to its output.
 
-    draw: makes its figure, None if it has none."""
+    `draw` makes its figure, and is None if it has none."""
 
     table: View | None = None
     columns: Sequence[str] | None = None
@@ -112,7 +112,7 @@ class Reply(Frame):
         """Return the figure that `--plot` writes, which a notebook shows. Raises InputError where the answer has
         nothing to plot.
 
-        path: a file that gets it, too."""
+        `path` is a file that gets the figure, too."""
         if self.display is None or self.display.draw is None:
             raise InputError("this answer has no figure", hint="to_pandas() makes a frame of it, which draws itself")
         if (figure := self.display.draw()) is None:

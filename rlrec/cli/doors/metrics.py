@@ -26,7 +26,7 @@ class Metrics:
     def __init__(self, store: Store, writer: SharedWriter) -> None:
         """Register the metrics, and count each group of the writer from now on.
 
-        store: the one that the writer's thread uses; the metrics read it through another connection."""
+        `store` is the store that the writer's thread uses. The metrics read it through another connection."""
         self.url, self.now = store.url.render_as_string(hide_password=False), store.now
         self.pipe, self.registry, writer.count_group = writer.pipe, CollectorRegistry(), self.count_group
         common: dict[str, Any] = {"registry": self.registry, "namespace": "rlrec"}

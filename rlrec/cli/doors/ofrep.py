@@ -19,7 +19,7 @@ METADATA = ("decision_id", "propensity", "policy", "version", "experiment", "var
 class Invalid(Exception):
     """An Invalid error says that a request body is no evaluation context.
 
-    code: an error code of the protocol."""
+    `code` is an error code of the protocol."""
 
     def __init__(self, code: str, details: str) -> None:
         super().__init__(details)

@@ -106,7 +106,8 @@ class Lane:
 class _CachedPage(NamedTuple):
     """This record holds a page as last made.
 
-    until: the time up to which it counts as fresh; oldest: the time up to which it may be shown as an older page."""
+    `until` is the time up to which it counts as fresh, and `oldest` the time up to which it may be shown as an older
+    page."""
 
     page: WebPage
     until: float
@@ -203,7 +204,7 @@ def _home(scope: Scope) -> str:
 def _message(text: str, home: str = ".") -> bytes:
     """Return the HTML of a page with one sentence.
 
-    home: the address of the overview."""
+    `home` is the address of the overview."""
     return app.html.render("waiting.html", title="rlrec", text=text, home=home).encode()
 
 

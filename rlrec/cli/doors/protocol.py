@@ -28,10 +28,11 @@ LINGER_S = 2.0  # in which the body of a refused request is discarded: closing a
 class Limits(NamedTuple):
     """This record holds the limits of a server.
 
-    head_bytes and body_bytes: of a request; body_lines: of its body; waiting_bytes: of all waiting bodies, but
-    bodies up to small_bytes are always accepted. idle_s: between requests, short_idle_s when other clients want to
-    connect; slow_s: for a request to arrive once it has begun, and for a client to read an answer; drain_s: for
-    answers when the server ends."""
+    `head_bytes` and `body_bytes` limit a request, and `body_lines` its body. `waiting_bytes` limits all waiting
+    bodies together, but bodies up to `small_bytes` are always accepted. A connection may be idle between requests
+    for `idle_s`, or for `short_idle_s` when other clients want to connect. A request must arrive within `slow_s`
+    once it has begun, and a client must read an answer in the same time. When the server ends, it waits `drain_s`
+    for answers."""
 
     clients: int = 512
     head_bytes: int = 32_768
@@ -77,7 +78,7 @@ class BoundedFlow(FlowControl):
 class BoundedProtocol(HttpToolsProtocol):
     """A BoundedProtocol is a connection with limits.
 
-    notice: called once when there is no room for more clients."""
+    `notice` is called once when there is no room for more clients."""
 
     cycle: RequestResponseCycle | None  # type: ignore[assignment]
     flow: BoundedFlow
@@ -329,7 +330,7 @@ class Notices(logging.Handler):
 def server(app: Any, limits: Limits, notice: Callable[[str], None], **options: Any) -> BoundedServer:
     """Return a uvicorn server for an ASGI application.
 
-    options: of TLS, as in uvicorn's Config."""
+    `options` are those of TLS, as in uvicorn's Config."""
 
     def connect(*args: Any, **kwargs: Any) -> BoundedProtocol:
         return BoundedProtocol(*args, limits=limits, notice=notice, **kwargs)

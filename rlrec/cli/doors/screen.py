@@ -1,4 +1,4 @@
-"""This module is the command `rlrec screen`."""
+"""This module holds the command `rlrec screen`, which serves pages for a browser on this machine."""
 
 from __future__ import annotations
 

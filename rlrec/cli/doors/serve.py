@@ -1,4 +1,4 @@
-"""This module is the command `rlrec serve`."""
+"""This module holds the command `rlrec serve`, which answers requests and feedback over HTTP."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ async def _run(
 ) -> int:  # fmt: skip
     """Answer clients of a pipe until a signal arrives. Returns its number.
 
-    tls: options of uvicorn."""
+    `tls` has options of uvicorn."""
     from rlrec.cli.doors.metrics import Metrics
     from rlrec.cli.doors.protocol import Limits, server
     from rlrec.cli.doors.web import Front
@@ -184,7 +184,7 @@ async def _run(
 async def run_until_signal(served: BoundedServer, listener: socket.socket, show_address: Callable[[], None]) -> int:
     """Serve until a signal arrives, then answer what has arrived. Returns the number of the signal.
 
-    show_address: called once signals are handled."""
+    `show_address` is called once signals are handled."""
     loop, numbers = asyncio.get_running_loop(), list[int]()
 
     def stop(number: int) -> None:

@@ -42,8 +42,8 @@ SCREEN = "/screen"  # prefix of the paths of pages for people
 class Access(Record):
     """This record holds the rules of access to a server.
 
-    token: required in `Authorization: Bearer`, None for none; hosts: to which a request may be addressed, None for
-    any."""
+    `token` is required in `Authorization: Bearer`, unless it is None. `hosts` are the names to which a request may
+    be addressed, or None for any."""
 
     token: bytes | None = None
     hosts: Sequence[str] | None = None
@@ -112,7 +112,8 @@ def refused_method(allowed: str, reason: str) -> RefusedRequest:
 class Response(NamedTuple):
     """A Response is the answer of the server to a request.
 
-    following: the later pieces of a long answer, None if `body` is all of it; headers: besides type and length."""
+    `following` yields the later pieces of a long answer, and is None if `body` is all of it. `headers` are those
+    besides type and length."""
 
     body: bytes
     status: int = 200
@@ -137,7 +138,8 @@ class Response(NamedTuple):
 class Front:
     """A Front is the application of a server, which passes lines to a writer.
 
-    waiting_bytes: of bodies without an answer so far; n_clients: returns the number of connections."""
+    `waiting_bytes` counts the bytes of bodies without an answer so far. `n_clients` returns the number of
+    connections."""
 
     writer: SharedWriter
     limits: Limits
@@ -223,7 +225,7 @@ class Front:
     async def _ask(self, op: str, body: bytes) -> Answered:
         """Return the answer to one line.
 
-        body: the line without its `op`."""
+        `body` is the line without its `op`."""
         with self._counted(len(body)):
             return await self.writer.submit([(1, _with_op(op, body))])
 

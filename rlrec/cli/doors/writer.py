@@ -31,7 +31,7 @@ NumberedLines = Sequence[tuple[int, bytes]]
 class Answered(NamedTuple):
     """This record holds the answers to lines, as text.
 
-    error: the error for which the store took none of them."""
+    `error` is the error for which the store took none of them."""
 
     text: bytes
     error: RlrecError | None = None
@@ -61,7 +61,7 @@ class SharedWriter(threading.Thread):
     def submit(self, lines: NumberedLines, *, previous: Answered | None = None) -> asyncio.Future[Answered]:
         """Return a future for the answers to lines.
 
-        previous: the answers to earlier lines of the same body; if those failed, these lines fail, too."""
+        `previous` has the answers to earlier lines of the same body. If those failed, these lines fail, too."""
         submitted = Submitted(lines, self.loop.create_future())
         if previous is not None and previous.error is not None:
             submitted.answered.set_result(_failed(lines, previous.error))

@@ -1,1 +1,1 @@
-"""Output of results as tables, JSON and CSV."""
+"""Modules here write results as tables, JSON and CSV."""

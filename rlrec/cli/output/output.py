@@ -1,9 +1,8 @@
-"""Output of results as table, json, ndjson or csv: always in UTF-8, without NaN, with unchanged keys.
+"""This module writes results as table, json, ndjson or csv, always in UTF-8, without NaN, with unchanged keys.
 
-A result is a record (a dataclass, a msgspec Struct, a mapping), or a list or an iterator of records. An iterator is
-written as it comes, except as a table. `plain.py` (JSON) and `tables.py` (tables, csv) format it; they are loaded when
-something is shown.
-"""
+A result is a record (a dataclass, a msgspec Struct, a mapping), or a list or an iterator of records. The records of
+an iterator are written one by one as they come, except in a table. The modules `plain.py` (JSON) and `tables.py`
+(tables, csv) format results. They are loaded when something is shown."""
 
 from __future__ import annotations
 
@@ -27,8 +26,9 @@ PAUSE_S = 0.2
 
 
 class Show:
-    """Writes results in the format that the user chose. plain: without colour; typed: whether the format was given on
-    the command line."""
+    """A Show object writes results in the format that the user chose.
+
+    With `plain`, it uses no colour. `typed` says whether the format was given on the command line."""
 
     def __init__(self, form: str, *, plain: bool = False, typed: bool = True) -> None:
         self.format, self.typed = form, typed
@@ -41,9 +41,11 @@ class Show:
         self, result: Any, *, table: View | None = None, columns: Sequence[str] | None = None,
         flat: Iterable[Mapping[str, Any]] | None = None, lines: Iterable[Mapping[str, Any]] | None = None,
     ) -> None:  # fmt: skip
-        """Write one result. table: shown by `--format table`, and by csv if the result is one record.
-        columns: the keys of a list of records, which a csv or a table shows even without rows.
-        flat: the records of the csv, where these differ from the result; lines: those of ndjson."""
+        """Write one result.
+
+        `table` is shown by `--format table`, and by csv if the result is one record. `columns` are the keys of a
+        list of records, which a csv or a table shows even without rows. `flat` has the records of the csv, where
+        these differ from the result. `lines` has those of ndjson."""
         from rlrec.cli.output import plain
 
         self.clear_progress()
@@ -67,9 +69,10 @@ class Show:
         flush()
 
     def stream(self, groups: Iterable[Iterable[Any]], *, rehearsal: AbstractContextManager[None] | None = None) -> None:
-        """Write the answers to a stream as JSON objects, one per line in every format; each group at once.
-        rehearsal: a transaction around all groups. The answers are written after it, so that it does not wait for a
-        slow reader."""
+        """Write the answers to a stream as JSON objects, one per line in every format, each group at once.
+
+        `rehearsal` is a transaction around all groups. The answers are written after it, so that it does not wait
+        for a slow reader."""
         if self.format == "csv" and self.typed:
             raise click.UsageError("a stream is answered in ndjson, not in csv")
         from rlrec.cli.output import plain
@@ -100,7 +103,7 @@ def write(data: bytes) -> None:
 
 
 def discard_unwritten(stream: TextIO | None) -> None:
-    """Discard output that could not be written; otherwise the interpreter would try again when it ends, and exit with
+    """Discard output that could not be written. Otherwise the interpreter would try again when it ends, and exit with
     120."""
     standard = any(stream is file for file in (sys.__stdout__, sys.__stderr__))
     if stream is None or not standard:
@@ -113,7 +116,7 @@ def discard_unwritten(stream: TextIO | None) -> None:
 
 
 def flush() -> None:
-    """Flush stdout."""
+    """Flush stdout, if it is open."""
     if sys.stdout is not None:
         sys.stdout.flush()
 

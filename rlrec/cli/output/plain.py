@@ -1,4 +1,4 @@
-"""Results as plain JSON values, and as JSON text."""
+"""This module turns results into plain JSON values, and into JSON text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEEPEST = 8  # names of the fields around one that cannot be written
 
 @cache
 def _names(kind: type) -> tuple[str, ...] | None:
-    """The fields of a record's class; None if it is no record."""
+    """Return the fields of a record's class, or None if it is no record."""
     if not hasattr(kind, "__dataclass_fields__"):
         return getattr(kind, "__struct_fields__", None)
     from dataclasses import fields
@@ -29,7 +29,7 @@ def _names(kind: type) -> tuple[str, ...] | None:
 
 
 def plain(value: Any) -> Any:
-    """The JSON value of an object that `json` cannot write by itself."""
+    """Return the JSON value of an object that `json` cannot write by itself."""
     if (names := _names(value.__class__)) is not None:
         return {name: getattr(value, name) for name in names}
     if isinstance(value, Mapping):
@@ -46,12 +46,13 @@ def plain(value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Compact JSON on one line. Raises ValueError for a NaN or an infinity."""
+    """Return compact JSON on one line. Raises ValueError for a NaN or an infinity."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain)
 
 
 def dumps_fields(values: Mapping[str, Any]) -> str:
-    """A mapping as JSON. Raises InputError that names the first field whose value JSON lacks, as `context.price`."""
+    """Return a mapping as JSON. Raises InputError that names the first field whose value JSON lacks, as
+    `context.price`."""
     try:
         return dumps(values)
     except (TypeError, ValueError, RecursionError) as error:
@@ -64,7 +65,7 @@ def dumps_fields(values: Mapping[str, Any]) -> str:
 
 
 def _first_unwritable(value: Any, *names: str) -> tuple[str, Any]:
-    """The field that cannot be written, with the names of those around it, and its value."""
+    """Return the field that cannot be written, with the names of the fields around it, and its value."""
     for key, item in value.items() if isinstance(value, Mapping) and len(names) < DEEPEST else ():
         try:
             dumps(item)
@@ -74,12 +75,13 @@ def _first_unwritable(value: Any, *names: str) -> tuple[str, Any]:
 
 
 def line(record: Any) -> bytes:
-    """A JSON object as one line."""
+    """Return a JSON object as one line."""
     return dumps(record).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def lines(group: Sequence[Any]) -> bytes:
-    """Many records of JSON values, an object per line. A `fields` object that several records share is encoded once."""
+    """Return many records of JSON values as text, with an object per line. A `fields` object that several records share
+    is encoded once."""
     drawn = [record for record in group if hasattr(record, "fields")]
     if not drawn:
         return _encoded(group)
@@ -92,9 +94,9 @@ def lines(group: Sequence[Any]) -> bytes:
 
 
 def _encoded(group: Sequence[Any]) -> bytes:
-    """Many records of JSON values, an object per line, by msgspec. msgspec would write NaN and infinity as null. In
-    MessagePack they begin with bytes that no text contains: if such bytes are found, the slow encoder is used, which
-    raises."""
+    """Encode many records of JSON values by msgspec, with an object per line. msgspec would write NaN and infinity as
+    null. In MessagePack they begin with bytes that no text contains. If such bytes are found, the slow encoder is used,
+    which raises."""
     import msgspec
 
     with suppress(TypeError, ValueError, OverflowError):
@@ -104,17 +106,18 @@ def _encoded(group: Sequence[Any]) -> bytes:
 
 
 def single(result: Any) -> bool:
-    """Whether a result is one record."""
+    """Tell whether a result is one record."""
     return isinstance(result, Mapping) or _names(result.__class__) is not None
 
 
 def records(result: Any) -> Iterator[Any]:
-    """The records of a result."""
+    """Return an iterator over the records of a result."""
     return iter([result]) if single(result) else iter(result)
 
 
 def document(result: Any) -> Iterator[bytes]:
-    """One JSON document: an object with the version of its keys, or a list with one record per line."""
+    """Yield the chunks of one JSON document. The document is an object with the version of its keys, or a list with one
+    record per line."""
     if single(result):
         yield line({**mapping(result), "schema_version": SCHEMA_VERSION})
         return
@@ -129,7 +132,7 @@ def document(result: Any) -> Iterator[bytes]:
 
 
 def mapping(record: Any) -> Mapping[str, Any]:
-    """The keys and values of a record."""
+    """Return the keys and values of a record."""
     values = record if isinstance(record, Mapping) else plain(record)
     if not isinstance(values, Mapping):
         raise TypeError(f"cannot show a {type(record).__name__} as a row")

@@ -1,4 +1,5 @@
-"""Progress of a long command: one line on a terminal's stderr, overwritten as it changes, and removed at the end."""
+"""This module shows the progress of a long command as one line on a terminal's stderr. The line is overwritten as it
+changes, and removed at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ PAUSE_S = 0.2
 
 
 class ProgressLine:
-    """A line with the rows so far, the rows per second, and the time left."""
+    """A ProgressLine shows the rows so far, the rows per second, and the time left."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

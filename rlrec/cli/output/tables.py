@@ -1,6 +1,6 @@
-"""Tables for people, and csv. In a pipe a table has all columns at their natural width. On a terminal no line exceeds
-its width: columns are left out in the order that their view declares, long texts are elided, and lines above and below
-a table are wrapped; verdicts have a colour."""
+"""This module lays out tables for people, and csv. In a pipe a table has all columns at their natural width. On a
+terminal no line exceeds its width. There columns are left out in the order that their view declares, long texts are
+elided, and lines above and below a table are wrapped. Verdicts have a colour."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ BLOCKS, STEPS = " ▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█"
 
 
 class Figures(str):
-    """Several numbers in one cell, which is never elided."""
+    """A Figures text holds several numbers in one cell, which is never elided."""
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, not a bool."""
+    """Tell whether a value is a number, not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def cell(value: Any) -> str:
-    """A value as a table shows it to people: text verbatim, except characters that move the cursor."""
+    """Return a value as a table shows it to people. Text stays verbatim, except characters that move the cursor."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -65,7 +65,7 @@ def cell(value: Any) -> str:
 
 
 def pairs(record: Mapping[str, Any]) -> str:
-    """A record in one cell, without JSON punctuation: hour=9 device=ios."""
+    """Return a record as text for one cell, without JSON punctuation, such as hour=9 device=ios."""
     return " ".join(f"{key}={_plain(value)}" for key, value in record.items())
 
 
@@ -76,15 +76,15 @@ def _plain(value: Any) -> str:
 
 
 def short_times(text: str) -> str:
-    """A text with its times cut to seconds, in the time zone, as a terminal shows them; those of commands stay."""
+    """Cut the times in a text to seconds, in the time zone, as a terminal shows them. Times within commands stay."""
     if times.zone is None:
         return TIME.sub(r"\1 \2", text)
     return TIME.sub(lambda match: f"{times.local(times.parse(match[0])):%Y-%m-%d %H:%M:%S}", text)
 
 
 def decimals(values: Iterable[Any]) -> int | None:
-    """The number of decimals for a column of these values, so that the largest shows four digits; None for whole
-    numbers and for texts."""
+    """Return the number of decimals for a column of these values, so that the largest shows four digits, or None for
+    whole numbers and for texts."""
     numbers = [abs(value) for value in values if is_number(value)]
     if all(value == int(value) for value in numbers if math.isfinite(value)):
         return None
@@ -92,31 +92,33 @@ def decimals(values: Iterable[Any]) -> int | None:
 
 
 def fixed(value: float, places: int) -> str:
-    """A number with `places` decimals; one that would show as 0 gets one significant digit."""
+    """Return a number with `places` decimals. A number that would show as 0 gets one significant digit."""
     text = f"{value:.{places}f}"
     return text if value == 0 or float(text) else f"{value:.1g}"
 
 
 def interval(value: float | None, lower: float | None, upper: float | None, places: int | None) -> Figures:
-    """A value with its interval in one cell; places: decimals of all three numbers."""
+    """Return a value with its interval as text for one cell.
+
+    `places` is the number of decimals of all three numbers."""
     texts = ["-" if number is None else fixed(number, places or 0) for number in (value, lower, upper)]
     return Figures(texts[0] if lower is None and upper is None else "{} [{}, {}]".format(*texts))
 
 
 def bar(share: float, *, width: int = 10) -> str:
-    """A bar that fills a share of `width` characters."""
+    """Draw a bar that fills a share of `width` characters."""
     eighths = round(8 * width * min(max(share, 0.0), 1.0))
     return (BLOCKS[8] * (eighths // 8) + BLOCKS[eighths % 8]).rstrip()
 
 
 def sparkline(numbers: Sequence[float]) -> str:
-    """A bar for each number, with a height relative to the largest; zeros are a base line."""
+    """Draw a bar for each number, with a height relative to the largest. Zeros are a base line."""
     top = max(numbers, default=0) or 1
     return "".join(STEPS[math.ceil(7 * number / top)] for number in numbers)
 
 
 def text_width(text: str) -> int:
-    """The number of terminal columns that a text takes."""
+    """Return the number of terminal columns that a text takes."""
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width
@@ -125,7 +127,7 @@ def text_width(text: str) -> int:
 
 
 def elide(text: str, width: int) -> str:
-    """`text` in at most `width` columns."""
+    """Shorten `text` to at most `width` columns."""
     if text_width(text) <= width:
         return text
     text = text[: 2 * width]  # cut first, since the loop below is slow for a long text
@@ -138,8 +140,9 @@ def elide(text: str, width: int) -> str:
 
 
 class Column:
-    """A column with its cells as text; numbers are right-aligned. places: decimals of its numbers; None: as many as
-    each needs."""
+    """A Column is a column of a table, with its cells as text. Numbers are right-aligned.
+
+    `places` is the number of decimals of its numbers. If it is None, each has as many as it needs."""
 
     def __init__(self, header: str, values: Sequence[Any], screen: Screen, *, places: int | None = None) -> None:
         self.header, self.cells = header, list(map(cell, values))
@@ -155,7 +158,8 @@ class Column:
         self.coloured = screen.colour and header in VERDICTS
 
     def draw(self, text: str) -> str:
-        """A cell's text for tabulate: elided, coloured, with a filler for each character that takes two columns."""
+        """Return a cell's text for tabulate, elided and coloured, with a filler for each character that takes two
+        columns."""
         text = elide(text, self.width)
         filler = FILLER * (text_width(text) - len(text))
         if self.coloured and (word := COLOURED.match(text)):
@@ -164,7 +168,7 @@ class Column:
 
 
 def _columns(view: View, screen: Screen) -> list[Column]:
-    """The columns of a view, with cells not yet elided."""
+    """Return the columns of a view, with cells not yet elided."""
     body = [list(row) for row in view.rows]
     values: list[Sequence[Any]] = list(zip(*body, strict=True)) if body else [()] * len(view.headers)
     named = list(zip(view.headers, values, strict=True))
@@ -178,7 +182,7 @@ def _columns(view: View, screen: Screen) -> list[Column]:
 
 
 def _fit(columns: Sequence[Column], width: int, drop: Sequence[str]) -> list[Column]:
-    """The columns that fit into a width; text columns may be narrowed."""
+    """Return the columns that fit into a width. Text columns may be narrowed."""
     shown = list(columns)
     undeclared = [column.header for column in reversed(columns[1:]) if column.header not in drop]
     for header in [*drop, *undeclared]:
@@ -214,7 +218,7 @@ def _grid(view: View, screen: Screen) -> str:
 
 
 def wrapped(lines: Iterable[str], screen: Screen) -> str:
-    """Lines above or below a table, wrapped on a terminal."""
+    """Return lines above or below a table as text, wrapped on a terminal."""
     rows = list(map(printable, lines))
     if screen.width is not None:
         rows = [row for line in map(short_times, rows) for row in _terminal_rows(line, screen.width)]
@@ -230,7 +234,7 @@ def _terminal_rows(line: str, width: int) -> list[str]:
 
 
 def view(view: View, screen: Screen) -> str:
-    """A view as text: title, grid (if the view has headers), and notes."""
+    """Return a view as text, with its title, grid (if the view has headers), and notes."""
     title, notes = (
         "".join(_grid(item, screen) if isinstance(item, View) else wrapped([item], screen) for item in items)
         for items in (view.title, view.notes)
@@ -243,7 +247,7 @@ def lay_out(
     result: Any, view_of_result: View | None, columns: Sequence[str] | None, flat: Iterable[Mapping[str, Any]] | None,
     screen: Screen | None,
 ) -> Iterable[bytes]:  # fmt: skip
-    """A result as a table on a screen, or as csv without one; the arguments are those of `Show`."""
+    """Lay out a result as a table on a screen, or as csv without one. The arguments are those of `Show`."""
     if screen is not None:
         text = view(view_of_result, screen) if view_of_result else table(result, columns, screen)
         return [text.encode("utf-8", "backslashreplace")]
@@ -253,7 +257,7 @@ def lay_out(
 
 
 def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
-    """A record with a line for each key, or several records as a grid."""
+    """Return a record as text with a line for each key, or several records as a grid."""
     if single(result):
         # each key on its own line; a list of records below, as its own table
         record = mapping(result)
@@ -280,7 +284,7 @@ def _csv_cell(value: Any) -> Any:
 
 
 def csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-    """The lines of a csv (RFC 4180)."""
+    """Yield the lines of a csv (RFC 4180)."""
     from csv import writer as csv_writer
 
     line: Any = SimpleNamespace(write=lambda text: text.encode("utf-8", "backslashreplace"))
@@ -290,7 +294,7 @@ def csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes
 
 
 def csv_records(rows: Iterator[Any], columns: Sequence[str] | None) -> Iterator[bytes]:
-    """A csv whose header is `columns`, or the keys of the first record if None."""
+    """Return the lines of a csv whose header is `columns`, or the keys of the first record if None."""
     first = next(rows, None)
     if first is None:
         return csv(columns, ()) if columns else iter(())

@@ -1,5 +1,5 @@
-"""The use cases and figures, each imported when it is first used: `app.policy.create` is in
-`rlrec.app.policies.policy`."""
+"""This module offers the use cases and figures, each imported when it is first used. For example, `app.policy.create`
+is in `rlrec.app.policies.policy`."""
 
 # mypy: implicit-reexport
 # ruff: noqa: F401 (imports for the type checker, which does not see what __getattr__ does)

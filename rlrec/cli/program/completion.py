@@ -1,4 +1,4 @@
-"""Shell completion: names of arms, policies and other things for the values of options and arguments."""
+"""This module completes names of arms, policies and other things in a shell, as values of options and arguments."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _items(sorts: tuple[str, ...], is_list: bool, ctx: click.Context, incomplete
 
 
 def _names(ctx: click.Context, sort: str) -> list[str]:
-    """The names of a kind; none if the store cannot be read."""
+    """Return the names of a kind, or none if the store cannot be read."""
     from rlrec.app.opening import open_store
     from rlrec.errors import RlrecError
 

@@ -1,4 +1,4 @@
-"""Errors, printed as one line on stderr, and exit codes."""
+"""This module prints errors as one line on stderr, and chooses exit codes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PIPE_CLOSED = 141  # the exit code that a shell shows for a program ended by SIG
 
 
 def report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
-    """Print an error on stderr. Returns the exit code."""
+    """Print an error on stderr, and return the exit code."""
     try:
         if not isinstance(error, OSError):
             output.flush()
@@ -83,7 +83,7 @@ def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None
 
 
 def _stored_hint(settings: Settings) -> str | None:
-    """A hint that says what the command has stored although its answer is lost; None if it stored nothing."""
+    """Return a hint that says what the command has stored although its answer is lost, or None if it stored nothing."""
     if settings.store is None or not settings.store.has_stored:
         return None
     from rlrec.cli.output import plain
@@ -96,7 +96,8 @@ def _stored_hint(settings: Settings) -> str | None:
 
 
 def _runnable(hint: str | None, settings: Settings) -> str | None:
-    """A hint in which `rlrec init` names the store, without its password and options (which may hold a password)."""
+    """Return a hint in which `rlrec init` names the store, without its password and options (which may hold a
+    password)."""
     if hint is None or settings.db == Settings.db:
         return hint
     plain = re.sub(r"(?<=[?&])options=[^&]*&?", "", settings.db).rstrip("?&")
@@ -105,7 +106,7 @@ def _runnable(hint: str | None, settings: Settings) -> str | None:
 
 
 def _location(error: RlrecError, settings: Settings) -> str:
-    """The file, line and field of an input error, as far as known."""
+    """Return the file, line and field of an input error, as far as known."""
     if not isinstance(error, InputError):
         return ""
     if error.line is None:
@@ -117,8 +118,8 @@ def _location(error: RlrecError, settings: Settings) -> str:
 
 
 def _source(context: click.Context, field: str) -> str | None:
-    """The source of a field of a single request: the option with the environment variable that set it, or the argument
-    by its name in the usage."""
+    """Return the source of a field of a single request. The source is the option with the environment variable that set
+    it, or the argument by its name in the usage."""
     name = re.split(r"[.\[]", field)[0]
     if name in TYPED_AS:
         name = next((option for option in TYPED_AS[name] if context.params.get(option) is not None), "")
@@ -150,8 +151,8 @@ def _usage(error: click.ClickException) -> tuple[str, str | None]:
 
 
 def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
-    """The environment variable or the file that gave a parameter its value; None if the command line or a default
-    did."""
+    """Return the environment variable or the file that gave a parameter its value, or None if the command line or a
+    default did."""
     source = ctx.get_parameter_source(param.name or "")
     if source is click.core.ParameterSource.DEFAULT_MAP:
         return "rlrec.toml"
@@ -164,7 +165,7 @@ def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
 
 
 def _setting(message: str, context: click.Context | None) -> str | None:
-    """The environment variable whose value occurs in an error that names no option."""
+    """Return the environment variable whose value occurs in an error that names no option."""
     variables = (_from_environment(param, context) for param in context.command.params) if context else ()
     return next((variable for variable in variables if variable and os.environ.get(variable, "\0") in message), None)
 
@@ -183,7 +184,7 @@ def _option_hint(error: click.NoSuchOption, ctx: click.Context | None) -> str | 
 
 
 def _wants_json(error: BaseException, settings: Settings, args: list[str]) -> bool:
-    """Whether the user wants JSON, even if the command line could not be parsed."""
+    """Tell whether the user wants JSON, even if the command line could not be parsed."""
     if settings.format is not None:
         return settings.format == "json"
     words = args[: args.index("--")] if "--" in args else args

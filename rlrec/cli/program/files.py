@@ -1,5 +1,5 @@
-"""Files that commands read and write. Input has one JSON object per line; it is read in groups, and bad lines are
-refused. An output file appears only when it is complete, and may not be one of the inputs."""
+"""This module opens the files that commands read and write. Input has one JSON object per line. Commands read it in
+groups, and refuse bad lines. An output file appears only when it is complete, and may not be one of the inputs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 
 class Refusals:
-    """Refused lines. The first one ends the command, or, with a path, each is written there as a JSON object: line,
-    error, field, text, file, code."""
+    """Refusals count and keep the refused lines of an input. The first one ends the command, unless there is a path.
+    With a path, each is written there as a JSON object with line, error, field, text, file and code."""
 
     def __init__(self, path: str | None, *, appends: bool = False) -> None:
         self.count = self.n_lines = 0  # refused lines; refused and stored lines
@@ -44,8 +44,7 @@ class Refusals:
         settings().source = "<stdin>" if source == "-" else source
 
     def refuse(self, error: InputError, text: bytes) -> None:
-        """Write the line to the file, with escapes for bytes that are not UTF-8; or raise `error` if there is no
-        file."""
+        """Write the line to the file, with escapes for bytes that are not UTF-8. If there is no file, raise `error`."""
         if self.file is None:
             error.hint = error.hint or "nothing was stored; --on-error quarantine keeps the good lines"
             raise error
@@ -69,13 +68,15 @@ def _created(path: str, mode: str) -> BinaryIO:
 
 
 def refused(count: int, *, n_lines: int, hint: str | None = None) -> LinesRefused:
-    """The error at the end of an input in which some lines were refused. n_lines: refused and stored lines."""
+    """Return the error at the end of an input in which some lines were refused.
+
+    `n_lines` counts refused and stored lines."""
     what = f"{'nothing' if count == n_lines else 'the rest'} {'would be' if settings().dry_run else 'is'} stored"
     return LinesRefused(f"{quantity(count, 'line')} refused, {what}", hint=hint)
 
 
 class Lines:
-    """Input with one JSON object per line, read in groups; bad lines are refused."""
+    """Lines are an input with one JSON object per line, read in groups. Bad lines are refused."""
 
     def __init__(self, source: str, refusals: Refusals) -> None:
         self.name = source
@@ -92,7 +93,7 @@ class Lines:
             self.source = rereadable(self.source)
 
     def first_byte(self) -> bytes:
-        """The first byte that is no space, in an input that can be read again."""
+        """Return the first byte that is no space, in an input that can be read again."""
         from rlrec.cli.text.lines import groups
 
         for group in groups(self.source, size=1, eager=False):
@@ -100,7 +101,7 @@ class Lines:
         return b""
 
     def raw(self) -> Iterator[list[tuple[int, bytes]]]:
-        """Groups of (line number, line), not decoded."""
+        """Yield groups of (line number, line), not decoded."""
         from rlrec.cli.text.lines import groups
 
         self.refusals.reading(self.name)
@@ -110,7 +111,7 @@ class Lines:
             yield group
 
     def groups(self, kind: type[T]) -> Iterator[list[tuple[int, T]]]:
-        """Groups of (line number, decoded line); lines that cannot be decoded are refused."""
+        """Yield groups of (line number, decoded line). Lines that cannot be decoded are refused."""
         from rlrec.cli.text.lines import decode_group
 
         for group in self.raw():
@@ -127,8 +128,8 @@ class Lines:
 
 
 def refusing(command: Command) -> Command:
-    """Adds --on-error and --rejects to a command, passes it `refusals`, and ends it with exit code 5 if a line was
-    refused."""
+    """Add --on-error and --rejects to a command, pass `refusals` to the command, and end it with exit code 5 if a line
+    was refused."""
 
     @click.option(
         "--on-error", type=click.Choice(["fail", "quarantine"]), default="fail", show_default=True,
@@ -155,8 +156,8 @@ def refusing(command: Command) -> Command:
 
 
 def _lines(command: Command, declare: Callable[[Command], Command]) -> Command:
-    """Adds the options of `declare`, --on-error and --rejects to a command, and passes it `lines`, None without a
-    source."""
+    """Add the options of `declare`, --on-error and --rejects to a command, and pass `lines` to the command. Without a
+    source, `lines` is None."""
 
     @wraps(command)
     def run(*args: Any, source: str | None, refusals: Refusals, **kwargs: Any) -> Any:
@@ -173,7 +174,7 @@ lines_argument = partial(_lines, declare=click.argument("source", type=FILE, met
 
 
 def check_target(path: str, name: str, *, inputs: Iterable[str] = ()) -> None:
-    """Raises UsageError if an output file is the store or one of the inputs, through whatever link."""
+    """Raise UsageError if an output file is the store or one of the inputs, through whatever link."""
     from rlrec.app.opening import store_files
 
     if any(_same_file(path, file) for file in store_files(settings().db)):
@@ -198,7 +199,7 @@ def _plot_target(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 
 def check_figure(path: str) -> None:
-    """Raises InputError for the name of a picture in another format than SVG, which no viewer would open."""
+    """Raise InputError for the name of a picture in another format than SVG, which no viewer would open."""
     if path.lower().endswith((".png", ".jpg", ".jpeg", ".pdf", ".gif", ".webp")):
         raise InputError(f"{path} is not SVG", hint="name it FILE.svg; a browser opens it")
 
@@ -214,8 +215,8 @@ plot_option = option_group(
 
 @contextmanager
 def complete_file(path: str) -> Iterator[BinaryIO]:
-    """A file that appears under its name once it is complete and on disk; a target that is no plain file is written
-    directly."""
+    """Open a file that appears under its name once it is complete and on disk. A target that is no plain file is
+    written directly."""
     from rlrec import drafts
 
     target = os.path.realpath(path)  # the target of a link, so that the link stays
@@ -238,7 +239,7 @@ def complete_file(path: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_target(path: str) -> Iterator[Callable[[bytes], object]]:
-    """A function that writes to a file, or to stdout for the path `-`."""
+    """Yield a function that writes to a file, or to stdout for the path `-`."""
     if path == "-":
         yield output.write
         output.flush()
@@ -254,7 +255,7 @@ def open_target(path: str) -> Iterator[Callable[[bytes], object]]:
 
 
 def write_text(path: str, text: str) -> int:
-    """Write text to a file, or to stdout for the path `-`. Returns the number of bytes."""
+    """Write text to a file, or to stdout for the path `-`, and return the number of bytes."""
     data = text.encode("utf-8", "backslashreplace")
     with open_target(path) as write:
         write(data)
@@ -262,8 +263,8 @@ def write_text(path: str, text: str) -> int:
 
 
 def save_plot(path: str | None, draw: Callable[[], Figure | None]) -> None:
-    """Write the figure of an answer to a file, if there is a path; a program may draw it later. Raises InputError if
-    the answer has no figure."""
+    """Write the figure of an answer to a file, if there is a path. A program may draw the figure later. Raises
+    InputError if the answer has no figure."""
     if (show := settings().show) is not None:
         show.draw = draw
     if path is None:

@@ -1,4 +1,5 @@
-"""Shared by commands: decorators that pass them the store, the output and the input lines; and command groups."""
+"""This module has decorators that pass the store, the output and the input lines to commands, options that several
+commands have, and command groups."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ NOTHING_STORED = "dry run: nothing was stored"
 
 
 class Settings:
-    """The options before the command, and facts about the running command that errors need."""
+    """Settings hold the options before the command, and facts about the running command that errors need."""
 
     db: str = "rlrec.db"
     read_db: str | None = None
@@ -58,12 +59,12 @@ class Settings:
 
 
 def settings() -> Settings:
-    """The settings of the running command."""
+    """Return the settings of the running command."""
     return click.get_current_context().find_object(Settings) or Settings()
 
 
 def safe(text: str, db: str) -> str:
-    """`text` for stderr: on one line, without passwords, and without its middle if it is long."""
+    """Return `text` for stderr, on one line, without passwords, and without its middle if it is long."""
     return printable(mask_secrets(clipped(hide(recoded(text), passwords(db)))))
 
 
@@ -87,8 +88,8 @@ def notice(text: str) -> None:
 
 
 def conclude(show: Show, *sentences: str) -> None:
-    """Print the result as sentences, one per line: below a table on a terminal, else on stderr; not with --quiet, nor
-    with json or csv."""
+    """Print the result as sentences, one per line. They stand below a table on a terminal, else on stderr. Nothing is
+    printed with --quiet, nor with json or csv."""
     if show.format != "table" or settings().quiet:
         return
     if show.screen.width is not None:
@@ -99,14 +100,14 @@ def conclude(show: Show, *sentences: str) -> None:
 
 
 def question_of_terminal() -> Callable[[str], bool] | None:
-    """A function that asks a question on the terminal and returns whether the answer was yes; None without a
+    """Return a function that asks a question on the terminal and tells whether the answer was yes, or None without a
     terminal."""
     has_terminal = settings().notify is None and sys.stdin is not None and sys.stdin.isatty()
     return (lambda question: click.confirm(safe(question, settings().db), err=True)) if has_terminal else None
 
 
 def suggest_next(show: Show, command: str, effect: str) -> None:
-    """Name the next command and its effect on stderr; not with --quiet, nor with json or csv."""
+    """Name the next command and its effect on stderr. Nothing is printed with --quiet, nor with json or csv."""
     if show.format != "table":
         return
     from shlex import quote
@@ -120,7 +121,7 @@ def suggest_next(show: Show, command: str, effect: str) -> None:
 
 
 class Misuse(click.UsageError):
-    """Words of a command line that a command does not take, with a hint."""
+    """A Misuse error names words of a command line that a command does not take, with a hint."""
 
     def __init__(self, message: str, *, hint: str | None, ctx: click.Context) -> None:
         super().__init__(message, ctx)
@@ -128,11 +129,11 @@ class Misuse(click.UsageError):
 
 
 class HelpWanted(click.UsageError):
-    """A group called without a command: its help goes to stderr."""
+    """A HelpWanted error means that a group was called without a command. Its help goes to stderr."""
 
 
 def option_group(heading: str, *options: Decorator) -> Decorator:
-    """Adds options to a command, listed under this heading in its help."""
+    """Add options to a command, and list them under this heading in its help."""
 
     def add(command: Command) -> Command:
         n_others = len(vars(command).get("__click_params__", ()))
@@ -146,11 +147,11 @@ def option_group(heading: str, *options: Decorator) -> Decorator:
 
 
 class GroupedCommand(click.Command):
-    """A command whose help has a section for each group of options; -h is listed with the output."""
+    """A GroupedCommand has a help with a section for each group of options. The help lists -h with the output."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuses an option with one value that is given twice, of which click would take the last one alone. An option
-        before the command may be given again: aliases have it."""
+        """Refuse an option with one value that is given twice, of which click would take the last one alone. An option
+        before the command may be given again, since aliases have it."""
         params = [] if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=[*args])[2]
         for option, n in Counter(params).items():
             if n > 1 and isinstance(option, click.Option) and not (option.is_flag or option.multiple):
@@ -171,7 +172,8 @@ class GroupedCommand(click.Command):
 
 
 class CommandGroup(click.Group):
-    """A group of commands that suggests similar names; use it as `@click.group(cls=CommandGroup)`."""
+    """A CommandGroup is a group of commands that suggests similar names. Use the class as
+    `@click.group(cls=CommandGroup)`."""
 
     command_class = GroupedCommand
 
@@ -205,7 +207,7 @@ class CommandGroup(click.Group):
 
 
 def walk(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """A command and all its subcommands, each with the names by which it is called."""
+    """Yield a command and all its subcommands, each with the names by which it is called."""
     yield names, command
     for name, subcommand in getattr(command, "commands", {}).items():
         yield from walk(subcommand, *names, name)
@@ -220,8 +222,9 @@ input_option = click.option(  # for streams with an answer to each line: passes 
 
 
 def stored(*lines: str) -> Decorator:
-    """Passes a command `store`, open while it runs, and what `printed` passes. lines: examples at the end of its
-    help."""
+    """Return a decorator that passes `store` to a command, open while it runs, and what `printed` passes.
+
+    `lines` are examples at the end of its help."""
     return lambda command: printed(*lines)(_with_store(command))
 
 
@@ -255,17 +258,19 @@ def _with_store(command: Command, *, reads: bool = False, writes: bool = False) 
 
 
 def reading(*lines: str) -> Decorator:
-    """Like `stored`, for a command that only reads: its store is that of --read-db, if there is one."""
+    """Return a decorator like that of `stored`, for a command that only reads. Its store is that of --read-db, if there
+    is one."""
     return lambda command: printed(*lines)(_with_store(command, reads=True))
 
 
 def writing(*lines: str) -> Decorator:
-    """Like `stored`, with --dry-run, which rolls back all that the command stores."""
+    """Return a decorator like that of `stored`, which also adds --dry-run. This option rolls back all that the command
+    stores."""
     return lambda command: printed(*lines)(_with_store(command, writes=True))
 
 
 def drawing(command: Command) -> Command:
-    """Refuses a clock far ahead, for a command that logs decisions; write it below `stored`."""
+    """Refuse a clock far ahead, for a command that logs decisions. Write this decorator below `stored`."""
 
     @wraps(command)
     def run(*args: Any, store: Store, **kwargs: Any) -> Any:
@@ -285,7 +290,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be
 
 @contextmanager
 def rehearsal(store: Store) -> Iterator[None]:
-    """A transaction that is rolled back at its end; says so on stderr."""
+    """Open a transaction that is rolled back at its end, and say so on stderr."""
     settings().dry_run = True
     with store.rehearsal():
         yield
@@ -293,7 +298,9 @@ def rehearsal(store: Store) -> Iterator[None]:
 
 
 def printed(*lines: str) -> Decorator:
-    """Adds --format and --json to a command, and passes it `show`. lines: examples at the end of its help."""
+    """Return a decorator that adds --format and --json to a command, and passes `show` to the command.
+
+    `lines` are examples at the end of its help."""
     return lambda command: _with_show(command, lines)
 
 
@@ -343,8 +350,8 @@ _WORKERS = (
 
 
 def workers_options(command: Command) -> Command:
-    """Adds the options for workers to a command, and passes it `workers`; write it above the decorator for the
-    store."""
+    """Add the options for workers to a command, and pass `workers` to the command. Write this decorator above the one
+    for the store."""
 
     @wraps(command)
     def run(*args: Any, jobs: int, engine: str, scheduler: str | None, **kwargs: Any) -> Any:
@@ -356,7 +363,7 @@ def workers_options(command: Command) -> Command:
 
 
 def by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:
-    """Options K=V as a mapping. Raises InputError if a name occurs twice."""
+    """Return options K=V as a mapping. Raises InputError if a name occurs twice."""
     values: dict[str, str] = {}
     for name, value in pairs:
         if name in values:

@@ -1,5 +1,6 @@
-"""Signals that end a command. They unwind it like an error, so that it cleans up; a second signal ends the process at
-once. Within `waiting` they only end waits, for commands that finish their present work."""
+"""This module handles the signals that end a command. They unwind it like an error, so that it cleans up. A second
+signal ends the process at once. Within `waiting` the signals only end waits, for commands that finish their present
+work."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal arrived; `code` is the exit code that shells expect for it, 128 plus its number."""
+    """An Interrupted error says that a signal arrived. `code` is the exit code that shells expect for the signal, 128
+    plus its number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -23,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def unwind(number: int, _: FrameType | None) -> None:
-    """The handler of these signals; a second signal ends the process at once."""
+    """Handle a signal that ends the command by raising Interrupted. A second signal ends the process at once."""
     for other in END_SIGNALS:
         if signal.getsignal(other) is unwind:
             signal.signal(other, end_at_once)
@@ -33,7 +35,7 @@ def unwind(number: int, _: FrameType | None) -> None:
 
 
 def end_at_once(number: int, _: FrameType | None) -> NoReturn:
-    """The handler of signals that come while a command unwinds, or after its work."""
+    """Handle a signal that comes while a command unwinds, or after its work, by ending the process."""
     os._exit(128 + number)
 
 
@@ -45,21 +47,21 @@ def end_in_finalizer(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 class Waiting:
-    """Waits that a signal ends; `number` is the signal's. Other work goes on."""
+    """A Waiting object makes waits that a signal ends, while other work goes on. `number` is that of the signal."""
 
     def __init__(self, wakeup: int) -> None:
         self.number: int | None = None
         self._wakeup = wakeup
 
     def note(self, number: int, _: FrameType | None) -> None:
-        """Remember a signal; a second Ctrl-C ends the process at once."""
+        """Remember a signal. A second Ctrl-C ends the process at once."""
         if self.number is not None and number == signal.SIGINT:
             os._exit(128 + number)
         self.number = number
 
     def wait(self, seconds: float | None, stream: BinaryIO | None) -> bool:
-        """Wait for `seconds` (None: without a limit), or until the stream can be read. Returns False once a signal has
-        arrived."""
+        """Wait for `seconds`, or until the stream can be read, and return False once a signal has arrived. Where
+        `seconds` is None, there is no limit."""
         if self.number is None:
             import select  # which most commands do without
 
@@ -70,7 +72,7 @@ class Waiting:
 
 @contextmanager
 def waiting() -> Iterator[Waiting]:
-    """In this context, the signals that end a command only end its waits."""
+    """Keep the signals that end a command from doing so within this context. They only end its waits."""
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
     waits = Waiting(receiver)

@@ -1,1 +1,1 @@
-"""The pages of the screen: what the store holds, in a browser."""
+"""Modules here make the pages of the screen, which show in a browser what the store holds."""

@@ -1,5 +1,5 @@
-"""The screen's pages: the answers of commands as tables and figures, in HTML; they are cached, and errors are
-readable."""
+"""This module makes the screen's pages from answers of commands, as tables and figures in HTML. Answers are cached, and
+errors become readable pages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ MENU = {
 
 
 class Panel(NamedTuple):
-    """A view of a command, with figures of the same answer. places: the pages to which values of its columns link."""
+    """A Panel holds a view of a command, with figures of the same answer.
+
+    `places` has the pages to which values of its columns link."""
 
     view: View
     heading: str = ""
@@ -62,8 +64,10 @@ class Panel(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The content of a page. related: links to other pages; alerts: urgent messages; notices: of the command; report:
-    values for the template of a report, instead of panels; location: the address to which a search redirects."""
+    """This record holds the content of a page.
+
+    `related` has links to other pages, `alerts` urgent messages, and `notices` those of the command. `report` has
+    values for the template of a report, instead of panels. `location` is the address to which a search redirects."""
 
     title: str
     panels: Sequence[Panel] = ()
@@ -203,7 +207,7 @@ def show_decision(store: Store, args: Arguments) -> Content:
 
 
 def _read_number(noun: str, text: str) -> int:
-    """The number in a text. Raises InputError if no store could have it."""
+    """Return the number in a text. Raises InputError if no store could have it."""
     if not (text.isascii() and text.isdigit() and len(text) <= N_DIGITS):
         raise InputError(f"unknown {noun} {truncate(text)!r}")
     return int(text)
@@ -229,7 +233,8 @@ def report(store: Store, args: Arguments) -> Content:
 
 
 def find(store: Store, args: Arguments) -> Content:
-    """Links to the pages on everything with this key, name or number; if there is only one, its address."""
+    """List links to the pages on everything with this key, name or number. If there is only one such page, redirect to
+    it."""
     words = args.get("q", "").strip()
     if not words:
         return Content("Find")
@@ -274,11 +279,11 @@ OBJECT_BYTES = 4  # of memory per character of a content's repr, about
 
 
 class Unready(RlrecError):
-    """The store is missing, out of date or unreachable, so that no page can be made."""
+    """An Unready error says that the store is missing, out of date or unreachable, so that no page can be made."""
 
 
 class BoundedCache(Generic[Value]):
-    """The newest values, as many as fit into CACHE_BYTES, and at least one."""
+    """A BoundedCache keeps the newest values, as many as fit into CACHE_BYTES, and at least one."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[tuple[str, ...], tuple[Value, int]] = OrderedDict()
@@ -297,8 +302,10 @@ class BoundedCache(Generic[Value]):
 
 
 class WebPage(NamedTuple):
-    """A page as it is sent. fresh_s: the seconds for which the same page is sent again; refresh: the seconds until a
-    browser asks again, "" for never."""
+    """A WebPage is a page as it is sent.
+
+    `fresh_s` has the seconds for which the same page is sent again. `refresh` has the seconds until a browser asks
+    again, "" for never."""
 
     status: int
     body: bytes
@@ -308,7 +315,7 @@ class WebPage(NamedTuple):
 
 
 class Options(NamedTuple):
-    """The store of the command, and how to open it."""
+    """This record names the store of the command, and says how to open it."""
 
     db: str
     address: str
@@ -318,7 +325,9 @@ class Options(NamedTuple):
 
 
 class _CachedContent(NamedTuple):
-    """A cached answer. at: when the store was read; until: when the answer expires, in the process's time."""
+    """This record holds a cached answer.
+
+    `at` is the time when the store was read. `until` is the time when the answer expires, by the process's clock."""
 
     content: Content
     at: str
@@ -331,7 +340,7 @@ class _CachedContent(NamedTuple):
 
 
 def arguments(query: str) -> dict[str, str]:
-    """The arguments of an address, without a refresh that pages do not offer."""
+    """Return the arguments of an address, without a refresh interval that pages do not offer."""
     pairs = dict(parse_qsl(query))
     if pairs.get("refresh") not in REFRESH:
         pairs.pop("refresh", None)
@@ -339,14 +348,14 @@ def arguments(query: str) -> dict[str, str]:
 
 
 class PageMaker:
-    """Makes pages. It caches answers, so that one that took long can be sorted at once."""
+    """A PageMaker makes pages. It caches answers, so that one that took long can be sorted at once."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self._answers = BoundedCache[_CachedContent]()
 
     def make(self, path: str, query: str) -> WebPage:
-        """The page of an address; an error becomes a page, too."""
+        """Make the page of an address. An error becomes a page, too."""
         address = Address(path, arguments(query))
         named, began = {name: address.args[name] for name in NAMED if name in address.args}, time.monotonic()
         try:
@@ -361,7 +370,7 @@ class PageMaker:
         return WebPage(200, body, "", answer.fresh_s, refresh)
 
     def _answer(self, path: str, named: Arguments) -> _CachedContent:
-        """The content of a page, from the cache or from the store."""
+        """Return the content of a page, from the cache or from the store."""
         key = (path, *(word for pair in sorted(named.items()) for word in pair))
         if (cached := self._answers.get(key)) is not None and time.monotonic() < cached.until:
             return cached
@@ -383,7 +392,7 @@ class PageMaker:
         return answer
 
     def _problem(self, error: Exception, address: Address, status: int, took_s: float) -> WebPage:
-        """A page about an error."""
+        """Make a page about an error."""
         if not isinstance(error, RlrecError):
             error = RlrecError(f"unexpected {type(error).__name__}: {error}", hint="`rlrec doctor` looks closer")
             status = 500
@@ -396,7 +405,7 @@ class PageMaker:
         return WebPage(status, self._render(content, address), "", 0.0 if status == 503 else SHARE * took_s, refresh)
 
     def _render(self, content: Content, address: Address, answer: _CachedContent | None = None) -> bytes:
-        """The HTML of a page."""
+        """Return the HTML of a page."""
         parts = [[*_parts(panel, f"t{number}", address)] for number, panel in enumerate(content.panels)]
         return app.html.render(
             "screen.html", title=content.title, content=content, parts=parts, address=address, made=answer,
@@ -406,7 +415,7 @@ class PageMaker:
 
 
 def _parts(panel: Panel, key: str, address: Address) -> Iterator[list[str] | Table]:
-    """The lines and tables of a panel, from top to bottom."""
+    """Yield the lines and tables of a panel, from top to bottom."""
     view = panel.view
     grid, numbers = [view._replace(title=(), notes=())] if view.headers else [], count()
     for is_table, items in groupby([*view.title, *grid, *view.notes], key=lambda item: isinstance(item, View)):

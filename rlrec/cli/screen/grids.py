@@ -1,4 +1,4 @@
-"""Tables of the screen. They are sorted, filtered and paged by plain links to the same page."""
+"""This module makes the tables of the screen. They are sorted, filtered and paged by plain links to the same page."""
 
 from __future__ import annotations
 
@@ -20,31 +20,35 @@ NO_ARM = "(page)"  # in the column of arms, for a row about the whole slate
 
 
 def link(prefix: str, value: object) -> str:
-    """The relative address of a page. prefix: for its kind, such as `policy?name=`."""
+    """Return the relative address of a page.
+
+    `prefix` stands for its kind, such as `policy?name=`."""
     return f"{prefix}{quote(str(value), safe='')}"
 
 
 class Address(NamedTuple):
-    """The address of a page, from which its links are made."""
+    """An Address is the address of a page, from which its links are made."""
 
     path: str
     args: Mapping[str, str]
 
     def change(self, anchor: str = "", **changes: str) -> str:
-        """The same page with changed arguments; empty ones are left out. A page that refreshes itself gets no anchor:
-        browsers would jump to it each time, and otherwise keep their place."""
+        """Return the address of the same page with changed arguments. Empty ones are left out. A page that refreshes
+        itself gets no anchor. With one, browsers would jump to it at each refresh; without, they keep their place."""
         anchor = "" if self.args.get("refresh") else anchor
         named = {name: value for name, value in {**self.args, **changes}.items() if value}
         return f"{self.path or '.'}?{urlencode(named)}{anchor and '#'}{anchor}"
 
     def follow(self, prefix: str) -> str:
-        """The address of another page, with the same refresh as this one."""
+        """Return the address of another page, with the same refresh as this page."""
         refresh = self.args.get("refresh")
         return f"{prefix}{'&' if '?' in prefix else '?'}refresh={refresh}" if refresh else prefix
 
 
 class Grid:
-    """A table of a page. key: its anchor, and the suffix of its arguments; places: the pages to which values link."""
+    """A Grid is a table of a page.
+
+    `key` is its anchor, and the suffix of its arguments. `places` has the pages to which values link."""
 
     def __init__(self, view: View, key: str, address: Address, places: Mapping[str, str]) -> None:
         self.headers, self.rows = [*view.headers], [[*row] for row in view.rows]
@@ -56,7 +60,7 @@ class Grid:
         self.first = int(start[:9]) if start.isdecimal() else 0
 
     def table(self) -> Table:
-        """The rows that the arguments of the page select."""
+        """Return a table with the rows that the arguments of the page select."""
         filters = self._filters() if self.rows and not self.is_grouped else []
         rows = self._sorted([row for row in self.rows if not self.only or self._has(row)])
         shown = rows[self.first : self.first + N_ROWS]
@@ -72,17 +76,17 @@ class Grid:
         return self.address.args.get(f"{name}-{self.key}", "")
 
     def _change(self, **changes: str) -> str:
-        """The page with another sort column, filter or first row of this table."""
+        """Return the address of the page with another sort column, filter or first row of this table."""
         named = {f"{name}-{self.key}": value for name, value in {"from": "", **changes}.items()}
         return self.address.change(self.key, **named)
 
     def _has(self, row: Sequence[Any]) -> bool:
-        """Whether a row has the value that the table is filtered by."""
+        """Tell whether a row has the value that the table is filtered by."""
         name, _, value = self.only.partition(":")
         return name not in self.headers or cell(row[self.headers.index(name)]) == value
 
     def _filters(self) -> list[Cell]:
-        """A link for each value to filter by; the link of the chosen value removes the filter."""
+        """Return a link for each value to filter by. The link of the chosen value removes the filter."""
         columns = zip(self.headers, zip(*self.rows, strict=True), strict=True)
         filtered = ((name, sorted({*map(cell, values)})) for name, values in columns if name in FILTERED)
         pairs = [
@@ -100,7 +104,7 @@ class Grid:
         ]  # fmt: skip
 
     def _sorted(self, rows: list[list[Any]]) -> list[list[Any]]:
-        """The rows sorted by a column; those without a value come last."""
+        """Return the rows sorted by a column. Rows without a value come last."""
         name = self.sort.removeprefix("-")
         if name not in self.headers:
             return rows
@@ -110,7 +114,7 @@ class Grid:
         return [*present, *(row for row in rows if row[column] is None)]
 
     def _header(self, header: Cell) -> Cell:
-        """A header with a link that sorts the table by its column, in reverse order the second time."""
+        """Return a header with a link that sorts the table by its column, in reverse order the second time."""
         name = header.text
         if self.is_grouped or not name or len(self.rows) < 2:
             return header
@@ -118,7 +122,7 @@ class Grid:
         return header._replace(href=self._change(sort=f"-{name}" if order == "ascending" else name), order=order)
 
     def _link(self, header: str, value: Any, shown: Cell) -> Cell:
-        """A cell, with a link if its column links to pages."""
+        """Return a cell, with a link if its column links to pages."""
         if value is None:
             return shown._replace(text="") if self.is_grouped else shown
         if header not in self.places or value == NO_ARM:
@@ -126,7 +130,7 @@ class Grid:
         return shown._replace(href=self.address.follow(link(self.places[header], value)))
 
     def _turns(self, n_rows: int) -> list[Cell]:
-        """Links to the rows before and after those shown."""
+        """Return links to the rows before and after those shown."""
         steps = (("the rows before", max(self.first - N_ROWS, 0)), ("the next rows", self.first + N_ROWS))
         return [
             app.html.Cell(text, href=self._change(**{"from": str(start) if start else ""}))
@@ -136,10 +140,10 @@ class Grid:
 
 
 def _order(value: Any) -> tuple[bool, float, str]:
-    """A sort key: numbers by size come before texts in alphabetical order."""
+    """Return a sort key by which numbers in order of size come before texts in alphabetical order."""
     return (False, value, "") if is_number(value) else (True, 0.0, cell(value).casefold())
 
 
 def _text(value: Any) -> str:
-    """A value as tables on a terminal show it."""
+    """Return a value as tables on a terminal show it."""
     return short_times(cell(value))

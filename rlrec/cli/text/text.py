@@ -44,8 +44,8 @@ class View(NamedTuple):
     """A View describes a table for people before its layout. It has rows of raw values under headers, with lines and
     tables above and below.
 
-    drop: the headers of columns that a narrow terminal leaves out, in this order; fixed: on a terminal all numbers
-    of a column have the same decimals."""
+    `drop` has the headers of columns that a narrow terminal leaves out, in this order. With `fixed`, all numbers of
+    a column have the same decimals on a terminal."""
 
     headers: Sequence[str]
     rows: Iterable[Sequence[Any]]
@@ -58,14 +58,14 @@ class View(NamedTuple):
     def select(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str], **fields: Any) -> View:
         """Return a view of these columns of records. The column names are its headers.
 
-        fields: the other fields of the view."""
+        `fields` are the other fields of the view."""
         return cls(columns, [[record[column] for column in columns] for record in records], **fields)
 
 
 class Screen(NamedTuple):
     """A Screen describes the place where a table is shown.
 
-    width: of the terminal, None for a pipe or a file; colour: whether verdicts have one."""
+    `width` is that of the terminal, or None for a pipe or a file. `colour` says whether verdicts have one."""
 
     width: int | None = None
     colour: bool = False
@@ -74,7 +74,7 @@ class Screen(NamedTuple):
     def detect(cls, stream: TextIO | None, *, plain: bool = False) -> Screen:
         """Return the screen of a stream, considering COLUMNS, NO_COLOR, FORCE_COLOR and TERM.
 
-        plain: without colour."""
+        With `plain`, the screen has no colour."""
         terminal, env = stream is not None and stream.isatty(), os.environ
         forced = env.get("FORCE_COLOR", "0") not in ("", "0")
         is_plain = plain or env.get("NO_COLOR") or (env.get("TERM") == "dumb" and not forced)

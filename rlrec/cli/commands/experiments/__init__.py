@@ -1,1 +1,1 @@
-"""Experiments, routes and shadows: policies and whom they serve."""
+"""Commands here manage experiments, routes and shadows, which say whom a policy serves."""

@@ -1,4 +1,4 @@
-"""rlrec experiment: create, show, stop and list experiments."""
+"""This module holds the commands of `rlrec experiment`, which create, show, change, stop and list experiments."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PERCENT_PRECISION = 1e-9  # within which percentages must add up to 100
 
 
 def parse_variant(text: str) -> app.experiment.VariantSpec:
-    """The variant in LABEL=POLICY[@V][:WEIGHT]."""
+    """Parse the variant LABEL=POLICY[@V][:WEIGHT]."""
     label, sign, source = (piece.strip() for piece in text.partition("="))
     policy, colon, weight = (piece.strip() for piece in source.partition(":"))
     if not (sign and policy):
@@ -71,7 +71,7 @@ def parse_variant(text: str) -> app.experiment.VariantSpec:
 
 
 def parse_weight(text: str) -> tuple[str, float, bool]:
-    """The label and the weight in LABEL=WEIGHT, 0.2 or 20%, and whether it is in percent."""
+    """Return the label and the weight in LABEL=WEIGHT, 0.2 or 20%, and whether it is in percent."""
     label, sign, weight = (piece.strip() for piece in text.partition("="))
     if not sign:
         raise InputError(f"'{truncate(text)}' is not a weight", hint="write LABEL=0.2")
@@ -79,7 +79,7 @@ def parse_weight(text: str) -> tuple[str, float, bool]:
 
 
 def parse_share(text: str) -> float:
-    """A share of all units, above 0 and below 1."""
+    """Parse a share of all units, above 0 and below 1."""
     if not 0 < (share := parse_percent(text)) < 1:
         hint = "it must be above 0 and below 100 %: write 5% or 0.05"
         raise InputError(f"the share is {100 * share:.12g} %", hint=hint)
@@ -87,7 +87,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_guard(text: str) -> GuardName:
-    """The guard in METRIC>=-5% or METRIC:REWARD>=-5%."""
+    """Parse the guard METRIC>=-5% or METRIC:REWARD>=-5%, which limits the fall of a metric."""
     from rlrec.app.evaluation.comparisons.declared import GuardName
 
     metric, sign, least = (piece.strip() for piece in text.partition(">="))
@@ -210,8 +210,9 @@ def view(
     result: app.compare.VariantComparison, level: float, *, details: bool, fixed: bool = False, log: str | None = None,
     is_usual: bool = True,
 ) -> View:  # fmt: skip
-    """The comparison of variants: its sentences first, then its figures. is_usual: whether no option changed it, and a
-    step may follow from it."""
+    """Return the comparison of variants, with its sentences first and then its figures.
+
+    `is_usual` says whether no option changed the comparison, so that a step may follow from it."""
     sentences = [*([PLANNED_LOOK] if fixed else []), *experiment_sentences(result), *next_looks(result, log)]
     steps = ending_command(result) if is_usual else []
     if segments := result.get("segments"):
@@ -223,8 +224,8 @@ def view(
 
 
 def _flat(result: app.compare.VariantComparison) -> list[dict[str, Any]]:
-    """A record for each variant, with its differences from the first variant (which has none): in reward per unit, and
-    in reward per decision, for the first reward."""
+    """Return a record for each variant, with its differences from the first variant (which has none). They are
+    differences in reward per unit, and in reward per decision, for the first reward."""
     earned = (row for row in reversed(result["unit_differences"]) if row["metric"] == ANSWERING)
     per_unit = {row["group"]: row for row in earned}
     per_decision = {row["variant"]: row for row in result["differences"]}
@@ -287,14 +288,14 @@ def _view(result: app.compare.VariantComparison, level: float, *, details: bool)
 
 
 def _declaration(result: app.compare.VariantComparison) -> list[str]:
-    """Lines about the deciding metrics and about guards that hold; other guards are among the sentences."""
+    """Return lines about the deciding metrics and about guards that hold. Other guards are among the sentences."""
     names = " and ".join(filter(None, (":".join(filter(None, row.values())) for row in result["metric"])))
     held_guards = [guard_sentence(row, result["unit"]) for row in result["guards"] if row["answer"] == "holds"]
     return [f"decided by {names}; intervals are tightest at {result['sequence']['best_n']:,} units", *held_guards]
 
 
 def _phases(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines about the phases of an experiment whose weights changed."""
+    """Return lines about the phases of an experiment whose weights changed."""
     lines = ["compared within phases, and combined; reward per unit, by intervals that hold for one look:"]
     for row in rows:
         weights = " ".join(f"{label}={cell(weight)}" for label, weight in row["weights"].items())
@@ -307,8 +308,8 @@ def _phases(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _varying(rows: Sequence[OutcomeRow]) -> tuple[list[OutcomeRow], list[str]]:
-    """The rows of metrics that vary within or between variants, or all rows if none does; and the names of the other
-    metrics."""
+    """Return the rows of metrics that vary within or between variants, or all rows if none does, and the names of the
+    other metrics."""
     by_metric: dict[str, list[OutcomeRow]] = {}
     for row in rows:
         by_metric.setdefault(row["metric"], []).append(row)
@@ -337,7 +338,8 @@ def _interleaved(result: app.compare.VariantComparison, title: list[str]) -> Vie
 
 
 def _per_decision(result: app.compare.VariantComparison) -> list[str | View]:
-    """Lines about the means per decision, and about decisions per unit where their number depends on the variant."""
+    """Return lines about the means per decision, and about decisions per unit where their number depends on the
+    variant."""
     unit, differ = result["unit"], DECISIONS_DIFFER in result["reasons"]
     texts = [f"means per decision ({'no comparison' if differ else f'decide by the figures per {unit}'}):"]
     for row, difference in zip(result["decisions_per_unit"], result["differences"], strict=True):
@@ -348,7 +350,7 @@ def _per_decision(result: app.compare.VariantComparison) -> list[str | View]:
 
 
 def _difference(row: Mapping[str, Any], per: str = " a decision") -> str:
-    """The line of a difference; without an interval where the compared visits differ."""
+    """Return the line of a difference, without an interval where the compared visits differ."""
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
     value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
     relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
@@ -455,7 +457,7 @@ def list_(store: Store, show: Show) -> None:
 
 
 def list_view(rows: Sequence[app.experiment.ExperimentSummary]) -> View:
-    """A line for each experiment."""
+    """Return a table with a line for each experiment."""
     return View.select([{**row, "variants": _split(row)} for row in rows], COLUMNS)
 
 

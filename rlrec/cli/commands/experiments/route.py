@@ -1,4 +1,4 @@
-"""rlrec route: names for callers that outlast a policy."""
+"""This module holds the commands of `rlrec route`. A route is a name for callers that outlasts a policy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TO = "The policy to serve. POLICY follows its live version, POLICY@V stays with 
 
 
 def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of a holdout to a command."""
+    """Add the options of a holdout to a command."""
     share = click.option(
         "--holdout", type=experiment.SHARE, metavar="SHARE",
         help="Keep this share of its users apart permanently, 5% or 0.05, to measure what the route is worth.",
@@ -49,7 +49,7 @@ def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parse_guard(text: str) -> Guard:
-    """The guard in REWARD:-N%."""
+    """Parse the guard REWARD:-N% of a gate, which limits the fall of a reward."""
     from rlrec.app.evaluation.comparisons.paired_gate import Guard
 
     name, colon, limit = text.rpartition(":")
@@ -64,7 +64,7 @@ def parse_guard(text: str) -> Guard:
 
 
 def parse_steps(text: str) -> list[float]:
-    """The shares in 5%,20%,100%."""
+    """Parse the shares of a ramp, such as 5%,20%,100%."""
     steps = [parse_percent(step.strip()) for step in text.split(",")]
     if not 0 < steps[0] < 1 or steps[-1] > 1 or sorted({*steps}) != steps:
         hint = "write shares that rise from above 0 up to 100 % at most, 5%,20%,100%; `route set` gives all at once"
@@ -195,7 +195,7 @@ def ramp(store: Store, show: Show, name: str, to: str, metrics: Sequence[MetricN
 
 
 def _begun(result: app.route.RouteSummary, request: app.route.Request, hold_us: int) -> list[str]:
-    """Lines about a ramp that has started."""
+    """Return lines about a ramp that has started."""
     state = result["ramp"]
     assert state is not None
     guards = " and ".join(state["guards"])
@@ -226,7 +226,7 @@ def advance(store: Store, show: Show, name: str) -> None:
 
 
 def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOptions | None:
-    """The options of the gate; None if there is no gate."""
+    """Return the options of the gate, or None if there is no gate."""
     if require is None:
         typed_option = next((name for name, value in options.items() if value), None)
         if typed_option is not None:
@@ -247,7 +247,8 @@ def show_(store: Store, show: Show, name: str) -> None:
 
 
 def view(result: app.route.RouteSummary) -> View:
-    """A route: the version that it serves and why, and a table of its earlier versions."""
+    """Return a table of the earlier versions that a route served, below lines with the version that it serves now and
+    why."""
     history = result["history"]
     follows = "the live version, now" if result["live"] else "version"
     serves = f"{result['policy']}, {follows} {result['version']}"
@@ -272,7 +273,7 @@ def view(result: app.route.RouteSummary) -> View:
 
 
 def _look(result: app.route.RouteSummary) -> View:
-    """The figures of a look, with those of the guards below."""
+    """Return a table of the figures of one look of the gate, with those of the guards below."""
     change_text = "was set" if result["set"] else "was not set"
     guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]
     notes = [View(GUARD_FIGURES, guards)] if guards else []

@@ -1,1 +1,1 @@
-"""Estimates and figures of what policies earn, from the log."""
+"""Commands here estimate and show, from the log, what policies earn."""

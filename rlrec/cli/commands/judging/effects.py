@@ -1,4 +1,4 @@
-"""rlrec effects."""
+"""This module holds the command `rlrec effects`, which shows what an arm adds now and in the long run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def effects(store: Store, show: Show, plot: str | None, workers: app.evaluate.Wo
 
 
 def view(result: app.effects.Result, by: str | None = None) -> View:
-    """The effects of arms, with a sentence for each group."""
+    """Return the effects of arms as a table, with a sentence for each group."""
     groups, several = result["groups"], len(result["groups"]) > 1 or by is not None
     title = []
     for group in groups:

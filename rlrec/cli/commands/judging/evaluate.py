@@ -1,4 +1,4 @@
-"""rlrec evaluate."""
+"""This module holds the command `rlrec evaluate`, which estimates what policies would have earned."""
 
 from __future__ import annotations
 
@@ -146,15 +146,16 @@ def evaluate(
 
 
 def _sentence(row: EstimateRow) -> str:
-    """The answer about a target, as a sentence."""
+    """Return the answer about a target (the policy that is evaluated), as a sentence."""
     nothing = f"; no row earned anything by reward {row.reward}" if row.estimate.served == 0 else ""
     return row.untaught or row.claim.sentence + nothing
 
 
 def shown_row(row: EstimateRow) -> dict[str, Any]:
-    """The row of a target, without a lift that is no result: where the log is in doubt, the target is what it is
-    compared with, or nothing is known and its bounds lie so far apart that the figure between them means nothing. A
-    target that has learned nothing has no figures, which would be those of `uniform`."""
+    """Return the row of a target (the policy that is evaluated), without a lift that is no result. A lift is no result
+    where the log is in doubt, or where the target is what it is compared with. Nor is a lift of which nothing is known
+    and whose bounds lie so far apart that the figure between them means nothing. A target that has learned nothing has
+    no figures, which would be those of `uniform`."""
     lower, upper = (bound or 0.0 for bound in row.estimate.lift_bounds)
     has_lift = not row.target_loggers and row.answer != ("unknown", None)
     is_vague = row.answer.answer == "unknown" and upper - lower > MAX_WIDTH
@@ -165,7 +166,7 @@ def shown_row(row: EstimateRow) -> dict[str, Any]:
 
 
 def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
-    """A table for each unit."""
+    """Return the estimates as a table for each unit."""
     views = []
     shown = {key: header for key, header in SHOWN.items() if key != "group" or by}
     if len({row["reward"] for row in rows}) == 1:
@@ -193,7 +194,7 @@ def _lift(row: Mapping[str, Any]) -> Figures | None:
 
 
 def _counts(rows: Sequence[Mapping[str, Any]], by: str) -> str:
-    """A sentence with the number of estimates by group, and of each verdict among them."""
+    """Return a sentence with the number of estimates by group, and of each verdict among them."""
     groups, verdicts = len({row["group"] for row in rows}), [row["verdict"] for row in rows]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in reversed(VERDICTS) if verdict in verdicts)
     return f"{quantity(len(rows), 'estimate')} by {by}, {quantity(groups, 'group')}: {counts}."

@@ -1,4 +1,4 @@
-"""rlrec exploration."""
+"""This module holds the command `rlrec exploration`, which tells what exploration costs and earns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rlrec exposure."""
+"""This module holds the command `rlrec exposure`, which shows each arm's share of the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""rlrec outcomes."""
+"""This module holds the command `rlrec outcomes`, which shows visits, returns and rewards per unit, and compares
+groups."""
 
 from __future__ import annotations
 
@@ -112,7 +113,7 @@ def _title(result: app.outcomes.Result) -> list[str]:
 
 
 def meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
-    """Lines that distinguish two metrics which are easily confused; none unless both have values."""
+    """Return lines that distinguish two metrics which are easily confused, or none unless both have values."""
     shown = {row["metric"] for row in rows if row["value"] is not None}
     if not {"retention", "returned_7d"} <= shown:
         return []
@@ -121,13 +122,15 @@ def meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
 
 
 def count_units(unit: str, units: int, anonymous: int) -> str:
-    """The number of units, and how many of them are sessions without a user. unit: user or session."""
+    """State the number of units, and how many of them are sessions without a user.
+
+    `unit` is user or session."""
     share = f" ({anonymous:,} of them sessions without a user: {100 * anonymous / units:.3g} %)" if anonymous else ""
     return f"{quantity(units, 'unit' if anonymous else unit)}{share}"
 
 
 def _flat(result: app.outcomes.Result) -> list[dict[str, Any]]:
-    """A record for each outcome, with its difference from that of the first group (which has none)."""
+    """Return a record for each outcome, with its difference from that of the first group (which has none)."""
     differences: dict[Any, Mapping[str, Any]] = {_key(row): row for row in result["differences"]}
     return [
         {
@@ -143,7 +146,8 @@ def _key(row: OutcomeRow | DifferenceRow) -> tuple[str | None, str, str | None]:
 
 
 def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
-    """The comparisons within segments, and those with a certain difference; empty without segments."""
+    """Return a table of the comparisons within segments, and a line about those with a certain difference. The list is
+    empty without segments."""
     if not rows:
         return []
     sure = [
@@ -160,8 +164,8 @@ def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
 
 
 def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:
-    """The outcomes, metric by metric, with the differences from the first group where there are some. A metric without
-    values in all groups gets one line."""
+    """Return a table of the outcomes, metric by metric, with the differences from the first group where there are some.
+    A metric without values in all groups gets one line."""
     by_key: dict[Any, Mapping[str, Any]] = {_key(row): row for row in differences}
     several_rewards = len({row["reward"] for row in rows} - {None}) > 1
     adjusted = any("narrowed" in row for row in differences)
@@ -188,7 +192,7 @@ def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> Vi
 
 
 def _periods(rows: Sequence[OutcomeRow], period: str) -> View:
-    """A line for each hour, day or week, with its metrics side by side."""
+    """Return a table with a line for each hour, day or week, and its metrics side by side."""
     metrics = list(dict.fromkeys(map(_metric, rows)))
     cells = {(row["group"], *_metric(row)): row for row in rows}
     several_rewards = len({reward for _, reward in metrics} - {None}) > 1

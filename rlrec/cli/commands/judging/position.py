@@ -1,4 +1,5 @@
-"""rlrec position: curves of the probability that each position of a page is examined."""
+"""This module holds the commands of `rlrec position`, which estimate and show the probability that each position of a
+page is examined."""
 
 from __future__ import annotations
 

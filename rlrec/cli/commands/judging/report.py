@@ -1,4 +1,4 @@
-"""rlrec report."""
+"""This module holds the command `rlrec report`, which writes an HTML page about the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rlrec status: a store at a glance."""
+"""This module holds the command `rlrec status`, which shows a store at a glance."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def status(store: Store, show: Show, watch_us: int | None) -> None:
 
 
 def _show(store: Store, show: Show, *, clear: bool = False) -> app.status.Status:
-    """Show the state of a store. clear: overwrite what the terminal shows."""
+    """Show the state of a store.
+
+    With `clear`, overwrite what the terminal shows."""
     result = app.status.status(store)
     result["warnings"] += _pinned(result)
     if clear:
@@ -69,7 +71,7 @@ def _show(store: Store, show: Show, *, clear: bool = False) -> app.status.Status
 
 
 def _pinned(result: app.status.Status) -> list[dict[str, Any]]:
-    """A finding if rlrec.toml makes `recommend` draw from another version than the live one."""
+    """Return a finding if rlrec.toml makes `recommend` draw from another version than the live one."""
     config = settings().config
     setting = None if config is None else config.values.get(("recommend", "policy"))
     name, _, version = str(getattr(setting, "value", "")).partition("@")
@@ -81,7 +83,7 @@ def _pinned(result: app.status.Status) -> list[dict[str, Any]]:
 
 
 def view(result: app.status.Status) -> View:
-    """The state of a store: a table of its policies, with lines and tables above and below."""
+    """Return the state of a store as a table of its policies, with lines and tables above and below."""
     numbers = {"arm": result["arms"], "user": result["users"], "session": result["sessions"]}
     numbers |= {"decision": result["decisions"], "event": result["events"]}
     sizes = ", ".join(quantity(number, noun) for noun, number in numbers.items())
@@ -108,7 +110,8 @@ def view(result: app.status.Status) -> View:
 
 
 def _waiting(row: app.status.WaitingVersion) -> str:
-    """A sentence about a version that is not live, with the command that promotes it unless its gate failed."""
+    """Return a sentence about a version that is not live, with the command that promotes it unless its gate (the test
+    before it goes live) failed."""
     name, since = row["version"], short_times(row["since"])[:16]
     if row["passed"] is False:
         return f"{row['answer']}; kept since {since}, not live: `rlrec policy show {name}` shows it"
@@ -120,8 +123,8 @@ def _waiting(row: app.status.WaitingVersion) -> str:
 
 
 def _best(best: dict[str, Any], result: app.status.Status) -> str:
-    """The sentence about the best known policy, with its time; and the command that evaluates again, where a policy or
-    route has changed since."""
+    """Return the sentence about the best known policy, with its time. Where a policy or route has changed since, add
+    the command that evaluates again."""
     changes = {row["live_since"] for row in result["policies"]} | {row["since"] for row in result["routes"]}
     changes |= {row["since"] for policy in result["policies"] if (row := policy["waiting"]) is not None}
     stale = f"; policies changed since then: `rlrec evaluate uniform --reward {best['reward']}` looks again"
@@ -129,12 +132,12 @@ def _best(best: dict[str, Any], result: app.status.Status) -> str:
 
 
 def warning(row: Mapping[str, Any]) -> str:
-    """A finding as one line."""
+    """Return a finding as one line."""
     return f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}"
 
 
 def holdout(row: app.status.HoldoutStatus) -> str:
-    """A sentence about the holdout of a route, or about its ramp."""
+    """Return a sentence about the holdout of a route, or about its ramp."""
     if row["sentence"] is None:
         return f"{row['route']} has a holdout: `rlrec experiment show {row['experiment']}` compares with it"
     source = f"as of {short_times(str(row['at']))[:16]}; `rlrec experiment show {row['experiment']}` looks again"
@@ -148,7 +151,7 @@ def _training(run: dict[str, Any] | None) -> str:
 
 
 def doctor(run: dict[str, Any] | None) -> str:
-    """A sentence on the result of the last audit."""
+    """Return a sentence on the result of the last audit."""
     if run is None:
         return "never"
     return f"{quantity(run['errors'], 'error')}, {quantity(run['warnings'], 'warning')} at {_minute(run)}"

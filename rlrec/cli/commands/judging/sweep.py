@@ -1,4 +1,4 @@
-"""rlrec sweep."""
+"""This module holds the command `rlrec sweep`, which compares kinds of policy and their parameters on a log."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def sweep(
 
 
 def _notes(judged: Sequence[EstimateRow]) -> list[str]:
-    """The reasons of the best candidate (those of the others are in the table), with this command in place of
-    `evaluate`."""
+    """Return the reasons for the verdict on the best candidate, with this command in place of `evaluate`. Those of the
+    other candidates are in the table."""
     command = f"`rlrec evaluate {judged[0].name} "
     return [
         line.replace(command, "this command with `")

@@ -1,1 +1,1 @@
-"""Policies and their training."""
+"""Commands here create policies, train them and manage their versions."""

@@ -1,4 +1,4 @@
-"""rlrec policy: create policies, inspect them, and manage their versions."""
+"""This module holds the commands of `rlrec policy`, which create policies, show them, and manage their versions."""
 
 from __future__ import annotations
 

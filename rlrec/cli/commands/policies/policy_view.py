@@ -1,4 +1,5 @@
-"""Views of `policy`: beliefs, versions and comparisons as tables, with their sentences."""
+"""Functions here show the answers of `rlrec policy` (beliefs, versions and comparisons) as tables, with their
+sentences."""
 
 from __future__ import annotations
 
@@ -32,13 +33,14 @@ CURVE = (
 
 
 def kinds_view(kinds: Sequence[Mapping[str, Any]]) -> View:
-    """The kinds of policy, each with its parameters."""
+    """Return a table of the kinds of policy, each with its parameters."""
     rows = [[row["kind"], " ".join(_pair(*pair) for pair in row["parameters"].items()), row["when"]] for row in kinds]
     return View(["kind", "parameters", "when to use it"], rows)
 
 
 def parameters(parameters: dict[str, Any]) -> str:
-    """The parameters of a policy that have a value, tables as `...`; rare ones only where they change something."""
+    """Return the parameters of a policy that have a value as text, with `...` for tables. Rare ones appear only where
+    they change something."""
     idle = {"discount": 1.0, "window": 0.0}
 
     def shows(name: str, value: Any) -> bool:
@@ -50,19 +52,19 @@ def parameters(parameters: dict[str, Any]) -> str:
 
 
 def _pair(name: str, value: Any) -> str:
-    """A parameter as `--param` takes it; only its name if it has no value, or a table."""
+    """Return a parameter as `--param` takes it, or only its name if it has no value, or a table."""
     if isinstance(value, float):
         return f"{name}={value:g}"
     return f"{name}={value}" if isinstance(value, str) and value else name
 
 
 def list_view(policies: Sequence[VersionSummary]) -> View:
-    """A line for each policy."""
+    """Return a table with a line for each policy."""
     return View.select([{**row, "params": parameters(row["params"])} for row in policies], POLICIES)
 
 
 def versions_view(versions: Sequence[VersionHistory]) -> View:
-    """The versions of a policy, with a line for each period in which one was live."""
+    """Return a table of the versions of a policy, with a line for each period in which one was live."""
     rows = [
         {**row, "learned_from": _learned_from(row), "gate": row["gate"] and _verdict(row["gate"])} for row in versions
     ]
@@ -76,7 +78,7 @@ def versions_view(versions: Sequence[VersionHistory]) -> View:
 
 
 def _learned_from(row: VersionHistory) -> str:
-    """The log that a version learned from, in a few words."""
+    """Describe the log that a version learned from, in a few words."""
     record = row["learned_from"]
     texts = [f"version {record['rebuilt_from']} again"] if "rebuilt_from" in record else []
     if "sessions" in record:
@@ -101,8 +103,11 @@ def _verdict(gate: Mapping[str, Any]) -> str:
 def belief_view(
     result: PolicyBelief, *, all_arms: bool, curve: bool, terminal: bool, ranked: bool, is_newest: bool = True
 ) -> View:  # fmt: skip
-    """A belief. all_arms: show all arms even on a terminal; curve: show the learning curve by epoch; ranked: sort arms
-    by probability; is_newest: whether the context shown is the newest one, none having been asked for."""
+    """Return a table of the belief of a policy about its arms.
+
+    With `all_arms`, it shows all arms even on a terminal, and with `curve` the learning curve by epoch. With
+    `ranked`, arms are sorted by probability. `is_newest` says whether the context shown is the newest one, none
+    having been asked for."""
     rows = result["version_list"]
     versions = (f"{row['version']} {row['status']}{' (live)' if row['live'] else ''}" for row in rows)
     title = [
@@ -147,7 +152,7 @@ def belief_view(
 
 
 def _on_terminal(ranked: Sequence[dict[str, Any]]) -> View:
-    """A table of arms for a terminal."""
+    """Return a table of arms for a terminal."""
     places = decimals(arm[name] for arm in ranked for name in ("mean", "lower", "upper"))
     max_probability = max((arm["probability"] or 0.0 for arm in ranked), default=0.0) or 1.0
     rows = [
@@ -166,7 +171,7 @@ def _on_terminal(ranked: Sequence[dict[str, Any]]) -> View:
 
 
 def _hidden_arms(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line about the arms that are not shown; none if all are shown."""
+    """Return a line about the arms that are not shown, or none if all are shown."""
     if len(shown) == len(arms):
         return []
     mass = sum(arm["probability"] or 0.0 for arm in arms) - sum(arm["probability"] or 0.0 for arm in shown)
@@ -174,7 +179,7 @@ def _hidden_arms(arms: Sequence[Mapping[str, Any]], shown: Sequence[Mapping[str,
 
 
 def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> list[str]:
-    """A line on how evenly the catalogue was shown so far, and would be from now on."""
+    """Return a line on how evenly the catalogue was shown so far, and would be from now on."""
     texts = {"served": "so far", "now": "from now on, at position 1,"}
     described = [
         f"{texts[name]} as if {effective:.3g} of {quantity(arms, 'arm')} were shown equally often "
@@ -186,7 +191,7 @@ def _exposure(exposure: Mapping[str, Mapping[str, float | None]], arms: int) -> 
 
 
 def _counting(counting: CountingCurve | None) -> str:
-    """Words that name the curve by which pulls are counted; empty if each counts as one."""
+    """Name the examination curve by which pulls are counted. The text is empty if each pull counts as one."""
     if counting is None:
         return ""
     bounds = "in the bounds" if counting["in_bounds"] else "not in the bounds"
@@ -194,7 +199,9 @@ def _counting(counting: CountingCurve | None) -> str:
 
 
 def _training(training: dict[str, Any] | None, *, curve: bool) -> list[str | View]:
-    """Lines about the training of a version; none if it was not trained. curve: show it by epoch."""
+    """Return lines about the training of a version, or none if it was not trained.
+
+    With `curve`, they show it by epoch."""
     if training is None:
         return []
     best = f"the best is epoch {training['best']}" if training["best"] else "none is better than the start"
@@ -233,7 +240,7 @@ def _drift(change: dict[str, Any]) -> str:
 
 
 def _largest(weights: dict[str, float]) -> str:
-    """The ten weights with the largest absolute values."""
+    """Return the ten weights with the largest absolute values as text."""
     max_probability = sorted(weights.items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:10]
     return ", ".join(f"{name} {weight:+.3g}" for name, weight in max_probability if weight) or "all 0"
 
@@ -241,7 +248,9 @@ def _largest(weights: dict[str, float]) -> str:
 def difference_view(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], audiences: Sequence[tuple[str, Audience]]
 ) -> View:
-    """Two beliefs side by side. audiences: their names, and the users whom they serve."""
+    """Return a table of two beliefs side by side.
+
+    `audiences` has their names, and the users whom they serve."""
     named = [(side, name, audience) for side, (name, audience) in zip("ab", audiences, strict=True)]
     title = [f"{side}: {name}{_counting(audience['counting'])}" for side, name, audience in named]
     title += [f"{side} {_audience(audience)}" for side, _, audience in named]
@@ -254,7 +263,7 @@ def difference_view(
 
 
 def _audience(audience: Audience) -> str:
-    """Words on whom a version serves, which follow its name."""
+    """Say in words whom a version serves. The words follow its name."""
     routes = f" through {', '.join(audience['routes'])}" if audience["routes"] else ""
     decisions = quantity(audience["decisions_24h"], "decision")
     return (f"is live: {decisions} in 24 h" if audience["live"] else "is not live") + routes

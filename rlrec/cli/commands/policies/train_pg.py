@@ -1,4 +1,4 @@
-"""rlrec train-pg."""
+"""This module holds the command `rlrec train-pg`, which trains a policy gradient on logged sessions."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ def train_pg(
 
 
 def _view(result: Mapping[str, Any]) -> View:
-    """The gain of the new version over the live one, on the visits that chose its epoch and on those of the gate; or a
-    line if too few sessions are new."""
+    """Show the gain of the new version over the live one, on the visits that chose its epoch and on those of the gate
+    (the test before a version goes live). If too few sessions are new, the view is one line."""
     if not result["trained"]:
         return View.select(
             [{**result, "new sessions": result["sessions"]}], ("at", "policy", "trained", "new sessions")
@@ -175,7 +175,7 @@ def _outcome_sentence(result: Mapping[str, Any]) -> str:
 
 
 def _sentence(result: Mapping[str, Any]) -> str:
-    """A sentence on the outcome for the new version, which begins with the reason."""
+    """Return a sentence on the outcome for the new version, which begins with the reason."""
     from rlrec.app.evaluation.comparisons.paired_gate import refusal
 
     new, fate = f"{result['policy']}@{result['version']}", _outcome_sentence(result)

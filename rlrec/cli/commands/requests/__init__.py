@@ -1,1 +1,1 @@
-"""Requests, feedback, sessions and decisions."""
+"""Commands here serve requests, take feedback, and show sessions, users and decisions."""

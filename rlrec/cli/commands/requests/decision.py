@@ -1,4 +1,4 @@
-"""rlrec decision: how the probabilities of one decision came about."""
+"""This module holds the command `rlrec decision show`, which explains how the probabilities of one decision arose."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def show_(store: Store, show: Show, decision_id: int) -> None:
 
 
 def _flat(result: app.decision.Result, slot: dict[str, Any]) -> dict[str, Any]:
-    """One slot, with the keys of its decision and its events."""
+    """Return a record of one slot, with the keys of its decision and its events."""
     keys = {name: result[name] for name in ("decision_id", "at", "session", "visit", "step", "policy", "version")}
     events = result["events"]
     return keys | slot | {"events": events_text(events, slot["position"]), "page_events": events_text(events, None)}
 
 
 def view(result: app.decision.Result) -> View:
-    """A decision: lines, and a table of its most probable arms and of those that it showed."""
+    """Return lines about a decision, and a table of its most probable arms and of those that it showed."""
     positions = [slot["position"] for slot in result["slate"]]
     shown = {slot["arm"] for slot in result["slate"]}
     rows = [
@@ -53,7 +53,7 @@ def view(result: app.decision.Result) -> View:
 
 
 def _left_out(result: app.decision.Result) -> list[str]:
-    """A line on the arms that could not be shown, if there are any."""
+    """Return a line on the arms that could not be shown, if there are any."""
     rows = result.get("left_out", [])
     names = [row["arm"] if row["reason"] == "narrowed" else f"{row['arm']} ({row['reason']})" for row in rows[:N_ARMS]]
     hidden = f" and {len(rows) - N_ARMS} more" if len(rows) > N_ARMS else ""
@@ -84,13 +84,13 @@ def _title(result: app.decision.Result) -> list[str]:
 
 
 def _events(result: app.decision.Result, position: int | None) -> str:
-    """The events of a slot, or of the page, behind its reward; empty where none came."""
+    """Return text with the events of a slot, or of the page, behind its reward. The text is empty where none came."""
     events = events_text(result["events"], position, for_person=True)
     return f", events {events}" if events else ""
 
 
 def _features(named: dict[str, float] | None) -> str:
-    """Features by name as text; None where the state was not stored."""
+    """Return features by name as text. `named` is None where the state was not stored."""
     if named is None:
         return "not stored"
     named = {"constant" if name == "1" else name: value for name, value in named.items()}

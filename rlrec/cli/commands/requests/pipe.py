@@ -1,4 +1,4 @@
-"""rlrec pipe."""
+"""This module holds the command `rlrec pipe`, which answers lines of requests and feedback."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pipe(store: Store, show: Show, source: str, seed: int | None, dry_run: bool)
 
 @cache
 def line_type() -> Any:
-    """The type of a line: a request or feedback, by its `op`."""
+    """Return the type of a line, which is a request or feedback, by its `op`."""
     from msgspec import defstruct
 
     kinds = {"recommend": recommend.line_type(), "feedback": feedback.line_type()}

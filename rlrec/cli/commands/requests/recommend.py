@@ -1,4 +1,4 @@
-"""rlrec recommend."""
+"""This module holds the command `rlrec recommend`, which draws a slate and logs it."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
 
 @cache
 def line_type() -> Any:
-    """The type of a line of a stream, with the fields of the use case's Request."""
+    """Return the type of a line of a stream, with the fields of the use case's Request."""
     from rlrec.cli.text import lines
 
     more_names = ("arms", "block", "not_after", "not_shown", "page", "request_id")
@@ -118,9 +118,9 @@ def stream(
 ) -> None:  # fmt: skip
     """Read lines of `kind`. Once a group is stored, write for each of its lines the answer or the refusal.
 
-    A group of lines ends when it is full, or at a line {"op": "flush"}; without a seed also when no more lines are
-    waiting. Raises LinesRefused at the end if any line was refused. dry_run: only draw, each group by itself.
-    rehearsal: a transaction around all groups; the answers are written after it."""
+    A group of lines ends when it is full, or at a line {"op": "flush"}. Without a seed it also ends when no more
+    lines are waiting. Raises LinesRefused at the end if any line was refused. With `dry_run`, it only draws, each
+    group by itself. `rehearsal` is a transaction around all groups, and the answers are written after it."""
     from rlrec.cli.text.lines import groups, rereadable
 
     settings().source = "<stdin>" if source == "-" else source
@@ -152,7 +152,7 @@ def stream(
 
 
 def answer_group(pipe: app.pipe.Pipe, group: Sequence[tuple[int, bytes]], kind: Any) -> tuple[list[Any], int]:
-    """The answers or refusals for numbered lines of a kind, in order; and the number of refusals."""
+    """Return the answers or refusals for numbered lines of a kind, in order, and the number of refusals."""
     from rlrec.cli.text.lines import decode_group
 
     requests, lines = (InputError, line_type()), decode_group(group, kind)
@@ -168,8 +168,8 @@ def answer_group(pipe: app.pipe.Pipe, group: Sequence[tuple[int, bytes]], kind: 
 
 
 def refusal(error: RlrecError, number: int) -> dict[str, Any]:
-    """The answer to a line that is refused. It drops the traceback of the error, whose frames would keep the lines of
-    the group until the next garbage collection."""
+    """Return the answer to a line that is refused. This drops the traceback of the error, whose frames would keep the
+    lines of the group until the next garbage collection."""
     error.__traceback__ = error.__context__ = None
     message = error.message if error.hint is None else f"{error.message}: {error.hint}"
     return {"line": number, "error": clipped(message), "field": getattr(error, "field", None), "code": error.code}

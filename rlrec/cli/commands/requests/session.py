@@ -1,4 +1,4 @@
-"""rlrec session: list sessions, show one as a timeline, end its visit."""
+"""This module holds the commands of `rlrec session`, which list sessions, show one as a timeline, and end its visit."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def show_(store: Store, show: Show, **request: Any) -> None:
 
 
 def timeline(visit: app.session.Result) -> View:
-    """A visit, with a line for each slot."""
+    """Return a visit as a table, with a line for each slot."""
     ended = f"ended {visit['ended_at']}" if visit["ended_at"] else "open"
     title = (
         f"session {visit['session']}, user {cell(visit['user'])}, visit {visit['visit']} of {visit['visits']}",
@@ -72,7 +72,7 @@ def timeline(visit: app.session.Result) -> View:
 
 
 def _flat(visit: app.session.Result) -> Iterator[dict[str, Any]]:
-    """A record for each slot, with its decision and its page."""
+    """Yield a record for each slot, with its decision and its page."""
     head = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
     for step in visit["decisions"]:
         page = {"page_events": events_text(step["events"], None), "page_reward": step["reward"]}
@@ -83,7 +83,7 @@ def _flat(visit: app.session.Result) -> Iterator[dict[str, Any]]:
 
 
 def _rows(step: app.session.Step) -> Iterator[list[Any]]:
-    """A line for each slot, and one for the page if it has several slots."""
+    """Yield a line for each slot, and one for the page if it has several slots."""
     policy = f"{step['policy']}@{step['version']}"
     if step["variant"] is not None and "@" not in step["policy"]:  # imported by an earlier release
         policy += f" {step['experiment']}/{step['variant']}"
@@ -103,18 +103,18 @@ def _rows(step: app.session.Step) -> Iterator[list[Any]]:
 
 
 def brief(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state without its longest field, the history of the visit."""
+    """Return a state without its longest field, the history of the visit."""
     return {name: value for name, value in state.items() if name != "history"}
 
 
 def brief_context(context: dict[str, Any]) -> dict[str, Any]:
-    """A context with the number of arms that the request described, in place of their features."""
+    """Return a context with the number of arms that the request described, in place of their features."""
     return context | {"@arms": f"{len(context['@arms'])} described"} if "@arms" in context else context
 
 
 def events_text(events: Sequence[TimelineEvent], position: int | None, *, for_person: bool = False) -> str:
-    """The events of a slot (of the page where `position` is None), in the form that `feedback` takes; for a person,
-    values are rounded, and events after the window are marked."""
+    """Return the events of a slot (of the page where `position` is None), in the form that `feedback` takes. For a
+    person, values are rounded, and events after the window are marked."""
     number = cell if for_person else repr
     return " ".join(
         (event["kind"] if event["kind"] in MARKS else f"{event['kind']}={number(event['value'])}")
@@ -125,8 +125,8 @@ def events_text(events: Sequence[TimelineEvent], position: int | None, *, for_pe
 
 
 def candidates_text(answer: Answer, *, first: int) -> list[str]:
-    """A line with the list of candidates that the slate was ranked from, and its probability; none if there is no
-    list."""
+    """Return a line with the list of candidates that the slate was ranked from, and its probability, or no line if
+    there is no list."""
     if "candidates" not in answer:
         return []
     log_propensity = answer["candidates_log_propensity"]

@@ -1,4 +1,4 @@
-"""rlrec settle: learn from slots whose window is over."""
+"""This module holds the command `rlrec settle`, which learns from slots whose reward window is over."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Setting up a store, and trying it out."""
+"""Commands here set up a store, fill its catalogue, and try it out."""

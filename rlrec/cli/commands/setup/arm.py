@@ -1,4 +1,4 @@
-"""rlrec arm: the catalogue."""
+"""This module holds the commands of `rlrec arm`, which change and list the catalogue of arms."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _json_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
 
 
 def _times(start: Any, end: Any) -> dict[str, int | None]:
-    """The times that a line states, by column of the arm. A field that the line lacks is left out."""
+    """Return the times that a line states, by column of the arm. A field that the line lacks is left out."""
     return {
         name: None if time is None else parse_local(time)
         for name, time in (("eligible_from", start), ("eligible_until", end))
@@ -103,7 +103,8 @@ def _times(start: Any, end: Any) -> dict[str, int | None]:
 
 
 def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
-    """CSV in groups: numbers become numbers; an empty cell is no feature, and leaves groups and times unchanged."""
+    """Read a CSV in groups of arms. Cells with numbers become numbers. An empty cell is no feature, and leaves groups
+    and times unchanged."""
     header: list[str] = []
     for group in lines.raw():
         arms = []
@@ -124,7 +125,7 @@ def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
 
 
 def _cells(text: bytes) -> list[str]:
-    """The cells of one line; a quoted cell may not continue on the next line."""
+    """Split one line of a CSV into its cells. A quoted cell may not continue on the next line."""
     if b"\0" in text:
         raise InputError("the line holds a NUL character")
     try:
@@ -146,7 +147,7 @@ def _header(cells: list[str]) -> list[str]:
 
 
 def _csv_arm(header: list[str], cells: list[str]) -> tuple[Any, ...]:
-    """The key, features, groups and times of an arm."""
+    """Return the key, features, groups and times of an arm."""
     if len(cells) != len(header):
         raise InputError(f"{quantity(len(cells), 'cell')}, but {quantity(len(header), 'column')}")
     named = {name: cell for name, cell in zip(header[1:], cells[1:], strict=True) if cell != ""}
@@ -157,7 +158,7 @@ def _csv_arm(header: list[str], cells: list[str]) -> tuple[Any, ...]:
 
 
 def _value(cell: str) -> str | float:
-    """The value of a cell: a number if JSON would write it so; 007 and 1_000 stay text."""
+    """Return the value of a cell, which is a number if JSON would write it so. 007 and 1_000 stay text."""
     if not NUMBER.fullmatch(cell):
         return cell
     number = float(cell)

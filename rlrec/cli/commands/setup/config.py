@@ -1,4 +1,5 @@
-"""rlrec config: defaults of options from files, and the source of each value."""
+"""This module reads the defaults of options from files, and holds the command `rlrec config show`, which names the
+source of each value."""
 
 from __future__ import annotations
 
@@ -23,17 +24,19 @@ COLUMNS = ("option", "value", "source")
 
 
 class FileValue(NamedTuple):
-    """A value from a file, in the form that an option takes, and the path of the file."""
+    """A FileValue is a value from a file, in the form that an option takes, with the path of the file."""
 
     value: Any
     path: str
 
 
 class Config:
-    """Defaults of options, from files. Raises InputError for a key that is no option."""
+    """A Config holds the defaults of options, from files. Raises InputError for a key that is no option."""
 
     def __init__(self, program: click.Group, paths: Sequence[str]) -> None:
-        """paths: of existing files, the nearest first."""
+        """Read the files.
+
+        `paths` are those of existing files, the nearest first."""
         # by command names and the Python name of the option; only the latter for options of the program
         self.values: dict[tuple[str, ...], FileValue] = {}
         for path in reversed(paths):
@@ -60,7 +63,7 @@ class Config:
                 raise InputError(f"{path}: unknown key {name}", hint=hint)
 
     def defaults(self, command: click.Command, *names: str) -> dict[str, Any]:
-        """The default map of a command, by the Python names of its options; a general format applies to all
+        """Return the default map of a command, by the Python names of its options. A general format applies to all
         commands."""
         defaults: dict[str, Any] = {}
         for option in _options(command):
@@ -74,7 +77,7 @@ class Config:
 
 
 def option_name(option: click.Option) -> str:
-    """The long name of an option, without dashes."""
+    """Return the long name of an option, without dashes."""
     return max(option.opts, key=len).lstrip("-")
 
 
@@ -98,7 +101,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _check_owner(path: str, owner: int) -> None:
-    """Raises InputError for a file that belongs neither to this user, nor to root, nor to the user who became root by
+    """Raise InputError for a file that belongs neither to this user, nor to root, nor to the user who became root by
     sudo."""
     user = os.geteuid()
     if str(owner) not in ("0", str(user), os.environ.get("SUDO_UID") if user == 0 else None):
@@ -109,13 +112,13 @@ def _check_owner(path: str, owner: int) -> None:
 
 
 def _options(command: click.Command) -> list[click.Option]:
-    """The options that may have a default: all but `--yes`."""
+    """Return the options that may have a default, which are all but `--yes`."""
     options = (param for param in command.params if isinstance(param, click.Option) and param.expose_value)
     return [option for option in options if option.name != "yes"]
 
 
 def _typed(value: Any) -> Any:
-    """A value in the form in which it would be typed: a table as JSON, a list as a repeated option."""
+    """Return a value in the form in which a user would type it, a table as JSON and a list as a repeated option."""
     if isinstance(value, dict):
         return json.dumps(value, default=str)
     if isinstance(value, list):
@@ -179,7 +182,7 @@ def _rows() -> Iterator[tuple[str, Any, str]]:
 
 
 def _command_options() -> Iterator[tuple[tuple[str, ...], click.Option]]:
-    """The options of all commands, with the names of their commands."""
+    """Yield the options of all commands, with the names of their commands."""
     root = click.get_current_context().find_root()
     program = root.command
     assert isinstance(program, click.Group)
@@ -190,7 +193,7 @@ def _command_options() -> Iterator[tuple[tuple[str, ...], click.Option]]:
 
 
 def _set_value(names: tuple[str, ...], variables: Sequence[str]) -> tuple[Any, str] | None:
-    """The value of an option from the environment, else from a file, and its source."""
+    """Return the value of an option from the environment, else from a file, and its source."""
     for variable in variables:
         if text := os.environ.get(variable):
             return mask_secrets(text, passwords(text)), variable

@@ -1,4 +1,4 @@
-"""rlrec demo: the whole loop on a real log, and the sample files."""
+"""This module holds the command `rlrec demo`, which shows the whole loop on a real log and copies the sample files."""
 
 from __future__ import annotations
 

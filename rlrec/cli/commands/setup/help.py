@@ -1,4 +1,4 @@
-"""rlrec help: the pages of the manual, and the help of a command."""
+"""This module holds the command `rlrec help`, which shows the pages of the manual and the help of a command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ORDER = (
 
 
 class ManualPage(NamedTuple):
-    """A page of the manual: its file name without the ending, its first paragraph, and its Markdown."""
+    """A ManualPage holds the file name of a page without the ending, its first paragraph, and its Markdown."""
 
     topic: str
     summary: str
@@ -37,7 +37,7 @@ class ManualPage(NamedTuple):
 
 
 def pages() -> list[ManualPage]:
-    """All pages in reading order; pages that ORDER lacks come last."""
+    """Return all pages in reading order. Pages that ORDER lacks come last."""
     ranks = {topic: rank for rank, topic in enumerate(ORDER)}
     paths = sorted(FOLDER.glob("*.md"), key=lambda path: (ranks.get(path.stem, len(ranks)), path.stem))
     return [_page(path.stem, path.read_text(encoding="utf-8")) for path in paths]
@@ -49,7 +49,7 @@ def _page(topic: str, text: str) -> ManualPage:
 
 
 def full_text(page: ManualPage) -> str:
-    """The Markdown of a page; the page `evaluate` ends with a list of the estimators."""
+    """Return the Markdown of a page. The page `evaluate` ends with a list of the estimators."""
     if page.topic != "evaluate":
         return page.text
     from rlrec.app.evaluation import descriptions
@@ -64,8 +64,9 @@ def full_text(page: ManualPage) -> str:
 
 
 def for_terminal(markdown: str, width: int = 0) -> str:
-    """A page as plain text: blocks are indented, and links name the command that shows their page. width: of lines
-    outside blocks, 0 to keep those of the page."""
+    """Return a page as plain text. Blocks are indented, and links name the command that shows their page.
+
+    `width` is that of lines outside blocks, or 0 to keep those of the page."""
     chunks = re.split(r"^```.*\n", markdown, flags=re.MULTILINE)
     chunks[1::2] = [re.sub(r"^(?=.)", "    ", block, flags=re.MULTILINE) for block in chunks[1::2]]
     chunks[::2] = [
@@ -75,12 +76,12 @@ def for_terminal(markdown: str, width: int = 0) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text in which links name the command that shows their page."""
+    """Replace links in a text by the command that shows their page."""
     return re.sub(r"\[([^]]+)\]\(([\w-]+)\.md\)", r"\1 (rlrec help \2)", text)
 
 
 def _paragraph(text: str, width: int) -> str:
-    """A paragraph, a list or a table, wrapped to a width."""
+    """Wrap a paragraph, a list or a table to a width."""
     if not width or not text.strip("\n") or text.lstrip("\n").startswith(("#", "    ")):
         return text
     pieces = re.split(r"\n(?=- |\|)", text.strip("\n"))
@@ -97,7 +98,9 @@ def _paragraph(text: str, width: int) -> str:
 
 
 def manual(program_help: str) -> str:
-    """All pages as one page for `man`, in roff; program_help: what `rlrec -h` shows."""
+    """Return all pages as one page for `man`, in roff.
+
+    `program_help` is what `rlrec -h` shows."""
     head = [f'.TH RLREC 1 "" "rlrec {__version__}"', ".SH NAME", "rlrec \\- exploration for recommenders"]
     lines = [*head, ".SH COMMANDS", ".nf", *map(_roff, program_help.splitlines()), ".fi"]
     for page in pages():
@@ -118,7 +121,7 @@ def _roff_paragraph(text: str) -> list[str]:
 
 
 def _roff(text: str) -> str:
-    """Text with the characters escaped that roff would interpret."""
+    """Escape the characters of a text that roff would interpret."""
     escaped = " ".join(text.split()) if "\n" in text else text
     escaped = escaped.replace("\\", "\\e").replace("-", "\\-")
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
@@ -157,7 +160,7 @@ def help(show: Show, words: Sequence[str], man: bool) -> None:  # noqa: A001 (th
 
 
 def _command_help(words: Sequence[str]) -> str:
-    """The help of a command. Raises InputError if it does not exist."""
+    """Return the help of a command. Raises InputError if it does not exist."""
     context = click.get_current_context().find_root()
     for word in words:
         group = context.command

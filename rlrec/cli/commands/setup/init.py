@@ -1,4 +1,4 @@
-"""rlrec init."""
+"""This module holds the command `rlrec init`, which creates a store."""
 
 from __future__ import annotations
 

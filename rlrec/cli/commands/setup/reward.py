@@ -1,4 +1,5 @@
-"""rlrec reward: define the reward of a decision, list definitions, and inspect delays."""
+"""This module holds the commands of `rlrec reward`, which define the reward of a decision, list definitions, and
+inspect delays."""
 
 from __future__ import annotations
 
@@ -77,7 +78,7 @@ def list_(store: Store, show: Show) -> None:
 
 
 def _terms(row: app.reward.Definition) -> str:
-    """The weights in the form that `reward define` takes."""
+    """Return the weights of a reward as text, in the form that `reward define` takes."""
     return ", ".join(f"{row['transforms'].get(kind, kind)}={weight:g}" for kind, weight in row["weights"].items())
 
 
@@ -143,7 +144,7 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
 
 
 def _headline(result: app.effects.Suggestion) -> str:
-    """The first line: the reward after the page that goes with one more event of each kind."""
+    """Return the first line of the answer, with the reward after the page that comes with one more event of a kind."""
     sure = [event for event in result["events"] if event["answer"] != "unknown"]
     if not result["events"]:
         return f"cannot tell: no kind of event differs enough between the {result['arms']} arms of this log"
@@ -157,7 +158,7 @@ def _headline(result: app.effects.Suggestion) -> str:
 
 
 def _against(result: app.effects.Suggestion) -> list[str]:
-    """Warnings about events or rewards that rank arms against their long run."""
+    """Return warnings about events or rewards that rank arms against their long run."""
     ranks = [(event["event"], event["rank"]) for event in result["events"]]
     if result["rank"] is not None and len(ranks) > 1:
         ranks.append((f"reward {result['reward']} without returns", result["rank"]))

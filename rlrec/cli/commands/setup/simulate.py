@@ -1,4 +1,4 @@
-"""rlrec simulate."""
+"""This module holds the command `rlrec simulate`, which serves a simulated audience."""
 
 from __future__ import annotations
 

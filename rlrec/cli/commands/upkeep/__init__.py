@@ -1,1 +1,1 @@
-"""The store: audit, removal, copies, logs in and out."""
+"""Commands here audit a store, delete from it and copy it, and import and export logs."""

@@ -1,4 +1,5 @@
-"""rlrec db: forget a user, prune old decisions, back up and copy the store, print rights for roles."""
+"""This module holds the commands of `rlrec db`, which forget a user, prune old decisions, back up and copy the store,
+and print rights for roles."""
 
 from __future__ import annotations
 
@@ -31,8 +32,9 @@ db = CommandGroup("db")
 
 
 def confirmed(question: str, *, is_needed: bool = True) -> Callable[[Command], Command]:
-    """Adds --yes and --dry-run to a command, which then asks the question on a terminal. is_needed: without a terminal,
-    the command is refused unless --yes is given."""
+    """Add --yes and --dry-run to a command, which then asks the question on a terminal.
+
+    With `is_needed`, the command is refused without a terminal, unless --yes is given."""
 
     def add(command: Command) -> Command:
         @click.option("--yes", is_flag=True, help="Do not ask.")

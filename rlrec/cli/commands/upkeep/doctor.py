@@ -1,4 +1,4 @@
-"""rlrec doctor: audit the store, and correct its time."""
+"""This module holds the command `rlrec doctor`, which audits the store, and corrects its time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""rlrec export-log: the log in file formats of other programs and of rlrec."""
+"""This module holds the command `rlrec export-log`, which writes the log in file formats of other programs and of
+rlrec."""
 
 from __future__ import annotations
 

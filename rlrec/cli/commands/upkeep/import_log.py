@@ -1,4 +1,4 @@
-"""rlrec import-log: import logs from elsewhere."""
+"""This module holds the command `rlrec import-log`, which imports logs of other systems."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ POLL_US = 1_000_000  # between two reads of a file
 
 
 def _check_files(_: click.Context, __: click.Parameter, files: Sequence[str]) -> Sequence[str]:
-    """The files. Raises InputError for a folder, with what reads it."""
+    """Return the files. Raises InputError for a folder, with a hint that says what reads it."""
     for folder in filter(os.path.isdir, files):
         hint = f"name its files: {folder}/*"
         if os.path.exists(os.path.join(folder, "manifest.json")):

@@ -1,4 +1,4 @@
-"""rlrec log: exclude parts of the log."""
+"""This module holds the commands of `rlrec log`, which exclude parts of the log and include them again."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _show(show: Show, answer: app.exclusions.Excluded, verb: str, past: str) -> 
 
 
 def _with_promotion(command: str) -> list[str]:
-    """A command, with the promotion that must follow it if it rebuilds: a rebuilt version serves nobody until it is
-    promoted."""
+    """Return a command, with the promotion that must follow it if it rebuilds. A rebuilt version serves nobody until it
+    is promoted."""
     before, is_rebuild, policy = command.partition("policy rebuild ")
     return [command, f"{before}policy promote {policy}@VERSION"] if is_rebuild else [command]
