@@ -1,1 +1,1 @@
-"""The checks of `doctor`, one a file: each reads the store, repairs nothing, and adds findings."""
+"""Each file here holds one check of `doctor`, which reads the store, repairs nothing, and adds findings."""

@@ -1,1 +1,1 @@
-"""Propensities, draws and rewards."""
+"""This package checks the propensities, draws and rewards of the log."""

@@ -1,5 +1,5 @@
-"""How often each arm was shown against its logged propensities, which exposes a wrong logger; and whether a policy
-still tries its arms, since nobody can learn about an arm that it never shows."""
+"""This module compares how often each arm was shown with its logged propensities, which exposes a wrong logger. It also
+tells whether a policy still tries its arms, since nobody can learn about an arm that is never shown."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ MIN_EFFECTIVE = 1.05  # arms
 
 
 class SumsByArm:
-    """Sums of each arm, (k, m); arms may be added at any time."""
+    """This table holds k sums for each of m arms, (k, m). Arms may be added at any time."""
 
     def __init__(self, k: int) -> None:
         self.arms: Ids = np.empty(0, np.int64)
         self.sums: Array = np.zeros((k, 0))
 
     def include(self, arms: Ids) -> Index:
-        """The columns of these arms; a new arm gets a column."""
+        """Return the columns of these arms, and give each new arm a column."""
         union = np.union1d(self.arms, arms)
         sums = np.zeros((len(self.sums), len(union)))
         sums[:, np.searchsorted(union, self.arms)] = self.sums
@@ -45,21 +45,24 @@ class SumsByArm:
         return np.searchsorted(union, arms)
 
     def add(self, arms: Ids, rows: Iterable[Array]) -> None:
-        """Add to each sum its array of values, (n,), by the arm that each value belongs to."""
+        """Add one array of values to each sum. `rows` has an array (n,) for each sum, and `arms` (n,) says to which arm
+        each value belongs."""
         column = self.include(arms)
         for total, row in zip(self.sums, rows, strict=True):
             total += np.bincount(column, weights=row, minlength=len(self.arms))
 
 
 class ArmCounts:
-    """Counts of the arms of one policy, in the order of its log, so that every audit sees the same batches again.
+    """These counts test whether a policy shows its arms as often as their logged propensities say. They follow the
+    order of the log, so that every audit sees the same batches again.
 
-    Of each arm the totals have, over the decisions in which it was eligible and whose propensity is known: their
-    number; that of those that showed the arm; the sum of 1{shown}/p; the sum of 1{shown}(1 - p)/p^2; and the log wealth
-    of each bet against the logger. Each decision counts at its first observed position."""
+    For each arm, the totals cover the decisions in which it was eligible and whose propensity is known. They hold
+    the number of these decisions, the number that showed the arm, the sum of 1{shown}/p, the sum of 1{shown}(1 -
+    p)/p^2, and the log wealth of each bet against the logger. Each decision counts at its first observed position."""
 
     def __init__(self, unit: Unit, findings: Findings, *, ruled: Sequence[int]) -> None:
-        """ruled: the contexts with page rules, under which some eligible arms may have no chance."""
+        """Begin without counts. `ruled` lists the contexts with page rules, under which some eligible arms may have no
+        chance."""
         self.unit, self.findings, self.ruled = unit, findings, ruled
         self._totals = SumsByArm(COUNTS + betting.BETS)
 
@@ -82,7 +85,7 @@ class ArmCounts:
         self._totals.add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, minimum) - not_shown)])
 
     def _count(self, sets: Ids, not_shown: Array) -> None:
-        """Count one decision more for every arm that was eligible in it, as if the arm had not been shown."""
+        """Count one more decision for every arm that was eligible in it, as if the arm had not been shown."""
         ids, set_index = np.unique(sets, return_inverse=True)
         sums = np.zeros((COUNTS + betting.BETS, len(ids)))
         sums[0] = np.bincount(set_index.ravel(), minlength=len(ids))
@@ -92,7 +95,7 @@ class ArmCounts:
             self._totals.add(arms, (np.repeat(row, sizes) for row in sums[:, portion]))
 
     def _check_eligible(self, sets: Ids, arms: Ids, decisions: Ids) -> None:
-        """Check that every arm shown was among the eligible ones."""
+        """Check that every arm that was shown was eligible in its decision."""
         ids = np.unique(sets)
         for portion, eligible, sizes in eligible_arms(self.unit, ids):
             set_ids = ids[portion]
@@ -104,15 +107,15 @@ class ArmCounts:
                 self.findings.decision_error("dangling", decision, "an arm was shown that was not eligible")
 
     def finish(self, policy: StoredPolicy, names: Mapping[int, str]) -> int:
-        """Add the findings on the policy's arms. Returns the number of arms."""
+        """Add the findings on the arms of the policy, and return the number of these arms."""
         for arm, reason in accused_arms(self._totals, policy=policy.id):
             self.findings.error(CHECK, f"policy {policy.name} arm {names.get(arm, f'id {arm}')}", reason)
         return len(self._totals.arms)
 
 
 def eligible_arms(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
-    """Eligible sets in portions. Yields which of `ids` a portion holds, the arms of its sets in one array, and the
-    number of arms of each set: 0 for a set that cannot be read."""
+    """Read eligible sets in portions that bound the memory. For each portion, yield the slice of `ids` that it holds,
+    the arms of its sets in one array, and the number of arms of each set, which is 0 for a set that cannot be read."""
     sizes = contents.set_sizes(unit, ids.tolist())
     cells = np.cumsum([max(sizes.get(key, 0), contents.MAX_ARMS // PORTION) for key in ids.tolist()])
     starts = run_starts(cells // contents.MAX_ARMS)
@@ -123,7 +126,7 @@ def eligible_arms(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
 
 
 def _readable_sets(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
-    """The arms of those sets that can be read, by the id of the set."""
+    """Return the arms of each eligible set that can be read, by the id of the set."""
     try:
         return contents.eligible_arms(unit, ids)
     except UNREADABLE:
@@ -132,14 +135,14 @@ def _readable_sets(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]
 
 
 def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]:
-    """The arms whose counts contradict their propensities, each with the reason. totals: as in `ArmCounts`; policy: its
-    id.
+    """Yield each arm whose counts contradict its propensities, with the reason. `totals` is as in `ArmCounts`, and
+    `policy` is the id of the policy.
 
     The evidence is the log wealth of the bets on an arm, plus the log of the arm's share of the stake of the whole
-    store. An id j of a policy or an arm never changes, and 1 / (j (j + 1)) sums to 1 over all ids. z is shown to the
-    reader and not tested: it is about normal at a single look only, and its lower tail proves nothing, since its
-    variance lacks the decisions that did not show the arm. It is 0 for an arm that was never shown or always
-    certain."""
+    store. An id j of a policy or an arm never changes, and 1 / (j (j + 1)) sums to 1 over all ids. The message shows
+    z to the reader, but no test uses it. Its distribution is about normal at a single look only, and its lower tail
+    proves nothing, since its variance lacks the decisions that did not show the arm. z is 0 for an arm that was
+    never shown or always certain."""
     share = np.log(policy) + np.log(policy + 1) + np.log(totals.arms) + np.log(totals.arms + 1)
     log_wealth = betting.log_wealth(totals.sums[COUNTS:]) - share
     for column in np.flatnonzero(log_wealth >= -np.log(ALARM)).tolist():
@@ -153,11 +156,12 @@ def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]
 
 
 class StarvingArms:
-    """The policy's own decisions in which an arm was eligible, since the last one that showed it, for each arm.
-    active: the keys of the arms that are not retired."""
+    """This check finds arms that the policy has not shown for long. For each arm it counts the decisions that the
+    policy itself drew, in which the arm was eligible, since the last one that showed it. `active` has the keys of the
+    arms that are not retired, by id."""
 
     def __init__(self, unit: Unit, policy: StoredPolicy, *, active: Mapping[int, str], ruled: Sequence[int]) -> None:
-        """ruled: the contexts with page rules, which guarantee no arm a chance."""
+        """Begin without counts. `ruled` lists the contexts with page rules, which guarantee no arm a chance."""
         self.unit = unit
         self.policy = policy
         self.ruled = ruled
@@ -179,7 +183,8 @@ class StarvingArms:
             self._count(drawn_slots, first, row)
 
     def _count(self, drawn_slots: Columns, first: Ids, row: Ids) -> None:
-        """Count for each arm the decisions of a batch after the last one that showed it; all of them where none did."""
+        """Count for each arm the decisions of a batch after the last one that showed it. Where no decision of the batch
+        showed the arm, all of them count."""
         sets, set_index = np.unique(drawn_slots["eligible_id"][first], return_inverse=True)
         n = len(first)
         keys = np.sort(set_index * n + np.arange(n))  # decisions by eligible set, in order within each
@@ -213,7 +218,8 @@ class StarvingArms:
 
 
 class Entropy:
-    """The effective number of arms that the policy chooses among, over its last own decisions with a choice."""
+    """This check measures the effective number of arms that the policy chooses among. It uses the last decisions that
+    the policy drew itself and that had a choice."""
 
     def __init__(self, policy: StoredPolicy) -> None:
         self.policy = policy

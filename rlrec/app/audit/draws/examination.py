@@ -1,5 +1,5 @@
-"""Whether a belief learns from the rewards of its slots: events must name slots, and a belief needs a curve where
-rewards fall with the position of the same arm."""
+"""This module checks whether a belief learns from the rewards of its slots. Events must name slots, and a belief needs
+an examination curve where the rewards of the same arm fall with the position."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MAX_SHARE = 0.9  # lower positions that earn less than this share of position 1 
 
 
 class Examination:
-    """The rewards of one policy's own slots by position, for the same arms, compared with the curve of its live
-    version; and whether any of its events names a slot."""
+    """This check compares the rewards that the same arms earn at each position with the curve of the live version. It
+    covers the slots that the policy drew itself, and also tells whether any of the policy's events names a slot."""
 
     def __init__(self, version: Version, fit: Callable[[Version], Sequence[ExaminedPosition]]) -> None:
-        """fit: returns the curve that `position fit` would estimate from the log of the version's policy, empty where
-        it estimates none."""
+        """Begin without rewards. `fit` is a function that returns the curve that `position fit` would estimate from the
+        log of the version's policy, or an empty one where it estimates none."""
         self.version, self._fit = version, fit
         self._curve = version.params.get("position")
         self._values = len(version.params.get("examination") or ())
@@ -70,7 +70,8 @@ class Examination:
             )  # fmt: skip
 
     def _warn_of_fall(self, findings: Findings, subject: str) -> None:
-        """Warn with the figure that `position fit` estimates, where it estimates one."""
+        """Warn that rewards fall with the position. The message has the figure that `position fit` estimates, where it
+        estimates one."""
         policy, earn, reward = self.version.policy, "below position 1 earn less than", self.version.reward.name
         log, remark = "OTHER", " on the log of a policy with marginals and no pin, say `uniform` (its own cannot tell)"
         if lower := self._fit(self.version)[1:]:
@@ -88,8 +89,8 @@ class Examination:
         )  # fmt: skip
 
     def _examination_decreases(self) -> bool:
-        """Whether rewards of the same arm fall clearly with the position. Mean rewards by position would not tell how
-        far: a policy that learns shows an arm at other positions while it is new."""
+        """Tell whether rewards of the same arm clearly fall with the position. Mean rewards by position could mislead,
+        because a policy that learns shows an arm at other positions while it is new."""
         slots, position, reward, positions, rewards, product = self._sums.sums
         n = np.maximum(slots, 1)
         # within each arm, the covariance of position and reward, and its variance by chance

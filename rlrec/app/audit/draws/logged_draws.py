@@ -1,5 +1,5 @@
-"""Checks of the draws that estimates rest on: arms against their propensities in each kind of context, cut
-propensities, and repeated decisions."""
+"""This module checks the draws that estimates rest on. It compares arms with their propensities in each kind of
+context, and looks for cut propensities and repeated decisions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ COLUMNS = (
 
 
 def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None) -> None:
-    """Check the draws as `evaluate` does: by policy, and for repeats over the entire log or the sample."""
+    """Check the draws of the log as `evaluate` does. The check for repeated decisions covers the entire log or the
+    sample, and the other checks go by policy."""
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     catalogue = log_rows.ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)})
     extent = selected.extent(unit, selected.Selection()) if sample is None else _sample_extent(sample)
@@ -76,7 +77,7 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
 
 
 def _sample_extent(sample: reader.Batch) -> selected.LogExtent:
-    """The extent of a sample of the log, in the fields that checks read."""
+    """Return the extent of a sample of the log, in the fields that checks read."""
     slots, at = sample.slots, sample.slots["at"]
     return selected.LogExtent(
         positions=int(slots["size"].max()), steps=0, first_version=0, last_version=0,
@@ -85,8 +86,8 @@ def _sample_extent(sample: reader.Batch) -> selected.LogExtent:
 
 
 def _accusation(unit: Unit, sums: PropensityBets, checked: CheckedLog) -> str:
-    """A sentence that names the arm shown too often and, where one is at hand, a context of the kind in which it
-    was."""
+    """Return a sentence that names the arm shown too often. Where the last batch has a context of the kind in which
+    that happened, the sentence quotes the context."""
     arms_log, cells_log = (log_wealth(bets.log) for bets in (sums.arms, sums.cells))
     keys = sorted(checked.arms.keys.values())
     if arms_log.max() >= cells_log.max():

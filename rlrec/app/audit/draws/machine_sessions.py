@@ -1,4 +1,5 @@
-"""Users and sessions that click nearly all they are shown, in the log of all policies: probably machines."""
+"""This module finds users and sessions in the log of all policies that click nearly all they are shown, and so are
+probably machines."""
 
 from __future__ import annotations
 
@@ -20,8 +21,10 @@ _NAMED, _IN_COMMAND = 5, 20  # names in a finding; in a command
 
 
 def find(unit: Unit, *, included: str | None = None, selection: Selection | None = None) -> list[UnitIds]:
-    """The users and sessions that click like machines, for the events of some reward that a policy learns. selection:
-    of decisions, None for all but the excluded ones; included: exclusions whose decisions count nevertheless."""
+    """Return the users and sessions that click like machines, judged by the events that some policy's reward weighs.
+
+    `selection` says which decisions count, and None stands for all except the excluded ones. `included` names
+    exclusions whose decisions count nevertheless."""
     live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
     selection = selection or Selection(without=filters.exclusion_tests(unit, included=included))
     persons = set[int]()
@@ -40,8 +43,8 @@ def check(unit: Unit, *, findings: Findings) -> None:
 
 
 def sentence(unit: Unit, *, selection: Selection | None = None) -> str | None:
-    """A sentence that names the users and sessions that click like machines, and says how to leave them out; None if
-    there are none."""
+    """Return a sentence that names the users and sessions that click like machines, and says how to leave them out.
+    Return None if there are none."""
     if not (units := find(unit, selection=selection)):
         return None
     users = {user for user, _ in units if user is not None}

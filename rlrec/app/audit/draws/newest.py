@@ -1,5 +1,5 @@
-"""Drift of rewards, for each arm and for a policy as a whole, and the cheap checks that read the newest decisions
-alone."""
+"""This module watches rewards for drift, by arm and for a policy as a whole, and runs the cheap checks that read only
+the newest decisions."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ ALL_ARMS = "policy"  # the stream of all arms
 
 
 class RewardDrift:
-    """The rewards of a policy at position 1, by arm and for all arms together; ADWIN watches each stream.
-    Rewards within a visit are correlated, so a visit adds one value to a stream: their mean, dated by its first
-    decision. A visit that goes on in another batch adds one more.
-    Lower positions are left out: which of them an arm gets depends on what the policy learned, and so would the mean.
-    The mean of the whole policy changes as it learns, and with contexts so does that of an arm: neither is worth a
-    warning."""
+    """This check lets the detector ADWIN watch the rewards of a policy at position 1, in one stream for each arm and
+    one for all arms together.
+
+    Rewards within a visit are correlated, so a visit adds one value to a stream, which is their mean, dated by its
+    first decision. A visit that goes on in another batch adds one more value. Lower positions are left out, because
+    what the policy learned decides which position an arm gets, and would thus change the mean. The mean of the whole
+    policy changes as it learns. With contexts, the mean of an arm does so, too. Neither change is worth a warning."""
 
     def __init__(self, unit: Unit, version: Version, names: Mapping[int, str]) -> None:
         self.unit, self.version, self.names = unit, version, names
@@ -87,7 +88,7 @@ class RewardDrift:
                 findings.add(DRIFT, severity, f"{subject} arm {self.names.get(int(stream), stream)}", detail + remark)
 
     def _judge_severity(self) -> tuple[str, str]:
-        """The severity of a drift of an arm, and the end of the message about it."""
+        """Return the severity of a drift of an arm, and the end of the message about it."""
         if self.version.contextual:
             return "info", "; a policy that learns from contexts shows it to others by and by"
         if Forgetting.parse(self.version.policy.params).forgets:
@@ -98,22 +99,23 @@ class RewardDrift:
         return "warning", f"; beliefs still count what came before: {command} leaves that out"
 
     def times(self) -> dict[int, int]:
-        """The time of the first decision after each change."""
+        """Return the time of the first decision after each change, by the id of the decision."""
         return activity.decision_times(self.unit, [change.start for change in self.newest.values()])
 
 
 def _means(rewards: Array, *columns: Ids) -> tuple[Ids, Array]:
-    """The first row of each group of equal rows, (m,), and the mean reward of the group, (m,). columns (n,): those that
-    define the groups."""
+    """Return the first row of each group of equal rows, (m,), and the mean reward of each group, (m,). `columns` are
+    the arrays (n,) whose values define the groups."""
     first, kind = distinct(*columns)
     return first, np.bincount(kind, weights=rewards) / np.bincount(kind)
 
 
 def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
-    """The newest change of mean reward among the last 50,000 decisions of a policy, without the excluded ones: under
-    "policy" and by arm id. A stream without a change is left out. Each has `decision_id` and `at` of the first decision
-    after the change (an estimate), `noticed` (the decision at which it was detected), and the means `before` and
-    `after`."""
+    """Return the newest change of the mean reward of each stream, among the last 50,000 decisions of a policy without
+    the excluded ones. The keys are "policy" for all arms, and the ids of arms. A stream without a change is left out.
+
+    Each change has `decision_id` and `at` of the first decision after it (an estimate), `noticed` (the decision at
+    which it was detected), and the means `before` and `after`."""
     policy_id = version.policy.id
     drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
     first, last = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
@@ -134,9 +136,10 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
 
 
 def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool, recent: int = RECENT) -> list[Finding]:
-    """The findings on these policies, with rewards as their live versions define them. on_its_clock: the time is that
-    of the clock, so that decisions later than it are wrong; recent: how many of the newest decisions of each policy are
-    read, of which excluded ones are passed over."""
+    """Return the findings on the newest decisions of these policies, with rewards as their live versions define them.
+
+    `on_its_clock` says that the time is that of the clock, so that decisions later than it are wrong. `recent` is
+    the number of newest decisions of each policy that are read, of which excluded ones are passed over."""
     findings, names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}
     if on_its_clock:
         clock.check(unit, findings=findings)

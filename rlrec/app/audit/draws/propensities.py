@@ -1,4 +1,5 @@
-"""Stored propensities and draws, compared with those derived again from the belief that each decision names."""
+"""This module derives propensities and draws again from the belief that each decision names, and compares them with the
+stored ones."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ STATES = 5_000  # decisions whose histories are held at once
 
 
 class StoredSlates(Record, kw_only=False, eq=False):
-    """Decisions with all slots of their slates: columns of `audit`, and the row of each decision's first slot, (n,)."""
+    """This record holds decisions with all slots of their slates. `slots` has the columns of `audit`, and `first` (n,)
+    is the row of each decision's first slot."""
 
     slots: Columns
     first: Index
@@ -53,15 +55,15 @@ class StoredSlates(Record, kw_only=False, eq=False):
         return self.slots[name][self.first]
 
     def fields(self, rows: Index, *names: str) -> Iterator[tuple[Any, ...]]:
-        """Some columns of some decisions: for each decision its row and its values."""
+        """Iterate over some decisions, and give for each its row and the values of the named columns."""
         return zip(rows.tolist(), *(self.slots[name][self.first[rows]].tolist() for name in names), strict=True)
 
     def per_slot(self, name: str, slates: Index, size: int) -> npt.NDArray[Any]:
-        """A column of the slots of some slates of one length, (slates, size)."""
+        """Return a column of the slots of some slates that all have this size, (slates, size)."""
         return self.slots[name][self.first[slates][:, None] + np.arange(size)]
 
     def with_arms(self, slates: Index, size: int, arms: Ids) -> Index:
-        """Those of some slates of one length that show only some arms."""
+        """Return those slates that show only these arms. All `slates` have this size."""
         return slates[np.isin(self.per_slot("arm_id", slates, size), arms).all(axis=1)]
 
     def take(self, rows: Flags | Index) -> StoredSlates:
@@ -70,7 +72,7 @@ class StoredSlates(Record, kw_only=False, eq=False):
 
 
 def complete_slates(slots: Columns) -> StoredSlates:
-    """The slates that have all their slots; the others are findings of `dangling`."""
+    """Return the slates that have all their slots. The check `dangling` reports the incomplete ones."""
     ids = slots["decision_id"]
     first = run_starts(ids)
     length = np.diff(np.r_[first, len(ids)])
@@ -79,7 +81,8 @@ def complete_slates(slots: Columns) -> StoredSlates:
 
 
 class References:
-    """The contexts and eligible sets that decisions refer to. reads: the context fields that the policy reads."""
+    """This cache holds the contexts and eligible sets that decisions refer to. `reads` lists the context fields that
+    the policy reads."""
 
     def __init__(self, unit: Unit, findings: Findings, *, reads: Sequence[str]) -> None:
         self.unit, self.findings, self.reads = unit, findings, reads
@@ -89,7 +92,8 @@ class References:
         self._contexts: dict[int, dict[str, object]] = {}
 
     def read(self, context_ids: Ids) -> None:
-        """Read contexts that will be asked for; one that cannot be read counts as empty."""
+        """Read the contexts with these ids before they are needed. A context that cannot be read becomes a finding, and
+        counts as empty."""
         for key, body in contents.context_bodies(self.unit, set(context_ids.tolist())).items():
             has_page = PAGE in body or GROUPS in body  # whichever fields the policy reads
             if not self.reads and not has_page:
@@ -109,7 +113,7 @@ class References:
         return self._contexts.get(key, {})
 
     def eligible(self, key: int) -> Ids | None:
-        """The arms of a set; None where it cannot be read, which is a finding of `dangling`."""
+        """Return the arms of an eligible set, or None where it cannot be read, which the check `dangling` reports."""
         if key not in self._sets:
             if self._n_arms > contents.MAX_ARMS:
                 self._sets.clear()
@@ -126,7 +130,7 @@ class References:
 
 
 class SlateGroup:
-    """Stored slates of one length: arrays (n,), and (n, size) for their slots."""
+    """This group holds stored slates of one length. Its arrays have the shape (n,), and (n, size) for values of slots."""
 
     def __init__(self, slates: StoredSlates, group: Index, size: int) -> None:
         self.ids: Ids = slates.slots["decision_id"][slates.first[group]]
@@ -139,8 +143,8 @@ class SlateGroup:
         self.score: Array = slates.per_slot("score", group, size)
 
     def compare(self, derive_slates: Callable[[], DerivedSlates], *, source: str, findings: Findings) -> int:
-        """Add a finding for every slate that differs from the one derived again. Returns how many could be derived.
-        source: the belief, as messages name it."""
+        """Add a finding for every slate that differs from the one derived again, and return how many slates could be
+        derived. `source` is what messages call the belief."""
         if not len(self.ids):
             return 0
         try:
@@ -168,10 +172,10 @@ class SlateGroup:
 
 
 class DerivedSlates(Record, kw_only=False, eq=False):
-    """The figures of `SlateGroup`, derived again, (n, size); score: NaN where there is none. redrawn (n,): the seed
-    gives another slate.
-    Where the seed gives another slate of several positions, its smallest propensities are copied from the stored
-    slate."""
+    """This record has the figures of a `SlateGroup`, derived again, (n, size). `score` is NaN where there is none.
+    `redrawn` (n,) says where the seed gives another slate.
+
+    For such a slate of several positions, the smallest propensities are copied from the stored one."""
 
     redrawn: Flags
     propensity: Array
@@ -181,14 +185,15 @@ class DerivedSlates(Record, kw_only=False, eq=False):
 
 
 def agree(stored: Array, derived: Array) -> Flags:
-    """Which probabilities agree within the precision of doubles."""
+    """Tell which stored and derived probabilities agree within the precision of doubles."""
     distance = np.abs(stored - derived)
     return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived))
 
 
 def check_joint(batch: Batch, *, findings: Findings) -> None:
-    """Add a finding for every slate of any log whose propensity is not the product of those of their slots, or with a
-    slot's propensity below the smallest one there."""
+    """Check the stored propensities of slates of any log against each other. Add a finding for every slate whose
+    propensity is not the product of those of its slots, and for every slot whose propensity is below the smallest one
+    at its position."""
     slots = batch.slots
     ids = slots["decision_id"]
     first = run_starts(ids)
@@ -207,7 +212,8 @@ def check_joint(batch: Batch, *, findings: Findings) -> None:
 
 
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
-    """Derive the slates of these decisions again, and compare. Returns how many could be derived."""
+    """Derive the slates of these decisions again, and compare them with the stored ones. Return how many could be
+    derived."""
     n_done = 0
     for start in range(0, len(decision_ids), PORTION):
         slates = complete_slates(audit.decision_slots(unit, decision_ids[start : start + PORTION].tolist()))
@@ -223,7 +229,7 @@ def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
 
 
 class VersionSlates:
-    """The decisions that one version drew."""
+    """A VersionSlates checks the decisions that one version drew."""
 
     def __init__(self, unit: Unit, version: Version, findings: Findings) -> None:
         self.unit, self.version, self.findings = unit, version, findings
@@ -245,8 +251,8 @@ class VersionSlates:
         return n_done
 
     def _check_moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
-        """Check slates drawn from one belief; those that share a distribution are checked together. Returns how many
-        could be derived."""
+        """Check the slates drawn from one belief, and return how many could be derived. Slates that share a
+        distribution are checked together."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         fields = slates.fields(rows, "eligible_id", "catalogue_revision", "context_id", "size")
         for row, eligible, revision, context, size in fields:
@@ -268,8 +274,7 @@ class VersionSlates:
         return n_done
 
     def _check_lists(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> None:
-        """Add a finding for every list of candidates that differs from the one that the belief of its decision
-        gives."""
+        """Add a finding for every list of candidates that differs from the list that the belief of its decision gives."""
         lists = candidates.find_lists(self.unit, slates.per_decision("decision_id")[rows].tolist())
         groups: dict[tuple[int, int, str], list[int]] = {}
         fields = slates.fields(rows, "decision_id", "eligible_id", "catalogue_revision", "context_id")
@@ -297,8 +302,8 @@ class VersionSlates:
                 self.findings.decision_error(CHECK, ids[0], f"its candidates cannot be derived again: {error}")
 
     def _derive(self, stored: SlateGroup, case_of: Callable[[], EligibleDistribution]) -> DerivedSlates:
-        """Draw and derive again slates that share a distribution; a slate that two rankers drafted is derived given its
-        stored teams."""
+        """Draw and derive again the slates that share a distribution. A slate that two rankers drafted is derived given
+        its stored teams."""
         case, size = case_of(), stored.arms.shape[1]
         arm_indices = np.searchsorted(case.arms, stored.arms)
         draw = case.draw(size, seeds=stored.seeds, decisions=stored.ids)
@@ -319,7 +324,8 @@ class VersionSlates:
         return DerivedSlates(redrawn, propensity, marginal, minimum, score)
 
     def _stored_teams(self, stored: SlateGroup, size: int) -> Index:
-        """The teams of slates that two rankers drafted, (n, size). Teams that cannot be read are 0, and a finding."""
+        """Return the teams of slates that two rankers drafted, (n, size). Teams that cannot be read are 0, and become a
+        finding."""
         by_decision = candidates.find_teams(self.unit, stored.ids.tolist())
         teams = np.zeros((len(stored.ids), size), np.intp)
         for row, key in enumerate(stored.ids.tolist()):
@@ -331,7 +337,8 @@ class VersionSlates:
         return teams
 
     def _check_states(self, slates: StoredSlates, served: VersionDistribution, trained: TrainedModel) -> int:
-        """Check slates that were drawn each in its own state, the one stored with the decision."""
+        """Check slates that were each drawn in a state of their own, from the history of the visit that is stored with
+        the decision. Return how many could be derived."""
         sets = map(self.references.eligible, slates.per_decision("eligible_id").tolist())
         slates = slates.take(np.array([arms is not None and len(arms) > 0 for arms in sets], np.bool_))
         is_possible, histories = self._read_histories(slates)
@@ -360,7 +367,7 @@ class VersionSlates:
         return n_done
 
     def _read_histories(self, slates: StoredSlates) -> tuple[Flags, History]:
-        """Which slates have a possible history, and these histories."""
+        """Tell which slates have a possible history of their visit, and return these histories."""
         stored = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
         sound_rows = stored["recorded"] & match_steps(stored["history"].tolist(), stored["step"])
         past = unpack(stored["history"][sound_rows].tolist(), stored["step"][sound_rows])
@@ -375,7 +382,8 @@ class VersionSlates:
 def _derive_states(
     trained: TrainedModel, stored: SlateGroup, score: Array, arms: Ids, layout: PageLayout | None
 ) -> DerivedSlates:
-    """Draw and derive again slates of one eligible set and the same page rules, each by its own scores, (n, m)."""
+    """Draw and derive again slates with the same eligible set and page rules. Each is drawn by its own row of `score`,
+    (n, m)."""
     arm_indices = np.searchsorted(arms, stored.arms)
     draw = trained.draw(score, size=arm_indices.shape[1], seeds=stored.seeds, decisions=stored.ids, layout=layout)
     logged = trained.log(score, arm_indices, layout=layout)
@@ -385,7 +393,7 @@ def _derive_states(
 
 
 def _possible_histories(past: History) -> Flags:
-    """Which histories some visit can have had, (n,)."""
+    """Tell which histories a visit can have had, (n,)."""
     wrong = (past.ago < 1) | (past.ago > past.step[past.rows]) | (past.arm < 1) | ~np.isfinite(past.earned)
     entries = np.diff(past.start)
     return (
@@ -396,8 +404,8 @@ def _possible_histories(past: History) -> Flags:
 
 
 def _by_scores(scores: Scores, stored: SlateGroup, rows: Index) -> Iterator[tuple[Index, Scores]]:
-    """The rows that were drawn from the same scores: all of them, or one by one where each decision has samples of its
-    own."""
+    """Yield groups of rows that were drawn from the same scores, with these scores. Without samples all rows are one
+    group, and where each decision has samples of its own, each row is a group."""
     if scores.samples:
         for row in rows.tolist():
             yield np.array([row]), scores.decision_scores(int(stored.seeds[row]), int(stored.ids[row]))
@@ -408,7 +416,7 @@ def _by_scores(scores: Scores, stored: SlateGroup, rows: Index) -> Iterator[tupl
 def _compare_lists(
     case: EligibleDistribution, lists: list[candidates.CandidateList], seeds: Words, decisions: Ids, findings: Findings
 ) -> None:
-    """Compare lists of candidates that share a distribution with those drawn and derived again."""
+    """Compare stored lists of candidates with those drawn and derived again. All of them share one distribution."""
     stored = np.array([candidate_list.arms for candidate_list in lists])
     draws = case.pages(stored.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
     derived = case.list_conditionals(stored, seeds=seeds, decisions=decisions)

@@ -1,1 +1,1 @@
-"""Checks that what is stored fits together: rows, references, times and beliefs."""
+"""This package checks that stored rows, references, times and beliefs fit together."""

@@ -1,5 +1,5 @@
-"""Beliefs against their deltas and against the log. A belief must be the sum of its changes, each change must follow
-the one before, and the belief rebuilt from the slots and events that it covers must be the same."""
+"""This module compares beliefs with their deltas and with the log. A belief must be the sum of its changes, each change
+must follow the one before, and the belief rebuilt from the slots and events that it covers must be the same."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ TOLERANCE = 1e-9  # relative to everything that was ever added: the error of a s
 
 @dataclass(kw_only=True)
 class BeliefHistory:
-    """The deltas of one version. last: by key, the ordinal, the sums, and further sums (packed) after its newest delta;
-    initial: the sums that it started from; moved: by arm, the summed sizes of all changes, to which rounding errors are
-    relative; count: of deltas."""
+    """This record sums up the deltas of one version.
+
+    `last` has, by key, the ordinal, the sums and the further sums (packed) after the newest delta. `initial` has the
+    sums that the version started from. `moved` has, by arm, the summed sizes of all changes, to which rounding
+    errors are relative. `count` is the number of deltas."""
 
     last: dict[BeliefKey, tuple[Any, ...]] = field(default_factory=dict)
     initial: Totals = field(default_factory=dict)
@@ -38,7 +40,8 @@ class BeliefHistory:
 
 
 def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, names: dict[int, str]) -> BeliefHistory:
-    """Read every delta of a version, and compare the deltas with each other and with the belief that is served."""
+    """Read every delta of a version, compare the deltas with each other and with the belief that is served, and return
+    their summary."""
     history, report = BeliefHistory(), _Reporter(version, findings, names)
     for chunk in belief_deltas.stream(unit, version.id):
         history.count += len(chunk["seq"])
@@ -57,7 +60,7 @@ def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, na
 
 
 class _Reporter:
-    """Reports at most one finding per arm."""
+    """A reporter adds at most one finding for each arm."""
 
     def __init__(self, version: Version, findings: Findings, names: Mapping[int, str], check: str = CHECK) -> None:
         self.version, self.findings, self.names, self.check = version, findings, names, check
@@ -72,8 +75,8 @@ class _Reporter:
 
 
 def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> None:
-    """Report rows whose sums are not those of the row before, faded until then, plus their change. The first row of a
-    key starts from zero."""
+    """Report every row whose sums are not those of the row before, faded until then, plus the change of the row. The
+    first row of a key starts from zero."""
     # the sums before each row
     bucket, arm, ordinal = chunk["bucket"], chunk["arm_id"], chunk["ordinal"]
     starts = run_starts(bucket, arm)
@@ -101,7 +104,7 @@ def _columns(chunk: Columns, prefix: str) -> Array:
 
 
 def _sums_after(chunk: Columns, rows: Flags) -> Totals:
-    """The sums after some rows, including the further ones."""
+    """Return the sums after some rows of deltas, with the further sums of an arm behind the three basic ones."""
     columns = chunk["bucket"][rows].tolist(), chunk["arm_id"][rows].tolist(), chunk["extra"][rows].tolist()
     new_sums: Totals = {}
     for bucket, arm, extra, sums in zip(*columns, _columns(chunk, "")[rows], strict=True):
@@ -130,7 +133,7 @@ def _check_served(unit: Unit, version: Version, history: BeliefHistory, report: 
 
 
 def sums_text(sums: Any) -> str:
-    """The three sums, for a finding."""
+    """Return the three basic sums as text for a finding."""
     pulls, reward, squares = sums[:3]
     return f"(pulls {pulls:.12g}, reward_sum {reward:.12g}, reward_squares {squares:.12g})"
 
@@ -139,8 +142,9 @@ def sums_text(sums: Any) -> str:
 
 
 class RebuiltBeliefs:
-    """The versions of one policy whose beliefs can be rebuilt: those that learn, and those that were frozen from them.
-    A frozen belief covers the decisions up to the newest mature one, with the events stored until then."""
+    """This check rebuilds from the log the beliefs of those versions of one policy for which that is possible. These
+    are the versions that learn, and those that were frozen from them. A frozen belief covers the decisions up to the
+    newest mature one, with the events stored until then."""
 
     def __init__(
         self, unit: Unit, versions: Sequence[Version], histories: Mapping[int, BeliefHistory], names: Mapping[int, str]
@@ -207,7 +211,7 @@ class RebuiltBeliefs:
                 findings.error(SLOTS, f"policy {version.policy.name}", detail)
 
     def _compare(self, version: Version, findings: Findings) -> None:
-        """Compare a version's belief with the sums over its slots and events. Adds at most one finding per arm."""
+        """Compare a version's belief with the sums over its slots and events, and add at most one finding for each arm."""
         report, (root, extent) = _Reporter(version, findings, self.names, SLOTS), self._provenance[version.id]
         forgetting, history = self._folds[extent].forgetting, self.histories[root.id]
         fade = forgetting.discount ** (extent.ordinal - root.ordinal)
@@ -231,7 +235,7 @@ class RebuiltBeliefs:
 
 
 def _differing(stored: Totals, expected: Totals, scale: Mapping[int, Array]) -> Iterator[BeliefKey]:
-    """The keys whose sums differ by more than rounding in another order of addition explains."""
+    """Yield the keys whose sums differ by more than a different order of addition explains."""
     for key in sorted(stored.keys() | expected.keys()):
         pair = [sums for sums in (stored.get(key), expected.get(key)) if sums is not None]
         if len({len(sums) for sums in pair}) > 1:

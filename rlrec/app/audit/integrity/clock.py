@@ -1,4 +1,5 @@
-"""Time: whether the log is ahead of the database's clock. If so, nothing matures until the clock has caught up."""
+"""This module checks whether the log is ahead of the database's clock. If so, nothing matures until the clock has
+caught up."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ Repair = TypedDict("Repair", {"decisions": int, "seconds": float, "other_times":
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
-    """Add an error where the newest decision is more than a day ahead of the clock, a warning from a minute on."""
+    """Add an error where the newest decision is more than a day ahead of the clock, and a warning where it is more than
+    a minute ahead."""
     block = decisions.find_ahead(unit)
     if block.distance_us > MINUTE_US:
         findings.add(
@@ -45,8 +47,8 @@ def _severity(ahead_us: int) -> str:
 
 
 def refuse_far_ahead(store: Store) -> None:
-    """Refuse a clock far ahead before decisions are drawn, as the store does when it stores them; print a notice where
-    the first decision is far ahead."""
+    """Refuse a time of the store that is far ahead of the clock before decisions are drawn, as the store does when it
+    stores them. Print a notice where the first decision is far ahead."""
     if store.now is None:
         return
     with store.read() as unit:
@@ -58,8 +60,8 @@ def refuse_far_ahead(store: Store) -> None:
 
 
 def repair(store: Store) -> Repair:
-    """Move decisions that are ahead of the database's clock back to times up to now. Raises CheckFailed where they span
-    more time than has passed since the decisions before them."""
+    """Move decisions that are ahead of the database's clock back to times up to now. Raise CheckFailed where these
+    decisions span more time than has passed since the decisions before them."""
     if store.now is not None:
         raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
 

@@ -1,5 +1,5 @@
-"""Rows that refer to missing rows, or contradict the rows that they refer to; and decisions that do not fit the request
-which they answer."""
+"""This module finds rows that refer to missing rows, or contradict the rows that they refer to. It also finds decisions
+that do not fit the request which they answer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def check(unit: Unit, *, findings: Findings) -> None:
 
 
 def check_contradictions(unit: Unit, *, findings: Findings, sessions: Collection[int] | None = None) -> None:
-    """Check that rows do not contradict those that they refer to. sessions: of these alone."""
+    """Check that rows do not contradict those that they refer to. `sessions` limits the check to decisions of these
+    sessions."""
     for finding, rows in audit.contradictions(unit, sessions):
         subject, _, detail = finding.rpartition(": ")
         for row in rows:
@@ -55,7 +56,8 @@ def check_contradictions(unit: Unit, *, findings: Findings, sessions: Collection
 
 
 def _contents(unit: Unit, findings: Findings) -> None:
-    """Check that contexts and eligible sets have the digest of their content, users and sessions that of their key."""
+    """Check that contexts and eligible sets have the digest of their content, and that users and sessions have the
+    digest of their key."""
     for table, columns in (("context", ("body",)), ("eligible_set", ("arms", "superset_id"))):
         for ids, digests, texts, *superset_ids in audit.columns(unit, table, "id", "digest", *columns):
             by_id = dict(zip(ids, texts, strict=True))
@@ -86,8 +88,8 @@ def _feedback_keys(unit: Unit, findings: Findings) -> None:
 
 
 def _censoring_digests(events: Sequence[audit.KeyedEvent], values: dict[str, float]) -> Iterator[bytes]:
-    """The digests that a line which censors slots, or puts them back, may have. A line that does nothing else stored no
-    events of its position: it named one slot, or all of them."""
+    """Yield the digests that a line which censors slots, or puts them back, may have. A line that does nothing else
+    stored no events of its position. Such a line named one slot, or all of them, so both digests are possible."""
     first, weighed_kinds = events[0], {kind: value for kind, value in values.items() if kind != CENSOR}
     censor = values[CENSOR] == 1.0 if CENSOR in values else None
     for position in {event.position for event in events if event.kind != CENSOR} or {first.position, None}:
@@ -140,7 +142,8 @@ def _is_object(text: str) -> bool:
 
 
 def _catalogue(unit: Unit, findings: Findings) -> None:
-    """Check that the eligible set kept for today's catalogue holds exactly the active arms, and until when they are."""
+    """Check that the eligible set stored for the current catalogue holds exactly the active arms, and that its period
+    is right."""
     now = settings.get(unit)
     catalogue_id = now.catalogue_id
     if catalogue_id is None:
@@ -158,8 +161,9 @@ PORTION = 5_000  # decisions at a time
 
 
 def check_requests(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None:
-    """Compare the stored digests with those of every form that the request may have had: with or without its user, by
-    any of the user's keys, with or without its arms, and by the name of the route, the policy or the version."""
+    """Check that the stored digest of each decision is that of a request which the decision answers. The request may
+    have come in several forms, with or without its user, by any of the user's keys, with or without its arms, and by
+    the name of the route, the policy or the version. Every form is tried."""
     stated = lru_cache(PORTION)(_stated)
     no_arms, has_merges = arms_text(None), settings.get(unit).has_merges
     fallbacks = [(fallback(row), row.name) for row in experiments.all_experiments(unit) if row.variants]
@@ -185,8 +189,8 @@ def check_requests(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None
 
 
 def _stated(text: str) -> tuple[str, dict[str, Any], str | None]:
-    """The context of a request as it came, derived from the logged one; its rules on arms; and the text of the arms
-    that it listed, None where the log does not have them."""
+    """Return the context of a request as it came, derived from the logged one, its rules on arms, and the text of the
+    arms that it listed. The text is None where the log does not have these arms."""
     context = parse(text, "its context")
     words = context.pop(LOGGED_RULES, {})
     for name in (PRICE, GROUPS):  # added by rlrec, not by the request
@@ -198,8 +202,9 @@ def _stated(text: str) -> tuple[str, dict[str, Any], str | None]:
 def _names(
     fallbacks: Sequence[tuple[str, str]], policy: str, version: int, experiment: str | None, route: str | None
 ) -> list[tuple[str | None, str | None]]:
-    """The names of a policy or route, and of an experiment, that a request may have had; most have the policy's.
-    fallbacks: for each experiment, what is served to those that it does not take, and its name."""
+    """Return the possible names in a request, as pairs of a policy or route and an experiment. Most requests name the
+    policy. `fallbacks` has, for each experiment, the policy served to those that the experiment does not take, and the
+    name of the experiment."""
     if route is not None:
         return [(route, None)]
     references = (policy, f"{policy}@{version}")

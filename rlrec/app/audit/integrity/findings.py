@@ -1,4 +1,4 @@
-"""Findings of an audit: the problem, its place, and its severity."""
+"""This module defines the findings of an audit, each with its problem, its place and its severity."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
 
 
 def row_subject(table: str, key: Mapping[str, object]) -> str:
-    """The subject of a finding on a row, from its primary key; for a row that belongs to a decision, that decision."""
+    """Return the subject of a finding on a row, from the primary key of the row. For a row that belongs to a decision,
+    the subject is the decision."""
     if table in OWNERS:
         return f"decision {key[OWNERS[table]]}"
     return f"{table} {', '.join(f'{name} {value}' for name, value in key.items())}"
 
 
 class Finding(Record):
-    """A problem, or something worth a look. `severity`: error (something stored is wrong), warning (look into it),
-    info."""
+    """A finding describes a problem, or something worth a look. `severity` is "error" (something stored is wrong),
+    "warning" (look into it) or "info"."""
 
     check: str
     severity: str
@@ -35,7 +36,7 @@ class Finding(Record):
 
 
 class Findings:
-    """All findings of one audit: for each check the first ones, and the number of the others."""
+    """This list collects the findings of one audit. For each check it holds the first findings, and counts the others."""
 
     def __init__(self) -> None:
         self._findings: list[Finding] = []
@@ -56,7 +57,7 @@ class Findings:
         self.add(check, "warning", subject, detail)
 
     def has(self, check: str, subject: str) -> bool:
-        """Whether a check has a finding whose subject begins with this text."""
+        """Tell whether a check has a finding whose subject begins with this text."""
         return any(row.check == check and row.subject.startswith(subject) for row in self._findings)
 
     @contextmanager
@@ -71,7 +72,8 @@ class Findings:
         return sum(n for (_, level), n in self._count.items() if level == severity)
 
     def in_order(self) -> list[Finding]:
-        """The findings: errors first, then warnings, then the rest; each in the order in which it was found."""
+        """Return the findings, with errors first, then warnings, then infos. Findings of one severity are in the order
+        in which they were added."""
         summaries = [
             Finding(check=check, severity=severity, subject="store", detail=f"{n - MAX_FINDINGS} more like these")
             for (check, severity), n in self._count.items()

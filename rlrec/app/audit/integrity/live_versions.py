@@ -1,4 +1,5 @@
-"""Live versions that callers do not get: a route or an experiment serves another version, or none serves the policy."""
+"""This module finds live versions that callers do not get, since a route or an experiment serves another version, or
+none serves the policy."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ CHECK = "live"
 def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
     """Find routes and running experiments that serve another version than the live one, routes that an earlier release
     pinned at the end of a ramp, served policies that can show no arm, and policies whose promoted version is served
-    nowhere. policy: check this one alone, with routes to versions that its variants learned."""
+    nowhere.
+
+    `policy` limits the check to one policy, with the routes to versions that its variants learned."""
     from rlrec.store.log import activity
 
     names = {row.name for row in policies.all_policies(unit)}
@@ -73,8 +76,8 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
 
 
 def successors(unit: Unit, version: Version) -> str | None:
-    """A sentence on the variants that are served instead of a version; None where the version is served itself, or
-    nothing is."""
+    """Return a sentence on the variants that are served instead of a version. Return None where the version is served
+    itself, or where no variant is served."""
     running = [row for row in experiments.all_experiments(unit) if row.status == "running"]
     serving = {variant.policy_id for row in running for variant in row.variants}
     serving |= {change.policy_id for change in routes.newest_changes(unit)}
@@ -93,7 +96,7 @@ def successors(unit: Unit, version: Version) -> str | None:
 
 
 def waiting(unit: Unit, live: Version) -> Version | None:
-    """The newest version of a policy, if it was trained or rebuilt and is not live; else None."""
+    """Return the newest version of a policy, if it was trained or rebuilt and is not live. Otherwise return None."""
     newest = policies.versions(unit, [live.policy.id])[-1]
     has_learned = newest.policy.kind == "gradient" or "rebuilt_from" in newest.learned_from
     return newest if newest.number > live.number and has_learned and newest.status != "retired" else None
@@ -103,7 +106,8 @@ def notice_successors(
     store: Store, unit: Unit, references: Collection[str], options: Mapping[str, str] = {}
 ) -> dict[str, str]:
     """Print, for each policy that is to be judged, which variants are served instead of it, and which newer version
-    waits. Returns, by version, the sentences on those that have learned nothing. options: as in `untaught`."""
+    waits to go live. Return, by version, the sentences on versions that have learned nothing. `options` is as in
+    `untaught`."""
     has_copies, untaught_versions = any(row.base_id is not None for row in policies.all_policies(unit)), {}
     for reference, meant in lookup.resolve(unit, references, built_in=references).items():
         if isinstance(meant, InputError):
@@ -119,15 +123,17 @@ def notice_successors(
 
 
 def waiting_sentence(unit: Unit, live: Version) -> str | None:
-    """A sentence on the newer version of a policy that waits while the live one is judged; None where none does."""
+    """Return a sentence on the newer version of a policy that waits while the live one is judged, or None where no
+    version waits."""
     if (newest := waiting(unit, live)) is None:
         return None
     return f"{live.reference} is judged, which is live; {newest.reference} is newer, and waits: name it to judge that"
 
 
 def untaught(unit: Unit, version: Version, head: Head, options: Mapping[str, str] = {}) -> str | None:
-    """A sentence on a version that can learn, but has served nobody and began with nothing; None for others. options:
-    of the command that judges it, for the one that is named."""
+    """Return a sentence on a version that can learn, but has served nobody and began with nothing. Return None for
+    other versions. `options` are those of the command that judges the version, which the command named in the sentence
+    repeats."""
     from rlrec.app.inputs.parameters import sweep_command  # these need numpy
     from rlrec.app.log import lineage
 
@@ -144,7 +150,7 @@ def untaught(unit: Unit, version: Version, head: Head, options: Mapping[str, str
 
 
 def describe(unit: Unit, policy: str) -> list[str]:
-    """A line for each route and experiment that follows the live version of a policy."""
+    """Return a line for each finding of `check` on one policy, such as a route that does not serve its live version."""
     findings = Findings()
     check(unit, findings=findings, policy=policy)
     return [f"{finding.subject} {finding.detail}" for finding in findings.in_order()]

@@ -1,4 +1,4 @@
-"""Rewards that stopped arriving, and slots that should have entered a belief by now."""
+"""This module finds rewards that stopped arriving, and slots that should have entered a belief by now."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ NOT_RECEIVED = np.iinfo(np.int64).max
 
 
 class Outage:
-    """The silence of one policy since the last decision that got a weighed event, of any kind and of each, compared
-    with how events arrived before.
-    A decision counts from when its first event was received, which may be long after the event happened."""
+    """This check looks for a silence since the last decision of a policy that got an event which its reward weighs. It
+    compares the silence with how events arrived before, for all kinds of events together and for each kind.
+
+    The delay of a decision ends when its first event was received, which may be long after the event happened."""
 
     def __init__(self, version: Version, *, now: int) -> None:
         self.version = version
@@ -61,7 +62,8 @@ class Outage:
             self._rewarded, self._decided = self._rewarded - rewarded, self._decided - len(gone)
 
     def _has_surplus(self) -> bool:
-        """Whether the others suffice without the oldest batch; the last rewarded decision is always kept."""
+        """Tell whether the other batches suffice without the oldest one. The batch of the last rewarded decision always
+        stays."""
         left = self._rewarded - self._batches[0][-1]
         suffices = (self._rewarded == 0) | (left >= MIN_LEARNED_FROM)
         return bool(suffices.all() or (left[0] and self._decided > MAX_DECISIONS))
@@ -80,7 +82,8 @@ class Outage:
                 findings.warning(OUTAGE, subject, f"no event {kinds[0]} of reward {reward} came to {silence}")
 
     def _silence(self, ids: Ids, at: Ids, received_at: Ids) -> str | None:
-        """The decisions without an event, and those before; None where such a silence is usual, or may be chance."""
+        """Describe the last decisions without an event, and the decisions before them. Return None where such a silence
+        is usual, or may be chance."""
         received = received_at < NOT_RECEIVED
         if not received.any():
             return None
@@ -100,9 +103,11 @@ class Outage:
 
 
 def has_paused(at: Ids, received: Ids) -> bool:
-    """Whether at least twice as many decisions were served since the last event was received as in a usual pause: where
-    feedback arrives once a night, a day without events is no outage. at (n,), received (m,), ascending.
-    A usual pause: nine in ten decisions were served in pauses with at most this many decisions."""
+    """Tell whether at least twice as many decisions were served since the last event was received as in a usual pause.
+    Where feedback arrives once a night, a day without events is no outage. A usual pause is the smallest size such that
+    nine in ten decisions were served in pauses with at most this many decisions.
+
+    `at` (n,) has the times of decisions, and `received` (m,) those at which events were received, both ascending."""
     pauses = np.bincount(np.searchsorted(received, at, side="right"), minlength=len(received) + 1)
     earlier = np.sort(pauses[:-1])
     usual_pause = earlier[np.searchsorted(earlier.cumsum(), 0.9 * earlier.sum())] if earlier.any() else 0
@@ -110,10 +115,12 @@ def has_paused(at: Ids, received: Ids) -> bool:
 
 
 def silence_chance(due: Array, *, rewarded: int, decided: int) -> float:
-    """The chance that no decision has an event yet, if each has one by now with probability due (n,) times the reward
-    rate. `rewarded` of `decided` earlier decisions had one, so the rate is uncertain: Beta, from a uniform prior. The
-    integral runs over the logit of the rate, where the integrand has a single peak, between those of its two
-    factors."""
+    """Return the chance that no decision has an event yet, if each has one by now with probability `due` (n,) times the
+    reward rate.
+
+    `rewarded` of `decided` earlier decisions had an event, so the rate is uncertain and has a Beta distribution,
+    from a uniform prior. The integral runs over the logit of the rate, where the integrand has a single peak,
+    between those of its two factors."""
     a, b = 1.0 + rewarded, 1.0 + decided - rewarded
     level, count = np.unique(np.floor(due * 256) / 256, return_counts=True)
     width = 12 / sqrt(min(a, b))
@@ -125,7 +132,7 @@ def silence_chance(due: Array, *, rewarded: int, decided: int) -> float:
 
 
 def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings) -> None:
-    """Add a warning where slots whose window is over still wait for `settle`."""
+    """Add a warning where slots whose reward window is over still wait for `settle`."""
     for version in versions:
         if not version.learning or version.entered_to is None:
             continue
@@ -138,7 +145,8 @@ def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings
 
 
 class Rounded:
-    """Slots of one policy whose propensity was rounded to 0, and stored as the smallest positive number."""
+    """This check counts the slots of one policy whose propensity was rounded to 0, and stored as the smallest positive
+    number."""
 
     def __init__(self, policy: StoredPolicy) -> None:
         self.policy = policy

@@ -1,5 +1,5 @@
-"""Visits: the history that decisions remember against the slots before them, and visits in which users came back
-against the events that record them."""
+"""This module compares the history that each decision remembers with the slots before it. It also compares visits in
+which users came back with the events that record these returns."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ MAX_WRONG = 100  # findings per batch
 
 
 def check_histories(unit: Unit, *, findings: Findings) -> None:
-    """Compare the history remembered by decisions made here, and by visits that go on, with the slots before. Rewards
-    are left out: events may have been lost since."""
+    """Compare the history remembered by drawn decisions, and by visits that go on, with the slots before. Imported
+    decisions are left out. Rewards are not compared, since events may have been lost in the meantime."""
     keys = {arm.id: canonical.text(arm.key) for arm in arms.all_arms(unit)}
     for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
         slots = check_batch(batch, findings=findings)
@@ -41,8 +41,8 @@ def check_histories(unit: Unit, *, findings: Findings) -> None:
 
 
 def check_batch(batch: Batch, *, findings: Findings) -> Columns:
-    """Compare the history remembered by decisions of whole sessions with the slots before them. Returns the slots in
-    order."""
+    """Compare the history remembered by the decisions of whole sessions with the slots before them, and return the
+    slots in order."""
     order = np.lexsort([batch.slots[name] for name in ("position", "step", "visit", "session_id")])
     slots = take(batch.slots, order)
     for decision in wrong_histories(slots)[:MAX_WRONG]:
@@ -51,8 +51,8 @@ def check_batch(batch: Batch, *, findings: Findings) -> Columns:
 
 
 def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[tuple[int, int]]:
-    """The visits that go on, by session and number, whose packed history or recent arms differ from their last
-    slots."""
+    """Return the session and number of each visit that goes on and whose packed history or recent arms differ from its
+    last slots."""
     begins = run_starts(slots["session_id"], slots["visit"])
     if not len(begins):
         return []
@@ -77,7 +77,8 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
 
 
 def wrong_histories(slots: Columns) -> list[int]:
-    """The decisions whose remembered slots are not the last ones before them. slots: in order of the visit."""
+    """Return the decisions whose remembered slots are not the last ones before them. `slots` are in the order of the
+    visits."""
     first = run_starts(slots["decision_id"])
     visit = run_starts(slots["session_id"], slots["visit"])
     begins = visit[np.searchsorted(visit, first, side="right") - 1]
@@ -104,8 +105,8 @@ def wrong_histories(slots: Columns) -> list[int]:
 
 
 def check_returns(unit: Unit, *, findings: Findings) -> None:
-    """If some reward weighs returns, check that each return has one event, and that the next one will credit the user's
-    last decision."""
+    """Check that each return of a user has one event, and that the next return will credit the user's last decision.
+    The check runs only if some reward weighs returns."""
     if not settings.get(unit).weighs_returns:
         return
     for returned_to, at, repeated in returns.wrong_returns(unit, limit=MAX_FINDINGS):
