@@ -1,6 +1,7 @@
-"""Off-policy evaluation: requests, the reader of their log, the fold over it, and estimates as rows.
+"""This package evaluates policies off-policy. It has the requests, the reader of their log, the fold over the log, and
+the estimates as rows.
 
-The descriptions of the estimators are here for the help, which opens no store."""
+The descriptions of the estimators are imported here for the help, which opens no store."""
 
 from rlrec.ope import descriptions
 

@@ -1,1 +1,1 @@
-"""Passes over the log, and what is summed in them."""
+"""This package makes passes over the log, and defines what is summed in them."""

@@ -1,5 +1,5 @@
-"""Effects of showing an arm: on the reward of the page, on the rest of the visit, and on whether the person comes
-back."""
+"""This module estimates what showing an arm does to the reward of the page, to the rest of the visit, and to whether
+the person comes back."""
 
 from __future__ import annotations
 
@@ -51,9 +51,12 @@ MAX_BYTES = 1 << 30  # of sums by group, in a partition
 
 
 class Request(Record):
-    """Arguments of `effects`. log: a filter; reward: None for the one that all policies learn; horizon_us: the time
-    within which coming back counts, None for the window of a reward that weighs `return`, else 7 days; position: a
-    curve, None for the curve estimated from the log; by: groups, each with effects of its own; level: of intervals."""
+    """These are the arguments of `effects`.
+
+    `log` is a filter. `reward` is None for the one that all policies learn. `horizon_us` is the time within which
+    coming back counts. None stands for the window of a reward that weighs `return`, or else for 7 days. `position`
+    is a curve, or None for the curve estimated from the log. `by` names groups, for each of which effects are
+    estimated. `level` is that of the intervals."""
 
     log: str | None = None
     reward: str | None = None
@@ -91,21 +94,22 @@ Result = TypedDict("Result", {
 
 
 class FitSums(Sums):
-    """Sums of a first pass, which determines the curve and the share of returns by age. overlap: None where the curve
-    is known."""
+    """These sums of a first pass determine the examination curve and the share of returns by age. `overlap` is None
+    where the curve is known."""
 
     overlap: OverlapSums | None
     return_times: ReturnTimes
 
 
 class EffectSums(Sums):
-    """Sums over a part of the log, with b blocks of clusters and k arms in order of their keys.
+    """These sums cover a part of the log, with b blocks of clusters and k arms in order of their keys.
 
-    pages: regressions of the rewards now and later; visits: of coming back. returned, followed (b,): the number of
-    visits after which the person came back, and the reward of what followed, including further returns. counts: pages,
-    visits, visits of persons with a key, and persons; their digests (people) are kept until the partition has been
-    read. events: by kind, the sums of values and of squared values at the slots of each arm, (k, 2); products: of the
-    values of two kinds, over all slots."""
+    `pages` has the regressions of the rewards now and later, and `visits` that of coming back. `returned` (b,) is
+    the number of visits after which the person came back, and `followed` (b,) is the reward of what followed,
+    including further returns. `counts` has the numbers of pages, visits, visits of persons with a key, and persons.
+    `people` has the digests of these persons until the partition has been read. `events` has, by kind, the sums of
+    values and of squared values at the slots of each arm, (k, 2). `products` has the sums of products of the values
+    of two kinds, over all slots."""
 
     pages: ExposureRegression
     visits: ExposureRegression
@@ -118,7 +122,7 @@ class EffectSums(Sums):
 
     @classmethod
     def zeros(cls, arms: int, *, outcomes: int) -> EffectSums:
-        """The sums of no page."""
+        """Return the sums of a log without pages."""
         blocks = np.zeros(count_blocks(arms))
         return cls(
             pages=ExposureRegression.zeros(arms, outcomes=outcomes), visits=ExposureRegression.zeros(arms, outcomes=1),
@@ -127,12 +131,12 @@ class EffectSums(Sums):
 
     @property
     def looks(self) -> Array:
-        """The looks at each arm, (k,)."""
+        """Return the number of looks at each arm, (k,)."""
         return self.pages.looks[0]
 
     def estimate(self, *, return_weight: float) -> EffectEstimates:
-        """The effects of all arms against the average showing of the log. return_weight: the reward of a return
-        itself."""
+        """Estimate the effects of all arms against the average showing of the log. `return_weight` is the reward of a
+        return itself."""
         returns = float(self.returned.sum())
         followed = float(self.followed.sum()) / returns if returns else 0.0
         worth = return_weight + followed
@@ -158,8 +162,8 @@ class EffectSums(Sums):
 
 
 class LogEffects(Sums):
-    """Sums by group. left_out: pages whose expected looks are not known; names: fields of the contexts of the log;
-    bets: against its propensities."""
+    """These sums of the log are by group. `left_out` counts the pages whose expected looks are not known. `names` has
+    the fields of the contexts of the log. `bets` has the bets against the propensities of the log."""
 
     groups: Mapping[RowGroup, EffectSums]
     left_out: int
@@ -168,12 +172,14 @@ class LogEffects(Sums):
 
 
 class EffectEstimates(Record, eq=False):
-    """Effects of k arms, (k, 3): on the rewards now and later, and on coming back; influence (b, k, 3): of each block.
+    """This record has the effects of k arms on the reward now, on the reward later and on coming back, (k, 3).
+    `influence` (b, k, 3) is the influence of each block on them.
 
-    variances (k, 3): of each effect from its exposures alone. worth: the value of a return, worth_influence (b,);
-    usable (k, 3): which effects can be estimated, others are 0; columns: the number of regressors that share a
-    regression; rates: of kinds of events at the slots of each arm; shares (k, 3): of each arm in the log's average
-    showing, among arms whose effects can be estimated."""
+    `variances` (k, 3) has the variance of each effect from its exposures alone. `worth` is the value of a return,
+    with the influence `worth_influence` (b,). `usable` (k, 3) tells which effects can be estimated, and others are
+    0. `columns` is the number of regressors that share a regression. `rates` has the rates of kinds of events at the
+    slots of each arm. `shares` (k, 3) has the share of each arm in the log's average showing, among arms whose
+    effects can be estimated."""
 
     effect: Array
     influence: Array
@@ -188,18 +194,18 @@ class EffectEstimates(Record, eq=False):
 
     @property
     def varies(self) -> Flags:
-        """Which arms have a long-run effect that can be estimated, (k,)."""
+        """Tell which arms have a long-run effect that can be estimated, (k,)."""
         return self.usable[:, 0] & (self.usable[:, 2] | (not self.has_returns))
 
     @property
     def posteriors(self) -> list[ShrunkEffects]:
-        """The posteriors of the effects now, later and on coming back, shrunk towards what the events at the slots
-        predict."""
+        """Return the posteriors of the effects now, later and on coming back, shrunk towards what the events at the
+        slots predict."""
         return self.shrunk(columns_of(self.rates, len(self.effect)))
 
     def shrunk(self, predictors: Array | None = None) -> list[ShrunkEffects]:
-        """The posteriors of the three effects against the average showing, shrunk towards lines in predictors (k, p),
-        or towards the mean of all arms."""
+        """Return the posteriors of the three effects against the average showing. They are shrunk towards linear
+        functions of `predictors` (k, p), or towards the mean of all arms without these."""
         return [
             shrink(*outcome, usable, predictors).against(share)
             for outcome, usable, share in zip(self.pooled, self.usable.T, self.shares.T, strict=True)
@@ -207,9 +213,9 @@ class EffectEstimates(Record, eq=False):
 
     @property
     def pooled(self) -> Iterator[tuple[Array, Array]]:
-        """The effects now, later and on coming back, each with its standard errors, (k,), from exposures and one noise
-        level for all arms. An arm's own error grows with its effect: where nobody has bought yet, both are small, so
-        weights from such errors are biased."""
+        """Iterate over the effects now, later and on coming back, each with its standard errors, (k,). The errors come
+        from the exposures and one noise level for all arms. An error from the rows of the arm alone grows with the
+        effect. Where nobody has bought yet, both are small, so weights from such errors would be biased."""
         errors = std_errors(self.influence, columns=self.columns)
         for effect, error, variance, usable in zip(
             self.effect.T, errors.T, self.variances.T, self.usable.T, strict=True
@@ -219,20 +225,21 @@ class EffectEstimates(Record, eq=False):
             yield effect, np.where(has_error, np.sqrt(noise.mean() * variance) if len(noise) else 0.0, error)
 
     def long_run(self, posteriors: Sequence[ShrunkEffects]) -> ShrunkEffects:
-        """The posterior of the long-run effects, from those of the three effects."""
+        """Return the posterior of the long-run effects, from the posteriors of the three effects."""
         return add_effects(posteriors, (1.0, 1.0, self.worth))
 
     @property
     def arm_totals(self) -> tuple[Array, Array]:
-        """The long-run effects of single arms with their standard errors, (k,) each: at least the pooled ones, since an
-        arm's own error is far too small where it has few looks."""
+        """Return the long-run effects of single arms and their standard errors, (k,) each. The errors are at least the
+        pooled ones, since an error from the rows of the arm alone is far too small where the arm has few looks."""
         effect, error = self.total(now=1.0)
         now, later, returning = (np.nan_to_num(errors) for _, errors in self.pooled)
         return effect, np.maximum(error, np.hypot(np.hypot(now, later), self.worth * returning))
 
     def total(self, *, now: float, weights: Array | None = None) -> tuple[Array, Array]:
-        """The effects of one showing on all outcomes, the one now multiplied by `now`, with their standard errors, (k,)
-        each; with weights (k, j), their weighted sums, (j,) each."""
+        """Return the effects of one showing on all outcomes together, with their standard errors, (k,) each. The effect
+        on the reward now is multiplied by `now`. With `weights` (k, j), return the weighted sums of the effects and
+        their errors, (j,) each."""
         factors = np.array([now, 1.0, self.worth])
         # the value of a return has an error, too
         effect, influence = self.effect @ factors, self.influence @ factors
@@ -243,10 +250,10 @@ class EffectEstimates(Record, eq=False):
 
 
 class EffectPass(Record, eq=False):
-    """A resolved request: the work on a partition.
+    """An EffectPass is a resolved request, and does the work on a partition of the log.
 
-    reward: without the reward of a return itself. examination: None where the curve is estimated from the log;
-    return_shares: the share of returns that come by each age. None in the pass that estimates both."""
+    `reward` lacks the reward of a return itself. `examination` is None where the curve is estimated from the log.
+    `return_shares` is the share of returns that come by each age. Both are None in the pass that estimates them."""
 
     evaluation: Evaluation
     reward: Reward
@@ -257,7 +264,7 @@ class EffectPass(Record, eq=False):
 
     @classmethod
     def resolve(cls, unit: Unit, request: Request) -> EffectPass:
-        """Raises InputError for unknown names and impossible arguments."""
+        """Look up what a request names. Raise InputError for unknown names and impossible arguments."""
         if not 0 < request.level < 1:
             raise InputError(f"level is {request.level:g}", hint="it lies between 0 and 1, such as 0.95")
         if request.horizon_us is not None and request.horizon_us <= 0:
@@ -283,7 +290,7 @@ class EffectPass(Record, eq=False):
 
     @cached_property
     def pages(self) -> EffectUnit:
-        """The pages of the log as rows."""
+        """Return the unit that makes rows of the pages of the log."""
         return EffectUnit.prepare(self.evaluation, {})
 
     @property
@@ -292,7 +299,7 @@ class EffectPass(Record, eq=False):
         return Reading(columns={*reading.columns, *COLUMNS})
 
     def __call__(self, reader: LogReader, /) -> FitSums | LogEffects | None:
-        """The sums of a partition; None where no row of it is selected."""
+        """Return the sums of a partition, or None where no row of it is selected."""
         visits = PersonVisits.from_batches(reader.batches(Reading(columns=COLUMNS)), self.reward)
         if not len(visits):
             return None
@@ -303,7 +310,7 @@ class EffectPass(Record, eq=False):
         return FitSums(overlap, ReturnTimes.from_visits(watched=watched, gap=gap))
 
     def _watched(self, visits: PersonVisits) -> Array:
-        """The time after each visit in which a return would have been seen, in horizons, (v,)."""
+        """Return the time after each visit in which a return would have been seen, in horizons, (v,)."""
         return np.maximum(self.evaluation.extent.last_at - visits.last_at, 0) / self.horizon_us
 
     def _overlaps(self, reader: LogReader) -> Iterator[OverlapSums]:
@@ -334,8 +341,8 @@ class EffectPass(Record, eq=False):
     def _add_pages(
         self, sums: dict[RowGroup, EffectSums], logged: LoggedBatch, rows: CompletePages, visits: PersonVisits
     ) -> int:
-        """Add the pages of a batch to the sums by group; returns the number of pages left out since their draw is not
-        known."""
+        """Add the pages of a batch to the sums by group, and return the number of pages left out because their draw is
+        not known."""
         assert self.examination is not None
         exposures = self.pages.exposures(logged, rows, np.array(self.examination))
         now = rows.left[rows.begins]
@@ -361,7 +368,7 @@ class EffectPass(Record, eq=False):
         return left_out
 
     def _events(self, rows: CompletePages, pages: Ids) -> tuple[dict[str, Array], dict[tuple[str, str], float]]:
-        """The values of `EffectSums.events` and `EffectSums.products` for some pages."""
+        """Return the values of `EffectSums.events` and `EffectSums.products` for some pages."""
         is_chosen = np.zeros(len(rows), np.bool_)
         is_chosen[pages] = True
         slots = take(rows.slots, np.flatnonzero(np.repeat(is_chosen, np.diff(rows.start))))
@@ -384,7 +391,7 @@ class EffectPass(Record, eq=False):
         self, sums: EffectSums, pages: Mapping[str, Any], exposures: Exposures, outcomes: Array, visits: PersonVisits,
         events: Mapping[str, Array], products: Mapping[tuple[str, str], float],
     ) -> EffectSums:  # fmt: skip
-        """The sums plus those of n pages whose draw is known."""
+        """Return the sums plus those of n pages whose draw is known."""
         assert self.return_shares is not None
         visit, count = pages["visit_number"], 1 / pages["keep_probability"]
         # pages: baseline covariates are the place of the page in its visit and the visit's number
@@ -425,11 +432,12 @@ class EffectPass(Record, eq=False):
     # -- figures --
 
     def estimate(self, sums: EffectSums) -> EffectEstimates:
-        """The effects of all arms against the average showing of the log."""
+        """Estimate the effects of all arms against the average showing of the log."""
         return sums.estimate(return_weight=self.return_weight)
 
     def cell_posteriors(self, overall: EffectSums, cells: Sequence[EffectSums]) -> list[Sequence[ShrunkEffects]]:
-        """For each cell, a part of the log, the posteriors of its effects, shrunk towards those of the whole."""
+        """Return the posteriors of the effects in each cell, which is a part of the log, shrunk towards those of the
+        whole log."""
         estimates, looks = [self.estimate(cell) for cell in cells], np.array([cell.looks for cell in cells])
         usable, events = np.array([cell.usable for cell in estimates]), dict[str, Array]()
         # kinds that the slots of a cell have more or less often than the whole log has
@@ -449,14 +457,15 @@ class EffectPass(Record, eq=False):
 
     @property
     def arm_keys(self) -> list[str]:
-        """The keys of arms, in the order of the effects."""
+        """Return the keys of arms, in the order of the effects."""
         arms = self.evaluation.arms
         return np.array([arms.keys[key] for key in arms.ids.tolist()])[np.argsort(arms.rank)].tolist()
 
     def figures(
         self, sums: EffectSums, group: RowGroup, level: float, posteriors: Sequence[ShrunkEffects] = ()
     ) -> GroupEffects:
-        """The effects of a group. posteriors: of its effects; by default they follow from its own sums."""
+        """Return the effects in a group as rows of the answer. `posteriors` are those of its effects, which by default
+        follow from the sums of the group alone."""
         estimates, people = self.estimate(sums), int(sums.counts[3])
         effect, usable = estimates.effect, estimates.usable
         long_run, error = estimates.arm_totals
@@ -490,7 +499,7 @@ class EffectPass(Record, eq=False):
 
 
 def _ranks(effect: Array) -> Ids:
-    """The rank of each arm, 1 for the largest effect, (k,); ties in order of key."""
+    """Return the rank of each arm, 1 for the largest effect, (k,). Ties are in order of key."""
     rank = np.empty(len(effect), np.int64)
     rank[np.argsort(-effect, kind="stable")] = np.arange(len(effect)) + 1
     return rank
@@ -499,8 +508,8 @@ def _ranks(effect: Array) -> Ids:
 def sum_log(
     unit: Unit, request: Request, engine: Engine | None = None
 ) -> tuple[EffectPass, dict[RowGroup, EffectSums], int]:  # fmt: skip
-    """The sums of the log by group, and under OVERALL; the pass with the definitions that they use; and the number of
-    pages left out. Raises CheckFailed for a log with too few data."""
+    """Sum the log by group, and under OVERALL for all groups together. Return the pass with the definitions that the
+    sums use, the sums, and the number of pages left out. Raise CheckFailed for a log with too few data."""
     effect_pass = EffectPass.resolve(unit, request)
     evaluation = effect_pass.evaluation
     ungrouped = replace(evaluation, request=replace(evaluation.request, by=None))
@@ -542,7 +551,7 @@ def sum_log(
 
 
 def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
-    """The answer of `effects`, in an open transaction."""
+    """Answer a request of `effects`, in an open transaction."""
     effect_pass, cells, left_out = sum_log(unit, request, engine)
     overall = cells.pop(OVERALL)
     in_all = effect_pass.figures(overall, OVERALL, request.level)
@@ -564,8 +573,9 @@ def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result
 
 
 def shared_surfaces(unit: Unit, selection: Selection) -> list[str]:
-    """Filters of the experiments, and of policies outside of these, that serve the same users at the same time, so that
-    a visit to one is followed by visits to others; none where there is one alone."""
+    """Return filters of the surfaces that serve the same users at the same time, so that a visit to one is followed by
+    visits to others. A surface is an experiment, or a policy outside of experiments. The list is empty where no two
+    surfaces share users."""
     if unit.folder is not None:
         return []
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
@@ -587,7 +597,7 @@ def shared_surfaces(unit: Unit, selection: Selection) -> list[str]:
 
 
 def _check(sums: EffectSums) -> None:
-    """Raises CheckFailed for a log that cannot distinguish the effects of any arms."""
+    """Raise CheckFailed for a log that cannot distinguish the effects of any arms."""
     if sums.pages.square.any(axis=(1, 2)).sum() < 2 * sums.pages.n_regressed:  # the number of blocks that have rows
         persons, arms = quantity(int(sums.counts[3]), "person"), quantity(len(sums.looks), "arm")
         hint = "collect more pages, or judge whole policies by `rlrec evaluate`"

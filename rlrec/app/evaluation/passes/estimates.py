@@ -1,4 +1,4 @@
-"""Estimates of the rewards that policies would have earned, as rows of the command's answer."""
+"""This module estimates the rewards that policies would have earned, as rows of the command's answer."""
 
 from __future__ import annotations
 
@@ -62,15 +62,18 @@ BY_ARM = "snips"  # the default by arm: since the logger chose the arm, the esti
 
 
 class EstimateRow(Record):
-    """One estimate of one target on one group. version: None for a built-in target; by: None without groups; inclusion:
-    of the arms of the log in the lists of candidates that they were ranked from; extent: of the log; days: from its
-    first decision to the last one with a complete reward, 0 where its times are those of an import; arms: their number;
-    has_returns: whether the reward counts users who come back; spares_gate, sweep_version: as in `Target`;
-    has_later_drift: whether all drift comes after the log; origin: of the target's probabilities, if they are not the
-    store's; is_answer: whether this row answers about the target on pages, where no estimator was requested; new_arms:
-    keys of arms that the target may show today and that no decision of the log could show, on which the estimate is
-    silent; options: of the requesting command, which follow-up commands repeat; untaught: a sentence on a target that
-    has learned nothing; changed_at: the time since which arms earn something else."""
+    """This record has one estimate of one target on one group.
+
+    `version` is None for a built-in target, and `by` is None without groups. `extent` is that of the log. `days`
+    counts from the first decision to the last one with a complete reward, and is 0 where the times of the log are
+    those of an import. `arms` is the number of arms. `has_returns` tells whether the reward counts users who come
+    back. `spares_gate` and `sweep_version` are as in `Target`. `has_later_drift` tells whether all drift comes after
+    the log. `origin` says where the target's probabilities come from, if not from the store. `inclusion` is that of
+    the arms of the log in the lists of candidates that they were ranked from. `is_answer` tells whether this row
+    answers about the target on pages, where no estimator was requested. `new_arms` has the keys of arms that the
+    target may show today and that no decision of the log could show, on which the estimate is silent. `options` are
+    those of the requesting command, which follow-up commands repeat. `untaught` is a sentence on a target that has
+    learned nothing. `changed_at` is the time since which arms earn something else."""
 
     target: str
     version: int | None
@@ -95,40 +98,43 @@ class EstimateRow(Record):
 
     @property
     def name(self) -> str:
-        """The target as a reference."""
+        """Return the target as a reference."""
         return self.target if self.version is None else f"{self.target}@{self.version}"
 
     @cached_property
     def answer(self) -> Answer:
-        """Whether the target is better than the log; the same where it would be compared with itself."""
+        """Judge whether the target is better than the log. The answer is "same" where the target would be compared with
+        itself."""
         if self.target_loggers:
             return Answer("same", None)
         return self._judge(self.estimate.lift, *self.estimate.lift_bounds, scale=1.0)
 
     @property
     def judgement(self) -> dict[str, Any]:
-        """The answer with its verdict and reasons for a table, without these where there is nothing to judge."""
+        """Return the answer with its verdict and reasons for a table. Verdict and reasons are empty where there is
+        nothing to judge."""
         if self.is_moot:
             return {"answer": "own log" if self.target_loggers else None, "verdict": None, "reasons": []}
         return {"answer": self.answer.answer, "verdict": self.estimate.verdict, "reasons": [*self.estimate.reasons]}
 
     @property
     def is_moot(self) -> bool:
-        """Whether there is nothing to judge: the target is compared with its own log alone, or is not what it will be,
-        since it has learned nothing."""
+        """Tell whether there is nothing to judge. Such a target is compared with its own log alone, or has learned
+        nothing yet, and so is not what it will be."""
         return bool(self.target_loggers) or self.untaught is not None
 
     @cached_property
     def is_as_served(self) -> tuple[bool, bool]:
-        """Whether the estimate shows no difference from the log at all, and whether its value is that of the log."""
+        """Tell whether the estimate shows no difference from the log at all, and whether in addition its value is that
+        of the log."""
         value, served = self.estimate.value, self.estimate.served
         is_logged = all(bound is not None and abs(bound) <= LOG_PRECISION for bound in self.estimate.lift_bounds)
         has_value = value is not None and served is not None and abs(value - served) <= rounding(served)
         return is_logged, is_logged and has_value
 
     def plan(self, lift: float) -> dict[str, Any]:
-        """The number of further clusters, and of days with this traffic, after which a true lift would show with
-        probability POWER; None where a longer log of this kind cannot show it."""
+        """Return how much longer the log must be so that a true lift would show with probability POWER, in further
+        clusters, and in days with this traffic. Both are None where a longer log of this kind cannot show the lift."""
         value, bounds = self.estimate.lift, self.estimate.lift_bounds
         reach = 1 + NormalDist().inv_cdf(POWER) / NormalDist().inv_cdf((1 + self.estimate.level) / 2)
         expected = [None if value is None or bound is None else lift + reach * (bound - value) for bound in bounds]
@@ -137,7 +143,7 @@ class EstimateRow(Record):
         return {"lift": lift, "power": POWER, "needed": needed, "needed_days": self._days(needed)}
 
     def plan_sentence(self, lift: float) -> str:
-        """A sentence on how much more of this log it takes to show a lift."""
+        """Return a sentence on how much more of this log is needed to show a lift."""
         needed, days = (self.plan(lift)[name] for name in ("needed", "needed_days"))
         goal = f"a lift of {percent(lift)} % of {self.name}, if it is there, with a chance of {100 * POWER:g} %"
         if not needed:
@@ -158,7 +164,7 @@ class EstimateRow(Record):
 
     @cached_property
     def claim(self) -> Claim:
-        """The answer for the sentence about it; the figures of an insufficient estimate are left out."""
+        """Return the answer as the sentence about it needs it. The figures of an insufficient estimate are left out."""
         estimate, (answer, needed) = self.estimate, self.answer
         details: dict[str, Any] = {}
         if (estimate.verdict != "insufficient" or answer == "same") and not self.target_loggers:
@@ -185,20 +191,21 @@ class EstimateRow(Record):
 
     @property
     def target_loggers(self) -> list[str]:
-        """The loggers that showed just what the target shows, where it is compared with these."""
+        """Return the loggers that showed just what the target shows, where the target is compared with these."""
         return self.estimate.target_loggers
 
     @property
     def has_served(self) -> bool:
-        """Whether the target itself served a part of the log."""
+        """Tell whether the target itself served a part of the log."""
         estimate = self.estimate
         logged = {logger.version for logger in estimate.logger_weights}
         return self.name in logged or (estimate.log or "").endswith(f"loggers={self.name}")
 
     @property
     def _rival(self) -> str:
-        """The other side of the comparison: the loggers, where the figures leave out others, which may serve now; with
-        their shares, where weights make these others than the log has."""
+        """Return words for the side that the target is compared with. They name the loggers where the figures leave out
+        others, which may serve now. They state the shares of loggers where weights make these differ from the shares in
+        the log."""
         n_rows = sum(logger.rows for logger, _ in self.estimate.logger_shares)
         counted = {logger.version: share for logger, share in self.estimate.logger_shares if share >= MIN_SHARE}
         has_names = 0 < len(counted) <= MAX_NAMES and None not in counted
@@ -213,19 +220,19 @@ class EstimateRow(Record):
 
     @property
     def is_explored(self) -> bool:
-        """Whether all weights are as small as a logger with the usual floor would make them."""
+        """Tell whether all weights are as small as a logger with the usual floor would make them."""
         steps = {"impression": 1, "slate": self.extent.positions}
         number = steps.get(self.estimate.unit, self.extent.positions * self.extent.steps)
         return log(max(self.estimate.max_weight or 1.0, 1.0)) <= number * log(max(self.arms, 1) / FLOOR)
 
     def _days(self, needed: int | None) -> float | None:
-        """The days of the log's traffic in which this many clusters arrive; None if unknown."""
+        """Return the days of the log's traffic in which this many clusters arrive, or None if unknown."""
         clusters = self.estimate.clusters
         return needed * self.days / clusters if needed is not None and self.days and clusters else None
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """The row as `evaluate --json` shows it."""
+        """Return the row as `evaluate --json` shows it."""
         row = {"target": self.target, "version": self.version, **asdict(self.estimate), "reward": self.reward}
         row["reasons"] = list(self.estimate.reasons)
         row |= {name: row.pop(name) for name in LIFT}  # moved to the end
@@ -239,7 +246,7 @@ class EstimateRow(Record):
 
 
 def estimators(request: Request) -> ope.EstimatorChoice:
-    """The estimators of a request. Raises InputError where they do not fit the rest of the request."""
+    """Return the estimators of a request. Raise InputError where they do not fit the other arguments."""
     default_estimators = BY_ARM if request.by == "arm" else ope.DEFAULT
     choice = ope.parse(request.estimators or default_estimators)
     intervals.check(request.interval, request.level, estimators=choice.estimators)
@@ -295,8 +302,10 @@ def answer(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, engine: Engine | None = None,
     *, candidates: Sequence[Target] = (),
 ) -> list[EstimateRow]:  # fmt: skip
-    """An estimate for every target, group and estimator, from one snapshot of these decisions. engine: as in
-    `passes.sum_log`; candidates: further targets. Raises EmptyLog where no decision can be used."""
+    """Return an estimate for every target, group and estimator, from one snapshot of the selected decisions.
+
+    `engine` is as in `passes.sum_log`, and `candidates` are further targets. Raise EmptyLog where no decision can be
+    used."""
     evaluation, units, log = prepare(unit, request, estimators.with_companions, selection, candidates=candidates)
     partial_by_unit = passes.sum_log(units, log, engine, require_pages=estimators.slates_named)
     partials = partial_by_unit.values()
@@ -329,8 +338,8 @@ def prepare(
     unit: Unit, request: Request, estimators: ope.EstimatorChoice, selection: Selection, *,
     paired: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
 ) -> tuple[Evaluation, list[fold.RowUnit[Any, Any]], LogReader]:  # fmt: skip
-    """The resolved request, the units of its estimators, and the reader of their log. Checks run on impressions,
-    whatever the unit of the estimators that they affect. paired, candidates: as in `Evaluation.resolve`."""
+    """Return the resolved request, the units of its estimators, and the reader of their log. Checks run on impressions,
+    whatever the unit of the estimators that they affect. `paired` and `candidates` are as in `Evaluation.resolve`."""
     evaluation = Evaluation.resolve(unit, request, selection, paired=paired, candidates=candidates)
     if ope.CRAM in estimators.impressions:
         from rlrec.app.evaluation.targets import learning_targets
@@ -361,8 +370,8 @@ def prepare(
 def _page_units(
     unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice
 ) -> Iterator[fold.RowUnit[Any, Any]]:  # fmt: skip
-    """The units of the estimators of pages: those with weights, and the regression of effects. Raises InputError where
-    effects are requested by name and cannot be estimated."""
+    """Yield the units of the estimators of pages, one for those with weights and one for the regression of effects.
+    Raise InputError where effects are requested by name and cannot be estimated."""
     from rlrec.app.evaluation.passes.pages import EffectUnit, SlateUnit
     from rlrec.ope.units.effects import MOST_ARMS, Effects
 
@@ -392,8 +401,8 @@ def _rows(
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]], differing: Collection[int],
     new_arms: Sequence[Sequence[str]], days: Sequence[float], **log_facts: Any,
 ) -> list[EstimateRow]:  # fmt: skip
-    """The estimates of all units, by target and group in the order of the request. differing: the numbers of targets on
-    which models disagree; new_arms: of each target; days: of the log, for each target."""
+    """Return the estimates of all units, by target and group in the order of the request. `differing` has the numbers
+    of targets on which models disagree. `new_arms` and `days` have a value for each target, as in `EstimateRow`."""
     rows = []
     for number, target in enumerate(evaluation.targets):
         shared: dict[str, Any] = {
@@ -421,8 +430,8 @@ def _rows(
 
 
 def _covered_days(unit: Unit, evaluation: Evaluation) -> list[float]:
-    """The days that the log covers as far as it is mature, for each target; 0 where its times are those of an import.
-    What may be imported is mature at once."""
+    """Return the days that the log covers as far as it is mature, for each target. They are 0 where the log's times are
+    those of an import. Decisions that may be imported are mature at once."""
     selection, last_at = evaluation.selection, evaluation.extent.last_at
     if selected.lacks_times(unit, selection):
         return [0.0] * len(evaluation.targets)
@@ -438,8 +447,8 @@ def _covered_days(unit: Unit, evaluation: Evaluation) -> list[float]:
 
 
 def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags | None) -> list[str]:
-    """The keys of the arms that a target may show today and that no decision of the log could show. offered: as in
-    `LogPartial`."""
+    """Return the keys of the arms that a target may show today and that no decision of the log could show. `offered` is
+    as in `LogPartial`."""
     if target.serving is None or offered is None:
         return []
     offered_ids = {*evaluation.arms.ids[offered].tolist()}
@@ -448,8 +457,9 @@ def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags
 
 
 def _answering(estimates: Mapping[str, Estimate]) -> list[str]:
-    """The label of the estimator that answers about a target on pages, as a list (empty where the log has none): the
-    first with a sufficient estimate, else the last with rows. estimates: by label."""
+    """Choose the estimator that answers about a target on pages, and return its label as a list, which is empty where
+    the log has none. The first one with a sufficient estimate is chosen, or else the last one with rows. `estimates`
+    are by label."""
     in_slots = all(estimate.reward_seen >= fold.LEAST_SHARE for estimate in estimates.values())
     labels = [label for label in ope.ANSWERING[in_slots] if label in estimates]
     sufficient = [label for label in labels if estimates[label].verdict != "insufficient"]
@@ -466,8 +476,9 @@ def differing_models(
     unit: Unit, evaluation: Evaluation, estimators: ope.EstimatorChoice,
     by_unit: Sequence[Mapping[tuple[int, RowGroup], list[Estimate]]],
 ) -> set[int]:  # fmt: skip
-    """The numbers of the targets on which dr and snips disagree, judged by the newest decisions. Empty where dr or sndr
-    was requested, since these report it themselves. by_unit: the estimates, by target and group."""
+    """Return the numbers of the targets on which dr and snips disagree, judged by the newest decisions. The set is
+    empty where dr or sndr was requested, since these report it themselves. `by_unit` has the estimates, by target and
+    group."""
     has_model = not {"dr", "sndr"}.isdisjoint(kind.name for kind in estimators.impressions.values())
     if has_model or (evaluation.extent.positions > 1 and not estimators.impressions):
         return set()
@@ -495,8 +506,8 @@ def _drifts(sums: CheckSums) -> bool:
 
 
 def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:
-    """The sums of checks, where those of drift also cover the newest decisions of the store that are later than the
-    log."""
+    """Return the sums of checks, where those of drift also cover the newest decisions of the store that are later than
+    the log."""
     numbers = {shared.reward.id: number for number, shared in enumerate(evaluation.shared) if shared.policy_id is None}
     targets = [target for target in evaluation.targets if target.is_weighed]
     if not targets or (unit.folder is None and evaluation.selection == Selection()):
@@ -512,7 +523,7 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSu
 
 
 def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
-    """The sums of drift over the newest decisions after the log's last one, by id of the reward and reason."""
+    """Sum drift over the newest decisions after the last one of the log, by id of the reward and reason."""
     later = Selection(since=evaluation.extent.last_at + 1, without=evaluation.selection.without)
     if not any(selected.times(unit, later)):
         return {}
@@ -525,7 +536,7 @@ def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
 def _sum_impressions(
     unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator], checks: Sequence[Check] = ()
 ) -> tuple[fold.ImpressionUnit, fold.LogPartial]:
-    """The unit of impressions and its sums; no sums for an empty log."""
+    """Return the unit of impressions and its sums over the log, which are empty for an empty log."""
     rows = fold.ImpressionUnit.prepare(unit, evaluation, estimators, checks)
     try:
         return rows, passes.sum_log([rows], LogReader(unit, evaluation))[rows]

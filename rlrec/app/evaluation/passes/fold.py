@@ -1,11 +1,10 @@
-"""One fold over the log for estimates of every unit: `fold` of each batch, `+`, then `estimates`; and the unit of
-impressions.
+"""This module folds the log into estimates for every unit of rows, and defines the unit of impressions. `fold` sums
+each batch, `+` adds the sums, and `estimates` turns them into estimates.
 
-A unit (impressions, slates, sessions) defines which rows of a batch it uses and how a target weighs them; the rest is
-the same for all units. A fold reads no store and has no side effects. The partials of batches can be added in any
-order, and may be split anywhere between sessions: figures agree, and in the order of partitions they agree bit for
-bit.
-"""
+A unit (impressions, slates, sessions) defines which rows of a batch it uses and how a target weighs them. Everything
+else is the same for all units. A fold reads no store and has no side effects. The partials of batches can be added
+in any order, and may be split anywhere between sessions. Figures agree, and in the order of partitions they agree
+bit for bit."""
 
 from __future__ import annotations
 
@@ -47,13 +46,13 @@ LEAST_SHARE = 0.9  # of the logged |reward|, which the rows of an estimator must
 
 
 class Rows(Protocol):
-    """Rows of one unit. slots: columns of all their slots."""
+    """This protocol describes the rows of one unit. `slots` has the columns of all their slots."""
 
     @property
     def slots(self) -> Columns: ...
     @property
     def begins(self) -> Ids:
-        """The first slot of each row, (n,)."""
+        """Return the index of the first slot of each row, (n,)."""
 
     def __len__(self) -> int: ...
     def take(self, rows: Flags, /) -> Self: ...
@@ -64,11 +63,11 @@ M = TypeVar("M")
 
 
 class RowCounts(UnusedVisits, eq=True):
-    """The numbers of rows of a log: impressions, or visits.
+    """This record counts the rows of a log, which are impressions, pages or visits.
 
-    used: rows in estimates. other_policy: usable rows of other policies, which say nothing about a policy of an
-    imported log. selected: all impressions. waiting: rows that are too young. size, unseen: sums of |reward|, and of
-    the part that is earned by events of pages and so is not in the rows."""
+    `used` counts the rows in estimates. `other_policy` counts the usable rows of other policies, which say nothing
+    about a policy of an imported log. `selected` counts all rows, and `waiting` those that are too young. `size` is
+    the sum of |reward|, and `unseen` is the part of it that is earned by events of pages and so is not in the rows."""
 
     used: int = 0
     other_policy: int = 0
@@ -78,15 +77,16 @@ class RowCounts(UnusedVisits, eq=True):
 
     @property
     def reward_seen(self) -> float:
-        """The share of the logged |reward| that the rows have, in [0, 1]."""
+        """Return the share of the logged |reward| that the rows have, in [0, 1]."""
         return 1 - self.unseen / self.size if self.unseen else 1.0
 
 
 class GroupPartial(Sums, kw_only=True, eq=True):
-    """The sums of one target over the rows of one group.
+    """This record has the sums of one target over the rows of one group.
 
-    sums: of the estimators. replicas: sums for each part of the simulated pages of the target, by its number. reasons:
-    by reason, the number of rows that it applies to. unknown: rows for which the target has no probability."""
+    `sums` are those of the estimators. `replicas` has the sums for each part of the simulated pages of the target,
+    by its number. `reasons` has the reasons that apply to some row. `unknown` counts the rows for which the target
+    has no probability."""
 
     sums: Any
     replicas: Mapping[int, Any]
@@ -94,29 +94,31 @@ class GroupPartial(Sums, kw_only=True, eq=True):
     unknown: int
 
     def __add__(self, other: Self) -> Self:
-        """Both sums; a side without simulated pages counts the same in every part of these."""
+        """Return both sums added up. A side without simulated pages counts the same in every part of the simulated
+        pages."""
         numbers = self.replicas.keys() | other.replicas.keys()
         replicas = {number: self.by_replica(number) + other.by_replica(number) for number in sorted(numbers)}
         return replace(super().__add__(replace(other, replicas={})), replicas=replicas)
 
     def by_replica(self, number: int) -> Any:
-        """The sums for one part of the simulated pages."""
+        """Return the sums for one part of the simulated pages."""
         return self.replicas.get(number, self.sums)
 
     def scaled(self, factors: Mapping[str, float]) -> GroupPartial:
-        """The sums with the rows multiplied by factors, as in `RowSums.scaled`."""
+        """Return the sums with the rows multiplied by factors, as in `RowSums.scaled`."""
         replicas = {number: sums.scaled(factors) for number, sums in self.replicas.items()}
         return replace(self, sums=self.sums.scaled(factors), replicas=replicas)
 
 
 class LogPartial(Sums, kw_only=True, eq=True):
-    """Sums over a part of the log, which can be added.
+    """This record has sums over a part of the log, which can be added.
 
-    groups: by number of the target, by group, by stratum. counts: by number in `Evaluation.shared`. refusals: of each
-    batch, why its pages cannot be used. names: fields that contexts have. users: whether some used row has a user.
-    inclusion: of the arms that were shown from candidates. offered (a,): the arms that some decision could show, by
-    `ArmTable.index`. checks: sums of each check, by number in `Evaluation.shared` and reason. visits: of the test
-    whether rewards depend on earlier visits of the person, by id of the reward."""
+    `groups` has the sums by number of the target, by group and by stratum. `counts` is by number in
+    `Evaluation.shared`. `refusals` says for each batch why its pages cannot be used. `names` has the fields of
+    contexts. `users` tells whether some used row has a user. `inclusion` is that of the arms that were shown from
+    candidates. `offered` (a,) tells which arms some decision could show, by `ArmTable.index`. `checks` has the sums
+    of each check, by number in `Evaluation.shared` and reason. `visits` has those of the test whether rewards depend
+    on earlier visits of the person, by id of the reward."""
 
     groups: Mapping[int, Mapping[RowGroup, Mapping[Stratum, GroupPartial]]] = field(default_factory=dict)
     counts: Mapping[int, RowCounts] = field(default_factory=dict)
@@ -130,13 +132,13 @@ class LogPartial(Sums, kw_only=True, eq=True):
 
 
 class RowUnit(ABC, Generic[R, M], Record, eq=False):
-    """A unit of rows (impressions, slates, sessions) with its estimators. R: rows of a batch; M: the model that
-    estimators use. It has no access to the store.
+    """A RowUnit defines rows (impressions, slates, sessions) and has their estimators. It has no access to the store. R
+    is the type of the rows of a batch, and M that of the model which estimators use.
 
-    fold: the estimators for one target; models: by id of a reward, given with the request or fitted. checks: those that
-    run on its rows. logging_states: whether targets are evaluated on the states that the logger caused; simulates:
-    whether weights may be of marginals, which are simulated for some targets. noun: the name of a row; censored: how
-    rows that cannot be used are described."""
+    `fold` has the estimators for one target. `models` are by id of a reward, and are given with the request or
+    fitted. `checks` are those that run on the rows. `logging_states` tells whether targets are evaluated on the
+    states that the logger caused. `simulates` tells whether weights may be of marginals, which are simulated for
+    some targets. `noun` is the name of a row, and `censored` describes rows that cannot be used."""
 
     evaluation: Evaluation
     fold: Fold
@@ -149,55 +151,55 @@ class RowUnit(ABC, Generic[R, M], Record, eq=False):
 
     @property
     def needs_model(self) -> bool:
-        """Whether an estimator needs a model."""
+        """Tell whether an estimator needs a model."""
         return any(estimator.needs_model for estimator in self.fold.estimators.values())
 
     @property
     def is_fitted(self) -> bool:
-        """Whether models have to be fitted to the log."""
+        """Tell whether models have to be fitted to the log."""
         return self.needs_model and not self.models
 
     @property
     @abstractmethod
     def fitted_on(self) -> Reading:
-        """The reading of the log for fitting a model."""
+        """Return the reading of the log for fitting a model."""
 
     @property
     @abstractmethod
     def judged_on(self) -> Reading:
-        """The reading of the log for evaluating targets."""
+        """Return the reading of the log for evaluating targets."""
 
     @abstractmethod
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[R, RowCounts]:
-        """The rows that can be used, and counts of the others."""
+        """Return the rows of a batch that can be used, and counts of the others."""
 
     @abstractmethod
     def model_sums(self, logged: LoggedBatch, rows: R) -> Any:
-        """The sums to which a model is fitted."""
+        """Return the sums to which a model is fitted."""
 
     @abstractmethod
     def fitted(self, sums: Any, reward: Reward) -> M:
-        """The model that is fitted to these sums."""
+        """Return the model that is fitted to these sums."""
 
     def refusal(self, logged: LoggedBatch) -> str | None:
-        """Why the pages of a batch cannot be used."""
+        """Say why the pages of a batch cannot be used. Return None where they can."""
         return None
 
     def check_sums(self, logged: LoggedBatch, rows: R, reward: Reward, model: M | None) -> Mapping[str, Any]:
-        """The sums of the checks, by reason."""
+        """Return the sums of the checks over these rows, by reason."""
         return {}
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
-        """The sums of the test of carry-over between the visits of a partition, by id of the reward; empty where rows
-        are not visits."""
+        """Return the sums of the test of carry-over between the visits of a partition, by id of the reward. The mapping
+        is empty where rows are not visits."""
         return {}
 
     @abstractmethod
     def batch_of(self, logged: LoggedBatch, rows: R, model: M | None) -> Callable[[Scorer], Any]:
-        """A function that returns a target's batch of these rows, as estimators take it."""
+        """Return a function that makes a target's batch of these rows, as estimators take it."""
 
     def empty_log(self, shared: SharedRows, counts: RowCounts) -> EmptyLog:
-        """The error for a log without usable rows."""
+        """Return the error for a log without usable rows."""
         if counts.waiting:
             return shared.immature_log(quantity(counts.waiting, self.noun))
         if counts.other_policy:
@@ -210,7 +212,7 @@ class RowUnit(ABC, Generic[R, M], Record, eq=False):
 
 
 def fold(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
-    """The sums of one batch."""
+    """Return the sums of one batch of the log."""
     if (refusal := unit.refusal(logged)) is not None:
         return LogPartial(refusals=(refusal,))
     partials: dict[int, Mapping[RowGroup, Mapping[Stratum, GroupPartial]]] = {}
@@ -240,7 +242,7 @@ def fold(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
 def _target_partials(
     unit: RowUnit[R, M], shared: SharedRows, logged: LoggedBatch, rows: R, model: M | None
 ) -> dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]]:  # fmt: skip
-    """The sums of every target, group and stratum over these rows."""
+    """Return the sums of every target, group and stratum over these rows."""
     partials: dict[int, dict[RowGroup, dict[Stratum, GroupPartial]]] = {}
     evaluation = unit.evaluation
     batch_of, slots = unit.batch_of(logged, rows, model), rows.slots
@@ -293,15 +295,15 @@ def _target_partials(
 
 
 def any_slot(rows: Rows, flags: Flags) -> Flags:
-    """The rows that have a flagged slot, (n,). flags: of all their slots."""
+    """Tell which rows have a flagged slot, (n,). `flags` has a value for each of their slots."""
     return np.logical_or.reduceat(flags, rows.begins)
 
 
 def estimates(
     unit: RowUnit[R, M], partial: LogPartial, *, failures: Failures, cluster: str
 ) -> dict[tuple[int, RowGroup], list[Estimate]]:
-    """The estimates of every target (by number) and group. failures: of checks; cluster: the name of the randomised
-    unit."""
+    """Return the estimates of every target (by number) and group. `failures` are those of checks, and `cluster` is the
+    name of the randomised unit."""
     evaluation, estimated = unit.evaluation, dict[tuple[int, RowGroup], list[Estimate]]()
     request = evaluation.request
     for shared_number, shared in enumerate(evaluation.shared):
@@ -332,7 +334,7 @@ def _target_estimates(
     unit: RowUnit[R, M], partial: LogPartial, number: int, scorer: Scorer, options: FinishOptions, *,
     counts: RowCounts, visit_sums: VisitCarryOverSums | None, failed: Collection[Check],
 ) -> tuple[dict[RowGroup, RowSums], dict[RowGroup, list[Estimate]]]:  # fmt: skip
-    """The sums of one target over all loggers, and its estimates, by group. number: of the target."""
+    """Return the sums of one target over all loggers, and its estimates, by group. `number` is that of the target."""
     evaluation, fold, request = unit.evaluation, unit.fold, unit.evaluation.request
     has_table = not isinstance(request.reward_model, str | None)  # whose file is by arm
     target, is_weighed = scorer.target, scorer.target.is_weighed
@@ -397,7 +399,7 @@ def _target_estimates(
 def _with_replicas(
     fold: Fold, total: GroupPartial, estimates: Sequence[Estimate], options: FinishOptions
 ) -> Sequence[Estimate]:  # fmt: skip
-    """The estimates of a group with the error of simulated pages."""
+    """Return the estimates of a group with the error of simulated pages."""
     if not total.replicas:
         return estimates
     replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
@@ -408,7 +410,7 @@ def _with_replicas(
 
 
 def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[int]) -> dict[RowGroup, Weighting]:
-    """The weight of each logger in each group, for some targets by their numbers. The same strata have weight 0 in all
+    """Weigh the loggers in each group, for some targets given by their numbers. The same strata have weight 0 in all
     groups. `loggers` of a weighting are those of the first target."""
     totals: list[Mapping[Stratum, Any]] = []
     sums_by_group: dict[RowGroup, list[Mapping[Stratum, Any]]] = {}
@@ -429,7 +431,7 @@ def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[
 def over_loggers(
     partial: LogPartial, number: int, weightings: Mapping[RowGroup, Weighting]
 ) -> dict[RowGroup, GroupPartial]:
-    """The sums of one target in each group, over all loggers with a positive weight."""
+    """Return the sums of one target in each group, over all loggers with a positive weight."""
     return {group: weightings[group].total(strata) for group, strata in partial.groups[number].items()}
 
 
@@ -437,7 +439,7 @@ def over_loggers(
 
 
 class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
-    """Impressions as rows."""
+    """An ImpressionUnit has impressions as its rows."""
 
     fold: ImpressionFold
 
@@ -445,7 +447,8 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
     def prepare(
         cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, ImpressionEstimator], checks: Sequence[Check]
     ) -> Self:
-        """Raises InputError for a table of rewards that does not fit the catalogue, and for an unknown curve."""
+        """Make the unit for these estimators and checks, with the curve and the table of rewards that the request
+        names. Raise InputError for a table that does not fit the catalogue, and for an unknown curve."""
         request, curve, table = evaluation.request, None, None
         if request.position is not None:
             from rlrec.app.evaluation.models.reward_models import position_curve
@@ -462,7 +465,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
 
     @cached_property
     def fit(self) -> RewardModelFit:
-        """The fit of reward models to the log."""
+        """Return the fit of reward models to the log."""
         from rlrec.app.evaluation.models.reward_models import RewardModelFit
 
         evaluation, curve = self.evaluation, self.fold.curve
@@ -499,7 +502,7 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
 
     @property
     def needs_model(self) -> bool:
-        """Whether a model is needed: by an estimator, or by a check."""
+        """Tell whether an estimator or a check needs a model."""
         return any(check.needs_model for check in self.checks) or super().needs_model
 
     def check_sums(

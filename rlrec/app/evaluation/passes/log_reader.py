@@ -1,4 +1,4 @@
-"""The log as folds read it: each batch comes with all data of the store that they need."""
+"""This module reads the log for folds, so that each batch comes with all data of the store that they need."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 class Reading(Record):
-    """The part of the log that a pass reads.
+    """This record says which part of the log a pass reads.
 
-    columns: of the log; visits: whether to read the visits of its sessions. targets: whether to read what probabilities
-    of targets need: eligible sets, lists of candidates, groups; support: whether to add slates and the support of the
-    loggers. marginals: the lowest position for which slots get a column `logger_marginals`, (n, marginals), by
-    `LoggerMarginals`; 0: only the contexts that these need. pairs: whether to add `logger_pairs`; shares: the lowest
-    position for which the batch has the loggers' probabilities of all arms. keys: whether to read the keys of
-    sessions."""
+    `columns` are those of the log, and `visits` tells whether to read the visits of its sessions. `targets` tells
+    whether to read what probabilities of targets need, which is eligible sets, lists of candidates and groups.
+    `support` tells whether to add slates and the support of the loggers. `marginals` is the lowest position for
+    which slots get a column `logger_marginals`, (n, marginals), by `LoggerMarginals`. With 0, only the contexts that
+    these need are read. `pairs` tells whether to add `logger_pairs`. `shares` is the lowest position for which the
+    batch has the loggers' probabilities of all arms. `keys` tells whether to read the keys of sessions."""
 
     columns: Collection[str]
     visits: bool = False
@@ -52,17 +52,17 @@ class Reading(Record):
 
     @classmethod
     def union(cls, readings: Iterable[Reading]) -> Reading:
-        """The union of the columns and visits of these readings."""
+        """Return the union of the columns and visits of these readings."""
         columns, visits = zip(*((reading.columns, reading.visits) for reading in readings), strict=True)
         return cls(columns=frozenset[str]().union(*columns), visits=any(visits))
 
 
 class LogReader:
-    """The log of one evaluation, batch by batch, as often as needed.
+    """A LogReader reads the log of one evaluation, batch by batch, as often as needed. All queries to the store are
+    made here, and what later batches need again is cached. Folds see only `LoggedBatch`es.
 
-    It makes all queries to the store and caches what later batches need again; folds see only `LoggedBatch`es.
-    progress: called before each batch. rows: batches of one partition, in place of the log; number: of this
-    partition."""
+    `progress` is called before each batch. `rows` has the batches of one partition, in place of the log, and
+    `number` is that of this partition."""
 
     def __init__(
         self, unit: Unit, evaluation: Evaluation, *, progress: Callable[[], None] = lambda: None,
@@ -81,20 +81,20 @@ class LogReader:
 
     @cached_property
     def marginals(self) -> LoggerMarginals:
-        """The marginals of the loggers."""
+        """Return the object that computes the marginals of the loggers."""
         from rlrec.app.evaluation.targets.logger_marginals import LoggerMarginals
 
         return LoggerMarginals(self.loggers)
 
     def clone(self) -> LogReader:
-        """Another reader of the same rows, which shares only the cache of contexts."""
+        """Return another reader of the same rows, which shares only the cache of contexts."""
         return LogReader(
             self.unit, self.evaluation, progress=self.progress, rows=self._rows, number=self.number,
             contexts=self.contexts,
         )  # fmt: skip
 
     def read(self, reading: Reading) -> Iterator[LoggedBatch]:
-        """Batches with all data of the store that folds need."""
+        """Yield the batches of the log with all data of the store that folds need."""
         for batch in self.batches(reading):
             if reading.targets:
                 for log, eligible in self._portions(batch, reading):
@@ -106,8 +106,8 @@ class LogReader:
             yield LoggedBatch(log=replace(batch, slots=slots), contexts=contexts, eligible={})
 
     def partitions(self, reading: Reading, *, times: int = 1) -> Iterator[Iterable[Batch]]:
-        """The stored rows of each partition of the log, and all partitions `times` times. A partition may be read
-        several times, until the next one begins."""
+        """Iterate over the stored rows of each partition of the log, and over all partitions `times` times. A partition
+        may be read several times, until the next one begins."""
         needed, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
         return partitions.read(
             self.unit, selection, self.evaluation.partitions, columns=needed, pick_contexts=self.contexts.unread,
@@ -115,7 +115,7 @@ class LogReader:
         )  # fmt: skip
 
     def batches(self, reading: Reading) -> Iterator[Batch]:
-        """Batches of the log as stored, without further data."""
+        """Yield the batches of the log as stored, without further data."""
         splits = self.evaluation.selection.splits
         columns = {"decision_id", "session_id", "position", *partitions.PERSONS, *reading.columns}
         columns |= {*CLUSTERS[self.evaluation.cluster]}
@@ -136,8 +136,9 @@ class LogReader:
                 yield batch
 
     def _portions(self, batch: Batch, reading: Reading) -> Iterator[tuple[Batch, Mapping[int, Ids]]]:
-        """Portions of a batch, each of whole sessions and small enough to hold the arms of their eligible sets, the
-        marginals of their slots and the shares of their draws in memory; with these sets."""
+        """Cut a batch into portions of whole sessions that fit into memory, and yield each with the arms of its
+        eligible sets. A portion is small enough to hold these arms, the marginals of its slots and the shares of its
+        draws."""
         # a set or draw is counted where it first occurs
         cells = reader.set_cells(self.unit, batch.slots["eligible_id"]) + (reading.marginals or 0)
         if reading.shares:
@@ -147,7 +148,7 @@ class LogReader:
             yield portion, self._eligible_sets({*sets[distinct(sets)[0]].tolist()})
 
     def _logged(self, log: Batch, eligible: Mapping[int, Ids], reading: Reading) -> LoggedBatch:
-        """The batch with what probabilities of targets need."""
+        """Return the batch with what probabilities of targets need."""
         slots, fields, zeros, slate_probabilities = log.slots, set[str](), list[Array | None](), list[Array]()
         if reading.support:
             slots = slots | log_rows.slates(slots) | log_rows.course(slots) | unknown_support(slots)
@@ -197,7 +198,8 @@ class LogReader:
     def _shares(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], positions: int
     ) -> tuple[Array, Columns]:  # fmt: skip
-        """The shares of the draws of a batch, and its slots with the column of indices into these, -1 for none."""
+        """Return the shares of the draws of a batch, as in `LoggedBatch`, and its slots with the column of indices into
+        these, which is -1 where there are none."""
         arms, draw, tables = self.evaluation.arms, np.full(len(slots["decision_id"]), -1), list[Array]()
         for case in self.marginals.cases(slots, contexts, eligible, positions=positions, per_decision_samples=True):
             if np.isnan(case.marginals).any():  # under rules of a page they have no closed form
@@ -210,8 +212,8 @@ class LogReader:
         return shares, {**slots, log_rows.DRAW: draw}
 
     def _draws(self, slots: Columns) -> Ids:
-        """The first slot of each combination of belief, eligible set and context; slates with the same distribution may
-        have several."""
+        """Return the first slot of each combination of belief, eligible set and context. Slates with the same
+        distribution may have several such combinations."""
         names = ["version_id", "belief_seq", "belief_ordinal", "eligible_id", "catalogue_revision", "size"]
         if self.loggers.reads(slots, ~slots["imported"]):
             names.append("context_id")
@@ -220,8 +222,8 @@ class LogReader:
         return distinct(*(slots[name] for name in names))[0]
 
     def _with_features(self, slots: Columns) -> tuple[Columns, Mapping[int, Mapping[int, str]]]:
-        """The slots, where decisions that have features of arms of their own get a negative number as revision, and
-        these features by this number."""
+        """Return the slots and the features of arms that hold for one decision alone. Decisions with such features get
+        a negative number as revision of the catalogue, under which the features are found."""
         decision_id = slots["decision_id"]
         contexts = imported_data.feature_contexts(self.unit, np.unique(decision_id).tolist())
         if not contexts:
@@ -236,7 +238,7 @@ class LogReader:
         return slots | {"catalogue_revision": np.where(revision < 0, revision, slots["catalogue_revision"])}, by_arm
 
     def _logged_lists(self, slots: Columns) -> log_rows.LoggedLists:
-        """The lists of candidates of a batch."""
+        """Return the lists of candidates of a batch."""
         from rlrec.store.log import candidates  # few logs have any
 
         lists = candidates.find_lists(self.unit, np.unique(slots["decision_id"]).tolist())
@@ -251,8 +253,8 @@ class LogReader:
     def _with_inclusion(
         self, lists: log_rows.LoggedLists, slots: Columns, contexts: ContextTable
     ) -> log_rows.LoggedLists:
-        """The lists with the inclusion probabilities of the arms shown, where a target has another first stage than the
-        lists."""
+        """Return the lists with the inclusion probabilities of the arms shown, where a target has another first stage
+        than the lists."""
         target_stages = {
             target.serving and log_rows.first_stage(target.serving.version) for target in self.evaluation.targets
         }
@@ -269,7 +271,7 @@ class LogReader:
         return replace(lists, inclusion=inclusion)
 
     def _eligible_sets(self, set_ids: AbstractSet[int]) -> Mapping[int, Ids]:
-        """The arms of eligible sets; those of the previous batch are not read again."""
+        """Return the arms of eligible sets. Those that the previous batch had are not read again."""
         unread_sets = contents.eligible_arms(self.unit, set_ids - self._eligible.keys())
         cached = ((key, arms) for key, arms in self._eligible.items() if key in set_ids)
         self._eligible = StoredRows("eligible_set", cached)

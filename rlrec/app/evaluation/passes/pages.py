@@ -1,5 +1,5 @@
-"""Estimates per slate, where every complete page is a row, weighted as a whole or slot by slot; and effects of arms
-from pages as they were drawn, compared with their expectation."""
+"""This module makes estimates per slate, where every complete page is a row, weighted as a whole or slot by slot. It
+also makes rows of pages for effects of arms, by comparing the arms drawn with their expectation."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ PER_DECISION = 32  # most simulated pages for a decision with a distribution of 
 
 
 class CompletePages(Record, eq=False):
-    """The s pages of a batch, with n slots in all, each page from the top.
+    """This record has the s pages of a batch, with n slots in all, each page from the top.
 
-    impressions: the slots, (n,); start (s + 1,): where each page begins; page (s,): the reward of events of the whole
-    page."""
+    `impressions` are the slots, (n,). `start` (s + 1,) says where each page begins. `page` (s,) is the reward of
+    events of the whole page."""
 
     impressions: ImpressionRows
     start: Ids
@@ -50,7 +50,7 @@ class CompletePages(Record, eq=False):
         return len(self.page)
 
     def take(self, pages: Flags) -> CompletePages:
-        """The selected pages."""
+        """Return the selected pages."""
         if pages.all():
             return self
         size = np.diff(self.start)
@@ -64,12 +64,12 @@ class CompletePages(Record, eq=False):
 
     @property
     def begins(self) -> Ids:
-        """The first slot of each page, (s,)."""
+        """Return the index of the first slot of each page, (s,)."""
         return self.start[:-1]
 
     @property
     def left(self) -> Array:
-        """The reward of each page from each slot on, (n,)."""
+        """Return the reward of each page from each slot on, (n,)."""
         reward, size = self.impressions.reward, np.diff(self.start)
         remaining_reward = np.cumsum(reward[::-1])[::-1]
         after_page = np.r_[remaining_reward, 0.0][self.start[1:]]
@@ -77,7 +77,7 @@ class CompletePages(Record, eq=False):
 
 
 class PageUnit(RowUnit[CompletePages, M], eq=False):
-    """Complete pages as rows."""
+    """A PageUnit has complete pages as its rows."""
 
     noun: ClassVar[str] = "page"
     censored: ClassVar[str] = "has a censored slot"
@@ -100,8 +100,9 @@ class PageUnit(RowUnit[CompletePages, M], eq=False):
 
 
 class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
-    """Pages that are weighted. fit: of models of the rest of a page's reward; needs: what estimators need of a target;
-    require_pairs: whether pages that `pi` cannot weigh are an error, not left out."""
+    """A SlateUnit has pages that are weighted. `fit` fits models of the reward of a page from each slot on. `needs`
+    says what estimators need of a target. `require_pairs` tells whether pages that `pi` cannot weigh are an error,
+    instead of being left out."""
 
     fold: SlateFold
     fit: reward_models.RewardModelFit
@@ -112,7 +113,7 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
     def prepare(
         cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SlateEstimator], *, require_pairs: bool
     ) -> SlateUnit:
-        """Raises InputError for an unknown curve."""
+        """Make the unit for these estimators, with the curves that they name. Raise InputError for an unknown curve."""
         resolved = {
             label: replace(kind, shape=reward_models.position_curve(unit, kind.curve))
             if isinstance(kind, Pbm | Interpol) and kind.curve else kind
@@ -161,7 +162,7 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
         }  # fmt: skip
 
         def batch(scorer: Scorer) -> SlateBatch:
-            """The pages as one batch for the estimators per slate."""
+            """Return the pages as one batch for the estimators per slate."""
             if not scorer.target.is_weighed:
                 return _on_policy(shared, slots, needs)
             columns = slate_columns(scorer, impressions, logged, needs=needs, values=values)
@@ -172,8 +173,8 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
 
 
 def _with_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
-    """The batch with weights multiplied by exp(ratio), (n,), since a list of candidates is drawn before the first
-    slot."""
+    """Return the batch with weights multiplied by exp(ratio), (n,), since a list of candidates is drawn before the
+    first slot."""
     share, first_ratio, unknown = np.exp(ratio), np.zeros(len(ratio)), np.full(len(ratio), np.nan)
     first_ratio[begins] = ratio[begins]
     return replace(
@@ -186,7 +187,8 @@ def _with_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
 
 
 def _on_policy(shared: dict[str, Any], slots: Columns, needs: Needs) -> SlateBatch:
-    """Pages of the target itself. They need no weights, and the arms shown are a sample of its distribution."""
+    """Return the batch of pages that the target itself served. They need no weights, and the arms shown are a sample of
+    the target's distribution."""
     n = len(slots["position"])
     shown = np.zeros((n, needs.positions))
     shown[np.arange(n), slots["position"] - 1] = 1.0
@@ -199,8 +201,8 @@ def _on_policy(shared: dict[str, Any], slots: Columns, needs: Needs) -> SlateBat
 
 
 def _require_pairs(slots: Columns) -> None:
-    """Raises InputError for a page whose logger's probabilities of pairs of slots are not known; pages of one slot have
-    no pairs, and slots with sets of their own need none."""
+    """Raise InputError for a page whose logger's probabilities of pairs of slots are not known. Pages of one slot have
+    no pairs, and slots with their own sets of arms need none."""
     unknown, has_sets = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1), slot_set_flags(slots)
     if has_sets is not None:
         unknown &= ~has_sets | np.isnan(slots["marginal"])
@@ -212,7 +214,7 @@ def _require_pairs(slots: Columns) -> None:
 
 
 def _missing(slots: Columns) -> Ids:
-    """The slots at which a page shows that it lacks a position."""
+    """Return the slots at which a page shows that it lacks a position."""
     first = run_starts(slots["decision_id"])
     size = np.diff(np.r_[first, len(slots["decision_id"])])
     depth = numbers_in_runs(first, len(slots["position"]))
@@ -220,7 +222,7 @@ def _missing(slots: Columns) -> Ids:
 
 
 def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
-    """The complete pages of a batch with their rewards."""
+    """Return the complete pages of a batch with their rewards."""
     rewarded, missing = reward_log.with_rewards(batch, definition), _missing(batch.slots)
     if len(missing):
         rewarded = rewarded.take(~np.isin(batch.slots["decision_id"], batch.slots["decision_id"][missing]))
@@ -238,9 +240,11 @@ def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
 
 
 class Needs(Record):
-    """The data that estimators need of a target. joint: the probability of the slots down to each one; tabled:
-    probabilities at every position; additive: the weights of `pi`; marginal: the probability of each arm at its
-    position. positions: of the longest page."""
+    """This record says which data estimators need of a target.
+
+    `joint` stands for the probability of the slots down to each one, `tabled` for probabilities at every position,
+    `additive` for the weights of `pi`, and `marginal` for the probability of each arm at its position. `positions`
+    is the length of the longest page."""
 
     positions: int
     joint: bool
@@ -252,8 +256,8 @@ class Needs(Record):
 def slate_columns(
     scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, needs: Needs, values: reward_models.ModelValues | None
 ) -> dict[str, Array | None]:
-    """The columns of a `SlateBatch` of complete pages that depend on the target; NaN where one is not known. values: of
-    a model of the rest of a page's reward."""
+    """Return the columns of a `SlateBatch` of complete pages that depend on the target, with NaN where a value is not
+    known. `values` are those of a model of the reward of a page from each slot on."""
     n, is_unknown = len(rows), np.full(len(rows), np.nan)
     steps, additive, expected = is_unknown.copy(), is_unknown.copy(), np.zeros(n)
     simulated = (
@@ -309,8 +313,8 @@ def slate_columns(
 
 
 def target_exposures(scorer: Scorer, rows: ImpressionRows, logged: LoggedBatch, *, examination: Array) -> Array:
-    """The expected examinations of each arm on a page of the target, by rank, (n, arms); NaN where they have no closed
-    form. rows: the first slots of the pages; examination: of each position."""
+    """Return the expected examinations of each arm on a page of the target, by rank, (n, arms), with NaN where they
+    have no closed form. `rows` are the first slots of the pages, and `examination` has a value for each position."""
     expected = np.full((len(rows), len(scorer.arms)), np.nan)
 
     for case_rows in scorer.case_rows(rows, logged):
@@ -352,8 +356,8 @@ _LOCATED = (*log_rows.FITTED, "size", "version_id", "belief_seq", "belief_ordina
 
 
 class EffectUnit(PageUnit[PositionCurve], eq=False):
-    """Pages whose exposures are compared with their expectation. The model is the curve of examination estimated from
-    the clicks of the log; positions: of the longest page."""
+    """An EffectUnit compares the exposures of pages with their expectation. Its model is the curve of examination
+    estimated from the clicks of the log. `positions` is the length of the longest page."""
 
     fold: EffectFold
     positions: int
@@ -401,7 +405,7 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
         first_slots = rows.impressions.at(begins)
 
         def batch(scorer: Scorer) -> EffectBatch:
-            """The pages as one batch for the regression."""
+            """Return the pages as one batch for the regression."""
             if not scorer.target.is_weighed:  # what it showed is a sample of its own distribution
                 return EffectBatch(**shared, change=np.zeros(expected.shape))
             wanted = target_exposures(scorer, first_slots, logged, examination=examination)
@@ -410,7 +414,8 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
         return batch
 
     def exposures(self, logged: LoggedBatch, rows: CompletePages, examination: Array) -> Exposures:
-        """The looks at each arm on each page, and their expectation before the draw. examination: of the positions."""
+        """Return the looks at each arm on each page, and their expectation before the draw. `examination` has a value
+        for each position."""
         slots, arms = rows.slots, self.evaluation.arms
         assert logged.shares is not None
         return Exposures(
@@ -421,7 +426,7 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
 
 
 def position_rows(slots: Columns, reward: Array, arms: log_rows.ArmTable) -> PositionRows:
-    """The slots of pages with their rewards, for the comparison of positions."""
+    """Return the slots of pages with their rewards, for the comparison of positions."""
     return PositionRows(
         page=slots["decision_id"], arm=arms.ranks(slots["arm_id"]), position=slots["position"], reward=reward,
         cluster=slots["cluster"], count=1 / slots["keep_probability"], marginals=slots[log_rows.MARGINALS],
@@ -429,13 +434,13 @@ def position_rows(slots: Columns, reward: Array, arms: log_rows.ArmTable) -> Pos
 
 
 def extended(curve: PositionCurve | None, positions: int) -> Array:
-    """The examination of positions 1 to `positions`, (k,); below the end of the curve it stays at the last value."""
+    """Return the examination of positions 1 to `positions`, (k,). Below the end of the curve the last value holds."""
     examination = (1.0,) if curve is None or not curve.examination else curve.examination
     return np.array([*examination, *[examination[-1]] * positions][:positions])
 
 
 def remaining(rows: CompletePages, reward: Array) -> Array:
-    """The reward of each page plus that of the later pages of its visit, (s,)."""
+    """Return the reward of each page plus that of the later pages of its visit, (s,)."""
     session, visit, step = (rows.slots[name][rows.begins] for name in ("session_id", "visit", "step"))
     order = np.lexsort((-step, visit, session))  # from the last page of a visit to the first
     starts, sums = run_starts(session[order], visit[order]), np.cumsum(reward[order])

@@ -1,7 +1,7 @@
-"""Passes over the log, partition by partition: in this process, or wherever an engine runs them.
+"""This module makes passes over the log, partition by partition, in this process or wherever an engine runs them.
 
-The work on a partition depends only on the partition and on the parameters of the pass. Both are set up anew for each
-partition, so that nothing a process remembers of others can change a bit of the result."""
+The work on a partition depends only on the partition and on the parameters of the pass. Both are set up anew for
+each partition, so that nothing a process remembers of others can change a bit of the result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Partition(NamedTuple):
-    """A partition of the log: its number, and its batches, which can be read again, or the folder that contains
+    """A partition of the log has a number, and either its batches, which can be read again, or the folder that contains
     them."""
 
     number: int
@@ -43,8 +43,8 @@ class Partition(NamedTuple):
 
 
 class Pass(Protocol[R_co]):
-    """The work on a partition of the log. It can be pickled, with the unit replaced by a handle. reading: of the
-    partition."""
+    """A Pass does the work on a partition of the log. It can be pickled, with the unit replaced by a handle. `reading`
+    says which part of the partition is read."""
 
     @property
     def evaluation(self) -> Evaluation: ...
@@ -58,8 +58,8 @@ Parts = Iterator[Iterable[Batch]]
 
 
 def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: Parts | None = None) -> Iterator[R_co]:
-    """The results of all partitions, in order. engine: None to work in this process; stored: partitions that were read
-    for several passes."""
+    """Yield the results of all partitions, in order. `engine` is None to work in this process. `stored` has partitions
+    that were read for several passes."""
     packed, number = pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
     partitions: Iterator[Partition]
@@ -89,7 +89,7 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: 
 
 
 def result(packed: bytes, unit: Unit, partition: Partition, reader: LogReader | None = None) -> Any:
-    """The result of one partition. reader: supplies contexts and progress."""
+    """Return the result of one partition. `reader` supplies contexts and progress."""
     work: Pass[Any] = unpack(packed, handle=unit)
     options: dict[str, Any] = {} if reader is None else {"contexts": reader.contexts, "progress": reader.progress}
     options["number"] = partition.number
@@ -98,10 +98,10 @@ def result(packed: bytes, unit: Unit, partition: Partition, reader: LogReader | 
 
 
 class StoreRunner(Record):
-    """Runs passes in another process, with its own connection. It queries the store only for data that never change;
-    data that may change come with the partition.
+    """A StoreRunner runs passes in another process, with its own connection. It queries the store only for data that
+    never change. Data that may change come with the partition.
 
-    url: includes the password; now: the time of the clock; zone: the time zone of days."""
+    `url` includes the password, `now` is the time of the clock, and `zone` is the time zone of days."""
 
     url: str = field(repr=False)
     now: int
@@ -116,8 +116,8 @@ class StoreRunner(Record):
 
 
 class Workers(Record):
-    """How partitions are worked on. jobs: number of processes; engine: local or dask; scheduler: the address of a
-    running cluster."""
+    """This record says how partitions are worked on. `jobs` is the number of processes, `engine` is "local" or "dask",
+    and `scheduler` is the address of a running cluster."""
 
     jobs: int = 1
     engine: str = "local"
@@ -125,8 +125,10 @@ class Workers(Record):
 
     @contextmanager
     def opened(self, store: Store, now: int, *, has_reasons: bool = False) -> Iterator[Engine | None]:
-        """The engine; None to work in this process. has_reasons: the result has reasons, among which mixed processors
-        are reported; else a notice reports them. Raises InputError for an unknown engine."""
+        """Open the engine, and yield None to work in this process. Raise InputError for an unknown engine.
+
+        `has_reasons` tells whether the result has reasons, among which mixed processors are reported. Otherwise a
+        notice reports them."""
         if self.engine not in ENGINES:
             raise lookup.unknown("engine", self.engine, ENGINES, hint=f"one of {', '.join(ENGINES)}")
         if self.scheduler is not None and self.engine != "dask":
@@ -163,8 +165,8 @@ AnyUnit = RowUnit[Any, Any]
 
 
 class JointPass(Record):
-    """A pass of several units over a partition, one after another. is_fit: it fits their models, from sums by id of a
-    reward; else it evaluates targets."""
+    """A JointPass runs several units over a partition, one after another. With `is_fit` it fits their models, from sums
+    by id of a reward. Otherwise it evaluates targets."""
 
     evaluation: Evaluation
     units: Sequence[AnyUnit]
@@ -172,7 +174,7 @@ class JointPass(Record):
 
     @property
     def reading(self) -> Reading:
-        """The union of the units' readings."""
+        """Return the union of the units' readings."""
         return Reading.union(unit.fitted_on if self.is_fit else unit.judged_on for unit in self.units)
 
     def __call__(self, reader: LogReader, /) -> list[Any]:
@@ -195,7 +197,7 @@ class JointPass(Record):
         return total.closed() + LogPartial(visits=unit.visit_carry_over(reader))
 
     def add(self, left: Any, right: Any) -> Any:
-        """The sum of two sums of a unit. Raises InputError beyond 1,000 groups."""
+        """Add two sums of a unit. Raise InputError beyond 1,000 groups."""
         if self.is_fit:
             return add_each(left, right)
         total: LogPartial = left + right
@@ -207,10 +209,10 @@ class JointPass(Record):
 def sum_log(
     units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, *, require_pages: bool = True
 ) -> dict[AnyUnit, LogPartial]:  # fmt: skip
-    """The sums of the log for each unit. Raises EmptyLog where a target has no usable rows.
+    """Return the sums of the log for each unit. Raise EmptyLog where a target has no usable rows.
 
-    engine: works on the partitions of the log; None for this process. require_pages: whether it is an error where a
-    unit cannot use the pages of the log; else the unit is left out."""
+    `engine` works on the partitions of the log, and is None for this process. `require_pages` tells whether it is an
+    error where a unit cannot use the pages of the log. Otherwise the unit is left out."""
     stored, readings = None, [unit.judged_on for unit in units]
     # the log is read once and serves both passes
     if fitted_readings := [unit.fitted_on for unit in units if unit.is_fitted]:
@@ -233,7 +235,7 @@ def sum_log(
 def with_models(
     units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, stored: Parts | None = None
 ) -> list[AnyUnit]:  # fmt: skip
-    """The units with the models that they need, fitted in a pass over the log. stored: as in `results`."""
+    """Return the units with the models that they need, fitted in a pass over the log. `stored` is as in `results`."""
     rewards, fitted = reader.evaluation.rewards, [unit for unit in units if unit.is_fitted]
     fit_pass = JointPass(evaluation=reader.evaluation, units=fitted, is_fit=True)
     models = {
@@ -244,7 +246,7 @@ def with_models(
 
 
 def _sums(joint: JointPass, start: Any, reader: LogReader, engine: Engine | None, stored: Parts | None) -> list[Any]:
-    """The sums of each unit over the log."""
+    """Return the sums of each unit over the log."""
     sums = [start] * len(joint.units)
     for partition_sums in results(reader, joint, engine, stored) if joint.units else ():
         sums = [joint.add(left, right) for left, right in zip(sums, partition_sums, strict=True)]

@@ -1,4 +1,4 @@
-"""Requests for an evaluation, and the data that all their folds share once names are resolved."""
+"""This module defines requests for an evaluation, and the data that all their folds share once names are resolved."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SIDE_TABLES = ("candidate_list", "decision_features", "slot_set", "logged_suppor
 
 
 class EmptyLog(InputError):
-    """The log has no rows on which a target could be evaluated. wait_us: the time from a decision until it counts,
-    where all selected ones are too young."""
+    """This error says that the log has no rows on which a target could be evaluated. Where all selected decisions are
+    too young, `wait_us` is the time from a decision until it counts."""
 
     def __init__(self, message: str, *, hint: str, wait_us: int | None = None) -> None:
         super().__init__(f"empty log: {message}", hint=hint)
@@ -38,11 +38,13 @@ class EmptyLog(InputError):
 
 
 class Request(Record):
-    """The arguments of `evaluate`. log: a filter; position: a curve, for reward models; cluster None: the user where
-    one is known, else the session; target_samples: the number of simulated pages of a target whose marginals have no
-    closed form, 0 for none. sources: of targets that are not in the store, and their tables, by name; temperature: of
-    the softmax over scores; fitted_on: a filter of the decisions that tables were fitted to, or `none`, and fit_doubts:
-    the reasons that follow."""
+    """These are the arguments of `evaluate`.
+
+    `log` is a filter. `position` is a curve, for reward models. `cluster` None stands for the user where one is
+    known, and else for the session. `target_samples` is the number of simulated pages of a target whose marginals
+    have no closed form, 0 for none. `sources` and `tables` are those of targets that are not in the store, by name.
+    `temperature` is that of the softmax over scores. `fitted_on` is a filter of the decisions that tables were
+    fitted to, or `none`, and `fit_doubts` has the reasons that follow."""
 
     targets: Sequence[str]
     estimators: str | None = None
@@ -68,31 +70,32 @@ class Request(Record):
 
 
 class SharedRows(Record, eq=False):
-    """Targets that are evaluated on the same rows with the same reward.
+    """This record has targets that are evaluated on the same rows with the same reward.
 
-    policy_id: the policy of an imported log, which only its own rows can evaluate. members: number of a target in the
-    evaluation, and its scorer."""
+    `policy_id` is the policy of an imported log, which only its own rows can evaluate. `members` has the number of
+    each target in the evaluation, and its scorer."""
 
     reward: Reward
     policy_id: int | None
     members: list[tuple[int, Scorer]] = field(default_factory=list)
 
     def immature_log(self, rows: str) -> EmptyLog:
-        """The error where no row is old enough."""
+        """Return the error for a log in which no row is old enough."""
         minutes = self.reward.window_us / 60e6
         hint = f"a decision counts when the window of reward {self.reward.name}, {minutes:g} minutes, is over"
         return EmptyLog(f"of {rows} selected, none is mature", hint=hint, wait_us=self.reward.window_us)
 
 
 class Evaluation(Record, eq=False):
-    """A resolved request, which folds do not change.
+    """This record is a resolved request, which folds do not change.
 
-    cluster: the randomised unit, one of `log_rows.CLUSTERS`; spans_batches: whether a cluster may have rows in several
-    batches. now: the time at which rows are mature. encode: whether features of contexts are needed. loggers: those
-    that may be weighed. paired: whether targets are compared, so that all must be evaluated on the same rows: those for
-    which each has a probability, without visits that are too long. people: how it is known that each session without a
-    user is another person: `stated` by the request or an experiment by session, `simulated` where decisions are not
-    imported; None where it is not known. side_tables: those of SIDE_TABLES that have rows."""
+    `cluster` is the randomised unit, one of `log_rows.CLUSTERS`, and `spans_batches` tells whether a cluster may
+    have rows in several batches. `now` is the time at which rows are mature. `encode` tells whether features of
+    contexts are needed. `loggers` are those that may be weighed. `paired` tells whether targets are compared, so
+    that all must be evaluated on the same rows, for which each has a probability, without visits that are too long.
+    `people` tells how it is known that each session without a user is another person. It is `stated` by the request
+    or an experiment by session, `simulated` where decisions are not imported, and None where this is not known.
+    `side_tables` has those of SIDE_TABLES that have rows."""
 
     request: Request
     selection: Selection
@@ -113,9 +116,11 @@ class Evaluation(Record, eq=False):
         cls, unit: Unit, request: Request, selection: Selection | None = None, *,
         paired: Sequence[Target] | None = None, candidates: Sequence[Target] = (),
     ) -> Evaluation:  # fmt: skip
-        """Look up the log, the targets and the reward that a request names. selection: None for that of the request's
-        log. paired: targets to compare, in place of those that the request names; candidates: further targets. Raises
-        InputError for an unknown target or reward."""
+        """Look up the log, the targets and the reward that a request names. Raise InputError for an unknown target or
+        reward.
+
+        `selection` is None for that of the request's log. `paired` has targets to compare, in place of those that
+        the request names, and `candidates` has further targets."""
         selection = filters.selection(unit, request.log) if selection is None else selection
         named = paired or targets.resolve(
             unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection,
@@ -138,7 +143,8 @@ class Evaluation(Record, eq=False):
         )  # fmt: skip
 
     def newest(self, unit: Unit, decisions: int) -> Evaluation:
-        """The evaluation of at most `decisions` decisions, the newest ones, in one group, with a model of rewards."""
+        """Return the evaluation of at most `decisions` decisions, the newest ones, in one group, with a model of
+        rewards."""
         selection, extent = self.selection, self.extent
         if extent.decisions > decisions:
             selection = replace(selection, first_id=selected.newest_id(unit, selection, decisions))
@@ -152,23 +158,23 @@ class Evaluation(Record, eq=False):
 
     @property
     def partitions(self) -> int:
-        """The number of partitions in which the log is read."""
+        """Return the number of partitions in which the log is read."""
         return partitions.count_partitions(self.extent.decisions)
 
     @property
     def fields(self) -> frozenset[str]:
-        """The fields of contexts that are read, beside those that loggers depend on."""
+        """Return the fields of contexts that are read, beside those that loggers depend on."""
         named = (groups.field_of_context(self.request.by), self.request.reward_model_by)
         return frozenset(name for target in self.targets for name in target.reads) | {name for name in named if name}
 
     @property
     def rewards(self) -> dict[int, Reward]:
-        """The rewards of the targets, by id."""
+        """Return the rewards of the targets, by id."""
         return {shared.reward.id: shared.reward for shared in self.shared}
 
     @cached_property
     def shared(self) -> Sequence[SharedRows]:
-        """The targets, grouped by the rows on which they are evaluated."""
+        """Return the targets, grouped by the rows on which they are evaluated."""
         shared: dict[tuple[int, int | None], SharedRows] = {}
         for number, target in enumerate(self.targets):
             policy_id = target.policy_id if target.serving is None else None
@@ -197,7 +203,7 @@ class Evaluation(Record, eq=False):
 
     @cached_property
     def judged_columns(self) -> list[str]:
-        """The columns of the log that the evaluation of targets per impression needs."""
+        """Return the columns of the log that the evaluation of targets per impression needs."""
         needed_for = {
             (*log_rows.SAMPLED, "seed"): any(target.sampled or target.table for target in self.targets),
             log_rows.STATES: any(target.stateful for target in self.targets),
@@ -208,11 +214,11 @@ class Evaluation(Record, eq=False):
 
     @property
     def lesson_columns(self) -> list[str]:
-        """The columns that show which rows a target learned from."""
+        """Return the columns that show which rows a target learned from."""
         return sorted({column for target in self.targets for lesson in target.lessons for column in lesson.columns})
 
     def taken_log(self, left_out: Collection[str | None], max_loggers: int) -> str | None:
-        """The filter of the log without some loggers. max_loggers: the number of loggers that are weighed."""
+        """Return the filter of the log without some loggers. `max_loggers` is how many loggers are weighed."""
         names = list(self.loggers.names.values())
         others = names[self.loggers.count_named(max_loggers) :] if None in left_out else []
         taken = [name for name in names if name not in left_out and name not in others]
@@ -224,7 +230,7 @@ class Evaluation(Record, eq=False):
 
 
 def _people(unit: Unit, request: Request, selection: Selection) -> str | None:
-    """How it is known that each session without a user is another person; None where it is not."""
+    """Tell how it is known that each session without a user is another person. Return None where it is not known."""
     if request.cluster in ("session", "row"):
         return "stated"
     if selection.variant_ids is not None:

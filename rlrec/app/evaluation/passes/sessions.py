@@ -1,6 +1,6 @@
-"""Estimates per session: every ended visit is a row, weighted by all that was shown in it.
+"""This module makes estimates per session, where every ended visit is a row, weighted by all that was shown in it.
 
-Training uses the same visits: `log/ended_visits.py`."""
+Training uses the same visits, from `log/ended_visits.py`."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from rlrec.times import DAY_US
 
 
 class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
-    """Ended visits as rows. cutoffs: which visits are old enough, by id of the reward. returned: whether some person
-    has several visits."""
+    """A SessionUnit has ended visits as its rows. `cutoffs` says which visits are old enough, by id of the reward.
+    `returned` tells whether some person has several visits."""
 
     fold: SessionFold
     cutoffs: Mapping[int, Cutoff]
@@ -51,7 +51,8 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
 
     @classmethod
     def prepare(cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SessionEstimator]) -> SessionUnit:
-        """Raises InputError for a session that is too long, where no targets are compared."""
+        """Make the unit for these estimators. Raise InputError for a session that is too long, where no targets are
+        compared."""
         horizon = evaluation.extent.steps
         if horizon > ended_visits.LONGEST and not evaluation.paired:
             limit, hint = f"{ended_visits.LONGEST:,}", "estimate per impression, or leave it out by --log"
@@ -87,7 +88,8 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         return sums.finish()
 
     def visit_carry_over(self, reader: LogReader) -> Mapping[int, VisitCarryOverSums]:
-        """The sums of the first partitions of the log; empty where nobody came back."""
+        """Return the sums of the carry-over test from the first partitions of the log. The mapping is empty in later
+        partitions, and where nobody came back."""
         evaluation = self.evaluation
         max_partitions = max(1, MAX_DECISIONS * evaluation.partitions // max(1, evaluation.extent.decisions))
         if not self.returned or reader.number >= max_partitions:
@@ -109,7 +111,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         decisions, slates = self._decisions(rows, logged.contexts) if model else None, lowest(rows)
 
         def batch(scorer: Scorer) -> VisitBatch:
-            """The visits as one batch for the estimators per session."""
+            """Return the visits as one batch for the estimators per session."""
             predicted = None if model is None or decisions is None else model.predicted(decisions)
             log_slate, smallest = np.full(len(rows.reward), -np.inf), rows.lowest
             unsupported, expected = np.where(np.isnan(smallest), np.nan, 0.0), None
@@ -135,7 +137,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         return batch
 
     def _decisions(self, rows: EndedVisits, contexts: ContextTable) -> Decisions:
-        """Decisions as the model of returns sees them, with what the visit has seen of each arm."""
+        """Return the decisions as the model of returns sees them, with what the visit has seen of each arm."""
         arms, histories = self.evaluation.arms, rows.histories()
         row, arm, memory = memory_of(histories, np.power(RECENCY, histories.ago - 1.0))
         return Decisions(
@@ -162,8 +164,8 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
 
 
 def lowest(visits: EndedVisits) -> ImpressionRows:
-    """The lowest slot of each slate, (n,), as the row for the slate: its weight is that of the slate down to it, and
-    other positions are not needed."""
+    """Return the lowest slot of each slate, (n,), as the row for the slate. Its weight is that of the slate down to it,
+    and other positions are not needed."""
     last, n = visits.first[1:] - 1, len(visits.reward)
     slots = take(visits.slots, last) | {
         "marginal": np.full(n, np.nan), "size": np.ones(n, np.int64), "start": visits.first[:-1],
@@ -173,7 +175,7 @@ def lowest(visits: EndedVisits) -> ImpressionRows:
 
 
 def _filled(slates: Iterator[TargetSlates], log_slate: Array) -> Iterator[TargetSlates]:
-    """The same slates, while the log of each one's probability is written to `log_slate`."""
+    """Yield the same slates, and meanwhile write the log probability of each to `log_slate`."""
     for portion in slates:
         log_slate[portion.rows] = portion.log_slate
         yield portion
@@ -192,7 +194,8 @@ _NUMBER_BITS = 24  # bits for the number of a visit in its code
 
 
 def followed_visits(unit: Unit) -> Ids:
-    """Codes of the visits that the same user followed by another one within the window, ascending; 8 bytes each."""
+    """Return the codes of the visits that the same user followed by another one within the window, ascending. A code
+    takes 8 bytes."""
     timeout_us, codes = settings.get(unit).session_timeout_us, [np.empty(0, np.int64)]
     for columns in (table for tables in PersonPortions.read(unit).visits(unit) for table in tables.values()):
         visits = log_rows.person_visits(columns, timeout_us=timeout_us, now=unit.now)
@@ -206,7 +209,8 @@ def _visit_code(session: Ids, number: Ids) -> Ids:
 
 
 class ReturnUnit(SessionUnit, eq=False):
-    """Visits as rows, whose reward is whether a return followed. followed: codes of these visits."""
+    """A ReturnUnit has visits as its rows, whose reward is whether a return followed. `followed` has the codes of the
+    visits with a return."""
 
     followed: Ids
 
@@ -237,7 +241,7 @@ _READING = Reading(
 def _sums(
     unit: Unit, batch: Batch, rewards: Mapping[int, Reward], evaluation: Evaluation
 ) -> dict[int, VisitCarryOverSums]:
-    """The sums of the persons of a partition, by their selected decisions."""
+    """Return the sums of the persons of a partition, by id of the reward, over their selected decisions."""
     slots, visits, arms = batch.slots, batch.visits, evaluation.arms
     assert visits is not None
     session_row, selected = look_up(slots["session_id"], visits["session_id"])
@@ -266,7 +270,8 @@ def _sums(
 
 
 def _following(visits: Columns, person: Ids, visit: Ids) -> Ids:
-    """The next visit of the same person among those with decisions, (s,); -1 for none. visit: of each slot."""
+    """Return the next visit of the same person among those with decisions, (s,), or -1 for none. `visit` is that of
+    each slot."""
     rows = np.unique(visit)
     order = rows[
         np.lexsort([visits["number"][rows], visits["session_digest"][rows], visits["started_at"][rows], person[rows]])
@@ -278,8 +283,8 @@ def _following(visits: Columns, person: Ids, visit: Ids) -> Ids:
 
 
 def _draws(unit: Unit, slots: Columns, first: Index, visit: Ids, rank: Ids, arms: ArmTable) -> VisitDraws:
-    """The draws of a portion, without those of pages with rules, which take further arms away. At the lower slots of a
-    slate, the arms above cannot be drawn again."""
+    """Return the draws of a portion, without those of pages with rules, which take further arms away. At the lower
+    slots of a slate, the arms above cannot be drawn again."""
     n, size, width = len(rank), np.diff(np.r_[first, len(rank)]), min(len(arms), ARMS)
     sets, eligible = np.unique(slots["eligible_id"][first], return_inverse=True)
     members = np.zeros((min(len(sets), max(1, CELLS // width)), width))

@@ -1,1 +1,1 @@
-"""The rows of a log, with what evaluations need of the store for them."""
+"""This package has the rows of a log, with what evaluations need of the store for them."""

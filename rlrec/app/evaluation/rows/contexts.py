@@ -1,4 +1,4 @@
-"""Contexts of the log as an evaluation reads them; each is decoded once, while the cache has room."""
+"""This module reads the contexts of the log for an evaluation. Each is decoded once, while the cache has room."""
 
 from __future__ import annotations
 
@@ -27,39 +27,40 @@ PORTION = 10_000  # contexts decoded at a time
 
 
 class ContextTable:
-    """The m distinct contexts of a batch: the fields that are read and, where needed, the features of each context.
+    """This table has the m distinct contexts of a batch, with the fields that are read and, where needed, the features
+    of each context.
 
-    values: field -> its value in each context, None where it is missing; under ENTIRE the whole context. names: of
-    fields that the contexts read so far have."""
+    `values` maps a field to its value in each context, None where it is missing, and ENTIRE to the whole contexts.
+    `names` has the fields of the contexts read so far."""
 
     def __init__(self, values: dict[str, list[Any]], names: frozenset[str], features: Sparse) -> None:
         self.size, self.values, self.names, self._features = len(features), values, names, features
 
     @cached_property
     def encoded(self) -> Array:
-        """Features of every context, (m, width)."""
+        """Return the features of every context, (m, width)."""
         row, column, value = self.entries
         return features.add_up(self.size, features.WIDTH, row, column % features.WIDTH, value)
 
     @property
     def entries(self) -> tuple[Ids, Ids, Array]:
-        """The context, the column and the value of each nonzero feature."""
+        """Return the context, the column and the value of each nonzero feature."""
         return self._features.row, self._features.column.astype(np.int64), self._features.value
 
     @cached_property
     def sparse(self) -> Sparse:
-        """The nonzero features of every context, hashed into as many columns as the cache has."""
+        """Return the nonzero features of every context, hashed into as many columns as the cache has."""
         return features.merge(self.size, *self.entries)
 
     @cached_property
     def have_rules(self) -> Flags:
-        """Which contexts state rules of their page, (m,)."""
+        """Tell which contexts state rules of their page, (m,)."""
         pages = self.values.get(PAGE) or [None] * self.size
         return np.array(list(map(bool, pages)), np.bool_)
 
     def value_codes(self, field: str, name: Any = repr) -> tuple[Ids, list[Any]]:
-        """For each context the index of its value of a field among the distinct values, (m,), and these values. Values
-        with the same `name` are equal."""
+        """Return the index of each context's value of a field among the distinct values, (m,), and these values. Values
+        for which the function `name` returns the same are equal."""
         values = self.values[field]
         keys = list(map(name, values))
         first = dict(zip(reversed(keys), reversed(values), strict=True))  # the first value of each key
@@ -67,8 +68,8 @@ class ContextTable:
         return np.array([numbers[key] for key in keys], np.int64), [first[key] for key in numbers]
 
     def reading(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
-        """The contexts as a policy that reads these fields sees them: for each the index among the distinct ones, (m,),
-        and these."""
+        """Return the contexts as a policy that reads these fields sees them. The first part is the index of each
+        context among the distinct ones, (m,), and the second has the distinct ones."""
         if ENTIRE in fields:
             return np.arange(self.size), self.values[ENTIRE]
         if self.have_rules.any() or any(self.values.get(GROUPS, ())):
@@ -82,8 +83,8 @@ class ContextTable:
         return code, [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _reading_with_rules(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
-        """`reading` for contexts of which some state page rules or groups of arms. Both apply whatever a policy reads,
-        and so do the features of arms that a cap counts."""
+        """Return what `reading` does, for contexts of which some state page rules or groups of arms. Both apply
+        whatever a policy reads, and so do the features of arms that a cap counts."""
         contexts = list[dict[str, Any]]()
         for row, (page, groups, stated) in enumerate(zip(*map(self.values.__getitem__, PAGE_FIELDS), strict=True)):
             context = {field: self.values[field][row] for field in fields}
@@ -97,10 +98,11 @@ class ContextTable:
 
 
 class ContextCache:
-    """The contexts of one evaluation, each decoded once while the cache has room.
+    """This cache has the contexts of one evaluation, each decoded once while there is room. The first contexts are
+    cached, since every pass over a log reads them in the same order.
 
-    encode: whether features are needed; columns: their number, a power of two. fields: that every batch needs. The
-    first contexts are cached, since every pass over a log reads them in the same order."""
+    `encode` tells whether features are needed, `columns` is their number, a power of two, and `fields` has the
+    fields that every batch needs."""
 
     def __init__(
         self, unit: Unit, *, fields: Collection[str] = (), encode: bool = False, columns: int = features.WIDTH
@@ -114,15 +116,15 @@ class ContextCache:
         self._features = _FeatureCache()
 
     def unread(self, context_id: Ids) -> Ids:
-        """The ids of the contexts of these rows that are not cached, ascending."""
+        """Return the ids of the contexts of these rows that are not cached, ascending."""
         return self._missing(context_id[distinct(context_id)[0]], self.fields)
 
     def table(
         self, context_id: Ids, read: reader.ContextTexts | None, *, fields: Collection[str] = ()
     ) -> tuple[ContextTable, Ids]:
-        """The distinct contexts of rows, and the index of each row's context among them, (n,).
+        """Return the distinct contexts of rows, and the index of each row's context among them, (n,).
 
-        read: the texts of the contexts that `unread` returned; texts that further fields need are read here."""
+        `read` has the texts of the contexts that `unread` returned. Texts that further fields need are read here."""
         first, code = distinct(context_id)
         ids = context_id[first]
         needed_fields = self.fields | set(fields)
@@ -152,7 +154,7 @@ class ContextCache:
     def _read(
         self, ids: Ids, texts: Sequence[str], fields: Collection[str]
     ) -> tuple[dict[str, dict[int, Any]], Sparse]:
-        """The fields of these contexts, and their features."""
+        """Return the fields of these contexts, and their features."""
         values: dict[str, dict[int, Any]] = {field: {} for field in fields}
         portions = [Sparse.empty(0)]
         for start in range(0, len(ids), PORTION):
@@ -171,18 +173,19 @@ class ContextCache:
 
 
 class _FeatureCache:
-    """Features of contexts by id, cached while there is room."""
+    """This cache has the features of contexts by id, while there is room."""
 
     def __init__(self) -> None:
         self._ids = self._rows = np.empty(0, np.int64)  # ascending ids, and the row of each in `_features`
         self._features = Sparse.empty(0)
 
     def has(self, ids: Ids) -> Flags:
-        """Which of these are cached, (m,)."""
+        """Tell which of these contexts are cached, (m,)."""
         return look_up(self._ids, ids)[1]
 
     def gather(self, ids: Ids, new_ids: Ids, new_features: Sparse) -> Sparse:
-        """The features of contexts, ascending. new_ids, new_features: those that are not cached."""
+        """Return the features of contexts with ascending ids, and cache new ones while there is room. `new_ids` and
+        `new_features` are those of the contexts that are not cached."""
         is_new = look_up(new_ids, ids)[1]
         cached = self._features[self._rows[look_up(self._ids, ids[~is_new])[0]]]
         order = np.argsort(np.r_[np.flatnonzero(is_new), np.flatnonzero(~is_new)])
@@ -197,7 +200,7 @@ class _FeatureCache:
 
 
 def _inner_names(contexts: Sequence[Mapping[str, Any]]) -> set[str]:
-    """The names of fields inside objects, written as `value_of` expects them."""
+    """Return the names of fields inside objects, written as `value_of` expects them."""
     return {
         f"{name}.{inner}"
         for context in contexts

@@ -1,4 +1,4 @@
-"""Groups of rows for `--by`: by a column of the log, or by a field of the context."""
+"""This module makes the groups of rows for `--by`, by a column of the log or by a field of the context."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Label = str | float | bool | None
 def group_rows(
     by: str | None, slots: Columns, contexts: ContextTable, context: Ids, *, keys: Mapping[int, str], loggers: Loggers
 ) -> tuple[list[RowGroup], Ids]:
-    """The groups of rows by the field of `--by`, and the index of each row's group, (n,); without a field all rows are
-    one group. context (n,): of each row, in the table; keys: of arms."""
+    """Return the groups of rows by the field of `--by`, and the index of each row's group, (n,). Without a field, all
+    rows are one group. `context` (n,) is the index of each row's context in the table, and `keys` are those of arms."""
     if by is None:
         return [RowGroup(None, None)], np.zeros(len(context), np.int64)
     if by in FIELDS:
@@ -49,7 +49,7 @@ def group_rows(
 
 
 def _labels(by: str, numbers: Ids, keys: Mapping[int, str], loggers: Loggers) -> Mapping[int, Label]:
-    """The label of each group, by its number."""
+    """Return the label of each group, by its number."""
     codes = numbers.tolist()
     if by == "arm":
         return keys
@@ -66,7 +66,7 @@ def _labels(by: str, numbers: Ids, keys: Mapping[int, str], loggers: Loggers) ->
 
 
 def day_numbers(at: Ids) -> Ids:
-    """The number of the day of each time in the time zone, (n,), as `times.day_of` numbers days."""
+    """Return the number of the day of each time in the time zone, (n,), as `times.day_of` numbers days."""
     days = at // times.DAY_US
     if times.zone is None or not len(at):
         return days
@@ -78,20 +78,20 @@ def day_numbers(at: Ids) -> Ids:
 
 
 def field_of_context(by: str | None) -> str | None:
-    """The field of the context that rows are grouped by; None where they are grouped by something else."""
+    """Return the field of the context that rows are grouped by, or None where they are grouped by something else."""
     return None if by is None or by in FIELDS else by
 
 
 def refuse_group(by: str | None) -> None:
-    """Raises InputError where a name means groups of the log, which contexts of requests do not have."""
+    """Raise InputError where a name means groups of the log, which contexts of requests do not have."""
     if by in FIELDS:
         hint = f"give the field of the context another name, such as user_{by}"
         raise InputError(f"by={by} is a group of the log, not a field of the context", hint=hint)
 
 
 def check_field(by: str | None, names: Collection[str], *, groups: Collection[str] = FIELDS) -> None:
-    """Raises InputError if no context of the log had the field. names: of fields that contexts had; groups: further
-    choices."""
+    """Raise InputError if no context of the log had the field. `names` has the fields of the contexts, and `groups` has
+    further choices."""
     if (field := field_of_context(by)) is not None and field not in names:
         choices = f"--by takes {', '.join(groups)}" if groups else ""
         if not names:
@@ -109,7 +109,8 @@ def too_many(by: str | None) -> InputError:
 
 
 def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
-    """Each group that rows are in, by number, with its rows; None for all rows. codes (n,): the group of each row."""
+    """Yield the number of each group that has rows, with these rows, or None for all rows. `codes` (n,) has the group
+    of each row, and `number` is the number of groups."""
     if number == 1:
         yield 0, None
         return
@@ -118,7 +119,7 @@ def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
 
 
 def in_order(groups: Iterable[RowGroup]) -> list[RowGroup]:
-    """Groups in a fixed order: numbers by size, texts alphabetically, None last."""
+    """Return groups in a fixed order, with numbers by size, then texts alphabetically, and None last."""
     return sorted(
         groups, key=lambda group: (group.label is None, isinstance(group.label, str), group.label, group.name or "")
     )

@@ -1,11 +1,10 @@
-"""The log as folds read it: batches with all data of the store that they need; impressions, their clusters and
-slates.
+"""This module has the log as folds read it, in batches with all data of the store that they need. It has impressions,
+their clusters and slates.
 
-Logs of two-stage policies: what lists of candidates mean for the weight of a target.
-
-The eligible set of such a decision is its list. A target with the same first stage is weighed given the list; for a
-target with another first stage, the weight includes the probability of the list; a target without a first stage is
-evaluated on the lists that the logger drew."""
+For logs of two-stage policies, it also says what lists of candidates mean for the weight of a target. The eligible
+set of such a decision is its list. A target with the same first stage is weighed given the list. For a target with
+another first stage, the weight includes the probability of the list. A target without a first stage is evaluated on
+the lists that the logger drew."""
 
 from __future__ import annotations
 
@@ -39,8 +38,8 @@ CELLS = 50_000_000  # most arms times squared candidates in these; the first one
 
 
 class Inclusion(Record, kw_only=False):
-    """The smallest probability with which an arm that was shown became a candidate, and the number of decisions that it
-    was computed for. Batches add up."""
+    """This record has the smallest probability with which an arm that was shown became a candidate, and the number of
+    decisions for which it was computed. Batches add up."""
 
     smallest: float = 1.0
     decisions: int = 0
@@ -50,10 +49,10 @@ class Inclusion(Record, kw_only=False):
 
 
 class LoggedLists(Record, eq=False):
-    """The lists of candidates of a batch, by decision.
+    """This record has the lists of candidates of a batch, by decision.
 
-    first_stages: a name of the first stage of each version; catalogues: the arms of each; inclusion: of the arms that
-    were shown."""
+    `first_stages` has a name of the first stage of each version, `catalogues` has the arms of each catalogue, and
+    `inclusion` is that of the arms that were shown."""
 
     lists: Mapping[int, CandidateList] = field(default_factory=dict)
     first_stages: Mapping[int, Hashable] = field(default_factory=dict)
@@ -61,26 +60,26 @@ class LoggedLists(Record, eq=False):
     inclusion: Inclusion = field(default_factory=Inclusion)
 
     def has_list(self, slots: Columns) -> Flags:
-        """The rows whose decision has a list, (n,)."""
+        """Tell which rows have a decision with a list, (n,)."""
         return np.isin(slots["decision_id"], list(self.lists))
 
     def weighable(self, slots: Columns) -> Flags:
-        """The rows whose decision has a list from a known catalogue, so that a first stage can give its probability,
-        (n,)."""
+        """Tell which rows have a decision with a list from a known catalogue, so that a first stage can give its
+        probability, (n,)."""
         decisions = [key for key, candidates in self.lists.items() if candidates.catalogue_id is not None]
         return np.isin(slots["decision_id"], decisions)
 
     def catalogues_of(self, decision_id: Ids, eligible_id: Ids) -> Ids:
-        """The eligible sets of decisions, (n,); where candidates were drawn, the catalogues that they were drawn
-        from."""
+        """Return the eligible sets of decisions, (n,). Where candidates were drawn, these are the catalogues that they
+        were drawn from."""
         pairs = zip(map(self.lists.get, decision_id.tolist()), eligible_id.tolist(), strict=True)
         return np.array([set_id if row is None else row.catalogue_id or set_id for row, set_id in pairs])
 
     def log_ratio(
         self, serving: VersionDistribution, slots: Columns, contexts: ContextTable, *, keys: Mapping[int, str]
     ) -> Array | None:
-        """The log of the target's probability of each row's list over the logger's, (n,): 0 where both have the same
-        first stage, or there is no list. None where it is 0 everywhere."""
+        """Return the log of the target's probability of each row's list over the logger's, (n,). The value is 0 where
+        both have the same first stage, or where there is no list. Return None where it is 0 everywhere."""
         generator = serving.generator
         if generator is None or not self.lists:
             return None
@@ -119,8 +118,8 @@ class LoggedLists(Record, eq=False):
 
 
 def first_stage(version: Version) -> Hashable:
-    """A name of the first stage of a version, None without one. Versions with equal names draw lists from the same
-    distribution at any moment."""
+    """Return a name of the first stage of a version, or None without one. Versions with equal names draw lists from the
+    same distribution at any moment."""
     policy = designs.policy_of(version)
     if not policy.stages:
         return None
@@ -133,10 +132,10 @@ def smallest_inclusion(
     lists: LoggedLists, slots: Columns, moments: Iterator[tuple[Ids, VersionDistribution]], contexts: ContextTable, *,
     keys: Mapping[int, str], budget: int,
 ) -> Inclusion:  # fmt: skip
-    """The smallest probability with which an arm that was shown became a candidate, from at most `budget`
+    """Return the smallest probability with which an arm that was shown became a candidate, from at most `budget`
     distributions.
 
-    moments: rows, with the distribution of the version at the moment when they were drawn."""
+    `moments` yields rows, with the distribution of the version at the moment when they were drawn."""
     total, cells = Inclusion(), 0
     for rows, served in moments:
         if served.generator is None:
@@ -189,7 +188,8 @@ SLOT_SET = "slot_set"  # a column of slots: the id of the slot's own set of arms
 
 
 class ArmTable:
-    """The catalogue of a store. ids (a,) ascending; keys: by id; rank (a,): the place of each arm in order of keys.
+    """This table has the arms of a store. `ids` (a,) are ascending, `keys` are by id, and `rank` (a,) is the place of
+    each arm in order of keys.
 
     Sums over arms are in order of keys, which is the same in every store."""
 
@@ -203,37 +203,38 @@ class ArmTable:
         return len(self.ids)
 
     def check(self, arm_ids: Ids) -> None:
-        """Raises RlrecError for an arm that is missing, since other arms would take its index."""
+        """Raise RlrecError for an arm that is missing, since other arms would take its index."""
         for arm in arm_ids[~np.isin(arm_ids, self.ids, assume_unique=True)][:1].tolist():
             raise damage_error(f"row {arm} of table arm is gone")
 
     def index(self, arm_id: Ids) -> Ids:
-        """The indices of arms among the ids, same shape."""
+        """Return the indices of arms among the ids, in the same shape."""
         return self._index[arm_id]
 
     def ranks(self, arm_id: Ids) -> Ids:
-        """The ranks of the arms' keys, same shape."""
+        """Return the ranks of the arms' keys, in the same shape."""
         return self.rank[self._index[arm_id]]
 
 
 class RowGroup(NamedTuple):
-    """A group of rows. name: distinguishes it from others; label: as it is reported."""
+    """A RowGroup is a group of rows. `name` distinguishes it from others, and `label` is how it is reported."""
 
     name: str | None
     label: str | float | bool | None
 
 
 class LoggedBatch(Record, eq=False):
-    """Whole sessions of the log with all data that a fold needs; no further query is made for them.
+    """This record has whole sessions of the log with all data that a fold needs. No further query is made for them.
 
-    log: beside the columns of the reader, its slots have those of `slates`, `loggers.unknown_support` and
-    `Loggers.support`, and `cluster`, `context` (index in the table) and `group`.
-    groups: of `--by`. eligible: the arms of each eligible set, by id. zeros: for each logger's case the arms that it
-    could not show at each position, (size, m); None where this is not known. pairs: by number in the column
-    `logger_pairs`, the probabilities of all slates, as `LoggerMarginals.pairs` returns them. lists: of candidates.
-    features: JSON of features of arms that hold for one decision, by the negative number that stands for a revision of
-    the catalogue there. shares (c, k, a): the probability of each arm, by rank, at each position in each distribution
-    of the loggers. The column `draw` has the index c of each row, -1 where it is not known."""
+    `log` has slots with the columns of the reader, those of `slates`, `loggers.unknown_support` and
+    `Loggers.support`, and `cluster`, `context` (index in the table) and `group`. `groups` are those of `--by`.
+    `eligible` has the arms of each eligible set, by id. `zeros` has, for each logger's case, the arms that it could
+    not show at each position, (size, m), or None where this is not known. `pairs` has the probabilities of all
+    slates, by number in the column `logger_pairs`, as `LoggerMarginals.pairs` returns them. `lists` are those of
+    candidates. `features` has JSON of features of arms that hold for one decision, by the negative number that
+    stands for a revision of the catalogue there. `shares` (c, k, a) has the probability of each arm, by rank, at
+    each position in each distribution of the loggers. The column `draw` has the index c of each row, or -1 where it
+    is not known."""
 
     log: Batch
     contexts: ContextTable
@@ -247,23 +248,24 @@ class LoggedBatch(Record, eq=False):
 
 
 class ImpressionRows(reward_log.RewardedSlots, eq=False):
-    """Mature, uncensored impressions of a batch. slots: columns of `LoggedBatch`. shown: the arms of all impressions of
-    the batch, also of those that were left out, since `start` counts them."""
+    """This record has the mature, uncensored impressions of a batch. `slots` has the columns of `LoggedBatch`. `shown`
+    has the arms of all impressions of the batch, also of those that were left out, since `start` counts them."""
 
     shown: Ids
 
     @property
     def begins(self) -> Ids:
-        """The first slot of each row, (n,); here a row is one slot."""
+        """Return the index of the first slot of each row, (n,). Here a row is one slot."""
         return np.arange(len(self))
 
 
 def slates(slots: Columns) -> Columns:
-    """The place of each impression on its slate, for a batch in order of decision and position, (n,) each.
+    """Return where each impression stands on its slate, for a batch in order of decision and position, (n,) each.
 
-    start: index in the batch of the slate's first row; depth: the number of impressions above; complete: whether none
-    of them is missing. prefix: the logger's probability of the slate down to this row; smallest_prefix: the product of
-    its smallest conditionals; NaN where a factor is unknown or the batch was read without propensities."""
+    `start` is the index in the batch of the slate's first row. `depth` is the number of impressions above, and
+    `complete` tells whether none of them is missing. `prefix` is the logger's probability of the slate down to this
+    row, and `smallest_prefix` is the product of its smallest conditionals. Both are NaN where a factor is unknown or
+    the batch was read without propensities."""
     depth = _depths(slots)
     is_complete = slots["position"] == depth + 1
     values = (np.where(is_complete, slots.get(name, np.nan), np.nan) for name in ("propensity", "min_propensity"))
@@ -273,10 +275,10 @@ def slates(slots: Columns) -> Columns:
 
 
 def course(slots: Columns) -> Columns:
-    """The course of the visit before each slot, (n,) each.
+    """Return the course of the visit before each slot, (n,) each.
 
-    repeats: the number of earlier slates of the visit that showed the arm; length: the number of decisions of the
-    visit."""
+    `repeats` is the number of earlier slates of the visit that showed the arm. `length` is the number of decisions
+    of the visit."""
     step = slots["step"]
     if not step.any():
         return {"repeats": np.zeros_like(step), "length": np.ones_like(step)}
@@ -293,20 +295,22 @@ def course(slots: Columns) -> Columns:
 
 
 def arms_of_sets(eligible_id: Ids, eligible: Mapping[int, Ids]) -> Ids:
-    """The number of arms in the eligible set of each row, (n,)."""
+    """Return the number of arms in the eligible set of each row, (n,)."""
     first, set_index = distinct(eligible_id)
     return np.array([len(eligible[key]) for key in eligible_id[first].tolist()], np.int64)[set_index]
 
 
 def _depths(slots: Columns) -> Ids:
-    """The number of impressions above each row on its slate, (n,)."""
+    """Return the number of impressions above each row on its slate, (n,)."""
     return numbers_in_runs(run_starts(slots["decision_id"]), len(slots["decision_id"]))
 
 
 def clusters(slots: Columns, unit: str) -> Ids:
-    """A digest of the randomised unit of each row, (n,): its user where one is known (`user`), its session, or the row
-    itself. Digests depend on keys, not ids, so the same log in another order has the same clusters. The last bit tells
-    users from sessions with the same key. unit: one of CLUSTERS, whose columns the slots have."""
+    """Return a digest of the randomised unit of each row, (n,). `unit` is one of CLUSTERS, whose columns the slots
+    have. It is `user` for the user where one is known and else the session, `session`, or `row` for the row itself.
+
+    Digests depend on keys, not ids, so the same log in another order has the same clusters. The last bit tells users
+    from sessions with the same key."""
     session = slots["session_digest"]
     # a session's first row has the session's digest, so that sessions of one row have the same clusters as rows
     if unit == "row":
@@ -318,9 +322,10 @@ def clusters(slots: Columns, unit: str) -> Ids:
 def person_visits(
     columns: Columns, *, timeout_us: int, now: int, import_end: int = 0, by_session: bool = False, any_user: bool = True
 ) -> Visits:
-    """The visits of persons. A visit without an end ends when the timeout after its last decision is over. import_end:
-    the newest imported decision, after which nobody would see who comes again; by_session: whether the unit is the
-    session; any_user: whether the store has any user."""
+    """Return the visits of persons. A visit without an end ends when the timeout after its last decision is over.
+
+    `import_end` is the newest imported decision, after which nobody would see who comes again. `by_session` tells
+    whether the unit is the session, and `any_user` whether the store has any user."""
     from rlrec.ope.sums.unit_visits import FAR_FUTURE, Visits
 
     lapsed_at, has_ended = columns["last_at"] + timeout_us, columns["ended_at"] != ABSENT
@@ -334,8 +339,8 @@ def person_visits(
 
 
 def decision_digests(slots: Columns) -> Ids:
-    """A digest of session, visit and step of each row, (n,). A target that draws with these as seeds draws the same in
-    every store."""
+    """Return a digest of session, visit and step of each row, (n,). A target that draws with these as seeds draws the
+    same in every store."""
     return _hashed(_hashed(slots["session_digest"], slots["visit"] - 1, salt=0), slots["step"], salt=1)
 
 
@@ -344,8 +349,8 @@ def _hashed(digest: Ids, number: Ids, *, salt: int) -> Ids:
 
 
 def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[ImpressionRows, int]:
-    """The rows of a batch that count in estimates under a reward definition, and the number of rows that are not mature
-    yet."""
+    """Return the rows of a batch that count in estimates under a reward definition, and the number of rows that are not
+    mature yet."""
     rewarded, slots = reward_log.with_rewards(batch, definition), batch.slots
     is_mature = reward_log.mature(slots, definition, now=now)
     rows = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
@@ -359,9 +364,9 @@ def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[Impressi
 
 
 def slot_set_column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]]) -> tuple[Ids, dict[int, Ids]]:
-    """The column SLOT_SET, (n,), and the arms of each set by its id, a negative digest, which no stored set has.
+    """Return the column SLOT_SET, (n,), and the arms of each set by its id, a negative digest, which no stored set has.
 
-    sets: of the slots of decisions, from the top; slots: in order of decision and position."""
+    `sets` has the sets of the slots of decisions, from the top. `slots` are in order of decision and position."""
     ids, arms, arms_above = np.zeros(len(slots["decision_id"]), np.int64), dict[int, Ids](), list[int]()
     slot_arms = zip(slots["decision_id"].tolist(), slots["arm_id"].tolist(), strict=True)
     last, number = 0, 0
@@ -379,13 +384,13 @@ def slot_set_column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]])
 
 
 def slot_set_flags(slots: Columns) -> Flags | None:
-    """Which slots have a set of their own, (n,); None where none has."""
+    """Tell which slots have a set of arms of their own, (n,). Return None where none has."""
     has = slots[SLOT_SET] != 0 if SLOT_SET in slots else np.zeros(0, np.bool_)
     return has if has.any() else None
 
 
 def as_decisions(rows: ImpressionRows) -> ImpressionRows:
-    """The rows, where slots with a set of their own become decisions of one slot."""
+    """Return the rows, where slots with a set of arms of their own become decisions of one slot."""
     slots, has = rows.slots, slot_set_flags(rows.slots)
     if has is None:
         return rows
@@ -398,8 +403,8 @@ def as_decisions(rows: ImpressionRows) -> ImpressionRows:
 
 
 def down_to_rows(slots: Columns, has: Flags, steps: Array) -> Array:
-    """The product of `steps` from the top of each slate down to each slot, (n,), for slots with sets of their own; NaN
-    where a row above is missing."""
+    """Return the product of `steps` from the top of each slate down to each slot, (n,), for slots with sets of arms of
+    their own. The product is NaN where a row above is missing."""
     rows, products = np.flatnonzero(has), steps.copy()
     number = numbers_in_runs(run_starts(slots["decision_id"][rows]), len(rows))
     is_below_all = slots["depth"][rows] == number

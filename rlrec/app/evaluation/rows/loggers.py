@@ -1,4 +1,5 @@
-"""The policies that logged: how small their propensities can be, and which arms they could not show."""
+"""This module describes the policies that logged, by how small their propensities can be and which arms they could not
+show."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ _DISTRIBUTION = ("version_id", "belief_seq", "belief_ordinal", "eligible_id", "c
 
 
 class Loggers:
-    """The versions that logged, each looked up once."""
+    """This cache has the versions that logged, each looked up once."""
 
     def __init__(self, unit: Unit, arms: ArmTable) -> None:
         self.unit, self.arms = unit, arms
@@ -53,19 +54,21 @@ class Loggers:
         return {key: self._versions[key] for key in ids}
 
     def reads(self, slots: Columns, unknown: Flags) -> set[str]:
-        """The context fields that the loggers of rows depend on. unknown (n,): selects the rows."""
+        """Return the context fields that the loggers of rows depend on. `unknown` (n,) selects the rows."""
         return {field for key in self.versions(slots["version_id"][unknown]) for field in self.policy(key).reads}
 
     def support(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]
     ) -> tuple[Columns, list[Array | None]]:
-        """Lower bounds of the propensities of a batch's rows, (n,) each; and for each case of a logger the arms that it
-        could not show at each position, (size, m), or None where the limit of derived distributions was reached or the
-        logger read the session.
+        """Return what the logger of each row could show. The first part has lower bounds of the propensities of a
+        batch's rows, (n,) each. The second has, for each case of a logger, the arms that it could not show at each
+        position, (size, m), or None where the limit of derived distributions was reached or the logger read the
+        session.
 
-        smallest: the smallest probability that any arm could have had in the row; NaN where it is not known. full:
-        whether every arm could be shown. logger_case: the case that tells for the row; -1 where none is needed.
-        slots: with `context`, and the columns of `log_rows.slates` and `unknown_support`."""
+        `smallest` is the smallest probability that any arm could have had in the row, or NaN where it is not known.
+        `full` tells whether every arm could be shown. `logger_case` is the case that tells for the row, or -1 where
+        none is needed. The argument `slots` has `context`, and the columns of `log_rows.slates` and
+        `unknown_support`."""
         self.versions(slots["version_id"])
         unknown, smallest = slots["unknown_support"], slots["smallest_prefix"]
         smallest = np.where(smallest > 0, smallest, np.nan)
@@ -80,8 +83,8 @@ class Loggers:
         return {"smallest": smallest, "full": slots["min_propensity"] > 0, "logger_case": case}, zeros
 
     def _floors(self, slots: Columns, deeper_rows: Ids, eligible: Mapping[int, Ids], smallest: Array) -> Array:
-        """Lower bounds of the marginals below position 1: what a floor guarantees whatever the scores are. The smallest
-        conditional of a row is no such bound, since an arm that mostly stands above is rare here."""
+        """Return lower bounds of the marginals below position 1, which a floor guarantees whatever the scores are. The
+        smallest conditional of a row is no such bound, since an arm that mostly stands above is rare here."""
         version, size = slots["version_id"][deeper_rows], slots["size"][deeper_rows]
         sets, position = slots["eligible_id"][deeper_rows], slots["position"][deeper_rows]
         arms = arms_of_sets(sets, eligible)
@@ -95,8 +98,8 @@ class Loggers:
     def _cases(
         self, slots: Columns, unknown: Ids, contexts: ContextTable
     ) -> Iterator[tuple[Ids, tuple[int, ...], Mapping[str, Any]]]:
-        """Rows grouped by the distribution of their logger: their columns of _DISTRIBUTION (0 where the distribution
-        does not depend on one), and the context as the logger reads it."""
+        """Group rows by the distribution of their logger. Yield the rows, their columns of _DISTRIBUTION (0 where the
+        distribution does not depend on one), and the context as the logger reads it."""
         columns = {name: slots[name][unknown] for name in _DISTRIBUTION}
         reading, values_read = np.zeros(len(unknown), np.int64), dict[int, list[dict[str, Any]]]()
         for rows in rows_by_kind(columns["version_id"]):
@@ -118,7 +121,7 @@ class Loggers:
     def _zeros_of(
         self, values: tuple[int, ...], context: Mapping[str, Any], eligible: Mapping[int, Ids]
     ) -> Array | None:
-        """Which arms the logger of a case could not show."""
+        """Tell which arms the logger of a case could not show. Return None where this cannot be derived."""
         version_id, seq, ordinal, set_id, revision, size = values
         policy, arms, name = self.policy(version_id), eligible[set_id], (values, repr(context))
         if policy.stateful or policy.drafted:
@@ -135,8 +138,9 @@ class Loggers:
 def logged_zeros(
     slots: Columns, supports: Mapping[int, Sequence[float]], eligible: Mapping[int, Ids], zeros: list[Array | None]
 ) -> Columns:
-    """The columns `unknown_support` and `logger_case`, updated for the top slots whose lines state which arms had
-    probability 0. These arms, (1, m), are appended to `zeros`, equal ones once. supports: as stored, by decision."""
+    """Return the columns `unknown_support` and `logger_case`, updated for the top slots whose lines state which arms
+    had probability 0. These arms, (1, m), are appended to `zeros`, equal ones once. `supports` has the stored
+    probabilities, by decision."""
     numbers: dict[tuple[int, bytes], int] = {}
     unknown, case = slots["unknown_support"].copy(), slots["logger_case"].copy()
     sets, slot_sets = slots["eligible_id"], slots.get(SLOT_SET, np.zeros(len(case), np.int64))
@@ -153,8 +157,8 @@ def logged_zeros(
 
 
 def unknown_support(slots: Columns) -> Columns:
-    """Return two flags of rows. alone: only the arm shown could be shown; unknown_support: only the logger's belief can
-    tell which arms could be shown."""
+    """Return two flags for each row. `alone` says that only the arm shown could be shown, and `unknown_support` says
+    that only the logger's belief can tell which arms could be shown."""
     shown = np.where(slots["position"] == 1, slots["propensity"], slots["marginal"])
     is_alone = (shown >= CERTAIN_PROPENSITY) & ~(slots["min_propensity"] > 0)
     return {"alone": is_alone, "unknown_support": ~slots["imported"] & (slots["min_propensity"] == 0) & ~is_alone}
@@ -162,7 +166,7 @@ def unknown_support(slots: Columns) -> Columns:
 
 @lru_cache(maxsize=1_000)
 def least_propensities(size: int, m: int, *, floor: Floor) -> Array:
-    """The smallest probability that any arm can have at each position, (size,), by a positive floor alone.
+    """Return the smallest probability that any arm can have at each position, (size,), by a positive floor alone.
 
     The probability at a position is a mean, over the rank of the arm in the score vector, of `slate.placement`."""
     probability, unranked = slate.placement(size, m, floor=floor)
@@ -170,13 +174,15 @@ def least_propensities(size: int, m: int, *, floor: Floor) -> Array:
 
 
 class LoggingVersions(Record, eq=False):
-    """The versions that served the selected decisions, most frequent first. names: POLICY@VERSION, by id."""
+    """This record has the versions that served the selected decisions, most frequent first. `names` has POLICY@VERSION,
+    by id."""
 
     names: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def from_log(cls, unit: Unit, selection: Selection, extent: LogExtent) -> LoggingVersions:
-        """Return the versions that logged a selection, those with most decisions first. extent: of the selection."""
+        """Return the versions that logged a selection, those with most decisions first. `extent` is that of the
+        selection."""
         decisions = {extent.last_version: extent.decisions} if extent.decisions else {}
         if extent.first_version != extent.last_version:
             decisions = selected.version_counts(unit, selection)
@@ -184,19 +190,22 @@ class LoggingVersions(Record, eq=False):
         return cls(names={key: names[key] for key in sorted(names, key=lambda key: (-decisions[key], names[key]))})
 
     def count_named(self, max_loggers: int) -> int:
-        """The number of loggers that have weights of their own. max_loggers: for how many there may be weights."""
+        """Return the number of loggers that have weights of their own. `max_loggers` is the number of loggers for which
+        there may be weights."""
         return len(self.names) if len(self.names) <= max_loggers else max_loggers - 1
 
     def strata(self, max_loggers: int) -> list[Stratum]:
-        """The strata of rows: two halves for each logger with weights of its own, and two for all others together."""
+        """Return the strata of rows, which are two halves for each logger with weights of its own, and two for all
+        other loggers together."""
         if min(len(self.names), max_loggers) < 2:
             return [NO_LOGGER]
         names = [*list(self.names.values())[: self.count_named(max_loggers)], None]
         return [Stratum(name, half) for name in names for half in (0, 1)]
 
     def stratum_codes(self, slots: Columns, begins: Ids, *, spans_batches: bool, max_loggers: int) -> Ids:
-        """The index of each row's stratum. begins: the row's first slot. spans_batches: whether a cluster may have rows
-        in several batches; where it has not, all its rows belong to the stratum of its first row."""
+        """Return the index of each row's stratum. `begins` has the first slot of each row. `spans_batches` tells
+        whether a cluster may have rows in several batches. Otherwise all rows of a cluster belong to the stratum of its
+        first row."""
         if min(len(self.names), max_loggers) < 2:
             return np.zeros(len(begins), np.int64)
         ids = np.array(list(self.names)[: self.count_named(max_loggers)], np.int64)
@@ -209,8 +218,8 @@ class LoggingVersions(Record, eq=False):
 
 
 def taken_loggers(target: str, weights: Mapping[str, Sequence[float]]) -> str:
-    """A sentence that names the loggers whose rows count for a target. weights: of each logger's rows, 0 where they are
-    left out."""
+    """Return a sentence that names the loggers whose rows count for a target. `weights` has those of each logger's
+    rows, 0 where the rows are left out."""
     spans = {name: [f"{pick(values):.3g}" for pick in (min, max)] for name, values in weights.items()}
     taken = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
     left_out = [name for name in spans if not max(weights[name])]
