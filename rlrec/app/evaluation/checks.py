@@ -1,5 +1,5 @@
-"""Checks of the log that estimates rest on; they run whatever estimators were requested. To add a check, write a class
-here and add it to CHECKS."""
+"""This module has the checks of the log that estimates rest on. They run whatever estimators were requested. To add a
+check, write a class here and add it to CHECKS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_DECISIONS = 200_000  # decisions whose events are read, about
 
 
 class CheckedLog(Record, eq=False):
-    """A batch of the log for the checks, with the arms of the store and the extent of the log."""
+    """This record has a batch of the log for the checks, with the arms of the store and the extent of the log."""
 
     logged: LoggedBatch
     arms: ArmTable
@@ -45,7 +45,7 @@ class CheckedLog(Record, eq=False):
 
     @cached_property
     def top_slots(self) -> tuple[Index, Array]:
-        """The slots at position 1 that were drawn among the eligible arms, and their propensities, (n,) each."""
+        """Return the slots at position 1 that were drawn among the eligible arms, and their propensities, (n,) each."""
         slots = self.logged.log.slots
         top = run_starts(slots["decision_id"])
         p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
@@ -56,21 +56,21 @@ class CheckedLog(Record, eq=False):
 
     @cached_property
     def in_sample(self) -> Flags:
-        """Which of the slots of `top_slots` are in the sample (see `sampled`), (n,)."""
+        """Tell which of the slots of `top_slots` are in the sample (see `sampled`), (n,)."""
         return self.sampled(self.logged.log.slots["session_digest"][self.top_slots[0]])
 
     def sampled(self, digest: Ids) -> Flags:
-        """Which rows are in a sample of about SAMPLED decisions of the log, (n,). digest (n,): rows with equal digests
-        are sampled together."""
+        """Tell which rows are in a sample of about SAMPLED decisions of the log, (n,). Rows with equal digests,
+        `digest` (n,), are sampled together."""
         return hash_bits(digest, salt=_SAMPLE_SALT) / 2.0**64 < SAMPLED / max(self.extent.decisions, 1)
 
 
 class CheckedRows(CheckedLog, eq=False):
-    """A batch for the checks with its impressions: the mature, uncensored ones, and their rewards.
+    """This record has a batch for the checks with its mature, uncensored impressions, and their rewards.
 
-    cluster: the kind of unit that was randomised; model: of rewards, fitted on other clusters; None where no check
-    needs one; people: how it is known that each session without a user is another person, one of
-    `Evaluation.people`"""
+    `cluster` is the kind of unit that was randomised. `model` is one of rewards, fitted on other clusters, or None
+    where no check needs one. `people` says how it is known that each session without a user is another person, and
+    is one of `Evaluation.people`."""
 
     cluster: str
     rows: ImpressionRows
@@ -80,29 +80,29 @@ class CheckedRows(CheckedLog, eq=False):
 
 
 class Check(ABC):
-    """A test of the log. It holds no data: the sums of batches are added, and their total decides.
+    """A Check is a test of the log. It holds no data. The sums of batches are added, and their total decides.
 
-    reason: the reason in the verdicts of estimates that a failure affects; needs_model: whether it needs a model of
-    rewards; encodes: whether it needs the features of contexts"""
+    `reason` is the reason in the verdicts of estimates that a failure affects. `needs_model` tells whether it needs
+    a model of rewards, and `encodes` whether it needs the features of contexts."""
 
     reason: ClassVar[str]
     needs_model: ClassVar[bool] = False
     encodes: ClassVar[bool] = False
 
     def is_possible(self, extent: LogExtent) -> bool:
-        """Whether a log of this extent can fail the check."""
+        """Tell whether a log of this extent can fail the check."""
         return True
 
     def concerns(self, estimator: Estimator) -> bool:
-        """Whether a failure affects estimates by this estimator."""
+        """Tell whether a failure affects estimates by this estimator."""
         return True
 
     @abstractmethod
     def sums(self, checked: CheckedRows) -> Any:
-        """The sums of a batch, which can be added; None where the batch has no data for the check."""
+        """Return the sums of a batch, which can be added, or None where the batch has no data for the check."""
 
     def fails(self, sums: Any) -> bool:
-        """Whether the log fails the check. At most one in a hundred honest logs does."""
+        """Tell whether the log fails the check. At most one in a hundred honest logs does."""
         return bool(sums.alarms)
 
 
@@ -110,20 +110,20 @@ class Check(ABC):
 
 
 class PropensityBets(Sums, kw_only=True):
-    """Bets on each arm, and on each arm within each cell of contexts."""
+    """This record has bets on each arm, and on each arm within each cell of contexts."""
 
     arms: BetSums
     cells: BetSums
 
     @property
     def alarms(self) -> bool:
-        """Whether some arm was shown more often than its propensities allow."""
+        """Tell whether some arm was shown more often than its propensities allow."""
         return any(propensities_are_wrong(bets, alpha=BET_ALPHA / 2) for bets in (self.arms, self.cells))
 
 
 class WrongPropensities(Check):
-    """Bets against the propensities of the arms at position 1: on each arm, and on each arm within each value of every
-    context field and within repeated contexts."""
+    """This check bets against the propensities of the arms at position 1. It bets on each arm, and on each arm within
+    each value of every context field and within repeated contexts."""
 
     reason = "wrong-propensities"
     encodes = True
@@ -151,7 +151,7 @@ class WrongPropensities(Check):
 
 
 class ClippedPropensities(Check):
-    """Whether propensities were clipped from below."""
+    """This check tests whether propensities were clipped from below."""
 
     reason = "clipped-propensities"
 
@@ -166,7 +166,7 @@ class ClippedPropensities(Check):
 
 
 class RepeatedRows(Check):
-    """Whether decisions are in the log more than once, with different keys."""
+    """This check tests whether decisions are in the log more than once, with different keys."""
 
     reason = "repeated-rows"
     encodes = True
@@ -196,8 +196,9 @@ class RepeatedRows(Check):
 
 
 def _eligible_in(cell: Ids, set_index: Ids, members: Sequence[Ids], *, cells: int, arms: int) -> Array:
-    """The number of rows of each cell in which each of the first `arms` arms was eligible, (cells * arms,). cell,
-    set_index (n,): the cell and the eligible set of each row; members: ranks of the arms of each set."""
+    """Return the number of rows of each cell in which each of the first `arms` arms was eligible, (cells * arms,).
+    `cell` and `set_index` (n,) are the cell and the eligible set of each row, and `members` has the ranks of the arms
+    of each set."""
     total = np.zeros((cells, arms))
     for start in range(0, len(members), _SETS):
         portion = members[start : start + _SETS]
@@ -213,7 +214,7 @@ def _eligible_in(cell: Ids, set_index: Ids, members: Sequence[Ids], *, cells: in
 
 
 def _events(log: Batch) -> tuple[Index, Words]:
-    """The first row of the decision of each event, and hashed bits of the event."""
+    """Return the first row of the decision of each event, and hashed bits of the event."""
     first, events = run_starts(log.slots["decision_id"]), log.events
     order = np.argsort(log.slots["decision_id"][first])
     index, is_there = look_up(log.slots["decision_id"][first][order], events["decision_id"])
@@ -228,7 +229,7 @@ def _events(log: Batch) -> tuple[Index, Words]:
 
 
 class LogDrift(Check):
-    """Whether the rewards of arms, at position 1 of the first page of a visit, changed over time."""
+    """This check tests whether the rewards of arms, at position 1 of the first page of a visit, changed over time."""
 
     reason = "drift"
 
@@ -249,7 +250,8 @@ class LogDrift(Check):
 
 
 class YoungRewards(Check):
-    """Whether rewards of imported decisions, which count at any age, were still arriving when the log ended."""
+    """This check tests whether rewards of imported decisions, which count at any age, were still arriving when the log
+    ended."""
 
     reason = "young-rewards"
 
@@ -273,13 +275,13 @@ class YoungRewards(Check):
 
 
 class NoUsers(Check):
-    """Whether no user is known and nobody stated that each session is another person. People who come back under other
-    keys then make intervals too narrow, and the log cannot show this."""
+    """This check fails where no user is known and nobody stated that each session is another person. People who come
+    back under other keys then make intervals too narrow, and the log cannot show this."""
 
     reason = "no-users"
 
     def sums(self, checked: CheckedRows) -> Ids | None:
-        """The number of slots with a user, and of slots without one that may belong to people who come back."""
+        """Return the number of slots with a user, and of slots without one that may belong to people who come back."""
         if checked.people == "stated":
             return None
         slots = checked.rows.slots
@@ -293,7 +295,7 @@ class NoUsers(Check):
 
 
 class MachineSessions(Check):
-    """Whether more sessions click nearly everything than people account for."""
+    """This check tests whether more sessions click nearly everything than people account for."""
 
     reason = "machine-sessions"
 
@@ -305,7 +307,8 @@ class MachineSessions(Check):
 
 
 class CarryOver(Check):
-    """Whether the reward of an arm depends on the step of the visit, or on how often the visit has seen the arm."""
+    """This check tests whether the reward of an arm depends on the step of the visit, or on how often the visit has
+    seen the arm."""
 
     reason = "carry-over"
 
@@ -327,7 +330,7 @@ class CarryOver(Check):
 
 
 class DependentSlots(Check):
-    """Whether a slot has a lower reward below arms that attract clicks."""
+    """This check tests whether a slot has a lower reward below arms that attract clicks."""
 
     reason = "dependent-slots"
     needs_model = True
@@ -356,7 +359,8 @@ class DependentSlots(Check):
 
 
 def _cells(checked: CheckedRows) -> tuple[Ids, int]:
-    """The cell of each slot (-1: none), and the number of cells. Only the first arms, in order of key, have cells."""
+    """Return the cell of each slot, or -1 for none, and the number of cells. Only the first arms, in order of key, have
+    cells."""
     slots, arms, positions = checked.rows.slots, checked.arms, checked.extent.positions
     rank = arms.ranks(slots["arm_id"])
     number = min(len(arms), max(1, dependence.CELLS // positions))
@@ -373,8 +377,8 @@ Failures = Mapping[int, Sequence[Check]]
 
 
 def find_failures(sums: Mapping[tuple[int, str], Any]) -> dict[int, list[Check]]:
-    """The failed checks, by number in `Evaluation.shared`. sums: of each check, by this number and the check's
-    reason."""
+    """Return the failed checks, by number in `Evaluation.shared`. `sums` are those of each check, by this number and
+    the check's reason."""
     failures: dict[int, list[Check]] = {}
     for check in CHECKS:
         for (number, reason), check_sums in sums.items():

@@ -130,7 +130,7 @@ class References:
 
 
 class SlateGroup:
-    """This group holds stored slates of one length. Its arrays have the shape (n,), and (n, size) for values of slots."""
+    """This group holds stored slates of one length. Its arrays have the shape (n,), or (n, size) for slots."""
 
     def __init__(self, slates: StoredSlates, group: Index, size: int) -> None:
         self.ids: Ids = slates.slots["decision_id"][slates.first[group]]
@@ -274,7 +274,7 @@ class VersionSlates:
         return n_done
 
     def _check_lists(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> None:
-        """Add a finding for every list of candidates that differs from the list that the belief of its decision gives."""
+        """Add a finding for every list of candidates that differs from what the belief of its decision gives."""
         lists = candidates.find_lists(self.unit, slates.per_decision("decision_id")[rows].tolist())
         groups: dict[tuple[int, int, str], list[int]] = {}
         fields = slates.fields(rows, "decision_id", "eligible_id", "catalogue_revision", "context_id")

@@ -211,7 +211,7 @@ class RebuiltBeliefs:
                 findings.error(SLOTS, f"policy {version.policy.name}", detail)
 
     def _compare(self, version: Version, findings: Findings) -> None:
-        """Compare a version's belief with the sums over its slots and events, and add at most one finding for each arm."""
+        """Compare a version's belief with the sums over its slots and events. Add at most one finding for each arm."""
         report, (root, extent) = _Reporter(version, findings, self.names, SLOTS), self._provenance[version.id]
         forgetting, history = self._folds[extent].forgetting, self.histories[root.id]
         fade = forgetting.discount ** (extent.ordinal - root.ordinal)

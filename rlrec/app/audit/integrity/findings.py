@@ -36,7 +36,7 @@ class Finding(Record):
 
 
 class Findings:
-    """This list collects the findings of one audit. For each check it holds the first findings, and counts the others."""
+    """This list collects the findings of one audit. For each check it has the first findings and counts the others."""
 
     def __init__(self) -> None:
         self._findings: list[Finding] = []

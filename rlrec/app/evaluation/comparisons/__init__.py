@@ -1,1 +1,1 @@
-"""Comparisons of policies and of groups."""
+"""This package compares policies and groups."""

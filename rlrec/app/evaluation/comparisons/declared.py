@@ -1,4 +1,5 @@
-"""Declarations of experiments: the metrics that decide, the guards, and the size at which intervals are tightest."""
+"""This module reads the declarations of experiments, which state the metrics that decide, the guards, and the size at
+which intervals are tightest."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ TRAFFIC_US = 30 * DAY_US
 
 
 class MetricName(NamedTuple):
-    """A metric as users name it; reward None: the first one that the variants learn."""
+    """This record names a metric as users do. With `reward` None it is that of the first reward that the variants
+    learn."""
 
     metric: str
     reward: str | None = None
@@ -32,8 +34,8 @@ class MetricName(NamedTuple):
 
 
 class GuardName(NamedTuple):
-    """A guard: a metric that may not fall by more than a share of the first variant's value. least: minus this share,
-    -0.05 or 0."""
+    """This record names a guard, which is a metric that may not fall by more than a share of the first variant's value.
+    `least` is minus this share, such as -0.05 or 0."""
 
     metric: str
     reward: str | None
@@ -44,8 +46,9 @@ class GuardName(NamedTuple):
 
 
 class Declaration(Record):
-    """The metrics that decide an experiment; its guards, with the share by which each may fall; the number of units at
-    which intervals are tightest; and the weights of the variants at the start."""
+    """This record states how an experiment is decided. `success` has the deciding metrics, and `guards` the guards,
+    with the share by which each may fall. `best_n` is the number of units at which intervals are tightest. `weights`
+    are those of the variants at the start."""
 
     success: Sequence[Metric]
     guards: Sequence[tuple[Metric, float]] = ()
@@ -53,7 +56,7 @@ class Declaration(Record):
     weights: Sequence[float]
 
     def share(self, *variants: int) -> float:
-        """The planned share of these variants, given by their numbers, in all units."""
+        """Return the planned share of these variants, given by their numbers, in all units."""
         return sum(self.weights[number] for number in variants) / sum(self.weights)
 
     @classmethod
@@ -61,9 +64,10 @@ class Declaration(Record):
         cls, experiment: Experiment, metrics: Sequence[Metric], rewards: Sequence[Reward], first: str | None,
         weights: Mapping[str, float],
     ) -> Declaration:  # fmt: skip
-        """The declaration of an experiment, among the metrics of an answer with these rewards. first: the name of the
-        reward that the variants learn; weights: by label, at the start. Where no metric was declared, reward per unit
-        decides, for each reward."""
+        """Return the declaration of an experiment, among the metrics of an answer with these rewards. Where no metric
+        was declared, reward per unit decides, for each reward.
+
+        `first` is the name of the reward that the variants learn, and `weights` are by label, at the start."""
         stored = experiment.declaration
 
         def named(name: str, reward: str | None) -> Metric:
@@ -82,12 +86,12 @@ class Declaration(Record):
 
 
 def expected_units(experiment: Experiment) -> int:
-    """The number of units at which the intervals of an experiment are tightest."""
+    """Return the number of units at which the intervals of an experiment are tightest."""
     return int(experiment.declaration.get(BEST_N, DEFAULT_SIZE))
 
 
 def reward_names(experiment: Experiment, first: str | None) -> list[str]:
-    """The rewards that the declaration of an experiment names, those of deciding metrics first."""
+    """Return the rewards that the declaration of an experiment names, those of deciding metrics first."""
     from rlrec.ope.comparisons import comparison
 
     stored = experiment.declaration
@@ -99,8 +103,8 @@ def reward_names(experiment: Experiment, first: str | None) -> list[str]:
 
 
 def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName], *, first: str) -> None:
-    """Raises InputError where a metric or a reward is unknown, where a metric both decides and guards, or is named
-    twice. first: the name of the reward that the variants learn."""
+    """Raise InputError where a metric or a reward is unknown, where a metric both decides and guards, or is named
+    twice. `first` is the name of the reward that the variants learn."""
     from rlrec.ope.comparisons import comparison
 
     takes_reward = {metric.name: metric.reward is not None for metric in comparison.metrics(1)}
@@ -127,14 +131,14 @@ def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName]
 
 
 def check_size(best_n: int | None) -> None:
-    """Raises InputError for a number of units outside the allowed range."""
+    """Raise InputError for a number of units outside the allowed range."""
     if best_n is not None and not LEAST_SIZE <= best_n <= MOST_SIZE:
         hint = f"it lies between {LEAST_SIZE} and {MOST_SIZE:,}: the units that you expect by the end"
         raise InputError(f"--best-n is {best_n}", hint=hint)
 
 
 def expected_size(unit: Unit, by: str) -> int:
-    """The number of units that came within the last 30 days; where it is small, a default that suits many
-    experiments."""
+    """Return the number of units that came within the last 30 days. Where that is small, return a default that suits
+    many experiments."""
     size = experiments.count_visitors(unit, by, since=unit.now - TRAFFIC_US)
     return size if size >= LEAST_SIZE else DEFAULT_SIZE

@@ -1,5 +1,5 @@
-"""Holdouts: a share of an experiment's units that is served uniformly, to compare estimates with the truth; and a
-permanent share of a route's users, to measure what the route gains."""
+"""This module makes and compares holdouts. A share of an experiment's units is served uniformly, to compare estimates
+with the truth. A permanent share of a route's users measures what the route gains."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ Estimate = Mapping[str, Any]
 
 
 def check(share: float) -> None:
-    """Raises InputError for a share that is close to 0 or above a half."""
+    """Raise InputError for a share that is close to 0 or above a half."""
     if not MIN_SHARE <= share <= MAX_SHARE:
         hint = f"it lies between {MIN_SHARE:g} and {MAX_SHARE:g}, and is above 0"
         raise InputError(f"the holdout is {share:g} of all units", hint=hint)
 
 
 def weight(share: float, variant_weights: Sequence[float]) -> float:
-    """The weight of a holdout with this share of all units, given the weights of the variants."""
+    """Return the weight of a holdout with this share of all units, given the weights of the variants."""
     return sum(variant_weights) * share / (1 - share)
 
 
 def add_policy(unit: Unit, experiment: str, model: Version, *, label: str = LABEL) -> int:
-    """The uniform policy of a variant, made of no other one: its id. model: of whose reward it is, and whose rules it
-    keeps: what may be shown, and where."""
+    """Create the uniform policy of a variant, which is a copy of no other policy, and return its id. `model` is a
+    version whose reward the new policy learns, and whose rules on what may be shown, and where, it keeps."""
     rules = {name: model.params[name] for name in kinds.EVERY_KIND if name in model.params}
     policy_id, _ = policies.create(
         unit, name=f"{KIND}@{experiment}/{label}", kind=KIND, params=kinds.values(kinds.make(KIND, rules)),
@@ -47,13 +47,14 @@ def add_policy(unit: Unit, experiment: str, model: Version, *, label: str = LABE
 
 
 def share(experiment: Experiment) -> float | None:
-    """The holdout's share of all units; None without a holdout."""
+    """Return the holdout's share of all units, or None without a holdout."""
     value = experiment.declaration.get(LABEL)
     return None if value is None else float(value)
 
 
 def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> dict[str, Any] | None:
-    """The mean reward of `uniform` on its own decisions, and its estimate from the log of the other variants.
+    """Compare the mean reward of `uniform` on its own decisions with its estimate from the log of the other variants.
+    Return None without a holdout.
 
     Both are means per impression over mature, uncensored decisions, with errors clustered by the assigned unit. The
     p-value is from Welch's t-test, with the effective number of units. The verdict is the worse of the two."""
@@ -77,8 +78,8 @@ def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level
 
 
 def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: Reward, level: float) -> Estimate:
-    """The `snips` estimate of a policy on the decisions of some variants; on its own decisions, where all weights are
-    1, this is the mean."""
+    """Return the `snips` estimate of a policy on the decisions of some variants. On its own decisions, where all
+    weights are 1, this is the mean."""
     from rlrec.app.evaluation.passes import estimates
     from rlrec.app.evaluation.passes.request import EmptyLog, Request
 

@@ -1,4 +1,5 @@
-"""Interleaved experiments: two frozen rankers fill each slate in turns, and the reward of a slot goes to its ranker."""
+"""This module runs interleaved experiments. Two frozen rankers fill each slate in turns, and the reward of a slot goes
+to its ranker."""
 
 from __future__ import annotations
 
@@ -24,11 +25,11 @@ LABEL, OPTION = "interleaved", "interleave"  # label of the only variant; key in
 
 
 class TeamCredit(NamedTuple):
-    """The mean credit of each team per decision, and the difference of the second and the first.
+    """This record has the mean credit of each team per decision, and the difference of the second and the first.
 
-    sessions, decisions: mature ones without a censored slot. first_picks: decisions in which the first team picked
-    first. wins: units with more credit for the first team, for the second, and with equal credit; None where there are
-    too many units to count."""
+    `sessions` and `decisions` count mature ones without a censored slot. `first_picks` counts the decisions in which
+    the first team picked first. `wins` counts the units with more credit for the first team, for the second, and
+    with equal credit, and has None where there are too many units to count."""
 
     means: list[MetricValue]
     difference: Comparison
@@ -39,12 +40,12 @@ class TeamCredit(NamedTuple):
 
 
 def rankers(experiment: Experiment) -> list[str]:
-    """The references of the two rankers, as the experiment defines them; [] for any other experiment."""
+    """Return the references of the two rankers, as the experiment defines them, or [] for any other experiment."""
     return [str(reference) for reference in experiment.declaration.get(OPTION) or []]
 
 
 def versions(unit: Unit, references: Sequence[str]) -> list[Version]:
-    """The versions that will take turns. Raises InputError unless they are two suitable ones."""
+    """Return the versions that will take turns. Raise InputError unless they are two suitable ones."""
     if len(references) != 2:
         hint = "give two: --interleave home@2,other@1"
         raise InputError(f"--interleave names {len(references)} rankers", hint=hint)
@@ -81,7 +82,7 @@ def _ranker(unit: Unit, reference: str) -> Version:
 
 
 def add_policy(unit: Unit, experiment: str, drafted: Sequence[Version]) -> int:
-    """Create the policy that fills slates from these two, and return its id."""
+    """Create the policy that fills slates from these two versions, and return its id."""
     from rlrec.app.distributions import designs
 
     fields = dict.fromkeys(name for version in drafted for name in designs.policy_of(version).reads)
@@ -98,7 +99,7 @@ def add_policy(unit: Unit, experiment: str, drafted: Sequence[Version]) -> int:
 
 
 def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> TeamCredit:
-    """The credit of each team on mature decisions, clustered by the assigned unit."""
+    """Return the credit of each team on mature decisions, clustered by the assigned unit."""
     import numpy as np
 
     from rlrec.ope.comparisons import comparison
@@ -123,8 +124,8 @@ def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) 
 
 
 def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tuple[Any, Any, Any, int]]:
-    """For each batch: unit and session of its decisions, (n,), the credit of each team, (n, 2), and the number of
-    decisions in which the first team picked first."""
+    """Yield for each batch the unit and session of its decisions, (n,), the credit of each team, (n, 2), and the number
+    of decisions in which the first team picked first."""
     import numpy as np
 
     from rlrec.app.log import reward_log

@@ -1,5 +1,5 @@
-"""The gates of routes and of training: whether a candidate earns more than the live version, on visits that it did not
-learn from."""
+"""This module has the gates of routes and of training, which test whether a candidate earns more than the live version,
+on visits that it did not learn from."""
 
 from __future__ import annotations
 
@@ -42,15 +42,18 @@ ESTIMATED = "the propensities of its log were not logged, but computed when it w
 
 
 class Guard(Record):
-    """A reward that a candidate may not lower. least: the lower bound of the relative difference must exceed it."""
+    """A Guard is a reward that a candidate may not lower. The lower bound of the relative difference must exceed
+    `least`."""
 
     name: str
     least: float
 
 
 class GateOptions(Record):
-    """The options of a gate. candidate, current: the two versions, as commands name them; reward: None for the one that
-    the current one learns; log: a filter; cluster: as in `evaluate`."""
+    """This record has the options of a gate.
+
+    `candidate` and `current` are the two versions, as commands name them. `reward` is None for the one that the
+    current version learns. `log` is a filter, and `cluster` is as in `evaluate`."""
 
     candidate: str = ""
     current: str = ""
@@ -62,7 +65,7 @@ class GateOptions(Record):
 
     @property
     def judging(self) -> dict[str, Any]:
-        """The options for `Gain.estimate`."""
+        """Return the options for `Gain.estimate`."""
         return {"gamma": self.gamma, "log": self.log, "cluster": self.cluster}
 
 
@@ -93,8 +96,10 @@ Pair = TypedDict("Pair", {"number": int, "compared": str, "best_n": int, "looks"
 
 
 class RouteGate(Judgement):
-    """A test of a route's gate. against: the live version; n: impressions or visits on which both were evaluated;
-    since_decision: the first of these decisions, where the candidate learned from earlier ones."""
+    """This record has the result of a test of a route's gate.
+
+    `against` is the live version. `n` counts the impressions or visits on which both were evaluated.
+    `since_decision` is the first of these decisions, where the candidate learned from earlier ones."""
 
     reward: str
     against: str
@@ -105,8 +110,8 @@ class RouteGate(Judgement):
 
 
 def look(unit: Unit, options: GateOptions, *, looks: Sequence[Mapping[str, Any]]) -> RouteGate:
-    """Compare the candidate with the version that the route serves. looks: the gate's tests of this year, oldest first.
-    Raises CheckFailed where the log has no usable rows."""
+    """Compare the candidate with the version that the route serves. `looks` has the gate's tests of this year, oldest
+    first. Raise CheckFailed where the log has no usable rows."""
     selection = filters.selection(unit, options.log)
     if selection.splits is not None and list(selection.splits) != [GATE]:
         raise InputError("a gate uses split=gate, which training never uses", hint="leave split out of --log")
@@ -144,8 +149,9 @@ def _pair(
     unit: Unit, options: GateOptions, selection: Selection, reward: Reward, candidate: Estimate,
     looks: Sequence[Mapping[str, Any]],
 ) -> Pair:  # fmt: skip
-    """The pair of a test: that of an earlier test which compared the same versions in the same way on a log that has
-    only grown since; else the next number of the year. Each test of an earlier release counts as a pair of its own."""
+    """Return the pair of versions that a test compares. It is the pair of an earlier test which compared the same
+    versions in the same way on a log that has only grown since. Otherwise it is a new pair with the next number of the
+    year. Each test of an earlier release counts as a pair of its own."""
     extent = selected.extent(unit, selection)
     versions = " less ".join(lookup.version(unit, side)[0].reference for side in (options.candidate, options.current))
     measure = f"{reward.name} by {candidate.estimator}, gamma {options.gamma:g}, cluster {candidate.cluster}"
@@ -163,10 +169,11 @@ def judged(
     gain: Gain, visits: Gain | None, candidate: int, alpha: float, *, level: float | None = None,
     supported_elsewhere: bool = False,
 ) -> Judgement:  # fmt: skip
-    """The judgement of a gain and, where slots decide, of the gain by whole visits.
+    """Judge a gain and, where slots decide, the gain by whole visits.
 
-    candidate: its number in this year; alpha: the probability of error; level: the one at this test, None for alpha;
-    supported_elsewhere: whether other visits have shown that the candidate is close to the log."""
+    `candidate` is its number in this year. `alpha` is the probability of error, and `level` the one at this test, or
+    None for alpha. `supported_elsewhere` tells whether other visits have shown that the candidate is close to the
+    log."""
     level = alpha if level is None else level
     compared = gain.judge(Minus, level)
     visits_report = None if visits is None else _visits_report(visits, level, supported_elsewhere)
@@ -185,16 +192,16 @@ def judged(
 
 
 def _guarded(unit: Unit, name: str) -> Reward:
-    """The reward of a guard. `return` needs no definition: without one it is the share of visits that the same user
-    follows by another. Raises InputError for any other undefined name."""
+    """Return the reward of a guard. `return` needs no definition, and without one it is the share of visits that the
+    same user follows by another. Raise InputError for any other undefined name."""
     if name == events.RETURN and all(definition.name != name for definition in policies.rewards(unit)):
         return sessions.RETURN_REWARD
     return lookup.reward(unit, name)
 
 
 def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
-    """The id of the first decision after all gate decisions that a candidate has learned from; None where it still
-    learns."""
+    """Return the id of the first decision after all gate decisions that a candidate has learned from. Return None where
+    the candidate still learns, or learned from no gate decisions."""
     (target,) = targets.resolve(unit, [candidate], reward=None, greedy=False)
     gate_lessons = (lesson for lesson in target.lessons if lesson.splits is None or GATE in lesson.splits)
     selections = [lesson.selection for lesson in gate_lessons]
@@ -204,8 +211,9 @@ def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
 
 
 def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selection:
-    """The decisions after those that the live version has learned from, where there are enough of them; else all that
-    are selected. Decisions of the bandit from which the live version started favour it, and are rarely close to it."""
+    """Select the decisions after those that the live version has learned from, where there are enough of them.
+    Otherwise select all of `selection`. Decisions of the bandit from which the live version started favour it, and are
+    rarely close to it."""
     first = _first_untaught_id(unit, serving)
     if first is None:
         return selection
@@ -215,7 +223,7 @@ def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selec
 
 
 def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
-    """The gain that decides, and the gain by whole visits where slots decide."""
+    """Return the gain that decides, and the gain by whole visits where slots decide."""
     if selected.extent(unit, selection).positions < 2:
         return _gain(unit, options, selection, reward), None
     return page_gains(unit, _sides(unit, options, reward), selection, **options.judging)
@@ -227,14 +235,14 @@ def _sides(unit: Unit, options: GateOptions, reward: Reward) -> list[Target]:
 
 
 def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **options: Any) -> tuple[Gain, Gain | None]:
-    """The gain on slates of several positions by slots, and the gain by whole visits; the latter is None where neither
-    side reads the state of a visit, nothing carries over, and whole-page events earn almost nothing. options: of
-    `Gain.estimate`.
+    """Return the gain on slates of several positions by slots, and the gain by whole visits. The latter is None where
+    neither side reads the state of a visit, nothing carries over, and whole-page events earn almost nothing. `options`
+    are those of `Gain.estimate`.
 
-    The product of the weights of all slots of a visit leaves almost no effective visits. Weights by slot, in the states
-    of the log, give the gain of a close candidate with a tenth of the error, correct to first order; they miss what
-    follows a slot. So whole visits must not show that the candidate is worse. Where only whole pages earn rewards,
-    whole visits decide."""
+    The product of the weights of all slots of a visit leaves almost no effective visits. Weights by slot, in the
+    states of the log, give the gain of a close candidate with a tenth of the error, correct to first order. They
+    miss what follows a slot. So whole visits must not show that the candidate is worse. Where only whole pages earn
+    rewards, whole visits decide."""
     slots = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options)
     if not any(estimate.value for estimate in slots.estimates):
         return Gain.estimate(BY_VISIT, unit, sides, selection, **options), None
@@ -246,8 +254,9 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
 
 
 def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> VisitsReport:
-    """The report on whole visits where slots decide. It passes where the candidate is close to the log, as other visits
-    have shown or as enough effective visits show here, and the visits do not show that it is worse."""
+    """Return the report on whole visits where slots decide. It passes where the visits do not show that the candidate
+    is worse, and the candidate is close to the log, as other visits have shown or as enough effective visits show here.
+    """
     compared, n = visits.judge(Minus, alpha), visits.estimates[0].n
     ess, upper = compared.ess or 0.0, compared.upper
     return {
@@ -258,8 +267,8 @@ def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> Vis
 
 
 def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> Gain:
-    """The gain by impressions where neither side reads the state of a visit and nothing carries over; else by
-    visits."""
+    """Return the gain by impressions where neither side reads the state of a visit and nothing carries over. Otherwise
+    return the gain by visits."""
     sides = _sides(unit, options, reward)
     if not any(side.stateful for side in sides) and events.RETURN not in reward.weights:
         gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options.judging)
@@ -280,14 +289,14 @@ def _guard_report(guard: Guard, gain: Gain, alpha: float) -> GuardReport:
 
 
 class Gain(Record, kw_only=False, eq=False):
-    """A candidate and the live version, evaluated on the same rows with one estimator and one reward.
+    """This record has a candidate and the live version, evaluated on the same rows with one estimator and one reward.
 
-    sides, estimates: of the candidate and of the live version; without a second side, the log stands for the live
-    version. in_sample: whether the candidate has learned from some rows. (The live version may have learned from its
-    own log; this favours it, and makes the gate stricter.)
-    has_missing_propensities: whether rows without propensities were left out; carries_over: whether the rewards of
-    impressions depend on the earlier part of the visit. rare: LOST_SHARE of the largest reward that one event has
-    brought. simulated: both sides for each part of the simulated pages of one of them."""
+    `sides` and `estimates` are those of the candidate and of the live version. Without a second side, the log stands
+    for the live version. `in_sample` tells whether the candidate has learned from some rows. (The live version may
+    have learned from its own log, which favours it and makes the gate stricter.) `has_missing_propensities` tells
+    whether rows without propensities were left out. `carries_over` tells whether the rewards of impressions depend
+    on the earlier part of the visit. `rare` is LOST_SHARE of the largest reward that one event has brought.
+    `simulated` has both sides for each part of the simulated pages of one of them."""
 
     sides: Sequence[EstimatorFold]
     estimates: Sequence[Estimate]
@@ -305,9 +314,9 @@ class Gain(Record, kw_only=False, eq=False):
     ) -> Gain:  # fmt: skip
         """Evaluate the candidate and the live version with one estimator.
 
-        sides: both, with one reward; log, cluster: as in `evaluate`; progress: called before each batch; engine: as in
-        `passes.sum_log`; supported_elsewhere: as in `judged`; if so, no minimum share of effective visits is required
-        here."""
+        `sides` has both, with one reward. `log` and `cluster` are as in `evaluate`. `progress` is called before each
+        batch. `engine` is as in `passes.sum_log`. `supported_elsewhere` is as in `judged`, and if true, no minimum
+        share of effective visits is required here."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log, cluster=cluster)
         choice = estimates.estimators(request)
         evaluation, (rows, *check_rows), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
@@ -338,13 +347,13 @@ class Gain(Record, kw_only=False, eq=False):
 
     @property
     def over_served(self) -> Gain:
-        """The gain over the reward of the log, which needs no weights."""
+        """Return the gain over the reward of the log, which needs no weights."""
         simulated = [(candidate, None) for candidate, _ in self.simulated]
         return replace(self, sides=self.sides[:1], estimates=self.estimates[:1], simulated=simulated)
 
     def judge(self, measure: type[Minus], alpha: float) -> Comparison:
-        """The difference, with the verdict and the reasons of both sides; unknown where rows without propensities were
-        left out."""
+        """Return the difference, with the verdict and the reasons of both sides. The difference is unknown where rows
+        without propensities were left out."""
         if self.has_missing_propensities:
             reasons = (*(["in-sample"] if self.in_sample else []), "no-propensity")
             return Comparison(verdict=INSUFFICIENT, reasons=reasons)
@@ -358,8 +367,8 @@ class Gain(Record, kw_only=False, eq=False):
 
 
 def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> float:
-    """The largest reward, minus the default, that one event of the log has brought; slots_alone: only events of
-    slots."""
+    """Return the largest reward, minus the default, that one event of the log has brought. With `slots_alone`, only
+    events of slots count."""
     if definition is sessions.RETURN_REWARD:
         return 1.0
     values = events.largest(unit, definition.weights, slots_only=slots_alone).items()
@@ -379,8 +388,8 @@ LATER_KEYS = {"answer", "needed", "pair"}  # keys that tests of earlier releases
 
 
 def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
-    """Whether a test compares the same things as an earlier test of the same candidate, on the same rows: all figures
-    agree."""
+    """Tell whether a test compares the same things as an earlier test of the same candidate, on the same rows, so that
+    all figures agree."""
     sides = [
         [look.get(name) for name in _EVIDENCE]
         + [[guard[name] for name in ("guard", "least", "estimator", "value")] for guard in look.get("guards", ())]
@@ -390,8 +399,8 @@ def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
 
 
 def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
-    """A sentence on why a gate, of a route or of training, rejected a candidate; None where it passed. rival: a name of
-    what the candidate was compared with."""
+    """Return a sentence on why a gate, of a route or of training, rejected a candidate, or None where the candidate
+    passed. `rival` is a name of what the candidate was compared with."""
     reasons, visits = gate["reasons"] or [], gate["visits"]
     if gate["passed"]:
         return None
@@ -411,12 +420,12 @@ def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
 
 
 def _least_visits(n: int) -> float:
-    """The effective number of visits, out of n, that a gate requires."""
+    """Return the effective number of visits, out of n, that a gate requires."""
     return max(LEAST_ESS, SUPPORTED * n)
 
 
 def _visits_refusal(visits: VisitsReport) -> str:
-    """The reason why whole visits reject a candidate."""
+    """Return the reason why whole visits reject a candidate."""
     if visits["upper"] is not None and visits["upper"] < 0:
         return f"whole visits say that it is worse: its gain by {BY_VISIT} is at most {visits['upper']:.4g}"
     n, ess = visits.get("n", 0), visits["ess"] or 0.0  # tests of earlier releases have no n

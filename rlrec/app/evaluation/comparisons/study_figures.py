@@ -1,5 +1,5 @@
-"""Comparisons of groups of units: the groups, and their figures, which are metrics, differences, guards and segments,
-from the sums of a study."""
+"""This module compares groups of units. It has the groups, and their figures from the sums of a study, which are
+metrics, differences, guards and segments."""
 
 from __future__ import annotations
 
@@ -48,12 +48,15 @@ THURSDAY = 3  # weekday of 1970-01-01, where weeks begin on Monday
 
 
 class Study(Record):
-    """A comparison of groups of units. experiment: whose unit and assignment count; by: one of BY; adjust: by the past
-    of units before their assignment; users: one of USERS, or NAMED, whose units alone count; age_us: only the first so
-    long of every unit counts, of units that came that long before the end of the log, and the windows of rewards;
-    entered_us: only units count that were assigned, or first served, from then on; unit: user or session, where no
-    experiment says it; segment: the field of the context of a unit's first decision, by which variants are compared,
-    too; metrics: the names of those that are wanted, None for all."""
+    """A Study is a comparison of groups of units.
+
+    `experiment` is the one whose unit and assignment count. `by` is one of BY. `adjust` tells whether to adjust by
+    the past of units before their assignment. `users` is one of USERS, or NAMED, whose units alone count. `age_us`
+    limits every unit to its first time of this length, and the study to units that came that long before the end of
+    the log, and the windows of rewards. With `entered_us`, only units count that were assigned, or first served,
+    from then on. `unit` is user or session, where no experiment says it. `segment` is the field of the context of a
+    unit's first decision, by which variants are compared, too. `metrics` has the names of those that are requested,
+    or None for all."""
 
     selection: Selection
     rewards: Sequence[Reward]
@@ -69,14 +72,16 @@ class Study(Record):
 
     @property
     def by_session(self) -> bool:
-        """Whether the unit is the session, also for sessions with a user."""
+        """Tell whether the unit is the session, also for sessions with a user."""
         return (self.unit if self.experiment is None else self.experiment.unit) == "session"
 
 
 class Groups(Record):
-    """The groups of a study, in order. column: of decisions, or one of PERIODS, None for one group; values: of the
-    column, ascending, and codes: the group of each value; labels: of the groups; cut: periods that the log covers only
-    partly; apart: groups that were not served on the same days as the first one."""
+    """This record has the groups of a study, in order.
+
+    `column` is one of decisions, or one of PERIODS, and None for one group. `values` are those of the column,
+    ascending, and `codes` has the group of each value. `labels` are those of the groups. `cut` has the periods that
+    the log covers only partly. `apart` has the groups that were not served on the same days as the first one."""
 
     labels: Sequence[str | None]
     column: str | None = None
@@ -87,12 +92,13 @@ class Groups(Record):
 
     @property
     def shared(self) -> bool:
-        """Whether a unit can be in several groups."""
+        """Tell whether a unit can be in several groups."""
         return self.column == "version_id" or self.column in PERIODS
 
     @classmethod
     def from_study(cls, unit: Unit, study: Study) -> Groups:
-        """Values with the same label form one group. Raises InputError where there are too many groups."""
+        """Return the groups of a study. Values with the same label form one group. Raise InputError where there are too
+        many groups."""
         by, cut = study.by, frozenset[int]()
         if by == "variant" and study.experiment is not None:
             column, names = "variant_id", {variant.id: variant.label for variant in study.experiment.variants}
@@ -111,8 +117,8 @@ class Groups(Record):
         return replace(shown, apart=shown._served_apart(unit, study)) if by in ("policy", "version") else shown
 
     def _served_apart(self, unit: Unit, study: Study) -> frozenset[int]:
-        """The groups whose decisions fall on other days than those of the first group: their shares by day overlap by
-        less than LEAST_OVERLAP."""
+        """Return the groups whose decisions fall on other days than those of the first group. Their shares by day
+        overlap by less than LEAST_OVERLAP."""
         counts = selected.day_counts(unit, study.selection)
         days, day = np.unique([row.day for row in counts], return_inverse=True)
         decisions = np.zeros((len(self.labels), len(days)))
@@ -123,7 +129,7 @@ class Groups(Record):
         return frozenset(np.flatnonzero(overlap < LEAST_OVERLAP).tolist())
 
     def number(self, slots: Columns) -> Ids:
-        """The group of each decision, (d,)."""
+        """Return the group of each decision, (d,)."""
         if self.column is None or self.values is None or self.codes is None:
             return np.zeros(len(slots["at"]), np.int64)
         column = _period(slots["at"], self.column) if self.column in PERIODS else slots[self.column]
@@ -131,7 +137,7 @@ class Groups(Record):
 
 
 def _period(at: Ids, by: str) -> Ids:
-    """The number of the period of each time, (n,): of days and weeks in the time zone."""
+    """Return the number of the period of each time, (n,). Days and weeks are those of the time zone."""
     if by == "hour":
         return at // PERIODS["hour"]
     return day_numbers(at) if by == "day" else (day_numbers(at) + THURSDAY) // 7
@@ -144,14 +150,14 @@ def _start(number: int, by: str) -> int:
 
 
 def _period_name(start: int, by: str) -> str:
-    """The date on which a period begins; for an hour, the hour."""
+    """Return the date on which a period begins, or for an hour, the hour."""
     text = times.local(start).isoformat(timespec="minutes").replace("+00:00", "Z")
     return text if by == "hour" else text[:10]
 
 
 def _periods(by: str, first_at: int, last_at: int) -> tuple[dict[int, str], frozenset[int]]:
-    """By number, the names (the hour or the first day) of the periods of a log between two times; and which groups are
-    cut: the first and the last, where the log lacks more than a seventh of them."""
+    """Return the names of the periods of a log between two times, by number, and the groups that are cut. A name is the
+    hour or the first day. The first and the last group are cut where the log lacks more than a seventh of them."""
     first, last = _period(np.array([first_at, last_at]), by).tolist()
     end = min(last, first + MAX_GROUPS) + 1
     starts = {number: _start(number, by) for number in range(first, end + 1)}
@@ -162,8 +168,9 @@ def _periods(by: str, first_at: int, last_at: int) -> tuple[dict[int, str], froz
 
 
 def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
-    """The policy, or the version, of each version that served selected decisions: first that of most decisions among
-    those of the policies that a route leads to, else among all; then the others in the order of names."""
+    """Return the policy, or the version, of each version that served selected decisions. First comes the label with
+    most decisions among those of the policies that a route leads to, or else among all. The others follow in the order
+    of names."""
     counts = selected.version_counts(unit, study.selection)
     stored = policies.versions(unit, {policy.id for policy in policies.all_policies(unit)})
     serving = [version for version in stored if version.id in counts]
@@ -220,17 +227,19 @@ SegmentRow = TypedDict("SegmentRow", {
 
 
 class StudySums(Sums, kw_only=True):
-    """Sums over units.
+    """This record has sums over units.
 
-    strata: where weights changed, the sums of units that were drawn with the same weights, as in `PhasedOutcomes`
-    segments: sums of units by a value of their first context
-    quarters: sums of units by the quarter of the time in which they were assigned, for metrics of `ageing_metrics`
-    counts: numbers by group, under these names: sessions with a mature decision; decisions of a sampled log; anonymous
-        units; those with each column of SAMPLED_FLAGS; begun, ages and served, (v, AGES): visits by the age of their
-        unit then, units by their age at the end, and visits by their time; strata, (s, v): units by their stratum
-    censored: mature decisions that were left out
-    new, returning: the numbers of units without and with a visit before the one in which they entered
-    anonymous: the number of sessions without a user, where some user is known"""
+    `strata` has, where weights changed, the sums of units that were drawn with the same weights, as in
+    `PhasedOutcomes`. `segments` has the sums of units by a value of their first context. `quarters` has the sums of
+    units by the quarter of the time in which they were assigned, for metrics of `ageing_metrics`. `censored` counts
+    the mature decisions that were left out. `new` and `returning` count the units without and with a visit before
+    the one in which they entered. `anonymous` counts the sessions without a user, where some user is known.
+
+    `counts` has numbers by group under several names. "sessions" counts those with a mature decision, "sampled" the
+    decisions of a sampled log, and "anonymous" the anonymous units. Each column of SAMPLED_FLAGS has the units with
+    this flag. "begun", "ages" and "served" (v, AGES) count visits by the age of their unit then, units by their age at
+    the end, and visits by their time. "strata" (s, v) counts units by their stratum, and "mixed" the units with two
+    variants in a phase of a ramp."""
 
     outcomes: OutcomeSums
     strata: Mapping[int, OutcomeSums]
@@ -250,19 +259,21 @@ NOTHING = StudySums(
 
 
 def metrics(study: Study) -> list[Metric]:
-    """The metrics of an answer, in order."""
+    """Return the metrics of an answer, in order."""
     stored = comparison.metrics(len(study.rewards), per_session=study.by_session)
     return [metric for metric in stored if study.metrics is None or metric.name in study.metrics]
 
 
 class StudyFigures(Record, eq=False):
-    """The figures of a study, its sums, and its groups. any_user: whether the store has any user; split: chi-square and
-    p-value of the split of units between variants, NaN without variants; selected_split: the same for whether
-    exclusions and filters leave out different shares of the variants, NaN where they leave out few; for a ramp, `split`
-    is over the units that count; declaration: of the experiment; is_fixed: whether intervals hold for one planned look,
-    not at every look; starts: of phases, or of quarters; is_picked: whether the selection leaves out decisions of its
-    units by what happened after their assignment; is_first_week: whether units that may come again had less than a week
-    to do so; mixed_share: of units that two variants served."""
+    """This record has the figures of a study, its sums, and its groups.
+
+    `any_user` tells whether the store has any user. `split` has chi-square and p-value of the split of units between
+    variants, NaN without variants. For a ramp, it is over the units that count. `selected_split` has the same for
+    whether exclusions and filters leave out different shares of the variants, NaN where they leave out few. `starts`
+    are those of phases, or of quarters. `declaration` is that of the experiment. `is_fixed` tells whether intervals
+    hold for one planned look, not at every look. `is_picked` tells whether the selection leaves out decisions of its
+    units by what happened after their assignment. `is_first_week` tells whether units that may come again had less
+    than a week to do so. `mixed_share` is the share of units that two variants served."""
 
     study: Study
     sums: StudySums
@@ -284,7 +295,7 @@ class StudyFigures(Record, eq=False):
         return self._combine(self.sums.strata)
 
     def in_phase(self, number: int) -> Outcomes:
-        """The figures of the units that a phase drew; number: among the phases that draw."""
+        """Return the figures of the units that a phase drew. `number` is that of the phase among those that draw."""
         strata = self.sums.strata.items()
         return self._combine({key: sums for key, sums in strata if key // self.strata_per_phase == number})
 
@@ -299,7 +310,7 @@ class StudyFigures(Record, eq=False):
         )  # fmt: skip
 
     def row(self, group: int, metric: Metric) -> OutcomeRow:
-        """A metric of a group."""
+        """Return the row of a metric of a group."""
         value = self.outcomes.value(group, metric)
         lower, upper = metric.bounds(value, self.level)
         return {
@@ -313,7 +324,7 @@ class StudyFigures(Record, eq=False):
         }  # fmt: skip
 
     def difference(self, group: int, metric: Metric) -> DifferenceRow:
-        """The difference of a metric between a group and the first one."""
+        """Return the row of the difference of a metric between a group and the first one."""
         compared, labels = self.compare(group, metric), self.groups.labels
         past: dict[str, Any] = {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
         if "turned" in compared.reasons and (at := self.turning_point(group, metric)) is not None:
@@ -326,7 +337,7 @@ class StudyFigures(Record, eq=False):
         return cast(DifferenceRow, {**names, **compared.to_json(), **past})
 
     def compare(self, group: int, metric: Metric) -> Comparison:
-        """The difference of a metric between a group and the first one, with all reasons for doubt; with a p-value
+        """Compare a metric between a group and the first one, with all reasons for doubt. The comparison has a p-value
         where units were assigned at random and the metric decides their experiment."""
         compared = self._compared(group, metric)
         if self.declaration is None:
@@ -348,7 +359,7 @@ class StudyFigures(Record, eq=False):
         return result.because(*(["other-metric"] if is_by_chance else []))
 
     def segments(self) -> list[SegmentRow]:
-        """The deciding comparisons within each segment; their level is for all of them together."""
+        """Return the deciding comparisons within each segment. Their level is for all of them together."""
         labels, rows = self.groups.labels, list[SegmentRow]()
         number = max(1, len(self.sums.segments) * len(self.deciding))
         alpha, phases = (1 - self.level) / number, ["unequal-time"] if self.sums.strata else []
@@ -364,7 +375,8 @@ class StudyFigures(Record, eq=False):
         return rows
 
     def guards(self) -> list[GuardRow]:
-        """Whether each variant, except a holdout, satisfies each guard so far: one-sided, each at the full level."""
+        """Tell whether each variant, except a holdout, satisfies each guard so far. The tests are one-sided, each at
+        the full level."""
         guards = [] if self.declaration is None else self.declaration.guards
         groups = [number for number, label in enumerate(self.groups.labels) if number and label != holdout.LABEL]
         return [self._guard(group, metric, least) for metric, least in guards for group in groups]
@@ -389,7 +401,7 @@ class StudyFigures(Record, eq=False):
 
     @cached_property
     def _tests(self) -> dict[tuple[int, Metric], tuple[float | None, float]]:
-        """The p-value of each deciding comparison, after Holm, and the level of its interval."""
+        """Return the p-value of each deciding comparison, after Holm, and the level of its interval."""
         keys = self.deciding
         compared = [self._bounded(self._compared(*key), key[0], 1 - self.level) for key in keys]
         p_values = [row.p_value for row in compared]
@@ -403,7 +415,8 @@ class StudyFigures(Record, eq=False):
     def _bounded(
         self, compared: Comparison, group: int, alpha: float, *, tuned: float | None = None, sides: int = 2
     ) -> Comparison:  # fmt: skip
-        """The comparison with bounds that are wrong with probability alpha; further arguments as in `_sequence`."""
+        """Return the comparison with bounds that are wrong with probability alpha. Further arguments are as in
+        `_sequence`."""
         if self.is_fixed:
             bounded = compared.at_this_look(alpha * 2 / sides)
         else:
@@ -411,25 +424,25 @@ class StudyFigures(Record, eq=False):
         return replace(bounded, p_value=None) if self.is_picked else bounded
 
     def _sequence(self, group: int, alpha: float, *, tuned: float | None = None) -> LookSequence:
-        """The sequence of a group against the first one, for their planned share of the units. tuned: the alpha at
-        which it is tightest; None: that of the first step of Holm."""
+        """Return the sequence of intervals of a group against the first one, for their planned share of the units.
+        `tuned` is the alpha at which the sequence is tightest, and None stands for that of the first step of Holm."""
         assert self.declaration is not None
         best_n = self.declaration.best_n * self.declaration.share(0, group)
         return LookSequence(tightness(best_n, tuned or (1 - self.level) / len(self.deciding)), alpha)
 
     @property
     def deciding(self) -> list[tuple[int, Metric]]:
-        """The groups and metrics of the deciding comparisons."""
+        """Return the groups and metrics of the deciding comparisons."""
         success = [] if self.declaration is None else self.declaration.success
         return [*product(range(1, len(self.groups.labels)), success)]
 
     def metric_names(self) -> list[dict[str, str | None]]:
-        """The deciding metrics."""
+        """Return the names of the deciding metrics and of their rewards."""
         success = [] if self.declaration is None else self.declaration.success
         return [{"metric": metric.name, "reward": self._reward(metric)} for metric in success]
 
     def deciding_intervals(self) -> list[SequenceRow]:
-        """The intervals of the deciding comparisons: valid at every look, and for one planned look."""
+        """Return the intervals of the deciding comparisons, valid at every look, and for one planned look."""
         rows = list[SequenceRow]()
         for (group, metric), (_, alpha) in self._tests.items():
             compared = self._compared(group, metric)
@@ -444,7 +457,7 @@ class StudyFigures(Record, eq=False):
         return self.outcomes.compare(group, metric).because(*self._doubts(group, metric))
 
     def _doubts(self, group: int, metric: Metric, least: float = 0.0) -> list[str]:
-        """The reasons to doubt a difference from the first group, minus what a guard allows."""
+        """Return the reasons to doubt a difference from the first group, minus what a guard allows."""
         reasons = self._reasons(metric, group, 0)
         if self.declaration is None:
             return reasons
@@ -459,8 +472,8 @@ class StudyFigures(Record, eq=False):
         ]  # fmt: skip
 
     def are_other_visits(self, group: int, metric: Metric) -> bool:
-        """Whether a mean per decision, or per visit, compares different sets of these, since units of this group have
-        another number of them than those of the first group."""
+        """Tell whether a mean per decision, or per visit, compares different sets of these, since units of this group
+        have another number of them than those of the first group."""
         counted = comparison.per_decision(0)[0] if "decisions" in metric.denominator else metrics(self.study)[0]
         return not metric.per_unit and self.outcomes.differ(group, counted)
 
@@ -468,7 +481,7 @@ class StudyFigures(Record, eq=False):
         return None if metric.reward is None else self.study.rewards[metric.reward].name
 
     def _reasons(self, metric: Metric, *groups: int) -> list[str]:
-        """The reasons for doubt that follow from what the log lacks of these groups."""
+        """Return the reasons for doubt that follow from what the log lacks of these groups."""
         lacks_rows = metric.lacking is not None and self.count(metric.lacking, *groups)
         # persons who would be recognised under another session key
         has_anonymous = metric.denominator.startswith(("recognised", "at_risk")) and self.count("anonymous", *groups)
@@ -478,9 +491,9 @@ class StudyFigures(Record, eq=False):
         ]  # fmt: skip
 
     def turning_point(self, group: int, metric: Metric, least: float = 0.0) -> int | None:
-        """The time up to which the difference from the first group, minus what a guard allows, has one sign for units
-        that were assigned by then, and the other one for those since, with a false alarm in 1 of 1,000 cases; None
-        where there is none."""
+        """Return the time at which the difference from the first group, minus what a guard allows, changes its sign
+        between units that were assigned by then and those assigned since. There is a false alarm in 1 of 1,000 cases.
+        Return None where the sign does not change."""
         if metric not in ageing_metrics(self.study) or self.lack_time(metric, 0, group):
             return None
         for at, older, newer in self._time_sides:
@@ -492,8 +505,8 @@ class StudyFigures(Record, eq=False):
 
     @cached_property
     def _time_sides(self) -> list[tuple[int, Outcomes, Outcomes]]:
-        """Several times with the figures of units before and since: the starts of phases, or of quarters of the time in
-        which units were assigned."""
+        """Return several times with the figures of units before and since. The times are the starts of phases, or of
+        quarters of the time in which units were assigned."""
         strata, sums = self.sums.strata, self.sums.strata or self.sums.quarters
 
         def figures(keys: Iterable[int]) -> Outcomes:
@@ -512,13 +525,13 @@ class StudyFigures(Record, eq=False):
 
     @cached_property
     def _have_ages(self) -> bool:
-        """Whether units come again, and are compared at different ages."""
+        """Tell whether units come again, and are compared at different ages."""
         begun = self.sums.counts.get("begun")
         return begun is not None and begun[:, 1:].sum() > LEAST_RETURNS * begun.sum()
 
     def lack_time(self, metric: Metric, *groups: int) -> bool:
-        """Whether many units of some of these groups had no time yet to come again, so that a mean over units is too
-        low."""
+        """Tell whether many units of some of these groups had no time yet to come again, so that a mean over units is
+        too low."""
         begun, ages = (self.sums.counts.get(name) for name in ("begun", "ages"))
         if begun is None or ages is None or not metric.per_unit:
             return False
@@ -532,13 +545,13 @@ class StudyFigures(Record, eq=False):
         return min(shares) < outcomes.YOUNG_SHARE
 
     def _ages_then(self, group: int) -> Array:
-        """The units of a group by their age when the group last served, (AGES,)."""
+        """Return the units of a group by their age when the group last served, (AGES,)."""
         ages = self.sums.counts["ages"][group]
         idle = AGES - 1 - int(np.flatnonzero(self.sums.counts["served"][group]).max(initial=0))
         return np.r_[ages[: idle + 1].sum(), ages[idle + 1 :], np.zeros(idle)]
 
     def count(self, name: str, *groups: int) -> int:
-        """The total of one of the `counts` over these groups."""
+        """Return the total of one of the `counts` over these groups."""
         return int(self.sums.counts[name][[*groups]].sum()) if name in self.sums.counts else 0
 
     def _figures(self, sums: OutcomeSums, *, adjusted: bool = False) -> Outcomes:
@@ -546,5 +559,5 @@ class StudyFigures(Record, eq=False):
 
 
 def ageing_metrics(study: Study) -> list[Metric]:
-    """The metrics whose differences may change with the age of units."""
+    """Return the metrics whose differences may change with the age of units."""
     return [metric for metric in metrics(study) if metric.name in ("visits", "reward_per_unit")]

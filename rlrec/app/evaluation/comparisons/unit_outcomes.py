@@ -1,4 +1,4 @@
-"""Outcomes of units as sums, read from the log: visits, returns and rewards of each person, by group."""
+"""This module sums outcomes of units from the log. These are visits, returns and rewards of each person, by group."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ LEAST_EXPECTED = 5  # units in each cell of a chi-square test
 
 
 class StudyFold:
-    """The log of a study as sums, a portion of persons at a time."""
+    """A StudyFold turns the log of a study into sums, a portion of persons at a time."""
 
     def __init__(self, unit: Unit, study: Study) -> None:
         self.unit, self.study = unit, study
@@ -90,7 +90,8 @@ class StudyFold:
 
     @property
     def is_first_week(self) -> bool:
-        """Whether users had less than a week to come again. A ramp waits at each step as long as its owner decides."""
+        """Tell whether users had less than a week to come again. The answer is no for a ramp, which waits at each step
+        as long as its owner decides."""
         experiment = self.study.experiment
         if experiment is None or self.study.by_session or not self.any_user:
             return False
@@ -98,8 +99,8 @@ class StudyFold:
         return 0 < self._spent_us < FIRST_WEEK_US and not is_ramp
 
     def splits(self, sums: StudySums) -> list[tuple[list[float], list[list[int]]]]:
-        """The weights of the variants in each stratum, and the stratum's units that count. In a ramp, all units of a
-        stratum were in the first variant before; its weight is the share of them that it keeps."""
+        """Return the weights of the variants in each stratum, and the stratum's units that count. In a ramp, all units
+        of a stratum were in the first variant before, so its weight is the share of them that it keeps."""
         units = sums.counts.get("strata", np.zeros((0, 2))).astype(np.int64).tolist()
         if self.strata_per_phase == 1:
             weights = [[phase.weights[str(name)] for name in self.groups.labels] for phase in self.phases]
@@ -110,7 +111,8 @@ class StudyFold:
         return [(pair, [row]) for pair, row in zip(shares, units, strict=False) if sum(row) and pair[1] > 0]
 
     def partials(self, others: Sequence[StudyFold] = ()) -> Iterator[list[StudySums]]:
-        """The sums of each portion, for this fold and for others, whose logs are this log from later times on."""
+        """Yield the sums of each portion of persons, for this fold and for others, whose logs are this log from later
+        times on."""
         for columns, batch in self._portions():
             visits = log_rows.person_visits(
                 columns, timeout_us=self._timeout_us, now=self.unit.now, import_end=self._import_end or 0,
@@ -124,7 +126,8 @@ class StudyFold:
             yield sums
 
     def _portions(self) -> Iterator[tuple[Columns, Batch]]:
-        """The visits of each portion of persons, with its selected decisions, if any; each is read once."""
+        """Yield the visits of each portion of persons that has selected decisions, with these decisions. Each portion
+        is read once."""
         selection, sessions, few_test = self.study.selection, None, None
         # only the persons of these variants are read, where one batch holds all decisions of their policies
         if selection.variant_ids:
@@ -144,7 +147,7 @@ class StudyFold:
                     yield visits[key], batch
 
     def _pages(self, batch: Batch) -> list[RewardedSlots]:
-        """The decisions of a batch with each reward."""
+        """Return the decisions of a batch with each reward."""
         if partitions.has_returns_elsewhere(self.unit, self.study.selection):
             batch = partitions.move_returns(self.unit, batch)
         return [
@@ -153,8 +156,8 @@ class StudyFold:
         ]
 
     def _sums(self, columns: Columns, visits: Visits, pages: Sequence[RewardedSlots]) -> StudySums:
-        """The sums of a portion. columns: of the visits of its persons; pages: its selected decisions with each
-        reward."""
+        """Return the sums of a portion of persons. `columns` are those of the visits of these persons, and `pages` has
+        their selected decisions with each reward."""
         decisions, slots, censored = self._decisions(columns, pages)
         if self.study.age_us is not None:
             has_age = self._has_age(columns, visits, decisions)
@@ -230,8 +233,8 @@ class StudyFold:
     def _segments(
         self, contexts: ContextCache, columns: Columns, visits: Visits, units: UnitSums
     ) -> dict[str, OutcomeSums]:  # fmt: skip
-        """The sums of units by a field of the context of their first decision in the experiment, selected or not; later
-        contexts may be effects."""
+        """Return the sums of units by a field of the context of their first decision in the experiment, selected or
+        not. Later contexts may be effects."""
         field, tests = str(self.study.segment), [people.session_test("d.session_id", np.unique(columns["session_id"]))]
         if self.study.experiment is not None:
             log = filters.select(self.unit, {"experiment": self.study.experiment.name})
@@ -254,8 +257,9 @@ class StudyFold:
     def _decisions(
         self, columns: Columns, pages: Sequence[RewardedSlots], *, grouped: bool = True
     ) -> tuple[ServedDecisions, Columns, int]:
-        """The decisions, their `_READ` columns, and the number of mature decisions with a censored slot. What such a
-        slot earned counts nothing; where all of a page are, its visit counts, and no reward."""
+        """Return the decisions, their `_READ` columns, and the number of mature decisions with a censored slot. The
+        reward of such a slot counts nothing. Where all slots of a page are censored, its visit counts, and no reward.
+        """
         slots = pages[0].slots
         mature = np.array([reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards])
         visit = visit_indices(columns, slots["session_id"], slots["visit"])
@@ -282,12 +286,13 @@ class StudyFold:
     def _strata(
         self, columns: Columns, visits: Visits, decisions: ServedDecisions, units: UnitSums
     ) -> tuple[UnitSums, Ids, Flags, int]:
-        """The units split by the stratum that drew them, the number of each one's stratum, whether it counts for the
-        split, and the number of units with two variants in a phase of a ramp. In most experiments the stratum is the
-        phase in which a unit was assigned; in a ramp, which draws all units anew, each phase that served it. A person
-        with several keys was drawn by the first key and later by another one, with other probabilities than the rest of
-        a stratum. Such a person counts for the split when first drawn, and not in phases that served it after the keys
-        were merged."""
+        """Return the units split by the stratum that drew them, the number of each unit's stratum, whether the unit
+        counts for the split, and the number of units with two variants in a phase of a ramp.
+
+        In most experiments the stratum is the phase in which a unit was assigned. In a ramp, which draws all units
+        anew, it is each phase that served the unit. A person with several keys was drawn by the first key and later
+        by another one, with other probabilities than the rest of a stratum. Such a person counts for the split when
+        first drawn, and not in phases that served the person after the keys were merged."""
         starts = [phase.at for phase in self.phases[1:]]
         if self.strata_per_phase == 1:
             stratum = np.searchsorted(starts, columns["entry_at"][units.visit], side="right")
@@ -303,8 +308,8 @@ class StudyFold:
         return drawn.take(rows), stratum[rows], ~is_drawn_again[rows], mixed
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
-        """For each variant, (v, AGES): visits by the age of their unit, visits by the time when they began, and units
-        by their age at the end."""
+        """Return three counts for each variant, (v, AGES). They are visits by the age of their unit, visits by the time
+        when they began, and units by their age at the end."""
         n, spent = len(self.groups.labels), self._spent_us + 1
         # the visits of these units; their rows are found by digest
         first, _ = distinct(decisions.group, decisions.visit)
@@ -329,7 +334,8 @@ class StudyFold:
         }  # fmt: skip
 
     def _has_age(self, columns: Columns, visits: Visits, decisions: ServedDecisions) -> Flags:
-        """Whether each decision is early enough in the time of its unit, and the unit came early enough in the log."""
+        """Tell whether each decision is early enough in the time of its unit, and the unit came early enough in the
+        log."""
         age, window = self.study.age_us or 0, max(reward.window_us for reward in self.study.rewards)
         _, unit = np.unique(visits.unit[decisions.visit], return_inverse=True)
         first = np.full(int(unit.max(initial=-1)) + 1, FAR_FUTURE)
@@ -339,7 +345,7 @@ class StudyFold:
         return (decisions.at < end) & (end <= self._last_at) & (end + window < self.unit.now)
 
     def _past(self, columns: Columns, visits: Visits) -> UnitSums:
-        """The sums of assigned units over the time before their assignment, in group 0."""
+        """Return the sums of assigned units over the time before their assignment, in group 0."""
         entry_at = columns["entry_at"]
         assigned = entry_at != ABSENT
         keys = np.unique(columns["session_id"][assigned])
@@ -356,15 +362,15 @@ class StudyFold:
 
 
 def collect(unit: Unit, study: Study, *, level: float, is_fixed: bool = False) -> StudyFigures:
-    """The figures of a study, from one pass over the log."""
+    """Return the figures of a study, from one pass over the log."""
     return collect_figures(unit, [study], level=level, is_fixed=is_fixed)[0]
 
 
 def collect_figures(
     unit: Unit, studies: Sequence[Study], *, level: float, is_fixed: bool = False
 ) -> list[StudyFigures]:  # fmt: skip
-    """The figures of studies, from one pass over the log; the logs of the second and further studies are this one from
-    later times on."""
+    """Return the figures of studies, from one pass over the log. The logs of the second and further studies are the
+    first one from later times on."""
     first, *others = folds = [StudyFold(unit, study) for study in studies]
     sums = [study_figures.NOTHING] * len(folds)
     for portion_sums in first.partials(others):
@@ -408,7 +414,8 @@ def _selected_split(
     fold: StudyFold, sums: StudySums, assigned: Sequence[tuple[list[float], list[list[int]]]]
 ) -> tuple[float, float]:  # fmt: skip
     """Test whether a selection leaves out different shares of the variants, among units that were drawn with the same
-    weights. Returns chi-square and p-value, which are NaN if it leaves out few. assigned: of `split_by_day`."""
+    weights. Return chi-square and p-value, which are NaN if the selection leaves out few units. `assigned` is as from
+    `split_by_day`."""
     n_assigned = {tuple(weights): np.zeros(len(weights)) for weights, _ in assigned}
     counted = {weights: np.zeros(len(weights)) for weights in n_assigned}
     for weights, looks in assigned:
@@ -425,29 +432,29 @@ def _selected_split(
 
 
 class Look(NamedTuple):
-    """The present differences that decide an experiment, and its guards."""
+    """This record has the present differences that decide an experiment, and its guards."""
 
     differences: list[study_figures.DifferenceRow]
     guards: list[study_figures.GuardRow]
 
 
 def look(unit: Unit, experiment: Experiment, *, level: float = 0.95) -> Look:
-    """The present deciding differences and guards of an experiment. They hold at every look, so looking costs
+    """Return the present deciding differences and guards of an experiment. They hold at every look, so looking costs
     nothing."""
     figures = collect(unit, experiment_study(unit, experiment, rewards_of(unit, (), experiment)), level=level)
     return Look([figures.difference(*key) for key in figures.deciding], figures.guards())
 
 
 def experiment_study(unit: Unit, experiment: Experiment, rewards: Sequence[Reward]) -> Study:
-    """All decisions of an experiment, by variant."""
+    """Return the study of all decisions of an experiment, by variant."""
     selection = filters.selection(unit, f"experiment={experiment.name}")
     return Study(selection=selection, rewards=rewards, experiment=experiment, by="variant")
 
 
 def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) -> list[Reward]:
-    """The rewards with these names, and those that the experiment declares. Without names: those that its variants
-    learn, in order, after the deciding one; without an experiment the one that all policies learn, or `default`. Raises
-    InputError for an unknown name, or a repeated one."""
+    """Return the rewards with these names, and those that the experiment declares. Without names, they are those that
+    its variants learn, in order, after the deciding one. Without an experiment, it is the one that all policies learn,
+    or `default`. Raise InputError for an unknown name, or a repeated one."""
     if repeated_name := next((name for name in names if list(names).count(name) > 1), None):
         raise InputError(f"reward {repeated_name!r} is named twice")
     if experiment is None:
@@ -458,7 +465,8 @@ def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) 
 
 
 def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
-    """The rewards that the variants of an experiment learn, in order; for a holdout, the reward of its route."""
+    """Return the rewards that the variants of an experiment learn, in order. For a holdout, return the reward of its
+    route."""
     if (route := lookup.route_of_holdout(unit, experiment)) is not None:
         return [lookup.version(unit, route.reference)[0].reward]
     rewards = [lookup.version(unit, variant.policy)[0].reward for variant in experiment.variants]
@@ -466,8 +474,8 @@ def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
 
 
 def to_json(figures: StudyFigures) -> tuple[list[study_figures.OutcomeRow], list[study_figures.DifferenceRow]]:
-    """The rows of every group, and of every difference from the first group, with a p-value where units were assigned
-    at random; periods without units are left out."""
+    """Return the rows of every group, and of every difference from the first group, with a p-value where units were
+    assigned at random. Periods without units are left out."""
     study, answer_metrics, values = figures.study, metrics(figures.study), figures.outcomes.value
     numbers = [
         number for number in range(len(figures.groups.labels))

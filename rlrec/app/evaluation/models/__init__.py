@@ -1,1 +1,1 @@
-"""Models of rewards."""
+"""This package has models of rewards."""

@@ -1,8 +1,10 @@
-"""Reward models of an evaluation: fitted to the log itself, cross-fitted by cluster, or given as a table.
+"""This module has the reward models of an evaluation. They are fitted to the log itself, cross-fitted by cluster, or
+given as a table.
 
-A model of the future value of a visit: the discounted return from a decision on, by its state and the arm on top.
+It also has a model of the future value of a visit, which is the discounted return from a decision on, by its state
+and the arm on top.
 
-It reduces the noise of estimates. A wrong model causes no bias."""
+A model reduces the noise of estimates. A wrong model causes no bias."""
 
 from __future__ import annotations
 
@@ -38,9 +40,10 @@ SPARSE_CELLS = 1 << 21  # values of arms in memory at a time
 
 
 class ContextMoments(Record, kw_only=False, eq=False):
-    """Sums for pairs of a column and an arm, by cross-fitting fold, only for pairs that occur. They can be added.
+    """This record has sums for pairs of a column and an arm, by cross-fitting fold, for pairs that occur. Two of these
+    can be added.
 
-    key (e,), ascending: column * arms + arm; sums (e, folds, 3): of `marginal.column_sums`."""
+    `key` (e,) is column * arms + arm, ascending. `sums` (e, folds, 3) has those of `marginal.column_sums`."""
 
     key: Ids
     sums: Array
@@ -57,8 +60,8 @@ class ContextMoments(Record, kw_only=False, eq=False):
         cls, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, arms: int, fold: Ids, folds: int, pulls: Array,
         reward: Array,
     ) -> ContextMoments:  # fmt: skip
-        """The sums of rows. arm, fold, pulls, reward (n,): for each row the index of its arm among `arms`, its fold,
-        its weight and its weighted reward."""
+        """Return the sums of rows. `arm`, `fold`, `pulls` and `reward` (n,) have for each row the index of its arm
+        among `arms`, its fold, its weight and its weighted reward."""
         x = contexts.sparse
         entries, row = x.entries(rows.slots["context"])
         sums_by_pair = marginal.column_sums(x.value[entries], pulls=pulls[row], reward=reward[row])
@@ -70,8 +73,8 @@ class ContextMoments(Record, kw_only=False, eq=False):
 
 
 class SparseModel(Record, kw_only=False, eq=False):
-    """A fitted model: q(row, arm) = clip(effects[fold, arm] + offset(row) + weights[fold, arm] x), with arms as the
-    moments number them."""
+    """This fitted model has q(row, arm) = clip(effects[fold, arm] + offset(row) + weights[fold, arm] x). Arms have the
+    numbers that they have in the moments."""
 
     model: Model
     moments: ContextMoments
@@ -85,7 +88,7 @@ class SparseModel(Record, kw_only=False, eq=False):
 
     @cached_property
     def weights(self) -> Array:
-        """The weight of each pair of column and arm in each fold, from the sums of the other folds, (folds, e)."""
+        """Return the weight of each pair of column and arm in each fold, from sums of the other folds, (folds, e)."""
         training_sums = self.moments.sums.sum(axis=1, keepdims=True) - self.moments.sums
         mean = self.mean[:, self.moments.key % self.mean.shape[1]]
         return np.stack([
@@ -94,7 +97,7 @@ class SparseModel(Record, kw_only=False, eq=False):
         ])  # fmt: skip
 
     def column_weights(self, columns: Ids, fold: int) -> Array:
-        """Weights of some columns, ascending, (c, a)."""
+        """Return the weights of some columns, ascending, (c, a)."""
         arms = self.mean.shape[1]
         low, high = np.searchsorted(self.moments.key, [columns * arms, (columns + 1) * arms])
         count, entry = high - low, piece_rows(low, high - low)
@@ -105,33 +108,35 @@ class SparseModel(Record, kw_only=False, eq=False):
 
 
 class ModelValues(ABC):
-    """A model's values for the n rows of a batch.
+    """This object has a model's values for the n rows of a batch.
 
-    predicted (n,): for the arm shown; examination (n,): of each row's position, where the model predicts the value of
-    an examined arm."""
+    `predicted` (n,) is the value of the arm shown. `examination` (n,) is that of each row's position, where the
+    model predicts the value of an examined arm."""
 
     def __init__(self, predicted: Array, examination: Array | None) -> None:
         self.predicted: Array = predicted if examination is None else examination * predicted
         self._examination = examination
 
     def expected(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """The mean value of some rows of the batch under shares (m, arms). case: the index of each row's shares."""
+        """Return the mean value of some rows of the batch under shares (m, arms). `case` is the index of each row's
+        shares."""
         mean = self.mean(shares, case=case, rows=rows)
         return mean if self._examination is None else self._examination[rows] * mean
 
     @abstractmethod
     def mean(self, shares: Array, *, case: Ids, rows: Ids) -> Array:
-        """`expected` for examined arms."""
+        """Return what `expected` does, for arms that are examined."""
 
 
 class SparseValues(ModelValues):
-    """Values of a `SparseModel`."""
+    """This object has the values of a `SparseModel` for the rows of a batch."""
 
     def __init__(
         self, fitted: SparseModel, contexts: ContextTable, rows: ImpressionRows, *, arm: Ids, rank: Ids, fold: Ids,
         offset: Array, examination: Array | None,
     ) -> None:  # fmt: skip
-        """arm (n,): of each row, as the moments number arms; rank (a,): this number for each arm of the evaluation."""
+        """Predict the value of each row's arm. `arm` (n,) is this arm, as the moments number arms. `rank` (a,) is this
+        number for each arm of the evaluation."""
         self._fitted, self._x, self._code = fitted, contexts.sparse, rows.slots["context"]
         self._rank, self._fold, self._offset = rank, fold, offset
         predicted = np.empty(len(rows))
@@ -146,7 +151,7 @@ class SparseValues(ModelValues):
         return mean
 
     def _values(self, rows: Ids) -> Iterator[tuple[Ids, Array]]:
-        """Portions of rows, and the clipped values of all arms in each portion, (p, a)."""
+        """Yield portions of rows, and the clipped values of all arms in each portion, (p, a)."""
         model = self._fitted.model
         for fold in np.unique(self._fold[rows]).tolist():
             fold_rows = np.flatnonzero(self._fold[rows] == fold)
@@ -165,12 +170,13 @@ POSITIONS = 32  # positions with an effect of their own; all lower positions sha
 
 
 class DenseValues(ModelValues):
-    """Values of a model that uses dense contexts, or none."""
+    """This object has the values of a model that uses dense contexts, or none, for the rows of a batch."""
 
     def __init__(
         self, model: Model | RewardTable | DecisionRewards, arm: Ids, *, examination: Array | None, **columns: Any
     ) -> None:
-        """arm (n,): the index of each row's arm; columns: further columns that the model needs, (n,) each."""
+        """Predict the value of each row's arm, whose index is `arm` (n,). `columns` are further columns that the model
+        needs, (n,) each."""
         super().__init__(model.predicted(arm, **columns), examination)
         self._model, self._columns = model, columns
 
@@ -179,17 +185,20 @@ class DenseValues(ModelValues):
 
 
 def row_examination(rows: ImpressionRows, examination: Sequence[float]) -> Array | None:
-    """The examination of each row's position, (n,); positions below the end of the curve have its last value. None
-    without a curve."""
+    """Return the examination of each row's position, (n,), or None without a curve. Positions below the end of the
+    curve have its last value."""
     if not examination:
         return None
     return np.array(examination)[np.minimum(rows.slots["position"], len(examination)) - 1]
 
 
 class RewardModelFit(Record, eq=False):
-    """The first pass over the log: sums of the normal equations, batch by batch, in order of the arms' keys.
-    positions: of the longest slate; examination: of a curve, which multiplies an arm's value in place of an effect of
-    the position; columns: into which contexts are hashed where each arm has weights for them, else 0."""
+    """This fit makes the first pass over the log. It sums the normal equations, batch by batch, in order of the arms'
+    keys.
+
+    `positions` is the length of the longest slate. `examination` is that of a curve, which multiplies an arm's value
+    in place of an effect of the position. `columns` is the number of columns into which contexts are hashed where
+    each arm has weights for them, and otherwise 0."""
 
     arms: ArmTable
     positions: int
@@ -198,8 +207,8 @@ class RewardModelFit(Record, eq=False):
 
     @cached_property
     def ridge(self) -> Ridge:
-        """The ridge regression on arm, position and hashed context; without the context where arms have weights for its
-        columns."""
+        """Return the ridge regression on arm, position and hashed context. The context is left out where arms have
+        weights for its columns."""
         positions = 1 if self.examination else max(1, min(self.positions, POSITIONS))
         width = 0 if self.columns else features.WIDTH
         return Ridge(arms=max(1, len(self.arms)), positions=positions, features=width)
@@ -223,14 +232,15 @@ class RewardModelFit(Record, eq=False):
         ))  # fmt: skip
 
     def context(self, rows: ImpressionRows, contexts: ContextTable) -> dict[str, Any]:
-        """The dense features of the ridge regression."""
+        """Return the dense features of the ridge regression."""
         return {} if self.columns else {"context": contexts.encoded, "code": rows.slots["context"]}
 
     def position(self, rows: ImpressionRows) -> Ids:
         return np.minimum(rows.slots["position"], self.ridge.positions)
 
     def finish(self, sums: RewardModelSums, definition: Reward | None) -> FittedRewardModel:
-        """The fitted model, its values clipped to the range of the reward; definition None: not clipped."""
+        """Return the fitted model, with its values clipped to the range of the reward. With the definition None they
+        are not clipped."""
         reach = (bounds(definition) if definition else None) or (-np.inf, np.inf)
         model = self.ridge.finish(sums.ridge, reward_range=reach)
         sparse = None if sums.moments is None else SparseModel.from_sums(model, sums.ridge, sums.moments)
@@ -238,14 +248,16 @@ class RewardModelFit(Record, eq=False):
 
 
 class RewardModelSums(Sums):
-    """The sums that a model is fitted to. moments: of sparse contexts, where arms have weights for their columns."""
+    """This record has the sums that a model is fitted to. `moments` are those of sparse contexts, where arms have
+    weights for their columns."""
 
     ridge: RidgeSums
     moments: ContextMoments | None = None
 
 
 class FittedRewardModel(Record, kw_only=False, eq=False):
-    """A ridge regression fitted to the log; the model that values a row was fitted without the row's cluster."""
+    """This model is a ridge regression fitted to the log. The coefficients that value a row were fitted without the
+    row's cluster."""
 
     fit: RewardModelFit
     model: Model
@@ -264,14 +276,14 @@ class FittedRewardModel(Record, kw_only=False, eq=False):
         return DenseValues(self.model, arm, examination=examined, fold=fold, offset=offset)
 
     def attraction(self, rows: ImpressionRows) -> Array:
-        """The effect of each row's arm, (n,), without position and context."""
+        """Return the effect of each row's arm, (n,), without position and context."""
         arm, fold = self.fit.arms.index(rows.slots["arm_id"]), self.fit.ridge.fold(rows.slots["cluster"])
         return self.model.effects[fold, arm]
 
 
 class DecisionRewards(Record, eq=False):
-    """Rewards by decision and arm, with the interface of `RewardTable`, where a value is the number of a decision.
-    Raises InputError where the reward of an arm with a share is missing."""
+    """This table has rewards by decision and arm. Its interface is that of `RewardTable`, where a value is the number
+    of a decision. InputError is raised where the reward of an arm with a share is missing."""
 
     table: DecisionTable
     arms: ArmTable
@@ -292,7 +304,7 @@ class DecisionRewards(Record, eq=False):
 
 
 class TabledRewardModel(Record, eq=False):
-    """A table arm -> reward, value of a context field -> arm -> reward, or decision -> arm -> reward."""
+    """This model is a table of rewards by arm, by the value of a context field and arm, or by decision and arm."""
 
     table: RewardTable | DecisionRewards
     arms: ArmTable
@@ -306,13 +318,13 @@ class TabledRewardModel(Record, eq=False):
         return DenseValues(self.table, arm, examination=examined, value=self._value(rows, contexts))
 
     def attraction(self, rows: ImpressionRows) -> Array:
-        """The mean value of each row's arm over the table, (n,), or its value in the decision."""
+        """Return the mean value of each row's arm over the table, (n,), or its value in the decision."""
         if isinstance(self.table, DecisionRewards):
             return self.table.predicted(self.arms.index(rows.slots["arm_id"]), value=rows.slots["decision_id"])
         return self.table.values.mean(axis=0)[self.arms.index(rows.slots["arm_id"])]
 
     def _value(self, rows: ImpressionRows, contexts: ContextTable) -> Ids:
-        """The row of the table that values each row of the log, (n,)."""
+        """Return the row of the table that values each row of the log, (n,)."""
         if isinstance(self.table, DecisionRewards):
             return rows.slots["decision_id"]
         if self.reads is None:
@@ -334,8 +346,8 @@ class TabledRewardModel(Record, eq=False):
 def read_table(
     path: str | DecisionTable, *, by: str | None, arms: ArmTable, examination: tuple[float, ...] = ()
 ) -> TabledRewardModel:
-    """The model in a CSV file, or in a table by decision; with a curve its rewards are those at position 1. Raises
-    InputError where it names an arm that the catalogue lacks, or lacks an arm of the catalogue."""
+    """Return the model in a CSV file, or in a table by decision. With a curve, its rewards are those at position 1.
+    Raise InputError where the table names an arm that the catalogue lacks, or lacks an arm of the catalogue."""
     if isinstance(path, DecisionTable):
         table, source = DecisionRewards(table=path, arms=arms), path.source
         if by is not None:
@@ -367,7 +379,7 @@ def _reward(path: str, row: Mapping[str, float], arm: str) -> float:
 
 
 def position_curve(unit: Unit, reference: str) -> PositionCurve:
-    """A stored curve as estimates use it. Raises InputError for an unknown curve."""
+    """Return a stored curve as estimates use it. Raise InputError for an unknown curve."""
     stored_curve = lookup.curve(unit, reference)
     age = (unit.now - stored_curve.created_at) / DAY_US
     return PositionCurve(name=stored_curve.reference, examination=stored_curve.examination, age_days=age)
@@ -381,11 +393,12 @@ STEPS = 32  # steps with a value of their own; all later steps share the last on
 
 
 class Decisions(Record, eq=False):
-    """n decisions of visits, one visit after another, as the model sees them; arms are numbers from 0.
+    """This record has n decisions of visits, one visit after another, as the model of returns sees them. Arms are
+    numbers from 0.
 
-    start (s + 1,): where each visit begins; cluster (s,) of each visit. top (n,): the arm on top of the slate; x (n,
-    d): features of the state. row (e,) ascending, arm (e,), memory (e, 4): what a decision remembers of an arm
-    (`gradient.MEMORY`)."""
+    `start` (s + 1,) says where each visit begins, and `cluster` (s,) is that of each visit. `top` (n,) is the arm on
+    top of the slate, and `x` (n, d) has features of the state. `row` (e,) ascending, `arm` (e,) and `memory` (e, 4)
+    say what a decision remembers of an arm (`gradient.MEMORY`)."""
 
     start: Ids
     cluster: Ids
@@ -397,26 +410,27 @@ class Decisions(Record, eq=False):
 
     @property
     def steps(self) -> Ids:
-        """Step of every decision, from 1, (n,)."""
+        """Return the step of every decision in its visit, from 1 to at most STEPS, (n,)."""
         return np.minimum(returns.steps(self.start) + 1, STEPS)
 
     @property
     def clusters(self) -> Ids:
-        """Cluster of every decision, (n,)."""
+        """Return the cluster of every decision, (n,)."""
         return np.repeat(self.cluster, np.diff(self.start))
 
     def memory_of_top(self) -> Array:
-        """The memory that each decision has of the arm on top of its slate, (n, 4)."""
+        """Return the memory that each decision has of the arm on top of its slate, (n, 4)."""
         memory, is_top = np.zeros((len(self.top), len(MEMORY))), self.arm == self.top[self.row]
         memory[self.row[is_top]] = self.memory[is_top]
         return memory
 
 
 class TargetSlates(Record, eq=False):
-    """A target's distributions for some decisions.
+    """This record has a target's distributions for some decisions.
 
-    rows (p,): the decisions; log_slate (p,): the log of its probability of the slate shown. share (c, m): its
-    probabilities of m arms at position 1, in c cases; case (p,): of each row; arms (m,)."""
+    `rows` (p,) are the decisions, and `log_slate` (p,) is the log of the target's probability of the slate shown.
+    `share` (c, m) has its probabilities of m arms at position 1, in c cases. `case` (p,) is the case of each row,
+    and `arms` (m,) are the arms."""
 
     rows: Ids
     log_slate: Array
@@ -426,14 +440,14 @@ class TargetSlates(Record, eq=False):
 
 
 class ReturnSums(Record, kw_only=False, eq=False):
-    """The sums to which a model of returns is fitted; those of two batches can be added."""
+    """This record has the sums to which a model of returns is fitted. Those of two batches can be added."""
 
     ridge: Ridge
     sums: RidgeSums
 
     @classmethod
     def from_decisions(cls, decisions: Decisions, reward: Array, *, gamma: float, arms: int) -> Self:
-        """The sums of a batch. reward (n,): of each slate; arms: their number."""
+        """Return the sums of a batch. `reward` (n,) is that of each slate, and `arms` is the number of arms."""
         ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
         return_ = returns.discounted(reward, decisions.start, gamma=gamma)
         context = np.hstack([decisions.x, decisions.memory_of_top()])
@@ -448,12 +462,12 @@ class ReturnSums(Record, kw_only=False, eq=False):
 
 
 class ReturnModel(Record, kw_only=False, eq=False):
-    """The fitted model; the coefficients that value a decision were fitted without its cluster."""
+    """This fitted model predicts returns. The coefficients that value a decision were fitted without its cluster."""
 
     model: Model
 
     def predicted(self, decisions: Decisions) -> Array:
-        """Value of the slates shown, (n,)."""
+        """Return the value of the slates shown, (n,)."""
         offset, fold = self._offset(decisions, decisions.memory_of_top())
         return self.model.predicted(decisions.top, fold=fold, offset=offset)
 
@@ -462,7 +476,7 @@ class ReturnModel(Record, kw_only=False, eq=False):
         return self.model.offset(fold, decisions.steps, context=np.hstack([decisions.x, memory])), fold
 
     def expected(self, decisions: Decisions, slates: Iterable[TargetSlates]) -> Array:
-        """The mean value under a target, (n,), by its probabilities at position 1."""
+        """Return the mean value under a target, (n,), by the target's probabilities at position 1."""
         n = len(decisions.top)
         probability, effect = np.zeros(len(decisions.row)), np.zeros(n)
         ridge = self.model.ridge

@@ -1,1 +1,1 @@
-"""Targets, and the probabilities with which they would have shown what the log shows."""
+"""This package has targets, and the probabilities with which they would have shown what the log shows."""

@@ -1,4 +1,4 @@
-"""Cases for which a target's distribution is computed, and the rows of a log that belong to them."""
+"""This module has the cases for which a target's distribution is computed, and the rows of a log that each case has."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Draw = tuple[int, int]  # the seed and the number that identify random words
 
 
 class Block(Record, kw_only=False, eq=False):
-    """One case: arms (m,) ids; shares (k, m): the probability of each arm at each position; greatest (k,): the largest
-    of these.
+    """A Block has the distribution of one case. `arms` (m,) are ids, `shares` (k, m) is the probability of each arm at
+    each position, and `greatest` (k,) is the largest of these.
 
     Where scores are correlated, every decision is a case of its own with samples from its `draw`. At the first
     `n_conditional` positions the shares are then given the slate above as it was shown, and `greatest` bounds the
@@ -46,19 +46,19 @@ class Block(Record, kw_only=False, eq=False):
     n_conditional: int = 0
 
     def simulated(self, replica: int | None) -> Block:
-        """The same case with simulated shares, since they have no closed form: the mean of all replicas, or one of
-        them."""
+        """Return the same case with simulated shares, since they have no closed form. With `replica` None they are the
+        mean of all replicas, and otherwise those of this replica."""
         shares = self._replicas.mean(axis=0) if replica is None else self._replicas[replica]
         return Block(self.arms, self.scores, self.floor, shares, shares.max(axis=1))
 
     @property
     def drawn_scores(self) -> Scores:
-        """The scores; with a `draw`, the samples of the decision."""
+        """Return the scores, or with a `draw` the samples of the decision."""
         return self.scores if self.draw is None else self.scores.decision_scores(*self.draw)
 
     @cached_property
     def _replicas(self) -> Array:
-        """Shares by equal parts of the simulated pages, (r, k, m)."""
+        """Return the shares by equal parts of the simulated pages, (r, k, m)."""
         assert self.simulate is not None
         return self.simulate()
 
@@ -70,9 +70,11 @@ class Block(Record, kw_only=False, eq=False):
 
 
 class TargetProbabilities(Record, kw_only=False, eq=False):
-    """A target's probabilities on a batch, (n,) each. prefixed: whether numerator and denominator of the weight are for
-    the slate down to the row; greatest: the largest probability of any arm; expected: the mean of the reward model;
-    above: the weight of the slate above, where that mean is given the slate above."""
+    """This record has a target's probabilities on a batch, (n,) each.
+
+    `prefixed` tells whether numerator and denominator of the weight are for the slate down to the row. `greatest` is
+    the largest probability of any arm. `expected` is the mean of the reward model. `above` is the weight of the
+    slate above, where that mean is given the slate above."""
 
     prefixed: Flags
     target: Array
@@ -83,7 +85,7 @@ class TargetProbabilities(Record, kw_only=False, eq=False):
 
 
 def complement(probability: Array) -> Array:
-    """The probability of all other arms, (n,)."""
+    """Return the probability of all other arms, (n,)."""
     return 1 - np.minimum(probability, 1.0)
 
 
@@ -93,8 +95,9 @@ DecisionName = tuple[CaseName | None, Draw, bytes]  # its case, its draw, and th
 def decision_block(
     block: Block, rows: ImpressionRows, row: int, draw: Draw, cached: dict[DecisionName, Array]
 ) -> Block:
-    """The case of one decision with samples from its draw. row: its lowest row. Where the slate above is not known, its
-    shares are those at position 1. cached: shares of decisions computed before."""
+    """Return the case of one decision with samples from its draw. Where the slate above is not known, its shares are
+    those at position 1. `row` is the lowest row of the decision, and `cached` has shares of decisions computed before.
+    """
     slots, decision = rows.slots, replace(block, draw=draw)
     start = int(slots["start"][row])
     order, length = possible_slates(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
@@ -109,8 +112,8 @@ def decision_block(
 
 
 def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, cells: int) -> Iterator[CaseRows]:
-    """Rows of pages with rules, by case; a case includes the slate above as it was shown, and equal ones are shared.
-    cells: probabilities in memory at a time."""
+    """Yield the rows of pages with rules, by case. A case includes the slate above as it was shown, and equal ones are
+    shared. `cells` is the number of probabilities in memory at a time."""
     from rlrec.policy.slates.rules import RuledScores
 
     # the lowest row of each decision represents it
@@ -142,8 +145,10 @@ def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRow
 
 
 def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Flags]:
-    """The indices of the arms of slates (n, k) among other arms, (n, k), and which slates consist of these, (n,). arms
-    (m,) ascending; or the arms of each case, (u, m), with the case (n,) of each slate."""
+    """Return the indices of the arms of slates (n, k) among other arms, (n, k), and tell which slates consist of
+    different ones of these, (n,).
+
+    `arms` (m,) are ascending, or those of each case, (u, m), with the `case` (n,) of each slate."""
     case = np.zeros(len(slates), np.intp) if case is None else case
     arms, stride = np.atleast_2d(arms), max(int(arms[..., -1].max()), int(slates.max(initial=0))) + 1
     keys, shown = (np.arange(len(arms))[:, None] * stride + arms).ravel(), case[:, None] * stride + slates
@@ -153,8 +158,8 @@ def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[I
 
 
 def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Ids]:
-    """The `arm_indices` of slates (n, k), and how many arms from the top of each can be shown, (n,). Below these the
-    indices are of other arms, since such a slate has probability 0."""
+    """Return the `arm_indices` of slates (n, k), and how many arms from the top of each can be shown, (n,). Below these
+    the indices are of other arms, since such a slate has probability 0."""
     order, is_possible = arm_indices(arms, slates, case=case)
     n, k = slates.shape
     length, impossible = np.full(n, k), np.flatnonzero(~is_possible)
@@ -173,15 +178,16 @@ def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tup
 
 
 def columns_of(arms: Ids, row: int, slots: Columns, logged: LoggedBatch) -> Index:
-    """The indices of arms that a target may show among all eligible arms of a row, (m,)."""
+    """Return the indices of arms that a target may show among all eligible arms of a row, (m,)."""
     return np.searchsorted(logged.eligible[int(slots["eligible_id"][row])], arms)
 
 
 class CaseRows:
-    """The rows of some cases: `indices` (p,) into the batch, `case` (p,) the index of each row's block.
+    """This object has the rows of some cases. `indices` (p,) are those of the rows in the batch, and `case` (p,) is the
+    index of each row's block.
 
-    per_decision_samples: whether shares are from the samples of each decision, given the slate above; second_pass:
-    whether these rows come a second time, see `Scorer.probabilities`."""
+    `per_decision_samples` tells whether shares are from the samples of each decision, given the slate above.
+    `second_pass` tells whether these rows come a second time, see `Scorer.probabilities`."""
 
     def __init__(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, per_decision_samples: bool = False,
@@ -206,8 +212,8 @@ class CaseRows:
         self.greatest = np.where(self.inside, greatest[offsets(length)[case] + at], 0.0)
 
     def at_positions(self, positions: int) -> Array:
-        """The target's probability of each row's arm at positions 1 to `positions`, (p, positions); 0 below the end of
-        its slate, and NaN where there is no closed form."""
+        """Return the target's probability of each row's arm at positions 1 to `positions`, (p, positions). The value is
+        0 below the end of the row's slate, and NaN where there is no closed form."""
         table = np.zeros((len(self.indices), positions))
         for position in range(positions):
             inside = self.eligible & (position < self._length)
@@ -217,9 +223,9 @@ class CaseRows:
         return table
 
     def weigh(self, probabilities: TargetProbabilities) -> None:
-        """Write the target's probability of each row; for rows that are weighted by their prefix, that of the slate
-        down to the row. Samples have no marginals below position 1. Where only the arm shown could be shown, the
-        target's probability of others is unsupported."""
+        """Write the target's probability of each row. For rows that are weighted by their prefix, write that of the
+        slate down to the row. Samples have no marginals below position 1. Where only the arm shown could be shown, the
+        target's probability of other arms is unsupported."""
         is_alone = self.rows.slots["alone"]
         probabilities.target[self.indices], probabilities.greatest[self.indices] = self.target, self.greatest
         probabilities.unsupported[self.indices] = complement(self.target) * is_alone[self.indices]
@@ -237,17 +243,17 @@ class CaseRows:
 
     @property
     def samples(self) -> int:
-        """The number of samples that represent the scores, 1 under rules of a page; 0 where shares at each position are
-        known."""
+        """Return the number of samples that represent the scores, which is 1 under rules of a page. Return 0 where
+        shares at each position are known."""
         return self.blocks[0].scores.samples or int(self.per_decision_samples)
 
     @property
     def deep(self) -> Flags:
-        """The rows that have others above them."""
+        """Tell which rows have others above them."""
         return self.rows.slots["depth"][self.indices] > 0
 
     def log_slates(self) -> Array:
-        """The log of the target's probability of the slate down to each row, (p,)."""
+        """Return the log of the target's probability of the slate down to each row, (p,)."""
         with np.errstate(divide="ignore"):
             log_slate: Array = np.log(np.minimum(self.target, 1.0))
             for group, steps in self.conditionals(np.flatnonzero(self.deep)):
@@ -255,8 +261,8 @@ class CaseRows:
         return log_slate
 
     def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
-        """These rows by depth, with the target's probability of each arm down to the row given the arms above; 0 where
-        the slate cannot be made of its arms."""
+        """Yield these rows by depth, with the target's probability of each arm down to the row given the arms above.
+        The probability is 0 where the slate cannot be made of the target's arms."""
         depth = self.rows.slots["depth"][self.indices[deep]]
         for group, blocks, case, order, length in self.slates(deep, depth + 1):
             position = np.arange(order.shape[1])
@@ -274,8 +280,9 @@ class CaseRows:
             yield group, np.where(position < length[:, None], steps, 0.0)
 
     def slates(self, lowest: Ids, length: Ids) -> Iterator[tuple[Ids, list[Block], Index, Index, Ids]]:
-        """These rows, each the lowest of its slate, grouped by the length of the slate and the number of eligible arms:
-        the rows (g,), their blocks, the block index of each, and its slate (g, length) as in `possible_slates`."""
+        """Group these rows, each the lowest of its slate, by the length of the slate and the number of eligible arms.
+        Yield the rows (g,), their blocks, the block index of each, its slate (g, length), and how much of that can be
+        shown, (g,), as in `possible_slates`."""
         start = self.rows.slots["start"][self.indices]
         first, kind = distinct(length, self._stride[lowest])
         for number, size in enumerate(length[first].tolist()):
@@ -298,7 +305,8 @@ class CaseRows:
             steps[self.indices[group][:, None] - np.arange(conditionals.shape[1])[::-1]] = conditionals
 
     def write_steps_and_values(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
-        """`write_steps`, and the mean of the model under the target at each slot. arms: of the catalogue."""
+        """Write what `write_steps` does, and the mean of the model under the target at each slot. `arms` are those of
+        the catalogue."""
         lowest = self._lowest
         size = self.rows.slots["size"][self.indices[lowest]]
         for group, blocks, case, order, length in self.slates(lowest, size):
@@ -313,17 +321,18 @@ class CaseRows:
 
     @property
     def _lowest(self) -> Index:
-        """The rows at the end of their slates."""
+        """Return the rows at the end of their slates."""
         return np.flatnonzero(self.rows.slots["depth"][self.indices] + 1 == self.rows.slots["size"][self.indices])
 
     def _each_position(
         self, blocks: list[Block], case: Index, order: Index
     ) -> Iterator[tuple[Index, int, Array, Index]]:
-        """The probabilities of all arms at each position of slates (n, k) of cases (n,), as `slate.each_position`."""
+        """Return the probabilities of all arms at each position of slates (n, k) of cases (n,), as
+        `slate.each_position` does."""
         return slate.each_position([block.scores for block in blocks], case, order, floor=blocks[0].floor)
 
     def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
-        """The ranks of arms, (a,), and their probabilities at position 1 in each case, (blocks, a)."""
+        """Return the ranks of arms, (a,), and their probabilities at position 1 in each case, (blocks, a)."""
         shares = np.zeros((len(self.blocks), len(arms)))
         for row, block in enumerate(self.blocks):
             shares[row, arms.index(block.arms)] = block.shares[0]
@@ -341,7 +350,7 @@ class CaseRows:
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
         """Write the target's probability of arms that had probability 0 under the logger, where only the logger's
-        belief tells."""
+        belief tells which arms these are."""
         slots = self.rows.slots
         unknown_rows = np.flatnonzero(slots["unknown_support"][self.indices] & self.inside)
         logger_case = slots["logger_case"][self.indices[unknown_rows]]

@@ -1,5 +1,5 @@
-"""Candidates that learn from the log on which they are evaluated: each row is evaluated with what was learned before
-it."""
+"""This module has candidates that learn from the log on which they are evaluated. Each row is evaluated with what was
+learned before it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ STRETCHES = 20  # stretches of the log; no later rows could evaluate what a poli
 
 
 def time_blocks(unit: Unit, selection: Selection, number: int) -> list[Selection]:
-    """The selected decisions by time, in blocks of about equal numbers. Raises CheckFailed where there are too few
-    distinct times."""
+    """Divide the selected decisions by time, in blocks of about equal numbers. Raise CheckFailed where there are too
+    few distinct times."""
     decisions = selected.extent(unit, selection).decisions
     since = {selected.newest_at(unit, selection, -(-decisions * left // number)) for left in range(1, number)}
     begins = sorted(at for at in since if at is not None)
@@ -44,8 +44,8 @@ def time_blocks(unit: Unit, selection: Selection, number: int) -> list[Selection
 
 
 class LearningTarget(Target, eq=False):
-    """A candidate while it learns. moments: functions that return its distribution from the times `begins` (b,) on
-    (microseconds, ascending), with what was learned before each; serving: the last one."""
+    """A LearningTarget is a candidate while it learns. `moments` has functions that return its distribution from the
+    times `begins` (b,) on (microseconds, ascending), with what was learned before each. `serving` is the last one."""
 
     begins: Ids
     moments: Sequence[Callable[[], VersionDistribution]]
@@ -54,7 +54,8 @@ class LearningTarget(Target, eq=False):
 
 @dataclass(eq=False)
 class LearningScorer(Scorer):
-    """The probabilities of a candidate at each moment. They are kept for one batch only, since there are many."""
+    """A LearningScorer has the probabilities of a candidate at each moment. They are stored for one batch only, since
+    there are many."""
 
     target: LearningTarget
     scorers: dict[int, Scorer] = field(default_factory=dict)  # by moment, for one batch
@@ -90,8 +91,9 @@ class LearningScorer(Scorer):
 
 
 class CrammedTarget(Target, eq=False):
-    """A version that learned from its own decisions, at the times `begins` (b,), microseconds, ascending; serving: its
-    last state. steps: the target at each time; counts (b,): the weight of a later row for each step."""
+    """A CrammedTarget is a version that learned from its own decisions, at the times `begins` (b,), microseconds,
+    ascending. `serving` is its last state. `steps` has the target at each time, and `counts` (b,) the weight of a later
+    row for each step."""
 
     begins: Ids
     steps: Sequence[Target]
@@ -99,13 +101,13 @@ class CrammedTarget(Target, eq=False):
     learns: ClassVar[bool] = True
 
     def taught_by(self, slots: Columns) -> Flags:
-        """No row: each step is evaluated on rows that came later."""
+        """Return that no row taught this target, since each step is evaluated on rows that came later."""
         return np.zeros(len(slots["decision_id"]), np.bool_)
 
 
 @dataclass(eq=False)
 class CramScorer(Scorer):
-    """The probabilities of a version, with the weights of the steps in which it learned."""
+    """A CramScorer has the probabilities of a version, with the weights of the steps in which it learned."""
 
     target: CrammedTarget
 
@@ -123,13 +125,13 @@ class CramScorer(Scorer):
 
 
 def scorer_type(target: Target) -> type[Scorer]:
-    """The scorer class for a target that learns."""
+    """Return the scorer class for a target that learns."""
     return LearningScorer if isinstance(target, LearningTarget) else CramScorer
 
 
 def crammed(unit: Unit, target: Target, selection: Selection, *, greedy: bool) -> Target:
-    """The target split into the steps in which it learned from the selected decisions; the target itself where it
-    learned from none while it served. Raises InputError where it also learned from the log before it served, or where
+    """Split a target into the steps in which it learned from the selected decisions. Return the target itself where it
+    learned from none while it served. Raise InputError where it also learned from the log before it served, or where
     its lists are drawn."""
     if target.serving is None or not target.serving.version.learning or not target.lessons:
         return target

@@ -1,7 +1,8 @@
-"""The probability with which a two-stage target would have shown what a log without lists of candidates shows.
+"""This module computes the probability with which a two-stage target would have shown what a log without lists of
+candidates shows.
 
-It is the mean, over all lists, of the second stage's probability given the list. Some lists are drawn from the first
-stage for each case; the estimate is unbiased, since a weight is linear in this mean."""
+The probability is the mean, over all lists, of the second stage's probability given the list. Some lists are drawn
+from the first stage for each case. The estimate is unbiased, since a weight is linear in this mean."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ from rlrec.store.database.bulk import Columns
 
 
 class ListBlock(Block, kw_only=False, eq=False):
-    """One case with lists drawn from its first stage. weight (u,): of each list; replicas (r, k, m): the shares by the
-    lists of each replica."""
+    """A ListBlock has one case with lists drawn from its first stage. `weight` (u,) is that of each list, and
+    `replicas` (r, k, m) has the shares by the lists of each replica."""
 
     mixture: ListMixture = field(kw_only=True)
     weight: Array = field(kw_only=True)
@@ -47,7 +48,8 @@ class ListBlock(Block, kw_only=False, eq=False):
 
 @dataclass(eq=False)
 class ListScorer(Scorer):
-    """One two-stage target. list_scorer: the same target for rows that have a list, given which it is exact."""
+    """A ListScorer has the probabilities of one two-stage target. `list_scorer` is the same target for rows that have a
+    list, given which it is exact."""
 
     list_scorer: Scorer = field(kw_only=True)
 
@@ -55,7 +57,7 @@ class ListScorer(Scorer):
         return ~(logged.lists.weighable(slots) | self._drawable(slots, logged))
 
     def _drawable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows without a list for which the first stage could have drawn a list that fills the slate, (n,)."""
+        """Tell which rows without a list could have had one from the first stage that fills the slate, (n,)."""
         arms = arms_of_sets(slots["eligible_id"], logged.eligible)
         length = self.serving.learner.n_candidates
         return ~logged.lists.has_list(slots) & (arms >= length) & (slots["size"] <= length)
@@ -93,8 +95,8 @@ class ListScorer(Scorer):
     def _mixture(
         self, scores: Scores, eligible: int, arms: Ids, revision: int, context: Mapping[str, Any], *, name: str
     ) -> ListMixture:
-        """The lists of a case. The seed and the order of arms do not depend on ids. scores: by which all arms would be
-        ranked; name: of the context."""
+        """Return the lists of a case. The seed and the order of arms do not depend on ids. `scores` are those by which
+        all arms would be ranked, and `name` is that of the context."""
         keys, serving = self.arms.keys, self.serving
         order = np.argsort(self.arms.ranks(arms))
         arms_digest = crc32("\n".join(keys[arm] for arm in arms[order].tolist()).encode())
@@ -130,7 +132,7 @@ class ListScorer(Scorer):
 
 
 class ListCaseRows(CaseRows):
-    """The rows of some cases of a target that draws lists."""
+    """This object has the rows of some cases of a target that draws lists."""
 
     @property
     def samples(self) -> int:
@@ -156,7 +158,7 @@ class ListCaseRows(CaseRows):
 
 
 def _rows_by_block(blocks: list[Block], case: Index) -> Iterator[tuple[ListBlock, Index]]:
-    """The cases, with the indices of their slates."""
+    """Yield the cases, with the indices of their slates."""
     for number, block in enumerate(blocks):
         assert isinstance(block, ListBlock)
         rows = np.flatnonzero(case == number)

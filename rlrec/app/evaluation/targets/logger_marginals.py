@@ -1,5 +1,5 @@
-"""The logger's probability of each logged arm at every position of its page, derived again from the belief that the
-decision names."""
+"""This module computes the logger's probability of each logged arm at every position of its page, derived again from
+the belief that the decision names."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ _AGREEING = 1e-9  # relative difference below which probabilities count as equal
 
 
 class LoggerCase(NamedTuple):
-    """Rows of a batch whose pages were drawn from one distribution.
+    """This record has rows of a batch whose pages were drawn from one distribution.
 
-    rows (r,): of the batch; arms (m,): ids, ascending; size: positions of a page; scores, floor: of the logger, None
-    where it is only known that it draws uniformly, and where the marginals were cached. marginals (size, m): the
-    probability that each arm stood at each position; (0, m) until they are computed. draw: identifies the distribution
-    within this transaction."""
+    `rows` (r,) are those of the batch, `arms` (m,) are ids, ascending, and `size` is the number of positions of a
+    page. `scores` and `floor` are those of the logger. The scores are None where the marginals were cached, or where
+    it is only known that the logger draws uniformly. `marginals` (size, m) is the probability that each arm stood at
+    each position, and has the shape (0, m) until computed. `draw` identifies the distribution within this
+    transaction."""
 
     rows: Ids
     arms: Ids
@@ -56,20 +57,20 @@ class LoggerCase(NamedTuple):
 
 
 class LoggerMarginals:
-    """Marginals of loggers. They are computed once per batch for each belief, eligible set and context that loggers
-    drew from; up to MOST_PROBABILITIES are cached for all passes of a transaction.
+    """This object computes the marginals of loggers, once per batch for each belief, eligible set and context that
+    loggers drew from. Up to MOST_PROBABILITIES are cached for all passes of a transaction.
 
-    greedy: `cases` are of what the same beliefs would have shown without exploration."""
+    `greedy` says that `cases` are of what the same beliefs would have shown without exploration."""
 
     def __init__(self, loggers: Loggers, *, greedy: bool = False) -> None:
         self.loggers, self.greedy = loggers, greedy
 
     def tabulate(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int) -> Array:
-        """The probability that the row's arm stood at position j of its page, (n, positions); 0 below the end of the
-        page, and NaN where there is no case for it.
+        """Return the probability that the row's arm stood at position j of its page, (n, positions). The value is 0
+        below the end of the page, and NaN where no case has the row. At the position where the row was shown, the
+        logged marginal is taken, where there is one.
 
-        At the position where the row was shown, the logged marginal is used, where there is one. slots: of a batch,
-        with `context`; contexts: with the fields that `Loggers.reads` names."""
+        `slots` are those of a batch, with `context`. `contexts` have the fields that `Loggers.reads` names."""
         table = np.full((len(slots["arm_id"]), positions), np.nan)
         for case in self.cases(slots, contexts, eligible, positions=positions):
             size, shown = len(case.marginals), slots["arm_id"][case.rows]
@@ -83,9 +84,11 @@ class LoggerMarginals:
         return table
 
     def pairs(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]) -> tuple[Ids, list[Array]]:
-        """How each row's logger drew pairs of slots, (n,): UNIFORM where it drew uniformly among the arms left; the
-        number of a distribution with few enough slates to list; else UNKNOWN. And for each such number the probability
-        of each of `pseudo_inverse.slates`. Arguments: as in `tabulate`."""
+        """Return how each row's logger drew pairs of slots, (n,), and the probabilities of the slates that are listed.
+
+        A row has UNIFORM where its logger drew uniformly among the arms left, the number of a distribution with few
+        enough slates to list, or else UNKNOWN. For each such number, the list has the probability of each of
+        `pseudo_inverse.slates`. The arguments are as in `tabulate`."""
         case_number, slate_probabilities = np.full(len(slots["arm_id"]), UNKNOWN), list[Array]()
         start = run_starts(slots["decision_id"])
         even = np.logical_and.reduceat(_drawn_evenly(slots, eligible), start) if len(start) else np.zeros(0, np.bool_)
@@ -107,14 +110,14 @@ class LoggerMarginals:
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids], *, positions: int,
         per_decision_samples: bool = False, scored: bool = False,
     ) -> Iterator[LoggerCase]:  # fmt: skip
-        """The rows grouped by the distribution that they were drawn from, at most down to `positions`, one case at a
-        time.
+        """Yield the rows grouped by the distribution that they were drawn from, at most down to `positions`, one case
+        at a time.
 
-        Rows whose marginals cannot be derived are left out: imports whose logger is not uniform, kinds that read the
-        session, correlated scores, and slates of two rankers, whose coins are not logged. Arguments: as in
-        `tabulate`; per_decision_samples: whether pages of one slot that were drawn from correlated scores are cases of
-        their own, by the samples that the decision drew (slots then have `seed`); scored: whether cases with cached
-        marginals have scores, too."""
+        Rows whose marginals cannot be derived are left out. These are imports whose logger is not uniform, kinds
+        that read the session, correlated scores, and slates of two rankers, whose coins are not logged. The first
+        arguments are as in `tabulate`. `per_decision_samples` tells whether pages of one slot that were drawn from
+        correlated scores are cases of their own, by the samples that the decision drew (slots then have `seed`).
+        `scored` tells whether cases with cached marginals have scores, too."""
         for version, rows in self.by_version(slots, ~slots["imported"]):
             arguments = slots, contexts, eligible, positions, per_decision_samples, scored
             moments = self.moments(version, slots, rows)
@@ -124,7 +127,7 @@ class LoggerMarginals:
             yield from _uniform(slots, eligible, positions)
 
     def by_version(self, slots: Columns, flags: Flags) -> Iterator[tuple[Version, Ids]]:
-        """The flagged rows of each version, in order of `belief_seq`."""
+        """Yield each version with its flagged rows, in order of `belief_seq`."""
         versions = self.loggers.versions(slots["version_id"])
         order = np.lexsort((slots["belief_seq"], slots["version_id"]))
         order = order[flags[order]]
@@ -132,7 +135,7 @@ class LoggerMarginals:
             yield versions[int(slots["version_id"][rows[0]])], rows
 
     def moments(self, version: Version, slots: Columns, rows: Ids) -> Iterator[tuple[Ids, VersionDistribution]]:
-        """The rows of a version, in order of `belief_seq`, grouped by the belief that they were drawn from."""
+        """Yield the rows of a version, in order of `belief_seq`, grouped by the belief that they were drawn from."""
         policy, unit = self.loggers.policy(version.id), self.loggers.unit
         if not policy.stateful and not policy.drafted:
             seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
@@ -143,8 +146,8 @@ class LoggerMarginals:
         self, served: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
         eligible: Mapping[int, Ids], positions: int, per_decision_samples: bool, scored: bool,
     ) -> Iterator[LoggerCase]:  # fmt: skip
-        """The cases of rows drawn from one belief, without marginals where the kind reads contexts or first draws a
-        list of candidates."""
+        """Yield the cases of rows drawn from one belief. They lack marginals where the kind reads contexts or first
+        draws a list of candidates."""
         policy, keys = served.policy, self.loggers.arms.keys
         codes, values = contexts.reading(policy.reads)
         size = np.minimum(slots["size"][rows], positions)
@@ -186,7 +189,7 @@ class LoggerMarginals:
                             yield LoggerCase(np.array([row]), arms, k, scores, floor, marginals, (*draw, *name))
 
     def _worked_out(self, cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
-        """The cases with their marginals, in the same order."""
+        """Yield the cases with their marginals, in the same order."""
         tables = self.loggers.unit.marginals
         while portion := list(islice(cases, CASES_AT_A_TIME)):
             by_shape: dict[tuple[int, int, Floor], list[int]] = {}
@@ -205,7 +208,7 @@ class LoggerMarginals:
 
 
 def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Iterator[LoggerCase]:
-    """The cases of imported versions whose probabilities in this batch are all those of uniform slates."""
+    """Yield the cases of imported versions whose probabilities in this batch are all those of uniform slates."""
     imported = np.flatnonzero(slots["imported"])
     if not len(imported):
         return
@@ -224,8 +227,8 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
 
 
 def _drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:
-    """Which rows were drawn uniformly among the arms left, (n,): the arm shown and the least likely arm have this
-    probability."""
+    """Tell which rows were drawn uniformly among the arms left, (n,). There the arm shown and the least likely arm have
+    this probability."""
     n_left = np.maximum(arms_of_sets(slots["eligible_id"], eligible) - slots["position"] + 1, 1)
     least = np.where(np.isnan(slots["min_propensity"]), slots["propensity"], slots["min_propensity"])
     even: Flags = (np.abs(slots["propensity"] * n_left - 1) <= _AGREEING) & (np.abs(least * n_left - 1) <= _AGREEING)

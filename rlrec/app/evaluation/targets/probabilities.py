@@ -1,8 +1,7 @@
-"""The probability with which a target would have shown what the log shows.
+"""This module computes the probability with which a target would have shown what the log shows.
 
-A row is scored with its own eligible arms and context, not with today's catalogue. Each distinct case is computed once,
-and the rows look up their values by array indexing.
-"""
+A row is scored with its own eligible arms and context, not with today's catalogue. Each distinct case is computed
+once, and the rows look up their values by array indexing."""
 
 from __future__ import annotations
 
@@ -52,10 +51,11 @@ CACHED = 8_000_000  # numbers of computed cases that are cached from batch to ba
 
 @dataclass(eq=False)
 class Scorer:
-    """The probabilities of one target. It caches computed cases, which changes no result.
+    """A Scorer computes the probabilities of one target. It caches computed cases, which changes no result.
 
-    samples, seed: of simulated pages, where marginals have no closed form; without samples such rows are weighted by
-    the slate down to them. replica: the part of the pages that it uses; None for all."""
+    `samples` and `seed` are those of simulated pages, where marginals have no closed form. Without samples, such
+    rows are weighted by the slate down to them. `replica` is the part of the pages that the scorer uses, or None for
+    all."""
 
     target: Target
     arms: ArmTable
@@ -79,9 +79,9 @@ class Scorer:
                 arm_features.logged_features = logged.features
 
     def log_batch(self, rows: ImpressionRows, logged: LoggedBatch, values: ModelValues | None) -> LogBatch:
-        """The rows as one batch for the estimators per impression.
+        """Return the rows as one batch for the estimators per impression.
 
-        Numerator and denominator of a weight are marginals at the position shown; where one of them is unknown, both
+        Numerator and denominator of a weight are marginals at the position shown. Where one of them is unknown, both
         are the probability of the slate down to the row."""
         slots, predicted = rows.slots, None if values is None else values.predicted
         shared: dict[str, Any] = {
@@ -103,8 +103,9 @@ class Scorer:
         return batch if ratio is None else _with_lists(batch, ratio)
 
     def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
-        """The target restricted to each part of its simulated pages, which decisions with equal contexts share; []
-        where no row has a simulated probability. marginals: whether weights may be of marginals."""
+        """Return the target restricted to each part of its simulated pages, which decisions with equal contexts share.
+        The list is empty where no row has a simulated probability. `marginals` tells whether weights may be of
+        marginals."""
         # arms with one shared posterior have no closed form below position 1
         shares_scores = self.target.sampled and getattr(self.serving.policy, "model", "") in ("shared", "hybrid")
         if not marginals or not shares_scores or not (self._simulated(slots) & ~self._has_rules(slots, logged)).any():
@@ -112,20 +113,20 @@ class Scorer:
         return [replace(self, replica=number) for number in range(REPLICAS)]
 
     def list_ratio(self, slots: Columns, logged: LoggedBatch) -> Array | None:
-        """The log of the target's probability of each row's candidates over the logger's, (n,); None where all are
-        0."""
+        """Return the log of the target's probability of each row's candidates over the logger's, (n,), or None where
+        all are 0."""
         if self.target.serving is None:
             return None
         return logged.lists.log_ratio(self.serving, slots, logged.contexts, keys=self.arms.keys)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows for which the target has no probability, since the list or the state that it reads is unknown,
+        """Tell for which rows the target has no probability, since the list or the state that it reads is unknown,
         (n,)."""
         return ~logged.lists.weighable(slots) & self.target.draws_candidates
 
     def eligible_sets(self, slots: Columns, logged: LoggedBatch) -> Ids:
-        """The numbers of the eligible sets of the rows, for `arms_of`, (n,). Where another policy decided, the set has
-        only the arms that the target may show."""
+        """Return the numbers of the eligible sets of the rows, for `arms_of`, (n,). Where another policy decided, the
+        set has only the arms that the target may show."""
         numbers: Ids = slots["eligible_id"]
         if self.target.arm_lists is None or self.target.draws_candidates:
             return numbers
@@ -137,12 +138,12 @@ class Scorer:
         return np.where(is_narrowed, numbers + NARROWED, numbers)
 
     def arms_of(self, number: int, logged: LoggedBatch) -> Ids:
-        """The arms of an eligible set, ascending."""
+        """Return the arms of an eligible set, ascending."""
         return self._narrowed[number] if number in self._narrowed else logged.eligible[number]
 
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows whose page the target cannot make, (n,): its rules and those of the request contradict each other
-        or leave too few arms, or its lists leave out what those of the request name."""
+        """Tell which rows have a page that the target cannot make, (n,). Its rules and those of the request contradict
+        each other or leave too few arms, or its lists leave out what those of the request name."""
         is_refused, serving = self._short_of_arms(slots, logged), self.target.serving
         if serving is None or not self.target.is_weighed:
             return is_refused
@@ -160,11 +161,11 @@ class Scorer:
         return is_refused
 
     def _has_rules(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows of pages with rules of the request or of the target, (n,)."""
+        """Tell which rows have a page with rules of the request or of the target, (n,)."""
         return logged.contexts.have_rules[slots["context"]] | bool(self.serving.page_rules({}))
 
     def _short_of_arms(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows of other policies whose page has more positions than the target may show arms, (n,)."""
+        """Tell which rows of other policies have a page with more positions than the target may show arms, (n,)."""
         if self.target.arm_lists is None or self.target.draws_candidates:
             return np.zeros(len(slots["context"]), np.bool_)
         size, has_sets = np.maximum(slots["size"], slots.get("depth", 0) + 1), log_rows.slot_set_flags(slots)
@@ -176,7 +177,7 @@ class Scorer:
         return n_arms[row_set] < size
 
     def _refuses(self, numbers: Sequence[int], context: Mapping[str, Any], logged: LoggedBatch) -> bool:
-        """Whether the target cannot make a page of this eligible set, revision and size in a context."""
+        """Tell whether the target cannot make a page of this eligible set, revision and size in a context."""
         (eligible, revision, size), name = numbers, (*numbers, repr(context))
         if name not in self._refusals:
             if len(self._refusals) > REFUSALS:
@@ -192,8 +193,8 @@ class Scorer:
         return self._refusals[name]
 
     def _leaves_out_named(self, number: int, context: Mapping[str, Any], logged: LoggedBatch) -> bool:
-        """Whether the target's lists leave out what a rule of the request names: when it serves, it refuses such a
-        request. number: of the eligible set."""
+        """Tell whether the target's lists leave out what a rule of the request names. When the target serves, it
+        refuses such a request. `number` is that of the eligible set."""
         if number not in self._narrowed:
             return False
         sets, groups = (self._narrowed[number], logged.eligible[number - NARROWED]), context.get(GROUPS, {})
@@ -211,8 +212,10 @@ class Scorer:
         on_rows: Callable[[Any], None] | None = None,
         joint: bool = False,
     ) -> TargetProbabilities:  # fmt: skip
-        """The probabilities of the rows. on_rows: receives portions of the rows as they are computed; joint: it also
-        receives rows with simulated marginals a second time, with the samples of each decision (`second_pass`)."""
+        """Return the target's probabilities of the rows.
+
+        `on_rows` receives portions of the rows as they are computed. With `joint`, it also receives rows with
+        simulated marginals a second time, with the samples of each decision (`second_pass`)."""
         target, greatest, unsupported, expected = (np.zeros(len(rows)) for _ in range(4))
         prefixed, above = self._prefixed(rows.slots), np.ones(len(rows))
         probabilities = TargetProbabilities(prefixed, target, greatest, unsupported, expected, above)
@@ -240,12 +243,12 @@ class Scorer:
         return probabilities
 
     def _prefixed(self, slots: Columns) -> Flags:
-        """The rows that are weighted by the slate down to them, (n,): those without a marginal."""
+        """Tell which rows are weighted by the slate down to them, (n,), which are those without a marginal."""
         return np.isnan(slots["marginal"])
 
     def slates(self, rows: ImpressionRows, logged: LoggedBatch, *, shares: bool) -> Iterator[TargetSlates]:
-        """The target's distributions for slates, in portions. rows: the lowest slot of each slate; shares: whether
-        shares are needed."""
+        """Yield the target's distributions for slates, in portions. `rows` has the lowest slot of each slate, and
+        `shares` tells whether shares are needed."""
         from rlrec.app.evaluation.models.reward_models import TargetSlates
 
         for case_rows in self.case_rows(rows, logged):
@@ -257,8 +260,8 @@ class Scorer:
         self, rows: ImpressionRows, logged: LoggedBatch, *, models: bool = False, joint: bool = False,
         subset: Ids | None = None,
     ) -> Iterator[Any]:  # fmt: skip
-        """The rows with their probabilities, by case, in portions. subset: indices of rows, None for all; models:
-        whether values of a reward model are needed; joint: as in `probabilities`."""
+        """Yield the rows with their probabilities, by case, in portions. `subset` has indices of rows, or is None for
+        all. `models` tells whether values of a reward model are needed, and `joint` is as in `probabilities`."""
         subset = np.arange(len(rows)) if subset is None else subset
         subset = subset[~self.refused(rows.slots, logged)[subset]]
         if not len(subset):
@@ -287,7 +290,7 @@ class Scorer:
         return min(CASES, max(1, CELLS // (max_slots * max(1, len(self.arms)))))
 
     def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], logged: LoggedBatch) -> list[Block]:
-        """The blocks of these cases (eligible set, revision, size, context)."""
+        """Return the blocks of these cases (eligible set, revision, size, context)."""
         names = [(*numbers, repr(contexts[context])) for *numbers, context in cases.tolist()]
         if self._cells > CACHED:
             self.serving.forget()
@@ -317,7 +320,8 @@ class Scorer:
     def _worked_blocks(
         self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch, read: Mapping[str, Mapping[str, Any]]
     ) -> Iterator[Block]:
-        """The blocks of cases with the same numbers of arms and positions. read: the contexts by their names."""
+        """Yield the blocks of cases with the same numbers of arms and positions. `read` has the contexts by their
+        names."""
         floor, first = self.serving.policy.exploration, next(iter(scored.values()))
         if first.is_ruled:  # marginals where these have a closed form, else conditionals for each slate above
             for name, scores in scored.items():
@@ -340,8 +344,8 @@ class Scorer:
     def _case_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, joint: bool
     ) -> Iterator[CaseRows]:
-        """Rows and their cases. Where scores are correlated, rows with simulated marginals come first, then the others
-        in portions of decisions. Pages with rules come separately."""
+        """Yield rows and their cases. Where scores are correlated, rows with simulated marginals come first, then the
+        others in portions of decisions. Pages with rules come separately."""
         # under rules of a page there may be no closed form below position 1
         is_open = np.array([block.scores.is_ruled and not block.shares.size for block in blocks])[case]
         if is_open.any() and not blocks[0].scores.samples:
@@ -368,7 +372,7 @@ class Scorer:
             yield from self._drawn_rows(blocks, case[simulated], indices[simulated], rows, second_pass=True)
 
     def _simulated(self, slots: Columns) -> Flags:
-        """The rows whose page has all marginals of the logger, so that those of the target are simulated."""
+        """Tell which rows have a page with all marginals of the logger, so that those of the target are simulated."""
         if not self.samples:
             return np.zeros(len(slots["marginal"]), np.bool_)
         first, decision = distinct(slots["decision_id"])
@@ -378,7 +382,7 @@ class Scorer:
     def _drawn_rows(
         self, blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, second_pass: bool = False
     ) -> Iterator[CaseRows]:
-        """Rows with samples drawn for each decision, in portions of decisions."""
+        """Yield rows with samples drawn for each decision, in portions of decisions."""
         samples = blocks[0].scores.samples
         # the lowest row of a decision, which represents it, comes first
         order = np.argsort(-rows.slots["depth"][indices], kind="stable")
@@ -400,7 +404,8 @@ class Scorer:
             yield CaseRows(decision_blocks, block_of, indices[inside], rows, **passes)
 
     def _simulate(self, scores: Correlated, arms: Ids, size: int, context: str) -> Callable[[], Array]:
-        """A function that simulates the marginals of a case. The seed and the order of arms do not depend on ids."""
+        """Return a function that simulates the marginals of a case. The seed and the order of arms do not depend on
+        ids."""
         order = np.argsort(self.arms.ranks(arms))
 
         def simulate() -> Array:
@@ -418,7 +423,8 @@ class Scorer:
 
 @dataclass(eq=False)
 class RequestScorer(Scorer):
-    """A target that ranks by the scores of requests. It has no probability where an eligible arm lacks a score."""
+    """A RequestScorer has the probabilities of a target that ranks by the scores of requests. There is no probability
+    where an eligible arm lacks a score."""
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
         return ~self._scored(slots, logged)
@@ -428,7 +434,7 @@ class RequestScorer(Scorer):
         yield from super().case_rows(rows, logged, **options | {"subset": scored})
 
     def _scored(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows whose eligible arms all have scores, (n,)."""
+        """Tell which rows have scores for all their eligible arms, (n,)."""
         codes, contexts = logged.contexts.reading(self.target.reads)
         columns = self.eligible_sets(slots, logged), codes[slots["context"]]
         first, case = distinct(*columns)
@@ -441,8 +447,8 @@ class RequestScorer(Scorer):
 
 
 def _with_lists(batch: LogBatch, ratio: Array) -> LogBatch:
-    """The batch with weights multiplied by exp(ratio), where numerator and denominator stay within [0, 1]; the largest
-    weight is then unknown."""
+    """Return the batch with weights multiplied by exp(ratio), where numerator and denominator stay within [0, 1]. The
+    largest weight is then unknown."""
     reweighed, share = ratio != 0, np.exp(ratio)
     return replace(
         batch,

@@ -1,8 +1,8 @@
-"""The probability with which a target would have shown what the log shows, for a target that has scores per decision:
-one that reads session state, or a table from a user.
+"""This module computes the probability with which a target would have shown what the log shows, for a target that has
+scores per decision. Such a target reads session state, or is a table from a user.
 
-A state is the one recorded with the decision; it is not computed again from what is known today. Decisions with the
-same eligible set are computed together."""
+A state is the one recorded with the decision, and is not computed again from later data. Decisions with the same
+eligible set are computed together."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class StateScorer(Scorer):
-    """A target that reads session state."""
+    """A StateScorer has the probabilities of a target that reads session state."""
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
         return ~np.asarray(slots["recorded"], np.bool_)
 
     def _prefixed(self, slots: Columns) -> Flags:
-        """A softmax has no marginal below position 1."""
+        """Tell which rows are weighted by the slate down to them. A softmax has no marginal below position 1."""
         return super()._prefixed(slots) | (slots["position"] > 1)
 
     def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **_: Any) -> Iterator[StateCaseRows]:
@@ -80,15 +80,15 @@ class StateScorer(Scorer):
 
 @dataclass(eq=False)
 class TableScorer(StateScorer):
-    """A target given as a table: of scores, by which pages are drawn arm by arm, or of probabilities, at each position
-    or of the one slot of a decision. Raises InputError where a decision has several slots and the table has no
-    probability for each."""
+    """A TableScorer has the probabilities of a target given as a table. It has scores, by which pages are drawn arm by
+    arm, or probabilities, at each position or of the one slot of a decision. InputError is raised where a decision has
+    several slots and the table has no probability for each."""
 
     table: DecisionTable = field(kw_only=True)
 
     def unanswerable(self, slots: Columns, logged: LoggedBatch) -> Flags:
-        """The rows for which the table has no probability, (n,): it reads no state, and probabilities at positions
-        cannot weigh a slot together with those above."""
+        """Tell for which rows the table has no probability, (n,). A table reads no state, and probabilities at
+        positions cannot weigh a slot together with those above."""
         # rows of whole visits have no depth
         joint = np.isnan(slots["marginal"]) & (slots["depth"] > 0) if "depth" in slots else slots["size"] > 1
         return Scorer.unanswerable(self, slots, logged) | (joint & (self.table.column == MARGINAL))
@@ -127,13 +127,13 @@ class TableScorer(StateScorer):
 
 
 class PositionCaseRows(CaseRows):
-    """Rows of decisions with a probability at each position, which do not determine the joint probability of several
-    slots."""
+    """This object has rows of decisions with a probability at each position. Such probabilities do not determine the
+    joint probability of several slots."""
 
     samples = 0
 
     def conditionals(self, deep: Ids) -> Iterator[tuple[Ids, Array]]:
-        """NaN for each of these rows."""
+        """Yield NaN for each of these rows."""
         yield deep, np.full((len(deep), 1), np.nan)
 
     def log_slates(self) -> Array:
@@ -145,8 +145,9 @@ class PositionCaseRows(CaseRows):
 
 
 class StateCaseRows:
-    """The rows of the decisions of a group. starts, counts (d,): where each decision begins in the batch, and its
-    number of rows. indices (p,): of these rows; decision (p,): the decision of each."""
+    """This object has the rows of the decisions of a group. `starts` and `counts` (d,) say where each decision begins
+    in the batch, and how many rows it has. `indices` (p,) are those of these rows, and `decision` (p,) is the decision
+    of each."""
 
     second_pass: ClassVar[bool] = False
 
@@ -176,16 +177,16 @@ class StateCaseRows:
 
     @cached_property
     def probability(self) -> Array:
-        """The probability of each arm at position 1 in each decision, (d, m)."""
+        """Return the probability of each arm at position 1 in each decision, (d, m)."""
         return plackett_luce.probabilities(self.score, None, **self.served)
 
     def shares(self, arms: ArmTable) -> tuple[Ids, Array]:
-        """Ranks of the arms, (m,), and `probability`."""
+        """Return the ranks of the arms, (m,), and `probability`."""
         return arms.ranks(self.arms), self.probability
 
     def log_slates(self, rows: Ids | None = None, *, with_row: bool = True) -> Array:
-        """The log of the target's probability of the slates down to these rows (None: to each row), (g,); without
-        `with_row`, of the slates above the rows."""
+        """Return the log of the target's probability of the slates down to these rows, (g,), or down to each row with
+        `rows` None. Without `with_row`, the slates are those above the rows."""
         rows = np.arange(len(self.indices)) if rows is None else rows
         log_slate = np.full(len(rows), -np.inf)
         for depth in np.unique(self.depth[rows]).tolist():
@@ -210,9 +211,9 @@ class StateCaseRows:
             steps[self.indices[rows]] = np.where(is_possible[rows], probability, 0.0)
 
     def at_positions(self, positions: int, *, runs: int, seed: int) -> Array:
-        """Unbiased estimates of the target's probability of each row's arm at positions 1 to `positions`, from `runs`
-        simulated pages of each decision, (p, positions), since a softmax has no closed marginal below position 1. 0
-        below the end of the page."""
+        """Return unbiased estimates of the target's probability of each row's arm at positions 1 to `positions`, (p,
+        positions). They come from `runs` simulated pages of each decision, since a softmax has no closed marginal below
+        position 1. Below the end of the page they are 0."""
         table, slots = np.zeros((len(self.indices), positions)), self.rows.slots
         index, is_possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
         top, words = run_starts(self.decision), np.arange(runs * positions)
@@ -234,7 +235,8 @@ class StateCaseRows:
         return np.where(np.arange(positions) < slots["size"][self.indices, None], table, 0.0)
 
     def _slate_indices(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
-        """The indices of the top arms of the slates of these rows, (g, size), and which slates consist of the arms."""
+        """Return the indices of the top arms of the slates of these rows, (g, size), and tell which slates consist of
+        the arms."""
         start = self.rows.slots["start"][self.indices[rows]]
         return arm_indices(self.arms, self.rows.shown[start[:, None] + np.arange(size)])
 
@@ -249,8 +251,8 @@ class StateCaseRows:
             expected[rows] = values.expected(shares, case=np.arange(len(portion)), rows=rows)
 
     def below_slate(self, rows: Ids) -> Array:
-        """The probability of each arm in these rows given the slate above, (g, m); at position 1 where that is not
-        known."""
+        """Return the probability of each arm in these rows given the slate above, (g, m). Where that slate is not
+        known, return the probability at position 1."""
         probability = self.probability[self.decision[rows]]
         is_complete = self.rows.slots["complete"][self.indices[rows]]
         deep = np.flatnonzero((self.depth[rows] > 0) & is_complete)
@@ -262,19 +264,19 @@ class StateCaseRows:
         return probability
 
     def _log_conditionals(self, score: Array, slates: Ids) -> Array:
-        """The log of the probability of each slot given those above, (n, k), by scores (n, m); slates (n, k): indices
-        of arms."""
+        """Return the log of the probability of each slot given those above, (n, k), by scores (n, m). `slates` (n, k)
+        has indices of arms."""
         return plackett_luce.log_conditionals(score, slates, **self.served)
 
     def _next_arms(self, score: Array, slates: Ids) -> Array:
-        """The probability of each arm below slates, (n, m)."""
+        """Return the probability of each arm at the position below slates, (n, m)."""
         is_left = np.ones(score.shape, np.bool_)
         np.put_along_axis(is_left, slates, False, axis=1)
         return plackett_luce.probabilities(score, is_left, **self.served, position=slates.shape[1] + 1)
 
     def weigh_unsupported(self, unsupported: Array, logged: LoggedBatch) -> None:
-        """Write the target's probability of arms that had probability 0 under the logger, at position 1; below it is
-        not known."""
+        """Write the target's probability of arms that had probability 0 under the logger, at position 1. At lower
+        positions this probability is not known."""
         slots = self.rows.slots
         is_unknown = slots["unknown_support"][self.indices]
         unsupported[self.indices[is_unknown]] = np.nan
@@ -289,7 +291,7 @@ class StateCaseRows:
 
 
 class RuledStateCaseRows(StateCaseRows):
-    """`StateCaseRows` of pages with equal rules."""
+    """This object has the rows of a `StateCaseRows` whose pages have equal rules."""
 
     def __init__(
         self, group: EligibleGroup, rows: ImpressionRows, starts: Ids, counts: Ids, served: dict[str, Any],

@@ -1,4 +1,5 @@
-"""Targets of an evaluation by name: the policies to evaluate, and the rows that they learned from."""
+"""This module finds the targets of an evaluation by name. These are the policies to evaluate, with the rows that they
+learned from."""
 
 from __future__ import annotations
 
@@ -31,11 +32,13 @@ BUILT_IN = ("uniform",)
 
 
 class Target(Record, eq=False):
-    """A version to evaluate, or a built-in target (number None). serving: its distribution; None for the policy of an
-    imported log, which only its own rows can evaluate, and for a table from a user. seq: of the last change of its
-    policy's beliefs. arm_lists: its rules that hold for everybody and take away arms, also in decisions of other
-    policies. ruled_ids: for a table, the policies whose pages have rules of their own, which it does not know. learns:
-    whether it learns from the log on which it is evaluated."""
+    """A Target is a version to evaluate, or a built-in target (`number` None).
+
+    `serving` is its distribution, or None for the policy of an imported log, which only its own rows can evaluate,
+    and for a table from a user. `seq` is that of the last change of its policy's beliefs. `arm_lists` has its rules
+    that hold for everybody and take away arms, also in decisions of other policies. `ruled_ids` has, for a table,
+    the policies whose pages have rules of their own, which the table does not know. `learns` tells whether the
+    target learns from the log on which it is evaluated."""
 
     learns: ClassVar[bool] = False
 
@@ -52,20 +55,21 @@ class Target(Record, eq=False):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The fields of the context that it depends on, without the price of a logger's budget: a target with a budget
-        has the price of a period like those that it knows."""
+        """Return the fields of the context that the target depends on, without the price of a logger's budget. A target
+        with a budget has the price of a period like those that it knows."""
         reads = () if self.serving is None else self.serving.learner.reads
         return () if reads == (PRICE,) else reads
 
     @property
     def stateful(self) -> bool:
-        """Whether it reads the state of the session."""
+        """Tell whether the target reads the state of the session."""
         return self.serving is not None and self.serving.trained is not None
 
     @property
     def narrows(self) -> bool:
-        """Whether its policy's rules take away arms that decisions of other policies could show, in a way that cannot
-        be evaluated: rules on the past of a person, and all rules of a policy that draws candidates."""
+        """Tell whether the rules of the target's policy take away arms that decisions of other policies could show, in
+        a way that cannot be evaluated. Such rules are those on the past of a person, and all rules of a policy that
+        draws candidates."""
         if self.serving is None:
             return False
         rules = policy_rules(self.serving.version.policy.params)
@@ -73,12 +77,12 @@ class Target(Record, eq=False):
 
     @property
     def is_weighed(self) -> bool:
-        """Whether its probabilities weigh the log."""
+        """Tell whether the target's probabilities weigh the log."""
         return self.serving is not None or self.table is not None
 
     @property
     def spares_gate(self) -> bool:
-        """Whether it learned from decisions of others, and none of them in the gate split."""
+        """Tell whether the target learned from decisions of others, and from none of them in the gate split."""
         policy_ids = [] if self.serving is None else [self.serving.version.policy.id]
         lessons = [lesson for lesson in self.lessons if lesson.selection.policy_ids != policy_ids]
         splits = [lesson.selection.splits if lesson.splits is None else lesson.splits for lesson in lessons]
@@ -86,14 +90,15 @@ class Target(Record, eq=False):
 
     @property
     def sweep_version(self) -> Version | None:
-        """Its version, where that learned slot by slot from decisions of others: a sweep judges its kind."""
+        """Return the target's version, if it learned slot by slot from decisions of others, so that a sweep can judge
+        its kind. Return None otherwise."""
         version = None if self.serving is None else self.serving.version
         if version is None or all(lesson.selection.policy_ids == [version.policy.id] for lesson in self.lessons):
             return None
         return version if learns_from_slots(version.policy.kind) else None
 
     def taught_by(self, slots: Columns) -> Flags:
-        """Which rows of the log it learned from, (n,)."""
+        """Tell which rows of the log the target learned from, (n,)."""
         rows = np.zeros(len(slots["decision_id"]), np.bool_)
         for lesson in self.lessons:
             rows |= lesson.rows(slots)
@@ -101,14 +106,14 @@ class Target(Record, eq=False):
 
     @property
     def sampled(self) -> bool:
-        """Whether its probabilities may be shares of posterior samples that are drawn for each decision."""
+        """Tell whether the target's probabilities may be shares of posterior samples, drawn for each decision."""
         return self.serving is not None and any(
             hasattr(policy, "samples") for policy in (self.serving.policy, *self.serving.learner.stages)
         )
 
     def words(self, slots: Columns) -> tuple[Words, Ids]:
-        """The seed and the number of the decision whose random words give the posterior samples of each row, (n,) each:
-        the row's own where this same belief drew it, else 0 and the decision's digest."""
+        """Return the seed and the number of the decision whose random words give the posterior samples of each row,
+        (n,) each. They are the row's own where this same belief drew it, and otherwise 0 and the decision's digest."""
         assert self.serving is not None
         version, policy = self.serving.version, self.serving.policy
         on_policy = slots["version_id"] == version.id
@@ -124,17 +129,17 @@ class Target(Record, eq=False):
 
     @property
     def draws_candidates(self) -> bool:
-        """Whether it first draws a list of candidates."""
+        """Tell whether the target first draws a list of candidates."""
         return self.serving is not None and self.serving.generator is not None
 
     @property
     def takes_scores(self) -> bool:
-        """Whether it ranks by scores that requests state."""
+        """Tell whether the target ranks by scores that requests state."""
         return self.serving is not None and self.serving.policy.takes_scores
 
     @property
     def lacking(self) -> str:
-        """The reason that estimates report for rows where it has no probability."""
+        """Return the reason that estimates report for rows where the target has no probability."""
         table = "no-state" if self.table is None else "no-propensity"
         return "no-candidates" if self.draws_candidates else "no-scores" if self.takes_scores else table
 
@@ -143,9 +148,11 @@ def resolve(
     unit: Unit, names: Sequence[str], *, reward: str | None, greedy: bool, selection: Selection | None = None,
     tables: Mapping[str, DecisionTable] | None = None,
 ) -> list[Target]:  # fmt: skip
-    """The targets with their present beliefs. A policy takes precedence over a built-in of the same name. selection:
-    the log on which they are evaluated; tables: of targets that are not in the store, by name. Raises InputError for an
-    unknown name."""
+    """Return the targets with these names, with their present beliefs. A policy takes precedence over a built-in of the
+    same name. Raise InputError for an unknown name.
+
+    `selection` is the log on which they are evaluated. `tables` has those of targets that are not in the store, by
+    name."""
     versions = lookup.resolve(unit, names, built_in=BUILT_IN)
     definition = None if reward is None else lookup.reward(unit, reward)
     policy_rewards = [live[0].reward for live in versions.values() if not isinstance(live, InputError)]
@@ -179,8 +186,8 @@ def resolve(
 
 
 def _shared_reward(unit: Unit, policy_rewards: Sequence[Reward], selection: Selection | None) -> Reward:
-    """The reward for a built-in: the one that the policies beside it learn or, without any, the one that the policies
-    of the log learn; `default` where these differ."""
+    """Return the reward for a built-in target. Take the one that the policies beside it learn or, without any, the one
+    that the policies of the log learn. Where these differ, take `default`."""
     if not policy_rewards and selection is not None:
         served = selected.version_counts(unit, selection)
         policy_rewards = [version.reward for version in policies.by_id(unit, served).values()]
@@ -205,7 +212,7 @@ def _target(unit: Unit, version: Version, head: Head, reward: Reward | None, *, 
 
 
 def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Target:
-    """A target for a trained version that is not stored yet. weights: of its arms, by id."""
+    """Return a target for a trained version that is not stored yet. `weights` are those of its arms, by id."""
     from rlrec.app.distributions.trained import TrainedModel
 
     parameters = TrainedModel(unit, version, weights=weights)
