@@ -1,4 +1,6 @@
-"""The policy layer: every policy is a distribution over arms and over ordered slates. Pure: arrays in, arrays out."""
+"""This package holds the policies, each of which is a distribution over arms and over ordered slates.
+
+Its functions are pure: they take arrays and return arrays."""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ _without_design: dict[tuple[str, str], Policy] = {}  # by kind and parameters
 
 @cache
 def load(kind: str) -> type[Policy]:
-    """The class of a kind, imported at its first use. Raises InputError for an unknown kind."""
+    """Return the class of a policy kind, which is imported at its first use. Raises InputError for an unknown kind."""
     if kind not in KINDS and kind not in INTERNAL:
         raise InputError(f"unknown kind {kind!r}", hint=suggest(kind, list(KINDS)) or "`rlrec policy kinds` lists them")
     module, name = (KINDS | INTERNAL)[kind].split(":")
@@ -61,15 +63,15 @@ def load(kind: str) -> type[Policy]:
 
 
 def learns_from_slots(kind: str) -> bool:
-    """Whether a kind learns from any log, slot by slot."""
+    """Tell whether a kind of policy can learn from any log, slot by slot."""
     return load(kind).online and kind not in (*UNLEARNED, TWO_STAGE, *INTERNAL)
 
 
 def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The parameters of a kind with their defaults, unchecked.
+    """Return the parameters of a policy kind with their defaults, unchecked.
 
-    typed: the parameters that a user typed; with them, the result includes the parameters of the stages that they name,
-    as `first.floor`."""
+    typed: the parameters that a user typed; with them, the result includes the parameters of the stages that they
+    name, as `first.floor`."""
     defaults = dict(_defaults(kind)) | {name: "" for name in EVERY_KIND if name in (typed or {})}
     if typed is not None and kind == TWO_STAGE:
         for stage in STAGES:
@@ -90,7 +92,7 @@ def _defaults(kind: str) -> dict[str, Any]:
 
 
 def values(policy: Policy) -> dict[str, Any]:
-    """The parameters of a policy, including the values of its curve, where it has one."""
+    """Return the parameters of a policy, including the values of its position curve, where it has one."""
     from dataclasses import fields
 
     hidden_names = NOT_TYPED if policy.examination else (*NOT_TYPED, CURVE)
@@ -106,10 +108,11 @@ def values(policy: Policy) -> dict[str, Any]:
 
 
 def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
-    """A policy of a kind with checked parameters; without a design, equal arguments return the same object. Raises
-    InputError for an unknown or impossible parameter.
+    """Return a policy of a kind, with checked parameters. Raises InputError for an unknown or impossible parameter.
 
-    design: how a contextual kind reads contexts; None for its default."""
+    Without a design, equal arguments return the same object.
+
+    design: how a contextual kind turns contexts into features; None for its default."""
     name_and_values = kind, repr(typed)
     if design is None and name_and_values in _without_design:
         return _without_design[name_and_values]
@@ -137,7 +140,7 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
 
 
 def _check_page_rules(kind: str, rules: Mapping[str, str]) -> None:
-    """Raises InputError where rules of a page cannot be satisfied by this kind, or contradict each other."""
+    """Raise InputError where rules of a page cannot be satisfied by this kind of policy, or contradict each other."""
     from rlrec.policy.slates.page_rules import declared
 
     if declared(rules) is not None and kind in NO_PAGE_RULES:
@@ -145,7 +148,7 @@ def _check_page_rules(kind: str, rules: Mapping[str, str]) -> None:
 
 
 def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
-    """Raises InputError where features have more columns than the kind can hold."""
+    """Raise InputError where features have more columns than a policy of this kind can hold."""
     from rlrec.policy.contexts.features import WIDEST
 
     if design.context.is_sparse and not getattr(cls, "takes_sparse", False):
@@ -159,20 +162,20 @@ def _check_width(kind: str, cls: type[Policy], design: Design) -> None:
 
 
 def is_contextual(policy: Policy) -> TypeGuard[ContextualPolicy]:
-    """Whether a policy reads contexts through a design."""
+    """Tell whether a policy reads contexts through a design, which turns them into features."""
     return policy.contextual
 
 
 def learns_from_contexts(policy: Policy) -> TypeGuard[ContextualPolicy]:
-    """Whether the belief of a policy consists of moments of contexts."""
+    """Tell whether the belief of a policy consists of moments of context features."""
     return policy.contextual and policy.online
 
 
 def learns_stated(policy: Policy) -> TypeGuard[ContextualPolicy]:
-    """Whether a belief learns from the features that requests and imported lines state of arms."""
+    """Tell whether a belief learns from the features of arms that requests and imported lines state."""
     return learns_from_contexts(policy) and policy.uses_arm_features and policy.design.learns_stated
 
 
 def learns_by_column(policy: Policy) -> bool:
-    """Whether the belief of a policy has sums for each column of sparse contexts, in place of moments."""
+    """Tell whether the belief of a policy has sums for each column of sparse contexts instead of moments."""
     return learns_from_contexts(policy) and policy.design.context.is_sparse

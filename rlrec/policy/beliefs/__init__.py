@@ -1,1 +1,1 @@
-"""Beliefs: sums that can be added."""
+"""This package computes beliefs, which are sums over slots that can be added."""

@@ -1,6 +1,8 @@
-"""Policies: the object holds parameters, the belief holds what was learned, and the result is a distribution of scores.
+"""This module defines policies and beliefs. A policy object holds parameters, a belief holds what was learned, and both
+together give a distribution of scores.
 
-This module and the kinds that read no context import no numpy, since a single `feedback` only calls their `entry`."""
+This module and the kinds that read no context import no numpy, since a single `feedback` command only calls their
+`entry`."""
 
 from __future__ import annotations
 
@@ -26,15 +28,15 @@ if TYPE_CHECKING:
 
 
 class Belief(Record, eq=False, repr=False):
-    """Sums per arm, each (..., m), in the order of the arms of a request; several beliefs at once have leading axes.
+    """A Belief holds sums per arm, each (..., m), in the order of the arms of a request. Several beliefs at once have
+    leading axes.
 
     pulls, reward_sum, reward_squares: what the belief counts, without the prior. alpha, beta: the prior as
     pseudo-counts of reward and of missing reward, 0 without one. total: pulls of all arms of the belief, a number or
-    (..., 1). extra (..., m, w): sums of the kind's own statistics. moments: unpacked, for kinds that read the context.
-    on_columns: for kinds that read sparse contexts, a function that reads sums on columns (c,), followed by the weights
-    of the anchor, (c, m, 4). trained: parameters of a trained kind for these arms, and the arms' features, (m, p). cost
-    (m,): expected cost of showing each arm, where the policy has a budget.
-    """
+    (..., 1). extra (..., m, w): sums of statistics that only this kind has. moments: unpacked, for kinds that read
+    the context. on_columns: for kinds that read sparse contexts, a function that returns the sums on columns (c,),
+    followed by the weights of the anchor, (c, m, 4). trained: parameters of a trained kind for these arms, and the
+    arms' features, (m, p). cost (m,): expected cost of showing each arm, where the policy has a budget."""
 
     pulls: Array
     reward_sum: Array
@@ -50,11 +52,11 @@ class Belief(Record, eq=False, repr=False):
 
     @property
     def weight(self) -> Array:
-        """Pulls plus pseudo-pulls, (m,)."""
+        """Return pulls plus pseudo-pulls of each arm, (m,)."""
         return self.pulls + self.alpha + self.beta
 
     def mean(self, *, unknown: float = 0.0) -> Array:
-        """Posterior mean reward, (m,); `unknown` where there are neither pulls nor a prior."""
+        """Return the posterior mean reward of each arm, (m,); `unknown` where there are neither pulls nor a prior."""
         import numpy as np
 
         weight = self.weight
@@ -63,7 +65,7 @@ class Belief(Record, eq=False, repr=False):
 
 
 def bounded(default: float, low: float, high: float) -> Any:
-    """A parameter of a kind: a number from `low` to `high`."""
+    """Return a dataclass field for a parameter of a kind, which must be a number from `low` to `high`."""
     return field(default=default, metadata={"bounds": (low, high)})
 
 
@@ -74,12 +76,14 @@ _NO_PRIOR = 1e-9  # pseudo-counts in place of none, where the result is not used
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Policy(ABC):
-    """A kind with its parameters. It never draws. By default it counts every slot, forgets nothing, reads no context,
-    and learns from any reward. A subclass is a frozen dataclass; options of its class statement change that.
+    """A Policy is a kind with its parameters, which scores arms but never draws.
+
+    By default a policy counts every slot, forgets nothing, reads no context, and learns from any reward. A subclass
+    is a frozen dataclass; the options of its class statement change that.
 
     A kind with other statistics than pulls, reward and squared reward overrides `statistics` and `width` (more columns
-    behind the three), `needs` (the fields of a slot that it uses beside arm and reward) and `entry`. Statistics are
-    added over slots; discounting by age and the sums by arm are the ledger's task."""
+    behind the three), `needs` (the fields of a slot that it uses beside arm and reward) and `entry`. The ledger adds
+    statistics over slots, discounts them by age and sums them by arm."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -115,87 +119,93 @@ class Policy(ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of a slot that `statistics` uses, beside arm and reward."""
+        """Return the fields of a slot that `statistics` uses, besides arm and reward."""
         return frozenset()
 
     @property
     def width(self) -> int:
-        """Columns of `statistics`."""
+        """Return the number of columns of `statistics`."""
         return 3
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
-        """One row of `statistics` in plain Python, for kinds that read no context."""
+        """Return one row of `statistics` in plain Python, for kinds that read no context."""
         return 1.0, slot.reward, slot.reward * slot.reward
 
     def statistics(self, slots: SlotColumns) -> Array:
-        """Columns that each slot adds to the sums of its arm, (n, width): pulls, reward, squared reward, and the kind's
-        own."""
+        """Return the columns that each slot adds to the sums of its arm, (n, width): pulls, reward, squared reward, and
+        the columns that only this kind has."""
         return count_slots(slots)
 
     @property
     def forgetting(self) -> Forgetting:
-        """How its belief forgets."""
+        """Return how the belief of this policy forgets old decisions."""
         return Forgetting()
 
     @property
     def exploration(self) -> Floor:
-        """Probability of a uniform arm at every position, in [0, 1]."""
+        """Return the probability of a uniform arm at every position, in [0, 1]."""
         return self.floor
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The fields of the context that its distribution depends on; EVERYTHING for all."""
+        """Return the fields of the context that the distribution of this policy depends on; EVERYTHING stands for all.
+        """
         return (PRICE,) if self.budget else ()
 
     @abstractmethod
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
-        """The distribution of the noisy score of each arm, (m,), by which a slate is ranked. arms: keys of the eligible
-        arms, in the order of their ids, as in `belief`."""
+        """Return the distribution of the noisy score of each arm, (m,), by which a slate is ranked.
+
+        arms: keys of the eligible arms, in the order of their ids, as in `belief`."""
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array | None:
-        """The noiseless score of each arm, (m,): mean or index; None where the kind has none.
+        """Return the noiseless score of each arm, (m,), which is a mean or an index; None where the kind has none.
 
         context: None is an empty one."""
         return None
 
     def beta_posterior(self, belief: Belief) -> tuple[Array, Array]:
-        """alpha and beta of the Beta posterior of each arm's mean reward, (..., m) each."""
+        """Return alpha and beta of the Beta posterior of each arm's mean reward, (..., m) each."""
         import numpy as np
 
         return belief.alpha + belief.reward_sum, belief.beta + np.maximum(belief.pulls - belief.reward_sum, 0.0)
 
     def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
-        """Posterior mean reward of each arm, (..., m); `unknown` where there are neither pulls nor a prior."""
+        """Return the posterior mean reward of each arm, (..., m); `unknown` where there are neither pulls nor a prior.
+        """
         return belief.mean(unknown=unknown)
 
     def local_belief(self, belief: Belief, context: Mapping[str, Any]) -> Belief:
-        """The belief for a context, for kinds that have one for each value of a field."""
+        """Return the belief for a context; only kinds with a belief for each value of a context field override this."""
         return belief
 
     def score_deviation(self, belief: Belief) -> Array | None:
-        """The standard deviation of the noisy score of each arm, (m,), for kinds with a budget; None without noise."""
+        """Return the standard deviation of the noisy score of each arm, (m,), for kinds with a budget; None for scores
+        without noise."""
         return None
 
     def deviation(self, belief: Belief) -> Array | None:
-        """The standard deviation of the posterior of each arm, (..., m), where that is normal; None where it is not."""
+        """Return the standard deviation of the posterior of each arm, (..., m); None where the posterior is not normal.
+        """
         return None
 
     def greedy(self) -> Self:
-        """The same policy without floor and exploration."""
+        """Return the same policy without floor and exploration."""
         return unchecked_copy(self, **dict.fromkeys(self.explores_by, 0.0))
 
     @classmethod
     def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Defaults that depend on the parameters that a person typed."""
+        """Return the defaults that depend on the parameters that a person typed."""
         return {}
 
     def examined(self, reward: Array, position: Ids | None) -> tuple[Array, Array]:
-        """The reward that each slot adds to a belief and the pulls that it counts as, (n,) each. position (n,): may be
-        None where the policy has no curve."""
+        """Return the reward that each slot adds to a belief and the pulls that the slot counts as, (n,) each.
+
+        position (n,): may be None where the policy has no position curve."""
         return examined_slots(reward, position, self.examination)
 
     def check(self, reward: Reward) -> None:
-        """Raises InputError where the kind cannot learn from such a reward."""
+        """Raise InputError where the kind cannot learn from such a reward."""
         limits = bounds(reward)
         if self.unit_rewards and (limits is None or limits[0] < 0 or limits[1] > 1):
             hint = within_unit_hint(reward)
@@ -203,8 +213,10 @@ class Policy(ABC):
 
 
 def examined_slots(reward: Array, position: Ids | None, examination: tuple[float, ...]) -> tuple[Array, Array]:
-    """`Policy.examined` for a curve; with () every slot counts as one pull. A slot below the end of the curve counts as
-    none."""
+    """Return the reward that each slot adds to a belief and the pulls that the slot counts as, (n,) each, for a
+    position curve.
+
+    With an empty curve every slot counts as one pull. A slot below the end of the curve counts as none."""
     import numpy as np
 
     if not examination:
@@ -216,7 +228,8 @@ def examined_slots(reward: Array, position: Ids | None, examination: tuple[float
 
 
 class Floored(Policy, init=False, eq=False, repr=False):
-    """Base of kinds with a floor of uniform exploration, at every position or at those that `explore_slots` lists."""
+    """Floored is the base class of kinds with a floor, which is the probability of a uniform arm. The floor holds at
+    every position or at those that `explore_slots` lists."""
 
     floor: float = bounded(0.0, 0, 1)
     explore_slots: str = ""
@@ -235,7 +248,7 @@ class Floored(Policy, init=False, eq=False, repr=False):
 
     @property
     def exploration(self) -> Floor:
-        """The floor at the positions where it applies, combined with the further rates."""
+        """Return the floor at the positions where it applies, combined with the rates in `uniform_rates`."""
         rates = [getattr(self, name) for name in self.uniform_rates]
         explored = any_of(*rates, self.floor) if rates else self.floor
         if self.explore_slots == "":
@@ -247,7 +260,8 @@ class Floored(Policy, init=False, eq=False, repr=False):
 
 
 class Examined(Floored, init=False, eq=False, repr=False):
-    """Base of kinds that may count by a curve: its name, `position`, and its values, `examination`.
+    """Examined is the base class of kinds that may count slots by a position curve, given by its name, `position`, and
+    its values, `examination`.
 
     A slot at position k counts as examination[k - 1] pulls, with its full reward; a slot below the end of the curve
     adds nothing. Kinds that read no context have further statistics: for each position of the curve, the sum of 1 -
@@ -292,7 +306,8 @@ class Examined(Floored, init=False, eq=False, repr=False):
         return count_slots(replace(slots, reward=reward), missed, pulls=pulls)
 
     def missed(self, belief: Belief) -> Array | None:
-        """For each position, the sum of 1 - reward over the slots there, (..., m, k); None without a curve."""
+        """Return, for each position, the sum of 1 - reward over the slots there, (..., m, k); None without a position
+        curve."""
         if not self.examination or self.contextual or belief.extra is None:
             return None
         return belief.extra[..., -len(self.examination) :]
@@ -310,7 +325,8 @@ class Examined(Floored, init=False, eq=False, repr=False):
 
 
 class Learner(Examined, init=False, eq=False, repr=False):
-    """Base of kinds that learn: a floor of uniform exploration, forgetting by discount or window, and a curve."""
+    """Learner is the base class of kinds that learn. They have a floor of uniform exploration, forgetting by discount
+    or window, and a position curve."""
 
     discount: float = 1.0
     window: float = 0.0
@@ -329,8 +345,9 @@ class Learner(Examined, init=False, eq=False, repr=False):
 
     @cached_property
     def allowance(self) -> Budget | None:  # type: ignore[override]  # of its parameter
-        """The budget of kinds that take one, EVENT:AMOUNT/PERIOD. The score of an arm is reduced by its expected cost
-        times a price, which is in the context of the decision."""
+        """Return the parsed budget, EVENT:AMOUNT/PERIOD, of kinds that take one.
+
+        The score of an arm is reduced by its expected cost times a price, which is in the context of the decision."""
         if not self.budget:
             return None
         from rlrec.policy.beliefs.budget import Budget
@@ -341,12 +358,13 @@ class Learner(Examined, init=False, eq=False, repr=False):
         return self.less_cost(self.mean(belief), belief, context)
 
     def less_cost(self, score: Array, belief: Belief, context: Mapping[str, Any] | None) -> Array:
-        """Scores minus the expected cost of each arm times the price in a context, (m,)."""
+        """Return the scores minus the expected cost of each arm times the price in a context, (m,)."""
         return score if belief.cost is None else score - ((context or {}).get(PRICE) or 0.0) * belief.cost
 
 
 class BetaLearner(Learner, init=False, eq=False, repr=False):
-    """Base of kinds that learn from rewards in [0, 1] and have a prior: the mean is that of the Beta posterior."""
+    """BetaLearner is the base class of kinds that learn from rewards in [0, 1] and have a prior. The mean is that of
+    the Beta posterior."""
 
     def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
         if self.missed(belief) is None:
@@ -359,8 +377,9 @@ P = TypeVar("P")
 
 
 def unchecked_copy(policy: P, **parameters: Any) -> P:
-    """The policy with other parameters, unchecked, since its constructor may refuse them; it is never stored and logs
-    nothing."""
+    """Return a copy of the policy with other parameters, which are not checked, since the constructor may refuse them.
+
+    The copy is never stored and logs nothing."""
     clone = copy(policy)
     for name, value in parameters.items():
         object.__setattr__(clone, name, value)
@@ -368,7 +387,7 @@ def unchecked_copy(policy: P, **parameters: Any) -> P:
 
 
 def check_number(name: str, value: float, low: float = -inf, high: float = inf) -> None:
-    """Raises InputError unless a parameter is a finite number in [low, high]."""
+    """Raise InputError unless a parameter is a finite number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise InputError(f"{name} is {value!r}", hint="give a finite number")
     if not low <= value <= high:
@@ -376,10 +395,10 @@ def check_number(name: str, value: float, low: float = -inf, high: float = inf) 
 
 
 def sum_tolerance(n: int) -> float:
-    """How far the sum of n probabilities may be from 1 where each was rounded to six decimals."""
+    """Return how far the sum of n probabilities may be from 1 where each was rounded to six decimals."""
     return max(1e-6, n * 0.5e-6) + 1e-12
 
 
 def any_of(*probabilities: float) -> float:
-    """The probability that at least one of several independent explorations takes place: 1 - prod(1 - p)."""
+    """Return the probability that at least one of several independent explorations takes place, 1 - prod(1 - p)."""
     return 1.0 - prod(1.0 - probability for probability in probabilities)

@@ -1,4 +1,5 @@
-"""A budget of a policy: how much its decisions may cost in each period. Plain Python, without numpy."""
+"""This module defines the budget of a policy, which limits what its decisions may cost in each period. It does without
+numpy."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ _FORM = rf"({KIND.pattern}):([0-9.eE+-]+)/([a-z]+)"
 
 
 class Budget(NamedTuple):
-    """The amount that the slots of a policy may cost in each period (hour, day or week of UTC) by a kind of event."""
+    """A Budget states the amount that the slots of a policy may cost in each period (hour, day or week of UTC) by a
+    kind of event."""
 
     event: str
     amount: float
@@ -23,7 +25,7 @@ class Budget(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The budget of a parameter, EVENT:AMOUNT/PERIOD. Raises InputError for any other text."""
+        """Parse the text of a budget parameter, EVENT:AMOUNT/PERIOD. Raises InputError for any other text."""
         form = re.fullmatch(_FORM, text) if isinstance(text, str) else None
         try:
             amount = float(form[2]) if form else 0.0
@@ -41,13 +43,13 @@ class Budget(NamedTuple):
 
     @property
     def offset_us(self) -> int:
-        """The time from the beginning of the period that contains 1970-01-01 until that date."""
+        """Return the microseconds from the beginning of the period that contains 1970-01-01 until that date."""
         return _FROM_MONDAY_US if self.period == "week" else 0
 
     def slices(self, at: int) -> float:
-        """The number of slices, with a fraction, until a time; periods begin at multiples of SLICES."""
+        """Return the number of slices, with a fraction, until a time; periods begin at multiples of SLICES."""
         return (at + self.offset_us) / self.slice_us
 
     def bucket(self, at: int) -> int:
-        """The bucket of a belief for the spend at a time; buckets of spend are negative."""
+        """Return the bucket of a belief that holds the spend at a time; buckets of spend are negative."""
         return -1 - (at + self.offset_us) // self.slice_us

@@ -1,7 +1,6 @@
-"""Whether the mean of a stream of rewards has changed, and since when: ADWIN and Page-Hinkley.
+"""This module detects whether and when the mean of a stream of rewards has changed, by ADWIN or Page-Hinkley.
 
-Both process the stream in chunks with bounded memory, and assume that rewards are independent.
-"""
+Both methods process the stream in chunks with bounded memory, and assume that rewards are independent."""
 
 from __future__ import annotations
 
@@ -14,8 +13,10 @@ from rlrec.records import Record
 
 
 class Change(Record):
-    """A change of the mean. start: the first reward after it (an estimate); alarm: the reward at which it was detected;
-    both as marks of rewards given to `take`. mean_before, mean_after: of the rewards on both sides."""
+    """A Change describes a detected change of the mean.
+
+    start: the first reward after it (an estimate); alarm: the reward at which it was detected; both as marks of
+    rewards given to `take`. mean_before, mean_after: of the rewards on both sides."""
 
     start: int
     alarm: int
@@ -24,7 +25,7 @@ class Change(Record):
 
 
 def detector(method: str) -> Adwin | PageHinkley:
-    """A detector for a new stream. Raises InputError for an unknown method."""
+    """Return a detector for a new stream. Raises InputError for an unknown method."""
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}", hint=suggest(method, list(METHODS)) or "adwin or page-hinkley")
     return METHODS[method]()
@@ -38,15 +39,15 @@ LEAST = 5  # rewards that each side of a cut needs
 
 
 class Adwin:
-    """A window that grows while its mean stays the same and is cut where its two sides differ; for any kind of reward.
+    """Adwin detects changes by a window of recent rewards. The window grows while its mean stays the same and is cut
+    where its two sides differ. Any kind of reward will do.
+
     delta: a bound on the probability of a false alarm, close to it only for a window that is checked once; on click
-    rates false alarms are far rarer. The bound needs the width of the range of
-    rewards, for which that of the rewards so far is taken. The window is an exponential histogram of at most 5 buckets
-    of each power of two.
+    rates false alarms are far rarer. The bound needs the width of the range of rewards, for which that of the
+    rewards so far is taken. The window is an exponential histogram of at most 5 buckets of each power of two.
 
     Source: Bifet and Gavalda 2007, ADWIN2. At an alarm, all rewards before the clearest cut are dropped at once, so
-    that one change is reported once.
-    """
+    that one change is reported once."""
 
     def __init__(self, *, delta: float = 0.002) -> None:
         check_number("delta", delta, 1e-100, 1)
@@ -60,8 +61,9 @@ class Adwin:
         self._n_waiting = 0
 
     def take(self, rewards: Array, *, marks: Ids) -> list[Change]:
-        """The changes that are detected in the next rewards of the stream, (n,). marks (n,): a mark for each reward,
-        such as the id of its decision."""
+        """Return the changes that are detected in the next rewards of the stream, (n,).
+
+        marks (n,): a mark for each reward, such as the id of its decision."""
         self._waiting.append((np.array(rewards), np.array(marks)))
         self._n_waiting += len(rewards)
         if self._n_waiting < CLOCK:
@@ -104,8 +106,10 @@ class Adwin:
         return changes
 
     def _merge(self, edges: list[int]) -> None:
-        """Add the new buckets of one tick; while there are more than 5 of one size, the two oldest become one of the
-        next size."""
+        """Add the new buckets of one tick, and merge the two oldest buckets of a size while there are more than 5 of
+        it.
+
+        Two merged buckets become one of the next size."""
         sizes, end, size = self._sizes, len(edges) - 1, 0
         sizes[0] += CLOCK
         while (pairs := (sizes[size] - MAX_BUCKETS + 1) // 2) > 0:
@@ -118,7 +122,7 @@ class Adwin:
             end, size = first + pairs, size + 1
 
     def _cut(self, sums: Array, width: float) -> int:
-        """The number of the edge with the clearest difference between the two sides; 0 where no difference is
+        """Return the number of the edge with the clearest difference between the two sides; 0 where no difference is
         significant."""
         count, total, squares = sums - sums[:, :1]
         n = count[-1]
@@ -133,8 +137,10 @@ class Adwin:
 
 
 def _change(sums: Array, marks: Ids) -> Change:
-    """The change at a cut. sums (3, 3): at the start of the window, at the cut and at the end; marks: of the first
-    reward after the cut and of the last one."""
+    """Return the change at a cut of the window.
+
+    sums (3, 3): at the start of the window, at the cut and at the end; marks: of the first reward after the cut and
+    of the last one."""
     count, total, _ = np.diff(sums, axis=1)
     mean_before, mean_after = (total / count).tolist()
     return Change(start=int(marks[0]), alarm=int(marks[1]), mean_before=mean_before, mean_after=mean_after)
@@ -149,15 +155,17 @@ THRESHOLD = 50.0
 
 
 class PageHinkley:
-    """Raises an alarm when the sum of rewards minus their running mean and DELTA (or its negative) exceeds THRESHOLD.
-    m_t = m_(t-1) + x_t - mean_t - DELTA, with an alarm where m_t - min m exceeds THRESHOLD; then it starts again. It
-    suits steps of a known size: where rewards have variance v, each direction has one false alarm in about (exp(a) - 1
-    - a) v / 2 DELTA^2 rewards, a = 2 DELTA THRESHOLD / v, and a step s is detected after about THRESHOLD / (s - DELTA).
-    That suits click rates up to 10 %: with v = 0.09 it is once in 3e7, and 600 for a step of 0.1. Rewards with more
-    variance raise false alarms more often.
+    """PageHinkley raises an alarm when the sum of rewards minus their running mean and DELTA (or its negative) exceeds
+    THRESHOLD.
 
-    Source: the test of Page and Hinkley as it is commonly written; its rate of false alarms: own derivation.
-    """
+    With m_t = m_(t-1) + x_t - mean_t - DELTA, the alarm comes where m_t - min m exceeds THRESHOLD; then the test
+    starts again. The test suits steps of a known size. Where rewards have variance v, each direction has one false
+    alarm in about (exp(a) - 1 - a) v / 2 DELTA^2 rewards, a = 2 DELTA THRESHOLD / v, and a step s is detected after
+    about THRESHOLD / (s - DELTA) rewards. That suits click rates up to 10 %: with v = 0.09 a false alarm comes once
+    in 3e7 rewards, and a step of 0.1 is detected after about 600. Rewards with more variance raise false alarms more
+    often.
+
+    Source: the test of Page and Hinkley as it is commonly written; its rate of false alarms: own derivation."""
 
     def __init__(self) -> None:
         self._reset()
@@ -167,7 +175,7 @@ class PageHinkley:
         self._sides = _Side(1.0), _Side(-1.0)
 
     def take(self, rewards: Array, *, marks: Ids) -> list[Change]:
-        """The changes that are detected, as `Adwin.take` returns them."""
+        """Return the changes that are detected in the next rewards, as `Adwin.take` does."""
         changes, start = [], 0
         while start < len(rewards):
             block = slice(start, start + BLOCK)
@@ -177,7 +185,7 @@ class PageHinkley:
         return changes
 
     def _take_block(self, rewards: Array, marks: Ids) -> tuple[Change | None, int]:
-        """The first change in a block, and the number of its rewards that were processed."""
+        """Return the first change in a block of rewards, and the number of its rewards that were processed."""
         # excess of each reward over the running mean
         count, total = self._count + np.arange(1.0, len(rewards) + 1), self._total + np.cumsum(rewards)
         excess = rewards - total / count
@@ -202,7 +210,8 @@ class PageHinkley:
 
 
 class _Side:
-    """One direction of Page-Hinkley: its sum, the minimum of the sum, and where that was."""
+    """A _Side is one direction of the Page-Hinkley test. It holds the running sum, the minimum of the sum, and where
+    that was."""
 
     def __init__(self, sign: float) -> None:
         self.sign = sign
@@ -212,13 +221,13 @@ class _Side:
         self._sums = self._leasts = np.empty(0)
 
     def height(self, excess: Array) -> Array:
-        """How far the sum is above its minimum, (n,)."""
+        """Return how far the running sum is above its minimum at each reward of the block, (n,)."""
         self._sums = self.sum + np.cumsum(self.sign * excess - DELTA)
         self._leasts = np.minimum(np.minimum.accumulate(self._sums), self.least)
         return self._sums - self._leasts
 
     def advance(self, last: int, *, count: Array, total: Array, marks: Ids) -> None:
-        """Advance to the reward `last` of the block."""
+        """Advance the sum and its minimum to the reward `last` of the block."""
         if self.count == count[0] - 1:  # the minimum was at the last reward before the block
             self.start = int(marks[0])
         if self._leasts[last] < self.least:

@@ -1,4 +1,5 @@
-"""Posteriors of arms whose slots are examined only with some probability, which depends on the position."""
+"""This module computes posteriors of arms whose slots users examine only with a probability that depends on the
+position."""
 
 from __future__ import annotations
 
@@ -11,13 +12,14 @@ _PRECISION = 1e-13
 
 
 def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> tuple[Array, Array]:
-    """alpha and beta of a Beta distribution that approximates the posterior of each arm's attraction, (..., m) each.
+    """Return alpha and beta of a Beta distribution that approximates the posterior of each arm's attraction, (..., m)
+    each.
 
     alpha (..., m): rewards plus prior; beta (..., m), above 0: prior; missed (..., m, k): sum of 1 - reward over the
-    slots at each position; examination (k,). An arm with attraction q is clicked at position k with probability t_k q,
-    so its density over logit q is q^alpha (1 - q)^beta prod_k (1 - t_k q)^missed_k. The Beta has the same mode and
-    curvature there: a miss counts as t ((1 - q) / (1 - t q))^2. Where every position is examined both are the same.
-    Source: own derivation (Laplace's method on the logit)."""
+    slots at each position; examination (k,). An arm with attraction q is clicked at position k with probability t_k
+    q, so its density over logit q is q^alpha (1 - q)^beta prod_k (1 - t_k q)^missed_k. The Beta has the same mode
+    and curvature there: a miss counts as t ((1 - q) / (1 - t q))^2. Where every position is examined both are the
+    same. Source: own derivation (Laplace's method on the logit)."""
     n, shape = len(examination), np.broadcast_shapes(alpha.shape, missed.shape[:-1])
     alpha, beta = (np.broadcast_to(parameter, shape).ravel() for parameter in (alpha, beta))
     # position before arm, so that sums over positions are sums of rows
@@ -31,9 +33,11 @@ def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> t
 
 
 def _mode(alpha: Array, beta: Array, weight: Array, unlooked: Array) -> tuple[Array, Array]:
-    """The odds o with alpha = beta o + sum_k weight_k o / (1 + unlooked_k o), and the weight of misses there, (m,)
-    each. weight (k, m), unlooked (k, 1). The right side is concave in o, so Newton's method, started at 0, increases
-    and never overshoots. Each arm stops separately, independent of the others."""
+    """Return the odds o at the mode of each arm's posterior, and the weight of misses there, (m,) each.
+
+    The odds solve alpha = beta o + sum_k weight_k o / (1 + unlooked_k o). weight (k, m), unlooked (k, 1). The right
+    side is concave in o, so Newton's method, started at 0, increases and never overshoots. Each arm stops
+    separately, independent of the others."""
     odds, is_moving = np.zeros(len(alpha)), np.ones(len(alpha), np.bool_)
     for _ in range(_STEPS):
         share = 1 / (1 + unlooked * odds)

@@ -1,4 +1,4 @@
-"""Intervals of the mean reward of each arm, for display."""
+"""This module computes intervals of the mean reward of each arm, for display."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PAIRS = 10_000  # of parameters at a time: each takes a kB
 
 
 def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[Array, Array]:
-    """Bounds of each arm's mean reward, (m,) and (m,); NaN where nothing is known.
+    """Return the lower and the upper bound of each arm's mean reward, (m,) and (m,); NaN where nothing is known.
 
-    A normal posterior has its own bounds. For rewards in [0, 1]: with a prior the equal-tailed Beta posterior interval,
-    else Wilson's. With a curve, the former begins at 0 where an arm has had no reward and its posterior density is
-    highest at 0, since many arms of long pages are hardly looked at. Other rewards: the normal interval, from two pulls
-    on. Source: Wilson 1927 (score interval).
-    """
+    A kind with a normal posterior takes the bounds from that. For rewards in [0, 1], an arm with a prior has the
+    equal-tailed interval of the Beta posterior, and any other arm has Wilson's. With a position curve, the Beta
+    interval begins at 0 where an arm has had no reward and its posterior density is highest at 0, since many arms of
+    long pages are hardly looked at. Other rewards have the normal interval, from two pulls on. Source: Wilson 1927
+    (score interval)."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     if (deviation := policy.deviation(belief)) is not None:
         mean = policy.mean(belief)
@@ -42,11 +42,10 @@ def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[A
 
 
 def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
-    """The values that Beta variables, with one common shape, are below and above with probability `tail` each; relative
-    error 1e-12 for parameters from 0.1 on and tails up to 0.1.
+    """Return the values below and above which Beta variables, of one common shape, lie with probability `tail` each.
 
-    Source: own derivation: Newton on the logit scale, where densities are log-concave; each tail is integrated from its
-    own end, where it is small."""
+    The relative error is 1e-12 for parameters from 0.1 on and tails up to 0.1. Source: own derivation: Newton on the
+    logit scale, where densities are log-concave; each tail is integrated from its own end, where it is small."""
     pairs, index = np.unique(np.stack([alpha.ravel(), beta.ravel()]), axis=1, return_inverse=True)
     parts = [_distinct_bounds(pairs[:, start : start + PAIRS], tail) for start in range(0, pairs.shape[1] or 1, PAIRS)]
     lower, upper = np.hstack(parts)[:, index.ravel()].reshape(2, *alpha.shape)
@@ -54,7 +53,7 @@ def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
 
 
 def _distinct_bounds(pairs: Array, tail: float) -> Array:
-    """`beta_bounds` of n pairs of parameters (2, n), (2, n)."""
+    """Return the bounds of `beta_bounds` for n pairs of parameters (2, n), as (2, n)."""
     density, (nodes, weights) = BetaLogit(pairs[0], pairs[1]), gauss(NODES)
     nodes = (np.arange(PANELS)[:, None] + (1 + nodes) / 2).ravel() / PANELS
     weights = np.tile(weights, PANELS) / (2 * PANELS)
@@ -87,7 +86,8 @@ def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
 
 
 def widen(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
-    """The means with intervals that include the error of the curve; bounds in [0, 1] stay there."""
+    """Return the means with intervals that also include the error of the position curve; bounds in [0, 1] stay there.
+    """
     low = mean - np.hypot(mean - lower, mean * -np.expm1(-error))
     high = mean + np.hypot(upper - mean, mean * np.expm1(error))
     return mean, np.where(lower >= 0, np.maximum(low, 0.0), low), np.where(upper <= 1, np.minimum(high, 1.0), high)

@@ -1,4 +1,5 @@
-"""Rewards from events under a definition: of one slot in plain Python, of a batch of slots in arrays."""
+"""This module computes rewards from events by the definition of a reward, for one slot in plain Python and for a batch
+of slots in arrays."""
 
 from __future__ import annotations
 
@@ -19,11 +20,10 @@ LIMIT = 1e100  # for event values, weights, defaults and rewards; squares and su
 
 
 def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool = False) -> float:
-    """The reward of one slot from its events, in the definition's unit; the order of events does not matter.
+    """Return the reward of one slot from its events, in the definition's unit; the order of events does not matter.
 
-    settled_only: count only events inside the window, as estimates do; else late events count as the definition says.
-    The reward is cut at +-1e100, the limit of values and weights, so that all stored data can be read again.
-    """
+    settled_only: count only events inside the window, as estimates do; otherwise late events count as the definition
+    says. The reward is cut at +-1e100, the limit of values and weights, so that all stored data can be read again."""
     terms = _terms(definition, events, served_at=served_at, settled_only=settled_only)
     return clip(definition, fsum(terms)) if terms else definition.default
 
@@ -31,8 +31,9 @@ def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, 
 def rewards_of(
     definition: Reward, events: Iterable[Event], *, served_at: int, shown: Iterable[int]
 ) -> dict[int | None, float]:
-    """The reward of each slot, by position, and under None the reward from the events of the page itself, which has no
-    default and no clip. Only events inside the window count, as in estimates."""
+    """Return the reward of each slot by position, and under None the reward from the events of the page itself.
+
+    The page's reward has no default and no clip. Only events inside the window count, as in estimates."""
     by_slot = by_position(events)
     earned: dict[int | None, float] = {
         slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at, settled_only=True) for slot in shown
@@ -42,7 +43,7 @@ def rewards_of(
 
 
 def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
-    """The events of one decision by position; under None, those of its page."""
+    """Group the events of one decision by position; events of its page are under None."""
     by_slot: dict[int | None, list[Event]] = {}
     for event in events:
         by_slot.setdefault(event.position, []).append(event)
@@ -50,8 +51,10 @@ def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
 
 
 def _terms(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
-    """Weighted values of the events that count, by the time of the event, not of its arrival. With transforms there is
-    one term for each kind: its values are summed first, so that their order cannot matter."""
+    """Return the weighted values of the events that count, judged by the time of the event, not of its arrival.
+
+    With transforms there is one term for each kind of event. Its values are summed first, so that their order cannot
+    matter."""
     weights, transforms = definition.weights, definition.transforms
     if settled_only or definition.late == "ignore":
         last = served_at + definition.window_us
@@ -66,7 +69,8 @@ def _terms(definition: Reward, events: Iterable[Event], *, served_at: int, settl
 
 
 def _transform(transform: Transform | None, total: float) -> float:
-    """The transformed sum of the values of a kind. The logarithm is log1p of the absolute value, with the sign kept."""
+    """Transform the sum of the values of one kind of event. The logarithm is log1p of the absolute value, with the sign
+    kept."""
     if transform is None:
         return total
     if transform.cap is not None:
@@ -75,25 +79,25 @@ def _transform(transform: Transform | None, total: float) -> float:
 
 
 def clip(definition: Reward, total: float) -> float:
-    """The reward of a slot, cut to the definition's range and to LIMIT."""
+    """Cut the reward of a slot to the definition's range and to LIMIT."""
     low = -LIMIT if definition.clip_low is None else definition.clip_low
     high = LIMIT if definition.clip_high is None else definition.clip_high
     return min(max(total, low), high)
 
 
 def is_bounded(value: float) -> bool:
-    """Whether a number is so small that rewards computed from it can be squared and summed."""
+    """Tell whether a number is so small that rewards computed from it can be squared and summed."""
     return abs(value) <= LIMIT
 
 
 def slot_rewards(
     definition: Reward, *, n: int, slot: Ids, kind: Ids, value: Array, age_us: Ids, settled_only: bool = True
 ) -> tuple[Array, Flags]:
-    """Rewards of n slots, (n,), and which of them are the default, (n,) bool: `slot_reward` for many at once.
+    """Return the rewards of n slots, (n,), and which of them are the default, (n,) bool; this is `slot_reward` for many
+    slots.
 
     slot, kind, value, age_us (m,): for each event its slot, the index of its kind in the definition's `weights` (-1:
-    none), its value, and the time from the decision to it in microseconds. settled_only: as in `slot_reward`.
-    """
+    none), its value, and the time from the decision to it in microseconds. settled_only: as in `slot_reward`."""
     import numpy as np
 
     counts = kind >= 0
@@ -107,14 +111,15 @@ def slot_rewards(
 
 
 def page_rewards(definition: Reward, *, n: int, page: Ids, kind: Ids, value: Array, age_us: Ids) -> Array:
-    """Rewards from the events of n pages themselves inside the window, (n,), as in `rewards_of`; the arrays are as in
-    `slot_rewards`."""
+    """Return the rewards from the events of n pages themselves inside the window, (n,), as in `rewards_of`.
+
+    The arrays are as in `slot_rewards`."""
     counts = (kind >= 0) & (age_us <= definition.window_us)
     return _sums(definition, n=n, row=page[counts], kind=kind[counts], value=value[counts])
 
 
 def _sums(definition: Reward, *, n: int, row: Ids, kind: Ids, value: Array) -> Array:
-    """Sums of weighted events, row by row, (n,)."""
+    """Sum the weighted events of each row, (n,)."""
     import numpy as np
 
     if not definition.transforms:
@@ -132,20 +137,21 @@ def _sums(definition: Reward, *, n: int, row: Ids, kind: Ids, value: Array) -> A
 
 
 def bounds(definition: Reward) -> tuple[float, float] | None:
-    """The range of a slot's reward where the definition gives one."""
+    """Return the lowest and highest possible reward of a slot; None where the definition does not limit it."""
     if definition.clip_low is None or definition.clip_high is None:
         return None
     return min(definition.clip_low, definition.default), max(definition.clip_high, definition.default)
 
 
 def term_text(kind: str, transform: Transform) -> str:
-    """The term of a kind, as `reward define` takes it."""
+    """Write the term of one kind of event as `reward define` takes it."""
     inner = kind if transform.cap is None else f"min({kind},{repr(transform.cap).removesuffix('.0')})"
     return f"log1p({inner})" if transform.log1p else inner
 
 
 def largest(definition: Reward) -> float:
-    """The largest reward of a slot: by the clip, else with one event of each kind, of value 1 or of the cap."""
+    """Return the largest reward of a slot. Without a clip, it is the reward of one event of each kind, of value 1 or of
+    the cap."""
     if definition.clip_high is not None:
         return max(definition.default, definition.clip_high)
     transforms = ((definition.transforms.get(kind, Transform()), weight) for kind, weight in definition.weights.items())
@@ -154,8 +160,9 @@ def largest(definition: Reward) -> float:
 
 
 def within_unit_hint(definition: Reward) -> str:
-    """A hint on how to bring a reward into [0, 1]: where it is never negative, the command that defines it again in
-    units of its largest value."""
+    """Write a hint on how to bring a reward into [0, 1].
+
+    Where the reward is never negative, the hint is the command that defines it again in units of its largest value."""
     is_clipped, low = definition.clip_low is not None, definition.clip_low or 0.0
     costs = ", ".join(kind for kind, weight in definition.weights.items() if weight < 0)
     if costs and not (is_clipped and low >= 0):
@@ -182,7 +189,7 @@ def within_unit_hint(definition: Reward) -> str:
 
 
 def weights(text: Mapping[str, float]) -> dict[str, float]:
-    """Checked weights of a definition. Raises InputError where one is not finite or none is given."""
+    """Check and return the weights of a definition. Raises InputError where one is not finite or none is given."""
     if not text:
         raise InputError("a reward weighs at least one kind of event", hint="for example 'click=1, dwell_s=0.01'")
     for kind, weight in text.items():

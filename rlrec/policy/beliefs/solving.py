@@ -1,4 +1,5 @@
-"""Linear models: sums of regressors per arm, which can be added like counts, and the posteriors that they determine."""
+"""This module solves linear models. Sums of regressors per arm can be added like counts, and they determine posteriors.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +19,14 @@ _SMALLEST = 1e-300  # of an eigenvalue
 
 
 class ArmMoments(Record, kw_only=False, eq=False):
-    """Sums over the slots of each of m arms, in q features of the context.
+    """ArmMoments holds sums over the slots of each of m arms, in q features of the context.
 
     gram (..., m, q, q): sums of weight x x'; response (..., m, q): sums of (weighted reward) x; without any prior.
     arm_features (m, p): for models that all arms share; pool: the moments of all arms of the belief, where these are
-    not all. solutions: posteriors already computed from them, by kind and parameters.
-    Slots that were shown with stated features z, in place of those of the catalogue, are in none of these sums.
-    stated_sums: gram (pq, pq) and response (pq,) of the products z (x) x over all of them. terms: per arm, where arms
-    also have weights of their own."""
+    not all. solutions: posteriors already computed from them, by kind and parameters. Slots that were shown with
+    stated features z instead of those of the catalogue are in none of these sums. stated_sums: gram (pq, pq) and
+    response (pq,) of the products z (x) x over all such slots. terms: per arm, where arms also have weights of their
+    own."""
 
     gram: Array
     response: Array
@@ -37,10 +38,11 @@ class ArmMoments(Record, kw_only=False, eq=False):
 
 
 class StatedTerms(Record, kw_only=False, eq=False):
-    """Sums over all slots of t arms, with the features z that each slot was shown with, in q features x of the context.
+    """StatedTerms holds sums over all slots of t arms, with the features z that each slot was shown with, in q features
+    x of the context.
 
-    rows (t,): the indices of these arms among the m; gram (t, q, q), response (t, q) as in `ArmMoments`; cross (t, q,
-    pq): sums of weight x (z (x) x)'."""
+    rows (t,): the indices of these arms among the m; gram (t, q, q), response (t, q) as in `ArmMoments`; cross (t,
+    q, pq): sums of weight x (z (x) x)'."""
 
     rows: Index
     gram: Array
@@ -49,17 +51,18 @@ class StatedTerms(Record, kw_only=False, eq=False):
 
 
 def packed_width(q: int) -> int:
-    """The length of the packed moments of one arm."""
+    """Return the length of the packed moments of one arm."""
     return q * (q + 1) // 2 + q
 
 
 def unpack(packed: Array, q: int) -> ArmMoments:
-    """The moments from packed ones, (..., m, width): the upper triangle of each gram by rows, then its response."""
+    """Unpack moments from (..., m, width), where each arm has the upper triangle of its gram by rows, then its
+    response."""
     return ArmMoments(gram=_symmetric(packed[..., :-q], q), response=packed[..., -q:])
 
 
 def _symmetric(triangle: Array, q: int) -> Array:
-    """Symmetric matrices (..., q, q) from their upper triangles by rows."""
+    """Return symmetric matrices (..., q, q) from their upper triangles by rows."""
     row, column = np.triu_indices(q)
     matrix = np.empty((*triangle.shape[:-1], q, q))
     matrix[..., row, column] = triangle
@@ -68,7 +71,7 @@ def _symmetric(triangle: Array, q: int) -> Array:
 
 
 def pack_each(x: Array, *, weight: Array, response: Array) -> Array:
-    """Packed moments of each of n observations, (n, width).
+    """Pack the moments of each of n observations, (n, width).
 
     x (n, q); weight (n,) of x x'; response (n,) of x."""
     row, column = np.triu_indices(x.shape[1])
@@ -76,7 +79,7 @@ def pack_each(x: Array, *, weight: Array, response: Array) -> Array:
 
 
 def pack_stated(packed: Array, z: Array, q: int) -> Array:
-    """The packed moments of the products z (x) x, summed over n observations, (w,).
+    """Pack the moments of the products z (x) x, summed over n observations, (w,).
 
     packed (n, width): of x, weighted, as returned by `pack_each`; z (n, p). The gram zz' (x) xx' is symmetric in
     both."""
@@ -85,22 +88,23 @@ def pack_stated(packed: Array, z: Array, q: int) -> Array:
 
 
 def unpack_stated(packed: Array, p: int, q: int) -> tuple[Array, Array]:
-    """Gram (pq, pq) and response (pq,) from the result of `pack_stated`."""
+    """Unpack gram (pq, pq) and response (pq,) from the result of `pack_stated`."""
     blocks = _symmetric(packed[: -p * q].reshape(p * (p + 1) // 2, -1), q)
     gram = _symmetric(blocks.transpose(1, 2, 0), p)
     return gram.transpose(2, 0, 3, 1).reshape(p * q, p * q), packed[-p * q :]
 
 
 def pack_terms(packed: Array, z: Array, q: int) -> Array:
-    """The sums of `StatedTerms` of one arm, packed, (w,); arguments as in `pack_stated`."""
+    """Pack the sums of `StatedTerms` of one arm, (w,). Arguments are as in `pack_stated`."""
     return np.concatenate(
         [(np.column_stack([np.ones(len(z)), z]).T @ packed[:, :-q]).ravel(), packed[:, -q:].sum(axis=0)]
     )
 
 
 def unpack_terms(packed: Array, moments: ArmMoments, learned: Array, rows: Index) -> StatedTerms:
-    """The terms of arms from packed ones (t, w); learned (t, p): features of the catalogue, by which the arms' moments
-    are added."""
+    """Unpack the `StatedTerms` of arms from (t, w).
+
+    learned (t, p): features of the catalogue, by which the arms' moments are added."""
     (t, p), q = learned.shape, moments.response.shape[-1]
     gram, blocks = moments.gram[rows], _symmetric(packed[:, :-q].reshape(t, 1 + p, q * (q + 1) // 2), q)
     cross = (learned[:, :, None, None] * gram[:, None] + blocks[:, 1:]).swapaxes(1, 2).reshape(t, q, p * q)
@@ -108,36 +112,39 @@ def unpack_terms(packed: Array, moments: ArmMoments, learned: Array, rows: Index
 
 
 def terms_width(p: int, q: int) -> int:
-    """The length of the packed terms of one arm."""
+    """Return the length of the packed `StatedTerms` of one arm."""
     return (1 + p) * (packed_width(q) - q) + q
 
 
 class Disjoint(Record, kw_only=False, eq=False):
-    """Weights per arm: normal with mean weights (..., m, q) and covariance root' root, root (..., m, q, q). Below, x
-    are features of contexts, (..., q); equal arms get bitwise equal numbers."""
+    """A Disjoint posterior has separate weights for each arm, normal with mean weights (..., m, q) and covariance root'
+    root, root (..., m, q, q).
+
+    In the methods, x are features of contexts, (..., q). Equal arms get bitwise equal numbers."""
 
     weights: Array
     root: Array
 
     @property
     def by_arm(self) -> Array:
-        """Weights of each arm, (..., m, q)."""
+        """Return the mean weights of each arm, (..., m, q)."""
         return self.weights
 
     def mean(self, x: Array) -> Array:
-        """Mean of each arm's score, (..., m)."""
+        """Return the mean of each arm's score, (..., m)."""
         return (self.weights * x[..., None, :]).sum(axis=-1)
 
     def deviation(self, x: Array) -> Array:
-        """Standard deviation of each arm's score, (..., m)."""
+        """Return the standard deviation of each arm's score, (..., m)."""
         return np.linalg.norm((self.root * x[..., None, None, :]).sum(axis=-1), axis=-1)
 
 
 class Shared(Record, kw_only=False, eq=False):
-    """One matrix W for all arms: the score of an arm with features z is z'W x. Otherwise as `Disjoint`.
+    """A Shared posterior has one matrix W for all arms, so that the score of an arm with features z is z'W x. Otherwise
+    it is as `Disjoint`.
 
-    weights (..., p, q), root (..., pq, pq). rows (g, p): the distinct features z of the m arms; row (m,): the index of
-    each arm's features."""
+    weights (..., p, q), root (..., pq, pq). rows (g, p): the distinct features z of the m arms; row (m,): the index
+    of each arm's features."""
 
     weights: Array
     root: Array
@@ -146,15 +153,16 @@ class Shared(Record, kw_only=False, eq=False):
 
     @property
     def by_arm(self) -> Array:
-        """Weights of each arm, (..., m, q): z'W."""
+        """Return the mean weights z'W of each arm, (..., m, q)."""
         return self._arms(self.rows @ self.weights)
 
     def mean(self, x: Array) -> Array:
-        """Mean of each arm's score, (..., m)."""
+        """Return the mean of each arm's score, (..., m)."""
         return self._arms(self.rows @ (self.weights @ x[..., None]))[..., 0]
 
     def factor(self, x: Array) -> Array:
-        """A factor of the covariance of all scores, (..., m, p): they are mean + factor z, z standard normal.
+        """Return a factor of the covariance of all scores, (..., m, p), which are mean + factor z with z standard
+        normal.
 
         W x alone is normal in p dimensions, whatever q is."""
         halves = self.root.reshape(*self.root.shape[:-1], *self.weights.shape[-2:]) @ x[..., None, :, None]
@@ -162,7 +170,7 @@ class Shared(Record, kw_only=False, eq=False):
         return self._arms(self.rows @ cholesky(halves.swapaxes(-1, -2) @ halves))
 
     def deviation(self, x: Array) -> Array:
-        """Standard deviation of each arm's score, (..., m)."""
+        """Return the standard deviation of each arm's score, (..., m)."""
         return np.linalg.norm(self.factor(x), axis=-1)
 
     def _arms(self, values: Array) -> Array:
@@ -170,12 +178,12 @@ class Shared(Record, kw_only=False, eq=False):
 
 
 class Hybrid(Record, kw_only=False, eq=False):
-    """Weights that all arms share, plus weights of each arm: the score of an arm with features z and own weights v is
-    (z'W + v) x. Otherwise as `Shared`.
+    """A Hybrid posterior has weights W that all arms share, plus weights v of each arm. The score of an arm with
+    features z is (z'W + v) x. Otherwise it is as `Shared`.
 
     rows (g, p): the features of arms that differ in these or in what was learned; row (m,): the index of each arm.
-    weights (..., g, q): means of z'W + v; root (..., pq, pq) of W; term_root (..., g, q, q) of v given W, whose prior
-    precision is `ridge`. Given W, arms are independent."""
+    weights (..., g, q): means of z'W + v; root (..., pq, pq) of W; term_root (..., g, q, q) of v given W, whose
+    prior precision is `ridge`. Given W, arms are independent."""
 
     weights: Array
     root: Array
@@ -186,15 +194,15 @@ class Hybrid(Record, kw_only=False, eq=False):
 
     @property
     def by_arm(self) -> Array:
-        """Weights of each arm, (..., m, q)."""
+        """Return the mean weights of each arm, (..., m, q)."""
         return self.weights[..., self.row, :]
 
     def mean(self, x: Array) -> Array:
-        """Mean of each arm's score, (..., m)."""
+        """Return the mean of each arm's score, (..., m)."""
         return (self.weights * x[..., None, :]).sum(axis=-1)[..., self.row]
 
     def factor(self, x: Array) -> Array:
-        """A factor of the covariance of the scores due to W, (..., m, pq).
+        """Return a factor of the covariance of the scores due to W, (..., m, pq).
 
         If W moves by D, v moves against it by what the arm has learned, and the score moves by z'D (ridge
         term_root'term_root) x."""
@@ -203,11 +211,11 @@ class Hybrid(Record, kw_only=False, eq=False):
         return (products @ self.root.swapaxes(-1, -2))[..., self.row, :]
 
     def term_deviation(self, x: Array) -> Array:
-        """Standard deviation of each arm's score given W, (..., m)."""
+        """Return the standard deviation of each arm's score given W, (..., m)."""
         return np.linalg.norm(self._term_halves(x), axis=-1)[..., self.row]
 
     def deviation(self, x: Array) -> Array:
-        """Standard deviation of each arm's score, (..., m)."""
+        """Return the standard deviation of each arm's score, (..., m)."""
         return np.hypot(np.linalg.norm(self.factor(x), axis=-1), self.term_deviation(x))
 
     def _term_halves(self, x: Array) -> Array:
@@ -215,13 +223,16 @@ class Hybrid(Record, kw_only=False, eq=False):
 
 
 class StatedHybrid(Hybrid, kw_only=False, eq=False):
-    """A `Hybrid` whose arms were shown, or are requested, with stated features; rows (g, p) are the requested ones.
+    """A StatedHybrid is a `Hybrid` whose arms were shown, or are requested, with stated features; rows (g, p) are the
+    requested ones.
+
     cross (g, q, pq) as in `StatedTerms`."""
 
     cross: Array
 
     def factor(self, x: Array) -> Array:
-        """The factor as in `Hybrid`: if W moves by D, the score moves by z'D x minus the movement of v."""
+        """Return a factor of the covariance as in `Hybrid`. If W moves by D, the score moves by z'D x minus the
+        movement of v."""
         solved = self._term_halves(x)[..., None, :] @ self.term_root
         explained = (solved @ self.cross)[..., 0, :]
         products = (self.rows[:, :, None] * x[..., None, None, :]).reshape(explained.shape) - explained
@@ -229,9 +240,11 @@ class StatedHybrid(Hybrid, kw_only=False, eq=False):
 
 
 def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
-    """Moments from which the shared weights are computed, where each arm also has weights of its own. The latter are
-    normal around 0 with precision `ridge` and integrated out, which leaves the share ridge (ridge + gram)^-1 of the
-    regressors of an arm. Source: Li et al. 2010, algorithm 2, whose B_a is gram times the features of the arm."""
+    """Return the moments from which the shared weights are computed, where each arm also has weights of its own.
+
+    The weights of single arms are normal around 0 with precision `ridge` and integrated out, which leaves the share
+    ridge (ridge + gram)^-1 of the regressors of an arm. Source: Li et al. 2010, algorithm 2, whose B_a is gram times
+    the features of the arm."""
     values, vectors = np.linalg.eigh(moments.gram)
     # forgetting may leave values slightly below 0
     values = np.maximum(values, 0.0)[..., None, :]
@@ -248,10 +261,11 @@ def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
 
 
 def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Array, Array]:
-    """The shared weights (..., p, q) of all arms, and their root, from the moments of the pool.
+    """Return the shared weights (..., p, q) of all arms, and the root of their covariance, from the moments of all
+    arms.
 
-    The regressor of arm z in context x is the Kronecker product of both, so sums per arm suffice: A is the sum of zz'
-    (x) gram, b that of z (x) response. response: of the prior, added to that of weight 0."""
+    The regressor of arm z in context x is the Kronecker product of both, so sums per arm suffice: A is the sum of
+    zz' (x) gram, b that of z (x) response. response: of the prior, added to that of weight 0."""
     z = pool.arm_features
     assert z is not None
     (m, p), q = z.shape, pool.gram.shape[-1]
@@ -269,7 +283,7 @@ def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Ar
 
 
 def cholesky(matrix: Array) -> Array:
-    """Cholesky factors of symmetric matrices (..., d, d).
+    """Return Cholesky factors of symmetric matrices (..., d, d).
 
     Rounding may leave sums slightly wrong after forgetting. A matrix that is not positive definite gets the smallest
     multiple of the identity added that makes its smallest eigenvalue 1e-12 of the largest."""
@@ -283,7 +297,8 @@ def cholesky(matrix: Array) -> Array:
 
 
 def solve(precision: Array, response: Array) -> tuple[Array, Array]:
-    """The weights that solve precision (..., d, d) w = response (..., d), and the inverse of the precision's factor."""
+    """Return the weights w that solve precision (..., d, d) w = response (..., d), and the inverse of the precision's
+    Cholesky factor."""
     factor = cholesky(precision)
     root = np.asarray(np.linalg.inv(factor))
     weights = root.swapaxes(-1, -2) @ (root @ response[..., None])

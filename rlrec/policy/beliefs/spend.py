@@ -1,11 +1,11 @@
-"""The spend of a policy with a budget, and the price of cost at which it spends what is left.
+"""This module tracks the spend of a policy with a budget, and finds the price of cost at which the policy spends what
+is left.
 
 The price is the multiplier of the budget in the linear program that maximises the expected reward of the remaining
-requests, under the remaining expected cost. It is solved again at every change of the belief, as in Agrawal, Wang and
-Ye 2014 (a dynamic near-optimal algorithm for online linear programming), with the means of arms learned so far, as in
-primal-dual bandits with knapsacks (Badanidiyuru, Kleinberg and Slivkins 2013). The forecast of requests by slices of
-the period is our addition.
-"""
+requests, under the remaining expected cost. The price is computed again at every change of the belief, as in
+Agrawal, Wang and Ye 2014 (a dynamic near-optimal algorithm for online linear programming), with the means of arms
+learned so far, as in primal-dual bandits with knapsacks (Badanidiyuru, Kleinberg and Slivkins 2013). The forecast of
+requests by slices of the period is our addition."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ _TANH = (2 / np.pi) ** 0.5
 
 
 class Spend:
-    """The spend of a policy, and the number of slots that it has shown, by arm and slice.
+    """A Spend holds the spend of a policy, and the number of slots that the policy has shown, by arm and by slice of
+    the period.
 
-    A slot whose cost is not known yet counts with the expected cost of its arm: the mean of the arm's known costs and
-    of one more that is the mean of all arms. cost (m,): in the order of `arms`; mean_cost: of an unknown arm."""
+    A slot whose cost is not known yet counts with the expected cost of its arm: the mean of the arm's known costs
+    and of one more that is the mean of all arms. cost (m,): in the order of `arms`; mean_cost: of an unknown arm."""
 
     def __init__(self, budget: Budget, rows: Sequence[tuple[float, ...]]) -> None:
-        """rows: slice, arm, slots shown, cost, and the number of these slots with a known cost."""
+        """Sum the rows by arm and by slice.
+
+        rows: slice, arm, slots shown, cost, and the number of these slots with a known cost."""
         self.budget = budget
         table = np.array(rows, np.float64).reshape(len(rows), 5)
         table = table[np.lexsort((table[:, 1], table[:, 0]))]
@@ -56,20 +59,22 @@ class Spend:
         self.spent = np.bincount(index, weights=expected, minlength=len(self.slices)).astype(np.float64)
 
     def costs(self, arms: Ids) -> Array:
-        """The expected cost of showing each arm, (m,)."""
+        """Return the expected cost of showing each arm, (m,)."""
         index, has_cost = look_up(self.arms, arms)
         cost = np.full(len(arms), self.mean_cost)
         cost[has_cost] = self.cost[index[has_cost]]
         return cost
 
     def spent_in_period(self, at: int) -> float:
-        """The spend so far of the period that contains a time."""
+        """Return the spend so far in the period that contains a time."""
         start = _period_start(self.budget.slices(at))
         return float(self.spent[(self.slices >= start) & (self.slices < start + SLICES)].sum())
 
     def left(self, at: int) -> float:
-        """The expected number of slots in the rest of a period: as in past periods, scaled to the level of its last
-        slices. In the first period, the rate so far continues."""
+        """Forecast the number of slots in the remaining part of a period, as in past periods, scaled to the level of
+        its last slices.
+
+        In the first period, the rate so far continues."""
         now = self.budget.slices(at)
         start = _period_start(now)
         is_past = self.slices < start
@@ -92,15 +97,18 @@ class Spend:
         return float(level * (usual @ (1 - passed)))
 
     def _count(self, begin: int) -> Array:
-        """The slots that were shown in each slice of a period, (SLICES,). begin: its first slice."""
+        """Count the slots that were shown in each slice of a period, (SLICES,).
+
+        begin: its first slice."""
         inside = (self.slices >= begin) & (self.slices < begin + SLICES)
         counts = np.zeros(SLICES)
         counts[self.slices[inside] - begin] = self.shown[inside]
         return counts
 
     def slots_of_period(self) -> float:
-        """Return the expected number of slots of a period: the mean of the periods before the newest, or the number of
-        the newest if there is no other."""
+        """Return the expected number of slots of a period, which is the mean of the periods before the newest.
+
+        If there is only one period, its number of slots is returned."""
         if not len(self.slices):
             return 0.0
         first, newest = _period_start(float(self.slices[0])), _period_start(float(self.slices[-1]))
@@ -110,8 +118,10 @@ class Spend:
     def price(
         self, location: Array, deviation: Array | None, cost: Array, *, uniform: float, at: int | None = None
     ) -> float:
-        """The price at which the expected cost of a slot equals the budget left per slot of the rest of the period; 0
-        where it is not higher without a price. at: None for a new period like the known ones.
+        """Return the price at which the expected cost of a slot equals the budget left per slot of the remaining
+        period.
+
+        The price is 0 where the cost is not higher without a price. at: None for a new period like the known ones.
 
         location, deviation, cost (m,): of the noisy scores of the arms, and of showing them; deviation None for scores
         without noise; uniform: the probability of a uniform arm."""
@@ -127,8 +137,10 @@ def _period_start(slices: float) -> int:
 
 
 def solve_price(location: Array, deviation: Array | None, cost: Array, *, uniform: float, target: float) -> float:
-    """The smallest price, up to rounding, at which the expected cost of a slot is at most `target`, or the one with the
-    lowest possible cost. Where the cost jumps over the target, the side that is closer to it."""
+    """Return the smallest price, up to rounding, at which the expected cost of a slot is at most `target`, or the one
+    with the lowest possible cost.
+
+    Where the cost jumps over the target, the price on the closer side of the jump is returned."""
     finite = np.isfinite(location)
     location, cost = location[finite], cost[finite]
     deviation = None if deviation is None else deviation[finite]
@@ -164,7 +176,7 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, unifor
 
 
 def best_shares(location: Array, deviation: Array | None) -> Array:
-    """Approximate probabilities that each arm has the largest score, (m,); exact for scores without noise.
+    """Approximate the probability that each arm has the largest score, (m,); exact for scores without noise.
 
     The resulting price is logged, and propensities are exact given the price. An inexact share therefore delays the
     right spend a little, but causes no error."""
@@ -188,6 +200,6 @@ def best_shares(location: Array, deviation: Array | None) -> Array:
 
 @cache
 def _nodes() -> tuple[Array, Array]:
-    """Nodes and weights for the mean over a standard normal score."""
+    """Return nodes and weights for the mean over a standard normal score."""
     node, weight = np.polynomial.hermite_e.hermegauss(NODES)
     return node, weight / weight.sum()

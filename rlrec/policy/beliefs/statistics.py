@@ -1,5 +1,6 @@
-"""Statistics that slots add to a belief, and how it forgets them: for one slot in plain Python, for many in arrays,
-which load numpy."""
+"""This module computes the statistics that slots add to a belief, and how the belief forgets them.
+
+One slot is handled in plain Python, and many slots in arrays, which load numpy."""
 
 from __future__ import annotations
 
@@ -20,10 +21,10 @@ LONGEST = 10**12  # decisions of a window
 
 
 class CountedSlot(NamedTuple):
-    """A slot with its reward. Fields that its kind does not need may be 0.
+    """A CountedSlot is a slot with its reward. Fields that the policy kind does not need may be 0.
 
-    position: from 1; propensity: the marginal of the arm at its position or, where this is not known, the probability
-    of the slate down to it; ordinal: of the decision in its policy; context_id: of its stored context."""
+    position: from 1; propensity: the marginal of the arm at its position or, where this is not known, the
+    probability of the slate down to it; ordinal: of the decision in its policy; context_id: of its stored context."""
 
     arm_id: int
     ordinal: int
@@ -34,8 +35,10 @@ class CountedSlot(NamedTuple):
 
 
 def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) -> dict[int, float]:
-    """The propensity that weights each slot, by position; slots without one are left out. It is the marginal at the
-    position, else the probability of the slate down to it. slots: position, propensity and marginal, in order."""
+    """Return the propensity that weights each slot, by position; slots without one are left out.
+
+    The propensity is the marginal at the position if known, and otherwise the probability of the slate down to it.
+    slots: position, propensity and marginal, in order."""
     by_position: dict[int, float] = {}
     prefix: float | None = 1.0
     for index, (position, propensity, marginal) in enumerate(slots, 1):
@@ -47,7 +50,8 @@ def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) 
 
 
 class SlotColumns(Record, eq=False, repr=False):
-    """Slots with their rewards as columns, (n,) each; None for columns that their kind does not need.
+    """SlotColumns holds slots with their rewards as columns, (n,) each; None for columns that the policy kind does not
+    need.
 
     context (n, q): encoded by the design of the policy; anchored (n,): the prediction of the anchor of a policy that
     reads sparse contexts; the others are as in `CountedSlot`."""
@@ -64,13 +68,14 @@ class SlotColumns(Record, eq=False, repr=False):
         return len(self.reward)
 
     def take(self, rows: Index | Flags | slice) -> SlotColumns:
-        """The selected slots."""
+        """Return the selected slots."""
         return SlotColumns(**{name: column[rows] for name, column in vars(self).items() if column is not None})
 
 
 def count_slots(slots: SlotColumns, further: Array | None = None, *, pulls: Array | float = 1.0) -> Array:
-    """Pulls, reward and squared reward of each slot, followed by `further` columns (n, w), (n, 3 + w). pulls: of each
-    slot, (n,), where it is not 1."""
+    """Return pulls, reward and squared reward of each slot, followed by `further` columns (n, w), as (n, 3 + w).
+
+    pulls: of each slot, (n,), where it is not 1."""
     import numpy as np
 
     counts = np.empty((3, len(slots)))
@@ -81,10 +86,12 @@ def count_slots(slots: SlotColumns, further: Array | None = None, *, pulls: Arra
 
 
 class Forgetting(Record, kw_only=False):
-    """The weight of a decision with ordinal t when the policy has made T: discount^(T - t). With a window the weight is
-    0 once the newest ordinal of the decision's bucket is T - window or older. Ordinals count the decisions of a policy
-    from 1. discount in (0, 1], where 1 forgets nothing; window in decisions, 0 for none. Source: Garivier & Moulines
-    2011 (discounted and sliding-window UCB); the buckets are our addition."""
+    """A Forgetting defines the weight of a decision with ordinal t when the policy has made T decisions, which is
+    discount^(T - t).
+
+    With a window the weight is 0 once the newest ordinal of the decision's bucket is T - window or older. Ordinals
+    count the decisions of a policy from 1. discount in (0, 1], where 1 forgets nothing; window in decisions, 0 for
+    none. Source: Garivier & Moulines 2011 (discounted and sliding-window UCB); the buckets are our addition."""
 
     discount: float = 1.0
     window: float = 0
@@ -101,17 +108,17 @@ class Forgetting(Record, kw_only=False):
 
     @classmethod
     def parse(cls, parameters: Mapping[str, Any]) -> Self:
-        """The forgetting that the parameters of a policy define."""
+        """Read the forgetting from the parameters of a policy."""
         return cls(float(parameters.get("discount", 1.0)), float(parameters.get("window", 0)))
 
     @property
     def width(self) -> int:
-        """The number of ordinals in a bucket."""
+        """Return the number of ordinals in a bucket."""
         return max(1, int(self.window) // BUCKETS)
 
     def bucket(self, ordinal: int) -> int:
         return ordinal // self.width if self.window else 0
 
     def oldest(self, ordinal: int) -> int:
-        """The first bucket that counts when the policy has made this many decisions."""
+        """Return the first bucket that counts when the policy has made this many decisions."""
         return (ordinal - int(self.window) + 1) // self.width if self.window else 0
