@@ -1,1 +1,1 @@
-"""Distributions of noisy scores and the draw from them."""
+"""This package holds distributions of noisy scores of arms, and the draw from them."""

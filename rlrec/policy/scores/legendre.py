@@ -1,4 +1,6 @@
-"""Legendre polynomials: Gauss nodes and weights, and series. numpy's own functions take longer to load than to run."""
+"""This module computes Gauss-Legendre nodes and weights, Legendre polynomials and Legendre series.
+
+The functions of numpy for them take longer to load than to run."""
 
 from __future__ import annotations
 
@@ -23,13 +25,14 @@ _GAUSS = {
 
 
 def gauss(n: int) -> tuple[Array, Array]:
-    """Nodes, increasing, and weights of Gauss-Legendre on [-1, 1], (n,) each, exact up to degree 2 n - 1; n 4 or 16."""
+    """Return the increasing nodes and the weights of Gauss-Legendre on [-1, 1], (n,) each, exact up to degree 2 n - 1.
+    n is 4 or 16."""
     nodes, weights = np.array(_GAUSS[n]).T
     return np.concatenate([-nodes[::-1], nodes]), np.concatenate([weights[::-1], weights])
 
 
 def polynomials(x: Array, degree: int) -> Array:
-    """The polynomials of degree 0 to `degree` at points x (n,), (n, degree + 1)."""
+    """Return the Legendre polynomials of degree 0 to `degree` at points x (n,), (n, degree + 1)."""
     p = np.ones((degree + 1, len(x)))
     p[1:] = x
     for k in range(2, degree + 1):
@@ -38,7 +41,8 @@ def polynomials(x: Array, degree: int) -> Array:
 
 
 def evaluate(x: Array, series: Array) -> Array:
-    """The value of each series (terms, n), at least two terms, at a point of its own x (n,), (n,).
+    """Return the value of each Legendre series (terms, n), at least two terms, at a separate point x (n,) for each
+    series, (n,).
 
     Source: Clenshaw's recurrence."""
     low, high = series[-2], series[-1]

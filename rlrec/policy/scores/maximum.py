@@ -1,4 +1,6 @@
-"""Which independent random score is the best, and which rank each has: exact, by quadrature."""
+"""This module computes the probability that each of many independent random scores is the best, or has a given rank.
+
+The results are exact, by quadrature."""
 
 from __future__ import annotations
 
@@ -15,14 +17,14 @@ _WIDTH, _UNLIKELY = 0.5, 43.0
 
 
 def best(table: ScoreTable) -> Array:
-    """Probability that one score of each row is the best of all, (g + 1,).
+    """Return the probability that one score of each row of the table is the best of all, (g + 1,).
 
     The integral of f_i times the product of the other F_j; error below 1e-12. Source: own derivation."""
     return table.hazard @ (table.weights * np.exp(table.log_all()))
 
 
 def ranks(table: ScoreTable, size: int) -> Array:
-    """Probability that one score of each row stands at rank r = 1..size, (size, g + 1).
+    """Return the probability that one score of each row of the table stands at rank r = 1..size, (size, g + 1).
 
     The integral of f_i times the probability that r - 1 of the others are larger (Poisson-binomial); error below
     1e-11. Source: own derivation."""
@@ -43,10 +45,10 @@ def ranks(table: ScoreTable, size: int) -> Array:
 
 
 def ranks_of_arrivals(logits: Array, size: int) -> Array:
-    """The probability that each arm stands at rank 1..size, (size, m), for a thousand or more arms with standard Gumbel
-    noise on logits (m,), whose order is that of arrivals at rates exp(logits).
+    """Return the probability that each of a thousand or more arms with Gumbel noise stands at rank 1..size, (size, m).
 
-    Until enough arms have arrived, most are so rare that the dependence on one arm's rate is a short power series, and
+    Arms have standard Gumbel noise on logits (m,), so their order is that of arrivals at rates exp(logits). Until
+    enough arms have arrived, most are so rare that the dependence on one arm's rate is a short power series, and
     power sums of the rates represent all of them; errors as in `ranks`. Source: own derivation."""
     # the logarithm of the time by which enough arms have arrived, and the expected arrivals of each by then
     rate, low, high = np.exp(logits - logits.max()), -60.0, 60.0 + np.ptp(logits)
@@ -86,11 +88,11 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
 
 
 def _larger(count: Array, log_cdf: Array, single: Index, multiple: Index, size: int) -> tuple[Array, Array]:
-    """The probability that 0, 1, ... (fewer than size) of the scores, without one of row g, exceed the node.
+    """Return the probability that 0, 1, ... (fewer than size) of the scores, without one of row g, exceed the node.
 
-    Two arrays (terms, rows, nodes): for rows with count 1, and for rows with larger counts, whose polynomials are
-    longer. These probabilities are the coefficients of a product of polynomials, F + S z for each score: all terms are
-    positive, and no division is needed."""
+    Two arrays (terms, rows, nodes) are returned: for rows with count 1, and for rows with larger counts, whose
+    polynomials are longer. These probabilities are the coefficients of a product of polynomials, F + S z for each
+    score: all terms are positive, and no division is needed."""
     # products over all scores with count 1, and over all with larger counts
     ones = np.ones((1, 1, log_cdf.shape[1]))
     singles = _tree(_binomial(np.ones(len(single)), log_cdf[single], size), size)
@@ -103,14 +105,16 @@ def _larger(count: Array, log_cdf: Array, single: Index, multiple: Index, size: 
 
 
 def others_above(log_cdf: Array, size: int) -> Array:
-    """The probability that 0, 1, ... size - 1 of the scores other than score s exceed the node, (size, s, N), from the
-    logarithms of the distribution functions of s scores, (s, N)."""
+    """Return the probability that 0, 1, ... size - 1 of the scores other than score s exceed the node, (size, s, N).
+
+    log_cdf (s, N): the logarithms of the distribution functions of the scores at the nodes."""
     leaves = _tree(_binomial(np.ones(len(log_cdf)), log_cdf, size), size)
     return _outside(leaves, np.ones((1, 1, log_cdf.shape[1])), size)
 
 
 def _tree(leaves: Array, size: int) -> list[Array]:
-    """Products of neighbours, of neighbours of those, and so on to the product of all (terms, 1, nodes)."""
+    """Return the levels of a tree of products, each of pairs of neighbours, up to the product of all (terms, 1, nodes).
+    """
     levels = [leaves]
     while levels[-1].shape[1] > 1:
         levels.append(_product(*_siblings(levels[-1]), size))
@@ -118,7 +122,7 @@ def _tree(leaves: Array, size: int) -> list[Array]:
 
 
 def _outside(levels: list[Array], outside: Array, size: int) -> Array:
-    """The product of `outside` and all leaves but one, for each leaf, (terms, leaves, nodes).
+    """Return, for each leaf, the product of `outside` and all leaves but this one, (terms, leaves, nodes).
 
     The outside of a subtree is the outside of its parent times its sibling, which takes size log(size) per leaf, not
     size^2."""
@@ -130,7 +134,7 @@ def _outside(levels: list[Array], outside: Array, size: int) -> Array:
 
 
 def _siblings(level: Array) -> tuple[Array, Array]:
-    """Even and odd members of (terms, b, nodes); a last one without sibling gets the constant 1."""
+    """Split (terms, b, nodes) into its even and its odd members; a last one without sibling gets the constant 1."""
     if level.shape[1] % 2:
         level = np.concatenate([level, np.zeros_like(level[:, :1])], axis=1)
         level[0, -1] = 1
@@ -138,7 +142,7 @@ def _siblings(level: Array) -> tuple[Array, Array]:
 
 
 def _product(left: Array, right: Array, size: int) -> Array:
-    """Products of polynomials (terms, b, nodes), cut to `size` terms; b may be 1 on one side."""
+    """Multiply polynomials (terms, b, nodes), and cut the products to `size` terms; b may be 1 on one side."""
     if len(left) < len(right):
         left, right = right, left
     terms = min(size, len(left) + len(right) - 1)
@@ -149,7 +153,7 @@ def _product(left: Array, right: Array, size: int) -> Array:
 
 
 def _binomial(count: Array, log_cdf: Array, size: int) -> Array:
-    """Coefficients of (F + S z)^count, (min(size, largest count + 1), rows, nodes)."""
+    """Return the coefficients of (F + S z)^count, (min(size, largest count + 1), rows, nodes)."""
     terms = min(size, int(count.max(initial=0)) + 1)
     log_sf = np.log(np.maximum(-np.expm1(log_cdf), 1e-300))
     log_choose, coefficients = np.zeros((len(count), 1)), np.empty((terms, *log_cdf.shape))

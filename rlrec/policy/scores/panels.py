@@ -1,5 +1,7 @@
-"""Log-concave densities of scores, and panels of quadrature nodes that fit all scores, from the highest down to where
-the best ones are decided.
+"""This module defines log-concave densities of scores, and places the panels on which they are integrated.
+
+A panel is an interval with quadrature nodes. The panels fit all scores, from the highest down to where the best ones
+are decided.
 
 A density is its peak times exp(-fall). The fall below the peak is computed from the distance to the mode, so that no
 large logarithms cancel (the textbook form of a Beta loses 8 digits at 1e7)."""
@@ -37,9 +39,10 @@ _COARSE: Array = np.append(-1.0, _GAUSS)  # the left end of a panel, and nodes t
 
 
 class Tails(NamedTuple):
-    """The scores with long, smooth tails: their rows, (t,). Left of the left knee, log densities rise by left_rate per
-    unit; right of the right knee, they fall by right_rate, (t,) each. Between lowest and highest, no panel may be wider
-    than the step of any score."""
+    """Tails describes the scores with long, smooth tails, given by their rows, (t,).
+
+    Left of the left knee, log densities rise by left_rate per unit; right of the right knee, they fall by
+    right_rate, (t,) each. Between lowest and highest, no panel may be wider than the step of any score."""
 
     rows: Index
     left_knee: Array
@@ -51,7 +54,7 @@ class Tails(NamedTuple):
 
 
 class Density(Protocol):
-    """One log-concave density per row, (g,) rows."""
+    """A Density holds one log-concave density per row, (g,) rows."""
 
     mode: Array
     log_peak: Array
@@ -60,20 +63,21 @@ class Density(Protocol):
 
     @property
     def tails(self) -> Tails | None:
-        """The tails in which panels may be wider than `step`; None without any."""
+        """Return the tails in which panels may be wider than `step`; None without any."""
 
     def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        """The log of peak / density at mode + distance, (rows, nodes), at least 0; a new array."""
+        """Return the log of peak / density at mode + distance, (rows, nodes), at least 0, as a new array."""
 
     def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        """The derivative of the fall, same shapes."""
+        """Return the derivative of the fall, in the shape of `fall`."""
 
     def reach(self) -> tuple[Array, Array]:
-        """Distances from the mode, both (g,) and positive, left and right, where the fall is at least TAIL."""
+        """Return the distances to the left and right of the mode, both (g,) and positive, where the fall is at least
+        TAIL."""
 
 
 def at_nodes(density: Density, nodes: Array, rows: Rows = ALL_ROWS) -> Array:
-    """The densities at nodes (n,), (rows, n)."""
+    """Return the densities at nodes (n,), (rows, n)."""
     fall = density.fall(nodes - density.mode[rows, None], rows)
     np.minimum(fall, _DEEP, out=fall)
     np.subtract(density.log_peak[rows, None], fall, out=fall)
@@ -83,7 +87,7 @@ def at_nodes(density: Density, nodes: Array, rows: Rows = ALL_ROWS) -> Array:
 def panels(
     density: Density, count: Array, lower: Array, upper: Array, *, ranks: int, n_densities: int, refine: int = 1
 ) -> Array:
-    """Increasing edges, (P + 1,), of the panels that decide which scores hold the best `ranks` ranks.
+    """Return the increasing edges, (P + 1,), of the panels that decide which scores hold the best `ranks` ranks.
 
     count, lower, upper (g,): the number of equal arms of each score, and the ends of its support. Fewer than `ranks`
     scores lie above the lowest edge with probability below 1e-16. A panel can represent the product of `n_densities`
@@ -117,18 +121,19 @@ def panels(
 
 
 def sufficient_count(ranks: int) -> float:
-    """The expected number of scores above a point from which on fewer than `ranks` are above it with probability below
-    1e-17."""
+    """Return the expected number of scores above a point at which fewer than `ranks` are above it with probability
+    below 1e-17."""
     return 42 + 6 * math.sqrt(ranks) + 2 * ranks
 
 
 def even_widths(pdf: Array, sf: Array, count: Array, n_densities: int) -> Array:
-    """The widest panels, (p,), left of p points, within which the probability of a slate above them changes by exp(10).
+    """Return the widest panels, (p,), left of p points, within which the probability of a slate above them changes by
+    exp(10).
 
     In a steeper panel the small end of the integrals is lost in the rounding of the large one. The probability of i
-    arms above u falls by the sum of their rates pdf / sf. Of the arms with rate r or more, `expected` are above u, and
-    i of them with probability about expected^i; slates rarer than exp(-30) do not count. All arrays are (a, p), at
-    u."""
+    arms above u falls by the sum of their rates pdf / sf. Of the arms with rate r or more, `expected` are above u,
+    and i of them with probability about expected^i; slates rarer than exp(-30) do not count. All arrays are (a, p),
+    at u."""
     n_above = count * sf
     arm, point = np.nonzero(n_above > _RARE)
     if not arm.size:
@@ -148,8 +153,9 @@ def even_widths(pdf: Array, sf: Array, count: Array, n_densities: int) -> Array:
 
 
 def _profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:
-    """The density, and approximately one minus the distribution function, at decreasing steps, (2, a, p + 1). pdf, sf
-    (a,): at the first step."""
+    """Return the density, and approximately one minus the distribution function, at decreasing steps, (2, a, p + 1).
+
+    pdf, sf (a,): at the first step."""
     half = 0.5 * (steps[:-1] - steps[1:])
     nodes = (steps[1:, None] + half[:, None] * (1 + _COARSE)).ravel()
     values = at_nodes(density, nodes, active).reshape(len(active), -1, len(_COARSE))
@@ -161,8 +167,10 @@ def _profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Arra
 
 
 def _limits(profile: Array, count: Array, n_densities: int) -> Array:
-    """The widest even panels at both ends of each panel between steps, right and left, (2, p); from a `_profile`. An
-    arm that begins inside the panel does not make it narrower, since the panel ends there or has the arm's width."""
+    """Return the widest even panels at the right and the left end of each panel between steps, (2, p), from a
+    `_profile`.
+
+    An arm that begins inside the panel does not make it narrower, since the panel ends there or has the arm's width."""
     pdf, sf = profile
     n = pdf.shape[1] - 1
     at = np.append(np.arange(n), np.arange(1, n + 1))
@@ -172,7 +180,7 @@ def _limits(profile: Array, count: Array, n_densities: int) -> Array:
 
 
 class _Walk(Record, kw_only=False, eq=False):
-    """From the highest edge to the lowest, in panels as wide as all scores in them allow."""
+    """A _Walk goes from the highest edge to the lowest, in panels as wide as all scores in them allow."""
 
     density: Density
     lower: Array
@@ -181,14 +189,16 @@ class _Walk(Record, kw_only=False, eq=False):
     refine: int
 
     def descend(self, u: float) -> Array:
-        """The next edges from u, decreasing."""
+        """Return the next edges from u, decreasing."""
         edges = [u]
         while len(edges) <= _STRETCH and edges[-1] > self.lowest:
             edges.append(self._next(edges[-1], np.inf, self.lowest))
         return np.array(edges)
 
     def narrow(self, edges: Array, limits: Array) -> Array:
-        """New edges, between which no panel is wider than the limits. limits (2, p): at both ends of each old panel."""
+        """Return new edges, between which no panel is wider than the limits.
+
+        limits (2, p): at both ends of each old panel."""
         panel = int((edges[:-1] - edges[1:] > limits[0]).argmax())
         narrowed, rate = edges[: panel + 1].tolist(), 1 / limits
         while narrowed[-1] > edges[-1]:
@@ -201,14 +211,15 @@ class _Walk(Record, kw_only=False, eq=False):
         return np.array(narrowed)
 
     def _next(self, u: float, limit: float, lowest: float) -> float:
-        """The lowest left edge that is right for every score below u: by a panel's width, or where the score begins."""
+        """Return the lowest left edge that is right for every score below u, by a panel's width or where the score
+        begins."""
         edge = np.minimum(u - widths(self.density, u) / self.refine, self.upper)
         highest = max(float(edge.max(initial=-np.inf, where=self.lower < u)), u - limit, lowest)
         return min(highest, math.nextafter(u, -math.inf))  # makes progress, even if a score is almost a point
 
 
 def widths(density: Density, u: float) -> Array:
-    """The widest panel that ends at u on which 16 nodes integrate each density to full precision, (g,)."""
+    """Return the widest panel that ends at u on which 16 nodes integrate each density to full precision, (g,)."""
     if (tails := density.tails) is None or tails.lowest <= u <= tails.highest:
         return density.step
     # in a tail, the width of panels may grow with the distance to the knee

@@ -1,5 +1,5 @@
-"""Uniform numbers that belong to a decision: Philox words of (seed, decision id), each of which can be computed at any
-time."""
+"""This module computes the uniform numbers that belong to a decision. They are Philox words of (seed, decision id),
+each of which can be computed at any time."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _CHUNK = 1 << 13  # blocks at a time, so that the ten rounds stay in the cache
 
 
 def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
-    """The four output words of Philox4x32-10, each in the low 32 bits of a uint64.
+    """Return the four output words of Philox4x32-10, each in the low 32 bits of a uint64.
 
-    counter four and key two numbers, or arrays of one common (broadcast) shape, 32 bits in each element.
-    Source: Salmon et al. 2011 (Random123), checked against its published known-answer vectors."""
+    counter four and key two numbers, or arrays of one common (broadcast) shape, 32 bits in each element. Source:
+    Salmon et al. 2011 (Random123), checked against its published known-answer vectors."""
     (c0, c1, c2, c3), (k0, k1) = counter, key
     for _ in range(_ROUNDS):
         first, second = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
@@ -37,15 +37,16 @@ def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
 
 
 def uniforms(seeds: Words, decisions: npt.NDArray[np.int64], *, words: int) -> Array:
-    """The first `words` uniforms of each decision, (n, words), multiples of 2^-53 inside (0, 1).
+    """Return the first `words` uniforms of each decision, (n, words), multiples of 2^-53 inside (0, 1).
 
-    seeds (n,) uint64, the key; decisions (n,) int64, which form the counter with the block number. A row depends only
-    on its own seed and decision id. Source: `philox`."""
+    seeds (n,) uint64, the key; decisions (n,) int64, which form the counter with the block number. A row depends
+    only on the seed and the id of its decision. Source: `philox`."""
     return uniforms_at(seeds, decisions, np.arange(words))
 
 
 def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) -> Array:
-    """The uniforms with numbers `words` (w,), from 0, of each decision, (n, w): those columns of `uniforms`.
+    """Return the uniforms with numbers `words` (w,), from 0, of each decision, (n, w), which are those columns of
+    `uniforms`.
 
     seeds (n,) uint64; decisions (n,) int64. Source: `philox`."""
     if len(seeds) * len(words) <= _MAX_PLAIN:
@@ -65,7 +66,8 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
 
 
 def normals(seed: int, decision: int, *, start: int, count: int) -> Array:
-    """Standard normals of a decision, (count,), computed in pairs from its uniforms from number `start` (even) on.
+    """Return standard normals of a decision, (count,), computed in pairs from its uniforms from number `start` (even)
+    on.
 
     Source: Box & Muller 1958, the textbook form."""
     words = start + np.arange(count + count % 2)
@@ -75,7 +77,7 @@ def normals(seed: int, decision: int, *, start: int, count: int) -> Array:
 
 
 def _doubles(seeds: Words, ids: Words, blocks: Words) -> Array:
-    """Both doubles of each block, (n, 2 blocks)."""
+    """Return both doubles of each Philox block, (n, 2 blocks)."""
     w0, w1, w2, w3 = philox((*_halves(ids[:, None]), *_halves(blocks)), _halves(seeds[:, None]))
     bits = np.stack([w0 | w1 << _HALF, w2 | w3 << _HALF], axis=-1).reshape(len(seeds), -1) >> 11
     # zero has no logarithm and no quantile, so it becomes half a step
@@ -83,7 +85,7 @@ def _doubles(seeds: Words, ids: Words, blocks: Words) -> Array:
 
 
 def _double(seed: int, number: int, word: int) -> float:
-    """`_doubles` of one word, in plain integers."""
+    """Return the double of one word, as in `_doubles`, in plain integers."""
     w = philox((*_halves(number & _WORD), *_halves(word >> 1)), _halves(seed))
     first = 2 * (word & 1)
     return max(float((w[first] | w[first + 1] << _HALF) >> 11), 0.5) * 2.0**-53

@@ -1,7 +1,8 @@
-"""Protocols of a family of score distributions: noisy scores of m arms, whose order is the order of a slate.
+"""This module defines the protocols of a family of score distributions. The order of the noisy scores of m arms is the
+order of a slate.
 
-A new family is one new file in `families`: a frozen dataclass of arrays, whose last axis is that of the arms, with its
-`Order` and its noise."""
+A new family is one new file in `families`. It defines a frozen dataclass of arrays, whose last axis is that of the
+arms, with its `Order` and its noise."""
 
 from __future__ import annotations
 
@@ -17,36 +18,39 @@ from rlrec.policy.scores.floors import Floor
 
 
 class Order(Protocol):
-    """The random order of m noisy scores. `floor` is the probability of a uniform pick at each position."""
+    """An Order is the random order of m noisy scores. `floor` is the probability of a uniform pick at each position."""
 
     is_continuous: ClassVar[bool] = False  # whether it is of independent scores with densities
 
     def best(self) -> Array:
-        """Probability that each arm is first, (m,)."""
+        """Return the probability that each arm is first, (m,)."""
 
     def ranks(self, size: int) -> Array:
-        """The probability that each arm stands at rank 1..size of the order, (size, m); NaN without a closed form."""
+        """Return the probability that each arm stands at rank 1..size of the order, (size, m); NaN without a closed
+        form."""
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
-        """The probability that each arm is the best of the arms left after each prefix (n, k), given that prefix, (n,
-        m)."""
+        """Return the probability that each arm is the best of the arms left after each prefix (n, k), given that
+        prefix, (n, m)."""
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
-        """The probability that the arm at each position is the best of those left, given the arms above it, (n, k).
+        """Return two arrays (n, k) for slates (n, k), whose arms are given from the first position.
 
-        slates (n, k): arms from the first position. And the smallest such probability of any arm left there, (n, k);
-        zeros unless `least`."""
+        The first array is the probability that the arm at each position is the best of those left, given the arms
+        above it. The second is the smallest such probability of any arm left there; zeros unless `least`."""
 
 
 class ExactOrder(Order):
-    """An order whose probabilities are computed position by position."""
+    """An ExactOrder computes probabilities position by position."""
 
     def best(self) -> Array:
         return self.next_arms(np.empty((1, 0), np.intp), floor=0.0)[0]
 
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
-        """At each position of slates (n, k), sorted: `next_arms` below the distinct slates above, (u, m), and the index
-        of each slate's one among these, (n,)."""
+        """Yield, at each position of sorted slates (n, k), the result of `next_arms` below the distinct slates above,
+        (u, m).
+
+        The second array, (n,), is the index of each slate's prefix among these."""
         begins = np.arange(len(slates)) == 0
         for position in range(slates.shape[1]):
             yield self.next_arms(slates[begins, :position], floor=floor), np.cumsum(begins) - 1
@@ -54,46 +58,50 @@ class ExactOrder(Order):
 
 
 class DrawnOrder(ExactOrder):
-    """An order that is drawn as a whole, unlike one of samples, which is drawn position by position."""
+    """A DrawnOrder is drawn as a whole, unlike an order of samples, which is drawn position by position."""
 
     @abstractmethod
     def ranking(self, keys: Array, size: int) -> Index:
-        """The first `size` arms of the orders that uniforms keys (n, m) draw, (n, size)."""
+        """Return the first `size` arms of the orders that uniforms keys (n, m) draw, (n, size)."""
 
 
 class Scores(Protocol):
-    """The distribution of the noisy score of each of m arms. Axes before that of the arms are for several runs."""
+    """A Scores object is the distribution of the noisy score of each of m arms. Axes before that of the arms are for
+    several runs."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def samples(self) -> int:
-        """The number of samples that represent the distribution, drawn for each decision; 0: probabilities are
+        """Return the number of samples that represent the distribution, drawn for each decision; 0 if probabilities are
         exact."""
 
     @property
     def is_ruled(self) -> bool:
-        """Whether the scores include rules of the page, and with them the floor."""
+        """Tell whether the scores include rules of the page, and with them the floor."""
 
     def __len__(self) -> int:
-        """The number of arms, m."""
+        """Return the number of arms, m."""
 
     def order(self, positions: int, *, earlier_order: Order | None = None) -> Order:
-        """The order of these scores, for positions down to `positions`. earlier_order: that of earlier scores of the
-        same number of arms; results that are still valid are reused."""
+        """Return the order of these scores, for positions down to `positions`.
+
+        earlier_order: that of earlier scores of the same number of arms; results that are still valid are reused."""
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
-        """Noisy scores of (runs, m), or numbers in the same order; may be (m,) where there is no noise."""
+        """Draw noisy scores of (runs, m), or numbers in the same order. The shape may be (m,) where there is no noise.
+        """
 
     def decision_scores(self, seed: int, decision: int) -> Scores:
-        """The scores with which one decision ranks its arms: its own samples, where decisions draw any."""
+        """Return the scores with which one decision ranks its arms, which are its samples where each decision draws
+        some."""
 
 
 S = TypeVar("S", bound=Scores)
 
 
 class ExactScores:
-    """Base of families whose probabilities are exact, the same for every decision."""
+    """ExactScores is the base class of families whose probabilities are exact and the same for every decision."""
 
     samples: ClassVar[int] = 0
     is_ruled: ClassVar[bool] = False
@@ -105,28 +113,28 @@ class ExactScores:
         return self
 
     def best_of_each(self: S) -> Array:
-        """Probability that each arm is the best, (..., m), for scores of many runs."""
+        """Return the probability that each arm is the best, (..., m), for scores of many runs."""
         return np.array([scores.order(1).best() for scores in unstack(self)])
 
 
 def unstack(scores: S) -> list[S]:
-    """The scores of each run, from scores whose arrays have runs as their first axis."""
+    """Return the scores of each run, from scores whose arrays have runs as their first axis."""
     arrays = _arrays(scores)
     return [replace(scores, **dict(zip(arrays, row, strict=True))) for row in zip(*arrays.values(), strict=True)]
 
 
 def subset(scores: S, arms: Index) -> S:
-    """The scores of these arms, (..., k); arms may repeat."""
+    """Return the scores of these arms, (..., k); arms may repeat."""
     return replace(scores, **{name: values[arms] for name, values in _arrays(scores).items()})
 
 
 def cells(scores: Scores) -> int:
-    """The total size of the arrays of the scores."""
+    """Return the total size of the arrays of the scores."""
     return sum(values.size for values in _arrays(scores).values())
 
 
 def top(scores: Array, size: int) -> Index:
-    """The columns of the `size` largest values of each row, largest first, (n, size)."""
+    """Return the columns of the `size` largest values of each row, largest first, (n, size)."""
     m = scores.shape[1]
     if size < m:
         columns = np.argpartition(scores, m - size, axis=1)[:, m - size :]

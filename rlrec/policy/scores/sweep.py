@@ -1,4 +1,5 @@
-"""The order of independent continuous scores (Thompson sampling): slates by one sweep over the nodes of a table."""
+"""This module orders independent continuous scores (Thompson sampling), and computes slates by one sweep over the nodes
+of a table."""
 
 from __future__ import annotations
 
@@ -23,9 +24,11 @@ _HUGE = 1e300  # far below the caps that matter, their density times almost 0 mi
 
 
 class ContinuousOrder(DrawnOrder):
-    """The order of m independent scores on a table; `positions` is the lowest position in question, `refine` divides
-    its panels. density: of the scores, with parameters first, second (m,), where the mean of normal scores is relative
-    to `origin`; earlier_order: its table is updated where its nodes are right for these scores."""
+    """A ContinuousOrder is the order of m independent scores on a table.
+
+    `positions` is the lowest position in question, `refine` divides the panels of the table. density: of the scores,
+    with parameters first, second (m,), where the mean of normal scores is relative to `origin`; earlier_order: its
+    table is updated where its nodes are right for these scores."""
 
     is_continuous = True
 
@@ -65,7 +68,7 @@ class ContinuousOrder(DrawnOrder):
         return ranks.take(column, axis=1)
 
     def shared_ranks(self, size: int) -> tuple[Array, Index]:
-        """`ranks` of distinct arms, (size, g), and for every arm the column of an equal one, (m,)."""
+        """Return the `ranks` of distinct arms, (size, g), and for every arm the column of an equal one, (m,)."""
         # Summed over the arms that may stand above, the density of a rank is as wide as that of sqrt(size) arms on a
         # slate.
         n_densities = min(size, math.ceil(4 * math.sqrt(size)))
@@ -77,7 +80,7 @@ class ContinuousOrder(DrawnOrder):
         return np.array([self._next_arm(prefix, at_positions(floor, len(prefix))) for prefix in prefixes])
 
     def _next_arm(self, prefix: Index, floors: Array) -> Array:
-        """`next_arms` below one prefix (k,), (m,). floors (k,)."""
+        """Return the result of `next_arms` below one prefix (k,), (m,). floors (k,)."""
         table, row = self.tabulated.table, self.tabulated.row
         sweep = Sweep(table, table.log_all()[None])
         for position, (arm, floor) in enumerate(zip(prefix, floors, strict=True)):
@@ -103,7 +106,7 @@ class ContinuousOrder(DrawnOrder):
         return probability, minimum
 
     def _sweep_down(self, slates: Index, floors: Array, least: bool) -> tuple[Array, Array]:
-        """`conditionals` of sorted slates."""
+        """Return the result of `conditionals` for sorted slates."""
         table, row = self.tabulated.table, self.tabulated.row
         n, k = slates.shape
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
@@ -129,7 +132,7 @@ class ContinuousOrder(DrawnOrder):
             first = np.flatnonzero(begins)
 
     def _descend(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
-        """`descend` for sorted slates."""
+        """Yield what `descend` yields, for sorted slates."""
         table, row = self.tabulated.table, self.tabulated.row
         left, prefix = table.log_all()[None], np.zeros(len(slates), np.intp)
         return descend(table, left, arms=len(row), slates=slates, rows=row[slates], prefix=prefix, floors=floors)
@@ -142,7 +145,7 @@ class ContinuousOrder(DrawnOrder):
             sf_edge = table.sf_edge[tabled_rows].T.copy()
 
         def exceed(edge: Index) -> Flags:
-            """Whether each score lies above the edge of its slate, (n, a)."""
+            """Tell whether each score lies above the edge of its slate, (n, a)."""
             # a table of all arms pays off only for many slates
             return (sf_edge[edge] if by_table else table.sf_edge.T[edge].take(tabled_rows, axis=1)) > above_listed
 
@@ -160,15 +163,18 @@ class ContinuousOrder(DrawnOrder):
 
 
 def match_density(density: DensityOf, order: Order | None) -> ContinuousOrder | None:
-    """The order, if it is continuous and its scores have this density; else None."""
+    """Return the order if it is continuous and its scores have this density, else None."""
     return order if isinstance(order, ContinuousOrder) and order.density is density else None
 
 
 def descend(
     table: ScoreTable, left: Array, *, arms: int, slates: Index, rows: Index, prefix: Index, floors: Array
 ) -> Iterator[tuple[Array, Index, Flags]]:
-    """At each position of n slates, which share one sweep down to where they differ: the weights below the distinct
-    prefixes, (u, N), the prefix of each slate, (n,), and which slates begin a new prefix with their arm here, (n,).
+    """Yield the weights below distinct prefixes at each position of n slates, in one sweep that slates share down to
+    where they differ.
+
+    Three arrays are yielded: the weights below the distinct prefixes, (u, N), the prefix of each slate, (n,), and
+    which slates begin a new prefix with their arm here, (n,).
 
     left: log of the product of the distribution functions of all arms that a slate may show, (u, N), and `arms` their
     number; prefix (n,): the row of `left` for each slate. slates (n, k): sorted by prefix and arms; rows (n, k): in the
@@ -187,19 +193,21 @@ def descend(
 
 
 def _each_once(prefixes: Index, number: int) -> Index | slice:
-    """The indices of prefixes, which are ascending and name each of `number` at least once; a slice, which copies
-    nothing, where none is repeated."""
+    """Return the indices of prefixes, or, where none is repeated, a slice, which copies nothing.
+
+    The prefixes are ascending and name each of `number` at least once."""
     return slice(None) if len(prefixes) == number else prefixes
 
 
 class Sweep:
-    """Prefixes of slates while they are filled from the top, on the nodes of a table; it begins with an empty one.
+    """A Sweep holds prefixes of slates while they are filled from the top, on the nodes of a table. At first the
+    prefixes are empty.
 
-    The last arm that was taken as the best of those left had some score x, and every arm left is below it. A prefix is
-    a density over this cap x, plus an atom for slates filled by uniform picks alone, whose cap is infinite. An arm that
-    is shown leaves the product of distribution functions of the arms left: with its score as the new cap or, picked
-    uniformly, anywhere below the cap, which stays. This is the transpose of the backward sweep over the joint
-    probability, and also gives every prefix of a slate. Source: own derivation."""
+    The last arm that was taken as the best of those left had some score x, and every arm left is below it. A prefix
+    is a density over this cap x, plus an atom for slates filled by uniform picks alone, whose cap is infinite. An
+    arm that is shown leaves the product of distribution functions of the arms left: with its score as the new cap
+    or, picked uniformly, anywhere below the cap, which stays. This is the transpose of the backward sweep over the
+    joint probability, and also gives every prefix of a slate. Source: own derivation."""
 
     def __init__(self, table: ScoreTable, log_cdf_left: Array) -> None:
         self._table = table
@@ -208,8 +216,8 @@ class Sweep:
         self._normalize()
 
     def weight(self) -> Array:
-        """Weights (n, N); their product with the hazard of an arm left is its probability of being the best of those
-        left."""
+        """Return weights (n, N) whose product with the hazard of an arm left is its probability of being the best of
+        those left."""
         weight = self._mass_above * self._weight_left
         weight /= self._mass[:, None]
         return weight
@@ -223,9 +231,11 @@ class Sweep:
         best: Array | np.float64,
         lost: Array | None = None,
     ) -> None:
-        """Lengthen prefixes by one arm each, which is picked by a coin or taken as the best, with probabilities picked
-        and best, (n,) or numbers. lost (n, N): log of the product of the distribution functions of arms that are no
-        longer allowed; they lie below the cap and leave the product of the arms left."""
+        """Lengthen prefixes by one arm each.
+
+        The arm is picked by a coin or taken as the best, with probabilities picked and best, (n,) or numbers. lost
+        (n, N): log of the product of the distribution functions of arms that are no longer allowed; they lie below
+        the cap and leave the product of the arms left."""
         log_cdf, mass = self._table.log_cdf[rows], self._mass[prefixes]
         # the arm is the best left and its score the new cap, or it was picked and lies below the cap, which stays
         cap = self._table.hazard[rows]
@@ -244,8 +254,10 @@ class Sweep:
 
     def _normalize(self) -> None:
         """Compute the probability that the cap is above each node, and the probability of the last arm given the arms
-        above it. After an arm that this policy does not take there, the prefix has probability 0 and the nodes do not
-        cover its cap; the sweep then starts again with the arms left."""
+        above it.
+
+        After an arm that this policy does not take there, the prefix has probability 0 and the nodes do not cover
+        its cap; the sweep then starts again with the arms left."""
         self._weight_left = np.exp(self._log_cdf_left)
         self._weight_left *= self._table.weights
         self._mass = self._atom + np.einsum("nx,nx->n", self._cap, self._weight_left)
@@ -256,8 +268,10 @@ class Sweep:
 
 
 def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
-    """The scores that rows (q,) exceed with probabilities `exceedance` (q,), on the table's scale, all above its lowest
-    edge. The error of the probability is below 1e-13. Source: own derivation."""
+    """Return the scores that rows (q,) exceed with probabilities `exceedance` (q,), on the table's scale.
+
+    All of them must lie above the table's lowest edge. The error of the probability is below 1e-13. Source: own
+    derivation."""
     # the last panel with more than `exceedance` to the right of its left edge
     panel = _last_true(lambda panel: table.sf_edge[rows, panel] > exceedance, len(rows), len(table.edges) - 1)
     half = 0.5 * (table.edges[panel + 1] - table.edges[panel])
@@ -272,8 +286,9 @@ def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
 
 
 def _last_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
-    """The largest number below `end` for which a condition holds in each of n searches, (n,); it must hold for all
-    smaller numbers; 0 if for none."""
+    """Return the largest number below `end` for which a condition holds in each of n searches, (n,); 0 if for none.
+
+    Where the condition holds for a number, it must hold for all smaller ones."""
     low, high = np.zeros(n, np.intp), np.full(n, end)
     while (high - low > 1).any():
         middle = (low + high) // 2
@@ -283,8 +298,9 @@ def _last_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
 
 
 def _solve(series: Array, target: Array, low: Array, high: Array) -> Array:
-    """s in [low, high] where the integral from -1 of each Legendre series (ORDER, q) is target (q,). Newton's method;
-    between neighbouring nodes a density changes too little to mislead it."""
+    """Return s in [low, high] where the integral from -1 of each Legendre series (ORDER, q) is target (q,).
+
+    Newton's method is used; between neighbouring nodes a density changes too little to mislead it."""
     integral, s = integrate(series), 0.5 * (low + high)
     open_ = np.arange(len(s))
     for _ in range(20):

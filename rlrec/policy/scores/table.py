@@ -1,4 +1,5 @@
-"""Distribution functions of many scores on common nodes, which are placed where the best of them lie."""
+"""This module tabulates distribution functions of many scores on common nodes, which are placed where the best scores
+lie."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ STOPS: Array = np.concatenate([[-1.0], _GAUSS, [1.0]])
 
 
 def integrate(series: Array) -> Array:
-    """Legendre series of the integral from -1 of Legendre series, (ORDER + 1, ...) from (ORDER, ...)."""
+    """Return the Legendre series of the integral from -1 of Legendre series, (ORDER + 1, ...) from (ORDER, ...)."""
     integral = np.zeros((ORDER + 1, *series.shape[1:]))
     # the integral of P_k is (P_k+1 - P_k-1) / (2 k + 1), that of P_0 is P_1 + P_0
     scaled = series / (2 * np.arange(ORDER) + 1).reshape(-1, *[1] * (series.ndim - 1))
@@ -36,11 +37,12 @@ _FROM_RIGHT: Array = _FROM_LEFT[::-1, ::-1]
 
 
 class ScoreTable:
-    """g scores on N = 16 P nodes, increasing. Row g, the last, stands for all scores that never matter.
+    """A ScoreTable holds g scores on N = 16 P increasing nodes. Row g, the last, stands for all scores that never
+    matter.
 
-    edges (P + 1,): of the panels; nodes and weights (N,): of the quadrature; count (g + 1,): the number of equal arms
-    of a row (0 in the last, and in spare rows); log_cdf and hazard, density over distribution function, (g + 1, N);
-    sf_edge (g + 1, P + 1): one minus the distribution function; log_low (g + 1,): log_cdf at edges[0]."""
+    edges (P + 1,): of the panels; nodes and weights (N,): of the quadrature; count (g + 1,): the number of equal
+    arms of a row (0 in the last, and in spare rows); log_cdf and hazard, density over distribution function, (g + 1,
+    N); sf_edge (g + 1, P + 1): one minus the distribution function; log_low (g + 1,): log_cdf at edges[0]."""
 
     def __init__(self, edges: Array, rows: int) -> None:
         self.edges = edges
@@ -51,16 +53,16 @@ class ScoreTable:
         self.sf_edge = np.zeros((rows + 1, len(edges)))
 
     def pdf(self, rows: Rows, nodes: Rows = ALL_ROWS) -> Array:
-        """The densities of these rows at these nodes (indices that are combined as in numpy)."""
+        """Return the densities of these rows at these nodes. The indices are combined as in numpy."""
         return self.hazard[rows, nodes] * np.exp(self.log_cdf[rows, nodes])
 
     def log_all(self) -> Array:
-        """Log of the probability that every score is below the node, (N,)."""
+        """Return the log of the probability that every score is below the node, (N,)."""
         return self.count @ self.log_cdf
 
     def integrate_right(self, values: Array, *, tail: Array) -> Array:
-        """The integrals of values (n, N) from each node to the highest edge, plus the tail (n,) beyond that edge, (n,
-        N)."""
+        """Integrate values (n, N) from each node to the highest edge, and add the tail (n,) beyond that edge, (n, N).
+        """
         flat = values.reshape(-1, ORDER)
         # whole panels to the right, and the remainder of the node's panel
         right = (flat @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half
@@ -71,8 +73,9 @@ class ScoreTable:
         return inside.reshape(values.shape)
 
     def put(self, rows: Index, density: Density, scores: Rows = ALL_ROWS, *, panels: int) -> None:
-        """Write some scores of a density into rows (a,); all of them end within the first `panels` panels. Each tail is
-        integrated from its own end, where it is small."""
+        """Write some scores of a density into rows (a,); all of them end within the first `panels` panels.
+
+        Each tail is integrated from its own end, where it is small."""
         n, half = ORDER * panels, self._half[:panels, None]
         # density at the nodes, mass of each panel
         pdf = at_nodes(density, self.nodes[:n], scores)
@@ -103,7 +106,7 @@ class ScoreTable:
 def tabulate(
     density: Density, count: Array, *, ranks: int, n_densities: int | None = None, refine: int = 1, spare: int = 0
 ) -> tuple[ScoreTable, Index]:
-    """The table whose nodes decide which scores hold the best `ranks` ranks, and each score's row in it, (g,).
+    """Return the table whose nodes decide which scores hold the best `ranks` ranks, and each score's row in it, (g,).
 
     count (g,): the number of equal arms of each score. Fewer than `ranks` scores lie above the lowest edge with
     probability below 1e-16; a score that lies below it with that certainty has row -1. The panels can represent the
@@ -129,13 +132,13 @@ def tabulate(
 
 
 def spread(edges: Array) -> tuple[Array, Array]:
-    """Nodes and weights, (16 p,) each, of Gauss-Legendre on every panel."""
+    """Return nodes and weights, (16 p,) each, of Gauss-Legendre on every panel."""
     half, middle = 0.5 * np.diff(edges), 0.5 * (edges[1:] + edges[:-1])
     return (middle[:, None] + half[:, None] * _GAUSS).ravel(), (half[:, None] * _GAUSS_WEIGHT).ravel()
 
 
 def _log_cdf(sf: Array, cdf: Array) -> Array:
-    """The logarithm of cdf, computed from the smaller of sf and cdf; both are overwritten."""
+    """Return the logarithm of cdf, computed from the smaller of sf and cdf; both are overwritten."""
     low = sf > 0.5
     np.maximum(cdf, 1e-307, out=cdf)
     np.maximum(np.log(cdf, out=cdf), _FLOOR, out=cdf)
@@ -149,8 +152,10 @@ _TAIL_AT, _TAIL_WEIGHT = (np.append(0.0, values) for values in spread(np.append(
 
 
 def _log_cdf_low(density: Density, edge: float, scores: Rows, sf: Array) -> Array:
-    """log F at the lowest edge, (a,); sf (a,): the probability above it; with relative precision where F is small. The
-    density falls ever faster to the left, so panels that double in width from the edge suffice."""
+    """Return log F at the lowest edge, (a,), with relative precision where F is small.
+
+    sf (a,): the probability above the edge. The density falls ever faster to the left, so panels that double in
+    width from the edge suffice."""
     log_cdf = np.log1p(-np.minimum(sf, 1 - 1e-16))
     distance = edge - density.mode[scores]
     tail = ((sf > 0.99) & (distance < 0)).nonzero()[0]

@@ -1,4 +1,4 @@
-"""The score table of many arms, which is updated row by row as the distributions of arms change."""
+"""This module keeps the score table of many arms, and updates it row by row as the distributions of arms change."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _LOST = 3e-12  # probability that may be lost
 
 
 class Tabulated:
-    """m arms on a table; equal ones share a row, and row -1 stands for arms that never matter. density: of the scores,
-    with parameters first, second (m,); `positions` is the lowest position in question, `n_densities` the number of
-    densities whose product the panels must represent; `refine` divides them."""
+    """A Tabulated object holds m arms on a table. Equal arms share a row, and row -1 stands for arms that never matter.
+
+    density: of the scores, with parameters first, second (m,); `positions` is the lowest position in question,
+    `n_densities` the number of densities whose product the panels must represent; `refine` divides the panels."""
 
     def __init__(
         self, density: DensityOf, first: Array, second: Array, *, positions: int, n_densities: int, refine: int = 1
@@ -48,14 +49,16 @@ class Tabulated:
         self._best: Array | None = None
 
     def best(self) -> Array:
-        """Probability that each arm is the best, (m,)."""
+        """Return the probability that each arm is the best, (m,)."""
         if self._best is None:
             self._best = maximum.best(self.table)
         return self._best[self.row]
 
     def update(self, first: Array, second: Array) -> bool:
-        """Rewrite the rows of arms whose parameters changed; False where the nodes may not be right for them. After
-        False the table is unusable, after True it is as exact as one with new nodes."""
+        """Rewrite the rows of arms whose parameters changed, and tell whether that worked; False where the nodes may
+        not be right for them.
+
+        After False the table is unusable, after True it is as exact as one with new nodes."""
         arms = ((first != self._first) | (second != self._second)).nonzero()[0]
         if 2 * len(arms) > len(first):
             return False
@@ -66,8 +69,8 @@ class Tabulated:
         return not arms.size or (self._move(arms, old_pairs) and self._holds())
 
     def _move(self, arms: Index, old_pairs: set[Pair]) -> bool:
-        """Point arms to the rows of their new parameters and free rows that lost their last arm; False where a row
-        cannot be written."""
+        """Point arms to the rows of their new parameters and free rows that lost their last arm. Returns False where a
+        row cannot be written."""
         pairs, row_of, table = _pairs(self._first[arms], self._second[arms]), self._row_of, self.table
         # arms whose parameters have a row, and rows without any arm
         self.row[arms] = [row_of.get(pair, -1) for pair in pairs]
@@ -98,7 +101,8 @@ class Tabulated:
         self.table.count[:-1] = count[:-1]
 
     def _ends(self, density: Density) -> Index:
-        """The number of panels from the lowest edge to the end of each score, (c,); -1 where one is too wide."""
+        """Return the number of panels from the lowest edge to the end of each score, (c,); -1 where a panel is too wide
+        for the score."""
         edges, mode = self.table.edges, density.mode[:, None]
         # panels that contain a part of the score
         has_fallen = density.fall(edges - mode) >= _END
@@ -112,7 +116,8 @@ class Tabulated:
         return np.where(is_oversized.any(axis=1) | ~is_below[:, -1], -1, is_below.argmax(axis=1))
 
     def _holds(self) -> bool:
-        """Whether the nodes still decide which arms are among the best, and no probability is lost between them."""
+        """Tell whether the nodes still decide which arms are among the best, and no probability is lost between them.
+        """
         table, count = self.table, self.table.count
         # enough scores lie above the lowest edge
         certain = np.minimum(table.log_low / -_END, 1.0)

@@ -1,2 +1,1 @@
-"""Families of score distributions, one per file: how noisy scores are drawn, and the exact distribution of their
-order."""
+"""This package holds the families of score distributions, one file for each."""

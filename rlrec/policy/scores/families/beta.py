@@ -1,4 +1,4 @@
-"""Beta posteriors of arms: Thompson sampling for rewards in [0, 1].
+"""This module computes scores from Beta posteriors of arms, for Thompson sampling with rewards in [0, 1].
 
 The scores live on the logit scale, u = logit x, where the density is log-concave, nearly normal for large parameters
 and never infinite."""
@@ -19,7 +19,7 @@ _STIRLING = 10.0  # from here on the series is exact in doubles
 
 
 class Beta(ExactScores, Record, kw_only=False, eq=False):
-    """Independent Beta posteriors. alpha, beta (m,), above 0; error bounds hold from 0.1 to 1e7."""
+    """Beta scores are independent Beta posteriors. alpha, beta (m,), above 0; error bounds hold from 0.1 to 1e7."""
 
     alpha: Array
     beta: Array
@@ -33,7 +33,7 @@ class Beta(ExactScores, Record, kw_only=False, eq=False):
 
 
 class BetaLogit:
-    """Density of logit x for x ~ Beta(alpha, beta).
+    """BetaLogit is the density of logit x for x ~ Beta(alpha, beta).
 
     Source: own derivation; the peak is the saddle-point form with Stirling errors of Loader 2000 (for the binomial)."""
 
@@ -51,7 +51,7 @@ class BetaLogit:
         self.step = 2 * np.minimum(np.sqrt(1 / alpha + 1 / beta), 0.8)
 
     def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        """n (log(1 + p (e^d - 1)) - p d) for distance d, p the smaller of alpha/n and beta/n."""
+        """Return n (log(1 + p (e^d - 1)) - p d) for distance d, with p the smaller of alpha/n and beta/n."""
         p, d = self._p[rows], distance * self._sign[rows]
         clipped = np.clip(d, -FARTHEST, FARTHEST) if self._far else d
         fall = np.expm1(clipped)
@@ -99,7 +99,7 @@ class BetaLogit:
 
 
 def stirling_error(a: Array) -> Array:
-    """log Gamma(a) - ((a - 1/2) log a - a + log(2 pi) / 2), the same shape, for a > 0.
+    """Return log Gamma(a) - ((a - 1/2) log a - a + log(2 pi) / 2), in the same shape, for a > 0.
 
     Source: the Stirling series; below 10 by the recurrence of the gamma function."""
     # up to 10 by the recurrence

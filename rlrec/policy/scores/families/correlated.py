@@ -1,4 +1,5 @@
-"""Scores from one posterior that all arms share: every decision is ranked by its own posterior samples."""
+"""This module draws scores from one posterior that all arms share. Every decision ranks its arms by separate posterior
+samples."""
 
 from __future__ import annotations
 
@@ -19,12 +20,12 @@ SAMPLING = 1024
 
 
 class Correlated(Record, kw_only=False, eq=False):
-    """Scores location + factor z + arm_noise e, with z standard normal in d dimensions, and one standard normal e per
-    arm.
+    """Correlated scores are location + factor z + arm_noise e, with z standard normal in d dimensions, and one standard
+    normal e per arm.
 
-    location (m,), factor (m, d) and arm_noise (m,), None where arms have none, in the unit of the reward. samples: the
-    number of posterior draws that represent the distribution, which has no closed form; each decision draws its own,
-    and logged probabilities are exact for these."""
+    location (m,), factor (m, d) and arm_noise (m,), None where arms have none, in the unit of the reward. samples:
+    the number of posterior draws that represent the distribution, which has no closed form; each decision draws its
+    own, and logged probabilities are exact for these."""
 
     location: Array
     factor: Array
@@ -44,7 +45,8 @@ class Correlated(Record, kw_only=False, eq=False):
         return values if self.arm_noise is None else values + self.arm_noise * rng.standard_normal(shape)
 
     def decision_scores(self, seed: int, decision: int) -> Sampled:
-        """The samples of one decision, from its words (`sampler.normals`); equal arms have equal values in each."""
+        """Return the samples of one decision, from its words (`sampler.normals`). Equal arms have equal values in each
+        sample."""
         rows, row = self._distinct
         shared = self.samples * (rows.shape[1] - 1)
         noises = 0 if self.arm_noise is None else self.samples * len(self)
@@ -56,8 +58,10 @@ class Correlated(Record, kw_only=False, eq=False):
         return Sampled(values + self.arm_noise * z[shared:].reshape(values.shape), np.arange(len(self)))
 
     def simulate_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
-        """The values that rank the arms at each position of simulated slates, each of a separate decision, (size, runs,
-        m). A position takes one of its decision's samples; two positions may take the same one."""
+        """Return the values that rank the arms at each position of simulated slates, (size, runs, m). Each slate is of
+        a separate decision.
+
+        A position takes one of its decision's samples; two positions may take the same one."""
         rows, row = self._distinct
         d, noises = rows.shape[1] - 1, 0 if self.arm_noise is None else len(self)
         z, sample = rng.standard_normal((size, runs, d + noises)), rng.integers(self.samples, size=(size, runs))
@@ -70,14 +74,18 @@ class Correlated(Record, kw_only=False, eq=False):
 
     @cached_property
     def _distinct(self) -> tuple[Array, Index]:
-        """Distinct rows of location and factor, and the row of each arm. A product over all arms could round equal rows
-        differently, and equal arms would no longer tie."""
+        """Return the distinct rows of location and factor, and the row of each arm.
+
+        A product over all arms could round equal rows differently, and equal arms would no longer tie."""
         return distinct_rows(np.column_stack([self.location, self.factor]))
 
 
 class Sampled(Record, kw_only=False, eq=False):
-    """The samples of one decision; at every position an independent one of them ranks the arms that are left. distinct
-    (samples, u): values in the unit of the reward; column (m,): that of each arm, since equal arms share one."""
+    """Sampled scores are the samples of one decision. At every position one of them, drawn independently, ranks the
+    arms that are left.
+
+    distinct (samples, u): values in the unit of the reward; column (m,): that of each arm, since equal arms share
+    one."""
 
     distinct: Array
     column: Index
@@ -88,7 +96,7 @@ class Sampled(Record, kw_only=False, eq=False):
 
     @property
     def values(self) -> Array:
-        """The values of each arm, (samples, m)."""
+        """Return the values of each arm, (samples, m)."""
         return self.distinct.take(self.column, axis=1)
 
     @property
@@ -100,7 +108,7 @@ class Sampled(Record, kw_only=False, eq=False):
 
     @cached_property
     def best(self) -> tuple[Index, Index]:
-        """The samples and their best columns; a sample has several entries where these tie."""
+        """Return the samples and their best columns; a sample has several entries where columns tie."""
         return best_of_rows(self.distinct)
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
@@ -112,7 +120,8 @@ class Sampled(Record, kw_only=False, eq=False):
 
 @dataclass(frozen=True, eq=False)
 class SampledOrder(Order):
-    """Fractions of samples (samples, m), exact for these; equal bests of a sample share it. Source: own derivation.
+    """A SampledOrder computes probabilities as fractions of samples (samples, m), exact for these. Equal bests of a
+    sample share it. Source: own derivation.
 
     Positions are independent given the arms left, so there is no order of the whole slate."""
 
@@ -121,14 +130,16 @@ class SampledOrder(Order):
 
     @cached_property
     def sampled(self) -> Sampled:
-        """That of decision 0 for correlated scores: a sampler of many decisions, which draw their own, needs none."""
+        """Return the samples, which for correlated scores are those of decision 0.
+
+        A sampler of many decisions does not use them, since each decision draws separate samples."""
         return self.scores.decision_scores(0, 0)
 
     def best(self) -> Array:
         return self._best(frozenset())
 
     def ranks(self, size: int) -> Array:
-        """The first rank; NaN for lower ranks, which have no closed form."""
+        """Return the probability of the first rank; NaN for lower ranks, which have no closed form."""
         ranks = np.full((size, len(self.scores)), np.nan)
         ranks[0] = self.best()
         return ranks
@@ -147,7 +158,8 @@ class SampledOrder(Order):
         return probability, minimum
 
     def _best(self, prefix: frozenset[int]) -> Array:
-        """Fraction of the samples in which each arm is the best of those not above, (m,)."""
+        """Return the fraction of the samples in which each arm is the best of those that are not in the prefix, (m,).
+        """
         if prefix not in self._by_prefix:
             sampled, upper_arms = self.sampled, list(prefix)
             sample, column = sampled.best

@@ -1,4 +1,4 @@
-"""Normal posteriors of arms: Thompson sampling over a linear model."""
+"""This module computes scores from normal posteriors of arms, for Thompson sampling over a linear model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlrec.records import Record
 
 
 class Gaussian(ExactScores, Record, kw_only=False, eq=False):
-    """Independent normal posteriors. mean (m,), sd (m,) above 0, both in the unit of the reward."""
+    """Gaussian scores are independent normal posteriors. mean (m,), sd (m,) above 0, both in the unit of the reward."""
 
     mean: Array
     sd: Array
@@ -34,7 +34,7 @@ class Gaussian(ExactScores, Record, kw_only=False, eq=False):
 
 
 class Normal:
-    """Density of a normal score, mean and sd (g,)."""
+    """Normal is the density of normal scores, mean and sd (g,)."""
 
     tails = None
 

@@ -1,4 +1,6 @@
-"""Logits with Gumbel noise, the Plackett-Luce model: closed forms for slates, quadrature for the rank of an arm."""
+"""This module computes scores that are logits with Gumbel noise (the Plackett-Luce model).
+
+Slates have closed forms, and the rank of an arm is computed by quadrature."""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ _MANY, _MAX_RANKS = 1_000, 12  # arms from which on, and ranks up to which, rare
 
 
 class Gumbel(ExactScores, Record, kw_only=False, eq=False):
-    """Logits with standard Gumbel noise: the probability of being the best is softmax(logits).
+    """Gumbel scores are logits with standard Gumbel noise, so that the probability of being the best is
+    softmax(logits).
 
     logits (m,); an arm at -inf stands below every finite one, and such arms are ordered at random."""
 
@@ -40,7 +43,8 @@ class Gumbel(ExactScores, Record, kw_only=False, eq=False):
 
 @dataclass(frozen=True, eq=False)
 class PlackettLuceOrder(DrawnOrder):
-    """At every position the softmax of the arms left, independent of the arms above; arms at -inf come last, at random.
+    """A PlackettLuceOrder draws every position by the softmax of the arms left, independent of the arms above. Arms at
+    -inf come last, at random.
 
     Source: own derivation from the memoryless race of exponentials (Plackett-Luce)."""
 
@@ -84,7 +88,8 @@ class PlackettLuceOrder(DrawnOrder):
         return probability, minimum
 
     def _log_left(self, slates: Index) -> Array:
-        """The log of the summed weights of the arms left at each position, (n, k), computed without subtractions."""
+        """Return the log of the summed weights of the arms left at each position, (n, k), computed without
+        subtractions."""
         n, k = slates.shape
         # the arms on no position first, then upwards from the last position
         unshown = np.tile(self.logits, (n, 1))
@@ -96,14 +101,14 @@ class PlackettLuceOrder(DrawnOrder):
         return sums[:, :k]
 
     def _softmax_left(self, logits: Array, total: Array) -> Array:
-        """Probabilities of logits (n, k) among arms left whose weights sum to exp(total), (n, k)."""
+        """Return the probabilities of logits (n, k) among arms left whose weights sum to exp(total), (n, k)."""
         left = len(self.logits) - np.arange(logits.shape[1])
         with np.errstate(invalid="ignore"):
             probability = np.exp(logits - total)
         return np.where(total == -np.inf, 1 / left, np.minimum(probability, 1))
 
     def _lowest_left(self, slates: Index) -> Array:
-        """The smallest logit left at each position, (n, k)."""
+        """Return the smallest logit left at each position, (n, k)."""
         n, k = slates.shape
         ascending = np.argsort(self.logits, kind="stable")[:k]
         is_taken, lowest = np.zeros((n, len(ascending)), dtype=bool), np.empty((n, k))
@@ -120,7 +125,7 @@ class PlackettLuceOrder(DrawnOrder):
 
 
 def continuous(logits: Array, *, positions: int) -> ContinuousOrder:
-    """The order of finite logits with noise, treated as general continuous scores, for ranks."""
+    """Return the order of finite logits with noise, treated as general continuous scores, for ranks."""
     return ContinuousOrder(_density, logits, np.zeros(len(logits)), positions=positions)
 
 
@@ -129,7 +134,7 @@ def _density(logits: Array, _: Array) -> GumbelLogit:
 
 
 class GumbelLogit:
-    """Density of logit + standard Gumbel noise, logits (g,)."""
+    """GumbelLogit is the density of logit + standard Gumbel noise, logits (g,)."""
 
     tails = None
 
@@ -149,7 +154,7 @@ class GumbelLogit:
 
 
 def _log_sum(logits: Array) -> Array:
-    """logsumexp of each row, -inf for a row of -inf."""
+    """Return logsumexp of each row, -inf for a row of -inf."""
     highest = logits.max(axis=1, initial=-np.inf)
     shift = np.where(highest > -np.inf, highest, 0.0)
     with np.errstate(divide="ignore"):

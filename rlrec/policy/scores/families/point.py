@@ -1,4 +1,4 @@
-"""Fixed scores: greedy policies and upper confidence bounds."""
+"""This module handles fixed scores without noise, for greedy policies and upper confidence bounds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlrec.records import Record
 
 
 class Point(ExactScores, Record, kw_only=False, eq=False):
-    """Scores without noise; equal scores stand in a random order.
+    """Point scores have no noise; equal scores stand in a random order.
 
     values (m,), any unit; +inf (an arm never tried) and -inf are allowed, NaN is not."""
 
@@ -28,8 +28,8 @@ class Point(ExactScores, Record, kw_only=False, eq=False):
 
 @dataclass(frozen=True, eq=False)
 class PointOrder(DrawnOrder):
-    """The order of fixed scores (m,). Equal ones are shuffled once per slate, which has the same distribution as
-    shuffling at each position."""
+    """A PointOrder is the order of fixed scores (m,). Equal scores are shuffled once per slate, which has the same
+    distribution as shuffling at each position."""
 
     values: Array
 
