@@ -1,1 +1,1 @@
-"""Training of a policy on visits."""
+"""This package trains policies on whole visits."""

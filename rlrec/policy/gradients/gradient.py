@@ -1,4 +1,5 @@
-"""A policy that is trained for whole visits: softmax over scores of arms in the state of a session."""
+"""This module holds the policy that is trained for whole visits, by softmax over scores of arms in the state of a
+session."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ RECENCY = 0.7
 
 
 class State(Record, kw_only=False, eq=False):
-    """n states as a policy reads them.
+    """A State object holds n states of sessions as a policy reads them.
 
     x (n, d): features of context and session. row (e,), arm (e,), memory (e, 4): the arms shown before in the visit,
     each once per row, with their features (MEMORY). All are without unit, squeezed to about 1. words: the other
@@ -49,7 +50,7 @@ class State(Record, kw_only=False, eq=False):
         return len(self.x)
 
     def take(self, rows: Index) -> State:
-        """The selected states, in that order, each at most once. The memory of each keeps its order."""
+        """Return the selected states, in that order, each at most once. The memory of each state keeps its order."""
         index = np.full(len(self), -1, np.intp)
         index[rows] = np.arange(len(rows))
         row = index[self.row]
@@ -60,22 +61,21 @@ class State(Record, kw_only=False, eq=False):
         return State(self.x[rows], row[entries], self.arm[entries], self.memory[entries], words)
 
     def slice_rows(self, start: int, end: int) -> State:
-        """The states from `start` to before `end`; `row` must be ascending."""
+        """Return the states from `start` to before `end`; `row` must be ascending."""
         low, high = np.searchsorted(self.row, (start, end)).tolist()
         words = None if self.words is None else self.words[start:end]
         return State(self.x[start:end], self.row[low:high] - start, self.arm[low:high], self.memory[low:high], words)
 
 
 class Gradient(ContextualPolicy, Examined):
-    """Arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
+    """Show arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
 
     model linear: weights per arm on features of context and session, and effects of the arm's own features. model
-    bilinear: weights on the products of features of state and arm, for all arms. Either has a bias for each arm of its
-    log, and weights on what the visit has shown of the arm itself (how often, how recently by `recency` ^ decisions
-    ago, what it earned) and of arms with its features. An arm that is new to it is scored by its features. Where slots
-    are trained by themselves (`train-pg --top-k`), `position` divides what they earned by their examination. Contexts
-    may have up to 262144 columns with model linear: it weighs those that its log has.
-    """
+    bilinear: weights on the products of features of state and arm, for all arms. Either model has a bias for each
+    arm of its log, and weights on what the visit has shown of the arm itself (how often, how recently by `recency` ^
+    decisions ago, what it earned) and of arms with its features. An arm that is new to the policy is scored by its
+    features. Where slots are trained by themselves (`train-pg --top-k`), `position` divides what they earned by
+    their examination. Contexts may have up to 262144 columns with model linear, which weighs those that its log has."""
 
     model: str = LINEAR
     temperature: float = bounded(1.0, 1e-9, 1e9)
@@ -105,29 +105,32 @@ class Gradient(ContextualPolicy, Examined):
 
     @property
     def _context_names(self) -> tuple[str, ...]:
-        """Names of the context features in a state; for sparse contexts only the intercept."""
+        """Return the names of the context features in a state; for sparse contexts only the intercept."""
         context = self.design.context
         return ("1",) * context.intercept if context.is_sparse else context.names
 
     @property
     def context_columns(self) -> Index:
-        """Columns of the weights of a state that belong to contexts."""
+        """Return the columns of the weights of a state that belong to contexts."""
         n, words = len(self._context_names), len(self.design.columns)
         return np.r_[:n, len(self.names) : len(self.names) + words]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the features of a state, (d,); the weights of words follow the weights of these features."""
+        """Return the names of the features of a state, (d,); the weights of words follow the weights of these features.
+        """
         similar = (f"{statistic}:{name}" for statistic in ("shown", "faded") for name in self.design.arm.names)
         return (*self._context_names, *(f"session:{name}" for name in SESSION), *similar)
 
     @property
     def _faded_columns(self) -> slice:
-        """The columns of the faded sums of arm features among the features of a state."""
+        """Return the columns of the faded sums of arm features among the features of a state."""
         return slice(len(self.names) - len(self.design.arm.names), len(self.names))
 
     def states(self, context: Encoded, history: History, described: Array) -> State:
-        """States from their encoded context (n, q) and history; described (e, p): features of the arms remembered."""
+        """Return states from their encoded context (n, q) and history.
+
+        described (e, p): features of the arms remembered."""
         n, rows, words = len(history), history.rows, None
         if self.is_sparse:
             words = context.select_columns(self.design.columns)
@@ -150,14 +153,14 @@ class Gradient(ContextualPolicy, Examined):
     # -- scores --
 
     def zero_parameters(self, arms: int) -> Parameters:
-        """Parameters that are all 0: every arm has the same score."""
+        """Return parameters that are all 0, with which every arm has the same score."""
         d, p, h = len(self.names) + len(self.design.columns), len(self.design.arm.names), len(MEMORY)
         arm_shapes = {"bias": (arms,), "linear": (arms, d if self.model == LINEAR else 0), "own": (arms, h)}
         shared_shapes = {"cross": (p, d if self.model == BILINEAR else 1), "history": (h,), "similar": (p,)}
         return {name: np.zeros(shape) for name, shape in (arm_shapes | shared_shapes).items()}
 
     def with_columns(self, columns: Ids, parameters: Parameters) -> tuple[Gradient, Parameters]:
-        """The policy with weights for these columns of sparse contexts, too, and its parameters, where new ones are
+        """Return the policy and its parameters with weights for additional columns of sparse contexts. New weights are
         0."""
         d, old_columns = len(self.names), self.design.columns
         columns = np.union1d(old_columns, columns)
@@ -168,14 +171,14 @@ class Gradient(ContextualPolicy, Examined):
         return policy, {**parameters, "linear": linear}
 
     def pack(self, parameters: Parameters, arms: Ids) -> tuple[list[tuple[int, bytes]], dict[str, Any]]:
-        """Parameters of m arms in their stored form: of each arm by id, 5 + d packed doubles, and the others as
-        JSON."""
+        """Return the parameters of m arms in their stored form: of each arm by id, 5 + d packed doubles, and the others
+        as JSON."""
         rows = np.hstack([parameters["bias"][:, None], parameters["linear"], parameters["own"]]).astype("<f8")
         weights = sorted(zip(arms.tolist(), map(np.ndarray.tobytes, rows), strict=True))
         return weights, {name: parameters[name].tolist() for name in SHARED_PARAMETERS}
 
     def unpack(self, weights: Iterable[tuple[int, bytes]], shared: Mapping[str, Any]) -> Parameters:
-        """Parameters from the result of `pack`, arms by id; those missing in `shared` are zero."""
+        """Return the parameters from the result of `pack`, arms by id; those missing in `shared` are zero."""
         zeros = self.zero_parameters(0)
         d = zeros["linear"].shape[1]
         shared_values = {
@@ -186,8 +189,9 @@ class Gradient(ContextualPolicy, Examined):
         return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + d], "own": rows[:, 1 + d :], **shared_values}
 
     def effective(self, parameters: Parameters, described: Array) -> tuple[Array, Array, Array]:
-        """Effective parameters of m arms, given their features (m, p): weights of a state (m, d), bias (m,) and weights
-        of the arm's memory (m, 4)."""
+        """Return the effective parameters of m arms, given their features (m, p).
+
+        These are weights of a state (m, d), bias (m,) and weights of the arm's memory (m, 4)."""
         crossed = described @ parameters["cross"]
         bilinear = self.model == BILINEAR
         weights = crossed if bilinear else parameters["linear"].copy()
@@ -196,8 +200,8 @@ class Gradient(ContextualPolicy, Examined):
         return weights, bias, parameters["history"] + parameters["own"]
 
     def parameter_gradient(self, weights: Array, bias: Array, memory: Array, *, described: Array) -> Parameters:
-        """The gradient by the parameters from the gradients by the effective parameters: the transpose of
-        `effective`."""
+        """Return the gradient by the parameters from the gradients by the effective parameters, which is the transpose
+        of `effective`."""
         bilinear = self.model == BILINEAR
         return {
             "bias": bias,
@@ -209,11 +213,13 @@ class Gradient(ContextualPolicy, Examined):
         }
 
     def scores_of(self, parameters: Parameters, state: State, *, arms: Ids, described: Array) -> Array:
-        """Noiseless score of m arms in n states, (n, m). arms (m,): ascending ids; described (m, p): their features."""
+        """Return the noiseless score of m arms in n states, (n, m).
+
+        arms (m,): ascending ids; described (m, p): their features."""
         return score_states(self.effective(parameters, described), restrict(state, arms))
 
     def distribution(self, score: Array) -> Scores:
-        """The distribution of the noisy scores, from noiseless ones (..., m)."""
+        """Return the distribution of the noisy scores, from noiseless ones (..., m)."""
         from rlrec.policy.scores.families.gumbel import Gumbel
         from rlrec.policy.scores.families.point import Point
 
@@ -222,7 +228,7 @@ class Gradient(ContextualPolicy, Examined):
     # -- the beginning of a visit --
 
     def index_at(self, belief: Belief, x: Encoded) -> Array:
-        """Noiseless scores at the beginning of a visit in contexts x (..., q), (..., m)."""
+        """Return the noiseless scores at the beginning of a visit in contexts x (..., q), (..., m)."""
         weights, bias, _ = self._trained(belief)
         if not self.is_sparse:
             return x @ weights[:, : x.shape[-1]].T + bias
@@ -231,7 +237,7 @@ class Gradient(ContextualPolicy, Examined):
         return score[0] if x.single else score
 
     def _trained(self, belief: Belief) -> tuple[Array, Array, Array]:
-        """`effective` of the belief's parameters, or of zeros before training."""
+        """Return the `effective` parameters of the belief, or zeros before training."""
         if belief.trained is not None:
             return self.effective(*belief.trained)
         arms = belief.pulls.shape[-1]
@@ -245,12 +251,12 @@ class Gradient(ContextualPolicy, Examined):
         return weights[:, np.searchsorted(self.design.columns, columns)].T
 
     def weights(self, belief: Belief) -> Array:
-        """Weight of each of `features` in each arm's score, (m, d + 5)."""
+        """Return the weight of each of `features` in each arm's score, (m, d + 5)."""
         weights, bias, memory = self._trained(belief)
         return np.column_stack([bias, weights[:, : len(self.names)], memory])
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """NaN for every arm, since the scores are not rewards."""
+        """Return NaN for every arm, since the scores are not rewards."""
         unknown_scores = np.full(len(belief.pulls), np.nan)
         return unknown_scores, unknown_scores, unknown_scores
 
@@ -260,14 +266,16 @@ class Gradient(ContextualPolicy, Examined):
 
 
 def restrict(state: State, arms: Ids) -> State:
-    """The states with the memory of only these arms, ascending ids (m,); each arm becomes its index in `arms`."""
+    """Return the states with the memory of only these arms, ascending ids (m,); each arm becomes its index in `arms`.
+    """
     index, is_selected = look_up(arms, state.arm)
     return State(state.x, state.row[is_selected], index[is_selected], state.memory[is_selected], state.words)
 
 
 def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
-    """The noiseless scores of m arms in n states, (n, m), from the result of `Gradient.effective`; arms of the states
-    are indices among the m."""
+    """Return the noiseless scores of m arms in n states, (n, m), from the result of `Gradient.effective`.
+
+    Arms of the states are indices among the m."""
     weights, bias, memory = (values.astype(state.x.dtype, copy=False) for values in effective)
     d = state.x.shape[1]
     score = matrix_product(state.x, weights[:, :d].T)
@@ -281,8 +289,9 @@ def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
 
 
 def by_row(rows: Index, arm: Ids) -> Index:
-    """The order of entries by row (already ascending) and then by arm. Sorting by one combined key takes a quarter of
-    the time of two keys."""
+    """Return the order of entries by row (already ascending) and then by arm.
+
+    Sorting by one combined key takes a quarter of the time of two keys."""
     width = int(arm.max(initial=0)) + 1
     if len(rows) and (int(rows[-1]) + 1) * width < 2**63:
         return np.argsort(rows * width + arm, kind="stable")
@@ -290,8 +299,10 @@ def by_row(rows: Index, arm: Ids) -> Index:
 
 
 def memory_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:
-    """The memory of n decisions: row (e,) ascending, arm (e,), and the features MEMORY of each arm shown, (e, 4). faded
-    (entries,): the weight of each entry of the history, recency ^ (ago - 1)."""
+    """Return the memory of n decisions: row (e,) ascending, arm (e,), and the features MEMORY of each arm shown, (e,
+    4).
+
+    faded (entries,): the weight of each entry of the history, recency ^ (ago - 1)."""
     rows = history.rows
     order = by_row(rows, history.arm)
     row, arm = rows[order], history.arm[order]
@@ -305,7 +316,7 @@ def memory_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:
 
 
 def _feature_sums(rows: Index, described: Array, weights: Array, n: int) -> Array:
-    """Sums of features of the arms that each state remembers, (n, p)."""
+    """Sum the features of the arms that each state remembers, (n, p)."""
     total = np.zeros((n, described.shape[1]))
     if len(rows):
         first = run_starts(rows)

@@ -1,11 +1,13 @@
-"""The history of a visit as a decision saw it: for each slot shown before, its arm, how many decisions ago, and its
-reward. A decision stores it packed, in little-endian words of 8 bytes. Four words come first: the microseconds since
-the previous decision; 256 x the slots shown before in the visit + the slots remembered; the reward of the visit so far
-(double); and one bit for each remembered slot, from the lowest, set where the slot's reward is not 0. Then 4 bytes for
-each slot, oldest first: 256 x arm id + how many decisions ago (1: the previous one), padded to a whole word; then the
-rewards of the slots whose bit is set (doubles). Where an arm id or a number of decisions is too large for that, the
-second word is inverted (~), and each slot takes two words, arm and ago. The first decision of a visit has no history,
-and no bytes."""
+"""This module packs the history of a visit as a decision saw it. For each slot shown before, the history has its arm,
+how many decisions ago, and its reward.
+
+A decision stores its history packed, in little-endian words of 8 bytes. Four words come first: the microseconds
+since the previous decision; 256 x the slots shown before in the visit + the slots remembered; the reward of the
+visit so far (double); and one bit for each remembered slot, from the lowest, set where the slot's reward is not 0.
+Then come 4 bytes for each slot, oldest first: 256 x arm id + how many decisions ago (1: the previous one), padded to
+a whole word. The rewards of the slots whose bit is set (doubles) come last. Where an arm id or a number of decisions
+is too large for that, the second word is inverted (~), and each slot takes two words, arm and ago. The first
+decision of a visit has no history, and no bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ HEAD = _HEAD.size // WORD
 
 
 class History(Record, kw_only=False, eq=False):
-    """The histories of n decisions. The entries of decision i are start[i]:start[i + 1], oldest first."""
+    """A History object holds the histories of n decisions. The entries of decision i are start[i]:start[i + 1], oldest
+    first."""
 
     step: Ints  # (n,) decisions before this one in the visit
     gap_s: Floats  # (n,) since the previous decision; 0 at step 0
@@ -49,7 +52,7 @@ class History(Record, kw_only=False, eq=False):
 
     @classmethod
     def empty(cls, n: int) -> History:
-        """The histories of n first decisions."""
+        """Return the histories of n first decisions of visits."""
         ids, zeros = np.zeros(0, np.int64), np.zeros(n, np.int64)
         return cls(zeros, np.zeros(n), zeros, np.zeros(n), np.zeros(n + 1, np.int64), ids, ids, np.zeros(0))
 
@@ -58,11 +61,11 @@ class History(Record, kw_only=False, eq=False):
 
     @property
     def rows(self) -> Ints:
-        """The decision that each entry belongs to, (e,)."""
+        """Return the decision that each entry belongs to, (e,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
     def take(self, rows: npt.NDArray[Any]) -> History:
-        """The selected histories, by index or mask."""
+        """Return the selected histories, by index or mask."""
         indices = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         counts = np.diff(self.start)[indices]
         start, entries = offsets(counts), piece_rows(self.start[indices], counts)
@@ -72,7 +75,7 @@ class History(Record, kw_only=False, eq=False):
         )  # fmt: skip
 
     def packed(self) -> list[bytes]:
-        """The bytes of each history."""
+        """Pack each history into bytes."""
         if not self.step.any():
             return [b""] * len(self)
         filled, rows = np.flatnonzero(self.step > 0), self.rows
@@ -102,11 +105,11 @@ class History(Record, kw_only=False, eq=False):
 
 
 class WordOffsets:
-    """The places of the fields of n histories, in words, one history after another.
+    """WordOffsets holds the places of the fields of n packed histories, in words, one history after another.
 
     count (n,): number of slots; long (n,): whether slots take two words each; bits (n, 64): which have a nonzero
-    reward. earning (e,): whether each slot has one; shorts: indices of the slots that take half a word, in half words;
-    longs: indices of the words of the others; values: indices of the rewards."""
+    reward. earning (e,): whether each slot has one; shorts: indices of the slots that take half a word, in half
+    words; longs: indices of the words of the others; values: indices of the rewards."""
 
     def __init__(self, count: Ints, long: Flags, bits: Flags) -> None:
         self.count, self.long, self.bits = count, long, bits
@@ -121,13 +124,15 @@ class WordOffsets:
 
     @property
     def slot_is_long(self) -> Flags:
-        """Whether each slot takes two words, (e,)."""
+        """Tell whether each slot takes two words, (e,)."""
         return np.repeat(self.long, self.count)
 
 
 def unpack(blobs: Sequence[bytes], step: Ints) -> History:
-    """The histories of n decisions from their bytes; step (n,). No bytes mean that there is no history, or that it is
-    not known. Raises RlrecError for bytes that are not a history."""
+    """Unpack the histories of n decisions from their bytes; step (n,).
+
+    No bytes mean that there is no history, or that it is not known. Raises RlrecError for bytes that are not a
+    history."""
     n, size = len(blobs), np.fromiter(map(len, blobs), np.int64, len(blobs))
     if (size % WORD).any() or ((size > 0) & (size < WORD * HEAD)).any():
         raise _damage_error()
@@ -165,7 +170,7 @@ def _damage_error() -> RlrecError:
 
 
 def is_packed(blob: bytes) -> bool:
-    """Whether a blob can be the bytes of a history."""
+    """Tell whether a blob can be the bytes of a history."""
     if not blob:
         return True
     if len(blob) < _HEAD.size:
@@ -177,15 +182,17 @@ def is_packed(blob: bytes) -> bool:
 
 
 def match_steps(blobs: Sequence[bytes], step: Ints) -> Flags:
-    """Whether each blob can be the history of its decision, (n,): it must be empty at the first step (n,) and only
-    there."""
+    """Tell whether each blob can be the history of its decision, (n,).
+
+    A blob must be empty at the first step of a visit and only there. step (n,)."""
     has_bytes = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
     return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (has_bytes == (step > 0))
 
 
 def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Each history as answers and files show it beside a state (`rewards` correspond to the state's `recent`); empty
-    without entries."""
+    """Return each history as answers and files show it next to a state; empty without entries.
+
+    `rewards` correspond to the state's `recent`."""
     entries = list(zip(past.arm.tolist(), past.ago.tolist(), past.earned.tolist(), strict=True))
     shown = []
     for count, reward, (low, high) in zip(past.shown.tolist(), past.reward.tolist(), pairwise(past.start), strict=True):
@@ -197,7 +204,8 @@ def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
 
 
 class ShownHistory(NamedTuple):
-    """A history parsed from the result of `to_json`; arms are keys. It has entries at all steps but the first."""
+    """A ShownHistory is parsed from the result of `to_json`; arms are keys. It has entries at all steps but the first.
+    """
 
     gap_s: float
     shown: int
@@ -209,7 +217,9 @@ FIRST = ShownHistory(0.0, 0, 0.0, ())
 
 
 def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[bytes]:
-    """The bytes for histories that come from another store. ids: of the arms in this one."""
+    """Pack histories that come from another store into bytes.
+
+    ids: of the arms in this store."""
     gap_s, reward = (np.array([row[column] for row in histories], np.float64) for column in (0, 2))
     shown, length = np.array([(row.shown, len(row.entries)) for row in histories], np.int64).reshape(-1, 2).T
     entries = [entry for row in histories for entry in row.entries]
@@ -220,7 +230,8 @@ def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[byte
 
 
 def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory | None]:
-    """A state as it is stored, and the history beside it; None where that is missing or malformed."""
+    """Split a state as answers show it into the state as it is stored and the history; None where the history is
+    missing or malformed."""
     if state == {"step": 0}:
         return state, FIRST
     shown = _shown_history(state) if "history" in state else None

@@ -1,4 +1,5 @@
-"""Fit of a trained kind's parameters such that it draws slates as another policy does (Plackett-Luce)."""
+"""This module fits the parameters of a trained kind such that it draws slates as another policy does (Plackett-Luce).
+"""
 
 from __future__ import annotations
 
@@ -26,16 +27,19 @@ LEAST = 1e-12  # smallest probability that an arm counts with
 
 
 def scores(probability: Array, policy: Gradient) -> Array:
-    """Noiseless scores of m arms with which position 1 is drawn with these probabilities (m,), floor included. The mean
-    of their exponentials is 1, the exponential of the score of an arm that is not among them."""
+    """Return noiseless scores of m arms with which position 1 is drawn with these probabilities (m,), floor included.
+
+    The mean of their exponentials is 1, the exponential of the score of an arm that is not among them."""
     floor = at_positions(policy.exploration, 1).item()
     best = np.maximum(probability - floor / len(probability), 0.0) + LEAST * (1 - floor)
     return policy.temperature * np.log(best / best.mean())
 
 
 def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, contextual: bool) -> Parameters:
-    """The parameters that minimise KL(served || policy), from drawn slates, weighted by `gain`, with the log
-    probability of every slot. contextual: whether weights on contexts are fitted, not only biases.
+    """Return the parameters that minimise KL(served || policy), from drawn slates with the log probability of every
+    slot.
+
+    Slates are weighted by `gain`. contextual: whether weights on contexts are fitted, not only biases.
 
     The loss of a slot is w - 1 - log w, with w its probability over the logged one. Its mean is the KL, and it has no
     noise where the policy can match. Source: Plackett-Luce with a floor by L-BFGS, own derivation; the estimate of the
@@ -69,19 +73,19 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
 
 
 def divergence(policy: Gradient, parameters: Parameters, slates: Sequence[LoggedSlates]) -> float:
-    """The mean KL(served || policy) of a slate, in nats; slates as in `fit`."""
+    """Return the mean KL(served || policy) of a slate, in nats; slates as in `fit`."""
     losses = [-_log_ratio(policy, parameters, group) for group in slates]
     return max(0.0, _mean(slates, losses))
 
 
 def _mean(slates: Sequence[LoggedSlates], losses: Sequence[Array]) -> float:
-    """The mean over slates of the sum of losses over their slots."""
+    """Return the mean over slates of the sum of losses over their slots."""
     total = sum(float(group.gain @ loss.sum(axis=1)) for group, loss in zip(slates, losses, strict=True))
     return total / sum(float(group.gain.sum()) for group in slates)
 
 
 def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:
-    """Log of the probability of every slot given the slots above, over the logged one, (n, k)."""
+    """Return the log of the probability of every slot given the slots above, over the logged probability, (n, k)."""
     arm_parameters = {name: parameters[name][slates.arms] for name in ARM_PARAMETERS}
     score = score_states(policy.effective({**parameters, **arm_parameters}, slates.described), slates.state)
     temperature, floor = policy.temperature, policy.exploration
@@ -92,7 +96,7 @@ def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -
 
 
 def _merge(start: Parameters, free: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]) -> Parameters:
-    """The parameters with these values in place of the free ones."""
+    """Return the parameters with these values in the places that are free to fit."""
     parameters = dict(start)
     for name, is_free in free.items():
         n_free = int(is_free.sum())

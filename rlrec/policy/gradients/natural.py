@@ -1,9 +1,10 @@
-"""Steps of parameters in the unit of their effect, shrunk where the log has little information about it.
+"""This module takes natural steps, which move parameters in the unit of their effect and shrink where the log has
+little information.
 
-Steps of one size for all parameters (Adam: Kingma & Ba 2015) ignore their effect on the policy. Where rewards are rare
-or visits long, the gradients of most parameters are noise, and all of them together soon lead beyond what the log
-supports. A natural step moves each parameter by its expected gain, and a group of parameters whose gradients disagree
-between batches does not move."""
+Steps of one size for all parameters (Adam: Kingma & Ba 2015) ignore their effect on the policy. Where rewards are
+rare or visits long, the gradients of most parameters are noise, and all of them together soon lead beyond what the
+log supports. A natural step moves each parameter by its expected gain, and a group of parameters whose gradients
+disagree between batches does not move."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ DOUBT = 1.0  # standard errors that are subtracted from the agreement of the bat
 
 
 class FoldGradients:
-    """Sums of the gradients of batches, which are assigned to the folds in turn, and their total. sizes: batches in
-    each fold."""
+    """FoldGradients holds sums of the gradients of batches, which are assigned to the folds in turn, and their total.
+
+    sizes: batches in each fold."""
 
     def __init__(self, gradients: Iterable[Parameters]) -> None:
         sums, sizes = [Parameters() for _ in range(FOLDS)], [0] * FOLDS
@@ -39,9 +41,11 @@ class FoldGradients:
         self._cross_fold_share = 1 - float(sum(size**2 for size in sizes)) / max(1, sum(sizes)) ** 2
 
     def signal(self, *names: str) -> float:
-        """The squared length of the total of these groups without noise, minus DOUBT standard errors, at least 0.
-        Products of different folds have no noise on average. Their standard error is the jackknife's, which is half too
-        large where there is no signal; with a single fold the signal is 0."""
+        """Return the squared length of the total of these groups of parameters without noise, minus DOUBT standard
+        errors, at least 0.
+
+        Products of different folds have no noise on average. Their standard error is the jackknife's, which is half
+        too large where there is no signal; with a single fold the signal is 0."""
         if len(self.sums) < 2:
             return 0.0
         total = self.total
@@ -52,7 +56,7 @@ class FoldGradients:
         return max(0.0, float(fold_products.sum()) - DOUBT * error) / self._cross_fold_share
 
     def noise(self, name: str) -> float:
-        """The expected squared length of the noise in a group's total; 0 with a single fold."""
+        """Return the expected squared length of the noise in a group's total; 0 with a single fold."""
         if len(self.sums) < 2:
             return 0.0
         total, batches = self.total[name], sum(self.sizes)
@@ -61,8 +65,10 @@ class FoldGradients:
 
 
 class MeanFeatures(Record, kw_only=False, eq=False):
-    """Means over the decisions. state (d,): of the features of a state, followed by its words. memory (arms, 4): of
-    what a state remembers of each arm, with zeros for arms that are not remembered.
+    """MeanFeatures holds means over the decisions.
+
+    state (d,): of the features of a state, followed by its words. memory (arms, 4): of what a state remembers of
+    each arm, with zeros for arms that are not remembered.
 
     What weights of states and of memories have in common with the biases is left to the biases: gradients are taken by
     features minus their means, so that nothing is moved twice."""
@@ -71,7 +77,7 @@ class MeanFeatures(Record, kw_only=False, eq=False):
     memory: Array
 
     def centred(self, gradient: Parameters) -> Parameters:
-        """The gradient by features minus their means. A model without weights of states has none to centre."""
+        """Return the gradient by features minus their means. A model without weights of states has none to centre."""
         bias = gradient[BIAS][:, None]
         mean_memory = bias * self.memory
         centred = gradient | {ARM_MEMORY: gradient[ARM_MEMORY] - mean_memory}
@@ -81,7 +87,7 @@ class MeanFeatures(Record, kw_only=False, eq=False):
         return centred
 
     def change(self, centred: Parameters) -> Parameters:
-        """The change of parameters that corresponds to a change of weights on features minus their means."""
+        """Return the change of parameters that corresponds to a change of weights on features minus their means."""
         by_means = (self.memory * (centred[ARM_MEMORY] + centred[HISTORY])).sum(axis=1)
         if centred[WEIGHTS].shape[1]:
             by_means = by_means + centred[WEIGHTS] @ self.state
@@ -89,8 +95,10 @@ class MeanFeatures(Record, kw_only=False, eq=False):
 
 
 class NaturalSteps(Record, kw_only=False, eq=False):
-    """Ascent by natural steps. sizes: step size of each parameter; means: of the features. shared, shares (arms,): a
-    common step of all biases, and its weights by arm: see `from_gradients`."""
+    """NaturalSteps ascends by natural steps.
+
+    sizes: step size of each parameter; means: of the features. shared, shares (arms,): a common step of all biases,
+    and its weights by arm, as `from_gradients` explains."""
 
     sizes: Parameters
     means: MeanFeatures
@@ -101,10 +109,12 @@ class NaturalSteps(Record, kw_only=False, eq=False):
     def from_gradients(
         cls, gradients: FoldGradients, fisher: Parameters, means: MeanFeatures, *, decisions: float, slots: float
     ) -> NaturalSteps:
-        """The steps that follow the posterior mean of each parameter's best value. Every group has a normal prior,
-        whose variance is estimated from products of different batches. The mean of the prior is 0; for biases it is the
-        mean gain of arms, so that an arm which was seldom shown moves as the other arms do. gradients: by features
-        minus their means; fisher: diagonal of the Fisher matrix of all slots, by the same.
+        """Return the steps that follow the posterior mean of each parameter's best value.
+
+        Every group has a normal prior, whose variance is estimated from products of different batches. The mean of
+        the prior is 0; for biases it is the mean gain of arms, so that an arm which was seldom shown moves as the
+        other arms do. gradients: by features minus their means; fisher: diagonal of the Fisher matrix of all slots,
+        by the same.
 
         A pass over up to MAX_BATCHES batches, at rate r, changes the log probability of a slot by r x batches (root
         mean square). Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher
@@ -130,7 +140,7 @@ class NaturalSteps(Record, kw_only=False, eq=False):
         return cls({name: scale * size for name, size in sizes.items()}, means, scale * shared, shares)
 
     def step(self, parameters: Parameters, gradient: Parameters, *, rate: float) -> Parameters:
-        """The parameters after one step of ascent."""
+        """Return the parameters after one step of ascent."""
         gradient = self.means.centred(gradient)
         centred = {name: rate * self.sizes[name] * values for name, values in gradient.items()}
         centred[BIAS] = centred[BIAS] + rate * float(self.shares @ gradient[BIAS]) * self.shared

@@ -1,7 +1,7 @@
-"""REINFORCE on logged slates: the gradient of a batch, as sums that can be added.
+"""This module computes REINFORCE gradients on logged slates. The gradient of a batch is kept as sums that can be added.
 
-The gain of a decision (its return minus a baseline), times the importance weight of its slate, times the score function
-gives the gradient by the logits. All is exact for the policy as served, floor included."""
+The gain of a decision (its return minus a baseline), times the importance weight of its slate, times the score
+function gives the gradient by the logits. All is exact for the policy as served, floor included."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ DEEPEST = -300.0  # smallest score of arms shown, stored in float64, since slate
 
 
 class LoggedSlates(Record, eq=False):
-    """Decisions with one set of m arms and slates of one length.
+    """LoggedSlates holds decisions with one set of m arms and slates of one length.
 
-    state: of n decisions, `row` ascending; the `arm` of what they remember is an index 0..m - 1 among these arms. arms
-    (m,): indices of the arms among those that are trained; described (m, p): their features. shown (n, k): indices of
-    the arms shown. log_propensity (n,) of the slate; or (n, k) of each slot separately. gain (n,) or (n, k): return
-    minus baseline, in the unit of the reward; raw, same shape: the return. scale (n,): the factor of the decision's
-    gradient, gamma^t or 1, times the weight of its logger. eligible (n, m): which of the arms each decision may show;
-    None: all of them."""
+    state: of n decisions, `row` ascending; the `arm` of what they remember is an index 0..m - 1 among these arms.
+    arms (m,): indices of the arms among those that are trained; described (m, p): their features. shown (n, k):
+    indices of the arms shown. log_propensity (n,) of the slate; or (n, k) of each slot separately. gain (n,) or (n,
+    k): return minus baseline, in the unit of the reward; raw, same shape: the return. scale (n,): the factor of the
+    decision's gradient, gamma^t or 1, times the weight of its logger. eligible (n, m): which of the arms each
+    decision may show; None: all of them."""
 
     state: State
     arms: Index
@@ -48,12 +48,12 @@ class LoggedSlates(Record, eq=False):
 
 
 class Objective(Record):
-    """The objective: the mean over decisions of weight x gain, plus entropy x the entropy of position 1.
+    """The objective is the mean over decisions of weight x gain, plus entropy x the entropy of position 1.
 
-    clip: the largest importance weight; corrected: whether weights are used at all (False: as if the policy had logged
-    the slates itself). top: 0 for slates by their exact joint probability; K > 0 for every slot separately, as one of K
-    that are drawn with replacement (Chen et al. 2019). by_slot: every slot has its own weight, given the slots above,
-    and gain, so that each slot is improved in the states of the log."""
+    clip: the largest importance weight; corrected: whether weights are used at all (False: as if the policy had
+    logged the slates itself). top: 0 for slates by their exact joint probability; K > 0 for every slot separately,
+    as one of K that are drawn with replacement (Chen et al. 2019). by_slot: every slot has a separate weight, given
+    the slots above, and gain, so that each slot is improved in the states of the log."""
 
     clip: float = np.inf
     entropy: float = 0.0
@@ -63,11 +63,11 @@ class Objective(Record):
 
 
 class GradientSums(Sums):
-    """The sums of a batch: `sums(a) + sums(b)` are those of both batches.
+    """GradientSums holds the sums of a batch; `sums(a) + sums(b)` are those of both batches.
 
-    gradient: sums over decisions. n: decisions. mass, clipped: of |weight x gain x score|, and the part that clipping
-    removed. square, raw_square: squared length of each decision's gradient (or each slot's, where separate), with the
-    gain and with the return."""
+    gradient: sums over decisions. n: decisions. mass, clipped: of |weight x gain x score|, and the part that
+    clipping removed. square, raw_square: squared length of each decision's gradient (or each slot's, where
+    separate), with the gain and with the return."""
 
     gradient: Parameters
     n: float = 0.0
@@ -78,41 +78,44 @@ class GradientSums(Sums):
 
     @property
     def mean(self) -> Parameters:
-        """The gradient of the objective."""
+        """Return the gradient of the objective."""
         return {name: values / max(self.n, 1.0) for name, values in self.gradient.items()}
 
     @property
     def finite(self) -> bool:
-        """Whether no sum has overflowed."""
+        """Tell whether no sum has overflowed."""
         return bool(np.isfinite(self.mass + self.square + self.raw_square + squared(self.gradient)))
 
     @property
     def clipped_share(self) -> float:
-        """The share of |weight x gain x score| that clipping removed."""
+        """Return the share of |weight x gain x score| that clipping removed."""
         return self.clipped / self.mass if self.mass else 0.0
 
     @property
     def variances(self) -> tuple[float, float]:
-        """The variance of a decision's gradient (its trace), with the baseline and without; the mean gradient is the
-        same."""
+        """Return the variance of a decision's gradient (its trace), with the baseline and without.
+
+        The mean gradient is the same for both."""
         n = max(self.n, 1.0)
         mean = squared(self.gradient) / n**2
         return self.square / n - mean, self.raw_square / n - mean
 
 
 def squared(parameters: Parameters) -> float:
-    """The squared length of all parameters as one vector."""
+    """Return the squared length of all parameters as one vector."""
     return float(sum((values**2).sum() for values in parameters.values()))
 
 
 def zero_sums(parameters: Parameters) -> GradientSums:
-    """The sums over no decisions."""
+    """Return the sums over no decisions."""
     return GradientSums({name: np.zeros_like(values) for name, values in parameters.items()})
 
 
 def sums(policy: Gradient, parameters: Parameters, batch: Iterable[LoggedSlates], objective: Objective) -> GradientSums:
-    """The sums that give the gradient of a batch. Source: Williams 1992 (REINFORCE); weights and top-K factor by Chen
-    et al. 2019; slates by the exact Plackett-Luce joint with a floor, own derivation."""
+    """Return the sums that give the gradient of a batch.
+
+    Source: Williams 1992 (REINFORCE); weights and top-K factor by Chen et al. 2019; slates by the exact
+    Plackett-Luce joint with a floor, own derivation."""
     figures = dict.fromkeys((field.name for field in fields(GradientSums)[1:]), 0.0)
     pairs = ((slates, [slates.gain]) for slates in batch)
     (gradient,) = gradients(policy, parameters, pairs, objective, number=1, figures=figures)
@@ -123,8 +126,9 @@ def gradients(
     policy: Gradient, parameters: Parameters, batch: Iterable[tuple[LoggedSlates, Sequence[Array]]],
     objective: Objective, *, number: int, figures: dict[str, float] | None = None,
 ) -> list[Parameters]:  # fmt: skip
-    """`number` gradients of a batch, each with its own gains in place of those of the slates. figures: are added to in
-    place."""
+    """Return `number` gradients of a batch, each with separate gains that replace those of the slates.
+
+    figures: are added to in place."""
     totals = [zero_sums(parameters).gradient for _ in range(number)]
     for slates, gains in batch:
         arm_parameters = {name: values[slates.arms] for name, values in parameters.items() if name in ARM_PARAMETERS}
@@ -140,8 +144,10 @@ def _effective_gradients(
     policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, gains: Sequence[Array],
     objective: Objective, figures: dict[str, float] | None,
 ) -> list[tuple[Array, Array, Array]]:  # fmt: skip
-    """Gradients by the parameters of `Gradient.effective` for each of several gains, chunk by chunk; what does not
-    depend on gains is computed once."""
+    """Return the gradients by the parameters of `Gradient.effective` for each of several gains, computed chunk by
+    chunk.
+
+    What does not depend on gains is computed once."""
     weights, bias, history = effective
     if policy.design.context.intercept:  # the feature that is 1 in every state can hold the biases
         weights[:, 0] += bias
@@ -163,19 +169,20 @@ def _effective_gradients(
 
 
 def _centred(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
-    """The arrays of `Gradient.effective`, or its gradient, without the part that all arms have in common, on which no
-    probability depends. Otherwise steps would follow its rounding errors, and the scores of all arms in a state would
-    drift."""
+    """Return the arrays of `Gradient.effective`, or its gradient, without the part that all arms have in common.
+
+    No probability depends on that part. With it, steps would follow its rounding errors, and the scores of all arms
+    in a state would drift."""
     return weights - weights.mean(axis=0), bias - bias.mean(), history
 
 
 class SlateScores(Record, kw_only=False, eq=False):
-    """The score functions of slates, or of separate slots: c columns, (n, c) each.
+    """SlateScores holds the score functions of slates, or of separate slots, as c columns, (n, c) each.
 
-    weight: the clipped importance weight times its factor; excess: what clipping removed. square: squared length of the
-    derivative of the log probability by the logits. share (n, k), spread (n, k): that derivative is `share` for the arm
-    shown at a position, and -spread x exp(score) for every arm that is left there. joint: whether arms shown above are
-    not left."""
+    weight: the clipped importance weight times its factor; excess: what clipping removed. square: squared length of
+    the derivative of the log probability by the logits. share (n, k), spread (n, k): that derivative is `share` for
+    the arm shown at a position, and -spread x exp(score) for every arm that is left there. joint: whether arms shown
+    above are not left."""
 
     weight: Array
     excess: Array
@@ -186,14 +193,13 @@ class SlateScores(Record, kw_only=False, eq=False):
 
 
 class _Chunk:
-    """A chunk of slates: exp of the scores of the arms, and what follows from them.
+    """A _Chunk of slates holds exp of the scores of the arms, and what follows from them.
 
-    Only a few numbers per row are computed position by position: the arms left at a position are all arms except those
-    shown above it. The arms shown are kept separately, in float64, so that sums of arms left add positive numbers and
-    subtract none.
-    shown_exp (n, k): exp of the scores of the arms shown. other_exp (n, m): of the others; 0 where an arm was shown, or
-    is not eligible. other_sum, other_squares (n,): the sum of these, and of their squares. total (n,): the sum over all
-    arms."""
+    Only a few numbers per row are computed position by position: the arms left at a position are all arms except
+    those shown above it. The arms shown are kept separately, in float64, so that sums of arms left add positive
+    numbers and subtract none. shown_exp (n, k): exp of the scores of the arms shown. other_exp (n, m): of the
+    others; 0 where an arm was shown, or is not eligible. other_sum, other_squares (n,): the sum of these, and of
+    their squares. total (n,): the sum over all arms."""
 
     def __init__(
         self, policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, rows: slice,
@@ -213,11 +219,11 @@ class _Chunk:
         self._exponentiate(effective)
 
     def _exponentiate(self, effective: tuple[Array, Array, Array]) -> None:
-        """Take exp of all scores relative to one of them, which saves a pass. Rows that lie too far below it are taken
-        relative to their own best score.
+        """Take exp of all scores relative to one of them, which saves a pass.
 
-        An arm that was not shown counts as at least e^LEAST of its row, which changes no digit. The logits are needed
-        afterwards only for the entropy."""
+        Rows that lie too far below that score are taken relative to the best score of the row. An arm that was not
+        shown counts as at least e^LEAST of its row, which changes no digit. The logits are needed afterwards only
+        for the entropy."""
         # all rows relative to the best score of the chunk
         logits = self._logits(effective, self.state)
         logits -= logits.max() - SCORE_SHIFT
@@ -259,7 +265,7 @@ class _Chunk:
         return logits
 
     def slots(self) -> SlateScores:
-        """The score functions of separate slots."""
+        """Return the score functions of separate slots."""
         shown, total, top = self.shown_exp, self.total[:, None], self.objective.top
         log_probability, share = self._mix(shown / total, left=self.n_eligible, floors=at_positions(self.floor, 1))
         # weights, and the derivative of the probability that one of K draws shows the arm
@@ -273,8 +279,8 @@ class _Chunk:
         return SlateScores(weight * factor, excess * factor, square, share / total, share, joint=False)
 
     def slates(self) -> SlateScores:
-        """The score functions of slates by their joint probability: the softmax of the arms left, position by
-        position."""
+        """Return the score functions of slates by their joint probability, which is the softmax of the arms left,
+        position by position."""
         tail_exp = _cumulate(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
         total = self.other_sum[:, None] + tail_exp
         n_left = self.n_eligible - np.arange(self.shown.shape[1])
@@ -299,13 +305,13 @@ class _Chunk:
         return SlateScores(weight[:, None] * scale, excess[:, None] * scale, square[:, None], spread, share, joint=True)
 
     def _mix(self, softmax: Array, *, left: Index, floors: Array) -> tuple[Array, Array]:
-        """The log of the probability of arms given their softmax, (n, k), floor included, and the softmax's share in
-        its derivative."""
+        """Return the log of the probability of arms given their softmax, (n, k), floor included, and the softmax's
+        share in its derivative."""
         mixed = np.maximum(floors / left + (1 - floors) * softmax, 1e-300)
         return np.log(mixed), (1 - floors) * softmax / mixed
 
     def by_score(self, scored: SlateScores, gain: Array, *, is_last: bool) -> Array:
-        """The derivative of the objective by the scores of each decision, (n, m); the last call may overwrite
+        """Return the derivative of the objective by the scores of each decision, (n, m); the last call may overwrite
         `other_exp`."""
         # for the arms shown
         weight = scored.weight * gain / self.temperature
@@ -325,8 +331,9 @@ class _Chunk:
         return derivative
 
     def _entropy_gradient(self) -> tuple[Array, Array]:
-        """The contribution of the entropy to the derivative by the scores: for arms that were not shown, (n, m), and
-        for those that were, (n, k)."""
+        """Return the contribution of the entropy to the derivative by the scores.
+
+        The first array, (n, m), is for arms that were not shown, and the second, (n, k), for those that were."""
         dtype, gradient = self.other_exp.dtype, self.other_exp * self.logits
         weighted = gradient.sum(axis=1, dtype=np.float64) + (self.shown_exp * self.level).sum(axis=1)
         mean = -weighted / self.total  # entropy minus the log of the total
@@ -336,7 +343,7 @@ class _Chunk:
         return gradient, -factor[:, None] * self.shown_exp * (self.level + mean[:, None])
 
     def by_effective(self, by_score: Array) -> tuple[Array, Array, Array]:
-        """Gradients by the parameters of `Gradient.effective`, from the derivatives by the scores (n, m)."""
+        """Return the gradients by the parameters of `Gradient.effective`, from the derivatives by the scores (n, m)."""
         m, remembered = by_score.shape[1], by_score.reshape(-1)[self.cells]
         by_weights = matrix_product(by_score.T, self.state.x)
         if self.n_words:
@@ -348,7 +355,7 @@ class _Chunk:
         return by_weights, matrix_product(np.ones(len(by_score), by_score.dtype), by_score), np.column_stack(history)
 
     def figures(self, scored: SlateScores) -> dict[str, float]:
-        """The sums of the chunk, named as in GradientSums."""
+        """Return the sums of the chunk, named as in GradientSums."""
         x = self.state.x
         size = 1.0 + np.einsum("nd,nd->n", x, x).astype(np.float64)[:, None]
         if (words := self.state.words) is not None:
@@ -365,17 +372,17 @@ class _Chunk:
 
 
 def _cumulate(values: Array) -> Array:
-    """Cumulative sums of (n, k) over positions; a single column is returned as it is."""
+    """Return cumulative sums of (n, k) over positions; a single column is returned as it is."""
     return np.cumsum(values, axis=1) if values.shape[1] > 1 else values
 
 
 def _row_sums(values: Array) -> Array:
-    """Sums of the rows of (n, k); a single column is returned as it is."""
+    """Return the sums of the rows of (n, k); a single column is returned as it is."""
     return values.sum(axis=1) if values.shape[1] > 1 else values[:, 0]
 
 
 def _clip(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
-    """The clipped importance weights, and what clipping removed from each."""
+    """Return the clipped importance weights, and what clipping removed from each."""
     if not objective.corrected:
         return np.ones_like(log_ratio), np.zeros_like(log_ratio)
     weight = np.exp(np.minimum(log_ratio, HIGHEST))

@@ -1,5 +1,7 @@
-"""Returns of visits: the rewards after a decision, how potentials reshape them, and baselines. Subtracting a baseline
-leaves the expected gradient the same and reduces its noise."""
+"""This module computes returns of visits, which are the rewards after a decision, how potentials reshape them, and
+baselines.
+
+Subtracting a baseline leaves the expected gradient the same and reduces its noise."""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ _PULL = 1.0  # of a ridge, in decisions, for features of size about 1
 
 
 def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
-    """The return of every step, (n,), in the unit of `reward`; visits lie one after another.
+    """Return the discounted return of every step, (n,), in the unit of `reward`; visits lie one after another.
 
     reward (n,); start (s + 1,): where each visit begins, and the end of the last; gamma per step, in [0, 1]. Raises
     InputError unless every visit has a step and gamma is in [0, 1]. Source: Sutton & Barto 2018, eq. 3.8."""
@@ -34,16 +36,17 @@ def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
 
 
 def steps(start: Ids) -> Ids:
-    """The step of each decision in its visit, from 0, (n,). start (s + 1,) as in `discounted`."""
+    """Return the step of each decision in its visit, from 0, (n,).
+
+    start (s + 1,) as in `discounted`."""
     return numbers_in_runs(start[:-1], int(start[-1]))
 
 
 def shape_returns(returns: Array, potential: Array) -> Array:
-    """Returns under the rewards r + gamma Phi(s') - Phi(s), with Phi 0 after the end: each loses the potential of its
-    state, and no policy changes its rank.
+    """Return the returns under the rewards r + gamma Phi(s') - Phi(s), with Phi 0 after the end of the visit.
 
-    returns, potential (n,), in the unit of the reward. Source: Ng, Harada & Russell 1999 (own derivation of the sum,
-    which telescopes)."""
+    Each return loses the potential of its state, and no policy changes its rank. returns, potential (n,), in the
+    unit of the reward. Source: Ng, Harada & Russell 1999 (own derivation of the sum, which telescopes)."""
     return returns - potential
 
 
@@ -51,15 +54,16 @@ def shape_returns(returns: Array, potential: Array) -> Array:
 
 
 class ValueSums(Sums):
-    """Normal equations of the regression of returns on states, for each fold; they can be added. gram (FOLDS, d + 1, d
-    + 1), xty (FOLDS, d + 1); the first column is an intercept."""
+    """ValueSums holds the normal equations of the regression of returns on states, for each fold; they can be added.
+
+    gram (FOLDS, d + 1, d + 1), xty (FOLDS, d + 1); the first column is an intercept."""
 
     gram: Array
     xty: Array
 
 
 def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
-    """The sums of one batch: states x (n, d), returns (n,), and the fold of each one's visit, (n,)."""
+    """Return the sums of one batch, from states x (n, d), returns (n,), and the fold of each state's visit, (n,)."""
     width = x.shape[1] + 1
     gram, xty = np.zeros((FOLDS, width, width)), np.zeros((FOLDS, width))
     for k in range(FOLDS):
@@ -70,8 +74,9 @@ def value_sums(x: Array, returns: Array, fold: Ids) -> ValueSums:
 
 
 def fit(sums: ValueSums) -> Array:
-    """The coefficients for each fold, (FOLDS, d + 1), from the visits of the other folds, so that no state's value
-    depends on its own return."""
+    """Return the coefficients for each fold, (FOLDS, d + 1), from the visits of the other folds.
+
+    No state's value thus depends on the return of the same state."""
     coefficients = np.empty(sums.xty.shape)
     for k in range(FOLDS):
         gram, xty = sums.gram.sum(axis=0) - sums.gram[k], sums.xty.sum(axis=0) - sums.xty[k]
@@ -82,16 +87,16 @@ def fit(sums: ValueSums) -> Array:
 
 
 def values(x: Array, fold: Ids, coefficients: Array) -> Array:
-    """Value of each state, (n,), in the unit of the return."""
+    """Return the value of each state, (n,), in the unit of the return."""
     weights = coefficients[fold]
     return weights[:, 0] + np.einsum("nd,nd->n", x, weights[:, 1:])
 
 
 def rloo(returns: Array, step: Ids) -> Array:
-    """Leave-one-out baseline, (n,): the mean return of the other visits at the same step; where no other visit has that
-    step, the mean of all other returns.
+    """Return the leave-one-out baseline, (n,), which is the mean return of the other visits at the same step.
 
-    returns (n,); step (n,): in its visit. Source: own derivation (a mean without one term is independent of it)."""
+    Where no other visit has that step, the baseline is the mean of all other returns. returns (n,); step (n,): in
+    its visit. Source: own derivation (a mean without one term is independent of it)."""
     count, total = np.bincount(step), np.bincount(step, weights=returns)
     n_others = count[step] - 1
     mean_of_others = (returns.sum() - returns) / max(1, len(returns) - 1)

@@ -1,1 +1,1 @@
-"""The kinds of policies that learn online, and those that do not learn."""
+"""This package holds the kinds of policies that learn online, and those that do not learn."""

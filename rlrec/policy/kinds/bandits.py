@@ -1,4 +1,4 @@
-"""Bandits that read no context: epsilon-greedy, upper confidence bounds and Exp3."""
+"""This module holds the bandits that read no context, which are epsilon-greedy, upper confidence bounds and Exp3."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STEPS = 6  # of Newton's method, enough for an error of 1e-9
 
 
 class _BestIndex(Learner):
-    """The arm with the largest index; equal ones share."""
+    """Show the arm with the largest index; arms with equal indices share."""
 
     budget: str = ""
 
@@ -32,10 +32,9 @@ class _BestIndex(Learner):
 
 
 class EpsilonGreedy(_BestIndex):
-    """A uniform eligible arm with probability epsilon, else the best mean; equal bests share.
+    """Show a uniform eligible arm with probability epsilon, else the arm with the best mean; equal bests share.
 
-    An arm without pulls has mean 0 unless a prior says more.
-    """
+    An arm without pulls has mean 0 unless a prior says more."""
 
     epsilon: float = bounded(0.1, 0, 1)
 
@@ -45,10 +44,13 @@ class EpsilonGreedy(_BestIndex):
 
 
 class _Optimist(_BestIndex):
-    """The arm with the largest bound, t = 1 + the pulls of all arms; an arm without pulls comes first."""
+    """Show the arm with the largest upper confidence bound, at time t = 1 + the pulls of all arms. An arm without pulls
+    comes first."""
 
     def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
-        """The upper confidence bound of each arm, (..., m); weight: its pulls with the prior, above 0; log_t = ln t."""
+        """Return the upper confidence bound of each arm, (..., m).
+
+        weight: its pulls with the prior, above 0; log_t = ln t."""
         raise NotImplementedError
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
@@ -59,11 +61,10 @@ class _Optimist(_BestIndex):
 
 
 class Ucb(_Optimist):
-    """The arm with the largest mean + c sqrt(ln t / n), t = 1 + the pulls of all arms; equal bests share.
+    """Show the arm with the largest mean + c sqrt(ln t / n), t = 1 + the pulls of all arms; equal bests share.
 
-    c = sqrt(2) is UCB1. An arm without pulls comes first. With floor 0 the log can judge no other policy.
-    Source: Auer, Cesa-Bianchi and Fischer 2002, UCB1, for rewards in [0, 1].
-    """
+    c = sqrt(2) is UCB1. An arm without pulls comes first. With floor 0 the log can judge no other policy. Source:
+    Auer, Cesa-Bianchi and Fischer 2002, UCB1, for rewards in [0, 1]."""
 
     c: float = bounded(1.4142135623730951, 0, LIMIT)
 
@@ -76,11 +77,10 @@ class Ucb(_Optimist):
 
 
 class UcbTuned(_Optimist):
-    """The arm with the largest mean + sqrt(ln t / n * min(1/4, V)), V = its variance + sqrt(2 ln t / n).
+    """Show the arm with the largest mean + sqrt(ln t / n * min(1/4, V)), V = its variance + sqrt(2 ln t / n).
 
     The variance is that of its rewards, a prior counting as rewards of 1 and 0. An arm without pulls comes first.
-    Source: Auer, Cesa-Bianchi and Fischer 2002, UCB1-tuned, for rewards in [0, 1].
-    """
+    Source: Auer, Cesa-Bianchi and Fischer 2002, UCB1-tuned, for rewards in [0, 1]."""
 
     purpose: ClassVar[str] = "like ucb, but explores less where rewards vary little, as clicks do; give it a floor"
     unit_rewards: ClassVar[str] = "ucb-tuned bounds no other"
@@ -94,11 +94,9 @@ class UcbTuned(_Optimist):
 
 
 class KlUcb(_Optimist):
-    """The arm with the largest q in [mean, 1] with n kl(mean, q) <= ln t, kl between Bernoulli distributions.
+    """Show the arm with the largest q in [mean, 1] with n kl(mean, q) <= ln t, kl between Bernoulli distributions.
 
-    An arm without pulls comes first.
-    Source: Garivier and Cappe 2011, KL-UCB with c = 0, for rewards in [0, 1].
-    """
+    An arm without pulls comes first. Source: Garivier and Cappe 2011, KL-UCB with c = 0, for rewards in [0, 1]."""
 
     purpose: ClassVar[str] = "like ucb, with tighter bounds for clicks, above all for rare ones; give it a floor"
     unit_rewards: ClassVar[str] = "kl-ucb bounds no other"
@@ -108,14 +106,14 @@ class KlUcb(_Optimist):
 
 
 def kl_bound(mean: Array, doubt: Array) -> Array:
-    """The largest q in [mean, 1] with kl(mean, q) <= doubt, to 1e-9 (to 1e-8 where doubt is below 1e-12), (..., m).
+    """Return the largest q in [mean, 1] with kl(mean, q) <= doubt, to 1e-9 (to 1e-8 where doubt is below 1e-12), (...,
+    m).
 
     mean (..., m) in [0, 1], doubt (..., m) 0 or more.
 
-    Newton's method in u = -ln(1 - q), in which kl is convex and finally linear, started above the root, so that it
-    decreases towards it. It starts from the smallest of three bounds, since kl is at least (q-m)^2 / 2(1-m), (q-m)^2 /
-    2q and (1-m) u - H(m). Own derivation.
-    """
+    Newton's method in u = -ln(1 - q), in which kl is convex and finally linear, is started above the root, so that it
+    decreases towards the root. The start is the smallest of three bounds, since kl is at least (q-m)^2 / 2(1-m),
+    (q-m)^2 / 2q and (1-m) u - H(m). Own derivation."""
     import numpy as np
 
     m, d = np.clip(mean, EDGE, 1 - EDGE), np.minimum(doubt, CERTAIN_DOUBT)
@@ -131,13 +129,13 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
 
 
 class Exp3(Learner):
-    """A uniform arm with probability gamma, else arms in proportion to exp(eta x estimated gain).
+    """Show a uniform arm with probability gamma, else arms in proportion to exp(eta x estimated gain).
 
-    The estimated gain of an arm sums reward / propensity over the slots that showed it: an unbiased estimate of what
-    it would have earned in all of them, however the rewards came about; of pages, too, whatever the positions of the
-    arms. eta 0 stands for gamma / K, K the eligible arms. Give `discount` or `window` where the best arm changes.
-    Source: Auer, Cesa-Bianchi, Freund and Schapire 2002, section 3 (Exp3); Lattimore and Szepesvari 2020, algorithm 9.
-    """
+    The estimated gain of an arm sums reward / propensity over the slots that showed it. The gain is an unbiased
+    estimate of what the arm would have earned in all slots, however the rewards came about; of pages, too, whatever
+    the positions of the arms. eta 0 stands for gamma / K, K the eligible arms. Give `discount` or `window` where the
+    best arm changes. Source: Auer, Cesa-Bianchi, Freund and Schapire 2002, section 3 (Exp3); Lattimore and
+    Szepesvari 2020, algorithm 9."""
 
     gamma: float = bounded(0.1, 0, 1)
     eta: float = bounded(0.0, 0, 1e9)
@@ -182,5 +180,5 @@ class Exp3(Learner):
         return Gumbel((self.eta or self.gamma / gain.shape[-1]) * gain)
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
-        """The estimated gain of each arm, (..., m), in the unit of the reward."""
+        """Return the estimated gain of each arm, (..., m), in the unit of the reward."""
         return 0.0 * belief.pulls if belief.extra is None else belief.extra[..., 0]

@@ -1,5 +1,7 @@
-"""Policies that do not learn: uniform, given probabilities, scores of a request, the name of an imported log's policy,
-and two drafted rankers."""
+"""This module holds the policies that do not learn.
+
+They draw uniformly, by given probabilities, or by scores of a request. The policy of an imported log and the draft
+of two rankers belong to them, too."""
 
 from __future__ import annotations
 
@@ -31,13 +33,13 @@ class _Unlearned(Policy, init=False, eq=False, repr=False):
 
 
 class Uniform(_Unlearned, Floored):
-    """Every eligible arm with the same probability, whatever the floor."""
+    """Show every eligible arm with the same probability, whatever the floor."""
 
     purpose: ClassVar[str] = "pure exploration: its log can evaluate every other policy"
 
 
 class LoggedPolicy(_Unlearned):
-    """The policy of an imported log, of which only the propensities are recorded."""
+    """Stand for the policy of an imported log, of which only the propensities are recorded."""
 
     floor = 0.0
     purpose: ClassVar[str] = "owns an imported log, and cannot serve"
@@ -46,12 +48,12 @@ class LoggedPolicy(_Unlearned):
 
 
 class Fixed(_Unlearned, Floored):
-    """Given probabilities, per arm or per value of one field of the context; later positions renormalise.
+    """Show arms with given probabilities, per arm or per value of one field of the context; later positions
+    renormalise.
 
     probabilities: arm -> probability, or with `by` value -> arm -> probability; a value that is no text is named as
     in JSON (9, true), and "*" stands for values not named and for a context without the field. Arms that are not
-    named are shown only when no named one is left.
-    """
+    named are shown only when no named one is left."""
 
     probabilities: Mapping[str, Any] = field(default_factory=dict)
     by: str | None = None
@@ -103,12 +105,12 @@ class Fixed(_Unlearned, Floored):
 
 
 class Scored(_Unlearned, Floored):
-    """The arms by the scores that the request brings: a ranker of your own, with exploration.
+    """Rank the arms by the scores that the request brings, which makes a ranker of your own explore.
 
-    temperature 0: a uniform arm with probability epsilon, else the highest score left; equal ones share. temperature
-    above 0: arms in proportion to exp(score / temperature), at every position of those that are left (Plackett-Luce);
-    then epsilon is 0 unless it is typed. score: which of the `scores` of an arm; "" for its `score`.
-    """
+    With temperature 0, a uniform arm is shown with probability epsilon, else the highest score left; equal ones
+    share. With a temperature above 0, arms are shown in proportion to exp(score / temperature), at every position of
+    those that are left (Plackett-Luce); then epsilon is 0 unless it is typed. score: which of the `scores` of an
+    arm; "" for its `score`."""
 
     temperature: float = bounded(0.0, 0, 1e9)
     epsilon: float = bounded(0.1, 0, 1)
@@ -126,7 +128,7 @@ class Scored(_Unlearned, Floored):
 
     @property
     def score_name(self) -> str:
-        """The name under which requests state the scores that it ranks by."""
+        """Return the name under which requests state the scores by which this policy ranks."""
         return f"{SCORES}.{self.score}" if self.score else SCORE
 
     @property
@@ -149,7 +151,7 @@ class Scored(_Unlearned, Floored):
         return Gumbel(values / self.temperature)
 
     def request_scores(self, arms: Iterable[str], context: Mapping[str, Any]) -> Array:
-        """The score of each arm, (m,). Raises InputError for an arm without one."""
+        """Return the score of each arm, (m,). Raises InputError for an arm without a score."""
         import numpy as np
 
         by_key, keys = by_arm(context, self.score_name) or {}, list(arms)
@@ -164,7 +166,7 @@ class Scored(_Unlearned, Floored):
 
 
 class TeamDraft(Policy):
-    """Two frozen versions whose rankings are drafted into one slate: see `interleaving`.
+    """Draft the rankings of two frozen versions into one slate, as `interleaving` explains.
 
     first, second: their ids. fields: of the context on which either depends."""
 

@@ -1,4 +1,5 @@
-"""Kinds that read the context: a linear model of the reward, or of its logit, and ways to explore with it."""
+"""This module holds the kinds that read the context. They fit a linear model of the reward, or of its logit, and differ
+in how they explore."""
 
 from __future__ import annotations
 
@@ -33,14 +34,13 @@ _NARROWEST, _PRECISION = 1e-12, 1e-15
 
 
 class Linear(ContextualPolicy, Learner):
-    """Base of the kinds below: the mean reward is linear in the features of the context.
+    """Linear is the base class of kinds in whose model the mean reward is linear in the features of the context.
 
-    model disjoint: weights per arm. A prior given for an arm counts as observations of its intercept, and nothing
-    where the contexts have none. model shared: one set of weights for all arms, on the products of features of the
-    context and of the arm, so that a new arm starts from those that are like it; it ignores priors of single arms.
-    model hybrid: the shared weights and, beside them, weights per arm, which hold what its features do not tell; it
-    ignores such priors, too. ridge is the prior precision of every weight.
-    """
+    model disjoint: weights per arm. A prior given for an arm counts as observations of its intercept, and as nothing
+    where the contexts have no intercept. model shared: one set of weights for all arms, on the products of features
+    of the context and of the arm, so that a new arm starts from those that are like it; priors of single arms are
+    ignored. model hybrid: the shared weights and, in addition, weights per arm, which hold what its features do not
+    tell; such priors are ignored, too. ridge is the prior precision of every weight."""
 
     model: str = DISJOINT
     ridge: float = bounded(1.0, 1e-9, 1e9)
@@ -70,8 +70,10 @@ class Linear(ContextualPolicy, Learner):
         return self.model != DISJOINT
 
     def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
-        """The weight (n,) of xx' and the offset (n,) of the reward with which slots enter the moments of their arms. x
-        (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
+        """Return the weight (n,) of xx' and the offset (n,) of the reward with which slots enter the moments of their
+        arms.
+
+        x (n, q) contexts, arms (n,) ids: gram grows by weight xx', response by (reward + offset) x."""
         return np.ones(len(x)), np.zeros(len(x))
 
     @property
@@ -91,15 +93,16 @@ class Linear(ContextualPolicy, Learner):
         return count_slots(counted_slots, packed, pulls=pulls)
 
     def column_statistics(self, slots: SlotColumns, row: Index, value: Array) -> Array:
-        """Columns that entries of wide contexts add to the sums of their arm and column, (e, 3). row (e,): the slot of
-        each entry; value (e,)."""
+        """Return the columns that entries of wide contexts add to the sums of their arm and column, (e, 3).
+
+        row (e,): the slot of each entry; value (e,)."""
         reward, pulls = self.examined(slots.reward, slots.position)
         if slots.anchored is not None:
             reward = reward - pulls * slots.anchored
         return marginal.column_sums(value, pulls=pulls[row], reward=reward[row])
 
     def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared | solving.Hybrid:
-        """The posterior of the weights, solved once and cached with the moments."""
+        """Return the posterior of the weights, solved once and cached with the moments."""
         shape, q = belief.pulls.shape, self.design.context.width
         moments = belief.moments or ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
         name = type(self), self.model, self.ridge, self._prior_mean, belief.alpha.tobytes(), belief.beta.tobytes()
@@ -117,7 +120,7 @@ class Linear(ContextualPolicy, Learner):
         return score[0] if x.single else score
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
-        """Weights of some columns of sparse contexts, (c, m)."""
+        """Return the weights of some columns of sparse contexts, (c, m)."""
         if belief.on_columns is None:
             return np.zeros((len(columns), len(belief.pulls)))
         sums = belief.on_columns(columns)
@@ -125,8 +128,10 @@ class Linear(ContextualPolicy, Learner):
         return marginal.weights(sums[..., :3], centre, ridge=self.ridge, anchor=sums[..., 3])
 
     def _intercept_weight(self, belief: Belief, ridge: float) -> Array:
-        """The weight of each arm's intercept in a model of sparse contexts, (m,): the mean of its rewards minus the
-        anchor's prediction, shrunk by `ridge` pulls of 0; 0 where contexts have no intercept."""
+        """Return the weight of each arm's intercept in a model of sparse contexts, (m,); 0 where contexts have no
+        intercept.
+
+        The weight is the mean of the arm's rewards minus the anchor's prediction, shrunk by `ridge` pulls of 0."""
         mean, weight = np.zeros(len(belief.pulls)), belief.weight + ridge
         if not self.design.context.intercept:
             return mean
@@ -137,7 +142,8 @@ class Linear(ContextualPolicy, Learner):
         return self.posterior(belief).by_arm
 
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """Posterior mean of each arm in a context, and z posterior standard deviations to either side, (m,) each."""
+        """Return the posterior mean of each arm in a context, and the values z posterior standard deviations below and
+        above, (m,) each."""
         x = self.encode(context)
         if self.is_sparse:  # without pairs of columns the error is not known
             unknown_scores = np.full(len(belief.pulls), np.nan)
@@ -148,20 +154,20 @@ class Linear(ContextualPolicy, Learner):
 
     @property
     def _noise(self) -> float:
-        """Standard deviation of a reward around its mean; at most 1/2 for rewards in [0, 1]."""
+        """Return the standard deviation of a reward around its mean; at most 1/2 for rewards in [0, 1]."""
         return 0.5
 
     def _inverse_link(self, mean: Array) -> Array:
-        """The mean reward, from the mean of the linear model."""
+        """Return the mean reward, from the mean of the linear model."""
         return mean
 
     @property
     def _prior_mean(self) -> float:
-        """Prior mean of the intercept."""
+        """Return the prior mean of the intercept."""
         return 0.0
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
-        """The precision and the response of the intercept that the pseudo-counts correspond to."""
+        """Return the precision and the response of the intercept that correspond to the pseudo-counts."""
         return alpha + beta, alpha
 
     def _solve_disjoint(self, belief: Belief, moments: ArmMoments) -> solving.Disjoint:
@@ -213,12 +219,11 @@ class Linear(ContextualPolicy, Learner):
 
 
 class LinUcb(Linear):
-    """The arm with the largest mean + alpha sqrt(x' A^-1 x) in the context x; equal bests share.
+    """Show the arm with the largest mean + alpha sqrt(x' A^-1 x) in the context x; equal bests share.
 
     A is the ridge plus the sum of xx' over the slots of the arm. With floor 0 the log can judge no other policy.
-    Source: Li et al. 2010, LinUCB with disjoint models and with hybrid ones (its algorithm 2, on products of features
-    of context and arm); the shared one is the same without terms of arms.
-    """
+    Source: Li et al. 2010, LinUCB with disjoint models and with hybrid ones (its algorithm 2, on products of
+    features of context and arm); the shared one is the same without terms of arms."""
 
     alpha: float = bounded(1.0, 0, 1e6)
 
@@ -235,13 +240,12 @@ class LinUcb(Linear):
 
 
 class LinThompson(Linear):
-    """Each arm with the probability that its mean is the best, under a normal posterior of the weights.
+    """Show each arm with the probability that its mean is the best, under a normal posterior of the weights.
 
     Standard deviations are alpha sqrt(x' A^-1 x); alpha is the noise of a reward. Disjoint models have exact
-    propensities in closed form. In shared and hybrid models scores are correlated: every decision draws `samples` of
-    its own, and its propensities are fractions of them; it needs a floor, 0.01 unless another is typed.
-    Source: own derivation (the posterior of a linear model with normal noise).
-    """
+    propensities in closed form. In shared and hybrid models scores are correlated. There every decision draws
+    `samples` samples for itself, and its propensities are fractions of these; such a model needs a floor, 0.01
+    unless another is typed. Source: own derivation (the posterior of a linear model with normal noise)."""
 
     alpha: float = bounded(0.5, 1e-6, 1e6)
     samples: float = bounded(1000.0, 1, SAMPLES)
@@ -282,12 +286,12 @@ class LinThompson(Linear):
 
 
 class LogisticThompson(LinThompson):
-    """Thompson sampling for clicks: the logit of the mean is linear, its posterior Laplace's approximation.
+    """Draw by Thompson sampling for clicks, with a linear logit of the mean and Laplace's approximation of its
+    posterior.
 
     Every slot counts as in the Newton step from the weights that the version is expanded around (the prior's, at
-    first, with intercept logit(rate)); rebuilding the policy repeats that step from the weights it led to.
-    Source: own derivation (iteratively reweighted least squares, in sums that add up).
-    """
+    first, with intercept logit(rate)). Rebuilding the policy repeats that step from the weights that it led to.
+    Source: own derivation (iteratively reweighted least squares, in sums that add up)."""
 
     alpha: float = bounded(1.0, 1e-6, 1e6)
     rate: float = 0.5
@@ -313,7 +317,7 @@ class LogisticThompson(LinThompson):
         return weight, weight * logit - p
 
     def index_at(self, belief: Belief, x: Array) -> Array:
-        """The probability of a click."""
+        """Return the probability of a click on each arm."""
         return _logistic(super().index_at(belief, x))
 
     def _inverse_link(self, mean: Array) -> Array:
@@ -325,14 +329,14 @@ class LogisticThompson(LinThompson):
 
     @property
     def _prior_weights(self) -> Array:
-        """Prior mean of an arm's weights, (q,)."""
+        """Return the prior mean of an arm's weights, (q,)."""
         weights = np.zeros(self.design.context.width)
         if self.design.context.intercept:
             weights[0] = self._prior_mean
         return weights
 
     def _prior(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
-        """The precision and response of the normal distribution that matches the logit of the Beta prior at its
+        """Return the precision and response of the normal distribution that matches the logit of the Beta prior at its
         mode."""
         is_proper = (alpha > 0) & (beta > 0)
         a, b = np.where(is_proper, alpha, 1.0), np.where(is_proper, beta, 1.0)
@@ -341,12 +345,10 @@ class LogisticThompson(LinThompson):
 
 
 class Softmax(Linear):
-    """Arms in proportion to exp(mean / temperature): Boltzmann exploration over the linear model.
+    """Show arms in proportion to exp(mean / temperature), which is Boltzmann exploration over the linear model.
 
     Contexts of more than 128 columns, up to 262144, have each weight fitted by itself, around those that --from-log
-    fits together (model disjoint).
-    Source: own derivation.
-    """
+    fits together (model disjoint). Source: own derivation."""
 
     temperature: float = bounded(0.1, 1e-9, 1e9)
 
@@ -360,11 +362,10 @@ class Softmax(Linear):
 
 
 class SquareCb(Linear):
-    """Every arm but the best with 1 / (K + gamma (best mean - its mean)), K arms; the best gets what is left.
+    """Show every arm but the best with 1 / (K + gamma (best mean - its mean)), K arms; the best gets what is left.
 
     Equal bests share it. Contexts of more than 128 columns, up to 262144, have each weight fitted by itself, around
-    those that --from-log fits together (model disjoint). Source: Foster & Rakhlin 2020 (inverse gap weighting).
-    """
+    those that --from-log fits together (model disjoint). Source: Foster & Rakhlin 2020 (inverse gap weighting)."""
 
     gamma: float = bounded(10.0, 0, 1e9)
 
@@ -383,9 +384,10 @@ class SquareCb(Linear):
 
 
 def inverse_gaps(mean: Array, *, gamma: float) -> Array:
-    """Probabilities of SquareCB in the shape of `mean` (..., m), which is in the unit of the reward; they sum to 1.
+    """Return the probabilities of SquareCB in the shape of `mean` (..., m), which is in the unit of the reward; they
+    sum to 1.
 
-    Source: Foster & Rakhlin 2020; sharing the rest among equal best arms is our addition."""
+    Source: Foster & Rakhlin 2020; sharing the remaining probability among equal best arms is our addition."""
     best = mean.max(axis=-1, keepdims=True)
     first = mean == best
     gap_probability = np.where(first, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))

@@ -1,4 +1,5 @@
-"""A policy for the long run: each arm with the probability that showing it has the largest value, now and later."""
+"""This module holds the policy for the long run. It shows each arm with the probability that showing it has the largest
+value, now and later."""
 
 from __future__ import annotations
 
@@ -20,15 +21,15 @@ HIGHEST, SMALLEST = 1e15, 1e-12
 
 
 class LongTerm(Floored):
-    """Each arm with the probability that showing it is worth most, by normal posteriors of the effects of arms: what a
-    full look at one adds to the reward of the page, to the rest of the visit, and by coming back.
+    """Show each arm with the probability that showing it is worth most, now and later, by normal posteriors of effects
+    of arms.
 
-    `policy rebuild` learns it from the log of any policy. A belief counts an effect of mean b and standard error s as
-    1 / s^2 pulls that earned b / s^2; an arm that it does not know has the prior of `prior_mean` and `prior_sd`, which
-    are those of the arms of its log. Until it has learned, all arms are equal. by: a field of the context, each value
-    of which (`cells`, as the log had them) has effects of its own, drawn towards those of all contexts together; these
-    hold where the context has another value or none.
-    """
+    The effect of an arm is what a full look at it adds to the reward of the page, to the later part of the visit,
+    and by coming back. `policy rebuild` learns the effects from the log of any policy. A belief counts an effect of
+    mean b and standard error s as 1 / s^2 pulls that earned b / s^2; an arm that it does not know has the prior of
+    `prior_mean` and `prior_sd`, which are those of the arms of its log. Until it has learned, all arms are equal.
+    by: a field of the context, each value of which (`cells`, as the log had them) has separate effects, drawn
+    towards those of all contexts together; the latter hold where the context has another value or none."""
 
     floor: float = bounded(0.05, 0, 1)
     by: str | None = None
@@ -49,7 +50,9 @@ class LongTerm(Floored):
 
     @cached_property
     def _columns(self) -> Mapping[str, int]:
-        """The columns of each cell's pulls behind the sums of all contexts, by the text of the cell's value."""
+        """Return the column of each cell's pulls behind the sums of all contexts, by the text of the cell's value.
+
+        A cell is a value of the context field `by`."""
         hint = 'write a list in JSON: ["phone", "desktop"]; `policy rebuild` writes it itself'
         try:
             values = json.loads(self.cells) if self.cells != "" else []
@@ -102,8 +105,9 @@ class LongTerm(Floored):
 
     @staticmethod
     def statistics_of(mean: float, sd: float, *, prior_mean: float, prior_sd: float) -> tuple[float, float]:
-        """The pulls and rewards with which a belief has this posterior; 0 where it is the prior. Those of a cell may be
-        negative, since less may be known of it than of the arm."""
+        """Return the pulls and rewards with which a belief has this posterior; 0 where the posterior is the prior.
+
+        Those of a cell may be negative, since less may be known of it than of the arm."""
         pulls, prior_pulls = sd**-2, prior_sd**-2
         if abs(pulls - prior_pulls) <= prior_pulls * 1e-9 and mean == prior_mean:
             return 0.0, 0.0

@@ -1,4 +1,5 @@
-"""Plackett-Luce slates by the odds of arms: scores learned per arm, or from features."""
+"""This module holds the kind that draws Plackett-Luce slates by the odds of arms, with scores learned per arm or from
+features."""
 
 from __future__ import annotations
 
@@ -20,15 +21,14 @@ ARM, FEATURES = "arm", "features"
 
 
 class PlackettLuce(BetaLearner):
-    """Arms in proportion to their odds to the power 1 / temperature: at every position, of those that are left.
+    """Show arms in proportion to their odds to the power 1 / temperature, at every position among those that are left.
 
-    Odds are p / (1 - p). model arm: p is the posterior mean of each arm, and no context is read. model features: logit
-    p is linear in the products of features of the context and of the arm, with prior precision `ridge`, so that a new
-    arm starts from those that are like it. Prefer it to `softmax` where rewards are clicks: it compares rates by their
-    ratio, so that 1 % against 2 % matters as much as 10 % against 20 %, and no temperature has to fit their size.
-    Source: Plackett 1975, Luce 1959 (the distribution over slates); Beta and Laplace posteriors as in `thompson` and
-    `logistic-thompson`.
-    """
+    Odds are p / (1 - p). model arm: p is the posterior mean of each arm, and no context is read. model features:
+    logit p is linear in the products of features of the context and of the arm, with prior precision `ridge`, so
+    that a new arm starts from those that are like it. Prefer plackett-luce to `softmax` where rewards are clicks. It
+    compares rates by their ratio, so that 1 % against 2 % matters as much as 10 % against 20 %, and no temperature
+    has to fit their size. Source: Plackett 1975, Luce 1959 (the distribution over slates); Beta and Laplace
+    posteriors as in `thompson` and `logistic-thompson`."""
 
     model: str = ARM
     temperature: float = bounded(1.0, 1e-9, 1e9)
@@ -63,7 +63,7 @@ class PlackettLuce(BetaLearner):
         return self._distribution(np.log(alpha) - np.log(beta))
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
-        """The click rate of each arm, (..., m)."""
+        """Return the click rate of each arm, (..., m)."""
         return self.index_at(belief, self.encode(context)) if self.contextual else self.mean(belief)
 
     def _distribution(self, logit: Array) -> Scores:

@@ -1,4 +1,5 @@
-"""Thompson sampling without contexts, which most stores use: a single command loads no other kind."""
+"""This module holds Thompson sampling without contexts, which most stores use, so that a single command loads no other
+kind."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Thompson(BetaLearner):
-    """Each arm with the probability that it is the best one, given a Beta posterior per arm.
+    """Show each arm with the probability that it is the best one, given a Beta posterior per arm.
 
-    A reward in [0, 1] counts fractionally: alpha grows by it, beta by what it lacks to 1. With a budget the posterior
-    of an arm is the normal one of the same mean and variance: a Beta less a cost has no common scale with others.
-    """
+    A reward in [0, 1] counts fractionally: alpha grows by the reward, beta by what the reward lacks to 1. With a
+    budget the posterior of an arm is the normal one of the same mean and variance, since a Beta minus a cost has no
+    common scale with others."""
 
     budget: str = ""
 

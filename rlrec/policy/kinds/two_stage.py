@@ -1,4 +1,5 @@
-"""Two stages: one kind draws an ordered list of candidates, and another one ranks these into the slate."""
+"""This module holds the two-stage policy, in which one kind draws an ordered list of candidates, and another one ranks
+these into the slate."""
 
 from __future__ import annotations
 
@@ -31,14 +32,13 @@ NO_STAGE = {
 
 
 class TwoStage(Policy):
-    """Candidates by one kind, in order, and the slate from these by another.
+    """Draw candidates by one kind, in order, and rank the slate from these by another kind.
 
-    Every eligible set that it is asked about is a list of candidates, over which it is its second stage; the first one
-    draws that list from all arms (`stages`). Both learn from what was shown. Greedy, it ranks without exploration what
-    the first stage draws as before. A stage is any kind but exp3, gradient, logged and two-stage; its parameters are
-    `first.floor` and the like. `discount`, `window` and `position` are those of both. A logistic model stays expanded
-    around its prior.
-    """
+    Every eligible set that the policy is asked about is a list of candidates, over which it is its second stage; the
+    first one draws that list from all arms (`stages`). Both learn from what was shown. The greedy version ranks
+    without exploration what the first stage draws as before. A stage is any kind but exp3, gradient, logged and
+    two-stage; its parameters are `first.floor` and the like. `discount`, `window` and `position` are those of both.
+    A logistic model stays expanded around its prior."""
 
     first: str = "plackett-luce"
     second: str = "thompson"
@@ -76,7 +76,7 @@ class TwoStage(Policy):
 
     @property
     def definitions(self) -> tuple[tuple[str, dict[str, Any]], tuple[str, dict[str, Any]]]:
-        """Kind and parameters of each stage."""
+        """Return kind and parameters of each stage."""
         from rlrec import policy as kinds
 
         first, second = map(kinds.values, self.stages)
@@ -107,7 +107,7 @@ class TwoStage(Policy):
 
     @property
     def uses_arm_features(self) -> bool:
-        """Whether the scores of a stage depend on features of arms."""
+        """Tell whether the scores of a stage depend on features of arms."""
         return any(stage.contextual and getattr(stage, "uses_arm_features", False) for stage in self.stages)
 
     @property
@@ -129,13 +129,13 @@ class TwoStage(Policy):
 
     @property
     def columns(self) -> tuple[list[int], list[int]]:
-        """The columns of the belief that form each stage's belief."""
+        """Return the columns of the belief that form each stage's belief."""
         counts, end = list(range(COUNTS)), self.stages[0].width
         return list(range(end)), counts + list(range(end, self.width))
 
     @property
     def _counting_stage(self) -> Policy:
-        """The stage whose counts apply to both stages: one with the curve, if there is any."""
+        """Return the stage whose counts apply to both stages, which is one with the position curve if there is any."""
         return next((stage for stage in self.stages if stage.examination), self.stages[0])
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
@@ -173,7 +173,7 @@ class TwoStage(Policy):
         return self.stages[1].index(self._second_belief(belief), context=context)
 
     def _second_belief(self, belief: Belief) -> Belief:
-        """The belief of the second stage."""
+        """Return the belief of the second stage."""
         if belief.extra is None:
             return belief
         return replace(belief, extra=belief.extra[..., self.stages[0].width - COUNTS :])
@@ -185,7 +185,7 @@ class TwoStage(Policy):
 
 
 def ranking_seeds(seeds: Words) -> Words:
-    """The seeds for the draws of second stages, derived from the seeds of their decisions, (n,)."""
+    """Return the seeds for the draws of second stages, derived from the seeds of their decisions, (n,)."""
     import numpy as np
 
     return np.asarray(seeds, np.uint64) ^ np.uint64(RANKING_KEY)
