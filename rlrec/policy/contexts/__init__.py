@@ -1,1 +1,1 @@
-"""Contexts and features of arms as vectors."""
+"""This package turns contexts and arms into features, and holds the models that read them."""

@@ -1,4 +1,5 @@
-"""Contexts and arms as vectors of named, fixed columns, and the base of kinds that read them."""
+"""This module encodes contexts and arms as vectors of named, fixed columns, and defines the base class of kinds that
+read them."""
 
 from __future__ import annotations
 
@@ -33,14 +34,15 @@ Encoded = Any
 
 
 class Encoder:
-    """Turns JSON objects into rows of numbers with names; its `spec` defines it completely.
+    """An Encoder turns JSON objects into rows of numbers with names; its `spec` defines it completely.
 
-    width: the number of columns. is_sparse: whether there are more than WIDEST, so that only `sparse` encodes. reads:
-    the fields that it uses. intercept: whether column 0 is always 1."""
+    width: the number of columns. is_sparse: whether there are more than WIDEST, so that only `sparse` encodes.
+    reads: the fields that it uses. intercept: whether column 0 is always 1."""
 
     def __init__(self, fields: Iterable[Field] = (), *, intercept: bool = True, columns: int = 0) -> None:
-        """columns: the number of columns into which the whole object is hashed. Fields are sorted by name, since JSON
-        has no order."""
+        """Build an encoder from its fields. Fields are sorted by name, since JSON has no order.
+
+        columns: the number of columns into which the whole object is hashed."""
         self.fields = tuple(sorted(fields, key=lambda field: field.name))
         self.intercept, self.columns = intercept, columns
         self.width = int(intercept) + sum(field.width for field in self.fields) + columns
@@ -57,8 +59,8 @@ class Encoder:
 
     @classmethod
     def parse(cls, spec: Mapping[str, Any]) -> Self:
-        """The encoder for a spec that was stored or declared by a user. Raises InputError that names the mistake in
-        it."""
+        """Build the encoder for a spec that was stored or declared by a user. Raises InputError that names the mistake
+        in the spec."""
         if not isinstance(spec, Mapping):
             raise InputError(f"features are {quote(spec)}", hint=_HINT)
         for key in spec:
@@ -75,17 +77,17 @@ class Encoder:
 
     @classmethod
     def by_hash(cls, columns: int = 16) -> Self:
-        """An intercept, and the whole object hashed into a few columns."""
+        """Build an encoder with an intercept and a hash of the whole object into a few columns."""
         return cls(columns=columns)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """A name for each column."""
+        """Return a name for each column."""
         field_columns = chain.from_iterable(field.names for field in self.fields)
         return (*["1"][: int(self.intercept)], *field_columns, *(f"#{at}" for at in range(self.columns)))
 
     def spec(self) -> dict[str, Any]:
-        """The complete encoder as JSON."""
+        """Return the complete definition of the encoder as JSON."""
         field_specs = {field.name: field.spec() for field in self.fields}
         return {"intercept": self.intercept, "fields": field_specs, **({"hash": self.columns} if self.columns else {})}
 
@@ -96,9 +98,10 @@ class Encoder:
         return hash((self.intercept, self.fields, self.columns))
 
     def check(self, values: Mapping[str, Any], *, subject: str = "context", owner: str = "") -> None:
-        """Raises InputError, with its field, where a value does not fit its declaration. owner: whose values they are.
+        """Raise InputError, with its field, where a value does not fit its declaration.
 
-        Missing values, null, unlisted categories and fields that are not read are accepted."""
+        owner: whose values they are. Missing values, null, unlisted categories and fields that are not read are
+        accepted."""
         for reader in self.fields:
             value = value_of(values, reader.name)
             if value is not None and (expected := reader.mismatch(value)):
@@ -110,7 +113,8 @@ class Encoder:
                 raise _mismatch_error(subject, name, value, owner=owner, hint="give finite numbers") from None
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Array:
-        """Features of n objects, (n, columns); values that are unknown, missing or of another type count 0."""
+        """Return the features of n objects, (n, columns); values that are unknown, missing or of another type count 0.
+        """
         blocks = [np.ones((len(rows), int(self.intercept)))]
         blocks += [field.encode([value_of(row, field.name) for row in rows]) for field in self.fields]
         if self.columns:
@@ -118,11 +122,11 @@ class Encoder:
         return np.hstack(blocks)
 
     def rows(self, contexts: Sequence[Mapping[str, Any]]) -> Encoded:
-        """Features of n contexts, (n, columns); sparse where they are wide."""
+        """Return the features of n contexts, (n, columns), as sparse rows where they are wide."""
         return self.sparse(contexts) if self.is_sparse else self.encode(contexts)
 
     def sparse(self, rows: Sequence[Mapping[str, Any]]) -> Sparse:
-        """The nonzero features of n objects, without the intercept; each column once per row."""
+        """Return the nonzero features of n objects, without the intercept; each column once per row."""
         shift, parts = int(self.intercept), [_NO_ENTRIES]
         for reader in self.fields:
             row, column, value = reader.entries([value_of(row, reader.name) for row in rows])
@@ -149,9 +153,11 @@ _ENORMOUS = 1e100  # larger numbers do not count, so that squares stay finite
 
 @dataclass
 class EncoderFit:
-    """Statistics of the fields of a log, as a fold: chunks of a log may be processed in any order and added. Memory is
-    bounded: only the first 1,000 fields count, and texts of a field beyond the 10,000 most frequent are counted
-    together."""
+    """An EncoderFit collects statistics of the fields of a log. Chunks of a log may be processed in any order and
+    added.
+
+    Memory is bounded: only the first 1,000 fields count, and texts of a field beyond the 10,000 most frequent are
+    counted together."""
 
     fields: dict[str, _FieldValues] = field(default_factory=dict)
 
@@ -176,12 +182,12 @@ class EncoderFit:
         return EncoderFit(merged_fields)
 
     def spec(self, max_values: int = 20, *, widest: int = WIDEST) -> dict[str, Any]:
-        """An encoder for such objects, as JSON, with at most `widest` columns.
+        """Return the spec of an encoder for such objects, as JSON, with at most `widest` columns.
 
-        A field has the type of more than half of its values. Numbers are scaled by their mean and standard deviation;
-        texts and lists of texts get a column for each of the `max_values` most frequent texts and a hash for the
-        others; vectors need one length; `a.b` is the field b of objects in a. Fields without a main type are left out.
-        An encoder that is too wide lists fewer texts, and then drops its widest fields, rarest first."""
+        A field has the type of more than half of its values. Numbers are scaled by their mean and standard
+        deviation; texts and lists of texts get a column for each of the `max_values` most frequent texts and a hash
+        for the others; vectors need one length; `a.b` is the field b of objects in a. Fields without a main type are
+        left out. An encoder that is too wide lists fewer texts, and then drops its widest fields, rarest first."""
         by_name = sorted(self.fields.items())
         readers: list[Field] = []
         for n_listed in range(max_values, -1, -1):
@@ -200,7 +206,7 @@ def _width(fields: Iterable[Field]) -> int:
 
 
 def _without_clashes(fields: Iterable[Field]) -> list[Field]:
-    """The fields, without those of which a column has the name of an earlier field's column."""
+    """Return the fields, without those that have a column with the name of an earlier field's column."""
     taken_names, distinct_fields = {"1"}, []
     for reader in fields:
         if taken_names.isdisjoint(reader.names):
@@ -210,9 +216,10 @@ def _without_clashes(fields: Iterable[Field]) -> list[Field]:
 
 
 class _FieldValues(Record, kw_only=False):
-    """Statistics of the values of one field. kinds: the number of values of each type. count, mean, squares: of the
-    numbers, the last as the sum of squared distances from their mean. words: the frequency of each text; None stands
-    for unlisted ones."""
+    """A _FieldValues object holds statistics of the values of one field.
+
+    kinds: the number of values of each type. count, mean, squares: of the numbers, the last as the sum of squared
+    distances from their mean. words: the frequency of each text; None stands for unlisted ones."""
 
     kinds: Counter[str]
     count: int
@@ -222,7 +229,7 @@ class _FieldValues(Record, kw_only=False):
     lengths: frozenset[int]
 
     def __add__(self, other: _FieldValues) -> _FieldValues:
-        """Source: Chan, Golub & LeVeque 1983 for mean and squares."""
+        """Add the statistics of two sets of values. Source: Chan, Golub & LeVeque 1983 for mean and squares."""
         count, difference = self.count + other.count, other.mean - self.mean
         weight = other.count / count if count else 0.0
         return _FieldValues(
@@ -236,12 +243,13 @@ class _FieldValues(Record, kw_only=False):
 
     @cached_property
     def by_frequency(self) -> list[str]:
-        """The texts, most frequent first, then by name."""
+        """Return the texts, most frequent first, then by name."""
         return _by_frequency(self.words)
 
     def field(self, name: str, *, max_values: int, n_listed: int) -> Field | None:
-        """The field that fits these values; None where none does. A hash that would take more columns than it saves is
-        used only if there are more than `max_values` texts."""
+        """Return the field that fits these values; None where none does.
+
+        A hash that would take more columns than it saves is used only if there are more than `max_values` texts."""
         kind = next((kind for kind, times in self.kinds.items() if 2 * times > self.kinds.total()), None)
         if kind == "number":
             return self._number(name)
@@ -257,8 +265,10 @@ class _FieldValues(Record, kw_only=False):
         return field(name, values, hash=0 if lists_all else HASHED_COLUMNS)
 
     def _number(self, name: str) -> features.Number:
-        """Mean and standard deviation, rounded to six digits of the latter, so that another order of summation gives
-        the same spec."""
+        """Return a number field with mean and standard deviation.
+
+        Both are rounded to six digits of the standard deviation, so that another order of summation gives the same
+        spec."""
         scale = math.sqrt(self.squares / self.count)
         if scale <= 1e-12 * abs(self.mean):  # constant
             return features.Number(name, self.mean)
@@ -284,7 +294,7 @@ def _count_values(values: Iterable[Any]) -> _FieldValues:
 
 
 def _kind(value: Any) -> str:
-    """The type of field that fits a value; empty where none does."""
+    """Return the type of field that fits a value; empty where none does."""
     if value is None or value == []:
         return ""
     if isinstance(value, str):
@@ -302,7 +312,7 @@ def _kind(value: Any) -> str:
 
 
 def _cap(words: Counter[str | None]) -> Counter[str | None]:
-    """The most frequent texts; all others count together."""
+    """Return the counts of the most frequent texts; all others count together."""
     if len(words) <= _DISTINCT:
         return words
     capped_words: Counter[str | None] = Counter({word: words[word] for word in _by_frequency(words)[:_DISTINCT]})
@@ -315,11 +325,11 @@ def _by_frequency(words: Counter[str | None]) -> list[str]:
 
 
 class Design(Record, eq=False):
-    """How a version reads features of contexts and arms, and the weights around which its model is expanded; part of
-    the version and, like it, immutable.
+    """A Design says how a version reads features of contexts and arms, and around which weights its model is expanded.
+    The design is part of the version and, like the version, immutable.
 
-    context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; an arm that is not
-    in it has those of the prior. columns: of sparse contexts, those with weights in a trained model, ascending.
+    context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; an arm that is
+    not in it has those of the prior. columns: of sparse contexts, those with weights in a trained model, ascending.
     learns_stated: whether a belief learns from features that requests and imported lines state of arms."""
 
     context: Encoder = field(default_factory=Encoder.by_hash)
@@ -330,7 +340,7 @@ class Design(Record, eq=False):
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """The design from the result of `to_json`."""
+        """Read the design from the result of `to_json`."""
         anchor = {int(arm): np.array(weights, np.float64) for arm, weights in document.get("anchor", {}).items()}
         columns = np.frombuffer(b64decode(document.get("columns", "")), "<i4").astype(np.int64)
         context, arm = Encoder.parse(document["context"]), Encoder.parse(document["arm"])
@@ -339,7 +349,7 @@ class Design(Record, eq=False):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The design as JSON."""
+        """Return the design as JSON."""
         anchor = {str(arm): weights.tolist() for arm, weights in sorted(self.anchor.items())}
         columns = b64encode(self.columns.astype("<i4").tobytes()).decode()
         fitted = {"anchor": anchor, "columns": columns, "learns_stated": self.learns_stated}
@@ -347,8 +357,9 @@ class Design(Record, eq=False):
 
 
 class ContextualPolicy(Policy):
-    """Base of kinds whose scores depend on the encoded context x, (q,); x (..., q) are several contexts, one for each
-    belief. Wide contexts are `Sparse`."""
+    """ContextualPolicy is the base class of kinds whose scores depend on the encoded context x, (q,).
+
+    x (..., q) are several contexts, one for each belief. Wide contexts are `Sparse`."""
 
     design: Design = field(default_factory=Design, compare=False, repr=False)
 
@@ -365,20 +376,20 @@ class ContextualPolicy(Policy):
     @property
     @abstractmethod
     def uses_arm_features(self) -> bool:
-        """Whether its scores depend on features of arms."""
+        """Tell whether the scores of this policy depend on features of arms."""
 
     @property
     @abstractmethod
     def features(self) -> tuple[str, ...]:
-        """Names of the columns of `weights`."""
+        """Return the names of the columns of `weights`."""
 
     @property
     def is_sparse(self) -> bool:
-        """Whether contexts are encoded as sparse rows."""
+        """Tell whether contexts are encoded as sparse rows."""
         return self.design.context.is_sparse
 
     def encode(self, context: Mapping[str, Any] | None) -> Encoded:
-        """Features of a context, (q,)."""
+        """Return the features of a context, (q,)."""
         return self.design.context.rows([context or {}])[0]
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
@@ -389,21 +400,24 @@ class ContextualPolicy(Policy):
 
     @abstractmethod
     def scores_at(self, belief: Belief, x: Encoded) -> Scores:
-        """`scores` in encoded contexts x (..., q), one for each leading axis of the belief; arrays (..., m)."""
+        """Return the `scores` in encoded contexts x (..., q), one for each leading axis of the belief, as arrays (...,
+        m)."""
 
     @abstractmethod
     def index_at(self, belief: Belief, x: Encoded) -> Array:
-        """`index` in encoded contexts x (..., q), (..., m)."""
+        """Return the `index` in encoded contexts x (..., q), (..., m)."""
 
     @abstractmethod
     def weights(self, belief: Belief) -> Array:
-        """The weight of each feature in the score of each arm, (..., m, features)."""
+        """Return the weight of each feature in the score of each arm, (..., m, features)."""
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
-        """The weights of some columns of sparse contexts, (c, m), for kinds that read these."""
+        """Return the weights of some columns of sparse contexts, (c, m), for kinds that read sparse contexts."""
         raise NotImplementedError
 
     @abstractmethod
     def interval(self, belief: Belief, *, context: Mapping[str, Any], z: float) -> tuple[Array, Array, Array]:
-        """The mean reward of each arm in a context, and the values z standard deviations below and above, (m,) each;
-        NaN where its scores are not rewards."""
+        """Return the mean reward of each arm in a context, and the values z standard deviations below and above, (m,)
+        each.
+
+        The values are NaN where the scores of the policy are not rewards."""

@@ -1,7 +1,7 @@
-"""Contexts as numbers: any JSON object to a short dense vector, or to a long sparse one, by signed hashing. A
-vocabulary would have to be learned, stored and versioned; a hash needs none, and new values have columns, too.
+"""This module turns contexts into numbers, and defines the types of fields of JSON objects and their named columns.
 
-The types of fields of JSON objects, and how each becomes named columns."""
+Signed hashing turns any JSON object into a short dense vector, or a long sparse one. A vocabulary would have to be
+learned, stored and versioned; a hash needs none, and new values have columns, too."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
 
 
 class Sparse(Record, kw_only=False, eq=False):
-    """The nonzero features of n contexts: those of context i are at start[i]..start[i + 1].
+    """A Sparse object holds the nonzero features of n contexts; those of context i are at start[i]..start[i + 1].
 
     start (n + 1,); column (e,) of each entry; value (e,), added up where a column occurs twice. single: one context,
     whose scores have no axis of contexts."""
@@ -52,12 +52,12 @@ class Sparse(Record, kw_only=False, eq=False):
 
     @classmethod
     def empty(cls, n: int) -> Sparse:
-        """n contexts without features."""
+        """Return n contexts without features."""
         return cls(np.zeros(n + 1, np.int32), np.empty(0, np.int32), np.empty(0))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Sparse]) -> Sparse:
-        """The contexts of all parts, one part after another."""
+        """Return the contexts of all parts, one part after another."""
         counts = np.concatenate([np.diff(piece.start) for piece in parts])
         column, value = (np.concatenate([getattr(piece, name) for piece in parts]) for name in ("column", "value"))
         return cls(np.r_[0, np.cumsum(counts)].astype(np.int32), column, value)
@@ -67,11 +67,11 @@ class Sparse(Record, kw_only=False, eq=False):
 
     @property
     def size(self) -> int:
-        """Bytes of its arrays."""
+        """Return the bytes of the three arrays."""
         return self.start.nbytes + self.column.nbytes + self.value.nbytes
 
     def __getitem__(self, rows: int | slice | Index) -> Sparse:
-        """One context, the contexts of a range, or those of an array of rows, in its order."""
+        """Return one context, the contexts of a range, or the contexts of an array of rows, in its order."""
         if isinstance(rows, np.ndarray):
             entries, row = self.entries(rows)
             start = np.r_[0, np.cumsum(np.bincount(row, minlength=len(rows)))].astype(np.int32)
@@ -86,18 +86,18 @@ class Sparse(Record, kw_only=False, eq=False):
 
     @property
     def row(self) -> Index:
-        """The context of each entry, (e,)."""
+        """Return the context of each entry, (e,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
     def select_columns(self, columns: Index) -> Sparse:
-        """The contexts with only their entries in these columns (ascending), each renumbered to its index among
-        these."""
+        """Return the contexts with only their entries in these columns (ascending), each column renumbered to its index
+        in `columns`."""
         index, is_selected = look_up(columns, self.column)
         start = np.r_[0, np.cumsum(is_selected)][self.start].astype(np.int32)
         return Sparse(start, index[is_selected].astype(np.int32), self.value[is_selected], single=self.single)
 
     def times(self, weights: Array) -> Array:
-        """The product of the matrix of contexts with weights (c, m), (n, m)."""
+        """Multiply the matrix of contexts with weights (c, m), (n, m)."""
         product = np.zeros((len(self), weights.shape[1]), weights.dtype)
         step = max(1, _CELLS * len(self) // max(1, weights.shape[1] * len(self.column)))
         for first in range(0, len(self), step):
@@ -109,26 +109,26 @@ class Sparse(Record, kw_only=False, eq=False):
         return product
 
     def transposed_product(self, values: Array, width: int) -> Array:
-        """The product of the transposed matrix of contexts with values (n, m), (width, m)."""
+        """Multiply the transposed matrix of contexts with values (n, m), (width, m)."""
         row = self.row
         products = (np.bincount(self.column, self.value * column[row], width) for column in values.T)
         return np.column_stack([*products]) if values.shape[1] else np.zeros((width, 0))
 
     def entries(self, rows: Index) -> tuple[Index, Index]:
-        """The indices of the entries of some contexts, and for each entry the index of its context in `rows`, (f,)
-        both."""
+        """Return the indices of the entries of some contexts, and for each entry the index of its context in `rows`,
+        (f,) both."""
         counts = (self.start[rows + 1] - self.start[rows]).astype(np.int64)
         return piece_rows(self.start[rows], counts), np.repeat(np.arange(len(rows)), counts)
 
 
 def encode(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Array:
-    """Context features, (n, columns), of n contexts; `columns` is a power of two up to WIDTH."""
+    """Return the features of n contexts, (n, columns); `columns` is a power of two up to WIDTH."""
     entries = sparse(contexts)
     return add_up(len(entries), columns, entries.row, entries.column % columns, entries.value)
 
 
 def merge(n: int, row: Index, column: Index, value: Array) -> Sparse:
-    """Sparse rows from entries, in order of column; entries of the same row and column are added."""
+    """Return sparse rows from entries, in order of column; entries of the same row and column are added."""
     order = np.lexsort((column, row))
     row, column, value = row[order], column[order], value[order]
     first = run_starts(row, column)
@@ -138,19 +138,18 @@ def merge(n: int, row: Index, column: Index, value: Array) -> Sparse:
 
 
 def add_up(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Array) -> Array:
-    """Dense rows, (n, columns), from entries; entries of the same row and column are added."""
+    """Return dense rows, (n, columns), from entries; entries of the same row and column are added."""
     cells = np.bincount(row * columns + column, weights=value, minlength=n * columns)
     return cells.reshape(n, columns).astype(np.float64, copy=False)
 
 
 def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
-    """Features of contexts in `columns` columns, a power of two up to MAX_COLUMNS.
+    """Return the features of contexts in `columns` columns, a power of two up to MAX_COLUMNS.
 
-    A number counts as asinh(number) under its key, so that a price does not outweigh a flag; text, true, false and null
-    count as 1 under key and value; lists and objects count item by item. Keys that share a column are added there, with
-    signs that cancel their interference on average.
-    Source: our own choices, based on Weinberger, Dasgupta, Langford, Smola & Attenberg 2009 (signed feature
-    hashing)."""
+    A number counts as asinh(number) under its key, so that a price does not outweigh a flag; text, true, false and
+    null count as 1 under key and value; lists and objects count item by item. Keys that share a column are added
+    there, with signs that cancel their interference on average. Source: our own choices, based on Weinberger,
+    Dasgupta, Langford, Smola & Attenberg 2009 (signed feature hashing)."""
     # all fields of all contexts, except statements on arms and page: column, sign and value of each
     names = list(chain.from_iterable(contexts))
     if "@" in "".join(names):
@@ -186,7 +185,7 @@ def _sort_rows(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sp
 
 
 def _codes(names: Sequence[str], values: Sequence[Any]) -> Index:
-    """Column, sign and kind of each entry in one number, (e,); -1 for a list or an object."""
+    """Return column, sign and kind of each entry in one number, (e,); -1 for a list or an object."""
     codes = [
         _TEXTS[name][value]
         if type(value) is str
@@ -201,7 +200,7 @@ def _codes(names: Sequence[str], values: Sequence[Any]) -> Index:
 
 
 class _Cache(dict[str, Any]):
-    """The result of `make` for each text; emptied when it has `max_entries`."""
+    """A _Cache holds the result of `make` for each text; it is emptied when it has `max_entries`."""
 
     def __init__(self, max_entries: int, make: Callable[[str], Any]) -> None:
         self.max_entries, self.make = max_entries, make
@@ -224,7 +223,7 @@ _TEXTS = _Cache(1_000, lambda name: _Cache(10_000, lambda text: _code(f"\x1f{nam
 
 
 def text_of(value: Any) -> str:
-    """A value of a context as a file writes it: text as it is, anything else as JSON, numbers by value."""
+    """Write a value of a context as a file does: text as it is, anything else as JSON, numbers by value."""
     if isinstance(value, str):
         return value
     integral = isinstance(value, float) and value.is_integer()
@@ -232,7 +231,7 @@ def text_of(value: Any) -> str:
 
 
 def items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
-    """All values inside a list or an object: the path of each, and its value where that is a number."""
+    """Yield all values inside a list or an object, each as its path and, where it is a number, that number."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from items(f"{path}\x1f{key}", item)
@@ -255,13 +254,13 @@ def _squeeze(values: Sequence[float]) -> Array:
 
 @lru_cache(maxsize=100_000)
 def column_of(name: str) -> tuple[int, float]:
-    """Column and sign of a name, among MAX_COLUMNS columns."""
+    """Return column and sign of a name, among MAX_COLUMNS columns."""
     bits = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
     return (bits >> 1) % MAX_COLUMNS, 1.0 if bits & 1 else -1.0
 
 
 class Field(Record, kw_only=False):
-    """A field of a JSON object; its attributes other than the name are its spec."""
+    """A Field describes a field of a JSON object; its attributes other than the name are its spec."""
 
     name: str
 
@@ -269,12 +268,12 @@ class Field(Record, kw_only=False):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its columns."""
+        """Return the names of the columns of this field."""
         return (self.name,)
 
     @property
     def width(self) -> int:
-        """The number of its columns."""
+        """Return the number of columns of this field."""
         return len(self.names)
 
     def mismatch(self, value: Any) -> str:
@@ -283,11 +282,11 @@ class Field(Record, kw_only=False):
         raise NotImplementedError
 
     def encode(self, values: Sequence[Any]) -> Array:
-        """Columns (n, columns) of n values; values that are unknown, missing or of another type count 0."""
+        """Return the columns (n, columns) of n values; values that are unknown, missing or of another type count 0."""
         raise NotImplementedError
 
     def entries(self, values: Sequence[Any]) -> tuple[Index, Index, Array]:
-        """The nonzero entries of `encode`: row, column and value of each."""
+        """Return the nonzero entries of `encode`, as row, column and value of each."""
         dense = self.encode(values)
         row, column = np.nonzero(dense)
         return row, column, dense[row, column]
@@ -301,7 +300,7 @@ class Field(Record, kw_only=False):
 
 
 class Number(Field, kw_only=False):
-    """(x - mean) / scale, cut where it is FAR from the mean."""
+    """A Number field has the column (x - mean) / scale, cut where it is FAR from the mean."""
 
     mean: float = 0.0
     scale: float = 1.0
@@ -326,7 +325,7 @@ class Number(Field, kw_only=False):
 
 
 class Flag(Field, kw_only=False):
-    """A column that is 1 where the value is true."""
+    """A Flag field has a column that is 1 where the value is true."""
 
     kind = "flag"
 
@@ -338,7 +337,7 @@ class Flag(Field, kw_only=False):
 
 
 class Vector(Field, kw_only=False):
-    """Numbers as they are."""
+    """A Vector field takes a list of numbers as they are."""
 
     length: int = 0
 
@@ -367,7 +366,8 @@ class Vector(Field, kw_only=False):
 
 
 class Words(Field, kw_only=False):
-    """A column for each of `values`; other texts are hashed into `hash` columns with signs."""
+    """Words is the base class of fields with a column for each of `values`. Other texts are hashed into `hash` columns
+    with signs."""
 
     values: tuple[str, ...] = ()
     hash: int = 0
@@ -396,7 +396,7 @@ class Words(Field, kw_only=False):
         return {value: at for at, value in enumerate(self.values)}
 
     def _column(self, word: str) -> tuple[int, float]:
-        """The column and sign of a text; the index after the last column for a text without one."""
+        """Return the column and sign of a text; the index after the last column for a text without a column."""
         if word in self._index or not self.hash:
             return self._index.get(word, len(self.values)), 1.0
         column, sign = column_of(f"\x1f{self.name}\x1e{word}")
@@ -416,7 +416,7 @@ class Words(Field, kw_only=False):
         return row[has_column], column[has_column], sign[has_column]
 
     def _signed(self, row: Index, words: Sequence[str]) -> tuple[Index, Index, Array]:
-        """Row, column and sign of words; the index after the last column for a word without one."""
+        """Return row, column and sign of words; the index after the last column for a word without a column."""
         columns = {word: self._column(word) for word in set(words)}
         column = np.fromiter((columns[word][0] for word in words), np.int64, len(words))
         sign = np.fromiter((columns[word][1] for word in words), np.float64, len(words))
@@ -424,7 +424,7 @@ class Words(Field, kw_only=False):
 
 
 class Category(Words, kw_only=False):
-    """One text; true, false and whole numbers count under their names in JSON."""
+    """A Category field takes one text; true, false and whole numbers count under their names in JSON."""
 
     kind = "category"
     mark = "="
@@ -439,7 +439,7 @@ class Category(Words, kw_only=False):
 
 
 class TextSet(Words, kw_only=False):
-    """A set of texts; repeated ones count once."""
+    """A TextSet field takes a set of texts; repeated texts count once."""
 
     kind = "list"
     mark = ":"
@@ -453,7 +453,7 @@ class TextSet(Words, kw_only=False):
 
 
 class Text(Words, kw_only=False):
-    """The words of a text, separated by spaces; repeated ones count once."""
+    """A Text field takes the words of a text, separated by spaces; repeated words count once."""
 
     kind = "text"
     mark = ":"
@@ -482,7 +482,7 @@ _SHORT = {
 
 
 def parse_field(name: Any, written: Any) -> Field:
-    """The field for a spec, in full or in a short form. Raises InputError that names the mistake in it."""
+    """Build the field for a spec, in full or in a short form. Raises InputError that names the mistake in the spec."""
     if not is_name(name):
         raise InputError(f"a field is named {quote(name)}", hint=f"a name has 1 to {LONGEST} characters, and no NUL")
     if name.partition(".")[0] in statements.STATEMENTS:
@@ -514,7 +514,7 @@ def _in_full(written: Any) -> Mapping[str, Any]:
 
 
 def check_hash(subject: str, columns: Any) -> None:
-    """Raises InputError unless values can be hashed into this number of columns."""
+    """Raise InputError unless values can be hashed into this number of columns."""
     if type(columns) is not int or columns not in HASHES:
         hint = f"give 0 or a power of two up to {HASHES[-1]}"
         raise InputError(f"hash of {subject} is {quote(columns)}", hint=hint)
@@ -525,8 +525,10 @@ def is_name(name: Any) -> bool:
 
 
 def value_of(values: Mapping[str, Any], name: str) -> Any:
-    """The value of a field: under its name or, for `User.name`, inside an object `User`, or in the first object that
-    has it of a list; None where there is none. For statements on arms it is the values of all arms, by key."""
+    """Return the value of a field in an object; None where there is none.
+
+    The value is under the name of the field or, for `User.name`, inside an object `User`, or in the first object
+    that has it of a list. For statements on arms the values of all arms are returned, by key."""
     value = values.get(name)
     if value is not None or "." not in name:
         return value
@@ -538,7 +540,7 @@ def value_of(values: Mapping[str, Any], name: str) -> Any:
 
 
 def objects(value: Any) -> list[Mapping[str, Any]]:
-    """The objects in a value: itself, or those in a list."""
+    """Return the objects in a value, which are the value itself or the objects in a list."""
     return [inner for inner in (value if type(value) is list else [value]) if isinstance(inner, Mapping)]
 
 
@@ -547,7 +549,7 @@ def is_number(value: Any, largest: float = sys.float_info.max) -> bool:
 
 
 def text(value: Any) -> str | None:
-    """The name of a category; None for a value that is not one."""
+    """Return the name of a category; None for a value that is not a category."""
     if type(value) is str:
         return value
     integral = type(value) in (bool, int) or (type(value) is float and value.is_integer())
@@ -555,13 +557,13 @@ def text(value: Any) -> str | None:
 
 
 def quote(value: Any) -> str:
-    """A value as an error shows it."""
+    """Return a value as an error shows it."""
     written = json.dumps(value, ensure_ascii=False, default=str)
     return written if len(written) <= 60 else f"{written[:57]}..."
 
 
 def _numbers(values: Sequence[Any], largest: float = sys.float_info.max) -> Array:
-    """The values as numbers, (n,); NaN for values that are not numbers, or too large."""
+    """Return the values as numbers, (n,); NaN for values that are not numbers, or too large."""
     types = NUMBERS
     numbers = (value if type(value) in types and -largest <= value <= largest else np.nan for value in values)
     return np.fromiter(numbers, np.float64, len(values))

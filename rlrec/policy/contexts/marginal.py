@@ -1,7 +1,8 @@
-"""Linear models of sparse contexts: each weight is fitted separately, from three sums of its arm and column.
+"""This module fits linear models of sparse contexts, in which each weight is fitted separately from three sums of its
+arm and column.
 
-Pairs of columns are not used, so the sums grow with the number of columns that occur, not with its square. Where a log
-is given to start from, all weights are fitted to it together, once; the sums are then over the residuals of that
+Pairs of columns are not used, so the sums grow with the number of columns that occur, not with its square. Where a
+log is given to start from, all weights are fitted to it together, once; the sums are then over the residuals of that
 fit."""
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ from rlrec.records import Record
 
 
 def column_sums(value: Array, *, pulls: Array, reward: Array) -> Array:
-    """Sums that entries x_j of contexts add to their column, (e, 3): of x_j squared, reward x_j, and x_j, weighted by
-    pulls; pulls and reward (e,) are those of each entry's slot."""
+    """Return the sums that entries x_j of contexts add to their column, (e, 3): of x_j squared, reward x_j, and x_j,
+    weighted by pulls.
+
+    pulls and reward (e,) are those of each entry's slot."""
     return np.column_stack([pulls * value**2, reward * value, pulls * value])
 
 
 def weights(sums: Array, mean: Array, *, ridge: float, anchor: Array | float = 0.0) -> Array:
-    """Weights of columns, each fitted separately, (c, m), from their sums (c, m, 3) and the mean of each arm, (m,),
-    both of rewards minus the prediction of the anchor (c, m).
+    """Return the weights of columns, each fitted separately, (c, m), from their sums (c, m, 3) and the mean of each
+    arm, (m,).
+
+    Sums and means are of rewards minus the prediction of the anchor (c, m).
 
     Source: own derivation (the ridge regression of reward minus mean on one column; as in naive Bayes, columns count as
     independent; around an anchor at which all columns are fitted together, it stays there)."""
@@ -37,14 +42,16 @@ STEPS, CLOSE = 200, 1e-10  # of conjugate gradients: the largest number, and the
 
 
 class Anchor(Record, kw_only=False, eq=False):
-    """Weights that were fitted to a log together. key (e,), ascending: column and arm; value (e,)."""
+    """An Anchor holds weights that were fitted to a log together.
+
+    key (e,), ascending: column and arm; value (e,)."""
 
     key: Ids
     value: Array
 
     @classmethod
     def from_packed(cls, packed: Iterable[tuple[int, bytes]]) -> Self:
-        """The anchor from packed weights (id and bytes of each arm), as `fit` returns them."""
+        """Return the anchor from packed weights (id and bytes of each arm), as `fit` returns them."""
         keys, values = [np.empty(0, np.int64)], [np.empty(0)]
         for arm, row in packed:
             n = len(row) // 12
@@ -55,15 +62,16 @@ class Anchor(Record, kw_only=False, eq=False):
         return cls(key[order], value[order])
 
     def at(self, column: Index, arm: Ids) -> Array:
-        """The weights of k pairs of a column and an arm, (k,)."""
+        """Return the weights of k pairs of a column and an arm, (k,)."""
         index, has_weight = look_up(self.key, column.astype(np.int64) << _ARM_BITS | arm)
         weight = np.zeros(len(column))
         weight[has_weight] = self.value[index[has_weight]]
         return weight
 
     def predicted(self, x: Sparse, context_index: Index, arm: Ids) -> Array:
-        """The predicted rewards of slots minus the means of their arms, (n,). context_index (n,): the row in x of each
-        slot."""
+        """Return the predicted rewards of slots minus the means of their arms, (n,).
+
+        context_index (n,): the row in x of each slot."""
         if not len(self.key):
             return np.zeros(len(arm))
         entries, row = x.entries(context_index)
@@ -72,10 +80,10 @@ class Anchor(Record, kw_only=False, eq=False):
 
 
 def fit(x: Sparse, *, pulls: Array, reward: Array, ridge: float, intercept: bool) -> bytes:
-    """The weights of one arm on all columns together, packed: ridge regression by conjugate gradients.
+    """Return the weights of one arm on all columns together, packed, by ridge regression with conjugate gradients.
 
-    x: of its slots; pulls, reward (n,): how often each counts, and its reward, counted so. Source: Hestenes & Stiefel
-    1952."""
+    x: of its slots; pulls, reward (n,): how often each counts, and its reward, counted so. Source: Hestenes &
+    Stiefel 1952."""
     columns = np.unique(x.column).astype(np.int64)
     x, total = x.select_columns(columns), float(pulls.sum())
 

@@ -1,5 +1,7 @@
-"""The orders of many cases at once, each of the same number of independent continuous scores, on the nodes of one
-table. Where lists of candidates differ between decisions and the belief does not, the same scores occur in other
+"""This module computes the orders of many cases at once, on the nodes of one table. Each case has the same number of
+independent continuous scores.
+
+Where lists of candidates differ between decisions and the belief does not, the same scores occur in other
 combinations, and are tabulated only once."""
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ _ENTRIES = 1 << 18  # numbers in a working array
 
 
 class PooledOrders:
-    """u cases of s scores. rows (u, s): their rows in the table."""
+    """PooledOrders holds the orders of u cases of s scores.
+
+    rows (u, s): their rows in the table."""
 
     def __init__(self, orders: Sequence[ContinuousOrder], *, positions: int) -> None:
         origin = max(order.origin for order in orders)
@@ -33,7 +37,7 @@ class PooledOrders:
         self.rows: Index = row[pair].reshape(first.shape)
 
     def ranks(self, size: int) -> Array:
-        """Probability that each arm stands at rank 1..size of its case, (u, size, s)."""
+        """Return the probability that each arm stands at rank 1..size of its case, (u, size, s)."""
         table, (u, s) = self.table, self.rows.shape
         ranks = np.empty((u, size, s))
         step = max(1, _ENTRIES // (s * size * len(table.nodes)))
@@ -45,7 +49,8 @@ class PooledOrders:
         return ranks
 
     def each_position(self, case: Index, slates: Index, *, floors: Array) -> Iterator[tuple[Array, Index]]:
-        """`DrawnOrder.each_position` of slates (n, k) of arms 0..s - 1, in order of cases (n,) and of the slates."""
+        """Yield what `DrawnOrder.each_position` does for slates (n, k) of arms 0..s - 1, in order of cases (n,) and of
+        the slates."""
         table, number, begins = self.table, np.arange(len(case)), np.ones(len(case), np.bool_)
         begins[1:] = case[1:] != case[:-1]
         prefix_rows, first = self.rows[case[begins]], number[begins]
@@ -62,7 +67,7 @@ class PooledOrders:
 
 
 def pooled(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:
-    """The joint orders of cases with the same number of scores; None where a table for each is better."""
+    """Return the joint orders of cases with the same number of scores; None where a table for each case is better."""
     continuous = [order for order in map(_continuous, orders) if order is not None]
     if len(continuous) < max(len(orders), _FEWEST) or len({order.density for order in continuous}) > 1:
         return None

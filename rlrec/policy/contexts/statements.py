@@ -1,4 +1,5 @@
-"""Statements of a request on its arms and page: part of its context, under names that begin with `@`."""
+"""This module reads the statements of a request on its arms and page. They are part of its context, under names that
+begin with `@`."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ LARGEST = 1e100  # largest score, whose distance from another is finite at any t
 
 
 def by_arm(context: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """The values that a context states under a name, by arm; None where it states nothing. The context may be reduced
-    to the fields that are read. name: `scores.new` means the scores of the ranker `new`."""
+    """Return the values that a context states under a name, by arm; None where the context states nothing.
+
+    The context may be reduced to the fields that are read. name: `scores.new` means the scores of the ranker `new`."""
     if (values := context.get(f"{ARMS}.{name}")) is not None:
         return dict(values)
     entries = context.get(ARMS, {})
@@ -34,7 +36,7 @@ def by_arm(context: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 
 
 def check_names(context: Mapping[str, Any]) -> None:
-    """Raises InputError for a name that begins with `@` but is not one that a request may state."""
+    """Raise InputError for a name that begins with `@` but is not one that a request may state."""
     for name in context:
         if name.startswith("@") and name not in STATED:
             hint = f"`@` begins {ARMS} and {PAGE}, which a request states of its arms and of its page; rename the field"
@@ -42,7 +44,7 @@ def check_names(context: Mapping[str, Any]) -> None:
 
 
 def check_arms(entries: Any, *, field: str) -> None:
-    """Raises InputError unless these are scores and features of arms, by key."""
+    """Raise InputError unless these entries are scores and features of arms, by key."""
     example = 'write {"KEY": {"score": 1.7, "features": {"price": 9}}}'
     if not isinstance(entries, Mapping):
         raise InputError(f"{ARMS} is {_written(entries)}", hint=example, field=field)
@@ -75,5 +77,5 @@ def _check_score(score: Any, subject: str, key: str, field: str) -> None:
 
 
 def _written(value: Any) -> str:
-    """A value as JSON, shortened for an error."""
+    """Write a value as JSON, shortened for an error."""
     return json.dumps(value, ensure_ascii=False, default=str)[:40]
