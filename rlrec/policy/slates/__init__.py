@@ -1,1 +1,1 @@
-"""Ordered slates with exact propensities."""
+"""This package draws ordered slates, with exact propensities."""

@@ -1,11 +1,11 @@
-"""Team draft: one slate from the rankings of two policies, which take turns.
+"""This module fills one slate from the rankings of two policies, which take turns (team draft).
 
-For every two positions a coin decides which policy picks first. With its floor, a policy picks uniformly among the arms
-left; otherwise it picks the best arm left in its own ranking, which is drawn once for the whole slate. Given the coins,
-what one team took says nothing about the other's ranking: for either team, an arm that the other took is gone as if by
-a uniform pick. Given the coins and the positions above, every propensity is therefore the exact conditional of one
-team.
-Source: Radlinski, Kurup and Joachims 2008, section 4.2 (team draft); the propensities are an own derivation."""
+For every two positions a coin decides which policy picks first. With the probability of its floor, a policy picks
+uniformly among the arms left; otherwise it picks the best arm left in its own ranking, which is drawn once for the
+whole slate. Given the coins, what one team took says nothing about the other's ranking: for either team, an arm that
+the other took is gone as if by a uniform pick. Given the coins and the positions above, every propensity is
+therefore the exact conditional of one team. Source: Radlinski, Kurup and Joachims 2008, section 4.2 (team draft);
+the propensities are an own derivation."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from rlrec.records import Record
 
 
 class Ranker(NamedTuple):
-    """One of the two policies: its scores of m arms, and its floor."""
+    """A Ranker is one of the two policies, given by its scores of m arms and its floor."""
 
     scores: Scores
     floor: Floor
 
 
 class TeamDraftSampler(Record, kw_only=False, eq=False):
-    """Draws the slates of two rankers of the same arms, both with exact scores."""
+    """A TeamDraftSampler draws the slates of two rankers of the same arms, both with exact scores."""
 
     rankers: tuple[Ranker, Ranker]
     size: int
 
     def draw(self, *, seeds: Words, decisions: Ids) -> Draw:
-        """The slates of n decisions with their teams. Propensity and minimum are given the coins and the positions
-        above; no marginal has a closed form.
+        """Draw the slates of n decisions with their teams.
+
+        Propensity and minimum are given the coins and the positions above; no marginal has a closed form.
 
         Word p of a decision is the pick for position p from 0, word size + i the coin of pair i of positions."""
         words = uniforms(seeds, decisions, words=self.size + (self.size + 1) // 2)
@@ -54,7 +55,8 @@ class TeamDraftSampler(Record, kw_only=False, eq=False):
         return replace(to_log(slates, propensity, np.full(slates.shape, np.nan), minimum), teams=teams)
 
     def conditionals(self, slates: Index, teams: Index) -> Array:
-        """The probability of each arm of slates (n, k), given the coins as teams (n, k), and the arms above, (n, k)."""
+        """Return the probability of each arm of slates (n, k), given the coins as teams (n, k), and the arms above, (n,
+        k)."""
         propensity = np.empty(slates.shape)
         for position in range(slates.shape[1]):
             probability = self.next_arms(slates[:, :position], teams[:, : position + 1])
@@ -62,8 +64,9 @@ class TeamDraftSampler(Record, kw_only=False, eq=False):
         return propensity
 
     def next_arms(self, prefixes: Index, teams: Index) -> Array:
-        """The probability of each arm at the position after prefixes (n, p), whose team is the last of teams (n, p +
-        1), (n, m)."""
+        """Return the probability of each arm at the position after prefixes (n, p), (n, m).
+
+        The team of that position is the last of teams (n, p + 1)."""
         probability = np.empty((len(teams), len(self.rankers[0].scores)))
         # slates with equal coins and arms so far have the same distribution
         cases, case = distinct_rows(np.column_stack([teams, prefixes]).astype(np.float64))
@@ -81,6 +84,8 @@ class TeamDraftSampler(Record, kw_only=False, eq=False):
 
 
 def teams_of(coins: Flags, size: int) -> Index:
-    """The team of every position, (n, size). coins (n, pairs): whether ranker 1 picks first in each pair."""
+    """Return the team of every position, (n, size).
+
+    coins (n, pairs): whether ranker 1 picks first in each pair."""
     pairs = np.stack([coins, ~coins], axis=2).astype(np.intp)
     return pairs.reshape(len(coins), -1)[:, :size]

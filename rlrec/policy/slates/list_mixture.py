@@ -1,5 +1,6 @@
-"""Slates of a policy that ranks one of many lists of arms: probabilities that are exact given a list, averaged over
-lists."""
+"""This module computes slates of a policy that ranks one of many lists of arms.
+
+Probabilities are exact given a list, and averaged over lists."""
 
 from __future__ import annotations
 
@@ -23,9 +24,10 @@ _ENTRIES = 1 << 22  # numbers in a working array
 
 
 class ListMixture(Record, kw_only=False, eq=False):
-    """u lists of s arms among 0 .. arms - 1, and the scores that rank each list. lists (u, s): ascending in each row.
+    """A ListMixture holds u lists of s arms among 0 .. arms - 1, and the scores that rank each list.
 
-    weight (r, u): the share of each list in the draws of each of r replicas; rows sum to 1."""
+    lists (u, s): ascending in each row. weight (r, u): the share of each list in the draws of each of r replicas;
+    rows sum to 1."""
 
     arms: int
     lists: Index
@@ -34,10 +36,10 @@ class ListMixture(Record, kw_only=False, eq=False):
     floor: Floor
 
     def marginals(self, size: int) -> Array:
-        """The probability that each arm stands at position 1..size, for each replica, (r, size, arms).
+        """Return the probability that each arm stands at position 1..size, for each replica, (r, size, arms).
 
-        Given a list it is exact, or from one simulated page where scores are samples; the mean over lists is
-        unbiased."""
+        Given a list the probability is exact, or from one simulated page where scores are samples; the mean over
+        lists is unbiased."""
         if isinstance(self.scores, SampledLists):
             list_marginals = np.array([self._simulate_marginals(number, size) for number in range(len(self.lists))])
         else:
@@ -50,7 +52,7 @@ class ListMixture(Record, kw_only=False, eq=False):
         return marginals
 
     def _simulate_marginals(self, number: int, size: int) -> Array:
-        """The probabilities at each position of one page that is drawn from the samples of a list, (size, s)."""
+        """Return the probabilities at each position of one page that is drawn from the samples of a list, (size, s)."""
         assert isinstance(self.scores, SampledLists)
         scores, (words,) = self.scores[number], self.scores.uniforms(number, size)
         shares, prefix = np.empty((size, len(scores))), np.empty(0, np.intp)
@@ -61,8 +63,9 @@ class ListMixture(Record, kw_only=False, eq=False):
         return shares
 
     def joint(self, slates: Index, weight: Array) -> Array:
-        """The probability of slates (n, k) down to each position, as the mean over lists, (n, k). weight (u,): of each
-        list."""
+        """Return the probability of slates (n, k) down to each position, as the mean over lists, (n, k).
+
+        weight (u,): of each list."""
         joint = np.empty(slates.shape)
         for rows, tree in self._trees(slates, _PAIRS // _LISTS):
             totals, _ = self._sums(tree, weight)
@@ -71,9 +74,12 @@ class ListMixture(Record, kw_only=False, eq=False):
         return joint
 
     def each_position(self, slates: Index, weight: Array) -> Iterator[tuple[Index, int, Array, Index]]:
-        """For portions of rows of slates (n, k), position by position from 0: the rows, the position, the probability
-        of each arm after each distinct prefix, (v, arms), and the prefix of each row. weight (u,): of each list. After
-        a prefix that no list can produce it is 0.
+        """Yield the probability of each arm at each position of slates (n, k), for portions of rows, position by
+        position.
+
+        Four values are yielded: the rows, the position from 0, the probability of each arm after each distinct
+        prefix, (v, arms), and the prefix of each row. weight (u,): of each list. After a prefix that no list can
+        produce the probability is 0.
 
         A probability is the mean over lists of that of prefix and arm, divided by that of the prefix."""
         max_rows = min(_PAIRS // _LISTS, _ENTRIES // (self.arms * slates.shape[1]))
@@ -84,14 +90,15 @@ class ListMixture(Record, kw_only=False, eq=False):
                 yield rows, position, np.divide(joint, total, out=joint, where=total > 0), tree.node[position]
 
     def _trees(self, slates: Index, max_rows: int) -> Iterator[tuple[Index, _Tree]]:
-        """Portions of the rows of slates, sorted by arms, each with its tree."""
+        """Yield portions of the rows of slates, sorted by arms, each with its tree of distinct tops."""
         order = np.lexsort(slates.T[::-1])
         for rows in np.split(order, range(max(1, max_rows), len(order), max(1, max_rows))):
             yield rows, _Tree(slates[rows])
 
     def _sums(self, tree: _Tree, weight: Array, *, with_next_arms: bool = False) -> tuple[list[Array], list[Array]]:
-        """Sums over lists of the probability of each distinct top of slates, by length from 0; with_next_arms: also of
-        each top followed by each arm, (v, arms)."""
+        """Return the sums over lists of the probability of each distinct top of slates, by length from 0.
+
+        A top is the arms of the first positions. with_next_arms: also of each top followed by each arm, (v, arms)."""
         totals = [np.zeros(len(arm)) for arm in tree.arm]
         shares = [np.zeros(len(arm) * self.arms) for arm in tree.arm[:-1]] if with_next_arms else []
         used = np.flatnonzero(weight)
@@ -118,8 +125,9 @@ class ListMixture(Record, kw_only=False, eq=False):
         return totals, [share.reshape(-1, self.arms) for share in shares]
 
     def _lengthen(self, lists: Index, node: Index, tree: _Tree, depth: int) -> tuple[Index, Index, Index]:
-        """The indices of the pairs of a list and a top that some longer top continues with an arm of the list; that
-        longer top, and the rank of the arm in the list."""
+        """Return which pairs of a list and a top of slates some longer top continues with an arm of the list.
+
+        The result is the indices of these pairs, the longer tops, and the ranks of the added arms in their lists."""
         first, counts = tree.children[depth]
         pair, longer = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first[node], counts[node])
         key = lists[pair] * self.arms + tree.arm[depth + 1][longer]
@@ -128,12 +136,13 @@ class ListMixture(Record, kw_only=False, eq=False):
 
     @cached_property
     def _keys(self) -> Ids:
-        """A number for each pair of a list and one of its arms, ascending."""
+        """Return a number for each pair of a list and one of its arms, ascending."""
         return (np.arange(len(self.lists))[:, None] * self.arms + self.lists).ravel()
 
     def _next_arms(self, ranked: Any, list_index: Index, ranks: Index) -> Array:
-        """The probability of each arm of a list at the position below d arms, (p, s). list_index (p,): the list of each
-        row; ranks (p, d): the ranks of the arms above in it."""
+        """Return the probability of each arm of a list at the position below d arms, (p, s).
+
+        list_index (p,): the list of each row; ranks (p, d): the ranks of the arms above in that list."""
         (pairs, depth), s = ranks.shape, self.lists.shape[1]
         next_arms = np.empty((pairs, s))
         if isinstance(self.scores, SampledLists):
@@ -154,7 +163,8 @@ class ListMixture(Record, kw_only=False, eq=False):
 
 
 class _Tree:
-    """The distinct tops of sorted slates (n, k), by length from 0 to k.
+    """A _Tree holds the distinct tops of sorted slates (n, k), by length from 0 to k. A top is the arms of the first
+    positions.
 
     node (k + 1 of (n,)): the top of each slate; arm (k + 1 of (v,)): the last arm of each top, 0 for the empty one;
     children (k of (v,) and (v,)): the first longer top of each top, and their number."""
@@ -172,8 +182,9 @@ class _Tree:
 
 
 class SampledLists(Sequence[Scores]):
-    """The scores of lists (u, s) whose arms share one posterior. Each list is ranked by its own samples, which are
-    drawn when needed, from a seed and the number of the list."""
+    """SampledLists holds the scores of lists (u, s) whose arms share one posterior.
+
+    Each list is ranked by separate samples, which are drawn when needed, from a seed and the number of the list."""
 
     def __init__(self, scores: Correlated, lists: Index, *, seed: int) -> None:
         self._scores, self._lists, self._seed = scores, lists, seed
@@ -186,13 +197,14 @@ class SampledLists(Sequence[Scores]):
         return Sampled(values, np.arange(values.shape[1]))
 
     def uniforms(self, number: int, size: int) -> Array:
-        """The uniforms with which a slate of `size` positions is drawn from a list, (1, size)."""
+        """Return the uniforms with which a slate of `size` positions is drawn from a list, (1, size)."""
         seeds, numbers = np.array([self._seed], np.uint64), np.array([number], np.int64)
         return uniforms(seeds, numbers, words=2 * size - 1)[:, ::2]
 
 
 def distinct_lists(lists: Index, replica: Index, replicas: int) -> tuple[Index, Array]:
-    """The distinct sets among lists (n, s), ascending, (u, s), and the share of each in every replica, (replicas, u).
+    """Return the distinct sets among lists (n, s), ascending, (u, s), and the share of each in every replica,
+    (replicas, u).
 
     replica (n,): of each list; all replicas have the same number of lists."""
     different, set_index = distinct_rows(np.sort(lists, axis=1))
@@ -201,5 +213,5 @@ def distinct_lists(lists: Index, replica: Index, replicas: int) -> tuple[Index, 
 
 
 def scores_of_lists(scores: Scores, lists: Index) -> list[Scores]:
-    """The scores of each of many lists (u, s), where those of an arm do not depend on the other arms."""
+    """Return the scores of each of many lists (u, s), where those of an arm do not depend on the other arms."""
     return unstack(subset(scores, lists))

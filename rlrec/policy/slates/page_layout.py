@@ -1,4 +1,5 @@
-"""Rules of a page applied to its arms: their contradictions, and whether they leave enough arms."""
+"""This module applies the rules of a page to its arms, finds their contradictions, and checks whether they leave enough
+arms."""
 
 from __future__ import annotations
 
@@ -16,7 +17,10 @@ _PREFIXES = 20_000  # ways to use up caps that are examined
 
 
 class PageLayout(Record, kw_only=False, eq=False):
-    """Rules by the indices of m arms.
+    """A PageLayout holds the rules of a page by the indices of m arms.
+
+    A pin fixes the arm of a position, a cap limits the arms with the same value of a field, and a least share is the
+    smallest probability of some arms.
 
     pins: the arm of a position, from 0. cell (m,): arms with equal values of all capped fields have the same cell. uses
     (cells, w): the counters that an arm of a cell raises, padded with the last counter, which has no limit. For each
@@ -39,12 +43,13 @@ class PageLayout(Record, kw_only=False, eq=False):
 
     @cached_property
     def pinned(self) -> Index:
-        """The arms that are pinned, (p,)."""
+        """Return the arms that are pinned to a position, (p,)."""
         return np.array(list(self.pins.values()), np.intp)
 
     @cached_property
     def is_closed(self) -> bool:
-        """Whether every marginal has a closed form, since the other arms compete as on a page of their own."""
+        """Tell whether every marginal has a closed form, since the arms without a pin compete as on a page of their
+        own."""
         return not self.has_caps and not self.least
 
     @property
@@ -53,26 +58,29 @@ class PageLayout(Record, kw_only=False, eq=False):
 
     @cached_property
     def counts(self) -> Index:
-        """How often pinned arms raise each counter, (c,)."""
+        """Return how often pinned arms raise each counter, (c,)."""
         return np.bincount(self.uses[self.cell[self.pinned]].ravel(), minlength=len(self.limit))
 
     def by_counter(self, by_cell: Array | Index) -> Array:
-        """For each counter, the sum of values of cells, (cells,), over the cells that raise it, (c,)."""
+        """Return, for each counter, the sum of values of cells, (cells,), over the cells that raise it, (c,)."""
         weights = np.repeat(by_cell, self.uses.shape[1])
         sums = np.zeros(len(self.limit))
         np.add.at(sums, self.uses.ravel(), weights)
         return sums
 
     def open_cells(self, counts: Index, *, by_request: bool = False) -> Flags:
-        """Which cells have no counter at its limit, (u, cells), given counts (u, c). by_request: consider only caps of
-        the request."""
+        """Tell which cells have no counter at its limit, (u, cells), given counts (u, c).
+
+        by_request: consider only caps of the request."""
         is_full = counts >= self.limit
         if by_request:
             is_full &= self.by_request
         return np.logical_not(is_full[:, self.uses].any(axis=2))
 
     def coins(self, position: int, allowed: Flags) -> tuple[Array, Array]:
-        """The probability that the coin of a least share shows each arm, (u, m), and that no coin shows any, (u,).
+        """Return the probability that the coin of a least share shows each arm, (u, m), and that no coin shows any,
+        (u,).
+
         allowed: whether each arm may be shown, (u, m)."""
         probability, total = np.zeros(allowed.shape), np.zeros(len(allowed))
         for arms, by_position in self.least:
@@ -83,8 +91,10 @@ class PageLayout(Record, kw_only=False, eq=False):
         return probability, 1.0 - total
 
     def check(self, size: int) -> None:
-        """Raises InputError where a page with so many positions cannot satisfy the rules: a pin, or a share of the
-        request, is below its end, or a cap may leave a position without an arm, or this cannot be decided."""
+        """Raise InputError where a page with so many positions cannot satisfy the rules.
+
+        That is so where a pin, or a share of the request, is below the end of the page, or where a cap may leave a
+        position without an arm, or where this cannot be decided."""
         for position, text in (*self.pin_names.items(), self.last_named):
             if position >= size:
                 hint = "ask for a longer page, or leave it out"
@@ -101,8 +111,8 @@ class PageLayout(Record, kw_only=False, eq=False):
             raise InputError(message, hint=hint, field="page")
 
     def _count_sure(self, size: int) -> tuple[int, bool]:
-        """The number of positions, out of `size`, that have an arm whatever the arms above are, and whether that number
-        is exact."""
+        """Return the number of positions, out of `size`, that have an arm whatever the arms above are, and whether that
+        number is exact."""
         members = np.bincount(np.delete(self.cell, self.pinned), minlength=len(self.uses))
         positions = [position for position in range(size) if position not in self.pins]
         total, caps = int(members.sum()), self._strictest_caps
@@ -118,8 +128,9 @@ class PageLayout(Record, kw_only=False, eq=False):
 
     @cached_property
     def _strictest_caps(self) -> list[tuple[Index, int]]:
-        """The counters of each cap, and the largest number of them that an arm raises. Of caps with the same values
-        only the strictest is kept."""
+        """Return the counters of each cap, and the largest number of them that an arm raises.
+
+        Of caps with the same values only the strictest is kept."""
         strictest = dict[bytes, tuple[Index, int]]()
         for cap in np.unique(self.cap[:-1]):
             counters = np.flatnonzero(self.cap == cap)
@@ -132,8 +143,10 @@ class PageLayout(Record, kw_only=False, eq=False):
         return list(strictest.values())
 
     def _count_blocked(self, members: Index, taken: int) -> int:
-        """The largest number of arms left that are not allowed after `taken` have been taken; exact for all arms under
-        one cap whose values share no arm. members (cells,): arms that are not pinned."""
+        """Return the largest number of arms left that caps forbid after `taken` arms have been taken.
+
+        The number is exact for all arms under one cap whose values share no arm. members (cells,): arms that are not
+        pinned."""
         blocked, sizes = 0, self.by_counter(members)
         for counters, width in self._strictest_caps:
             needed = self.limit[counters] - self.counts[counters]
@@ -144,8 +157,10 @@ class PageLayout(Record, kw_only=False, eq=False):
         return blocked
 
     def _search(self, members: Index, positions: Sequence[int]) -> tuple[int, bool]:
-        """The number of these positions that have an arm for every way to use up cells, and whether that number is
-        exact; it is not where there are too many ways."""
+        """Return the number of these positions that have an arm for every way to use up cells, and whether that number
+        is exact.
+
+        The number is not exact where there are too many ways."""
         states = {(*self.counts.tolist(), *members.tolist())}
         c = len(self.limit)
         for taken in range(len(positions)):
@@ -170,11 +185,13 @@ def lay_out(
     rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]],
     groups: Mapping[str, Collection[str]] | None = None,
 ) -> PageLayout:  # fmt: skip
-    """The rules of a page for arms, given by their keys. values: of a field, one per arm: None where it has none, a
-    tuple where it has several. groups: the keys of their members.
+    """Return the layout of the rules of a page for arms, given by their keys. Raises InputError where rules contradict
+    each other, which names both.
 
-    A rule that names an arm which is not eligible has no effect. Raises InputError where rules contradict each other,
-    which names both."""
+    values: of a field, one per arm: None where it has none, a tuple where it has several. groups: the keys of their
+    members.
+
+    A rule that names an arm which is not eligible has no effect."""
     groups = groups or {}
     named = {key for page in rules for key in (*page.pin.values(), *page.least)}.union(*groups.values())
     arms = {key: index for index, key in enumerate(keys) if key in named} if named else {}
@@ -229,7 +246,8 @@ def lay_out(
 
 
 def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[int]]) -> list[tuple[Index, Array]]:
-    """The least shares of eligible arms and groups, by their arms. Raises InputError where their sum exceeds 1."""
+    """Return the least shares of eligible arms and groups, by their arms. Raises InputError where their sum exceeds 1.
+    """
     columns = dict[int, list[float]]()
     for position in {EVERYWHERE}.union(*(page.least[name] for page in rules for name in page.least if name in members)):
         texts, shares = dict[str, str](), dict.fromkeys(members, 0.0)
@@ -249,8 +267,9 @@ def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[i
 def _lay_out_caps(
     rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]]
 ) -> tuple[Index, Index, Index, Index, Flags, list[str]]:
-    """The cell, uses, limit, cap, by_request and names of a `PageLayout`. Raises InputError where no arm has a field
-    that a request caps."""
+    """Return the cell, uses, limit, cap, by_request and names of a `PageLayout`.
+
+    Raises InputError where no arm has a field that a request caps."""
     caps = [(page, field, limit) for page in rules for field, limit in page.most.items()]
     cell, raised_by_cell = np.zeros(len(keys), np.intp), np.empty((1, 0), np.intp)  # -1: none
     columns: list[tuple[int, int]] = []  # the cap and the limit of each counter

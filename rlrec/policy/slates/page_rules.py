@@ -1,4 +1,4 @@
-"""Rules of a page as users declare them, in a request or in a policy."""
+"""This module reads the rules of a page as users declare them, in a request or in a policy."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ RESTS = " (no effect: no such arm was eligible)"
 
 
 class PageRules(Record):
-    """Rules of one page. pin: the arm of a position, from 1; most: the largest number of arms with the same value of a
-    field; least: the smallest probability of an arm, or of a group, by position. owner: who declares them, in the words
-    of errors."""
+    """PageRules holds the rules of one page.
+
+    pin: the arm of a position, from 1; most: the largest number of arms with the same value of a field; least: the
+    smallest probability of an arm, or of a group, by position. owner: who declares them, in the words of errors."""
 
     pin: Mapping[int, str]
     most: Mapping[str, int]
@@ -33,23 +34,25 @@ class PageRules(Record):
 
     @property
     def names(self) -> dict[str, str]:
-        """The arms and groups that the rules name, each with a rule that names it."""
+        """Return the arms and groups that the rules name, each with a rule that names it."""
         shares = {name: f"least {share_text(name, by_position)}" for name, by_position in self.least.items()}
         return {key: f"pin {position}={key}" for position, key in self.pin.items()} | shares
 
     @property
     def groups(self) -> frozenset[str]:
-        """The groups that the rules name; an arm may have such a name, too."""
+        """Return the groups that the rules name. An arm may have such a name, too."""
         return frozenset(name for name in self.least if name.startswith("@"))
 
     def text(self, rule: str, name: Any) -> str:
-        """One of the rules, as errors name it."""
+        """Return one of the rules in the words of errors."""
         pair = share_text(name, self.least[name]) if rule == "least" else f"{name}={getattr(self, rule)[name]}"
         return f"{rule} {pair} of the {self.owner}"
 
     def texts(self, keys: Container[str], groups: Mapping[str, Iterable[str]]) -> list[str]:
-        """All rules, with a mark at those without effect since no arm is eligible that they name. keys: of the eligible
-        arms; groups: the keys of their members."""
+        """Return all rules in the words of errors, with a mark at rules without effect since no arm is eligible that
+        they name.
+
+        keys: of the eligible arms; groups: the keys of their members."""
         arms: dict[str, dict[Any, Iterable[str]]] = {
             "pin": {position: (key,) for position, key in self.pin.items()},
             "least": {name: groups.get(name, (name,)) for name in self.least},
@@ -60,7 +63,7 @@ class PageRules(Record):
         ]  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """The declared rules as a context has them."""
+        """Return the declared rules as a context has them."""
         shares = {
             name: by_position.get(EVERYWHERE) or {str(position): share for position, share in by_position.items()}
             for name, by_position in self.least.items()
@@ -70,7 +73,7 @@ class PageRules(Record):
 
 
 def share_text(name: str, by_position: Mapping[int, float]) -> str:
-    """The least shares of an arm or a group, as they are typed."""
+    """Return the least shares (smallest probabilities) of an arm or a group, as users type them."""
     return ",".join(
         f"{name}={share}" if position == EVERYWHERE else f"{name}={share}@{position}"
         for position, share in by_position.items()
@@ -78,7 +81,7 @@ def share_text(name: str, by_position: Mapping[int, float]) -> str:
 
 
 def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
-    """The rules that a JSON object declares. Raises InputError for anything else."""
+    """Parse the rules that a JSON object declares. Raises InputError for anything else."""
     if not isinstance(value, Mapping):
         raise _error(
             f"the page is {value!r}", 'write {"pin": {"1": "KEY"}, "most": {"FIELD": 2}, "least": {"KEY": 0.05}}'
@@ -107,7 +110,7 @@ def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
 
 
 def _shares(name: str, shares: Any) -> Mapping[int, float]:
-    """The least shares of an arm or a group by position, from a number or an object of positions."""
+    """Parse the least shares of an arm or a group by position, from a number or an object of positions."""
     is_everywhere = not isinstance(shares, Mapping) or not shares
     for text, share in ((EVERYWHERE, shares),) if is_everywhere else shares.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not (isfinite(share) and 0 < share <= 1):
@@ -119,7 +122,9 @@ def _shares(name: str, shares: Any) -> Mapping[int, float]:
 
 
 def _position(text: Any, rule: str) -> int:
-    """A position from 1. Raises InputError for anything else; rule: in which it stands."""
+    """Parse a position from 1. Raises InputError for anything else.
+
+    rule: in which the position stands."""
     text = str(text)
     if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= LONGEST):
         raise _error(f"{rule}: {text!r} is no position", f"positions are 1 to {LONGEST}")
@@ -127,9 +132,10 @@ def _position(text: Any, rule: str) -> int:
 
 
 def declared(texts: Mapping[str, str]) -> PageRules | None:
-    """The rules of a policy from its parameters, texts such as 1=KEY,2=KEY by the name of the rule; None without rules.
+    """Return the rules of a page that the parameters of a policy declare; None without rules. Raises InputError for any
+    other text.
 
-    Raises InputError for any other text."""
+    texts: such as 1=KEY,2=KEY, by the name of the rule."""
     page = dict[str, Any]()
     for rule in RULES:
         if text := texts.get(rule):
@@ -141,8 +147,10 @@ def declared(texts: Mapping[str, str]) -> PageRules | None:
 
 
 def add_typed(page: dict[str, Any], rule: str, pairs: Iterable[Sequence[str]]) -> None:
-    """Add a rule, typed as pairs of a name and a value (a share with its position after `@`), to the JSON object that
-    `parse` takes. Raises InputError for a name that already has such a rule, and for a value that is not a number."""
+    """Add a rule, typed as pairs of a name and a value, to the JSON object that `parse` takes.
+
+    A share may have its position after `@`. Raises InputError for a name that already has such a rule, and for a
+    value that is not a number."""
     rules = page.setdefault(rule, {})
     for name, text in pairs if isinstance(rules, dict) else ():
         value, at, position = text.partition("@") if rule == "least" else (text, "", "")

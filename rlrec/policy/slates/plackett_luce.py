@@ -1,4 +1,5 @@
-"""Probabilities of slates from rows of scores: at each position the softmax of the arms left, with a floor."""
+"""This module computes probabilities of slates from rows of scores. Each position draws by the softmax of the arms
+left, with a floor."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ from rlrec.policy.scores.floors import Floor, at_positions
 
 
 def softmax(score: Array, *, temperature: float = 1.0) -> Array:
-    """Probabilities in proportion to exp(score / temperature), rows of (n, m); 0 for arms at -inf. temperature 0: the
-    best score of a row, where equal bests share."""
+    """Return probabilities in proportion to exp(score / temperature), rows of (n, m); 0 for arms at -inf.
+
+    With temperature 0 the best score of a row has all the probability, and equal bests share."""
     distance = score - score.max(axis=1, keepdims=True)
     if temperature == 0:
         weight = (distance == 0).astype(distance.dtype)
@@ -23,8 +25,9 @@ def softmax(score: Array, *, temperature: float = 1.0) -> Array:
 
 
 def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Iterator[Array]:
-    """At each position of n slates, each with its own scores, the softmax of the arms left there, (n, m). score (n, m)
-    finite; slates (n, k) arms 0..m - 1. Source: as for `gumbel.PlackettLuceOrder`."""
+    """Yield, at each position of n slates, each with separate scores, the softmax of the arms left there, (n, m).
+
+    score (n, m) finite; slates (n, k) arms 0..m - 1. Source: as for `gumbel.PlackettLuceOrder`."""
     left, rows = np.array(score, np.float64), np.arange(len(slates))
     for position in range(slates.shape[1]):
         if position:
@@ -35,11 +38,12 @@ def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Itera
 def log_conditionals(
     score: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
-    """Log of the probability of each slot given those above, (n, k), from scores (n, m) of arms; shown (n, k) indices;
-    eligible (n, m): the arms that each row may show, None: all.
+    """Return the log of the probability of each slot given those above, (n, k), from scores (n, m) of arms.
 
-    temperature 0: the best score, where equal bests share. Source: own derivation (Plackett-Luce with a floor: at every
-    position the softmax of the arms left)."""
+    shown (n, k) indices; eligible (n, m): the arms that each row may show, None: all.
+
+    With temperature 0 the best score is shown, where equal bests share. Source: own derivation (Plackett-Luce with a
+    floor: at every position the softmax of the arms left)."""
     rows, log_probability, n_eligible = np.arange(len(shown)), np.zeros(shown.shape), _n_eligible(score, eligible)
     floors = at_positions(floor, shown.shape[1])
     for position, probability in enumerate(remaining(_allowed(score, eligible), shown, temperature=temperature)):
@@ -55,8 +59,10 @@ def log_conditionals(
 def chi_squares(
     score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
-    """The chi-squared divergence of each slot, given those above, from its distribution under reference scores, (n, k):
-    the variance of its weight over all arms that the position could show.
+    """Return the chi-squared divergence of each slot, given those above, from its distribution under reference scores,
+    (n, k).
+
+    That is the variance of the slot's weight over all arms that the position could show.
 
     score, reference (n, m): scores of the arms under both; shown, eligible: see `log_conditionals`."""
     sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
@@ -66,8 +72,9 @@ def chi_squares(
 def divergences(
     score: Array, reference: Array, shown: Index, eligible: Flags | None = None, *, temperature: float, floor: Floor
 ) -> Array:
-    """KL(reference || score) of each slot, given those above, (n, k) in nats; arguments: see `chi_squares`. The mean of
-    its sum over slates drawn under the reference scores is the divergence of whole slates."""
+    """Return KL(reference || score) of each slot, given those above, (n, k) in nats. Arguments are as in `chi_squares`.
+
+    The mean of its sum over slates drawn under the reference scores is the divergence of whole slates."""
     sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
     logs = ((old, np.log(np.maximum(old, 1e-30)) - np.log(np.maximum(new, 1e-30))) for new, old in sides)
     return np.stack([np.einsum("nm,nm->n", old, log_ratio) for old, log_ratio in logs], axis=1)
@@ -76,8 +83,9 @@ def divergences(
 def _slots(
     score: Array, reference: Array, shown: Index, eligible: Flags | None, *, temperature: float, floor: Floor
 ) -> Iterator[tuple[Array, Array]]:
-    """The distributions of each slot, given those above, under both scores, (n, m) each. Arms that are not left have
-    the same probability on both sides, so that they contribute nothing to a divergence."""
+    """Yield the distributions of each slot, given those above, under both scores, (n, m) each.
+
+    Arms that are not left have the same probability on both sides, so that they contribute nothing to a divergence."""
     n_eligible, floors = _n_eligible(score, eligible), at_positions(floor, shown.shape[1])
     logits = (_allowed(score, eligible), _allowed(reference, eligible))
     sides = (remaining(allowed, shown, temperature=temperature) for allowed in logits)
@@ -89,8 +97,9 @@ def _slots(
 def probabilities(
     score: Array, eligible: Flags | None = None, *, temperature: float, floor: Floor, position: int = 1
 ) -> Array:
-    """The probability of each arm at a position, (n, m), from scores (n, m); rows sum to 1. eligible (n, m): the arms
-    that each row may show there, None: all."""
+    """Return the probability of each arm at a position, (n, m), from scores (n, m); rows sum to 1.
+
+    eligible (n, m): the arms that each row may show there, None: all."""
     mixed = softmax(_allowed(score, eligible), temperature=temperature)
     if explored := float(at_positions(floor, position)[-1]):
         mixed *= 1 - explored
@@ -100,10 +109,10 @@ def probabilities(
 
 
 def _n_eligible(score: Array, eligible: Flags | None) -> Index:
-    """The number of arms that each row may show, (n,)."""
+    """Return the number of arms that each row may show, (n,)."""
     return np.full(len(score), score.shape[1]) if eligible is None else eligible.sum(axis=1)
 
 
 def _allowed(score: Array, eligible: Flags | None) -> Array:
-    """Scores (n, m), -inf for arms that are not eligible."""
+    """Return the scores (n, m), with -inf for arms that are not eligible."""
     return score if eligible is None else np.where(eligible, score, -np.inf)

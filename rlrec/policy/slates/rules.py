@@ -1,19 +1,18 @@
-"""Scores under the rules of a page, and the exact distribution of the slates under these rules.
+"""This module computes scores under the rules of a page, and the exact distribution of the slates under these rules.
 
-A pinned position certainly shows its arm, and the other positions form a page of the other arms. A cap allows at most n
-arms with the same value of a field, pinned ones included: once n are shown, further ones are no longer allowed.
-`page_layout.py` has the rules by arm.
+A pinned position certainly shows its arm, and the other positions form a page of the other arms. A cap allows at
+most n arms with the same value of a field, pinned ones included: once n are shown, further ones are no longer
+allowed. `page_layout.py` has the rules by arm.
 
-Prefixes of the slates of a page with rules, filled from the top: the arms that may come next, and their
-probabilities.
+Slates of a page with rules are filled from the top. For each prefix, which is the arms so far, the functions give the
+arms that may come next, and their probabilities.
 
 At a position without a pin, the coin of a least share shows its arm, or one of its arms, as long as some are left and
 allowed. Otherwise the floor picks uniformly among the allowed arms left, or the best of these in the one vector of
-noisy scores is taken.
-An arm that a cap removes has lost to the last arm that was taken as the best, whose score is the cap of all arms that
-competed with it. In the sweep over prefixes (`policy/scores/sweep.py`) the removed arm leaves the product of the arms
-left, and its distribution function at the cap joins the density of the prefix. Source: own derivation, checked against
-enumeration."""
+noisy scores is taken. An arm that a cap removes has lost to the last arm that was taken as the best, whose score is the
+cap of all arms that competed with it. In the sweep over prefixes (`policy/scores/sweep.py`) the removed arm leaves the
+product of the arms left, and its distribution function at the cap joins the density of the prefix. Source: own
+derivation, checked against enumeration."""
 
 from __future__ import annotations
 
@@ -43,18 +42,22 @@ _CERTAIN = 34.0  # minus the log of the probability that an arm lies below the n
 
 
 class BestLeft(Protocol):
-    """The best one of the allowed arms, below some prefixes."""
+    """A BestLeft computes which of the allowed arms is the best, below some prefixes of slates."""
 
     def probability(self, allowed: Flags) -> Array:
-        """The probability that each arm is the best of the allowed ones, (u, m), given the prefix; rows sum to 1."""
+        """Return the probability that each arm is the best of the allowed ones, (u, m), given the prefix; rows sum to
+        1."""
 
     def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
-        """Lengthen prefixes (n,) by one arm each, -1 for one that did not compete. picked, best (n,): probability that
-        a coin shows it, and that it is taken as the best; closed (n, cells): cells that are no longer allowed."""
+        """Lengthen prefixes (n,) by one arm each, -1 for one that did not compete.
+
+        picked, best (n,): probability that a coin shows it, and that it is taken as the best; closed (n, cells):
+        cells that are no longer allowed."""
 
 
 class FreshBest:
-    """Orders in which a prefix only determines which arms are left: softmax, fixed scores, samples."""
+    """FreshBest handles orders in which a prefix only determines which arms are left, such as softmax, fixed scores and
+    samples."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -71,7 +74,9 @@ class FreshBest:
 
 
 class LogitsBest:
-    """Softmax where every prefix has its own logits, (u, m). temperature: that divides them, see `softmax`."""
+    """LogitsBest draws by softmax where every prefix has separate logits, (u, m).
+
+    temperature: that divides them, see `softmax`."""
 
     def __init__(self, logits: Array, *, temperature: float = 1.0) -> None:
         self._logits, self._temperature = logits, temperature
@@ -86,8 +91,8 @@ class LogitsBest:
 
 
 class SweptBest:
-    """Independent continuous scores: one vector ranks the whole page, so a prefix has information about the arms
-    left."""
+    """SweptBest handles independent continuous scores. One vector ranks the whole page, so a prefix has information
+    about the arms left."""
 
     def __init__(self, tabulated: Tabulated, layout: PageLayout) -> None:
         self._table, self._row, self._layout = tabulated.table, tabulated.row, layout
@@ -119,8 +124,8 @@ class SweptBest:
         self._sweep.take(prefixes, rows, picked=picked, best=best, lost=lost)
 
     def _log_cells(self, cells: Flags) -> Array:
-        """Log of the product of the distribution functions of the arms of cells (n, cells) that are not pinned,
-        (n, N)."""
+        """Return the log of the product of the distribution functions of the arms of cells (n, cells) that are not
+        pinned, (n, N)."""
         used = np.flatnonzero(cells.any(axis=0)).tolist()
         if len(used) > _CELLS:
             free = self._row >= 0
@@ -134,13 +139,13 @@ class SweptBest:
         return cells[:, used].astype(float) @ np.array([self._cell_logs[cell] for cell in used])
 
     def _log_arms(self, arms: Flags) -> Array:
-        """The log of the product of the distribution functions of some arms, (N,)."""
+        """Return the log of the product of the distribution functions of some arms, (N,)."""
         rows, count = np.unique(self._row[arms], return_counts=True)
         return count.astype(float) @ self._table.log_cdf[rows]
 
 
 class SlateWalk:
-    """Distinct prefixes of slates, all of one length, while they are filled from the top."""
+    """A SlateWalk holds distinct prefixes of slates, all of one length, while they are filled from the top."""
 
     def __init__(self, layout: PageLayout, floor: Floor, best: BestLeft, *, prefixes: int) -> None:
         m = len(layout.cell)
@@ -151,7 +156,8 @@ class SlateWalk:
         self._allowed = self._find_allowed()
 
     def probability(self) -> Array:
-        """The probability of each arm at the next position, given the prefix, (u, m); all 0 where none is allowed."""
+        """Return the probability of each arm at the next position, given the prefix, (u, m); all 0 where none is
+        allowed."""
         allowed = self._allowed
         if self._position in self._layout.pins:
             return allowed.astype(np.float64)
@@ -164,12 +170,12 @@ class SlateWalk:
         return probability
 
     def minimum(self, probability: Array) -> Array:
-        """The smallest probability of any arm that is left and that the request allows, (u,)."""
+        """Return the smallest probability of any arm that is left and that the request allows, (u,)."""
         by_request = self._allowed if self._is_of_request else self._find_allowed(by_request=True)
         return np.where(by_request, probability, 1.0).min(axis=1)
 
     def show(self, prefix: Index, arms: Index) -> Index:
-        """Lengthen the prefixes of slates (n,) by one arm each, (n,); returns the new prefix of each slate, (n,)."""
+        """Lengthen the prefixes of slates (n,) by one arm each, (n,), and return the new prefix of each slate, (n,)."""
         first, code = distinct(prefix, arms)
         parent, shown, row = prefix[first], arms[first], np.arange(len(first))
         layout = self._layout
@@ -192,15 +198,19 @@ class SlateWalk:
         return code
 
     def _coins(self) -> tuple[Array, Array, Array]:
-        """Probability that the floor shows any one of the allowed arms, and that no coin decides, (u,) each; that the
-        coin of a least share shows each arm, (u, m)."""
+        """Return the probabilities of the coins at the next position.
+
+        They are the probability that the floor shows any one of the allowed arms, and that no coin decides, (u,)
+        each; and that the coin of a least share shows each arm, (u, m)."""
         shares, undecided = self._layout.coins(self._position, self._allowed)
         uniform = self._floors[self._position]
         each = undecided * uniform / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
         return each, undecided * (1.0 - uniform), shares
 
     def _find_allowed(self, *, by_request: bool = False) -> Flags:
-        """Which arms may stand at the next position, (u, m). by_request: under the rules of the request only."""
+        """Tell which arms may stand at the next position, (u, m).
+
+        by_request: under the rules of the request only."""
         layout, position = self._layout, self._position
         if position in layout.pins and (not by_request or position in layout.pinned_by_request):
             return np.broadcast_to(np.arange(self._left.shape[1]) == layout.pins[position], self._left.shape)
@@ -213,7 +223,7 @@ class SlateWalk:
 
 
 class RuledScores(Record, kw_only=False, eq=False):
-    """Scores of m arms on a page with rules. The floor is part of them, so callers must not mix it in."""
+    """RuledScores are scores of m arms on a page with rules. They include the floor, so callers must not mix it in."""
 
     scores: Scores
     layout: PageLayout
@@ -248,8 +258,8 @@ def _order(ruled: RuledScores, positions: int) -> RuledOrder:
 
 
 class RuledOrder(ExactOrder):
-    """The slates of a page with rules, for positions down to `positions`. All results include the floor and the least
-    shares."""
+    """A RuledOrder is the order of arms on a page with rules, for positions down to `positions`. All results include
+    the floor and the least shares."""
 
     def __init__(self, ruled: RuledScores, positions: int, *, earlier_order: Order | None = None) -> None:
         self._ruled, self._positions = ruled, positions
@@ -260,7 +270,7 @@ class RuledOrder(ExactOrder):
 
     @cached_property
     def _order(self) -> Order:
-        """The order of the scores, whose table reaches down to the arms that may remain under caps."""
+        """Return the order of the scores, whose table reaches down to the arms that may remain under caps."""
         scores, layout, size = self._ruled.scores, self._ruled.layout, self._positions
         ranks = self._ranks or (2 * size if layout.has_caps else size)
         while True:
@@ -275,7 +285,7 @@ class RuledOrder(ExactOrder):
         return order
 
     def walk(self) -> SlateWalk:
-        """The empty prefix."""
+        """Return a walk that begins with the empty prefix."""
         order, layout = self._order, self._ruled.layout
         best = SweptBest(order.tabulated, layout) if isinstance(order, ContinuousOrder) else FreshBest(order)
         return SlateWalk(layout, self._ruled.floor, best, prefixes=1)
@@ -296,8 +306,9 @@ class RuledOrder(ExactOrder):
         return probability, minimum
 
     def steps(self, slates: Index, *, size: int) -> Array:
-        """The probability of each arm at positions 1 to `size` given slates (n, k) above, (n, size, m). Below the
-        position after the slate it is not known, and the values of that position are repeated."""
+        """Return the probability of each arm at positions 1 to `size` given slates (n, k) above, (n, size, m).
+
+        Below the position after the slate it is not known, and the values of that position are repeated."""
         shares, walk = np.empty((len(slates), size, len(self._ruled))), self.walk()
         prefix = np.zeros(len(slates), np.intp)
         for position in range(min(slates.shape[1] + 1, size)):
@@ -307,7 +318,7 @@ class RuledOrder(ExactOrder):
         return shares
 
     def ranks(self, size: int) -> Array:
-        """The probability that each arm stands at each position, (size, m); NaN without a closed form."""
+        """Return the probability that each arm stands at each position, (size, m); NaN without a closed form."""
         layout, m = self._ruled.layout, len(self._ruled)
         marginals = np.full((size, m), np.nan)
         pinned = [position for position in layout.pins if position < size]
@@ -328,7 +339,7 @@ class RuledOrder(ExactOrder):
 
 
 def _reaches(tabulated: Tabulated, layout: PageLayout, size: int) -> bool:
-    """Whether enough arms lie above the lowest node, whichever values a page uses up."""
+    """Tell whether enough arms lie above the lowest node of the table, whichever values a page uses up."""
     from rlrec.policy.scores.panels import sufficient_count
 
     table, row = tabulated.table, tabulated.row
@@ -346,8 +357,8 @@ def _reaches(tabulated: Tabulated, layout: PageLayout, size: int) -> bool:
 
 
 class RuledSampler(SlateSampler):
-    """Draws the slates of a page with rules, position by position: word 2p of a decision is the pick of position p from
-    0."""
+    """A RuledSampler draws the slates of a page with rules, position by position. Word 2p of a decision is the pick of
+    position p from 0."""
 
     def prepare(self) -> None:
         if not self._scores.samples:
@@ -372,7 +383,7 @@ class RuledSampler(SlateSampler):
 
 
 def draw_rows(logits: Array, layout: PageLayout, *, floor: Floor, seeds: Words, decisions: Ids, size: int) -> Draw:
-    """Slates of n decisions, each with logits of its own, (n, m). Marginals below the first position are NaN."""
+    """Draw slates of n decisions, each with separate logits, (n, m). Marginals below the first position are NaN."""
     walk = SlateWalk(layout, floor, LogitsBest(logits), prefixes=len(logits))
     uniform = uniforms(seeds, decisions, words=2 * size - 1)[:, ::2]
     slates, propensity, minimum = _draw(walk, np.arange(len(logits)), uniform)
@@ -380,21 +391,22 @@ def draw_rows(logits: Array, layout: PageLayout, *, floor: Floor, seeds: Words, 
 
 
 def log_rows(logits: Array, layout: PageLayout, slates: Index, *, floor: Floor) -> Draw:
-    """Slates (n, k) with the probabilities that `draw_rows` gives them."""
+    """Return slates (n, k) with the probabilities that `draw_rows` gives them."""
     walk = SlateWalk(layout, floor, LogitsBest(logits), prefixes=len(logits))
     propensity, minimum = _follow(walk, np.arange(len(logits)), slates)
     return to_log(slates, propensity, first_alone(propensity), minimum)
 
 
 def log_conditionals(score: Array, layout: PageLayout, slates: Index, *, temperature: float, floor: Floor) -> Array:
-    """Log of the probability of each slot of slates given those above, (n, k), by scores of their own, (n, m)."""
+    """Return the log of the probability of each slot given those above, (n, k), where every slate has separate scores,
+    (n, m)."""
     walk = _walk_of(score, layout, temperature=temperature, floor=floor)
     with np.errstate(divide="ignore"):
         return np.log(_follow(walk, np.arange(len(score)), slates, least=False)[0])
 
 
 def next_arms(score: Array, layout: PageLayout, slates: Index, *, temperature: float, floor: Floor) -> Array:
-    """The probability of each arm below slates (n, k), by scores of their own, (n, m)."""
+    """Return the probability of each arm below slates (n, k), where every slate has separate scores, (n, m)."""
     walk, prefix = _walk_of(score, layout, temperature=temperature, floor=floor), np.arange(len(score))
     for shown in slates.T:
         prefix = walk.show(prefix, shown)
@@ -406,8 +418,10 @@ def _walk_of(score: Array, layout: PageLayout, *, temperature: float, floor: Flo
 
 
 def _follow(walk: SlateWalk, prefix: Index, slates: Index, *, least: bool = True) -> tuple[Array, Array]:
-    """Propensities and smallest propensities of slates (n, k), (n, k) each; zeros for the latter unless `least`. prefix
-    (n,): the prefix from which each starts."""
+    """Return the propensities and smallest propensities of slates (n, k), (n, k) each; zeros for the latter unless
+    `least`.
+
+    prefix (n,): the prefix from which each starts."""
     propensity, minimum = np.empty(slates.shape), np.zeros(slates.shape)
     for position, shown in enumerate(slates.T):
         probability = walk.probability()
@@ -419,8 +433,9 @@ def _follow(walk: SlateWalk, prefix: Index, slates: Index, *, least: bool = True
 
 
 def _draw(walk: SlateWalk, prefix: Index, uniform: Array) -> tuple[Index, Array, Array]:
-    """Slates from uniforms (n, k): their arms, propensities and smallest propensities, (n, k) each. prefix (n,): the
-    prefix from which each starts."""
+    """Draw slates from uniforms (n, k), and return their arms, propensities and smallest propensities, (n, k) each.
+
+    prefix (n,): the prefix from which each starts."""
     slates, propensity, minimum = np.empty(uniform.shape, np.intp), np.empty(uniform.shape), np.empty(uniform.shape)
     for position in range(uniform.shape[1]):
         probability = walk.probability()

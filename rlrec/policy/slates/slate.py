@@ -1,9 +1,10 @@
-"""Slates for every kind of policy: exact probabilities of positions, slates and draws (`policy/slates/slate_draws.py`).
+"""This module computes exact probabilities of positions and slates for every kind of policy. `slate_draws.py` draws
+slates by them.
 
-A slate is filled from the top. One vector of noisy scores is drawn. At every position, a uniform arm of those left is
-taken with the probability `floor` of that position, else the best one left in that vector. For correlated scores every
-position has its own vector, one of the samples of the decision; without a decision, the samples are those of seed 0,
-decision 0."""
+A slate is filled from the top. One vector of noisy scores is drawn. At every position, a uniform arm of those left
+is taken with the probability `floor` of that position, else the best one left in that vector. For correlated scores
+every position has its own vector, one of the samples of the decision; without a decision, the samples are those of
+seed 0, decision 0."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ _SLATES, _ARMS = 8, 100  # slates per case, and arms, up to which cases are swep
 
 
 def first(scores: Scores, *, floor: Floor) -> Array:
-    """The probability of each arm at position 1, (m,), with sum 1.
+    """Return the probability of each arm at position 1, (m,), with sum 1.
 
     floor: probability of a uniform pick, in [0, 1]. Absolute error below 1e-9; relative error below 1e-6 for
     probabilities above 1e-6. Source: own derivation (`maximum.best`); ties share."""
@@ -33,7 +34,7 @@ def first(scores: Scores, *, floor: Floor) -> Array:
 
 
 def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
-    """The probability that each arm stands at position 1..size, (size, m); rows sum to 1.
+    """Return the probability that each arm stands at position 1..size, (size, m); rows sum to 1.
 
     size 1..m; floor in [0, 1]. NaN below position 1 for samples, which have no closed form there. Source: own
     derivation (`maximum.ranks` and `placement`)."""
@@ -43,8 +44,10 @@ def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
 
 
 def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, shared: bool = False) -> list[Array]:
-    """`marginals` of several scores with the same number of arms. Independent continuous scores are computed together;
-    `shared`: also for one position, where many cases share a few scores."""
+    """Return the `marginals` of several scores with the same number of arms. Independent continuous scores are computed
+    together.
+
+    shared: also for one position, where many cases share a few scores."""
     orders = [scores.order(size) for scores in case_scores]
     if size > 1 or (shared and orders[0].is_continuous):
         from rlrec.policy.contexts.pooled import pooled  # a single request needs none of it
@@ -55,7 +58,8 @@ def marginals_each(case_scores: Sequence[Scores], *, size: int, floor: Floor, sh
 
 
 def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: int, rng: np.random.Generator) -> Array:
-    """Unbiased estimates of `marginals` for scores without a closed form, from `runs` simulated pages, (size, m).
+    """Return unbiased estimates of `marginals` for scores without a closed form, from `runs` simulated pages, (size,
+    m).
 
     Each page adds, position by position, the probability of each arm given the arms above and the sample that ranks
     those left. Source: own derivation."""
@@ -77,25 +81,27 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
 
 
 def conditionals(scores: Scores, slates: Index, *, floor: Floor) -> Array:
-    """The probability of each arm of a slate given the positions above, (n, k); the product of a row is the slate's
-    probability.
+    """Return the probability of each arm of a slate given the positions above, (n, k).
 
-    slates (n, k) arms 0..m-1, no arm twice on a slate; floor in [0, 1]. Errors as for `first`, below a prefix that the
-    policy can make. The rarer the prefix, below 1e-9, the fewer digits of the following values are right; below an arm
-    with probability less than 1e-13 at its position, the arms left start anew. Source: own derivation (`sweep`)."""
+    The product of a row is the slate's probability. slates (n, k) arms 0..m-1, no arm twice on a slate; floor in [0,
+    1]. Errors as for `first`, below a prefix that the policy can make. The rarer the prefix, below 1e-9, the fewer
+    digits of the following values are right; below an arm with probability less than 1e-13 at its position, the arms
+    left start anew. Source: own derivation (`sweep`)."""
     k = slates.shape[1]
     probability, _ = scores.order(k).conditionals(slates, floor=floor, least=False)
     return mix_floor(probability, at_positions(floor, k), len(scores) - np.arange(k))
 
 
 def remaining(scores: Scores, prefix: Index, *, floor: Floor) -> Array:
-    """The probability of each arm at the position after prefix (k,), k < m, given that prefix, (m,), with sum 1; 0 for
-    the arms in it; else as in `conditionals`, with the same errors."""
+    """Return the probability of each arm at the position after prefix (k,), k < m, given that prefix, (m,), with sum 1.
+
+    The arms in the prefix have 0. Errors are as in `conditionals`."""
     return remaining_each(scores, np.asarray(prefix, np.intp)[None], floor=floor)[0]
 
 
 def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
-    """`remaining` below each of many prefixes (n, k), (n, m)."""
+    """Return the probability of each arm at the position after each of many prefixes (n, k), (n, m), as `remaining`
+    does."""
     k = prefixes.shape[1]
     probability = scores.order(k + 1).next_arms(prefixes, floor=floor)
     mixed = mix_floor(probability, at_positions(floor, k + 1)[-1], len(scores) - k)
@@ -104,8 +110,9 @@ def remaining_each(scores: Scores, prefixes: Index, *, floor: Floor) -> Array:
 
 
 def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index, *, floor: Floor) -> Array:
-    """`conditionals` of slates (n, k); case (n,): the scores of each slate. All scores have the same number of arms,
-    (n, k)."""
+    """Return the `conditionals` of slates (n, k), each under the scores of its case, (n, k).
+
+    case (n,): the scores of each slate. All scores have the same number of arms."""
     probability = np.empty(slates.shape)
     cases, arms = len(case_scores), len(case_scores[0])
     if case_scores[0].order(1).is_continuous and _few_of_each(cases, arms, slates):
@@ -121,9 +128,11 @@ def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index,
 def each_position(
     case_scores: Sequence[Scores], case: Index, slates: Index, *, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
-    """`remaining` at each position of slates (n, k), for portions of slates, each with the exact scores of its case
-    (n,); all cases have the same number of arms. Yields rows of sorted slates (r,), the position from 0, the
-    probabilities after each distinct case and prefix, (u, m), and the index of these for each row, (r,)."""
+    """Yield what `remaining` returns at each position of slates (n, k), for portions of slates, each with the exact
+    scores of its case (n,).
+
+    All cases have the same number of arms. Yields rows of sorted slates (r,), the position from 0, the probabilities
+    after each distinct case and prefix, (u, m), and the index of these for each row, (r,)."""
     orders = [scores.order(slates.shape[1]) for scores in case_scores]
     yield from each_position_of(orders, case, slates, arms=len(case_scores[0]), floor=floor)
 
@@ -131,7 +140,8 @@ def each_position(
 def each_position_of(
     orders: Sequence[Order], case: Index, slates: Index, *, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
-    """`each_position` from orders with the same number of arms, which keep their tables afterwards."""
+    """Yield what `each_position` yields, from orders with the same number of arms, which keep their tables afterwards.
+    """
     floors = at_positions(floor, slates.shape[1])
     for rows, by_position in _swept(orders, case, slates, arms, floor):
         for position, (probability, prefix) in enumerate(by_position):
@@ -141,14 +151,14 @@ def each_position_of(
 
 
 def _few_of_each(cases: int, arms: int, slates: Index) -> bool:
-    """Whether cases have so few slates each that a table for each case costs more than one table for all."""
+    """Tell whether cases have so few slates each that a table for each case costs more than one table for all."""
     return len(slates) < _SLATES * cases and arms <= _ARMS
 
 
 def _swept(
     orders: Sequence[Order], case: Index, slates: Index, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, Iterator[tuple[Array, Index]]]]:
-    """Portions of slates, sorted by case and arms, with `Order.each_position` of each."""
+    """Yield portions of slates, sorted by case and arms, each with the result of `Order.each_position`."""
     from rlrec.policy.contexts.pooled import pooled
 
     order, k = np.lexsort((*slates.T[::-1], case)), slates.shape[1]
@@ -167,11 +177,10 @@ def _swept(
 
 
 def placement(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
-    """The probability that rank r of the vector is placed at position p, (size, size) by [p, r], and the probability
-    that any given lower rank is, (size,).
+    """Return the probability that rank r of the vector of scores is placed at position p, (size, size) by [p, r].
 
-    It depends only on the floor and m, since the place of a rank depends on how many better arms are left. Source: own
-    derivation."""
+    Return also the probability that any given lower rank is placed at position p, (size,). Both depend only on the
+    floor and m, since the place of a rank depends on how many better arms are left. Source: own derivation."""
     probability, deeper_probability = np.zeros((size, size)), np.zeros(size)
     waiting, lasting = np.eye(size), 1.0  # [r, better arms left]: not placed yet
     better = np.arange(size)
@@ -189,7 +198,7 @@ def placement(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
 
 
 def invert_rows(probability: Array, uniform: Array) -> Index:
-    """The arms of probabilities (n, m) at uniforms (n,), (n,): `_invert`, row by row."""
+    """Return the arms that uniforms (n,) draw from probabilities (n, m), row by row, (n,)."""
     cumulative = probability.cumsum(axis=1)
     arm = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(axis=1)
     last = probability.shape[1] - 1 - (probability[:, ::-1] > 0).argmax(axis=1)
@@ -197,7 +206,7 @@ def invert_rows(probability: Array, uniform: Array) -> Index:
 
 
 def nth_left(prefixes: Index, uniform: Array, m: int) -> Index:
-    """The arms of those not in prefixes (n, p) that uniforms (n,) pick, (n,)."""
+    """Return the arms that uniforms (n,) pick among those not in prefixes (n, p), (n,)."""
     left = m - prefixes.shape[1]
     nth = np.minimum((uniform * left).astype(np.intp), left - 1)
     # the i-th smallest arm of a prefix, from 0, has so many smaller arms that are left: its index minus i
@@ -208,8 +217,11 @@ def nth_left(prefixes: Index, uniform: Array, m: int) -> Index:
 def _invert_best(
     row: Index, best: Index, best_share: Array, floor: float, uniform: Array, shown: Index, m: int
 ) -> Index:
-    """The arms of `invert_rows` at uniforms (n,), where all of m arms but those shown (n, p) share the floor, and the
-    best of each row have `best_share` (n,) more. row, best (r,): the best arms with their rows, in order."""
+    """Return the arms of `invert_rows` at uniforms (n,), for rows in which the best arms have more probability than the
+    others.
+
+    All of m arms but those shown (n, p) share the floor, and the best of each row have `best_share` (n,) more. row,
+    best (r,): the best arms with their rows, in order."""
     ties, uniform_share = np.bincount(row), floor / (m - shown.shape[1])
     first = ties.cumsum() - ties
     # where the interval of each best arm begins
@@ -224,7 +236,7 @@ def _invert_best(
 
 
 def mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Array:
-    """The probability of being the best, with the floor mixed in; 1 for the only arm left."""
+    """Mix the floor into the probability of being the best; the only arm left gets 1."""
     mixed = np.asarray(floor / left + (1 - floor) * probability)
     np.minimum(np.maximum(mixed, 0.0, out=mixed), 1.0, out=mixed)
     mixed[..., np.equal(left, 1)] = 1.0
@@ -232,7 +244,7 @@ def mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Ar
 
 
 def to_positions(ranks: Array, floor: Floor) -> Array:
-    """The probabilities of positions (..., size, m) from those of ranks (..., size, m)."""
+    """Return the probabilities of positions (..., size, m) from those of ranks (..., size, m)."""
     size, m = ranks.shape[-2:]
     if np.isnan(ranks[..., -1, 0]).any():  # only the first has a closed form
         return np.vstack([mix_floor(ranks[0], at_positions(floor, 1)[0], m), ranks[1:]])

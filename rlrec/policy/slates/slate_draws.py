@@ -1,4 +1,4 @@
-"""Draws of slates, with the probability of each of their slots (`policy/slates/slate.py`)."""
+"""This module draws slates, with the probability of each of their slots (`policy/slates/slate.py`)."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _ENTRIES = 1 << 20  # numbers in a working array
 
 
 class Draw(Record, kw_only=False, eq=False):
-    """n slates of k positions. All arrays are (n, k).
+    """A Draw holds n slates of k positions. All arrays are (n, k).
 
-    slates: the arms. propensity: given the positions above. marginal: of the arm at its position; NaN without a closed
-    form. minimum: the smallest propensity of the arms left there. rounded: whether SMALLEST replaces a 0. teams: 0 or
-    1, the ranker that picked; None without two rankers."""
+    slates: the arms. propensity: given the positions above. marginal: of the arm at its position; NaN without a
+    closed form. minimum: the smallest propensity of the arms left there. rounded: whether SMALLEST replaces a 0.
+    teams: 0 or 1, the ranker that picked; None without two rankers."""
 
     slates: Index
     propensity: Array
@@ -40,12 +40,12 @@ class Draw(Record, kw_only=False, eq=False):
 
 
 def draw(scores: Scores, *, size: int, floor: Floor, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
-    """Slates of n decisions drawn from the scores, with the probability each of them had (`SlateSampler.draw`)."""
+    """Draw slates of n decisions from the scores, with the probability that each of them had (`SlateSampler.draw`)."""
     return SlateSampler(scores, size=size, floor=floor).draw(seeds=seeds, decisions=decisions, lists=lists)
 
 
 def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Draw:
-    """Slates of n decisions, each with its own logits (n, m), drawn as `SlateSampler.draw` does from Gumbel scores.
+    """Draw slates of n decisions, each with separate logits (n, m), as `SlateSampler.draw` does from Gumbel scores.
 
     Marginals below position 1 are NaN, since a quadrature for every decision would take milliseconds."""
     m, floors = logits.shape[1], at_positions(floor, size)
@@ -62,7 +62,7 @@ def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions
 
 
 def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
-    """Slates (n, k) with the probabilities that `draw_each` gives them."""
+    """Return slates (n, k) with the probabilities that `draw_each` gives them."""
     shape, m, rows = slates.shape, logits.shape[1], np.arange(len(slates))
     propensity, least, floors = np.empty(shape), np.empty(shape), at_positions(floor, shape[1])
     is_shown = np.zeros(logits.shape, np.bool_)
@@ -75,11 +75,12 @@ def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
 
 
 class SlateSampler:
-    """Draws the slates of one belief; probabilities are computed once, and reused when the belief changes.
+    """A SlateSampler draws the slates of one belief. Probabilities are computed once, and reused when the belief
+    changes.
 
-    size 1..m positions; floor in [0, 1]. earlier_sampler: that of earlier scores of the same number of arms; where few
-    arms changed, its tables for the others are reused, with the same errors as a new table. It stays valid, and
-    computes its tables again when it needs them."""
+    size 1..m positions; floor in [0, 1]. earlier_sampler: that of earlier scores of the same number of arms; where
+    few arms changed, its tables for the others are reused, with the same errors as a new table. The earlier sampler
+    stays valid, and computes its tables again when it needs them."""
 
     def __init__(self, scores: Scores, *, size: int, floor: Floor, earlier_sampler: SlateSampler | None = None) -> None:
         self._size, self._floor, self._arms, self._scores = size, floor, len(scores), scores
@@ -91,11 +92,11 @@ class SlateSampler:
             _ = self._cumulative if self._size == 1 else self._shared_marginals
 
     def draw(self, *, seeds: Words, decisions: Ids, lists: bool = False) -> Draw:
-        """Slates of n decisions, with the probability of each slot.
+        """Draw slates of n decisions, with the probability of each slot.
 
         seeds (n,) and decisions (n,) identify the uniforms (`sampler.uniforms`), on which alone a slate depends. One
-        position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position p.
-        lists: for long slates; leaves out their marginals and smallest propensities, the most expensive part, as
+        position: the inverse of `first` at word 0. More: words 2p and 2p + 1 are the coin and the pick of position
+        p. lists: for long slates; leaves out their marginals and smallest propensities, the most expensive part, as
         NaN."""
         if not isinstance(self._order, DrawnOrder):
             return self._draw_by_position(seeds, decisions)
@@ -115,7 +116,8 @@ class SlateSampler:
         return to_log(slates, propensity, marginals[np.arange(self._size), column[slates]], minimum)
 
     def log_probabilities(self, slates: Index) -> Array:
-        """Log of the probability of each of some slates (n, size), (n,); -inf where it is 0. Not for samples."""
+        """Return the log of the probability of each of some slates (n, size), (n,); -inf where it is 0. Not for
+        samples."""
         if self._size == 1:
             probability = self.first[slates]
         else:
@@ -128,33 +130,34 @@ class SlateSampler:
 
     @cached_property
     def first(self) -> Array:
-        """The probability of each arm at position 1, (m,), read-only; with the error of `slate.first`."""
+        """Return the probability of each arm at position 1, (m,), read-only; with the error of `slate.first`."""
         probability = mix_floor(self._order.best(), at_positions(self._floor, 1)[0], self._arms)
         probability.flags.writeable = False
         return probability
 
     @cached_property
     def marginals(self) -> Array:
-        """The probability that each arm stands at each position, (size, m), as in `slate.marginals`."""
+        """Return the probability that each arm stands at each position, (size, m), as in `slate.marginals`."""
         if self._size == 1:
             return self.first[None]
         return to_positions(self._order.ranks(self._size), self._floor)
 
     @cached_property
     def _shared_marginals(self) -> tuple[Array, Index]:
-        """Distinct marginals, (size, g), and the column of each arm, (m,): of very many arms most are equal, and share
-        one."""
+        """Return distinct marginals, (size, g), and the column of each arm, (m,).
+
+        Of very many arms most are equal, and share one column."""
         if np.any(self._floor) or not self._order.is_continuous:
             return self.marginals, np.arange(self._arms)
         return cast("ContinuousOrder", self._order).shared_ranks(self._size)
 
     @cached_property
     def _cumulative(self) -> tuple[Array, float]:
-        """The distribution function of position 1, (m,), and its smallest probability."""
+        """Return the distribution function of position 1, (m,), and its smallest probability."""
         return self.first.cumsum(), float(self.first.min())
 
     def _draw_by_position(self, seeds: Words, decisions: Ids) -> Draw:
-        """The slates of decisions that draw their own samples."""
+        """Draw the slates of decisions that draw separate samples."""
         uniform = uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2]
         shape, floors = uniform.shape, at_positions(self._floor, self._size)
         slates, propensity, least = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
@@ -171,7 +174,7 @@ class SlateSampler:
 
 
 def _invert(probability: Array, cumulative: Array, uniform: Array) -> Index:
-    """The arms of probabilities (m,) at uniforms (n,), (n,)."""
+    """Return the arms that uniforms (n,) draw from probabilities (m,), (n,)."""
     # from the right, so that an arm with probability 0 is never drawn
     arm = cumulative.searchsorted(uniform * cumulative[-1], side="right")
     return np.minimum(arm, np.flatnonzero(probability)[-1]) if arm.max(initial=0) == len(probability) else arm
@@ -190,8 +193,9 @@ def _draw_slates(order: DrawnOrder, m: int, size: int, floor: Floor, seeds: Word
 
 
 def _fill(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
-    """Slates from the first arms of each order and a pair (coin, pick) per position, coins (n, size, 2), floors
-    (size,)."""
+    """Fill slates from the first arms of each order and a pair (coin, pick) per position.
+
+    coins (n, size, 2), floors (size,)."""
     n, size = ranking.shape
     slates, is_taken, row = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
     for position in range(size):
@@ -203,14 +207,14 @@ def _fill(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
 
 
 def first_alone(propensity: Array) -> Array:
-    """Marginals of position 1, where they equal propensities; NaN below, where there is no closed form."""
+    """Return marginals that equal the propensities at position 1, and are NaN below, where there is no closed form."""
     marginal = np.full(propensity.shape, np.nan)
     marginal[:, 0] = propensity[:, 0]
     return marginal
 
 
 def to_log(slates: Index, propensity: Array, marginal: Array, minimum: Array) -> Draw:
-    """The draw as it is logged: no arm that was drawn has probability 0."""
+    """Return the draw as it is logged, where no arm that was drawn has probability 0."""
     return Draw(
         slates=slates,
         propensity=np.minimum(np.maximum(propensity, SMALLEST), 1.0),
