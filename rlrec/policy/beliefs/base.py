@@ -148,8 +148,7 @@ class Policy(ABC):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Return the fields of the context that the distribution of this policy depends on; EVERYTHING stands for all.
-        """
+        """Return the context fields that the distribution of this policy depends on; EVERYTHING stands for all."""
         return (PRICE,) if self.budget else ()
 
     @abstractmethod
@@ -171,8 +170,7 @@ class Policy(ABC):
         return belief.alpha + belief.reward_sum, belief.beta + np.maximum(belief.pulls - belief.reward_sum, 0.0)
 
     def mean(self, belief: Belief, *, unknown: float = 0.0) -> Array:
-        """Return the posterior mean reward of each arm, (..., m); `unknown` where there are neither pulls nor a prior.
-        """
+        """Return the posterior mean reward of each arm, (..., m); `unknown` without any pulls or prior."""
         return belief.mean(unknown=unknown)
 
     def local_belief(self, belief: Belief, context: Mapping[str, Any]) -> Belief:
@@ -185,8 +183,7 @@ class Policy(ABC):
         return None
 
     def deviation(self, belief: Belief) -> Array | None:
-        """Return the standard deviation of the posterior of each arm, (..., m); None where the posterior is not normal.
-        """
+        """Return the standard deviation of the posterior of each arm, (..., m); None if it is not normal."""
         return None
 
     def greedy(self) -> Self:

@@ -1,5 +1,4 @@
-"""This module solves linear models. Sums of regressors per arm can be added like counts, and they determine posteriors.
-"""
+"""This module solves linear models. Sums of regressors per arm add up like counts and determine posteriors."""
 
 from __future__ import annotations
 

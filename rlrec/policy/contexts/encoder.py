@@ -113,8 +113,7 @@ class Encoder:
                 raise _mismatch_error(subject, name, value, owner=owner, hint="give finite numbers") from None
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> Array:
-        """Return the features of n objects, (n, columns); values that are unknown, missing or of another type count 0.
-        """
+        """Return the features of n objects, (n, columns). Unknown, missing or mistyped values count 0."""
         blocks = [np.ones((len(rows), int(self.intercept)))]
         blocks += [field.encode([value_of(row, field.name) for row in rows]) for field in self.fields]
         if self.columns:

@@ -117,8 +117,7 @@ class Gradient(ContextualPolicy, Examined):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the names of the features of a state, (d,); the weights of words follow the weights of these features.
-        """
+        """Return the names of the features of a state, (d,). The weights of words follow those of these features."""
         similar = (f"{statistic}:{name}" for statistic in ("shown", "faded") for name in self.design.arm.names)
         return (*self._context_names, *(f"session:{name}" for name in SESSION), *similar)
 
@@ -266,8 +265,7 @@ class Gradient(ContextualPolicy, Examined):
 
 
 def restrict(state: State, arms: Ids) -> State:
-    """Return the states with the memory of only these arms, ascending ids (m,); each arm becomes its index in `arms`.
-    """
+    """Return the states with the memory of only these arms (ascending ids), which become indices in `arms`."""
     index, is_selected = look_up(arms, state.arm)
     return State(state.x, state.row[is_selected], index[is_selected], state.memory[is_selected], state.words)
 

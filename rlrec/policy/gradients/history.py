@@ -204,8 +204,9 @@ def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
 
 
 class ShownHistory(NamedTuple):
-    """A ShownHistory is parsed from the result of `to_json`; arms are keys. It has entries at all steps but the first.
-    """
+    """A ShownHistory is parsed from the result of `to_json`. It has entries at all steps but the first.
+
+    Arms are keys."""
 
     gap_s: float
     shown: int

@@ -1,5 +1,6 @@
-"""This module fits the parameters of a trained kind such that it draws slates as another policy does (Plackett-Luce).
-"""
+"""This module fits the parameters of a trained kind so that it draws slates as another policy does.
+
+The trained kind draws by the Plackett-Luce model."""
 
 from __future__ import annotations
 

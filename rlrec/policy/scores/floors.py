@@ -1,5 +1,4 @@
-"""This module handles floors of uniform exploration, which may depend on the position. Only `at_positions` needs numpy.
-"""
+"""This module handles floors of uniform exploration, which may depend on the position. One function needs numpy."""
 
 from __future__ import annotations
 

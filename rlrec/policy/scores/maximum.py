@@ -113,8 +113,7 @@ def others_above(log_cdf: Array, size: int) -> Array:
 
 
 def _tree(leaves: Array, size: int) -> list[Array]:
-    """Return the levels of a tree of products, each of pairs of neighbours, up to the product of all (terms, 1, nodes).
-    """
+    """Return the levels of a tree of products of neighbours, up to the product of all (terms, 1, nodes)."""
     levels = [leaves]
     while levels[-1].shape[1] > 1:
         levels.append(_product(*_siblings(levels[-1]), size))

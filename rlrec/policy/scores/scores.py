@@ -89,8 +89,7 @@ class Scores(Protocol):
         earlier_order: that of earlier scores of the same number of arms; results that are still valid are reused."""
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
-        """Draw noisy scores of (runs, m), or numbers in the same order. The shape may be (m,) where there is no noise.
-        """
+        """Draw noisy scores of (runs, m), or numbers in the same order. Without noise the shape may be (m,)."""
 
     def decision_scores(self, seed: int, decision: int) -> Scores:
         """Return the scores with which one decision ranks its arms, which are its samples where each decision draws

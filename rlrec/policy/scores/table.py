@@ -61,8 +61,7 @@ class ScoreTable:
         return self.count @ self.log_cdf
 
     def integrate_right(self, values: Array, *, tail: Array) -> Array:
-        """Integrate values (n, N) from each node to the highest edge, and add the tail (n,) beyond that edge, (n, N).
-        """
+        """Integrate values (n, N) from each node to the highest edge, and add the tail (n,) beyond it, (n, N)."""
         flat = values.reshape(-1, ORDER)
         # whole panels to the right, and the remainder of the node's panel
         right = (flat @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half

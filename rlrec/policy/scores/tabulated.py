@@ -116,8 +116,7 @@ class Tabulated:
         return np.where(is_oversized.any(axis=1) | ~is_below[:, -1], -1, is_below.argmax(axis=1))
 
     def _holds(self) -> bool:
-        """Tell whether the nodes still decide which arms are among the best, and no probability is lost between them.
-        """
+        """Tell whether the nodes still decide which arms are among the best, and lose no probability between them."""
         table, count = self.table, self.table.count
         # enough scores lie above the lowest edge
         certain = np.minimum(table.log_low / -_END, 1.0)

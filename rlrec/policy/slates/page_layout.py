@@ -246,8 +246,7 @@ def lay_out(
 
 
 def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[int]]) -> list[tuple[Index, Array]]:
-    """Return the least shares of eligible arms and groups, by their arms. Raises InputError where their sum exceeds 1.
-    """
+    """Return the least shares of eligible arms and groups, by their arms. Raises InputError if their sum exceeds 1."""
     columns = dict[int, list[float]]()
     for position in {EVERYWHERE}.union(*(page.least[name] for page in rules for name in page.least if name in members)):
         texts, shares = dict[str, str](), dict.fromkeys(members, 0.0)

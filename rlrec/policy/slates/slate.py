@@ -140,8 +140,9 @@ def each_position(
 def each_position_of(
     orders: Sequence[Order], case: Index, slates: Index, *, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, int, Array, Index]]:
-    """Yield what `each_position` yields, from orders with the same number of arms, which keep their tables afterwards.
-    """
+    """Yield what `each_position` yields, from orders with the same number of arms.
+
+    The orders keep their tables afterwards."""
     floors = at_positions(floor, slates.shape[1])
     for rows, by_position in _swept(orders, case, slates, arms, floor):
         for position, (probability, prefix) in enumerate(by_position):

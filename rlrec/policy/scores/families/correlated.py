@@ -158,8 +158,7 @@ class SampledOrder(Order):
         return probability, minimum
 
     def _best(self, prefix: frozenset[int]) -> Array:
-        """Return the fraction of the samples in which each arm is the best of those that are not in the prefix, (m,).
-        """
+        """Return the fraction of the samples in which each arm is the best of those outside the prefix, (m,)."""
         if prefix not in self._by_prefix:
             sampled, upper_arms = self.sampled, list(prefix)
             sample, column = sampled.best
