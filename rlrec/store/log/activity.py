@@ -1,4 +1,4 @@
-"""How much is stored, and how much came lately: from indexes, or from the newest rows alone."""
+"""Queries here count what is stored, and what came lately. To be fast, they read only indexes or the newest rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ SLACK_US = 60_000_000  # decisions of different policies may be stored out of or
 
 
 class Sizes(NamedTuple):
-    """Numbers of rows; arms: of those that are not retired; users: of those that are not merged into others."""
+    """This record has the numbers of stored rows. arms: without retired arms; users: without users that are merged into
+    others."""
 
     arms: int
     users: int
@@ -29,7 +30,7 @@ def sizes(unit: Unit) -> Sizes:
 
 
 class PolicyLog(NamedTuple):
-    """The decisions of a policy, imported ones too; newest: the id of the last one."""
+    """This record counts the decisions of a policy, imported ones too. newest: the id of the last decision."""
 
     policy_id: int
     decisions: int
@@ -37,25 +38,27 @@ class PolicyLog(NamedTuple):
 
 
 def policy_logs(unit: Unit) -> dict[int, PolicyLog]:
-    """The log of each policy that has one, by its id."""
+    """Return the PolicyLog of each policy that has decisions, by policy id."""
     rows = unit.records(PolicyLog, "SELECT policy_id, count(*), max(id) FROM decision GROUP BY policy_id")
     return {row.policy_id: row for row in rows}
 
 
 def decision_times(unit: Unit, decision_ids: Sequence[int]) -> dict[int, int]:
-    """The time of each of these decisions."""
+    """Return the time of each decision, by decision id."""
     return StoredRows("decision", unit.ask("SELECT id, at FROM decision WHERE id IN (?*)", decision_ids))
 
 
 def first_id_since(unit: Unit, at: int) -> int | None:
-    """An id that no decision has fallen below that was served since a time; None where none was served."""
+    """Return an id such that all decisions served since a time have this id or a larger one. Return None where no
+    decision was served since then."""
     condition = "imported = 0 AND at >= ? ORDER BY at, id LIMIT 1"
     first: int | None = unit.ask_value(f"SELECT id FROM decision WHERE {condition}", at - SLACK_US)
     return first
 
 
 def count_served_since(unit: Unit, policy_id: int, at: int) -> int:
-    """How many decisions a policy served since a time. Its ids are in order of time, so that only the first is read."""
+    """Return how many decisions a policy served since a time. The ids of a policy's decisions are in order of time, so
+    the query reads only the first decision and counts the rest by id."""
     if (first := first_id_since(unit, at)) is None:
         return 0
     condition = "policy_id = ? AND id >= ? AND imported = 0 AND at >= ? ORDER BY id LIMIT 1"
@@ -65,7 +68,7 @@ def count_served_since(unit: Unit, policy_id: int, at: int) -> int:
 
 
 def route_counts_since(unit: Unit, at: int) -> dict[int, int]:
-    """How many decisions were asked for by each route since a time."""
+    """Return how many decisions were requested through each route since a time, by route id."""
     if (first := first_id_since(unit, at)) is None:
         return {}
     query = "SELECT route_id, count(*) FROM route_decision WHERE decision_id >= ? GROUP BY route_id"
@@ -73,8 +76,8 @@ def route_counts_since(unit: Unit, at: int) -> dict[int, int]:
 
 
 def events_by_hour(unit: Unit, *, hours: int, window_us: int) -> list[int]:
-    """How many events happened in each of the last hours, the present one last. Those of decisions that are older by
-    more than the window are not counted, so that only the newest rows are read."""
+    """Return how many events happened in each of the last hours, the present hour last. Events of decisions that are
+    older by more than the window are not counted, so the query reads only the newest rows."""
     since = unit.now - hours * HOUR_US
     counts = [0] * hours
     if (first := first_id_since(unit, since - window_us)) is not None:
@@ -86,13 +89,14 @@ def events_by_hour(unit: Unit, *, hours: int, window_us: int) -> list[int]:
 
 
 def live_times(unit: Unit) -> dict[int, int]:
-    """When the live version of each policy became live, by the policy's id; without those that were never changed."""
+    """Return when the live version of each policy became live, by policy id. Policies whose live version never changed
+    are left out."""
     rows = unit.ask("SELECT policy_id, max(at), coalesce(max(rolled_back_at), 0) FROM promotion GROUP BY policy_id")
     return {policy_id: max(promoted, rolled_back) for policy_id, promoted, rolled_back in rows}
 
 
 class Run(NamedTuple):
-    """A command that was recorded, with its options and its result."""
+    """This record is a run of a command that the store recorded, with its options and its result."""
 
     at: int
     options: dict[str, Any]
@@ -100,7 +104,8 @@ class Run(NamedTuple):
 
 
 def last_run(unit: Unit, command: str, options: Mapping[str, Any] | None = None) -> Run | None:
-    """The newest run of a command, with these options where they are given; None where there is none."""
+    """Return the newest run of a command, or None where there is none. options: find only a run with exactly these
+    options."""
     typed = None if options is None else json.dumps(dict(options), sort_keys=True)
     condition = "command = ?" if typed is None else "command = ? AND options = ?"
     query = f"SELECT at, options, result FROM run WHERE {condition} ORDER BY id DESC LIMIT 1"

@@ -1,4 +1,5 @@
-"""Lists of candidates that first stages drew, and teams of interleaved slates: one per decision, never changed."""
+"""Queries here store and read the candidates that first stages drew, and the teams of interleaved slates. Each decision
+has at most one list of candidates and one row of teams, which never change."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from rlrec.store.database.unit import Row, Unit, damage_error, parse
 
 
 class CandidateList(NamedTuple):
-    """The list of candidates of one decision.
-    catalogue_id: the eligible set that the list was drawn from, None where it is not known; arms: ids in order, which
-    as a set are the eligible set of the decision; propensities: of each candidate, given those before it."""
+    """This record is the list of candidates of one decision.
+
+    catalogue_id: the eligible set that the list was drawn from, None where it is not known; arms: ids in order,
+    which as a set are the eligible set of the decision; propensities: of each candidate, given those before it."""
 
     decision_id: int
     catalogue_id: int | None
@@ -24,12 +26,12 @@ COLUMNS = CandidateList._fields
 
 
 def add(unit: Unit, rows: Iterable[Row]) -> None:
-    """Store lists, rows of COLUMNS with arms and propensities as JSON."""
+    """Store lists of candidates, given as rows of COLUMNS with arms and propensities as JSON."""
     unit.insert("candidate_list", COLUMNS, rows)
 
 
 def find_lists(unit: Unit, decision_ids: Collection[int]) -> dict[int, CandidateList]:
-    """The lists of these decisions; those without one are left out."""
+    """Return the lists of candidates of these decisions, by decision id. Decisions without a list are left out."""
     rows = unit.ask(f"SELECT {', '.join(COLUMNS)} FROM candidate_list WHERE decision_id IN (?*)", decision_ids)
     return {row[0]: read_list(*row) for row in rows}
 
@@ -37,7 +39,7 @@ def find_lists(unit: Unit, decision_ids: Collection[int]) -> dict[int, Candidate
 def read_list(
     decision_id: int, catalogue_id: int | None, arms: str, propensities: str, log_propensity: float
 ) -> CandidateList:
-    """The list of candidates that a row stores."""
+    """Read the list of candidates from a row of its table."""
     owner = f"of the candidates of decision {decision_id}"
     ids, values = parse(arms, f"arms {owner}", list), parse(propensities, f"propensities {owner}", list)
     if len(ids) != len(values):
@@ -49,10 +51,10 @@ TEAMS = "AB"  # letters of the two rankers
 
 
 def add_teams(unit: Unit, rows: Iterable[tuple[int, str]]) -> None:
-    """Store the teams of decisions: one letter per position."""
+    """Store the teams of decisions, with one letter for each position."""
     unit.insert("team_draft", ("decision_id", "teams"), rows)
 
 
 def find_teams(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
-    """The teams of these decisions; those without any are left out."""
+    """Return the teams of these decisions, by decision id. Decisions without teams are left out."""
     return dict(unit.ask("SELECT decision_id, teams FROM team_draft WHERE decision_id IN (?*)", decision_ids))

@@ -1,4 +1,4 @@
-"""The data that imported lines state beyond their slates, decision by decision."""
+"""This module reads the data that lines of an imported log state beyond their slates, for each decision."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from rlrec.store.log import contents
 
 
 def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]:
-    """The data that imported lines state beyond their slates, by decision: the values of STATED_FIELDS, features (by
-    arm key), slot_sets (ids by slot) and support (probabilities of the eligible arms, in order of their ids)."""
+    """Return the data that imported lines state beyond their slates, by decision id.
+
+    The data have the values of STATED_FIELDS, `features` (by arm key), `slot_sets` (arm ids by slot) and `support`
+    (probabilities of the eligible arms, in order of their ids)."""
     data = defaultdict[int, dict[str, Any]](dict)
     names = ", ".join(field.name for field in STATED_FIELDS)
     query = f"SELECT id, {names} FROM decision WHERE id IN (?*) AND imported = 1"
@@ -36,39 +38,42 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
 
 
 def used_tables(unit: Unit, tables: Collection[str]) -> frozenset[str]:
-    """The tables among these that have any row. tables: of data that only some decisions have."""
+    """Return those of the named tables that have any row. `tables` names tables of data that only some decisions have.
+    """
     (row,) = unit.ask(f"SELECT {', '.join(f'EXISTS (SELECT 1 FROM {table})' for table in tables)}")
     return frozenset(compress(tables, row))
 
 
 def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float]]:
-    """The probabilities at position 1 of the eligible arms, in order of their ids, for the decisions that have them."""
+    """Return the probabilities at position 1 of the eligible arms, in order of their ids, for each decision that has
+    them."""
     rows = unit.ask("SELECT decision_id, probabilities FROM logged_support WHERE decision_id IN (?*)", decision_ids)
     return {number: read_support(number, packed) for number, packed in rows}
 
 
 def read_support(number: int, packed: bytes) -> array[float]:
-    """The probabilities that a row of `logged_support` packs. number: the id of its decision."""
+    """Unpack the probabilities from a row of the table `logged_support`. number: the id of the decision."""
     if len(packed) % 8:
         raise damage_error(f"the support of decision {number} is damaged")
     return array("d", bytes(packed))
 
 
 def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[int]]]:
-    """The ids of the arms that each slot could show, from the top, for those of these decisions whose slots differ in
-    it."""
+    """Return the ids of the arms that each slot could show, from the top slot down. Only decisions whose slots have
+    different sets of arms are in the answer."""
     rows = unit.ask("SELECT decision_id, arms FROM slot_set WHERE decision_id IN (?*)", decision_ids)
     return {number: parse(arms, f"arms of the slots of decision {number}", list) for number, arms in rows}
 
 
 def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int]:
-    """The context of each decision that states features of its arms in place of those of the catalogue."""
+    """Return the id of the stored features of each decision that states features of its arms in place of those of the
+    catalogue."""
     query = "SELECT decision_id, context_id FROM decision_features WHERE decision_id IN (?*)"
     return dict(unit.ask(query, decision_ids))
 
 
 def features(unit: Unit, context_ids: Collection[int]) -> dict[int, dict[str, str]]:
-    """JSON of the features of each arm, by its key, in these contexts."""
+    """Return the JSON of the features of each arm, by context id and arm key."""
     bodies = contents.context_bodies(unit, context_ids)
     features_by_context = {number: parse(body, f"body of context {number}") for number, body in bodies.items()}
     return {

@@ -1,4 +1,4 @@
-"""The log as rows of its tables, for exports to files."""
+"""Queries here read the log as rows of its tables, for exports to files."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ CHILDREN = (t.slot, t.candidate_list, t.route_decision, t.decision_features, t.s
 
 
 def column_names(table: sa.Table) -> list[str]:
-    """The names of the columns of a table."""
+    """Return the names of the columns of a table."""
     return [column.name for column in table.columns]
 
 
 def find_rows(unit: Unit, table: sa.Table, column: str, values: Collection[int]) -> list[Row]:
-    """The rows of a table, all columns, where one column has one of these values, ordered by primary key."""
+    """Return the rows of a table, with all columns, where one column has one of these values. Rows are in order of
+    primary key."""
     order = quote_columns(column.name for column in table.primary_key)
     text = f'SELECT {quote_columns(column_names(table))} FROM "{table.name}" WHERE "{column}" IN (?*) ORDER BY {order}'
     return unit.ask(text, values)
 
 
 def event_keys(unit: Unit) -> Iterator[Sequence[Sequence[Any]]]:
-    """The decision and the number of every event, a portion at a time."""
+    """Yield the decision and the number of every event, a portion at a time."""
     return unit.portions("SELECT decision_id, number FROM event ORDER BY decision_id, number")
 
 
@@ -35,19 +36,19 @@ _SESSION_SOURCE = "FROM session v LEFT JOIN users u ON u.id = v.user_id WHERE v.
 
 
 def person_digests(unit: Unit, sessions: Collection[int]) -> dict[int, tuple[int | None, int | None]]:
-    """The digests of the user (None where it is not known) and of the key of each session."""
+    """Return the digest of the user (None where the user is not known) and the digest of the key, for each session."""
     rows = unit.ask(f"SELECT v.id, u.digest, v.digest {_SESSION_SOURCE}", sessions)
     return {session: (user, key) for session, user, key in rows}
 
 
 def person_keys(unit: Unit, sessions: Collection[int]) -> dict[int, tuple[str, str | None]]:
-    """The key of each session, and that of its user."""
+    """Return the key of each session and the key of its user, by session id."""
     return {row[0]: (row[1], row[2]) for row in unit.ask(f"SELECT v.id, v.key, u.key {_SESSION_SOURCE}", sessions)}
 
 
 def visits(unit: Unit) -> Iterator[Sequence[Sequence[Any]]]:
-    """All columns of all visits, then of their sessions (key, user, split, creation, digest) and their users (key,
-    digest)."""
+    """Yield all columns of all visits, then of their sessions (key, user, split, creation, digest) and their users
+    (key, digest), a portion at a time."""
     columns = ", ".join(f"w.{name}" for name in column_names(t.visit))
     text = (
         f"SELECT {columns}, v.key, v.user_id, v.split, v.created_at, v.digest, u.key, u.digest FROM visit w"

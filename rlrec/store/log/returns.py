@@ -1,4 +1,5 @@
-"""Visits of users who come back: the last decision of each user, and the visits that followed it."""
+"""Queries here find the visits of users who come back: the last decision of each user, and the visits that followed it.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +41,15 @@ _REPEATED_EVENTS = (
 
 
 class Return(NamedTuple):
-    """A visit that began at `at` and counts as a return for the last decision of the user's visit before it."""
+    """This record is a visit that began at `at` and counts as a return for the last decision of the same user's visit
+    before."""
 
     decision_id: int
     at: int
 
 
 class LastDecision(NamedTuple):
-    """The last decision of a user. last_at, ended_at: the times of its visit."""
+    """This record is the last decision of a user. last_at, ended_at: the times of the decision's visit."""
 
     user_id: int
     decision_id: int
@@ -56,7 +58,7 @@ class LastDecision(NamedTuple):
     ended_at: int | None
 
     def ends_at(self, timeout_us: int) -> int:
-        """When its visit ends if no decision follows."""
+        """Return when the visit ends if no further decision follows in it."""
         ends = self.last_at + timeout_us
         return ends if self.ended_at is None else min(ends, self.ended_at)
 
@@ -69,7 +71,7 @@ def lock_users(unit: Unit, user_ids: Collection[int]) -> None:
 
 
 def last_decisions(unit: Unit, user_ids: Collection[int]) -> list[LastDecision]:
-    """The last decision of each of these users that has one."""
+    """Return the last decision of each user that has a decision."""
     return unit.records(
         LastDecision,
         "SELECT l.user_id, d.id, d.policy_id, v.last_at, v.ended_at FROM last_decision l"
@@ -80,12 +82,13 @@ def last_decisions(unit: Unit, user_ids: Collection[int]) -> list[LastDecision]:
 
 
 def set_last(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:
-    """Store the last decisions of users (user_id, decision_id)."""
+    """Store the last decisions of users, given as pairs (user_id, decision_id)."""
     unit.insert("last_decision", ("user_id", "decision_id"), sorted(rows), on_conflict=_REPLACED)
 
 
 def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection[str]) -> set[int]:
-    """Ids of the policies of the last decisions of these users, and of the users of these sessions, by key."""
+    """Return the ids of the policies that made the last decisions of these users and of the users of these sessions.
+    Users and sessions are named by key."""
     user_ids = (
         "SELECT coalesce(m.person_id, u.id) FROM users u LEFT JOIN merged_user m ON m.user_id = u.id"
         " WHERE u.key IN (?*) UNION SELECT user_id FROM session WHERE key IN (?*)"
@@ -96,27 +99,27 @@ def policies_of_last(unit: Unit, *, users: Collection[str], sessions: Collection
 
 
 def missing_returns(unit: Unit) -> list[Return]:
-    """The returns in the log whose decisions lack the event `return`, oldest decision first."""
+    """Return the returns in the log whose decisions lack the event `return`, oldest decision first."""
     query = f"SELECT r.before, r.at FROM ({_RETURNS.format(users=_ALL_USERS)}) AS r LEFT JOIN ({_REPEATED_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE e.decision_id IS NULL ORDER BY r.before"
     return unit.records(Return, query + condition, settings.get(unit).session_timeout_us)
 
 
 def returns_of(unit: Unit, user_ids: Collection[int]) -> set[Return]:
-    """The returns of these users in the log, with or without a stored event `return`."""
+    """Return the returns of these users in the log, with or without a stored event `return`."""
     query = _RETURNS.format(users="IN (?*)")
     return set(unit.records(Return, query, user_ids, settings.get(unit).session_timeout_us))
 
 
 def recorded(unit: Unit, decision_ids: Collection[int]) -> set[Return]:
-    """The returns for which these decisions have a stored event `return`."""
+    """Return the returns for which these decisions have a stored event `return`."""
     query = _TIMES.format(condition="AND decision_id IN (?*)")
     return {Return(number, at) for number, at, times in unit.ask(query, decision_ids) if times > 0}
 
 
 def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
-    """Returns in the log that do not have exactly one event: decision, time, and the number of surplus events at one
-    time (None where the decision has no event)."""
+    """Find returns in the log that do not have exactly one event. Each row has the decision, the time, and the number
+    of surplus events at one time (None where the decision has no event)."""
     pairs = _RETURNS.format(users=_ALL_USERS)
     query = f"SELECT r.before, r.at, e.repeated FROM ({pairs}) AS r LEFT JOIN ({_REPEATED_EVENTS}) AS e"
     condition = " ON e.decision_id = r.before WHERE coalesce(e.repeated, 1) > 0 ORDER BY r.before LIMIT ?"
@@ -124,7 +127,7 @@ def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:
 
 
 def wrong_last_decisions(unit: Unit, *, limit: int) -> list[tuple[str, int]]:
-    """Keys of the users whose stored last decision is wrong, each with the stored decision."""
+    """Return the keys of the users whose stored last decision is wrong, each with the stored decision."""
     newest = _NEWEST.format(users=_ALL_USERS)
     tables = f"last_decision l JOIN users u ON u.id = l.user_id LEFT JOIN ({newest}) AS n ON n.user_id = l.user_id"
     is_wrong = "coalesce(n.id, 0) <> l.decision_id AND l.user_id NOT IN (SELECT user_id FROM merged_user)"

@@ -1,5 +1,5 @@
-"""Selected decisions of the log: how many there are, how far they reach, and their ids; exclusions, whose
-decisions no reader of the log sees; and the decisions that beliefs left out."""
+"""Queries here count selected decisions of the log, and find their times and ids. Others store exclusions, whose
+decisions no reader of the log sees, and list the decisions that beliefs left out."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ ROUTE = "(SELECT asked.route_id FROM route_decision asked WHERE asked.decision_i
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """A selection of decisions of the log; None means any. Times are microseconds, `since` included, `until` excluded.
-    without: SQL tests on a decision `d`; those that pass one are left out, by stored exclusions."""
+    """A Selection chooses decisions of the log. None means any. Times are microseconds, `since` included, `until`
+    excluded.
+
+    without: SQL tests on a decision `d`, from stored exclusions. A decision that passes one of them is left out."""
 
     policy_ids: Collection[int] | None = None
     version_ids: Collection[int] | None = None
@@ -44,7 +46,7 @@ class Selection:
     without: tuple[str, ...] = ()
 
     def conditions(self) -> list[str]:
-        """Tests on a decision `d`, to be joined by AND."""
+        """Return the SQL tests on a decision `d` that state this selection, to be joined by AND."""
         sets = {
             "policy_id": self.policy_ids, "version_id": self.version_ids, "variant_id": self.variant_ids,
             "session_id": self.session_ids, "context_id": self.context_ids,
@@ -62,19 +64,20 @@ class Selection:
 
 
 def numbers(ids: Collection[int]) -> str:
-    """Ids as a list for SQL's IN; for no ids, a list that matches no row."""
+    """Write ids as a list for SQL's IN. No ids give a list that matches no row."""
     return ", ".join(map(str, sorted(map(int, ids)))) or "NULL"
 
 
 def version_counts(unit: Unit, selection: Selection) -> dict[int, int]:
-    """How many of the selected decisions each version served."""
+    """Return how many of the selected decisions each version served, by version id."""
     tests = f"{_id_test(unit, selection)} AND {_condition(selection)}"
     text = f"SELECT d.version_id, count(*) FROM decision d WHERE {tests} GROUP BY d.version_id"
     return _read_once(unit, text, lambda: dict(unit.ask(text)))
 
 
 class DayCount(NamedTuple):
-    """How many decisions a version served on one day of the time zone, days numbered from 1970-01-01."""
+    """This record counts the decisions that a version served on one day of the time zone. Days are numbered from
+    1970-01-01."""
 
     day: int
     version_id: int
@@ -82,12 +85,12 @@ class DayCount(NamedTuple):
 
 
 def day_counts(unit: Unit, selection: Selection) -> list[DayCount]:
-    """How many of the selected decisions each version served on each day, by day."""
+    """Return how many of the selected decisions each version served on each day, in order of day."""
     return day_counts_and_newest(unit, selection, 1)[0]
 
 
 def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[list[DayCount], int | None]:
-    """Both `day_counts` and `newest_at`, from one pass over the log."""
+    """Return both `day_counts` and `newest_at`, from one pass over the log."""
     import numpy as np  # which most commands do without
 
     from rlrec.arrays import distinct
@@ -113,20 +116,20 @@ def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[lis
 
 
 def id_ends(unit: Unit) -> tuple[int, int]:
-    """The first and the last id of the log, 0 where it is empty. These are two queries, since one for both would scan
-    the log."""
+    """Return the first and the last decision id of the log, both 0 where the log is empty. These are two queries, since
+    one query for both would scan the log."""
     first, last = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
     return first, last
 
 
 def any_common(unit: Unit, *selections: Selection) -> bool:
-    """Whether some decision is in all of the selections."""
+    """Tell whether some decision is in all of the selections."""
     tests = " AND ".join(map(_condition, selections))
     return unit.ask_value(f"SELECT 1 FROM decision d WHERE {tests} LIMIT 1") is not None
 
 
 def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
-    """The time of the n-th newest selected decision; None where there are fewer."""
+    """Return the time of the n-th newest selected decision, or None where there are fewer."""
     # an index has the times of the decisions that were not imported
     indexed = [] if may_be_imported(unit) else ["d.imported = 0"]
     tests = " AND ".join([_condition(selection), *indexed])
@@ -136,13 +139,14 @@ def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
 
 
 def newest_id(unit: Unit, selection: Selection, n: int) -> int | None:
-    """The n-th largest id of the selected decisions; None where there are fewer."""
+    """Return the n-th largest id of the selected decisions, or None where there are fewer."""
     text = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT 1 OFFSET ?"
     return unit.ask_value(text, n - 1)
 
 
 class LogExtent(NamedTuple):
-    """The extent of some decisions; 0 where there are none.
+    """This record has the extent of some decisions. All numbers are 0 where there are no decisions.
+
     positions: of the longest slate; steps: of the longest visit, up to the last of these decisions; first_version,
     last_version: the smallest and largest id of the versions that served; decisions: their number; first_session,
     last_session: the smallest and largest id of their sessions; first_at, last_at: the times of the first and last
@@ -160,12 +164,12 @@ class LogExtent(NamedTuple):
 
     @property
     def span_us(self) -> int:
-        """The time from the first decision to the last one."""
+        """Return the time from the first decision to the last one, in microseconds."""
         return self.last_at - self.first_at
 
 
 def extent(unit: Unit, selection: Selection) -> LogExtent:
-    """The extent of the selected decisions."""
+    """Return the extent of the selected decisions."""
     largest = (
         "max(d.size)", "max(d.step) + 1", "min(d.version_id)", "max(d.version_id)", "count(*)",
         "min(d.session_id)", "max(d.session_id)", "min(d.at)", "max(d.at)",
@@ -176,8 +180,8 @@ def extent(unit: Unit, selection: Selection) -> LogExtent:
 
 
 def _read_once(unit: Unit, text: str, read: Callable[[], T]) -> T:
-    """The answer to a query over the whole log. Where the unit works on a snapshot that does not change, each query is
-    asked only once."""
+    """Return the answer to a query over the whole log. Where the unit works on a snapshot that does not change, each
+    query is asked only once."""
     if unit.folder is not None or not unit.alongside:
         return read()
     if text not in unit.extents:
@@ -187,7 +191,7 @@ def _read_once(unit: Unit, text: str, read: Callable[[], T]) -> T:
 
 
 def times(unit: Unit, selection: Selection) -> tuple[int, int]:
-    """The times of the first and of the last selected decision; 0 where nothing is selected."""
+    """Return the times of the first and of the last selected decision, both 0 where nothing is selected."""
     is_plain = selection == Selection(since=selection.since, until=selection.until)
     if not is_plain or may_be_imported(unit):
         return extent(unit, selection)[-2:]
@@ -201,8 +205,10 @@ STRETCHES, MAX_COUNTED = 1_000, 20_000  # of a log, and decisions that tell in w
 
 
 def covered_us(unit: Unit, selection: Selection) -> int:
-    """The time that the selected decisions cover: from the first one to when the next one was to be expected, which is
-    a day after the last one where all come at one hour of the day. 0 where all came at once."""
+    """Estimate the time that the selected decisions cover, in microseconds.
+
+    The time goes from the first decision to when the one after the last was to be expected. Where all decisions come
+    at one hour of the day, that is a day after the last one. The result is 0 where all came at once."""
     first, last = times(unit, selection)
     if first == last:
         return last - first
@@ -215,15 +221,15 @@ def covered_us(unit: Unit, selection: Selection) -> int:
 
 
 def lacks_times(unit: Unit, selection: Selection) -> bool:
-    """Whether the selected decision with the newest id was imported without a time, so that it has the time of its
-    import."""
+    """Tell whether the selected decision with the newest id was imported without a time. Such a decision has the time
+    of its import."""
     newest = f"SELECT d.run_id, d.at FROM decision d WHERE {_condition(selection, '+')} ORDER BY d.id DESC LIMIT 1"
     imports = "run r ON r.id = n.run_id WHERE r.command = 'import-log' AND n.at >= r.at"
     return unit.folder is None and unit.ask_value(f"SELECT 1 FROM ({newest}) n JOIN {imports}") is not None
 
 
 class LoggedPage(NamedTuple):
-    """The eligible set, length, context and version of a decision."""
+    """This record has the eligible set, length, context and version of a decision."""
 
     eligible_id: int
     size: int
@@ -232,21 +238,22 @@ class LoggedPage(NamedTuple):
 
 
 def newest_pages(unit: Unit, selection: Selection, n: int) -> list[LoggedPage]:
-    """The n selected decisions with the largest ids, newest first."""
+    """Return the pages of the n selected decisions with the largest ids, newest first."""
     columns = ", ".join(f"d.{name}" for name in LoggedPage._fields)
     text = f"SELECT {columns} FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT ?"
     return unit.records(LoggedPage, text, n)
 
 
 def newest_users(unit: Unit, selection: Selection, n: int) -> list[tuple[int, int, int]]:
-    """Policy, id and user of the n newest selected decisions, newest first, without those of no user."""
+    """Return the policy, id and user of the n newest selected decisions, newest first. Decisions without a user are
+    left out."""
     newest = f"SELECT d.policy_id, d.id, d.session_id FROM decision d WHERE {_condition(selection)}"
     tables = f"({newest} ORDER BY d.id DESC LIMIT ?) n JOIN session s ON s.id = n.session_id"
     return unit.ask(f"SELECT n.policy_id, n.id, s.user_id FROM {tables} WHERE s.user_id IS NOT NULL", n)
 
 
 class SlotCount(NamedTuple):
-    """How many slots an arm has at a position."""
+    """This record counts how many slots an arm has at a position."""
 
     arm_id: int
     position: int
@@ -254,15 +261,15 @@ class SlotCount(NamedTuple):
 
 
 def newest_slots(unit: Unit, selection: Selection, n: int) -> list[SlotCount]:
-    """The slots of the n newest selected decisions, by arm and position."""
+    """Count the slots of the n newest selected decisions, by arm and position."""
     newest = f"SELECT d.id FROM decision d WHERE {_condition(selection)} ORDER BY d.id DESC LIMIT ?"
     tables = f"({newest}) n JOIN slot s ON s.decision_id = n.id"
     return unit.records(SlotCount, f"SELECT s.arm_id, s.position, count(*) FROM {tables} GROUP BY 1, 2", n)
 
 
 def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list[int]:
-    """The first `limit` selected decisions with an id above `low`, ascending; fewer, but at least one, where their
-    eligible sets have more than contents.MAX_ARMS arms together."""
+    """Return the first `limit` ids of selected decisions above `low`, ascending. Return fewer, but at least one, where
+    their eligible sets have more than contents.MAX_ARMS arms together."""
     columns, tests = "d.id, d.eligible_id", _condition(selection)
     rows = unit.ask(f"SELECT {columns} FROM decision d WHERE {tests} AND d.id > ? ORDER BY d.id LIMIT ?", low, limit)
     sizes = contents.set_sizes(unit, {set_id for _, set_id in rows})
@@ -271,7 +278,8 @@ def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list
 
 
 def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
-    """The bounds low < id <= high of the sessions of the selected decisions; None where they may be anywhere."""
+    """Return bounds (low, high) such that the sessions of all selected decisions have ids with low < id <= high. Return
+    None where these sessions may be anywhere."""
     if selection.since is None and selection.first_id is None:
         return None
     reach = extent(unit, selection)
@@ -279,15 +287,15 @@ def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
 
 
 def few_test(unit: Unit, selection: Selection, *, most: int = MAX_LOOKUPS) -> str | None:
-    """An SQL test on decisions `d`, answered by an index, that all selected decisions pass and at most `most`
-    decisions; None where there is none."""
+    """Return an SQL test on decisions `d`, answered by an index, that all selected decisions pass and that at most
+    `most` decisions pass. Return None where there is no such test."""
     test = _indexed_test(unit, selection)
     is_few = test and unit.ask_value(f"SELECT 1 FROM decision d WHERE {test} LIMIT 1 OFFSET {most}") is None
     return test if is_few else None
 
 
 def _indexed_test(unit: Unit, selection: Selection) -> str | None:
-    """An SQL test that an index answers and that all selected decisions pass; None where there is none."""
+    """Return an SQL test that an index answers and that all selected decisions pass, or None where there is none."""
     if (policy_ids := _policy_ids(unit, selection)) is not None:
         return f"d.policy_id IN ({policy_ids})"
     if selection.since is not None and not may_be_imported(unit):
@@ -296,7 +304,8 @@ def _indexed_test(unit: Unit, selection: Selection) -> str | None:
 
 
 def _policy_ids(unit: Unit, selection: Selection) -> str | None:
-    """The ids of the policies that drew the selected decisions, as a list for SQL's IN; None for any policy."""
+    """Write the ids of the policies that drew the selected decisions as a list for SQL's IN. Return None for any
+    policy."""
     if unit.folder is not None:
         return None
     if selection.variant_ids:  # each variant has its own policy
@@ -305,13 +314,13 @@ def _policy_ids(unit: Unit, selection: Selection) -> str | None:
 
 
 def scan_tests(unit: Unit, selection: Selection) -> str:
-    """The tests of a selection for a query that scans the log in its order, between the smallest and largest selected
-    id, or that uses the index where these ids lie far apart."""
+    """Return the tests of a selection for a query that scans many decisions. The query scans the log in its order
+    between the smallest and largest selected id, or uses the index where these ids lie far apart."""
     return f"{_id_test(unit, selection)} AND {_condition(selection, '+')}"
 
 
 def _id_test(unit: Unit, selection: Selection) -> str:
-    """An SQL test on ids of decisions, found by an index, that all selected decisions pass."""
+    """Return an SQL test on ids of decisions that all selected decisions pass. The ids are found by an index."""
     if (test := _indexed_test(unit, selection)) is None:
         return "1 = 1"
     if (policy_ids := _policy_ids(unit, selection)) is not None:
@@ -328,13 +337,13 @@ def _id_test(unit: Unit, selection: Selection) -> str:
 
 
 def may_be_imported(unit: Unit) -> bool:
-    """Whether some decisions may have been drawn elsewhere and imported."""
+    """Tell whether some decisions may have been drawn elsewhere and imported."""
     return unit.folder is not None or unit.ask_row("SELECT 1 FROM policy WHERE kind = 'logged' LIMIT 1") is not None
 
 
 def _condition(selection: Selection, sign: str = "") -> str:
-    """The tests of a selection, joined by AND. sign: `+` keeps SQLite from using an index, which would jump between
-    pages."""
+    """Return the tests of a selection, joined by AND. sign: `+` keeps SQLite from using an index, which would jump
+    between pages."""
     return " AND ".join(f"{sign}{test}" for test in selection.conditions()) or "1 = 1"
 
 
@@ -343,8 +352,8 @@ UnitIds = tuple[int | None, int | None]
 
 
 class Exclusion(NamedTuple):
-    """An exclusion: the decisions of a filter. by_unit: 1 where it covers only those of its listed users and
-    sessions."""
+    """This record is an exclusion, which hides the decisions that pass a filter. by_unit: 1 where the exclusion covers
+    only decisions of its listed users and sessions."""
 
     id: int
     name: str
@@ -354,12 +363,13 @@ class Exclusion(NamedTuple):
 
 
 def all_exclusions(unit: Unit) -> list[Exclusion]:
-    """The stored exclusions, by name."""
+    """Return the stored exclusions, in order of name."""
     return unit.select(Exclusion, "exclusion ORDER BY name")
 
 
 def add(unit: Unit, name: str, text: str, units: Sequence[UnitIds] | None) -> Exclusion:
-    """Store an exclusion of a filter. units: the users and sessions to which it is limited; None for no limit."""
+    """Store an exclusion of the decisions that pass a filter. units: the users and sessions to which it is limited;
+    None for no limit."""
     by_unit = int(units is not None)
     key = unit.add("exclusion", name=name, filter=text, by_unit=by_unit, created_at=unit.now)
     unit.insert("exclusion_unit", ("exclusion_id", "user_id", "session_id"), [(key, *ids) for ids in units or ()])
@@ -367,26 +377,26 @@ def add(unit: Unit, name: str, text: str, units: Sequence[UnitIds] | None) -> Ex
 
 
 def remove(unit: Unit, exclusion_id: int) -> None:
-    """Delete an exclusion; what beliefs left out stays left out."""
+    """Delete an exclusion. Decisions that beliefs left out stay left out."""
     unit.tell("DELETE FROM exclusion_unit WHERE exclusion_id = ?", exclusion_id)
     unit.tell("DELETE FROM exclusion WHERE id = ?", exclusion_id)
 
 
 def unit_ids(unit: Unit, exclusion_id: int) -> list[UnitIds]:
-    """The id of the user, or of the session, of each unit of an exclusion."""
+    """Return the ids of the user and of the session of each unit of an exclusion. A unit has one of the two."""
     rows = unit.ask("SELECT user_id, session_id FROM exclusion_unit WHERE exclusion_id = ?", exclusion_id)
     return [(user, session) for user, session in rows]
 
 
 def sole_names(unit: Unit, user_ids: Collection[int]) -> list[str]:
-    """The names of the exclusions that have exactly one of these users."""
+    """Return the names of the exclusions that have exactly one of these users."""
     tables = "exclusion_unit x JOIN exclusion e ON e.id = x.exclusion_id"
     having = "GROUP BY e.name HAVING count(DISTINCT x.user_id) = 1 ORDER BY 1"
     return [row[0] for row in unit.ask(f"SELECT e.name FROM {tables} WHERE x.user_id IN (?*) {having}", user_ids)]
 
 
 def unit_keys(unit: Unit, exclusion_id: int) -> tuple[list[str], list[str]]:
-    """The keys of the users, and those of the sessions, that are units of an exclusion."""
+    """Return the keys of the users, and the keys of the sessions, that are units of an exclusion."""
     text = "SELECT k.key FROM exclusion_unit x JOIN {0} k ON k.id = x.{1}_id WHERE x.exclusion_id = ? ORDER BY 1"
     users = unit.ask(text.format("users", "user"), exclusion_id)
     sessions = unit.ask(text.format("session", "session"), exclusion_id)
@@ -394,8 +404,10 @@ def unit_keys(unit: Unit, exclusion_id: int) -> tuple[list[str], list[str]]:
 
 
 def session_ids(unit: Unit, exclusion_id: int, *, scope: str = "") -> list[int]:
-    """The ids of the sessions of the units of an exclusion. scope: a test on decisions `d`, to find only sessions with
-    such a decision; without it, sessions of a log in a folder are found, too."""
+    """Return the ids of the sessions that belong to the units of an exclusion.
+
+    scope: a test on decisions `d`, to find only sessions with such a decision. Without it, sessions of a log in a
+    folder are found, too."""
     if scope:
         text = (
             "SELECT DISTINCT v.id FROM decision d CROSS JOIN session v CROSS JOIN exclusion_unit x"
@@ -417,21 +429,21 @@ def omit(unit: Unit, version_id: int, selection: Selection) -> None:
 
 
 def omissions(unit: Unit, version_ids: Collection[int], decision_ids: Collection[int]) -> set[tuple[int, int]]:
-    """The pairs (version, decision) of these versions and decisions where the version's belief left the decision
-    out."""
+    """Return the pairs (version, decision) where the belief of the version left the decision out, among these versions
+    and decisions."""
     text = "SELECT version_id, decision_id FROM omission WHERE decision_id IN (?*) AND version_id IN (?*)"
     return {(version, decision) for version, decision in unit.ask(text, decision_ids, version_ids)}
 
 
 def any_learned(unit: Unit, log: Selection, test: str, version_ids: Collection[int], *, omitted: bool) -> bool:
-    """Whether a log has a decision that passes a test and that one of these versions omits (`omitted`), or none of
-    them."""
+    """Tell whether a log has a decision that passes a test and that one of these versions omits (`omitted`), or that
+    none of them omits (not `omitted`)."""
     omission = "SELECT 1 FROM omission o WHERE o.decision_id = d.id AND o.version_id IN (?*)"
     tests = [*log.conditions(), test, f"{'' if omitted else 'NOT '}EXISTS ({omission})"]
     return unit.ask_row(f"SELECT 1 FROM decision d WHERE {' AND '.join(tests)} LIMIT 1", version_ids) is not None
 
 
 def omitted_ids(unit: Unit, version_id: int, first: int, last: int) -> list[int]:
-    """The decisions of a range of ids that a belief left out."""
+    """Return the decisions between two ids that the belief of a version left out."""
     text = "SELECT decision_id FROM omission WHERE decision_id BETWEEN ? AND ? AND version_id = ?"
     return [row[0] for row in unit.ask(text, first, last, version_id)]

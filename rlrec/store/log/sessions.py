@@ -1,4 +1,4 @@
-"""Users, sessions and their visits."""
+"""Queries here read and write users, sessions and visits of sessions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlrec.store.log.contents import key_digest, key_digests
 
 
 class Session(NamedTuple):
-    """A stored session; `user` is the first user that it was given, None until then."""
+    """This record is a stored session. `user` is the first user that the session was given, None until then."""
 
     id: int
     key: str
@@ -23,7 +23,8 @@ class Session(NamedTuple):
 
 
 class Visit(NamedTuple):
-    """A stored visit; `history` is packed, None where it was not stored."""
+    """This record is a stored visit of a session. `history` is packed, None where the store has no history of the
+    visit."""
 
     session_id: int
     number: int
@@ -36,7 +37,8 @@ class Visit(NamedTuple):
 
 
 class NewestVisit(NamedTuple):
-    """The newest visit of a session. is_live: 1 where it is open, or has a decision that was not imported."""
+    """This record describes the newest visit of a session. is_live: 1 where the visit is open, or has a decision that
+    was not imported."""
 
     session_id: int
     number: int
@@ -59,12 +61,13 @@ _ADDED = (
 
 
 def user_ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
-    """The id of each of these users that is stored."""
+    """Return the id of each user that is stored, by key."""
     return loading.ids(unit, "users", "key", keys)
 
 
 def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] | None = None) -> dict[str, int]:
-    """The id of each user; new users are stored. digests: of all keys, where the caller has computed them."""
+    """Return the id of each user by key, and store the users that are new. digests: of all keys, where the caller has
+    computed them."""
     ids = user_ids(unit, sorted(keys))
     new_keys = sorted(set(keys) - ids.keys())
     digest = key_digest if digests is None else digests.__getitem__
@@ -72,14 +75,17 @@ def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] |
 
 
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:
-    """The stored sessions among these keys. lock: lock them, in order of key."""
+    """Return the stored sessions that have one of these keys, by key. lock: lock the sessions, in order of key."""
     rows = _locked(unit, f"{_SESSIONS} WHERE session.key IN (?*)", keys, lock=lock)
     return {row[1]: Session._make(row) for row in rows}
 
 
 def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -> list[Row]:
-    """The stored sessions among these keys: key, id, id and key of the user; then the newest visit's number, times and
-    further fields as in `Visit`, None where the session has no visit. lock: lock the sessions, in order of key."""
+    """Return one row for each stored session that has one of these keys, with the session's newest visit.
+
+    The columns are the session's key and id, the id and key of its user, and then the visit's number, times and
+    further fields as in `Visit`. They are None where the session has no visit. lock: lock the sessions, in order of
+    key."""
     newest = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
     query = (
         "SELECT session.key, session.id, session.user_id, users.key, last.number, last.started_at, last.last_at,"
@@ -92,7 +98,7 @@ def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -
 
 
 def _locked(unit: Unit, query: str, keys: Collection[str], *, lock: bool) -> list[Row]:
-    """The rows of a query over sessions; with `lock`, PostgreSQL locks the sessions before they are read."""
+    """Return the rows of a query over sessions. With `lock`, PostgreSQL locks the sessions before it reads them."""
     if not (lock and unit.postgres):
         return unit.ask(query, keys)
     first = 'SELECT id FROM session WHERE key IN (?*) ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
@@ -105,8 +111,8 @@ def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
 
 
 def add(unit: Unit, keys: Sequence[str], user_ids: Sequence[int | None], splits: Sequence[int]) -> dict[str, int]:
-    """Store new sessions and return their ids. On PostgreSQL, a session that another writer has stored meanwhile stays
-    as it is, and its id is not returned."""
+    """Store new sessions and return their ids, by key. On PostgreSQL, a session that another writer has stored
+    meanwhile stays as it is, and its id is not returned."""
     keys, user_ids, splits = zip(*sorted(zip(keys, user_ids, splits, strict=True)), strict=True)
     digests = key_digests(keys)
     if unit.postgres:
@@ -121,7 +127,7 @@ def add(unit: Unit, keys: Sequence[str], user_ids: Sequence[int | None], splits:
 
 
 def set_user(unit: Unit, users: Mapping[int, int]) -> None:
-    """Set the first user of sessions."""
+    """Set the first user of each session. users: the user's id by the session's id."""
     if users:
         rows = [(user, session) for session, user in sorted(users.items())]
         unit.tell_each("UPDATE session SET user_id = ? WHERE id = ?", rows)
@@ -135,13 +141,13 @@ _LIVE = (
 
 
 def visits(unit: Unit, session_ids: Collection[int]) -> dict[int, Visit]:
-    """The newest visit of each of these sessions that has one."""
+    """Return the newest visit of each session that has a visit, by session id."""
     rows = unit.select(Visit, f"visit WHERE session_id IN (?*) AND {_NEWEST}", session_ids)
     return {visit.session_id: visit for visit in rows}
 
 
 def newest_visits(unit: Unit, session_ids: Collection[int]) -> list[NewestVisit]:
-    """The number, last time and steps of the newest visit of each of these sessions that has one."""
+    """Return the number, last time and steps of the newest visit of each session that has a visit."""
     columns = f"session_id, number, last_at, steps, {_LIVE}"
     return unit.records(
         NewestVisit, f"SELECT {columns} FROM visit WHERE session_id IN (?*) AND {_NEWEST}", list(session_ids)
@@ -160,7 +166,7 @@ def all_visits(unit: Unit, session_id: int) -> list[Visit]:
 
 
 def numbered_visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[int, Visit]]:
-    """All visits of these sessions, by session and number."""
+    """Return all visits of these sessions, by session id and number of the visit."""
     by_session: dict[int, dict[int, Visit]] = defaultdict(dict)
     for visit in unit.select(Visit, "visit WHERE session_id IN (?*)", session_ids):
         by_session[visit.session_id][visit.number] = visit
@@ -168,12 +174,12 @@ def numbered_visits(unit: Unit, session_ids: Collection[int]) -> dict[int, dict[
 
 
 def steps(unit: Unit, session_ids: Collection[int]) -> list[Row]:
-    """Session, visit and step of every decision of these sessions, and whether it was imported."""
+    """Return the session, visit and step of every decision of these sessions, and whether the decision was imported."""
     return unit.ask("SELECT session_id, visit, step, imported FROM decision WHERE session_id IN (?*)", session_ids)
 
 
 def put_visits(unit: Unit, visits: Iterable[Row]) -> None:
-    """Store visits, rows of Visit; stored ones are overwritten."""
+    """Store visits, given as rows of Visit. A visit that is stored already is overwritten."""
     if columns := dict(zip(Visit._fields, zip(*visits, strict=True), strict=False)):
         changes = ", ".join(f"{name} = excluded.{name}" for name in Visit._fields[2:])
         named = {name: loading.column(values) for name, values in columns.items()}
@@ -186,8 +192,10 @@ def newest_keys(unit: Unit, *, limit: int) -> list[str]:
 
 
 def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None = None) -> list[Row]:
-    """Sessions, of all users or of one, newest first: key, user, number of visits, number of decisions, and time of the
-    last decision. Only the visits of these sessions are read."""
+    """Return the sessions of all users or of one user, newest first.
+
+    Each row has the session's key, its user, the number of visits, the number of decisions and the time of the last
+    decision. The query reads only the visits of these sessions."""
     selected = "" if user_id is None else f"WHERE user_id = {int(user_id)}"
     newest = f"SELECT id, key, user_id FROM session {selected} ORDER BY id DESC"
     sums = "nullif(count(visit.number), 0), CAST(sum(visit.steps) AS BIGINT), max(visit.last_at)"
@@ -199,8 +207,8 @@ def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None =
 
 
 def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, now: int) -> int | None:
-    """The earliest start, among visits that began since a time, of one that has not ended or whose window has not
-    ended; None where there is none."""
+    """Return the earliest start of a visit that began since a time and still runs: the visit or its window has not
+    ended. Return None where there is no such visit."""
     running_test = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
     eldest = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running_test})"
     started_at = unit.ask_value(eldest, since, timeout_us, now, window_us, now)
@@ -208,12 +216,12 @@ def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, n
 
 
 def any_user(unit: Unit) -> bool:
-    """Whether some session has a user."""
+    """Tell whether some session has a user."""
     return unit.ask_row("SELECT id FROM session WHERE user_id IS NOT NULL LIMIT 1") is not None
 
 
 def check_steps(unit: Unit, keys: Collection[str]) -> None:
-    """Raises RlrecError where a visit of these sessions counts fewer steps than its decisions have."""
+    """Raise RlrecError where a visit of these sessions counts fewer steps than its decisions have."""
     tables = (
         "decision d JOIN session s ON s.id = d.session_id JOIN visit v ON v.session_id = s.id AND v.number = d.visit"
     )

@@ -1,4 +1,4 @@
-"""Settings of the whole store, and the record of commands that changed definitions."""
+"""Queries here read and write the settings of the whole store, and the record of commands that changed definitions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ BY_KEY = "key:"  # prefix of the salt of a store whose splits depend on keys alo
 
 
 class StoreSettings(NamedTuple):
-    """The settings of a store. salt: of experiments, random, shared only with replicas and copies of the store;
-    catalogue_id: the eligible set of the present catalogue, None until it is needed; catalogue_from, catalogue_until:
-    the time over which that set holds; removals: how many commands deleted decisions; weighs_returns: whether some
-    reward weighs the event `return`; has_merges: whether some user was merged into another; has_exclusions: whether
-    some decisions are excluded."""
+    """This record holds the settings of a store.
+
+    salt: of experiments, random, shared only with replicas and copies of the store; catalogue_id: the eligible set
+    of the present catalogue, None until a request needs it; catalogue_from, catalogue_until: the time over which
+    that set holds; removals: how many commands deleted decisions; weighs_returns: whether some reward weighs the
+    event `return`; has_merges: whether some user was merged into another; has_exclusions: whether some decisions are
+    excluded."""
 
     session_timeout_us: int
     salt: str
@@ -34,8 +36,8 @@ class StoreSettings(NamedTuple):
 
     @property
     def split_salt(self) -> str:
-        """The salt of the splits: empty, so that a log has the same splits in every store. A store that was created
-        when splits were salted keeps its salt, so that each user stays in the same split."""
+        """Return the salt of the splits, which is empty so that a log has the same splits in every store. A store that
+        was created when splits were salted keeps its salt, so that each user stays in the same split."""
         return "" if self.salt.startswith(BY_KEY) else self.salt
 
 
@@ -50,8 +52,8 @@ COLUMNS = ", ".join(_COMPUTED.get(name, name) for name in StoreSettings._fields)
 
 
 def get(unit: Unit) -> StoreSettings:
-    """The present settings: those read when the unit began, where it is alone and has not changed them; else read
-    again."""
+    """Return the present settings. A unit that is alone and has not changed the settings returns those read when it
+    began; any other unit reads them again."""
     row = unit.settings or unit.ask_row(f"SELECT {COLUMNS} FROM settings")
     if row is None:
         raise CheckFailed("the store was not set up to the end", hint="run `rlrec init` again")
@@ -59,15 +61,17 @@ def get(unit: Unit) -> StoreSettings:
 
 
 def lock(unit: Unit) -> None:
-    """Take the lock of the settings, which one transaction at a time can hold, until this transaction ends
-    (PostgreSQL)."""
+    """Take the lock of the settings until this transaction ends (PostgreSQL). Only one transaction at a time can hold
+    the lock."""
     if unit.postgres:
         unit.ask("SELECT id FROM settings FOR NO KEY UPDATE")
 
 
 def lock_removals(unit: Unit, removals: int | None) -> None:
-    """Let no command delete decisions before this transaction ends. Raises StoreBusy where the count of removals is no
-    longer `removals`: what was read before may rest on rows of a user who has been forgotten."""
+    """Let no command delete decisions before this transaction ends.
+
+    Raise StoreBusy where the count of removals is no longer `removals`: what was read before may rest on rows of a
+    user who has been forgotten."""
     lock(unit)
     if get(unit).removals != removals:
         raise StoreBusy("decisions were deleted meanwhile", hint="nothing was stored; a retry is safe")
@@ -83,7 +87,8 @@ def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:
 
 
 def raise_catalogue(unit: Unit) -> int:
-    """Increase the revision of the catalogue and return it; the eligible set is stored later, when it is needed."""
+    """Increase the revision of the catalogue and return it. The eligible set is stored later, when a request needs it.
+    """
     raised = "UPDATE settings SET catalogue_revision = catalogue_revision + 1, catalogue_id = NULL"
     return int(unit.ask_value(f"{raised} RETURNING catalogue_revision"))
 
@@ -107,31 +112,32 @@ def note_removal(unit: Unit, decision_id: int) -> None:
 
 
 def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> int:
-    """Record that a command changed definitions or imported a log."""
+    """Record a run of a command, for example one that changed definitions or imported a log. Return the run's id."""
     written = None if result is None else _text(result)
     typed = json.dumps(dict(options), sort_keys=True, default=str)
     return unit.add("run", command=command, options=typed, at=unit.now, result=written)
 
 
 def any_run(unit: Unit, command: str) -> bool:
-    """Whether a command was recorded."""
+    """Tell whether some run of a command was recorded."""
     return unit.ask_row("SELECT id FROM run WHERE command = ? LIMIT 1", command) is not None
 
 
 def open_run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None]:
-    """The one row of a command with these options, created where there is none: its id, and its result."""
+    """Return the id and the result of the one run of a command with these options. Record the run where there is none.
+    """
     lock(unit)
     run = _run(unit, command, options)
     return (add_run(unit, command, options), None) if run is None else run
 
 
 def run_state(unit: Unit, run_id: int) -> dict[str, Any] | None:
-    """The result stored in a run, which serves as its state."""
+    """Return the result stored in a run, which serves as the state of the run."""
     return _values(unit.ask_value("SELECT result FROM run WHERE id = ?", run_id))
 
 
 def move_run(unit: Unit, run_id: int, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:
-    """Replace the state of a run, where it is still `before`; returns False where another process has changed it."""
+    """Replace the state of a run if it is still `before`. Return False where another process has changed it."""
     texts = _text(after), "" if before is None else _text(before)
     query = "UPDATE run SET result = ? WHERE id = ? AND coalesce(result, '') = ? RETURNING id"
     return unit.ask_row(query, texts[0], run_id, texts[1]) is not None
@@ -143,36 +149,36 @@ def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
 
 
 def state(unit: Unit, command: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The state that a command with these options left for its next run."""
+    """Return the state that a command with these options left for its next run."""
     run = _run(unit, command, options)
     return None if run is None else run[1]
 
 
 def keep_state(unit: Unit, command: str, options: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Store a state for the next run of a command with these options, in the one row for them."""
+    """Store a state for the next run of a command with these options. All such runs share one row."""
     run = _run(unit, command, options)
     end_run(unit, add_run(unit, command, options) if run is None else run[0], state)
 
 
 def _run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None] | None:
-    """The id and the result of the one run of a command with these options; None where there is none."""
+    """Return the id and the result of the one run of a command with these options, or None where there is none."""
     query = "SELECT id, result FROM run WHERE command = ? AND options = ? ORDER BY id LIMIT 1"
     row = unit.ask_row(query, command, _text(options))
     return None if row is None else (int(row[0]), _values(row[1]))
 
 
 def _text(values: Mapping[str, Any]) -> str:
-    """Options or a result as stored JSON."""
+    """Write options or a result as the JSON that is stored."""
     return json.dumps(dict(values), sort_keys=True)
 
 
 def _values(text: str | None) -> dict[str, Any] | None:
-    """The values of JSON that `_text` wrote."""
+    """Read the values from JSON that `_text` wrote."""
     return None if text is None else dict(json.loads(text))
 
 
 def promoting_commands(unit: Unit, policy: str) -> dict[int, str]:
-    """The commands other than `policy promote` that may have promoted a version of a policy, by their times."""
+    """Return the commands other than `policy promote` that may have promoted a version of a policy, by their times."""
     rows = unit.ask(
         "SELECT at, command, options FROM run WHERE command IN ('train-pg', 'experiment stop')"
         " AND (result LIKE ? OR result LIKE ?)", '%"promoted": true%', f'%"live": "{policy}@%',
@@ -188,8 +194,8 @@ MAX_NOTICED = 1_000  # kinds; once so many are recorded, no further notice is gi
 
 
 def new_kinds(unit: Unit, kinds: Collection[str]) -> list[str]:
-    """The kinds of events for which no notice was given yet that no reward weighs them; none once MAX_NOTICED were
-    noticed."""
+    """Return the kinds of events that still need a notice that no reward weighs them. Return none once MAX_NOTICED
+    kinds had a notice."""
     rows = unit.ask("SELECT options FROM run WHERE command = ?", UNWEIGHED)
     noticed_kinds = {kind for (options,) in rows for kind in json.loads(options)["kinds"]}
     if len(noticed_kinds) >= MAX_NOTICED:
