@@ -1,1 +1,1 @@
-"""Decisions, events, sessions and what they refer to."""
+"""Modules here store decisions, events, sessions and what they refer to."""

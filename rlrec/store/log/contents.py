@@ -1,4 +1,4 @@
-"""Contexts and eligible sets, stored once under the digest of what they hold."""
+"""Queries here store and read contexts and eligible sets. Each is stored once, under the digest of what it holds."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MAX_ARMS = 1_000_000  # arms of different eligible sets that are in memory at a 
 
 
 def digest(text: str) -> bytes:
-    """16 bytes that name a text: equal for equal texts, and in practice never for others."""
+    """Return 16 bytes that name a text. Equal texts have equal digests, and different texts in practice never do."""
     hashed = _HASH.copy()
     hashed.update(text.encode())
     return hashed.digest()
 
 
 def key_digest(key: str) -> int:
-    """A signed 64-bit digest of the key of a user or a session, the same in every store."""
+    """Return a signed 64-bit digest of the key of a user or a session, which is the same in every store."""
     return int.from_bytes(_key_hash(key), "little", signed=True)
 
 
@@ -37,19 +37,20 @@ def _key_hash(key: str) -> bytes:
 
 
 def key_digests(keys: Sequence[str]) -> list[int]:
-    """The `key_digest` of each key."""
+    """Return the `key_digest` of each key."""
     import numpy as np
 
     return np.frombuffer(b"".join(map(_key_hash, keys)), "<i8").tolist()
 
 
 def by_digest(texts: Collection[str]) -> dict[bytes, str]:
-    """Texts by their digests, in order of digest."""
+    """Return the texts by their digests, in order of digest."""
     return dict(sorted(zip(map(digest, texts), texts, strict=True)))
 
 
 def contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
-    """The id of each context; new contexts are stored. bodies: texts by digest, in order of digest."""
+    """Return the id of each context by its text, and store the contexts that are new. bodies: texts by digest, in order
+    of digest."""
     ids = loading.ids(unit, "context", "digest", bodies)
     new_bodies = {digest: body for digest, body in bodies.items() if digest not in ids} if ids else bodies
     ids |= loading.add_new(unit, "context", {"digest": list(new_bodies), "body": list(new_bodies.values())})
@@ -58,8 +59,8 @@ def contexts(unit: Unit, bodies: Mapping[bytes, str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class NarrowedSet:
-    """A set of arms written as a superset without some arms, ids ascending in both: in a large catalogue each person
-    may have such a set."""
+    """A NarrowedSet writes a set of arms as a superset without some arms, ids ascending in both. In a large catalogue
+    each person may have such a set."""
 
     superset: tuple[int, ...]
     lacking: tuple[int, ...]
@@ -72,7 +73,8 @@ class NarrowedSet:
 
     @cached_property
     def digest(self) -> bytes:
-        """The digest under which the set is stored: that of the JSON of its arms, cut from the text of the superset."""
+        """Compute the digest under which the set is stored. The digest is that of the JSON of the set's arms, cut from
+        the text of the superset."""
         pieces, start = list[str](), 0
         text = f",{_digest_and_text(self.superset)[1][1:-1]},"
         for arm in self.lacking:
@@ -84,7 +86,8 @@ class NarrowedSet:
 
 @lru_cache(maxsize=10)
 def _digest_and_text(arms: tuple[int, ...]) -> tuple[bytes, str]:
-    """The digest of an eligible set, and the JSON of its arms; the last few are remembered, for supersets of others."""
+    """Return the digest of an eligible set, and the JSON of its arms. The last few results are remembered, since they
+    are supersets of other sets."""
     text = to_text(list(arms))
     return digest(text), text
 
@@ -93,8 +96,8 @@ Eligible = tuple[int, ...] | NarrowedSet
 
 
 def eligible_sets(unit: Unit, sets: Collection[Eligible]) -> dict[Eligible, int]:
-    """The id of each set of arm ids (ascending); new sets are stored, a NarrowedSet as its superset and the arms that
-    it lacks."""
+    """Return the id of each set of arm ids (ascending), and store the sets that are new. A NarrowedSet is stored as its
+    superset and the arms that it lacks."""
     supersets = {id(arms.superset): arms.superset for arms in sets if isinstance(arms, NarrowedSet)}
     superset_ids = eligible_sets(unit, supersets.values()) if supersets else {}  # first: they may be among the sets
     named_sets = _named(sets)
@@ -109,7 +112,7 @@ def eligible_sets(unit: Unit, sets: Collection[Eligible]) -> dict[Eligible, int]
 
 
 def _named(sets: Iterable[Eligible]) -> list[tuple[bytes, str, Eligible]]:
-    """For each set its digest, and the text that is stored for it."""
+    """Return for each set its digest, the text that is stored for it, and the set."""
     return [
         (arms.digest, to_text(list(arms.lacking)), arms) if isinstance(arms, NarrowedSet)
         else (*_digest_and_text(arms), arms)
@@ -118,7 +121,7 @@ def _named(sets: Iterable[Eligible]) -> list[tuple[bytes, str, Eligible]]:
 
 
 def find(unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> tuple[dict[str, int], dict[Eligible, int]]:
-    """The ids of those of these contexts and eligible sets that are stored."""
+    """Return the ids of those contexts and eligible sets that are stored. Unknown ones are left out."""
     contexts, named_sets = by_digest(bodies), _named(sets)
     context_ids = loading.ids(unit, "context", "digest", contexts)
     set_ids = loading.ids(unit, "eligible_set", "digest", {key for key, _, _ in named_sets})
@@ -127,12 +130,13 @@ def find(unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> tup
 
 
 def any_context(unit: Unit, name: str) -> bool:
-    """Whether any context has a field of this name, at its top level or nested."""
+    """Tell whether any context has a field of this name, at its top level or nested."""
     return unit.ask_row("SELECT id FROM context WHERE body LIKE ? LIMIT 1", f'%"{name}":%') is not None
 
 
 def contexts_with(unit: Unit, name: str) -> list[int]:
-    """Ids of the contexts with a field of this name, at their top level or nested, ascending."""
+    """Return the ids of the contexts that have a field of this name, at their top level or nested, in ascending order.
+    """
     return [row[0] for row in unit.ask("SELECT id FROM context WHERE body LIKE ? ORDER BY id", f'%"{name}":%')]
 
 
@@ -141,7 +145,7 @@ def context_bodies(unit: Unit, ids: Collection[int]) -> dict[int, str]:
 
 
 def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]]:
-    """The arm ids of each eligible set, ascending."""
+    """Return the arm ids of each eligible set, ascending, by the set's id."""
     rows = unit.ask("SELECT id, arms, superset_id FROM eligible_set WHERE id IN (?*)", ids)
     sets = StoredRows(
         "eligible_set", ((key, tuple(parse(arms, f"arms of eligible_set {key}", list))) for key, arms, _ in rows)
@@ -155,7 +159,8 @@ def eligible_arms(unit: Unit, ids: Collection[int]) -> dict[int, tuple[int, ...]
 
 
 def _remove_arms(superset: tuple[int, ...], lacking: tuple[int, ...]) -> tuple[int, ...]:
-    """The arms of a set without some of them, ids ascending in all three: whole pieces between those that it lacks."""
+    """Return the arms of a superset without the lacking ones. Ids ascend in all three, so the function copies whole
+    pieces between the lacking arms."""
     pieces, start = list[tuple[int, ...]](), 0
     for arm in lacking:
         end = bisect_left(superset, arm, start)
@@ -165,5 +170,5 @@ def _remove_arms(superset: tuple[int, ...], lacking: tuple[int, ...]) -> tuple[i
 
 
 def set_sizes(unit: Unit, ids: Collection[int]) -> dict[int, int]:
-    """How many arms each eligible set has."""
+    """Return how many arms each eligible set has, by the set's id."""
     return StoredRows("eligible_set", unit.ask("SELECT id, size FROM eligible_set WHERE id IN (?*)", ids))

@@ -1,4 +1,4 @@
-"""Decisions, their slots, the request ids that they answer, and their times."""
+"""Queries here read and write decisions, their slots, the requests that they answer, and their times."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ STATE_SOURCE = " LEFT JOIN settings ON true"
 
 
 def newest(unit: Unit, *, imported: bool = False) -> int | None:
-    """The time of the newest decision that was not imported (or, with `imported`, that was)."""
+    """Return the time of the newest decision that was not imported (or, with `imported`, that was imported). Return
+    None where there is none."""
     at: int | None = unit.ask_value(NEWEST.replace("= 0", "= 1") if imported else NEWEST)
     return at
 
 
 def reserve(unit: Unit, count: int) -> Sequence[int]:
-    """`count` decision ids, ascending, that no one else will use."""
+    """Reserve `count` decision ids, ascending, that no one else will use."""
     if not unit.postgres and "decision" not in unit.next_ids:
         unit.next_ids["decision"] = peek(unit)
     ids = unit.reserve("decision", count)
@@ -46,13 +47,13 @@ def reserve(unit: Unit, count: int) -> Sequence[int]:
 
 
 def peek(unit: Unit) -> int:
-    """The id that the next decision gets if no other transaction stores one first: above all ids that are or were
-    used."""
+    """Return the id that the next decision gets if no other transaction stores a decision first. The id is above all
+    ids that are or were used."""
     return int(unit.ask_value(_NEXT.format("greatest" if unit.postgres else "max")))
 
 
 def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
-    """Decisions with their slots in order of position; unknown ids are left out."""
+    """Return decisions by id, with their slots in order of position. Unknown ids are left out."""
     logged = unit.ask(f"SELECT {', '.join(DECISION_COLUMNS)} FROM decision WHERE id IN (?*)", ids)
     query = f"SELECT {', '.join(SLOT_COLUMNS)} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
     slots: dict[int, list[Slot]] = {}
@@ -62,20 +63,21 @@ def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
 
 
 def propensities(unit: Unit, ids: Collection[int]) -> dict[int, list[Row]]:
-    """Position, propensity (given the slots above) and marginal of all slots of each of these decisions, in order."""
+    """Return for each decision the position, propensity (given the slots above) and marginal of all its slots, in order
+    of position."""
     query = "SELECT decision_id, position, propensity, marginal FROM slot WHERE decision_id IN (?*)"
     return unit.ask_groups(f"{query} ORDER BY decision_id, position", ids)
 
 
 def policies_of(unit: Unit, ids: Collection[int | None], request_keys: Collection[str | None]) -> set[int]:
-    """Ids of the policies of these decisions, and of the decisions that answered these request ids."""
+    """Return the ids of the policies that made these decisions, or the decisions that answered these request ids."""
     text = "SELECT DISTINCT policy_id FROM decision WHERE id IN (?*) OR request_key IN (?*)"
     return {row[0] for row in unit.ask(text, ids, request_keys)}
 
 
 class Showing(NamedTuple):
-    """A decision that a user saw. position: of the arm that was searched for, or of the only slot; None for a longer
-    page."""
+    """This record is a decision that a user saw. position: of the arm that was searched for, or of the only slot; None
+    for a longer page."""
 
     decision_id: int
     position: int | None
@@ -84,8 +86,8 @@ class Showing(NamedTuple):
 def find_showings(
     unit: Unit, user: str, *, arm: str | None, since: int, until: int, limit: int, ids: Collection[int] | None = None
 ) -> list[Showing]:
-    """The decisions that a user (by key) saw between two times, newest first. arm: only those that showed it; ids: only
-    these."""
+    """Return the decisions that a user (by key) saw between two times, newest first. arm: only decisions that showed
+    this arm; ids: only these decisions."""
     position, slots = "CASE WHEN d.size = 1 THEN 1 END", ""
     if arm is not None:
         position = "p.position"
@@ -102,13 +104,14 @@ def find_showings(
 
 
 def visit_ids(unit: Unit, session_id: int, visit: int) -> list[int]:
-    """Ids of the decisions of one visit, in order of step."""
+    """Return the ids of the decisions of one visit, in order of step."""
     query = "SELECT id FROM decision WHERE session_id = ? AND visit = ? ORDER BY step"
     return [row[0] for row in unit.ask(query, session_id, visit)]
 
 
 def moments(unit: Unit, session_ids: Collection[int], *, but_of_run: int | None) -> set[tuple[int, int, int]]:
-    """The policy, session and time of decisions of these sessions, without those that this import stored."""
+    """Return the policy, session and time of the decisions of these sessions. Decisions that the import `but_of_run`
+    stored are left out."""
     query = "SELECT policy_id, session_id, at, run_id FROM decision WHERE session_id IN (?*)"
     return {
         (policy_id, session, at) for policy_id, session, at, run in unit.ask(query, session_ids) if run != but_of_run
@@ -116,8 +119,8 @@ def moments(unit: Unit, session_ids: Collection[int], *, but_of_run: int | None)
 
 
 def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[Row]:
-    """Session, decision, step, position and arm of every slot in the open visits of these sessions, in order; without
-    visits that have a stored history."""
+    """Return the session, decision, step, position and arm of every slot in the open visits of these sessions, in
+    order. Visits that have a stored history are left out."""
     tables = (
         "visit v JOIN decision d ON d.session_id = v.session_id AND d.visit = v.number"
         " JOIN slot s ON s.decision_id = d.id"
@@ -130,8 +133,8 @@ def slots_of_open_visits(unit: Unit, session_ids: Collection[int]) -> list[Row]:
 
 
 def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None, int]]:
-    """The stored requests among these request ids: the digest of the request (None where the decision was imported),
-    and the decision."""
+    """Return the stored requests that have one of these request ids. Each has the digest of the request (None where the
+    decision was imported) and the decision's id."""
     if not keys:
         return {}
     rows = unit.ask("SELECT request_key, request_digest, id FROM decision WHERE request_key IN (?*)", keys)
@@ -139,16 +142,17 @@ def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None,
 
 
 def newest_requests(unit: Unit, policy_id: int | None, *, limit: int) -> list[Row]:
-    """Eligible set, context and size of the newest decisions that were drawn from a policy, or, for None, of the whole
-    log."""
+    """Return the eligible set, context and size of the newest decisions that were drawn from a policy, or, for None, of
+    the newest of the whole log."""
     drawn = "" if policy_id is None else f"WHERE policy_id = {policy_id} AND imported = 0"
     return unit.ask(f"SELECT eligible_id, context_id, size FROM decision {drawn} ORDER BY id DESC LIMIT ?", limit)
 
 
 def find_overdue(unit: Unit, policy_id: int, *, first: int, drawn_before: int, slots: int) -> list[int]:
-    """Ids of the decisions drawn from a policy before a time, from id `first` on, oldest first: as many as have at most
-    `slots` slots together, but at least one.
-    Within a policy ids are in order of time: where the first decision is too young, no other is read."""
+    """Return the ids of the decisions drawn from a policy before a time, from id `first` on, oldest first. Return as
+    many as have at most `slots` slots together, but at least one.
+
+    Within a policy ids are in order of time. Where the first decision is too young, no other is read."""
     query = "SELECT id, at, size FROM decision WHERE policy_id = ? AND id >= ? AND imported = 0 ORDER BY id LIMIT ?"
     eldest = unit.ask_row(query, policy_id, first, 1)
     ids: list[int] = []
@@ -164,26 +168,27 @@ def find_overdue(unit: Unit, policy_id: int, *, first: int, drawn_before: int, s
 
 
 def newest_id(unit: Unit, policy_id: int, n: int = 1, *, drawn_before: int | None = None) -> int:
-    """Id of a policy's n-th newest decision; with drawn_before, of the decisions that it drew before this time. 0 where
-    it has fewer. Within a policy ids are in order of time, so that only few newer decisions are read."""
+    """Return the id of a policy's n-th newest decision, or 0 where it has fewer. With `drawn_before`, only decisions
+    that the policy drew before this time count. Within a policy ids are in order of time, so the query reads only few
+    newer decisions."""
     drawn = "" if drawn_before is None else f"AND imported = 0 AND at < {drawn_before} "
     query = f"SELECT id FROM decision WHERE policy_id = ? {drawn}ORDER BY id DESC LIMIT 1 OFFSET ?"
     return int(unit.ask_value(query, policy_id, n - 1) or 0)
 
 
 def id_extent(unit: Unit, policy_id: int) -> tuple[int, int]:
-    """Ids of a policy's first and newest decision; 1 and 0 where it has none."""
+    """Return the ids of a policy's first and newest decision, or 1 and 0 where it has none."""
     first = unit.ask_value("SELECT id FROM decision WHERE policy_id = ? ORDER BY id LIMIT 1", policy_id)
     return int(first or 1), newest_id(unit, policy_id)
 
 
 def sessions_of(unit: Unit, ids: Collection[int]) -> list[int]:
-    """The sessions of these decisions, ascending."""
+    """Return the ids of the sessions of these decisions, ascending."""
     return sorted(row[0] for row in unit.ask("SELECT DISTINCT session_id FROM decision WHERE id IN (?*)", ids))
 
 
 def count_slots_after(unit: Unit, policy_id: int, last: int) -> int:
-    """The number of slots of the decisions drawn from a policy whose ids are above `last`."""
+    """Return the number of slots of the decisions drawn from a policy whose ids are above `last`."""
     tables = "slot JOIN decision ON decision.id = slot.decision_id"
     query = f"SELECT count(*) FROM {tables} WHERE policy_id = ? AND decision.id > ? AND imported = 0"
     return int(unit.ask_value(query, policy_id, last))
@@ -193,10 +198,12 @@ def slot_counts(
     unit: Unit, *, policy_id: int, version_id: int | None = None, first: int = 1, since: int | None = None,
     entered_to: int | None = None, censored: bool | None = None,
 ) -> dict[int, int]:  # fmt: skip
-    """The number of slots that each arm got from a policy, or from one version of it, from decision id `first` on.
-    since: count only slots whose rewards are not complete: those of decisions since this time, or with an id above
-    entered_to, the last one that entered the belief (None: decisions enter at once). censored: count only censored
-    slots (True), or only the others (False)."""
+    """Return the number of slots that each arm got from a policy, or from one version of it, from decision id `first`
+    on.
+
+    since: count only slots whose rewards are not complete. These belong to decisions since this time, or with an id
+    above entered_to, the last decision that entered the belief (None: decisions enter at once). censored: count only
+    censored slots (True), or only the others (False)."""
     tests = [f"policy_id = {policy_id}", *([] if version_id is None else [f"version_id = {version_id}"])]
     tests += [f"decision.id >= {first}"] * (first > 1)
     tests += [] if censored is None else [f"censored = {int(censored)}"]
@@ -211,8 +218,8 @@ def slot_counts(
 
 
 def slots_of_arm(unit: Unit, arm_id: int, *, newest: int, limit: int) -> list[tuple[int, int, str, str, int]]:
-    """The slots that an arm got in the `newest` newest decisions, newest first: decision id, time, session, policy and
-    position."""
+    """Return the slots that an arm got in the `newest` newest decisions, newest first. Each row has the decision id,
+    time, session, policy and position."""
     first = unit.ask_value("SELECT id FROM decision ORDER BY id DESC LIMIT 1 OFFSET ?", newest - 1) or 0
     joins = (
         "JOIN slot s ON s.decision_id = d.id JOIN session v ON v.id = d.session_id JOIN policy p ON p.id = d.policy_id"
@@ -223,7 +230,7 @@ def slots_of_arm(unit: Unit, arm_id: int, *, newest: int, limit: int) -> list[tu
 
 
 def any_imported(unit: Unit, policy_id: int) -> bool:
-    """Whether decisions were imported into a policy."""
+    """Tell whether decisions were imported into a policy."""
     return unit.ask_row("SELECT 1 FROM import_line WHERE policy_id = ? LIMIT 1", policy_id) is not None
 
 
@@ -237,8 +244,9 @@ def censor(unit: Unit, slots: Iterable[tuple[int, int]], *, censored: bool) -> N
 
 
 class DecisionsAhead(NamedTuple):
-    """The decisions that were not imported and are later than `clock`: their number, and the first and last of their
-    times. last_before: the newest time of the other decisions; None where there is none."""
+    """This record describes the decisions that were not imported and are later than `clock`. decisions: their number;
+    first, newest: the first and last of their times; last_before: the newest time of the other decisions, None where
+    there is none."""
 
     clock: int
     decisions: int
@@ -248,12 +256,13 @@ class DecisionsAhead(NamedTuple):
 
     @property
     def distance_us(self) -> int:
-        """How far the newest one is ahead of the clock, in microseconds."""
+        """Return how far the newest decision is ahead of the clock, in microseconds."""
         return self.newest - self.clock
 
 
 def find_ahead(unit: Unit) -> DecisionsAhead:
-    """The decisions that are later than the database's clock; where there are none, both times are the clock's."""
+    """Find the decisions that are later than the database's clock. Where there are none, both times in the answer are
+    the clock's."""
     clock = unit.clock()
     log = "FROM decision WHERE imported = 0 AND at"
     count, first, newest = unit.ask(f"SELECT count(*), min(at), max(at) {log} > ?", clock)[0]
@@ -262,10 +271,11 @@ def find_ahead(unit: Unit) -> DecisionsAhead:
 
 
 def put_back(unit: Unit, block: DecisionsAhead) -> int:
-    """Move decisions that are ahead of the clock, with their events and visits, back by one distance, so that the
-    newest has the time of now. The distances between a decision and its events stay, so that rewards stay, too. Times
-    in other tables that are ahead of the clock are moved as well, but not before the first of the decisions. Returns
-    how many of these other times were moved."""
+    """Move decisions that are ahead of the clock back by one distance, with their events and visits, so that the newest
+    has the time of now. Return how many times in other tables were moved.
+
+    The distances between a decision and its events stay, so that rewards stay, too. Times in other tables that are
+    ahead of the clock are moved as well, but not before the first of the decisions."""
     from rlrec.store.database.tables import time_columns  # a single decision does without this import
 
     distance, clock = block.distance_us, block.clock

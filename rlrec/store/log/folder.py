@@ -1,5 +1,5 @@
-"""The log in a folder of Parquet files, in place of the one in the store. DuckDB shows the files as tables with the
-names of the store's tables, so the same text of a query serves both."""
+"""This module reads the log from a folder of Parquet files, in place of the log in the store. DuckDB shows the files as
+tables with the names of the store's tables, so the same text of a query serves both."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _GONE = f"repeat the command if an export has merged files meanwhile; else {_HIN
 
 
 def _child(table: sa.Table) -> str:
-    """A query for the rows of a child table, which the files store as a list in each decision."""
+    """Return a query for the rows of a child table, which the files store as a list in each decision."""
     names = ", ".join(f'r."{name}"' for name in column_names(table) if name != "decision_id")
     return f"SELECT decision_id, {names} FROM (SELECT decision_id, unnest({table.name}) AS r FROM decisions)"
 
@@ -70,12 +70,13 @@ _TYPES = {int: "BIGINT", float: "DOUBLE", str: "VARCHAR", bytes: "BLOB"}
 
 
 class FolderLog:
-    """The log in the files of a folder, or the part of it that belongs to the persons of one partition. The object
-    holds only the names of the files and reads them where it is used; the partitions of a process share one connection.
+    """A FolderLog reads the log from the files of a folder: the whole log, or the part that belongs to the persons of
+    one partition. The object holds only the names of the files and reads them where it is used. The partitions of a
+    process share one connection.
 
-    files: by dataset; number: of partitions, None for the whole log; index: of this partition; moved: sessions in these
-    files whose user was named or merged after some of their decisions were exported, each with whether it belongs to
-    the partition."""
+    files: by dataset; number: of partitions, None for the whole log; index: of this partition; moved: sessions in
+    these files whose user was named or merged after some of their decisions were exported, each with whether it
+    belongs to the partition."""
 
     def __init__(
         self, folder: str, files: Mapping[str, Sequence[str]], number: int | None = None, index: int = 0,
@@ -89,7 +90,7 @@ class FolderLog:
         return FolderLog, self._named
 
     def split(self, number: int) -> Iterator[FolderLog]:
-        """Split the log into `number` partitions, a power of two; all decisions of a person are in one."""
+        """Split the log into `number` partitions, a power of two. All decisions of a person are in one partition."""
         session, earlier, home = self._changes
         for index in range(number):
             arrived, left = home % number == index, earlier % number == index
@@ -100,8 +101,8 @@ class FolderLog:
 
     @cached_property
     def _changes(self) -> tuple[Ids, ...]:
-        """The sessions whose user was named or merged after some of their decisions were exported: session ids, a
-        bucket that has rows of the session, and the bucket of its person."""
+        """Find the sessions whose user was named or merged after some of their decisions were exported. Return three
+        columns: session ids, a bucket that has rows of the session, and the bucket of its person."""
         homes = "SELECT session_id, arg_max(bucket, part) AS home FROM visits GROUP BY session_id"
         text = f"SELECT DISTINCT session_id, bucket AS earlier, home FROM visits JOIN ({homes}) USING (session_id)"
         text += " WHERE bucket <> home ORDER BY session_id, bucket"
@@ -110,14 +111,14 @@ class FolderLog:
     # -- queries --
 
     def ask(self, text: str, *values: Any) -> list[Row]:
-        """All rows of a query, as `Unit.ask` returns them."""
+        """Return all rows of a query, as `Unit.ask` does."""
         lists = [value if isinstance(value, str | bytes | int | float | None) else list(value) for value in values]
         with self._database.tables(self) as connection:
             rows: list[Row] = connection.execute(text.replace("(?*)", "(SELECT unnest(?))"), lists).fetchall()
         return rows
 
     def columns(self, text: str, types: Types) -> Columns:
-        """All rows of a query, one array per column."""
+        """Return all rows of a query as one array per column."""
         with self._database.tables(self) as connection:
             arrays = list(connection.execute(text).fetchnumpy().values())
         for index, array in enumerate(arrays):
@@ -126,12 +127,12 @@ class FolderLog:
         return {name: array.astype(types[name], copy=False) for name, array in zip(types, arrays, strict=True)}
 
     def numbers(self, dataset: str, *names: str) -> list[Ids]:
-        """Columns of all rows of the files of a dataset; ABSENT where there is no value."""
+        """Return the named integer columns of all rows of a dataset, with ABSENT where there is no value."""
         columns = ", ".join(f"coalesce({name}, {ABSENT}) AS {name}" for name in names)
         return list(self.columns(f"SELECT {columns} FROM {dataset}", dict.fromkeys(names, np.int64)).values())
 
     def sizes(self) -> list[tuple[int, int]]:
-        """The number of the first file of each export that has decisions, and how many decisions the export has."""
+        """Return for each export that has decisions the number of its first file, and how many decisions it has."""
         paths, exports = sorted(self.files["decisions"], key=file_number), list[tuple[int, int]]()
         text = f"SELECT file_name, num_rows FROM parquet_file_metadata({self._database.list_of(paths)})"
         rows = {file_number(name): count for name, count in self.ask(text)} if paths else {}
@@ -143,12 +144,12 @@ class FolderLog:
         return exports
 
     def since(self, number: int) -> FolderLog:
-        """The log in the files whose number is at least `number`."""
+        """Return the log in the files whose number is at least `number`."""
         files = {name: [path for path in paths if file_number(path) >= number] for name, paths in self.files.items()}
         return FolderLog(self.folder, files, database=_Database(self.folder, memory=MERGING_MEMORY))
 
     def batches(self, dataset: str, names: Sequence[str], *, share: int, shares: int) -> Iterator[Any]:
-        """Columns of the rows of a share of a dataset, as batches of Arrow."""
+        """Yield columns of the rows of one share of a dataset, as batches of Arrow."""
         text = f"SELECT {quote_columns(names)} FROM {dataset} WHERE bucket % {shares} = {share}"
         if self.files[dataset]:
             with self._database.tables(self) as connection:
@@ -157,12 +158,12 @@ class FolderLog:
                 yield from getattr(rows, reader)(ARROW_ROWS)
 
     def close(self) -> None:
-        """Close DuckDB's connection and free its memory; a later query opens it again."""
+        """Close DuckDB's connection and free its memory. A later query opens the connection again."""
         self._database.close()
 
 
 class _Database:
-    """DuckDB over the files of a folder, with the tables of one log at a time."""
+    """A _Database runs DuckDB over the files of a folder, with the tables of one log at a time."""
 
     def __init__(self, folder: str, *, memory: str = MEMORY) -> None:
         self.folder, self.memory = folder, memory
@@ -171,7 +172,7 @@ class _Database:
 
     @contextmanager
     def tables(self, log: FolderLog) -> Iterator[Any]:
-        """The connection, with the tables of a log. Raises RlrecError for a file that cannot be read."""
+        """Yield the connection, with the tables of a log. Raise RlrecError for a file that cannot be read."""
         try:
             import duckdb
         except ImportError:
@@ -193,7 +194,7 @@ class _Database:
 
     @cached_property
     def _location(self) -> tuple[str, Any]:
-        """The folder as DuckDB names it, and its fsspec file system (None for a local folder)."""
+        """Return the folder as DuckDB names it, and its fsspec file system (None for a local folder)."""
         if "://" not in self.folder:
             return self.folder, None
         with remote_folder(self.folder) as (files, root):
@@ -201,7 +202,7 @@ class _Database:
             return (root, None) if is_local else (files.unstrip_protocol(root), files)
 
     def _opened(self) -> Any:
-        """A new connection to DuckDB, without tables."""
+        """Open a new connection to DuckDB, without tables."""
         import duckdb
 
         config: dict[str, Any] = {"threads": 1, "memory_limit": self.memory, "temp_directory": gettempdir()}
@@ -232,7 +233,7 @@ class _Database:
         self._shown = log.number, log.index
 
     def _source(self, log: FolderLog, dataset: str) -> str:
-        """A query for the rows of the files of a dataset."""
+        """Return a query for the rows of the files of a dataset."""
         by_day = [path for path in log.files[dataset] if "/bucket=" in path]
         by_size = [path for path in log.files[dataset] if "/bucket=" not in path]
         if not log.files[dataset]:
@@ -253,8 +254,8 @@ class _Database:
         return f"SELECT r.* FROM ({rows}) AS r LEFT JOIN moved AS m USING (session_id) WHERE {is_here}"
 
     def list_of(self, paths: Sequence[str]) -> str:
-        """A list of files as SQL. Raises RlrecError where a path is a folder, since DuckDB would read all files in
-        it."""
+        """Write paths of files as a list in SQL. Raise RlrecError where a path is a folder, since DuckDB would read all
+        files in it."""
         full_paths = [os.path.join(self._location[0], path) for path in paths]
         for path in full_paths if self._location[1] is None else ():
             if os.path.isdir(path):
@@ -262,7 +263,8 @@ class _Database:
         return f"[{', '.join(map(_quoted, full_paths))}]"
 
     def _named_error(self, log: FolderLog, error: Exception) -> RlrecError:
-        """An error that names the file that cannot be read: reads the files one by one until one fails."""
+        """Return an error that names the file that cannot be read. To find it, the method reads the files one by one
+        until one fails."""
         import duckdb
 
         column = re.search(r'[Cc]olumn "(\w+)"', str(error))
@@ -284,7 +286,7 @@ class _Database:
 
 @contextmanager
 def remote_folder(url: str) -> Iterator[tuple[Any, str]]:
-    """The file system of a URL that fsspec knows, and the path in it. Raises OSError for any failure inside the
+    """Yield the file system of a URL that fsspec knows, and the path in it. Raise OSError for any failure inside the
     block."""
     try:
         import fsspec
@@ -303,34 +305,34 @@ def remote_folder(url: str) -> Iterator[tuple[Any, str]]:
 
 
 def _reason(error: Exception) -> str:
-    """The text of a DuckDB error without the query that it quotes."""
+    """Return the text of a DuckDB error without the query that it quotes."""
     return " ".join(str(error).partition("\n\nLINE")[0].split())[:200]
 
 
 def _quoted(text: str) -> str:
-    """A text as an SQL literal."""
+    """Write a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def file_number(path: str) -> int:
-    """The number of a file, taken from its name."""
+    """Read the number of a file from its name."""
     return int(path.rpartition("part-")[2].partition(".")[0])
 
 
 def _share(path: str) -> tuple[int, int]:
-    """The share of the buckets that a file has, and the number of shares, taken from the name of its folder."""
+    """Read from the name of a file's folder which share of the buckets the file has, and the number of shares."""
     share, _, shares = path.rpartition("=")[2].partition("/")[0].partition("-of-")
     return int(share), int(shares or BUCKETS)
 
 
 def _may_have(path: str, buckets: Collection[int]) -> bool:
-    """Whether a file may have rows of some of these buckets."""
+    """Tell whether a file may have rows of some of these buckets."""
     share, shares = _share(path)
     return any(bucket % shares == share for bucket in buckets)
 
 
 def _columns(dataset: str) -> dict[str, str]:
-    """The columns of a dataset that are read, with their types in DuckDB."""
+    """Return the columns of a dataset that are read, with their types in DuckDB."""
     if dataset == "decisions":
         columns = {"decision_id": "BIGINT", **_types(t.decision), "at": "TIMESTAMPTZ", "context": "VARCHAR"}
         columns |= {"eligible_arms": "BIGINT[]", "arm_features": "VARCHAR"}
@@ -347,5 +349,5 @@ def _columns(dataset: str) -> dict[str, str]:
 
 
 def _types(table: sa.Table) -> dict[str, str]:
-    """The types of the columns of a table in DuckDB."""
+    """Return the types of the columns of a table in DuckDB."""
     return {column.name: _TYPES[column.type.python_type] for column in table.columns}

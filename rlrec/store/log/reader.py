@@ -1,4 +1,5 @@
-"""The log as columns, in ranges of session id: a batch holds whole sessions, one row per impression."""
+"""This module reads the log as columns, in ranges of session id. Each batch holds whole sessions, with one row for each
+impression."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ MAX_EVENT_SPREAD = 2
 
 
 def _arrays(table: str, fields: Iterable[LogField]) -> dict[str, tuple[type, str]]:
-    """The type of each field that readers need, and its SQL expression over a table."""
+    """Return the type of each field that readers need, and its SQL expression over a table."""
     kinds = {int: np.int64, bool: np.bool_, float: np.float64}
     return {field.name: (kinds.get(field.kind, object), _expression(table, field)) for field in fields if field.is_read}
 
@@ -73,7 +74,7 @@ EVENT_COLUMNS = ("decision_id", "position", "kind", "value", "age_us")
 
 
 def _find_rows(table: str, stored: Ids, ids: Ids) -> Index:
-    """The indices of ids in the sorted ids of a table's rows. Raises RlrecError where a row is missing."""
+    """Return the indices of ids in the sorted ids of a table's rows. Raise RlrecError where a row is missing."""
     index, is_stored = look_up(stored, ids)
     if not is_stored.all():
         raise damage_error(f"row {ids[~is_stored][0]} of table {table} is gone")
@@ -82,20 +83,20 @@ def _find_rows(table: str, stored: Ids, ids: Ids) -> Index:
 
 @dataclass(frozen=True, eq=False)
 class ContextTexts:
-    """Contexts as stored: ids (m,) ascending, and the text of each."""
+    """This record holds contexts as stored: their ids (m,), ascending, and the text of each."""
 
     ids: Ids
     texts: Sequence[str]
 
     def select(self, ids: Ids) -> Sequence[str]:
-        """The texts of these ids, which are ascending and among `self.ids`."""
+        """Return the texts of these ids, which are ascending and among `self.ids`."""
         if np.array_equal(ids, self.ids):
             return self.texts
         return [self.texts[index] for index in _find_rows("context", self.ids, ids).tolist()]
 
     @classmethod
     def merge(cls, pieces: Sequence[ContextTexts]) -> ContextTexts:
-        """The contexts of all pieces, each once."""
+        """Return the contexts of all pieces, each context once."""
         ids, first = np.unique(np.concatenate([piece.ids for piece in pieces]), return_index=True)
         texts = [text for piece in pieces for text in piece.texts]
         return cls(ids, [texts[index] for index in first.tolist()])
@@ -103,11 +104,12 @@ class ContextTexts:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The columns of some decisions. slots: one row per impression; events: one row per event of these decisions, with
-    position 0 for the page; contexts: the texts that were asked for.
-    visits: of the sessions of the range (of any policy), by session_id and number: started_at, last_at, ended_at
-    (ABSENT for a visit that has not ended) and steps; keys: by session_id, the key of each of these sessions and that
-    of its user ("" for none)."""
+    """A Batch holds the columns of some decisions.
+
+    slots: one row per impression; events: one row per event of these decisions, with position 0 for the page;
+    contexts: the texts that were asked for. visits: of the sessions of the range (of any policy), by session_id and
+    number: started_at, last_at, ended_at (ABSENT for a visit that has not ended) and steps; keys: by session_id, the
+    key of each of these sessions and that of its user ("" for none)."""
 
     slots: Columns
     events: Columns
@@ -119,7 +121,7 @@ class Batch:
         return len(self.slots["decision_id"])
 
     def select_rows(self, rows: Ids) -> Batch:
-        """The batch of these rows, which are whole decisions, with their events, visits and keys."""
+        """Return the batch of these rows, which are whole decisions, with their events, visits and keys."""
         if len(rows) == len(self):
             return self
         slots = take(self.slots, rows)
@@ -129,14 +131,14 @@ class Batch:
         return replace(self, slots=slots, **others)
 
     def _others(self) -> Iterator[tuple[str, str, Columns]]:
-        """The name of each table other than slots, the column that links its rows to slots, and its columns."""
+        """Yield the name of each table other than slots, the column that links its rows to slots, and its columns."""
         for name, key in (("events", "decision_id"), ("visits", "session_id"), ("keys", "session_id")):
             if (columns := getattr(self, name)) is not None:
                 yield name, key, columns
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for pickling, where columns of one type form one matrix: a few arrays are packed and unpacked many
-        times faster than many. A column that repeats one value is stored as this value."""
+        """Return the state for pickling, where columns of one type form one matrix. Pickle packs and unpacks a few
+        arrays many times faster than many. A column that repeats one value is stored as this value."""
         state = dict(vars(self))
         for name, columns in (("slots", self.slots), *((name, columns) for name, _, columns in self._others())):
             names: dict[tuple[str, int], list[str]] = {}
@@ -159,8 +161,8 @@ class Batch:
             object.__setattr__(self, name, value)
 
     def split(self, parts: Ids) -> Iterator[tuple[int, Batch]]:
-        """The batch of each part that has rows, by the number of the part. parts: the part of each row, the same in a
-        whole session."""
+        """Yield the number and the batch of each part that has rows. parts: the part of each row, the same in a whole
+        session."""
         if len(parts) and (parts == parts[0]).all():
             yield int(parts[0]), self
             return
@@ -184,8 +186,8 @@ class Batch:
             yield number, replace(self, **selected)
 
     def cut(self, cells: Ids, limit: int) -> Iterator[Batch]:
-        """The batch in portions of whole sessions. cells (n,): the memory that each row will take; a portion ends where
-        their sum passes a multiple of the limit."""
+        """Yield the batch in portions of whole sessions. cells (n,): the memory that each row will take; a portion ends
+        where their sum passes a multiple of the limit."""
         if cells.sum() <= limit:
             yield self
             return
@@ -196,7 +198,7 @@ class Batch:
 
     @classmethod
     def concatenate(cls, batches: Sequence[Batch]) -> Batch:
-        """One batch with the rows of several batches that share no session."""
+        """Join several batches that share no session into one batch with all their rows."""
         if len(batches) == 1:
             return batches[0]
         tables = {"slots": batches[0].slots} | {name: table for name, _, table in batches[0]._others()}
@@ -213,8 +215,10 @@ def batches(
     pick_contexts: Callable[[Ids], Ids] | None = None, visits: bool = False, keys: bool = False,
     bounds: tuple[int, int] | None = None, few_test: str | None = None, by_id: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
-    """The selected log in ranges of session id, each of about `size` decisions: whole sessions, rows by session,
-    decision and position. At most two batches are in memory: the next one is read while one is worked on.
+    """Yield the selected log in ranges of session id, each of about `size` decisions. A batch has whole sessions, and
+    its rows are in order of session, decision and position. At most two batches are in memory: the next one is read
+    while the caller works on one.
+
     pick_contexts: returns those context ids of a batch whose texts are read; visits, keys: whether to read them.
     bounds: read only sessions with low < id <= high; few_test: from `selected.few_test`, reads all decisions as one
     range; by_id: uses ranges of decision ids, rows by decision and position, for folds that join sessions
@@ -263,7 +267,7 @@ def _session_ranges(unit: Unit, size: int, bounds: tuple[int, int] | None) -> It
 
 
 def _few_range(unit: Unit, few_test: str, *, by_id: bool) -> list[IdRange]:
-    """The decisions that pass the test as one range; none where there are none."""
+    """Return the decisions that pass the test as one range, or an empty list where there are none."""
     ends = "0, 0" if by_id else "min(d.session_id) - 1, max(d.session_id)"
     text = f"SELECT {ends}, min(d.id), max(d.id), count(*), 1.0 FROM decision d WHERE {few_test}"
     return [ids for ids in unit.records(IdRange, text) if ids.decisions]
@@ -277,8 +281,10 @@ def _id_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
 
 
 class IdRange(NamedTuple):
-    """A range of session ids, low < id <= high (any session where `high` is 0), with the first and last id of its
-    decisions and about how many they are; None where there are none. share: of the log that ends with this range."""
+    """This record is a range of session ids, low < id <= high (any session where `high` is 0).
+
+    first, last: the first and last id of its decisions, None where there are none; decisions: about how many they
+    are; share: of the log that ends with this range."""
 
     low: int
     high: int
@@ -289,8 +295,8 @@ class IdRange(NamedTuple):
 
 
 def _constants(slots: Columns) -> dict[str, float]:
-    """The value of each column that has only one value, where SQL can write it exactly: integers, no probability (NaN)
-    and the probability 1."""
+    """Return the value of each column that has only one value, where SQL can write this value exactly: integers, no
+    probability (NaN) and the probability 1."""
     return {
         name: column[0]
         for name, column in slots.items()
@@ -301,16 +307,19 @@ def _constants(slots: Columns) -> dict[str, float]:
 
 
 def _constant_test(constants: Mapping[str, float]) -> str:
-    """An SQL test of whether all columns of a slot have their constant values."""
+    """Return an SQL expression that tells whether all columns of a slot have their constant values."""
     values = {name: _NO_PROBABILITY if isnan(value) else int(value) for name, value in constants.items()}
     tests = " AND ".join(f"{COLUMNS[name][1]} = {value}" for name, value in values.items())
     return f"CASE WHEN {tests} THEN 1 ELSE 0 END"
 
 
 class _RangeQueries:
-    """The queries of one range of sessions. constants: columns of slots that had one value in all earlier ranges, None
-    for the first range. In place of such a column the query reads whether it still has the value; where it does not,
-    the range is read again with all columns.
+    """A _RangeQueries object asks for the rows of one range of sessions and joins the answers to a batch.
+
+    constants: columns of slots that had one value in all earlier ranges, None for the first range. In place of such
+    a column the query reads whether it still has the value. Where it does not, the range is read again with all
+    columns.
+
     Decisions whose ids lie close together are read in order of id, which is their order on the disk; an index would
     jump between pages. A `+` in a test keeps SQLite from using that index."""
 
@@ -383,8 +392,8 @@ def ranges(
     unit: Unit, policy_id: int, *, first: int, last: int, size: int = BATCH, tests: Sequence[str] = (),
     columns: Sequence[str] = LOGGED, slot_tests: Sequence[str] = (),
 ) -> Iterator[Batch]:  # fmt: skip
-    """The decisions that the store drew from a policy, in ranges of decision id: for beliefs, which do not need whole
-    sessions. tests, slot_tests: SQL tests on decisions `d` and on their slots `s`."""
+    """Yield the decisions that the store drew from a policy, in ranges of decision id. Beliefs read them so, since they
+    do not need whole sessions. tests, slot_tests: SQL tests on decisions `d` and on their slots `s`."""
     tests = ["d.imported = 0", *tests]
     for start, end in id_ranges(unit, policy_id, first=first, last=last, size=size):
         batch = read_range(unit, policy_id, start, end, tests=tests, slots=columns, slot_tests=slot_tests)
@@ -393,7 +402,7 @@ def ranges(
 
 
 def id_ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
-    """Ranges of decision id, both ends included, that hold `size` decisions of the policy each."""
+    """Yield ranges of decision id, both ends included, that hold `size` decisions of the policy each."""
     last_of_range = "SELECT id FROM decision WHERE policy_id = ? AND id >= ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?"
     begin, read = first, 0
     while first <= last:
@@ -408,7 +417,8 @@ def read_range(
     unit: Unit, policy_id: int, first: int, last: int, *, tests: Sequence[str] = (),
     slots: Sequence[str] = LOGGED, events: Sequence[str] = EVENT_COLUMNS, slot_tests: Sequence[str] = (),
 ) -> Batch:  # fmt: skip
-    """The decisions of a policy in a range of ids, by decision and position. tests, slot_tests: as in `ranges`."""
+    """Read the decisions of a policy in a range of ids, in order of decision and position. tests, slot_tests: as in
+    `ranges`."""
     inside = [f"d.policy_id = {policy_id}", f"d.id >= {first}", f"d.id <= {last}", *tests]
     return read_decisions(unit, inside, slots=slots, events=events, slot_tests=slot_tests)
 
@@ -417,7 +427,7 @@ def read_decisions(
     unit: Unit, tests: Sequence[str], *, slots: Sequence[str], events: Sequence[str] = EVENT_COLUMNS,
     slot_tests: Sequence[str] = (), order: str = "d.id, s.position",
 ) -> Batch:  # fmt: skip
-    """The decisions `d` that pass all tests, with those of their slots `s` that also pass slot_tests."""
+    """Read the decisions `d` that pass all tests, with those of their slots `s` that also pass slot_tests."""
     slot_query = ask_slots(unit, slots, [*tests, *slot_tests], order=order)
     event_query = ask_events(unit, events, tests)
     return Batch(slots=read_slots(slot_query), events=event_query.columns())
@@ -426,8 +436,8 @@ def read_decisions(
 def ask_slots(
     unit: Unit, names: Sequence[str], tests: Sequence[str], *, order: str, constants: Mapping[str, float] = {},
 ) -> PendingQuery:  # fmt: skip
-    """A query for columns (names of COLUMNS) of the slots of decisions `d` that pass all tests. constants: of other
-    columns; the query also returns whether a slot has them."""
+    """Return a query for columns (names of COLUMNS) of the slots of decisions `d` that pass all tests. constants:
+    values of other columns; the query also returns whether a slot has them."""
     session = " CROSS JOIN session v" if any(name in PER_SESSION for name in names) else ""
     inside = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
     tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(inside)} ORDER BY {order}"
@@ -436,14 +446,14 @@ def ask_slots(
 
 
 def ask_decisions(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQuery:
-    """A query for columns (names of COLUMNS) of the decisions `d` that pass all tests, with and in order of their
-    ids."""
+    """Return a query for columns (names of COLUMNS) of the decisions `d` that pass all tests. The answer has their ids,
+    too, and is in order of id."""
     columns = {name: COLUMNS[name] for name in ("decision_id", *names)}
     return _ask(unit, columns, f"decision d WHERE {' AND '.join(tests)} ORDER BY d.id")
 
 
 def _ask(unit: Unit, columns: Mapping[str, tuple[type, str]], tables: str) -> PendingQuery:
-    """A query for columns, given as in COLUMNS, from tables."""
+    """Return a query for columns, given as in COLUMNS, from tables."""
     texts = ", ".join(text for _, text in columns.values()).replace("{empty}", _NO_BYTES[unit.postgres])
     return PendingQuery(unit, f"SELECT {texts} FROM {tables}", {name: kind for name, (kind, _) in columns.items()})
 
@@ -452,14 +462,14 @@ RangeQuery = Callable[[Unit, int, int], PendingQuery]
 
 
 def ask_visits(unit: Unit, low: int, high: int) -> PendingQuery:
-    """The visits of sessions above `low` up to `high`."""
+    """Return a query for the visits of sessions above `low` up to `high`."""
     names = ("session_id", "number", "started_at", "last_at", "ended_at", "steps")
     columns = {name: (np.int64, name) for name in names} | {"ended_at": (np.int64, f"coalesce(ended_at, {ABSENT})")}
     return _ask(unit, columns, f"visit WHERE session_id > {low} AND session_id <= {high} ORDER BY session_id, number")
 
 
 def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
-    """The keys of sessions above `low` up to `high`, and those of their users."""
+    """Return a query for the keys of sessions above `low` up to `high`, and those of their users."""
     columns = {"session_id": (np.int64, "v.id"), "key": (object, "v.key"), "user": (object, "coalesce(u.key, '')")}
     tables = "session v LEFT JOIN users u ON u.id = v.user_id"
     return _ask(unit, columns, f"{tables} WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id")
@@ -468,8 +478,8 @@ def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
 def ask_events(
     unit: Unit, names: Sequence[str], tests: Sequence[str], *, tables: str = "decision d CROSS JOIN event e"
 ) -> PendingQuery:
-    """A query for columns (names of EVENTS) of the events of decisions `d` that pass all tests. tables: in the order in
-    which the database loops over them."""
+    """Return a query for columns (names of EVENTS) of the events of decisions `d` that pass all tests. tables: in the
+    order in which the database loops over them."""
     tables = f"{tables} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
     if unit.postgres or unit.folder is not None:  # SQLite returns them in this order, in which values are added up
         tables += " ORDER BY e.decision_id, e.number"
@@ -477,7 +487,7 @@ def ask_events(
 
 
 def ask_returns(unit: Unit, tests: Sequence[str]) -> PendingQuery:
-    """A query for the events `return` of decisions `d` that pass all tests, with their sessions and visits."""
+    """Return a query for the events `return` of decisions `d` that pass all tests, with their sessions and visits."""
     names = ("decision_id", "position", "kind", "value", "at")
     columns: dict[str, tuple[type, str]] = {name: (np.int64, f"d.{name}") for name in ("session_id", "visit")}
     columns |= {name: EVENTS.get(name, (np.int64, f"e.{name}")) for name in names}
@@ -486,7 +496,8 @@ def ask_returns(unit: Unit, tests: Sequence[str]) -> PendingQuery:
 
 
 def set_cells(unit: Unit, sets: Ids) -> Ids:
-    """The number of arms in the eligible set of each row, (n,), where that set first occurs; 0 in its other rows."""
+    """Return the number of arms in the eligible set of each row, (n,), where that set first occurs, and 0 in its other
+    rows."""
     first, _ = distinct(sets)
     sizes, cells = contents.set_sizes(unit, sets[first].tolist()), np.zeros(len(sets), np.int64)
     cells[first] = [sizes[key] for key in sets[first].tolist()]
@@ -494,7 +505,8 @@ def set_cells(unit: Unit, sets: Ids) -> Ids:
 
 
 class PendingContexts:
-    """Contexts that are being read, by their ids, ascending."""
+    """A PendingContexts object holds a query for contexts whose answer may still be on its way. Their ids are
+    ascending."""
 
     def __init__(self, unit: Unit, ids: Ids) -> None:
         self._ids, self._query = ids, None
@@ -515,7 +527,7 @@ class PendingContexts:
 
 
 def read_slots(query: PendingQuery) -> Columns:
-    """The answer to `ask_slots`, with NaN for missing probabilities."""
+    """Return the answer to `ask_slots`, with NaN for missing probabilities."""
     slots = query.columns()
     for name, column in slots.items():
         if column.dtype == np.float64 and name != "score" and (is_missing := column > 1).any():
