@@ -1,4 +1,4 @@
-"""The arms of the catalogue, their features, groups and times."""
+"""Queries here store the arms of the catalogue, their features, groups and times."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ LAST_ID = 2**32 - 1  # the packed slots of a visit have 32 bits for an arm
 
 
 def all_arms(unit: Unit) -> list[Arm]:
-    """All arms, retired ones too, by id."""
+    """Return all arms, retired ones too, in order of id."""
     return unit.select(Arm, "arm ORDER BY id")
 
 
 def by_keys(unit: Unit, keys: Collection[str]) -> list[Arm]:
-    """The arms that have one of these keys, by id."""
+    """Return the arms that have one of these keys, in order of id."""
     return unit.select(Arm, "arm WHERE key IN (?*) ORDER BY id", keys)
 
 
 def keys_like(unit: Unit, key: str, *, limit: int = 1_000) -> list[str]:
-    """Keys of at most `limit` arms; those that share the first half of `key` come first."""
+    """Return the keys of at most `limit` arms. Keys that share the first half of `key` come first."""
     half = key[: len(key) // 2]
     query = "SELECT key FROM arm ORDER BY substr(key, 1, ?) <> ?, id LIMIT ?"
     return [row[0] for row in unit.ask(query, len(half), half, limit)]
 
 
 def revisions(unit: Unit) -> list[Row]:
-    """Every change of an arm: the arm, the revision, and its features from this revision on; by arm and revision."""
+    """Return every change of an arm, in order of arm and revision. Each row has the arm, the revision, and the arm's
+    features from this revision on."""
     return unit.ask("SELECT arm_id, revision, features FROM arm_history ORDER BY arm_id, revision")
 
 
 def first_features(unit: Unit, ids: Collection[int]) -> dict[int, str]:
-    """The features that each of these arms had when it was added."""
+    """Return the features that each of these arms had when it was added, by arm id."""
     first = "(SELECT min(revision) FROM arm_history WHERE arm_id = h.arm_id)"
     query = f"SELECT arm_id, features FROM arm_history h WHERE arm_id IN (?*) AND revision = {first}"
     return dict(unit.ask(query, ids))
 
 
 def active(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, int]:
-    """Ids of the arms that may be served at a time (`at`; None: now), ascending, and the bounds of the time span around
-    it in which this set does not change."""
+    """Return the ids of the arms that may be served at a time (`at`; None: now), ascending. Return also the bounds of
+    the time span around it in which this set does not change."""
     now = unit.now if at is None else at
     inside = "coalesce(eligible_from, ?) <= ? AND ? < coalesce(eligible_until, ?)"
     ids = unit.ask(f"SELECT id FROM arm WHERE retired_at IS NULL AND {inside} ORDER BY id", FIRST, now, now, LAST)
@@ -59,7 +60,7 @@ def active(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, 
 
 
 def members(unit: Unit, groups: Collection[str]) -> dict[str, frozenset[int]]:
-    """The ids of the arms in each of these groups; groups that do not exist are left out."""
+    """Return the ids of the arms in each of these groups, by group name. Groups that do not exist are left out."""
     tables = "arm_group g LEFT JOIN group_member m ON m.arm_group_id = g.id"
     by_group = unit.ask_groups(f"SELECT g.name, m.arm_id FROM {tables} WHERE g.name IN (?*)", groups)
     # a group without arms has one row, with None
@@ -71,13 +72,13 @@ def group_names(unit: Unit) -> list[str]:
 
 
 def groups(unit: Unit) -> dict[int, list[str]]:
-    """The names of the groups of each arm that is in any, by arm id, in order of name."""
+    """Return the names of the groups of each arm that is in any, by arm id, in order of name."""
     tables = "arm_group g JOIN group_member m ON m.arm_group_id = g.id"
     return unit.ask_groups(f"SELECT m.arm_id, g.name FROM {tables} ORDER BY g.name")
 
 
 def at_revision(unit: Unit, revision: int) -> list[Arm]:
-    """The arms as they were at a revision of the catalogue, by id."""
+    """Return the arms as they were at a revision of the catalogue, in order of id."""
     newest = "(SELECT max(revision) FROM arm_history WHERE arm_id = h.arm_id AND revision <= ?)"
     columns = "a.id, a.key, h.features, a.added_at, CASE WHEN h.retired = 1 THEN h.at END, h.eligible_from"
     tables = f"arm_history h JOIN arm a ON a.id = h.arm_id WHERE h.revision = {newest}"
@@ -85,7 +86,7 @@ def at_revision(unit: Unit, revision: int) -> list[Arm]:
 
 
 def ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
-    """The id of each of these keys that an arm has."""
+    """Return the id of each arm that has one of these keys, by key."""
     return dict(unit.ask("SELECT key, id FROM arm WHERE key IN (?*)", keys))
 
 
@@ -97,9 +98,10 @@ def put(
     unit: Unit, features: Mapping[str, str | None], *, times: Mapping[str, Mapping[str, int | None]] | None = None,
     groups: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[int, int]:  # fmt: skip
-    """Add or change arms; returns how many were added and how many changed. features: canonical JSON, None to leave
-    those of a stored arm as they are; times: columns of times; groups: the names of all groups of an arm. Arms that
-    `times` or `groups` do not name keep theirs."""
+    """Add or change arms, and return how many were added and how many changed.
+
+    features: canonical JSON, None to leave those of a stored arm as they are; times: columns of times; groups: the
+    names of all groups of an arm. Arms that `times` or `groups` do not name keep theirs."""
     columns = ", ".join(("features", *TIMES))
     old_rows = {row[0]: row[1:] for row in unit.ask(f"SELECT key, {columns} FROM arm WHERE key IN (?*)", features)}
     new_rows = dict[str, Row]()
@@ -128,14 +130,14 @@ def put(
 
 
 def _regrouped(unit: Unit, groups: Mapping[str, Collection[str]]) -> dict[str, Collection[str]]:
-    """The new groups, by key, of the arms whose groups change."""
+    """Return the new groups, by arm key, of the arms whose groups change."""
     tables = "group_member m JOIN arm a ON a.id = m.arm_id JOIN arm_group g ON g.id = m.arm_group_id"
     old_groups = unit.ask_groups(f"SELECT a.key, g.name FROM {tables} WHERE a.key IN (?*)", groups)
     return {key: names for key, names in groups.items() if set(names) != set(old_groups.get(key, ()))}
 
 
 def _put_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> None:
-    """Replace the groups of arms, by key."""
+    """Replace the groups of arms, given by arm key."""
     if not groups:
         return
     arm_ids = ids(unit, groups)
@@ -148,7 +150,7 @@ def _put_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> None:
 
 
 def retire(unit: Unit, keys: Collection[str], *, retired: bool) -> int:
-    """Retire arms, or (`retired` False) restore them; returns how many changed. Their log stays."""
+    """Retire arms, or (`retired` False) restore them, and return how many changed. Their log stays."""
     now = "IS NULL" if retired else "IS NOT NULL"
     changed_keys = [row[0] for row in unit.ask(f"SELECT key FROM arm WHERE key IN (?*) AND retired_at {now}", keys)]
     if changed_keys:

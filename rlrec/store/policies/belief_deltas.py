@@ -1,4 +1,4 @@
-"""The changes of beliefs, read as columns and merged."""
+"""Functions here read the changes of beliefs as columns, and merge them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _DELTAS = f"SELECT {', '.join(_TYPES)} FROM belief_delta WHERE version_id = "
 
 
 def stream(unit: Unit, version_id: int) -> Iterator[Columns]:
-    """Every change of a belief, by bucket, arm and seq."""
+    """Yield every change of a belief as columns, in order of bucket, arm and seq."""
     return bulk.stream(unit, f"{_DELTAS}{version_id} ORDER BY bucket, arm_id, seq", _TYPES)
 
 
 def read_range(unit: Unit, version_id: int, first: int, last: int, *, counts_alone: bool = False) -> Iterator[Columns]:
-    """The changes of a belief with first < seq <= last, by seq. counts_alone: without the sums of columns of
-    contexts."""
+    """Yield the changes of a belief with first < seq <= last as columns, in order of seq. counts_alone: leave out the
+    sums of columns of contexts."""
     test = f"seq > {first} AND seq <= {last}{' AND bucket = 0' if counts_alone else ''}"
     return bulk.stream(unit, f"{_DELTAS}{version_id} AND {test} ORDER BY seq, bucket, arm_id", _TYPES)
 
 
 def merge(unit: Unit, version_id: int, *, first: int, last: int, discount: float) -> None:
-    """Replace the changes of each bucket and arm with first < seq <= last by one change, so that the belief at `last`
-    and at every later change stays the same. discount: of a belief that fades."""
+    """Replace the changes of each bucket and arm with first < seq <= last by one change. The belief at `last` and at
+    every later change stays the same. discount: of a belief that fades."""
     changed = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
     repeated_arms = set(unit.ask(f"{changed} GROUP BY bucket, arm_id HAVING count(*) > 1", version_id, first, last))
     first_rows = {row[:2]: row for row in beliefs.rows(unit, version_id, oldest=beliefs.EARLIEST, seq=first)}

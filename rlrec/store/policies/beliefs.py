@@ -1,4 +1,5 @@
-"""Beliefs: the present sums, the change that each transaction made, and the sums at any past change."""
+"""Queries here store beliefs: the present sums, the change that each transaction made, and the sums at any past change.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ SECTION, TOGETHER, BY_ARM = 2**40, 1, 2
 
 
 class ArmSums(NamedTuple):
-    """The sums of an arm in a belief that forgets nothing."""
+    """This record has the sums of an arm in a belief that forgets nothing."""
 
     arm_id: int
     pulls: float
@@ -32,8 +33,8 @@ class ArmSums(NamedTuple):
 
 
 class BeliefRow(NamedTuple):
-    """The sums of an arm in one bucket. ordinal: the policy's number of decisions when the row was last written; extra:
-    further sums, packed."""
+    """This record has the sums of an arm in one bucket of a belief. ordinal: the policy's number of decisions when the
+    row was last written; extra: further sums, packed."""
 
     bucket: int
     arm_id: int
@@ -53,21 +54,22 @@ _DELTA = ("version_id", "arm_id", "bucket", "seq", "ordinal", *("d_" + name for 
 
 
 def sums(unit: Unit, version_id: int, *, seq: int | None = None) -> list[ArmSums]:
-    """The sums of every arm of a belief that forgets nothing, by arm. seq: as they were after this change, bit for bit
-    (of each arm the newest delta up to it); None: now."""
+    """Return the sums of every arm of a belief that forgets nothing, in order of arm. seq: as they were after this
+    change, bit for bit (of each arm the newest delta up to it); None: now."""
     return _stored(unit, ArmSums, version_id, seq, "bucket = ?", 0)
 
 
 def rows(unit: Unit, version_id: int, *, oldest: int = 0, seq: int | None = None) -> list[BeliefRow]:
-    """The rows of a belief from bucket `oldest` on, by bucket and arm. seq: as in `sums`."""
+    """Return the rows of a belief from bucket `oldest` on, in order of bucket and arm. seq: as in `sums`."""
     test = "bucket >= ?" if oldest <= 0 else f"bucket >= ? AND (bucket & {SECTION - 1}) >= {oldest}"
     return _stored(unit, BeliefRow, version_id, seq, test, oldest)
 
 
 def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq: int | None = None) -> list[BeliefRow]:
-    """The rows of the spend of a policy with a budget, newest first: `pulls` is the number of slots shown, `reward_sum`
-    their cost, `reward_squares` the number of slots whose cost is known. newest_slices: only so many of the newest
-    slices of time. seq: as in `sums`."""
+    """Return the rows of the spend of a policy with a budget, newest first.
+
+    In these rows `pulls` is the number of slots shown, `reward_sum` their cost, and `reward_squares` the number of
+    slots whose cost is known. newest_slices: only so many of the newest slices of time. seq: as in `sums`."""
     first, last = EARLIEST, -1
     if newest_slices is not None:
         query = "SELECT min(bucket) FROM belief WHERE version_id = ? AND bucket < 0"
@@ -76,19 +78,22 @@ def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq:
 
 
 def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[BeliefRow]:
-    """The rows of a belief in bucket 0, without those of columns, by arm. seq: as in `sums`."""
+    """Return the rows of a belief in bucket 0, which leaves out rows of columns of contexts, in order of arm. seq: as
+    in `sums`."""
     return _stored(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
 
 
 def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, float]]:
-    """The sums of pulls and of rewards over all arms, by version; versions that have learned nothing are left out."""
+    """Return the sums of pulls and of rewards over all arms, by version id. Versions that have learned nothing are left
+    out."""
     tests = f"version_id IN (?*) AND bucket >= 0 AND bucket < {SECTION}"
     query = f"SELECT version_id, sum(pulls), sum(reward_sum) FROM belief WHERE {tests} GROUP BY version_id"
     return {version_id: (pulls, reward) for version_id, pulls, reward in unit.ask(query, version_ids)}
 
 
 def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *, seq: int | None = None) -> list[Row]:
-    """The rows of these columns of sparse contexts (None: of all): column, arm, ordinal and sums. seq: as in `sums`."""
+    """Return the rows of these columns of sparse contexts (None: of all). Each row has the column, arm, ordinal and
+    sums. seq: as in `sums`."""
     test = "bucket >= ?" if columns is None else "bucket IN (?*)"
     buckets: Any = FIRST_COLUMN if columns is None else [column + FIRST_COLUMN for column in columns]
     stored = _stored(unit, BeliefRow, version_id, seq, test, buckets)
@@ -96,8 +101,8 @@ def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *,
 
 
 def arm_rows(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
-    """The rows of these arms, of type `kind` (ArmSums or BeliefRow), in a belief without buckets, by section and
-    arm."""
+    """Return the rows of these arms, of type `kind` (ArmSums or BeliefRow), in a belief without buckets, in order of
+    section and arm."""
     test = "bucket = 0" if kind is ArmSums else f"bucket IN (0, {TOGETHER * SECTION}, {BY_ARM * SECTION})"
     in_order = f"belief WHERE version_id = ? AND {test} AND arm_id IN (?*) ORDER BY bucket, arm_id"
     return unit.select(kind, in_order, version_id, list(arm_ids)) if arm_ids else []
@@ -106,7 +111,8 @@ def arm_rows(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[i
 def _stored(
     unit: Unit, kind: type[Record], version_id: int, seq: int | None, bucket_test: str, *buckets: Any
 ) -> list[Record]:
-    """The rows of a belief in the buckets that pass a test, by bucket and arm; now, or after change `seq`."""
+    """Return the rows of a belief in the buckets that pass a test, in order of bucket and arm. seq: as they were after
+    this change; None: now."""
     if seq is None:
         in_order = f"belief WHERE version_id = ? AND {bucket_test} ORDER BY bucket, arm_id"
         return unit.select(kind, in_order, version_id, *buckets)
@@ -126,8 +132,9 @@ def _stored(
 def add(
     unit: Unit, version_id: int, *, seq: int, changes: Mapping[BeliefKey, Any], ordinal: int = 0, discount: float = 1.0
 ) -> dict[BeliefKey, Sums]:
-    """Add changes to the sums of a belief, and store each change as delta `seq`. The caller holds the policy's lock.
-    Returns the new sums by key where SQLite stored few changes at once, else nothing.
+    """Add changes to the sums of a belief, and store each change as delta `seq`. Return the new sums by key where
+    SQLite stored few changes at once, else nothing. The caller holds the policy's lock.
+
     changes: by bucket and arm, the three sums, and further sums for kinds that have them. ordinal, discount: for a
     belief that fades; its sums are first discounted to the policy's `ordinal`, at which the changes are made."""
     if discount == 1.0 and len(changes) <= FEW and all(len(sums) == 3 for sums in changes.values()):
@@ -161,7 +168,7 @@ def add(
 
 @lru_cache(maxsize=FEW)
 def _upsert(n: int) -> str:
-    """A statement that adds to n rows of a belief and stores missing rows; its sums equal those of `add` bit for
+    """Return a statement that adds to n rows of a belief and stores missing rows. Its sums equal those of `add` bit for
     bit."""
     marks, sums = ", ".join(["(?, ?, ?, ?, 0.0 + ?, 0.0 + ?, 0.0 + ?)"] * n), ", ".join(SUMS)
     columns = f"version_id, ordinal, bucket, arm_id, {sums}"
@@ -189,7 +196,8 @@ SELECT ?, ?, ?, bucket, arm_id, {", ".join(f"d_{n}, {n}" for n in SUMS)} FROM st
 
 
 def _extra(packed: bytes | None, fade: float, change: Any) -> bytes:
-    """The further sums after a change, packed as doubles. A list is added in plain Python, since lists are short."""
+    """Return the further sums after a change, packed as doubles. A list is added in plain Python, since lists are
+    short."""
     if isinstance(change, list):
         layout = f"<{len(change)}d"
         old_sums = (0.0,) * len(change) if packed is None else struct.unpack(layout, packed)
@@ -203,7 +211,7 @@ def _extra(packed: bytes | None, fade: float, change: Any) -> bytes:
 
 
 def pruned_sums(unit: Unit, version_id: int) -> list[BeliefRow]:
-    """The sums of a belief over the slots that were pruned from the log."""
+    """Return the sums of a belief over the slots that were pruned from the log."""
     return unit.select(BeliefRow, "pruned_sums WHERE version_id = ?", version_id)
 
 
@@ -224,7 +232,8 @@ def copy_pruned(unit: Unit, version_id: int, copy_id: int) -> None:
 
 
 def prior(unit: Unit, version_id: int) -> list[tuple[int, float, float]]:
-    """Arm, alpha and beta of each prior that differs from the kind's default, by arm."""
+    """Return the arm, alpha and beta of each prior that differs from the default of the policy's kind, in order of arm.
+    """
     query = "SELECT arm_id, alpha, beta FROM prior WHERE version_id = ? ORDER BY arm_id"
     return [(arm, alpha, beta) for arm, alpha, beta in unit.ask(query, version_id)]
 
@@ -234,7 +243,7 @@ def add_prior(unit: Unit, version_id: int, rows: Iterable[tuple[int, float, floa
 
 
 def weights(unit: Unit, version_id: int) -> list[ArmWeights]:
-    """The trained weights of a version, by arm id."""
+    """Return the trained weights of a version, in order of arm id."""
     return unit.ask("SELECT arm_id, weights FROM arm_weights WHERE version_id = ? ORDER BY arm_id", version_id)
 
 

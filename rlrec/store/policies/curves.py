@@ -1,4 +1,4 @@
-"""Stored curves of examination by position. A curve has a name and a number, and never changes."""
+"""Queries here store curves of examination by position. A curve has a name and a number, and never changes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from rlrec.store.database.unit import Row, Unit, parse
 
 
 class Curve(NamedTuple):
-    """A stored curve. positions: for each position, from 1, its examination relative to position 1 (`examination`),
-    bounds, rewards and slots; report: how these were estimated."""
+    """This record is a stored curve of examination. positions: for each position, from 1, its examination relative to
+    position 1 (`examination`), bounds, rewards and slots; report: how these were estimated."""
 
     id: int
     name: str
@@ -25,17 +25,18 @@ class Curve(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """NAME@N, which always names this curve."""
+        """Return NAME@N, which always names this curve."""
         return f"{self.name}@{self.number}"
 
     @property
     def examination(self) -> tuple[float, ...]:
-        """The examination of each position, from 1, relative to position 1."""
+        """Return the examination of each position, from 1, relative to position 1."""
         return tuple(float(position["examination"]) for position in self.positions)
 
     @property
     def errors(self) -> tuple[float, ...]:
-        """Half the width of a 95 % interval for the logarithm of each examination; 0 where the method gives none."""
+        """Return half the width of a 95 % interval for the logarithm of each examination, or 0 where the method gives
+        none."""
         uppers = (position.get("upper") for position in self.positions)
         pairs = zip(uppers, self.examination, strict=True)
         return tuple(0.0 if upper is None else log(upper / value) for upper, value in pairs)
@@ -45,12 +46,12 @@ _COLUMNS = ", ".join(Curve._fields)
 
 
 def all_curves(unit: Unit) -> list[Curve]:
-    """All curves, by name and number."""
+    """Return all curves, in order of name and number."""
     return [_curve(row) for row in unit.ask(f"SELECT {_COLUMNS} FROM position_curve ORDER BY name, number")]
 
 
 def by_name(unit: Unit, reference: str) -> Curve | None:
-    """The curve NAME@N, or the newest curve named NAME; None where there is none."""
+    """Return the curve NAME@N, or the newest curve named NAME, or None where there is none."""
     name, _, number = reference.rpartition("@")
     if name and number.isascii() and number.isdigit() and len(number) < 18:
         row = unit.ask_row(f"SELECT {_COLUMNS} FROM position_curve WHERE name = ? AND number = ?", name, int(number))
@@ -61,8 +62,8 @@ def by_name(unit: Unit, reference: str) -> Curve | None:
 
 
 def add(unit: Unit, **columns: Any) -> int:
-    """Store a curve and return its id. columns: those of its table, with `options`, `positions` and `report` as
-    JSON."""
+    """Store a curve and return its id. columns: those of its table, with `options`, `positions` and `report` as JSON.
+    """
     return unit.add("position_curve", created_at=unit.now, **columns)
 
 

@@ -1,4 +1,4 @@
-"""Experiments, their variants and phases, and the variant of each unit."""
+"""Queries here store experiments, their variants and phases, and the variant of each unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ DRAWS, MOVES, FROZEN = "draws", "moves", "frozen"  # the modes of a phase
 
 
 class Phase(NamedTuple):
-    """A phase of an experiment, which lasts until the next one begins. weights: by label."""
+    """This record is a phase of an experiment, which lasts until the next one begins. weights: by label of the variant.
+    """
 
     at: int
     mode: str
@@ -23,7 +24,7 @@ class Phase(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A variant of an experiment. weight: in the newest phase."""
+    """This record is a variant of an experiment. weight: in the newest phase."""
 
     id: int
     label: str
@@ -49,17 +50,17 @@ class Experiment(NamedTuple):
 
     @property
     def declaration(self) -> dict[str, Any]:
-        """Its definition, read."""
+        """Return the definition of the experiment, read from its JSON."""
         return parse(self.definition, f"definition of experiment {self.name}")
 
     @property
     def state(self) -> str:
-        """`running`, `stopped`, or `frozen` where it takes no new unit."""
+        """Return `running`, `stopped`, or `frozen` where the experiment takes no new unit."""
         return FROZEN if self.status == "running" and self.mode == FROZEN else self.status
 
     @property
     def serving(self) -> tuple[Variant, ...]:
-        """The variants that serve policies of their own; in the holdout of a route, the users outside of it have
+        """Return the variants that serve policies of their own. In the holdout of a route, the users outside of it have
         none."""
         return tuple(row for row in self.variants if row.policy.endswith(f"@{self.name}/{row.label}"))
 
@@ -72,8 +73,8 @@ def all_experiments(unit: Unit) -> list[Experiment]:
 
 
 def by_name(unit: Unit, names: Collection[str], *, lock: bool = False, holdouts: bool = False) -> dict[str, Experiment]:
-    """The experiments with these names, by name. lock: nobody can stop them or begin a phase until the transaction
-    ends; holdouts: include the running holdouts of routes."""
+    """Return the experiments that have these names, by name. lock: nobody can stop them or begin a phase until the
+    transaction ends; holdouts: include the running holdouts of routes."""
     lock_clause = " FOR SHARE" if lock and unit.postgres else ""
     holdout_clause = " OR (status = 'running' AND id IN (SELECT holdout_id FROM route))" if holdouts else ""
     text = f"{_EXPERIMENTS} WHERE name IN (?*){holdout_clause} ORDER BY id{lock_clause}"
@@ -107,7 +108,7 @@ def _weights(text: str) -> Mapping[str, float]:
 
 
 def phases(unit: Unit, experiment: Experiment) -> list[Phase]:
-    """All phases of an experiment, oldest first."""
+    """Return all phases of an experiment, oldest first."""
     first = unit.ask("SELECT label, weight FROM variant WHERE experiment_id = ? ORDER BY id", experiment.id)
     rows = unit.ask("SELECT at, mode, weights FROM phase WHERE experiment_id = ? ORDER BY id", experiment.id)
     later = (Phase(at, mode, _weights(weights)) for at, mode, weights in rows)
@@ -115,7 +116,7 @@ def phases(unit: Unit, experiment: Experiment) -> list[Phase]:
 
 
 def phase_of_time(phases: Sequence[Phase], at: int) -> Phase:
-    """The phase that held at a time. phases: all phases of the experiment."""
+    """Return the phase that held at a time. phases: all phases of the experiment."""
     return phases[bisect_right(phases, at, lo=1, key=attrgetter("at")) - 1]
 
 
@@ -141,7 +142,7 @@ def _add_phase(unit: Unit, experiment_id: int, mode: str, weights: Mapping[str, 
 
 
 def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str]]:
-    """The name of the experiment and the label of each variant."""
+    """Return the name of the experiment and the label of each variant, by variant id."""
     tables = "variant JOIN experiment ON experiment.id = variant.experiment_id"
     rows = unit.ask(f"SELECT variant.id, name, label FROM {tables} WHERE variant.id IN (?*)", variant_ids)
     return StoredRows("variant", ((number, (name, label)) for number, name, label in rows))
@@ -150,7 +151,7 @@ def labels(unit: Unit, variant_ids: Collection[int]) -> dict[int, tuple[str, str
 def add(
     unit: Unit, *, name: str, by: str, salt: str, definition: str, layer: str | None, parts: Mapping[str, Any] | None
 ) -> int | None:  # fmt: skip
-    """Start an experiment and return its id; None where the name is taken."""
+    """Start an experiment and return its id, or None where the name is taken."""
     experiment_id = unit.ask_value(
         "INSERT INTO experiment (name, unit, salt, status, definition, created_at, layer, parts)"
         " VALUES (?, ?, ?, 'running', ?, ?, ?, ?) ON CONFLICT (name) DO NOTHING RETURNING id",
@@ -164,20 +165,20 @@ def add_variant(unit: Unit, *, experiment_id: int, label: str, policy_id: int, w
 
 
 def stop(unit: Unit, experiment_id: int) -> bool:
-    """Stop an experiment; returns whether it was running."""
+    """Stop an experiment, and tell whether it was running."""
     stopped = "UPDATE experiment SET status = 'stopped', stopped_at = ? WHERE id = ? AND status = 'running'"
     return unit.tell(stopped, unit.now, experiment_id) > 0
 
 
 def assignments(unit: Unit, experiment_id: int, by: str, unit_ids: Collection[int]) -> dict[int, int]:
-    """The variant id of each of these units that has one already. by: user or session."""
+    """Return the variant id of each of these units that has one already, by unit id. by: user or session."""
     text = f"SELECT {by}_id, variant_id FROM assignment WHERE experiment_id = ? AND {by}_id IN (?*)"
     return dict(unit.ask(text, experiment_id, unit_ids))
 
 
 def units_elsewhere(unit: Unit, experiment: Experiment, by: str, unit_ids: Collection[int]) -> set[int]:
-    """The units among these that another running experiment of the same layer was assigned earlier; this can happen to
-    users who are merged."""
+    """Return the units among these that another running experiment of the same layer was assigned earlier. This can
+    happen to users who are merged."""
     join = f"assignment mine ON mine.experiment_id = ? AND mine.{by}_id = a.{by}_id"
     earlier = "(mine.id IS NULL OR a.at < mine.at OR (a.at = mine.at AND a.experiment_id < mine.experiment_id))"
     text = (
@@ -188,8 +189,8 @@ def units_elsewhere(unit: Unit, experiment: Experiment, by: str, unit_ids: Colle
 
 
 def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int, int]]) -> None:
-    """Store pairs (unit id, variant id), of users or sessions. A unit that has a variant keeps it, unless the phase
-    moves it to a later one."""
+    """Store the variant of each unit, as pairs (unit id, variant id) of users or sessions. A unit that has a variant
+    keeps it, unless the phase moves it to a later one."""
     column = f"{by}_id"
     values = [(experiment.id, unit_id, variant_id, unit.now) for unit_id, variant_id in sorted(rows)]
     clause = f"(experiment_id, {column}) DO NOTHING"
@@ -200,29 +201,29 @@ def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int
 
 
 def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:
-    """How many units are assigned to each variant; a person with several keys counts once."""
+    """Return how many units are assigned to each variant. A person with several keys counts once."""
     merged = "SELECT 1 FROM merged_user m WHERE m.user_id = assignment.user_id"
     counted = f"SELECT variant_id, count(*) FROM assignment WHERE experiment_id = ? AND NOT EXISTS ({merged})"
     return dict(unit.ask(f"{counted} GROUP BY variant_id", experiment_id))
 
 
 def count_mixed_users(unit: Unit, experiment_id: int) -> int:
-    """How many persons were served by two variants, under keys that were merged later."""
+    """Return how many persons were served by two variants, under keys that were merged later."""
     tables = "assignment p JOIN merged_user m ON m.person_id = p.user_id JOIN assignment a ON a.user_id = m.user_id"
     tests = "p.experiment_id = ? AND a.experiment_id = p.experiment_id AND a.variant_id <> p.variant_id"
     return int(unit.ask_value(f"SELECT count(DISTINCT p.user_id) FROM {tables} WHERE {tests}", experiment_id))
 
 
 def count_visitors(unit: Unit, by: str, *, since: int) -> int:
-    """How many sessions (by: session), or else users and sessions without a user, had a visit since a time."""
+    """Return how many sessions (by: session), or else users and sessions without a user, had a visit since a time."""
     unit_id = "session_id" if by == "session" else "coalesce(user_id, -session_id)"
     visits = "visit JOIN session ON session.id = session_id"
     return int(unit.ask_value(f"SELECT count(DISTINCT {unit_id}) FROM {visits} WHERE last_at >= ?", since))
 
 
 def split_by_day(unit: Unit, experiment: Experiment) -> list[tuple[list[float], list[list[int]]]]:
-    """For each phase, its weights and how many of its units had been assigned to each variant by the end of each day; a
-    person with several keys counts once. Empty for an experiment whose units were moved."""
+    """Return for each phase its weights, and how many of its units had been assigned to each variant by the end of each
+    day. A person with several keys counts once. The result is empty for an experiment whose units were moved."""
     stored, splits = phases(unit, experiment), list[tuple[list[float], list[list[int]]]]()
     if any(phase.mode == MOVES for phase in stored):
         return []
@@ -242,7 +243,7 @@ def split_by_day(unit: Unit, experiment: Experiment) -> list[tuple[list[float], 
 
 
 def assignment_times(unit: Unit, experiment_id: int) -> tuple[int, int]:
-    """When the first and the last unit were assigned; 0 where there is none."""
+    """Return when the first and the last unit were assigned, or 0 where there is none."""
     times = "SELECT coalesce(min(at), 0), coalesce(max(at), 0) FROM assignment WHERE experiment_id = ?"
     first, last = unit.ask(times, experiment_id)[0]
     return int(first), int(last)

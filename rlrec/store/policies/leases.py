@@ -1,4 +1,5 @@
-"""Leases: while a process holds the lease of a policy, it alone works on this policy, until the lease expires.
+"""Queries here take and release leases. While a process holds the lease of a policy, it alone works on this policy,
+until the lease expires.
 
 Times are from `Unit.clock`, the clock of the database, so that all machines agree and `--now` changes nothing."""
 
@@ -10,7 +11,7 @@ from rlrec.store.database.unit import Unit
 
 
 class Lease(NamedTuple):
-    """A stored lease. token: the secret of the holder, which is needed to renew or release it."""
+    """This record is a stored lease. token: the secret of the holder, which is needed to renew or release the lease."""
 
     policy_id: int
     holder: str
@@ -29,28 +30,29 @@ WHERE lease.expires_at < excluded.taken_at OR lease.token = excluded.token
 
 
 def take(unit: Unit, policy_id: int, *, holder: str, token: str, now: int, until: int) -> Lease | None:
-    """Take or renew the lease of a policy. Returns None where it is ours now, else the other holder's lease, which
-    stays."""
+    """Take or renew the lease of a policy. Return None where the caller holds it now, else the lease of the other
+    holder, which stays."""
     if unit.tell(_TAKE, policy_id, holder, token, now, until):
         return None
     return current(unit, policy_id)  # the statement locked the row, so nobody can have released the lease
 
 
 def can_renew(unit: Unit) -> bool:
-    """Whether the holder of a lease can renew it while it reads. A SQLite file without WAL allows no write then."""
+    """Tell whether the holder of a lease can renew it while it reads. A SQLite file without WAL allows no write then.
+    """
     return unit.postgres or unit.ask_value("PRAGMA journal_mode") == "wal"
 
 
 def renew(unit: Unit, policy_id: int, *, token: str, until: int) -> bool:
-    """Renew a lease; returns whether it was still ours."""
+    """Renew a lease, and tell whether the caller still held it."""
     return unit.tell("UPDATE lease SET expires_at = ? WHERE policy_id = ? AND token = ?", until, policy_id, token) > 0
 
 
 def release(unit: Unit, policy_id: int, *, token: str) -> bool:
-    """Release a lease; returns whether it was still ours."""
+    """Release a lease, and tell whether the caller still held it."""
     return unit.tell("DELETE FROM lease WHERE policy_id = ? AND token = ?", policy_id, token) > 0
 
 
 def current(unit: Unit, policy_id: int) -> Lease | None:
-    """The stored lease of a policy, expired or not."""
+    """Return the stored lease of a policy, expired or not, or None where there is none."""
     return next(iter(unit.select(Lease, "lease WHERE policy_id = ?", policy_id)), None)

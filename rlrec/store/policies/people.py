@@ -1,4 +1,4 @@
-"""Sessions by person (a user, or a session without one), and all visits of these persons."""
+"""Queries here group sessions by person (a user, or a session without a user), and read all visits of these persons."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rlrec.store.policies.experiments import Experiment
 
 
 def any_returned(unit: Unit) -> bool:
-    """Whether some person has more than one visit."""
+    """Tell whether some person has more than one visit."""
     text = "SELECT 1 FROM visit w JOIN session s ON s.id = w.session_id GROUP BY coalesce(-s.user_id, s.id)"
     return unit.ask_row(f"{text} HAVING count(*) > 1 LIMIT 1") is not None
 
 
 def portions(unit: Unit, sessions: Ids | None = None, *, size: int = reader.BATCH) -> list[Ids]:
-    """The ids of all sessions in portions of about `size` decisions, ascending; all sessions of a person are in one
-    portion. sessions: only the persons who have one of these; None for all persons."""
+    """Return the ids of all sessions in portions of about `size` decisions, ascending. All sessions of a person are in
+    one portion. sessions: only the persons who have one of these; None for all persons."""
     persons = visits = ""
     if sessions is not None:
         test = f"id IN ({numbers(sessions.tolist())})"
@@ -46,8 +46,8 @@ def portions(unit: Unit, sessions: Ids | None = None, *, size: int = reader.BATC
 def arrivals(
     unit: Unit, selection: Selection, *, since: int, length: int, by_session: bool = False
 ) -> dict[int, int]:  # fmt: skip
-    """How many units have their first selected decision in each stretch of time, by the number of the stretch. since,
-    length: the start of stretch 0 and its length; by_session: units are sessions, not persons."""
+    """Count the units that have their first selected decision in each stretch of time, by the number of the stretch.
+    since, length: the start of stretch 0 and its length; by_session: units are sessions, not persons."""
     person = "s.id" if by_session else "coalesce(-s.user_id, s.id)"
     tables = f"decision d JOIN session s ON s.id = d.session_id WHERE {scan_tests(unit, selection)} GROUP BY {person}"
     text = f"SELECT (at - {since}) / {length}, count(*) FROM (SELECT min(d.at) AS at FROM {tables}) AS entry GROUP BY 1"
@@ -55,7 +55,7 @@ def arrivals(
 
 
 def count_users(unit: Unit, since: int) -> tuple[int, int]:
-    """The number of users, and of those whose first session began at this time or later."""
+    """Return the number of users, and the number of those whose first session began at this time or later."""
     first = "SELECT min(created_at) AS at FROM session WHERE user_id IS NOT NULL GROUP BY user_id"
     text = f"SELECT count(*), count(CASE WHEN at >= {since} THEN 1 END) FROM ({first}) AS entry"
     users, new = unit.ask(text)[0]
@@ -63,8 +63,10 @@ def count_users(unit: Unit, since: int) -> tuple[int, int]:
 
 
 def count_clicks(unit: Unit, selection: Selection, kinds: Collection[str]) -> Ids:
-    """A column (3, n) for each person with selected decisions: the negative id of the user, or the id of a session
-    without one; the number of slots; and how many of these have an event of these kinds."""
+    """Count the slots, and the slots with an event of these kinds, of each person with selected decisions.
+
+    The result (3, n) has a column for each person. Its rows are the negative id of the user (or the id of a session
+    without a user), the number of slots, and how many of these have an event."""
     listed_kinds = ", ".join(f"'{kind}'" for kind in kinds)
     event = f"e.decision_id = s.decision_id AND e.position = s.position AND e.kind IN ({listed_kinds})"
     clicked = f"CAST(sum(CASE WHEN EXISTS (SELECT 1 FROM event e WHERE {event}) THEN 1 ELSE 0 END) AS BIGINT)"
@@ -77,7 +79,7 @@ def count_clicks(unit: Unit, selection: Selection, kinds: Collection[str]) -> Id
 
 
 def session_test(column: str, sessions: Ids) -> str:
-    """An SQL test that a column is one of these sessions (at least one, ascending)."""
+    """Return an SQL test that a column is one of these sessions (at least one, ascending)."""
     low, high = int(sessions[0]), int(sessions[-1])
     if high - low + 1 == len(sessions):
         return f"{column} BETWEEN {low} AND {high}"
@@ -85,9 +87,11 @@ def session_test(column: str, sessions: Ids) -> str:
 
 
 def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) -> bulk.PendingQuery:
-    """A query for the visits of these sessions, by session and number, with the digests of session and user (0: no
-    user). experiment: entry_at is when the unit was assigned, assigned_id its variant, merged_at when the user first
-    got a second key. ABSENT stands for a visit that has not ended, no user, no assignment, or one key."""
+    """Return a query for the visits of these sessions, in order of session and number, with the digests of session and
+    user (0: no user).
+
+    experiment: entry_at is when the unit was assigned, assigned_id its variant, merged_at when the user first got a
+    second key. ABSENT stands for a visit that has not ended, no user, no assignment, or one key."""
     entry, variant, assigned, merged_at = str(ABSENT), str(ABSENT), "", str(ABSENT)
     if experiment is not None:
         # a unit is the user where one is known, else the session

@@ -1,4 +1,4 @@
-"""The arms that persons were shown or have events of, over all their sessions."""
+"""This module finds the arms that persons were shown, or that have events of these persons, over all their sessions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _EVENTS = _PERSON_ARMS.format(
 
 
 class SessionArm(NamedTuple):
-    """An arm of a session. amount: how often the arm was shown in it, or the sum of its events' values."""
+    """This record is an arm of a session. amount: how often the arm was shown in the session, or the sum of the values
+    of the arm's events."""
 
     user_id: int | None
     session_id: int
@@ -30,8 +31,8 @@ class SessionArm(NamedTuple):
 def read(
     unit: Unit, user_ids: Collection[int], session_ids: Collection[int], *, kind: str | None, window_us: int
 ) -> list[SessionArm]:
-    """The arms that were shown in the sessions of these users and in these sessions, or, with a kind, that have events
-    of this kind there; from `window_us` ago until now."""
+    """Return the arms that were shown in the sessions of these users and in these sessions. With a kind, return the
+    arms that have events of this kind there. Only decisions or events from `window_us` ago until now count."""
     since, ids = unit.now - window_us, (list(user_ids), list(session_ids))
     if kind is None:
         return unit.records(SessionArm, f"SELECT s.user_id, s.id, i.arm_id, count(*) {_SHOWN}", *ids, since, unit.now)

@@ -1,4 +1,5 @@
-"""Reward definitions, policies, their versions and heads. Definitions and policies never change; heads do."""
+"""Queries here store reward definitions, policies, their versions and heads. Definitions and policies never change;
+heads do."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def _reward(row: Row) -> Reward:
 
 
 def _terms_text(definition: Reward) -> str:
-    """Weights and transforms as the text that is stored and that `_reward` reads."""
+    """Write the weights and transforms of a reward as the text that is stored and that `_reward` reads."""
     terms: dict[str, Any] = dict(definition.weights)
     for kind, transform in definition.transforms.items():
         terms[kind] = {"weight": terms[kind], **transform._asdict()}
@@ -63,7 +64,8 @@ def _policy(row: Row) -> StoredPolicy:
 
 @lru_cache(maxsize=128)
 def _version(row: Row) -> Version:
-    """A version with its policy and reward, from a row. A stream reads such rows again and again."""
+    """Read a version with its policy and reward from a row. Results are remembered, since a stream reads such rows
+    again and again."""
     key, number, status, parent_id, seq, ordinal, entered_to, learned_from, parameters, created_at, omits = row[5:16]
     return Version(
         id=key, policy=_policy(row[:5]), number=number, status=status, reward=_reward(row[16:]),
@@ -79,7 +81,7 @@ def rewards(unit: Unit) -> list[Reward]:
 
 
 def add_reward(unit: Unit, definition: Reward) -> int:
-    """Store a definition and return its id; the record's own id is ignored."""
+    """Store a reward definition and return its id. The record's own id is ignored."""
     return unit.add(
         "reward", name=definition.name, weights=_terms_text(definition), window_us=definition.window_us,
         default_value=definition.default, clip_low=definition.clip_low, clip_high=definition.clip_high,
@@ -92,7 +94,7 @@ def all_policies(unit: Unit) -> list[StoredPolicy]:
 
 
 def served(unit: Unit) -> set[int]:
-    """Ids of the policies that have served a decision."""
+    """Return the ids of the policies that have served a decision."""
     has_drawn = "EXISTS (SELECT 1 FROM decision d WHERE d.policy_id = policy.id AND d.imported = 0)"
     return {row[0] for row in unit.ask(f"SELECT id FROM policy WHERE {has_drawn}")}
 
@@ -103,22 +105,24 @@ def by_name(unit: Unit, name: str) -> StoredPolicy | None:
 
 
 def definition(unit: Unit, policy_id: int) -> str:
-    """The options of `policy create` as canonical JSON, by which the same command, when repeated, is no conflict."""
+    """Return the options of `policy create` as canonical JSON, by which the same command, when repeated, is no
+    conflict."""
     return str(unit.ask_value("SELECT definition FROM policy WHERE id = ?", policy_id))
 
 
 def versions(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
-    """All versions of these policies, by policy and number."""
+    """Return all versions of these policies, in order of policy and number."""
     return _versions(unit, f"version.policy_id IN (?*) {_IN_ORDER}", policy_ids)
 
 
 def version_numbers(unit: Unit) -> dict[int, list[int]]:
-    """The numbers of the versions of each policy, by its id."""
+    """Return the numbers of the versions of each policy, by policy id."""
     return unit.ask_groups("SELECT policy_id, number FROM version ORDER BY policy_id, number")
 
 
 def settling(unit: Unit) -> list[Version]:
-    """All learning versions whose slots enter when their window is over, by policy and number."""
+    """Return all learning versions whose slots enter the belief when their window is over, in order of policy and
+    number."""
     return _versions(unit, f"version.status = 'learning' AND version.entered_to IS NOT NULL {_IN_ORDER}")
 
 
@@ -138,7 +142,7 @@ class LivePolicy(NamedTuple):
 
 
 def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
-    """The live version and the head of each policy that exists, by name."""
+    """Return the live version and the head of each policy that exists, by policy name."""
     tables = f"{_VERSIONS} JOIN policy_head ON policy_head.policy_id = policy.id"
     test = f"policy.name IN (?*) AND (policy_head.live_id = version.id OR version.status = 'learning') {_IN_ORDER}"
     live_policies, heads = dict[str, LivePolicy](), dict[int, tuple[Head, list[Version]]]()
@@ -155,14 +159,16 @@ def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
 
 
 def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
-    """The heads of these policies, locked in order of id until the transaction ends."""
+    """Lock the heads of these policies in order of id until the transaction ends, and return them by policy id."""
     return _lock(unit, policy_ids)[0]
 
 
 def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, Head], list[Version]]:
-    """The heads of these policies, locked as in `lock`, and their learning versions, by policy and number.
-    On PostgreSQL the time of the unit is set again, from the clock and the newest decision, since there a transaction
-    begins before it waits for the lock. On SQLite it begins after."""
+    """Lock the heads of these policies as in `lock`. Return the heads, and the policies' learning versions in order of
+    policy and number.
+
+    On PostgreSQL the time of the unit is set again, from the clock and the newest decision, since there a
+    transaction begins before it waits for the lock. On SQLite a transaction begins after this wait."""
     if unit.heads and unit.heads.keys() >= set(policy_ids):
         pairs = [unit.heads.pop(policy_id) for policy_id in sorted(policy_ids)]
         return {head.policy_id: head for head, _ in pairs}, [version for _, learning in pairs for version in learning]
@@ -177,7 +183,8 @@ def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, He
 
 
 def _lock(unit: Unit, policy_ids: Collection[int], *queries: tuple[Any, ...]) -> Any:
-    """The heads of these policies, locked in order of id, and the rows of further queries, which run after."""
+    """Lock the heads of these policies in order of id, then run further queries. Return the heads and the rows of each
+    query."""
     until = " FOR NO KEY UPDATE" if unit.postgres else ""
     locked = f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}"
     rows, *others = unit.ask_all((locked, policy_ids), *queries)
@@ -191,20 +198,20 @@ def raise_seq(unit: Unit, head: Head) -> int:
 
 
 def ordinal(unit: Unit, policy_id: int) -> int:
-    """The number of decisions drawn from a policy that forgets."""
+    """Return the number of decisions drawn from a policy that forgets."""
     return int(unit.ask_value("SELECT ordinal FROM policy_head WHERE policy_id = ?", policy_id) or 0)
 
 
 def belief_at(unit: Unit, policy_id: int, at: int) -> tuple[int, int]:
-    """The last change of beliefs that the policy's decisions before a time were drawn with, and the largest ordinal
-    among these decisions; zeros where there are none."""
+    """Return the last change of beliefs that the policy's decisions before a time were drawn with, and the largest
+    ordinal among these decisions. Return zeros where there are no such decisions."""
     decisions = "decision d WHERE d.policy_id = ? AND d.at < ? AND d.imported = 0"
     seq, number = unit.ask(f"SELECT max(d.belief_seq), max(d.belief_ordinal) FROM {decisions}", policy_id, at)[0]
     return int(seq or 0), int(number or 0)
 
 
 def pruned_to(unit: Unit, policy_id: int) -> int:
-    """The newest decision of a policy that was pruned; 0 where none was."""
+    """Return the id of the newest decision of a policy that was pruned, or 0 where none was."""
     return int(unit.ask_value("SELECT pruned_to FROM policy_head WHERE policy_id = ?", policy_id) or 0)
 
 
@@ -216,7 +223,7 @@ def note_pruned(unit: Unit, newest: Mapping[int, int]) -> None:
 
 
 def raise_ordinal(unit: Unit, policy_id: int, *, by: int) -> None:
-    """Add to a policy's number of decisions. The caller holds the head's lock."""
+    """Add `by` to a policy's number of decisions. The caller holds the head's lock."""
     unit.note("UPDATE policy_head SET ordinal = ordinal + ? WHERE policy_id = ?", by, policy_id)
 
 
@@ -245,7 +252,8 @@ def add_version(
 def create(
     unit: Unit, *, name: str, kind: str, params: Mapping[str, Any], definition: str, **version: Any
 ) -> tuple[int, int]:
-    """The ids of a new policy and of its version 1, which is live. version: the fields of this version."""
+    """Store a new policy and its version 1, which is live, and return the ids of both. version: the fields of this
+    version."""
     policy_id = add_policy(unit, name=name, kind=kind, params=params, definition=definition)
     version_id = add_version(unit, policy_id=policy_id, number=1, seq=0, **version)
     add_head(unit, policy_id, live_id=version_id)
@@ -253,13 +261,13 @@ def create(
 
 
 def reports(unit: Unit, policy_id: int, *, since: int) -> list[dict[str, Any]]:
-    """The training reports of the versions of a policy that were created since a time."""
+    """Return the training reports of the versions of a policy that were created since a time."""
     in_order = "policy_id = ? AND created_at >= ? AND report IS NOT NULL ORDER BY number"
     return [json.loads(row[0]) for row in unit.ask(f"SELECT report FROM version WHERE {in_order}", policy_id, since)]
 
 
 def report(unit: Unit, version_id: int) -> dict[str, Any] | None:
-    """The report of a version's training; None where there is none."""
+    """Return the report of a version's training, or None where there is none."""
     text = unit.ask_value("SELECT report FROM version WHERE id = ?", version_id)
     return None if text is None else dict(json.loads(text))
 
@@ -274,7 +282,8 @@ def promote(unit: Unit, policy_id: int, *, version_id: int, previous_id: int) ->
 
 
 class Promotion(NamedTuple):
-    """A promotion. previous_id: the version that was live before; rolled_back_at: None while the promotion stands."""
+    """This record is a promotion of a version. previous_id: the version that was live before; rolled_back_at: None
+    while the promotion stands."""
 
     id: int
     previous_id: int
@@ -284,12 +293,12 @@ class Promotion(NamedTuple):
 
 
 def promotions(unit: Unit, policy_id: int) -> list[Promotion]:
-    """Every promotion of a version of a policy, oldest first."""
+    """Return every promotion of a version of a policy, oldest first."""
     return unit.select(Promotion, "promotion WHERE policy_id = ? ORDER BY id", policy_id)
 
 
 def last_promotion(unit: Unit, policy_id: int) -> Promotion | None:
-    """The newest promotion that was not rolled back."""
+    """Return the newest promotion of a policy that was not rolled back, or None where there is none."""
     standing = "promotion WHERE policy_id = ? AND rolled_back_at IS NULL ORDER BY id DESC LIMIT 1"
     return next(iter(unit.select(Promotion, standing, policy_id)), None)
 
@@ -309,6 +318,6 @@ def retire(unit: Unit, version_id: int, *, ordinal: int) -> None:
 
 
 def enter(unit: Unit, version_id: int, *, entered_to: int | None) -> None:
-    """Store that a belief holds every decision of its policy up to `entered_to`; None: decisions enter at once from now
-    on."""
+    """Store that a belief holds every decision of its policy up to `entered_to`. None means that decisions enter at
+    once from now on."""
     unit.tell("UPDATE version SET entered_to = ? WHERE id = ?", entered_to, version_id)

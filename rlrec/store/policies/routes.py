@@ -1,5 +1,6 @@
-"""Routes: what they serve and have served, the tests of their gates, and the decisions that were requested through
-them; and shadows of routes: challengers, with the probabilities that they would have given to the slates shown."""
+"""Queries here store routes: what they serve and have served, the tests of their gates, and the decisions that were
+requested through them. Others store shadows of routes, which are challengers with the probabilities that they would
+have given to the slates shown."""
 
 from __future__ import annotations
 
@@ -10,10 +11,11 @@ from rlrec.store.database.unit import Row, Unit, to_text
 
 
 class RouteChange(NamedTuple):
-    """A change of what a route serves. number: of the version, None where the route follows the policy's live version;
-    experiment: the ramp that began with the change; running: whether this ramp still runs; gate: JSON of the gate's
-    report that let it pass; holdout: the experiment that now holds out some users of the route; has_shadow: whether a
-    challenger runs."""
+    """This record is a change of what a route serves.
+
+    number: of the version, None where the route follows the policy's live version; experiment: the ramp that began
+    with the change; running: whether this ramp still runs; gate: JSON of the gate's report that let the change pass;
+    holdout: the experiment that now holds out some users of the route; has_shadow: whether a challenger runs."""
 
     route: str
     route_id: int
@@ -34,13 +36,13 @@ class RouteChange(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """The policy or version that is served, as commands name it."""
+        """Return the policy or version that is served, as commands name it."""
         return self.policy if self.number is None else f"{self.policy}@{self.number}"
 
     @property
     def experiments(self) -> tuple[str, ...]:
-        """The names of the experiments that users of the route take part in: the holdout, and for those outside of it
-        the ramp."""
+        """Return the names of the experiments that users of the route take part in: the holdout, and for those outside
+        of it the ramp."""
         return tuple(filter(None, (self.holdout, self.experiment if self.running else None)))
 
 
@@ -58,28 +60,28 @@ _NEWEST = "c.id = (SELECT max(id) FROM route_change WHERE route_id = route.id)"
 
 
 def by_name(unit: Unit, names: Collection[str]) -> dict[str, RouteChange]:
-    """The newest change of each of these routes that exists, by name."""
+    """Return the newest change of each of these routes that exists, by route name."""
     changes = unit.records(RouteChange, f"{_CHANGES} WHERE route.name IN (?*) AND {_NEWEST}", names)
     return {change.route: change for change in changes}
 
 
 def newest_changes(unit: Unit) -> list[RouteChange]:
-    """The newest change of each route, by name."""
+    """Return the newest change of each route, in order of name."""
     return unit.records(RouteChange, f"{_CHANGES} WHERE {_NEWEST} ORDER BY route.name")
 
 
 def history(unit: Unit, route_id: int) -> list[RouteChange]:
-    """All changes of a route, oldest first."""
+    """Return all changes of a route, oldest first."""
     return unit.records(RouteChange, f"{_CHANGES} WHERE route.id = ? ORDER BY c.id", route_id)
 
 
 def commands(unit: Unit) -> dict[int, str]:
-    """The command of each change of a route, by its time."""
+    """Return the command of each change of a route, by the time of the change."""
     return dict(unit.ask("SELECT at, command FROM route_change"))
 
 
 def lock(unit: Unit, name: str) -> RouteChange | None:
-    """The newest change of a route, locked until the transaction ends."""
+    """Lock a route until the transaction ends, and return its newest change."""
     until = " FOR NO KEY UPDATE" if unit.postgres else ""
     unit.ask(f"SELECT id FROM route WHERE name = ?{until}", name)
     return by_name(unit, [name]).get(name)
@@ -118,7 +120,7 @@ def add_look(unit: Unit, route_id: int, *, policy_id: int, version_id: int, repo
 
 
 class GateLook(NamedTuple):
-    """The stored report of a gate on a version, as JSON."""
+    """This record is the stored report of a gate on a version, as JSON."""
 
     id: int
     version_id: int
@@ -126,23 +128,23 @@ class GateLook(NamedTuple):
 
 
 def looks(unit: Unit, route_id: int, *, since: int) -> list[GateLook]:
-    """The reports of a route's gate since a time, oldest first."""
+    """Return the reports of a route's gate since a time, oldest first."""
     return unit.select(GateLook, "gate_look WHERE route_id = ? AND at >= ? ORDER BY id", route_id, since)
 
 
 def newest_looks(unit: Unit, version_ids: Collection[int]) -> dict[int, GateLook]:
-    """The newest report of a gate on each of these versions; versions without one are left out."""
+    """Return the newest report of a gate on each of these versions. Versions without a report are left out."""
     newest = unit.select(GateLook, "gate_look WHERE version_id IN (?*) ORDER BY id", version_ids)
     return {look.version_id: look for look in newest}
 
 
 def add_decisions(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:
-    """Store pairs (decision id, route id)."""
+    """Store through which route each decision was requested, as pairs (decision id, route id)."""
     unit.insert("route_decision", ("decision_id", "route_id"), rows)
 
 
 def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
-    """The routes of these decisions; decisions that were not requested through a route are left out."""
+    """Return the name of the route of each decision. Decisions that were not requested through a route are left out."""
     tables = "route_decision JOIN route ON route.id = route_decision.route_id"
     return dict(unit.ask(f"SELECT decision_id, name FROM {tables} WHERE decision_id IN (?*)", decision_ids))
 
@@ -151,8 +153,8 @@ def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
 
 
 class Shadow(NamedTuple):
-    """A challenger of a route. number: of the version, None where it follows the policy's live version; stopped_at:
-    None while it runs."""
+    """This record is a challenger in the shadow of a route. number: of the version, None where the challenger follows
+    the policy's live version; stopped_at: None while it runs."""
 
     id: int
     route_id: int
@@ -163,7 +165,7 @@ class Shadow(NamedTuple):
 
     @property
     def reference(self) -> str:
-        """The challenger, as commands name it."""
+        """Return the challenger's name, as commands write it."""
         return self.policy if self.number is None else f"{self.policy}@{self.number}"
 
 
@@ -174,13 +176,13 @@ _SHADOWS = (
 
 
 def running_shadows(unit: Unit, route_ids: Collection[int]) -> dict[int, Shadow]:
-    """The challenger of each of these routes that has a running one."""
+    """Return the running challenger of each of these routes that has one, by route id."""
     rows = unit.records(Shadow, f"{_SHADOWS} WHERE s.route_id IN (?*) AND s.stopped_at IS NULL", route_ids)
     return {shadow.route_id: shadow for shadow in rows}
 
 
 def shadows(unit: Unit, route_id: int) -> list[Shadow]:
-    """All challengers that a route has had, newest first."""
+    """Return all challengers that a route has had, newest first."""
     return unit.records(Shadow, f"{_SHADOWS} WHERE s.route_id = ? ORDER BY s.id DESC", route_id)
 
 
@@ -193,12 +195,13 @@ def stop_shadow(unit: Unit, shadow_id: int) -> None:
 
 
 def add_shadowed(unit: Unit, rows: Iterable[Row]) -> None:
-    """Store rows (shadow id, decision id, log of the probability or None)."""
+    """Store how probable challengers find the slates shown, as rows (shadow id, decision id, log of the probability or
+    None)."""
     unit.insert("shadow_decision", ("shadow_id", "decision_id", "log_probability"), rows)
 
 
 def log_probabilities(unit: Unit, shadow_id: int) -> list[Row]:
-    """For every slate shown in the shadow: the log of the probability that the challenger gives it (None where it has
-    none), and the log of the propensity with which it was served."""
+    """Return two logarithms for every slate shown in the shadow. The first is of the probability that the challenger
+    gives the slate (None where it has none), the second of the propensity with which the slate was served."""
     tables = "shadow_decision s JOIN decision d ON d.id = s.decision_id"
     return unit.ask(f"SELECT s.log_probability, d.log_propensity FROM {tables} WHERE s.shadow_id = ?", shadow_id)

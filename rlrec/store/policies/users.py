@@ -1,4 +1,5 @@
-"""Users with several keys. A merged user's key leads to the user it was merged into (the person), who owns all rows."""
+"""Queries here serve users with several keys. The key of a merged user leads to the user it was merged into (the
+person), who owns all rows."""
 
 from __future__ import annotations
 
@@ -14,13 +15,13 @@ _LAST_DECISION = (
 
 
 def main_keys(unit: Unit, keys: Collection[str]) -> dict[str, str]:
-    """The key of the person that each of these users was merged into; users who were not merged are left out."""
+    """Return the key of the person that each of these users was merged into. Users who were not merged are left out."""
     tables = "users u JOIN merged_user m ON m.user_id = u.id JOIN users p ON p.id = m.person_id"
     return dict(unit.ask(f"SELECT u.key, p.key FROM {tables} WHERE u.key IN (?*)", keys)) if keys else {}
 
 
 def all_keys(unit: Unit, keys: Collection[str]) -> dict[str, set[str]]:
-    """For each of these keys, all keys of its person; persons with one key are left out."""
+    """Return for each of these keys all keys of its person. Persons with one key are left out."""
     tables = (
         "users k LEFT JOIN merged_user m ON m.user_id = k.id"
         " JOIN merged_user n ON n.person_id = coalesce(m.person_id, k.id)"
@@ -31,8 +32,8 @@ def all_keys(unit: Unit, keys: Collection[str]) -> dict[str, set[str]]:
 
 
 def merge(unit: Unit, user_id: int, person_id: int) -> int:
-    """Merge a user, with all keys that lead to it, into a person, who gets its sessions; returns how many. The caller
-    has locked all policies."""
+    """Merge a user, with all keys that lead to the user, into a person, who gets the user's sessions. Return how many
+    sessions moved. The caller has locked all policies."""
     unit.tell("UPDATE merged_user SET person_id = ? WHERE person_id = ?", person_id, user_id)
     unit.insert("merged_user", ("user_id", "person_id", "at"), [(user_id, person_id, unit.now)])
     _merge_assignments(unit, user_id, person_id)
@@ -42,8 +43,8 @@ def merge(unit: Unit, user_id: int, person_id: int) -> int:
 
 
 def _merge_assignments(unit: Unit, user_id: int, person_id: int) -> None:
-    """Give the person the variant that either key had first. What the other key had stays with the merged user, so that
-    the log can be told from damage."""
+    """Give the person the variant that either key had first. The later variant stays with the merged user, so that the
+    log can be told from damage."""
     others = "SELECT experiment_id FROM assignment WHERE user_id = ?"
     moved = f"UPDATE assignment SET user_id = ? WHERE user_id = ? AND experiment_id NOT IN ({others})"
     unit.tell(moved, person_id, user_id, person_id)
