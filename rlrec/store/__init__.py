@@ -1,4 +1,4 @@
-"""The store: transactions on the database; the query modules work inside one of them."""
+"""This module defines the store, which runs transactions on the database. The query modules work inside one of them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ANALYSED = ("arm", "context", "eligible_set", "session", "users", "visit", "deci
 
 
 class _Undone(Exception):
-    """Ends a rehearsal."""
+    """This exception ends a rehearsal, whose changes are rolled back."""
 
 
 class _Reconnection:
-    """The attempts to reach a server again: whether and when to try."""
+    """A _Reconnection decides whether and when to try to reach a server again."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -41,8 +41,8 @@ class _Reconnection:
         self._noticed = False
 
     def wait(self, error: StoreBusy) -> bool:
-        """Wait before the next attempt. Returns False if another attempt is pointless, or the time for attempts is
-        over."""
+        """Wait before the next attempt. Return False if another attempt is pointless, or the time for attempts is over.
+        """
         store, now = self._store, time.monotonic()
         if not isinstance(error, Unreachable) or error.exhausted or store._rehearsal is not None:
             return False
@@ -62,8 +62,8 @@ class _Reconnection:
 
 
 class Store:
-    """A database, and the clock of one command. `now` (microseconds) replaces the database's clock; with `allow_future`
-    it may be far ahead of that. `notice` takes a line for the user that no result contains."""
+    """A Store is a database, with the clock of one command. `now` (microseconds) replaces the database's clock; with
+    `allow_future` it may be far ahead of that. `notice` takes a line for the user that no result contains."""
 
     def __init__(
         self, db: str, *, now: int | None = None, notice: Callable[[str], None] = print, waits: Waits = USUAL_WAITS
@@ -99,7 +99,7 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Unit]:
-        """A unit that reads from one snapshot, and never takes the write lock."""
+        """Yield a unit that reads from one snapshot, and never takes the write lock."""
         if self._snapshot is not None:
             yield self._snapshot
             return
@@ -120,7 +120,7 @@ class Store:
 
     @contextmanager
     def snapshot(self) -> Iterator[Unit]:
-        """A unit; while it is open, all reads of this store use its snapshot."""
+        """Yield a unit that reads from one snapshot. While it is open, all reads of this store use this snapshot."""
         with self.read() as unit:
             self._snapshot = unit
             try:
@@ -130,8 +130,8 @@ class Store:
 
     @contextmanager
     def rehearsal(self) -> Iterator[None]:
-        """In this context, transactions are steps of a single one, which is rolled back at the end: each sees the
-        changes of those before it. Other writers wait meanwhile."""
+        """Make all transactions in this context steps of a single one, which is rolled back at the end. Each step sees
+        the changes of those before it. Other writers wait meanwhile."""
         try:
             with engine.transaction(self.engine, write=True, address=self.address) as self._rehearsal:
                 yield
@@ -153,8 +153,8 @@ class Store:
                 yield self._rehearsal
 
     def integrity_errors(self) -> list[str]:
-        """The errors that SQLite finds in its file, even if it is unreadable; empty for PostgreSQL, which has no such
-        check."""
+        """Return the errors that SQLite finds in its file, even if the file is unreadable. The list is empty for
+        PostgreSQL, which has no such check."""
         if self.engine.dialect.name != "sqlite":
             return []
         try:
@@ -167,12 +167,13 @@ class Store:
     def write(
         self, work: Callable[[Unit], T], *, references_hold: bool = False, repeatable: bool = False, lazy: bool = False
     ) -> T:
-        """The result of `work` in one transaction, which is repeated as a whole if the database asks for that.
+        """Return the result of `work` in one transaction, which is repeated as a whole if the database asks for that.
+
         references_hold: every row that `work` writes refers to rows that it read or wrote itself, and with a row it
-        deletes those that refer to it. SQLite then skips its own checks; no one else can delete these rows before the
-        end. repeatable: repeating the same work changes nothing, because of its keys or its nature (work without a key
-        lowers `Unit.repeatable`); a retry is then safe if the connection breaks at the end. lazy: SQLite takes its lock
-        at the first change; StoreBusy is raised if others hold it then, or have changed anything meanwhile."""
+        deletes those that refer to it. SQLite then skips its own checks; no one else can delete these rows before
+        the end. repeatable: repeating the same work changes nothing, because of its keys or its nature (work without
+        a key lowers `Unit.repeatable`); a retry is then safe if the connection breaks at the end. lazy: SQLite takes
+        its lock at the first change; StoreBusy is raised if others hold it then, or have changed anything meanwhile."""
         attempt, reconnection = 0, _Reconnection(self)
         while attempt < ATTEMPTS:
             try:
@@ -212,7 +213,7 @@ class Store:
         raise StoreBusy(f"the store {self.address} is busy: {ATTEMPTS} tries met other writers", hint=RETRY_HINT)
 
     def flush(self) -> None:
-        """Wait until everything committed so far, by any process, is on disk: a reader may have seen changes that are
+        """Wait until everything committed so far, by any process, is on disk. A reader may have seen changes that are
         not."""
         if self.engine.dialect.name == "postgresql" and self._rehearsal is None:
             with engine.transaction(self.engine, write=True, address=self.address) as connection:
@@ -220,8 +221,8 @@ class Store:
                 connection.info["flush"] = server is not None and bool(server[2])
 
     def retry_until_reached(self, work: Callable[[], T]) -> T:
-        """The result of `work`, which is repeated if a connection breaks. Only its last transaction may store something
-        that a second attempt would store again."""
+        """Return the result of `work`, which is repeated if a connection breaks. Only its last transaction may store
+        something that a second attempt would store again."""
         reconnection = _Reconnection(self)
         while True:
             try:
@@ -236,8 +237,8 @@ class Store:
         return result
 
     def _was_committed(self, unit: Unit, reconnection: _Reconnection) -> bool | None:
-        """Whether the server has committed a transaction whose connection broke after COMMIT was sent; None if that is
-        unknown, because the server does not come back or a replica took over."""
+        """Tell whether the server has committed a transaction whose connection broke after COMMIT was sent. Return None
+        if that is unknown, because the server does not come back or a replica took over."""
         while unit.transaction is not None:
             server, number = unit.transaction
             try:
@@ -268,14 +269,14 @@ class Store:
                 self.write(lambda unit: unit.tell(f"ANALYZE {', '.join(ANALYSED)}"), repeatable=True)
 
     def _without_false_promise(self, error: StoreBusy) -> StoreBusy:
-        """The error, without the hint that a retry is safe if the command has stored something before."""
+        """Return the error, without the hint that a retry is safe if the command has stored something before."""
         if self._stored and error.hint in (RETRY_HINT, database_errors.AWAY_HINT):
             error.hint = "what was stored before stays: go on behind it"
         return error
 
     def _unit(self, connection: sa.Connection, *, write: bool = False) -> Unit:
-        """The unit of a transaction. Its time is the clock's, but never before the newest decision that this store
-        drew."""
+        """Create the unit of a transaction. Its time is the clock's, but never before the newest decision that this
+        store drew."""
         unit = Unit(connection, now=self.now or 0, on_clock=self.now is None)
         unit.progress, unit.note_exclusions = self.progress, self._note_exclusions
         columns, source = decisions.STATE, decisions.STATE_SOURCE
@@ -313,10 +314,11 @@ class Store:
         self._exclusions_noticed = True
 
     def refuse_far_ahead(self, unit: Unit, newest: int | None) -> None:
-        """Raises InputError if `--now` would date rows far ahead of a log that follows the database's clock. The log
-        does so if its newest decision (an imported one if there is no other) is not ahead. An empty log, or one that is
-        ahead already, has a time of its own (simulations, replays), and so has an import that has stored its first
-        rows."""
+        """Raise InputError if `--now` would date rows far ahead of a log that follows the database's clock.
+
+        The log follows the clock if its newest decision (an imported one if there is no other) is not ahead. An
+        empty log, or one that is ahead already, has a time of its own (simulations, replays), and so has an import
+        that has stored its first rows."""
         if self.now is None or self.allow_future or self._rehearsal is not None:
             return
         clock = unit.clock()

@@ -1,1 +1,1 @@
-"""Connections, transactions, tables and fast reads and writes."""
+"""Modules here provide connections, transactions, tables, and fast reads and writes."""

@@ -1,11 +1,13 @@
-"""A process that runs queries through ADBC and passes on columns as it gets them, numbers in their memory layout.
+"""This process runs queries through ADBC and passes on columns as it gets them, numbers in their memory layout.
 
-It is a separate process because an ADBC driver contains a second SQLite library. Two of them in one process break each
-other's locks on a file (closing it releases all locks of the process), and later changes are lost. Also, it works while
-the process that sent the query computes.
-It is run as a file, so that nothing else of rlrec is loaded. It first reads {"driver": a module, "uri", "options": of
-statements}, then {"ask": SQL} or {"tell": SQL} for each query. It answers with batches, lists of columns (the format in
-Arrow's notation, then the bytes), and at the end with None or the text of an error; all messages are pickled."""
+The process is a separate one because an ADBC driver contains a second SQLite library. Two of them in one process
+break each other's locks on a file (closing it releases all locks of the process), and later changes are lost. Also,
+it works while the process that sent the query computes.
+
+Its program is run as a file, so that nothing else of rlrec is loaded. It first reads {"driver": a module, "uri",
+"options": of statements}, then {"ask": SQL} or {"tell": SQL} for each query. It answers with batches, lists of columns
+(the format in Arrow's notation, then the bytes), and at the end with None or the text of an error; all messages are
+pickled."""
 
 from __future__ import annotations
 
@@ -60,8 +62,8 @@ def _serve(connection: adbc.AdbcConnection, query: dict[str, str], options: dict
 
 
 def _buffers(column: Any, kind: str) -> list[bytearray]:
-    """The bytes of a column. Of numbers: their values. Of texts or bytes: the end of each (after a first 0), and all
-    their bytes."""
+    """Return the bytes of a column. A column of numbers gives their values. A column of texts or bytes gives the end of
+    each (after a first 0), and all their bytes."""
     if column.offset or column.null_count:
         raise ValueError("a column holds nulls, or begins in the middle")
     if kind not in NUMBERS + TEXTS:

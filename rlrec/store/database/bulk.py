@@ -1,7 +1,8 @@
-"""Rows as arrays: through the driver's cursor or, for a long log, through Arrow and another process (`arrow_worker`).
+"""This module reads rows as arrays, through the driver's cursor or, for a long log, through Arrow and another process
+(`arrow_worker`).
 
-A query is text that includes its values, which are all numbers, and its columns are never null: a column of Arrow has
-one type, which SQLite's driver derives from the first rows."""
+A query is text that includes its values, which are all numbers, and its columns are never null: a column of Arrow
+has one type, which SQLite's driver derives from the first rows."""
 
 from __future__ import annotations
 
@@ -35,14 +36,14 @@ _PIPE = 1 << 20  # bytes that may wait in the pipe, where the system allows that
 
 
 def stream(unit: Unit, text: str, types: Types) -> Iterator[Columns]:
-    """All rows of a query in order, in portions, through the driver's cursor."""
+    """Yield all rows of a query in order, in portions, through the driver's cursor."""
     for rows in unit.portions(text):
         columns = zip(types.items(), zip(*rows, strict=True), strict=True)
         yield {name: np.array(values, kind) for (name, kind), values in columns}
 
 
 class PendingQuery:
-    """A query whose answer may still be on its way."""
+    """A PendingQuery is a query whose answer may still be on its way."""
 
     def __init__(self, unit: Unit, text: str, types: Types) -> None:
         self._unit, self._text, self._types = unit, text, types
@@ -51,7 +52,7 @@ class PendingQuery:
             unit.arrow_worker.send(text, self)
 
     def columns(self) -> Columns:
-        """One array per column."""
+        """Return the answer as one array per column."""
         if self._unit.in_folder(self._text):
             return self._unit.folder.columns(self._text, self._types)
         worker = self._unit.arrow_worker
@@ -74,9 +75,10 @@ class PendingQuery:
 
 @contextmanager
 def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator[None]:
-    """In this context, bulk reads of a long log go through Arrow, from the snapshot of the unit.
-    Enter it before anything is read: on SQLite the unit takes a new snapshot, except if the unit has entered it before.
-    Without a driver, or if writers never pause for long enough, reads use the unit's cursor."""
+    """Make bulk reads of a long log go through Arrow in this context, from the snapshot of the unit.
+
+    Enter it before anything is read: on SQLite the unit takes a new snapshot, except if the unit has entered it
+    before. Without a driver, or if writers never pause for long enough, reads use the unit's cursor."""
     worker = _start_worker(unit) if not unit.alongside and unit.folder is None and is_long(unit, policy_ids) else None
     unit.alongside = True
     if worker is None:
@@ -93,7 +95,7 @@ def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator
 
 
 def is_long(unit: Unit, policy_ids: Collection[int] | None = None) -> bool:
-    """Whether the log, or that of some policies, is long, and another process can read it."""
+    """Tell whether the log, or that of some policies, is long, and another process can read it."""
     if unit.connection.in_nested_transaction():  # a rehearsal: no other connection sees its rows
         return False
     if policy_ids is not None:
@@ -145,8 +147,9 @@ def _same_postgres(unit: Unit, worker: ArrowWorker) -> bool:
 
 
 def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
-    """Whether both connections see the same state: no one committed between two looks of the worker, and the unit took
-    its snapshot in between.
+    """Tell whether both connections see the same state. They do if no one committed between two looks of the worker,
+    and the unit took its snapshot in between.
+
     `data_version` of a connection changes when any other connection, in any process, has committed."""
     worker.tell("PRAGMA cache_size = -32000")
     for _ in range(SNAPSHOT_ATTEMPTS):
@@ -163,7 +166,7 @@ def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
 
 
 class ArrowWorker:
-    """A second process that answers queries in the order in which they are sent."""
+    """An ArrowWorker is a second process that answers queries in the order in which they are sent."""
 
     def __init__(self, opening: Mapping[str, Any]) -> None:
         self._process = subprocess.Popen(
@@ -183,7 +186,7 @@ class ArrowWorker:
         self._process.wait()
 
     def send(self, text: str, query: PendingQuery) -> None:
-        """Send a query without waiting; its answer is stored in `query` when it arrives."""
+        """Send a query without waiting. Its answer is stored in `query` when it arrives."""
         self._write({"ask": text})
         self._waiting.append(query)
 
@@ -197,12 +200,12 @@ class ArrowWorker:
         self.answer()
 
     def version(self) -> int:
-        """SQLite's `data_version` in the worker."""
+        """Return SQLite's `data_version` in the worker."""
         self._write({"ask": "PRAGMA data_version"})
         return int(self.answer()[0][0][0])
 
     def answer(self) -> list[list[npt.NDArray[Any]]]:
-        """The columns of every batch of an answer. Raises RlrecError for an error in the worker."""
+        """Return the columns of every batch of an answer. Raise RlrecError for an error in the worker."""
         pieces: list[list[npt.NDArray[Any]]] = []
         while isinstance(batch := self._read(), list):
             pieces.append([_column(*column) for column in batch])
@@ -225,7 +228,8 @@ class ArrowWorker:
 
 
 def _column(kind: str, *buffers: bytearray) -> npt.NDArray[Any]:
-    """A column of numbers; or of texts or bytes, from the end of each and all their bytes."""
+    """Return a column of numbers from its bytes; or a column of texts or bytes, from the end of each and all their
+    bytes."""
     if kind in _FORMATS:
         return np.frombuffer(buffers[0], _FORMATS[kind])
     ends, text = np.frombuffer(buffers[0], np.int32).tolist(), bytes(buffers[1])

@@ -1,4 +1,5 @@
-"""Errors of database drivers, translated into rlrec's, with words for people: what failed, and what to do."""
+"""This module translates errors of database drivers into errors of rlrec, with words for people: what failed, and what
+to do."""
 
 from __future__ import annotations
 
@@ -26,18 +27,18 @@ UNREACHABLE = ("08", "53300", "57P", IDLE)
 
 
 class CorruptFile(RlrecError):
-    """SQLite cannot read its file."""
+    """This error says that SQLite cannot read its file."""
 
 
 class Unreachable(StoreBusy):
-    """The server cannot be reached, or ended the connection before COMMIT was sent. `exhausted`: whether the time for
-    further attempts is over."""
+    """This error says that the server cannot be reached, or ended the connection before COMMIT was sent. `exhausted`:
+    whether the time for further attempts is over."""
 
     exhausted = False
 
 
 class NotUnique(RlrecError):
-    """A new row has the key of another row."""
+    """This error says that a new row has the key of another row."""
 
 
 class Retry(Exception):
@@ -47,7 +48,7 @@ class Retry(Exception):
 
 
 def translate(error: BaseException | None, *, address: str) -> Exception:
-    """The error for people for one of the driver, or of SQLAlchemy around it."""
+    """Return the error for people that stands for an error of the driver, or of SQLAlchemy around it."""
     if isinstance(error, exc.DBAPIError):
         error = error.orig
     return (_sqlite_error if isinstance(error, sqlite3.Error) else _postgres_error)(error, address=address)
@@ -84,7 +85,7 @@ def _sqlite_error(error: BaseException | None, *, address: str) -> Exception:
 
 
 def _has_no_room(path: str) -> bool:
-    """Whether the disk of a file has no room even for the files that SQLite keeps with it."""
+    """Tell whether the disk of a file has no room even for the files that SQLite keeps with it."""
     with suppress(OSError):
         disk = os.statvfs(os.path.dirname(os.path.abspath(path)))
         return disk.f_bavail * disk.f_frsize < 1 << 16
@@ -96,7 +97,7 @@ def locked(address: str) -> StoreBusy:
 
 
 def _open_error(address: str) -> RlrecError:
-    """The reason why SQLite could not open a file that should exist."""
+    """Return the error that says why SQLite could not open a file that should exist."""
     try:
         os.stat(address)
     except OSError as error:
@@ -112,7 +113,7 @@ def _open_error(address: str) -> RlrecError:
 
 
 def creation_error(error: sqlite3.Error, *, address: str) -> Exception:
-    """The reason why SQLite could not create a file, in the system's words; else the usual error."""
+    """Return the error that says why SQLite could not create a file, in the system's words; else the usual error."""
     if getattr(error, "sqlite_errorname", "") != "SQLITE_CANTOPEN" or os.path.isdir(address):
         return translate(error, address=address)
     folder = os.path.dirname(os.path.abspath(address))
@@ -154,7 +155,7 @@ def _postgres_error(error: BaseException | None, *, address: str) -> Exception:
 
 
 def _refusal(state: str, message: str, *, address: str) -> RlrecError | None:
-    """The error, if the server would refuse the same statement again; None for other errors."""
+    """Return the error if the server would refuse the same statement again, or None for other errors."""
     timeouts = "raise the statement_timeout of the role or of the database, or --statement-timeout"
     read_only = "see default_transaction_read_only of the role and of the database, or name the primary server"
     schema, words = "create the schema of its search_path", message[:200]

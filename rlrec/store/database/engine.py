@@ -1,7 +1,7 @@
-"""Engines for URLs or paths, with transactions that lose nothing.
+"""Functions here create engines for URLs or paths, with transactions that lose nothing.
 
-SQLite: a writer takes the write lock when it begins (a reader that becomes a writer cannot wait for it); a reader never
-takes it. PostgreSQL: writers run READ COMMITTED with row locks; readers see one snapshot."""
+SQLite: a writer takes the write lock when it begins (a reader that becomes a writer cannot wait for it); a reader
+never takes it. PostgreSQL: writers run READ COMMITTED with row locks; readers see one snapshot."""
 
 from __future__ import annotations
 
@@ -63,9 +63,11 @@ URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
 
 
 class Waits(NamedTuple):
-    """Maximal waits in microseconds. lock: for a lock that others hold; None: the setting of the role or the database,
-    else 30 s. statement: for a single statement; None: their setting. reconnect: for an unreachable server; None: 10 s
-    for one that was reached before."""
+    """This record has the maximal waits, in microseconds.
+
+    lock: for a lock that others hold; None: the setting of the role or the database, else 30 s. statement: for a
+    single statement; None: their setting. reconnect: for an unreachable server; None: 10 s for one that was reached
+    before."""
 
     lock: int | None = None
     statement: int | None = None
@@ -76,8 +78,8 @@ USUAL_WAITS = Waits()
 
 
 def location(db: str) -> URL:
-    """The database at a URL or a path. Raises InputError for an unsupported scheme, and for a URL whose password cannot
-    be told from the rest."""
+    """Return the database at a URL or a path. Raise InputError for an unsupported scheme, and for a URL whose password
+    cannot be told from its other parts."""
     if "\0" in db:
         raise InputError("the database URL or path holds a NUL", hint="give another path with --db")
     if "://" not in db:
@@ -103,7 +105,7 @@ def location(db: str) -> URL:
 
 
 def printable(url: URL) -> str:
-    """The database in a printable form: a path, or a URL without anything that may be secret."""
+    """Return the database in a printable form: a path, or a URL without anything that may be secret."""
     if url.drivername == "sqlite":
         return str(url.database)
     query = {name: value for name, value in url.query.items() if name in ("host", "port", "user", "dbname")}
@@ -111,7 +113,7 @@ def printable(url: URL) -> str:
 
 
 def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa.Engine:
-    """An engine on `url`. An SQLite file is only created with `create`, never by reading."""
+    """Create an engine on `url`. An SQLite file is only created with `create`, never by reading."""
     if url.drivername == "sqlite":
         return _sqlite(str(url.database), create=create, timeout_s=lock_timeout_s(waits))
     try:
@@ -154,7 +156,7 @@ def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa
 
 
 def lock_timeout_s(waits: Waits) -> float:
-    """The time that SQLite waits for its only lock."""
+    """Return the time, in seconds, that SQLite waits for its only lock."""
     return BUSY_TIMEOUT_S if waits.lock is None else waits.lock / 1e6
 
 
@@ -193,14 +195,14 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
 
 
 def is_frozen(path: str) -> bool:
-    """Whether SQLite can only read this file, without its locks: nothing can be created in its folder, and there is no
-    WAL of a writer."""
+    """Tell whether SQLite can only read this file, without its locks. This is so where nothing can be created in its
+    folder, and there is no WAL of a writer."""
     folder = os.path.dirname(os.path.abspath(path))
     return os.path.isfile(path) and not os.access(folder, os.W_OK) and not file_state(path)[1]
 
 
 def file_state(path: str) -> tuple[int, int, int]:
-    """Time of a file, bytes of its WAL, and size of the file: they change with every write."""
+    """Return the time of a file, the bytes of its WAL, and its size. These numbers change with every write."""
     with suppress(OSError):
         status, log = os.stat(path), path + "-wal"
         return status.st_mtime_ns, os.path.getsize(log) if os.path.exists(log) else 0, status.st_size
@@ -208,7 +210,7 @@ def file_state(path: str) -> tuple[int, int, int]:
 
 
 def file_identity(path: str) -> tuple[int, int] | None:
-    """Device and inode of a file; None if it does not exist."""
+    """Return the device and inode of a file, or None if it does not exist."""
     with suppress(OSError):
         status = os.stat(path)
         return status.st_dev, status.st_ino
@@ -219,8 +221,9 @@ def file_identity(path: str) -> tuple[int, int] | None:
 def transaction(
     engine: sa.Engine, *, write: bool, address: str, references_hold: bool = False, lazy: bool = False
 ) -> Iterator[sa.Connection]:
-    """One transaction. Raises Retry if the database asks for it, OutcomeUnknown if the connection broke after COMMIT
-    was sent, otherwise an RlrecError for a database error.
+    """Run the block in one transaction. Raise Retry if the database asks for it, OutcomeUnknown if the connection broke
+    after COMMIT was sent, otherwise an RlrecError for a database error.
+
     references_hold: the writer guarantees foreign keys, and SQLite does not check them. lazy: as in `Store.write`."""
     postgres = engine.dialect.name == "postgresql"
     committing = False
@@ -264,7 +267,7 @@ def transaction(
 
 @contextmanager
 def _begun(connection: sa.Connection, *, write: bool) -> Iterator[None]:
-    """A transaction of SQLite, without the extra work of SQLAlchemy."""
+    """Run the block in a transaction of SQLite, without the extra work of SQLAlchemy."""
     driver: Any = connection.connection
     driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
     try:
@@ -277,8 +280,8 @@ def _begun(connection: sa.Connection, *, write: bool) -> Iterator[None]:
 
 
 def flush(connection: sa.Connection) -> None:
-    """Wait until everything that PostgreSQL has committed so far is on disk, and on a synchronous replica if its
-    setting `synchronous_commit` demands that: the flush of a commit covers all earlier ones."""
+    """Wait until everything that PostgreSQL has committed so far is on disk. If the setting `synchronous_commit`
+    demands that, wait for a synchronous replica, too. The flush of a commit covers all earlier ones."""
     driver: Any = connection.connection.driver_connection
     driver.autocommit = True
     try:
@@ -289,7 +292,7 @@ def flush(connection: sa.Connection) -> None:
 
 
 def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The signal whose rollback a driver's error interrupted, if there was one."""
+    """Return the signal whose rollback a driver's error interrupted, if there was one."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error
@@ -297,7 +300,7 @@ def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
 
 @contextmanager
 def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
-    """In this context, outside a transaction, SQLite does not check foreign keys."""
+    """Keep SQLite from checking foreign keys in this context, which is outside a transaction."""
     cursor = connection.connection.cursor()
     cursor.execute("PRAGMA foreign_keys = OFF")
     try:
@@ -308,8 +311,8 @@ def _without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
 
 
 def clock(connection: sa.Connection) -> int:
-    """Microseconds since 1970 UTC, by the database's clock (SQLite: this machine's). The clock of a replica is the time
-    up to which it has all changes: rows that it lacks must not look as if they did not exist."""
+    """Return the microseconds since 1970 UTC, by the database's clock (SQLite: this machine's). The clock of a replica
+    is the time up to which it has all changes, since rows that it lacks must not look as if they did not exist."""
     if connection.dialect.name == "sqlite":
         return time.time_ns() // 1000
     replayed_to = connection.exec_driver_sql(NOW).scalar_one()

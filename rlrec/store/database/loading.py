@@ -1,4 +1,4 @@
-"""Fast insertion of columns into tables, by each database's fastest way; and what imports look up."""
+"""Functions here insert columns into tables, by each database's fastest way, and look up what imports need."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_FETCHED = 10_000  # rows that are fetched at once rather than looked up by k
 
 @dataclass(slots=True, unsafe_hash=True)
 class Same:
-    """A column with one value in every row."""
+    """A Same is a column that has one value in every row."""
 
     value: Any
 
@@ -28,20 +28,20 @@ Column = Sequence[Any] | Same
 
 
 def copy_rarely(unit: Unit) -> None:
-    """Copy SQLite's WAL to the file only every 256 MB: identities of lines change the same pages in every
+    """Copy SQLite's WAL to the file only every 256 MB, since identities of lines change the same pages in every
     transaction."""
     if not unit.postgres:
         unit.tell("PRAGMA wal_autocheckpoint = 64000")
 
 
 def column(values: Sequence[Any]) -> Column:
-    """A column of these values; a `Same` if all of several are equal."""
+    """Return a column of these values, as a `Same` if all of several values are equal."""
     return Same(values[0]) if len(values) > 1 and values.count(values[0]) == len(values) else values
 
 
 def write(unit: Unit, table: str, columns: Mapping[str, Column], *, on_conflict: str = "") -> None:
-    """Insert rows into a table, column by column; at least one column is no `Same`. on_conflict: as in
-    `Unit.insert`."""
+    """Insert rows into a table, column by column. At least one column is no `Same`. on_conflict: as in `Unit.insert`.
+    """
     if unit.postgres or next(len(column) == 1 for column in columns.values() if not isinstance(column, Same)):
         values = [repeat(column.value) if isinstance(column, Same) else column for column in columns.values()]
         rows = zip(*values)  # noqa: B905 (a `Same` is repeated endlessly)
@@ -52,8 +52,8 @@ def write(unit: Unit, table: str, columns: Mapping[str, Column], *, on_conflict:
 
 @contextmanager
 def without_checks(unit: Unit) -> Iterator[None]:
-    """A context in which SQLite does not test the CHECK constraints of tables, for values that were checked before.
-    Testing whether a value is among three takes as long as the rest of a short row."""
+    """Keep SQLite from testing the CHECK constraints of tables in this context, for values that were checked before.
+    Testing whether a value is among three takes as long as all else about a short row."""
     if unit.postgres:
         yield
         return
@@ -65,8 +65,8 @@ def without_checks(unit: Unit) -> Iterator[None]:
 
 
 def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dict[Any, int]:
-    """The ids, by their first column, which is unique, of rows that were not stored a moment ago. They are stored
-    unless another writer has done so meanwhile (SQLite has no other writer)."""
+    """Store rows that were not stored a moment ago, and return their ids by their first column, which is unique. A row
+    that another writer has stored meanwhile stays as it is (SQLite has no other writer)."""
     name, keys = next(iter(columns.items()))
     if not keys:
         return {}
@@ -79,13 +79,13 @@ def add_new(unit: Unit, table: str, columns: Mapping[str, Sequence[Any]]) -> dic
 
 
 def ids(unit: Unit, table: str, name: str, keys: Collection[Any]) -> dict[Any, int]:
-    """The ids of stored rows of a table, by the unique column of this name."""
+    """Return the ids of stored rows of a table, by the values of the unique column `name`."""
     text = f"SELECT {name}, id FROM {table} WHERE {name} IN (?*)"
     return dict(row for portion in slices(list(keys), PORTION) for row in unit.ask(text, portion))
 
 
 def _insert(unit: Unit, table: str, columns: Mapping[str, Column], on_conflict: str = "") -> None:
-    """Insert the rows, many per statement: executemany costs more than the rows themselves. A `Same` is bound once.
+    """Insert rows, many per statement, since executemany costs more than the rows themselves. A `Same` is bound once.
     Statements have 1, 2, 4, ... rows, so that there are few of them, each prepared once."""
     constants = [column.value for column in columns.values() if isinstance(column, Same)]
     # One list may be several columns: it is bound once.
@@ -123,19 +123,19 @@ def _insertion(
 
 
 def stored_lines(unit: Unit, policy_id: int, digests: Sequence[bytes]) -> set[bytes]:
-    """Those of these digests whose lines the policy has imported before."""
+    """Return those digests whose lines the policy has imported before."""
     text = "SELECT digest FROM import_line WHERE policy_id = ? AND digest IN (?*)"
     return {bytes(row[0]) for portion in slices(digests, PORTION) for row in unit.ask(text, policy_id, portion)}
 
 
 def few_lines(unit: Unit, policy_id: int) -> set[bytes] | None:
-    """The digests of all lines that the policy has imported; None if there are MAX_FETCHED or more."""
+    """Return the digests of all lines that the policy has imported, or None if there are MAX_FETCHED or more."""
     rows = unit.ask("SELECT digest FROM import_line WHERE policy_id = ? LIMIT ?", policy_id, MAX_FETCHED)
     return {bytes(row[0]) for row in rows} if len(rows) < MAX_FETCHED else None
 
 
 def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
-    """Return all request ids, all feedback keys, and the users of the sessions that have one. Returns None if the store
+    """Return all request ids, all feedback keys, and the users of the sessions that have one. Return None if the store
     has MAX_FETCHED or more sessions, or as many names of one kind."""
     source = "(SELECT key, user_id FROM session LIMIT ?) AS s LEFT JOIN users ON users.id = s.user_id"
     if len(owners := unit.ask(f"SELECT s.key, users.key FROM {source}", MAX_FETCHED)) >= MAX_FETCHED:
@@ -148,7 +148,7 @@ def few_names(unit: Unit) -> tuple[list[str], list[str], dict[str, str]] | None:
 
 
 def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
-    """Those of these keys whose sessions are stored."""
+    """Return those session keys whose sessions are stored."""
     # Keys that begin with a time are mostly greater than all stored ones. PostgreSQL may order them differently.
     overlap = "SELECT EXISTS (SELECT 1 FROM session WHERE key BETWEEN ? AND ?)"
     if not keys or not (unit.postgres or unit.ask_value(overlap, min(keys), max(keys))):
@@ -158,7 +158,7 @@ def stored_sessions(unit: Unit, keys: Collection[str]) -> set[str]:
 
 
 def marks(unit: Unit, policy_ids: Collection[int]) -> list[Row]:
-    """A value that stays equal only while no one changes one of these policies, which are locked, or deletes
+    """Return a value that stays equal only while no one changes one of these policies, which are locked, or deletes
     decisions."""
     columns = "policy_id, seq, (SELECT removals FROM settings)"
     return unit.ask(f"SELECT {columns} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id", list(policy_ids))

@@ -1,4 +1,4 @@
-"""Creates, upgrades and checks the schema: the only module that imports Alembic, and only for `init`."""
+"""This module creates, upgrades and checks the schema. Only this module imports Alembic, and only for `init`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQ
 
 
 def revision(connection: sa.Connection, *, address: str) -> str | None:
-    """The revision of the store; None if there is no store. Raises CheckFailed if it cannot be determined."""
+    """Return the revision of the store, or None if there is no store. Raise CheckFailed if the revision cannot be
+    determined."""
     stored = revisions(connection)
     if stored is None:
         return None
@@ -37,17 +38,18 @@ def revision(connection: sa.Connection, *, address: str) -> str | None:
 
 
 def revisions(connection: sa.Connection) -> list[str] | None:
-    """The revisions in the version table; None if there is no such table."""
+    """Return the revisions in the version table, or None if there is no such table."""
     if not sa.inspect(connection).has_table(VERSION_TABLE):
         return None
     return [str(row[0]) for row in connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}"))]
 
 
 def check(unit: Unit, *, address: str, write: bool = False, state: str = "", source: str = "") -> Row:
-    """The row of one SELECT with the store's state. Raises CheckFailed unless the store is at the revision of this
-    program.
-    write: let the server end the transaction of a client that stops in it (see `engine.IDLE_TIMEOUT`). state, source:
-    further columns, and their tables, which are joined to the version table; an older store may lack these."""
+    """Check that the store is at the revision of this program, and return the row of one SELECT with the store's state.
+    Raise CheckFailed if it is at another revision.
+
+    write: let the server end the transaction of a client that stops in it (see `engine.IDLE_TIMEOUT`). state,
+    source: further columns, and their tables, which are joined to the version table; an older store may lack these."""
     columns, server = ["version_num"], unit.connection.info.get("server") if write and unit.postgres else None
     if write and unit.postgres:
         columns.append(engines.IDLE_TIMEOUT)
@@ -67,7 +69,7 @@ def check(unit: Unit, *, address: str, write: bool = False, state: str = "", sou
 
 
 def _wrong_revision(revisions: Sequence[str], *, address: str) -> CheckFailed | None:
-    """The error if a store with these rows in its version table cannot be upgraded; None if it can."""
+    """Return the error if a store with these rows in its version table cannot be upgraded, or None if it can."""
     if not revisions:
         message = f"the store {address} does not say its revision: its table {VERSION_TABLE} is empty"
         hint = f"restore a backup, or insert the revision it was at (the newest is {HEAD})"
@@ -86,7 +88,7 @@ def _wrong_revision(revisions: Sequence[str], *, address: str) -> CheckFailed | 
 
 
 def _out_of_date(revision: str, *, address: str) -> CheckFailed:
-    """The error for a store older than this program, which names the release that can upgrade it."""
+    """Return the error for a store older than this program, which names the release that can upgrade it."""
     if revision >= OLDEST:
         return database_errors.old_store(address)
     message = f"the store {address} is at revision {revision}, and this rlrec takes stores from {OLDEST} on"
@@ -100,7 +102,7 @@ def _unknown_revision(revision: str, *, address: str) -> CheckFailed:
 
 
 def migrations() -> Path:
-    """The folder of the migrations: inside the installed package, or next to it in a checkout."""
+    """Return the folder of the migrations, which is inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[2]
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"
@@ -110,9 +112,10 @@ def upgrade(
     url: URL, *, dry_run: bool = False, waits: engines.Waits = engines.USUAL_WAITS,
     notify: Callable[[str], None] = lambda revision: None,
 ) -> tuple[str | None, str]:  # fmt: skip
-    """Upgrade the store under one lock. Returns its revision before (None: no store) and now.
-    Several processes may do so at once. dry_run: roll back at the end. notify: called with the revision of an older
-    store before it is changed."""
+    """Upgrade the store under one lock, and return its revision before (None: no store) and now. Several processes may
+    do so at once.
+
+    dry_run: roll back at the end. notify: called with the revision of an older store before it is changed."""
     address = engines.printable(url)
     if url.drivername == "sqlite":
         _refuse_left_changes(address)
@@ -144,7 +147,7 @@ def upgrade(
 
 
 def _check_folder(path: str) -> None:
-    """Raises RlrecError if no file can be created at this path."""
+    """Raise RlrecError if no file can be created at this path."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise RlrecError(f"cannot create {path}: no such folder", hint=f"make its folder first: {folder}")
@@ -153,7 +156,8 @@ def _check_folder(path: str) -> None:
 
 
 def _refuse_left_changes(path: str) -> None:
-    """Raises RlrecError if a store was moved or deleted without its last changes, which SQLite would delete here."""
+    """Raise RlrecError if a store was moved or deleted without its last changes. SQLite would delete these changes
+    here."""
     changes = f"{path}-wal"  # looked for first: another `init` makes the store before it
     if os.path.exists(changes) and os.path.getsize(changes) and not os.path.lexists(path):
         hint = "move it beside the store, as STORE-wal, if nobody has opened that since; else delete it"
@@ -161,7 +165,7 @@ def _refuse_left_changes(path: str) -> None:
 
 
 def _refuse_foreign_file(path: str) -> None:
-    """Raises RlrecError if a file is the database of another program; the file is only read."""
+    """Raise RlrecError if a file is the database of another program. The file is only read."""
     try:
         with closing(sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True)) as connection:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
@@ -173,7 +177,7 @@ def _refuse_foreign_file(path: str) -> None:
 
 
 def _check_database(connection: sa.Connection, *, address: str) -> None:
-    """Raises RlrecError if a PostgreSQL database has other tables, or cannot hold every key."""
+    """Raise RlrecError if a PostgreSQL database has other tables, or cannot hold every key."""
     encoding = connection.exec_driver_sql("SELECT current_setting('server_encoding')").scalar_one()
     if encoding != "UTF8":
         hint = "create another one: createdb -E UTF8 -T template0 NAME"
@@ -195,7 +199,7 @@ def _refuse_foreign(tables: Sequence[str], *, address: str, alternative: str) ->
 
 def _switch_to_wal(engine: sa.Engine, *, address: str, wait_s: float) -> None:
     """Switch the file to WAL, which is permanent. The switch needs exclusive access for a moment and does not wait for
-    it, so it is tried repeatedly."""
+    it, so the function tries repeatedly."""
     deadline = time.monotonic() + wait_s
     while True:
         try:

@@ -1,9 +1,9 @@
-"""The tables for queries: columns, keys and references. Times are microseconds since 1970 UTC; JSON is canonical text;
-sums never include a prior.
+"""This module defines the tables for queries: columns, keys and references. Times are microseconds since 1970 UTC; JSON
+is canonical text; sums never include a prior.
 
-Further guarantees (checks, unique keys, indexes) are constraints, so that no code can store invalid rows; the migration
-that creates a table defines them. Column types are those that SQLite's STRICT tables and PostgreSQL both enforce.
-"""
+Further guarantees (checks, unique keys, indexes) are constraints, so that no code can store invalid rows; the
+migration that creates a table defines them. Column types are those that SQLite's STRICT tables and PostgreSQL both
+enforce."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ REFERENCES = {  # for columns that are not named after the table whose id they h
 
 
 def _table(name: str, *parts: Column[Any] | sa.Constraint, key: Sequence[str] = ()) -> sa.Table:
-    """A table of these parts, preceded by an `id` if it has no other key."""
+    """Define a table of these parts, preceded by an `id` if it has no other key."""
     all_parts = parts if key else (Column("id", BIG), *parts)
     return sa.Table(name, metadata, *all_parts, sa.PrimaryKeyConstraint(*key or ["id"]))
 
 
 def _columns(kind: TypeEngine[Any], *names: str) -> list[Column[Any]]:
-    """Columns of one type; a name that ends with a question mark may be null."""
+    """Return columns of one type. A name that ends with a question mark may be null."""
     return [Column(name.rstrip("?"), kind, nullable=name.endswith("?")) for name in names]
 
 
 def _ids(*names: str) -> list[Column[Any]]:
-    """Columns with ids of other tables: the table in their name, or the one in REFERENCES."""
+    """Return columns with ids of other tables: the table in their name, or the one in REFERENCES."""
     columns = _columns(BIG, *names)
     for column in columns:
         target = REFERENCES.get(column.name, column.name.removesuffix("_id"))
@@ -54,7 +54,7 @@ def _ids(*names: str) -> list[Column[Any]]:
 
 
 def _fields(fields: Sequence[LogField]) -> Iterator[Column[Any]]:
-    """The columns for fields of the log."""
+    """Yield the columns for fields of the log."""
     for field in fields:
         refers = [sa.ForeignKey(f"{field.table}.id")] if field.table else []
         yield Column(field.name, KINDS[field.kind], *refers, nullable=field.optional)
@@ -65,7 +65,7 @@ def _sums(prefix: str = "") -> list[Column[Any]]:
 
 
 def _beliefs(name: str, *columns: Column[Any], key: Sequence[str] = ()) -> sa.Table:
-    """A table of sums by version, bucket and arm. columns: further columns, of which some may be in the key."""
+    """Define a table of sums by version, bucket and arm. columns: further columns, of which some may be in the key."""
     return _table(
         name, *_ids("version_id"), *_columns(BIG, "bucket"), *_ids("arm_id"), *columns, *_columns(BIG, "ordinal"),
         *_sums(), *_columns(BYTES, "extra?"), key=["version_id", "bucket", "arm_id", *key],
@@ -73,7 +73,7 @@ def _beliefs(name: str, *columns: Column[Any], key: Sequence[str] = ()) -> sa.Ta
 
 
 def _decision_table(name: str, *columns: Column[Any]) -> sa.Table:
-    """A table with at most one row per decision."""
+    """Define a table with at most one row per decision."""
     return _table(name, *_ids("decision_id"), *columns, key=["decision_id"])
 
 
@@ -302,7 +302,7 @@ VIEWS = ("v_decision", "v_slot", "v_version")
 
 
 def time_columns() -> list[Column[Any]]:
-    """The columns with times of all rows, except those of a lease, which ends in the future, and of a line, whose key
-    keeps its time as given."""
+    """Return the columns with times of all rows. Two are left out: those of a lease, which ends in the future, and of a
+    line, whose key keeps its time as given."""
     tables = (table for table in metadata.sorted_tables if table not in (lease, feedback_key))
     return [column for table in tables for column in table.columns if re.fullmatch("at|.*_at", column.name)]

@@ -1,7 +1,8 @@
-"""A unit of work: one transaction, its clock, and the few operations through which the query modules use the database.
+"""This module defines a unit of work: one transaction, its clock, and the few operations through which the query
+modules use the database.
 
-Queries that every command runs are SQL text, passed to the driver unchanged: building and compiling an expression costs
-more than the query. SQLAlchemy builds those that are derived from tables (`audit`)."""
+Queries that every command runs are SQL text, passed to the driver unchanged: building and compiling an expression
+costs more than the query. SQLAlchemy builds those that are derived from tables (`audit`)."""
 
 from __future__ import annotations
 
@@ -39,12 +40,12 @@ FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
 
 
 def no_progress(counted: str, rows: int, share: float | None) -> None:
-    """Ignores progress."""
+    """Ignore a report of progress."""
 
 
 class Unit:
-    """One transaction. `now` is its time, microseconds since 1970 UTC. on_clock: whether that is the time of the
-    database's clock."""
+    """A Unit is one transaction. `now` is its time, in microseconds since 1970 UTC. on_clock: whether that is the time
+    of the database's clock."""
 
     progress: Progress = staticmethod(no_progress)
     note_exclusions: Callable[[Callable[[], str | None]], None] = staticmethod(lambda sentence: None)
@@ -71,27 +72,27 @@ class Unit:
         self.folder: Any = None  # a `FolderLog`, from which the log is read instead of the store
 
     def close(self) -> None:
-        """Close the cursor. Left to the garbage collector, its statement might be ended by a thread that has the
-        store's lock, and that would wait for this connection while the connection waits for the lock."""
+        """Close the cursor. If it were left to the garbage collector, its statement might be ended by a thread that has
+        the store's lock. That thread would wait for this connection while the connection waits for the lock."""
         with suppress(self._connection.dialect.loaded_dbapi.Error):  # the file is closed
             self._cursor.close()
 
     def clock(self) -> int:
-        """The present time of the database's clock, whatever `now` is."""
+        """Return the present time of the database's clock, whatever `now` is."""
         return engine.clock(self.connection)
 
     # -- SQL text: `?` stands for a value, `IN (?*)` for membership in a list --
 
     @property
     def driver(self) -> Any:
-        """A cursor of the driver within this transaction."""
+        """Return a cursor of the driver within this transaction."""
         if self._waiting:
             self.send()
         return self._cursor
 
     @property
     def connection(self) -> sa.Connection:
-        """The connection of this transaction."""
+        """Return the connection of this transaction."""
         if self._waiting:
             self.send()
         return self._connection
@@ -104,14 +105,14 @@ class Unit:
                 self._cursor.execute(text, values)
 
     def ask(self, text: str, *values: Any) -> list[Row]:
-        """All rows of a query."""
+        """Return all rows of a query."""
         if self.folder is not None and self.in_folder(text):
             return self.folder.ask(text, *values)
         return self._run(text, values).fetchall()
 
     @contextmanager
     def reading(self, folder: Any) -> Iterator[None]:
-        """In this context, the log is read from a folder; None: from the store."""
+        """Read the log from a folder in this context, or, for None, from the store."""
         before, self.folder = self.folder, folder
         try:
             yield
@@ -119,19 +120,20 @@ class Unit:
             self.folder = before
 
     def in_folder(self, text: str) -> bool:
-        """Whether a query reads rows of the log that a folder has."""
+        """Tell whether a query reads rows of the log that a folder has."""
         return self.folder is not None and _LOG_ROWS.search(text) is not None
 
     def records(self, kind: type[Record], text: str, *values: Any) -> list[Record]:
-        """All rows of a query as records, whose fields are the columns in order."""
+        """Return all rows of a query as records, whose fields are the columns in order."""
         return list(map(partial(tuple.__new__, kind), self.ask(text, *values)))
 
     def select(self, kind: type[Record], source: str, *values: Any) -> list[Record]:
-        """Records whose fields are columns of a table. source: the text after FROM."""
+        """Return records whose fields are columns of a table. source: the text after FROM."""
         return self.records(kind, f"SELECT {', '.join(kind._fields)} FROM {source}", *values)
 
     def portions(self, text: str) -> Iterator[list[Row]]:
-        """All rows of a query in portions, as they arrive; the cursor is closed even if the caller stops early."""
+        """Yield all rows of a query in portions, as they arrive. The cursor is closed even if the caller stops early.
+        """
         if self.in_folder(text):
             yield from map(list, slices(self.folder.ask(text), BATCH))
             return
@@ -146,8 +148,8 @@ class Unit:
                 cursor.close()
 
     def ask_all(self, *queries: tuple[Any, ...]) -> list[list[Row]]:
-        """All rows of each of several queries (text and values), executed in order: on PostgreSQL in one round trip,
-        each seeing what was committed before it began."""
+        """Return all rows of each of several queries (text and values), executed in order. PostgreSQL executes them in
+        one round trip, and each query sees what was committed before it began."""
         if not self.postgres:
             return [self.ask(*query) for query in queries]
         connection: Any = self.connection.connection
@@ -158,30 +160,30 @@ class Unit:
         return [cursor.fetchall() for cursor in cursors]
 
     def ask_row(self, text: str, *values: Any) -> Row | None:
-        """The first row of a query; None if there is none. (All rows are read, since SQLite keeps a query open until
-        then.)"""
+        """Return the first row of a query, or None if there is none. (All rows are read, since SQLite keeps a query
+        open until then.)"""
         return next(iter(self.ask(text, *values)), None)
 
     def ask_value(self, text: str, *values: Any) -> Any:
-        """The first value of the first row; None if there is no row."""
+        """Return the first value of the first row of a query, or None if there is no row."""
         row = self.ask_row(text, *values)
         return None if row is None else row[0]
 
     def ask_groups(self, text: str, *values: Any) -> dict[Any, list[Any]]:
-        """The second values of the rows of a query, in order, grouped by the first ones; of longer rows all values
-        after the first, as a tuple."""
+        """Return the second values of the rows of a query, in order, grouped by the first ones. Longer rows give a
+        tuple of all values after the first."""
         groups: dict[Any, list[Any]] = {}
         for key, *row in self.ask(text, *values):
             groups.setdefault(key, []).append(tuple(row) if row[1:] else row[0])
         return groups
 
     def tell(self, text: str, *values: Any) -> int:
-        """Execute a change. Returns the number of rows affected."""
+        """Execute a change, and return the number of rows affected."""
         return int(self._run(text, values).rowcount)
 
     def note(self, text: str, *values: Any) -> None:
-        """Execute a change whose number of rows does not matter. On PostgreSQL it waits for the next query or the end
-        of the transaction, so that several changes take one round trip."""
+        """Execute a change whose number of rows does not matter. On PostgreSQL the change waits for the next query or
+        the end of the transaction, so that several changes take one round trip."""
         if self.gathers and self.postgres:
             self._waiting.append((_postgres_text(text), [_as_list(value) for value in values]))
         else:
@@ -217,7 +219,7 @@ class Unit:
             self.tell_each(_insertion(table, tuple(columns), on_conflict), values)
 
     def _insert_many(self, table: str, columns: Sequence[str], rows: Iterable[Row], on_conflict: str) -> None:
-        """Insert by COPY or, if rows may exist already, by one statement over columns."""
+        """Insert many rows by COPY or, if rows may exist already, by one statement over columns."""
         if not on_conflict:
             self.copy(table, columns, rows)
             return
@@ -236,12 +238,12 @@ class Unit:
                 copy.write_row(row)
 
     def add(self, table: str, **values: Any) -> int:
-        """Insert one row into a table with an `id`. Returns the id."""
+        """Insert one row into a table with an `id`, and return the id."""
         return int(self.ask_value(f"{_insertion(table, tuple(values), '')} RETURNING id", *values.values()))
 
     def reserve(self, table: str, count: int) -> Sequence[int]:
-        """`count` ids, ascending, that no one else will use. SQLite: we hold the write lock; PostgreSQL: from a
-        sequence."""
+        """Reserve `count` ids, ascending, that no one else will use. On SQLite the unit holds the write lock;
+        PostgreSQL takes the ids from a sequence."""
         if self.postgres:
             text = f"SELECT nextval(pg_get_serial_sequence('{table}', 'id')) FROM generate_series(1, ?)"
             return sorted(int(row[0]) for row in self.ask(text, count))
@@ -250,12 +252,12 @@ class Unit:
         return range(first, first + count)
 
     def rows(self, statement: sa.Executable) -> list[Row]:
-        """All rows of an SQLAlchemy expression."""
+        """Return all rows of an SQLAlchemy expression."""
         return [tuple(row) for row in self.connection.execute(statement)]
 
 
 def slices(values: Sequence[V], size: int) -> Iterator[Sequence[V]]:
-    """All values in slices of `size`."""
+    """Yield all values in slices of `size`."""
     return (values[start : start + size] for start in range(0, len(values), size))
 
 
@@ -273,8 +275,8 @@ def _as_list(value: Any) -> Any:
 
 
 def _sqlite_text(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
-    """The text and its values. Lists become JSON, so that the text is the same for any length; bytes, which JSON lacks,
-    and single values are bound one by one."""
+    """Return the text and the values of a query as SQLite takes them. Lists become JSON, so that the text is the same
+    for any length. Bytes, which JSON lacks, and single values are bound one by one."""
     flat: list[Any] = []
     for value in values:
         if isinstance(value, str | bytes | int | float | None):
@@ -304,7 +306,7 @@ def damage_error(damage: str) -> RlrecError:
 
 
 class StoredRows(dict[K, V]):
-    """Rows of a table by id; looking up a missing one raises RlrecError."""
+    """A StoredRows mapping has rows of a table by id. Looking up a missing id raises RlrecError."""
 
     def __init__(self, table: str, rows: Iterable[tuple[K, V]] = ()) -> None:
         super().__init__(rows)
@@ -315,13 +317,13 @@ class StoredRows(dict[K, V]):
 
 
 def to_text(value: Any) -> str:
-    """JSON in the form of the store: without blanks, keys in order."""
+    """Write a value as JSON in the form of the store: without blanks, keys in order."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def parse(text: str, column: str, kind: type = dict) -> Any:
-    """The JSON value in a column. Raises RlrecError if it is no JSON, or not of this kind; column: its name with table
-    and row."""
+    """Read the JSON value in a column. Raise RlrecError if the text is no JSON, or its value not of this kind. column:
+    the column's name with table and row."""
     try:
         value = json.loads(text)
     except ValueError:

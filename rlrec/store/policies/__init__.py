@@ -1,1 +1,1 @@
-"""Policies, their beliefs, and experiments and routes, which decide whom they serve."""
+"""Modules here store policies, their beliefs, and experiments and routes, which decide whom policies serve."""

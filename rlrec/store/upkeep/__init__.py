@@ -1,1 +1,1 @@
-"""Copies, roles, removals, and queries for the audit."""
+"""Modules here copy stores, set up roles, remove rows, and ask the queries of the audit."""

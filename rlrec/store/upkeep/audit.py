@@ -1,4 +1,5 @@
-"""Queries for an audit: all that is stored, in ranges and streams, and rows that contradict others."""
+"""Queries here serve an audit. They read all that is stored, in ranges and streams, and find rows that contradict
+others."""
 
 from __future__ import annotations
 
@@ -37,22 +38,22 @@ SLOTS = (
 def ranges(
     unit: Unit, policy_id: int, *, first: int = 1, size: int = BATCH, tests: Sequence[str] = ()
 ) -> Iterator[reader.Batch]:  # fmt: skip
-    """Every decision of a policy from id `first` on, including imported ones, in ranges of decision id: rows by
-    decision and position. tests: SQL tests that decisions `d` must pass."""
+    """Yield every decision of a policy from id `first` on, including imported ones, in ranges of decision id. Rows are
+    in order of decision and position. tests: SQL tests that decisions `d` must pass."""
     newest = decisions.newest_id(unit, policy_id)
     for start, last in reader.id_ranges(unit, policy_id, first=first, last=newest, size=size):
         yield reader.read_range(unit, policy_id, start, last, tests=tests, slots=SLOTS, events=tuple(reader.EVENTS))
 
 
 def session_rows(unit: Unit, sessions: Collection[int], columns: Sequence[str]) -> reader.Batch:
-    """The decisions of some sessions, by session, decision and position."""
+    """Read the decisions of some sessions, in order of session, decision and position."""
     tests = [f"d.session_id IN ({numbers(sessions)})"]
     events, order = tuple(reader.EVENTS), "d.session_id, d.id, s.position"
     return reader.read_decisions(unit, tests, slots=columns, events=events, order=order)
 
 
 def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:
-    """The slots of some decisions, with the columns of `ranges` and their scores."""
+    """Read the slots of some decisions, with the columns of `ranges` and their scores."""
     pieces = []
     for portion in list(slices(decision_ids, 5_000)) or [[]]:
         test = f"d.id IN ({numbers(portion)})"
@@ -62,16 +63,18 @@ def decision_slots(unit: Unit, decision_ids: Sequence[int]) -> Columns:
 
 
 def visit_histories(unit: Unit, decision_ids: Sequence[int]) -> Columns:
-    """The visits of some decisions (ascending), as known at each decision, by id: step, recorded, history (see
-    `reader.COLUMNS`)."""
+    """Read the visits of some decisions (ascending) as they were known at each decision, in order of id. The columns
+    are step, recorded and history (see `reader.COLUMNS`)."""
     test = f"d.id IN ({numbers(decision_ids)})"
     return reader.ask_decisions(unit, ("step", "recorded", "history"), [test]).columns()
 
 
 def random_ids(unit: Unit, size: int, *, seed: int, run: int = 1) -> tuple[Ids, int]:
-    """Ids of `size` random decisions that this store drew itself, ascending, and the number of all that it drew. If
-    these are dense among all ids, random ids are tried, so that no others are read. run: number of adjacent ids that
-    are taken together, so that the sample has decisions drawn from the same belief."""
+    """Return the ids of `size` random decisions that this store drew itself, ascending, and the number of all that it
+    drew.
+
+    If these are dense among all ids, random ids are tried, so that no others are read. run: number of adjacent ids
+    that are taken together, so that the sample has decisions drawn from the same belief."""
     source, rng = "FROM decision WHERE imported = 0", np.random.default_rng(seed)
     total = int(unit.ask_value(f"SELECT count(*) {source}"))
     first, last = id_ends(unit)
@@ -88,8 +91,8 @@ def random_ids(unit: Unit, size: int, *, seed: int, run: int = 1) -> tuple[Ids, 
 
 
 def count_overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tuple[int, int]:
-    """The number of slots in the policy's own decisions from id `first` on that were served before a time, and the time
-    of the first; 0 if there are none."""
+    """Count the slots of decisions that a policy drew itself before a time, from id `first` on. Return the count, and
+    the time of the first such decision, both 0 if there are none."""
     text = (
         "SELECT count(*), coalesce(min(d.at), 0) FROM slot s JOIN decision d ON d.id = s.decision_id"
         " WHERE d.policy_id = ? AND d.id >= ? AND d.imported = 0 AND d.at < ?"
@@ -102,13 +105,14 @@ def count_overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tup
 
 
 def counts(unit: Unit) -> dict[str, int]:
-    """The number of rows of each table that an audit reads."""
+    """Return the number of rows of each table that an audit reads."""
     tables = ("policy", "version", "belief_delta", "decision", "slot", "event", "visit")
     return {table: int(unit.ask_value(f"SELECT count(*) FROM {table}")) for table in tables}
 
 
 def dangling_rows(unit: Unit) -> Iterator[tuple[sa.ForeignKeyConstraint, dict[str, object]]]:
-    """Rows that refer to missing rows, the first MAX_ROWS of each reference: the reference, and the key of the row."""
+    """Yield rows that refer to missing rows, the first MAX_ROWS of each reference. Each pair has the reference, and the
+    key of the row."""
     if not unit.postgres and _all_refer(unit):
         return
     for table in _tables(unit):
@@ -128,7 +132,7 @@ def _row_key(table: sa.Table, values: Sequence[object]) -> dict[str, object]:
 
 
 def _all_refer(unit: Unit) -> bool:
-    """Whether SQLite finds no such row for the foreign keys declared in its file, and all are declared."""
+    """Tell whether SQLite declares all foreign keys in its file, and finds no row that refers to a missing one."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 
     keys = sum(len(key.elements) for table in t.metadata.sorted_tables for key in table.foreign_key_constraints)
@@ -141,7 +145,7 @@ def _all_refer(unit: Unit) -> bool:
 
 
 def _tables(unit: Unit) -> Iterator[sa.Table]:
-    """All tables, with reports of progress."""
+    """Yield all tables, and report progress."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 
     tables = t.metadata.sorted_tables
@@ -151,8 +155,8 @@ def _tables(unit: Unit) -> Iterator[sa.Table]:
 
 
 def rows_ahead(unit: Unit, *, since: int) -> Iterator[tuple[sa.Column[Any], dict[str, object], int]]:
-    """Times of rows later than a given time, the first MAX_ROWS of each column: the column, the key of the row, and the
-    time."""
+    """Yield times of rows that are later than a given time, the first MAX_ROWS of each column. Each triple has the
+    column, the key of the row, and the time."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 
     for column in t.time_columns():
@@ -171,7 +175,8 @@ _REMOVED = "(SELECT coalesce(removed_to, 0) FROM settings)"
 
 
 def _contradictions() -> dict[str, str]:
-    """The statements that find contradicting rows, by the text of the finding: see contradictions.sql."""
+    """Return the statements that find contradicting rows, by the text of the finding. They are written in
+    contradictions.sql."""
     text = Path(__file__).with_name("contradictions.sql").read_text(encoding="utf-8")
     _, *tests = (block.partition("\n") for block in text.split("\n\n"))
     return {
@@ -204,8 +209,8 @@ _UNSAMPLED = re.compile("ordinal|FROM (feedback_key|assignment|merged_user|polic
 
 
 def contradictions(unit: Unit, sessions: Collection[int] | None = None) -> Iterator[tuple[str, list[Row]]]:
-    """Rows that refer to the wrong row: for each test that finds any, the text of the finding and the first MAX_ROWS.
-    sessions: run only the tests of decisions, on these sessions."""
+    """Find rows that refer to the wrong row. Yield for each test that finds any the text of the finding and the first
+    MAX_ROWS rows. sessions: run only the tests of decisions, on these sessions."""
     has_visits = sessions is not None or bool(unit.ask(_ANY_VISIT))
     tests = [test for test in _contradictions().items() if has_visits or _VISIT_COUNTS not in test[1]]
     sample, values = "", [] if sessions is None else [sessions]
@@ -220,14 +225,16 @@ def contradictions(unit: Unit, sessions: Collection[int] | None = None) -> Itera
 
 
 def columns(unit: Unit, table: str, *names: str) -> Iterator[tuple[Sequence[Any], ...]]:
-    """Columns of a table, in portions."""
+    """Yield columns of a table, in portions."""
     for rows in unit.portions(f"SELECT {', '.join(names)} FROM {table}"):
         yield tuple(zip(*rows, strict=True))
 
 
 def answered_requests(unit: Unit, decision_ids: Collection[int]) -> list[Row]:
-    """Those of the decisions that store the digest of a request: id, digest, size, keys of session and user, context,
-    eligible set, and the names that the request may have used: policy, number of the version, experiment and route."""
+    """Return those of the decisions that store the digest of a request.
+
+    Each row has the id, digest, size, keys of session and user, context, eligible set, and the names that the
+    request may have used: policy, number of the version, experiment and route."""
     text = (
         "SELECT d.id, d.request_digest, d.size, s.key, u.key, c.body, coalesce(l.catalogue_id, d.eligible_id),"
         " p.name, v.number, e.name, r.name"
@@ -242,7 +249,7 @@ def answered_requests(unit: Unit, decision_ids: Collection[int]) -> list[Row]:
 
 
 class KeyedEvent(NamedTuple):
-    """An event of a line with a key, and the digest stored for that line."""
+    """This record is an event from a line of feedback with a key, and the digest stored for that line."""
 
     key: str
     digest: bytes
@@ -253,7 +260,7 @@ class KeyedEvent(NamedTuple):
 
 
 def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
-    """The events of every feedback key, in order of decision, key and number."""
+    """Yield the events of every feedback key, in order of decision, key and number."""
     events = (
         "SELECT k.key, k.digest, e.decision_id, e.position, e.kind, e.value FROM event e"
         " JOIN feedback_key k ON k.key = e.key AND k.decision_id = e.decision_id"
@@ -263,8 +270,8 @@ def keyed_events(unit: Unit) -> Iterator[KeyedEvent]:
 
 
 def assigned_units(unit: Unit) -> Iterator[Sequence[Any]]:
-    """The units of all experiments: the id of the experiment, the key of the user or session, its variant, and the time
-    of its assignment."""
+    """Yield the units of all experiments. Each row has the id of the experiment, the key of the user or session, its
+    variant, and the time of its assignment."""
     units = (
         "SELECT a.experiment_id, coalesce(u.key, s.key), a.variant_id, a.at FROM assignment a"
         " LEFT JOIN users u ON u.id = a.user_id LEFT JOIN session s ON s.id = a.session_id"
@@ -273,8 +280,10 @@ def assigned_units(unit: Unit) -> Iterator[Sequence[Any]]:
 
 
 def open_visits(unit: Unit, first: int, last: int) -> list[Row]:
-    """The visits of sessions with ids in a range that have a history and have not ended: session, number, steps, the
-    arms in the state of the next decision (JSON), and its history (packed)."""
+    """Return the visits of sessions with ids in a range that have a history and have not ended.
+
+    Each row has the session, number, steps, the arms in the state of the next decision (JSON), and the visit's
+    history (packed)."""
     goes_on = "history IS NOT NULL AND ended_at IS NULL ORDER BY session_id, number"
     text = (
         f"SELECT session_id, number, steps, recent, history FROM visit WHERE session_id BETWEEN ? AND ? AND {goes_on}"
@@ -286,9 +295,11 @@ def spend(
     unit: Unit, policy_id: int, *, kind: str, slice_us: int, offset_us: int, after: int,
     decision_ids: Collection[int] | None = None,
 ) -> Iterator[tuple[int, int, float, float, float]]:  # fmt: skip
-    """The cost of the slots of a policy: the number of a time slice, arm, slots shown, the sum of events of a kind, and
-    the number of slots with such an event, counted at the first. Only decisions and events stored after change `after`
-    of the policy count; decision_ids: only these decisions."""
+    """Yield the cost of the slots of a policy, by time slice and arm. Only decisions and events stored after change
+    `after` of the policy count.
+
+    Each row has the number of a time slice, the arm, slots shown, the sum of events of a kind, and the number of
+    slots with such an event, counted at the first event. decision_ids: count only these decisions."""
     tests = "d.policy_id = ? AND d.imported = 0" + ("" if decision_ids is None else " AND d.id IN (?*)")
     ids = [] if decision_ids is None else [decision_ids]
     number, slots = f"(d.at + {offset_us}) / {slice_us}", "decision d JOIN slot s ON s.decision_id = d.id"

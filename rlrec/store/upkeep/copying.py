@@ -1,4 +1,5 @@
-"""Copies of the rows of a store to another database, table by table: exact, in batches, and resumable."""
+"""Functions here copy the rows of a store to another database, table by table. The copy is exact, made in batches, and
+resumable."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ BACKUP_PAGES = 10_000  # of SQLite, in one step of a backup
 
 
 def fingerprint(unit: Unit) -> str:
-    """A text that changes with every write after which a partial copy would be inconsistent."""
+    """Return a text that changes with every write after which a partial copy would be inconsistent."""
     marks: list[Any] = [unit.ask_value(f"SELECT count(*) FROM {table.name}") for table in TABLES]
     marks += unit.ask("SELECT policy_id, seq, ordinal, live_id FROM policy_head ORDER BY policy_id")
     marks += unit.ask("SELECT max(last_at), count(ended_at), max(ended_at) FROM visit")
@@ -42,13 +43,13 @@ def fingerprint(unit: Unit) -> str:
 
 
 def _mode(like: str) -> int:
-    """The mode of a copy of a file: only those who may read the file may read the copy."""
+    """Return the permissions of a copy of a file: only those who may read the file may read the copy."""
     return os.stat(like).st_mode & 0o777 | 0o600
 
 
 @contextmanager
 def _snapshot(store: Store) -> Iterator[Unit]:
-    """A snapshot of a store at any revision up to the head. Raises CheckFailed if there is no store."""
+    """Yield a snapshot of a store at any revision up to the head. Raise CheckFailed if there is no store."""
     with engine.transaction(store.engine, write=False, address=store.address) as connection:
         if schema.revision(connection, address=store.address) is None:
             raise database_errors.no_store(store.address)
@@ -56,13 +57,13 @@ def _snapshot(store: Store) -> Iterator[Unit]:
 
 
 def size(store: Store) -> int:
-    """The size of an SQLite store's file, in bytes."""
+    """Return the size of an SQLite store's file, in bytes."""
     with _snapshot(store) as unit:
         return int(unit.ask_value("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"))
 
 
 def backup_command(address: str, path: str) -> str:
-    """The command that writes a backup of a store to a file."""
+    """Return the command that writes a backup of a store to a file."""
     if "://" in address:
         without_password = re.sub(r"(://[^:/?#@]*):.*@", r"\1@", address)  # pg_dump asks for it
         return f"pg_dump --format=custom --file={quote(path)} {quote(without_password)}"
@@ -74,7 +75,7 @@ def count_rows(unit: Unit) -> int:
 
 
 def read_rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
-    """The rows of a table in order of its key, without the first `skip`, in portions."""
+    """Yield the rows of a table in portions, in order of the table's key, without the first `skip` rows."""
     keys = quote_columns(column.name for column in table.primary_key)
     text = f'SELECT {quote_columns(column.name for column in table.columns)} FROM "{table.name}" ORDER BY {keys}'
     text += f" LIMIT ALL OFFSET {skip}" if unit.postgres else f" LIMIT -1 OFFSET {skip}"
@@ -82,17 +83,18 @@ def read_rows(unit: Unit, table: sa.Table, *, skip: int) -> Iterator[list[Row]]:
 
 
 class CopyTarget:
-    """The database to which a store is copied. Until the copy is complete, its revision is `schema.COPYING` with the
-    fingerprint of the source, so that no command takes it for a store."""
+    """A CopyTarget is the database to which a store is copied. Until the copy is complete, its revision is
+    `schema.COPYING` with the fingerprint of the source, so that no command takes it for a store."""
 
     def __init__(self, db: str, source: str, *, like: str | None = None) -> None:
-        """source: the fingerprint of the store. like: the file of the source, whose permissions a new file gets."""
+        """Connect to the database that gets the copy. source: the fingerprint of the store. like: the file of the
+        source, whose permissions a new file gets."""
         self.url, self.mark = engine.location(db), schema.COPYING + source
         self.address = engine.printable(self.url)
         self._engine, self._like = engine.connect(self.url), like
 
     def begin(self) -> bool:
-        """Create the tables, or find those of an interrupted copy. Returns whether there was one. Raises CheckFailed if
+        """Create the tables, or find those of an interrupted copy, and tell whether there was one. Raise CheckFailed if
         the database holds a store, or a copy of another source."""
         stored = self._revision()
         if stored == self.mark:
@@ -122,14 +124,14 @@ class CopyTarget:
         return False
 
     def _revision(self) -> str:
-        """The revision of the database; empty if it has none."""
+        """Return the revision of the database, or an empty text if it has none."""
         if self.url.drivername == "sqlite" and not os.path.exists(self.address):
             return ""
         with engine.transaction(self._engine, write=False, address=self.address) as connection:
             return next(iter(schema.revisions(connection) or []), "")
 
     def count(self, table: sa.Table) -> int:
-        """The number of rows that a table has so far."""
+        """Return the number of rows that a table has so far."""
         with self.write() as unit:
             return int(unit.ask_value(f'SELECT count(*) FROM "{table.name}"'))
 
@@ -152,7 +154,8 @@ class CopyTarget:
 
     @contextmanager
     def write(self) -> Iterator[Unit]:
-        """A transaction on a database that is not a store yet. Raises StoreBusy if another process fills it, too."""
+        """Yield a transaction on a database that is not a store yet. Raise StoreBusy if another process fills it, too.
+        """
         try:
             with engine.transaction(self._engine, write=True, address=self.address, references_hold=True) as connection:
                 yield Unit(connection, now=0)
@@ -168,8 +171,8 @@ class CopyTarget:
 
 
 def backup(store: Store, path: str) -> int:
-    """Write a snapshot of an SQLite store to a new file. Returns its size. The file appears under its name once it is
-    complete and on disk. Raises InputError if the file exists, RlrecError if it cannot be written."""
+    """Write a snapshot of an SQLite store to a new file, and return the file's size. The file appears under its name
+    once it is complete and on disk. Raise InputError if the file exists, RlrecError if it cannot be written."""
     for left in (f"{path}-wal", f"{path}-journal"):
         if os.path.exists(left):
             text = f"{left} is left of another database: SQLite would write it into the backup"

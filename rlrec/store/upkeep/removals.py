@@ -1,4 +1,4 @@
-"""Removal of decisions with every row that refers to them, and of the bytes that they leave."""
+"""Functions here remove decisions with every row that refers to them, and erase the bytes that they leave."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ UNINDEXED = (
 
 
 class OwnedDecision(NamedTuple):
-    """A decision, and the rows to which it refers. features_id: the context with the features of its arms."""
+    """This record is a decision, with the rows to which it refers. features_id: the context with the features of its
+    arms."""
 
     policy_id: int
     id: int
@@ -47,35 +48,35 @@ _OWNER = (
 
 
 def lock_all(unit: Unit) -> list[int]:
-    """Lock all policies, so that no one draws or stores feedback before the transaction ends. Returns their ids."""
+    """Lock all policies, so that no one draws or stores feedback before the transaction ends. Return their ids."""
     settings.lock(unit)
     return [*policies.lock(unit, [policy.id for policy in policies.all_policies(unit)])]
 
 
 def user_sessions(unit: Unit, user: int) -> list[int]:
-    """The ids of a user's sessions."""
+    """Return the ids of a user's sessions."""
     return [row[0] for row in unit.ask("SELECT id FROM session WHERE user_id = ? ORDER BY id", user)]
 
 
 def session_decisions(unit: Unit, session_ids: Collection[int]) -> list[OwnedDecision]:
-    """All decisions of some sessions, by policy and id."""
+    """Return all decisions of some sessions, in order of policy and id."""
     return unit.records(OwnedDecision, f"{_OWNER} WHERE d.session_id IN (?*) ORDER BY d.policy_id, d.id", session_ids)
 
 
 def count_events(unit: Unit, decision_ids: Sequence[int]) -> int:
-    """The number of events of some decisions."""
+    """Return the number of events of some decisions."""
     counted = "SELECT count(*) FROM event WHERE decision_id IN (?*)"
     return sum(int(unit.ask_value(counted, portion)) for portion in slices(decision_ids, PORTION))
 
 
 def count_forgotten(unit: Unit) -> int:
-    """The number of times that a user was forgotten."""
+    """Return the number of times that a user was forgotten."""
     return int(unit.ask_value("SELECT count(*) FROM run WHERE command = ?", FORGET))
 
 
 def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator[reader.Batch]:
-    """Some decisions of one policy (ascending), including imported ones: slots by decision and position, and all
-    events."""
+    """Yield some decisions of one policy (ascending), including imported ones. A batch has slots by decision and
+    position, and all events."""
     for portion in slices(decision_ids, PORTION):
         inside = [f"d.id IN ({numbers(portion)})"]
         events = tuple(reader.EVENTS)
@@ -125,7 +126,7 @@ _REFERENCES = {
 
 
 class VisitKey(NamedTuple):
-    """A visit, by its session and its number within the session."""
+    """This record names a visit by its session and its number within the session."""
 
     session_id: int
     number: int
@@ -134,8 +135,8 @@ class VisitKey(NamedTuple):
 def old_visits(
     unit: Unit, *, ended_before: int, timeout_us: int, entered_to: Mapping[int, int], last_visit: VisitKey, limit: int
 ) -> list[VisitKey]:
-    """The next visits after `last_visit`, in order, that ended before a time. entered_to: by policy, the last decision
-    that has entered every belief; visits with later decisions are left out."""
+    """Return the next visits after `last_visit`, in order, that ended before a time. entered_to: by policy, the last
+    decision that has entered every belief; visits with later decisions are left out."""
     is_open = " OR ".join(
         f"(d.policy_id = {policy} AND d.id > {last} AND d.imported = 0)" for policy, last in entered_to.items()
     )
@@ -150,7 +151,7 @@ def old_visits(
 
 
 def visit_decisions(unit: Unit, visits: Collection[VisitKey]) -> list[OwnedDecision]:
-    """All decisions of some visits, by policy and id."""
+    """Return all decisions of some visits, in order of policy and id."""
     test = f"d.session_id IN (?*) AND d.session_id * {MAX_VISITS} + d.visit IN (?*)"
     keys = {visit.session_id for visit in visits}, [visit.session_id * MAX_VISITS + visit.number for visit in visits]
     return unit.records(OwnedDecision, f"{_OWNER} WHERE {test} ORDER BY d.policy_id, d.id", *keys)
@@ -161,27 +162,28 @@ def delete_visits(unit: Unit, visits: Collection[VisitKey]) -> None:
 
 
 def delete_unused(unit: Unit) -> None:
-    """Delete sessions without visits that are in no experiment, users without sessions that are in no experiment, and
-    contexts and eligible sets to which nothing refers."""
+    """Delete rows to which nothing refers any more: sessions without visits that are in no experiment, users without
+    sessions that are in no experiment, contexts and eligible sets."""
     for table, references in _REFERENCES.items():
         unit.tell(_DELETE_UNNAMED.format(table=table, condition="", references=references))
 
 
 def oldest_belief(unit: Unit, policy_id: int) -> int:
-    """The change of the belief from which the oldest decision of a policy was drawn; the newest change if there is no
-    decision."""
+    """Return the change of the belief from which the oldest decision of a policy was drawn. Return the newest change if
+    there is no decision."""
     oldest = "SELECT min(belief_seq) FROM decision WHERE policy_id = ? AND imported = 0"
     newest = "SELECT seq FROM policy_head WHERE policy_id = ?"
     return int(unit.ask_value(f"SELECT coalesce(({oldest}), ({newest}), 0)", policy_id, policy_id))
 
 
 def last_change(unit: Unit, version_id: int) -> int:
-    """The number of the newest change of a belief; 0 if it has none."""
+    """Return the number of the newest change of a belief, or 0 if it has none."""
     return int(unit.ask_value("SELECT coalesce(max(seq), 0) FROM belief_delta WHERE version_id = ?", version_id))
 
 
 def newest_until(unit: Unit, policy_id: int, seq: int) -> int:
-    """The newest decision drawn from a policy that was stored up to a change; 0 if there is none."""
+    """Return the id of the newest decision drawn from a policy that was stored up to a change, or 0 if there is none.
+    """
     condition = "policy_id = ? AND imported = 0 AND seq <= ? ORDER BY id DESC LIMIT 1"
     return int(unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, seq) or 0)
 
@@ -198,19 +200,19 @@ _REMOVALS = f"run WHERE command IN ('{FORGET}', '{PRUNE}')"
 
 
 def count_removals(unit: Unit) -> tuple[int, int]:
-    """The number of removals, and of those whose deleted rows may have left bytes in the file."""
+    """Return the number of removals, and the number of those whose deleted rows may have left bytes in the file."""
     total, unfinished = unit.ask(f"SELECT count(*), count(*) - count(result) FROM {_REMOVALS}")[0]
     return total, unfinished
 
 
 def pruned_until(unit: Unit) -> int:
-    """The time up to which old visits were deleted; 0 where none were."""
+    """Return the time up to which old visits were deleted, or 0 where none were."""
     answers = [json.loads(text) for (text,) in unit.ask("SELECT options FROM run WHERE command = ?", PRUNE)]
     return max((times.parse(answer["before"]) for answer in answers if answer["decisions"]), default=0)
 
 
 def erase_bytes(store: Store) -> None:
-    """Rewrite the file of an SQLite store without the bytes of deleted rows, and empty its WAL. Raises StoreBusy if
+    """Rewrite the file of an SQLite store without the bytes of deleted rows, and empty its WAL. Raise StoreBusy if
     another process reads or writes; the command can be repeated."""
     with store.read() as unit:  # a removal that another process begins later is finished by that process
         last = unit.ask_value(f"SELECT max(id) FROM {_REMOVALS}")
@@ -238,7 +240,8 @@ def _write_anew(store: Store) -> None:
 
 @contextmanager
 def removal_indexes(store: Store) -> Iterator[None]:
-    """A context in which PostgreSQL has indexes on the columns that it searches for every deleted row."""
+    """Create PostgreSQL indexes, for the time of this context, on the columns that it searches for every deleted row.
+    """
     if store.engine.dialect.name != "postgresql":
         yield
         return

@@ -1,4 +1,5 @@
-"""The script that grants PostgreSQL roles the rights that a server, a trainer and a reader need, and no others.
+"""This module writes the script that grants PostgreSQL roles the rights that a server, a trainer and a reader need, and
+no others.
 
 The owner of the tables needs no grant; `init`, `db forget`, `db prune` and `db copy` are for the owner alone."""
 
@@ -53,15 +54,15 @@ _CHANGED_BY_TRAINER: Mapping[str, Sequence[str]] = {
 
 
 class Grant(NamedTuple):
-    """A statement for a role; role: its name without the prefix."""
+    """This record is an SQL statement that grants rights to a role. role: the name of the role without the prefix."""
 
     role: str
     statement: str
 
 
 def grants(prefix: str) -> list[Grant]:
-    """Statements that create the roles PREFIX_server, PREFIX_trainer and PREFIX_reader and grant their rights. They may
-    be run again, and should be after each migration."""
+    """Return statements that create the roles PREFIX_server, PREFIX_trainer and PREFIX_reader and grant their rights.
+    They may be run again, and should be after each migration."""
     table_names = sorted(tables.metadata.tables)
     statements = []
     for role, added, changed in (
@@ -92,5 +93,5 @@ def grants(prefix: str) -> list[Grant]:
 
 
 def _on_current(words: str, thing: str, role: str) -> str:
-    """A statement about the database or the schema of the session, whatever its name."""
+    """Return a statement about the database or the schema of the session, whatever its name."""
     return f"DO $$ BEGIN EXECUTE format('{words} %I', {thing}, '{role[1:-1]}'); END $$"
