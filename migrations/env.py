@@ -1,4 +1,5 @@
-"""Alembic's entry: rlrec hands over the connection, in a transaction and under the lock it holds."""
+"""This module is Alembic's entry. rlrec hands over the connection, in a transaction and under the lock that rlrec
+holds."""
 
 from alembic import context
 

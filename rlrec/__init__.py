@@ -1,4 +1,4 @@
-"""Exploration and reinforcement learning for recommenders, on a SQL store."""
+"""The package rlrec provides exploration and reinforcement learning for recommenders, on a SQL store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def open(  # noqa: A001 (rlrec.open)
     db: str | PathLike[str] = "rlrec.db", *, now: str | datetime | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Recommender:  # fmt: skip
-    """The store at a path or URL, for notebooks and programs: it must exist (`rlrec init`).
+    """Open the store at a path or URL, for notebooks and programs. The store must exist (`rlrec init`).
 
     now: a clock in place of the database's, such as +1h. notice: takes lines that a person should know [default: to
     stderr]."""

@@ -1,4 +1,5 @@
-"""The Python interface for notebooks and programs: the commands as methods, with the same checks of input."""
+"""This module is the Python interface for notebooks and programs. It offers the commands as methods, with the same
+checks of input."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ STREAM_OPTIONS = {"input", "on_error", "rejects", "uncensor", "candidates"}  # o
 
 
 class _Thread(threading.local):
-    """A cache per thread, since threads that changed a shared one would mix up beliefs."""
+    """A _Thread holds a cache for each thread, since threads that changed a shared one would mix up beliefs."""
 
     def __init__(self) -> None:
         from rlrec.app.serving.cache import ServingCache
@@ -64,8 +65,8 @@ class _Thread(threading.local):
 
 
 class Recommender(Commands):
-    """An open store; `rlrec.open(db)` makes one. Close it, or use it in a `with` block. Threads and forked processes
-    may share it.
+    """A Recommender is an open store; `rlrec.open(db)` makes one. Close it, or use it in a `with` block. Threads and
+    forked processes may share it.
 
     Every command that a script has is a method: `store.evaluate("home")`, `store.policy.create("home", kind="ucb")`.
     `help(store.policy.create)` shows its help.
@@ -91,7 +92,7 @@ class Recommender(Commands):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """A command, or a group of commands; it is imported when it is first asked for."""
+            """Return a command, or a group of commands, which is imported when it is first asked for."""
             command = name.rstrip("_").replace("_", "-")
             if command not in COMMANDS or command in LEFT_OUT:
                 hint = LEFT_OUT.get(command) or suggest(name, dir(self)) or "`rlrec -h` lists the commands"
@@ -103,13 +104,14 @@ class Recommender(Commands):
         return sorted({*super().__dir__(), *map(calls.attribute, COMMANDS.keys() - LEFT_OUT.keys())})
 
     def _read_log(self, log: str | None = None) -> Log:
-        """The decisions of a filter, such as `policy=home,since=2026-01-01`; all of them without one."""
+        """Return the decisions of a filter, such as `policy=home,since=2026-01-01`, or all decisions without a
+        filter."""
         from rlrec.app.upkeep.export_log import export_log
 
         return Log(partial(export_log, self.store, log=log))
 
     def _method(self, command: click.Command, name: str) -> Any:
-        """A command as a function, or a group as a namespace."""
+        """Return a command as a function, or a group as a namespace."""
         if isinstance(command, click.Group):
             inner = {calls.attribute(key): leaf for key, leaf in command.commands.items()}
             methods: dict[str, Any] = {key: partial(self._method, leaf, f"{name}.{key}") for key, leaf in inner.items()}
@@ -157,7 +159,7 @@ class Recommender(Commands):
 
 
 class Namespace:
-    """The commands of a group. Calling it calls the group's command `show`."""
+    """A Namespace has the commands of a group as methods. Calling it calls the group's command `show`."""
 
     def __init__(self, name: str, methods: Mapping[str, Callable[[], Any]], text: str) -> None:
         self._name, self._methods, self.__doc__ = name, methods, text
@@ -179,7 +181,8 @@ class Namespace:
 
 
 def line_signature(kind: Any, declared: inspect.Signature, positional: Sequence[str]) -> inspect.Signature:
-    """The signature of a command with a parameter for each field of a line of its stream, and for its other options."""
+    """Return the signature of a command with a parameter for each field of a line of its stream, and for its other
+    options."""
     from msgspec.structs import fields
 
     parameters = {name: param for name, param in declared.parameters.items() if name not in STREAM_OPTIONS}
@@ -197,7 +200,8 @@ def line_signature(kind: Any, declared: inspect.Signature, positional: Sequence[
 
 
 class Log(Frame):
-    """Decisions of the log, with the keys of `export-log`; read from the store each time they are gone through.
+    """A Log gives decisions of the log, with the keys of `export-log`. They are read from the store each time a loop
+    goes through them.
 
     read: gives the rows, with `detailed=True` with the rewards of slots; schema: that of their table, from the
     library."""
@@ -212,24 +216,24 @@ class Log(Frame):
         return "<rows of the log: to_pandas(), to_polars() and to_arrow() make a frame of them, a loop reads them>"
 
     def slots(self) -> Log:
-        """A row for each slot, with its reward and the keys of its decision."""
+        """Return a row for each slot, with its reward and the keys of its decision."""
         return Log(partial(_rows_of, self._read, "slate"), partial(_inner_schema, "slate"))
 
     def events(self) -> Log:
-        """A row for each event, with the keys of its decision."""
+        """Return a row for each event, with the keys of its decision."""
         return Log(partial(_rows_of, self._read, "events"), partial(_inner_schema, "events"))
 
     def to_arrow(self) -> pyarrow.Table:
-        """A row for each decision; contexts and states, whose keys are anybody's, as JSON. Only the table itself is in
-        memory. Raises ImportError without pyarrow."""
+        """Return a table of Arrow with a row for each decision. Contexts and states, whose keys are anybody's, are
+        JSON. Only the table itself is in memory. Raise ImportError without pyarrow."""
         pa = library("pyarrow")
         schema = self._schema(pa)
         batches = (pa.RecordBatch.from_pylist(rows, schema) for rows in _batches(map(_arrow_row, self)))
         return pa.Table.from_batches(batches, schema)
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A row for each decision, with its context, slate and events as Python objects, and `at` as a time. Raises
-        ImportError without pandas."""
+        """Return a frame with a row for each decision, with its context, slate and events as Python objects, and `at`
+        as a time. Raise ImportError without pandas."""
         pd = library("pandas")
         frame = pd.DataFrame(list(self))
         return frame.assign(at=pd.to_datetime(frame["at"], utc=True)) if len(frame) else self.to_arrow().to_pandas()
@@ -242,7 +246,8 @@ DECISION_KEYS = (  # keys that the rows of slots and events have as well
 
 
 def _rows_of(read: Callable[..., Iterator[LogLine]], key: str) -> Iterator[LogLine]:
-    """The rows under one key of each decision, with those keys of the decision that they lack; slots with rewards."""
+    """Yield the rows under one key of each decision, with those keys of the decision that the rows lack. Rows of slots
+    have rewards."""
     for decision in read(detailed=True):
         head = {name: decision.get(name) for name in DECISION_KEYS}
         for row in decision[key]:
@@ -276,7 +281,7 @@ def _log_schema(pa: Any) -> Any:
 
 
 def _arrow_row(row: LogLine) -> LogLine:
-    """A row with times as datetimes, and with objects of arbitrary keys as JSON."""
+    """Return a row with times as datetimes, and with objects of arbitrary keys as JSON."""
     texts = {name: json.dumps(row[name], ensure_ascii=False) for name in ("context", "state") if name in row}
     events = [event | {"at": datetime.fromisoformat(event["at"])} for event in row.get("events", ())]
     return row | texts | {"at": datetime.fromisoformat(row["at"]), "events": events}
@@ -290,13 +295,15 @@ def _batches(rows: Iterator[T], size: int = 1_000) -> Iterator[list[T]]:
 
 
 def _line(kind: type[T], values: Mapping[str, Any]) -> T:
-    """The line of a stream with these values, decoded as strictly as a line of input. Raises InputError."""
+    """Return the line of a stream with these values, decoded as strictly as a line of input. Raise InputError for wrong
+    values."""
     raw = plain.dumps_fields({name: value for name, value in values.items() if value is not None})
     return decode(raw.encode("utf-8", "surrogatepass"), kind)
 
 
 def _seed(seed: SupportsIndex) -> int:
-    """A seed as an int, from any library's integer type. Raises InputError."""
+    """Return a seed as an int, from any library's integer type. Raise InputError if it is no whole number of 64
+    bits."""
     try:
         number = index(seed)
     except TypeError:

@@ -1,4 +1,5 @@
-"""Array types, and operations that numpy lacks: runs, offsets, distinct rows. It uses numpy only."""
+"""This module defines array types, and operations that numpy lacks: runs, offsets, distinct rows. It uses numpy
+only."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ np.empty((31 << 20) // 8)
 
 
 def run_starts(*columns: npt.NDArray[np.generic]) -> Index:
-    """Index of the first row of every run of equal rows, (runs,), ascending; empty for no rows.
+    """Return the index of the first row of every run of equal rows, (runs,), ascending. The result is empty for no
+    rows.
 
     columns (n,) each: a run ends where any of them changes."""
     n = len(columns[0])
@@ -33,7 +35,8 @@ def run_starts(*columns: npt.NDArray[np.generic]) -> Index:
 
 
 def take(columns: Mapping[str, npt.NDArray[Any]], rows: Flags | Index | slice) -> dict[str, npt.NDArray[Any]]:
-    """These rows of columns by name, in that order. A column that repeats a single value in memory still does."""
+    """Return these rows of columns by name, in that order. A column that repeats a single value in memory still
+    does."""
     if isinstance(rows, slice):
         return {name: column[rows] for name, column in columns.items()}
     n = int(np.count_nonzero(rows)) if rows.dtype == np.bool_ else len(rows)
@@ -43,36 +46,38 @@ def take(columns: Mapping[str, npt.NDArray[Any]], rows: Flags | Index | slice) -
 
 
 def repeats_value(column: npt.NDArray[Any]) -> bool:
-    """Whether a column holds a single value that all rows share in memory; it is then read-only."""
+    """Tell whether a column holds a single value that all rows share in memory. Such a column is read-only."""
     return column.strides == (0,) and len(column) > 0
 
 
 def repeat_value(value: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
-    """A column of n rows that all share the value in `value` (1,)."""
+    """Return a column of n rows that all share the value in `value` (1,)."""
     column = np.ndarray((n,), value.dtype, value, strides=(0,))
     column.flags.writeable = False
     return column
 
 
 def offsets(lengths: npt.NDArray[np.integer]) -> Ids:
-    """The begin of each of m adjacent pieces, and the end of the last one, (m + 1,)."""
+    """Return the begin of each of m adjacent pieces, and the end of the last one, (m + 1,)."""
     ends = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=ends[1:])
     return ends
 
 
 def piece_rows(begin: npt.NDArray[np.integer], length: npt.NDArray[np.integer]) -> Ids:
-    """Index of every row of pieces that begin at `begin` (m,) and have `length` (m,) rows, piece after piece."""
+    """Return the index of every row of pieces that begin at `begin` (m,) and have `length` (m,) rows, piece after
+    piece."""
     return np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
 
 
 def numbers_in_runs(starts: Index, n: int) -> Ids:
-    """Number of each of n rows in its run, from 0, (n,). starts: from `run_starts`."""
+    """Return the number of each of n rows in its run, from 0, (n,). starts: from `run_starts`."""
     return np.arange(n) - np.repeat(starts, np.diff(starts, append=n))
 
 
 def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array:
-    """Products of values from the first row of each run to each row, (n,); a positive product stays at least `least`.
+    """Return the products of values from the first row of each run to each row, (n,). A positive product stays at least
+    `least`.
 
     number (n,): of each row in its run, from `numbers_in_runs`."""
     product, order = values.copy(), np.argsort(number, kind="stable")
@@ -85,9 +90,9 @@ def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array
 
 
 def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> tuple[Index, Flags]:
-    """Index of each key in ascending values, and whether it is among them; both in the shape of `keys`. The index of a
-    key that is not among them is arbitrary but valid. Values in a narrow range are looked up in a table, which is many
-    times faster than searching."""
+    """Return the index of each key in ascending values, and whether the key is among them, both in the shape of `keys`.
+    The index of a key that is not among the values is arbitrary but valid. Values in a narrow range are looked up in a
+    table, which is many times faster than searching."""
     if not len(values):
         return np.zeros(keys.shape, np.intp), np.zeros(keys.shape, np.bool_)
     low, width = values[0], int(values[-1]) - int(values[0]) + 1
@@ -101,7 +106,8 @@ def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> t
 
 
 def distinct(*columns: Ids) -> tuple[Ids, Ids]:
-    """Index of the first row of each kind of row, (m,), in the order of values, and the kind of every row, (n,).
+    """Return the index of the first row of each kind of row, (m,), in the order of values, and the kind of every row,
+    (n,).
 
     columns (n,) each: rows are of one kind if all columns are equal. Values in a narrow range are counted, which is
     many times faster than sorting."""
@@ -123,42 +129,43 @@ def distinct(*columns: Ids) -> tuple[Ids, Ids]:
 
 
 def rows_by_kind(*columns: Ids) -> list[Index]:
-    """The rows of each kind of row, ascending, with kinds in the order of `distinct`; empty for no rows."""
+    """Return the rows of each kind of row, ascending, with kinds in the order of `distinct`. The result is empty for no
+    rows."""
     _, kind = distinct(*columns)
     order = np.argsort(kind, kind="stable")
     return np.split(order, run_starts(kind[order])[1:]) if len(order) else []
 
 
 def distinct_rows(rows: Array) -> tuple[Array, Index]:
-    """The distinct rows of a matrix, (m, d), in ascending order, and the index of each row in them, (n,)."""
+    """Return the distinct rows of a matrix, (m, d), in ascending order, and the index of each row in them, (n,)."""
     unique_rows, row_index = np.unique(rows, axis=0, return_inverse=True)
     return unique_rows, row_index.reshape(-1)
 
 
 def best_of_rows(values: Array) -> tuple[Index, Index]:
-    """The row and the column of every largest value of a row, (r,) each; a row has several where values tie."""
+    """Return the row and the column of every largest value of a row, (r,) each. A row has several where values tie."""
     row, column = np.divmod(np.flatnonzero(values == values.max(axis=1, keepdims=True)), values.shape[1])
     return row, column
 
 
 def finite_or_none(value: float | np.floating | None) -> float | None:
-    """The number in a form that JSON can hold: None for NaN, infinities and None."""
+    """Return a number in a form that JSON can hold: None for NaN, infinities and None."""
     return float(value) if value is not None and np.isfinite(value) else None
 
 
 def plain_number(value: float) -> float | int:
-    """A number in the form that JSON writes: a whole number as an integer."""
+    """Return a number in the form that JSON writes: a whole number as an integer."""
     return int(value) if float(value).is_integer() else float(value)
 
 
 def _countable(n: int) -> int:
-    """The range of values below which n of them are counted faster than sorted."""
+    """Return the range of values below which n of them are counted faster than sorted."""
     return 8 * n + 1024
 
 
 def _close(column: Ids, n: int) -> tuple[Ids, int]:
-    """The column shifted to begin at 0, or as ranks if its values are far apart, and an upper limit of the new
-    values."""
+    """Shift a column to begin at 0, or replace its values by ranks if they are far apart. Return the new column and an
+    upper limit of its values."""
     if not n:
         return column.astype(np.int64), 1
     low, high = int(column.min()), int(column.max())
@@ -169,7 +176,7 @@ def _close(column: Ids, n: int) -> tuple[Ids, int]:
 
 
 def _ranked(code: Ids, kinds: int) -> tuple[Ids, int]:
-    """The codes renumbered without those that do not occur, and the number of those that do."""
+    """Renumber codes without those that do not occur. Return the new codes and the number of those that occur."""
     if kinds > _countable(len(code)):
         values, ranks = np.unique(code, return_inverse=True)
         return ranks.ravel(), len(values)
@@ -180,7 +187,7 @@ def _ranked(code: Ids, kinds: int) -> tuple[Ids, int]:
 
 
 def matrix_product(first: Array, second: Array) -> Array:
-    """The product of two arrays in float32. OpenBLAS may also compute with numbers that lie beside theirs in memory,
-    and discard what comes out: that these are invalid says nothing."""
+    """Return the product of two arrays in float32. OpenBLAS may also compute with numbers that lie beside theirs in
+    memory, and discard what comes out, so a warning that these are invalid says nothing."""
     with np.errstate(invalid="ignore"):
         return np.asarray(first @ second)

@@ -1,5 +1,5 @@
-"""Drafts: files that get their names once they are complete. The writer of a draft holds a lock on it; a draft without
-a lock was left by a dead process."""
+"""This module writes drafts, which are files that get their names once they are complete. The writer of a draft holds a
+lock on it; a draft without a lock was left by a dead process."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ DIGIT = "[0-9a-f]"
 
 @contextmanager
 def complete(path: str, *, stem: str | None = None, mode: int = 0o666, replaces: bool = True) -> Iterator[BinaryIO]:
-    """A file that gets its name once it is complete and on disk. An existing file of that name is replaced, or raises
-    FileExistsError. Until then it has a unique name in the same folder, which begins with `stem`; drafts that killed
-    processes left there are removed."""
+    """Yield a file that gets its name once it is complete and on disk. An existing file of that name is replaced, or
+    raises FileExistsError. Until then the file has a unique name in the same folder, which begins with `stem`; drafts
+    that killed processes left there are removed."""
     stem = stem or os.path.join(os.path.dirname(path), DRAFT)
     remove_abandoned(glob.escape(stem) + 16 * DIGIT)
     draft = stem + os.urandom(8).hex()
@@ -35,7 +35,7 @@ def complete(path: str, *, stem: str | None = None, mode: int = 0o666, replaces:
 
 
 def _name_anew(draft: str, path: str) -> None:
-    """Give a file a new name; unlike a rename, a link replaces no existing file."""
+    """Give a file a new name without replacing an existing file. Unlike a rename, a link replaces none."""
     try:
         os.link(draft, path)
     except FileExistsError:
@@ -47,7 +47,7 @@ def _name_anew(draft: str, path: str) -> None:
 
 
 def create(path: str, mode: int = 0o666) -> BinaryIO:
-    """A new file, which this process keeps locked until it is closed."""
+    """Create a file, which this process keeps locked until it is closed."""
     while True:
         file = open(path, "xb", opener=partial(os.open, mode=mode))  # noqa: SIM115 (its caller closes it)
         with suppress(OSError):  # the file system has no locks

@@ -1,4 +1,4 @@
-"""Errors for people: one line, a hint, and the exit code that the commands promise."""
+"""This module defines errors for people. Each has one line, a hint, and the exit code that the commands promise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ OUT_OF_MEMORY = "out of memory", "give the process more (ulimit -v, its containe
 
 
 class RlrecError(Exception):
-    """Something failed. `hint` says what to do next; the class has the exit code."""
+    """This error says that something failed. `hint` says what to do next; the class has the exit code."""
 
     code = 1
     result: object = None  # an answer given before the error, for a Python caller
@@ -20,7 +20,8 @@ class RlrecError(Exception):
 
 
 class InputError(RlrecError):
-    """Wrong usage or wrong input; nothing was stored. `field` and `line` locate the error in the input."""
+    """This error says that the usage or the input was wrong, and that nothing was stored. `field` and `line` locate the
+    error in the input."""
 
     code = 2
 
@@ -33,29 +34,32 @@ class InputError(RlrecError):
 
 
 class CheckFailed(RlrecError):
-    """A check failed: a gate refused, an audit found an error, the store is missing or out of date."""
+    """This error says that a check failed: a gate refused, an audit found an error, the store is missing or out of
+    date."""
 
     code = 3
 
 
 class StoreBusy(RlrecError):
-    """The store is locked or unreachable. A retry is safe, unless the hint says that something was stored before."""
+    """This error says that the store is locked or unreachable. A retry is safe, unless the hint says that something was
+    stored before."""
 
     code = 4
 
 
 class OutcomeUnknown(RlrecError):
-    """The connection broke while the last changes were being stored: they may or may not be stored."""
+    """This error says that the connection broke while the last changes were being stored. They may or may not be
+    stored."""
 
 
 class LinesRefused(RlrecError):
-    """Some lines were refused; the others are stored."""
+    """This error says that some lines were refused; the others are stored."""
 
     code = 5
 
 
 class Conflict(InputError):
-    """A known key or name came with different content."""
+    """This error says that a known key or name came with different content."""
 
     code = 6
 
@@ -64,8 +68,8 @@ MAX_NAMES, MAX_WORD = 1_000, 200  # limits of the comparison
 
 
 def suggest(word: str, names: list[str], *, cutoff: float = 0.6) -> str | None:
-    """A hint with the names most similar to a word, or None. Of very many names only those with the same beginning are
-    compared."""
+    """Return a hint with the names most similar to a word, or None. Of very many names only those with the same
+    beginning are compared."""
     if len(word) > MAX_WORD:
         return None
     from difflib import get_close_matches
@@ -78,6 +82,6 @@ def suggest(word: str, names: list[str], *, cutoff: float = 0.6) -> str | None:
 
 
 def quantity(number: int | str, noun: str) -> str:
-    """A number, or the text of one, with its noun: 1 slot, 2,000 slots."""
+    """Write a number, or the text of one, with its noun: 1 slot, 2,000 slots."""
     text = number if isinstance(number, str) else f"{number:,}"
     return f"{text} {noun}{'' if text == '1' else 's'}"

@@ -1,5 +1,5 @@
-"""The fields of the log: of decisions, slots and events. Tables, arrays, lines and manual pages are derived from
-them."""
+"""This module lists the fields of the log: of decisions, slots and events. Tables, arrays, lines and manual pages are
+derived from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 
 class FieldCheck(NamedTuple):
-    """A test of a value, as SQL over a column: the constraint that a migration creates. word: the end of the
-    constraint's name."""
+    """This record is a test of a value, as SQL over a column, which a migration creates as a constraint. word: the end
+    of the constraint's name."""
 
     word: str
     test: str
@@ -30,12 +30,12 @@ NO_SCORE = 1e308  # stands for a missing score
 
 
 class LogField(NamedTuple):
-    """A field of the log.
+    """This record describes a field of the log.
 
     name: of its column; kind: the type of its values (bool: 0 or 1); table: the one whose id it holds; optional:
-    whether it may be null. key: in a line of JSON; in_csv: whether a row of CSV has it; is_read: whether it is read as
-    an array; absent: stands for null in that array. is_stated: whether only a line of an imported log states it; all
-    layers then pass it on unchanged."""
+    whether it may be null. key: in a line of JSON; in_csv: whether a row of CSV has it; is_read: whether it is read
+    as an array; absent: stands for null in that array. is_stated: whether only a line of an imported log states it;
+    all layers then pass it on unchanged."""
 
     name: str
     kind: type[bool | int | float | str | bytes]

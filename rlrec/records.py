@@ -1,5 +1,5 @@
-"""Frozen records that several layers share; standard library only. A NamedTuple loads five times as fast as a
-dataclass, and every command would wait for that."""
+"""This module defines frozen records that several layers share, with the standard library only. A NamedTuple loads five
+times as fast as a dataclass, and every command would wait for that."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LEARNED = (*CURVE, "prior_mean", "prior_sd", "cells")  # the parameters that a v
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
 class Record:
-    """Base of records: a subclass is a frozen dataclass whose fields are given by name. Options of its class statement,
-    those of a dataclass, change that; `eq=False` is for records that are compared by identity, such as those with
-    arrays."""
+    """Record is the base of records: a subclass is a frozen dataclass whose fields are given by name. Options of its
+    class statement, those of a dataclass, change that. `eq=False` is for records that are compared by identity, such as
+    those with arrays."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -33,8 +33,8 @@ class Record:
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 class Sums:
-    """Base of sums, which are added field by field: mappings key by key, flags by `or`, sets by union. None adds
-    nothing. A subclass is a frozen dataclass, compared by identity; options of its class statement change that."""
+    """Sums is the base of sums that are added field by field: mappings key by key, flags by `or`, sets by union. None
+    adds nothing. A subclass is a frozen dataclass, compared by identity; options of its class statement change that."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -49,11 +49,11 @@ class Sums:
         return type(self)(**{name: _add(value, getattr(other, name)) for name, value in vars(self).items()})
 
     def __iadd__(self, other: Self) -> Self:
-        """Like +, but in place in the arrays of this side, which nobody else may use."""
+        """Add like +, but in place in the arrays of this side, which nobody else may use."""
         return type(self)(**{name: _add(value, getattr(other, name), iadd) for name, value in vars(self).items()})
 
     def closed(self) -> Self:
-        """The sums of a partition of the log, given that no other partition adds to the same units."""
+        """Return the sums of a partition of the log, given that no other partition adds to the same units."""
         return type(self)(**{name: _closed(value) for name, value in vars(self).items()})
 
 
@@ -72,19 +72,19 @@ def _closed(value: Any) -> Any:
 
 
 def add_each(left: Mapping[K, Any], right: Mapping[K, Any]) -> dict[K, Any]:
-    """The values of both mappings, added key by key."""
+    """Add the values of both mappings key by key."""
     added: dict[K, Any] = _add(left, right)
     return added
 
 
 def add_up(partials: Iterable[Any]) -> Any:
-    """The sum of partials; None adds nothing. None if there are no partials."""
+    """Return the sum of partials, or None if there are no partials. None adds nothing."""
     return reduce(_add, partials, None)
 
 
 class Arm(NamedTuple):
-    """An arm in its present state. `features` is JSON; `retired_at` is None while it may be served, within its times of
-    eligibility if it has these."""
+    """This record is an arm in its present state. `features` is JSON; `retired_at` is None while the arm may be served,
+    within its times of eligibility if it has these."""
 
     id: int
     key: str
@@ -95,7 +95,7 @@ class Arm(NamedTuple):
     eligible_until: int | None
 
     def status(self, now: int) -> str:
-        """The status of the arm at a time: active (only then it may be served), retired, upcoming or ended."""
+        """Return the status of the arm at a time: active (only then it may be served), retired, upcoming or ended."""
         if self.retired_at is not None:
             return "retired"
         if self.eligible_from is not None and now < self.eligible_from:
@@ -104,15 +104,15 @@ class Arm(NamedTuple):
 
 
 class Transform(NamedTuple):
-    """A change of the sum of a kind's values before it is weighed: cut at `cap`, then log1p of its absolute value with
-    its sign."""
+    """This record changes the sum of a kind's values before it is weighed. The sum is cut at `cap`, then replaced by
+    log1p of its absolute value with its sign."""
 
     log1p: bool = False
     cap: float | None = None
 
 
 class Reward(NamedTuple):
-    """A reward definition: how the reward of a slot follows from its events, and when a belief learns it.
+    """This record defines a reward: how the reward of a slot follows from its events, and when a belief learns it.
     `weights` has every kind that counts; `transforms` those kinds whose sum is transformed first."""
 
     id: int
@@ -128,8 +128,8 @@ class Reward(NamedTuple):
 
 
 class StoredPolicy(NamedTuple):
-    """A policy, which never changes. A variant of an experiment has its own belief, and therefore its own name,
-    POLICY@EXPERIMENT/VARIANT. `base_id` is the policy of which it is a copy; a uniform holdout has none."""
+    """This record is a policy, which never changes. A variant of an experiment has its own belief, and therefore its
+    own name, POLICY@EXPERIMENT/VARIANT. `base_id` is the policy of which it is a copy; a uniform holdout has none."""
 
     id: int
     name: str
@@ -139,15 +139,16 @@ class StoredPolicy(NamedTuple):
 
     @property
     def base(self) -> str:
-        """The name that a user gave; for a variant, the name of the policy of which it is a copy."""
+        """Return the name that a user gave. For a variant, return the name of the policy of which it is a copy."""
         return self.name.partition("@")[0]
 
 
 class Version(Record):
-    """A numbered belief of a policy; `seq` and `ordinal` are the policy's counters at its creation.
+    """This record is a numbered belief of a policy; `seq` and `ordinal` are the policy's counters at its creation.
+
     `entered_to` is the last decision of the policy that has entered the belief; None: all have. `parameters`: the
-    design of a contextual policy, and `since`, the first decision in the belief. has_omissions: whether the belief left
-    some decisions out."""
+    design of a contextual policy, and `since`, the first decision in the belief. has_omissions: whether the belief
+    left some decisions out."""
 
     id: int
     policy: StoredPolicy
@@ -165,12 +166,13 @@ class Version(Record):
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The parameters of its policy, with the curve and the prior of this version if it was rebuilt."""
+        """Return the parameters of the version's policy, with the curve and the prior of this version if it was
+        rebuilt."""
         return {**self.policy.params, **{name: self.parameters[name] for name in LEARNED if name in self.parameters}}
 
     @property
     def reference(self) -> str:
-        """POLICY@V, the form that commands take."""
+        """Return POLICY@V, the form that commands take."""
         return f"{self.policy.name}@{self.number}"
 
     @property
@@ -179,7 +181,7 @@ class Version(Record):
 
     @property
     def contextual(self) -> bool:
-        """Whether the belief holds sums over contexts."""
+        """Tell whether the belief holds sums over contexts."""
         return "context" in self.parameters
 
     @property
@@ -188,7 +190,7 @@ class Version(Record):
 
 
 class Head(NamedTuple):
-    """The mutable row of a policy: counters of changes and decisions, and the live version."""
+    """This record is the mutable row of a policy: counters of changes and decisions, and the live version."""
 
     policy_id: int
     seq: int
@@ -197,7 +199,7 @@ class Head(NamedTuple):
 
 
 class Event(NamedTuple):
-    """An event of a slot, or of the page if it has no position. `number` counts within the decision."""
+    """This record is an event of a slot, or of the page if it has no position. `number` counts within the decision."""
 
     decision_id: int
     position: int | None
@@ -211,9 +213,11 @@ class Event(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of feedback. `number` is its line in the input, for errors; `at` is in microseconds since 1970 UTC.
-    user: named in place of a decision. The last page that the user saw in the window is credited; arm: credit the last
-    showing of this arm; is_spread: credit all showings, each with an equal share of the values."""
+    """This record is one line of feedback. `number` is its line in the input, for errors; `at` is in microseconds since
+    1970 UTC.
+
+    user: named in place of a decision. The last page that the user saw in the window is credited; arm: credit the
+    last showing of this arm; is_spread: credit all showings, each with an equal share of the values."""
 
     decision_id: int | None = None
     request_id: str | None = None
@@ -230,7 +234,7 @@ class Line(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """One position of a logged slate. Propensities that an imported log lacks are None."""
+    """This record is one position of a logged slate. Propensities that an imported log lacks are None."""
 
     position: int
     arm_id: int
@@ -243,7 +247,7 @@ class Slot(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """A logged slate, with everything needed to score another policy on it."""
+    """This record is a logged slate, with everything needed to score another policy on it."""
 
     id: int
     policy_id: int

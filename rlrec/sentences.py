@@ -1,4 +1,5 @@
-"""Answers of comparisons, and sentences that state them: the same rules for all commands, gates and the report."""
+"""Functions here put answers of comparisons into sentences. All commands, gates and the report follow the same
+rules."""
 
 from __future__ import annotations
 
@@ -41,8 +42,8 @@ LONGEST_WAIT = 90  # days; nobody waits longer for an answer
 
 
 def direction(lower: float | None, upper: float | None, *, tolerance: float) -> str:
-    """`more` or `less` if the bounds of a difference agree on it, `equal` if both are within rounding, else `unsure`.
-    tolerance: differences up to this count as none; a bound of None is unknown."""
+    """Return `more` or `less` if the bounds of a difference agree on it, `equal` if both are within rounding, else
+    `unsure`. tolerance: differences up to this count as none; a bound of None is unknown."""
     if lower is not None and lower > tolerance:
         return "more"
     if upper is not None and upper < -tolerance:
@@ -51,37 +52,37 @@ def direction(lower: float | None, upper: float | None, *, tolerance: float) -> 
 
 
 def rounding(*figures: float | None) -> float:
-    """The difference between these figures that rounding may cause."""
+    """Return the difference between these figures that rounding may cause."""
     return ROUNDING * max((abs(figure) for figure in figures if figure is not None), default=0.0)
 
 
 def difference_direction(row: Mapping[str, Any]) -> str:
-    """The direction of a difference between two groups, as `outcomes` and `experiment show` report it."""
+    """Return the direction of a difference between two groups, as `outcomes` and `experiment show` report it."""
     base = row["value"] / row["relative"] if row.get("relative") else None
     return direction(row["lower"], row["upper"], tolerance=rounding(base))
 
 
 def is_growing(row: Mapping[str, Any]) -> bool:
-    """Whether a difference is certain for the time so far, and its only reasons for doubt are that it may still
+    """Tell whether a difference is certain for the time so far, and its only reasons for doubt are that it may still
     grow."""
     return difference_direction(row) in ("more", "less") and set() < {*row["reasons"]} <= GROWING
 
 
 def shown_p(row: Mapping[str, Any]) -> float | None:
-    """The p-value of a difference, where it belongs to the answer: one of the time so far would be taken for one, and 1
-    for a share."""
+    """Return the p-value of a difference where it belongs to the answer, else None. A p-value of the time so far would
+    be taken for one of the answer, and a p-value of 1 for a share."""
     is_so_far = row["answer"] == "unknown" and {*GROWING, "turned"} & {*row["reasons"]}
     p_value: float | None = None if is_so_far or row["p_value"] == 1 else row["p_value"]
     return p_value
 
 
 def gate_direction(gate: Mapping[str, Any]) -> str:
-    """The direction of the gain in a gate's look."""
+    """Return the direction of the gain in a gate's look."""
     return direction(gate["lower"], gate["upper"], tolerance=rounding(gate["value"], gate["live_value"]))
 
 
 def gate_against(gate: Mapping[str, Any]) -> str:
-    """The name of what a gate compared a candidate with: a reference, or the number of a version."""
+    """Return the name of what a gate compared a candidate with: a reference, or the number of a version."""
     side = gate["against"]
     return side if isinstance(side, str) else "the logged average" if side is None else f"version {side}"
 
@@ -90,15 +91,16 @@ def gate_against(gate: Mapping[str, Any]) -> str:
 
 
 class Claim(NamedTuple):
-    """A comparison to be put into words: `name` against `rival`; without a name the sentence continues one that has it.
+    """This record is a comparison to be put into words: `name` against `rival`. Without a name the sentence continues
+    one that has it.
 
     answer: better, worse, same or unknown; value, lower, upper: the difference, None if it is unknown or unreliable;
-    base: the figure of which these become shares, 1 if they are shares already, 0 or None for none. needed: additional
-    clusters that would give an answer, in about `days` of this traffic; cluster: user, session or row. groups: the
-    reasons by their groups. basis: the unit of the mean, such as `per visit`; reward: its name if it must be stated.
-    caveat: a reason for less trust in a known answer; decided_by: the command of an experiment that answers better;
-    is_logger: whether `name` alone served all rows used; has_other_loggers: whether `rival` is one of several; way: to
-    compare it with these; seems: whether the answer rests on weak evidence, and must say so."""
+    base: the figure of which these become shares, 1 if they are shares already, 0 or None for none. needed:
+    additional clusters that would give an answer, in about `days` of this traffic; cluster: user, session or row.
+    groups: the reasons by their groups. basis: the unit of the mean, such as `per visit`; reward: its name if it
+    must be stated. caveat: a reason for less trust in a known answer; decided_by: the command of an experiment that
+    answers better; is_logger: whether `name` alone served all rows used; has_other_loggers: whether `rival` is one
+    of several; way: to compare it with these; seems: whether the answer rests on weak evidence, and must say so."""
 
     name: str
     rival: str
@@ -122,7 +124,7 @@ class Claim(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The answer as a sentence, with its basis, and with what answers better."""
+        """Write the answer as a sentence, with its basis, and with what answers better."""
         better = f"; decide by `{self.decided_by}`, a randomised test of all that it earns" if self.decided_by else ""
         return self._answer + better
 
@@ -157,7 +159,7 @@ class Claim(NamedTuple):
 
     @property
     def difference(self) -> str:
-        """The difference with its bounds."""
+        """Write the difference with its bounds."""
         value, low, high = self._signed(self.value), self._figure(self.lower), self._figure(self.upper)
         if low and high:
             return f"{value} [{low}, {high}]"
@@ -165,7 +167,7 @@ class Claim(NamedTuple):
         return value + (f", at least {bound}" if low else f", at most {bound}" if high else "")
 
     def _signed(self, figure: float | None) -> str:
-        """A figure with its sign and unit."""
+        """Write a figure with its sign and unit."""
         return self._figure(figure) + (" %" if self.base else "")
 
     def _figure(self, figure: float | None) -> str:
@@ -178,16 +180,16 @@ class Claim(NamedTuple):
 
 
 def is_weak(gate: Mapping[str, Any]) -> bool:
-    """Whether a gate was passed with more doubts than a small sample."""
+    """Tell whether a gate was passed with more doubts than a small sample."""
     return gate["verdict"] == "weak" and not {*gate["reasons"]} <= {"low-ess"}
 
 
 def gate_claim(
     gate: Mapping[str, Any], name: str = "", *, rival: str | None = None, groups: Mapping[str, Sequence[str]] = {}
 ) -> Claim:  # fmt: skip
-    """The claim that a gate's look makes about a candidate. name: without one, the sentence continues one that has it;
-    rival: another name for the other side of the comparison; groups: of the deciding reasons, by default all reasons
-    are named. Looks of earlier releases have no answer."""
+    """Return the claim that a gate's look makes about a candidate. name: without one, the sentence continues one that
+    has it; rival: another name for the other side of the comparison; groups: of the deciding reasons, by default all
+    reasons are named. Looks of earlier releases have no answer."""
     answer, needed, verdict = gate.get("answer") or "unknown", gate.get("needed"), gate["verdict"]
     bounds = {"value": gate["estimate"], "lower": gate["lower"], "upper": gate["upper"]}
     groups = groups or ({verdict: gate["reasons"]} if gate["reasons"] else {})
@@ -202,7 +204,8 @@ def gate_claim(
 
 
 def by_reward_name(reward: str | None) -> str:
-    """Words that name a reward, so that nobody takes `default` for a way of speaking; empty without a reward."""
+    """Write words that name a reward, so that nobody takes `default` for a way of speaking. Without a reward they are
+    empty."""
     return f" by {'reward ' if reward == DEFAULT_REWARD else ''}{reward}" if reward else ""
 
 
@@ -210,7 +213,7 @@ def difference_sentence(
     row: Mapping[str, Any], unit: str, *, by_reward: bool = False, per_day: float | None = None,
     newest_per_day: float | None = None,
 ) -> str:  # fmt: skip
-    """A sentence on a difference in reward per unit, from `experiment show`. per_day: new units per day;
+    """Write a sentence on a difference in reward per unit, from `experiment show`. per_day: new units per day;
     newest_per_day: the same of the newest days, in which those who return have mostly come once."""
     name, reward = row.get("group", row.get("variant")), by_reward_name(row["reward"] if by_reward else None)
     if TOO_EARLY & {*row["reasons"]}:
@@ -240,19 +243,19 @@ def difference_sentence(
 
 
 def _wait(row: Mapping[str, Any], units: float, per_day: float | None) -> float | None:
-    """The number of days until so many more units have come; infinite where they never do."""
+    """Return the number of days until so many more units have come, or infinity where they never do."""
     days = row.get("needed_days", per_day and units / per_day)
     return inf if (days is None and "needed_days" in row) or per_day == 0 else days
 
 
 def _basis(row: Mapping[str, Any], unit: str) -> str:
-    """Words for the unit of a metric's mean."""
+    """Write words for the unit of a metric's mean."""
     name = row.get("metric", "reward_per_unit")
     return f"per {unit}" if name == "reward_per_unit" else BASES.get(name, f"in {name}").format(unit=unit)
 
 
 def plan_sentence(plan: Mapping[str, Any]) -> str:
-    """A sentence on the time that a lift takes to detect. plan: of `experiment plan`."""
+    """Write a sentence on the time that a lift takes to detect. plan: of `experiment plan`."""
     assumed, days_left = plan["assumed"], plan.get("days_left")
     chance = f"if it is there, with a chance of {100 * assumed['power']:g} %"
     looks = (
@@ -271,8 +274,8 @@ def plan_sentence(plan: Mapping[str, Any]) -> str:
 
 
 def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
-    """The conclusions from the deciding metrics, or from the credit of teams, and guards that do not hold. answer: of
-    `experiment show`."""
+    """Write the conclusions from the deciding metrics, or from the credit of teams, and the guards that do not hold.
+    answer: of `experiment show`."""
     p_value = answer["sample_ratio"]["p_value"]
     if p_value is not None and p_value < ALARM:
         return [f"The split of {answer['experiment']} is not as defined: do not trust its differences."]
@@ -300,7 +303,8 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _immature(answer: Mapping[str, Any]) -> list[str]:
-    """A sentence on how many units count in a deciding reward, where those of many others are not complete."""
+    """Write a sentence on how many units count in a deciding reward, where the rewards of many other units are not
+    complete."""
     units = Counter[tuple[str, str | None]]()
     for row in answer.get("outcomes", ()):
         units[row["metric"], row["reward"]] += row["units"]
@@ -313,8 +317,8 @@ def _immature(answer: Mapping[str, Any]) -> list[str]:
 
 
 def _second_half(answer: Mapping[str, Any]) -> list[str]:
-    """A sentence on variants that learn, whose figures are averages over all that they knew at times, where these tell
-    nothing yet."""
+    """Write a sentence on variants that learn, where the deciding metrics tell nothing yet. Figures of such variants
+    are averages over all that they knew at times."""
     labels = [row["variant"] for row in answer["variants"] if row.get("learns")]
     first, last = (parse(answer[end] or answer["created_at"]) for end in ("first_at", "last_at"))
     names = {(row["metric"], row["reward"]) for row in answer["metric"][:1]}
@@ -327,7 +331,8 @@ def _second_half(answer: Mapping[str, Any]) -> list[str]:
 
 
 def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
-    """A sentence on means that come from a prior alone, or include one that was given. belief: of `policy show`."""
+    """Write a sentence on means that come from a prior alone, or include a prior that was given. belief: of `policy
+    show`."""
     arms = [arm for arm in belief["arms"] if arm["mean"] is not None and arm["status"] == "active"]
     n_unseen = sum(arm["pulls"] == 0 for arm in arms)
     origin = " that was given" if belief["has_prior"] else ""
@@ -339,8 +344,8 @@ def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
 
 
 def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
-    """The command that compares units of equal age, if the deciding metrics depend on age, and some units are at least
-    a day old. log: the filter."""
+    """Write the command that compares units of equal age, if the deciding metrics depend on age, and some units are at
+    least a day old. log: the filter."""
     days = answer.get("equal_age_days", 0)
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
     if newer := newer_units(answer, log):
@@ -359,7 +364,7 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
 
 
 def ending_command(answer: Mapping[str, Any]) -> list[str]:
-    """The command that acts on a sure answer about the two variants of a running experiment."""
+    """Write the command that acts on a sure answer about the two variants of a running experiment."""
     names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
     is_trusted = all(
@@ -381,13 +386,13 @@ def ending_command(answer: Mapping[str, Any]) -> list[str]:
 
 
 def next_looks(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
-    """Commands that tell more than an answer: on units of equal age, on segments, on what variants know by now. answer:
-    of `experiment show`; log: the filter."""
+    """Write commands that tell more than an answer: on units of equal age, on segments, on what variants know by now.
+    answer: of `experiment show`; log: the filter."""
     return [*equal_ages(answer, log), *_segment_command(answer), *_second_half(answer)]
 
 
 def _segment_command(answer: Mapping[str, Any]) -> list[str]:
-    """The command that compares segments, where the answer about all units is sure."""
+    """Write the command that compares segments, where the answer about all units is sure."""
     names = {(row["metric"], row["reward"]) for row in answer["metric"]}
     rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
     fields = answer.get("context_fields", [])[:MAX_FIELDS]
@@ -399,7 +404,8 @@ def _segment_command(answer: Mapping[str, Any]) -> list[str]:
 
 
 def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
-    """The command that compares newer units alone, where the difference in reward of older ones has the other sign."""
+    """Write the command that compares newer units alone, where the difference in reward of older units has the other
+    sign."""
     rows = [row for row in (answer.get("unit_differences") or answer["differences"]) if "turned_at" in row]
     rewarded = [row for row in rows if row["reward"]]
     if not rewarded:
@@ -411,7 +417,7 @@ def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
 
 
 def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
-    """A sentence on whether a variant keeps to a guard."""
+    """Write a sentence on whether a variant keeps to a guard."""
     name = f"reward {_basis(row, unit)}" if row["reward"] else _basis(row, unit).removeprefix("in ")
     basis, least = name + by_reward_name(row["reward"]), f"{100 * row['least']:.12g} %"
     share, low, high = (None if row[name] is None else percent(row[name]) for name in ("relative", "lower", "upper"))
@@ -427,13 +433,13 @@ def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
 
 
 def join_doubts(texts: Sequence[str]) -> str:
-    """Sentences joined into one line that states only once, at the end, that the result may still change."""
+    """Join sentences into one line that states only once, at the end, that the result may still change."""
     line, turning = "; ".join(texts), f"; {YOUNG}"
     return line.replace(turning, "") + turning if turning in line else line
 
 
 def _holdout_sentence(answer: Mapping[str, Any]) -> str:
-    """The conclusion from the users in a route's holdout. answer: of `experiment show`."""
+    """Write the conclusion from the users in a route's holdout. answer: of `experiment show`."""
     rows = {row["metric"]: row for row in reversed(answer["unit_differences"])}
     earned, visits = rows["reward_per_unit"], rows["visits"]
     reasons, is_sure = {*earned["reasons"]}, difference_direction(earned) in ("more", "less")
@@ -465,7 +471,7 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
 
 
 def _figures(row: Mapping[str, Any]) -> str:
-    """A difference with its bounds, in percent if possible."""
+    """Write a difference with its bounds, in percent if possible."""
     base = row["value"] / row["relative"] if row["relative"] else None
     bounds = {name: row[name] for name in ("value", "lower", "upper")}
     return Claim("", "", row["answer"], base=base, **bounds).difference
@@ -475,9 +481,9 @@ def earned_sentences(
     rows: Sequence[Mapping[str, Any]], differences: Sequence[Mapping[str, Any]], unit: str, *,
     per_day: float | None = None, newest_per_day: float | None = None, equal_ages: bool = False,
 ) -> list[str]:  # fmt: skip
-    """The conclusions from the deciding differences, one per group and metric; each states if visits fall although the
-    reward does not. differences: of all metrics; equal_ages: whether units were compared over equal times, so that
-    nothing is added later."""
+    """Write the conclusions from the deciding differences, one per group and metric. Each states if visits fall
+    although the reward does not. differences: of all metrics; equal_ages: whether units were compared over equal times,
+    so that nothing is added later."""
     visits = {row["group"]: row for row in differences if row["metric"] == "visits"}
     by_reward = not {row["reward"] for row in rows} <= {DEFAULT_REWARD, None}
     texts = []
@@ -499,7 +505,7 @@ def earned_sentences(
 def _lost_visits(
     earned: Mapping[str, Any], visits: Mapping[str, Any] | None, unit: str, *, equal_ages: bool = False
 ) -> str:  # fmt: skip
-    """A clause that says that a group has fewer visits, if its reward is not worse; two unknown answers are no
+    """Write a clause that says that a group has fewer visits, if its reward is not worse. Two unknown answers are no
     finding."""
     if not earned["reward"] or earned["answer"] == "worse" or visits is None:
         return ""
@@ -509,8 +515,8 @@ def _lost_visits(
 
 
 def fewer_visits(visits: Mapping[str, Any], unit: str, *, equal_ages: bool = False) -> str:
-    """Words that say that a group brings people back less often than the first one, empty where it does not. visits:
-    their difference."""
+    """Write words that say that a group brings people back less often than the first one, empty where it does not.
+    visits: the groups' difference in visits."""
     if not _falls(visits) or not visits["relative"]:
         return ""
     so_far = "" if equal_ages else " so far"
@@ -518,12 +524,14 @@ def fewer_visits(visits: Mapping[str, Any], unit: str, *, equal_ages: bool = Fal
 
 
 def _falls(row: Mapping[str, Any]) -> bool:
-    """Whether visits fall, even if only among units that have not had the time to come again as often as they will."""
+    """Tell whether visits fall, even if only among units that have not had the time to come again as often as they
+    will."""
     return row["upper"] is not None and row["upper"] < 0 and {*row["reasons"]} <= {*GROWING, "other-metric"}
 
 
 def best_of(may_be_best: Mapping[str, bool | None]) -> str:
-    """A sentence on which of several targets may be the best. may_be_best: by name, None where the log cannot tell."""
+    """Write a sentence on which of several targets may be the best. may_be_best: by name, None where the log cannot
+    tell."""
     names: dict[bool | None, list[str]] = {}
     for name, flag in may_be_best.items():
         names.setdefault(flag, []).append(name)
@@ -538,10 +546,12 @@ def best_of(may_be_best: Mapping[str, bool | None]) -> str:
 
 
 def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, has_groups: bool = False) -> str:
-    """The first conclusion from the effects of arms, which are in order: an arm with a high reward now and a negative
-    long-run effect, else the worst arm, else the best; at a level that holds for all arms together, and of arms that
-    are not retired. has_groups: whether they are those of one of several groups, drawn towards all: then its own pages
-    must agree."""
+    """Write the first conclusion from the effects of arms, which are in order. The conclusion is about an arm with a
+    high reward now and a negative long-run effect, else the worst arm, else the best. It holds at a level for all arms
+    together, and leaves out retired arms.
+
+    has_groups: whether the effects are those of one of several groups, drawn towards all; then its own pages must
+    agree."""
     reach = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
     sure = [row for row in arms if abs(row["shrunk"]) > reach * row["shrunk_sd"] > 0 and not row.get("retired")]
     if has_groups and (pooled := sure):
@@ -569,7 +579,8 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, h
 
 
 def pooled_sentence(surfaces: Sequence[str], log: str | None = None) -> str:
-    """A sentence on visits to several surfaces that were taken as visits to one. surfaces: filters; log: the filter."""
+    """Write a sentence on visits to several surfaces that were taken as visits to one. surfaces: filters; log: the
+    filter."""
     alone = shlex.quote(",".join(filter(None, [log, surfaces[0]])))
     pooled = f"visits of {_and(surfaces)} are pooled, which share users: a return counts for whichever came before"
     return f"{pooled}; `rlrec effects --log {alone}` tells of one alone"
@@ -585,17 +596,17 @@ def _and(names: Sequence[str]) -> str:
 
 
 def time_text(days: float) -> str:
-    """A whole number of days, hours or minutes, at least one."""
+    """Write a whole number of days, hours or minutes, at least one."""
     parts = (("day", 1), ("hour", 24), ("minute", 24 * 60))
     amounts = ((max(1, round(days * count)), unit) for unit, count in parts if days * count >= 1.5 or unit == "minute")
     return quantity(*next(amounts))
 
 
 def percent(share: float) -> str:
-    """A share in percent with its sign; without decimals from 10 % on."""
+    """Write a share in percent with its sign, without decimals from 10 % on."""
     return f"{100 * share:+.{0 if abs(share) >= 0.1 else 1}f}".replace("-0.0", "+0.0")
 
 
 def approximate(number: int) -> int:
-    """A number rounded to two digits, which is as precisely as it can be known."""
+    """Round a number to two digits, which is as precisely as it can be known."""
     return int(float(f"{number:.1e}"))

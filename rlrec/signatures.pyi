@@ -569,10 +569,12 @@ class LogCommands:
         """List the exclusions. Users and sessions are counted; --json names them."""
 
     def show(self, log: 'str | None' = None) -> Log:
-        """The decisions of a filter, such as `policy=home,since=2026-01-01`; all of them without one."""
+        """Return the decisions of a filter, such as `policy=home,since=2026-01-01`, or all decisions without a
+                filter."""
 
     def __call__(self, log: 'str | None' = None) -> Log:
-        """The decisions of a filter, such as `policy=home,since=2026-01-01`; all of them without one."""
+        """Return the decisions of a filter, such as `policy=home,since=2026-01-01`, or all decisions without a
+                filter."""
 
 
 class DbCommands:

@@ -1,4 +1,4 @@
-"""Times as people read and write them. Internally, a time is microseconds since 1970 UTC."""
+"""Functions here read and write times for people. Internally, a time is microseconds since 1970 UTC."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _OFFSET = r"[+-](?:[01]\d|2[0-3]):[0-5]\d"
 
 
 def duration(text: str) -> int | None:
-    """The microseconds of 90s, 30m, 7d, 1h30m, 250ms; larger units come first. None for other texts."""
+    """Return the microseconds of a text such as 90s, 30m, 7d, 1h30m or 250ms, where larger units come first. Return
+    None for other texts."""
     match = re.fullmatch(DURATION_FORM, text, re.ASCII)
     if not text or match is None:
         return None
@@ -36,7 +37,7 @@ def duration(text: str) -> int | None:
 
 
 def format_duration(micros: int) -> str:
-    """The shortest exact form: 1h30m, 1m30s for 90 s, 0s."""
+    """Write a duration in the shortest exact form: 1h30m, 1m30s for 90 s, 0s."""
     parts = []
     for unit, size in UNITS.items():
         count, micros = divmod(micros, size)
@@ -45,15 +46,15 @@ def format_duration(micros: int) -> str:
 
 
 def format_time(micros: int) -> str:
-    """RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z; times beyond the calendar become its first or
-    last moment."""
+    """Write a time as RFC 3339 in UTC with microseconds: 2026-01-31T12:00:00.123456Z. Times beyond the calendar become
+    its first or last moment."""
     moment = EPOCH + timedelta(microseconds=min(max(micros, FIRST), LAST))
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def find_zone(name: str, *, prefix: str = "") -> tzinfo | None:
-    """The time zone with a name such as Europe/Berlin; None for UTC. Raises InputError, with the prefix, if there is
-    none."""
+    """Return the time zone with a name such as Europe/Berlin, or None for UTC. Raise InputError, with the prefix, if
+    there is none."""
     from zoneinfo import ZoneInfo
 
     try:
@@ -64,7 +65,7 @@ def find_zone(name: str, *, prefix: str = "") -> tzinfo | None:
 
 
 def local(micros: int) -> datetime:
-    """A moment in the time zone; in UTC if its year would not be 1 to 9999."""
+    """Return a moment in the time zone, or in UTC if its year would not be 1 to 9999."""
     moment = EPOCH + timedelta(microseconds=micros)
     try:
         return moment.astimezone(zone or UTC)
@@ -73,12 +74,12 @@ def local(micros: int) -> datetime:
 
 
 def day_of(micros: int) -> int:
-    """The number of the day of a moment in the time zone; that of 1970-01-01 is 0."""
+    """Return the number of the day of a moment in the time zone. The number of 1970-01-01 is 0."""
     return micros // DAY_US if zone is None else local(micros).toordinal() - EPOCH.toordinal()
 
 
 def midnight(day: int) -> int:
-    """The moment at which a day, by its number, begins in the time zone."""
+    """Return the moment at which a day, by its number, begins in the time zone."""
     if zone is None:
         return day * DAY_US
     inside = min(max(day, FIRST // DAY_US), LAST // DAY_US)
@@ -87,24 +88,25 @@ def midnight(day: int) -> int:
 
 
 def date(day: int) -> str:
-    """The date of a day, by its number."""
+    """Write the date of a day, given by its number."""
     return format_time(day * DAY_US)[:10]
 
 
 def middle(first: int, last: int) -> str:
-    """The time in the middle of two; its day alone, where that is later than the day of the first one."""
+    """Write the time in the middle of two times. Write its day alone, where that is later than the day of the first
+    time."""
     text = format_time((first + last) // 2)
     return text[:10] if text[:10] != format_time(first)[:10] else f"{text[:19]}Z"
 
 
 def parse_local(text: str) -> int:
-    """The time that `parse` reads; without an offset it is in the time zone."""
+    """Return the time that `parse` reads. A time without an offset is in the time zone."""
     return parse(text, default=zone or UTC)
 
 
 def parse(text: str, *, default: tzinfo = UTC) -> int:
-    """Microseconds since 1970 UTC of an RFC 3339 time. Without an offset it is in the zone `default`; a date alone is
-    midnight. Digits beyond microseconds are dropped."""
+    """Return the microseconds since 1970 UTC of an RFC 3339 time. Without an offset, a time is in the zone `default`; a
+    date alone is midnight. Digits beyond microseconds are dropped."""
     # the most frequent form, parsed fast
     if text[19:20] == "." and text[7] == "-" and text[10] in "T " and text[26:] in ("Z", "+00:00"):
         with suppress(ValueError):

@@ -1,8 +1,7 @@
-"""The store: arms, policies and their beliefs, sessions, decisions, events, experiments, routes; and views
-for people who write SQL.
+"""This migration creates the store: arms, policies and their beliefs, sessions, decisions, events, experiments, routes;
+and views for people who write SQL.
 
-A later migration that changes a table drops the views first: SQLite refuses to rename a table under them.
-"""
+A later migration that changes a table drops the views first: SQLite refuses to rename a table under them."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""One person under several keys, and an index by which the sessions of a user are found."""
+"""This migration lets one person have several keys, and adds an index by which the sessions of a user are found."""
 
 import sqlalchemy as sa
 from alembic import op

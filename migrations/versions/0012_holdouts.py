@@ -1,4 +1,4 @@
-"""Routes keep some of their users apart for good, by an experiment."""
+"""This migration lets routes keep some of their users apart for good, by an experiment."""
 
 from alembic import op
 

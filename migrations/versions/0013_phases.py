@@ -1,4 +1,4 @@
-"""Experiments have phases, and layers whose experiments share no unit."""
+"""This migration gives experiments phases, and layers whose experiments share no unit."""
 
 import sqlalchemy as sa
 from alembic import op

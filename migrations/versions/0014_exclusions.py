@@ -1,4 +1,5 @@
-"""Exclusions: decisions that every reader leaves out, and those that beliefs have left out."""
+"""This migration adds exclusions, which are decisions that every reader leaves out, and records those that beliefs have
+left out."""
 
 import sqlalchemy as sa
 from alembic import op

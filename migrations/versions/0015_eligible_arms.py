@@ -1,4 +1,5 @@
-"""Arms have times and groups, and an eligible set may be stored as what a larger one has more."""
+"""This migration gives arms times and groups. An eligible set may then be stored as the arms that it lacks of a larger
+set."""
 
 import sqlalchemy as sa
 from alembic import op

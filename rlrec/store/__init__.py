@@ -41,8 +41,8 @@ class _Reconnection:
         self._noticed = False
 
     def wait(self, error: StoreBusy) -> bool:
-        """Wait before the next attempt. Return False if another attempt is pointless, or the time for attempts is over.
-        """
+        """Wait before the next attempt. Return False if another attempt is pointless, or the time for attempts is
+        over."""
         store, now = self._store, time.monotonic()
         if not isinstance(error, Unreachable) or error.exhausted or store._rehearsal is not None:
             return False

@@ -77,8 +77,8 @@ class PendingQuery:
 def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator[None]:
     """Make bulk reads of a long log go through Arrow in this context, from the snapshot of the unit.
 
-    Enter it before anything is read: on SQLite the unit takes a new snapshot, except if the unit has entered it
-    before. Without a driver, or if writers never pause for long enough, reads use the unit's cursor."""
+    Enter the context before anything is read: on SQLite the unit takes a new snapshot, except if the unit has
+    entered it before. Without a driver, or if writers never pause for long enough, reads use the unit's cursor."""
     worker = _start_worker(unit) if not unit.alongside and unit.folder is None and is_long(unit, policy_ids) else None
     unit.alongside = True
     if worker is None:

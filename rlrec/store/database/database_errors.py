@@ -42,7 +42,8 @@ class NotUnique(RlrecError):
 
 
 class Retry(Exception):
-    """The database asks to repeat the whole transaction. `state`: the reason, as PostgreSQL's code."""
+    """This exception says that the database asks to repeat the whole transaction. `state`: the reason, as PostgreSQL's
+    code."""
 
     state: str | None = None
 

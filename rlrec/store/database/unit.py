@@ -132,8 +132,8 @@ class Unit:
         return self.records(kind, f"SELECT {', '.join(kind._fields)} FROM {source}", *values)
 
     def portions(self, text: str) -> Iterator[list[Row]]:
-        """Yield all rows of a query in portions, as they arrive. The cursor is closed even if the caller stops early.
-        """
+        """Yield all rows of a query in portions, as they arrive. The cursor is closed even if the caller stops
+        early."""
         if self.in_folder(text):
             yield from map(list, slices(self.folder.ask(text), BATCH))
             return

@@ -135,8 +135,8 @@ def any_context(unit: Unit, name: str) -> bool:
 
 
 def contexts_with(unit: Unit, name: str) -> list[int]:
-    """Return the ids of the contexts that have a field of this name, at their top level or nested, in ascending order.
-    """
+    """Return the ids of the contexts that have a field of this name, at their top level or nested, in ascending
+    order."""
     return [row[0] for row in unit.ask("SELECT id FROM context WHERE body LIKE ? ORDER BY id", f'%"{name}":%')]
 
 

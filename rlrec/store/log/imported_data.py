@@ -38,8 +38,8 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
 
 
 def used_tables(unit: Unit, tables: Collection[str]) -> frozenset[str]:
-    """Return those of the named tables that have any row. `tables` names tables of data that only some decisions have.
-    """
+    """Return those of the named tables that have any row. `tables` names tables of data that only some decisions
+    have."""
     (row,) = unit.ask(f"SELECT {', '.join(f'EXISTS (SELECT 1 FROM {table})' for table in tables)}")
     return frozenset(compress(tables, row))
 

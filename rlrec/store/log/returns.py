@@ -1,5 +1,5 @@
-"""Queries here find the visits of users who come back: the last decision of each user, and the visits that followed it.
-"""
+"""Queries here find the visits of users who come back: the last decision of each user, and the visits that followed
+it."""
 
 from __future__ import annotations
 

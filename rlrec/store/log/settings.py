@@ -87,8 +87,8 @@ def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:
 
 
 def raise_catalogue(unit: Unit) -> int:
-    """Increase the revision of the catalogue and return it. The eligible set is stored later, when a request needs it.
-    """
+    """Increase the revision of the catalogue and return it. The eligible set is stored later, when a request needs
+    it."""
     raised = "UPDATE settings SET catalogue_revision = catalogue_revision + 1, catalogue_id = NULL"
     return int(unit.ask_value(f"{raised} RETURNING catalogue_revision"))
 
@@ -124,8 +124,8 @@ def any_run(unit: Unit, command: str) -> bool:
 
 
 def open_run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None]:
-    """Return the id and the result of the one run of a command with these options. Record the run where there is none.
-    """
+    """Return the id and the result of the one run of a command with these options. Record the run where there is
+    none."""
     lock(unit)
     run = _run(unit, command, options)
     return (add_run(unit, command, options), None) if run is None else run

@@ -1,5 +1,5 @@
-"""Queries here store beliefs: the present sums, the change that each transaction made, and the sums at any past change.
-"""
+"""Queries here store beliefs: the present sums, the change that each transaction made, and the sums at any past
+change."""
 
 from __future__ import annotations
 
@@ -232,8 +232,8 @@ def copy_pruned(unit: Unit, version_id: int, copy_id: int) -> None:
 
 
 def prior(unit: Unit, version_id: int) -> list[tuple[int, float, float]]:
-    """Return the arm, alpha and beta of each prior that differs from the default of the policy's kind, in order of arm.
-    """
+    """Return the arm, alpha and beta of each prior that differs from the default of the policy's kind, in order of
+    arm."""
     query = "SELECT arm_id, alpha, beta FROM prior WHERE version_id = ? ORDER BY arm_id"
     return [(arm, alpha, beta) for arm, alpha, beta in unit.ask(query, version_id)]
 

@@ -15,8 +15,8 @@ DRAWS, MOVES, FROZEN = "draws", "moves", "frozen"  # the modes of a phase
 
 
 class Phase(NamedTuple):
-    """This record is a phase of an experiment, which lasts until the next one begins. weights: by label of the variant.
-    """
+    """This record is a phase of an experiment, which lasts until the next one begins. weights: by label of the
+    variant."""
 
     at: int
     mode: str

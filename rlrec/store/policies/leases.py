@@ -38,8 +38,8 @@ def take(unit: Unit, policy_id: int, *, holder: str, token: str, now: int, until
 
 
 def can_renew(unit: Unit) -> bool:
-    """Tell whether the holder of a lease can renew it while it reads. A SQLite file without WAL allows no write then.
-    """
+    """Tell whether the holder of a lease can renew it while it reads. A SQLite file without WAL allows no write
+    then."""
     return unit.postgres or unit.ask_value("PRAGMA journal_mode") == "wal"
 
 

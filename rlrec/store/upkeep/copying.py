@@ -154,8 +154,8 @@ class CopyTarget:
 
     @contextmanager
     def write(self) -> Iterator[Unit]:
-        """Yield a transaction on a database that is not a store yet. Raise StoreBusy if another process fills it, too.
-        """
+        """Yield a transaction on a database that is not a store yet. Raise StoreBusy if another process fills it,
+        too."""
         try:
             with engine.transaction(self._engine, write=True, address=self.address, references_hold=True) as connection:
                 yield Unit(connection, now=0)

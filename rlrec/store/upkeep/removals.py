@@ -162,8 +162,8 @@ def delete_visits(unit: Unit, visits: Collection[VisitKey]) -> None:
 
 
 def delete_unused(unit: Unit) -> None:
-    """Delete rows to which nothing refers any more: sessions without visits that are in no experiment, users without
-    sessions that are in no experiment, contexts and eligible sets."""
+    """Delete rows to which nothing refers any more: sessions without visits and users without sessions that are in no
+    experiment or exclusion, contexts, and eligible sets."""
     for table, references in _REFERENCES.items():
         unit.tell(_DELETE_UNNAMED.format(table=table, condition="", references=references))
 
@@ -182,8 +182,8 @@ def last_change(unit: Unit, version_id: int) -> int:
 
 
 def newest_until(unit: Unit, policy_id: int, seq: int) -> int:
-    """Return the id of the newest decision drawn from a policy that was stored up to a change, or 0 if there is none.
-    """
+    """Return the id of the newest decision drawn from a policy that was stored up to a change, or 0 if there is
+    none."""
     condition = "policy_id = ? AND imported = 0 AND seq <= ? ORDER BY id DESC LIMIT 1"
     return int(unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, seq) or 0)
 
@@ -240,8 +240,8 @@ def _write_anew(store: Store) -> None:
 
 @contextmanager
 def removal_indexes(store: Store) -> Iterator[None]:
-    """Create PostgreSQL indexes, for the time of this context, on the columns that it searches for every deleted row.
-    """
+    """Create PostgreSQL indexes, for the time of this context, on the columns that it searches for every deleted
+    row."""
     if store.engine.dialect.name != "postgresql":
         yield
         return
