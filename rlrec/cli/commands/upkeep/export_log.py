@@ -37,12 +37,11 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
     """In order of decision, to a file (gzip if it ends in .gz) or to stdout. import-log reads every layout except
     parquet. jsonl is complete; a line on stderr counts what csv and dsjson cannot hold.
 
-    csv: one row per slot, with a header that import-log reads without --map: decision, request_id, session, visit,
-    step, user, at, policy, size (of the page), log_propensity, keep_probability, estimated, eligible (a list in JSON),
-    context and state (objects in JSON), then position, arm, propensity, marginal, min_propensity, score, censored,
-    rounded, reward, and events (a list in JSON; those of the page stand in its first row). It lacks lists of
-    candidates, and features, sets or probabilities of arms that came with a decision. A spreadsheet runs cells that
-    begin with =, +, - or @ as formulas: import the file there with all columns as text (`rlrec help formats`).
+    csv: one row per slot, with a header that import-log reads without --map. Columns of the decision come first, then
+    those of the slot, last its reward and events; eligible and events are lists in JSON, context and state are objects
+    in JSON, and events of the page stand in its first row. It lacks lists of candidates, and features, sets or
+    probabilities of arms that came with a decision. A spreadsheet runs cells that begin with =, +, - or @ as formulas:
+    import the file there with all columns as text (`rlrec help formats`).
 
     dsjson: cb for pages of one slot, ccb for longer ones. An action has its arm in `_tag` (--arm-id _tag, where arms
     have a feature `id`) and the features of the arm; session and user stand beside. Rewards are those of the policy's
