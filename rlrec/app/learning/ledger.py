@@ -1,8 +1,7 @@
-"""How beliefs change: the rewards of slots before and after are collected over a transaction and written once, while it
-holds the policy's lock.
+"""This module changes beliefs. It collects the rewards of slots before and after over a transaction, and writes them
+once, while the transaction holds the policy's lock.
 
-Plain Python, so that a single `feedback` loads no numpy.
-"""
+It is plain Python, so that a single `feedback` loads no numpy."""
 
 from __future__ import annotations
 
@@ -43,8 +42,8 @@ PENDING = 50_000  # changes of one belief that are collected before they are sum
 
 
 class SlotKey(NamedTuple):
-    """The fields of a slot that a belief can depend on. Fields that the policy does not need are 0, so that slots with
-    equal effects have equal keys, and are counted."""
+    """A SlotKey has the fields of a slot that a belief can depend on. Fields that the policy does not need are 0, so
+    that slots with equal effects have equal keys, and can be counted."""
 
     arm_id: int
     ordinal: int = 0
@@ -59,10 +58,10 @@ ServedSlate = tuple[Sequence[Row], int, int]
 
 
 class SlotFields:
-    """The fields of slots that the learning beliefs of one policy depend on.
+    """A SlotFields knows which fields of slots the learning beliefs of one policy depend on.
 
-    kinds: by version, since versions may count by different curves. budget: of the policy, whose spend beliefs
-    include."""
+    kinds: by version, since versions may count by different curves. budget: of the policy; beliefs then include its
+    spend."""
 
     def __init__(self, versions: Sequence[Version]) -> None:
         self.kinds = {version.id: kinds.make(version.policy.kind, version.params) for version in versions}
@@ -75,7 +74,7 @@ class SlotFields:
         self.arm_alone = not (self.ordinal or self.context or self.position or self.propensity)
 
     def key(self, arm_id: int, ordinal: int, context_id: int, position: int, propensity: float) -> SlotKey:
-        """The key of a slot, with 0 for the fields that nothing depends on."""
+        """Return the key of a slot, with 0 for the fields that no belief depends on."""
         if self.arm_alone:
             return self.arm_key(arm_id)
         return SlotKey(
@@ -84,7 +83,7 @@ class SlotFields:
         )  # fmt: skip
 
     def keys(self, served: ServedSlate) -> list[SlotKey]:
-        """The keys of the slots of a slate, in order."""
+        """Return the keys of the slots of a slate, in order."""
         slots, ordinal, context_id = served
         shown = slate_propensities([(slot[0], slot[2], slot[3]) for slot in slots]) if self.propensity else {}
         return [self.key(arm, ordinal, context_id, position, shown.get(position, 0.0)) for position, arm, *_ in slots]
@@ -98,16 +97,17 @@ RewardChange = tuple[float | None, float | None]  # of a slot: before and after;
 
 
 class Unordered(Exception):
-    """The lock of a policy is needed whose id is below that of a locked one. To wait for it could cause a deadlock."""
+    """This error says that a policy must be locked whose id is below that of a locked one. To wait for its lock could
+    cause a deadlock."""
 
 
 class Ledger:
-    """The policies of one transaction, locked in order, with their learning beliefs and the changes of these.
+    """A Ledger holds the policies of one transaction, locked in order of id, with their learning beliefs and the
+    changes of these beliefs.
 
-    The `seq` of a policy is the number of the change that this transaction makes: decisions and events store it, and
+    The `seq` of a policy is the number of the change that this transaction makes. Decisions and events store it, and
     every belief that changes gets one delta with it. It is raised at its first use, so a transaction without changes
-    leaves none.
-    """
+    leaves none."""
 
     def __init__(self, unit: Unit, policy_ids: Collection[int]) -> None:
         self.unit = unit
@@ -130,7 +130,7 @@ class Ledger:
         self.lock(policy_ids)
 
     def lock(self, policy_ids: Collection[int]) -> None:
-        """Lock the policies among these that are not locked. Raises Unordered where waiting could cause a deadlock."""
+        """Lock those of the policies that are not locked. Raises Unordered if waiting could cause a deadlock."""
         new = set(policy_ids) - self._locked
         if not new:
             return
@@ -146,16 +146,15 @@ class Ledger:
                 self._omitting.add(version.id)
 
     def require(self, policy_ids: Collection[int]) -> None:
-        """Lock policies after sessions are locked. Raises Unordered where waiting could cause a deadlock."""
+        """Lock policies after sessions are locked. Raises Unordered if waiting could cause a deadlock."""
         if self.unit.postgres and not self._locked.issuperset(policy_ids):
             raise Unordered
         self.lock(policy_ids)
 
     def ordinals(self, policy_id: int, count: int, *, forgetting: Forgetting) -> range:
-        """The ordinals of the next decisions of a policy that forgets.
+        """Return the ordinals of the next decisions of a policy that forgets.
 
-        They are counted even where no version learns, since a version that is rebuilt later learns from these
-        decisions."""
+        Decisions are counted even if no version learns, since a version that is rebuilt later learns from them."""
         first = self.ordinal[policy_id] + 1
         self.ordinal[policy_id] += count
         policies.raise_ordinal(self.unit, policy_id, by=count)
@@ -166,13 +165,13 @@ class Ledger:
         return range(first, first + count)
 
     def seq(self, policy_id: int) -> int:
-        """The number of this transaction's change of a policy."""
+        """Return the number of this transaction's change of a policy."""
         if policy_id not in self._seq:
             self._seq[policy_id] = policies.raise_seq(self.unit, self._heads[policy_id])
         return self._seq[policy_id]
 
     def fields(self, policy_id: int) -> SlotFields:
-        """The fields of slots that a policy with learning beliefs depends on."""
+        """Return which fields of slots a policy with learning beliefs depends on."""
         if policy_id not in self._fields:
             self._fields[policy_id] = SlotFields(self.learning[policy_id])
         return self._fields[policy_id]
@@ -182,11 +181,12 @@ class Ledger:
     def apply_events(
         self, changed: Sequence[Row], *, stored: Mapping[int, Sequence[Event]], arms: Mapping[tuple[int, int], int]
     ) -> None:
-        """Replace the rewards of slots by the rewards after new events. changed: for each decision its id, policy,
-        time, whether it was imported, the arm of the first slot that is named, ordinal, context, and rows of Event.
+        """Replace the rewards of slots by the rewards after new events. Slots with equal keys and equal events have
+        equal rewards, which are computed once and counted.
 
-        stored: the earlier events of each decision; arms: of further slots, by decision and position. Slots with equal
-        keys and equal events have equal rewards, which are computed once and counted."""
+        changed: for each decision its id, policy, time, whether it was imported, the arm of the first slot that is
+        named, ordinal, context, and rows of Event. stored: the earlier events of each decision. arms: of further
+        slots, by decision and position."""
         scopes = {policy_id: self._find_scope(policy_id) for policy_id in {row[1] for row in changed}}
         if self._omitting:
             from rlrec.store.log import selected
@@ -238,8 +238,8 @@ class Ledger:
                 self.replace(version, key, change, times=times)
 
     def _reward_changes(self, policy_id: int, old: EventValues, new: EventValues) -> list[RewardChange]:
-        """The rewards of a slot in each learning belief of a policy, before and after new events, which are all in
-        time."""
+        """Return the rewards of a slot in each learning belief of a policy, before and after new events. All of these
+        events came within the window of the reward."""
         old_events, all_events = (
             [Event(0, 1, kind, value, at=0, received_at=0) for kind, value in values] for values in (old, old + new)
         )
@@ -249,7 +249,7 @@ class Ledger:
         ]
 
     def _find_scope(self, policy_id: int) -> EventScope | None:
-        """The scope of events for the learning beliefs of a policy; None where it has none."""
+        """Return which events change the learning beliefs of a policy; None for a policy without a learning belief."""
         if policy_id not in self._scope:
             learning = self.learning[policy_id]
             windows = [version.reward.window_us for version in learning if version.reward.late == "ignore"]
@@ -267,7 +267,7 @@ class Ledger:
         self, policy_id: int, decision_id: int, served_at: int, keys: Mapping[int, SlotKey], past: Iterable[Event],
         new: Iterable[Row],
     ) -> None:  # fmt: skip
-        """Replace the rewards of one decision's slots where what counts depends on the time of the decision or of an
+        """Replace the rewards of one decision's slots, if what counts depends on the time of the decision or of an
         event."""
         holding = [
             version
@@ -288,7 +288,7 @@ class Ledger:
     # -- slots --
 
     def replace(self, version: Version, key: SlotKey, change: RewardChange, *, times: int = 1) -> None:
-        """Replace the reward that a slot has in a belief; times: the number of slots with this key and change."""
+        """Replace the reward that a slot has in a belief. `times` is the number of slots with this key and change."""
         if change[0] == change[1]:
             return
         pending = self._pending[version.policy.id, version.id]
@@ -297,7 +297,8 @@ class Ledger:
             self._add_up(version)
 
     def serve(self, policy_id: int, served: Sequence[ServedSlate], *, charged: Sequence[ServedSlate] = ()) -> None:
-        """Enter served slots, with the default reward, into every belief that learns them when they are served.
+        """Enter served slots, with the default reward, into every belief that learns slots when they are served.
+
         charged: the slots that count as spend of a policy with a budget, whether a belief learns from them or not."""
         if not self.learning[policy_id]:
             return
@@ -317,8 +318,8 @@ class Ledger:
                     self.replace(version, key, (None, version.reward.default), times=times)
 
     def omit(self, versions: Sequence[Version], *, first: int, last: int) -> set[int]:
-        """The decisions, in a range of ids of one policy, that these beliefs leave out because they are excluded
-        now."""
+        """Return the decisions, in a range of ids of one policy, that these beliefs leave out because an exclusion
+        covers them now."""
         from rlrec.app.inputs import filters
         from rlrec.store.log import selected, settings
         from rlrec.store.log.selected import Selection
@@ -340,7 +341,8 @@ class Ledger:
         self, budget: Budget, policy_id: int, served_at: int, past: Iterable[Event], new: Sequence[Row], arm_id: int,
         arms: Mapping[tuple[int, int], int],
     ) -> None:  # fmt: skip
-        """Count the costs among a decision's new events, in the period of the decision, however late they come."""
+        """Count the costs among a decision's new events. They belong to the period of the decision, however late they
+        come."""
         paid = {event.position for event in past if event.kind == budget.event}
         for row in new:
             decision_id, position, kind, value = row[:4]
@@ -356,10 +358,10 @@ class Ledger:
     # -- slots whose window is over --
 
     def settle(self, policy_ids: Iterable[int] | None = None) -> None:
-        """Enter slots whose window is over into the beliefs that learn them when they are settled, oldest first.
+        """Enter slots whose window is over into the beliefs that learn slots when they are settled, oldest first. Each
+        policy is checked once.
 
-        policy_ids: None for all locked policies; each policy is checked once.
-        """
+        policy_ids: None for all locked policies."""
         new = (self._locked if policy_ids is None else set(policy_ids)) - self._settled
         self._settled |= new
         for policy_id in sorted(new):
@@ -382,7 +384,7 @@ class Ledger:
         self.mark_entered(version, ids[-1])
 
     def overdue(self, version: Version, limit: int) -> list[int]:
-        """The decisions, oldest first, whose slots (at most `limit`) should now enter a belief."""
+        """Return the decisions, oldest first, whose slots (at most `limit`) should now enter a belief."""
         assert version.entered_to is not None
         return decisions.find_overdue(
             self.unit, version.policy.id, first=version.entered_to + 1,
@@ -398,7 +400,7 @@ class Ledger:
     # -- sums --
 
     def close(self) -> None:
-        """Write the changes."""
+        """Write the changes of all beliefs."""
         versions = [version for learning in self.learning.values() for version in learning]
         for version in sorted(versions, key=lambda version: (version.policy.id, version.id)):
             self._add_up(version)
@@ -408,7 +410,7 @@ class Ledger:
                 beliefs.add(self.unit, version.id, seq=self.seq(version.policy.id), changes=spend)
 
     def _add_up(self, version: Version) -> None:
-        """Add pending changes to the sums, with the present weights of their slots."""
+        """Add the pending changes of a belief to its sums, with the present weights of their slots."""
         policy_id = version.policy.id
         pending, fields = self._pending.pop((policy_id, version.id), {}), self.fields(policy_id)
         if pending:
@@ -422,7 +424,7 @@ class Ledger:
                 sums[key] = numbers if old is None else [*map(add, old, numbers)]
 
     def _fold(self, version: Version, pending: Mapping[tuple[SlotKey, RewardChange], int]) -> dict[BeliefKey, Any]:
-        """The sums of changes of a kind whose statistics need arrays."""
+        """Return the sums of changes of a kind whose statistics need arrays."""
         from rlrec.app.learning.slot_statistics import BeliefFold
 
         counts = defaultdict[CountedSlot, float](float)
@@ -443,8 +445,8 @@ class Ledger:
         self._changed[version.id].update((arm, stored.get((0, arm))) for _, arm in changes)
 
     def changes(self) -> dict[int, tuple[int, dict[int, Sums | None]]]:
-        """By learning version: the number of this transaction's change, and the arms that it concerns, with their new
-        sums where these are known."""
+        """Return, for each learning version, the number of this transaction's change, and the arms that it concerns,
+        with their new sums if these are known."""
         numbered = ((seq, version.id) for policy_id, seq in self._seq.items() for version in self.learning[policy_id])
         return {version_id: (seq, self._changed[version_id]) for seq, version_id in numbered}
 
@@ -452,7 +454,7 @@ class Ledger:
 def _sum_changes(
     pending: Mapping[tuple[SlotKey, RewardChange], int], fields: SlotFields, kind: Policy, *, ordinal: int
 ) -> dict[BeliefKey, list[float]]:
-    """The sums of changes at the policy's `ordinal`, in plain Python."""
+    """Return the sums of changes at the policy's `ordinal`, in plain Python."""
     forgetting, needs, nothing = fields.forgetting, kind.needs, (0.0,) * kind.width
     sums = dict[BeliefKey, list[float]]()
     differences: dict[Any, list[float]] = {}
@@ -475,12 +477,13 @@ def _sum_changes(
 
 
 def _values(rows: Iterable[Row], position: int | None, weighed: Set[str]) -> EventValues:
-    """The events of one slot of a decision that change a reward."""
+    """Return the events of one slot of a decision that change a reward."""
     return tuple([(row[2], row[3]) for row in rows if row[1] == position and row[2] in weighed])
 
 
 def slot_reward(version: Version, events: Collection[Event], *, served_at: int) -> float | None:
-    """The reward of a slot in a belief that includes it, from its events in stored order; None while it is censored."""
+    """Return the reward of a slot in a belief that includes it, from its events in stored order; None while the slot is
+    censored."""
     censoring = [event.value for event in events if event.kind == CENSOR]
     if censoring and censoring[-1] == 1.0:
         return None

@@ -1,6 +1,6 @@
-"""Feedback that names a user: lines that name the decisions which the user saw, in place of the line with the user.
+"""This module replaces each line of feedback that names a user by lines that name the decisions which the user saw.
 
-The new lines are ordinary ones, one for each credited decision. Where there are several, each gets an equal share of
+The new lines are ordinary ones, one for each credited decision. If there are several, each gets an equal share of
 every value, and the keys of the second and later ones end in /2, /3, ..., by which a retry finds what was credited."""
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Credit = TypedDict("Credit", {"decision_id": int, "position": int | None, "share
 
 
 class PersonalResult(Record):
-    """The answer to a line that names a user. credited: the decisions, newest first, each with its share of the
-    values."""
+    """This record is the answer to a line that names a user. `credited` has the decisions, newest first, each with its
+    share of the values."""
 
     user: str
     events: int
@@ -35,7 +35,8 @@ class PersonalResult(Record):
 
 
 class CreditedLines:
-    """A group of lines in which each line that names a user is replaced by lines that name decisions."""
+    """A CreditedLines holds a group of lines in which each line that names a user is replaced by lines that name
+    decisions."""
 
     def __init__(self, unit: Unit, group: Sequence[Line | InputError]) -> None:
         self.unit, self._group = unit, group
@@ -52,7 +53,7 @@ class CreditedLines:
             self._starts.append(len(self.lines))
 
     def _credited(self, line: Line) -> Sequence[Line | InputError]:
-        """The lines that replace a line with a user, or the error in it."""
+        """Return the lines that replace a line with a user, or the error in that line."""
         key = line.key or ""
         try:
             if events.RETURN in line.events:
@@ -79,7 +80,8 @@ class CreditedLines:
             return [error]
 
     def _find(self, line: Line) -> list[decisions.Showing]:
-        """The showings that a line credits, newest first."""
+        """Return the showings that a line credits, newest first. A showing is a decision that showed the user
+        something."""
         until, user = self.unit.now if line.at is None else line.at, line.user or ""
         since, limit = until - line.window_us, MAX_SHOWINGS + 1 if line.is_spread else 1
         showings = decisions.find_showings(self.unit, user, arm=line.arm, since=since, until=until, limit=limit)
@@ -100,7 +102,7 @@ class CreditedLines:
         raise InputError(message, hint=f"give a longer window{way_out}", field="window")
 
     def _find_stored(self, line: Line, key: str) -> list[decisions.Showing]:
-        """The showings that a stored line credited. Raises Conflict where the line now means other ones."""
+        """Return the showings that a stored line credited. Raises Conflict if the line now means other showings."""
         further_keys = [_numbered(key, number) for number in range(2, MAX_SHOWINGS + 1)] if line.is_spread else []
         stored = self._stored | events.keys_and_kinds(self.unit, further_keys)[0]
         ids = [stored[name][2] for name in (key, *further_keys) if name in stored]
@@ -112,12 +114,12 @@ class CreditedLines:
         return [by_id[number] for number in ids]
 
     def first_of_each(self, values: Sequence[T]) -> list[T]:
-        """For each line of the group, the value of the first line that replaces it; all lines that replace one share
-        its outcome."""
+        """Return, for each line of the group, the value of the first line that replaces it. All lines that replace one
+        line share one outcome."""
         return [values[start] for start in self._starts[:-1]]
 
     def answers(self, outcomes: Sequence[Any]) -> list[Any]:
-        """The answer to each line of the group, given the answers to `lines`."""
+        """Return the answer to each line of the group, given the answers to `lines`."""
         answers = self.first_of_each(outcomes)
         for index, (line, (start, end)) in enumerate(zip(self._group, pairwise(self._starts), strict=True)):
             if isinstance(line, Line) and line.user is not None and not isinstance(answers[index], InputError):
@@ -134,7 +136,7 @@ class CreditedLines:
 
 
 def _shared(line: Line, showings: Sequence[decisions.Showing]) -> list[Line]:
-    """One line for each of these showings, with its share of the values."""
+    """Return one line for each showing, with an equal share of the values."""
     n, key = len(showings), line.key
     if key is not None and len(_numbered(key, n)) > KEY_LENGTH:
         message = f"feedback key {key[:20]!r}... is too long to be numbered"
@@ -145,5 +147,5 @@ def _shared(line: Line, showings: Sequence[decisions.Showing]) -> list[Line]:
 
 
 def _numbered(key: str, number: int) -> str:
-    """The feedback key of the n-th decision that a line credits."""
+    """Return the feedback key of the n-th decision that a line credits."""
     return key if number == 1 else f"{key}/{number}"

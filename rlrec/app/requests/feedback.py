@@ -30,7 +30,8 @@ MAX_WARNINGS = 10  # most kinds of events that one warning names
 
 
 class Result(Record):
-    """The answer to a line. reward: of the slot where the line has a position, else of the page."""
+    """This record is the answer to a line. `reward` is that of the slot if the line has a position, else that of the
+    page."""
 
     decision_id: int
     events: int
@@ -39,7 +40,7 @@ class Result(Record):
 
 
 class Summary(Sums, eq=True):
-    """How many lines of a stream were stored, were duplicates, and were refused."""
+    """This record counts the lines of a stream that were stored, were duplicates, and were refused."""
 
     accepted: int = 0
     duplicates: int = 0
@@ -51,7 +52,7 @@ Outcome = Union[Result, "PersonalResult", InputError]
 
 
 def feedback(store: Store, line: Line) -> Result | PersonalResult:
-    """Record one line in one transaction; nothing is stored where the line is refused."""
+    """Record one line in one transaction. A line that is refused stores nothing."""
     recorded = feedback_group(store, [line], all_or_none=True)
     for name in sorted(recorded.late_rewards):
         store.notice(f"it came after the window of reward {name}: beliefs may learn from it, no estimate counts it")
@@ -63,9 +64,10 @@ def feedback(store: Store, line: Line) -> Result | PersonalResult:
 def feedback_group(
     store: Store, group: Group, warned: set[str] | None = None, *, all_or_none: bool = False
 ) -> FeedbackTransaction:
-    """Record lines in one transaction. Returns the transaction, which has the answer to each line. warned: kinds of
-    events that this process has warned of; new ones are added to it. all_or_none: raise the first error and store
-    nothing."""
+    """Record lines in one transaction, and return the transaction, which has the answer to each line.
+
+    warned: kinds of events that this process has warned of; new ones are added to it. all_or_none: raise the first
+    error and store nothing."""
 
     def work(unit: Unit, ledger: Ledger) -> FeedbackTransaction:
         recorded = FeedbackTransaction(unit, ledger, group, answers=True)
@@ -80,8 +82,8 @@ def feedback_group(
 
 
 def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: bool = False) -> T:
-    """The result of `work`, in one transaction with its ledger. Where `work` needs a policy that comes before those
-    already locked, it runs again with all policies locked."""
+    """Return the result of `work`, which runs in one transaction with a ledger. If `work` needs to lock a policy whose
+    id is below that of a locked one, `work` runs again with all policies locked."""
 
     def write(unit: Unit, *, lock_all: bool) -> T:
         ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)] if lock_all else ())
@@ -98,9 +100,9 @@ def _write(store: Store, work: Callable[[Unit, Ledger], T], *, references_hold: 
 def feedback_stream(
     store: Store, groups: Callable[[], Iterable[Group]], *, quarantine: bool, rejected: Callable[[InputError], None]
 ) -> Summary:
-    """Record many lines: all in one transaction or none (raises the first error), or, with `quarantine`, group by
-    group, where refused lines are handed to `rejected`. `groups` returns the input from its start each time it is
-    called."""
+    """Record many lines in one transaction, or none of them: the first error is raised. With `quarantine`, each group
+    is a transaction, and errors of lines are given to `rejected`. `groups` returns the input from its start each time
+    it is called."""
     unweighed = set[str]()
 
     def work(unit: Unit, ledger: Ledger, *, portion: Callable[[], Iterable[Group]]) -> tuple[Summary, list[InputError]]:
@@ -129,7 +131,7 @@ def feedback_stream(
 
 
 def _unnamed(unit: Unit, kinds: Sequence[str]) -> list[str]:
-    """The kinds of events among these that no rule of a policy names."""
+    """Return those of the given kinds of events that no rule of a policy names."""
     from rlrec.app.inputs import arm_rules
 
     rules = [arm_rules.policy_rules(policy.params) for policy in policies.all_policies(unit)]
@@ -138,8 +140,10 @@ def _unnamed(unit: Unit, kinds: Sequence[str]) -> list[str]:
 
 
 def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = None) -> None:
-    """Warn of stored kinds of events that no reward weighs, of each kind once in the life of a store; of many new ones
-    at once, only the first are named. warned: as in `feedback_group`."""
+    """Warn of stored kinds of events that no reward weighs. Each kind is warned of once in the life of a store. If many
+    are new, only the first are named.
+
+    warned: as in `feedback_group`."""
     kinds = unweighed if warned is None else unweighed - warned
     if not kinds:
         return
@@ -164,16 +168,17 @@ def warn_unweighed(store: Store, unweighed: set[str], warned: set[str] | None = 
 
 
 class FeedbackTransaction:
-    """A group of lines in one transaction: it reads all that they name, then checks each line, then writes them all. A
-    line that is refused changes nothing. Most lines name a slot without events, and cost a microsecond or two each.
+    """A FeedbackTransaction stores a group of lines: it reads all that the lines name, checks each line, and then
+    writes them all. A line that is refused changes nothing. Most lines name a slot without events, and cost a
+    microsecond or two each.
+
     stored: for each line, whether it was stored (else it is a duplicate), or its error; refused: these errors.
     outcomes: the answers, with the reward after each line. deferred: the result for lines whose requests had to wait
     for others of the group. unweighed: the kinds of events that no definition weighs. late_rewards: those that weigh
     an event which came after their window.
 
     returns: whether the lines are the `return` events that the store records itself. Other lines may not have this
-    event once a definition weighs it, since a visit would count twice.
-    """
+    event once a definition weighs it, since a visit would count twice."""
 
     def __init__(
         self, unit: Unit, ledger: Ledger, group: Group, *, answers: bool = False, returns: bool = False
@@ -290,7 +295,7 @@ class FeedbackTransaction:
             decisions.censor(self.unit, slots_of_flag, censored=flag)
 
     def _check(self, line: Line, target: FeedbackTarget) -> bool | InputError:
-        """Whether a line is new (False: a duplicate), or the error for which it is refused."""
+        """Tell whether a line is new (False: a duplicate), or return the error for which it is refused."""
         event_at = self.unit.now if line.at is None else line.at
         try:
             if target.decision_id is None:
@@ -317,8 +322,9 @@ class FeedbackTransaction:
         return True
 
     def _returned_already(self, decision_id: int, value: float) -> bool:
-        """Whether a `return` event that the store records itself is stored already. One with a negative value takes the
-        event back. Raises InputError for a `return` that a user sends while a definition weighs it."""
+        """Tell whether the `return` event of a decision, which the store records itself, is stored already. An event
+        with a negative value takes an earlier one back. Raises InputError for a `return` that a user sends while a
+        definition weighs it."""
         if not self.returns:
             raise InputError(
                 f"the event {RETURN!r} is recorded automatically when a user begins another visit",
@@ -328,7 +334,7 @@ class FeedbackTransaction:
         return value > 0 and sum(-1 if earlier < 0 else 1 for earlier in stored) > 0
 
     def _compare(self, line: Line, target: FeedbackTarget) -> None:
-        """Raises Conflict where the key of a line belongs to another line, in the store or in this group."""
+        """Raise Conflict if the key of a line belongs to another line, in the store or in this group."""
         from rlrec.app.inputs.canonical import line_digest
 
         stored = self.keys[line.key or ""]
@@ -360,7 +366,7 @@ class FeedbackTransaction:
         )  # fmt: skip
 
     def policy_sums(self) -> dict[str, tuple[int, float]]:
-        """By policy: how many events the group added to its decisions, and how much reward."""
+        """Return, by policy, how many events the group added to its decisions, and how much reward."""
         sums = {} if self.deferred is None else self.deferred.policy_sums()
         targets = {target.decision_id: target for target in self.targets}
         for decision_id, new_rows in self.new.items():
@@ -378,7 +384,7 @@ class FeedbackTransaction:
 
 
 def policies_of(unit: Unit, lines: Sequence[Line]) -> set[int]:
-    """Ids of the policies that drew the decisions that lines name or credit."""
+    """Return the ids of the policies that drew the decisions which the lines name or credit."""
     if any(line.user is not None for line in lines):
         from rlrec.app.requests.credit import CreditedLines
 

@@ -1,9 +1,8 @@
-"""Input with one JSON object per line: split into groups, decoded strictly, with errors that say what is wrong and
-where.
+"""This module reads input with one JSON object per line. It splits the input into groups, decodes them strictly, and
+says in each error what is wrong and where.
 
-msgspec decodes. Some cheap tests on a whole group find what it accepts and should not (integers of any length,
-duplicate keys, NUL in text). Only a line that fails one is read again, slowly, to name the field.
-"""
+msgspec decodes. Some cheap tests on a whole group find what msgspec accepts and should not (integers of any length,
+duplicate keys, NUL in text). Only a line that fails one is read again, slowly, to name the field."""
 
 from __future__ import annotations
 
@@ -48,12 +47,11 @@ WORDS = {
 def groups(
     source: str | BinaryIO, *, size: int = 1000, eager: bool = True, flush: bool = False, n_bytes: int = sys.maxsize
 ) -> Iterator[list[tuple[int, bytes]]]:
-    """Lists of (line number, line), each of at most `size` lines, without blank lines.
+    """Yield lists of (line number, line), each of at most `size` lines, without blank lines.
 
     source: a path, `-` for stdin, or a file to read from its start. eager: end a group also when no further complete
-    line is waiting, so that a producer that waits for an answer gets it. flush: a line `{"op": "flush"}` ends a group,
-    and is dropped. n_bytes: of lines, after which a group ends.
-    """
+    line is waiting, so that a producer that waits for an answer gets it. flush: a line `{"op": "flush"}` ends a
+    group, and is dropped. n_bytes: of lines, after which a group ends."""
     cutter, group = _Cutter(), list[tuple[int, bytes]]()
     with _opened(source) as stream:
         while True:
@@ -74,7 +72,7 @@ def groups(
 
 
 def _flushed(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list[tuple[int, bytes]], bool]]:
-    """The lines in parts, each with whether a flush line followed it."""
+    """Yield the lines in parts, each with whether a flush line followed it."""
     if flush:
         ends = [index for index, (_, line) in enumerate(lines) if b"flush" in line and FLUSH.fullmatch(line)]
         for start, end in zip([0, *(index + 1 for index in ends)], ends, strict=False):
@@ -84,8 +82,8 @@ def _flushed(lines: list[tuple[int, bytes]], flush: bool) -> Iterator[tuple[list
 
 
 def rereadable(source: str) -> str | BinaryIO:
-    """An input that can be read more than once: the path of a plain file; for anything else (stdin, a FIFO) a copy in
-    an unnamed file, which disappears when the process ends."""
+    """Return an input that can be read more than once. A plain file is named by its path; anything else (stdin, a FIFO)
+    is copied to an unnamed file, which disappears when the process ends."""
     if source != "-" and stat.S_ISREG(os.stat(source).st_mode):
         return source
     import tempfile
@@ -101,19 +99,19 @@ def rereadable(source: str) -> str | BinaryIO:
 
 
 def stream(source: str) -> AbstractContextManager[BinaryIO] | None:
-    """An input that is read as it arrives: stdin or a FIFO; None for a plain file."""
+    """Open an input that is read as it arrives, which is stdin or a FIFO. Return None for a plain file."""
     return None if source != "-" and stat.S_ISREG(os.stat(source).st_mode) else _opened(source)
 
 
 class _Cutter:
-    """Splits blocks of bytes into numbered lines; no line takes more memory than LIMIT plus one block."""
+    """A _Cutter splits blocks of bytes into numbered lines. No line takes more memory than LIMIT plus one block."""
 
     def __init__(self) -> None:
         self.number = 0
         self.tail = bytearray()
 
     def lines(self, block: bytes) -> list[tuple[int, bytes]]:
-        """The lines that `block` completes, without blank ones; an empty block ends the input."""
+        """Return the lines that `block` completes, without blank ones. An empty block ends the input."""
         head, end, remainder = block.rpartition(b"\n") if block else (b"", b"\n", b"")
         complete_lines = self._numbered(bytes(self.tail) + head) if end else []
         if end:
@@ -153,7 +151,7 @@ def _opened(source: str | BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _waiting(stream: BinaryIO, timeout: int | None = 0) -> bool:
-    """Whether a read would return at once, possibly because the input has ended."""
+    """Tell whether a read would return at once, possibly because the input has ended."""
     poll = select.poll()
     try:
         poll.register(stream.fileno(), select.POLLIN)
@@ -163,7 +161,7 @@ def _waiting(stream: BinaryIO, timeout: int | None = 0) -> bool:
 
 
 def _read(stream: BinaryIO) -> bytes:
-    """The bytes that are available, at least one; empty at the end of the input."""
+    """Return the bytes that are available, at least one; no byte at the end of the input."""
     while (block := stream.read(BLOCK_BYTES)) is None:  # from a non-blocking descriptor
         _waiting(stream, None)
     return block
@@ -180,7 +178,7 @@ def _decoder(kind: Any) -> Any:
 
 
 def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
-    """The `kind` (a msgspec Struct) that a line holds. Raises InputError with line and field."""
+    """Return the `kind` (a msgspec Struct) that a line holds. Raises InputError with line and field."""
     if (values := _at_once([raw], kind)) is not None:
         value: T = values[0]
         return value
@@ -202,7 +200,7 @@ def decode(raw: bytes, kind: type[T], *, line: int | None = None) -> T:
 
 
 def decode_candidates(tree: list[Any]) -> list[Any]:
-    """The arms of a request, each with what the request states of it, from a JSON array. Raises InputError."""
+    """Return the arms of a request from a JSON array, each with what the request states of it. Raises InputError."""
     import msgspec
 
     kind: Any = candidate_type()
@@ -214,15 +212,15 @@ def decode_candidates(tree: list[Any]) -> list[Any]:
 
 
 def decode_group(group: Sequence[tuple[int, bytes]], kind: type[T]) -> list[T | InputError]:
-    """For each (line number, line) the result of `decode`, or its error. If all lines are good, this takes a
+    """Return, for each (line number, line), the result of `decode` or its error. If all lines are good, this takes a
     microsecond per line."""
     values = _at_once([raw for _, raw in group], kind)
     return [_tried(raw, kind, number) for number, raw in group] if values is None else values
 
 
 def key_type() -> Any:
-    """The type of a key in a line's Struct. A key that is too short or too long is refused with the message of
-    `parse_key`; NUL and broken Unicode are refused in any text of a line. A decoded key thus needs no further check."""
+    """Return the type of a key in a line's Struct. A key that is too short or too long is refused with the message of
+    `parse_key`. NUL and broken Unicode are refused in any text of a line, so a decoded key needs no further check."""
     from typing import Annotated
 
     from msgspec import Meta
@@ -232,7 +230,7 @@ def key_type() -> Any:
 
 @cache
 def candidate_type() -> Any:
-    """The type of an arm of a request, with what the request states of it."""
+    """Return the type of an arm of a request, with what the request states of it."""
     from msgspec import defstruct
 
     rows: list[Any] = [("arm", key_type()), ("features", dict[str, Any], {})]
@@ -243,8 +241,9 @@ def candidate_type() -> Any:
 def line_type(
     name: str, command: click.Command, fields: Sequence[str], *, required: Sequence[str] = (), **more_types: Any
 ) -> Any:
-    """The Struct of a line with some fields of a command, in the types of its options. more_types: those of fields
-    whose type in lines differs from that of any option."""
+    """Return the Struct of a line that has some fields of a command, in the types of the command's options.
+
+    more_types: those of fields whose type in lines differs from that of any option."""
     from typing import get_origin
 
     from msgspec import defstruct
@@ -273,7 +272,7 @@ def _tried(raw: bytes, kind: type[T], number: int) -> T | InputError:
 
 
 def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
-    """The values of the lines; None if one is bad or unusual, so that each must be decoded by itself."""
+    """Return the values of the lines; None if one line is bad or unusual, so that each must be decoded by itself."""
     import msgspec
 
     block = b"\n".join(raws)
@@ -297,7 +296,7 @@ def _at_once(raws: list[bytes], kind: Any) -> list[Any] | None:
 
 
 def _is_deep(value: Any, depth: int = -1) -> bool:
-    """Whether one of several values is nested too deeply."""
+    """Tell whether one of several values is nested too deeply."""
     if depth > DEPTH:
         return True
     children = value.values() if isinstance(value, dict) else value
@@ -305,7 +304,7 @@ def _is_deep(value: Any, depth: int = -1) -> bool:
 
 
 def _usual(block: bytes, n_lines: int) -> bool:
-    """Whether lines of JSON are complete objects, without anything that msgspec accepts wrongly or writes
+    """Tell whether lines of JSON are complete objects, without anything that msgspec accepts wrongly or writes
     differently."""
     return (
         len(block) <= LIMIT
@@ -322,7 +321,7 @@ def _usual(block: bytes, n_lines: int) -> bool:
 
 
 def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
-    """The error for a line that is JSON, but not of the kind. error: msgspec's message."""
+    """Return the error for a line that is JSON, but not of the kind. `error` is msgspec's message."""
     complaint, _, at = error.partition(" - at ")
     tokens = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", at)
     field, value = "", tree
@@ -350,7 +349,8 @@ def _invalid(tree: Any, error: str, kind: Any, line: int | None) -> InputError:
 
 
 def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
-    """One step of msgspec's path; for `[...]`, which names no key, the first member that the complaint fits."""
+    """Take one step of msgspec's path into a value. `[...]` names no key, and stands for the first member that the
+    complaint fits."""
     if name:
         return name, value.get(name) if isinstance(value, dict) else None
     if index.isdigit():
@@ -365,7 +365,7 @@ def _step(value: Any, name: str, index: str, complaint: str) -> tuple[str, Any]:
 
 
 def _tagged(kind: Any) -> dict[str, Any]:
-    """The Structs that a line may be, by their tags."""
+    """Return the Structs that a line may be, by their tags."""
     from typing import get_args
 
     return {struct.__struct_config__.tag: struct for struct in get_args(kind) if hasattr(struct, "__struct_config__")}
@@ -376,7 +376,7 @@ def _tag_field(kind: Any) -> str | None:
 
 
 def _unknown_field_hint(name: str, kind: Any) -> str | None:
-    """A hint for a field that does not belong here: where it belongs, a similar name, or all names."""
+    """Return a hint for a field that does not belong here: where it belongs, a similar name, or all names."""
     names = _fields(kind)
     if name in names and hasattr(kind, "__struct_fields__"):
         holder = next((field for field, hint in _hints(kind).items() if name in _fields(hint)), None)
@@ -386,14 +386,14 @@ def _unknown_field_hint(name: str, kind: Any) -> str | None:
 
 
 def _example(kind: Any) -> str | None:
-    """A hint that shows an example line, if the Struct has an EXAMPLE."""
+    """Return a hint that shows an example line, if the Struct has an EXAMPLE."""
     example = getattr(kind, "EXAMPLE", None)
     return None if example is None else f"for example {example}"
 
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    """The types of a Struct's fields; cached, since every line of a file may have the same error."""
+    """Return the types of a Struct's fields. They are cached, since every line of a file may have the same error."""
     from typing import get_type_hints
 
     return get_type_hints(kind)
@@ -401,7 +401,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 @cache
 def _fields(kind: Any) -> list[str]:
-    """The names of the fields of a Struct, or of all Structs in a union."""
+    """Return the names of the fields of a Struct, or of all Structs in a union."""
     from typing import get_args
 
     if isinstance(kind, type) and hasattr(kind, "__struct_encode_fields__"):

@@ -1,4 +1,5 @@
-"""Events of decisions, the keys of the lines they came in, and the decisions that such lines name."""
+"""Functions here read and write the events of decisions, and the keys of the lines that events came in. They also find
+the decisions that such lines name."""
 
 from __future__ import annotations
 
@@ -24,10 +25,11 @@ NO_POSITION = 2**POSITION_BITS - 1  # stands for a position that no page has
 
 
 class FeedbackTarget(NamedTuple):
-    """The decision and the slot that a line of feedback names.
-    number: decision and position packed into one integer; arm_id: the arm of the slot, None for a page or where there
-    is no such slot; event_count: the number of events that the decision has. Where there is no such decision, all
-    fields but `number` are None."""
+    """A FeedbackTarget is the decision and the slot that a line of feedback names. If there is no such decision, all
+    fields but `number` are None.
+
+    number: decision and position packed into one integer; arm_id: the arm of the slot, None for a page or if there
+    is no such slot; event_count: the number of events that the decision has."""
 
     number: int
     decision_id: int
@@ -43,7 +45,7 @@ class FeedbackTarget(NamedTuple):
 
 
 class AgedEvent(NamedTuple):
-    """An event, and how many microseconds after its decision it happened (`age_us`)."""
+    """An AgedEvent is an event with its age: how many microseconds after its decision it happened (`age_us`)."""
 
     decision_id: int
     position: int | None
@@ -68,7 +70,7 @@ MAX_SPREAD = 4  # a range of ids is read at once where it spans at most so many 
 
 
 def targets(unit: Unit, lines: Sequence[Line]) -> list[FeedbackTarget]:
-    """The target of each line, in order."""
+    """Return the decision and slot that each line names, in order."""
     if not lines:
         return []
     named: Sequence[int | None]
@@ -90,16 +92,15 @@ def targets(unit: Unit, lines: Sequence[Line]) -> list[FeedbackTarget]:
 
 
 def slates(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[int, int]]:
-    """The arm id at each position of these decisions, in order."""
+    """Return the arm id at each position of these decisions, in order."""
     query = "SELECT decision_id, position, arm_id FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
     return {decision: dict(slots) for decision, slots in unit.ask_groups(query, decision_ids).items()}
 
 
 def received_by(unit: Unit, decision_ids: Ids, kinds: Collection[str], *, time: int) -> list[AgedEvent]:
-    """The events of these kinds, and the `!censor` events, that these decisions had received by a time, in the order in
-    which they were stored.
-    Where the ids lie close together, events of other decisions between them are returned, too: it would cost more to
-    leave them out."""
+    """Return the events of these kinds, and the `!censor` events, that these decisions had received by a time. They
+    come in the order in which they were stored. If the ids lie close together, events of other decisions between them
+    are returned, too: it would cost more to leave them out."""
     first, last = int(decision_ids.min()), int(decision_ids.max())
     is_dense = last - first < MAX_SPREAD * len(decision_ids)
     test = "decision_id BETWEEN ? AND ?" if is_dense else "decision_id IN (?*)"
@@ -118,8 +119,9 @@ _UNREAD = {"seq": "0", "key": "NULL", "number": "0"}  # columns that rewards do 
 def by_decision(
     unit: Unit, decision_ids: Collection[int], kinds: Collection[str] | None = None
 ) -> dict[int, list[Event]]:
-    """The events of each decision that has any, in the order in which they were stored. kinds: return only these and
-    `!censor`, without key and numbers, which is enough for rewards; None: return all."""
+    """Return the events of each decision that has any, in the order in which they were stored.
+
+    kinds: return only these and `!censor`, without key and numbers, which is enough for rewards; None: return all."""
     if not decision_ids:
         return {}
     columns = ", ".join(Event._fields if kinds is None else (_UNREAD.get(name, name) for name in Event._fields))
@@ -132,30 +134,31 @@ def by_decision(
 
 
 def largest(unit: Unit, kinds: Collection[str], *, slots_only: bool) -> dict[str, float]:
-    """The largest absolute value of each of these kinds in the log; slots_only: without the events of pages."""
+    """Return the largest absolute value of each of these kinds in the log. With `slots_only`, events of pages are left
+    out."""
     source = f"FROM event WHERE kind IN (?*){' AND position IS NOT NULL' if slots_only else ''}"
     return dict(unit.ask(f"SELECT kind, MAX(ABS(value)) {source} GROUP BY kind", kinds))
 
 
 def newest_kinds(unit: Unit, n_events: int) -> set[str]:
-    """The kinds of the events of the newest decisions, of `n_events` events."""
+    """Return the kinds of the last `n_events` events, in order of their decisions."""
     newest = "SELECT kind FROM event ORDER BY decision_id DESC LIMIT ?"
     return {kind for (kind,) in unit.ask(f"SELECT DISTINCT kind FROM ({newest}) e", n_events)}
 
 
 def any_of_pages(unit: Unit, kinds: Collection[str]) -> bool:
-    """Whether an event of one of these kinds belongs to a page and not to one of its slots."""
+    """Tell whether an event of one of these kinds belongs to a page and not to one of its slots."""
     text = "SELECT decision_id FROM event WHERE position IS NULL AND kind IN (?*) LIMIT 1"
     return bool(unit.ask(text, sorted(kinds)))
 
 
 def add(unit: Unit, rows: Iterable[Row]) -> None:
-    """Store events, rows of Event. The caller holds the lock of the decision's policy."""
+    """Store events; the rows are those of Event. The caller holds the lock of the decision's policy."""
     unit.insert("event", Event._fields, rows)
 
 
 def keys_and_kinds(unit: Unit, keys: Collection[str | None]) -> tuple[dict[str, FeedbackKey], set[str]]:
-    """The stored lines among these feedback keys, and the kinds of events that some reward weighs. Every line of
+    """Return the stored lines among these feedback keys, and the kinds of events that some reward weighs. Every line of
     feedback needs both, so one query reads both."""
     stored, kinds = dict[str, FeedbackKey](), set[str]()
     lines = "SELECT key, digest, at, decision_id FROM feedback_key WHERE key IN (?*)"
@@ -169,7 +172,7 @@ def keys_and_kinds(unit: Unit, keys: Collection[str | None]) -> tuple[dict[str, 
 
 
 def key_conflict(key: str) -> Conflict:
-    """The error where a feedback key names another line."""
+    """Return the error for a feedback key that names another line."""
     hint = "a key names one line for ever: use another"
     return Conflict(f"feedback key {key!r} is known with other content", hint=hint, field="key")
 

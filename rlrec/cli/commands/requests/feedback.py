@@ -1,4 +1,4 @@
-"""rlrec feedback."""
+"""This module is the command `rlrec feedback`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def feedback(
 
 
 def _credit_rule(entry: Any) -> dict[str, Any]:
-    """The fields of a line that say which showings to a user it credits. Raises InputError where they are invalid."""
+    """Return the fields of a line that say which showings to a user it credits. Raises InputError if they are invalid."""
     user, arm, credit, window = _credit_values(entry)
     if user is None:
         field = next(name for name in CREDIT_FIELDS if getattr(entry, name) is not None)
@@ -114,7 +114,7 @@ def _events(words: Sequence[str]) -> dict[str, float]:
 
 @cache
 def line_type() -> Any:
-    """The type of an input line; its fields are those of the use case's Line, in the same order."""
+    """Return the type of an input line. Its fields are those of the use case's Line, in the same order."""
     from rlrec.cli.text import lines
 
     key = lines.key_type()
@@ -123,22 +123,22 @@ def line_type() -> Any:
 
 
 def _groups(lines: Lines, line_class: Any) -> Iterator[list[Any]]:
-    """Groups of lines in the form that the use case takes; lines that cannot be decoded are refused."""
+    """Yield groups of lines in the form that the use case takes. Lines that cannot be decoded are refused."""
     for group in lines.groups(line_type()):
         yield [line_of(entry, line_class, number) for number, entry in group]
 
 
 @cache
 def _values_of() -> Any:
-    """The function that takes the values of a decoded line. It is cached, since importing it costs a tenth of the time
-    of a line."""
+    """Return the function that takes the values of a decoded line. The answer is cached, since the import costs a tenth
+    of the time of a line."""
     from msgspec.structs import astuple
 
     return astuple
 
 
 def line_of(entry: Any, line_class: Any, number: int | None = None) -> Any:
-    """The use case's line for a decoded one; or the error in it."""
+    """Return the use case's line for a decoded one, or the error in it."""
     values = _values_of()(entry)
     line = tuple.__new__(line_class, (*values[: len(FIELDS)], number, *_NOBODY))
     if values[len(FIELDS) :] == _NO_CREDIT and entry.at is None and None in (entry.decision_id, entry.request_id):
