@@ -1,5 +1,5 @@
-"""Engines that process the partitions of a log: in this process, in several processes, or on a cluster. This module has
-their interface and shared parts, and packs values for other processes."""
+"""This module has the interface of engines, which process the partitions of a log in this process, in several
+processes, or on a cluster. Its functions pack values so that another process can unpack them."""
 
 from __future__ import annotations
 
@@ -30,20 +30,22 @@ Runner = Callable[[bytes, Any], Any]
 
 
 class Engine(Protocol):
-    """Processes partitions. mixed: whether some processors compute with other instructions than this one, so that
-    results may differ in the last bits."""
+    """An Engine processes the partitions of a log.
+
+    `mixed` tells whether some processors compute with other instructions than this one, so that results may differ
+    in the last bits."""
 
     mixed: bool
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """The number of each partition and its result, in any order. Raises the error of a failed task."""
+        """Yield the number of each partition with its result, in any order. Raises the error of a failed task."""
 
     def close(self) -> None:
         """End the workers that this engine started."""
 
 
 def deadly_partition(number: int) -> RlrecError:
-    """The error for a partition on which workers die."""
+    """Return the error for a partition on which workers die."""
     return RlrecError(
         f"partition {number} of the log has ended its worker {MAX_DEATHS} times",
         hint="a worker may have too little memory: start fewer on a machine, or narrow --log",
@@ -58,7 +60,9 @@ _CACHED = type(lru_cache(len))
 
 
 def pack(value: Any, *, handle: object = None) -> bytes:
-    """The value in bytes. handle: an object in it that is not sent; the receiver inserts its own."""
+    """Return the value in bytes.
+
+    `handle` is an object within the value that is not sent; the receiver inserts its own."""
     buffer = BytesIO()
     pickler = _Pickler(buffer, pickle.HIGHEST_PROTOCOL)
     pickler.handle = handle
@@ -67,7 +71,7 @@ def pack(value: Any, *, handle: object = None) -> bytes:
 
 
 def unpack(data: bytes, *, handle: object = None) -> Any:
-    """A new copy of the packed value."""
+    """Return a new copy of the packed value. `handle` is the object to insert where `pack` left out its own."""
     unpickler = _Unpickler(BytesIO(data))
     unpickler.handle = handle
     return unpickler.load()

@@ -1,5 +1,5 @@
-"""Processing of partitions on a Dask cluster: one that runs at an address, or one on this machine that ends with the
-work."""
+"""This module processes partitions on a Dask cluster. The cluster runs at an address, or on this machine, where it ends
+with the work."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ _QUIET_SETTINGS = {
 
 
 class SchedulerAbsent(RlrecError):
-    """No scheduler answers at the address."""
+    """Raised if no scheduler answers at the address of a cluster."""
 
     code = 4
 
 
 class Cluster:
-    """An engine with Dask workers. Dask repeats the work on a partition whose worker was lost."""
+    """A Cluster is an engine with Dask workers. Dask repeats the work on a partition whose worker was lost."""
 
     def __init__(self, jobs: int, runner: Runner, *, scheduler: str | None) -> None:
-        """Raises InputError without Dask or for an invalid address, SchedulerAbsent if no scheduler answers, RlrecError
-        if a local worker ends while it starts."""
+        """Connect to the scheduler at an address, or start a cluster with `jobs` workers on this machine. Raises
+        InputError without Dask or for an invalid address, SchedulerAbsent if no scheduler answers, RlrecError if a
+        local worker ends while it starts."""
         try:
             import dask
             import distributed
@@ -61,7 +62,8 @@ class Cluster:
             raise SchedulerAbsent(f"no scheduler answers at {scheduler}", hint=hint) from error
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """See `Engine.map`. The task is a future, which is sent once and can be recomputed."""
+        """Yield the number and the result of each partition, as `Engine.map` says. Dask holds the task as a future, so
+        the task is sent once and can be recomputed."""
         import distributed
 
         shared = self._submit(bytes, task, pure=False)
@@ -100,14 +102,15 @@ class Cluster:
             yield number, result
 
     def _submit(self, *words: Any, **options: Any) -> Any:
-        """The future of a call. Rows are sent on purpose, so Dask's warning about their size is switched off."""
+        """Return the future of a call on a worker. Rows are sent on purpose, so Dask's warning about their size is
+        switched off."""
         import dask
 
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TiB"}):
             return self.client.submit(*words, **options)
 
     def close(self) -> None:
-        """End what was started here; a cluster at an address keeps running."""
+        """Disconnect, and end the cluster that was started on this machine. A cluster at an address keeps running."""
         with suppress(OSError, TimeoutError, AssertionError):
             self.client.close()
             if self._cluster is not None:
@@ -133,7 +136,7 @@ def _start(jobs: int) -> Any:
 
 
 class Fingerprint(NamedTuple):
-    """The versions and the processor features on which results depend."""
+    """A Fingerprint holds the versions and the processor features on which results depend."""
 
     versions: tuple[str, ...]
     processor: tuple[str, ...]
@@ -141,7 +144,7 @@ class Fingerprint(NamedTuple):
 
 @cache
 def fingerprint() -> Fingerprint:
-    """The fingerprint of this process."""
+    """Return the versions and the processor features of this process."""
     from importlib.metadata import version
 
     features: dict[str, bool] = import_module("numpy._core._multiarray_umath").__cpu_features__
@@ -151,7 +154,8 @@ def fingerprint() -> Fingerprint:
 
 
 def is_mixed(worker: Fingerprint, process: Fingerprint) -> bool:
-    """Whether the processors differ. Raises RlrecError if versions differ."""
+    """Tell whether the processors of a worker and of this process differ. Raises RlrecError if their versions differ.
+    """
     for theirs, ours in zip(worker.versions, process.versions, strict=True):
         if theirs != ours:
             raise RlrecError(f"a worker has {theirs}, and this process {ours}", hint="give all of them one environment")
@@ -159,7 +163,7 @@ def is_mixed(worker: Fingerprint, process: Fingerprint) -> bool:
 
 
 class _WorkerResult(NamedTuple):
-    """The fingerprint of a worker, and its packed result or error."""
+    """This record has the fingerprint of a worker, and its packed result or error."""
 
     fingerprint: Fingerprint
     message: bytes

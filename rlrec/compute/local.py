@@ -1,4 +1,4 @@
-"""Processing of partitions in several processes of this machine."""
+"""This module processes partitions in several processes of this machine."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ COMMAND = [sys.executable, "-P", str(Path(worker.__file__))]
 
 
 class _PartitionWork(NamedTuple):
-    """A partition being processed: its number, and the message with the work."""
+    """This record has the number of a partition that is being processed, and the message with the work."""
 
     number: int
     message: bytes
 
 
 class Processes:
-    """An engine with `jobs` processes, which are started with the first task."""
+    """A Processes object is an engine with `jobs` processes, which are started with the first task."""
 
     mixed = False  # all have the same processor
 
@@ -36,7 +36,8 @@ class Processes:
         self._idle: list[_Process] = []
 
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """See `Engine.map`. If a process ends, its partition is processed again."""
+        """Yield the number and the result of each partition, as `Engine.map` says. If a process ends, its partition is
+        processed again."""
         orders = (_PartitionWork(n, pickle.dumps((task, rows), 5)) for n, rows in enumerate(partitions))
         retries: list[_PartitionWork] = []
         busy: dict[_Process, _PartitionWork] = {}
@@ -74,7 +75,7 @@ class Processes:
                     process.close()
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes of this engine."""
         while self._idle:
             self._idle.pop().close()
 

@@ -1,6 +1,6 @@
-"""A process that works on partitions. It is run as a file; its parent first sends the path of the modules. Each message
-is a pickle with its length in front: first (path, runner), then (task, partition) each time. Each of the latter is
-answered by a packed result."""
+"""This file runs as a process that works on partitions. Its parent first sends the path of the modules, then the
+runner, and then a task with a partition each time. Each message is a pickle with its length in front. The process
+answers each task by a packed result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(stream: BinaryIO, message: bytes) -> None:
 
 
 def read(stream: BinaryIO) -> bytes | None:
-    """The next message; None at the end, or if the other side ended within a message."""
+    """Return the next message of a stream; None at its end, or if the other side ended within a message."""
     start = stream.read(LENGTH)
     message = stream.read(int.from_bytes(start, "little")) if len(start) == LENGTH else b""
     return message if message else None

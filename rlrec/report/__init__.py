@@ -1,1 +1,2 @@
-"""Answers as figures and as a page: text generated from numbers, without a store, a terminal or a library."""
+"""Modules here turn answers into figures and pages. They generate text from numbers, without a store, a terminal or a
+library."""

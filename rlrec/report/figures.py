@@ -1,5 +1,5 @@
-"""The figures of a report: each answer of a command as a drawing, with a title that states the finding, and its
-data."""
+"""Functions here make the figures of a report. Each turns the answer of a command into a drawing with its data and a
+title that states the finding."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 
 
 class Figure(NamedTuple):
-    """A drawing with its finding, a description in words, and its data. findings: for a summary, in place of the title;
-    lines: below the title."""
+    """A Figure holds a drawing with its finding, a description in words, and its data.
+
+    findings: for a summary, in place of the title; lines: below the title."""
 
     title: str
     drawing: Drawing
@@ -58,12 +59,12 @@ class Figure(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """The title with all findings of the figure, for a figure shown alone."""
+        """Return the title with all findings of the figure, for a figure shown alone."""
         return ". ".join([self.title, *(self.findings or ()), *self.lines])
 
 
 def percent(share: float | None) -> str:
-    """A share in percent, with more decimals the smaller it is."""
+    """Return the text of a share in percent, with more decimals the smaller it is."""
     if share is None:
         return "\u2013"
     return f"{100 * share:.{0 if abs(share) >= 0.995 else 1 if abs(share) >= 0.001 or not share else 2}f}\u00a0%"
@@ -75,8 +76,10 @@ def percent(share: float | None) -> str:
 def over_time(
     answer: Outcomes, metric: str = "reward_per_visit", *, until: int | None = None, weeks: Outcomes | None = None
 ) -> Figure | None:
-    """A metric of `outcomes` by hour, day or week, for the first reward; None if no period has it. until: leave out
-    periods that end later; weeks: whole weeks, of which the newest is compared with the first."""
+    """Draw a metric of `outcomes` by hour, day or week, for the first reward; None if no period has a value.
+
+    until: leave out periods that end later; weeks: the answer by whole weeks, of which the newest is compared with
+    the first."""
     rows = _by_period(answer, metric, until)
     if all(row["value"] is None for row in rows):
         return None
@@ -103,7 +106,7 @@ def over_time(
 
 
 def _by_period(answer: Outcomes, metric: str, until: int | None) -> list[OutcomeRow]:
-    """The rows of a metric, for the first reward, whose periods end by a time."""
+    """Return the rows of a metric, for the first reward, whose periods end by the time `until`."""
     rows = [row for row in answer["outcomes"] if row["metric"] == metric]
     length = PERIOD_US[str(answer["by"])]
     return [
@@ -113,20 +116,20 @@ def _by_period(answer: Outcomes, metric: str, until: int | None) -> list[Outcome
 
 
 def _scaled(row: OutcomeRow, scale: float) -> tuple[float | None, float | None, float | None]:
-    """A value with its bounds, multiplied by a number."""
+    """Return a value with its bounds, multiplied by a number."""
     figures = row["value"], row["lower"], row["upper"]
     value, lower, upper = (None if figure is None else scale * figure for figure in figures)
     return value, lower, upper
 
 
 def _day(label: str) -> str:
-    """A short label of a period for an axis: its hour, or its day."""
+    """Return a short label of a period for an axis, its hour or its day."""
     return label[11:16] if "T" in label else f"{int(label[8:10])}\u00a0{MONTHS[int(label[5:7]) - 1]}"
 
 
 def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
-    """The figure of the newest complete period; for weeks also the comparison with the first week, since days and hours
-    differ among themselves. None if no period has a figure."""
+    """State the figure of the newest complete period; None if no period has a figure. For weeks the text also compares
+    it with the first week; days and hours are not compared, since they differ among themselves."""
     period, rows = str(answer["by"]), [row for row in _by_period(answer, metric, until) if row["value"] is not None]
     if not rows:
         return None
@@ -149,8 +152,8 @@ def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
 
 
 def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None = None) -> Figure | None:
-    """Returning visitors over time, for periods that ended early enough before the end of the log; None if nobody
-    returned, or could have yet, or if there are no users."""
+    """Draw how many visitors returned over time, for periods that ended early enough before the end of the log. Returns
+    None if nobody returned, or could have yet, or if there are no users."""
     if "no-users" in answer["reasons"] or log_end is None or nobody_returned(answer):
         return None
     periods = len({row["group"] for row in answer["outcomes"]})
@@ -160,7 +163,7 @@ def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None =
 
 
 def nobody_returned(answer: Outcomes) -> bool:
-    """Whether no user returned in time after any of the visits that are old enough."""
+    """Tell whether no user returned in time after any of the visits that are old enough."""
     shares = [row["value"] for row in answer["outcomes"] if row["metric"] in RETURNED and row["value"] is not None]
     return bool(shares) and not any(shares)
 
@@ -169,8 +172,9 @@ def nobody_returned(answer: Outcomes) -> bool:
 
 
 def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Figure | None:
-    """The estimates of the first unit as a forest plot; None if nothing was estimated. steps: what to do next, by
-    target."""
+    """Draw the estimates of the first unit as a forest plot; None if nothing was estimated.
+
+    steps: what to do next, by target."""
     rows = [row for row in rows if row.estimate.unit == rows[0].estimate.unit]
     if not rows:
         return None
@@ -225,9 +229,11 @@ def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Fig
 
 
 def _is_finding(row: EstimateRow) -> bool:
-    """Whether an answer is worth telling. On a sound log, an unknown answer is not if it is about a built-in target, or
-    about what served, or if no log could give it (in-sample, where no sweep judges its kind); and no answer is if the
-    policy is the one that served."""
+    """Tell whether an answer is worth telling.
+
+    On a sound log, an unknown answer is not worth telling if it is about a built-in target, or about what served, or
+    if no log could give it (in-sample, where no sweep judges its kind). No answer is worth telling if the policy is
+    the one that served."""
     claim, reasons = row.claim, row.estimate.reasons
     if claim.answer == "unknown":
         is_idle = row.has_served or ("in-sample" in reasons and row.sweep_version is None)
@@ -239,8 +245,8 @@ def _is_finding(row: EstimateRow) -> bool:
 
 
 def comparison(answer: VariantComparison) -> Figure | None:
-    """The variants of an experiment against the first one, per unit, in percent; or the credits of two interleaved
-    versions. None if nothing is known yet."""
+    """Draw the variants of an experiment against the first one, per unit, in percent, or the credits of two interleaved
+    versions. Returns None if nothing is known yet."""
     rows = [row for row in answer["unit_differences"] if row["metric"] in COMPARED]
     rows = [row for row in rows if "no-variation" not in row["reasons"]] or rows  # as in `experiment show`
     rows.sort(key=lambda row: COMPARED.index(row["metric"]))
@@ -277,30 +283,31 @@ def comparison(answer: VariantComparison) -> Figure | None:
 
 
 def _conclusions(answer: VariantComparison) -> list[str]:
-    """The sentences on an experiment, and on what tells more."""
+    """Return the sentences on an experiment, and on what would tell more."""
     return [*sentences.experiment_sentences(answer), *sentences.next_looks(answer)]
 
 
 def _covered(answer: VariantComparison) -> str:
-    """The days with decisions of an experiment."""
+    """Return the text of the days with decisions of an experiment."""
     first, last = _days(answer)
     return f"{first} to {last}" if first != last else first or "without a decision"
 
 
 def _days(answer: VariantComparison) -> list[str]:
-    """The dates of the first and of the last decision of an experiment, empty without one."""
+    """Return the dates of the first and of the last decision of an experiment, empty without one."""
     return [date(day_of(parse(at))) if at else "" for at in (answer["first_at"], answer["last_at"])]
 
 
 def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
-    """The name of a metric, with its reward if there are several."""
+    """Return the name of a metric, with its reward if there are several."""
     names_reward = len({difference["reward"] for difference in answer["unit_differences"]} - {None}) > 1
     name = METRICS[row["metric"]].format(unit=answer["unit"])
     return f"{name} ({row['reward']})" if names_reward and row["reward"] else name
 
 
 def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list[Any]]]:
-    """The headers and rows of a table of the variants of experiments: their units that count, and their rewards."""
+    """Return the headers and rows of a table of the variants of experiments, with their units that count and their
+    rewards."""
     headers = [
         "experiment", "from", "to", "status", "split", "variant", "policy", "share now", "got it so far", "reward",
         "per unit", "lower", "upper", "per 1,000", "in total",
@@ -331,7 +338,7 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
 
 
 def beliefs(answer: PolicyBelief) -> Figure | None:
-    """The beliefs of a version about the arms that it shows most; None for an empty catalogue."""
+    """Draw the beliefs of a version about the arms that it shows most; None for an empty catalogue."""
     arms = [row for row in answer["arms"] if row["status"] == "active"] or answer["arms"]
     arms = sorted(arms, key=lambda row: (-(row["probability"] or 0.0), -(row["mean"] or 0.0)))
     shown, name = arms[:MAX_ROWS], f"{answer['policy']}@{answer['version']}"
@@ -373,7 +380,7 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
 
 
 def effects(answer: Effects) -> Figure:
-    """The arms with the largest and the smallest long-run effects, over all groups together."""
+    """Draw the arms with the largest and the smallest long-run effects, over all groups together."""
     arms = (answer["overall"] or answer["groups"][0])["arms"]
     half = MAX_ROWS // 2
     shown = arms if len(arms) <= MAX_ROWS else [*arms[:half], *arms[-half:]]
@@ -393,7 +400,7 @@ def effects(answer: Effects) -> Figure:
 
 
 def exposure(answer: Exposure) -> Figure:
-    """The share of slots that each arm had, realised and expected."""
+    """Draw the share of slots that each arm had, realised and expected."""
     slots, arms = max(1, answer["slots"]), answer["arms"]
     shown, effective_arms = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
     half = bisect_left([*accumulate(row["realised"] for row in arms)], slots / 2) + 1
@@ -416,7 +423,7 @@ def exposure(answer: Exposure) -> Figure:
 
 
 def examination(answers: Sequence[CurveAnswer]) -> Figure:
-    """The probability that positions are examined, by up to three curves."""
+    """Draw the probability that positions are examined, by up to three curves."""
     series = [
         Series(f"{answer['curve']}@{answer['number']}", _points(answer["positions"], "position", "examination"))
         for answer in answers
@@ -438,12 +445,12 @@ def examination(answers: Sequence[CurveAnswer]) -> Figure:
 
 
 def _points(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> list[PlotPoint]:
-    """A point for each row: the value of column x, with the value and the bounds of column y."""
+    """Return a point for each row, with the value of column x, and the value and the bounds of column y."""
     return [PlotPoint(row[x], row[y], row["lower"], row["upper"], str(row[x])) for row in rows]
 
 
 def training(policy: str, version: int, training: Mapping[str, Any] | None, *, live: bool) -> Figure | None:
-    """The learning curve of a version; None if it was not trained, or no epoch was stored."""
+    """Draw the learning curve of a version; None if it was not trained, or no epoch was stored."""
     if training is None or not training["curve"]:
         return None
     curve, best, gate = training["curve"], training["best"], training["gate"]

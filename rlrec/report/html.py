@@ -1,4 +1,4 @@
-"""HTML pages from templates: they load nothing, run no script, and have all text escaped."""
+"""This module makes HTML pages from templates. The pages load nothing, run no script, and have all text escaped."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ CONTENT_POLICY = "default-src 'none'; style-src 'sha256-{}'; img-src data:; form
 
 
 class Cell(NamedTuple):
-    """A cell of a table, or a header. look: its class in style.css; href: the link of its text; order: by which a table
-    is sorted by this header's column; is_chosen: whether the link is that of the active filter."""
+    """A Cell is a cell of a table, or a header.
+
+    look: its class in style.css; href: the link of its text; order: the order by which a table is sorted for this
+    header's column; is_chosen: whether the link is that of the active filter."""
 
     text: str
     look: str = ""
@@ -38,8 +40,10 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table. key: its anchor; filters: links to some of its rows; extent: text on which rows are shown; turns: links
-    to the others."""
+    """A Table holds the headers and rows of a table of a page.
+
+    key: its anchor; filters: links to some of its rows; extent: text on which rows are shown; turns: links to the
+    other rows."""
 
     headers: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
@@ -50,8 +54,10 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of a page. remarks: above its figures; lines: below them; details: lines that a click on the summary
-    shows; tables: with their names."""
+    """A Section holds the content of a part of a page.
+
+    remarks: above its figures; lines: below them; details: lines that a click on the summary shows; tables: with
+    their names."""
 
     figures: Sequence[Figure] = ()
     remarks: Sequence[str] = ()
@@ -66,12 +72,12 @@ class Section(NamedTuple):
 
 
 def plain_text(value: Any) -> str:
-    """A text unchanged, or a number in three digits."""
+    """Return a text unchanged, or a number in three digits."""
     return value if isinstance(value, str) else svg.number(value)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], text: Callable[[Any], str] = plain_text) -> Table:
-    """A table of these values. text: formats a value."""
+    """Make a table of these values. `text` formats a value."""
     numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in range(len(headers))]
     looks = ["n" if is_numeric else "" for is_numeric in numeric]
     return Table(
@@ -90,7 +96,7 @@ def _drawing(figure: Figure, key: str) -> Markup:
 
 
 def _plain(value: Any) -> Any:
-    """The value without characters that change the writing direction, or that markup does not allow."""
+    """Return the value without characters that change the writing direction, or that markup does not allow."""
     return svg.UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
 
 
@@ -109,7 +115,7 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of a template, filled with these values."""
+    """Return the text of a template, filled with these values."""
     return _environment().get_template(template).render(values)
 
 
@@ -118,12 +124,12 @@ SHORT = ("time", "estimates", "experiments", "training")
 
 
 def page(answer: Result, title: str) -> str:
-    """The page of a report."""
+    """Return the HTML page of a report."""
     return render("report.html", title=title, **contents(answer))
 
 
 def contents(answer: Result) -> dict[str, Any]:
-    """The values for the template of a report."""
+    """Return the values for the template of a report."""
     sections = dict(_sections(answer))
     findings = [
         (f"{name}-{count}", finding)
@@ -145,7 +151,7 @@ def contents(answer: Result) -> dict[str, Any]:
 
 
 def _sections(answer: Result) -> Iterator[tuple[str, Section]]:
-    """The sections by name, in the order of the summary."""
+    """Yield the sections of a report with their names, in the order of the summary."""
     yield "experiments", Section(
         [*filter(None, map(figures.comparison, answer.experiments))],
         tables=_tables("Who got what since the first day, whatever served then", *figures.variants(answer.experiments)),

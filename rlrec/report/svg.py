@@ -1,4 +1,5 @@
-"""Figures as SVG text, 400 units wide: letters of 12 units are readable on a phone, and CSS classes set the colours.
+"""This module draws figures as SVG text, 400 units wide. Letters of 12 units are readable on a phone, and CSS classes
+set the colours.
 
 All text is escaped, whatever names contain. The figures need no scripts and no external files."""
 
@@ -48,7 +49,9 @@ STYLE = "".join(f"@media {media}{{{text}}}" if media else text for media, text i
 
 
 class PlotPoint(NamedTuple):
-    """A point of a line; None: unknown. label: of its position on the axis."""
+    """A PlotPoint is a point of a line, with its bounds. A value of None is unknown.
+
+    label: of its position on the axis."""
 
     x: float
     y: float | None
@@ -58,7 +61,9 @@ class PlotPoint(NamedTuple):
 
 
 class Series(NamedTuple):
-    """A line with its band. marked: the index of a point that gets a ring."""
+    """A Series is a line of a chart with its band.
+
+    marked: the index of a point that gets a ring."""
 
     name: str
     points: Sequence[PlotPoint]
@@ -66,7 +71,9 @@ class Series(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A row of a forest plot. look: one of s1, s2, s3 and no; note: to the right of the name."""
+    """An Interval is a row of a forest plot.
+
+    look: one of s1, s2, s3 and no; note: to the right of the name."""
 
     name: str
     value: float | None
@@ -77,7 +84,9 @@ class Interval(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A row of a bar chart. tick: a value for comparison."""
+    """A Bar is a row of a bar chart.
+
+    tick: a value for comparison."""
 
     name: str
     value: float
@@ -85,14 +94,14 @@ class Bar(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """The content of an <svg>, and its height."""
+    """A Drawing holds the content of an <svg>, and its height."""
 
     height: float
     marks: str
 
 
 class Scale(NamedTuple):
-    """Maps low..high to start..end; values outside are clipped."""
+    """A Scale maps values from `low` to `high` to places from `start` to `end`; values outside are clipped."""
 
     low: float
     high: float
@@ -105,13 +114,13 @@ class Scale(NamedTuple):
 
 
 def escape(text: str) -> str:
-    """The text escaped for markup; characters that XML does not allow, or that change the writing direction, are
+    """Return the text escaped for markup. Characters that XML does not allow, or that change the writing direction, are
     replaced."""
     return escape_markup(UNPRINTABLE.sub("\ufffd", text))
 
 
 def shorten(text: str, letters: float) -> str:
-    """The text, cut to a width in letters; wide letters count twice."""
+    """Return the text, cut to a width in letters; wide letters count twice."""
     widths = [1.9 if east_asian_width(letter) in "WF" else 1.0 for letter in text]
     if sum(widths) <= letters:
         return text
@@ -124,7 +133,7 @@ def shorten(text: str, letters: float) -> str:
 
 
 def number(value: float | None) -> str:
-    """The number as text with three digits, without an exponent if that is short."""
+    """Return the number as text with three digits, without an exponent if that is short."""
     if value is None:
         return "\u2013"
     if value and not 1e-4 <= abs(value) < 1e6:
@@ -135,7 +144,7 @@ def number(value: float | None) -> str:
 
 
 def _axis_number(value: float) -> str:
-    """A number in at most seven letters, for an axis: 2.5e-5, 125k."""
+    """Return a number in at most seven letters, for an axis, such as 2.5e-5 or 125k."""
     if 10_000 <= abs(value) < 1e6:
         return f"{value / 1000:.4g}k"
     mantissa, has_exponent, exponent = number(value).partition("e")
@@ -143,7 +152,7 @@ def _axis_number(value: float) -> str:
 
 
 def interval(value: float | None, lower: float | None, upper: float | None, *, unit: str = "") -> str:
-    """A value and its bounds, with as many digits as their distance warrants."""
+    """Return the text of a value and its bounds, with as many digits as their distance warrants."""
     if lower is None and upper is None:
         return f"{number(value)}{unit}"
     if value is None or lower is None or upper is None or not 1e-9 < upper - lower < 1e6:
@@ -157,7 +166,7 @@ def interval(value: float | None, lower: float | None, upper: float | None, *, u
 
 
 def ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
-    """Round numbers between two numbers, at most `max_ticks`."""
+    """Return at most `max_ticks` round numbers between two numbers."""
     step = 10 ** math.floor(math.log10((high - low) / max_ticks))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) < max_ticks)
     first = math.ceil(low / step - 1e-9)
@@ -165,7 +174,9 @@ def ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
 
 
 def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bool) -> Scale:
-    """A scale over these values, with margins. zero: begin at 0 if no value is negative."""
+    """Return a scale over these values, with margins.
+
+    zero: begin at 0 if no value is negative."""
     present = [value for value in values if value is not None and math.isfinite(value)]
     low, high = (min(present), max(present)) if present else (0.0, 1.0)
     if zero:
@@ -176,7 +187,7 @@ def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bo
 
 
 def _with_bounds(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
-    """Values with their bounds; a few bounds far beyond the others are cut."""
+    """Return the values with their bounds in one list. A few bounds far beyond the others are cut."""
     middles = [value for value, _, _ in values if value is not None]
     if not middles:
         return []
@@ -197,7 +208,7 @@ def _tag(name: str, look: str, inner: str | None = None, **attributes: object) -
 
 
 def text(x: float, y: float, words: str, *, anchor: str = "start", look: str = "", letters: float = 60) -> str:
-    """A text; if it is cut, a tooltip has all of it."""
+    """Draw a text at this place. If the text is cut, a tooltip has all of it."""
     shown = shorten(words, letters)
     tooltip = f"<title>{escape(words)}</title>" if shown != words else ""
     anchor_attribute = {} if anchor == "start" else {"text_anchor": anchor}
@@ -205,12 +216,12 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", look: str = "
 
 
 def line(points: Sequence[tuple[float, float]], look: str) -> str:
-    """A line through these points."""
+    """Draw a line through these points."""
     return _tag("polyline", f"line {look}", points=" ".join(f"{x},{y}" for x, y in points))
 
 
 def mark(x: float, y: float, shape: str, look: str, size: float = 3.5) -> str:
-    """A point: a circle, a square or a triangle."""
+    """Draw a point as a circle, a square or a triangle."""
     if shape == "square":
         return _tag("rect", look, x=round(x - size, 1), y=round(y - size, 1), width=2 * size, height=2 * size)
     if shape == "triangle":
@@ -223,7 +234,7 @@ def _rule(x1: float, y1: float, x2: float, y2: float, look: str) -> str:
 
 
 def _runs(points: Sequence[PlotPoint], present: Callable[[PlotPoint], bool]) -> list[list[PlotPoint]]:
-    """The stretches of points without gaps."""
+    """Return the stretches of points without gaps."""
     return [list(run) for is_present, run in groupby(points, key=present) if is_present]
 
 
@@ -231,7 +242,9 @@ def _runs(points: Sequence[PlotPoint], present: Callable[[PlotPoint], bool]) -> 
 
 
 def chart(series: Sequence[Series], *, x_name: str, y_name: str, level: float | None = None) -> Drawing:
-    """Lines with their bands. level: a value that a dashed line marks."""
+    """Draw lines with their bands.
+
+    level: a value that a dashed line marks."""
     legend = len(series) > 1
     top, bottom = 44 if legend else 28, 208
     points = [point for curve in series for point in curve.points]
@@ -267,7 +280,7 @@ def _legend(names: Sequence[str]) -> list[str]:
 
 
 def _x_labels(points: Sequence[PlotPoint], xs: Scale, bottom: float) -> list[str]:
-    """The labels of at most five points, including the last one."""
+    """Draw the labels of at most five points, including the last one."""
     step = max(1, math.ceil((len(points) - 1) / 4))
     shown = points[(len(points) - 1) % step :: step]
     anchors = ["end" if xs(point.x) > RIGHT - 14 and len(point.label) > 4 else "middle" for point in shown]
@@ -298,7 +311,9 @@ def _series(series: Series, xs: Scale, ys: Scale, shape: str, look: str) -> list
 
 
 def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None, zero: bool = False) -> Drawing:
-    """Intervals below each other, each with its name above. level: a value that a dashed line marks."""
+    """Draw intervals below each other, each with its name above.
+
+    level: a value that a dashed line marks."""
     height, top = 36, 8
     bottom = top + height * len(rows) + 4
     xs = _scale([*_with_bounds([row[1:4] for row in rows]), level], 14, WIDTH - 14, zero=zero)
@@ -320,7 +335,7 @@ def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None,
 
 
 def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
-    """Bars below each other, each with its name and value above; ticks are short vertical lines."""
+    """Draw bars below each other, each with its name and value above. Ticks are short vertical lines."""
     height, top = 33, 8
     bottom = top + height * len(rows) + 4
     xs = _scale([value for row in rows for value in (row.value, row.tick)], 14, WIDTH - 14, zero=True)
@@ -336,13 +351,13 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
 
 
 def _row_title(name: str, note: str, y: float) -> str:
-    """A name on the left, and a note on the right."""
+    """Draw a name on the left, and a note on the right."""
     letters = 56 - len(note)
     return text(4, y, name, letters=letters) + text(WIDTH - 4, y, note, anchor="end", look="soft")
 
 
 def _vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
-    """The vertical grid lines, and the numbers and the name of the axis below."""
+    """Draw the vertical grid lines, and the numbers and the name of the axis below."""
     marks = []
     for value in ticks(xs.low, xs.high):
         label = number(value) + unit
@@ -354,8 +369,9 @@ def _vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str 
 
 
 def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: str = "") -> str:
-    """An <svg> element with a title and a description for screen readers. key: a text unique to the figure in the page;
-    extra: more attributes."""
+    """Return an <svg> element with a title and a description for screen readers.
+
+    key: a text unique to the figure in the page; extra: more attributes."""
     return (
         f'<svg{extra} class="fig" viewBox="0 0 {WIDTH} {drawing.height:g}" role="img" '
         f'aria-labelledby="{key}-t {key}-d"><title id="{key}-t">{escape(title)}</title>'
@@ -364,7 +380,7 @@ def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: s
 
 
 def document(drawing: Drawing, *, title: str, description: str) -> str:
-    """A complete file: the figure with its title and style."""
+    """Return a complete SVG file of the figure with its title and style."""
     lines = wrap(title, 58, break_on_hyphens=False)
     rise = 16 * len(lines) + 8
     heading = "".join(text(4, 16 + 16 * count, words, letters=62) for count, words in enumerate(lines))

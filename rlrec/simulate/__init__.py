@@ -1,5 +1,5 @@
-"""Simulated audiences: worlds whose best arm or policy is known. They use no SQL, files, clock or global random
-state."""
+"""Modules here simulate audiences. An audience is a world whose best arm or policy is known. They use no SQL, files,
+clock or global random state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENVIRONMENTS = {
 
 
 def load(name: str) -> type[Audience]:
-    """The class of an environment, imported when it is needed. Raises InputError for an unknown one."""
+    """Import and return the class of the environment with this name. Raises InputError for an unknown name."""
     if name not in ENVIRONMENTS:
         names = list(ENVIRONMENTS)
         raise InputError(f"unknown environment {name!r}", hint=suggest(name, names) or f"there are {', '.join(names)}")
@@ -38,14 +38,14 @@ def load(name: str) -> type[Audience]:
 
 
 def parameters(name: str) -> dict[str, Any]:
-    """The parameters of an environment with their defaults."""
+    """Return the parameters of an environment with their defaults."""
     from dataclasses import fields
 
     return {field.name: field.default for field in fields(cast(Any, load(name)))}
 
 
 def make(name: str, values: Mapping[str, Any]) -> Audience:
-    """An audience with checked parameters. Raises InputError for an unknown parameter or an impossible value."""
+    """Return an audience with checked parameters. Raises InputError for an unknown parameter or an impossible value."""
     environment, defaults = load(name), parameters(name)
     for word in values:
         if word not in defaults:
@@ -55,5 +55,5 @@ def make(name: str, values: Mapping[str, Any]) -> Audience:
 
 
 def names(arms: int) -> list[str]:
-    """Names for the arms of an audience that names none."""
+    """Return names for the arms of an audience that names none."""
     return [f"arm{index}" for index in range(arms)]

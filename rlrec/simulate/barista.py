@@ -1,4 +1,5 @@
-"""An audience at a coffee bar: too much of an item satiates, a satiated guest gets bored, and a bored guest leaves."""
+"""This module simulates an audience at a coffee bar. Too much of an item satiates, a satiated guest gets bored, and a
+bored guest leaves."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ SMALLEST = 1e-13  # gain of a round below which the search for the best shares e
 
 
 class Chain(Record, eq=False):
-    """Every state that a visit can reach, (n,), in order of steps; a visit begins in state 0.
-    states: (n, arms + 2): satiation of each item, boredom, step from 0
-    following: (n, arms): the state after an item; -1 if the visit ends
-    expected: (n, arms): mean reward of an item; leaves: (n, arms): whether the guest leaves, bored, after it
-    starts: (steps + 1,): the first state of each step, and n."""
+    """A Chain has every state that a visit can reach, (n,), in order of steps. A visit begins in state 0.
+
+    states: (n, arms + 2): satiation of each item, boredom, step from 0. following: (n, arms): the state after an
+    item; -1 if the visit ends. expected: (n, arms): mean reward of an item. leaves: (n, arms): whether the guest
+    leaves, bored, after it. starts: (steps + 1,): the first state of each step, and n."""
 
     states: Index
     following: Index
@@ -33,13 +34,15 @@ class Chain(Record, eq=False):
     starts: Index
 
     def layers(self) -> list[slice]:
-        """The states of each step."""
+        """Return a slice of the states for each step."""
         return [slice(start, end) for start, end in pairwise(self.starts.tolist())]
 
 
 @dataclass(kw_only=True, eq=False)
 class Barista(Visitors):
-    """rates: probability of a tip for each item when it is fresh. Each level of satiation takes the share `fade` of it.
+    """A Barista serves items to guests who tip, and who leave when they are bored.
+
+    rates: probability of a tip for each item when it is fresh. Each level of satiation takes the share `fade` of it.
     An item gains 2 levels (3 at most) when it is served; all others lose one. Boredom rises by the level of an item
     served at 1 or more, and falls by 1 after a fresh one. At `patience` the guest leaves; after `cap` items anyway."""
 
@@ -59,8 +62,8 @@ class Barista(Visitors):
 
     @cached_property
     def chain(self) -> Chain:
-        """The chain of states. Satiation and boredom follow from the items served, so a state is all there is to know
-        of a visit."""
+        """Return the chain of states. Satiation and boredom follow from the items served, so a state is all there is to
+        know of a visit."""
         layers: list[tuple[Index, Index, Flags]] = []
         layer, first = np.zeros((1, self.arms + 1), np.intp), 0
         for step in range(self.cap):
@@ -82,7 +85,8 @@ class Barista(Visitors):
         )  # fmt: skip
 
     def _states_after_items(self, layer: Index) -> tuple[Index, Flags]:
-        """Satiation and boredom after each item, (n, arms, arms + 1), and whether the guest leaves, (n, arms)."""
+        """Return the satiation and boredom after each item, (n, arms, arms + 1), and whether the guest leaves, (n,
+        arms)."""
         level, boredom = layer[:, :-1], layer[:, -1:]
         bored = np.where(level > 0, boredom + level, np.maximum(boredom - 1, 0))
         served = np.minimum(level + RISE, TOP)[:, None]
@@ -92,18 +96,21 @@ class Barista(Visitors):
     # -- the exact value of a visit --
 
     def optimum(self, positions: int = 1) -> float:
-        """Mean reward of a visit under the best policy, by dynamic programming from the last step backwards."""
+        """Return the mean reward of a visit under the best policy, by dynamic programming from the last step backwards.
+        """
         return float(self._values(lambda item_values, _: item_values.max(axis=1))[0][0])
 
     def context_free(self) -> tuple[float, Array]:
-        """Mean reward of a visit under the best fixed distribution over the items, and that distribution, (arms,)."""
+        """Return the mean reward of a visit under the best fixed distribution over the items, and that distribution,
+        (arms,)."""
         starts = [np.full(self.arms, 1 / self.arms), *(0.8 * np.eye(self.arms) + 0.2 / self.arms)]
         return max((self._climb(start) for start in starts), key=lambda best: best[0])
 
     def _climb(self, shares: Array) -> tuple[float, Array]:
-        """The value and the shares after a climb from these shares. The value is a polynomial in the shares without
-        negative coefficients. Multiplying each share by its derivative, and scaling the shares to sum to 1, therefore
-        never lowers it (Baum-Eagon)."""
+        """Climb from these shares of the items to a maximum, and return the value and the shares there.
+
+        The value is a polynomial in the shares without negative coefficients. Multiplying each share by its
+        derivative, and scaling the shares to sum to 1, therefore never lowers it (Baum-Eagon)."""
         previous_value, (value, slope) = 0.0, self._slope(shares)
         while value - previous_value > SMALLEST:
             shares = shares * slope / (shares @ slope)
@@ -111,13 +118,14 @@ class Barista(Visitors):
         return value, shares
 
     def _slope(self, shares: Array) -> tuple[float, Array]:
-        """The value of a fixed distribution over the items, and its derivatives, (arms,)."""
+        """Return the value of a fixed distribution over the items, and its derivatives, (arms,)."""
         values, item_values = self._values(lambda item_values, _: item_values @ shares)
         slope: Array = self._reach_probabilities(np.tile(shares, (len(values), 1))) @ item_values
         return float(values[0]), slope
 
     def _values(self, pick: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
-        """The value of each state, (n,), and of each item in it, (n, arms), from there to the end of the visit.
+        """Return the value of each state, (n,), and of each item in it, (n, arms), from there to the end of the visit.
+
         pick: maps the values of items in the states of a step, (states, arms), to those of the states."""
         chain = self.chain
         # following -1 is the last value, 0
@@ -128,7 +136,8 @@ class Barista(Visitors):
         return values[:-1], item_values
 
     def _reach_probabilities(self, probabilities: Array) -> Array:
-        """The probability that a visit reaches each state, (n,)."""
+        """Return the probability that a visit reaches each state, (n,), if each item is served with these
+        probabilities."""
         chain, n = self.chain, len(self.chain.states)
         reached = np.zeros(n + 1)
         reached[0] = 1

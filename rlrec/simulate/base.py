@@ -1,5 +1,5 @@
-"""Base classes of audiences: the interface of Gymnasium, for many runs at once, and a known optimum. Visitors with
-memory sit in seats, and their visits end by themselves."""
+"""This module has the base classes of audiences. An audience has the interface of Gymnasium, for many runs at once, and
+a known optimum. Visitors with memory sit in seats, and their visits end by themselves."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ Step = tuple[Array, Array, Flags, Flags, Info]
 
 
 def bounded(default: float, low: float, high: float) -> Any:
-    """A parameter of an audience, a number from `low` to `high`."""
+    """Declare a parameter of an audience, a number from `low` to `high`."""
     return field(default=default, metadata={"bounds": (low, high)})
 
 
 class Audience(ABC):
-    """A world with a number of arms.
+    """An Audience is a simulated world that shows arms to visitors and returns rewards.
 
     features: the length of an observation, 0 if contexts carry no information. names: of the arms, if they have any.
     event: the kind of event for a reward other than 0; its value is the reward. lowest: the smallest reward.
-    further_events: kinds of events besides it. `Visitors` is the base of audiences whose visits end by themselves."""
+    further_events: kinds of events besides `event`. `Visitors` is the base of audiences whose visits end by
+    themselves."""
 
     arms: int
     features: int = 0
@@ -47,37 +48,42 @@ class Audience(ABC):
                 require_between(parameter.name, getattr(self, parameter.name), *parameter.metadata["bounds"])
 
     def features_of(self, arm: int) -> dict[str, Any]:
-        """The features that an arm gets in an empty catalogue."""
+        """Return the features that an arm gets in an empty catalogue."""
         return {}
 
     @abstractmethod
     def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
-        """The first observation of each run, (runs, features).
-        first: None if every run is a world of its own, at time 0; else the time from which the runs, visitors of one
-        world, come one after another. Time counts decisions."""
+        """Begin new runs, and return the first observation of each, (runs, features).
+
+        first: None if every run is a world of its own, at time 0. Otherwise the runs are visitors of one world who
+        come one after another, and `first` is the time of the first one. Time counts decisions."""
 
     @abstractmethod
     def step(self, actions: Index) -> Step:
-        """Observation (runs, features), reward, terminated (runs,), truncated (runs,), info.
+        """Show an arm or a slate in each run. Return observation (runs, features), reward, terminated (runs,),
+        truncated (runs,), info.
+
         actions: indexes of arms, (runs,) or, for slates, (runs, positions); rewards have the same shape. terminated:
-        the visitor has left; truncated: the visit was cut off. info: `expected`, the mean of each reward, in the same
-        shape; if a slate is rewarded as a page, `page`, that reward, (runs,), and `expected` its mean, (runs, 1);
-        `optimum`, the mean reward of the best arm (or slate), (runs,), if visits do not end; `delay`, in the shape of
-        the actions, the decisions until the reward arrives, if it is not immediate; the values of further events, in
-        the shape of the actions, by kind."""
+        the visitor has left; truncated: the visit was cut off.
+
+        info has `expected`, the mean of each reward, in the same shape. If a slate is rewarded as a page, info has
+        `page`, the reward of the page, (runs,), and `expected` is its mean, (runs, 1). If visits do not end, info has
+        `optimum`, the mean reward of the best arm (or slate), (runs,). If rewards are not immediate, info has `delay`,
+        the decisions until each reward arrives, in the shape of the actions. The values of further events are there by
+        kind, in the shape of the actions."""
 
 
 class World(Audience):
-    """An audience with a clock. A reward is 1 with the mean of its arm as probability, else 0."""
+    """A World is an audience with a clock. A reward is 1 with the mean of its arm as probability, else 0."""
 
     _time: npt.NDArray[np.int64]  # (runs,), or (1,) if all runs are at the same time
 
     def means(self) -> Array:
-        """Mean reward of each arm now, (runs, arms), or (1, arms) if it is the same in every run."""
+        """Return the mean reward of each arm now, (runs, arms), or (1, arms) if it is the same in every run."""
         raise NotImplementedError
 
     def observe(self) -> Array:
-        """The observations of the present visitors, (runs, features)."""
+        """Return the observations of the present visitors, (runs, features)."""
         return self._nothing
 
     def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
@@ -102,35 +108,37 @@ class World(Audience):
         return self.observe(), reward, self._not_ended, self._not_ended, info
 
     def respond(self, attraction: Array) -> tuple[Array, Array]:
-        """Rewards and their means, in the shape of `attraction`: the means of the arms shown, (runs,) or (runs,
-        positions)."""
+        """Draw rewards, and return them with their means. Both have the shape of `attraction`, the means of the arms
+        shown, (runs,) or (runs, positions)."""
         return (self._rng.random(attraction.shape) < attraction).astype(np.float64), attraction
 
     def best(self, means: Array, positions: int) -> Array:
-        """Mean reward of the best slate with `positions` positions, (runs or 1,)."""
+        """Return the mean reward of the best slate with `positions` positions, (runs or 1,)."""
         return highest_means(means, positions).sum(axis=1)
 
 
 def highest_means(means: Array, positions: int) -> Array:
-    """The largest means of each row, largest first, (runs or 1, positions)."""
+    """Return the `positions` largest means of each row, largest first, (runs or 1, positions)."""
     if positions == 1:
         return means.max(axis=1, keepdims=True)
     return -np.sort(-means, axis=1)[:, :positions]
 
 
 def examination(positions: int, power: float) -> Array:
-    """Probability that each position is examined, position^-power, (positions,)."""
+    """Return the probability that each position is examined, position^-power, (positions,)."""
     return np.arange(1, positions + 1, dtype=np.float64) ** -power
 
 
 def require_between(name: str, value: float, low: float, high: float, *, condition: str = "") -> None:
-    """Raises InputError unless a parameter is within these bounds. condition: what they depend on, in words."""
+    """Raise InputError unless the value of a parameter is from `low` to `high`.
+
+    condition: what these bounds depend on, in words."""
     if not low <= value <= high:
         raise InputError(f"{name} is {value:g}", hint=f"it is from {low:g} to {high:g}{condition}")
 
 
 def check_rates(values: Sequence[float]) -> Array:
-    """Mean rewards of arms, (1, m). Raises InputError unless they are rates of at least two arms."""
+    """Return the mean rewards of arms, (1, m). Raises InputError unless they are rates of at least two arms."""
     if len(values) < 2:
         raise InputError("rates name fewer than two arms", hint="write rates=0.9,0.8")
     for value in values:
@@ -143,11 +151,13 @@ def check_rates(values: Sequence[float]) -> Array:
 
 
 class Visitors(Audience):
-    """Seats with one visitor each, (runs,). The memory of a visitor is never in the observation: a policy only knows
-    the arms that it has shown in the visit so far, and their rewards.
+    """Visitors is the base of audiences with one visitor in each seat, (runs,). The memory of a visitor is never in the
+    observation. A policy only knows the arms that it has shown in the visit so far, and their rewards.
+
     cap: decisions after which a visit is cut off. daily: new visitors per day; if 0, time does not count days, and a
-    visitor comes again after `away` decisions of all visitors. a_day: periods of a day; visitors come at the beginning
-    of one. anonymous: the share of visits without a user. later_s: seconds until the further events arrive."""
+    visitor comes again after `away` decisions of all visitors. a_day: periods of a day; visitors come at the
+    beginning of a period. anonymous: the share of visits without a user. later_s: seconds until the further events
+    arrive."""
 
     cap: int
     away: float = 0
@@ -161,15 +171,16 @@ class Visitors(Audience):
     _state: Index  # of the visitor in each seat: the state of the visit, 0 at its beginning
 
     def optimum(self, positions: int = 1) -> float:
-        """The largest mean reward of a visit, by a policy that knows everything that it has shown."""
+        """Return the largest mean reward of a visit, by a policy that knows everything that it has shown."""
         raise NotImplementedError
 
     def optimum_per_visitor(self, positions: int = 1) -> float | None:
-        """The largest mean reward of all visits of a visitor; None if only visits are valued."""
+        """Return the largest mean reward of all visits of a visitor; None if only visits are valued."""
         return None
 
     def context_free(self) -> tuple[float, Array]:
-        """The largest mean reward of a visit by a fixed distribution over arms, and that distribution, (arms,)."""
+        """Return the largest mean reward of a visit by a fixed distribution over arms, and that distribution, (arms,).
+        """
         raise NotImplementedError
 
     def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
@@ -180,15 +191,17 @@ class Visitors(Audience):
         return self._nothing
 
     def admit(self, seats: Index, visitors: Index) -> None:
-        """Begin visits of these visitors, by number, in these seats; a number that was there before is the same
+        """Begin visits of the visitors with these numbers in these seats. A number that was there before is the same
         visitor."""
         self._steps[seats] = 0
         self._begin(seats, visitors)
 
     def step(self, actions: Index) -> Step:
-        """Show an arm, or a page, in each seat. info has no `optimum`, which a single step does not have, but `again`,
-        (runs,): positive if the visit has ended and the visitor will come again (the number of days, if days count).
-        After the end of a visit, the next step begins another visit of the same visitor."""
+        """Show an arm, or a page, in each seat, as `Audience.step` says.
+
+        A single step has no optimum, so info has no `optimum`. It has `again`, (runs,), which is positive if the
+        visit has ended and the visitor will come again (the number of days, if days count). After the end of a
+        visit, the next step begins another visit of the same visitor."""
         if actions.ndim > 1 and not self.pages:
             raise InputError("a visitor with memory is shown one arm at a time", hint="leave out -k")
         reward, expected, terminated = self._serve(actions)
@@ -204,27 +217,29 @@ class Visitors(Audience):
         self._state = np.zeros(runs, np.intp)
 
     def _begin(self, seats: Index, visitors: Index) -> None:
-        """Begin visits."""
+        """Begin visits of these visitors in these seats."""
         self._state[seats] = 0
 
     def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
-        """The reward, its mean, and whether the visitor leaves, (runs,) each. Updates the memory of visitors."""
+        """Return the reward, its mean, and whether the visitor leaves, (runs,) each. Updates the memory of visitors."""
         raise NotImplementedError
 
     def _leave(self, ended: Flags) -> Array:
-        """End visits. Returns a positive number for each visitor who will come again, else 0."""
+        """End visits. Return a positive number for each visitor who will come again, else 0."""
         self._state[ended] = 0
         return np.zeros(len(ended))
 
 
 class Regulars(Visitors):
-    """Visitors with a trait, a whole number that is kept from visit to visit. start: the trait of a new visitor."""
+    """Regulars are visitors with a trait, a whole number that is kept from visit to visit.
+
+    start: the trait of a new visitor."""
 
     start: int
 
     @property
     def traits(self) -> Index:
-        """The trait of the visitor in each seat, (runs,)."""
+        """Return the trait of the visitor in each seat, (runs,)."""
         return self._traits[self._visitors]
 
     @traits.setter
@@ -232,20 +247,20 @@ class Regulars(Visitors):
         self._traits[self._visitors] = values
 
     def traits_of(self, visitors: Index) -> Index:
-        """The traits of visitors, by number."""
+        """Return the traits of the visitors with these numbers."""
         return self._traits[visitors]
 
     def memory(self) -> dict[str, float]:
-        """Figures of the audience, by name, that are kept besides the traits of its visitors."""
+        """Return the figures of the audience, by name, that are kept besides the traits of its visitors."""
         return {}
 
     def recall(self, visitors: Index, traits: Index, memory: Mapping[str, float]) -> None:
-        """Restore the traits of visitors, by number, and the figures of the audience."""
+        """Restore the traits of the visitors with these numbers, and the figures of the audience."""
         self._grow(visitors)
         self._traits[visitors] = traits
 
     def new_traits(self, visitors: int) -> Index:
-        """The traits of a number of new visitors."""
+        """Return the traits of a number of new visitors."""
         return np.full(visitors, self.start)
 
     def _forget(self, runs: int) -> None:

@@ -1,4 +1,5 @@
-"""An audience that quick pleasures wear out: chocolate pays now; kale makes visits longer, and brings visitors back."""
+"""This module simulates an audience that quick pleasures wear out. Chocolate pays now; kale makes visits longer, and
+brings visitors back."""
 
 from __future__ import annotations
 
@@ -16,14 +17,14 @@ SMALLEST = 1e-12  # gain of a round below which the search for the best policy e
 
 @dataclass(kw_only=True, eq=False)
 class ChocKale(Regulars):
-    """Every visitor has a trait w, their well-being: a number from 0 to 1 in steps of 1 / levels. New visitors have
-    1/2.
+    """ChocKale offers chocolate or kale to visitors with a trait w, their well-being. The trait is a number from 0 to 1
+    in steps of 1 / levels. New visitors have 1/2.
 
-    A decision: the visitor clicks with probability c (1 + w) / 2, where c is `chocolate` or `kale`; then chocolate
-    lowers w by a step, and kale raises it by one; then the visit goes on with probability low + (high - low) w, up to
-    `cap` decisions. After it the visitor comes again with probability loyalty w, `away` decisions later, with the same
-    w.
-    This is the idea of long-term satisfaction in RecSim (Ie et al. 2019), with different equations."""
+    At each decision the visitor clicks with probability c (1 + w) / 2, where c is `chocolate` or `kale`. Then
+    chocolate lowers w by a step, and kale raises it by one. Then the visit goes on with probability low + (high -
+    low) w, up to `cap` decisions. After the visit the visitor comes again with probability loyalty w, `away`
+    decisions later, with the same w. This is the idea of long-term satisfaction in RecSim (Ie et al. 2019), with
+    different equations."""
 
     chocolate: float = bounded(0.8, 0, 1)
     kale: float = bounded(0.3, 0, 1)
@@ -49,9 +50,11 @@ class ChocKale(Regulars):
     # -- the value of a visit --
 
     def optimum(self, positions: int = 1) -> float:
-        """Mean reward of a visit in the long run, over all visits of a visitor, under the best policy that knows the
-        trait. Each round finds the best policy if a visit costs what the last policy earned on average; the best policy
-        is found when no policy earns more than that cost."""
+        """Return the mean reward of a visit in the long run, over all visits of a visitor, under the best policy that
+        knows the trait.
+
+        Each round finds the best policy if a visit costs what the last policy earned on average. The best policy is
+        found when no policy earns more than that cost."""
         kale, best = np.zeros((1, self.cap, self.levels + 1)), -1.0
         while True:
             earned, return_matrix = self._visit(kale)
@@ -63,16 +66,17 @@ class ChocKale(Regulars):
             kale = self._best_kale(left)[None]
 
     def context_free(self) -> tuple[float, Array]:
-        """`optimum` under the best of 201 fixed distributions, and that distribution, (arms,)."""
+        """Return `optimum` under the best of 201 fixed distributions, and that distribution, (arms,)."""
         fixed_shares = np.broadcast_to(SHARES[:, None, None], (len(SHARES), self.cap, self.levels + 1))
         values = self._per_visit(*self._visit(fixed_shares))
         best = int(values.argmax())
         return float(values[best]), np.array([1 - SHARES[best], SHARES[best]])
 
     def _visit(self, kale: Array) -> tuple[Array, Array]:
-        """Mean reward of a visit that begins at each level, (n, levels + 1), and the probability that another visit
-        follows it at each level, (n, levels + 1, levels + 1). kale: its share, (n, cap, levels + 1), by step and
-        level."""
+        """Return the mean reward of a visit that begins at each level, (n, levels + 1), and the probability that
+        another visit follows it at each level, (n, levels + 1, levels + 1).
+
+        kale: its share, (n, cap, levels + 1), by step and level."""
         size = self.levels + 1
         earned: Array = np.zeros((len(kale), size))
         return_matrix: Array = np.zeros((len(kale), size, size))
@@ -87,13 +91,14 @@ class ChocKale(Regulars):
         return earned, return_matrix
 
     def _per_visit(self, earned: Array, return_matrix: Array) -> Array:
-        """Mean reward per visit of a new visitor, (n,)."""
+        """Return the mean reward per visit of a new visitor, (n,)."""
         rewards_and_visits = np.stack([earned, np.ones_like(earned)], axis=2)
         total = np.linalg.solve(np.eye(self.levels + 1) - return_matrix, rewards_and_visits)[:, self.start]
         return total[:, 0] / total[:, 1]
 
     def _best_kale(self, left: Array) -> Array:
-        """The best share of kale, (cap, levels + 1), 0 or 1, if a visit that begins at each level is worth `left`."""
+        """Return the best share of kale, (cap, levels + 1), 0 or 1, if a visit that begins at each level is worth
+        `left`."""
         values, kale = np.zeros(self.levels + 1), np.empty((self.cap, self.levels + 1))
         for step in reversed(range(self.cap)):
             stays = self._goes_on(step)
@@ -103,11 +108,11 @@ class ChocKale(Regulars):
         return kale
 
     def _goes_on(self, step: int) -> Array:
-        """The probability that a visit goes on after a decision that led to each level."""
+        """Return the probability that a visit goes on after a decision that led to each level."""
         return self._stays if step + 1 < self.cap else np.zeros(self.levels + 1)
 
     def _next_level(self, arm: int) -> Index:
-        """The level after an arm, (levels + 1,)."""
+        """Return the level that an arm leads to from each level, (levels + 1,)."""
         return np.clip(np.arange(self.levels + 1) + MOVES[arm], 0, self.levels)
 
     # -- visitors --

@@ -1,5 +1,5 @@
-"""Audiences whose clicks on an arm depend on fixed rates, on rates that change, on the context, or on the position, or
-arrive late."""
+"""This module simulates audiences whose clicks on an arm depend on fixed rates, on rates that change, on the context,
+or on the position, or arrive late."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Jump = tuple[int, float, int, int]  # arm, its rate for a time, the first time, 
 
 @dataclass(kw_only=True, eq=False)
 class Bernoulli(World):
-    """Each arm is clicked at its own rate, at any position.
+    """A Bernoulli audience clicks each arm at its own rate, at any position.
 
     rates: probability of a click for each arm, in [0, 1]."""
 
@@ -40,11 +40,10 @@ class Bernoulli(World):
 
 @dataclass(kw_only=True, eq=False)
 class Drift(Bernoulli):
-    """Tastes change: by scheduled jumps, and slowly.
+    """A Drift audience changes its tastes by scheduled jumps, and slowly.
 
-    rates: of each arm, in [0, 1]; jumps: an arm's rate for some time. swing: swing sin(2 pi (t / period + arm / arms))
-    is added to each rate, which is then cut at 0 and 1; period in decisions. A jump overrides the swing.
-    """
+    rates: of each arm, in [0, 1]. jumps: an arm's rate for some time. swing: swing sin(2 pi (t / period + arm /
+    arms)) is added to each rate, which is then cut at 0 and 1; period in decisions. A jump overrides the swing."""
 
     rates: tuple[float, ...] = (0.5, 0.3, 0.4)
     jumps: tuple[Jump, ...] = ((2, 0.9, 3000, 5000),)
@@ -76,10 +75,10 @@ class Drift(Bernoulli):
 
 @dataclass(kw_only=True, eq=False)
 class Delayed(Bernoulli):
-    """Clicks arrive late.
+    """A Delayed audience clicks at fixed rates, and its clicks arrive late.
 
-    rates: probability of a click for each arm. delay: decisions until a click arrives. For `shape` exponential, delay
-    is the mean, and each click's delay is rounded down; for `fixed`, it is the delay of every click."""
+    rates: probability of a click for each arm. delay: decisions until a click arrives. For `shape` exponential,
+    delay is the mean, and each click's delay is rounded down; for `fixed`, it is the delay of every click."""
 
     delay: float = bounded(100.0, 0, 1e6)
     shape: str = "exponential"
@@ -98,7 +97,7 @@ class Delayed(Bernoulli):
 
 @dataclass(kw_only=True, eq=False)
 class Contextual(World):
-    """Visitors want different things, and contexts tell what.
+    """A Contextual audience has visitors who want different things, and contexts tell what.
 
     Context x, uniform in [-1, 1]^features, is new for every decision. The mean reward of arm a is 1/2 + w_a x, or
     sigmoid(w_a x). The weights of the arms are drawn by `seed`, and are those of the world, the same in all runs."""
@@ -137,11 +136,10 @@ class _PageAudience(Bernoulli):
 
 @dataclass(kw_only=True, eq=False)
 class PositionBased(_PageAudience):
-    """Visitors examine the top of a page more than its end.
+    """A PositionBased audience examines the top of a page more than its end.
 
     rates: probability of a click for each examined arm, in [0, 1]. Position k is examined with probability k^-power,
-    whichever arm is there. Source: the position-based click model, Craswell, Zoeter, Taylor and Ramsey 2008.
-    """
+    whichever arm is there. Source: the position-based click model, Craswell, Zoeter, Taylor and Ramsey 2008."""
 
     power: float = bounded(1.0, 0, 10)
 
@@ -155,11 +153,11 @@ class PositionBased(_PageAudience):
 
 @dataclass(kw_only=True, eq=False)
 class Cascade(_PageAudience):
-    """Visitors read a page from the top, and mostly leave it at their first click.
+    """A Cascade audience reads a page from the top, and mostly leaves it at the first click.
 
     rates: probability of a click for each examined arm, in [0, 1]. After a click a visitor reads on with probability
-    `resume`. Source: the cascade model of Craswell, Zoeter, Taylor and Ramsey 2008 (resume 0), and the dependent click
-    model of Guo, Liu and Wang 2009."""
+    `resume`. Source: the cascade model of Craswell, Zoeter, Taylor and Ramsey 2008 (resume 0), and the dependent
+    click model of Guo, Liu and Wang 2009."""
 
     resume: float = bounded(0.0, 0, 1)
 
@@ -177,18 +175,18 @@ class Cascade(_PageAudience):
         return self._clicks(highest_means(means, positions)).sum(axis=1)
 
     def _clicks(self, attraction: Array) -> Array:
-        """Probability of a click at each position of pages, (n, positions)."""
+        """Return the probability of a click at each position of pages, (n, positions)."""
         passes = np.cumprod(1 - attraction * (1 - self.resume), axis=1)
         return attraction * np.column_stack([np.ones(len(attraction)), passes[:, :-1]])
 
 
 @dataclass(kw_only=True, eq=False)
 class Page(_PageAudience):
-    """Visitors judge a page as a whole, and want variety.
+    """A Page audience judges a page as a whole, and wants variety.
 
-    Arm a is about topic a modulo `topics`. A visitor wants one topic, each equally likely, and is content with a page
-    if some arm of that topic attracts them, each at its own rate: a click on the page, without a position. A second arm
-    of a topic thus adds less than the first. A page of one arm is rewarded as a slot."""
+    Arm a is about topic a modulo `topics`. A visitor wants one topic, each equally likely. The visitor is content
+    with a page if some arm of that topic attracts them, each at its own rate, and then clicks on the page, without a
+    position. A second arm of a topic thus adds less than the first. A page of one arm is rewarded as a slot."""
 
     topics: int = 5
 
@@ -217,8 +215,10 @@ class Page(_PageAudience):
         return self.observe(), reward, self._not_ended, self._not_ended, info
 
     def _optimum(self, positions: int) -> float:
-        """The probability of content with the best page. Arms of a topic, best first, add less and less, and topics are
-        added: the largest gains over all topics thus make the best page."""
+        """Return the probability that a visitor is content with the best page.
+
+        Arms of a topic, best first, add less and less, and topics are added. The largest gains over all topics thus
+        make the best page."""
         gains = []
         for topic in range(self.topics):
             rates = -np.sort(-self._means[0, self._topic == topic])

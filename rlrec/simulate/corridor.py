@@ -1,4 +1,5 @@
-"""The short corridor with switched actions (Sutton & Barto 2018, example 13.1): a visitor looks for the way out."""
+"""This module simulates the short corridor with switched actions (Sutton & Barto 2018, example 13.1), in which a
+visitor looks for the way out."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ GOAL = 3
 
 @dataclass(kw_only=True, eq=False)
 class Corridor(Visitors):
-    """Squares 0, 1 and 2, and the exit after them. A step left on square 0 stays there; on square 1 left and right are
-    switched. Every step costs 1. A visit begins on square 0, and is cut off after `cap` steps.
-    No policy that sees the context alone can tell the squares apart: the best goes right with probability .59, and
-    takes 11.66 steps. The optimum is that of the book. A policy that remembers what it has shown knows the square, and
-    can do better: right, left, right."""
+    """A Corridor has squares 0, 1 and 2, and the exit after them. A step left on square 0 stays there; on square 1 left
+    and right are switched. Every step costs 1. A visit begins on square 0, and is cut off after `cap` steps.
+
+    No policy that sees the context alone can tell the squares apart. The best such policy goes right with
+    probability .59, and takes 11.66 steps. The optimum is that of the book. A policy that remembers what it has
+    shown knows the square, and can do better: right, left, right."""
 
     cap: int = bounded(1_000, 3, LONGEST)
 
@@ -31,12 +33,12 @@ class Corridor(Visitors):
     lowest = -1.0
 
     def value(self, right: float) -> float:
-        """Mean reward of a visit without a cap, of the policy that goes right with this probability, above 0 and
-        below 1. Source: solves v0 = -1 + p v1 + (1-p) v0, v1 = -1 + p v0 + (1-p) v2, v2 = -1 + (1-p) v1."""
+        """Return the mean reward of a visit without a cap, of the policy that goes right with this probability, above 0
+        and below 1. Source: solves v0 = -1 + p v1 + (1-p) v0, v1 = -1 + p v0 + (1-p) v2, v2 = -1 + (1-p) v1."""
         return (2 * right - 4) / (right * (1 - right))
 
     def optimum(self, positions: int = 1) -> float:
-        """The best value of a policy that cannot tell the squares apart: -(6 + 4 sqrt 2), about -11.66."""
+        """Return the best value of a policy that cannot tell the squares apart, -(6 + 4 sqrt 2), about -11.66."""
         return self.context_free()[0]
 
     def context_free(self) -> tuple[float, Array]:

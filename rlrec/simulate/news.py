@@ -1,5 +1,5 @@
-"""A newspaper with articles that live one day: a shop with a feed, popularity, late subscriptions, bots and anonymous
-readers."""
+"""This module simulates a newspaper with articles that live one day. The newspaper is a shop with a feed, popularity,
+late subscriptions, bots and anonymous readers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DAY_S = 86_400
 
 @dataclass(kw_only=True, eq=False)
 class News(Shop):
-    """A `shop` whose items are articles that live one day: there are `arms` at any time, and new ones replace the
-    oldest, evenly over the hours. `bait` of them are clickbait. The attractions of articles cover the range of their
-    sort; the attraction of an article falls to the share 1 - `fading` within its day, and rises by the share `hype` for
-    the article with the most clicks, by less for the others.
+    """News is a `Shop` whose items are articles that live one day. There are `arms` at any time, and new ones replace
+    the oldest, evenly over the hours. `bait` of them are clickbait. The attractions of articles cover the range of
+    their sort. The attraction of an article falls to the share 1 - `fading` within its day, and rises by the share
+    `hype` for the article with the most clicks, by less for the others.
 
     Purchases are subscriptions: readers decide when they click, and the event arrives `later` days after. The share
-    `anonymous` of visits has no user. The share `bots` of new visitors are machines: they click everything, buy
+    `anonymous` of visits has no user. The share `bots` of new visitors are machines, which click everything, buy
     nothing, and have a new name at each visit. `optimum` and the figures derived from it are bounds, for readers to
     whom all articles are new and at their most popular."""
 
@@ -60,7 +60,7 @@ class News(Shop):
     # -- the feed --
 
     def publish(self, period: int) -> dict[str, dict[str, Any]]:
-        """The articles of a period (an hour, counted from any start), with their features, by name."""
+        """Publish the articles of a period (an hour, counted from any start), and return their features by name."""
         newest = (period + 1) * self.arms // self.a_day
         numbers = np.arange(newest - self.arms, newest)
         arms = numbers % self.arms
@@ -81,15 +81,15 @@ class News(Shop):
         return {"category": f"c{self._category[arm]}", "loud": bool(self.is_bait[arm])}
 
     def arm_of(self, name: str) -> int:
-        """The arm of an article, by its name."""
+        """Return the arm of the article with this name."""
         return int(name.removeprefix("article")) % self.arms
 
     def is_article(self, name: str) -> bool:
-        """Whether a name is that of an article of this feed."""
+        """Tell whether a name is that of an article of this feed."""
         return name.startswith("article") and name.removeprefix("article").isdigit()
 
     def count_clicks(self, arms: Index, clicks: Array) -> None:
-        """Count clicks on these articles, which makes them more popular."""
+        """Count clicks on the articles of these arms, which makes them more popular."""
         np.add.at(self.clicks, arms, clicks)
 
     def memory(self) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""A shop whose clickbait is clicked often and costs trust; visitors come back only if they trust the shop."""
+"""This module simulates a shop. Its clickbait is clicked often and costs trust, and visitors come back only if they
+trust the shop."""
 
 from __future__ import annotations
 
@@ -24,17 +25,18 @@ Pick = Callable[[Array], Array]  # maps the values of arms in each state, (level
 
 @dataclass(kw_only=True, eq=False)
 class Shop(Regulars):
-    """Item a is of category a modulo `categories`; the last `bait` of the `arms` items are clickbait. The attractions
-    of honest items go from `rate` down to a quarter of it, those of clickbait from `lure` down to three quarters of it.
+    """A Shop shows honest items and clickbait to visitors who trust it more or less. Item a is of category a modulo
+    `categories`; the last `bait` of the `arms` items are clickbait. The attractions of honest items go from `rate` down
+    to a quarter of it, those of clickbait from `lure` down to three quarters of it.
 
-    A decision: the visitor reads the page from the top and examines position k with probability k^-power, whichever
-    item is there. An examined item is clicked with probability attraction (1 - fade s), where s is how often its
-    category was examined before in the visit, at most 3. A clicked honest item is bought with probability `purchase`,
-    which raises the visitor's trust by a level, up to `levels`; each clicked clickbait item lowers it by one. Then the
-    visit goes on with probability `stay`, up to `cap` decisions. After it the visitor comes again with probability
-    loyalty trust / levels, half a day, or one and a half, or two and a half later, `away` days on average. New visitors
-    have two thirds of the highest trust; `daily` of them come every day. Clicks are events `click`, purchases
-    `purchase`."""
+    At each decision the visitor reads the page from the top and examines position k with probability k^-power,
+    whichever item is there. An examined item is clicked with probability attraction (1 - fade s), where s is how
+    often its category was examined before in the visit, at most 3. A clicked honest item is bought with probability
+    `purchase`, which raises the visitor's trust by a level, up to `levels`; each clicked clickbait item lowers it by
+    one. Then the visit goes on with probability `stay`, up to `cap` decisions. After the visit the visitor comes
+    again with probability loyalty trust / levels, half a day, or one and a half, or two and a half later, `away`
+    days on average. New visitors have two thirds of the highest trust; `daily` of them come every day. Clicks are
+    events `click`, purchases `purchase`."""
 
     arms: int = 50
     categories: int = bounded(5, 1, CATEGORIES)
@@ -76,26 +78,31 @@ class Shop(Regulars):
         return {"category": f"c{self._category[arm]}"}
 
     def attraction_of(self, items: Index) -> Array:
-        """The click rate of examined items without satiation."""
+        """Return the click rate of examined items without satiation."""
         return self.attraction[items]
 
     # -- the value of visits and of visitors --
 
     def optimum(self, positions: int = 1) -> float:
-        """The largest mean number of clicks in a visit, whether or not the visitor comes again. For pages it is a
-        bound: over policies that learn of every examined position before they fill the next one, and may repeat an
-        item."""
+        """Return the largest mean number of clicks in a visit, whether or not the visitor comes again.
+
+        For pages this is a bound. It is the optimum over policies that learn of every examined position before they
+        fill the next one, and may repeat an item."""
         return float(self.visit_values(self._best_items, _best_value, positions=positions)[self.start])
 
     def optimum_per_visitor(self, positions: int = 1, *, weights: Mapping[str, float] = CLICKS) -> float:
-        """The largest mean reward of a new visitor over all visits, by a policy that knows trust and satiation; for
-        pages a bound as in `optimum`. weights: of `click`, `purchase` and `return`."""
+        """Return the largest mean reward of a new visitor over all visits, by a policy that knows trust and satiation.
+        For pages this is a bound, as in `optimum`.
+
+        weights: of `click`, `purchase` and `return`."""
         return self.value_per_visitor(self._best_items, _best_value, positions=positions, weights=weights)
 
     def context_free(self) -> tuple[float, Array]:
-        """The largest mean number of clicks in a visit by a fixed distribution over arms, and that distribution,
-        (arms,), in hundredths. The looks at a category are binomial, and the clicks that they bring are concave in its
-        share, so that the largest gains over all hundredths make the best distribution."""
+        """Return the largest mean number of clicks in a visit by a fixed distribution over arms, and that distribution,
+        (arms,), in hundredths.
+
+        The looks at a category are binomial, and the clicks that they bring are concave in its share. The largest
+        gains over all hundredths therefore make the best distribution."""
         best = [self._best(self._category == category) for category in range(self.categories)]
         shares = np.arange(SHARES + 1) / SHARES
         earned = self.attraction[best, None] * shares * self._mean_freshness(shares)
@@ -105,7 +112,7 @@ class Shop(Regulars):
         return float(gains.ravel()[chosen_cells].sum()), distribution
 
     def _mean_freshness(self, shares: Array) -> Array:
-        """The freshness of a category, summed over the decisions of a visit, for each of these shares of the
+        """Return the freshness of a category, summed over the decisions of a visit, for each of these shares of the
         category."""
         looks, total = np.zeros((FULL + 1, len(shares))), np.zeros(len(shares))
         looks[0] = 1  # probability of each number of looks, times that of a visit this long
@@ -121,8 +128,10 @@ class Shop(Regulars):
     def value_per_visitor(
         self, arms: Index, pick: Pick, *, positions: int = 1, weights: Mapping[str, float] = CLICKS
     ) -> float:
-        """Mean reward of a new visitor over all visits. arms, pick: see `visit_values`. Rounds of values are
-        extrapolated by the ratio of their last two changes."""
+        """Return the mean reward of a new visitor over all visits.
+
+        arms, pick: see `visit_values`. Each visit adds a round of values, and rounds are extrapolated by the ratio
+        of their last two changes."""
         values = np.zeros(self.levels + 1)
         while True:
             rounds = [values]
@@ -139,9 +148,11 @@ class Shop(Regulars):
         self, arms: Index, pick: Pick, *, positions: int = 1, weights: Mapping[str, float] = CLICKS,
         left: Array | None = None,
     ) -> Array:  # fmt: skip
-        """Mean reward of a visit from its first decision on, for each initial trust, (levels + 1,). arms: those that
-        the policy shows; pick: maps the values of these arms in each state, (levels + 1, arms, n), to that of the
-        state, (levels + 1, n), at every position of a page; left: the value of each trust at the end, (levels + 1,)."""
+        """Return the mean reward of a visit from its first decision on, for each initial trust, (levels + 1,).
+
+        arms: those that the policy shows. pick: maps the values of these arms in each state, (levels + 1, arms, n),
+        to that of the state, (levels + 1, n), at every position of a page. left: the value of each trust at the end,
+        (levels + 1,)."""
         category, levels = self._category[arms], np.arange(self.levels + 1)
         ended = np.zeros((self.levels + 1, 1)) if left is None else left[:, None]
         values = np.broadcast_to(ended, (self.levels + 1, self._following.shape[1]))
@@ -166,23 +177,24 @@ class Shop(Regulars):
 
     @cached_property
     def _looks(self) -> Index:
-        """Looks at each category in each state of satiation, (categories, n); state 0 has none."""
+        """Return the looks at each category in each state of satiation, (categories, n); state 0 has none."""
         return np.indices((FULL + 1,) * self.categories).reshape(self.categories, -1)
 
     @cached_property
     def _following(self) -> Index:
-        """State of satiation after a look at each category, (categories, n)."""
+        """Return the state of satiation after a look at each category, (categories, n)."""
         next_looks = np.minimum(self._looks[:, None] + np.eye(self.categories, dtype=np.intp)[:, :, None], FULL)
         return np.ravel_multi_index(tuple(next_looks), (FULL + 1,) * self.categories)
 
     @property
     def _best_items(self) -> Index:
-        """The most attractive honest and clickbait item of each category: no other is ever better."""
+        """Return the most attractive honest item and the most attractive clickbait item of each category. No other item
+        is ever better."""
         kinds = [self.is_bait, ~self.is_bait]
         return np.array([self._best((self._category == c) & kind) for c in range(self.categories) for kind in kinds])
 
     def _best(self, items: Flags) -> int:
-        """The most attractive of these items."""
+        """Return the most attractive of these items."""
         return int(np.where(items, self.attraction, -1.0).argmax())
 
     # -- visitors --
@@ -221,7 +233,7 @@ class Shop(Regulars):
         return clicks.reshape(actions.shape), expected.reshape(actions.shape), leaves
 
     def _leave(self, ended: Flags) -> Array:
-        """End visits. Returns the days until each visitor comes again, 0 if never."""
+        """End visits. Return the days until each visitor comes again, 0 if never."""
         self.looks[ended] = 0
         returns = self._rng.random(len(ended)) < self._returns[self.traits]
         days = self._rng.geometric(1 / (self.away + 0.5), len(ended)) - 0.5
