@@ -1,4 +1,5 @@
-"""Off-policy evaluation: estimators by name, loaded when asked for, so that naming them costs no numpy."""
+"""This module finds the estimators of off-policy evaluation by name. An estimator is loaded when it is asked for, so
+that naming it costs no numpy."""
 
 from __future__ import annotations
 
@@ -55,11 +56,11 @@ ASSUMPTIONS = {
 
 
 class EstimatorChoice(Record):
-    """Estimators by label and unit; each unit is a fold of its own.
+    """An EstimatorChoice holds the requested estimators by label and unit; each unit is a fold of its own.
 
     labels: all labels, in the order of the request. named: those that the request names itself, not by a group;
-    slates_named: whether it names estimators per slate, or their group, and not only `all`; answering: whether it names
-    none, so that on pages the first of ANSWERING with a sufficient estimate answers"""
+    slates_named: whether it names estimators per slate, or their group, and not only `all`; answering: whether it
+    names none, so that on pages the first of ANSWERING with a sufficient estimate answers."""
 
     labels: tuple[str, ...]
     impressions: dict[str, ImpressionEstimator]
@@ -71,15 +72,15 @@ class EstimatorChoice(Record):
 
     @property
     def with_answering(self) -> EstimatorChoice:
-        """The choice with the estimators of pages that may answer. They have no label, and a row only where they
+        """Return the choice with the estimators of pages that may answer. They have no label, and a row only where they
         answer."""
         slates = {name: cast("SlateEstimator", estimator(name)) for names in ANSWERING.values() for name in names}
         return replace(self, slates=self.slates | slates, answering=True)
 
     @property
     def with_companions(self) -> EstimatorChoice:
-        """The choice with an estimator that assumes less, against which those that assume independent slots are
-        checked. Where it was not requested it has no label and no row."""
+        """Return the choice with an estimator that assumes less, against which those that assume independent slots are
+        checked. Where this estimator was not requested it has no label and no row."""
         kinds = self.slates.values()
         if not any(kind.independent_slots for kind in kinds) or any(kind.joint for kind in kinds):
             return self
@@ -87,13 +88,14 @@ class EstimatorChoice(Record):
 
     @property
     def estimators(self) -> dict[str, Estimator]:
-        """The estimators of all units, by their labels."""
+        """Return the estimators of all units, by their labels."""
         return {**self.impressions, **self.sessions, **self.slates}
 
 
 def parse(text: str) -> EstimatorChoice:
-    """Estimators of a comma list such as `ips,clipped-ips:5,wdr`, a group (`impression`, `session`, `slate`) or `all`.
-    Raises InputError for an unknown name, a parameter where none belongs, and a value out of range or missing."""
+    """Return the estimators of a comma list such as `ips,clipped-ips:5,wdr`, of a group (`impression`, `session`,
+    `slate`) or of `all`. Raises InputError for an unknown name, a parameter where none belongs, and a value out of
+    range or missing."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise InputError("no estimator named", hint=f"one or more of {', '.join([*ESTIMATORS, *GROUPS])}")
@@ -115,7 +117,8 @@ def parse(text: str) -> EstimatorChoice:
 
 
 def estimator(label: str) -> Estimator:
-    """The estimator `NAME`, or `NAME:value` where its class has a parameter. Raises InputError as `parse` does."""
+    """Return the estimator with the label `NAME`, or `NAME:value` where its class has a parameter. Raises InputError as
+    `parse` does."""
     name, colon, value = label.partition(":")
     if name not in ESTIMATORS:
         names = [*ESTIMATORS, *GROUPS]
@@ -134,8 +137,8 @@ def estimator(label: str) -> Estimator:
 
 
 def descriptions() -> dict[str, list[tuple[str, str]]]:
-    """The name and description of every estimator, by unit. A parameter stands in brackets at its default, as in
-    `clipped-ips[:20]`; the description is the first paragraph of the class docstring."""
+    """Return the name and description of every estimator, by unit. A parameter stands in brackets at its default, as in
+    `clipped-ips[:20]`. The description is the first paragraph of the class docstring."""
     kinds = {unit: [estimator(name) for name in family] for unit, family in _BY_UNIT.items()}
     return {
         unit: [(_form(kind), " ".join((kind.__doc__ or "").split("\n\n")[0].split())) for kind in family]
@@ -144,14 +147,14 @@ def descriptions() -> dict[str, list[tuple[str, str]]]:
 
 
 def _form(kind: Any) -> str:
-    """The form in which an estimator is written, with optional parts in brackets; of two parameters it shows the
-    first."""
+    """Return the form in which an estimator is written, with optional parts in brackets. Of two parameters the form
+    shows the first."""
     forms = [f":{default:g}" if default else ":CURVE" for default in _parameters(kind).values()][:1]
     return kind.name + "".join(forms if kind.name in NEED_CURVE else (f"[{form}]" for form in forms))
 
 
 def _parameters(kind: Any) -> dict[str, Any]:
-    """The parameters that may follow the estimator's name, with their defaults."""
+    """Return the parameters that may follow the estimator's name, with their defaults."""
     return {field.name: field.default for field in fields(kind) if isinstance(field.default, int | float | str)}
 
 

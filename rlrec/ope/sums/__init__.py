@@ -1,1 +1,1 @@
-"""Sums per cluster, and the batches that they come from."""
+"""Modules here compute sums per cluster, and hold the batches that the sums come from."""

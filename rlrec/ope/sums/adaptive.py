@@ -1,10 +1,9 @@
-"""The mean reward of each arm in a log whose policy learned while it was written.
+"""Functions here estimate the mean reward of each arm in a log whose policy learned while it was written.
 
-The sample mean of an arm is biased downwards in such a log: an arm with a bad start is given up, and its mean is never
-corrected. Weights h / p remove this bias, where p is the propensity with which the arm was shown; h = sqrt(p), known
-before the draw, keeps the weights of rarely shown arms bounded. What remains is the bias of dividing by the sum of the
-weights (self-normalisation).
-Source: own derivation."""
+The sample mean of an arm is biased downwards in such a log: an arm with a bad start is given up, and its mean is
+never corrected. Weights h / p remove this bias, where p is the propensity with which the arm was shown; h = sqrt(p),
+known before the draw, keeps the weights of rarely shown arms bounded. What remains is the bias of dividing by the
+sum of the weights (self-normalisation). Source: own derivation."""
 
 from __future__ import annotations
 
@@ -20,17 +19,19 @@ ROUNDING = 1e-7  # a relative error as small as this counts as 0
 
 
 def terms(reward: Array, p: Array, pulls: Array | float = 1.0) -> Array:
-    """The terms that each row adds to the sums of its arm, (TERMS, n). reward (n,); p (n,): propensity of the arm
-    shown; pulls: the number of pulls that each row counts as, where the mean is per pull."""
+    """Return the terms that each row adds to the sums of its arm, (TERMS, n).
+
+    reward (n,); p (n,): propensity of the arm shown; pulls: the number of pulls that each row counts as, where the
+    mean is per pull."""
     weight = 1 / np.sqrt(np.maximum(p, SMALLEST))
     counted, weighted = weight * pulls, weight * reward
     return np.array([counted, weighted, counted * counted, counted * weighted, weighted * weighted])
 
 
 def means(sums: Array, *, level: float = 0.95) -> tuple[Array, Array, Array]:
-    """Weighted mean of each arm and its normal bounds, (m,) each, in the unit of the reward; sums (TERMS, m).
-    Squared error by the delta method: sum w^2 (r - mean)^2 over (sum w)^2. NaN where an arm has no row; bounds are NaN
-    where all its rewards are equal."""
+    """Return the weighted mean of each arm and its normal bounds, (m,) each, in the unit of the reward; sums (TERMS,
+    m). The squared error is by the delta method, sum w^2 (r - mean)^2 over (sum w)^2. Means are NaN where an arm has no
+    row; bounds are NaN where all its rewards are equal."""
     weight, reward, squares, cross, rewards = sums
     total = np.where(weight > 0, weight, np.nan)
     mean = reward / total

@@ -1,7 +1,9 @@
-"""The input and the base of estimators: a batch of the log, and terms per row.
+"""This module has the input and the base class of estimators. The input is a batch of the log, and an estimator gives
+terms per row of the batch.
 
-Every estimator of this package is a smooth function of sums over clusters. It declares the columns that it needs
-(`terms`), and how their sums make a value; clusters, standard errors, intervals and diagnostics are shared by all."""
+Every estimator of this package is a smooth function of sums over clusters. An estimator declares the columns that it
+needs (`terms`), and how their sums make a value. All estimators share the code for clusters, standard errors,
+intervals and diagnostics."""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ TABLES = ("target_at", "logged_at", "exposure", "expectation", "change")
 
 
 class ValueRange(Record, kw_only=False):
-    """The smallest and the largest of some values; the sum of two is the range of both."""
+    """A ValueRange holds the smallest and the largest of some values; the sum of two is the range of both."""
 
     least: float = np.inf
     largest: float = -np.inf
@@ -43,21 +45,20 @@ class ValueRange(Record, kw_only=False):
         return ValueRange(min(self.least, other.least), max(self.largest, other.largest))
 
     def scaled(self, factor: float) -> ValueRange:
-        """The range of values that count `factor` times: unchanged."""
+        """Return the range of values that count `factor` times, which is unchanged."""
         return self
 
 
 class RewardColumns(Record, eq=False):
-    """Columns of a batch of any unit, (n,) each of its rows; checked when built.
+    """RewardColumns holds the columns of a batch of any unit, (n,) each for its rows, and checks them when built.
 
-    reward: inside its window
-    cluster: digest of the unit that was randomised, any signed or unsigned 64 bits
-    predicted, expected: a reward model's value of what was shown, and its mean over what the target may show
-    largest: the largest weight that any choice could have had; NaN (or inf) where no bound is known
-    unsupported: the target's probability of choices the logger gave 0; NaN where that is unknown
-    default: whether the reward is the default; without it, a reward of 0 counts as the default
-    count: how many rows each stands for, 1 / the probability that the log kept it; 1 without it
-    left_out: number of rows that could not be used, and are not in the arrays
+    reward: inside its window. cluster: digest of the unit that was randomised, any signed or unsigned 64 bits.
+    predicted, expected: a reward model's value of what was shown, and its mean over what the target may show.
+    largest: the largest weight that any choice could have had; NaN (or inf) where no bound is known. unsupported:
+    the target's probability of choices the logger gave 0; NaN where that is unknown. default: whether the reward is
+    the default; without it, a reward of 0 counts as the default. count: how many rows each stands for, 1 / the
+    probability that the log kept it; 1 without it. left_out: number of rows that could not be used, and are not in
+    the arrays.
 
     Raises InputError for a wrong shape or a value outside its range."""
 
@@ -86,39 +87,39 @@ class RewardColumns(Record, eq=False):
             require("count", self.count, (self.count >= 1) & np.isfinite(self.count), "1 or more")
 
     def columns(self) -> dict[str, Any]:
-        """The columns that the batch has, by name."""
+        """Return the columns that the batch has, by name."""
         columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NO_COLUMNS}
         return {name: column for name, column in columns.items() if column is not None}
 
     def n_rows(self, name: str) -> int:
-        """Length of the column of that name."""
+        """Return the length of the column of that name."""
         return len(self.reward)
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self.reward)
 
     def take(self, rows: Flags | Ids) -> Self:
-        """These rows, given as flags or indices, in that order; `left_out` is 0."""
+        """Return a batch of these rows, given as flags or indices, in that order. Its `left_out` is 0."""
         return type(self)(**{name: column[rows] for name, column in self.columns().items()})
 
     def counted(self, column: Array) -> Array:
-        """A column of rows with each value multiplied by the count of its row; (n,) or (n, c)."""
+        """Return a column of rows with each value multiplied by the count of its row; (n,) or (n, c)."""
         return column if self.count is None else (column.T * self.count).T
 
     @cached_property
     def not_default(self) -> Flags:
-        """Flags of the rewards that are not the default, (n,)."""
+        """Return flags of the rewards that are not the default, (n,)."""
         return ~self.default if self.default is not None else self.reward != 0
 
 
 class LogBatch(RewardColumns, eq=False):
-    """Rows of the log as one target sees them; one row is an impression.
+    """A LogBatch holds rows of the log as one target sees them; one row is an impression.
 
     propensity (n,): the logging policy's probability of this arm, either its marginal at the position or that of the
-    slate down to it; NaN where none was logged: estimators with weights leave the row out and count it.
-    target (n,): the target's probability of the same event; NaN where it has none (left out as well).
-    crammed (n,): the weights of `Cram`, of either sign; None for a target that has not learned from the rows."""
+    slate down to it; NaN where none was logged: estimators with weights leave the row out and count it. target (n,):
+    the target's probability of the same event; NaN where it has none (left out as well). crammed (n,): the weights
+    of `Cram`, of either sign; None for a target that has not learned from the rows."""
 
     propensity: Array
     target: Array
@@ -133,12 +134,12 @@ class LogBatch(RewardColumns, eq=False):
 
     @cached_property
     def usable(self) -> Flags:
-        """Which rows can be weighed, (n,)."""
+        """Tell which rows can be weighed, (n,)."""
         return ~(np.isnan(self.propensity) | np.isnan(self.target))
 
     @cached_property
     def weight(self) -> Array:
-        """The importance weight target / propensity, (n,); 0 where the row cannot be weighed."""
+        """Return the importance weight target / propensity, (n,); 0 where the row cannot be weighed."""
         weight = np.zeros(len(self))
         with np.errstate(over="ignore"):
             np.divide(self.target, self.propensity, out=weight, where=self.usable)
@@ -146,32 +147,32 @@ class LogBatch(RewardColumns, eq=False):
 
     @cached_property
     def core(self) -> dict[str, Array]:
-        """The columns that diagnostics, lifts and Cressie-Read need whatever estimators are requested: rows that can be
-        weighed, their rewards, their weights, and the products of both."""
+        """Return the columns that diagnostics, lifts and Cressie-Read need whatever estimators are requested. They are
+        the rows that can be weighed, their rewards, their weights, and the products of both."""
         rows = self.usable.astype(np.float64)
         columns = (rows, rows * self.reward, self.weight, self.weight * self.reward)
         return dict(zip(CORE, columns, strict=True))
 
 
 def require(name: str, column: Array, good: Flags, requirement: str) -> None:
-    """Raises InputError that names the first row of a column that violates a requirement."""
+    """Raise InputError that names the first row of a column that violates a requirement."""
     if not good.all():
         row = int(np.argmin(good))
         raise InputError(f"{name} of row {row} of the batch is {column[row]}; it must be {requirement}")
 
 
 class Smooth(Protocol):
-    """A smooth function of mean terms."""
+    """A Smooth object is a smooth function of mean terms, with its derivative."""
 
     def value(self, mean: Array) -> Array:
-        """The estimate at mean terms (..., d), (...,)."""
+        """Return the estimate at mean terms (..., d), (...,)."""
 
     def gradient(self, mean: Array) -> Array:
-        """Its derivative by the mean terms, (..., d)."""
+        """Return the derivative of the estimate by the mean terms, (..., d)."""
 
 
 class Ratio:
-    """The quotient of two means, a smooth function of mean terms; most estimates have this form."""
+    """A Ratio is the quotient of two means, a smooth function of mean terms; most estimates have this form."""
 
     def value(self, mean: Array) -> Array:
         return mean[..., 0] / mean[..., 1]
@@ -183,12 +184,12 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Estimator(Ratio, ABC):
-    """Base of all estimators: a ratio, unless it has its own `value` and `gradient`. The object holds parameters and no
-    data. A new estimator is a new class (a dataclass, where it has parameters), whose docstring appears in the help of
-    `evaluate`, and a name in the registry.
+    """Estimator is the base of all estimators. An estimator is a ratio, unless it has its own `value` and `gradient`.
+    The object holds parameters and no data. A new estimator is a new class (a dataclass, where it has parameters),
+    whose docstring appears in the help of `evaluate`, and a name in the registry.
 
-    `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums). It
-    therefore accepts means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
+    `value` must not change when all columns are multiplied by one number (every estimate here is a ratio of sums).
+    It therefore accepts means per cluster or per block, or plain sums, and the delta-method error needs no centring."""
 
     unit: ClassVar[str]  # one row of the estimate: impression, slate or session
     weighted: ClassVar[bool] = True  # uses importance weights; rows without a propensity are left out
@@ -205,44 +206,47 @@ class Estimator(Ratio, ABC):
 
     @property
     def name(self) -> str:
-        """The name of its class in lower case: SwitchDr is switch-dr."""
+        """Return the name of its class in lower case, so that SwitchDr is switch-dr."""
         return re.sub(r"\B(?=[A-Z])", "-", type(self).__name__).lower()
 
     @property
     @abstractmethod
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that `value` takes. The first is a cluster's contribution to the numerator, the second
-        the number of rows or the weight that it is divided by. Equal names mean equal columns in all estimators."""
+        """Return the names of the columns that `value` takes. The first is a cluster's contribution to the numerator,
+        the second the number of rows or the weight that it is divided by. Equal names mean equal columns in all
+        estimators."""
 
     @property
     def prefix(self) -> str:
-        """The prefix of its column names in a fold whose estimators have different weights."""
+        """Return the prefix of its column names in a fold whose estimators have different weights."""
         return ""
 
     def bracket(self, least: float = 0.0, largest: float = 0.0) -> tuple[Any, ...]:
-        """The estimators whose bounds enclose a `biased` one: the same estimator without the bias, with the smallest
-        and the largest value that the log allows. least, largest: of a reward; the columns do not depend on them."""
+        """Return the estimators whose bounds enclose a `biased` one. They are the same estimator without the bias, with
+        the smallest, and with the largest value that the log allows.
+
+        least, largest: of a reward; the columns do not depend on them."""
         return ()
 
 
 class ImpressionEstimator(Estimator):
-    """Base of the estimators of impressions."""
+    """ImpressionEstimator is the base of the estimators whose rows are impressions."""
 
     unit: ClassVar[str] = "impression"
     independent_slots: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
-        """The terms of every row, (n, d), in the order of `columns`, to be summed per cluster."""
+        """Return the terms of every row, (n, d), in the order of `columns`, to be summed per cluster."""
         return np.column_stack([batch.core[name] for name in self.columns])
 
     def distortion(self, batch: LogBatch) -> Array:
-        """|weight - weight used| of every row, (n,); 0 for an estimator that is not `biased`."""
+        """Return |weight - weight used| of every row, (n,); 0 for an estimator that is not `biased`."""
         return np.zeros(len(batch))
 
 
 def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
-    """64 well-mixed bits for every id or digest, (n,), the same on every machine; another `salt` gives unrelated bits.
-    Blocks and cross-fitting folds are defined by it. Source: the finaliser of SplitMix64."""
+    """Return 64 well-mixed bits for every id or digest, (n,), the same on every machine; another `salt` gives unrelated
+    bits. They define blocks and cross-fitting folds. Source: the finaliser of SplitMix64."""
     mixed = ids.astype(np.int64).view(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -250,13 +254,13 @@ def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
 
 
 def require_positive(label: str, value: float, *, example: str) -> None:
-    """Raises InputError unless the parameter `label` of an estimator is a finite number above 0."""
+    """Raise InputError unless the parameter `label` of an estimator is a finite number above 0."""
     if not 0 < value < np.inf:
         raise InputError(f"{label} is {value}", hint=f"give a finite number above 0, as {example}")
 
 
 def predictions_of(batch: LogBatch, name: str) -> tuple[Array, Array]:
-    """`predicted` and `expected` of the batch. Raises InputError if it has no reward model."""
+    """Return `predicted` and `expected` of the batch. Raises InputError if it has no reward model."""
     if batch.predicted is None or batch.expected is None:
         raise InputError(f"{name} needs a reward model", hint="give one, or use ips or snips")
     return batch.predicted, batch.expected

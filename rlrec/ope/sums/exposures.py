@@ -1,10 +1,11 @@
-"""Regressions of later outcomes on exposures: what was shown minus what was expected before the draw.
+"""This module regresses later outcomes on exposures. An exposure is what was shown minus what was expected before the
+draw.
 
 The exposure of an arm on a page is the sum over positions of shown x examination. Its expectation before the draw is
-known, so the difference is noise from the draw alone: it is uncorrelated with the visitor, however the logger adapts.
-In a regression of any later outcome on it (Robinson 1988, with the nuisance known), the coefficient of an arm is the
-effect of one more full look at it, in place of what would have been shown.
-Source: own derivation, after Robinson 1988, Root-N-consistent semiparametric regression."""
+known, so the difference is noise from the draw alone: it is uncorrelated with the visitor, however the logger
+adapts. In a regression of any later outcome on it (Robinson 1988, with the nuisance known), the coefficient of an
+arm is the effect of one more full look at it, in place of what would have been shown. Source: own derivation, after
+Robinson 1988, Root-N-consistent semiparametric regression."""
 
 from __future__ import annotations
 
@@ -29,34 +30,35 @@ _SALT, _MIX_SALT = 2, 3
 
 
 def block_numbers(cluster: Ids, *, blocks: int = BLOCKS) -> Ids:
-    """The block of each row, (n,), by the digest of its cluster."""
+    """Return the block of each row, (n,), by the digest of its cluster."""
     return (hash_bits(cluster, salt=_SALT) % np.uint64(blocks)).astype(np.int64)
 
 
 def count_blocks(arms: int) -> int:
-    """The number of blocks of clusters in a regression with this many arms."""
+    """Return the number of blocks of clusters in a regression with this many arms."""
     return BLOCKS if arms <= MOST_JOINT else BLOCKS_OF_MANY
 
 
 def has_looks(shown: Array, expected: Array) -> Flags:
-    """Whether arms have looks enough to be judged, (k,), from the looks at each and the expected ones. The exposures of
-    an arm that was hardly shown are the logger's expectations, which follow the context: no effect can be told."""
+    """Tell whether arms have looks enough to be judged, (k,), from the looks at each and the expected ones. The
+    exposures of an arm that was hardly shown are the logger's expectations, which follow the context, so no effect of
+    it can be told."""
     return np.asarray(shown >= np.maximum(_FEWEST_LOOKS, _SHOWN * expected))
 
 
 def unfitted(residual: Array, share: Array) -> Array:
-    """The residuals of blocks as large as if the effects did not fit them. share: of the exposures, which a block
-    carries alone.
-    Source: Bell and McCaffrey 2002, Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples,
-    for the square root."""
+    """Return the residuals of blocks as large as if the effects did not fit them.
+
+    share: of the exposures, which a block carries alone. Source: Bell and McCaffrey 2002, Bias Reduction in Standard
+    Errors for Linear Regression with Multi-Stage Samples, for the square root."""
     return np.asarray(residual / np.sqrt(1 - np.clip(share, 0, _ALONE)))
 
 
 class Exposures(Record, kw_only=False, eq=False):
-    """Exposures of n rows, pages or visits, to k arms.
+    """Exposures holds the looks of n rows, pages or visits, at k arms.
 
-    row, arm, look (m,): the row and arm of each slot, and how much it is looked at. expected (u, k): the expected looks
-    in each of u draws; draw (n,): the draw of each row, negative where it is not known."""
+    row, arm, look (m,): the row and arm of each slot, and how much it is looked at. expected (u, k): the expected
+    looks in each of u draws; draw (n,): the draw of each row, negative where it is not known."""
 
     row: Ids
     arm: Ids
@@ -69,25 +71,25 @@ class Exposures(Record, kw_only=False, eq=False):
 
     @property
     def arms(self) -> int:
-        """How many arms there are."""
+        """Return the number of arms."""
         return self.expected.shape[1]
 
     @property
     def expected_by_row(self) -> Array:
-        """The expected looks of each row, (n, k); NaN where its draw is not known."""
+        """Return the expected looks of each row, (n, k); NaN where its draw is not known."""
         by_row = np.full((len(self), self.arms), np.nan)
         by_row[self.draw >= 0] = self.expected[self.draw[self.draw >= 0]]
         return by_row
 
     @property
     def dense(self) -> Array:
-        """Shown minus expected looks of each row, (n, k); NaN where its draw is not known."""
+        """Return the shown minus the expected looks of each row, (n, k); NaN where its draw is not known."""
         cell = self.row * self.arms + self.arm
         shown = np.bincount(cell, weights=self.look, minlength=len(self) * self.arms)
         return shown.astype(np.float64, copy=False).reshape(-1, self.arms) - self.expected_by_row
 
     def take(self, rows: Ids) -> Exposures:
-        """Some of the rows."""
+        """Return the exposures of some of the rows."""
         number = np.full(len(self), -1, np.int64)
         number[rows] = np.arange(len(rows))
         row = number[self.row]
@@ -101,8 +103,9 @@ class Exposures(Record, kw_only=False, eq=False):
         return shown.astype(np.float64), expected
 
     def together(self, group: Ids) -> Exposures:
-        """The exposures with groups of rows merged into one row each. group (n,): the number of each row's group,
-        ascending from 0."""
+        """Merge groups of rows into one row each, and return their exposures.
+
+        group (n,): the number of each row's group, ascending from 0."""
         starts = run_starts(group)
         if not len(starts):
             return self
@@ -118,12 +121,12 @@ class Exposures(Record, kw_only=False, eq=False):
 
 
 class ExposureRegression(Sums):
-    """Sums over rows by block of clusters: b blocks, d columns (3 that are known before the draw, and the exposures of
-    k arms), o outcomes.
+    """An ExposureRegression holds sums over rows by block of clusters. It has b blocks, d columns (3 that are known
+    before the draw, and the exposures of k arms) and o outcomes.
 
     square (b, d, d): sums of products of two columns. With more than 128 arms (b, d, 4): products with the first 3
-    columns, and squares of exposures; each arm is then regressed on separately. crossed (b, d, o): products of columns
-    and outcomes. looks (2, k): looks at each arm, and expected looks."""
+    columns, and squares of exposures; each arm is then regressed on separately. crossed (b, d, o): products of
+    columns and outcomes. looks (2, k): looks at each arm, and expected looks."""
 
     square: Array
     crossed: Array
@@ -131,7 +134,7 @@ class ExposureRegression(Sums):
 
     @classmethod
     def zeros(cls, arms: int, *, outcomes: int) -> ExposureRegression:
-        """The sums over no rows."""
+        """Return the sums over no rows."""
         blocks, d = count_blocks(arms), BASELINE_COLUMNS + arms
         width = d if arms <= MOST_JOINT else BASELINE_COLUMNS + 1
         return cls(np.zeros((blocks, d, width)), np.zeros((blocks, d, outcomes)), np.zeros((2, arms)))
@@ -157,7 +160,8 @@ class ExposureRegression(Sums):
                 self.crossed[numbers[start]] += products[:, d:]
 
     def _add_each(self, columns: Array, exposures: Exposures, factor: Array, block: Ids) -> None:
-        """Add rows whose arms are regressed on separately: slots that showed an arm, minus draws that expected it."""
+        """Add rows whose arms are regressed on separately. The exposure of such an arm is the sum over slots that
+        showed it, minus the sum over draws that expected it."""
         blocks, k, expected, crossed = len(self.square), exposures.arms, exposures.expected, self.crossed
 
         def by_block(number: Ids, weight: Array, width: int) -> Array:
@@ -184,12 +188,12 @@ class ExposureRegression(Sums):
 
     @cached_property
     def effects(self) -> Array:
-        """The effect of each arm, (k, o); 0 where its exposure never varied."""
+        """Return the effect of each arm, (k, o); 0 where its exposure never varied."""
         return self._slopes(self.square.sum(axis=0), self.crossed.sum(axis=0))[BASELINE_COLUMNS:]
 
     @cached_property
     def influences(self) -> Array:
-        """The contribution of each block to the effects, (b, k, o), as `unfitted` makes it."""
+        """Return the contribution of each block to the effects, (b, k, o), as `unfitted` makes it."""
         slopes = self._slopes(self.square.sum(axis=0), self.crossed.sum(axis=0))
         if self._is_joint:
             influence = np.asarray(self._inverse @ (self.crossed - self.square @ slopes))[:, BASELINE_COLUMNS:]
@@ -207,8 +211,8 @@ class ExposureRegression(Sums):
 
     @cached_property
     def vary(self) -> Flags:
-        """Whether the exposure of each arm varied, (k,): beyond the sum over all arms, in more than one block of
-        clusters, which may be one person, and with looks enough."""
+        """Tell whether the exposure of each arm varied, (k,). It must vary beyond the sum over all arms, in more than
+        one block of clusters (which may be one person), and with looks enough."""
         square = self.square.sum(axis=0)
         by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
         alone = (by_block.max(axis=0) > _ALONE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
@@ -219,7 +223,7 @@ class ExposureRegression(Sums):
 
     @property
     def variances(self) -> Array:
-        """The variance of each effect from its exposures, for noise of variance 1 per row, (k,)."""
+        """Return the variance of each effect from its exposures, for noise of variance 1 per row, (k,)."""
         if self._is_joint:
             return np.diag(self._inverse)[BASELINE_COLUMNS:]
         square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1]
@@ -227,7 +231,7 @@ class ExposureRegression(Sums):
 
     @property
     def n_regressed(self) -> int:
-        """The number of columns in one regression."""
+        """Return the number of columns in one regression."""
         return self.square.shape[2]
 
     @property
@@ -240,7 +244,7 @@ class ExposureRegression(Sums):
         return np.linalg.pinv(self.square.sum(axis=0) * np.outer(used, used), rcond=SMALLEST, hermitian=True)
 
     def _slopes(self, square: Array, crossed: Array) -> Array:
-        """The coefficient of each column, (d, o)."""
+        """Return the coefficient of each column, (d, o)."""
         if self._is_joint:
             return np.asarray(self._inverse @ crossed)
         slopes = (
@@ -251,15 +255,15 @@ class ExposureRegression(Sums):
         )
 
     def _each(self, crossed: Array) -> Array:
-        """Slopes of the exposures (..., k, o), each from a regression on that exposure alone; 0 for one that does not
-        vary."""
+        """Return the slopes of the exposures (..., k, o), each from a regression on that exposure alone; 0 for one that
+        does not vary."""
         square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1:]
         return np.divide(crossed, square, out=np.zeros_like(crossed), where=self.vary[:, None])
 
 
 def std_errors(influences: Array, *, columns: int) -> Array:
-    """Standard errors of sums over blocks, (...), from the contribution of each block, (b, ...); NaN with fewer blocks
-    than twice the regressed columns."""
+    """Return the standard errors of sums over blocks, (...), from the contribution of each block, (b, ...); NaN with
+    fewer blocks than twice the regressed columns."""
     present = int((influences != 0).reshape(len(influences), -1).any(axis=1).sum())
     factor = present / (present - columns) if present >= 2 * columns else np.nan
     return np.asarray(np.sqrt(np.square(influences).sum(axis=0) * factor))

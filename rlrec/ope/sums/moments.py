@@ -1,13 +1,16 @@
-"""Sums over clusters that can be added; values, errors and intervals are computed from them.
+"""This module sums columns over clusters. The sums can be added, and values, errors and intervals are computed from
+them.
 
-A cluster is identified by a digest of the key of its user or session, 64 bits in an int64. Digests determine the order
-of sums and the blocks, so figures do not depend on the order of the log, on how it was split, or on the ids of a store.
+A cluster is identified by a digest of the key of its user or session, 64 bits in an int64. Digests determine the
+order of sums and the blocks, so figures do not depend on the order of the log, on how it was split, or on the ids of
+a store.
+
 Where a cluster can have rows in a later batch (users), every cluster has a row of sums until its partition of the log
-has been read: 8 bytes of digest and 8 per column, which is 80 bytes for the nine columns that ips, snips, clipped-ips,
-dm and dr need together. Where it cannot (sessions, rows, users of other partitions), at most 4,096 clusters have a row;
-more are reduced to second moments and 4,096 blocks, defined by a hash of the digest, so that memory is bounded.
-Sums at every step (`Steps`) are too wide for either: with more than 4,096 clusters only their blocks are kept, and
-errors are computed from the blocks, which are as many and as independent."""
+has been read. A row takes 8 bytes of digest and 8 per column, which is 80 bytes for the nine columns that ips, snips,
+clipped-ips, dm and dr need together. Where it cannot (sessions, rows, users of other partitions), at most 4,096
+clusters have a row; more are reduced to second moments and 4,096 blocks, defined by a hash of the digest, so that
+memory is bounded. Sums at every step (`Steps`) are too wide for either: with more than 4,096 clusters only their blocks
+are kept, and errors are computed from the blocks, which are as many and as independent."""
 
 from __future__ import annotations
 
@@ -29,14 +32,13 @@ _SALT = 1
 
 
 class BlockSums(Sums, kw_only=True):
-    """Sums over clusters; c columns.
+    """BlockSums holds sums over clusters of c columns.
 
-    present (c,): number of clusters in which a column is not 0
-    moment (c, c): sum over clusters of the outer product of their sums
-    largest (c,), absolute (c,): over clusters, the largest absolute value and the sum of absolute values
-    growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED, for each of STAKES; NaN without this column,
-    where it is negative, and where clusters do not count once each
-    units (m, c): sums of the clusters, or of 4,096 blocks of them"""
+    present (c,): number of clusters in which a column is not 0. moment (c, c): sum over clusters of the outer
+    product of their sums. largest (c,), absolute (c,): over clusters, the largest absolute value and the sum of
+    absolute values. growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED, for each of STAKES; NaN
+    without this column, where it is negative, and where clusters do not count once each. units (m, c): sums of the
+    clusters, or of 4,096 blocks of them."""
 
     present: Ids
     moment: Array
@@ -49,7 +51,7 @@ class BlockSums(Sums, kw_only=True):
         return replace(super().__add__(other), largest=np.maximum(self.largest, other.largest))
 
     def scaled(self, factor: Array) -> BlockSums:
-        """The sums with each column multiplied by a positive factor, (c,)."""
+        """Return the sums with each column multiplied by a positive factor, (c,)."""
         return BlockSums(
             present=self.present, moment=self.moment * np.outer(factor, factor), largest=self.largest * factor,
             absolute=self.absolute * factor, growth=NO_GROWTH, units=self.units * factor,
@@ -57,19 +59,17 @@ class BlockSums(Sums, kw_only=True):
 
 
 class ClusterSummary(BlockSums, kw_only=True):
-    """Sums over all clusters at the end of a fold; a bootstrap draws from their units.
+    """A ClusterSummary holds sums over all clusters at the end of a fold; a bootstrap draws from their units.
 
-    columns: the index of each column by its name
-    total (c,): sums over all clusters
-    blocks: whether units are blocks; a bootstrap then draws from all of them, as the number of clusters in each is
-    random"""
+    columns: the index of each column by its name. total (c,): sums over all clusters. blocks: whether units are
+    blocks; a bootstrap then draws from all of them, as the number of clusters in each is random."""
 
     columns: Mapping[str, int]
     total: Array
     blocks: bool
 
     def with_prefix(self, prefix: str) -> ClusterSummary:
-        """The summary of the columns whose names have a prefix, which is removed from the names."""
+        """Return the summary of the columns whose names have a prefix, which is removed from the names."""
         numbers = {
             name.removeprefix(prefix): number for name, number in self.columns.items() if name.startswith(prefix)
         }
@@ -82,8 +82,9 @@ class ClusterSummary(BlockSums, kw_only=True):
 
 
 class _Clusters(Record, kw_only=False, eq=False):
-    """The sums of each cluster (m, c), ascending by digest (m,). staked: the index of the column STAKED; None without
-    it."""
+    """This record has the sums of each cluster (m, c), ascending by digest (m,).
+
+    staked: the index of the column STAKED; None without it."""
 
     digests: Ids
     sums: Array
@@ -106,7 +107,7 @@ class _Clusters(Record, kw_only=False, eq=False):
         return _Clusters(self.digests, self.sums * factor)
 
     def collapse(self) -> BlockSums:
-        """The second moments and blocks of these clusters."""
+        """Reduce these clusters to their second moments and blocks."""
         block = block_of(self.digests)
         size = np.abs(self.sums)
         # The square of a weight may overflow, since propensities go down to 1e-300; the error is then unknown, no
@@ -125,9 +126,10 @@ class _Clusters(Record, kw_only=False, eq=False):
 
 
 class Moments(Sums):
-    """Sums of c columns over clusters: `moments(batch_1) + moments(batch_2)` is the moments of both batches together.
+    """Moments holds sums of c columns over clusters. `moments(batch_1) + moments(batch_2)` is the moments of both
+    batches together.
 
-    columns: their names.   spans_batches: whether a cluster may have rows in another batch."""
+    columns: their names. spans_batches: whether a cluster may have rows in another batch."""
 
     columns: tuple[str, ...]
     spans_batches: bool
@@ -142,15 +144,15 @@ class Moments(Sums):
         return Moments(self.columns, self.spans_batches, _blocks(first) + _blocks(second))
 
     def scaled(self, factor: Array) -> Moments:
-        """The sums with each column multiplied by a positive factor, (c,)."""
+        """Return the sums with each column multiplied by a positive factor, (c,)."""
         return Moments(self.columns, self.spans_batches, self._clusters.scaled(factor))
 
     def closed(self) -> Moments:
-        """These sums, once no later batch can have rows of their clusters."""
+        """Return these sums, once no later batch can have rows of their clusters."""
         return Moments(self.columns, False, _limit(self._clusters, spans_batches=False))
 
     def summary(self) -> ClusterSummary:
-        """Sums, second moments and the units that a bootstrap draws from."""
+        """Return the sums, second moments and the units that a bootstrap draws from."""
         clusters, blocks = self._clusters, _blocks(self._clusters)
         columns = {name: number for number, name in enumerate(self.columns)}
         summary = ClusterSummary(**vars(blocks), columns=columns, total=blocks.units.sum(axis=0), blocks=True)
@@ -160,8 +162,8 @@ class Moments(Sums):
 
 
 def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
-    """Summaries whose units are the same clusters, or the same blocks, in the same order, so that a bootstrap draws the
-    same units for all. A cluster has zeros in a group without its rows."""
+    """Return summaries whose units are the same clusters, or the same blocks, in the same order, so that a bootstrap
+    draws the same units for all. A cluster has zeros in a group without its rows."""
     group_sums, units = [group._clusters for group in groups], list[Array]()
     clusters = [sums for sums in group_sums if isinstance(sums, _Clusters)]
     digests = np.unique(np.concatenate([sums.digests for sums in clusters])) if clusters else np.empty(0, np.int64)
@@ -176,11 +178,11 @@ def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
 
 
 class Steps(Record, kw_only=False, eq=False):
-    """Sums at every step, of up to 4,096 clusters or of 4,096 blocks of more. They can be added, and have the order of
-    `ClusterSummary.units`.
+    """A Steps object holds sums at every step, of up to 4,096 clusters or of 4,096 blocks of more. They can be added,
+    and have the order of `ClusterSummary.units`.
 
-    columns: names of the first c columns; the last column keeps its value after a visit's end
-    digests (m,): ascending, of clusters, or (`blocks`) numbers of blocks; sums (m, c + 1, h): at each of h steps"""
+    columns: names of the first c columns; the last column keeps its value after a visit's end. digests (m,):
+    ascending, of clusters, or (`blocks`) numbers of blocks. sums (m, c + 1, h): at each of h steps."""
 
     columns: tuple[str, ...]
     digests: Ids
@@ -196,7 +198,7 @@ class Steps(Record, kw_only=False, eq=False):
         return added if added.blocks or len(added.digests) <= BLOCKS else added._by_block()
 
     def scaled(self, factor: float) -> Steps:
-        """The sums multiplied by a factor."""
+        """Return the sums multiplied by a factor."""
         return replace(self, sums=self.sums * factor)
 
     def _by_block(self) -> Steps:
@@ -208,10 +210,10 @@ class Steps(Record, kw_only=False, eq=False):
 
 
 def steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
-    """Sums of one batch of visits at every step.
-    columns: by name, (n,) for each decision; 0 after a visit's end; held_column (n,): keeps its last value after the
-    end.
-    Decisions are sorted by visit and step; cluster, length (s,): of every visit, at most `horizon` decisions long."""
+    """Return the sums of one batch of visits at every step. Decisions are sorted by visit and step.
+
+    columns: by name, (n,) for each decision; 0 after a visit's end. held_column (n,): keeps its last value after the
+    end. cluster, length (s,): of every visit, at most `horizon` decisions long."""
     # the units that are summed over: clusters, or blocks of them
     digests, unit = np.unique(cluster, return_inverse=True)
     blocks = len(digests) > BLOCKS
@@ -235,12 +237,14 @@ def _sum_cells(cell: Ids, values: Array, shape: tuple[int, int]) -> Array:
 
 
 def block_of(digests: Ids) -> Ids:
-    """Number of the block that each cluster is in, 0 to 4,095."""
+    """Return the number of the block that each cluster is in, 0 to 4,095."""
     return (hash_bits(digests, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
 
 
 def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batches: bool) -> Moments:
-    """Moments of one batch. terms (n, c): columns of every row; cluster (n,): digest of the cluster of a row."""
+    """Return the moments of one batch.
+
+    terms (n, c): columns of every row; cluster (n,): digest of the cluster of a row."""
     # rows of a cluster mostly lie together: adding them up first leaves less to sort
     cluster, terms = _add_runs(cluster, terms)
     if (cluster[1:] < cluster[:-1]).any():
@@ -251,7 +255,7 @@ def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batch
 
 
 def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
-    """Each run of equal clusters as one row with the sum of its terms."""
+    """Merge each run of equal clusters into one row with the sum of its terms."""
     start = run_starts(cluster)
     return (cluster, terms) if len(start) == len(cluster) else (cluster[start], np.add.reduceat(terms, start, axis=0))
 

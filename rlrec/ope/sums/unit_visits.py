@@ -1,7 +1,8 @@
-"""Visits of persons as sums per unit: how often each unit came, whether it came again, and its rewards.
+"""This module sums the visits of persons per unit. The sums say how often each unit came, whether it came again, and
+what rewards it brought.
 
-A person is a user, or a session without one; a unit is what was randomised, a person or one of its sessions. Times are
-microseconds."""
+A person is a user, or a session without one; a unit is what was randomised, a person or one of its sessions. Times
+are microseconds."""
 
 from __future__ import annotations
 
@@ -21,11 +22,11 @@ SAMPLED_FLAGS = ("several_of_unit", "several_of_visit")  # columns that show whe
 
 
 class Visits(Record, eq=False):
-    """All visits of some persons, (v,) each.
+    """Visits holds all visits of some persons, (v,) each.
 
-    person, unit: digests; started_at, ended_at; is_over: whether it has ended; recognised: whether the person would be
-    recognised under another session key (None: all would); horizon: the time up to which another visit would be in
-    the log (None: all times)"""
+    person, unit: digests; started_at, ended_at; is_over: whether it has ended; recognised: whether the person would
+    be recognised under another session key (None: all would); horizon: the time up to which another visit would be
+    in the log (None: all times)."""
 
     person: Ids
     unit: Ids
@@ -37,21 +38,21 @@ class Visits(Record, eq=False):
 
     @cached_property
     def next_start(self) -> Ids:
-        """The start of the person's first visit after the end of each visit; FAR_FUTURE where there is none."""
+        """Return the start of the person's first visit after the end of each visit; FAR_FUTURE where there is none."""
         next_index = np.searchsorted(self._starts, self._key(self._code, self.ended_at), side="right")
         started_at = np.append(self.started_at[self._order], FAR_FUTURE)[next_index]
         same_person = np.append(self._code[self._order], -1)[next_index] == self._code
         return np.where(same_person, started_at, FAR_FUTURE)
 
     def begun_before(self, visit: Ids, at: Ids) -> Ids:
-        """The number of visits that the person of each of these visits had begun before a time, (m,)."""
+        """Return the number of visits that the person of each of these visits had begun before a time, (m,)."""
         code = self._code[visit]
         begun = np.searchsorted(self._starts, self._key(code, at - 1), side="right")
         return begun - np.searchsorted(self._starts, code * len(self._times))
 
     @cached_property
     def unit_code(self) -> Ids:
-        """The number of each unit, (v,), in order of digest."""
+        """Return the number of each unit, (v,), in order of digest."""
         return self._code if self.unit is self.person else np.unique(self.unit, return_inverse=True)[1].reshape(-1)
 
     # Pairs of person and time, encoded in one number that sorts like the pairs.
@@ -77,11 +78,11 @@ class Visits(Record, eq=False):
 
 
 class ServedDecisions(Record, eq=False):
-    """Decisions of some visits, (d,) each.
+    """ServedDecisions holds the decisions of some visits, (d,) each.
 
     visit: index of the visit; group: number of the group, from 0; at: time; rewards, mature (r, d): for each reward
-    definition, the reward and whether it counts; keep: the probability that the log kept the decision (None: 1); day:
-    number of the day (None: days in UTC)"""
+    definition, the reward and whether it counts; keep: the probability that the log kept the decision (None: 1);
+    day: number of the day (None: days in UTC)."""
 
     visit: Ids
     group: Ids
@@ -93,7 +94,7 @@ class ServedDecisions(Record, eq=False):
 
     @classmethod
     def empty(cls, rewards: int) -> ServedDecisions:
-        """No decisions. rewards: the number of reward definitions."""
+        """Return an object without decisions. `rewards` is the number of reward definitions."""
         ids, nothing = np.empty(0, np.int64), np.empty((rewards, 0))
         return cls(visit=ids, group=ids, at=ids, rewards=nothing, mature=nothing > 0)
 
@@ -103,14 +104,16 @@ class ServedDecisions(Record, eq=False):
 
 
 class UnitSums(Record, eq=False):
-    """Sums of units in groups, (m,) each, by group and digest; a unit has a row in every group that served it.
+    """UnitSums holds the sums of units in groups, (m,) each, by group and digest. A unit has a row in every group that
+    served it.
 
     unit: digest; group: number; entry: time of the group's first decision for the unit; visit: index of the visit of
-    that decision; columns: numerators and denominators, and SAMPLED_FLAGS, 1 where the log may have dropped decisions
-    of a unit that has several, or that has several in one visit
+    that decision; columns: numerators and denominators, and SAMPLED_FLAGS, 1 where the log may have dropped
+    decisions of a unit that has several, or that has several in one visit.
+
     Where the log dropped decisions, each counts 1 / keep times. A visit or a unit counts 1 / the probability that one
-    of its decisions in the log was kept; this is exact where it has a single one, or one that was certain to be
-    kept."""
+    of its decisions in the log was kept; this is exact where it has a single one, or one that was certain to be kept.
+    """
 
     unit: Ids
     group: Ids
@@ -123,13 +126,15 @@ class UnitSums(Record, eq=False):
         return UnitSums(**ids, columns=take(self.columns, rows))
 
     def regrouped(self, group: Ids) -> UnitSums:
-        """The same sums for units of one group, in other groups."""
+        """Return the same sums with the units of one group in other groups."""
         return replace(self, group=group).take(np.lexsort((self.unit, group)))
 
 
 def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, counts_days: bool = True) -> UnitSums:
-    """The sums of every unit in every group. now: the time at which windows are over, one for all or one per visit;
-    counts_days: whether to add a column of active days."""
+    """Compute the sums of every unit in every group.
+
+    now: the time at which windows are over, one for all or one per visit; counts_days: whether to add a column of
+    active days."""
     # stays: a visit in a group, restricted to the decisions of that group
     first, stay = distinct(decisions.group, decisions.visit)
     group, visit, n = decisions.group[first], decisions.visit[first], len(first)
@@ -192,14 +197,14 @@ def _sums(row: Ids, values: Array | Flags, n: int) -> Array:
 
 
 def _inclusion(row: Ids, keep: Array, n: int) -> Array:
-    """The probability that at least one decision of each row was kept, (n,)."""
+    """Return the probability that at least one decision of each row was kept, (n,)."""
     dropped = np.ones(n)
     np.multiply.at(dropped, row, 1 - keep)
     return 1 - dropped
 
 
 def _days(row: Ids, decisions: ServedDecisions, n: int) -> Array:
-    """The number of days on which each row has a decision, (n,)."""
+    """Return the number of days on which each row has a decision, (n,)."""
     first, _ = distinct(row, decisions.at // DAY if decisions.day is None else decisions.day)
     return _sums(row[first], np.ones(len(first)), n)
 
@@ -211,14 +216,16 @@ AGES = 64  # classes of ages, of equal width, up to the horizon
 
 
 class ReturnTimes(Sums):
-    """Returns by the time that their visit was watched and by the time that they took, (65, 64), in classes of a 64th
-    of the horizon; the last class of the watched time is a whole horizon."""
+    """ReturnTimes counts returns by the time that their visit was watched and by the time that they took, (65, 64), in
+    classes of a 64th of the horizon. The last class of the watched time is a whole horizon."""
 
     number: Array
 
     @classmethod
     def from_visits(cls, *, watched: Array, gap: Array) -> ReturnTimes:
-        """watched, gap (n,): of visits, in horizons; a gap is infinite where nobody came back."""
+        """Count the returns of visits.
+
+        watched, gap (n,): of visits, in horizons; a gap is infinite where nobody came back."""
         returned = gap <= np.minimum(watched, 1.0)
         row = np.minimum(watched[returned] * AGES, AGES).astype(np.int64)
         column = np.minimum(gap[returned] * AGES, AGES - 1).astype(np.int64)
@@ -227,8 +234,8 @@ class ReturnTimes(Sums):
 
     @property
     def shares(self) -> Array:
-        """The share of returns that have come by each age from 0 to the horizon, (65,), by a chain ladder: among visits
-        that were watched for one class longer, the share of returns that had come before."""
+        """Return the share of returns that have come by each age from 0 to the horizon, (65,). A chain ladder computes
+        it from the share of returns that had come before, among visits that were watched for one class longer."""
         shares = np.ones(AGES + 1)
         for age in range(AGES - 1, 0, -1):
             watched = self.number[age + 1 :].sum(axis=0)

@@ -1,4 +1,4 @@
-"""The log as visits: the input of session estimators, and the columns that they use.
+"""This module makes visits of the log the input of session estimators, and computes the columns that they use.
 
 A "session" of an estimate is one visit. Visits differ in length. After its end a visit keeps its last weight, with
 rewards and values of 0; if it were dropped from the sums, the longer visits would represent all."""
@@ -20,13 +20,12 @@ HEAVIEST = 1e100
 
 
 class VisitBatch(RewardColumns, eq=False):
-    """Visits of the log as one target sees them: s visits with n decisions in all.
+    """A VisitBatch holds visits of the log as one target sees them, s visits with n decisions in all.
 
     start (s + 1,): decisions of visit i are rows start[i] to start[i + 1] - 1, in order of step, at least one.
-    log_ratio (n,): log of the target's probability of the slate over the logging policy's; -inf where the target would
-    never show it.
-    Of the other columns, `cluster` and `count` are (s,); reward (of the page), predicted (the discounted return from
-    that step on) and largest (a log) are (n,)."""
+    log_ratio (n,): log of the target's probability of the slate over the logging policy's; -inf where the target
+    would never show it. Of the other columns, `cluster` and `count` are (s,); reward (of the page), predicted (the
+    discounted return from that step on) and largest (a log) are (n,)."""
 
     by_visit: ClassVar[tuple[str, ...]] = ("cluster", "count")  # the columns that are (s,)
     start: Ids
@@ -52,16 +51,16 @@ class VisitBatch(RewardColumns, eq=False):
         return len(self) if name in self.by_visit else int(self.start[-1])
 
     def __len__(self) -> int:
-        """Number of visits."""
+        """Return the number of visits."""
         return len(self.start) - 1
 
     @cached_property
     def length(self) -> Ids:
-        """Decisions of every visit, (s,)."""
+        """Return the number of decisions of every visit, (s,)."""
         return np.diff(self.start)
 
     def take(self, visits: Flags | Ids) -> Self:
-        """These visits, given as flags or indices, in that order; `left_out` is 0."""
+        """Return a batch of these visits, given as flags or indices, in that order. Its `left_out` is 0."""
         index = np.arange(len(self))[visits]
         # the decisions of the visits, visit by visit
         length = self.length[index]
@@ -72,9 +71,9 @@ class VisitBatch(RewardColumns, eq=False):
 
 
 class Course(Record, kw_only=False, eq=False):
-    """Columns of one batch that estimators name: (s,) per visit, (n,) per decision.
+    """A Course computes the columns of one batch of visits that estimators name, (s,) per visit, (n,) per decision.
 
-    gamma: discount per step, in [0, 1]"""
+    gamma: discount per step, in [0, 1]."""
 
     batch: VisitBatch
     gamma: float
@@ -83,12 +82,12 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def step(self) -> Ids:
-        """Step of every decision in its visit, from 0."""
+        """Return the step of every decision in its visit, from 0."""
         return numbers_in_runs(self.batch.start[:-1], len(self.batch.reward))
 
     @cached_property
     def discount(self) -> Array:
-        """gamma to the power of the step."""
+        """Return gamma to the power of the step."""
         return np.power(self.gamma, self.step.astype(np.float64))
 
     @cached_property
@@ -106,12 +105,13 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def stepwise_reward(self) -> Array:
-        """gamma^t w_t r_t."""
+        """Return gamma^t w_t r_t, the discounted and weighted reward of each step."""
         return self.discount * self.ratio * self.batch.reward
 
     @cached_property
     def correction(self) -> Array:
-        """gamma^t w_t (r_t + gamma V_{t+1} - Q_t): the weighted error of the model. After the end, V is `at_end`."""
+        """Return gamma^t w_t (r_t + gamma V_{t+1} - Q_t), the weighted error of the model. After the end, V is
+        `at_end`."""
         predicted, expected = self._model
         next_value = np.zeros(len(expected))
         next_value[:-1] = expected[1:]
@@ -120,7 +120,7 @@ class Course(Record, kw_only=False, eq=False):
 
     @property
     def at_end(self) -> Array | float:
-        """The value of V after a visit's last step."""
+        """Return the value of V after a visit's last step."""
         return 0.0
 
     @property
@@ -133,53 +133,54 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def rows(self) -> Array:
-        """1 for every visit."""
+        """Return 1 for every visit."""
         return np.ones(len(self.batch))
 
     @cached_property
     def weight(self) -> Array:
-        """w at the end of the visit."""
+        """Return w, the product of all ratios, at the end of the visit."""
         return self.ratio[self.batch.start[1:] - 1]
 
     @cached_property
     def mean_weight(self) -> Array:
-        """Discounted mean of w_t over the visit's steps: the weight of its rewards, taken together."""
+        """Return the discounted mean of w_t over the visit's steps, which is the weight of its rewards, taken together.
+        """
         return self.sum(self.discount * self.ratio) / self.sum(self.discount)
 
     @cached_property
     def weighted_return(self) -> Array:
-        """w at the end x discounted return."""
+        """Return w at the end of the visit times its discounted return."""
         return self.weight * self.earned
 
     @cached_property
     def earned(self) -> Array:
-        """The discounted return as it was logged."""
+        """Return the discounted return as it was logged."""
         return self.sum(self.discount * self.batch.reward)
 
     @cached_property
     def stepwise_return(self) -> Array:
-        """sum_t gamma^t w_t r_t."""
+        """Return sum_t gamma^t w_t r_t, the discounted and weighted return of the visit."""
         return self.sum(self.stepwise_reward)
 
     @cached_property
     def first_value(self) -> Array:
-        """V_0: the model's value of the target at the start of the visit."""
+        """Return V_0, the model's value of the target at the start of the visit."""
         return self._model[1][self.batch.start[:-1]]
 
     @cached_property
     def robust_return(self) -> Array:
-        """V_0 + sum_t gamma^t w_t (r_t + gamma V_{t+1} - Q_t), which is the backward recursion
-        v <- V_t + rho_t (r_t + gamma v - Q_t)."""
+        """Return V_0 + sum_t gamma^t w_t (r_t + gamma V_{t+1} - Q_t), which is the backward recursion v <- V_t + rho_t
+        (r_t + gamma v - Q_t)."""
         return self.first_value + self.sum(self.correction)
 
     @cached_property
     def rewarded(self) -> Flags:
-        """Flags of the visits with a reward that is not the default."""
+        """Return flags of the visits with a reward that is not the default."""
         return self.sum(self.batch.not_default.astype(np.float64)) > 0
 
     @cached_property
     def bound(self) -> Array:
-        """The largest weight that the visit could have had; inf where no bound is known, or where it is 1e100 or
+        """Return the largest weight that the visit could have had; inf where no bound is known, or where it is 1e100 or
         more."""
         if self.batch.largest is None:
             return np.full(len(self.batch), np.inf)
@@ -188,9 +189,9 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def max_weight(self) -> Array:
-        """Largest w_t of the visit."""
+        """Return the largest w_t of the visit."""
         return np.maximum.reduceat(self.ratio, self.batch.start[:-1]) if len(self.batch) else np.empty(0)
 
     def sum(self, column: Array) -> Array:
-        """Sums of a column over the decisions of each visit, (s,)."""
+        """Return the sums of a column over the decisions of each visit, (s,)."""
         return np.add.reduceat(column, self.batch.start[:-1]) if len(self.batch) else np.empty(0)
