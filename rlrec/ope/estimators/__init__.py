@@ -1,1 +1,1 @@
-"""The estimators, one family per file."""
+"""Modules here have the estimators of impressions, one family per file."""

@@ -1,9 +1,8 @@
-"""The direct method, and the reward models of estimators that use one.
+"""This module has the direct method, and the reward models of estimators that use one.
 
-A model has, for every row, its value of the arm shown (`predicted`) and its mean over the target's arms (`expected`).
-An additive model is fitted to the log as a fold, and cross-fitted by cluster: the model of a row is fitted without its
-cluster.
-"""
+A model has, for every row, its value of the arm shown (`predicted`) and its mean over the target's arms
+(`expected`). An additive model is fitted to the log as a fold, and cross-fitted by cluster: the model of a row is
+fitted without its cluster."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ _BLOCK = 8_192  # rows whose columns are in memory at once; they fit in the proc
 
 
 class Dm(ImpressionEstimator):
-    """Mean of what the reward model q predicts for the target. It is as wrong as the model, and has no valid
+    """Average what the reward model q predicts for the target. The result is as wrong as the model, and has no valid
     interval."""
 
     columns: ClassVar[tuple[str, ...]] = ("expected_reward", "all_rows")
@@ -43,13 +42,12 @@ class Dm(ImpressionEstimator):
 
 
 class RidgeSums(Sums):
-    """Normal equations of every cross-fitting fold, where the arms' diagonal block is stored as a diagonal; they can be
-    added.
+    """RidgeSums holds the normal equations of every cross-fitting fold, where the arms' diagonal block is stored as a
+    diagonal. They can be added.
 
-    count (k, a), reward (k, a): rows and sum of rewards per fold and arm
-    cross (k, a, d): sum of the other columns (intercept, positions, context features) per arm
-    gram (k, d, d), answer (k, d): products of the other columns with each other and with the reward
-    square (k,): sum of squared rewards"""
+    count (k, a), reward (k, a): rows and sum of rewards per fold and arm. cross (k, a, d): sum of the other columns
+    (intercept, positions, context features) per arm. gram (k, d, d), answer (k, d): products of the other columns
+    with each other and with the reward. square (k,): sum of squared rewards."""
 
     count: Array
     reward: Array
@@ -59,25 +57,24 @@ class RidgeSums(Sums):
     square: Array
 
     def total(self, folds: list[int]) -> RidgeSums:
-        """The sum over some folds, without the axis of folds."""
+        """Return the sum over some folds, without the axis of folds."""
         return RidgeSums(**{name: array[folds].sum(axis=0) for name, array in vars(self).items()})
 
     def error(self, effects: Array, beta: Array) -> float:
-        """The sum of squared errors of a fit (a,), (d,) on the rows of these sums, which are those of one fold."""
+        """Return the sum of squared errors of a fit (a,), (d,) on the rows of these sums, which are those of one fold.
+        """
         linear = effects @ self.reward + beta @ self.answer
         square = effects**2 @ self.count + 2 * effects @ self.cross @ beta + beta @ self.gram @ beta
         return float(self.square - 2 * linear + square)
 
 
 class Ridge(Record):
-    """reward = intercept + arm + position + context x slope, by ridge regression.
+    """Ridge fits reward = intercept + arm + position + context x slope, by ridge regression.
 
-    arms, positions, features: their numbers
-    ridge: penalty of an arm's and a position's effect, in rows; that of a feature applies after scaling to variance 1,
-    so its unit does not matter; the intercept has none. None: the best of 1, 10, ..., 100,000, by cross-validation
-    within the rows to which a model is fitted
-    folds: number of cross-fitting folds into which clusters are divided; a fold is predicted by the model of the
-    others"""
+    arms, positions, features: their numbers. ridge: penalty of an arm's and a position's effect, in rows; that of a
+    feature applies after scaling to variance 1, so its unit does not matter; the intercept has none. None: the best
+    of 1, 10, ..., 100,000, by cross-validation within the rows to which a model is fitted. folds: number of
+    cross-fitting folds into which clusters are divided; a fold is predicted by the model of the others."""
 
     arms: int
     positions: int = 1
@@ -91,16 +88,18 @@ class Ridge(Record):
             raise InputError(f"{self} is no reward model", hint="ridge above 0, 3 folds or more, 1 arm or more")
 
     def fold(self, cluster: Ids) -> Ids:
-        """The cross-fitting fold of each row's cluster, (n,) in 0..folds - 1: a hash of its digest."""
+        """Return the cross-fitting fold of each row's cluster, (n,) in 0..folds - 1, a hash of its digest."""
         return (hash_bits(cluster, salt=_SALT) % np.uint64(self.folds)).astype(np.int64)
 
     def sums(
         self, reward: Array, arm: Ids, *, position: Ids, cluster: Ids, context: Array | None = None,
         code: Ids | None = None, weight: Array | None = None,
     ) -> RidgeSums:  # fmt: skip
-        """The sums of one batch. arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,):
-        index of a row's context, by default the row's own index; weight (n,): of a row's squared error, by default 1.
-        Raises InputError if an arm, a position or the shape of the context is out of range."""
+        """Return the normal equations of one batch. Raises InputError if an arm, a position or the shape of the context
+        is out of range.
+
+        arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,): index of a row's
+        context, by default the row's own index; weight (n,): of a row's squared error, by default 1."""
         self._check(arm, position, context, code)
         weight = np.ones(len(reward)) if weight is None else weight
         fold = self.fold(cluster)
@@ -131,13 +130,13 @@ class Ridge(Record):
         return sums
 
     def finish(self, sums: RidgeSums, *, reward_range: tuple[float, float] = (-np.inf, np.inf)) -> Model:
-        """The fitted model; its predictions are clipped to `reward_range`."""
+        """Return the fitted model; its predictions are clipped to `reward_range`."""
         fitted = [self._fit(sums, fold) for fold in range(self.folds)]
         effects, coefficients = map(np.stack, zip(*fitted, strict=True))
         return Model(ridge=self, effects=effects, coefficients=coefficients, reward_range=reward_range)
 
     def _columns(self, position: Ids, context: Array | None, code: Ids, rows: Ids) -> Array:
-        """Intercept, one column per position, and the context of these rows: (n, d)."""
+        """Return the intercept, one column per position, and the context of these rows, (n, d)."""
         columns = np.zeros((len(rows), 1 + self.positions + self.features))
         columns[:, 0] = 1.0
         columns[np.arange(len(rows)), position[rows]] = 1.0
@@ -156,7 +155,8 @@ class Ridge(Record):
             raise InputError(f"an arm is outside the {self.arms} arms of the reward model")
 
     def _fit(self, sums: RidgeSums, fold: int) -> tuple[Array, Array]:
-        """The fit for the rows of one fold, from all others: (a,), (d,)."""
+        """Fit the model for the rows of one fold to all other folds, and return arm effects (a,) and the other
+        coefficients (d,)."""
         training = [number for number in range(self.folds) if number != fold]
         training_sums = sums.total(training)
         if self.ridge is not None:
@@ -173,8 +173,8 @@ class Ridge(Record):
         return self._solve(training_sums, (_PENALTIES[int(np.argmax(best))],))[0]
 
     def _solve(self, sums: RidgeSums, penalties: Sequence[float]) -> list[tuple[Array, Array]]:
-        """Arm effects (a,) and the other coefficients (d,) for each penalty.
-        The arms are eliminated first (Schur complement). Their block is diagonal, so ten thousand arms cost little."""
+        """Return arm effects (a,) and the other coefficients (d,) for each penalty. The arms are eliminated first
+        (Schur complement). Their block is diagonal, so ten thousand arms cost little."""
         if not sums.gram[0, 0]:
             return [(np.zeros(self.arms), np.zeros(len(sums.answer)))] * len(penalties)
         # the normal equations of the other columns, with the arms eliminated
@@ -191,7 +191,7 @@ class Ridge(Record):
         ]
 
     def _scale(self, gram: Array) -> Array:
-        """Factors of the penalty, (d,): 0 for the intercept, 1 for a position, its variance for a feature."""
+        """Return factors of the penalty, (d,): 0 for the intercept, 1 for a position, its variance for a feature."""
         mean = gram[0] / gram[0, 0]
         square = np.diag(gram) / gram[0, 0]
         spread, square = (column[1 + self.positions :] for column in (square - mean**2, square))
@@ -216,9 +216,9 @@ def _totals(index: Ids, values: Array, size: int) -> Array:
 
 
 class Model(Record, eq=False):
-    """A fitted `Ridge`: q(row, arm) = clip(effects[fold, arm] + offset(row)).
+    """A Model is a fitted `Ridge` with q(row, arm) = clip(effects[fold, arm] + offset(row)).
 
-    effects (k, a): of the arms, per fold.   others (k, d): intercept, positions, slopes."""
+    effects (k, a): of the arms, per fold. coefficients (k, d): intercept, positions, slopes."""
 
     ridge: Ridge
     effects: Array
@@ -226,8 +226,9 @@ class Model(Record, eq=False):
     reward_range: tuple[float, float]
 
     def offset(self, fold: Ids, position: Ids, *, context: Array | None = None, code: Ids | None = None) -> Array:
-        """The value of a row without its arm's effect, (n,). fold (n,) as in `Ridge.fold`; the others as in
-        `Ridge.sums`."""
+        """Return the value of a row without its arm's effect, (n,).
+
+        fold (n,) as in `Ridge.fold`; the others as in `Ridge.sums`."""
         self.ridge._check(None, position, context, code)
         slopes_from = 1 + self.ridge.positions
         offset = self.coefficients[fold, 0] + self.coefficients[fold, position]
@@ -237,14 +238,15 @@ class Model(Record, eq=False):
         return offset
 
     def predicted(self, arm: Ids, *, fold: Ids, offset: Array) -> Array:
-        """q of the arm shown, (n,)."""
+        """Return q of the arm shown, (n,)."""
         return np.clip(self.effects[fold, arm] + offset, *self.reward_range)
 
     def expected(self, target: Array, *, case: Ids, fold: Ids, offset: Array) -> Array:
-        """The mean of q under the target, (n,). target (m, a): its probabilities in m distinct cases; case (n,): index
-        of a row's case.
-        Values are clipped arm by arm, as in `predicted` (else dr would be biased); where no value leaves the range, one
-        product is enough."""
+        """Return the mean of q under the target, (n,).
+
+        target (m, a): its probabilities in m distinct cases; case (n,): index of a row's case. Values are clipped
+        arm by arm, as in `predicted` (else dr would be biased); where no value leaves the range, one product is
+        enough."""
         # no value leaves the range: sum over arms of pi (effect + offset)
         lo, hi = self.reward_range
         low, high = self.effects.min(), self.effects.max()
@@ -256,7 +258,7 @@ class Model(Record, eq=False):
         return self._clipped_means(target, case[first], fold[first], offset[first])[kind]
 
     def _clipped_means(self, target: Array, case: Ids, fold: Ids, offset: Array) -> Array:
-        """The mean of the clipped values, (n,), for rows in order of case and fold."""
+        """Return the mean of the clipped values, (n,), for rows in order of case and fold."""
         means = np.empty(len(offset))
         starts = run_starts(case, fold).tolist()
         size = max(1, _CELLS // self.effects.shape[1])
@@ -269,7 +271,8 @@ class Model(Record, eq=False):
 
 
 class RewardTable(Record, kw_only=False, eq=False):
-    """A reward model that the user gives: values (v, a), one row per value of a context field (v = 1 without one)."""
+    """A RewardTable is a reward model that the user gives. It has values (v, a), one row per value of a context field
+    (v = 1 without one)."""
 
     values: Array
 
@@ -278,17 +281,19 @@ class RewardTable(Record, kw_only=False, eq=False):
             raise InputError("a reward model needs one finite number per arm (and value)")
 
     def predicted(self, arm: Ids, *, value: Ids) -> Array:
-        """q of the arm shown, (n,). value (n,): the table's row that applies."""
+        """Return q of the arm shown, (n,).
+
+        value (n,): the table's row that applies."""
         return self.values[value, arm]
 
     def expected(self, target: Array, *, case: Ids, value: Ids) -> Array:
-        """Mean q under the target, (n,); target (m, a) and case (n,) as in `Model.expected`."""
+        """Return the mean q under the target, (n,); target (m, a) and case (n,) as in `Model.expected`."""
         return (target @ self.values.T)[case, value]
 
 
 class Dr(ImpressionEstimator):
-    """Mean of E_target q + weight x (reward - q). Unbiased if the propensities are right, even if the model q is
-    poor, as long as q was not fitted on the same cluster; the better the model, the less it varies."""
+    """Average E_target q + weight x (reward - q). The result is unbiased if the propensities are right, even if the
+    model q is poor, as long as q was not fitted on the same cluster. The better the model, the less it varies."""
 
     needs_model: ClassVar[bool] = True
     widens: ClassVar[bool] = True
@@ -309,11 +314,11 @@ class Dr(ImpressionEstimator):
 
 @dataclass(frozen=True, kw_only=True)
 class SwitchDr(ChangedWeights, Dr):
-    """dr where weights are at most tau, and the reward model alone where they are larger. It varies less than dr but is
-    biased; its interval includes the bias.
+    """Use dr where weights are at most tau, and the reward model alone where they are larger. The result varies less
+    than dr but is biased; its interval includes the bias.
 
-    tau: the largest weight used, above 0
-    Source: SWITCH of Wang, Agarwal & Dudik 2017, in the form of Open Bandit Pipeline's documentation of estimators."""
+    tau: the largest weight used, above 0. Source: SWITCH of Wang, Agarwal & Dudik 2017, in the form of Open Bandit
+    Pipeline's documentation of estimators."""
 
     unbiased: ClassVar[type[ImpressionEstimator]] = Dr
     tau: float = 20.0
@@ -327,12 +332,11 @@ class SwitchDr(ChangedWeights, Dr):
 
 @dataclass(frozen=True, kw_only=True)
 class Dros(ChangedWeights, Dr):
-    """dr with each weight w replaced by lambda w / (w^2 + lambda), which is at most sqrt(lambda) / 2. It varies less
-    than dr but is biased; its interval includes the bias.
+    """Use dr with each weight w replaced by lambda w / (w^2 + lambda), which is at most sqrt(lambda) / 2. The result
+    varies less than dr but is biased; its interval includes the bias.
 
-    shrinkage: lambda, above 0; a weight of its square root is halved
-    Source: optimistic shrinkage of Su, Dimakopoulou, Krishnamurthy & Dudik 2020, in the form of Open Bandit Pipeline's
-    documentation of estimators."""
+    shrinkage: lambda, above 0; a weight of its square root is halved. Source: optimistic shrinkage of Su,
+    Dimakopoulou, Krishnamurthy & Dudik 2020, in the form of Open Bandit Pipeline's documentation of estimators."""
 
     unbiased: ClassVar[type[ImpressionEstimator]] = Dr
     shrinkage: float = 400.0
@@ -346,12 +350,12 @@ class Dros(ChangedWeights, Dr):
 
 
 class Sndr(ImpressionEstimator):
-    """dr with its weighted errors divided by the sum of the weights. Slightly biased in small logs; it varies less than
-    dr if a few weights are large.
+    """Use dr with its weighted errors divided by the sum of the weights. The result is slightly biased in small logs;
+    it varies less than dr if a few weights are large.
 
-    Mean of E_target q + sum of weight x (reward - q) over the sum of weights. A bad model can take it out of the
-    reward's range: its bounds are not cut there. Source: the division by the sum of weights is that of Swaminathan &
-    Joachims 2015, applied to the errors."""
+    The estimate is the mean of E_target q + sum of weight x (reward - q) over the sum of weights. A bad model can
+    take it out of the reward's range, so its bounds are not cut there. Source: the division by the sum of weights is
+    that of Swaminathan & Joachims 2015, applied to the errors."""
 
     columns: ClassVar[tuple[str, ...]] = (repr(Dr()), "rows", "weighable_expected", "weighted_error", "weight")
     needs_model: ClassVar[bool] = True

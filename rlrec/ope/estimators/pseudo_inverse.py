@@ -1,4 +1,5 @@
-"""Weights of a page reward that is a sum over slots: w(slate) = q' G^+ 1_slate, itself a sum over slots.
+"""This module computes the weights of a page reward that is a sum over slots. The weight w(slate) = q' G^+ 1_slate is
+itself a sum over slots.
 
 1_slate has a 1 for every pair of a position and its arm; q is its mean under the target, and G = E_log 1 1' has the
 logger's probabilities of pairs. Source: Swaminathan et al. 2017; the closed form for uniform logs: own derivation."""
@@ -16,11 +17,11 @@ SMALLEST_EIGENVALUE = 1e-10  # of G, relative to the largest one; smaller ones c
 
 
 def uniform_weights(at_position: Array, anywhere: Array, *, size: Ids, arms: Ids) -> Array:
-    """The weights of slates, slot by slot, (n,), where the logger drew uniformly among all ordered slates without
-    repeats.
+    """Return the weights of slates, slot by slot, (n,), where the logger drew uniformly among all ordered slates
+    without repeats.
 
-    at_position, anywhere: the target's probability of the slot's arm at its position, and at any position of the slate.
-    size: of the slate; arms: the number of eligible arms."""
+    at_position, anywhere: the target's probability of the slot's arm at its position, and at any position of the
+    slate. size: of the slate; arms: the number of eligible arms."""
     left = np.maximum(arms - size, 1)
     constant = 1 / size - (arms - 1) / left
     weight = constant + (arms - 1) * at_position + (arms - 1) / left * anywhere
@@ -28,19 +29,21 @@ def uniform_weights(at_position: Array, anywhere: Array, *, size: Ids, arms: Ids
 
 
 def slates(size: int, arms: int) -> Index:
-    """All ordered slates without repeats, (s, size)."""
+    """Return all ordered slates without repeats, (s, size)."""
     return np.array(list(permutations(range(arms), size)), np.intp)
 
 
 def can_list(size: int, arms: int) -> bool:
-    """Whether all ordered slates of this size can be listed."""
+    """Tell whether all ordered slates of this size can be listed."""
     n_slates = np.prod(arms - np.arange(size, dtype=np.float64))
     return bool(n_slates <= MAX_LISTED_SLATES and size * arms <= MAX_LISTED_SLATES // 10)
 
 
 def coefficients(support: Index, probability: Array, shares: Array) -> Array:
-    """G^+ q as a number for every position and arm, (size, arms); a slate's weight is the sum over its slots. support
-    (s, size): slates that the logger may show, with probability (s,) each; shares (size, arms): the target's
+    """Return G^+ q as a number for every position and arm, (size, arms). A slate's weight is the sum of these over its
+    slots.
+
+    support (s, size): slates that the logger may show, with probability (s,) each; shares (size, arms): the target's
     probabilities of arms at positions."""
     size, arms = shares.shape
     cell = support + np.arange(size) * arms

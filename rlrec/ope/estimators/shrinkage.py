@@ -1,4 +1,5 @@
-"""Effects of many arms, shrunk towards their common mean, or towards what the events of their slots predict."""
+"""This module shrinks the effects of many arms towards their common mean, or towards what the events of their slots
+predict."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ _ARMS_PER_KIND = 8  # arms that are needed for each kind of event whose effect i
 
 
 class ShrunkEffects(Record, kw_only=False, eq=False):
-    """Normal posteriors of effects. mean, sd (k,): of each arm; prior_mean, prior_sd: of an arm that was never
-    shown."""
+    """ShrunkEffects holds normal posteriors of effects.
+
+    mean, sd (k,): of each arm; prior_mean, prior_sd: of an arm that was never shown."""
 
     mean: Array
     sd: Array
@@ -26,8 +28,9 @@ class ShrunkEffects(Record, kw_only=False, eq=False):
     prior_sd: float
 
     def against(self, share: Array) -> ShrunkEffects:
-        """These effects minus their mean weighted by shares (k,), which sum to 1. Errors that all arms have in common
-        (where arms come and go), and errors that grow with effects, shift that mean, and cancel in the differences."""
+        """Return these effects minus their mean weighted by shares (k,), which sum to 1. Errors that all arms have in
+        common (where arms come and go), and errors that grow with effects, shift that mean, and cancel in the
+        differences."""
         offset = float(share @ self.mean)
         mean, prior_mean = self.mean - offset, self.prior_mean - offset
         dust = 1e-12 * abs(offset)
@@ -35,15 +38,14 @@ class ShrunkEffects(Record, kw_only=False, eq=False):
 
 
 def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None = None) -> ShrunkEffects:
-    """Posteriors of effects (k,) with standard errors (k,), normal around a common mean or, with predictors (k, p),
-    around a line in these. Effects that are not usable get the prior that the others imply.
+    """Return the posteriors of effects (k,) with standard errors (k,), normal around a common mean or, with predictors
+    (k, p), around a line in these. Effects that are not usable get the prior that the others imply.
 
-    The common mean and the spread of effects have flat priors and are integrated out: where effects cannot be told from
-    noise, their posterior stays wide enough for a policy to explore. With predictors, that spread and the spread of
-    slopes (of predictors in units of their own spread) have half-Cauchy priors; predictors without information get
-    slopes near 0.
-    Source: Gelman et al. 2013, Bayesian Data Analysis, section 5.4, equations 5.17, 5.20 and 5.21; section 5.7 for the
-    half-Cauchy prior, section 15.3 for slopes."""
+    The common mean and the spread of effects have flat priors and are integrated out: where effects cannot be told
+    from noise, their posterior stays wide enough for a policy to explore. With predictors, that spread and the
+    spread of slopes (of predictors in units of their own spread) have half-Cauchy priors; predictors without
+    information get slopes near 0. Source: Gelman et al. 2013, Bayesian Data Analysis, section 5.4, equations 5.17,
+    5.20 and 5.21; section 5.7 for the half-Cauchy prior, section 15.3 for slopes."""
     nothing = np.zeros(len(effect))
     usable = usable & (error > 0)  # which excludes NaN
     if not usable.any():
@@ -79,9 +81,10 @@ def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None 
 def shrink_cells(
     overall: ShrunkEffects, effect: Array, error: Array, usable: Flags, predictors: Array
 ) -> list[ShrunkEffects]:
-    """Posteriors in each of c cells, normal around the arm's posterior over all cells: effect, error, usable (c, k),
-    predictors (c k, p) of a cell's difference from the whole. An arm that was never shown has the prior of the
-    whole."""
+    """Return the posteriors in each of c cells, normal around the arm's posterior over all cells. An arm that was never
+    shown has the prior of the whole.
+
+    effect, error, usable (c, k); predictors (c k, p): of a cell's difference from the whole."""
     difference = shrink((effect - overall.mean).ravel(), error.ravel(), usable.ravel(), predictors)
     mean = overall.mean + difference.mean.reshape(effect.shape)
     sd = np.hypot(overall.sd, difference.sd.reshape(effect.shape))
@@ -89,9 +92,11 @@ def shrink_cells(
 
 
 def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: float) -> tuple[Array, ...]:
-    """For each of several spreads, where effects with their errors have variance (t, n): its log posterior, means and
-    variances of effects (t, n), the mean of an average arm, and the squared error of the line for any other arm. design
-    (n, q): 1 and predictors, whose slopes have spread `slope`."""
+    """Compute posteriors of effects around a line, for each of several spreads.
+
+    variance (t, n): of effects with their errors, for each spread. design (n, q): 1 and predictors, whose slopes
+    have spread `slope`. Returns for each spread its log posterior, means and variances of effects (t, n), the mean
+    of an average arm, and the squared error of the line for any other arm."""
     log_posterior, line, covariance = _lines(y, design, variance, slope)
     share, predicted = np.square(s) / variance, line @ design.T
     doubt = np.einsum("nq,tqr,nr->tn", design, covariance, design, optimize=True)
@@ -103,7 +108,8 @@ def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: flo
 
 
 def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Array, Array, Array]:
-    """The log posterior of each of several spreads, and the lines of y given it, (t, q), with their covariances."""
+    """Return the log posterior of each of several spreads, and the lines of y given it, (t, q), with their covariances.
+    """
     precision = np.full(design.shape[1], slope**-2)
     precision[0] = 0.0  # the common mean has a flat prior
     information = np.einsum("tn,nq,nr->tqr", 1 / variance, design, design, optimize=True) + np.diag(precision)
@@ -115,8 +121,10 @@ def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Arra
 
 
 class LineDraws(Record, kw_only=False, eq=False):
-    """Draws from a posterior, n of each. slopes (n, p): of the line, per unit of each predictor; predicted, effects (n,
-    k): the values on the line, and the effects, which deviate from it."""
+    """LineDraws holds draws from a posterior, n of each.
+
+    slopes (n, p): of the line, per unit of each predictor; predicted, effects (n, k): the values on the line, and
+    the effects, which deviate from it."""
 
     slopes: Array
     predicted: Array
@@ -124,15 +132,13 @@ class LineDraws(Record, kw_only=False, eq=False):
 
 
 def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rng: np.random.Generator) -> LineDraws:
-    """Draws of the line in predictors (k, p) around which effects (k,) with standard errors (k,) lie, and of the
-    effects.
+    """Draw the line in predictors (k, p) around which effects (k,) with standard errors (k,) lie, and draw the effects.
 
-    The spread around the line, and that of slopes per unit of a predictor's spread, have half-Cauchy priors as wide as
-    the joint spread of effects and errors. Predictors have errors, too: they are posterior means (`joint_rates`), on
-    which slopes equal those on the true rates.
-    Source: Tripuraneni et al. 2023, Choosing a Proxy Metric from Past Experiments, for effects of experiments around a
-    line in the effects on proxies; Carroll et al. 2006, Measurement Error in Nonlinear Models, chapter 4, for posterior
-    means in place of measured values."""
+    The spread around the line, and that of slopes per unit of a predictor's spread, have half-Cauchy priors as wide
+    as the joint spread of effects and errors. Predictors have errors, too: they are posterior means (`joint_rates`),
+    on which slopes equal those on the true rates. Source: Tripuraneni et al. 2023, Choosing a Proxy Metric from Past
+    Experiments, for effects of experiments around a line in the effects on proxies; Carroll et al. 2006, Measurement
+    Error in Nonlinear Models, chapter 4, for posterior means in place of measured values."""
     scale = float(np.sqrt(np.median(error) ** 2 + effect.var()))
     centre, unit = predictors.mean(axis=0), predictors.std(axis=0)
     design = np.column_stack([np.ones(len(effect)), (predictors - centre) / unit])
@@ -156,7 +162,7 @@ def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rn
 
 
 def _standardized(predictors: Array, usable: Flags) -> Array:
-    """The predictors of the usable effects with mean 0 and spread 1, (n, p); without those that do not vary."""
+    """Return the predictors of the usable effects with mean 0 and spread 1, (n, p), without those that do not vary."""
     centred = predictors[usable] - predictors[usable].mean(axis=0)
     spread = centred.std(axis=0)
     varies = spread > 1e-9 * np.abs(predictors[usable]).max(initial=0.0, axis=0)
@@ -164,8 +170,10 @@ def _standardized(predictors: Array, usable: Flags) -> Array:
 
 
 def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dict[str, Array]:
-    """The rates per look of the kinds of events that differ most between arms, (k,), shrunk towards the mean of all
-    arms. events: by kind, the sums of values and of squared values at the arm's own slots, (k, 2); looks (k,).
+    """Return the rates per look of the kinds of events that differ most between arms, (k,), shrunk towards the mean of
+    all arms.
+
+    events: by kind, the sums of values and of squared values at the arm's own slots, (k, 2); looks (k,).
 
     Source: DerSimonian and Laird 1986, for the variance between arms."""
     shown = usable & (looks > 0)
@@ -189,9 +197,11 @@ def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dic
 
 
 def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Array]:
-    """Posterior means (k, p) and covariances (k, p, p) of the rates of kinds of events at the slots of arms; rates may
-    be correlated. values: sums of the values, (k, p); products (p, p): sums of products of two kinds over all slots;
-    looks (k,), all above 0.
+    """Return the posterior means (k, p) and covariances (k, p, p) of the rates of kinds of events at the slots of arms.
+    Rates may be correlated.
+
+    values: sums of the values, (k, p); products (p, p): sums of products of two kinds over all slots; looks (k,),
+    all above 0.
 
     Source: as in `event_rates`, for several kinds; Carroll et al. 2006, section 4.4."""
     total = float(looks.sum())
@@ -206,7 +216,7 @@ def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Ar
 
 
 def draw_errors(covariance: Array, *, draws: int, rng: np.random.Generator) -> Array:
-    """Draws of normal errors with covariances (k, p, p), (n, k, p)."""
+    """Draw normal errors with covariances (k, p, p), (n, k, p)."""
     spread, axes = np.linalg.eigh(covariance)
     root = axes * np.sqrt(np.maximum(spread, 0.0))[:, None, :]
     errors: Array = np.einsum("kpq,nkq->nkp", root, rng.normal(size=(draws, *covariance.shape[:2])))
@@ -214,12 +224,12 @@ def draw_errors(covariance: Array, *, draws: int, rng: np.random.Generator) -> A
 
 
 def columns_of(rates: Mapping[str, Array], arms: int) -> Array:
-    """Rates as columns, (k, p)."""
+    """Return the rates as columns, (k, p)."""
     return np.column_stack([np.zeros((arms, 0)), *rates.values()])
 
 
 def add_effects(posteriors: Sequence[ShrunkEffects], factors: Sequence[float]) -> ShrunkEffects:
-    """The posterior of the sum of effects that were shrunk separately, each multiplied by a factor."""
+    """Return the posterior of the sum of effects that were shrunk separately, each multiplied by a factor."""
     pairs = list(zip(posteriors, factors, strict=True))
     return ShrunkEffects(
         mean=np.sum([factor * effects.mean for effects, factor in pairs], axis=0),

@@ -1,4 +1,4 @@
-"""Estimators that reweigh the logged rewards: inverse propensity, self-normalised, clipped."""
+"""This module has the estimators that reweigh the logged rewards: inverse propensity, self-normalised, clipped."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ _HEAVIEST = 1e100  # largest weight whose square is summed
 
 
 class Reweighing(ImpressionEstimator):
-    """Base of the estimators that weight rewards, without a model."""
+    """Reweighing is the base of the estimators that weight rewards, without a model."""
 
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
     widens: ClassVar[bool] = True
 
 
 class Ips(Reweighing):
-    """Mean of weight x reward. Unbiased if the logger could show everything that the target shows."""
+    """Average weight x reward, which is unbiased if the logger could show everything that the target shows."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
 
 
 class Snips(Reweighing):
-    """ips divided by the mean weight. Slightly biased in small logs, but it varies less, and stays within the
-    reward's range."""
+    """Divide ips by the mean weight. The result is slightly biased in small logs, but it varies less, and stays within
+    the reward's range."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
     self_normalised: ClassVar[bool] = True
 
 
 class BetaIps(Reweighing):
-    """Mean of weight x (reward - b), plus b, with the b that gives the least variance: it varies less than ips and
-    snips.
+    """Average weight x (reward - b), and add b, with the b that gives the least variance. The result varies less than
+    ips and snips.
 
-    b is the mean reward under the weight w^2 - w; 0 where these add up to no more than 0, as in a log that lacks what
-    the target shows. Source: Gupta et al. 2024, Optimal Baseline Corrections for Off-Policy Contextual Bandits."""
+    b is the mean reward under the weight w^2 - w; 0 where these add up to no more than 0, as in a log that lacks
+    what the target shows. Source: Gupta et al. 2024, Optimal Baseline Corrections for Off-Policy Contextual Bandits."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows", "weight", "baseline_reward", "baseline_weight")
 
@@ -63,15 +63,16 @@ class BetaIps(Reweighing):
         return np.stack(columns, axis=-1)
 
     def baseline(self, mean: Array) -> Array:
-        """b at mean terms (..., d), (...,)."""
+        """Return b at mean terms (..., d), (...,)."""
         return np.divide(mean[..., 3], mean[..., 4], out=np.zeros(mean.shape[:-1]), where=mean[..., 4] > 0)
 
 
 class Cram(ImpressionEstimator):
-    """Mean reward of a policy that learned while it served. Each step of its learning is judged by later rows only.
+    """Estimate the mean reward of a policy that learned while it served. Each step of its learning is judged by later
+    rows only.
 
-    It divides by the sum of the weights, as snips does; these may be negative.
-    Source: Jia, Imai & Li 2024, The Cram Method for Efficient Simultaneous Learning and Evaluation."""
+    The estimate divides by the sum of the weights, as snips does; these may be negative. Source: Jia, Imai & Li
+    2024, The Cram Method for Efficient Simultaneous Learning and Evaluation."""
 
     columns: ClassVar[tuple[str, ...]] = ("crammed_reward", "crammed_weight")
     weight_column: ClassVar[str] = "crammed_weight"
@@ -82,8 +83,10 @@ class Cram(ImpressionEstimator):
 
 
 def crammed_weights(weights: Iterable[Array], later: Iterable[Flags], counts: Iterable[float]) -> Array:
-    """The weights of `Cram`, (n,): the change of a target's weights at each step, in the rows that came later,
-    multiplied by the ratio of all rows to those. weights, later (n,): after each step."""
+    """Return the weights of `Cram`, (n,). A weight is the change of a target's weights at each step, in the rows that
+    came later, multiplied by the ratio of all rows to those.
+
+    weights, later (n,): after each step."""
     earlier, total = np.zeros(()), np.zeros(())
     for weight, is_later, count in zip(weights, later, counts, strict=True):
         total = total + np.where(is_later, count * (weight - earlier), 0.0)
@@ -93,10 +96,10 @@ def crammed_weights(weights: Iterable[Array], later: Iterable[Flags], counts: It
 
 @dataclass(frozen=True, kw_only=True)
 class Extreme(ImpressionEstimator):
-    """Mean of weight used x reward, where the weight that was cut gets one reward: the smallest, or the largest,
+    """Average weight used x reward, where the weight that was cut gets one reward: the smallest, or the largest,
     possible value, as the mean weight is 1. The weights used are bounded, so its own bounds are valid.
 
-    changed: the estimator that changes weights; reward: the smallest or the largest one"""
+    changed: the estimator that changes weights; reward: the smallest or the largest one."""
 
     changed: ChangedWeights
     reward: float = 0.0
@@ -120,14 +123,14 @@ class Extreme(ImpressionEstimator):
 
 
 class ChangedWeights(ImpressionEstimator):
-    """Base of the estimators that change weights on purpose."""
+    """ChangedWeights is the base of the estimators that change weights on purpose."""
 
     biased: ClassVar[bool] = True
     unbiased: ClassVar[type[ImpressionEstimator]]  # the same estimator without the change
 
     @abstractmethod
     def weight_used(self, weight: Array) -> Array:
-        """The weights, (n,), that the estimator uses in place of these."""
+        """Return the weights, (n,), that the estimator uses in place of these."""
 
     def distortion(self, batch: LogBatch) -> Array:
         return np.abs(batch.weight - self.weight_used(batch.weight))
@@ -138,9 +141,10 @@ class ChangedWeights(ImpressionEstimator):
 
 @dataclass(frozen=True, kw_only=True)
 class ClippedIps(ChangedWeights):
-    """Mean of min(weight, clip) x reward. It varies less than ips but is biased; its interval includes the bias.
+    """Average min(weight, clip) x reward. The result varies less than ips but is biased; its interval includes the
+    bias.
 
-    clip: the largest weight used, above 0"""
+    clip: the largest weight used, above 0."""
 
     unbiased: ClassVar[type[ImpressionEstimator]] = Ips
     clip: float = 20.0

@@ -1,1 +1,1 @@
-"""Intervals, differences and comparisons of means."""
+"""Modules here compute intervals, differences and comparisons of means."""

@@ -1,10 +1,10 @@
-"""Bets against a logger: tests of its propensities that may be repeated every night.
+"""This module bets against a logger, to test its propensities. The tests may be repeated every night.
 
 1{shown} / p, where p is the logged probability, has mean 1 given the past. A gambler who bets that it is larger, or
-smaller, gains nothing from an honest log on average: his wealth is a martingale that starts at 1, and the probability
-that it ever reaches w is at most 1 / w (Ville's inequality), however often it is checked. Several bets side by side, in
-shares fixed before each draw, count as one such gambler.
-Source: own derivation from Ville's inequality."""
+smaller, gains nothing from an honest log on average: his wealth is a martingale that starts at 1, and the
+probability that it ever reaches w is at most 1 / w (Ville's inequality), however often it is checked. Several bets
+side by side, in shares fixed before each draw, count as one such gambler. Source: own derivation from Ville's
+inequality."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ HEAVIEST = 1e100  # larger weights 1 / p are cut to this
 
 
 def log_factors_not_shown(least: Array) -> Array:
-    """Log factor of each bet, (BETS, n), where the arm was eligible and not shown.
+    """Return the log factor of each bet, (BETS, n), where the arm was eligible and not shown.
+
     least (n,): the smallest propensity of any eligible arm, 0 where it is unknown. Where only one arm is eligible
     (least 1), there is no bet on "less"."""
     more_factors = np.repeat(np.log1p(-MORE_STAKES)[:, None], len(least), axis=1)
@@ -38,7 +39,9 @@ def log_factors_not_shown(least: Array) -> Array:
 
 
 def log_factors_shown(p: Array, least: Array) -> Array:
-    """Log factor of each bet, (BETS, n), where the arm was shown. p (n,): its propensity, above 0; least as before."""
+    """Return the log factor of each bet, (BETS, n), where the arm was shown.
+
+    p (n,): its propensity, above 0; least (n,): the smallest propensity of any eligible arm, 0 where it is unknown."""
     gain = np.minimum(1 / p, HEAVIEST) - 1
     # stays below 1 although p and least are rounded
     loss = np.minimum(LESS_SHARES[:, None] * _odds(least) * gain, LESS_SHARES[:, None])
@@ -51,14 +54,17 @@ def _odds(least: Array) -> Array:
 
 
 def spread_wealth(log: Array) -> Array:
-    """The log wealth of the bets after a small share of the total is redistributed over all of them, (BETS, m). So a
-    logger that becomes wrong after a long honest time still meets bets with money. log (BETS, m): log wealth of each
-    bet."""
+    """Return the log wealth of the bets after a small share of the total is redistributed over all of them, (BETS, m).
+    So a logger that becomes wrong after a long honest time still meets bets with money.
+
+    log (BETS, m): log wealth of each bet."""
     return np.logaddexp(np.log1p(-SHARE) + log, np.log(SHARE) + log_wealth(log))
 
 
 def log_wealth(log: Array) -> Array:
-    """Log of the mean wealth of all bets, (m,). log (BETS, m)."""
+    """Return the log of the mean wealth of all bets, (m,).
+
+    log (BETS, m): log wealth of each bet."""
     top = log.max(axis=0)
     return top + np.log(np.exp(log - top).mean(axis=0))
 
@@ -75,14 +81,16 @@ _LEAST = 1e-200  # smaller propensities are not bet on
 
 
 class BetSums(Sums):
-    """The log wealth of every bet on every arm, (bets, m); sums of batches can be added."""
+    """BetSums holds the log wealth of every bet on every arm, (bets, m); sums of batches can be added."""
 
     log: Array = field(default_factory=lambda: np.zeros((len(STAKES), 1)))
 
 
 def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
-    """The sums of one batch of decisions. p, arm (n,): the propensity and the number of the arm that each decision
-    showed; eligible (m,): the number of decisions in which each arm was eligible."""
+    """Return the log wealth that one batch of decisions adds.
+
+    p, arm (n,): the propensity and the number of the arm that each decision showed; eligible (m,): the number of
+    decisions in which each arm was eligible."""
     gain, arms = 1 / np.maximum(p, _LEAST) - 1, len(eligible)
     lost = np.log1p(-STAKES)
     won = [np.bincount(arm, weights=np.log1p(stake * gain), minlength=arms) for stake in STAKES]
@@ -91,8 +99,8 @@ def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
 
 
 def propensities_are_wrong(sums: BetSums, *, alpha: float = BET_ALPHA) -> bool:
-    """Whether some arm was shown more often than its propensities allow; a false alarm has probability alpha. Arms that
-    were never eligible are not counted."""
+    """Tell whether some arm was shown more often than its propensities allow. A false alarm has probability alpha. Arms
+    that were never eligible are not counted."""
     log = sums.log[:, sums.log.any(axis=0)]
     return log.size > 0 and float(log_wealth(log).max()) > np.log(log.shape[1] / alpha)
 
@@ -103,10 +111,12 @@ _HALVINGS = 60  # of the interval in which a bound is searched
 
 
 def mean_bound(growth: Array, rows: float, *, alpha: float, stakes: Array = DYADIC) -> float:
-    """A lower bound of the mean per row of values of 0 or more, wrong at any look with probability at most alpha: the
-    largest v at which equal bets with these stakes have together won 1 / alpha. The largest value need not be known.
-    growth (s,): sums over clusters of ln(1 + stake x), by stake; rows: of all clusters. A cluster of N rows whose x is
-    v N on average multiplies the money by (1 + stake x) / (1 + stake v)^N, which is at most 1 on average.
+    """Return a lower bound of the mean per row of values of 0 or more, wrong at any look with probability at most
+    alpha. The bound is the largest v at which equal bets with these stakes have together won 1 / alpha. The largest
+    value need not be known.
+
+    growth (s,): sums over clusters of ln(1 + stake x), by stake; rows: of all clusters. A cluster of N rows whose x
+    is v N on average multiplies the money by (1 + stake x) / (1 + stake v)^N, which is at most 1 on average.
 
     Source: Sakhi et al. 2024, Logarithmic Smoothing for Pessimistic Off-Policy Evaluation; Ville's inequality."""
     low, high = 0.0, float((np.expm1(growth / rows) / stakes).max())

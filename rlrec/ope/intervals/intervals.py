@@ -1,4 +1,4 @@
-"""Standard errors and intervals over clusters: normal, bootstrap-t, Cressie-Read.
+"""Functions here compute standard errors and intervals over clusters: normal, bootstrap-t, Cressie-Read.
 
 An unknown bound is infinite here; `estimate.py` turns it into null."""
 
@@ -30,8 +30,8 @@ _MAX_SQUARE_SUM = 1e100  # above it, products in Cressie-Read overflow and there
 
 
 def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -> None:
-    """Raises InputError for an unknown interval, a level outside (0, 1), or an estimator that lacks this interval.
-    An estimator without any valid interval (dm) is accepted beside others; its bounds are null. Cressie-Read is refused
+    """Raise InputError for an unknown interval, a level outside (0, 1), or an estimator that lacks this interval. An
+    estimator without any valid interval (dm) is accepted beside others; its bounds are null. Cressie-Read is refused
     for it, as for all estimators but ips and snips."""
     if interval not in INTERVALS:
         hint = suggest(interval, list(INTERVALS)) or f"known: {', '.join(INTERVALS)}"
@@ -43,16 +43,17 @@ def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -
 
 
 def check_level(level: float) -> None:
-    """Raises InputError unless a level is between 0 and 1."""
+    """Raise InputError unless a level is between 0 and 1."""
     if not 0 < level < 1:
         raise InputError(f"level {level:g} is not between 0 and 1", hint="0.95 is usual")
 
 
 def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> tuple[Array, Array]:
-    """Value and standard error (delta method, n - 1), (...,) each, from sums over n clusters.
-    total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An estimate
-    does not change with the scale of its terms, so it is evaluated at the sums; since gradient x total = 0 (Euler), the
-    moment needs no centring."""
+    """Return the value and standard error (delta method, n - 1), (...,) each, from sums over n clusters.
+
+    total (..., d): sums of the terms; moment (..., d, d): sums of the outer products of a cluster's terms. An
+    estimate does not change with the scale of its terms, so it is evaluated at the sums; since gradient x total = 0
+    (Euler), the moment needs no centring."""
     with np.errstate(all="ignore"):
         # gradient' moment gradient, product by product
         gradient = estimator.gradient(total)
@@ -64,13 +65,14 @@ def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> t
 
 
 def normal(value: float, error: float, level: float) -> Bounds:
-    """value -+ z x error; unknown where the error is 0, since a log without variation does not prove certainty."""
+    """Return value -+ z x error. Bounds are unknown where the error is 0, since a log without variation does not prove
+    certainty."""
     reach = -NormalDist().inv_cdf((1 - level) / 2) * error
     return (value - reach, value + reach) if error > 0 else UNKNOWN
 
 
 def _draws(seed: int, number: int, m: int) -> Iterator[npt.NDArray[np.uint16]]:
-    """How often each of m units is drawn in each replicate, in portions of replicates."""
+    """Yield how often each of m units is drawn in each replicate, in portions of replicates."""
     generator, step = np.random.default_rng(np.random.SeedSequence(seed)), max(1, 2**18 // m)
     for start in range(0, number, step):
         size = min(step, number - start)
@@ -80,12 +82,13 @@ def _draws(seed: int, number: int, m: int) -> Iterator[npt.NDArray[np.uint16]]:
 
 @lru_cache(maxsize=1)
 def _usual_draws(seed: int, m: int) -> Sequence[npt.NDArray[np.uint16]]:
-    """The draws of `REPLICATES` replicates, cached, since all estimates from one log share them."""
+    """Return the draws of `REPLICATES` replicates. They are cached, since all estimates from one log share them."""
     return tuple(_draws(seed, REPLICATES, m))
 
 
 def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
-    """Quantiles, over replicates, of the smallest and of the largest of several t, (b,) each; (inf, -inf) for none."""
+    """Return quantiles, over replicates, of the smallest and of the largest of several t, (b,) each; (inf, -inf) for
+    none."""
     if not len(t):
         return np.inf, -np.inf
     columns = np.stack(t)
@@ -98,10 +101,10 @@ def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
 
 
 class Studentised(Record, eq=False):
-    """An estimate of many columns and its studentised replicates.
+    """This record has an estimate of many columns and its studentised replicates.
 
-    t (b,): (value* - value) / error* of each replicate; values (b,): value*; empty where the error is unknown (NaN) or
-    0"""
+    t (b,): (value* - value) / error* of each replicate; values (b,): value*. Both are empty where the error is
+    unknown (NaN) or 0."""
 
     value: float
     error: float
@@ -109,15 +112,16 @@ class Studentised(Record, eq=False):
     values: Array = field(default_factory=lambda: np.empty(0))
 
     def quantiles(self, level: float) -> Bounds:
-        """The quantiles of t that bound an interval of this level."""
+        """Return the quantiles of t that bound an interval of this level."""
         return _quantiles(np.sort(self.t), bounding_rank(level, len(self.t)))
 
     def bounds(self, level: float, *, at_least: Bounds = (np.inf, -np.inf)) -> Bounds:
-        """Return the bounds of the studentised bootstrap, value - t x error, where t are the quantiles of
-        (value* - value) / error* over replicates. A replicate without variation has error 0: its t is -inf or +inf, by
-        the sign of its difference. One without any weight counts as an extreme on both sides. A bound is infinite
-        if its quantile is, or if there are too few replicates for the level. at_least: quantiles of t that the bounds
-        must at least reach."""
+        """Return the bounds of the studentised bootstrap, value - t x error, where t are the quantiles of (value* -
+        value) / error* over replicates. A replicate without variation has error 0: its t is -inf or +inf, by the sign
+        of its difference. One without any weight counts as an extreme on both sides. A bound is infinite if its
+        quantile is, or if there are too few replicates for the level.
+
+        at_least: quantiles of t that the bounds must at least reach."""
         if not len(self.t):
             return UNKNOWN
         low, high = self.quantiles(level)
@@ -126,17 +130,18 @@ class Studentised(Record, eq=False):
 
 
 def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number: int = REPLICATES) -> Studentised:
-    """`studentised_bootstraps` of one estimate. number 0: only value and error."""
+    """Run `studentised_bootstraps` for one estimate. With number 0 it computes only value and error."""
     return studentised_bootstraps([(estimator, units)], seed=seed, number=number)[0]
 
 
 def studentised_bootstraps(
     samples: Sequence[tuple[Smooth, Array]], *, seed: int, number: int = REPLICATES
 ) -> list[Studentised]:  # fmt: skip
-    """The studentised bootstrap: in each replicate the squared error is the sum over units of (count x influence^2),
-    with that replicate's own gradient.
-    samples: estimators with their sums of clusters or blocks, (m, d). A draw depends only on the seed and on m, so two
-    targets on one log have the same draws, and all samples with the same m share one."""
+    """Run the studentised bootstrap, and return one result per sample. In each replicate the squared error is the sum
+    over units of (count x influence^2), with that replicate's own gradient.
+
+    samples: estimators with their sums of clusters or blocks, (m, d). A draw depends only on the seed and on m, so
+    two targets on one log have the same draws, and all samples with the same m share one."""
     figures = [_by_influence(*sample) for sample in samples]
     t, values = ([[np.empty(0)] for _ in samples] for _ in range(2))
     indices_by_size: dict[int, list[int]] = {}
@@ -165,7 +170,7 @@ def studentised_bootstraps(
 
 
 def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]:
-    """The value, its error, and the size below which an error counts as zero; NaN where there is none."""
+    """Return the value, its error, and the size below which an error counts as zero; NaN where there is none."""
     m, total = len(units), units.sum(axis=0)
     with np.errstate(all="ignore"):
         value, gradient = float(estimator.value(total)), estimator.gradient(total)
@@ -176,13 +181,14 @@ def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]
 
 
 def bounding_rank(level: float, number: int) -> int:
-    """The rank, counted from either end of the sorted replicates, of the one that bounds an interval; 0 if `number` is
-    too small."""
+    """Return the rank, counted from either end of the sorted replicates, of the one that bounds an interval; 0 if
+    `number` is too small."""
     return int((number + 1) * (1 - level) / 2 + _NOTHING)
 
 
 def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
-    """distance / error of every replicate, (b,); where the error is 0, infinite with the sign of the distance."""
+    """Return distance / error of every replicate, (b,); where the error is 0, infinite with the sign of the distance.
+    """
     distance = np.where(np.abs(distance) <= _NOTHING * scale, 0.0, distance)
     side = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
     with np.errstate(all="ignore"):
@@ -191,15 +197,18 @@ def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
 
 
 def _quantiles(t: Array, rank: int) -> Bounds:
-    """The rank-th value from below and from above; NaN (sorted to the end) counts as an extreme on both sides."""
+    """Return the rank-th value from below and from above. NaN (sorted to the end) counts as an extreme on both sides.
+    """
     n_nan = int(np.isnan(t).sum())
     numbers, rank = t[: len(t) - n_nan], rank - n_nan
     return (float(numbers[rank - 1]), float(numbers[-rank])) if rank >= 1 else UNKNOWN
 
 
 def stretched(value: float, error: float, bounds: Bounds, parts: Sequence[float]) -> tuple[float, Bounds]:
-    """Error and bounds of an estimate, widened by the error of a simulation. parts: the estimate from each of several
-    equal parts of the simulation; the variance of their mean is their variance over their number."""
+    """Return the error and bounds of an estimate, widened by the error of a simulation.
+
+    parts: the estimate from each of several equal parts of the simulation; the variance of their mean is their
+    variance over their number."""
     if len(parts) < 2 or not error > 0:
         return error, bounds
     total = float(np.hypot(error, np.std(parts, ddof=1) / np.sqrt(len(parts))))
@@ -208,7 +217,7 @@ def stretched(value: float, error: float, bounds: Bounds, parts: Sequence[float]
 
 
 def pulled(bounds: Bounds, outer: Bounds, share: float) -> Bounds:
-    """The bounds, moved by this share of the distance towards outer ones, where these lie farther out and are
+    """Return the bounds, moved by this share of the distance towards outer ones, where these lie farther out and are
     finite."""
     (low, high), (outer_low, outer_high) = bounds, outer
     low_gap = low - outer_low if -np.inf < outer_low < low < np.inf else 0.0
@@ -217,12 +226,12 @@ def pulled(bounds: Bounds, outer: Bounds, share: float) -> Bounds:
 
 
 def intersection(bounds: Sequence[Bounds], value: float) -> Bounds:
-    """The intersection of several bounds, extended to include the value."""
+    """Return the intersection of several bounds, extended to include the value."""
     return min(value, max(low for low, _ in bounds)), max(value, min(high for _, high in bounds))
 
 
 class WeightSums(Record):
-    """Sums for Cressie-Read over n observations: of w, w^2, wr, w^2 r and w^2 r^2."""
+    """WeightSums holds sums for Cressie-Read over n observations of w, w^2, wr, w^2 r and w^2 r^2."""
 
     n: int
     w: float
@@ -233,11 +242,13 @@ class WeightSums(Record):
 
 
 def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: float) -> Bounds:
-    """Bounds by power-2 empirical likelihood for the mean of w x r, given that the mean of w is 1.
-    w is 0 or more. largest: its provable bound (inf where none is known); reward: the range of r. An infinite end of
-    that range makes the bound on its side infinite.
-    Source: VowpalWabbit/estimators, bandits/cressieread.py (after Karampatziakis, Langford & Mineiro 2020), for the
-    statistic and its reference distribution; the closed form is an own derivation, see `_lower`."""
+    """Return bounds by power-2 empirical likelihood for the mean of w x r, given that the mean of w is 1. w is 0 or
+    more.
+
+    largest: the provable bound of w (inf where none is known); reward: the range of r. An infinite end of that range
+    makes the bound on its side infinite. Source: VowpalWabbit/estimators, bandits/cressieread.py (after
+    Karampatziakis, Langford & Mineiro 2020), for the statistic and its reference distribution; the closed form is an
+    own derivation, see `_lower`."""
     if sums.n < 2 or max(sums.w2, sums.w2r2) > _MAX_SQUARE_SUM:
         return UNKNOWN
     if largest > _MAX_SQUARE_SUM:  # treated as unknown: its square would overflow
@@ -253,8 +264,8 @@ def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: flo
 
 
 def _least_spread(sums: WeightSums, fake: float) -> float:
-    """The smallest sum of h^2 that makes the mean weight 1, with one fake observation of weight `fake` added to the
-    n."""
+    """Return the smallest sum of h^2 that makes the mean weight 1, with one fake observation of weight `fake` added to
+    the n."""
     n = sums.n
     if np.isinf(fake):
         return 1 + 1 / n
@@ -264,12 +275,13 @@ def _least_spread(sums: WeightSums, fake: float) -> float:
 
 
 def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float:
-    """Smallest mean of w x r over reweighings 1 + h of the n observations and a fake one (fake, reward) with mean
-    h = 0, mean w (1 + h) = 1 and sum h^2 <= spread; inf where there is none.
+    """Return the smallest mean of w x r over reweighings 1 + h of the n observations and a fake one (fake, reward) with
+    mean h = 0, mean w (1 + h) = 1 and sum h^2 <= spread; inf where there is none.
+
     The mean weight is 1, so the mean of w r is reward + the mean of z = w (r - reward); z of the fake one is 0, so a
-    large fake cancels nothing. h = a (w - mean w) - b u, where u is the residual of z after regression on 1 and w; the
-    constraint on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake grows without end its share goes
-    to 0 (h = -1) while it supplies the missing weight: then z is averaged over h of mean 1 / n."""
+    large fake cancels nothing. h = a (w - mean w) - b u, where u is the residual of z after regression on 1 and w;
+    the constraint on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake grows without end its share
+    goes to 0 (h = -1) while it supplies the missing weight: then z is averaged over h of mean 1 / n."""
     n = sums.n
     if np.isinf(reward):
         return -np.inf
@@ -304,23 +316,24 @@ EARNED = 2  # columns of the log: the logged rewards, and the rows
 
 
 class Minus(Record, kw_only=False):
-    """An estimate of one target minus a baseline, whose columns follow the target's. baseline: the logged average, from
-    the `EARNED` columns; None: another target with the same estimator."""
+    """A Minus is the estimate of one target minus a baseline, whose columns follow the target's.
+
+    baseline: the logged average, from the `EARNED` columns; None: another target with the same estimator."""
 
     estimator: Smooth
     baseline: Smooth | None = None
 
     def sides(self, mean: Array) -> tuple[Array, Array]:
-        """The columns of the target and of the baseline."""
+        """Return the columns of the target and of the baseline."""
         cut = mean.shape[-1] // 2 if self.baseline is None else -EARNED
         return mean[..., :cut], mean[..., cut:]
 
     def unit(self, mean: Array) -> Array:
-        """The size of a reward that equals a difference of 1."""
+        """Return the size of a reward that equals a difference of 1."""
         return np.ones(mean.shape[:-1])
 
     def base(self, mean: Array) -> float:
-        """The value that the difference is relative to."""
+        """Return the value that the difference is relative to."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return float((self.baseline or self.estimator).value(self.sides(mean)[1]))
 
@@ -335,7 +348,7 @@ class Minus(Record, kw_only=False):
 
 
 class Relative(Minus, kw_only=False):
-    """The difference as a share of the size of the baseline."""
+    """A Relative is the difference as a share of the size of the baseline."""
 
     def value(self, mean: Array) -> Array:
         return super().value(mean) / self.unit(mean)

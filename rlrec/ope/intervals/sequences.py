@@ -1,9 +1,9 @@
-"""Confidence sequences, which are intervals that hold at every look, however often somebody looks; and the number of
-units that they take.
+"""This module computes confidence sequences, which are intervals that hold at every look, however often somebody looks.
+It also computes the number of units that such sequences take.
 
 n is the number of clusters so far. The sequence is asymptotic: it needs `MIN_CLUSTERS` clusters and `MIN_EVENTS` of
-them with a reward; below that it gives no statement. It is tightest at a number of clusters that is fixed beforehand.
-Source: Waudby-Smith et al. 2024, Time-uniform central limit theory and asymptotic confidence sequences."""
+them with a reward; below that it gives no statement. It is tightest at a number of clusters that is fixed
+beforehand. Source: Waudby-Smith et al. 2024, Time-uniform central limit theory and asymptotic confidence sequences."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ MIN_CLUSTERS, MIN_EVENTS = 100, 20
 
 
 def tightness(best_n: float, alpha: float) -> float:
-    """The rho for which a two-sided sequence with error probability alpha is tightest at best_n clusters."""
+    """Return the rho for which a two-sided sequence with error probability alpha is tightest at best_n clusters."""
     return float(np.sqrt((-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha))) / best_n))
 
 
 class LookSequence(NamedTuple):
-    """A confidence sequence. rho: determines when it is tightest; comparisons whose levels depend on each other share
-    it. alpha: the probability that it is wrong at some look, below 1/2 for one side; sides: the number of its bounds
-    that are used, 1 or 2. variance: of one cluster, so that variance / n is the squared error."""
+    """A LookSequence is a confidence sequence, whose bounds hold at every look.
+
+    rho: determines when it is tightest; comparisons whose levels depend on each other share it. alpha: the
+    probability that it is wrong at some look, below 1/2 for one side; sides: the number of its bounds that are used,
+    1 or 2. variance: of one cluster, so that variance / n is the squared error."""
 
     rho: float
     alpha: float
@@ -34,12 +36,12 @@ class LookSequence(NamedTuple):
 
     @classmethod
     def tightest(cls, best_n: float, alpha: float, *, sides: int = 2) -> LookSequence:
-        """The sequence that is tightest at best_n clusters."""
+        """Return the sequence that is tightest at best_n clusters."""
         return cls(tightness(best_n, alpha * 2 / sides), alpha, sides)
 
     def reach(self, variance: float | Array, n: float | Array) -> Array:
-        """The distance from the estimate to its bounds after n clusters; infinite with n = 0: the square root of
-        2 variance (n rho^2 + 1) / (n rho)^2 times odds."""
+        """Return the distance from the estimate to its bounds after n clusters; infinite with n = 0. The distance is
+        the square root of 2 variance (n rho^2 + 1) / (n rho)^2 times the log of the odds."""
         spread = _spread(n, self.rho)
         log_odds = np.log(spread / self.alpha) if self.sides == 2 else np.log1p(spread / (2 * self.alpha))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -47,14 +49,15 @@ class LookSequence(NamedTuple):
         return np.where(np.asarray(n) > 0, width, np.inf)
 
     def growth(self, ratio: float, n: float) -> float:
-        """The factor by which n must grow to make the two-sided sequence narrower by this ratio."""
+        """Return the factor by which n must grow to make the two-sided sequence narrower by this ratio."""
         times = np.geomspace(1, 1e9, 2_000)
         widths = self._replace(sides=2).reach(1.0, n * times)
         is_narrow = ratio * widths <= widths[0]
         return float(times[is_narrow.argmax()]) if is_narrow.any() else np.inf
 
     def p_value(self, difference: float | Array, variance: float | Array, n: float | Array) -> Array:
-        """The smallest level at which the two-sided sequence excludes 0 after n clusters; valid at every look."""
+        """Return the smallest level at which the two-sided sequence excludes 0 after n clusters; valid at every look.
+        """
         squared_z = np.square(difference) * n / variance
         return np.minimum(1.0, _spread(n, self.rho) * np.exp(-squared_z / 2 * _settled_share(n, self.rho)))
 
@@ -64,7 +67,7 @@ def _spread(n: float | Array, rho: float) -> Array:
 
 
 def _settled_share(n: float | Array, rho: float) -> Array:
-    """n rho^2 / (n rho^2 + 1): the share of the mixture that n clusters have narrowed."""
+    """Return n rho^2 / (n rho^2 + 1), the share of the mixture that n clusters have narrowed."""
     information = np.asarray(n) * rho**2
     return information / (information + 1)
 
@@ -79,13 +82,14 @@ FARTHEST, HALVINGS = 1e-6, 16
 
 
 def variance_of_difference(variance: float, lifted: float, shares: Sequence[float]) -> float:
-    """The variance, per unit, of the difference between the smallest other group and the first one.
+    """Return the variance, per unit, of the difference between the smallest other group and the first one.
+
     variance, lifted: of a unit of the first group, and of the others; shares: of all units, one for each group."""
     return variance / shares[0] + lifted / min(shares[1:])
 
 
 def fixed_units(variance: float, difference: float, *, alpha: float, power: float) -> float:
-    """The number of units of all groups after which the interval of a single look excludes 0 with this power."""
+    """Return the number of units of all groups after which the interval of a single look excludes 0 with this power."""
     reach = NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)
     return variance * (reach / difference) ** 2
 
@@ -93,14 +97,15 @@ def fixed_units(variance: float, difference: float, *, alpha: float, power: floa
 def sequential_units(
     variance: float, difference: float, *, alpha: float, power: float, best_n: float | None = None
 ) -> float:  # fmt: skip
-    """The number of units of all groups after which a confidence sequence has excluded 0 with this power, where
-    somebody looks all along. A path leaves the sequence where noise and drift together exceed its width. best_n: the
-    number of units at which it is tightest; None: the result itself."""
+    """Return the number of units of all groups after which a confidence sequence has excluded 0 with this power, where
+    somebody looks all along. A path leaves the sequence where noise and drift together exceed its width.
+
+    best_n: the number of units at which the sequence is tightest; None: the result itself."""
     share = np.arange(1, LOOKS + 1) / LOOKS
     noise = np.random.default_rng(0).normal(0.0, LOOKS**-0.5, (PATHS, LOOKS)).cumsum(axis=1) / share
 
     def needed(ratio: float) -> float:
-        """The number of units, where the sequence is tightest at `ratio` times this number."""
+        """Return the number of units, where the sequence is tightest at `ratio` times this number."""
         width = LookSequence.tightest(ratio, alpha).reach(1.0, share)
         drift = float(np.quantile((width - noise).min(axis=1), power))  # in standard errors at the end
         return variance * (drift / difference) ** 2

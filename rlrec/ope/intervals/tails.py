@@ -1,4 +1,5 @@
-"""Tails of Student's t, Hotelling's T^2 and chi-square without scipy, which takes long to load."""
+"""Functions here compute the tails of Student's t, Hotelling's T^2 and chi-square without scipy, which takes long to
+load."""
 
 from __future__ import annotations
 
@@ -12,15 +13,15 @@ _LARGE_FREEDOM = 1_000  # degrees of freedom above which a quantile is an expans
 
 
 def t_below(value: float, freedom: float) -> float:
-    """Probability that Student's t is at most `value`."""
+    """Return the probability that Student's t is at most `value`."""
     tail = _beta(freedom, value * value, freedom / 2, 0.5) / 2
     return 1 - tail if value > 0 else tail
 
 
 @lru_cache(maxsize=1_000)
 def t_quantile(probability: float, freedom: float) -> float:
-    """The value that Student's t is below with this probability, in (0, 1).
-    Source: Abramowitz & Stegun 1964, 26.7.5, for many degrees of freedom."""
+    """Return the value that Student's t is below with this probability, in (0, 1). Source: Abramowitz & Stegun 1964,
+    26.7.5, for many degrees of freedom."""
     if probability > 0.5:
         return -t_quantile(1 - probability, freedom)
     if freedom < _LARGE_FREEDOM:
@@ -36,14 +37,15 @@ def t_quantile(probability: float, freedom: float) -> float:
 
 
 def hotelling_above(t_squared: float, k: int, samples: int) -> float:
-    """Probability that Hotelling's T^2 of `samples` vectors of k numbers exceeds `t_squared`, where their mean is 0:
-    T^2 (samples - k) / (k (samples - 1)) has the F distribution with k and samples - k degrees of freedom."""
+    """Return the probability that Hotelling's T^2 of `samples` vectors of k numbers exceeds `t_squared`, where their
+    mean is 0. T^2 (samples - k) / (k (samples - 1)) has the F distribution with k and samples - k degrees of freedom.
+    """
     return _beta(samples - 1, max(t_squared, 0.0), (samples - k) / 2, k / 2)
 
 
 def chi_square_above(value: float, freedom: int) -> float:
-    """Probability that a sum of `freedom` squares of standard normals exceeds `value`.
-    Source: Abramowitz & Stegun 1964, 26.4.4 and 26.4.5."""
+    """Return the probability that a sum of `freedom` squares of standard normals exceeds `value`. Source: Abramowitz &
+    Stegun 1964, 26.4.4 and 26.4.5."""
     if value <= 0:
         return 1.0
     half, odd = value / 2, freedom % 2
@@ -52,8 +54,8 @@ def chi_square_above(value: float, freedom: int) -> float:
 
 
 def _solve(distribution: Callable[[float], float], density: Callable[[float], float], probability: float) -> float:
-    """The quantile for a probability of at most 1/2, by Newton's method. The distribution function is convex below 0,
-    so no step from 0 overshoots."""
+    """Find the quantile for a probability of at most 1/2 by Newton's method. The distribution function is convex below
+    0, so no step from 0 overshoots."""
     value, step = 0.0, 1.0
     while step > _CLOSE * abs(value):
         step = (distribution(value) - probability) / density(value)
@@ -62,7 +64,7 @@ def _solve(distribution: Callable[[float], float], density: Callable[[float], fl
 
 
 def _beta(left: float, right: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b) at x = left / (left + right), to 1e-12 of its value.
+    """Return the regularised incomplete beta function I_x(a, b) at x = left / (left + right), to 1e-12 of its value.
     Source: DLMF 8.17.22, by the modified algorithm of Lentz."""
     if not left or not right or isinf(right):
         return float(not right)
@@ -85,5 +87,5 @@ def _beta(left: float, right: float, a: float, b: float) -> float:
 
 
 def _nonzero(value: float) -> float:
-    """The value, or the smallest allowed divisor where it is nearly 0."""
+    """Return the value, or the smallest allowed divisor where the value is nearly 0."""
     return value if abs(value) > _TINY else _TINY
