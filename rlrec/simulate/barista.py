@@ -23,9 +23,10 @@ SMALLEST = 1e-13  # gain of a round below which the search for the best shares e
 class Chain(Record, eq=False):
     """A Chain has every state that a visit can reach, (n,), in order of steps. A visit begins in state 0.
 
-    states: (n, arms + 2): satiation of each item, boredom, step from 0. following: (n, arms): the state after an
-    item; -1 if the visit ends. expected: (n, arms): mean reward of an item. leaves: (n, arms): whether the guest
-    leaves, bored, after it. starts: (steps + 1,): the first state of each step, and n."""
+    states: (n, arms + 2): satiation of each item, boredom, step from 0
+    following: (n, arms): the state after an item; -1 if the visit ends
+    expected: (n, arms): mean reward of an item; leaves: (n, arms): whether the guest leaves, bored, after it
+    starts: (steps + 1,): the first state of each step, and n."""
 
     states: Index
     following: Index

@@ -45,9 +45,10 @@ class RidgeSums(Sums):
     """RidgeSums holds the normal equations of every cross-fitting fold, where the arms' diagonal block is stored as a
     diagonal. They can be added.
 
-    count (k, a), reward (k, a): rows and sum of rewards per fold and arm. cross (k, a, d): sum of the other columns
-    (intercept, positions, context features) per arm. gram (k, d, d), answer (k, d): products of the other columns
-    with each other and with the reward. square (k,): sum of squared rewards."""
+    count (k, a), reward (k, a): rows and sum of rewards per fold and arm
+    cross (k, a, d): sum of the other columns (intercept, positions, context features) per arm
+    gram (k, d, d), answer (k, d): products of the other columns with each other and with the reward
+    square (k,): sum of squared rewards"""
 
     count: Array
     reward: Array
@@ -71,10 +72,12 @@ class RidgeSums(Sums):
 class Ridge(Record):
     """Ridge fits reward = intercept + arm + position + context x slope, by ridge regression.
 
-    arms, positions, features: their numbers. ridge: penalty of an arm's and a position's effect, in rows; that of a
-    feature applies after scaling to variance 1, so its unit does not matter; the intercept has none. None: the best
-    of 1, 10, ..., 100,000, by cross-validation within the rows to which a model is fitted. folds: number of
-    cross-fitting folds into which clusters are divided; a fold is predicted by the model of the others."""
+    arms, positions, features: their numbers
+    ridge: penalty of an arm's and a position's effect, in rows; that of a feature applies after scaling to variance 1,
+    so its unit does not matter; the intercept has none. None: the best of 1, 10, ..., 100,000, by cross-validation
+    within the rows to which a model is fitted
+    folds: number of cross-fitting folds into which clusters are divided; a fold is predicted by the model of the
+    others"""
 
     arms: int
     positions: int = 1

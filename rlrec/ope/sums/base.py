@@ -52,13 +52,14 @@ class ValueRange(Record, kw_only=False):
 class RewardColumns(Record, eq=False):
     """RewardColumns holds the columns of a batch of any unit, (n,) each for its rows, and checks them when built.
 
-    reward: inside its window. cluster: digest of the unit that was randomised, any signed or unsigned 64 bits.
-    predicted, expected: a reward model's value of what was shown, and its mean over what the target may show.
-    largest: the largest weight that any choice could have had; NaN (or inf) where no bound is known. unsupported:
-    the target's probability of choices the logger gave 0; NaN where that is unknown. default: whether the reward is
-    the default; without it, a reward of 0 counts as the default. count: how many rows each stands for, 1 / the
-    probability that the log kept it; 1 without it. left_out: number of rows that could not be used, and are not in
-    the arrays.
+    reward: inside its window
+    cluster: digest of the unit that was randomised, any signed or unsigned 64 bits
+    predicted, expected: a reward model's value of what was shown, and its mean over what the target may show
+    largest: the largest weight that any choice could have had; NaN (or inf) where no bound is known
+    unsupported: the target's probability of choices the logger gave 0; NaN where that is unknown
+    default: whether the reward is the default; without it, a reward of 0 counts as the default
+    count: how many rows each stands for, 1 / the probability that the log kept it; 1 without it
+    left_out: number of rows that could not be used, and are not in the arrays
 
     Raises InputError for a wrong shape or a value outside its range."""
 
@@ -117,9 +118,9 @@ class LogBatch(RewardColumns, eq=False):
     """A LogBatch holds rows of the log as one target sees them; one row is an impression.
 
     propensity (n,): the logging policy's probability of this arm, either its marginal at the position or that of the
-    slate down to it; NaN where none was logged: estimators with weights leave the row out and count it. target (n,):
-    the target's probability of the same event; NaN where it has none (left out as well). crammed (n,): the weights
-    of `Cram`, of either sign; None for a target that has not learned from the rows."""
+    slate down to it; NaN where none was logged: estimators with weights leave the row out and count it.
+    target (n,): the target's probability of the same event; NaN where it has none (left out as well).
+    crammed (n,): the weights of `Cram`, of either sign; None for a target that has not learned from the rows."""
 
     propensity: Array
     target: Array

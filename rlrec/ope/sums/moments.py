@@ -34,11 +34,12 @@ _SALT = 1
 class BlockSums(Sums, kw_only=True):
     """BlockSums holds sums over clusters of c columns.
 
-    present (c,): number of clusters in which a column is not 0. moment (c, c): sum over clusters of the outer
-    product of their sums. largest (c,), absolute (c,): over clusters, the largest absolute value and the sum of
-    absolute values. growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED, for each of STAKES; NaN
-    without this column, where it is negative, and where clusters do not count once each. units (m, c): sums of the
-    clusters, or of 4,096 blocks of them."""
+    present (c,): number of clusters in which a column is not 0
+    moment (c, c): sum over clusters of the outer product of their sums
+    largest (c,), absolute (c,): over clusters, the largest absolute value and the sum of absolute values
+    growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED, for each of STAKES; NaN without this column,
+    where it is negative, and where clusters do not count once each
+    units (m, c): sums of the clusters, or of 4,096 blocks of them"""
 
     present: Ids
     moment: Array
@@ -61,8 +62,10 @@ class BlockSums(Sums, kw_only=True):
 class ClusterSummary(BlockSums, kw_only=True):
     """A ClusterSummary holds sums over all clusters at the end of a fold; a bootstrap draws from their units.
 
-    columns: the index of each column by its name. total (c,): sums over all clusters. blocks: whether units are
-    blocks; a bootstrap then draws from all of them, as the number of clusters in each is random."""
+    columns: the index of each column by its name
+    total (c,): sums over all clusters
+    blocks: whether units are blocks; a bootstrap then draws from all of them, as the number of clusters in each is
+    random"""
 
     columns: Mapping[str, int]
     total: Array
@@ -181,8 +184,8 @@ class Steps(Record, kw_only=False, eq=False):
     """A Steps object holds sums at every step, of up to 4,096 clusters or of 4,096 blocks of more. They can be added,
     and have the order of `ClusterSummary.units`.
 
-    columns: names of the first c columns; the last column keeps its value after a visit's end. digests (m,):
-    ascending, of clusters, or (`blocks`) numbers of blocks. sums (m, c + 1, h): at each of h steps."""
+    columns: names of the first c columns; the last column keeps its value after a visit's end
+    digests (m,): ascending, of clusters, or (`blocks`) numbers of blocks; sums (m, c + 1, h): at each of h steps"""
 
     columns: tuple[str, ...]
     digests: Ids

@@ -23,9 +23,10 @@ class VisitBatch(RewardColumns, eq=False):
     """A VisitBatch holds visits of the log as one target sees them, s visits with n decisions in all.
 
     start (s + 1,): decisions of visit i are rows start[i] to start[i + 1] - 1, in order of step, at least one.
-    log_ratio (n,): log of the target's probability of the slate over the logging policy's; -inf where the target
-    would never show it. Of the other columns, `cluster` and `count` are (s,); reward (of the page), predicted (the
-    discounted return from that step on) and largest (a log) are (n,)."""
+    log_ratio (n,): log of the target's probability of the slate over the logging policy's; -inf where the target would
+    never show it.
+    Of the other columns, `cluster` and `count` are (s,); reward (of the page), predicted (the discounted return from
+    that step on) and largest (a log) are (n,)."""
 
     by_visit: ClassVar[tuple[str, ...]] = ("cluster", "count")  # the columns that are (s,)
     start: Ids

@@ -1,1 +1,1 @@
-"""From sums to estimates, for each unit of a row."""
+"""Modules here turn sums into estimates, one module for each unit that a row can be."""

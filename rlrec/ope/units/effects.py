@@ -1,9 +1,10 @@
-"""First-order estimates for pages with other arms: effects of arms, from pages whose draw is known.
+"""This module estimates, to first order, what pages with other arms would earn. It uses the effects of arms, from pages
+whose draw is known.
 
 The exposure of an arm on a page is the sum over positions of shown x examination; its expectation before the draw is
 known. The difference of the two is uncorrelated with all that was fixed before the draw, whoever the visitor is and
-however the logger adapts. In the regression of the rewards of a page and the rest of its visit on it, the coefficient
-of an arm is therefore the effect of one more look at it. Only differences between arms are identified."""
+however the logger adapts. In the regression of the rewards of a page and the rest of its visit on it, the
+coefficient of an arm is therefore the effect of one more look at it. Only differences between arms are identified."""
 
 from __future__ import annotations
 
@@ -26,10 +27,10 @@ _CELLS, _FEWEST_BLOCKS, _MOST_BLOCKS = 2**21, 64, 256  # for blocks of clusters,
 
 
 class Effects(Estimator):
-    """Logged mean + sum_a b_a x (expected exposure of arm a under the target - under the logger). b is the regression
-    of what a page and the rest of its visit earn (page events and `return` included) on exposure shown minus expected.
-    Right to first order, if effects of arms add up; positions are examined as clicks in the log say. It needs no
-    weights of pages, so it can judge targets that differ much from the logger.
+    """Add to the logged mean sum_a b_a x (expected exposure of arm a under the target - under the logger). b is the
+    regression of what a page and the rest of its visit earn (page events and `return` included) on exposure shown minus
+    expected. The result is right to first order, if effects of arms add up; positions are examined as clicks in the log
+    say. It needs no weights of pages, so it can judge targets that differ much from the logger.
 
     Source: own derivation, after Robinson 1988 with the nuisance known."""
 
@@ -42,11 +43,12 @@ class Effects(Estimator):
 
 
 class EffectBatch(RewardColumns, eq=False):
-    """Pages of the log as one target sees them, s pages and k arms of the catalogue; NaN where a page is not known.
+    """An EffectBatch holds pages of the log as one target sees them, s pages and k arms of the catalogue; NaN where a
+    page is not known.
 
-    reward (s,): of the page and its events; remaining (s,): including later pages of the visit. exposure (s, k): shown
-    minus expected; expectation (s, k): what was expected; change (s, k): expected under the target minus expected under
-    the logger; looks (s,): the sum of the examinations of the page's positions."""
+    reward (s,): of the page and its events; remaining (s,): including later pages of the visit. exposure (s, k):
+    shown minus expected; expectation (s, k): what was expected; change (s, k): expected under the target minus
+    expected under the logger; looks (s,): the sum of the examinations of the page's positions."""
 
     remaining: Array
     exposure: Array
@@ -56,25 +58,27 @@ class EffectBatch(RewardColumns, eq=False):
 
     @cached_property
     def usable(self) -> Flags:
-        """Which pages have known distributions, (s,)."""
+        """Tell which pages have known distributions, (s,)."""
         return ~np.isnan(self.exposure.sum(axis=1) + self.change.sum(axis=1))
 
 
 class EffectFold(Fold):
-    """The fold of effects. arms: of the catalogue, at most 300, since a block of clusters stores 8 bytes for each pair.
-    Figures, for each of b blocks of clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b, 4,
-    k): exposures, exposures x remaining reward, changes, expected looks; square (b, k, k): products of exposures."""
+    """An EffectFold sums what the estimator `effects` needs.
+
+    arms: of the catalogue, at most 300, since a block of clusters stores 8 bytes for each pair. Figures, for each of
+    b blocks of clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b, 4, k): exposures,
+    exposures x remaining reward, changes, expected looks; square (b, k, k): products of exposures."""
 
     arms: int
 
     @property
     def blocks(self) -> int:
-        """The number of blocks of clusters."""
+        """Return the number of blocks of clusters."""
         return min(max(_CELLS // max(1, self.arms) ** 2, _FEWEST_BLOCKS), _MOST_BLOCKS)
 
     @property
     def most_loggers(self) -> int:
-        """0: the regression itself weighs loggers, by the variation of their exposures."""
+        """Return 0, since the regression itself weighs loggers, by the variation of their exposures."""
         return 0
 
     def partial(self, batch: EffectBatch, /) -> RowSums:
@@ -101,7 +105,7 @@ class EffectFold(Fold):
         return RowSums(moments=sums, weights={"weight": weights}, figures=figures)
 
     def at_end(self, partial: RowSums, label: str, estimator: Effects, summary: ClusterSummary, /) -> EstimatorFold:
-        """The estimate as a sum over blocks of clusters, with the influence of each."""
+        """Return the estimate as a sum over blocks of clusters, with the influence of each."""
         by_block, by_arm, squares = partial.figures["by_block"], partial.figures["by_arm"], partial.figures["square"]
         rows, reward, remaining, looks = by_block.T
         # an arm that was hardly shown has no effect that can be told

@@ -1,4 +1,4 @@
-"""From sums over clusters to estimates: the report of each estimator at the end of a fold over the log."""
+"""This module turns sums over clusters into estimates. Each estimator reports one at the end of a fold over the log."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ _FIGURES = (
 
 
 class LoggerWeight(Record):
-    """The weight of a row of a logger, 1 on average. version: None for all loggers without a weight of their own;
-    is_target: whether it showed just what the target shows."""
+    """A LoggerWeight is the weight of a row of a logger, 1 on average.
+
+    version: None for all loggers without a weight of their own; is_target: whether it showed just what the target
+    shows."""
 
     version: str | None
     rows: int
@@ -51,7 +53,8 @@ class LoggerWeight(Record):
 
 
 class Estimate(Record):
-    """One line of `evaluate --json`, from `estimator` on; a figure that does not exist is None, never NaN.
+    """An Estimate is one line of `evaluate --json`, from `estimator` on. A figure that does not exist is None, never
+    NaN.
 
     std_error: clustered, by the delta method; None where no interval is valid (dm)
     clusters, n: clusters and rows used; ess is over clusters
@@ -131,7 +134,7 @@ class Estimate(Record):
 
     @property
     def lift_bounds(self) -> tuple[float | None, float | None]:
-        """Bounds of the lift for decisions: where several targets were evaluated, those that hold for all of them
+        """Return the bounds of the lift for decisions. Where several targets were evaluated, they hold for all of them
         together."""
         if self.may_be_best is None and self.simultaneous_lower is None:
             return self.lift_lower, self.lift_upper
@@ -139,26 +142,26 @@ class Estimate(Record):
 
     @cached_property
     def logger_shares(self) -> list[tuple[LoggerWeight, float]]:
-        """Each logger with its share of the rows as they are weighed."""
+        """Return each logger with its share of the rows as they are weighed."""
         total = sum(logger.rows * logger.weight for logger in self.logger_weights)
         return [(logger, logger.rows * logger.weight / total) for logger in self.logger_weights]
 
     @cached_property
     def target_loggers(self) -> list[str]:
-        """The loggers that showed just what the target shows, where nearly all that counts is theirs."""
+        """Return the loggers that showed just what the target shows, where nearly all that counts is theirs."""
         doubts = WEIGHT_DOUBTS - {"mean-weight"}  # which here says that what counts next to nothing lacks some rows
         shares = {logger.version: share for logger, share in self.logger_shares if logger.is_target and share}
         is_nearly_all = sum(shares.values()) >= 1 - NEGLIGIBLE_SHARE and doubts.isdisjoint(self.reasons)
         return [name for name in shares if name is not None] if is_nearly_all else []
 
     def lowered(self, reasons: Iterable[str]) -> Estimate:
-        """The estimate with further reasons, and its verdict limited by them."""
+        """Return the estimate with further reasons, and its verdict limited by them."""
         verdict, all_reasons = verdicts.lowered(self.verdict, (*self.reasons, *reasons))
         return replace(self, verdict=verdict, reasons=all_reasons)
 
 
 class FinishOptions(Record):
-    """The options with which a fold is finished, and words for its report.
+    """FinishOptions has the options with which a fold is finished, and words for its report.
 
     interval, level: kind of interval, and its confidence in (0, 1)
     cluster: name of the randomised unit, for the report
@@ -185,7 +188,8 @@ USUAL = FinishOptions()
 
 
 class EstimatorFold(Record, eq=False):
-    """One estimator at the end of a fold: its columns of the sums, and the estimate that follows.
+    """An EstimatorFold is one estimator at the end of a fold, with its columns of the sums and the estimate that
+    follows.
 
     distorted: sum of |weight - weight used|; predictions: range of the reward model's predictions, None without a model
     weight_column: the column of the weights from which the effective sample size is computed; mean_column: of weights
@@ -218,54 +222,54 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def columns(self) -> list[int]:
-        """The indices of the estimator's columns in the summary."""
+        """Return the indices of the estimator's columns in the summary."""
         return [self.summary.columns[name] for name in self.estimator.columns]
 
     @cached_property
     def units(self) -> Array:
-        """The estimator's columns per cluster or block, (m, d)."""
+        """Return the estimator's columns per cluster or block, (m, d)."""
         units = self.summary.units[:, self.columns]
         return np.column_stack([units, *self.by_step]) if self.by_step else units
 
     @cached_property
     def earned(self) -> Array:
-        """The logged rewards, and the rows used, per cluster or block, (m, 2)."""
+        """Return the logged rewards, and the rows used, per cluster or block, (m, 2)."""
         return self.summary.units[:, [self.summary.columns["earned"], self.summary.columns["rows"]]]
 
     @property
     def sample(self) -> Array:
-        """The units that a bootstrap draws from, (m, d). Clusters without a usable row are not included; all blocks
-        are, even empty ones, since the number of clusters in a block is random."""
+        """Return the units that a bootstrap draws from, (m, d). Clusters without a usable row are not included. All
+        blocks are, even empty ones, since the number of clusters in a block is random."""
         if self.summary.blocks or self.by_step:
             return self.units
         return self.units[self.earned[:, 1] > 0]
 
     @cached_property
     def n(self) -> int:
-        """The number of rows used."""
+        """Return the number of rows used."""
         return self.weights.rows if self.estimator.weighted else self.weights.rows + self.weights.left_out
 
     @property
     def has_weights(self) -> bool:
-        """Whether it has weights, and these give information."""
+        """Tell whether the estimator has weights, and these give information."""
         tells = self.n > 0 and not (self.estimator.entire and self.weights.left_out)
         return self.estimator.weighted and tells and bool(np.isfinite(self.weights.largest))
 
     @property
     def is_logged(self) -> bool:
-        """Whether the target shows just what was logged: all weights are 1."""
+        """Tell whether the target shows just what was logged, so that all weights are 1."""
         largest, total, counted = self.weights.largest, self.weights.weight, self.weights.counted
         return self.has_weights and largest <= 1 + ROUNDED_WEIGHT and total >= counted * (1 - ROUNDED_WEIGHT)
 
     @cached_property
     def clusters(self) -> int:
-        """The number of clusters with a used row."""
+        """Return the number of clusters with a used row."""
         rows = "rows" if self.estimator.weighted else self.estimator.columns[1]
         return int(self.summary.present[self.summary.columns[rows]])
 
     @cached_property
     def value_and_error(self) -> tuple[float, float]:
-        """Value and standard error; NaN where there is none."""
+        """Return the value and standard error; NaN where there is none."""
         if not self.n:
             return np.nan, np.nan
         if self.by_step:
@@ -276,8 +280,8 @@ class EstimatorFold(Record, eq=False):
         return float(value), float(error)
 
     def _lift(self, sides: Sides, options: FinishOptions) -> dict[str, Any]:
-        """The fields of the lift: the estimate's excess over the logged mean, as a share of the latter; 0 for a target
-        that shows what was logged, or whose sums are those of the log."""
+        """Return the fields of the lift, which is the estimate's excess over the logged mean, as a share of the latter.
+        The lift is 0 for a target that shows what was logged, or whose sums are those of the log."""
         lift, lift_error = self.relative
         figures: dict[str, Any] = {"lift": finite_or_none(lift)}
         if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
@@ -296,7 +300,7 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def relative(self) -> tuple[float, float]:
-        """The lift and its error; NaN where there is none."""
+        """Return the lift and its error; NaN where there is none."""
         units = np.column_stack([self.units, self.earned])
         if not self.n or len(units) < 2:
             return np.nan, np.nan
@@ -306,7 +310,7 @@ class EstimatorFold(Record, eq=False):
         return (0.0, 0.0) if equal and np.isfinite(sample.value) else (sample.value, sample.error)
 
     def lift_bounds(self, bounds: Bounds) -> Bounds:
-        """Bounds of the lift, as many errors away as those of the value."""
+        """Return the bounds of the lift, as many errors away as those of the value."""
         (value, error), (lift, lift_error) = self.value_and_error, self.relative
         if not lift_error:
             return lift, lift
@@ -317,27 +321,31 @@ class EstimatorFold(Record, eq=False):
         return low, high
 
     def sides(self, reward_range: Bounds) -> list[EstimatorFold]:
-        """The estimates whose bounds enclose this one: itself; where weights were changed, the same without the change,
-        and the two extremes that the log allows, one as lower and one as upper bound. (The changed estimate may be
-        biased, so its own error is not enough.) reward_range: of the options."""
+        """Return the estimates whose bounds enclose this one. This is the estimate itself, if no weights were changed.
+        Otherwise they are the same without the change, and the two extremes that the log allows, one as lower and one
+        as upper bound. (The changed estimate may be biased, so its own error is not enough.)
+
+        reward_range: of the options."""
         if not self.distorted:
             return [self]
         kinds = self.estimator.bracket(*(self.reward_range or reward_range))
         return [replace(self, estimator=kind, distorted=0.0) for kind in kinds]
 
     def limits(self, reward_range: Bounds) -> Bounds:
-        """The limits at which bounds are cut: those of a row's reward, for a mean of rewards. reward_range: of the
-        options."""
+        """Return the limits at which bounds are cut. For a mean of rewards they are the limits of a row's reward.
+
+        reward_range: of the options."""
         return (self.reward_range or reward_range) if self.estimator.self_normalised else ANY_REWARD
 
     @property
     def unbiased(self) -> EstimatorFold:
-        """The same estimator with unchanged weights."""
+        """Return the same estimator with unchanged weights."""
         return self.sides((0.0, 0.0))[0]
 
     def bounds(self, options: FinishOptions, bootstrap: Mapping[Estimator, Bounds]) -> Bounds:
-        """The interval from the estimator's own error, infinite where it is unknown. bootstrap: bounds of estimators by
-        bootstrap-t."""
+        """Return the interval from the estimator's own error, infinite where it is unknown.
+
+        bootstrap: bounds of estimators by bootstrap-t."""
         value, error = self.value_and_error
         if not self.estimator.intervals or not np.isfinite(value) or not np.isfinite(error):
             return UNKNOWN
@@ -350,18 +358,19 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def heaviness(self) -> float:
-        """How far an interval is extended towards that of Cressie and Read, from 0 to 1: linearly from 0 at a largest
-        weight of `HEAVY` to the full extent at twice that, less the more rows are effective."""
+        """Return how far an interval is extended towards that of Cressie and Read, from 0 to 1. The extent grows
+        linearly from 0 at a largest weight of `HEAVY` to the full extent at twice that, less the more rows are
+        effective."""
         largest, ess = self.weights.largest, self.diagnosis.ess
         if not (self.estimator.widens and largest > HEAVY and ess):
             return 0.0
         return min(1.0, largest / HEAVY - 1) * min(1.0, MANY_ROWS / ess)
 
     def _cressie_read(self, options: FinishOptions) -> Bounds:
-        """Bounds over clusters with w = A / mbar and r = B / A, where A, B are sums of weights and weighted rewards,
-        and mbar is the mean number of rows per cluster. For a corrected model, r is the model's error: B is a cluster's
-        estimate minus the value for each row, so that a missing cluster adds at most the largest possible error of the
-        model."""
+        """Return bounds over clusters with w = A / mbar and r = B / A, where A, B are sums of weights and weighted
+        rewards, and mbar is the mean number of rows per cluster. For a corrected model, r is the model's error: B is a
+        cluster's estimate minus the value for each row, so that a missing cluster adds at most the largest possible
+        error of the model."""
         rows, weight, reward = (self.summary.columns[name] for name in ("rows", "weight", self.estimator.columns[0]))
         total, moment, largest_sum = self.summary.total, self.summary.moment, self.summary.largest
         mbar, (least, largest), value = total[rows] / self.clusters, options.reward_range, 0.0
@@ -382,7 +391,9 @@ class EstimatorFold(Record, eq=False):
         return value + low, value + high
 
     def estimate(self, options: FinishOptions, bootstrap: Mapping[Estimator, Bounds]) -> Estimate:
-        """The estimate for the report. bootstrap: as in `bounds`."""
+        """Return the estimate for the report.
+
+        bootstrap: as in `bounds`."""
         options = replace(options, reward_range=self.reward_range or options.reward_range)
         level = options.level
         if options.interval != "bootstrap-t":
@@ -431,7 +442,8 @@ class EstimatorFold(Record, eq=False):
         return estimate
 
     def _always_lower(self, level: float) -> float | None:
-        """The lower bound of the mean weighted reward per row that holds at every look; None for other estimators."""
+        """Return the lower bound of the mean weighted reward per row that holds at every look; None for other
+        estimators."""
         growth = self.summary.growth
         if self.estimator.columns != (STAKED, "rows") or not self.n or np.isnan(growth).any():
             return None
@@ -439,7 +451,7 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        """The figures from which the verdict follows."""
+        """Return the figures from which the verdict follows."""
         weights, weighted = self.weights, self.estimator.weighted
         summary, contribution, weight = self.summary, self.columns[0], self.summary.columns[self.weight_column]
         with np.errstate(all="ignore"):
@@ -462,8 +474,8 @@ class EstimatorFold(Record, eq=False):
 
     @cached_property
     def _mean_weight(self) -> tuple[float | None, float | None, float | None]:
-        """The mean weight per row, its distance from 1 in clustered standard errors, and the mean plus 3 of these
-        errors."""
+        """Return the mean weight per row, its distance from 1 in clustered standard errors, and the mean plus 3 of
+        these errors."""
         columns = [self.summary.columns[name] for name in (self.mean_column, "rows")]
         total, moment = self.summary.total[columns], self.summary.moment[np.ix_(columns, columns)]
         n = int(self.summary.present[columns[1]])
@@ -473,8 +485,8 @@ class EstimatorFold(Record, eq=False):
         return finite_or_none(mean), z if n > 1 else None, finite_or_none(mean + 3 * error) if n > 1 else None
 
     def _bias_bound(self, reward_range: Bounds) -> float | None:
-        """mean |weight - weight used| x the largest error of a reward: the width of its range, or more where the
-        predictions of a reward model leave that range."""
+        """Return mean |weight - weight used| x the largest error of a reward. That error is the width of the reward's
+        range, or more where the predictions of a reward model leave that range."""
         if not self.estimator.biased:
             return 0.0 if self.estimator.intervals else None
         if not self.distorted:
@@ -487,7 +499,7 @@ class EstimatorFold(Record, eq=False):
 
     @property
     def _is_constant(self) -> bool:
-        """Whether there are rewards, but the estimate has no error since all clusters agree."""
+        """Tell whether there are rewards, but the estimate has no error since all clusters agree."""
         has_rewards = self.diagnosis.nonzero >= LEAST_REWARDS and bool(self.estimator.intervals)
         return has_rewards and self.value_and_error[1] == 0
 
@@ -496,13 +508,13 @@ Sides = Sequence[tuple[EstimatorFold, Bounds]]
 
 
 def _inside(sides: Sequence[Bounds], value: float) -> Bounds:
-    """The intersection of all sides' bounds, extended to the value; with one side, its bounds."""
+    """Return the intersection of all sides' bounds, extended to the value. With one side, these are its bounds."""
     return sides[0] if len(sides) == 1 else intervals.intersection(sides, value)
 
 
 def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOptions) -> list[dict[Estimator, Bounds]]:
-    """Bounds by bootstrap-t for the estimators of each group of rows; all groups have the same units. Those of several
-    groups hold together: they extend to the largest t of all groups in the same draw (max-t)."""
+    """Draw bounds by bootstrap-t for the estimators of each group of rows; all groups have the same units. Those of
+    several groups hold together: they extend to the largest t of all groups in the same draw (max-t)."""
     # each once, since the sides of several estimators may be the same
     by_kind: dict[Estimator, list[EstimatorFold]] = {}
     for folds in zip(*groups, strict=True):
@@ -522,8 +534,8 @@ def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOption
 
 
 def differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, value: float | None) -> bool:
-    """Whether two ratios, given by consecutive columns, differ by more than 3 standard errors of their difference and
-    by more than a negligible share of a value."""
+    """Tell whether two ratios, given by consecutive columns, differ by more than 3 standard errors of their difference
+    and by more than a negligible share of a value."""
     index = [summary.columns[name] for name in columns]
     total, moment = summary.total[index], summary.moment[np.ix_(index, index)]
     difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, clusters)
@@ -531,7 +543,9 @@ def differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, 
 
 
 def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds) -> Estimate:
-    """The estimate with the additional error of a simulation that its rows share, which does not show between clusters.
+    """Return the estimate with the additional error of a simulation that its rows share, which does not show between
+    clusters.
+
     replicas: the same estimate for equal parts of the simulated pages; the variance of their mean is their variance
     over their number. limits: where bounds are cut."""
     if len(replicas) < 2 or estimate.value is None or not estimate.std_error:
@@ -546,8 +560,9 @@ def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds)
 
 
 def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], limits: Bounds) -> Estimate:
-    """The estimate with a wider error and wider bounds of one figure, cut at limits; names: of the figure, its error
-    and bounds."""
+    """Return the estimate with a wider error and wider bounds of one figure, cut at limits.
+
+    names: of the figure, its error and bounds."""
     value, error, *bounds = (getattr(estimate, name) for name in names)
     low, high = (np.nan if bound is None else bound for bound in bounds)
     values = [value for replica in replicas if (value := getattr(replica, names[0])) is not None]
@@ -560,7 +575,7 @@ def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence
 def _report(
     bounds: Bounds, fold: EstimatorFold, options: FinishOptions
 ) -> tuple[float | None, float | None, list[str]]:
-    """Bounds for the report, cut at their limits and None where infinite, and reasons."""
+    """Return bounds for the report, cut at their limits and None where infinite, and reasons."""
     if not fold.estimator.intervals:
         return None, None, ["no-interval"]
     least, largest = fold.limits(options.reward_range)

@@ -1,5 +1,5 @@
-"""The fold of the estimators of one unit, from rows of the log to estimates, for any kind of row; the fold of
-impressions; and the comparison of several targets."""
+"""This module has the fold of the estimators of one unit, which turns rows of the log into estimates, for any kind of
+row. It also has the fold of impressions, and compares several targets."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ MAX_LOGGERS = 16
 
 
 class PositionCurve(Record):
-    """A position curve as an estimate uses it: the examination of positions 1, 2, ... relative to position 1. name:
-    with its number; None for an assumed curve. age_days: since it was fitted."""
+    """A PositionCurve is a position curve as an estimate uses it, the examination of positions 1, 2, ... relative to
+    position 1.
+
+    name: with its number; None for an assumed curve. age_days: since it was fitted."""
 
     name: str | None = None
     examination: tuple[float, ...] = ()
@@ -36,7 +38,7 @@ class PositionCurve(Record):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The fields of an estimate that uses this curve."""
+        """Return the fields of an estimate that uses this curve."""
         return {"curve": self.name, "curve_age_days": self.age_days}
 
 
@@ -45,10 +47,10 @@ FLAT = PositionCurve()
 
 
 class WeightSpread(Sums):
-    """The spread of weights, (g,) for g weightings.
+    """A WeightSpread holds sums that tell the spread of weights, (g,) for g weightings.
 
-    rows, weight: sums of rows and weights. squares, least: the sum of squared weights, and its smallest expected value,
-    that of the rows."""
+    rows, weight: sums of rows and weights. squares, least: the sum of squared weights, and its smallest expected
+    value, that of the rows."""
 
     rows: Array
     weight: Array
@@ -57,17 +59,19 @@ class WeightSpread(Sums):
 
 
 class RowSums(Sums, kw_only=True):
-    """Sums over rows of the log: `partial(batch_1) + partial(batch_2)`.
+    """RowSums holds sums over rows of the log, which add up as `partial(batch_1) + partial(batch_2)`.
 
-    moments: over clusters. weights: diagnostics by the name of the column of the weights. figures: further sums, which
-    a fold names."""
+    moments: over clusters. weights: diagnostics by the name of the column of the weights. figures: further sums,
+    which a fold names."""
 
     moments: Moments
     weights: Mapping[str, Weights]
     figures: Mapping[str, Any]
 
     def scaled(self, factors: Mapping[str, float]) -> RowSums:
-        """The sums with rows multiplied by factors. factors: of each column, in order."""
+        """Return the sums with rows multiplied by factors.
+
+        factors: of each column, in order."""
         mean = float(np.mean([factor for name, factor in factors.items() if name.endswith("earned")]))
         return RowSums(
             moments=self.moments.scaled(np.array(list(factors.values()))),
@@ -80,8 +84,8 @@ class RowSums(Sums, kw_only=True):
 
 
 class Fold(ABC, Record):
-    """The requested estimators of one unit, for one target. A partial depends only on the rows of its batches: not on
-    their order, nor on how they were split, up to rounding.
+    """A Fold computes the requested estimators of one unit, for one target. A partial depends only on the rows of its
+    batches. Their order, and how they were split, do not matter, up to rounding.
 
     estimators: label -> estimator, as `ope.parse` returns them; those with the same prefix have the same weights, and
     share the columns whose names begin with it
@@ -94,43 +98,48 @@ class Fold(ABC, Record):
 
     @property
     def summed(self) -> tuple[Estimator, ...]:
-        """The estimators whose columns are summed."""
+        """Return the estimators whose columns are summed."""
         return tuple(self.estimators.values())
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Every column that some estimator needs, once."""
+        """Return every column that some estimator needs, once."""
         needed = [name for estimator in self.summed for name in estimator.columns]
         return tuple(dict.fromkeys([*self.core, *needed]))
 
     @cached_property
     def weighings(self) -> dict[str, Any]:
-        """One estimator for each weighting, by prefix."""
+        """Return one estimator for each weighting, by prefix."""
         return {estimator.prefix: estimator for estimator in self.estimators.values()}
 
     @property
     def most_loggers(self) -> int:
-        """The number of loggers that can have weights."""
+        """Return the number of loggers that can have weights."""
         return MAX_LOGGERS
 
     @abstractmethod
     def partial(self, batch: Any, /) -> RowSums:
-        """The sums of one batch; those of an empty batch are the zero of the addition."""
+        """Return the sums of one batch. Those of an empty batch are the zero of the addition."""
 
     def sums(
         self, matrix: Array, cluster: Ids, weights: Mapping[str, Weights], figures: Mapping[str, Any], /
     ) -> RowSums:  # fmt: skip
-        """The sums of rows. matrix (n, c): their columns; cluster (n,): digests."""
+        """Return the sums of rows.
+
+        matrix (n, c): their columns; cluster (n,): digests."""
         total = moments(matrix, cluster, columns=self.columns, spans_batches=self.spans_batches)
         return RowSums(moments=total, weights=weights, figures=figures)
 
     @abstractmethod
     def at_end(self, partial: RowSums, label: str, estimator: Any, summary: ClusterSummary, /) -> EstimatorFold:
-        """An estimator at the end of a fold. summary: of the columns of its prefix."""
+        """Return an estimator at the end of a fold.
+
+        summary: of the columns of its prefix."""
 
     def at_ends(self, partial: RowSums, summary: ClusterSummary | None = None, /) -> list[EstimatorFold]:
-        """Each estimator at the end of a fold. summary: the sums of the partial's moments, if given in another order of
-        units."""
+        """Return each estimator at the end of a fold.
+
+        summary: the sums of the partial's moments, if given in another order of units."""
         summary = summary or partial.moments.summary()
         summaries = {prefix: summary.with_prefix(prefix) if prefix else summary for prefix in self.weighings}
         return [self.at_end(partial, label, kind, summaries[kind.prefix]) for label, kind in self.estimators.items()]
@@ -138,7 +147,7 @@ class Fold(ABC, Record):
     # -- several loggers --
 
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
-        """The spread of the weights of each partial, over clusters."""
+        """Return the spread of the weights of each partial, over clusters."""
         spreads = []
         for summary in (partial.moments.summary() for partial in partials):
             rows, weight = (
@@ -149,15 +158,17 @@ class Fold(ABC, Record):
         return spreads
 
     def factors(self, factor: Array, /) -> dict[str, float]:
-        """How much a row counts in each column. factor (g,): in each weighting."""
+        """Return how much a row counts in each column.
+
+        factor (g,): in each weighting."""
         (times,) = factor.tolist()
         return dict.fromkeys(self.columns, times)
 
     # -- estimates --
 
     def finish(self, partial: RowSums, options: FinishOptions = USUAL, /) -> list[Estimate]:
-        """One estimate for each estimator, in order.
-        Raises InputError for an interval that one of the estimators does not have, and a level outside (0, 1)."""
+        """Return one estimate for each estimator, in order. Raises InputError for an interval that one of the
+        estimators does not have, and a level outside (0, 1)."""
         return self.finish_together([(partial, options)])[0]
 
     def finish_together(self, groups: Sequence[tuple[RowSums, FinishOptions]]) -> list[list[Estimate]]:
@@ -179,23 +190,26 @@ class Fold(ABC, Record):
         return [self.compared(estimates[0], folds[0], sums[0])] if len(groups) == 1 else estimates
 
     def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
-        """The estimates, with a reason where some that should agree differ."""
+        """Return the estimates, with a reason where some that should agree differ."""
         return estimates
 
 
 class ImpressionFold(Fold):
-    """The requested estimators per impression. curve: of the reward model; None where it has effects of positions.
-    Figures: distorted, the sum of |weight - weight used| per label; predictions, those of the reward model."""
+    """An ImpressionFold computes the requested estimators per impression.
+
+    curve: of the reward model; None where it has effects of positions. Figures: distorted, the sum of |weight -
+    weight used| per label; predictions, those of the reward model."""
 
     curve: PositionCurve | None = None
 
     @cached_property
     def summed(self) -> tuple[ImpressionEstimator, ...]:
-        """The estimators, and those whose bounds enclose the biased ones."""
+        """Return the estimators, and those whose bounds enclose the biased ones."""
         return tuple(summed for kind in self.estimators.values() for summed in (kind, *kind.bracket()))
 
     def partial(self, batch: LogBatch, /) -> RowSums:
-        """The sums of one batch. Raises InputError if an estimator needs a reward model and the batch has none."""
+        """Return the sums of one batch. Raises InputError if an estimator needs a reward model and the batch has none.
+        """
         terms = dict(batch.core)
         for estimator in self.summed:
             if not terms.keys() >= set(estimator.columns):
@@ -224,7 +238,7 @@ class ImpressionFold(Fold):
         )  # fmt: skip
 
     def models_differ(self, at_ends: Sequence[EstimatorFold]) -> bool:
-        """Whether dr and snips differ, although both are right where propensities are."""
+        """Tell whether dr and snips differ, although both are right where propensities are."""
         corrected = next((fold for fold in at_ends if fold.estimator.name in ("dr", "sndr")), None)
         if corrected is None or (corrected.diagnosis.ess or 0.0) < COMPARED_ESS:
             return False
@@ -232,7 +246,7 @@ class ImpressionFold(Fold):
         return differ(corrected.summary, columns, clusters=corrected.clusters, value=value)
 
     def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
-        """The estimates; all have a reason where dr and snips differ."""
+        """Return the estimates. All of them have a reason where dr and snips differ."""
         if not self.models_differ(at_ends):
             return estimates
         return [estimate.lowered(["models-differ"]) for estimate in estimates]
@@ -251,16 +265,19 @@ _NOTHING = 1e-9  # of the spread of two lifts, below which they count as equal
 
 
 class Standing(NamedTuple):
-    """The position of a target among others. stretch: the factors by which the distances of its low and high bound from
-    the lift grow where bounds of all targets hold together; t: quantiles of t that replace the target's own, where its
-    bounds follow from these alone; may_be_best: None where it is not known."""
+    """A Standing is the position of a target among others.
+
+    stretch: the factors by which the distances of its low and high bound from the lift grow where bounds of all
+    targets hold together; t: quantiles of t that replace the target's own, where its bounds follow from these alone;
+    may_be_best: None where it is not known."""
 
     stretch: Bounds
     t: Bounds | None
     may_be_best: bool | None
 
     def bounds(self, estimate: Estimate) -> tuple[float | None, float | None]:
-        """The bounds of the lift that hold together with those of the others, never narrower than its own."""
+        """Return the bounds of the lift that hold together with those of the other targets, never narrower than its
+        own."""
         lift, error = estimate.lift or 0.0, estimate.lift_std_error or 0.0
         low, high = (
             np.inf if bound is None else times * abs(bound - lift)
@@ -274,8 +291,10 @@ class Standing(NamedTuple):
 def compare_targets(
     targets: Sequence[Sequence[Estimate]], folds: Sequence[Sequence[EstimatorFold]], options: FinishOptions
 ) -> list[list[Estimate]]:
-    """The estimates of several targets, each with its standing among all with a sufficient estimate; an estimate in
-    doubt excludes no other target. folds: of the same estimators."""
+    """Return the estimates of several targets, each with its standing among all with a sufficient estimate. An estimate
+    in doubt excludes no other target.
+
+    folds: of the same estimators."""
     rows = [list(estimates) for estimates in targets]
     for number in range(len(rows[0])):
         judged = [
@@ -298,8 +317,9 @@ def compare_targets(
 
 
 def standings(folds: Sequence[EstimatorFold], options: FinishOptions, *, asks: Sequence[bool]) -> list[Standing]:
-    """The standing of each target for one estimator, at the end of a fold over the same rows. asks: whether it is not
-    compared with itself, which would widen the bounds of others for nothing."""
+    """Return the standing of each target for one estimator, at the end of a fold over the same rows.
+
+    asks: whether a target is not compared with itself, which would widen the bounds of others for nothing."""
     is_plain = [not fold.distorted and not fold.heaviness for fold in folds]
     folds = [fold.unbiased for fold in folds]
     present = [fold.earned[:, 1] > 0 for fold in folds]
@@ -321,12 +341,12 @@ def standings(folds: Sequence[EstimatorFold], options: FinishOptions, *, asks: S
 
 
 def _columns(fold: EstimatorFold) -> Array:
-    """The columns of the estimator, then those of the log."""
+    """Return the columns of the estimator, then those of the log."""
     return np.column_stack([fold.units, fold.earned])
 
 
 def _stretch(lift: Studentised, joint: Bounds, level: float) -> Bounds:
-    """The ratios of the joint quantiles of t to those of one target, for the low and the high bound."""
+    """Return the ratios of the joint quantiles of t to those of one target, for the low and the high bound."""
     if not len(lift.t):
         return 1.0, 1.0
     (low, high), (joint_low, joint_high) = lift.quantiles(level), joint
@@ -334,7 +354,7 @@ def _stretch(lift: Studentised, joint: Bounds, level: float) -> Bounds:
 
 
 def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], level: float) -> list[bool | None]:
-    """Whether each target may be the best one. A lift without error is the same in every replicate."""
+    """Tell whether each target may be the best one. A lift without error is the same in every replicate."""
     value = np.array([lift.value if len(lift.t) else fold.relative[0] for fold, lift in zip(folds, lifts, strict=True)])
     is_finite, number = np.isfinite(value), max(len(lift.t) for lift in lifts)
     rank = int((number + 1) * (1 - level) + _NOTHING)

@@ -1,4 +1,4 @@
-"""The estimators of visits, and their fold: from visits to estimates."""
+"""This module has the estimators of visits, and their fold, which turns visits into estimates."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _CARRIED = 0.9  # share of the discounted absolute return; the steps that contri
 
 
 class StepWeights(Sums):
-    """Sums over visits at every step, (h,) each: of w_t, of its square, and of |gamma^t r_t|."""
+    """StepWeights holds sums over visits at every step, (h,) each, of w_t, of its square, and of |gamma^t r_t|."""
 
     weight: Array
     square: Array
     size: Array
 
     def scaled(self, factor: float) -> StepWeights:
-        """The sums with visits that count `factor` times."""
+        """Return the sums with visits that count `factor` times."""
         return StepWeights(self.weight * factor, self.square * factor**2, self.size * factor)
 
 
 class SessionFold(Fold):
-    """The requested estimators per session.
+    """A SessionFold computes the requested estimators per session.
 
     gamma: discount per step, in [0, 1]
     horizon: steps of the longest visit of the whole log, at least 1
@@ -62,13 +62,13 @@ class SessionFold(Fold):
 
     @cached_property
     def by_step(self) -> tuple[str, ...]:
-        """Each column per step that some estimator needs, once."""
+        """Return each column per step that some estimator needs, once."""
         needed = [estimator.step_column for estimator in self.estimators.values()]
         return tuple(dict.fromkeys(name for name in needed if name is not None))
 
     def partial(self, batch: VisitBatch, /) -> RowSums:
-        """The sums of one batch. Raises InputError for a visit with more steps than the horizon, and where an estimator
-        needs a model and the batch has none."""
+        """Return the sums of one batch. Raises InputError for a visit with more steps than the horizon, and where an
+        estimator needs a model and the batch has none."""
         if (longest := int(batch.length.max(initial=0))) > self.horizon:
             raise InputError(f"a visit has {longest} steps, more than the horizon of {self.horizon}")
         course = Course(batch, self.gamma)
@@ -100,8 +100,8 @@ class SessionFold(Fold):
 
     @cached_property
     def most_loggers(self) -> int:
-        """The number of loggers that can have weights: sums at every step, for each half of their clusters, must fit in
-        memory."""
+        """Return the number of loggers that can have weights, since sums at every step, for each half of their
+        clusters, must fit in memory."""
         half_bytes = BLOCKS * 8 * (len(self.by_step) + 1) * self.horizon if self.by_step else 1
         return min(MAX_LOGGERS, _STEP_BYTES // (2 * half_bytes))
 
@@ -119,8 +119,8 @@ class SessionFold(Fold):
     def at_end(
         self, partial: RowSums, label: str, estimator: SessionEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
-        """The estimator at the end of the fold, where the range of returns is that of the log and the effective sample
-        size is limited by the smallest one over the steps that contribute the return."""
+        """Return the estimator at the end of the fold. The range of returns is then that of the log, and the effective
+        sample size is limited by the smallest one over the steps that contribute the return."""
         support, by_step = Support.from_partial(partial, self.supported), list[Array]()
         if estimator.step_column is not None:
             step_sums: Steps = partial.figures["steps"]
@@ -140,16 +140,16 @@ class SessionFold(Fold):
 
 
 def n_visits(partial: RowSums) -> int:
-    """The number of visits."""
+    """Return the number of visits."""
     return partial.weights["weight"].rows
 
 
 class Support(Record, kw_only=False, eq=False):
-    """How far along its visits the log supports a target, step by step.
+    """Support tells, step by step, how far along its visits the log supports a target.
 
-    ess (h,): effective sample size over visits; size (h,): discounted absolute return; least: ESS that is enough. The
-    ESS of a visit's mean weight does not show this: it rises again when the weights of late steps have collapsed to
-    0."""
+    ess (h,): effective sample size over visits; size (h,): discounted absolute return; least: ESS that is enough.
+    The ESS of a visit's mean weight does not show this: it rises again when the weights of late steps have collapsed
+    to 0."""
 
     ess: Array
     size: Array
@@ -166,17 +166,18 @@ class Support(Record, kw_only=False, eq=False):
 
     @property
     def steps(self) -> int:
-        """The number of first steps that contribute 90 % of the discounted absolute return."""
+        """Return the number of first steps that contribute 90 % of the discounted absolute return."""
         return self._steps(self.size)
 
     @property
     def smallest(self) -> float:
-        """The smallest ESS over these steps, which limits an estimate of the return."""
+        """Return the smallest ESS over the steps that contribute the return. This ESS limits an estimate of the return.
+        """
         return float(self.ess[: self.steps].min())
 
     def gamma(self, gamma: float) -> float | None:
-        """The largest discount, to two digits, with which all steps that contribute 90 % of the return are supported;
-        None where `gamma` is small enough, or none is."""
+        """Return the largest discount, to two digits, with which all steps that contribute 90 % of the return are
+        supported; None where `gamma` is small enough, or none is."""
         if self.smallest >= self.least or not gamma:
             return None
         t = np.arange(len(self.size))
@@ -200,8 +201,8 @@ class Support(Record, kw_only=False, eq=False):
 
 
 class SessionEstimator(Estimator):
-    """Base of the estimators of visits: a smooth function of sums over visits, and of sums over visits at each step.
-    Bounds are not cut, since the return of a visit has no simple range.
+    """SessionEstimator is the base of the estimators of visits. Such an estimator is a smooth function of sums over
+    visits, and of sums over visits at each step. Bounds are not cut, since the return of a visit has no simple range.
 
     Its columns are attributes of `visits.Course` with the same names. Where `step_column` names a column (0 after a
     visit's end), `value` and `gradient` take the columns, then that column at each step, then w_t at each step (kept
@@ -215,33 +216,34 @@ class SessionEstimator(Estimator):
 
 
 class Tis(SessionEstimator):
-    """Mean of weight x return, with the weight of the whole session. Unbiased, but each further step makes it vary
-    more."""
+    """Average weight x return, with the weight of the whole session. The result is unbiased, but each further step
+    makes it vary more."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "rows")
     widens: ClassVar[bool] = True
 
 
 class Wis(SessionEstimator):
-    """tis divided by the mean weight. Slightly biased, but it varies less."""
+    """Divide tis by the mean weight. The result is slightly biased, but it varies less."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "weight")
     widens: ClassVar[bool] = True
 
 
 class Pdis(SessionEstimator):
-    """Mean of sum_t gamma^t w_t r_t, where w_t is the weight up to step t, so that later slates do not weigh a
-    reward. Unbiased; it varies less than tis."""
+    """Average sum_t gamma^t w_t r_t, where w_t is the weight up to step t, so that later slates do not weigh a reward.
+    The result is unbiased; it varies less than tis."""
 
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
     weight_column: ClassVar[str] = "mean_weight"
 
 
 class DrRl(SessionEstimator):
-    """pdis with a model of returns, which makes it vary less. Unbiased if the propensities are right, even if the model
-    is poor, as long as the model was not fitted on the same cluster.
+    """Use pdis with a model of returns, which makes it vary less. The result is unbiased if the propensities are right,
+    even if the model is poor, as long as the model was not fitted on the same cluster.
 
-    Mean of v_0, where v_t = V_t + rho_t (r_t + gamma v_{t+1} - Q_t). Source: after Jiang & Li 2016."""
+    The estimate is the mean of v_0, where v_t = V_t + rho_t (r_t + gamma v_{t+1} - Q_t). Source: after Jiang & Li
+    2016."""
 
     columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows")
     weight_column: ClassVar[str] = "mean_weight"
@@ -249,7 +251,8 @@ class DrRl(SessionEstimator):
 
 
 class ByStep(SessionEstimator):
-    """A mean over visits (where `leading`), and at every step one sum over visits divided by another."""
+    """ByStep is the base of estimators that divide, at every step, one sum over visits by another. Where `leading`,
+    they add a mean over visits."""
 
     weight_column: ClassVar[str] = "mean_weight"
 
@@ -278,17 +281,18 @@ class ByStep(SessionEstimator):
 
 
 class Wpdis(ByStep):
-    """pdis with each w_t divided by its mean over sessions. Slightly biased, but it varies less."""
+    """Use pdis with each w_t divided by its mean over sessions. The result is slightly biased, but it varies less."""
 
     columns: ClassVar[tuple[str, ...]] = ("stepwise_return", "rows")
     step_column: ClassVar[str | None] = "stepwise_reward"
 
 
 class Wdr(ByStep):
-    """dr-rl with each w_t divided by its mean over sessions. Slightly biased, but it varies much less.
+    """Use dr-rl with each w_t divided by its mean over sessions. The result is slightly biased, but it varies much
+    less.
 
-    Source: own derivation after Thomas & Brunskill 2016: sum_t gamma^t sum_i [u_t (r_t - Q_t) + u_{t-1} V_t], where u_t
-    = w_t / sum_i w_t and u_{-1} = 1 / n, is the mean of V_0 plus sum_t (sum_i correction_t) / (sum_i w_t)."""
+    Source: own derivation after Thomas & Brunskill 2016: sum_t gamma^t sum_i [u_t (r_t - Q_t) + u_{t-1} V_t], where
+    u_t = w_t / sum_i w_t and u_{-1} = 1 / n, is the mean of V_0 plus sum_t (sum_i correction_t) / (sum_i w_t)."""
 
     columns: ClassVar[tuple[str, ...]] = ("robust_return", "rows", "first_value")
     step_column: ClassVar[str | None] = "correction"

@@ -1,7 +1,7 @@
-"""The log as slates, the estimators of the mean reward of a page, and their fold.
+"""This module turns the log into slates, and has the estimators of the mean reward of a page, with their fold.
 
-A slate is a visit whose steps are its slots, from the top: `visits.Course`, without a discount, has the weights down to
-each slot. An estimator defines the weight of each slot's reward; clusters, intervals and diagnostics are shared."""
+A slate is a visit whose steps are its slots, from the top: `visits.Course`, without a discount, has the weights down
+to each slot. An estimator defines the weight of each slot's reward; clusters, intervals and diagnostics are shared."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ _PAGED = 0.1
 
 
 class SlateBatch(VisitBatch, eq=False):
-    """Slates of the log as one target sees them, s slates of n slots in all; slate i has rows start[i] to start[i + 1]
-    - 1, from the top. NaN means not known: an estimator that needs the value leaves the slate out.
+    """A SlateBatch holds slates of the log as one target sees them, s slates of n slots in all. Slate i has rows
+    start[i] to start[i + 1] - 1, from the top. NaN means not known: an estimator that needs the value leaves the slate
+    out.
 
     log_ratio (n,): log of the ratio of the probabilities given the slots above; largest (n,): its upper bound.
     reward (n,): of the slots; page (s,): of events that belong to the whole page.
@@ -63,48 +64,50 @@ class SlateBatch(VisitBatch, eq=False):
 
 
 class SlateCourse(Course, kw_only=False, eq=False):
-    """Columns of one batch of slates: (n,) per slot, (s,) per slate."""
+    """A SlateCourse computes the columns of one batch of slates, (n,) per slot, (s,) per slate."""
 
     batch: SlateBatch
     gamma: float = 1.0
 
     @property
     def at_end(self) -> Array:
-        """The reward of page events comes after the last slot."""
+        """Return the reward of page events, which comes after the last slot."""
         return self.batch.page
 
     @cached_property
     def page_reward(self) -> Array:
-        """The reward of the page: of its slots, and of events of the whole page."""
+        """Return the reward of the page, of its slots and of events of the whole page."""
         return self.sum(self.batch.reward) + self.batch.page
 
     @cached_property
     def weighted_page_events(self) -> Array:
-        """Weight of the whole slate x reward of page events; 0 without page events, where the weight need not be
-        known."""
+        """Return the weight of the whole slate x reward of page events; 0 without page events, where the weight need
+        not be known."""
         return np.where(self.batch.page == 0, 0.0, self.weight * self.batch.page)
 
     @cached_property
     def rewarded(self) -> Flags:
-        """Flags of the slates with a reward that is not the default."""
+        """Return flags of the slates with a reward that is not the default."""
         return super().rewarded | (self.batch.page != 0)
 
     @cached_property
     def bound(self) -> Array:
-        """Largest weight that the slate could have had; inf for more than one slot, since factors do not bound the
-        product."""
+        """Return the largest weight that the slate could have had; inf for more than one slot, since factors do not
+        bound the product."""
         return np.where(self.batch.length > 1, np.inf, super().bound)
 
     @cached_property
     def bound_of_marginals(self) -> Array:
-        """Largest ratio of marginals of any slot of the slate; inf where no bound is known."""
+        """Return the largest ratio of marginals of any slot of the slate; inf where no bound is known."""
         largest_marginal = self.batch.largest_marginal
         if largest_marginal is None or not len(self.batch):
             return np.full(len(self.batch), np.inf)
         return np.maximum.reduceat(np.nan_to_num(largest_marginal, nan=np.inf), self.batch.start[:-1])
 
     def table(self, name: str) -> Array:
-        """The probabilities of each slot's arm at positions 1 to k, (n, k): `target_at` or `logged_at`."""
+        """Return the probabilities of each slot's arm at positions 1 to k, (n, k).
+
+        name: `target_at` or `logged_at`."""
         table = getattr(self.batch, name)
         if table is None:
             raise InputError("pbm and interpol need the probabilities of every position", hint="use iips")
@@ -112,9 +115,9 @@ class SlateCourse(Course, kw_only=False, eq=False):
 
 
 class Weighing(Record, kw_only=False, eq=False):
-    """The weights of an estimator for slates, (s,) each: NaN where a slate cannot be weighed.
+    """A Weighing holds the weights of an estimator for slates, (s,) each; NaN where a slate cannot be weighed.
 
-    weight: of the slate, 1 on average; weighted_reward; bound: the largest weight that it could have had"""
+    weight: of the slate, 1 on average; weighted_reward; bound: the largest weight that it could have had."""
 
     weight: Array
     weighted_reward: Array
@@ -122,7 +125,8 @@ class Weighing(Record, kw_only=False, eq=False):
 
 
 class SlateEstimator(Estimator):
-    """Base of the estimators of pages. Bounds are not cut, since the reward of a page has no simple range.
+    """SlateEstimator is the base of the estimators of pages. Bounds are not cut, since the reward of a page has no
+    simple range.
 
     Its columns are those of its weighing: `weighted_reward`, `weight`, `rows`, and `robust` for a corrected model."""
 
@@ -137,7 +141,7 @@ class SlateEstimator(Estimator):
     @property
     @abstractmethod
     def weighing(self) -> str:
-        """The name of its weights; estimators with the same name have the same weights."""
+        """Return the name of its weights; estimators with the same name have the same weights."""
 
     @property
     def prefix(self) -> str:
@@ -145,7 +149,7 @@ class SlateEstimator(Estimator):
 
     @abstractmethod
     def weigh(self, course: SlateCourse) -> Weighing:
-        """The slates of a batch, weighed."""
+        """Return the weights of the slates of a batch."""
 
 
 # -- the estimators, each with its own assumption about what the reward of a slot depends on --
@@ -155,15 +159,16 @@ class SlateEstimator(Estimator):
 
 
 class SelfNormalised:
-    """The columns of an estimator that is divided by its mean weight."""
+    """SelfNormalised gives an estimator the columns with which it is divided by its mean weight."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "weight")
     self_normalised: ClassVar[bool] = True
 
 
 class Sips(SlateEstimator):
-    """Mean of w x page reward, where w is the ratio of the probabilities of the whole slate. Unbiased whatever a reward
-    depends on, if the logger could show everything that the target shows; each further slot makes it vary more.
+    """Average w x page reward, where w is the ratio of the probabilities of the whole slate. The result is unbiased
+    whatever a reward depends on, if the logger could show everything that the target shows; each further slot makes it
+    vary more.
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateStandardIPS)."""
 
@@ -175,8 +180,8 @@ class Sips(SlateEstimator):
 
 
 class Rips(SlateEstimator):
-    """Mean of sum_l w_l r_l, where w_l is the ratio of the probabilities of the slate down to slot l. Unbiased if a
-    reward depends only on its slot and the slots above (cascade).
+    """Average sum_l w_l r_l, where w_l is the ratio of the probabilities of the slate down to slot l. The result is
+    unbiased if a reward depends only on its slot and the slots above (cascade).
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateRewardInteractionIPS, after McInerney et al. 2020)."""
 
@@ -188,19 +193,20 @@ class Rips(SlateEstimator):
 
 
 class CascadeDr(Rips):
-    """rips with a model of what the rest of a page earns, which makes it vary less. Unbiased where rips is, even if the
-    model is poor, as long as the model was not fitted on the same cluster.
+    """Use rips with a model of what the rest of a page earns, which makes it vary less. The result is unbiased where
+    rips is, even if the model is poor, as long as the model was not fitted on the same cluster.
 
-    Mean of sum_l w_l (r_l - Q_l) + w_(l-1) V_l; Q_l, V_l: the model's value of slot l and all below. Source: own
-    derivation, as `sessions.DrRl` with slots as steps (Cascade-DR of Kiyohara et al. 2022, not read)."""
+    The estimate is the mean of sum_l w_l (r_l - Q_l) + w_(l-1) V_l; Q_l, V_l: the model's value of slot l and all
+    below. Source: own derivation, as `sessions.DrRl` with slots as steps (Cascade-DR of Kiyohara et al. 2022, not
+    read)."""
 
     columns: ClassVar[tuple[str, ...]] = ("robust", "rows")
     needs_model: ClassVar[bool] = True
 
 
 class Iips(SlateEstimator):
-    """Mean of sum_l r_l x ratio of the probabilities of that arm at position l. Unbiased if a reward depends only on
-    its arm and position, not on the other slots.
+    """Average sum_l r_l x ratio of the probabilities of that arm at position l. The result is unbiased if a reward
+    depends only on its arm and position, not on the other slots.
 
     Source: st-tech/zr-obp, obp/ope/estimators_slate.py (SlateIndependentIPS, after Li et al. 2018)."""
 
@@ -216,10 +222,10 @@ class Iips(SlateEstimator):
 
 
 class Pi(SlateEstimator):
-    """Mean of w x page reward, where w is the pseudo-inverse weight q' G^+ 1_slate; q are the target's probabilities of
-    arms at positions, G the logger's of pairs of them. Unbiased if the mean reward of a page is a sum of one number per
-    slot, which depends on arm and position. The page may have one reward as a whole. Weights can be negative. The
-    logger must be uniform, or have at most 5,000 slates to list.
+    """Average w x page reward, where w is the pseudo-inverse weight q' G^+ 1_slate; q are the target's probabilities of
+    arms at positions, G the logger's of pairs of them. The result is unbiased if the mean reward of a page is a sum of
+    one number per slot, which depends on arm and position. The page may have one reward as a whole. Weights can be
+    negative. The logger must be uniform, or have at most 5,000 slates to list.
 
     Source: `pseudo_inverse`, after Swaminathan et al. 2017."""
 
@@ -239,7 +245,7 @@ class Pi(SlateEstimator):
 
 
 class Curved(SlateEstimator):
-    """Base of the estimators that rest on a position curve."""
+    """Curved is the base of the estimators that rest on a position curve."""
 
     tabled: ClassVar[bool] = True
     independent_slots: ClassVar[bool] = True
@@ -249,9 +255,9 @@ class Curved(SlateEstimator):
 
 @dataclass(frozen=True, kw_only=True)
 class Pbm(Curved):
-    """Mean of sum_l r_l x sum_j t_j P_target(arm at j) / sum_j t_j P_log(arm at j), where t_j is the examination of
-    position j, from a curve of `position fit` (pbm:home). Unbiased if a reward is examination x attraction of the arm
-    and the curve is right. It varies far less than iips, but does not see errors of the curve.
+    """Average sum_l r_l x sum_j t_j P_target(arm at j) / sum_j t_j P_log(arm at j), where t_j is the examination of
+    position j, from a curve of `position fit` (pbm:home). The result is unbiased if a reward is examination x
+    attraction of the arm and the curve is right. It varies far less than iips, but does not see errors of the curve.
 
     curve: its name. Source: own derivation; position-based model of Li et al. 2018, not read."""
 
@@ -271,10 +277,10 @@ class Pbm(Curved):
 
 @dataclass(frozen=True, kw_only=True)
 class Interpol(Curved):
-    """Mean of sum_l r_l x sum_(j within window of l) t_j P_target(arm at j) / sum_(k within window of j) t_k P_log(arm
-    at k). Unbiased where pbm is. It uses the curve t only between positions at most `window` apart, so it lies between
-    iips (window 0) and pbm (window of the page). interpol:2:home has a window of 2 positions and the curve home;
-    without a curve (interpol:2), positions within the window count as equally examined.
+    """Average sum_l r_l x sum_(j within window of l) t_j P_target(arm at j) / sum_(k within window of j) t_k P_log(arm
+    at k). The result is unbiased where pbm is. It uses the curve t only between positions at most `window` apart, so it
+    lies between iips (window 0) and pbm (window of the page). interpol:2:home has a window of 2 positions and the curve
+    home; without a curve (interpol:2), positions within the window count as equally examined.
 
     window: 1 or more positions. Source: the windows of INTERPOL (Buchholz, London, Di Benedetto & Joachims 2022), as
     public code has them for deterministic targets."""
@@ -304,40 +310,41 @@ class Interpol(Curved):
 
 
 class SnSips(SelfNormalised, Sips):
-    """sips divided by its mean weight. Slightly biased in small logs, but it varies less."""
+    """Divide sips by its mean weight. The result is slightly biased in small logs, but it varies less."""
 
 
 class SnIips(SelfNormalised, Iips):
-    """iips divided by its mean weight over slots. Slightly biased in small logs, but it varies less."""
+    """Divide iips by its mean weight over slots. The result is slightly biased in small logs, but it varies less."""
 
 
 class SnRips(SelfNormalised, Rips):
-    """rips divided by its mean weight over slots. Slightly biased in small logs, but it varies less."""
+    """Divide rips by its mean weight over slots. The result is slightly biased in small logs, but it varies less."""
 
 
 class SnPi(SelfNormalised, Pi):
-    """pi divided by its mean weight. Slightly biased in small logs, but it varies less."""
+    """Divide pi by its mean weight. The result is slightly biased in small logs, but it varies less."""
 
 
 class SnPbm(SelfNormalised, Pbm):
-    """pbm divided by its mean weight over slots, each weighted by its examination. Slightly biased in small logs."""
+    """Divide pbm by its mean weight over slots, each weighted by its examination. The result is slightly biased in
+    small logs."""
 
 
 class SnInterpol(SelfNormalised, Interpol):
-    """interpol divided by its mean weight over slots, each weighted by its examination. Slightly biased in small
-    logs."""
+    """Divide interpol by its mean weight over slots, each weighted by its examination. The result is slightly biased in
+    small logs."""
 
 
 def by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -> Weighing:
-    """Slates whose slots have their own weights (n,); the weight of a slate is their mean, weighted by emphasis
+    """Weigh slates whose slots have their own weights (n,). The weight of a slate is their mean, weighted by emphasis
     (n,)."""
     weighted = course.sum(weight * course.batch.reward) + course.weighted_page_events
     return Weighing(course.sum(weight * emphasis) / course.sum(emphasis), weighted, bound)
 
 
 def examination(curve: PositionCurve, positions: int) -> Array:
-    """The examination of positions 1 to `positions`, (k,). Raises InputError where the curve ends before the last
-    one."""
+    """Return the examination of positions 1 to `positions`, (k,). Raises InputError where the curve ends before the
+    last one."""
     if curve == FLAT:
         return np.ones(positions)
     if len(curve.examination) < positions:
@@ -349,7 +356,7 @@ def examination(curve: PositionCurve, positions: int) -> Array:
 
 
 def divide(numerator: Array, denominator: Array) -> Array:
-    """numerator / denominator; 0 where both are 0, NaN where either is not known."""
+    """Return numerator / denominator; 0 where both are 0, NaN where either is not known."""
     ratio = np.where(np.isnan(numerator + denominator), np.nan, 0.0)
     return np.divide(numerator, denominator, out=ratio, where=denominator > 0)
 
@@ -358,13 +365,15 @@ def divide(numerator: Array, denominator: Array) -> Array:
 
 
 class SlateFold(Fold):
-    """The requested estimators per slate. A cluster that spans batches takes 40 bytes per weighing, and 8 more. Columns
-    of weights are `weight`, of the weighing, and `of_slate`, the ratios of whole slates where known. Figures: sizes
-    (2,), the logged sums of |page events| and |rewards|; rewards, the range of those of pages."""
+    """A SlateFold computes the requested estimators per slate.
+
+    A cluster that spans batches takes 40 bytes per weighing, and 8 more. Columns of weights are `weight`, of the
+    weighing, and `of_slate`, the ratios of whole slates where known. Figures: sizes (2,), the logged sums of |page
+    events| and |rewards|; rewards, the range of those of pages."""
 
     @cached_property
     def robust(self) -> frozenset[str]:
-        """The prefixes of the weightings for which some estimator also corrects a model."""
+        """Return the prefixes of the weightings for which some estimator also corrects a model."""
         return frozenset(estimator.prefix for estimator in self.estimators.values() if estimator.needs_model)
 
     @cached_property
@@ -376,7 +385,7 @@ class SlateFold(Fold):
         )
 
     def partial(self, batch: SlateBatch, /) -> RowSums:
-        """The sums of one batch. Raises InputError if an estimator needs a column that the batch lacks."""
+        """Return the sums of one batch. Raises InputError if an estimator needs a column that the batch lacks."""
         course = SlateCourse(batch)
         terms: list[Array] = []
         weights = {}
@@ -406,8 +415,8 @@ class SlateFold(Fold):
     def at_end(
         self, partial: RowSums, label: str, estimator: SlateEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
-        """The estimator at the end of the fold. The reward of a page, a sum, has no upper limit, and 0 as a lower one
-        where no page of the log earned less."""
+        """Return the estimator at the end of the fold. The reward of a page, a sum, has no upper limit, and 0 as a
+        lower one where no page of the log earned less."""
         observed: ValueRange = partial.figures["rewards"]
         least = 0.0 if observed.least >= 0 and estimator.widens else -np.inf
         # where page events are much of the reward, the ratios of whole slates count

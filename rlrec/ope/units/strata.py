@@ -1,4 +1,4 @@
-"""Several loggers in one estimate: each is weighted by the spread of its weights.
+"""This module combines several loggers in one estimate. Each logger is weighed by the spread of its weights.
 
 The mean over the rows of any logger is unbiased, and its variance grows with the mean square of its weights. Rows
 therefore count in inverse proportion to that: effective sample sizes add up, and an old log with weights far from 1
@@ -43,8 +43,9 @@ _SALT = 6
 
 
 class Stratum(NamedTuple):
-    """A logger (None: all loggers without a weight of their own) and the half of the clusters (None where all rows
-    count once)."""
+    """A Stratum is a logger and a half of the clusters.
+
+    logger: None for all loggers without a weight of their own. half: None where all rows count once."""
 
     logger: str | None = None
     half: int | None = None
@@ -54,7 +55,7 @@ NO_LOGGER = Stratum()
 
 
 def halves(cluster: Ids) -> Ids:
-    """The half of each cluster, 0 or 1."""
+    """Return the half of each cluster, 0 or 1."""
     return (hash_bits(cluster, salt=_SALT) & np.uint64(1)).astype(np.int64)
 
 
@@ -62,9 +63,11 @@ P = TypeVar("P", bound=Any)  # sums that can be `scaled`, such as `RowSums`
 
 
 class Weighting(Record, kw_only=False, eq=False):
-    """The weight of the rows of each stratum, (g,) for g weightings; no factors where fewer than two loggers can be
-    weighted: then all rows count once. table: the same by logger, for each weighting. left_out: strata whose rows do
-    not count; loggers: each alone, as returned by `by_logger`."""
+    """A Weighting has the weight of the rows of each stratum, (g,) for g weightings. The factors are empty where fewer
+    than two loggers can be weighted; then all rows count once.
+
+    table: the same by logger, for each weighting. left_out: strata whose rows do not count; loggers: each alone, as
+    returned by `by_logger`."""
 
     fold: Fold
     factors: Mapping[Stratum, Array] = field(default_factory=dict)
@@ -74,7 +77,7 @@ class Weighting(Record, kw_only=False, eq=False):
 
     @property
     def absent_loggers(self) -> frozenset[str | None]:
-        """The loggers of which no row counts."""
+        """Return the loggers of which no row counts."""
         return frozenset(stratum.logger for stratum in self.left_out) - {
             stratum.logger for stratum in self.factors.keys() - self.left_out
         }
@@ -83,9 +86,10 @@ class Weighting(Record, kw_only=False, eq=False):
     def from_strata(
         cls, fold: Fold, *targets: Mapping[Stratum, RowSums], left_out: frozenset[Stratum] = frozenset()
     ) -> Self:
-        """The weighting of these strata, each half computed from the other one; several targets that are compared on
-        the same rows get one weighting, from the spreads of all their weights. left_out: strata without support; they
-        count where their half has no others."""
+        """Return the weighting of these strata, each half computed from the other one. Several targets that are
+        compared on the same rows get one weighting, from the spreads of all their weights.
+
+        left_out: strata without support; they count where their half has no others."""
         loggers = {stratum.logger for partials in targets for stratum in partials if stratum.half is not None}
         if len(loggers) < 2:
             return cls(fold)
@@ -113,7 +117,7 @@ class Weighting(Record, kw_only=False, eq=False):
         return cls(fold, factors, table, left_out)
 
     def total(self, partials: Mapping[Stratum, P]) -> P:
-        """The weighted sum over the strata, in a fixed order."""
+        """Return the weighted sum over the strata, in a fixed order."""
         strata = sorted(partials.items(), key=lambda item: (item[0].logger or "", item[0].half or 0))
         weighed_sums = (
             sums.scaled(self.fold.factors(self.factors[stratum])) if stratum in self.factors else sums
@@ -123,7 +127,7 @@ class Weighting(Record, kw_only=False, eq=False):
 
 
 def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | None, list[EstimatorFold]]:
-    """The estimators at the end of each logger's rows; {} where there is only one logger."""
+    """Return the estimators at the end of each logger's rows; {} where there is only one logger."""
     sums: dict[str | None, RowSums] = {}
     for (logger, _), partial in partials.items():
         sums = add_each(sums, {logger: partial})
@@ -133,8 +137,8 @@ def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | Non
 
 
 def left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[Stratum]:
-    """The strata that do not count for several targets that are compared on the same rows: of each half those of the
-    loggers that the other half says to leave out."""
+    """Return the strata that do not count for several targets that are compared on the same rows. Of each half they are
+    those of the loggers that the other half says to leave out."""
     strata = set[Stratum]()
     for half in (0, 1):
         loggers = [
@@ -146,14 +150,16 @@ def left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[Strat
 
 
 def uncounted(strata: Collection[Stratum], left_out: Collection[Stratum]) -> frozenset[Stratum]:
-    """Which strata do not count; all of a half count where none of it would. left_out: as returned by `left_out`."""
+    """Return the strata that do not count. All of a half count where none of it would.
+
+    left_out: as returned by `left_out`."""
     by_half = ({stratum for stratum in strata if stratum.half == half} for half in (0, 1))
     return frozenset(stratum for half in by_half if half - {*left_out} for stratum in half & {*left_out})
 
 
 def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[EstimatorFold]]]) -> frozenset[str | None]:
-    """The loggers that surely could not show MATERIAL of what a target shows, and those that add next to nothing. Of
-    the former those that show most of it count where the others add next to nothing to them."""
+    """Return the loggers that surely could not show MATERIAL of what a target shows, and those that add next to
+    nothing. Of the former those that show most of it count where the others add next to nothing to them."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for loggers in targets:
         weighed = {
@@ -179,8 +185,9 @@ def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[Estimat
 def _sizes(
     fold: Fold, loggers: Mapping[str | None, Mapping[str, EstimatorFold]]
 ) -> dict[str, dict[str | None, tuple[float, int]]]:
-    """The effective sample size and the clusters of each logger, by the label of the estimator. loggers: the estimators
-    of each, by label."""
+    """Return the effective sample size and the clusters of each logger, by the label of the estimator.
+
+    loggers: the estimators of each, by label."""
     sizes = {
         label: {
             logger: (at_ends[label].diagnosis.ess or 0.0, at_ends[label].clusters)
@@ -196,8 +203,10 @@ def _ess(sizes: Mapping[str | None, tuple[float, int]]) -> float:
 
 
 def unlike(loggers: Iterable[Sequence[EstimatorFold]]) -> frozenset[str]:
-    """The labels of the estimators for which loggers disagree about one target: by more than chance, and by an amount
-    that matters. loggers: those that count, as returned by `by_logger`."""
+    """Return the labels of the estimators for which loggers disagree about one target, by more than chance, and by an
+    amount that matters.
+
+    loggers: those that count, as returned by `by_logger`."""
     labels = set[str]()
     for at_ends in zip(*loggers, strict=True):
         is_comparable = at_ends[0].estimator.intervals
@@ -220,8 +229,9 @@ def unlike(loggers: Iterable[Sequence[EstimatorFold]]) -> frozenset[str]:
 
 
 def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str | None]:
-    """The loggers with few effective rows, as long as all of them together add little to the others. sizes: effective
-    sample size and clusters of each."""
+    """Return the loggers with few effective rows, as long as all of them together add little to the others.
+
+    sizes: effective sample size and clusters of each."""
     total, names = sum(ess for ess, _ in sizes.values()), set[str | None]()
     left = total
     for name, (ess, clusters) in sorted(sizes.items(), key=lambda item: item[1][0] / item[1][1]):
@@ -233,16 +243,18 @@ def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str
 
 
 def _order(logger: str | None) -> tuple[bool, str]:
-    """The sort key of a logger; the one that stands for all others comes last."""
+    """Return the sort key of a logger; the one that stands for all others comes last."""
     return logger is None, logger or ""
 
 
 def stratum_factors(
     spread: Mapping[Stratum, WeightSpread], left_out: frozenset[Stratum] = frozenset()
 ) -> dict[Stratum, Array]:
-    """The weight of a row of each stratum, (g,), each half computed from the other one; 1 on average over the rows that
-    count. A half counts by the rows that count in either half, since those that are left out of it depend on the
-    weights of the other half. spread: of the weights in each; left_out: strata whose rows have weight 0."""
+    """Return the weight of a row of each stratum, (g,), each half computed from the other one; 1 on average over the
+    rows that count. A half counts by the rows that count in either half, since those that are left out of it depend on
+    the weights of the other half.
+
+    spread: of the weights in each; left_out: strata whose rows have weight 0."""
     some = vars(next(iter(spread.values())))
     zero = WeightSpread(**{name: np.zeros_like(column) for name, column in some.items()})
     names = sorted({logger for logger, _ in spread}, key=_order)
@@ -268,14 +280,16 @@ def stratum_factors(
 
 
 def _squares_of_rows(spread: WeightSpread) -> Array:
-    """The sum of squared weights per row: the number of rows, plus the spread of sums over clusters beyond what their
-    sizes explain. It is at least that of weights of 1."""
+    """Return the sum of squared weights per row, which is the number of rows plus the spread of sums over clusters
+    beyond what their sizes explain. It is at least that of weights of 1."""
     return spread.rows + np.maximum(spread.squares, spread.least) - spread.least
 
 
 def _precision(spread: WeightSpread) -> Array:
-    """The precision of a row of each logger, (2, l, g). spread: of the rows of each half, (2, l, g) per column. The
-    weight by which their sum is too small did not occur: it counts as that of one row."""
+    """Return the precision of a row of each logger, (2, l, g). The weight by which their sum is too small did not
+    occur, and counts as that of one row.
+
+    spread: of the rows of each half, (2, l, g) per column."""
     square = np.maximum(np.maximum(spread.squares, spread.least), np.maximum(spread.rows - spread.weight, 0.0) ** 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         trust = np.minimum(1.0, spread.weight**2 / square / (LEAST_ESS / 2))
@@ -283,8 +297,10 @@ def _precision(spread: WeightSpread) -> Array:
 
 
 def _factors(precision: Array, rows: Array, total: Array) -> Array:
-    """The weight of a row of each logger, (2, l, g), in proportion to its precision, (2, l, g); 1 in a half where none
-    has any. rows (2, l, g): numbers of rows; total (2, 1, g): the sum of their weights."""
+    """Return the weight of a row of each logger, (2, l, g), in proportion to its precision, (2, l, g); 1 in a half
+    where none has any.
+
+    rows (2, l, g): numbers of rows; total (2, 1, g): the sum of their weights."""
     with np.errstate(divide="ignore", invalid="ignore"):
         factor, equal = (
             share * total / (share * rows).sum(axis=1, keepdims=True) for share in (precision, np.ones_like(rows))
