@@ -97,8 +97,7 @@ class Barista(Visitors):
     # -- the exact value of a visit --
 
     def optimum(self, positions: int = 1) -> float:
-        """Return the mean reward of a visit under the best policy, by dynamic programming from the last step backwards.
-        """
+        """Return the mean reward of a visit under the best policy, by dynamic programming from the last step back."""
         return float(self._values(lambda item_values, _: item_values.max(axis=1))[0][0])
 
     def context_free(self) -> tuple[float, Array]:

@@ -62,8 +62,7 @@ class RidgeSums(Sums):
         return RidgeSums(**{name: array[folds].sum(axis=0) for name, array in vars(self).items()})
 
     def error(self, effects: Array, beta: Array) -> float:
-        """Return the sum of squared errors of a fit (a,), (d,) on the rows of these sums, which are those of one fold.
-        """
+        """Return the sum of squared errors of a fit (a,), (d,) on the rows of these sums, which belong to one fold."""
         linear = effects @ self.reward + beta @ self.answer
         square = effects**2 @ self.count + 2 * effects @ self.cross @ beta + beta @ self.gram @ beta
         return float(self.square - 2 * linear + square)

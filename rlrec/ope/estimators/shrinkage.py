@@ -108,8 +108,7 @@ def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: flo
 
 
 def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Array, Array, Array]:
-    """Return the log posterior of each of several spreads, and the lines of y given it, (t, q), with their covariances.
-    """
+    """Return the log posterior of each of several spreads, and the lines of y given it, (t, q), with covariances."""
     precision = np.full(design.shape[1], slope**-2)
     precision[0] = 0.0  # the common mean has a flat prior
     information = np.einsum("tn,nq,nr->tqr", 1 / variance, design, design, optimize=True) + np.diag(precision)

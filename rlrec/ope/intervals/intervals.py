@@ -187,8 +187,8 @@ def bounding_rank(level: float, number: int) -> int:
 
 
 def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
-    """Return distance / error of every replicate, (b,); where the error is 0, infinite with the sign of the distance.
-    """
+    """Return distance / error of every replicate, (b,). Where the error is 0, this is infinite with the sign of the
+    distance."""
     distance = np.where(np.abs(distance) <= _NOTHING * scale, 0.0, distance)
     side = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
     with np.errstate(all="ignore"):
@@ -197,8 +197,7 @@ def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
 
 
 def _quantiles(t: Array, rank: int) -> Bounds:
-    """Return the rank-th value from below and from above. NaN (sorted to the end) counts as an extreme on both sides.
-    """
+    """Return the rank-th value from below and from above. NaN (sorted to the end) is an extreme on both sides."""
     n_nan = int(np.isnan(t).sum())
     numbers, rank = t[: len(t) - n_nan], rank - n_nan
     return (float(numbers[rank - 1]), float(numbers[-rank])) if rank >= 1 else UNKNOWN

@@ -56,8 +56,8 @@ class LookSequence(NamedTuple):
         return float(times[is_narrow.argmax()]) if is_narrow.any() else np.inf
 
     def p_value(self, difference: float | Array, variance: float | Array, n: float | Array) -> Array:
-        """Return the smallest level at which the two-sided sequence excludes 0 after n clusters; valid at every look.
-        """
+        """Return the smallest level at which the two-sided sequence excludes 0 after n clusters. It is valid at every
+        look."""
         squared_z = np.square(difference) * n / variance
         return np.minimum(1.0, _spread(n, self.rho) * np.exp(-squared_z / 2 * _settled_share(n, self.rho)))
 

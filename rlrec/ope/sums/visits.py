@@ -144,8 +144,7 @@ class Course(Record, kw_only=False, eq=False):
 
     @cached_property
     def mean_weight(self) -> Array:
-        """Return the discounted mean of w_t over the visit's steps, which is the weight of its rewards, taken together.
-        """
+        """Return the discounted mean of w_t over the visit's steps, the weight of its rewards taken together."""
         return self.sum(self.discount * self.ratio) / self.sum(self.discount)
 
     @cached_property

@@ -208,8 +208,7 @@ class ImpressionFold(Fold):
         return tuple(summed for kind in self.estimators.values() for summed in (kind, *kind.bracket()))
 
     def partial(self, batch: LogBatch, /) -> RowSums:
-        """Return the sums of one batch. Raises InputError if an estimator needs a reward model and the batch has none.
-        """
+        """Return the sums of one batch. Raises InputError if an estimator needs a reward model that the batch lacks."""
         terms = dict(batch.core)
         for estimator in self.summed:
             if not terms.keys() >= set(estimator.columns):

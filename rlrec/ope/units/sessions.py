@@ -171,8 +171,7 @@ class Support(Record, kw_only=False, eq=False):
 
     @property
     def smallest(self) -> float:
-        """Return the smallest ESS over the steps that contribute the return. This ESS limits an estimate of the return.
-        """
+        """Return the smallest ESS over the steps that contribute the return, which limits an estimate of the return."""
         return float(self.ess[: self.steps].min())
 
     def gamma(self, gamma: float) -> float | None:
