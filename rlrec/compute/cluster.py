@@ -29,7 +29,7 @@ _QUIET_SETTINGS = {
 
 
 class SchedulerAbsent(RlrecError):
-    """Raised if no scheduler answers at the address of a cluster."""
+    """A SchedulerAbsent error says that no scheduler answers at the address of a cluster."""
 
     code = 4
 
@@ -154,8 +154,7 @@ def fingerprint() -> Fingerprint:
 
 
 def is_mixed(worker: Fingerprint, process: Fingerprint) -> bool:
-    """Tell whether the processors of a worker and of this process differ. Raises RlrecError if their versions differ.
-    """
+    """Tell whether the processors of a worker and of this process differ. Raises RlrecError if the versions differ."""
     for theirs, ours in zip(worker.versions, process.versions, strict=True):
         if theirs != ours:
             raise RlrecError(f"a worker has {theirs}, and this process {ours}", hint="give all of them one environment")

@@ -179,7 +179,8 @@ class Visitors(Audience):
         return None
 
     def context_free(self) -> tuple[float, Array]:
-        """Return the best fixed distribution over arms, (arms,), after the mean reward of a visit under it."""
+        """Return the largest mean reward of a visit by a fixed distribution over arms, and this distribution,
+        (arms,)."""
         raise NotImplementedError
 
     def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:

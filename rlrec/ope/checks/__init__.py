@@ -1,1 +1,1 @@
-"""Checks of what a log can support."""
+"""Modules here check what a log can support."""

@@ -1,6 +1,7 @@
-"""Tests of what rewards depend on: the earlier part of a visit, the slots above, and earlier visits.
+"""This module tests whether rewards depend on the earlier part of a visit, on the slots above, or on earlier visits.
 
-The first two are linear models of rewards within cells (an arm at a position); errors are over blocks of clusters."""
+The first two tests are linear models of rewards within cells (an arm at a position); errors are over blocks of
+clusters."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ _CONSTANT = 1e-9  # share of the variance within cells below which a column coun
 
 
 class CellSums(Sums):
-    """Sums over rows, of d columns, which can be added; the last column is explained by the others.
+    """CellSums holds sums over rows, of d columns, which can be added. The last column is explained by the others.
 
     cells (64, c, d + 1): per block of clusters and cell, of the columns and of 1
     moments (64, d, d): per block, of the products of two columns"""
@@ -33,24 +34,27 @@ class CellSums(Sums):
 
 
 def block_numbers(cluster: Ids) -> Ids:
-    """The block that each cluster lies in, from 0."""
+    """Return the block that each cluster lies in, from 0."""
     return (hash_bits(cluster, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
 
 
 def block_sums(columns: Sequence[Array | None], block: Ids, cell: Ids, *, cells: int) -> Array:
-    """Sums of columns per block and cell, (k, 64, cells). columns (n,) each; None counts rows."""
+    """Return the sums of columns per block and cell, (k, 64, cells).
+
+    columns (n,) each; None counts rows."""
     index = block * cells + cell
     sums = [np.bincount(index, weights=column, minlength=BLOCKS * cells) for column in columns]
     return np.reshape(sums, (len(columns), BLOCKS, cells)).astype(np.float64)
 
 
 def alarms(p_value: float | None) -> bool:
-    """Whether a test rejects its hypothesis; without a p-value (None) it does not."""
+    """Tell whether a test rejects its hypothesis. Without a p-value (None) it does not."""
     return p_value is not None and p_value < ALPHA
 
 
 class Slopes(NamedTuple):
-    """Coefficients of the tested columns that vary: estimate (k,), covariance (k, k), number of blocks."""
+    """Slopes holds the coefficients of the tested columns that vary, as estimate (k,), covariance (k, k) and number of
+    blocks."""
 
     estimate: Array
     covariance: Array
@@ -58,7 +62,9 @@ class Slopes(NamedTuple):
 
 
 def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) -> CellSums:
-    """The sums of one batch of columns, (n,) each. cell: number from 0, negative for rows that are not compared."""
+    """Return the sums of one batch of columns, (n,) each.
+
+    cell: number from 0, negative for rows that are not compared."""
     compared, rows = columns, cell >= 0
     if not rows.all():
         compared, cell, cluster = [column[rows] for column in columns], cell[rows], cluster[rows]
@@ -74,8 +80,8 @@ def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) 
 
 
 def slopes(sums: CellSums, *, tested: int) -> Slopes | None:
-    """Coefficients of the first `tested` columns; None without enough evidence: none of them varies, or too few
-    clusters have rows."""
+    """Return the coefficients of the first `tested` columns; None without enough evidence, if none of them varies or
+    too few clusters have rows."""
     cells, moments = sums.cells.sum(axis=0), sums.moments.sum(axis=0)
     present = np.flatnonzero(sums.cells[..., -1].sum(axis=1))
     products = _centred_products(cells, moments)
@@ -93,13 +99,15 @@ def slopes(sums: CellSums, *, tested: int) -> Slopes | None:
 
 
 def _centred_products(cells: Array, moments: Array) -> Array:
-    """Products of two columns around their means in each cell, (d, d). cells (c, d + 1), moments (d, d): sums."""
+    """Return the products of two columns around their means in each cell, (d, d).
+
+    cells (c, d + 1), moments (d, d): sums."""
     columns, count = cells[:, :-1], np.maximum(cells[:, -1:], 1.0)
     return moments - (columns / count).T @ columns
 
 
 def _coefficients(products: Array, varying: Ids) -> Array:
-    """Coefficients of the columns that vary, (b, k)."""
+    """Return the coefficients of the columns that vary, (b, k)."""
     left, right = products[:, varying[:, None], varying], products[:, varying, -1]
     return np.einsum("bij,bj->bi", np.linalg.pinv(left, hermitian=True), right)
 
@@ -120,9 +128,10 @@ _TESTED = 2  # the first columns, step and repeats, are tested; the others are c
 def carry_over_sums(
     reward: Array, *, cell: Ids, cells: int, step: Ids, repeats: Ids, length: Ids, cluster: Ids
 ) -> CellSums:
-    """Sums of one batch, (n,) each. cell: number of the arm and position, from 0, negative for rows that are not
-    compared. step: of the visit, from 0; repeats: earlier slates of the visit that showed the arm; length: decisions of
-    the visit."""
+    """Sum up one batch of impressions, (n,) each, for the test of carry-over.
+
+    cell: number of the arm and position, from 0, negative for rows that are not compared. step: of the visit, from
+    0; repeats: earlier slates of the visit that showed the arm; length: decisions of the visit."""
     largest_count = max(int(counts.max(initial=0)) for counts in (step, repeats, length))
     log1p = np.log1p(np.arange(largest_count + 1))  # for every count that may occur
     stay = log1p[length]
@@ -131,8 +140,8 @@ def carry_over_sums(
 
 
 def carry_over_p_value(sums: CellSums) -> float | None:
-    """The p-value of the hypothesis that rewards depend neither on the step nor on repeats; None without enough
-    evidence: no visit has a second step, or too few clusters have rows."""
+    """Return the p-value of the hypothesis that rewards depend neither on the step nor on repeats; None without enough
+    evidence, if no visit has a second step or too few clusters have rows."""
     tested = slopes(sums, tested=_TESTED)
     if tested is None:
         return None
@@ -156,8 +165,10 @@ def carry_over_p_value(sums: CellSums) -> float | None:
 def slots_above_sums(
     reward: Array, *, attraction: Array, cell: Ids, cells: int, decision: Ids, position: Ids, cluster: Ids
 ) -> CellSums:
-    """Sums of one batch of slots, (n,) each, in order of decision and position. attraction: of each slot's arm; cell:
-    number of the arm and position, from 0, negative for rows that are not compared. Slots below a missing one are not
+    """Sum up one batch of slots, (n,) each, in order of decision and position. Slots below a missing one are not
+    compared.
+
+    attraction: of each slot's arm; cell: number of the arm and position, from 0, negative for rows that are not
     compared."""
     starts = run_starts(decision)
     # the attraction of the arms above on the same slate
@@ -168,8 +179,8 @@ def slots_above_sums(
 
 
 def slots_above_p_value(sums: CellSums) -> float | None:
-    """The one-sided p-value of the hypothesis that slots below attractive arms do not have lower rewards; None without
-    enough evidence."""
+    """Return the one-sided p-value of the hypothesis that slots below attractive arms do not have lower rewards; None
+    without enough evidence."""
     tested = slopes(sums, tested=1)
     if tested is None or not tested.covariance[0, 0] > 0:
         return None
@@ -198,8 +209,8 @@ _DEPENDENT = 1e-6  # share of the variance of standardised statistics below whic
 
 
 class VisitCarryOverSums(Sums, kw_only=True):
-    """Sums over visits. Outcomes of a visit: the return of the person's next visit (0 without one), whether there is
-    one, and 1.
+    """VisitCarryOverSums holds sums over visits. The outcomes of a visit are the return of the person's next visit (0
+    without one), whether there is one, and 1.
 
     products (3, 64, a): per block of persons, of each outcome x (m / p of the arm shown - m of each eligible arm)
     visits (3, 64): of the outcomes; impressions (64, a): of each arm; rewards (64, a): their rewards
@@ -213,8 +224,8 @@ class VisitCarryOverSums(Sums, kw_only=True):
     events: Mapping[str, Array]
 
     def p_value(self) -> float | None:
-        """The p-value of the hypothesis that next visits do not depend on what a visit showed; None without enough
-        evidence: too few persons have several visits, or the logger drew nothing at random."""
+        """Return the p-value of the hypothesis that next visits do not depend on what a visit showed; None without
+        enough evidence, if too few persons have several visits or the logger drew nothing at random."""
         next_return, next_visits, visits = self.visits.sum(axis=1)
         present = self.visits[2] > 0
         blocks = int(present.sum())
@@ -246,7 +257,7 @@ class VisitCarryOverSums(Sums, kw_only=True):
 
 
 class VisitDraws(Record, eq=False):
-    """The logger's draws in some visits.
+    """VisitDraws holds the logger's draws in some visits.
 
     visit, arm, shown: for every arm shown, the row of its visit, its rank below 2,048, and m / p, plus m of every slot
     below, where it could not be drawn again
@@ -263,7 +274,7 @@ class VisitDraws(Record, eq=False):
     members: Array
 
     def products(self, outcome: Array, block: Index) -> Array:
-        """Sums per block and arm of the outcomes of visits times the coefficients of scores, (64, a)."""
+        """Return the sums per block and arm of the outcomes of visits times the coefficients of scores, (64, a)."""
         sets, width = self.members.shape
         weights, totals = outcome[self.visit] * self.shown, outcome[self.decided] * self.m_total
         (shown,) = block_sums([weights], block[self.visit], self.arm, cells=width)
@@ -275,9 +286,11 @@ def visit_carry_over_sums(
     draws: VisitDraws, *, person: Ids, served: Flags, following: Ids, returns: Array, visit: Ids, arm: Ids,
     reward: Array, events: Mapping[str, Array],
 ) -> VisitCarryOverSums:  # fmt: skip
-    """The sums of some persons. For visits, (s,): the person's digest; whether the visit counts; the row of the
-    person's next visit, -1 without one; its return. For impressions, (n,): row of the visit, rank of the arm, reward,
-    and the sum of the values of each kind of event."""
+    """Sum up the visits and impressions of some persons.
+
+    person, served, following, returns (s,), for visits: the person's digest; whether the visit counts; the row of
+    the person's next visit, -1 without one; its return. visit, arm, reward, events (n,), for impressions: row of the
+    visit, rank of the arm, reward, and the sum of the values of each kind of event."""
     block, width = (hash_bits(person, salt=_VISIT_SALT) % np.uint64(BLOCKS)).astype(np.intp), draws.members.shape[1]
     has_next = following >= 0
     outcomes = served * np.stack([has_next * returns[following], has_next, np.ones(len(person))])
@@ -296,7 +309,9 @@ def visit_carry_over_sums(
 
 
 def _scores(impressions: Array, rewards: Array) -> Array:
-    """The mean reward of each arm minus that of all arms, shrunk to 0, (a,). impressions, rewards: (b, a)."""
+    """Return the mean reward of each arm minus that of all arms, shrunk to 0, (a,).
+
+    impressions, rewards: (b, a)."""
     count, total = impressions.sum(axis=0), rewards.sum(axis=0)
     mean = total.sum() / max(count.sum(), 1.0)
     return (total - mean * count) / (count + _PRIOR)

@@ -1,4 +1,5 @@
-"""Diagnostics of weights: their sums, the largest ones, the shape of their tail, and what they miss."""
+"""This module computes diagnostics of weights, such as their sums, the largest ones, the shape of their tail, and what
+they miss."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ _ROW_COUNTS = ("rows", "left_out", "rewards", "weighted_rewards")
 
 
 class Weights(Record, eq=False):
-    """A fold over rows that can be added: `weights(batch_1) + weights(batch_2)`.
+    """Weights holds diagnostics over rows that can be added, as `weights(batch_1) + weights(batch_2)`.
 
     rows, left_out: number of rows that can be weighed, and of the others
     rewards, weighted_rewards: number of rows whose reward, and whose weight x reward, is not 0
@@ -54,19 +55,19 @@ class Weights(Record, eq=False):
         return Weights(**{name: kinds.get(name, add)(*pair) for name, pair in pairs.items()})
 
     def scaled(self, factor: float) -> Weights:
-        """The diagnostics with rows that count `factor` times each; the numbers of rows do not change."""
+        """Return the diagnostics with rows that count `factor` times each. The numbers of rows do not change."""
         scaled = [field.name for field in fields(self) if field.name not in _ROW_COUNTS]
         return replace(self, **{name: getattr(self, name) * factor for name in scaled})
 
     @property
     def served(self) -> float | None:
-        """The mean of the logged rewards; None without rows."""
+        """Return the mean of the logged rewards; None without rows."""
         return self.earned / self.counted if self.counted else None
 
     @cached_property
     def top1_share(self) -> float | None:
-        """The share of the top 1 % of rows in the sum of |weight x reward|; with more than ten million rows, that of
-        the top 100,000."""
+        """Return the share of the top 1 % of rows in the sum of |weight x reward|. With more than ten million rows it
+        is that of the top 100,000."""
         if not self.reward_size:
             return None
         count = -(-self.rows // 100)
@@ -74,12 +75,13 @@ class Weights(Record, eq=False):
 
     @cached_property
     def k_hat(self) -> float | None:
-        """The shape of the tail of the weights; None where a largest weight is provable or the tail is too short."""
+        """Return the shape of the tail of the weights; None where a largest weight is provable or the tail is too
+        short."""
         return None if np.isfinite(self.bound) else k_hat(self.top_weights, self.rows)
 
 
 def weights(batch: LogBatch) -> Weights:
-    """Diagnostics of one batch."""
+    """Return the diagnostics of one batch."""
     diagnosed = weight_diagnostics(
         batch, batch.weight, weighted_reward=batch.core["weighted_reward"], reward=batch.reward,
         not_default=batch.not_default, used=batch.usable,
@@ -92,9 +94,10 @@ def weight_diagnostics(
     batch: RewardColumns, weight: Array, *, weighted_reward: Array, reward: Array, not_default: Flags, bound: Array,
     used: Flags | None = None, largest: Array | None = None,
 ) -> Weights:  # fmt: skip
-    """Diagnostics of the rows of a batch, (n,) each. bound: the largest weight that each row could have had, inf or NaN
-    where none is known; used: the rows that can be weighed, None for all; largest: the largest of a row's weights, None
-    where each row has one weight."""
+    """Return the diagnostics of the rows of a batch, (n,) each.
+
+    bound: the largest weight that each row could have had, inf or NaN where none is known; used: the rows that can
+    be weighed, None for all; largest: the largest of a row's weights, None where each row has one weight."""
     count, left_out = batch.count, batch.left_out
     if used is not None:
         left_out += int((~used).sum())
@@ -122,10 +125,10 @@ def _top(*parts: Array) -> Array:
 
 
 def k_hat(top: Array, rows: int) -> float | None:
-    """Shape of the generalised Pareto tail of `rows` weights whose largest are `top`.
-    Fitted on the top min(rows / 5, 3 sqrt(rows)), with a prior of ten observations at 1/2. None if the tail has fewer
-    than 50 distinct values. Above 0.7 the mean of such weights is unreliable.
-    Source: stan-dev/loo, R/gpdfit.R (after Zhang & Stephens 2009), 30 + sqrt(n) points on the grid."""
+    """Return the shape of the generalised Pareto tail of `rows` weights whose largest are `top`. The shape is fitted on
+    the top min(rows / 5, 3 sqrt(rows)), with a prior of ten observations at 1/2. None if the tail has fewer than 50
+    distinct values. Above 0.7 the mean of such weights is unreliable. Source: stan-dev/loo, R/gpdfit.R (after Zhang &
+    Stephens 2009), 30 + sqrt(n) points on the grid."""
     length = min(int(np.ceil(min(0.2 * rows, 3 * np.sqrt(rows)))), len(top) - 1)
     if length < 50:
         return None
@@ -138,7 +141,9 @@ def k_hat(top: Array, rows: int) -> float | None:
 
 
 def _pareto_shape(excess: Array) -> float:
-    """Posterior mean of the shape; excess (n,) ascending and above 0. The scale does not matter."""
+    """Return the posterior mean of the shape of a Pareto tail. The scale does not matter.
+
+    excess (n,): ascending and above 0."""
     n = len(excess)
     # grid of b = -shape / scale
     points = 30 + int(np.sqrt(n))

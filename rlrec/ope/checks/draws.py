@@ -1,6 +1,7 @@
-"""Tests of what was drawn: by kinds of contexts, for repeated rows, and for clipped propensities.
+"""This module tests what was drawn, by kinds of contexts, for repeated rows, and for clipped propensities.
 
 What a log says of an arm can be right on average and wrong in each kind of context: `context_cells` are such kinds.
+
 Rows may be in a log more than once under other keys, for example where the same log was imported twice. Two decisions
 at the same time in the same context were drawn independently. Whether the second one shows the arm of the first is a
 bet whose fair price follows from the logged propensity, however coarse the times are; copies always win it. Only the
@@ -8,6 +9,7 @@ first two decisions of each time and context are used, for a sample of these by 
 that copies are among many other rows, whole sessions are counted: a kind of identical sessions has an odd number about
 as often as an even one, or more often, since many kinds have one session. Where all sessions came twice, no number is
 odd.
+
 Where propensities were clipped from below, the arms with small ones are shown less often than these say. Where every
 eligible arm has a positive probability, the mean of 1 / p of the arm shown is the number of arms; clipped propensities
 make it smaller. There are two tests. Where the smallest propensity of each decision is logged, and positive: bets on
@@ -48,10 +50,10 @@ _ROUNDED = 1e-9
 
 
 def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: int) -> tuple[Ids, Ids]:
-    """Pairs of a context and a cell that it lies in, (c,) each, by context and cell.
+    """Return pairs of a context and a cell that it lies in, (c,) each, by context and cell.
 
-    row, column, value (e,): the features of contexts; contexts: their number. The first half of the cells are values of
-    fields (for numbers: values close together), the other half whole contexts. Hashes determine the cell, so that
+    row, column, value (e,): the features of contexts; contexts: their number. The first half of the cells are values
+    of fields (for numbers: values close together), the other half whole contexts. Hashes determine the cell, so that
     nothing about the log need be known beforehand; values that share a cell make it coarser, but no test of it
     wrong."""
     half = cells // 2
@@ -65,7 +67,7 @@ def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: 
 
 
 def context_digests(row: Ids, column: Ids, value: Array, *, contexts: int) -> Ids:
-    """The digest of each context, (contexts,), independent of the order of its features."""
+    """Return the digest of each context, (contexts,), independent of the order of its features."""
     bits = hash_bits(np.asarray(value, np.float64).view(np.int64) + column.astype(np.int64), salt=_SALT + 1)
     total = np.zeros(contexts, np.uint64)
     np.add.at(total, row, bits)
@@ -73,7 +75,8 @@ def context_digests(row: Ids, column: Ids, value: Array, *, contexts: int) -> Id
 
 
 class FirstCounts(Record, kw_only=False, eq=False):
-    """The number of rows with each of the `limit` smallest values, ascending; those of two batches can be added."""
+    """FirstCounts holds the number of rows with each of the `limit` smallest values, ascending. Those of two batches
+    can be added."""
 
     value: npt.NDArray[Any]
     count: Array
@@ -81,7 +84,9 @@ class FirstCounts(Record, kw_only=False, eq=False):
 
     @classmethod
     def count_rows(cls, value: npt.NDArray[Any], limit: int, count: Array | None = None) -> FirstCounts:
-        """Count each value. count (n,): how often each row counts; None for once."""
+        """Count the rows with each value.
+
+        count (n,): how often each row counts; None for once."""
         values, index = np.unique(value, return_inverse=True)
         counts = np.bincount(index.ravel(), weights=count, minlength=len(values)).astype(np.float64)
         return cls(values[:limit], counts[:limit], limit)
@@ -92,10 +97,11 @@ class FirstCounts(Record, kw_only=False, eq=False):
 
 
 class Draws(Record, kw_only=False, eq=False):
-    """The first two draws of each of the first GROUPS groups of draws, by hash; samples of two batches can be added.
+    """Draws holds the first two draws of each of the first GROUPS groups of draws, by hash. Samples of two batches can
+    be added.
 
     group, order (n,): hashes of a time and context, and of a decision; arm, p (n,): the arm shown, and its
-    propensity"""
+    propensity."""
 
     group: Words
     order: Words
@@ -116,7 +122,7 @@ class Draws(Record, kw_only=False, eq=False):
 
     @property
     def are_repeated(self) -> bool:
-        """Whether second draws show the arm of the first one more often than their propensities allow."""
+        """Tell whether second draws show the arm of the first one more often than their propensities allow."""
         second = 1 + np.flatnonzero(self.group[1:] == self.group[:-1])
         gain = (self.arm[second] == self.arm[second - 1]) / self.p[second] - 1
         log = np.log1p(_STAKES[:, None] * gain).sum(axis=1)
@@ -124,23 +130,27 @@ class Draws(Record, kw_only=False, eq=False):
 
 
 class RepeatSums(Sums):
-    """Samples of draws at the same time in the same context, and of identical sessions, by their hashes."""
+    """RepeatSums holds samples of draws at the same time in the same context, and of identical sessions, by their
+    hashes."""
 
     draws: Draws
     kinds: FirstCounts
 
     @property
     def alarms(self) -> bool:
-        """Whether draws are repeated, or fewer kinds of sessions occur an odd number of times than chance allows."""
+        """Tell whether draws are repeated, or fewer kinds of sessions occur an odd number of times than chance
+        allows."""
         kinds, odd = len(self.kinds.count), int((self.kinds.count % 2).sum())
         is_even = kinds >= LEAST_KINDS and kinds / 2 - odd > _NORMAL * np.sqrt(kinds / 4)
         return bool(is_even) or self.draws.are_repeated
 
 
 class ClippingSums(Sums):
-    """Sums over decisions. log (shares,): log wealth of bets on "less"; moments (4,): of 1, 1 / p, its square and the
-    number of eligible arms; sizes: the numbers that occur; smallest: counts of the smallest propensities. The last
-    three are over decisions in which every arm had, or may have had, a positive probability."""
+    """ClippingSums holds the sums over decisions that a test of clipped propensities needs.
+
+    log (shares,): log wealth of bets on "less"; moments (4,): of 1, 1 / p, its square and the number of eligible
+    arms; sizes: the numbers that occur; smallest: counts of the smallest propensities. The last three are over
+    decisions in which every arm had, or may have had, a positive probability."""
 
     log: Array
     moments: Array
@@ -149,8 +159,10 @@ class ClippingSums(Sums):
 
     @classmethod
     def from_rows(cls, p: Array, arms: Ids, *, least: Array) -> ClippingSums:
-        """The sums of one batch. p, arms (n,): the propensity of the arm that each decision shows, and the number of
-        eligible arms; least (n,): the smallest propensity of any of them, NaN where it is not logged."""
+        """Sum up one batch of decisions.
+
+        p, arms (n,): the propensity of the arm that each decision shows, and the number of eligible arms; least
+        (n,): the smallest propensity of any of them, NaN where it is not logged."""
         bets = (least > 0) & (least * arms < 1 - _ROUNDED)
         largest = 1 / (least[bets] * arms[bets])
         gain = np.minimum((1 / (p[bets] * arms[bets]) - 1) / (largest - 1), 1.0)
@@ -163,7 +175,7 @@ class ClippingSums(Sums):
 
     @property
     def alarms(self) -> bool:
-        """Whether arms with small propensities were shown less often than these say."""
+        """Tell whether arms with small propensities were shown less often than these say."""
         if float(log_wealth(np.append(self.log, 0.0)[:, None])[0]) > -np.log(CUT_ALPHA):
             return True
         n, total, squares, arms = self.moments.tolist()

@@ -1,4 +1,5 @@
-"""Exposure of a catalogue: how evenly slots are spread over arms, and the reward rate of each arm."""
+"""This module computes the exposure of a catalogue. Exposure is how evenly slots are spread over arms, with the reward
+rate of each arm."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ _SALT = 2
 
 
 def spread(exposure: Array) -> dict[str, float | None]:
-    """The spread of exposures (m,), 0 or more, over all arms of a catalogue, including those without exposure; None
-    where nothing was exposed.
+    """Return the spread of exposures (m,), 0 or more, over all arms of a catalogue, including those without exposure;
+    None where nothing was exposed.
 
     coverage: share of the arms with any exposure. gini: 0 where all have the same, 1 - 1/m where one arm has it all.
-    entropy: in nats. effective_arms: exp(entropy), the number of equally exposed arms with that entropy.
-    Source: Gini's index of the sorted exposures, 2 sum(i x_i) / (m sum(x)) - (m + 1) / m; Shannon's entropy."""
+    entropy: in nats. effective_arms: exp(entropy), the number of equally exposed arms with that entropy. Source:
+    Gini's index of the sorted exposures, 2 sum(i x_i) / (m sum(x)) - (m + 1) / m; Shannon's entropy."""
     total, m = float(exposure.sum()), len(exposure)
     if not total > 0:
         return dict.fromkeys(("coverage", "gini", "entropy", "effective_arms"))
@@ -35,9 +36,10 @@ def spread(exposure: Array) -> dict[str, float | None]:
 
 
 class RateSums(Sums):
-    """Sums of arms over groups of clusters, which can be added. examined, reward (groups, a): pulls, counted by the
-    examination of their positions, and rewards; doubt: half the width of that examination's interval, in logarithms,
-    summed over pulls."""
+    """RateSums holds sums of arms over groups of clusters, which can be added.
+
+    examined, reward (groups, a): pulls, counted by the examination of their positions, and rewards; doubt: half the
+    width of that examination's interval, in logarithms, summed over pulls."""
 
     examined: Array
     reward: Array
@@ -45,7 +47,7 @@ class RateSums(Sums):
 
     @property
     def error(self) -> Array:
-        """Half the width of the interval for the examination of each arm's pulls, in logarithms, (a,)."""
+        """Return half the width of the interval for the examination of each arm's pulls, in logarithms, (a,)."""
         pulls = self.examined.sum(axis=0)
         return np.divide(self.doubt.sum(axis=0), pulls, out=np.zeros(len(pulls)), where=pulls > 0)
 
@@ -53,8 +55,10 @@ class RateSums(Sums):
     def from_slots(
         cls, *, arm: Ids, cluster: Ids, examined: Array, reward: Array, arms: int, doubt: float | Array = 0.0
     ) -> RateSums:
-        """The sums of slots, (n,) each. arm: 0..arms - 1; cluster: digests of the units that were randomised; doubt: of
-        the examination of the slot's position."""
+        """Sum up slots, (n,) each.
+
+        arm: 0..arms - 1; cluster: digests of the units that were randomised; doubt: of the examination of the slot's
+        position."""
         groups = max(2, min(GROUPS, CELLS // max(1, arms)))
         cell = (hash_bits(cluster, salt=_SALT) % np.uint64(groups)).astype(np.int64) * arms + arm
         summed = examined, reward, examined * doubt
@@ -63,12 +67,12 @@ class RateSums(Sums):
 
 
 def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array, Array, Array]:
-    """The reward of each arm per examined pull, and its interval, (a,) each; NaN without pulls.
+    """Return the reward of each arm per examined pull, and its interval, (a,) each; NaN without pulls.
 
-    bounded: whether rewards are in [0, 1]. Then the interval is Wilson's with the pulls divided by the design effect,
-    the clustered variance over that of independent slots (at least 1); else it is from Student's t over groups of
-    clusters.
-    Source: Korn and Graubard 1998 (effective sample size of a proportion), with Wilson's interval for the exact one."""
+    bounded: whether rewards are in [0, 1]. Then the interval is Wilson's with the pulls divided by the design
+    effect, the clustered variance over that of independent slots (at least 1); else it is from Student's t over
+    groups of clusters. Source: Korn and Graubard 1998 (effective sample size of a proportion), with Wilson's
+    interval for the exact one."""
     pulls, total = sums.examined.sum(axis=0), sums.reward.sum(axis=0)
     present = (sums.examined > 0).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,11 +1,11 @@
-"""Sessions that click nearly everything: whether there are more of them than people account for.
+"""This module tests whether there are more sessions that click nearly everything than people account for.
 
 People differ in how often they click. If these rates follow a beta distribution, and the arms attract the most eager
 people only a share of the time, the clicks of a session are beta-binomial, thinned by that share. Machines click
-whatever they are shown: nine in ten slots, or more. Among sessions of similar length, the best fit of people alone is
-compared with the best fit of people and machines. Shorter sessions also count in a fit, but with a limited weight,
-since people who stay longer may differ.
-Source: own derivation; likelihood ratios of mixtures of thinned beta-binomials."""
+whatever they are shown: nine in ten slots, or more. Among sessions of similar length, the best fit of people alone
+is compared with the best fit of people and machines. Shorter sessions also count in a fit, but with a limited
+weight, since people who stay longer may differ. Source: own derivation; likelihood ratios of mixtures of thinned
+beta-binomials."""
 
 from __future__ import annotations
 
@@ -33,19 +33,22 @@ _LEAST = 1e-12  # stands for the probability of clicks that a fit rules out
 
 
 class SessionSums(Sums):
-    """The number of sessions by number of slots and clicks, (65, 65)."""
+    """SessionSums holds the number of sessions by number of slots and clicks, (65, 65)."""
 
     counts: Array
 
     @classmethod
     def from_sessions(cls, slots: Ids, clicks: Ids) -> SessionSums:
-        """The sums of one batch of entire sessions. slots, clicks (n,): of each, as counts."""
+        """Count the sessions of one batch of entire sessions.
+
+        slots, clicks (n,): of each, as counts."""
         cell = np.ravel_multi_index(cells_of(slots, clicks), (LARGEST + 1, LARGEST + 1))
         return cls(np.bincount(cell, minlength=(LARGEST + 1) ** 2).reshape(LARGEST + 1, -1).astype(np.float64))
 
     @property
     def alarms(self) -> bool:
-        """Whether more sessions click nearly everything than people account for, and have a share of all clicks."""
+        """Tell whether more sessions click nearly everything than people account for, and have a share of all
+        clicks."""
         number = np.arange(LARGEST + 1)
         slots, clicks = self.counts.sum(axis=1) @ number, self.counts.sum(axis=0) @ number
         is_eager = (number[:, None] >= FEWEST) & (number > _EAGER * number[:, None])
@@ -60,15 +63,18 @@ class SessionSums(Sums):
 
 
 def cells_of(slots: Ids, clicks: Ids) -> tuple[Ids, Ids]:
-    """The row and the column in `SessionSums` for each session, by its numbers of slots and clicks, (n,) each."""
+    """Return the row and the column in `SessionSums` for each session, by its numbers of slots and clicks, (n,)
+    each."""
     scale = np.minimum(1.0, LARGEST / np.maximum(slots, 1))
     return np.rint(slots * scale).astype(np.int64), np.rint(clicks * scale).astype(np.int64)
 
 
 def machines(counts: Array) -> tuple[float, Array]:
-    """The log likelihood ratio of people and machines against people alone, and the probability that a session with so
-    many slots and clicks is a machine's, (65, 65). counts: as in `SessionSums`.
-    Shorter sessions say little about the number of machines; their share there is taken to be that of the others."""
+    """Return the log likelihood ratio of people and machines against people alone, and the probability that a session
+    with so many slots and clicks is a machine's, (65, 65). Shorter sessions say little about the number of machines;
+    their share there is taken to be that of the others.
+
+    counts: as in `SessionSums`."""
     gain, shares = 0.0, np.zeros_like(counts)
     shorter, fitted = np.zeros(len(_MEANS) * len(_SPREADS) * len(_ATTRACTED)), 0.0
     for start, end in pairwise((2, *_LENGTHS)):
@@ -101,8 +107,8 @@ def machines(counts: Array) -> tuple[float, Array]:
 
 
 def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:
-    """The probability of the clicks in so many slots (c,) under each fit of people, (g, c), and for machines, (c,).
-    slots ascend."""
+    """Return the probability of the clicks in so many slots (c,) under each fit of people, (g, c), and for machines,
+    (c,). slots ascend."""
     a, b, both, log_ways, thinning = _tables()
     people = []
     for n in np.unique(slots).tolist():
@@ -115,8 +121,9 @@ def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:
 
 @cache
 def _tables() -> tuple[Array, Array, Array, Array, list[Array]]:
-    """For each fit, logs of a (a + 1) ..., and the same for b and a + b, (g, 65) each; logs of binomial coefficients,
-    (65, 65); and for each share in _ATTRACTED the probabilities that so many of so many clicks remain, (65, 65)."""
+    """Return, for each fit, logs of a (a + 1) ..., and the same for b and a + b, (g, 65) each; logs of binomial
+    coefficients, (65, 65); and for each share in _ATTRACTED the probabilities that so many of so many clicks remain,
+    (65, 65)."""
     mean, spread = (grid.ravel() for grid in np.meshgrid(_MEANS, _SPREADS, indexing="ij"))
     rising = [
         np.cumsum(np.c_[np.zeros(len(x)), np.log(x[:, None] + np.arange(LARGEST))], axis=1)

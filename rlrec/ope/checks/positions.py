@@ -1,9 +1,12 @@
-"""Examination by position: the probability that a slot is looked at, relative to the first position, from the log.
+"""This module estimates examination by position from the log. Examination is the probability that a slot is looked at,
+relative to the first position.
 
-A click takes examination and attraction: theta_k x gamma(arm, context). Naive click rates by position mix both, since
-good arms stand higher. Neighbouring positions are compared on the arms that the logger could have put at either.
+A click takes examination and attraction: theta_k x gamma(arm, context). Naive click rates by position mix both,
+since good arms stand higher. Neighbouring positions are compared on the arms that the logger could have put at
+either.
 
-Click models other than the position-based one: who still looks after a click; and which model fits a log best.
+Click models other than the position-based one say who still looks after a click; another test says which model fits a
+log best.
 
 `pbm`: a slot is examined with a probability that depends on its position. `cascade`: slots are examined down to the
 first click. `dcm` (dependent clicks; Guo, Liu & Wang 2009): down to a click, and after it with a probability that
@@ -36,10 +39,11 @@ _ROUNDS, _SETTLED = 100, 1e-5  # the same over pages
 
 
 class PositionRows(Record, eq=False):
-    """Slots of pages in order, (n,) each: page, arm (a number from 0), position from 1, reward above the default,
-    cluster, and count: how many pages its page stands for in a log that dropped some.
+    """PositionRows holds the slots of pages in order, (n,) each.
 
-    marginals (n, K): the logger's probability of the slot's arm at each position of its page; NaN where unknown."""
+    page; arm (a number from 0); position from 1; reward above the default; cluster; count: how many pages its page
+    stands for in a log that dropped some. marginals (n, K): the logger's probability of the slot's arm at each
+    position of its page; NaN where unknown."""
 
     page: Ids
     arm: Ids
@@ -50,13 +54,13 @@ class PositionRows(Record, eq=False):
     marginals: Array
 
     def take(self, rows: Flags) -> PositionRows:
-        """Some of the rows."""
+        """Return some of the rows."""
         return PositionRows(**{name: column[rows] for name, column in vars(self).items()})
 
 
 class ExaminedPosition(Record):
-    """A position of a curve: its examination relative to position 1, with bounds (infinite where unknown), and the
-    slots and rewards of the log there."""
+    """This record has a position of a curve, with its examination relative to position 1, with bounds (infinite where
+    unknown), and the slots and rewards of the log there."""
 
     position: int
     examination: float
@@ -67,8 +71,10 @@ class ExaminedPosition(Record):
 
 
 class EstimatedCurve(Record):
-    """A curve from position 1 on. reasons: from which position on it is uncertain, and why it ends, each as
-    CODE:POSITION; empty if nothing is lacking."""
+    """An EstimatedCurve is a curve of examination from position 1 on.
+
+    reasons: from which position on it is uncertain, and why it ends, each as CODE:POSITION; empty if nothing is
+    lacking."""
 
     positions: Sequence[ExaminedPosition]
     reasons: tuple[str, ...]
@@ -76,8 +82,8 @@ class EstimatedCurve(Record):
 
 
 class LogRatio(Record):
-    """The log of the examination at a position, from its chain of d ratios: a smooth function of 2d sums, alternately
-    numerators and denominators."""
+    """A LogRatio is the log of the examination at a position, from its chain of d ratios. It is a smooth function of 2d
+    sums, alternately numerators and denominators."""
 
     def value(self, mean: Array) -> Array:
         return np.log(mean[..., 1::2]).sum(axis=-1) - np.log(mean[..., ::2]).sum(axis=-1)
@@ -89,12 +95,12 @@ class LogRatio(Record):
 
 
 class OverlapSums(Sums):
-    """Sums of some batches, which can be added.
+    """OverlapSums holds sums of some batches, which can be added.
 
     moments: per cluster, of the weighted rewards of each pair of neighbours. effective (K - 1, 2, 2, 2): for every
     pair, its upper and lower side, over slots and over slots with a reward: the sum of the weights, and of their
-    squares. slots, rewards (K,): that could be compared; unknown: slots whose marginals at their own and a neighbouring
-    position are not known."""
+    squares. slots, rewards (K,): that could be compared; unknown: slots whose marginals at their own and a
+    neighbouring position are not known."""
 
     moments: Moments
     effective: Array
@@ -104,8 +110,9 @@ class OverlapSums(Sums):
 
 
 def overlap(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
-    """The sums of one batch by overlap weights. With P_k the marginal of the slot's arm at position k, a slot at k has
-    weight h / P_k and one at k + 1 has weight h / P_(k+1), where h = P_k P_(k+1) / (P_k + P_(k+1)), times its count.
+    """Return the sums of one batch by overlap weights. With P_k the marginal of the slot's arm at position k, a slot at
+    k has weight h / P_k and one at k + 1 has weight h / P_(k+1), where h = P_k P_(k+1) / (P_k + P_(k+1)), times its
+    count.
 
     spans_batches: whether a cluster may have rows in another batch."""
     n, size = rows.marginals.shape
@@ -133,16 +140,16 @@ def overlap(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
 
 
 def count(rows: PositionRows, size: int, comparable: Flags | None = None) -> tuple[Ids, Ids]:
-    """The number of slots at each position, or of those flagged as comparable, and how many of them have a reward,
-    (size,) each."""
+    """Return the number of slots at each position, or of those flagged as comparable, and how many of them have a
+    reward, (size,) each."""
     inside = rows.position <= size if comparable is None else (rows.position <= size) & comparable
     at, rewarded = rows.position[inside] - 1, (rows.reward != 0)[inside]
     return np.bincount(at, minlength=size), np.bincount(at[rewarded], minlength=size)
 
 
 def chained(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
-    """The curve, as the product of the ratios of neighbours from position 1 down, with intervals over clusters by the
-    delta method on the logarithm. It ends above the first position that lacks overlap or rewards."""
+    """Return the curve as the product of the ratios of neighbours from position 1 down, with intervals over clusters by
+    the delta method on the logarithm. The curve ends above the first position that lacks overlap or rewards."""
     summary = sums.moments.summary()
     pair_sums = zip(sums.effective, summary.total[1:].reshape(-1, 2), strict=True)
     lacking = [_lack(pair, effective, totals) for pair, (effective, totals) in enumerate(pair_sums)]
@@ -164,14 +171,16 @@ def chained(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
 
 
 def examined(value: Array, lower: Array, upper: Array, rewards: Ids, slots: Ids) -> list[ExaminedPosition]:
-    """The positions of a curve that has these values."""
+    """Return the positions of a curve that has these values."""
     names, n = ("examination", "lower", "upper", "rewards", "slots"), len(value)
     rows = zip(*(column.tolist() for column in (value, lower, upper, rewards[:n], slots[:n])), strict=True)
     return [ExaminedPosition(position=k, **dict(zip(names, row, strict=True))) for k, row in enumerate(rows, 1)]
 
 
 def _lack(pair: int, effective: Array, totals: Array) -> str | None:
-    """The reason why the lower one of two neighbours cannot be compared with the upper one; pair: counted from 0."""
+    """Return the reason why the lower one of two neighbours cannot be compared with the upper one.
+
+    pair: counted from 0."""
     weight, squares = effective[..., 0], effective[..., 1]
     number = np.divide(np.square(weight), squares, out=np.zeros_like(weight), where=squares > 0)
     if number[:, 0].min() < FEWEST:
@@ -182,7 +191,9 @@ def _lack(pair: int, effective: Array, totals: Array) -> str | None:
 
 
 class Pages(Record, kw_only=False, eq=False):
-    """Complete pages, (p, K): arm (-1 below the end), click; cluster and count (p,), as in `PositionRows`."""
+    """Pages holds complete pages, (p, K).
+
+    arm: -1 below the end; click; cluster and count (p,), as in `PositionRows`."""
 
     arm: Ids
     click: Flags
@@ -196,7 +207,7 @@ class Pages(Record, kw_only=False, eq=False):
         return Pages(*(column[rows] for column in vars(self).values()))
 
     def examined(self, model: str) -> Flags:
-        """The slots that were certainly examined, (p, K): down to the first click (cascade), or to the last one
+        """Tell which slots were certainly examined, (p, K), down to the first click (cascade), or to the last one
         (dcm)."""
         shown, clicked = self.arm >= 0, _from_below(self.click)
         no_click = clicked[:, :1] == 0
@@ -206,12 +217,12 @@ class Pages(Record, kw_only=False, eq=False):
 
 
 def _from_below(click: Flags) -> Ids:
-    """The number of clicks at and below each position, (p, K)."""
+    """Return the number of clicks at and below each position, (p, K)."""
     return np.cumsum(click[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
 
 
 def pages(rows: PositionRows) -> Pages:
-    """The pages of a batch that lack no slot above the last one shown, cut at K positions."""
+    """Return the pages of a batch that lack no slot above the last one shown, cut at K positions."""
     size, starts = rows.marginals.shape[1], run_starts(rows.page)
     depth = numbers_in_runs(starts, len(rows.page))
     number = np.cumsum(depth == 0) - 1
@@ -224,12 +235,12 @@ def pages(rows: PositionRows) -> Pages:
 
 
 class ClickSums(Sums):
-    """Sums of some batches, where pages are multiplied by their counts; they can be added.
+    """ClickSums holds sums of some batches, where pages are multiplied by their counts. They can be added.
 
-    slots, clicks (A, K): by arm and position, of pages that are not held out; examined, clicked (2, A, K): slots that
-    were certainly examined under cascade and under dcm, and clicks on these. test_pages: held-out pages, a share 1 /
-    thinning of them. looks: for the fitted model (none for pbm), per cluster: pages down to each position, and those
-    that are examined there. totals (2, K): slots of the log, and those with a reward."""
+    slots, clicks (A, K): by arm and position, of pages that are not held out; examined, clicked (2, A, K): slots
+    that were certainly examined under cascade and under dcm, and clicks on these. test_pages: held-out pages, a
+    share 1 / thinning of them. looks: for the fitted model (none for pbm), per cluster: pages down to each position,
+    and those that are examined there. totals (2, K): slots of the log, and those with a reward."""
 
     slots: Array
     clicks: Array
@@ -250,7 +261,9 @@ class ClickSums(Sums):
 
 
 def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool) -> ClickSums:
-    """The sums of one batch. arms: their number; model: the one whose curve is estimated."""
+    """Return the sums of one batch.
+
+    arms: their number; model: the one whose curve is estimated."""
     batch, size = pages(rows), rows.marginals.shape[1]
     is_test = hash_bits(batch.cluster, salt=_SALT) % np.uint64(TEST_DIVISOR) == 0
     fitting_rows = batch.take(~is_test)
@@ -280,8 +293,8 @@ def _thinned(test_pages: Pages, thinning: int) -> Pages:
 
 
 def curve(sums: ClickSums, *, model: str, level: float = 0.95) -> EstimatedCurve:
-    """The share of pages on which each position is examined, under cascade or dcm, with intervals over clusters; down
-    to the last position with enough rewards."""
+    """Return the share of pages on which each position is examined, under cascade or dcm, with intervals over clusters.
+    The curve goes down to the last position with enough rewards."""
     summary, size = sums.looks.summary(), sums.slots.shape[1]
     slots, rewards = sums.totals
     length = max(1, int((np.cumsum(rewards < FEWEST) == 0).sum()))
@@ -302,11 +315,11 @@ def curve(sums: ClickSums, *, model: str, level: float = 0.95) -> EstimatedCurve
 
 
 def _going_on(sums: ClickSums) -> tuple[Array, Array]:
-    """Under dcm: the probability of looking on after a click at each position, and the mean probability that a slot
-    below the last click was examined, (K,) each.
+    """Return, under dcm, the probability of looking on after a click at each position, and the mean probability that a
+    slot below the last click was examined, (K,) each.
 
-    Expectation-maximisation: the held-out pages give the probability of looking on, the others the attraction of
-    arms."""
+    The estimate is by expectation-maximisation. The held-out pages give the probability of looking on, the others
+    the attraction of arms."""
     test_pages, count, size = sums.test_pages, sums.test_pages.count, sums.slots.shape[1]
     shown, tail_clicks = test_pages.arm >= 0, _from_below(test_pages.click)
     last = test_pages.click & (tail_clicks == 1)
@@ -330,8 +343,10 @@ def _going_on(sums: ClickSums) -> tuple[Array, Array]:
 
 
 def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
-    """The attraction of each arm, (A,), shrunk by one slot to the mean of all arms. looking (k,): under pbm the
-    examination of each position; under cascade and dcm that of slots that may have been examined."""
+    """Return the attraction of each arm, (A,), shrunk by one slot to the mean of all arms.
+
+    looking (k,): under pbm the examination of each position; under cascade and dcm that of slots that may have been
+    examined."""
     k = len(looking)
     slots, clicks = sums.slots[:, :k], sums.clicks[:, :k]
     looks = slots @ looking
@@ -346,9 +361,11 @@ def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
 
 
 class ModelComparison(Record):
-    """A comparison of models of examination. log_likelihood: by model, the mean per slot of the held-out pages;
-    preferred: the model with the largest one if it exceeds that of `model` by more than two standard errors, else
-    `model` itself. None: there are no pages to compare on."""
+    """A ModelComparison compares models of examination.
+
+    log_likelihood: by model, the mean per slot of the held-out pages; preferred: the model with the largest one if
+    it exceeds that of `model` by more than two standard errors, else `model` itself. None: there are no pages to
+    compare on."""
 
     log_likelihood: dict[str, float]
     preferred: str | None
@@ -358,8 +375,10 @@ NO_COMPARISON = ModelComparison(log_likelihood={}, preferred=None)
 
 
 def compare(sums: ClickSums, examination: Array, *, model: str) -> ModelComparison:
-    """The comparison of the models on the held-out pages. examination (k,): of the position-based model; pages are cut
-    at k. With k = 1 the log has no such model, and the others are compared on whole pages."""
+    """Compare the models on the held-out pages.
+
+    examination (k,): of the position-based model; pages are cut at k. With k = 1 the log has no such model, and the
+    others are compared on whole pages."""
     k = len(examination) if len(examination) > 1 else sums.slots.shape[1]
     test_pages = replace(sums.test_pages, arm=sums.test_pages.arm[:, :k], click=sums.test_pages.click[:, :k])
     shown = test_pages.arm >= 0
@@ -393,8 +412,8 @@ def _log_likelihood(test_pages: Pages, probability: Array) -> Array:
 
 
 def _chained(test_pages: Pages, attraction: Array, going_on: Array) -> Array:
-    """The probability of a click at each slot given the clicks above, (p, K). After a click at position k, looking goes
-    on with probability going_on[k]."""
+    """Return the probability of a click at each slot given the clicks above, (p, K). After a click at position k,
+    looking goes on with probability going_on[k]."""
     probability, looking = np.empty(attraction.shape), np.ones(len(attraction))
     for position in range(attraction.shape[1]):
         attracts, click = attraction[:, position], test_pages.click[:, position]
@@ -408,8 +427,8 @@ def _chained(test_pages: Pages, attraction: Array, going_on: Array) -> Array:
 
 
 class Cells(Record, kw_only=False, eq=False):
-    """Slots and those with a reward, by context, arm and position, (m,) each, multiplied by their counts; and the
-    numbers of both in the log. They can be added."""
+    """Cells holds slots and those with a reward, by context, arm and position, (m,) each, multiplied by their counts,
+    and the numbers of both in the log. They can be added."""
 
     context: Ids
     arm: Ids
@@ -425,15 +444,18 @@ class Cells(Record, kw_only=False, eq=False):
 
 
 def cells(context: Ids, arm: Ids, position: Ids, *sums: Array) -> Cells:
-    """The cells of rows; sums: columns in the order of `Cells`."""
+    """Merge rows into cells of a context, an arm and a position.
+
+    sums: columns in the order of `Cells`."""
     first, cell_index = distinct(context, arm, position)
     added = (np.bincount(cell_index, weights=column, minlength=len(first)).astype(np.float64) for column in sums)
     return Cells(context[first], arm[first], position[first], *added)
 
 
 def expectation_maximisation(counts: Cells, *, size: int, clusters: int) -> EstimatedCurve:
-    """The position-based curve from arms that stood at several positions in equal contexts, without intervals. It ends
-    above the first position that such arms do not connect with position 1, or that has too few rewards."""
+    """Return the position-based curve from arms that stood at several positions in equal contexts, without
+    intervals. The curve ends above the first position that such arms do not connect with position 1, or that has too
+    few rewards."""
     first, pair_index = distinct(counts.context, counts.arm)
     slots, clicks = np.zeros((len(first), size)), np.zeros((len(first), size))
     slots[pair_index, counts.position - 1], clicks[pair_index, counts.position - 1] = counts.slots, counts.rewards
@@ -453,7 +475,9 @@ def expectation_maximisation(counts: Cells, *, size: int, clusters: int) -> Esti
 
 
 def _connected(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
-    """The number of positions, from the first on, that can be compared with it, and the reason why there are not more.
+    """Return the number of positions, from the first on, that can be compared with it, and the reason why there are not
+    more.
+
     rewards: logged at each position."""
     size = slots.shape[1]
     adjacency = (slots > 0).T.astype(np.float64) @ (slots > 0) > 0
@@ -469,7 +493,9 @@ def _connected(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
 
 
 def _maximise(slots: Array, clicks: Array) -> Array:
-    """The examination of each position, (K,), up to a factor. slots, clicks (c, K). Source: Wang et al. 2018."""
+    """Return the examination of each position, (K,), up to a factor. Source: Wang et al. 2018.
+
+    slots, clicks (c, K)."""
     theta, no_clicks = np.full(slots.shape[1], 0.5), slots - clicks
     gamma = clicks.sum(axis=1) / slots.sum(axis=1)
     for _ in range(_STEPS):

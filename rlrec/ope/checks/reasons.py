@@ -1,4 +1,4 @@
-"""The reasons of verdicts: what can be wrong with an estimate, in words."""
+"""This module names the reasons of verdicts, which say in words what can be wrong with an estimate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ GROUPS = {
 
 
 class Reason(NamedTuple):
-    """A reason. group: one of GROUPS; best: the best verdict that an estimate with it can have; `ok` where figures
+    """A Reason says what is wrong with an estimate.
+
+    group: one of GROUPS; best: the best verdict that an estimate with this reason can have; `ok` where figures
     decide."""
 
     group: str
@@ -241,10 +243,11 @@ HINTS = {
 
 
 def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
-    """The reasons among these whose hint helps. While propensities are wrong, or no row has one, no other hint helps;
-    where some rows lack one, fitting theirs makes the estimate worse. While rewards are young, the hint on drift does
-    not, since the rewards of the newest decisions are not known. is_explored: whether the log explores as much as a
-    floor would make it."""
+    """Return the reasons among these whose hint helps. While propensities are wrong, or no row has one, no other hint
+    helps; where some rows lack one, fitting theirs makes the estimate worse. While rewards are young, the hint on drift
+    does not help, since the rewards of the newest decisions are not known.
+
+    is_explored: whether the log explores as much as a floor would make it."""
     present = {*reasons}
     if "wrong-propensities" in present:
         return ["wrong-propensities"]
@@ -256,24 +259,26 @@ def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
 
 
 def hint(reason: str, **names: str) -> str:
-    """The remedy for a reason. names: the target with options, the day in the middle of the log, the beginning of a
-    filter, and a logger and the others, where these are known."""
+    """Return the remedy for a reason.
+
+    names: the target with options, the day in the middle of the log, the beginning of a filter, and a logger and the
+    others, where these are known."""
     return HINTS[reason].format_map(_UNKNOWN | names)
 
 
 def worst_verdict(verdicts: Iterable[str]) -> str:
-    """The worst of these verdicts; `ok` where there is none."""
+    """Return the worst of these verdicts; `ok` where there is none."""
     return min(verdicts, key=VERDICTS.index, default=VERDICTS[-1])
 
 
 def in_order(reasons: Iterable[str]) -> tuple[str, ...]:
-    """The reasons, each once, worst first."""
+    """Return the reasons, each once, worst first."""
     present = {*reasons}
     return tuple(reason for reason in REASONS if reason in present)
 
 
 def in_groups(reasons: Iterable[str]) -> dict[str, list[str]]:
-    """The reasons by group: worst first within each group, and groups in the order of their worst reasons."""
+    """Return the reasons by group, worst first within each group, and groups in the order of their worst reasons."""
     groups: dict[str, list[str]] = {}
     for name in in_order(reasons):
         groups.setdefault(REASONS[name].group, []).append(name)

@@ -1,14 +1,15 @@
-"""Tests of time: whether the reward of an arm changes over the log, and whether all rewards have arrived.
+"""This module tests whether the reward of an arm changes over the log, and whether all rewards have arrived.
 
-Drift. An estimate is an average over the time of its log. It misleads where rewards change, in level or in which arm is
-best. The test compares the mean reward of each arm before and after some time. A logger that learns gradually changes
-to whom it shows an arm, so rows count by 1 / propensity; it also causes other states, so only the first slot of each
-visit counts. For each time there is one test of all arms together, and one of each arm.
+Drift. An estimate is an average over the time of its log. It misleads where rewards change, in level or in which arm
+is best. The test compares the mean reward of each arm before and after some time. A logger that learns gradually
+changes to whom it shows an arm, so rows count by 1 / propensity; it also causes other states, so only the first slot
+of each visit counts. For each time there is one test of all arms together, and one of each arm.
+
 Young rewards. Imported decisions count at once, whatever their age at the end of their log. Their events show how fast
 rewards come: among decisions that were watched up to some age, the share of the reward that had come by an earlier age.
-The product of these shares gives the share of younger decisions' rewards that has come (a chain ladder).
-Source: own derivations, the second one after the chain ladder; errors by the jackknife over 64 blocks of clusters,
-tests of drift by Student's t and Hotelling's T^2."""
+The product of these shares gives the share of younger decisions' rewards that has come (a chain ladder). Source: own
+derivations, the second one after the chain ladder; errors by the jackknife over 64 blocks of clusters, tests of drift
+by Student's t and Hotelling's T^2."""
 
 from __future__ import annotations
 
@@ -37,8 +38,10 @@ _MIN_EVENTS = 50  # events, of decisions that were watched up to an age, that a 
 
 
 class DriftSums(Sums):
-    """Sums over rows. table (4, 64, periods, a): by block of clusters, period and arm, of weights, of weighted rewards,
-    and of the squares of both."""
+    """DriftSums holds the sums over rows that a test of drift needs.
+
+    table (4, 64, periods, a): by block of clusters, period and arm, of weights, of weighted rewards, and of the
+    squares of both."""
 
     table: Array
 
@@ -46,7 +49,9 @@ class DriftSums(Sums):
     def from_rows(
         cls, reward: Array, *, propensity: Array, arm: Ids, arms: int, period: Ids, cluster: Ids
     ) -> DriftSums:
-        """The sums of rows, (n,) each. period: its number, from 0 to PERIODS - 1."""
+        """Sum up rows, (n,) each.
+
+        period: its number, from 0 to PERIODS - 1."""
         weight, width = 1 / np.maximum(propensity, LEAST_PROPENSITY), min(arms, ARMS + 1)
         columns = (weight, weight * reward, weight**2, (weight * reward) ** 2)
         cell = period * width + np.minimum(arm, ARMS)
@@ -54,14 +59,14 @@ class DriftSums(Sums):
         return cls(table.reshape(4, BLOCKS, PERIODS, width))
 
     def followed_by(self, later: DriftSums) -> DriftSums:
-        """Both logs as one: the later log is the last period, and the first two periods of this log become the
+        """Return both logs as one. The later log is the last period, and the first two periods of this log become the
         first."""
         first, last = self.table[:, :, :2].sum(axis=2, keepdims=True), later.table.sum(axis=2, keepdims=True)
         return DriftSums(np.concatenate([first, self.table[:, :, 2:], last], axis=2))
 
     @property
     def alarms(self) -> bool:
-        """Whether rewards surely changed at the end of some period, by a share that matters."""
+        """Tell whether rewards surely changed at the end of some period, by a share that matters."""
         total, early = self.table.sum(axis=2), np.cumsum(self.table, axis=2)
         weight, reward = total[:2].sum(axis=(1, 2))
         least_change = MATERIAL * abs(reward / weight) if weight else 0.0
@@ -70,7 +75,7 @@ class DriftSums(Sums):
         )
 
     def _changes(self, early: Array, late: Array, least_change: float) -> bool:
-        """Whether rewards differ between two times, given by their sums (4, 64, a)."""
+        """Tell whether rewards differ between two times, given by their sums (4, 64, a)."""
         with np.errstate(all="ignore"):
             rows, rewards = (
                 np.array([side[first].sum(axis=0) ** 2 / side[squares].sum(axis=0) for side in (early, late)])
@@ -102,14 +107,15 @@ class DriftSums(Sums):
 
 
 def _difference(sums: Array) -> Array:
-    """The increase in arms' rewards, (..., a), from sums (4, ..., a) of weights and weighted rewards, early and late; 0
-    for an arm without rows on one side."""
+    """Return the increase in arms' rewards, (..., a), from sums (4, ..., a) of weights and weighted rewards, early and
+    late; 0 for an arm without rows on one side."""
     difference = sums[3] / sums[2] - sums[1] / sums[0]
     return np.where(np.isfinite(difference), difference, 0.0)
 
 
 class ArrivalSums(Sums):
-    """Sums over decisions and events. Decisions are classed by their distance to the last decision of the log.
+    """ArrivalSums holds sums over decisions and events. Decisions are classed by their distance to the last decision of
+    the log.
 
     decisions (64, AGES + 1): their number, by block of clusters and class; the last class is of complete decisions
     rewards (64, AGES + 1, AGES): of events, by block, class of the decision and class of the event's age
@@ -126,9 +132,11 @@ class ArrivalSums(Sums):
 
     @classmethod
     def from_rows(cls, distance: Array, *, cluster: Ids, decision: Ids, age: Array, reward: Array) -> ArrivalSums:
-        """Sum up decisions and their events. distance (n,): the time from each decision to the last one of the log, in
-        windows, infinite where it is complete; cluster (n,): that of each decision. decision, age, reward (m,): of each
-        event, its decision, its age in windows of at most 1, and its contribution to the reward."""
+        """Sum up decisions and their events.
+
+        distance (n,): the time from each decision to the last one of the log, in windows, infinite where it is
+        complete; cluster (n,): that of each decision. decision, age, reward (m,): of each event, its decision, its
+        age in windows of at most 1, and its contribution to the reward."""
         block, classes, cells = block_numbers(cluster), _classes(distance), (AGES + 1) * AGES
         (number,) = block_sums([None], block, classes, cells=AGES + 1)
         cell = classes[decision] * AGES + np.minimum(_classes(age), AGES - 1)
@@ -139,7 +147,7 @@ class ArrivalSums(Sums):
 
     @property
     def alarms(self) -> bool:
-        """Whether a share of the reward that matters has surely not arrived yet."""
+        """Tell whether a share of the reward that matters has surely not arrived yet."""
         decisions, rewards = self.decisions.sum(axis=0), self.rewards.sum(axis=0)
         missing = self._missing(decisions, rewards)
         if missing <= MATERIAL:
@@ -152,7 +160,7 @@ class ArrivalSums(Sums):
         return bool(missing - _ERRORS * error > MATERIAL)
 
     def _missing(self, decisions: Array, rewards: Array) -> float:
-        """The share of the reward that has not arrived yet, from sums over blocks."""
+        """Return the share of the reward that has not arrived yet, from sums over blocks."""
         edges = _RATIO ** np.arange(1.0 - AGES, 1.0)
         # the shortest and longest time that decisions of each class were watched
         least, longest = np.r_[0.0, edges] + self.watched, np.r_[edges, np.inf] + self.watched
@@ -167,13 +175,15 @@ class ArrivalSums(Sums):
 
 
 def arrived_shares(links: Array) -> Array:
-    """The share of all reward that has come by each age, (a,). links (a,): the reward that came by the previous age as
-    a share of that by this age, among decisions that were watched long enough; the first one is not used."""
+    """Return the share of all reward that has come by each age, (a,).
+
+    links (a,): the reward that came by the previous age as a share of that by this age, among decisions that were
+    watched long enough; the first one is not used."""
     return np.append(np.cumprod(links[:0:-1])[::-1], 1.0)
 
 
 def _classes(age: Array) -> Ids:
-    """The class of each age, given in windows; AGES from a whole window on."""
+    """Return the class of each age, given in windows; AGES from a whole window on."""
     with np.errstate(divide="ignore"):
         steps = np.ceil(np.log(age) / np.log(_RATIO)) + AGES - 1
     return np.clip(np.where(age >= 1, AGES, steps), 0, AGES).astype(np.int64)

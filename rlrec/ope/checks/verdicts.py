@@ -1,4 +1,5 @@
-"""The verdict of an estimate, its reasons and their explanations; and the answer of a comparison."""
+"""This module decides the verdict of an estimate, with its reasons and their explanations, and the answer of a
+comparison."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ _BETWEEN_VISITS = (
 
 
 class Diagnosis(Record):
-    """The figures behind a verdict; None where a figure has no meaning (the weights of dm) or does not exist.
+    """A Diagnosis holds the figures behind a verdict; None where a figure has no meaning (the weights of dm) or does
+    not exist.
 
     weighted: whether the estimator uses weights
     n, clusters, ess: rows used, their clusters, effective sample size over clusters
@@ -58,11 +60,12 @@ class Diagnosis(Record):
 
     @property
     def is_supported(self) -> bool:
-        """Whether the loggers of these rows could show what the target shows, as far as weights tell."""
+        """Tell whether the loggers of these rows could show what the target shows, as far as weights tell."""
         return self.reaches(LEAST_MEAN_WEIGHT)
 
     def reaches(self, share: float) -> bool:
-        """Whether they could show this share of it, but for arms that they surely never show."""
+        """Tell whether the loggers could show this share of what the target shows, but for arms that they surely never
+        show."""
         is_reached = self.mean_weight_upper is None or self.mean_weight_upper >= share
         return is_reached and not _INSUFFICIENT["unsupported"](self)
 
@@ -91,8 +94,9 @@ _WEAK: dict[str, Callable[[Diagnosis], bool]] = {
 
 
 def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
-    """`ok`, `weak` or `insufficient`, and all reasons, worst first. extra: names of REASONS that only the caller or the
-    interval knows; each limits the verdict to its best one."""
+    """Return `ok`, `weak` or `insufficient`, and all reasons, worst first.
+
+    extra: names of REASONS that only the caller or the interval knows; each limits the verdict to its best one."""
     insufficient, weak = (
         {reason for reason, exceeds in limits.items() if exceeds(diagnosis)} for limits in (_INSUFFICIENT, _WEAK)
     )
@@ -103,13 +107,13 @@ def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, 
 
 
 def lowered(verdict: str, reasons: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """The verdict, lowered to the worst of those that these reasons allow, and the reasons, worst first."""
+    """Return the verdict, lowered to the worst of those that these reasons allow, and the reasons, worst first."""
     present = in_order(reasons)
     return worst_verdict([verdict, *(REASONS[reason].best for reason in present)]), present
 
 
 def _ess_cause(ess: float | None, clusters: int) -> str | None:
-    """The worst threshold that an effective sample size falls below; None if there is none."""
+    """Return the worst threshold that an effective sample size falls below; None if there is none."""
     least = {cause: number if number >= 1 else number * clusters for cause, number in ESS_LIMITS.items()}
     return next((cause for cause, number in least.items() if ess is None or ess < number), None)
 
@@ -119,7 +123,7 @@ def _rewards(ess: float | None, share: float | None) -> float:
 
 
 def explanations(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for every reason of these estimates (`Estimate` as a mapping), with the causes that occurred."""
+    """Return a line for every reason of these estimates (`Estimate` as a mapping), with the causes that occurred."""
     causes: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[str]]] = {
         "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
         "position-model": _position_model, "short-horizon": _short_horizon, "carry-over": _carry_over,
@@ -157,7 +161,7 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _left_out(reason: str, estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The numbers of rows left out, with the total that includes them."""
+    """Return a line with the reason and the numbers of rows left out, with the total that includes them."""
     counts = dict.fromkeys((row["left_out"], row["left_out"] + row["n"]) for row in estimates)
     shares = " or ".join(f"{left_out:,} of {total:,}" for left_out, total in counts)
     return [f"{REASONS[reason].text}; {shares} were left out, for this or another reason"]
@@ -201,7 +205,7 @@ def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _span(values: Sequence[float | None]) -> str:
-    """The least and the greatest of some figures."""
+    """Return the text of the least and the greatest of some figures."""
     low, high = (f"{pick(value or 0 for value in values):,.4g}" for pick in (min, max))
     return low if low == high else f"{low} to {high}"
 
@@ -219,9 +223,11 @@ _ANSWERS = {"more": "better", "less": "worse", "equal": "same", "unsure": "unkno
 
 
 class Answer(NamedTuple):
-    """The answer of a comparison. answer: better, worse, same or unknown; needed: the number of further clusters
-    after which an answer has even odds, if the true difference is the estimated one; None where the answer is known, or
-    where more of this log cannot give one."""
+    """An Answer is the answer of a comparison.
+
+    answer: better, worse, same or unknown; needed: the number of further clusters after which an answer has even
+    odds, if the true difference is the estimated one; None where the answer is known, or where more of this log
+    cannot give one."""
 
     answer: str
     needed: int | None
@@ -232,15 +238,15 @@ def judge(
     verdict: str = "ok", ess: float | None = None, rewards: float | None = None, reasons: Collection[str] = (),
     growth: Callable[[float], float] | None = None, shortages: Sequence[float] = (),
 ) -> Answer:  # fmt: skip
-    """The answer of a difference with its interval.
+    """Return the answer of a difference with its interval.
 
-    scale: the value that a difference is relative to (1 for a lift), 0 where it is not known. precision: differences up
-    to this count as none. ess: effective clusters, None without weights; rewards: effective number of rewards that are
-    not the default. growth: the factor by which clusters must grow to make the interval narrower by a ratio [default:
-    its square]; shortages: factors by which they must grow for bounds. `better` and `worse` need an interval without 0,
-    and no reason for doubt except the size of the sample, which intervals account for. Sides that differ only by
-    rounding are the same, however few rows there are, unless their weights are in doubt, or there is one cluster, whose
-    weighted mean does not depend on its weight."""
+    scale: the value that a difference is relative to (1 for a lift), 0 where it is not known. precision: differences
+    up to this count as none. ess: effective clusters, None without weights; rewards: effective number of rewards
+    that are not the default. growth: the factor by which clusters must grow to make the interval narrower by a ratio
+    [default: its square]; shortages: factors by which they must grow for bounds. `better` and `worse` need an
+    interval without 0, and no reason for doubt except the size of the sample, which intervals account for. Sides
+    that differ only by rounding are the same, however few rows there are, unless their weights are in doubt, or
+    there is one cluster, whose weighted mean does not depend on its weight."""
     doubts = doubts_of(reasons)
     answer = _ANSWERS[direction(lower, upper, tolerance=precision)]
     if answer == "same" and clusters > 1 and doubts.isdisjoint(WEIGHT_DOUBTS):
@@ -268,7 +274,7 @@ def judge(
 
 
 def doubts_of(reasons: Collection[str]) -> set[str]:
-    """The reasons that no interval accounts for; an estimate with one of them gives no answer."""
+    """Return the reasons that no interval accounts for. An estimate with one of them gives no answer."""
     large_enough = {name for name in reasons if REASONS[name].group == "sample" and name not in SAMPLE_DOUBTS}
     others = ((name, REASONS[name]) for name in {*reasons} - large_enough)
     return {name for name, reason in others if reason.group == "support" or reason.best != "ok"}
@@ -277,9 +283,9 @@ def doubts_of(reasons: Collection[str]) -> set[str]:
 def _width(
     value: float | None, lower: float | None, upper: float | None, least: float, precision: float
 ) -> list[float]:  # fmt: skip
-    """The ratios by which the interval must become narrower to exclude differences that count as none, with even odds
-    if the true difference is the estimated one, or to lie within the smallest difference that counts, whichever comes
-    first."""
+    """Return the ratios by which the interval must become narrower to exclude differences that count as none, with even
+    odds if the true difference is the estimated one, or to lie within the smallest difference that counts, whichever
+    comes first."""
     if value is None or lower is None or upper is None:
         return []
     low_reach, high_reach, size = value - lower, upper - value, abs(value)

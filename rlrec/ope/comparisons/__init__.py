@@ -1,1 +1,1 @@
-"""Comparisons of two metrics or targets: their difference, its interval and the answer."""
+"""Modules here compare two metrics or targets, by their difference, its interval and the answer."""

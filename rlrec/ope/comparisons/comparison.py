@@ -1,13 +1,12 @@
-"""Metrics, which are ratios of two sums over units, and differences of two figures: interval, verdict, and which is
-better.
+"""This module has metrics, which are ratios of two sums over units, and compares two figures, by their difference, its
+interval and verdict, and which one is better.
 
 The randomised unit (user or session) is the cluster, since its decisions are not independent and their number is
 random. A mean reward per decision is therefore a ratio of two sums over units, with the error of a ratio.
 
-One target minus another on the same visits, for promotion gates.
-
-Both are sums over the same clusters. The error of the difference is computed from each cluster's influence on the first
-minus its influence on the second, so their common noise cancels."""
+For promotion gates one target minus another is compared on the same visits. Both are sums over the same clusters. The
+error of the difference is computed from each cluster's influence on the first minus its influence on the second, so
+their common noise cancels."""
 
 from __future__ import annotations
 
@@ -46,8 +45,10 @@ SHARE: Bounds = (0.0, 1.0)
 
 
 class Metric(Record):
-    """A ratio of columns of `UnitSums`. reward: number of its reward definition; limits: its smallest and largest
-    possible value; per_unit: whether the denominator counts units."""
+    """A Metric is a ratio of columns of `UnitSums`.
+
+    reward: number of its reward definition; limits: its smallest and largest possible value; per_unit: whether the
+    denominator counts units."""
 
     name: str
     numerator: str
@@ -58,16 +59,17 @@ class Metric(Record):
 
     @property
     def lacking(self) -> str | None:
-        """The column that shows whether rows that the log dropped may be missing; None where none can be missing."""
+        """Return the column that shows whether rows that the log dropped may be missing; None where none can be
+        missing."""
         return None if self.denominator.startswith("mature_decisions") else SAMPLED_FLAGS["visits" in self.denominator]
 
     def bounds(self, value: MetricValue, level: float) -> Bounds:
-        """The interval of a value within the limits; infinite where it is unknown."""
+        """Return the interval of a value within the limits; infinite where it is unknown."""
         low, high = value.bounds(level)
         return (max(low, self.limits[0]), min(high, self.limits[1])) if value.varied else UNKNOWN
 
     def reasons(self, *values: MetricValue, bounded: bool) -> tuple[str, ...]:
-        """The reasons why these groups have no value, or no bound."""
+        """Return the reasons why these groups have no value, or no bound."""
         if not all(value.units for value in values):
             return ("none-at-risk" if self.denominator.startswith("at_risk") else "no-units",)
         few = min(value.units for value in values) < 2
@@ -75,8 +77,10 @@ class Metric(Record):
 
 
 def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
-    """The metrics of an answer, in order. rewards: the number of reward definitions; per_session: whether the unit is
-    the session, which is recognised by its own key."""
+    """Return the metrics of an answer, in order.
+
+    rewards: the number of reward definitions; per_session: whether the unit is the session, which is recognised by
+    its own key."""
     units, numbers = "units" if per_session else "recognised", range(rewards)
     return [
         Metric(name="visits", numerator="visits", denominator="units", per_unit=True),
@@ -94,7 +98,7 @@ def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
 
 
 def per_decision(number: int) -> list[Metric]:
-    """Mature decisions per unit and reward per decision, under a reward definition."""
+    """Return the metrics of mature decisions per unit and reward per decision, under a reward definition."""
     decisions, units = f"mature_decisions_{number}", f"mature_units_{number}"
     return [
         Metric(name="decisions_per_unit", numerator=decisions, denominator=units, reward=number, per_unit=True),
@@ -110,9 +114,11 @@ def _reward_metric(number: int, name: str, denominator: str) -> Metric:
 
 
 class MetricValue(Record):
-    """A metric of a group. units: that count; rewarded: units whose numerator is not 0; numerator, denominator: the
-    sums over units; value, error: their ratio and its standard error (NaN for fewer than two units); least: a lower
-    limit of the ratio, 0 where no unit has a numerator below 0."""
+    """A MetricValue is a metric of a group.
+
+    units: that count; rewarded: units whose numerator is not 0; numerator, denominator: the sums over units; value,
+    error: their ratio and its standard error (NaN for fewer than two units); least: a lower limit of the ratio, 0
+    where no unit has a numerator below 0."""
 
     units: int = 0
     rewarded: int = 0
@@ -124,9 +130,9 @@ class MetricValue(Record):
 
     @classmethod
     def from_sums(cls, sums: Moments | ClusterSummary | None) -> MetricValue:
-        """The ratio of the first two columns; None: no units. While every unit has its own sums, the error is the
-        jackknife's, which keeps false alarms at 5 % even for 20 users with very different numbers of decisions; else
-        that of the delta method."""
+        """Return the ratio of the first two columns; None: no units. While every unit has its own sums, the error is
+        the jackknife's, which keeps false alarms at 5 % even for 20 users with very different numbers of decisions;
+        else that of the delta method."""
         if sums is None:
             return cls()
         summary = sums.summary() if isinstance(sums, Moments) else sums
@@ -141,36 +147,39 @@ class MetricValue(Record):
 
     @property
     def per_unit(self) -> float:
-        """The mean numerator of a unit, NaN without units."""
+        """Return the mean numerator of a unit, NaN without units."""
         return self.numerator / self.units if self.units else np.nan
 
     @property
     def varied(self) -> bool:
-        """Whether there is a positive error."""
+        """Tell whether there is a positive error."""
         return self.error > 0 and self.units > 1
 
     def bounds(self, level: float) -> Bounds:
-        """The interval of the ratio by Student's t; infinite without variation, which does not prove certainty."""
+        """Return the interval of the ratio by Student's t; infinite without variation, which does not prove
+        certainty."""
         reach = t_quantile((1 + level) / 2, self.units - 1) * self.error if self.varied else np.inf
         low = max(self.value - reach, min(self.least, self.value))
         return (low, self.value + reach) if self.varied else UNKNOWN
 
 
 def fold(numerator: Array, unit: Ids, *, spans_batches: bool) -> Moments:
-    """The sums of one batch of decisions: `fold(a) + fold(b)` are those of both.
-    numerator (n,): of every decision; unit (n,): digest of the randomised user or session, any 64 bits; spans_batches:
-    whether a unit may have rows in another batch."""
+    """Return the sums of one batch of decisions; `fold(a) + fold(b)` are those of both.
+
+    numerator (n,): of every decision; unit (n,): digest of the randomised user or session, any 64 bits;
+    spans_batches: whether a unit may have rows in another batch."""
     return ratio_sums(numerator, np.ones(len(numerator)), unit=unit, spans_batches=spans_batches)
 
 
 def ratio_sums(*columns: Array, unit: Ids, spans_batches: bool, names: Sequence[str] = COLUMNS) -> Moments:
-    """The sums of columns of one batch, (n,) each; the first two are the numerator and the denominator of a ratio."""
+    """Return the sums of columns of one batch, (n,) each. The first two are the numerator and the denominator of a
+    ratio."""
     return moments(np.column_stack(columns), unit.astype(np.int64), columns=tuple(names), spans_batches=spans_batches)
 
 
 def _jackknife(sums: Array, value: float) -> float:
-    """Jackknife error of the ratio `value` over units (m, 2).
-    Source: own derivation: without unit i the ratio is value - (reward_i - value decisions_i) / (all - decisions_i)."""
+    """Return the jackknife error of the ratio `value` over units (m, 2). Source: own derivation: without unit i the
+    ratio is value - (reward_i - value decisions_i) / (all - decisions_i)."""
     reward, decisions = sums.T
     moved = (reward - value * decisions) / (decisions.sum() - decisions)
     return float(np.sqrt((len(sums) - 1) / len(sums) * (moved**2).sum()))
@@ -180,7 +189,7 @@ def _jackknife(sums: Array, value: float) -> float:
 
 
 class Comparison(Record):
-    """The difference between two metrics or targets; a figure that does not exist is None, never NaN.
+    """A Comparison is the difference between two metrics or targets. A figure that does not exist is None, never NaN.
 
     base: the value of the second one; p_value: two-sided, of no difference; clusters: of both sides; ess: effective
     clusters, the smaller of the two sides, None without weights
@@ -210,31 +219,31 @@ class Comparison(Record):
 
     @classmethod
     def from_figures(cls, reasons: Iterable[str] = (), **figures: Any) -> Comparison:
-        """The comparison with these figures; values that are not finite become None."""
+        """Return the comparison with these figures. Values that are not finite become None."""
         finite: dict[str, Any] = {
             name: finite_or_none(value) if isinstance(value, float) else value for name, value in figures.items()
         }
         return cls(**finite).because(*reasons)
 
     def because(self, *reasons: str) -> Comparison:
-        """The comparison with further reasons, which limit its verdict."""
+        """Return the comparison with further reasons, which limit its verdict."""
         verdict = worst_verdict((self.verdict, *(REASONS[reason].best for reason in reasons)))
         return replace(self, reasons=(*self.reasons, *reasons), verdict=verdict)
 
     def without(self, group: str) -> Comparison:
-        """The comparison without the reasons of a group, where another comparison covers them."""
+        """Return the comparison without the reasons of a group, where another comparison covers them."""
         return replace(self, reasons=tuple(name for name in self.reasons if REASONS[name].group != group))
 
     def at_this_look(self, alpha: float) -> Comparison:
-        """The comparison with bounds by Student's t, which are wrong with probability alpha at one look that was
+        """Return the comparison with bounds by Student's t, which are wrong with probability alpha at one look that was
         planned."""
         if self.std_error is None or not self.freedom:
             return self
         return self._with_reach(t_quantile(1 - alpha / 2, self.freedom) * self.std_error)
 
     def at_every_look(self, sequence: LookSequence) -> Comparison:
-        """The comparison with bounds that are wrong at any look with probability alpha, and its p-value; without both
-        until there are enough units and rewards."""
+        """Return the comparison with its p-value and bounds that are wrong at any look with probability alpha. Both are
+        absent until there are enough units and rewards."""
         bare = replace(self, lower=None, upper=None, p_value=None, sequence=sequence)
         if self.lower is None or not self.careful_error:
             return bare
@@ -245,43 +254,44 @@ class Comparison(Record):
         return replace(bare._with_reach(float(sequence.reach(variance, self.clusters))), p_value=float(p_value))
 
     def _with_reach(self, reach: float) -> Comparison:
-        """The comparison with bounds at this distance from its value."""
+        """Return the comparison with bounds at this distance from its value."""
         return replace(self, lower=(self.value or 0.0) - reach, upper=(self.value or 0.0) + reach)
 
     @property
     def is_off_zero(self) -> bool:
-        """Whether 0 lies outside of its bounds."""
+        """Tell whether 0 lies outside of the bounds."""
         return (self.lower or 0.0) > 0 or (self.upper or 0.0) < 0
 
     @property
     def is_reliable(self) -> bool:
-        """Whether its bounds are valid, as far as the log shows."""
+        """Tell whether the bounds are valid, as far as the log shows."""
         return self.verdict != "insufficient" and not doubts_of(self.reasons)
 
     @property
     def relative(self) -> float | None:
-        """The difference as a share of the base."""
+        """Return the difference as a share of the base."""
         return None if self.value is None or not self.base else finite_or_none(self.value / self.base)
 
     @property
     def width(self) -> float | None:
-        """The width of the interval."""
+        """Return the width of the interval."""
         return None if self.lower is None or self.upper is None else self.upper - self.lower
 
     @property
     def _shortage(self) -> float:
-        """The factor by which units must grow for bounds."""
+        """Return the factor by which units must grow for bounds."""
         return max(MIN_CLUSTERS / self.even_units, MIN_EVENTS / self.even_rewards)
 
     @property
     def shortage(self) -> int | None:
-        """The number of further units before which nothing is said; None where there are enough, or it is not known."""
+        """Return the number of further units before which nothing is said; None where there are enough, or it is not
+        known."""
         is_short = self.sequence is not None and self.even_rewards and self._shortage > 1
         return ceil(self.clusters * (self._shortage - 1)) if is_short else None
 
     @property
     def answer(self) -> Answer:
-        """Whether the first one is better, worse, or as good, and how many further clusters would decide."""
+        """Tell whether the first figure is better, worse, or as good, and how many further clusters would decide."""
         base, value, growth, shortages = self.base or 0.0, self.value or 0.0, None, list[float]()
         if self.sequence is not None:
             growth = partial(self.sequence.growth, n=max(1, self.clusters))
@@ -293,14 +303,15 @@ class Comparison(Record):
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        """The figures of a row of differences."""
+        """Return the figures of a row of differences."""
         figures = {name: getattr(self, name) for name in ("value", "relative", "lower", "upper", "p_value")}
         return figures | {"reasons": [*self.reasons], **self.answer._asdict(), "shortage": self.shortage}
 
 
 def difference(value: MetricValue, baseline: MetricValue, *, level: float, correlation: float = 0.0) -> Comparison:
-    """`value` minus `baseline` by Welch's t over units; a side without variation so far uses the other's. No bounds and
-    no p-value where neither side varies.
+    """Return `value` minus `baseline` by Welch's t over units; a side without variation so far uses the other's. There
+    are no bounds and no p-value where neither side varies.
+
     correlation: between the two, where units are in both; degrees of freedom are then those of the smaller side."""
     sides = value, baseline
     variances, freedom = np.array([_variance(*sides), _variance(*sides[::-1])]), np.array([s.units - 1 for s in sides])
@@ -322,8 +333,8 @@ def difference(value: MetricValue, baseline: MetricValue, *, level: float, corre
 
 
 def _missing(sides: Sequence[MetricValue], variances: Array) -> float:
-    """The variance that the smaller side may lack, if one of its units varies as much as a unit of both sides together:
-    a few units that happen to be similar seem more certain than they are."""
+    """Return the variance that the smaller side may lack, if one of its units varies as much as a unit of both sides
+    together. A few units that happen to be similar seem more certain than they are."""
     units = np.array([side.units for side in sides])
     freedom, smaller = units - 1, int(units[1] <= units[0])
     pooled = (freedom * units * variances).sum() / freedom.sum()  # variance of one unit
@@ -331,7 +342,7 @@ def _missing(sides: Sequence[MetricValue], variances: Array) -> float:
 
 
 def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
-    """The comparison of a mean of differences with 0, by Student's t."""
+    """Compare a mean of differences with 0, by Student's t."""
     freedom = mean.units - 1 if mean.varied else 0
     return _by_t(
         mean.value, mean.error, freedom, level, base=base, clusters=mean.units, careful_error=mean.error,
@@ -340,7 +351,7 @@ def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Compar
 
 
 def _by_t(value: float, error: float, freedom: float, level: float, **figures: Any) -> Comparison:
-    """The difference with its interval and p-value by Student's t; without either for 0 degrees of freedom."""
+    """Return the difference with its interval and p-value by Student's t; without either for 0 degrees of freedom."""
     reach = t_quantile((1 + level) / 2, freedom) * error if freedom else np.inf
     p_value = 2 * t_below(-abs(value) / error, freedom) if freedom else np.nan
     return Comparison.from_figures(
@@ -356,9 +367,8 @@ def _variance(side: MetricValue, other: MetricValue) -> float:
 
 
 def holm(p_values: Sequence[float], alpha: float) -> tuple[list[float], list[float]]:
-    """The adjusted p-values of several tests, and the level of each interval; an interval excludes no difference
-    exactly where its p-value is at most alpha.
-    Source: Holm 1979."""
+    """Return the adjusted p-values of several tests, and the level of each interval. An interval excludes no difference
+    exactly where its p-value is at most alpha. Source: Holm 1979."""
     adjusted, levels = [1.0] * len(p_values), [alpha] * len(p_values)
     largest, tests, is_rejected = 0.0, len(p_values), True
     for rank, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
@@ -370,10 +380,11 @@ def holm(p_values: Sequence[float], alpha: float) -> tuple[list[float], list[flo
 
 
 def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]]]) -> tuple[float, float]:
-    """Chi-square of the assigned units against the weights at the last look, and a p-value that holds at every look:
-    the smallest one so far; NaN without units.
-    phases: for each, the weights, which need not sum to 1, and at each look its units so far, one number per variant.
-    Source: Lindon & Malek 2022, a Dirichlet mixture against the weights."""
+    """Return chi-square of the assigned units against the weights at the last look, and a p-value that holds at every
+    look, the smallest one so far; NaN without units.
+
+    phases: for each, the weights, which need not sum to 1, and at each look its units so far, one number per
+    variant. Source: Lindon & Malek 2022, a Dirichlet mixture against the weights."""
     chi2, ended, largest = np.nan, np.zeros(len(SPLIT_UNITS)), -np.inf
     for weights, looks in phases:
         share = np.asarray(weights, np.float64) / np.sum(weights)
@@ -388,8 +399,8 @@ def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]
 
 
 def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) -> float:
-    """The log Bayes factor of shares drawn from a Dirichlet distribution of size c around the defined ones, against the
-    defined shares."""
+    """Return the log Bayes factor of shares drawn from a Dirichlet distribution of size c around the defined ones,
+    against the defined shares."""
     log_odds = lgamma(c) - lgamma(c + sum(units))
     for n, share in zip(units, shares, strict=True):
         log_odds += lgamma(c * share + n) - lgamma(c * share) - n * log(share)
@@ -397,7 +408,7 @@ def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) ->
 
 
 def is_unlikely(split: tuple[float, float]) -> bool:
-    """Whether a split differs from its definition, with a false alarm in 1 of 1,000 experiments, however often one
+    """Tell whether a split differs from its definition, with a false alarm in 1 of 1,000 experiments, however often one
     looks."""
     return split[1] < ALARM
 
@@ -413,23 +424,24 @@ _MIN_TAIL_REPLICATES = 20
 
 
 def gate_alpha(pair: int) -> float:
-    """The error probability of all looks at one pair of versions. Pairs of a year are numbered from 1; over all of them
-    it sums to ALPHA."""
+    """Return the error probability of all looks at one pair of versions. Pairs of a year are numbered from 1; over all
+    of them it sums to ALPHA."""
     return ALPHA * 6 / (pi**2 * pair**2)
 
 
 def nightly_alpha(candidate: int) -> float:
-    """The error probability of the one look at a candidate, where every night brings another candidate: half of ALPHA
-    is spent as for pairs, half evenly over the nights of a year."""
+    """Return the error probability of the one look at a candidate, where every night brings another candidate. Half of
+    ALPHA is spent as for pairs, half evenly over the nights of a year."""
     return gate_alpha(candidate) / 2 + (ALPHA / 2 / NIGHTS if candidate <= NIGHTS else 0.0)
 
 
 def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) -> float:
-    """The level of a test at one look, such that all looks at a growing log together have error probability alpha.
+    """Return the level of a test at one look, such that all looks at a growing log together have error probability
+    alpha.
 
     It is the level at which a normal bound is as far from the estimate as the one-sided sequence that is tightest at
-    best_n clusters. The sequence holds from the first cluster on without end; looks every night for a year use up three
-    quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
+    best_n clusters. The sequence holds from the first cluster on without end; looks every night for a year use up
+    three quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
     sequence = LookSequence.tightest(best_n, alpha, sides=1)
     reach = float(sequence.reach(clusters, clusters)) if clusters >= MIN_CLUSTERS else FAR
     return max(NormalDist().cdf(-min(reach, FAR)), FIRST_SHARE * alpha if is_first else 0.0)
@@ -440,12 +452,13 @@ def compare(
     replicates: int = intervals.REPLICATES,
     simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = (), rare: float = 0.0,
 ) -> Comparison:  # fmt: skip
-    """The difference between two targets, by one estimator of any unit at the end of a fold over the same rows.
+    """Return the difference between two targets, by one estimator of any unit at the end of a fold over the same rows.
+    Both bounds are 0 where the sums of every cluster are equal. Raises InputError for an alpha out of range, ValueError
+    for folds over different rows.
+
     theirs: None for the log, whose rewards need no weights. measure: Minus or Relative; alpha: error probability of
-    each bound, in (0, 0.5); simulated: both sides for each of several equal parts of the pages simulated for a target,
-    whose error does not show between clusters; rare: the largest reward, of which a log may have too few. Both bounds
-    are 0 where the sums of every cluster are equal. Raises InputError for an alpha out of range, ValueError for folds
-    over different rows."""
+    each bound, in (0, 0.5); simulated: both sides for each of several equal parts of the pages simulated for a
+    target, whose error does not show between clusters; rare: the largest reward, of which a log may have too few."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
     folds = [ours, *([] if theirs is None else [theirs])]
@@ -489,7 +502,7 @@ def compare(
 
 
 def _sides(ours: EstimatorFold, theirs: EstimatorFold | None, measure: type[Minus]) -> tuple[Array, Minus]:
-    """The columns of both sides, and their difference as a function of these."""
+    """Return the columns of both sides, and their difference as a function of these."""
     if theirs is None:
         return np.column_stack([ours.units, ours.earned]), measure(ours.estimator, Ratio())
     return np.column_stack([ours.units, theirs.units]), measure(ours.estimator)
@@ -501,8 +514,8 @@ def _bootstrap(units: Array, contrast: Minus, number: int) -> Studentised:
 
 
 def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
-    """Bounds by bootstrap-t; where there are too few replicates for alpha, those at the smallest level with enough
-    replicates, or Student's t where it is farther away."""
+    """Return bounds by bootstrap-t. Where there are too few replicates for alpha, these are the bounds at the smallest
+    level with enough replicates, or Student's t where it is farther away."""
     if not sample.error > 0 or not len(sample.t):
         return UNKNOWN
     bootstrap_alpha = max(alpha, _MIN_TAIL_REPLICATES / (len(sample.t) + 1))
@@ -520,13 +533,12 @@ _WIDEST = 40.0  # logarithm of the largest tilt, relative to the spread of the t
 
 
 def lower_bound(terms: Array, *, loss: float, reach: float) -> float:
-    """The smallest mean of the terms, (m,), and of one more that lies `loss` below their mean, under reweighings w
-    whose -2 sum log((m + 1) w) is at most reach^2.
+    """Return the smallest mean of the terms, (m,), and of one more that lies `loss` below their mean, under reweighings
+    w whose -2 sum log((m + 1) w) is at most reach^2.
 
-    A normal or studentised bound is too high where losses are rare, since a log that happens to have few of them has a
-    high mean and a small error. The additional loss corresponds to the one that the exact bound of a Poisson count
-    adds.
-    Source: Owen 1988 (empirical likelihood); Chen, Variyath & Abraham 2008 (one additional term)."""
+    A normal or studentised bound is too high where losses are rare, since a log that happens to have few of them has
+    a high mean and a small error. The additional loss corresponds to the one that the exact bound of a Poisson count
+    adds. Source: Owen 1988 (empirical likelihood); Chen, Variyath & Abraham 2008 (one additional term)."""
     excess = np.append(terms, terms.mean() - loss)
     least = excess.min()
     excess -= least

@@ -1,8 +1,9 @@
-"""Outcomes of units by group: ratios of sums over units, their differences, and the noise reduction by units' pasts.
+"""This module computes the outcomes of units by group. Outcomes are ratios of sums over units, their differences, and
+the noise reduction by units' pasts.
 
-A metric is the sum of a numerator over the sum of a denominator; a metric per unit has a denominator of 1. The unit is
-the cluster. Where units are in several groups (one policy followed another), the error of a difference includes the
-correlation of the two."""
+A metric is the sum of a numerator over the sum of a denominator; a metric per unit has a denominator of 1. The unit
+is the cluster. Where units are in several groups (one policy followed another), the error of a difference includes
+the correlation of the two."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ Key = tuple[int, Metric]
 
 
 class OutcomeSums(Sums, kw_only=True):
-    """Sums over units, which can be added; keys are the number of a group and a metric.
+    """OutcomeSums holds sums over units, which can be added. Keys are the number of a group and a metric.
 
     groups: of each group. pairs: of each group with the first one, (2, 2): over units in both, the products of
     numerator and denominator in the group with those in the first."""
@@ -41,7 +42,8 @@ class OutcomeSums(Sums, kw_only=True):
 def fold(
     units: UnitSums, metrics: Sequence[Metric], *, past: UnitSums | None = None, shared: bool = False
 ) -> OutcomeSums:
-    """The sums of a batch that has each of its units completely.
+    """Return the sums of a batch that has each of its units completely.
+
     past: the same units before their entry, all in group 0; shared: whether a unit can be in several groups."""
     names = {name for metric in metrics for name in (metric.numerator, metric.denominator)}
     units = replace(units, columns={name: units.columns[name] for name in names})
@@ -62,7 +64,7 @@ def fold(
 
 
 def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str, Array] | None) -> Moments:
-    """The sums of a metric over the rows that count for it."""
+    """Return the sums of a metric over the rows that count for it."""
     rows = rows[units.columns[metric.denominator][rows] > 0]
     sides = [units.columns, *([] if past_columns is None else [past_columns])]
     columns = [side[name][rows] for side in sides for name in (metric.numerator, metric.denominator)]
@@ -73,7 +75,9 @@ def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str,
 
 
 def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
-    """The columns for these units, (n,), 0 where a unit has no row. sums: of one group, by digest."""
+    """Return the columns for these units, (n,), 0 where a unit has no row.
+
+    sums: of one group, by digest."""
     if not len(sums.unit):
         return {name: np.zeros(len(unit)) for name in sums.columns}
     index, present = look_up(sums.unit, unit)
@@ -81,22 +85,24 @@ def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
 
 
 class Outcomes(Record, eq=False):
-    """The figures from sums over the whole log. adjusted: whether to adjust for the pasts of units."""
+    """Outcomes gives the figures from sums over the whole log.
+
+    adjusted: whether to adjust for the pasts of units."""
 
     sums: OutcomeSums
     level: float
     adjusted: bool = False
 
     def value(self, group: int, metric: Metric) -> MetricValue:
-        """A metric of a group, unadjusted."""
+        """Return a metric of a group, unadjusted."""
         return MetricValue.from_sums(self._summaries.get((group, metric)))
 
     def units(self, group: int, metric: Metric) -> int:
-        """The number of units of a group that count."""
+        """Return the number of units of a group that count."""
         return self.value(group, metric).units
 
     def compare(self, group: int, metric: Metric) -> Comparison:
-        """The difference of a metric between a group and the first one, or the reasons why there is none."""
+        """Return the difference of a metric between a group and the first one, or the reasons why there is none."""
         sides = self.value(group, metric), self.value(0, metric)
         plain = difference(*sides, level=self.level, correlation=self._correlation(group, metric))
         result = self._adjust(group, metric, plain) if self.adjusted else plain
@@ -105,8 +111,8 @@ class Outcomes(Record, eq=False):
         return replace(result, base=plain.base).because(*(("no-past",) if lacks_past else reasons))
 
     def reserve(self, group: int, metric: Metric, least: float) -> Comparison:
-        """A metric of a group minus the value that a guard requires, the first group's value changed by the share
-        `least`."""
+        """Return a metric of a group minus the value that a guard requires, the first group's value changed by the
+        share `least`."""
         value, first = self.value(group, metric), self.value(0, metric)
         scale = 1 + least * np.sign(first.value)
         required = replace(first, value=first.value * scale, error=first.error * scale)
@@ -116,8 +122,8 @@ class Outcomes(Record, eq=False):
         )
 
     def differ(self, group: int, metric: Metric) -> bool:
-        """Whether a group differs from the first one, with a false alarm in 1 of 1,000 cases: by the p-value; where
-        neither group varies, whether there are enough units."""
+        """Tell whether a group differs from the first one, with a false alarm in 1 of 1,000 cases. The p-value decides;
+        where neither group varies, the number of units does."""
         result, sides = self.compare(group, metric), [self.value(side, metric) for side in (group, 0)]
         if result.p_value is None:
             parted = abs(result.value or 0.0) > rounding(*(side.value for side in sides))
@@ -129,7 +135,7 @@ class Outcomes(Record, eq=False):
         return {key: sums.summary() for key, sums in self.sums.groups.items()}
 
     def _correlation(self, group: int, metric: Metric) -> float:
-        """The correlation of a metric between this group and the first, from the influences of units in both."""
+        """Return the correlation of a metric between this group and the first, from the influences of units in both."""
         products, sides = self.sums.pairs.get((group, metric)), []
         for number in (group, 0):
             summary = self._summaries.get((number, metric))
@@ -144,8 +150,8 @@ class Outcomes(Record, eq=False):
     # -- adjustment for the past --
 
     def _adjust(self, group: int, metric: Metric, plain: Comparison) -> Comparison:
-        """The difference minus theta times that of the pasts (CUPED).
-        Source: Deng et al. 2013, eq. 4 and 5, for ratios by their linear terms."""
+        """Return the difference minus theta times that of the pasts (CUPED). Source: Deng et al. 2013, eq. 4 and 5, for
+        ratios by their linear terms."""
         theta = self._theta(metric)
         value, baseline = (None if theta is None else self._adjusted(side, metric, theta) for side in (group, 0))
         if value is None or baseline is None:
@@ -156,12 +162,13 @@ class Outcomes(Record, eq=False):
         return replace(result, theta=theta, narrowed=narrowed)
 
     def adjusted_value(self, group: int, metric: Metric) -> MetricValue | None:
-        """A metric of a group minus theta times its past; None where there is nothing to adjust for."""
+        """Return a metric of a group minus theta times its past; None where there is nothing to adjust for."""
         theta = self._theta(metric) if self.adjusted else None
         return None if theta is None else self._adjusted(group, metric, theta)
 
     def _theta(self, metric: Metric) -> float | None:
-        """The covariance of the metric with its past over the variance of the past, within groups, from all units."""
+        """Return the covariance of the metric with its past over the variance of the past, within groups, from all
+        units."""
         pairs = self._past_products(metric)
         variance = sum(past for _, past in pairs)
         return sum(covariance for covariance, _ in pairs) / variance if variance > 0 else None
@@ -189,11 +196,12 @@ class Outcomes(Record, eq=False):
 
 
 def share_of_visits(begun: Array, ages: Array) -> float:
-    """The mean share of their visits that units have had so far; for young units, the rest is still to come.
+    """Return the mean share of their visits that units have had so far. For young units, the rest of their visits is
+    still to come.
 
     begun (t,): visits by the age of their unit then; ages (t,): units by their present age. Ages that fewer than a
-    tenth of the units have reached are left out; NaN without units.
-    Source: Nelson 2003, the mean cumulative function of units that are watched for different times."""
+    tenth of the units have reached are left out; NaN without units. Source: Nelson 2003, the mean cumulative
+    function of units that are watched for different times."""
     at_risk = np.cumsum(ages[::-1])[::-1]
     if not at_risk.size or not at_risk[0]:
         return np.nan
@@ -203,13 +211,17 @@ def share_of_visits(begun: Array, ages: Array) -> float:
 
 
 def mean_age(ages: Array) -> float:
-    """Mean age of units as a share of the oldest possible one, (t,) units by age; NaN without a unit."""
+    """Return the mean age of units as a share of the oldest possible one; NaN without a unit.
+
+    ages (t,): units by age."""
     return float(ages @ (np.arange(len(ages)) + 0.5) / len(ages) / ages.sum()) if ages.sum() else np.nan
 
 
 def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
-    """The share of their visits that the units of a group have had, if they come as those of all groups do, (t,) each
-    as in `share_of_visits`; group_ages: units of the group by their present age. NaN without units."""
+    """Return the share of their visits that the units of a group have had, if they come as those of all groups do; NaN
+    without units.
+
+    begun, ages (t,): as in `share_of_visits`; group_ages: units of the group by their present age."""
     at_risk = np.cumsum(ages[::-1])[::-1]
     long_enough = at_risk >= max(at_risk[0] / 10, 1)
     mean = np.cumsum(np.where(long_enough, begun / np.maximum(at_risk, 1), 0.0))
@@ -218,8 +230,9 @@ def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
 
 
 def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Metric, alarm: float = ALARM) -> bool:
-    """Whether the difference from the first group is another one for older units than for younger ones. alarm: the
-    probability of a false alarm."""
+    """Tell whether the difference from the first group is another one for older units than for younger ones.
+
+    alarm: the probability of a false alarm."""
     sides = []
     for figures in (older, younger):
         value, first = (figures.value(side, metric) for side in (group, 0))
@@ -230,17 +243,18 @@ def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Met
 
 
 class _Covariate(Record, kw_only=False, eq=False):
-    """A metric of a group with its past: R = sum N / sum D, and K, the mean over units of N0 - R0 D0.
+    """This record has a metric of a group with its past. R = sum N / sum D is the metric, and K is the mean over units
+    of N0 - R0 D0.
 
-    summary: of the columns N, D, N0, D0 and 1; ratio: R0"""
+    summary: of the columns N, D, N0, D0 and 1; ratio: R0."""
 
     summary: ClusterSummary
     ratio: float
 
     @property
     def products(self) -> tuple[float, float]:
-        """The sum over units of the product of their deviations in the metric and in the past, and the sum of squares
-        of the latter."""
+        """Return the sum over units of the product of their deviations in the metric and in the past, and the sum of
+        squares of the latter."""
         influence, past = (weights * self.summary.total[4] for weights in self._weights)
         squares = past[:, None] * self.summary.moment * past
         square = float(squares.sum())
@@ -249,7 +263,7 @@ class _Covariate(Record, kw_only=False, eq=False):
         return float(influence @ self.summary.moment @ past) if square else 0.0, square
 
     def adjusted(self, mean: MetricValue, theta: float) -> MetricValue:
-        """R - theta K, with the error of R reduced as the delta method gives it."""
+        """Return R - theta K, with the error of R reduced as the delta method gives it."""
         (influence, past), moment = self._weights, self.summary.moment
         plain, residual = (max(0.0, float(w @ moment @ w)) for w in (influence, influence - theta * past))
         error = mean.error * np.sqrt(residual / plain) if plain > 0 else mean.error
@@ -262,7 +276,7 @@ class _Covariate(Record, kw_only=False, eq=False):
 
     @property
     def _weights(self) -> tuple[Array, Array]:
-        """The influence of a unit on R and on K, as coefficients of its columns."""
+        """Return the influence of a unit on R and on K, as coefficients of its columns."""
         numerator, denominator, _, _, units = self.summary.total.tolist()
         influence = np.array([1.0, -numerator / denominator, 0.0, 0.0, 0.0]) / denominator
         return influence, np.array([0.0, 0.0, 1.0, -self.ratio, -self._past_mean]) / units
@@ -280,23 +294,25 @@ MIN_UNITS = 2  # of every group in a stratum that counts; with one unit there is
 
 
 class PhasedOutcomes(Outcomes, eq=False):
-    """The combined figures of strata. sums: of all units; strata: by number; groups: their number. Errors assume that
-    strata are uncorrelated; those of `ramp_strata` are, although a unit can be in several."""
+    """PhasedOutcomes combines the figures of strata.
+
+    sums: of all units; strata: by number; groups: their number. Errors assume that strata are uncorrelated; those of
+    `ramp_strata` are, although a unit can be in several."""
 
     strata: Mapping[int, Outcomes]
     groups: int
 
     def value(self, group: int, metric: Metric) -> MetricValue:
-        """A metric of a group, as if all groups had the same share of their units in each stratum."""
+        """Return a metric of a group, as if all groups had the same share of their units in each stratum."""
         values = {key: outcomes.value(group, metric) for key, outcomes in self.strata.items()}
         return self._combine(group, metric, values)
 
     def units(self, group: int, metric: Metric) -> int:
-        """The number of units of a group that count, over all strata."""
+        """Return the number of units of a group that count, over all strata."""
         return sum(outcomes.value(group, metric).units for outcomes in self.strata.values())
 
     def _shares(self, metric: Metric) -> dict[int, float]:
-        """The weight of each stratum that has enough units."""
+        """Return the weight of each stratum that has enough units."""
         weights = dict[int, float]()
         for key, outcomes in self.strata.items():
             units = np.array([outcomes.value(group, metric).units for group in range(self.groups)])
@@ -322,11 +338,13 @@ class PhasedOutcomes(Outcomes, eq=False):
 
 
 def ramp_strata(cells: UnitSums, phases: int, groups: int) -> tuple[UnitSums, Ids]:
-    """The units of a ramp in each phase that served them, and the stratum of each: that phase together with the last
-    phase before in which the unit was served. Phases after the one in which it moved are left out, since whether a unit
-    comes again may depend on that. Within a stratum all units had been served alike before they were drawn, so
-    differences of strata are uncorrelated. cells: of the groups phase * groups + group; of several in a phase, the
-    first one counts."""
+    """Return the units of a ramp in each phase that served them, and the stratum of each. A stratum is a phase together
+    with the last phase before in which the unit was served.
+
+    Phases after the one in which it moved are left out, since whether a unit comes again may depend on that. Within
+    a stratum all units had been served alike before they were drawn, so differences of strata are uncorrelated.
+
+    cells: of the groups phase * groups + group; of several in a phase, the first one counts."""
     rows = np.lexsort((cells.entry, cells.group // groups, cells.unit))
     unit, (phase, group) = cells.unit[rows], np.divmod(cells.group[rows], groups)
     begins = np.append(True, unit[1:] != unit[:-1])[: len(unit)]
