@@ -29,7 +29,7 @@ def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
     names: list[str] = []
     for word, text in texts.items():
         if word == "rates" and os.path.isfile(text):  # isfile, since a list of rates may be too long for a path
-            table = parameters.tables(Path(text), "rate", by=False).get(parameters.ANY_VALUE, {})
+            table = parameters.read_tables(Path(text), "rate", by=False).get(parameters.ANY_VALUE, {})
             names, values[word] = list(table), tuple(table.values())
         else:
             values[word] = _parse(word, text, defaults.get(word))

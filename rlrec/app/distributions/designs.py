@@ -95,19 +95,21 @@ class CatalogueFeatures:
         features_by_arm = {arm: by_key[keys[arm]] for arm in arms.tolist() if keys[arm] in by_key} if by_key else {}
         if not features_by_arm:
             return revision
-        name = self.epoch(revision), repr(features_by_arm)
-        number = self._numbers.pop(name, None)
+        cache_key = self.epoch(revision), repr(features_by_arm)
+        number = self._numbers.pop(cache_key, None)
         if number is None:
             if len(self._numbers) >= MAX_REQUESTS:  # the oldest are dropped; their numbers are never used again
-                for old in [*self._numbers][: MAX_REQUESTS // 2]:
-                    del self._requests[self._numbers.pop(old)]
+                for old_key in [*self._numbers][: MAX_REQUESTS // 2]:
+                    del self._requests[self._numbers.pop(old_key)]
             number = self._next_number = self._next_number - 1
-            described = {
+            catalogue_features = {
                 arm: parse(self._description(arm, revision), "the features of an arm") for arm in features_by_arm
             }
-            texts = {arm: json.dumps(described[arm] | dict(features)) for arm, features in features_by_arm.items()}
-            self._requests[number] = revision, texts
-        self._numbers[name] = number
+            feature_texts = {
+                arm: json.dumps(catalogue_features[arm] | dict(features)) for arm, features in features_by_arm.items()
+            }
+            self._requests[number] = revision, feature_texts
+        self._numbers[cache_key] = number
         return number
 
     def learned_revision(self, revision: int) -> int:
@@ -122,28 +124,28 @@ class CatalogueFeatures:
         return np.array([self._rows(self._description(arm, revision)) for arm in arms.tolist()])
 
     def values(
-        self, arms: Ids, revision: int, field: str, stated: Sequence[Mapping[str, Any]] | None = None
+        self, arms: Ids, revision: int, field: str, stated_features: Sequence[Mapping[str, Any]] | None = None
     ) -> list[Hashable]:
-        """Return each arm's value of a field: None if the arm has no value, a tuple if the value is a list. stated:
-        features of the arms that a request states, which take precedence."""
+        """Return each arm's value of a field: None if the arm has no value, a tuple if the value is a list.
+        stated_features: of the arms, as a request states them; they take precedence."""
         from msgspec.json import decode  # for a hundred thousand arms json takes too long
 
         from rlrec.policy.contexts.features import value_of
 
         descriptions = [self._description(arm, revision) for arm in arms.tolist()]
-        by_text = {text: _hashable(value_of(decode(text), field)) for text in set(descriptions)}
-        values = list(map(by_text.__getitem__, descriptions))
-        for number, features in enumerate(stated or ()):
-            if (described := value_of(features, field)) is not None:
-                values[number] = _hashable(described)
+        value_by_text = {text: _hashable(value_of(decode(text), field)) for text in set(descriptions)}
+        values = list(map(value_by_text.__getitem__, descriptions))
+        for number, features in enumerate(stated_features or ()):
+            if (stated_value := value_of(features, field)) is not None:
+                values[number] = _hashable(stated_value)
         return values
 
     def _description(self, arm: int, revision: int) -> str:
         """Return the description of an arm at a revision, as text of JSON. An arm that had no description yet has its
         first one."""
         if revision in self._requests:
-            revision, described = self._requests[revision]
-            return described.get(arm) or self._description(arm, revision)
+            revision, stated_features = self._requests[revision]
+            return stated_features.get(arm) or self._description(arm, revision)
         if revision < 0:
             features = self.logged_features[revision].get(arm)
             return self._description(arm, NOW) if features is None else features

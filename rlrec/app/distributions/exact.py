@@ -68,12 +68,14 @@ class EligibleDistribution(Record, eq=False):
         """Return the sampler of slates with `size` positions. The sampler is computed once, and updated from that of an
         earlier belief if there is one."""
         if size not in self.samplers:
-            earlier, sampler = self.earlier.get(size), SlateSampler
+            earlier_sampler, sampler_class = self.earlier.get(size), SlateSampler
             if self.layout is not None:
                 from rlrec.policy.slates.rules import RuledSampler
 
-                sampler = RuledSampler
-            self.samplers[size] = sampler(self.scores, size=size, floor=self.floor, earlier_sampler=earlier)
+                sampler_class = RuledSampler
+            self.samplers[size] = sampler_class(
+                self.scores, size=size, floor=self.floor, earlier_sampler=earlier_sampler
+            )
         return self.samplers[size]
 
     def draw(self, size: int, *, seeds: Words, decisions: Ids) -> Draw:
@@ -102,14 +104,14 @@ class EligibleDistribution(Record, eq=False):
             probability[row] = slate.conditionals(scores, index[row : row + 1], floor=self.floor)[0]
         return probability
 
-    def noiseless(self, arms: Index) -> npt.NDArray[np.object_]:
+    def noiseless_scores(self, arms: Index) -> npt.NDArray[np.object_]:
         """Return the noiseless scores of arms 0..m - 1, in the same shape; None for an arm without a score, or with an
         infinite one (no pulls)."""
-        nothing = np.full(arms.shape, None, np.object_)
+        no_scores = np.full(arms.shape, None, np.object_)
         if self.index is None:
-            return nothing
+            return no_scores
         values = self.index[arms]
-        return np.where(np.isfinite(values), values, nothing)
+        return np.where(np.isfinite(values), values, no_scores)
 
 
 class VersionDistribution:
@@ -142,13 +144,15 @@ class VersionDistribution:
             self.policy = learner.stages[-1]
             kind, params = cast("TwoStage", learner).definitions[0]
             parameters = {name: value for name, value in version.parameters.items() if name not in CURVE}
-            stored = version.policy._replace(kind=kind, params=params)  # with the curve, if the stage counts by one
-            first = replace(version, policy=stored, parameters=parameters)
+            stage_policy = version.policy._replace(
+                kind=kind, params=params
+            )  # with the curve, if the stage counts by one
+            first_stage = replace(version, policy=stage_policy, parameters=parameters)
             self.generator = VersionDistribution(
-                unit, first, policy_of(first), sums=(), prior=prior, arm_features=arm_features
+                unit, first_stage, policy_of(first_stage), sums=(), prior=prior, arm_features=arm_features
             )
         self._contextual = self.policy if is_contextual(self.policy) else None
-        self._prior_arms, self._prior = sum_tables.table(prior, 2)
+        self._prior_arms, self._prior = sum_tables.split_arms(prior, 2)
         self._rows: dict[str, Encoded] = {}
         self._page: PageRules | None = None
         if learner.rules:
@@ -160,8 +164,8 @@ class VersionDistribution:
 
     def _set_sums(self, sums: BeliefRows, *, all_sums: Mapping[int, sum_tables.Table] | None = None) -> None:
         """Replace the sums of the belief, and raise an error if they are damaged. all_sums: as in `at_moment`."""
-        if has_plain_sums(self.learner):
-            tables = {0: sum_tables.table(sums, 3)}
+        if has_three_sums(self.learner):
+            tables = {0: sum_tables.split_arms(sums, 3)}
         else:
             rows = cast("Sequence[BeliefRow]", sums)
             tables = sum_tables.faded_sums(rows, self.learner.forgetting, self.ordinal)
@@ -178,11 +182,11 @@ class VersionDistribution:
             belief = f"the belief of {self.version.reference}"
             raise damage_error(f"{belief} counts {table[row, 0]:g} pulls of arm {arms[row]}")
         if self.generator is not None:
-            first, second = cast("TwoStage", self.learner).columns
-            earlier, self.generator = self.generator, copy(self.generator)
-            self.generator._take_sums(arms, table[:, first] if len(arms) else np.zeros((0, len(first))))
-            self.generator.arm_features, self.generator._earlier = self.arm_features, earlier._samplers()
-            table = table[:, second] if len(arms) else np.zeros((0, len(second)))
+            first_columns, second_columns = cast("TwoStage", self.learner).columns
+            earlier_generator, self.generator = self.generator, copy(self.generator)
+            self.generator._take_sums(arms, table[:, first_columns] if len(arms) else np.zeros((0, len(first_columns))))
+            self.generator.arm_features, self.generator._earlier = self.arm_features, earlier_generator._samplers()
+            table = table[:, second_columns] if len(arms) else np.zeros((0, len(second_columns)))
         self._take_sums(arms, table)
 
     def _take_sums(self, arms: Ids, sums: Array) -> None:
@@ -194,14 +198,14 @@ class VersionDistribution:
         self._pools: dict[int, ArmMoments] = {}
         self._cached_arms = self._believed_arms = 0
 
-    def see(self, contexts: Collection[Mapping[str, Any]]) -> None:
+    def encode_contexts(self, contexts: Collection[Mapping[str, Any]]) -> None:
         """Encode contexts that are about to be used, all at once."""
         if self._contextual is not None:
             by_key = {self.reading(context): context for context in contexts}
             rows = self._contextual.design.context.rows(list(by_key.values()))
             self._rows = dict(zip(by_key, rows, strict=True))
-        for other in (*self.rankers, *([] if self.generator is None else [self.generator])):
-            other.see(contexts)
+        for stage in (*self.rankers, *([] if self.generator is None else [self.generator])):
+            stage.encode_contexts(contexts)
 
     def belief(self, arms: Ids, *, revision: int = 0) -> Belief:
         """Return the sums and the prior of these arms. An arm without stored sums or prior gets zero sums and the
@@ -246,31 +250,33 @@ class VersionDistribution:
         learned_revision = self.arm_features.learned_revision(revision)
         epoch = self.arm_features.epoch(learned_revision)
         if epoch not in self._pools:  # solved once, for any eligible set
-            everyone, arm_rows = (unpack(self._sums[:, 3:], q), self._arms) if len(self._arms) else (moments, arms)
-            learned = self.arm_features.encode(arm_rows, learned_revision)
+            all_moments, arm_rows = (unpack(self._sums[:, 3:], q), self._arms) if len(self._arms) else (moments, arms)
+            learned_features = self.arm_features.encode(arm_rows, learned_revision)
             stated_sums, table = None, self._all_sums.get(beliefs.BY_ARM)
             if beliefs.TOGETHER in self._all_sums:
-                stated_sums = unpack_stated(self._all_sums[beliefs.TOGETHER][1][0, 3:], learned.shape[1], q)
+                stated_sums = unpack_stated(self._all_sums[beliefs.TOGETHER][1][0, 3:], learned_features.shape[1], q)
             rows = np.empty(0, np.intp) if table is None else np.searchsorted(arm_rows, table[0])
-            terms = self._terms(everyone, arm_rows[rows], learned[rows], rows)
-            self._pools[epoch] = replace(everyone, arm_features=learned, stated_sums=stated_sums, terms=terms)
+            terms = self._terms(all_moments, arm_rows[rows], learned_features[rows], rows)
+            self._pools[epoch] = replace(
+                all_moments, arm_features=learned_features, stated_sums=stated_sums, terms=terms
+            )
         features, terms = self.arm_features.encode(arms, revision), None
         if revision != learned_revision or beliefs.BY_ARM in self._all_sums:
-            learned = self.arm_features.encode(arms, learned_revision)
-            terms = self._terms(moments, arms, learned, np.arange(len(arms)))
+            learned_features = self.arm_features.encode(arms, learned_revision)
+            terms = self._terms(moments, arms, learned_features, np.arange(len(arms)))
         return replace(moments, arm_features=features, terms=terms, pool=self._pools[epoch])
 
-    def _terms(self, moments: ArmMoments, arms: Ids, learned: Array, rows: Index) -> StatedTerms | None:
+    def _terms(self, moments: ArmMoments, arms: Ids, learned_features: Array, rows: Index) -> StatedTerms | None:
         """Return the sums of some arms, by the features with which each slot was shown; None where arms have no weights
-        of their own. learned: features of the catalogue."""
+        of their own. learned_features: those of the catalogue."""
         from rlrec.policy.beliefs.solving import terms_width, unpack_terms
         from rlrec.policy.kinds.linear import HYBRID
 
         if self.version.params.get("model") != HYBRID or not learns_stated(self.learner) or not len(arms):
             return None
-        nothing = (0.0,) * (3 + terms_width(learned.shape[1], moments.response.shape[-1]))
-        table = self._all_sums.get(beliefs.BY_ARM, (arms[:0], np.zeros((0, len(nothing)))))
-        return unpack_terms(sum_tables.align_values(*table, arms, nothing)[:, 3:], moments, learned, rows)
+        default_sums = (0.0,) * (3 + terms_width(learned_features.shape[1], moments.response.shape[-1]))
+        table = self._all_sums.get(beliefs.BY_ARM, (arms[:0], np.zeros((0, len(default_sums)))))
+        return unpack_terms(sum_tables.align_values(*table, arms, default_sums)[:, 3:], moments, learned_features, rows)
 
     def reading(self, context: Mapping[str, Any]) -> str:
         """Return the cache key of a context: contexts with equal keys have equal distributions."""
@@ -321,16 +327,16 @@ class VersionDistribution:
 
             # the two rankings of an eligible set; the scores are those of the first ranker
             rankings = (ranker.case(eligible, arms, context, keys=keys, revision=revision) for ranker in self.rankers)
-            first, second = rankings
-            if first.layout is not None or second.layout is not None:
+            first_case, second_case = rankings
+            if first_case.layout is not None or second_case.layout is not None:
                 raise self._refuse_rules()
-            rankers = Ranker(first.scores, first.floor), Ranker(second.scores, second.floor)
-            return replace(first, index=None, reads=self.policy.reads, samplers={}, earlier={}, rankers=rankers)
+            rankers = Ranker(first_case.scores, first_case.floor), Ranker(second_case.scores, second_case.floor)
+            return replace(first_case, index=None, reads=self.policy.reads, samplers={}, earlier={}, rankers=rankers)
         reading, features_revision = self.reading(context), revision
         if self.arm_features is not None:
             features_revision = self.arm_features.at_request(context, arms, keys, revision)
-        name = eligible, self.epoch(features_revision), reading
-        if name not in self._distributions:
+        cache_key = eligible, self.epoch(features_revision), reading
+        if cache_key not in self._distributions:
             if self._cached_arms > ARMS:
                 self.forget()
             self._cached_arms += len(arms)
@@ -356,11 +362,11 @@ class VersionDistribution:
                 from rlrec.policy.slates.rules import RuledScores
 
                 scores, floor = RuledScores(scores, layout, floor), 0.0
-            self._distributions[name] = EligibleDistribution(
+            self._distributions[cache_key] = EligibleDistribution(
                 arms=arms, scores=scores, index=index, reads=policy.reads, layout=layout, floor=floor,
-                earlier=self._earlier.get(name, {}),
+                earlier=self._earlier.get(cache_key, {}),
             )  # fmt: skip
-        return self._distributions[name]
+        return self._distributions[cache_key]
 
     def page_rules(self, context: Mapping[str, Any]) -> list[PageRules]:
         """Return the page rules that apply: those of the policy, then those of the request, if they have any."""
@@ -426,15 +432,15 @@ class VersionDistribution:
     def _eligible_belief(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
         """Return the belief over an eligible set, with everything solved from it. The cache keeps beliefs longer than
         distributions."""
-        name = eligible, self.epoch(revision)
-        if name not in self._beliefs:
+        cache_key = eligible, self.epoch(revision)
+        if cache_key not in self._beliefs:
             if self._believed_arms > ARMS:
                 self._beliefs.clear()
                 self._pools.clear()
                 self._believed_arms = 0
             self._believed_arms += len(arms)
-            self._beliefs[name] = self.belief(arms, revision=revision)
-        return self._beliefs[name]
+            self._beliefs[cache_key] = self.belief(arms, revision=revision)
+        return self._beliefs[cache_key]
 
     def epoch(self, revision: int) -> int:
         """Return the cache key of a revision of the catalogue: equal for revisions with the same features of arms."""
@@ -462,7 +468,7 @@ class VersionDistribution:
         self._cached_arms = 0
 
 
-def has_plain_sums(policy: Policy) -> bool:
+def has_three_sums(policy: Policy) -> bool:
     """Tell whether beliefs of the policy are three sums per arm without forgetting, rows of `ArmSums`."""
     return policy.width == len(SUMS) and not policy.forgetting.forgets
 
@@ -544,7 +550,7 @@ def _stored(
 ) -> tuple[BeliefRows, int]:
     """Read the stored sums of a belief, and return them with the number of decisions of its policy to which they are
     faded."""
-    if has_plain_sums(policy):
+    if has_three_sums(policy):
         return beliefs.sums(unit, version.id, seq=seq), 0
     if version.status == "frozen":  # served unchanged
         ordinal = version.ordinal
@@ -557,13 +563,13 @@ def _stored(
 
 def renew(
     unit: Unit, version: Version, earlier: VersionDistribution, *, catalogue_changed: bool,
-    moved: Mapping[int, Sums | None] | None = None,
+    changed_arms: Mapping[int, Sums | None] | None = None,
 ) -> VersionDistribution:  # fmt: skip
     """Bring a version that was served before up to date. Its samplers are updated where that is cheaper than making new
     ones.
 
-    catalogue_changed: since then. moved: the arms whose sums have changed since, with the new sums where known; None
-    if the arms are not known."""
+    catalogue_changed: since then. changed_arms: the arms whose sums have changed since, with the new sums where known;
+    None if the arms are not known."""
     if earlier.rankers:
         return load(unit, version)
     distribution = earlier
@@ -575,13 +581,15 @@ def renew(
             distribution.trained = _trained(unit, version, earlier.learner)
             distribution.arm_features = distribution.trained.arm_features
     learner, ordinal, all_sums = distribution.learner, 0, None
-    if moved is None or learner.forgetting.forgets:
+    if changed_arms is None or learner.forgetting.forgets:
         sums, ordinal = _stored(unit, version, learner)
-    elif has_plain_sums(learner) and None not in moved.values():
-        moved_sums = [ArmSums(arm, *arm_sums) for arm, arm_sums in sorted(moved.items()) if arm_sums is not None]
-        sums, all_sums = moved_sums, earlier._all_sums
+    elif has_three_sums(learner) and None not in changed_arms.values():
+        changed_sums = [
+            ArmSums(arm, *arm_sums) for arm, arm_sums in sorted(changed_arms.items()) if arm_sums is not None
+        ]
+        sums, all_sums = changed_sums, earlier._all_sums
     else:
-        sums = beliefs.arm_rows(unit, ArmSums if has_plain_sums(learner) else BeliefRow, version.id, moved)
+        sums = beliefs.arm_rows(unit, ArmSums if has_three_sums(learner) else BeliefRow, version.id, changed_arms)
         all_sums = earlier._all_sums
     columns = column_sums(unit, version, learner, ordinal=ordinal, earlier=earlier.columns)
     renewed = distribution.at_moment(sums, ordinal=ordinal, columns=columns, all_sums=all_sums)

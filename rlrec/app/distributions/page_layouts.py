@@ -42,10 +42,10 @@ class PageLayouts:
         """Apply the rules of the version and of a context to an eligible set. Raises InputError if the rules contradict
         each other, or name an unknown group."""
         has_caps = any(page.most for page in rules)
-        stated: Mapping[str, Any] = (value_of(context, ARM_FEATURES) or {}) if has_caps else {}
+        stated_features: Mapping[str, Any] = (value_of(context, ARM_FEATURES) or {}) if has_caps else {}
         groups: Mapping[str, Collection[str]] = context.get(GROUPS) or {}
-        name = eligible, revision * has_caps, repr(context.get(PAGE)), repr(groups), repr(stated)
-        if name not in self._layouts:
+        cache_key = eligible, revision * has_caps, repr(context.get(PAGE)), repr(groups), repr(stated_features)
+        if cache_key not in self._layouts:
             if self._cached_arms > ARMS:
                 self._layouts.clear()
                 self._cached_arms = 0
@@ -55,11 +55,11 @@ class PageLayouts:
             def values(field: str) -> Sequence[Hashable]:
                 if self._features is None:
                     self._features = CatalogueFeatures(unit)
-                stated_by_arm = [stated.get(key, {}) for key in arm_keys] if stated else None
+                stated_by_arm = [stated_features.get(key, {}) for key in arm_keys] if stated_features else None
                 return self._features.values(arms, revision, field, stated_by_arm)
 
             group_names = frozenset[str]().union(*(page.groups for page in rules))
-            if unread := group_names - groups.keys() - self._groups.keys():
-                self._groups |= arm_names.members(unit, sorted(unread))
-            self._layouts[name] = lay_out(rules, arm_keys, values, {**self._groups, **groups})
-        return self._layouts[name]
+            if unread_groups := group_names - groups.keys() - self._groups.keys():
+                self._groups |= arm_names.members(unit, sorted(unread_groups))
+            self._layouts[cache_key] = lay_out(rules, arm_keys, values, {**self._groups, **groups})
+        return self._layouts[cache_key]

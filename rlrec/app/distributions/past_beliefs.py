@@ -31,24 +31,29 @@ def moments(
     if policy.stateful or not lineage.depends_on_belief(policy):
         yield rows, exact.from_sums(unit, version, learner, (), ordinal=0)
         return
-    served: exact.VersionDistribution | None = None
+    distribution: exact.VersionDistribution | None = None
     catalogue = allowed_arms(unit, version.policy.params) if policy.allowance is not None else ()
     for changes, sums, spend in _walk(unit, version, policy, seq[run_starts(seq)]):
-        inside = rows[np.searchsorted(seq, changes[0], "left") : np.searchsorted(seq, changes[-1], "right")]
-        ordinals = ordinal[inside] if policy.forgetting.forgets else np.zeros(len(inside), np.int64)
+        group_rows = rows[np.searchsorted(seq, changes[0], "left") : np.searchsorted(seq, changes[-1], "right")]
+        ordinals = ordinal[group_rows] if policy.forgetting.forgets else np.zeros(len(group_rows), np.int64)
         if version.status == "frozen":  # served unchanged
-            ordinals = np.full(len(inside), version.ordinal)
-        for at in np.unique(ordinals).tolist():
-            if served is None:
-                served = exact.from_sums(unit, version, learner, sums, seq=int(changes[0]), ordinal=at)
+            ordinals = np.full(len(group_rows), version.ordinal)
+        for group_ordinal in np.unique(ordinals).tolist():
+            if distribution is None:
+                distribution = exact.from_sums(unit, version, learner, sums, seq=int(changes[0]), ordinal=group_ordinal)
             else:
                 columns = exact.column_sums(
-                    unit, version, served.learner, seq=int(changes[0]), ordinal=at, earlier=served.columns
+                    unit,
+                    version,
+                    distribution.learner,
+                    seq=int(changes[0]),
+                    ordinal=group_ordinal,
+                    earlier=distribution.columns,
                 )
-                served = served.at_moment(sums, ordinal=at, columns=columns)
+                distribution = distribution.at_moment(sums, ordinal=group_ordinal, columns=columns)
             if policy.allowance is not None:
-                exact.set_spend(served, spend, catalogue)
-            yield inside[ordinals == at], served
+                exact.set_spend(distribution, spend, catalogue)
+            yield group_rows[ordinals == group_ordinal], distribution
 
 
 def _walk(
@@ -59,32 +64,36 @@ def _walk(
     by_column = learns_by_column(policy)  # sums on columns are read on demand
     if not len(seqs):
         return
-    first, last, at = int(seqs[0]), int(seqs[-1]), 0
-    rows = beliefs.counts(unit, version.id, seq=first) if by_column else beliefs.rows(unit, version.id, seq=first)
+    first_seq, last_seq, seq_index = int(seqs[0]), int(seqs[-1]), 0
+    rows = (
+        beliefs.counts(unit, version.id, seq=first_seq) if by_column else beliefs.rows(unit, version.id, seq=first_seq)
+    )
     if policy.allowance is not None:
-        rows = [*rows, *beliefs.spend(unit, version.id, seq=first)]
-    state = {row[:2]: row for row in rows}  # the newest row of each bucket and arm
-    for chunk in belief_deltas.read_range(unit, version.id, first, last, counts_alone=by_column):
+        rows = [*rows, *beliefs.spend(unit, version.id, seq=first_seq)]
+    newest_rows = {row[:2]: row for row in rows}  # the newest row of each bucket and arm
+    for chunk in belief_deltas.read_range(unit, version.id, first_seq, last_seq, counts_alone=by_column):
         seq, changes = chunk["seq"], zip(*(chunk[name].tolist() for name in beliefs.BeliefRow._fields), strict=True)
-        n_done = 0
+        n_applied = 0
         # the last change of a chunk may continue in the next one
-        while at < len(seqs) and seqs[at] < seq[-1]:
-            upto = int(np.searchsorted(seq, seqs[at], "right"))
-            state.update((row[:2], row) for row in map(beliefs.BeliefRow._make, islice(changes, upto - n_done)))
-            n_done, end = upto, int(np.searchsorted(seqs, seq[upto], "left"))
-            yield seqs[at:end], *_in_order(state, policy)
-            at = end
-        state.update((row[:2], row) for row in map(beliefs.BeliefRow._make, changes))
-    if at < len(seqs):
-        yield seqs[at:], *_in_order(state, policy)
+        while seq_index < len(seqs) and seqs[seq_index] < seq[-1]:
+            end_row = int(np.searchsorted(seq, seqs[seq_index], "right"))
+            newest_rows.update(
+                (row[:2], row) for row in map(beliefs.BeliefRow._make, islice(changes, end_row - n_applied))
+            )
+            n_applied, end = end_row, int(np.searchsorted(seqs, seq[end_row], "left"))
+            yield seqs[seq_index:end], *_in_order(newest_rows, policy)
+            seq_index = end
+        newest_rows.update((row[:2], row) for row in map(beliefs.BeliefRow._make, changes))
+    if seq_index < len(seqs):
+        yield seqs[seq_index:], *_in_order(newest_rows, policy)
 
 
 def _in_order(
-    state: dict[beliefs.BeliefKey, beliefs.BeliefRow], policy: Policy
+    newest_rows: dict[beliefs.BeliefKey, beliefs.BeliefRow], policy: Policy
 ) -> tuple[beliefs.BeliefRows, list[beliefs.BeliefRow]]:
     """Return the rows of a belief in order, in the form of `beliefs.sums`, or of `beliefs.rows` if a belief is more
-    than three sums per arm; and the rows of spend. Deletes expired spend from `state`."""
-    rows = [row for _, row in sorted(state.items(), key=itemgetter(0))]
+    than three sums per arm; and the rows of spend. Deletes expired spend from `newest_rows`."""
+    rows = [row for _, row in sorted(newest_rows.items(), key=itemgetter(0))]
     n_spend = 0 if policy.allowance is None else sum(row.bucket < 0 for row in rows)
     spend, rows = rows[:n_spend], rows[n_spend:]
     if spend:
@@ -93,5 +102,5 @@ def _in_order(
         for row in spend[::-1]:
             if row.bucket < spend[0].bucket + RECENT:
                 break
-            del state[row[:2]]
-    return [beliefs.ArmSums(*row[1:2], *row[3:6]) for row in rows] if exact.has_plain_sums(policy) else rows, spend
+            del newest_rows[row[:2]]
+    return [beliefs.ArmSums(*row[1:2], *row[3:6]) for row in rows] if exact.has_three_sums(policy) else rows, spend

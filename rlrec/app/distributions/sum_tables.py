@@ -20,28 +20,30 @@ if TYPE_CHECKING:
     from rlrec.policy.contexts.marginal import Anchor
 
 _NEGLIGIBLE = 1e-9  # pulls: a smaller rest is rounding
-ENTIRE = 2_000  # columns from which on the whole belief is read at once
-CACHED = 50_000  # columns that are cached besides those of a request
+MIN_COLUMNS_FOR_ALL = 2_000  # columns from which on the whole belief is read at once
+MAX_CACHED_COLUMNS = 50_000  # columns that are cached besides those of a request
 Table = tuple[Ids, Array]
-_NOTHING = np.empty(0, np.int64), np.zeros((0, len(SUMS)))
+_NO_SUMS = np.empty(0, np.int64), np.zeros((0, len(SUMS)))
 
 
-def replace_sums(arms: Ids, sums: Array, changed: Ids, changed_sums: Array) -> tuple[Ids, Array]:
+def replace_sums(arms: Ids, sums: Array, changed_arms: Ids, changed_sums: Array) -> tuple[Ids, Array]:
     """Return the sums of arms (m, width), ascending, in which those of changed arms are replaced."""
-    if not len(changed):
+    if not len(changed_arms):
         return arms, sums
     if not len(arms):
-        return changed, changed_sums
-    index = arms.searchsorted(changed)
-    is_new, sums = arms[np.minimum(index, len(arms) - 1)] != changed, sums.copy()
+        return changed_arms, changed_sums
+    index = arms.searchsorted(changed_arms)
+    is_new, sums = arms[np.minimum(index, len(arms) - 1)] != changed_arms, sums.copy()
     if not is_new.any():
         sums[index] = changed_sums
         return arms, sums
     sums[index[~is_new]] = changed_sums[~is_new]
-    return np.insert(arms, index[is_new], changed[is_new]), np.insert(sums, index[is_new], changed_sums[is_new], axis=0)
+    return np.insert(arms, index[is_new], changed_arms[is_new]), np.insert(
+        sums, index[is_new], changed_sums[is_new], axis=0
+    )
 
 
-def table(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
+def split_arms(rows: Sequence[Row], width: int) -> tuple[Ids, Array]:
     """Split rows into the arms (first column) and the other columns, (n, width)."""
     values = np.array(rows, np.float64).reshape(len(rows), 1 + width)
     return values[:, 0].astype(np.int64), values[:, 1:]
@@ -74,10 +76,10 @@ def _faded_table(rows: Sequence[BeliefRow], forgetting: Forgetting, ordinal: int
         sums = np.hstack([sums, np.array([np.frombuffer(extra, "<f8") for extra in extras])])
     sums = sums * (forgetting.discount ** (ordinal - np.array([row.ordinal for row in rows], np.float64)))[:, None]
     arms, index = np.unique(np.array([row.arm_id for row in rows], np.int64), return_inverse=True)
-    total = np.zeros((len(arms), sums.shape[1]))
-    np.add.at(total, index.reshape(-1), sums)
-    total[np.abs(total[:, 0]) < _NEGLIGIBLE] = 0.0
-    return arms, total
+    totals = np.zeros((len(arms), sums.shape[1]))
+    np.add.at(totals, index.reshape(-1), sums)
+    totals[np.abs(totals[:, 0]) < _NEGLIGIBLE] = 0.0
+    return arms, totals
 
 
 def align_values(stored_arms: Ids, values: Array, arms: Ids, default: tuple[float, ...]) -> Array:
@@ -111,43 +113,43 @@ class ColumnSums:
             anchor = Anchor.from_packed(beliefs.weights(unit, version_id))
         self.anchor = anchor
         self.cached_columns: dict[int, tuple[Ids, Array]] = {}
-        self._complete = False
+        self._has_all_columns = False
 
     def sums(self, columns: Index, arms: Ids) -> Array:
         """Return the sums on some columns for some arms, ascending, with their weights in the anchor, (c, m, 4); 0
         where there are no sums."""
-        numbers = columns.tolist()
-        self._fetch(numbers)
+        column_numbers = columns.tolist()
+        self._fetch(column_numbers)
         total = np.zeros((len(columns), len(arms), len(SUMS) + 1))
         pairs = np.repeat(columns, len(arms)), np.tile(arms, len(columns))
         total[..., -1] = self.anchor.at(*pairs).reshape(total.shape[:2])
-        tables = [self.cached_columns.get(column, _NOTHING) for column in numbers]
+        tables = [self.cached_columns.get(column, _NO_SUMS) for column in column_numbers]
         if not tables:
             return total
         # the rows of these columns, and among them those of these arms
         row = np.repeat(np.arange(len(columns)), [len(column_arms) for column_arms, _ in tables])
-        arm, sums = (np.concatenate(parts) for parts in zip(*tables, strict=True))
+        arm, sums = (np.concatenate(pieces) for pieces in zip(*tables, strict=True))
         index, has_arm = look_up(arms, arm)
         total[row[has_arm], index[has_arm], :-1] = sums[has_arm]
         return total
 
-    def columns(self) -> Ids:
+    def column_ids(self) -> Ids:
         """Return the columns that have sums, ascending."""
         self._fetch(None)
         return np.array(sorted(column for column, (arms, _) in self.cached_columns.items() if len(arms)), np.int64)
 
     def _fetch(self, columns: Sequence[int] | None) -> None:
         """Read the rows of columns that were not read before; those of all columns if `columns` is None."""
-        if self._complete:
+        if self._has_all_columns:
             return
         unread = None if columns is None else [column for column in columns if column not in self.cached_columns]
-        if unread is None or len(unread) > ENTIRE:
-            self._complete, unread = True, None
-        if unread and len(self.cached_columns) > CACHED:
+        if unread is None or len(unread) > MIN_COLUMNS_FOR_ALL:
+            self._has_all_columns, unread = True, None
+        if unread and len(self.cached_columns) > MAX_CACHED_COLUMNS:
             self.cached_columns, unread = {}, list(columns or ())
         if unread is None or unread:
             self._add(beliefs.column_rows(self.unit, self.version_id, unread, seq=self.seq))
-            self.cached_columns |= {column: self.cached_columns.get(column, _NOTHING) for column in unread or ()}
+            self.cached_columns |= {column: self.cached_columns.get(column, _NO_SUMS) for column in unread or ()}
 
     def _add(self, rows: list[Row]) -> None:
         """Add the faded sums of rows to the cached columns."""

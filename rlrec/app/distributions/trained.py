@@ -79,8 +79,8 @@ class TrainedModel:
         """Return the features of arms, each at its own revision, (e, p)."""
         if not len(arms):
             return np.zeros((0, len(self.policy.design.arm.names)))
-        first, index = distinct(arms, self.arm_features.epochs(revision))
-        rows = [self.arm_features.encode(arms[[row]], int(revision[row]))[0] for row in first.tolist()]
+        first_rows, index = distinct(arms, self.arm_features.epochs(revision))
+        rows = [self.arm_features.encode(arms[[row]], int(revision[row]))[0] for row in first_rows.tolist()]
         return np.array(rows)[index]
 
     def scores(self, state: State, arms: Ids, revision: int) -> Array:
@@ -128,16 +128,16 @@ class TrainedModel:
         """Yield decisions by eligible set (its id, (n,)) and catalogue, in groups small enough to hold their scores.
         sets: the arms of the eligible sets, if they were read before."""
         epoch = self.arm_features.epochs(revision)
-        first, group = distinct(epoch, eligible)
+        first_rows, group = distinct(epoch, eligible)
         order, ends, start = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group)).tolist(), 0
-        state = state.take(order) if len(first) > 1 else state
-        by_set = self._sets(eligible[first], epoch[first], revision[first], sets)
-        for (arms, effective), end in zip(by_set, ends, strict=True):
+        state = state.take(order) if len(first_rows) > 1 else state
+        by_set = self._sets(eligible[first_rows], epoch[first_rows], revision[first_rows], sets)
+        for (arms, parameters), end in zip(by_set, ends, strict=True):
             while start < end:
-                until = min(start + max(1, CELLS // len(arms)), end)
-                states = restrict(state.slice_rows(start, until), arms)
-                yield EligibleGroup(order[start:until], arms, score_states(effective, states))
-                start = until
+                portion_end = min(start + max(1, CELLS // len(arms)), end)
+                states = restrict(state.slice_rows(start, portion_end), arms)
+                yield EligibleGroup(order[start:portion_end], arms, score_states(parameters, states))
+                start = portion_end
 
     def request_cases(
         self, state: State, eligible: Ids, revision: Ids, contexts: Sequence[Mapping[str, Any]], code: Ids, *,
@@ -145,12 +145,15 @@ class TrainedModel:
     ) -> Iterator[EligibleGroup]:  # fmt: skip
         """Yield the groups of `cases` for decisions whose requests may state features of arms. code: the context of
         each decision, (n,)."""
-        described = np.array([bool(by_arm(context, FEATURES)) for context in contexts], np.bool_)[code]
-        if not described.any():
+        has_features = np.array([bool(by_arm(context, FEATURES)) for context in contexts], np.bool_)[code]
+        if not has_features.any():
             yield from self.cases(state, eligible, revision, sets=sets)
             return
-        stating = np.flatnonzero(described)
-        for rows in (np.flatnonzero(~described), *np.split(stating, range(PORTION, len(stating), PORTION))):
+        stating_rows = np.flatnonzero(has_features)
+        for rows in (
+            np.flatnonzero(~has_features),
+            *np.split(stating_rows, range(PORTION, len(stating_rows), PORTION)),
+        ):
             row_contexts = [contexts[number] for number in code[rows].tolist()]
             arms = [sets[key] for key in eligible[rows].tolist()]
             revisions = self.at_requests(row_contexts, arms, revision[rows], keys=keys)
@@ -170,5 +173,5 @@ class TrainedModel:
                 all_arms = np.unique(np.concatenate(sets))
                 weights, bias, memory = self.policy.effective(*self.select(all_arms, int(revision[portion[0]])))
                 for arms in sets:
-                    at = np.searchsorted(all_arms, arms)
-                    yield arms, (weights[at], bias[at], memory[at])
+                    arm_index = np.searchsorted(all_arms, arms)
+                    yield arms, (weights[arm_index], bias[arm_index], memory[arm_index])

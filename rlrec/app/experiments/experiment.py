@@ -295,7 +295,7 @@ def _add_policy(unit: Unit, experiment: str, fork: Fork, model: Version) -> int:
         definition=canonical.text({"experiment": experiment, "variant": fork.variant.label}),
     )  # fmt: skip
     learns_at_once = not source.learning or source.reward.learn == "served"
-    version_id = belief_versions.copy(
+    version_id = belief_versions.copy_version(
         unit, source, policy_id=policy_id, number=source.number, status=source.status, seq=0,
         ordinal=fork.ordinal, sums=fork.sums, entered_to=None if learns_at_once else 0,
         # the source keeps the record of what it learned from; a frozen one has not learned since

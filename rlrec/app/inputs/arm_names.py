@@ -44,16 +44,16 @@ class ArmNames:
     def unknown(self, names: list[str], *, field: str = "arms") -> InputError:
         """Make the error for names that do not exist: it shows the first name, a similar name, and the number of the
         others."""
-        first, hidden = names[0], len(names) - 1
-        noun = "group" if first.startswith("@") else "arm"
+        first_name, n_hidden = names[0], len(names) - 1
+        noun = "group" if first_name.startswith("@") else "arm"
         suggestion = None
         if not self._has_suggested:  # similar names are sought once for a group of requests, not for each bad line
             group_names = [f"@{name}" for name in arms.group_names(self.unit)] if noun == "group" else []
-            suggestion = suggest(first, group_names or arms.keys_like(self.unit, first))
+            suggestion = suggest(first_name, group_names or arms.keys_like(self.unit, first_name))
             self._has_suggested = True
         shown = suggestion or "`rlrec arm list` shows them"
-        clause = f" and {hidden} more" if hidden else ""
-        return InputError(f"unknown {noun} {first!r}{clause}", hint=shown, field=field)
+        clause = f" and {n_hidden} more" if n_hidden else ""
+        return InputError(f"unknown {noun} {first_name!r}{clause}", hint=shown, field=field)
 
 
 def find(unit: Unit, names: Collection[str]) -> frozenset[int]:
@@ -72,20 +72,20 @@ def members(
     return {name: sorted(map(keys.__getitem__, ids[name])) for name in names if name not in arm_names.ids}
 
 
-def inactive(unit: Unit, keys: Collection[str]) -> dict[str, str]:
+def inactive_texts(unit: Unit, keys: Collection[str]) -> dict[str, str]:
     """List the arms among these keys that may not be shown now, as text for a message, by their status. Retired arms
     come last, with the command that restores them."""
     by_status: dict[str, list[str]] = {"upcoming": [], "ended": [], "retired": []}
     for arm in arms.by_keys(unit, keys):
         if (status := arm.status(unit.now)) in by_status:
             by_status[status].append(arm.key)
-    texts = {status: name_some(names) for status, names in by_status.items() if names}
+    texts = {status: some_names(names) for status, names in by_status.items() if names}
     if "retired" in texts:
         texts["retired"] += "; `rlrec arm restore` brings them back"
     return texts
 
 
-def name_some(keys: Collection[str]) -> str:
+def some_names(keys: Collection[str]) -> str:
     """List some keys for a message, with the number of the others."""
-    hidden = len(keys) - MAX_NAMED
-    return ", ".join([*keys][:MAX_NAMED]) + (f" and {hidden} more" if hidden > 0 else "")
+    n_hidden = len(keys) - MAX_NAMED
+    return ", ".join([*keys][:MAX_NAMED]) + (f" and {n_hidden} more" if n_hidden > 0 else "")

@@ -37,7 +37,7 @@ class PastRule(NamedTuple):
     window_us: int
     group: str
 
-    def takes(self, amount: float) -> bool:
+    def excludes_at(self, amount: float) -> bool:
         return amount >= self.times if self.kind is None else amount != 0
 
 
@@ -91,18 +91,18 @@ def request_rules(
     not_shown: str | int | None,
 ) -> Rules:  # fmt: skip
     """Parse the rules of a request. Raises InputError for an invalid rule."""
-    past = [_past_rule("not_after", text) for text in not_after or ()]
-    past += [
+    past_rules = [_past_rule("not_after", text) for text in not_after or ()]
+    past_rules += [
         _past_rule("not_shown", text) for text in ([] if not_shown is None else _words(str(not_shown), "not_shown"))
     ]
-    return Rules(None if arms is None else tuple(arms), tuple(block or ()), tuple(past))
+    return Rules(None if arms is None else tuple(arms), tuple(block or ()), tuple(past_rules))
 
 
 def policy_rules(params: Mapping[str, Any]) -> Rules:
     """Parse the rules among the parameters of a policy. Raises InputError for an invalid rule."""
     words = {name: _words(str(params[name]), name) for name in NARROWING if params.get(name)}
-    past = [_past_rule(name, text) for name in ("not_after", "not_shown") for text in words.get(name, ())]
-    return Rules(words.get("arms"), words.get("block", ()), tuple(past))
+    past_rules = [_past_rule(name, text) for name in ("not_after", "not_shown") for text in words.get(name, ())]
+    return Rules(words.get("arms"), words.get("block", ()), tuple(past_rules))
 
 
 class ArmLists(NamedTuple):
@@ -112,7 +112,7 @@ class ArmLists(NamedTuple):
     restricted: frozenset[int] | None
     blocked: frozenset[int]
 
-    def leave(self, eligible: Iterable[int]) -> list[int]:
+    def keep_allowed(self, eligible: Iterable[int]) -> list[int]:
         """Return those of some arms that the policy may show, in the same order."""
         return [
             arm for arm in eligible if arm not in self.blocked and (self.restricted is None or arm in self.restricted)
@@ -136,7 +136,7 @@ def allowed_arms(unit: Unit, params: Mapping[str, Any]) -> list[int]:
     """Return the ids of the arms that a policy with these parameters may show now to a person without a past,
     ascending."""
     lists, (active, _, _) = arm_lists(unit, params), arms.active(unit)
-    return list(active) if lists is None else lists.leave(active)
+    return list(active) if lists is None else lists.keep_allowed(active)
 
 
 def idle_page_rules(unit: Unit, texts: Mapping[str, str]) -> list[str]:
@@ -154,9 +154,9 @@ def notice_unseen_kinds(store: Store, unit: Unit, kinds: Collection[str]) -> Non
     expected_kinds = {kind for reward in policies.rewards(unit) for kind in reward.weights}
     expected_kinds |= events.newest_kinds(unit, N_EVENTS) if {*kinds} - expected_kinds else set()
     for kind in sorted({*kinds} - expected_kinds):
-        what = f"no reward definition weighs {kind!r}, and none of the {N_EVENTS:,} newest events is one"
+        message = f"no reward definition weighs {kind!r}, and none of the {N_EVENTS:,} newest events is one"
         hint = suggest(kind, sorted(expected_kinds)) or "it takes arms once one comes"
-        store.notice(f"not_after {kind}: {what}: {hint}")
+        store.notice(f"not_after {kind}: {message}: {hint}")
 
 
 @lru_cache(maxsize=1_000)
@@ -178,14 +178,14 @@ def _past_rule(name: str, text: str) -> PastRule:
     """Parse KIND or KIND/WINDOW of `not_after`, or N or N/WINDOW of `not_shown`, each perhaps behind @GROUP=. Raises
     InputError for any other text."""
     group, _, rule = text.partition("=") if text.startswith("@") else ("", "", text)
-    first, slash, window = rule.rpartition("/") if "/" in rule else (rule, "", "")
+    criterion, slash, window = rule.rpartition("/") if "/" in rule else (rule, "", "")
     window_us = (duration(window) or 0) if slash else NO_WINDOW
-    is_count = re.fullmatch("[1-9][0-9]{0,8}", first) is not None
+    is_count = re.fullmatch("[1-9][0-9]{0,8}", criterion) is not None
     is_window = not slash or 0 < window_us <= LONGEST_US
-    if not first or not is_window or not (is_count or name == "not_after"):
+    if not criterion or not is_window or not (is_count or name == "not_after"):
         hint = "write purchase or purchase/30d" if name == "not_after" else "write 3 or 3/7d: so many times, in 7 days"
         raise InputError(
             f"{name} is {text[:60]!r}", hint=f"{hint}; @GROUP= before it counts its arms together", field=name
         )
-    kind, times = (first, 1) if name == "not_after" else (None, int(first))
+    kind, times = (criterion, 1) if name == "not_after" else (None, int(criterion))
     return PastRule(name, text, kind, times, window_us, group)

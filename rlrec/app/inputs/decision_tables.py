@@ -53,7 +53,7 @@ class DecisionTable(Record, kw_only=False):
     temperature: float = 1.0
 
     @property
-    def manner(self) -> str:
+    def origin_text(self) -> str:
         """Say where the table's probabilities come from, and how they are derived."""
         manner = f"at temperature {self.temperature:g}" if self.temperature else "of the best arm"
         manner = f"at each {POSITION}" if self.column == MARGINAL else manner
@@ -67,25 +67,34 @@ class DecisionTable(Record, kw_only=False):
         probabilities do not add up to 1."""
         rows = np.memmap(self.path, _ROW, "r")
         start, end = (np.searchsorted(rows["decision"], decision, side) for side in ("left", "right"))
-        stored, number = rows[piece_rows(start, end - start)], np.repeat(np.arange(len(decision)), end - start)
-        column, has_column = look_up(arms, stored["arm"])
-        _refuse(self.source, stored, ~has_column & (self.column != REWARD), "its arm is not eligible there")
+        stored, decision_index = rows[piece_rows(start, end - start)], np.repeat(np.arange(len(decision)), end - start)
+        arm_index, is_eligible = look_up(arms, stored["arm"])
+        _refuse(self.source, stored, ~is_eligible & (self.column != REWARD), "its arm is not eligible there")
         _refuse(self.source, stored, stored["position"] > k, f"its page ends at position {k}")
         values = np.full((len(decision), k, len(arms)), np.nan)
-        values[number[has_column], stored["position"][has_column] - 1, column[has_column]] = stored["value"][has_column]
+        values[decision_index[is_eligible], stored["position"][is_eligible] - 1, arm_index[is_eligible]] = stored[
+            "value"
+        ][is_eligible]
         for row, position, arm in np.argwhere(np.isnan(values) & (shares > 0))[:1].tolist():
             suffix = f", position {position + 1}" if self.column == MARGINAL else ""
-            lacking = f"decision {decision[row]}{suffix} and arm {keys[int(arms[arm])]!r}"
+            missing_row = f"decision {decision[row]}{suffix} and arm {keys[int(arms[arm])]!r}"
             hint = f"it needs a {self.column} of every eligible arm of each decision that --log selects"
             if self.since is not None and decision[row] < rows["decision"][0]:
                 hint += f"; `--log since={self.since}` begins with its first decision, {rows['decision'][0]}"
-            raise InputError(f"{self.source} has no row of {lacking}", hint=hint)
+            raise InputError(f"{self.source} has no row of {missing_row}", hint=hint)
         if self.column in (PROBABILITY, MARGINAL):
-            first, sums, by_arm = rows[start % len(rows)], values.sum(axis=2), values.sum(axis=1).max(axis=1)
-            furthest = np.take_along_axis(sums, np.abs(sums - 1).argmax(axis=1)[:, None], axis=1)[:, 0]
-            wrong, repeated = np.abs(furthest - 1) > TOLERANCE, by_arm > 1 + TOLERANCE
-            _refuse(self.source, first, wrong, f"its probabilities add up to {furthest[wrong.argmax()]:.7g}, not to 1")
-            _refuse(self.source, first, repeated, f"an arm is {by_arm[repeated.argmax()]:.7g} times on its page")
+            first_rows, sums, by_arm = rows[start % len(rows)], values.sum(axis=2), values.sum(axis=1).max(axis=1)
+            furthest_sums = np.take_along_axis(sums, np.abs(sums - 1).argmax(axis=1)[:, None], axis=1)[:, 0]
+            is_wrong, is_repeated = np.abs(furthest_sums - 1) > TOLERANCE, by_arm > 1 + TOLERANCE
+            _refuse(
+                self.source,
+                first_rows,
+                is_wrong,
+                f"its probabilities add up to {furthest_sums[is_wrong.argmax()]:.7g}, not to 1",
+            )
+            _refuse(
+                self.source, first_rows, is_repeated, f"an arm is {by_arm[is_repeated.argmax()]:.7g} times on its page"
+            )
         return np.nan_to_num(values)
 
 
@@ -106,29 +115,29 @@ def write_csv(source: Source, name: str, folder: Path) -> str:
     return str(path)
 
 
-def index(unit: Unit, source: Source, name: str, columns: Sequence[str], path: Path) -> DecisionTable:
+def index_numbers(unit: Unit, source: Source, name: str, columns: Sequence[str], path: Path) -> DecisionTable:
     """Sort the numbers of a source into a new file, and return its table. name: of a frame in messages; columns: one of
     them has the numbers. Raises InputError that names the row."""
     name = source if isinstance(source, str) else f"frame {name}"
-    first, last = id_ends(unit)
+    first_id, last_id = id_ends(unit)
     portions = _portions(source, name)
-    beginning = next(portions, {})
-    _, column = _named_columns(name, beginning, columns)
-    with ExitStack() as opened:
-        shares = [opened.enter_context(TemporaryFile()) for _ in range(SHARES)]
-        for rows in _rows(unit, chain([beginning], portions), name, columns):
-            share = np.clip((rows["decision"] - first) * SHARES // (last - first + 1), 0, SHARES - 1)
+    first_cells = next(portions, {})
+    _, column = _named_columns(name, first_cells, columns)
+    with ExitStack() as stack:
+        shares = [stack.enter_context(TemporaryFile()) for _ in range(SHARES)]
+        for rows in _rows(unit, chain([first_cells], portions), name, columns):
+            share = np.clip((rows["decision"] - first_id) * SHARES // (last_id - first_id + 1), 0, SHARES - 1)
             for number in np.unique(share).tolist():
                 shares[number].write(rows[share == number].tobytes())
-        file = opened.enter_context(open(path, "wb"))
+        file = stack.enter_context(open(path, "wb"))
         for share_file in shares:
             share_file.seek(0)
             rows = np.frombuffer(share_file.read(), _ROW)
             file.write(_checked(unit, rows, name).tobytes() if len(rows) else b"")
-    first_named = int(np.memmap(path, _ROW, "r")["decision"][0])
-    times = unit.ask("SELECT at FROM decision WHERE id <= ? ORDER BY id DESC LIMIT 2", first_named)
-    at = times[0][0]
-    return DecisionTable(name, column, str(path), format_time(at) if at > times[-1][0] else None)
+    first_decision = int(np.memmap(path, _ROW, "r")["decision"][0])
+    times = unit.ask("SELECT at FROM decision WHERE id <= ? ORDER BY id DESC LIMIT 2", first_decision)
+    first_at = times[0][0]
+    return DecisionTable(name, column, str(path), format_time(first_at) if first_at > times[-1][0] else None)
 
 
 def _checked(unit: Unit, rows: Any, name: str) -> Any:
@@ -136,12 +145,12 @@ def _checked(unit: Unit, rows: Any, name: str) -> Any:
     one arm."""
     rows = rows[np.lexsort((rows["row"], rows["arm"], rows["position"], rows["decision"]))]
     decision = rows["decision"]
-    between = f"id >= {decision[0]} AND id <= {decision[-1]}"
-    query = PendingQuery(unit, f"SELECT id FROM decision WHERE {between} ORDER BY id", {"id": np.int64})
+    range_test = f"id >= {decision[0]} AND id <= {decision[-1]}"
+    query = PendingQuery(unit, f"SELECT id FROM decision WHERE {range_test} ORDER BY id", {"id": np.int64})
     _refuse(name, rows, ~look_up(query.columns()["id"], decision)[1], "the log has no such decision")
-    comes_again = np.ones(len(rows), np.bool_)
-    comes_again[run_starts(decision, rows["position"], rows["arm"])] = False
-    _refuse(name, rows, comes_again, "its arm has another row there")
+    is_repeated = np.ones(len(rows), np.bool_)
+    is_repeated[run_starts(decision, rows["position"], rows["arm"])] = False
+    _refuse(name, rows, is_repeated, "its arm has another row there")
     return rows
 
 
@@ -169,10 +178,10 @@ def _rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequence[st
         count += len(rows)
 
 
-def _refuse(name: str, rows: Any, wrong: Flags, problem: str, cells: Sequence[Any] = ()) -> None:
+def _refuse(name: str, rows: Any, is_wrong: Flags, problem: str, cells: Sequence[Any] = ()) -> None:
     """Raise InputError for the first wrong row. cells: of the rows, if a cell is wrong."""
-    if wrong.any():
-        row = int(np.argmax(wrong))
+    if is_wrong.any():
+        row = int(np.argmax(is_wrong))
         decision = f", decision {rows['decision'][row]}" if rows["decision"][row] else ""
         cell = f"{str(cells[row])[:40]!r} " if len(cells) else ""
         raise InputError(f"{name} row {rows['row'][row]}{decision}: {cell}{problem}")
@@ -216,19 +225,23 @@ def _portions(source: Source, name: str) -> Iterator[Cells]:
     """Yield the columns of a source, a portion of rows at a time. Raises InputError if the source cannot be read."""
     try:
         if not isinstance(source, str):
-            pa = load_pyarrow()
+            pyarrow = load_pyarrow()
             # a frame of pandas has `merge`, a series has not
-            frame = pa.Table.from_pandas(source, preserve_index=False) if hasattr(source, "merge") else pa.table(source)
+            frame = (
+                pyarrow.Table.from_pandas(source, preserve_index=False)
+                if hasattr(source, "merge")
+                else pyarrow.table(source)
+            )
             yield from (batch.to_pydict() for batch in frame.to_batches(max_chunksize=PORTION))
             return
         with open(source, "rb") as file:
-            head = file.peek(4)[:4]
-            if head == b"PAR1":
+            first_bytes = file.peek(4)[:4]
+            if first_bytes == b"PAR1":
                 parquet = load_pyarrow().parquet.ParquetFile(source)
                 yield from (batch.to_pydict() for batch in parquet.iter_batches(PORTION))
                 return
             records: Iterator[Mapping[str, Any]] = map(msgspec.json.Decoder(dict[str, Any]).decode, file)
-            if not head.startswith(b"{"):
+            if not first_bytes.startswith(b"{"):
                 records = csv.DictReader(TextIOWrapper(file, "utf-8-sig", newline=""))
             while portion := list(islice(records, PORTION)):
                 names = dict.fromkeys(chain.from_iterable(portion))

@@ -116,10 +116,10 @@ def selection(unit: Unit, text: str | None) -> selected.Selection:
 
 def _sentence(unit: Unit, log: selected.Selection) -> str | None:
     """Say how many decisions of a filter the stored exclusions leave out; return None if they leave out none."""
-    total, left = (selected.extent(unit, rows).decisions for rows in (replace(log, without=()), log))
-    counts = f"{total - left:,} of {quantity(total, 'decision')}"
+    n_all, n_left = (selected.extent(unit, rows).decisions for rows in (replace(log, without=()), log))
+    counts = f"{n_all - n_left:,} of {quantity(n_all, 'decision')}"
     hint = f"`rlrec log list` names them, --log included={ALL} brings them back"
-    return f"exclusions leave out {counts}: {hint}" if left < total else None
+    return f"exclusions leave out {counts}: {hint}" if n_left < n_all else None
 
 
 def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "") -> tuple[str, ...]:
@@ -150,8 +150,8 @@ def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: 
     stored, so that a field that no context has is no error."""
     versions = _versions(unit, pairs)
     if "loggers" in pairs:
-        loggers = {lookup.version(unit, name)[0].id for name in pairs["loggers"].split("+")}
-        versions = sorted(loggers if versions is None else loggers & {*versions})
+        logger_ids = {lookup.version(unit, name)[0].id for name in pairs["loggers"].split("+")}
+        versions = sorted(logger_ids if versions is None else logger_ids & {*versions})
     since, until = (_time(pairs[key]) if key in pairs else None for key in ("since", "until"))
     route_ids = [lookup.route(unit, pairs["route"], clause=IN_FILTER).route_id] if "route" in pairs else None
     variant_ids = _variants(unit, pairs) if "experiment" in pairs or "variant" in pairs else None
@@ -177,16 +177,16 @@ def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: 
 
 def _sessions(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
     """Return the ids of the sessions that have one of the filter's session keys and one of its users."""
-    stored: dict[str, set[int]] = {}
+    ids_by_key: dict[str, set[int]] = {}
     if "user" in pairs:
         ids = user_ids(unit, pairs["user"])
-        stored["user"] = {row[0] for row in unit.ask("SELECT id FROM session WHERE user_id IN (?*)", ids)}
+        ids_by_key["user"] = {row[0] for row in unit.ask("SELECT id FROM session WHERE user_id IN (?*)", ids)}
     if "session" in pairs:
         keys = texts_of(pairs["session"])
-        named = sessions.find(unit, keys)
-        _refuse_unknown("session", [key for key in keys if key not in named])
-        stored["session"] = {session.id for session in named.values()}
-    return sorted(set.intersection(*stored.values()))
+        sessions_by_key = sessions.find(unit, keys)
+        _refuse_unknown("session", [key for key in keys if key not in sessions_by_key])
+        ids_by_key["session"] = {session.id for session in sessions_by_key.values()}
+    return sorted(set.intersection(*ids_by_key.values()))
 
 
 def user_ids(unit: Unit, value: str) -> list[int]:

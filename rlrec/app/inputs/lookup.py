@@ -37,35 +37,39 @@ def resolve(
 ) -> dict[str, tuple[Version, Head] | InputError]:
     """Find, for each reference, its version (the live one for NAME) and the head of the policy, or the error. built_in:
     names with another meaning if no policy has them; they need no hint."""
-    parts = {reference: split(reference) for reference in references}
-    live = policies.live(unit, {name for name, _ in parts.values()})
-    numbered = {live[name][0].policy.id for name, number in parts.values() if number is not None and name in live}
+    split_references = {reference: split(reference) for reference in references}
+    live_versions = policies.live(unit, {name for name, _ in split_references.values()})
+    numbered = {
+        live_versions[name][0].policy.id
+        for name, number in split_references.values()
+        if number is not None and name in live_versions
+    }
     rows = policies.versions(unit, numbered) if numbered else ()
     versions = {(version.policy.name, version.number): version for version in rows}
-    meant: dict[str, tuple[Version, Head] | InputError] = {}
-    budget = iter(range(MAX_SUGGESTIONS))
-    for reference, (name, number) in sorted(parts.items()):
-        if name not in live:
-            is_first = reference not in built_in and next(budget, None) is not None
-            refuse = partial(unknown_policy, unit) if is_first else partial(unknown, "policy", names=())
-            meant[reference] = refuse(name=name, field="policy")
+    resolved: dict[str, tuple[Version, Head] | InputError] = {}
+    suggestions_left = iter(range(MAX_SUGGESTIONS))
+    for reference, (name, number) in sorted(split_references.items()):
+        if name not in live_versions:
+            is_first = reference not in built_in and next(suggestions_left, None) is not None
+            make_error = partial(unknown_policy, unit) if is_first else partial(unknown, "policy", names=())
+            resolved[reference] = make_error(name=name, field="policy")
         elif number is None:
-            meant[reference] = live[name]
+            resolved[reference] = live_versions[name]
         elif (name, number) in versions:
-            meant[reference] = versions[name, number], live[name][1]
+            resolved[reference] = versions[name, number], live_versions[name][1]
         else:
-            meant[reference] = InputError(
+            resolved[reference] = InputError(
                 f"policy {name} has no version {number}", hint=f"`rlrec policy show {name}` lists its versions"
             )
-    return meant
+    return resolved
 
 
 def version(unit: Unit, reference: str) -> tuple[Version, Head]:
     """Return the version of a reference, and the head of its policy. Raises InputError if there is none."""
-    meant = resolve(unit, [reference])[reference]
-    if isinstance(meant, InputError):
-        raise meant
-    return meant
+    resolved = resolve(unit, [reference])[reference]
+    if isinstance(resolved, InputError):
+        raise resolved
+    return resolved
 
 
 def unknown_policy(unit: Unit, name: str, *, clause: str = "", field: str | None = None) -> InputError:
@@ -115,8 +119,8 @@ def reward(unit: Unit, name: str | None) -> Reward:
 
         live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)]).values()
         pairs = [(version.reward.name, head.seq) for version, head in live if kinds.load(version.policy.kind).served]
-        learned = {name for name, seq in pairs if seq} or {name for name, _ in pairs}
-        name = learned.pop() if len(learned) == 1 else DEFAULT_REWARD
+        learned_names = {name for name, seq in pairs if seq} or {name for name, _ in pairs}
+        name = learned_names.pop() if len(learned_names) == 1 else DEFAULT_REWARD
     definitions = {definition.name: definition for definition in policies.rewards(unit)}
     if name not in definitions:
         raise unknown("reward", name, definitions)
@@ -127,10 +131,10 @@ def experiment(unit: Unit, name: str) -> Experiment:
     """Return the experiment with a name. Raises InputError if there is none."""
     from rlrec.store.policies import experiments
 
-    named = experiments.by_name(unit, [name])
-    if name not in named:
+    experiments_by_name = experiments.by_name(unit, [name])
+    if name not in experiments_by_name:
         raise unknown("experiment", name, [experiment.name for experiment in experiments.all_experiments(unit)])
-    return named[name]
+    return experiments_by_name[name]
 
 
 def compared_with(experiment: Experiment, label: str | None) -> Experiment:
@@ -159,12 +163,12 @@ def curve(unit: Unit, reference: str) -> Curve:
     """Return the position curve NAME@N, or the newest one called NAME. Raises InputError if there is none."""
     from rlrec.store.policies import curves
 
-    named = curves.by_name(unit, reference)
-    if named is None:
+    stored_curve = curves.by_name(unit, reference)
+    if stored_curve is None:
         names = [curve.reference for curve in curves.all_curves(unit)]
         names += [name.partition("@")[0] for name in names]
         raise unknown("position curve", reference, names, hint="`rlrec position list` shows them")
-    return named
+    return stored_curve
 
 
 def refuse_running_variant(unit: Unit, version: Version) -> None:

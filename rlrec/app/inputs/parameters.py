@@ -30,7 +30,7 @@ TIMELESS = ("discount", "window")  # parameters that a log does not teach
 MIN_COUNT, MAX_COUNT = 1e-6, 1e9  # bounds of pseudo-counts within which probabilities are exact
 
 
-def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
+def parse_parameters(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
     """Parse parameters: numbers where the kind has numbers, the contents of files where it takes a file. Raises
     InputError for an unknown parameter."""
     defaults = kinds.parameters(kind, texts)
@@ -42,10 +42,10 @@ def typed(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
                 paced_kinds = [other for other in kinds.KINDS if kinds.BUDGET in kinds.parameters(other)]
                 hint = f"whole policies of these kinds have one: {', '.join(paced_kinds)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
-        stage, dot, undotted = name.rpartition(".")
-        if undotted in FILES:
+        stage, dot, last_name = name.rpartition(".")
+        if last_name in FILES:
             by = f"{stage}{dot}by" in texts
-            by_value = tables(Path(text), "probability", by=by)
+            by_value = read_tables(Path(text), "probability", by=by)
             parameters[name] = by_value if by else by_value.get(ANY_VALUE, {})
         elif isinstance(defaults[name], float):
             parameters[name] = _number(text, f"parameter {name}")
@@ -80,7 +80,7 @@ def check_page_rules(unit: Unit, texts: Mapping[str, str]) -> None:
         if name in rules.pin.values() and name not in names.ids:
             raise InputError(f"{text} pins a group", hint="pin one of its arms, or give the group a least share")
         members = names.find([name])
-        if lists is not None and not lists.leave(members):
+        if lists is not None and not lists.keep_allowed(members):
             cause = "block" if members <= lists.blocked else "arms"
             message = f"{text} of the policy contradicts {cause}={texts[cause]} of the policy"
             raise InputError(message, hint="leave one of them out", field="param")
@@ -99,10 +99,10 @@ def notice_page_rules(store: Store, texts: Mapping[str, str]) -> None:
     if rules is None or not rules.most:
         return
     with store.read() as unit:
-        described = [parse(text, "the features of an arm") for text in {arm.features for arm in arms.all_arms(unit)}]
+        descriptions = [parse(text, "the features of an arm") for text in {arm.features for arm in arms.all_arms(unit)}]
     for field in rules.most:
-        if all(value_of(features, field) is None for features in described):
-            hint = suggest(field, sorted({name for features in described for name in features}))
+        if all(value_of(features, field) is None for features in descriptions):
+            hint = suggest(field, sorted({name for features in descriptions for name in features}))
             store.notice(
                 f"no arm has {field!r}: {rules.text('most', field)} caps nothing until an arm or a request brings it"
                 f"{'' if hint is None else f': {hint}'}"
@@ -155,14 +155,14 @@ def _rows(path: Path, *headers: tuple[str, ...], article: str = "") -> Iterator[
     arm, and the numbers. Raises InputError that names file and line, also for a repeated arm."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reading = csv.DictReader(file)
-            if tuple(reading.fieldnames or ()) not in headers:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) not in headers:
                 columns = " or ".join(",".join(header) for header in headers)
-                begin = ",".join(reading.fieldnames or ())
-                raise InputError(f"{path} begins with {begin!r}", hint=f"it needs {columns}")
+                header_text = ",".join(reader.fieldnames or ())
+                raise InputError(f"{path} begins with {header_text!r}", hint=f"it needs {columns}")
             keys = set[tuple[str, str]]()
-            for row in reading:
-                line = f"{path} line {reading.line_num}"
+            for row in reader:
+                line = f"{path} line {reader.line_num}"
                 if None in row or None in row.values():
                     raise InputError(f"{line} has not as many cells as its header")
                 value, arm = key = row.pop("value", ANY_VALUE), row.pop("arm")
@@ -174,7 +174,7 @@ def _rows(path: Path, *headers: tuple[str, ...], article: str = "") -> Iterator[
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
+def read_tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
     """Return the number in a column by arm, for each value of a context field, or under ANY_VALUE if `by` is False."""
     by_value: dict[str, dict[str, float]] = {}
     for _, value, arm, numbers in _rows(path, ("value", "arm", column) if by else ("arm", column), article="the "):
@@ -182,7 +182,7 @@ def tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
     return by_value
 
 
-def features(declared: Mapping[str, Any]) -> dict[str, Encoder]:
+def parse_features(declared: Mapping[str, Any]) -> dict[str, Encoder]:
     """Make the encoders of contexts and arms that a user declares: a JSON object with `context`, `arm` or both."""
     if not declared or declared.keys() - {"context", "arm"}:
         hint = 'write {"context": {...}}, and "arm" for shared models'
@@ -197,7 +197,7 @@ def _encoder(side: str, spec: Any) -> Encoder:
         raise InputError(f"{side}: {error.message}", hint=error.hint, field="features") from None
 
 
-def prior(path: Path) -> dict[str, tuple[float, float]]:
+def read_prior(path: Path) -> dict[str, tuple[float, float]]:
     """Read pseudo-counts per arm. A mean and a variance become those of the matching Beta distribution."""
     priors: dict[str, tuple[float, float]] = {}
     for line, _, arm, numbers in _rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):

@@ -115,7 +115,7 @@ class _NewestPages:
         looks, counts = np.zeros(len(self.columns)), Counter[tuple[int, int, int]]()
         for (set_id, size, context_id), count in self.counts.items():
             counts[set_id, size, context_id if serving.learner.reads else 0] += count
-        serving.see([self.contexts.get(context_id, {}) for *_, context_id in counts])
+        serving.encode_contexts([self.contexts.get(context_id, {}) for *_, context_id in counts])
         for (set_id, size, context_id), count in counts.items():
             members = np.array(self.sets[set_id])
             case = serving.case(self.sets[set_id], members, self.contexts.get(context_id, {}), keys=self.keys)
@@ -308,7 +308,7 @@ def _repriced(unit: Unit, version: Version, reward: Reward) -> Iterator[Draft]:
     fitted = warm_start.fit_to_log(unit, draft, owned)
     if fitted.weights or not fitted.slots:
         return
-    serving = slot_statistics.served(unit, fitted.version, fitted.sums)
+    serving = slot_statistics.distribution_of(unit, fitted.version, fitted.sums)
     yield Draft(f"{name} re-priced", command, serving)
 
 

@@ -94,7 +94,9 @@ def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Pat
     for name, source in request.sources:
         if name in tables:
             raise InputError(f"two --target have the name {name}", hint="write --target NAME=FILE")
-        table = decision_tables.index(unit, source, name, (PROBABILITY, SCORE, MARGINAL), folder / str(len(tables)))
+        table = decision_tables.index_numbers(
+            unit, source, name, (PROBABILITY, SCORE, MARGINAL), folder / str(len(tables))
+        )
         if table.column == SCORE and temperature is None and not request.greedy:
             hint = "--temperature T makes them probabilities, by softmax(score / T), or --greedy takes the best arm"
             raise InputError(f"{table.source} has scores", hint=hint)
@@ -104,7 +106,7 @@ def _with_tables(unit: Unit, request: Request, selection: Selection, folder: Pat
     if temperature is not None and (temperature < 1 / LIMIT or not tables or request.greedy):
         raise InputError(f"--temperature is {temperature:g}", hint="it is above 0, for a --target, without --greedy")
     if model is not None and decision_tables.is_by_decision(model):
-        model = decision_tables.index(unit, model, "reward_model", (REWARD,), folder / REWARD)
+        model = decision_tables.index_numbers(unit, model, "reward_model", (REWARD,), folder / REWARD)
     elif model is not None and not isinstance(model, str):
         model = decision_tables.write_csv(model, "reward_model", folder)
     doubts = [] if request.fitted_on == "none" else ["unknown-fit"]

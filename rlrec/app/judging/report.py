@@ -125,7 +125,7 @@ class Result:
 def report(store: Store, request: Request) -> Result:
     """Return the contents of the page. Raises InputError for unknown names. A part without an answer says why."""
     # exposure and estimates use the same decisions
-    with store.snapshot() as unit, bulk.alongside(unit), partitions.shared(unit):
+    with store.snapshot() as unit, bulk.alongside(unit), partitions.share_partitions(unit):
         return _Gathering(store, unit, request).result()
 
 

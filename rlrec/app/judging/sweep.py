@@ -213,10 +213,10 @@ def _combinations(request: Request) -> list[tuple[str, dict[str, str]]]:
 
 def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selection) -> list[Candidate]:
     """Return the candidates, with features fitted to the contexts of the log as in `policy create --from-log`."""
-    declared = {} if request.features is None else parameters.features(request.features)
+    declared = {} if request.features is None else parameters.parse_features(request.features)
     candidates, fitted = list[Candidate](), dict[bool, Design]()
     for kind, texts in _combinations(request):
-        policy = kinds.make(kind, parameters.with_curve(unit, parameters.typed(kind, texts)))
+        policy = kinds.make(kind, parameters.with_curve(unit, parameters.parse_parameters(kind, texts)))
         policy.check(reward)
         if policy.allowance is not None:
             hint = "sweep it without one; `rlrec policy create` takes it"
@@ -250,7 +250,7 @@ def learn(
         folds = {counting: BeliefFold(unit, draft, ordinal=0) for counting, draft in drafts.items()}
         for impressions in reward_log.impressions(unit, block, reward, columns=COLUMNS):
             for counting, fold in folds.items():
-                sums[counting] = slot_statistics.add(sums[counting], fold.sums(impressions))
+                sums[counting] = slot_statistics.add_totals(sums[counting], fold.sums(impressions))
         for counting, total in sums.items():
             drafts[counting] = expand(unit, drafts[counting], total) or drafts[counting]
             if number >= TAUGHT:
@@ -262,7 +262,9 @@ def learning_target(unit: Unit, candidate: Candidate, moments: Sequence[Moment],
     """Return the candidate as a target that learns."""
     features = designs.arm_features(unit, designs.policy_of(candidate.version))
     makers = [
-        partial(slot_statistics.served, unit, replace(candidate.version, parameters=parameters), sums, features)
+        partial(
+            slot_statistics.distribution_of, unit, replace(candidate.version, parameters=parameters), sums, features
+        )
         for parameters, sums in moments
     ]
     return LearningTarget(

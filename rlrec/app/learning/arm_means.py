@@ -66,7 +66,7 @@ def prior_from_log(
         arm.key: _pseudo_counts(*sums.get((0, arm.id), (0.0, 0.0))[:2], overall=rewards / pulls, weight=prior_weight)
         for arm in arms.all_arms(unit)
     }
-    record = lineage.record(unit, prior_from, selected, last_id=last, window_us=reward.window_us, slots=slots)
+    record = lineage.make_record(unit, prior_from, selected, last_id=last, window_us=reward.window_us, slots=slots)
     return prior, {"prior": record}
 
 

@@ -77,7 +77,7 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     else:
         sign, first, last = 1.0, version.entered_to + 1, newest_mature
     change, _ = fold.range_sums(max(first, version.since), last)
-    sums = slot_statistics.add(slot_statistics.stored_sums(unit, version, ordinal=now), change, sign=sign)
+    sums = slot_statistics.add_totals(slot_statistics.stored_sums(unit, version, ordinal=now), change, sign=sign)
     sums = slot_statistics.without_zeros(sums, oldest=fold.forgetting.oldest(now))
     return sums, max(newest_mature, version.entered_to or 0)
 
@@ -95,7 +95,7 @@ def adopt(unit: Unit, variant: Version, head: Head, *, ordinal: int) -> Version:
         "policy_id": variant.policy.id, "ordinal": ordinal, "variant": variant.policy.name,
         "last_id": decisions.newest_id(unit, variant.policy.id) if variant.entered_to is None else variant.entered_to,
     }  # fmt: skip
-    version_id = copy(
+    version_id = copy_version(
         unit, replace(variant, parameters={**variant.parameters, "since": newest + 1}), policy_id=head.policy_id,
         number=policies.versions(unit, [head.policy_id])[-1].number + 1, status=variant.status, seq=head.seq,
         ordinal=head.ordinal, sums={(bucket + shift, arm): numbers for (bucket, arm), numbers in sums.items()},
@@ -104,7 +104,7 @@ def adopt(unit: Unit, variant: Version, head: Head, *, ordinal: int) -> Version:
     return policies.by_id(unit, [version_id])[version_id]
 
 
-def copy(
+def copy_version(
     unit: Unit, source: Version, *, policy_id: int, number: int, status: str, seq: int, ordinal: int, sums: Totals,
     learned_from: Mapping[str, Any], entered_to: int | None = None, weights: Sequence[tuple[int, bytes]] | None = None,
 ) -> int:  # fmt: skip

@@ -40,7 +40,7 @@ TINY = 1e-300
 LEAST = 0.02  # floor of a copy, unless one is given
 
 
-def source(unit: Unit, reference: str) -> Version:
+def find_source(unit: Unit, reference: str) -> Version:
     """Return the version that is copied. Raises InputError where no trained policy can copy it."""
     version, _ = lookup.version(unit, reference)
     kind = designs.policy_of(version)

@@ -84,15 +84,15 @@ def drop_imported(batch: Batch) -> Batch:
     return Batch(slots=take(batch.slots, ~imported), events=batch.events) if imported.any() else batch
 
 
-def as_of(batch: Batch, seq: int | None) -> Batch:
+def batch_at_change(batch: Batch, seq: int | None) -> Batch:
     """Return the batch as it was after change `seq`, or unchanged if `seq` is None."""
     if seq is None:
         return batch
     past = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
-    return Batch(slots=batch.slots | {"censored": censored(past)}, events=past.events)
+    return Batch(slots=batch.slots | {"censored": censored_slots(past)}, events=past.events)
 
 
-def censored(batch: Batch) -> Flags:
+def censored_slots(batch: Batch) -> Flags:
     """Tell, for each slot of a batch, whether the last of its `!censor` events censors it, (n,)."""
     events = take(batch.events, batch.events["kind"] == CENSOR)
     events = take(events, np.argsort(events["number"], kind="stable"))
@@ -115,7 +115,7 @@ class Holding(Record):
 
     def sums(self, batch: Batch) -> Totals:
         """Return the sums of the slots of a batch, of one policy, that the belief contains."""
-        totals = drawn_sums(self.fold, as_of(batch, self.extent.seq), self.extent.last)
+        totals = drawn_sums(self.fold, batch_at_change(batch, self.extent.seq), self.extent.last)
         if self.fold.policy.allowance is not None and self.version.learning:
             decision_ids = sorted(set(batch.slots["decision_id"].tolist()))
             totals |= spend(self.fold.unit, self.version, self.fold.policy.allowance, decision_ids)
@@ -130,7 +130,7 @@ def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection
     )  # fmt: skip
     totals: Totals = {}
     for number, arm, *amounts in rows:
-        totals = slot_statistics.add(totals, {(-1 - number, arm): np.array(amounts, np.float64)})
+        totals = slot_statistics.add_totals(totals, {(-1 - number, arm): np.array(amounts, np.float64)})
     return totals
 
 
@@ -225,5 +225,5 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
 def _received_by(batch: Batch, time: int) -> Batch:
     """Return the batch as it was at a time."""
     past = Batch(slots=batch.slots, events=take(batch.events, batch.events["received_at"] <= time))
-    flags = np.where(batch.slots["imported"], batch.slots["censored"], censored(past))
+    flags = np.where(batch.slots["imported"], batch.slots["censored"], censored_slots(past))
     return Batch(slots=batch.slots | {"censored": flags}, events=past.events)

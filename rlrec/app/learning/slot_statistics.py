@@ -80,7 +80,7 @@ class BeliefFold:
         is_weighed = PROPENSITY in self.policy.needs
         log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, weighed=is_weighed)
         for impressions in log:
-            sums = add(sums, self.sums(impressions))
+            sums = add_totals(sums, self.sums(impressions))
             slots += len(impressions)
             last = max(last, int(impressions.slots["decision_id"].max(initial=0)))
         return sums, slots, last
@@ -99,7 +99,7 @@ class BeliefFold:
             columns = np.column_stack([np.ones(len(costs)), costs.reward, ~costs.default])
             columns = columns if count is None else columns * count[:, None]
             slices = (batch.slots["at"] + budget.offset_us) // budget.slice_us
-            sums = add(sums, _sum_by_key(columns, slices, batch.slots["arm_id"]))
+            sums = add_totals(sums, _sum_by_key(columns, slices, batch.slots["arm_id"]))
         newest = max((key[0] for key in sums), default=0)
         moved = (-1 - budget.bucket(self.unit.now)) // SLICES - 1 - newest // SLICES
         return {(-1 - number - moved * SLICES, arm): numbers for (number, arm), numbers in sums.items()}
@@ -110,7 +110,7 @@ class BeliefFold:
         sums, count = Totals(), 0
         for batch in reader.ranges(self.unit, self.version.policy.id, first=first, last=last):
             slots = reward_log.with_rewards(batch, self.version.reward, settled_only=False)
-            sums = add(sums, self.sums(slots, rows=~batch.slots["censored"] & self.entering(batch.slots)))
+            sums = add_totals(sums, self.sums(slots, rows=~batch.slots["censored"] & self.entering(batch.slots)))
             count += len(slots)
         return sums, count
 
@@ -178,7 +178,7 @@ class BeliefFold:
             if stated_features is not None:
                 z, is_stated = stated_features[0][portion], stated_features[1][portion]
                 section_sums = self._section_sums(added, z, is_stated, bucket[portion], portion_slots.arm_id)
-                further_sums = add(further_sums, section_sums)
+                further_sums = add_totals(further_sums, section_sums)
             begins = starts[(starts > first) & (starts < first + step)] - first
             groups = np.searchsorted(starts, first, side="right") - 1 + np.arange(len(begins) + 1)
             total[groups] += np.add.reduceat(added, np.r_[0, begins], axis=0)
@@ -259,7 +259,7 @@ def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: I
         added = policy.column_statistics(portion, row, x.value[entries])
         if weight is not None:
             added *= weight[first + row][:, None]
-        sums = add(sums, _sum_by_key(added, x.column[entries] + beliefs.FIRST_COLUMN, portion.arm_id[row]))
+        sums = add_totals(sums, _sum_by_key(added, x.column[entries] + beliefs.FIRST_COLUMN, portion.arm_id[row]))
     return sums
 
 
@@ -295,7 +295,7 @@ def _faded(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordinal: i
     return sums
 
 
-def add(total: dict[K, Array], change: Mapping[K, Array], *, sign: float = 1.0) -> dict[K, Array]:
+def add_totals(total: dict[K, Array], change: Mapping[K, Array], *, sign: float = 1.0) -> dict[K, Array]:
     """Add `sign` times `change` to `total`, key by key."""
     result = dict(total)
     for key, sums in change.items():
@@ -303,7 +303,7 @@ def add(total: dict[K, Array], change: Mapping[K, Array], *, sign: float = 1.0) 
     return result
 
 
-def served(
+def distribution_of(
     unit: Unit, version: Version, totals: Totals, arm_features: designs.CatalogueFeatures | None = None
 ) -> exact.VersionDistribution:
     """Return the distribution of a version, stored or not, with these totals as its belief. arm_features: where the
@@ -313,7 +313,7 @@ def served(
         beliefs.BeliefRow._make((*key, 0, *sums[:3].tolist(), sums[3:].tobytes()))
         for key, sums in sorted(totals.items(), key=itemgetter(0))
     ]
-    sums = [beliefs.ArmSums(row.arm_id, *row[3:6]) for row in rows] if exact.has_plain_sums(policy) else rows
+    sums = [beliefs.ArmSums(row.arm_id, *row[3:6]) for row in rows] if exact.has_three_sums(policy) else rows
     arm_features = arm_features or designs.arm_features(unit, policy)
     return exact.VersionDistribution(unit, version, policy, sums=sums, prior=(), arm_features=arm_features)
 

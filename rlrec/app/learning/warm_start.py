@@ -71,7 +71,7 @@ def warm_start(
     fitted = fit_to_log(unit, version, selected)
     if not fitted.slots:
         raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
-    record = lineage.record(
+    record = lineage.make_record(
         unit, from_log, selected, last_id=fitted.last_id, window_us=reward.window_us, slots=fitted.slots
     )
     sums, budget, log = fitted.sums, kinds.make(kind, typed).allowance, replace(selected, last_id=fitted.last_id)
@@ -202,7 +202,7 @@ def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
     policy = designs.policy_of(version)
     if not sums or not kinds.is_contextual(policy) or not policy.expands:
         return None
-    draft = slot_statistics.served(unit, version, sums)
+    draft = slot_statistics.distribution_of(unit, version, sums)
     arm_ids = np.unique([arm for _, arm in sums])
     weights = policy.weights(draft.belief(arm_ids, revision=designs.NOW))
     old_anchor, anchor = policy.design.anchor, dict(zip(arm_ids.tolist(), weights, strict=True))

@@ -113,7 +113,9 @@ def started_from(chain: Sequence[Version]) -> list[LearnedFrom]:
     return [decisions for ancestor in chain for decisions in _initial(ancestor)]
 
 
-def record(unit: Unit, text: str, selected: Selection, *, last_id: int, window_us: int, slots: int) -> dict[str, Any]:
+def make_record(
+    unit: Unit, text: str, selected: Selection, *, last_id: int, window_us: int, slots: int
+) -> dict[str, Any]:
     """Make the record of a log to which a version is fitted: its filter, the selection, and how much was mature. Raises
     InputError if the filter names users or sessions, whose keys would remain when they are forgotten."""
     if selected.session_ids is not None:

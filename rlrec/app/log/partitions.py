@@ -98,7 +98,7 @@ def read(
 
 
 @contextmanager
-def shared(unit: Unit) -> Iterator[None]:
+def share_partitions(unit: Unit) -> Iterator[None]:
     """Keep the partitions that are read in this context, for later reads of the same rows."""
     with ExitStack() as stack:
         unit.partitions = stack, dict[Any, list[IO[bytes]]]()

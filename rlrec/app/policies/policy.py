@@ -85,8 +85,8 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     rules = arm_rules.policy_rules(policy.rules)
     typed_parameters = kinds.values(policy)  # with the present defaults, since a policy never changes
     prior_options = arm_means.options(request.prior_from, request.prior_weight, prior=request.prior)
-    prior = {} if request.prior is None else parameters.prior(Path(request.prior))
-    declared = None if request.features is None else parameters.features(request.features)
+    prior = {} if request.prior is None else parameters.read_prior(Path(request.prior))
+    declared = None if request.features is None else parameters.parse_features(request.features)
     if declared is not None and not policy.contextual:
         raise InputError(f"kind {request.kind} reads no context", hint="leave out --features, or use linucb, say")
     definition = {
@@ -226,7 +226,7 @@ def _copied(store: Store, request: Request) -> Version | None:
             hint=f"--from-policy is for {graduation.KIND}; a bandit learns from a log by --from-log policy=NAME",
         )
     with store.read() as unit:
-        return graduation.source(unit, request.from_policy)
+        return graduation.find_source(unit, request.from_policy)
 
 
 def _resolved(store: Store, request: Request, source: Version | None) -> Mapping[str, Any]:
@@ -234,7 +234,7 @@ def _resolved(store: Store, request: Request, source: Version | None) -> Mapping
     version.
 
     A curve without a number is the newest one of that name, or, for an existing policy, the one that it has."""
-    typed_parameters = parameters.typed(request.kind, request.parameters)
+    typed_parameters = parameters.parse_parameters(request.kind, request.parameters)
     if source is not None:
         typed_parameters = graduation.parameters(source, typed_parameters)
     if not any(value for name, value in typed_parameters.items() if name.rpartition(".")[2] == "position"):

@@ -203,7 +203,7 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
         if distribution.columns is None:
             weights = [dict(zip(policy.features, row, strict=True)) for row in policy.weights(belief).tolist()]
         if policy.design.context.is_sparse:
-            columns = policy.design.columns if distribution.columns is None else distribution.columns.columns()
+            columns = policy.design.columns if distribution.columns is None else distribution.columns.column_ids()
             largest = _largest_weights(policy, belief, columns)
             weights = [a | b for a, b in zip(weights or [{}] * len(largest), largest, strict=True)]
     else:  # NaN for a trained kind, whose scores are no rewards

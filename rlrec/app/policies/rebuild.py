@@ -111,7 +111,9 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     if request.features is not None:
         if not policy.contextual:
             raise InputError(f"kind {source.policy.kind} reads no context", hint="leave out --features")
-        changed_parameters |= {side: encoder.spec() for side, encoder in parameters.features(request.features).items()}
+        changed_parameters |= {
+            side: encoder.spec() for side, encoder in parameters.parse_features(request.features).items()
+        }
     # older versions learned from the catalogue's features alone
     if policy.contextual and warm_start.shares_weights(source.params):
         changed_parameters["learns_stated"] = True
@@ -163,7 +165,7 @@ def _relearn(store: Store, source: Version, request: Request, *, by: str | None)
             log=log, reward=reward, horizon_us=request.horizon_us, position=request.position, by=by
         ))  # fmt: skip
         # so that an estimate on these rows can say that it learned from them
-        record = lineage.record(
+        record = lineage.make_record(
             unit, request.log or "", filters.selection(unit, log), last_id=decisions.peek(unit) - 1,
             window_us=lookup.reward(unit, reward).window_us, slots=_overall(result)["pages"],
         )  # fmt: skip
@@ -203,7 +205,7 @@ def _add_effects(
         source, reward=lookup.reward(unit, result["reward"]), parameters={**source.parameters, **prior, "cells": values}
     )
     settings.add_run(unit, "policy rebuild", {"policy": policy.name, "version": number})
-    return belief_versions.copy(
+    return belief_versions.copy_version(
         unit, draft, policy_id=policy.id, number=number, status="frozen", seq=head.seq, ordinal=head.ordinal,
         sums=sums, learned_from=record,
     )  # fmt: skip
@@ -239,7 +241,7 @@ def _begin(unit: Unit, plan: _Plan) -> int:
             return version.id
     number, fade = versions[-1].number + 1, Forgetting.parse(policy.params).discount ** head.ordinal
     ripe = decisions.newest_id(unit, policy.id, drawn_before=unit.now - draft.reward.window_us)
-    version_id = belief_versions.copy(
+    version_id = belief_versions.copy_version(
         unit, draft, policy_id=policy.id, number=number, status="learning", seq=head.seq, ordinal=head.ordinal,
         sums={key: fade * numbers for key, numbers in plan.initial.sums.items()}, entered_to=0,
         learned_from={**plan.initial.record, "ripe": ripe}, weights=plan.initial.weights,

@@ -225,7 +225,7 @@ class _TrainingRun:
     def _record(self, unit: Unit, selection: Selection) -> dict[str, Any]:
         written, options = self.report, asdict(self.request) | {"seed": self.seed}
         del options["dry_run"]
-        record = lineage.record(
+        record = lineage.make_record(
             unit, self.log or "", selection, last_id=written.last_id, window_us=self.parent.reward.window_us,
             slots=written.slots,
         )  # fmt: skip

@@ -111,7 +111,7 @@ def freeze(store: Store, reference: str) -> Frozen:
         settings.lock_removals(unit, removals)
         policies.lock(unit, [source.policy.id])
         number = policies.versions(unit, [source.policy.id])[-1].number + 1
-        version_id = belief_versions.copy(
+        version_id = belief_versions.copy_version(
             unit, source, policy_id=source.policy.id, number=number, status="frozen", seq=head.seq, sums=sums,
             ordinal=head.ordinal if source.learning else source.ordinal,
             # the source keeps the record of its log

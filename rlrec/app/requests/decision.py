@@ -255,7 +255,7 @@ class DerivedDecision:
             belief = self.served.belief(self.arms, revision=self.decision.catalogue_revision)
             belief = self.served.policy.local_belief(belief, self.context)
             mean = list(map(finite_or_none, self.served.policy.mean(belief, unknown=np.nan)))
-            scores = self.case.noiseless(np.arange(len(self.arms))).tolist()
+            scores = self.case.noiseless_scores(np.arange(len(self.arms))).tolist()
             figures |= {"mean": mean, "score": scores}
             if self.served.policy.online:  # sums of effects are no pulls
                 figures |= {"pulls": belief.pulls.tolist(), "reward_sum": belief.reward_sum.tolist()}

@@ -414,7 +414,7 @@ def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, Plann
         cache.inactive |= dict.fromkeys(new, True)
         from rlrec.app.inputs import arm_names
 
-        for status, names in arm_names.inactive(unit, new).items():
+        for status, names in arm_names.inactive_texts(unit, new).items():
             store.notice(f"{status} arms are left out: {names}")
     if not cache.has_resting and (resting := [rule for plan in planned.values() for rule in plan.shared.resting]):
         cache.has_resting = True
@@ -453,7 +453,7 @@ def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions
     pairs = [
         (rules, (sessions.user_id[row], sessions.id[row])) for rules, row in owners if rules is not None and rules.past
     ]
-    return not pairs or narrowing.holds(unit, pairs, cache.groups)
+    return not pairs or narrowing.rules_hold(unit, pairs, cache.groups)
 
 
 def _store_lists(unit: Unit, ids: Sequence[int], slates: Sequence[DrawnSlate], catalogue_ids: Sequence[int]) -> None:

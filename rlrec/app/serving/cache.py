@@ -107,7 +107,7 @@ class ServingCache:
             self.sets[self.active] = set_id
         return self.active
 
-    def keys_with(self, unit: Unit, eligible: tuple[int, ...]) -> Mapping[int, str]:
+    def complete_keys(self, unit: Unit, eligible: tuple[int, ...]) -> Mapping[int, str]:
         """Return the keys of arms by id; the missing keys of an eligible set are read."""
         if eligible is not self._last:
             if new := set(eligible).difference(self.keys):
@@ -130,7 +130,7 @@ class ServingCache:
             last_seq, moved = self._changes.get(version.id, (cached[0], {}))
             ours = moved if last_seq == seq else None  # None where others made some of the changes
             has_changed = cached[1] != catalogue
-            serving = exact.renew(unit, version, cached[2], catalogue_changed=has_changed, moved=ours)
+            serving = exact.renew(unit, version, cached[2], catalogue_changed=has_changed, changed_arms=ours)
         self._changes.pop(version.id, None)
         self._servings[version.id] = seq, catalogue, serving
         return serving

@@ -117,7 +117,7 @@ def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys:
     if shared.candidates:
         return _ranked(shared, seeds, decision_ids, keys)
     draws = case.draw(shared.size, seeds=seeds, decisions=decision_ids)
-    scores = case.noiseless(draws.slates)
+    scores = case.noiseless_scores(draws.slates)
     if shared.size > 1 or len(decision_ids) == 1 or case.scores.samples or draws.teams is not None:
         return _slates(case.arms, draws, scores, keys)
     _, firsts, slate_index = np.unique(draws.slates[:, 0], return_index=True, return_inverse=True)
@@ -137,7 +137,7 @@ def _ranked(shared: SharedDistribution, seeds: Words, decision_ids: Ids, keys: M
         eligible = candidates.eligible
         case = shared.serving.case(eligible, arm_array(eligible), shared.context, keys=keys, revision=shared.revision)
         draws = case.draw(shared.size, seeds=ranking_seeds(seeds[decision]), decisions=decision_ids[decision])
-        slates += _slates(case.arms, draws, case.noiseless(draws.slates), keys)
+        slates += _slates(case.arms, draws, case.noiseless_scores(draws.slates), keys)
         slates[-1].candidates, slates[-1].candidate_fields = candidates, candidate_fields(*candidates, keys)
     return slates
 

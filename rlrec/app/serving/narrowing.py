@@ -161,15 +161,15 @@ def past_arms(
         by_arm = dict(amounts.get(("session", session_id), {}))  # amounts of a session without a user
         for arm, amount in amounts.get(("user", user_id), {}).items():
             by_arm[arm] = by_arm.get(arm, 0.0) + amount
-        excluded = frozenset(arm for arm, amount in by_arm.items() if rule.takes(amount))
+        excluded = frozenset(arm for arm, amount in by_arm.items() if rule.excludes_at(amount))
         if rule.group:
-            is_full = rule.takes(sum(amount for arm, amount in by_arm.items() if arm in members))
+            is_full = rule.excludes_at(sum(amount for arm, amount in by_arm.items() if arm in members))
             excluded = members if is_full else frozenset()
         taken[user_id, session_id] = excluded
     return taken
 
 
-def holds(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]], groups: dict[str, frozenset[int]]) -> bool:
+def rules_hold(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]], groups: dict[str, frozenset[int]]) -> bool:
     """Tell whether rules on persons still take away the arms that they took away when the requests were planned.
     groups: as in `ArmNames`."""
     by_rule: dict[PastRule, set[Owner]] = defaultdict(set)

@@ -214,7 +214,7 @@ class _Group:
                 for same_target in self.requests
                 if (same_target.policy, same_target.experiment) == target
             ]
-            serving.see(contexts)
+            serving.encode_contexts(contexts)
             if not serving.policy.served:
                 message = f"policy {version.policy.name!r} only holds an imported log"
                 raise InputError(message, hint="recommend from another policy", field="policy")
@@ -225,7 +225,7 @@ class _Group:
                 assert not isinstance(resolved, InputError)
                 challenger = self.cache.serving(self.unit, *resolved)
                 with suppress(InputError):  # in a context that it cannot read, the challenger gives no probability
-                    challenger.see(contexts)
+                    challenger.encode_contexts(contexts)
             self._versions[name] = ServingVersion(
                 version=version, head=head, serving=serving, experiment=experiment, variant=variant, variants=variants,
                 by=by, route=route, shadow=shadow, challenger=challenger,
@@ -255,7 +255,7 @@ class _Group:
             from rlrec.app.serving.statements import check_named_arms
 
             resting = check_named_arms(self.unit, request, named, context.get(GROUPS, {}), narrowed)
-        keys, revision = self.cache.keys_with(self.unit, named), self.settings.catalogue_revision
+        keys, revision = self.cache.complete_keys(self.unit, named), self.settings.catalogue_revision
         arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
         if candidates > len(eligible):
             message = f"{candidates} candidates are wanted, with only {quantity(len(eligible), 'arm')} eligible"
@@ -291,7 +291,7 @@ class _Group:
                 self.cache.inactive.setdefault(key, False)
             from rlrec.app.inputs import arm_names
 
-            texts = [f"{status}: {names}" for status, names in arm_names.inactive(self.unit, inactive).items()]
+            texts = [f"{status}: {names}" for status, names in arm_names.inactive_texts(self.unit, inactive).items()]
             hint = "; ".join(filter(None, [hint, *texts]))
         if not eligible:
             if request.arms is not None and not request.arms:

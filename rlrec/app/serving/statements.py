@@ -90,7 +90,7 @@ def check_named_arms(
 
     for name, rule in rules.items():
         if not any(map(is_left, members[name])):
-            inactive = [f"{status}: {names}" for status, names in arm_names.inactive(unit, members[name]).items()]
+            inactive = [f"{status}: {names}" for status, names in arm_names.inactive_texts(unit, members[name]).items()]
             lists = "`arms`" if narrowed is None else narrowed.lists
             hint = "; ".join(inactive) or f"left out by {lists}"
             if name not in {*stored, *groups}:

@@ -506,7 +506,7 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
         kind, params, name = stored.kind, stored.params, stored.name
     else:
         kind = name = str(request.kind)
-        params = parameters.typed(kind, request.params)
+        params = parameters.parse_parameters(kind, request.params)
         if params.get("position"):
             with store.read() as unit:
                 params = parameters.with_curve(unit, params)

@@ -56,7 +56,7 @@ def copy_log(
         return initial
     fitted = imitation.fit(policy, start, taught, contextual=True)
     weights, shared = policy.pack(fitted, writer.arms)
-    record = lineage.record(
+    record = lineage.make_record(
         unit, from_log, selection, last_id=report.last_id, window_us=reward.window_us, slots=report.slots
     )
     kl = imitation.divergence(policy, fitted, measured or taught)

@@ -65,9 +65,9 @@ class _Correction:
     def take(self, batch: Batch) -> None:
         """Add the slots in a batch of one policy."""
         if self.holding is not None:
-            self.slots = slot_statistics.add(self.slots, self.holding.sums(batch))
+            self.slots = slot_statistics.add_totals(self.slots, self.holding.sums(batch))
         for origin in self.origins:
-            self.initial = slot_statistics.add(self.initial, origin(batch))
+            self.initial = slot_statistics.add_totals(self.initial, origin(batch))
 
 
 @dataclass(kw_only=True)
@@ -131,7 +131,7 @@ def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
     version, ordinal, initial = correction.version, correction.ordinal, correction.initial
     discount = Forgetting.parse(version.policy.params).discount
     stored, changes = slot_statistics.stored_sums(unit, version, ordinal=ordinal), Totals()
-    for key, numbers in slot_statistics.add(correction.slots, initial).items():
+    for key, numbers in slot_statistics.add_totals(correction.slots, initial).items():
         old_sums = stored.get(key, numbers)
         is_spent = np.abs((old_sums - numbers)[: len(beliefs.SUMS)]).max() <= ROUNDING
         changes[key] = -old_sums if is_spent else -numbers  # so that rounding leaves no negative pull
@@ -144,7 +144,7 @@ def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
         beliefs.add(unit, version.id, seq=seq, changes=spend)
     if initial:  # otherwise an audit would take them for sums of pruned slots
         pruned = slot_statistics.pruned_sums(unit, version, ordinal=ordinal)
-        beliefs.set_pruned(unit, version.id, slot_statistics.add(pruned, initial, sign=-1.0), ordinal=ordinal)
+        beliefs.set_pruned(unit, version.id, slot_statistics.add_totals(pruned, initial, sign=-1.0), ordinal=ordinal)
     if version.status == "retired" and correction.holding is not None:
         seq_held = correction.holding.extent.seq
         removals.set_learned_from(unit, version.id, {**version.learned_from, holdings.HELD_UNTIL: seq_held})
@@ -332,7 +332,7 @@ def _store_sums(unit: Unit, versions: list[Version], decision_ids: list[int]) ->
     for batch in removals.batches(unit, versions[0].policy.id, decision_ids):
         for holding in holders:
             version_id = holding.version.id
-            sums[version_id] = slot_statistics.add(sums[version_id], holding.sums(batch))
+            sums[version_id] = slot_statistics.add_totals(sums[version_id], holding.sums(batch))
     for holding in holders:
         beliefs.set_pruned(unit, holding.version.id, sums[holding.version.id], ordinal=holding.extent.ordinal)
 

@@ -67,7 +67,7 @@ class Unit:
         # by policy: its head and the learning versions, until a ledger takes them; None: not kept
         self.heads: dict[int, tuple[Any, list[Any]]] | None = None
         self.extents: dict[Any, Any] = {}  # of selections of the log; the snapshot does not change
-        self.partitions: Any = None  # of the log, in files for further reads: see `partitions.shared`
+        self.partitions: Any = None  # of the log, in files for further reads: see `partitions.share_partitions`
         self.marginals: dict[Any, Any] = {}  # of distributions that decisions were drawn from
         self.folder: Any = None  # a `FolderLog`, from which the log is read instead of the store
 

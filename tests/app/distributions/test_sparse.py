@@ -130,7 +130,7 @@ def test_a_request_reads_the_columns_of_its_context_alone(db: str) -> None:
         ids = np.array(sorted(arm.id for arm in arms.all_arms(unit)))
         served.case("all", ids, {"words": ["w1", "w2", "never"]}, keys={})
         assert len(served.columns.cached_columns) == 3
-        assert len(served.columns.columns()) > 100
+        assert len(served.columns.column_ids()) > 100
 
 
 def test_a_warm_process_serves_what_a_new_one_would(db: str) -> None:

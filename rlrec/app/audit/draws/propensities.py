@@ -320,7 +320,7 @@ class VersionSlates:
                 marginal[rows] = table[np.arange(size), arm_indices[rows]]
         if size > 1 or case.scores.samples or case.rankers is not None:
             minimum[redrawn] = stored.min_propensity[redrawn]
-        score = case.noiseless(arm_indices).astype(np.float64)
+        score = case.noiseless_scores(arm_indices).astype(np.float64)
         return DerivedSlates(redrawn, propensity, marginal, minimum, score)
 
     def _stored_teams(self, stored: SlateGroup, size: int) -> Index:

@@ -54,7 +54,7 @@ def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, na
             history.initial |= _sums_after(chunk, chunk["seq"] <= version.seq)
         except UNREADABLE as error:
             report(int(chunk["arm_id"][0]), f"its initial sums cannot be read: {error}")
-        history.moved = slot_statistics.add(history.moved, _sizes(chunk))
+        history.moved = slot_statistics.add_totals(history.moved, _sizes(chunk))
     _check_served(unit, version, history, report)
     return history
 
@@ -170,7 +170,7 @@ class RebuiltBeliefs:
         batch = holdings.drop_imported(batch)
         if not len(batch):
             return
-        rows = np.flatnonzero(holdings.censored(batch) != batch.slots["censored"])[:100]
+        rows = np.flatnonzero(holdings.censored_slots(batch) != batch.slots["censored"])[:100]
         pairs = zip(batch.slots["decision_id"][rows].tolist(), batch.slots["position"][rows].tolist(), strict=True)
         self._wrongly_censored.extend(pairs)
         # the sums of the complete batch, which several extents may share
@@ -184,12 +184,12 @@ class RebuiltBeliefs:
             try:
                 is_covered = (extent.last is None or last <= extent.last) and (extent.seq is None or seq <= extent.seq)
                 if not is_covered:
-                    change = holdings.sums(fold, holdings.as_of(batch, extent.seq), extent.last)
+                    change = holdings.sums(fold, holdings.batch_at_change(batch, extent.seq), extent.last)
                 elif shared in complete:
                     change = complete[shared]
                 else:
                     change = complete[shared] = holdings.sums(fold, batch, None)
-                self._total[extent] = slot_statistics.add(total, change)
+                self._total[extent] = slot_statistics.add_totals(total, change)
             except UNREADABLE as error:
                 self._unreadable[extent] = str(error)
 
@@ -216,18 +216,18 @@ class RebuiltBeliefs:
         forgetting, history = self._folds[extent].forgetting, self.histories[root.id]
         fade = forgetting.discount ** (extent.ordinal - root.ordinal)
         initial = {key: fade * numbers for key, numbers in history.initial.items()}
-        expected = slot_statistics.add(initial, self._total[extent])
+        expected = slot_statistics.add_totals(initial, self._total[extent])
         pruned = slot_statistics.pruned_sums(self.unit, version, ordinal=extent.ordinal)
-        expected = slot_statistics.add(expected, pruned)
+        expected = slot_statistics.add_totals(expected, pruned)
         expected = slot_statistics.without_zeros(expected, oldest=forgetting.oldest(extent.ordinal))
         stored = slot_statistics.stored_sums(self.unit, version, ordinal=extent.ordinal)
         if (budget := self._folds[extent].policy.allowance) is not None and version.learning:
             spend = holdings.spend(self.unit, version, budget)
             for sums in (history.initial, pruned):
-                spend = slot_statistics.add(spend, {key: row for key, row in sums.items() if key[0] < 0})
+                spend = slot_statistics.add_totals(spend, {key: row for key, row in sums.items() if key[0] < 0})
             expected |= spend
             stored |= {row[:2]: np.array(row[3:6]) for row in beliefs.spend(self.unit, version.id)}
-        scale = slot_statistics.add(history.moved, self.histories[version.id].moved)
+        scale = slot_statistics.add_totals(history.moved, self.histories[version.id].moved)
         keys = {arm: (bucket, arm) for bucket, arm in _differing(stored, expected, scale)}
         for arm, key in keys.items():
             held_text, log_text = (sums_text(totals.get(key, NOTHING)) for totals in (stored, expected))

@@ -355,7 +355,7 @@ def read_table(
         return TabledRewardModel(table=table, arms=arms, values={}, reads=None, path=source, examination=examination)
     from rlrec.app.inputs import parameters
 
-    rewards = parameters.tables(Path(path), "reward", by=by is not None)
+    rewards = parameters.read_tables(Path(path), "reward", by=by is not None)
     if not rewards:
         raise InputError(f"{path} holds no reward", hint="one row an arm: arm,reward")
     keys = set(arms.keys.values())

@@ -408,7 +408,7 @@ def _rows(
         shared: dict[str, Any] = {
             "target": target.name, "version": target.number, "by": evaluation.request.by,
             "reward": target.reward.name, "has_returns": events.RETURN in target.reward.weights,
-            "arms": len(evaluation.arms), "origin": target.table and target.table.manner,
+            "arms": len(evaluation.arms), "origin": target.table and target.table.origin_text,
             "new_arms": new_arms[number], "spares_gate": target.spares_gate, "sweep_version": target.sweep_version,
             "days": days[number], **log_facts,
         }  # fmt: skip

@@ -133,7 +133,7 @@ class Scorer:
         is_narrowed = slots["policy_id"] != self.target.policy_id
         for number in np.unique(numbers[is_narrowed]).tolist():
             if number + NARROWED not in self._narrowed:
-                remaining_arms = self.target.arm_lists.leave(logged.eligible[number].tolist())
+                remaining_arms = self.target.arm_lists.keep_allowed(logged.eligible[number].tolist())
                 self._narrowed[number + NARROWED] = np.array(remaining_arms, np.int64)
         return np.where(is_narrowed, numbers + NARROWED, numbers)
 
