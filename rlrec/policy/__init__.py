@@ -36,21 +36,25 @@ KINDS = {
     "gradient": "rlrec.policy.gradients.gradient:Gradient",
     "two-stage": "rlrec.policy.kinds.two_stage:TwoStage",
 }
-UNLEARNED = ("uniform", "fixed", "scored")  # kinds that count pulls and rewards but do not learn from them
+KINDS_THAT_DO_NOT_LEARN = (
+    "uniform",
+    "fixed",
+    "scored",
+)  # kinds that count pulls and rewards but do not learn from them
 TEAM_DRAFT = "team-draft"
 INTERNAL = {TEAM_DRAFT: "rlrec.policy.kinds.fixed:TeamDraft"}  # kinds that users do not create
 TWO_STAGE, STAGES = "two-stage", ("first", "second")
-NOT_TYPED = ("design", "stage_parameters")  # fields of a policy that are not parameters, or not under that name
+FIELDS_NOT_TYPED = ("design", "stage_parameters")  # fields of a policy that are not parameters, or not under that name
 
 BUDGET = "budget"  # a parameter of policies, not of stages; omitted where it is empty
 # Parameters of every kind; a policy has those that were typed. NARROWING: they take arms away from a request.
 NARROWING = ("arms", "block", "not_after", "not_shown")
 # PAGE_RULES: they shape the draw of a page.
 PAGE_RULES = ("pin", "most", "least")
-EVERY_KIND = (*NARROWING, *PAGE_RULES)
-NO_PAGE_RULES = {TWO_STAGE: "it draws a list of candidates first", TEAM_DRAFT: "two rankers take turns"}
+COMMON_PARAMETERS = (*NARROWING, *PAGE_RULES)
+KINDS_WITHOUT_PAGE_RULES = {TWO_STAGE: "it draws a list of candidates first", TEAM_DRAFT: "two rankers take turns"}
 CURVE = "examination"  # a parameter that is not typed: the values of the curve `position`
-_without_design: dict[tuple[str, str], Policy] = {}  # by kind and parameters
+_policies_without_design: dict[tuple[str, str], Policy] = {}  # by kind and parameters
 
 
 @cache
@@ -64,7 +68,7 @@ def load(kind: str) -> type[Policy]:
 
 def learns_from_slots(kind: str) -> bool:
     """Tell whether a kind of policy can learn from any log, slot by slot."""
-    return load(kind).online and kind not in (*UNLEARNED, TWO_STAGE, *INTERNAL)
+    return load(kind).online and kind not in (*KINDS_THAT_DO_NOT_LEARN, TWO_STAGE, *INTERNAL)
 
 
 def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, A
 
     typed: the parameters that a user typed; with them, the result includes the parameters of the stages that they
     name, as `first.floor`."""
-    defaults = dict(_defaults(kind)) | {name: "" for name in EVERY_KIND if name in (typed or {})}
+    defaults = dict(_defaults(kind)) | {name: "" for name in COMMON_PARAMETERS if name in (typed or {})}
     if typed is not None and kind == TWO_STAGE:
         for stage in STAGES:
             stage_defaults = parameters(typed.get(stage, defaults[stage]))
@@ -85,7 +89,7 @@ def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, A
 def _defaults(kind: str) -> dict[str, Any]:
     from dataclasses import MISSING, fields
 
-    parameter_fields = [field for field in fields(load(kind)) if field.name not in (*NOT_TYPED, CURVE)]
+    parameter_fields = [field for field in fields(load(kind)) if field.name not in (*FIELDS_NOT_TYPED, CURVE)]
     last_names = ("floor", "explore_slots", "discount", "window", "position", BUDGET)  # they come last
     parameter_fields.sort(key=lambda field: last_names.index(field.name) if field.name in last_names else -1)
     return {field.name: None if field.default is MISSING else field.default for field in parameter_fields}
@@ -95,7 +99,7 @@ def values(policy: Policy) -> dict[str, Any]:
     """Return the parameters of a policy, including the values of its position curve, where it has one."""
     from dataclasses import fields
 
-    hidden_names = NOT_TYPED if policy.examination else (*NOT_TYPED, CURVE)
+    hidden_names = FIELDS_NOT_TYPED if policy.examination else (*FIELDS_NOT_TYPED, CURVE)
     if policy.allowance is None:
         hidden_names = (*hidden_names, BUDGET)
     parameters = {field.name: getattr(policy, field.name) for field in fields(policy) if field.name not in hidden_names}
@@ -114,15 +118,15 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
 
     design: how a contextual kind turns contexts into features; None for its default."""
     name_and_values = kind, repr(typed)
-    if design is None and name_and_values in _without_design:
-        return _without_design[name_and_values]
+    if design is None and name_and_values in _policies_without_design:
+        return _policies_without_design[name_and_values]
     cls, defaults = load(kind), parameters(kind, typed)
     for name in typed:
         if name not in defaults and not (name == CURVE and "position" in defaults):
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
-    rules = {name: str(typed[name]) for name in EVERY_KIND if typed.get(name)}
-    typed = {name: value for name, value in typed.items() if name not in EVERY_KIND}
+    rules = {name: str(typed[name]) for name in COMMON_PARAMETERS if typed.get(name)}
+    typed = {name: value for name, value in typed.items() if name not in COMMON_PARAMETERS}
     plain_parameters = {name: value for name, value in typed.items() if "." not in name}
     if len(plain_parameters) < len(typed):
         plain_parameters["stage_parameters"] = {name: value for name, value in typed.items() if "." in name}
@@ -135,7 +139,7 @@ def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -
         object.__setattr__(policy, "rules", rules)
         _check_page_rules(kind, rules)
     if design is None:
-        _without_design[name_and_values] = policy
+        _policies_without_design[name_and_values] = policy
     return policy
 
 
@@ -143,8 +147,8 @@ def _check_page_rules(kind: str, rules: Mapping[str, str]) -> None:
     """Raise InputError where rules of a page cannot be satisfied by this kind of policy, or contradict each other."""
     from rlrec.policy.slates.page_rules import declared
 
-    if declared(rules) is not None and kind in NO_PAGE_RULES:
-        raise InputError(f"kind {kind} keeps no rules of a page", hint=NO_PAGE_RULES[kind])
+    if declared(rules) is not None and kind in KINDS_WITHOUT_PAGE_RULES:
+        raise InputError(f"kind {kind} keeps no rules of a page", hint=KINDS_WITHOUT_PAGE_RULES[kind])
 
 
 def _check_width(kind: str, cls: type[Policy], design: Design) -> None:

@@ -19,9 +19,9 @@ from rlrec.arrays import Array, Ids
 from rlrec.ope.estimators.shrinkage import draw_lines, joint_rates
 from rlrec.ope.intervals.tails import t_quantile
 from rlrec.ope.sums.exposures import Exposures, block_numbers, std_errors
-from rlrec.policy.beliefs.base import Learner, Policy
+from rlrec.policy.beliefs.base import OnlineLearner, Policy
 from rlrec.policy.scores.floors import Floor
-from rlrec.policy.scores.scores import Scores, subset, unstack
+from rlrec.policy.scores.scores import Scores, split_runs, subset
 from rlrec.policy.slates import slate_draws
 from tests.app import logs
 from tests.benchmarks import scale
@@ -114,7 +114,7 @@ def logs_of(loggers: Sequence[str], *, runs: int, seed: int) -> Iterator[EffectS
 def scores_of(policy: Policy, beliefs: RunBeliefs) -> list[Scores]:
     """The scores of each run."""
     scores = policy.scores(beliefs.belief(), arms=simulate.names(beliefs.shape[1]), context=NO_CONTEXT)
-    return unstack(scores) if isinstance(policy, Learner) else [scores] * beliefs.shape[0]
+    return split_runs(scores) if isinstance(policy, OnlineLearner) else [scores] * beliefs.shape[0]
 
 
 def drawn(

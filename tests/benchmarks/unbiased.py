@@ -18,11 +18,11 @@ from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import ImpressionFold
 from rlrec.policy import learns_from_contexts
-from rlrec.policy.beliefs.base import Learner, Policy
+from rlrec.policy.beliefs.base import OnlineLearner, Policy
 from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.kinds.linear import SHARED
 from rlrec.policy.kinds.long_term import LongTerm
-from rlrec.policy.scores.scores import Scores, unstack
+from rlrec.policy.scores.scores import Scores, split_runs
 from rlrec.policy.slates import slate_draws
 from tests.benchmarks.measure import Figure, Setting
 
@@ -118,9 +118,9 @@ def _served(policy: Policy, beliefs: RunBeliefs, x: Array, seeds: Words, ids: In
 def _beliefs(policy: Policy, beliefs: RunBeliefs, x: Array) -> list[Scores]:
     """The scores of each run."""
     if learns_from_contexts(policy):
-        return unstack(policy.scores_at(beliefs.belief(), x))
+        return split_runs(policy.scores_at(beliefs.belief(), x))
     scores = policy.scores(beliefs.belief(), arms=simulate.names(beliefs.shape[1]), context=NO_CONTEXT)
-    return unstack(scores) if isinstance(policy, Learner | LongTerm) else [scores] * beliefs.shape[0]
+    return split_runs(scores) if isinstance(policy, OnlineLearner | LongTerm) else [scores] * beliefs.shape[0]
 
 
 # -- estimates --

@@ -18,7 +18,7 @@ from rlrec.cli import program
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate
 from rlrec.ope.units.sessions import SessionFold
-from rlrec.policy.gradients.gradient import MEMORY, RECENCY, memory_of
+from rlrec.policy.gradients.gradient import MEMORY, RECENCY, arm_memory
 from rlrec.policy.gradients.history import History
 from rlrec.simulate.barista import Barista
 from rlrec.simulate.shop import Shop
@@ -147,7 +147,7 @@ def remembered(slates: Ids, reward: Array, *, start: Ids, cluster: Ids) -> Decis
         step, np.zeros(n), count, np.zeros(n), offsets(count), slates[earlier].ravel(), ago,
         np.repeat(reward[earlier], size) / size,
     )  # fmt: skip
-    row, arm, memory = memory_of(history, np.power(RECENCY, ago - 1.0))
+    row, arm, memory = arm_memory(history, np.power(RECENCY, ago - 1.0))
     assert memory.shape[1] == len(MEMORY)
     return Decisions(
         start=start, cluster=cluster, top=slates[:, 0], x=np.empty((n, 0)), row=row, arm=arm, memory=memory

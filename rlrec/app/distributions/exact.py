@@ -15,12 +15,12 @@ from rlrec.app.distributions import sum_tables
 from rlrec.app.distributions.designs import CatalogueFeatures, arm_features, policy_of
 from rlrec.arrays import Array, Ids, Index, Words, look_up
 from rlrec.errors import InputError
-from rlrec.policy import NO_PAGE_RULES, TEAM_DRAFT, TWO_STAGE, is_contextual, learns_by_column, learns_stated
+from rlrec.policy import KINDS_WITHOUT_PAGE_RULES, TEAM_DRAFT, TWO_STAGE, is_contextual, learns_by_column, learns_stated
 from rlrec.policy.beliefs.base import EVERYTHING, PRICE, Belief, Policy
 from rlrec.policy.contexts import statements
 from rlrec.policy.contexts.statements import PAGE, PAGE_FIELDS
 from rlrec.policy.scores.floors import Floor, at_positions
-from rlrec.policy.scores.scores import Scores, unstack
+from rlrec.policy.scores.scores import Scores, split_runs
 from rlrec.policy.slates import slate
 from rlrec.policy.slates.slate_draws import Draw, SlateSampler
 from rlrec.records import CURVE, Record, Version
@@ -218,7 +218,7 @@ class VersionDistribution:
             pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
             total=float(self._sums[:, 0].sum()), extra=sums[:, 3:], moments=self._moments(sums[:, 3:], arms, revision),
             trained=None if self.trained is None else self.trained.select(arms, revision),
-            on_columns=None if self.columns is None else partial(self.columns.sums, arms=arms),
+            read_column_sums=None if self.columns is None else partial(self.columns.sums, arms=arms),
             cost=None if self.spend is None else self.spend.costs(arms),
         )  # fmt: skip
 
@@ -402,7 +402,7 @@ class VersionDistribution:
         return self._layouts.find(self.unit, rules, eligible, arms, context, keys=keys, revision=revision)
 
     def _refuse_rules(self) -> InputError:
-        reason = NO_PAGE_RULES[TEAM_DRAFT if self.rankers else TWO_STAGE]
+        reason = KINDS_WITHOUT_PAGE_RULES[TEAM_DRAFT if self.rankers else TWO_STAGE]
         message = f"policy {self.version.policy.name!r} keeps no rules of a page: {reason}"
         return InputError(message, hint="use another policy", field="page")
 
@@ -427,7 +427,7 @@ class VersionDistribution:
         columns = WORDS if policy.design.context.is_sparse else x.shape[1] * max(x.shape[1], products)
         step = max(1, CELLS // (len(arms) * columns))
         starts = range(0, len(x), step)
-        return [scores for start in starts for scores in unstack(policy.scores_at(belief, x[start : start + step]))]
+        return [scores for start in starts for scores in split_runs(policy.scores_at(belief, x[start : start + step]))]
 
     def _eligible_belief(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
         """Return the belief over an eligible set, with everything solved from it. The cache keeps beliefs longer than

@@ -12,7 +12,7 @@ from rlrec.arrays import Array, Ids, Index, Words, distinct, look_up, rows_by_ki
 from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.contexts.statements import FEATURES, by_arm
-from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, restrict, score_states
+from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, State, restrict_memory, score_states
 from rlrec.policy.gradients.history import History
 from rlrec.policy.slates import slate_draws
 from rlrec.policy.slates.slate_draws import Draw
@@ -135,7 +135,7 @@ class TrainedModel:
         for (arms, parameters), end in zip(by_set, ends, strict=True):
             while start < end:
                 portion_end = min(start + max(1, CELLS // len(arms)), end)
-                states = restrict(state.slice_rows(start, portion_end), arms)
+                states = restrict_memory(state.slice_rows(start, portion_end), arms)
                 yield EligibleGroup(order[start:portion_end], arms, score_states(parameters, states))
                 start = portion_end
 

@@ -28,7 +28,7 @@ from rlrec.app.judging.outcomes import notice_uncounted
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Ids, finite_or_none, offsets, piece_rows, run_starts, take
 from rlrec.ope.checks.exposure import RateSums, rates, spread
-from rlrec.policy.beliefs.base import examined_slots
+from rlrec.policy.beliefs.base import rewards_and_pulls
 from rlrec.policy.beliefs.means import widen
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.policy.contexts import features
@@ -189,7 +189,7 @@ class Census:
     def _partial(self, logged: LoggedBatch, reader: LogReader) -> ExposurePartial:
         rows, _ = log_rows.usable_rows(logged.log, self.reward, now=self.evaluation.now)
         position = rows.slots["position"]
-        reward, examined = examined_slots(rows.reward, position, self.curve.examination if self.curve else ())
+        reward, examined = rewards_and_pulls(rows.reward, position, self.curve.examination if self.curve else ())
         if (count := reward_log.sampling_counts(rows.slots)) is not None:
             reward, examined = reward * count, examined * count
         errors = np.array(self.curve.errors if self.curve else [0.0])

@@ -107,7 +107,7 @@ def weighted_means(
             counts = reward_log.mature(slots.slots, version.reward, now=unit.now) & ~slots.slots["censored"]
             weighed = slots.take(counts & ~np.isnan(slots.slots["marginal"]))
             arm = np.searchsorted(ids, weighed.slots["arm_id"])
-            reward, pulls = policy.examined(weighed.reward, weighed.slots["position"])
+            reward, pulls = policy.rewards_and_pulls(weighed.reward, weighed.slots["position"])
             for total, term in zip(sums, adaptive.terms(reward, weighed.slots["marginal"], pulls), strict=True):
                 total += np.bincount(arm, weights=term, minlength=len(ids))
     names = ("ipw_mean", "ipw_lower", "ipw_upper")

@@ -178,7 +178,7 @@ def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selecti
     parts: list[tuple[Sparse, Array, Array, Array]] = []
     for impressions in reward_log.impressions(unit, selected, version.reward, columns=["context_id"]):
         contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
-        counted = policy.examined(impressions.reward, impressions.slots["position"])
+        counted = policy.rewards_and_pulls(impressions.reward, impressions.slots["position"])
         count = reward_log.sampling_counts(impressions.slots)
         reward, pulls = counted if count is None else (sums * count for sums in counted)
         x = policy.design.context.sparse(contexts)[context_index]

@@ -20,7 +20,7 @@ from rlrec.errors import InputError
 from rlrec.ope.checks.exposure import spread
 from rlrec.policy import is_contextual
 from rlrec.policy.beliefs import means
-from rlrec.policy.beliefs.base import PRICE, Belief, Examined, Policy
+from rlrec.policy.beliefs.base import PRICE, Belief, CurvePolicy, Policy
 from rlrec.policy.beliefs.statistics import CONTEXT
 from rlrec.policy.contexts.encoder import ContextualPolicy
 from rlrec.policy.slates import slate
@@ -275,7 +275,7 @@ def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -
     """Return the possible error of the curve by which pulls are counted, (m,): half a 95 % interval of its logarithm,
     at the mean examination of an arm's pulls without a reward; 0 if the bounds do not include it."""
     counting = _counting(unit, version)
-    missed = policy.missed(belief) if isinstance(policy, Examined) else None
+    missed = policy.missed(belief) if isinstance(policy, CurvePolicy) else None
     if counting is None or not counting["in_bounds"] or missed is None:
         return np.zeros(len(belief.pulls))
     pulls = missed * policy.examination

@@ -411,7 +411,7 @@ def agreement(gradients: Iterable[Parameters]) -> float:
     not noise, and 0 for one batch. The rewards after a slot have far more noise than the slot's own reward. If batches
     disagree about them, they would only hide the slot's own."""
     folds = FoldGradients(gradients)
-    square = reinforce.squared(folds.total)
+    square = reinforce.squared_length(folds.total)
     return folds.signal(*folds.total) / square if square else 0.0
 
 

@@ -46,7 +46,7 @@ class Belief(Record, eq=False, repr=False):
     total: float | Array
     extra: Array | None = None
     moments: ArmMoments | None = None
-    on_columns: Callable[[Index], Array] | None = None
+    read_column_sums: Callable[[Index], Array] | None = None
     trained: tuple[dict[str, Array], Array] | None = None
     cost: Array | None = None
 
@@ -93,7 +93,7 @@ class Policy(ABC):
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)  # alpha and beta of an arm without a prior of its own
     no_prior: ClassVar[str] = ""  # why a prior would have no effect, where it has none
     unit_rewards: ClassVar[str] = ""  # why every reward must lie in [0, 1], where it must
-    explores_by: ClassVar[tuple[str, ...]] = ("floor",)  # parameters that are 0 where it does not explore
+    exploration_parameters: ClassVar[tuple[str, ...]] = ("floor",)  # parameters that are 0 where it does not explore
     served: ClassVar[bool] = True  # whether it can be drawn from
     online: ClassVar[bool] = True  # whether its belief learns from every decision; otherwise a version does not change
     examination: tuple[float, ...] = ()  # the pulls that a slot counts as, by position; () for one at every position
@@ -188,18 +188,18 @@ class Policy(ABC):
 
     def greedy(self) -> Self:
         """Return the same policy without floor and exploration."""
-        return unchecked_copy(self, **dict.fromkeys(self.explores_by, 0.0))
+        return unchecked_copy(self, **dict.fromkeys(self.exploration_parameters, 0.0))
 
     @classmethod
     def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the defaults that depend on the parameters that a person typed."""
         return {}
 
-    def examined(self, reward: Array, position: Ids | None) -> tuple[Array, Array]:
+    def rewards_and_pulls(self, reward: Array, position: Ids | None) -> tuple[Array, Array]:
         """Return the reward that each slot adds to a belief and the pulls that the slot counts as, (n,) each.
 
         position (n,): may be None where the policy has no position curve."""
-        return examined_slots(reward, position, self.examination)
+        return rewards_and_pulls(reward, position, self.examination)
 
     def check(self, reward: Reward) -> None:
         """Raise InputError where the kind cannot learn from such a reward."""
@@ -209,7 +209,7 @@ class Policy(ABC):
             raise InputError(f"reward {reward.name!r} may leave [0, 1], and {self.unit_rewards}", hint=hint)
 
 
-def examined_slots(reward: Array, position: Ids | None, examination: tuple[float, ...]) -> tuple[Array, Array]:
+def rewards_and_pulls(reward: Array, position: Ids | None, examination: tuple[float, ...]) -> tuple[Array, Array]:
     """Return the reward that each slot adds to a belief and the pulls that the slot counts as, (n,) each, for a
     position curve.
 
@@ -224,14 +224,14 @@ def examined_slots(reward: Array, position: Ids | None, examination: tuple[float
     return np.where(pulls > 0, reward, 0.0), pulls
 
 
-class Floored(Policy, init=False, eq=False, repr=False):
-    """Floored is the base class of kinds with a floor, which is the probability of a uniform arm. The floor holds at
-    every position or at those that `explore_slots` lists."""
+class FlooredPolicy(Policy, init=False, eq=False, repr=False):
+    """FlooredPolicy is the base class of kinds with a floor, which is the probability of a uniform arm. The floor holds
+    at every position or at those that `explore_slots` lists."""
 
     floor: float = bounded(0.0, 0, 1)
     explore_slots: str = ""
 
-    uniform_rates: ClassVar[tuple[str, ...]] = ()  # further probabilities of a uniform arm, at every position
+    uniform_rate_parameters: ClassVar[tuple[str, ...]] = ()  # further probabilities of a uniform arm, at every position
 
     def __post_init__(self) -> None:
         for parameter in fields(self):
@@ -245,8 +245,8 @@ class Floored(Policy, init=False, eq=False, repr=False):
 
     @property
     def exploration(self) -> Floor:
-        """Return the floor at the positions where it applies, combined with the rates in `uniform_rates`."""
-        rates = [getattr(self, name) for name in self.uniform_rates]
+        """Return the floor at the positions where it applies, combined with the rates in `uniform_rate_parameters`."""
+        rates = [getattr(self, name) for name in self.uniform_rate_parameters]
         explored = any_of(*rates, self.floor) if rates else self.floor
         if self.explore_slots == "":
             return explored
@@ -256,9 +256,9 @@ class Floored(Policy, init=False, eq=False, repr=False):
         return *(explored if number in positions else elsewhere for number in range(1, max(positions) + 1)), elsewhere
 
 
-class Examined(Floored, init=False, eq=False, repr=False):
-    """Examined is the base class of kinds that may count slots by a position curve, given by its name, `position`, and
-    its values, `examination`.
+class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
+    """CurvePolicy is the base class of kinds that may count slots by a position curve, given by its name, `position`,
+    and its values, `examination`.
 
     A slot at position k counts as examination[k - 1] pulls, with its full reward; a slot below the end of the curve
     adds nothing. Kinds that read no context have further statistics: for each position of the curve, the sum of 1 -
@@ -295,7 +295,7 @@ class Examined(Floored, init=False, eq=False, repr=False):
 
         if not self.examination:
             return super().statistics(slots)
-        reward, pulls = self.examined(slots.reward, slots.position)
+        reward, pulls = self.rewards_and_pulls(slots.reward, slots.position)
         missed, rows = np.zeros((len(slots), len(self.examination))), np.flatnonzero(pulls)
         if len(rows):
             assert slots.position is not None
@@ -321,9 +321,9 @@ class Examined(Floored, init=False, eq=False, repr=False):
         return examination.posterior(belief.alpha + belief.reward_sum, prior, missed, np.array(self.examination))
 
 
-class Learner(Examined, init=False, eq=False, repr=False):
-    """Learner is the base class of kinds that learn. They have a floor of uniform exploration, forgetting by discount
-    or window, and a position curve."""
+class OnlineLearner(CurvePolicy, init=False, eq=False, repr=False):
+    """OnlineLearner is the base class of kinds that learn. They have a floor of uniform exploration, forgetting by
+    discount or window, and a position curve."""
 
     discount: float = 1.0
     window: float = 0.0
@@ -352,14 +352,14 @@ class Learner(Examined, init=False, eq=False, repr=False):
         return Budget.parse(self.budget)
 
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
-        return self.less_cost(self.mean(belief), belief, context)
+        return self.subtract_cost(self.mean(belief), belief, context)
 
-    def less_cost(self, score: Array, belief: Belief, context: Mapping[str, Any] | None) -> Array:
+    def subtract_cost(self, score: Array, belief: Belief, context: Mapping[str, Any] | None) -> Array:
         """Return the scores minus the expected cost of each arm times the price in a context, (m,)."""
         return score if belief.cost is None else score - ((context or {}).get(PRICE) or 0.0) * belief.cost
 
 
-class BetaLearner(Learner, init=False, eq=False, repr=False):
+class BetaLearner(OnlineLearner, init=False, eq=False, repr=False):
     """BetaLearner is the base class of kinds that learn from rewards in [0, 1] and have a prior. The mean is that of
     the Beta posterior."""
 

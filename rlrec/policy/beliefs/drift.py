@@ -90,12 +90,14 @@ class Adwin:
         for tick, start in enumerate(range(n_old_edges, sums.shape[1], CLOCK)):
             end = start + CLOCK
             edges.extend(range(start, end))
-            self._merge(edges)
+            self._merge_buckets(edges)
             if not width[tick]:
                 continue
             change = None
-            while cut := self._cut(sums[:, edges], width[tick]):
-                change = change or _change(sums[:, [edges[0], edges[cut], edges[-1]]], marks[[edges[cut], end - 2]])
+            while cut := self._find_cut(sums[:, edges], width[tick]):
+                change = change or _describe_change(
+                    sums[:, [edges[0], edges[cut], edges[-1]]], marks[[edges[cut], end - 2]]
+                )
                 del edges[:cut]
                 for size in reversed(range(len(self._sizes))):
                     dropped = min(cut, self._sizes[size])
@@ -105,7 +107,7 @@ class Adwin:
         self._sums, self._marks = sums[:, edges] - sums[:, edges[:1]], marks[edges[:-1]]
         return changes
 
-    def _merge(self, edges: list[int]) -> None:
+    def _merge_buckets(self, edges: list[int]) -> None:
         """Add the new buckets of one tick, and merge the two oldest buckets of a size while there are more than 5 of
         it.
 
@@ -121,7 +123,7 @@ class Adwin:
             sizes[size + 1] += pairs
             end, size = first + pairs, size + 1
 
-    def _cut(self, sums: Array, width: float) -> int:
+    def _find_cut(self, sums: Array, width: float) -> int:
         """Return the number of the edge with the clearest difference between the two sides; 0 where no difference is
         significant."""
         count, total, squares = sums - sums[:, :1]
@@ -136,7 +138,7 @@ class Adwin:
         return int(np.argmax(np.where(differs, difference**2 / inverse, -1.0))) + 1 if differs.any() else 0
 
 
-def _change(sums: Array, marks: Ids) -> Change:
+def _describe_change(sums: Array, marks: Ids) -> Change:
     """Return the change at a cut of the window.
 
     sums (3, 3): at the start of the window, at the cut and at the end; marks: of the first reward after the cut and
@@ -172,7 +174,7 @@ class PageHinkley:
 
     def _reset(self) -> None:
         self._count, self._total = 0, 0.0
-        self._sides = _Side(1.0), _Side(-1.0)
+        self._sides = _Direction(1.0), _Direction(-1.0)
 
     def take(self, rewards: Array, *, marks: Ids) -> list[Change]:
         """Return the changes that are detected in the next rewards, as `Adwin.take` does."""
@@ -193,7 +195,7 @@ class PageHinkley:
         # the first alarm, in either direction
         first, alarmed_side = len(rewards), None
         for side in self._sides:
-            alarms = (side.height(excess) > THRESHOLD) & is_judged
+            alarms = (side.rise_above_minimum(excess) > THRESHOLD) & is_judged
             if alarms[:first].any():
                 first, alarmed_side = int(np.argmax(alarms)), side
         last = min(first, len(rewards) - 1)
@@ -209,9 +211,9 @@ class PageHinkley:
         return change, first + 1
 
 
-class _Side:
-    """A _Side is one direction of the Page-Hinkley test. It holds the running sum, the minimum of the sum, and where
-    that was."""
+class _Direction:
+    """A _Direction is one direction of the Page-Hinkley test. It holds the running sum, the minimum of the sum, and
+    where that was."""
 
     def __init__(self, sign: float) -> None:
         self.sign = sign
@@ -220,7 +222,7 @@ class _Side:
         self.start = 0  # mark of the first reward after it
         self._sums = self._leasts = np.empty(0)
 
-    def height(self, excess: Array) -> Array:
+    def rise_above_minimum(self, excess: Array) -> Array:
         """Return how far the running sum is above its minimum at each reward of the block, (n,)."""
         self._sums = self.sum + np.cumsum(self.sign * excess - DELTA)
         self._leasts = np.minimum(np.minimum.accumulate(self._sums), self.least)

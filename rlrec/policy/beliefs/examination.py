@@ -28,11 +28,11 @@ def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> t
     odds, misses = alpha / (beta + weight.sum(axis=0)), beta + weight.sum(axis=0)
     arms = np.flatnonzero((weight * (1 - by_position)).any(axis=0))
     if len(arms):
-        odds[arms], misses[arms] = _mode(alpha[arms], beta[arms], weight[:, arms], 1 - by_position)
+        odds[arms], misses[arms] = _posterior_mode_odds(alpha[arms], beta[arms], weight[:, arms], 1 - by_position)
     return (misses * odds).reshape(shape), misses.reshape(shape)
 
 
-def _mode(alpha: Array, beta: Array, weight: Array, unlooked: Array) -> tuple[Array, Array]:
+def _posterior_mode_odds(alpha: Array, beta: Array, weight: Array, unlooked: Array) -> tuple[Array, Array]:
     """Return the odds o at the mode of each arm's posterior, and the weight of misses there, (m,) each.
 
     The odds solve alpha = beta o + sum_k weight_k o / (1 + unlooked_k o). weight (k, m), unlooked (k, 1). The right

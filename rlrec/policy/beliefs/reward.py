@@ -24,7 +24,7 @@ def slot_reward(definition: Reward, events: Iterable[Event], *, served_at: int, 
 
     settled_only: count only events inside the window, as estimates do; otherwise late events count as the definition
     says. The reward is cut at +-1e100, the limit of values and weights, so that all stored data can be read again."""
-    terms = _terms(definition, events, served_at=served_at, settled_only=settled_only)
+    terms = _weighted_values(definition, events, served_at=served_at, settled_only=settled_only)
     return clip(definition, fsum(terms)) if terms else definition.default
 
 
@@ -38,7 +38,7 @@ def rewards_of(
     earned: dict[int | None, float] = {
         slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at, settled_only=True) for slot in shown
     }
-    of_page = _terms(definition, by_slot.get(None, ()), served_at=served_at, settled_only=True)
+    of_page = _weighted_values(definition, by_slot.get(None, ()), served_at=served_at, settled_only=True)
     return earned | {None: fsum(of_page)}
 
 
@@ -50,7 +50,7 @@ def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
     return by_slot
 
 
-def _terms(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
+def _weighted_values(definition: Reward, events: Iterable[Event], *, served_at: int, settled_only: bool) -> list[float]:
     """Return the weighted values of the events that count, judged by the time of the event, not of its arrival.
 
     With transforms there is one term for each kind of event. Its values are summed first, so that their order cannot
@@ -103,7 +103,7 @@ def slot_rewards(
     counts = kind >= 0
     if settled_only or definition.late == "ignore":
         counts &= age_us <= definition.window_us
-    total = _sums(definition, n=n, row=slot[counts], kind=kind[counts], value=value[counts])
+    total = _sum_events(definition, n=n, row=slot[counts], kind=kind[counts], value=value[counts])
     default = np.bincount(slot[counts], minlength=n) == 0
     low = -LIMIT if definition.clip_low is None else definition.clip_low
     total = np.clip(total, low, LIMIT if definition.clip_high is None else definition.clip_high)
@@ -115,10 +115,10 @@ def page_rewards(definition: Reward, *, n: int, page: Ids, kind: Ids, value: Arr
 
     The arrays are as in `slot_rewards`."""
     counts = (kind >= 0) & (age_us <= definition.window_us)
-    return _sums(definition, n=n, row=page[counts], kind=kind[counts], value=value[counts])
+    return _sum_events(definition, n=n, row=page[counts], kind=kind[counts], value=value[counts])
 
 
-def _sums(definition: Reward, *, n: int, row: Ids, kind: Ids, value: Array) -> Array:
+def _sum_events(definition: Reward, *, n: int, row: Ids, kind: Ids, value: Array) -> Array:
     """Sum the weighted events of each row, (n,)."""
     import numpy as np
 

@@ -115,8 +115,8 @@ def terms_width(p: int, q: int) -> int:
     return (1 + p) * (packed_width(q) - q) + q
 
 
-class Disjoint(Record, kw_only=False, eq=False):
-    """A Disjoint posterior has separate weights for each arm, normal with mean weights (..., m, q) and covariance root'
+class DisjointPosterior(Record, kw_only=False, eq=False):
+    """A DisjointPosterior has separate weights for each arm, normal with mean weights (..., m, q) and covariance root'
     root, root (..., m, q, q).
 
     In the methods, x are features of contexts, (..., q). Equal arms get bitwise equal numbers."""
@@ -138,9 +138,9 @@ class Disjoint(Record, kw_only=False, eq=False):
         return np.linalg.norm((self.root * x[..., None, None, :]).sum(axis=-1), axis=-1)
 
 
-class Shared(Record, kw_only=False, eq=False):
-    """A Shared posterior has one matrix W for all arms, so that the score of an arm with features z is z'W x. Otherwise
-    it is as `Disjoint`.
+class SharedPosterior(Record, kw_only=False, eq=False):
+    """A SharedPosterior has one matrix W for all arms, so that the score of an arm with features z is z'W x. Otherwise
+    it is as `DisjointPosterior`.
 
     weights (..., p, q), root (..., pq, pq). rows (g, p): the distinct features z of the m arms; row (m,): the index
     of each arm's features."""
@@ -153,11 +153,11 @@ class Shared(Record, kw_only=False, eq=False):
     @property
     def by_arm(self) -> Array:
         """Return the mean weights z'W of each arm, (..., m, q)."""
-        return self._arms(self.rows @ self.weights)
+        return self._of_each_arm(self.rows @ self.weights)
 
     def mean(self, x: Array) -> Array:
         """Return the mean of each arm's score, (..., m)."""
-        return self._arms(self.rows @ (self.weights @ x[..., None]))[..., 0]
+        return self._of_each_arm(self.rows @ (self.weights @ x[..., None]))[..., 0]
 
     def factor(self, x: Array) -> Array:
         """Return a factor of the covariance of all scores, (..., m, p), which are mean + factor z with z standard
@@ -166,19 +166,19 @@ class Shared(Record, kw_only=False, eq=False):
         W x alone is normal in p dimensions, whatever q is."""
         halves = self.root.reshape(*self.root.shape[:-1], *self.weights.shape[-2:]) @ x[..., None, :, None]
         halves = halves[..., 0]
-        return self._arms(self.rows @ cholesky(halves.swapaxes(-1, -2) @ halves))
+        return self._of_each_arm(self.rows @ cholesky(halves.swapaxes(-1, -2) @ halves))
 
     def deviation(self, x: Array) -> Array:
         """Return the standard deviation of each arm's score, (..., m)."""
         return np.linalg.norm(self.factor(x), axis=-1)
 
-    def _arms(self, values: Array) -> Array:
+    def _of_each_arm(self, values: Array) -> Array:
         return values[..., self.row, :]
 
 
-class Hybrid(Record, kw_only=False, eq=False):
-    """A Hybrid posterior has weights W that all arms share, plus weights v of each arm. The score of an arm with
-    features z is (z'W + v) x. Otherwise it is as `Shared`.
+class HybridPosterior(Record, kw_only=False, eq=False):
+    """A HybridPosterior has weights W that all arms share, plus weights v of each arm. The score of an arm with
+    features z is (z'W + v) x. Otherwise it is as `SharedPosterior`.
 
     rows (g, p): the features of arms that differ in these or in what was learned; row (m,): the index of each arm.
     weights (..., g, q): means of z'W + v; root (..., pq, pq) of W; term_root (..., g, q, q) of v given W, whose
@@ -221,17 +221,17 @@ class Hybrid(Record, kw_only=False, eq=False):
         return (self.term_root * x[..., None, None, :]).sum(axis=-1)
 
 
-class StatedHybrid(Hybrid, kw_only=False, eq=False):
-    """A StatedHybrid is a `Hybrid` whose arms were shown, or are requested, with stated features; rows (g, p) are the
-    requested ones.
+class StatedHybridPosterior(HybridPosterior, kw_only=False, eq=False):
+    """A StatedHybridPosterior is a `HybridPosterior` whose arms were shown, or are requested, with stated features;
+    rows (g, p) are the requested ones.
 
     cross (g, q, pq) as in `StatedTerms`."""
 
     cross: Array
 
     def factor(self, x: Array) -> Array:
-        """Return a factor of the covariance as in `Hybrid`. If W moves by D, the score moves by z'D x minus the
-        movement of v."""
+        """Return a factor of the covariance as in `HybridPosterior`. If W moves by D, the score moves by z'D x minus
+        the movement of v."""
         solved = self._term_halves(x)[..., None, :] @ self.term_root
         explained = (solved @ self.cross)[..., 0, :]
         products = (self.rows[:, :, None] * x[..., None, None, :]).reshape(explained.shape) - explained

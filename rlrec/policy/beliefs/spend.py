@@ -149,7 +149,7 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, unifor
         return 0.0
 
     def expected(price: float) -> float:
-        share = best_shares(location - price * cost, deviation)
+        share = best_arm_probabilities(location - price * cost, deviation)
         return float((1 - uniform) * (share @ cost) + uniform * cost.mean())
 
     low, low_cost = 0.0, expected(0.0)
@@ -175,7 +175,7 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, unifor
     return low if low_cost - goal < goal - high_cost else high
 
 
-def best_shares(location: Array, deviation: Array | None) -> Array:
+def best_arm_probabilities(location: Array, deviation: Array | None) -> Array:
     """Approximate the probability that each arm has the largest score, (m,); exact for scores without noise.
 
     The resulting price is logged, and propensities are exact given the price. An inexact share therefore delays the
@@ -187,7 +187,7 @@ def best_shares(location: Array, deviation: Array | None) -> Array:
     upper, lower = location + FARTHEST * deviation, location - FARTHEST * deviation
     rivals = np.flatnonzero(upper >= lower.max())
     rivals = rivals[np.argsort(-(location + 2 * deviation)[rivals], kind="stable")[:MAX_RIVALS]]
-    node, weight = _nodes()
+    node, weight = _normal_quadrature()
     mean, sd = location[rivals], deviation[rivals]
     x = mean[:, None] + sd[:, None] * node
     u = np.clip((x[:, :, None] - mean) / sd, -FARTHEST, FARTHEST)
@@ -199,7 +199,7 @@ def best_shares(location: Array, deviation: Array | None) -> Array:
 
 
 @cache
-def _nodes() -> tuple[Array, Array]:
+def _normal_quadrature() -> tuple[Array, Array]:
     """Return nodes and weights for the mean over a standard normal score."""
     node, weight = np.polynomial.hermite_e.hermegauss(NODES)
     return node, weight / weight.sum()

@@ -192,15 +192,15 @@ class EncoderFit:
         for n_listed in range(max_values, -1, -1):
             suggested = (values.field(name, max_values=max_values, n_listed=n_listed) for name, values in by_name)
             readers = _without_clashes(field for field in suggested if field)
-            if _width(readers) <= widest:
+            if _total_width(readers) <= widest:
                 break
         counts = {name: values.kinds.total() for name, values in by_name}
-        while readers and _width(readers) > widest:
+        while readers and _total_width(readers) > widest:
             readers.remove(max(readers, key=lambda field: (field.width, -counts[field.name], field.name)))
         return Encoder(readers).spec()
 
 
-def _width(fields: Iterable[Field]) -> int:
+def _total_width(fields: Iterable[Field]) -> int:
     return 1 + sum(field.width for field in fields)
 
 
@@ -236,7 +236,7 @@ class _FieldValues(Record, kw_only=False):
             count=count,
             mean=self.mean + difference * weight,
             squares=self.squares + other.squares + difference * difference * self.count * weight,
-            words=_cap(self.words + other.words),
+            words=_cap_words(self.words + other.words),
             lengths=self.lengths | other.lengths,
         )
 
@@ -278,7 +278,7 @@ class _FieldValues(Record, kw_only=False):
 def _count_values(values: Iterable[Any]) -> _FieldValues:
     values_by_kind: dict[str, list[Any]] = defaultdict(list)
     for value in values:
-        values_by_kind[_kind(value)].append(value)
+        values_by_kind[_field_type(value)].append(value)
     numbers = np.array(values_by_kind["number"] or [0.0], np.float64)
     mean = float(numbers.mean())
     words = chain(values_by_kind["category"], chain.from_iterable(map(set, values_by_kind["list"])))
@@ -287,12 +287,12 @@ def _count_values(values: Iterable[Any]) -> _FieldValues:
         count=len(values_by_kind["number"]),
         mean=mean,
         squares=float(np.square(numbers - mean).sum()),
-        words=_cap(Counter(word if len(word) <= features.LONGEST else None for word in words)),
+        words=_cap_words(Counter(word if len(word) <= features.LONGEST else None for word in words)),
         lengths=frozenset(map(len, values_by_kind["vector"])),
     )
 
 
-def _kind(value: Any) -> str:
+def _field_type(value: Any) -> str:
     """Return the type of field that fits a value; empty where none does."""
     if value is None or value == []:
         return ""
@@ -310,7 +310,7 @@ def _kind(value: Any) -> str:
     return "other"
 
 
-def _cap(words: Counter[str | None]) -> Counter[str | None]:
+def _cap_words(words: Counter[str | None]) -> Counter[str | None]:
     """Return the counts of the most frequent texts; all others count together."""
     if len(words) <= _DISTINCT:
         return words

@@ -161,18 +161,18 @@ def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
     flat = code >= 0
     value = np.where(code & _NEGATIVE, -1.0, 1.0)
     number = np.flatnonzero(flat & (code & _NUMBER > 0))
-    value[number] *= _squeeze([values[at] for at in number.tolist()])
+    value[number] *= _squeeze_numbers([values[at] for at in number.tolist()])
     if flat.all():
         return _sort_rows(row, code // _COLUMN % columns, value, len(contexts))
     # items of lists and objects, path by path
     nested = [
-        (row[at], *column_of(path), number)
+        (row[at], *hashed_column(path), number)
         for at in np.flatnonzero(~flat).tolist()
         for path, number in items(f"\x1f{names[at]}", values[at])
     ]
     inner = np.array([entry[:3] for entry in nested], np.float64).reshape(len(nested), 3).T
     numbers = {at: entry[3] for at, entry in enumerate(nested) if entry[3] is not None}
-    inner[2, list(numbers)] *= _squeeze(list(numbers.values()))
+    inner[2, list(numbers)] *= _squeeze_numbers(list(numbers.values()))
     row, column = np.concatenate([row[flat], inner[0].astype(np.int64)]), np.r_[code[flat] // _COLUMN, inner[1]]
     return _sort_rows(row, column.astype(np.int64) % columns, np.concatenate([value[flat], inner[2]]), len(contexts))
 
@@ -213,7 +213,7 @@ class _Cache(dict[str, Any]):
 
 
 def _code(path: str, *, number: bool) -> int:
-    column, sign = column_of(path)
+    column, sign = hashed_column(path)
     return column * _COLUMN + _NEGATIVE * (sign < 0) + _NUMBER * number
 
 
@@ -244,7 +244,7 @@ def items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
         yield f"{path}\x1e{value}", None
 
 
-def _squeeze(values: Sequence[float]) -> Array:
+def _squeeze_numbers(values: Sequence[float]) -> Array:
     try:
         numbers = np.array(values, np.float64)
     except OverflowError:  # an integer too large for a double
@@ -253,7 +253,7 @@ def _squeeze(values: Sequence[float]) -> Array:
 
 
 @lru_cache(maxsize=100_000)
-def column_of(name: str) -> tuple[int, float]:
+def hashed_column(name: str) -> tuple[int, float]:
     """Return column and sign of a name, among MAX_COLUMNS columns."""
     bits = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
     return (bits >> 1) % MAX_COLUMNS, 1.0 if bits & 1 else -1.0
@@ -399,7 +399,7 @@ class Words(Field, kw_only=False):
         """Return the column and sign of a text; the index after the last column for a text without a column."""
         if word in self._index or not self.hash:
             return self._index.get(word, len(self.values)), 1.0
-        column, sign = column_of(f"\x1f{self.name}\x1e{word}")
+        column, sign = hashed_column(f"\x1f{self.name}\x1e{word}")
         return len(self.values) + column % self.hash, sign
 
     def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
@@ -449,7 +449,7 @@ class TextSet(Words, kw_only=False):
         return "" if fits else "a list of texts"
 
     def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
-        return _in_rows([() if self.mismatch(value) else set(value) for value in values])
+        return _flatten_sets([() if self.mismatch(value) else set(value) for value in values])
 
 
 class Text(Words, kw_only=False):
@@ -462,10 +462,10 @@ class Text(Words, kw_only=False):
         return "" if type(value) is str else "a text"
 
     def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
-        return _in_rows([set(value.split()) if type(value) is str else () for value in values])
+        return _flatten_sets([set(value.split()) if type(value) is str else () for value in values])
 
 
-def _in_rows(sets: Sequence[Collection[str]]) -> tuple[Index, list[str]]:
+def _flatten_sets(sets: Sequence[Collection[str]]) -> tuple[Index, list[str]]:
     row = np.repeat(np.arange(len(sets)), np.fromiter(map(len, sets), np.int64, len(sets)))
     return row, list(chain.from_iterable(sets))
 
@@ -488,7 +488,7 @@ def parse_field(name: Any, written: Any) -> Field:
     if name.partition(".")[0] in statements.STATEMENTS:
         hint = 'it holds what a request states; features of arms are declared under "arm"'
         raise InputError(f"a field is named {quote(name)}", hint=hint)
-    full_spec = dict(_in_full(written))
+    full_spec = dict(_full_spec(written))
     kind = KINDS.get(str(full_spec.pop("type", None)))
     if kind is None:
         raise InputError(f"field {quote(name)} is {quote(written)}", hint=f"give it a type, {FORMS}")
@@ -500,7 +500,7 @@ def parse_field(name: Any, written: Any) -> Field:
     return kind(name, **full_spec)
 
 
-def _in_full(written: Any) -> Mapping[str, Any]:
+def _full_spec(written: Any) -> Mapping[str, Any]:
     if isinstance(written, list | tuple):
         return {"type": "category", "values": written}
     if not isinstance(written, Mapping):

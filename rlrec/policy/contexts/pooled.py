@@ -14,7 +14,7 @@ from rlrec.arrays import Array, Index, distinct_rows
 from rlrec.policy.scores import maximum
 from rlrec.policy.scores.families import gumbel
 from rlrec.policy.scores.scores import Order
-from rlrec.policy.scores.sweep import ContinuousOrder, descend
+from rlrec.policy.scores.sweep import ContinuousOrder, sweep_slates
 from rlrec.policy.scores.table import tabulate
 
 _FEWEST = 4  # cases from which on one table pays off
@@ -43,7 +43,7 @@ class PooledOrders:
         step = max(1, _ENTRIES // (s * size * len(table.nodes)))
         for start in range(0, u, step):
             rows = self.rows[start : start + step].T
-            larger = maximum.others_above(table.log_cdf[rows].reshape(s, -1), size)
+            larger = maximum.probability_of_others_above(table.log_cdf[rows].reshape(s, -1), size)
             density = table.pdf(rows) * table.weights
             ranks[start : start + step] = np.einsum("rsux,sux->urs", larger.reshape(-1, *density.shape), density)
         return ranks
@@ -54,7 +54,7 @@ class PooledOrders:
         table, number, begins = self.table, np.arange(len(case)), np.ones(len(case), np.bool_)
         begins[1:] = case[1:] != case[:-1]
         prefix_rows, first = self.rows[case[begins]], number[begins]
-        weights = descend(
+        weights = sweep_slates(
             table, table.log_cdf[prefix_rows].sum(axis=1), arms=self.rows.shape[1], slates=slates,
             rows=self.rows[case[:, None], slates], prefix=np.cumsum(begins) - 1, floors=floors,
         )  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Ids, Index, look_up, matrix_product, run_starts
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Examined, bounded, unchecked_copy
+from rlrec.policy.beliefs.base import Belief, CurvePolicy, bounded, unchecked_copy
 from rlrec.policy.contexts.encoder import ContextualPolicy, Encoded
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.scores.scores import Scores
@@ -67,7 +67,7 @@ class State(Record, kw_only=False, eq=False):
         return State(self.x[start:end], self.row[low:high] - start, self.arm[low:high], self.memory[low:high], words)
 
 
-class Gradient(ContextualPolicy, Examined):
+class Gradient(ContextualPolicy, CurvePolicy):
     """Show arms in proportion to exp(score / temperature), by scores that `train-pg` learns for the return of a visit.
 
     model linear: weights per arm on features of context and session, and effects of the arm's own features. model
@@ -85,7 +85,7 @@ class Gradient(ContextualPolicy, Examined):
     no_prior: ClassVar[str] = "it is uniform until it is trained"
     online: ClassVar[bool] = False
     stateful: ClassVar[bool] = True
-    explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
+    exploration_parameters: ClassVar[tuple[str, ...]] = ("floor", "temperature")
     uses_arm_features = True
     takes_sparse: ClassVar[bool] = True
 
@@ -136,7 +136,7 @@ class Gradient(ContextualPolicy, Examined):
             context = np.ones((n, len(self._context_names)))
         faded: Array = np.power(self.recency, history.ago - 1.0)
         # features of the arms remembered
-        row, arm, memory = memory_of(history, faded)
+        row, arm, memory = arm_memory(history, faded)
         # features of the visit
         last = np.bincount(rows, weights=np.where(history.ago == 1, history.earned, 0.0), minlength=n)
         variety = np.bincount(row, minlength=n)
@@ -215,7 +215,7 @@ class Gradient(ContextualPolicy, Examined):
         """Return the noiseless score of m arms in n states, (n, m).
 
         arms (m,): ascending ids; described (m, p): their features."""
-        return score_states(self.effective(parameters, described), restrict(state, arms))
+        return score_states(self.effective(parameters, described), restrict_memory(state, arms))
 
     def distribution(self, score: Array) -> Scores:
         """Return the distribution of the noisy scores, from noiseless ones (..., m)."""
@@ -264,7 +264,7 @@ class Gradient(ContextualPolicy, Examined):
         return ("bias", *self.names, *(f"own:{name}" for name in MEMORY))
 
 
-def restrict(state: State, arms: Ids) -> State:
+def restrict_memory(state: State, arms: Ids) -> State:
     """Return the states with the memory of only these arms (ascending ids), which become indices in `arms`."""
     index, is_selected = look_up(arms, state.arm)
     return State(state.x, state.row[is_selected], index[is_selected], state.memory[is_selected], state.words)
@@ -296,7 +296,7 @@ def by_row(rows: Index, arm: Ids) -> Index:
     return np.lexsort((arm, rows))
 
 
-def memory_of(history: History, faded: Array) -> tuple[Index, Ids, Array]:
+def arm_memory(history: History, faded: Array) -> tuple[Index, Ids, Array]:
     """Return the memory of n decisions: row (e,) ascending, arm (e,), and the features MEMORY of each arm shown, (e,
     4).
 

@@ -235,11 +235,11 @@ def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory
     missing or malformed."""
     if state == {"step": 0}:
         return state, FIRST
-    shown = _shown_history(state) if "history" in state else None
+    shown = _parse_history(state) if "history" in state else None
     return state if shown is None else {name: state[name] for name in state if name not in HISTORY_KEYS}, shown
 
 
-def _shown_history(state: Mapping[str, Any]) -> ShownHistory | None:
+def _parse_history(state: Mapping[str, Any]) -> ShownHistory | None:
     from rlrec.policy.contexts.features import is_name
 
     try:

@@ -57,7 +57,7 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
     ridge = PAGE_RIDGE if any(group.shown.shape[1] > 1 for group in slates) else RIDGE
 
     def loss(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        parameters = _merge(start, free, values)
+        parameters = _insert_free_values(start, free, values)
         ratios = [_log_ratio(policy, parameters, group) for group in slates]
         weighed = [
             replace(group, gain=-group.gain[:, None] * np.expm1(ratio))
@@ -66,20 +66,20 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
         losses = [np.expm1(ratio) - ratio for ratio in ratios]
         gradient = reinforce.sums(policy, parameters, weighed, objective).gradient
         slope = np.concatenate([gradient[name][free[name]] for name in free])
-        return ridge * float(values @ values) + _mean(slates, losses), 2 * ridge * values - slope / total
+        return ridge * float(values @ values) + _mean_loss(slates, losses), 2 * ridge * values - slope / total
 
     begin = np.concatenate([start[name][free[name]] for name in free])
     optimum = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": CLOSE})
-    return _merge(start, free, optimum.x)
+    return _insert_free_values(start, free, optimum.x)
 
 
 def divergence(policy: Gradient, parameters: Parameters, slates: Sequence[LoggedSlates]) -> float:
     """Return the mean KL(served || policy) of a slate, in nats; slates as in `fit`."""
     losses = [-_log_ratio(policy, parameters, group) for group in slates]
-    return max(0.0, _mean(slates, losses))
+    return max(0.0, _mean_loss(slates, losses))
 
 
-def _mean(slates: Sequence[LoggedSlates], losses: Sequence[Array]) -> float:
+def _mean_loss(slates: Sequence[LoggedSlates], losses: Sequence[Array]) -> float:
     """Return the mean over slates of the sum of losses over their slots."""
     total = sum(float(group.gain @ loss.sum(axis=1)) for group, loss in zip(slates, losses, strict=True))
     return total / sum(float(group.gain.sum()) for group in slates)
@@ -96,7 +96,9 @@ def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -
     return np.minimum(log_slots - slates.log_propensity, LARGEST)
 
 
-def _merge(start: Parameters, free: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]) -> Parameters:
+def _insert_free_values(
+    start: Parameters, free: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]
+) -> Parameters:
     """Return the parameters with these values in the places that are free to fit."""
     parameters = dict(start)
     for name, is_free in free.items():

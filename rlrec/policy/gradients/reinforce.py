@@ -84,7 +84,7 @@ class GradientSums(Sums):
     @property
     def finite(self) -> bool:
         """Tell whether no sum has overflowed."""
-        return bool(np.isfinite(self.mass + self.square + self.raw_square + squared(self.gradient)))
+        return bool(np.isfinite(self.mass + self.square + self.raw_square + squared_length(self.gradient)))
 
     @property
     def clipped_share(self) -> float:
@@ -97,11 +97,11 @@ class GradientSums(Sums):
 
         The mean gradient is the same for both."""
         n = max(self.n, 1.0)
-        mean = squared(self.gradient) / n**2
+        mean = squared_length(self.gradient) / n**2
         return self.square / n - mean, self.raw_square / n - mean
 
 
-def squared(parameters: Parameters) -> float:
+def squared_length(parameters: Parameters) -> float:
     """Return the squared length of all parameters as one vector."""
     return float(sum((values**2).sum() for values in parameters.values()))
 
@@ -152,23 +152,23 @@ def _effective_gradients(
     if policy.design.context.intercept:  # the feature that is 1 in every state can hold the biases
         weights[:, 0] += bias
         bias = np.zeros_like(bias)
-    effective = _centred(weights, bias, history)
+    effective = _without_common_part(weights, bias, history)
     totals = [tuple(np.zeros(values.shape) for values in effective) for _ in gains]
     step = max(1, CELLS // len(slates.arms))
     for start in range(0, len(slates), step):
         rows = slice(start, start + step)
-        chunk = _Chunk(policy, effective, slates, rows, objective)
-        scored = chunk.slots() if objective.top else chunk.slates()
+        chunk = _SlateChunk(policy, effective, slates, rows, objective)
+        scored = chunk.score_slots() if objective.top else chunk.score_slates()
         if figures is not None:
             figures |= {name: figures[name] + value for name, value in chunk.figures(scored).items()}
         for number, (total, gain) in enumerate(zip(totals, gains, strict=True), 1):
             by_score = chunk.by_score(scored, gain[rows].reshape(len(gain[rows]), -1), is_last=number == len(gains))
             for values, increment in zip(total, chunk.by_effective(by_score), strict=True):
                 values += increment
-    return [_centred(*total) for total in totals]
+    return [_without_common_part(*total) for total in totals]
 
 
-def _centred(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
+def _without_common_part(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
     """Return the arrays of `Gradient.effective`, or its gradient, without the part that all arms have in common.
 
     No probability depends on that part. With it, steps would follow its rounding errors, and the scores of all arms
@@ -192,8 +192,8 @@ class SlateScores(Record, kw_only=False, eq=False):
     joint: bool
 
 
-class _Chunk:
-    """A _Chunk of slates holds exp of the scores of the arms, and what follows from them.
+class _SlateChunk:
+    """A _SlateChunk holds exp of the scores of the arms, and what follows from them.
 
     Only a few numbers per row are computed position by position: the arms left at a position are all arms except
     those shown above it. The arms shown are kept separately, in float64, so that sums of arms left add positive
@@ -229,7 +229,7 @@ class _Chunk:
         logits -= logits.max() - SCORE_SHIFT
         level = logits.reshape(-1)[self.at].astype(np.float64)
         lowest = logits.min()
-        other_exp = self._exp(logits, self.eligible)
+        other_exp = self._exponentials(logits, self.eligible)
         ones = np.ones(other_exp.shape[1], other_exp.dtype)
         # rows that lie too far below it
         if lowest < 0 and len(far_rows := np.flatnonzero(matrix_product(other_exp, ones) < 1)):
@@ -239,7 +239,7 @@ class _Chunk:
                 far_logits[~eligible] = -np.inf
             far_logits -= far_logits.max(axis=1, keepdims=True)
             level[far_rows] = np.take_along_axis(far_logits, self.shown[far_rows], axis=1)
-            other_exp[far_rows] = self._exp(far_logits, eligible)
+            other_exp[far_rows] = self._exponentials(far_logits, eligible)
             if self.objective.entropy:
                 logits[far_rows] = far_logits
         # the arms shown apart from the others
@@ -250,7 +250,7 @@ class _Chunk:
         self.other_squares = np.einsum("nm,nm->n", other_exp, other_exp).astype(np.float64)
         self.total = self.other_sum + _row_sums(self.shown_exp)
 
-    def _exp(self, logits: Array, eligible: Flags | None) -> Array:
+    def _exponentials(self, logits: Array, eligible: Flags | None) -> Array:
         if logits.min() < LEAST:  # the check takes less time than clipping
             np.maximum(logits, LEAST, out=logits)
         exponentials: Array = np.exp(logits, out=None if self.objective.entropy else logits)
@@ -264,47 +264,49 @@ class _Chunk:
             logits /= self.temperature
         return logits
 
-    def slots(self) -> SlateScores:
+    def score_slots(self) -> SlateScores:
         """Return the score functions of separate slots."""
         shown, total, top = self.shown_exp, self.total[:, None], self.objective.top
-        log_probability, share = self._mix(shown / total, left=self.n_eligible, floors=at_positions(self.floor, 1))
+        log_probability, share = self._mix_floor(
+            shown / total, left=self.n_eligible, floors=at_positions(self.floor, 1)
+        )
         # weights, and the derivative of the probability that one of K draws shows the arm
         probability = np.minimum(np.exp(log_probability), 1 - 1e-16)
         factor = top * np.exp((top - 1) * np.log1p(-probability)) * self.scale
-        weight, excess = _clip(log_probability - self.log_propensity, self.objective)
+        weight, excess = _clip_weights(log_probability - self.log_propensity, self.objective)
         # squared length of the derivative by the logits
         other_shown = (shown**2).sum(axis=1, keepdims=True) - shown**2 if shown.shape[1] > 1 else 0.0
         squares = self.other_squares[:, None] + np.maximum(other_shown, 0.0)
         square = share**2 * ((1 - shown / total) ** 2 + squares / total**2)
         return SlateScores(weight * factor, excess * factor, square, share / total, share, joint=False)
 
-    def slates(self) -> SlateScores:
+    def score_slates(self) -> SlateScores:
         """Return the score functions of slates by their joint probability, which is the softmax of the arms left,
         position by position."""
-        tail_exp = _cumulate(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
+        tail_exp = _cumulative_sums(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
         total = self.other_sum[:, None] + tail_exp
         n_left = self.n_eligible - np.arange(self.shown.shape[1])
         floors = at_positions(self.floor, n_left.shape[1])
-        log_probability, share = self._mix(self.shown_exp / total, left=n_left, floors=floors)
+        log_probability, share = self._mix_floor(self.shown_exp / total, left=n_left, floors=floors)
         if self.objective.by_slot:
-            weight, excess = _clip(log_probability - self.log_propensity, self.objective)
+            weight, excess = _clip_weights(log_probability - self.log_propensity, self.objective)
             # squared length of the derivative by the logits, slot by slot; the arms shown below are still left
             squares = np.zeros(self.shown_exp.shape)
-            squares[:, :-1] = _cumulate(self.shown_exp[:, :0:-1] ** 2)[:, ::-1]
+            squares[:, :-1] = _cumulative_sums(self.shown_exp[:, :0:-1] ** 2)[:, ::-1]
             squares += self.other_squares[:, None]
             spread = share / total
             square = (share - self.shown_exp * spread) ** 2 + spread**2 * squares
             return SlateScores(weight * self.scale, excess * self.scale, square, spread, share, joint=True)
-        weight, excess = _clip(_row_sums(log_probability) - self.log_propensity, self.objective)
+        weight, excess = _clip_weights(_row_sums(log_probability) - self.log_propensity, self.objective)
         # squared length of the derivative by the logits; an arm shown at a position is left at all positions down to it
         spread = share / total
-        down_to = _cumulate(spread)
+        down_to = _cumulative_sums(spread)
         other_square = down_to[:, -1] ** 2 * self.other_squares
         square = other_square + _row_sums((share - self.shown_exp * down_to) ** 2)
         scale = self.scale
         return SlateScores(weight[:, None] * scale, excess[:, None] * scale, square[:, None], spread, share, joint=True)
 
-    def _mix(self, softmax: Array, *, left: Index, floors: Array) -> tuple[Array, Array]:
+    def _mix_floor(self, softmax: Array, *, left: Index, floors: Array) -> tuple[Array, Array]:
         """Return the log of the probability of arms given their softmax, (n, k), floor included, and the softmax's
         share in its derivative."""
         mixed = np.maximum(floors / left + (1 - floors) * softmax, 1e-300)
@@ -317,7 +319,7 @@ class _Chunk:
         weight = scored.weight * gain / self.temperature
         spread, dtype = weight * scored.spread, self.other_exp.dtype
         total_spread = _row_sums(spread)[:, None]
-        down_to = _cumulate(spread) if scored.joint else total_spread  # below its position an arm is not left
+        down_to = _cumulative_sums(spread) if scored.joint else total_spread  # below its position an arm is not left
         at_shown = weight * scored.share - self.shown_exp * down_to
         # for the others, in the memory of their exponentials
         derivative = self.other_exp if is_last else self.other_exp.copy()
@@ -371,7 +373,7 @@ class _Chunk:
         }
 
 
-def _cumulate(values: Array) -> Array:
+def _cumulative_sums(values: Array) -> Array:
     """Return cumulative sums of (n, k) over positions; a single column is returned as it is."""
     return np.cumsum(values, axis=1) if values.shape[1] > 1 else values
 
@@ -381,7 +383,7 @@ def _row_sums(values: Array) -> Array:
     return values.sum(axis=1) if values.shape[1] > 1 else values[:, 0]
 
 
-def _clip(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
+def _clip_weights(log_ratio: Array, objective: Objective) -> tuple[Array, Array]:
     """Return the clipped importance weights, and what clipping removed from each."""
     if not objective.corrected:
         return np.ones_like(log_ratio), np.zeros_like(log_ratio)

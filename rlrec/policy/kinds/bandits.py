@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Learner, bounded
+from rlrec.policy.beliefs.base import Belief, OnlineLearner, bounded
 from rlrec.policy.beliefs.reward import LIMIT
 from rlrec.policy.beliefs.statistics import PROPENSITY, CountedSlot, SlotColumns
 
@@ -20,7 +20,7 @@ CERTAIN_DOUBT = 1e3  # at this exploration term the bound is 1 in doubles
 STEPS = 6  # of Newton's method, enough for an error of 1e-9
 
 
-class _BestIndex(Learner):
+class _BestIndexPolicy(OnlineLearner):
     """Show the arm with the largest index; arms with equal indices share."""
 
     budget: str = ""
@@ -31,7 +31,7 @@ class _BestIndex(Learner):
         return Point(self.index(belief, context=context))
 
 
-class EpsilonGreedy(_BestIndex):
+class EpsilonGreedy(_BestIndexPolicy):
     """Show a uniform eligible arm with probability epsilon, else the arm with the best mean; equal bests share.
 
     An arm without pulls has mean 0 unless a prior says more."""
@@ -39,15 +39,15 @@ class EpsilonGreedy(_BestIndex):
     epsilon: float = bounded(0.1, 0, 1)
 
     purpose: ClassVar[str] = "a fixed rate of exploration, simple to explain"
-    uniform_rates: ClassVar[tuple[str, ...]] = ("epsilon",)
-    explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon")
+    uniform_rate_parameters: ClassVar[tuple[str, ...]] = ("epsilon",)
+    exploration_parameters: ClassVar[tuple[str, ...]] = ("floor", "epsilon")
 
 
-class _Optimist(_BestIndex):
+class _UpperBoundPolicy(_BestIndexPolicy):
     """Show the arm with the largest upper confidence bound, at time t = 1 + the pulls of all arms. An arm without pulls
     comes first."""
 
-    def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
+    def _upper_bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         """Return the upper confidence bound of each arm, (..., m).
 
         weight: its pulls with the prior, above 0; log_t = ln t."""
@@ -56,11 +56,11 @@ class _Optimist(_BestIndex):
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         import numpy as np
 
-        bound = self._bound(belief, np.maximum(belief.weight, LEAST), np.log1p(belief.total))
-        return self.less_cost(np.where(belief.weight > 0, bound, np.inf), belief, context)
+        bound = self._upper_bound(belief, np.maximum(belief.weight, LEAST), np.log1p(belief.total))
+        return self.subtract_cost(np.where(belief.weight > 0, bound, np.inf), belief, context)
 
 
-class Ucb(_Optimist):
+class Ucb(_UpperBoundPolicy):
     """Show the arm with the largest mean + c sqrt(ln t / n), t = 1 + the pulls of all arms; equal bests share.
 
     c = sqrt(2) is UCB1. An arm without pulls comes first. With floor 0 the log can judge no other policy. Source:
@@ -70,13 +70,13 @@ class Ucb(_Optimist):
 
     purpose: ClassVar[str] = "tries uncertain arms without randomness; without a floor, its log cannot evaluate others"
 
-    def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
+    def _upper_bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         import numpy as np
 
         return belief.mean() + self.c * np.sqrt(log_t / weight)
 
 
-class UcbTuned(_Optimist):
+class UcbTuned(_UpperBoundPolicy):
     """Show the arm with the largest mean + sqrt(ln t / n * min(1/4, V)), V = its variance + sqrt(2 ln t / n).
 
     The variance is that of its rewards, a prior counting as rewards of 1 and 0. An arm without pulls comes first.
@@ -85,7 +85,7 @@ class UcbTuned(_Optimist):
     purpose: ClassVar[str] = "like ucb, but explores less where rewards vary little, as clicks do; give it a floor"
     unit_rewards: ClassVar[str] = "ucb-tuned bounds no other"
 
-    def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
+    def _upper_bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         import numpy as np
 
         mean, doubt = belief.mean(), log_t / weight
@@ -93,7 +93,7 @@ class UcbTuned(_Optimist):
         return mean + np.sqrt(doubt * np.minimum(0.25, variance + np.sqrt(2 * doubt)))
 
 
-class KlUcb(_Optimist):
+class KlUcb(_UpperBoundPolicy):
     """Show the arm with the largest q in [mean, 1] with n kl(mean, q) <= ln t, kl between Bernoulli distributions.
 
     An arm without pulls comes first. Source: Garivier and Cappe 2011, KL-UCB with c = 0, for rewards in [0, 1]."""
@@ -101,7 +101,7 @@ class KlUcb(_Optimist):
     purpose: ClassVar[str] = "like ucb, with tighter bounds for clicks, above all for rare ones; give it a floor"
     unit_rewards: ClassVar[str] = "kl-ucb bounds no other"
 
-    def _bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
+    def _upper_bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         return kl_bound(belief.mean(), log_t / weight)
 
 
@@ -128,7 +128,7 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
     return np.clip(-np.expm1(-u), mean, np.maximum(np.minimum(upper, 1.0), mean))
 
 
-class Exp3(Learner):
+class Exp3(OnlineLearner):
     """Show a uniform arm with probability gamma, else arms in proportion to exp(eta x estimated gain).
 
     The estimated gain of an arm sums reward / propensity over the slots that showed it. The gain is an unbiased
@@ -143,8 +143,8 @@ class Exp3(Learner):
     purpose: ClassVar[str] = "for rewards that are manipulated or change unpredictably; with discount, it follows them"
     no_prior: ClassVar[str] = "it weighs gains, which all begin at 0"
     unit_rewards: ClassVar[str] = "exp3 weighs gains of at most 1"
-    uniform_rates: ClassVar[tuple[str, ...]] = ("gamma",)
-    explores_by: ClassVar[tuple[str, ...]] = ("floor", "gamma")
+    uniform_rate_parameters: ClassVar[tuple[str, ...]] = ("gamma",)
+    exploration_parameters: ClassVar[tuple[str, ...]] = ("floor", "gamma")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,7 +11,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Floored, Policy, bounded, check_number, sum_tolerance
+from rlrec.policy.beliefs.base import Belief, FlooredPolicy, Policy, bounded, check_number, sum_tolerance
 from rlrec.policy.contexts.statements import ARMS, SCORE, SCORES, by_arm
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ LARGE = 1e6  # temperatures: beside larger scores, such as times in seconds, the
 ANY_VALUE = "*"  # the value whose probabilities apply where no row has the context's value
 
 
-class _Unlearned(Policy, init=False, eq=False, repr=False):
+class _UnlearnedPolicy(Policy, init=False, eq=False, repr=False):
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         import numpy as np
 
@@ -32,13 +32,13 @@ class _Unlearned(Policy, init=False, eq=False, repr=False):
         return Point(np.zeros(belief.pulls.shape[-1]))
 
 
-class Uniform(_Unlearned, Floored):
+class Uniform(_UnlearnedPolicy, FlooredPolicy):
     """Show every eligible arm with the same probability, whatever the floor."""
 
     purpose: ClassVar[str] = "pure exploration: its log can evaluate every other policy"
 
 
-class LoggedPolicy(_Unlearned):
+class LoggedPolicy(_UnlearnedPolicy):
     """Stand for the policy of an imported log, of which only the propensities are recorded."""
 
     floor = 0.0
@@ -47,7 +47,7 @@ class LoggedPolicy(_Unlearned):
     online: ClassVar[bool] = False
 
 
-class Fixed(_Unlearned, Floored):
+class Fixed(_UnlearnedPolicy, FlooredPolicy):
     """Show arms with given probabilities, per arm or per value of one field of the context; later positions
     renormalise.
 
@@ -104,7 +104,7 @@ class Fixed(_Unlearned, Floored):
         return table
 
 
-class Scored(_Unlearned, Floored):
+class Scored(_UnlearnedPolicy, FlooredPolicy):
     """Rank the arms by the scores that the request brings, which makes a ranker of your own explore.
 
     With temperature 0, a uniform arm is shown with probability epsilon, else the highest score left; equal ones
@@ -117,8 +117,8 @@ class Scored(_Unlearned, Floored):
     score: str = ""
 
     purpose: ClassVar[str] = "your own ranker: each request brings the scores of its arms"
-    uniform_rates: ClassVar[tuple[str, ...]] = ("epsilon",)
-    explores_by: ClassVar[tuple[str, ...]] = ("floor", "epsilon", "temperature")
+    uniform_rate_parameters: ClassVar[tuple[str, ...]] = ("epsilon",)
+    exploration_parameters: ClassVar[tuple[str, ...]] = ("floor", "epsilon", "temperature")
     takes_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -178,7 +178,7 @@ class TeamDraft(Policy):
     purpose: ClassVar[str] = "made by `experiment create --interleave`"
     online: ClassVar[bool] = False
     drafted: ClassVar[bool] = True
-    explores_by: ClassVar[tuple[str, ...]] = ()
+    exploration_parameters: ClassVar[tuple[str, ...]] = ()
 
     @property
     def reads(self) -> tuple[str, ...]:

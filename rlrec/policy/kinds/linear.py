@@ -13,7 +13,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids, Index, distinct_rows
 from rlrec.errors import InputError
 from rlrec.policy.beliefs import solving
-from rlrec.policy.beliefs.base import Belief, Learner, bounded, check_number
+from rlrec.policy.beliefs.base import Belief, OnlineLearner, bounded, check_number
 from rlrec.policy.beliefs.solving import ArmMoments, pack_each, packed_width
 from rlrec.policy.beliefs.statistics import CONTEXT, SlotColumns, count_slots
 from rlrec.policy.contexts import marginal
@@ -33,7 +33,7 @@ SAMPLES = 100_000
 _NARROWEST, _PRECISION = 1e-12, 1e-15
 
 
-class Linear(ContextualPolicy, Learner):
+class Linear(ContextualPolicy, OnlineLearner):
     """Linear is the base class of kinds in whose model the mean reward is linear in the features of the context.
 
     model disjoint: weights per arm. A prior given for an arm counts as observations of its intercept, and as nothing
@@ -69,7 +69,7 @@ class Linear(ContextualPolicy, Learner):
     def uses_arm_features(self) -> bool:
         return self.model != DISJOINT
 
-    def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
+    def moment_weights(self, x: Array, arms: Ids) -> tuple[Array, Array]:
         """Return the weight (n,) of xx' and the offset (n,) of the reward with which slots enter the moments of their
         arms.
 
@@ -81,14 +81,14 @@ class Linear(ContextualPolicy, Learner):
         return 4 if self.is_sparse else 3 + packed_width(self.design.context.width)
 
     def statistics(self, slots: SlotColumns) -> Array:
-        reward, pulls = self.examined(slots.reward, slots.position)
+        reward, pulls = self.rewards_and_pulls(slots.reward, slots.position)
         counted_slots = replace(slots, reward=reward)
         if self.is_sparse:
             anchored = np.zeros(len(slots)) if slots.anchored is None else slots.anchored
             return count_slots(counted_slots, (pulls * anchored)[:, None], pulls=pulls)
         if slots.context is None:  # the caller needs only counts
             return count_slots(counted_slots, pulls=pulls)
-        weight, offset = self.credit(slots.context, slots.arm_id)
+        weight, offset = self.moment_weights(slots.context, slots.arm_id)
         packed = pack_each(slots.context, weight=pulls * weight, response=reward + pulls * offset)
         return count_slots(counted_slots, packed, pulls=pulls)
 
@@ -96,12 +96,14 @@ class Linear(ContextualPolicy, Learner):
         """Return the columns that entries of wide contexts add to the sums of their arm and column, (e, 3).
 
         row (e,): the slot of each entry; value (e,)."""
-        reward, pulls = self.examined(slots.reward, slots.position)
+        reward, pulls = self.rewards_and_pulls(slots.reward, slots.position)
         if slots.anchored is not None:
             reward = reward - pulls * slots.anchored
         return marginal.column_sums(value, pulls=pulls[row], reward=reward[row])
 
-    def posterior(self, belief: Belief) -> solving.Disjoint | solving.Shared | solving.Hybrid:
+    def posterior(
+        self, belief: Belief
+    ) -> solving.DisjointPosterior | solving.SharedPosterior | solving.HybridPosterior:
         """Return the posterior of the weights, solved once and cached with the moments."""
         shape, q = belief.pulls.shape, self.design.context.width
         moments = belief.moments or ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
@@ -121,9 +123,9 @@ class Linear(ContextualPolicy, Learner):
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
         """Return the weights of some columns of sparse contexts, (c, m)."""
-        if belief.on_columns is None:
+        if belief.read_column_sums is None:
             return np.zeros((len(columns), len(belief.pulls)))
-        sums = belief.on_columns(columns)
+        sums = belief.read_column_sums(columns)
         centre = self._intercept_weight(belief, 0.0)
         return marginal.weights(sums[..., :3], centre, ridge=self.ridge, anchor=sums[..., 3])
 
@@ -170,7 +172,7 @@ class Linear(ContextualPolicy, Learner):
         """Return the precision and the response of the intercept that correspond to the pseudo-counts."""
         return alpha + beta, alpha
 
-    def _solve_disjoint(self, belief: Belief, moments: ArmMoments) -> solving.Disjoint:
+    def _solve_disjoint(self, belief: Belief, moments: ArmMoments) -> solving.DisjointPosterior:
         # A and b of LinUCB, with the prior on the weight of the intercept
         a = moments.gram + self.ridge * np.eye(moments.gram.shape[-1])
         b = np.broadcast_to(moments.response, a.shape[:-1]).copy()
@@ -178,9 +180,9 @@ class Linear(ContextualPolicy, Learner):
             precision, response = self._prior(belief.alpha, belief.beta)
             a[..., 0, 0] += precision
             b[..., 0] += response + self.ridge * self._prior_mean
-        return solving.Disjoint(*solving.solve(a, b))
+        return solving.DisjointPosterior(*solving.solve(a, b))
 
-    def _solve_shared(self, belief: Belief, moments: ArmMoments) -> solving.Shared | solving.Hybrid:
+    def _solve_shared(self, belief: Belief, moments: ArmMoments) -> solving.SharedPosterior | solving.HybridPosterior:
         arm_features, pool = moments.arm_features, moments.pool or moments
         if arm_features is None:  # the arms have no features
             arm_features = np.repeat(self.design.arm.encode([{}]), belief.pulls.shape[-1], axis=0)
@@ -194,10 +196,12 @@ class Linear(ContextualPolicy, Learner):
             pool.solutions[name] = solving.solve_shared(shared, ridge=self.ridge, response=response)
         weights, root = pool.solutions[name]
         if self.model == SHARED:
-            return solving.Shared(weights, root, *distinct_rows(arm_features))
+            return solving.SharedPosterior(weights, root, *distinct_rows(arm_features))
         return self._solve_terms(weights, root, arm_features, moments)
 
-    def _solve_terms(self, weights: Array, root: Array, arm_features: Array, moments: ArmMoments) -> solving.Hybrid:
+    def _solve_terms(
+        self, weights: Array, root: Array, arm_features: Array, moments: ArmMoments
+    ) -> solving.HybridPosterior:
         # arms with equal data are solved once, so that they are bitwise equal
         m, q = moments.response.shape[-2:]
         learned = np.concatenate([moments.gram.reshape(*moments.response.shape[:-1], q * q), moments.response], axis=-1)
@@ -210,12 +214,14 @@ class Linear(ContextualPolicy, Learner):
         shared = (rows[:, :, None] * weights[..., None, :, :]).sum(axis=-2)
         if terms is None:
             solution = solving.solve(gram + self.ridge * np.eye(q), response + self.ridge * shared)
-            return solving.Hybrid(solution[0], root, solution[1], self.ridge, rows, row.reshape(-1))
+            return solving.HybridPosterior(solution[0], root, solution[1], self.ridge, rows, row.reshape(-1))
         cross = terms.cross[first]
         solution = solving.solve(
             terms.gram[first] + self.ridge * np.eye(q), terms.response[first] - cross @ weights.ravel()
         )
-        return solving.StatedHybrid(shared + solution[0], root, solution[1], self.ridge, rows, row.reshape(-1), cross)
+        return solving.StatedHybridPosterior(
+            shared + solution[0], root, solution[1], self.ridge, rows, row.reshape(-1), cross
+        )
 
 
 class LinUcb(Linear):
@@ -275,9 +281,9 @@ class LinThompson(Linear):
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         posterior = self.posterior(belief)
         mean = posterior.mean(x)
-        if isinstance(posterior, solving.Shared):
+        if isinstance(posterior, solving.SharedPosterior):
             return Correlated(mean, self.alpha * posterior.factor(x), int(self.samples))
-        if isinstance(posterior, solving.Hybrid):
+        if isinstance(posterior, solving.HybridPosterior):
             noise = self.alpha * posterior.term_deviation(x)
             return Correlated(mean, self.alpha * posterior.factor(x), int(self.samples), noise)
         sd = self.alpha * posterior.deviation(x)
@@ -306,7 +312,7 @@ class LogisticThompson(LinThompson):
             raise InputError(f"rate is {self.rate:g}", hint="it must be above 0 and below 1")
         super().__post_init__()
 
-    def credit(self, x: Array, arms: Ids) -> tuple[Array, Array]:
+    def moment_weights(self, x: Array, arms: Ids) -> tuple[Array, Array]:
         # click probability p under the weights that the model is expanded around
         distinct, arm_index = np.unique(arms, return_inverse=True)
         anchors = [self.design.anchor.get(arm, self._prior_weights) for arm in distinct.tolist()]
@@ -354,7 +360,7 @@ class Softmax(Linear):
 
     purpose: ClassVar[str] = "shows every arm, but more often those that are predicted to earn more"
     takes_sparse: ClassVar[bool] = True
-    explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
+    exploration_parameters: ClassVar[tuple[str, ...]] = ("floor", "temperature")
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:
         mean = self.index_at(belief, x)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.base import Belief, Floored, bounded
+from rlrec.policy.beliefs.base import Belief, FlooredPolicy, bounded
 from rlrec.policy.beliefs.statistics import SlotColumns, count_slots
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HIGHEST, SMALLEST = 1e15, 1e-12
 
 
-class LongTerm(Floored):
+class LongTerm(FlooredPolicy):
     """Show each arm with the probability that showing it is worth most, now and later, by normal posteriors of effects
     of arms.
 

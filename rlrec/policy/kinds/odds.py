@@ -38,7 +38,7 @@ class PlackettLuce(BetaLearner):
     purpose: ClassVar[str] = "ranks pages or candidates by click rate; propensities are exact, cheap and never 0"
     prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
     unit_rewards: ClassVar[str] = "plackett-luce takes it for a probability"
-    explores_by: ClassVar[tuple[str, ...]] = ("floor", "temperature")
+    exploration_parameters: ClassVar[tuple[str, ...]] = ("floor", "temperature")
     expands: ClassVar[bool] = True
     uses_arm_features: ClassVar[bool] = True
 

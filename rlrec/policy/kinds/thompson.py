@@ -30,7 +30,7 @@ class Thompson(BetaLearner):
         if self.budget:
             from rlrec.policy.scores.families.gaussian import Gaussian
 
-            return Gaussian(self.less_cost(self.mean(belief), belief, context), self.score_deviation(belief))
+            return Gaussian(self.subtract_cost(self.mean(belief), belief, context), self.score_deviation(belief))
         from rlrec.policy.scores.families.beta import Beta
 
         return Beta(*self.beta_posterior(belief))

@@ -20,7 +20,7 @@ def best(table: ScoreTable) -> Array:
     """Return the probability that one score of each row of the table is the best of all, (g + 1,).
 
     The integral of f_i times the product of the other F_j; error below 1e-12. Source: own derivation."""
-    return table.hazard @ (table.weights * np.exp(table.log_all()))
+    return table.hazard @ (table.weights * np.exp(table.log_all_below()))
 
 
 def ranks(table: ScoreTable, size: int) -> Array:
@@ -37,7 +37,7 @@ def ranks(table: ScoreTable, size: int) -> Array:
         log_cdf = table.log_cdf[:, nodes]
         rows = np.flatnonzero(log_cdf.min(axis=1) < 0)  # rows whose other scores can be above these nodes
         single, multiple = rows[table.count[rows] == 1], rows[table.count[rows] > 1]
-        larger = _larger(table.count, log_cdf, single, multiple, size)
+        larger = _probability_of_larger(table.count, log_cdf, single, multiple, size)
         for group, exactly in zip((single, multiple), larger, strict=True):
             density = table.pdf(group, nodes) * table.weights[nodes]
             probability[: len(exactly), group] += np.einsum("rgx,gx->rg", exactly, density)
@@ -75,10 +75,10 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
         come[r] = np.sum([(-1) ** (s - 1) * sums[s] * come[r - s] / r for s in range(1, r + 1)], axis=0)
     probability, log_cdf = np.zeros((size, len(logits))), -common[:, None] * time
     if len(common):
-        leaves = _tree(_binomial(np.ones(len(common)), log_cdf, size), size)
+        leaves = _product_tree(_binomial_coefficients(np.ones(len(common)), log_cdf, size), size)
         density = -log_cdf * np.exp(log_cdf) * weights
-        probability[:, ~is_rare] = np.einsum("rgx,gx->rg", _outside(leaves, come, size), density)
-        come = _product(leaves[-1], come, size)
+        probability[:, ~is_rare] = np.einsum("rgx,gx->rg", _products_without_leaf(leaves, come, size), density)
+        come = _multiply_polynomials(leaves[-1], come, size)
     # divide one rare arm out of the product of all
     integrals = (come[:, 0] * weights) @ (powers * time).T
     for r in range(size):
@@ -87,7 +87,9 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
     return probability
 
 
-def _larger(count: Array, log_cdf: Array, single: Index, multiple: Index, size: int) -> tuple[Array, Array]:
+def _probability_of_larger(
+    count: Array, log_cdf: Array, single: Index, multiple: Index, size: int
+) -> tuple[Array, Array]:
     """Return the probability that 0, 1, ... (fewer than size) of the scores, without one of row g, exceed the node.
 
     Two arrays (terms, rows, nodes) are returned: for rows with count 1, and for rows with larger counts, whose
@@ -95,44 +97,46 @@ def _larger(count: Array, log_cdf: Array, single: Index, multiple: Index, size: 
     score: all terms are positive, and no division is needed."""
     # products over all scores with count 1, and over all with larger counts
     ones = np.ones((1, 1, log_cdf.shape[1]))
-    singles = _tree(_binomial(np.ones(len(single)), log_cdf[single], size), size)
-    groups = _tree(_binomial(count[multiple], log_cdf[multiple], size), size)
+    singles = _product_tree(_binomial_coefficients(np.ones(len(single)), log_cdf[single], size), size)
+    groups = _product_tree(_binomial_coefficients(count[multiple], log_cdf[multiple], size), size)
     all_singles, all_groups = singles[-1] if len(single) else ones, groups[-1] if len(multiple) else ones
     # without one score: the others of its row, and the other rows
-    same_row = _binomial(count[multiple] - 1, log_cdf[multiple], size)
-    other_rows = _outside(groups, all_singles, size)
-    return _outside(singles, all_groups, size), _product(other_rows, same_row, size)
+    same_row = _binomial_coefficients(count[multiple] - 1, log_cdf[multiple], size)
+    other_rows = _products_without_leaf(groups, all_singles, size)
+    return _products_without_leaf(singles, all_groups, size), _multiply_polynomials(other_rows, same_row, size)
 
 
-def others_above(log_cdf: Array, size: int) -> Array:
+def probability_of_others_above(log_cdf: Array, size: int) -> Array:
     """Return the probability that 0, 1, ... size - 1 of the scores other than score s exceed the node, (size, s, N).
 
     log_cdf (s, N): the logarithms of the distribution functions of the scores at the nodes."""
-    leaves = _tree(_binomial(np.ones(len(log_cdf)), log_cdf, size), size)
-    return _outside(leaves, np.ones((1, 1, log_cdf.shape[1])), size)
+    leaves = _product_tree(_binomial_coefficients(np.ones(len(log_cdf)), log_cdf, size), size)
+    return _products_without_leaf(leaves, np.ones((1, 1, log_cdf.shape[1])), size)
 
 
-def _tree(leaves: Array, size: int) -> list[Array]:
+def _product_tree(leaves: Array, size: int) -> list[Array]:
     """Return the levels of a tree of products of neighbours, up to the product of all (terms, 1, nodes)."""
     levels = [leaves]
     while levels[-1].shape[1] > 1:
-        levels.append(_product(*_siblings(levels[-1]), size))
+        levels.append(_multiply_polynomials(*_split_siblings(levels[-1]), size))
     return levels
 
 
-def _outside(levels: list[Array], outside: Array, size: int) -> Array:
+def _products_without_leaf(levels: list[Array], outside: Array, size: int) -> Array:
     """Return, for each leaf, the product of `outside` and all leaves but this one, (terms, leaves, nodes).
 
     The outside of a subtree is the outside of its parent times its sibling, which takes size log(size) per leaf, not
     size^2."""
     for level in reversed(levels[:-1]):
-        left, right = _siblings(level)
-        pairs = np.stack([_product(outside, right, size), _product(outside, left, size)], axis=2)
+        left, right = _split_siblings(level)
+        pairs = np.stack(
+            [_multiply_polynomials(outside, right, size), _multiply_polynomials(outside, left, size)], axis=2
+        )
         outside = pairs.reshape(len(pairs), -1, pairs.shape[-1])[:, : level.shape[1]]
     return outside[:, : levels[0].shape[1]]
 
 
-def _siblings(level: Array) -> tuple[Array, Array]:
+def _split_siblings(level: Array) -> tuple[Array, Array]:
     """Split (terms, b, nodes) into its even and its odd members; a last one without sibling gets the constant 1."""
     if level.shape[1] % 2:
         level = np.concatenate([level, np.zeros_like(level[:, :1])], axis=1)
@@ -140,7 +144,7 @@ def _siblings(level: Array) -> tuple[Array, Array]:
     return level[:, 0::2], level[:, 1::2]
 
 
-def _product(left: Array, right: Array, size: int) -> Array:
+def _multiply_polynomials(left: Array, right: Array, size: int) -> Array:
     """Multiply polynomials (terms, b, nodes), and cut the products to `size` terms; b may be 1 on one side."""
     if len(left) < len(right):
         left, right = right, left
@@ -151,7 +155,7 @@ def _product(left: Array, right: Array, size: int) -> Array:
     return product
 
 
-def _binomial(count: Array, log_cdf: Array, size: int) -> Array:
+def _binomial_coefficients(count: Array, log_cdf: Array, size: int) -> Array:
     """Return the coefficients of (F + S z)^count, (min(size, largest count + 1), rows, nodes)."""
     terms = min(size, int(count.max(initial=0)) + 1)
     log_sf = np.log(np.maximum(-np.expm1(log_cdf), 1e-300))

@@ -76,7 +76,7 @@ class Density(Protocol):
         TAIL."""
 
 
-def at_nodes(density: Density, nodes: Array, rows: Rows = ALL_ROWS) -> Array:
+def densities_at_nodes(density: Density, nodes: Array, rows: Rows = ALL_ROWS) -> Array:
     """Return the densities at nodes (n,), (rows, n)."""
     fall = density.fall(nodes - density.mode[rows, None], rows)
     np.minimum(fall, _DEEP, out=fall)
@@ -97,7 +97,7 @@ def panels(
     decisive = order[min(int(np.searchsorted(np.cumsum(count[order]), ranks)), len(order) - 1)]
     # at least `ranks` scores (or all, if there are fewer) certainly exceed the lowest edge
     lowest = float(min(lower[decisive], np.nextafter(upper.max(), -np.inf)))
-    walk = _Walk(density, lower, upper, lowest, refine)
+    walk = _PanelWalk(density, lower, upper, lowest, refine)
     edges, limits = np.array([upper.max()]), list[Array]()
     pdf, sf, expected = np.zeros(len(count)), np.zeros(len(count)), 0.0
     while edges[-1] > walk.lowest and expected < sufficient_count(ranks):
@@ -126,7 +126,7 @@ def sufficient_count(ranks: int) -> float:
     return 42 + 6 * math.sqrt(ranks) + 2 * ranks
 
 
-def even_widths(pdf: Array, sf: Array, count: Array, n_densities: int) -> Array:
+def widest_even_panels(pdf: Array, sf: Array, count: Array, n_densities: int) -> Array:
     """Return the widest panels, (p,), left of p points, within which the probability of a slate above them changes by
     exp(10).
 
@@ -158,7 +158,7 @@ def _profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Arra
     pdf, sf (a,): at the first step."""
     half = 0.5 * (steps[:-1] - steps[1:])
     nodes = (steps[1:, None] + half[:, None] * (1 + _COARSE)).ravel()
-    values = at_nodes(density, nodes, active).reshape(len(active), -1, len(_COARSE))
+    values = densities_at_nodes(density, nodes, active).reshape(len(active), -1, len(_COARSE))
     profile = np.empty((2, len(active), len(steps)))
     profile[0, :, 0], profile[0, :, 1:] = pdf, values[:, :, 0]
     profile[1, :, 0], profile[1, :, 1:] = sf, values[:, :, 1:] @ _COARSE_WEIGHT * half
@@ -176,11 +176,11 @@ def _limits(profile: Array, count: Array, n_densities: int) -> Array:
     at = np.append(np.arange(n), np.arange(1, n + 1))
     counts = np.tile(count[:, None], 2 * n)
     counts[:, n:][count[:, None] * sf[:, :n] <= _RARE] = 0.0
-    return even_widths(pdf[:, at], sf[:, at], counts, n_densities).reshape(2, n)
+    return widest_even_panels(pdf[:, at], sf[:, at], counts, n_densities).reshape(2, n)
 
 
-class _Walk(Record, kw_only=False, eq=False):
-    """A _Walk goes from the highest edge to the lowest, in panels as wide as all scores in them allow."""
+class _PanelWalk(Record, kw_only=False, eq=False):
+    """A _PanelWalk goes from the highest edge to the lowest, in panels as wide as all scores in them allow."""
 
     density: Density
     lower: Array

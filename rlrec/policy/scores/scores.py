@@ -113,10 +113,10 @@ class ExactScores:
 
     def best_of_each(self: S) -> Array:
         """Return the probability that each arm is the best, (..., m), for scores of many runs."""
-        return np.array([scores.order(1).best() for scores in unstack(self)])
+        return np.array([scores.order(1).best() for scores in split_runs(self)])
 
 
-def unstack(scores: S) -> list[S]:
+def split_runs(scores: S) -> list[S]:
     """Return the scores of each run, from scores whose arrays have runs as their first axis."""
     arrays = _arrays(scores)
     return [replace(scores, **dict(zip(arrays, row, strict=True))) for row in zip(*arrays.values(), strict=True)]

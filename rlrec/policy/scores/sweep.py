@@ -14,7 +14,7 @@ from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.legendre import evaluate
 from rlrec.policy.scores.scores import DrawnOrder, Order, top
 from rlrec.policy.scores.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
-from rlrec.policy.scores.tabulated import DensityOf, Tabulated
+from rlrec.policy.scores.tabulated import DensityFactory, Tabulated
 
 _ENTRIES = 1 << 16  # numbers in a working array
 _MAX_SLATES_WITHOUT_TABLE = 4  # slates
@@ -33,8 +33,8 @@ class ContinuousOrder(DrawnOrder):
     is_continuous = True
 
     def __init__(
-        self, density: DensityOf, first: Array, second: Array, *, positions: int, refine: int = 1, origin: float = 0.0,
-        earlier_order: Order | None = None,
+        self, density: DensityFactory, first: Array, second: Array, *, positions: int, refine: int = 1,
+        origin: float = 0.0, earlier_order: Order | None = None,
     ) -> None:  # fmt: skip
         self.density, self.origin = density, origin
         self.first, self.second = first, second  # scores are never written to
@@ -82,7 +82,7 @@ class ContinuousOrder(DrawnOrder):
     def _next_arm(self, prefix: Index, floors: Array) -> Array:
         """Return the result of `next_arms` below one prefix (k,), (m,). floors (k,)."""
         table, row = self.tabulated.table, self.tabulated.row
-        sweep = Sweep(table, table.log_all()[None])
+        sweep = Sweep(table, table.log_all_below()[None])
         for position, (arm, floor) in enumerate(zip(prefix, floors, strict=True)):
             picked, best = floor / (len(row) - position), 1 - floor
             sweep.take(np.zeros(1, np.intp), row[arm : arm + 1], picked=picked, best=best)
@@ -102,18 +102,18 @@ class ContinuousOrder(DrawnOrder):
         for start in range(0, n, step):
             rows = order[start : start + step]
             chunk = ordered[start : start + step]
-            probability[rows], minimum[rows] = self._sweep_down(chunk, at_positions(floor, k), least)
+            probability[rows], minimum[rows] = self._sweep_conditionals(chunk, at_positions(floor, k), least)
         return probability, minimum
 
-    def _sweep_down(self, slates: Index, floors: Array, least: bool) -> tuple[Array, Array]:
+    def _sweep_conditionals(self, slates: Index, floors: Array, least: bool) -> tuple[Array, Array]:
         """Return the result of `conditionals` for sorted slates."""
         table, row = self.tabulated.table, self.tabulated.row
         n, k = slates.shape
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
         left = np.append(table.count[:-1], len(row) - table.count.sum())[None]
-        for position, (weight, prefix, begins) in enumerate(self._descend(slates, floors)):
+        for position, (weight, prefix, begins) in enumerate(self._sweep_slates(slates, floors)):
             # the probability of the arm shown, and of the least likely arm left
-            parent, last = _each_once(prefix[begins], len(weight)), row[slates[begins, position]]
+            parent, last = _prefix_indices(prefix[begins], len(weight)), row[slates[begins, position]]
             probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[last])[np.cumsum(begins) - 1]
             if least:
                 minimum[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[prefix]
@@ -125,17 +125,17 @@ class ContinuousOrder(DrawnOrder):
         table, row = self.tabulated.table, self.tabulated.row
         first = np.zeros(1, np.intp)  # one slate for each distinct prefix
         floors = at_positions(floor, slates.shape[1])
-        for position, (weight, prefix, begins) in enumerate(self._descend(slates, floors)):
+        for position, (weight, prefix, begins) in enumerate(self._sweep_slates(slates, floors)):
             probability = (weight @ table.hazard.T)[:, row]
             probability[np.arange(len(first))[:, None], slates[first, :position]] = 0.0
             yield probability / probability.sum(axis=1, keepdims=True), prefix  # normalised as in `_next_arm`
             first = np.flatnonzero(begins)
 
-    def _descend(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
-        """Yield what `descend` yields, for sorted slates."""
+    def _sweep_slates(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
+        """Yield what `sweep_slates` yields, for sorted slates."""
         table, row = self.tabulated.table, self.tabulated.row
-        left, prefix = table.log_all()[None], np.zeros(len(slates), np.intp)
-        return descend(table, left, arms=len(row), slates=slates, rows=row[slates], prefix=prefix, floors=floors)
+        left, prefix = table.log_all_below()[None], np.zeros(len(slates), np.intp)
+        return sweep_slates(table, left, arms=len(row), slates=slates, rows=row[slates], prefix=prefix, floors=floors)
 
     def ranking(self, keys: Array, size: int) -> Index:
         table, row = self.tabulated.table, self.tabulated.row
@@ -151,7 +151,7 @@ class ContinuousOrder(DrawnOrder):
 
         # the highest edge of each slate that `size` scores exceed
         last = table.sf_edge.shape[1] - 1
-        edge = _last_true(lambda edge: np.count_nonzero(exceed(edge), axis=1) >= size, len(keys), last)
+        edge = _largest_true(lambda edge: np.count_nonzero(exceed(edge), axis=1) >= size, len(keys), last)
         # Scores below an edge that enough others exceed are not among the first, so their order does not matter.
         scores = keys + (table.edges[0] - 2)
         slate, arm = np.nonzero(exceed(edge))
@@ -162,12 +162,12 @@ class ContinuousOrder(DrawnOrder):
         return top(scores, size)
 
 
-def match_density(density: DensityOf, order: Order | None) -> ContinuousOrder | None:
+def match_density(density: DensityFactory, order: Order | None) -> ContinuousOrder | None:
     """Return the order if it is continuous and its scores have this density, else None."""
     return order if isinstance(order, ContinuousOrder) and order.density is density else None
 
 
-def descend(
+def sweep_slates(
     table: ScoreTable, left: Array, *, arms: int, slates: Index, rows: Index, prefix: Index, floors: Array
 ) -> Iterator[tuple[Array, Index, Flags]]:
     """Yield the weights below distinct prefixes at each position of n slates, in one sweep that slates share down to
@@ -187,12 +187,12 @@ def descend(
         weight = sweep.weight()
         yield weight, prefix, begins
         if position < len(floors) - 1:
-            prefixes, picked = _each_once(prefix[begins], len(weight)), floor / (arms - position)
+            prefixes, picked = _prefix_indices(prefix[begins], len(weight)), floor / (arms - position)
             sweep.take(prefixes, rows[begins, position], picked=picked, best=1 - floor)
             prefix = np.cumsum(begins) - 1
 
 
-def _each_once(prefixes: Index, number: int) -> Index | slice:
+def _prefix_indices(prefixes: Index, number: int) -> Index | slice:
     """Return the indices of prefixes, or, where none is repeated, a slice, which copies nothing.
 
     The prefixes are ascending and name each of `number` at least once."""
@@ -273,7 +273,7 @@ def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
     All of them must lie above the table's lowest edge. The error of the probability is below 1e-13. Source: own
     derivation."""
     # the last panel with more than `exceedance` to the right of its left edge
-    panel = _last_true(lambda panel: table.sf_edge[rows, panel] > exceedance, len(rows), len(table.edges) - 1)
+    panel = _largest_true(lambda panel: table.sf_edge[rows, panel] > exceedance, len(rows), len(table.edges) - 1)
     half = 0.5 * (table.edges[panel + 1] - table.edges[panel])
     # the node
     columns = panel[:, None] * ORDER + np.arange(ORDER)
@@ -285,7 +285,7 @@ def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
     return table.edges[panel] + half * (1 + s)
 
 
-def _last_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
+def _largest_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
     """Return the largest number below `end` for which a condition holds in each of n searches, (n,); 0 if for none.
 
     Where the condition holds for a number, it must hold for all smaller ones."""

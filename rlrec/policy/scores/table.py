@@ -7,7 +7,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Index
 from rlrec.policy.scores.legendre import gauss, polynomials
-from rlrec.policy.scores.panels import ALL_ROWS, TAIL, Density, Rows, at_nodes, panels
+from rlrec.policy.scores.panels import ALL_ROWS, TAIL, Density, Rows, densities_at_nodes, panels
 
 ORDER = 16
 """Gauss-Legendre nodes of a panel."""
@@ -56,7 +56,7 @@ class ScoreTable:
         """Return the densities of these rows at these nodes. The indices are combined as in numpy."""
         return self.hazard[rows, nodes] * np.exp(self.log_cdf[rows, nodes])
 
-    def log_all(self) -> Array:
+    def log_all_below(self) -> Array:
         """Return the log of the probability that every score is below the node, (N,)."""
         return self.count @ self.log_cdf
 
@@ -77,7 +77,7 @@ class ScoreTable:
         Each tail is integrated from its own end, where it is small."""
         n, half = ORDER * panels, self._half[:panels, None]
         # density at the nodes, mass of each panel
-        pdf = at_nodes(density, self.nodes[:n], scores)
+        pdf = densities_at_nodes(density, self.nodes[:n], scores)
         flat, shape = pdf.reshape(-1, ORDER), (len(rows), panels, ORDER)
         mass = (flat @ _GAUSS_WEIGHT).reshape(shape[:2]) * half[:, 0]
         # probability above and below each edge

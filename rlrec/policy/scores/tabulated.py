@@ -8,10 +8,10 @@ import numpy as np
 
 from rlrec.arrays import Array, Index, run_starts
 from rlrec.policy.scores import maximum
-from rlrec.policy.scores.panels import ALL_ROWS, Density, even_widths, sufficient_count, widths
+from rlrec.policy.scores.panels import ALL_ROWS, Density, sufficient_count, widest_even_panels, widths
 from rlrec.policy.scores.table import ORDER, tabulate
 
-DensityOf = Callable[[Array, Array], Density]
+DensityFactory = Callable[[Array, Array], Density]
 """The densities of a family, from its two parameters."""
 
 Pair = tuple[float, float]
@@ -30,7 +30,7 @@ class Tabulated:
     `n_densities` the number of densities whose product the panels must represent; `refine` divides the panels."""
 
     def __init__(
-        self, density: DensityOf, first: Array, second: Array, *, positions: int, n_densities: int, refine: int = 1
+        self, density: DensityFactory, first: Array, second: Array, *, positions: int, n_densities: int, refine: int = 1
     ) -> None:
         self._density, self._first, self._second = density, first, second
         self._positions, self._n_densities = positions, n_densities
@@ -63,15 +63,15 @@ class Tabulated:
         if 2 * len(arms) > len(first):
             return False
         if not self._row_of:
-            self._row_of = dict(zip(_pairs(self._first, self._second), self.row.tolist(), strict=True))
-        old_pairs = set(_pairs(self._first[arms], self._second[arms]))
+            self._row_of = dict(zip(_parameter_pairs(self._first, self._second), self.row.tolist(), strict=True))
+        old_pairs = set(_parameter_pairs(self._first[arms], self._second[arms]))
         self._first, self._second, self._best = first, second, None
-        return not arms.size or (self._move(arms, old_pairs) and self._holds())
+        return not arms.size or (self._move_arms(arms, old_pairs) and self._nodes_suffice())
 
-    def _move(self, arms: Index, old_pairs: set[Pair]) -> bool:
+    def _move_arms(self, arms: Index, old_pairs: set[Pair]) -> bool:
         """Point arms to the rows of their new parameters and free rows that lost their last arm. Returns False where a
         row cannot be written."""
-        pairs, row_of, table = _pairs(self._first[arms], self._second[arms]), self._row_of, self.table
+        pairs, row_of, table = _parameter_pairs(self._first[arms], self._second[arms]), self._row_of, self.table
         # arms whose parameters have a row, and rows without any arm
         self.row[arms] = [row_of.get(pair, -1) for pair in pairs]
         self._count_arms()
@@ -83,7 +83,7 @@ class Tabulated:
             return True
         # new parameters: a free row for each that ends above the lowest edge
         density = self._density(*np.array(new_pairs).T.copy())
-        ends = self._ends(density)
+        ends = self._count_panels(density)
         members, free = ends.nonzero()[0], (table.count[:-1] == 0).nonzero()[0]
         if ends.min() < 0 or len(free) < len(members):
             return False
@@ -100,7 +100,7 @@ class Tabulated:
         count = np.bincount(self.row % len(self.table.count), minlength=len(self.table.count))
         self.table.count[:-1] = count[:-1]
 
-    def _ends(self, density: Density) -> Index:
+    def _count_panels(self, density: Density) -> Index:
         """Return the number of panels from the lowest edge to the end of each score, (c,); -1 where a panel is too wide
         for the score."""
         edges, mode = self.table.edges, density.mode[:, None]
@@ -115,7 +115,7 @@ class Tabulated:
             is_oversized[:, panel] &= width[panel] > widths(density, edges[panel + 1])
         return np.where(is_oversized.any(axis=1) | ~is_below[:, -1], -1, is_below.argmax(axis=1))
 
-    def _holds(self) -> bool:
+    def _nodes_suffice(self) -> bool:
         """Tell whether the nodes still decide which arms are among the best, and lose no probability between them."""
         table, count = self.table, self.table.count
         # enough scores lie above the lowest edge
@@ -127,7 +127,7 @@ class Tabulated:
         # no panel is too steep for products of densities
         if self._n_densities > 1:
             pdf, sf = table.pdf(ALL_ROWS, slice(ORDER, None, ORDER)), table.sf_edge[:, 1:-1]
-            even = even_widths(pdf, sf, count[:, None], self._n_densities)
+            even = widest_even_panels(pdf, sf, count[:, None], self._n_densities)
             if (np.diff(table.edges)[:-1] > _STEEPER * even).any():
                 return False
         # for the best arm alone, a loss in a steep panel shows in the sum of probabilities
@@ -135,5 +135,5 @@ class Tabulated:
         return bool(abs(count @ self._best + np.exp(count @ table.log_low) - 1) < _LOST)
 
 
-def _pairs(first: Array, second: Array) -> list[Pair]:
+def _parameter_pairs(first: Array, second: Array) -> list[Pair]:
     return list(zip(first.tolist(), second.tolist(), strict=True))

@@ -19,7 +19,7 @@ from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.sampler import uniforms
 from rlrec.policy.scores.scores import Scores
 from rlrec.policy.slates import slate
-from rlrec.policy.slates.slate_draws import Draw, to_log
+from rlrec.policy.slates.slate_draws import Draw, logged_draw
 from rlrec.records import Record
 
 
@@ -52,7 +52,7 @@ class TeamDraftSampler(Record, kw_only=False, eq=False):
             propensity[:, position] = probability[np.arange(len(words)), slates[:, position]]
             np.put_along_axis(probability, slates[:, :position], 1.0, axis=1)
             minimum[:, position] = probability.min(axis=1)
-        return replace(to_log(slates, propensity, np.full(slates.shape, np.nan), minimum), teams=teams)
+        return replace(logged_draw(slates, propensity, np.full(slates.shape, np.nan), minimum), teams=teams)
 
     def conditionals(self, slates: Index, teams: Index) -> Array:
         """Return the probability of each arm of slates (n, k), given the coins as teams (n, k), and the arms above, (n,

@@ -14,7 +14,7 @@ from rlrec.arrays import Array, Ids, Index, distinct_rows, look_up, piece_rows, 
 from rlrec.policy.scores.families.correlated import Correlated, Sampled
 from rlrec.policy.scores.floors import Floor
 from rlrec.policy.scores.sampler import uniforms
-from rlrec.policy.scores.scores import Scores, subset, unstack
+from rlrec.policy.scores.scores import Scores, split_runs, subset
 from rlrec.policy.slates import slate
 from rlrec.records import Record
 
@@ -214,4 +214,4 @@ def distinct_lists(lists: Index, replica: Index, replicas: int) -> tuple[Index, 
 
 def scores_of_lists(scores: Scores, lists: Index) -> list[Scores]:
     """Return the scores of each of many lists (u, s), where those of an arm do not depend on the other arms."""
-    return unstack(subset(scores, lists))
+    return split_runs(subset(scores, lists))

@@ -61,14 +61,14 @@ class PageLayout(Record, kw_only=False, eq=False):
         """Return how often pinned arms raise each counter, (c,)."""
         return np.bincount(self.uses[self.cell[self.pinned]].ravel(), minlength=len(self.limit))
 
-    def by_counter(self, by_cell: Array | Index) -> Array:
+    def sum_by_counter(self, by_cell: Array | Index) -> Array:
         """Return, for each counter, the sum of values of cells, (cells,), over the cells that raise it, (c,)."""
         weights = np.repeat(by_cell, self.uses.shape[1])
         sums = np.zeros(len(self.limit))
         np.add.at(sums, self.uses.ravel(), weights)
         return sums
 
-    def open_cells(self, counts: Index, *, by_request: bool = False) -> Flags:
+    def find_open_cells(self, counts: Index, *, by_request: bool = False) -> Flags:
         """Tell which cells have no counter at its limit, (u, cells), given counts (u, c).
 
         by_request: consider only caps of the request."""
@@ -77,7 +77,7 @@ class PageLayout(Record, kw_only=False, eq=False):
             is_full &= self.by_request
         return np.logical_not(is_full[:, self.uses].any(axis=2))
 
-    def coins(self, position: int, allowed: Flags) -> tuple[Array, Array]:
+    def least_share_probabilities(self, position: int, allowed: Flags) -> tuple[Array, Array]:
         """Return the probability that the coin of a least share shows each arm, (u, m), and that no coin shows any,
         (u,).
 
@@ -147,7 +147,7 @@ class PageLayout(Record, kw_only=False, eq=False):
 
         The number is exact for all arms under one cap whose values share no arm. members (cells,): arms that are not
         pinned."""
-        blocked, sizes = 0, self.by_counter(members)
+        blocked, sizes = 0, self.sum_by_counter(members)
         for counters, width in self._strictest_caps:
             needed = self.limit[counters] - self.counts[counters]
             left = np.maximum(sizes[counters] - needed, 0)  # left once the limit of the value is reached
@@ -167,7 +167,7 @@ class PageLayout(Record, kw_only=False, eq=False):
             lengthened = set[tuple[int, ...]]()
             for state in states:
                 counts, left = np.array(state[:c]), np.array(state[c:])
-                cells = np.flatnonzero(self.open_cells(counts[None])[0] & (left > 0))
+                cells = np.flatnonzero(self.find_open_cells(counts[None])[0] & (left > 0))
                 if not len(cells):
                     return taken, True
                 if len(lengthened) > _PREFIXES:
@@ -228,7 +228,7 @@ def lay_out(
         raise _contradiction(
             " and ".join(texts), layout.names[counter], verb="contradict" if texts[1:] else "contradicts"
         )
-    blocked = ~layout.open_cells(layout.counts[None])[0][layout.cell]
+    blocked = ~layout.find_open_cells(layout.counts[None])[0][layout.cell]
     pinned = {arms[key]: text for key, text in pins.values()}
     for text, sharing, position in [
         (page.text("least", name), members[name], position) for page in rules for name in page.least if name in members

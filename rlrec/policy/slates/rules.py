@@ -31,7 +31,7 @@ from rlrec.policy.scores.tabulated import Tabulated
 from rlrec.policy.slates.page_layout import PageLayout
 from rlrec.policy.slates.plackett_luce import softmax
 from rlrec.policy.slates.slate import invert_rows, to_positions
-from rlrec.policy.slates.slate_draws import Draw, SlateSampler, first_alone, to_log
+from rlrec.policy.slates.slate_draws import Draw, SlateSampler, first_position_marginals, logged_draw
 from rlrec.records import Record
 
 _CELLS = 64  # cells whose values are cached
@@ -97,8 +97,8 @@ class SweptBest:
     def __init__(self, tabulated: Tabulated, layout: PageLayout) -> None:
         self._table, self._row, self._layout = tabulated.table, tabulated.row, layout
         self._cell_logs: dict[int, Array] = {}
-        closed = ~layout.open_cells(layout.counts[None])
-        log_left = self._table.log_all() - self._table.log_cdf[self._row[layout.pinned]].sum(axis=0)
+        closed = ~layout.find_open_cells(layout.counts[None])
+        log_left = self._table.log_all_below() - self._table.log_cdf[self._row[layout.pinned]].sum(axis=0)
         if closed.any():
             log_left = log_left - self._log_cells(closed)[0]
         self._sweep = Sweep(self._table, log_left[None])
@@ -187,11 +187,11 @@ class SlateWalk:
             each, undecided, shares = self._coins()
             picked = np.where(competed, each[parent] + shares[parent, shown], 1.0)
             best = np.where(competed, undecided[parent], 0.0)
-        was_open = layout.open_cells(self._counts)[parent]
+        was_open = layout.find_open_cells(self._counts)[parent]
         self._counts, self._left = self._counts[parent], self._left[parent]
         np.add.at(self._counts, (row[competed, None], layout.uses[layout.cell[shown[competed]]]), 1)
         self._left[row, shown] = False
-        closed = was_open & ~layout.open_cells(self._counts)
+        closed = was_open & ~layout.find_open_cells(self._counts)
         self._best.show(parent, np.where(competed, shown, -1), picked, best, closed)
         self._position += 1
         self._allowed = self._find_allowed()
@@ -202,7 +202,7 @@ class SlateWalk:
 
         They are the probability that the floor shows any one of the allowed arms, and that no coin decides, (u,)
         each; and that the coin of a least share shows each arm, (u, m)."""
-        shares, undecided = self._layout.coins(self._position, self._allowed)
+        shares, undecided = self._layout.least_share_probabilities(self._position, self._allowed)
         uniform = self._floors[self._position]
         each = undecided * uniform / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
         return each, undecided * (1.0 - uniform), shares
@@ -218,7 +218,7 @@ class SlateWalk:
         pins = layout.pins.items()
         allowed[:, [arm for at, arm in pins if not by_request or at in layout.pinned_by_request]] = False
         if layout.has_caps:
-            allowed &= layout.open_cells(self._counts, by_request=by_request)[:, layout.cell]
+            allowed &= layout.find_open_cells(self._counts, by_request=by_request)[:, layout.cell]
         return allowed
 
 
@@ -302,7 +302,7 @@ class RuledOrder(ExactOrder):
         for start in range(0, len(slates), step):
             rows = slice(start, start + step)
             prefix = np.zeros(len(slates[rows]), np.intp)
-            probability[rows], minimum[rows] = _follow(self.walk(), prefix, slates[rows], least=least)
+            probability[rows], minimum[rows] = _follow_slates(self.walk(), prefix, slates[rows], least=least)
         return probability, minimum
 
     def steps(self, slates: Index, *, size: int) -> Array:
@@ -346,7 +346,7 @@ def _reaches(tabulated: Tabulated, layout: PageLayout, size: int) -> bool:
     certain = np.where(table.count > 0, table.log_low <= -_CERTAIN, False)[row]
     for above, needed in ((certain.astype(float), float(size)), (table.sf_edge[row, 0], sufficient_count(size))):
         by_cell = np.bincount(layout.cell, weights=above, minlength=len(layout.uses))
-        by_counter, lost = layout.by_counter(by_cell), 0.0
+        by_counter, lost = layout.sum_by_counter(by_cell), 0.0
         for cap in np.unique(layout.cap[:-1]):
             counters = np.flatnonzero(layout.cap == cap)
             used_up = size // int(layout.limit[counters[0]])
@@ -371,30 +371,30 @@ class RuledSampler(SlateSampler):
             step = max(1, _ENTRIES // self._arms)
             for start in range(0, len(uniform), step):
                 rows = uniform[start : start + step]
-                draws.append(_draw(cast(RuledOrder, self._order).walk(), np.zeros(len(rows), np.intp), rows))
+                draws.append(_draw_from_walk(cast(RuledOrder, self._order).walk(), np.zeros(len(rows), np.intp), rows))
             slates, propensity, minimum = map(np.vstack, zip(*draws, strict=True))
-            return to_log(slates, propensity, self.marginals[np.arange(self._size), slates], minimum)
+            return logged_draw(slates, propensity, self.marginals[np.arange(self._size), slates], minimum)
         for row, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
             order = self._scores.decision_scores(seed, decision).order(self._size)
-            slate = _draw(cast(RuledOrder, order).walk(), np.zeros(1, np.intp), uniform[row : row + 1])
+            slate = _draw_from_walk(cast(RuledOrder, order).walk(), np.zeros(1, np.intp), uniform[row : row + 1])
             draws.append((*slate, order.ranks(self._size)[np.arange(self._size), slate[0]]))
         slates, propensity, minimum, marginal = map(np.vstack, zip(*draws, strict=True))
-        return to_log(slates, propensity, marginal, minimum)
+        return logged_draw(slates, propensity, marginal, minimum)
 
 
 def draw_rows(logits: Array, layout: PageLayout, *, floor: Floor, seeds: Words, decisions: Ids, size: int) -> Draw:
     """Draw slates of n decisions, each with separate logits, (n, m). Marginals below the first position are NaN."""
     walk = SlateWalk(layout, floor, LogitsBest(logits), prefixes=len(logits))
     uniform = uniforms(seeds, decisions, words=2 * size - 1)[:, ::2]
-    slates, propensity, minimum = _draw(walk, np.arange(len(logits)), uniform)
-    return to_log(slates, propensity, first_alone(propensity), minimum)
+    slates, propensity, minimum = _draw_from_walk(walk, np.arange(len(logits)), uniform)
+    return logged_draw(slates, propensity, first_position_marginals(propensity), minimum)
 
 
 def log_rows(logits: Array, layout: PageLayout, slates: Index, *, floor: Floor) -> Draw:
     """Return slates (n, k) with the probabilities that `draw_rows` gives them."""
     walk = SlateWalk(layout, floor, LogitsBest(logits), prefixes=len(logits))
-    propensity, minimum = _follow(walk, np.arange(len(logits)), slates)
-    return to_log(slates, propensity, first_alone(propensity), minimum)
+    propensity, minimum = _follow_slates(walk, np.arange(len(logits)), slates)
+    return logged_draw(slates, propensity, first_position_marginals(propensity), minimum)
 
 
 def log_conditionals(score: Array, layout: PageLayout, slates: Index, *, temperature: float, floor: Floor) -> Array:
@@ -402,7 +402,7 @@ def log_conditionals(score: Array, layout: PageLayout, slates: Index, *, tempera
     (n, m)."""
     walk = _walk_of(score, layout, temperature=temperature, floor=floor)
     with np.errstate(divide="ignore"):
-        return np.log(_follow(walk, np.arange(len(score)), slates, least=False)[0])
+        return np.log(_follow_slates(walk, np.arange(len(score)), slates, least=False)[0])
 
 
 def next_arms(score: Array, layout: PageLayout, slates: Index, *, temperature: float, floor: Floor) -> Array:
@@ -417,7 +417,7 @@ def _walk_of(score: Array, layout: PageLayout, *, temperature: float, floor: Flo
     return SlateWalk(layout, floor, LogitsBest(score, temperature=temperature), prefixes=len(score))
 
 
-def _follow(walk: SlateWalk, prefix: Index, slates: Index, *, least: bool = True) -> tuple[Array, Array]:
+def _follow_slates(walk: SlateWalk, prefix: Index, slates: Index, *, least: bool = True) -> tuple[Array, Array]:
     """Return the propensities and smallest propensities of slates (n, k), (n, k) each; zeros for the latter unless
     `least`.
 
@@ -432,7 +432,7 @@ def _follow(walk: SlateWalk, prefix: Index, slates: Index, *, least: bool = True
     return propensity, minimum
 
 
-def _draw(walk: SlateWalk, prefix: Index, uniform: Array) -> tuple[Index, Array, Array]:
+def _draw_from_walk(walk: SlateWalk, prefix: Index, uniform: Array) -> tuple[Index, Array, Array]:
     """Draw slates from uniforms (n, k), and return their arms, propensities and smallest propensities, (n, k) each.
 
     prefix (n,): the prefix from which each starts."""

@@ -37,7 +37,7 @@ def marginals(scores: Scores, *, size: int, floor: Floor) -> Array:
     """Return the probability that each arm stands at position 1..size, (size, m); rows sum to 1.
 
     size 1..m; floor in [0, 1]. NaN below position 1 for samples, which have no closed form there. Source: own
-    derivation (`maximum.ranks` and `placement`)."""
+    derivation (`maximum.ranks` and `placement_probabilities`)."""
     if size == 1:
         return first(scores, floor=floor)[None]
     return to_positions(scores.order(size).ranks(size), floor)
@@ -75,7 +75,7 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
             floor_here, best_share = float(floors[position]), (1 - floors[position]) / np.bincount(row)
             n_left = len(page) - np.bincount(shown.ravel(), minlength=m)
             total[position] += n_left * (floor_here / (m - position)) + np.bincount(best, best_share[row], minlength=m)
-            arm = _invert_best(row, best, best_share, floor_here, rng.random(len(page)), shown, m)
+            arm = _invert_best_arms(row, best, best_share, floor_here, rng.random(len(page)), shown, m)
             shown = np.column_stack([shown, arm])
     return total / runs
 
@@ -115,7 +115,7 @@ def conditionals_each(case_scores: Sequence[Scores], case: Index, slates: Index,
     case (n,): the scores of each slate. All scores have the same number of arms."""
     probability = np.empty(slates.shape)
     cases, arms = len(case_scores), len(case_scores[0])
-    if case_scores[0].order(1).is_continuous and _few_of_each(cases, arms, slates):
+    if case_scores[0].order(1).is_continuous and _few_slates_per_case(cases, arms, slates):
         for rows, position, by_prefix, prefix in each_position(case_scores, case, slates, floor=floor):
             probability[rows, position] = by_prefix[prefix, slates[rows, position]]
         return probability
@@ -144,26 +144,26 @@ def each_position_of(
 
     The orders keep their tables afterwards."""
     floors = at_positions(floor, slates.shape[1])
-    for rows, by_position in _swept(orders, case, slates, arms, floor):
+    for rows, by_position in _sweep_portions(orders, case, slates, arms, floor):
         for position, (probability, prefix) in enumerate(by_position):
             mixed = mix_floor(probability, floors[position], arms - position)
             mixed[prefix[:, None], slates[rows, :position]] = 0.0
             yield rows, position, mixed, prefix
 
 
-def _few_of_each(cases: int, arms: int, slates: Index) -> bool:
+def _few_slates_per_case(cases: int, arms: int, slates: Index) -> bool:
     """Tell whether cases have so few slates each that a table for each case costs more than one table for all."""
     return len(slates) < _SLATES * cases and arms <= _ARMS
 
 
-def _swept(
+def _sweep_portions(
     orders: Sequence[Order], case: Index, slates: Index, arms: int, floor: Floor
 ) -> Iterator[tuple[Index, Iterator[tuple[Array, Index]]]]:
     """Yield portions of slates, sorted by case and arms, each with the result of `Order.each_position`."""
     from rlrec.policy.contexts.pooled import pooled
 
     order, k = np.lexsort((*slates.T[::-1], case)), slates.shape[1]
-    is_swept = orders[0].is_continuous and _few_of_each(len(orders), arms, slates)
+    is_swept = orders[0].is_continuous and _few_slates_per_case(len(orders), arms, slates)
     pooled_orders = pooled(orders, positions=k) if is_swept else None
     if pooled_orders is not None:
         step = max(1, _ENTRIES // pooled_orders.rows[0].size // len(pooled_orders.table.nodes))
@@ -177,7 +177,7 @@ def _swept(
             yield rows, case_order.each_position(slates[rows], floor=floor)
 
 
-def placement(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
+def placement_probabilities(size: int, m: int, *, floor: Floor) -> tuple[Array, Array]:
     """Return the probability that rank r of the vector of scores is placed at position p, (size, size) by [p, r].
 
     Return also the probability that any given lower rank is placed at position p, (size,). Both depend only on the
@@ -206,7 +206,7 @@ def invert_rows(probability: Array, uniform: Array) -> Index:
     return np.minimum(arm, last)
 
 
-def nth_left(prefixes: Index, uniform: Array, m: int) -> Index:
+def pick_left_arms(prefixes: Index, uniform: Array, m: int) -> Index:
     """Return the arms that uniforms (n,) pick among those not in prefixes (n, p), (n,)."""
     left = m - prefixes.shape[1]
     nth = np.minimum((uniform * left).astype(np.intp), left - 1)
@@ -215,7 +215,7 @@ def nth_left(prefixes: Index, uniform: Array, m: int) -> Index:
     return nth + (n_left_below <= nth[:, None]).sum(axis=1)
 
 
-def _invert_best(
+def _invert_best_arms(
     row: Index, best: Index, best_share: Array, floor: float, uniform: Array, shown: Index, m: int
 ) -> Index:
     """Return the arms of `invert_rows` at uniforms (n,), for rows in which the best arms have more probability than the
@@ -233,7 +233,7 @@ def _invert_best(
     if not floor:
         return best[last]
     is_best = (n_begun > 0) & (uniform < start[last] + uniform_share + best_share)
-    return np.where(is_best, best[last], nth_left(shown, (uniform - n_begun * best_share) / floor, m))
+    return np.where(is_best, best[last], pick_left_arms(shown, (uniform - n_begun * best_share) / floor, m))
 
 
 def mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Array:
@@ -251,6 +251,6 @@ def to_positions(ranks: Array, floor: Floor) -> Array:
         return np.vstack([mix_floor(ranks[0], at_positions(floor, 1)[0], m), ranks[1:]])
     if not np.any(floor):
         return ranks
-    probability, deeper_probability = placement(size, m, floor=floor)
+    probability, deeper_probability = placement_probabilities(size, m, floor=floor)
     deeper = np.maximum(1 - np.cumsum(ranks, axis=-2), 0)
     return np.tril(probability) @ ranks + deeper_probability[:, None] * deeper

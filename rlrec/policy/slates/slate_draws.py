@@ -12,7 +12,7 @@ from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.sampler import uniforms, uniforms_at
 from rlrec.policy.scores.scores import DrawnOrder, Order, Scores, top
 from rlrec.policy.slates import plackett_luce
-from rlrec.policy.slates.slate import invert_rows, mix_floor, nth_left, to_positions
+from rlrec.policy.slates.slate import invert_rows, mix_floor, pick_left_arms, to_positions
 from rlrec.records import Record
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions
         probability = mix_floor(plackett_luce.softmax(logits), floors[0], m)
         slates = invert_rows(probability, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
         propensity = np.take_along_axis(probability, slates, axis=1)
-        return to_log(slates, propensity, propensity, probability.min(axis=1, keepdims=True))
+        return logged_draw(slates, propensity, propensity, probability.min(axis=1, keepdims=True))
     noise = -np.log(-np.log(uniforms_at(seeds, decisions, 2 * size + np.arange(m))))
     coins = uniforms(seeds, decisions, words=2 * size).reshape(-1, size, 2)
     ranking = top(logits + noise, size)
-    slates = _fill(ranking, coins, m, floors) if floors.any() else ranking
+    slates = _fill_slates(ranking, coins, m, floors) if floors.any() else ranking
     return log_each(logits, slates, floor=floor)
 
 
@@ -71,7 +71,7 @@ def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
         propensity[:, position] = mixed[rows, slates[:, position]]
         least[:, position] = np.where(is_shown, 1.0, mixed).min(axis=1)
         is_shown[rows, slates[:, position]] = True
-    return to_log(slates, propensity, first_alone(propensity), least)
+    return logged_draw(slates, propensity, first_position_marginals(propensity), least)
 
 
 class SlateSampler:
@@ -102,18 +102,18 @@ class SlateSampler:
             return self._draw_by_position(seeds, decisions)
         if self._size == 1:
             cumulative, smallest = self._cumulative
-            slates = _invert(self.first, cumulative, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
+            slates = _invert_uniforms(self.first, cumulative, uniforms(seeds, decisions, words=1)[:, 0])[:, None]
             propensity = self.first[slates]
-            return to_log(slates, propensity, propensity, np.full(propensity.shape, smallest))
+            return logged_draw(slates, propensity, propensity, np.full(propensity.shape, smallest))
         slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
         probability, least = self._order.conditionals(slates, floor=self._floor, least=not lists)
         left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
         propensity, minimum = (mix_floor(values, floors, left) for values in (probability, least))
         if lists:
             no_marginal = np.full(propensity.shape, np.nan)
-            return to_log(slates, propensity, no_marginal, no_marginal)
+            return logged_draw(slates, propensity, no_marginal, no_marginal)
         marginals, column = self._shared_marginals
-        return to_log(slates, propensity, marginals[np.arange(self._size), column[slates]], minimum)
+        return logged_draw(slates, propensity, marginals[np.arange(self._size), column[slates]], minimum)
 
     def log_probabilities(self, slates: Index) -> Array:
         """Return the log of the probability of each of some slates (n, size), (n,); -inf where it is 0. Not for
@@ -167,13 +167,13 @@ class SlateSampler:
                 prefix = slates[[row], :position]
                 left = np.delete(np.arange(self._arms), prefix[0])
                 mixed = mix_floor(order.next_arms(prefix, floor=self._floor)[0, left], floors[position], len(left))
-                pick = _invert(mixed, mixed.cumsum(), uniform[row, position])
+                pick = _invert_uniforms(mixed, mixed.cumsum(), uniform[row, position])
                 slates[row, position] = left[pick]
                 propensity[row, position], least[row, position] = mixed[pick], mixed.min()
-        return to_log(slates, propensity, first_alone(propensity), least)
+        return logged_draw(slates, propensity, first_position_marginals(propensity), least)
 
 
-def _invert(probability: Array, cumulative: Array, uniform: Array) -> Index:
+def _invert_uniforms(probability: Array, cumulative: Array, uniform: Array) -> Index:
     """Return the arms that uniforms (n,) draw from probabilities (m,), (n,)."""
     # from the right, so that an arm with probability 0 is never drawn
     arm = cumulative.searchsorted(uniform * cumulative[-1], side="right")
@@ -188,11 +188,11 @@ def _draw_slates(order: DrawnOrder, m: int, size: int, floor: Floor, seeds: Word
         keys = uniforms_at(seeds[chunk], decisions[chunk], 2 * size + np.arange(m))
         ranking = order.ranking(keys, size)
         coins = uniforms(seeds[chunk], decisions[chunk], words=2 * size).reshape(-1, size, 2)
-        slates[chunk] = _fill(ranking, coins, m, at_positions(floor, size)) if np.any(floor) else ranking
+        slates[chunk] = _fill_slates(ranking, coins, m, at_positions(floor, size)) if np.any(floor) else ranking
     return slates
 
 
-def _fill(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
+def _fill_slates(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
     """Fill slates from the first arms of each order and a pair (coin, pick) per position.
 
     coins (n, size, 2), floors (size,)."""
@@ -200,20 +200,20 @@ def _fill(ranking: Index, coins: Array, m: int, floors: Array) -> Index:
     slates, is_taken, row = np.empty((n, size), np.intp), np.zeros((n, size), dtype=bool), np.arange(n)
     for position in range(size):
         best = ranking[row, (~is_taken).argmax(axis=1)]
-        pick = nth_left(slates[:, :position], coins[:, position, 1], m)
+        pick = pick_left_arms(slates[:, :position], coins[:, position, 1], m)
         slates[:, position] = np.where(coins[:, position, 0] < floors[position], pick, best)
         is_taken |= ranking == slates[:, position, None]
     return slates
 
 
-def first_alone(propensity: Array) -> Array:
+def first_position_marginals(propensity: Array) -> Array:
     """Return marginals that equal the propensities at position 1, and are NaN below, where there is no closed form."""
     marginal = np.full(propensity.shape, np.nan)
     marginal[:, 0] = propensity[:, 0]
     return marginal
 
 
-def to_log(slates: Index, propensity: Array, marginal: Array, minimum: Array) -> Draw:
+def logged_draw(slates: Index, propensity: Array, marginal: Array, minimum: Array) -> Draw:
     """Return the draw as it is logged, where no arm that was drawn has probability 0."""
     return Draw(
         slates=slates,

@@ -182,7 +182,7 @@ def test_moments_are_the_sums_of_what_was_shown(kind: str, params: dict[str, Any
     beliefs.add_due_rewards(20)
     left = policy.forgetting.discount ** np.arange(19, -1, -1) * (np.arange(1, 21) >= policy.forgetting.oldest(20))
     reward[20 - late :] = 0
-    weight, offset = policy.credit(x, arms)
+    weight, offset = policy.moment_weights(x, arms)
     selected = arms[:, None] == np.arange(3)
     moments = beliefs.belief().moments
     assert moments is not None

@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 from rlrec.arrays import Array
 from rlrec.policy.beliefs.budget import PERIODS, SLICES, Budget
-from rlrec.policy.beliefs.spend import Spend, best_shares, solve_price
+from rlrec.policy.beliefs.spend import Spend, best_arm_probabilities, solve_price
 from rlrec.policy.scores.families.gaussian import Gaussian
 
 DAY, HOUR = PERIODS["day"], PERIODS["hour"]
@@ -24,7 +24,7 @@ def spend_of(*rows: tuple[float, int, float, float, float], budget: Budget = BUD
 
 
 def expected_cost(price: float, mean: Array, sd: Array | None, cost: Array, uniform: float) -> float:
-    share = best_shares(mean - price * cost, sd)
+    share = best_arm_probabilities(mean - price * cost, sd)
     return float((1 - uniform) * share @ cost + uniform * cost.mean())
 
 
@@ -140,7 +140,7 @@ def test_when_the_budget_is_spent_the_cheapest_arm_is_served() -> None:
     mean, cost, sd = np.array([0.2, 0.9, 0.5]), np.array([1.0, 5.0, 3.0]), np.full(3, 0.1)
     for deviation in (None, sd):
         price = solve_price(mean, deviation, cost, uniform=0.0, target=-2.0)
-        assert best_shares(mean - price * cost, deviation)[0] > 1 - 1e-5
+        assert best_arm_probabilities(mean - price * cost, deviation)[0] > 1 - 1e-5
 
 
 def test_an_arm_that_was_never_tried_has_no_part_in_the_price() -> None:
@@ -174,11 +174,11 @@ def test_shares_of_the_best_are_about_those_of_the_exact_order() -> None:
     rng = np.random.default_rng(4)
     for _ in range(10):
         mean, sd = rng.random(5), rng.uniform(0.02, 0.4, 5)
-        assert best_shares(mean, sd) == pytest.approx(Gaussian(mean, sd).order(1).best(), abs=0.05)
+        assert best_arm_probabilities(mean, sd) == pytest.approx(Gaussian(mean, sd).order(1).best(), abs=0.05)
 
 
 def test_of_a_thousand_arms_64_at_most_have_a_share() -> None:
     rng = np.random.default_rng(4)
-    share = best_shares(rng.random(1000), np.full(1000, 0.01))
+    share = best_arm_probabilities(rng.random(1000), np.full(1000, 0.01))
     assert share.sum() == pytest.approx(1)
     assert (share > 0).sum() <= 64

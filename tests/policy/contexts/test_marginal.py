@@ -28,7 +28,7 @@ def belief_of(arms: int, *, seed: int = 1) -> tuple[Belief, np.ndarray[Any, Any]
     pulls, zero = np.arange(1.0, arms + 1), np.zeros(arms)
     return Belief(
         pulls=pulls, reward_sum=pulls / 3, reward_squares=pulls, alpha=zero, beta=zero, total=1.0,
-        extra=np.full((arms, 1), 0.25), on_columns=lambda columns: sums[columns - 1],
+        extra=np.full((arms, 1), 0.25), read_column_sums=lambda columns: sums[columns - 1],
     ), sums  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from rlrec.arrays import Array, Index
 from rlrec.policy.scores import families
 from rlrec.policy.scores.families.point import Point
 from rlrec.policy.scores.floors import Floor
-from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, Scores, cells, top, unstack
+from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, Scores, cells, split_runs, top
 from rlrec.policy.slates import slate_draws
 
 FILES = [module.name for module in iter_modules(families.__path__)]
@@ -77,7 +77,7 @@ def test_studies_draw_from_a_new_family() -> None:
 
 def test_runs_are_unstacked_array_by_array() -> None:
     runs = Point(np.array([[1.0, 2.0], [4.0, 3.0]]))
-    assert [run.values.tolist() for run in unstack(runs)] == [[1.0, 2.0], [4.0, 3.0]]
+    assert [run.values.tolist() for run in split_runs(runs)] == [[1.0, 2.0], [4.0, 3.0]]
     assert cells(runs) == 4
 
 

@@ -23,7 +23,7 @@ from rlrec.policy.slates.slate import (
     each_position,
     first,
     marginals,
-    placement,
+    placement_probabilities,
     remaining,
     remaining_each,
 )
@@ -266,9 +266,9 @@ def test_a_floor_pick_of_a_bad_arm_says_nothing_about_the_rest() -> None:
 
 def test_an_arm_drawn_against_all_odds_is_flagged() -> None:
     """No seed draws such an arm: the rounding is asked for directly."""
-    from rlrec.policy.slates.slate_draws import SMALLEST, to_log
+    from rlrec.policy.slates.slate_draws import SMALLEST, logged_draw
 
-    drawn = to_log(np.array([[0, 1]]), np.array([[0.0, 1.1]]), np.array([[0.0, 0.5]]), np.zeros((1, 2)))
+    drawn = logged_draw(np.array([[0, 1]]), np.array([[0.0, 1.1]]), np.array([[0.0, 0.5]]), np.zeros((1, 2)))
     assert drawn.rounded.tolist() == [[True, False]]
     assert drawn.propensity.tolist() == [[SMALLEST, 1.0]]
     assert drawn.marginal.tolist() == [[SMALLEST, 0.5]]
@@ -277,12 +277,12 @@ def test_an_arm_drawn_against_all_odds_is_flagged() -> None:
 @pytest.mark.parametrize("floor", [0.0, 0.3, 1.0])
 def test_every_position_gets_some_rank(floor: float) -> None:
     """Of 6 arms, ranks 1..4 and two beyond fill position p with certainty."""
-    chance, beyond = placement(4, 6, floor=floor)
+    chance, beyond = placement_probabilities(4, 6, floor=floor)
     assert chance.sum(axis=1) + 2 * beyond == pytest.approx(1)
 
 
 def test_placement_of_a_rank_by_hand() -> None:
-    chance, beyond = placement(2, 3, floor=0.3)
+    chance, beyond = placement_probabilities(2, 3, floor=0.3)
     first_best = 0.7 + 0.1
     assert chance[0] == pytest.approx([first_best, 0.1])
     assert chance[1] == pytest.approx([0.2 * 0.85, 0.8 * 0.85 + 0.1 * 0.15])

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from rlrec.app.audit.integrity.findings import Findings
 from rlrec.app.inputs import arm_rules, lookup
 from rlrec.errors import InputError
-from rlrec.policy import EVERY_KIND
+from rlrec.policy import COMMON_PARAMETERS
 from rlrec.records import Head, Version
 from rlrec.store import Store, Unit
 from rlrec.store.database.unit import StoredRows
@@ -56,7 +56,7 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
         leading |= {version.policy.id for version in versions}
     for now in live.values():
         params, subject = now.policy.params, f"policy {now.policy.name}"
-        if policy not in (None, now.policy.name) or params.keys().isdisjoint(EVERY_KIND):
+        if policy not in (None, now.policy.name) or params.keys().isdisjoint(COMMON_PARAMETERS):
             continue
         if now.policy.id in leading or activity.count_served_since(unit, now.policy.id, unit.now - DAY_US):
             if not arm_rules.allowed_arms(unit, params):

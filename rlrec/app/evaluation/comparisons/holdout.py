@@ -37,7 +37,7 @@ def weight(share: float, variant_weights: Sequence[float]) -> float:
 def add_policy(unit: Unit, experiment: str, model: Version, *, label: str = LABEL) -> int:
     """Create the uniform policy of a variant, which is a copy of no other policy, and return its id. `model` is a
     version whose reward the new policy learns, and whose rules on what may be shown, and where, it keeps."""
-    rules = {name: model.params[name] for name in kinds.EVERY_KIND if name in model.params}
+    rules = {name: model.params[name] for name in kinds.COMMON_PARAMETERS if name in model.params}
     policy_id, _ = policies.create(
         unit, name=f"{KIND}@{experiment}/{label}", kind=KIND, params=kinds.values(kinds.make(KIND, rules)),
         definition=canonical.text({"experiment": experiment, "variant": label}), status="learning",

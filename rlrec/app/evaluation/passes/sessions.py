@@ -27,7 +27,7 @@ from rlrec.errors import InputError, quantity
 from rlrec.ope.checks.dependence import ARMS, VisitCarryOverSums, VisitDraws, visit_carry_over_sums
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.sessions import SessionEstimator, SessionFold
-from rlrec.policy.gradients.gradient import RECENCY, memory_of
+from rlrec.policy.gradients.gradient import RECENCY, arm_memory
 from rlrec.records import Reward
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -139,7 +139,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
     def _decisions(self, rows: EndedVisits, contexts: ContextTable) -> Decisions:
         """Return the decisions as the model of returns sees them, with what the visit has seen of each arm."""
         arms, histories = self.evaluation.arms, rows.histories()
-        row, arm, memory = memory_of(histories, np.power(RECENCY, histories.ago - 1.0))
+        row, arm, memory = arm_memory(histories, np.power(RECENCY, histories.ago - 1.0))
         return Decisions(
             start=rows.start, cluster=rows.per_visit("cluster"), top=arms.ranks(rows.per_decision("arm_id")),
             x=contexts.encoded[rows.per_decision("context")], row=row, arm=arms.ranks(arm), memory=memory,

@@ -168,8 +168,9 @@ def unknown_support(slots: Columns) -> Columns:
 def least_propensities(size: int, m: int, *, floor: Floor) -> Array:
     """Return the smallest probability that any arm can have at each position, (size,), by a positive floor alone.
 
-    The probability at a position is a mean, over the rank of the arm in the score vector, of `slate.placement`."""
-    probability, unranked = slate.placement(size, m, floor=floor)
+    The probability at a position is a mean, over the rank of the arm in the score vector, of
+    `slate.placement_probabilities`."""
+    probability, unranked = slate.placement_probabilities(size, m, floor=floor)
     return np.minimum([probability[index, : index + 1].min() for index in range(size)], unranked)
 
 
