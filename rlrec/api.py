@@ -104,8 +104,7 @@ class Recommender(Commands):
         return sorted({*super().__dir__(), *map(calls.attribute, COMMANDS.keys() - LEFT_OUT.keys())})
 
     def _read_log(self, log: str | None = None) -> Log:
-        """Return the decisions of a filter, such as `policy=home,since=2026-01-01`, or all decisions without a
-        filter."""
+        """Return the decisions of a filter, such as `policy=home,since=2026-01-01`, or all without a filter."""
         from rlrec.app.upkeep.export_log import export_log
 
         return Log(partial(export_log, self.store, log=log))
