@@ -112,15 +112,17 @@ class Recommender(Commands):
     def _method(self, command: click.Command, name: str) -> Any:
         """Return a command as a function, or a group as a namespace."""
         if isinstance(command, click.Group):
-            inner = {calls.attribute(key): leaf for key, leaf in command.commands.items()}
-            methods: dict[str, Any] = {key: partial(self._method, leaf, f"{name}.{key}") for key, leaf in inner.items()}
+            commands = {calls.attribute(key): subcommand for key, subcommand in command.commands.items()}
+            methods: dict[str, Any] = {
+                key: partial(self._method, subcommand, f"{name}.{key}") for key, subcommand in commands.items()
+            }
             if name == "log":
                 methods["show"] = lambda: self._read_log  # so that store.log("policy=home") gives decisions
             return Namespace(name, methods, command.help or "")
         signature, run = calls.signature(command), partial(self._answer, command)
         if name in POSITIONAL:
-            kind = (recommend if name == "recommend" else feedback).line_type()
-            signature, run = line_signature(kind, signature, POSITIONAL[name]), getattr(self, f"_{name}")
+            line_type = (recommend if name == "recommend" else feedback).line_type()
+            signature, run = line_signature(line_type, signature, POSITIONAL[name]), getattr(self, f"_{name}")
         return calls.bind_signature(name, calls.documentation(command, signature), signature, run)
 
     def _answer(self, command: click.Command, /, **values: Any) -> Result | Records | None:
@@ -135,14 +137,14 @@ class Recommender(Commands):
         for rule, pairs in [(rule, values.pop(rule)) for rule in recommend.RULES if rule in values]:
             values["page"] = deepcopy(dict(values.get("page") or {}))
             add_typed(values["page"], rule, [(str(name), str(value)) for name, value in (pairs or {}).items()])
-        number = None if seed is None else _seed(seed)
+        seed_number = None if seed is None else _seed(seed)
         if self.store.now is not None and not dry_run:
             from rlrec.app.audit.integrity.clock import refuse_far_ahead
 
             refuse_far_ahead(self.store)
         request = _line(recommend.line_type(), values)
         cache = self._thread.cache
-        return record(use_case.recommend(self.store, request, seed=number, dry_run=dry_run, cache=cache))
+        return record(use_case.recommend(self.store, request, seed=seed_number, dry_run=dry_run, cache=cache))
 
     def _feedback(self, *, dry_run: bool = False, **values: Any) -> Result:
         from rlrec.app.opening import open_store
@@ -179,13 +181,13 @@ class Namespace:
         return sorted({*super().__dir__(), *self._methods})
 
 
-def line_signature(kind: Any, declared: inspect.Signature, positional: Sequence[str]) -> inspect.Signature:
+def line_signature(line_type: Any, declared: inspect.Signature, positional: Sequence[str]) -> inspect.Signature:
     """Return the signature of a command with a parameter for each field of a line of its stream, and for its other
     options."""
     from msgspec.structs import fields
 
-    parameters = {name: param for name, param in declared.parameters.items() if name not in STREAM_OPTIONS}
-    for field in fields(kind):
+    parameters = {name: parameter for name, parameter in declared.parameters.items() if name not in STREAM_OPTIONS}
+    for field in fields(line_type):
         name = field.encode_name
         if name in LINE_ONLY:
             parameters[name] = inspect.Parameter(
@@ -194,8 +196,10 @@ def line_signature(kind: Any, declared: inspect.Signature, positional: Sequence[
         elif field.required:
             annotation = get_args(parameters[name].annotation)[0]
             parameters[name] = parameters[name].replace(default=inspect.Parameter.empty, annotation=annotation)
-    first = [parameters.pop(name).replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in positional]
-    return inspect.Signature([*first, *parameters.values()])
+    positional_parameters = [
+        parameters.pop(name).replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in positional
+    ]
+    return inspect.Signature([*positional_parameters, *parameters.values()])
 
 
 class Log(Frame):
@@ -248,17 +252,17 @@ def _rows_of(read: Callable[..., Iterator[LogLine]], key: str) -> Iterator[LogLi
     """Yield the rows under one key of each decision, with those keys of the decision that the rows lack. Rows of slots
     have rewards."""
     for decision in read(detailed=True):
-        head = {name: decision.get(name) for name in DECISION_KEYS}
+        decision_columns = {name: decision.get(name) for name in DECISION_KEYS}
         for row in decision[key]:
-            earned = {"reward": decision["rewards"][row["position"]]} if key == "slate" else {}
-            yield {**head, **row, **earned}
+            reward_column = {"reward": decision["rewards"][row["position"]]} if key == "slate" else {}
+            yield {**decision_columns, **row, **reward_column}
 
 
 def _inner_schema(key: str, pa: Any) -> Any:
     decisions = _log_schema(pa)
-    inner = decisions.field(key).type.value_type
+    row_type = decisions.field(key).type.value_type
     fields = {name: decisions.field(name).type for name in (*DECISION_KEYS, *(["reward"] if key == "slate" else []))}
-    return pa.schema(fields | {inner.field(i).name: inner.field(i).type for i in range(inner.num_fields)})
+    return pa.schema(fields | {row_type.field(i).name: row_type.field(i).type for i in range(row_type.num_fields)})
 
 
 def _log_schema(pa: Any) -> Any:
@@ -293,11 +297,11 @@ def _batches(rows: Iterator[T], size: int = 1_000) -> Iterator[list[T]]:
         yield batch
 
 
-def _line(kind: type[T], values: Mapping[str, Any]) -> T:
+def _line(line_type: type[T], values: Mapping[str, Any]) -> T:
     """Return the line of a stream with these values, decoded as strictly as a line of input. Raise InputError for wrong
     values."""
-    raw = plain.dumps_fields({name: value for name, value in values.items() if value is not None})
-    return decode(raw.encode("utf-8", "surrogatepass"), kind)
+    json_text = plain.dumps_fields({name: value for name, value in values.items() if value is not None})
+    return decode(json_text.encode("utf-8", "surrogatepass"), line_type)
 
 
 def _seed(seed: SupportsIndex) -> int:

@@ -80,13 +80,13 @@ def products_in_runs(values: Array, number: Ids, *, least: float = 0.0) -> Array
     `least`.
 
     number (n,): of each row in its run, from `numbers_in_runs`."""
-    product, order = values.copy(), np.argsort(number, kind="stable")
+    products, rows_by_number = values.copy(), np.argsort(number, kind="stable")
     for start, end in pairwise(np.cumsum(np.bincount(number)).tolist()):
-        rows = order[start:end]
-        is_possible = (values[rows] > 0) & (product[rows - 1] > 0)
-        product[rows] *= product[rows - 1]
-        product[rows[is_possible]] = np.maximum(product[rows[is_possible]], least)
-    return product
+        rows = rows_by_number[start:end]
+        is_possible = (values[rows] > 0) & (products[rows - 1] > 0)
+        products[rows] *= products[rows - 1]
+        products[rows[is_possible]] = np.maximum(products[rows[is_possible]], least)
+    return products
 
 
 def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> tuple[Index, Flags]:
@@ -112,20 +112,20 @@ def distinct(*columns: Ids) -> tuple[Ids, Ids]:
     columns (n,) each: rows are of one kind if all columns are equal. Values in a narrow range are counted, which is
     many times faster than sorting."""
     n = len(columns[0])
-    code, kinds = np.zeros(n, np.int64), 1
+    codes, n_kinds = np.zeros(n, np.int64), 1
     for column in columns:
         if repeats_value(column):
             continue
-        values, number = _close(column, n)
-        if kinds * number >= 2**62:
-            code, kinds = _ranked(code, kinds)
-        code, kinds = values if kinds == 1 else code * number + values, kinds * number
-        if kinds > _countable(n):
-            code, kinds = _ranked(code, kinds)
-    code, kinds = _ranked(code, kinds)
-    first = np.empty(kinds, np.int64)
-    first[code[::-1]] = np.arange(n)[::-1]
-    return first, code
+        values, n_values = _close(column, n)
+        if n_kinds * n_values >= 2**62:
+            codes, n_kinds = _ranked(codes, n_kinds)
+        codes, n_kinds = values if n_kinds == 1 else codes * n_values + values, n_kinds * n_values
+        if n_kinds > _countable(n):
+            codes, n_kinds = _ranked(codes, n_kinds)
+    codes, n_kinds = _ranked(codes, n_kinds)
+    first_rows = np.empty(n_kinds, np.int64)
+    first_rows[codes[::-1]] = np.arange(n)[::-1]
+    return first_rows, codes
 
 
 def rows_by_kind(*columns: Ids) -> list[Index]:
@@ -171,19 +171,19 @@ def _close(column: Ids, n: int) -> tuple[Ids, int]:
     low, high = int(column.min()), int(column.max())
     if high - low < _countable(n):
         return np.subtract(column, low, dtype=np.int64), high - low + 1
-    values, code = np.unique(column, return_inverse=True)
-    return code.ravel(), len(values)
+    values, ranks = np.unique(column, return_inverse=True)
+    return ranks.ravel(), len(values)
 
 
-def _ranked(code: Ids, kinds: int) -> tuple[Ids, int]:
+def _ranked(codes: Ids, n_kinds: int) -> tuple[Ids, int]:
     """Renumber codes without those that do not occur. Return the new codes and the number of those that occur."""
-    if kinds > _countable(len(code)):
-        values, ranks = np.unique(code, return_inverse=True)
+    if n_kinds > _countable(len(codes)):
+        values, ranks = np.unique(codes, return_inverse=True)
         return ranks.ravel(), len(values)
-    occurs = np.zeros(kinds, np.bool_)
-    occurs[code] = True
-    number = int(occurs.sum())
-    return code if number == kinds else (np.cumsum(occurs) - 1)[code], number
+    occurs = np.zeros(n_kinds, np.bool_)
+    occurs[codes] = True
+    n_occurring = int(occurs.sum())
+    return codes if n_occurring == n_kinds else (np.cumsum(occurs) - 1)[codes], n_occurring
 
 
 def matrix_product(first: Array, second: Array) -> Array:

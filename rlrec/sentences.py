@@ -83,8 +83,8 @@ def gate_direction(gate: Mapping[str, Any]) -> str:
 
 def gate_against(gate: Mapping[str, Any]) -> str:
     """Return the name of what a gate compared a candidate with: a reference, or the number of a version."""
-    side = gate["against"]
-    return side if isinstance(side, str) else "the logged average" if side is None else f"version {side}"
+    rival = gate["against"]
+    return rival if isinstance(rival, str) else "the logged average" if rival is None else f"version {rival}"
 
 
 # -- sentences --
@@ -125,8 +125,8 @@ class Claim(NamedTuple):
     @property
     def sentence(self) -> str:
         """Write the answer as a sentence, with its basis, and with what answers better."""
-        better = f"; decide by `{self.decided_by}`, a randomised test of all that it earns" if self.decided_by else ""
-        return self._answer + better
+        test = f"; decide by `{self.decided_by}`, a randomised test of all that it earns" if self.decided_by else ""
+        return self._answer + test
 
     @property
     def _answer(self) -> str:
@@ -194,12 +194,12 @@ def gate_claim(
     bounds = {"value": gate["estimate"], "lower": gate["lower"], "upper": gate["upper"]}
     groups = groups or ({verdict: gate["reasons"]} if gate["reasons"] else {})
     basis = "per visit" if gate.get("visits") is None and gate["estimator"] == "wdr" else "per slot"
-    doubt = f" ({verdict}: {', '.join(gate['reasons'])})" if gate["passed"] and verdict != "ok" else ""
+    doubt_text = f" ({verdict}: {', '.join(gate['reasons'])})" if gate["passed"] and verdict != "ok" else ""
     return Claim(
         name, rival or gate_against(gate), "better" if gate["passed"] else answer,
         **(bounds if verdict != "insufficient" or answer == "same" else {}), base=gate["live_value"],
         needed=None if needed is None else round(needed / GATE_SHARE), cluster="visitor", groups=groups,
-        basis=basis + doubt, seems=bool(doubt) and is_weak(gate),
+        basis=basis + doubt_text, seems=bool(doubt_text) and is_weak(gate),
     )  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def _basis(row: Mapping[str, Any], unit: str) -> str:
 def plan_sentence(plan: Mapping[str, Any]) -> str:
     """Write a sentence on the time that a lift takes to detect. plan: of `experiment plan`."""
     assumed, days_left = plan["assumed"], plan.get("days_left")
-    chance = f"if it is there, with a chance of {100 * assumed['power']:g} %"
+    chance_clause = f"if it is there, with a chance of {100 * assumed['power']:g} %"
     looks = (
         (plan["total"], plan["days"], "at one look"),
         (plan["total_sequential"], plan["days_sequential"], "at any number of looks"),
@@ -266,11 +266,12 @@ def plan_sentence(plan: Mapping[str, Any]) -> str:
         f"{approximate(total):,} {assumed['unit']}s{'' if days is None else f' ({time_text(days)})'} {look}"
         for total, days, look in looks
     ]
-    wait = "" if days_left is None else f"; {time_text(days_left)} are still to come"
+    days_left_clause = "" if days_left is None else f"; {time_text(days_left)} are still to come"
     days = inf if plan["days"] is None and assumed.get("traffic_units") else plan["days"] or 0.0
     if days > LONGEST_WAIT and (days_left is None or days_left > LONGEST_WAIT):
-        wait = "; this traffic does not tell it in reasonable time"
-    return f"to tell {percent(assumed['lift'])} % of {assumed['metric']}, {chance} takes {texts[0]}, {texts[1]}{wait}"
+        days_left_clause = "; this traffic does not tell it in reasonable time"
+    start = f"to tell {percent(assumed['lift'])} % of {assumed['metric']}, {chance_clause}"
+    return f"{start} takes {texts[0]}, {texts[1]}{days_left_clause}"
 
 
 def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
@@ -280,8 +281,8 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     if p_value is not None and p_value < ALARM:
         return [f"The split of {answer['experiment']} is not as defined: do not trust its differences."]
     if answer.get("selected_ratio", {}).get("p_value", 1.0) < ALARM:
-        picked = "an exclusion, or the filter, leaves out more of one variant than of another"
-        return [f"{answer['experiment']}: {picked}: do not trust its differences (sample-ratio)."]
+        reason = "an exclusion, or the filter, leaves out more of one variant than of another"
+        return [f"{answer['experiment']}: {reason}: do not trust its differences (sample-ratio)."]
     if answer.get("route") is not None:
         return [_holdout_sentence(answer), *_immature(answer)]
     rows, differences, per_day = answer["unit_differences"], answer["differences"], answer.get("units_per_day")
@@ -292,14 +293,14 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     newest_per_day = answer.get("new_units_per_day")
     if answer.get("status") == "stopped":  # no more units arrive
         rows, differences = ([{**row, "needed": None} for row in table] for table in (rows, differences))
-    names = {(row["metric"], row["reward"]) for row in answer["metric"]}
-    deciding = [row for row in rows if (row["metric"], row["reward"]) in names]
-    texts = earned_sentences(deciding, rows, answer["unit"], per_day=per_day, newest_per_day=newest_per_day)
+    deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"]}
+    deciding_rows = [row for row in rows if (row["metric"], row["reward"]) in deciding_names]
+    sentences = earned_sentences(deciding_rows, rows, answer["unit"], per_day=per_day, newest_per_day=newest_per_day)
     guards = {name: [row for row in answer["guards"] if row["answer"] == name] for name in ("lost", "unknown")}
-    lost, unknown = ([guard_sentence(row, answer["unit"]) for row in rows] for rows in guards.values())
-    texts = [*lost, *texts, *unknown]
-    texts = texts or [difference_sentence(row, "decision", per_day=per_day) for row in differences]
-    return [*texts, *_immature(answer)] or ["There is nothing to compare."]
+    lost_guards, open_guards = ([guard_sentence(row, answer["unit"]) for row in rows] for rows in guards.values())
+    sentences = [*lost_guards, *sentences, *open_guards]
+    sentences = sentences or [difference_sentence(row, "decision", per_day=per_day) for row in differences]
+    return [*sentences, *_immature(answer)] or ["There is nothing to compare."]
 
 
 def _immature(answer: Mapping[str, Any]) -> list[str]:
@@ -308,26 +309,26 @@ def _immature(answer: Mapping[str, Any]) -> list[str]:
     units = Counter[tuple[str, str | None]]()
     for row in answer.get("outcomes", ()):
         units[row["metric"], row["reward"]] += row["units"]
-    deciding, total = ((row["metric"], row["reward"]) for row in answer.get("metric", ())), units["visits", None]
-    counted = min((units[name] for name in deciding if name[0] == "reward_per_unit"), default=total)
+    deciding_names, total = ((row["metric"], row["reward"]) for row in answer.get("metric", ())), units["visits", None]
+    counted = min((units[name] for name in deciding_names if name[0] == "reward_per_unit"), default=total)
     if counted >= COMPLETE_SHARE * total:
         return []
-    named = f"only {counted:,} of {total:,} {answer['unit']}s count in this"
-    return [f"{named}: the rewards of the others are not complete yet"]
+    sentence = f"only {counted:,} of {total:,} {answer['unit']}s count in this"
+    return [f"{sentence}: the rewards of the others are not complete yet"]
 
 
 def _second_half(answer: Mapping[str, Any]) -> list[str]:
     """Write a sentence on variants that learn, where the deciding metrics tell nothing yet. Figures of such variants
     are averages over all that they knew at times."""
     labels = [row["variant"] for row in answer["variants"] if row.get("learns")]
-    first, last = (parse(answer[end] or answer["created_at"]) for end in ("first_at", "last_at"))
-    names = {(row["metric"], row["reward"]) for row in answer["metric"][:1]}
-    deciding = (row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names)
-    if not labels or first == last or any(row["answer"] != "unknown" for row in deciding):
+    first_at, last_at = (parse(answer[end] or answer["created_at"]) for end in ("first_at", "last_at"))
+    deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"][:1]}
+    deciding_rows = (row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in deciding_names)
+    if not labels or first_at == last_at or any(row["answer"] != "unknown" for row in deciding_rows):
         return []
-    command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {middle(first, last)}"
-    newer = f"`{command}` compares the {answer['unit']}s of its second half"
-    return [f"{_and(labels)} learned meanwhile, so that this is an average over what was known at times: {newer}"]
+    command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {middle(first_at, last_at)}"
+    hint = f"`{command}` compares the {answer['unit']}s of its second half"
+    return [f"{_and(labels)} learned meanwhile, so that this is an average over what was known at times: {hint}"]
 
 
 def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
@@ -339,8 +340,8 @@ def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
     if n_unseen and n_unseen == len(arms):
         time = ", as this version is frozen" if belief["status"] == "frozen" else " yet"
         return [f"nothing was learned{time}: mean, lower and upper are those of the prior{origin}"]
-    unseen = f"; those of {quantity(n_unseen, 'arm')} without pulls are the prior's" if n_unseen else ""
-    return [f"mean, lower and upper include the prior{origin}{unseen}"] if n_unseen or origin else []
+    unseen_clause = f"; those of {quantity(n_unseen, 'arm')} without pulls are the prior's" if n_unseen else ""
+    return [f"mean, lower and upper include the prior{origin}{unseen_clause}"] if n_unseen or origin else []
 
 
 def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
@@ -348,25 +349,25 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
     least a day old. log: the filter."""
     days = answer.get("equal_age_days", 0)
     rows = [row for row in answer["unit_differences"] if row["metric"] == "reward_per_unit"]
-    if newer := newer_units(answer, log):
-        return newer
+    if newer_commands := newer_units(answer, log):
+        return newer_commands
     if (since := answer.get("pruned_until")) and any("picked-decisions" in row["reasons"] for row in rows):
         command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {since}"
-        missing = f"what {answer['unit']}s earned before {since} was deleted by `rlrec db prune`"
-        return [f"{missing}: `{command} --reward {rows[0]['reward']}` compares those who came since"]
+        missing_part = f"what {answer['unit']}s earned before {since} was deleted by `rlrec db prune`"
+        return [f"{missing_part}: `{command} --reward {rows[0]['reward']}` compares those who came since"]
     if not days or not any("young-units" in row["reasons"] for row in rows):
         return []
-    rewards = "".join(f" --reward {name}" for name in dict.fromkeys(row["reward"] for row in rows))
-    filtered = f" --log {shlex.quote(log)}" if log else ""
-    command = f"`rlrec outcomes --experiment {answer['experiment']} --age {days}d{rewards}{filtered}`"
+    reward_options = "".join(f" --reward {name}" for name in dict.fromkeys(row["reward"] for row in rows))
+    log_option = f" --log {shlex.quote(log)}" if log else ""
+    command = f"`rlrec outcomes --experiment {answer['experiment']} --age {days}d{reward_options}{log_option}`"
     time = "week" if days == WEEK else "day" if days == 1 else f"{days} days"
     return [f"{command} compares {answer['unit']}s at equal age, over their first {time}"]
 
 
 def ending_command(answer: Mapping[str, Any]) -> list[str]:
     """Write the command that acts on a sure answer about the two variants of a running experiment."""
-    names = {(row["metric"], row["reward"]) for row in answer["metric"]}
-    rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
+    deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"]}
+    rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in deciding_names]
     is_trusted = all(
         test is None or test["p_value"] is None or test["p_value"] >= ALARM
         for test in (answer["sample_ratio"], answer.get("selected_ratio"))
@@ -374,14 +375,14 @@ def ending_command(answer: Mapping[str, Any]) -> list[str]:
     is_open = answer["status"] == "running" and answer.get("route") is None and is_trusted
     if not (is_open and rows and len(answer["variants"]) == 2):
         return []
-    signs, guards = {row["answer"] for row in rows}, {row["answer"] for row in answer["guards"]}
+    answers, guards = {row["answer"] for row in rows}, {row["answer"] for row in answer["guards"]}
     visits = next((row for row in answer["unit_differences"] if row["metric"] == "visits"), None)
-    keeps = signs == {"better"} and guards <= {"holds"} and not (visits and _falls(visits))
-    if not keeps and not (signs == {"worse"} or "lost" in guards):
+    is_winner = answers == {"better"} and guards <= {"holds"} and not (visits and _falls(visits))
+    if not is_winner and not (answers == {"worse"} or "lost" in guards):
         return []
-    if not keeps and "ramp" in answer:
+    if not is_winner and "ramp" in answer:
         return [f"`rlrec route rollback {answer['ramp']}` gives all {answer['unit']}s what served before"]
-    label = rows[0]["group" if keeps else "against"]
+    label = rows[0]["group" if is_winner else "against"]
     return [f"`rlrec experiment stop {answer['experiment']} --promote {label}` ends it with {label} for all"]
 
 
@@ -393,77 +394,78 @@ def next_looks(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
 
 def _segment_command(answer: Mapping[str, Any]) -> list[str]:
     """Write the command that compares segments, where the answer about all units is sure."""
-    names = {(row["metric"], row["reward"]) for row in answer["metric"]}
-    rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in names]
+    deciding_names = {(row["metric"], row["reward"]) for row in answer["metric"]}
+    rows = [row for row in answer["unit_differences"] if (row["metric"], row["reward"]) in deciding_names]
     fields = answer.get("context_fields", [])[:MAX_FIELDS]
     if not fields or answer.get("segments") or not any(row["answer"] in ("better", "worse") for row in rows):
         return []
     command = f"rlrec experiment show {answer['experiment']} --by {shlex.quote(fields[0])}"
-    choices = f" (or {', '.join(fields[1:])})" if fields[1:] else ""
-    return [f"`{command}`{choices} says whether that holds for each"]
+    other_fields = f" (or {', '.join(fields[1:])})" if fields[1:] else ""
+    return [f"`{command}`{other_fields} says whether that holds for each"]
 
 
 def newer_units(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
     """Write the command that compares newer units alone, where the difference in reward of older units has the other
     sign."""
     rows = [row for row in (answer.get("unit_differences") or answer["differences"]) if "turned_at" in row]
-    rewarded = [row for row in rows if row["reward"]]
-    if not rewarded:
+    reward_rows = [row for row in rows if row["reward"]]
+    if not reward_rows:
         return []
-    since = max(row["turned_at"] for row in rewarded)
-    filtered = f" --log {shlex.quote(log)}" if log else ""
+    since = max(row["turned_at"] for row in reward_rows)
+    log_option = f" --log {shlex.quote(log)}" if log else ""
     command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {since}"
-    return [f"`{command} --reward {rewarded[0]['reward']}{filtered}` compares the {answer['unit']}s that came since"]
+    reward = reward_rows[0]["reward"]
+    return [f"`{command} --reward {reward}{log_option}` compares the {answer['unit']}s that came since"]
 
 
 def guard_sentence(row: Mapping[str, Any], unit: str) -> str:
     """Write a sentence on whether a variant keeps to a guard."""
     name = f"reward {_basis(row, unit)}" if row["reward"] else _basis(row, unit).removeprefix("in ")
-    basis, least = name + by_reward_name(row["reward"]), f"{100 * row['least']:.12g} %"
+    basis, limit = name + by_reward_name(row["reward"]), f"{100 * row['least']:.12g} %"
     share, low, high = (None if row[name] is None else percent(row[name]) for name in ("relative", "lower", "upper"))
     if row["answer"] == "lost":
-        return f"{row['group']} breaks a guard: {share} % {basis}, at best {high} %, where {least} is allowed"
+        return f"{row['group']} breaks a guard: {share} % {basis}, at best {high} %, where {limit} is allowed"
     if row["answer"] == "holds":
-        return f"{row['group']} keeps to a guard: {share} % {basis}, at worst {low} %, where {least} is allowed"
+        return f"{row['group']} keeps to a guard: {share} % {basis}, at worst {low} %, where {limit} is allowed"
     is_young = "young-units" in row["reasons"]  # their behaviour so far gives no bounds
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
     so_far = f": {share} % so far" + (f", at worst {low} %" if low and not is_young else "") if share else ""
-    start = f"{row['group']}: cannot tell yet whether {basis} fell by more than {least[1:]}"
+    start = f"{row['group']}: cannot tell yet whether {basis} fell by more than {limit[1:]}"
     return f"{start}{so_far}{reasons}" + (f"; {YOUNG}" if is_young else "")
 
 
 def join_doubts(texts: Sequence[str]) -> str:
     """Join sentences into one line that states only once, at the end, that the result may still change."""
-    line, turning = "; ".join(texts), f"; {YOUNG}"
-    return line.replace(turning, "") + turning if turning in line else line
+    line, doubt = "; ".join(texts), f"; {YOUNG}"
+    return line.replace(doubt, "") + doubt if doubt in line else line
 
 
 def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     """Write the conclusion from the users in a route's holdout. answer: of `experiment show`."""
     rows = {row["metric"]: row for row in reversed(answer["unit_differences"])}
-    earned, visits = rows["reward_per_unit"], rows["visits"]
-    reasons, is_sure = {*earned["reasons"]}, difference_direction(earned) in ("more", "less")
+    reward_row, visits_row = rows["reward_per_unit"], rows["visits"]
+    reasons, is_sure = {*reward_row["reasons"]}, difference_direction(reward_row) in ("more", "less")
     if not is_sure or reasons - {*GROWING, "picked-decisions"}:
-        named = {**earned, "group": answer["route"], "against": "its holdout"}
+        named_row = {**reward_row, "group": answer["route"], "against": "its holdout"}
         paces = {"per_day": answer.get("units_per_day"), "newest_per_day": answer.get("new_units_per_day")}
-        sentence = difference_sentence(named, answer["unit"], by_reward=True, **paces)
-        return sentence + _lost_visits(earned, visits, answer["unit"])
-    so_far = " so far (young-units: it may grow or turn)" if "young-units" in earned["reasons"] else ""
+        sentence = difference_sentence(named_row, answer["unit"], by_reward=True, **paces)
+        return sentence + _lost_visits(reward_row, visits_row, answer["unit"])
+    so_far = " so far (young-units: it may grow or turn)" if "young-units" in reward_row["reasons"] else ""
     if so_far:  # their behaviour so far gives no bounds
-        earned, visits = ({**row, "lower": None, "upper": None} for row in (earned, visits))
-    figures = f"{earned['reward']} {_figures(earned)} a {answer['unit']}, visits {_figures(visits)}"
+        reward_row, visits_row = ({**row, "lower": None, "upper": None} for row in (reward_row, visits_row))
+    figures = f"{reward_row['reward']} {_figures(reward_row)} a {answer['unit']}, visits {_figures(visits_row)}"
     caveat = (
         "; picked-decisions: whom earlier policies drove away does not count" if "picked-decisions" in reasons else ""
     )
     is_random = any(row["policy"].startswith("uniform@") for row in answer.get("variants", ()))
-    is_lower = (earned["value"] or 0.0) < 0
+    is_lower = (reward_row["value"] or 0.0) < 0
     # of what serves now, where neither visits nor visitors follow from what served before
     is_of_policy = not caveat and len(answer.get("led_to", [])) < 2
-    does_better = "did better" if so_far else "does better"
-    worse = f"; drawing at random {does_better}" if is_random and is_lower and is_of_policy else ""
-    sentence = f"{answer['route']} against its holdout: {figures}{so_far}{worse}{caveat}"
+    verb = "did better" if so_far else "does better"
+    random_clause = f"; drawing at random {verb}" if is_random and is_lower and is_of_policy else ""
+    sentence = f"{answer['route']} against its holdout: {figures}{so_far}{random_clause}{caveat}"
     if len(policies := answer.get("led_to", [])) > 1:
-        command = f"`rlrec outcomes --experiment {answer['experiment']} --reward {earned['reward']}"
+        command = f"`rlrec outcomes --experiment {answer['experiment']} --reward {reward_row['reward']}"
         command += f" --entered-since {answer['led_since']}` compares those who first came to {policies[-1]}"
         ending = f": {command}" if answer.get("has_newcomers", True) else ", and nobody new has come since"
         sentence += f"; a part of it is what {', '.join(policies[:-1])} served{ending}"
@@ -473,8 +475,8 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
 def _figures(row: Mapping[str, Any]) -> str:
     """Write a difference with its bounds, in percent if possible."""
     base = row["value"] / row["relative"] if row["relative"] else None
-    bounds = {name: row[name] for name in ("value", "lower", "upper")}
-    return Claim("", "", row["answer"], base=base, **bounds).difference
+    figures = {name: row[name] for name in ("value", "lower", "upper")}
+    return Claim("", "", row["answer"], base=base, **figures).difference
 
 
 def earned_sentences(
@@ -486,41 +488,45 @@ def earned_sentences(
     so that nothing is added later."""
     visits = {row["group"]: row for row in differences if row["metric"] == "visits"}
     by_reward = not {row["reward"] for row in rows} <= {DEFAULT_REWARD, None}
-    texts = []
+    sentences = []
     for row in rows:
-        cost = _lost_visits(row, visits.get(row["group"]), unit, equal_ages=equal_ages)
+        visits_clause = _lost_visits(row, visits.get(row["group"]), unit, equal_ages=equal_ages)
         paces = {"per_day": per_day, "newest_per_day": newest_per_day}
-        texts.append(difference_sentence(row, unit, by_reward=by_reward, **paces) + cost)
-    gains, losses = ({row["group"] for row in rows if row["answer"] == sign} for sign in ("better", "worse"))
+        sentences.append(difference_sentence(row, unit, by_reward=by_reward, **paces) + visits_clause)
+    gains, losses = ({row["group"] for row in rows if row["answer"] == answer} for answer in ("better", "worse"))
     noun = "rewards" if len({row["metric"] for row in rows}) == 1 else "metrics"
     open_rows = [row for row in rows if row["answer"] == "unknown" and row["needed"] and not row["reasons"]]
     if len(open_rows) > MAX_OPEN:
-        first = min(open_rows, key=lambda row: row["needed"])
-        labels = dict.fromkeys(row["group"] for row in open_rows if row is not first)
-        texts = [text for row, text in zip(rows, texts, strict=True) if row is first or row not in open_rows]
-        texts.append(f"{_and([*labels])}: no answer either, and none sooner")
-    return texts + [f"{name}: the {noun} disagree, decide by the one that you want" for name in sorted(gains & losses)]
+        first_row = min(open_rows, key=lambda row: row["needed"])
+        labels = dict.fromkeys(row["group"] for row in open_rows if row is not first_row)
+        sentences = [
+            text for row, text in zip(rows, sentences, strict=True) if row is first_row or row not in open_rows
+        ]
+        sentences.append(f"{_and([*labels])}: no answer either, and none sooner")
+    return sentences + [
+        f"{name}: the {noun} disagree, decide by the one that you want" for name in sorted(gains & losses)
+    ]
 
 
 def _lost_visits(
-    earned: Mapping[str, Any], visits: Mapping[str, Any] | None, unit: str, *, equal_ages: bool = False
+    reward_row: Mapping[str, Any], visits_row: Mapping[str, Any] | None, unit: str, *, equal_ages: bool = False
 ) -> str:  # fmt: skip
     """Write a clause that says that a group has fewer visits, if its reward is not worse. Two unknown answers are no
     finding."""
-    if not earned["reward"] or earned["answer"] == "worse" or visits is None:
+    if not reward_row["reward"] or reward_row["answer"] == "worse" or visits_row is None:
         return ""
-    words = fewer_visits(visits, unit, equal_ages=equal_ages)
-    is_finding = words and {earned["answer"], visits["answer"]} != {"unknown"}
+    words = fewer_visits(visits_row, unit, equal_ages=equal_ages)
+    is_finding = words and {reward_row["answer"], visits_row["answer"]} != {"unknown"}
     return f"; but it {words}" if is_finding else ""
 
 
-def fewer_visits(visits: Mapping[str, Any], unit: str, *, equal_ages: bool = False) -> str:
+def fewer_visits(visits_row: Mapping[str, Any], unit: str, *, equal_ages: bool = False) -> str:
     """Write words that say that a group brings people back less often than the first one, empty where it does not.
     visits: the groups' difference in visits."""
-    if not _falls(visits) or not visits["relative"]:
+    if not _falls(visits_row) or not visits_row["relative"]:
         return ""
     so_far = "" if equal_ages else " so far"
-    return f"brings people back less often: {percent(visits['relative'])} % visits per {unit}{so_far}"
+    return f"brings people back less often: {percent(visits_row['relative'])} % visits per {unit}{so_far}"
 
 
 def _falls(row: Mapping[str, Any]) -> bool:
@@ -532,17 +538,17 @@ def _falls(row: Mapping[str, Any]) -> bool:
 def best_of(may_be_best: Mapping[str, bool | None]) -> str:
     """Write a sentence on which of several targets may be the best. may_be_best: by name, None where the log cannot
     tell."""
-    names: dict[bool | None, list[str]] = {}
+    names_by_flag: dict[bool | None, list[str]] = {}
     for name, flag in may_be_best.items():
-        names.setdefault(flag, []).append(name)
-    if not (rivals := names.get(True)):
+        names_by_flag.setdefault(flag, []).append(name)
+    if not (rivals := names_by_flag.get(True)):
         return "this log cannot tell which is the best"
-    others, unknown = names.get(False, []), names.get(None, [])
-    is_sure = len(rivals) == 1 and not unknown
-    texts = [f"{rivals[0]} is the best" if is_sure else f"{_and(rivals)} may still be the best"]
-    texts += [f"{_and(others)} {'is' if len(others) == 1 else 'are'} not"] if others else []
-    texts += [f"this log cannot tell about {_and(unknown)}"] if unknown else []
-    return "; ".join(texts)
+    other_names, unknown_names = names_by_flag.get(False, []), names_by_flag.get(None, [])
+    is_sure = len(rivals) == 1 and not unknown_names
+    clauses = [f"{rivals[0]} is the best" if is_sure else f"{_and(rivals)} may still be the best"]
+    clauses += [f"{_and(other_names)} {'is' if len(other_names) == 1 else 'are'} not"] if other_names else []
+    clauses += [f"this log cannot tell about {_and(unknown_names)}"] if unknown_names else []
+    return "; ".join(clauses)
 
 
 def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, has_groups: bool = False) -> str:
@@ -552,38 +558,41 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, h
 
     has_groups: whether the effects are those of one of several groups, drawn towards all; then its own pages must
     agree."""
-    reach = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
-    sure = [row for row in arms if abs(row["shrunk"]) > reach * row["shrunk_sd"] > 0 and not row.get("retired")]
-    if has_groups and (pooled := sure):
-        sure = [row for row in sure if (row["upper" if row["shrunk"] < 0 else "lower"] or 0.0) * row["shrunk"] > 0]
-        if not sure:
-            arm = pooled[-1 if pooled[-1]["shrunk"] < 0 else 0]
+    z_bound = NormalDist().inv_cdf(1 - (1 - level) / 2 / len(arms))
+    sure_arms = [row for row in arms if abs(row["shrunk"]) > z_bound * row["shrunk_sd"] > 0 and not row.get("retired")]
+    if has_groups and (pooled_arms := sure_arms):
+        sure_arms = [
+            row for row in sure_arms if (row["upper" if row["shrunk"] < 0 else "lower"] or 0.0) * row["shrunk"] > 0
+        ]
+        if not sure_arms:
+            arm = pooled_arms[-1 if pooled_arms[-1]["shrunk"] < 0 else 0]
             figures = "no estimate" if arm["lower"] is None else _effect(arm, ("long_run", "lower", "upper"))
             question = f"whether {arm['arm']} adds or costs ({figures})"
             return f"its own pages cannot tell {question}; `rlrec effects` tells of all"
-    bad = [row for row in sure if row["shrunk"] < 0]
-    baits = [row for row in bad if 4 * row["rank_now"] <= len(arms) and row["now"] > 0]
-    if baits:
-        bait = min(baits, key=lambda row: row["rank_now"])
+    harmful_arms = [row for row in sure_arms if row["shrunk"] < 0]
+    bait_arms = [row for row in harmful_arms if 4 * row["rank_now"] <= len(arms) and row["now"] > 0]
+    if bait_arms:
+        bait = min(bait_arms, key=lambda row: row["rank_now"])
         rank = f"rank {bait['rank_now']} of {len(arms)}"
         return f"{bait['arm']} earns much now ({rank}) and costs in the long run ({_effect(bait)})"
-    if bad:
-        return f"{bad[-1]['arm']} costs in the long run, against the average of this log ({_effect(bad[-1])})"
-    if sure:
-        return f"{sure[0]['arm']} adds in the long run to the average of this log ({_effect(sure[0])})"
+    if harmful_arms:
+        worst = harmful_arms[-1]
+        return f"{worst['arm']} costs in the long run, against the average of this log ({_effect(worst)})"
+    if sure_arms:
+        return f"{sure_arms[0]['arm']} adds in the long run to the average of this log ({_effect(sure_arms[0])})"
     finding = f"with all {len(arms)} arms looked at together, none surely adds"
     if has_groups:
         return f"{finding} or costs"
-    way = "a policy of kind long-term draws each as often as it may be the best"
-    return f"{finding} to the average of this log in the long run, or costs: {way}"
+    advice = "a policy of kind long-term draws each as often as it may be the best"
+    return f"{finding} to the average of this log in the long run, or costs: {advice}"
 
 
 def pooled_sentence(surfaces: Sequence[str], log: str | None = None) -> str:
     """Write a sentence on visits to several surfaces that were taken as visits to one. surfaces: filters; log: the
     filter."""
-    alone = shlex.quote(",".join(filter(None, [log, surfaces[0]])))
-    pooled = f"visits of {_and(surfaces)} are pooled, which share users: a return counts for whichever came before"
-    return f"{pooled}; `rlrec effects --log {alone}` tells of one alone"
+    surface_filter = shlex.quote(",".join(filter(None, [log, surfaces[0]])))
+    sentence = f"visits of {_and(surfaces)} are pooled, which share users: a return counts for whichever came before"
+    return f"{sentence}; `rlrec effects --log {surface_filter}` tells of one alone"
 
 
 def _effect(row: Mapping[str, Any], names: Sequence[str] = ("shrunk", "shrunk_lower", "shrunk_upper")) -> str:

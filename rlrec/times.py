@@ -82,9 +82,9 @@ def midnight(day: int) -> int:
     """Return the moment at which a day, by its number, begins in the time zone."""
     if zone is None:
         return day * DAY_US
-    inside = min(max(day, FIRST // DAY_US), LAST // DAY_US)
-    begin = datetime.fromordinal(EPOCH.toordinal() + inside).replace(tzinfo=zone)
-    return (begin - EPOCH) // timedelta(microseconds=1) + (day - inside) * DAY_US
+    calendar_day = min(max(day, FIRST // DAY_US), LAST // DAY_US)
+    begin = datetime.fromordinal(EPOCH.toordinal() + calendar_day).replace(tzinfo=zone)
+    return (begin - EPOCH) // timedelta(microseconds=1) + (day - calendar_day) * DAY_US
 
 
 def date(day: int) -> str:
@@ -111,21 +111,21 @@ def parse(text: str, *, default: tzinfo = UTC) -> int:
     if text[19:20] == "." and text[7] == "-" and text[10] in "T " and text[26:] in ("Z", "+00:00"):
         with suppress(ValueError):
             return (datetime.fromisoformat(text) - EPOCH) // timedelta(microseconds=1)
-    shown = repr(text[:60])
+    quoted_text = repr(text[:60])
     match = re.fullmatch(_FORM, text, re.ASCII)
     if match is None:
-        raise InputError(f"{shown} is not a time", hint="write 2026-01-31T12:00:00Z, or a date")
+        raise InputError(f"{quoted_text} is not a time", hint="write 2026-01-31T12:00:00Z, or a date")
     if match["time"] and not match["zone"] and not zoneless and default is UTC:
         zoneless.append(text)
     if (match["zone"] or "Z") not in "Zz" and not re.fullmatch(_OFFSET, match["zone"], re.ASCII):
-        raise InputError(f"{shown} is not a time: no such offset")
-    leap = text[17:19] == "60"  # a leap second
+        raise InputError(f"{quoted_text} is not a time: no such offset")
+    is_leap_second = text[17:19] == "60"  # a leap second
     try:
-        moment = datetime.fromisoformat((text[:17] + "59" + text[19:] if leap else text).upper())
+        moment = datetime.fromisoformat((text[:17] + "59" + text[19:] if is_leap_second else text).upper())
     except ValueError as error:
-        raise InputError(f"{shown} is not a time: {error}") from None
+        raise InputError(f"{quoted_text} is not a time: {error}") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=default)
-    result = (moment - EPOCH) // timedelta(microseconds=1) + leap * SECOND
+    result = (moment - EPOCH) // timedelta(microseconds=1) + is_leap_second * SECOND
     if not FIRST <= result <= LAST:
-        raise InputError(f"{shown} is outside the years 1 to 9999 in UTC")
+        raise InputError(f"{quoted_text} is outside the years 1 to 9999 in UTC")
     return result

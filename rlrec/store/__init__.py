@@ -46,13 +46,13 @@ class _Reconnection:
         store, now = self._store, time.monotonic()
         if not isinstance(error, Unreachable) or error.exhausted or store._rehearsal is not None:
             return False
-        began = self._began = now if self._began is None else self._began
-        limit = store.waits.reconnect
-        limit_s = (engine.RECONNECT_S if store.reached else 0) if limit is None else limit / 1e6
-        if now + self._pause - began > limit_s:
+        began_at = self._began = now if self._began is None else self._began
+        limit_us = store.waits.reconnect
+        limit_s = (engine.RECONNECT_S if store.reached else 0) if limit_us is None else limit_us / 1e6
+        if now + self._pause - began_at > limit_s:
             error.exhausted = True
             return False
-        if now - began > NOTICE_S and not self._noticed:
+        if now - began_at > NOTICE_S and not self._noticed:
             self._noticed = True
             store.notice(f"{error.message or 'the server has not answered yet'}; it is tried again for {limit_s:g} s")
         store.close()  # its other connections are broken, too
@@ -105,17 +105,17 @@ class Store:
             return
         reconnection = _Reconnection(self)
         while True:
-            began = False
+            has_begun = False
             try:
                 with self._transaction(write=False) as connection, closing(self._unit(connection)) as unit:
-                    unit.folder, began = self.folder, True
+                    unit.folder, has_begun = self.folder, True
                     yield unit
                 return
             except Retry as error:  # a replica applied changes that the snapshot does not allow
                 hint = "a retry is safe; hot_standby_feedback or max_standby_streaming_delay of a replica make it rarer"
                 raise StoreBusy(f"{self.address} ended a long read: {str(error)[:200]}", hint=hint) from error
             except StoreBusy as error:
-                if began or not reconnection.wait(error):
+                if has_begun or not reconnection.wait(error):
                     raise self._without_false_promise(error) from error.__cause__
 
     @contextmanager
@@ -200,16 +200,16 @@ class Store:
                 if not reconnection.wait(error):
                     raise self._without_false_promise(error) from error.__cause__
             except Retry as error:
-                reason = error
+                retry_error = error
                 from random import uniform
 
                 time.sleep(uniform(0, 0.02) * 2**attempt)
                 attempt += 1
-        failed = f"the store {self.address} failed: {str(reason)[:300]}"
-        if reason.state == database_errors.UNIQUE:  # a conflict with other writers would have been resolved by now
-            raise NotUnique(failed)
-        if reason.state == database_errors.DANGLING:
-            raise RlrecError(failed)
+        message = f"the store {self.address} failed: {str(retry_error)[:300]}"
+        if retry_error.state == database_errors.UNIQUE:  # a conflict with other writers would have been resolved by now
+            raise NotUnique(message)
+        if retry_error.state == database_errors.DANGLING:
+            raise RlrecError(message)
         raise StoreBusy(f"the store {self.address} is busy: {ATTEMPTS} tries met other writers", hint=RETRY_HINT)
 
     def flush(self) -> None:
@@ -240,12 +240,12 @@ class Store:
         """Tell whether the server has committed a transaction whose connection broke after COMMIT was sent. Return None
         if that is unknown, because the server does not come back or a replica took over."""
         while unit.transaction is not None:
-            server, number = unit.transaction
+            server, transaction_id = unit.transaction
             try:
                 with engine.transaction(self.engine, write=False, address=self.address) as connection:
                     status = None
                     if connection.info.get("server") == server:
-                        answer = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (number,))
+                        answer = connection.exec_driver_sql("SELECT pg_xact_status(%s::xid8)", (transaction_id,))
                         status = answer.scalar_one()
                 if status == "committed":
                     self.flush()
@@ -282,29 +282,29 @@ class Store:
         columns, source = decisions.STATE, decisions.STATE_SOURCE
         if unit.postgres:
             columns, source = f", ({decisions.NEWEST})" + (f", ({engine.NOW})" if unit.on_clock else ""), ""
-        state = schema.check(unit, address=self.address, write=write, state=columns, source=source)
+        state_row = schema.check(unit, address=self.address, write=write, state=columns, source=source)
         self.reached = True
-        newest = state[0] if state else decisions.newest(unit)
+        newest_at = state_row[0] if state_row else decisions.newest(unit)
         if unit.on_clock:
-            unit.now = (state[1] if unit.postgres else None) or engine.clock(connection)
-        if state and not unit.postgres:
-            next_ids, row = state[1 : decisions.N_STATE], state[decisions.N_STATE :]
+            unit.now = (state_row[1] if unit.postgres else None) or engine.clock(connection)
+        if state_row and not unit.postgres:
+            next_ids, settings_row = state_row[1 : decisions.N_STATE], state_row[decisions.N_STATE :]
             unit.next_ids = dict(zip(decisions.STATE_IDS, next_ids, strict=True))
-            unit.settings = row if row[0] else None
+            unit.settings = settings_row if settings_row[0] else None
         if write and self.now is not None:
-            self.refuse_far_ahead(unit, newest)
-        if newest is None or newest <= unit.now:
+            self.refuse_far_ahead(unit, newest_at)
+        if newest_at is None or newest_at <= unit.now:
             return unit
         if self.now is not None:
             raise InputError(
-                f"--now lies before the newest decision of {self.address}, {format_time(newest)}",
+                f"--now lies before the newest decision of {self.address}, {format_time(newest_at)}",
                 hint="give a later time, or none",
             )
-        if newest - unit.now > 1_000_000 and not self._clock_noticed:
+        if newest_at - unit.now > 1_000_000 and not self._clock_noticed:
             self._clock_noticed = True
             hint = "`rlrec doctor --repair-clock` repairs a log that a wrong clock wrote"
             self.notice(f"the newest decision of {self.address} lies ahead of the clock, and its time is used; {hint}")
-        unit.now = newest
+        unit.now = newest_at
         return unit
 
     def _note_exclusions(self, sentence: Callable[[], str | None]) -> None:
@@ -313,7 +313,7 @@ class Store:
             self.notice(text)
         self._exclusions_noticed = True
 
-    def refuse_far_ahead(self, unit: Unit, newest: int | None) -> None:
+    def refuse_far_ahead(self, unit: Unit, newest_at: int | None) -> None:
         """Raise InputError if `--now` would date rows far ahead of a log that follows the database's clock.
 
         The log follows the clock if its newest decision (an imported one if there is no other) is not ahead. An
@@ -324,9 +324,9 @@ class Store:
         clock = unit.clock()
         if clock >= self.now - DAY_US:
             return
-        if newest is None and not self.has_stored:
-            newest = decisions.newest(unit, imported=True)
-        if newest is not None and newest <= clock:
+        if newest_at is None and not self.has_stored:
+            newest_at = decisions.newest(unit, imported=True)
+        if newest_at is not None and newest_at <= clock:
             raise InputError(
                 f"--now {format_time(self.now)} lies far ahead of the database's clock, {format_time(clock)}: "
                 "what is stored under it would lie in the future",

@@ -59,8 +59,8 @@ class PendingQuery:
         if worker is None:
             rows = self._unit.ask(self._text)
             values = zip(*rows, strict=True) if rows else ((),) * len(self._types)
-            named = zip(self._types.items(), values, strict=True)
-            return {name: np.array(column, kind) for (name, kind), column in named}
+            typed_columns = zip(self._types.items(), values, strict=True)
+            return {name: np.array(column, kind) for (name, kind), column in typed_columns}
         while self.pieces is None:
             worker.receive()
         columns = list(zip(*self.pieces, strict=True)) or [(np.empty(0),) for _ in self._types]
@@ -99,12 +99,12 @@ def is_long(unit: Unit, policy_ids: Collection[int] | None = None) -> bool:
     if unit.connection.in_nested_transaction():  # a rehearsal: no other connection sees its rows
         return False
     if policy_ids is not None:
-        listed = ", ".join(map(str, policy_ids))
-        served = f"SELECT 1 FROM decision WHERE policy_id IN ({listed}) LIMIT {MIN_DECISIONS}"
-        return unit.ask_value(f"SELECT count(*) FROM ({served}) AS served") == MIN_DECISIONS
+        id_list = ", ".join(map(str, policy_ids))
+        served_rows = f"SELECT 1 FROM decision WHERE policy_id IN ({id_list}) LIMIT {MIN_DECISIONS}"
+        return unit.ask_value(f"SELECT count(*) FROM ({served_rows}) AS served") == MIN_DECISIONS
     # one query for both would scan all decisions
-    first, last = (unit.ask_value(f"SELECT {end}(id) FROM decision") for end in ("min", "max"))
-    return first is not None and last - first >= MIN_DECISIONS
+    first_id, last_id = (unit.ask_value(f"SELECT {end}(id) FROM decision") for end in ("min", "max"))
+    return first_id is not None and last_id - first_id >= MIN_DECISIONS
 
 
 def _start_worker(unit: Unit) -> ArrowWorker | None:
@@ -131,11 +131,11 @@ def _open_sqlite(unit: Unit) -> dict[str, Any]:
 
 def _open_postgres(unit: Unit) -> dict[str, Any]:
     url = unit.connection.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    address, mark, query = url.partition("?")
+    address, question_mark, query = url.partition("?")
     return {
         "driver": "adbc_driver_postgresql",
         # It goes only through the pipe. libpq does not read + as a blank.
-        "uri": address + mark + query.replace("+", "%20"),
+        "uri": address + question_mark + query.replace("+", "%20"),
         "options": {"adbc.postgresql.batch_size_hint_bytes": str(8 << 20)},
     }
 

@@ -60,12 +60,13 @@ def _sqlite_error(error: BaseException | None, *, address: str) -> Exception:
     message = str(error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return locked(address)
-    log = f"{address}-wal"
-    if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") and os.path.isfile(log) and os.path.getsize(log):
+    wal_path = f"{address}-wal"
+    has_changes = os.path.isfile(wal_path) and os.path.getsize(wal_path)
+    if name in ("SQLITE_CANTOPEN", "SQLITE_READONLY_DIRECTORY") and has_changes:
         if not os.path.lexists(address):
-            hint = f"move it back beside {log}, which has its last changes, or delete that, too"
+            hint = f"move it back beside {wal_path}, which has its last changes, or delete that, too"
             return CheckFailed(f"the store {address} was moved or deleted while it was open", hint=hint)
-        hint = f"copy it together with {log} to a folder of yours, and read that"
+        hint = f"copy it together with {wal_path} to a folder of yours, and read that"
         return RlrecError(f"the store {address} was not closed, and its folder cannot be written", hint=hint)
     if name == "SQLITE_CANTOPEN":
         return _open_error(address)
@@ -135,9 +136,9 @@ def _postgres_error(error: BaseException | None, *, address: str) -> Exception:
     if state is None and not isinstance(error, OperationalError | InterfaceError):
         return RlrecError(f"the store {address} failed: {message[:300]}")
     if state in RETRIED:
-        retry = Retry(message)
-        retry.state = state
-        return retry
+        retry_error = Retry(message)
+        retry_error.state = state
+        return retry_error
     if state == "42P01":
         return (no_store if "rlrec_version" in message else old_store)(address)
     if state == "3D000" or (state is None and "database" in message and "does not exist" in message):
@@ -159,17 +160,18 @@ def _refusal(state: str, message: str, *, address: str) -> RlrecError | None:
     """Return the error if the server would refuse the same statement again, or None for other errors."""
     timeouts = "raise the statement_timeout of the role or of the database, or --statement-timeout"
     read_only = "see default_transaction_read_only of the role and of the database, or name the primary server"
-    schema, words = "create the schema of its search_path", message[:200]
-    encoding = RlrecError(f"{address} cannot hold every character: {words}", hint="its encoding must be UTF8")
+    schema, short_message = "create the schema of its search_path", message[:200]
+    characters = f"{address} cannot hold every character: {short_message}"
+    encoding_error = RlrecError(characters, hint="its encoding must be UTF8")
     refusals = {
         "22003": out_of_range(),  # a number
         "2200H": ids_exhausted("rows"),  # of a sequence
-        CANCELED: RlrecError(f"{address} stopped a statement: {words}", hint=timeouts),
+        CANCELED: RlrecError(f"{address} stopped a statement: {short_message}", hint=timeouts),
         READ_ONLY: RlrecError(f"the store {address} cannot be written: it is read-only", hint=read_only),
-        FORBIDDEN: RlrecError(f"{address} refused: {words}", hint=ROLES_HINT),
+        FORBIDDEN: RlrecError(f"{address} refused: {short_message}", hint=ROLES_HINT),
         DISK_FULL: disk_full(address),
         NO_SCHEMA: CheckFailed(f"no schema to create tables in at {address}", hint=schema),
-        **dict.fromkeys(UNTRANSLATABLE, encoding),
+        **dict.fromkeys(UNTRANSLATABLE, encoding_error),
     }
     return refusals.get(READ_ONLY if "during recovery" in message else state)
 

@@ -129,12 +129,12 @@ def connect(url: URL, *, create: bool = False, waits: Waits = USUAL_WAITS) -> sa
     values.setdefault("lock_timeout", _LOCK_TIMEOUT)  # last, for it reads the other one
     # A pooler gives each transaction any connection to the server, and names another process than the one that serves.
     pooler_condition = "pg_backend_pid() <> {process}"
-    configured = ", ".join(f"set_config('{name}', {value}, {pooler_condition})" for name, value in values.items())
+    settings_text = ", ".join(f"set_config('{name}', {value}, {pooler_condition})" for name, value in values.items())
 
     @event.listens_for(engine, "connect", insert=True)
     def configure(connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
         connection.autocommit = True
-        text = f"SELECT {pooler_condition}, {configured}".format(process=connection.info.backend_pid)
+        text = f"SELECT {pooler_condition}, {settings_text}".format(process=connection.info.backend_pid)
         record.info["settings"] = None
         if connection.execute(text).fetchone()[0]:
             record.info["settings"] = text  # of each transaction, so that other clients keep theirs
@@ -204,8 +204,8 @@ def is_frozen(path: str) -> bool:
 def file_state(path: str) -> tuple[int, int, int]:
     """Return the time of a file, the bytes of its WAL, and its size. These numbers change with every write."""
     with suppress(OSError):
-        status, log = os.stat(path), path + "-wal"
-        return status.st_mtime_ns, os.path.getsize(log) if os.path.exists(log) else 0, status.st_size
+        status, wal_path = os.stat(path), path + "-wal"
+        return status.st_mtime_ns, os.path.getsize(wal_path) if os.path.exists(wal_path) else 0, status.st_size
     return 0, 0, 0
 
 
@@ -226,7 +226,7 @@ def transaction(
 
     references_hold: the writer guarantees foreign keys, and SQLite does not check them. lazy: as in `Store.write`."""
     postgres = engine.dialect.name == "postgresql"
-    committing = False
+    is_committing = False
     try:
         with (
             engine.connect() as connection,
@@ -245,7 +245,7 @@ def transaction(
                 is_unchanged = connection.info.get("unchanged")
                 if is_unchanged is not None and is_unchanged != file_state(address):
                     raise StoreBusy(f"the store {address} was written while it was read", hint="repeat the command")
-                committing = write
+                is_committing = write
             if connection.info["flush"]:
                 flush(connection)
     except UnicodeEncodeError as error:
@@ -257,12 +257,13 @@ def transaction(
     except (exc.DBAPIError, engine.dialect.loaded_dbapi.Error) as error:  # the latter from the driver's own cursor
         if (interrupt := _interruption(error)) is not None:
             raise interrupt from error
-        ours = database_errors.translate(error, address=address)
-        rolled_back = getattr(getattr(error, "orig", error), "sqlstate", None) == database_errors.IDLE
-        if committing and postgres and isinstance(ours, StoreBusy) and not rolled_back:
+        translated_error = database_errors.translate(error, address=address)
+        is_rolled_back = getattr(getattr(error, "orig", error), "sqlstate", None) == database_errors.IDLE
+        if is_committing and postgres and isinstance(translated_error, StoreBusy) and not is_rolled_back:
             message = f"the connection to {address} broke at the end: nobody knows whether the last changes are stored"
-            ours = OutcomeUnknown(message, hint="look before you repeat it: without a key it may be stored twice")
-        raise ours from error
+            hint = "look before you repeat it: without a key it may be stored twice"
+            translated_error = OutcomeUnknown(message, hint=hint)
+        raise translated_error from error
 
 
 @contextmanager

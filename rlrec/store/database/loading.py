@@ -92,19 +92,19 @@ def _insert(unit: Unit, table: str, columns: Mapping[str, Column], on_conflict: 
     lists = {id(column): column for column in columns.values() if not isinstance(column, Same)}
     indexes = {key: index for index, key in enumerate(lists, 1)}
     sources = tuple("?" if isinstance(column, Same) else f"column{indexes[id(column)]}" for column in columns.values())
-    width, rows = len(lists), len(next(iter(lists.values())))
-    flat: list[Any] = [None] * (width * rows)
+    n_lists, rows = len(lists), len(next(iter(lists.values())))
+    flat_values: list[Any] = [None] * (n_lists * rows)
     for index, column in enumerate(lists.values()):
         # the driver searches an adapter for each bytes object, but not for a bytearray
         is_bytes = isinstance(column[0], bytes)
-        flat[index::width] = [value and bytearray(value) for value in column] if is_bytes else column
-    start, step = 0, ROWS
+        flat_values[index::n_lists] = [value and bytearray(value) for value in column] if is_bytes else column
+    start, batch_rows = 0, ROWS
     while start < rows:
-        while step > min(rows - start, (VALUES - len(constants)) // width):
-            step //= 2
-        text = _insertion(table, tuple(columns), sources, width, step, on_conflict)
-        unit.driver.execute(text, constants + flat[start * width : (start + step) * width])
-        start += step
+        while batch_rows > min(rows - start, (VALUES - len(constants)) // n_lists):
+            batch_rows //= 2
+        text = _insertion(table, tuple(columns), sources, n_lists, batch_rows, on_conflict)
+        unit.driver.execute(text, constants + flat_values[start * n_lists : (start + batch_rows) * n_lists])
+        start += batch_rows
 
 
 @lru_cache(maxsize=256)
@@ -114,9 +114,10 @@ def _insertion(
     """Return the text of an INSERT of many rows. sources: for each column, the name of one of the `width` values of a
     row, or ? for a value that is bound once. Placeholders have no numbers: from 3.12 on Python asks SQLite for the
     names of placeholders, which it then searches for in all of them."""
-    row, conflict = f"({','.join('?' * width)})", f" WHERE true ON CONFLICT {on_conflict}" if on_conflict else ""
-    columns, values = quote_columns(names), ",".join([row] * rows)
-    return f'INSERT INTO "{table}" ({columns}) SELECT {", ".join(sources)} FROM (VALUES {values}){conflict}'
+    placeholders = f"({','.join('?' * width)})"
+    conflict_clause = f" WHERE true ON CONFLICT {on_conflict}" if on_conflict else ""
+    columns, values = quote_columns(names), ",".join([placeholders] * rows)
+    return f'INSERT INTO "{table}" ({columns}) SELECT {", ".join(sources)} FROM (VALUES {values}){conflict_clause}'
 
 
 # -- what is stored already --

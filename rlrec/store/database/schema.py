@@ -29,12 +29,12 @@ LOCK = 0x726C726563  # the advisory lock that serialises migrations on PostgreSQ
 def revision(connection: sa.Connection, *, address: str) -> str | None:
     """Return the revision of the store, or None if there is no store. Raise CheckFailed if the revision cannot be
     determined."""
-    stored = revisions(connection)
-    if stored is None:
+    stored_revisions = revisions(connection)
+    if stored_revisions is None:
         return None
-    if (problem := _wrong_revision(stored, address=address)) is not None:
+    if (problem := _wrong_revision(stored_revisions, address=address)) is not None:
         raise problem
-    return stored[0]
+    return stored_revisions[0]
 
 
 def revisions(connection: sa.Connection) -> list[str] | None:
@@ -103,9 +103,9 @@ def _unknown_revision(revision: str, *, address: str) -> CheckFailed:
 
 def migrations() -> Path:
     """Return the folder of the migrations, which is inside the installed package, or next to it in a checkout."""
-    package = Path(__file__).resolve().parents[2]
-    inside = package / "migrations"
-    return inside if inside.is_dir() else package.parent / "migrations"
+    package_folder = Path(__file__).resolve().parents[2]
+    packaged_folder = package_folder / "migrations"
+    return packaged_folder if packaged_folder.is_dir() else package_folder.parent / "migrations"
 
 
 def upgrade(
@@ -158,10 +158,10 @@ def _check_folder(path: str) -> None:
 def _refuse_left_changes(path: str) -> None:
     """Raise RlrecError if a store was moved or deleted without its last changes. SQLite would delete these changes
     here."""
-    changes = f"{path}-wal"  # looked for first: another `init` makes the store before it
-    if os.path.exists(changes) and os.path.getsize(changes) and not os.path.lexists(path):
+    wal_path = f"{path}-wal"  # looked for first: another `init` makes the store before it
+    if os.path.exists(wal_path) and os.path.getsize(wal_path) and not os.path.lexists(path):
         hint = "move it beside the store, as STORE-wal, if nobody has opened that since; else delete it"
-        raise RlrecError(f"{changes} holds the last changes of a store that is no longer at {path}", hint=hint)
+        raise RlrecError(f"{wal_path} holds the last changes of a store that is no longer at {path}", hint=hint)
 
 
 def _refuse_foreign_file(path: str) -> None:
@@ -203,8 +203,8 @@ def _switch_to_wal(engine: sa.Engine, *, address: str, wait_s: float) -> None:
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            with closing(engine.raw_connection()) as raw:
-                if raw.cursor().execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal":
+            with closing(engine.raw_connection()) as driver_connection:
+                if driver_connection.cursor().execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal":
                     return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):

@@ -56,8 +56,8 @@ def _ids(*names: str) -> list[Column[Any]]:
 def _fields(fields: Sequence[LogField]) -> Iterator[Column[Any]]:
     """Yield the columns for fields of the log."""
     for field in fields:
-        refers = [sa.ForeignKey(f"{field.table}.id")] if field.table else []
-        yield Column(field.name, KINDS[field.kind], *refers, nullable=field.optional)
+        foreign_keys = [sa.ForeignKey(f"{field.table}.id")] if field.table else []
+        yield Column(field.name, KINDS[field.kind], *foreign_keys, nullable=field.optional)
 
 
 def _sums(prefix: str = "") -> list[Column[Any]]:

@@ -39,7 +39,7 @@ NEXT_ID = "SELECT coalesce(max(id), 0) + 1 FROM {}"  # of SQLite
 FEW = 20  # rows that PostgreSQL takes one by one as fast as at once
 
 
-def no_progress(counted: str, rows: int, share: float | None) -> None:
+def no_progress(noun: str, rows: int, share: float | None) -> None:
     """Ignore a report of progress."""
 
 
@@ -99,9 +99,9 @@ class Unit:
 
     def send(self) -> None:
         """Execute the waiting changes in order, on PostgreSQL in one round trip."""
-        waiting, self._waiting = self._waiting, []
-        with self._connection.connection.pipeline() if len(waiting) > 1 else nullcontext():
-            for text, values in waiting:
+        waiting_changes, self._waiting = self._waiting, []
+        with self._connection.connection.pipeline() if len(waiting_changes) > 1 else nullcontext():
+            for text, values in waiting_changes:
                 self._cursor.execute(text, values)
 
     def ask(self, text: str, *values: Any) -> list[Row]:
@@ -113,11 +113,11 @@ class Unit:
     @contextmanager
     def reading(self, folder: Any) -> Iterator[None]:
         """Read the log from a folder in this context, or, for None, from the store."""
-        before, self.folder = self.folder, folder
+        previous_folder, self.folder = self.folder, folder
         try:
             yield
         finally:
-            self.folder = before
+            self.folder = previous_folder
 
     def in_folder(self, text: str) -> bool:
         """Tell whether a query reads rows of the log that a folder has."""
@@ -277,25 +277,25 @@ def _as_list(value: Any) -> Any:
 def _sqlite_text(text: str, values: Sequence[Any]) -> tuple[str, list[Any]]:
     """Return the text and the values of a query as SQLite takes them. Lists become JSON, so that the text is the same
     for any length. Bytes, which JSON lacks, and single values are bound one by one."""
-    flat: list[Any] = []
+    parameters: list[Any] = []
     for value in values:
         if isinstance(value, str | bytes | int | float | None):
-            flat.append(value)
+            parameters.append(value)
         elif len(items := list(value)) == 1 or (items and isinstance(items[0], bytes)):
             text = text.replace("?*", ",".join("?" * len(items)), 1)
-            flat += items
+            parameters += items
         else:
-            flat.append(json.dumps(items, ensure_ascii=False))
+            parameters.append(json.dumps(items, ensure_ascii=False))
             text = text.replace("?*", "SELECT value FROM json_each(?)", 1)
-    return text, flat
+    return text, parameters
 
 
 @lru_cache(maxsize=64)
 def _insertion(table: str, columns: tuple[str, ...], on_conflict: str) -> str:
-    marks = ", ".join("?" * len(columns))
-    conflict = f" ON CONFLICT {on_conflict}" if on_conflict else ""
+    placeholders = ", ".join("?" * len(columns))
+    conflict_clause = f" ON CONFLICT {on_conflict}" if on_conflict else ""
     names = '", "'.join(columns)
-    return f'INSERT INTO "{table}" ("{names}") VALUES ({marks}){conflict}'
+    return f'INSERT INTO "{table}" ("{names}") VALUES ({placeholders}){conflict_clause}'
 
 
 # -- rows that are missing or unreadable since someone changed the database by hand --

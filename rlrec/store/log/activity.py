@@ -52,27 +52,27 @@ def first_id_since(unit: Unit, at: int) -> int | None:
     """Return an id such that all decisions served since a time have this id or a larger one. Return None where no
     decision was served since then."""
     condition = "imported = 0 AND at >= ? ORDER BY at, id LIMIT 1"
-    first: int | None = unit.ask_value(f"SELECT id FROM decision WHERE {condition}", at - SLACK_US)
-    return first
+    first_id: int | None = unit.ask_value(f"SELECT id FROM decision WHERE {condition}", at - SLACK_US)
+    return first_id
 
 
 def count_served_since(unit: Unit, policy_id: int, at: int) -> int:
     """Return how many decisions a policy served since a time. The ids of a policy's decisions are in order of time, so
     the query reads only the first decision and counts the rest by id."""
-    if (first := first_id_since(unit, at)) is None:
+    if (lowest_id := first_id_since(unit, at)) is None:
         return 0
     condition = "policy_id = ? AND id >= ? AND imported = 0 AND at >= ? ORDER BY id LIMIT 1"
-    begin = unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, first, at)
+    first_id = unit.ask_value(f"SELECT id FROM decision WHERE {condition}", policy_id, lowest_id, at)
     query = "SELECT count(*) FROM decision WHERE policy_id = ? AND id >= ?"
-    return 0 if begin is None else int(unit.ask_value(query, policy_id, begin))
+    return 0 if first_id is None else int(unit.ask_value(query, policy_id, first_id))
 
 
 def route_counts_since(unit: Unit, at: int) -> dict[int, int]:
     """Return how many decisions were requested through each route since a time, by route id."""
-    if (first := first_id_since(unit, at)) is None:
+    if (first_id := first_id_since(unit, at)) is None:
         return {}
     query = "SELECT route_id, count(*) FROM route_decision WHERE decision_id >= ? GROUP BY route_id"
-    return dict(unit.ask(query, first))
+    return dict(unit.ask(query, first_id))
 
 
 def events_by_hour(unit: Unit, *, hours: int, window_us: int) -> list[int]:
@@ -80,11 +80,11 @@ def events_by_hour(unit: Unit, *, hours: int, window_us: int) -> list[int]:
     older by more than the window are not counted, so the query reads only the newest rows."""
     since = unit.now - hours * HOUR_US
     counts = [0] * hours
-    if (first := first_id_since(unit, since - window_us)) is not None:
+    if (first_id := first_id_since(unit, since - window_us)) is not None:
         hour = f"(? - at) / {HOUR_US}"
         query = f"SELECT {hour}, count(*) FROM event WHERE decision_id >= ? AND at > ? GROUP BY 1"
-        for ago, count in unit.ask(query, unit.now, first, since):
-            counts[-1 - max(0, int(ago))] += count
+        for hours_ago, count in unit.ask(query, unit.now, first_id, since):
+            counts[-1 - max(0, int(hours_ago))] += count
     return counts
 
 
@@ -92,7 +92,7 @@ def live_times(unit: Unit) -> dict[int, int]:
     """Return when the live version of each policy became live, by policy id. Policies whose live version never changed
     are left out."""
     rows = unit.ask("SELECT policy_id, max(at), coalesce(max(rolled_back_at), 0) FROM promotion GROUP BY policy_id")
-    return {policy_id: max(promoted, rolled_back) for policy_id, promoted, rolled_back in rows}
+    return {policy_id: max(promoted_at, rolled_back_at) for policy_id, promoted_at, rolled_back_at in rows}
 
 
 class Run(NamedTuple):
@@ -106,9 +106,9 @@ class Run(NamedTuple):
 def last_run(unit: Unit, command: str, options: Mapping[str, Any] | None = None) -> Run | None:
     """Return the newest run of a command, or None where there is none. options: find only a run with exactly these
     options."""
-    typed = None if options is None else json.dumps(dict(options), sort_keys=True)
-    condition = "command = ?" if typed is None else "command = ? AND options = ?"
+    options_text = None if options is None else json.dumps(dict(options), sort_keys=True)
+    condition = "command = ?" if options_text is None else "command = ? AND options = ?"
     query = f"SELECT at, options, result FROM run WHERE {condition} ORDER BY id DESC LIMIT 1"
-    row = unit.ask_row(query, *filter(None, (command, typed)))
-    owner = f"last run of {command}"
-    return None if row is None else Run(row[0], parse(row[1], owner), parse(row[2] or "{}", owner))
+    row = unit.ask_row(query, *filter(None, (command, options_text)))
+    column = f"last run of {command}"
+    return None if row is None else Run(row[0], parse(row[1], column), parse(row[2] or "{}", column))

@@ -40,11 +40,12 @@ def read_list(
     decision_id: int, catalogue_id: int | None, arms: str, propensities: str, log_propensity: float
 ) -> CandidateList:
     """Read the list of candidates from a row of its table."""
-    owner = f"of the candidates of decision {decision_id}"
-    ids, values = parse(arms, f"arms {owner}", list), parse(propensities, f"propensities {owner}", list)
-    if len(ids) != len(values):
-        raise damage_error(f"decision {decision_id} has {len(ids)} candidates with {len(values)} propensities")
-    return CandidateList(decision_id, catalogue_id, ids, values, log_propensity)
+    source = f"of the candidates of decision {decision_id}"
+    arm_ids, probabilities = parse(arms, f"arms {source}", list), parse(propensities, f"propensities {source}", list)
+    if len(arm_ids) != len(probabilities):
+        numbers = f"{len(arm_ids)} candidates with {len(probabilities)} propensities"
+        raise damage_error(f"decision {decision_id} has {numbers}")
+    return CandidateList(decision_id, catalogue_id, arm_ids, probabilities, log_propensity)
 
 
 TEAMS = "AB"  # letters of the two rankers

@@ -20,9 +20,9 @@ MAX_ARMS = 1_000_000  # arms of different eligible sets that are in memory at a 
 
 def digest(text: str) -> bytes:
     """Return 16 bytes that name a text. Equal texts have equal digests, and different texts in practice never do."""
-    hashed = _HASH.copy()
-    hashed.update(text.encode())
-    return hashed.digest()
+    hasher = _HASH.copy()
+    hasher.update(text.encode())
+    return hasher.digest()
 
 
 def key_digest(key: str) -> int:
@@ -31,9 +31,9 @@ def key_digest(key: str) -> int:
 
 
 def _key_hash(key: str) -> bytes:
-    hashed = _KEY_HASH.copy()
-    hashed.update(key.encode())
-    return hashed.digest()
+    hasher = _KEY_HASH.copy()
+    hasher.update(key.encode())
+    return hasher.digest()
 
 
 def key_digests(keys: Sequence[str]) -> list[int]:

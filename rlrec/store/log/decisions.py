@@ -54,12 +54,13 @@ def peek(unit: Unit) -> int:
 
 def find(unit: Unit, ids: Collection[int]) -> dict[int, Decision]:
     """Return decisions by id, with their slots in order of position. Unknown ids are left out."""
-    logged = unit.ask(f"SELECT {', '.join(DECISION_COLUMNS)} FROM decision WHERE id IN (?*)", ids)
+    decision_rows = unit.ask(f"SELECT {', '.join(DECISION_COLUMNS)} FROM decision WHERE id IN (?*)", ids)
     query = f"SELECT {', '.join(SLOT_COLUMNS)} FROM slot WHERE decision_id IN (?*) ORDER BY decision_id, position"
     slots: dict[int, list[Slot]] = {}
-    for decision_id, *values, censored, rounded in unit.ask(query, ids):
-        slots.setdefault(decision_id, []).append(Slot._make((*values, bool(censored), bool(rounded))))
-    return StoredRows("decision", [(row[0], Decision._make((*row, tuple(slots.get(row[0], ()))))) for row in logged])
+    for decision_id, *slot_values, censored, rounded in unit.ask(query, ids):
+        slots.setdefault(decision_id, []).append(Slot._make((*slot_values, bool(censored), bool(rounded))))
+    decisions = (Decision._make((*row, tuple(slots.get(row[0], ())))) for row in decision_rows)
+    return StoredRows("decision", [(decision.id, decision) for decision in decisions])
 
 
 def propensities(unit: Unit, ids: Collection[int]) -> dict[int, list[Row]]:
@@ -114,7 +115,9 @@ def moments(unit: Unit, session_ids: Collection[int], *, but_of_run: int | None)
     stored are left out."""
     query = "SELECT policy_id, session_id, at, run_id FROM decision WHERE session_id IN (?*)"
     return {
-        (policy_id, session, at) for policy_id, session, at, run in unit.ask(query, session_ids) if run != but_of_run
+        (policy_id, session_id, at)
+        for policy_id, session_id, at, run_id in unit.ask(query, session_ids)
+        if run_id != but_of_run
     }
 
 
@@ -144,8 +147,9 @@ def requests(unit: Unit, keys: Collection[str]) -> dict[str, tuple[bytes | None,
 def newest_requests(unit: Unit, policy_id: int | None, *, limit: int) -> list[Row]:
     """Return the eligible set, context and size of the newest decisions that were drawn from a policy, or, for None, of
     the newest of the whole log."""
-    drawn = "" if policy_id is None else f"WHERE policy_id = {policy_id} AND imported = 0"
-    return unit.ask(f"SELECT eligible_id, context_id, size FROM decision {drawn} ORDER BY id DESC LIMIT ?", limit)
+    where_clause = "" if policy_id is None else f"WHERE policy_id = {policy_id} AND imported = 0"
+    query = f"SELECT eligible_id, context_id, size FROM decision {where_clause} ORDER BY id DESC LIMIT ?"
+    return unit.ask(query, limit)
 
 
 def find_overdue(unit: Unit, policy_id: int, *, first: int, drawn_before: int, slots: int) -> list[int]:
@@ -154,16 +158,16 @@ def find_overdue(unit: Unit, policy_id: int, *, first: int, drawn_before: int, s
 
     Within a policy ids are in order of time. Where the first decision is too young, no other is read."""
     query = "SELECT id, at, size FROM decision WHERE policy_id = ? AND id >= ? AND imported = 0 ORDER BY id LIMIT ?"
-    eldest = unit.ask_row(query, policy_id, first, 1)
+    oldest_row = unit.ask_row(query, policy_id, first, 1)
     ids: list[int] = []
-    if eldest is None or eldest[1] >= drawn_before:
+    if oldest_row is None or oldest_row[1] >= drawn_before:
         return ids
-    budget = slots
-    for key, at, size in unit.ask(query, policy_id, first, slots):
-        if at >= drawn_before or (ids and size > budget):
+    slots_left = slots
+    for decision_id, at, size in unit.ask(query, policy_id, first, slots):
+        if at >= drawn_before or (ids and size > slots_left):
             break
-        ids.append(key)
-        budget -= size
+        ids.append(decision_id)
+        slots_left -= size
     return ids
 
 
@@ -171,15 +175,15 @@ def newest_id(unit: Unit, policy_id: int, n: int = 1, *, drawn_before: int | Non
     """Return the id of a policy's n-th newest decision, or 0 where it has fewer. With `drawn_before`, only decisions
     that the policy drew before this time count. Within a policy ids are in order of time, so the query reads only few
     newer decisions."""
-    drawn = "" if drawn_before is None else f"AND imported = 0 AND at < {drawn_before} "
-    query = f"SELECT id FROM decision WHERE policy_id = ? {drawn}ORDER BY id DESC LIMIT 1 OFFSET ?"
+    drawn_test = "" if drawn_before is None else f"AND imported = 0 AND at < {drawn_before} "
+    query = f"SELECT id FROM decision WHERE policy_id = ? {drawn_test}ORDER BY id DESC LIMIT 1 OFFSET ?"
     return int(unit.ask_value(query, policy_id, n - 1) or 0)
 
 
 def id_extent(unit: Unit, policy_id: int) -> tuple[int, int]:
     """Return the ids of a policy's first and newest decision, or 1 and 0 where it has none."""
-    first = unit.ask_value("SELECT id FROM decision WHERE policy_id = ? ORDER BY id LIMIT 1", policy_id)
-    return int(first or 1), newest_id(unit, policy_id)
+    first_id = unit.ask_value("SELECT id FROM decision WHERE policy_id = ? ORDER BY id LIMIT 1", policy_id)
+    return int(first_id or 1), newest_id(unit, policy_id)
 
 
 def sessions_of(unit: Unit, ids: Collection[int]) -> list[int]:
@@ -187,11 +191,11 @@ def sessions_of(unit: Unit, ids: Collection[int]) -> list[int]:
     return sorted(row[0] for row in unit.ask("SELECT DISTINCT session_id FROM decision WHERE id IN (?*)", ids))
 
 
-def count_slots_after(unit: Unit, policy_id: int, last: int) -> int:
+def count_slots_after(unit: Unit, policy_id: int, last_id: int) -> int:
     """Return the number of slots of the decisions drawn from a policy whose ids are above `last`."""
     tables = "slot JOIN decision ON decision.id = slot.decision_id"
     query = f"SELECT count(*) FROM {tables} WHERE policy_id = ? AND decision.id > ? AND imported = 0"
-    return int(unit.ask_value(query, policy_id, last))
+    return int(unit.ask_value(query, policy_id, last_id))
 
 
 def slot_counts(
@@ -212,21 +216,21 @@ def slot_counts(
         tests += ["imported = 0", f"(decision.at >= {since}{not_entered})"]
     if censored:  # each of these has an event, and events are fewer than slots
         tests.append(f"(decision_id, position) IN (SELECT decision_id, position FROM event WHERE kind = '{CENSOR}')")
-    order = "slot CROSS JOIN decision" if censored else "decision CROSS JOIN slot"
-    tables = f"{order} WHERE decision.id = slot.decision_id AND {' AND '.join(tests)}"
+    cross_join = "slot CROSS JOIN decision" if censored else "decision CROSS JOIN slot"
+    tables = f"{cross_join} WHERE decision.id = slot.decision_id AND {' AND '.join(tests)}"
     return dict(unit.ask(f"SELECT arm_id, count(*) FROM {tables} GROUP BY arm_id"))
 
 
 def slots_of_arm(unit: Unit, arm_id: int, *, newest: int, limit: int) -> list[tuple[int, int, str, str, int]]:
     """Return the slots that an arm got in the `newest` newest decisions, newest first. Each row has the decision id,
     time, session, policy and position."""
-    first = unit.ask_value("SELECT id FROM decision ORDER BY id DESC LIMIT 1 OFFSET ?", newest - 1) or 0
+    first_id = unit.ask_value("SELECT id FROM decision ORDER BY id DESC LIMIT 1 OFFSET ?", newest - 1) or 0
     joins = (
         "JOIN slot s ON s.decision_id = d.id JOIN session v ON v.id = d.session_id JOIN policy p ON p.id = d.policy_id"
     )
     tests = "WHERE d.id >= ? AND s.arm_id = ? ORDER BY d.id DESC, s.position LIMIT ?"
     query = f"SELECT d.id, d.at, v.key, p.name, s.position FROM decision d {joins} {tests}"
-    return [tuple(row) for row in unit.ask(query, first, arm_id, limit)]
+    return [tuple(row) for row in unit.ask(query, first_id, arm_id, limit)]
 
 
 def any_imported(unit: Unit, policy_id: int) -> bool:
@@ -264,13 +268,13 @@ def find_ahead(unit: Unit) -> DecisionsAhead:
     """Find the decisions that are later than the database's clock. Where there are none, both times in the answer are
     the clock's."""
     clock = unit.clock()
-    log = "FROM decision WHERE imported = 0 AND at"
-    count, first, newest = unit.ask(f"SELECT count(*), min(at), max(at) {log} > ?", clock)[0]
-    last_before = unit.ask_value(f"SELECT max(at) {log} <= ?", clock)
-    return DecisionsAhead(clock, count, first or clock, newest or clock, last_before)
+    source = "FROM decision WHERE imported = 0 AND at"
+    n_decisions, first_at, newest_at = unit.ask(f"SELECT count(*), min(at), max(at) {source} > ?", clock)[0]
+    last_at_before = unit.ask_value(f"SELECT max(at) {source} <= ?", clock)
+    return DecisionsAhead(clock, n_decisions, first_at or clock, newest_at or clock, last_at_before)
 
 
-def put_back(unit: Unit, block: DecisionsAhead) -> int:
+def put_back(unit: Unit, decisions_ahead: DecisionsAhead) -> int:
     """Move decisions that are ahead of the clock back by one distance, with their events and visits, so that the newest
     has the time of now. Return how many times in other tables were moved.
 
@@ -278,13 +282,15 @@ def put_back(unit: Unit, block: DecisionsAhead) -> int:
     ahead of the clock are moved as well, but not before the first of the decisions."""
     from rlrec.store.database.tables import time_columns  # a single decision does without this import
 
-    distance, clock = block.distance_us, block.clock
-    ids = "SELECT id FROM decision WHERE imported = 0 AND at > ?"
-    events = f"UPDATE event SET at = at - ?, received_at = received_at - ? WHERE decision_id IN ({ids})"
-    unit.tell(events, distance, distance, clock)
+    distance, clock = decisions_ahead.distance_us, decisions_ahead.clock
+    ahead_ids = "SELECT id FROM decision WHERE imported = 0 AND at > ?"
+    update_events = f"UPDATE event SET at = at - ?, received_at = received_at - ? WHERE decision_id IN ({ahead_ids})"
+    unit.tell(update_events, distance, distance, clock)
     unit.tell("UPDATE decision SET at = at - ? WHERE imported = 0 AND at > ?", distance, clock)
     least, greatest = ("least", "greatest") if unit.postgres else ("min", "max")
     columns = [column for column in time_columns() if column.table.name not in ("decision", "event")]
-    moved = f"{least}({greatest}({{0}}, ?) - ?, ?) WHERE {{0}} > ?"
-    changes = (f'UPDATE "{column.table.name}" SET {column.name} = {moved.format(column.name)}' for column in columns)
-    return sum(unit.tell(change, block.first, distance, clock, clock) for change in changes)
+    shifted_time = f"{least}({greatest}({{0}}, ?) - ?, ?) WHERE {{0}} > ?"
+    updates = (
+        f'UPDATE "{column.table.name}" SET {column.name} = {shifted_time.format(column.name)}' for column in columns
+    )
+    return sum(unit.tell(update, decisions_ahead.first, distance, clock, clock) for update in updates)

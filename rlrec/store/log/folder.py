@@ -91,13 +91,14 @@ class FolderLog:
 
     def split(self, number: int) -> Iterator[FolderLog]:
         """Split the log into `number` partitions, a power of two. All decisions of a person are in one partition."""
-        session, earlier, home = self._changes
+        session_ids, earlier_buckets, home_buckets = self._changes
         for index in range(number):
-            arrived, left = home % number == index, earlier % number == index
-            moved = dict(zip(session[arrived != left].tolist(), arrived[arrived != left].tolist(), strict=True))
-            buckets = {*range(index, BUCKETS, number), *earlier[arrived].tolist()}
+            is_here, was_here = home_buckets % number == index, earlier_buckets % number == index
+            is_moved = is_here != was_here
+            moved_sessions = dict(zip(session_ids[is_moved].tolist(), is_here[is_moved].tolist(), strict=True))
+            buckets = {*range(index, BUCKETS, number), *earlier_buckets[is_here].tolist()}
             files = {name: [path for path in paths if _may_have(path, buckets)] for name, paths in self.files.items()}
-            yield FolderLog(self.folder, files, number, index, moved, self._database)
+            yield FolderLog(self.folder, files, number, index, moved_sessions, self._database)
 
     @cached_property
     def _changes(self) -> tuple[Ids, ...]:
@@ -112,9 +113,9 @@ class FolderLog:
 
     def ask(self, text: str, *values: Any) -> list[Row]:
         """Return all rows of a query, as `Unit.ask` does."""
-        lists = [value if isinstance(value, str | bytes | int | float | None) else list(value) for value in values]
+        parameters = [value if isinstance(value, str | bytes | int | float | None) else list(value) for value in values]
         with self._database.tables(self) as connection:
-            rows: list[Row] = connection.execute(text.replace("(?*)", "(SELECT unnest(?))"), lists).fetchall()
+            rows: list[Row] = connection.execute(text.replace("(?*)", "(SELECT unnest(?))"), parameters).fetchall()
         return rows
 
     def columns(self, text: str, types: Types) -> Columns:
@@ -135,12 +136,13 @@ class FolderLog:
         """Return for each export that has decisions the number of its first file, and how many decisions it has."""
         paths, exports = sorted(self.files["decisions"], key=file_number), list[tuple[int, int]]()
         text = f"SELECT file_name, num_rows FROM parquet_file_metadata({self._database.list_of(paths)})"
-        rows = {file_number(name): count for name, count in self.ask(text)} if paths else {}
+        row_counts = {file_number(name): count for name, count in self.ask(text)} if paths else {}
         for index, path in enumerate(paths):
-            number, before = file_number(path), paths[index - 1]
-            if not exports or number != file_number(before) + 1 or _share(path)[1] != _share(before)[1]:
-                exports.append((number, 0))
-            exports[-1] = exports[-1][0], exports[-1][1] + rows[number]
+            part_number, previous_path = file_number(path), paths[index - 1]
+            is_next = part_number == file_number(previous_path) + 1
+            if not exports or not is_next or _share(path)[1] != _share(previous_path)[1]:
+                exports.append((part_number, 0))
+            exports[-1] = exports[-1][0], exports[-1][1] + row_counts[part_number]
         return exports
 
     def since(self, number: int) -> FolderLog:

@@ -22,18 +22,18 @@ def find(unit: Unit, decision_ids: Collection[int]) -> dict[int, dict[str, Any]]
     data = defaultdict[int, dict[str, Any]](dict)
     names = ", ".join(field.name for field in STATED_FIELDS)
     query = f"SELECT id, {names} FROM decision WHERE id IN (?*) AND imported = 1"
-    for number, *values in unit.ask(query, decision_ids):
+    for decision_id, *values in unit.ask(query, decision_ids):
         for field, value in zip(STATED_FIELDS, values, strict=True):
             if value is not None and field.kind(value) is not False:
-                data[number][field.key] = field.kind(value)
+                data[decision_id][field.key] = field.kind(value)
     context_ids = feature_contexts(unit, decision_ids)
     bodies = contents.context_bodies(unit, set(context_ids.values()))
-    for number, context in context_ids.items():
-        data[number]["features"] = parse(bodies[context], f"features of decision {number}")
-    for number, sets in slot_sets(unit, decision_ids).items():
-        data[number]["slot_sets"] = sets
-    for number, probabilities in supports(unit, decision_ids).items():
-        data[number]["support"] = probabilities.tolist()
+    for decision_id, context_id in context_ids.items():
+        data[decision_id]["features"] = parse(bodies[context_id], f"features of decision {decision_id}")
+    for decision_id, slot_arms in slot_sets(unit, decision_ids).items():
+        data[decision_id]["slot_sets"] = slot_arms
+    for decision_id, probabilities in supports(unit, decision_ids).items():
+        data[decision_id]["support"] = probabilities.tolist()
     return dict(data)
 
 
@@ -48,13 +48,13 @@ def supports(unit: Unit, decision_ids: Collection[int]) -> dict[int, array[float
     """Return the probabilities at position 1 of the eligible arms, in order of their ids, for each decision that has
     them."""
     rows = unit.ask("SELECT decision_id, probabilities FROM logged_support WHERE decision_id IN (?*)", decision_ids)
-    return {number: read_support(number, packed) for number, packed in rows}
+    return {decision_id: read_support(decision_id, packed) for decision_id, packed in rows}
 
 
-def read_support(number: int, packed: bytes) -> array[float]:
-    """Unpack the probabilities from a row of the table `logged_support`. number: the id of the decision."""
+def read_support(decision_id: int, packed: bytes) -> array[float]:
+    """Unpack the probabilities from a row of the table `logged_support`."""
     if len(packed) % 8:
-        raise damage_error(f"the support of decision {number} is damaged")
+        raise damage_error(f"the support of decision {decision_id} is damaged")
     return array("d", bytes(packed))
 
 
@@ -62,7 +62,7 @@ def slot_sets(unit: Unit, decision_ids: Collection[int]) -> dict[int, list[list[
     """Return the ids of the arms that each slot could show, from the top slot down. Only decisions whose slots have
     different sets of arms are in the answer."""
     rows = unit.ask("SELECT decision_id, arms FROM slot_set WHERE decision_id IN (?*)", decision_ids)
-    return {number: parse(arms, f"arms of the slots of decision {number}", list) for number, arms in rows}
+    return {key: parse(arms, f"arms of the slots of decision {key}", list) for key, arms in rows}
 
 
 def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int]:
@@ -75,8 +75,8 @@ def feature_contexts(unit: Unit, decision_ids: Collection[int]) -> dict[int, int
 def features(unit: Unit, context_ids: Collection[int]) -> dict[int, dict[str, str]]:
     """Return the JSON of the features of each arm, by context id and arm key."""
     bodies = contents.context_bodies(unit, context_ids)
-    features_by_context = {number: parse(body, f"body of context {number}") for number, body in bodies.items()}
+    features_by_context = {key: parse(body, f"body of context {key}") for key, body in bodies.items()}
     return {
-        number: {key: json.dumps(features, ensure_ascii=False) for key, features in by_arm.items()}
-        for number, by_arm in features_by_context.items()
+        context_id: {key: json.dumps(features, ensure_ascii=False) for key, features in features_by_arm.items()}
+        for context_id, features_by_arm in features_by_context.items()
     }

@@ -38,7 +38,7 @@ _SESSION_SOURCE = "FROM session v LEFT JOIN users u ON u.id = v.user_id WHERE v.
 def person_digests(unit: Unit, sessions: Collection[int]) -> dict[int, tuple[int | None, int | None]]:
     """Return the digest of the user (None where the user is not known) and the digest of the key, for each session."""
     rows = unit.ask(f"SELECT v.id, u.digest, v.digest {_SESSION_SOURCE}", sessions)
-    return {session: (user, key) for session, user, key in rows}
+    return {session_id: (user_digest, session_digest) for session_id, user_digest, session_digest in rows}
 
 
 def person_keys(unit: Unit, sessions: Collection[int]) -> dict[int, tuple[str, str | None]]:

@@ -32,17 +32,17 @@ MAX_EVENT_SPREAD = 2
 
 def _arrays(table: str, fields: Iterable[LogField]) -> dict[str, tuple[type, str]]:
     """Return the type of each field that readers need, and its SQL expression over a table."""
-    kinds = {int: np.int64, bool: np.bool_, float: np.float64}
-    return {field.name: (kinds.get(field.kind, object), _expression(table, field)) for field in fields if field.is_read}
+    types = {int: np.int64, bool: np.bool_, float: np.float64}
+    return {field.name: (types.get(field.kind, object), _expression(table, field)) for field in fields if field.is_read}
 
 
 def _expression(table: str, field: LogField) -> str:
     if not field.optional:
         return f"{table}.{field.name}"
-    absent = (
+    absent_value = (
         "{empty}" if isinstance(field.absent, bytes) else _NO_PROBABILITY if isnan(field.absent or 0) else field.absent
     )
-    return f"coalesce({table}.{field.name}, {absent})"
+    return f"coalesce({table}.{field.name}, {absent_value})"
 
 
 # name: (type, expression over decision d, slot s, session v)
@@ -73,9 +73,9 @@ PER_DECISION = ("history",)  # too large to be read with each slot
 EVENT_COLUMNS = ("decision_id", "position", "kind", "value", "age_us")
 
 
-def _find_rows(table: str, stored: Ids, ids: Ids) -> Index:
+def _find_rows(table: str, stored_ids: Ids, ids: Ids) -> Index:
     """Return the indices of ids in the sorted ids of a table's rows. Raise RlrecError where a row is missing."""
-    index, is_stored = look_up(stored, ids)
+    index, is_stored = look_up(stored_ids, ids)
     if not is_stored.all():
         raise damage_error(f"row {ids[~is_stored][0]} of table {table} is gone")
     return index
@@ -97,9 +97,9 @@ class ContextTexts:
     @classmethod
     def merge(cls, pieces: Sequence[ContextTexts]) -> ContextTexts:
         """Return the contexts of all pieces, each context once."""
-        ids, first = np.unique(np.concatenate([piece.ids for piece in pieces]), return_index=True)
+        ids, first_rows = np.unique(np.concatenate([piece.ids for piece in pieces]), return_index=True)
         texts = [text for piece in pieces for text in piece.texts]
-        return cls(ids, [texts[index] for index in first.tolist()])
+        return cls(ids, [texts[index] for index in first_rows.tolist()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +125,10 @@ class Batch:
         if len(rows) == len(self):
             return self
         slots = take(self.slots, rows)
-        others: dict[str, Any] = {
+        other_tables: dict[str, Any] = {
             name: take(columns, np.isin(columns[key], slots[key])) for name, key, columns in self._others()
         }
-        return replace(self, slots=slots, **others)
+        return replace(self, slots=slots, **other_tables)
 
     def _others(self) -> Iterator[tuple[str, str, Columns]]:
         """Yield the name of each table other than slots, the column that links its rows to slots, and its columns."""
@@ -141,12 +141,13 @@ class Batch:
         arrays many times faster than many. A column that repeats one value is stored as this value."""
         state = dict(vars(self))
         for name, columns in (("slots", self.slots), *((name, columns) for name, _, columns in self._others())):
-            names: dict[tuple[str, int], list[str]] = {}
+            names_by_type: dict[tuple[str, int], list[str]] = {}
             for key, column in columns.items():
-                names.setdefault((column.dtype.char, 1 if repeats_value(column) else len(column)), []).append(key)
+                n_values = 1 if repeats_value(column) else len(column)
+                names_by_type.setdefault((column.dtype.char, n_values), []).append(key)
             state[name] = [
                 (keys, np.stack([columns[key][:n] for key in keys]), len(columns[keys[0]]))
-                for (_, n), keys in names.items()
+                for (_, n), keys in names_by_type.items()
             ]
         return state
 
@@ -168,22 +169,23 @@ class Batch:
             return
         tables = {"slots": (self.slots, parts)}
         for name, key, columns in self._others():
-            first, _ = distinct(self.slots[key])
-            index, is_selected = look_up(self.slots[key][first], columns[key])
-            tables[name] = columns, np.where(is_selected, parts[first][index], -1) if len(first) else index - 1
+            first_rows, _ = distinct(self.slots[key])
+            index, is_selected = look_up(self.slots[key][first_rows], columns[key])
+            part_numbers = np.where(is_selected, parts[first_rows][index], -1) if len(first_rows) else index - 1
+            tables[name] = columns, part_numbers
         sorted_tables = {
             name: (take(columns, order := np.argsort(numbers.astype(np.int16), kind="stable")), numbers[order])
             for name, (columns, numbers) in tables.items()
         }
-        ordered = sorted_tables["slots"][1]
-        for number in ordered[run_starts(ordered)].tolist():
-            ends = {
-                name: np.searchsorted(numbers, [number, number + 1]) for name, (_, numbers) in sorted_tables.items()
+        ordered_parts = sorted_tables["slots"][1]
+        for part in ordered_parts[run_starts(ordered_parts)].tolist():
+            slice_ends = {
+                name: np.searchsorted(numbers, [part, part + 1]) for name, (_, numbers) in sorted_tables.items()
             }
-            selected: dict[str, Any] = {
-                name: take(columns, slice(*ends[name].tolist())) for name, (columns, _) in sorted_tables.items()
+            part_tables: dict[str, Any] = {
+                name: take(columns, slice(*slice_ends[name].tolist())) for name, (columns, _) in sorted_tables.items()
             }
-            yield number, replace(self, **selected)
+            yield part, replace(self, **part_tables)
 
     def cut(self, cells: Ids, limit: int) -> Iterator[Batch]:
         """Yield the batch in portions of whole sessions. cells (n,): the memory that each row will take; a portion ends
@@ -192,8 +194,8 @@ class Batch:
             yield self
             return
         starts = run_starts(self.slots["session_id"])
-        group_numbers = np.cumsum(cells)[starts] // limit
-        for start, end in pairwise([*starts[run_starts(group_numbers)].tolist(), len(self)]):
+        portion_numbers = np.cumsum(cells)[starts] // limit
+        for start, end in pairwise([*starts[run_starts(portion_numbers)].tolist(), len(self)]):
             yield self.select_rows(np.arange(start, end))
 
     @classmethod
@@ -227,23 +229,23 @@ def batches(
     names = [name for name in COLUMNS if name in needed_columns]
     extra_queries = {**({"visits": ask_visits} if visits else {}), **({"keys": ask_keys} if keys else {})}
     constants: Mapping[str, float] | None = None
-    pending = (
-        _RangeQueries(unit, ids, selection.conditions(), names, extra_queries, constants, few_test)
-        for ids in (
+    pending_ranges = (
+        _RangeQueries(unit, id_range, selection.conditions(), names, extra_queries, constants, few_test)
+        for id_range in (
             _few_range(unit, few_test, by_id=by_id) if few_test
             else _id_ranges(unit, size) if by_id else _session_ranges(unit, size, bounds)
         )
     )  # fmt: skip
-    queries, read = next(pending, None), 0
+    queries, n_read = next(pending_ranges, None), 0
     while queries is not None:
         batch = queries.batch()
         constants = queries.constants
-        read += queries.ids.decisions
-        unit.progress("decisions", read, queries.ids.share)
+        n_read += queries.ids.decisions
+        unit.progress("decisions", n_read, queries.ids.share)
         contexts = None
         if pick_contexts and len(batch):
             contexts = PendingContexts(unit, pick_contexts(batch.slots["context_id"]))
-        queries = next(pending, None)
+        queries = next(pending_ranges, None)
         if len(batch):
             yield replace(batch, contexts=None if contexts is None else contexts.texts())
 
@@ -252,25 +254,25 @@ def _session_ranges(unit: Unit, size: int, bounds: tuple[int, int] | None) -> It
     next_decisions = "SELECT session_id, id FROM decision WHERE session_id > ? ORDER BY session_id LIMIT ?"
     low, last = bounds or (0, 0)
     while not bounds or low < last:
-        extent = f"{low}, max(session_id), min(id), max(id), count(*), 1.0"
-        (ids,) = unit.records(IdRange, f"SELECT {extent} FROM ({next_decisions}) AS portion", low, size)
-        if ids.decisions < size:  # the last ones
-            if ids.decisions:
-                yield ids
+        columns = f"{low}, max(session_id), min(id), max(id), count(*), 1.0"
+        (id_range,) = unit.records(IdRange, f"SELECT {columns} FROM ({next_decisions}) AS portion", low, size)
+        if id_range.decisions < size:  # the last ones
+            if id_range.decisions:
+                yield id_range
             return
         # Its last session may have further decisions, with other ids.
-        (session,) = unit.records(IdRange, f"SELECT {extent} FROM decision WHERE session_id = ?", ids.high)
+        (last_session,) = unit.records(IdRange, f"SELECT {columns} FROM decision WHERE session_id = ?", id_range.high)
         last = last or unit.ask_value("SELECT max(session_id) FROM decision")
-        ends = {"first": min(ids.first, session.first), "last": max(ids.last, session.last)}
-        yield ids._replace(**ends, share=min(1.0, ids.high / last))
-        low = ids.high
+        id_ends = {"first": min(id_range.first, last_session.first), "last": max(id_range.last, last_session.last)}
+        yield id_range._replace(**id_ends, share=min(1.0, id_range.high / last))
+        low = id_range.high
 
 
 def _few_range(unit: Unit, few_test: str, *, by_id: bool) -> list[IdRange]:
     """Return the decisions that pass the test as one range, or an empty list where there are none."""
-    ends = "0, 0" if by_id else "min(d.session_id) - 1, max(d.session_id)"
-    text = f"SELECT {ends}, min(d.id), max(d.id), count(*), 1.0 FROM decision d WHERE {few_test}"
-    return [ids for ids in unit.records(IdRange, text) if ids.decisions]
+    session_bounds = "0, 0" if by_id else "min(d.session_id) - 1, max(d.session_id)"
+    text = f"SELECT {session_bounds}, min(d.id), max(d.id), count(*), 1.0 FROM decision d WHERE {few_test}"
+    return [id_range for id_range in unit.records(IdRange, text) if id_range.decisions]
 
 
 def _id_ranges(unit: Unit, size: int) -> Iterator[IdRange]:
@@ -329,12 +331,12 @@ class _RangeQueries:
     ) -> None:  # fmt: skip
         sessions = [f"d.session_id > {ids.low}", f"d.session_id <= {ids.high}"] if ids.high else []
         bounds = [f">= {ids.first}", f"<= {ids.last}"]
-        spread = (ids.last - ids.first) / ids.decisions
+        ids_per_decision = (ids.last - ids.first) / ids.decisions
         self.ids, self._names, tests = ids, names, [f"+{test}" for test in conditions]
-        if few_test is not None or spread < MAX_SPREAD:
-            id_list = [f"d.id IN (SELECT d.id FROM decision d WHERE {few_test})"]
-            is_dense = few_test is None or spread < MAX_COLUMN_SPREAD
-            id_tests = [f"d.id {end}" for end in bounds] if is_dense else id_list
+        if few_test is not None or ids_per_decision < MAX_SPREAD:
+            few_ids = [f"d.id IN (SELECT d.id FROM decision d WHERE {few_test})"]
+            is_dense = few_test is None or ids_per_decision < MAX_COLUMN_SPREAD
+            id_tests = [f"d.id {bound}" for bound in bounds] if is_dense else few_ids
             tests, order = [*id_tests, *(f"+{test}" for test in sessions), *tests], "d.id, s.position"
         else:
             tests, order = [*sessions, *tests], "d.session_id, d.id, s.position"
@@ -342,9 +344,10 @@ class _RangeQueries:
         self._ask_slots = partial(ask_slots, unit, tests=tests, order=order)
         varying = [name for name in self._columns if name not in (constants or ())]
         self._slots = self._ask_slots(varying, constants=constants or {})
-        if spread < MAX_EVENT_SPREAD:
-            inside, tables = [*tests, *(f"e.decision_id {end}" for end in bounds)], "event e CROSS JOIN decision d"
-            self._events = ask_events(unit, EVENT_COLUMNS, inside, tables=tables)
+        if ids_per_decision < MAX_EVENT_SPREAD:
+            event_tests = [*tests, *(f"e.decision_id {bound}" for bound in bounds)]
+            tables = "event e CROSS JOIN decision d"
+            self._events = ask_events(unit, EVENT_COLUMNS, event_tests, tables=tables)
         else:
             self._events = ask_events(unit, EVENT_COLUMNS, tests)
         # extra tables, by the column that links their rows to slots
@@ -378,13 +381,13 @@ class _RangeQueries:
         if not constants:
             self.constants = _constants(slots) if constants is None else constants
             return slots
-        holds = slots.pop(_HOLDS)
-        if holds.all():
-            values: Columns = {name: np.array([value], COLUMNS[name][0]) for name, value in constants.items()}
-            return slots | {name: repeat_value(value, len(holds)) for name, value in values.items()}
+        has_constants = slots.pop(_HOLDS)
+        if has_constants.all():
+            constant_arrays: Columns = {name: np.array([value], COLUMNS[name][0]) for name, value in constants.items()}
+            return slots | {name: repeat_value(value, len(has_constants)) for name, value in constant_arrays.items()}
         slots = read_slots(self._ask_slots(self._columns))
-        texts = {name: str(value) for name, value in _constants(slots).items()}
-        self.constants = {name: value for name, value in constants.items() if texts.get(name) == str(value)}
+        constant_texts = {name: str(value) for name, value in _constants(slots).items()}
+        self.constants = {name: value for name, value in constants.items() if constant_texts.get(name) == str(value)}
         return slots
 
 
@@ -404,13 +407,13 @@ def ranges(
 def id_ranges(unit: Unit, policy_id: int, *, first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
     """Yield ranges of decision id, both ends included, that hold `size` decisions of the policy each."""
     last_of_range = "SELECT id FROM decision WHERE policy_id = ? AND id >= ? AND id <= ? ORDER BY id LIMIT 1 OFFSET ?"
-    begin, read = first, 0
+    first_id, n_read = first, 0
     while first <= last:
         end = unit.ask_value(last_of_range, policy_id, first, last, size - 1) or last
         yield first, int(end)
-        first, read = int(end) + 1, read + size
+        first, n_read = int(end) + 1, n_read + size
         if first <= last:  # the range was full
-            unit.progress("decisions", read, (first - begin) / (last - begin + 1))
+            unit.progress("decisions", n_read, (first - first_id) / (last - first_id + 1))
 
 
 def read_range(
@@ -498,9 +501,9 @@ def ask_returns(unit: Unit, tests: Sequence[str]) -> PendingQuery:
 def set_cells(unit: Unit, sets: Ids) -> Ids:
     """Return the number of arms in the eligible set of each row, (n,), where that set first occurs, and 0 in its other
     rows."""
-    first, _ = distinct(sets)
-    sizes, cells = contents.set_sizes(unit, sets[first].tolist()), np.zeros(len(sets), np.int64)
-    cells[first] = [sizes[key] for key in sets[first].tolist()]
+    first_rows, _ = distinct(sets)
+    sizes, cells = contents.set_sizes(unit, sets[first_rows].tolist()), np.zeros(len(sets), np.int64)
+    cells[first_rows] = [sizes[key] for key in sets[first_rows].tolist()]
     return cells
 
 
@@ -522,8 +525,8 @@ class PendingContexts:
         if self._query is None:
             return ContextTexts(self._ids, ())
         columns = self._query.columns()
-        stored = ContextTexts(columns["id"], columns["body"].tolist())
-        return ContextTexts(self._ids, stored.select(self._ids))
+        stored_texts = ContextTexts(columns["id"], columns["body"].tolist())
+        return ContextTexts(self._ids, stored_texts.select(self._ids))
 
 
 def read_slots(query: PendingQuery) -> Columns:

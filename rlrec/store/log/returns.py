@@ -59,8 +59,8 @@ class LastDecision(NamedTuple):
 
     def ends_at(self, timeout_us: int) -> int:
         """Return when the visit ends if no further decision follows in it."""
-        ends = self.last_at + timeout_us
-        return ends if self.ended_at is None else min(ends, self.ended_at)
+        end_at = self.last_at + timeout_us
+        return end_at if self.ended_at is None else min(end_at, self.ended_at)
 
 
 def lock_users(unit: Unit, user_ids: Collection[int]) -> None:
@@ -114,7 +114,7 @@ def returns_of(unit: Unit, user_ids: Collection[int]) -> set[Return]:
 def recorded(unit: Unit, decision_ids: Collection[int]) -> set[Return]:
     """Return the returns for which these decisions have a stored event `return`."""
     query = _TIMES.format(condition="AND decision_id IN (?*)")
-    return {Return(number, at) for number, at, times in unit.ask(query, decision_ids) if times > 0}
+    return {Return(decision_id, at) for decision_id, at, times in unit.ask(query, decision_ids) if times > 0}
 
 
 def wrong_returns(unit: Unit, *, limit: int) -> list[Row]:

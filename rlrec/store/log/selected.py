@@ -96,30 +96,31 @@ def day_counts_and_newest(unit: Unit, selection: Selection, n: int) -> tuple[lis
     from rlrec.arrays import distinct
     from rlrec.store.database.bulk import PendingQuery
 
-    step = DAY_US // 96  # offsets of time zones are multiples of a quarter of an hour
-    counts, newest = Counter[tuple[int, int]](), np.empty(0, np.int64)
-    first, last = id_ends(unit)
+    quarter_us = DAY_US // 96  # offsets of time zones are multiples of a quarter of an hour
+    counts, newest_times = Counter[tuple[int, int]](), np.empty(0, np.int64)
+    first_id, last_id = id_ends(unit)
     tests = scan_tests(unit, selection)
-    for start in range(first, last + 1, PORTION):  # sorting here costs less than a GROUP BY in the database
-        inside = f"d.id >= {start} AND d.id < {start + PORTION} AND {tests}"
-        text = f"SELECT d.at, d.version_id FROM decision d WHERE {inside}"
-        at, version = PendingQuery(unit, text, dict.fromkeys(("at", "version"), np.int64)).columns().values()
-        newest = np.concatenate([newest, at])
-        newest = newest if len(newest) <= n else np.partition(newest, len(newest) - n)[-n:]
-        quarter = at // step
-        rows, kind = distinct(quarter, version)
-        columns = quarter[rows], version[rows], np.bincount(kind)
-        for number, version_id, decisions in zip(*(column.tolist() for column in columns), strict=True):
-            counts[day_of(number * step), version_id] += decisions
+    for start in range(first_id, last_id + 1, PORTION):  # sorting here costs less than a GROUP BY in the database
+        portion_tests = f"d.id >= {start} AND d.id < {start + PORTION} AND {tests}"
+        text = f"SELECT d.at, d.version_id FROM decision d WHERE {portion_tests}"
+        rows = PendingQuery(unit, text, dict.fromkeys(("at", "version"), np.int64)).columns()
+        newest_times = np.concatenate([newest_times, rows["at"]])
+        if len(newest_times) > n:
+            newest_times = np.partition(newest_times, len(newest_times) - n)[-n:]
+        quarters, version_ids = rows["at"] // quarter_us, rows["version"]
+        first_rows, pair_numbers = distinct(quarters, version_ids)
+        columns = quarters[first_rows], version_ids[first_rows], np.bincount(pair_numbers)
+        for quarter, version_id, decisions in zip(*(column.tolist() for column in columns), strict=True):
+            counts[day_of(quarter * quarter_us), version_id] += decisions
     days = [DayCount(*key, decisions) for key, decisions in sorted(counts.items())]
-    return days, int(newest.min()) if len(newest) == n else None
+    return days, int(newest_times.min()) if len(newest_times) == n else None
 
 
 def id_ends(unit: Unit) -> tuple[int, int]:
     """Return the first and the last decision id of the log, both 0 where the log is empty. These are two queries, since
     one query for both would scan the log."""
-    first, last = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
-    return first, last
+    first_id, last_id = (int(unit.ask_value(f"SELECT {end}(id) FROM decision") or 0) for end in ("min", "max"))
+    return first_id, last_id
 
 
 def any_common(unit: Unit, *selections: Selection) -> bool:
@@ -131,8 +132,8 @@ def any_common(unit: Unit, *selections: Selection) -> bool:
 def newest_at(unit: Unit, selection: Selection, n: int) -> int | None:
     """Return the time of the n-th newest selected decision, or None where there are fewer."""
     # an index has the times of the decisions that were not imported
-    indexed = [] if may_be_imported(unit) else ["d.imported = 0"]
-    tests = " AND ".join([_condition(selection), *indexed])
+    index_tests = [] if may_be_imported(unit) else ["d.imported = 0"]
+    tests = " AND ".join([_condition(selection), *index_tests])
     text = f"SELECT d.at FROM decision d WHERE {tests} ORDER BY d.at DESC LIMIT 1 OFFSET ?"
     at = unit.ask_value(text, n - 1)
     return None if at is None else int(at)
@@ -170,11 +171,11 @@ class LogExtent(NamedTuple):
 
 def extent(unit: Unit, selection: Selection) -> LogExtent:
     """Return the extent of the selected decisions."""
-    largest = (
+    aggregates = (
         "max(d.size)", "max(d.step) + 1", "min(d.version_id)", "max(d.version_id)", "count(*)",
         "min(d.session_id)", "max(d.session_id)", "min(d.at)", "max(d.at)",
     )  # fmt: skip
-    columns = ", ".join(f"coalesce({value}, 0)" for value in largest)
+    columns = ", ".join(f"coalesce({value}, 0)" for value in aggregates)
     text = f"SELECT {columns} FROM decision d WHERE {scan_tests(unit, selection)}"  # the caller reads the log next
     return _read_once(unit, text, lambda: unit.records(LogExtent, text)[0])
 
@@ -186,19 +187,19 @@ def _read_once(unit: Unit, text: str, read: Callable[[], T]) -> T:
         return read()
     if text not in unit.extents:
         unit.extents[text] = read()
-    stored: T = unit.extents[text]
-    return stored
+    answer: T = unit.extents[text]
+    return answer
 
 
 def times(unit: Unit, selection: Selection) -> tuple[int, int]:
     """Return the times of the first and of the last selected decision, both 0 where nothing is selected."""
-    is_plain = selection == Selection(since=selection.since, until=selection.until)
-    if not is_plain or may_be_imported(unit):
+    is_time_range = selection == Selection(since=selection.since, until=selection.until)
+    if not is_time_range or may_be_imported(unit):
         return extent(unit, selection)[-2:]
     # an index has the times of decisions that were not imported
     rows = f"FROM decision d WHERE d.imported = 0 AND {_condition(selection)}"
-    first, last = (int(unit.ask_value(f"SELECT {end}(d.at) {rows}") or 0) for end in ("min", "max"))
-    return first, last
+    first_at, last_at = (int(unit.ask_value(f"SELECT {end}(d.at) {rows}") or 0) for end in ("min", "max"))
+    return first_at, last_at
 
 
 STRETCHES, MAX_COUNTED = 1_000, 20_000  # of a log, and decisions that tell in which of these there are some
@@ -209,23 +210,23 @@ def covered_us(unit: Unit, selection: Selection) -> int:
 
     The time goes from the first decision to when the one after the last was to be expected. Where all decisions come
     at one hour of the day, that is a day after the last one. The result is 0 where all came at once."""
-    first, last = times(unit, selection)
-    if first == last:
-        return last - first
+    first_at, last_at = times(unit, selection)
+    if first_at == last_at:
+        return last_at - first_at
     first_id, last_id = id_ends(unit)
-    text = f"SELECT count(DISTINCT (d.at - {first}) * {STRETCHES} / {last - first + 1}) FROM decision d"
+    text = f"SELECT count(DISTINCT (d.at - {first_at}) * {STRETCHES} / {last_at - first_at + 1}) FROM decision d"
     stride = 1 + (last_id - first_id) // MAX_COUNTED
     tests = f"d.id / {stride} * {stride} = d.id AND {scan_tests(unit, selection)}"
-    filled = max(2, int(unit.ask_value(f"{text} WHERE {tests}")))
-    return round((last - first) * (1 + 1 / (filled - 1) - 1 / (STRETCHES - 1)))
+    n_stretches = max(2, int(unit.ask_value(f"{text} WHERE {tests}")))
+    return round((last_at - first_at) * (1 + 1 / (n_stretches - 1) - 1 / (STRETCHES - 1)))
 
 
 def lacks_times(unit: Unit, selection: Selection) -> bool:
     """Tell whether the selected decision with the newest id was imported without a time. Such a decision has the time
     of its import."""
-    newest = f"SELECT d.run_id, d.at FROM decision d WHERE {_condition(selection, '+')} ORDER BY d.id DESC LIMIT 1"
-    imports = "run r ON r.id = n.run_id WHERE r.command = 'import-log' AND n.at >= r.at"
-    return unit.folder is None and unit.ask_value(f"SELECT 1 FROM ({newest}) n JOIN {imports}") is not None
+    newest_row = f"SELECT d.run_id, d.at FROM decision d WHERE {_condition(selection, '+')} ORDER BY d.id DESC LIMIT 1"
+    import_run = "run r ON r.id = n.run_id WHERE r.command = 'import-log' AND n.at >= r.at"
+    return unit.folder is None and unit.ask_value(f"SELECT 1 FROM ({newest_row}) n JOIN {import_run}") is not None
 
 
 class LoggedPage(NamedTuple):
@@ -273,8 +274,9 @@ def ids_after(unit: Unit, selection: Selection, *, low: int, limit: int) -> list
     columns, tests = "d.id, d.eligible_id", _condition(selection)
     rows = unit.ask(f"SELECT {columns} FROM decision d WHERE {tests} AND d.id > ? ORDER BY d.id LIMIT ?", low, limit)
     sizes = contents.set_sizes(unit, {set_id for _, set_id in rows})
-    cells = accumulate(sizes.pop(set_id, 0) for _, set_id in rows)  # a set counts where it first occurs
-    return [number for number, _ in rows[: max(1, sum(1 for _ in takewhile(contents.MAX_ARMS.__ge__, cells)))]]
+    arms_so_far = accumulate(sizes.pop(set_id, 0) for _, set_id in rows)  # a set counts where it first occurs
+    n_decisions = max(1, sum(1 for _ in takewhile(contents.MAX_ARMS.__ge__, arms_so_far)))
+    return [decision_id for decision_id, _ in rows[:n_decisions]]
 
 
 def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
@@ -282,8 +284,8 @@ def session_bounds(unit: Unit, selection: Selection) -> tuple[int, int] | None:
     None where these sessions may be anywhere."""
     if selection.since is None and selection.first_id is None:
         return None
-    reach = extent(unit, selection)
-    return max(reach.first_session, 1) - 1, reach.last_session
+    log_extent = extent(unit, selection)
+    return max(log_extent.first_session, 1) - 1, log_extent.last_session
 
 
 def few_test(unit: Unit, selection: Selection, *, most: int = MAX_LOOKUPS) -> str | None:
@@ -325,15 +327,15 @@ def _id_test(unit: Unit, selection: Selection) -> str:
         return "1 = 1"
     if (policy_ids := _policy_ids(unit, selection)) is not None:
         ids_text = "SELECT d.id FROM decision d WHERE d.policy_id = p.id ORDER BY d.id"
-        ends = f"min(({ids_text} LIMIT 1)), max(({ids_text} DESC LIMIT 1))"  # an index has those of each policy
+        id_bounds = f"min(({ids_text} LIMIT 1)), max(({ids_text} DESC LIMIT 1))"  # an index has those of each policy
         rows = f"policy p WHERE p.id IN ({policy_ids})"
     else:
         # with the `+`, the database does not walk through all ids
-        ends, rows = "min(+d.id), max(+d.id)", f"decision d WHERE {test}"
-    text = f"SELECT {ends}, (SELECT count(*) FROM decision d WHERE {test}) FROM {rows}"
-    first, last, number = _read_once(unit, text, lambda: unit.ask(text)[0])
-    is_far = (last or 0) - (first or 0) > MAX_COLUMN_SPREAD * number
-    return test if is_far else f"d.id BETWEEN {first or 0} AND {last or -1}"
+        id_bounds, rows = "min(+d.id), max(+d.id)", f"decision d WHERE {test}"
+    text = f"SELECT {id_bounds}, (SELECT count(*) FROM decision d WHERE {test}) FROM {rows}"
+    first_id, last_id, n_decisions = _read_once(unit, text, lambda: unit.ask(text)[0])
+    is_sparse = (last_id or 0) - (first_id or 0) > MAX_COLUMN_SPREAD * n_decisions
+    return test if is_sparse else f"d.id BETWEEN {first_id or 0} AND {last_id or -1}"
 
 
 def may_be_imported(unit: Unit) -> bool:
@@ -341,10 +343,10 @@ def may_be_imported(unit: Unit) -> bool:
     return unit.folder is not None or unit.ask_row("SELECT 1 FROM policy WHERE kind = 'logged' LIMIT 1") is not None
 
 
-def _condition(selection: Selection, sign: str = "") -> str:
-    """Return the tests of a selection, joined by AND. sign: `+` keeps SQLite from using an index, which would jump
+def _condition(selection: Selection, prefix: str = "") -> str:
+    """Return the tests of a selection, joined by AND. prefix: `+` keeps SQLite from using an index, which would jump
     between pages."""
-    return " AND ".join(f"{sign}{test}" for test in selection.conditions()) or "1 = 1"
+    return " AND ".join(f"{prefix}{test}" for test in selection.conditions()) or "1 = 1"
 
 
 UnitIds = tuple[int | None, int | None]
@@ -385,7 +387,7 @@ def remove(unit: Unit, exclusion_id: int) -> None:
 def unit_ids(unit: Unit, exclusion_id: int) -> list[UnitIds]:
     """Return the ids of the user and of the session of each unit of an exclusion. A unit has one of the two."""
     rows = unit.ask("SELECT user_id, session_id FROM exclusion_unit WHERE exclusion_id = ?", exclusion_id)
-    return [(user, session) for user, session in rows]
+    return [(user_id, session_id) for user_id, session_id in rows]
 
 
 def sole_names(unit: Unit, user_ids: Collection[int]) -> list[str]:
@@ -438,8 +440,8 @@ def omissions(unit: Unit, version_ids: Collection[int], decision_ids: Collection
 def any_learned(unit: Unit, log: Selection, test: str, version_ids: Collection[int], *, omitted: bool) -> bool:
     """Tell whether a log has a decision that passes a test and that one of these versions omits (`omitted`), or that
     none of them omits (not `omitted`)."""
-    omission = "SELECT 1 FROM omission o WHERE o.decision_id = d.id AND o.version_id IN (?*)"
-    tests = [*log.conditions(), test, f"{'' if omitted else 'NOT '}EXISTS ({omission})"]
+    omitted_row = "SELECT 1 FROM omission o WHERE o.decision_id = d.id AND o.version_id IN (?*)"
+    tests = [*log.conditions(), test, f"{'' if omitted else 'NOT '}EXISTS ({omitted_row})"]
     return unit.ask_row(f"SELECT 1 FROM decision d WHERE {' AND '.join(tests)} LIMIT 1", version_ids) is not None
 
 

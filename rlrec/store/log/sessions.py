@@ -86,12 +86,12 @@ def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -
     The columns are the session's key and id, the id and key of its user, and then the visit's number, times and
     further fields as in `Visit`. They are None where the session has no visit. lock: lock the sessions, in order of
     key."""
-    newest = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
+    newest_number = "(SELECT max(number) FROM visit WHERE visit.session_id = session.id)"
     query = (
         "SELECT session.key, session.id, session.user_id, users.key, last.number, last.started_at, last.last_at,"
         " last.steps, last.recent, last.ended_at, last.history"
         " FROM session LEFT JOIN users ON users.id = session.user_id"
-        f" LEFT JOIN visit AS last ON last.session_id = session.id AND last.number = {newest}"
+        f" LEFT JOIN visit AS last ON last.session_id = session.id AND last.number = {newest_number}"
         " WHERE session.key IN (?*)"
     )
     return _locked(unit, query, keys, lock=lock)
@@ -101,8 +101,8 @@ def _locked(unit: Unit, query: str, keys: Collection[str], *, lock: bool) -> lis
     """Return the rows of a query over sessions. With `lock`, PostgreSQL locks the sessions before it reads them."""
     if not (lock and unit.postgres):
         return unit.ask(query, keys)
-    first = 'SELECT id FROM session WHERE key IN (?*) ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
-    return unit.ask_all((first, keys), (query, keys))[1]
+    lock_query = 'SELECT id FROM session WHERE key IN (?*) ORDER BY key COLLATE "C" FOR NO KEY UPDATE'
+    return unit.ask_all((lock_query, keys), (query, keys))[1]
 
 
 def by_id(unit: Unit, ids: Collection[int]) -> dict[int, Session]:
@@ -157,8 +157,8 @@ def newest_visits(unit: Unit, session_ids: Collection[int]) -> list[NewestVisit]
 def extend_visits(unit: Unit, columns: Mapping[str, Sequence[int]]) -> None:
     """Update the last time, end and steps of visits that got further decisions."""
     names = "last_at", "ended_at", "steps", "session_id", "number"
-    changed = "UPDATE visit SET last_at = ?, ended_at = ?, steps = ? WHERE session_id = ? AND number = ?"
-    unit.tell_each(changed, zip(*map(columns.__getitem__, names), strict=True))
+    update = "UPDATE visit SET last_at = ?, ended_at = ?, steps = ? WHERE session_id = ? AND number = ?"
+    unit.tell_each(update, zip(*map(columns.__getitem__, names), strict=True))
 
 
 def all_visits(unit: Unit, session_id: int) -> list[Visit]:
@@ -182,9 +182,9 @@ def put_visits(unit: Unit, visits: Iterable[Row]) -> None:
     """Store visits, given as rows of Visit. A visit that is stored already is overwritten."""
     if columns := dict(zip(Visit._fields, zip(*visits, strict=True), strict=False)):
         changes = ", ".join(f"{name} = excluded.{name}" for name in Visit._fields[2:])
-        named = {name: loading.column(values) for name, values in columns.items()}
-        named["session_id"] = columns["session_id"]  # at least one column must not be a `Same`
-        loading.write(unit, "visit", named, on_conflict=f"(session_id, number) DO UPDATE SET {changes}")
+        table_columns = {name: loading.column(values) for name, values in columns.items()}
+        table_columns["session_id"] = columns["session_id"]  # at least one column must not be a `Same`
+        loading.write(unit, "visit", table_columns, on_conflict=f"(session_id, number) DO UPDATE SET {changes}")
 
 
 def newest_keys(unit: Unit, *, limit: int) -> list[str]:
@@ -196,8 +196,8 @@ def list_sessions(unit: Unit, *, limit: int | None = None, user_id: int | None =
 
     Each row has the session's key, its user, the number of visits, the number of decisions and the time of the last
     decision. The query reads only the visits of these sessions."""
-    selected = "" if user_id is None else f"WHERE user_id = {int(user_id)}"
-    newest = f"SELECT id, key, user_id FROM session {selected} ORDER BY id DESC"
+    where_clause = "" if user_id is None else f"WHERE user_id = {int(user_id)}"
+    newest = f"SELECT id, key, user_id FROM session {where_clause} ORDER BY id DESC"
     sums = "nullif(count(visit.number), 0), CAST(sum(visit.steps) AS BIGINT), max(visit.last_at)"
     statement = f"""
         SELECT s.key, min(users.key), {sums} FROM ({newest}{"" if limit is None else " LIMIT ?"}) AS s
@@ -210,8 +210,8 @@ def oldest_running(unit: Unit, *, timeout_us: int, window_us: int, since: int, n
     """Return the earliest start of a visit that began since a time and still runs: the visit or its window has not
     ended. Return None where there is no such visit."""
     running_test = "(ended_at IS NULL AND last_at + ? >= ?) OR last_at + ? >= ?"
-    eldest = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running_test})"
-    started_at = unit.ask_value(eldest, since, timeout_us, now, window_us, now)
+    query = f"SELECT min(started_at) FROM visit WHERE started_at >= ? AND ({running_test})"
+    started_at = unit.ask_value(query, since, timeout_us, now, window_us, now)
     return None if started_at is None else int(started_at)
 
 

@@ -89,33 +89,34 @@ def create(unit: Unit, *, session_timeout_us: int, salt: str) -> None:
 def raise_catalogue(unit: Unit) -> int:
     """Increase the revision of the catalogue and return it. The eligible set is stored later, when a request needs
     it."""
-    raised = "UPDATE settings SET catalogue_revision = catalogue_revision + 1, catalogue_id = NULL"
-    return int(unit.ask_value(f"{raised} RETURNING catalogue_revision"))
+    update = "UPDATE settings SET catalogue_revision = catalogue_revision + 1, catalogue_id = NULL"
+    return int(unit.ask_value(f"{update} RETURNING catalogue_revision"))
 
 
 def set_catalogue(unit: Unit, *, revision: int, eligible_id: int, span: tuple[int, int]) -> None:
     """Store the eligible set of a revision and the time span over which it holds, unless the catalogue has changed
     since."""
     columns: dict[str, Any] = {"catalogue_id": eligible_id, "catalogue_from": span[0], "catalogue_until": span[1]}
-    marks, row = ", ".join(f"{name} = ?" for name in columns), unit.settings
-    is_newest = unit.tell(f"UPDATE settings SET {marks} WHERE catalogue_revision = ?", *columns.values(), revision)
-    if row and is_newest:
-        unit.settings = StoreSettings._make(row)._replace(**columns)
+    assignments, settings_row = ", ".join(f"{name} = ?" for name in columns), unit.settings
+    update = f"UPDATE settings SET {assignments} WHERE catalogue_revision = ?"
+    is_newest = unit.tell(update, *columns.values(), revision)
+    if settings_row and is_newest:
+        unit.settings = StoreSettings._make(settings_row)._replace(**columns)
 
 
 def note_removal(unit: Unit, decision_id: int) -> None:
     """Count a command that deleted decisions, and keep new decisions from getting ids up to `decision_id`."""
     unit.next_ids.clear()
     larger_removed_to = "CASE WHEN coalesce(removed_to, 0) > ? THEN removed_to ELSE ? END"
-    removed = f"UPDATE settings SET removals = coalesce(removals, 0) + 1, removed_to = {larger_removed_to}"
-    unit.tell(removed, decision_id, decision_id)
+    update = f"UPDATE settings SET removals = coalesce(removals, 0) + 1, removed_to = {larger_removed_to}"
+    unit.tell(update, decision_id, decision_id)
 
 
 def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> int:
     """Record a run of a command, for example one that changed definitions or imported a log. Return the run's id."""
-    written = None if result is None else _text(result)
-    typed = json.dumps(dict(options), sort_keys=True, default=str)
-    return unit.add("run", command=command, options=typed, at=unit.now, result=written)
+    result_text = None if result is None else _text(result)
+    options_text = json.dumps(dict(options), sort_keys=True, default=str)
+    return unit.add("run", command=command, options=options_text, at=unit.now, result=result_text)
 
 
 def any_run(unit: Unit, command: str) -> bool:
@@ -183,10 +184,10 @@ def promoting_commands(unit: Unit, policy: str) -> dict[int, str]:
         "SELECT at, command, options FROM run WHERE command IN ('train-pg', 'experiment stop')"
         " AND (result LIKE ? OR result LIKE ?)", '%"promoted": true%', f'%"live": "{policy}@%',
     )  # fmt: skip
-    typed = [(at, command, json.loads(options)) for at, command, options in rows]
-    commands = {at: command for at, command, options in typed if options.get("policy", policy) == policy}
-    stopped = ((at, row["name"], row["promote"]) for at, _, row in typed if "promote" in row)
-    return commands | {at: f"experiment stop {name} --promote {label}" for at, name, label in stopped}
+    runs = [(at, command, json.loads(options)) for at, command, options in rows]
+    commands = {at: command for at, command, options in runs if options.get("policy", policy) == policy}
+    stops = ((at, row["name"], row["promote"]) for at, _, row in runs if "promote" in row)
+    return commands | {at: f"experiment stop {name} --promote {version}" for at, name, version in stops}
 
 
 UNWEIGHED = "notice of events"  # the command of a run that records a notice of kinds that no reward weighs

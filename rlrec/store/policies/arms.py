@@ -27,9 +27,9 @@ def by_keys(unit: Unit, keys: Collection[str]) -> list[Arm]:
 
 def keys_like(unit: Unit, key: str, *, limit: int = 1_000) -> list[str]:
     """Return the keys of at most `limit` arms. Keys that share the first half of `key` come first."""
-    half = key[: len(key) // 2]
+    prefix = key[: len(key) // 2]
     query = "SELECT key FROM arm ORDER BY substr(key, 1, ?) <> ?, id LIMIT ?"
-    return [row[0] for row in unit.ask(query, len(half), half, limit)]
+    return [row[0] for row in unit.ask(query, len(prefix), prefix, limit)]
 
 
 def revisions(unit: Unit) -> list[Row]:
@@ -40,8 +40,8 @@ def revisions(unit: Unit) -> list[Row]:
 
 def first_features(unit: Unit, ids: Collection[int]) -> dict[int, str]:
     """Return the features that each of these arms had when it was added, by arm id."""
-    first = "(SELECT min(revision) FROM arm_history WHERE arm_id = h.arm_id)"
-    query = f"SELECT arm_id, features FROM arm_history h WHERE arm_id IN (?*) AND revision = {first}"
+    first_revision = "(SELECT min(revision) FROM arm_history WHERE arm_id = h.arm_id)"
+    query = f"SELECT arm_id, features FROM arm_history h WHERE arm_id IN (?*) AND revision = {first_revision}"
     return dict(unit.ask(query, ids))
 
 
@@ -49,8 +49,8 @@ def active(unit: Unit, *, at: int | None = None) -> tuple[tuple[int, ...], int, 
     """Return the ids of the arms that may be served at a time (`at`; None: now), ascending. Return also the bounds of
     the time span around it in which this set does not change."""
     now = unit.now if at is None else at
-    inside = "coalesce(eligible_from, ?) <= ? AND ? < coalesce(eligible_until, ?)"
-    ids = unit.ask(f"SELECT id FROM arm WHERE retired_at IS NULL AND {inside} ORDER BY id", FIRST, now, now, LAST)
+    time_test = "coalesce(eligible_from, ?) <= ? AND ? < coalesce(eligible_until, ?)"
+    ids = unit.ask(f"SELECT id FROM arm WHERE retired_at IS NULL AND {time_test} ORDER BY id", FIRST, now, now, LAST)
     bounds = " UNION ALL ".join(
         f"SELECT {name} AS bound FROM arm WHERE retired_at IS NULL AND {name} IS NOT NULL" for name in TIMES
     )
@@ -105,17 +105,17 @@ def put(
     columns = ", ".join(("features", *TIMES))
     old_rows = {row[0]: row[1:] for row in unit.ask(f"SELECT key, {columns} FROM arm WHERE key IN (?*)", features)}
     new_rows = dict[str, Row]()
-    for key, text in features.items():
+    for key, features_text in features.items():
         old_features, *old_times = old_rows.get(key, ("{}", None, None))
         start, end = (dict(zip(TIMES, old_times, strict=True)) | {**(times or {}).get(key, {})}).values()
         if start is not None and end is not None and start >= end:
             message = f"arm {key!r} would begin at {format_time(start)} and end at {format_time(end)}"
             raise InputError(message, hint="it ends after it begins", field="until")
-        new_rows[key] = old_features if text is None else text, start, end
+        new_rows[key] = old_features if features_text is None else features_text, start, end
     new_keys = sorted(new_rows.keys() - old_rows.keys())
     changed = sorted(key for key, row in old_rows.items() if row != new_rows[key])
-    regrouped = _regrouped(unit, groups) if groups else {}
-    if not new_keys and not changed and not regrouped:
+    changed_groups = _regrouped(unit, groups) if groups else {}
+    if not new_keys and not changed and not changed_groups:
         return 0, 0
     revision = settings.raise_catalogue(unit)
     rows = [(key, unit.now, None, *new_rows[key]) for key in new_keys]
@@ -125,8 +125,8 @@ def put(
     update = "UPDATE arm SET features = ?, eligible_from = ?, eligible_until = ? WHERE key = ?"
     unit.tell_each(update, [(*new_rows[key], key) for key in changed])
     _remember(unit, [*new_keys, *changed], revision=revision)
-    _put_groups(unit, regrouped)
-    return len(new_keys), len({*changed, *regrouped}.difference(new_keys))
+    _put_groups(unit, changed_groups)
+    return len(new_keys), len({*changed, *changed_groups}.difference(new_keys))
 
 
 def _regrouped(unit: Unit, groups: Mapping[str, Collection[str]]) -> dict[str, Collection[str]]:
@@ -151,8 +151,9 @@ def _put_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> None:
 
 def retire(unit: Unit, keys: Collection[str], *, retired: bool) -> int:
     """Retire arms, or (`retired` False) restore them, and return how many changed. Their log stays."""
-    now = "IS NULL" if retired else "IS NOT NULL"
-    changed_keys = [row[0] for row in unit.ask(f"SELECT key FROM arm WHERE key IN (?*) AND retired_at {now}", keys)]
+    condition = "IS NULL" if retired else "IS NOT NULL"
+    query = f"SELECT key FROM arm WHERE key IN (?*) AND retired_at {condition}"
+    changed_keys = [row[0] for row in unit.ask(query, keys)]
     if changed_keys:
         revision = settings.raise_catalogue(unit)
         unit.tell("UPDATE arm SET retired_at = ? WHERE key IN (?*)", unit.now if retired else None, changed_keys)
@@ -162,6 +163,6 @@ def retire(unit: Unit, keys: Collection[str], *, retired: bool) -> int:
 
 def _remember(unit: Unit, changed_keys: Collection[str], *, revision: int) -> None:
     columns = ", ".join(("id", "retired_at", "features", *TIMES))
-    now = unit.ask(f"SELECT {columns} FROM arm WHERE key IN (?*)", changed_keys)
-    rows = [(arm, revision, unit.now, int(retired is not None), *row) for arm, retired, *row in now]
+    arm_rows = unit.ask(f"SELECT {columns} FROM arm WHERE key IN (?*)", changed_keys)
+    rows = [(arm, revision, unit.now, int(retired is not None), *values) for arm, retired, *values in arm_rows]
     unit.insert("arm_history", ("arm_id", "revision", "at", "retired", "features", *TIMES), sorted(rows))

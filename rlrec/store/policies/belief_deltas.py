@@ -35,11 +35,12 @@ def read_range(unit: Unit, version_id: int, first: int, last: int, *, counts_alo
 def merge(unit: Unit, version_id: int, *, first: int, last: int, discount: float) -> None:
     """Replace the changes of each bucket and arm with first < seq <= last by one change. The belief at `last` and at
     every later change stays the same. discount: of a belief that fades."""
-    changed = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
-    repeated_arms = set(unit.ask(f"{changed} GROUP BY bucket, arm_id HAVING count(*) > 1", version_id, first, last))
+    changes_query = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
+    repeated_query = f"{changes_query} GROUP BY bucket, arm_id HAVING count(*) > 1"
+    repeated_keys = set(unit.ask(repeated_query, version_id, first, last))
     first_rows = {row[:2]: row for row in beliefs.rows(unit, version_id, oldest=beliefs.EARLIEST, seq=first)}
     rows = [
-        row for row in beliefs.rows(unit, version_id, oldest=beliefs.EARLIEST, seq=last) if row[:2] in repeated_arms
+        row for row in beliefs.rows(unit, version_id, oldest=beliefs.EARLIEST, seq=last) if row[:2] in repeated_keys
     ]
     key = "version_id = ? AND bucket = ? AND arm_id = ?"
     newer_seq = f"SELECT max(seq) FROM belief_delta WHERE {key} AND seq <= ?"
@@ -49,7 +50,7 @@ def merge(unit: Unit, version_id: int, *, first: int, last: int, discount: float
     for row in rows:
         first_row = first_rows.get(row[:2], row._replace(pulls=0.0, reward_sum=0.0, reward_squares=0.0))
         fade = discount ** (row.ordinal - first_row.ordinal)
-        sums = (now - fade * was for now, was in zip(row[3:6], first_row[3:6], strict=True))
+        sums = (new_sum - fade * old_sum for new_sum, old_sum in zip(row[3:6], first_row[3:6], strict=True))
         changes.append((*sums, version_id, *row[:2], first, last))
     columns = ", ".join(f"d_{name} = ?" for name in beliefs.SUMS)
     unit.tell_each(f"UPDATE belief_delta SET {columns} WHERE {key} AND seq > ? AND seq <= ?", changes)

@@ -70,11 +70,11 @@ def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq:
 
     In these rows `pulls` is the number of slots shown, `reward_sum` their cost, and `reward_squares` the number of
     slots whose cost is known. newest_slices: only so many of the newest slices of time. seq: as in `sums`."""
-    first, last = EARLIEST, -1
+    first_bucket, last_bucket = EARLIEST, -1
     if newest_slices is not None:
         query = "SELECT min(bucket) FROM belief WHERE version_id = ? AND bucket < 0"
-        last = min(last, int(unit.ask_value(query, version_id) or 0) + newest_slices)
-    return _stored(unit, BeliefRow, version_id, seq, "bucket BETWEEN ? AND ?", first, last)
+        last_bucket = min(last_bucket, int(unit.ask_value(query, version_id) or 0) + newest_slices)
+    return _stored(unit, BeliefRow, version_id, seq, "bucket BETWEEN ? AND ?", first_bucket, last_bucket)
 
 
 def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[BeliefRow]:
@@ -96,26 +96,26 @@ def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *,
     sums. seq: as in `sums`."""
     test = "bucket >= ?" if columns is None else "bucket IN (?*)"
     buckets: Any = FIRST_COLUMN if columns is None else [column + FIRST_COLUMN for column in columns]
-    stored = _stored(unit, BeliefRow, version_id, seq, test, buckets)
-    return [(row.bucket - FIRST_COLUMN, *row[1:6]) for row in stored]
+    belief_rows = _stored(unit, BeliefRow, version_id, seq, test, buckets)
+    return [(row.bucket - FIRST_COLUMN, *row[1:6]) for row in belief_rows]
 
 
-def arm_rows(unit: Unit, kind: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
-    """Return the rows of these arms, of type `kind` (ArmSums or BeliefRow), in a belief without buckets, in order of
-    section and arm."""
-    test = "bucket = 0" if kind is ArmSums else f"bucket IN (0, {TOGETHER * SECTION}, {BY_ARM * SECTION})"
-    in_order = f"belief WHERE version_id = ? AND {test} AND arm_id IN (?*) ORDER BY bucket, arm_id"
-    return unit.select(kind, in_order, version_id, list(arm_ids)) if arm_ids else []
+def arm_rows(unit: Unit, record_type: type[Any], version_id: int, arm_ids: Collection[int]) -> list[Any]:
+    """Return the rows of these arms, of type `record_type` (ArmSums or BeliefRow), in a belief without buckets, in
+    order of section and arm."""
+    test = "bucket = 0" if record_type is ArmSums else f"bucket IN (0, {TOGETHER * SECTION}, {BY_ARM * SECTION})"
+    source = f"belief WHERE version_id = ? AND {test} AND arm_id IN (?*) ORDER BY bucket, arm_id"
+    return unit.select(record_type, source, version_id, list(arm_ids)) if arm_ids else []
 
 
 def _stored(
-    unit: Unit, kind: type[Record], version_id: int, seq: int | None, bucket_test: str, *buckets: Any
+    unit: Unit, record_type: type[Record], version_id: int, seq: int | None, bucket_test: str, *buckets: Any
 ) -> list[Record]:
     """Return the rows of a belief in the buckets that pass a test, in order of bucket and arm. seq: as they were after
     this change; None: now."""
     if seq is None:
         in_order = f"belief WHERE version_id = ? AND {bucket_test} ORDER BY bucket, arm_id"
-        return unit.select(kind, in_order, version_id, *buckets)
+        return unit.select(record_type, in_order, version_id, *buckets)
     newest = (
         f"SELECT arm_id, bucket, max(seq) AS seq FROM belief_delta WHERE version_id = ? AND {bucket_test} AND seq <= ?"
         " GROUP BY arm_id, bucket"
@@ -124,9 +124,9 @@ def _stored(
         f"belief_delta AS delta JOIN ({newest}) AS newest"
         " ON delta.arm_id = newest.arm_id AND delta.bucket = newest.bucket AND delta.seq = newest.seq"
     )
-    names = ", ".join(f"delta.{name}" for name in kind._fields)
+    names = ", ".join(f"delta.{name}" for name in record_type._fields)
     in_order = f"SELECT {names} FROM {tables} WHERE delta.version_id = ? ORDER BY delta.bucket, delta.arm_id"
-    return unit.records(kind, in_order, version_id, *buckets, seq, version_id)
+    return unit.records(record_type, in_order, version_id, *buckets, seq, version_id)
 
 
 def add(
@@ -138,20 +138,21 @@ def add(
     changes: by bucket and arm, the three sums, and further sums for kinds that have them. ordinal, discount: for a
     belief that fades; its sums are first discounted to the policy's `ordinal`, at which the changes are made."""
     if discount == 1.0 and len(changes) <= FEW and all(len(sums) == 3 for sums in changes.values()):
-        added = [(*key, *map(float, changes[key])) for key in sorted(changes)]
+        added_rows = [(*key, *map(float, changes[key])) for key in sorted(changes)]
         if unit.postgres:
-            unit.note(_ADD_FEW, *map(list, zip(*added, strict=True)), version_id, ordinal, version_id, seq, ordinal)
+            columns = map(list, zip(*added_rows, strict=True))
+            unit.note(_ADD_FEW, *columns, version_id, ordinal, version_id, seq, ordinal)
             return {}
-        values = [value for row in added for value in (version_id, ordinal, *row)]
-        new_sums: dict[Any, Any] = {row[:2]: row[2:] for row in unit.ask(_upsert(len(added)), *values)}
-        columns = ("version_id", "seq", "ordinal", "bucket", "arm_id", *_DELTA[5:-1])
-        rows = [(version_id, seq, ordinal, *row, *new_sums[row[:2]]) for row in added]
-        unit.insert("belief_delta", columns, rows)
+        values = [value for row in added_rows for value in (version_id, ordinal, *row)]
+        new_sums: dict[Any, Any] = {row[:2]: row[2:] for row in unit.ask(_upsert(len(added_rows)), *values)}
+        names = ("version_id", "seq", "ordinal", "bucket", "arm_id", *_DELTA[5:-1])
+        rows = [(version_id, seq, ordinal, *row, *new_sums[row[:2]]) for row in added_rows]
+        unit.insert("belief_delta", names, rows)
         return new_sums
     test = "version_id = ? AND bucket IN (?*) AND arm_id IN (?*)"
     buckets, arms = sorted({bucket for bucket, _ in changes}), sorted({arm for _, arm in changes})
-    stored = unit.select(BeliefRow, f"belief WHERE {test}", version_id, buckets, arms)
-    stored_rows = {row[:2]: row[2:] for row in stored}
+    belief_rows = unit.select(BeliefRow, f"belief WHERE {test}", version_id, buckets, arms)
+    stored_rows = {row[:2]: row[2:] for row in belief_rows}
     rows, deltas = [], []
     for key, change in sorted(changes.items(), key=itemgetter(0)):
         old_row = stored_rows.get(key, (ordinal, *NOTHING, None))
@@ -170,9 +171,9 @@ def add(
 def _upsert(n: int) -> str:
     """Return a statement that adds to n rows of a belief and stores missing rows. Its sums equal those of `add` bit for
     bit."""
-    marks, sums = ", ".join(["(?, ?, ?, ?, 0.0 + ?, 0.0 + ?, 0.0 + ?)"] * n), ", ".join(SUMS)
+    placeholders, sums = ", ".join(["(?, ?, ?, ?, 0.0 + ?, 0.0 + ?, 0.0 + ?)"] * n), ", ".join(SUMS)
     columns = f"version_id, ordinal, bucket, arm_id, {sums}"
-    return f"INSERT INTO belief ({columns}) VALUES {marks} {_ADDED} RETURNING bucket, arm_id, {sums}"
+    return f"INSERT INTO belief ({columns}) VALUES {placeholders} {_ADDED} RETURNING bucket, arm_id, {sums}"
 
 
 _ADDED = (
@@ -218,8 +219,8 @@ def pruned_sums(unit: Unit, version_id: int) -> list[BeliefRow]:
 def set_pruned(unit: Unit, version_id: int, sums: Mapping[BeliefKey, Any], *, ordinal: int) -> None:
     """Store the sums of a belief over the slots that were pruned from the log, discounted to the policy's `ordinal`."""
     rows = [
-        (version_id, arm, bucket, ordinal, *map(float, numbers[:3]), _extra(None, 1.0, numbers[3:]) or None)
-        for (bucket, arm), numbers in sorted(sums.items(), key=itemgetter(0))
+        (version_id, arm, bucket, ordinal, *map(float, slot_sums[:3]), _extra(None, 1.0, slot_sums[3:]) or None)
+        for (bucket, arm), slot_sums in sorted(sums.items(), key=itemgetter(0))
     ]
     unit.insert("pruned_sums", _BELIEF, rows, on_conflict=f"(version_id, bucket, arm_id) DO UPDATE SET {_REPLACED}")
 

@@ -68,7 +68,7 @@ def add(unit: Unit, **columns: Any) -> int:
 
 
 def _curve(row: Row) -> Curve:
-    *plain, options, positions, report = row
-    owner = f"of position curve {row[1]}@{row[2]}"
-    values = parse(options, f"options {owner}"), parse(positions, f"positions {owner}", list)
-    return Curve._make([*plain, *values, parse(report, f"report {owner}")])
+    *fields, options, positions, report = row
+    source = f"of position curve {row[1]}@{row[2]}"
+    values = parse(options, f"options {source}"), parse(positions, f"positions {source}", list)
+    return Curve._make([*fields, *values, parse(report, f"report {source}")])

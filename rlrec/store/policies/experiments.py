@@ -91,10 +91,10 @@ def _load(unit: Unit, experiments: Sequence[Row]) -> list[Experiment]:
     )
     variants: dict[int, list[Variant]] = {}
     phases = dict[int, tuple[int, str]]()
-    for experiment_id, at, mode, weights, *values in rows:
+    for experiment_id, phase_at, mode, weights, *values in rows:
         variant = Variant(*values)
-        if at is not None:
-            phases[experiment_id] = at, mode
+        if phase_at is not None:
+            phases[experiment_id] = phase_at, mode
             variant = variant._replace(weight=_weights(weights)[variant.label])
         variants.setdefault(experiment_id, []).append(variant)
     return [
@@ -109,10 +109,10 @@ def _weights(text: str) -> Mapping[str, float]:
 
 def phases(unit: Unit, experiment: Experiment) -> list[Phase]:
     """Return all phases of an experiment, oldest first."""
-    first = unit.ask("SELECT label, weight FROM variant WHERE experiment_id = ? ORDER BY id", experiment.id)
+    first_weights = unit.ask("SELECT label, weight FROM variant WHERE experiment_id = ? ORDER BY id", experiment.id)
     rows = unit.ask("SELECT at, mode, weights FROM phase WHERE experiment_id = ? ORDER BY id", experiment.id)
-    later = (Phase(at, mode, _weights(weights)) for at, mode, weights in rows)
-    return [Phase(experiment.created_at, DRAWS, dict(first)), *later]
+    later_phases = (Phase(at, mode, _weights(weights)) for at, mode, weights in rows)
+    return [Phase(experiment.created_at, DRAWS, dict(first_weights)), *later_phases]
 
 
 def phase_of_time(phases: Sequence[Phase], at: int) -> Phase:
@@ -136,8 +136,8 @@ def _add_phase(unit: Unit, experiment_id: int, mode: str, weights: Mapping[str, 
     if unit.postgres:  # transactions that draw variants lock this row, too
         unit.ask("SELECT id FROM experiment WHERE id = ? FOR NO KEY UPDATE", experiment_id)
     newest = "SELECT coalesce(max(at), 0) FROM {} WHERE experiment_id = ?"
-    last = max(unit.ask_value(newest.format(table), experiment_id) for table in ("assignment", "phase"))
-    at = max(unit.now, last + 1, (decisions.newest(unit) or 0) + 1)
+    last_at = max(unit.ask_value(newest.format(table), experiment_id) for table in ("assignment", "phase"))
+    at = max(unit.now, last_at + 1, (decisions.newest(unit) or 0) + 1)
     unit.add("phase", experiment_id=experiment_id, at=at, mode=mode, weights=to_text(dict(weights)))
 
 
@@ -166,8 +166,8 @@ def add_variant(unit: Unit, *, experiment_id: int, label: str, policy_id: int, w
 
 def stop(unit: Unit, experiment_id: int) -> bool:
     """Stop an experiment, and tell whether it was running."""
-    stopped = "UPDATE experiment SET status = 'stopped', stopped_at = ? WHERE id = ? AND status = 'running'"
-    return unit.tell(stopped, unit.now, experiment_id) > 0
+    update = "UPDATE experiment SET status = 'stopped', stopped_at = ? WHERE id = ? AND status = 'running'"
+    return unit.tell(update, unit.now, experiment_id) > 0
 
 
 def assignments(unit: Unit, experiment_id: int, by: str, unit_ids: Collection[int]) -> dict[int, int]:
@@ -193,18 +193,19 @@ def assign(unit: Unit, experiment: Experiment, by: str, rows: Iterable[tuple[int
     keeps it, unless the phase moves it to a later one."""
     column = f"{by}_id"
     values = [(experiment.id, unit_id, variant_id, unit.now) for unit_id, variant_id in sorted(rows)]
-    clause = f"(experiment_id, {column}) DO NOTHING"
+    conflict_clause = f"(experiment_id, {column}) DO NOTHING"
     if experiment.mode == MOVES:
-        moved = "(variant_id, at) = (excluded.variant_id, excluded.at)"
-        clause = f"(experiment_id, {column}) DO UPDATE SET {moved} WHERE assignment.variant_id < excluded.variant_id"
-    unit.insert("assignment", ("experiment_id", column, "variant_id", "at"), values, on_conflict=clause)
+        changes = "(variant_id, at) = (excluded.variant_id, excluded.at)"
+        is_later = "assignment.variant_id < excluded.variant_id"
+        conflict_clause = f"(experiment_id, {column}) DO UPDATE SET {changes} WHERE {is_later}"
+    unit.insert("assignment", ("experiment_id", column, "variant_id", "at"), values, on_conflict=conflict_clause)
 
 
 def count_units(unit: Unit, experiment_id: int) -> dict[int, int]:
     """Return how many units are assigned to each variant. A person with several keys counts once."""
-    merged = "SELECT 1 FROM merged_user m WHERE m.user_id = assignment.user_id"
-    counted = f"SELECT variant_id, count(*) FROM assignment WHERE experiment_id = ? AND NOT EXISTS ({merged})"
-    return dict(unit.ask(f"{counted} GROUP BY variant_id", experiment_id))
+    merged_row = "SELECT 1 FROM merged_user m WHERE m.user_id = assignment.user_id"
+    query = f"SELECT variant_id, count(*) FROM assignment WHERE experiment_id = ? AND NOT EXISTS ({merged_row})"
+    return dict(unit.ask(f"{query} GROUP BY variant_id", experiment_id))
 
 
 def count_mixed_users(unit: Unit, experiment_id: int) -> int:
@@ -224,18 +225,19 @@ def count_visitors(unit: Unit, by: str, *, since: int) -> int:
 def split_by_day(unit: Unit, experiment: Experiment) -> list[tuple[list[float], list[list[int]]]]:
     """Return for each phase its weights, and how many of its units had been assigned to each variant by the end of each
     day. A person with several keys counts once. The result is empty for an experiment whose units were moved."""
-    stored, splits = phases(unit, experiment), list[tuple[list[float], list[list[int]]]]()
-    if any(phase.mode == MOVES for phase in stored):
+    all_phases, splits = phases(unit, experiment), list[tuple[list[float], list[list[int]]]]()
+    if any(phase.mode == MOVES for phase in all_phases):
         return []
-    merged = "SELECT 1 FROM merged_user m WHERE m.user_id = assignment.user_id"
-    counted = (
+    merged_row = "SELECT 1 FROM merged_user m WHERE m.user_id = assignment.user_id"
+    query = (
         f"SELECT at / {DAY_US} AS day, variant_id, count(*) FROM assignment WHERE experiment_id = ? AND at >= ?"
-        f" AND at < ? AND NOT EXISTS ({merged}) GROUP BY day, variant_id ORDER BY day"
+        f" AND at < ? AND NOT EXISTS ({merged_row}) GROUP BY day, variant_id ORDER BY day"
     )
-    for phase, end in zip(stored, [*(later.at for later in stored[1:]), unit.now + DAY_US], strict=True):
-        begun = 0 if phase is stored[0] else phase.at
+    ends = [*(phase.at for phase in all_phases[1:]), unit.now + DAY_US]
+    for phase, ended_at in zip(all_phases, ends, strict=True):
+        begun_at = 0 if phase is all_phases[0] else phase.at
         days, units = dict[int, list[int]](), dict.fromkeys((variant.id for variant in experiment.variants), 0)
-        for day, variant_id, count in unit.ask(counted, experiment.id, begun, end):
+        for day, variant_id, count in unit.ask(query, experiment.id, begun_at, ended_at):
             units[variant_id] += count
             days[day] = [*units.values()]
         splits.append(([phase.weights[variant.label] for variant in experiment.variants], [*days.values()]))
@@ -245,5 +247,5 @@ def split_by_day(unit: Unit, experiment: Experiment) -> list[tuple[list[float], 
 def assignment_times(unit: Unit, experiment_id: int) -> tuple[int, int]:
     """Return when the first and the last unit were assigned, or 0 where there is none."""
     times = "SELECT coalesce(min(at), 0), coalesce(max(at), 0) FROM assignment WHERE experiment_id = ?"
-    first, last = unit.ask(times, experiment_id)[0]
-    return int(first), int(last)
+    first_at, last_at = unit.ask(times, experiment_id)[0]
+    return int(first_at), int(last_at)

@@ -24,23 +24,24 @@ def any_returned(unit: Unit) -> bool:
 def portions(unit: Unit, sessions: Ids | None = None, *, size: int = reader.BATCH) -> list[Ids]:
     """Return the ids of all sessions in portions of about `size` decisions, ascending. All sessions of a person are in
     one portion. sessions: only the persons who have one of these; None for all persons."""
-    persons = visits = ""
+    person_clause = visit_clause = ""
     if sessions is not None:
         test = f"id IN ({numbers(sessions.tolist())})"
-        persons = f" WHERE {test} OR user_id IN (SELECT user_id FROM session WHERE {test})"
-        visits = f" WHERE session_id IN (SELECT id FROM session{persons})"
-    rows = f"SELECT id, coalesce(user_id, 0) FROM session{persons} ORDER BY id"
-    visited = f"SELECT session_id, CAST(sum(steps) AS BIGINT) FROM visit{visits} GROUP BY session_id ORDER BY 1"
-    pending = [bulk.PendingQuery(unit, text, dict.fromkeys(("session", "value"), np.int64)) for text in (rows, visited)]
-    (session, user), (visited_session, steps) = (query.columns().values() for query in pending)
+        person_clause = f" WHERE {test} OR user_id IN (SELECT user_id FROM session WHERE {test})"
+        visit_clause = f" WHERE session_id IN (SELECT id FROM session{person_clause})"
+    sessions_query = f"SELECT id, coalesce(user_id, 0) FROM session{person_clause} ORDER BY id"
+    sums = f"SELECT session_id, CAST(sum(steps) AS BIGINT) FROM visit{visit_clause} GROUP BY session_id ORDER BY 1"
+    types = dict.fromkeys(("session", "value"), np.int64)
+    queries = [bulk.PendingQuery(unit, text, types) for text in (sessions_query, sums)]
+    (session, user_ids), (visited_sessions, steps) = (query.columns().values() for query in queries)
     decisions = np.zeros(len(session), np.int64)
-    decisions[np.searchsorted(session, visited_session)] = steps
-    order = np.argsort(user, kind="stable")
-    user, n_before = user[order], offsets(np.clip(decisions[order], 1, size))
+    decisions[np.searchsorted(session, visited_sessions)] = steps
+    order = np.argsort(user_ids, kind="stable")
+    user_ids, decisions_before = user_ids[order], offsets(np.clip(decisions[order], 1, size))
     # where each person begins, and at which of these a portion begins
-    begins = np.flatnonzero(np.r_[True, (user[1:] != user[:-1]) | (user[1:] == 0)][: len(user)])
-    cuts = begins[run_starts(n_before[begins] // size)]
-    return [np.sort(piece) for piece in np.split(session[order], cuts[1:])] if len(session) else []
+    person_starts = np.flatnonzero(np.r_[True, (user_ids[1:] != user_ids[:-1]) | (user_ids[1:] == 0)][: len(user_ids)])
+    portion_starts = person_starts[run_starts(decisions_before[person_starts] // size)]
+    return [np.sort(piece) for piece in np.split(session[order], portion_starts[1:])] if len(session) else []
 
 
 def arrivals(
@@ -56,10 +57,10 @@ def arrivals(
 
 def count_users(unit: Unit, since: int) -> tuple[int, int]:
     """Return the number of users, and the number of those whose first session began at this time or later."""
-    first = "SELECT min(created_at) AS at FROM session WHERE user_id IS NOT NULL GROUP BY user_id"
-    text = f"SELECT count(*), count(CASE WHEN at >= {since} THEN 1 END) FROM ({first}) AS entry"
-    users, new = unit.ask(text)[0]
-    return int(users), int(new)
+    first_sessions = "SELECT min(created_at) AS at FROM session WHERE user_id IS NOT NULL GROUP BY user_id"
+    text = f"SELECT count(*), count(CASE WHEN at >= {since} THEN 1 END) FROM ({first_sessions}) AS entry"
+    users, n_new = unit.ask(text)[0]
+    return int(users), int(n_new)
 
 
 def count_clicks(unit: Unit, selection: Selection, kinds: Collection[str]) -> Ids:
@@ -69,10 +70,10 @@ def count_clicks(unit: Unit, selection: Selection, kinds: Collection[str]) -> Id
     without a user), the number of slots, and how many of these have an event."""
     listed_kinds = ", ".join(f"'{kind}'" for kind in kinds)
     event = f"e.decision_id = s.decision_id AND e.position = s.position AND e.kind IN ({listed_kinds})"
-    clicked = f"CAST(sum(CASE WHEN EXISTS (SELECT 1 FROM event e WHERE {event}) THEN 1 ELSE 0 END) AS BIGINT)"
+    click_count = f"CAST(sum(CASE WHEN EXISTS (SELECT 1 FROM event e WHERE {event}) THEN 1 ELSE 0 END) AS BIGINT)"
     tables = "decision d JOIN slot s ON s.decision_id = d.id JOIN session v ON v.id = d.session_id"
     tests = " AND ".join(selection.conditions()) or "1 = 1"
-    text = f"SELECT coalesce(-v.user_id, v.id), count(*), {clicked} FROM {tables} WHERE {tests} GROUP BY 1"
+    text = f"SELECT coalesce(-v.user_id, v.id), count(*), {click_count} FROM {tables} WHERE {tests} GROUP BY 1"
     types = dict.fromkeys(("person", "slots", "clicks"), np.int64)
     pieces = [np.stack([*columns.values()]) for columns in bulk.stream(unit, text, types)]
     return np.hstack([np.zeros((3, 0), np.int64), *pieces])
@@ -92,26 +93,26 @@ def ask_visits(unit: Unit, sessions: Ids, experiment: Experiment | None = None) 
 
     experiment: entry_at is when the unit was assigned, assigned_id its variant, merged_at when the user first got a
     second key. ABSENT stands for a visit that has not ended, no user, no assignment, or one key."""
-    entry, variant, assigned, merged_at = str(ABSENT), str(ABSENT), "", str(ABSENT)
+    entry_at, variant_id, assignment_joins, merged_at = str(ABSENT), str(ABSENT), "", str(ABSENT)
     if experiment is not None:
         # a unit is the user where one is known, else the session
         joins = {"b": "b.session_id = s.id", **({"a": "a.user_id = s.user_id"} if experiment.unit == "user" else {})}
-        entry, variant = (
+        entry_at, variant_id = (
             f"coalesce({', '.join(f'{name}.{column}' for name in sorted(joins))}, {ABSENT})"
             for column in ("at", "variant_id")
         )
         merged_at = f"coalesce((SELECT min(m.at) FROM merged_user m WHERE m.person_id = s.user_id), {ABSENT})"
-        assigned = "".join(
+        assignment_joins = "".join(
             f" LEFT JOIN assignment {name} ON {name}.experiment_id = {experiment.id} AND {test}"
             for name, test in joins.items()
         )
     columns = {
         "session_id": "w.session_id", "number": "w.number", "started_at": "w.started_at", "last_at": "w.last_at",
         "ended_at": f"coalesce(w.ended_at, {ABSENT})", "user_id": f"coalesce(s.user_id, {ABSENT})",
-        "user_digest": "coalesce(u.digest, 0)", "session_digest": "coalesce(s.digest, 0)", "entry_at": entry,
-        "assigned_id": variant, "merged_at": merged_at,
+        "user_digest": "coalesce(u.digest, 0)", "session_digest": "coalesce(s.digest, 0)", "entry_at": entry_at,
+        "assigned_id": variant_id, "merged_at": merged_at,
     }  # fmt: skip
     tables = "visit w JOIN session s ON s.id = w.session_id LEFT JOIN users u ON u.id = s.user_id"
     order = f"WHERE {session_test('w.session_id', sessions)} ORDER BY w.session_id, w.number"
-    text = f"SELECT {', '.join(columns.values())} FROM {tables}{assigned} {order}"
+    text = f"SELECT {', '.join(columns.values())} FROM {tables}{assignment_joins} {order}"
     return bulk.PendingQuery(unit, text, dict.fromkeys(columns, np.int64))

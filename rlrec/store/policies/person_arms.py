@@ -33,8 +33,9 @@ def read(
 ) -> list[SessionArm]:
     """Return the arms that were shown in the sessions of these users and in these sessions. With a kind, return the
     arms that have events of this kind there. Only decisions or events from `window_us` ago until now count."""
-    since, ids = unit.now - window_us, (list(user_ids), list(session_ids))
+    since, person_ids = unit.now - window_us, (list(user_ids), list(session_ids))
     if kind is None:
-        return unit.records(SessionArm, f"SELECT s.user_id, s.id, i.arm_id, count(*) {_SHOWN}", *ids, since, unit.now)
-    sums = f"SELECT s.user_id, s.id, i.arm_id, sum(v.value) {_EVENTS}"
-    return unit.records(SessionArm, sums, *ids, kind, since, unit.now)
+        query = f"SELECT s.user_id, s.id, i.arm_id, count(*) {_SHOWN}"
+        return unit.records(SessionArm, query, *person_ids, since, unit.now)
+    query = f"SELECT s.user_id, s.id, i.arm_id, sum(v.value) {_EVENTS}"
+    return unit.records(SessionArm, query, *person_ids, kind, since, unit.now)

@@ -39,14 +39,14 @@ _NOW_AND_LEARNING = (
 
 
 def _reward(row: Row) -> Reward:
-    key, name, terms, *values = row
+    reward_id, name, terms_text, *values = row
     # weights and transforms by kind: {"click": 1.0, "dwell_s": {"weight": 0.3, "log1p": true, "cap": 600.0}}
-    weights, transforms = parse(terms, f"weights of reward {key}"), {}
+    weights, transforms = parse(terms_text, f"weights of reward {reward_id}"), {}
     for kind, term in weights.items():
         if isinstance(term, dict):
             weights[kind] = term.pop("weight")
             transforms[kind] = Transform(**term)
-    return Reward._make((key, name, weights, *values, transforms))
+    return Reward._make((reward_id, name, weights, *values, transforms))
 
 
 def _terms_text(definition: Reward) -> str:
@@ -58,21 +58,22 @@ def _terms_text(definition: Reward) -> str:
 
 
 def _policy(row: Row) -> StoredPolicy:
-    key, name, kind, params, base_id = row
-    return StoredPolicy(key, name, kind, parse(params, f"params of policy {key}"), base_id)
+    policy_id, name, kind, params, base_id = row
+    return StoredPolicy(policy_id, name, kind, parse(params, f"params of policy {policy_id}"), base_id)
 
 
 @lru_cache(maxsize=128)
 def _version(row: Row) -> Version:
     """Read a version with its policy and reward from a row. Results are remembered, since a stream reads such rows
     again and again."""
-    key, number, status, parent_id, seq, ordinal, entered_to, learned_from, parameters, created_at, omits = row[5:16]
+    version_id, number, status, parent_id, seq, ordinal, entered_to, *values = row[5:16]
+    learned_from, parameters, created_at, has_omissions = values
     return Version(
-        id=key, policy=_policy(row[:5]), number=number, status=status, reward=_reward(row[16:]),
+        id=version_id, policy=_policy(row[:5]), number=number, status=status, reward=_reward(row[16:]),
         parent_id=parent_id, seq=seq, ordinal=ordinal, entered_to=entered_to,
-        learned_from=parse(learned_from, f"learned_from of version {key}"),
-        parameters=parse(parameters or "{}", f"parameters of version {key}"), created_at=created_at,
-        has_omissions=bool(omits),
+        learned_from=parse(learned_from, f"learned_from of version {version_id}"),
+        parameters=parse(parameters or "{}", f"parameters of version {version_id}"), created_at=created_at,
+        has_omissions=bool(has_omissions),
     )  # fmt: skip
 
 
@@ -95,8 +96,8 @@ def all_policies(unit: Unit) -> list[StoredPolicy]:
 
 def served(unit: Unit) -> set[int]:
     """Return the ids of the policies that have served a decision."""
-    has_drawn = "EXISTS (SELECT 1 FROM decision d WHERE d.policy_id = policy.id AND d.imported = 0)"
-    return {row[0] for row in unit.ask(f"SELECT id FROM policy WHERE {has_drawn}")}
+    has_decision = "EXISTS (SELECT 1 FROM decision d WHERE d.policy_id = policy.id AND d.imported = 0)"
+    return {row[0] for row in unit.ask(f"SELECT id FROM policy WHERE {has_decision}")}
 
 
 def by_name(unit: Unit, name: str) -> StoredPolicy | None:
@@ -171,13 +172,14 @@ def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, He
     transaction begins before it waits for the lock. On SQLite a transaction begins after this wait."""
     if unit.heads and unit.heads.keys() >= set(policy_ids):
         pairs = [unit.heads.pop(policy_id) for policy_id in sorted(policy_ids)]
-        return {head.policy_id: head for head, _ in pairs}, [version for _, learning in pairs for version in learning]
+        learning_versions = [version for _, versions in pairs for version in versions]
+        return {head.policy_id: head for head, _ in pairs}, learning_versions
     if not unit.postgres:
         rows = unit.ask(_HEADS_AND_LEARNING, policy_ids)
         heads = StoredRows("policy_head", ((row[0], Head._make(row[:4])) for row in rows))
         return heads, [_version(row[4:]) for row in rows if row[4] is not None]
-    now = f"SELECT greatest(({decisions.NEWEST}), ({engine.CLOCK}))" if unit.on_clock else decisions.NEWEST
-    heads, rows = _lock(unit, policy_ids, (_NOW_AND_LEARNING.format(now=now), policy_ids))
+    time_query = f"SELECT greatest(({decisions.NEWEST}), ({engine.CLOCK}))" if unit.on_clock else decisions.NEWEST
+    heads, rows = _lock(unit, policy_ids, (_NOW_AND_LEARNING.format(now=time_query), policy_ids))
     unit.now = max(unit.now, rows[0][-1] or 0)
     return heads, [_version(row[:-1]) for row in rows if row[0] is not None]
 
@@ -185,10 +187,10 @@ def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, He
 def _lock(unit: Unit, policy_ids: Collection[int], *queries: tuple[Any, ...]) -> Any:
     """Lock the heads of these policies in order of id, then run further queries. Return the heads and the rows of each
     query."""
-    until = " FOR NO KEY UPDATE" if unit.postgres else ""
-    locked = f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{until}"
-    rows, *others = unit.ask_all((locked, policy_ids), *queries)
-    return StoredRows("policy_head", ((row[0], Head._make(row)) for row in rows)), *others
+    lock_clause = " FOR NO KEY UPDATE" if unit.postgres else ""
+    heads_query = f"SELECT {_HEAD} FROM policy_head WHERE policy_id IN (?*) ORDER BY policy_id{lock_clause}"
+    rows, *other_rows = unit.ask_all((heads_query, policy_ids), *queries)
+    return StoredRows("policy_head", ((row[0], Head._make(row)) for row in rows)), *other_rows
 
 
 def raise_seq(unit: Unit, head: Head) -> int:
@@ -205,9 +207,9 @@ def ordinal(unit: Unit, policy_id: int) -> int:
 def belief_at(unit: Unit, policy_id: int, at: int) -> tuple[int, int]:
     """Return the last change of beliefs that the policy's decisions before a time were drawn with, and the largest
     ordinal among these decisions. Return zeros where there are no such decisions."""
-    decisions = "decision d WHERE d.policy_id = ? AND d.at < ? AND d.imported = 0"
-    seq, number = unit.ask(f"SELECT max(d.belief_seq), max(d.belief_ordinal) FROM {decisions}", policy_id, at)[0]
-    return int(seq or 0), int(number or 0)
+    source = "decision d WHERE d.policy_id = ? AND d.at < ? AND d.imported = 0"
+    seq, ordinal = unit.ask(f"SELECT max(d.belief_seq), max(d.belief_ordinal) FROM {source}", policy_id, at)[0]
+    return int(seq or 0), int(ordinal or 0)
 
 
 def pruned_to(unit: Unit, policy_id: int) -> int:
@@ -262,8 +264,8 @@ def create(
 
 def reports(unit: Unit, policy_id: int, *, since: int) -> list[dict[str, Any]]:
     """Return the training reports of the versions of a policy that were created since a time."""
-    in_order = "policy_id = ? AND created_at >= ? AND report IS NOT NULL ORDER BY number"
-    return [json.loads(row[0]) for row in unit.ask(f"SELECT report FROM version WHERE {in_order}", policy_id, since)]
+    source = "policy_id = ? AND created_at >= ? AND report IS NOT NULL ORDER BY number"
+    return [json.loads(row[0]) for row in unit.ask(f"SELECT report FROM version WHERE {source}", policy_id, since)]
 
 
 def report(unit: Unit, version_id: int) -> dict[str, Any] | None:
@@ -299,8 +301,8 @@ def promotions(unit: Unit, policy_id: int) -> list[Promotion]:
 
 def last_promotion(unit: Unit, policy_id: int) -> Promotion | None:
     """Return the newest promotion of a policy that was not rolled back, or None where there is none."""
-    standing = "promotion WHERE policy_id = ? AND rolled_back_at IS NULL ORDER BY id DESC LIMIT 1"
-    return next(iter(unit.select(Promotion, standing, policy_id)), None)
+    source = "promotion WHERE policy_id = ? AND rolled_back_at IS NULL ORDER BY id DESC LIMIT 1"
+    return next(iter(unit.select(Promotion, source, policy_id)), None)
 
 
 def roll_back(unit: Unit, policy_id: int, *, promotion_id: int, live_id: int) -> None:

@@ -82,8 +82,8 @@ def commands(unit: Unit) -> dict[int, str]:
 
 def lock(unit: Unit, name: str) -> RouteChange | None:
     """Lock a route until the transaction ends, and return its newest change."""
-    until = " FOR NO KEY UPDATE" if unit.postgres else ""
-    unit.ask(f"SELECT id FROM route WHERE name = ?{until}", name)
+    lock_clause = " FOR NO KEY UPDATE" if unit.postgres else ""
+    unit.ask(f"SELECT id FROM route WHERE name = ?{lock_clause}", name)
     return by_name(unit, [name]).get(name)
 
 
@@ -107,8 +107,8 @@ def change(
 
 
 def count_ramps(unit: Unit, route_id: int) -> int:
-    counted = "SELECT count(*) FROM route_change WHERE route_id = ? AND experiment_id IS NOT NULL"
-    return int(unit.ask_value(counted, route_id))
+    query = "SELECT count(*) FROM route_change WHERE route_id = ? AND experiment_id IS NOT NULL"
+    return int(unit.ask_value(query, route_id))
 
 
 def add_look(unit: Unit, route_id: int, *, policy_id: int, version_id: int, report: Mapping[str, Any]) -> int:
@@ -134,8 +134,8 @@ def looks(unit: Unit, route_id: int, *, since: int) -> list[GateLook]:
 
 def newest_looks(unit: Unit, version_ids: Collection[int]) -> dict[int, GateLook]:
     """Return the newest report of a gate on each of these versions. Versions without a report are left out."""
-    newest = unit.select(GateLook, "gate_look WHERE version_id IN (?*) ORDER BY id", version_ids)
-    return {look.version_id: look for look in newest}
+    looks = unit.select(GateLook, "gate_look WHERE version_id IN (?*) ORDER BY id", version_ids)
+    return {look.version_id: look for look in looks}
 
 
 def add_decisions(unit: Unit, rows: Iterable[tuple[int, int]]) -> None:

@@ -28,7 +28,7 @@ def all_keys(unit: Unit, keys: Collection[str]) -> dict[str, set[str]]:
         " JOIN users o ON o.id IN (n.user_id, n.person_id)"
     )
     keys_of_persons = unit.ask_groups(f"SELECT k.key, o.key FROM {tables} WHERE k.key IN (?*)", keys)
-    return {key: set(others) for key, others in keys_of_persons.items()}
+    return {key: set(keys_of_person) for key, keys_of_person in keys_of_persons.items()}
 
 
 def merge(unit: Unit, user_id: int, person_id: int) -> int:
@@ -45,14 +45,14 @@ def merge(unit: Unit, user_id: int, person_id: int) -> int:
 def _merge_assignments(unit: Unit, user_id: int, person_id: int) -> None:
     """Give the person the variant that either key had first. The later variant stays with the merged user, so that the
     log can be told from damage."""
-    others = "SELECT experiment_id FROM assignment WHERE user_id = ?"
-    moved = f"UPDATE assignment SET user_id = ? WHERE user_id = ? AND experiment_id NOT IN ({others})"
-    unit.tell(moved, person_id, user_id, person_id)
+    person_experiments = "SELECT experiment_id FROM assignment WHERE user_id = ?"
+    update = f"UPDATE assignment SET user_id = ? WHERE user_id = ? AND experiment_id NOT IN ({person_experiments})"
+    unit.tell(update, person_id, user_id, person_id)
     pairs = unit.ask(
         "SELECT m.id, m.variant_id, m.at, p.id, p.variant_id, p.at FROM assignment m"
         " JOIN assignment p ON p.experiment_id = m.experiment_id WHERE m.user_id = ? AND p.user_id = ? AND m.at < p.at",
         user_id, person_id,
     )  # fmt: skip
     for first_id, first_variant, first_at, later_id, later_variant, later_at in pairs:
-        swapped = [(first_variant, first_at, later_id), (later_variant, later_at, first_id)]
-        unit.tell_each("UPDATE assignment SET variant_id = ?, at = ? WHERE id = ?", swapped)
+        swapped_rows = [(first_variant, first_at, later_id), (later_variant, later_at, first_id)]
+        unit.tell_each("UPDATE assignment SET variant_id = ?, at = ? WHERE id = ?", swapped_rows)

@@ -40,8 +40,8 @@ def ranges(
 ) -> Iterator[reader.Batch]:  # fmt: skip
     """Yield every decision of a policy from id `first` on, including imported ones, in ranges of decision id. Rows are
     in order of decision and position. tests: SQL tests that decisions `d` must pass."""
-    newest = decisions.newest_id(unit, policy_id)
-    for start, last in reader.id_ranges(unit, policy_id, first=first, last=newest, size=size):
+    newest_id = decisions.newest_id(unit, policy_id)
+    for start, last in reader.id_ranges(unit, policy_id, first=first, last=newest_id, size=size):
         yield reader.read_range(unit, policy_id, start, last, tests=tests, slots=SLOTS, events=tuple(reader.EVENTS))
 
 
@@ -77,16 +77,16 @@ def random_ids(unit: Unit, size: int, *, seed: int, run: int = 1) -> tuple[Ids, 
     that are taken together, so that the sample has decisions drawn from the same belief."""
     source, rng = "FROM decision WHERE imported = 0", np.random.default_rng(seed)
     total = int(unit.ask_value(f"SELECT count(*) {source}"))
-    first, last = id_ends(unit)
-    if total <= 2 * size or total * SPARSE < last - first:
+    first_id, last_id = id_ends(unit)
+    if total <= 2 * size or total * SPARSE < last_id - first_id:
         ids = [row[0] for rows in unit.portions(f"SELECT id {source} ORDER BY id") for row in rows]
         return np.sort(rng.choice(np.array(ids, np.int64), min(size, total), replace=False)), total
     sample, neighbours = dict[int, None](), np.arange(run)
     while len(sample) < size:
-        runs = rng.integers(first // run, last // run, size=-(-2 * size // run), endpoint=True)
-        tried = dict.fromkeys((runs[:, None] * run + neighbours).ravel().tolist())
-        stored = {row[0] for row in unit.ask(f"SELECT id {source} AND id IN (?*)", list(tried))}
-        sample |= dict.fromkeys(number for number in tried if number in stored)
+        runs = rng.integers(first_id // run, last_id // run, size=-(-2 * size // run), endpoint=True)
+        tried_ids = dict.fromkeys((runs[:, None] * run + neighbours).ravel().tolist())
+        stored_ids = {row[0] for row in unit.ask(f"SELECT id {source} AND id IN (?*)", list(tried_ids))}
+        sample |= dict.fromkeys(number for number in tried_ids if number in stored_ids)
     return np.array(sorted(list(sample)[:size]), np.int64), total
 
 
@@ -97,8 +97,8 @@ def count_overdue(unit: Unit, policy_id: int, *, first: int, before: int) -> tup
         "SELECT count(*), coalesce(min(d.at), 0) FROM slot s JOIN decision d ON d.id = s.decision_id"
         " WHERE d.policy_id = ? AND d.id >= ? AND d.imported = 0 AND d.at < ?"
     )
-    count, since = unit.ask(text, policy_id, first, before)[0]
-    return count, since
+    count, first_at = unit.ask(text, policy_id, first, before)[0]
+    return count, first_at
 
 
 # -- contradictions --
@@ -117,12 +117,12 @@ def dangling_rows(unit: Unit) -> Iterator[tuple[sa.ForeignKeyConstraint, dict[st
         return
     for table in _tables(unit):
         for reference in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):
-            pairs = [(f'child."{element.parent.name}"', element.column.name) for element in reference.elements]
-            is_set = " AND ".join(f"{column} IS NOT NULL" for column, _ in pairs)
-            is_same = " AND ".join(f'parent."{target}" = {column}' for column, target in pairs)
+            column_pairs = [(f'child."{element.parent.name}"', element.column.name) for element in reference.elements]
+            is_set = " AND ".join(f"{column} IS NOT NULL" for column, _ in column_pairs)
+            is_same = " AND ".join(f'parent."{target}" = {column}' for column, target in column_pairs)
             referred_rows = f'SELECT 1 FROM "{reference.referred_table.name}" AS parent WHERE {is_same}'
-            keys = quote_columns(table.primary_key.columns.keys())
-            text = f'SELECT {keys} FROM "{table.name}" AS child WHERE {is_set} AND NOT EXISTS ({referred_rows})'
+            key_columns = quote_columns(table.primary_key.columns.keys())
+            text = f'SELECT {key_columns} FROM "{table.name}" AS child WHERE {is_set} AND NOT EXISTS ({referred_rows})'
             for row in unit.ask(f"{text} LIMIT {MAX_ROWS}"):
                 yield reference, _row_key(table, row)
 
@@ -213,14 +213,14 @@ def contradictions(unit: Unit, sessions: Collection[int] | None = None) -> Itera
     MAX_ROWS rows. sessions: run only the tests of decisions, on these sessions."""
     has_visits = sessions is not None or bool(unit.ask(_ANY_VISIT))
     tests = [test for test in _contradictions().items() if has_visits or _VISIT_COUNTS not in test[1]]
-    sample, values = "", [] if sessions is None else [sessions]
+    sample, parameters = "", [] if sessions is None else [sessions]
     if sessions is not None:
-        main = "" if unit.postgres else "main."
-        sample = f"WITH {_SAMPLED.format(main=main)} "
+        main_schema = "" if unit.postgres else "main."
+        sample = f"WITH {_SAMPLED.format(main=main_schema)} "
         tests = [test for test in tests if not _UNSAMPLED.search(test[1])]
     for number, (finding, statement) in enumerate(tests):
         unit.progress("tests of rows", number, number / len(tests))
-        if rows := unit.ask(f"{sample}{statement} LIMIT {MAX_ROWS}", *values):
+        if rows := unit.ask(f"{sample}{statement} LIMIT {MAX_ROWS}", *parameters):
             yield finding, rows
 
 
@@ -279,16 +279,16 @@ def assigned_units(unit: Unit) -> Iterator[Sequence[Any]]:
     return chain.from_iterable(unit.portions(units))
 
 
-def open_visits(unit: Unit, first: int, last: int) -> list[Row]:
+def open_visits(unit: Unit, first_session: int, last_session: int) -> list[Row]:
     """Return the visits of sessions with ids in a range that have a history and have not ended.
 
     Each row has the session, number, steps, the arms in the state of the next decision (JSON), and the visit's
     history (packed)."""
-    goes_on = "history IS NOT NULL AND ended_at IS NULL ORDER BY session_id, number"
+    condition = "history IS NOT NULL AND ended_at IS NULL ORDER BY session_id, number"
     text = (
-        f"SELECT session_id, number, steps, recent, history FROM visit WHERE session_id BETWEEN ? AND ? AND {goes_on}"
+        f"SELECT session_id, number, steps, recent, history FROM visit WHERE session_id BETWEEN ? AND ? AND {condition}"
     )
-    return unit.ask(text, first, last)
+    return unit.ask(text, first_session, last_session)
 
 
 def spend(
@@ -302,8 +302,10 @@ def spend(
     slots with such an event, counted at the first event. decision_ids: count only these decisions."""
     tests = "d.policy_id = ? AND d.imported = 0" + ("" if decision_ids is None else " AND d.id IN (?*)")
     ids = [] if decision_ids is None else [decision_ids]
-    number, slots = f"(d.at + {offset_us}) / {slice_us}", "decision d JOIN slot s ON s.decision_id = d.id"
-    query = f"SELECT {number}, s.arm_id, count(*), 0.0, 0.0 FROM {slots} WHERE {tests} AND d.seq > ? GROUP BY 1, 2"
+    slice_number, slots = f"(d.at + {offset_us}) / {slice_us}", "decision d JOIN slot s ON s.decision_id = d.id"
+    query = (
+        f"SELECT {slice_number}, s.arm_id, count(*), 0.0, 0.0 FROM {slots} WHERE {tests} AND d.seq > ? GROUP BY 1, 2"
+    )
     yield from unit.ask(query, policy_id, *ids, after)
     is_first = (
         "CASE WHEN EXISTS (SELECT 1 FROM event f WHERE f.decision_id = e.decision_id AND f.position = e.position"
@@ -311,7 +313,7 @@ def spend(
     )
     events = f"{slots} JOIN event e ON e.decision_id = d.id AND e.position = s.position"
     query = (
-        f"SELECT {number}, s.arm_id, 0.0, sum(e.value), sum({is_first}) FROM {events}"
+        f"SELECT {slice_number}, s.arm_id, 0.0, sum(e.value), sum({is_first}) FROM {events}"
         f" WHERE {tests} AND e.kind = ? AND e.seq > ? GROUP BY 1, 2"
     )
     yield from unit.ask(query, policy_id, *ids, kind, after)

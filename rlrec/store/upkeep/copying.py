@@ -32,19 +32,19 @@ BACKUP_PAGES = 10_000  # of SQLite, in one step of a backup
 
 def fingerprint(unit: Unit) -> str:
     """Return a text that changes with every write after which a partial copy would be inconsistent."""
-    marks: list[Any] = [unit.ask_value(f"SELECT count(*) FROM {table.name}") for table in TABLES]
-    marks += unit.ask("SELECT policy_id, seq, ordinal, live_id FROM policy_head ORDER BY policy_id")
-    marks += unit.ask("SELECT max(last_at), count(ended_at), max(ended_at) FROM visit")
-    marks += unit.ask("SELECT salt, created_at, catalogue_revision, catalogue_id, removals FROM settings")
-    marks += unit.ask("SELECT catalogue_from, catalogue_until FROM settings")
-    marks += unit.ask("SELECT id, status, entered_to FROM version ORDER BY id")
-    marks += unit.ask("SELECT (SELECT count(stopped_at) FROM shadow), (SELECT count(user_id) FROM session)")
-    return blake2b(repr(marks).encode(), digest_size=10).hexdigest()
+    values: list[Any] = [unit.ask_value(f"SELECT count(*) FROM {table.name}") for table in TABLES]
+    values += unit.ask("SELECT policy_id, seq, ordinal, live_id FROM policy_head ORDER BY policy_id")
+    values += unit.ask("SELECT max(last_at), count(ended_at), max(ended_at) FROM visit")
+    values += unit.ask("SELECT salt, created_at, catalogue_revision, catalogue_id, removals FROM settings")
+    values += unit.ask("SELECT catalogue_from, catalogue_until FROM settings")
+    values += unit.ask("SELECT id, status, entered_to FROM version ORDER BY id")
+    values += unit.ask("SELECT (SELECT count(stopped_at) FROM shadow), (SELECT count(user_id) FROM session)")
+    return blake2b(repr(values).encode(), digest_size=10).hexdigest()
 
 
-def _mode(like: str) -> int:
+def _mode(source_path: str) -> int:
     """Return the permissions of a copy of a file: only those who may read the file may read the copy."""
-    return os.stat(like).st_mode & 0o777 | 0o600
+    return os.stat(source_path).st_mode & 0o777 | 0o600
 
 
 @contextmanager
@@ -96,10 +96,10 @@ class CopyTarget:
     def begin(self) -> bool:
         """Create the tables, or find those of an interrupted copy, and tell whether there was one. Raise CheckFailed if
         the database holds a store, or a copy of another source."""
-        stored = self._revision()
-        if stored == self.mark:
+        stored_revision = self._revision()
+        if stored_revision == self.mark:
             return True
-        if stored.startswith(schema.COPYING):
+        if stored_revision.startswith(schema.COPYING):
             hint = "the store has changed since: empty the target and begin again"
             raise CheckFailed(f"{self.address} holds the beginning of another copy", hint=hint)
         is_new_file = self.url.drivername == "sqlite" and not os.path.lexists(self.address)
@@ -114,8 +114,8 @@ class CopyTarget:
                     Path(self.address + suffix).unlink(missing_ok=True)
             raise
         with self.write() as unit:
-            filled = {table.name for table in TABLES if unit.ask_row(f'SELECT 1 FROM "{table.name}" LIMIT 1')}
-            if filled.difference(FILLED_BY_INIT) or unit.ask_value("SELECT count(*) FROM reward") > 1:
+            filled_tables = {table.name for table in TABLES if unit.ask_row(f'SELECT 1 FROM "{table.name}" LIMIT 1')}
+            if filled_tables.difference(FILLED_BY_INIT) or unit.ask_value("SELECT count(*) FROM reward") > 1:
                 hint = "copy to an empty database, or to a file that is not there"
                 raise CheckFailed(f"{self.address} holds a store already", hint=hint)
             for name in FILLED_BY_INIT:
@@ -145,10 +145,10 @@ class CopyTarget:
             if unit.postgres:
                 for table in (table for table in TABLES if "id" in table.columns):
                     if sequence := unit.ask_value("SELECT pg_get_serial_sequence(?, 'id')", table.name):
-                        last = int(unit.ask_value(f"SELECT coalesce(max(id), 0) FROM {table.name}"))
+                        last_id = int(unit.ask_value(f"SELECT coalesce(max(id), 0) FROM {table.name}"))
                         if table is t.decision:
-                            last = max(last, unit.ask_value("SELECT removed_to FROM settings") or 0)
-                        unit.ask("SELECT setval(?, ?, ?)", sequence, max(last, 1), last > 0)
+                            last_id = max(last_id, unit.ask_value("SELECT removed_to FROM settings") or 0)
+                        unit.ask("SELECT setval(?, ?, ?)", sequence, max(last_id, 1), last_id > 0)
                 unit.tell("ANALYZE")
             unit.tell(f"UPDATE {schema.VERSION_TABLE} SET version_num = ?", schema.HEAD)
 
@@ -173,9 +173,9 @@ class CopyTarget:
 def backup(store: Store, path: str) -> int:
     """Write a snapshot of an SQLite store to a new file, and return the file's size. The file appears under its name
     once it is complete and on disk. Raise InputError if the file exists, RlrecError if it cannot be written."""
-    for left in (f"{path}-wal", f"{path}-journal"):
-        if os.path.exists(left):
-            text = f"{left} is left of another database: SQLite would write it into the backup"
+    for leftover_path in (f"{path}-wal", f"{path}-journal"):
+        if os.path.exists(leftover_path):
+            text = f"{leftover_path} is left of another database: SQLite would write it into the backup"
             raise InputError(text, hint="name another file, or delete it")
     try:
         with (

@@ -53,9 +53,9 @@ def lock_all(unit: Unit) -> list[int]:
     return [*policies.lock(unit, [policy.id for policy in policies.all_policies(unit)])]
 
 
-def user_sessions(unit: Unit, user: int) -> list[int]:
+def user_sessions(unit: Unit, user_id: int) -> list[int]:
     """Return the ids of a user's sessions."""
-    return [row[0] for row in unit.ask("SELECT id FROM session WHERE user_id = ? ORDER BY id", user)]
+    return [row[0] for row in unit.ask("SELECT id FROM session WHERE user_id = ? ORDER BY id", user_id)]
 
 
 def session_decisions(unit: Unit, session_ids: Collection[int]) -> list[OwnedDecision]:
@@ -65,8 +65,8 @@ def session_decisions(unit: Unit, session_ids: Collection[int]) -> list[OwnedDec
 
 def count_events(unit: Unit, decision_ids: Sequence[int]) -> int:
     """Return the number of events of some decisions."""
-    counted = "SELECT count(*) FROM event WHERE decision_id IN (?*)"
-    return sum(int(unit.ask_value(counted, portion)) for portion in slices(decision_ids, PORTION))
+    query = "SELECT count(*) FROM event WHERE decision_id IN (?*)"
+    return sum(int(unit.ask_value(query, portion)) for portion in slices(decision_ids, PORTION))
 
 
 def count_forgotten(unit: Unit) -> int:
@@ -78,9 +78,9 @@ def batches(unit: Unit, policy_id: int, decision_ids: Sequence[int]) -> Iterator
     """Yield some decisions of one policy (ascending), including imported ones. A batch has slots by decision and
     position, and all events."""
     for portion in slices(decision_ids, PORTION):
-        inside = [f"d.id IN ({numbers(portion)})"]
+        tests = [f"d.id IN ({numbers(portion)})"]
         events = tuple(reader.EVENTS)
-        yield reader.read_range(unit, policy_id, portion[0], portion[-1], tests=inside, events=events)
+        yield reader.read_range(unit, policy_id, portion[0], portion[-1], tests=tests, events=events)
 
 
 def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:
@@ -94,14 +94,14 @@ def delete_decisions(unit: Unit, decision_ids: Sequence[int]) -> None:
         unit.tell("DELETE FROM decision WHERE id IN (?*)", portion)
 
 
-def delete_sessions(unit: Unit, user: int, session_ids: Sequence[int]) -> None:
+def delete_sessions(unit: Unit, user_id: int, session_ids: Sequence[int]) -> None:
     """Delete a user with all keys that lead to the user, and the user's sessions, which have no decisions any more."""
-    ids = [user, *(row[0] for row in unit.ask("SELECT user_id FROM merged_user WHERE person_id = ?", user))]
+    ids = [user_id, *(row[0] for row in unit.ask("SELECT user_id FROM merged_user WHERE person_id = ?", user_id))]
     for table in ("assignment", "exclusion_unit"):
         unit.tell(f"DELETE FROM {table} WHERE user_id IN (?*) OR session_id IN (?*)", ids, session_ids)
     unit.tell("DELETE FROM visit WHERE session_id IN (?*)", session_ids)
     unit.tell("DELETE FROM session WHERE id IN (?*)", session_ids)
-    unit.tell("DELETE FROM merged_user WHERE person_id = ?", user)
+    unit.tell("DELETE FROM merged_user WHERE person_id = ?", user_id)
     unit.tell("DELETE FROM users WHERE id IN (?*)", ids)
 
 
@@ -138,10 +138,11 @@ def old_visits(
     """Return the next visits after `last_visit`, in order, that ended before a time. entered_to: by policy, the last
     decision that has entered every belief; visits with later decisions are left out."""
     is_open = " OR ".join(
-        f"(d.policy_id = {policy} AND d.id > {last} AND d.imported = 0)" for policy, last in entered_to.items()
+        f"(d.policy_id = {policy_id} AND d.id > {last_id} AND d.imported = 0)"
+        for policy_id, last_id in entered_to.items()
     )
-    inside = "d.session_id = visit.session_id AND d.visit = visit.number"
-    is_settled = f"NOT EXISTS (SELECT 1 FROM decision d WHERE {inside} AND ({is_open}))" if is_open else "1 = 1"
+    in_visit = "d.session_id = visit.session_id AND d.visit = visit.number"
+    is_settled = f"NOT EXISTS (SELECT 1 FROM decision d WHERE {in_visit} AND ({is_open}))" if is_open else "1 = 1"
     return unit.select(
         VisitKey,
         f"visit WHERE (session_id, number) > (?, ?) AND last_at < ? AND (ended_at IS NOT NULL OR last_at + ? < ?)"
@@ -207,22 +208,22 @@ def count_removals(unit: Unit) -> tuple[int, int]:
 
 def pruned_until(unit: Unit) -> int:
     """Return the time up to which old visits were deleted, or 0 where none were."""
-    answers = [json.loads(text) for (text,) in unit.ask("SELECT options FROM run WHERE command = ?", PRUNE)]
-    return max((times.parse(answer["before"]) for answer in answers if answer["decisions"]), default=0)
+    runs = [json.loads(text) for (text,) in unit.ask("SELECT options FROM run WHERE command = ?", PRUNE)]
+    return max((times.parse(options["before"]) for options in runs if options["decisions"]), default=0)
 
 
 def erase_bytes(store: Store) -> None:
     """Rewrite the file of an SQLite store without the bytes of deleted rows, and empty its WAL. Raise StoreBusy if
     another process reads or writes; the command can be repeated."""
     with store.read() as unit:  # a removal that another process begins later is finished by that process
-        last = unit.ask_value(f"SELECT max(id) FROM {_REMOVALS}")
+        last_run_id = unit.ask_value(f"SELECT max(id) FROM {_REMOVALS}")
     try:
         _write_anew(store)
     except RlrecError as error:
         error.hint = "no row is left to delete; repeat the command to erase the bytes of deleted rows, too"
         raise
-    finish = f"UPDATE run SET result = '{{}}' WHERE id IN (SELECT id FROM {_REMOVALS} AND result IS NULL AND id <= ?)"
-    store.write(lambda unit: unit.tell(finish, last))
+    update = f"UPDATE run SET result = '{{}}' WHERE id IN (SELECT id FROM {_REMOVALS} AND result IS NULL AND id <= ?)"
+    store.write(lambda unit: unit.tell(update, last_run_id))
 
 
 def _write_anew(store: Store) -> None:
@@ -231,10 +232,10 @@ def _write_anew(store: Store) -> None:
             with closing(store.engine.raw_connection()) as connection:
                 cursor = connection.cursor()
                 cursor.execute("VACUUM")
-                busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                is_busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         except store.engine.dialect.loaded_dbapi.Error as error:
             raise database_errors.translate(error, address=store.address) from error
-        if busy:
+        if is_busy:
             raise StoreBusy(f"the store {store.address} is being read", hint=database_errors.RETRY_HINT)
 
 

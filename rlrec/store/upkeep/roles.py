@@ -65,26 +65,26 @@ def grants(prefix: str) -> list[Grant]:
     They may be run again, and should be after each migration."""
     table_names = sorted(tables.metadata.tables)
     statements = []
-    for role, added, changed in (
+    for role, insert_tables, update_columns in (
         ("reader", (), {}),
         ("server", _ADDED_BY_SERVER, _CHANGED_BY_SERVER),
         ("trainer", table_names, _CHANGED_BY_TRAINER),
     ):
         name = quote_columns([f"{prefix}_{role}"])
-        exists = f"SELECT FROM pg_roles WHERE rolname = '{prefix}_{role}'"
+        role_query = f"SELECT FROM pg_roles WHERE rolname = '{prefix}_{role}'"
         lines = [
-            f"DO $$ BEGIN IF NOT EXISTS ({exists}) THEN CREATE ROLE {name}; END IF; END $$",
+            f"DO $$ BEGIN IF NOT EXISTS ({role_query}) THEN CREATE ROLE {name}; END IF; END $$",
             _on_current("REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM", "current_schema()", name),
             _on_current("GRANT CONNECT ON DATABASE %I TO", "current_database()", name),
             _on_current("GRANT USAGE ON SCHEMA %I TO", "current_schema()", name),
             f"GRANT SELECT ON {quote_columns([*table_names, *tables.VIEWS, VERSION_TABLE])} TO {name}",
         ]
-        if added:
-            lines.append(f"GRANT INSERT ON {quote_columns(added)} TO {name}")
+        if insert_tables:
+            lines.append(f"GRANT INSERT ON {quote_columns(insert_tables)} TO {name}")
             lines.append(_on_current("GRANT USAGE ON ALL SEQUENCES IN SCHEMA %I TO", "current_schema()", name))
         lines += [
             f"GRANT UPDATE ({quote_columns(columns)}) ON {quote_columns([table])} TO {name}"
-            for table, columns in changed.items()
+            for table, columns in update_columns.items()
         ]
         if role == "trainer":
             lines.append(f'GRANT DELETE ON "lease", "exclusion", "exclusion_unit", "group_member" TO {name}')
@@ -92,6 +92,6 @@ def grants(prefix: str) -> list[Grant]:
     return statements
 
 
-def _on_current(words: str, thing: str, role: str) -> str:
+def _on_current(command: str, name_function: str, role: str) -> str:
     """Return a statement about the database or the schema of the session, whatever its name."""
-    return f"DO $$ BEGIN EXECUTE format('{words} %I', {thing}, '{role[1:-1]}'); END $$"
+    return f"DO $$ BEGIN EXECUTE format('{command} %I', {name_function}, '{role[1:-1]}'); END $$"
