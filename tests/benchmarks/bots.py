@@ -47,7 +47,7 @@ def read_news(path: Path, *, size: int, seed: int, **parameters: str) -> dict[st
 def named_units(path: Path) -> set[str]:
     """The keys of the units that the check names."""
     with closing(Store(str(path))) as store, store.read() as unit:
-        units = machine_sessions.find(unit)
+        units = machine_sessions.find_machines(unit)
         keys: dict[str, dict[int, str]] = {
             table: dict(unit.ask(f"SELECT id, key FROM {table}")) for table in ("users", "session")
         }

@@ -207,7 +207,7 @@ def _phases(experiment: Experiment, phases: Sequence[Phase], collected: StudyFig
 def notice_machines(store: Store, name: str) -> None:
     """Print how many units of an experiment click like machines, and how to leave them out."""
     with store.read() as unit:
-        machines = machine_sessions.sentence(unit, selection=filters.selection(unit, f"experiment={name}"))
+        machines = machine_sessions.machines_sentence(unit, selection=filters.selection(unit, f"experiment={name}"))
     if machines is not None:
         store.notice(f"of experiment {name}, {machines}")
 

@@ -81,7 +81,7 @@ def stop(
             answer["route"] = route.route
         if promote is not None:
             reference = str((settings.state(unit, COMMAND, run) or {})["live"])
-            passed_by = live_versions.describe(unit, lookup.split(reference)[0])
+            passed_by = live_versions.describe_bypasses(unit, lookup.split(reference)[0])
             answer |= {
                 "promoted": promote, "live": reference, "passed_by": passed_by,
                 "unit_differences": cast(Any, compared),

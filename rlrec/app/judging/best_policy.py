@@ -261,7 +261,7 @@ def _drafts(unit: Unit, reward: Reward, effects: ShrunkEffects, arm_ids: Sequenc
     for version in live:
         yield Draft(version.policy.name, _way_to_callers(unit, version.policy), exact.load(unit, version), version.id)
         newest = version
-        if (newer := live_versions.waiting(unit, version)) is not None and newer.reward.id == reward.id:
+        if (newer := live_versions.waiting_version(unit, version)) is not None and newer.reward.id == reward.id:
             command, newest = f"`rlrec policy promote {newer.reference}` lets it serve", newer
             yield Draft(newer.reference, command, exact.load(unit, newer), newer.id)
         is_rebuilt = newest.reward.id == reward.id and "rebuilt_from" in newest.learned_from

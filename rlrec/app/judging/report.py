@@ -344,7 +344,7 @@ class _Gathering(_Ranking):
         live = policies.live(self.unit, [self.policies[key].name for key in self._rankers()])
         targets, log = list[Version](), {"log": self.request.filter} if self.request.filter else {}
         for version, head in (live[self.policies[key].name] for key in self._rankers()):
-            sentence = live_versions.successors(self.unit, version) or live_versions.untaught(
+            sentence = live_versions.successors_sentence(self.unit, version) or live_versions.untaught_sentence(
                 self.unit, version, head, log
             )
             targets += [] if sentence else [version]

@@ -201,7 +201,7 @@ def _waiting(unit: Unit, live: Version, number: int, tried: Container[int | None
     """Return the newest version of a policy, which has this number, where it was trained or rebuilt and is not live.
 
     tried: the versions of which experiments serve copies, and which wait for nothing else."""
-    newest = live_versions.waiting(unit, live) if number > live.number else None
+    newest = live_versions.waiting_version(unit, live) if number > live.number else None
     if newest is None or newest.id in tried:
         return None
     answer, passed = _answer(unit, newest, routes.newest_looks(unit, [newest.id]))

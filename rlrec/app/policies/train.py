@@ -449,7 +449,7 @@ class _TrainingRun:
         if promoted:
             from rlrec.app.audit.integrity import live_versions
 
-            passed_by = live_versions.describe(unit, policy.name)
+            passed_by = live_versions.describe_bypasses(unit, policy.name)
         return report.result(
             self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted, why=why,
             log=self.log_taken, ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,

@@ -226,5 +226,5 @@ def roll_back(unit: Unit, name: str) -> LiveVersion:
 
 def _live_version(unit: Unit, version: Version, previous: Version) -> LiveVersion:
     name = version.policy.name
-    passed_by = live_versions.describe(unit, name)
+    passed_by = live_versions.describe_bypasses(unit, name)
     return {"policy": name, "version": version.number, "previous": previous.number, "passed_by": passed_by}

@@ -132,29 +132,29 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
         catalogue = arms.all_arms(unit)
         if store.now is None:
             clock.check(unit, findings=findings)
-            with findings.unreadable(clock.CHECK, "store"):
+            with findings.report_unreadable(clock.CHECK, "store"):
                 clock.check_rows(unit, findings=findings)
         n_tested = n_derived = 0
         row_checks = {dangling.CHECK: dangling.check, visits.HISTORY: visits.check_histories}
         row_checks[visits.RETURNS] = visits.check_returns
         for number, (name, check) in enumerate(row_checks.items(), 1):
             unit.progress(PARTS, number, None)
-            with findings.unreadable(name, "store"):
+            with findings.report_unreadable(name, "store"):
                 check(unit, findings=findings)
-        with findings.unreadable(live_versions.CHECK, "store"):
+        with findings.report_unreadable(live_versions.CHECK, "store"):
             live_versions.check(unit, findings=findings)
         unit.progress(PARTS, 4, None)
-        with findings.unreadable("beliefs", "store"):
+        with findings.report_unreadable("beliefs", "store"):
             for policy in policies.all_policies(unit):
-                with findings.unreadable("beliefs", f"policy {policy.name}"):
+                with findings.report_unreadable("beliefs", f"policy {policy.name}"):
                     n_tested += _policy(unit, policy, findings, catalogue)
-        if not findings.has(dangling.CHECK, ""):  # otherwise arms or contexts may be missing
-            with findings.unreadable(logged_draws.SHOWN, "store"):
+        if not findings.has_finding(dangling.CHECK, ""):  # otherwise arms or contexts may be missing
+            with findings.report_unreadable(logged_draws.SHOWN, "store"):
                 logged_draws.check(unit, findings=findings)
-            with findings.unreadable(machine_sessions.CHECK, "store"):
+            with findings.report_unreadable(machine_sessions.CHECK, "store"):
                 machine_sessions.check(unit, findings=findings)
         unit.progress(PARTS, 5, None)
-        with findings.unreadable("propensities", "store"):
+        with findings.report_unreadable("propensities", "store"):
             size = propensities.MAX_DERIVED if request.sample is None else request.sample
             ids, total = audit.random_ids(unit, size, seed=request.seed)
             if len(ids) < total:

@@ -51,7 +51,7 @@ def exclude(store: Store, name: str, *, where: str | None = None, machines: bool
         stored = _find(unit, name)
         units: list[UnitIds] | None = None
         if machines:
-            units = [*machine_sessions.find(unit, included=stored and name)]
+            units = [*machine_sessions.find_machines(unit, included=stored and name)]
         elif "user" in pairs and "session" not in pairs:
             units = [(key, None) for key in filters.user_ids(unit, pairs["user"])]
         elif (ids := filters.select(unit, pairs).session_ids) is not None:

@@ -32,24 +32,24 @@ MIN_EFFECTIVE = 1.05  # arms
 class SumsByArm:
     """This table holds k sums for each of m arms, (k, m). Arms may be added at any time."""
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, n_sums: int) -> None:
         self.arms: Ids = np.empty(0, np.int64)
-        self.sums: Array = np.zeros((k, 0))
+        self.sums: Array = np.zeros((n_sums, 0))
 
     def include(self, arms: Ids) -> Index:
         """Return the columns of these arms, and give each new arm a column."""
-        union = np.union1d(self.arms, arms)
-        sums = np.zeros((len(self.sums), len(union)))
-        sums[:, np.searchsorted(union, self.arms)] = self.sums
-        self.arms, self.sums = union, sums
-        return np.searchsorted(union, arms)
+        all_arms = np.union1d(self.arms, arms)
+        sums = np.zeros((len(self.sums), len(all_arms)))
+        sums[:, np.searchsorted(all_arms, self.arms)] = self.sums
+        self.arms, self.sums = all_arms, sums
+        return np.searchsorted(all_arms, arms)
 
-    def add(self, arms: Ids, rows: Iterable[Array]) -> None:
-        """Add one array of values to each sum. `rows` has an array (n,) for each sum, and `arms` (n,) says to which arm
-        each value belongs."""
+    def add(self, arms: Ids, value_arrays: Iterable[Array]) -> None:
+        """Add one array of values to each sum. `value_arrays` has an array (n,) for each sum, and `arms` (n,) says to
+        which arm each value belongs."""
         column = self.include(arms)
-        for total, row in zip(self.sums, rows, strict=True):
-            total += np.bincount(column, weights=row, minlength=len(self.arms))
+        for total, values in zip(self.sums, value_arrays, strict=True):
+            total += np.bincount(column, weights=values, minlength=len(self.arms))
 
 
 class ArmCounts:
@@ -67,43 +67,44 @@ class ArmCounts:
         self._totals = SumsByArm(COUNTS + betting.BETS)
 
     def take(self, batch: Batch) -> None:
-        slots, first = batch.slots, run_starts(batch.slots["decision_id"])  # the first observed slot of each decision
+        slots = batch.slots
+        first_slots = run_starts(batch.slots["decision_id"])  # the first observed slot of each decision
         self._check_eligible(slots["eligible_id"], slots["arm_id"], slots["decision_id"])
         self._totals.sums[COUNTS:] = betting.spread_wealth(self._totals.sums[COUNTS:])
-        position = slots["position"][first]
-        p = np.where(np.isnan(slots["propensity"][first]), slots["marginal"][first], slots["propensity"][first])
+        position, p, marginal = (slots[name][first_slots] for name in ("position", "propensity", "marginal"))
+        p = np.where(np.isnan(p), marginal, p)
         # below the first position, a conditional propensity means nothing without the arms above
-        p = np.where(position == 1, p, slots["marginal"][first])
-        is_usable = ~np.isnan(p) & ~slots["rounded"][first]
-        rows, p = first[is_usable], p[is_usable]
+        p = np.where(position == 1, p, marginal)
+        is_usable = ~np.isnan(p) & ~slots["rounded"][first_slots]
+        rows, p = first_slots[is_usable], p[is_usable]
         is_promised = (position[is_usable] == 1) & ~np.isin(slots["context_id"][rows], self.ruled)
-        minimum = np.where(is_promised, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
-        not_shown = betting.log_factors_not_shown(minimum)
-        self._count(slots["eligible_id"][rows], not_shown)
+        min_propensity = np.where(is_promised, np.nan_to_num(slots["min_propensity"][rows]), 0.0)
+        factors = betting.log_factors_not_shown(min_propensity)
+        self._count(slots["eligible_id"][rows], factors)
         weight = np.minimum(1 / p, betting.HEAVIEST)
         counts = np.zeros_like(p), np.ones_like(p), weight, (1 - p) * weight * weight
-        self._totals.add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, minimum) - not_shown)])
+        self._totals.add(slots["arm_id"][rows], [*counts, *(betting.log_factors_shown(p, min_propensity) - factors)])
 
-    def _count(self, sets: Ids, not_shown: Array) -> None:
+    def _count(self, eligible_ids: Ids, factors: Array) -> None:
         """Count one more decision for every arm that was eligible in it, as if the arm had not been shown."""
-        ids, set_index = np.unique(sets, return_inverse=True)
-        sums = np.zeros((COUNTS + betting.BETS, len(ids)))
-        sums[0] = np.bincount(set_index.ravel(), minlength=len(ids))
-        for total, factor in zip(sums[COUNTS:], not_shown, strict=True):
-            total += np.bincount(set_index.ravel(), weights=factor, minlength=len(ids))
-        for portion, arms, sizes in eligible_arms(self.unit, ids):
+        distinct_sets, set_index = np.unique(eligible_ids, return_inverse=True)
+        sums = np.zeros((COUNTS + betting.BETS, len(distinct_sets)))
+        sums[0] = np.bincount(set_index.ravel(), minlength=len(distinct_sets))
+        for total, factor in zip(sums[COUNTS:], factors, strict=True):
+            total += np.bincount(set_index.ravel(), weights=factor, minlength=len(distinct_sets))
+        for portion, arms, sizes in eligible_arms(self.unit, distinct_sets):
             self._totals.add(arms, (np.repeat(row, sizes) for row in sums[:, portion]))
 
-    def _check_eligible(self, sets: Ids, arms: Ids, decisions: Ids) -> None:
+    def _check_eligible(self, eligible_ids: Ids, arms: Ids, decisions: Ids) -> None:
         """Check that every arm that was shown was eligible in its decision."""
-        ids = np.unique(sets)
-        for portion, eligible, sizes in eligible_arms(self.unit, ids):
-            set_ids = ids[portion]
-            inside = np.flatnonzero(np.isin(sets, set_ids))
-            width = int(max(eligible.max(initial=0), arms.max(initial=0))) + 1
-            allowed = np.repeat(np.arange(len(set_ids)), sizes) * width + eligible
-            shown = np.searchsorted(set_ids, sets[inside]) * width + arms[inside]
-            for decision in np.unique(decisions[inside[~np.isin(shown, allowed)]]).tolist():
+        distinct_sets = np.unique(eligible_ids)
+        for portion, eligible, sizes in eligible_arms(self.unit, distinct_sets):
+            set_ids = distinct_sets[portion]
+            portion_slots = np.flatnonzero(np.isin(eligible_ids, set_ids))
+            stride = int(max(eligible.max(initial=0), arms.max(initial=0))) + 1
+            eligible_codes = np.repeat(np.arange(len(set_ids)), sizes) * stride + eligible
+            shown_codes = np.searchsorted(set_ids, eligible_ids[portion_slots]) * stride + arms[portion_slots]
+            for decision in np.unique(decisions[portion_slots[~np.isin(shown_codes, eligible_codes)]]).tolist():
                 self.findings.decision_error("dangling", decision, "an arm was shown that was not eligible")
 
     def finish(self, policy: StoredPolicy, names: Mapping[int, str]) -> int:
@@ -113,24 +114,25 @@ class ArmCounts:
         return len(self._totals.arms)
 
 
-def eligible_arms(unit: Unit, ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
-    """Read eligible sets in portions that bound the memory. For each portion, yield the slice of `ids` that it holds,
-    the arms of its sets in one array, and the number of arms of each set, which is 0 for a set that cannot be read."""
-    sizes = contents.set_sizes(unit, ids.tolist())
-    cells = np.cumsum([max(sizes.get(key, 0), contents.MAX_ARMS // PORTION) for key in ids.tolist()])
-    starts = run_starts(cells // contents.MAX_ARMS)
-    for portion in map(slice, starts.tolist(), [*starts[1:].tolist(), len(ids)]):
-        sets = _readable_sets(unit, ids[portion].tolist())
-        lists = [np.array(sets.get(key, ()), np.int64) for key in ids[portion].tolist()]
-        yield portion, np.concatenate(lists), np.array([len(arms) for arms in lists], np.int64)
+def eligible_arms(unit: Unit, set_ids: Ids) -> Iterator[tuple[slice, Ids, Ids]]:
+    """Read eligible sets in portions that bound the memory. For each portion, yield the slice of `set_ids` that it
+    holds, the arms of its sets in one array, and the number of arms of each set, which is 0 for a set that cannot be
+    read."""
+    sizes = contents.set_sizes(unit, set_ids.tolist())
+    cells_so_far = np.cumsum([max(sizes.get(key, 0), contents.MAX_ARMS // PORTION) for key in set_ids.tolist()])
+    starts = run_starts(cells_so_far // contents.MAX_ARMS)
+    for portion in map(slice, starts.tolist(), [*starts[1:].tolist(), len(set_ids)]):
+        arms_by_set = _readable_sets(unit, set_ids[portion].tolist())
+        arm_arrays = [np.array(arms_by_set.get(key, ()), np.int64) for key in set_ids[portion].tolist()]
+        yield portion, np.concatenate(arm_arrays), np.array([len(arms) for arms in arm_arrays], np.int64)
 
 
-def _readable_sets(unit: Unit, ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
+def _readable_sets(unit: Unit, set_ids: Sequence[int]) -> Mapping[int, Sequence[int]]:
     """Return the arms of each eligible set that can be read, by the id of the set."""
     try:
-        return contents.eligible_arms(unit, ids)
+        return contents.eligible_arms(unit, set_ids)
     except UNREADABLE:
-        portions = ([number] for number in ids) if len(ids) > 1 else ()
+        portions = ([set_id] for set_id in set_ids) if len(set_ids) > 1 else ()
         return {key: arms for portion in portions for key, arms in _readable_sets(unit, portion).items()}
 
 
@@ -143,8 +145,8 @@ def accused_arms(totals: SumsByArm, *, policy: int) -> Iterator[tuple[int, str]]
     z to the reader, but no test uses it. Its distribution is about normal at a single look only, and its lower tail
     proves nothing, since its variance lacks the decisions that did not show the arm. z is 0 for an arm that was
     never shown or always certain."""
-    share = np.log(policy) + np.log(policy + 1) + np.log(totals.arms) + np.log(totals.arms + 1)
-    log_wealth = betting.log_wealth(totals.sums[COUNTS:]) - share
+    negative_log_share = np.log(policy) + np.log(policy + 1) + np.log(totals.arms) + np.log(totals.arms + 1)
+    log_wealth = betting.log_wealth(totals.sums[COUNTS:]) - negative_log_share
     for column in np.flatnonzero(log_wealth >= -np.log(ALARM)).tolist():
         n, shown, weight, variance = totals.sums[:COUNTS, column]
         z = (weight - n) / np.sqrt(variance) if variance > 0 else 0.0
@@ -172,41 +174,43 @@ class StarvingArms:
 
     def take(self, batch: Batch) -> None:
         drawn_slots = take(batch.slots, ~batch.slots["imported"])
-        ids, first, row = np.unique(drawn_slots["decision_id"], return_index=True, return_inverse=True)
+        ids, first_slots, slot_decision = np.unique(drawn_slots["decision_id"], return_index=True, return_inverse=True)
         if len(ids):
             # the count of every arm that this batch shows starts again
-            shown = self._since.include(drawn_slots["arm_id"])
-            self._since.sums[:, shown] = 0.0
+            shown_columns = self._since.include(drawn_slots["arm_id"])
+            self._since.sums[:, shown_columns] = 0.0
             order = np.argsort(drawn_slots["at"], kind="stable")
             arms, times = (drawn_slots[name][order].tolist() for name in ("arm_id", "at"))
             self._shown_at.update(zip(arms, times, strict=True))
-            self._count(drawn_slots, first, row)
+            self._count(drawn_slots, first_slots, slot_decision)
 
-    def _count(self, drawn_slots: Columns, first: Ids, row: Ids) -> None:
+    def _count(self, drawn_slots: Columns, first_slots: Ids, slot_decision: Ids) -> None:
         """Count for each arm the decisions of a batch after the last one that showed it. Where no decision of the batch
         showed the arm, all of them count."""
-        sets, set_index = np.unique(drawn_slots["eligible_id"][first], return_inverse=True)
-        n = len(first)
-        keys = np.sort(set_index * n + np.arange(n))  # decisions by eligible set, in order within each
-        least = np.where(np.isin(drawn_slots["context_id"], self.ruled), 0.0, drawn_slots["min_propensity"])[first]
-        promised_shows = np.r_[0.0, least[keys % n].cumsum()]
+        sets, set_index = np.unique(drawn_slots["eligible_id"][first_slots], return_inverse=True)
+        n = len(first_slots)
+        sorted_decisions = np.sort(set_index * n + np.arange(n))  # decisions by eligible set, in order within each
+        is_ruled = np.isin(drawn_slots["context_id"], self.ruled)
+        min_propensity = np.where(is_ruled, 0.0, drawn_slots["min_propensity"])[first_slots]
+        promised_shows = np.r_[0.0, min_propensity[sorted_decisions % n].cumsum()]
         for portion, arms, sizes in eligible_arms(self.unit, sets):
             # for each arm and set, the decisions after the last one that showed the arm
-            column, shown = self._since.include(arms), self._since.include(drawn_slots["arm_id"])
-            last = np.full(len(self._since.arms), -1)
-            np.maximum.at(last, shown, row)
-            begin = np.repeat(np.arange(len(sets))[portion] * n, sizes)
-            start, end = np.searchsorted(keys, begin + last[column] + 1), np.searchsorted(keys, begin + n)
+            column, shown_columns = self._since.include(arms), self._since.include(drawn_slots["arm_id"])
+            last_decision = np.full(len(self._since.arms), -1)
+            np.maximum.at(last_decision, shown_columns, slot_decision)
+            set_begin = np.repeat(np.arange(len(sets))[portion] * n, sizes)
+            start = np.searchsorted(sorted_decisions, set_begin + last_decision[column] + 1)
+            end = np.searchsorted(sorted_decisions, set_begin + n)
             counts = end - start, (end - start) / np.repeat(sizes, sizes), promised_shows[end] - promised_shows[start]
             self._since.add(arms, counts)
 
     def finish(self, findings: Findings) -> None:
-        since, expected, promised_shows = self._since.sums
-        starving = np.flatnonzero((since >= MIN_DECISIONS) & (expected >= MIN_EXPECTED) & (promised_shows < 1))
+        n_decisions, expected, promised_shows = self._since.sums
+        starving = np.flatnonzero((n_decisions >= MIN_DECISIONS) & (expected >= MIN_EXPECTED) & (promised_shows < 1))
         starving = starving[np.isin(self._since.arms[starving], list(self.active))]
         if len(starving):
-            longest_starving = starving[np.argsort(-since[starving], kind="stable")]
-            arms = ", ".join(map(self._describe, longest_starving[:MAX_NAMED].tolist()))
+            longest_first = starving[np.argsort(-n_decisions[starving], kind="stable")]
+            arms = ", ".join(map(self._describe, longest_first[:MAX_NAMED].tolist()))
             ellipsis = ", ..." if len(starving) > MAX_NAMED else ""
             detail = f"{quantity(len(starving), 'active arm')} not shown for long: {arms}{ellipsis}"
             findings.warning(STARVING, f"policy {self.policy.name}", f"{detail}; a floor would keep them in the log")

@@ -25,10 +25,10 @@ class Examination:
     """This check compares the rewards that the same arms earn at each position with the curve of the live version. It
     covers the slots that the policy drew itself, and also tells whether any of the policy's events names a slot."""
 
-    def __init__(self, version: Version, fit: Callable[[Version], Sequence[ExaminedPosition]]) -> None:
-        """Begin without rewards. `fit` is a function that returns the curve that `position fit` would estimate from the
-        log of the version's policy, or an empty one where it estimates none."""
-        self.version, self._fit = version, fit
+    def __init__(self, version: Version, fit_curve: Callable[[Version], Sequence[ExaminedPosition]]) -> None:
+        """Begin without rewards. `fit_curve` is a function that returns the curve that `position fit` would estimate
+        from the log of the version's policy, or an empty one where it estimates none."""
+        self.version, self._fit_curve = version, fit_curve
         self._curve = version.params.get("position")
         self._values = len(version.params.get("examination") or ())
         self._learns_by_position = "position" in kinds.parameters(version.policy.kind)
@@ -60,7 +60,7 @@ class Examination:
             detail = f"slates have up to {self._longest} positions, and curve {self._curve} ends at {self._values}"
             findings.warning(CHECK, subject, f"{detail}: slots below it teach nothing")
         elif self._online and not self._curve and self._longest > 1 and self._examination_decreases():
-            self._warn_of_fall(findings, subject)
+            self._warn_of_decrease(findings, subject)
 
         if self._online and self._page_events and not self._slot_events:
             findings.warning(
@@ -69,21 +69,21 @@ class Examination:
                 "the belief learns from slots alone: `rlrec feedback --position P` says which slot an event is of",
             )  # fmt: skip
 
-    def _warn_of_fall(self, findings: Findings, subject: str) -> None:
+    def _warn_of_decrease(self, findings: Findings, subject: str) -> None:
         """Warn that rewards fall with the position. The message has the figure that `position fit` estimates, where it
         estimates one."""
-        policy, earn, reward = self.version.policy, "below position 1 earn less than", self.version.reward.name
+        policy, reward, earnings = self.version.policy, self.version.reward.name, "below position 1 earn less than"
         log, remark = "OTHER", " on the log of a policy with marginals and no pin, say `uniform` (its own cannot tell)"
-        if lower := self._fit(self.version)[1:]:
+        if lower := self._fit_curve(self.version)[1:]:
             share = sum(row.examination * row.slots for row in lower) / sum(row.slots for row in lower)
             if share >= MAX_SHARE:
                 return
-            earn = f"at positions 2 to {lower[-1].position} earn {share:.0%} of"
+            earnings = f"at positions 2 to {lower[-1].position} earn {share:.0%} of"
             log, remark = policy.name, ""
         options = f"--log policy={log}{'' if reward == DEFAULT_REWARD else f' --reward {reward}'}"
         findings.warning(
             CHECK, subject,
-            f"at equal arms, slots {earn} those at position 1, and the belief uses no curve: "
+            f"at equal arms, slots {earnings} those at position 1, and the belief uses no curve: "
             f"estimate one by `rlrec position fit {policy.base} {options}`{remark}, "
             f"then `rlrec policy rebuild {policy.name} --position {policy.base}`",
         )  # fmt: skip
@@ -91,9 +91,9 @@ class Examination:
     def _examination_decreases(self) -> bool:
         """Tell whether rewards of the same arm clearly fall with the position. Mean rewards by position could mislead,
         because a policy that learns shows an arm at other positions while it is new."""
-        slots, position, reward, positions, rewards, product = self._sums.sums
-        n = np.maximum(slots, 1)
+        slot_count, position_sum, reward_sum, position_squares, reward_squares, product_sum = self._sums.sums
+        n = np.maximum(slot_count, 1)
         # within each arm, the covariance of position and reward, and its variance by chance
-        covariance = (product - position * reward / n).sum()
-        chance = ((positions - position**2 / n) * (rewards - reward**2 / n) / n).sum()
-        return bool(0 < ALARM * np.sqrt(max(chance, 0.0)) <= -covariance)
+        covariance = (product_sum - position_sum * reward_sum / n).sum()
+        variance = ((position_squares - position_sum**2 / n) * (reward_squares - reward_sum**2 / n) / n).sum()
+        return bool(0 < ALARM * np.sqrt(max(variance, 0.0)) <= -covariance)

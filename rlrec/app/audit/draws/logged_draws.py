@@ -35,7 +35,7 @@ COLUMNS = (
 def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None) -> None:
     """Check the draws of the log as `evaluate` does. The check for repeated decisions covers the entire log or the
     sample, and the other checks go by policy."""
-    names = {policy.id: policy.name for policy in policies.all_policies(unit)}
+    policy_names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     catalogue = log_rows.ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)})
     extent = selected.extent(unit, selected.Selection()) if sample is None else _sample_extent(sample)
     cache, has_slot_sets = ContextCache(unit, encode=True), bool(imported_data.used_tables(unit, ["slot_set"]))
@@ -59,21 +59,21 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
         partials: dict[tuple[str, int], Any] = {}
         for policy_id in np.unique(slots["policy_id"]).tolist():
             rows = np.flatnonzero(slots["policy_id"] == policy_id)
-            drawn = replace(checked, logged=replace(logged, log=logged.log.select_rows(rows)))
-            partials[SHOWN, policy_id] = WrongPropensities().sums(drawn)
-            partials[CLIPPED, policy_id] = ClippedPropensities().sums(drawn)
+            policy_log = replace(checked, logged=replace(logged, log=logged.log.select_rows(rows)))
+            partials[SHOWN, policy_id] = WrongPropensities().sums(policy_log)
+            partials[CLIPPED, policy_id] = ClippedPropensities().sums(policy_log)
         partials[REPEATS, 0] = RepeatedRows().sums(checked)
         totals = add_each(totals, partials)
-    for (name, policy_id), sums in sorted(totals.items(), key=lambda entry: ORDER.index(entry[0][0])):
-        subject = f"policy {names[policy_id]}" if policy_id else "store"
+    for (check_name, policy_id), sums in sorted(totals.items(), key=lambda entry: ORDER.index(entry[0][0])):
+        subject = f"policy {policy_names[policy_id]}" if policy_id else "store"
         # the other checks rely on the propensities
-        if checked is None or not sums.alarms or findings.has(SHOWN, subject if policy_id else ""):
+        if checked is None or not sums.alarms or findings.has_finding(SHOWN, subject if policy_id else ""):
             continue
-        if name == SHOWN:
-            findings.error(name, subject, _accusation(unit, sums, checked))
+        if check_name == SHOWN:
+            findings.error(check_name, subject, _accusation(unit, sums, checked))
         else:
-            text = REASONS[_REASONS[name]].text.removesuffix(" (weak)")
-            findings.warning(name, subject, f"{text}; {hint(_REASONS[name])}")
+            text = REASONS[_REASONS[check_name]].text.removesuffix(" (weak)")
+            findings.warning(check_name, subject, f"{text}; {hint(_REASONS[check_name])}")
 
 
 def _sample_extent(sample: reader.Batch) -> selected.LogExtent:
@@ -88,17 +88,17 @@ def _sample_extent(sample: reader.Batch) -> selected.LogExtent:
 def _accusation(unit: Unit, sums: PropensityBets, checked: CheckedLog) -> str:
     """Return a sentence that names the arm shown too often. Where the last batch has a context of the kind in which
     that happened, the sentence quotes the context."""
-    arms_log, cells_log = (log_wealth(bets.log) for bets in (sums.arms, sums.cells))
+    arm_wealth, cell_wealth = (log_wealth(bets.log) for bets in (sums.arms, sums.cells))
     keys = sorted(checked.arms.keys.values())
-    if arms_log.max() >= cells_log.max():
-        return f"arm {keys[arms_log.argmax()]} was shown more often than its logged propensities allow"
-    number = min(len(keys), MAX_ARMS)
-    cell, rank = divmod(int(cells_log.argmax()), number)
+    if arm_wealth.max() >= cell_wealth.max():
+        return f"arm {keys[arm_wealth.argmax()]} was shown more often than its logged propensities allow"
+    n_arms = min(len(keys), MAX_ARMS)
+    cell, rank = divmod(int(cell_wealth.argmax()), n_arms)
     contexts, slots = checked.logged.contexts, checked.logged.log.slots
-    context, cells = context_cells(*contexts.entries, contexts=contexts.size, cells=len(cells_log) // number)
+    context, cells = context_cells(*contexts.entries, contexts=contexts.size, cells=len(cell_wealth) // n_arms)
     sentence = f"arm {keys[rank]} was shown more often in one kind of context than its logged propensities allow"
     rows = np.flatnonzero(np.isin(slots["context"], context[cells == cell]))
     if not len(rows):
         return sentence
-    key = int(slots["context_id"][rows[0]])
-    return f"{sentence}, in such as {contents.context_bodies(unit, [key])[key]}"
+    context_id = int(slots["context_id"][rows[0]])
+    return f"{sentence}, in such as {contents.context_bodies(unit, [context_id])[context_id]}"

@@ -17,47 +17,48 @@ from rlrec.store.policies import people, policies
 CHECK = "machines"
 # from this share of machines among sessions with the same slots and clicks, all of them are named
 _MACHINE_SHARE = 1 / 3
-_NAMED, _IN_COMMAND = 5, 20  # names in a finding; in a command
+_MAX_NAMED, _MAX_IN_COMMAND = 5, 20  # names in a finding; in a command
 
 
-def find(unit: Unit, *, included: str | None = None, selection: Selection | None = None) -> list[UnitIds]:
+def find_machines(unit: Unit, *, included: str | None = None, selection: Selection | None = None) -> list[UnitIds]:
     """Return the users and sessions that click like machines, judged by the events that some policy's reward weighs.
 
     `selection` says which decisions count, and None stands for all except the excluded ones. `included` names
     exclusions whose decisions count nevertheless."""
-    live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
+    live_policies = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
     selection = selection or Selection(without=filters.exclusion_tests(unit, included=included))
     persons = set[int]()
-    for kinds in {frozenset(policy.version.reward.weights) for policy in live.values()}:
-        person, slots, clicks = people.count_clicks(unit, selection, kinds)
+    for event_kinds in {frozenset(policy.version.reward.weights) for policy in live_policies.values()}:
+        person, slots, clicks = people.count_clicks(unit, selection, event_kinds)
         sums = SessionSums.from_sessions(slots, clicks)
         if sums.alarms:
             persons |= {*person[machines(sums.counts)[1][cells_of(slots, clicks)] > _MACHINE_SHARE].tolist()}
-    return [(-key, None) if key < 0 else (None, key) for key in sorted(persons)]
+    return [(-person_id, None) if person_id < 0 else (None, person_id) for person_id in sorted(persons)]
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
     """Add a warning that names the users and sessions that click like machines, and says how to leave them out."""
-    if (detail := sentence(unit)) is not None:
+    if (detail := machines_sentence(unit)) is not None:
         findings.warning(CHECK, "store", f"{detail}; with --dry-run --json it names them")
 
 
-def sentence(unit: Unit, *, selection: Selection | None = None) -> str | None:
+def machines_sentence(unit: Unit, *, selection: Selection | None = None) -> str | None:
     """Return a sentence that names the users and sessions that click like machines, and says how to leave them out.
     Return None if there are none."""
-    if not (units := find(unit, selection=selection)):
+    if not (units := find_machines(unit, selection=selection)):
         return None
     users = {user for user, _ in units if user is not None}
     session_ids = {session for _, session in units if session is not None}
     names = [row[0] for row in unit.ask("SELECT key FROM users WHERE id IN (?*)", users)]
     names = sorted([*names, *(session.key for session in sessions.by_id(unit, session_ids).values())])
-    stored = {exclusion.name for exclusion in selected.all_exclusions(unit)}
-    free_name = next(name for number in count(1) if (name := f"bots{number if number > 1 else ''}") not in stored)
-    counts = [quantity(len(ids), noun) for ids, noun in ((users, "user"), (session_ids, "session")) if ids]
-    named = f"{', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}"
+    stored_names = {exclusion.name for exclusion in selected.all_exclusions(unit)}
+    free_name = next(name for number in count(1) if (name := f"bots{number if number > 1 else ''}") not in stored_names)
+    count_texts = [quantity(len(ids), noun) for ids, noun in ((users, "user"), (session_ids, "session")) if ids]
+    names_text = f"{', '.join(names[:_MAX_NAMED])}{', ...' if len(names) > _MAX_NAMED else ''}"
     option = "--machines"
-    is_short = len(names) <= _IN_COMMAND and not (users and session_ids)
-    if selection is not None and is_short and not {*units} <= {*find(unit)}:  # they do not stand out in the whole log
+    fits_in_command = len(names) <= _MAX_IN_COMMAND and not (users and session_ids)
+    # those that do not stand out in the whole log are named
+    if selection is not None and fits_in_command and not {*units} <= {*find_machines(unit)}:
         option = f"--where {'user' if users else 'session'}={'+'.join(names)}"
     command = f"`rlrec log exclude {free_name} {option}`"
-    return f"{' and '.join(counts)} click nearly all that they are shown ({named}): {command} leaves them out"
+    return f"{' and '.join(count_texts)} click nearly all that they are shown ({names_text}): {command} leaves them out"

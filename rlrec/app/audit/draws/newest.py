@@ -43,49 +43,50 @@ class RewardDrift:
     what the policy learned decides which position an arm gets, and would thus change the mean. The mean of the whole
     policy changes as it learns. With contexts, the mean of an arm does so, too. Neither change is worth a warning."""
 
-    def __init__(self, unit: Unit, version: Version, names: Mapping[int, str]) -> None:
-        self.unit, self.version, self.names = unit, version, names
-        self._delta = DELTA / (1 + len(names))
+    def __init__(self, unit: Unit, version: Version, arm_names: Mapping[int, str]) -> None:
+        self.unit, self.version, self.arm_names = unit, version, arm_names
+        self._delta = DELTA / (1 + len(arm_names))
         self._streams: dict[int | str, Adwin] = {}
-        self.newest: dict[int | str, Change] = {}
+        self.newest_changes: dict[int | str, Change] = {}
 
     def take(self, batch: reader.Batch) -> None:
         slots, definition = batch.slots, self.version.reward
-        counts = reward_log.mature(slots, definition, now=self.unit.now) & ~slots["imported"] & ~slots["censored"]
-        slots_at_top = reward_log.with_rewards(batch, definition).take(counts & (slots["position"] == 1))
+        is_counted = reward_log.mature(slots, definition, now=self.unit.now) & ~slots["imported"] & ~slots["censored"]
+        slots_at_top = reward_log.with_rewards(batch, definition).take(is_counted & (slots["position"] == 1))
         if not len(slots_at_top):
             return
         arm, decision = slots_at_top.slots["arm_id"], slots_at_top.slots["decision_id"]
         visit = slots_at_top.slots["session_id"], slots_at_top.slots["visit"]
         # one value per visit, and one per arm of a visit
-        first, reward = _means(slots_at_top.reward, *visit)
-        order = np.argsort(decision[first])
-        self._watch(ALL_ARMS, reward[order], decision[first[order]])
-        first, reward = _means(slots_at_top.reward, arm, *visit)
-        order = np.lexsort([decision[first], arm[first]])
-        for rows in np.split(order, run_starts(arm[first[order]])[1:]):
-            self._watch(int(arm[first[rows[0]]]), reward[rows], decision[first[rows]])
+        first_rows, reward = _means(slots_at_top.reward, *visit)
+        order = np.argsort(decision[first_rows])
+        self._watch(ALL_ARMS, reward[order], decision[first_rows[order]])
+        first_rows, reward = _means(slots_at_top.reward, arm, *visit)
+        order = np.lexsort([decision[first_rows], arm[first_rows]])
+        for rows in np.split(order, run_starts(arm[first_rows[order]])[1:]):
+            self._watch(int(arm[first_rows[rows[0]]]), reward[rows], decision[first_rows[rows]])
 
     def _watch(self, stream: int | str, rewards: Array, decision: Ids) -> None:
         if stream not in self._streams:
             self._streams[stream] = Adwin(delta=self._delta)
         if changes := self._streams[stream].take(rewards, marks=decision):
-            self.newest[stream] = changes[-1]
+            self.newest_changes[stream] = changes[-1]
 
     def finish(self, findings: Findings) -> None:
-        at = self.times()
+        times = self.change_times()
         subject = f"policy {self.version.policy.name}"
-        for stream, change in self.newest.items():
-            begin = f"{format_time(at[change.start])[:19]}Z"
+        for stream, change in self.newest_changes.items():
+            begin_text = f"{format_time(times[change.start])[:19]}Z"
             detail = (
                 f"the mean reward at position 1 went from {change.mean_before:.4g} to {change.mean_after:.4g} at about "
-                f"decision {change.start} of {begin}; ADWIN noticed it at decision {change.alarm}"
+                f"decision {change.start} of {begin_text}; ADWIN noticed it at decision {change.alarm}"
             )
             if stream == ALL_ARMS:
                 findings.add(DRIFT, "info", subject, f"{detail}; a policy that learns causes that, too")
             else:
                 severity, remark = self._judge_severity()
-                findings.add(DRIFT, severity, f"{subject} arm {self.names.get(int(stream), stream)}", detail + remark)
+                arm_name = self.arm_names.get(int(stream), stream)
+                findings.add(DRIFT, severity, f"{subject} arm {arm_name}", detail + remark)
 
     def _judge_severity(self) -> tuple[str, str]:
         """Return the severity of a drift of an arm, and the end of the message about it."""
@@ -98,16 +99,16 @@ class RewardDrift:
         command = f"`rlrec policy rebuild {self.version.policy.name} --after-drift adwin`"
         return "warning", f"; beliefs still count what came before: {command} leaves that out"
 
-    def times(self) -> dict[int, int]:
+    def change_times(self) -> dict[int, int]:
         """Return the time of the first decision after each change, by the id of the decision."""
-        return activity.decision_times(self.unit, [change.start for change in self.newest.values()])
+        return activity.decision_times(self.unit, [change.start for change in self.newest_changes.values()])
 
 
 def _means(rewards: Array, *columns: Ids) -> tuple[Ids, Array]:
     """Return the first row of each group of equal rows, (m,), and the mean reward of each group, (m,). `columns` are
     the arrays (n,) whose values define the groups."""
-    first, kind = distinct(*columns)
-    return first, np.bincount(kind, weights=rewards) / np.bincount(kind)
+    first_rows, group = distinct(*columns)
+    return first_rows, np.bincount(group, weights=rewards) / np.bincount(group)
 
 
 def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, Any]]:
@@ -118,20 +119,20 @@ def recent_changes(unit: Unit, version: Version) -> dict[int | str, dict[str, An
     which it was detected), and the means `before` and `after`."""
     policy_id = version.policy.id
     drift = RewardDrift(unit, version, {arm.id: arm.key for arm in arms.all_arms(unit)})
-    first, last = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
-    tests, at_top = filters.unexcluded_tests(unit), ["s.position = 1"]
+    first_id, last_id = decisions.newest_id(unit, policy_id, RECENT), decisions.newest_id(unit, policy_id)
+    tests, slot_tests = filters.unexcluded_tests(unit), ["s.position = 1"]
     for batch in reader.ranges(
-        unit, policy_id, first=first, last=last, tests=tests, columns=WATCHED, slot_tests=at_top
+        unit, policy_id, first=first_id, last=last_id, tests=tests, columns=WATCHED, slot_tests=slot_tests
     ):  # fmt: skip
         constants = {"imported": np.zeros(len(batch), np.bool_), "position": np.ones(len(batch), np.int64)}
         drift.take(replace(batch, slots=batch.slots | constants))
-    at = drift.times()
+    times = drift.change_times()
     return {
         stream: {
-            "decision_id": change.start, "at": format_time(at[change.start]), "noticed": change.alarm,
+            "decision_id": change.start, "at": format_time(times[change.start]), "noticed": change.alarm,
             "before": change.mean_before, "after": change.mean_after,
         }
-        for stream, change in drift.newest.items()
+        for stream, change in drift.newest_changes.items()
     }  # fmt: skip
 
 
@@ -140,20 +141,20 @@ def check(unit: Unit, audited: Sequence[StoredPolicy], *, on_its_clock: bool, re
 
     `on_its_clock` says that the time is that of the clock, so that decisions later than it are wrong. `recent` is
     the number of newest decisions of each policy that are read, of which excluded ones are passed over."""
-    findings, names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}
+    findings, arm_names = Findings(), {arm.id: arm.key for arm in arms.all_arms(unit)}
     if on_its_clock:
         clock.check(unit, findings=findings)
-    live = policies.live(unit, [policy.name for policy in audited])
+    live_policies = policies.live(unit, [policy.name for policy in audited])
     for policy in audited:
-        with findings.unreadable("beliefs", f"policy {policy.name}"):
+        with findings.report_unreadable("beliefs", f"policy {policy.name}"):
             check_overdue(unit, policies.versions(unit, [policy.id]), findings=findings)
             tests = filters.unexcluded_tests(unit)
-            version = live[policy.name].version
-            watches = (Outage(version, now=unit.now), RewardDrift(unit, version, names), Entropy(policy))
-            first = decisions.newest_id(unit, policy.id, recent)
-            for batch in audit.ranges(unit, policy.id, first=first, tests=tests):
-                for watch in watches:
-                    watch.take(batch)
-            for watch in watches:
-                watch.finish(findings)
+            version = live_policies[policy.name].version
+            watchers = (Outage(version, now=unit.now), RewardDrift(unit, version, arm_names), Entropy(policy))
+            first_id = decisions.newest_id(unit, policy.id, recent)
+            for batch in audit.ranges(unit, policy.id, first=first_id, tests=tests):
+                for watcher in watchers:
+                    watcher.take(batch)
+            for watcher in watchers:
+                watcher.finish(findings)
     return findings.in_order()

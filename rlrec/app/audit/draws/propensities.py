@@ -42,25 +42,25 @@ STATES = 5_000  # decisions whose histories are held at once
 
 
 class StoredSlates(Record, kw_only=False, eq=False):
-    """This record holds decisions with all slots of their slates. `slots` has the columns of `audit`, and `first` (n,)
-    is the row of each decision's first slot."""
+    """This record holds decisions with all slots of their slates. `slots` has the columns of `audit`, and `first_slots`
+    (n,) is the row of each decision's first slot."""
 
     slots: Columns
-    first: Index
+    first_slots: Index
 
     def __len__(self) -> int:
-        return len(self.first)
+        return len(self.first_slots)
 
     def per_decision(self, name: str) -> npt.NDArray[Any]:
-        return self.slots[name][self.first]
+        return self.slots[name][self.first_slots]
 
     def fields(self, rows: Index, *names: str) -> Iterator[tuple[Any, ...]]:
         """Iterate over some decisions, and give for each its row and the values of the named columns."""
-        return zip(rows.tolist(), *(self.slots[name][self.first[rows]].tolist() for name in names), strict=True)
+        return zip(rows.tolist(), *(self.slots[name][self.first_slots[rows]].tolist() for name in names), strict=True)
 
     def per_slot(self, name: str, slates: Index, size: int) -> npt.NDArray[Any]:
         """Return a column of the slots of some slates that all have this size, (slates, size)."""
-        return self.slots[name][self.first[slates][:, None] + np.arange(size)]
+        return self.slots[name][self.first_slots[slates][:, None] + np.arange(size)]
 
     def with_arms(self, slates: Index, size: int, arms: Ids) -> Index:
         """Return those slates that show only these arms. All `slates` have this size."""
@@ -68,16 +68,16 @@ class StoredSlates(Record, kw_only=False, eq=False):
 
     def take(self, rows: Flags | Index) -> StoredSlates:
         size = self.per_decision("size")[rows]
-        return StoredSlates(take(self.slots, piece_rows(self.first[rows], size)), offsets(size)[:-1])
+        return StoredSlates(take(self.slots, piece_rows(self.first_slots[rows], size)), offsets(size)[:-1])
 
 
 def complete_slates(slots: Columns) -> StoredSlates:
     """Return the slates that have all their slots. The check `dangling` reports the incomplete ones."""
     ids = slots["decision_id"]
-    first = run_starts(ids)
-    length = np.diff(np.r_[first, len(ids)])
-    is_full = (length == slots["size"][first]) & (slots["position"][first + length - 1] == length)
-    return StoredSlates(slots, first).take(is_full)
+    first_slots = run_starts(ids)
+    lengths = np.diff(np.r_[first_slots, len(ids)])
+    is_full = (lengths == slots["size"][first_slots]) & (slots["position"][first_slots + lengths - 1] == lengths)
+    return StoredSlates(slots, first_slots).take(is_full)
 
 
 class References:
@@ -91,7 +91,7 @@ class References:
         self._n_arms = 0
         self._contexts: dict[int, dict[str, object]] = {}
 
-    def read(self, context_ids: Ids) -> None:
+    def read_contexts(self, context_ids: Ids) -> None:
         """Read the contexts with these ids before they are needed. A context that cannot be read becomes a finding, and
         counts as empty."""
         for key, body in contents.context_bodies(self.unit, set(context_ids.tolist())).items():
@@ -104,15 +104,15 @@ class References:
                 self._contexts[key] = {name: value_of(context, name) for name in names}
                 # otherwise the context holds them already
                 if self.reads != EVERYTHING and not context.keys().isdisjoint((PAGE, GROUPS)):
-                    stated = {name: value_of(context, name) for name in PAGE_FIELDS}
-                    self._contexts[key] |= {name: value for name, value in stated.items() if value is not None}
+                    stated_fields = {name: value_of(context, name) for name in PAGE_FIELDS}
+                    self._contexts[key] |= {name: value for name, value in stated_fields.items() if value is not None}
             except UNREADABLE:
                 self.findings.error(CHECK, f"context {key}", "it cannot be read")
 
-    def context(self, key: int) -> Mapping[str, object]:
+    def context_of(self, key: int) -> Mapping[str, object]:
         return self._contexts.get(key, {})
 
-    def eligible(self, key: int) -> Ids | None:
+    def eligible_arms(self, key: int) -> Ids | None:
         """Return the arms of an eligible set, or None where it cannot be read, which the check `dangling` reports."""
         if key not in self._sets:
             if self._n_arms > contents.MAX_ARMS:
@@ -120,9 +120,9 @@ class References:
                 self._n_arms = 0
             try:
                 ids = contents.eligible_arms(self.unit, [key])[key]
-                new = set(ids).difference(self.keys)
-                self.keys |= arms.keys(self.unit, new) if new else {}
-                self._sets[key] = np.array(ids, np.int64) if new <= self.keys.keys() else None
+                new_arms = set(ids).difference(self.keys)
+                self.keys |= arms.keys(self.unit, new_arms) if new_arms else {}
+                self._sets[key] = np.array(ids, np.int64) if new_arms <= self.keys.keys() else None
                 self._n_arms += len(ids)
             except UNREADABLE:
                 self._sets[key] = None
@@ -132,15 +132,15 @@ class References:
 class SlateGroup:
     """This group holds stored slates of one length. Its arrays have the shape (n,), or (n, size) for slots."""
 
-    def __init__(self, slates: StoredSlates, group: Index, size: int) -> None:
-        self.ids: Ids = slates.slots["decision_id"][slates.first[group]]
-        self.seeds = slates.slots["seed"][slates.first[group]].view(np.uint64)
-        self.log: Array = slates.slots["log_propensity"][slates.first[group]]
-        self.arms: Ids = slates.per_slot("arm_id", group, size)
-        self.propensity: Array = slates.per_slot("propensity", group, size)
-        self.marginal: Array = slates.per_slot("marginal", group, size)
-        self.min_propensity: Array = slates.per_slot("min_propensity", group, size)
-        self.score: Array = slates.per_slot("score", group, size)
+    def __init__(self, slates: StoredSlates, rows: Index, size: int) -> None:
+        self.ids: Ids = slates.slots["decision_id"][slates.first_slots[rows]]
+        self.seeds = slates.slots["seed"][slates.first_slots[rows]].view(np.uint64)
+        self.log_propensity: Array = slates.slots["log_propensity"][slates.first_slots[rows]]
+        self.arms: Ids = slates.per_slot("arm_id", rows, size)
+        self.propensity: Array = slates.per_slot("propensity", rows, size)
+        self.marginal: Array = slates.per_slot("marginal", rows, size)
+        self.min_propensity: Array = slates.per_slot("min_propensity", rows, size)
+        self.score: Array = slates.per_slot("score", rows, size)
 
     def compare(self, derive_slates: Callable[[], DerivedSlates], *, source: str, findings: Findings) -> int:
         """Add a finding for every slate that differs from the one derived again, and return how many slates could be
@@ -153,19 +153,20 @@ class SlateGroup:
         except UNREADABLE as error:
             findings.decision_error(CHECK, self.ids[0], f"it cannot be derived again: {error}")
             return 0
-        for row in np.flatnonzero(derived.redrawn).tolist():
+        for row in np.flatnonzero(derived.is_redrawn).tolist():
             findings.decision_error(DRAWS, self.ids[row], f"its seed draws another slate from {source}")
         details: dict[int, list[str]] = {}
         for name in ("propensity", "marginal", "min_propensity", "score"):
             stored, expected = getattr(self, name), getattr(derived, name)
             # a marginal without a closed form and an infinite score are stored as NULL
-            is_wrong = ~agree(stored, expected) & ~(np.isnan(stored) & (np.isnan(expected) | (expected <= 0)))
+            is_wrong = ~is_close(stored, expected) & ~(np.isnan(stored) & (np.isnan(expected) | (expected <= 0)))
             for row, column in np.argwhere(is_wrong).tolist():
                 values = f"{stored[row, column]:.12g}, not {expected[row, column]:.12g}"
                 details.setdefault(row, []).append(f"{name} at position {column + 1} is {values}")
         log_joint = np.log(np.maximum(derived.propensity, slate_draws.SMALLEST)).sum(axis=1)
-        for row in np.flatnonzero(~agree(np.exp(self.log), np.exp(log_joint))).tolist():
-            details.setdefault(row, []).append(f"log_propensity is {self.log[row]:.12g}, not {log_joint[row]:.12g}")
+        for row in np.flatnonzero(~is_close(np.exp(self.log_propensity), np.exp(log_joint))).tolist():
+            figures = f"{self.log_propensity[row]:.12g}, not {log_joint[row]:.12g}"
+            details.setdefault(row, []).append(f"log_propensity is {figures}")
         for row, differences in sorted(details.items()):
             findings.decision_error(CHECK, self.ids[row], f"from {source}: {'; '.join(differences)}")
         return len(self.ids)
@@ -173,18 +174,18 @@ class SlateGroup:
 
 class DerivedSlates(Record, kw_only=False, eq=False):
     """This record has the figures of a `SlateGroup`, derived again, (n, size). `score` is NaN where there is none.
-    `redrawn` (n,) says where the seed gives another slate.
+    `is_redrawn` (n,) says where the seed gives another slate.
 
     For such a slate of several positions, the smallest propensities are copied from the stored one."""
 
-    redrawn: Flags
+    is_redrawn: Flags
     propensity: Array
     marginal: Array
     min_propensity: Array
     score: Array
 
 
-def agree(stored: Array, derived: Array) -> Flags:
+def is_close(stored: Array, derived: Array) -> Flags:
     """Tell which stored and derived probabilities agree within the precision of doubles."""
     distance = np.abs(stored - derived)
     return (distance <= ABSOLUTE) | (distance <= RELATIVE * np.abs(derived))
@@ -196,16 +197,16 @@ def check_joint(batch: Batch, *, findings: Findings) -> None:
     at its position."""
     slots = batch.slots
     ids = slots["decision_id"]
-    first = run_starts(ids)
-    product = np.add.reduceat(np.log(slots["propensity"]), first)
-    stored = slots["log_propensity"][first]
+    first_slots = run_starts(ids)
+    log_product = np.add.reduceat(np.log(slots["propensity"]), first_slots)
+    stored_log = slots["log_propensity"][first_slots]
     with np.errstate(invalid="ignore"):
-        is_wrong = np.abs(product - stored) > ABSOLUTE * (1 + np.abs(product))
-        least = slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
-        is_below = slots["propensity"] < least
+        is_wrong = np.abs(log_product - stored_log) > ABSOLUTE * (1 + np.abs(log_product))
+        smallest = slots["min_propensity"] * (1 - RELATIVE) - ABSOLUTE
+        is_below = slots["propensity"] < smallest
     for row in np.flatnonzero(is_wrong).tolist():
-        detail = f"log_propensity is {stored[row]:.12g}, its slots' propensities give {product[row]:.12g}"
-        findings.decision_error(CHECK, ids[first[row]], detail)
+        detail = f"log_propensity is {stored_log[row]:.12g}, its slots' propensities give {log_product[row]:.12g}"
+        findings.decision_error(CHECK, ids[first_slots[row]], detail)
     for row in np.flatnonzero(is_below).tolist():
         detail = f"position {slots['position'][row]}: its propensity is below the smallest one there"
         findings.decision_error(CHECK, ids[row], detail)
@@ -214,18 +215,18 @@ def check_joint(batch: Batch, *, findings: Findings) -> None:
 def check(unit: Unit, decision_ids: Ids, *, findings: Findings) -> int:
     """Derive the slates of these decisions again, and compare them with the stored ones. Return how many could be
     derived."""
-    n_done = 0
+    n_derived = 0
     for start in range(0, len(decision_ids), PORTION):
         slates = complete_slates(audit.decision_slots(unit, decision_ids[start : start + PORTION].tolist()))
         versions = policies.by_id(unit, set(slates.per_decision("version_id").tolist()))
         for version_id in sorted(versions):
             version_slates = slates.take(slates.per_decision("version_id") == version_id)
             try:
-                n_done += VersionSlates(unit, versions[version_id], findings).check(version_slates)
+                n_derived += VersionSlates(unit, versions[version_id], findings).check(version_slates)
             except UNREADABLE as error:
                 subject = f"policy {versions[version_id].policy.name}"
                 findings.error(CHECK, subject, f"version {versions[version_id].number}: {error}")
-    return n_done
+    return n_derived
 
 
 class VersionSlates:
@@ -238,97 +239,98 @@ class VersionSlates:
     def check(self, slates: StoredSlates) -> int:
         order = np.argsort(slates.per_decision("belief_seq"), kind="stable")
         seq, ordinal = (slates.per_decision(name)[order] for name in ("belief_seq", "belief_ordinal"))
-        self.references.read(slates.per_decision("context_id"))
-        n_done = 0
-        for rows, served in past_beliefs.moments(self.unit, self.version, seq, ordinal):
+        self.references.read_contexts(slates.per_decision("context_id"))
+        n_derived = 0
+        for rows, serving in past_beliefs.moments(self.unit, self.version, seq, ordinal):
             end = int(rows[-1]) + 1
             self.unit.progress("slates drawn again", end, end / len(order))
-            if served.trained is None:
-                n_done += self._check_moment(slates, order[rows], served)
+            if serving.trained is None:
+                n_derived += self._check_moment(slates, order[rows], serving)
                 continue
             for start in range(0, len(rows), STATES):
-                n_done += self._check_states(slates.take(order[rows[start : start + STATES]]), served, served.trained)
-        return n_done
+                portion = slates.take(order[rows[start : start + STATES]])
+                n_derived += self._check_states(portion, serving, serving.trained)
+        return n_derived
 
-    def _check_moment(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> int:
+    def _check_moment(self, slates: StoredSlates, rows: Index, serving: VersionDistribution) -> int:
         """Check the slates drawn from one belief, and return how many could be derived. Slates that share a
         distribution are checked together."""
         groups: dict[tuple[int, int, str, int], list[int]] = {}
         fields = slates.fields(rows, "eligible_id", "catalogue_revision", "context_id", "size")
         for row, eligible, revision, context, size in fields:
-            reading, epoch = served.reading(self.references.context(context)), served.epoch(revision)
+            reading, epoch = serving.reading(self.references.context_of(context)), serving.epoch(revision)
             groups.setdefault((eligible, epoch, reading, size), []).append(row)
-        if served.generator is not None:
-            self._check_lists(slates, rows, served)
-        n_done, source = 0, f"the belief of {self.version.reference}"
+        if serving.generator is not None:
+            self._check_lists(slates, rows, serving)
+        n_derived, source = 0, f"the belief of {self.version.reference}"
         for (eligible, _, _, size), members in groups.items():
-            if (arms := self.references.eligible(eligible)) is None:
+            if (arms := self.references.eligible_arms(eligible)) is None:
                 continue
             revision = int(slates.per_decision("catalogue_revision")[members[0]])
-            context = self.references.context(int(slates.per_decision("context_id")[members[0]]))
-            case = partial(served.case, eligible, arms, context, keys=self.references.keys, revision=revision)
-            stored = SlateGroup(slates, slates.with_arms(np.array(members), size, arms), size)
-            if served.generator is not None:
-                stored.seeds = ranking_seeds(stored.seeds)
-            n_done += stored.compare(partial(self._derive, stored, case), source=source, findings=self.findings)
-        return n_done
+            context = self.references.context_of(int(slates.per_decision("context_id")[members[0]]))
+            make_case = partial(serving.case, eligible, arms, context, keys=self.references.keys, revision=revision)
+            group = SlateGroup(slates, slates.with_arms(np.array(members), size, arms), size)
+            if serving.generator is not None:
+                group.seeds = ranking_seeds(group.seeds)
+            n_derived += group.compare(partial(self._derive, group, make_case), source=source, findings=self.findings)
+        return n_derived
 
-    def _check_lists(self, slates: StoredSlates, rows: Index, served: VersionDistribution) -> None:
+    def _check_lists(self, slates: StoredSlates, rows: Index, serving: VersionDistribution) -> None:
         """Add a finding for every list of candidates that differs from what the belief of its decision gives."""
         lists = candidates.find_lists(self.unit, slates.per_decision("decision_id")[rows].tolist())
         groups: dict[tuple[int, int, str], list[int]] = {}
         fields = slates.fields(rows, "decision_id", "eligible_id", "catalogue_revision", "context_id")
         for row, decision, eligible, revision, context in fields:
-            candidate_list, arms = lists.get(decision), self.references.eligible(eligible)
+            candidate_list, arms = lists.get(decision), self.references.eligible_arms(eligible)
             if candidate_list is None or candidate_list.catalogue_id is None:
                 self.findings.decision_error(CHECK, decision, "its list of candidates is not stored")
             elif arms is not None and sorted(candidate_list.arms) != arms.tolist():
                 self.findings.decision_error(CHECK, decision, "its candidates are not its eligible arms")
             else:
-                reading = served.reading(self.references.context(context))
+                reading = serving.reading(self.references.context_of(context))
                 groups.setdefault((candidate_list.catalogue_id, revision, reading), []).append(row)
         for (catalogue, revision, _), group in groups.items():
-            if (arms := self.references.eligible(catalogue)) is None:
+            if (arms := self.references.eligible_arms(catalogue)) is None:
                 continue
             ids, seeds, contexts = (slates.per_decision(name)[group] for name in ("decision_id", "seed", "context_id"))
-            context = self.references.context(int(contexts[0]))
+            context = self.references.context_of(int(contexts[0]))
             try:
                 with np.errstate(all="ignore"):
                     keys = self.references.keys
-                    case = served.candidates(catalogue, arms, context, keys=keys, revision=revision)
+                    case = serving.candidates(catalogue, arms, context, keys=keys, revision=revision)
                     group_lists = [lists[key] for key in ids.tolist()]
                     _compare_lists(case, group_lists, seeds.view(np.uint64), ids, self.findings)
             except UNREADABLE as error:
                 self.findings.decision_error(CHECK, ids[0], f"its candidates cannot be derived again: {error}")
 
-    def _derive(self, stored: SlateGroup, case_of: Callable[[], EligibleDistribution]) -> DerivedSlates:
+    def _derive(self, group: SlateGroup, make_case: Callable[[], EligibleDistribution]) -> DerivedSlates:
         """Draw and derive again the slates that share a distribution. A slate that two rankers drafted is derived given
         its stored teams."""
-        case, size = case_of(), stored.arms.shape[1]
-        arm_indices = np.searchsorted(case.arms, stored.arms)
-        draw = case.draw(size, seeds=stored.seeds, decisions=stored.ids)
+        case, size = make_case(), group.arms.shape[1]
+        arm_indices = np.searchsorted(case.arms, group.arms)
+        draw = case.draw(size, seeds=group.seeds, decisions=group.ids)
         redrawn: Flags = (draw.slates != arm_indices).any(axis=1)
         propensity, marginal, minimum = draw.propensity, draw.marginal, draw.minimum
         if case.rankers is not None:
-            teams = self._stored_teams(stored, size)
+            teams = self._stored_teams(group, size)
             redrawn |= (np.asarray(draw.teams) != teams).any(axis=1)
             propensity = TeamDraftSampler(case.rankers, size).conditionals(arm_indices, teams)
         else:
-            for rows, scores in _by_scores(case.scores, stored, np.flatnonzero(redrawn)):
+            for rows, scores in _group_by_scores(case.scores, group, np.flatnonzero(redrawn)):
                 propensity[rows] = slate.conditionals(scores, arm_indices[rows], floor=case.floor)
-                table = slate.marginals(scores, size=size, floor=case.floor)
-                marginal[rows] = table[np.arange(size), arm_indices[rows]]
+                marginal_table = slate.marginals(scores, size=size, floor=case.floor)
+                marginal[rows] = marginal_table[np.arange(size), arm_indices[rows]]
         if size > 1 or case.scores.samples or case.rankers is not None:
-            minimum[redrawn] = stored.min_propensity[redrawn]
+            minimum[redrawn] = group.min_propensity[redrawn]
         score = case.noiseless_scores(arm_indices).astype(np.float64)
         return DerivedSlates(redrawn, propensity, marginal, minimum, score)
 
-    def _stored_teams(self, stored: SlateGroup, size: int) -> Index:
+    def _stored_teams(self, group: SlateGroup, size: int) -> Index:
         """Return the teams of slates that two rankers drafted, (n, size). Teams that cannot be read are 0, and become a
         finding."""
-        by_decision = candidates.find_teams(self.unit, stored.ids.tolist())
-        teams = np.zeros((len(stored.ids), size), np.intp)
-        for row, key in enumerate(stored.ids.tolist()):
+        by_decision = candidates.find_teams(self.unit, group.ids.tolist())
+        teams = np.zeros((len(group.ids), size), np.intp)
+        for row, key in enumerate(group.ids.tolist()):
             text = by_decision.get(key, "")
             if len(text) == size and set(text) <= set(candidates.TEAMS):
                 teams[row] = [candidates.TEAMS.index(letter) for letter in text]
@@ -336,56 +338,60 @@ class VersionSlates:
                 self.findings.decision_error(CHECK, key, "it does not say which ranker picked each slot")
         return teams
 
-    def _check_states(self, slates: StoredSlates, served: VersionDistribution, trained: TrainedModel) -> int:
+    def _check_states(self, slates: StoredSlates, serving: VersionDistribution, trained: TrainedModel) -> int:
         """Check slates that were each drawn in a state of their own, from the history of the visit that is stored with
         the decision. Return how many could be derived."""
-        sets = map(self.references.eligible, slates.per_decision("eligible_id").tolist())
-        slates = slates.take(np.array([arms is not None and len(arms) > 0 for arms in sets], np.bool_))
+        eligible_sets = map(self.references.eligible_arms, slates.per_decision("eligible_id").tolist())
+        slates = slates.take(np.array([arms is not None and len(arms) > 0 for arms in eligible_sets], np.bool_))
         is_possible, histories = self._read_histories(slates)
         slates = slates.take(is_possible)
         if not len(slates):
             return 0
-        n_done, revision, size = 0, slates.per_decision("catalogue_revision"), slates.per_decision("size")
+        n_derived, revision, size = 0, slates.per_decision("catalogue_revision"), slates.per_decision("size")
         source = f"the weights of {self.version.reference} and the history"
         with np.errstate(all="ignore"):
             ids, context_index = np.unique(slates.per_decision("context_id"), return_inverse=True)
-            contexts, code = [self.references.context(key) for key in ids.tolist()], context_index.reshape(-1)
-            state = trained.states(trained.encoded(contexts)[code], histories, revision)
+            contexts = [self.references.context_of(key) for key in ids.tolist()]
+            codes = context_index.reshape(-1)
+            states = trained.states(trained.encoded(contexts)[codes], histories, revision)
             eligible, keys = slates.per_decision("eligible_id"), self.references.keys
-            read = {key: self.references.eligible(key) for key in np.unique(eligible).tolist()}
-            arms_of_set = {key: arms for key, arms in read.items() if arms is not None}
-            page = page_codes(contexts)[code]
-            for case in trained.request_cases(state, eligible, revision, contexts, code, sets=arms_of_set, keys=keys):
+            arms_or_none = {key: self.references.eligible_arms(key) for key in np.unique(eligible).tolist()}
+            arms_of_set = {key: arms for key, arms in arms_or_none.items() if arms is not None}
+            page = page_codes(contexts)[codes]
+            for case in trained.request_cases(states, eligible, revision, contexts, codes, sets=arms_of_set, keys=keys):
                 for members in rows_by_kind(size[case.rows], page[case.rows]):
-                    length, first = int(size[case.rows[members[0]]]), int(case.rows[members[0]])
+                    length, first_row = int(size[case.rows[members[0]]]), int(case.rows[members[0]])
                     rows = slates.with_arms(case.rows[members], length, case.arms)
-                    stored, score = SlateGroup(slates, rows, length), case.score[np.isin(case.rows, rows)]
-                    context, described_at = contexts[code[first]], int(revision[first])
-                    layout = served.layout(int(eligible[first]), case.arms, context, keys=keys, revision=described_at)
-                    derive_slates = partial(_derive_states, trained, stored, score, case.arms, layout)
-                    n_done += stored.compare(derive_slates, source=source, findings=self.findings)
-        return n_done
+                    group, score = SlateGroup(slates, rows, length), case.score[np.isin(case.rows, rows)]
+                    context, described_at = contexts[codes[first_row]], int(revision[first_row])
+                    layout = serving.layout(
+                        int(eligible[first_row]), case.arms, context, keys=keys, revision=described_at
+                    )
+                    derive_slates = partial(_derive_states, trained, group, score, case.arms, layout)
+                    n_derived += group.compare(derive_slates, source=source, findings=self.findings)
+        return n_derived
 
     def _read_histories(self, slates: StoredSlates) -> tuple[Flags, History]:
         """Tell which slates have a possible history of their visit, and return these histories."""
         stored = audit.visit_histories(self.unit, slates.per_decision("decision_id").tolist())
-        sound_rows = stored["recorded"] & match_steps(stored["history"].tolist(), stored["step"])
-        past = unpack(stored["history"][sound_rows].tolist(), stored["step"][sound_rows])
-        readable = sound_rows.copy()
-        readable[sound_rows] = is_possible = _possible_histories(past)
-        reasons = np.select([~stored["recorded"], ~sound_rows], ["is missing", "cannot be unpacked"], "cannot be")
-        for key, reason in zip(stored["decision_id"][~readable].tolist(), reasons[~readable].tolist(), strict=True):
+        is_unpacked = stored["recorded"] & match_steps(stored["history"].tolist(), stored["step"])
+        histories = unpack(stored["history"][is_unpacked].tolist(), stored["step"][is_unpacked])
+        is_readable = is_unpacked.copy()
+        is_readable[is_unpacked] = is_possible = _possible_histories(histories)
+        reasons = np.select([~stored["recorded"], ~is_unpacked], ["is missing", "cannot be unpacked"], "cannot be")
+        for row in np.flatnonzero(~is_readable).tolist():
+            key, reason = int(stored["decision_id"][row]), reasons[row]
             self.findings.decision_error(CHECK, key, f"it cannot be derived again: what it knew of its visit {reason}")
-        return readable, past.take(is_possible)
+        return is_readable, histories.take(is_possible)
 
 
 def _derive_states(
-    trained: TrainedModel, stored: SlateGroup, score: Array, arms: Ids, layout: PageLayout | None
+    trained: TrainedModel, group: SlateGroup, score: Array, arms: Ids, layout: PageLayout | None
 ) -> DerivedSlates:
     """Draw and derive again slates with the same eligible set and page rules. Each is drawn by its own row of `score`,
     (n, m)."""
-    arm_indices = np.searchsorted(arms, stored.arms)
-    draw = trained.draw(score, size=arm_indices.shape[1], seeds=stored.seeds, decisions=stored.ids, layout=layout)
+    arm_indices = np.searchsorted(arms, group.arms)
+    draw = trained.draw(score, size=arm_indices.shape[1], seeds=group.seeds, decisions=group.ids, layout=layout)
     logged = trained.log(score, arm_indices, layout=layout)
     shown_scores = np.take_along_axis(score, arm_indices, axis=1)
     redrawn = (draw.slates != arm_indices).any(axis=1)
@@ -394,21 +400,21 @@ def _derive_states(
 
 def _possible_histories(past: History) -> Flags:
     """Tell which histories a visit can have had, (n,)."""
-    wrong = (past.ago < 1) | (past.ago > past.step[past.rows]) | (past.arm < 1) | ~np.isfinite(past.earned)
-    entries = np.diff(past.start)
+    is_wrong = (past.ago < 1) | (past.ago > past.step[past.rows]) | (past.arm < 1) | ~np.isfinite(past.earned)
+    n_entries = np.diff(past.start)
     return (
-        (np.bincount(past.rows, weights=wrong, minlength=len(past)) == 0)
-        & (np.minimum(past.shown, REMEMBERED) == entries)
+        (np.bincount(past.rows, weights=is_wrong, minlength=len(past)) == 0)
+        & (np.minimum(past.shown, REMEMBERED) == n_entries)
         & (past.gap_s >= 0) & np.isfinite(past.reward)
     )  # fmt: skip
 
 
-def _by_scores(scores: Scores, stored: SlateGroup, rows: Index) -> Iterator[tuple[Index, Scores]]:
+def _group_by_scores(scores: Scores, group: SlateGroup, rows: Index) -> Iterator[tuple[Index, Scores]]:
     """Yield groups of rows that were drawn from the same scores, with these scores. Without samples all rows are one
     group, and where each decision has samples of its own, each row is a group."""
     if scores.samples:
         for row in rows.tolist():
-            yield np.array([row]), scores.decision_scores(int(stored.seeds[row]), int(stored.ids[row]))
+            yield np.array([row]), scores.decision_scores(int(group.seeds[row]), int(group.ids[row]))
     elif rows.size:
         yield rows, scores
 
@@ -417,18 +423,19 @@ def _compare_lists(
     case: EligibleDistribution, lists: list[candidates.CandidateList], seeds: Words, decisions: Ids, findings: Findings
 ) -> None:
     """Compare stored lists of candidates with those drawn and derived again. All of them share one distribution."""
-    stored = np.array([candidate_list.arms for candidate_list in lists])
-    draws = case.pages(stored.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
-    derived = case.list_conditionals(stored, seeds=seeds, decisions=decisions)
+    stored_lists = np.array([candidate_list.arms for candidate_list in lists])
+    draws = case.pages(stored_lists.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
+    derived = case.list_conditionals(stored_lists, seeds=seeds, decisions=decisions)
     for candidate_list, redrawn, conditionals in zip(lists, case.arms[draws.slates].tolist(), derived, strict=True):
         decision, propensity = candidate_list.decision_id, np.array(candidate_list.propensities)
         if candidate_list.arms != redrawn:
             findings.decision_error(DRAWS, decision, "its seed draws another list of candidates")
         expected = np.maximum(conditionals, slate_draws.SMALLEST)
-        for row in np.flatnonzero(~agree(propensity, expected)).tolist():
+        for row in np.flatnonzero(~is_close(propensity, expected)).tolist():
             detail = f"candidate {row + 1} has propensity {propensity[row]:.12g}, not {expected[row]:.12g}"
             findings.decision_error(CHECK, decision, detail)
-        total = np.log(expected).sum()
-        if not np.isclose(candidate_list.log_propensity, total, rtol=1e-6, atol=1e-9):
-            detail = f"the log propensity of its candidates is {candidate_list.log_propensity:.12g}, not {total:.12g}"
+        log_propensity = np.log(expected).sum()
+        if not np.isclose(candidate_list.log_propensity, log_propensity, rtol=1e-6, atol=1e-9):
+            figures = f"{candidate_list.log_propensity:.12g}, not {log_propensity:.12g}"
+            detail = f"the log propensity of its candidates is {figures}"
             findings.decision_error(CHECK, decision, detail)

@@ -29,14 +29,14 @@ TOLERANCE = 1e-9  # relative to everything that was ever added: the error of a s
 class BeliefHistory:
     """This record sums up the deltas of one version.
 
-    `last` has, by key, the ordinal, the sums and the further sums (packed) after the newest delta. `initial` has the
-    sums that the version started from. `moved` has, by arm, the summed sizes of all changes, to which rounding
-    errors are relative. `count` is the number of deltas."""
+    `newest_rows` has, by key, the ordinal, the sums and the further sums (packed) after the newest delta.
+    `initial_sums` has the sums that the version started from. `change_sizes` has, by arm, the summed sizes of all
+    changes, to which rounding errors are relative. `n_deltas` is the number of deltas."""
 
-    last: dict[BeliefKey, tuple[Any, ...]] = field(default_factory=dict)
-    initial: Totals = field(default_factory=dict)
-    moved: dict[int, Array] = field(default_factory=dict)
-    count: int = 0
+    newest_rows: dict[BeliefKey, tuple[Any, ...]] = field(default_factory=dict)
+    initial_sums: Totals = field(default_factory=dict)
+    change_sizes: dict[int, Array] = field(default_factory=dict)
+    n_deltas: int = 0
 
 
 def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, names: dict[int, str]) -> BeliefHistory:
@@ -44,17 +44,17 @@ def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, na
     their summary."""
     history, report = BeliefHistory(), _Reporter(version, findings, names)
     for chunk in belief_deltas.stream(unit, version.id):
-        history.count += len(chunk["seq"])
-        unit.progress("changes of beliefs", history.count, None)
+        history.n_deltas += len(chunk["seq"])
+        unit.progress("changes of beliefs", history.n_deltas, None)
         _check_chain(chunk, history, report)
-        if (is_late := chunk["seq"] > head_seq).any():
-            arm, seq = int(chunk["arm_id"][is_late][0]), int(chunk["seq"][is_late][0])
+        if (is_beyond := chunk["seq"] > head_seq).any():
+            arm, seq = int(chunk["arm_id"][is_beyond][0]), int(chunk["seq"][is_beyond][0])
             report(arm, f"change {seq} lies beyond the policy's counter, {head_seq}")
         try:
-            history.initial |= _sums_after(chunk, chunk["seq"] <= version.seq)
+            history.initial_sums |= _sums_after(chunk, chunk["seq"] <= version.seq)
         except UNREADABLE as error:
             report(int(chunk["arm_id"][0]), f"its initial sums cannot be read: {error}")
-        history.moved = slot_statistics.add_totals(history.moved, _sizes(chunk))
+        history.change_sizes = slot_statistics.add_totals(history.change_sizes, _change_sizes(chunk))
     _check_served(unit, version, history, report)
     return history
 
@@ -62,8 +62,8 @@ def check(unit: Unit, version: Version, head_seq: int, *, findings: Findings, na
 class _Reporter:
     """A reporter adds at most one finding for each arm."""
 
-    def __init__(self, version: Version, findings: Findings, names: Mapping[int, str], check: str = CHECK) -> None:
-        self.version, self.findings, self.names, self.check = version, findings, names, check
+    def __init__(self, version: Version, findings: Findings, names: Mapping[int, str], check_name: str = CHECK) -> None:
+        self.version, self.findings, self.names, self.check = version, findings, names, check_name
         self.arms: set[int] = set()
         self.discount = Forgetting.parse(version.policy.params).discount
 
@@ -79,27 +79,29 @@ def _check_chain(chunk: Columns, history: BeliefHistory, report: _Reporter) -> N
     first row of a key starts from zero."""
     # the sums before each row
     bucket, arm, ordinal = chunk["bucket"], chunk["arm_id"], chunk["ordinal"]
-    starts = run_starts(bucket, arm)
-    new_sums, change = _columns(chunk, ""), _columns(chunk, "d_")
+    first_rows = run_starts(bucket, arm)
+    new_sums, change = _sum_columns(chunk, ""), _sum_columns(chunk, "d_")
     old_sums, previous_ordinal = np.r_[np.zeros((1, len(SUMS))), new_sums[:-1]], np.r_[0, ordinal[:-1]]
-    old_sums[starts], previous_ordinal[starts] = 0.0, ordinal[starts]
-    if (last := history.last.get((int(bucket[0]), int(arm[0])))) is not None:
-        old_sums[0], previous_ordinal[0] = last[1:4], last[0]
+    old_sums[first_rows], previous_ordinal[first_rows] = 0.0, ordinal[first_rows]
+    if (newest := history.newest_rows.get((int(bucket[0]), int(arm[0])))) is not None:
+        old_sums[0], previous_ordinal[0] = newest[1:4], newest[0]
     old_sums = old_sums * (report.discount ** (ordinal - previous_ordinal))[:, None]
     # the sums expected after it
-    size = 1 + np.maximum(np.abs(old_sums), np.abs(change))
-    is_right = (np.abs(new_sums - (old_sums + change)) <= TOLERANCE * size).all(axis=1)  # a NaN is wrong
+    magnitude = 1 + np.maximum(np.abs(old_sums), np.abs(change))
+    is_right = (np.abs(new_sums - (old_sums + change)) <= TOLERANCE * magnitude).all(axis=1)  # a NaN is wrong
     for row in np.flatnonzero(~is_right).tolist():
         change_text = f"from {sums_text(old_sums[row])} by {sums_text(change[row])} to {sums_text(new_sums[row])}"
         report(int(arm[row]), f"change {chunk['seq'][row]} leads {change_text}")
     # the newest row of each key
-    ends = np.r_[starts[1:], len(arm)] - 1
+    ends = np.r_[first_rows[1:], len(arm)] - 1
     keys = zip(bucket[ends].tolist(), arm[ends].tolist(), strict=True)
     rows = zip(ordinal[ends].tolist(), new_sums[ends].tolist(), chunk["extra"][ends].tolist(), strict=True)
-    history.last.update(zip(keys, [(written_at, *sums, extra) for written_at, sums, extra in rows], strict=True))
+    history.newest_rows.update(
+        zip(keys, [(row_ordinal, *sums, extra) for row_ordinal, sums, extra in rows], strict=True)
+    )
 
 
-def _columns(chunk: Columns, prefix: str) -> Array:
+def _sum_columns(chunk: Columns, prefix: str) -> Array:
     return np.column_stack([chunk[prefix + name] for name in SUMS])
 
 
@@ -107,15 +109,15 @@ def _sums_after(chunk: Columns, rows: Flags) -> Totals:
     """Return the sums after some rows of deltas, with the further sums of an arm behind the three basic ones."""
     columns = chunk["bucket"][rows].tolist(), chunk["arm_id"][rows].tolist(), chunk["extra"][rows].tolist()
     new_sums: Totals = {}
-    for bucket, arm, extra, sums in zip(*columns, _columns(chunk, "")[rows], strict=True):
+    for bucket, arm, extra, sums in zip(*columns, _sum_columns(chunk, "")[rows], strict=True):
         new_sums[bucket, arm] = sums if extra is None else np.concatenate([sums, np.frombuffer(extra, "<f8")])
     return new_sums
 
 
-def _sizes(chunk: Columns) -> dict[int, Array]:
+def _change_sizes(chunk: Columns) -> dict[int, Array]:
     arms, index = np.unique(chunk["arm_id"], return_inverse=True)
     totals = np.zeros((len(arms), len(SUMS)))
-    np.add.at(totals, index.ravel(), np.abs(_columns(chunk, "d_")))
+    np.add.at(totals, index.ravel(), np.abs(_sum_columns(chunk, "d_")))
     return dict(zip(arms.tolist(), totals, strict=True))
 
 
@@ -123,13 +125,16 @@ def _check_served(unit: Unit, version: Version, history: BeliefHistory, report: 
     """Report sums that are served and differ from those of the newest delta."""
     rows = beliefs.rows(unit, version.id, oldest=beliefs.EARLIEST)
     served: dict[BeliefKey, tuple[Any, ...]] = {(row.bucket, row.arm_id): row[2:] for row in rows}
-    for key in sorted(served.keys() | history.last.keys()):
-        now, last = served.get(key), history.last.get(key)
-        if now != last:
-            expected = "no change made it" if last is None else f"its changes add up to {sums_text(last[1:4])}"
-            report(key[1], f"the belief is {'missing' if now is None else sums_text(now[1:4])}, but {expected}")
-        elif version.status == "frozen" and report.discount < 1 and now is not None and now[0] != version.ordinal:
-            report(key[1], f"it faded until decision {now[0]}, but was frozen at decision {version.ordinal}")
+    for key in sorted(served.keys() | history.newest_rows.keys()):
+        row, newest = served.get(key), history.newest_rows.get(key)
+        if row != newest:
+            expected = "no change made it" if newest is None else f"its changes add up to {sums_text(newest[1:4])}"
+            report(
+                key[1],
+                f"the belief is {'missing' if row is None else sums_text(row[1:4])}, but {expected}",
+            )
+        elif version.status == "frozen" and report.discount < 1 and row is not None and row[0] != version.ordinal:
+            report(key[1], f"it faded until decision {row[0]}, but was frozen at decision {version.ordinal}")
 
 
 def sums_text(sums: Any) -> str:
@@ -174,21 +179,22 @@ class RebuiltBeliefs:
         pairs = zip(batch.slots["decision_id"][rows].tolist(), batch.slots["position"][rows].tolist(), strict=True)
         self._wrongly_censored.extend(pairs)
         # the sums of the complete batch, which several extents may share
-        complete: dict[tuple[int, int, int], Totals] = {}
-        first, last = int(batch.slots["decision_id"].min()), int(batch.slots["decision_id"].max())
+        complete_sums: dict[tuple[int, int, int], Totals] = {}
+        first_id, last_id = int(batch.slots["decision_id"].min()), int(batch.slots["decision_id"].max())
         seq = int(batch.events["seq"].max(initial=0))
         for extent, total in self._total.items():
-            if extent in self._unreadable or (extent.last is not None and first > extent.last):
+            if extent in self._unreadable or (extent.last is not None and first_id > extent.last):
                 continue
-            fold, shared = self._folds[extent], (extent.distinct, extent.reward_id, extent.ordinal)
+            fold, shared_key = self._folds[extent], (extent.distinct, extent.reward_id, extent.ordinal)
             try:
-                is_covered = (extent.last is None or last <= extent.last) and (extent.seq is None or seq <= extent.seq)
+                is_covered = extent.last is None or last_id <= extent.last
+                is_covered &= extent.seq is None or seq <= extent.seq
                 if not is_covered:
                     change = holdings.sums(fold, holdings.batch_at_change(batch, extent.seq), extent.last)
-                elif shared in complete:
-                    change = complete[shared]
+                elif shared_key in complete_sums:
+                    change = complete_sums[shared_key]
                 else:
-                    change = complete[shared] = holdings.sums(fold, batch, None)
+                    change = complete_sums[shared_key] = holdings.sums(fold, batch, None)
                 self._total[extent] = slot_statistics.add_totals(total, change)
             except UNREADABLE as error:
                 self._unreadable[extent] = str(error)
@@ -214,8 +220,8 @@ class RebuiltBeliefs:
         """Compare a version's belief with the sums over its slots and events. Add at most one finding for each arm."""
         report, (root, extent) = _Reporter(version, findings, self.names, SLOTS), self._provenance[version.id]
         forgetting, history = self._folds[extent].forgetting, self.histories[root.id]
-        fade = forgetting.discount ** (extent.ordinal - root.ordinal)
-        initial = {key: fade * numbers for key, numbers in history.initial.items()}
+        discount = forgetting.discount ** (extent.ordinal - root.ordinal)
+        initial = {key: discount * numbers for key, numbers in history.initial_sums.items()}
         expected = slot_statistics.add_totals(initial, self._total[extent])
         pruned = slot_statistics.pruned_sums(self.unit, version, ordinal=extent.ordinal)
         expected = slot_statistics.add_totals(expected, pruned)
@@ -223,27 +229,27 @@ class RebuiltBeliefs:
         stored = slot_statistics.stored_sums(self.unit, version, ordinal=extent.ordinal)
         if (budget := self._folds[extent].policy.allowance) is not None and version.learning:
             spend = holdings.spend(self.unit, version, budget)
-            for sums in (history.initial, pruned):
+            for sums in (history.initial_sums, pruned):
                 spend = slot_statistics.add_totals(spend, {key: row for key, row in sums.items() if key[0] < 0})
             expected |= spend
             stored |= {row[:2]: np.array(row[3:6]) for row in beliefs.spend(self.unit, version.id)}
-        scale = slot_statistics.add_totals(history.moved, self.histories[version.id].moved)
-        keys = {arm: (bucket, arm) for bucket, arm in _differing(stored, expected, scale)}
+        change_sizes = slot_statistics.add_totals(history.change_sizes, self.histories[version.id].change_sizes)
+        keys = {arm: (bucket, arm) for bucket, arm in _differing_keys(stored, expected, change_sizes)}
         for arm, key in keys.items():
-            held_text, log_text = (sums_text(totals.get(key, NOTHING)) for totals in (stored, expected))
-            report(arm, f"the belief holds {held_text}, its slots and events give {log_text}")
+            belief_text, log_text = (sums_text(totals.get(key, NOTHING)) for totals in (stored, expected))
+            report(arm, f"the belief holds {belief_text}, its slots and events give {log_text}")
 
 
-def _differing(stored: Totals, expected: Totals, scale: Mapping[int, Array]) -> Iterator[BeliefKey]:
+def _differing_keys(stored: Totals, expected: Totals, change_sizes: Mapping[int, Array]) -> Iterator[BeliefKey]:
     """Yield the keys whose sums differ by more than a different order of addition explains."""
     for key in sorted(stored.keys() | expected.keys()):
-        pair = [sums for sums in (stored.get(key), expected.get(key)) if sums is not None]
-        if len({len(sums) for sums in pair}) > 1:
+        sums_pair = [sums for sums in (stored.get(key), expected.get(key)) if sums is not None]
+        if len({len(sums) for sums in sums_pair}) > 1:
             yield key
             continue
-        size = np.max(np.abs(pair), axis=0)
-        size[: len(NOTHING)] = scale.get(key[1], NOTHING)
-        size[len(NOTHING) :] = size.max(initial=0.0)
-        gap = np.abs(pair[0] - pair[1]) if len(pair) > 1 else np.abs(pair[0])
-        if not (gap <= TOLERANCE * (1 + size)).all():  # a NaN is not equal
+        magnitude = np.max(np.abs(sums_pair), axis=0)
+        magnitude[: len(NOTHING)] = change_sizes.get(key[1], NOTHING)
+        magnitude[len(NOTHING) :] = magnitude.max(initial=0.0)
+        difference = np.abs(sums_pair[0] - sums_pair[1]) if len(sums_pair) > 1 else np.abs(sums_pair[0])
+        if not (difference <= TOLERANCE * (1 + magnitude)).all():  # a NaN is not equal
             yield key

@@ -65,7 +65,7 @@ def repair(store: Store) -> Repair:
     if store.now is not None:
         raise InputError("--repair-clock goes by the database's clock", hint="leave out --now and RLREC_NOW")
 
-    def work(unit: Unit) -> Repair:
+    def move_back(unit: Unit) -> Repair:
         block = decisions.find_ahead(unit)
         if block.last_before is not None and block.first - block.distance_us < block.last_before:
             ready_at = block.last_before + block.newest - block.first
@@ -80,4 +80,4 @@ def repair(store: Store) -> Repair:
             settings.add_run(unit, "doctor --repair-clock", repaired)
         return repaired
 
-    return store.write(work)
+    return store.write(move_back)

@@ -28,7 +28,7 @@ from rlrec.times import DAY_US
 
 CHECK = "dangling"
 LONGEST_TIMEOUT_US = 3_660 * DAY_US
-SETS = 100  # eligible sets at a time, of those that are stored as a difference from a larger set
+SET_PORTION = 100  # eligible sets at a time, of those that are stored as a difference from a larger set
 
 
 def check(unit: Unit, *, findings: Findings) -> None:
@@ -37,11 +37,11 @@ def check(unit: Unit, *, findings: Findings) -> None:
         detail = f"{' and '.join(reference.column_keys)} of its {table} row refers to no {parent}"
         findings.error(CHECK, row_subject(table, key), detail)
     check_contradictions(unit, findings=findings)
-    _contents(unit, findings)
-    _feedback_keys(unit, findings)
-    _assignments(unit, findings)
-    _catalogue(unit, findings)
-    _json(unit, findings)
+    _check_contents(unit, findings)
+    _check_feedback_keys(unit, findings)
+    _check_assignments(unit, findings)
+    _check_catalogue(unit, findings)
+    _check_json(unit, findings)
     if (timeout := settings.get(unit).session_timeout_us) > LONGEST_TIMEOUT_US:
         findings.error(CHECK, "settings", f"no visit ends: its timeout is {timeout / DAY_US:,.0f} days")
 
@@ -55,19 +55,19 @@ def check_contradictions(unit: Unit, *, findings: Findings, sessions: Collection
             findings.error(CHECK, (subject or "decision {0}").format(*row), detail.format(*row))
 
 
-def _contents(unit: Unit, findings: Findings) -> None:
+def _check_contents(unit: Unit, findings: Findings) -> None:
     """Check that contexts and eligible sets have the digest of their content, and that users and sessions have the
     digest of their key."""
     for table, columns in (("context", ("body",)), ("eligible_set", ("arms", "superset_id"))):
         for ids, digests, texts, *superset_ids in audit.columns(unit, table, "id", "digest", *columns):
             by_id = dict(zip(ids, texts, strict=True))
             smaller_sets = list(compress(ids, *superset_ids)) if superset_ids else []
-            for portion in slices(smaller_sets, SETS):
-                with findings.unreadable(CHECK, f"eligible_set {portion[0]}"):
+            for portion in slices(smaller_sets, SET_PORTION):
+                with findings.report_unreadable(CHECK, f"eligible_set {portion[0]}"):
                     by_id |= {key: to_text(members) for key, members in contents.eligible_arms(unit, portion).items()}
-            for number, digest in zip(ids, digests, strict=True):
-                if contents.digest(by_id[number]) != digest:
-                    findings.error(CHECK, f"{table} {number}", "what it holds is not what its digest names")
+            for row_id, digest in zip(ids, digests, strict=True):
+                if contents.digest(by_id[row_id]) != digest:
+                    findings.error(CHECK, f"{table} {row_id}", "what it holds is not what its digest names")
     for owner, table in (("user", "users"), ("session", "session")):
         for keys, digests in audit.columns(unit, table, "key", "digest"):
             for key, digest, key_digest in zip(keys, digests, contents.key_digests(keys), strict=True):
@@ -75,53 +75,54 @@ def _contents(unit: Unit, findings: Findings) -> None:
                     findings.error(CHECK, f"{owner} {key}", "its digest is not that of its key")
 
 
-def _feedback_keys(unit: Unit, findings: Findings) -> None:
+def _check_feedback_keys(unit: Unit, findings: Findings) -> None:
     """Check that each feedback key has the digest of its line, which its events give."""
     for key, line in groupby(audit.keyed_events(unit), itemgetter(0)):
         events = list(line)
-        first, values = events[0], {event.kind: event.value for event in events}
-        if canonical.line_digest(first.decision_id, first.position, values, None) == first.digest:
+        first_event, value_by_kind = events[0], {event.kind: event.value for event in events}
+        digest = canonical.line_digest(first_event.decision_id, first_event.position, value_by_kind, None)
+        if digest == first_event.digest:
             continue  # a line that censors nothing; or an imported one, in which censoring is one event among others
-        if first.digest not in _censoring_digests(events, values):
+        if first_event.digest not in _censoring_digests(events, value_by_kind):
             detail = f"the digest of feedback key {key!r} is not that of its events"
-            findings.decision_error(CHECK, first.decision_id, detail)
+            findings.decision_error(CHECK, first_event.decision_id, detail)
 
 
-def _censoring_digests(events: Sequence[audit.KeyedEvent], values: dict[str, float]) -> Iterator[bytes]:
+def _censoring_digests(events: Sequence[audit.KeyedEvent], value_by_kind: dict[str, float]) -> Iterator[bytes]:
     """Yield the digests that a line which censors slots, or puts them back, may have. A line that does nothing else
     stored no events of its position. Such a line named one slot, or all of them, so both digests are possible."""
-    first, weighed_kinds = events[0], {kind: value for kind, value in values.items() if kind != CENSOR}
-    censor = values[CENSOR] == 1.0 if CENSOR in values else None
-    for position in {event.position for event in events if event.kind != CENSOR} or {first.position, None}:
-        yield canonical.line_digest(first.decision_id, position, weighed_kinds, censor)
+    first_event, weighed_kinds = events[0], {kind: value for kind, value in value_by_kind.items() if kind != CENSOR}
+    censor = value_by_kind[CENSOR] == 1.0 if CENSOR in value_by_kind else None
+    for position in {event.position for event in events if event.kind != CENSOR} or {first_event.position, None}:
+        yield canonical.line_digest(first_event.decision_id, position, weighed_kinds, censor)
 
 
-def _assignments(unit: Unit, findings: Findings) -> None:
+def _check_assignments(unit: Unit, findings: Findings) -> None:
     """Check that users and sessions have the variants that the salts and weights of their experiments gave them at the
     time."""
     by_id = {experiment.id: experiment for experiment in experiments.all_experiments(unit) if experiment.variants}
-    phases = {number: experiments.phases(unit, experiment) for number, experiment in by_id.items()}
+    phases = {experiment_id: experiments.phases(unit, experiment) for experiment_id, experiment in by_id.items()}
     has_merges = settings.get(unit).has_merges
 
-    def is_wrong(number: int, key: str, variant_id: int, at: int) -> bool:
-        if number not in by_id:
+    def is_wrong_variant(experiment_id: int, key: str, variant_id: int, at: int) -> bool:
+        if experiment_id not in by_id:
             return False
-        experiment, phase = by_id[number], experiments.phase_of_time(phases[number], at)
+        experiment, phase = by_id[experiment_id], experiments.phase_of_time(phases[experiment_id], at)
         if phase.mode == experiments.FROZEN:
             return True
 
-        def is_theirs(key: str) -> bool:
+        def matches(key: str) -> bool:
             return hash_variant(experiment, key, phase.weights).id == variant_id and is_in_layer(experiment, key)
 
-        return not is_theirs(key) and not (has_merges and any(map(is_theirs, users.all_keys(unit, [key]).get(key, ()))))
+        return not matches(key) and not (has_merges and any(map(matches, users.all_keys(unit, [key]).get(key, ()))))
 
-    wrong_units = Counter(by_id[row[0]].name for row in audit.assigned_units(unit) if is_wrong(*row))
+    wrong_units = Counter(by_id[row[0]].name for row in audit.assigned_units(unit) if is_wrong_variant(*row))
     for name, count in wrong_units.items():
         detail = f"{count} of its units have another variant than its salt and weights give them"
         findings.error(CHECK, f"experiment {name}", detail)
 
 
-def _json(unit: Unit, findings: Findings) -> None:
+def _check_json(unit: Unit, findings: Findings) -> None:
     """Check that features of arms and states of decisions are JSON objects."""
     for table, key, column in (
         ("arm", "id", "features"),
@@ -129,9 +130,10 @@ def _json(unit: Unit, findings: Findings) -> None:
         ("decision", "id", "state"),
     ):
         for ids, texts in audit.columns(unit, table, key, column):
-            wrong = {text for text in set(texts) if not _is_object(text)}
-            for number in [number for number, text in zip(ids, texts, strict=True) if text in wrong] if wrong else ():
-                findings.error(CHECK, f"{table.removesuffix('_history')} {number}", f"its {column} is no JSON object")
+            invalid = {text for text in set(texts) if not _is_object(text)}
+            wrong_rows = [row_id for row_id, text in zip(ids, texts, strict=True) if text in invalid] if invalid else []
+            for row_id in wrong_rows:
+                findings.error(CHECK, f"{table.removesuffix('_history')} {row_id}", f"its {column} is no JSON object")
 
 
 def _is_object(text: str) -> bool:
@@ -141,18 +143,18 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _catalogue(unit: Unit, findings: Findings) -> None:
+def _check_catalogue(unit: Unit, findings: Findings) -> None:
     """Check that the eligible set stored for the current catalogue holds exactly the active arms, and that its period
     is right."""
-    now = settings.get(unit)
-    catalogue_id = now.catalogue_id
+    row = settings.get(unit)
+    catalogue_id = row.catalogue_id
     if catalogue_id is None:
         return
     try:
         stored_arms = contents.eligible_arms(unit, [catalogue_id]).get(catalogue_id, ())
     except UNREADABLE:
         stored_arms = ()
-    if (stored_arms, now.catalogue_from, now.catalogue_until) != arms.active(unit, at=now.catalogue_from):
+    if (stored_arms, row.catalogue_from, row.catalogue_until) != arms.active(unit, at=row.catalogue_from):
         findings.error(CHECK, "catalogue", "the eligible set kept for it is not the arms that are active")
 
 
@@ -164,42 +166,42 @@ def check_requests(unit: Unit, decision_ids: Ids, *, findings: Findings) -> None
     """Check that the stored digest of each decision is that of a request which the decision answers. The request may
     have come in several forms, with or without its user, by any of the user's keys, with or without its arms, and by
     the name of the route, the policy or the version. Every form is tried."""
-    stated = lru_cache(PORTION)(_stated)
+    parse_context = lru_cache(PORTION)(_parse_context)
     no_arms, has_merges = arms_text(None), settings.get(unit).has_merges
     fallbacks = [(fallback(row), row.name) for row in experiments.all_experiments(unit) if row.variants]
     for start in range(0, len(decision_ids), PORTION):
         unit.progress("requests", start, start / len(decision_ids))
         rows = audit.answered_requests(unit, decision_ids[start : start + PORTION].tolist())
-        sets = contents.eligible_arms(unit, {row[6] for row in rows})
-        keys = arms.keys(unit, {arm for members in sets.values() for arm in members})
+        arms_by_set = contents.eligible_arms(unit, {row[6] for row in rows})
+        key_by_arm = arms.keys(unit, {arm for members in arms_by_set.values() for arm in members})
         merged_keys = users.all_keys(unit, {row[4] for row in rows} - {None}) if has_merges else {}
-        set_texts = {set_id: arms_text([keys[arm] for arm in members]) for set_id, members in sets.items()}
+        set_texts = {set_id: arms_text([key_by_arm[arm] for arm in members]) for set_id, members in arms_by_set.items()}
         for decision_id, digest, size, session, user, text, set_id, *policy_names in rows:
-            with findings.unreadable(REQUESTS, f"decision {decision_id}"):
+            with findings.report_unreadable(REQUESTS, f"decision {decision_id}"):
                 keys_of_user = dict.fromkeys((user, None, *merged_keys.get(user, ())))
-                context, words, stated_arms = stated(text)
+                context, arm_rules, stated_arms = parse_context(text)
                 forms_of_arms = (no_arms, set_texts[set_id]) if stated_arms is None else (stated_arms,)
-                forms = product(_names(fallbacks, *policy_names), keys_of_user, forms_of_arms)
+                forms = product(_possible_names(fallbacks, *policy_names), keys_of_user, forms_of_arms)
                 if not any(
-                    digest_of_texts((*names, session, form_user), context, size, form_arms, words) == digest
+                    digest_of_texts((*names, session, form_user), context, size, form_arms, arm_rules) == digest
                     for names, form_user, form_arms in forms
                 ):
                     detail = "its session, user, context, length or arms are not those of its request"
                     findings.decision_error(REQUESTS, decision_id, detail)
 
 
-def _stated(text: str) -> tuple[str, dict[str, Any], str | None]:
+def _parse_context(text: str) -> tuple[str, dict[str, Any], str | None]:
     """Return the context of a request as it came, derived from the logged one, its rules on arms, and the text of the
     arms that it listed. The text is None where the log does not have these arms."""
     context = parse(text, "its context")
-    words = context.pop(LOGGED_RULES, {})
+    arm_rules = context.pop(LOGGED_RULES, {})
     for name in (PRICE, GROUPS):  # added by rlrec, not by the request
         context.pop(name, None)
-    listed_arms = words.pop("arms", None)
-    return canonical.text(context), words, None if listed_arms is None else arms_text(listed_arms)
+    listed_arms = arm_rules.pop("arms", None)
+    return canonical.text(context), arm_rules, None if listed_arms is None else arms_text(listed_arms)
 
 
-def _names(
+def _possible_names(
     fallbacks: Sequence[tuple[str, str]], policy: str, version: int, experiment: str | None, route: str | None
 ) -> list[tuple[str | None, str | None]]:
     """Return the possible names in a request, as pairs of a policy or route and an experiment. Most requests name the
@@ -208,5 +210,5 @@ def _names(
     if route is not None:
         return [(route, None)]
     references = (policy, f"{policy}@{version}")
-    others = [(None, name) for fallback, name in fallbacks if fallback in references]
-    return [*((reference, None) for reference in references), *others] if experiment is None else [(None, experiment)]
+    names = [(None, name) for fallback, name in fallbacks if fallback in references]
+    return [*((reference, None) for reference in references), *names] if experiment is None else [(None, experiment)]

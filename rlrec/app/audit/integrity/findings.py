@@ -14,14 +14,14 @@ MAX_FINDINGS = 50  # findings of one check that are listed one by one
 UNREADABLE = (RlrecError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
-OWNERS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
+DECISION_COLUMNS = {"decision": "id", "slot": "decision_id", "event": "decision_id"}
 
 
 def row_subject(table: str, key: Mapping[str, object]) -> str:
     """Return the subject of a finding on a row, from the primary key of the row. For a row that belongs to a decision,
     the subject is the decision."""
-    if table in OWNERS:
-        return f"decision {key[OWNERS[table]]}"
+    if table in DECISION_COLUMNS:
+        return f"decision {key[DECISION_COLUMNS[table]]}"
     return f"{table} {', '.join(f'{name} {value}' for name, value in key.items())}"
 
 
@@ -56,12 +56,12 @@ class Findings:
     def warning(self, check: str, subject: str, detail: str) -> None:
         self.add(check, "warning", subject, detail)
 
-    def has(self, check: str, subject: str) -> bool:
+    def has_finding(self, check: str, subject: str) -> bool:
         """Tell whether a check has a finding whose subject begins with this text."""
         return any(row.check == check and row.subject.startswith(subject) for row in self._findings)
 
     @contextmanager
-    def unreadable(self, check: str, subject: str) -> Iterator[None]:
+    def report_unreadable(self, check: str, subject: str) -> Iterator[None]:
         """Run a part of a check, and turn an error from damaged data into a finding, so that the audit goes on."""
         try:
             yield

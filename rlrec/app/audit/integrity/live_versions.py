@@ -29,73 +29,84 @@ def check(unit: Unit, *, findings: Findings, policy: str | None = None) -> None:
 
     names = {row.name for row in policies.all_policies(unit)}
     live = StoredRows("policy", ((version.policy.id, version) for version, _ in policies.live(unit, names).values()))
-    changes, leading = routes.newest_changes(unit), set[int]()  # leading: policies that a route or an experiment serves
+    changes = routes.newest_changes(unit)
+    serving = set[int]()  # policies that a route or an experiment serves
     for change in changes:
-        now = live[live[change.policy_id].policy.base_id or change.policy_id]
+        version = live[live[change.policy_id].policy.base_id or change.policy_id]
         is_stale = change.number is not None and change.command.startswith("experiment stop ")
-        has_learned, follows = now.policy.id != change.policy_id, change.version_id in (None, now.id) and not is_stale
-        named = now.policy.name == policy if has_learned else not follows and policy in (None, now.policy.name)
-        if named and not change.running:
-            remedy = f"`rlrec route set {change.route} --to {now.policy.name}` lets it follow {now.reference}"
+        has_learned = version.policy.id != change.policy_id
+        follows_live = change.version_id in (None, version.id) and not is_stale
+        is_reported = (
+            version.policy.name == policy if has_learned else not follows_live and policy in (None, version.policy.name)
+        )
+        if is_reported and not change.running:
+            command = f"rlrec route set {change.route} --to {version.policy.name}"
+            remedy = f"`{command}` lets it follow {version.reference}"
             detail = f"serves {change.reference}, whichever version is live: {remedy}"
             findings.add(CHECK, "warning" if is_stale else "info", f"route {change.route}", detail)
-        leading.add(now.policy.id)
-    holdouts, since = {change.holdout for change in changes}, activity.live_times(unit)  # holdouts keep what they serve
+        serving.add(version.policy.id)
+    holdouts = {change.holdout for change in changes}
+    live_since = activity.live_times(unit)  # holdouts keep what they serve
     for experiment in experiments.all_experiments(unit):
         versions = [live[variant.policy_id] for variant in experiment.serving if experiment.status == "running"]
-        leading |= {version.policy.base_id or 0 for version in versions}
+        serving |= {version.policy.base_id or 0 for version in versions}
         for base_id in {version.policy.base_id for version in versions if version.policy.base_id is not None}:
-            now, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]
-            is_older = now.id not in {version.parent_id for version in copies} and experiment.name not in holdouts
-            is_older &= since.get(now.policy.id, 0) >= experiment.created_at  # else it was chosen beside the live one
-            if is_older and policy in (None, now.policy.name):
-                served = [copy.reference if copy.learning else f"{now.policy.name}@{copy.number}" for copy in copies]
+            version, copies = live[base_id], [version for version in versions if version.policy.base_id == base_id]
+            is_older = version.id not in {copy.parent_id for copy in copies} and experiment.name not in holdouts
+            # else it was chosen beside the live one
+            is_older &= live_since.get(version.policy.id, 0) >= experiment.created_at
+            if is_older and policy in (None, version.policy.name):
+                references = (
+                    copy.reference if copy.learning else f"{version.policy.name}@{copy.number}" for copy in copies
+                )
                 remedy = f"`rlrec experiment stop {experiment.name}` ends it"
-                detail = f"serves {' and '.join(served)}, and nobody there gets {now.reference}, which is live"
+                served_text = " and ".join(references)
+                detail = f"serves {served_text}, and nobody there gets {version.reference}, which is live"
                 findings.add(CHECK, "info", f"experiment {experiment.name}", f"{detail}: {remedy}")
-        leading |= {version.policy.id for version in versions}
-    for now in live.values():
-        params, subject = now.policy.params, f"policy {now.policy.name}"
-        if policy not in (None, now.policy.name) or params.keys().isdisjoint(COMMON_PARAMETERS):
+        serving |= {version.policy.id for version in versions}
+    for version in live.values():
+        params, subject = version.policy.params, f"policy {version.policy.name}"
+        if policy not in (None, version.policy.name) or params.keys().isdisjoint(COMMON_PARAMETERS):
             continue
-        if now.policy.id in leading or activity.count_served_since(unit, now.policy.id, unit.now - DAY_US):
+        if version.policy.id in serving or activity.count_served_since(unit, version.policy.id, unit.now - DAY_US):
             if not arm_rules.allowed_arms(unit, params):
                 detail = "no arm is left by its `arms` and `block`, and requests are refused: see `rlrec arm list`"
                 findings.add(CHECK, "warning", subject, detail)
             for text in arm_rules.idle_page_rules(unit, params):
                 findings.add(CHECK, "info", subject, f"{text} has no effect: no arm that it names can be shown now")
-    first = next(iter([*(change for change in changes if not change.running), *changes]), None)
-    for now in (live[policy_id] for policy_id in sorted(since.keys() - leading)):
-        is_meant = policy in (None, now.policy.name) and now.policy.base_id is None
-        if first and is_meant and not activity.count_served_since(unit, now.policy.id, unit.now - DAY_US):
-            remedy = f"`rlrec route set {first.route} --to {now.policy.name} --share 20%` gives it to some users"
-            remedy = f"once {first.experiment} has ended, {remedy}" if first.running else remedy
-            idle = "serves no route, and nobody outside of experiments got it within 24 hours"
-            detail = f"{idle}; {now.reference} is live: {remedy}"
-            findings.add(CHECK, "info", f"policy {now.policy.name}", detail)
+    first_change = next(iter([*(change for change in changes if not change.running), *changes]), None)
+    for version in (live[policy_id] for policy_id in sorted(live_since.keys() - serving)):
+        is_checked = policy in (None, version.policy.name) and version.policy.base_id is None
+        if first_change and is_checked and not activity.count_served_since(unit, version.policy.id, unit.now - DAY_US):
+            command = f"rlrec route set {first_change.route} --to {version.policy.name} --share 20%"
+            remedy = f"`{command}` gives it to some users"
+            remedy = f"once {first_change.experiment} has ended, {remedy}" if first_change.running else remedy
+            idle_text = "serves no route, and nobody outside of experiments got it within 24 hours"
+            detail = f"{idle_text}; {version.reference} is live: {remedy}"
+            findings.add(CHECK, "info", f"policy {version.policy.name}", detail)
 
 
-def successors(unit: Unit, version: Version) -> str | None:
+def successors_sentence(unit: Unit, version: Version) -> str | None:
     """Return a sentence on the variants that are served instead of a version. Return None where the version is served
     itself, or where no variant is served."""
-    running = [row for row in experiments.all_experiments(unit) if row.status == "running"]
-    serving = {variant.policy_id for row in running for variant in row.variants}
-    serving |= {change.policy_id for change in routes.newest_changes(unit)}
+    running_experiments = [row for row in experiments.all_experiments(unit) if row.status == "running"]
+    serving_ids = {variant.policy_id for row in running_experiments for variant in row.variants}
+    serving_ids |= {change.policy_id for change in routes.newest_changes(unit)}
     copies = [policy for policy in policies.all_policies(unit) if policy.base_id == version.policy.id]
-    live = policies.live(unit, {policy.name for policy in copies if policy.id in serving})
+    live = policies.live(unit, {policy.name for policy in copies if policy.id in serving_ids})
     names = sorted(name for name in live if live[name].version.learning)
     if not names:
         return None
     logs = ([version.policy.id], [live[name].version.policy.id for name in names])
-    (_, last), (first, _) = (selected.times(unit, selected.Selection(policy_ids=ids, imported=False)) for ids in logs)
-    if not first or last > first:
+    (_, end), (begin, _) = (selected.times(unit, selected.Selection(policy_ids=ids, imported=False)) for ids in logs)
+    if not begin or end > begin:
         return None
-    since = f" since {format_time(last)[:10]}" if last else ""
+    since_text = f" since {format_time(end)[:10]}" if end else ""
     noun, verb = ("variant", "serves: judge it") if len(names) == 1 else ("variants", "serve: judge these")
-    return f"{version.reference} served nobody{since}; its {noun} {' and '.join(names)} {verb}"
+    return f"{version.reference} served nobody{since_text}; its {noun} {' and '.join(names)} {verb}"
 
 
-def waiting(unit: Unit, live: Version) -> Version | None:
+def waiting_version(unit: Unit, live: Version) -> Version | None:
     """Return the newest version of a policy, if it was trained or rebuilt and is not live. Otherwise return None."""
     newest = policies.versions(unit, [live.policy.id])[-1]
     has_learned = newest.policy.kind == "gradient" or "rebuilt_from" in newest.learned_from
@@ -109,15 +120,16 @@ def notice_successors(
     waits to go live. Return, by version, the sentences on versions that have learned nothing. `options` is as in
     `untaught`."""
     has_copies, untaught_versions = any(row.base_id is not None for row in policies.all_policies(unit)), {}
-    for reference, meant in lookup.resolve(unit, references, built_in=references).items():
-        if isinstance(meant, InputError):
+    for reference, resolved in lookup.resolve(unit, references, built_in=references).items():
+        if isinstance(resolved, InputError):
             continue
-        served_by, blank = successors(unit, meant[0]) if has_copies else None, untaught(unit, *meant, options)
-        if blank is not None:
-            untaught_versions[meant[0].reference] = served_by or blank
-        elif served_by is not None:
-            store.notice(served_by)
-        if reference == meant[0].policy.name and (sentence := waiting_sentence(unit, meant[0])) is not None:
+        successors_text = successors_sentence(unit, resolved[0]) if has_copies else None
+        untaught_text = untaught_sentence(unit, *resolved, options)
+        if untaught_text is not None:
+            untaught_versions[resolved[0].reference] = successors_text or untaught_text
+        elif successors_text is not None:
+            store.notice(successors_text)
+        if reference == resolved[0].policy.name and (sentence := waiting_sentence(unit, resolved[0])) is not None:
             store.notice(sentence)
     return untaught_versions
 
@@ -125,31 +137,31 @@ def notice_successors(
 def waiting_sentence(unit: Unit, live: Version) -> str | None:
     """Return a sentence on the newer version of a policy that waits while the live one is judged, or None where no
     version waits."""
-    if (newest := waiting(unit, live)) is None:
+    if (newest := waiting_version(unit, live)) is None:
         return None
     return f"{live.reference} is judged, which is live; {newest.reference} is newer, and waits: name it to judge that"
 
 
-def untaught(unit: Unit, version: Version, head: Head, options: Mapping[str, str] = {}) -> str | None:
+def untaught_sentence(unit: Unit, version: Version, head: Head, options: Mapping[str, str] = {}) -> str | None:
     """Return a sentence on a version that can learn, but has served nobody and began with nothing. Return None for
     other versions. `options` are those of the command that judges the version, which the command named in the sentence
     repeats."""
     from rlrec.app.inputs.parameters import sweep_command  # these need numpy
     from rlrec.app.log import lineage
 
-    begins_with, is_trained = version.learned_from or version.parent_id, version.policy.kind == "gradient"
-    if begins_with or head.seq or not (is_trained or (version.learning and lineage.learns(version))):
+    origin, is_trained = version.learned_from or version.parent_id, version.policy.kind == "gradient"
+    if origin or head.seq or not (is_trained or (version.learning and lineage.learns(version))):
         return None
     if beliefs.prior(unit, version.id):
         return None
     command = sweep_command(version, options)
-    way = "it learns as it serves" if command is None else f"`{command}` judges what its kind learns from this log"
+    remedy = "it learns as it serves" if command is None else f"`{command}` judges what its kind learns from this log"
     if is_trained:
-        way = f"`rlrec train-pg {version.policy.name}` makes a version that has learned"
-    return f"{version.reference} has learned nothing yet, and draws as if all arms were alike: {way}"
+        remedy = f"`rlrec train-pg {version.policy.name}` makes a version that has learned"
+    return f"{version.reference} has learned nothing yet, and draws as if all arms were alike: {remedy}"
 
 
-def describe(unit: Unit, policy: str) -> list[str]:
+def describe_bypasses(unit: Unit, policy: str) -> list[str]:
     """Return a line for each finding of `check` on one policy, such as a route that does not serve its live version."""
     findings = Findings()
     check(unit, findings=findings, policy=policy)

@@ -35,38 +35,38 @@ class Outage:
     def __init__(self, version: Version, *, now: int) -> None:
         self.version = version
         self.now = now
-        weighed = [kind for kind, weight in version.reward.weights.items() if weight]
+        weighed_kinds = [kind for kind, weight in version.reward.weights.items() if weight]
         # all kinds together, then each that a caller sends
-        self._kinds = [weighed, *([kind] for kind in weighed if kind != RETURN and len(weighed) > 1)]
+        self._kinds = [weighed_kinds, *([kind] for kind in weighed_kinds if kind != RETURN and len(weighed_kinds) > 1)]
         self._rewarded, self._decided = np.zeros(len(self._kinds), np.int64), 0
         # decision ids, when they were made; by kinds, when their events were received, and how many decisions had one
         self._batches: deque[tuple[Ids, Ids, Ids, Ids]] = deque()
 
     def take(self, batch: Batch) -> None:
         is_live, events = ~batch.slots["imported"], batch.events
-        ids, first = np.unique(batch.slots["decision_id"][is_live], return_index=True)
+        ids, first_slots = np.unique(batch.slots["decision_id"][is_live], return_index=True)
         if not len(ids):
             return
         in_window = (events["age_us"] <= self.version.reward.window_us) & np.isin(events["decision_id"], ids)
         received_at = np.full((len(self._kinds), len(ids)), NOT_RECEIVED)
         for earliest, kinds in zip(received_at, self._kinds, strict=True):
-            counts = in_window & np.isin(events["kind"], kinds)
-            row = np.searchsorted(ids, events["decision_id"][counts])
-            np.minimum.at(earliest, row, events["received_at"][counts])
+            is_counted = in_window & np.isin(events["kind"], kinds)
+            row = np.searchsorted(ids, events["decision_id"][is_counted])
+            np.minimum.at(earliest, row, events["received_at"][is_counted])
         rewarded = np.count_nonzero(received_at < NOT_RECEIVED, axis=1)
-        self._batches.append((ids, batch.slots["at"][is_live][first], received_at, rewarded))
+        self._batches.append((ids, batch.slots["at"][is_live][first_slots], received_at, rewarded))
         self._rewarded += rewarded
         self._decided += len(ids)
         while self._batches and self._has_surplus():
-            gone, *_, rewarded = self._batches.popleft()
-            self._rewarded, self._decided = self._rewarded - rewarded, self._decided - len(gone)
+            dropped_ids, *_, rewarded = self._batches.popleft()
+            self._rewarded, self._decided = self._rewarded - rewarded, self._decided - len(dropped_ids)
 
     def _has_surplus(self) -> bool:
         """Tell whether the other batches suffice without the oldest one. The batch of the last rewarded decision always
         stays."""
-        left = self._rewarded - self._batches[0][-1]
-        suffices = (self._rewarded == 0) | (left >= MIN_LEARNED_FROM)
-        return bool(suffices.all() or (left[0] and self._decided > MAX_DECISIONS))
+        rewarded_left = self._rewarded - self._batches[0][-1]
+        suffices = (self._rewarded == 0) | (rewarded_left >= MIN_LEARNED_FROM)
+        return bool(suffices.all() or (rewarded_left[0] and self._decided > MAX_DECISIONS))
 
     def finish(self, findings: Findings) -> None:
         if not self._batches:
@@ -84,20 +84,21 @@ class Outage:
     def _silence(self, ids: Ids, at: Ids, received_at: Ids) -> str | None:
         """Describe the last decisions without an event, and the decisions before them. Return None where such a silence
         is usual, or may be chance."""
-        received = received_at < NOT_RECEIVED
-        if not received.any():
+        is_received = received_at < NOT_RECEIVED
+        if not is_received.any():
             return None
-        last = int(np.flatnonzero(received)[-1])
-        matured = np.flatnonzero(self.now - at[: last + 1] > self.version.reward.window_us)
-        delays = np.sort((received_at - at)[matured[received[matured]]])
-        due = np.searchsorted(delays, self.now - at[last + 1 :], side="right") / (len(delays) + 1)
-        if due.sum() < MIN_SILENT or not has_paused(at, np.sort(received_at[received])):
+        last_rewarded = int(np.flatnonzero(is_received)[-1])
+        mature_rows = np.flatnonzero(self.now - at[: last_rewarded + 1] > self.version.reward.window_us)
+        delays = np.sort((received_at - at)[mature_rows[is_received[mature_rows]]])
+        due = np.searchsorted(delays, self.now - at[last_rewarded + 1 :], side="right") / (len(delays) + 1)
+        if due.sum() < MIN_SILENT or not has_paused(at, np.sort(received_at[is_received])):
             return None
-        if (chance := silence_chance(due, rewarded=len(delays), decided=len(matured))) >= MAX_CHANCE:
+        if (chance := silence_chance(due, rewarded=len(delays), decided=len(mature_rows))) >= MAX_CHANCE:
             return None
         return (
-            f"the last {quantity(len(due), 'decision')}, since decision {ids[last]} of {format_time(int(at[last]))}; "
-            f"{len(delays)} of {len(matured)} before had one, "
+            f"the last {quantity(len(due), 'decision')}, since decision {ids[last_rewarded]} "
+            f"of {format_time(int(at[last_rewarded]))}; "
+            f"{len(delays)} of {len(mature_rows)} before had one, "
             f"{due.mean():.0%} of them in the time that has passed by now: chance {chance:.1g}"
         )
 
@@ -122,11 +123,11 @@ def silence_chance(due: Array, *, rewarded: int, decided: int) -> float:
     from a uniform prior. The integral runs over the logit of the rate, where the integrand has a single peak,
     between those of its two factors."""
     a, b = 1.0 + rewarded, 1.0 + decided - rewarded
-    level, count = np.unique(np.floor(due * 256) / 256, return_counts=True)
+    due_levels, count = np.unique(np.floor(due * 256) / 256, return_counts=True)
     width = 12 / sqrt(min(a, b))
     logit = np.linspace(log(a / (b + due.sum())) - width, log(a / b) + width, 4_001)
     rate = 1 / (1 + np.exp(-logit))
-    exponent = a * np.log(rate) + b * np.log1p(-rate) + count @ np.log1p(-level[:, None] * rate)
+    exponent = a * np.log(rate) + b * np.log1p(-rate) + count @ np.log1p(-due_levels[:, None] * rate)
     exponent -= lgamma(a) + lgamma(b) - lgamma(a + b)
     return float(np.exp(exponent).sum() * (logit[1] - logit[0]))
 
@@ -136,10 +137,10 @@ def check_overdue(unit: Unit, versions: Sequence[Version], *, findings: Findings
     for version in versions:
         if not version.learning or version.entered_to is None:
             continue
-        first, mature_at = version.entered_to + 1, unit.now - version.reward.window_us
-        count, since = audit.count_overdue(unit, version.policy.id, first=first, before=mature_at)
+        first_id, mature_before = version.entered_to + 1, unit.now - version.reward.window_us
+        count, waiting_since = audit.count_overdue(unit, version.policy.id, first=first_id, before=mature_before)
         if count:
-            waiting_text = f"waiting to enter the belief since {format_time(since)}: {quantity(count, 'slot')}"
+            waiting_text = f"waiting to enter the belief since {format_time(waiting_since)}: {quantity(count, 'slot')}"
             detail = f"version {version.number}: {waiting_text}; run `rlrec settle`"
             findings.warning(WAITING, f"policy {version.policy.name}", detail)
 
@@ -150,16 +151,16 @@ class Rounded:
 
     def __init__(self, policy: StoredPolicy) -> None:
         self.policy = policy
-        self.count = self.first = 0
+        self.count = self.first_decision = 0
 
     def take(self, batch: Batch) -> None:
         rows = batch.slots["rounded"]
         if rows.any():
-            self.first = self.first or int(batch.slots["decision_id"][rows].min())
+            self.first_decision = self.first_decision or int(batch.slots["decision_id"][rows].min())
             self.count += int(np.count_nonzero(rows))
 
     def finish(self, findings: Findings) -> None:
         if self.count:
             slots = quantity(self.count, "slot")
-            detail = f"{slots} with a propensity that rounded to 0, the first in decision {self.first}"
+            detail = f"{slots} with a propensity that rounded to 0, the first in decision {self.first_decision}"
             findings.warning(ROUNDED, f"policy {self.policy.name}", detail)

@@ -25,7 +25,7 @@ from rlrec.times import format_time
 
 HISTORY, RETURNS = "history", "returns"
 COLUMNS = ("visit", "step", "at", "arm_id", "recorded", "history")
-SIZE = 20_000  # decisions in a batch, each with up to 0.8 kB
+BATCH_DECISIONS = 20_000  # decisions in a batch, each with up to 0.8 kB
 MAX_WRONG = 100  # findings per batch
 
 
@@ -33,7 +33,7 @@ def check_histories(unit: Unit, *, findings: Findings) -> None:
     """Compare the history remembered by drawn decisions, and by visits that go on, with the slots before. Imported
     decisions are left out. Rewards are not compared, since events may have been lost in the meantime."""
     keys = {arm.id: canonical.text(arm.key) for arm in arms.all_arms(unit)}
-    for batch in reader.batches(unit, Selection(imported=False), size=SIZE, columns=COLUMNS):
+    for batch in reader.batches(unit, Selection(imported=False), size=BATCH_DECISIONS, columns=COLUMNS):
         slots = check_batch(batch, findings=findings)
         for session, visit in _wrong_visits(unit, slots, keys)[:MAX_WRONG]:
             detail = "what its next decision would remember is not what it has shown"
@@ -60,16 +60,16 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
     ends = np.append(begins[1:], len(slots["visit"]))
     steps = slots["step"][ends - 1] + 1
     bounds = zip(begins.tolist(), ends.tolist(), steps.tolist(), strict=True)
-    rows = dict(zip(zip(sessions, numbers, strict=True), bounds, strict=True))
+    bounds_by_visit = dict(zip(zip(sessions, numbers, strict=True), bounds, strict=True))
     packed = open_sessions.pack(slots["decision_id"], slots["step"], slots["position"], slots["arm_id"]).tobytes()
     names = [keys.get(arm, "") for arm in slots["arm_id"].tolist()]
     wrong_visits = []
     for session, number, steps_of_visit, recent, remembered in audit.open_visits(unit, min(sessions), max(sessions)):
-        begin, end, last = rows.get((session, number), (0, 0, None))
-        if last != steps_of_visit:
+        begin, end, last_step = bounds_by_visit.get((session, number), (0, 0, None))
+        if last_step != steps_of_visit:
             continue  # imported decisions are not compared
-        first = begin if end - begin <= REMEMBERED else end - REMEMBERED
-        last_slots = end - begin, packed[first * SLOT_BYTES : end * SLOT_BYTES]
+        first_slot = begin if end - begin <= REMEMBERED else end - REMEMBERED
+        last_slots = end - begin, packed[first_slot * SLOT_BYTES : end * SLOT_BYTES]
         last_names = f"[{','.join(names[max(begin, end - RECENT) : end])}]"
         if (open_sessions.from_bytes(remembered), recent) != (last_slots, last_names):
             wrong_visits.append((session, number))
@@ -79,26 +79,26 @@ def _wrong_visits(unit: Unit, slots: Columns, keys: Mapping[int, str]) -> list[t
 def wrong_histories(slots: Columns) -> list[int]:
     """Return the decisions whose remembered slots are not the last ones before them. `slots` are in the order of the
     visits."""
-    first = run_starts(slots["decision_id"])
-    visit = run_starts(slots["session_id"], slots["visit"])
-    begins = visit[np.searchsorted(visit, first, side="right") - 1]
-    recorded, step = slots["recorded"][first], slots["step"][first]
-    first, begins, step = first[recorded], begins[recorded], step[recorded]
-    blobs = slots["history"][first].tolist()
+    first_slots = run_starts(slots["decision_id"])
+    visit_starts = run_starts(slots["session_id"], slots["visit"])
+    visit_begins = visit_starts[np.searchsorted(visit_starts, first_slots, side="right") - 1]
+    recorded, step = slots["recorded"][first_slots], slots["step"][first_slots]
+    first_slots, visit_begins, step = first_slots[recorded], visit_begins[recorded], step[recorded]
+    blobs = slots["history"][first_slots].tolist()
     is_sound = history.match_steps(blobs, step)
     sound_blobs = [blob if matches else b"" for blob, matches in zip(blobs, is_sound.tolist(), strict=True)]
     past = history.unpack(sound_blobs, step)
-    n_before = first - begins
+    n_before = first_slots - visit_begins
     count = np.diff(past.start)
     is_sound &= (past.shown == n_before) & (count == np.minimum(n_before, REMEMBERED))
-    previous_at = slots["at"][np.maximum(first - 1, 0)]
-    gap_us = np.where(step > 0, slots["at"][first] - previous_at, 0)
+    previous_at = slots["at"][np.maximum(first_slots - 1, 0)]
+    gap_us = np.where(step > 0, slots["at"][first_slots] - previous_at, 0)
     is_sound &= np.abs(past.gap_s * 1e6 - gap_us) < 1
     rows = past.rows
-    row = np.maximum(first[rows] - past.start[rows + 1] + np.arange(len(rows)), 0)
-    is_same = (slots["arm_id"][row] == past.arm) & (step[rows] - slots["step"][row] == past.ago)
-    is_sound &= np.bincount(rows[~is_same], minlength=len(first)) == 0
-    return slots["decision_id"][first[~is_sound]].tolist()
+    past_slot = np.maximum(first_slots[rows] - past.start[rows + 1] + np.arange(len(rows)), 0)
+    is_same = (slots["arm_id"][past_slot] == past.arm) & (step[rows] - slots["step"][past_slot] == past.ago)
+    is_sound &= np.bincount(rows[~is_same], minlength=len(first_slots)) == 0
+    return slots["decision_id"][first_slots[~is_sound]].tolist()
 
 
 # -- users who came back --
@@ -110,12 +110,12 @@ def check_returns(unit: Unit, *, findings: Findings) -> None:
     if not settings.get(unit).weighs_returns:
         return
     for returned_to, at, repeated in returns.wrong_returns(unit, limit=MAX_FINDINGS):
-        subject, came = f"decision {returned_to}", f"its user came back at {format_time(at)}, and it has"
+        subject, came_text = f"decision {returned_to}", f"its user came back at {format_time(at)}, and it has"
         if repeated is None:
-            detail = f"{came} no event `return`, as where the user was named only after that visit"
+            detail = f"{came_text} no event `return`, as where the user was named only after that visit"
             findings.warning(RETURNS, subject, detail)
         else:
-            findings.error(RETURNS, subject, f"{came} the event `return` more than once")
+            findings.error(RETURNS, subject, f"{came_text} the event `return` more than once")
     for user, decision_id in returns.wrong_last_decisions(unit, limit=MAX_FINDINGS):
         detail = f"when the user comes back decision {decision_id} is credited, which is not their last one"
         findings.error(RETURNS, f"user {user}", detail)

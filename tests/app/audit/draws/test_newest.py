@@ -155,7 +155,7 @@ def test_a_visit_counts_once_however_many_decisions_it_has(drifted: str, decisio
     with closing(Store(drifted)) as store, store.read() as unit:
         watch = RewardDrift(unit, policies.live(unit, ["home"])["home"][0], {})
         watch.take(Batch(slots=slots, events=events))
-    assert bool(watch.newest) is noticed
+    assert bool(watch.newest_changes) is noticed
 
 
 def check(store: Store, *, on_its_clock: bool = True) -> list[Finding]:
