@@ -247,13 +247,15 @@ class FlooredPolicy(Policy, init=False, eq=False, repr=False):
     def exploration(self) -> Floor:
         """Return the floor at the positions where it applies, combined with the rates in `uniform_rate_parameters`."""
         rates = [getattr(self, name) for name in self.uniform_rate_parameters]
-        explored = any_of(*rates, self.floor) if rates else self.floor
+        floored_rate = any_of(*rates, self.floor) if rates else self.floor
         if self.explore_slots == "":
-            return explored
-        elsewhere, positions = any_of(*rates), parse_positions(self.explore_slots)
-        if explored == elsewhere:
-            return explored
-        return *(explored if number in positions else elsewhere for number in range(1, max(positions) + 1)), elsewhere
+            return floored_rate
+        other_rate, positions = any_of(*rates), parse_positions(self.explore_slots)
+        if floored_rate == other_rate:
+            return floored_rate
+        return *(
+            floored_rate if number in positions else other_rate for number in range(1, max(positions) + 1)
+        ), other_rate
 
 
 class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
@@ -284,11 +286,11 @@ class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
         if not self.examination:
             return super().entry(slot)
-        missed, row = [0.0] * len(self.examination), slot.position - 1
-        if row >= len(missed) or not self.examination[row]:
-            return 0.0, 0.0, 0.0, *missed
-        missed[row] = 1.0 - slot.reward
-        return self.examination[row], slot.reward, slot.reward * slot.reward, *missed
+        missed_rewards, row = [0.0] * len(self.examination), slot.position - 1
+        if row >= len(missed_rewards) or not self.examination[row]:
+            return 0.0, 0.0, 0.0, *missed_rewards
+        missed_rewards[row] = 1.0 - slot.reward
+        return self.examination[row], slot.reward, slot.reward * slot.reward, *missed_rewards
 
     def statistics(self, slots: SlotColumns) -> Array:
         import numpy as np
@@ -296,11 +298,11 @@ class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
         if not self.examination:
             return super().statistics(slots)
         reward, pulls = self.rewards_and_pulls(slots.reward, slots.position)
-        missed, rows = np.zeros((len(slots), len(self.examination))), np.flatnonzero(pulls)
+        missed_rewards, rows = np.zeros((len(slots), len(self.examination))), np.flatnonzero(pulls)
         if len(rows):
             assert slots.position is not None
-            missed[rows, slots.position[rows] - 1] = 1 - reward[rows]
-        return count_slots(replace(slots, reward=reward), missed, pulls=pulls)
+            missed_rewards[rows, slots.position[rows] - 1] = 1 - reward[rows]
+        return count_slots(replace(slots, reward=reward), missed_rewards, pulls=pulls)
 
     def missed(self, belief: Belief) -> Array | None:
         """Return, for each position, the sum of 1 - reward over the slots there, (..., m, k); None without a position
@@ -310,15 +312,17 @@ class CurvePolicy(FlooredPolicy, init=False, eq=False, repr=False):
         return belief.extra[..., -len(self.examination) :]
 
     def beta_posterior(self, belief: Belief) -> tuple[Array, Array]:
-        missed = self.missed(belief)
-        if missed is None:
+        missed_rewards = self.missed(belief)
+        if missed_rewards is None:
             return super().beta_posterior(belief)
         import numpy as np
 
         from rlrec.policy.beliefs import examination
 
         prior = np.maximum(belief.beta, _NO_PRIOR)
-        return examination.posterior(belief.alpha + belief.reward_sum, prior, missed, np.array(self.examination))
+        return examination.posterior(
+            belief.alpha + belief.reward_sum, prior, missed_rewards, np.array(self.examination)
+        )
 
 
 class OnlineLearner(CurvePolicy, init=False, eq=False, repr=False):

@@ -81,10 +81,10 @@ class Adwin:
         sums = np.hstack([self._sums, self._sums[:, -1:] + new_sums])
         marks = np.r_[self._marks, marks]
         # the smallest and the largest reward of the stream, at the end of each tick
-        by_tick = rewards.reshape(-1, CLOCK)
-        low = np.minimum.accumulate(np.minimum(by_tick.min(axis=1), self._low))
-        high = np.maximum.accumulate(np.maximum(by_tick.max(axis=1), self._high))
-        self._low, self._high, width = low[-1], high[-1], (high - low).tolist()
+        rewards_by_tick = rewards.reshape(-1, CLOCK)
+        lowest = np.minimum.accumulate(np.minimum(rewards_by_tick.min(axis=1), self._low))
+        highest = np.maximum.accumulate(np.maximum(rewards_by_tick.max(axis=1), self._high))
+        self._low, self._high, width = lowest[-1], highest[-1], (highest - lowest).tolist()
         edges, changes = list(range(n_old_edges)), []
         # tick by tick, with cuts as long as two sides differ
         for tick, start in enumerate(range(n_old_edges, sums.shape[1], CLOCK)):
@@ -100,9 +100,9 @@ class Adwin:
                 )
                 del edges[:cut]
                 for size in reversed(range(len(self._sizes))):
-                    dropped = min(cut, self._sizes[size])
-                    self._sizes[size] -= dropped
-                    cut -= dropped
+                    n_dropped = min(cut, self._sizes[size])
+                    self._sizes[size] -= n_dropped
+                    cut -= n_dropped
             changes += [change] if change else []
         self._sums, self._marks = sums[:, edges] - sums[:, edges[:1]], marks[edges[:-1]]
         return changes
@@ -112,30 +112,30 @@ class Adwin:
         it.
 
         Two merged buckets become one of the next size."""
-        sizes, end, size = self._sizes, len(edges) - 1, 0
-        sizes[0] += CLOCK
-        while (pairs := (sizes[size] - MAX_BUCKETS + 1) // 2) > 0:
-            first = end - sizes[size]
-            del edges[first + 1 : first + 2 * pairs : 2]
-            if size + 1 == len(sizes):
-                sizes.append(0)
-            sizes[size] -= 2 * pairs
-            sizes[size + 1] += pairs
-            end, size = first + pairs, size + 1
+        bucket_counts, last_edge, size = self._sizes, len(edges) - 1, 0
+        bucket_counts[0] += CLOCK
+        while (n_pairs := (bucket_counts[size] - MAX_BUCKETS + 1) // 2) > 0:
+            first_edge = last_edge - bucket_counts[size]
+            del edges[first_edge + 1 : first_edge + 2 * n_pairs : 2]
+            if size + 1 == len(bucket_counts):
+                bucket_counts.append(0)
+            bucket_counts[size] -= 2 * n_pairs
+            bucket_counts[size + 1] += n_pairs
+            last_edge, size = first_edge + n_pairs, size + 1
 
     def _find_cut(self, sums: Array, width: float) -> int:
         """Return the number of the edge with the clearest difference between the two sides; 0 where no difference is
         significant."""
-        count, total, squares = sums - sums[:, :1]
+        count, reward_sum, square_sum = sums - sums[:, :1]
         n = count[-1]
-        left = count[1:-1]
-        inverse = 1 / left + 1 / (n - left)
-        difference = np.abs(total[1:-1] / left - (total[-1] - total[1:-1]) / (n - left))
-        doubt = np.log(2 * max(np.log(n), 1.0) / self.delta) * inverse
-        variance = max(squares[-1] / n - (total[-1] / n) ** 2, 0.0)
-        bound = np.sqrt(2 * variance * doubt) + 2 / 3 * width * doubt
-        differs = (difference >= bound) & (np.minimum(left, n - left) >= LEAST)
-        return int(np.argmax(np.where(differs, difference**2 / inverse, -1.0))) + 1 if differs.any() else 0
+        n_left = count[1:-1]
+        inverse_count = 1 / n_left + 1 / (n - n_left)
+        difference = np.abs(reward_sum[1:-1] / n_left - (reward_sum[-1] - reward_sum[1:-1]) / (n - n_left))
+        confidence_term = np.log(2 * max(np.log(n), 1.0) / self.delta) * inverse_count
+        variance = max(square_sum[-1] / n - (reward_sum[-1] / n) ** 2, 0.0)
+        bound = np.sqrt(2 * variance * confidence_term) + 2 / 3 * width * confidence_term
+        is_clear = (difference >= bound) & (np.minimum(n_left, n - n_left) >= LEAST)
+        return int(np.argmax(np.where(is_clear, difference**2 / inverse_count, -1.0))) + 1 if is_clear.any() else 0
 
 
 def _describe_change(sums: Array, marks: Ids) -> Change:
@@ -143,8 +143,8 @@ def _describe_change(sums: Array, marks: Ids) -> Change:
 
     sums (3, 3): at the start of the window, at the cut and at the end; marks: of the first reward after the cut and
     of the last one."""
-    count, total, _ = np.diff(sums, axis=1)
-    mean_before, mean_after = (total / count).tolist()
+    count, reward_sum, _ = np.diff(sums, axis=1)
+    mean_before, mean_after = (reward_sum / count).tolist()
     return Change(start=int(marks[0]), alarm=int(marks[1]), mean_before=mean_before, mean_after=mean_after)
 
 
@@ -193,22 +193,24 @@ class PageHinkley:
         excess = rewards - total / count
         is_judged = count >= MIN_REWARDS
         # the first alarm, in either direction
-        first, alarmed_side = len(rewards), None
-        for side in self._sides:
-            alarms = (side.rise_above_minimum(excess) > THRESHOLD) & is_judged
-            if alarms[:first].any():
-                first, alarmed_side = int(np.argmax(alarms)), side
-        last = min(first, len(rewards) - 1)
-        for side in self._sides:
-            side.advance(last, count=count, total=total, marks=marks)
-        if alarmed_side is None:
+        first_alarm, changed_side = len(rewards), None
+        for direction in self._sides:
+            alarms = (direction.rise_above_minimum(excess) > THRESHOLD) & is_judged
+            if alarms[:first_alarm].any():
+                first_alarm, changed_side = int(np.argmax(alarms)), direction
+        last_reward = min(first_alarm, len(rewards) - 1)
+        for direction in self._sides:
+            direction.advance(last_reward, count=count, total=total, marks=marks)
+        if changed_side is None:
             self._count, self._total = int(count[-1]), float(total[-1])
             return None, len(rewards)
-        old_mean = alarmed_side.total / alarmed_side.count
-        new_mean = float((total[first] - alarmed_side.total) / (count[first] - alarmed_side.count))
-        change = Change(start=alarmed_side.start, alarm=int(marks[first]), mean_before=old_mean, mean_after=new_mean)
+        old_mean = changed_side.total / changed_side.count
+        new_mean = float((total[first_alarm] - changed_side.total) / (count[first_alarm] - changed_side.count))
+        change = Change(
+            start=changed_side.start, alarm=int(marks[first_alarm]), mean_before=old_mean, mean_after=new_mean
+        )
         self._reset()
-        return change, first + 1
+        return change, first_alarm + 1
 
 
 class _Direction:
@@ -228,15 +230,15 @@ class _Direction:
         self._leasts = np.minimum(np.minimum.accumulate(self._sums), self.least)
         return self._sums - self._leasts
 
-    def advance(self, last: int, *, count: Array, total: Array, marks: Ids) -> None:
-        """Advance the sum and its minimum to the reward `last` of the block."""
+    def advance(self, last_reward: int, *, count: Array, total: Array, marks: Ids) -> None:
+        """Advance the sum and its minimum to the reward with index `last_reward` in the block."""
         if self.count == count[0] - 1:  # the minimum was at the last reward before the block
             self.start = int(marks[0])
-        if self._leasts[last] < self.least:
-            least_at = int(np.argmax(self._leasts[: last + 1] == self._leasts[last]))
-            self.count, self.total = int(count[least_at]), float(total[least_at])
-            self.start = int(marks[min(least_at + 1, len(marks) - 1)])
-        self.sum, self.least = float(self._sums[last]), float(self._leasts[last])
+        if self._leasts[last_reward] < self.least:
+            minimum_index = int(np.argmax(self._leasts[: last_reward + 1] == self._leasts[last_reward]))
+            self.count, self.total = int(count[minimum_index]), float(total[minimum_index])
+            self.start = int(marks[min(minimum_index + 1, len(marks) - 1)])
+        self.sum, self.least = float(self._sums[last_reward]), float(self._leasts[last_reward])
 
 
 METHODS: dict[str, type[Adwin] | type[PageHinkley]] = {"adwin": Adwin, "page-hinkley": PageHinkley}

@@ -25,24 +25,24 @@ def posterior(alpha: Array, beta: Array, missed: Array, examination: Array) -> t
     # position before arm, so that sums over positions are sums of rows
     by_position = examination[:, None]
     weight = by_position * np.maximum(missed.reshape(-1, n).T, 0.0)
-    odds, misses = alpha / (beta + weight.sum(axis=0)), beta + weight.sum(axis=0)
+    mode_odds, misses = alpha / (beta + weight.sum(axis=0)), beta + weight.sum(axis=0)
     arms = np.flatnonzero((weight * (1 - by_position)).any(axis=0))
     if len(arms):
-        odds[arms], misses[arms] = _posterior_mode_odds(alpha[arms], beta[arms], weight[:, arms], 1 - by_position)
-    return (misses * odds).reshape(shape), misses.reshape(shape)
+        mode_odds[arms], misses[arms] = _posterior_mode_odds(alpha[arms], beta[arms], weight[:, arms], 1 - by_position)
+    return (misses * mode_odds).reshape(shape), misses.reshape(shape)
 
 
-def _posterior_mode_odds(alpha: Array, beta: Array, weight: Array, unlooked: Array) -> tuple[Array, Array]:
+def _posterior_mode_odds(alpha: Array, beta: Array, weight: Array, unexamined_share: Array) -> tuple[Array, Array]:
     """Return the odds o at the mode of each arm's posterior, and the weight of misses there, (m,) each.
 
-    The odds solve alpha = beta o + sum_k weight_k o / (1 + unlooked_k o). weight (k, m), unlooked (k, 1). The right
+    The odds solve alpha = beta o + sum_k weight_k o / (1 + u_k o). weight (k, m); unexamined_share u (k, 1). The right
     side is concave in o, so Newton's method, started at 0, increases and never overshoots. Each arm stops
     separately, independent of the others."""
     odds, is_moving = np.zeros(len(alpha)), np.ones(len(alpha), np.bool_)
     for _ in range(_STEPS):
-        share = 1 / (1 + unlooked * odds)
-        counted_misses = weight * share
-        slope = beta + (counted_misses * share).sum(axis=0)
+        examined_share = 1 / (1 + unexamined_share * odds)
+        counted_misses = weight * examined_share
+        slope = beta + (counted_misses * examined_share).sum(axis=0)
         step = (alpha - (beta + counted_misses.sum(axis=0)) * odds) / slope
         is_moving &= step > _PRECISION * odds
         if not is_moving.any():

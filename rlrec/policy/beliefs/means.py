@@ -32,13 +32,13 @@ def intervals(policy: Policy, belief: Belief, *, level: float = 0.95) -> tuple[A
     alpha, beta = policy.beta_posterior(belief)
     # a Beta fits only rewards in [0, 1]
     is_unit = belief.reward_squares <= belief.reward_sum + 1e-9 * belief.pulls
-    posterior = is_unit & (belief.alpha + belief.beta > 0) & (alpha > 0) & (beta > 0)
-    tail = (1 - level) / 2
-    a, b = np.where(posterior, alpha, 1.0), np.where(posterior, beta, 1.0)
-    low, high = beta_bounds(a, b, tail)
+    has_posterior = is_unit & (belief.alpha + belief.beta > 0) & (alpha > 0) & (beta > 0)
+    tail_probability = (1 - level) / 2
+    safe_alpha, safe_beta = np.where(has_posterior, alpha, 1.0), np.where(has_posterior, beta, 1.0)
+    beta_lower, beta_upper = beta_bounds(safe_alpha, safe_beta, tail_probability)
     if policy.examination:
-        low = np.where((belief.reward_sum <= 0) & (a <= 1), 0.0, low)
-    return np.where(posterior, low, lower), np.where(posterior, high, upper)
+        beta_lower = np.where((belief.reward_sum <= 0) & (safe_alpha <= 1), 0.0, beta_lower)
+    return np.where(has_posterior, beta_lower, lower), np.where(has_posterior, beta_upper, upper)
 
 
 def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
@@ -47,8 +47,8 @@ def beta_bounds(alpha: Array, beta: Array, tail: float) -> tuple[Array, Array]:
     The relative error is 1e-12 for parameters from 0.1 on and tails up to 0.1. Source: own derivation: Newton on the
     logit scale, where densities are log-concave; each tail is integrated from its own end, where it is small."""
     pairs, index = np.unique(np.stack([alpha.ravel(), beta.ravel()]), axis=1, return_inverse=True)
-    parts = [_distinct_bounds(pairs[:, start : start + PAIRS], tail) for start in range(0, pairs.shape[1] or 1, PAIRS)]
-    lower, upper = np.hstack(parts)[:, index.ravel()].reshape(2, *alpha.shape)
+    chunks = [_distinct_bounds(pairs[:, start : start + PAIRS], tail) for start in range(0, pairs.shape[1] or 1, PAIRS)]
+    lower, upper = np.hstack(chunks)[:, index.ravel()].reshape(2, *alpha.shape)
     return lower, upper
 
 
@@ -62,9 +62,9 @@ def _distinct_bounds(pairs: Array, tail: float) -> Array:
         distance = np.zeros(pairs.shape[1])  # from the mode
         for _ in range(MAX_STEPS):
             width = reach - distance
-            at = sign * np.column_stack([distance, distance[:, None] + width[:, None] * nodes])
-            pdf = np.exp(density.log_peak[:, None] - density.fall(at))
-            step = (width * (pdf[:, 1:] @ weights) - tail) / pdf[:, 0]
+            points = sign * np.column_stack([distance, distance[:, None] + width[:, None] * nodes])
+            densities = np.exp(density.log_peak[:, None] - density.fall(points))
+            step = (width * (densities[:, 1:] @ weights) - tail) / densities[:, 0]
             distance += np.minimum(step, width / 2)
             if (np.abs(step) <= 1e-13 * (1 + np.abs(distance))).all():
                 break

@@ -35,11 +35,11 @@ def rewards_of(
 
     The page's reward has no default and no clip. Only events inside the window count, as in estimates."""
     by_slot = by_position(events)
-    earned: dict[int | None, float] = {
+    reward_by_slot: dict[int | None, float] = {
         slot: slot_reward(definition, by_slot.get(slot, ()), served_at=served_at, settled_only=True) for slot in shown
     }
-    of_page = _weighted_values(definition, by_slot.get(None, ()), served_at=served_at, settled_only=True)
-    return earned | {None: fsum(of_page)}
+    page_values = _weighted_values(definition, by_slot.get(None, ()), served_at=served_at, settled_only=True)
+    return reward_by_slot | {None: fsum(page_values)}
 
 
 def by_position(events: Iterable[Event]) -> dict[int | None, list[Event]]:
@@ -57,8 +57,8 @@ def _weighted_values(definition: Reward, events: Iterable[Event], *, served_at: 
     matter."""
     weights, transforms = definition.weights, definition.transforms
     if settled_only or definition.late == "ignore":
-        last = served_at + definition.window_us
-        events = (event for event in events if event.at <= last)
+        last_counted_time = served_at + definition.window_us
+        events = (event for event in events if event.at <= last_counted_time)
     if not transforms:
         return [weights[event.kind] * event.value for event in events if event.kind in weights]
     by_kind: dict[str, list[float]] = {}
@@ -100,22 +100,22 @@ def slot_rewards(
     none), its value, and the time from the decision to it in microseconds. settled_only: as in `slot_reward`."""
     import numpy as np
 
-    counts = kind >= 0
+    is_counted = kind >= 0
     if settled_only or definition.late == "ignore":
-        counts &= age_us <= definition.window_us
-    total = _sum_events(definition, n=n, row=slot[counts], kind=kind[counts], value=value[counts])
-    default = np.bincount(slot[counts], minlength=n) == 0
+        is_counted &= age_us <= definition.window_us
+    total = _sum_events(definition, n=n, row=slot[is_counted], kind=kind[is_counted], value=value[is_counted])
+    is_default = np.bincount(slot[is_counted], minlength=n) == 0
     low = -LIMIT if definition.clip_low is None else definition.clip_low
     total = np.clip(total, low, LIMIT if definition.clip_high is None else definition.clip_high)
-    return np.where(default, definition.default, total), default
+    return np.where(is_default, definition.default, total), is_default
 
 
 def page_rewards(definition: Reward, *, n: int, page: Ids, kind: Ids, value: Array, age_us: Ids) -> Array:
     """Return the rewards from the events of n pages themselves inside the window, (n,), as in `rewards_of`.
 
     The arrays are as in `slot_rewards`."""
-    counts = (kind >= 0) & (age_us <= definition.window_us)
-    return _sum_events(definition, n=n, row=page[counts], kind=kind[counts], value=value[counts])
+    is_counted = (kind >= 0) & (age_us <= definition.window_us)
+    return _sum_events(definition, n=n, row=page[is_counted], kind=kind[is_counted], value=value[is_counted])
 
 
 def _sum_events(definition: Reward, *, n: int, row: Ids, kind: Ids, value: Array) -> Array:
@@ -123,12 +123,12 @@ def _sum_events(definition: Reward, *, n: int, row: Ids, kind: Ids, value: Array
     import numpy as np
 
     if not definition.transforms:
-        weight = np.fromiter(definition.weights.values(), np.float64)
-        return np.bincount(row, weights=weight[kind] * value, minlength=n).astype(np.float64)
+        weight_by_kind = np.fromiter(definition.weights.values(), np.float64)
+        return np.bincount(row, weights=weight_by_kind[kind] * value, minlength=n).astype(np.float64)
     sums = np.zeros(n)
     for index, (name, weight_of_kind) in enumerate(definition.weights.items()):
-        has_kind = kind == index
-        total = np.bincount(row[has_kind], weights=value[has_kind], minlength=n)
+        is_of_kind = kind == index
+        total = np.bincount(row[is_of_kind], weights=value[is_of_kind], minlength=n)
         transform = definition.transforms.get(name, Transform())
         if transform.cap is not None:
             total = np.minimum(total, transform.cap)
@@ -145,8 +145,8 @@ def bounds(definition: Reward) -> tuple[float, float] | None:
 
 def term_text(kind: str, transform: Transform) -> str:
     """Write the term of one kind of event as `reward define` takes it."""
-    inner = kind if transform.cap is None else f"min({kind},{repr(transform.cap).removesuffix('.0')})"
-    return f"log1p({inner})" if transform.log1p else inner
+    capped_kind = kind if transform.cap is None else f"min({kind},{repr(transform.cap).removesuffix('.0')})"
+    return f"log1p({capped_kind})" if transform.log1p else capped_kind
 
 
 def largest(definition: Reward) -> float:
@@ -163,11 +163,11 @@ def within_unit_hint(definition: Reward) -> str:
     """Write a hint on how to bring a reward into [0, 1].
 
     Where the reward is never negative, the hint is the command that defines it again in units of its largest value."""
-    is_clipped, low = definition.clip_low is not None, definition.clip_low or 0.0
-    costs = ", ".join(kind for kind, weight in definition.weights.items() if weight < 0)
-    if costs and not (is_clipped and low >= 0):
-        return f"take a kind for any reward, as epsilon-greedy: --clip 0,1 would hide what {costs} takes away"
-    if min(low, definition.default) < 0:
+    is_clipped, lowest_reward = definition.clip_low is not None, definition.clip_low or 0.0
+    cost_kinds = ", ".join(kind for kind, weight in definition.weights.items() if weight < 0)
+    if cost_kinds and not (is_clipped and lowest_reward >= 0):
+        return f"take a kind for any reward, as epsilon-greedy: --clip 0,1 would hide what {cost_kinds} takes away"
+    if min(lowest_reward, definition.default) < 0:
         return (
             "define another one with --clip 0,1 and a default inside it, or take a kind for any reward: epsilon-greedy"
         )
@@ -175,7 +175,7 @@ def within_unit_hint(definition: Reward) -> str:
     transforms = {kind: definition.transforms.get(kind, Transform()) for kind in definition.weights}
     terms = (f"{term_text(kind, transforms[kind])}={weight / unit:.12g}" for kind, weight in definition.weights.items())
     options = [
-        f"--window {format_duration(definition.window_us)} --clip {low / unit:.12g},1",
+        f"--window {format_duration(definition.window_us)} --clip {lowest_reward / unit:.12g},1",
         *([f"--default {definition.default / unit:.12g}"] if definition.default else []),
         *([f"--learn {definition.learn}"] if definition.learn != "served" else []),
         *([f"--late {definition.late}"] if definition.late != "count" else []),

@@ -164,9 +164,9 @@ class SharedPosterior(Record, kw_only=False, eq=False):
         normal.
 
         W x alone is normal in p dimensions, whatever q is."""
-        halves = self.root.reshape(*self.root.shape[:-1], *self.weights.shape[-2:]) @ x[..., None, :, None]
-        halves = halves[..., 0]
-        return self._of_each_arm(self.rows @ cholesky(halves.swapaxes(-1, -2) @ halves))
+        root_times_x = self.root.reshape(*self.root.shape[:-1], *self.weights.shape[-2:]) @ x[..., None, :, None]
+        root_times_x = root_times_x[..., 0]
+        return self._of_each_arm(self.rows @ cholesky(root_times_x.swapaxes(-1, -2) @ root_times_x))
 
     def deviation(self, x: Array) -> Array:
         """Return the standard deviation of each arm's score, (..., m)."""
@@ -205,9 +205,11 @@ class HybridPosterior(Record, kw_only=False, eq=False):
 
         If W moves by D, v moves against it by what the arm has learned, and the score moves by z'D (ridge
         term_root'term_root) x."""
-        left = self.ridge * (self.term_root.swapaxes(-1, -2) @ self._term_halves(x)[..., None])[..., 0]
-        products = (self.rows[:, :, None] * left[..., None, :]).reshape(*left.shape[:-1], self.root.shape[-1])
-        return (products @ self.root.swapaxes(-1, -2))[..., self.row, :]
+        residual_x = self.ridge * (self.term_root.swapaxes(-1, -2) @ self._term_halves(x)[..., None])[..., 0]
+        regressors = (self.rows[:, :, None] * residual_x[..., None, :]).reshape(
+            *residual_x.shape[:-1], self.root.shape[-1]
+        )
+        return (regressors @ self.root.swapaxes(-1, -2))[..., self.row, :]
 
     def term_deviation(self, x: Array) -> Array:
         """Return the standard deviation of each arm's score given W, (..., m)."""
@@ -232,10 +234,10 @@ class StatedHybridPosterior(HybridPosterior, kw_only=False, eq=False):
     def factor(self, x: Array) -> Array:
         """Return a factor of the covariance as in `HybridPosterior`. If W moves by D, the score moves by z'D x minus
         the movement of v."""
-        solved = self._term_halves(x)[..., None, :] @ self.term_root
-        explained = (solved @ self.cross)[..., 0, :]
-        products = (self.rows[:, :, None] * x[..., None, None, :]).reshape(explained.shape) - explained
-        return (products @ self.root.swapaxes(-1, -2))[..., self.row, :]
+        solved_x = self._term_halves(x)[..., None, :] @ self.term_root
+        explained = (solved_x @ self.cross)[..., 0, :]
+        regressors = (self.rows[:, :, None] * x[..., None, None, :]).reshape(explained.shape) - explained
+        return (regressors @ self.root.swapaxes(-1, -2))[..., self.row, :]
 
 
 def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
@@ -244,18 +246,18 @@ def shared_moments(moments: ArmMoments, *, ridge: float) -> ArmMoments:
     The weights of single arms are normal around 0 with precision `ridge` and integrated out, which leaves the share
     ridge (ridge + gram)^-1 of the regressors of an arm. Source: Li et al. 2010, algorithm 2, whose B_a is gram times
     the features of the arm."""
-    values, vectors = np.linalg.eigh(moments.gram)
+    eigenvalues, eigenvectors = np.linalg.eigh(moments.gram)
     # forgetting may leave values slightly below 0
-    values = np.maximum(values, 0.0)[..., None, :]
-    left, stated_sums, terms = ridge / (ridge + values), moments.stated_sums, moments.terms
+    eigenvalues = np.maximum(eigenvalues, 0.0)[..., None, :]
+    remaining_share, stated_sums, terms = ridge / (ridge + eigenvalues), moments.stated_sums, moments.terms
     if stated_sums is not None and terms is not None:  # of these arms, minus B'A^-1 B, where B are the cross sums
-        left[terms.rows] = 1.0
-        root = np.linalg.inv(cholesky(terms.gram + ridge * np.eye(terms.gram.shape[-1])))
-        halves = (root @ terms.cross).reshape(-1, terms.cross.shape[-1])
-        response_halves = (root @ terms.response[..., None]).ravel()
-        stated_sums = stated_sums[0] - halves.T @ halves, stated_sums[1] - halves.T @ response_halves
-    gram = (vectors * (left * values)) @ vectors.swapaxes(-1, -2)
-    response = (vectors * left) @ (vectors.swapaxes(-1, -2) @ moments.response[..., None])
+        remaining_share[terms.rows] = 1.0
+        inverse_factor = np.linalg.inv(cholesky(terms.gram + ridge * np.eye(terms.gram.shape[-1])))
+        cross_root = (inverse_factor @ terms.cross).reshape(-1, terms.cross.shape[-1])
+        response_root = (inverse_factor @ terms.response[..., None]).ravel()
+        stated_sums = stated_sums[0] - cross_root.T @ cross_root, stated_sums[1] - cross_root.T @ response_root
+    gram = (eigenvectors * (remaining_share * eigenvalues)) @ eigenvectors.swapaxes(-1, -2)
+    response = (eigenvectors * remaining_share) @ (eigenvectors.swapaxes(-1, -2) @ moments.response[..., None])
     return replace(moments, gram=gram, response=response[..., 0], pool=None, stated_sums=stated_sums, solutions={})
 
 
@@ -269,11 +271,11 @@ def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Ar
     assert z is not None
     (m, p), q = z.shape, pool.gram.shape[-1]
     # A: sums of zz' (x) gram over the arms, axes in the order of the Kronecker product
-    flat = pool.gram.reshape(*pool.gram.shape[:-2], q * q)
-    products = (z[:, :, None] * z[:, None, :]).reshape(m, p * p).T @ flat
-    a = products.reshape(*products.shape[:-2], p, p, q, q).swapaxes(-2, -3).reshape(*products.shape[:-2], p * q, p * q)
+    flat_grams = pool.gram.reshape(*pool.gram.shape[:-2], q * q)
+    grams = (z[:, :, None] * z[:, None, :]).reshape(m, p * p).T @ flat_grams
+    a = grams.reshape(*grams.shape[:-2], p, p, q, q).swapaxes(-2, -3).reshape(*grams.shape[:-2], p * q, p * q)
     # b: sums of z (x) response
-    b = (z.T @ pool.response).reshape(*products.shape[:-2], p * q)
+    b = (z.T @ pool.response).reshape(*grams.shape[:-2], p * q)
     b[..., :1] += response
     if pool.stated_sums is not None:
         a, b = a + pool.stated_sums[0], b + pool.stated_sums[1]
@@ -290,9 +292,9 @@ def cholesky(matrix: Array) -> Array:
     try:
         return np.asarray(np.linalg.cholesky(symmetric))
     except np.linalg.LinAlgError:
-        values = np.linalg.eigvalsh(symmetric)
-        short = np.maximum(np.maximum(_SINGULAR * values[..., -1], _SMALLEST) - values[..., 0], 0.0)
-        return np.asarray(np.linalg.cholesky(symmetric + short[..., None, None] * np.eye(symmetric.shape[-1])))
+        eigenvalues = np.linalg.eigvalsh(symmetric)
+        shortfall = np.maximum(np.maximum(_SINGULAR * eigenvalues[..., -1], _SMALLEST) - eigenvalues[..., 0], 0.0)
+        return np.asarray(np.linalg.cholesky(symmetric + shortfall[..., None, None] * np.eye(symmetric.shape[-1])))
 
 
 def solve(precision: Array, response: Array) -> tuple[Array, Array]:

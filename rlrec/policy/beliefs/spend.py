@@ -45,18 +45,18 @@ class Spend:
         table = table[np.lexsort((table[:, 1], table[:, 0]))]
         slices = table[:, 0].astype(np.int64)
         if len(slices):
-            newest = int(slices[-1])
-            is_recent = slices >= newest - newest % SLICES - PERIODS * SLICES  # in the periods that count
+            newest_slice = int(slices[-1])
+            is_recent = slices >= newest_slice - newest_slice % SLICES - PERIODS * SLICES  # in the periods that count
             slices, table = slices[is_recent], table[is_recent]
-        shown, cost, paid = table[:, 2:].T
-        self.arms, arm = np.unique(table[:, 1].astype(np.int64), return_inverse=True)
-        by_arm = [np.bincount(arm, weights=column, minlength=len(self.arms)) for column in (cost, paid)]
-        self.mean_cost = max(0.0, float(cost.sum() / paid.sum())) if paid.sum() > 0 else 0.0
-        self.cost: Array = np.maximum((by_arm[0] + self.mean_cost) / (np.maximum(by_arm[1], 0.0) + 1), 0.0)
-        self.slices, index = np.unique(slices, return_inverse=True)
-        self.shown = np.bincount(index, weights=shown, minlength=len(self.slices)).astype(np.float64)
-        expected = cost + np.maximum(shown - paid, 0.0) * self.cost[arm]
-        self.spent = np.bincount(index, weights=expected, minlength=len(self.slices)).astype(np.float64)
+        n_shown, cost, n_paid = table[:, 2:].T
+        self.arms, arm_index = np.unique(table[:, 1].astype(np.int64), return_inverse=True)
+        sums_by_arm = [np.bincount(arm_index, weights=column, minlength=len(self.arms)) for column in (cost, n_paid)]
+        self.mean_cost = max(0.0, float(cost.sum() / n_paid.sum())) if n_paid.sum() > 0 else 0.0
+        self.cost: Array = np.maximum((sums_by_arm[0] + self.mean_cost) / (np.maximum(sums_by_arm[1], 0.0) + 1), 0.0)
+        self.slices, slice_index = np.unique(slices, return_inverse=True)
+        self.shown = np.bincount(slice_index, weights=n_shown, minlength=len(self.slices)).astype(np.float64)
+        expected_cost = cost + np.maximum(n_shown - n_paid, 0.0) * self.cost[arm_index]
+        self.spent = np.bincount(slice_index, weights=expected_cost, minlength=len(self.slices)).astype(np.float64)
 
     def costs(self, arms: Ids) -> Array:
         """Return the expected cost of showing each arm, (m,)."""
@@ -67,42 +67,42 @@ class Spend:
 
     def spent_in_period(self, at: int) -> float:
         """Return the spend so far in the period that contains a time."""
-        start = _period_start(self.budget.slices(at))
-        return float(self.spent[(self.slices >= start) & (self.slices < start + SLICES)].sum())
+        period_start = _period_start(self.budget.slices(at))
+        return float(self.spent[(self.slices >= period_start) & (self.slices < period_start + SLICES)].sum())
 
     def left(self, at: int) -> float:
         """Forecast the number of slots in the remaining part of a period, as in past periods, scaled to the level of
         its last slices.
 
         In the first period, the rate so far continues."""
-        now = self.budget.slices(at)
-        start = _period_start(now)
-        is_past = self.slices < start
-        today = self._count(start)
-        n_over, passed = now - start, np.clip(now - start - np.arange(SLICES), 0.0, 1.0)
-        recent = np.where(passed > 0, 0.5 ** ((n_over - np.arange(SLICES)) / HALF_LIFE), 0.0)
+        slice_now = self.budget.slices(at)
+        period_start = _period_start(slice_now)
+        is_past = self.slices < period_start
+        shown_today = self._count(period_start)
+        n_elapsed, elapsed = slice_now - period_start, np.clip(slice_now - period_start - np.arange(SLICES), 0.0, 1.0)
+        recency = np.where(elapsed > 0, 0.5 ** ((n_elapsed - np.arange(SLICES)) / HALF_LIFE), 0.0)
         if not is_past.any():
-            recent[: int(self.slices[0] - start) if len(self.slices) else 0] = 0.0  # before the policy began
-            return float(recent @ today * (SLICES - n_over) / max(recent @ passed, 1 / SLICES))
+            recency[: int(self.slices[0] - period_start) if len(self.slices) else 0] = 0.0  # before the policy began
+            return float(recency @ shown_today * (SLICES - n_elapsed) / max(recency @ elapsed, 1 / SLICES))
         # for each slice of a period, the mean over the periods in which it was covered
-        end = _period_start(float(self.slices[is_past][-1])) + SLICES
-        begins = range(end - PERIODS * SLICES, end, SLICES)
-        n_covered = sum(begin + np.arange(SLICES) >= self.slices[0] for begin in begins)
-        total = np.sum([self._count(begin) for begin in begins], axis=0)
-        usual = np.where(n_covered > 0, total / np.maximum(n_covered, 1), total.sum() / n_covered.sum())
+        last_period_end = _period_start(float(self.slices[is_past][-1])) + SLICES
+        period_starts = range(last_period_end - PERIODS * SLICES, last_period_end, SLICES)
+        n_covered = sum(period_begin + np.arange(SLICES) >= self.slices[0] for period_begin in period_starts)
+        total = np.sum([self._count(period_begin) for period_begin in period_starts], axis=0)
+        usual_slots = np.where(n_covered > 0, total / np.maximum(n_covered, 1), total.sum() / n_covered.sum())
         # today's level relative to that, from slices that are covered
-        recent = np.where(n_covered > 0, recent, 0.0)
-        usually = CAUTION * usual.mean()
-        level = (recent @ today + usually) / (recent @ (usual * passed) + usually)
-        return float(level * (usual @ (1 - passed)))
+        recency = np.where(n_covered > 0, recency, 0.0)
+        prior_slots = CAUTION * usual_slots.mean()
+        level = (recency @ shown_today + prior_slots) / (recency @ (usual_slots * elapsed) + prior_slots)
+        return float(level * (usual_slots @ (1 - elapsed)))
 
-    def _count(self, begin: int) -> Array:
+    def _count(self, first_slice: int) -> Array:
         """Count the slots that were shown in each slice of a period, (SLICES,).
 
-        begin: its first slice."""
-        inside = (self.slices >= begin) & (self.slices < begin + SLICES)
+        first_slice: of the period."""
+        is_inside = (self.slices >= first_slice) & (self.slices < first_slice + SLICES)
         counts = np.zeros(SLICES)
-        counts[self.slices[inside] - begin] = self.shown[inside]
+        counts[self.slices[is_inside] - first_slice] = self.shown[is_inside]
         return counts
 
     def slots_of_period(self) -> float:
@@ -141,38 +141,38 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, unifor
     with the lowest possible cost.
 
     Where the cost jumps over the target, the price on the closer side of the jump is returned."""
-    finite = np.isfinite(location)
-    location, cost = location[finite], cost[finite]
-    deviation = None if deviation is None else deviation[finite]
-    spread = float(np.ptp(cost)) if len(cost) else 0.0
-    if spread <= 0:
+    is_finite = np.isfinite(location)
+    location, cost = location[is_finite], cost[is_finite]
+    deviation = None if deviation is None else deviation[is_finite]
+    cost_range = float(np.ptp(cost)) if len(cost) else 0.0
+    if cost_range <= 0:
         return 0.0
 
     def expected(price: float) -> float:
         share = best_arm_probabilities(location - price * cost, deviation)
         return float((1 - uniform) * (share @ cost) + uniform * cost.mean())
 
-    low, low_cost = 0.0, expected(0.0)
+    low_price, low_cost = 0.0, expected(0.0)
     if low_cost <= target:
         return 0.0
     cheapest = float((1 - uniform) * cost.min() + uniform * cost.mean())
-    goal = max(target, cheapest + 1e-6 * spread)
-    high = (float(np.ptp(location)) + 1e-9 + (0.0 if deviation is None else float(deviation.max()))) / spread
+    reachable_target = max(target, cheapest + 1e-6 * cost_range)
+    high_price = (float(np.ptp(location)) + 1e-9 + (0.0 if deviation is None else float(deviation.max()))) / cost_range
     for _ in range(DOUBLINGS):
-        if (high_cost := expected(high)) <= goal:
+        if (high_cost := expected(high_price)) <= reachable_target:
             break
-        low, low_cost, high = high, high_cost, 2 * high
+        low_price, low_cost, high_price = high_price, high_cost, 2 * high_price
     if target <= cheapest:
-        return high
+        return high_price
     for _ in range(HALVINGS):
-        if high - low <= CLOSE * high:
+        if high_price - low_price <= CLOSE * high_price:
             break
-        middle = (low + high) / 2
-        if (middle_cost := expected(middle)) <= goal:
-            high, high_cost = middle, middle_cost
+        middle_price = (low_price + high_price) / 2
+        if (middle_cost := expected(middle_price)) <= reachable_target:
+            high_price, high_cost = middle_price, middle_cost
         else:
-            low, low_cost = middle, middle_cost
-    return low if low_cost - goal < goal - high_cost else high
+            low_price, low_cost = middle_price, middle_cost
+    return low_price if low_cost - reachable_target < reachable_target - high_cost else high_price
 
 
 def best_arm_probabilities(location: Array, deviation: Array | None) -> Array:
@@ -183,19 +183,19 @@ def best_arm_probabilities(location: Array, deviation: Array | None) -> Array:
     if deviation is None:
         is_best = location == location.max()
         return np.asarray(is_best / is_best.sum())
-    share = np.zeros(len(location))
+    best_probability = np.zeros(len(location))
     upper, lower = location + FARTHEST * deviation, location - FARTHEST * deviation
     rivals = np.flatnonzero(upper >= lower.max())
     rivals = rivals[np.argsort(-(location + 2 * deviation)[rivals], kind="stable")[:MAX_RIVALS]]
     node, weight = _normal_quadrature()
     mean, sd = location[rivals], deviation[rivals]
-    x = mean[:, None] + sd[:, None] * node
-    u = np.clip((x[:, :, None] - mean) / sd, -FARTHEST, FARTHEST)
-    below = 0.5 * (1 + np.tanh(_TANH * (u + 0.044715 * u**3)))  # the normal distribution function, to 1e-3
-    below[np.arange(len(rivals)), :, np.arange(len(rivals))] = 1.0
-    probability = below.prod(axis=2) @ weight
-    share[rivals] = probability / probability.sum()
-    return share
+    score_nodes = mean[:, None] + sd[:, None] * node
+    z_score = np.clip((score_nodes[:, :, None] - mean) / sd, -FARTHEST, FARTHEST)
+    cdf = 0.5 * (1 + np.tanh(_TANH * (z_score + 0.044715 * z_score**3)))  # the normal distribution function, to 1e-3
+    cdf[np.arange(len(rivals)), :, np.arange(len(rivals))] = 1.0
+    probability = cdf.prod(axis=2) @ weight
+    best_probability[rivals] = probability / probability.sum()
+    return best_probability
 
 
 @cache

@@ -40,12 +40,12 @@ def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) 
     The propensity is the marginal at the position if known, and otherwise the probability of the slate down to it.
     slots: position, propensity and marginal, in order."""
     by_position: dict[int, float] = {}
-    prefix: float | None = 1.0
+    joint: float | None = 1.0
     for index, (position, propensity, marginal) in enumerate(slots, 1):
-        if prefix is not None:
-            prefix = None if propensity is None or position != index else max(prefix * propensity, LEAST)
-        if (value := prefix if marginal is None else marginal) is not None:
-            by_position[position] = value
+        if joint is not None:
+            joint = None if propensity is None or position != index else max(joint * propensity, LEAST)
+        if (slot_propensity := joint if marginal is None else marginal) is not None:
+            by_position[position] = slot_propensity
     return by_position
 
 

@@ -54,8 +54,8 @@ class Encoder:
             hint = f"give at most {features.MAX_COLUMNS + WIDEST}: hash into fewer"
             raise InputError(f"features have {self.width} columns", hint=hint)
         # names are only for display; a sparse encoder may have too many to list
-        if not self.is_sparse and (doubles := [name for name, times in Counter(self.names).items() if times > 1]):
-            raise InputError(f"two columns are named {quote(doubles[0])}", hint="rename or leave out one")
+        if not self.is_sparse and (duplicates := [name for name, count in Counter(self.names).items() if count > 1]):
+            raise InputError(f"two columns are named {quote(duplicates[0])}", hint="rename or leave out one")
 
     @classmethod
     def parse(cls, spec: Mapping[str, Any]) -> Self:
@@ -72,8 +72,8 @@ class Encoder:
         if not isinstance(intercept, bool):
             raise InputError(f"intercept is {quote(intercept)}", hint="give true or false")
         features.check_hash("the features", columns)
-        parsed = [features.parse_field(name, written) for name, written in declared_fields.items()]
-        return cls(parsed, intercept=intercept, columns=columns)
+        parsed_fields = [features.parse_field(name, declaration) for name, declaration in declared_fields.items()]
+        return cls(parsed_fields, intercept=intercept, columns=columns)
 
     @classmethod
     def by_hash(cls, columns: int = 16) -> Self:
@@ -84,7 +84,7 @@ class Encoder:
     def names(self) -> tuple[str, ...]:
         """Return a name for each column."""
         field_columns = chain.from_iterable(field.names for field in self.fields)
-        return (*["1"][: int(self.intercept)], *field_columns, *(f"#{at}" for at in range(self.columns)))
+        return (*["1"][: int(self.intercept)], *field_columns, *(f"#{index}" for index in range(self.columns)))
 
     def spec(self) -> dict[str, Any]:
         """Return the complete definition of the encoder as JSON."""
@@ -126,15 +126,15 @@ class Encoder:
 
     def sparse(self, rows: Sequence[Mapping[str, Any]]) -> Sparse:
         """Return the nonzero features of n objects, without the intercept; each column once per row."""
-        shift, parts = int(self.intercept), [_NO_ENTRIES]
+        first_column, entry_parts = int(self.intercept), [_NO_ENTRIES]
         for reader in self.fields:
             row, column, value = reader.entries([value_of(row, reader.name) for row in rows])
-            parts.append((row, column + shift, value))
-            shift += reader.width
+            entry_parts.append((row, column + first_column, value))
+            first_column += reader.width
         if self.columns:
             hashed = features.sparse([dict(row) for row in rows], self.columns)
-            parts.append((hashed.row, hashed.column.astype(np.int64) + shift, hashed.value))
-        return features.merge(len(rows), *map(np.concatenate, zip(*parts, strict=True)))
+            entry_parts.append((hashed.row, hashed.column.astype(np.int64) + first_column, hashed.value))
+        return features.merge(len(rows), *map(np.concatenate, zip(*entry_parts, strict=True)))
 
 
 _NO_ENTRIES = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
@@ -168,7 +168,7 @@ class EncoderFit:
             for name, value in open_items:
                 columns[name].append(value)
             nested = ((name, features.objects(value)) for name, value in open_items if isinstance(value, dict | list))
-            items = ((name, item) for name, inner in nested for row in inner for item in row.items())
+            items = ((name, item) for name, nested_rows in nested for row in nested_rows for item in row.items())
             open_items = [(f"{name}.{key}", value) for name, (key, value) in items]
         batch = EncoderFit({name: _count_values(values) for name, values in columns.items() if features.is_name(name)})
         self.fields = (self + batch).fields
@@ -187,16 +187,18 @@ class EncoderFit:
         deviation; texts and lists of texts get a column for each of the `max_values` most frequent texts and a hash
         for the others; vectors need one length; `a.b` is the field b of objects in a. Fields without a main type are
         left out. An encoder that is too wide lists fewer texts, and then drops its widest fields, rarest first."""
-        by_name = sorted(self.fields.items())
+        values_by_name = sorted(self.fields.items())
         readers: list[Field] = []
         for n_listed in range(max_values, -1, -1):
-            suggested = (values.field(name, max_values=max_values, n_listed=n_listed) for name, values in by_name)
-            readers = _without_clashes(field for field in suggested if field)
+            proposals = (
+                values.field(name, max_values=max_values, n_listed=n_listed) for name, values in values_by_name
+            )
+            readers = _without_clashes(field for field in proposals if field)
             if _total_width(readers) <= widest:
                 break
-        counts = {name: values.kinds.total() for name, values in by_name}
+        count_by_name = {name: values.kinds.total() for name, values in values_by_name}
         while readers and _total_width(readers) > widest:
-            readers.remove(max(readers, key=lambda field: (field.width, -counts[field.name], field.name)))
+            readers.remove(max(readers, key=lambda field: (field.width, -count_by_name[field.name], field.name)))
         return Encoder(readers).spec()
 
 
@@ -249,7 +251,7 @@ class _FieldValues(Record, kw_only=False):
         """Return the field that fits these values; None where none does.
 
         A hash that would take more columns than it saves is used only if there are more than `max_values` texts."""
-        kind = next((kind for kind, times in self.kinds.items() if 2 * times > self.kinds.total()), None)
+        kind = next((kind for kind, count in self.kinds.items() if 2 * count > self.kinds.total()), None)
         if kind == "number":
             return self._number(name)
         if kind == "flag":
@@ -351,8 +353,10 @@ class Design(Record, eq=False):
         """Return the design as JSON."""
         anchor = {str(arm): weights.tolist() for arm, weights in sorted(self.anchor.items())}
         columns = b64encode(self.columns.astype("<i4").tobytes()).decode()
-        fitted = {"anchor": anchor, "columns": columns, "learns_stated": self.learns_stated}
-        return {"context": self.context.spec(), "arm": self.arm.spec()} | {k: v for k, v in fitted.items() if v}
+        optional = {"anchor": anchor, "columns": columns, "learns_stated": self.learns_stated}
+        return {"context": self.context.spec(), "arm": self.arm.spec()} | {
+            key: value for key, value in optional.items() if value
+        }
 
 
 class ContextualPolicy(Policy):

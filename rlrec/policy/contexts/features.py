@@ -58,8 +58,8 @@ class Sparse(Record, kw_only=False, eq=False):
     @classmethod
     def concatenate(cls, parts: Sequence[Sparse]) -> Sparse:
         """Return the contexts of all parts, one part after another."""
-        counts = np.concatenate([np.diff(piece.start) for piece in parts])
-        column, value = (np.concatenate([getattr(piece, name) for piece in parts]) for name in ("column", "value"))
+        counts = np.concatenate([np.diff(part.start) for part in parts])
+        column, value = (np.concatenate([getattr(part, name) for part in parts]) for name in ("column", "value"))
         return cls(np.r_[0, np.cumsum(counts)].astype(np.int32), column, value)
 
     def __len__(self) -> int:
@@ -78,8 +78,8 @@ class Sparse(Record, kw_only=False, eq=False):
             return Sparse(start, self.column[entries], self.value[entries])
         first, last = (rows, rows + 1) if isinstance(rows, int) else rows.indices(len(self))[:2]
         start = self.start[first : last + 1]
-        span = slice(start[0], start[-1])
-        return Sparse(start - start[0], self.column[span], self.value[span], single=isinstance(rows, int))
+        entry_range = slice(start[0], start[-1])
+        return Sparse(start - start[0], self.column[entry_range], self.value[entry_range], single=isinstance(rows, int))
 
     def __iter__(self) -> Iterator[Sparse]:
         return map(self.__getitem__, range(len(self)))
@@ -158,23 +158,23 @@ def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
     values = list(chain.from_iterable(map(dict.values, contexts)))
     row = np.repeat(np.arange(len(contexts)), np.fromiter(map(len, contexts), np.int64, len(contexts)))
     code = _codes(names, values)
-    flat = code >= 0
+    is_flat = code >= 0
     value = np.where(code & _NEGATIVE, -1.0, 1.0)
-    number = np.flatnonzero(flat & (code & _NUMBER > 0))
+    number = np.flatnonzero(is_flat & (code & _NUMBER > 0))
     value[number] *= _squeeze_numbers([values[at] for at in number.tolist()])
-    if flat.all():
+    if is_flat.all():
         return _sort_rows(row, code // _COLUMN % columns, value, len(contexts))
     # items of lists and objects, path by path
-    nested = [
+    nested_entries = [
         (row[at], *hashed_column(path), number)
-        for at in np.flatnonzero(~flat).tolist()
+        for at in np.flatnonzero(~is_flat).tolist()
         for path, number in items(f"\x1f{names[at]}", values[at])
     ]
-    inner = np.array([entry[:3] for entry in nested], np.float64).reshape(len(nested), 3).T
-    numbers = {at: entry[3] for at, entry in enumerate(nested) if entry[3] is not None}
-    inner[2, list(numbers)] *= _squeeze_numbers(list(numbers.values()))
-    row, column = np.concatenate([row[flat], inner[0].astype(np.int64)]), np.r_[code[flat] // _COLUMN, inner[1]]
-    return _sort_rows(row, column.astype(np.int64) % columns, np.concatenate([value[flat], inner[2]]), len(contexts))
+    inner = np.array([entry[:3] for entry in nested_entries], np.float64).reshape(len(nested_entries), 3).T
+    nested_numbers = {at: entry[3] for at, entry in enumerate(nested_entries) if entry[3] is not None}
+    inner[2, list(nested_numbers)] *= _squeeze_numbers(list(nested_numbers.values()))
+    row, column = np.concatenate([row[is_flat], inner[0].astype(np.int64)]), np.r_[code[is_flat] // _COLUMN, inner[1]]
+    return _sort_rows(row, column.astype(np.int64) % columns, np.concatenate([value[is_flat], inner[2]]), len(contexts))
 
 
 def _sort_rows(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sparse:
@@ -226,8 +226,8 @@ def text_of(value: Any) -> str:
     """Write a value of a context as a file does: text as it is, anything else as JSON, numbers by value."""
     if isinstance(value, str):
         return value
-    integral = isinstance(value, float) and value.is_integer()
-    return json.dumps(int(value) if integral else value, sort_keys=True, ensure_ascii=False)
+    is_integral = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if is_integral else value, sort_keys=True, ensure_ascii=False)
 
 
 def items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
@@ -349,7 +349,7 @@ class Vector(Field, kw_only=False):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(f"{self.name}[{at}]" for at in range(self.length))
+        return tuple(f"{self.name}[{index}]" for index in range(self.length))
 
     def mismatch(self, value: Any) -> str:
         fits = self._has_length(value) and all(is_number(item, LARGEST) for item in value)
@@ -385,7 +385,7 @@ class Words(Field, kw_only=False):
     @property
     def names(self) -> tuple[str, ...]:
         value_names = (f"{self.name}{self.mark}{value}" for value in self.values)
-        return (*value_names, *(f"{self.name}#{at}" for at in range(self.hash)))
+        return (*value_names, *(f"{self.name}#{index}" for index in range(self.hash)))
 
     @property
     def width(self) -> int:
@@ -393,7 +393,7 @@ class Words(Field, kw_only=False):
 
     @cached_property
     def _index(self) -> dict[str, int]:
-        return {value: at for at, value in enumerate(self.values)}
+        return {value: index for index, value in enumerate(self.values)}
 
     def _column(self, word: str) -> tuple[int, float]:
         """Return the column and sign of a text; the index after the last column for a text without a column."""
@@ -481,17 +481,17 @@ _SHORT = {
 }
 
 
-def parse_field(name: Any, written: Any) -> Field:
+def parse_field(name: Any, declaration: Any) -> Field:
     """Build the field for a spec, in full or in a short form. Raises InputError that names the mistake in the spec."""
     if not is_name(name):
         raise InputError(f"a field is named {quote(name)}", hint=f"a name has 1 to {LONGEST} characters, and no NUL")
     if name.partition(".")[0] in statements.STATEMENTS:
         hint = 'it holds what a request states; features of arms are declared under "arm"'
         raise InputError(f"a field is named {quote(name)}", hint=hint)
-    full_spec = dict(_full_spec(written))
+    full_spec = dict(_full_spec(declaration))
     kind = KINDS.get(str(full_spec.pop("type", None)))
     if kind is None:
-        raise InputError(f"field {quote(name)} is {quote(written)}", hint=f"give it a type, {FORMS}")
+        raise InputError(f"field {quote(name)} is {quote(declaration)}", hint=f"give it a type, {FORMS}")
     parameters = [field.name for field in fields(kind) if field.name != "name"]
     for key in full_spec:
         if key not in parameters:
@@ -500,17 +500,17 @@ def parse_field(name: Any, written: Any) -> Field:
     return kind(name, **full_spec)
 
 
-def _full_spec(written: Any) -> Mapping[str, Any]:
-    if isinstance(written, list | tuple):
-        return {"type": "category", "values": written}
-    if not isinstance(written, Mapping):
-        return {"type": written}
+def _full_spec(declaration: Any) -> Mapping[str, Any]:
+    if isinstance(declaration, list | tuple):
+        return {"type": "category", "values": declaration}
+    if not isinstance(declaration, Mapping):
+        return {"type": declaration}
     for key, (kind, parameter) in _SHORT.items():
-        clash = key != parameter and parameter in written
-        if "type" not in written and key in written and not clash:
-            parameters = {name: value for name, value in written.items() if name != key}
-            return {**parameters, "type": kind, parameter: written[key]}
-    return written
+        is_ambiguous = key != parameter and parameter in declaration
+        if "type" not in declaration and key in declaration and not is_ambiguous:
+            parameters = {name: value for name, value in declaration.items() if name != key}
+            return {**parameters, "type": kind, parameter: declaration[key]}
+    return declaration
 
 
 def check_hash(subject: str, columns: Any) -> None:
@@ -532,16 +532,16 @@ def value_of(values: Mapping[str, Any], name: str) -> Any:
     value = values.get(name)
     if value is not None or "." not in name:
         return value
-    head, _, path = name.partition(".")
-    if head == statements.ARMS:
+    object_name, _, path = name.partition(".")
+    if object_name == statements.ARMS:
         return statements.by_arm(values, path)
-    inner_values = (value_of(inner, path) for inner in objects(values.get(head)))
-    return next((value for value in inner_values if value is not None), None)
+    nested_values = (value_of(nested_object, path) for nested_object in objects(values.get(object_name)))
+    return next((value for value in nested_values if value is not None), None)
 
 
 def objects(value: Any) -> list[Mapping[str, Any]]:
     """Return the objects in a value, which are the value itself or the objects in a list."""
-    return [inner for inner in (value if type(value) is list else [value]) if isinstance(inner, Mapping)]
+    return [item for item in (value if type(value) is list else [value]) if isinstance(item, Mapping)]
 
 
 def is_number(value: Any, largest: float = sys.float_info.max) -> bool:
@@ -552,18 +552,18 @@ def text(value: Any) -> str | None:
     """Return the name of a category; None for a value that is not a category."""
     if type(value) is str:
         return value
-    integral = type(value) in (bool, int) or (type(value) is float and value.is_integer())
-    return text_of(value) if integral else None
+    is_integral = type(value) in (bool, int) or (type(value) is float and value.is_integer())
+    return text_of(value) if is_integral else None
 
 
 def quote(value: Any) -> str:
     """Return a value as an error shows it."""
-    written = json.dumps(value, ensure_ascii=False, default=str)
-    return written if len(written) <= 60 else f"{written[:57]}..."
+    json_text = json.dumps(value, ensure_ascii=False, default=str)
+    return json_text if len(json_text) <= 60 else f"{json_text[:57]}..."
 
 
 def _numbers(values: Sequence[Any], largest: float = sys.float_info.max) -> Array:
     """Return the values as numbers, (n,); NaN for values that are not numbers, or too large."""
-    types = NUMBERS
-    numbers = (value if type(value) in types and -largest <= value <= largest else np.nan for value in values)
+    number_types = NUMBERS
+    numbers = (value if type(value) in number_types and -largest <= value <= largest else np.nan for value in values)
     return np.fromiter(numbers, np.float64, len(values))

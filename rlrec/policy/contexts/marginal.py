@@ -53,10 +53,10 @@ class Anchor(Record, kw_only=False, eq=False):
     def from_packed(cls, packed: Iterable[tuple[int, bytes]]) -> Self:
         """Return the anchor from packed weights (id and bytes of each arm), as `fit` returns them."""
         keys, values = [np.empty(0, np.int64)], [np.empty(0)]
-        for arm, row in packed:
-            n = len(row) // 12
-            keys.append(np.frombuffer(row, "<i4", n).astype(np.int64) << _ARM_BITS | arm)
-            values.append(np.frombuffer(row, "<f8", n, 4 * n))
+        for arm, packed_row in packed:
+            n_columns = len(packed_row) // 12
+            keys.append(np.frombuffer(packed_row, "<i4", n_columns).astype(np.int64) << _ARM_BITS | arm)
+            values.append(np.frombuffer(packed_row, "<f8", n_columns, 4 * n_columns))
         key, value = np.concatenate(keys), np.concatenate(values)
         order = np.argsort(key)
         return cls(key[order], value[order])
@@ -87,21 +87,21 @@ def fit(x: Sparse, *, pulls: Array, reward: Array, ridge: float, intercept: bool
     columns = np.unique(x.column).astype(np.int64)
     x, total = x.select_columns(columns), float(pulls.sum())
 
-    def product(v: Array) -> Array:
-        predicted = x.times(v[:, None])[:, 0]
+    def product(vector: Array) -> Array:
+        predicted = x.times(vector[:, None])[:, 0]
         centre = pulls @ predicted / total if intercept and total else 0.0
-        return x.transposed_product((pulls * (predicted - centre))[:, None], len(columns))[:, 0] + ridge * v
+        return x.transposed_product((pulls * (predicted - centre))[:, None], len(columns))[:, 0] + ridge * vector
 
     centre = reward.sum() / total if intercept and total else 0.0
     residual = x.transposed_product((reward - pulls * centre)[:, None], len(columns))[:, 0]
     weights, direction, square = np.zeros(len(columns)), residual, float(residual @ residual)
-    least = CLOSE**2 * square
+    smallest_square = CLOSE**2 * square
     for _ in range(STEPS):
-        if square <= least:
+        if square <= smallest_square:
             break
-        image = product(direction)
-        step = square / float(direction @ image)
-        weights, residual = weights + step * direction, residual - step * image
+        direction_image = product(direction)
+        step = square / float(direction @ direction_image)
+        weights, residual = weights + step * direction, residual - step * direction_image
         square, last_square = float(residual @ residual), square
         direction = residual + square / last_square * direction
     return columns.astype("<i4").tobytes() + weights.astype("<f8").tobytes()

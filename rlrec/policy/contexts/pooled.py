@@ -29,12 +29,14 @@ class PooledOrders:
 
     def __init__(self, orders: Sequence[ContinuousOrder], *, positions: int) -> None:
         origin = max(order.origin for order in orders)
-        first = np.array([order.first + (order.origin - origin) for order in orders])
-        pairs, pair = distinct_rows(np.column_stack([first.ravel(), np.ravel([order.second for order in orders])]))
+        first_parameters = np.array([order.first + (order.origin - origin) for order in orders])
+        pairs, pair_index = distinct_rows(
+            np.column_stack([first_parameters.ravel(), np.ravel([order.second for order in orders])])
+        )
         # every score may be the best one of some case
         density, count = orders[0].density(*pairs.T.copy()), np.ones(len(pairs))
         self.table, row = tabulate(density, count, ranks=len(pairs), n_densities=positions)
-        self.rows: Index = row[pair].reshape(first.shape)
+        self.rows: Index = row[pair_index].reshape(first_parameters.shape)
 
     def ranks(self, size: int) -> Array:
         """Return the probability that each arm stands at rank 1..size of its case, (u, size, s)."""
@@ -43,27 +45,27 @@ class PooledOrders:
         step = max(1, _ENTRIES // (s * size * len(table.nodes)))
         for start in range(0, u, step):
             rows = self.rows[start : start + step].T
-            larger = maximum.probability_of_others_above(table.log_cdf[rows].reshape(s, -1), size)
+            p_larger = maximum.probability_of_others_above(table.log_cdf[rows].reshape(s, -1), size)
             density = table.pdf(rows) * table.weights
-            ranks[start : start + step] = np.einsum("rsux,sux->urs", larger.reshape(-1, *density.shape), density)
+            ranks[start : start + step] = np.einsum("rsux,sux->urs", p_larger.reshape(-1, *density.shape), density)
         return ranks
 
     def each_position(self, case: Index, slates: Index, *, floors: Array) -> Iterator[tuple[Array, Index]]:
         """Yield what `DrawnOrder.each_position` does for slates (n, k) of arms 0..s - 1, in order of cases (n,) and of
         the slates."""
-        table, number, begins = self.table, np.arange(len(case)), np.ones(len(case), np.bool_)
+        table, row_numbers, begins = self.table, np.arange(len(case)), np.ones(len(case), np.bool_)
         begins[1:] = case[1:] != case[:-1]
-        prefix_rows, first = self.rows[case[begins]], number[begins]
+        prefix_rows, first_rows = self.rows[case[begins]], row_numbers[begins]
         weights = sweep_slates(
             table, table.log_cdf[prefix_rows].sum(axis=1), arms=self.rows.shape[1], slates=slates,
             rows=self.rows[case[:, None], slates], prefix=np.cumsum(begins) - 1, floors=floors,
         )  # fmt: skip
         for position, (weight, prefix, begins) in enumerate(weights):
             probability = np.einsum("ux,usx->us", weight, table.hazard[prefix_rows])
-            probability[np.arange(len(first))[:, None], slates[first, :position]] = 0.0
+            probability[np.arange(len(first_rows))[:, None], slates[first_rows, :position]] = 0.0
             yield probability / probability.sum(axis=1, keepdims=True), prefix
-            first = number[begins]
-            prefix_rows = self.rows[case[first]]
+            first_rows = row_numbers[begins]
+            prefix_rows = self.rows[case[first_rows]]
 
 
 def pooled(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:

@@ -51,9 +51,9 @@ class State(Record, kw_only=False, eq=False):
 
     def take(self, rows: Index) -> State:
         """Return the selected states, in that order, each at most once. The memory of each state keeps its order."""
-        index = np.full(len(self), -1, np.intp)
-        index[rows] = np.arange(len(rows))
-        row = index[self.row]
+        new_rows = np.full(len(self), -1, np.intp)
+        new_rows[rows] = np.arange(len(rows))
+        row = new_rows[self.row]
         entries = np.flatnonzero(row >= 0)
         if (np.diff(rows) < 0).any():
             entries = entries[np.argsort(row[entries], kind="stable")]
@@ -62,9 +62,11 @@ class State(Record, kw_only=False, eq=False):
 
     def slice_rows(self, start: int, end: int) -> State:
         """Return the states from `start` to before `end`; `row` must be ascending."""
-        low, high = np.searchsorted(self.row, (start, end)).tolist()
+        begin, stop = np.searchsorted(self.row, (start, end)).tolist()
         words = None if self.words is None else self.words[start:end]
-        return State(self.x[start:end], self.row[low:high] - start, self.arm[low:high], self.memory[low:high], words)
+        return State(
+            self.x[start:end], self.row[begin:stop] - start, self.arm[begin:stop], self.memory[begin:stop], words
+        )
 
 
 class Gradient(ContextualPolicy, CurvePolicy):
@@ -118,8 +120,8 @@ class Gradient(ContextualPolicy, CurvePolicy):
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of the features of a state, (d,). The weights of words follow those of these features."""
-        similar = (f"{statistic}:{name}" for statistic in ("shown", "faded") for name in self.design.arm.names)
-        return (*self._context_names, *(f"session:{name}" for name in SESSION), *similar)
+        similar_names = (f"{statistic}:{name}" for statistic in ("shown", "faded") for name in self.design.arm.names)
+        return (*self._context_names, *(f"session:{name}" for name in SESSION), *similar_names)
 
     @property
     def _faded_columns(self) -> slice:
@@ -138,15 +140,15 @@ class Gradient(ContextualPolicy, CurvePolicy):
         # features of the arms remembered
         row, arm, memory = arm_memory(history, faded)
         # features of the visit
-        last = np.bincount(rows, weights=np.where(history.ago == 1, history.earned, 0.0), minlength=n)
-        variety = np.bincount(row, minlength=n)
+        last_reward = np.bincount(rows, weights=np.where(history.ago == 1, history.earned, 0.0), minlength=n)
+        n_distinct_arms = np.bincount(row, minlength=n)
         session = np.column_stack([
-            np.log1p(history.step), np.arcsinh(history.gap_s / MINUTE), np.arcsinh(history.reward), np.arcsinh(last),
-            np.log1p(variety),
+            np.log1p(history.step), np.arcsinh(history.gap_s / MINUTE), np.arcsinh(history.reward),
+            np.arcsinh(last_reward), np.log1p(n_distinct_arms),
         ])  # fmt: skip
         # sums of the features of the arms shown, and the same faded
-        shown, fading = (_feature_sums(rows, described, weight, n) for weight in (np.ones(len(rows)), faded))
-        x = np.hstack([context, session, np.sign(shown) * np.log1p(np.abs(shown)), fading])
+        shown_sums, faded_sums = (_feature_sums(rows, described, weight, n) for weight in (np.ones(len(rows)), faded))
+        x = np.hstack([context, session, np.sign(shown_sums) * np.log1p(np.abs(shown_sums)), faded_sums])
         return State(x, row, arm, memory, words)
 
     # -- scores --
@@ -191,22 +193,22 @@ class Gradient(ContextualPolicy, CurvePolicy):
         """Return the effective parameters of m arms, given their features (m, p).
 
         These are weights of a state (m, d), bias (m,) and weights of the arm's memory (m, 4)."""
-        crossed = described @ parameters["cross"]
-        bilinear = self.model == BILINEAR
-        weights = crossed if bilinear else parameters["linear"].copy()
+        crossed_weights = described @ parameters["cross"]
+        is_bilinear = self.model == BILINEAR
+        weights = crossed_weights if is_bilinear else parameters["linear"].copy()
         weights[:, self._faded_columns] += described * parameters["similar"]
-        bias = parameters["bias"] if bilinear else parameters["bias"] + crossed[:, 0]
+        bias = parameters["bias"] if is_bilinear else parameters["bias"] + crossed_weights[:, 0]
         return weights, bias, parameters["history"] + parameters["own"]
 
     def parameter_gradient(self, weights: Array, bias: Array, memory: Array, *, described: Array) -> Parameters:
         """Return the gradient by the parameters from the gradients by the effective parameters, which is the transpose
         of `effective`."""
-        bilinear = self.model == BILINEAR
+        is_bilinear = self.model == BILINEAR
         return {
             "bias": bias,
-            "linear": weights[:, :0] if bilinear else weights,
+            "linear": weights[:, :0] if is_bilinear else weights,
             "own": memory,
-            "cross": described.T @ (weights if bilinear else bias[:, None]),
+            "cross": described.T @ (weights if is_bilinear else bias[:, None]),
             "history": memory.sum(axis=0),
             "similar": (described * weights[:, self._faded_columns]).sum(axis=0),
         }
@@ -231,8 +233,8 @@ class Gradient(ContextualPolicy, CurvePolicy):
         weights, bias, _ = self._trained(belief)
         if not self.is_sparse:
             return x @ weights[:, : x.shape[-1]].T + bias
-        by_intercept = weights[:, : len(self._context_names)].sum(axis=1)
-        score = bias + by_intercept + x.select_columns(self.design.columns).times(weights[:, len(self.names) :].T)
+        intercept_score = weights[:, : len(self._context_names)].sum(axis=1)
+        score = bias + intercept_score + x.select_columns(self.design.columns).times(weights[:, len(self.names) :].T)
         return score[0] if x.single else score
 
     def _trained(self, belief: Belief) -> tuple[Array, Array, Array]:
@@ -290,9 +292,9 @@ def by_row(rows: Index, arm: Ids) -> Index:
     """Return the order of entries by row (already ascending) and then by arm.
 
     Sorting by one combined key takes a quarter of the time of two keys."""
-    width = int(arm.max(initial=0)) + 1
-    if len(rows) and (int(rows[-1]) + 1) * width < 2**63:
-        return np.argsort(rows * width + arm, kind="stable")
+    n_arms = int(arm.max(initial=0)) + 1
+    if len(rows) and (int(rows[-1]) + 1) * n_arms < 2**63:
+        return np.argsort(rows * n_arms + arm, kind="stable")
     return np.lexsort((arm, rows))
 
 
@@ -304,19 +306,21 @@ def arm_memory(history: History, faded: Array) -> tuple[Index, Ids, Array]:
     rows = history.rows
     order = by_row(rows, history.arm)
     row, arm = rows[order], history.arm[order]
-    first = run_starts(row, arm)
-    if not len(first):
+    starts = run_starts(row, arm)
+    if not len(starts):
         return np.empty(0, np.intp), np.empty(0, np.int64), np.empty((0, len(MEMORY)))
-    faded_by_arm, is_last, count = faded[order], history.ago[order] == 1, np.diff(first, append=len(row))
-    recent, earned = (np.add.reduceat(column, first) for column in (faded_by_arm, faded_by_arm * history.earned[order]))
-    was_last = np.logical_or.reduceat(is_last, first)
-    return row[first], arm[first], np.column_stack([np.log1p(count), recent, was_last, np.arcsinh(earned)])
+    faded_by_arm, is_previous_decision, count = faded[order], history.ago[order] == 1, np.diff(starts, append=len(row))
+    faded_count, earned = (
+        np.add.reduceat(column, starts) for column in (faded_by_arm, faded_by_arm * history.earned[order])
+    )
+    was_last = np.logical_or.reduceat(is_previous_decision, starts)
+    return row[starts], arm[starts], np.column_stack([np.log1p(count), faded_count, was_last, np.arcsinh(earned)])
 
 
 def _feature_sums(rows: Index, described: Array, weights: Array, n: int) -> Array:
     """Sum the features of the arms that each state remembers, (n, p)."""
-    total = np.zeros((n, described.shape[1]))
+    feature_sums = np.zeros((n, described.shape[1]))
     if len(rows):
-        first = run_starts(rows)
-        total[rows[first]] = np.add.reduceat(described * weights[:, None], first, axis=0)
-    return total
+        starts = run_starts(rows)
+        feature_sums[rows[starts]] = np.add.reduceat(described * weights[:, None], starts, axis=0)
+    return feature_sums

@@ -78,30 +78,30 @@ class History(Record, kw_only=False, eq=False):
         """Pack each history into bytes."""
         if not self.step.any():
             return [b""] * len(self)
-        filled, rows = np.flatnonzero(self.step > 0), self.rows
+        filled_rows, rows = np.flatnonzero(self.step > 0), self.rows
         # which histories need long slots, and which slots have a nonzero reward (-0 counts as nonzero)
         has_long_slots = np.bincount(rows[(self.arm >= SHORT) | (self.ago > LAST)], minlength=len(self)) > 0
-        earning = np.ascontiguousarray(self.earned).view(np.int64) != 0
+        has_reward = np.ascontiguousarray(self.earned).view(np.int64) != 0
         bits = np.zeros((len(self), REMEMBERED), np.bool_)
-        bits[rows, np.arange(len(rows)) - self.start[rows]] = earning
-        layout = WordOffsets(np.diff(self.start)[filled], has_long_slots[filled], bits[filled])
+        bits[rows, np.arange(len(rows)) - self.start[rows]] = has_reward
+        layout = WordOffsets(np.diff(self.start)[filled_rows], has_long_slots[filled_rows], bits[filled_rows])
         words = np.zeros(int(layout.size.sum()), "<i8")
         # the four words of the head
-        reals, count = words.view("<f8"), (self.shown[filled] << BITS) + layout.count
-        words[layout.begin] = np.rint(self.gap_s[filled] * 1e6)
+        real_words, count = words.view("<f8"), (self.shown[filled_rows] << BITS) + layout.count
+        words[layout.begin] = np.rint(self.gap_s[filled_rows] * 1e6)
         words[layout.begin + 1] = np.where(layout.long, ~count, count)
-        reals[layout.begin + 2] = self.reward[filled]
+        real_words[layout.begin + 2] = self.reward[filled_rows]
         words[layout.begin + 3] = np.packbits(layout.bits, axis=1, bitorder="little").view("<i8")[:, 0]
         # the slots and their rewards
         is_long = layout.slot_is_long
         words.view("<u4")[layout.shorts] = ((self.arm << BITS) + self.ago)[~is_long]
         if layout.long.any():  # few are long, and most have no reward
             words[layout.longs] = np.column_stack([self.arm[is_long], self.ago[is_long]]).reshape(-1)
-        if earning.any():
-            reals[layout.values] = self.earned[earning]
+        if has_reward.any():
+            real_words[layout.values] = self.earned[has_reward]
         packed_bytes, sizes = words.tobytes(), np.zeros(len(self), np.int64)
-        sizes[filled] = WORD * layout.size
-        return [packed_bytes[low:high] for low, high in pairwise([0, *np.cumsum(sizes).tolist()])]
+        sizes[filled_rows] = WORD * layout.size
+        return [packed_bytes[begin:end] for begin, end in pairwise([0, *np.cumsum(sizes).tolist()])]
 
 
 class WordOffsets:
@@ -113,14 +113,14 @@ class WordOffsets:
 
     def __init__(self, count: Ints, long: Flags, bits: Flags) -> None:
         self.count, self.long, self.bits = count, long, bits
-        slots, n_earning = np.where(long, 2 * count, (count + 1) // 2), bits.sum(axis=1)
-        self.size = HEAD + slots + n_earning
+        slot_words, n_earning = np.where(long, 2 * count, (count + 1) // 2), bits.sum(axis=1)
+        self.size = HEAD + slot_words + n_earning
         self.begin = np.cumsum(self.size) - self.size
         self.earning: Flags = bits[np.arange(REMEMBERED) < count[:, None]]
-        first = self.begin + HEAD
-        self.shorts = piece_rows(2 * first[~long], count[~long])
-        self.longs = piece_rows(first[long], 2 * count[long])
-        self.values = piece_rows(first + slots, n_earning)
+        first_slot_word = self.begin + HEAD
+        self.shorts = piece_rows(2 * first_slot_word[~long], count[~long])
+        self.longs = piece_rows(first_slot_word[long], 2 * count[long])
+        self.values = piece_rows(first_slot_word + slot_words, n_earning)
 
     @property
     def slot_is_long(self) -> Flags:
@@ -133,32 +133,32 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
 
     No bytes mean that there is no history, or that it is not known. Raises RlrecError for bytes that are not a
     history."""
-    n, size = len(blobs), np.fromiter(map(len, blobs), np.int64, len(blobs))
-    if (size % WORD).any() or ((size > 0) & (size < WORD * HEAD)).any():
+    n, byte_sizes = len(blobs), np.fromiter(map(len, blobs), np.int64, len(blobs))
+    if (byte_sizes % WORD).any() or ((byte_sizes > 0) & (byte_sizes < WORD * HEAD)).any():
         raise _damage_error()
     # the heads, and the layout that they describe
-    words, filled = np.frombuffer(b"".join(blobs), "<i8"), np.flatnonzero(size)
-    begin = (np.cumsum(size) - size)[filled] // WORD
+    words, filled_rows = np.frombuffer(b"".join(blobs), "<i8"), np.flatnonzero(byte_sizes)
+    begin = (np.cumsum(byte_sizes) - byte_sizes)[filled_rows] // WORD
     has_long_slots = words[begin + 1] < 0
     count = np.where(has_long_slots, ~words[begin + 1], words[begin + 1])
     bits = np.unpackbits(words[begin + 3].view(np.uint8).reshape(-1, WORD), axis=1, bitorder="little").view(np.bool_)
     layout = WordOffsets(count & LAST, has_long_slots, bits)
-    earning = layout.earning
-    fits = (layout.size == size[filled] // WORD) & (layout.count <= REMEMBERED)
-    if not fits.all() or earning.sum() != bits.sum():
+    has_reward = layout.earning
+    is_consistent = (layout.size == byte_sizes[filled_rows] // WORD) & (layout.count <= REMEMBERED)
+    if not is_consistent.all() or has_reward.sum() != bits.sum():
         raise _damage_error()
     # the slots: arm and ago
-    slots, reals = np.empty((2, len(earning)), np.int64), words.view("<f8")
-    short = words.view("<u4")[layout.shorts].astype(np.int64)
+    slots, real_words = np.empty((2, len(has_reward)), np.int64), words.view("<f8")
+    short_slots = words.view("<u4")[layout.shorts].astype(np.int64)
     is_long = layout.slot_is_long if has_long_slots.any() else None
-    slots[:, slice(None) if is_long is None else ~is_long] = short >> BITS, short & LAST
+    slots[:, slice(None) if is_long is None else ~is_long] = short_slots >> BITS, short_slots & LAST
     if is_long is not None:
         slots[:, is_long] = words[layout.longs].reshape(-1, 2).T
     # rewards of slots and visits
-    earned, (gap, reward), (shown, counts) = np.zeros(len(earning)), np.zeros((2, n)), np.zeros((2, n), np.int64)
-    earned[earning] = reals[layout.values]
-    gap[filled], reward[filled] = words[begin] / 1e6, reals[begin + 2]
-    shown[filled], counts[filled] = count >> BITS, layout.count
+    earned, (gap, reward), (shown, counts) = np.zeros(len(has_reward)), np.zeros((2, n)), np.zeros((2, n), np.int64)
+    earned[has_reward] = real_words[layout.values]
+    gap[filled_rows], reward[filled_rows] = words[begin] / 1e6, real_words[begin + 2]
+    shown[filled_rows], counts[filled_rows] = count >> BITS, layout.count
     return History(np.asarray(step, np.int64), gap, shown, reward, offsets(counts), slots[0], slots[1], earned)
 
 
@@ -175,18 +175,18 @@ def is_packed(blob: bytes) -> bool:
         return True
     if len(blob) < _HEAD.size:
         return False
-    _, packed, _, bits = _HEAD.unpack_from(blob)
-    count = (~packed if packed < 0 else packed) & LAST
-    slots = 2 * count if packed < 0 else (count + 1) // 2
-    return count <= REMEMBERED and not bits >> count and len(blob) == WORD * (HEAD + slots + bits.bit_count())
+    _, packed_count, _, bits = _HEAD.unpack_from(blob)
+    count = (~packed_count if packed_count < 0 else packed_count) & LAST
+    slot_words = 2 * count if packed_count < 0 else (count + 1) // 2
+    return count <= REMEMBERED and not bits >> count and len(blob) == WORD * (HEAD + slot_words + bits.bit_count())
 
 
 def match_steps(blobs: Sequence[bytes], step: Ints) -> Flags:
     """Tell whether each blob can be the history of its decision, (n,).
 
     A blob must be empty at the first step of a visit and only there. step (n,)."""
-    has_bytes = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
-    return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (has_bytes == (step > 0))
+    is_filled = np.fromiter(map(bool, blobs), np.bool_, len(blobs))
+    return np.fromiter(map(is_packed, blobs), np.bool_, len(blobs)) & (is_filled == (step > 0))
 
 
 def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
@@ -195,8 +195,10 @@ def to_json(past: History, keys: Mapping[int, str]) -> list[dict[str, Any]]:
     `rewards` correspond to the state's `recent`."""
     entries = list(zip(past.arm.tolist(), past.ago.tolist(), past.earned.tolist(), strict=True))
     shown = []
-    for count, reward, (low, high) in zip(past.shown.tolist(), past.reward.tolist(), pairwise(past.start), strict=True):
-        remembered = [{"arm": keys.get(arm), "ago": ago, "reward": earned} for arm, ago, earned in entries[low:high]]
+    for count, reward, (begin, stop) in zip(
+        past.shown.tolist(), past.reward.tolist(), pairwise(past.start), strict=True
+    ):
+        remembered = [{"arm": keys.get(arm), "ago": ago, "reward": earned} for arm, ago, earned in entries[begin:stop]]
         rewards = [entry["reward"] for entry in remembered[-RECENT:]]
         document = {"shown": count, "reward": reward, "rewards": rewards, "history": remembered}
         shown.append(document if remembered else {})
@@ -222,12 +224,12 @@ def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[byte
 
     ids: of the arms in this store."""
     gap_s, reward = (np.array([row[column] for row in histories], np.float64) for column in (0, 2))
-    shown, length = np.array([(row.shown, len(row.entries)) for row in histories], np.int64).reshape(-1, 2).T
+    shown, n_entries = np.array([(row.shown, len(row.entries)) for row in histories], np.int64).reshape(-1, 2).T
     entries = [entry for row in histories for entry in row.entries]
     arm, ago = np.array([(ids[arm], ago) for arm, ago, _ in entries], np.int64).reshape(-1, 2).T
     earned = np.array([earned for *_, earned in entries], np.float64)
-    step = length  # only matters whether it is 0
-    return History(step, gap_s, shown, reward, offsets(length), arm, ago, earned).packed()
+    step = n_entries  # only matters whether it is 0
+    return History(step, gap_s, shown, reward, offsets(n_entries), arm, ago, earned).packed()
 
 
 def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory | None]:
@@ -244,19 +246,19 @@ def _parse_history(state: Mapping[str, Any]) -> ShownHistory | None:
 
     try:
         entries = [(row["arm"], row["ago"], row["reward"]) for row in state["history"]]
-        step, gap_s, count, reward = (state[name] for name in ("step", "gap_s", *HISTORY_KEYS[:2]))
+        step, gap_s, n_shown, reward = (state[name] for name in ("step", "gap_s", *HISTORY_KEYS[:2]))
         rewards = [earned for *_, earned in entries]
-        valid = (
+        is_valid = (
             0 < len(entries) <= REMEMBERED
             and all(is_name(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in entries)
             and all(type(number) in (int, float) and abs(number) <= 1e308 for number in (gap_s, reward, *rewards))
-            and _is_count(count) and count >= len(entries)
+            and _is_count(n_shown) and n_shown >= len(entries)
             and 0 <= gap_s < 1e11
             and state.get("rewards", rewards[-RECENT:]) == rewards[-RECENT:]
         )  # fmt: skip
     except (KeyError, TypeError):
         return None
-    return ShownHistory(gap_s, count, reward, tuple(entries)) if valid else None
+    return ShownHistory(gap_s, n_shown, reward, tuple(entries)) if is_valid else None
 
 
 def _is_count(value: object) -> bool:

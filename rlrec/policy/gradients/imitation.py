@@ -32,8 +32,8 @@ def scores(probability: Array, policy: Gradient) -> Array:
 
     The mean of their exponentials is 1, the exponential of the score of an arm that is not among them."""
     floor = at_positions(policy.exploration, 1).item()
-    best = np.maximum(probability - floor / len(probability), 0.0) + LEAST * (1 - floor)
-    return policy.temperature * np.log(best / best.mean())
+    best_probability = np.maximum(probability - floor / len(probability), 0.0) + LEAST * (1 - floor)
+    return policy.temperature * np.log(best_probability / best_probability.mean())
 
 
 def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, contextual: bool) -> Parameters:
@@ -48,41 +48,41 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
     from scipy.optimize import minimize
 
     # biases and weights on context features are free, weights on session features are not
-    free = {"bias": np.ones(start["bias"].shape, np.bool_)}
+    free_masks = {"bias": np.ones(start["bias"].shape, np.bool_)}
     if contextual:
         name = "cross" if policy.model == BILINEAR else "linear"
-        free[name] = np.zeros(start[name].shape, np.bool_)
-        free[name][:, policy.context_columns] = True
-    total, objective = sum(float(group.gain.sum()) for group in slates), Objective(corrected=False, by_slot=True)
-    ridge = PAGE_RIDGE if any(group.shown.shape[1] > 1 for group in slates) else RIDGE
+        free_masks[name] = np.zeros(start[name].shape, np.bool_)
+        free_masks[name][:, policy.context_columns] = True
+    total, objective = sum(float(batch.gain.sum()) for batch in slates), Objective(corrected=False, by_slot=True)
+    ridge = PAGE_RIDGE if any(batch.shown.shape[1] > 1 for batch in slates) else RIDGE
 
     def loss(values: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        parameters = _insert_free_values(start, free, values)
-        ratios = [_log_ratio(policy, parameters, group) for group in slates]
-        weighed = [
-            replace(group, gain=-group.gain[:, None] * np.expm1(ratio))
-            for group, ratio in zip(slates, ratios, strict=True)
+        parameters = _insert_free_values(start, free_masks, values)
+        log_ratios = [_log_ratio(policy, parameters, batch) for batch in slates]
+        weighted_slates = [
+            replace(batch, gain=-batch.gain[:, None] * np.expm1(log_ratio))
+            for batch, log_ratio in zip(slates, log_ratios, strict=True)
         ]
-        losses = [np.expm1(ratio) - ratio for ratio in ratios]
-        gradient = reinforce.sums(policy, parameters, weighed, objective).gradient
-        slope = np.concatenate([gradient[name][free[name]] for name in free])
+        losses = [np.expm1(log_ratio) - log_ratio for log_ratio in log_ratios]
+        gradient = reinforce.sums(policy, parameters, weighted_slates, objective).gradient
+        slope = np.concatenate([gradient[name][free_masks[name]] for name in free_masks])
         return ridge * float(values @ values) + _mean_loss(slates, losses), 2 * ridge * values - slope / total
 
-    begin = np.concatenate([start[name][free[name]] for name in free])
-    optimum = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": CLOSE})
-    return _insert_free_values(start, free, optimum.x)
+    start_values = np.concatenate([start[name][free_masks[name]] for name in free_masks])
+    optimum = minimize(loss, start_values, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": CLOSE})
+    return _insert_free_values(start, free_masks, optimum.x)
 
 
 def divergence(policy: Gradient, parameters: Parameters, slates: Sequence[LoggedSlates]) -> float:
     """Return the mean KL(served || policy) of a slate, in nats; slates as in `fit`."""
-    losses = [-_log_ratio(policy, parameters, group) for group in slates]
+    losses = [-_log_ratio(policy, parameters, batch) for batch in slates]
     return max(0.0, _mean_loss(slates, losses))
 
 
 def _mean_loss(slates: Sequence[LoggedSlates], losses: Sequence[Array]) -> float:
     """Return the mean over slates of the sum of losses over their slots."""
-    total = sum(float(group.gain @ loss.sum(axis=1)) for group, loss in zip(slates, losses, strict=True))
-    return total / sum(float(group.gain.sum()) for group in slates)
+    total = sum(float(batch.gain @ loss.sum(axis=1)) for batch, loss in zip(slates, losses, strict=True))
+    return total / sum(float(batch.gain.sum()) for batch in slates)
 
 
 def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:
@@ -97,11 +97,11 @@ def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -
 
 
 def _insert_free_values(
-    start: Parameters, free: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]
+    start: Parameters, free_masks: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]
 ) -> Parameters:
     """Return the parameters with these values in the places that are free to fit."""
     parameters = dict(start)
-    for name, is_free in free.items():
+    for name, is_free in free_masks.items():
         n_free = int(is_free.sum())
         parameters[name] = start[name].copy()
         parameters[name][is_free], values = values[:n_free], values[n_free:]

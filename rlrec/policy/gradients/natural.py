@@ -88,10 +88,10 @@ class MeanFeatures(Record, kw_only=False, eq=False):
 
     def change(self, centred: Parameters) -> Parameters:
         """Return the change of parameters that corresponds to a change of weights on features minus their means."""
-        by_means = (self.memory * (centred[ARM_MEMORY] + centred[HISTORY])).sum(axis=1)
+        bias_change = (self.memory * (centred[ARM_MEMORY] + centred[HISTORY])).sum(axis=1)
         if centred[WEIGHTS].shape[1]:
-            by_means = by_means + centred[WEIGHTS] @ self.state
-        return {**centred, BIAS: centred[BIAS] - by_means}
+            bias_change = bias_change + centred[WEIGHTS] @ self.state
+        return {**centred, BIAS: centred[BIAS] - bias_change}
 
 
 class NaturalSteps(Record, kw_only=False, eq=False):
@@ -120,7 +120,7 @@ class NaturalSteps(Record, kw_only=False, eq=False):
         mean square). Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher
         matrix, and empirical Bayes shrinkage towards a mean (Efron & Morris 1973)."""
         sizes, squared_change = Parameters(), 0.0
-        shared = shares = np.zeros(len(fisher[BIAS]))
+        common_step = arm_shares = np.zeros(len(fisher[BIAS]))
         rounding = ROUNDING * max((float(values.max(initial=0.0)) for values in fisher.values()), default=0.0)
         for name, total in gradients.total.items():
             information, signal = fisher[name], gradients.signal(name)
@@ -128,16 +128,17 @@ class NaturalSteps(Record, kw_only=False, eq=False):
                 sizes[name] = np.zeros_like(total)
                 continue
             # the prior's weight in observations, in units of the Fisher matrix
-            prior = gradients.noise(name) / float(information.sum()) * float((information**2).sum()) / signal
-            sizes[name] = np.where(information > 0, 1 / np.maximum(information + prior, 1e-300), 0.0)
+            prior_weight = gradients.noise(name) / float(information.sum()) * float((information**2).sum()) / signal
+            sizes[name] = np.where(information > 0, 1 / np.maximum(information + prior_weight, 1e-300), 0.0)
             change = sizes[name] * total
             if name == BIAS:
-                shared, shares = sizes[name] * prior, sizes[name] / float((sizes[name] * information).sum())
-                change = change + shared * float(shares @ total)
+                common_step = sizes[name] * prior_weight
+                arm_shares = sizes[name] / float((sizes[name] * information).sum())
+                change = change + common_step * float(arm_shares @ total)
             squared_change += float((information * change**2).sum())
-        pace = min(1.0, MAX_BATCHES / max(1, sum(gradients.sizes)))
-        scale = np.sqrt(slots / squared_change) * decisions * pace if squared_change else 0.0
-        return cls({name: scale * size for name, size in sizes.items()}, means, scale * shared, shares)
+        pass_share = min(1.0, MAX_BATCHES / max(1, sum(gradients.sizes)))
+        scale = np.sqrt(slots / squared_change) * decisions * pass_share if squared_change else 0.0
+        return cls({name: scale * size for name, size in sizes.items()}, means, scale * common_step, arm_shares)
 
     def step(self, parameters: Parameters, gradient: Parameters, *, rate: float) -> Parameters:
         """Return the parameters after one step of ascent."""

@@ -133,9 +133,9 @@ def gradients(
     for slates, gains in batch:
         arm_parameters = {name: values[slates.arms] for name, values in parameters.items() if name in ARM_PARAMETERS}
         effective = policy.effective({**parameters, **arm_parameters}, slates.described)
-        by_gain = _effective_gradients(policy, effective, slates, gains, objective, figures)
-        for total, by_effective in zip(totals, by_gain, strict=True):
-            for name, values in policy.parameter_gradient(*by_effective, described=slates.described).items():
+        gradients_by_gain = _effective_gradients(policy, effective, slates, gains, objective, figures)
+        for total, effective_gradient in zip(totals, gradients_by_gain, strict=True):
+            for name, values in policy.parameter_gradient(*effective_gradient, described=slates.described).items():
                 total[name][slates.arms if name in ARM_PARAMETERS else ...] += values
     return totals
 
@@ -275,8 +275,8 @@ class _SlateChunk:
         factor = top * np.exp((top - 1) * np.log1p(-probability)) * self.scale
         weight, excess = _clip_weights(log_probability - self.log_propensity, self.objective)
         # squared length of the derivative by the logits
-        other_shown = (shown**2).sum(axis=1, keepdims=True) - shown**2 if shown.shape[1] > 1 else 0.0
-        squares = self.other_squares[:, None] + np.maximum(other_shown, 0.0)
+        other_shown_squares = (shown**2).sum(axis=1, keepdims=True) - shown**2 if shown.shape[1] > 1 else 0.0
+        squares = self.other_squares[:, None] + np.maximum(other_shown_squares, 0.0)
         square = share**2 * ((1 - shown / total) ** 2 + squares / total**2)
         return SlateScores(weight * factor, excess * factor, square, share / total, share, joint=False)
 
@@ -300,9 +300,9 @@ class _SlateChunk:
         weight, excess = _clip_weights(_row_sums(log_probability) - self.log_propensity, self.objective)
         # squared length of the derivative by the logits; an arm shown at a position is left at all positions down to it
         spread = share / total
-        down_to = _cumulative_sums(spread)
-        other_square = down_to[:, -1] ** 2 * self.other_squares
-        square = other_square + _row_sums((share - self.shown_exp * down_to) ** 2)
+        spread_sum = _cumulative_sums(spread)
+        other_square = spread_sum[:, -1] ** 2 * self.other_squares
+        square = other_square + _row_sums((share - self.shown_exp * spread_sum) ** 2)
         scale = self.scale
         return SlateScores(weight[:, None] * scale, excess[:, None] * scale, square[:, None], spread, share, joint=True)
 
@@ -319,8 +319,8 @@ class _SlateChunk:
         weight = scored.weight * gain / self.temperature
         spread, dtype = weight * scored.spread, self.other_exp.dtype
         total_spread = _row_sums(spread)[:, None]
-        down_to = _cumulative_sums(spread) if scored.joint else total_spread  # below its position an arm is not left
-        at_shown = weight * scored.share - self.shown_exp * down_to
+        spread_sum = _cumulative_sums(spread) if scored.joint else total_spread  # below its position an arm is not left
+        shown_derivative = weight * scored.share - self.shown_exp * spread_sum
         # for the others, in the memory of their exponentials
         derivative = self.other_exp if is_last else self.other_exp.copy()
         entropy_gradient = self._entropy_gradient() if self.objective.entropy else None
@@ -328,8 +328,8 @@ class _SlateChunk:
         derivative *= -np.clip(total_spread, -limit, limit).astype(dtype)
         if entropy_gradient:
             derivative += entropy_gradient[0]
-            at_shown += entropy_gradient[1]
-        derivative.reshape(-1)[self.at] = at_shown.astype(dtype)  # no arm occurs twice on a slate
+            shown_derivative += entropy_gradient[1]
+        derivative.reshape(-1)[self.at] = shown_derivative.astype(dtype)  # no arm occurs twice on a slate
         return derivative
 
     def _entropy_gradient(self) -> tuple[Array, Array]:
@@ -353,21 +353,21 @@ class _SlateChunk:
             by_word = np.zeros((self.n_words, m)) if words is None else words.transposed_product(by_score, self.n_words)
             by_weights = np.hstack([by_weights, by_word.T])
         arm, memory = self.state.arm, self.state.memory
-        history = [np.bincount(arm, weights=remembered * column, minlength=m) for column in memory.T]
-        return by_weights, matrix_product(np.ones(len(by_score), by_score.dtype), by_score), np.column_stack(history)
+        by_memory = [np.bincount(arm, weights=remembered * column, minlength=m) for column in memory.T]
+        return by_weights, matrix_product(np.ones(len(by_score), by_score.dtype), by_score), np.column_stack(by_memory)
 
     def figures(self, scored: SlateScores) -> dict[str, float]:
         """Return the sums of the chunk, named as in GradientSums."""
         x = self.state.x
-        size = 1.0 + np.einsum("nd,nd->n", x, x).astype(np.float64)[:, None]
+        feature_squares = 1.0 + np.einsum("nd,nd->n", x, x).astype(np.float64)[:, None]
         if (words := self.state.words) is not None:
-            size[:, 0] += np.bincount(words.row, words.value.astype(np.float64) ** 2, len(x))
-        square, weight = scored.square * size / self.temperature**2, scored.weight
-        length = np.abs(self.gain) * np.sqrt(square)
+            feature_squares[:, 0] += np.bincount(words.row, words.value.astype(np.float64) ** 2, len(x))
+        square, weight = scored.square * feature_squares / self.temperature**2, scored.weight
+        gradient_length = np.abs(self.gain) * np.sqrt(square)
         return {
             "n": float(len(x)),
-            "mass": float(((weight + scored.excess) * length).sum()),
-            "clipped": float((scored.excess * length).sum()),
+            "mass": float(((weight + scored.excess) * gradient_length).sum()),
+            "clipped": float((scored.excess * gradient_length).sum()),
             "square": float(((weight * self.gain) ** 2 * square).sum()),
             "raw_square": float(((weight * self.raw) ** 2 * square).sum()),
         }

@@ -25,14 +25,14 @@ def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
         raise InputError(f"gamma is {gamma:g}", hint="it lies between 0 and 1")
     if len(start) == 0 or start[0] != 0 or start[-1] != len(reward) or (np.diff(start) < 1).any():
         raise InputError("visits do not lie end to end")
-    value = np.array(reward, np.float64)
+    step_returns = np.array(reward, np.float64)
     length = np.diff(start)
     order = np.argsort(-length, kind="stable")
     begins, lengths = start[:-1][order], length[order]
     for step in range(int(lengths.max(initial=0)) - 2, -1, -1):
         rows = begins[: np.searchsorted(-lengths, -(step + 2), side="right")] + step
-        value[rows] += gamma * value[rows + 1]
-    return value
+        step_returns[rows] += gamma * step_returns[rows + 1]
+    return step_returns
 
 
 def steps(start: Ids) -> Ids:
@@ -80,9 +80,9 @@ def fit(sums: ValueSums) -> Array:
     coefficients = np.empty(sums.xty.shape)
     for k in range(FOLDS):
         gram, xty = sums.gram.sum(axis=0) - sums.gram[k], sums.xty.sum(axis=0) - sums.xty[k]
-        pull = np.full(len(xty), _PULL)
-        pull[0] = 1e-9
-        coefficients[k] = np.linalg.solve(gram + np.diag(pull), xty)
+        ridge = np.full(len(xty), _PULL)
+        ridge[0] = 1e-9
+        coefficients[k] = np.linalg.solve(gram + np.diag(ridge), xty)
     return coefficients
 
 

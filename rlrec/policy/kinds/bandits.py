@@ -88,9 +88,9 @@ class UcbTuned(_UpperBoundPolicy):
     def _upper_bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         import numpy as np
 
-        mean, doubt = belief.mean(), log_t / weight
+        mean, exploration_term = belief.mean(), log_t / weight
         variance = np.maximum((belief.reward_squares + belief.alpha) / weight - mean**2, 0.0)
-        return mean + np.sqrt(doubt * np.minimum(0.25, variance + np.sqrt(2 * doubt)))
+        return mean + np.sqrt(exploration_term * np.minimum(0.25, variance + np.sqrt(2 * exploration_term)))
 
 
 class KlUcb(_UpperBoundPolicy):
@@ -118,14 +118,14 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
 
     m, d = np.clip(mean, EDGE, 1 - EDGE), np.minimum(doubt, CERTAIN_DOUBT)
     entropy = -m * np.log(m) - (1 - m) * np.log1p(-m)
-    upper = np.minimum(m + np.sqrt(2 * (1 - m) * d), m + d + np.sqrt(d * d + 2 * m * d))
-    least = -np.log1p(-m)
-    u = np.minimum(-np.log1p(-np.minimum(upper, 1 - EDGE)), (d + entropy) / (1 - m))
+    upper_bound = np.minimum(m + np.sqrt(2 * (1 - m) * d), m + d + np.sqrt(d * d + 2 * m * d))
+    smallest_u = -np.log1p(-m)
+    u = np.minimum(-np.log1p(-np.minimum(upper_bound, 1 - EDGE)), (d + entropy) / (1 - m))
     for _ in range(STEPS):
         q = -np.expm1(-u)
         excess = (1 - m) * u - m * np.log(q) - entropy - d
-        u = np.maximum(u - excess * q / np.maximum(q - m, EDGE), least)
-    return np.clip(-np.expm1(-u), mean, np.maximum(np.minimum(upper, 1.0), mean))
+        u = np.maximum(u - excess * q / np.maximum(q - m, EDGE), smallest_u)
+    return np.clip(-np.expm1(-u), mean, np.maximum(np.minimum(upper_bound, 1.0), mean))
 
 
 class Exp3(OnlineLearner):

@@ -154,15 +154,15 @@ class Scored(_UnlearnedPolicy, FlooredPolicy):
         """Return the score of each arm, (m,). Raises InputError for an arm without a score."""
         import numpy as np
 
-        by_key, keys = by_arm(context, self.score_name) or {}, list(arms)
-        if unscored := [key for key in keys if key not in by_key]:
+        score_by_key, keys = by_arm(context, self.score_name) or {}, list(arms)
+        if unscored := [key for key in keys if key not in score_by_key]:
             example = json.dumps({"arm": "KEY", **({SCORES: {self.score: 1.7}} if self.score else {SCORE: 1.7})})
             hint = (
                 f"kind scored needs one for each arm of a request: {example} in `--candidates`, or in `arms` of a line"
             )
             name = f" {self.score!r}" if self.score else ""
             raise InputError(f"arm {unscored[0]!r} has no score{name}", hint=hint, field="arms")
-        return np.array([by_key[key] for key in keys], np.float64)
+        return np.array([score_by_key[key] for key in keys], np.float64)
 
 
 class TeamDraft(Policy):

@@ -107,18 +107,18 @@ class Linear(ContextualPolicy, OnlineLearner):
         """Return the posterior of the weights, solved once and cached with the moments."""
         shape, q = belief.pulls.shape, self.design.context.width
         moments = belief.moments or ArmMoments(gram=np.zeros((*shape, q, q)), response=np.zeros((*shape, q)))
-        name = type(self), self.model, self.ridge, self._prior_mean, belief.alpha.tobytes(), belief.beta.tobytes()
-        if name not in moments.solutions:
+        cache_key = type(self), self.model, self.ridge, self._prior_mean, belief.alpha.tobytes(), belief.beta.tobytes()
+        if cache_key not in moments.solutions:
             solve = self._solve_shared if self.uses_arm_features else self._solve_disjoint
-            moments.solutions[name] = solve(belief, moments)
-        return moments.solutions[name]
+            moments.solutions[cache_key] = solve(belief, moments)
+        return moments.solutions[cache_key]
 
     def index_at(self, belief: Belief, x: Encoded) -> Array:
         if not self.is_sparse:
             return self.posterior(belief).mean(x)
         columns = np.unique(x.column)
-        by_column = x.select_columns(columns).times(self.column_weights(belief, columns))
-        score = self._intercept_weight(belief, self.ridge) + by_column
+        column_score = x.select_columns(columns).times(self.column_weights(belief, columns))
+        score = self._intercept_weight(belief, self.ridge) + column_score
         return score[0] if x.single else score
 
     def column_weights(self, belief: Belief, columns: Index) -> Array:
@@ -126,8 +126,8 @@ class Linear(ContextualPolicy, OnlineLearner):
         if belief.read_column_sums is None:
             return np.zeros((len(columns), len(belief.pulls)))
         sums = belief.read_column_sums(columns)
-        centre = self._intercept_weight(belief, 0.0)
-        return marginal.weights(sums[..., :3], centre, ridge=self.ridge, anchor=sums[..., 3])
+        intercepts = self._intercept_weight(belief, 0.0)
+        return marginal.weights(sums[..., :3], intercepts, ridge=self.ridge, anchor=sums[..., 3])
 
     def _intercept_weight(self, belief: Belief, ridge: float) -> Array:
         """Return the weight of each arm's intercept in a model of sparse contexts, (m,); 0 where contexts have no
@@ -188,13 +188,13 @@ class Linear(ContextualPolicy, OnlineLearner):
             arm_features = np.repeat(self.design.arm.encode([{}]), belief.pulls.shape[-1], axis=0)
             pool = replace(moments, arm_features=arm_features)
         # all eligible sets share the weights that follow from the pool
-        name = type(self), self.model, self.ridge, self._prior_mean
-        if name not in pool.solutions:
+        cache_key = type(self), self.model, self.ridge, self._prior_mean
+        if cache_key not in pool.solutions:
             intercept = self.design.context.intercept and self.design.arm.intercept
             response = self.ridge * self._prior_mean if intercept else 0.0
-            shared = pool if self.model == SHARED else solving.shared_moments(pool, ridge=self.ridge)
-            pool.solutions[name] = solving.solve_shared(shared, ridge=self.ridge, response=response)
-        weights, root = pool.solutions[name]
+            shared_moments = pool if self.model == SHARED else solving.shared_moments(pool, ridge=self.ridge)
+            pool.solutions[cache_key] = solving.solve_shared(shared_moments, ridge=self.ridge, response=response)
+        weights, root = pool.solutions[cache_key]
         if self.model == SHARED:
             return solving.SharedPosterior(weights, root, *distinct_rows(arm_features))
         return self._solve_terms(weights, root, arm_features, moments)
@@ -205,22 +205,24 @@ class Linear(ContextualPolicy, OnlineLearner):
         # arms with equal data are solved once, so that they are bitwise equal
         m, q = moments.response.shape[-2:]
         learned = np.concatenate([moments.gram.reshape(*moments.response.shape[:-1], q * q), moments.response], axis=-1)
-        terms, by_arm = moments.terms, [arm_features, np.moveaxis(learned, -2, 0).reshape(m, -1)]
+        terms, arm_data = moments.terms, [arm_features, np.moveaxis(learned, -2, 0).reshape(m, -1)]
         if terms is not None:
-            by_arm += [sums.reshape(m, -1) for sums in (terms.gram, terms.response, terms.cross)]
-        _, first, row = np.unique(np.hstack(by_arm), axis=0, return_index=True, return_inverse=True)
-        rows, gram, response = arm_features[first], moments.gram[..., first, :, :], moments.response[..., first, :]
+            arm_data += [sums.reshape(m, -1) for sums in (terms.gram, terms.response, terms.cross)]
+        _, first_arms, row = np.unique(np.hstack(arm_data), axis=0, return_index=True, return_inverse=True)
+        rows = arm_features[first_arms]
+        gram = moments.gram[..., first_arms, :, :]
+        response = moments.response[..., first_arms, :]
         # a ridge regression around the shared weights
-        shared = (rows[:, :, None] * weights[..., None, :, :]).sum(axis=-2)
+        shared_weights = (rows[:, :, None] * weights[..., None, :, :]).sum(axis=-2)
         if terms is None:
-            solution = solving.solve(gram + self.ridge * np.eye(q), response + self.ridge * shared)
+            solution = solving.solve(gram + self.ridge * np.eye(q), response + self.ridge * shared_weights)
             return solving.HybridPosterior(solution[0], root, solution[1], self.ridge, rows, row.reshape(-1))
-        cross = terms.cross[first]
+        cross = terms.cross[first_arms]
         solution = solving.solve(
-            terms.gram[first] + self.ridge * np.eye(q), terms.response[first] - cross @ weights.ravel()
+            terms.gram[first_arms] + self.ridge * np.eye(q), terms.response[first_arms] - cross @ weights.ravel()
         )
         return solving.StatedHybridPosterior(
-            shared + solution[0], root, solution[1], self.ridge, rows, row.reshape(-1), cross
+            shared_weights + solution[0], root, solution[1], self.ridge, rows, row.reshape(-1), cross
         )
 
 
@@ -314,13 +316,13 @@ class LogisticThompson(LinThompson):
 
     def moment_weights(self, x: Array, arms: Ids) -> tuple[Array, Array]:
         # click probability p under the weights that the model is expanded around
-        distinct, arm_index = np.unique(arms, return_inverse=True)
-        anchors = [self.design.anchor.get(arm, self._prior_weights) for arm in distinct.tolist()]
+        distinct_arms, arm_index = np.unique(arms, return_inverse=True)
+        anchors = [self.design.anchor.get(arm, self._prior_weights) for arm in distinct_arms.tolist()]
         logit = (x * np.array(anchors).reshape(-1, x.shape[1])[arm_index.reshape(-1)]).sum(axis=1)
-        p = _logistic(logit)
+        click_probability = _logistic(logit)
         # Newton's weight p (1 - p), and the working response
-        weight = p * _logistic(-logit)
-        return weight, weight * logit - p
+        weight = click_probability * _logistic(-logit)
+        return weight, weight * logit - click_probability
 
     def index_at(self, belief: Belief, x: Array) -> Array:
         """Return the probability of a click on each arm."""
@@ -395,10 +397,10 @@ def inverse_gaps(mean: Array, *, gamma: float) -> Array:
 
     Source: Foster & Rakhlin 2020; sharing the remaining probability among equal best arms is our addition."""
     best = mean.max(axis=-1, keepdims=True)
-    first = mean == best
-    gap_probability = np.where(first, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))
-    each_best = (1.0 - gap_probability.sum(axis=-1, keepdims=True)) / first.sum(axis=-1, keepdims=True)
-    return np.where(first, each_best, gap_probability)
+    is_best = mean == best
+    gap_probability = np.where(is_best, 0.0, 1.0 / (mean.shape[-1] + gamma * (best - mean)))
+    best_probability = (1.0 - gap_probability.sum(axis=-1, keepdims=True)) / is_best.sum(axis=-1, keepdims=True)
+    return np.where(is_best, best_probability, gap_probability)
 
 
 def _logistic(logit: Array) -> Array:

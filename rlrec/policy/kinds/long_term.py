@@ -116,5 +116,5 @@ class LongTerm(FlooredPolicy):
 
 def text_of(value: Any) -> str:
     """Return a value of the context as JSON. A float without a fraction is written like an integer."""
-    integral = isinstance(value, float) and value.is_integer()
-    return json.dumps(int(value) if integral else value, sort_keys=True, ensure_ascii=False)
+    is_integral = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if is_integral else value, sort_keys=True, ensure_ascii=False)

@@ -79,8 +79,8 @@ class TwoStage(Policy):
         """Return kind and parameters of each stage."""
         from rlrec import policy as kinds
 
-        first, second = map(kinds.values, self.stages)
-        return (self.first, first), (self.second, second)
+        first_parameters, second_parameters = map(kinds.values, self.stages)
+        return (self.first, first_parameters), (self.second, second_parameters)
 
     def _stage(self, stage: str) -> Policy:
         from rlrec import policy as kinds
@@ -130,8 +130,8 @@ class TwoStage(Policy):
     @property
     def columns(self) -> tuple[list[int], list[int]]:
         """Return the columns of the belief that form each stage's belief."""
-        counts, end = list(range(COUNTS)), self.stages[0].width
-        return list(range(end)), counts + list(range(end, self.width))
+        count_columns, first_width = list(range(COUNTS)), self.stages[0].width
+        return list(range(first_width)), count_columns + list(range(first_width, self.width))
 
     @property
     def _counting_stage(self) -> Policy:

@@ -29,18 +29,18 @@ def ranks(table: ScoreTable, size: int) -> Array:
     The integral of f_i times the probability that r - 1 of the others are larger (Poisson-binomial); error below
     1e-11. Source: own derivation."""
     probability = np.zeros((size, len(table.count)))
-    terms = len(table.count) * size
+    n_terms = len(table.count) * size
     # as many nodes as fit in the cache, with a minimum below which overhead would dominate
-    step = max(_CACHED // terms, min(16, 16 * _CACHED // terms), 1)
+    step = max(_CACHED // n_terms, min(16, 16 * _CACHED // n_terms), 1)
     for start in range(0, len(table.nodes), step):
         nodes = slice(start, start + step)
         log_cdf = table.log_cdf[:, nodes]
         rows = np.flatnonzero(log_cdf.min(axis=1) < 0)  # rows whose other scores can be above these nodes
-        single, multiple = rows[table.count[rows] == 1], rows[table.count[rows] > 1]
-        larger = _probability_of_larger(table.count, log_cdf, single, multiple, size)
-        for group, exactly in zip((single, multiple), larger, strict=True):
+        single_rows, multiple_rows = rows[table.count[rows] == 1], rows[table.count[rows] > 1]
+        p_larger = _probability_of_larger(table.count, log_cdf, single_rows, multiple_rows, size)
+        for group, rank_probability in zip((single_rows, multiple_rows), p_larger, strict=True):
             density = table.pdf(group, nodes) * table.weights[nodes]
-            probability[: len(exactly), group] += np.einsum("rgx,gx->rg", exactly, density)
+            probability[: len(rank_probability), group] += np.einsum("rgx,gx->rg", rank_probability, density)
     return probability
 
 
@@ -56,34 +56,36 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
         middle = 0.5 * (low + high)
         has_enough = -np.expm1(-rate * np.exp(middle)).sum() > sufficient_count(size)
         low, high = (low, middle) if has_enough else (middle, high)
-    expected = rate * np.exp(high)
-    is_rare = expected < _RARE
-    rare, common, exponents = expected[is_rare], expected[~is_rare], np.arange(size + _TERMS)
+    expected_arrivals = rate * np.exp(high)
+    is_rare = expected_arrivals < _RARE
+    rare_rates = expected_arrivals[is_rare]
+    common_rates = expected_arrivals[~is_rare]
+    exponents = np.arange(size + _TERMS)
     # nodes: times as shares of that time, from 1 down to a share before which no arm has arrived
-    x, weights = spread(_WIDTH * np.arange(np.ceil((_UNLIKELY + np.log(expected.sum())) / _WIDTH) + 1))
+    x, weights = spread(_WIDTH * np.arange(np.ceil((_UNLIKELY + np.log(expected_arrivals.sum())) / _WIDTH) + 1))
     time, powers = np.exp(-x), np.exp(-x * exponents[:, None])
     # coefficients of y^j in (exp(y) - 1)^s, (size, j), and their sums over the rare arms
     series = np.eye(size, len(exponents))
     step = np.append(0.0, 1 / np.cumprod(np.maximum(exponents[1:], 1.0)))
     for s in range(1, size):
         series[s] = np.convolve(series[s - 1], step)[: len(step)]
-    sums = (series * [(rare**j).sum() for j in exponents]) @ powers
+    power_sums = (series * [(rare_rates**j).sum() for j in exponents]) @ powers
     # probability that 0, 1, ... of the rare arms have arrived (Newton's identities), then of all arms
-    come = np.empty((size, 1, len(x)))
-    come[0] = np.exp(-rare.sum() * time)
+    arrived = np.empty((size, 1, len(x)))
+    arrived[0] = np.exp(-rare_rates.sum() * time)
     for r in range(1, size):
-        come[r] = np.sum([(-1) ** (s - 1) * sums[s] * come[r - s] / r for s in range(1, r + 1)], axis=0)
-    probability, log_cdf = np.zeros((size, len(logits))), -common[:, None] * time
-    if len(common):
-        leaves = _product_tree(_binomial_coefficients(np.ones(len(common)), log_cdf, size), size)
+        arrived[r] = np.sum([(-1) ** (s - 1) * power_sums[s] * arrived[r - s] / r for s in range(1, r + 1)], axis=0)
+    probability, log_cdf = np.zeros((size, len(logits))), -common_rates[:, None] * time
+    if len(common_rates):
+        leaves = _product_tree(_binomial_coefficients(np.ones(len(common_rates)), log_cdf, size), size)
         density = -log_cdf * np.exp(log_cdf) * weights
-        probability[:, ~is_rare] = np.einsum("rgx,gx->rg", _products_without_leaf(leaves, come, size), density)
-        come = _multiply_polynomials(leaves[-1], come, size)
+        probability[:, ~is_rare] = np.einsum("rgx,gx->rg", _products_without_leaf(leaves, arrived, size), density)
+        arrived = _multiply_polynomials(leaves[-1], arrived, size)
     # divide one rare arm out of the product of all
-    integrals = (come[:, 0] * weights) @ (powers * time).T
+    integrals = (arrived[:, 0] * weights) @ (powers * time).T
     for r in range(size):
         coefficients = np.sum([(-1) ** s * series[s] * integrals[r - s] for s in range(r + 1)], axis=0)
-        probability[r, is_rare] = rare * np.polynomial.polynomial.polyval(rare, coefficients)
+        probability[r, is_rare] = rare_rates * np.polynomial.polynomial.polyval(rare_rates, coefficients)
     return probability
 
 
@@ -97,13 +99,13 @@ def _probability_of_larger(
     score: all terms are positive, and no division is needed."""
     # products over all scores with count 1, and over all with larger counts
     ones = np.ones((1, 1, log_cdf.shape[1]))
-    singles = _product_tree(_binomial_coefficients(np.ones(len(single)), log_cdf[single], size), size)
-    groups = _product_tree(_binomial_coefficients(count[multiple], log_cdf[multiple], size), size)
-    all_singles, all_groups = singles[-1] if len(single) else ones, groups[-1] if len(multiple) else ones
+    single_tree = _product_tree(_binomial_coefficients(np.ones(len(single)), log_cdf[single], size), size)
+    group_tree = _product_tree(_binomial_coefficients(count[multiple], log_cdf[multiple], size), size)
+    all_singles, all_groups = single_tree[-1] if len(single) else ones, group_tree[-1] if len(multiple) else ones
     # without one score: the others of its row, and the other rows
     same_row = _binomial_coefficients(count[multiple] - 1, log_cdf[multiple], size)
-    other_rows = _products_without_leaf(groups, all_singles, size)
-    return _products_without_leaf(singles, all_groups, size), _multiply_polynomials(other_rows, same_row, size)
+    other_rows = _products_without_leaf(group_tree, all_singles, size)
+    return _products_without_leaf(single_tree, all_groups, size), _multiply_polynomials(other_rows, same_row, size)
 
 
 def probability_of_others_above(log_cdf: Array, size: int) -> Array:

@@ -94,29 +94,29 @@ def panels(
     densities; `refine` divides the panels. Source: own derivation (nodes follow the best scores)."""
     # from the highest score down, until enough scores are expected above
     order = np.argsort(-lower)
-    decisive = order[min(int(np.searchsorted(np.cumsum(count[order]), ranks)), len(order) - 1)]
+    decisive_score = order[min(int(np.searchsorted(np.cumsum(count[order]), ranks)), len(order) - 1)]
     # at least `ranks` scores (or all, if there are fewer) certainly exceed the lowest edge
-    lowest = float(min(lower[decisive], np.nextafter(upper.max(), -np.inf)))
-    walk = _PanelWalk(density, lower, upper, lowest, refine)
+    lowest = float(min(lower[decisive_score], np.nextafter(upper.max(), -np.inf)))
+    panel_walk = _PanelWalk(density, lower, upper, lowest, refine)
     edges, limits = np.array([upper.max()]), list[Array]()
-    pdf, sf, expected = np.zeros(len(count)), np.zeros(len(count)), 0.0
-    while edges[-1] > walk.lowest and expected < sufficient_count(ranks):
-        steps = walk.descend(float(edges[-1]))
+    pdf, sf, expected_above = np.zeros(len(count)), np.zeros(len(count)), 0.0
+    while edges[-1] > panel_walk.lowest and expected_above < sufficient_count(ranks):
+        steps = panel_walk.descend(float(edges[-1]))
         active_arms = np.flatnonzero(upper > steps[-1])
         profile = _profile(density, steps, active_arms, pdf[active_arms], sf[active_arms])
         n_above = count[active_arms] @ profile[1]
-        last = min(int(np.searchsorted(n_above, sufficient_count(ranks))), len(n_above) - 1)
-        limits.append(_limits(profile[:, :, : last + 1], count[active_arms], n_densities))
-        edges, expected = np.append(edges, steps[1 : last + 1]), float(n_above[last])
-        pdf[active_arms], sf[active_arms] = profile[:, :, last]
+        last_step = min(int(np.searchsorted(n_above, sufficient_count(ranks))), len(n_above) - 1)
+        limits.append(_limits(profile[:, :, : last_step + 1], count[active_arms], n_densities))
+        edges, expected_above = np.append(edges, steps[1 : last_step + 1]), float(n_above[last_step])
+        pdf[active_arms], sf[active_arms] = profile[:, :, last_step]
     # narrow panels that are too steep for products of densities
     active_arms, limit = np.flatnonzero(upper > edges[-1]), np.concatenate(limits, axis=1)
-    nothing = np.zeros(len(active_arms))
+    zeros = np.zeros(len(active_arms))
     for _ in range(_PASSES):
         if (edges[:-1] - edges[1:] <= _NEARLY * limit[0] / refine).all():
             break
-        edges = walk.narrow(edges, limit / refine)
-        limit = _limits(_profile(density, edges, active_arms, nothing, nothing), count[active_arms], n_densities)
+        edges = panel_walk.narrow(edges, limit / refine)
+        limit = _limits(_profile(density, edges, active_arms, zeros, zeros), count[active_arms], n_densities)
     return edges[::-1]
 
 
@@ -142,14 +142,14 @@ def widest_even_panels(pdf: Array, sf: Array, count: Array, n_densities: int) ->
     octave = np.floor(4 * np.log2(np.maximum(pdf[arm, point] / sf[arm, point], 1e-300)))
     highest = octave.max()
     octave_index = np.minimum(highest - octave, _OCTAVES).astype(np.intp)
-    cells = (int(octave_index.max()) + 1, pdf.shape[1])
-    bins = np.bincount(octave_index * cells[1] + point, weights=n_above[arm, point], minlength=cells[0] * cells[1])
-    expected = np.cumsum(bins.reshape(cells), axis=0)
+    shape = (int(octave_index.max()) + 1, pdf.shape[1])
+    bins = np.bincount(octave_index * shape[1] + point, weights=n_above[arm, point], minlength=shape[0] * shape[1])
+    expected = np.cumsum(bins.reshape(shape), axis=0)
     # the number of them that a slate can have at once, and how fast its probability falls
-    at_once = 30 / np.maximum(-np.log(np.maximum(expected, _RARE)), 30 / (n_densities + 2))
-    rates = 2.0 ** (0.25 * (highest - np.arange(cells[0])))[:, None]
+    n_at_once = 30 / np.maximum(-np.log(np.maximum(expected, _RARE)), 30 / (n_densities + 2))
+    rates = 2.0 ** (0.25 * (highest - np.arange(shape[0])))[:, None]
     with np.errstate(divide="ignore"):
-        return _STEEPNESS / (at_once * rates).max(axis=0, initial=0.0, where=expected > 0)
+        return _STEEPNESS / (n_at_once * rates).max(axis=0, initial=0.0, where=expected > 0)
 
 
 def _profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:
@@ -173,10 +173,10 @@ def _limits(profile: Array, count: Array, n_densities: int) -> Array:
     An arm that begins inside the panel does not make it narrower, since the panel ends there or has the arm's width."""
     pdf, sf = profile
     n = pdf.shape[1] - 1
-    at = np.append(np.arange(n), np.arange(1, n + 1))
+    points = np.append(np.arange(n), np.arange(1, n + 1))
     counts = np.tile(count[:, None], 2 * n)
     counts[:, n:][count[:, None] * sf[:, :n] <= _RARE] = 0.0
-    return widest_even_panels(pdf[:, at], sf[:, at], counts, n_densities).reshape(2, n)
+    return widest_even_panels(pdf[:, points], sf[:, points], counts, n_densities).reshape(2, n)
 
 
 class _PanelWalk(Record, kw_only=False, eq=False):
@@ -206,8 +206,8 @@ class _PanelWalk(Record, kw_only=False, eq=False):
             while u <= edges[panel + 1]:
                 panel += 1
             fraction = (edges[panel] - u) / (edges[panel] - edges[panel + 1])
-            fall = (1 - fraction) * rate[0, panel] + fraction * rate[1, panel]
-            narrowed.append(self._next(u, 1 / max(float(fall), 1e-300), float(edges[-1])))
+            inverse_width = (1 - fraction) * rate[0, panel] + fraction * rate[1, panel]
+            narrowed.append(self._next(u, 1 / max(float(inverse_width), 1e-300), float(edges[-1])))
         return np.array(narrowed)
 
     def _next(self, u: float, limit: float, lowest: float) -> float:
@@ -223,8 +223,10 @@ def widths(density: Density, u: float) -> Array:
     if (tails := density.tails) is None or tails.lowest <= u <= tails.highest:
         return density.step
     # in a tail, the width of panels may grow with the distance to the knee
-    left, right = tails.left_knee - u, u - tails.right_knee
-    widest = np.minimum(2 / np.where(left > 0, tails.left_rate, tails.right_rate), 0.5 * np.maximum(left, right))
+    to_left, to_right = tails.left_knee - u, u - tails.right_knee
+    widest = np.minimum(
+        2 / np.where(to_left > 0, tails.left_rate, tails.right_rate), 0.5 * np.maximum(to_left, to_right)
+    )
     width = density.step.copy()
     width[tails.rows] = np.maximum(width[tails.rows], widest)
     return width

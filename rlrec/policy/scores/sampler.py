@@ -30,8 +30,11 @@ def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
     Salmon et al. 2011 (Random123), checked against its published known-answer vectors."""
     (c0, c1, c2, c3), (k0, k1) = counter, key
     for _ in range(_ROUNDS):
-        first, second = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
-        c0, c1, c2, c3 = (second >> _HALF) ^ c1 ^ k0, second & _LOW, (first >> _HALF) ^ c3 ^ k1, first & _LOW
+        first_product, second_product = c0 * _MULTIPLIER[0], c2 * _MULTIPLIER[1]
+        c0 = (second_product >> _HALF) ^ c1 ^ k0
+        c1 = second_product & _LOW
+        c2 = (first_product >> _HALF) ^ c3 ^ k1
+        c3 = first_product & _LOW
         k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
     return c0, c1, c2, c3
 
@@ -71,8 +74,8 @@ def normals(seed: int, decision: int, *, start: int, count: int) -> Array:
 
     Source: Box & Muller 1958, the textbook form."""
     words = start + np.arange(count + count % 2)
-    even = uniforms_at(np.array([seed], np.uint64), np.array([decision], np.int64), words).reshape(-1, 2)
-    radius, angle = np.sqrt(-2.0 * np.log(even[:, 0])), 2.0 * np.pi * even[:, 1]
+    uniform_pairs = uniforms_at(np.array([seed], np.uint64), np.array([decision], np.int64), words).reshape(-1, 2)
+    radius, angle = np.sqrt(-2.0 * np.log(uniform_pairs[:, 0])), 2.0 * np.pi * uniform_pairs[:, 1]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[:count]
 
 

@@ -51,10 +51,10 @@ class ExactOrder(Order):
         (u, m).
 
         The second array, (n,), is the index of each slate's prefix among these."""
-        begins = np.arange(len(slates)) == 0
+        is_new_prefix = np.arange(len(slates)) == 0
         for position in range(slates.shape[1]):
-            yield self.next_arms(slates[begins, :position], floor=floor), np.cumsum(begins) - 1
-            begins[1:] |= slates[1:, position] != slates[:-1, position]
+            yield self.next_arms(slates[is_new_prefix, :position], floor=floor), np.cumsum(is_new_prefix) - 1
+            is_new_prefix[1:] |= slates[1:, position] != slates[:-1, position]
 
 
 class DrawnOrder(ExactOrder):

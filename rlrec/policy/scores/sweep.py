@@ -94,14 +94,14 @@ class ContinuousOrder(DrawnOrder):
         table, row = self.tabulated.table, self.tabulated.row
         n, k = slates.shape
         order = np.lexsort(slates.T[::-1])
-        ordered = slates[order]
+        sorted_slates = slates[order]
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
         # where more arms have probability 0 than a slate can hold, the smallest probability of an arm left is 0
         least = least and np.count_nonzero(row < 0) < k
         step = max(1, _ENTRIES // (len(table.nodes) + len(table.count)))
         for start in range(0, n, step):
             rows = order[start : start + step]
-            chunk = ordered[start : start + step]
+            chunk = sorted_slates[start : start + step]
             probability[rows], minimum[rows] = self._sweep_conditionals(chunk, at_positions(floor, k), least)
         return probability, minimum
 
@@ -110,26 +110,26 @@ class ContinuousOrder(DrawnOrder):
         table, row = self.tabulated.table, self.tabulated.row
         n, k = slates.shape
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
-        left = np.append(table.count[:-1], len(row) - table.count.sum())[None]
+        n_left = np.append(table.count[:-1], len(row) - table.count.sum())[None]
         for position, (weight, prefix, begins) in enumerate(self._sweep_slates(slates, floors)):
             # the probability of the arm shown, and of the least likely arm left
-            parent, last = _prefix_indices(prefix[begins], len(weight)), row[slates[begins, position]]
-            probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[last])[np.cumsum(begins) - 1]
+            parent, shown = _prefix_indices(prefix[begins], len(weight)), row[slates[begins, position]]
+            probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[shown])[np.cumsum(begins) - 1]
             if least:
-                minimum[:, position] = np.where(left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[prefix]
-                left = left[parent]
-                left[np.arange(len(last)), last] -= 1
+                minimum[:, position] = np.where(n_left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[prefix]
+                n_left = n_left[parent]
+                n_left[np.arange(len(shown)), shown] -= 1
         return probability, minimum
 
     def each_position(self, slates: Index, *, floor: Floor) -> Iterator[tuple[Array, Index]]:
         table, row = self.tabulated.table, self.tabulated.row
-        first = np.zeros(1, np.intp)  # one slate for each distinct prefix
+        first_slates = np.zeros(1, np.intp)  # one slate for each distinct prefix
         floors = at_positions(floor, slates.shape[1])
         for position, (weight, prefix, begins) in enumerate(self._sweep_slates(slates, floors)):
             probability = (weight @ table.hazard.T)[:, row]
-            probability[np.arange(len(first))[:, None], slates[first, :position]] = 0.0
+            probability[np.arange(len(first_slates))[:, None], slates[first_slates, :position]] = 0.0
             yield probability / probability.sum(axis=1, keepdims=True), prefix  # normalised as in `_next_arm`
-            first = np.flatnonzero(begins)
+            first_slates = np.flatnonzero(begins)
 
     def _sweep_slates(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
         """Yield what `sweep_slates` yields, for sorted slates."""
@@ -139,23 +139,23 @@ class ContinuousOrder(DrawnOrder):
 
     def ranking(self, keys: Array, size: int) -> Index:
         table, row = self.tabulated.table, self.tabulated.row
-        exceedance, tabled = 1 - keys, np.flatnonzero(row >= 0)
-        above_listed, tabled_rows = exceedance.take(tabled, axis=1), row[tabled]
-        if by_table := len(keys) > _MAX_SLATES_WITHOUT_TABLE:
+        exceedance, tabled_arms = 1 - keys, np.flatnonzero(row >= 0)
+        targets, tabled_rows = exceedance.take(tabled_arms, axis=1), row[tabled_arms]
+        if uses_table := len(keys) > _MAX_SLATES_WITHOUT_TABLE:
             sf_edge = table.sf_edge[tabled_rows].T.copy()
 
         def exceed(edge: Index) -> Flags:
             """Tell whether each score lies above the edge of its slate, (n, a)."""
             # a table of all arms pays off only for many slates
-            return (sf_edge[edge] if by_table else table.sf_edge.T[edge].take(tabled_rows, axis=1)) > above_listed
+            return (sf_edge[edge] if uses_table else table.sf_edge.T[edge].take(tabled_rows, axis=1)) > targets
 
         # the highest edge of each slate that `size` scores exceed
-        last = table.sf_edge.shape[1] - 1
-        edge = _largest_true(lambda edge: np.count_nonzero(exceed(edge), axis=1) >= size, len(keys), last)
+        last_edge = table.sf_edge.shape[1] - 1
+        edge = _largest_true(lambda edge: np.count_nonzero(exceed(edge), axis=1) >= size, len(keys), last_edge)
         # Scores below an edge that enough others exceed are not among the first, so their order does not matter.
         scores = keys + (table.edges[0] - 2)
         slate, arm = np.nonzero(exceed(edge))
-        arm = tabled[arm]
+        arm = tabled_arms[arm]
         for start in range(0, len(slate), _CACHED):
             entries = slate[start : start + _CACHED], arm[start : start + _CACHED]
             scores[entries] = quantiles(table, row[entries[1]], exceedance[entries])
@@ -179,17 +179,17 @@ def sweep_slates(
     left: log of the product of the distribution functions of all arms that a slate may show, (u, N), and `arms` their
     number; prefix (n,): the row of `left` for each slate. slates (n, k): sorted by prefix and arms; rows (n, k): in the
     table."""
-    begins = np.ones(len(slates), np.bool_)
-    begins[1:] = prefix[1:] != prefix[:-1]
+    is_new_prefix = np.ones(len(slates), np.bool_)
+    is_new_prefix[1:] = prefix[1:] != prefix[:-1]
     sweep = Sweep(table, left)
     for position, floor in enumerate(floors):
-        begins[1:] |= slates[1:, position] != slates[:-1, position]
+        is_new_prefix[1:] |= slates[1:, position] != slates[:-1, position]
         weight = sweep.weight()
-        yield weight, prefix, begins
+        yield weight, prefix, is_new_prefix
         if position < len(floors) - 1:
-            prefixes, picked = _prefix_indices(prefix[begins], len(weight)), floor / (arms - position)
-            sweep.take(prefixes, rows[begins, position], picked=picked, best=1 - floor)
-            prefix = np.cumsum(begins) - 1
+            prefixes, picked = _prefix_indices(prefix[is_new_prefix], len(weight)), floor / (arms - position)
+            sweep.take(prefixes, rows[is_new_prefix, position], picked=picked, best=1 - floor)
+            prefix = np.cumsum(is_new_prefix) - 1
 
 
 def _prefix_indices(prefixes: Index, number: int) -> Index | slice:
@@ -274,15 +274,15 @@ def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
     derivation."""
     # the last panel with more than `exceedance` to the right of its left edge
     panel = _largest_true(lambda panel: table.sf_edge[rows, panel] > exceedance, len(rows), len(table.edges) - 1)
-    half = 0.5 * (table.edges[panel + 1] - table.edges[panel])
+    half_width = 0.5 * (table.edges[panel + 1] - table.edges[panel])
     # the node
     columns = panel[:, None] * ORDER + np.arange(ORDER)
     n_before = np.count_nonzero(-np.expm1(table.log_cdf[rows[:, None], columns]) > exceedance[:, None], axis=1)
-    target = (table.sf_edge[rows, panel] - exceedance) / half
+    target = (table.sf_edge[rows, panel] - exceedance) / half_width
     # the root of the panel's polynomial; einsum, not @, since a score must not depend on how many others are computed
     series = np.einsum("kx,qx->kq", COEFFICIENT, table.pdf(rows[:, None], columns))
-    s = _solve(series, target, STOPS[n_before], STOPS[n_before + 1])
-    return table.edges[panel] + half * (1 + s)
+    panel_points = _solve(series, target, STOPS[n_before], STOPS[n_before + 1])
+    return table.edges[panel] + half_width * (1 + panel_points)
 
 
 def _largest_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
@@ -301,14 +301,14 @@ def _solve(series: Array, target: Array, low: Array, high: Array) -> Array:
     """Return s in [low, high] where the integral from -1 of each Legendre series (ORDER, q) is target (q,).
 
     Newton's method is used; between neighbouring nodes a density changes too little to mislead it."""
-    integral, s = integrate(series), 0.5 * (low + high)
-    open_ = np.arange(len(s))
+    integral, roots = integrate(series), 0.5 * (low + high)
+    unsolved = np.arange(len(roots))
     for _ in range(20):
-        x = s[open_]
-        excess = evaluate(x, integral[:, open_]) - target[open_]
-        step = excess / np.maximum(evaluate(x, series[:, open_]), 1e-300)
-        s[open_] = np.clip(x - step, low[open_], high[open_])
-        open_ = open_[np.abs(s[open_] - x) > 1e-11]
-        if not open_.size:
+        x = roots[unsolved]
+        excess = evaluate(x, integral[:, unsolved]) - target[unsolved]
+        step = excess / np.maximum(evaluate(x, series[:, unsolved]), 1e-300)
+        roots[unsolved] = np.clip(x - step, low[unsolved], high[unsolved])
+        unsolved = unsolved[np.abs(roots[unsolved] - x) > 1e-11]
+        if not unsolved.size:
             break
-    return s
+    return roots

@@ -62,33 +62,33 @@ class ScoreTable:
 
     def integrate_right(self, values: Array, *, tail: Array) -> Array:
         """Integrate values (n, N) from each node to the highest edge, and add the tail (n,) beyond it, (n, N)."""
-        flat = values.reshape(-1, ORDER)
+        flat_values = values.reshape(-1, ORDER)
         # whole panels to the right, and the remainder of the node's panel
-        right = (flat @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half
-        right = np.cumsum(right[..., ::-1], axis=-1)[..., ::-1] - right + tail[:, None]
-        inside = (flat @ _FROM_RIGHT.T).reshape(*right.shape, ORDER)
+        integral = (flat_values @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half
+        integral = np.cumsum(integral[..., ::-1], axis=-1)[..., ::-1] - integral + tail[:, None]
+        inside = (flat_values @ _FROM_RIGHT.T).reshape(*integral.shape, ORDER)
         inside *= self._half[:, None]
-        inside += right[..., None]
+        inside += integral[..., None]
         return inside.reshape(values.shape)
 
     def put(self, rows: Index, density: Density, scores: Rows = ALL_ROWS, *, panels: int) -> None:
         """Write some scores of a density into rows (a,); all of them end within the first `panels` panels.
 
         Each tail is integrated from its own end, where it is small."""
-        n, half = ORDER * panels, self._half[:panels, None]
+        n, half_width = ORDER * panels, self._half[:panels, None]
         # density at the nodes, mass of each panel
         pdf = densities_at_nodes(density, self.nodes[:n], scores)
-        flat, shape = pdf.reshape(-1, ORDER), (len(rows), panels, ORDER)
-        mass = (flat @ _GAUSS_WEIGHT).reshape(shape[:2]) * half[:, 0]
+        flat_pdf, shape = pdf.reshape(-1, ORDER), (len(rows), panels, ORDER)
+        mass = (flat_pdf @ _GAUSS_WEIGHT).reshape(shape[:2]) * half_width[:, 0]
         # probability above and below each edge
         sf_edge = np.zeros((len(rows), panels + 1))
         mass[:, ::-1].cumsum(axis=1, out=sf_edge[:, -2::-1])
         log_low = _log_cdf_low(density, float(self.edges[0]), scores, sf_edge[:, 0])
         cdf_edge = np.exp(log_low)[:, None] + mass.cumsum(axis=1) - mass
         # probability above and below each node
-        sf, cdf = (flat @ _FROM_RIGHT.T).reshape(shape), (flat @ _FROM_LEFT.T).reshape(shape)
-        sf *= half
-        cdf *= half
+        sf, cdf = (flat_pdf @ _FROM_RIGHT.T).reshape(shape), (flat_pdf @ _FROM_LEFT.T).reshape(shape)
+        sf *= half_width
+        cdf *= half_width
         sf += sf_edge[:, 1:, None]
         cdf += cdf_edge[:, :, None]
         # hazard, and zeros beyond the last of these panels
@@ -115,35 +115,35 @@ def tabulate(
     lower, upper = density.mode - left, density.mode + right
     edges = panels(density, count, lower, upper, ranks=ranks, n_densities=n_densities or ranks, refine=refine)
     # a row for each score that reaches the panels, sorted by its upper end
-    members = np.flatnonzero(upper > edges[0])
-    members = members[np.argsort(upper[members], kind="stable")]
+    reaching_scores = np.flatnonzero(upper > edges[0])
+    reaching_scores = reaching_scores[np.argsort(upper[reaching_scores], kind="stable")]
     row = np.full(len(count), -1, dtype=np.intp)
-    row[members] = np.arange(len(members))
-    table = ScoreTable(edges, len(members) + spare)
-    table.count[: len(members)] = count[members]
+    row[reaching_scores] = np.arange(len(reaching_scores))
+    table = ScoreTable(edges, len(reaching_scores) + spare)
+    table.count[: len(reaching_scores)] = count[reaching_scores]
     # their distribution functions, in portions
-    ends = np.searchsorted(edges[1:-1], upper[members]) + 1
+    ends = np.searchsorted(edges[1:-1], upper[reaching_scores]) + 1
     step = max(1, _CACHED // len(table.nodes))
-    for start in range(0, len(members), step):
-        scores = members[start : start + step]
+    for start in range(0, len(reaching_scores), step):
+        scores = reaching_scores[start : start + step]
         table.put(row[scores], density, scores, panels=int(ends[start : start + step][-1]))
     return table, row
 
 
 def spread(edges: Array) -> tuple[Array, Array]:
     """Return nodes and weights, (16 p,) each, of Gauss-Legendre on every panel."""
-    half, middle = 0.5 * np.diff(edges), 0.5 * (edges[1:] + edges[:-1])
-    return (middle[:, None] + half[:, None] * _GAUSS).ravel(), (half[:, None] * _GAUSS_WEIGHT).ravel()
+    half_width, middle = 0.5 * np.diff(edges), 0.5 * (edges[1:] + edges[:-1])
+    return (middle[:, None] + half_width[:, None] * _GAUSS).ravel(), (half_width[:, None] * _GAUSS_WEIGHT).ravel()
 
 
 def _log_cdf(sf: Array, cdf: Array) -> Array:
     """Return the logarithm of cdf, computed from the smaller of sf and cdf; both are overwritten."""
-    low = sf > 0.5
+    is_low = sf > 0.5
     np.maximum(cdf, 1e-307, out=cdf)
     np.maximum(np.log(cdf, out=cdf), _FLOOR, out=cdf)
     np.negative(sf, out=sf)
     np.minimum(np.maximum(sf, -0.5, out=sf), 0.0, out=sf)  # a polynomial may fall below 0 in the last panel
-    return np.where(low, cdf, np.log1p(sf, out=sf))
+    return np.where(is_low, cdf, np.log1p(sf, out=sf))
 
 
 # below the lowest edge, which is the first point, with weight 0
@@ -157,15 +157,15 @@ def _log_cdf_low(density: Density, edge: float, scores: Rows, sf: Array) -> Arra
     width from the edge suffice."""
     log_cdf = np.log1p(-np.minimum(sf, 1 - 1e-16))
     distance = edge - density.mode[scores]
-    tail = ((sf > 0.99) & (distance < 0)).nonzero()[0]
-    if not tail.size:
+    tail_scores = ((sf > 0.99) & (distance < 0)).nonzero()[0]
+    if not tail_scores.size:
         return log_cdf
-    rows = np.arange(len(density.mode))[scores][tail]
+    rows = np.arange(len(density.mode))[scores][tail_scores]
     # the integral over a stretch at whose end the density vanishes
-    start = distance[tail, None]
+    start = distance[tail_scores, None]
     # the fall is convex, so it grows at least by its slope, which is steep where F is below a percent
     length = TAIL / np.abs(density.slope(start, rows))
     fall = density.fall(start - length * _TAIL_AT, rows)
     mass_below = np.exp(fall[:, :1] - fall) @ _TAIL_WEIGHT
-    log_cdf[tail] = density.log_peak[rows] - fall[:, 0] + np.log(length[:, 0] * mass_below)
+    log_cdf[tail_scores] = density.log_peak[rows] - fall[:, 0] + np.log(length[:, 0] * mass_below)
     return log_cdf

@@ -84,13 +84,13 @@ class Tabulated:
         # new parameters: a free row for each that ends above the lowest edge
         density = self._density(*np.array(new_pairs).T.copy())
         ends = self._count_panels(density)
-        members, free = ends.nonzero()[0], (table.count[:-1] == 0).nonzero()[0]
-        if ends.min() < 0 or len(free) < len(members):
+        tabled_pairs, free_rows = ends.nonzero()[0], (table.count[:-1] == 0).nonzero()[0]
+        if ends.min() < 0 or len(free_rows) < len(tabled_pairs):
             return False
         rows = np.full(len(new_pairs), -1)
-        rows[members] = free[: len(members)]
-        if members.size:
-            table.put(rows[members], density, members, panels=int(ends.max()))
+        rows[tabled_pairs] = free_rows[: len(tabled_pairs)]
+        if tabled_pairs.size:
+            table.put(rows[tabled_pairs], density, tabled_pairs, panels=int(ends.max()))
         row_of.update(zip(new_pairs, rows.tolist(), strict=True))
         self.row[arms] = [row_of[pair] for pair in pairs]
         self._count_arms()
@@ -107,10 +107,10 @@ class Tabulated:
         # panels that contain a part of the score
         has_fallen = density.fall(edges - mode) >= _END
         is_below = has_fallen & (mode <= edges)  # the score is below the edge
-        holds = ~(is_below[:, :-1] | (has_fallen & (mode >= edges))[:, 1:])
+        holds_score = ~(is_below[:, :-1] | (has_fallen & (mode >= edges))[:, 1:])
         # the panels among these that are too wide, for the narrowest width or for the width at their end
         width = (edges[1:] - edges[:-1]) / _WIDER
-        is_oversized = holds & (width > density.step[:, None])
+        is_oversized = holds_score & (width > density.step[:, None])
         for panel in np.flatnonzero(is_oversized.any(axis=0)):
             is_oversized[:, panel] &= width[panel] > widths(density, edges[panel + 1])
         return np.where(is_oversized.any(axis=1) | ~is_below[:, -1], -1, is_below.argmax(axis=1))
@@ -119,16 +119,16 @@ class Tabulated:
         """Tell whether the nodes still decide which arms are among the best, and lose no probability between them."""
         table, count = self.table, self.table.count
         # enough scores lie above the lowest edge
-        certain = np.minimum(table.log_low / -_END, 1.0)
+        is_above = np.minimum(table.log_low / -_END, 1.0)
         if self._positions > 1:
-            certain = np.floor(certain)
-        if count @ certain < self._positions and count @ table.sf_edge[:, 0] < sufficient_count(self._positions):
+            is_above = np.floor(is_above)
+        if count @ is_above < self._positions and count @ table.sf_edge[:, 0] < sufficient_count(self._positions):
             return False
         # no panel is too steep for products of densities
         if self._n_densities > 1:
             pdf, sf = table.pdf(ALL_ROWS, slice(ORDER, None, ORDER)), table.sf_edge[:, 1:-1]
-            even = widest_even_panels(pdf, sf, count[:, None], self._n_densities)
-            if (np.diff(table.edges)[:-1] > _STEEPER * even).any():
+            even_width = widest_even_panels(pdf, sf, count[:, None], self._n_densities)
+            if (np.diff(table.edges)[:-1] > _STEEPER * even_width).any():
                 return False
         # for the best arm alone, a loss in a steep panel shows in the sum of probabilities
         self._best = maximum.best(table)

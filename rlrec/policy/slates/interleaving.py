@@ -70,15 +70,15 @@ class TeamDraftSampler(Record, kw_only=False, eq=False):
         probability = np.empty((len(teams), len(self.rankers[0].scores)))
         # slates with equal coins and arms so far have the same distribution
         cases, case = distinct_rows(np.column_stack([teams, prefixes]).astype(np.float64))
-        p = prefixes.shape[1]
-        patterns, pattern = distinct_rows(cases[:, : p + 1])
+        n_above = prefixes.shape[1]
+        patterns, pattern = distinct_rows(cases[:, : n_above + 1])
         case_probability = np.empty((len(cases), probability.shape[1]))
-        for number, order in enumerate(patterns.astype(np.intp)):
-            ranker = self.rankers[order[-1]]
+        for number, team_pattern in enumerate(patterns.astype(np.intp)):
+            ranker = self.rankers[team_pattern[-1]]
             # arms that the other team took are gone as if by a uniform pick
-            floors = np.where(order == order[-1], at_positions(ranker.floor, p + 1), 1.0)
+            floors = np.where(team_pattern == team_pattern[-1], at_positions(ranker.floor, n_above + 1), 1.0)
             rows = np.flatnonzero(pattern == number)
-            case_prefixes = cases[rows, p + 1 :].astype(np.intp)
+            case_prefixes = cases[rows, n_above + 1 :].astype(np.intp)
             case_probability[rows] = slate.remaining_each(ranker.scores, case_prefixes, floor=tuple(floors.tolist()))
         return case_probability[case]
 

@@ -101,18 +101,18 @@ class ListMixture(Record, kw_only=False, eq=False):
         A top is the arms of the first positions. with_next_arms: also of each top followed by each arm, (v, arms)."""
         totals = [np.zeros(len(arm)) for arm in tree.arm]
         shares = [np.zeros(len(arm) * self.arms) for arm in tree.arm[:-1]] if with_next_arms else []
-        used = np.flatnonzero(weight)
-        for lists in np.split(used, range(_LISTS, len(used), _LISTS)):
+        used_lists = np.flatnonzero(weight)
+        for lists in np.split(used_lists, range(_LISTS, len(used_lists), _LISTS)):
             scores = [self.scores[number] for number in lists.tolist()]
             is_sampled, positions = isinstance(self.scores, SampledLists), len(tree.arm) - 1
-            ranked = scores if is_sampled else [item.order(positions) for item in scores]  # orders cache their tables
+            rankings = scores if is_sampled else [item.order(positions) for item in scores]  # orders cache their tables
             # pairs of a list and a top that consists of its arms; ranks: of these arms in the list
             list_index, node = np.arange(len(lists)), np.zeros(len(lists), np.intp)
             ranks = np.empty((len(lists), 0), np.intp)
             joint = weight[lists]
             totals[0] += joint.sum()
             for depth in range(len(tree.arm) - 1):
-                probability = self._next_arms(ranked, list_index, ranks)
+                probability = self._next_arms(rankings, list_index, ranks)
                 if with_next_arms:
                     cells = (node[:, None] * self.arms + self.lists[lists[list_index]]).ravel()
                     values = (joint[:, None] * probability).ravel()
@@ -128,11 +128,11 @@ class ListMixture(Record, kw_only=False, eq=False):
         """Return which pairs of a list and a top of slates some longer top continues with an arm of the list.
 
         The result is the indices of these pairs, the longer tops, and the ranks of the added arms in their lists."""
-        first, counts = tree.children[depth]
-        pair, longer = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first[node], counts[node])
-        key = lists[pair] * self.arms + tree.arm[depth + 1][longer]
-        cell, has = look_up(self._keys, key)
-        return pair[has], longer[has], cell[has] % self.lists.shape[1]
+        first_child, counts = tree.children[depth]
+        pair, longer_top = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first_child[node], counts[node])
+        key = lists[pair] * self.arms + tree.arm[depth + 1][longer_top]
+        cell_index, is_in_list = look_up(self._keys, key)
+        return pair[is_in_list], longer_top[is_in_list], cell_index[is_in_list] % self.lists.shape[1]
 
     @cached_property
     def _keys(self) -> Ids:
@@ -207,9 +207,9 @@ def distinct_lists(lists: Index, replica: Index, replicas: int) -> tuple[Index, 
     (replicas, u).
 
     replica (n,): of each list; all replicas have the same number of lists."""
-    different, set_index = distinct_rows(np.sort(lists, axis=1))
-    counts = np.bincount(replica * len(different) + set_index, minlength=replicas * len(different))
-    return different.astype(np.intp), counts.reshape(replicas, -1) / (len(lists) / replicas)
+    distinct_sets, set_index = distinct_rows(np.sort(lists, axis=1))
+    counts = np.bincount(replica * len(distinct_sets) + set_index, minlength=replicas * len(distinct_sets))
+    return distinct_sets.astype(np.intp), counts.reshape(replicas, -1) / (len(lists) / replicas)
 
 
 def scores_of_lists(scores: Scores, lists: Index) -> list[Scores]:

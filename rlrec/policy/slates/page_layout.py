@@ -137,8 +137,8 @@ class PageLayout(Record, kw_only=False, eq=False):
             raised = self.uses - counters[0]
             raised[(raised < 0) | (raised >= len(counters))] = -1
             raised = raised[:, (raised >= 0).any(axis=0)]
-            other = strictest.get(raised.tobytes())
-            if other is None or self.limit[counters[0]] < self.limit[other[0][0]]:
+            earlier_cap = strictest.get(raised.tobytes())
+            if earlier_cap is None or self.limit[counters[0]] < self.limit[earlier_cap[0][0]]:
                 strictest[raised.tobytes()] = counters, int((raised >= 0).sum(axis=1).max(initial=0))
         return list(strictest.values())
 
@@ -162,22 +162,22 @@ class PageLayout(Record, kw_only=False, eq=False):
 
         The number is not exact where there are too many ways."""
         states = {(*self.counts.tolist(), *members.tolist())}
-        c = len(self.limit)
+        n_counters = len(self.limit)
         for taken in range(len(positions)):
-            lengthened = set[tuple[int, ...]]()
+            next_states = set[tuple[int, ...]]()
             for state in states:
-                counts, left = np.array(state[:c]), np.array(state[c:])
+                counts, left = np.array(state[:n_counters]), np.array(state[n_counters:])
                 cells = np.flatnonzero(self.find_open_cells(counts[None])[0] & (left > 0))
                 if not len(cells):
                     return taken, True
-                if len(lengthened) > _PREFIXES:
+                if len(next_states) > _PREFIXES:
                     return taken, False
                 for cell in cells.tolist():
-                    lessened = left.copy()
-                    lessened[cell] -= 1
-                    raised = counts + np.bincount(self.uses[cell], minlength=c)
-                    lengthened.add((*raised.tolist(), *lessened.tolist()))
-            states = lengthened
+                    left_after = left.copy()
+                    left_after[cell] -= 1
+                    raised_counts = counts + np.bincount(self.uses[cell], minlength=n_counters)
+                    next_states.add((*raised_counts.tolist(), *left_after.tolist()))
+            states = next_states
         return len(positions), True
 
 
@@ -201,8 +201,8 @@ def lay_out(
             if key not in arms:
                 continue
             text = page.text("pin", position)
-            for other_position, (other, other_text) in pins.items():
-                if (position == other_position) != (key == other):
+            for other_position, (other_key, other_text) in pins.items():
+                if (position == other_position) != (key == other_key):
                     raise _contradiction(text, other_text)
             pins[position] = key, text
     members = {
@@ -222,24 +222,24 @@ def lay_out(
             for name in page.least if name in members for position in page.least[name]
         ), default=(-1, "")),
     )  # fmt: skip
-    over = np.flatnonzero(layout.counts > layout.limit)
-    for counter in over[:1].tolist():
+    exceeded_counters = np.flatnonzero(layout.counts > layout.limit)
+    for counter in exceeded_counters[:1].tolist():
         texts = [text for _, (key, text) in sorted(pins.items()) if counter in layout.uses[layout.cell[arms[key]]]]
         raise _contradiction(
             " and ".join(texts), layout.names[counter], verb="contradict" if texts[1:] else "contradicts"
         )
-    blocked = ~layout.find_open_cells(layout.counts[None])[0][layout.cell]
+    is_blocked = ~layout.find_open_cells(layout.counts[None])[0][layout.cell]
     pinned = {arms[key]: text for key, text in pins.values()}
-    for text, sharing, position in [
+    for text, sharing_arms, position in [
         (page.text("least", name), members[name], position) for page in rules for name in page.least if name in members
         for position in page.least[name]
     ]:  # fmt: skip
-        free = [arm for arm in sharing if arm not in pinned]
-        if position in pins and arms[pins[position][0]] not in sharing:
+        free = [arm for arm in sharing_arms if arm not in pinned]
+        if position in pins and arms[pins[position][0]] not in sharing_arms:
             raise _contradiction(text, pins[position][1])
         if position not in pins and position != EVERYWHERE and not free:
-            raise _contradiction(text, pinned[sharing[0]])
-        if free and blocked[free].all():
+            raise _contradiction(text, pinned[sharing_arms[0]])
+        if free and is_blocked[free].all():
             counter = next(row for row in layout.uses[layout.cell[free[0]]] if layout.counts[row] >= layout.limit[row])
             raise _contradiction(text, f"{layout.names[int(counter)]}, which pins use up")
     return layout
@@ -274,22 +274,22 @@ def _lay_out_caps(
     columns: list[tuple[int, int]] = []  # the cap and the limit of each counter
     for number, (page, field, limit) in enumerate(caps):
         numbers: dict[Hashable, int] = {}
-        code = np.array([numbers.setdefault(value, len(numbers)) for value in values(field)], np.intp)
+        value_codes = np.array([numbers.setdefault(value, len(numbers)) for value in values(field)], np.intp)
         groups = [value if isinstance(value, tuple) else () if value is None else (value,) for value in numbers]
         counters = {value: column for column, value in enumerate(dict.fromkeys(item for row in groups for item in row))}
         if page.is_request and not counters:
             hint = "arms have features: `rlrec arm list` shows them"
             raise InputError(f"{page.text('most', field)}: no eligible arm has {field!r}", hint=hint, field="page")
-        raised = np.full((len(groups), max(map(len, groups), default=0)), -1)
+        raised_counters = np.full((len(groups), max(map(len, groups), default=0)), -1)
         for row, group in enumerate(groups):
-            raised[row, : len(group)] = [len(columns) + counters[value] for value in group]
+            raised_counters[row, : len(group)] = [len(columns) + counters[value] for value in group]
         # the cells so far, refined by the values of this field
-        first, finer = distinct(cell, code)
-        raised_by_cell = np.hstack([raised_by_cell[cell[first]], raised[code[first]]])
-        cell = finer
+        first_arms, finer_cells = distinct(cell, value_codes)
+        raised_by_cell = np.hstack([raised_by_cell[cell[first_arms]], raised_counters[value_codes[first_arms]]])
+        cell = finer_cells
         columns += [(number, limit)] * len(counters)
-    c = len(columns)
-    uses = np.where(raised_by_cell < 0, c, raised_by_cell)
+    n_counters = len(columns)
+    uses = np.where(raised_by_cell < 0, n_counters, raised_by_cell)
     cap = np.array([*(number for number, _ in columns), -1], np.intp)
     names = [*(caps[number][0].text("most", caps[number][1]) for number, _ in columns), ""]
     by_request = np.array([*(caps[number][0].is_request for number, _ in columns), False], np.bool_)

@@ -99,8 +99,8 @@ def parse(value: Any, *, owner: str = REQUEST) -> PageRules:
         if not isinstance(key, str):
             raise _error(f"pin {text}={key}: {key!r} is no arm", "give the key of an arm")
         if position in pins or key in pins.values():
-            first = next(number for number, other in pins.items() if number == position or other == key)
-            raise _error(f"pin {text}={key} contradicts pin {first}={pins[first]}", "leave one of them out")
+            earlier = next(number for number, other in pins.items() if number == position or other == key)
+            raise _error(f"pin {text}={key} contradicts pin {earlier}={pins[earlier]}", "leave one of them out")
         pins[position] = key
     for field, limit in by_rule.get("most", {}).items():
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
@@ -114,8 +114,8 @@ def _shares(name: str, shares: Any) -> Mapping[int, float]:
     is_everywhere = not isinstance(shares, Mapping) or not shares
     for text, share in ((EVERYWHERE, shares),) if is_everywhere else shares.items():
         if isinstance(share, bool) or not isinstance(share, int | float) or not (isfinite(share) and 0 < share <= 1):
-            at = "" if is_everywhere else f"@{text}"
-            raise _error(f"least {name}={share}{at}: a share lies above 0, and is at most 1", "0.05 is 5 %")
+            suffix = "" if is_everywhere else f"@{text}"
+            raise _error(f"least {name}={share}{suffix}: a share lies above 0, and is at most 1", "0.05 is 5 %")
     if is_everywhere:
         return {EVERYWHERE: shares}
     return {_position(text, f"least {name}={share}@{text}"): share for text, share in shares.items()}
@@ -153,13 +153,13 @@ def add_typed(page: dict[str, Any], rule: str, pairs: Iterable[Sequence[str]]) -
     value that is not a number."""
     rules = page.setdefault(rule, {})
     for name, text in pairs if isinstance(rules, dict) else ():
-        value, at, position = text.partition("@") if rule == "least" else (text, "", "")
+        value, separator, position = text.partition("@") if rule == "least" else (text, "", "")
         try:
             number = value if rule == "pin" else int(value) if value.isdecimal() else float(value)
         except ValueError:
             raise _error(f"{rule} {name}={text}: {value!r} is no number", f"write {EXAMPLES[rule]}") from None
-        by_position = rules.setdefault(name, {}) if at else rules
-        last_name = position if at else name
+        by_position = rules.setdefault(name, {}) if separator else rules
+        last_name = position if separator else name
         if not isinstance(by_position, dict) or last_name in by_position:
             raise _error(f"{rule} {name}={text}: {name} has a {rule} already", "give it once")
         by_position[last_name] = number

@@ -28,11 +28,11 @@ def remaining(score: Array, slates: Index, *, temperature: float = 1.0) -> Itera
     """Yield, at each position of n slates, each with separate scores, the softmax of the arms left there, (n, m).
 
     score (n, m) finite; slates (n, k) arms 0..m - 1. Source: as for `gumbel.PlackettLuceOrder`."""
-    left, rows = np.array(score, np.float64), np.arange(len(slates))
+    left_scores, rows = np.array(score, np.float64), np.arange(len(slates))
     for position in range(slates.shape[1]):
         if position:
-            left[rows, slates[:, position - 1]] = -np.inf
-        yield softmax(left, temperature=temperature)
+            left_scores[rows, slates[:, position - 1]] = -np.inf
+        yield softmax(left_scores, temperature=temperature)
 
 
 def log_conditionals(
@@ -47,11 +47,11 @@ def log_conditionals(
     rows, log_probability, n_eligible = np.arange(len(shown)), np.zeros(shown.shape), _n_eligible(score, eligible)
     floors = at_positions(floor, shown.shape[1])
     for position, probability in enumerate(remaining(_allowed(score, eligible), shown, temperature=temperature)):
-        left, uniform = n_eligible - position, floors[position]
+        n_left, uniform = n_eligible - position, floors[position]
         p_shown = probability[rows, shown[:, position]]
         with np.errstate(divide="ignore"):  # the only arm left is certain
-            log_probability[:, position] = np.where(left > 1, np.log(uniform / left + (1 - uniform) * p_shown), 0.0)
-        if (left == 1).all():
+            log_probability[:, position] = np.where(n_left > 1, np.log(uniform / n_left + (1 - uniform) * p_shown), 0.0)
+        if (n_left == 1).all():
             break
     return log_probability
 
@@ -66,7 +66,7 @@ def chi_squares(
 
     score, reference (n, m): scores of the arms under both; shown, eligible: see `log_conditionals`."""
     sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
-    return np.stack([((new - old) ** 2 / np.maximum(old, 1e-300)).sum(axis=1) for new, old in sides], axis=1)
+    return np.stack([((p_new - p_old) ** 2 / np.maximum(p_old, 1e-300)).sum(axis=1) for p_new, p_old in sides], axis=1)
 
 
 def divergences(
@@ -76,8 +76,8 @@ def divergences(
 
     The mean of its sum over slates drawn under the reference scores is the divergence of whole slates."""
     sides = _slots(score, reference, shown, eligible, temperature=temperature, floor=floor)
-    logs = ((old, np.log(np.maximum(old, 1e-30)) - np.log(np.maximum(new, 1e-30))) for new, old in sides)
-    return np.stack([np.einsum("nm,nm->n", old, log_ratio) for old, log_ratio in logs], axis=1)
+    logs = ((p_old, np.log(np.maximum(p_old, 1e-30)) - np.log(np.maximum(p_new, 1e-30))) for p_new, p_old in sides)
+    return np.stack([np.einsum("nm,nm->n", p_old, log_ratio) for p_old, log_ratio in logs], axis=1)
 
 
 def _slots(
@@ -89,9 +89,9 @@ def _slots(
     n_eligible, floors = _n_eligible(score, eligible), at_positions(floor, shown.shape[1])
     logits = (_allowed(score, eligible), _allowed(reference, eligible))
     sides = (remaining(allowed, shown, temperature=temperature) for allowed in logits)
-    for position, (new, old) in enumerate(zip(*sides, strict=True)):
+    for position, (p_new, p_old) in enumerate(zip(*sides, strict=True)):
         uniform = floors[position] / np.maximum(n_eligible - position, 1)[:, None]
-        yield uniform + (1 - floors[position]) * new, uniform + (1 - floors[position]) * old
+        yield uniform + (1 - floors[position]) * p_new, uniform + (1 - floors[position]) * p_old
 
 
 def probabilities(

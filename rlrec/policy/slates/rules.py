@@ -161,10 +161,10 @@ class SlateWalk:
         allowed = self._allowed
         if self._position in self._layout.pins:
             return allowed.astype(np.float64)
-        each, best, shares = self._coins()
+        floor_probability, best, shares = self._coins()
         probability = best[:, None] * self._best.probability(allowed)
-        if each.any():
-            probability += each[:, None] * allowed
+        if floor_probability.any():
+            probability += floor_probability[:, None] * allowed
         if self._layout.least:
             probability += shares
         return probability
@@ -176,26 +176,26 @@ class SlateWalk:
 
     def show(self, prefix: Index, arms: Index) -> Index:
         """Lengthen the prefixes of slates (n,) by one arm each, (n,), and return the new prefix of each slate, (n,)."""
-        first, code = distinct(prefix, arms)
-        parent, shown, row = prefix[first], arms[first], np.arange(len(first))
+        first_slates, new_prefixes = distinct(prefix, arms)
+        parent, shown_arms, row = prefix[first_slates], arms[first_slates], np.arange(len(first_slates))
         layout = self._layout
         is_pinned = self._position in layout.pins
-        competed = self._allowed[parent, shown] & (not is_pinned)
+        competed = self._allowed[parent, shown_arms] & (not is_pinned)
         if is_pinned:
-            picked, best = np.ones(len(first)), np.zeros(len(first))
+            picked, best = np.ones(len(first_slates)), np.zeros(len(first_slates))
         else:
-            each, undecided, shares = self._coins()
-            picked = np.where(competed, each[parent] + shares[parent, shown], 1.0)
+            floor_probability, undecided, shares = self._coins()
+            picked = np.where(competed, floor_probability[parent] + shares[parent, shown_arms], 1.0)
             best = np.where(competed, undecided[parent], 0.0)
         was_open = layout.find_open_cells(self._counts)[parent]
         self._counts, self._left = self._counts[parent], self._left[parent]
-        np.add.at(self._counts, (row[competed, None], layout.uses[layout.cell[shown[competed]]]), 1)
-        self._left[row, shown] = False
+        np.add.at(self._counts, (row[competed, None], layout.uses[layout.cell[shown_arms[competed]]]), 1)
+        self._left[row, shown_arms] = False
         closed = was_open & ~layout.find_open_cells(self._counts)
-        self._best.show(parent, np.where(competed, shown, -1), picked, best, closed)
+        self._best.show(parent, np.where(competed, shown_arms, -1), picked, best, closed)
         self._position += 1
         self._allowed = self._find_allowed()
-        return code
+        return new_prefixes
 
     def _coins(self) -> tuple[Array, Array, Array]:
         """Return the probabilities of the coins at the next position.
@@ -204,8 +204,8 @@ class SlateWalk:
         each; and that the coin of a least share shows each arm, (u, m)."""
         shares, undecided = self._layout.least_share_probabilities(self._position, self._allowed)
         uniform = self._floors[self._position]
-        each = undecided * uniform / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
-        return each, undecided * (1.0 - uniform), shares
+        floor_probability = undecided * uniform / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
+        return floor_probability, undecided * (1.0 - uniform), shares
 
     def _find_allowed(self, *, by_request: bool = False) -> Flags:
         """Tell which arms may stand at the next position, (u, m).
@@ -326,15 +326,15 @@ class RuledOrder(ExactOrder):
             marginals[position] = np.arange(m) == layout.pins[position]
         open_positions = np.setdiff1d(np.arange(size), pinned)
         if layout.is_closed and len(open_positions) > 1 and not self._ruled.samples:
-            free = np.setdiff1d(np.arange(m), layout.pinned)
+            free_arms = np.setdiff1d(np.arange(m), layout.pinned)
             floors = tuple(at_positions(self._ruled.floor, size)[open_positions].tolist())
-            ranks = subset(self._ruled.scores, free).order(len(open_positions)).ranks(len(open_positions))
+            ranks = subset(self._ruled.scores, free_arms).order(len(open_positions)).ranks(len(open_positions))
             marginals[open_positions] = 0.0
-            marginals[np.ix_(open_positions, free)] = to_positions(ranks, floors)
+            marginals[np.ix_(open_positions, free_arms)] = to_positions(ranks, floors)
         elif len(open_positions):
-            first = int(open_positions[0])
-            prefix = np.array([[layout.pins[position] for position in range(first)]], np.intp)
-            marginals[first] = self.next_arms(prefix, floor=0.0)[0]
+            first_open = int(open_positions[0])
+            prefix = np.array([[layout.pins[position] for position in range(first_open)]], np.intp)
+            marginals[first_open] = self.next_arms(prefix, floor=0.0)[0]
         return marginals
 
 
@@ -344,14 +344,14 @@ def _reaches(tabulated: Tabulated, layout: PageLayout, size: int) -> bool:
 
     table, row = tabulated.table, tabulated.row
     certain = np.where(table.count > 0, table.log_low <= -_CERTAIN, False)[row]
-    for above, needed in ((certain.astype(float), float(size)), (table.sf_edge[row, 0], sufficient_count(size))):
-        by_cell = np.bincount(layout.cell, weights=above, minlength=len(layout.uses))
-        by_counter, lost = layout.sum_by_counter(by_cell), 0.0
+    for p_above, needed in ((certain.astype(float), float(size)), (table.sf_edge[row, 0], sufficient_count(size))):
+        by_cell = np.bincount(layout.cell, weights=p_above, minlength=len(layout.uses))
+        by_counter, n_lost = layout.sum_by_counter(by_cell), 0.0
         for cap in np.unique(layout.cap[:-1]):
             counters = np.flatnonzero(layout.cap == cap)
             used_up = size // int(layout.limit[counters[0]])
-            lost += float(np.sort(by_counter[counters])[-used_up:].sum()) if used_up else 0.0
-        if above.sum() - lost >= needed:
+            n_lost += float(np.sort(by_counter[counters])[-used_up:].sum()) if used_up else 0.0
+        if p_above.sum() - n_lost >= needed:
             return True
     return False
 
@@ -376,8 +376,8 @@ class RuledSampler(SlateSampler):
             return logged_draw(slates, propensity, self.marginals[np.arange(self._size), slates], minimum)
         for row, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
             order = self._scores.decision_scores(seed, decision).order(self._size)
-            slate = _draw_from_walk(cast(RuledOrder, order).walk(), np.zeros(1, np.intp), uniform[row : row + 1])
-            draws.append((*slate, order.ranks(self._size)[np.arange(self._size), slate[0]]))
+            drawn_slate = _draw_from_walk(cast(RuledOrder, order).walk(), np.zeros(1, np.intp), uniform[row : row + 1])
+            draws.append((*drawn_slate, order.ranks(self._size)[np.arange(self._size), drawn_slate[0]]))
         slates, propensity, minimum, marginal = map(np.vstack, zip(*draws, strict=True))
         return logged_draw(slates, propensity, marginal, minimum)
 

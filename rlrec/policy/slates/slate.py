@@ -71,11 +71,13 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
         for position, page_values in enumerate(values):
             # the best one of the arms left, with the floor
             page_values[page[:, None], shown] = -np.inf
-            row, best = best_of_rows(page_values)
+            row, best_arms = best_of_rows(page_values)
             floor_here, best_share = float(floors[position]), (1 - floors[position]) / np.bincount(row)
             n_left = len(page) - np.bincount(shown.ravel(), minlength=m)
-            total[position] += n_left * (floor_here / (m - position)) + np.bincount(best, best_share[row], minlength=m)
-            arm = _invert_best_arms(row, best, best_share, floor_here, rng.random(len(page)), shown, m)
+            total[position] += n_left * (floor_here / (m - position)) + np.bincount(
+                best_arms, best_share[row], minlength=m
+            )
+            arm = _invert_best_arms(row, best_arms, best_share, floor_here, rng.random(len(page)), shown, m)
             shown = np.column_stack([shown, arm])
     return total / runs
 
@@ -183,18 +185,18 @@ def placement_probabilities(size: int, m: int, *, floor: Floor) -> tuple[Array, 
     Return also the probability that any given lower rank is placed at position p, (size,). Both depend only on the
     floor and m, since the place of a rank depends on how many better arms are left. Source: own derivation."""
     probability, deeper_probability = np.zeros((size, size)), np.zeros(size)
-    waiting, lasting = np.eye(size), 1.0  # [r, better arms left]: not placed yet
-    better = np.arange(size)
+    waiting, lower_waiting = np.eye(size), 1.0  # [r, better arms left]: not placed yet
+    n_better = np.arange(size)
     for position, explored in enumerate(at_positions(floor, size).tolist()):
         left = m - position
         uniform = explored / left
         # taken here: picked uniformly, or as the best one left
         probability[position] = uniform * waiting.sum(axis=1) + (1 - explored) * waiting[:, 0]
-        deeper_probability[position], lasting = lasting * uniform, lasting * (1 - uniform)
+        deeper_probability[position], lower_waiting = lower_waiting * uniform, lower_waiting * (1 - uniform)
         # not taken: a worse or a better arm was
-        stays = waiting * (uniform * np.maximum(left - 1 - better, 0))
-        stays[:, :-1] += waiting[:, 1:] * ((1 - explored) + uniform * better[1:])
-        waiting = stays
+        still_waiting = waiting * (uniform * np.maximum(left - 1 - n_better, 0))
+        still_waiting[:, :-1] += waiting[:, 1:] * ((1 - explored) + uniform * n_better[1:])
+        waiting = still_waiting
     return probability, deeper_probability
 
 
@@ -224,16 +226,16 @@ def _invert_best_arms(
     All of m arms but those shown (n, p) share the floor, and the best of each row have `best_share` (n,) more. row,
     best (r,): the best arms with their rows, in order."""
     ties, uniform_share = np.bincount(row), floor / (m - shown.shape[1])
-    first = ties.cumsum() - ties
+    first_best = ties.cumsum() - ties
     # where the interval of each best arm begins
-    start = uniform_share * (best - (shown[row] < best[:, None]).sum(axis=1))
-    start += best_share[row] * (np.arange(len(row)) - first[row])
-    n_begun = np.bincount(row, start <= uniform[row]).astype(np.intp)
-    last = first + np.maximum(n_begun, 1) - 1
+    interval_start = uniform_share * (best - (shown[row] < best[:, None]).sum(axis=1))
+    interval_start += best_share[row] * (np.arange(len(row)) - first_best[row])
+    n_begun = np.bincount(row, interval_start <= uniform[row]).astype(np.intp)
+    last_begun = first_best + np.maximum(n_begun, 1) - 1
     if not floor:
-        return best[last]
-    is_best = (n_begun > 0) & (uniform < start[last] + uniform_share + best_share)
-    return np.where(is_best, best[last], pick_left_arms(shown, (uniform - n_begun * best_share) / floor, m))
+        return best[last_begun]
+    is_best = (n_begun > 0) & (uniform < interval_start[last_begun] + uniform_share + best_share)
+    return np.where(is_best, best[last_begun], pick_left_arms(shown, (uniform - n_begun * best_share) / floor, m))
 
 
 def mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Array:

@@ -107,8 +107,8 @@ class SlateSampler:
             return logged_draw(slates, propensity, propensity, np.full(propensity.shape, smallest))
         slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
         probability, least = self._order.conditionals(slates, floor=self._floor, least=not lists)
-        left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
-        propensity, minimum = (mix_floor(values, floors, left) for values in (probability, least))
+        n_left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
+        propensity, minimum = (mix_floor(values, floors, n_left) for values in (probability, least))
         if lists:
             no_marginal = np.full(propensity.shape, np.nan)
             return logged_draw(slates, propensity, no_marginal, no_marginal)
@@ -123,8 +123,8 @@ class SlateSampler:
         else:
             shown, slate_index = np.unique(slates, axis=0, return_inverse=True)
             probability, _ = self._order.conditionals(shown, floor=self._floor, least=False)
-            left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
-            probability = mix_floor(probability, floors, left)[slate_index.reshape(-1)]
+            n_left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
+            probability = mix_floor(probability, floors, n_left)[slate_index.reshape(-1)]
         with np.errstate(divide="ignore"):
             return np.log(probability).sum(axis=1)
 
@@ -165,10 +165,12 @@ class SlateSampler:
             order = self._scores.decision_scores(seed, decision).order(self._size)
             for position in range(self._size):
                 prefix = slates[[row], :position]
-                left = np.delete(np.arange(self._arms), prefix[0])
-                mixed = mix_floor(order.next_arms(prefix, floor=self._floor)[0, left], floors[position], len(left))
+                left_arms = np.delete(np.arange(self._arms), prefix[0])
+                mixed = mix_floor(
+                    order.next_arms(prefix, floor=self._floor)[0, left_arms], floors[position], len(left_arms)
+                )
                 pick = _invert_uniforms(mixed, mixed.cumsum(), uniform[row, position])
-                slates[row, position] = left[pick]
+                slates[row, position] = left_arms[pick]
                 propensity[row, position], least[row, position] = mixed[pick], mixed.min()
         return logged_draw(slates, propensity, first_position_marginals(propensity), least)
 

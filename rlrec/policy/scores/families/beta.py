@@ -40,9 +40,9 @@ class BetaLogit:
     def __init__(self, alpha: Array, beta: Array) -> None:
         total, smaller = alpha + beta, np.minimum(alpha, beta)
         parameters = np.concatenate([alpha, beta, total]).reshape(3, -1)
-        log, error = np.log(parameters), stirling_error(parameters)
-        self.mode = log[0] - log[1]
-        self.log_peak = 0.5 * (log[0] + log[1] - log[2]) - LOG_ROOT_TAU + (error[2] - error[0] - error[1])
+        logs, errors = np.log(parameters), stirling_error(parameters)
+        self.mode = logs[0] - logs[1]
+        self.log_peak = 0.5 * (logs[0] + logs[1] - logs[2]) - LOG_ROOT_TAU + (errors[2] - errors[0] - errors[1])
         # Reflected where alpha is larger, so that the linear term that cancels is the smaller one.
         self._sign = np.where(alpha <= beta, 1.0, -1.0)[:, None]
         self._p, self._n = (smaller / total)[:, None], total[:, None]
@@ -74,10 +74,10 @@ class BetaLogit:
     def reach(self) -> tuple[Array, Array]:
         # Both sides fall at least as fast as (e^-d + d - 1) / s^2, that is d^2 / (2 + d) / s^2, s^2 = 1/alpha + 1/beta.
         bound = TAIL * (1 / self._alpha + 1 / self._beta)
-        outer = 0.5 * (bound + np.sqrt(bound * (bound + 8)))
+        outer_distance = 0.5 * (bound + np.sqrt(bound * (bound + 8)))
         if not self._far:
-            outer = np.minimum(outer, FARTHEST)
-        distance = outer[:, None] * [-1.0, 1.0]
+            outer_distance = np.minimum(outer_distance, FARTHEST)
+        distance = outer_distance[:, None] * [-1.0, 1.0]
         # Newton's method on a convex function from outside the root comes closer and never crosses it.
         for _ in range(8):
             step = np.maximum(self.fall(distance) - TAIL, 0) / self.slope(distance)

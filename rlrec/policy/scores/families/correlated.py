@@ -48,14 +48,14 @@ class Correlated(Record, kw_only=False, eq=False):
         """Return the samples of one decision, from its words (`sampler.normals`). Equal arms have equal values in each
         sample."""
         rows, row = self._distinct
-        shared = self.samples * (rows.shape[1] - 1)
-        noises = 0 if self.arm_noise is None else self.samples * len(self)
-        z = sampler.normals(seed, decision, start=SAMPLING, count=shared + noises)
-        values = z[:shared].reshape(self.samples, -1) @ rows[:, 1:].T + rows[:, 0]
+        n_shared_normals = self.samples * (rows.shape[1] - 1)
+        n_arm_normals = 0 if self.arm_noise is None else self.samples * len(self)
+        z = sampler.normals(seed, decision, start=SAMPLING, count=n_shared_normals + n_arm_normals)
+        values = z[:n_shared_normals].reshape(self.samples, -1) @ rows[:, 1:].T + rows[:, 0]
         if self.arm_noise is None:
             return Sampled(values, row)
         values = values.take(row, axis=1)
-        return Sampled(values + self.arm_noise * z[shared:].reshape(values.shape), np.arange(len(self)))
+        return Sampled(values + self.arm_noise * z[n_shared_normals:].reshape(values.shape), np.arange(len(self)))
 
     def simulate_pages(self, runs: int, size: int, rng: np.random.Generator) -> Array:
         """Return the values that rank the arms at each position of simulated slates, (size, runs, m). Each slate is of
@@ -66,9 +66,9 @@ class Correlated(Record, kw_only=False, eq=False):
         d, noises = rows.shape[1] - 1, 0 if self.arm_noise is None else len(self)
         z, sample = rng.standard_normal((size, runs, d + noises)), rng.integers(self.samples, size=(size, runs))
         for position in range(1, size):
-            for upper in range(position):
-                is_same = sample[position] == sample[upper]
-                z[position, is_same] = z[upper, is_same]
+            for upper_position in range(position):
+                is_same = sample[position] == sample[upper_position]
+                z[position, is_same] = z[upper_position, is_same]
         values: Array = (z[..., :d] @ rows[:, 1:].T + rows[:, 0]).take(row, axis=-1)
         return values if self.arm_noise is None else values + self.arm_noise * z[..., d:]
 
@@ -164,11 +164,11 @@ class SampledOrder(Order):
             sample, column = sampled.best
             n_left = np.bincount(np.delete(sampled.column, upper_arms), minlength=sampled.distinct.shape[1])
             # of samples whose best arms are all above, the best of the others
-            lost = np.flatnonzero(np.bincount(sample, n_left[column], minlength=sampled.samples) == 0)
-            values = sampled.distinct[lost]
+            exhausted_samples = np.flatnonzero(np.bincount(sample, n_left[column], minlength=sampled.samples) == 0)
+            values = sampled.distinct[exhausted_samples]
             values[:, n_left == 0] = -np.inf
             row, lower_column = best_of_rows(values)
-            sample, column = np.r_[sample, lost[row]], np.r_[column, lower_column]
+            sample, column = np.r_[sample, exhausted_samples[row]], np.r_[column, lower_column]
             ties = np.bincount(sample, n_left[column])
             best = (np.bincount(column, 1 / ties[sample], minlength=len(n_left)) / sampled.samples)[sampled.column]
             best[upper_arms] = 0.0

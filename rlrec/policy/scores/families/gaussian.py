@@ -23,9 +23,9 @@ class Gaussian(ExactScores, Record, kw_only=False, eq=False):
         # Means are taken relative to the best one, so that nodes near it are exact, or to an earlier origin that is as
         # good.
         # A standard deviation too small for doubles is raised to one that they show, for draws and probabilities alike.
-        best, earlier = float(self.mean.max()), match_density(Normal, earlier_order)
-        sd = np.maximum(self.sd, 1e-9 * np.abs(self.mean - best))
-        origin = earlier.origin if earlier and abs(best - earlier.origin) <= 100 * sd.min() else best
+        best_mean, old_order = float(self.mean.max()), match_density(Normal, earlier_order)
+        sd = np.maximum(self.sd, 1e-9 * np.abs(self.mean - best_mean))
+        origin = old_order.origin if old_order and abs(best_mean - old_order.origin) <= 100 * sd.min() else best_mean
         mean = self.mean - origin
         return ContinuousOrder(Normal, mean, sd, positions=positions, origin=origin, earlier_order=earlier_order)
 

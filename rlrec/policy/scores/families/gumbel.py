@@ -51,28 +51,28 @@ class PlackettLuceOrder(DrawnOrder):
     logits: Array
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
-        left = np.tile(self.logits, (len(prefixes), 1))
+        left_logits = np.tile(self.logits, (len(prefixes), 1))
         rows = np.arange(len(prefixes))[:, None]
-        left[rows, prefixes] = -np.inf
-        highest = left.max(axis=1, keepdims=True)
+        left_logits[rows, prefixes] = -np.inf
+        highest = left_logits.max(axis=1, keepdims=True)
         # where only arms at -inf are left, all of them share
-        weight = np.where(highest > -np.inf, np.exp(left - np.where(highest > -np.inf, highest, 0.0)), 1.0)
+        weight = np.where(highest > -np.inf, np.exp(left_logits - np.where(highest > -np.inf, highest, 0.0)), 1.0)
         weight[rows, prefixes] = 0.0
         return np.asarray(weight / weight.sum(axis=1, keepdims=True))
 
     def ranks(self, size: int) -> Array:
-        possible, m = np.flatnonzero(self.logits > -np.inf), len(self.logits)
+        finite_arms, m = np.flatnonzero(self.logits > -np.inf), len(self.logits)
         ranks = np.zeros((size, m))
-        inside = min(size, len(possible))
-        if inside:
-            logits = self.logits[possible]
-            if inside <= _MAX_RANKS and len(logits) >= _MANY:
-                ranks[:inside, possible] = maximum.ranks_of_arrivals(logits, inside)
+        n_finite_ranks = min(size, len(finite_arms))
+        if n_finite_ranks:
+            logits = self.logits[finite_arms]
+            if n_finite_ranks <= _MAX_RANKS and len(logits) >= _MANY:
+                ranks[:n_finite_ranks, finite_arms] = maximum.ranks_of_arrivals(logits, n_finite_ranks)
             else:
-                ranks[:inside, possible] = continuous(logits, positions=inside).ranks(inside)
-        if size > len(possible):
-            impossible = np.delete(np.arange(m), possible)
-            ranks[len(possible) :, impossible] = 1 / len(impossible)
+                ranks[:n_finite_ranks, finite_arms] = continuous(logits, positions=n_finite_ranks).ranks(n_finite_ranks)
+        if size > len(finite_arms):
+            infinite_arms = np.delete(np.arange(m), finite_arms)
+            ranks[len(finite_arms) :, infinite_arms] = 1 / len(infinite_arms)
         return ranks
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
@@ -102,10 +102,10 @@ class PlackettLuceOrder(DrawnOrder):
 
     def _softmax_left(self, logits: Array, total: Array) -> Array:
         """Return the probabilities of logits (n, k) among arms left whose weights sum to exp(total), (n, k)."""
-        left = len(self.logits) - np.arange(logits.shape[1])
+        n_left = len(self.logits) - np.arange(logits.shape[1])
         with np.errstate(invalid="ignore"):
             probability = np.exp(logits - total)
-        return np.where(total == -np.inf, 1 / left, np.minimum(probability, 1))
+        return np.where(total == -np.inf, 1 / n_left, np.minimum(probability, 1))
 
     def _lowest_left(self, slates: Index) -> Array:
         """Return the smallest logit left at each position, (n, k)."""

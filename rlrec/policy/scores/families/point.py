@@ -36,36 +36,36 @@ class PointOrder(DrawnOrder):
     def ranks(self, size: int) -> Array:
         # equal scores share the ranks that they occupy together
         _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)
-        end = np.cumsum(count)
+        level_end = np.cumsum(count)
         rank = np.arange(size)[:, None]
-        inside = (rank >= (end - count)[level]) & (rank < end[level])
-        return inside / count[level]
+        is_in_level = (rank >= (level_end - count)[level]) & (rank < level_end[level])
+        return is_in_level / count[level]
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
-        left = np.ones((len(prefixes), len(self.values)), dtype=bool)
-        left[np.arange(len(prefixes))[:, None], prefixes] = False
-        best = left & (self.values == np.where(left, self.values, -np.inf).max(axis=1, keepdims=True))
-        return best / best.sum(axis=1, keepdims=True)
+        is_left = np.ones((len(prefixes), len(self.values)), dtype=bool)
+        is_left[np.arange(len(prefixes))[:, None], prefixes] = False
+        is_best = is_left & (self.values == np.where(is_left, self.values, -np.inf).max(axis=1, keepdims=True))
+        return is_best / is_best.sum(axis=1, keepdims=True)
 
     def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
         # levels of equal scores, best first, and how many arms of each are left; k - 1 arms use up at most k - 1 levels
         _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)
         n, k = slates.shape
-        shown, left = level[slates], np.tile(count[:k], (n, 1))
+        shown, n_left = level[slates], np.tile(count[:k], (n, 1))
         probability, minimum, slate = np.empty((n, k)), np.zeros((n, k)), np.arange(n)
         for position in range(k):
             # the arms of the best level left share the position
-            best = (left > 0).argmax(axis=1)
-            tied = left[slate, best]
-            probability[:, position] = np.where(shown[:, position] == best, 1 / tied, 0.0)
-            minimum[:, position] = np.where(tied == len(self.values) - position, 1 / tied, 0.0)
+            best_level = (n_left > 0).argmax(axis=1)
+            n_tied = n_left[slate, best_level]
+            probability[:, position] = np.where(shown[:, position] == best_level, 1 / n_tied, 0.0)
+            minimum[:, position] = np.where(n_tied == len(self.values) - position, 1 / n_tied, 0.0)
             # the arm that is shown leaves its level
-            is_counted = shown[:, position] < left.shape[1]
-            left[slate[is_counted], shown[is_counted, position]] -= 1
+            is_counted = shown[:, position] < n_left.shape[1]
+            n_left[slate[is_counted], shown[is_counted, position]] -= 1
         return probability, minimum
 
     def ranking(self, keys: Array, size: int) -> Index:
         values = self.values
-        top = np.flatnonzero(values >= np.partition(values, -size)[-size])
-        order = np.lexsort((keys[:, top], np.broadcast_to(-values[top], (len(keys), len(top)))), axis=-1)
-        return top[order[:, :size]]
+        top_arms = np.flatnonzero(values >= np.partition(values, -size)[-size])
+        order = np.lexsort((keys[:, top_arms], np.broadcast_to(-values[top_arms], (len(keys), len(top_arms)))), axis=-1)
+        return top_arms[order[:, :size]]
