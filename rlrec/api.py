@@ -134,7 +134,7 @@ class Recommender(Commands):
         from rlrec.app.requests import recommend as use_case
         from rlrec.app.serving.statements import add_typed
 
-        for rule, pairs in [(rule, values.pop(rule)) for rule in recommend.RULES if rule in values]:
+        for rule, pairs in [(rule, values.pop(rule)) for rule in recommend.RULE_OPTIONS if rule in values]:
             values["page"] = deepcopy(dict(values.get("page") or {}))
             add_typed(values["page"], rule, [(str(name), str(value)) for name, value in (pairs or {}).items()])
         seed_number = None if seed is None else _seed(seed)

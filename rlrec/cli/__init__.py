@@ -22,9 +22,9 @@ from rlrec.cli.text.text import terminal_columns
 from rlrec.cli.text.values import CLOCK, DURATION, ZONE
 from rlrec.errors import OUT_OF_MEMORY, InputError
 
-CONFIG = "rlrec.toml"
-HELP = {"-h", "--help"}
-COMPLETE = "_RLREC_COMPLETE"  # set by a shell that asks for completions of a word
+CONFIG_FILE = "rlrec.toml"
+HELP_OPTIONS = {"-h", "--help"}
+COMPLETION_VARIABLE = "_RLREC_COMPLETE"  # set by a shell that asks for completions of a word
 NUMPY_BYTES = 90 << 20  # address space for its libraries and the buffer of OpenBLAS
 GC_THRESHOLD = 200_000  # objects; imports create half of them, and no garbage
 EPILOG = """\b
@@ -49,7 +49,7 @@ class Program(CommandGroup):
         _name_variables(command, cmd_name)
         if (config := ctx.ensure_object(Settings).config) is not None:
             ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.defaults(command, cmd_name)}
-        if COMPLETE in os.environ:
+        if COMPLETION_VARIABLE in os.environ:
             from rlrec.cli.program.completion import attach
 
             _add_globals(command, self.params)
@@ -63,7 +63,7 @@ class Program(CommandGroup):
         settings = ctx.ensure_object(Settings)
         if name == "help":
             settings.broken_config = None
-        elif settings.broken_config is not None and HELP.isdisjoint(words):
+        elif settings.broken_config is not None and HELP_OPTIONS.isdisjoint(words):
             raise settings.broken_config
         typed_options = {word.partition("=")[0] for word in words if word[:1] == "-"}
         if command is not None:
@@ -77,7 +77,7 @@ class Program(CommandGroup):
     ) -> click.Context:
         settings = extra.setdefault("obj", Settings())
         home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-        if paths := [*filter(os.path.exists, (CONFIG, os.path.join(home, "rlrec", CONFIG)))]:
+        if paths := [*filter(os.path.exists, (CONFIG_FILE, os.path.join(home, "rlrec", CONFIG_FILE)))]:
             from rlrec.cli.commands.setup.config import Config
 
             try:
@@ -98,7 +98,7 @@ class Program(CommandGroup):
     ) -> Any:  # fmt: skip
         if not standalone_mode:
             return super().main(args, "rlrec", complete_var, standalone_mode=False, **extra)
-        if (complete_var or COMPLETE) in os.environ:
+        if (complete_var or COMPLETION_VARIABLE) in os.environ:
             with suppress(Exception):  # on a broken rlrec.toml, say: a traceback would appear in the line being typed
                 super().main(args, "rlrec", complete_var, **extra)
             sys.exit(1)
@@ -160,11 +160,11 @@ def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> 
             if taken.isdisjoint((*option.opts, option.name)):
                 later = copy(option)
                 later.default, later.envvar, later.allow_from_autoenv, later.expose_value = None, None, False, False
-                later.is_eager, later.hidden, later.callback = True, True, _override
+                later.is_eager, later.hidden, later.callback = True, True, _override_setting
                 leaf.params.append(later)
 
 
-def _override(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+def _override_setting(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.COMMANDLINE:
         cast(Any, program.callback)(**{str(param.name): value})
 
@@ -183,7 +183,7 @@ def _name_variables(command: click.Command, name: str) -> None:
 
 @click.group(
     cls=Program, name="rlrec", epilog=EPILOG,
-    context_settings={"help_option_names": sorted(HELP), "auto_envvar_prefix": "RLREC"},
+    context_settings={"help_option_names": sorted(HELP_OPTIONS), "auto_envvar_prefix": "RLREC"},
 )  # fmt: skip
 @click.option("--db", default="rlrec.db", show_default=True, metavar="URL", help="The store (RLREC_DB).")
 @click.option("--read-db", metavar="URL", help="A replica, for commands that only read.")

@@ -93,8 +93,8 @@ def test_a_block_right_after_another_is_its_output() -> None:
 
 def test_help_lists_every_page_in_one_line(run_sqlite: Run) -> None:
     topics = [row["topic"] for row in run_sqlite("help", "--json").json]
-    assert sorted(topics) == sorted(path.stem for path in manual.FOLDER.glob("*.md"))
-    assert topics == [*manual.ORDER]
+    assert sorted(topics) == sorted(path.stem for path in manual.MANUAL_FOLDER.glob("*.md"))
+    assert topics == [*manual.PAGE_ORDER]
     assert max(map(len, run_sqlite("help").stdout.splitlines())) <= 80
 
 
@@ -114,8 +114,8 @@ def test_help_shows_a_page_or_a_command(run_sqlite: Run) -> None:
 
 
 def test_a_terminal_gets_prose_that_fits() -> None:
-    for page in manual.pages():
-        lines = manual.for_terminal(page.text, 72).splitlines()
+    for page in manual.manual_pages():
+        lines = manual.plain_text(page.text, 72).splitlines()
         assert [line for line in lines if len(line) > 72 and not line.startswith("    ")] == []
 
 
@@ -124,7 +124,7 @@ def test_the_pages_are_one_for_man(run_sqlite: Run) -> None:
     page = run_sqlite("help", "--man").stdout
     done = subprocess.run(["groff", "-man", "-ww", "-Tutf8"], input=page.encode(), capture_output=True, check=True)
     assert done.stderr == b""
-    titles = [text.text.splitlines()[0][2:].replace("-", "\\-") for text in manual.pages()]
+    titles = [text.text.splitlines()[0][2:].replace("-", "\\-") for text in manual.manual_pages()]
     assert [title for title in titles if f".SH {title}\n" not in page] == []
 
 

@@ -167,7 +167,7 @@ class SharedWriter(threading.Thread):
 
 
 def _failed(lines: NumberedLines, error: RlrecError) -> Answered:
-    return Answered(plain.lines([recommend.refusal(error, number) for number, _ in lines]), error)
+    return Answered(plain.lines([recommend.refused_answer(error, number) for number, _ in lines]), error)
 
 
 def _deliver(group: Sequence[Submitted], answers: Sequence[Answered]) -> None:

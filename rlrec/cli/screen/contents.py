@@ -80,9 +80,9 @@ class Content(NamedTuple):
 
 def overview(store: Store, args: Arguments) -> Content:
     result = app.status.status(store)
-    view = statuses.view(result)
-    alerts = [statuses.warning(row) for row in result["warnings"] if row["severity"] != "info"]
-    holdouts = [statuses.holdout(row) for row in result["holdouts"]]
+    view = statuses.status_view(result)
+    alerts = [statuses.finding_line(row) for row in result["warnings"] if row["severity"] != "info"]
+    holdouts = [statuses.holdout_sentence(row) for row in result["holdouts"]]
     notes = [note for note in view.notes if note not in (*alerts, *holdouts)]
     lines = [note for note in notes if isinstance(note, str)]
     tables = [note for note in notes if isinstance(note, View)]
@@ -95,7 +95,7 @@ def overview(store: Store, args: Arguments) -> Content:
 
 
 def list_policies(store: Store, args: Arguments) -> Content:
-    return Content("Policies", [Panel(policy_view.list_view(app.versions.list_versions(store)))])
+    return Content("Policies", [Panel(policy_view.policies_view(app.versions.list_versions(store)))])
 
 
 def show_policy(store: Store, args: Arguments) -> Content:
@@ -110,14 +110,14 @@ def show_policy(store: Store, args: Arguments) -> Content:
 
 
 def list_experiments(store: Store, args: Arguments) -> Content:
-    split = experiments.list_view(app.experiment.list_experiments(store))
-    routed = View.select(app.route.list_routes(store), routes.COLUMNS)
+    split = experiments.experiments_view(app.experiment.list_experiments(store))
+    routed = View.select(app.route.list_routes(store), routes.ROUTE_COLUMNS)
     return Content("Experiments and routes", [Panel(split, "Experiments"), Panel(routed, "Routes and ramps")])
 
 
 def show_experiment(store: Store, args: Arguments) -> Content:
     result = app.compare.show(store, args["name"])
-    view = experiments.view(result, experiments.LEVEL, details=True)
+    view = experiments.comparison_view(result, experiments.DEFAULT_LEVEL, details=True)
     route = [("route", link(PLACES["route"], result["route"]))] if "route" in result else []
     policies = [(row["policy"], link(PLACES["policy"], row["policy"])) for row in result["variants"]]
     chart = app.figures.comparison(result)
@@ -130,13 +130,13 @@ def show_route(store: Store, args: Arguments) -> Content:
     result = app.route.show(store, args["name"])
     names = [("policy", result["policy"]), ("experiment", result["experiment"]), ("experiment", result.get("holdout"))]
     related = [(f"{noun} {name}", link(PLACES[noun], name)) for noun, name in names if name]
-    return Content(f"Route {args['name']}", [Panel(routes.view(result))], related)
+    return Content(f"Route {args['name']}", [Panel(routes.route_view(result))], related)
 
 
 def effects(store: Store, args: Arguments) -> Content:
     log = app.report.newest_filter(store)
     result = app.effects.effects(store, app.effects.Request(log=log))
-    view = effect_views.view(result)
+    view = effect_views.effects_view(result)
     lead = [] if log is None else [f"from the newest {app.report.JUDGED:,} decisions: `rlrec effects --log {log}`"]
     return Content(
         "Effects", [Panel(view._replace(title=[*lead, *view.title]), "By arm", [app.figures.effects(result)])]
@@ -159,12 +159,14 @@ def show_arm(store: Store, args: Arguments) -> Content:
             belief = app.policy_beliefs.show(store, policy["policy"], drift=False)
         except InputError:  # a policy without a belief of its own
             continue
-        head = {name: policy[name] for name in ("policy", "kind", "reward")} | dict.fromkeys(policy_view.BELIEF[2:])
+        head = {name: policy[name] for name in ("policy", "kind", "reward")} | dict.fromkeys(
+            policy_view.BELIEF_COLUMNS[2:]
+        )
         rows += [head | row for row in belief["arms"] if row["arm"] == key]
-        notes = [policy_view.PRUNED] if "pruned" in belief else notes
+        notes = [policy_view.PRUNED_NOTE] if "pruned" in belief else notes
     title = [f"{'added' if name == 'added_at' else name} {cell(value)}" for name, value in arm.items() if value]
     left_out = [f"of the first {N_POLICIES} of {len(live)} policies"] if len(live) > N_POLICIES else []
-    view = View.select(rows, ("policy", "kind", "reward", *policy_view.BELIEF[2:]), title=[*left_out, *notes])
+    view = View.select(rows, ("policy", "kind", "reward", *policy_view.BELIEF_COLUMNS[2:]), title=[*left_out, *notes])
     slots = app.decision.list_shown(store, key)
     number = f"at most {app.decision.MAX_SHOWN} slots," if slots else "none"
     source = f"{number} of the newest {app.decision.N_NEWEST:,} decisions"
@@ -175,14 +177,16 @@ def show_arm(store: Store, args: Arguments) -> Content:
 
 def list_sessions(store: Store, args: Arguments) -> Content:
     rows = app.session.list_sessions(store, limit=N_SESSIONS)
-    return Content("Sessions", [Panel(View.select(rows, sessions.COLUMNS))])
+    return Content("Sessions", [Panel(View.select(rows, sessions.SESSION_COLUMNS))])
 
 
 def show_user(store: Store, args: Arguments) -> Content:
     person = app.user.show(store, args["key"])
     rows = app.session.list_sessions(store, limit=None, user=args["key"])
     keys = [f"also known as {', '.join(person['keys'][1:])}"] if len(person["keys"]) > 1 else []
-    return Content(f"User {person['user']}", [Panel(View.select(rows, sessions.COLUMNS, title=keys), "Sessions")])
+    return Content(
+        f"User {person['user']}", [Panel(View.select(rows, sessions.SESSION_COLUMNS, title=keys), "Sessions")]
+    )
 
 
 def show_session(store: Store, args: Arguments) -> Content:
@@ -192,7 +196,7 @@ def show_session(store: Store, args: Arguments) -> Content:
     address = link(PLACES["session"], args["key"])
     related = [(text, f"{address}&visit={number}") for text, number in neighbours if 1 <= number <= visit["visits"]]
     related += [(f"user {visit['user']}", link(PLACES["user"], visit["user"]))] if visit["user"] else []
-    timeline = sessions.timeline(visit)
+    timeline = sessions.timeline_view(visit)
     order = [timeline.headers.index(name) for name in TIMELINE]
     rows = [[row[column] for column in order] for row in timeline.rows]
     return Content(f"Session {args['key']}", [Panel(timeline._replace(headers=TIMELINE, rows=rows))], related)
@@ -203,7 +207,7 @@ def show_decision(store: Store, args: Arguments) -> Content:
     result = app.decision.show(store, number)
     nouns = ("session", "user", "route", "experiment", "policy")
     related = [(f"{noun} {result[noun]}", link(PLACES[noun], result[noun])) for noun in nouns if result.get(noun)]  # type: ignore[literal-required]
-    return Content(f"Decision {number}", [Panel(decisions.view(result))], related)
+    return Content(f"Decision {number}", [Panel(decisions.decision_view(result))], related)
 
 
 def _read_number(noun: str, text: str) -> int:
@@ -217,7 +221,7 @@ def health(store: Store, args: Arguments) -> Content:
     state, findings = app.status.status(store), app.report.quick_findings(store)
     rows = [*state["warnings"], *map(vars, findings)]
     distinct = [*{tuple(row[name] for name in FINDING): row for row in rows}.values()]
-    title = [f"last doctor: {statuses.doctor(state['doctor'])}; `rlrec doctor` audits everything"]
+    title = [f"last doctor: {statuses.doctor_text(state['doctor'])}; `rlrec doctor` audits everything"]
     quick = "here: quick checks of the clock, what waits, and the newest decisions"
     result = f"{quick}: {quantity(len(distinct), 'finding') if distinct else 'no finding'}"
     further = "not here: the report also checks the log as far as its estimates rest on it, and may find more"

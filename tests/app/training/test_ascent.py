@@ -18,7 +18,7 @@ from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions
 from rlrec.app.training.dataset import DatasetSplit
 from rlrec.app.training.holdout_value import VISITS, HoldoutValue, fit_values
 from rlrec.arrays import Array
-from rlrec.cli.commands.policies.train_pg import _sentence
+from rlrec.cli.commands.policies.train_pg import _result_sentence
 from rlrec.ope.checks.verdicts import doubts_of
 from rlrec.ope.comparisons import comparison
 from rlrec.policy.gradients import returns
@@ -79,11 +79,11 @@ def test_what_learned_from_its_judges_is_refused_for_that() -> None:
 
 def test_the_reason_that_decides_comes_first() -> None:
     look = gate(0.1332, "insufficient", reasons=["low-ess"])
-    assert _sentence(look) == (
+    assert _result_sentence(look) == (
         "visits@2: this log cannot tell whether it is better or worse than visits@1, per visit (insufficient: "
         "low-ess); kept, not live."
     )
-    assert _sentence(look | {"needed": 620}) == (
+    assert _result_sentence(look | {"needed": 620}) == (
         "visits@2: cannot tell yet whether it is better or worse than visits@1, per visit; about a 50 % chance of an "
         "answer after 3,100 more visitors; kept, not live."
     )
@@ -92,10 +92,10 @@ def test_the_reason_that_decides_comes_first() -> None:
 def test_what_passes_is_better_and_weak_evidence_is_called_so() -> None:
     look = gate(0.1, "weak", upper=1.9, reasons=["low-ess"])
     sentence = "visits@2 is better than visits@1: +50 % [+5.0, +95] per visit (weak: low-ess); kept, not live."
-    assert _sentence(look) == sentence
+    assert _result_sentence(look) == sentence
     look = gate(0.1, "weak", upper=1.9, reasons=["low-ess", "rare-rewards"])
     doubtful = sentence.replace("is better", "seems better").replace("low-ess", "low-ess, rare-rewards")
-    assert _sentence(look) == doubtful
+    assert _result_sentence(look) == doubtful
 
 
 def test_all_looks_of_a_year_together_err_with_5_percent() -> None:

@@ -340,7 +340,7 @@ def test_the_clients_of_the_manual_get_an_answer(
 ) -> None:
     if shutil.which(command.split()[0]) is None:
         pytest.skip(f"this machine has no {command}")
-    page = next(page for page in manual.pages() if page.topic == "back-end")
+    page = next(page for page in manual.manual_pages() if page.topic == "back-end")
     blocks = re.findall(rf"^```{language}\n(.*?)^```$", page.text, re.DOTALL | re.MULTILINE)
     (block,) = (block for block in blocks if name in block.splitlines()[0])
     runner(kiosk)("arm", "import", "-", stdin='{"arm": "a3"}\n')

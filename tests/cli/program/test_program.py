@@ -199,7 +199,7 @@ def test_where_options_have_groups_each_is_in_one() -> None:
 
 @pytest.mark.slow
 def test_short_help_names_the_page_of_its_command() -> None:
-    pages = {page.topic for page in manual.pages()} & COMMANDS.keys()
+    pages = {page.topic for page in manual.manual_pages()} & COMMANDS.keys()
     for name in pages:
         command = cli.program.get_command(click.Context(cli.program), name)
         assert command is not None

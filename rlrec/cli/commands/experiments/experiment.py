@@ -32,33 +32,37 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import GuardName
     from rlrec.app.evaluation.comparisons.study_figures import OutcomeRow
 
-NESTED = ("unit_differences", "passed_by", "remedy")  # keys of a stop that its table leaves out
-COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
-DIFFERENCE = {  # column of the csv: key of a difference per decision
+NESTED_KEYS = ("unit_differences", "passed_by", "remedy")  # keys of a stop that its table leaves out
+EXPERIMENT_COLUMNS = ("experiment", "status", "unit", "variants", "created_at", "stopped_at")
+DIFFERENCE_KEYS = {  # column of the csv: key of a difference per decision
     "difference": "value", "difference_lower": "lower", "difference_upper": "upper", "p_value": "p_value",
 }  # fmt: skip
-UNIT_DIFFERENCE = {  # column of the csv: key of a difference in reward per unit
+UNIT_DIFFERENCE_KEYS = {  # column of the csv: key of a difference in reward per unit
     "unit_difference": "value", "unit_difference_lower": "lower", "unit_difference_upper": "upper",
     "unit_p_value": "p_value", "unit_answer": "answer",
 }  # fmt: skip
-CONSTANT = {"no-variation", "no-units", "none-at-risk"}  # reasons of metrics without information so far
-ANSWERING = "reward_per_unit"  # the metric that decides an experiment
-_NO_ROW: Mapping[str, Any] = {}
+CONSTANT_REASONS = {"no-variation", "no-units", "none-at-risk"}  # reasons of metrics without information so far
+DECIDING_METRIC = "reward_per_unit"  # the metric that decides an experiment
+_EMPTY_ROW: Mapping[str, Any] = {}
 ANONYMOUS_UNITS, DECISIONS_DIFFER = "anonymous-units", "decisions-differ"  # reasons
-DROP = ("weight", "sessions", "reward_per_unit")  # columns of the table per decision that a narrow terminal leaves out
-LEVEL = 0.95  # of the intervals that `status` repeats
+DROPPED_COLUMNS = (
+    "weight",
+    "sessions",
+    "reward_per_unit",
+)  # columns of the table per decision that a narrow terminal leaves out
+DEFAULT_LEVEL = 0.95  # of the intervals that `status` repeats
 PLANNED_LOOK = "--fixed, at one look that was planned beforehand; at the best of several looks this does not hold:"
-LOOKS = {False: "those of differences at every look", True: "for one look that was planned beforehand"}
+INTERVAL_NOTES = {False: "those of differences at every look", True: "for one look that was planned beforehand"}
 MIN_SPLIT_P_VALUE = 0.01  # from this p-value on the split is called right
-UNKNOWN = "not known yet"
+UNKNOWN_TEXT = "not known yet"
 PERCENT_PRECISION = 1e-9  # within which percentages must add up to 100
 
 
 def parse_variant(text: str) -> app.experiment.VariantSpec:
     """Parse the variant LABEL=POLICY[@V][:WEIGHT]."""
-    label, sign, source = (piece.strip() for piece in text.partition("="))
-    policy, colon, weight = (piece.strip() for piece in source.partition(":"))
-    if not (sign and policy):
+    label, equals_sign, policy_and_weight = (piece.strip() for piece in text.partition("="))
+    policy, colon, weight = (piece.strip() for piece in policy_and_weight.partition(":"))
+    if not (equals_sign and policy):
         hint = "write LABEL=POLICY, LABEL=POLICY@V or LABEL=POLICY:WEIGHT"
         raise InputError(f"'{truncate(text)}' is not a variant", hint=hint)
     try:
@@ -72,8 +76,8 @@ def parse_variant(text: str) -> app.experiment.VariantSpec:
 
 def parse_weight(text: str) -> tuple[str, float, bool]:
     """Return the label and the weight in LABEL=WEIGHT, 0.2 or 20%, and whether it is in percent."""
-    label, sign, weight = (piece.strip() for piece in text.partition("="))
-    if not sign:
+    label, equals_sign, weight = (piece.strip() for piece in text.partition("="))
+    if not equals_sign:
         raise InputError(f"'{truncate(text)}' is not a weight", hint="write LABEL=0.2")
     return parse_name(label), parse_percent(weight), weight.endswith("%")
 
@@ -90,8 +94,8 @@ def parse_guard(text: str) -> GuardName:
     """Parse the guard METRIC>=-5% or METRIC:REWARD>=-5%, which limits the fall of a metric."""
     from rlrec.app.evaluation.comparisons.declared import GuardName
 
-    metric, sign, least = (piece.strip() for piece in text.partition(">="))
-    if not sign:
+    metric, comparison_sign, least = (piece.strip() for piece in text.partition(">="))
+    if not comparison_sign:
         raise InputError(f"'{truncate(text)}' is not a guard", hint="write METRIC>=-5% or METRIC:REWARD>=-5%")
     return GuardName(*parse_metric(metric), least=parse_percent(least))
 
@@ -196,17 +200,19 @@ def show_(
     result = app.compare.show(store, name, rewards=rewards, level=level, log=log, fixed=fixed, by=by, rival=rival)
     save_plot(plot, lambda: app.figures.comparison(result))
     app.compare.notice_machines(store, name)
-    is_usual = log is None and level == LEVEL and not fixed and rival is None and by is None
+    is_usual = log is None and level == DEFAULT_LEVEL and not fixed and rival is None and by is None
     if is_usual:
         app.compare.note(store, result)
     elif result.get("route"):
         store.notice("`rlrec status` keeps the newest comparison of a holdout without --log, --level and --fixed")
     show(
-        result, table=view(result, level, details=details, fixed=fixed, log=log, is_usual=is_usual), flat=_flat(result)
+        result,
+        table=comparison_view(result, level, details=details, fixed=fixed, log=log, is_usual=is_usual),
+        flat=_csv_records(result),
     )
 
 
-def view(
+def comparison_view(
     result: app.compare.VariantComparison, level: float, *, details: bool, fixed: bool = False, log: str | None = None,
     is_usual: bool = True,
 ) -> View:  # fmt: skip
@@ -219,113 +225,131 @@ def view(
         from rlrec.cli.commands.judging.outcomes import segment_notes
 
         sentences.append(str(segment_notes(segments)[0]))
-    table = _view(result, level, details=details)
+    table = _metric_table(result, level, details=details)
     return table._replace(title=[*sentences, *steps, "", *table.title])
 
 
-def _flat(result: app.compare.VariantComparison) -> list[dict[str, Any]]:
+def _csv_records(result: app.compare.VariantComparison) -> list[dict[str, Any]]:
     """Return a record for each variant, with its differences from the first variant (which has none). They are
     differences in reward per unit, and in reward per decision, for the first reward."""
-    earned = (row for row in reversed(result["unit_differences"]) if row["metric"] == ANSWERING)
-    per_unit = {row["group"]: row for row in earned}
+    unit_differences = (row for row in reversed(result["unit_differences"]) if row["metric"] == DECIDING_METRIC)
+    per_unit = {row["group"]: row for row in unit_differences}
     per_decision = {row["variant"]: row for row in result["differences"]}
     return [
         variant
-        | {column: per_unit.get(variant["variant"], _NO_ROW).get(name) for column, name in UNIT_DIFFERENCE.items()}
-        | {column: per_decision.get(variant["variant"], _NO_ROW).get(name) for column, name in DIFFERENCE.items()}
+        | {
+            column: per_unit.get(variant["variant"], _EMPTY_ROW).get(name)
+            for column, name in UNIT_DIFFERENCE_KEYS.items()
+        }
+        | {
+            column: per_decision.get(variant["variant"], _EMPTY_ROW).get(name)
+            for column, name in DIFFERENCE_KEYS.items()
+        }
         for variant in result["variants"]
     ]
 
 
-def _view(result: app.compare.VariantComparison, level: float, *, details: bool) -> View:
-    ending = f" at {result['stopped_at']}" if result["stopped_at"] else ""
-    ending += f", {result['promoted']} promoted as {result['live']}" if "promoted" in result else ""
+def _metric_table(result: app.compare.VariantComparison, level: float, *, details: bool) -> View:
+    status_suffix = f" at {result['stopped_at']}" if result["stopped_at"] else ""
+    status_suffix += f", {result['promoted']} promoted as {result['live']}" if "promoted" in result else ""
     title = [
-        f"experiment {result['experiment']}, {result['status']}{ending}, by {result['unit']}",
-        f"intervals at level {cell(level)}, {LOOKS[result['sequence']['fixed']]}; rewards of mature decisions",
+        f"experiment {result['experiment']}, {result['status']}{status_suffix}, by {result['unit']}",
+        f"intervals at level {cell(level)}, {INTERVAL_NOTES[result['sequence']['fixed']]}; rewards of mature decisions",
     ]
     if "interleave" in result:
-        return _interleaved(result, title)
-    from rlrec.cli.commands.judging.outcomes import count_units, grid, meanings, segment_notes
+        return _interleaved_table(result, title)
+    from rlrec.cli.commands.judging.outcomes import count_units, metric_meanings, outcomes_view, segment_notes
 
     if anonymous := result["anonymous"]:
         units = sum(row["units"] for row in result["variants"])
         title.append(f"{ANONYMOUS_UNITS}: {count_units(result['unit'], units, anonymous)}")
-    title += [_ratio(result["sample_ratio"])]
+    title += [_sample_ratio_line(result["sample_ratio"])]
     if "selected_ratio" in result:
         p_value = result["selected_ratio"]["p_value"]
-        alarm = _alarm(p_value, "they leave out more of one variant; do not trust the differences")
+        alarm = _alarm_text(p_value, "they leave out more of one variant; do not trust the differences")
         title.append(f"exclusions and filters against variants: p {cell(p_value)} at one look{alarm}")
-    title += _declaration(result)
-    shown, constant = _varying(result["outcomes"])
-    compared = [row for row in result["unit_differences"] if row["metric"] not in constant]
-    explained = [f"left out, as nothing varies there yet: {', '.join(constant)}"] if constant and details else []
+    title += _declaration_lines(result)
+    outcome_rows, constant_metrics = _varying_rows(result["outcomes"])
+    differences = [row for row in result["unit_differences"] if row["metric"] not in constant_metrics]
+    explanations = (
+        [f"left out, as nothing varies there yet: {', '.join(constant_metrics)}"]
+        if constant_metrics and details
+        else []
+    )
     if not details:
-        telling = {ANSWERING, *(row["metric"] for row in (*result["metric"], *result["guards"]))}
-        decided = {(row["group"], row["value"]) for row in compared if row["p_value"] is not None}
-        sure = (row for row in compared if row["answer"] in ("better", "worse"))
-        telling |= {row["metric"] for row in sure if (row["group"], row["value"]) not in decided}
-        shown = [row for row in shown if row["metric"] in telling]
-        compared = [row for row in compared if row["metric"] in telling]
-    explained += app.outcomes.explanations([*shown, *compared, *(result["differences"] if details else [])])
-    explained += meanings(shown, result["unit"])
-    names = {(row["metric"], row["reward"]) for row in result["metric"][:1]}  # the metric that the plan is for
-    deciding = [row for row in result["unit_differences"] if (row["metric"], row["reward"]) in names]
+        shown_metrics = {DECIDING_METRIC, *(row["metric"] for row in (*result["metric"], *result["guards"]))}
+        decided_differences = {(row["group"], row["value"]) for row in differences if row["p_value"] is not None}
+        sure_rows = (row for row in differences if row["answer"] in ("better", "worse"))
+        shown_metrics |= {row["metric"] for row in sure_rows if (row["group"], row["value"]) not in decided_differences}
+        outcome_rows = [row for row in outcome_rows if row["metric"] in shown_metrics]
+        differences = [row for row in differences if row["metric"] in shown_metrics]
+    explanations += app.outcomes.explanations(
+        [*outcome_rows, *differences, *(result["differences"] if details else [])]
+    )
+    explanations += metric_meanings(outcome_rows, result["unit"])
+    planned_metrics = {
+        (row["metric"], row["reward"]) for row in result["metric"][:1]
+    }  # the metric that the plan is for
+    deciding_rows = [row for row in result["unit_differences"] if (row["metric"], row["reward"]) in planned_metrics]
     # what is sure so far waits for age, not for more units
-    is_open = all(row["answer"] == "unknown" and not is_growing(row) for row in deciding)
+    is_open = all(row["answer"] == "unknown" and not is_growing(row) for row in deciding_rows)
     unseen_rewards = result.get("other_rewards", [])[:1]
     notes: list[str | View] = [
         *segment_notes(result.get("segments", []))[1:],
-        *explained,
-        *([""] if explained else []),
-        *_phases(result["phases"]),
-        *(_per_decision(result) if details else ["--details has every metric, and means per decision"]),
+        *explanations,
+        *([""] if explanations else []),
+        *_phase_lines(result["phases"]),
+        *(_per_decision_notes(result) if details else ["--details has every metric, and means per decision"]),
         *(f"other rewards: `rlrec experiment show {result['experiment']} --reward {name}`" for name in unseen_rewards),
-        *([] if result["holdout"] is None else ["", _holdout(result["holdout"])]),
-        *([plan_sentence(planned)] if (planned := result.get("plan")) and is_open else []),
+        *([] if result["holdout"] is None else ["", _holdout_line(result["holdout"])]),
+        *([plan_sentence(planned_units)] if (planned_units := result.get("plan")) and is_open else []),
     ]
-    return grid(shown, compared)._replace(title=title, notes=notes)
+    return outcomes_view(outcome_rows, differences)._replace(title=title, notes=notes)
 
 
-def _declaration(result: app.compare.VariantComparison) -> list[str]:
+def _declaration_lines(result: app.compare.VariantComparison) -> list[str]:
     """Return lines about the deciding metrics and about guards that hold. Other guards are among the sentences."""
     names = " and ".join(filter(None, (":".join(filter(None, row.values())) for row in result["metric"])))
     held_guards = [guard_sentence(row, result["unit"]) for row in result["guards"] if row["answer"] == "holds"]
     return [f"decided by {names}; intervals are tightest at {result['sequence']['best_n']:,} units", *held_guards]
 
 
-def _phases(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _phase_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return lines about the phases of an experiment whose weights changed."""
     lines = ["compared within phases, and combined; reward per unit, by intervals that hold for one look:"]
     for row in rows:
         weights = " ".join(f"{label}={cell(weight)}" for label, weight in row["weights"].items())
         text = f"{weights}, {quantity(sum(row['units'].values()), 'unit')}" if weights else "frozen, no new unit"
         lines.append(f"since {row['begun']}: {text}")
-        for pair in row["differences"]:
-            figures = "{value} [{lower}, {upper}]".format(**{name: cell(value) for name, value in pair.items()})
-            lines.append(f"  {pair['variant']} - {pair['against']}: {UNKNOWN if pair['value'] is None else figures}")
+        for difference in row["differences"]:
+            figures = "{value} [{lower}, {upper}]".format(**{name: cell(value) for name, value in difference.items()})
+            text = UNKNOWN_TEXT if difference["value"] is None else figures
+            lines.append(f"  {difference['variant']} - {difference['against']}: {text}")
     return [*lines, ""] if rows else []
 
 
-def _varying(rows: Sequence[OutcomeRow]) -> tuple[list[OutcomeRow], list[str]]:
+def _varying_rows(rows: Sequence[OutcomeRow]) -> tuple[list[OutcomeRow], list[str]]:
     """Return the rows of metrics that vary within or between variants, or all rows if none does, and the names of the
     other metrics."""
     by_metric: dict[str, list[OutcomeRow]] = {}
     for row in rows:
         by_metric.setdefault(row["metric"], []).append(row)
-    constant = [
-        name for name, members in by_metric.items()
-        if all(CONSTANT & {*row["reasons"]} for row in members) and len({row["value"] for row in members} - {None}) < 2
+    constant_metrics = [
+        name for name, metric_rows in by_metric.items()
+        if all(CONSTANT_REASONS & {*row["reasons"]} for row in metric_rows)
+        and len({row["value"] for row in metric_rows} - {None}) < 2
     ]  # fmt: skip
-    return ([*rows], []) if len(constant) == len(by_metric) else (
-        [row for row in rows if row["metric"] not in constant], constant
+    return ([*rows], []) if len(constant_metrics) == len(by_metric) else (
+        [row for row in rows if row["metric"] not in constant_metrics], constant_metrics
     )  # fmt: skip
 
 
-def _interleaved(result: app.compare.VariantComparison, title: list[str]) -> View:
+def _interleaved_table(result: app.compare.VariantComparison, title: list[str]) -> View:
     title[0] += ", interleaved: both versions fill every slate"
-    alarm = _alarm(result["sample_ratio"]["p_value"], "one team picked first too often; do not trust the difference")
-    title += [*map(_difference, result["differences"])]
+    alarm = _alarm_text(
+        result["sample_ratio"]["p_value"], "one team picked first too often; do not trust the difference"
+    )
+    title += [*map(_difference_line, result["differences"])]
     title += [f"coins: p {cell(result['sample_ratio']['p_value'])}{alarm}"] if alarm else []
     if (ties := result.get("ties")) is not None:
         title.append(f"credit for both teams alike: {quantity(ties, 'unit')}")
@@ -337,49 +361,51 @@ def _interleaved(result: app.compare.VariantComparison, title: list[str]) -> Vie
     return View.select(result["variants"], list(result["variants"][0]), title=title, notes=notes)
 
 
-def _per_decision(result: app.compare.VariantComparison) -> list[str | View]:
+def _per_decision_notes(result: app.compare.VariantComparison) -> list[str | View]:
     """Return lines about the means per decision, and about decisions per unit where their number depends on the
     variant."""
-    unit, differ = result["unit"], DECISIONS_DIFFER in result["reasons"]
-    texts = [f"means per decision ({'no comparison' if differ else f'decide by the figures per {unit}'}):"]
+    unit, counts_differ = result["unit"], DECISIONS_DIFFER in result["reasons"]
+    texts = [f"means per decision ({'no comparison' if counts_differ else f'decide by the figures per {unit}'}):"]
     for row, difference in zip(result["decisions_per_unit"], result["differences"], strict=True):
-        texts += [_difference(row, f" decisions per {unit}")] if row["differ"] else []
-        texts.append(_difference(difference))
+        texts += [_difference_line(row, f" decisions per {unit}")] if row["differ"] else []
+        texts.append(_difference_line(difference))
     headers = ["per decision" if name == "mean" else name for name in result["variants"][0]]
-    return [*texts, View(headers, [[*row.values()] for row in result["variants"]], drop=DROP)]
+    return [*texts, View(headers, [[*row.values()] for row in result["variants"]], drop=DROPPED_COLUMNS)]
 
 
-def _difference(row: Mapping[str, Any], per: str = " a decision") -> str:
+def _difference_line(row: Mapping[str, Any], unit_suffix: str = " a decision") -> str:
     """Return the line of a difference, without an interval where the compared visits differ."""
     reasons = f" ({', '.join(row['reasons'])})" if row["reasons"] else ""
     value, lower, upper, p_value = (cell(row[name]) for name in ("value", "lower", "upper", "p_value"))
     relative = "" if row["relative"] is None else f" ({100 * row['relative']:+.1f} %)"
-    figures = f"{value} [{lower}, {upper}]{per}{relative}" + ("" if row["p_value"] is None else f", p {p_value}")
+    figures = f"{value} [{lower}, {upper}]{unit_suffix}{relative}" + (
+        "" if row["p_value"] is None else f", p {p_value}"
+    )
     if row["value"] is None or DECISIONS_DIFFER in row["reasons"]:
-        figures = UNKNOWN if row["value"] is None else f"{value}{per}"
+        figures = UNKNOWN_TEXT if row["value"] is None else f"{value}{unit_suffix}"
     return f"{row['variant']} - {row['against']}: {figures}{reasons}"
 
 
-def _ratio(row: dict[str, float | None]) -> str:
-    if (p := row["p_value"]) is None:
-        return f"sample ratio: {UNKNOWN}"
-    if p >= MIN_SPLIT_P_VALUE:
+def _sample_ratio_line(sample_ratio: dict[str, float | None]) -> str:
+    if (p_value := sample_ratio["p_value"]) is None:
+        return f"sample ratio: {UNKNOWN_TEXT}"
+    if p_value >= MIN_SPLIT_P_VALUE:
         return "sample ratio: the split is as defined"
-    fine = f": odd, but no alarm, which is below {cell(ALARM)}"
-    verdict = _alarm(p, "the split is not as defined; do not trust the differences") or fine
-    return f"sample ratio: p {cell(p)} at every look{verdict}"
+    odd_note = f": odd, but no alarm, which is below {cell(ALARM)}"
+    verdict = _alarm_text(p_value, "the split is not as defined; do not trust the differences") or odd_note
+    return f"sample ratio: p {cell(p_value)} at every look{verdict}"
 
 
-def _alarm(p_value: float | None, warning: str) -> str:
+def _alarm_text(p_value: float | None, warning: str) -> str:
     return f": {warning}" if p_value is not None and p_value < ALARM else ""
 
 
-def _holdout(row: dict[str, Any]) -> str:
-    figures = {name: cell(value) for name, value in row.items()}
+def _holdout_line(holdout: dict[str, Any]) -> str:
+    figures = {name: cell(value) for name, value in holdout.items()}
     return (
         "holdout ({share} of units): uniform earned {value} [{lower}, {upper}] an impression, estimated {estimate} "
         "[{estimate_lower}, {estimate_upper}]; difference {difference}, p {p_value} ({verdict})".format(**figures)
-        + _alarm(row["p_value"], "the estimates from this log are wrong")
+        + _alarm_text(holdout["p_value"], "the estimates from this log are wrong")
     )
 
 
@@ -396,10 +422,10 @@ def set_(store: Store, show: Show, name: str, weights: Sequence[tuple[str, float
     Units keep their variant; new units are assigned by the new weights. In the ramp of a route, the share of the last
     variant can only rise, and the units that it gains move to it when they come next. `show` compares variants within
     each phase and combines the differences."""
-    labels, values, in_percent = zip(*weights, strict=True)
+    labels, values, are_percentages = zip(*weights, strict=True)
     if repeated_label := next((label for label in labels if labels.count(label) > 1), None):
         raise InputError(f"--weight gives {repeated_label} two weights", hint="give each variant one")
-    if any(in_percent) and abs(sum(values) - 1) > PERCENT_PRECISION:
+    if any(are_percentages) and abs(sum(values) - 1) > PERCENT_PRECISION:
         hint = "write percentages that add up to 100 %, or weights without a % sign"
         raise InputError(f"the weights add up to {100 * sum(values):.6g} %", hint=hint)
     show(app.experiment.set_weights(store, name, dict(zip(labels, values, strict=True))))
@@ -434,14 +460,16 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
     if anyway and promote is None:
         raise click.UsageError("--anyway is for a variant that is promoted: give --promote LABEL, too")
     result = app.ending.stop(store, name, promote=promote, anyway=anyway, confirm=question_of_terminal())
-    earned, passed_by = result.get("unit_differences", []), result.get("passed_by", [])
-    nested = show.format in ("json", "ndjson")
-    shown: dict[str, Any] = {key: value for key, value in result.items() if nested or key not in NESTED}
-    if not nested and "routes" in result:
-        shown["routes"] = " and ".join(result["routes"]) or f"none: {result['remedy']}"
-    show(shown)
-    by_reward = not {row.get("reward") for row in earned} <= {DEFAULT_REWARD, None}
-    for row in earned:
+    unit_differences, passed_by = result.get("unit_differences", []), result.get("passed_by", [])
+    shows_nested = show.format in ("json", "ndjson")
+    shown_fields: dict[str, Any] = {
+        key: value for key, value in result.items() if shows_nested or key not in NESTED_KEYS
+    }
+    if not shows_nested and "routes" in result:
+        shown_fields["routes"] = " and ".join(result["routes"]) or f"none: {result['remedy']}"
+    show(shown_fields)
+    by_reward = not {row.get("reward") for row in unit_differences} <= {DEFAULT_REWARD, None}
+    for row in unit_differences:
         text = difference_sentence(row, result["unit"], by_reward=by_reward)
         conclude(show, f"{text}; promoted anyway." if row["answer"] in ("same", "unknown") else f"{text}.")
     has_remedy = bool(result.get("remedy"))
@@ -453,15 +481,15 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
 def list_(store: Store, show: Show) -> None:
     """List experiments with their variants."""
     result = app.experiment.list_experiments(store)
-    show(result, table=list_view(result), columns=COLUMNS)
+    show(result, table=experiments_view(result), columns=EXPERIMENT_COLUMNS)
 
 
-def list_view(rows: Sequence[app.experiment.ExperimentSummary]) -> View:
+def experiments_view(rows: Sequence[app.experiment.ExperimentSummary]) -> View:
     """Return a table with a line for each experiment."""
-    return View.select([{**row, "variants": _split(row)} for row in rows], COLUMNS)
+    return View.select([{**row, "variants": _variant_texts(row)} for row in rows], EXPERIMENT_COLUMNS)
 
 
-def _split(row: app.experiment.ExperimentSummary) -> list[str]:
+def _variant_texts(row: app.experiment.ExperimentSummary) -> list[str]:
     if "interleave" in row:
         return [f"interleaved {' with '.join(row['interleave'])}"]
     return [

@@ -79,21 +79,24 @@ def plan(store: Store, show: Show, **request: Any) -> None:
     days for visits, active days and retention, 28 for returned_28d. --rate needs no store, but then days are not
     known."""
     result = app.plan.plan(store, app.plan.Request(**request))
-    share, assumed = min(result["assumed"]["shares"]), result["assumed"]
-    total = result["total_sequential"]
+    smallest_share, assumptions = min(result["assumed"]["shares"]), result["assumed"]
+    total_sequential = result["total_sequential"]
     rows = [
         ["one look", result["total"], result["per_variant"], result["days"]],
-        ["any number", total, round(total * share), result["days_sequential"]],
+        ["any number", total_sequential, round(total_sequential * smallest_share), result["days_sequential"]],
     ]
-    if assumed["narrowed"] is not None:
+    if assumptions["narrowed"] is not None:
         rows.append(["one look, --adjust", None, None, result["adjusted_days"]])
-    value, deviation = assumed["value"], assumed["variance"] ** 0.5
-    wait, is_still = assumed["return_days"], result["days"] is None and assumed["traffic_units"] is not None
+    value, standard_deviation = assumptions["value"], assumptions["variance"] ** 0.5
+    return_days, has_no_new_units = (
+        assumptions["return_days"],
+        result["days"] is None and assumptions["traffic_units"] is not None,
+    )
     sentence = plan_sentence(result)
     title = [
         f"{sentence[0].upper()}{sentence[1:]}.",
-        f"{assumed['metric']}: {value:.4g} a {assumed['unit']}, standard deviation {deviation:.4g}",
-        *([f"days are not known: this traffic brings no new {assumed['unit']}s"] if is_still else []),
-        *([f"the last {wait} of these days are for those who came last to come again"] if wait else []),
+        f"{assumptions['metric']}: {value:.4g} a {assumptions['unit']}, standard deviation {standard_deviation:.4g}",
+        *([f"days are not known: this traffic brings no new {assumptions['unit']}s"] if has_no_new_units else []),
+        *([f"the last {return_days} of these days are for those who came last to come again"] if return_days else []),
     ]
-    show(result, table=View(["looks", f"{assumed['unit']}s", "smallest variant", "days"], rows, title=title))
+    show(result, table=View(["looks", f"{assumptions['unit']}s", "smallest variant", "days"], rows, title=title))

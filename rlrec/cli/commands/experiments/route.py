@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.declared import MetricName
     from rlrec.app.evaluation.comparisons.paired_gate import GateOptions, Guard, RouteGate
 
-COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
+ROUTE_COLUMNS = ("route", "policy", "version", "experiment", "since", "live", "reference")
 GATE_COLUMNS = (
     "estimator", "reward", "against", "estimate", "lower", "upper", "alpha", "n", "ess", "verdict", "reasons",
 )  # fmt: skip
-LOOK_DROP = ("alpha", "n", "reward", "against", "estimator")
+DROPPED_GATE_COLUMNS = ("alpha", "n", "reward", "against", "estimator")
 GUARD_FIGURES = ("guard", "least", "estimator", "value", "lower", "verdict", "passed")
-HISTORY = ("at", "reference", "experiment", "by")
+HISTORY_COLUMNS = ("at", "reference", "experiment", "by")
 
-SINCE = "also counts what becomes mature after this, so that its figures can differ"
-TO = "The policy to serve. POLICY follows its live version, POLICY@V stays with one."
+LATER_ROWS_HINT = "also counts what becomes mature after this, so that its figures can differ"
+TO_HELP = "The policy to serve. POLICY follows its live version, POLICY@V stays with one."
 
 
 def holdout_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a holdout to a command."""
-    share = click.option(
+    share_option = click.option(
         "--holdout", type=experiment.SHARE, metavar="SHARE",
         help="Keep this share of its users apart permanently, 5% or 0.05, to measure what the route is worth.",
     )  # fmt: skip
-    policy = click.option(
+    policy_option = click.option(
         "--holdout-policy", default="uniform", show_default=True, metavar="POLICY[@V]",
         help="The holdout gets a copy of this policy.",
     )  # fmt: skip
-    return share(policy(command))
+    return share_option(policy_option(command))
 
 
 def parse_guard(text: str) -> Guard:
@@ -73,7 +73,7 @@ def parse_steps(text: str) -> list[float]:
 
 
 STEPS = Parsed("a%,b%,...", parse_steps)
-GATE = ("guards", "reward", "log", "gamma", "cluster")  # options of the gate
+GATE_OPTION_NAMES = ("guards", "reward", "log", "gamma", "cluster")  # options of the gate
 GUARD = Parsed("reward:-n%", parse_guard)
 METRIC_OPTION = click.option(
     "--metric", "metrics", type=METRIC, multiple=True, metavar="METRIC[:REWARD]",
@@ -93,7 +93,7 @@ def _refuse_lone_policy(request: Mapping[str, Any]) -> None:
 
 @route.command()
 @click.argument("name", type=NAME)
-@click.option("--to", required=True, metavar="POLICY[@V]", help=TO)
+@click.option("--to", required=True, metavar="POLICY[@V]", help=TO_HELP)
 @holdout_options
 @writing("rlrec route create front --to home", "rlrec route create shop --to home --holdout 5%")
 def create(store: Store, show: Show, **request: Any) -> None:
@@ -109,7 +109,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 
 @route.command("set")
 @click.argument("name", type=NAME)
-@click.option("--to", metavar="POLICY[@V]", help=f"{TO} Without it, only a holdout begins.")
+@click.option("--to", metavar="POLICY[@V]", help=f"{TO_HELP} Without it, only a holdout begins.")
 @holdout_options
 @click.option(
     "--share", type=experiment.SHARE, metavar="SHARE",
@@ -149,15 +149,15 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     days.
     """
     _refuse_lone_policy(request)
-    others = [name for name, value in {"--share": request["share"], "--require": require}.items() if value]
-    if (request["to"] is None) == (request["holdout"] is None) or (request["to"] is None and others):
+    other_options = [name for name, value in {"--share": request["share"], "--require": require}.items() if value]
+    if (request["to"] is None) == (request["holdout"] is None) or (request["to"] is None and other_options):
         raise click.UsageError("give either --to, with what the route is to serve, or --holdout without other options")
     if request["metrics"] and not request["share"]:
         raise click.UsageError("--metric is for a ramp: give --share, too")
-    gate = _gate_options(require, {name: request.pop(name) for name in GATE})
+    gate = _gate_options(require, {name: request.pop(name) for name in GATE_OPTION_NAMES})
     result = app.route.set_route(store, app.route.Request(gate=gate, **request))
     refusal = result.pop("why", None)
-    show(result, table=_look(result) if "gate" in result else None)
+    show(result, table=_gate_view(result) if "gate" in result else None)
     if refusal is not None:
         hint = f"`rlrec route show {result['route']}` says what it goes on serving; a ramp (--share) tells more"
         raise CheckFailed(f"{request['to']} was not set: {refusal}", hint=hint)
@@ -165,7 +165,7 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
 
 @route.command()
 @click.argument("name", type=NAME)
-@click.option("--to", required=True, metavar="POLICY[@V]", help=TO)
+@click.option("--to", required=True, metavar="POLICY[@V]", help=TO_HELP)
 @click.option("--steps", type=STEPS, required=True, metavar="A%,B%,...", help="Shares of the users, which rise.")
 @click.option(
     "--hold", "hold_us", type=DURATION, default="2d", show_default=True, metavar="TIME",
@@ -191,20 +191,20 @@ def ramp(store: Store, show: Show, name: str, to: str, metrics: Sequence[MetricN
     request = app.route.Request(name=name, to=to, share=schedule["steps"][0], metrics=metrics, **schedule)
     result = app.route.set_route(store, request)
     flat = {key: value for key, value in result.items() if key != "ramp"}
-    show(result, table=View([], [], title=_begun(result, request, schedule["hold_us"])), flat=[flat])
+    show(result, table=View([], [], title=_ramp_lines(result, request, schedule["hold_us"])), flat=[flat])
 
 
-def _begun(result: app.route.RouteSummary, request: app.route.Request, hold_us: int) -> list[str]:
+def _ramp_lines(result: app.route.RouteSummary, request: app.route.Request, hold_us: int) -> list[str]:
     """Return lines about a ramp that has started."""
-    state = result["ramp"]
-    assert state is not None
-    guards = " and ".join(state["guards"])
-    steps = ", ".join(f"{100 * step:.12g}" for step in state["steps"])
+    ramp_state = result["ramp"]
+    assert ramp_state is not None
+    guards = " and ".join(ramp_state["guards"])
+    steps = ", ".join(f"{100 * step:.12g}" for step in ramp_state["steps"])
     return [
-        state["why"],
+        ramp_state["why"],
         f"candidate {request.to} against current {result['reference']}; steps of {steps} %, each for "
         f"{format_duration(hold_us)} at least",
-        f"decided by {' and '.join(state['metric'])}; {f'guarded by {guards}' if guards else 'without a guard'}",
+        f"decided by {' and '.join(ramp_state['metric'])}; {f'guarded by {guards}' if guards else 'without a guard'}",
         f"`rlrec route advance {result['route']}`, from cron, takes the steps, or takes the candidate back",
     ]
 
@@ -221,7 +221,7 @@ def advance(store: Store, show: Show, name: str) -> None:
     result = app.ramp.advance(store, name)
     show(result, table=View([], [], title=[result["why"]]), flat=[result])
     if result["did"] in ("rolled-back", "blocked"):
-        hint = SINCE if result["did"] == "rolled-back" else "has the figures"
+        hint = LATER_ROWS_HINT if result["did"] == "rolled-back" else "has the figures"
         raise CheckFailed(result["why"], hint=f"`rlrec experiment show {result['experiment']}` {hint}")
 
 
@@ -243,21 +243,22 @@ def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOption
 def show_(store: Store, show: Show, name: str) -> None:
     """Show what a route serves, since when and why, and what it served before, newest first."""
     result = app.route.show(store, name)
-    show(result, table=view(result))
+    show(result, table=route_view(result))
 
 
-def view(result: app.route.RouteSummary) -> View:
+def route_view(result: app.route.RouteSummary) -> View:
     """Return a table of the earlier versions that a route served, below lines with the version that it serves now and
     why."""
     history = result["history"]
-    follows = "the live version, now" if result["live"] else "version"
-    serves = f"{result['policy']}, {follows} {result['version']}"
-    if ramp := result["experiment"]:
-        serves = f"the variants of the ramp {ramp}, whichever version is live, until `rlrec experiment stop {ramp}`"
+    version_phrase = "the live version, now" if result["live"] else "version"
+    served_text = f"{result['policy']}, {version_phrase} {result['version']}"
+    if ramp_name := result["experiment"]:
+        stop_command = f"`rlrec experiment stop {ramp_name}`"
+        served_text = f"the variants of the ramp {ramp_name}, whichever version is live, until {stop_command}"
     title = [
-        f"route {result['route']} serves {serves}",
+        f"route {result['route']} serves {served_text}",
         f"since {result['since']}, by `{history[0]['by']}`",
-        *([_gate(history[0]["gate"])] if history[0]["gate"] else []),
+        *([_gate_sentence(history[0]["gate"])] if history[0]["gate"] else []),
     ]
     if ramp_state := result["ramp"]:
         title.append(ramp_state["why"])
@@ -269,10 +270,10 @@ def view(result: app.route.RouteSummary) -> View:
         for row in result["shadows"]
         if row["until"] is None
     ]
-    return View.select(history, HISTORY, title=title)
+    return View.select(history, HISTORY_COLUMNS, title=title)
 
 
-def _look(result: app.route.RouteSummary) -> View:
+def _gate_view(result: app.route.RouteSummary) -> View:
     """Return a table of the figures of one look of the gate, with those of the guards below."""
     change_text = "was set" if result["set"] else "was not set"
     guards = [[cast(Mapping[str, Any], guard)[name] for name in GUARD_FIGURES] for guard in result["guards"]]
@@ -282,23 +283,23 @@ def _look(result: app.route.RouteSummary) -> View:
         title.append("the gate has had the same look at the same rows before: it spends no error")
     if (visits := result["gate"]["visits"]) is not None:
         figures = {name: cell(value) for name, value in visits.items()}
-        support = "support" if visits["passed"] else "do not support"
+        support_verb = "support" if visits["passed"] else "do not support"
         title.append(
-            f"the gain is that of a slot; whole visits {support} it: "
+            f"the gain is that of a slot; whole visits {support_verb} it: "
             "{estimate} a visit, {lower} to {upper}, by {estimator}, ess {ess}".format(**figures)
         )
     gate: dict[str, Any] = {**result["gate"]}
     if gate["verdict"] == "insufficient" and not gate["passed"]:  # a figure without support is not shown
         gate |= dict.fromkeys(("estimate", "lower", "upper"))
-    return View.select([gate], GATE_COLUMNS, title=title, notes=notes, drop=LOOK_DROP)
+    return View.select([gate], GATE_COLUMNS, title=title, notes=notes, drop=DROPPED_GATE_COLUMNS)
 
 
-def _gate(gate: RouteGate) -> str:
-    rows = quantity(gate["n"] or 0, "row")
-    guards = "".join(
+def _gate_sentence(gate: RouteGate) -> str:
+    rows_text = quantity(gate["n"] or 0, "row")
+    guards_text = "".join(
         f", guard {guard['guard']} {100 * (guard['lower'] or 0):+.3g} % at least" for guard in gate["guards"]
     )
-    figures = f"by {gate['estimator']} on {rows}, look {gate['candidate']} of the year{guards}"
+    figures = f"by {gate['estimator']} on {rows_text}, look {gate['candidate']} of the year{guards_text}"
     return f"gate: {gate_claim(gate).sentence}, {figures}"
 
 
@@ -306,7 +307,7 @@ def _gate(gate: RouteGate) -> str:
 @reading("rlrec route list")
 def list_(store: Store, show: Show) -> None:
     """List routes with what they serve."""
-    show(app.route.list_routes(store), columns=COLUMNS)
+    show(app.route.list_routes(store), columns=ROUTE_COLUMNS)
 
 
 @route.command()

@@ -19,7 +19,7 @@ from rlrec.times import format_duration
 if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.arm_effects import GroupEffects
 
-ARMS = (
+ARM_COLUMNS = (
     "arm", "looks", "now", "later", "returning", "long_run", "lower", "upper", "shrunk", "shrunk_lower", "shrunk_upper",
     "rank_now", "rank",
 )  # fmt: skip
@@ -59,37 +59,44 @@ def effects(store: Store, show: Show, plot: str | None, workers: app.evaluate.Wo
     is needed, and the logging policy may learn. Intervals are clustered by person."""
     result = app.effects.effects(store, app.effects.Request(**request), workers)
     save_plot(plot, lambda: app.figures.effects(result))
-    show(result, table=view(result, request["by"]))
+    show(result, table=effects_view(result, request["by"]))
 
 
-def view(result: app.effects.Result, by: str | None = None) -> View:
+def effects_view(result: app.effects.Result, by: str | None = None) -> View:
     """Return the effects of arms as a table, with a sentence for each group."""
-    groups, several = result["groups"], len(result["groups"]) > 1 or by is not None
+    groups, has_groups = result["groups"], len(result["groups"]) > 1 or by is not None
     title = []
     for group in groups:
         name = f"no {by}" if group["group"] is None else group["group"]
-        label = f"{name}: " if several else ""
-        title += [label + effect_sentence(group["arms"], result["level"], has_groups=several), label + _counts(group)]
+        label = f"{name}: " if has_groups else ""
+        title += [
+            label + effect_sentence(group["arms"], result["level"], has_groups=has_groups),
+            label + _count_sentence(group),
+        ]
     if result["left_out"]:
         text = quantity(result["left_out"], "page")
         title.append(f"{text} left out, whose logger has no probability of an arm at a position")
-    title += [pooled_sentence(surfaces, result["log"])] if (surfaces := result["surfaces"]) else []
-    span = ", as long as the log is" if result["horizon_s"] == result["log_s"] else ""
+    title += [pooled_sentence(pooled_surfaces, result["log"])] if (pooled_surfaces := result["surfaces"]) else []
+    horizon_note = ", as long as the log is" if result["horizon_s"] == result["log_s"] else ""
     if 2 * result["horizon_s"] > result["log_s"]:
         unit_s = 86_400 if result["log_s"] >= 3 * 86_400 else 3_600
-        shorter = format_duration(max(1, int(result["log_s"] / 3 / unit_s)) * unit_s * 1_000_000)
-        span += f"; few visits of this log were watched for so long: `--horizon {shorter}` tells more surely"
-    title.append(f"reward {result['reward']}; back within {format_duration(int(result['horizon_s'] * 1e6))}{span}")
+        shorter_horizon = format_duration(max(1, int(result["log_s"] / 3 / unit_s)) * unit_s * 1_000_000)
+        horizon_note += (
+            f"; few visits of this log were watched for so long: `--horizon {shorter_horizon}` tells more surely"
+        )
+    title.append(
+        f"reward {result['reward']}; back within {format_duration(int(result['horizon_s'] * 1e6))}{horizon_note}"
+    )
     rows = [{"group": group["group"], **arm} for group in groups for arm in group["arms"]]
-    return View.select(rows, ("group", *ARMS) if several else ARMS, title=title)
+    return View.select(rows, ("group", *ARM_COLUMNS) if has_groups else ARM_COLUMNS, title=title)
 
 
-def _counts(group: GroupEffects) -> str:
-    person = "person" if group["returned"] is not None else "visitor"  # a user, or a session without one
-    counts = ((group["pages"], "page"), (group["visits"], "visit"), (group["persons"], person))
-    parts = [quantity(number, noun) for number, noun in counts]
+def _count_sentence(group: GroupEffects) -> str:
+    person_noun = "person" if group["returned"] is not None else "visitor"  # a user, or a session without one
+    counts = ((group["pages"], "page"), (group["visits"], "visit"), (group["persons"], person_noun))
+    count_texts = [quantity(number, noun) for number, noun in counts]
     if group["returned"] is not None and group["return_value"] is not None:
-        parts.append(
+        count_texts.append(
             f"{group['returned']:.0%} of the visits were followed by another, worth {group['return_value']:.3g}"
         )
-    return ", ".join(parts)
+    return ", ".join(count_texts)

@@ -20,15 +20,15 @@ from rlrec.sentences import LOGGED, best_of, percent
 if TYPE_CHECKING:
     from rlrec.app.evaluation.passes.estimates import EstimateRow
 
-SHOWN = {
+COLUMN_HEADERS = {
     "target": "target", "version": "version", "group": "group", "estimator": "estimator", "unit": "unit",
     "reward": "reward", "value": "value", "lower": "lower", "upper": "upper", "served": "as served",
     "lift": "lift", "ess": "ess", "n": "rows",
     "verdict": "verdict", "answer": "answer", "reasons": "reasons",
 }  # fmt: skip
 MAX_SENTENCES = 8  # above a table of groups
-MAX_WIDTH = 10.0  # of an interval of a lift that is shown although nothing is known
-DROP = ("version", "rows", "unit", "reasons", "ess", "as served", "lift")
+MAX_LIFT_WIDTH = 10.0  # of an interval of a lift that is shown although nothing is known
+DROPPED_COLUMNS = ("version", "rows", "unit", "reasons", "ess", "as served", "lift")
 VERDICTS = ("insufficient", "weak", "ok")
 
 
@@ -115,85 +115,89 @@ def evaluate(
         raise InputError(f"the lift of --plan is {100 * plan:.12g} %", hint="write --plan 5%, or -5% for a loss")
     estimates = app.evaluate.evaluate(store, app.evaluate.Request(targets=names, sources=targets, **request), workers)
     plans = [{} if plan is None else {"plan": row.plan(plan)} for row in estimates]
-    rows = [row.record | planned for row, planned in zip(estimates, plans, strict=True)]
+    rows = [row.record | plan_field for row, plan_field in zip(estimates, plans, strict=True)]
     by = request["by"]
-    answering = app.evaluate.answering_rows(estimates)
-    shown = app.evaluate.comparable(answering)
-    save_plot(plot, lambda: app.figures.estimates(estimates if by or details else shown))
-    sentence_rows = answering if by else sorted(answering, key=lambda row: bool(row.target_loggers))
-    sentences = [f"{row.group.label}: {_sentence(row)}" if by else _sentence(row) for row in sentence_rows]
+    answering_rows = app.evaluate.answering_rows(estimates)
+    shown_estimates = app.evaluate.comparable(answering_rows)
+    save_plot(plot, lambda: app.figures.estimates(estimates if by or details else shown_estimates))
+    sentence_rows = answering_rows if by else sorted(answering_rows, key=lambda row: bool(row.target_loggers))
+    sentences = [
+        f"{row.group.label}: {_answer_sentence(row)}" if by else _answer_sentence(row) for row in sentence_rows
+    ]
     if by:
-        sentences = [_counts(rows, by), *(sentences if len(sentences) <= MAX_SENTENCES else [])]
-    sentences += [] if plan is None or by else [row.plan_sentence(plan) for row in answering]
+        sentences = [_count_sentence(rows, by), *(sentences if len(sentences) <= MAX_SENTENCES else [])]
+    sentences += [] if plan is None or by else [row.plan_sentence(plan) for row in answering_rows]
     if best:
-        sentences.insert(0, best_of({row.name: row.estimate.may_be_best for row in answering}))
-        if all(row.answer.answer != "better" for row in answering):
-            unknown = [row.name for row in answering if row.answer == ("unknown", None)]
-            gap = f": this log cannot tell about {' and '.join(unknown)}" if unknown else ""
-            sentences.insert(0, f"none is known to be better than {LOGGED}{gap}")
+        sentences.insert(0, best_of({row.name: row.estimate.may_be_best for row in answering_rows}))
+        if all(row.answer.answer != "better" for row in answering_rows):
+            unknown_names = [row.name for row in answering_rows if row.answer == ("unknown", None)]
+            unknown_clause = f": this log cannot tell about {' and '.join(unknown_names)}" if unknown_names else ""
+            sentences.insert(0, f"none is known to be better than {LOGGED}{unknown_clause}")
     if by or details:
-        table = view([*map(shown_row, estimates)], by, app.evaluate.explained(estimates))
+        table = estimates_view([*map(result_row, estimates)], by, app.evaluate.explained(estimates))
     else:
-        table = view([*map(shown_row, shown)], by, app.evaluate.reasons_in_words(shown))
+        table = estimates_view([*map(result_row, shown_estimates)], by, app.evaluate.reasons_in_words(shown_estimates))
     rewards = {row["reward"] for row in rows}
     sentences += ["the targets learn different rewards: --reward judges all by one"] * (len(rewards) > 1)
     sentences += app.evaluate.log_read(estimates)
-    sentences += dict.fromkeys(f"{row.name}: {row.origin}" for row in answering if row.origin)
+    sentences += dict.fromkeys(f"{row.name}: {row.origin}" for row in answering_rows if row.origin)
     if len(rewards) == 1 and not by and show.format == "table" and estimates[0].has_returns:
         best_sentence = app.best_policy.find(store, by="evaluate", reward=rewards.pop(), log=request["log"])
         sentences += [] if best_sentence is None else [best_sentence]
     show(rows, table=table._replace(title=sentences))
 
 
-def _sentence(row: EstimateRow) -> str:
+def _answer_sentence(row: EstimateRow) -> str:
     """Return the answer about a target (the policy that is evaluated), as a sentence."""
-    nothing = f"; no row earned anything by reward {row.reward}" if row.estimate.served == 0 else ""
-    return row.untaught or row.claim.sentence + nothing
+    nothing_earned = f"; no row earned anything by reward {row.reward}" if row.estimate.served == 0 else ""
+    return row.untaught or row.claim.sentence + nothing_earned
 
 
-def shown_row(row: EstimateRow) -> dict[str, Any]:
+def result_row(row: EstimateRow) -> dict[str, Any]:
     """Return the row of a target (the policy that is evaluated), without a lift that is no result. A lift is no result
     where the log is in doubt, or where the target is what it is compared with. Nor is a lift of which nothing is known
     and whose bounds lie so far apart that the figure between them means nothing. A target that has learned nothing has
     no figures, which would be those of `uniform`."""
     lower, upper = (bound or 0.0 for bound in row.estimate.lift_bounds)
     has_lift = not row.target_loggers and row.answer != ("unknown", None)
-    is_vague = row.answer.answer == "unknown" and upper - lower > MAX_WIDTH
+    is_vague = row.answer.answer == "unknown" and upper - lower > MAX_LIFT_WIDTH
     record = row.record | row.judgement
     if row.untaught is not None:
         return record | dict.fromkeys(("value", "lower", "upper", "lift"))
     return record if has_lift and not is_vague else record | {"lift": None}
 
 
-def view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
+def estimates_view(rows: Sequence[Mapping[str, Any]], by: str | None, notes: Sequence[str]) -> View:
     """Return the estimates as a table for each unit."""
     views = []
-    shown = {key: header for key, header in SHOWN.items() if key != "group" or by}
+    shown_headers = {key: header for key, header in COLUMN_HEADERS.items() if key != "group" or by}
     if len({row["reward"] for row in rows}) == 1:
-        shown.pop("reward")
+        shown_headers.pop("reward")
     for unit in dict.fromkeys(row["unit"] for row in rows):
         # a table rounds sample sizes; json and csv have all digits
         rounded_rows = [
-            {**row, "ess": None if row["ess"] is None else round(row["ess"]), "lift": _lift(row)}
+            {**row, "ess": None if row["ess"] is None else round(row["ess"]), "lift": _lift_cell(row)}
             for row in rows if row["unit"] == unit
         ]  # fmt: skip
-        table = View.select(rounded_rows, [*shown], drop=DROP, fixed=True)
-        views.append(table._replace(headers=[f"by {by}" if key == "group" else shown[key] for key in table.headers]))
-    first, *more_tables = views
-    below = [item for table in more_tables for item in (table, "")]
-    return first._replace(notes=[*below, *notes])
+        table = View.select(rounded_rows, [*shown_headers], drop=DROPPED_COLUMNS, fixed=True)
+        views.append(
+            table._replace(headers=[f"by {by}" if key == "group" else shown_headers[key] for key in table.headers])
+        )
+    first_table, *more_tables = views
+    tables_below = [item for table in more_tables for item in (table, "")]
+    return first_table._replace(notes=[*tables_below, *notes])
 
 
-def _lift(row: Mapping[str, Any]) -> Figures | None:
+def _lift_cell(row: Mapping[str, Any]) -> Figures | None:
     if row["lift"] is None:
         return None
     prefix = "lift" if row["simultaneous_lower"] is None else "simultaneous"
     bounds = row[f"{prefix}_lower"], row[f"{prefix}_upper"]
-    low, high = ("-" if bound is None else percent(bound) for bound in bounds)
-    return Figures(f"{percent(row['lift'])} % [{low}, {high}]")
+    lower_text, upper_text = ("-" if bound is None else percent(bound) for bound in bounds)
+    return Figures(f"{percent(row['lift'])} % [{lower_text}, {upper_text}]")
 
 
-def _counts(rows: Sequence[Mapping[str, Any]], by: str) -> str:
+def _count_sentence(rows: Sequence[Mapping[str, Any]], by: str) -> str:
     """Return a sentence with the number of estimates by group, and of each verdict among them."""
     groups, verdicts = len({row["group"] for row in rows}), [row["verdict"] for row in rows]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in reversed(VERDICTS) if verdict in verdicts)

@@ -13,8 +13,8 @@ from rlrec.cli.text.text import View
 from rlrec.cli.text.values import Integer
 from rlrec.errors import quantity
 
-MAX_RISEN = 10  # arms that a person is shown
-DAYS = ("day", "rows", "cost", "lower", "upper")
+MAX_RISEN_ARMS = 10  # arms that a person is shown
+DAY_COLUMNS = ("day", "rows", "cost", "lower", "upper")
 
 
 @click.command(cls=GroupedCommand)
@@ -42,16 +42,18 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
     are none)."""
     result = app.exploration.exploration(store, app.exploration.Request(**request))
     sign, values = -1 if (result["upper"] or 0.0) < 0 else 1, [result["lower"], result["cost"], result["upper"]]
-    lower, cost, upper, total = (_figure(value, sign) for value in [*values[::sign], result["total"]])
-    figures = f"{cost} a slot [{lower}, {upper}], {total} in total"
-    costs = f"{'earns' if sign < 0 else 'costs'} {figures if result['lower'] or result['upper'] else 'nothing'}"
+    lower, cost, upper, total = (_figure_text(value, sign) for value in [*values[::sign], result["total"]])
+    cost_figures = f"{cost} a slot [{lower}, {upper}], {total} in total"
+    cost_clause = (
+        f"{'earns' if sign < 0 else 'costs'} {cost_figures if result['lower'] or result['upper'] else 'nothing'}"
+    )
     if "no-variation" in result["reasons"]:
-        costs = "costs what this log cannot tell, as all slots earned the same so far"
+        cost_clause = "costs what this log cannot tell, as all slots earned the same so far"
     elif result["answer"] == "unknown":
-        costs = f"may cost nothing: {', '.join([*result['reasons'], figures])}"
+        cost_clause = f"may cost nothing: {', '.join([*result['reasons'], cost_figures])}"
     title = [
         f"{result['policy']}, reward {result['reward']}, {quantity(result['rows'], 'slot')}: exploration "
-        f"{costs}; a slot earned {_figure(result['mean'])} as served",
+        f"{cost_clause}; a slot earned {_figure_text(result['mean'])} as served",
     ]
     notes = []
     if result["left_out"]:
@@ -64,12 +66,12 @@ def exploration(store: Store, show: Show, **request: Any) -> None:
     ]
     notes += [
         f"risen: {row['arm']} from {row['probability_then']:.3g} to {row['probability_now']:.3g}"
-        for row in result["risen"][:MAX_RISEN]
+        for row in result["risen"][:MAX_RISEN_ARMS]
     ]
-    if (more := len(result["risen"]) - MAX_RISEN) > 0:
-        notes.append(f"risen: {quantity(more, 'more arm')}, which --json has")
-    show(result, table=View.select(result["by_day"], DAYS, title=title, notes=notes))
+    if (n_more_arms := len(result["risen"]) - MAX_RISEN_ARMS) > 0:
+        notes.append(f"risen: {quantity(n_more_arms, 'more arm')}, which --json has")
+    show(result, table=View.select(result["by_day"], DAY_COLUMNS, title=title, notes=notes))
 
 
-def _figure(value: float | None, sign: int = 1) -> str:
+def _figure_text(value: float | None, sign: int = 1) -> str:
     return "unknown" if value is None else f"{sign * value:.4g}"

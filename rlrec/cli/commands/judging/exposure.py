@@ -13,8 +13,8 @@ from rlrec.cli.program.shared import GroupedCommand, Store, reading, workers_opt
 from rlrec.cli.text.text import View
 from rlrec.errors import quantity
 
-ARMS = ("arm", "realised", "expected", "rate", "lower", "upper", "age_days")
-DAYS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floor_share", "young_share")
+ARM_COLUMNS = ("arm", "realised", "expected", "rate", "lower", "upper", "age_days")
+DAY_COLUMNS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms", "floor_share", "young_share")
 
 
 @click.command(cls=GroupedCommand)
@@ -67,5 +67,5 @@ def exposure(store: Store, show: Show, plot: str | None, workers: app.evaluate.W
         )
     if (total := sum(row["realised"] for row in result["arms"])) > result["slots"]:
         notes.append(f"the log dropped rows (keep_probability): arms and shares are of {total:,} slots")
-    records, columns = (result["days"], DAYS) if "days" in result else (result["arms"], ARMS)
+    records, columns = (result["days"], DAY_COLUMNS) if "days" in result else (result["arms"], ARM_COLUMNS)
     show(result, table=View.select(records, columns, title=title, notes=notes))

@@ -22,14 +22,21 @@ if TYPE_CHECKING:
     from rlrec.app.evaluation.comparisons.study_figures import DifferenceRow, OutcomeRow, SegmentRow
 
 PERIODS = ("hour", "day", "week")
-DIFFERENCE = {  # column of the csv: key of a difference
+DIFFERENCE_KEYS = {  # column of the csv: key of a difference
     "against": "against", "difference": "value", "relative": "relative", "difference_lower": "lower",
     "difference_upper": "upper", "p_value": "p_value", "answer": "answer", "needed": "needed", "narrowed": "narrowed",
 }  # fmt: skip
-CELLS = ("value", "lower", "upper", "relative", "p_value", "answer")  # keys of a difference that a table shows
-HEADERS = {"value": "minus {}", "relative": "%", "p_value": "p", "narrowed": "narrower by %"}
-PERCENT = ("relative", "narrowed")
-_NO_DIFFERENCE: Mapping[str, Any] = {}
+DIFFERENCE_COLUMNS = (
+    "value",
+    "lower",
+    "upper",
+    "relative",
+    "p_value",
+    "answer",
+)  # keys of a difference that a table shows
+DIFFERENCE_HEADERS = {"value": "minus {}", "relative": "%", "p_value": "p", "narrowed": "narrower by %"}
+PERCENT_COLUMNS = ("relative", "narrowed")
+_EMPTY_DIFFERENCE: Mapping[str, Any] = {}
 
 
 @click.command(cls=GroupedCommand, epilog="`rlrec help outcomes` explains metrics, groups and reasons.")
@@ -81,67 +88,78 @@ def outcomes(store: Store, show: Show, plot: str | None, **request: Any) -> None
     if period:
         save_plot(plot, lambda: app.figures.over_time(result))
     notes = app.outcomes.explanations([*result["outcomes"], *result["differences"]], result["reasons"])
-    notes += meanings(result["outcomes"], result["unit"])
+    notes += metric_meanings(result["outcomes"], result["unit"])
     segments = segment_notes(result["segments"])
-    table = _periods(result["outcomes"], period) if period else grid(result["outcomes"], result["differences"])
+    table = (
+        _periods_view(result["outcomes"], period)
+        if period
+        else outcomes_view(result["outcomes"], result["differences"])
+    )
     if period:
         notes.append(f"+-: half the interval; *: partial-{period}; --json has differences from the first {period}")
-    title = _title(result)
+    title = _title_lines(result)
     if result["by"] == "variant":
-        names, rows = [[*row.values()] for row in result["metric"]], result["differences"]
-        deciding = [row for row in rows if [row["metric"], row["reward"]] in names]
+        deciding_metrics, rows = [[*row.values()] for row in result["metric"]], result["differences"]
+        deciding_rows = [row for row in rows if [row["metric"], row["reward"]] in deciding_metrics]
         equal_ages = request["age_us"] is not None
-        pace = result.get("new_units_per_day")
-        texts = earned_sentences(deciding, rows, result["unit"], newest_per_day=pace, equal_ages=equal_ages)
-        title = [*texts, *newer_units(result, request["log"]), "", *title]
+        new_units_per_day = result.get("new_units_per_day")
+        earned_texts = earned_sentences(
+            deciding_rows, rows, result["unit"], newest_per_day=new_units_per_day, equal_ages=equal_ages
+        )
+        title = [*earned_texts, *newer_units(result, request["log"]), "", *title]
     if (age_us := request["age_us"]) is not None:
         title.insert(0, f"over the first {format_duration(age_us)} of each {result['unit']}, without younger ones:")
-    show(result, table=table._replace(title=title, notes=[*segments, *notes]), flat=_flat(result))
+    show(result, table=table._replace(title=title, notes=[*segments, *notes]), flat=_csv_records(result))
 
 
-def _title(result: app.outcomes.Result) -> list[str]:
-    selection = f" of experiment {result['experiment']}" if result["experiment"] else ""
-    by, earlier = f" by {result['by']}" if result["by"] else "", "visits before it" if selection else "earlier visits"
-    new, returning, unit = result["new"], result["returning"], result["unit"]
-    units = count_units(unit, new + returning, result["anonymous"])
+def _title_lines(result: app.outcomes.Result) -> list[str]:
+    experiment_clause = f" of experiment {result['experiment']}" if result["experiment"] else ""
+    group_clause, earlier_visits = (
+        f" by {result['by']}" if result["by"] else "",
+        "visits before it" if experiment_clause else "earlier visits",
+    )
+    n_new, n_returning, unit = result["new"], result["returning"], result["unit"]
+    units = count_units(unit, n_new + n_returning, result["anonymous"])
     rewards = list(dict.fromkeys(row["reward"] for row in result["outcomes"] if row["reward"]))
-    named = f"reward {rewards[0]}" if len(rewards) == 1 and rewards != [DEFAULT_REWARD] else "rewards"
+    reward_clause = f"reward {rewards[0]}" if len(rewards) == 1 and rewards != [DEFAULT_REWARD] else "rewards"
     return [
-        f"outcomes{selection}{by}: {units}, {new:,} new, {returning:,} with {earlier}",
-        f"intervals at level {result['level']:g}, clustered by {unit}; {named} of mature decisions",
+        f"outcomes{experiment_clause}{group_clause}: {units}, {n_new:,} new, {n_returning:,} with {earlier_visits}",
+        f"intervals at level {result['level']:g}, clustered by {unit}; {reward_clause} of mature decisions",
     ]
 
 
-def meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
+def metric_meanings(rows: Sequence[OutcomeRow], unit: str) -> list[str]:
     """Return lines that distinguish two metrics which are easily confused, or none unless both have values."""
-    shown = {row["metric"] for row in rows if row["value"] is not None}
-    if not {"retention", "returned_7d"} <= shown:
+    valued_metrics = {row["metric"] for row in rows if row["value"] is not None}
+    if not {"retention", "returned_7d"} <= valued_metrics:
         return []
-    later = "returned_7d: the share of visits with another one within 7 days"
-    return [f"retention: the share of {unit}s who have come back so far; {later}"]
+    returned_meaning = "returned_7d: the share of visits with another one within 7 days"
+    return [f"retention: the share of {unit}s who have come back so far; {returned_meaning}"]
 
 
 def count_units(unit: str, units: int, anonymous: int) -> str:
     """State the number of units, and how many of them are sessions without a user.
 
     `unit` is user or session."""
-    share = f" ({anonymous:,} of them sessions without a user: {100 * anonymous / units:.3g} %)" if anonymous else ""
-    return f"{quantity(units, 'unit' if anonymous else unit)}{share}"
+    anonymous_text = (
+        f" ({anonymous:,} of them sessions without a user: {100 * anonymous / units:.3g} %)" if anonymous else ""
+    )
+    return f"{quantity(units, 'unit' if anonymous else unit)}{anonymous_text}"
 
 
-def _flat(result: app.outcomes.Result) -> list[dict[str, Any]]:
+def _csv_records(result: app.outcomes.Result) -> list[dict[str, Any]]:
     """Return a record for each outcome, with its difference from that of the first group (which has none)."""
-    differences: dict[Any, Mapping[str, Any]] = {_key(row): row for row in result["differences"]}
+    differences: dict[Any, Mapping[str, Any]] = {_row_key(row): row for row in result["differences"]}
     return [
         {
             **{name: value for name, value in row.items() if name != "reasons"},
-            **{column: differences.get(_key(row), {}).get(name) for column, name in DIFFERENCE.items()},
+            **{column: differences.get(_row_key(row), {}).get(name) for column, name in DIFFERENCE_KEYS.items()},
         }
         for row in result["outcomes"]
     ]
 
 
-def _key(row: OutcomeRow | DifferenceRow) -> tuple[str | None, str, str | None]:
+def _row_key(row: OutcomeRow | DifferenceRow) -> tuple[str | None, str, str | None]:
     return row["group"], row["metric"], row["reward"]
 
 
@@ -150,73 +168,78 @@ def segment_notes(rows: Sequence[SegmentRow]) -> list[str | View]:
     empty without segments."""
     if not rows:
         return []
-    sure = [
+    sure_texts = [
         f"{row['segment']}: {row['group']} {row['answer']} than {row['against']}"
         for row in rows if row["answer"] in ("better", "worse")
     ]  # fmt: skip
-    text = "; ".join(sure) or "no segment surely differs"
+    text = "; ".join(sure_texts) or "no segment surely differs"
     if n_untested := sum(row["p_value"] is None for row in rows):
         text += f"; {n_untested} of {quantity(len(rows), 'comparison')} without a verdict so far"
-    table = View.select(rows, ("segment", "group", "units", *CELLS), drop=("p_value", "units"))
-    disagree = {"better", "worse"} <= {row["answer"] for row in rows}
-    end = "each can be served its own: `rlrec help contexts`" if disagree else "decide by all units"
-    return [f"by {rows[0]['by']}: {text} (corrected for {len(rows)} of them; {end})", table, ""]
+    table = View.select(rows, ("segment", "group", "units", *DIFFERENCE_COLUMNS), drop=("p_value", "units"))
+    has_opposite_answers = {"better", "worse"} <= {row["answer"] for row in rows}
+    advice = "each can be served its own: `rlrec help contexts`" if has_opposite_answers else "decide by all units"
+    return [f"by {rows[0]['by']}: {text} (corrected for {len(rows)} of them; {advice})", table, ""]
 
 
-def grid(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:
+def outcomes_view(rows: Sequence[OutcomeRow], differences: Sequence[DifferenceRow]) -> View:
     """Return a table of the outcomes, metric by metric, with the differences from the first group where there are some.
     A metric without values in all groups gets one line."""
-    by_key: dict[Any, Mapping[str, Any]] = {_key(row): row for row in differences}
-    several_rewards = len({row["reward"] for row in rows} - {None}) > 1
-    adjusted = any("narrowed" in row for row in differences)
-    compared = [*CELLS, "narrowed"] if adjusted else [*CELLS] if differences else []
+    differences_by_key: dict[Any, Mapping[str, Any]] = {_row_key(row): row for row in differences}
+    has_several_rewards = len({row["reward"] for row in rows} - {None}) > 1
+    is_adjusted = any("narrowed" in row for row in differences)
+    difference_columns = (
+        [*DIFFERENCE_COLUMNS, "narrowed"] if is_adjusted else [*DIFFERENCE_COLUMNS] if differences else []
+    )
     headers = ["metric", *([rows[0]["by"] or ""] if differences else []), "value", "lower", "upper", "units"]
-    headers += [HEADERS.get(name, name).format(differences[0]["against"]) for name in compared]
-    body, last_name = list[list[Any]](), None
-    order = list(dict.fromkeys(map(_metric, rows)))
-    valued = {_metric(row) for row in rows if row["value"] is not None}
-    for row in sorted(rows, key=lambda row: order.index(_metric(row))):
-        name = f"{row['metric']} {row['reward']}" if several_rewards and row["reward"] else row["metric"]
-        has_value = _metric(row) in valued
-        if name == last_name and not has_value:
+    headers += [DIFFERENCE_HEADERS.get(name, name).format(differences[0]["against"]) for name in difference_columns]
+    table_rows, previous_name = list[list[Any]](), None
+    metric_order = list(dict.fromkeys(map(_metric_key, rows)))
+    valued_metrics = {_metric_key(row) for row in rows if row["value"] is not None}
+    for row in sorted(rows, key=lambda row: metric_order.index(_metric_key(row))):
+        name = f"{row['metric']} {row['reward']}" if has_several_rewards and row["reward"] else row["metric"]
+        has_value = _metric_key(row) in valued_metrics
+        if name == previous_name and not has_value:
             continue
         group = [row["group"] if has_value else ""] if differences else []
-        line: list[Any] = ["" if name == last_name else name, *group]
+        line: list[Any] = ["" if name == previous_name else name, *group]
         line += [row["value"], row["lower"], row["upper"], row["units"]]
-        difference = by_key.get(_key(row), _NO_DIFFERENCE)
+        difference = differences_by_key.get(_row_key(row), _EMPTY_DIFFERENCE)
         difference = {**difference, "p_value": shown_p(difference) if difference else None}
-        line += [_percent(difference.get(name)) if name in PERCENT else difference.get(name) for name in compared]
-        body.append(line)
-        last_name = name
-    return View(headers, body, drop=("narrower by %", "units", "p", "%"))
+        line += [
+            _rounded_percent(difference.get(name)) if name in PERCENT_COLUMNS else difference.get(name)
+            for name in difference_columns
+        ]
+        table_rows.append(line)
+        previous_name = name
+    return View(headers, table_rows, drop=("narrower by %", "units", "p", "%"))
 
 
-def _periods(rows: Sequence[OutcomeRow], period: str) -> View:
+def _periods_view(rows: Sequence[OutcomeRow], period: str) -> View:
     """Return a table with a line for each hour, day or week, and its metrics side by side."""
-    metrics = list(dict.fromkeys(map(_metric, rows)))
-    cells = {(row["group"], *_metric(row)): row for row in rows}
-    several_rewards = len({reward for _, reward in metrics} - {None}) > 1
-    names = [f"{metric} {reward}" if several_rewards and reward else metric for metric, reward in metrics]
-    body = [
+    metrics = list(dict.fromkeys(map(_metric_key, rows)))
+    cells = {(row["group"], *_metric_key(row)): row for row in rows}
+    has_several_rewards = len({reward for _, reward in metrics} - {None}) > 1
+    names = [f"{metric} {reward}" if has_several_rewards and reward else metric for metric, reward in metrics]
+    table_rows = [
         [
             f"{start} *" if f"partial-{period}" in cells[start, *metrics[0]]["reasons"] else start,
             cells[start, *metrics[0]]["units"],
-            *(_plus_minus(cells[start, *metric]) for metric in metrics),
+            *(_interval_cell(cells[start, *metric]) for metric in metrics),
         ]
         for start in dict.fromkeys(row["group"] for row in rows)
     ]
-    return View([period, "units", *names], body)
+    return View([period, "units", *names], table_rows)
 
 
-def _plus_minus(row: OutcomeRow) -> str | None:
+def _interval_cell(row: OutcomeRow) -> str | None:
     if row["value"] is None or row["lower"] is None or row["upper"] is None:
         return None if row["value"] is None else f"{row['value']:.3g}"
     return f"{row['value']:.3g} +-{(row['upper'] - row['lower']) / 2:.2g}"
 
 
-def _metric(row: OutcomeRow) -> tuple[str, str | None]:
+def _metric_key(row: OutcomeRow) -> tuple[str, str | None]:
     return row["metric"], row["reward"]
 
 
-def _percent(share: float | None) -> float | None:
+def _rounded_percent(share: float | None) -> float | None:
     return None if share is None else round(100 * share, 1)

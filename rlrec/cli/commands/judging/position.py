@@ -42,7 +42,7 @@ def fit(store: Store, show: Show, plot: str | None, workers: app.evaluate.Worker
     2, nothing is stored, and the exit code is 3. Curves never change: NAME is the newest version, NAME@N a fixed one.
 
     Click models are compared by their likelihood on held-out pages."""
-    _show(show, app.positions.fit(store, app.positions.Request(**request), workers), plot)
+    _show_curve(show, app.positions.fit(store, app.positions.Request(**request), workers), plot)
 
 
 @position.command("list")
@@ -59,7 +59,7 @@ def list_(store: Store, show: Show) -> None:
 @reading("rlrec position show home", "rlrec position show home --plot home.svg")
 def show_(store: Store, show: Show, reference: str, plot: str | None) -> None:
     """Show a curve, its intervals, and which click model the log preferred."""
-    _show(show, app.positions.show(store, reference), plot)
+    _show_curve(show, app.positions.show(store, reference), plot)
 
 
 @position.command()
@@ -73,7 +73,7 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
     show(result, table=View.select(result, columns, title=[f"a: {first}", f"b: {second}"]), columns=columns)
 
 
-def _show(show: Show, result: app.positions.CurveAnswer, plot: str | None) -> None:
+def _show_curve(show: Show, result: app.positions.CurveAnswer, plot: str | None) -> None:
     save_plot(plot, lambda: app.figures.examination([result]))
     title = [
         f"curve {result['curve']}@{result['number']}, model {result['model']}, method {result['method']}, "
@@ -81,10 +81,14 @@ def _show(show: Show, result: app.positions.CurveAnswer, plot: str | None) -> No
         f"estimated at {result['created_at']} from {result['log'] or 'the log'}",
     ]
     notes = app.positions.explained(result)
-    if likelihood := result["log_likelihood"]:
-        best, preferred = max(likelihood, key=lambda name: likelihood[name]), result["preferred"]
-        verdict = f"prefers {best}" if best == preferred else f"does not tell {preferred} from {best}"
-        figures = ", ".join(f"{name} {cell(value)}" for name, value in likelihood.items())
+    if log_likelihoods := result["log_likelihood"]:
+        best_model, preferred_model = max(log_likelihoods, key=lambda name: log_likelihoods[name]), result["preferred"]
+        verdict = (
+            f"prefers {best_model}"
+            if best_model == preferred_model
+            else f"does not tell {preferred_model} from {best_model}"
+        )
+        figures = ", ".join(f"{name} {cell(value)}" for name, value in log_likelihoods.items())
         notes.append(f"the log {verdict}: log-likelihood a slot, held out, the larger the better: {figures}")
     headers = ["position", "examination", "lower", "upper", "rewards", "slots"]
     show(result, table=View.select(result["positions"], headers, title=title, notes=notes))

@@ -32,14 +32,14 @@ def report(store: Store, show: Show, file: str, title: str | None, **request: An
     from rlrec.report.html import page
 
     check_target(file, "FILE")
-    options = app.report.Request(**request)
-    answer = app.report.report(store, options)
+    report_request = app.report.Request(**request)
+    answer = app.report.report(store, report_request)
     for comparison in answer.experiments:
         app.compare.note(store, comparison)
-    log = options.filter or None
-    rewards = [options.reward] if options.reward else [answer.reward, app.best_policy.last_reward(store)]
-    texts = (app.best_policy.find(store, by="report", reward=name, log=log) for name in rewards if name)
-    answer.best = next(filter(None, texts), None)
+    log = report_request.filter or None
+    rewards = [report_request.reward] if report_request.reward else [answer.reward, app.best_policy.last_reward(store)]
+    best_sentences = (app.best_policy.find(store, by="report", reward=name, log=log) for name in rewards if name)
+    answer.best = next(filter(None, best_sentences), None)
     text = page(answer, title or "What the recommender does")
     size = write_text(file, text)
     if file != "-":

@@ -16,11 +16,11 @@ from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION
 from rlrec.errors import CheckFailed, StoreBusy, quantity
 
-CLEAR = b"\x1b[H\x1b[J"  # moves a terminal to its first line, and clears it
-POLICIES = ("policy", "kind", "live", "live_since", "versions", "decisions", "decisions_24h", "last_at")
-ROUTES = ("route", "policy", "version", "experiment", "since", "decisions_24h")
-SHORTEST_WATCH_US = 100_000  # continuous reading would keep the store busy
-EXPERIMENTS = ("experiment", "unit", "units", "variants", "created_at")
+CLEAR_SCREEN = b"\x1b[H\x1b[J"  # moves a terminal to its first line, and clears it
+POLICY_COLUMNS = ("policy", "kind", "live", "live_since", "versions", "decisions", "decisions_24h", "last_at")
+ROUTE_COLUMNS = ("route", "policy", "version", "experiment", "since", "decisions_24h")
+MIN_WATCH_US = 100_000  # continuous reading would keep the store busy
+EXPERIMENT_COLUMNS = ("experiment", "unit", "units", "variants", "created_at")
 
 
 @click.command(cls=GroupedCommand)
@@ -41,75 +41,78 @@ def status(store: Store, show: Show, watch_us: int | None) -> None:
     decisions_24h counts what was served in the last 24 hours. An immature decision is within the reward window of its
     policy: estimates and training do not use it yet. Unsettled slots have not entered the beliefs that learn `settled`
     rewards. The answer of a policy is the newest result of a gate for its live version."""
-    if watch_us is not None and watch_us < SHORTEST_WATCH_US:
+    if watch_us is not None and watch_us < MIN_WATCH_US:
         raise click.UsageError("--watch waits for at least 100ms between two looks")
-    result = _show(store, show)
+    result = _show_state(store, show)
     while watch_us is not None:
         time.sleep(watch_us / 1e6)
         try:
-            result = _show(store, show, clear=show.screen.width is not None)
+            result = _show_state(store, show, clear=show.screen.width is not None)
         except StoreBusy as error:  # it may be free at the next look
             store.notice(error.message)
     if warnings := [row for row in result["warnings"] if row["severity"] != "info"]:
-        first = warnings[0]
-        remainder = f" ({len(warnings) - 1} more)" if len(warnings) > 1 else ""
+        first_warning = warnings[0]
+        more_text = f" ({len(warnings) - 1} more)" if len(warnings) > 1 else ""
         raise CheckFailed(
-            f"{first['check']}, {first['subject']}: {first['detail']}{remainder}", hint="`rlrec doctor` looks again"
+            f"{first_warning['check']}, {first_warning['subject']}: {first_warning['detail']}{more_text}",
+            hint="`rlrec doctor` looks again",
         )
 
 
-def _show(store: Store, show: Show, *, clear: bool = False) -> app.status.Status:
+def _show_state(store: Store, show: Show, *, clear: bool = False) -> app.status.Status:
     """Show the state of a store.
 
     With `clear`, overwrite what the terminal shows."""
     result = app.status.status(store)
-    result["warnings"] += _pinned(result)
+    result["warnings"] += _pinned_findings(result)
     if clear:
-        write(CLEAR)
-    show(result, table=view(result), flat=result["policies"])
+        write(CLEAR_SCREEN)
+    show(result, table=status_view(result), flat=result["policies"])
     return result
 
 
-def _pinned(result: app.status.Status) -> list[dict[str, Any]]:
+def _pinned_findings(result: app.status.Status) -> list[dict[str, Any]]:
     """Return a finding if rlrec.toml makes `recommend` draw from another version than the live one."""
     config = settings().config
     setting = None if config is None else config.values.get(("recommend", "policy"))
     name, _, version = str(getattr(setting, "value", "")).partition("@")
-    live = next((row["live"] for row in result["policies"] if row["policy"] == name), None)
-    if setting is None or live is None or not version.isdecimal() or int(version) == live:
+    live_version = next((row["live"] for row in result["policies"] if row["policy"] == name), None)
+    if setting is None or live_version is None or not version.isdecimal() or int(version) == live_version:
         return []
-    detail = f"{setting.path} has `recommend` draw from version {version}, and version {live} is live"
+    detail = f"{setting.path} has `recommend` draw from version {version}, and version {live_version} is live"
     return [{"check": "live", "severity": "info", "subject": f"policy {name}", "detail": detail}]
 
 
-def view(result: app.status.Status) -> View:
+def status_view(result: app.status.Status) -> View:
     """Return the state of a store as a table of its policies, with lines and tables above and below."""
-    numbers = {"arm": result["arms"], "user": result["users"], "session": result["sessions"]}
-    numbers |= {"decision": result["decisions"], "event": result["events"]}
-    sizes = ", ".join(quantity(number, noun) for noun, number in numbers.items())
+    counts_by_noun = {"arm": result["arms"], "user": result["users"], "session": result["sessions"]}
+    counts_by_noun |= {"decision": result["decisions"], "event": result["events"]}
+    size_text = ", ".join(quantity(number, noun) for noun, number in counts_by_noun.items())
     waiting, hours = result["waiting"], result["events_by_hour"]
     immature = quantity(waiting["immature"], "immature decision")
     title = [
-        f"{result['at']}, schema {result['revision']}: {sizes}",
+        f"{result['at']}, schema {result['revision']}: {size_text}",
         f"events by hour, the last 24: {sparkline(hours)}  {sum(hours):,}, at most {max(hours):,} an hour",
         f"waiting: {immature}, {quantity(waiting['unsettled'], 'unsettled slot')}",
-        f"last training: {_training(result['training'])}; last doctor: {doctor(result['doctor'])}",
+        f"last training: {_training_text(result['training'])}; last doctor: {doctor_text(result['doctor'])}",
     ]
     notes: list[str | View] = [row["answer"] for row in result["policies"] if row["answer"] is not None]
-    notes += [_waiting(row) for policy in result["policies"] if (row := policy["waiting"]) is not None]
+    notes += [_waiting_sentence(row) for policy in result["policies"] if (row := policy["waiting"]) is not None]
     notes += [row["ramp"]["why"] for row in result["routes"] if row["ramp"]]
-    notes += [f"{row['experiment']}: {holdout(row)}" for row in result["ramps"] if row["sentence"]]
-    notes += [holdout(row) for row in result["holdouts"]]
-    notes += [_best(result["best"], result)] if result["best"] is not None else []
-    for rows, columns in ((result["routes"], ROUTES), (result["experiments"], EXPERIMENTS)):
+    notes += [f"{row['experiment']}: {holdout_sentence(row)}" for row in result["ramps"] if row["sentence"]]
+    notes += [holdout_sentence(row) for row in result["holdouts"]]
+    notes += [_best_sentence(result["best"], result)] if result["best"] is not None else []
+    for rows, columns in ((result["routes"], ROUTE_COLUMNS), (result["experiments"], EXPERIMENT_COLUMNS)):
         if rows:
             notes += [*([""] if notes else []), View.select(rows, columns, drop=columns[-2:1:-1])]
-    warnings = [*map(warning, result["warnings"])]
+    warnings = [*map(finding_line, result["warnings"])]
     notes += ["", *warnings] if notes and warnings else warnings
-    return View.select(result["policies"], POLICIES, title=title, notes=notes, drop=POLICIES[3:5] + POLICIES[1:2])
+    return View.select(
+        result["policies"], POLICY_COLUMNS, title=title, notes=notes, drop=POLICY_COLUMNS[3:5] + POLICY_COLUMNS[1:2]
+    )
 
 
-def _waiting(row: app.status.WaitingVersion) -> str:
+def _waiting_sentence(row: app.status.WaitingVersion) -> str:
     """Return a sentence about a version that is not live, with the command that promotes it unless its gate (the test
     before it goes live) failed."""
     name, since = row["version"], short_times(row["since"])[:16]
@@ -117,26 +120,26 @@ def _waiting(row: app.status.WaitingVersion) -> str:
         return f"{row['answer']}; kept since {since}, not live: `rlrec policy show {name}` shows it"
     subject = f"{row['answer']}; it" if row["answer"] else name
     if row["rolled_back_at"] is not None:
-        back = short_times(row["rolled_back_at"])[:16]
-        return f"{subject} was rolled back on {back}: `rlrec policy promote {name}` makes it live again"
+        rolled_back_at = short_times(row["rolled_back_at"])[:16]
+        return f"{subject} was rolled back on {rolled_back_at}: `rlrec policy promote {name}` makes it live again"
     return f"{subject} has waited since {since}: `rlrec policy promote {name}` makes it live"
 
 
-def _best(best: dict[str, Any], result: app.status.Status) -> str:
+def _best_sentence(best: dict[str, Any], result: app.status.Status) -> str:
     """Return the sentence about the best known policy, with its time. Where a policy or route has changed since, add
     the command that evaluates again."""
     changes = {row["live_since"] for row in result["policies"]} | {row["since"] for row in result["routes"]}
     changes |= {row["since"] for policy in result["policies"] if (row := policy["waiting"]) is not None}
-    stale = f"; policies changed since then: `rlrec evaluate uniform --reward {best['reward']}` looks again"
-    return f"{best['sentence']} (as of {_minute(best)}{stale if max(changes) > best['at'] else ''})"
+    stale_clause = f"; policies changed since then: `rlrec evaluate uniform --reward {best['reward']}` looks again"
+    return f"{best['sentence']} (as of {_minute_text(best)}{stale_clause if max(changes) > best['at'] else ''})"
 
 
-def warning(row: Mapping[str, Any]) -> str:
+def finding_line(row: Mapping[str, Any]) -> str:
     """Return a finding as one line."""
     return f"{row['severity']} {row['check']}, {row['subject']}: {row['detail']}"
 
 
-def holdout(row: app.status.HoldoutStatus) -> str:
+def holdout_sentence(row: app.status.HoldoutStatus) -> str:
     """Return a sentence about the holdout of a route, or about its ramp."""
     if row["sentence"] is None:
         return f"{row['route']} has a holdout: `rlrec experiment show {row['experiment']}` compares with it"
@@ -144,18 +147,20 @@ def holdout(row: app.status.HoldoutStatus) -> str:
     return f"{row['sentence']} ({source})"
 
 
-def _training(run: dict[str, Any] | None) -> str:
+def _training_text(run: dict[str, Any] | None) -> str:
     if run is None:
         return "never"
-    return f"{run['policy']}@{run['version']} at {_minute(run)}, {'promoted' if run['promoted'] else 'not promoted'}"
+    return (
+        f"{run['policy']}@{run['version']} at {_minute_text(run)}, {'promoted' if run['promoted'] else 'not promoted'}"
+    )
 
 
-def doctor(run: dict[str, Any] | None) -> str:
+def doctor_text(run: dict[str, Any] | None) -> str:
     """Return a sentence on the result of the last audit."""
     if run is None:
         return "never"
-    return f"{quantity(run['errors'], 'error')}, {quantity(run['warnings'], 'warning')} at {_minute(run)}"
+    return f"{quantity(run['errors'], 'error')}, {quantity(run['warnings'], 'warning')} at {_minute_text(run)}"
 
 
-def _minute(run: dict[str, Any]) -> str:
+def _minute_text(run: dict[str, Any]) -> str:
     return short_times(run["at"])[:16]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.commands.judging.evaluate import shown_row, view
+from rlrec.cli.commands.judging.evaluate import estimates_view, result_row
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.shared import HOW_TO_RUN, OUTPUT, GroupedCommand, Store, option_group, reading, workers_options
@@ -64,38 +64,47 @@ def sweep(
     returns. See `rlrec effects` and `rlrec help visits`."""
     path, definition = features if isinstance(features, tuple) else ("FILE", features)
     requested = app.sweep.Request(features=definition, features_path=path, **request)
-    result, judged, rows = app.sweep.sweep(store, requested, workers)
-    names = {row.name: row.estimate.may_be_best for row in judged if row.estimate.may_be_best is not False}
-    claim = judged[0].claim._replace(name="" if len(names) == 1 else judged[0].name).sentence
-    title = [f"{best_of(names)}; {claim}" if names[judged[0].name] else claim]
-    read = quantity(result["decisions"], "decision")
-    title.append(f"judged on {read}, the last {len(result['begins'])} of {result['blocks']} stretches of time")
+    result, judged_rows, rows = app.sweep.sweep(store, requested, workers)
+    may_be_best = {row.name: row.estimate.may_be_best for row in judged_rows if row.estimate.may_be_best is not False}
+    claim = judged_rows[0].claim._replace(name="" if len(may_be_best) == 1 else judged_rows[0].name).sentence
+    title = [f"{best_of(may_be_best)}; {claim}" if may_be_best[judged_rows[0].name] else claim]
+    decisions_text = quantity(result["decisions"], "decision")
+    title.append(
+        f"judged on {decisions_text}, the last {len(result['begins'])} of {result['blocks']} stretches of time"
+    )
     if result["returns"]:
         title.append(
             f"reward {result['reward']} weighs returns; a sweep does not see what a candidate does to these in time: "
             f"`rlrec effects --reward {result['reward']}` tells"
         )
     if details:
-        table = view([row.record for row in rows], None, app.evaluate.explained(rows))
+        table = estimates_view([row.record for row in rows], None, app.evaluate.explained(rows))
     else:
         # an insufficient estimate is no result
-        shown = [shown_row(row) | ({"lift": None} if row.estimate.verdict == "insufficient" else {}) for row in judged]
-        logged = dict.fromkeys(shown[0]) | {name: shown[0][name] for name in ("unit", "reward")}
-        table = view([*shown, logged | {"target": LOGGED, "value": result["served"]}], None, _notes(judged))
+        shown_rows = [
+            result_row(row) | ({"lift": None} if row.estimate.verdict == "insufficient" else {}) for row in judged_rows
+        ]
+        logged_row = dict.fromkeys(shown_rows[0]) | {name: shown_rows[0][name] for name in ("unit", "reward")}
+        table = estimates_view(
+            [*shown_rows, logged_row | {"target": LOGGED, "value": result["served"]}],
+            None,
+            _candidate_notes(judged_rows),
+        )
     if result["command"]:
-        clause = f"; of this kind, with these parameters: {', '.join(result['same'])}" if result["same"] else ""
+        kind_clause = f"; of this kind, with these parameters: {', '.join(result['same'])}" if result["same"] else ""
         same_kind = [f"{name} ({text or 'defaults'})" for name, text in result["same_kind"].items()]
-        clause += f"; of this kind, with other parameters: {', '.join(same_kind)}" if same_kind else ""
-        table = table._replace(notes=[*table.notes, f"To create {result['best']}: `{result['command']}`{clause}"])
+        kind_clause += f"; of this kind, with other parameters: {', '.join(same_kind)}" if same_kind else ""
+        table = table._replace(notes=[*table.notes, f"To create {result['best']}: `{result['command']}`{kind_clause}"])
     flat = [row.record for row in rows] if details else result["candidates"]
     show(result, table=table._replace(title=title), flat=flat)
 
 
-def _notes(judged: Sequence[EstimateRow]) -> list[str]:
+def _candidate_notes(judged_rows: Sequence[EstimateRow]) -> list[str]:
     """Return the reasons for the verdict on the best candidate, with this command in place of `evaluate`. Those of the
     other candidates are in the table."""
-    command = f"`rlrec evaluate {judged[0].name} "
+    command_start = f"`rlrec evaluate {judged_rows[0].name} "
     return [
-        line.replace(command, "this command with `")
-        for line in app.evaluate.reasons_in_words(judged[:1]) if command not in line or "--estimator" not in line
-    ]  # fmt: skip
+        line.replace(command_start, "this command with `")
+        for line in app.evaluate.reasons_in_words(judged_rows[:1])
+        if command_start not in line or "--estimator" not in line
+    ]

@@ -74,8 +74,8 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
     if not result["created"]:
         return
     if request["from_policy"] and show.format == "table":
-        best = app.best_policy.find(store, by="policy create", policy=result["policy"])
-        conclude(show, *filter(None, [best]))
+        best_sentence = app.best_policy.find(store, by="policy create", policy=result["policy"])
+        conclude(show, *filter(None, [best_sentence]))
     if result["kind"] == "logged":
         suggest_next(show, f"import-log FILE --layout LAYOUT --policy {result['policy']}", "brings the log in")
     elif result["kind"] == "long-term":
@@ -89,7 +89,7 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
 def list_(store: Store, show: Show) -> None:
     """List all policies at their live version."""
     result = app.versions.list_versions(store)
-    show(result, table=policy_view.list_view(result), columns=[*policy_view.POLICIES, "versions"])
+    show(result, table=policy_view.policies_view(result), columns=[*policy_view.POLICY_COLUMNS, "versions"])
 
 
 @policy.command("versions")
@@ -98,7 +98,7 @@ def list_(store: Store, show: Show) -> None:
 def versions_(store: Store, show: Show, name: str) -> None:
     """List the versions of a policy: what each was made from and learned from, its gate, and when it was live."""
     result = app.versions.history(store, name)
-    show(result, table=policy_view.versions_view(result), columns=[*policy_view.VERSIONS, "promoted"])
+    show(result, table=policy_view.versions_view(result), columns=[*policy_view.VERSION_COLUMNS, "promoted"])
 
 
 @policy.command("show")
@@ -126,15 +126,18 @@ def show_(
     Arms are sorted by probability, in csv and json as in the catalogue; ndjson has one line per arm. A policy of kind
     logged has no belief: `rlrec exposure --policy NAME` shows the rates of its arms."""
     result = app.policy_beliefs.show(store, reference, context, sample=not all_arms)
-    shown, live = (result["policy"], result["version"]), result["version"] == result["live"]
-    save_plot(plot, lambda: app.figures.training(*shown, result["training"], live=live) or app.figures.beliefs(result))
-    terminal = show.screen.width is not None
+    policy_version, is_live = (result["policy"], result["version"]), result["version"] == result["live"]
+    save_plot(
+        plot,
+        lambda: app.figures.training(*policy_version, result["training"], live=is_live) or app.figures.beliefs(result),
+    )
+    is_terminal = show.screen.width is not None
     table = policy_view.belief_view(
-        result, all_arms=all_arms, curve=curve, terminal=terminal, ranked=show.format == "table",
+        result, all_arms=all_arms, curve=curve, terminal=is_terminal, ranked=show.format == "table",
         is_newest=context is None,
     )  # fmt: skip
-    head = {"policy": result["policy"], "version": result["version"]}
-    lines = ({**head, **arm} for arm in result["arms"])
+    version_fields = {"policy": result["policy"], "version": result["version"]}
+    lines = ({**version_fields, **arm} for arm in result["arms"])
     show(result, table=table, lines=lines)
 
 

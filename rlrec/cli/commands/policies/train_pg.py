@@ -116,47 +116,51 @@ def train_pg(
 ) -> None:  # fmt: skip
     """Makes a new version of a policy of kind gradient, from all visits that have ended, of any policy. 60 % of the
     users are trained on, 20 % choose the epoch, and 20 % are the gate that judges the result."""
-    options = app.train.Request(name=reference, shaping=_shaping(shapings), **request)
+    options = app.train.Request(name=reference, shaping=_shaping_weights(shapings), **request)
     result = app.train.train(store, options, workers, progress=notice)
     refusal_reason, training = result["why"], result.pop("training", None)
     is_refused = refusal_reason is not None and result["trained"] and options.promote == "if-better"
-    noted = [] if refusal_reason is None or is_refused else [refusal_reason]
-    view = _view(result)
-    show(result, table=view._replace(notes=[*view.notes, *noted]), flat=[result])
-    for text in noted if show.format != "table" else []:
+    reason_notes = [] if refusal_reason is None or is_refused else [refusal_reason]
+    view = _gain_view(result)
+    show(result, table=view._replace(notes=[*view.notes, *reason_notes]), flat=[result])
+    for text in reason_notes if show.format != "table" else []:
         notice(text)
     if result["trained"]:
-        conclude(show, _sentence(result))
-        if show.format == "table" and (best := app.best_policy.find(store, by="train-pg", policy=result["policy"])):
-            conclude(show, best)
-        shown, live = (result["policy"], result["version"]), result["promoted"]
-        save_plot(None if training is None else plot, lambda: app.figures.training(*shown, training, live=live))
+        conclude(show, _result_sentence(result))
+        if show.format == "table" and (
+            best_sentence := app.best_policy.find(store, by="train-pg", policy=result["policy"])
+        ):
+            conclude(show, best_sentence)
+        policy_version, is_live = (result["policy"], result["version"]), result["promoted"]
+        save_plot(
+            None if training is None else plot, lambda: app.figures.training(*policy_version, training, live=is_live)
+        )
         if not options.dry_run:
-            _suggest_next(show, result)
+            _suggest_command(show, result)
     if options.dry_run:
         notice(NOTHING_STORED)
     if is_refused:
-        wait = "" if result["candidate"] is None else "; more sessions narrow the interval"
-        hint = f"it is stored{wait}, and `rlrec policy show` has the figures"
+        wait_clause = "" if result["candidate"] is None else "; more sessions narrow the interval"
+        hint = f"it is stored{wait_clause}, and `rlrec policy show` has the figures"
         message = f"version {result['version']} of {result['policy']} was not promoted: {refusal_reason}"
         raise CheckFailed(message, hint=hint)
 
 
-def _view(result: Mapping[str, Any]) -> View:
+def _gain_view(result: Mapping[str, Any]) -> View:
     """Show the gain of the new version over the live one, on the visits that chose its epoch and on those of the gate
     (the test before a version goes live). If too few sessions are new, the view is one line."""
     if not result["trained"]:
         return View.select(
             [{**result, "new sessions": result["sessions"]}], ("at", "policy", "trained", "new sessions")
         )
-    best = "none better than the start" if not result["best_epoch"] else f"the best {result['best_epoch']}"
+    best_clause = "none better than the start" if not result["best_epoch"] else f"the best {result['best_epoch']}"
     title = [
         f"{result['at']}: policy {result['policy']}, version {result['version']} from version {result['parent']}, "
-        f"{_outcome_sentence(result)}: trained on "
-        f"{quantity(result['sessions'], 'session')}, epochs {result['epochs']}, {best}; "
+        f"{_promotion_phrase(result)}: trained on "
+        f"{quantity(result['sessions'], 'session')}, epochs {result['epochs']}, {best_clause}; "
         f"weights by {result['weights']}, seed {result['seed']}",
     ]
-    names = ("sessions", "gain", "lower", "upper", "ess", "verdict", "reasons")
+    gate_figures = ("sessions", "gain", "lower", "upper", "ess", "verdict", "reasons")
     tune_row = [None, result["tune_estimate"], result["tune_lower"], None, result["tune_ess"], None, None]
     gate = [result[name] for name in ("gate_sessions", "estimate", "lower", "upper", "ess", "verdict", "reasons")]
     unit = "session" if result["visits"] is None else "slot"
@@ -165,44 +169,44 @@ def _view(result: Mapping[str, Any]) -> View:
     notes = [] if result["value"] is None else [value_text]
     rows = [["tune", *tune_row], *([] if result["candidate"] is None else [["gate", *gate]])]
     notes += result["passed_by"]
-    return View(["split", *names], rows, title=title, notes=notes, drop=("reasons", "sessions"))
+    return View(["split", *gate_figures], rows, title=title, notes=notes, drop=("reasons", "sessions"))
 
 
-def _outcome_sentence(result: Mapping[str, Any]) -> str:
+def _promotion_phrase(result: Mapping[str, Any]) -> str:
     if result["promoted"]:
         return "live, but not for all callers" if result["passed_by"] else "live now"
     return "kept, not live"
 
 
-def _sentence(result: Mapping[str, Any]) -> str:
+def _result_sentence(result: Mapping[str, Any]) -> str:
     """Return a sentence on the outcome for the new version, which begins with the reason."""
     from rlrec.app.evaluation.comparisons.paired_gate import refusal
 
-    new, fate = f"{result['policy']}@{result['version']}", _outcome_sentence(result)
+    new_version, promotion_phrase = f"{result['policy']}@{result['version']}", _promotion_phrase(result)
     if result["candidate"] is None:
-        return f"{new} was not judged by the gate; {fate}."
+        return f"{new_version} was not judged by the gate; {promotion_phrase}."
     rival = None if result["against"] is None else f"{result['policy']}@{result['against']}"
     if (reason := refusal(result, rival)) is not None:
-        return f"{new}: {reason}; {fate}."
-    return f"{gate_claim(result, new, rival=rival).sentence}; {fate}."
+        return f"{new_version}: {reason}; {promotion_phrase}."
+    return f"{gate_claim(result, new_version, rival=rival).sentence}; {promotion_phrase}."
 
 
-def _suggest_next(show: Show, result: Mapping[str, Any]) -> None:
+def _suggest_command(show: Show, result: Mapping[str, Any]) -> None:
     from rlrec.app.evaluation.comparisons.paired_gate import refusal
 
-    name, new = result["policy"], f"{result['policy']}@{result['version']}"
+    name, new_version = result["policy"], f"{result['policy']}@{result['version']}"
     if result["promoted"]:
         suggest_next(show, f"policy rollback {name}", "goes back, should it disappoint")
     elif result["candidate"] is not None and refusal(result) is None:
         if is_weak(result):
             suggest_next(show, "help experiments", "says how a few users try it first, since the evidence is weak")
         else:
-            suggest_next(show, f"policy promote {new}", "lets it serve")
+            suggest_next(show, f"policy promote {new_version}", "lets it serve")
     else:
-        suggest_next(show, f"policy show {new} --curve", "shows what became of each epoch")
+        suggest_next(show, f"policy show {new_version} --curve", "shows what became of each epoch")
 
 
-def _shaping(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
+def _shaping_weights(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
     weights: dict[str, float] = {}
     for key, value in by_name(pairs, "shaping by").items():
         try:

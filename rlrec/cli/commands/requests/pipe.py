@@ -29,8 +29,8 @@ def pipe(store: Store, show: Show, source: str, seed: int | None, dry_run: bool)
     include the feedback of the groups before it.
 
     With --dry-run, the whole input is read before the first line is answered."""
-    rehearsed = rehearsal(store) if dry_run else None
-    recommend.stream(store, show, source, line_type(), seed=seed, rehearsal=rehearsed)
+    rehearsal_context = rehearsal(store) if dry_run else None
+    recommend.answer_stream(store, show, source, line_type(), seed=seed, rehearsal=rehearsal_context)
 
 
 @cache
@@ -39,5 +39,5 @@ def line_type() -> Any:
     from msgspec import defstruct
 
     kinds = {"recommend": recommend.line_type(), "feedback": feedback.line_type()}
-    tagged: Any = [defstruct(op, [], bases=(kind,), tag_field="op", tag=op) for op, kind in kinds.items()]
-    return tagged[0] | tagged[1]
+    tagged_kinds: Any = [defstruct(op, [], bases=(kind,), tag_field="op", tag=op) for op, kind in kinds.items()]
+    return tagged_kinds[0] | tagged_kinds[1]

@@ -16,11 +16,11 @@ from rlrec.cli.text.text import View, clipped
 from rlrec.cli.text.values import CANDIDATES, KEY, KEYS, OBJECT, PAIR, Integer
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError
 
-SLOT = ["position", "arm", "propensity", "marginal", "score"]
+SLOT_COLUMNS = ["position", "arm", "propensity", "marginal", "score"]
 N_CANDIDATES = 20  # in the table
 SEED = Integer(0, 2**64 - 1)
-RULES = ("pin", "most", "least")  # page rules with options of their own
-TYPED = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
+RULE_OPTIONS = ("pin", "most", "least")  # page rules with options of their own
+TYPED_SOURCES = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT
 
 
 @click.command(cls=GroupedCommand)
@@ -68,10 +68,10 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
     if source is not None:
         context = click.get_current_context()
         for name in request:
-            if context.get_parameter_source(name) in TYPED:
+            if context.get_parameter_source(name) in TYPED_SOURCES:
                 option = "-k" if name == "size" else f"--{name.replace('_', '-')}"
                 raise click.UsageError(f"--input and {option} do not go together: the lines have it")
-        stream(store, show, source, line_type(), seed=seed, dry_run=dry_run)
+        answer_stream(store, show, source, line_type(), seed=seed, dry_run=dry_run)
         return
     if request["session"] is None:
         raise click.UsageError("Missing option '--session'.")
@@ -81,23 +81,23 @@ def recommend(store: Store, show: Show, source: str | None, seed: int | None, dr
         from rlrec.cli.text.lines import decode_candidates
 
         request["arms"] = decode_candidates(candidates)
-    for rule in RULES:
+    for rule in RULE_OPTIONS:
         if pairs := request.pop(rule):
             from rlrec.app.serving.statements import add_typed
 
             add_typed(request["page"], rule, pairs)
     answer = app.recommend.recommend(store, app.recommend.Request(**request), seed=seed, dry_run=dry_run)
-    condition = " given the candidates" if "candidates" in answer else ""
+    condition_clause = " given the candidates" if "candidates" in answer else ""
     title = [
         f"decision {answer['decision_id'] or '(dry run)'}: {answer['policy']} version {answer['version']}, "
-        f"propensity {answer['propensity']:.6g}{condition}{', answered before' if answer['duplicate'] else ''}"
+        f"propensity {answer['propensity']:.6g}{condition_clause}{', answered before' if answer['duplicate'] else ''}"
     ]
-    if condition:
+    if condition_clause:
         from rlrec.cli.commands.requests.session import candidates_text
 
-        title += candidates_text(answer, first=N_CANDIDATES)
+        title += candidates_text(answer, limit=N_CANDIDATES)
     flat = [{"decision_id": answer["decision_id"], **slot} for slot in answer["slate"]]
-    show(answer, table=View.select(answer["slate"], SLOT, title=title), flat=flat)
+    show(answer, table=View.select(answer["slate"], SLOT_COLUMNS, title=title), flat=flat)
 
 
 @cache
@@ -112,7 +112,7 @@ def line_type() -> Any:
     return lines.line_type("Request", recommend, names, required=["session"], arms=arms, not_shown=int | str, page=page)
 
 
-def stream(
+def answer_stream(
     store: Store, show: Show, source: str, kind: Any, *, seed: int | None, dry_run: bool = False,
     rehearsal: AbstractContextManager[None] | None = None,
 ) -> None:  # fmt: skip
@@ -133,16 +133,16 @@ def stream(
         nonlocal n_lines, n_refused
         for group in groups(lines, eager=seed is None, flush=True):
             try:
-                results, n_of_group = answer_group(pipe, group, kind)
+                group_answers, n_refused_of_group = answer_group(pipe, group, kind)
             except RlrecError as error:
                 if n_lines > n_refused and not dry_run and rehearsal is None:
                     remedy = (error.hint or "").removeprefix("nothing was stored").removeprefix("; ")
-                    begin = "" if isinstance(error, OutcomeUnknown) else ": begin there"
-                    stored = f"all before line {group[0][0]:,} is stored{begin}"
-                    error.hint = f"{stored}; {remedy}" if remedy else stored
+                    begin_clause = "" if isinstance(error, OutcomeUnknown) else ": begin there"
+                    stored_clause = f"all before line {group[0][0]:,} is stored{begin_clause}"
+                    error.hint = f"{stored_clause}; {remedy}" if remedy else stored_clause
                 raise
-            n_lines, n_refused = n_lines + len(results), n_refused + n_of_group
-            yield results
+            n_lines, n_refused = n_lines + len(group_answers), n_refused + n_refused_of_group
+            yield group_answers
 
     show.stream(answers(), rehearsal=rehearsal)
     if n_refused:
@@ -155,19 +155,19 @@ def answer_group(pipe: app.pipe.Pipe, group: Sequence[tuple[int, bytes]], kind: 
     """Return the answers or refusals for numbered lines of a kind, in order, and the number of refusals."""
     from rlrec.cli.text.lines import decode_group
 
-    requests, lines = (InputError, line_type()), decode_group(group, kind)
-    if not {*map(type, lines)} <= {*requests}:
+    decoded_types, lines = (InputError, line_type()), decode_group(group, kind)
+    if not {*map(type, lines)} <= {*decoded_types}:
         from rlrec.cli.commands.requests.feedback import line_of
 
-        lines = [line if isinstance(line, requests) else line_of(line, app.feedback.Line) for line in lines]
+        lines = [line if isinstance(line, decoded_types) else line_of(line, app.feedback.Line) for line in lines]
     answers: list[Any] = pipe.answer(lines)
-    errors = [index for index, answer in enumerate(answers) if isinstance(answer, InputError)]
-    for index in errors:
-        answers[index] = refusal(answers[index], group[index][0])
-    return answers, len(errors)
+    error_indices = [index for index, answer in enumerate(answers) if isinstance(answer, InputError)]
+    for index in error_indices:
+        answers[index] = refused_answer(answers[index], group[index][0])
+    return answers, len(error_indices)
 
 
-def refusal(error: RlrecError, number: int) -> dict[str, Any]:
+def refused_answer(error: RlrecError, number: int) -> dict[str, Any]:
     """Return the answer to a line that is refused. This drops the traceback of the error, whose frames would keep the
     lines of the group until the next garbage collection."""
     error.__traceback__ = error.__context__ = None

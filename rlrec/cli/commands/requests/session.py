@@ -20,9 +20,9 @@ FLAT_COLUMNS = (
     "state", "position", "arm", "propensity", "marginal", "score", "censored", "events", "reward", "page_events",
     "page_reward", "page_return",
 )  # fmt: skip
-UNDERFLOW = -700.0  # log of the smallest probability that a double can hold, about
-MARKS = ("censor", "uncensor")  # events without a value
-COLUMNS = ("session", "user", "visits", "decisions", "last_at")
+MIN_LOG_PROBABILITY = -700.0  # log of the smallest probability that a double can hold, about
+EVENTS_WITHOUT_VALUE = ("censor", "uncensor")  # events without a value
+SESSION_COLUMNS = ("session", "user", "visits", "decisions", "last_at")
 
 if TYPE_CHECKING:
     from rlrec.app.requests.session import TimelineEvent
@@ -38,7 +38,7 @@ session = CommandGroup("session")
 @reading("rlrec session list --limit 20", "rlrec session list --user u1")
 def list_(store: Store, show: Show, limit: int, user: str | None) -> None:
     """List sessions, newest first."""
-    show(app.session.list_sessions(store, limit=limit or None, user=user), columns=COLUMNS)
+    show(app.session.list_sessions(store, limit=limit or None, user=user), columns=SESSION_COLUMNS)
 
 
 @session.command("show")
@@ -50,64 +50,68 @@ def list_(store: Store, show: Show, limit: int, user: str | None) -> None:
 def show_(store: Store, show: Show, **request: Any) -> None:
     """Show a visit step by step: state, slate, propensities, events, reward, return."""
     visit = app.session.show(store, app.session.Request(**request))
-    show(visit, table=timeline(visit), columns=FLAT_COLUMNS, flat=_flat(visit))
+    show(visit, table=timeline_view(visit), columns=FLAT_COLUMNS, flat=_csv_records(visit))
 
 
-def timeline(visit: app.session.Result) -> View:
+def timeline_view(visit: app.session.Result) -> View:
     """Return a visit as a table, with a line for each slot."""
-    ended = f"ended {visit['ended_at']}" if visit["ended_at"] else "open"
+    end_text = f"ended {visit['ended_at']}" if visit["ended_at"] else "open"
     title = (
         f"session {visit['session']}, user {cell(visit['user'])}, visit {visit['visit']} of {visit['visits']}",
-        f"started {visit['started_at']}, {ended}",
+        f"started {visit['started_at']}, {end_text}",
         f"reward {cell(visit['reward'])}, return {cell(visit['return'])} (gamma {cell(visit['gamma'])})",
     )
     headers = (
         "step", "decision", "at", "policy", "context", "state", "position", "arm", "propensity", "events", "reward",
         "return",
     )  # fmt: skip
-    rows = [row for step in visit["decisions"] for row in _rows(step)]
+    rows = [row for step in visit["decisions"] for row in _timeline_rows(step)]
     return View(
         title=title, headers=headers, rows=rows, drop=("state", "at", "policy", "context", "decision", "return")
     )
 
 
-def _flat(visit: app.session.Result) -> Iterator[dict[str, Any]]:
+def _csv_records(visit: app.session.Result) -> Iterator[dict[str, Any]]:
     """Yield a record for each slot, with its decision and its page."""
-    head = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
+    visit_fields = {"session": visit["session"], "user": visit["user"], "visit": visit["visit"]}
     for step in visit["decisions"]:
-        page = {"page_events": events_text(step["events"], None), "page_reward": step["reward"]}
+        page_fields = {"page_events": events_text(step["events"], None), "page_reward": step["reward"]}
         for slot in step["slate"]:
-            fields = {**head, **step, **page, "page_return": step["return"], **slot}
+            fields = {**visit_fields, **step, **page_fields, "page_return": step["return"], **slot}
             fields["events"] = events_text(step["events"], slot["position"])
             yield {name: fields[name] for name in FLAT_COLUMNS}
 
 
-def _rows(step: app.session.Step) -> Iterator[list[Any]]:
+def _timeline_rows(step: app.session.Step) -> Iterator[list[Any]]:
     """Yield a line for each slot, and one for the page if it has several slots."""
     policy = f"{step['policy']}@{step['version']}"
     if step["variant"] is not None and "@" not in step["policy"]:  # imported by an earlier release
         policy += f" {step['experiment']}/{step['variant']}"
-    head = [step["step"], step["decision_id"], step["at"], policy]
-    head += [pairs(brief_context(step["context"])), pairs(brief(step["state"]))]
-    single = len(step["slate"]) == 1
+    step_cells = [step["step"], step["decision_id"], step["at"], policy]
+    step_cells += [pairs(context_without_features(step["context"])), pairs(state_without_history(step["state"]))]
+    has_one_slot = len(step["slate"]) == 1
     for number, slot in enumerate(step["slate"]):
         events = events_text(step["events"], slot["position"], for_person=True)
         events += " (censored)" if slot["censored"] else ""
-        reward = step["reward"] if single else slot["reward"]
-        line = [slot["position"], slot["arm"], slot["propensity"], events.strip(), reward]
-        yield (head if number == 0 else [None] * len(head)) + line + [step["return"] if single else None]
-    if not single:
+        reward = step["reward"] if has_one_slot else slot["reward"]
+        slot_cells = [slot["position"], slot["arm"], slot["propensity"], events.strip(), reward]
+        yield (
+            (step_cells if number == 0 else [None] * len(step_cells))
+            + slot_cells
+            + [step["return"] if has_one_slot else None]
+        )
+    if not has_one_slot:
         events = events_text(step["events"], None, for_person=True)
-        page = [None, "(page)", step["propensity"], events, step["reward"], step["return"]]
-        yield [None] * len(head) + page
+        page_cells = [None, "(page)", step["propensity"], events, step["reward"], step["return"]]
+        yield [None] * len(step_cells) + page_cells
 
 
-def brief(state: Mapping[str, Any]) -> dict[str, Any]:
+def state_without_history(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state without its longest field, the history of the visit."""
     return {name: value for name, value in state.items() if name != "history"}
 
 
-def brief_context(context: dict[str, Any]) -> dict[str, Any]:
+def context_without_features(context: dict[str, Any]) -> dict[str, Any]:
     """Return a context with the number of arms that the request described, in place of their features."""
     return context | {"@arms": f"{len(context['@arms'])} described"} if "@arms" in context else context
 
@@ -115,25 +119,25 @@ def brief_context(context: dict[str, Any]) -> dict[str, Any]:
 def events_text(events: Sequence[TimelineEvent], position: int | None, *, for_person: bool = False) -> str:
     """Return the events of a slot (of the page where `position` is None), in the form that `feedback` takes. For a
     person, values are rounded, and events after the window are marked."""
-    number = cell if for_person else repr
+    format_value = cell if for_person else repr
     return " ".join(
-        (event["kind"] if event["kind"] in MARKS else f"{event['kind']}={number(event['value'])}")
+        (event["kind"] if event["kind"] in EVENTS_WITHOUT_VALUE else f"{event['kind']}={format_value(event['value'])}")
         + " (late)" * (for_person and event["late"])
         for event in events
         if event["position"] == position
     )
 
 
-def candidates_text(answer: Answer, *, first: int) -> list[str]:
+def candidates_text(answer: Answer, *, limit: int) -> list[str]:
     """Return a line with the list of candidates that the slate was ranked from, and its probability, or no line if
     there is no list."""
     if "candidates" not in answer:
         return []
     log_propensity = answer["candidates_log_propensity"]
-    propensity = cell(exp(log_propensity)) if log_propensity > UNDERFLOW else f"e^{log_propensity:.1f}"
-    entries = ", ".join(f"{entry['arm']} {cell(entry['propensity'])}" for entry in answer["candidates"][:first])
-    ellipsis = ", ..." if len(answer["candidates"]) > first else ""
-    return [f"candidates, propensity {propensity} in this order: {entries}{ellipsis}"]
+    propensity = cell(exp(log_propensity)) if log_propensity > MIN_LOG_PROBABILITY else f"e^{log_propensity:.1f}"
+    entries_text = ", ".join(f"{entry['arm']} {cell(entry['propensity'])}" for entry in answer["candidates"][:limit])
+    ellipsis = ", ..." if len(answer["candidates"]) > limit else ""
+    return [f"candidates, propensity {propensity} in this order: {entries_text}{ellipsis}"]
 
 
 @session.command("end")

@@ -23,8 +23,8 @@ from rlrec.errors import InputError, quantity
 from rlrec.times import parse_local
 
 NO_TIME = "none"  # typed in place of a time
-TERM = Parsed("time or none", lambda text: text if text == NO_TIME else parse_local(text))
-NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+TIME_OR_NONE = Parsed("time or none", lambda text: text if text == NO_TIME else parse_local(text))
+NUMBER_PATTERN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 arm = CommandGroup("arm")
@@ -35,10 +35,10 @@ arm = CommandGroup("arm")
 @click.option("--features", type=OBJECT, metavar="JSON|@FILE", help="The features of each arm.")
 @click.option("--group", "groups", type=KEYS, metavar="a,b", help="Its groups; requests write @a for all arms of one.")
 @click.option(
-    "--from", "eligible_from", type=TERM, metavar="TIME", help="Shown from this time on; `none`: at any time."
+    "--from", "eligible_from", type=TIME_OR_NONE, metavar="TIME", help="Shown from this time on; `none`: at any time."
 )
 @click.option(
-    "--until", "eligible_until", type=TERM, metavar="TIME", help="Shown before this time; `none`: without end."
+    "--until", "eligible_until", type=TIME_OR_NONE, metavar="TIME", help="Shown before this time; `none`: without end."
 )
 @writing(
     "rlrec arm add tea coffee milk",
@@ -67,33 +67,33 @@ def import_(store: Store, show: Show, lines: Lines) -> None:
     "until"; without them these do not change, and null removes a time. A CSV may have such columns, with groups as
     home+deals."""
     lines.copy_unless_file()
-    as_groups = _json_groups if lines.first_byte() in (b"{", b"[") else _csv_groups
-    changes = app.arm.put(store, partial(as_groups, lines), at_once=not lines.refusals.quarantine)
+    read_groups = _read_json_groups if lines.first_byte() in (b"{", b"[") else _read_csv_groups
+    changes = app.arm.put(store, partial(read_groups, lines), at_once=not lines.refusals.quarantine)
     show(asdict(changes) | {"rejected": lines.refusals.count})
 
 
-def _json_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
+def _read_json_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
     import msgspec
 
     from rlrec.cli.text.lines import key_type
 
-    key: Any = key_type()
-    time: Any = str | None | msgspec.UnsetType
-    fields: list[Any] = [("arm", key), ("features", dict[str, Any], {}), ("groups", list[key] | None, None)]
-    fields += [(name, time, msgspec.UNSET) for name in ("from_", "until")]
+    key_kind: Any = key_type()
+    time_kind: Any = str | None | msgspec.UnsetType
+    fields: list[Any] = [("arm", key_kind), ("features", dict[str, Any], {}), ("groups", list[key_kind] | None, None)]
+    fields += [(name, time_kind, msgspec.UNSET) for name in ("from_", "until")]
     kind: Any = msgspec.defstruct("Arm", fields, forbid_unknown_fields=True, rename={"from_": "from"})
     for group in lines.groups(kind):
         arms = []
         for number, arm in group:
             try:
-                arms.append((arm.arm, arm.features, arm.groups, _times(arm.from_, arm.until)))
+                arms.append((arm.arm, arm.features, arm.groups, _stated_times(arm.from_, arm.until)))
             except InputError as error:
                 error.line = number
                 lines.refuse(error)
         yield arms
 
 
-def _times(start: Any, end: Any) -> dict[str, int | None]:
+def _stated_times(start: Any, end: Any) -> dict[str, int | None]:
     """Return the times that a line states, by column of the arm. A field that the line lacks is left out."""
     return {
         name: None if time is None else parse_local(time)
@@ -102,7 +102,7 @@ def _times(start: Any, end: Any) -> dict[str, int | None]:
     }
 
 
-def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
+def _read_csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
     """Read a CSV in groups of arms. Cells with numbers become numbers. An empty cell is no feature, and leaves groups
     and times unchanged."""
     header: list[str] = []
@@ -110,11 +110,11 @@ def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
         arms = []
         for number, text in group:
             try:
-                cells = _cells(text)
+                cells = _split_cells(text)
                 if header:
-                    arms.append(_csv_arm(header, cells))
+                    arms.append(_arm_of_cells(header, cells))
                 else:
-                    header = _header(cells)
+                    header = _check_header(cells)
                     lines.refusals.n_lines -= 1  # the header is no line that could be stored
             except InputError as error:
                 error.line = number
@@ -124,7 +124,7 @@ def _csv_groups(lines: Lines) -> Iterator[Sequence[tuple[Any, ...]]]:
         yield arms
 
 
-def _cells(text: bytes) -> list[str]:
+def _split_cells(text: bytes) -> list[str]:
     """Split one line of a CSV into its cells. A quoted cell may not continue on the next line."""
     if b"\0" in text:
         raise InputError("the line holds a NUL character")
@@ -136,30 +136,30 @@ def _cells(text: bytes) -> list[str]:
         raise InputError(f"not CSV: {error}") from None
 
 
-def _header(cells: list[str]) -> list[str]:
+def _check_header(cells: list[str]) -> list[str]:
     if cells[:1] != ["arm"]:
-        is_other = len(cells) == 1 and re.match(r"arm[;\t]", cells[0])
-        hint = "separate its columns by commas" if is_other else "or write one JSON object a line"
+        has_other_separator = len(cells) == 1 and re.match(r"arm[;\t]", cells[0])
+        hint = "separate its columns by commas" if has_other_separator else "or write one JSON object a line"
         raise InputError("the first column of a CSV of arms is `arm`", hint=hint)
     if repeated_names := [name for index, name in enumerate(cells) if name in cells[:index]]:
         raise InputError(f"two columns have the name {repeated_names[0]!r}")
     return cells
 
 
-def _csv_arm(header: list[str], cells: list[str]) -> tuple[Any, ...]:
+def _arm_of_cells(header: list[str], cells: list[str]) -> tuple[Any, ...]:
     """Return the key, features, groups and times of an arm."""
     if len(cells) != len(header):
         raise InputError(f"{quantity(len(cells), 'cell')}, but {quantity(len(header), 'column')}")
-    named = {name: cell for name, cell in zip(header[1:], cells[1:], strict=True) if cell != ""}
-    groups = named.pop("groups", None)
-    times = _times(named.pop("from", ...), named.pop("until", ...))
-    features = {name: _value(cell) for name, cell in named.items()}
+    cells_by_name = {name: cell for name, cell in zip(header[1:], cells[1:], strict=True) if cell != ""}
+    groups = cells_by_name.pop("groups", None)
+    times = _stated_times(cells_by_name.pop("from", ...), cells_by_name.pop("until", ...))
+    features = {name: _cell_value(cell) for name, cell in cells_by_name.items()}
     return parse_key(cells[0]), features, groups and [parse_key(key) for key in groups.split("+")], times
 
 
-def _value(cell: str) -> str | float:
+def _cell_value(cell: str) -> str | float:
     """Return the value of a cell, which is a number if JSON would write it so. 007 and 1_000 stay text."""
-    if not NUMBER.fullmatch(cell):
+    if not NUMBER_PATTERN.fullmatch(cell):
         return cell
     number = float(cell)
     return number if abs(number) < float("inf") else cell
@@ -174,13 +174,15 @@ def list_(store: Store, show: Show, names: Sequence[str], exposure: bool) -> Non
 
     --exposure adds the figures of `rlrec exposure`; they are null if the arm was never eligible."""
     arms = app.arm.list_arms(store, names)
-    headers, added = ["arm", "status", "features", "added"], []
+    headers, figure_columns = ["arm", "status", "features", "added"], []
     columns = [name for name in ("groups", "from", "until") if any(row[name] for row in arms)]
     if exposure:
-        arms, added = app.exposure.add_figures(store, arms), [*app.exposure.ARM_FIGURES]
+        arms, figure_columns = app.exposure.add_figures(store, arms), [*app.exposure.ARM_FIGURES]
     rows = [arm | {"added": arm["added_at"], "groups": ", ".join(arm["groups"])} for arm in arms]
-    table = View.select(rows, [*headers, *columns, *added])
-    show(arms, table=table, columns=[*headers[:3], "added_at", "retired_at", "groups", "from", "until", *added])
+    table = View.select(rows, [*headers, *columns, *figure_columns])
+    show(
+        arms, table=table, columns=[*headers[:3], "added_at", "retired_at", "groups", "from", "until", *figure_columns]
+    )
 
 
 @arm.command()

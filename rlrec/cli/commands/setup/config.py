@@ -19,8 +19,8 @@ from rlrec.cli.text.values import mask_secrets, passwords
 from rlrec.errors import InputError, suggest
 from rlrec.times import format_time
 
-FORMAT = "format"  # an option of commands that may also be set outside their tables
-COLUMNS = ("option", "value", "source")
+FORMAT_KEY = "format"  # an option of commands that may also be set outside their tables
+SETTING_COLUMNS = ("option", "value", "source")
 
 
 class FileValue(NamedTuple):
@@ -40,12 +40,12 @@ class Config:
         # by command names and the Python name of the option; only the latter for options of the program
         self.values: dict[tuple[str, ...], FileValue] = {}
         for path in reversed(paths):
-            self._take_values(click.Context(program), _read(path), (), path)
+            self._take_values(click.Context(program), _read_table(path), (), path)
 
     def _take_values(self, context: click.Context, table: Mapping[str, Any], names: tuple[str, ...], path: str) -> None:
         """Store the values in the table of a command, and in the tables of its subcommands."""
         command = context.command
-        options = {name.lstrip("-"): option for option in _options(command) for name in option.opts}
+        options = {name.lstrip("-"): option for option in _settable_options(command) for name in option.opts}
         commands = command.list_commands(context) if isinstance(command, click.Group) else []
         for key, value in table.items():
             name = ".".join((*names, key))
@@ -55,9 +55,9 @@ class Config:
             elif key in options:
                 if isinstance(value, list) and not options[key].multiple:
                     raise InputError(f"{path}: {name} takes one value, and is given a list")
-                self.values[*names, str(options[key].name)] = FileValue(_typed(value), path)
-            elif name == FORMAT:
-                self.values[FORMAT,] = FileValue(_typed(value), path)
+                self.values[*names, str(options[key].name)] = FileValue(_typed_form(value), path)
+            elif name == FORMAT_KEY:
+                self.values[FORMAT_KEY,] = FileValue(_typed_form(value), path)
             else:
                 hint = suggest(key, list({*options, *commands})) or "see `rlrec --help`"
                 raise InputError(f"{path}: unknown key {name}", hint=hint)
@@ -66,9 +66,9 @@ class Config:
         """Return the default map of a command, by the Python names of its options. A general format applies to all
         commands."""
         defaults: dict[str, Any] = {}
-        for option in _options(command):
-            general = self.values.get((FORMAT,)) if f"--{FORMAT}" in option.opts else None
-            if file_value := self.values.get((*names, str(option.name)), general):
+        for option in _settable_options(command):
+            general_format = self.values.get((FORMAT_KEY,)) if f"--{FORMAT_KEY}" in option.opts else None
+            if file_value := self.values.get((*names, str(option.name)), general_format):
                 value = file_value.value
                 defaults[str(option.name)] = [value] if option.multiple and not isinstance(value, list) else value
         for name, subcommand in getattr(command, "commands", {}).items():
@@ -81,14 +81,14 @@ def option_name(option: click.Option) -> str:
     return max(option.opts, key=len).lstrip("-")
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read_table(path: str) -> dict[str, Any]:
     try:
         # O_NONBLOCK: a pipe would wait
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
+            file_status = os.fstat(file.fileno())
+            if not stat.S_ISREG(file_status.st_mode):
                 raise InputError(f"{path}: not a plain file")
-            _check_owner(path, status.st_uid)
+            _check_owner(path, file_status.st_uid)
             table = tomllib.load(file)
             repr(table)  # recurses as deeply as later steps will
             return table
@@ -111,13 +111,13 @@ def _check_owner(path: str, owner: int) -> None:
         )
 
 
-def _options(command: click.Command) -> list[click.Option]:
+def _settable_options(command: click.Command) -> list[click.Option]:
     """Return the options that may have a default, which are all but `--yes`."""
     options = (param for param in command.params if isinstance(param, click.Option) and param.expose_value)
     return [option for option in options if option.name != "yes"]
 
 
-def _typed(value: Any) -> Any:
+def _typed_form(value: Any) -> Any:
     """Return a value in the form in which a user would type it, a table as JSON and a list as a repeated option."""
     if isinstance(value, dict):
         return json.dumps(value, default=str)
@@ -151,33 +151,35 @@ def show_(show: Show) -> None:
     """Show the options of the program, and those of commands that have a value, with their sources.
 
     The source is the command line, an environment variable, a file, or default."""
-    show([dict(zip(COLUMNS, row, strict=True)) for row in _rows()], columns=COLUMNS)
-    variables = {f"RLREC_{option.name}".upper() for option in _options(click.get_current_context().find_root().command)}
+    show([dict(zip(SETTING_COLUMNS, row, strict=True)) for row in _setting_rows()], columns=SETTING_COLUMNS)
+    variables = {
+        f"RLREC_{option.name}".upper() for option in _settable_options(click.get_current_context().find_root().command)
+    }
     variables |= {"RLREC_FORMAT"}.union(*(option.envvar or () for _, option in _command_options()))
     for name in sorted(name for name in os.environ if name.startswith("RLREC_") and name not in variables):
         hint = suggest(name, [*variables], cutoff=0.8)
         notice(f"{name} sets no option: {hint or '`rlrec help environment` says what does'}")
 
 
-def _rows() -> Iterator[tuple[str, Any, str]]:
+def _setting_rows() -> Iterator[tuple[str, Any, str]]:
     context, program_settings = click.get_current_context(), settings()
     root = context.find_root()
     program = root.command
     assert isinstance(program, click.Group)
-    for option in _options(program):
+    for option in _settable_options(program):
         name, value = str(option.name), getattr(program_settings, str(option.name))
         if isinstance(value, str):
             value = mask_secrets(value, passwords(value))
         elif name in ("now", "tz") and value is not None:
             value = format_time(value) if name == "now" else str(value)
-        sources = [level.get_parameter_source(name) for level in (context, root)]
-        _, source = _set_value((name,), [f"RLREC_{name.upper()}"]) or (None, "default")
-        typed = ParameterSource.COMMANDLINE in sources
-        yield option_name(option), value, max(option.opts, key=len) if typed else source
-    yield FORMAT, *(_set_value((FORMAT,), ["RLREC_FORMAT"]) or ("table", "default"))
+        sources = [context_level.get_parameter_source(name) for context_level in (context, root)]
+        _, source = _find_value((name,), [f"RLREC_{name.upper()}"]) or (None, "default")
+        is_typed = ParameterSource.COMMANDLINE in sources
+        yield option_name(option), value, max(option.opts, key=len) if is_typed else source
+    yield FORMAT_KEY, *(_find_value((FORMAT_KEY,), ["RLREC_FORMAT"]) or ("table", "default"))
     for names, option in _command_options():
         variables = [variable for variable in option.envvar or () if variable != "RLREC_FORMAT"]
-        if row := _set_value((*names, str(option.name)), variables):
+        if row := _find_value((*names, str(option.name)), variables):
             yield ".".join((*names, option_name(option))), *row
 
 
@@ -189,10 +191,10 @@ def _command_options() -> Iterator[tuple[tuple[str, ...], click.Option]]:
     for name in program.list_commands(root):
         command = program.get_command(root, name)
         assert command is not None
-        yield from ((names, option) for names, leaf in walk(command, name) for option in _options(leaf))
+        yield from ((names, option) for names, leaf in walk(command, name) for option in _settable_options(leaf))
 
 
-def _set_value(names: tuple[str, ...], variables: Sequence[str]) -> tuple[Any, str] | None:
+def _find_value(names: tuple[str, ...], variables: Sequence[str]) -> tuple[Any, str] | None:
     """Return the value of an option from the environment, else from a file, and its source."""
     for variable in variables:
         if text := os.environ.get(variable):

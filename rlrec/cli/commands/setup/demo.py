@@ -44,21 +44,21 @@ def demo(show: Show, keep: str | None, data: str | None, audience: str | None, s
         for line in app.demo.clicks(Path(audience), sys.stdin, seed=seed):
             click.echo(line)
         return
-    person = show.format == "table"
-    report = partial(click.echo, nl=False) if person else lambda text: None
+    is_table = show.format == "table"
+    report = partial(click.echo, nl=False) if is_table else lambda text: None
     if dry_run:
         results = app.demo.plan(report=report)
     else:
-        with _folder(keep) as folder:
-            terminal, colour = person and show.screen.width is not None, show.screen.colour
-            results = list(app.demo.run(Path(folder), report=report, terminal=terminal, colour=colour))
+        with _work_folder(keep) as folder:
+            is_terminal, has_colour = is_table and show.screen.width is not None, show.screen.colour
+            results = list(app.demo.run(Path(folder), report=report, terminal=is_terminal, colour=has_colour))
             notice(f"the store is {folder}/rlrec.db" if keep else "the store is gone; --keep FOLDER leaves it to you")
         notice("next: `rlrec help first-steps` begins one of your own")
-    if not person:
+    if not is_table:
         show(results)
 
 
-def _folder(keep: str | None) -> AbstractContextManager[str]:
+def _work_folder(keep: str | None) -> AbstractContextManager[str]:
     if keep is None:
         return TemporaryDirectory(prefix="rlrec-demo-")
     Path(keep).mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from rlrec.errors import InputError
 from rlrec.times import format_duration
 
 
-def _clip(text: str) -> tuple[float, float]:
+def _parse_range(text: str) -> tuple[float, float]:
     low, comma, high = text.partition(",")
     if not comma:
         raise InputError(f"{text!r} is not a range", hint="write LO,HI, for example 0,1")
@@ -37,7 +37,7 @@ reward = CommandGroup("reward")
     help="How long after a decision its events count.",
 )  # fmt: skip
 @click.option("--default", type=NUMBER, default="0", show_default=True, help="Reward of a slot without events.")
-@click.option("--clip", type=Parsed("lo,hi", _clip), help="Keep a slot's reward inside LO,HI.")
+@click.option("--clip", type=Parsed("lo,hi", _parse_range), help="Keep a slot's reward inside LO,HI.")
 @click.option(
     "--learn", type=click.Choice(["served", "settled"]), default="served", show_default=True,
     help="When a belief learns from a slot: at once, corrected by its events, or when its window is over.",
@@ -73,11 +73,11 @@ def list_(store: Store, show: Show) -> None:
     """List all reward definitions."""
     definitions = app.reward.list_rewards(store)
     headers = ["reward", "weights", "window_s", "default", "clip", "learn", "late"]
-    table = View.select([{**row, "weights": _terms(row)} for row in definitions], headers)
+    table = View.select([{**row, "weights": _weights_text(row)} for row in definitions], headers)
     show(definitions, table=table, columns=[*headers, "transforms"])
 
 
-def _terms(row: app.reward.Definition) -> str:
+def _weights_text(row: app.reward.Definition) -> str:
     """Return the weights of a reward as text, in the form that `reward define` takes."""
     return ", ".join(f"{row['transforms'].get(kind, kind)}={weight:g}" for kind, weight in row["weights"].items())
 
@@ -106,8 +106,8 @@ def delays(store: Store, show: Show, name: str | None, log: str | None) -> None:
     rows = app.delays.delays(store, name, log=log)
     result = [{"window": format_duration(round(row["window_s"] * 1e6)), **row} for row in rows]
     headers = ["window", "share", "events", "decisions", "reward_per_decision"]
-    marked = [{**row, "window": f"{row['window']}{' *' if row['own'] else ''}"} for row in result]
-    show(result, table=View.select(marked, headers, notes=[f"* the window of reward {rows[0]['reward']}"]))
+    marked_rows = [{**row, "window": f"{row['window']}{' *' if row['own'] else ''}"} for row in result]
+    show(result, table=View.select(marked_rows, headers, notes=[f"* the window of reward {rows[0]['reward']}"]))
 
 
 @reward.command()
@@ -129,7 +129,7 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
     only this event prefers the arms that cost most. If any later weight is significantly different from 0, a definition
     to paste follows, with the means of the others. Bounds of later and rank hold for all events together."""
     result = app.effects.suggest(store, app.effects.Request(**request))
-    title = [_headline(result), *_against(result), _basis(result)]
+    title = [_headline(result), *_rank_warnings(result), _basis_sentence(result)]
     rows = [
         [row["event"], row["now"], *row["later"].values(), row["weight"], row["answer"], *row["rank"].values()]
         for row in result["events"]
@@ -145,38 +145,40 @@ def suggest(store: Store, show: Show, **request: Any) -> None:
 
 def _headline(result: app.effects.Suggestion) -> str:
     """Return the first line of the answer, with the reward after the page that comes with one more event of a kind."""
-    sure = [event for event in result["events"] if event["answer"] != "unknown"]
+    sure_events = [event for event in result["events"] if event["answer"] != "unknown"]
     if not result["events"]:
         return f"cannot tell: no kind of event differs enough between the {result['arms']} arms of this log"
-    if not sure:
+    if not sure_events:
         return (
             "cannot tell which events carry the long run: what comes after looks at these arms differs too little, or "
             "too little is known of it; a policy of kind long-term learns it arm by arm"
         )
-    sentences = [f"one more {event['event']} goes with {_interval(event['later'], '+.3g')}" for event in sure]
+    sentences = [
+        f"one more {event['event']} goes with {_interval_text(event['later'], '+.3g')}" for event in sure_events
+    ]
     return f"after the page, across {result['arms']} arms, " + " and ".join(sentences)
 
 
-def _against(result: app.effects.Suggestion) -> list[str]:
+def _rank_warnings(result: app.effects.Suggestion) -> list[str]:
     """Return warnings about events or rewards that rank arms against their long run."""
     ranks = [(event["event"], event["rank"]) for event in result["events"]]
     if result["rank"] is not None and len(ranks) > 1:
         ranks.append((f"reward {result['reward']} without returns", result["rank"]))
     return [
-        f"{name} ranks arms against their long run: rank correlation {_interval(rank, '.2f')}"
+        f"{name} ranks arms against their long run: rank correlation {_interval_text(rank, '.2f')}"
         for name, rank in ranks
         if rank["upper"] < 0
     ]
 
 
-def _basis(result: app.effects.Suggestion) -> str:
-    basis = f"reward {result['reward']}; back within {format_duration(round(result['horizon_s'] * 1e6))}; "
-    basis += f"{result['pages']:,} pages, {result['persons']:,} persons"
+def _basis_sentence(result: app.effects.Suggestion) -> str:
+    basis_text = f"reward {result['reward']}; back within {format_duration(round(result['horizon_s'] * 1e6))}; "
+    basis_text += f"{result['pages']:,} pages, {result['persons']:,} persons"
     if result["explained"] is None:
-        return basis
-    return f"{basis}; events tell {_interval(result['explained'], '.0%')} of what differs between arms later"
+        return basis_text
+    return f"{basis_text}; events tell {_interval_text(result['explained'], '.0%')} of what differs between arms later"
 
 
-def _interval(doubt: app.effects.Doubt, form: str) -> str:
-    value, lower, upper = (format(doubt[name], form) for name in ("value", "lower", "upper"))
+def _interval_text(estimate: app.effects.Doubt, number_format: str) -> str:
+    value, lower, upper = (format(estimate[name], number_format) for name in ("value", "lower", "upper"))
     return f"{value} [{lower}, {upper}]"

@@ -22,7 +22,7 @@ from rlrec.cli.program.shared import (
 )
 from rlrec.cli.text.values import PAIR, Integer
 
-LIMIT = 10_000_000  # sessions, steps or runs, at most
+MAX_N = 10_000_000  # sessions, steps or runs, at most
 
 
 @click.command(cls=GroupedCommand, epilog="`rlrec help simulate` explains every audience, its parameters and figures.")
@@ -32,14 +32,14 @@ LIMIT = 10_000_000  # sessions, steps or runs, at most
     click.option("--env", "parameters", type=PAIR, multiple=True, metavar="K=V", help="Parameter of ENV; repeatable."),
     click.option("--policy", metavar="NAME[@V]", help="Policy or route to draw from."),
     click.option("--experiment", metavar="NAME", help="Experiment to draw for, in place of a policy."),
-    click.option("--sessions", type=Integer(1, LIMIT), metavar="N", help="How many sessions [with --ephemeral: 1]."),
-    click.option("--steps", type=Integer(1, LIMIT), metavar="N", help="Decisions of a session [default: 1]."),
+    click.option("--sessions", type=Integer(1, MAX_N), metavar="N", help="How many sessions [with --ephemeral: 1]."),
+    click.option("--steps", type=Integer(1, MAX_N), metavar="N", help="Decisions of a session [default: 1]."),
     click.option("-k", "--size", type=Integer(1), default=1, show_default=True, metavar="K", help="Slots of a page."),
 )  # fmt: skip
 @option_group(
     "Study in memory",
     click.option("--ephemeral", is_flag=True, help="Study in memory; the store does not change."),
-    click.option("--runs", type=Integer(1, LIMIT), default=1, show_default=True, metavar="N", help="Number of runs."),
+    click.option("--runs", type=Integer(1, MAX_N), default=1, show_default=True, metavar="N", help="Number of runs."),
     click.option("--kind", help="Kind of policy to study, in place of --policy."),
     click.option(
         "--param", "params", type=PAIR, multiple=True, metavar="K=V", help="A parameter of that kind; repeatable.",

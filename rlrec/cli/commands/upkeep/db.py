@@ -41,10 +41,10 @@ def confirmed(question: str, *, is_needed: bool = True) -> Callable[[Command], C
         @click.option("--dry-run", is_flag=True, help="Count what would be done; nothing is changed.")
         @wraps(command)
         def run(*args: Any, yes: bool, dry_run: bool, **kwargs: Any) -> None:
-            confirm = question_of_terminal()
-            if is_needed and not (yes or dry_run or confirm):
+            ask = question_of_terminal()
+            if is_needed and not (yes or dry_run or ask):
                 raise click.UsageError("this cannot be undone, and there is no terminal to ask: give --yes")
-            if confirm and not (yes or dry_run or confirm(question.format(store=settings().db, **kwargs))):
+            if ask and not (yes or dry_run or ask(question.format(store=settings().db, **kwargs))):
                 notice("nothing was changed")
                 raise click.exceptions.Exit(1)
             command(*args, dry_run=dry_run, **kwargs)
@@ -76,8 +76,8 @@ def forget(store: Store, show: Show, **request: Any) -> None:
     show(forgotten)
     if forgotten["retrain"]:
         versions = ", ".join(forgotten["retrain"])
-        origin = f"parameters of {versions} come from rows of the user and cannot be unlearned"
-        notice(f"{origin}: train or create them anew")
+        origin_clause = f"parameters of {versions} come from rows of the user and cannot be unlearned"
+        notice(f"{origin_clause}: train or create them anew")
     if not request["dry_run"] and "://" in store.address:
         notice("the rows are deleted; VACUUM FULL erases their bytes")
 
@@ -102,8 +102,8 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     show(pruned)
     if pruned["decisions"]:
         policies = ", ".join(pruned["policies"])
-        lost = f"estimates, outcomes and training of that time, and rebuilds of {policies}"
-        conclude(show, f"Lost with these visits: {lost}.")
+        lost_text = f"estimates, outcomes and training of that time, and rebuilds of {policies}"
+        conclude(show, f"Lost with these visits: {lost_text}.")
 
 
 @db.command()
@@ -148,8 +148,8 @@ def roles(show: Show, prefix: str) -> None:
 
     The roles have no login: `GRANT shop_server TO web` gives a login their rights. Run the script as the owner of the
     tables who may create roles; it may be run again, and should be after each `init` that migrates."""
-    granted = app.db_roles.grants(prefix)
+    grants = app.db_roles.grants(prefix)
     if show.format == "table":
-        write("".join(f"{grant.statement}\n" for grant in granted).encode())
+        write("".join(f"{grant.statement}\n" for grant in grants).encode())
     else:
-        show(granted)
+        show(grants)

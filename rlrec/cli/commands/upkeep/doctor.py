@@ -24,7 +24,7 @@ from rlrec.cli.text.text import View
 from rlrec.cli.text.values import Integer
 from rlrec.errors import CheckFailed, quantity
 
-COLUMNS = ("check", "severity", "subject", "detail")
+FINDING_COLUMNS = ("check", "severity", "subject", "detail")
 
 
 @click.command(cls=GroupedCommand)
@@ -51,8 +51,8 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
 
     if repair_clock:
         with rehearsal(store) if dry_run else nullcontext():
-            moved = repair(store)
-        show(moved)
+            repaired_rows = repair(store)
+        show(repaired_rows)
         return
 
     options = app.doctor.Request(**request)
@@ -65,30 +65,31 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
         show(report.findings)
     else:
         flat = [asdict(finding) for finding in report.findings]
-        show(report, table=_view(report, app.doctor.overview(report)), columns=COLUMNS, flat=flat)
+        show(report, table=_findings_view(report, app.doctor.overview(report)), columns=FINDING_COLUMNS, flat=flat)
     if report.ok:
         warnings = sum(finding.severity == "warning" for finding in report.findings)
         result = f"no error, {quantity(warnings, 'warning')}" if warnings else "nothing is wrong"
         n_checks, decisions = len(app.doctor.CHECKS) - len(report.left_out), report.checked["decisions"]
         conclude(show, f"{n_checks} checks of {quantity(decisions, 'decision')}: {result}.")
     else:
-        checks = [finding.check for finding in report.findings if finding.severity == "error"]
+        failed_checks = [finding.check for finding in report.findings if finding.severity == "error"]
         hint = "nothing was changed; restore a backup as `rlrec help data` says, or export what is sound"
-        if {*checks} <= {"shown"}:
+        if {*failed_checks} <= {"shown"}:
             hint = "a backup does not help: `rlrec import-log FILE` into a new store with the right propensities"
-        raise CheckFailed(f"doctor found {quantity(len(checks), 'error')}", hint=hint)
+        raise CheckFailed(f"doctor found {quantity(len(failed_checks), 'error')}", hint=hint)
 
 
-def _view(report: app.doctor.Report, overview: list[dict[str, Any]]) -> View:
+def _findings_view(report: app.doctor.Report, overview: list[dict[str, Any]]) -> View:
     rows = [
-        [row["check"], row["count"], row["looked_at"], _verdict(row["errors"], row["warnings"])] for row in overview
+        [row["check"], row["count"], row["looked_at"], _verdict_text(row["errors"], row["warnings"])]
+        for row in overview
     ]
     notes = [f"{finding.severity} {finding.check}, {finding.subject}: {finding.detail}" for finding in report.findings]
     errors, warnings = (sum(row[name] for row in overview) for name in ("errors", "warnings"))
-    title = [f"{report.at}: {_verdict(errors, warnings)}"]
+    title = [f"{report.at}: {_verdict_text(errors, warnings)}"]
     return View(headers=["check", "count", "looked at", "result"], rows=rows, title=title, notes=notes)
 
 
-def _verdict(errors: int, warnings: int) -> str:
+def _verdict_text(errors: int, warnings: int) -> str:
     counts = [quantity(n, word) for n, word in ((errors, "error"), (warnings, "warning")) if n]
     return ", ".join(counts) or "ok"

@@ -72,11 +72,11 @@ def export_log(store: Store, show: Show, path: str, layout: str, log: str | None
         store.progress = lambda *_: None
     records = app.export_log.export_log(store, log=log, reward=reward, detailed=writer.detailed)
     with closing(records), open_target(path) as write:
-        exported = sum(1 for _ in map(write, writer.lines(records)))
+        n_exported = sum(1 for _ in map(write, writer.lines(records)))
     if writer.left_out:
         counts = ", ".join(f"{name} ({count:,})" for name, count in writer.left_out.items())
         notice(f"left out, since {layout} cannot hold them (decisions): {counts}; jsonl holds all")
     if path == "-":
-        notice(f"exported {exported}")
+        notice(f"exported {n_exported}")
     else:
-        show({"exported": exported})
+        show({"exported": n_exported})

@@ -29,7 +29,7 @@ from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, Integer, Registered
 from rlrec.errors import InputError, quantity
 
-POLL_US = 1_000_000  # between two reads of a file
+DEFAULT_POLL_US = 1_000_000  # between two reads of a file
 
 
 def _check_files(_: click.Context, __: click.Parameter, files: Sequence[str]) -> Sequence[str]:
@@ -100,9 +100,10 @@ def import_log(
     if poll is not None and not (follow and poll):
         raise click.UsageError("--poll says how often --follow looks for new lines: more than 0s")
     options = {"map": columns, "reward_from": reward_from, "arm_id": arm_id, "actions": actions}
-    opened = files if follow else [_rereadable(file, refusals) for file in files]
+    readable_files = files if follow else [_rereadable_file(file, refusals) for file in files]
     sources = [
-        Source(file=file, name=name, decode=lines.decode_group) for name, file in zip(files, opened, strict=True)
+        Source(file=file, name=name, decode=lines.decode_group)
+        for name, file in zip(files, readable_files, strict=True)
     ]
     bad_lines = app.import_log.BadLines(
         quarantine=refusals.quarantine, refuse=refusals.refuse, reading=refusals.reading
@@ -111,7 +112,7 @@ def import_log(
         files=sources, layout=layout, policy=policy, options=options, propensity=propensity, check=check
     )
     if follow:
-        result = _follow(store, request, bad_lines, files[0], POLL_US if poll is None else poll)
+        result = _follow_log(store, request, bad_lines, files[0], DEFAULT_POLL_US if poll is None else poll)
     else:
         with rehearsal(store) if dry_run else nullcontext():
             result = app.import_log.import_log(store, request, bad_lines)
@@ -124,14 +125,14 @@ def import_log(
     if check or dry_run or follow or not result.accepted + result.duplicates:
         return
     log = f" --log policy={policy}" if policy else ""
-    counted = ", by what its reward counts" if result.clipped or result.ignored else ""
-    command, what = "evaluate uniform", f"estimates what another policy would have earned{counted}"
+    reward_clause = ", by what its reward counts" if result.clipped or result.ignored else ""
+    command, effect = "evaluate uniform", f"estimates what another policy would have earned{reward_clause}"
     if result.without_propensity >= result.accepted + result.duplicates:
-        command, what = "outcomes", "shows what it earned: without propensities it judges no other policy"
-    suggest_next(show, f"{command}{log}", what)
+        command, effect = "outcomes", "shows what it earned: without propensities it judges no other policy"
+    suggest_next(show, f"{command}{log}", effect)
 
 
-def _follow(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int) -> Any:
+def _follow_log(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int) -> Any:
     bad_lines.reading(file)
     # held to the end of the process: supervisors may repeat a signal
     waits = click.get_current_context().with_resource(signals.waiting())
@@ -141,6 +142,6 @@ def _follow(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int)
         )
 
 
-def _rereadable(file: str, refusals: Refusals) -> str | BinaryIO:
+def _rereadable_file(file: str, refusals: Refusals) -> str | BinaryIO:
     refusals.reading(file)
     return lines.rereadable(file)

@@ -14,7 +14,7 @@ from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NAME
 from rlrec.errors import quantity
 
-COLUMNS = ("exclusion", "filter", "users", "sessions", "created_at")
+EXCLUSION_COLUMNS = ("exclusion", "filter", "users", "sessions", "created_at")
 
 log = CommandGroup("log")
 
@@ -32,7 +32,7 @@ def exclude(store: Store, show: Show, **request: Any) -> None:
     from new decisions of this kind. What a belief learned from earlier ones (and from their later events) stays, until
     `policy rebuild` makes a version without them and `policy promote` lets it serve: the answer names these
     commands."""
-    _show(show, app.exclusions.exclude(store, **request), "excluded", "has learned from them")
+    _show_exclusion(show, app.exclusions.exclude(store, **request), "excluded", "has learned from them")
 
 
 @log.command()
@@ -42,7 +42,7 @@ def include(store: Store, show: Show, name: str) -> None:
     """End an exclusion: its decisions count again.
 
     Beliefs that left them out learn from them by `policy rebuild`, whose version serves after `policy promote`."""
-    _show(show, app.exclusions.include(store, name), "included again", "left them out")
+    _show_exclusion(show, app.exclusions.include(store, name), "included again", "left them out")
 
 
 @log.command("list")
@@ -50,28 +50,30 @@ def include(store: Store, show: Show, name: str) -> None:
 def list_(store: Store, show: Show) -> None:
     """List the exclusions. Users and sessions are counted; --json names them."""
     rows = app.exclusions.list_exclusions(store)
-    flat = [_counted(row) for row in rows]
-    show(rows, table=View.select(flat, COLUMNS), flat=flat)
+    flat = [_with_counts(row) for row in rows]
+    show(rows, table=View.select(flat, EXCLUSION_COLUMNS), flat=flat)
 
 
-def _counted(row: Any) -> dict[str, Any]:
+def _with_counts(row: Any) -> dict[str, Any]:
     return {**row, **{name: len(row[name]) if row[name] is not None else None for name in ("users", "sessions")}}
 
 
-def _show(show: Show, answer: app.exclusions.Excluded, verb: str, past: str) -> None:
+def _show_exclusion(show: Show, answer: app.exclusions.Excluded, verb: str, belief_clause: str) -> None:
     commands = [_with_promotion(command) for command in answer["rebuild"]]
-    flat = _counted(answer) | {"rebuild": "; ".join(chain.from_iterable(commands))}
+    flat = _with_counts(answer) | {"rebuild": "; ".join(chain.from_iterable(commands))}
     show(answer if "json" in show.format else {name: value for name, value in flat.items() if name != "variants"})
-    counted = f"{answer['decisions']:,} of {quantity(answer['total'], 'decision')}"
-    sentences = [f"`{'`, then `'.join(steps)}`: its belief {past}" for steps in commands]
+    count_text = f"{answer['decisions']:,} of {quantity(answer['total'], 'decision')}"
+    sentences = [f"`{'`, then `'.join(steps)}`: its belief {belief_clause}" for steps in commands]
     for variant, command in answer["variants"].items():
         steps = "`, then `".join(_with_promotion(command))
-        sentences.append(f"{variant} {past}, and no rebuild replaces it while its experiment runs; promoted: `{steps}`")
-    conclude(show, f"{verb}: {counted}", *sentences)
+        sentences.append(
+            f"{variant} {belief_clause}, and no rebuild replaces it while its experiment runs; promoted: `{steps}`"
+        )
+    conclude(show, f"{verb}: {count_text}", *sentences)
 
 
 def _with_promotion(command: str) -> list[str]:
     """Return a command, with the promotion that must follow it if it rebuilds. A rebuilt version serves nobody until it
     is promoted."""
-    before, is_rebuild, policy = command.partition("policy rebuild ")
-    return [command, f"{before}policy promote {policy}@VERSION"] if is_rebuild else [command]
+    program_prefix, is_rebuild, policy = command.partition("policy rebuild ")
+    return [command, f"{program_prefix}policy promote {policy}@VERSION"] if is_rebuild else [command]

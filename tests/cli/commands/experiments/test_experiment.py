@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlrec.cli.commands.experiments.experiment import view
+from rlrec.cli.commands.experiments.experiment import comparison_view
 from rlrec.sentences import approximate
 from tests.conftest import ON_BOTH, Run, begin, click, filled, runner, store_after
 
@@ -429,7 +429,7 @@ def test_the_conclusion_says_how_many_more_units_would_tell(ready: Run) -> None:
     young = row | {"value": 0.2, "lower": 0.1, "upper": 0.3, "reasons": ["young-units"]}
     for each in (row, young):
         rows = [other for other in answer["unit_differences"] if other is not row]
-        notes = view(answer | {"unit_differences": [each, *rows]}, 0.95, details=False).notes
+        notes = comparison_view(answer | {"unit_differences": [each, *rows]}, 0.95, details=False).notes
         assert any("to tell +10 % of reward_per_unit" in str(note) for note in notes) == (each is row)
 
 

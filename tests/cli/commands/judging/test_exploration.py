@@ -95,7 +95,7 @@ def test_an_arm_that_exploration_brought_up_has_risen(run: Run, monkeypatch: pyt
     risen = exploration(run)["risen"]
     assert [row["arm"] for row in risen] == ["arm1"]
     assert risen[0]["probability_then"] < 0.2 < 0.5 < risen[0]["probability_now"]
-    monkeypatch.setattr("rlrec.cli.commands.judging.exploration.MAX_RISEN", 0)  # of the thousands of a shop, say
+    monkeypatch.setattr("rlrec.cli.commands.judging.exploration.MAX_RISEN_ARMS", 0)  # of the thousands of a shop, say
     assert "risen: 1 more arm, which --json has" in run("--now", "2099-01-01", "exploration").stdout
 
 
