@@ -79,7 +79,7 @@ def feedback(
 
 
 def _credit_rule(entry: Any) -> dict[str, Any]:
-    """Return the fields of a line that say which showings to a user it credits. Raises InputError if they are invalid."""
+    """Return the fields of a line that say which showings to a user it credits. Raises InputError if one is invalid."""
     user, arm, credit, window = _credit_values(entry)
     if user is None:
         field = next(name for name in CREDIT_FIELDS if getattr(entry, name) is not None)
