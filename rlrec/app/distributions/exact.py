@@ -481,7 +481,7 @@ def load(
     ordinal: the number of decisions of the policy by then; None for now."""
     policy = policy_of(version)
     learner = policy.greedy() if greedy else policy
-    sums, ordinal = _stored(unit, version, learner, seq, ordinal)
+    sums, ordinal = _stored_sums(unit, version, learner, seq, ordinal)
     return from_sums(unit, version, learner, sums, seq=seq, ordinal=ordinal)
 
 
@@ -493,7 +493,7 @@ def from_sums(
     distribution = VersionDistribution(
         unit, version, learner, sums=sums, prior=beliefs.prior(unit, version.id), ordinal=ordinal,
         arm_features=arm_features(unit, learner) if learner.contextual and not learner.stateful else None,
-        trained=_trained(unit, version, learner) if learner.stateful else None,
+        trained=_trained_model(unit, version, learner) if learner.stateful else None,
         columns=column_sums(unit, version, learner, seq=seq, ordinal=ordinal) if learner.contextual else None,
     )  # fmt: skip
     if learner.budget:
@@ -527,7 +527,7 @@ def _set_spend_at(unit: Unit, distribution: VersionDistribution, seq: int | None
     set_spend(distribution, rows, allowed_arms(unit, version.policy.params))
 
 
-def _trained(unit: Unit, version: Version, learner: Policy) -> TrainedModel:
+def _trained_model(unit: Unit, version: Version, learner: Policy) -> TrainedModel:
     from rlrec.app.distributions.trained import TrainedModel  # bandits need none of it
 
     return TrainedModel(unit, version, learner=learner)
@@ -545,7 +545,7 @@ def column_sums(
     return sum_tables.ColumnSums(unit, version.id, seq=seq, ordinal=ordinal, discount=discount, anchor=anchor)
 
 
-def _stored(
+def _stored_sums(
     unit: Unit, version: Version, policy: Policy, seq: int | None = None, ordinal: int | None = None
 ) -> tuple[BeliefRows, int]:
     """Read the stored sums of a belief, and return them with the number of decisions of its policy to which they are
@@ -578,11 +578,11 @@ def renew(
         distribution.unit, distribution._layouts = unit, None
         distribution.arm_features = arm_features(unit, earlier.learner)
         if distribution.trained is not None:
-            distribution.trained = _trained(unit, version, earlier.learner)
+            distribution.trained = _trained_model(unit, version, earlier.learner)
             distribution.arm_features = distribution.trained.arm_features
     learner, ordinal, all_sums = distribution.learner, 0, None
     if changed_arms is None or learner.forgetting.forgets:
-        sums, ordinal = _stored(unit, version, learner)
+        sums, ordinal = _stored_sums(unit, version, learner)
     elif has_three_sums(learner) and None not in changed_arms.values():
         changed_sums = [
             ArmSums(arm, *arm_sums) for arm, arm_sums in sorted(changed_arms.items()) if arm_sums is not None

@@ -33,7 +33,7 @@ def moments(
         return
     distribution: exact.VersionDistribution | None = None
     catalogue = allowed_arms(unit, version.policy.params) if policy.allowance is not None else ()
-    for changes, sums, spend in _walk(unit, version, policy, seq[run_starts(seq)]):
+    for changes, sums, spend in _beliefs_between(unit, version, policy, seq[run_starts(seq)]):
         group_rows = rows[np.searchsorted(seq, changes[0], "left") : np.searchsorted(seq, changes[-1], "right")]
         ordinals = ordinal[group_rows] if policy.forgetting.forgets else np.zeros(len(group_rows), np.int64)
         if version.status == "frozen":  # served unchanged
@@ -56,7 +56,7 @@ def moments(
             yield group_rows[ordinals == group_ordinal], distribution
 
 
-def _walk(
+def _beliefs_between(
     unit: Unit, version: Version, policy: Policy, seqs: Ids
 ) -> Iterator[tuple[Ids, beliefs.BeliefRows, list[beliefs.BeliefRow]]]:
     """Yield the beliefs of a version after some changes (ascending). Changes with equal beliefs come together, with the
@@ -81,14 +81,14 @@ def _walk(
                 (row[:2], row) for row in map(beliefs.BeliefRow._make, islice(changes, end_row - n_applied))
             )
             n_applied, end = end_row, int(np.searchsorted(seqs, seq[end_row], "left"))
-            yield seqs[seq_index:end], *_in_order(newest_rows, policy)
+            yield seqs[seq_index:end], *_sorted_rows(newest_rows, policy)
             seq_index = end
         newest_rows.update((row[:2], row) for row in map(beliefs.BeliefRow._make, changes))
     if seq_index < len(seqs):
-        yield seqs[seq_index:], *_in_order(newest_rows, policy)
+        yield seqs[seq_index:], *_sorted_rows(newest_rows, policy)
 
 
-def _in_order(
+def _sorted_rows(
     newest_rows: dict[beliefs.BeliefKey, beliefs.BeliefRow], policy: Policy
 ) -> tuple[beliefs.BeliefRows, list[beliefs.BeliefRow]]:
     """Return the rows of a belief in order, in the form of `beliefs.sums`, or of `beliefs.rows` if a belief is more

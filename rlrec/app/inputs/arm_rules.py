@@ -91,17 +91,18 @@ def request_rules(
     not_shown: str | int | None,
 ) -> Rules:  # fmt: skip
     """Parse the rules of a request. Raises InputError for an invalid rule."""
-    past_rules = [_past_rule("not_after", text) for text in not_after or ()]
+    past_rules = [_parse_past_rule("not_after", text) for text in not_after or ()]
     past_rules += [
-        _past_rule("not_shown", text) for text in ([] if not_shown is None else _words(str(not_shown), "not_shown"))
+        _parse_past_rule("not_shown", text)
+        for text in ([] if not_shown is None else _split_words(str(not_shown), "not_shown"))
     ]
     return Rules(None if arms is None else tuple(arms), tuple(block or ()), tuple(past_rules))
 
 
 def policy_rules(params: Mapping[str, Any]) -> Rules:
     """Parse the rules among the parameters of a policy. Raises InputError for an invalid rule."""
-    words = {name: _words(str(params[name]), name) for name in NARROWING if params.get(name)}
-    past_rules = [_past_rule(name, text) for name in ("not_after", "not_shown") for text in words.get(name, ())]
+    words = {name: _split_words(str(params[name]), name) for name in NARROWING if params.get(name)}
+    past_rules = [_parse_past_rule(name, text) for name in ("not_after", "not_shown") for text in words.get(name, ())]
     return Rules(words.get("arms"), words.get("block", ()), tuple(past_rules))
 
 
@@ -160,7 +161,7 @@ def notice_unseen_kinds(store: Store, unit: Unit, kinds: Collection[str]) -> Non
 
 
 @lru_cache(maxsize=1_000)
-def _words(text: str, name: str) -> tuple[str, ...]:
+def _split_words(text: str, name: str) -> tuple[str, ...]:
     """Return the words of a comma-separated list, or of a JSON array of texts. Raises InputError for an empty word."""
     words: list[Any] = [word.strip() for word in text.split(",")]
     if text.lstrip().startswith("["):
@@ -174,7 +175,7 @@ def _words(text: str, name: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1_000)
-def _past_rule(name: str, text: str) -> PastRule:
+def _parse_past_rule(name: str, text: str) -> PastRule:
     """Parse KIND or KIND/WINDOW of `not_after`, or N or N/WINDOW of `not_shown`, each perhaps behind @GROUP=. Raises
     InputError for any other text."""
     group, _, rule = text.partition("=") if text.startswith("@") else ("", "", text)

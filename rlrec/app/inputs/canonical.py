@@ -15,16 +15,16 @@ _encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 def text(value: Any) -> str:
     """Write a value as JSON that is equal for equal values: 1 and 1.0, keys in any order."""
-    return _encoder.encode(_plain(value))
+    return _encoder.encode(_normalize_numbers(value))
 
 
-def _plain(value: Any) -> Any:
+def _normalize_numbers(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
         return int(value)
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _normalize_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_normalize_numbers(item) for item in value]
     return value
 
 
@@ -46,11 +46,11 @@ def digest_of(value: Any) -> bytes:
 def line_digest(decision_id: int, position: int | None, values: Mapping[str, float], censor: bool | None) -> bytes:
     """Return the digest of a line of feedback in canonical form, which is stored with the key of the line."""
     slot = "null" if position is None else position
-    return digest(f"[{decision_id},{slot},{_end(tuple(values.items()), censor)}")
+    return digest(f"[{decision_id},{slot},{_end_of_line(tuple(values.items()), censor)}")
 
 
 @lru_cache(maxsize=1024)  # most lines have the same end
-def _end(values: tuple[tuple[str, float], ...], censor: bool | None) -> str:
+def _end_of_line(values: tuple[tuple[str, float], ...], censor: bool | None) -> str:
     """Write the canonical form of a line of feedback after its position."""
     events = {kind: float(value) for kind, value in values}
     return text([events] if censor is None else [events, censor])[1:]

@@ -69,8 +69,8 @@ class DecisionTable(Record, kw_only=False):
         start, end = (np.searchsorted(rows["decision"], decision, side) for side in ("left", "right"))
         stored, decision_index = rows[piece_rows(start, end - start)], np.repeat(np.arange(len(decision)), end - start)
         arm_index, is_eligible = look_up(arms, stored["arm"])
-        _refuse(self.source, stored, ~is_eligible & (self.column != REWARD), "its arm is not eligible there")
-        _refuse(self.source, stored, stored["position"] > k, f"its page ends at position {k}")
+        _refuse_row(self.source, stored, ~is_eligible & (self.column != REWARD), "its arm is not eligible there")
+        _refuse_row(self.source, stored, stored["position"] > k, f"its page ends at position {k}")
         values = np.full((len(decision), k, len(arms)), np.nan)
         values[decision_index[is_eligible], stored["position"][is_eligible] - 1, arm_index[is_eligible]] = stored[
             "value"
@@ -86,13 +86,13 @@ class DecisionTable(Record, kw_only=False):
             first_rows, sums, by_arm = rows[start % len(rows)], values.sum(axis=2), values.sum(axis=1).max(axis=1)
             furthest_sums = np.take_along_axis(sums, np.abs(sums - 1).argmax(axis=1)[:, None], axis=1)[:, 0]
             is_wrong, is_repeated = np.abs(furthest_sums - 1) > TOLERANCE, by_arm > 1 + TOLERANCE
-            _refuse(
+            _refuse_row(
                 self.source,
                 first_rows,
                 is_wrong,
                 f"its probabilities add up to {furthest_sums[is_wrong.argmax()]:.7g}, not to 1",
             )
-            _refuse(
+            _refuse_row(
                 self.source, first_rows, is_repeated, f"an arm is {by_arm[is_repeated.argmax()]:.7g} times on its page"
             )
         return np.nan_to_num(values)
@@ -101,7 +101,7 @@ class DecisionTable(Record, kw_only=False):
 def is_by_decision(source: Source) -> bool:
     """Tell whether a source is a table with a row for each decision. A pipe is not looked into: it can be read once."""
     is_readable = not isinstance(source, str) or Path(source).is_file()
-    return is_readable and not {*KEYS}.isdisjoint(next(_portions(source, str(source)), {}))
+    return is_readable and not {*KEYS}.isdisjoint(next(_read_portions(source, str(source)), {}))
 
 
 def write_csv(source: Source, name: str, folder: Path) -> str:
@@ -109,7 +109,7 @@ def write_csv(source: Source, name: str, folder: Path) -> str:
     path. name: of the frame in messages."""
     path = folder / f"frame {name}"
     with path.open("w", newline="", encoding="utf-8") as file:
-        for number, cells in enumerate(_portions(source, path.name)):
+        for number, cells in enumerate(_read_portions(source, path.name)):
             names = sorted(cells, key=lambda column: (column != "value", column != "arm"))
             csv.writer(file).writerows([*([] if number else [names]), *zip(*map(cells.get, names), strict=True)])
     return str(path)
@@ -120,12 +120,12 @@ def index_numbers(unit: Unit, source: Source, name: str, columns: Sequence[str],
     them has the numbers. Raises InputError that names the row."""
     name = source if isinstance(source, str) else f"frame {name}"
     first_id, last_id = id_ends(unit)
-    portions = _portions(source, name)
+    portions = _read_portions(source, name)
     first_cells = next(portions, {})
     _, column = _named_columns(name, first_cells, columns)
     with ExitStack() as stack:
         shares = [stack.enter_context(TemporaryFile()) for _ in range(SHARES)]
-        for rows in _rows(unit, chain([first_cells], portions), name, columns):
+        for rows in _read_rows(unit, chain([first_cells], portions), name, columns):
             share = np.clip((rows["decision"] - first_id) * SHARES // (last_id - first_id + 1), 0, SHARES - 1)
             for number in np.unique(share).tolist():
                 shares[number].write(rows[share == number].tobytes())
@@ -133,28 +133,28 @@ def index_numbers(unit: Unit, source: Source, name: str, columns: Sequence[str],
         for share_file in shares:
             share_file.seek(0)
             rows = np.frombuffer(share_file.read(), _ROW)
-            file.write(_checked(unit, rows, name).tobytes() if len(rows) else b"")
+            file.write(_sort_and_check(unit, rows, name).tobytes() if len(rows) else b"")
     first_decision = int(np.memmap(path, _ROW, "r")["decision"][0])
     times = unit.ask("SELECT at FROM decision WHERE id <= ? ORDER BY id DESC LIMIT 2", first_decision)
     first_at = times[0][0]
     return DecisionTable(name, column, str(path), format_time(first_at) if first_at > times[-1][0] else None)
 
 
-def _checked(unit: Unit, rows: Any, name: str) -> Any:
+def _sort_and_check(unit: Unit, rows: Any, name: str) -> Any:
     """Sort rows by decision, position and arm. Raises InputError for a decision that the log lacks, and for two rows of
     one arm."""
     rows = rows[np.lexsort((rows["row"], rows["arm"], rows["position"], rows["decision"]))]
     decision = rows["decision"]
     range_test = f"id >= {decision[0]} AND id <= {decision[-1]}"
     query = PendingQuery(unit, f"SELECT id FROM decision WHERE {range_test} ORDER BY id", {"id": np.int64})
-    _refuse(name, rows, ~look_up(query.columns()["id"], decision)[1], "the log has no such decision")
+    _refuse_row(name, rows, ~look_up(query.columns()["id"], decision)[1], "the log has no such decision")
     is_repeated = np.ones(len(rows), np.bool_)
     is_repeated[run_starts(decision, rows["position"], rows["arm"])] = False
-    _refuse(name, rows, is_repeated, "its arm has another row there")
+    _refuse_row(name, rows, is_repeated, "its arm has another row there")
     return rows
 
 
-def _rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequence[str]) -> Iterator[Any]:
+def _read_rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequence[str]) -> Iterator[Any]:
     """Yield the rows in the columns of a table, as `_ROW`. Raises InputError for a wrong cell."""
     count, arms = 0, {arm.key: arm.id for arm in catalogue.all_arms(unit)}
     for cells in portions:
@@ -169,16 +169,16 @@ def _rows(unit: Unit, portions: Iterable[Cells], name: str, columns: Sequence[st
         rows["position"] = _integers(cells[POSITION]) if column == MARGINAL else 1
         rows["arm"] = _ids(arms, map(str, cells["arm"]))
         rows["value"] = value = _numbers(cells[column])
-        _refuse(name, rows, rows["decision"] == 0, f"is no {key} of the log", cells[key])
-        _refuse(name, rows, rows["arm"] == 0, "is no arm of the catalogue", cells["arm"])
-        _refuse(name, rows, rows["position"] == 0, f"is no {POSITION}", cells.get(POSITION, ()))
+        _refuse_row(name, rows, rows["decision"] == 0, f"is no {key} of the log", cells[key])
+        _refuse_row(name, rows, rows["arm"] == 0, "is no arm of the catalogue", cells["arm"])
+        _refuse_row(name, rows, rows["position"] == 0, f"is no {POSITION}", cells.get(POSITION, ()))
         is_wrong = ~(np.abs(value) <= LIMIT) | ((value < 0) & (column in (PROBABILITY, MARGINAL)))
-        _refuse(name, rows, is_wrong, f"is no {column}", cells[column])
+        _refuse_row(name, rows, is_wrong, f"is no {column}", cells[column])
         yield rows
         count += len(rows)
 
 
-def _refuse(name: str, rows: Any, is_wrong: Flags, problem: str, cells: Sequence[Any] = ()) -> None:
+def _refuse_row(name: str, rows: Any, is_wrong: Flags, problem: str, cells: Sequence[Any] = ()) -> None:
     """Raise InputError for the first wrong row. cells: of the rows, if a cell is wrong."""
     if is_wrong.any():
         row = int(np.argmax(is_wrong))
@@ -221,7 +221,7 @@ def _numbers(cells: Sequence[Any]) -> Array:
     return values
 
 
-def _portions(source: Source, name: str) -> Iterator[Cells]:
+def _read_portions(source: Source, name: str) -> Iterator[Cells]:
     """Yield the columns of a source, a portion of rows at a time. Raises InputError if the source cannot be read."""
     try:
         if not isinstance(source, str):

@@ -68,7 +68,7 @@ def parse(text: str) -> dict[str, str]:
         key, sign, value = (side.strip() for side in sides.groups()) if sides else (pair, "", "")
         is_field = key.startswith(FIELD)
         if is_field:
-            key = FIELD + json.dumps(_text(key.removeprefix(FIELD)), ensure_ascii=False)
+            key = FIELD + json.dumps(_unquote(key.removeprefix(FIELD)), ensure_ascii=False)
         if not (is_field or key in KEYS) or not sign or not value or key == f'{FIELD}""':
             shape = f"write {key}={EXAMPLES.get(key, 'NAME')}" if key in KEYS else suggest(key, list(KEYS))
             hint = (
@@ -82,7 +82,7 @@ def parse(text: str) -> dict[str, str]:
     return pairs
 
 
-def _text(word: str) -> str:
+def _unquote(word: str) -> str:
     """Return a text that may be quoted as JSON. Raises InputError for a broken quote."""
     try:
         return str(json.loads(word)) if word.startswith('"') else word
@@ -92,7 +92,7 @@ def _text(word: str) -> str:
 
 def texts_of(value: str) -> list[str]:
     """Split a value into its texts, which `+` joins."""
-    return [_text(word.strip()) for word in _VALUE.findall(value)]
+    return [_unquote(word.strip()) for word in _VALUE.findall(value)]
 
 
 def _scalar(word: str) -> Any:
@@ -110,11 +110,11 @@ def selection(unit: Unit, text: str | None) -> selected.Selection:
     pairs = parse(text or "")
     log = replace(select(unit, pairs), without=exclusion_tests(unit, included=pairs.get("included")))
     if log.without:
-        unit.note_exclusions(partial(_sentence, unit, log))
+        unit.note_exclusions(partial(_exclusion_sentence, unit, log))
     return log
 
 
-def _sentence(unit: Unit, log: selected.Selection) -> str | None:
+def _exclusion_sentence(unit: Unit, log: selected.Selection) -> str | None:
     """Say how many decisions of a filter the stored exclusions leave out; return None if they leave out none."""
     n_all, n_left = (selected.extent(unit, rows).decisions for rows in (replace(log, without=()), log))
     counts = f"{n_all - n_left:,} of {quantity(n_all, 'decision')}"
@@ -148,13 +148,13 @@ def excluding_test(unit: Unit, exclusion: selected.Exclusion, *, scope: str = ""
 def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: bool = False) -> selected.Selection:
     """Return the decisions that the pairs of a filter select. scope: as in `exclusion_tests`; is_stored: the filter is
     stored, so that a field that no context has is no error."""
-    versions = _versions(unit, pairs)
+    versions = _version_ids(unit, pairs)
     if "loggers" in pairs:
         logger_ids = {lookup.version(unit, name)[0].id for name in pairs["loggers"].split("+")}
         versions = sorted(logger_ids if versions is None else logger_ids & {*versions})
-    since, until = (_time(pairs[key]) if key in pairs else None for key in ("since", "until"))
+    since, until = (_parse_time(pairs[key]) if key in pairs else None for key in ("since", "until"))
     route_ids = [lookup.route(unit, pairs["route"], clause=IN_FILTER).route_id] if "route" in pairs else None
-    variant_ids = _variants(unit, pairs) if "experiment" in pairs or "variant" in pairs else None
+    variant_ids = _variant_ids(unit, pairs) if "experiment" in pairs or "variant" in pairs else None
     if "experiment" in pairs and "variant" not in pairs:
         experiment = lookup.experiment(unit, pairs["experiment"])
         # all decisions of the route while the experiment ran
@@ -163,19 +163,19 @@ def select(unit: Unit, pairs: Mapping[str, str], *, scope: str = "", is_stored: 
             since = max(since or 0, experiments.assignment_times(unit, experiment.id)[0])
             until = min(filter(None, (until, experiment.stopped_at)), default=None)
     return selected.Selection(
-        policy_ids=_policies(unit, pairs["policy"]) if "policy" in pairs else None,
+        policy_ids=_policy_ids(unit, pairs["policy"]) if "policy" in pairs else None,
         version_ids=versions,
         variant_ids=variant_ids,
         since=since,
         until=until,
-        splits=[_split(pairs["split"])] if "split" in pairs else None,
+        splits=[_split_number(pairs["split"])] if "split" in pairs else None,
         route_ids=route_ids,
-        session_ids=_sessions(unit, pairs) if {"user", "session"} & pairs.keys() else None,
-        context_ids=_contexts(unit, pairs, scope, is_stored) if any(FIELD in key for key in pairs) else None,
+        session_ids=_session_ids(unit, pairs) if {"user", "session"} & pairs.keys() else None,
+        context_ids=_context_ids(unit, pairs, scope, is_stored) if any(FIELD in key for key in pairs) else None,
     )
 
 
-def _sessions(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
+def _session_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
     """Return the ids of the sessions that have one of the filter's session keys and one of its users."""
     ids_by_key: dict[str, set[int]] = {}
     if "user" in pairs:
@@ -204,7 +204,7 @@ def _refuse_unknown(noun: str, keys: list[str]) -> None:
         raise InputError(f"unknown {noun} {key!r} in the log filter", hint=hint)
 
 
-def _contexts(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool) -> list[int]:
+def _context_ids(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool) -> list[int]:
     """Return the ids of the contexts whose fields have one of the values in a filter."""
     allowed = {
         json.loads(key.removeprefix(FIELD)): {_comparable(_scalar(word.strip())) for word in _VALUE.findall(value)}
@@ -228,13 +228,13 @@ def _comparable(value: Any) -> tuple[bool, Any]:
     return isinstance(value, bool), str(value) if isinstance(value, dict | list) else value
 
 
-def _split(name: str) -> int:
+def _split_number(name: str) -> int:
     if name not in SPLITS:
         raise lookup.unknown("split", name, SPLITS, clause=IN_FILTER, hint=f"one of {', '.join(SPLITS)}")
     return SPLITS.index(name)
 
 
-def _policies(unit: Unit, reference: str) -> list[int]:
+def _policy_ids(unit: Unit, reference: str) -> list[int]:
     """Return the ids of a policy and of the variants that experiments made of it. A reference with a number stands for
     the policy alone."""
     name, number = lookup.split(reference)
@@ -245,7 +245,7 @@ def _policies(unit: Unit, reference: str) -> list[int]:
     return ids
 
 
-def _versions(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
+def _version_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
     """Return the ids of the versions with one number, of all policies or of the named one; None if the filter does not
     restrict versions."""
     policy, number = pairs.get("policy"), pairs.get("version")
@@ -258,11 +258,11 @@ def _versions(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
         return None
     if not (number.isascii() and number.isdigit()):
         raise InputError(f"version {number!r} in the log filter is not a number")
-    policy_ids = [owner.id for owner in policies.all_policies(unit)] if policy is None else _policies(unit, policy)
+    policy_ids = [owner.id for owner in policies.all_policies(unit)] if policy is None else _policy_ids(unit, policy)
     return [version.id for version in policies.versions(unit, policy_ids) if version.number == int(number)]
 
 
-def _variants(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
+def _variant_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
     """Return the ids of the variants with one label, of all experiments or of the named one."""
     stored = experiments.all_experiments(unit)
     name = pairs.get("experiment")
@@ -276,7 +276,7 @@ def _variants(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
     return [variant.id for variant in variants if label in (None, variant.label)]
 
 
-def _time(text: str) -> int:
+def _parse_time(text: str) -> int:
     try:
         return parse_local(text)
     except InputError as error:

@@ -48,7 +48,7 @@ def parse_parameters(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
             by_value = read_tables(Path(text), "probability", by=by)
             parameters[name] = by_value if by else by_value.get(ANY_VALUE, {})
         elif isinstance(defaults[name], float):
-            parameters[name] = _number(text, f"parameter {name}")
+            parameters[name] = _parse_number(text, f"parameter {name}")
         else:
             parameters[name] = text
     return parameters
@@ -140,7 +140,7 @@ def notice_other_reward(store: Store, parameters: Mapping[str, Any], reward: str
         )
 
 
-def _number(text: str, name: str) -> float:
+def _parse_number(text: str, name: str) -> float:
     try:
         value = float(text.replace("_", "?"))  # only Python reads 1_000 as a number
     except ValueError:
@@ -150,7 +150,9 @@ def _number(text: str, name: str) -> float:
     return value
 
 
-def _rows(path: Path, *headers: tuple[str, ...], article: str = "") -> Iterator[tuple[str, str, str, dict[str, float]]]:
+def _read_rows(
+    path: Path, *headers: tuple[str, ...], article: str = ""
+) -> Iterator[tuple[str, str, str, dict[str, float]]]:
     """Yield the rows of a CSV with one of these headers: the line as errors name it, the value of a context field, the
     arm, and the numbers. Raises InputError that names file and line, also for a repeated arm."""
     try:
@@ -169,7 +171,12 @@ def _rows(path: Path, *headers: tuple[str, ...], article: str = "") -> Iterator[
                 if key in keys:
                     raise InputError(f"{line} names arm {arm!r} twice")
                 keys.add(key)
-                yield line, value, arm, {name: _number(text, f"{line}, {article}{name}") for name, text in row.items()}
+                yield (
+                    line,
+                    value,
+                    arm,
+                    {name: _parse_number(text, f"{line}, {article}{name}") for name, text in row.items()},
+                )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
@@ -177,7 +184,7 @@ def _rows(path: Path, *headers: tuple[str, ...], article: str = "") -> Iterator[
 def read_tables(path: Path, column: str, *, by: bool) -> dict[str, dict[str, float]]:
     """Return the number in a column by arm, for each value of a context field, or under ANY_VALUE if `by` is False."""
     by_value: dict[str, dict[str, float]] = {}
-    for _, value, arm, numbers in _rows(path, ("value", "arm", column) if by else ("arm", column), article="the "):
+    for _, value, arm, numbers in _read_rows(path, ("value", "arm", column) if by else ("arm", column), article="the "):
         by_value.setdefault(value, {})[arm] = numbers[column]
     return by_value
 
@@ -187,10 +194,10 @@ def parse_features(declared: Mapping[str, Any]) -> dict[str, Encoder]:
     if not declared or declared.keys() - {"context", "arm"}:
         hint = 'write {"context": {...}}, and "arm" for shared models'
         raise InputError("no features are declared", hint=hint, field="features")
-    return {side: _encoder(side, spec) for side, spec in declared.items()}
+    return {side: _parse_encoder(side, spec) for side, spec in declared.items()}
 
 
-def _encoder(side: str, spec: Any) -> Encoder:
+def _parse_encoder(side: str, spec: Any) -> Encoder:
     try:
         return Encoder.parse(spec)
     except InputError as error:
@@ -200,7 +207,7 @@ def _encoder(side: str, spec: Any) -> Encoder:
 def read_prior(path: Path) -> dict[str, tuple[float, float]]:
     """Read pseudo-counts per arm. A mean and a variance become those of the matching Beta distribution."""
     priors: dict[str, tuple[float, float]] = {}
-    for line, _, arm, numbers in _rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):
+    for line, _, arm, numbers in _read_rows(path, ("arm", "alpha", "beta"), ("arm", "mean", "variance")):
         alpha, beta = numbers.values()
         if "mean" in numbers:
             mean, variance = alpha, beta
@@ -220,13 +227,13 @@ def sweep_command(version: Version, options: Mapping[str, str]) -> str | None:
     policy = version.policy
     if not kinds.learns_from_slots(policy.kind):
         return None
-    words = _options(version, options, prefix=f"{policy.kind}:", exclusions=(*TIMELESS, kinds.BUDGET))
+    words = _option_words(version, options, prefix=f"{policy.kind}:", exclusions=(*TIMELESS, kinds.BUDGET))
     return " ".join(["rlrec sweep --kinds", policy.kind, *words])
 
 
 def creation_command(version: Version, log: str) -> str:
     """Write the command that creates a policy like that of a version, which learns from a log. log: a filter."""
-    return " ".join(["rlrec policy create NEW --kind", version.policy.kind, *_options(version, {"from-log": log})])
+    return " ".join(["rlrec policy create NEW --kind", version.policy.kind, *_option_words(version, {"from-log": log})])
 
 
 def typed_params(version: Version) -> dict[str, str]:
@@ -239,7 +246,7 @@ def typed_params(version: Version) -> dict[str, str]:
     }
 
 
-def _options(
+def _option_words(
     version: Version, options: Mapping[str, str], *, prefix: str = "", exclusions: Sequence[str] = ()
 ) -> list[str]:  # fmt: skip
     """Write the parameters of a version that differ from their defaults, and its reward, as a command takes them, and

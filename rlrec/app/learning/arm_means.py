@@ -57,8 +57,8 @@ def prior_from_log(
     if limits is None or limits[0] < 0 or limits[1] > 1:
         message = f"reward {reward.name!r} may leave [0, 1], and a prior counts it fractionally"
         raise InputError(message, hint=within_unit_hint(reward))
-    selected = filters.selection(unit, prior_from)
-    sums, slots, last = BeliefFold(unit, draft, ordinal=0).log_sums(selected)
+    selection = filters.selection(unit, prior_from)
+    sums, slots, last_id = BeliefFold(unit, draft, ordinal=0).log_sums(selection)
     pulls, rewards = (sum(float(row[column]) for row in sums.values()) for column in (0, 1))
     if not pulls:
         raise InputError("the log has no mature decision for a prior", hint="import a log, or widen the filter")
@@ -66,7 +66,7 @@ def prior_from_log(
         arm.key: _pseudo_counts(*sums.get((0, arm.id), (0.0, 0.0))[:2], overall=rewards / pulls, weight=prior_weight)
         for arm in arms.all_arms(unit)
     }
-    record = lineage.make_record(unit, prior_from, selected, last_id=last, window_us=reward.window_us, slots=slots)
+    record = lineage.make_record(unit, prior_from, selection, last_id=last_id, window_us=reward.window_us, slots=slots)
     return prior, {"prior": record}
 
 
@@ -88,28 +88,28 @@ def weighted_means(
     sample: read only SAMPLED decisions where there are more, in stretches across the log. The second value is the
     number of sampled decisions, None where all were read."""
     ids = np.array([arm.id for arm in catalogue], np.int64)
-    sums, read = np.zeros((adaptive.TERMS, len(ids))), 0
+    sums, n_read = np.zeros((adaptive.TERMS, len(ids))), 0
     policy, policy_id = designs.policy_of(version), version.policy.id
     tests = filters.selection(unit, None).conditions()
-    first, last = decisions.id_extent(unit, policy_id)
-    stretches = [(first, last)]
-    if is_cut := sample and decisions.newest_id(unit, policy_id, SAMPLED + 1) > 0:
-        edges = np.linspace(first, last + 1, STRETCHES + 1).astype(np.int64).tolist()
+    first_id, last_id = decisions.id_extent(unit, policy_id)
+    stretches = [(first_id, last_id)]
+    if is_sampled := sample and decisions.newest_id(unit, policy_id, SAMPLED + 1) > 0:
+        edges = np.linspace(first_id, last_id + 1, STRETCHES + 1).astype(np.int64).tolist()
         portions = (
             reader.id_ranges(unit, policy_id, first=start, last=end - 1, size=SAMPLED // STRETCHES)
             for start, end in pairwise(edges)
         )
         stretches = [next(portion) for portion in portions]
-    for first, last in stretches:
-        for batch in reader.ranges(unit, policy_id, first=first, last=last, tests=tests, columns=WEIGHED):
-            read += len(distinct(batch.slots["decision_id"])[0])
+    for first_id, last_id in stretches:
+        for batch in reader.ranges(unit, policy_id, first=first_id, last=last_id, tests=tests, columns=WEIGHED):
+            n_read += len(distinct(batch.slots["decision_id"])[0])
             slots = reward_log.with_rewards(batch, version.reward)
-            counts = reward_log.mature(slots.slots, version.reward, now=unit.now) & ~slots.slots["censored"]
-            weighed = slots.take(counts & ~np.isnan(slots.slots["marginal"]))
-            arm = np.searchsorted(ids, weighed.slots["arm_id"])
-            reward, pulls = policy.rewards_and_pulls(weighed.reward, weighed.slots["position"])
-            for total, term in zip(sums, adaptive.terms(reward, weighed.slots["marginal"], pulls), strict=True):
+            is_counted = reward_log.mature(slots.slots, version.reward, now=unit.now) & ~slots.slots["censored"]
+            weighed_slots = slots.take(is_counted & ~np.isnan(slots.slots["marginal"]))
+            arm = np.searchsorted(ids, weighed_slots.slots["arm_id"])
+            reward, pulls = policy.rewards_and_pulls(weighed_slots.reward, weighed_slots.slots["position"])
+            for total, term in zip(sums, adaptive.terms(reward, weighed_slots.slots["marginal"], pulls), strict=True):
                 total += np.bincount(arm, weights=term, minlength=len(ids))
     names = ("ipw_mean", "ipw_lower", "ipw_upper")
     rows = np.array(adaptive.means(sums)).T.tolist()
-    return [dict(zip(names, map(finite_or_none, row), strict=True)) for row in rows], read if is_cut else None
+    return [dict(zip(names, map(finite_or_none, row), strict=True)) for row in rows], n_read if is_sampled else None

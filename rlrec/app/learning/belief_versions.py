@@ -49,11 +49,11 @@ def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> i
     first = max(version.since, (version.entered_to or 0) + 1)
     ledger.omit([version], first=first, last=last)
     fold = BeliefFold(unit, version, ordinal=ledger.ordinal[version.policy.id])
-    total, entered = fold.range_sums(first, last)
+    total, n_entered = fold.range_sums(first, last)
     if total:
         ledger.write(version, total)
     ledger.mark_entered(version, last)
-    return entered
+    return n_entered
 
 
 def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
@@ -67,18 +67,20 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
     policy, last = version.policy.id, decisions.newest_id(unit, version.policy.id)
     if not version.learning:
         return slot_statistics.stored_sums(unit, version, ordinal=version.ordinal), last
-    now = policies.ordinal(unit, policy)
-    fold = slot_statistics.BeliefFold(unit, version, ordinal=now)
+    present_ordinal = policies.ordinal(unit, policy)
+    fold = slot_statistics.BeliefFold(unit, version, ordinal=present_ordinal)
     newest_mature = decisions.newest_id(unit, policy, drawn_before=unit.now - version.reward.window_us)
     if version.entered_to is None:
         sign, first = -1.0, newest_mature + 1
     elif settings.get(unit).has_exclusions:  # whether a waiting slot is excluded is decided when it enters
-        return slot_statistics.stored_sums(unit, version, ordinal=now), version.entered_to
+        return slot_statistics.stored_sums(unit, version, ordinal=present_ordinal), version.entered_to
     else:
         sign, first, last = 1.0, version.entered_to + 1, newest_mature
     change, _ = fold.range_sums(max(first, version.since), last)
-    sums = slot_statistics.add_totals(slot_statistics.stored_sums(unit, version, ordinal=now), change, sign=sign)
-    sums = slot_statistics.without_zeros(sums, oldest=fold.forgetting.oldest(now))
+    sums = slot_statistics.add_totals(
+        slot_statistics.stored_sums(unit, version, ordinal=present_ordinal), change, sign=sign
+    )
+    sums = slot_statistics.without_zeros(sums, oldest=fold.forgetting.oldest(present_ordinal))
     return sums, max(newest_mature, version.entered_to or 0)
 
 
@@ -87,7 +89,7 @@ def adopt(unit: Unit, variant: Version, head: Head, *, ordinal: int) -> Version:
     what the policy serves. head: of the policy; ordinal: of the variant. The caller holds the locks of both."""
     from rlrec.app.learning import slot_statistics
 
-    forgetting, newest = Forgetting.parse(variant.params), decisions.newest_id(unit, head.policy_id)
+    forgetting, newest_id = Forgetting.parse(variant.params), decisions.newest_id(unit, head.policy_id)
     # the same buckets count as before, at this policy's ordinal
     shift = forgetting.oldest(head.ordinal) - forgetting.oldest(ordinal)
     sums = slot_statistics.stored_sums(unit, variant, ordinal=ordinal)
@@ -96,10 +98,10 @@ def adopt(unit: Unit, variant: Version, head: Head, *, ordinal: int) -> Version:
         "last_id": decisions.newest_id(unit, variant.policy.id) if variant.entered_to is None else variant.entered_to,
     }  # fmt: skip
     version_id = copy_version(
-        unit, replace(variant, parameters={**variant.parameters, "since": newest + 1}), policy_id=head.policy_id,
+        unit, replace(variant, parameters={**variant.parameters, "since": newest_id + 1}), policy_id=head.policy_id,
         number=policies.versions(unit, [head.policy_id])[-1].number + 1, status=variant.status, seq=head.seq,
         ordinal=head.ordinal, sums={(bucket + shift, arm): numbers for (bucket, arm), numbers in sums.items()},
-        entered_to=None if variant.reward.learn == "served" else newest, learned_from=record,
+        entered_to=None if variant.reward.learn == "served" else newest_id, learned_from=record,
     )  # fmt: skip
     return policies.by_id(unit, [version_id])[version_id]
 

@@ -43,33 +43,34 @@ LEAST = 0.02  # floor of a copy, unless one is given
 def find_source(unit: Unit, reference: str) -> Version:
     """Return the version that is copied. Raises InputError where no trained policy can copy it."""
     version, _ = lookup.version(unit, reference)
-    kind = designs.policy_of(version)
-    if reason := _refusal(kind):
+    policy = designs.policy_of(version)
+    if reason := _refusal_reason(policy):
         name = version.policy.name
         hint = (
-            "name a bandit whose probabilities are exact, such as thompson" if kind.served
+            "name a bandit whose probabilities are exact, such as thompson" if policy.served
             else f"`rlrec policy create NAME --kind softmax --from-log policy={name}` makes one that can"
         )  # fmt: skip
         raise InputError(f"{reference} of kind {version.policy.kind} cannot be copied: {reason}", hint=hint)
     return version
 
 
-def _refusal(kind: Policy) -> str:
+def _refusal_reason(policy: Policy) -> str:
     """Say why a kind cannot be copied; return an empty text where it can."""
-    if kind.stateful:
+    if policy.stateful:
         return "it is trained itself"
-    return "its slates have no probabilities" if not kind.served or kind.stages or kind.drafted else ""
+    return "its slates have no probabilities" if not policy.served or policy.stages or policy.drafted else ""
 
 
 def way_to_copy(version: Version) -> str:
     """Write the commands that create a trained policy which starts as what a version served; return an empty text if it
     cannot be copied."""
-    kind, create = designs.policy_of(version), "rlrec policy create"
-    if not kind.served:
-        learn = f"{create} BANDIT --kind softmax --from-log policy={version.policy.name}"
-        return f"a bandit that learned from it (`{learn}`, then `{create} NAME --kind {KIND} --from-policy BANDIT`)"
-    copy_command = f"{create} NAME --kind {KIND} --from-policy {version.policy.name}"
-    return "" if _refusal(kind) else f"the policy that served (`{copy_command}`)"
+    policy, create_command = designs.policy_of(version), "rlrec policy create"
+    if not policy.served:
+        learn_command = f"{create_command} BANDIT --kind softmax --from-log policy={version.policy.name}"
+        copy_command = f"{create_command} NAME --kind {KIND} --from-policy BANDIT"
+        return f"a bandit that learned from it (`{learn_command}`, then `{copy_command}`)"
+    copy_command = f"{create_command} NAME --kind {KIND} --from-policy {version.policy.name}"
+    return "" if _refusal_reason(policy) else f"the policy that served (`{copy_command}`)"
 
 
 def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,14 +78,14 @@ def parameters(version: Version, typed: Mapping[str, Any]) -> dict[str, Any]:
     least LEAST, since arms that are hardly ever shown teach nothing."""
     if "floor" in typed:
         return dict(typed)
-    explored = designs.policy_of(version).exploration
-    if not isinstance(explored, tuple):
-        return {**typed, "floor": round(max(explored, LEAST), 12)}
-    if explored[-1]:
+    exploration = designs.policy_of(version).exploration
+    if not isinstance(exploration, tuple):
+        return {**typed, "floor": round(max(exploration, LEAST), 12)}
+    if exploration[-1]:
         message = f"{version.policy.name} explores differently by position"
         raise InputError(message, hint="name a floor: --param floor=0.05")
-    slots = ",".join(str(position) for position, floor in enumerate(explored, 1) if floor)
-    return {**typed, "floor": max(explored), "explore_slots": slots}
+    slots = ",".join(str(position) for position, floor in enumerate(exploration, 1) if floor)
+    return {**typed, "floor": max(exploration), "explore_slots": slots}
 
 
 def encoders(version: Version) -> dict[str, Encoder]:
@@ -133,20 +134,24 @@ class _Graduation:
     def belief(self, initial: InitialBelief) -> InitialBelief:
         """Return the belief with fitted weights, whose record has the KL."""
         cases = self._cases()
-        fitted = self.policy.zero_parameters(len(self.arms))
-        closed = len({(case.arms, case.size) for case in cases}) == 1 and cases[0].size == 1 and not self.contextual
+        fitted_parameters = self.policy.zero_parameters(len(self.arms))
+        has_closed_form = (
+            len({(case.arms, case.size) for case in cases}) == 1 and cases[0].size == 1 and not self.contextual
+        )
         for case in cases[:1]:
-            fitted["bias"][self._index(case.arms)] = self._start(case)
+            fitted_parameters["bias"][self._index(case.arms)] = self._start_scores(case)
         kl = 0.0
         if cases:
             # cases held out from the fit measure what it is worth in new contexts
-            measured = cases[HELD_OUT - 1 :: HELD_OUT] if self.contextual else []
-            fitted_cases = [case for number, case in enumerate(cases, 1) if number % HELD_OUT] if measured else cases
-            if not closed:
+            held_out_cases = cases[HELD_OUT - 1 :: HELD_OUT] if self.contextual else []
+            fitted_cases = (
+                [case for number, case in enumerate(cases, 1) if number % HELD_OUT] if held_out_cases else cases
+            )
+            if not has_closed_form:
                 slates = self._slates(fitted_cases, seed=1)
-                fitted = imitation.fit(self.policy, fitted, slates, contextual=self.contextual)
-            kl = imitation.divergence(self.policy, fitted, self._slates(measured or cases, seed=2))
-        weights, shared = self.policy.pack(fitted, self.arms)
+                fitted_parameters = imitation.fit(self.policy, fitted_parameters, slates, contextual=self.contextual)
+            kl = imitation.divergence(self.policy, fitted_parameters, self._slates(held_out_cases or cases, seed=2))
+        weights, shared = self.policy.pack(fitted_parameters, self.arms)
         return replace(
             initial, weights=weights, parameters={**initial.parameters, "shared": shared},
             record={**initial.record, **self._learned_from(), "kl": kl}, parent_id=self.version.id,
@@ -168,14 +173,16 @@ class _Graduation:
         empty contexts, return the requests of the whole log; without a log, all active arms in an empty context. Raises
         InputError where the version reads contexts, and those of the log are empty."""
         policy_requests = decisions.newest_requests(self.unit, self.version.policy.id, limit=NEWEST)
-        read = self.contextual
+        reads_contexts = self.contextual
         for requests in (policy_requests, decisions.newest_requests(self.unit, None, limit=NEWEST)):
-            counts = Counter((eligible, context if read else 0, size) for eligible, context, size in requests)
+            counts = Counter((eligible, context if reads_contexts else 0, size) for eligible, context, size in requests)
             ids = np.array(sorted({context for _, context, _ in counts}), np.int64)
-            bodies = stored_contexts.distinct_contexts(self.unit, ids)[0] if read and requests else [{}] * len(ids)
-            if any(bodies) if read else requests:
+            bodies = (
+                stored_contexts.distinct_contexts(self.unit, ids)[0] if reads_contexts and requests else [{}] * len(ids)
+            )
+            if any(bodies) if reads_contexts else requests:
                 break
-        if read and not policy_requests and not any(bodies):
+        if reads_contexts and not policy_requests and not any(bodies):
             name = self.version.policy.name
             hint = f"`rlrec recommend --policy {name} --context JSON` logs requests to copy it on"
             raise InputError(f"{name} cannot be copied: it served nothing, and the log has no contexts", hint=hint)
@@ -192,7 +199,7 @@ class _Graduation:
         """Return the indices of these arms among all arms."""
         return np.searchsorted(self.arms, np.array(ids, np.int64))
 
-    def _start(self, case: _Case) -> Array:
+    def _start_scores(self, case: _Case) -> Array:
         """Return start scores, by how often each arm stands anywhere on a slate of the case; at size 1 they copy the
         version."""
         pages = self._distribution(case).pages(case.size)
@@ -211,33 +218,35 @@ class _Graduation:
     def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[LoggedSlates]:
         """Return slates of the version in these cases, by eligible set, weighted by `gain`: every arm, where these are
         few enough, else slates drawn with a seed."""
-        expected = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
+        shows_all_arms = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
         total, groups = sum(case.weight for case in cases), defaultdict[tuple[tuple[int, ...], int], list[Any]](list)
         for number, case in enumerate(cases):
             pages = self._distribution(case).pages(case.size)
-            if expected:
-                shown, weight = np.arange(len(case.arms))[:, None], case.weight * pages.first
+            if shows_all_arms:
+                shown_arms, weight = np.arange(len(case.arms))[:, None], case.weight * pages.first
                 log_served = np.log(np.maximum(pages.first, TINY))[:, None]
             else:
-                n = max(1, round(PAGES * case.weight / total))
-                words = np.full(n, seed * CASES + number, np.uint64)
-                draw = pages.draw(seeds=words, decisions=np.arange(n), lists=True)
-                shown, weight = draw.slates, np.full(n, case.weight / n)
+                n_slates = max(1, round(PAGES * case.weight / total))
+                seed_words = np.full(n_slates, seed * CASES + number, np.uint64)
+                draw = pages.draw(seeds=seed_words, decisions=np.arange(n_slates), lists=True)
+                shown_arms, weight = draw.slates, np.full(n_slates, case.weight / n_slates)
                 log_served = np.log(draw.propensity)
-            x = np.broadcast_to(self.policy.encode(case.context), (len(shown), len(self.policy.design.context.names)))
-            groups[case.arms, case.size].append((x, shown, weight, log_served))
+            x = np.broadcast_to(
+                self.policy.encode(case.context), (len(shown_arms), len(self.policy.design.context.names))
+            )
+            groups[case.arms, case.size].append((x, shown_arms, weight, log_served))
         columns = ((arm_ids, zip(*rows, strict=True)) for (arm_ids, _), rows in groups.items())
-        return [self._logged(arm_ids, *map(np.concatenate, values)) for arm_ids, values in columns]
+        return [self._logged_slates(arm_ids, *map(np.concatenate, values)) for arm_ids, values in columns]
 
-    def _logged(
+    def _logged_slates(
         self, arm_ids: tuple[int, ...], x: Array, shown: Index, weight: Array, log_served: Array
     ) -> LoggedSlates:
         """Return slates of one eligible set as the gradient reads them, all at the beginning of a visit."""
         n, index = len(x), self._index(arm_ids)
         session = np.zeros((n, len(self.policy.names) - x.shape[1]))
-        nothing = np.empty(0, np.int64)
+        no_arms = np.empty(0, np.int64)
         return LoggedSlates(
-            state=State(np.hstack([x, session]), nothing, nothing, np.empty((0, len(MEMORY)))), arms=index,
+            state=State(np.hstack([x, session]), no_arms, no_arms, np.empty((0, len(MEMORY)))), arms=index,
             described=self.arm_features[index], shown=shown, log_propensity=log_served, gain=weight, raw=weight,
             scale=np.ones(n),
         )  # fmt: skip

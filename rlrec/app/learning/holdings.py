@@ -45,22 +45,24 @@ def provenance(
     """Return the learning belief that a version is, or was frozen from, and its extent; None where that is not known.
     now: the policy's ordinal; roots: statuses at which the search for the origin of a frozen belief ends."""
     if version.learning:
-        return version, Extent(_distinct(version), version.reward.id, version.entered_to, None, now)
+        return version, Extent(_distinct_id(version), version.reward.id, version.entered_to, None, now)
     if version.status != "frozen":
         return None
-    base = version
-    while (parent := by_id.get(base.parent_id or 0)) is not None and parent.status not in roots:
-        base = parent
-    record = base.learned_from
+    oldest_copy = version
+    while (parent := by_id.get(oldest_copy.parent_id or 0)) is not None and parent.status not in roots:
+        oldest_copy = parent
+    record = oldest_copy.learned_from
     if parent is None or record.get("policy_id") != version.policy.id or "selection" in record:
         return None
-    return parent, Extent(_distinct(parent), parent.reward.id, int(record["last_id"]), base.seq, version.ordinal)
+    return parent, Extent(
+        _distinct_id(parent), parent.reward.id, int(record["last_id"]), oldest_copy.seq, version.ordinal
+    )
 
 
-def _distinct(version: Version) -> int:
+def _distinct_id(version: Version) -> int:
     forgets, by_curve = Forgetting.parse(version.params).forgets, version.params.get("position")
-    differs = version.contextual or version.since or forgets or by_curve or version.has_omissions
-    return version.id if differs else 0
+    is_distinct = version.contextual or version.since or forgets or by_curve or version.has_omissions
+    return version.id if is_distinct else 0
 
 
 def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
@@ -74,8 +76,8 @@ def drawn_sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
     """Return the sums of the slots of a batch (of one policy) that this store drew and a belief contains, up to
     decision `last`; empty where the belief is of another policy."""
     rows = drop_imported(batch)
-    concerns = len(rows) and rows.slots["policy_id"][0] == fold.version.policy.id
-    return sums(fold, rows, last) if concerns else {}
+    is_same_policy = len(rows) and rows.slots["policy_id"][0] == fold.version.policy.id
+    return sums(fold, rows, last) if is_same_policy else {}
 
 
 def drop_imported(batch: Batch) -> Batch:
@@ -88,8 +90,8 @@ def batch_at_change(batch: Batch, seq: int | None) -> Batch:
     """Return the batch as it was after change `seq`, or unchanged if `seq` is None."""
     if seq is None:
         return batch
-    past = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
-    return Batch(slots=batch.slots | {"censored": censored_slots(past)}, events=past.events)
+    past_batch = Batch(slots=batch.slots, events=take(batch.events, batch.events["seq"] <= seq))
+    return Batch(slots=batch.slots | {"censored": censored_slots(past_batch)}, events=past_batch.events)
 
 
 def censored_slots(batch: Batch) -> Flags:
@@ -140,11 +142,11 @@ def trace_holdings(unit: Unit, versions: Sequence[Version]) -> list[Holding]:
     holdings = []
     for version in versions:
         if version.status == "retired":
-            traced: tuple[Version, Extent] | None = version, _extent_of_retired(unit, version)
+            traced_extent: tuple[Version, Extent] | None = version, _extent_of_retired(unit, version)
         else:
-            traced = provenance(version, by_id, now, roots=("learning", "retired"))
-        if traced is not None:
-            root, extent = traced
+            traced_extent = provenance(version, by_id, now, roots=("learning", "retired"))
+        if traced_extent is not None:
+            root, extent = traced_extent
             holdings.append(
                 Holding(version=version, extent=extent, fold=BeliefFold(unit, root, ordinal=extent.ordinal))
             )
@@ -170,20 +172,20 @@ Origin = Callable[[Batch], Totals]
 def _fitted_sums(batch: Batch, log: LearnedFrom, *, received_by: int, fold: BeliefFold, weight: float) -> Totals:
     """Return `weight` times the sums of the slots of a batch that are in the log that a version was fitted to, with the
     events received by a time."""
-    past = _received_by(batch, received_by)
-    rows = log.rows(past.slots) & ~past.slots["censored"] & fold.entering(past.slots)
+    past_batch = _batch_at_time(batch, received_by)
+    rows = log.rows(past_batch.slots) & ~past_batch.slots["censored"] & fold.entering(past_batch.slots)
     if not rows.any():
         return {}
     # the log of a fit does not fade
-    timeless = {name: column for name, column in past.slots.items() if name != "ordinal"}
-    rewarded = reward_log.with_rewards(Batch(slots=timeless, events=past.events), fold.version.reward)
-    return {key: weight * numbers for key, numbers in fold.sums(rewarded, rows=rows).items()}
+    unfaded_slots = {name: column for name, column in past_batch.slots.items() if name != "ordinal"}
+    rewarded_slots = reward_log.with_rewards(Batch(slots=unfaded_slots, events=past_batch.events), fold.version.reward)
+    return {key: weight * numbers for key, numbers in fold.sums(rewarded_slots, rows=rows).items()}
 
 
 def _copied_sums(batch: Batch, *, last: int, received_by: int, fold: BeliefFold) -> Totals:
     """Return the sums of the slots of a batch that the belief of another policy contained when it was copied: of
     decisions up to `last`, with the events received by a time."""
-    return drawn_sums(fold, _received_by(batch, received_by), last)
+    return drawn_sums(fold, _batch_at_time(batch, received_by), last)
 
 
 def _moved_sums(batch: Batch, origin: Origin, *, buckets: int) -> Totals:
@@ -196,34 +198,38 @@ def origins(unit: Unit, version: Version, by_id: Mapping[int, Version], *, ordin
     """Return the origins of a belief, weighted as they count at the policy's `ordinal`; empty for a trained version."""
     if not kinds.load(version.policy.kind).online:
         return []
-    record, parent, result = version.learned_from, by_id.get(version.parent_id or 0), list[Origin]()
+    record, parent, belief_origins = version.learned_from, by_id.get(version.parent_id or 0), list[Origin]()
     fold = BeliefFold(unit, version, ordinal=ordinal)
     if "selection" in record:
         is_new = "rebuilt_from" not in record  # a rebuilt belief is fitted to all slots that were mature then
         log = lineage.from_log(version, record if is_new else {**record, "now": version.created_at})
         weight = fold.forgetting.discount**ordinal
-        result.append(partial(_fitted_sums, log=log, received_by=version.created_at, fold=fold, weight=weight))
+        belief_origins.append(partial(_fitted_sums, log=log, received_by=version.created_at, fold=fold, weight=weight))
     if parent is None or not ("policy_id" in record or not record):
-        return result
+        return belief_origins
     # a belief that was a variant's counts by the ordinals of the variant's policy
     copied_at = int(record.get("ordinal", version.ordinal))
     buckets = fold.forgetting.oldest(version.ordinal) - fold.forgetting.oldest(copied_at)
     ordinal += copied_at - version.ordinal
     if parent.policy.id != version.policy.id:
-        copied = BeliefFold(unit, parent, ordinal=ordinal)
+        copied_fold = BeliefFold(unit, parent, ordinal=ordinal)
         if record:
             last = int(record["last_id"])
-            result.append(partial(_copied_sums, last=last, received_by=version.created_at, fold=copied))
+            belief_origins.append(partial(_copied_sums, last=last, received_by=version.created_at, fold=copied_fold))
         else:  # a frozen version, which is copied as it is
             siblings = [sibling for sibling in by_id.values() if sibling.policy.id == parent.policy.id]
             traced = trace_holdings(unit, siblings)
-            result += [holding.sums for holding in traced if holding.version.id == parent.id]
-    result += origins(unit, parent, by_id, ordinal=ordinal)
-    return [partial(_moved_sums, origin=origin, buckets=buckets) for origin in result] if buckets else result
+            belief_origins += [holding.sums for holding in traced if holding.version.id == parent.id]
+    belief_origins += origins(unit, parent, by_id, ordinal=ordinal)
+    return (
+        [partial(_moved_sums, origin=origin, buckets=buckets) for origin in belief_origins]
+        if buckets
+        else belief_origins
+    )
 
 
-def _received_by(batch: Batch, time: int) -> Batch:
+def _batch_at_time(batch: Batch, time: int) -> Batch:
     """Return the batch as it was at a time."""
-    past = Batch(slots=batch.slots, events=take(batch.events, batch.events["received_at"] <= time))
-    flags = np.where(batch.slots["imported"], batch.slots["censored"], censored_slots(past))
-    return Batch(slots=batch.slots | {"censored": flags}, events=past.events)
+    past_batch = Batch(slots=batch.slots, events=take(batch.events, batch.events["received_at"] <= time))
+    censored_flags = np.where(batch.slots["imported"], batch.slots["censored"], censored_slots(past_batch))
+    return Batch(slots=batch.slots | {"censored": censored_flags}, events=past_batch.events)

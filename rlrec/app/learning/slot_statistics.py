@@ -71,7 +71,7 @@ class BeliefFold:
             propensity=slots[reward_log.SHOWN] if PROPENSITY in self.policy.needs else None,
         )  # fmt: skip
         decision_ids = slots["decision_id"] if slots["imported"].any() else None
-        return self._fold(columns, slots.get("context_id"), reward_log.sampling_counts(slots), decision_ids)
+        return self._sum_slots(columns, slots.get("context_id"), reward_log.sampling_counts(slots), decision_ids)
 
     def log_sums(self, selection: selected.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
         """Return the sums of the mature, uncensored impressions of a log, their number, and the newest decision.
@@ -95,14 +95,14 @@ class BeliefFold:
         sums: dict[tuple[int, int], Array] = {}
         for batch in reader.batches(self.unit, selection, columns=("at", "arm_id", "keep_probability")):
             costs = reward_log.with_rewards(batch, cost_of, settled_only=False)
-            count = reward_log.sampling_counts(batch.slots)
+            sampling_count = reward_log.sampling_counts(batch.slots)
             columns = np.column_stack([np.ones(len(costs)), costs.reward, ~costs.default])
-            columns = columns if count is None else columns * count[:, None]
+            columns = columns if sampling_count is None else columns * sampling_count[:, None]
             slices = (batch.slots["at"] + budget.offset_us) // budget.slice_us
             sums = add_totals(sums, _sum_by_key(columns, slices, batch.slots["arm_id"]))
         newest = max((key[0] for key in sums), default=0)
-        moved = (-1 - budget.bucket(self.unit.now)) // SLICES - 1 - newest // SLICES
-        return {(-1 - number - moved * SLICES, arm): numbers for (number, arm), numbers in sums.items()}
+        slice_shift = (-1 - budget.bucket(self.unit.now)) // SLICES - 1 - newest // SLICES
+        return {(-1 - number - slice_shift * SLICES, arm): numbers for (number, arm), numbers in sums.items()}
 
     def range_sums(self, first: int, last: int) -> tuple[Totals, int]:
         """Return the sums of the policy's uncensored slots from decision `first` to `last`, with all stored events, and
@@ -129,9 +129,9 @@ class BeliefFold:
         columns = SlotColumns(
             arm_id=arms, reward=rewards, ordinal=ordinals, position=positions, propensity=shown.astype(np.float64)
         )
-        return self._fold(columns, contexts, np.array(list(counts.values()), np.float64))
+        return self._sum_slots(columns, contexts, np.array(list(counts.values()), np.float64))
 
-    def _fold(
+    def _sum_slots(
         self, slots: SlotColumns, context_ids: Ids | None, count: Array | None = None, decision_ids: Ids | None = None
     ) -> Totals:
         """Return the sums of slots. count (n,): of each slot; decision_ids (n,): where some were imported, which may
@@ -142,13 +142,13 @@ class BeliefFold:
             if self.forgetting.window:
                 bucket = slots.ordinal // self.forgetting.width
             if self.forgetting.discount < 1:
-                fade = self.forgetting.discount ** (self.ordinal - slots.ordinal).astype(np.float64)
-                weight = fade if weight is None else weight * fade
+                discount_factor = self.forgetting.discount ** (self.ordinal - slots.ordinal).astype(np.float64)
+                weight = discount_factor if weight is None else weight * discount_factor
         # slots of the same bucket and arm next to each other
         order = np.lexsort((slots.arm_id, bucket)) if bucket.any() else np.argsort(slots.arm_id, kind="stable")
         bucket, slots = bucket[order], slots.take(order)
         starts = run_starts(bucket, slots.arm_id)
-        total, encoded, context_index = np.zeros((len(starts), self.policy.width)), np.zeros((0, 0)), None
+        totals, encoded, context_index = np.zeros((len(starts), self.policy.width)), np.zeros((0, 0)), None
         further_sums, stated_features, width = Totals(), None, self.policy.width
         if context_ids is not None and learns_from_contexts(self.policy):
             contexts, indices = stored_contexts.distinct_contexts(self.unit, context_ids[order])
@@ -168,22 +168,22 @@ class BeliefFold:
         # their statistics, a few at a time
         step = max(1, CELLS // width)
         for first in range(0, len(slots), step):
-            portion = slice(first, first + step)
-            portion_slots = slots.take(portion)
+            portion_rows = slice(first, first + step)
+            portion_slots = slots.take(portion_rows)
             if context_index is not None:
-                portion_slots = replace(portion_slots, context=encoded[context_index[portion]])
-            added = self.policy.statistics(portion_slots)
+                portion_slots = replace(portion_slots, context=encoded[context_index[portion_rows]])
+            slot_sums = self.policy.statistics(portion_slots)
             if weight is not None:
-                added *= weight[order[portion]][:, None]
+                slot_sums *= weight[order[portion_rows]][:, None]
             if stated_features is not None:
-                z, is_stated = stated_features[0][portion], stated_features[1][portion]
-                section_sums = self._section_sums(added, z, is_stated, bucket[portion], portion_slots.arm_id)
+                z, is_stated = stated_features[0][portion_rows], stated_features[1][portion_rows]
+                section_sums = self._section_sums(slot_sums, z, is_stated, bucket[portion_rows], portion_slots.arm_id)
                 further_sums = add_totals(further_sums, section_sums)
             begins = starts[(starts > first) & (starts < first + step)] - first
             groups = np.searchsorted(starts, first, side="right") - 1 + np.arange(len(begins) + 1)
-            total[groups] += np.add.reduceat(added, np.r_[0, begins], axis=0)
+            totals[groups] += np.add.reduceat(slot_sums, np.r_[0, begins], axis=0)
         keys = zip(bucket[starts].tolist(), slots.arm_id[starts].tolist(), strict=True)
-        return dict(zip(keys, total, strict=True)) | further_sums
+        return dict(zip(keys, totals, strict=True)) | further_sums
 
     def _section_sums(self, added: Array, z: Array, is_stated: Flags, bucket: Ids, arm: Ids) -> Totals:
         """Return the sums of slots by features z (n, p) that requests or lines state of their arms. For these slots,
@@ -197,10 +197,12 @@ class BeliefFold:
         sections = [(beliefs.TOGETHER, np.full_like(arm, self._first_arm), solving.pack_stated)]
         if self.version.params.get("model") == HYBRID:
             sections.append((beliefs.BY_ARM, arm, solving.pack_terms))
-        for section, owner, pack in sections:
-            for run in np.split(np.arange(len(rows)), run_starts(bucket, owner)[1:]):
-                key = section * beliefs.SECTION + int(bucket[run[0]]), int(owner[run[0]])
-                sums[key] = np.append(counts[run].sum(axis=0), pack(packed[run], z[run], q))
+        for section, owner_arms, pack_moments in sections:
+            for group_rows in np.split(np.arange(len(rows)), run_starts(bucket, owner_arms)[1:]):
+                key = section * beliefs.SECTION + int(bucket[group_rows[0]]), int(owner_arms[group_rows[0]])
+                sums[key] = np.append(
+                    counts[group_rows].sum(axis=0), pack_moments(packed[group_rows], z[group_rows], q)
+                )
         return {key: numbers + 0.0 for key, numbers in sums.items()}  # turns -0 into 0
 
     @cached_property
@@ -220,32 +222,32 @@ def _stated_features(
     overrides what a line states. Without a line, a field that the request leaves out has the value with which the
     catalogue first had the arm, so that the effect of a slot on a belief never changes."""
     stated = [by_arm(values, FEATURES) or {} for values in contexts]
-    line, lines = np.zeros(len(arm), np.int64), {0: dict[str, Any]()}
+    line_contexts, line_features = np.zeros(len(arm), np.int64), {0: dict[str, Any]()}
     if decision_ids is not None:
         by_decision = imported_data.feature_contexts(unit, np.unique(decision_ids).tolist())
         ids = np.array(sorted(by_decision), np.int64)
         index, has_line = look_up(ids, decision_ids)
-        line[has_line] = np.array([by_decision[number] for number in ids.tolist()], np.int64)[index[has_line]]
+        line_contexts[has_line] = np.array([by_decision[number] for number in ids.tolist()], np.int64)[index[has_line]]
         bodies = contents.context_bodies(unit, set(by_decision.values()))
-        lines |= {number: parse(body, f"body of context {number}") for number, body in bodies.items()}
-    if not any(stated) and len(lines) == 1:
+        line_features |= {number: parse(body, f"body of context {number}") for number, body in bodies.items()}
+    if not any(stated) and len(line_features) == 1:
         return None
     arm_ids = np.unique(arm).tolist()
     keys, first_features = arm_catalogue.keys(unit, arm_ids), arm_catalogue.first_features(unit, arm_ids)
-    first, kind = distinct(arm, context, line)
+    first_rows, group_index = distinct(arm, context, line_contexts)
     # may become false below
-    is_stated = np.array(list(map(bool, stated)), np.bool_)[context[first]] | (line[first] > 0)
-    described = list[dict[str, Any] | None]()
-    for row in first[is_stated].tolist():
+    is_stated = np.array(list(map(bool, stated)), np.bool_)[context[first_rows]] | (line_contexts[first_rows] > 0)
+    stated_values = list[dict[str, Any] | None]()
+    for row in first_rows[is_stated].tolist():
         key = keys[int(arm[row])]
-        by_request, by_line = stated[context[row]].get(key), lines[int(line[row])].get(key)
+        by_request, by_line = stated[context[row]].get(key), line_features[int(line_contexts[row])].get(key)
         if by_request and by_line is None:
             by_line = parse(first_features[int(arm[row])], f"features of arm {key}")
-        described.append(None if by_line is None else by_line | dict(by_request or {}))
-    is_stated[is_stated] = [values is not None for values in described]
-    z = np.zeros((len(first), encoder.width))
-    z[is_stated] = encoder.encode([values for values in described if values is not None])
-    return z[kind], is_stated[kind]
+        stated_values.append(None if by_line is None else by_line | dict(by_request or {}))
+    is_stated[is_stated] = [values is not None for values in stated_values]
+    z = np.zeros((len(first_rows), encoder.width))
+    z[is_stated] = encoder.encode([values for values in stated_values if values is not None])
+    return z[group_index], is_stated[group_index]
 
 
 def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: Index, weight: Array | None) -> Totals:
@@ -277,21 +279,23 @@ def _sum_by_key(rows: Array, bucket: Ids, arm: Ids) -> Totals:
 def stored_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
     """Return the stored sums of a belief that still count at the policy's `ordinal`, discounted to it."""
     forgetting = Forgetting.parse(version.policy.params)
-    return _faded(beliefs.rows(unit, version.id, oldest=forgetting.oldest(ordinal)), forgetting, ordinal)
+    return _fade_rows(beliefs.rows(unit, version.id, oldest=forgetting.oldest(ordinal)), forgetting, ordinal)
 
 
 def pruned_sums(unit: Unit, version: Version, *, ordinal: int) -> Totals:
     """Return the sums of a belief over slots that were pruned, discounted to the policy's `ordinal`."""
-    return _faded(beliefs.pruned_sums(unit, version.id), Forgetting.parse(version.policy.params), ordinal)
+    return _fade_rows(beliefs.pruned_sums(unit, version.id), Forgetting.parse(version.policy.params), ordinal)
 
 
-def _faded(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordinal: int) -> Totals:
+def _fade_rows(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordinal: int) -> Totals:
     sums: Totals = {}
     for row in rows:
         counts = np.array([row.pulls, row.reward_sum, row.reward_squares])
         numbers = counts if row.extra is None else np.concatenate([counts, np.frombuffer(row.extra, "<f8")])
-        fade = forgetting.discount ** (ordinal - row.ordinal) if row.bucket >= 0 else 1.0  # spend does not fade
-        sums[row.bucket, row.arm_id] = numbers * fade
+        discount_factor = (
+            forgetting.discount ** (ordinal - row.ordinal) if row.bucket >= 0 else 1.0
+        )  # spend does not fade
+        sums[row.bucket, row.arm_id] = numbers * discount_factor
     return sums
 
 

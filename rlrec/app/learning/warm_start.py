@@ -60,25 +60,25 @@ def warm_start(
     """Return the belief that `policy create` starts from: learned from the mature decisions of a log, if there is a
     log."""
     reward = lookup.reward(unit, reward_name)
-    selected = None if from_log is None else filters.selection(unit, from_log)
+    selection = None if from_log is None else filters.selection(unit, from_log)
     version = designs.unstored(kind, typed, reward)
     if kinds.make(kind, typed).contextual:
-        design = fit_design(unit, selected, version, declared=declared or {}, shared=shares_weights(typed))
+        design = fit_design(unit, selection, version, declared=declared or {}, shared=shares_weights(typed))
         version = replace(version, parameters=design.to_json())
         designs.policy_of(version)  # raises where the model cannot hold so many features
-    if selected is None or from_log is None or not kinds.load(kind).online:
+    if selection is None or from_log is None or not kinds.load(kind).online:
         return InitialBelief(parameters=version.parameters)
-    fitted = fit_to_log(unit, version, selected)
-    if not fitted.slots:
+    log_fit = fit_to_log(unit, version, selection)
+    if not log_fit.slots:
         raise InputError("the log has no mature decision to learn from", hint="import a log, or widen the filter")
     record = lineage.make_record(
-        unit, from_log, selected, last_id=fitted.last_id, window_us=reward.window_us, slots=fitted.slots
+        unit, from_log, selection, last_id=log_fit.last_id, window_us=reward.window_us, slots=log_fit.slots
     )
-    sums, budget, log = fitted.sums, kinds.make(kind, typed).allowance, replace(selected, last_id=fitted.last_id)
+    sums, budget, log = log_fit.sums, kinds.make(kind, typed).allowance, replace(selection, last_id=log_fit.last_id)
     if budget is not None:
         sums = sums | BeliefFold(unit, version, ordinal=0).log_spend(log, budget)
     return InitialBelief(
-        sums=sums, record=record, parameters=fitted.version.parameters, weights=fitted.weights, log=log
+        sums=sums, record=record, parameters=log_fit.version.parameters, weights=log_fit.weights, log=log
     )
 
 
@@ -96,19 +96,19 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
     fitted_to = {name: record[name] for name in ("prior",) if name in record}
     sums: Totals = {}
     weights: Weights = ()
-    selected = None
+    selection = None
     if "selection" in record and not from_prior:
-        excluded = filters.exclusion_tests(unit, included=filters.parse(record["filter"]).get("included"))
-        selected = Selection(**{"last_id": record.get("last_id"), **record["selection"], "without": excluded})
-        version, sums, slots, _, weights = fit_to_log(unit, version, selected)
+        exclusion_tests = filters.exclusion_tests(unit, included=filters.parse(record["filter"]).get("included"))
+        selection = Selection(**{"last_id": record.get("last_id"), **record["selection"], "without": exclusion_tests})
+        version, sums, slots, _, weights = fit_to_log(unit, version, selection)
         names = ("filter", "selection", "last_id", "now", "window_us")
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
     policy = designs.policy_of(version)
     if kinds.is_contextual(policy) and policy.expands and not sums:
         log, first = filters.selection(unit, None), version.since or None
-        served = replace(log, policy_ids=[version.policy.id], first_id=first, imported=False)
-        version = fit_to_log(unit, version, served).version
-    return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights, log=selected)
+        served_log = replace(log, policy_ids=[version.policy.id], first_id=first, imported=False)
+        version = fit_to_log(unit, version, served_log).version
+    return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights, log=selection)
 
 
 def fit_design(
@@ -119,29 +119,29 @@ def fit_design(
     products of a context feature and an arm feature; fitted encoders are kept small enough for it."""
     log = None if "context" in declared else selected
     context = declared.get("context", Encoder.by_hash())
-    share = LARGEST // context.width if log is None else isqrt(LARGEST)
-    arm = declared.get("arm") or _catalogue_encoder(unit, widest=min(share, WIDEST) if shared else WIDEST)
+    max_columns = LARGEST // context.width if log is None else isqrt(LARGEST)
+    arm = declared.get("arm") or _catalogue_encoder(unit, widest=min(max_columns, WIDEST) if shared else WIDEST)
     if log is not None:
-        fitting = EncoderFit()
+        encoder_fit = EncoderFit()
         for impressions in reward_log.impressions(unit, log, draft.reward, columns=["context_id"]):
             contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
-            fitting.take([contexts[row] for row in context_index.tolist()])  # each context as often as it occurs
-        share = LARGEST // arm.width
-        context = Encoder.parse(fitting.spec(widest=min(share, WIDEST) if shared else WIDEST))
+            encoder_fit.take([contexts[row] for row in context_index.tolist()])  # each context as often as it occurs
+        max_columns = LARGEST // arm.width
+        context = Encoder.parse(encoder_fit.spec(widest=min(max_columns, WIDEST) if shared else WIDEST))
     learns = kinds.load(draft.policy.kind).online and draft.policy.kind != kinds.TWO_STAGE
     return Design(context=context, arm=arm, learns_stated=shared and learns)
 
 
 def _catalogue_encoder(unit: Unit, *, widest: int) -> Encoder:
-    described = [parse(arm.features, f"arm {arm.key}") for arm in arms.all_arms(unit)]
-    if not any(described):
+    descriptions = [parse(arm.features, f"arm {arm.key}") for arm in arms.all_arms(unit)]
+    if not any(descriptions):
         columns = HASHED
         while columns >= widest:
             columns //= 2
         return Encoder.by_hash(columns)
-    fitting = EncoderFit()
-    fitting.take(described)
-    return Encoder.parse(fitting.spec(widest=widest))
+    encoder_fit = EncoderFit()
+    encoder_fit.take(descriptions)
+    return Encoder.parse(encoder_fit.spec(widest=widest))
 
 
 class LogFit(NamedTuple):
@@ -166,27 +166,29 @@ def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
         return LogFit(version, *fold.log_sums(selected, columns=["context_id"]), weights)
     for rounds_left in reversed(range(ROUNDS)):
         total, slots, last = BeliefFold(unit, version, ordinal=0).log_sums(selected, columns=["context_id"])
-        expanded = expand(unit, version, total) if rounds_left else None
-        if expanded is None:
+        expanded_version = expand(unit, version, total) if rounds_left else None
+        if expanded_version is None:
             break
-        version = expanded
+        version = expanded_version
     return LogFit(version, total, slots, last)
 
 
 def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selection) -> Weights:
     """Fit the weights of each arm on all columns of sparse contexts together. All contexts of the log are in memory."""
-    parts: list[tuple[Sparse, Array, Array, Array]] = []
+    batch_columns: list[tuple[Sparse, Array, Array, Array]] = []
     for impressions in reward_log.impressions(unit, selected, version.reward, columns=["context_id"]):
         contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
-        counted = policy.rewards_and_pulls(impressions.reward, impressions.slots["position"])
+        examined_sums = policy.rewards_and_pulls(impressions.reward, impressions.slots["position"])
         count = reward_log.sampling_counts(impressions.slots)
-        reward, pulls = counted if count is None else (sums * count for sums in counted)
+        reward, pulls = examined_sums if count is None else (sums * count for sums in examined_sums)
         x = policy.design.context.sparse(contexts)[context_index]
-        parts.append((x, impressions.slots["arm_id"], pulls, reward))
-    if not parts:
+        batch_columns.append((x, impressions.slots["arm_id"], pulls, reward))
+    if not batch_columns:
         return []
-    x = Sparse.concatenate([contexts for contexts, *_ in parts])
-    arm, pulls, reward = (np.concatenate(columns) for columns in zip(*(columns[1:] for columns in parts), strict=True))
+    x = Sparse.concatenate([contexts for contexts, *_ in batch_columns])
+    arm, pulls, reward = (
+        np.concatenate(columns) for columns in zip(*(columns[1:] for columns in batch_columns), strict=True)
+    )
     return [
         (number, marginal.fit(
             x[rows], pulls=pulls[rows], reward=reward[rows], ridge=policy.ridge,

@@ -132,10 +132,13 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
         rows = rows.at(order)
     slates = reward_log.with_page_rewards(batch, rows, definition)
     # the beginnings of decisions and visits
-    first, begun = run_starts(rows.slots["decision_id"]), run_starts(slates.slots["session_id"], slates.slots["visit"])
+    first, visit_start = (
+        run_starts(rows.slots["decision_id"]),
+        run_starts(slates.slots["session_id"], slates.slots["visit"]),
+    )
     visits = EndedVisits(
-        slots=rows.slots | {"reward": rows.reward}, first=np.r_[first, len(rows)], start=np.r_[begun, len(first)],
-        reward=slates.reward, default=slates.default, mature_from=np.zeros(len(begun), np.int64),
+        slots=rows.slots | {"reward": rows.reward}, first=np.r_[first, len(rows)], start=np.r_[visit_start, len(first)],
+        reward=slates.reward, default=slates.default, mature_from=np.zeros(len(visit_start), np.int64),
     )  # fmt: skip
     stored = batch.visits
     assert stored is not None
@@ -144,22 +147,27 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
     imported: Flags = visits.per_visit("imported").astype(np.bool_)
     is_over = cutoff.is_over(stored)[index] | imported
     steps = np.diff(visits.start)
-    entire = (steps == stored["steps"][index]) & (visits.per_decision("step")[visits.start[1:] - 1] == steps - 1)
+    is_entire = (steps == stored["steps"][index]) & (visits.per_decision("step")[visits.start[1:] - 1] == steps - 1)
     # if the log dropped lines, a visit with several decisions may not be entire
-    sampled = (steps > 1) & np.logical_or.reduceat(visits.per_decision("keep_probability") < 1, visits.start[:-1])
-    entire &= ~sampled
+    is_sampled = (steps > 1) & np.logical_or.reduceat(visits.per_decision("keep_probability") < 1, visits.start[:-1])
+    is_entire &= ~is_sampled
     # logged: every slate has a propensity and all its slots; counted: no slot is censored
-    logged = ~np.isnan(visits.per_decision("log_propensity")) & (np.diff(visits.first) == visits.per_decision("size"))
-    counted = ~np.logical_or.reduceat(visits.slots["censored"], visits.first[:-1])
-    is_logged_throughout: Flags = np.logical_and.reduceat(logged, visits.start[:-1])
-    sound = entire & is_logged_throughout & np.logical_and.reduceat(counted, visits.start[:-1])
+    is_logged = ~np.isnan(visits.per_decision("log_propensity")) & (
+        np.diff(visits.first) == visits.per_decision("size")
+    )
+    is_counted = ~np.logical_or.reduceat(visits.slots["censored"], visits.first[:-1])
+    is_logged_throughout: Flags = np.logical_and.reduceat(is_logged, visits.start[:-1])
+    is_sound = is_entire & is_logged_throughout & np.logical_and.reduceat(is_counted, visits.start[:-1])
     mature_from = np.where(imported, visits.per_visit("created_at"), cutoff.mature_from(stored)[index])
-    waiting, left_out, silent, dropped = (
-        int(flags.sum()) for flags in (~is_over, is_over & ~sound, is_over & ~is_logged_throughout, is_over & sampled)
+    n_waiting, n_left_out, n_silent, n_sampled = (
+        int(flags.sum())
+        for flags in (~is_over, is_over & ~is_sound, is_over & ~is_logged_throughout, is_over & is_sampled)
     )
     first = mature_from[~is_over & (stored["started_at"][index] <= cutoff.started)]  # later ones wait for these
-    unused = UnusedVisits(waiting, left_out, silent, dropped, frozenset(first[first.argsort()[:1]].tolist()))
-    return replace(visits, mature_from=mature_from).take(is_over & sound), unused
+    unused_counts = UnusedVisits(
+        n_waiting, n_left_out, n_silent, n_sampled, frozenset(first[first.argsort()[:1]].tolist())
+    )
+    return replace(visits, mature_from=mature_from).take(is_over & is_sound), unused_counts
 
 
 def visit_indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
@@ -197,7 +205,7 @@ class PersonVisits(Record, kw_only=False, eq=False):
     @classmethod
     def from_batches(cls, batches: Iterable[Batch], definition: Reward) -> PersonVisits:
         """Make the visits from batches that hold everything that these persons did, with the columns COLUMNS."""
-        parts: list[tuple[Ids, ...]] = []
+        batch_columns: list[tuple[Ids, ...]] = []
         for batch in batches:
             rows = reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, definition), definition)
             slots = rows.slots
@@ -205,26 +213,26 @@ class PersonVisits(Record, kw_only=False, eq=False):
             ends = np.r_[starts[1:], len(rows)][: len(starts)]
             has_user = slots["user_id"] != ABSENT
             cluster = np.where(has_user, slots["user_digest"], slots["session_digest"])
-            earned = np.r_[0.0, np.cumsum(rows.reward)]
-            parts.append((
+            cumulative_reward = np.r_[0.0, np.cumsum(rows.reward)]
+            batch_columns.append((
                 cluster[starts], has_user[starts], slots["at"][starts], slots["at"][ends - 1], ends - starts,
-                earned[ends] - earned[starts],
+                cumulative_reward[ends] - cumulative_reward[starts],
             ))  # fmt: skip
-        if not parts:
-            nobody, nothing = np.zeros(0, np.int64), np.zeros(0)
-            return cls(nobody, nobody > 0, nobody, nobody, nothing, nothing, nobody, nobody)
-        cluster, has_user, first_at, last_at, pages, reward = map(np.concatenate, zip(*parts, strict=True))
+        if not batch_columns:
+            no_ids, no_values = np.zeros(0, np.int64), np.zeros(0)
+            return cls(no_ids, no_ids > 0, no_ids, no_ids, no_values, no_values, no_ids, no_ids)
+        cluster, has_user, first_at, last_at, pages, reward = map(np.concatenate, zip(*batch_columns, strict=True))
         order = np.lexsort((last_at, first_at, has_user, cluster))
-        begins = np.ones(len(order), np.bool_)
-        begins[1:] = (cluster[order][1:] != cluster[order][:-1]) | ~has_user[order][1:] | ~has_user[order][:-1]
-        starts = np.flatnonzero(begins)
+        is_first = np.ones(len(order), np.bool_)
+        is_first[1:] = (cluster[order][1:] != cluster[order][:-1]) | ~has_user[order][1:] | ~has_user[order][:-1]
+        starts = np.flatnonzero(is_first)
         lengths = np.diff(np.r_[starts, len(order)])
         gap, number, followed = np.full(len(order), np.inf), np.empty(len(order), np.int64), np.empty(len(order))
-        earlier = np.flatnonzero(~begins) - 1
-        gap[order[earlier]] = np.maximum(first_at[order[earlier + 1]] - last_at[order[earlier]], 0)
+        earlier_rows = np.flatnonzero(~is_first) - 1
+        gap[order[earlier_rows]] = np.maximum(first_at[order[earlier_rows + 1]] - last_at[order[earlier_rows]], 0)
         number[order] = numbers_in_runs(starts, len(order)) + 1
-        earned = np.cumsum(reward[order])
-        followed[order] = np.repeat(earned[starts + lengths - 1], lengths) - earned
+        cumulative_reward = np.cumsum(reward[order])
+        followed[order] = np.repeat(cumulative_reward[starts + lengths - 1], lengths) - cumulative_reward
         returns_after, came_back = np.empty(len(order), np.int64), np.cumsum(gap[order] <= definition.window_us)
         returns_after[order] = np.repeat(came_back[starts + lengths - 1], lengths) - came_back
         return cls(cluster, has_user, number, last_at, gap, followed, returns_after, pages)

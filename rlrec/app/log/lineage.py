@@ -33,10 +33,14 @@ class LearnedFrom(Record):
     def columns(self) -> frozenset[str]:
         """Return the optional columns that `rows` needs."""
         selection = self.selection
-        named = {"split": selection.splits, "variant_id": selection.variant_ids, "route_id": selection.route_ids}
-        named["context_id"] = selection.context_ids
-        read = {name for name, values in named.items() if values is not None}
-        return frozenset(read if self.splits is None else {*read, "split"})
+        filtered_values = {
+            "split": selection.splits,
+            "variant_id": selection.variant_ids,
+            "route_id": selection.route_ids,
+        }
+        filtered_values["context_id"] = selection.context_ids
+        read_columns = {name for name, values in filtered_values.items() if values is not None}
+        return frozenset(read_columns if self.splits is None else {*read_columns, "split"})
 
     def rows(self, slots: Columns) -> Flags:
         """Tell, for each row of the log, whether it is one of these decisions, (n,)."""
@@ -80,12 +84,14 @@ def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
     """Return the decisions that the first version of an `ancestry` learned from: its own if it learns online, and those
     that this version and its ancestors started from."""
     version = chain[0]
-    initial = started_from(chain)
+    initial_logs = started_from(chain)
     if version.status == "frozen" or not learns(version):
-        return initial
-    first = version.since or None
-    served = Selection(policy_ids=[version.policy.id], first_id=first, last_id=version.entered_to, imported=False)
-    return [LearnedFrom(selection=served), *initial]
+        return initial_logs
+    first_id = version.since or None
+    served_log = Selection(
+        policy_ids=[version.policy.id], first_id=first_id, last_id=version.entered_to, imported=False
+    )
+    return [LearnedFrom(selection=served_log), *initial_logs]
 
 
 def has_learned(unit: Unit, version: Version, test: str, *, omitted: bool = False) -> bool:
@@ -110,7 +116,7 @@ def rebuild_command(version: Version) -> str:
 
 def started_from(chain: Sequence[Version]) -> list[LearnedFrom]:
     """Return the decisions that the versions of an `ancestry` started from."""
-    return [decisions for ancestor in chain for decisions in _initial(ancestor)]
+    return [decisions for ancestor in chain for decisions in _initial_logs(ancestor)]
 
 
 def make_record(
@@ -128,19 +134,19 @@ def make_record(
     }  # fmt: skip
 
 
-def _initial(version: Version) -> list[LearnedFrom]:
+def _initial_logs(version: Version) -> list[LearnedFrom]:
     """Return the decisions that a version started from, by its record: the log to which it was fitted, that of its
     prior, and those of the belief that it copied."""
     record = version.learned_from
     logs = [log for log in (record, record.get("prior", {})) if "selection" in log]
-    learned = [from_log(version, log) for log in logs]
+    learned_logs = [from_log(version, log) for log in logs]
     if "policy_id" in record and learns(version):
-        last = None if "selection" in record else record.get("last_id")
-        copied = Selection(policy_ids=[record["policy_id"]], last_id=last, imported=False)
+        last_id = None if "selection" in record else record.get("last_id")
+        copied_log = Selection(policy_ids=[record["policy_id"]], last_id=last_id, imported=False)
         # a variant hands over all that its belief holds
         mature_at = None if "variant" in record else version.created_at
-        learned.append(LearnedFrom(selection=copied, mature_at=mature_at, window_us=version.reward.window_us))
-    return learned
+        learned_logs.append(LearnedFrom(selection=copied_log, mature_at=mature_at, window_us=version.reward.window_us))
+    return learned_logs
 
 
 def from_log(version: Version, record: Mapping[str, Any]) -> LearnedFrom:
@@ -161,6 +167,8 @@ def depends_on_belief(policy: Policy) -> bool:
     """Tell whether the distribution of a policy depends on a belief."""
     if policy.contextual or policy.stages:
         return policy.contextual or any(map(depends_on_belief, policy.stages))
-    none: Any = np.zeros(0)
-    empty = Belief(pulls=none, reward_sum=none, reward_squares=none, alpha=none, beta=none, total=0.0)
-    return policy.index(empty, context={}) is not None
+    no_values: Any = np.zeros(0)
+    empty_belief = Belief(
+        pulls=no_values, reward_sum=no_values, reward_squares=no_values, alpha=no_values, beta=no_values, total=0.0
+    )
+    return policy.index(empty_belief, context={}) is not None

@@ -57,12 +57,12 @@ def read(
     visits, keys: as in `reader.batches`; contexts are only included if there is a single partition."""
     few_test = selected.few_test(unit, selection)
     bounds = selected.session_bounds(unit, selection) if unit.folder is None and few_test is None else None
-    moves = has_returns_elsewhere(unit, selection)
-    columns = {*columns, *RETURNS} if moves else columns
+    moves_returns = has_returns_elsewhere(unit, selection)
+    columns = {*columns, *RETURNS} if moves_returns else columns
 
     def batches(**options: Any) -> Iterator[Batch]:
         for batch in reader.batches(unit, selection, **options):
-            yield move_returns(unit, batch) if moves else batch
+            yield move_returns(unit, batch) if moves_returns else batch
 
     options: dict[str, Any] = {
         "pick_contexts": pick_contexts, "visits": visits, "keys": keys, "bounds": bounds, "few_test": few_test,
@@ -80,20 +80,20 @@ def read(
     rows = partial(batches, size=SPREAD, **options)
     logs = iter(()) if unit.folder is None else unit.folder.split(number)
     with ExitStack() as stack:
-        key = (*selection.conditions(), number, frozenset(options["columns"]), visits, keys)
-        owner, stored = unit.partitions or (stack, dict[Any, list[IO[bytes]]]())
-        files = stored.get(key)
+        cache_key = (*selection.conditions(), number, frozenset(options["columns"]), visits, keys)
+        owner, spooled_files = unit.partitions or (stack, dict[Any, list[IO[bytes]]]())
+        files = spooled_files.get(cache_key)
         if files is None:
-            files = stored[key] = [owner.enter_context(_spool(number)) for _ in range(number)]
+            files = spooled_files[cache_key] = [owner.enter_context(_open_spool(number)) for _ in range(number)]
             pieces = rows() if unit.folder is None else ()
-            _spread(pieces, files, lambda batch: batch.split(buckets(batch.slots) % number))
-        for time in range(times):
+            _distribute(pieces, files, lambda batch: batch.split(buckets(batch.slots) % number))
+        for round_number in range(times):
             for file in files:
                 if (log := next(logs, None)) is not None:  # a partition of a folder, read when its turn comes
                     with unit.reading(log):
                         for batch in rows():
                             pickle.dump(batch, file, pickle.HIGHEST_PROTOCOL)
-                with closing(file) if time == times - 1 and unit.partitions is None else nullcontext():
+                with closing(file) if round_number == times - 1 and unit.partitions is None else nullcontext():
                     yield _SpooledRows(file)
 
 
@@ -112,10 +112,10 @@ def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[
     """Yield the rows of some pieces, part by part. split: gives the rows of a piece by part number, one part for a
     whole session."""
     with ExitStack() as stack:
-        files = [stack.enter_context(_spool(number)) for _ in range(number)]
-        _spread(pieces, files, split)
+        files = [stack.enter_context(_open_spool(number)) for _ in range(number)]
+        _distribute(pieces, files, split)
         for file in files:
-            yield list(_load(file))
+            yield list(_load_pieces(file))
 
 
 def split_rows(columns: Columns, parts: Ids) -> Iterator[tuple[int, Columns]]:
@@ -125,13 +125,13 @@ def split_rows(columns: Columns, parts: Ids) -> Iterator[tuple[int, Columns]]:
         yield int(parts[rows[0]]), take(columns, rows)
 
 
-def _spread(pieces: Iterable[T], files: Sequence[IO[bytes]], split: Callable[[T], Iterable[tuple[int, T]]]) -> None:
+def _distribute(pieces: Iterable[T], files: Sequence[IO[bytes]], split: Callable[[T], Iterable[tuple[int, T]]]) -> None:
     for piece in pieces:
         for index, rows in split(piece):
             pickle.dump(rows, files[index], pickle.HIGHEST_PROTOCOL)
 
 
-def _load(file: IO[bytes]) -> Iterator[Any]:
+def _load_pieces(file: IO[bytes]) -> Iterator[Any]:
     """Yield the pieces in a file, as they were written."""
     file.seek(0)
     while True:
@@ -141,7 +141,7 @@ def _load(file: IO[bytes]) -> Iterator[Any]:
             return
 
 
-def _spool(number: int) -> IO[bytes]:
+def _open_spool(number: int) -> IO[bytes]:
     return SpooledTemporaryFile(max_size=max(1, MAX_WAITING_BYTES // number))
 
 
@@ -151,26 +151,28 @@ class _SpooledRows(Record, kw_only=False):
     file: IO[bytes]
 
     def __iter__(self) -> Iterator[Batch]:
-        return cut_batches(_load(self.file))
+        return cut_batches(_load_pieces(self.file))
 
 
 def cut_batches(pieces: Iterable[Batch]) -> Iterator[Batch]:
     """Yield the same rows in batches that each end with the session in which the number of decisions reaches BATCH."""
     waiting_batches: list[Batch] = []
-    count = 0
+    n_decisions = 0
     for piece in pieces:
-        left: Batch | None = piece
-        while left is not None:
-            decisions = run_starts(left.slots["decision_id"])
-            if count + len(decisions) < BATCH:
-                waiting_batches.append(left)
-                count += len(decisions)
+        remaining_rows: Batch | None = piece
+        while remaining_rows is not None:
+            decisions = run_starts(remaining_rows.slots["decision_id"])
+            if n_decisions + len(decisions) < BATCH:
+                waiting_batches.append(remaining_rows)
+                n_decisions += len(decisions)
                 break
-            ends = np.append(run_starts(left.slots["session_id"])[1:], len(left))
-            end = int(ends[np.searchsorted(np.searchsorted(decisions, ends), BATCH - count)])
-            waiting_batches.append(left.select_rows(np.arange(end)))
-            left = left.select_rows(np.arange(end, len(left))) if end < len(left) else None
-            batch, waiting_batches, count = Batch.concatenate(waiting_batches), [], 0
+            ends = np.append(run_starts(remaining_rows.slots["session_id"])[1:], len(remaining_rows))
+            end = int(ends[np.searchsorted(np.searchsorted(decisions, ends), BATCH - n_decisions)])
+            waiting_batches.append(remaining_rows.select_rows(np.arange(end)))
+            remaining_rows = (
+                remaining_rows.select_rows(np.arange(end, len(remaining_rows))) if end < len(remaining_rows) else None
+            )
+            batch, waiting_batches, n_decisions = Batch.concatenate(waiting_batches), [], 0
             yield batch
     if waiting_batches:
         yield Batch.concatenate(waiting_batches)
@@ -193,12 +195,15 @@ def move_returns(unit: Unit, batch: Batch) -> Batch:
     width = int(max(slots["visit"].max(), events["visit"].max(initial=0))) + 1
     visit, visit_of_return = (rows["session_id"] * width + rows["visit"] for rows in (slots, events))
     order = np.lexsort((slots["position"], slots["decision_id"], visit))
-    last = order[np.append(run_starts(visit[order])[1:], len(order)) - 1]
-    index, is_later = look_up(visit[last], visit_of_return)
-    is_later &= events["decision_id"] > slots["decision_id"][last[index]]
-    row, events = last[index[is_later]], take(events, np.flatnonzero(is_later))
-    added = {
-        "decision_id": slots["decision_id"][row], "age_us": events["at"] - slots["at"][row], "kind": events["kind"],
-        "position": np.where(slots["position"][row] > 1, 0, 1), "value": events["value"],
+    last_rows = order[np.append(run_starts(visit[order])[1:], len(order)) - 1]
+    index, is_later = look_up(visit[last_rows], visit_of_return)
+    is_later &= events["decision_id"] > slots["decision_id"][last_rows[index]]
+    credited_rows, events = last_rows[index[is_later]], take(events, np.flatnonzero(is_later))
+    added_columns = {
+        "decision_id": slots["decision_id"][credited_rows], "age_us": events["at"] - slots["at"][credited_rows],
+        "position": np.where(slots["position"][credited_rows] > 1, 0, 1), "kind": events["kind"],
+        "value": events["value"],
     }  # fmt: skip
-    return replace(batch, events={name: np.append(column, added[name]) for name, column in batch.events.items()})
+    return replace(
+        batch, events={name: np.append(column, added_columns[name]) for name, column in batch.events.items()}
+    )

@@ -76,9 +76,9 @@ def event_rewards(batch: Batch, definition: Reward) -> tuple[Columns, Array]:
     """Return the weighed events of a batch inside the window, by slot and age, and the amount that each adds to the
     reward of its slot, (n,), before transforms."""
     kind = kind_numbers(batch, definition.weights)
-    counts = np.flatnonzero((kind >= 0) & (batch.events["age_us"] <= definition.window_us))
-    columns = (batch.events[name][counts] for name in ("age_us", "position", "decision_id"))
-    order = counts[np.lexsort(tuple(columns))]
+    counted_rows = np.flatnonzero((kind >= 0) & (batch.events["age_us"] <= definition.window_us))
+    columns = (batch.events[name][counted_rows] for name in ("age_us", "position", "decision_id"))
+    order = counted_rows[np.lexsort(tuple(columns))]
     events = take(batch.events, order)
     value = np.array([*definition.weights.values()])[kind[order]] * events["value"]
     # the reward of the slot after and before each event; the reward of a page is not clipped
@@ -141,8 +141,8 @@ def propensities_of(slots: Columns) -> Array:
 def sampling_counts(slots: Columns) -> Array | None:
     """Return the number of rows that each row stands for, (n,): 1 / the probability that the log kept it; None if the
     log kept all."""
-    keep = slots["keep_probability"]
-    return None if (keep == 1).all() else 1 / keep
+    keep_probability = slots["keep_probability"]
+    return None if (keep_probability == 1).all() else 1 / keep_probability
 
 
 def impressions(

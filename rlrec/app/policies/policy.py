@@ -66,9 +66,9 @@ def list_kinds() -> list[KindRow]:
     """List every kind, its parameters with their defaults, and when to use it."""
     rows: list[KindRow] = []
     for kind in kinds.KINDS:
-        loaded = kinds.load(kind)
-        purpose = " ".join((loaded.__doc__ or "").split("\n\n")[0].split())
-        rows.append({"kind": kind, "parameters": kinds.parameters(kind), "when": loaded.purpose, "what": purpose})
+        kind_class = kinds.load(kind)
+        purpose = " ".join((kind_class.__doc__ or "").split("\n\n")[0].split())
+        rows.append({"kind": kind, "parameters": kinds.parameters(kind), "when": kind_class.purpose, "what": purpose})
     return rows
 
 
@@ -78,8 +78,8 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if request.kind in kinds.INTERNAL:
         hint = "`rlrec experiment create NAME --interleave A,B`"
         raise InputError(f"policies of kind {request.kind} are made by experiments", hint=hint)
-    source = _copied(store, request)
-    policy = kinds.make(request.kind, _resolved(store, request, source))
+    source = _source_version(store, request)
+    policy = kinds.make(request.kind, _resolve_parameters(store, request, source))
     if isinstance(policy, LongTerm):
         groups.refuse_group(policy.by)
     rules = arm_rules.policy_rules(policy.rules)
@@ -105,22 +105,22 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     if prior or prior_options:
         _check_prior(store, policy, request.kind, typed_parameters)
     with store.read() as unit, bulk.alongside(unit) if request.from_log or prior_options else nullcontext():
-        initial, new = NO_BELIEF, policies.by_name(unit, request.name) is None
+        initial, is_new = NO_BELIEF, policies.by_name(unit, request.name) is None
         removals = settings.get(unit).removals
         ArmNames(unit, rules.names).find(rules.names, field="param")  # raises for unknown names
-        if new:
+        if is_new:
             encoders = declared if source is None else graduation.encoders(source) | (declared or {})
             initial = warm_start(
                 unit, request.kind, typed_parameters, encoders, reward_name=request.reward, from_log=request.from_log
             )
-        if new and source is None and request.from_log is not None and request.kind == graduation.KIND:
+        if is_new and source is None and request.from_log is not None and request.kind == graduation.KIND:
             from rlrec.app.training import log_copy
 
             reward = lookup.reward(unit, request.reward)
             initial = log_copy.copy_log(unit, initial, typed_parameters, reward, request.from_log)
-        if new and source is not None:
+        if is_new and source is not None:
             initial = graduation.graduate(unit, source, initial, typed_parameters)
-        if new and prior_options:
+        if is_new and prior_options:
             draft = designs.unstored(request.kind, typed_parameters, lookup.reward(unit, request.reward))
             prior, record = arm_means.prior_from_log(unit, draft, **prior_options)
             initial = replace(initial, record={**initial.record, **record})
@@ -128,7 +128,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
     def work(unit: Unit) -> CreatedPolicy:
         stored = policies.by_name(unit, request.name)
         if stored is not None:
-            return _existing(unit, stored, definition)
+            return _existing_answer(unit, stored, definition)
         settings.lock_removals(unit, removals)
         lookup.refuse_route_name(unit, request.name)
         definition_of_reward = lookup.reward(unit, request.reward)
@@ -137,7 +137,7 @@ def create(store: Store, request: Request) -> CreatedPolicy:
         parameters.check_page_rules(unit, policy.rules)
         _check_layout(unit, policy)
         parameters.check_curve(typed_parameters, definition_of_reward)
-        return _create(unit, request, typed_parameters, definition, definition_of_reward, prior, initial)
+        return _store_policy(unit, request, typed_parameters, definition, definition_of_reward, prior, initial)
 
     answer = store.write(work, repeatable=True)
     if not answer["created"]:
@@ -152,22 +152,24 @@ def create(store: Store, request: Request) -> CreatedPolicy:
             f"version 1 is live, but serves differently from what it was copied from (KL {answer['kl']:.2g} nats): "
             f"compare it by `rlrec evaluate {request.name}` before a route leads to it"
         )
-    fitted = initial.parameters.get("context") if request.from_log and "context" not in (declared or {}) else None
-    if fitted is not None:
-        names = [*fitted["fields"]]
+    fitted_encoder = (
+        initial.parameters.get("context") if request.from_log and "context" not in (declared or {}) else None
+    )
+    if fitted_encoder is not None:
+        names = [*fitted_encoder["fields"]]
         fields = ", ".join(names[:MAX_NAMED]) or "nothing: the log has no field to fit"
         store.notice(
             f"reads of contexts {fields}{f' and {len(names) - MAX_NAMED} more' if len(names) > MAX_NAMED else ''}"
         )
-        for name, declaration in fitted["fields"].items():
+        for name, declaration in fitted_encoder["fields"].items():
             values = declaration["values"] if declaration["type"] == "category" else []
             if 2 * sum(len(value.split()) >= TEXT_WORDS for value in values) > len(values):
                 hint = f'{{"{name}": {{"text": 65536}}}} in the fields of --features reads their words'
                 store.notice(f"a text of {name} counts as one value; {hint}")
     if request.kind == graduation.KIND and request.from_log and source is None and "kl" not in answer:
         store.notice("version 1 is uniform: the log has no session that has ended, with propensities, to copy")
-    unnamed = declared is None and request.from_log is None and not (source and source.contextual)
-    if policy.contextual and unnamed:
+    has_no_features = declared is None and request.from_log is None and not (source and source.contextual)
+    if policy.contextual and has_no_features:
         store.notice(
             "no features are named: contexts are hashed into 16 columns (name them by --features or --from-log)"
         )
@@ -183,9 +185,9 @@ def create(store: Store, request: Request) -> CreatedPolicy:
 def _notice_rules_left(store: Store, source: Version, policy: Policy) -> None:
     """Print which rules of the copied version the new policy lacks."""
     rules = designs.policy_of(source).rules.items()
-    typed = [f"--param {shlex.quote(f'{name}={text}')}" for name, text in rules if name not in policy.rules]
-    if typed:
-        options = " ".join(typed)
+    missing_rules = [f"--param {shlex.quote(f'{name}={text}')}" for name, text in rules if name not in policy.rules]
+    if missing_rules:
+        options = " ".join(missing_rules)
         store.notice(
             f"rules of {source.policy.name} are not copied; under another name, `policy create` takes {options}"
         )
@@ -216,7 +218,7 @@ def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, A
         store.notice(f"a {name} model has no prior per arm: this prior changes nothing")
 
 
-def _copied(store: Store, request: Request) -> Version | None:
+def _source_version(store: Store, request: Request) -> Version | None:
     """Return the version from which a trained policy starts; None without `from_policy`."""
     if request.from_policy is None:
         return None
@@ -229,7 +231,7 @@ def _copied(store: Store, request: Request) -> Version | None:
         return graduation.find_source(unit, request.from_policy)
 
 
-def _resolved(store: Store, request: Request, source: Version | None) -> Mapping[str, Any]:
+def _resolve_parameters(store: Store, request: Request, source: Version | None) -> Mapping[str, Any]:
     """Return the parsed parameters, with the values of the curve that they name, and with the exploration of a copied
     version.
 
@@ -248,7 +250,7 @@ def _resolved(store: Store, request: Request, source: Version | None) -> Mapping
         return parameters.with_curve(unit, {**typed_parameters, **curves})
 
 
-def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
+def _existing_answer(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
     """Return the live version of a stored policy. Raises Conflict if the policy's definition differs from
     `definition`."""
     stored = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
@@ -261,17 +263,17 @@ def _existing(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -
         hint = "policies never change: use another name"
         raise Conflict(f"policy {policy.name!r} already has another definition", hint=hint)
     version, _ = lookup.version(unit, policy.name)
-    return _created(unit, version, policies.versions(unit, [policy.id])[0], created=False)
+    return _make_answer(unit, version, policies.versions(unit, [policy.id])[0], created=False)
 
 
-def _created(unit: Unit, version: Version, first: Version, *, created: bool) -> CreatedPolicy:
+def _make_answer(unit: Unit, version: Version, first: Version, *, created: bool) -> CreatedPolicy:
     answer = cast(CreatedPolicy, {**belief_versions.summary(unit, version), "created": created})
     if "kl" in first.learned_from:
         answer["kl"] = first.learned_from["kl"]
     return answer
 
 
-def _create(
+def _store_policy(
     unit: Unit, request: Request, typed_parameters: Mapping[str, Any], definition: Mapping[str, Any], reward: Reward,
     prior: Mapping[str, tuple[float, float]], initial: InitialBelief,
 ) -> CreatedPolicy:  # fmt: skip
@@ -289,7 +291,7 @@ def _create(
         selected.omit(unit, version_id, initial.log)
     settings.add_run(unit, "policy create", {"name": request.name, **asdict(request)}, initial.record)
     version = policies.by_id(unit, [version_id])[version_id]
-    return _created(unit, version, version, created=True)
+    return _make_answer(unit, version, version, created=True)
 
 
 def _prior_rows(unit: Unit, prior: Mapping[str, tuple[float, float]]) -> list[tuple[int, float, float]]:

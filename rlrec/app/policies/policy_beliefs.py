@@ -119,8 +119,10 @@ def show(
             optional_fields["stopped_at"] = format_time(experiment.stopped_at)
         if policies.pruned_to(unit, version.policy.id):
             optional_fields["pruned"] = True
-        weighted, weighed = arm_means.weighted_means(unit, version, catalogue, sample=sample)
-        arm_rows = [belief | mean for belief, mean in zip(_beliefs(unit, version, context), weighted, strict=True)]
+        weighted_means, n_weighed = arm_means.weighted_means(unit, version, catalogue, sample=sample)
+        arm_rows = [
+            belief | mean for belief, mean in zip(_beliefs(unit, version, context), weighted_means, strict=True)
+        ]
         answer = {
             "policy": summary["policy"], "version": summary["version"], "kind": summary["kind"],
             "params": summary["params"], "reward": summary["reward"], "arms": arm_rows, "status": summary["status"],
@@ -136,7 +138,7 @@ def show(
                 for other in policies.versions(unit, [version.policy.id])
             ],
             "exposure": {"served": _spread(arm_rows, "served"), "now": _spread(arm_rows, "probability")},
-            "counting": _counting(unit, version), "weighed": weighed,
+            "counting": _counting_curve(unit, version), "weighed": n_weighed,
         }  # fmt: skip
         return cast(PolicyBelief, answer)
 
@@ -188,8 +190,8 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
     exclude. The row of a learning version counts the slots that all versions of its policy served."""
     distribution, catalogue = exact.load(unit, version), arms.all_arms(unit)
     if distribution.rankers:
-        named = " and ".join(ranker.version.reference for ranker in distribution.rankers)
-        raise InputError(f"{version.policy.name} is drafted from two rankers", hint=f"look at {named}")
+        ranker_names = " and ".join(ranker.version.reference for ranker in distribution.rankers)
+        raise InputError(f"{version.policy.name} is drafted from two rankers", hint=f"look at {ranker_names}")
     distribution.check(context)
     if distribution.spend is not None:
         context = {**context, PRICE: distribution.price_at(unit.now)}
@@ -204,22 +206,22 @@ def _beliefs(unit: Unit, version: Version, context: Mapping[str, Any]) -> list[d
             weights = [dict(zip(policy.features, row, strict=True)) for row in policy.weights(belief).tolist()]
         if policy.design.context.is_sparse:
             columns = policy.design.columns if distribution.columns is None else distribution.columns.column_ids()
-            largest = _largest_weights(policy, belief, columns)
-            weights = [a | b for a, b in zip(weights or [{}] * len(largest), largest, strict=True)]
+            largest_weights = _largest_weights(policy, belief, columns)
+            weights = [a | b for a, b in zip(weights or [{}] * len(largest_weights), largest_weights, strict=True)]
     else:  # NaN for a trained kind, whose scores are no rewards
         belief = policy.local_belief(belief, context)
         mean, (lower, upper) = policy.mean(belief, unknown=np.nan), means.intervals(policy, belief)
     mean, lower, upper = means.widen(mean, lower, upper, _curve_error(unit, version, policy, belief))
     allowed = frozenset(allowed_arms(unit, version.params))
-    best, probability = _probabilities(distribution, catalogue, allowed, context)
-    served, pending = _served_slots(unit, version, policy), _pending_slots(unit, version)
-    figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best, "probability": probability}
+    best_probability, probability = _probabilities(distribution, catalogue, allowed, context)
+    served_slots, pending_slots = _served_slots(unit, version, policy), _pending_slots(unit, version)
+    figures = {"mean": mean, "lower": lower, "upper": upper, "p_best": best_probability, "probability": probability}
     has_sums = policy.served and policy.online  # those of effects are no slots
     return [
         {
             "arm": arm.key,
             "status": RULED_OUT if arm.id not in allowed and arm.status(unit.now) == "active" else arm.status(unit.now),
-            "served": served.get(arm.id, 0), "pending": pending.get(arm.id, 0),
+            "served": served_slots.get(arm.id, 0), "pending": pending_slots.get(arm.id, 0),
             "pulls": plain_number(belief.pulls[row]) if has_sums else None,
             "reward_sum": plain_number(belief.reward_sum[row]) if has_sums else None,
             **{name: finite_or_none(column[row]) for name, column in figures.items()},
@@ -274,15 +276,15 @@ def _largest_weights(policy: ContextualPolicy, belief: Belief, columns: Ids) -> 
 def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -> Array:
     """Return the possible error of the curve by which pulls are counted, (m,): half a 95 % interval of its logarithm,
     at the mean examination of an arm's pulls without a reward; 0 if the bounds do not include it."""
-    counting = _counting(unit, version)
-    missed = policy.missed(belief) if isinstance(policy, CurvePolicy) else None
-    if counting is None or not counting["in_bounds"] or missed is None:
+    counting = _counting_curve(unit, version)
+    missed_pulls = policy.missed(belief) if isinstance(policy, CurvePolicy) else None
+    if counting is None or not counting["in_bounds"] or missed_pulls is None:
         return np.zeros(len(belief.pulls))
-    pulls = missed * policy.examination
+    pulls = missed_pulls * policy.examination
     total = pulls.sum(axis=-1)
-    size = np.divide(pulls @ policy.examination, total, out=np.ones(len(total)), where=total > 0)
+    mean_examination = np.divide(pulls @ policy.examination, total, out=np.ones(len(total)), where=total > 0)
     curve = lookup.curve(unit, counting["curve"])
-    return np.interp(size, *np.array(sorted(zip(curve.examination, curve.errors, strict=True))).T)
+    return np.interp(mean_examination, *np.array(sorted(zip(curve.examination, curve.errors, strict=True))).T)
 
 
 def audience(store: Store, reference: str) -> Audience:
@@ -293,13 +295,13 @@ def audience(store: Store, reference: str) -> Audience:
         served_by = {(version.policy.id, version.id), *([(version.policy.id, None)] if live else [])}
         changes = routes.newest_changes(unit)
         return {
-            "counting": _counting(unit, version), "live": live,
+            "counting": _counting_curve(unit, version), "live": live,
             "routes": [change.route for change in changes if (change.policy_id, change.version_id) in served_by],
             "decisions_24h": activity.count_served_since(unit, version.policy.id, unit.now - DAY_US) if live else 0,
         }  # fmt: skip
 
 
-def _counting(unit: Unit, version: Version) -> CountingCurve | None:
+def _counting_curve(unit: Unit, version: Version) -> CountingCurve | None:
     reference = version.params.get("position")
     if not reference:
         return None
@@ -313,17 +315,19 @@ def _probabilities(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return the probabilities of each arm to be the best, and to be served now at position 1; NaN where there is
     none."""
-    active = np.array([arm.id in allowed for arm in catalogue], np.bool_)
-    best, probability = np.full(len(catalogue), np.nan), np.where(active, np.nan, 0.0)
-    ids = np.array([arm.id for arm in catalogue], np.int64)[active]
+    is_active = np.array([arm.id in allowed for arm in catalogue], np.bool_)
+    best_probability, probability = np.full(len(catalogue), np.nan), np.where(is_active, np.nan, 0.0)
+    ids = np.array([arm.id for arm in catalogue], np.int64)[is_active]
     if not distribution.policy.served or not len(ids):
-        return best, probability
+        return best_probability, probability
     try:
         case = distribution.case("now", ids, context, keys={arm.id: arm.key for arm in catalogue}, revision=designs.NOW)
     except InputError:  # the policy has no distribution in this context
-        return best, probability
-    ruled = case.scores
-    best[active] = slate.first(ruled.scores if isinstance(ruled, RuledScores) else ruled, floor=0.0)
+        return best_probability, probability
+    ruled_scores = case.scores
+    best_probability[is_active] = slate.first(
+        ruled_scores.scores if isinstance(ruled_scores, RuledScores) else ruled_scores, floor=0.0
+    )
     if distribution.generator is None:  # over all lists of candidates there is no closed form
-        probability[active] = slate.first(case.scores, floor=case.floor)
-    return best, probability
+        probability[is_active] = slate.first(case.scores, floor=case.floor)
+    return best_probability, probability

@@ -73,26 +73,26 @@ def rebuild(store: Store, request: Request) -> RebuiltVersion:
     with store.read() as unit:
         source, _ = lookup.version(unit, request.reference)
     if isinstance(policy := designs.policy_of(source), LongTerm):
-        return _relearn(store, source, request, by=policy.by)
+        return _relearn_effects(store, source, request, by=policy.by)
     if request.log is not None or request.horizon_us is not None:
         hint = "leave out --log and --horizon; a policy of kind long-term learns from any log"
         raise InputError(f"policy {source.policy.name!r} learns from its own decisions", hint=hint)
     with store.read() as unit:
-        plan = _plan(unit, request)
+        plan = _plan_rebuild(unit, request)
         if plan is None:
             version, _ = lookup.version(unit, request.reference)
             store.notice(f"no change was found in the rewards of {version.policy.name}: nothing is rebuilt")
             return {**summary(unit, version), "parent": version.number, "rebuilt": False, "since": None}
     parameters.notice_other_reward(store, plan.draft.params, plan.draft.reward.name)
-    version_id = store.write(partial(_begin, plan=plan))
-    while store.write(partial(_portion, policy_id=plan.draft.policy.id, version_id=version_id)):
+    version_id = store.write(partial(_begin_version, plan=plan))
+    while store.write(partial(_enter_portion, policy_id=plan.draft.policy.id, version_id=version_id)):
         pass
     with store.read() as unit:
         answer = summary(unit, policies.by_id(unit, [version_id])[version_id])
         return {**answer, "parent": plan.draft.number, "rebuilt": True, "since": plan.initial.record.get("since")}
 
 
-def _plan(unit: Unit, request: Request) -> _Plan | None:
+def _plan_rebuild(unit: Unit, request: Request) -> _Plan | None:
     source, _ = lookup.version(unit, request.reference)
     policy = designs.policy_of(source)
     if source.policy.kind == "logged":
@@ -119,12 +119,12 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
         changed_parameters["learns_stated"] = True
     since = None
     if request.after_drift is not None:
-        since = _since(unit, replace(source, reward=reward), method=request.after_drift)
+        since = _last_change(unit, replace(source, reward=reward), method=request.after_drift)
         if since is None or since[0] <= source.since:
             return None
         changed_parameters["since"] = since[0]
-    pruned = policies.pruned_to(unit, source.policy.id)
-    if pruned and (since is None or since[0] <= pruned):
+    pruned_to = policies.pruned_to(unit, source.policy.id)
+    if pruned_to and (since is None or since[0] <= pruned_to):
         name = source.policy.name
         hint = f"a new policy can learn from what is left: `{parameters.creation_command(source, f'policy={name}')}`"
         if policy.contextual or beliefs.prior(unit, source.id):  # features and priors come from files
@@ -133,8 +133,10 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     has_copy = source.policy.base_id is not None and source.learned_from.get("last_id")
     if has_copy and source.parent_id is not None and lineage.learns(source) and since is None:
         text = f"{source.reference} began with a copy of a belief of {source.policy.base}, which a rebuild would lack"
-        create = parameters.creation_command(source, f"policy={source.policy.base}")
-        raise InputError(text, hint=f"`{create}` learns from the log of {source.policy.base} and of its variants")
+        create_command = parameters.creation_command(source, f"policy={source.policy.base}")
+        raise InputError(
+            text, hint=f"`{create_command}` learns from the log of {source.policy.base} and of its variants"
+        )
     draft = replace(source, reward=reward, parameters={**source.parameters, **changed_parameters})
     if "variant" in source.learned_from and since is None:  # what came from a variant is learned from the log, too
         variants = {row.policy.id for row in lineage.ancestry(unit, source) if row.policy.base_id is not None}
@@ -151,7 +153,7 @@ def _plan(unit: Unit, request: Request) -> _Plan | None:
     return _Plan(replace(draft, parameters=initial.parameters), initial, settings.get(unit).removals)
 
 
-def _relearn(store: Store, source: Version, request: Request, *, by: str | None) -> RebuiltVersion:
+def _relearn_effects(store: Store, source: Version, request: Request, *, by: str | None) -> RebuiltVersion:
     """Make a new version that has learned the effects of arms in a log of any policies. by: a field of the context."""
     if request.features is not None or request.after_drift is not None:
         hint = "give --log since=TIME, in place of --after-drift; it reads no features"
@@ -167,16 +169,18 @@ def _relearn(store: Store, source: Version, request: Request, *, by: str | None)
         # so that an estimate on these rows can say that it learned from them
         record = lineage.make_record(
             unit, request.log or "", filters.selection(unit, log), last_id=decisions.peek(unit) - 1,
-            window_us=lookup.reward(unit, reward).window_us, slots=_overall(result)["pages"],
+            window_us=lookup.reward(unit, reward).window_us, slots=_overall_effects(result)["pages"],
         )  # fmt: skip
     record |= {"rebuilt_from": source.number, "horizon_s": result["horizon_s"]}
     version_id = store.write(partial(_add_effects, source=source, result=result, record=record, removals=removals))
     with store.read() as unit:
         answer = summary(unit, policies.by_id(unit, [version_id])[version_id])
-        retired = {arm.key for arm in arms.all_arms(unit) if arm.retired_at is not None}
-    learned = {row["arm"] for row in _overall(result)["arms"] if row["looks"]}
-    if 2 * len(learned & retired) > len(learned):  # then the next arms will retire, too
-        share = f"{len(learned & retired):,} of the {len(learned):,} arms that it has learned are retired"
+        retired_arms = {arm.key for arm in arms.all_arms(unit) if arm.retired_at is not None}
+    learned_arms = {row["arm"] for row in _overall_effects(result)["arms"] if row["looks"]}
+    if 2 * len(learned_arms & retired_arms) > len(learned_arms):  # then the next arms will retire, too
+        share = (
+            f"{len(learned_arms & retired_arms):,} of the {len(learned_arms):,} arms that it has learned are retired"
+        )
         store.notice(f"{share}; a new arm counts as average until the next rebuild")
     return {**answer, "parent": source.number, "rebuilt": True, "since": None}
 
@@ -186,7 +190,7 @@ def _add_effects(
 ) -> int:
     """Store a version with these effects as its belief, and return its id."""
     settings.lock_removals(unit, removals)
-    overall, policy = _overall(result), source.policy
+    overall, policy = _overall_effects(result), source.policy
     prior = {"prior_mean": overall["prior_mean"], "prior_sd": max(overall["prior_sd"], SMALLEST)}
     # a context without the field has the overall effects
     cells = [group for group in result["groups"] if group is not overall and group["group"] is not None]
@@ -211,24 +215,28 @@ def _add_effects(
     )  # fmt: skip
 
 
-def _overall(result: arm_effects.Result) -> arm_effects.GroupEffects:
+def _overall_effects(result: arm_effects.Result) -> arm_effects.GroupEffects:
     return result["overall"] or result["groups"][0]
 
 
-def _since(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
+def _last_change(unit: Unit, version: Version, *, method: str) -> tuple[int, int] | None:
     """Return the first decision after the newest change of the policy's rewards, and its time."""
-    detector, newest = drift.detector(method), None
+    detector, newest_change = drift.detector(method), None
     last, tests = decisions.newest_id(unit, version.policy.id), filters.selection(unit, None).conditions()
     for batch in reader.ranges(unit, version.policy.id, first=1, last=last, tests=tests):
         slots = reward_log.with_rewards(batch, version.reward)
-        mature = reward_log.mature(slots.slots, version.reward, now=unit.now)
-        first = slots.take(mature & ~slots.slots["censored"] & (slots.slots["position"] == 1))
-        for change in detector.take(first.reward, marks=first.slots["decision_id"]):
-            newest = change.start
-    return None if newest is None else (int(newest), decisions.find(unit, [int(newest)])[int(newest)].at)
+        is_mature = reward_log.mature(slots.slots, version.reward, now=unit.now)
+        first_slots = slots.take(is_mature & ~slots.slots["censored"] & (slots.slots["position"] == 1))
+        for change in detector.take(first_slots.reward, marks=first_slots.slots["decision_id"]):
+            newest_change = change.start
+    return (
+        None
+        if newest_change is None
+        else (int(newest_change), decisions.find(unit, [int(newest_change)])[int(newest_change)].at)
+    )
 
 
-def _begin(unit: Unit, plan: _Plan) -> int:
+def _begin_version(unit: Unit, plan: _Plan) -> int:
     """Return the id of a new version into which none of the policy's past has entered; or of one that an earlier
     rebuild left incomplete."""
     settings.lock_removals(unit, plan.removals)
@@ -236,15 +244,17 @@ def _begin(unit: Unit, plan: _Plan) -> int:
     head = policies.lock(unit, [policy.id])[policy.id]
     versions = policies.versions(unit, [policy.id])
     for version in versions:
-        is_same = version.reward.id == draft.reward.id and _design(version.parameters) == _design(draft.parameters)
+        is_same = version.reward.id == draft.reward.id and _requested_parameters(
+            version.parameters
+        ) == _requested_parameters(draft.parameters)
         if version.learning and is_same and not is_complete(version):
             return version.id
-    number, fade = versions[-1].number + 1, Forgetting.parse(policy.params).discount ** head.ordinal
-    ripe = decisions.newest_id(unit, policy.id, drawn_before=unit.now - draft.reward.window_us)
+    number, discount_factor = versions[-1].number + 1, Forgetting.parse(policy.params).discount ** head.ordinal
+    newest_mature = decisions.newest_id(unit, policy.id, drawn_before=unit.now - draft.reward.window_us)
     version_id = belief_versions.copy_version(
         unit, draft, policy_id=policy.id, number=number, status="learning", seq=head.seq, ordinal=head.ordinal,
-        sums={key: fade * numbers for key, numbers in plan.initial.sums.items()}, entered_to=0,
-        learned_from={**plan.initial.record, "ripe": ripe}, weights=plan.initial.weights,
+        sums={key: discount_factor * numbers for key, numbers in plan.initial.sums.items()}, entered_to=0,
+        learned_from={**plan.initial.record, "ripe": newest_mature}, weights=plan.initial.weights,
     )  # fmt: skip
     if plan.initial.log is not None and plan.initial.log.without:
         selected.omit(unit, version_id, plan.initial.log)
@@ -252,12 +262,12 @@ def _begin(unit: Unit, plan: _Plan) -> int:
     return version_id
 
 
-def _design(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _requested_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters as requested, without weights that were fitted to a log."""
     return {name: value for name, value in parameters.items() if name != "anchor"}
 
 
-def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
+def _enter_portion(unit: Unit, policy_id: int, version_id: int) -> bool:
     """Enter a portion of past decisions into the belief, and return whether more are left. The belief's progress is
     read under the policy's lock, since another process may be rebuilding it, too, or have retired it."""
     ledger = Ledger(unit, [policy_id])
@@ -265,15 +275,15 @@ def _portion(unit: Unit, policy_id: int, version_id: int) -> bool:
     if version is None or is_complete(version):
         return False
     assert version.entered_to is not None
-    prompt = version.reward.learn == "served"
-    until = unit.now + 1 if prompt else unit.now - version.reward.window_us
+    learns_when_served = version.reward.learn == "served"
+    drawn_before = unit.now + 1 if learns_when_served else unit.now - version.reward.window_us
     first = version.entered_to + 1
-    ids = decisions.find_overdue(unit, policy_id, first=first, drawn_before=until, slots=PORTION)
+    ids = decisions.find_overdue(unit, policy_id, first=first, drawn_before=drawn_before, slots=PORTION)
     if ids:
         add_settled(unit, ledger, version, last=ids[-1])
         first = ids[-1] + 1
-    overdue_slots = decisions.find_overdue(unit, policy_id, first=first, drawn_before=until, slots=1)
-    if prompt and not overdue_slots:
+    overdue_slots = decisions.find_overdue(unit, policy_id, first=first, drawn_before=drawn_before, slots=1)
+    if learns_when_served and not overdue_slots:
         policies.enter(unit, version_id, entered_to=None)
     ledger.close()
     return bool(overdue_slots)

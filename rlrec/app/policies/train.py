@@ -156,8 +156,8 @@ class _TrainingRun:
                     hint = suggestion or "such as session:reward, session:step or a feature of the context"
                     raise InputError(f"states have no feature {name!r} to shape by", hint=hint)
             self.live = policies.live(unit, [self.parent.policy.name])[self.parent.policy.name][0]
-            selection = self._select(unit)
-            judged = paired_gate.rows_not_trained_on(unit, selection, self.live.reference)
+            selection = self._select_log(unit)
+            judged_rows = paired_gate.rows_not_trained_on(unit, selection, self.live.reference)
             versions = policies.versions(unit, [self.parent.policy.id])
             # a version fitted to slates served has not learned from their rewards
             records = [version.learned_from for version in versions if "options" in version.learned_from]
@@ -165,34 +165,34 @@ class _TrainingRun:
             cutoff = Cutoff.compute(unit, self.parent.reward)
             writer = DatasetWriter(
                 unit, selection, reader, self.parent.reward, cutoff, seed=self.seed, examination=self._curve(unit),
-                since=last_trained, judged_from=judged.first_id or 0, log=self.log,
+                since=last_trained, judged_from=judged_rows.first_id or 0, log=self.log,
             )  # fmt: skip
             self.taken_log = partial(writer.evaluation.taken_log, max_loggers=writer.max_loggers)
             self.report = writer.write(self.dataset, engine=self.engine, progress=self.lease.renew)
-            record = self._record(unit, selection)
+            record = self._make_record(unit, selection)
             self.maturity = None
-            first = min(self.report.unused.mature_from, default=None)
-            if first is not None or not self.report.visits:
+            mature_from = min(self.report.unused.mature_from, default=None)
+            if mature_from is not None or not self.report.visits:
                 wait_us = cutoff.timeout_us + cutoff.window_us
-                self.maturity = reward_log.maturity_sentence(unit, selection, wait_us=wait_us, mature_from=first)
-            stored = policies.reports(unit, self.parent.policy.id, since=unit.now - YEAR_US)
-            looks = [report.NO_LOOK | row["gate"] for row in stored if row["gate"]["candidate"] is not None]
-        n_new, least = self.report.new_visits, self.request.min_new
-        if n_new < least:
-            reason = f"nothing new: {quantity(n_new, 'session')} since the last training, and --min-new is {least:,}"
+                self.maturity = reward_log.maturity_sentence(unit, selection, wait_us=wait_us, mature_from=mature_from)
+            stored_reports = policies.reports(unit, self.parent.policy.id, since=unit.now - YEAR_US)
+            looks = [report.NO_LOOK | row["gate"] for row in stored_reports if row["gate"]["candidate"] is not None]
+        n_new, min_new = self.report.new_visits, self.request.min_new
+        if n_new < min_new:
+            reason = f"nothing new: {quantity(n_new, 'session')} since the last training, and --min-new is {min_new:,}"
             if waiting := self.report.unused.waiting:
                 wait = f"{waiting:,} more count once they have ended and their reward windows are over"
                 reason = "; ".join([reason, ", ".join(filter(None, (wait, self.maturity)))])
             return report.result(self.parent, self.live.number, n_new, None, seed=self.seed, why=reason)
         # the ascent on the training visits, then the look of the gate
         self.arms = writer.arms
-        start = reader.parameters_of(self.arms)
+        start_parameters = reader.parameters_of(self.arms)
         if self.policy.is_sparse:
-            self.policy, start = self.policy.with_columns(self.dataset.columns, start)
+            self.policy, start_parameters = self.policy.with_columns(self.dataset.columns, start_parameters)
         sizes = {TRAIN: self.dataset.batch(self.request.batch), TUNE: VISITS}
         self.dataset.arrange(sizes, weighed=self.policy.design.columns)
         self.lease.renew()
-        self._check()
+        self._check_dataset()
         if unused := self.report.unused_sessions:
             self.store.notice(f"sessions that are not used: {unused}")
         if n_ruled := self.report.ruled:
@@ -200,11 +200,11 @@ class _TrainingRun:
             self.store.notice(
                 f"{count}: what they earned teaches the pages before them, their own slates teach nothing"
             )
-        trained = self._train(start)
+        trained = self._train(start_parameters)
         candidate, weights = self._candidate(trained.parameters)
-        gate = self._look(candidate, weights, judged, trained, cast(list[GateReport], looks))
+        gate = self._judge_candidate(candidate, weights, judged_rows, trained, cast(list[GateReport], looks))
         with self.store.rehearsal() if self.request.dry_run else nullcontext():
-            return self.store.write(lambda unit: self._store(unit, candidate, weights, trained, gate, record))
+            return self.store.write(lambda unit: self._store_version(unit, candidate, weights, trained, gate, record))
 
     def _curve(self, unit: Unit) -> Sequence[float]:
         """Return the examination of positions, by which slots are weighted; empty if there is no curve."""
@@ -217,47 +217,52 @@ class _TrainingRun:
             self.store.notice("slates as a whole are paid with their positions: --position matters with --top-k")
         return curve.examination
 
-    def _select(self, unit: Unit) -> Selection:
+    def _select_log(self, unit: Unit) -> Selection:
         log_selection = filters.selection(unit, self.log)
         bounds = [since for since in (self.request.since, log_selection.since) if since is not None]
         return replace(log_selection, since=max(bounds, default=None))
 
-    def _record(self, unit: Unit, selection: Selection) -> dict[str, Any]:
-        written, options = self.report, asdict(self.request) | {"seed": self.seed}
+    def _make_record(self, unit: Unit, selection: Selection) -> dict[str, Any]:
+        dataset_report, options = self.report, asdict(self.request) | {"seed": self.seed}
         del options["dry_run"]
         record = lineage.make_record(
-            unit, self.log or "", selection, last_id=written.last_id, window_us=self.parent.reward.window_us,
-            slots=written.slots,
+            unit, self.log or "", selection, last_id=dataset_report.last_id, window_us=self.parent.reward.window_us,
+            slots=dataset_report.slots,
         )  # fmt: skip
-        return record | {"now": unit.now, "splits": [TRAIN, TUNE], "sessions": written.visits, "options": options}
+        return record | {
+            "now": unit.now,
+            "splits": [TRAIN, TUNE],
+            "sessions": dataset_report.visits,
+            "options": options,
+        }
 
-    def _check(self) -> None:
-        name, written, unused = self.parent.reward.name, self.report, self.report.unused
-        n_others = unused.left_out - unused.silent + written.unrecorded + unused.waiting
-        if not written.visits and unused.silent and not n_others:
+    def _check_dataset(self) -> None:
+        name, dataset_report, unused_visits = self.parent.reward.name, self.report, self.report.unused
+        n_others = unused_visits.left_out - unused_visits.silent + dataset_report.unrecorded + unused_visits.waiting
+        if not dataset_report.visits and unused_visits.silent and not n_others:
             hint = "train on what `rlrec recommend` served, or on an import that says how likely each slate was"
             raise InputError(
-                f"of {quantity(unused.silent, 'session')}, none has propensities for whole slates", hint=hint
+                f"of {quantity(unused_visits.silent, 'session')}, none has propensities for whole slates", hint=hint
             )
-        if len(written.keep_probabilities) > 1:
+        if len(dataset_report.keep_probabilities) > 1:
             hint = "leave them out by --log, or sample users (`rlrec help scale`); a bandit can learn from them"
             raise InputError("the log dropped lines at several rates (keep_probability): it teaches wrongly", hint=hint)
         if not self.dataset.splits[TRAIN].visits:
             reason = "no session has ended"
-            if counts := written.unused_sessions:
+            if counts := dataset_report.unused_sessions:
                 reason = f"sessions that are not used: {counts}"
-            if written.visits:
-                reason = f"of {quantity(written.visits, 'session')}, none is in the split that teaches"
+            if dataset_report.visits:
+                reason = f"of {quantity(dataset_report.visits, 'session')}, none is in the split that teaches"
             raise InputError(f"empty log to train on: {reason}", hint=self._way_out())
-        if written.ruled == written.decisions:
+        if dataset_report.ruled == dataset_report.decisions:
             hint = "pages with `most` or `least`, or pinned at every position, teach nothing: serve some without"
             raise InputError("empty log to train on: every page has rules of its request", hint=hint)
-        if written.max_reward > LARGEST:
+        if dataset_report.max_reward > LARGEST:
             raise InputError(
-                f"a slate earned {written.max_reward:g} by reward {name}, which is too large to compute with",
+                f"a slate earned {dataset_report.max_reward:g} by reward {name}, which is too large to compute with",
                 hint="define a reward with --clip LO,HI, or with other weights",
             )
-        if not written.rewarded_decisions:
+        if not dataset_report.rewarded_decisions:
             hint = "send `rlrec feedback`, or define another reward"
             raise InputError(f"no session has an event that reward {name} weighs", hint=hint)
 
@@ -271,28 +276,30 @@ class _TrainingRun:
             return "widen --log or --since"
         return "serve sessions with `rlrec recommend`, or import a log of them"
 
-    def _train(self, start: Parameters) -> TrainingResult:
+    def _train(self, start_parameters: Parameters) -> TrainingResult:
         splits, gamma = self.dataset.splits, self.request.gamma
         values = fit_values(splits[TRAIN], gamma=gamma, arms=len(self.arms))
-        value = partial(HoldoutValue, policy=self.policy, reference=start, gamma=gamma, values=values)
-        self.request = replace(self.request, weights=self._weights(value, start))
+        value_of_split = partial(
+            HoldoutValue, policy=self.policy, reference=start_parameters, gamma=gamma, values=values
+        )
+        self.request = replace(self.request, weights=self._weights(value_of_split, start_parameters))
         self.lease.renew()
         self.log_taken = self.taken_log(())
-        factors = self._logger_factors(value)
-        with closing(Trainer(splits[TRAIN], self.policy, self.request, start, factors)) as trainer:
+        factors = self._logger_factors(value_of_split)
+        with closing(Trainer(splits[TRAIN], self.policy, self.request, start_parameters, factors)) as trainer:
             splits[TRAIN].close()
             self.lease.renew()
             tune = None
             if splits[TUNE].visits:
                 by_position, gate = trainer.by_position, self.report.gate_visits
-                tune = value(splits[TUNE], max_visits=TUNE_VISITS, gate_visits=gate, by_position=by_position)
-            trained = trainer.train(tune, progress=self._epoch)
+                tune = value_of_split(splits[TUNE], max_visits=TUNE_VISITS, gate_visits=gate, by_position=by_position)
+            trained = trainer.train(tune, progress=self._report_epoch)
         if tune is not None and trained.best_epoch is not None and trained.best_epoch.supported:
             trained = self._train_on_both(trained, tune, factors)
         self.tune = TuneSplit() if tune is None else TuneSplit(tune.clusters, tune.wanted_ess)
         if not trained.supported:
             with self.log_store.read() as unit:
-                counts = version_counts(unit, self._select(unit))
+                counts = version_counts(unit, self._select_log(unit))
                 [served] = policies.by_id(unit, [max(counts, key=lambda version_id: counts[version_id])]).values()
             self.tune = replace(self.tune, nearer=graduation.way_to_copy(served))
         return trained
@@ -306,13 +313,13 @@ class _TrainingRun:
         union = self.dataset.union([TRAIN, TUNE], n_batches, weighed=weighed)
         with closing(union), closing(Trainer(union, self.policy, self.request, start, factors)) as trainer:
             parameters = trainer.follow(rates, progress=self.lease.renew)
-        point, best, kl_stop = tune.point(parameters, z=ascent.Z), trained.best_epoch, self.request.kl_stop
-        too_far = (point["ess"] or 0.0) < tune.wanted_ess or (kl_stop is not None and (point["kl"] or 0.0) > kl_stop)
-        highest = (point["gain"] or 0.0) + (point["std_error"] or 0.0)
-        is_lost = best is not None and highest < (best.gain or 0.0)
-        return trained if too_far or is_lost else replace(trained, parameters=parameters)
+        point, best_epoch, kl_stop = tune.point(parameters, z=ascent.Z), trained.best_epoch, self.request.kl_stop
+        is_too_far = (point["ess"] or 0.0) < tune.wanted_ess or (kl_stop is not None and (point["kl"] or 0.0) > kl_stop)
+        highest_gain = (point["gain"] or 0.0) + (point["std_error"] or 0.0)
+        is_lost = best_epoch is not None and highest_gain < (best_epoch.gain or 0.0)
+        return trained if is_too_far or is_lost else replace(trained, parameters=parameters)
 
-    def _weights(self, value: Callable[..., HoldoutValue], start: Parameters) -> str:
+    def _weights(self, value_of_split: Callable[..., HoldoutValue], start_parameters: Parameters) -> str:
         """Return the kind of weights of slates: as requested, else chosen by the first visits of the log."""
         train, weights = self.dataset.splits[TRAIN], self.request.weights
         rows = next(train.batches())
@@ -320,7 +327,7 @@ class _TrainingRun:
             return ascent.TOP_K
         if int(rows.size.max(initial=0)) < 2:
             return ascent.SLATE if weights == ascent.AUTO else weights
-        log_joint = value(train, max_visits=1).log_slates(rows, start)
+        log_joint = value_of_split(train, max_visits=1).log_slates(rows, start_parameters)
         page_weights = ascent.PageWeights.from_visits(rows, log_joint, clip=self.request.objective.clip)
         if weights == SLOT and page_weights.has_missing_propensities:
             raise InputError("some slots have no propensity given those above", hint="use --weights slate")
@@ -328,32 +335,32 @@ class _TrainingRun:
         self.progress(page_weights.sentence(weights))
         return weights
 
-    def _logger_factors(self, value: Callable[..., HoldoutValue]) -> Array | None:
+    def _logger_factors(self, value_of_split: Callable[..., HoldoutValue]) -> Array | None:
         """Return the factors by which the decisions of each logger count in training; None if there is only one
         logger."""
         train = self.dataset.splits[TRAIN]
         if len(train.strata) < 2:
             return None
         by_slot, clip = self.request.weights == SLOT, self.request.objective.clip
-        factors = value(train, max_visits=1).teaching_factors(by_slot=by_slot, clip=clip)
+        factors = value_of_split(train, max_visits=1).teaching_factors(by_slot=by_slot, clip=clip)
         self.lease.renew()
         weights: dict[str | None, list[float]] = {}
         for (logger, _), factor in zip(train.strata, factors.tolist(), strict=True):
             weights.setdefault(logger, []).append(factor)
         self.log_taken = self.taken_log([logger for logger, counts in weights.items() if not max(counts)])
-        named = {name or "all others": counts for name, counts in weights.items() if name or max(counts)}
-        self.progress(f"log: {taken_loggers(self.parent.policy.name, named)}")
+        named_factors = {name or "all others": counts for name, counts in weights.items() if name or max(counts)}
+        self.progress(f"log: {taken_loggers(self.parent.policy.name, named_factors)}")
         return factors
 
-    def _epoch(self, point: Epoch) -> None:
+    def _report_epoch(self, point: Epoch) -> None:
         self.lease.renew()
         if 1 < point.epoch < self.request.epochs and point.epoch % EPOCHS_REPORTED:
             return
-        named = {"gain": point.gain, "lower bound": point.lower, "entropy": point.entropy}
-        named |= {"KL": point.kl, "ESS": point.ess}
-        figures = [f"{name} {value:.4g}" for name, value in named.items() if value is not None]
-        unsupported = [] if point.supported else ["too few for the gate"]
-        texts = ", ".join([*figures, *unsupported, f"clipped {point.clipped:.1%}"])
+        named_figures = {"gain": point.gain, "lower bound": point.lower, "entropy": point.entropy}
+        named_figures |= {"KL": point.kl, "ESS": point.ess}
+        figures = [f"{name} {value:.4g}" for name, value in named_figures.items() if value is not None]
+        warnings = [] if point.supported else ["too few for the gate"]
+        texts = ", ".join([*figures, *warnings, f"clipped {point.clipped:.1%}"])
         self.progress(f"epoch {point.epoch} of {self.request.epochs}: {texts}")
 
     def _candidate(self, parameters: Parameters) -> tuple[Version, list[ArmWeights]]:
@@ -362,7 +369,7 @@ class _TrainingRun:
         stored = {**self.parent.parameters, **self.policy.design.to_json(), "shared": shared}
         return replace(self.parent, status="frozen", parameters=stored), weights
 
-    def _look(
+    def _judge_candidate(
         self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, trained: TrainingResult,
         looks: Sequence[GateReport],
     ) -> GateReport | None:  # fmt: skip
@@ -372,8 +379,8 @@ class _TrainingRun:
         The candidate is compared with the live version, or with the logged rewards if the live version has never
         served these visits and they cannot tell its value. A look with the figures of an earlier one counts as that
         one: it has no new information, and spends no error. looks: of this year."""
-        promising = self.request.promote != "if-better" or trained.promising
-        if not self.report.gate_visits or not promising or (self.request.bold and trained.is_bold):
+        is_promising = self.request.promote != "if-better" or trained.promising
+        if not self.report.gate_visits or not is_promising or (self.request.bold and trained.is_bold):
             return None
         # whether the tuning visits show that the candidate is near the log. That depends on no reward, and they demand
         # more than the gate does, so a few gate visits with large weights are no objection
@@ -381,8 +388,8 @@ class _TrainingRun:
         is_near_log = self.tune.wanted_ess is not None and best is not None and best.supported
         live, gate_split = self.live.reference, replace(selection, splits=[GATE])
         with self.log_store.read() as unit, bulk.alongside(unit):
-            serving = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
-            sides = [targets.trained(unit, candidate, weights), *serving]
+            live_targets = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
+            sides = [targets.trained(unit, candidate, weights), *live_targets]
             gamma, visits = self.request.gamma, None
             options: dict[str, Any] = {
                 "gamma": gamma, "progress": self.lease.renew, "engine": self.engine, "log": self.log,
@@ -393,9 +400,9 @@ class _TrainingRun:
             else:
                 gain = Gain.estimate(BY_VISIT, unit, sides, gate_split, supported_elsewhere=is_near_log, **options)
             live_log = Selection(policy_ids=[self.live.policy.id], version_ids=[self.live.id])
-            served = any_common(unit, gate_split, live_log)
+            is_served = any_common(unit, gate_split, live_log)
         candidate_verdict, live_verdict = (side.verdict for side in gain.estimates)
-        over_live = served or candidate_verdict == "insufficient" or live_verdict != "insufficient"
+        over_live = is_served or candidate_verdict == "insufficient" or live_verdict != "insufficient"
         if not over_live:
             gain, visits = gain.over_served, None if visits is None else visits.over_served
         number = 1 + sum(not look["repeated"] for look in looks)
@@ -404,10 +411,12 @@ class _TrainingRun:
             "against": self.live.number if over_live else None, "sessions": (visits or gain).estimates[0].n,
             "repeated": False,
         }  # fmt: skip
-        earlier = next((earlier for earlier in looks if paired_gate.is_repeated(look, earlier)), None)
-        return look if earlier is None else {**earlier, "repeated": True}
+        earlier_look = next(
+            (earlier_look for earlier_look in looks if paired_gate.is_repeated(look, earlier_look)), None
+        )
+        return look if earlier_look is None else {**earlier_look, "repeated": True}
 
-    def _store(
+    def _store_version(
         self, unit: Unit, candidate: Version, weights: Sequence[ArmWeights], trained: TrainingResult,
         gate: GateReport | None, record: Mapping[str, Any],
     ) -> Result:  # fmt: skip
@@ -436,22 +445,22 @@ class _TrainingRun:
         if promoted:
             policies.promote(unit, policy.id, version_id=version_id, previous_id=head.live_id)
         settings.add_run(unit, "train-pg", {"policy": policy.name, "version": number}, {"promoted": promoted})
-        why = report.copy_reason(trained, self.tune, parent=self.parent)
+        reason = report.copy_reason(trained, self.tune, parent=self.parent)
         if promote == "if-better":
-            why = None if promoted else report.refusal_reason(gate, trained, same_live=same_live, tune=self.tune)
+            reason = None if promoted else report.refusal_reason(gate, trained, same_live=same_live, tune=self.tune)
         is_unjudged = trained.is_bold or (gate is not None and gate["answer"] == "unknown")
         if self.request.bold and is_unjudged and not promoted:
-            serving = routes.newest_changes(unit)
-            names = [change.route for change in serving if change.policy == policy.name]
-            names += [change.route for change in serving]
-            why = report.bold_reason(trained, self.tune, f"{policy.name}@{number}", next(iter(names), None))
+            route_changes = routes.newest_changes(unit)
+            names = [change.route for change in route_changes if change.policy == policy.name]
+            names += [change.route for change in route_changes]
+            reason = report.bold_reason(trained, self.tune, f"{policy.name}@{number}", next(iter(names), None))
         passed_by = list[str]()
         if promoted:
             from rlrec.app.audit.integrity import live_versions
 
             passed_by = live_versions.describe_bypasses(unit, policy.name)
         return report.result(
-            self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted, why=why,
+            self.parent, number, self.report.visits, gate, seed=self.seed, trained=trained, promoted=promoted,
             log=self.log_taken, ess_wanted=self.tune.wanted_ess, weights=self.request.weights, training=training,
-            passed_by=passed_by,
+            why=reason, passed_by=passed_by,
         )  # fmt: skip

@@ -75,9 +75,9 @@ def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
     """Return the periods in which each version of a policy was live, by version id. first: the version that was live
     first."""
     policy = first.policy
-    created = "policy create" if policy.base_id is None and "@" not in policy.name else "experiment create"
+    creating_command = "policy create" if policy.base_id is None and "@" not in policy.name else "experiment create"
     commands = settings.promoting_commands(unit, policy.name) | routes.commands(unit)
-    changes = [(first.created_at, 0, first.id, created)]
+    changes = [(first.created_at, 0, first.id, creating_command)]
     for promotion in policies.promotions(unit, policy.id):
         command = commands.get(promotion.at, "policy promote")
         changes.append((promotion.at, promotion.id, promotion.version_id, command))
@@ -86,8 +86,8 @@ def _live_times(unit: Unit, first: Version) -> dict[int, list[LiveTime]]:
             changes.append((promotion.rolled_back_at, -promotion.id, promotion.previous_id, command))
     changes.sort(key=lambda change: (change[0], change[1] < 0, change[1]))
     times: dict[int, list[LiveTime]] = {}
-    for (at, _, version_id, command), following in zip(changes, [*changes[1:], None], strict=True):
-        end = (None, None) if following is None else (format_time(following[0]), following[3])
+    for (at, _, version_id, command), next_change in zip(changes, [*changes[1:], None], strict=True):
+        end = (None, None) if next_change is None else (format_time(next_change[0]), next_change[3])
         times.setdefault(version_id, []).append(
             {"at": format_time(at), "until": end[0], "by": command, "ended_by": end[1]}
         )
@@ -101,7 +101,7 @@ def freeze(store: Store, reference: str) -> Frozen:
 
     with store.read() as unit:
         removals = settings.get(unit).removals
-        source, head = _learning(unit, reference)
+        source, head = _learning_version(unit, reference)
         sums, last = belief_versions.fork(unit, source)
         immature = decisions.count_slots_after(unit, source.policy.id, last) if source.learning else 0
         newest = selected.newest_at(unit, Selection(policy_ids=[source.policy.id], imported=False), 1) or unit.now
@@ -122,16 +122,16 @@ def freeze(store: Store, reference: str) -> Frozen:
         version = policies.by_id(unit, [version_id])[version_id]
         return {**summary(unit, version), "parent": source.number, "immature": immature}
 
-    frozen = store.write(work)
+    answer = store.write(work)
     if immature:
         store.notice(
             f"not mature yet: {quantity(immature, 'slot')}, the last at {ready_at}; "
-            f"version {frozen['version']} leaves them out"
+            f"version {answer['version']} leaves them out"
         )
-    return frozen
+    return answer
 
 
-def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
+def _learning_version(unit: Unit, reference: str) -> tuple[Version, Head]:
     """Return the version of a reference and its head. A name means the live version, or the newest that learns if that
     is frozen."""
     version, head = lookup.version(unit, reference)
@@ -143,7 +143,7 @@ def _learning(unit: Unit, reference: str) -> tuple[Version, Head]:
     return version, head
 
 
-def _locked(unit: Unit, reference: str) -> tuple[Version, Head]:
+def _lock_version(unit: Unit, reference: str) -> tuple[Version, Head]:
     """Return the version of a reference, and the head of its policy, whose row is locked."""
     version, _ = lookup.version(unit, reference)
     return version, policies.lock(unit, [version.policy.id])[version.policy.id]
@@ -159,7 +159,7 @@ def retire(store: Store, reference: str) -> VersionSummary:
     _check_numbered(reference)
 
     def work(unit: Unit) -> VersionSummary:
-        version, head = _locked(unit, reference)
+        version, head = _lock_version(unit, reference)
         if head.live_id == version.id:
             raise InputError(f"version {version.number} of {version.policy.name} is live", hint="promote another first")
         if version.status == "frozen":
@@ -177,14 +177,16 @@ def promote(store: Store, reference: str) -> LiveVersion:
     _check_numbered(reference)
 
     def work(unit: Unit) -> LiveVersion:
-        version, head = _locked(unit, reference)
+        version, head = _lock_version(unit, reference)
         lookup.refuse_running_variant(unit, version)
-        named = f"version {version.number} of {version.policy.name}"
+        version_text = f"version {version.number} of {version.policy.name}"
         if version.status == "retired":
             hint = f"`rlrec policy rebuild {version.policy.name}` makes a version that learns"
-            raise InputError(f"{named} is retired", hint=hint)
+            raise InputError(f"{version_text} is retired", hint=hint)
         if not is_complete(version):
-            raise InputError(f"{named} is a rebuild that has not finished", hint="`rlrec policy rebuild` continues it")
+            raise InputError(
+                f"{version_text} is a rebuild that has not finished", hint="`rlrec policy rebuild` continues it"
+            )
         previous = policies.by_id(unit, [head.live_id])[head.live_id]
         if head.live_id != version.id:
             policies.promote(unit, version.policy.id, version_id=version.id, previous_id=head.live_id)
@@ -204,24 +206,24 @@ def rollback(store: Store, name: str) -> LiveVersion:
 
 def roll_back(unit: Unit, name: str) -> LiveVersion:
     """Make the version before the last promotion live again, as `rollback` does, within a transaction."""
-    version, head = _locked(unit, name)
+    version, head = _lock_version(unit, name)
     lookup.refuse_running_variant(unit, version)
-    last = policies.last_promotion(unit, version.policy.id)
-    if last is None:
+    last_promotion = policies.last_promotion(unit, version.policy.id)
+    if last_promotion is None:
         versions = policies.versions(unit, [version.policy.id])
         promotable = [other.reference for other in versions if other.id != head.live_id and other.status != "retired"]
         hint = "it has no other version; `rlrec policy list` shows the policies that could serve"
         hint = f"`rlrec policy promote {promotable[-1]}` makes the newest other one live" if promotable else hint
         raise CheckFailed(f"policy {version.policy.name} has no promotion to roll back", hint=hint)
-    previous, now = (policies.by_id(unit, [key])[key] for key in (last.previous_id, head.live_id))
+    previous, live_version = (policies.by_id(unit, [key])[key] for key in (last_promotion.previous_id, head.live_id))
     if previous.status == "retired":
         raise CheckFailed(
             f"version {previous.number} of {version.policy.name}, which was live before, is retired",
             hint=f"promote another: `rlrec policy promote {version.policy.name}@V`",
         )
-    policies.roll_back(unit, version.policy.id, promotion_id=last.id, live_id=previous.id)
+    policies.roll_back(unit, version.policy.id, promotion_id=last_promotion.id, live_id=previous.id)
     settings.add_run(unit, "policy rollback", {"policy": version.policy.name, "version": previous.number})
-    return _live_version(unit, previous, now)
+    return _live_version(unit, previous, live_version)
 
 
 def _live_version(unit: Unit, version: Version, previous: Version) -> LiveVersion:

@@ -134,10 +134,10 @@ class DerivedDecision:
     def _derive(self, unit: Unit, served: VersionDistribution, context: Mapping[str, Any]) -> None:
         decision, seed = self.decision, unsigned(self.decision.seed or 0)
         if served.generator is not None:
-            ranked = candidates.find_lists(unit, [decision.id]).get(decision.id)
-            seed ^= 0 if ranked is None else RANKING_KEY  # the seed of the second stage
+            candidate_list = candidates.find_lists(unit, [decision.id]).get(decision.id)
+            seed ^= 0 if candidate_list is None else RANKING_KEY  # the seed of the second stage
             self.allowed = None
-            if ranked is not None and (key := ranked.catalogue_id) is not None:
+            if candidate_list is not None and (key := candidate_list.catalogue_id) is not None:
                 self.allowed = contents.eligible_arms(unit, [key])[key]
                 self.catalogue = len(self.allowed)
         if served.trained is None:
@@ -152,8 +152,8 @@ class DerivedDecision:
             teams = candidates.find_teams(unit, [decision.id]).get(decision.id, "")
             sampler = TeamDraftSampler(case.rankers, len(shown))
             columns = np.array([[*map(TEAMS.index, teams)]], np.intp)
-            drafts = [(shown[None, :row], columns[:, : row + 1]) for row in range(len(shown))]
-            self.conditional = np.vstack([sampler.next_arms(*draft) for draft in drafts])
+            partial_slates = [(shown[None, :row], columns[:, : row + 1]) for row in range(len(shown))]
+            self.conditional = np.vstack([sampler.next_arms(*draft) for draft in partial_slates])
             self.marginal = np.full(self.conditional.shape, np.nan)
             return
         scores = case.scores.decision_scores(seed, decision.id)
@@ -172,8 +172,8 @@ class DerivedDecision:
             return None
         past_slots = history.unpack([decision.history], np.array([decision.step]))
         self.state = trained.states(trained.encoded([context]), past_slots, np.array([revision]))
-        described = trained.arm_features.at_request(context, self.arms, self.keys, revision)
-        score, policy = trained.scores(self.state, self.arms, described)[0], trained.policy
+        feature_revision = trained.arm_features.at_request(context, self.arms, self.keys, revision)
+        score, policy = trained.scores(self.state, self.arms, feature_revision)[0], trained.policy
         scores: Scores = policy.distribution(score)
         layout = served.layout(decision.eligible_id, self.arms, context, keys=self.keys, revision=revision)
         if layout is not None:
@@ -216,10 +216,10 @@ class DerivedDecision:
         ]
         if not rows:
             return {}
-        owners = (("request", self.context.get(LOGGED_RULES, {})), ("policy", self.served.learner.rules))
+        rules_by_owner = (("request", self.context.get(LOGGED_RULES, {})), ("policy", self.served.learner.rules))
         rules = [
             f"{name}={value if isinstance(value, str) else ','.join(value)} of the {owner}"
-            for owner, words in owners
+            for owner, words in rules_by_owner
             for name, value in words.items()
             if name in NARROWING
         ]
@@ -232,8 +232,8 @@ class DerivedDecision:
         belief."""
         conditional = marginal = None
         if self.case is not None:
-            at = slot.position - 1, self.shown[slot.position - 1]
-            conditional, marginal = float(self.conditional[at]), finite_or_none(self.marginal[at])
+            index = slot.position - 1, self.shown[slot.position - 1]
+            conditional, marginal = float(self.conditional[index]), finite_or_none(self.marginal[index])
         return {
             "min_propensity": slot.min_propensity, "rounded": slot.rounded,
             "derived_propensity": conditional, "derived_marginal": marginal,  # None where there is no closed form
@@ -243,14 +243,14 @@ class DerivedDecision:
         """Return the nonzero features of context and visit, for a policy that reads the visit."""
         if self.served is None or (trained := self.served.trained) is None:
             return {}
-        return {"features": None if self.state is None else _named(trained.policy.names, self.state.x[0])}
+        return {"features": None if self.state is None else _nonzero_values(trained.policy.names, self.state.x[0])}
 
     def table(self) -> list[dict[str, Any]]:
         """Return a row for each eligible arm, most likely first: its belief, and its probability at every position
         given the arms above. Where nothing can be derived, the shown arms come first, with their stored propensities.
         """
         figures: dict[str, list[Any]] = dict.fromkeys(FIGURES, [None] * len(self.arms))
-        likely = np.equal.outer(self.shown, np.arange(len(self.arms))).astype(np.float64)
+        probabilities = np.equal.outer(self.shown, np.arange(len(self.arms))).astype(np.float64)
         if self.case is not None and self.served is not None:
             belief = self.served.belief(self.arms, revision=self.decision.catalogue_revision)
             belief = self.served.policy.local_belief(belief, self.context)
@@ -259,16 +259,18 @@ class DerivedDecision:
             figures |= {"mean": mean, "score": scores}
             if self.served.policy.online:  # sums of effects are no pulls
                 figures |= {"pulls": belief.pulls.tolist(), "reward_sum": belief.reward_sum.tolist()}
-            likely = self.conditional
+            probabilities = self.conditional
         figures = {"arm": [self.keys[arm] for arm in self.arms.tolist()]} | figures
         figures["probabilities"] = [list(map(finite_or_none, column)) for column in self.conditional.T.tolist()]
         if (state := self.state) is not None:  # memory of the arms that had been shown in the visit
-            memory = {arm: _named(MEMORY, row) for arm, row in zip(state.arm.tolist(), state.memory, strict=True)}
+            memory = {
+                arm: _nonzero_values(MEMORY, row) for arm, row in zip(state.arm.tolist(), state.memory, strict=True)
+            }
             figures["seen"] = [memory.get(arm, {}) for arm in self.arms.tolist()]
-        order = np.lexsort((self.arms, *-likely[::-1]))
+        order = np.lexsort((self.arms, *-probabilities[::-1]))
         return [{name: values[column] for name, values in figures.items()} for column in order.tolist()]
 
 
-def _named(names: Sequence[str], values: Array) -> dict[str, float]:
+def _nonzero_values(names: Sequence[str], values: Array) -> dict[str, float]:
     """Return the nonzero values, by name."""
     return {name: value for name, value in zip(names, values.tolist(), strict=True) if value}

@@ -41,20 +41,20 @@ class Pipe:
 
         Where the connection breaks at the commit, nobody knows whether the group is stored. Lines with a request id
         or a key are then sent again, which is safe; the others get an error. Raises StoreBusy after `patience_s`."""
-        end, pause, left = time.monotonic() + self.patience_s, PAUSES_S[0], list(lines)
+        deadline, pause, unanswered_lines = time.monotonic() + self.patience_s, PAUSES_S[0], list(lines)
         while True:
             try:
-                return self._answer(left)
+                return self._answer(unanswered_lines)
             except OutcomeUnknown as error:
                 hint = "give lines a request_id or a key, so that you can send them again"
-                op_error = InputError(error.message, hint=hint)
-                left = [
+                unknown_outcome = InputError(error.message, hint=hint)
+                unanswered_lines = [
                     line if isinstance(line, InputError)
-                    or (line.key if isinstance(line, Line) else line.request_id) is not None else copy(op_error)
-                    for line in left
+                    or (line.key if isinstance(line, Line) else line.request_id) is not None else copy(unknown_outcome)
+                    for line in unanswered_lines
                 ]  # fmt: skip
             except StoreBusy as error:
-                if time.monotonic() > end:
+                if time.monotonic() > deadline:
                     raise
                 if pause == PAUSES_S[0]:
                     self.store.notice(f"{error.message}; the group is tried again")

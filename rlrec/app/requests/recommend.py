@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Request", "recommend", "recommend_group"]
 
 TRIES = 20  # others may record many events of one person at once, each of which takes away an arm
-QUICK = 4_000  # positions times arms up to which a group is planned while it holds SQLite's one lock
+MAX_QUICK_CELLS = 4_000  # positions times arms up to which a group is planned while it holds SQLite's one lock
 MAX_KINDS = 1_000  # kinds of events that rules name, after which no further notice is given
 
 
@@ -116,19 +116,19 @@ class RequestGroup:
     def answer(self) -> list[Answered]:
         """Answer the requests, in order. A refused request has its error in the place of its answer."""
         answers = self.store.retry_until_reached(self._answer)
-        left = [index for index, answer in enumerate(answers) if answer is None]
-        if not left:
+        waiting_indices = [index for index, answer in enumerate(answers) if answer is None]
+        if not waiting_indices:
             return cast("list[Answered]", answers)
         # these requests waited for the others of the group, which are stored now; so did feedback that names them
-        rows, outcomes = self._rows_that_wait(left), list[Any]()
+        rows, outcomes = self._waiting_rows(waiting_indices), list[Any]()
         try:
-            while left:
+            while waiting_indices:
                 group = RequestGroup(
-                    self.store, [self.requests[index] for index in left], seed=self.seed, cache=self.cache
+                    self.store, [self.requests[index] for index in waiting_indices], seed=self.seed, cache=self.cache
                 )
-                for index, answer in zip(left, self.store.retry_until_reached(group._answer), strict=True):
+                for index, answer in zip(waiting_indices, self.store.retry_until_reached(group._answer), strict=True):
                     answers[index] = answer
-                left = [index for index in left if answers[index] is None]
+                waiting_indices = [index for index in waiting_indices if answers[index] is None]
             if rows:
                 from rlrec.app.requests.feedback import feedback_group
 
@@ -137,23 +137,23 @@ class RequestGroup:
                 outcomes += recorded.outcomes
         except RlrecError as error:  # the stored part of the group must not be stored twice
             hint = error.hint or "give lines a request_id or a key: these are safe to send again"
-            for index in left:
+            for index in waiting_indices:
                 answers[index] = InputError(error.message, hint=hint)
             outcomes = [InputError(error.message, hint=hint) for _ in rows]
         for row, outcome in zip(rows, outcomes, strict=True):
             cast("FeedbackTransaction", self.recorded).outcomes[row] = outcome
         return cast("list[Answered]", answers)
 
-    def _rows_that_wait(self, indices: Sequence[int]) -> list[int]:
+    def _waiting_rows(self, indices: Sequence[int]) -> list[int]:
         """Return the rows of the feedback that names waiting requests. indices: of these requests."""
         request_ids = {cast("Request", self.requests[index]).request_id for index in indices} - {None}
         return [row for row, line in enumerate(self.feedback) if line.request_id in request_ids]
 
     def _answer(self) -> list[Answered | None]:
         lock_all = False
-        for left in reversed(range(TRIES)):
+        for tries_left in reversed(range(TRIES)):
             try:
-                return self._try(lock_all=lock_all, is_last=not left)
+                return self._try_group(lock_all=lock_all, is_last=not tries_left)
             except Outdated:
                 continue
             except Unordered:  # a policy was created after the snapshot
@@ -161,9 +161,11 @@ class RequestGroup:
         message = "other writers keep using the same request ids, changing the same route, or recording what takes arms"
         raise StoreBusy(message, hint="a retry is safe")
 
-    def _try(self, *, lock_all: bool, is_last: bool) -> list[Answered | None]:
+    def _try_group(self, *, lock_all: bool, is_last: bool) -> list[Answered | None]:
         store, cache, plan = self.store, self.cache, None
-        is_quick = 0 < self._positions * max(1, len(cache.active)) <= QUICK and store.engine.dialect.name == "sqlite"
+        is_quick = (
+            0 < self._positions * max(1, len(cache.active)) <= MAX_QUICK_CELLS and store.engine.dialect.name == "sqlite"
+        )
         self._is_planned_alone = not self.dry_run and (is_last or is_quick)
         self._is_first = is_quick and not (is_last or cache.active)
         if not self._is_planned_alone:
@@ -203,33 +205,33 @@ class RequestGroup:
         distributions = {plan.shared for plan in planned.values()}
         _notice_ignored(self, unit, planned)
         duplicates = [plan for plan in group if isinstance(plan, Duplicate)] if len(planned) < len(group) else ()
-        repeated = {plan.decision_id for plan in duplicates if plan.decision_id is not None}
+        repeated_ids = {plan.decision_id for plan in duplicates if plan.decision_id is not None}
         stored: Mapping[int, Answer] = {}
-        if repeated:  # now, since nothing is read after the commit
+        if repeated_ids:  # now, since nothing is read after the commit
             from rlrec.app.serving import decision_json
 
-            stored = decision_json.answers(unit, decisions.find(unit, repeated))
+            stored = decision_json.answers(unit, decisions.find(unit, repeated_ids))
         contexts = {plan.context for plan in planned.values()}
-        sets = {shared.eligible for shared in distributions}
-        new = cache.find_new(contexts, sets)
-        if any(new) and not (self._is_planned_alone or self.dry_run):
-            cache.add(*contents.find(unit, *new))
-            new = cache.find_new(contexts, sets)
-        is_interned = self.dry_run or not (any(new) or (cache.unnamed and cache.active in sets))
-        locked = {shared.version.policy.id for shared in distributions}
+        eligible_sets = {shared.eligible for shared in distributions}
+        new_contents = cache.find_new(contexts, eligible_sets)
+        if any(new_contents) and not (self._is_planned_alone or self.dry_run):
+            cache.add(*contents.find(unit, *new_contents))
+            new_contents = cache.find_new(contexts, eligible_sets)
+        is_interned = self.dry_run or not (any(new_contents) or (cache.unnamed and cache.active in eligible_sets))
+        policy_ids = {shared.version.policy.id for shared in distributions}
         if self.feedback:
             from rlrec.app.requests.feedback import policies_of
 
-            locked |= policies_of(unit, self.feedback)
+            policy_ids |= policies_of(unit, self.feedback)
         # the last decisions of these users may be credited; SQLite has one lock for all
         if cache.weighs_returns and unit.postgres:
             from rlrec.store.log import returns
 
             users = {plan.request.user for plan in planned.values() if plan.request.user is not None}
             keys = {plan.request.session for plan in planned.values()}
-            locked |= returns.policies_of_last(unit, users=users, sessions=keys)
-        locked |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
-        return GroupPlan(group, planned, stored, is_interned, locked)
+            policy_ids |= returns.policies_of_last(unit, users=users, sessions=keys)
+        policy_ids |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
+        return GroupPlan(group, planned, stored, is_interned, policy_ids)
 
     def _write(self, plan: GroupPlan | None, unit: Unit) -> tuple[list[Answered | None], Ledger]:
         """Run the transaction of the group, and return the answers in order, and the ledger. plan: None where it is
@@ -241,7 +243,9 @@ class RequestGroup:
             else:
                 unit.heads = {}
             plan = self._plan(unit, lock_all=unit.postgres)
-            if self._is_first and self._positions * len(self.cache.active) > QUICK:  # SQLite takes its lock after this
+            if (
+                self._is_first and self._positions * len(self.cache.active) > MAX_QUICK_CELLS
+            ):  # SQLite takes its lock after this
                 prepare({planned.shared for planned in plan.requests.values()})
             if not plan.is_interned:
                 self.cache.add(*_intern(plan.requests, self.cache, unit))
@@ -252,7 +256,7 @@ class RequestGroup:
             from rlrec.app.requests.feedback import FeedbackTransaction
 
             lines: list[Line | InputError] = list(self.feedback)
-            for row in self._rows_that_wait([index for index, plan in enumerate(plan.group) if plan is None]):
+            for row in self._waiting_rows([index for index, plan in enumerate(plan.group) if plan is None]):
                 lines[row] = InputError("it waits for its request")
             self.recorded = FeedbackTransaction(unit, ledger, lines, answers=True)
         ledger.close()
@@ -273,12 +277,14 @@ class RequestGroup:
             from rlrec.app.serving import assignment
 
             started_at, has_clock = unit.now, self.store.now is not None
-            reread = unit.postgres or not self._is_planned_alone
-            answers |= assignment.stopped_errors(unit, planned, reread=reread)
+            may_have_changed = unit.postgres or not self._is_planned_alone
+            answers |= assignment.stopped_errors(unit, planned, reread=may_have_changed)
             if has_clock and unit.now > started_at and not self._is_dated_later:
                 self._is_dated_later = True
-                moment = format_time(unit.now)
-                self.store.notice(f"--now lies before the newest phase of an experiment; decisions are dated {moment}")
+                time_text = format_time(unit.now)
+                self.store.notice(
+                    f"--now lies before the newest phase of an experiment; decisions are dated {time_text}"
+                )
             planned = {index: plan for index, plan in planned.items() if index not in answers}
         owners = [(plan.request.session, plan.request.user) for plan in planned.values()]
         stored_settings = settings.get(unit)
@@ -298,15 +304,15 @@ class RequestGroup:
         if planned:
             sessions.store_users()
             is_over = not self.cache.start <= unit.now < self.cache.end
-            if is_over or (self.cache.narrows and not _holds(unit, planned.values(), sessions, self.cache)):
+            if is_over or (self.cache.narrows and not _rules_hold(unit, planned.values(), sessions, self.cache)):
                 self._earliest = unit.now
                 raise Outdated
             if stored_settings.weighs_returns:
                 from rlrec.store.log import returns
 
                 returns.lock_users(unit, {user_id for user_id in sessions.user_id if user_id is not None})
-            stored = self._store(unit, ledger, list(planned.values()), sessions)
-            answers |= dict(zip(planned, stored, strict=True))
+            new_answers = self._store(unit, ledger, list(planned.values()), sessions)
+            answers |= dict(zip(planned, new_answers, strict=True))
             if has_experiments:
                 assignment.store(unit, planned, sessions, verify=bool(stored_settings.has_merges))
             sessions.store_visits()
@@ -318,9 +324,13 @@ class RequestGroup:
         """Store decisions with their slots, enter the slots into the ledger, and return the answers in order."""
         ids, contexts = decisions.reserve(unit, len(plans)), self.cache.contexts
         visit_rows, step, state, history, slates = self._serve(plans, ids, sessions)
-        by_shared = {shared: _columns(shared, ledger, self.cache) for shared in {plan.shared for plan in plans}}
-        rows = [by_shared[plan.shared].values() for plan in plans]
-        columns: dict[str, Sequence[Any]] = dict(zip(by_shared[plans[0].shared], zip(*rows, strict=True), strict=True))
+        shared_columns = {
+            shared: _decision_columns(shared, ledger, self.cache) for shared in {plan.shared for plan in plans}
+        }
+        rows = [shared_columns[plan.shared].values() for plan in plans]
+        columns: dict[str, Sequence[Any]] = dict(
+            zip(shared_columns[plans[0].shared], zip(*rows, strict=True), strict=True)
+        )
         catalogue_ids, has_lists = columns["eligible_id"], any(slate.candidates or slate.teams for slate in slates)
         if has_lists:
             set_ids = contents.eligible_sets(unit, {slate.candidates.eligible for slate in slates if slate.candidates})
@@ -344,16 +354,24 @@ class RequestGroup:
         loading.write(unit, "slot", slot_columns | {"decision_id": slot_ids})
         if has_lists:
             _store_lists(unit, ids, slates, catalogue_ids)
-        if routed := {index: plan for index, plan in enumerate(plans) if plan.shared.route is not None}:
+        if routed_plans := {index: plan for index, plan in enumerate(plans) if plan.shared.route is not None}:
             from rlrec.app.serving import shadows
 
-            shadows.store(unit, routed, ids, slates, step, history, self.cache.keys)
-        _learn(ledger, ids, slates, columns, has_exclusions=bool(sessions.settings.has_exclusions))
+            shadows.store(unit, routed_plans, ids, slates, step, history, self.cache.keys)
+        _enter_slots(ledger, ids, slates, columns, has_exclusions=bool(sessions.settings.has_exclusions))
         if sessions.settings.weighs_returns:
             _credit_returns(unit, ledger, list(zip(ids, visit_rows, step, strict=True)), sessions)
         keys, users = ([column[row] for row in visit_rows] for column in (sessions.key, sessions.user))
-        answered = ids, columns["request_key"], keys, columns["visit"], step, users, _fields(plans, slates, unit.now)
-        return map(partial(tuple.__new__, DrawnAnswer), zip(*answered, strict=True))
+        answer_columns = (
+            ids,
+            columns["request_key"],
+            keys,
+            columns["visit"],
+            step,
+            users,
+            _drawn_fields(plans, slates, unit.now),
+        )
+        return map(partial(tuple.__new__, DrawnAnswer), zip(*answer_columns, strict=True))
 
     def _serve(
         self, plans: Sequence[PlannedRequest], decision_ids: Sequence[int], sessions: OpenSessions
@@ -361,24 +379,24 @@ class RequestGroup:
         """Draw the slates of requests. Returns the rows of their sessions; the steps, states and packed histories of
         their decisions; and the slates. The requests of one session are served one after another, and each sees the
         decisions before it."""
-        stateless = {index: plan for index, plan in enumerate(plans) if not plan.shared.stateful}
-        slates = draw(stateless, decision_ids, self.seed, self.cache.keys)
+        stateless_plans = {index: plan for index, plan in enumerate(plans) if not plan.shared.stateful}
+        slates = draw(stateless_plans, decision_ids, self.seed, self.cache.keys)
         rows, any_stateful = sessions.arrive(plan.request.session for plan in plans), len(slates) < len(plans)
         definitions = [plan.shared.version.reward for plan in plans]
         reader = HistoryReader(sessions, [shared.version.reward for shared in {plan.shared for plan in plans}])
         states = dict[int, tuple[int, str, bytes]]()  # step, state and history
         for turn in turns(rows):
-            arrived = [rows[index] for index in turn]
-            histories = reader.histories(arrived, [definitions[index] for index in turn])
+            turn_rows = [rows[index] for index in turn]
+            histories = reader.histories(turn_rows, [definitions[index] for index in turn])
             if any_stateful:
-                is_stateful = np.array([index not in stateless for index in turn])
-                stateful = {index: plans[index] for index in turn if index not in stateless}
+                is_stateful = np.array([index not in stateless_plans for index in turn])
+                stateful_plans = {index: plans[index] for index in turn if index not in stateless_plans}
                 slates |= draw(
-                    stateful, decision_ids, self.seed, self.cache.keys, histories=histories.take(is_stateful)
+                    stateful_plans, decision_ids, self.seed, self.cache.keys, histories=histories.take(is_stateful)
                 )
-            steps = [sessions.steps[row] for row in arrived]
-            states |= zip(turn, zip(steps, sessions.states(arrived), histories.packed(), strict=True), strict=True)
-            sessions.add_slates(arrived, [decision_ids[index] for index in turn], [slates[index] for index in turn])
+            steps = [sessions.steps[row] for row in turn_rows]
+            states |= zip(turn, zip(steps, sessions.states(turn_rows), histories.packed(), strict=True), strict=True)
+            sessions.add_slates(turn_rows, [decision_ids[index] for index in turn], [slates[index] for index in turn])
         step, state, history = map(list, zip(*(states[index] for index in range(len(plans))), strict=True))
         return rows, step, state, history, [slates[index] for index in range(len(plans))]
 
@@ -396,7 +414,7 @@ class RequestGroup:
                 None, plan.request.request_id, plan.request.session, None, None,
                 sessions.main_keys.get(plan.request.user, plan.request.user), shared,
             )
-            for (index, plan), shared in zip(planned.items(), _fields(plans, slates, unit.now), strict=True)
+            for (index, plan), shared in zip(planned.items(), _drawn_fields(plans, slates, unit.now), strict=True)
         }  # fmt: skip
 
 
@@ -408,17 +426,17 @@ def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, Plann
         name = shared.version.policy.name
         if name not in cache.unread and all(field.startswith("@") for field in shared.case.reads):
             cache.unread.add(name)
-            fate = "" if group.dry_run else "; the context is stored all the same"
-            store.notice(f"policy {name} reads no context{fate}")
-    if planned and (new := [key for key, is_noticed in cache.inactive.items() if not is_noticed]):
-        cache.inactive |= dict.fromkeys(new, True)
+            suffix = "" if group.dry_run else "; the context is stored all the same"
+            store.notice(f"policy {name} reads no context{suffix}")
+    if planned and (new_keys := [key for key, is_noticed in cache.inactive.items() if not is_noticed]):
+        cache.inactive |= dict.fromkeys(new_keys, True)
         from rlrec.app.inputs import arm_names
 
-        for status, names in arm_names.inactive_texts(unit, new).items():
+        for status, names in arm_names.inactive_texts(unit, new_keys).items():
             store.notice(f"{status} arms are left out: {names}")
-    if not cache.has_resting and (resting := [rule for plan in planned.values() for rule in plan.shared.resting]):
+    if not cache.has_resting and (resting_rules := [rule for plan in planned.values() for rule in plan.shared.resting]):
         cache.has_resting = True
-        store.notice(f"{resting[0]} of the request has no effect: `not_after` or `not_shown` takes what it names")
+        store.notice(f"{resting_rules[0]} of the request has no effect: `not_after` or `not_shown` takes what it names")
     if cache.narrows:
         rules = [rule for plan in planned.values() if plan.narrowed for rule in plan.narrowed.past]
         kinds = {rule.kind for rule in rules if rule.kind is not None} - cache.kinds
@@ -444,7 +462,7 @@ def _intern(
     return context_ids, set_ids
 
 
-def _holds(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions, cache: ServingCache) -> bool:
+def _rules_hold(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSessions, cache: ServingCache) -> bool:
     """Tell whether the rules on persons still take away the arms that they took away when these requests were
     planned."""
     from rlrec.app.serving import narrowing
@@ -468,22 +486,22 @@ def _store_lists(unit: Unit, ids: Sequence[int], slates: Sequence[DrawnSlate], c
     ])  # fmt: skip
 
 
-def _learn(
+def _enter_slots(
     ledger: Ledger, ids: Sequence[int], slates: Sequence[DrawnSlate], columns: Mapping[str, Sequence[Any]], *,
     has_exclusions: bool,
 ) -> None:  # fmt: skip
     """Enter the slots of new decisions into the beliefs of their policies, except decisions that exclusions leave
     out."""
     slots, ordinals = [slate.slots for slate in slates], [number or 0 for number in columns["ordinal"]]
-    served = list(zip(slots, ordinals, columns["context_id"], strict=True))
+    served_slots = list(zip(slots, ordinals, columns["context_id"], strict=True))
     for policy_id in dict.fromkeys(columns["policy_id"]):
         indices = [index for index, row_policy_id in enumerate(columns["policy_id"]) if row_policy_id == policy_id]
-        charged = entering = [served[index] for index in indices]
+        charged_slots = entering_slots = [served_slots[index] for index in indices]
         if has_exclusions:
-            learning = [version for version in ledger.learning[policy_id] if version.entered_to is None]
-            left_out = ledger.omit(learning, first=ids[indices[0]], last=ids[indices[-1]])
-            entering = [served[index] for index in indices if ids[index] not in left_out]
-        ledger.serve(policy_id, entering, charged=charged)
+            learning_versions = [version for version in ledger.learning[policy_id] if version.entered_to is None]
+            left_out = ledger.omit(learning_versions, first=ids[indices[0]], last=ids[indices[-1]])
+            entering_slots = [served_slots[index] for index in indices if ids[index] not in left_out]
+        ledger.serve(policy_id, entering_slots, charged=charged_slots)
 
 
 def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int, int]], sessions: OpenSessions) -> None:
@@ -498,26 +516,28 @@ def _credit_returns(unit: Unit, ledger: Ledger, served: Iterable[tuple[int, int,
 
     # for each user whose first decision here begins a visit, or names the user in one: when the visit began
     started_at: dict[int, int] = {}
-    last: dict[int, int] = {}
+    last_decisions: dict[int, int] = {}
     for decision_id, row, step in served:
         if (user_id := sessions.user_id[row]) is not None:
-            if user_id not in last and (step == 0 or sessions.key[row] in sessions.new_users):
+            if user_id not in last_decisions and (step == 0 or sessions.key[row] in sessions.new_users):
                 started_at[user_id] = sessions.started_at[row]
-            last[user_id] = decision_id
-    earlier, timeout_us = returns.last_decisions(unit, started_at) if started_at else (), sessions.timeout_us
-    credited = [decision for decision in earlier if decision.ends_at(timeout_us) < started_at[decision.user_id]]
-    returns.set_last(unit, last.items())
-    if not credited:
+            last_decisions[user_id] = decision_id
+    earlier_decisions, timeout_us = returns.last_decisions(unit, started_at) if started_at else (), sessions.timeout_us
+    credited_decisions = [
+        decision for decision in earlier_decisions if decision.ends_at(timeout_us) < started_at[decision.user_id]
+    ]
+    returns.set_last(unit, last_decisions.items())
+    if not credited_decisions:
         return
-    ledger.require({decision.policy_id for decision in credited})
-    repeatable = unit.repeatable  # these events are stored again whenever the requests are, and only then
-    times = [(decision.decision_id, started_at[decision.user_id]) for decision in credited]
+    ledger.require({decision.policy_id for decision in credited_decisions})
+    was_repeatable = unit.repeatable  # these events are stored again whenever the requests are, and only then
+    times = [(decision.decision_id, started_at[decision.user_id]) for decision in credited_decisions]
     lines = [Line(decision_id=decision_id, events={RETURN: 1.0}, at=at) for decision_id, at in times]
     FeedbackTransaction(unit, ledger, lines, returns=True)
-    unit.repeatable = repeatable
+    unit.repeatable = was_repeatable
 
 
-def _fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: int) -> list[dict[str, Any]]:
+def _drawn_fields(plans: Sequence[PlannedRequest], slates: Sequence[DrawnSlate], now: int) -> list[dict[str, Any]]:
     """Return the fields of answers that follow from what was drawn. Answers with the same distribution and slate share
     one object."""
     at, fields = format_time(now), dict[tuple[SharedDistribution, DrawnSlate], dict[str, Any]]()
@@ -546,7 +566,7 @@ def _ordinals(ledger: Ledger, plans: Sequence[PlannedRequest]) -> list[int | Non
     return [next(ordinals[policy_id]) if policy_id in ordinals else None for policy_id in policy_ids]
 
 
-def _columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) -> dict[str, int | None]:
+def _decision_columns(shared: SharedDistribution, ledger: Ledger, cache: ServingCache) -> dict[str, int | None]:
     """Return the column values that all decisions of a shared distribution have."""
     version, policy_id, head = shared.version, shared.version.policy.id, shared.head
     belief_ordinal = None
@@ -578,8 +598,12 @@ def _in_order(
             answers.append({**stored[plan.decision_id], "duplicate": True})
         else:
             assert plan.earlier is not None
-            first = answers[plan.earlier]
-            assert first is not None
-            assert not isinstance(first, dict)
-            answers.append(copy(first) if isinstance(first, InputError) else {**first.to_json(), "duplicate": True})
+            first_answer = answers[plan.earlier]
+            assert first_answer is not None
+            assert not isinstance(first_answer, dict)
+            answers.append(
+                copy(first_answer)
+                if isinstance(first_answer, InputError)
+                else {**first_answer.to_json(), "duplicate": True}
+            )
     return answers

@@ -73,8 +73,8 @@ def list_sessions(store: Store, *, limit: int | None, user: str | None = None) -
     if limit is not None and len(rows) > limit:
         person = "" if user is None else f" --user {shlex.quote(user)}"
         store.notice(f"the newest {limit} sessions; `rlrec session list{person} --limit {10 * limit}` shows more")
-    shown = ((*row, None if last_at is None else format_time(last_at)) for *row, last_at in rows[:limit])
-    return [cast(SessionRow, dict(zip(SessionRow.__annotations__, row, strict=True))) for row in shown]
+    listed_rows = ((*row, None if last_at is None else format_time(last_at)) for *row, last_at in rows[:limit])
+    return [cast(SessionRow, dict(zip(SessionRow.__annotations__, row, strict=True))) for row in listed_rows]
 
 
 def find_user(unit: Unit, key: str) -> tuple[str, int]:
@@ -91,14 +91,17 @@ def show(store: Store, request: Request) -> Result:
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     with store.read() as unit:
-        session = _session(unit, request.key)
+        session = _find_session(unit, request.key)
         visits = sessions.all_visits(unit, session.id)
         visit = _find_visit(visits, request)
         reward = None if request.reward is None else lookup.reward(unit, request.reward)
         ids = decisions.visit_ids(unit, session.id, visit.number)
-        shown = records(unit, decisions.find(unit, ids), reward)
+        session_records = records(unit, decisions.find(unit, ids), reward)
         fields = Step.__annotations__
-        steps = [cast(Step, {name: shown[key][name] for name in fields if name in shown[key]}) for key in ids]
+        steps = [
+            cast(Step, {name: session_records[key][name] for name in fields if name in session_records[key]})
+            for key in ids
+        ]
         ended = ended_at(visit, timeout_us=settings.get(unit).session_timeout_us, now=unit.now)
     returns = discounted([step["reward"] for step in steps], gamma=request.gamma)
     return {
@@ -119,11 +122,11 @@ def ended_at(visit: Visit, *, timeout_us: int, now: int) -> int | None:
     """Return when a visit ended: by `session end`, or by the timeout; None while the visit is open."""
     if visit.ended_at is not None:
         return visit.ended_at
-    lapses = visit.last_at + timeout_us
-    return lapses if now > lapses else None
+    lapses_at = visit.last_at + timeout_us
+    return lapses_at if now > lapses_at else None
 
 
-def _session(unit: Unit, key: str, *, lock: bool = False) -> Session:
+def _find_session(unit: Unit, key: str, *, lock: bool = False) -> Session:
     session = sessions.find(unit, [key], lock=lock).get(key)
     if session is None:
         raise lookup.unknown("session", key, sessions.newest_keys(unit, limit=1_000))
@@ -149,24 +152,24 @@ def records(unit: Unit, logged: Mapping[int, Decision], reward: Reward | None = 
     answers, states = decision_json.answers(unit, logged), decision_json.states(unit, logged)
     versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
     bodies = contents.context_bodies(unit, {decision.context_id for decision in logged.values()})
-    shown: dict[int, dict[str, Any]] = {}
+    records_by_id: dict[int, dict[str, Any]] = {}
     for number, decision in logged.items():
-        received, definition = events_of.get(number, []), reward or versions[decision.version_id].reward
+        decision_events, definition = events_of.get(number, []), reward or versions[decision.version_id].reward
         positions, last = [slot.position for slot in decision.slots], decision.at + definition.window_us
-        earned = rewards_of(definition, received, served_at=decision.at, shown=positions)
+        slot_rewards = rewards_of(definition, decision_events, served_at=decision.at, shown=positions)
         slate = [
-            entry | {"censored": slot.censored, "reward": earned[slot.position]}
+            entry | {"censored": slot.censored, "reward": slot_rewards[slot.position]}
             for entry, slot in zip(answers[number]["slate"], decision.slots, strict=True)
         ]
-        shown[number] = answers[number] | {
+        records_by_id[number] = answers[number] | {
             "context": parse(bodies[decision.context_id], f"body of context {decision.context_id}"),
-            "state": states[number], "slate": slate, "reward": sum(earned.values()),
+            "state": states[number], "slate": slate, "reward": sum(slot_rewards.values()),
             "events": [
                 entry | {"late": event.at > last and event.kind != events.CENSOR}
-                for entry, event in zip(decision_json.events(received), received, strict=True)
+                for entry, event in zip(decision_json.events(decision_events), decision_events, strict=True)
             ],
         }  # fmt: skip
-    return shown
+    return records_by_id
 
 
 Ended = TypedDict("Ended", {
@@ -179,7 +182,7 @@ def end(store: Store, key: str) -> Ended:
     nothing."""
 
     def work(unit: Unit) -> Ended:
-        session = _session(unit, key, lock=True)
+        session = _find_session(unit, key, lock=True)
         ended = _end_newest(unit, [session])
         if not ended:
             raise InputError(f"session {key!r} has no decision yet")
@@ -197,15 +200,15 @@ def end_all(store: Store, keys: Collection[str]) -> None:
     store.write(lambda unit: _end_newest(unit, sessions.find(unit, keys, lock=True).values()))
 
 
-def _end_newest(unit: Unit, ending: Collection[Session]) -> list[tuple[Visit, bool]]:
+def _end_newest(unit: Unit, ending_sessions: Collection[Session]) -> list[tuple[Visit, bool]]:
     """End the newest visits of locked sessions, and return each visit as it is now, and whether it had ended before."""
-    stored = settings.get(unit)
-    if stored.weighs_returns:  # whether a visit ends before the user's next one begins decides about a return
-        returns.lock_users(unit, {session.user_id for session in ending if session.user_id is not None})
-    ended = list[tuple[Visit, bool]]()
-    for visit in sessions.visits(unit, [session.id for session in ending]).values():
-        ended_at_us = ended_at(visit, timeout_us=stored.session_timeout_us, now=unit.now)
+    store_settings = settings.get(unit)
+    if store_settings.weighs_returns:  # whether a visit ends before the user's next one begins decides about a return
+        returns.lock_users(unit, {session.user_id for session in ending_sessions if session.user_id is not None})
+    ended_visits = list[tuple[Visit, bool]]()
+    for visit in sessions.visits(unit, [session.id for session in ending_sessions]).values():
+        ended_at_us = ended_at(visit, timeout_us=store_settings.session_timeout_us, now=unit.now)
         at = ended_at_us or max(unit.now, visit.last_at)
-        ended.append((visit._replace(ended_at=at, recent="[]", history=None), ended_at_us is not None))
-    sessions.put_visits(unit, [visit for visit, _ in ended])
-    return ended
+        ended_visits.append((visit._replace(ended_at=at, recent="[]", history=None), ended_at_us is not None))
+    sessions.put_visits(unit, [visit for visit, _ in ended_visits])
+    return ended_visits

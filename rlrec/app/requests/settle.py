@@ -22,25 +22,25 @@ class Result(Record):
 def settle(store: Store) -> Result:
     """Enter every slot whose window is over into the beliefs that learn settled rewards. open: the number of slots
     whose window is not over."""
-    settled = 0
+    n_settled = 0
     with store.read() as unit:
         policy_ids = {version.policy.id for version in policies.settling(unit)}
     for policy_id in sorted(policy_ids):
-        while entered := store.write(partial(_portion, policy_id=policy_id), repeatable=True):
-            settled += entered
+        while n_entered := store.write(partial(_enter_portion, policy_id=policy_id), repeatable=True):
+            n_settled += n_entered
     with store.read() as unit:
-        left = sum(
+        n_open = sum(
             decisions.count_slots_after(unit, version.policy.id, version.entered_to or 0)
             for version in policies.settling(unit)
         )
-    return Result(settled=settled, open=left)
+    return Result(settled=n_settled, open=n_open)
 
 
-def _portion(unit: Unit, policy_id: int) -> int:
+def _enter_portion(unit: Unit, policy_id: int) -> int:
     """Enter a portion of a policy's overdue slots into its beliefs, and return how many entered."""
-    ledger, entered = Ledger(unit, [policy_id]), 0
+    ledger, n_entered = Ledger(unit, [policy_id]), 0
     for version in list(ledger.learning[policy_id]):
         if version.entered_to is not None and (ids := ledger.overdue(version, PORTION)):
-            entered += add_settled(unit, ledger, version, last=ids[-1])
+            n_entered += add_settled(unit, ledger, version, last=ids[-1])
     ledger.close()
-    return entered
+    return n_entered

@@ -36,28 +36,28 @@ def merge(store: Store, user: str, into: str) -> Merged:
     with store.read() as unit:  # without a lock, as when each login repeats it: nobody waits for this
         if (answer := _find_merge(unit, user, into)) is not None:
             return answer
-    return store.write(lambda unit: _merge(unit, user, into), repeatable=True)
+    return store.write(lambda unit: _merge_users(unit, user, into), repeatable=True)
 
 
 def _find_merge(unit: Unit, user: str, into: str) -> Merged | None:
     """Return the answer where both keys lead to one person already; None where they do not. Raises Conflict where the
     key belongs to another person."""
-    merged = users.main_keys(unit, [user, into])
-    person = merged.get(into, into)
-    if merged.get(user) == person:
+    main_keys = users.main_keys(unit, [user, into])
+    person = main_keys.get(into, into)
+    if main_keys.get(user) == person:
         return {
             "user": user, "into": person, "merged": False, "created": [], "sessions": 0, "returns": 0,
             "excluded_by": [],
         }  # fmt: skip
-    if user in merged:
-        hint = f"`rlrec user merge {merged[user]} --into {into}`, if all of them are one person"
-        raise Conflict(f"{user!r} is a key of user {merged[user]!r} already", hint=hint)
+    if user in main_keys:
+        hint = f"`rlrec user merge {main_keys[user]} --into {into}`, if all of them are one person"
+        raise Conflict(f"{user!r} is a key of user {main_keys[user]!r} already", hint=hint)
     if user == person:
         raise Conflict(f"{into!r} is a key of user {user!r} already", hint="both keys lead to that user")
     return None
 
 
-def _merge(unit: Unit, user: str, into: str) -> Merged:
+def _merge_users(unit: Unit, user: str, into: str) -> Merged:
     settings.lock(unit)
     # with all policies locked nobody serves meanwhile
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])
@@ -65,16 +65,20 @@ def _merge(unit: Unit, user: str, into: str) -> Merged:
         return answer
     person = users.main_keys(unit, [into]).get(into, into)
     stored = sessions.user_ids(unit, [user, person])
-    earlier = returns.returns_of(unit, [*stored.values()])
+    earlier_returns = returns.returns_of(unit, [*stored.values()])
     ids = sessions.intern_users(unit, [user, person])
     exclusion_names = selected.sole_names(unit, [ids[user], ids[person]])
     n_moved = users.merge(unit, ids[user], ids[person])
     n_returns = 0
     if settings.get(unit).weighs_returns:
         # events are never deleted: another event at the same time takes one back
-        now = returns.returns_of(unit, [ids[person]])
-        gone = (earlier - now) & returns.recorded(unit, {event.decision_id for event in earlier - now})
-        n_returns = record_returns(unit, ledger, gone, value=-1.0) + record_returns(unit, ledger, now - earlier)
+        present_returns = returns.returns_of(unit, [ids[person]])
+        taken_back = (earlier_returns - present_returns) & returns.recorded(
+            unit, {event.decision_id for event in earlier_returns - present_returns}
+        )
+        n_returns = record_returns(unit, ledger, taken_back, value=-1.0) + record_returns(
+            unit, ledger, present_returns - earlier_returns
+        )
     ledger.close()
     return {
         "user": user, "into": person, "merged": True, "created": sorted({user, person} - stored.keys()),
@@ -97,13 +101,13 @@ def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # so that nobody serves meanwhile
     returns.derive_last(unit, user_ids)
     if user_ids is None:
-        missing = returns.missing_returns(unit)
+        missing_returns = returns.missing_returns(unit)
     else:
-        expected = returns.returns_of(unit, user_ids)
-        stored = returns.recorded(unit, {event.decision_id for event in expected})
-        credited = {event.decision_id for event in stored}
-        missing = [event for event in expected if event.decision_id not in credited]
-    n_recorded = record_returns(unit, ledger, missing)
+        expected_returns = returns.returns_of(unit, user_ids)
+        stored = returns.recorded(unit, {event.decision_id for event in expected_returns})
+        credited_ids = {event.decision_id for event in stored}
+        missing_returns = [event for event in expected_returns if event.decision_id not in credited_ids]
+    n_recorded = record_returns(unit, ledger, missing_returns)
     ledger.close()
     return n_recorded
 

@@ -40,10 +40,10 @@ def hash_variant(experiment: Experiment, unit_key: str, weights: Mapping[str, fl
     of an earlier phase; None: of the newest one."""
     uniform = _uniform(experiment.salt, unit_key)
     weights = weights or {variant.label: variant.weight for variant in experiment.variants}
-    total, upper = sum(weights.values()), 0.0
+    total_weight, upper_bound = sum(weights.values()), 0.0
     for variant in experiment.variants:
-        upper += weights[variant.label] / total
-        if uniform < upper:
+        upper_bound += weights[variant.label] / total_weight
+        if uniform < upper_bound:
             return variant
     return experiment.variants[-1]
 
@@ -81,8 +81,8 @@ class Assigner:
         are merged, the keys of their persons."""
         self.unit, self._main_keys = unit, main_keys
         self._by_route = {name: route.experiments for name, route in routes.items()}
-        to_assign = [request for request in requests if self._names(request)]
-        names = {name for request in to_assign for name in self._names(request)}
+        to_assign = [request for request in requests if self._experiment_names(request)]
+        names = {name for request in to_assign for name in self._experiment_names(request)}
         self._named = {request.experiment for request in to_assign if request.experiment is not None}
         self.experiments = experiments.by_name(unit, names, holdouts=True) if names else {}
         self._holdouts = [name for name, row in self.experiments.items() if lookup.is_holdout(row)]
@@ -92,38 +92,40 @@ class Assigner:
         # experiment and unit, where another experiment of its layer has the unit
         self._elsewhere: set[tuple[str, UnitKey]] = set()
         self._variants = {
-            name: self._stored(
+            name: self._stored_variants(
                 experiment,
-                [request for request in to_assign if name in self._holdouts or name in self._names(request)],
+                [request for request in to_assign if name in self._holdouts or name in self._experiment_names(request)],
             )
             for name, experiment in self.experiments.items()
         }
 
-    def _names(self, request: Request) -> tuple[str, ...]:
+    def _experiment_names(self, request: Request) -> tuple[str, ...]:
         """Return the names of the experiments that a request may take part in: the one that it names, or those of its
         route."""
         if request.policy is not None:
             return self._by_route.get(request.policy, ())
         return () if request.experiment is None else (request.experiment,)
 
-    def _stored(self, experiment: Experiment, requests: Sequence[Request]) -> dict[UnitKey, int]:
+    def _stored_variants(self, experiment: Experiment, requests: Sequence[Request]) -> dict[UnitKey, int]:
         """Return the variant id of each unit that is assigned already."""
         user_keys = {user for user in map(self._user, requests) if user is not None}
         ids = {
             "session": {session.key: session.id for session in self._sessions.values()},
             "user": sessions.user_ids(self.unit, user_keys) if experiment.unit == "user" else {},
         }
-        stored: dict[UnitKey, int] = {}
+        variant_ids: dict[UnitKey, int] = {}
         for by, unit_ids in ids.items():
-            assigned = (
+            assigned_ids = (
                 experiments.assignments(self.unit, experiment.id, by, list(unit_ids.values())) if unit_ids else {}
             )
-            stored |= {(by, key): assigned[number] for key, number in unit_ids.items() if number in assigned}
+            variant_ids |= {
+                (by, key): assigned_ids[number] for key, number in unit_ids.items() if number in assigned_ids
+            }
             if experiment.layer is not None and unit_ids:
                 rival_ids = experiments.units_elsewhere(self.unit, experiment, by, list(unit_ids.values()))
                 keys = ((by, key) for key, number in unit_ids.items() if number in rival_ids)
                 self._elsewhere |= {(experiment.name, key) for key in keys}
-        return stored
+        return variant_ids
 
     def _user(self, request: Request) -> str | None:
         session = self._sessions.get(request.session)
@@ -146,7 +148,7 @@ class Assigner:
         serve it."""
         variants: list[tuple[Experiment, Variant]] = []
         by, policy = "", None
-        for name in self._names(request):
+        for name in self._experiment_names(request):
             experiment, variant, by = self._variant(request, name)
             # the holdout of a route has the unit, or will have it once it reaches that route
             if name not in self._holdouts and any(
@@ -176,12 +178,12 @@ class Assigner:
         variant = next((variant for variant in experiment.variants if variant.id == variant_id), None)
         if (name, unit_key) in self._elsewhere:
             return experiment, None, unit_key[0]
-        is_taken = variant is not None or is_in_layer(experiment, unit_key[1])
+        takes_unit = variant is not None or is_in_layer(experiment, unit_key[1])
         may_change = variant is None or experiment.mode == experiments.MOVES
-        if experiment.mode != experiments.FROZEN and is_taken and may_change:
-            hashed = hash_variant(experiment, unit_key[1])
+        if experiment.mode != experiments.FROZEN and takes_unit and may_change:
+            hashed_variant = hash_variant(experiment, unit_key[1])
             # the larger id, since a ramp gives no unit back
-            variant = hashed if variant is None else max(variant, hashed)
+            variant = hashed_variant if variant is None else max(variant, hashed_variant)
         return experiment, variant, unit_key[0]
 
     def _unit_key(self, request: Request, experiment: Experiment) -> UnitKey:

@@ -71,15 +71,15 @@ class ServingCache:
         """Return the canonical text of a context."""
         if not context:
             return "{}"
-        name = repr(context)
-        text = self._texts.get(name)
+        cache_key = repr(context)
+        text = self._texts.get(cache_key)
         if text is None:
-            self._n_chars += len(name) + ENTRY_CHARS
+            self._n_chars += len(cache_key) + ENTRY_CHARS
             if self._n_chars > CONTEXT_CHARS:
                 self._texts.clear()
                 self.contexts.clear()  # the ids of the same contexts, which are read again
-                self._n_chars = len(name) + ENTRY_CHARS
-            text = self._texts[name] = canonical.text(dict(context))
+                self._n_chars = len(cache_key) + ENTRY_CHARS
+            text = self._texts[cache_key] = canonical.text(dict(context))
         return text
 
     def catalogue(self, unit: Unit, settings: StoreSettings) -> tuple[int, ...]:
@@ -110,8 +110,8 @@ class ServingCache:
     def complete_keys(self, unit: Unit, eligible: tuple[int, ...]) -> Mapping[int, str]:
         """Return the keys of arms by id; the missing keys of an eligible set are read."""
         if eligible is not self._last:
-            if new := set(eligible).difference(self.keys):
-                self.keys |= arms.keys(unit, new)
+            if new_arms := set(eligible).difference(self.keys):
+                self.keys |= arms.keys(unit, new_arms)
             self._last = eligible
         return self.keys
 
@@ -127,21 +127,21 @@ class ServingCache:
                 cached[2].columns.unit = unit
             return cached[2]
         else:
-            last_seq, moved = self._changes.get(version.id, (cached[0], {}))
-            ours = moved if last_seq == seq else None  # None where others made some of the changes
+            last_seq, changed_arms = self._changes.get(version.id, (cached[0], {}))
+            changed_sums = changed_arms if last_seq == seq else None  # None where others made some of the changes
             has_changed = cached[1] != catalogue
-            serving = exact.renew(unit, version, cached[2], catalogue_changed=has_changed, changed_arms=ours)
+            serving = exact.renew(unit, version, cached[2], catalogue_changed=has_changed, changed_arms=changed_sums)
         self._changes.pop(version.id, None)
         self._servings[version.id] = seq, catalogue, serving
         return serving
 
     def note_changes(self, changes: Mapping[int, tuple[int, Mapping[int, Sums | None]]]) -> None:
         """Take over the changes of a committed transaction, as `Ledger.changes` returns them."""
-        for version_id, (seq, moved) in changes.items():
+        for version_id, (seq, changed_arms) in changes.items():
             if version_id in self._servings:
-                last_seq, earlier = self._changes.get(version_id, (self._servings[version_id][0], {}))
+                last_seq, earlier_changes = self._changes.get(version_id, (self._servings[version_id][0], {}))
                 if seq == last_seq + 1:
-                    self._changes[version_id] = seq, {**earlier, **moved}
+                    self._changes[version_id] = seq, {**earlier_changes, **changed_arms}
 
     def find_new(self, contexts: Collection[str], sets: Collection[Eligible]) -> tuple[list[str], list[Eligible]]:
         """Return the contexts and eligible sets among these whose ids are not cached."""

@@ -22,7 +22,7 @@ WITH_CANDIDATES = ("two-stage", "logged")  # kinds whose decisions may have a li
 def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     """Return the answers of decisions of the log, by id."""
     versions = policies.by_id(unit, {decision.version_id for decision in logged.values()})
-    owners = sessions.by_id(unit, {decision.session_id for decision in logged.values()})
+    sessions_by_id = sessions.by_id(unit, {decision.session_id for decision in logged.values()})
     kinds = {number: versions[decision.version_id].policy.kind for number, decision in logged.items()}
     lists = candidates.find_lists(unit, [number for number, kind in kinds.items() if kind in WITH_CANDIDATES])
     teams = candidates.find_teams(unit, [number for number, kind in kinds.items() if kind == TEAM_DRAFT])
@@ -30,9 +30,9 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     keys = arms.keys(unit, shown.union(*(candidate_list.arms for candidate_list in lists.values())))
     labels = experiments.labels(unit, {decision.variant_id for decision in logged.values() if decision.variant_id})
     by_route = routes.by_decision(unit, logged)
-    answered: dict[int, Answer] = {}
+    answers_by_id: dict[int, Answer] = {}
     for number, decision in logged.items():
-        version, owner = versions[decision.version_id], owners[decision.session_id]
+        version, session = versions[decision.version_id], sessions_by_id[decision.session_id]
         experiment, variant = labels[decision.variant_id] if decision.variant_id else (None, None)
         log_propensity = decision.log_propensity
         slate = [
@@ -42,16 +42,16 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
         probability = None if log_propensity is None else exp(log_propensity), log_propensity
         names = experiment, variant, by_route.get(number)
         fields = answer_fields(version, names, probability, slate, format_time(decision.at))
-        visit = decision.request_key, owner.key, decision.visit, decision.step, owner.user
+        visit = decision.request_key, session.key, decision.visit, decision.step, session.user
         answer = DrawnAnswer(number, *visit, fields).to_json()
         # stated by the imported line
         source = parse(decision.source, f"source of decision {number}") if decision.source else {}
         answer.update({name: value for name, value in source.items() if name in answer})  # type: ignore[typeddict-item]
-        answered[number] = answer
+        answers_by_id[number] = answer
         add_teams(answer["slate"], teams.get(number))
         if number in lists:
             answer.update(candidate_fields(*lists[number][2:], keys))  # type: ignore[typeddict-item]  # as above
-    return answered
+    return answers_by_id
 
 
 def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, Any]]:
@@ -63,9 +63,9 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
 
     from rlrec.policy.gradients import history
 
-    packed = [decision.history or b"" for decision in logged.values()]
-    readable = [blob if history.is_packed(blob) else b"" for blob in packed]
-    past_slots = history.unpack(readable, np.zeros(len(readable), np.int64))
+    packed_histories = [decision.history or b"" for decision in logged.values()]
+    readable_histories = [blob if history.is_packed(blob) else b"" for blob in packed_histories]
+    past_slots = history.unpack(readable_histories, np.zeros(len(readable_histories), np.int64))
     shown = history.to_json(past_slots, arms.keys(unit, set(past_slots.arm.tolist())))
     return {number: states[number] | visit for number, visit in zip(logged, shown, strict=True)}
 

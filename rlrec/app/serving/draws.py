@@ -49,16 +49,18 @@ class DrawnSlate:
     def __init__(self, arms: list[int], keys: Mapping[int, str], draws: Sequence[tuple[Any, ...]]) -> None:
         """Make a slate of arms. draws: for each position propensity, marginal (NaN where it has no closed form),
         min_propensity, score and rounded."""
-        total = sum(log(slot[0]) for slot in draws)
+        log_propensity = sum(log(slot[0]) for slot in draws)
         self.arms = arms
-        self.log_propensity = 0.0 if total > 0 else total  # a NaN stays NaN, which no database accepts
+        self.log_propensity = (
+            0.0 if log_propensity > 0 else log_propensity
+        )  # a NaN stays NaN, which no database accepts
         self.propensity = exp(self.log_propensity)
         self.slots: list[Row] = []
         self.answer: list[Any] = []
         for position, (arm, slot) in enumerate(zip(arms, draws, strict=True), 1):
-            propensity, marginal, minimum, score, rounded = slot
+            propensity, marginal, min_propensity, score, rounded = slot
             marginal_or_none = marginal if marginal > 0 else None
-            self.slots.append((position, arm, propensity, marginal_or_none, minimum, score, 0, int(rounded)))
+            self.slots.append((position, arm, propensity, marginal_or_none, min_propensity, score, 0, int(rounded)))
             self.answer.append(slot_fields(position, keys[arm], propensity, marginal_or_none, score))
         self.recent = f"[{','.join([json.dumps(keys[arm], ensure_ascii=False) for arm in arms[-RECENT:]])}]"
         self.candidates: DrawnCandidates | None = None
@@ -82,17 +84,20 @@ def draw(
     groups: dict[Any, list[int]] = defaultdict(list)
     for row, plan in enumerate(planned.values()):
         shared = plan.shared
-        name = shared.version.id, shared.eligible, shared.size, id(shared.case.layout)
-        groups[shared if histories is None else name].append(row)
+        group_key = shared.version.id, shared.eligible, shared.size, id(shared.case.layout)
+        groups[shared if histories is None else group_key].append(row)
     indices, slates = list(planned), dict[int, DrawnSlate]()
     for rows in groups.values():
-        members = [indices[row] for row in rows]
-        ids, plans = np.array([decision_ids[index] for index in members], np.int64), [planned[key] for key in members]
+        group_indices = [indices[row] for row in rows]
+        ids, plans = (
+            np.array([decision_ids[index] for index in group_indices], np.int64),
+            [planned[key] for key in group_indices],
+        )
         if histories is None:
             drawn_slates = _draw_shared(plans[0].shared, ids, seed, keys)
         else:
             drawn_slates = _draw_each(plans, histories.take(np.array(rows)), ids, seed, keys)
-        slates.update(zip(members, drawn_slates, strict=True))
+        slates.update(zip(group_indices, drawn_slates, strict=True))
     return slates
 
 
@@ -109,47 +114,54 @@ def _draw_each(
     score = trained.scores_at(state, arms, trained.at_requests(contexts, [arms] * n, revisions, keys=keys))
     seeds, layout = np.full(n, seed, np.uint64), shared.case.layout
     draws = trained.draw(score, size=shared.size, seeds=seeds, decisions=decision_ids, layout=layout)
-    return _slates(arms, draws, np.take_along_axis(score, draws.slates, axis=1), keys)
+    return _make_slates(arms, draws, np.take_along_axis(score, draws.slates, axis=1), keys)
 
 
 def _draw_shared(shared: SharedDistribution, decision_ids: Ids, seed: int, keys: Mapping[int, str]) -> list[DrawnSlate]:
     case, seeds = shared.case, np.full(len(decision_ids), seed, np.uint64)
     if shared.candidates:
-        return _ranked(shared, seeds, decision_ids, keys)
+        return _draw_ranked(shared, seeds, decision_ids, keys)
     draws = case.draw(shared.size, seeds=seeds, decisions=decision_ids)
     scores = case.noiseless_scores(draws.slates)
     if shared.size > 1 or len(decision_ids) == 1 or case.scores.samples or draws.teams is not None:
-        return _slates(case.arms, draws, scores, keys)
+        return _make_slates(case.arms, draws, scores, keys)
     _, firsts, slate_index = np.unique(draws.slates[:, 0], return_index=True, return_inverse=True)
-    slates = _slates(case.arms, draws, scores, keys, rows=firsts)
+    slates = _make_slates(case.arms, draws, scores, keys, rows=firsts)
     return [slates[index] for index in slate_index.tolist()]
 
 
-def _ranked(shared: SharedDistribution, seeds: Words, decision_ids: Ids, keys: Mapping[int, str]) -> list[DrawnSlate]:
+def _draw_ranked(
+    shared: SharedDistribution, seeds: Words, decision_ids: Ids, keys: Mapping[int, str]
+) -> list[DrawnSlate]:
     """Draw the slates of decisions whose lists of candidates have the same distribution."""
     from rlrec.policy.kinds.two_stage import ranking_seeds
 
     slates: list[DrawnSlate] = []
     lists = shared.case.pages(shared.candidates).draw(seeds=seeds, decisions=decision_ids, lists=True)
     columns = shared.case.arms[lists.slates], lists.propensity, np.log(lists.propensity).sum(axis=1)
-    for row, (arms, propensities, total) in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-        candidates, decision = DrawnCandidates(arms, propensities, min(0.0, total)), slice(row, row + 1)
+    for row, (arms, propensities, log_propensity) in enumerate(
+        zip(*(column.tolist() for column in columns), strict=True)
+    ):
+        candidates, decision = DrawnCandidates(arms, propensities, min(0.0, log_propensity)), slice(row, row + 1)
         eligible = candidates.eligible
         case = shared.serving.case(eligible, arm_array(eligible), shared.context, keys=keys, revision=shared.revision)
         draws = case.draw(shared.size, seeds=ranking_seeds(seeds[decision]), decisions=decision_ids[decision])
-        slates += _slates(case.arms, draws, case.noiseless_scores(draws.slates), keys)
+        slates += _make_slates(case.arms, draws, case.noiseless_scores(draws.slates), keys)
         slates[-1].candidates, slates[-1].candidate_fields = candidates, candidate_fields(*candidates, keys)
     return slates
 
 
-def _slates(
+def _make_slates(
     arms: Ids, draws: slate_draws.Draw, scores: npt.NDArray[Any], keys: Mapping[int, str], *,
     rows: slice | Index = slice(None),
 ) -> list[DrawnSlate]:  # fmt: skip
     """Make the slates of draws from arms (m,). rows: None for all draws, else only these; scores: of the arms shown."""
     columns = (arms[draws.slates], draws.propensity, draws.marginal, draws.minimum, scores, draws.rounded)
     lists = (column[rows].tolist() for column in columns)
-    slates = [DrawnSlate(shown, keys, list(zip(*fields, strict=True))) for shown, *fields in zip(*lists, strict=True)]
+    slates = [
+        DrawnSlate(slate_arms, keys, list(zip(*fields, strict=True)))
+        for slate_arms, *fields in zip(*lists, strict=True)
+    ]
     if draws.teams is not None:
         from rlrec.store.log.candidates import TEAMS  # few slates have any
 

@@ -46,71 +46,83 @@ class Narrower:
         self._persons: dict[str, str] = {}  # by session: its stored user
         self._past_arms: dict[PastRule, Mapping[Owner, frozenset[int]]] = {}
         self._sets: dict[tuple[Any, ...], Narrowed] = {}
-        self._lost_arms = lru_cache(maxsize=MAX_SETS)(_left_of)  # of a full group, the same object for many persons
+        self._lost_arms = lru_cache(maxsize=MAX_SETS)(
+            _remaining_arms
+        )  # of a full group, the same object for many persons
 
     def check_statements(self, request: Request) -> None:
         """Raise InputError where a request states a score or features of a group, or where its context alone names an
         unknown arm."""
-        described = request.context[ARMS]
-        for name in described:
+        stated_names = request.context[ARMS]
+        for name in stated_names:
             if name.startswith("@") and name[1:] in self.names.groups:
                 hint = "state a score or features of each of its arms"
                 raise InputError(f"{name!r} is a group, which has no score and no features", hint=hint, field="arms")
         if request.arms is None:
-            self.names.find(described)
+            self.names.find(stated_names)
 
     def narrow(self, request: Request, policy: str, params: Mapping[str, Any]) -> Narrowed | None:
         """Return the arms that remain for a request; None where no rule applies. params: of the policy that serves it.
         Raises InputError for a rule that cannot be parsed, and for unknown arms."""
         rules = request_rules(request.arms, request.block, request.not_after, request.not_shown)
-        default = policy_rules(params)
+        defaults = policy_rules(params)
         has_group = any(name not in self.names.ids for name in rules.chosen_names or ())
-        if not (has_group or rules.blocked or rules.past or any(default)):
+        if not (has_group or rules.blocked or rules.past or any(defaults)):
             return None
         steps = [
-            (f"arms of policy {policy}", default.chosen_names, True), ("arms", rules.chosen_names, True),
-            (f"block of policy {policy}", default.blocked or None, False), ("block", rules.blocked or None, False),
+            (f"arms of policy {policy}", defaults.chosen_names, True), ("arms", rules.chosen_names, True),
+            (f"block of policy {policy}", defaults.blocked or None, False), ("block", rules.blocked or None, False),
         ]  # fmt: skip
-        narrowed = self._without_past([(rule, names, stays) for rule, names, stays in steps if names is not None])
-        past = (*default.past, *rules.past)
-        if not past:
+        narrowed = self._without_past(
+            [(rule, names, is_allowed) for rule, names, is_allowed in steps if names is not None]
+        )
+        past_rules = (*defaults.past, *rules.past)
+        if not past_rules:
             return narrowed
         if not self._owners:
             self._read_owners()
-        owner, taken, gone = self._owners[request.user, request.session], [*narrowed.taken], frozenset[int]()
-        for rule in past:
+        owner, excluded_counts, excluded_arms = (
+            self._owners[request.user, request.session],
+            [*narrowed.taken],
+            frozenset[int](),
+        )
+        for rule in past_rules:
             if rule not in self._past_arms:
                 self._past_arms[rule] = past_arms(self.unit, rule, set(self._owners.values()), self.cache.groups)
-            lost = self._lost_arms(narrowed, self._past_arms[rule][owner])
-            lost, gone = (lost - gone, gone | lost) if gone else (lost, lost)
-            taken.append((f"{rule.name} {rule.text}", len(lost)))
-        key = narrowed, past, gone
-        if key not in self._sets:
-            eligible = _eligible_set(narrowed.superset, narrowed.lacking | gone)
-            self._sets[key] = replace(narrowed, eligible=eligible, taken=tuple(taken), past=past, past_arms=gone)
-        return self._sets[key]
+            lost_arms = self._lost_arms(narrowed, self._past_arms[rule][owner])
+            lost_arms, excluded_arms = (
+                (lost_arms - excluded_arms, excluded_arms | lost_arms) if excluded_arms else (lost_arms, lost_arms)
+            )
+            excluded_counts.append((f"{rule.name} {rule.text}", len(lost_arms)))
+        cache_key = narrowed, past_rules, excluded_arms
+        if cache_key not in self._sets:
+            eligible = _eligible_set(narrowed.superset, narrowed.lacking | excluded_arms)
+            self._sets[cache_key] = replace(
+                narrowed, eligible=eligible, taken=tuple(excluded_counts), past=past_rules, past_arms=excluded_arms
+            )
+        return self._sets[cache_key]
 
     def _without_past(self, steps: Sequence[tuple[str, tuple[str, ...], bool]]) -> Narrowed:
         """Return the arms of the catalogue that remain after lists and groups. steps: the name of each rule, its arms,
         and whether these stay or go."""
-        key = tuple(steps)
-        if key not in self.cache.narrowed:
+        cache_key = tuple(steps)
+        if cache_key not in self.cache.narrowed:
             active = self.cache.active
             narrowed = Narrowed(eligible=active, superset=active, total=len(active))
-            for rule, names, stays in steps:
+            for rule, names, is_allowed in steps:
                 arm_names = self.names if self.names.has(names) else ArmNames(self.unit, names)
-                group = _left_of(narrowed, arm_names.find(names, field="block" if rule == "block" else "arms"))
-                taken = len(narrowed.superset) - len(narrowed.lacking) - len(group) if stays else len(group)
-                if not stays:
+                group = _remaining_arms(narrowed, arm_names.find(names, field="block" if rule == "block" else "arms"))
+                n_excluded = len(narrowed.superset) - len(narrowed.lacking) - len(group) if is_allowed else len(group)
+                if not is_allowed:
                     narrowed.lacking |= group
-                elif taken:
+                elif n_excluded:
                     narrowed.superset, narrowed.lacking = tuple(sorted(group)), frozenset()
-                narrowed.taken = (*narrowed.taken, (rule, taken))
+                narrowed.taken = (*narrowed.taken, (rule, n_excluded))
             narrowed.eligible = _eligible_set(narrowed.superset, narrowed.lacking)
             if len(self.cache.narrowed) >= MAX_SETS:
                 self.cache.narrowed.clear()
-            self.cache.narrowed[key] = narrowed
-        return self.cache.narrowed[key]
+            self.cache.narrowed[cache_key] = narrowed
+        return self.cache.narrowed[cache_key]
 
     def _read_owners(self) -> None:
         keys = {request.user for request in self.requests if request.user is not None}
@@ -130,7 +142,7 @@ class Narrower:
         return {f"session {request.session}", *(() if user is None else (f"user {user}",))}
 
 
-def _left_of(narrowed: Narrowed, arms: frozenset[int]) -> frozenset[int]:
+def _remaining_arms(narrowed: Narrowed, arms: frozenset[int]) -> frozenset[int]:
     """Return those of some arms that lists and groups leave."""
     ids = np.fromiter(arms, np.int64, len(arms))
     return frozenset(ids[look_up(arm_array(narrowed.superset), ids)[1]].tolist()) - narrowed.lacking
@@ -156,7 +168,7 @@ def past_arms(
     for row in person_arms.read(unit, user_ids, session_ids, kind=rule.kind, window_us=rule.window_us):
         name = ("session", row.session_id) if row.user_id is None else ("user", row.user_id)
         amounts[name][row.arm_id] += row.amount
-    taken = dict[Owner, frozenset[int]]()
+    excluded_arms = dict[Owner, frozenset[int]]()
     for user_id, session_id in owners:
         by_arm = dict(amounts.get(("session", session_id), {}))  # amounts of a session without a user
         for arm, amount in amounts.get(("user", user_id), {}).items():
@@ -165,8 +177,8 @@ def past_arms(
         if rule.group:
             is_full = rule.excludes_at(sum(amount for arm, amount in by_arm.items() if arm in members))
             excluded = members if is_full else frozenset()
-        taken[user_id, session_id] = excluded
-    return taken
+        excluded_arms[user_id, session_id] = excluded
+    return excluded_arms
 
 
 def rules_hold(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]], groups: dict[str, frozenset[int]]) -> bool:
@@ -176,6 +188,6 @@ def rules_hold(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]], groups: di
     for narrowed, owner in pairs:
         for rule in narrowed.past:
             by_rule[rule].add(owner)
-    taken = {rule: past_arms(unit, rule, owners, groups) for rule, owners in by_rule.items()}
-    sets = {(narrowed, tuple(taken[rule][owner] for rule in narrowed.past)) for narrowed, owner in pairs}
-    return all(_left_of(narrowed, frozenset().union(*arms)) == narrowed.past_arms for narrowed, arms in sets)
+    excluded_arms = {rule: past_arms(unit, rule, owners, groups) for rule, owners in by_rule.items()}
+    sets = {(narrowed, tuple(excluded_arms[rule][owner] for rule in narrowed.past)) for narrowed, owner in pairs}
+    return all(_remaining_arms(narrowed, frozenset().union(*arms)) == narrowed.past_arms for narrowed, arms in sets)

@@ -61,10 +61,10 @@ def unpack_slots(packed: Iterable[bytes]) -> tuple[Ints, Ints, Ints, Ints]:
 def from_bytes(history: bytes) -> tuple[int, bytes] | None:
     """Return the number of slots that a visit has shown, and the last of them, packed; None for bytes of another
     length."""
-    remembered, count = divmod(len(history), SLOT_BYTES)
-    if count == COUNT_BYTES:
+    n_slots, extra_bytes = divmod(len(history), SLOT_BYTES)
+    if extra_bytes == COUNT_BYTES:
         return int.from_bytes(history[:COUNT_BYTES], "little"), history[COUNT_BYTES:]
-    return None if count else (remembered, history)
+    return None if extra_bytes else (n_slots, history)
 
 
 class OpenSessions:
@@ -90,28 +90,35 @@ class OpenSessions:
         for key, user in pairs:
             users[key] = users.get(key) or self.main_keys.get(user, user)
         rows = sessions.with_newest_visit(unit, list(users), lock=not read_only)
-        new = {key: users[key] for key in users.keys() - {row[0] for row in rows}} if rows else users
-        ids, user_ids = dict[str, int | None](dict.fromkeys(new)), dict[str | None, int]()
-        if new and not read_only:
-            new_users = {user for user in new.values() if user is not None}
+        new_sessions = {key: users[key] for key in users.keys() - {row[0] for row in rows}} if rows else users
+        ids, user_ids = dict[str, int | None](dict.fromkeys(new_sessions)), dict[str | None, int]()
+        if new_sessions and not read_only:
+            new_users = {user for user in new_sessions.values() if user is not None}
             user_ids |= sessions.intern_users(unit, new_users).items() if new_users else ()
-            numbers = splits(settings.split_salt, [user or key for key, user in new.items()])
-            ids = dict(sessions.add(unit, list(new), [user_ids.get(user) for user in new.values()], numbers))
-            if created_meanwhile := new.keys() - ids.keys():
+            split_numbers = splits(settings.split_salt, [user or key for key, user in new_sessions.items()])
+            ids = dict(
+                sessions.add(
+                    unit, list(new_sessions), [user_ids.get(user) for user in new_sessions.values()], split_numbers
+                )
+            )
+            if created_meanwhile := new_sessions.keys() - ids.keys():
                 rows += sessions.with_newest_visit(unit, list(created_meanwhile))
         self._stored, first_visit = len(rows), (1, 0, 0, 0, "[]", None, None)
-        added = [(key, session_id, user_ids.get(new[key]), new[key], *first_visit) for key, session_id in ids.items()]
-        columns = list(map(list[Any], zip(*rows, *added, strict=True)))
+        added_rows = [
+            (key, session_id, user_ids.get(new_sessions[key]), new_sessions[key], *first_visit)
+            for key, session_id in ids.items()
+        ]
+        columns = list(map(list[Any], zip(*rows, *added_rows, strict=True)))
         self.key, self.id, self.user_id, self.user, self.number, self.started_at, self.last_at = columns[:7]
         self.steps, self.recent, self.ended_at, history = columns[7:]
         self.row = {key: row for row, key in enumerate(self.key)}
         self.shown, self.recent_slots = [0] * len(self.key), [b""] * len(self.key)
         for row, packed in enumerate(history[: self._stored]):
             if packed and self.ended_at[row] is None:
-                if (stored := from_bytes(packed)) is None:
+                if (unpacked_history := from_bytes(packed)) is None:
                     hint = f"`rlrec session end {self.key[row]}` begins anew"
                     raise RlrecError(f"the history of session {self.key[row]!r} is damaged", hint=hint)
-                self.shown[row], self.recent_slots[row] = stored
+                self.shown[row], self.recent_slots[row] = unpacked_history
         self._restore_slots()
         self.new_users: dict[str, str] = {}
         self._ended: list[Row] = []
@@ -122,13 +129,13 @@ class OpenSessions:
         visits = {
             self.id[row]: row
             for row in range(self._stored)
-            if self.steps[row] and not self.recent_slots[row] and self._goes_on(row)
+            if self.steps[row] and not self.recent_slots[row] and self._continues_visit(row)
         }
         if visits and (slots := decisions.slots_of_open_visits(self.unit, list(visits))):
             session_ids, *columns = zip(*slots, strict=True)
             self._add_slots(map(visits.__getitem__, session_ids), *(np.array(column, np.int64) for column in columns))
 
-    def _goes_on(self, row: int) -> bool:
+    def _continues_visit(self, row: int) -> bool:
         """Tell whether the next decision of a session belongs to its newest visit."""
         is_open = self.number[row] and self.ended_at[row] is None
         return bool(is_open and self.unit.now - self.last_at[row] <= self.timeout_us)
@@ -157,7 +164,7 @@ class OpenSessions:
         now, rows = self.unit.now, list(map(self.row.__getitem__, keys))
         self.started_at[self._stored :] = self.last_at[self._stored :] = [now] * (len(self.key) - self._stored)
         self._moved = list(dict.fromkeys(rows))
-        new_visits = [row for row in self._moved if row < self._stored and not self._goes_on(row)]
+        new_visits = [row for row in self._moved if row < self._stored and not self._continues_visit(row)]
         lapsed_visits = [row for row in new_visits if self.number[row] and self.ended_at[row] is None]
         for row in lapsed_visits:
             self.ended_at[row] = self.last_at[row] + self.timeout_us
@@ -264,35 +271,46 @@ class HistoryReader:
         start = np.cumsum([0, *(len(slots) // SLOT_BYTES for slots in recent_slots)])
         row = np.repeat(np.arange(n), np.diff(start))
         columns = (opened.steps, opened.last_at, opened.shown)
-        step, last_at, shown = (np.array([column[row] for row in rows], np.int64) for column in columns)
+        step, last_at, n_shown = (np.array([column[row] for row in rows], np.int64) for column in columns)
         gap_us = opened.unit.now - last_at
         # the rewards of slots, and those of whole slates at their last slots
-        earned, page_earned = np.array([definition.default for definition in definitions])[row], np.zeros(len(row))
+        slot_rewards, page_rewards = (
+            np.array([definition.default for definition in definitions])[row],
+            np.zeros(len(row)),
+        )
         with_events = np.flatnonzero(look_up(self._decisions, decision)[1])
         is_last = np.append(decision[1:] != decision[:-1], True)
         for index in with_events.tolist():
             by_target, key = self._rewards_of(definitions[row[index]]), int(decision[index])
             if (slot := self._targets.get((key, int(position[index])))) is not None:
-                earned[index] = by_target[slot]
+                slot_rewards[index] = by_target[slot]
             if is_last[index] and (page := self._targets.get((key, None))) is not None:
-                page_earned[index] = by_target[page]
-        total = np.bincount(row, weights=earned + page_earned, minlength=n).astype(np.float64, copy=False)
-        return History(step, gap_us / 1e6, shown, total, start, arm, step[row] - slot_step & LAST_STEP, earned)
+                page_rewards[index] = by_target[page]
+        total_rewards = np.bincount(row, weights=slot_rewards + page_rewards, minlength=n).astype(
+            np.float64, copy=False
+        )
+        return History(
+            step, gap_us / 1e6, n_shown, total_rewards, start, arm, step[row] - slot_step & LAST_STEP, slot_rewards
+        )
 
     def _rewards_of(self, definition: Reward) -> list[float]:
         """Return the reward of each target (a slot or a slate), from events inside the window; a censored slot has the
         default."""
         if definition.id not in self._rewards:
-            order = {kind: number for number, kind in enumerate(definition.weights)}
-            kind = np.array([order.get(event.kind, -1) for event in self._events], np.int64)
+            kind_indices = {kind: number for number, kind in enumerate(definition.weights)}
+            kind = np.array([kind_indices.get(event.kind, -1) for event in self._events], np.int64)
             target = np.array([self._targets[event.decision_id, event.position] for event in self._events], np.int64)
             value, age = np.array([(event.value, event.age_us) for event in self._events], np.float64).T
             n, columns = len(self._targets), {"kind": kind, "value": value, "age_us": age}
-            earned, _ = rewards.slot_rewards(definition, n=n, slot=target, **columns)
-            page_earned = rewards.page_rewards(definition, n=n, page=target, **columns)
+            slot_rewards, _ = rewards.slot_rewards(definition, n=n, slot=target, **columns)
+            page_rewards = rewards.page_rewards(definition, n=n, page=target, **columns)
             # the last mark counts
-            marks = {(event.decision_id, event.position): event.value for event in self._events if event.kind == CENSOR}
-            earned[[self._targets[name] for name, value in marks.items() if value == 1.0]] = definition.default
+            last_marks = {
+                (event.decision_id, event.position): event.value for event in self._events if event.kind == CENSOR
+            }
+            slot_rewards[[self._targets[name] for name, value in last_marks.items() if value == 1.0]] = (
+                definition.default
+            )
             is_page = [position is None for _, position in self._targets]
-            self._rewards[definition.id] = np.where(is_page, page_earned, earned).tolist()
+            self._rewards[definition.id] = np.where(is_page, page_rewards, slot_rewards).tolist()
         return self._rewards[definition.id]

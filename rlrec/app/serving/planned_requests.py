@@ -53,17 +53,17 @@ def plan_group(
         else:
             plans.append(None if waits and group.n_arms >= contents.MAX_ARMS else group.plan(request, index))
     if waits and group.narrower is not None:
-        return _defer(plans, group.narrower, has_feedback=has_feedback)
+        return _defer_requests(plans, group.narrower, has_feedback=has_feedback)
     return plans
 
 
-def _defer(plans: Sequence[Planned], narrower: Narrower, *, has_feedback: bool) -> list[Planned]:
+def _defer_requests(plans: Sequence[Planned], narrower: Narrower, *, has_feedback: bool) -> list[Planned]:
     """Return the plans, with None for requests that wait until the others of the group, and its feedback, are stored.
 
     A request waits where it has a rule that depends on what others show to its person or on what feedback reports,
     where an earlier request of its person waits, or where it names the user of a session for which such a rule was
     read without a user."""
-    left, earlier_persons, waiting_persons, userless = list[Planned](), set[str](), set[str](), set[str]()
+    planned, earlier_persons, waiting_persons, userless = list[Planned](), set[str](), set[str](), set[str]()
     for plan in plans:
         if isinstance(plan, PlannedRequest):
             person, past = narrower.person(plan.request), () if plan.narrowed is None else plan.narrowed.past
@@ -75,10 +75,10 @@ def _defer(plans: Sequence[Planned], narrower: Narrower, *, has_feedback: bool) 
             elif past and len(person) == 1:
                 userless.add(plan.request.session)
             earlier_persons |= person
-        elif isinstance(plan, Duplicate) and plan.earlier is not None and left[plan.earlier] is None:
+        elif isinstance(plan, Duplicate) and plan.earlier is not None and planned[plan.earlier] is None:
             plan = None
-        left.append(plan)
-    return left
+        planned.append(plan)
+    return planned
 
 
 class _Group:
@@ -92,14 +92,14 @@ class _Group:
 
             main_keys = users.main_keys(unit, {request.user for request in requests if request.user is not None})
         names = {request.policy for request in requests if request.policy is not None}
-        new = names - cache.policies
-        self.routes = routes.by_name(unit, new) if new else {}
+        new_names = names - cache.policies
+        self.routes = routes.by_name(unit, new_names) if new_names else {}
         self.shadows: dict[int, routes.Shadow] = {}
         self.assigner: Assigner | None = None
         references = names
         if self.routes:
-            challenged = {route.route_id for route in self.routes.values() if route.has_shadow}
-            self.shadows = routes.running_shadows(unit, challenged) if challenged else {}
+            challenged_routes = {route.route_id for route in self.routes.values() if route.has_shadow}
+            self.shadows = routes.running_shadows(unit, challenged_routes) if challenged_routes else {}
             references = names - self.routes.keys() | {route.reference for route in self.routes.values()}
             references |= {shadow.reference for shadow in self.shadows.values()}
         if self.routes or any(request.policy is None for request in requests):
@@ -108,7 +108,7 @@ class _Group:
             self.assigner = Assigner(unit, requests, self.routes, main_keys)
             references = references | self.assigner.policies()
         self.versions = lookup.resolve(unit, references)
-        cache.policies |= {name for name in new if not isinstance(self.versions.get(name), InputError | None)}
+        cache.policies |= {name for name in new_names if not isinstance(self.versions.get(name), InputError | None)}
         self.catalogue = cache.catalogue(unit, self.settings)
         arm_keys, cache.narrows = set[str](), False
         for request in requests:
@@ -174,14 +174,14 @@ class _Group:
             policy = self._serving_version(request, assigned).version.policy
             narrowed = self.narrower.narrow(request, policy.name, policy.params)
         target = request.policy, assigned and assigned.key
-        name: tuple[Any, ...] = (*target, narrowed or arm_keys, request.size, page and repr(page))
-        shared = self._distributions.get(name)
+        cache_key: tuple[Any, ...] = (*target, narrowed or arm_keys, request.size, page and repr(page))
+        shared = self._distributions.get(cache_key)
         if shared is None or shared.case.reads or shared.case.layout is not None:
             version = self._serving_version(request, assigned)
             version.serving.check(request.context)
-            with_context = (*name, version.serving.reading(request.context))
-            shared = self._distributions.get(with_context) or self._build(request, version, narrowed)
-            self._distributions[with_context] = self._distributions[name] = shared
+            context_key = (*cache_key, version.serving.reading(request.context))
+            shared = self._distributions.get(context_key) or self._build_distribution(request, version, narrowed)
+            self._distributions[context_key] = self._distributions[cache_key] = shared
         if assigned is not None and self.assigner is not None:
             self.assigner.remember_user(request)
         context: Mapping[str, Any] = {**request.context, **shared.added} if shared.added else request.context
@@ -201,18 +201,18 @@ class _Group:
         experiment, variant = (assigned and assigned.serving) or (None, None)
         reference = fallback or reference if variant is None else variant.policy
         assert reference is not None
-        name = request.policy, assigned and assigned.key
-        if name not in self._versions:
+        cache_key = request.policy, assigned and assigned.key
+        if cache_key not in self._versions:
             resolved = self.versions[reference]
             if isinstance(resolved, InputError):
                 raise copy(resolved)
             version, head = resolved
             serving = self.cache.serving(self.unit, version, head)
-            target = request.policy, request.experiment
+            request_target = request.policy, request.experiment
             contexts = [
                 same_target.context
                 for same_target in self.requests
-                if (same_target.policy, same_target.experiment) == target
+                if (same_target.policy, same_target.experiment) == request_target
             ]
             serving.encode_contexts(contexts)
             if not serving.policy.served:
@@ -226,54 +226,56 @@ class _Group:
                 challenger = self.cache.serving(self.unit, *resolved)
                 with suppress(InputError):  # in a context that it cannot read, the challenger gives no probability
                     challenger.encode_contexts(contexts)
-            self._versions[name] = ServingVersion(
+            self._versions[cache_key] = ServingVersion(
                 version=version, head=head, serving=serving, experiment=experiment, variant=variant, variants=variants,
                 by=by, route=route, shadow=shadow, challenger=challenger,
                 price=None if serving.spend is None else serving.price_at(self.unit.now),
             )  # fmt: skip
-        return self._versions[name]
+        return self._versions[cache_key]
 
     def _members(self, names: frozenset[str]) -> dict[str, list[str]]:
         """Return the keys of the arms of each name that is a group. Raises InputError for an unknown name."""
-        if unread := names - self.cache.members.keys():
+        if unread_names := names - self.cache.members.keys():
             from rlrec.app.inputs.arm_names import members
 
-            self.cache.members |= members(self.unit, sorted(unread), self.cache.groups)
+            self.cache.members |= members(self.unit, sorted(unread_names), self.cache.groups)
         return {name: self.cache.members[name] for name in sorted(names & self.cache.members.keys())}
 
-    def _build(self, request: Request, version: ServingVersion, narrowed: Narrowed | None) -> SharedDistribution:
-        eligible, serving = self._eligible(request, narrowed), version.serving
+    def _build_distribution(
+        self, request: Request, version: ServingVersion, narrowed: Narrowed | None
+    ) -> SharedDistribution:
+        eligible, serving = self._eligible_arms(request, narrowed), version.serving
         # the superset, which many persons share
-        named = eligible.superset if isinstance(eligible, contents.NarrowedSet) else eligible
-        added: dict[str, Any] = {} if version.price is None else {PRICE: version.price}
+        superset = eligible.superset if isinstance(eligible, contents.NarrowedSet) else eligible
+        added_fields: dict[str, Any] = {} if version.price is None else {PRICE: version.price}
         if PAGE in request.context or serving.learner.rules:
             names = frozenset[str]().union(*(page.groups for page in serving.page_rules(request.context)))
             if groups := self._members(names):
-                added[GROUPS] = groups
-        context, resting = {**request.context, **added}, list[str]()
+                added_fields[GROUPS] = groups
+        context, resting_rules = {**request.context, **added_fields}, list[str]()
         if PAGE in context:
             from rlrec.app.serving.statements import check_named_arms
 
-            resting = check_named_arms(self.unit, request, named, context.get(GROUPS, {}), narrowed)
-        keys, revision = self.cache.complete_keys(self.unit, named), self.settings.catalogue_revision
-        arm_ids, candidates = arm_array(eligible), serving.learner.n_candidates
-        if candidates > len(eligible):
-            message = f"{candidates} candidates are wanted, with only {quantity(len(eligible), 'arm')} eligible"
+            resting_rules = check_named_arms(self.unit, request, superset, context.get(GROUPS, {}), narrowed)
+        keys, revision = self.cache.complete_keys(self.unit, superset), self.settings.catalogue_revision
+        arm_ids, n_candidates = arm_array(eligible), serving.learner.n_candidates
+        if n_candidates > len(eligible):
+            message = f"{n_candidates} candidates are wanted, with only {quantity(len(eligible), 'arm')} eligible"
             field = "policy" if request.arms is None else "arms"
             raise InputError(message, hint="add arms, or use a policy with fewer candidates", field=field)
-        if candidates and request.size > candidates:
-            raise InputError(f"k is {request.size}, but there are only {candidates} candidates", field="k")
-        distribution = serving.candidates if candidates else serving.case
+        if n_candidates and request.size > n_candidates:
+            raise InputError(f"k is {request.size}, but there are only {n_candidates} candidates", field="k")
+        distribution = serving.candidates if n_candidates else serving.case
         case = distribution(eligible, arm_ids, context, keys=keys, revision=revision)
         if case.layout is not None:
             case.layout.check(request.size)
         self.n_arms += len(eligible)
         return SharedDistribution(
             **vars(version), eligible=eligible, revision=revision, size=request.size, context=request.context,
-            added=added, candidates=candidates, case=case, resting=resting,
+            added=added_fields, candidates=n_candidates, case=case, resting=resting_rules,
         )  # fmt: skip
 
-    def _eligible(self, request: Request, narrowed: Narrowed | None) -> contents.Eligible:
+    def _eligible_arms(self, request: Request, narrowed: Narrowed | None) -> contents.Eligible:
         """Return the ids of the arms that may be shown, ascending. Raises InputError where they are too few."""
         hint = None
         if request.arms is not None and len(set(request.arms)) < len(request.arms):
@@ -285,13 +287,15 @@ class _Group:
             eligible = self.catalogue
         else:
             eligible = tuple(sorted({self.ids[key] for key in request.arms} & self._active))
-        listed = [key for key in request.arms or () if key in self.ids]
-        if inactive := [key for key in listed if self.ids[key] not in self._active]:
-            for key in inactive:
+        listed_keys = [key for key in request.arms or () if key in self.ids]
+        if inactive_keys := [key for key in listed_keys if self.ids[key] not in self._active]:
+            for key in inactive_keys:
                 self.cache.inactive.setdefault(key, False)
             from rlrec.app.inputs import arm_names
 
-            texts = [f"{status}: {names}" for status, names in arm_names.inactive_texts(self.unit, inactive).items()]
+            texts = [
+                f"{status}: {names}" for status, names in arm_names.inactive_texts(self.unit, inactive_keys).items()
+            ]
             hint = "; ".join(filter(None, [hint, *texts]))
         if not eligible:
             if request.arms is not None and not request.arms:
@@ -306,10 +310,10 @@ class _Group:
         return eligible
 
 
-def _same_content(request_id: str, content: bytes, first: tuple[bytes | None, int]) -> int:
+def _same_content(request_id: str, content_digest: bytes, first_request: tuple[bytes | None, int]) -> int:
     """Return the decision or index that answers a request id. Raises Conflict where the id came with other content
     before."""
-    if first[0] is not None and bytes(first[0]) != content:
+    if first_request[0] is not None and bytes(first_request[0]) != content_digest:
         message = f"request id {request_id!r} is known with other content"
         raise Conflict(message, hint="a retry repeats the request", field="request_id")
-    return first[1]
+    return first_request[1]

@@ -44,17 +44,21 @@ def store(
     for index, plan in planned.items():
         if (challenger := plan.shared.challenger) is not None:
             groups[plan.shared, challenger.reading(plan.request.context)].append(index)
-    weighed = list[Row]()
-    for (shared, _), members in groups.items():
+    shadow_rows = list[Row]()
+    for (shared, _), group_indices in groups.items():
         assert shared.shadow is not None
-        plans = [planned[index] for index in members]
-        shown = np.searchsorted(shared.case.arms, np.array([slates[index].arms for index in members]))
-        steps = np.array([step[index] for index in members], np.int64)
-        past = history.unpack([packed[index] for index in members], steps)
-        logs = _log_probabilities(plans, shown, past, keys)
-        values = [None] * len(members) if logs is None else np.clip(logs, LEAST, 0.0).tolist()
-        weighed += [(shared.shadow.id, ids[index], log) for index, log in zip(members, values, strict=True)]
-    routes.add_shadowed(unit, weighed)
+        plans = [planned[index] for index in group_indices]
+        shown = np.searchsorted(shared.case.arms, np.array([slates[index].arms for index in group_indices]))
+        steps = np.array([step[index] for index in group_indices], np.int64)
+        past_slots = history.unpack([packed[index] for index in group_indices], steps)
+        log_probabilities = _log_probabilities(plans, shown, past_slots, keys)
+        values = (
+            [None] * len(group_indices)
+            if log_probabilities is None
+            else np.clip(log_probabilities, LEAST, 0.0).tolist()
+        )
+        shadow_rows += [(shared.shadow.id, ids[index], log) for index, log in zip(group_indices, values, strict=True)]
+    routes.add_shadowed(unit, shadow_rows)
 
 
 def _log_probabilities(
@@ -77,20 +81,20 @@ def _log_probabilities(
         return None
     # each slate was shown in its own session state
     state = trained.states(contexts, histories, np.full(len(plans), shared.revision))
-    logged = trained.log(trained.scores(state, arms, shared.revision), shown)
+    logged_draw = trained.log(trained.scores(state, arms, shared.revision), shown)
     with np.errstate(divide="ignore"):
-        return np.where(logged.rounded, -np.inf, np.log(logged.propensity)).sum(axis=1)
+        return np.where(logged_draw.rounded, -np.inf, np.log(logged_draw.propensity)).sum(axis=1)
 
 
 def report(unit: Unit, route: str, shadow: Shadow) -> ShadowReport:
     """Return the figures of a challenger so far."""
     rows = routes.log_probabilities(unit, shadow.id)
-    logs = [probability - propensity for probability, propensity in rows if probability is not None]
-    weight = np.exp(np.array(logs, np.float64))
-    square = float((weight**2).sum())
+    log_weights = [probability - propensity for probability, propensity in rows if probability is not None]
+    weight = np.exp(np.array(log_weights, np.float64))
+    sum_of_squares = float((weight**2).sum())
     return {
         "route": route, "shadow": shadow.reference, "since": format_time(shadow.started_at),
         "until": None if shadow.stopped_at is None else format_time(shadow.stopped_at), "decisions": len(rows),
         "weighed": len(weight), "mean_weight": finite_or_none(float(weight.mean())) if len(weight) else None,
-        "ess": finite_or_none(float(weight.sum()) ** 2 / square) if square > 0 else None,
+        "ess": finite_or_none(float(weight.sum()) ** 2 / sum_of_squares) if sum_of_squares > 0 else None,
     }  # fmt: skip

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 def take_statements(requests: Sequence[Request | InputError]) -> Sequence[Request | InputError]:
     """Return the requests with plain keys as their arms, and with their statements moved into the contexts."""
-    return [request if isinstance(request, InputError) else _take(request) for request in requests]
+    return [request if isinstance(request, InputError) else _take_statements(request) for request in requests]
 
 
-def _take(request: Request) -> Request | InputError:
+def _take_statements(request: Request) -> Request | InputError:
     try:
-        keys, entries = _split(request.arms or ())
+        keys, entries = _split_arms(request.arms or ())
         context, field = dict(request.context), "arms"
         check_names(context)
         if entries and ARMS in context:
@@ -37,9 +37,11 @@ def _take(request: Request) -> Request | InputError:
             entries, field = context[ARMS], f"context.{ARMS}"
         check_arms(entries, field=field)
         has_group = any(key.startswith("@") for key in keys)
-        unlisted = entries.keys() - set(keys) if request.arms is not None and not has_group else ()
-        if unlisted:
-            message = f"the context describes arm {min(unlisted)[:80]!r}, which is not among the arms of the request"
+        unlisted_arms = entries.keys() - set(keys) if request.arms is not None and not has_group else ()
+        if unlisted_arms:
+            message = (
+                f"the context describes arm {min(unlisted_arms)[:80]!r}, which is not among the arms of the request"
+            )
             raise InputError(message, hint="list it, or leave it out", field=field)
         if request.page and PAGE in context:
             message = f"page is given, and the context has {PAGE}, too"
@@ -55,7 +57,7 @@ def _take(request: Request) -> Request | InputError:
     return Request(**{**fields, "context": context, "arms": None if request.arms is None else keys, "page": {}})
 
 
-def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+def _split_arms(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """Split arms into their keys, and what is stated of each arm."""
     keys, entries = list[str](), dict[str, dict[str, Any]]()
     for arm in arms:
@@ -63,14 +65,18 @@ def _split(arms: Sequence[Any]) -> tuple[list[str], dict[str, dict[str, Any]]]:
             keys.append(arm)
             continue
         keys.append(arm.arm)
-        stated = {name: getattr(arm, name) for name in STATED_OF_ARM}
-        if entry := {name: value for name, value in stated.items() if value is not None and value != {}}:
+        stated_values = {name: getattr(arm, name) for name in STATED_OF_ARM}
+        if entry := {name: value for name, value in stated_values.items() if value is not None and value != {}}:
             entries[arm.arm] = entry
     return keys, entries
 
 
 def check_named_arms(
-    unit: Unit, request: Request, listed: Sequence[int], groups: Mapping[str, Sequence[str]], narrowed: Narrowed | None
+    unit: Unit,
+    request: Request,
+    listed_arms: Sequence[int],
+    groups: Mapping[str, Sequence[str]],
+    narrowed: Narrowed | None,
 ) -> list[str]:
     """Return the rules of a request's page that have no effect, since the past of the person takes what they name.
     Raises InputError where a rule names an arm that is not active, or that lists leave out, of the request or of the
@@ -80,11 +86,11 @@ def check_named_arms(
     members; narrowed: what all lists leave, None without such rules."""
     rules = parse(request.context[PAGE]).names
     members = {name: groups.get(name, (name,)) for name in rules}
-    stored = arms.ids(unit, {key for keys in members.values() for key in keys})
-    superset, lacking = (listed, frozenset[int]()) if narrowed is None else (narrowed.superset, narrowed.lacking)
+    stored_ids = arms.ids(unit, {key for keys in members.values() for key in keys})
+    superset, lacking = (listed_arms, frozenset[int]()) if narrowed is None else (narrowed.superset, narrowed.lacking)
 
     def is_left(key: str) -> bool:
-        arm = stored.get(key, -1)
+        arm = stored_ids.get(key, -1)
         index = bisect_left(superset, arm)
         return arm not in lacking and index < len(superset) and superset[index] == arm
 
@@ -93,13 +99,13 @@ def check_named_arms(
             inactive = [f"{status}: {names}" for status, names in arm_names.inactive_texts(unit, members[name]).items()]
             lists = "`arms`" if narrowed is None else narrowed.lists
             hint = "; ".join(inactive) or f"left out by {lists}"
-            if name not in {*stored, *groups}:
+            if name not in {*stored_ids, *groups}:
                 hint = suggest(name, arms.keys_like(unit, name)) or "`rlrec arm list` shows all"
-            what = f"group {name!r}, of which no arm is" if name in groups else f"arm {name!r}, which is not"
-            raise InputError(f"{rule} of the request names {what} eligible", hint=hint, field="page")
+            subject = f"group {name!r}, of which no arm is" if name in groups else f"arm {name!r}, which is not"
+            raise InputError(f"{rule} of the request names {subject} eligible", hint=hint, field="page")
     past_arms = frozenset[int]() if narrowed is None else narrowed.past_arms
     return [
         rule
         for name, rule in rules.items()
-        if past_arms.issuperset(stored[key] for key in members[name] if is_left(key))
+        if past_arms.issuperset(stored_ids[key] for key in members[name] if is_left(key))
     ]

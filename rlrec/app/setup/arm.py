@@ -51,11 +51,11 @@ def put(store: Store, groups: Callable[[], Iterable[Sequence[Any]]], *, at_once:
     """Add arms, or change stored ones, in one transaction or in one per group. groups: of the fields of an ArmLine."""
     if at_once:
         changes = store.write(
-            lambda unit: sum((_put(unit, group) for group in groups()), ArmChanges()), repeatable=True
+            lambda unit: sum((_put_group(unit, group) for group in groups()), ArmChanges()), repeatable=True
         )
     else:
-        stored = (store.write(partial(_put, group=group), repeatable=True) for group in groups())
-        changes = sum(stored, ArmChanges())
+        changes_by_group = (store.write(partial(_put_group, group=group), repeatable=True) for group in groups())
+        changes = sum(changes_by_group, ArmChanges())
     if changes.added:
         _notice_priors(store)
     return changes
@@ -80,7 +80,7 @@ def _notice_priors(store: Store) -> None:
             )
 
 
-def _put(unit: Unit, group: Sequence[Any]) -> ArmChanges:
+def _put_group(unit: Unit, group: Sequence[Any]) -> ArmChanges:
     lines = [ArmLine(*parts) for parts in group]
     for line in lines:
         _check_groups(unit, line)
@@ -109,16 +109,16 @@ def retire(store: Store, keys: Sequence[str], *, retired: bool) -> StatusChange:
     """Make arms ineligible, or eligible again. Raises InputError for an arm that the catalogue lacks."""
 
     def work(unit: Unit) -> tuple[StatusChange, list[str]]:
-        stored = arms.ids(unit, keys)
-        if missing_keys := [key for key in keys if key not in stored]:
+        stored_ids = arms.ids(unit, keys)
+        if missing_keys := [key for key in keys if key not in stored_ids]:
             raise lookup.unknown("arm", missing_keys[0], [arm.key for arm in arms.all_arms(unit)])
         change = StatusChange(list(keys), arms.retire(unit, keys, retired=retired))
         restored = [] if retired else arms.by_keys(unit, keys)
         return change, [arm.key for arm in restored if arm.status(unit.now) == "ended"]
 
-    change, ended = store.write(work, repeatable=True)
-    if ended:
-        store.notice(f"{ended[0]} has ended: `rlrec arm add {ended[0]} --until TIME` gives it a later end")
+    change, ended_arms = store.write(work, repeatable=True)
+    if ended_arms:
+        store.notice(f"{ended_arms[0]} has ended: `rlrec arm add {ended_arms[0]} --until TIME` gives it a later end")
     return change
 
 

@@ -38,8 +38,8 @@ SampleFile = TypedDict("SampleFile", {"file": str, "bytes": int})
 def samples() -> Path:
     """Return the folder of the sample data: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parents[2]
-    inside = package / "sample_data"
-    return inside if inside.is_dir() else package.parent / "sample_data"
+    installed_folder = package / "sample_data"
+    return installed_folder if installed_folder.is_dir() else package.parent / "sample_data"
 
 
 def copy_samples(folder: Path, *, dry_run: bool = False) -> list[SampleFile]:
@@ -61,31 +61,31 @@ def copy_samples(folder: Path, *, dry_run: bool = False) -> list[SampleFile]:
 LOG, LIVE, HOUR, LAST = Path(__file__).with_name("demo.txt").read_text(encoding="utf-8").split("---\n")
 
 
-def _steps(script: str, *, quiet: bool = False, **values: object) -> list[DemoStep]:
+def _parse_steps(script: str, *, quiet: bool = False, **values: object) -> list[DemoStep]:
     blocks = (block.partition("\n$ ") for block in script.format(**values).strip().split("\n\n"))
     return [DemoStep(comment, command, quiet) for comment, _, command in blocks]
 
 
 def log_steps() -> list[DemoStep]:
     """Return the steps before anything goes live: estimates from the log of another system."""
-    return _steps(LOG, data=shlex.quote(str(samples())))
+    return _parse_steps(LOG, data=shlex.quote(str(samples())))
 
 
 def live_steps() -> list[DemoStep]:
     """Return the steps of twelve simulated hours of traffic, with the clock set by --now."""
-    steps = _steps(LIVE)
+    steps = _parse_steps(LIVE)
     for hour in range(HOURS):
-        steps += _steps(HOUR, quiet=hour > 0, hour=hour, visitors=VISITORS, seed=SEED, more=HOURS - 1)
+        steps += _parse_steps(HOUR, quiet=hour > 0, hour=hour, visitors=VISITORS, seed=SEED, more=HOURS - 1)
     return steps
 
 
 def last_steps(uniform: float | None = None) -> list[DemoStep]:
     """Return the steps that show what was learned. uniform: clicks per impression of the uniform policy under the
     audience's rates, if these are known."""
-    return _steps(LAST, uniform="..." if uniform is None else f"{uniform:.5f}")
+    return _parse_steps(LAST, uniform="..." if uniform is None else f"{uniform:.5f}")
 
 
-def _play(folder: Path) -> Iterator[DemoStep]:
+def _play_steps(folder: Path) -> Iterator[DemoStep]:
     """Yield all steps. Each step must be run before the next one is taken."""
     yield from log_steps()
     write_requests(folder)
@@ -109,19 +109,19 @@ def run(
     let steps write to the terminal themselves, so that their tables fit; colour: whether they may use colours."""
     # `rlrec` is this program, whatever is on the PATH, and without the caller's RLREC_ variables.
     function = f'rlrec() {{ {shlex.quote(sys.executable)} -m rlrec "$@"; }}; '
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")}
-    clean |= {} if colour else {"NO_COLOR": "1"}
-    for step in _play(folder):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RLREC_")}
+    environment |= {} if colour else {"NO_COLOR": "1"}
+    for step in _play_steps(folder):
         if not step.quiet:
             report(f"\n{step.comment}\n$ {step.command}\n")
         script = ["sh", "-c", function + step.command]
         stdout = None if terminal and not step.quiet else subprocess.PIPE
-        done = subprocess.run(script, cwd=folder, env=clean, stdout=stdout, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise RlrecError(f"`{step.command}` failed: {done.stderr.strip() or done.returncode}")
+        process = subprocess.run(script, cwd=folder, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True)
+        if process.returncode:
+            raise RlrecError(f"`{step.command}` failed: {process.stderr.strip() or process.returncode}")
         if not step.quiet:
-            report(done.stdout or "")
-        yield {"command": step.command, "output": done.stdout}
+            report(process.stdout or "")
+        yield {"command": step.command, "output": process.stdout}
 
 
 def write_requests(folder: Path) -> None:
@@ -153,7 +153,7 @@ def clicks(path: Path, answers: Iterable[str], *, seed: int) -> Iterator[str]:
     actions = np.array([index.get(slot["arm"], len(index)) for _, slot in slots], np.intp)
     audience = Bernoulli(rates=(*click_rates.values(), 0.0))  # an arm without a rate is never clicked
     audience.reset(len(slots), np.random.default_rng(seed))
-    _, clicked, *_ = audience.step(actions)
-    for (decision_id, slot), click in zip(slots, clicked, strict=True):
+    _, is_clicked, *_ = audience.step(actions)
+    for (decision_id, slot), click in zip(slots, is_clicked, strict=True):
         if click:
             yield json.dumps({"decision_id": decision_id, "position": slot["position"], "events": {"click": 1}})

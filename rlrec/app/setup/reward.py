@@ -49,7 +49,7 @@ class Result(Definition):
 
 def define(store: Store, request: Request) -> Result:
     """Store a definition; repeating it changes nothing. Raises Conflict if the name has another definition."""
-    weights, transforms = _terms(request.weights)
+    weights, transforms = _parse_terms(request.weights)
     low, high = request.clip or (None, None)
     definition = Reward(
         id=0, name=request.name, weights=rewards.weights(weights), window_us=request.window_us, default=request.default,
@@ -71,22 +71,24 @@ def define(store: Store, request: Request) -> Result:
         return {**_to_json(definition), "created": stored is None}, n_derived
 
     result, n_derived = store.write(work, repeatable=True)
-    costs = ", ".join(kind for kind, weight in weights.items() if weight < 0)
-    if costs and low is not None and request.default <= low:
-        hidden = f"--clip hides {costs}: a slot with no other event is worth {low:g}, no less than one without any"
-        store.notice(f"{hidden}; where only some are judged, `feedback --censor` leaves out the others")
+    costly_kinds = ", ".join(kind for kind, weight in weights.items() if weight < 0)
+    if costly_kinds and low is not None and request.default <= low:
+        message = (
+            f"--clip hides {costly_kinds}: a slot with no other event is worth {low:g}, no less than one without any"
+        )
+        store.notice(f"{message}; where only some are judged, `feedback --censor` leaves out the others")
     if n_derived:
         store.notice(on_returns(n_derived))
     return result
 
 
-def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
+def _parse_terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
     """Parse the weights and the transforms by kind in 'click=1, log1p(dwell_s)=0.3'."""
     weights: dict[str, float] = {}
     transforms: dict[str, Transform] = {}
     for pair in filter(None, (pair.strip() for pair in COMMA.split(text))):
         term, sign, weight = (piece.strip() for piece in pair.partition("="))
-        kind, transform = _term(term)
+        kind, transform = _parse_term(term)
         if not sign or not rewards.KIND.fullmatch(kind):
             raise InputError(f"{pair!r} is not a weight", hint=f"write TERM=WEIGHT, a term being {SHAPES}")
         if kind in weights:
@@ -99,7 +101,7 @@ def _terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
     return weights, transforms
 
 
-def _term(text: str) -> tuple[str, Transform]:
+def _parse_term(text: str) -> tuple[str, Transform]:
     """Parse the kind in 'log1p(min(dwell_s,600))', not yet validated, and the transform of its sum."""
     calls = set[str]()
     for function in FUNCTIONS:

@@ -99,24 +99,24 @@ def simulate(store: Store, request: Request) -> Result:
     environments.check(request.environment, audience, len(names), size=request.size, steps=request.steps)
     seed = seed_or_random(request.seed)
     with store.read() as unit:
-        versions, experiment = _serving(unit, request, audience)
-        first, newest = decisions.peek(unit), decisions.newest(unit)
+        versions, experiment = _serving_versions(unit, request, audience)
+        first_id, newest = decisions.peek(unit), decisions.newest(unit)
         _check_group(request, audience, timeout_us=settings.get(unit).session_timeout_us)
     store.now = _start_time(store, newest, experiment)
     store.allow_future = True  # from now on the simulation sets the time
     for reward in {version.reward.name: version.reward for version in versions}.values():
         _notice_unseen_reward(store, audience, reward)
     if isinstance(audience, News):  # its arms come and go
-        names, restricted = [], False
+        names, is_restricted = [], False
     else:
-        names, restricted = store.write(lambda unit: _catalogue(unit, names, audience))
+        names, is_restricted = store.write(lambda unit: _catalogue_keys(unit, names, audience))
     if not isinstance(audience, Visitors):  # sessions of visitors have users
         options = {"environment": request.environment, "sessions": request.sessions, "seed": seed}
         store.write(lambda unit: settings.add_run(unit, "simulate", options))
-    serve = VisitWorld if isinstance(audience, Visitors) else SimulatedStore
+    world_class = VisitWorld if isinstance(audience, Visitors) else SimulatedStore
     window_us = max(version.reward.window_us for version in versions)
-    world = serve(store, request, audience, names, seed, first, restricted=restricted, window_us=window_us)
-    started = store.now
+    world = world_class(store, request, audience, names, seed, first_id, restricted=is_restricted, window_us=window_us)
+    started_at = store.now
     world.play()
     earned, optimum, regret = world.earned.tolist()
     figures = environments.figures(
@@ -132,7 +132,7 @@ def simulate(store: Store, request: Request) -> Result:
         "experiment": None if experiment is None else experiment.name,
         "sessions": request.sessions, "decisions": world.decisions, "reward": earned,
         "reward_per_session": earned / request.sessions, "optimum_per_session": optimum / request.sessions,
-        "regret": regret, **figures, "events": dict(world.events), "seed": seed, "started_at": format_time(started),
+        "regret": regret, **figures, "events": dict(world.events), "seed": seed, "started_at": format_time(started_at),
         "ended_at": format_time(store.now),
     }  # fmt: skip
 
@@ -141,22 +141,23 @@ def _start_time(store: Store, newest: int | None, experiment: Experiment | None)
     """Return the start of the clock: `--now`, else the newest decision, but not before the present phase of the
     experiment. Raises InputError if `--now` is before that phase."""
     phase_at = 0 if experiment is None else experiment.phase_at
-    began = "" if experiment is None else f"phase of experiment {experiment.name} began at {format_time(phase_at)}"
+    phase_text = "" if experiment is None else f"phase of experiment {experiment.name} began at {format_time(phase_at)}"
     if store.now is not None:
         if store.now < phase_at:
-            raise InputError(f"the newest {began}: --now lies before", hint="give a later time, or none")
+            raise InputError(f"the newest {phase_text}: --now lies before", hint="give a later time, or none")
         return store.now
-    last = parse(FIRST_TIME) if newest is None else newest
-    start = max(last, phase_at)
-    if start - last > DAY_US:
+    last_at = parse(FIRST_TIME) if newest is None else newest
+    start = max(last_at, phase_at)
+    if start - last_at > DAY_US:
         store.notice(
-            f"the newest {began}, and the clock starts there, {(start - last) / DAY_US:,.0f} days after the newest"
-            f" decision; to begin a phase in simulated time: `rlrec --now {format_time(last)} experiment set ...`"
+            f"the newest {phase_text}, and the clock starts there, {(start - last_at) / DAY_US:,.0f} days after the"
+            f" newest decision; to begin a phase in simulated time: `rlrec --now {format_time(last_at)} experiment"
+            " set ...`"
         )
     return start
 
 
-def _serving(unit: Unit, request: Request, audience: Audience) -> tuple[list[Version], Experiment | None]:
+def _serving_versions(unit: Unit, request: Request, audience: Audience) -> tuple[list[Version], Experiment | None]:
     """Return the versions that serve, and the experiment whose variants they are. Raises InputError if there are none,
     or if the experiment needs a user and the audience has visits without one."""
     experiment, name = request.experiment, request.policy
@@ -166,16 +167,16 @@ def _serving(unit: Unit, request: Request, audience: Audience) -> tuple[list[Ver
             return [lookup.version(unit, name if route is None else route.reference)[0]], None
         experiment = route.experiment
     assert experiment is not None
-    stored = lookup.experiment(unit, experiment)
+    stored_experiment = lookup.experiment(unit, experiment)
     share = audience.anonymous if isinstance(audience, Visitors) else 1
-    if name is None and stored.unit == "user" and share:  # a route accepts visits without a user
+    if name is None and stored_experiment.unit == "user" and share:  # a route accepts visits without a user
         by_session = "start an experiment with --unit session"
         raise InputError(
             f"experiment {experiment} assigns by user, and {share:.0%} of visits of {request.environment} have none",
             hint=f"give --env anonymous=0, or {by_session}" if share < 1 else by_session,
         )
-    live = policies.live(unit, {variant.policy for variant in stored.variants})
-    return [live[variant.policy].version for variant in stored.variants], stored
+    live_versions = policies.live(unit, {variant.policy for variant in stored_experiment.variants})
+    return [live_versions[variant.policy].version for variant in stored_experiment.variants], stored_experiment
 
 
 def _check_group(request: Request, audience: Audience, *, timeout_us: int) -> None:
@@ -199,23 +200,22 @@ def _notice_unseen_reward(store: Store, audience: Audience, reward: Reward) -> N
         )
 
 
-def _catalogue(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[list[str], bool]:
+def _catalogue_keys(unit: Unit, names: Sequence[str], audience: Audience) -> tuple[list[str], bool]:
     """Return the keys of the audience's arms, and whether the catalogue has others, which the audience must not be
     shown. An empty catalogue gets the audience's arms. Otherwise it must contain them, or as many others that stand for
     them."""
-    active = [arm.key for arm in arms.all_arms(unit) if arm.status(unit.now) == "active"]
+    active_keys = [arm.key for arm in arms.all_arms(unit) if arm.status(unit.now) == "active"]
     if not arms.all_arms(unit):
         arms.put(unit, {name: canonical.text(audience.features_of(arm)) for arm, name in enumerate(names)})
         return list(names), False
-    if set(names) <= set(active):
-        return list(names), len(names) < len(active)
-    if len(names) == len(active) and names[0] == "arm0":
-        return active, False
-    missing_name = next(name for name in names if name not in active)
-    fits = (
-        f"`rlrec arm list` shows its {len(active)} arms: give as many, by --env rates=FILE (a CSV arm,rate) or arms=N"
-    )
-    hint = f"add it: `rlrec arm add {missing_name}`" if audience.names else fits
+    if set(names) <= set(active_keys):
+        return list(names), len(names) < len(active_keys)
+    if len(names) == len(active_keys) and names[0] == "arm0":
+        return active_keys, False
+    missing_name = next(name for name in names if name not in active_keys)
+    count_hint = f"`rlrec arm list` shows its {len(active_keys)} arms: give as many, by --env rates=FILE"
+    count_hint += " (a CSV arm,rate) or arms=N"
+    hint = f"add it: `rlrec arm add {missing_name}`" if audience.names else count_hint
     raise InputError(f"the audience has {len(names)} arms, and the catalogue has no arm {missing_name!r}", hint=hint)
 
 
@@ -253,7 +253,7 @@ class SimulatedStore:
                 observed = self._serve(sessions, observed)
             self.store.progress("sessions", end, end / self.request.sessions)
         while self._events_due:  # events after the last decision
-            self._wait(max(0, self._events_due[0][0] - self._clock))
+            self._let_time_pass(max(0, self._events_due[0][0] - self._clock))
 
     @property
     def _clock(self) -> int:
@@ -269,11 +269,11 @@ class SimulatedStore:
         next_observed, reward, _, _, info = self.audience.step(slates)
         regret = info["optimum"] - info["expected"].sum(axis=1)
         self.earned += [reward.sum(), info["optimum"].sum(), regret.sum()]
-        self._schedule(answers, reward, info.get("delay"))
+        self._schedule_events(answers, reward, info.get("delay"))
         if "page" in info:
             self.earned[0] += info["page"].sum()
-            self._schedule(answers, info["page"][:, None], first=None)
-        self._wait(len(sessions) * SECOND)
+            self._schedule_events(answers, info["page"][:, None], first=None)
+        self._let_time_pass(len(sessions) * SECOND)
         return next_observed
 
     def _draw(
@@ -282,18 +282,18 @@ class SimulatedStore:
         """Return the answers to these sessions, and the indexes of the arms shown, (sessions, positions)."""
         contexts = [{"x": x} for x in observed.tolist()] if self.audience.features else [{}] * len(sessions)
         policy, experiment, size = self.request.policy, self.request.experiment, self.request.size
-        draw = partial(requests.Request, policy=policy, experiment=experiment, size=size, arms=self.eligible)
+        make_request = partial(requests.Request, policy=policy, experiment=experiment, size=size, arms=self.eligible)
         group = [
-            draw(session=session, user=user, context=context)
+            make_request(session=session, user=user, context=context)
             for session, user, context in zip(sessions, users or [None] * len(sessions), contexts, strict=True)
         ]
-        answers = _accepted(self.pipe.group(group))
+        answers = _accepted_answers(self.pipe.group(group))
         slates = [[slot["arm"] for slot in answer["slate"]] for answer in answers]
         for arm in chain.from_iterable(slates):
             self.shown[arm] += 1
         return answers, np.array([[self.arm_index[arm] for arm in slate] for slate in slates], np.intp)
 
-    def _schedule(
+    def _schedule_events(
         self, answers: Sequence[Answer], values: Array, delay: Array | None = None, *, first: int | None = 1,
         kind: str | None = None,
     ) -> None:  # fmt: skip
@@ -308,7 +308,7 @@ class SimulatedStore:
             event = at, answers[row]["decision_id"], position, kind, float(values[row, slot])
             heapq.heappush(self._events_due, event)
 
-    def _wait(self, micros: int) -> None:
+    def _let_time_pass(self, micros: int) -> None:
         """Let time pass, and record the events that are due by then."""
         self.store.now = self._clock + micros
         lines = []
@@ -316,7 +316,7 @@ class SimulatedStore:
             at, decision_id, position, kind, value = heapq.heappop(self._events_due)
             lines.append(Line(decision_id=decision_id, position=position or None, events={kind: value}, at=at))
         if lines:
-            _accepted(self.pipe.group(lines))
+            _accepted_answers(self.pipe.group(lines))
 
 
 class VisitWorld(SimulatedStore):
@@ -336,27 +336,27 @@ class VisitWorld(SimulatedStore):
         # the regret: the expected rewards are subtracted later
         self.earned[1:] = audience.optimum(self.request.size) * sessions
         self._observed = audience.reset(seats, self.rng)
-        started = self._clock
-        earlier, n_new = self._recall()
-        self._keys = [visitor.key for visitor in earlier]
+        started_at = self._clock
+        returning_visitors, n_new = self._recall_visitors()
+        self._keys = [visitor.key for visitor in returning_visitors]
         self.crowd = Crowd(
             seats=seats, visits=sessions, absence=audience.away, daily=audience.daily, a_day=audience.a_day,
-            earlier=earlier, n_new=n_new,
+            earlier=returning_visitors, n_new=n_new,
         )  # fmt: skip
         self._anonymous = np.zeros(seats, np.bool_)
         while self.crowd.left:
-            period_start = started + self.crowd.periods * period_us
-            self._wait(max(0, period_start - self._clock))
+            period_start = started_at + self.crowd.periods * period_us
+            self._let_time_pass(max(0, period_start - self._clock))
             if isinstance(audience, News):
                 self._publish(audience, period_start // period_us)
             self._arrive(np.arange(seats))
             while len(occupied_seats := self.crowd.busy):
                 self._serve_seats(occupied_seats)
             self.crowd.periods += 1
-        self._remember(newest=self._newest)
-        self._wait(self.window_us + MARGIN_S * SECOND)
+        self._remember_visitors(newest=self._newest)
+        self._let_time_pass(self.window_us + MARGIN_S * SECOND)
         while self._events_due:  # events after the window
-            self._wait(max(0, self._events_due[0][0] - self._clock))
+            self._let_time_pass(max(0, self._events_due[0][0] - self._clock))
 
     def _serve_seats(self, occupied_seats: Index) -> None:
         sessions = [self._session(number) for number in self.crowd.visit[occupied_seats].tolist()]
@@ -374,18 +374,20 @@ class VisitWorld(SimulatedStore):
         self.decisions += len(occupied_seats)
         self.earned += [reward[occupied_seats].sum(), 0.0, -info["expected"][occupied_seats].sum()]
         rewards = reward[occupied_seats].reshape(slates.shape)
-        self._schedule(answers, rewards)
+        self._schedule_events(answers, rewards)
         if isinstance(self.audience, News):
             self.audience.count_clicks(slates, rewards)
         delay = np.full(slates.shape, self.audience.later_s)
         for kind in self.audience.further_events:
-            self._schedule(answers, info[kind][occupied_seats].reshape(slates.shape), delay, kind=kind)
-        self._wait(len(occupied_seats) * SECOND)
-        ended = (terminated | truncated)[occupied_seats]
-        if ended.any():
-            app_session.end_all(self.store, list(compress(sessions, ended.tolist())))
-            self.crowd.leave(occupied_seats[ended], days=info["again"][occupied_seats[ended]], now=self._crowd_time())
-            self._arrive(occupied_seats[ended])
+            self._schedule_events(answers, info[kind][occupied_seats].reshape(slates.shape), delay, kind=kind)
+        self._let_time_pass(len(occupied_seats) * SECOND)
+        has_ended = (terminated | truncated)[occupied_seats]
+        if has_ended.any():
+            app_session.end_all(self.store, list(compress(sessions, has_ended.tolist())))
+            self.crowd.leave(
+                occupied_seats[has_ended], days=info["again"][occupied_seats[has_ended]], now=self._crowd_time()
+            )
+            self._arrive(occupied_seats[has_ended])
 
     def _arrive(self, seats: Index) -> None:
         """Begin visits in these free seats; the audience's visitor 0 takes seats that stay free."""
@@ -421,24 +423,24 @@ class VisitWorld(SimulatedStore):
     def _audience(self) -> dict[str, Any]:
         return {"environment": self.request.environment, "parameters": dict(self.request.parameters)}
 
-    def _remember(self, *, newest: int) -> None:
+    def _remember_visitors(self, *, newest: int) -> None:
         """Store who is to come again, in the row of the audience."""
         if not isinstance(self.audience, Regulars):
             return
         crowd = self.crowd
-        began = crowd.periods - 1  # the period in which the next run begins
-        due = crowd.due(began / crowd.a_day if crowd.daily else self.decisions)
-        traits = self.audience.traits_of(np.array([visitor for visitor, _ in due], np.intp) - NO_VISITOR)
+        period = crowd.periods - 1  # the period in which the next run begins
+        due_visitors = crowd.due(period / crowd.a_day if crowd.daily else self.decisions)
+        traits = self.audience.traits_of(np.array([visitor for visitor, _ in due_visitors], np.intp) - NO_VISITOR)
         state = {
-            "at": newest, "new": crowd.n_new - crowd.daily * began // crowd.a_day, "clicks": self.audience.memory(),
+            "at": newest, "new": crowd.n_new - crowd.daily * period // crowd.a_day, "clicks": self.audience.memory(),
             "visitors": [
                 (self._key(visitor), trait, delay)
-                for (visitor, delay), trait in zip(due, traits.tolist(), strict=True)
+                for (visitor, delay), trait in zip(due_visitors, traits.tolist(), strict=True)
             ],
         }  # fmt: skip
         self.store.write(lambda unit: settings.keep_state(unit, VISITS, self._audience(), state))
 
-    def _recall(self) -> tuple[list[Returning], int]:
+    def _recall_visitors(self) -> tuple[list[Returning], int]:
         """Return the visitors who are to come again, and the number of new visitors of this period who have come
         already."""
         with self.store.read() as unit:
@@ -455,7 +457,7 @@ class VisitWorld(SimulatedStore):
         return visitors, state["new"] if days * self.audience.a_day < 1 else 0
 
 
-def _accepted(answers: list[Any]) -> list[Any]:
+def _accepted_answers(answers: list[Any]) -> list[Any]:
     """Return the answers. Raises the error of the first refused line."""
     for answer in answers:
         if isinstance(answer, InputError):
@@ -520,8 +522,10 @@ def _studied_policy(store: Store, request: Request, audience: Audience, names: S
     if not policy.served:
         raise InputError(f"{name} only holds an imported log", hint="study another policy")
     if policy.rules:
-        typed = ", ".join(f"{name}={value}" for name, value in policy.rules.items())
-        raise InputError(f"{name} has {typed}: a study in memory keeps no such rules", hint="leave out --ephemeral")
+        rule_texts = ", ".join(f"{name}={value}" for name, value in policy.rules.items())
+        raise InputError(
+            f"{name} has {rule_texts}: a study in memory keeps no such rules", hint="leave out --ephemeral"
+        )
     if policy.stages:
         raise InputError(f"{name} draws candidates, and a study in memory shows any arm", hint="leave out --ephemeral")
     if request.size > 1 and PROPENSITY in policy.needs:

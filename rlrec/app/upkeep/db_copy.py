@@ -32,13 +32,13 @@ def copy(store: Store, to: str, *, dry_run: bool = False) -> Copy:
         file = None if "://" in store.address else store.address
         with closing(copying.CopyTarget(to, copying.fingerprint(unit), like=file)) as target:
             answer["resumed"] = target.begin()
-            done = 0
+            n_copied = 0
             for table in copying.TABLES:
-                done += (skip := target.count(table))
-                for batch in copying.read_rows(unit, table, skip=skip):
+                n_copied += (n_skipped := target.count(table))
+                for batch in copying.read_rows(unit, table, skip=n_skipped):
                     target.add(table, batch)
-                    done += len(batch)
-                    store.progress("rows", done, done / answer["rows"])
+                    n_copied += len(batch)
+                    store.progress("rows", n_copied, n_copied / answer["rows"])
             target.finish()
     return answer
 
@@ -60,9 +60,9 @@ def temporary(store: Store) -> Iterator[Store]:
             copy(store, path)
         else:
             copying.backup(store, path)
-        with closing(Store(path, now=store.now, notice=store.notice, waits=store.waits)) as copied:
-            copied.allow_future = True
-            yield copied
+        with closing(Store(path, now=store.now, notice=store.notice, waits=store.waits)) as copied_store:
+            copied_store.allow_future = True
+            yield copied_store
 
 
 def counts(store: Store) -> dict[str, int]:

@@ -90,10 +90,10 @@ def forget(store: Store, user: str, *, dry_run: bool = False) -> Forgotten:
     change like any other, so that the propensities of other users can still be derived again. A command that could
     not erase the bytes can be repeated."""
     with store.read() as unit:
-        exists, (_, unfinished) = bool(_user_id(unit, user)), removals.count_removals(unit)
+        exists, (_, n_unfinished) = bool(_user_id(unit, user)), removals.count_removals(unit)
         keys = sorted(users.all_keys(unit, [user]).get(user, {user}))
-        rows = _read(unit, user) if dry_run else None
-    if not (exists or unfinished):
+        rows = _read_user_rows(unit, user) if dry_run else None
+    if not (exists or n_unfinished):
         raise InputError(f"unknown user {user!r}", hint="`rlrec session list` shows users")
     if not dry_run:
         if exists:
@@ -112,11 +112,11 @@ def delete_user(unit: Unit, key: str) -> _UserRows | None:
     """Delete the rows of a user and correct beliefs, holding the locks of all policies."""
     settings.lock(unit)
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])
-    rows = _read(unit, key)
+    rows = _read_user_rows(unit, key)
     if rows is None:
         return None
     for correction in rows.corrections:
-        _correct(unit, ledger, correction)
+        _correct_belief(unit, ledger, correction)
     ids = _delete_decisions(unit, rows.decisions)
     removals.delete_sessions(unit, rows.id, rows.sessions)
     sets = {key or 0 for decision in rows.decisions for key in (decision.eligible_id, decision.catalogue_id)}
@@ -126,13 +126,13 @@ def delete_user(unit: Unit, key: str) -> _UserRows | None:
     return rows
 
 
-def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
+def _correct_belief(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
     """Subtract a correction from a belief."""
     version, ordinal, initial = correction.version, correction.ordinal, correction.initial
     discount = Forgetting.parse(version.policy.params).discount
-    stored, changes = slot_statistics.stored_sums(unit, version, ordinal=ordinal), Totals()
+    stored_sums, changes = slot_statistics.stored_sums(unit, version, ordinal=ordinal), Totals()
     for key, numbers in slot_statistics.add_totals(correction.slots, initial).items():
-        old_sums = stored.get(key, numbers)
+        old_sums = stored_sums.get(key, numbers)
         is_spent = np.abs((old_sums - numbers)[: len(beliefs.SUMS)]).max() <= ROUNDING
         changes[key] = -old_sums if is_spent else -numbers  # so that rounding leaves no negative pull
     seq = ledger.seq(version.policy.id)
@@ -150,26 +150,28 @@ def _correct(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
         removals.set_learned_from(unit, version.id, {**version.learned_from, holdings.HELD_UNTIL: seq_held})
 
 
-def _read(unit: Unit, key: str) -> _UserRows | None:
+def _read_user_rows(unit: Unit, key: str) -> _UserRows | None:
     """Read the rows of a user, and the corrections of beliefs; return None if there is no such user."""
     user_id = _user_id(unit, key)
     if user_id is None:
         return None
     session_ids = removals.user_sessions(unit, user_id)
-    owned = removals.session_decisions(unit, session_ids)
+    owned_decisions = removals.session_decisions(unit, session_ids)
     versions = policies.versions(unit, [policy.id for policy in policies.all_policies(unit)])
-    corrections, retrain = _corrections(unit, versions), set[int]()
+    corrections, retrain_ids = _corrections(unit, versions), set[int]()
     logs = {version.id: _logs_of_parameters(version, versions) for version in versions}
-    for policy_id, group in groupby(owned, attrgetter("policy_id")):
+    for policy_id, group in groupby(owned_decisions, attrgetter("policy_id")):
         for batch in removals.batches(unit, policy_id, [decision.id for decision in group]):
-            retrain |= {key for key, read in logs.items() if any(log.rows(batch.slots).any() for log in read)}
+            retrain_ids |= {
+                key for key, version_logs in logs.items() if any(log.rows(batch.slots).any() for log in version_logs)
+            }
             for correction in corrections:
                 correction.take(batch)
     return _UserRows(
-        id=user_id, sessions=session_ids, decisions=owned,
-        events=removals.count_events(unit, [decision.id for decision in owned]),
+        id=user_id, sessions=session_ids, decisions=owned_decisions,
+        events=removals.count_events(unit, [decision.id for decision in owned_decisions]),
         corrections=[correction for correction in corrections if correction.slots or correction.initial],
-        retrain=[version for version in versions if version.id in retrain],
+        retrain=[version for version in versions if version.id in retrain_ids],
     )  # fmt: skip
 
 
@@ -185,11 +187,13 @@ def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
     corrections = []
     for policy_id, group in groupby(versions, lambda version: version.policy.id):
         policy_versions, now = list(group), policies.ordinal(unit, policy_id)
-        holders = {holding.version.id: holding for holding in holdings.trace_holdings(unit, policy_versions)}
+        holdings_by_version = {
+            holding.version.id: holding for holding in holdings.trace_holdings(unit, policy_versions)
+        }
         for version in policy_versions:
             ordinal = now if version.learning else version.ordinal
             belief_origins = holdings.origins(unit, version, by_id, ordinal=ordinal)
-            holding = holders.get(version.id)
+            holding = holdings_by_version.get(version.id)
             corrections.append(_Correction(version=version, ordinal=ordinal, origins=belief_origins, holding=holding))
     return corrections
 
@@ -201,9 +205,11 @@ def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[l
     while (parent := by_id.get(chain[-1].parent_id or 0)) is not None:
         chain.append(parent)
     is_online = kinds.load(version.policy.kind).online
-    left_out = ("policy_id",) if is_online and version.parameters else ("policy_id", "selection") if is_online else ()
+    omitted_keys = (
+        ("policy_id",) if is_online and version.parameters else ("policy_id", "selection") if is_online else ()
+    )
     return lineage.started_from([
-        replace(link, learned_from={name: log for name, log in link.learned_from.items() if name not in left_out})
+        replace(link, learned_from={name: log for name, log in link.learned_from.items() if name not in omitted_keys})
         for link in chain
     ])  # fmt: skip
 
@@ -235,21 +241,23 @@ def prune(store: Store, before: int, *, dry_run: bool = False) -> Pruned:
 
     Each portion of visits is a transaction. The sums that a belief holds of their slots are stored with it, so that
     an audit can still tell what the belief should be."""
-    counts, last = _DeletedRows(), VisitKey(0, 0)
+    counts, last_visit = _DeletedRows(), VisitKey(0, 0)
     with store.read() as unit:
         longest_window_us = max(reward.window_us for reward in policies.rewards(unit))
         ended_before = min(before, unit.now - longest_window_us)
-        while dry_run and (visits := _old_visits(unit, ended_before, last)):
-            counts += _count(unit, visits, removals.visit_decisions(unit, visits))
-            last = visits[-1]
+        while dry_run and (visits := _old_visits(unit, ended_before, last_visit)):
+            counts += _count_rows(unit, visits, removals.visit_decisions(unit, visits))
+            last_visit = visits[-1]
     if not dry_run:
         with removals.removal_indexes(store):
             portion = _DeletedRows(visits=1)
             while portion.visits:
-                portion, last = store.write(partial(_prune, ended_before=ended_before, last=last), references_hold=True)
+                portion, last_visit = store.write(
+                    partial(_prune_portion, ended_before=ended_before, last=last_visit), references_hold=True
+                )
                 counts += portion
                 store.progress("decisions", counts.decisions, None)
-            store.write(lambda unit: _finish(unit, counts.answer(ended_before)), references_hold=True)
+            store.write(lambda unit: _finish_pruning(unit, counts.answer(ended_before)), references_hold=True)
         removals.erase_bytes(store)
     _notice_gaps(store, ended_before, counts)
     return counts.answer(ended_before)
@@ -268,12 +276,12 @@ def _notice_gaps(store: Store, ended_before: int, counts: _DeletedRows) -> None:
             for rule in arm_rules.policy_rules(live.version.policy.params).past
             if unit.now - rule.window_us < ended_before
         ]
-        older = [
+        older_experiments = [
             experiment.name for experiment in experiments.all_experiments(unit)
             if experiment.status == "running"
             and 0 < experiments.assignment_times(unit, experiment.id)[0] < ended_before
         ]  # fmt: skip
-    for name in older:
+    for name in older_experiments:
         since = format_time(ended_before)
         store.notice(
             f"{name} compares who came again, and gives no answer (picked-decisions): "
@@ -296,7 +304,7 @@ def _old_visits(unit: Unit, ended_before: int, last: VisitKey) -> list[VisitKey]
     )  # fmt: skip
 
 
-def _count(unit: Unit, visits: list[VisitKey], decisions: list[OwnedDecision]) -> _DeletedRows:
+def _count_rows(unit: Unit, visits: list[VisitKey], decisions: list[OwnedDecision]) -> _DeletedRows:
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     return _DeletedRows(
         visits=len(visits), decisions=len(decisions),
@@ -305,14 +313,14 @@ def _count(unit: Unit, visits: list[VisitKey], decisions: list[OwnedDecision]) -
     )  # fmt: skip
 
 
-def _prune(unit: Unit, ended_before: int, last: VisitKey) -> tuple[_DeletedRows, VisitKey]:
+def _prune_portion(unit: Unit, ended_before: int, last: VisitKey) -> tuple[_DeletedRows, VisitKey]:
     """Delete the next visits, holding the locks of all policies, and return counts, and the last of the visits."""
     policy_ids = removals.lock_all(unit)
     visits = _old_visits(unit, ended_before, last)
     if not visits:
         return _DeletedRows(), last
     decisions = removals.visit_decisions(unit, visits)
-    counts, versions = _count(unit, visits, decisions), policies.versions(unit, policy_ids)
+    counts, versions = _count_rows(unit, visits, decisions), policies.versions(unit, policy_ids)
     for policy_id, group in groupby(decisions, attrgetter("policy_id")):
         _store_sums(unit, [version for version in versions if version.policy.id == policy_id], [d.id for d in group])
     # for each policy the last decision by id
@@ -337,7 +345,7 @@ def _store_sums(unit: Unit, versions: list[Version], decision_ids: list[int]) ->
         beliefs.set_pruned(unit, holding.version.id, sums[holding.version.id], ordinal=holding.extent.ordinal)
 
 
-def _finish(unit: Unit, answer: Pruned) -> None:
+def _finish_pruning(unit: Unit, answer: Pruned) -> None:
     """Delete rows to which nothing refers any more, merge changes of beliefs without remaining decisions, and record
     the command."""
     policy_ids = removals.lock_all(unit)

@@ -90,26 +90,26 @@ class Report(Record):
 def doctor(store: Store, request: Request) -> Report:
     """Audit a store in one snapshot, without changes, and return the report. Damage of the file that ends the audit is
     a finding."""
-    findings, checked, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
-    left_out: Sequence[str] = ()
+    findings, checked_counts, at = Findings(), {name: 0 for _, name in CHECKS.values()}, None
+    omitted_checks: Sequence[str] = ()
     if request.sample is not None:
         with store.read() as unit:
             if bulk.is_long(unit):
-                checked |= _audit_sample(store, unit, request, findings)
-                at, left_out = format_time(unit.now), LEFT_OUT
-    if not left_out:
+                checked_counts |= _audit_sample(store, unit, request, findings)
+                at, omitted_checks = format_time(unit.now), LEFT_OUT
+    if not omitted_checks:
         for error in store.integrity_errors():
             findings.error("dangling", "file", f"SQLite says: {error}")
         try:
             with store.read() as unit:
                 at = format_time(unit.now)
-            checked |= _audit(store, request, findings)
+            checked_counts |= _audit_store(store, request, findings)
         except UNREADABLE as error:
             if not findings.count("error"):
                 raise
             findings.error("dangling", "file", f"the audit could not go on: {error}")
     is_ok = findings.count("error") == 0
-    return Report(ok=is_ok, findings=findings.in_order(), checked=checked, at=at, left_out=left_out)
+    return Report(ok=is_ok, findings=findings.in_order(), checked=checked_counts, at=at, left_out=omitted_checks)
 
 
 def note(store: Store, request: Request, report: Report) -> None:
@@ -122,7 +122,7 @@ def note(store: Store, request: Request, report: Report) -> None:
     opening.note(store, "doctor", asdict(request), numbers, noun="audit")
 
 
-def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]:
+def _audit_store(store: Store, request: Request, findings: Findings) -> dict[str, int]:
     """Audit the whole store, and return counts of what was checked, by name."""
     with store.read() as unit, bulk.alongside(unit):
         counts = audit.counts(unit)
@@ -147,7 +147,7 @@ def _audit(store: Store, request: Request, findings: Findings) -> dict[str, int]
         with findings.report_unreadable("beliefs", "store"):
             for policy in policies.all_policies(unit):
                 with findings.report_unreadable("beliefs", f"policy {policy.name}"):
-                    n_tested += _policy(unit, policy, findings, catalogue)
+                    n_tested += _audit_policy(unit, policy, findings, catalogue)
         if not findings.has_finding(dangling.CHECK, ""):  # otherwise arms or contexts may be missing
             with findings.report_unreadable(logged_draws.SHOWN, "store"):
                 logged_draws.check(unit, findings=findings)
@@ -182,51 +182,51 @@ def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings
     live_versions.check(unit, findings=findings)
     for finding in newest.check(unit, stored_policies, on_its_clock=store.now is None, recent=NEWEST):
         findings.add(finding.check, finding.severity, finding.subject, finding.detail)
-    n_derived, sampled = propensities.check(unit, ids, findings=findings), len(run_starts(batch.slots["decision_id"]))
+    n_derived, n_sampled = propensities.check(unit, ids, findings=findings), len(run_starts(batch.slots["decision_id"]))
     detail = (
-        f"{sampled:,} of {total:,} decisions, of the sessions of a random sample, and the newest {NEWEST:,} of each"
+        f"{n_sampled:,} of {total:,} decisions, of the sessions of a random sample, and the newest {NEWEST:,} of each"
         f" policy were looked at; without --sample the file, {', '.join(LEFT_OUT)} and all rows are audited"
     )
     if len(ids):
-        runs = len(np.unique(ids // RUN))
-        belief_share, decision_share = (f"{1 - (1 - CONFIDENCE) ** (1 / number):.2%}" for number in (runs, len(ids)))
+        n_runs = len(np.unique(ids // RUN))
+        belief_share, decision_share = (f"{1 - (1 - CONFIDENCE) ** (1 / number):.2%}" for number in (n_runs, len(ids)))
         detail += (
-            f"; {len(ids):,} decisions in {runs:,} runs of neighbours, which mostly share a belief, were derived again:"
-            f" a fault in {belief_share} of the beliefs, or in {decision_share} of the decisions, each by itself, would"
-            f" have shown with a chance of {CONFIDENCE:.0%}"
+            f"; {len(ids):,} decisions in {n_runs:,} runs of neighbours, which mostly share a belief, were derived"
+            f" again: a fault in {belief_share} of the beliefs, or in {decision_share} of the decisions, each by"
+            f" itself, would have shown with a chance of {CONFIDENCE:.0%}"
         )
     findings.add("propensities", "info", "store", detail)
-    counts = {"decisions": sampled, "slots": len(batch), "shown": sampled, "policies": len(stored_policies)}
+    counts = {"decisions": n_sampled, "slots": len(batch), "shown": n_sampled, "policies": len(stored_policies)}
     return counts | {"propensities": n_derived}
 
 
-def _policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:
+def _audit_policy(unit: Unit, policy: StoredPolicy, findings: Findings, catalogue: Sequence[Arm]) -> int:
     """Run all checks of one policy that read its changes or its log, in one pass over each, and return the number of
     arms counted."""
     names = {arm.id: arm.key for arm in catalogue}
-    active = {arm.id: arm.key for arm in catalogue if arm.status(unit.now) == "active"}
+    active_names = {arm.id: arm.key for arm in catalogue if arm.status(unit.now) == "active"}
     versions = policies.versions(unit, [policy.id])
-    live = policies.live(unit, [policy.name]).get(policy.name)
-    seq = live[1].seq if live is not None else 0
+    live_version = policies.live(unit, [policy.name]).get(policy.name)
+    seq = live_version[1].seq if live_version is not None else 0
     histories = {version.id: beliefs.check(unit, version, seq, findings=findings, names=names) for version in versions}
-    ruled = contents.contexts_with(unit, PAGE)
-    counts = ArmCounts(unit, findings, ruled=ruled)
+    ruled_contexts = contents.contexts_with(unit, PAGE)
+    counts = ArmCounts(unit, findings, ruled=ruled_contexts)
     watches: list[beliefs.RebuiltBeliefs | Rounded | Outage | newest.RewardDrift | StarvingArms | Entropy | Examination]
     watches = [beliefs.RebuiltBeliefs(unit, versions, histories, names), Rounded(policy)]
-    if live is not None:
-        watches += [Outage(live[0], now=unit.now), newest.RewardDrift(unit, live[0], names)]
-        watches += [StarvingArms(unit, policy, active=active, ruled=ruled), Entropy(policy)]
-        watches += [Examination(live[0], lambda version: positions.fitted(unit, version))]
+    if live_version is not None:
+        watches += [Outage(live_version[0], now=unit.now), newest.RewardDrift(unit, live_version[0], names)]
+        watches += [StarvingArms(unit, policy, active=active_names, ruled=ruled_contexts), Entropy(policy)]
+        watches += [Examination(live_version[0], lambda version: positions.fitted(unit, version))]
     # excluded decisions are checked like others, but do not count in how policies behave
     tests = filters.unexcluded_tests(unit)
-    described = (Outage, newest.RewardDrift, StarvingArms, Entropy)
-    later = [watch for watch in watches if tests and isinstance(watch, described)]
+    behaviour_watches = (Outage, newest.RewardDrift, StarvingArms, Entropy)
+    later_watches = [watch for watch in watches if tests and isinstance(watch, behaviour_watches)]
     for batch in audit.ranges(unit, policy.id):
         propensities.check_joint(batch, findings=findings)
-        for watch in (counts, *(watch for watch in watches if watch not in later)):
+        for watch in (counts, *(watch for watch in watches if watch not in later_watches)):
             watch.take(batch)
-    for batch in audit.ranges(unit, policy.id, tests=tests) if later else ():
-        for watch in later:
+    for batch in audit.ranges(unit, policy.id, tests=tests) if later_watches else ():
+        for watch in later_watches:
             watch.take(batch)
     for watch in watches:
         watch.finish(findings)

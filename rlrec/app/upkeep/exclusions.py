@@ -48,7 +48,7 @@ def exclude(store: Store, name: str, *, where: str | None = None, machines: bool
 
     def work(unit: Unit) -> Excluded:
         settings.lock(unit)
-        stored = _find(unit, name)
+        stored = _find_exclusion(unit, name)
         units: list[UnitIds] | None = None
         if machines:
             units = [*machine_sessions.find_machines(unit, included=stored and name)]
@@ -56,14 +56,14 @@ def exclude(store: Store, name: str, *, where: str | None = None, machines: bool
             units = [(key, None) for key in filters.user_ids(unit, pairs["user"])]
         elif (ids := filters.select(unit, pairs).session_ids) is not None:
             units = [(None, key) for key in ids]
-        text = _normalised(unit, pairs)
+        text = _normalize_filter(unit, pairs)
         if stored is not None:
             if stored.filter != text or {*selected.unit_ids(unit, stored.id)} != {*(units or ())}:
                 hint = f"`rlrec log include {name}` ends it; or use another name"
                 raise Conflict(f"exclusion {name!r} already has another definition", hint=hint)
-            return _answer(unit, stored)
+            return _make_answer(unit, stored)
         stored = selected.add(unit, name, text, units)
-        answer = _answer(unit, stored)
+        answer = _make_answer(unit, stored)
         answer["created"] = True
         if not answer["decisions"]:
             reason = "no session clicks like a machine" if machines else "no decision passes the filter"
@@ -81,10 +81,10 @@ def include(store: Store, name: str) -> Excluded:
 
     def work(unit: Unit) -> Excluded:
         settings.lock(unit)
-        if (stored := _find(unit, name)) is None:
+        if (stored := _find_exclusion(unit, name)) is None:
             names = [exclusion.name for exclusion in selected.all_exclusions(unit)]
             raise lookup.unknown("exclusion", name, names, hint="`rlrec log list` shows them")
-        answer = _answer(unit, stored, included=True)
+        answer = _make_answer(unit, stored, included=True)
         selected.remove(unit, stored.id)
         settings.add_run(unit, "log include", {"name": name})
         return answer
@@ -98,11 +98,11 @@ def list_exclusions(store: Store) -> list[StoredExclusion]:
         return [_summary(unit, stored) for stored in selected.all_exclusions(unit)]
 
 
-def _find(unit: Unit, name: str) -> Exclusion | None:
+def _find_exclusion(unit: Unit, name: str) -> Exclusion | None:
     return next((stored for stored in selected.all_exclusions(unit) if stored.name == name), None)
 
 
-def _normalised(unit: Unit, pairs: Mapping[str, str]) -> str:
+def _normalize_filter(unit: Unit, pairs: Mapping[str, str]) -> str:
     """Write the filter without users and sessions, with times in one format."""
     log = filters.select(unit, pairs)
     times = {"since": format_time(log.since or 0), "until": format_time(log.until or 0)}
@@ -116,23 +116,23 @@ def _summary(unit: Unit, stored: Exclusion) -> StoredExclusion:
     return {"exclusion": stored.name, "filter": stored.filter, "users": users, "sessions": sessions, "created_at": at}
 
 
-def _answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Excluded:
+def _make_answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Excluded:
     test = filters.excluding_test(unit, stored)
     total, n_left = (selected.extent(unit, Selection(without=tests)).decisions for tests in ((), (test,)))
-    running = {
+    running_policies = {
         variant.policy_id
         for row in experiments.all_experiments(unit) if row.status == "running"
         for variant in row.serving
     }  # fmt: skip
-    routed = {change.policy_id for change in routes.newest_changes(unit)}
+    routed_policies = {change.policy_id for change in routes.newest_changes(unit)}
     commands, variants = dict[str, None](), dict[str, str]()
-    for version in _concerned(unit, test, included=included):
+    for version in _concerned_versions(unit, test, included=included):
         policy = version.policy
         if policy.base_id is None:
             commands[lineage.rebuild_command(version)] = None
-        elif policy.id in running:
+        elif policy.id in running_policies:
             variants[policy.name] = lineage.rebuild_command(version)
-        elif policy.id in routed:
+        elif policy.id in routed_policies:
             commands[f"rlrec policy create NEW --kind {policy.kind} --from-log policy={policy.base}"] = None
     return {
         **_summary(unit, stored), "decisions": total - n_left, "total": total, "created": False,
@@ -140,18 +140,18 @@ def _answer(unit: Unit, stored: Exclusion, *, included: bool = False) -> Exclude
     }  # fmt: skip
 
 
-def _concerned(unit: Unit, test: str, *, included: bool) -> Iterator[Version]:
+def _concerned_versions(unit: Unit, test: str, *, included: bool) -> Iterator[Version]:
     """Yield the versions whose belief has learned from excluded decisions, or has left them out. A version that is not
     live is skipped if a rebuilt one exists."""
     stored = policies.all_policies(unit)
-    live = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored]).values()}
-    rebuilt = set[tuple[int, int]]()  # (policy, reward) of newer versions that need no rebuild
+    live_ids = {version.id for version, _ in policies.live(unit, [policy.name for policy in stored]).values()}
+    rebuilt_keys = set[tuple[int, int]]()  # (policy, reward) of newer versions that need no rebuild
     versions = policies.versions(unit, [policy.id for policy in stored])
     for version in sorted(versions, key=lambda row: (row.policy.id, -row.number)):
         key = version.policy.id, version.reward.id
-        if not (version.learning or version.id in live) or (key in rebuilt and version.id not in live):
+        if not (version.learning or version.id in live_ids) or (key in rebuilt_keys and version.id not in live_ids):
             continue
         if lineage.has_learned(unit, version, test, omitted=included):
             yield version
         elif version.learning:
-            rebuilt.add(key)
+            rebuilt_keys.add(key)

@@ -31,15 +31,17 @@ def export_log(
         features = {arm.key: json.loads(arm.features) for arm in arms.all_arms(unit) if arm.features != "{}"}
         details = {"catalogue_features": features} if detailed else None
         selection = filters.selection(unit, log)
-        low = exported = 0
-        last = decisions.peek(unit)
-        while ids := selected.ids_after(unit, selection, low=low, limit=GROUP):
-            yield from _records(unit, ids, definition, details)
-            low, exported = ids[-1], exported + len(ids)
-            unit.progress("decisions", exported, low / last)
+        last_exported = n_exported = 0
+        newest_id = decisions.peek(unit)
+        while ids := selected.ids_after(unit, selection, low=last_exported, limit=GROUP):
+            yield from _log_lines(unit, ids, definition, details)
+            last_exported, n_exported = ids[-1], n_exported + len(ids)
+            unit.progress("decisions", n_exported, last_exported / newest_id)
 
 
-def _records(unit: Unit, ids: Collection[int], definition: Reward | None, details: LogLine | None) -> Iterator[LogLine]:
+def _log_lines(
+    unit: Unit, ids: Collection[int], definition: Reward | None, details: LogLine | None
+) -> Iterator[LogLine]:
     stored, stored_events = decisions.find(unit, ids), events.by_decision(unit, ids)
     answers, states = decision_json.answers(unit, stored), decision_json.states(unit, stored)
     versions = policies.by_id(unit, {decision.version_id for decision in stored.values()})
@@ -51,15 +53,15 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
     keys = arms.keys(unit, {arm for members in sets.values() for arm in members})
     # in order of key, since ids differ between stores
     key_lists = StoredRows("eligible_set", ((number, sorted(map(keys.__getitem__, sets[number]))) for number in sets))
-    imported = [number for number in ids if stored[number].imported]
-    data = imported_data.find(unit, imported) if imported else {}
+    imported_ids = [number for number in ids if stored[number].imported]
+    further_data = imported_data.find(unit, imported_ids) if imported_ids else {}
     for number in ids:
         decision = stored[number]
         slate_events = [event for event in stored_events.get(number, ()) if event.kind != events.CENSOR]
         source = json.loads(decision.source) if decision.source else {}
         reward, shown = definition or versions[decision.version_id].reward, [slot.position for slot in decision.slots]
-        earned = partial(rewards_of, events=slate_events, served_at=decision.at, shown=shown)
-        rewards = earned(reward)
+        compute_rewards = partial(rewards_of, events=slate_events, served_at=decision.at, shown=shown)
+        rewards = compute_rewards(reward)
         record = _with_slots({**answers[number]}, decision) | {
             "context": parse(contexts[decision.context_id], f"body of context {decision.context_id}"),
             "state": states[number],
@@ -69,12 +71,12 @@ def _records(unit: Unit, ids: Collection[int], definition: Reward | None, detail
             "seed": decision.seed,
             "belief_seq": source.get("belief_seq", decision.belief_seq),
             "events": decision_json.events(slate_events),
-            **_with_arm_keys(data.get(number, {}), sets[decision.eligible_id], keys),
+            **_with_arm_keys(further_data.get(number, {}), sets[decision.eligible_id], keys),
         }
         if details is not None:
             record |= details | {"rewards": rewards}
             unclipped = reward._replace(clip_low=None, clip_high=None)
-            record["clipped"] = rewards != earned(unclipped)
+            record["clipped"] = rewards != compute_rewards(unclipped)
         yield record
 
 

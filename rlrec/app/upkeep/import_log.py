@@ -131,12 +131,12 @@ class Import(Record, kw_only=False):
                 self.check(unit, conflicts.names_of_store(unit))
         if self.request.check:
             with self.store.read() as unit:
-                return self._count(unit, rejected)
+                return self._count_lines(unit, rejected)
         return self._store(rejected)
 
     def decode(self) -> int:
         """Decode all files, and return the number of refused lines."""
-        rejected = sum(map(self._decode, self.files))
+        rejected = sum(map(self._decode_file, self.files))
         zoneless = sum(file.sums.zoneless for file in self.files if not file.source.grows)
         for line in chain(on_zones(zoneless), self.files[0].join(self.files)):
             self.store.notice(line)
@@ -156,7 +156,7 @@ class Import(Record, kw_only=False):
             return propensities.UNIFORM
         return propensities.fit(rows for file in self.files for rows in file.groups())
 
-    def _count(self, unit: Unit, rejected: int) -> ImportSummary:
+    def _count_lines(self, unit: Unit, rejected: int) -> ImportSummary:
         """Summarize what would be stored."""
         counts, lines = ImportCounts(), defaultdict[str, set[bytes]](set)  # digests by policy, of several files
         for file in self.files:
@@ -164,30 +164,34 @@ class Import(Record, kw_only=False):
             for rows in self.groups(file):
                 for name in distinct(rows.policy):
                     owner = find_owner(unit, name)
-                    listed = new = rows.select([name == other for other in values(rows.policy, len(rows))])
+                    policy_rows = new_rows = rows.select([name == other for other in values(rows.policy, len(rows))])
                     if owner is not None:
-                        new = new.without_lines(name, loading.stored_lines(unit, owner.policy.id, new.digest))
-                    new = new.without_lines(name, lines[name])
+                        new_rows = new_rows.without_lines(
+                            name, loading.stored_lines(unit, owner.policy.id, new_rows.digest)
+                        )
+                    new_rows = new_rows.without_lines(name, lines[name])
                     if len(self.files) > 1:
-                        lines[name].update(new.digest)
-                    at = filled(new.at, [unit.now] * len(new))
+                        lines[name].update(new_rows.digest)
+                    at = filled(new_rows.at, [unit.now] * len(new_rows))
                     reward = lookup.reward(unit, "default") if owner is None else owner.reward
-                    altered = writer.find_altered(reward, new, at)
-                    estimated = values(new.estimated, len(new)).count(1)
-                    counts += ImportCounts(len(new), len(listed) - len(new), estimated, altered)
+                    altered_rewards = writer.find_altered(reward, new_rows, at)
+                    n_estimated = values(new_rows.estimated, len(new_rows)).count(1)
+                    counts += ImportCounts(
+                        len(new_rows), len(policy_rows) - len(new_rows), n_estimated, altered_rewards
+                    )
         return self._summary(counts, rejected)
 
-    def _decode(self, file: Layout) -> int:
+    def _decode_file(self, file: Layout) -> int:
         """Decode a file, and return the number of its refused lines."""
         self.bad_lines.reading(file.source.name)
-        count = 0
+        n_refused = 0
         with closing(file.decode_all(with_text=self.bad_lines.quarantine)) as groups:
-            for bad in groups:
-                count += len(bad)
+            for bad_lines in groups:
+                n_refused += len(bad_lines)
                 self.store.progress("lines checked", file.sums.decisions, file.share)
-                for line in bad:
+                for line in bad_lines:
                     self.bad_lines.refuse(*line)
-        return count
+        return n_refused
 
     def check(self, unit: Unit, store_names: conflicts.LineNames | None) -> None:
         """Refuse lines that the store, or an earlier line, contradicts, before anything is stored. store_names: all
@@ -196,7 +200,7 @@ class Import(Record, kw_only=False):
         names = conflicts.LineNames.join(file_names if store_names is None else [*file_names, store_names])
         counts = [len(lines.name) for lines in file_names]
         del file_names  # frees 16 bytes per name, which `names` holds, too
-        disputed, earlier = names.disputed_hashes(), conflicts.NameValues()
+        disputed_hashes, earlier_values = names.disputed_hashes(), conflicts.NameValues()
         for file, count in zip(self.files, counts, strict=True):
             self.bad_lines.reading(file.source.name)
             owners = {}
@@ -206,7 +210,7 @@ class Import(Record, kw_only=False):
                 except InputError as error:
                     error.line = line
                     self.bad_lines.refuse(error, b"")
-            may_contradict = count and (store_names is None or len(disputed))
+            may_contradict = count and (store_names is None or len(disputed_hashes))
             for rows in file.groups() if may_contradict else ():
                 for name, owner in owners.items():
                     if owner is not None:
@@ -214,8 +218,8 @@ class Import(Record, kw_only=False):
                         rows = rows.without_lines(name, stored)
                 rows = conflicts.with_main_users(unit, rows)
                 users = conflicts.users_of_sessions(unit, rows)
-                contradicted = conflicts.find(unit, rows, users, disputed=disputed, earlier=earlier)
-                for row, conflict in list(contradicted.items())[:1]:
+                conflicts_by_row = conflicts.find(unit, rows, users, disputed=disputed_hashes, earlier=earlier_values)
+                for row, conflict in list(conflicts_by_row.items())[:1]:
                     conflict.line = rows.number[row]
                     self.bad_lines.refuse(conflict, b"")
 
@@ -223,7 +227,7 @@ class Import(Record, kw_only=False):
         request, owners = self.request, {name for file in self.files for name in file.policies}
         options = {"layout": request.layout, "policy": request.policy, "files": [file.name for file in request.files]}
         state = ImportState(owners, options, VisitMoves(), agree=not self.bad_lines.quarantine)
-        total, stored = sum(file.sums.decisions for file in self.files), 0
+        n_lines, n_stored = sum(file.sums.decisions for file in self.files), 0
         for file in self.files:
             self.bad_lines.reading(file.source.name)
             state = replace(state, marks=())
@@ -231,11 +235,11 @@ class Import(Record, kw_only=False):
             with closing(BackgroundItems(prepared, forks=file.is_large)) as groups:
                 for group in groups:
                     work = partial(_write, state=state, group=group)
-                    state, bad = self.store.write(work, references_hold=True, repeatable=True)
-                    stored += len(group.rows)
-                    self.store.progress("lines stored", stored, stored / max(total, 1))
-                    rejected += len(bad)
-                    for error, text in bad:
+                    state, bad_lines = self.store.write(work, references_hold=True, repeatable=True)
+                    n_stored += len(group.rows)
+                    self.store.progress("lines stored", n_stored, n_stored / max(n_lines, 1))
+                    rejected += len(bad_lines)
+                    for error, text in bad_lines:
                         if not self.bad_lines.quarantine:
                             stored_lines = quantity(state.counts.accepted, "line")
                             error.hint = f"stored: {stored_lines}; the same command goes on after them"
@@ -253,16 +257,16 @@ def summarised(
 ) -> ImportSummary:  # fmt: skip
     """Return the answer to an import, store it in the row of the run, if there is one, and print notices for the
     user."""
-    altered, silent, kind = counts.altered, lines.without_propensity, request.propensity
+    altered_rewards, n_without_propensity, kind = counts.altered, lines.without_propensity, request.propensity
     with store.read() as unit:
         rewards = policies.rewards(unit)
-    for line in chain(altered.notices(rewards), _notices(kind, counts, lines)):
+    for line in chain(altered_rewards.notices(rewards), _notice_lines(kind, counts, lines)):
         store.notice(line)
     summary = ImportSummary(
         accepted=counts.accepted, duplicates=counts.duplicates + lines.duplicates, rejected=lines.rejected,
-        clipped=altered.clipped, ignored=altered.ignored, skipped=lines.skipped,
-        clipped_share=altered.clipped / max(counts.accepted, 1), ignored_kinds=sorted(altered.kinds),
-        without_propensity=silent if kind is None else 0,
+        clipped=altered_rewards.clipped, ignored=altered_rewards.ignored, skipped=lines.skipped,
+        clipped_share=altered_rewards.clipped / max(counts.accepted, 1), ignored_kinds=sorted(altered_rewards.kinds),
+        without_propensity=n_without_propensity if kind is None else 0,
     )  # fmt: skip
     if run is not None:
         store.write(partial(settings.end_run, run_id=run, result=asdict(summary)), repeatable=True)
@@ -276,7 +280,7 @@ def on_zones(count: int) -> list[str]:
     return [f"{quantity(count, 'line')} with a time without a zone, which is read as UTC"] if count else []
 
 
-def _notices(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterator[str]:
+def _notice_lines(kind: str | None, counts: ImportCounts, lines: LineSums) -> Iterator[str]:
     """Yield lines for the user: on decisions with no propensity or an estimated one, and on known lines, which this
     import does not change. kind: of propensities."""
     if lines.without_propensity and kind is None:
@@ -315,8 +319,12 @@ def _credit_returns(store: Store, users: Collection[str] | None = None) -> None:
     with store.read() as unit:
         if not settings.get(unit).weighs_returns:
             return
-        main = main_keys(unit, users or ())
-        user_ids = None if users is None else [*sessions.user_ids(unit, {main.get(key, key) for key in users}).values()]
+        main_keys_by_key = main_keys(unit, users or ())
+        user_ids = (
+            None
+            if users is None
+            else [*sessions.user_ids(unit, {main_keys_by_key.get(key, key) for key in users}).values()]
+        )
     count = store.write(partial(derive_returns, user_ids=user_ids), repeatable=True)
     if count and users is None:
         store.notice(on_returns(count))
@@ -371,7 +379,7 @@ class _Following:
 
     def __init__(self, store: Store, request: Request, bad_lines: BadLines, model: Layout, salt: str) -> None:
         self.store, self.request, self.model, self.salt = store, request, model, salt
-        self.bad_lines = bad_lines if bad_lines.quarantine else replace(bad_lines, refuse=_refuse)
+        self.bad_lines = bad_lines if bad_lines.quarantine else replace(bad_lines, refuse=_refuse_line)
         options = {"layout": request.layout, "policy": request.policy, "files": [model.source.name]}
         self.state = ImportState((), options, VisitMoves(), agree=not bad_lines.quarantine, follows=True)
         self.position: Position | None = None  # as stored
@@ -393,18 +401,21 @@ class _Following:
 
     def advance(self, log: GrowingFile | Stream, portion: Portion) -> None:
         """Store a portion; if a line of it is refused, only the lines before. Raises InputError for that line."""
-        left: Portion | None = portion
-        refused = None
-        while left is not None:
+        remaining_portion: Portion | None = portion
+        error_of_line = None
+        while remaining_portion is not None:
             try:
-                self._store(log, left)
+                self._store(log, remaining_portion)
                 break
             except InputError as error:
                 if error.line is None:
                     raise
-                refused, left = error, left.before(error.line, self.model.complete_bytes)
-        if refused is not None:
-            raise refused
+                error_of_line, remaining_portion = (
+                    error,
+                    remaining_portion.before(error.line, self.model.complete_bytes),
+                )
+        if error_of_line is not None:
+            raise error_of_line
 
     def _store(self, log: GrowingFile | Stream, portion: Portion) -> None:
         with self.store.read() as unit:
@@ -450,8 +461,8 @@ class _Following:
         if group is not None:
             state, refused = GroupWriter(unit, state).write(group)
             if refused and state.agree:  # another process stored a contradicting line after the check
-                _refuse(*refused[0])
-        n_matched, n_unmatched = (0, 0) if end is None else _observe(unit, state.run, late)
+                _refuse_line(*refused[0])
+        n_matched, n_unmatched = (0, 0) if end is None else _store_observations(unit, state.run, late)
         if position is not None:
             previous = None if self.position is None else self.position._asdict()
             if not settings.move_run(unit, self.run, previous, position._asdict()):
@@ -465,13 +476,13 @@ class _Following:
         if self.n_matched:
             self.store.notice(f"{quantity(self.n_matched, 'observation')} joined decisions that were stored before")
         if self.n_unmatched:
-            missing = f"{quantity(self.n_unmatched, 'observation')} without a decision that was stored here"
-            self.store.notice(f"{missing}: `rlrec feedback --input` takes them, by request_id")
+            message = f"{quantity(self.n_unmatched, 'observation')} without a decision that was stored here"
+            self.store.notice(f"{message}: `rlrec feedback --input` takes them, by request_id")
         run = None if self.run else self.state.run  # the row of a file that is followed holds its position
         return summarised(self.store, self.request, self.state.counts, self.lines, run=run)
 
 
-def _refuse(error: InputError, text: bytes) -> NoReturn:
+def _refuse_line(error: InputError, text: bytes) -> NoReturn:
     error.hint = error.hint or PASSED_OVER
     raise error
 
@@ -481,30 +492,30 @@ def _mark_repeats(unit: Unit, file: Layout, log: GrowingFile | Stream) -> list[b
     request."""
     digests, stored_before = list[bytes](), set[bytes]()
     for rows in file.spooled():
-        nameless = [request is None for request in values(rows.request_id, len(rows))]
-        names = list(compress(values(rows.policy, len(rows)), nameless))
-        new = list(compress(rows.digest, nameless))
+        is_nameless = [request is None for request in values(rows.request_id, len(rows))]
+        names = list(compress(values(rows.policy, len(rows)), is_nameless))
+        new_digests = list(compress(rows.digest, is_nameless))
         for name in set(names):
             with suppress(InputError):  # the policy cannot own a log, so its lines are refused
                 if (owner := find_owner(unit, name)) is not None:
-                    stored_before |= loading.stored_lines(unit, owner.policy.id, new)
-        digests += new
+                    stored_before |= loading.stored_lines(unit, owner.policy.id, new_digests)
+        digests += new_digests
     if stored_before:
         file.come_after(log.count_earlier(file, sorted(stored_before)))
     return digests
 
 
-def _observe(unit: Unit, run: int | None, late: Mapping[str, Observation]) -> tuple[int, int]:
+def _store_observations(unit: Unit, run: int | None, late: Mapping[str, Observation]) -> tuple[int, int]:
     """Store observations of decisions that this log brought earlier. Returns the number of those, and of observations
     without such a decision."""
     from rlrec.app.learning.ledger import Ledger  # an import without --follow needs neither
     from rlrec.app.requests.feedback import FeedbackTransaction, Line
 
-    numbers = {key: number for key, (_, number) in decisions.requests(unit, list(late)).items()}
-    stored = decisions.find(unit, list(numbers.values())) if numbers else {}
+    ids_by_request = {key: number for key, (_, number) in decisions.requests(unit, list(late)).items()}
+    stored_decisions = decisions.find(unit, list(ids_by_request.values())) if ids_by_request else {}
     lines, n_unmatched = list[Line](), 0
     for key, events, activates in late.values():
-        decision = stored[numbers[key]] if key in numbers else None
+        decision = stored_decisions[ids_by_request[key]] if key in ids_by_request else None
         if decision is None or decision.run_id != run:
             n_unmatched += len(events)
             continue
@@ -516,8 +527,8 @@ def _observe(unit: Unit, run: int | None, late: Mapping[str, Observation]) -> tu
             lines += [line._replace(position=position, censor=False) for position in positions]
     if lines:
         ledger = Ledger(unit, ())
-        recorded = FeedbackTransaction(unit, ledger, lines)
+        transaction = FeedbackTransaction(unit, ledger, lines)
         ledger.close()
-        if recorded.refused:
-            raise recorded.refused[0]
+        if transaction.refused:
+            raise transaction.refused[0]
     return sum(bool(line.events) for line in lines), n_unmatched

@@ -117,7 +117,7 @@ class Killed(Exception):
 def killed(monkeypatch: pytest.MonkeyPatch, after: int, work: Callable[[], Any]) -> None:
     """End a rebuild at its first transaction but so many."""
     left = iter([True] * after)
-    portion = rebuild._portion
+    portion = rebuild._enter_portion
 
     def dies(*args: Any, **options: Any) -> bool:
         if not next(left, False):
@@ -125,7 +125,7 @@ def killed(monkeypatch: pytest.MonkeyPatch, after: int, work: Callable[[], Any])
         return portion(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rebuild, "_portion", dies)
+        patch.setattr(rebuild, "_enter_portion", dies)
         with pytest.raises(Killed):
             work()
 

@@ -167,7 +167,7 @@ def test_a_request_ends_while_its_person_buys_between_all_its_tries(
     """Another process records a purchase between each plan and its transaction: the last plan is made under the locks,
     and has taken away what was bought until then."""
     monkeypatch.setattr(recommend, "TRIES", 4)
-    monkeypatch.setattr(recommend, "QUICK", 0)  # no other plan is
+    monkeypatch.setattr(recommend, "MAX_QUICK_CELLS", 0)  # no other plan is
     goods = [f"good-{number}" for number in range(6)]
     stocked(store, home="uniform")
     arm.put(store, lambda: [[(key, None, [], {}) for key in goods]])

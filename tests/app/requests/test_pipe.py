@@ -192,7 +192,7 @@ def test_a_belief_that_feedback_of_the_stream_moved_is_not_read_anew(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = pipe.group([request()])[0]
-    monkeypatch.setattr(exact, "_stored", None)  # it reads all arms
+    monkeypatch.setattr(exact, "_stored_sums", None)  # it reads all arms
     pipe.group([click(decision_id=shown["decision_id"])])
     answer = pipe.group([request("t")])[0]
     monkeypatch.undo()

@@ -116,7 +116,7 @@ def test_a_frozen_experiment_takes_no_unit_and_serves_those_that_it_has(at: Cloc
 def test_a_unit_that_was_planned_before_a_phase_is_planned_anew(at: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
     split(at(0))
     waiting = [at(1)]
-    monkeypatch.setattr(recommend, "QUICK", 0)  # else nobody comes between
+    monkeypatch.setattr(recommend, "MAX_QUICK_CELLS", 0)  # else nobody comes between
 
     def freeze_behind(*args: Any, **options: Any) -> Any:
         planned = plan_group(*args, **options)

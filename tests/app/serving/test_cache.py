@@ -100,7 +100,7 @@ def test_only_the_arms_that_moved_are_read(run: Run, db: str, monkeypatch: pytes
     with closing(Store(db)) as store:
         cache = ServingCache()
         recommend_group(store, [Request(policy="p", session="s0", size=2)], cache=cache)
-        monkeypatch.setattr(exact, "_stored", None)  # it reads them all
+        monkeypatch.setattr(exact, "_stored_sums", None)  # it reads them all
         answers = recommend_group(store, [Request(policy="p", session="s1", size=2)], cache=cache)
         assert isinstance(answers[0], dict)
 
@@ -112,7 +112,7 @@ def test_probabilities_are_computed_before_a_lock_is_taken(
     """Others wait for the lock of the policy, and would wait for them."""
     begin(run, [f"a{arm}" for arm in range(3)], "p", "thompson")
     computed, write = list[bool](), RequestGroup._write
-    monkeypatch.setattr(recommend, "QUICK", 0)  # a small group computes them quickly enough
+    monkeypatch.setattr(recommend, "MAX_QUICK_CELLS", 0)  # a small group computes them quickly enough
 
     def observed(group: RequestGroup, plan: GroupPlan, unit: Unit) -> Any:
         for planned in plan.requests.values():

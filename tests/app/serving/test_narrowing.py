@@ -338,7 +338,7 @@ def test_a_purchase_that_another_process_stores_meanwhile_counts(shop: Store, mo
         prepare(distributions)
 
     monkeypatch.setattr(recommend_module, "prepare", prepare_late)
-    monkeypatch.setattr(recommend_module, "QUICK", 0)  # else no transaction comes between
+    monkeypatch.setattr(recommend_module, "MAX_QUICK_CELLS", 0)  # else no transaction comes between
     answer = ask(shop, session="t", user="u", not_after=["purchase"])
     assert (pending, eligible(shop, answer)) == ([], "bcde")
 

@@ -13,7 +13,7 @@ from tests.conftest import Run
 LONG_TABLE = """
 from rlrec.app.setup import demo
 
-demo._play = lambda folder: iter([demo.DemoStep("# Why", "rlrec policy kinds", quiet=False)])
+demo._play_steps = lambda folder: iter([demo.DemoStep("# Why", "rlrec policy kinds", quiet=False)])
 """
 
 

@@ -371,7 +371,7 @@ def test_a_group_that_was_planned_before_is_planned_anew(
                 deleted.append(other.write(lambda unit: db_removals.delete_user(unit, "u1"), references_hold=True))
 
     monkeypatch.setattr(recommend, "_notice_ignored", delete_meanwhile)
-    monkeypatch.setattr(recommend, "QUICK", 0)  # else nobody comes between
+    monkeypatch.setattr(recommend, "MAX_QUICK_CELLS", 0)  # else nobody comes between
     (answer,) = recommend_group(store, [Request(policy="home", session="s1", user="u2", context={"who": 1})])
     assert (answer["user"], answer["visit"], len(deleted)) == ("u2", 1, 1)
     assert run("doctor").exit_code == 0
