@@ -71,15 +71,15 @@ def learns_from_slots(kind: str) -> bool:
     return load(kind).online and kind not in (*KINDS_THAT_DO_NOT_LEARN, TWO_STAGE, *INTERNAL)
 
 
-def parameters(kind: str, typed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def parameters(kind: str, typed_parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the parameters of a policy kind with their defaults, unchecked.
 
     typed: the parameters that a user typed; with them, the result includes the parameters of the stages that they
     name, as `first.floor`."""
-    defaults = dict(_defaults(kind)) | {name: "" for name in COMMON_PARAMETERS if name in (typed or {})}
-    if typed is not None and kind == TWO_STAGE:
+    defaults = dict(_defaults(kind)) | {name: "" for name in COMMON_PARAMETERS if name in (typed_parameters or {})}
+    if typed_parameters is not None and kind == TWO_STAGE:
         for stage in STAGES:
-            stage_defaults = parameters(typed.get(stage, defaults[stage]))
+            stage_defaults = parameters(typed_parameters.get(stage, defaults[stage]))
             stage_names = (name for name in stage_defaults if name not in defaults and name != BUDGET)
             defaults |= {f"{stage}.{name}": stage_defaults[name] for name in stage_names}
     return defaults
@@ -100,7 +100,7 @@ def values(policy: Policy) -> dict[str, Any]:
     from dataclasses import fields
 
     hidden_names = FIELDS_NOT_TYPED if policy.examination else (*FIELDS_NOT_TYPED, CURVE)
-    if policy.allowance is None:
+    if policy.parsed_budget is None:
         hidden_names = (*hidden_names, BUDGET)
     parameters = {field.name: getattr(policy, field.name) for field in fields(policy) if field.name not in hidden_names}
     stage_values = dict[str, Any]()
@@ -111,30 +111,30 @@ def values(policy: Policy) -> dict[str, Any]:
     return parameters | stage_values | dict(policy.rules)
 
 
-def make(kind: str, typed: Mapping[str, Any], *, design: Design | None = None) -> Policy:
+def make(kind: str, typed_parameters: Mapping[str, Any], *, design: Design | None = None) -> Policy:
     """Return a policy of a kind, with checked parameters. Raises InputError for an unknown or impossible parameter.
 
     Without a design, equal arguments return the same object.
 
     design: how a contextual kind turns contexts into features; None for its default."""
-    name_and_values = kind, repr(typed)
+    name_and_values = kind, repr(typed_parameters)
     if design is None and name_and_values in _policies_without_design:
         return _policies_without_design[name_and_values]
-    cls, defaults = load(kind), parameters(kind, typed)
-    for name in typed:
+    cls, defaults = load(kind), parameters(kind, typed_parameters)
+    for name in typed_parameters:
         if name not in defaults and not (name == CURVE and "position" in defaults):
             hint = suggest(name, list(defaults)) or f"it has {', '.join(defaults)}"
             raise InputError(f"kind {kind} has no parameter {name!r}", hint=hint)
-    rules = {name: str(typed[name]) for name in COMMON_PARAMETERS if typed.get(name)}
-    typed = {name: value for name, value in typed.items() if name not in COMMON_PARAMETERS}
-    plain_parameters = {name: value for name, value in typed.items() if "." not in name}
-    if len(plain_parameters) < len(typed):
-        plain_parameters["stage_parameters"] = {name: value for name, value in typed.items() if "." in name}
+    rules = {name: str(typed_parameters[name]) for name in COMMON_PARAMETERS if typed_parameters.get(name)}
+    typed_parameters = {name: value for name, value in typed_parameters.items() if name not in COMMON_PARAMETERS}
+    plain_parameters = {name: value for name, value in typed_parameters.items() if "." not in name}
+    if len(plain_parameters) < len(typed_parameters):
+        plain_parameters["stage_parameters"] = {name: value for name, value in typed_parameters.items() if "." in name}
     design_argument = {"design": design} if design is not None and "design" in cls.__dataclass_fields__ else {}
     if design is not None:
         _check_width(kind, cls, design)
-    curve = {CURVE: tuple(typed[CURVE])} if CURVE in typed else {}
-    policy = cls(**{**cls.implied_defaults(typed), **plain_parameters, **curve}, **design_argument)
+    curve = {CURVE: tuple(typed_parameters[CURVE])} if CURVE in typed_parameters else {}
+    policy = cls(**{**cls.implied_defaults(typed_parameters), **plain_parameters, **curve}, **design_argument)
     if rules:
         object.__setattr__(policy, "rules", rules)
         _check_page_rules(kind, rules)

@@ -20,12 +20,12 @@ from rlrec.errors import InputError
 from rlrec.policy import is_contextual, learns_from_contexts
 from rlrec.policy.beliefs import reward as rewards
 from rlrec.policy.beliefs import solving
-from rlrec.policy.beliefs.base import PRICE, Belief, Policy, any_of
+from rlrec.policy.beliefs.base import PRICE, Belief, Policy, probability_of_any
 from rlrec.policy.beliefs.solving import ArmMoments
 from rlrec.policy.beliefs.statistics import CONTEXT, CountedSlot, SlotColumns
 from rlrec.policy.contexts.encoder import ContextualPolicy
 from rlrec.policy.gradients import history
-from rlrec.policy.kinds.two_stage import NO_STAGE
+from rlrec.policy.kinds.two_stage import KINDS_WITHOUT_STAGE
 from rlrec.policy.scores.floors import Floor, at_positions
 from rlrec.policy.scores.scores import subset
 from rlrec.policy.slates import slate, slate_draws
@@ -133,7 +133,7 @@ def belief_of(policy: Policy) -> Belief:
         pulls=sums[:, 0], reward_sum=sums[:, 1], reward_squares=sums[:, 2], alpha=prior[:, 0], beta=prior[:, 1],
         total=sums[:, 0].sum(), extra=sums[:, 3:], moments=moments_of(policy, sums[:, 3:]),
         trained=trained_of(policy) if policy.stateful else None,
-        cost=None if policy.allowance is None else np.array([3.0, 0.0, 3.0, 0.0, 6.0, 0.0]),
+        cost=None if policy.parsed_budget is None else np.array([3.0, 0.0, 3.0, 0.0, 6.0, 0.0]),
     )  # fmt: skip
 
 
@@ -175,7 +175,7 @@ def moments_of(policy: Policy, packed: Array) -> ArmMoments | None:
 
 
 def scores_of(policy: Policy, context: dict[str, Any] | None = None) -> Any:
-    price = {} if policy.allowance is None else {PRICE: 0.3}
+    price = {} if policy.parsed_budget is None else {PRICE: 0.3}
     return policy.scores(belief_of(policy), arms=ARMS, context={**(context or REQUEST), **price})
 
 
@@ -231,7 +231,7 @@ def test_probabilities_of_the_eligible_arms_sum_to_one(kind: str, context: dict[
 @pytest.mark.parametrize("kind", SERVED)
 def test_scores_of_a_request_are_read_by_kind_scored_alone(kind: str) -> None:
     policy, context = policy_of(kind), {"hour": 9}
-    price = {} if policy.allowance is None else {PRICE: 0.3}
+    price = {} if policy.parsed_budget is None else {PRICE: 0.3}
     if kind == "scored":
         with pytest.raises(InputError, match="has no score"):
             policy.scores(belief_of(policy), arms=ARMS, context=context)
@@ -291,8 +291,8 @@ def test_exploration_mixes_with_a_uniform_arm(kind: str, floor: float) -> None:
     policy = policy_of(kind, floor=floor)
     tempered = type(scores_of(policy)) is not type(scores_of(policy.greedy()))  # greedy takes the noise off, too
     without = policy_of(kind, floor=0.0) if tempered else policy.greedy()
-    share = any_of(getattr(policy, "epsilon", 0.0), floor)
-    assert policy.exploration == pytest.approx(any_of(share, without.exploration), abs=1e-15)
+    share = probability_of_any(getattr(policy, "epsilon", 0.0), floor)
+    assert policy.exploration == pytest.approx(probability_of_any(share, without.exploration), abs=1e-15)
     assert distribution(policy) == pytest.approx(share / 6 + (1 - share) * distribution(without), abs=1e-12)
 
 
@@ -331,8 +331,8 @@ def test_the_label_of_a_log_cannot_be_drawn_from() -> None:
 
 
 def test_shares_of_exploration_multiply_what_is_kept() -> None:
-    assert any_of() == 0
-    assert any_of(0.1, 0.2) == pytest.approx(1 - 0.9 * 0.8)
+    assert probability_of_any() == 0
+    assert probability_of_any(0.1, 0.2) == pytest.approx(1 - 0.9 * 0.8)
 
 
 # -- pages --
@@ -468,7 +468,7 @@ def test_a_kind_has_what_its_protocol_declares(kind: str) -> None:
     assert [name for item in protocols for name in members(item) if not hasattr(policy, name)] == []
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SERVED if kind not in NO_STAGE])
+@pytest.mark.parametrize("kind", [kind for kind in SERVED if kind not in KINDS_WITHOUT_STAGE])
 def test_a_score_depends_on_other_eligible_arms_where_the_kind_says_so(kind: str) -> None:
     policy, some = policy_of(kind), np.array([1, 2, 4])
     every = belief_of(policy)
@@ -489,4 +489,4 @@ def test_a_score_depends_on_other_eligible_arms_where_the_kind_says_so(kind: str
     among = subset(policy.scores(every, arms=ARMS, context=context), some)
     sampled = (scores.decision_scores(3, 4) for scores in (alone, among))
     first, second = (slate.first(scores, floor=policy.exploration) for scores in sampled)
-    assert (first == pytest.approx(second, abs=1e-9)) is not policy.compares
+    assert (first == pytest.approx(second, abs=1e-9)) is not policy.compares_arms

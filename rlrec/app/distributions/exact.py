@@ -232,7 +232,7 @@ class VersionDistribution:
         assert belief.cost is not None
         return self.spend.price(
             location, policy.score_deviation(belief), belief.cost,
-            uniform=float(at_positions(policy.exploration, 1)[0]), at=at if self.version.learning else None,
+            p_uniform=float(at_positions(policy.exploration, 1)[0]), at=at if self.version.learning else None,
         )  # fmt: skip
 
     def _moments(self, packed: Array, arms: Ids, revision: int) -> ArmMoments | None:
@@ -510,7 +510,7 @@ def set_spend(distribution: VersionDistribution, rows: Iterable[BeliefRow], cata
     scores and costs set the price."""
     from rlrec.policy.beliefs.spend import Spend  # few policies have a budget
 
-    budget = distribution.learner.allowance
+    budget = distribution.learner.parsed_budget
     assert budget is not None
     distribution.spend = Spend(budget, [(-1 - row.bucket, row.arm_id, *row[3:6]) for row in rows])
     distribution.catalogue, distribution._price = np.array([*catalogue], np.int64), None

@@ -32,7 +32,7 @@ def moments(
         yield rows, exact.from_sums(unit, version, learner, (), ordinal=0)
         return
     distribution: exact.VersionDistribution | None = None
-    catalogue = allowed_arms(unit, version.policy.params) if policy.allowance is not None else ()
+    catalogue = allowed_arms(unit, version.policy.params) if policy.parsed_budget is not None else ()
     for changes, sums, spend in _beliefs_between(unit, version, policy, seq[run_starts(seq)]):
         group_rows = rows[np.searchsorted(seq, changes[0], "left") : np.searchsorted(seq, changes[-1], "right")]
         ordinals = ordinal[group_rows] if policy.forgetting.forgets else np.zeros(len(group_rows), np.int64)
@@ -51,7 +51,7 @@ def moments(
                     earlier=distribution.columns,
                 )
                 distribution = distribution.at_moment(sums, ordinal=group_ordinal, columns=columns)
-            if policy.allowance is not None:
+            if policy.parsed_budget is not None:
                 exact.set_spend(distribution, spend, catalogue)
             yield group_rows[ordinals == group_ordinal], distribution
 
@@ -68,7 +68,7 @@ def _beliefs_between(
     rows = (
         beliefs.counts(unit, version.id, seq=first_seq) if by_column else beliefs.rows(unit, version.id, seq=first_seq)
     )
-    if policy.allowance is not None:
+    if policy.parsed_budget is not None:
         rows = [*rows, *beliefs.spend(unit, version.id, seq=first_seq)]
     newest_rows = {row[:2]: row for row in rows}  # the newest row of each bucket and arm
     for chunk in belief_deltas.read_range(unit, version.id, first_seq, last_seq, counts_alone=by_column):
@@ -94,7 +94,7 @@ def _sorted_rows(
     """Return the rows of a belief in order, in the form of `beliefs.sums`, or of `beliefs.rows` if a belief is more
     than three sums per arm; and the rows of spend. Deletes expired spend from `newest_rows`."""
     rows = [row for _, row in sorted(newest_rows.items(), key=itemgetter(0))]
-    n_spend = 0 if policy.allowance is None else sum(row.bucket < 0 for row in rows)
+    n_spend = 0 if policy.parsed_budget is None else sum(row.bucket < 0 for row in rows)
     spend, rows = rows[:n_spend], rows[n_spend:]
     if spend:
         from rlrec.policy.beliefs.spend import RECENT

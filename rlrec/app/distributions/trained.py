@@ -171,7 +171,7 @@ class TrainedModel:
                 arms_of = contents.eligible_arms(self.unit, set(set_ids)) if arms_by_set is None else arms_by_set
                 sets = [np.array(arms_of[key], np.int64) for key in set_ids]
                 all_arms = np.unique(np.concatenate(sets))
-                weights, bias, memory = self.policy.effective(*self.select(all_arms, int(revision[portion[0]])))
+                weights, bias, memory = self.policy.arm_weights(*self.select(all_arms, int(revision[portion[0]])))
                 for arms in sets:
                     arm_index = np.searchsorted(all_arms, arms)
                     yield arms, (weights[arm_index], bias[arm_index], memory[arm_index])

@@ -121,7 +121,7 @@ def check_curve(parameters: Mapping[str, Any], reward: Reward) -> None:
 
 def check_budget(unit: Unit, policy: Policy) -> None:
     """Raise InputError if no reward weighs the event of a budget, since only weighed events are read again."""
-    budget = policy.allowance
+    budget = policy.parsed_budget
     if budget is not None and not any(budget.event in reward.weights for reward in policies.rewards(unit)):
         hint = f"define one, by which costs can be judged, too: `rlrec reward define savings '{budget.event}=-1'`"
         raise InputError(f"no reward definition weighs {budget.event!r}, the event of the budget", hint=hint)

@@ -317,10 +317,10 @@ def _long_term(
 ) -> Draft:
     """Return the candidate for these effects. It is the newest `long-term` policy that learns this reward, rebuilt, or
     a new one where there is none."""
-    from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
+    from rlrec.policy.kinds.long_term import SMALLEST_SD, LongTerm
 
-    prior = {"prior_mean": effects.prior_mean, "prior_sd": max(effects.prior_sd, SMALLEST)}
-    sds = np.clip(effects.sd, SMALLEST, prior["prior_sd"])  # an arm has at least the information of the prior
+    prior = {"prior_mean": effects.prior_mean, "prior_sd": max(effects.prior_sd, SMALLEST_SD)}
+    sds = np.clip(effects.sd, SMALLEST_SD, prior["prior_sd"])  # an arm has at least the information of the prior
     posteriors = zip(arm_ids, effects.mean.tolist(), sds.tolist(), strict=True)
     sums = [ArmSums(arm, *LongTerm.statistics_of(mean, sd, **prior), 0.0) for arm, mean, sd in posteriors]
     version = designs.unstored("long-term", kinds.values(kinds.make("long-term", prior)), reward)

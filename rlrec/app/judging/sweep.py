@@ -103,7 +103,7 @@ class Candidate(NamedTuple):
     def counting(self) -> Any:
         """Return a key that is equal for candidates that add the same numbers to their beliefs for every slot."""
         policy = designs.policy_of(self.version)
-        if policy.contextual and getattr(policy, "expands", False):  # around its own weights
+        if policy.contextual and getattr(policy, "expands_model", False):  # around its own weights
             return self.name
         counts = type(policy).statistics, policy.needs, policy.width, policy.examination
         return (*counts, repr(self.version.parameters))
@@ -218,7 +218,7 @@ def candidates_of(unit: Unit, request: Request, reward: Reward, selection: Selec
     for kind, texts in _combinations(request):
         policy = kinds.make(kind, parameters.with_curve(unit, parameters.parse_parameters(kind, texts)))
         policy.check(reward)
-        if policy.allowance is not None:
+        if policy.parsed_budget is not None:
             hint = "sweep it without one; `rlrec policy create` takes it"
             message = f"{kind} has budget={policy.budget}: a log does not tell what it would have spent"
             raise InputError(message, hint=hint)

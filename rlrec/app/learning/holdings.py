@@ -118,9 +118,9 @@ class Holding(Record):
     def sums(self, batch: Batch) -> Totals:
         """Return the sums of the slots of a batch, of one policy, that the belief contains."""
         totals = drawn_sums(self.fold, batch_at_change(batch, self.extent.seq), self.extent.last)
-        if self.fold.policy.allowance is not None and self.version.learning:
+        if self.fold.policy.parsed_budget is not None and self.version.learning:
             decision_ids = sorted(set(batch.slots["decision_id"].tolist()))
-            totals |= spend(self.fold.unit, self.version, self.fold.policy.allowance, decision_ids)
+            totals |= spend(self.fold.unit, self.version, self.fold.policy.parsed_budget, decision_ids)
         return {key: numbers for key, numbers in totals.items() if numbers.any()}
 
 

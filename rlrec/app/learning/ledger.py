@@ -66,7 +66,7 @@ class SlotFields:
     def __init__(self, versions: Sequence[Version]) -> None:
         self.kinds = {version.id: kinds.make(version.policy.kind, version.params) for version in versions}
         kind = self.kinds[versions[0].id]
-        self.forgetting, self.budget = kind.forgetting, kind.allowance if kind.budget else None
+        self.forgetting, self.budget = kind.forgetting, kind.parsed_budget if kind.budget else None
         needs = frozenset[str]().union(*(kind.needs for kind in self.kinds.values()))
         self.ordinal = self.forgetting.forgets or ORDINAL in needs
         self.context, self.position, self.propensity = (name in needs for name in (CONTEXT, POSITION, PROPENSITY))

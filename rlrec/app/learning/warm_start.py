@@ -17,7 +17,7 @@ from rlrec.app.learning.slot_statistics import BeliefFold, Totals
 from rlrec.app.log import lineage, reward_log, stored_contexts
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.policy.beliefs.solving import LARGEST
+from rlrec.policy.beliefs.solving import MAX_SHARED_WEIGHTS
 from rlrec.policy.contexts import marginal
 from rlrec.policy.contexts.encoder import Design, Encoder, EncoderFit
 from rlrec.policy.contexts.features import WIDEST, Sparse
@@ -74,7 +74,7 @@ def warm_start(
     record = lineage.make_record(
         unit, from_log, selection, last_id=log_fit.last_id, window_us=reward.window_us, slots=log_fit.slots
     )
-    sums, budget, log = log_fit.sums, kinds.make(kind, typed).allowance, replace(selection, last_id=log_fit.last_id)
+    sums, budget, log = log_fit.sums, kinds.make(kind, typed).parsed_budget, replace(selection, last_id=log_fit.last_id)
     if budget is not None:
         sums = sums | BeliefFold(unit, version, ordinal=0).log_spend(log, budget)
     return InitialBelief(
@@ -104,7 +104,7 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
         names = ("filter", "selection", "last_id", "now", "window_us")
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
     policy = designs.policy_of(version)
-    if kinds.is_contextual(policy) and policy.expands and not sums:
+    if kinds.is_contextual(policy) and policy.expands_model and not sums:
         log, first = filters.selection(unit, None), version.since or None
         served_log = replace(log, policy_ids=[version.policy.id], first_id=first, imported=False)
         version = fit_to_log(unit, version, served_log).version
@@ -119,14 +119,14 @@ def fit_design(
     products of a context feature and an arm feature; fitted encoders are kept small enough for it."""
     log = None if "context" in declared else selected
     context = declared.get("context", Encoder.by_hash())
-    max_columns = LARGEST // context.width if log is None else isqrt(LARGEST)
+    max_columns = MAX_SHARED_WEIGHTS // context.width if log is None else isqrt(MAX_SHARED_WEIGHTS)
     arm = declared.get("arm") or _catalogue_encoder(unit, widest=min(max_columns, WIDEST) if shared else WIDEST)
     if log is not None:
         encoder_fit = EncoderFit()
         for impressions in reward_log.impressions(unit, log, draft.reward, columns=["context_id"]):
             contexts, context_index = stored_contexts.distinct_contexts(unit, impressions.slots["context_id"])
             encoder_fit.take([contexts[row] for row in context_index.tolist()])  # each context as often as it occurs
-        max_columns = LARGEST // arm.width
+        max_columns = MAX_SHARED_WEIGHTS // arm.width
         context = Encoder.parse(encoder_fit.spec(widest=min(max_columns, WIDEST) if shared else WIDEST))
     learns = kinds.load(draft.policy.kind).online and draft.policy.kind != kinds.TWO_STAGE
     return Design(context=context, arm=arm, learns_stated=shared and learns)
@@ -202,7 +202,7 @@ def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
     """Expand the draft around the weights that these sums give; return None where these weights are already its anchor,
     or where the model has no anchor."""
     policy = designs.policy_of(version)
-    if not sums or not kinds.is_contextual(policy) or not policy.expands:
+    if not sums or not kinds.is_contextual(policy) or not policy.expands_model:
         return None
     draft = slot_statistics.distribution_of(unit, version, sums)
     arm_ids = np.unique([arm for _, arm in sums])

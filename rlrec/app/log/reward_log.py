@@ -11,7 +11,7 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Ids, look_up, numbers_in_runs, products_in_runs, run_starts, take
 from rlrec.policy.beliefs import reward as rewards
-from rlrec.policy.beliefs.statistics import LEAST
+from rlrec.policy.beliefs.statistics import MIN_PROPENSITY
 from rlrec.records import Record, Reward, Sums
 from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
@@ -135,7 +135,7 @@ def propensities_of(slots: Columns) -> Array:
         return marginal
     depth = numbers_in_runs(run_starts(slots["decision_id"]), len(marginal))
     propensity = np.where(slots["position"] == depth + 1, slots["propensity"], np.nan)
-    return np.where(is_missing, products_in_runs(propensity, depth, least=LEAST), marginal)
+    return np.where(is_missing, products_in_runs(propensity, depth, least=MIN_PROPENSITY), marginal)
 
 
 def sampling_counts(slots: Columns) -> Array | None:

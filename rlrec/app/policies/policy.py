@@ -209,8 +209,8 @@ def _check_layout(unit: Unit, policy: Policy) -> None:
 
 def _check_prior(store: Store, policy: Policy, kind: str, params: Mapping[str, Any]) -> None:
     """Raise InputError for a kind without a prior; print a notice if a prior has no effect."""
-    if policy.no_prior:
-        raise InputError(f"kind {kind} has no prior: {policy.no_prior}", hint="leave it out")
+    if policy.why_no_prior:
+        raise InputError(f"kind {kind} has no prior: {policy.why_no_prior}", hint="leave it out")
     if not lineage.depends_on_belief(policy):
         store.notice(f"kind {kind} ignores the prior when it draws; `policy show` includes it")
     if (model := params.get("model")) in ("shared", "hybrid", "features"):

@@ -24,7 +24,7 @@ from rlrec.app.log import lineage, reward_log
 from rlrec.errors import CheckFailed, InputError
 from rlrec.policy.beliefs import drift
 from rlrec.policy.beliefs.statistics import Forgetting
-from rlrec.policy.kinds.long_term import SMALLEST, LongTerm
+from rlrec.policy.kinds.long_term import SMALLEST_SD, LongTerm
 from rlrec.records import Record, Version
 from rlrec.store import Store, Unit
 from rlrec.store.log import decisions, reader, selected, settings
@@ -191,7 +191,7 @@ def _add_effects(
     """Store a version with these effects as its belief, and return its id."""
     settings.lock_removals(unit, removals)
     overall, policy = _overall_effects(result), source.policy
-    prior = {"prior_mean": overall["prior_mean"], "prior_sd": max(overall["prior_sd"], SMALLEST)}
+    prior = {"prior_mean": overall["prior_mean"], "prior_sd": max(overall["prior_sd"], SMALLEST_SD)}
     # a context without the field has the overall effects
     cells = [group for group in result["groups"] if group is not overall and group["group"] is not None]
     ids = {arm.key: arm.id for arm in arms.all_arms(unit)}
@@ -200,7 +200,7 @@ def _add_effects(
         for arm in group["arms"]:
             columns = slice(0, 2) if not number else slice(1 + 2 * number, 3 + 2 * number)
             # an arm counts no less than the prior; a cell may
-            sd = max(arm["shrunk_sd"] if number else min(arm["shrunk_sd"], prior["prior_sd"]), SMALLEST)
+            sd = max(arm["shrunk_sd"] if number else min(arm["shrunk_sd"], prior["prior_sd"]), SMALLEST_SD)
             rows[arm["arm"]][columns] = LongTerm.statistics_of(arm["shrunk"], sd, **prior)
     sums = {(0, ids[key]): row for key, row in rows.items() if row.any()}
     values = json.dumps([group["group"] for group in cells], ensure_ascii=False) if cells else ""

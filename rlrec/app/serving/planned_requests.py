@@ -25,7 +25,7 @@ from rlrec.errors import Conflict, InputError, quantity
 from rlrec.policy import NARROWING
 from rlrec.policy.beliefs.base import PRICE
 from rlrec.policy.contexts.statements import ARMS, GROUPS, LOGGED_RULES, PAGE
-from rlrec.policy.scores.floors import LONGEST
+from rlrec.policy.scores.floors import MAX_POSITIONS
 from rlrec.store import Unit
 from rlrec.store.log import contents, decisions, settings
 from rlrec.store.policies import arms, routes
@@ -302,8 +302,8 @@ class _Group:
                 hint = "the list of arms is empty; without one, all arms are eligible"
             hint = hint or "add arms with `rlrec arm add`, or restore some"
             raise InputError("no arm is eligible", hint=hint, field="arms")
-        if request.size > LONGEST:
-            raise InputError(f"k is {request.size}", hint=f"a slate has at most {LONGEST} positions", field="k")
+        if request.size > MAX_POSITIONS:
+            raise InputError(f"k is {request.size}", hint=f"a slate has at most {MAX_POSITIONS} positions", field="k")
         if request.size > len(eligible):
             message = f"k is {request.size}, with only {quantity(len(eligible), 'arm')} eligible"
             raise InputError(message, hint=hint, field="k")

@@ -161,7 +161,7 @@ class PageWeights:
         """Compute the weights of some visits.
 
         log_joint (n,): of each slate, under the policy in training."""
-        weight = np.exp(np.minimum(log_joint - rows.log_propensity, reinforce.HIGHEST))
+        weight = np.exp(np.minimum(log_joint - rows.log_propensity, reinforce.MAX_LOG_WEIGHT))
         total, squares = float(weight.sum()), float((weight**2).sum())
         slots = float(np.abs(rows.earned).sum())
         pages = float(np.abs(rows.reward - np.add.reduceat(rows.earned, rows.first[:-1])).sum())

@@ -136,7 +136,7 @@ class HoldoutValue:
             log_ratio = np.add.reduceat(log_slots, rows.first[:-1]) - rows.log_propensity
             if by_slot:
                 log_ratio, stratum = log_slots - rows.conditional, np.repeat(stratum, rows.size)
-            weight = np.exp(np.minimum(log_ratio, reinforce.HIGHEST))
+            weight = np.exp(np.minimum(log_ratio, reinforce.MAX_LOG_WEIGHT))
             columns = np.ones(len(weight)), weight, weight**2, np.minimum(weight, clip) ** 2
             sums += [np.bincount(stratum, column, len(strata)) for column in columns]
         by_logger = {logger: sums[:, [s.logger == logger for s in strata]].sum(axis=1) for logger, _ in strata}
@@ -233,7 +233,7 @@ class HoldoutValue:
         for rows in self.split.batches(self.max_visits):
             mean = self.by_position[np.minimum(returns.steps(rows.first), len(self.by_position) - 1)]
             log_ratio = self._log_slots(rows, parameters) - rows.conditional
-            weighed_gain = np.exp(np.minimum(log_ratio, reinforce.HIGHEST)) * (rows.earned - mean)
+            weighed_gain = np.exp(np.minimum(log_ratio, reinforce.MAX_LOG_WEIGHT)) * (rows.earned - mean)
             values.append(np.add.reduceat(weighed_gain, rows.first[rows.start[:-1]]))
         return np.concatenate(values)
 
@@ -250,7 +250,7 @@ class HoldoutValue:
                 growth[block.rows] = np.log1p(divergences).sum(axis=1)
             visit_growth = np.add.reduceat(growth, rows.start[:-1])
             visits += len(visit_growth)
-            second_moment += float(np.exp(np.minimum(visit_growth, reinforce.HIGHEST)).sum())
+            second_moment += float(np.exp(np.minimum(visit_growth, reinforce.MAX_LOG_WEIGHT)).sum())
         return visits**2 / second_moment
 
     def _portions(self, rows: VisitRows) -> Iterator[DecisionBlock]:
@@ -273,4 +273,4 @@ class HoldoutValue:
 
     def _score(self, parameters: Parameters, block: DecisionBlock) -> Array:
         arm_parameters = {name: parameters[name][block.arms] for name in ARM_PARAMETERS}
-        return score_states(self.policy.effective({**parameters, **arm_parameters}, block.described), block.state)
+        return score_states(self.policy.arm_weights({**parameters, **arm_parameters}, block.described), block.state)

@@ -89,10 +89,10 @@ class Policy(ABC):
 
     floor: float
     purpose: ClassVar[str]  # when to use it, in one line
-    compares: ClassVar[bool] = False  # whether the score of an arm depends on which others are eligible
+    compares_arms: ClassVar[bool] = False  # whether the score of an arm depends on which others are eligible
     prior: ClassVar[tuple[float, float]] = (0.0, 0.0)  # alpha and beta of an arm without a prior of its own
-    no_prior: ClassVar[str] = ""  # why a prior would have no effect, where it has none
-    unit_rewards: ClassVar[str] = ""  # why every reward must lie in [0, 1], where it must
+    why_no_prior: ClassVar[str] = ""  # why a prior would have no effect, where it has none
+    why_unit_rewards: ClassVar[str] = ""  # why every reward must lie in [0, 1], where it must
     exploration_parameters: ClassVar[tuple[str, ...]] = ("floor",)  # parameters that are 0 where it does not explore
     served: ClassVar[bool] = True  # whether it can be drawn from
     online: ClassVar[bool] = True  # whether its belief learns from every decision; otherwise a version does not change
@@ -108,7 +108,7 @@ class Policy(ABC):
     n_candidates: ClassVar[int] = 0  # the number of candidates that its first stage draws
     rules: Mapping[str, str] = {}  # rules for its requests and pages, by the name of their parameter
     budget: str = ""  # as it was typed, where it has one
-    allowance: ClassVar[Budget | None] = None  # the parsed budget
+    parsed_budget: ClassVar[Budget | None] = None  # the parsed budget
 
     if TYPE_CHECKING:
 
@@ -191,7 +191,7 @@ class Policy(ABC):
         return unchecked_copy(self, **dict.fromkeys(self.exploration_parameters, 0.0))
 
     @classmethod
-    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
+    def implied_defaults(cls, typed_parameters: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the defaults that depend on the parameters that a person typed."""
         return {}
 
@@ -204,9 +204,9 @@ class Policy(ABC):
     def check(self, reward: Reward) -> None:
         """Raise InputError where the kind cannot learn from such a reward."""
         limits = bounds(reward)
-        if self.unit_rewards and (limits is None or limits[0] < 0 or limits[1] > 1):
+        if self.why_unit_rewards and (limits is None or limits[0] < 0 or limits[1] > 1):
             hint = within_unit_hint(reward)
-            raise InputError(f"reward {reward.name!r} may leave [0, 1], and {self.unit_rewards}", hint=hint)
+            raise InputError(f"reward {reward.name!r} may leave [0, 1], and {self.why_unit_rewards}", hint=hint)
 
 
 def rewards_and_pulls(reward: Array, position: Ids | None, examination: tuple[float, ...]) -> tuple[Array, Array]:
@@ -247,10 +247,10 @@ class FlooredPolicy(Policy, init=False, eq=False, repr=False):
     def exploration(self) -> Floor:
         """Return the floor at the positions where it applies, combined with the rates in `uniform_rate_parameters`."""
         rates = [getattr(self, name) for name in self.uniform_rate_parameters]
-        floored_rate = any_of(*rates, self.floor) if rates else self.floor
+        floored_rate = probability_of_any(*rates, self.floor) if rates else self.floor
         if self.explore_slots == "":
             return floored_rate
-        other_rate, positions = any_of(*rates), parse_positions(self.explore_slots)
+        other_rate, positions = probability_of_any(*rates), parse_positions(self.explore_slots)
         if floored_rate == other_rate:
             return floored_rate
         return *(
@@ -338,14 +338,14 @@ class OnlineLearner(CurvePolicy, init=False, eq=False, repr=False):
         check_number("window", self.window)
         _ = self.forgetting  # raises for impossible values
         if self.budget:
-            _ = self.allowance
+            _ = self.parsed_budget
 
     @cached_property
     def forgetting(self) -> Forgetting:
         return Forgetting(self.discount, self.window)
 
     @cached_property
-    def allowance(self) -> Budget | None:  # type: ignore[override]  # of its parameter
+    def parsed_budget(self) -> Budget | None:  # type: ignore[override]  # of its parameter
         """Return the parsed budget, EVENT:AMOUNT/PERIOD, of kinds that take one.
 
         The score of an arm is reduced by its expected cost times a price, which is in the context of the decision."""
@@ -400,6 +400,6 @@ def sum_tolerance(n: int) -> float:
     return max(1e-6, n * 0.5e-6) + 1e-12
 
 
-def any_of(*probabilities: float) -> float:
+def probability_of_any(*probabilities: float) -> float:
     """Return the probability that at least one of several independent explorations takes place, 1 - prod(1 - p)."""
     return 1.0 - prod(1.0 - probability for probability in probabilities)

@@ -33,9 +33,9 @@ def detector(method: str) -> Adwin | PageHinkley:
 
 # -- ADWIN --
 
-CLOCK = 32  # rewards between two checks
+CHECK_INTERVAL = 32  # rewards between two checks
 MAX_BUCKETS = 5  # buckets of one size
-LEAST = 5  # rewards that each side of a cut needs
+MIN_SIDE_REWARDS = 5  # rewards that each side of a cut needs
 
 
 class Adwin:
@@ -66,10 +66,10 @@ class Adwin:
         marks (n,): a mark for each reward, such as the id of its decision."""
         self._waiting.append((np.array(rewards), np.array(marks)))
         self._n_waiting += len(rewards)
-        if self._n_waiting < CLOCK:
+        if self._n_waiting < CHECK_INTERVAL:
             return []
         rewards, marks = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
-        self._n_waiting = len(rewards) % CLOCK
+        self._n_waiting = len(rewards) % CHECK_INTERVAL
         n_in_ticks = len(rewards) - self._n_waiting
         self._waiting = [(rewards[n_in_ticks:].copy(), marks[n_in_ticks:].copy())]
         return self._take_ticks(rewards[:n_in_ticks], marks[:n_in_ticks])
@@ -81,14 +81,14 @@ class Adwin:
         sums = np.hstack([self._sums, self._sums[:, -1:] + new_sums])
         marks = np.r_[self._marks, marks]
         # the smallest and the largest reward of the stream, at the end of each tick
-        rewards_by_tick = rewards.reshape(-1, CLOCK)
+        rewards_by_tick = rewards.reshape(-1, CHECK_INTERVAL)
         lowest = np.minimum.accumulate(np.minimum(rewards_by_tick.min(axis=1), self._low))
         highest = np.maximum.accumulate(np.maximum(rewards_by_tick.max(axis=1), self._high))
         self._low, self._high, width = lowest[-1], highest[-1], (highest - lowest).tolist()
         edges, changes = list(range(n_old_edges)), []
         # tick by tick, with cuts as long as two sides differ
-        for tick, start in enumerate(range(n_old_edges, sums.shape[1], CLOCK)):
-            end = start + CLOCK
+        for tick, start in enumerate(range(n_old_edges, sums.shape[1], CHECK_INTERVAL)):
+            end = start + CHECK_INTERVAL
             edges.extend(range(start, end))
             self._merge_buckets(edges)
             if not width[tick]:
@@ -113,7 +113,7 @@ class Adwin:
 
         Two merged buckets become one of the next size."""
         bucket_counts, last_edge, size = self._sizes, len(edges) - 1, 0
-        bucket_counts[0] += CLOCK
+        bucket_counts[0] += CHECK_INTERVAL
         while (n_pairs := (bucket_counts[size] - MAX_BUCKETS + 1) // 2) > 0:
             first_edge = last_edge - bucket_counts[size]
             del edges[first_edge + 1 : first_edge + 2 * n_pairs : 2]
@@ -134,7 +134,7 @@ class Adwin:
         confidence_term = np.log(2 * max(np.log(n), 1.0) / self.delta) * inverse_count
         variance = max(square_sum[-1] / n - (reward_sum[-1] / n) ** 2, 0.0)
         bound = np.sqrt(2 * variance * confidence_term) + 2 / 3 * width * confidence_term
-        is_clear = (difference >= bound) & (np.minimum(n_left, n - n_left) >= LEAST)
+        is_clear = (difference >= bound) & (np.minimum(n_left, n - n_left) >= MIN_SIDE_REWARDS)
         return int(np.argmax(np.where(is_clear, difference**2 / inverse_count, -1.0))) + 1 if is_clear.any() else 0
 
 
@@ -150,7 +150,7 @@ def _describe_change(sums: Array, marks: Ids) -> Change:
 
 # -- Page-Hinkley --
 
-BLOCK = 4096  # rewards taken together
+BLOCK_SIZE = 4096  # rewards taken together
 MIN_REWARDS = 30  # before the first alarm
 DELTA = 0.01  # excess of a reward over the mean that does not count
 THRESHOLD = 50.0
@@ -180,7 +180,7 @@ class PageHinkley:
         """Return the changes that are detected in the next rewards, as `Adwin.take` does."""
         changes, start = [], 0
         while start < len(rewards):
-            block = slice(start, start + BLOCK)
+            block = slice(start, start + BLOCK_SIZE)
             change, n_used = self._take_block(rewards[block], marks[block])
             changes += [change] if change else []
             start += n_used

@@ -10,7 +10,7 @@ import numpy as np
 from rlrec.arrays import Array, Index
 from rlrec.records import Record
 
-LARGEST = 400
+MAX_SHARED_WEIGHTS = 400
 """Weights that arms share: numbers of a context times numbers of an arm."""
 
 _SINGULAR = 1e-12  # smallest eigenvalue of a precision, as a share of its largest

@@ -20,12 +20,12 @@ from rlrec.policy.beliefs.budget import SLICES, Budget
 PERIODS = 7  # before the newest one, from which costs and requests are learned
 RECENT = SLICES * (PERIODS + 1)  # slices
 HALF_LIFE = 0.7  # in slices; the weight of a slice's requests in the forecast halves after so many
-CAUTION = 0.25  # slices of the usual level, with which the level of a period is shrunk towards that of the others
+PRIOR_SLICES = 0.25  # slices of the usual level, with which the level of a period is shrunk towards that of the others
 NODES = 12  # of the quadrature of one score
 MAX_RIVALS = 64  # arms among which the best one is searched
 DOUBLINGS, HALVINGS = 60, 40
-CLOSE = 1e-5  # of a price
-FARTHEST = 8.0  # standard deviations, beyond which a normal score has probability 0
+PRICE_TOLERANCE = 1e-5  # of a price
+MAX_DEVIATIONS = 8.0  # standard deviations, beyond which a normal score has probability 0
 _TANH = (2 / np.pi) ** 0.5
 
 
@@ -70,7 +70,7 @@ class Spend:
         period_start = _period_start(self.budget.slices(at))
         return float(self.spent[(self.slices >= period_start) & (self.slices < period_start + SLICES)].sum())
 
-    def left(self, at: int) -> float:
+    def forecast_slots(self, at: int) -> float:
         """Forecast the number of slots in the remaining part of a period, as in past periods, scaled to the level of
         its last slices.
 
@@ -92,7 +92,7 @@ class Spend:
         usual_slots = np.where(n_covered > 0, total / np.maximum(n_covered, 1), total.sum() / n_covered.sum())
         # today's level relative to that, from slices that are covered
         recency = np.where(n_covered > 0, recency, 0.0)
-        prior_slots = CAUTION * usual_slots.mean()
+        prior_slots = PRIOR_SLICES * usual_slots.mean()
         level = (recency @ shown_today + prior_slots) / (recency @ (usual_slots * elapsed) + prior_slots)
         return float(level * (usual_slots @ (1 - elapsed)))
 
@@ -116,7 +116,7 @@ class Spend:
         return float(past.sum() * SLICES / (newest - first) if len(past) else self.shown.sum())
 
     def price(
-        self, location: Array, deviation: Array | None, cost: Array, *, uniform: float, at: int | None = None
+        self, location: Array, deviation: Array | None, cost: Array, *, p_uniform: float, at: int | None = None
     ) -> float:
         """Return the price at which the expected cost of a slot equals the budget left per slot of the remaining
         period.
@@ -124,19 +124,19 @@ class Spend:
         The price is 0 where the cost is not higher without a price. at: None for a new period like the known ones.
 
         location, deviation, cost (m,): of the noisy scores of the arms, and of showing them; deviation None for scores
-        without noise; uniform: the probability of a uniform arm."""
+        without noise; p_uniform: the probability of a uniform arm."""
         if at is None:
             target = self.budget.amount / max(self.slots_of_period(), 1.0)
         else:
-            target = (self.budget.amount - self.spent_in_period(at)) / max(self.left(at), 1.0)
-        return solve_price(location, deviation, cost, uniform=uniform, target=target)
+            target = (self.budget.amount - self.spent_in_period(at)) / max(self.forecast_slots(at), 1.0)
+        return solve_price(location, deviation, cost, p_uniform=p_uniform, target=target)
 
 
 def _period_start(slices: float) -> int:
     return int(slices) - int(slices) % SLICES
 
 
-def solve_price(location: Array, deviation: Array | None, cost: Array, *, uniform: float, target: float) -> float:
+def solve_price(location: Array, deviation: Array | None, cost: Array, *, p_uniform: float, target: float) -> float:
     """Return the smallest price, up to rounding, at which the expected cost of a slot is at most `target`, or the one
     with the lowest possible cost.
 
@@ -150,12 +150,12 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, unifor
 
     def expected(price: float) -> float:
         share = best_arm_probabilities(location - price * cost, deviation)
-        return float((1 - uniform) * (share @ cost) + uniform * cost.mean())
+        return float((1 - p_uniform) * (share @ cost) + p_uniform * cost.mean())
 
     low_price, low_cost = 0.0, expected(0.0)
     if low_cost <= target:
         return 0.0
-    cheapest = float((1 - uniform) * cost.min() + uniform * cost.mean())
+    cheapest = float((1 - p_uniform) * cost.min() + p_uniform * cost.mean())
     reachable_target = max(target, cheapest + 1e-6 * cost_range)
     high_price = (float(np.ptp(location)) + 1e-9 + (0.0 if deviation is None else float(deviation.max()))) / cost_range
     for _ in range(DOUBLINGS):
@@ -165,7 +165,7 @@ def solve_price(location: Array, deviation: Array | None, cost: Array, *, unifor
     if target <= cheapest:
         return high_price
     for _ in range(HALVINGS):
-        if high_price - low_price <= CLOSE * high_price:
+        if high_price - low_price <= PRICE_TOLERANCE * high_price:
             break
         middle_price = (low_price + high_price) / 2
         if (middle_cost := expected(middle_price)) <= reachable_target:
@@ -184,13 +184,13 @@ def best_arm_probabilities(location: Array, deviation: Array | None) -> Array:
         is_best = location == location.max()
         return np.asarray(is_best / is_best.sum())
     best_probability = np.zeros(len(location))
-    upper, lower = location + FARTHEST * deviation, location - FARTHEST * deviation
+    upper, lower = location + MAX_DEVIATIONS * deviation, location - MAX_DEVIATIONS * deviation
     rivals = np.flatnonzero(upper >= lower.max())
     rivals = rivals[np.argsort(-(location + 2 * deviation)[rivals], kind="stable")[:MAX_RIVALS]]
     node, weight = _normal_quadrature()
     mean, sd = location[rivals], deviation[rivals]
     score_nodes = mean[:, None] + sd[:, None] * node
-    z_score = np.clip((score_nodes[:, :, None] - mean) / sd, -FARTHEST, FARTHEST)
+    z_score = np.clip((score_nodes[:, :, None] - mean) / sd, -MAX_DEVIATIONS, MAX_DEVIATIONS)
     cdf = 0.5 * (1 + np.tanh(_TANH * (z_score + 0.044715 * z_score**3)))  # the normal distribution function, to 1e-3
     cdf[np.arange(len(rivals)), :, np.arange(len(rivals))] = 1.0
     probability = cdf.prod(axis=2) @ weight

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rlrec.arrays import Array, Flags, Ids, Index
 
 ORDINAL, CONTEXT, POSITION, PROPENSITY = "ordinal", "context", "position", "propensity"
-LEAST = 1e-300  # smaller propensities are rounded to this
+MIN_PROPENSITY = 1e-300  # smaller propensities are rounded to this
 BUCKETS = 32  # in a window
-LONGEST = 10**12  # decisions of a window
+MAX_WINDOW = 10**12  # decisions of a window
 
 
 class CountedSlot(NamedTuple):
@@ -43,7 +43,7 @@ def slate_propensities(slots: Iterable[tuple[int, float | None, float | None]]) 
     joint: float | None = 1.0
     for index, (position, propensity, marginal) in enumerate(slots, 1):
         if joint is not None:
-            joint = None if propensity is None or position != index else max(joint * propensity, LEAST)
+            joint = None if propensity is None or position != index else max(joint * propensity, MIN_PROPENSITY)
         if (slot_propensity := joint if marginal is None else marginal) is not None:
             by_position[position] = slot_propensity
     return by_position
@@ -100,7 +100,7 @@ class Forgetting(Record, kw_only=False):
     def __post_init__(self) -> None:
         if not 0 < self.discount <= 1:
             raise InputError(f"discount is {self.discount:g}", hint="it is above 0; 1 forgets nothing")
-        if not 0 <= self.window <= LONGEST or self.window != int(self.window):
+        if not 0 <= self.window <= MAX_WINDOW or self.window != int(self.window):
             raise InputError(f"window is {self.window:g}", hint="it is a whole number of decisions; 0 forgets nothing")
         if self.discount < 1 and self.window:
             raise InputError("discount and window are both given", hint="a belief forgets by one of them")

@@ -145,9 +145,9 @@ def _mismatch_error(subject: str, name: str, value: Any, *, owner: str, hint: st
 
 
 HASHED_COLUMNS = 8  # columns into which a fitted encoder hashes values that it does not list
-_DISTINCT = 10_000  # distinct texts that are counted separately
-_FIELDS = 1_000  # fields that are counted
-_ENORMOUS = 1e100  # larger numbers do not count, so that squares stay finite
+_MAX_TEXTS = 10_000  # distinct texts that are counted separately
+_MAX_FIELDS = 1_000  # fields that are counted
+_LARGEST_COUNTED = 1e100  # larger numbers do not count, so that squares stay finite
 
 
 @dataclass
@@ -176,7 +176,7 @@ class EncoderFit:
     def __add__(self, other: EncoderFit) -> EncoderFit:
         merged_fields = dict(self.fields)
         for name, values in other.fields.items():
-            if name in merged_fields or len(merged_fields) < _FIELDS:
+            if name in merged_fields or len(merged_fields) < _MAX_FIELDS:
                 merged_fields[name] = merged_fields[name] + values if name in merged_fields else values
         return EncoderFit(merged_fields)
 
@@ -289,7 +289,7 @@ def _count_values(values: Iterable[Any]) -> _FieldValues:
         count=len(values_by_kind["number"]),
         mean=mean,
         squares=float(np.square(numbers - mean).sum()),
-        words=_cap_words(Counter(word if len(word) <= features.LONGEST else None for word in words)),
+        words=_cap_words(Counter(word if len(word) <= features.MAX_NAME_LENGTH else None for word in words)),
         lengths=frozenset(map(len, values_by_kind["vector"])),
     )
 
@@ -302,21 +302,21 @@ def _field_type(value: Any) -> str:
         return "category"
     if isinstance(value, bool):
         return "flag"
-    if is_number(value, _ENORMOUS):
+    if is_number(value, _LARGEST_COUNTED):
         return "number"
     if isinstance(value, list | tuple):
         if all(isinstance(item, str) for item in value):
             return "list"
-        if all(is_number(item, features.LARGEST) for item in value):
+        if all(is_number(item, features.LARGEST_NUMBER) for item in value):
             return "vector"
     return "other"
 
 
 def _cap_words(words: Counter[str | None]) -> Counter[str | None]:
     """Return the counts of the most frequent texts; all others count together."""
-    if len(words) <= _DISTINCT:
+    if len(words) <= _MAX_TEXTS:
         return words
-    capped_words: Counter[str | None] = Counter({word: words[word] for word in _by_frequency(words)[:_DISTINCT]})
+    capped_words: Counter[str | None] = Counter({word: words[word] for word in _by_frequency(words)[:_MAX_TEXTS]})
     capped_words[None] = words.total() - capped_words.total()
     return capped_words
 
@@ -369,7 +369,7 @@ class ContextualPolicy(Policy):
     contextual: ClassVar[bool] = True
     # whether contexts may have more columns than a belief can store pairwise products of
     takes_sparse: ClassVar[bool] = False
-    expands: ClassVar[bool] = False  # whether its model is expanded around the anchor of its design
+    expands_model: ClassVar[bool] = False  # whether its model is expanded around the anchor of its design
 
     @property
     def reads(self) -> tuple[str, ...]:

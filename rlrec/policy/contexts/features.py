@@ -31,9 +31,9 @@ _CELLS = 1 << 21  # products of entries in memory at a time
 WIDEST = 128  # columns whose pairwise products a belief can store for every arm
 HASHES = (0, *(1 << bits for bits in range(19)))  # powers of two, so that all hashed columns are equally likely
 # a number farther from the mean, in units of scale, is cut, so that one typing error cannot dominate a belief
-FAR = 10.0
-LARGEST = 1e6  # for numbers in a vector, which are not scaled
-LONGEST = 200  # characters in a name
+MAX_DEVIATIONS = 10.0
+LARGEST_NUMBER = 1e6  # for numbers in a vector, which are not scaled
+MAX_NAME_LENGTH = 200  # characters in a name
 FORMS = 'such as "number", "flag", ["ios", "android"], {"list": ["a"], "hash": 8}, {"text": 1024} or {"vector": 8}'
 # A code: 4 x the column, plus 2 for a negative sign, plus 1 for a number.
 _COLUMN, _NEGATIVE, _NUMBER = 4, 2, 1
@@ -321,7 +321,7 @@ class Number(Field, kw_only=False):
     def encode(self, values: Sequence[Any]) -> Array:
         with np.errstate(over="ignore"):
             scaled = (_numbers(values) - self.mean) / self.scale
-        return np.where(np.isnan(scaled), 0.0, np.clip(scaled, -FAR, FAR))[:, None]
+        return np.where(np.isnan(scaled), 0.0, np.clip(scaled, -MAX_DEVIATIONS, MAX_DEVIATIONS))[:, None]
 
 
 class Flag(Field, kw_only=False):
@@ -352,13 +352,13 @@ class Vector(Field, kw_only=False):
         return tuple(f"{self.name}[{index}]" for index in range(self.length))
 
     def mismatch(self, value: Any) -> str:
-        fits = self._has_length(value) and all(is_number(item, LARGEST) for item in value)
-        return "" if fits else f"a list of {self.length} numbers from {-LARGEST:g} to {LARGEST:g}"
+        fits = self._has_length(value) and all(is_number(item, LARGEST_NUMBER) for item in value)
+        return "" if fits else f"a list of {self.length} numbers from {-LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}"
 
     def encode(self, values: Sequence[Any]) -> Array:
         missing_values = [None] * self.length
         items = list(chain.from_iterable(value if self._has_length(value) else missing_values for value in values))
-        numbers = _numbers(items, LARGEST).reshape(len(values), self.length)
+        numbers = _numbers(items, LARGEST_NUMBER).reshape(len(values), self.length)
         return np.where(np.isnan(numbers).any(axis=1, keepdims=True), 0.0, numbers)
 
     def _has_length(self, value: Any) -> bool:
@@ -484,7 +484,8 @@ _SHORT = {
 def parse_field(name: Any, declaration: Any) -> Field:
     """Build the field for a spec, in full or in a short form. Raises InputError that names the mistake in the spec."""
     if not is_name(name):
-        raise InputError(f"a field is named {quote(name)}", hint=f"a name has 1 to {LONGEST} characters, and no NUL")
+        hint = f"a name has 1 to {MAX_NAME_LENGTH} characters, and no NUL"
+        raise InputError(f"a field is named {quote(name)}", hint=hint)
     if name.partition(".")[0] in statements.STATEMENTS:
         hint = 'it holds what a request states; features of arms are declared under "arm"'
         raise InputError(f"a field is named {quote(name)}", hint=hint)
@@ -521,7 +522,7 @@ def check_hash(subject: str, columns: Any) -> None:
 
 
 def is_name(name: Any) -> bool:
-    return isinstance(name, str) and 1 <= len(name) <= LONGEST and "\0" not in name
+    return isinstance(name, str) and 1 <= len(name) <= MAX_NAME_LENGTH and "\0" not in name
 
 
 def value_of(values: Mapping[str, Any], name: str) -> Any:

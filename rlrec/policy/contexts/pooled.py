@@ -17,9 +17,9 @@ from rlrec.policy.scores.scores import Order
 from rlrec.policy.scores.sweep import ContinuousOrder, sweep_slates
 from rlrec.policy.scores.table import tabulate
 
-_FEWEST = 4  # cases from which on one table pays off
-_NODES = 4_000  # of a table for all cases
-_ENTRIES = 1 << 18  # numbers in a working array
+_MIN_CASES = 4  # cases from which on one table pays off
+_MAX_NODES = 4_000  # of a table for all cases
+_MAX_ENTRIES = 1 << 18  # numbers in a working array
 
 
 class PooledOrders:
@@ -42,7 +42,7 @@ class PooledOrders:
         """Return the probability that each arm stands at rank 1..size of its case, (u, size, s)."""
         table, (u, s) = self.table, self.rows.shape
         ranks = np.empty((u, size, s))
-        step = max(1, _ENTRIES // (s * size * len(table.nodes)))
+        step = max(1, _MAX_ENTRIES // (s * size * len(table.nodes)))
         for start in range(0, u, step):
             rows = self.rows[start : start + step].T
             p_larger = maximum.probability_of_others_above(table.log_cdf[rows].reshape(s, -1), size)
@@ -71,10 +71,10 @@ class PooledOrders:
 def pooled(orders: Sequence[Order], *, positions: int) -> PooledOrders | None:
     """Return the joint orders of cases with the same number of scores; None where a table for each case is better."""
     continuous = [order for order in map(_continuous, orders) if order is not None]
-    if len(continuous) < max(len(orders), _FEWEST) or len({order.density for order in continuous}) > 1:
+    if len(continuous) < max(len(orders), _MIN_CASES) or len({order.density for order in continuous}) > 1:
         return None
     pooled_orders = PooledOrders(continuous, positions=positions)
-    return pooled_orders if len(pooled_orders.table.nodes) <= _NODES else None
+    return pooled_orders if len(pooled_orders.table.nodes) <= _MAX_NODES else None
 
 
 def _continuous(order: Order) -> ContinuousOrder | None:

@@ -19,7 +19,7 @@ STATEMENTS = (*STATED, PRICE, LOGGED_RULES, GROUPS)
 SCORE, SCORES, FEATURES = STATED_OF_ARM = ("score", "scores", "features")
 ARM_FEATURES = f"{ARMS}.{FEATURES}"  # as a field of a context: the features of all arms, by key
 PAGE_FIELDS = (PAGE, GROUPS, ARM_FEATURES)  # the fields that rules of a page depend on
-LARGEST = 1e100  # largest score, whose distance from another is finite at any temperature
+LARGEST_SCORE = 1e100  # largest score, whose distance from another is finite at any temperature
 
 
 def by_arm(context: Mapping[str, Any], name: str) -> dict[str, Any] | None:
@@ -71,8 +71,8 @@ def check_arms(entries: Any, *, field: str) -> None:
 
 
 def _check_score(score: Any, subject: str, key: str, field: str) -> None:
-    if type(score) not in (int, float) or not -LARGEST <= score <= LARGEST:
-        hint = f"a score is a number from {-LARGEST:g} to {LARGEST:g}"
+    if type(score) not in (int, float) or not -LARGEST_SCORE <= score <= LARGEST_SCORE:
+        hint = f"a score is a number from {-LARGEST_SCORE:g} to {LARGEST_SCORE:g}"
         raise InputError(f"the {subject} of arm {key[:80]!r} is {_written(score)}", hint=hint, field=field)
 
 

@@ -84,7 +84,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
     recency: float = bounded(RECENCY, 0, 1)
 
     purpose: ClassVar[str] = "learns from whole visits (train-pg), where what is shown now changes later rewards"
-    no_prior: ClassVar[str] = "it is uniform until it is trained"
+    why_no_prior: ClassVar[str] = "it is uniform until it is trained"
     online: ClassVar[bool] = False
     stateful: ClassVar[bool] = True
     exploration_parameters: ClassVar[tuple[str, ...]] = ("floor", "temperature")
@@ -189,7 +189,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
         rows = np.frombuffer(b"".join(packed for _, packed in weights), "<f8").reshape(-1, 1 + d + len(MEMORY))
         return {"bias": rows[:, 0], "linear": rows[:, 1 : 1 + d], "own": rows[:, 1 + d :], **shared_values}
 
-    def effective(self, parameters: Parameters, described: Array) -> tuple[Array, Array, Array]:
+    def arm_weights(self, parameters: Parameters, described: Array) -> tuple[Array, Array, Array]:
         """Return the effective parameters of m arms, given their features (m, p).
 
         These are weights of a state (m, d), bias (m,) and weights of the arm's memory (m, 4)."""
@@ -202,7 +202,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
 
     def parameter_gradient(self, weights: Array, bias: Array, memory: Array, *, described: Array) -> Parameters:
         """Return the gradient by the parameters from the gradients by the effective parameters, which is the transpose
-        of `effective`."""
+        of `arm_weights`."""
         is_bilinear = self.model == BILINEAR
         return {
             "bias": bias,
@@ -217,7 +217,7 @@ class Gradient(ContextualPolicy, CurvePolicy):
         """Return the noiseless score of m arms in n states, (n, m).
 
         arms (m,): ascending ids; described (m, p): their features."""
-        return score_states(self.effective(parameters, described), restrict_memory(state, arms))
+        return score_states(self.arm_weights(parameters, described), restrict_memory(state, arms))
 
     def distribution(self, score: Array) -> Scores:
         """Return the distribution of the noisy scores, from noiseless ones (..., m)."""
@@ -238,11 +238,11 @@ class Gradient(ContextualPolicy, CurvePolicy):
         return score[0] if x.single else score
 
     def _trained(self, belief: Belief) -> tuple[Array, Array, Array]:
-        """Return the `effective` parameters of the belief, or zeros before training."""
+        """Return the `arm_weights` parameters of the belief, or zeros before training."""
         if belief.trained is not None:
-            return self.effective(*belief.trained)
+            return self.arm_weights(*belief.trained)
         arms = belief.pulls.shape[-1]
-        return self.effective(self.zero_parameters(arms), np.zeros((arms, len(self.design.arm.names))))
+        return self.arm_weights(self.zero_parameters(arms), np.zeros((arms, len(self.design.arm.names))))
 
     def scores_at(self, belief: Belief, x: Encoded) -> Scores:
         return self.distribution(self.index_at(belief, x))
@@ -273,7 +273,7 @@ def restrict_memory(state: State, arms: Ids) -> State:
 
 
 def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
-    """Return the noiseless scores of m arms in n states, (n, m), from the result of `Gradient.effective`.
+    """Return the noiseless scores of m arms in n states, (n, m), from the result of `Gradient.arm_weights`.
 
     Arms of the states are indices among the m."""
     weights, bias, memory = (values.astype(state.x.dtype, copy=False) for values in effective)

@@ -29,8 +29,8 @@ Floats = npt.NDArray[np.float64]
 REMEMBERED = 64  # slots: the last ones of the visit, one bit of a word for each
 WORD = 8  # bytes
 BITS = 8  # for the number of slots, and for the number of decisions ago
-LAST = (1 << BITS) - 1
-SHORT = 1 << 24  # smaller arm ids are short
+MAX_SHORT = (1 << BITS) - 1
+SHORT_ID = 1 << 24  # smaller arm ids are short
 RECENT = 10  # arms in the session state
 HISTORY_KEYS = ("shown", "reward", "rewards", "history")  # keys that `to_json` adds to a state
 _HEAD = struct.Struct("<qqdQ")
@@ -80,7 +80,7 @@ class History(Record, kw_only=False, eq=False):
             return [b""] * len(self)
         filled_rows, rows = np.flatnonzero(self.step > 0), self.rows
         # which histories need long slots, and which slots have a nonzero reward (-0 counts as nonzero)
-        has_long_slots = np.bincount(rows[(self.arm >= SHORT) | (self.ago > LAST)], minlength=len(self)) > 0
+        has_long_slots = np.bincount(rows[(self.arm >= SHORT_ID) | (self.ago > MAX_SHORT)], minlength=len(self)) > 0
         has_reward = np.ascontiguousarray(self.earned).view(np.int64) != 0
         bits = np.zeros((len(self), REMEMBERED), np.bool_)
         bits[rows, np.arange(len(rows)) - self.start[rows]] = has_reward
@@ -142,7 +142,7 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     has_long_slots = words[begin + 1] < 0
     count = np.where(has_long_slots, ~words[begin + 1], words[begin + 1])
     bits = np.unpackbits(words[begin + 3].view(np.uint8).reshape(-1, WORD), axis=1, bitorder="little").view(np.bool_)
-    layout = WordOffsets(count & LAST, has_long_slots, bits)
+    layout = WordOffsets(count & MAX_SHORT, has_long_slots, bits)
     has_reward = layout.earning
     is_consistent = (layout.size == byte_sizes[filled_rows] // WORD) & (layout.count <= REMEMBERED)
     if not is_consistent.all() or has_reward.sum() != bits.sum():
@@ -151,7 +151,7 @@ def unpack(blobs: Sequence[bytes], step: Ints) -> History:
     slots, real_words = np.empty((2, len(has_reward)), np.int64), words.view("<f8")
     short_slots = words.view("<u4")[layout.shorts].astype(np.int64)
     is_long = layout.slot_is_long if has_long_slots.any() else None
-    slots[:, slice(None) if is_long is None else ~is_long] = short_slots >> BITS, short_slots & LAST
+    slots[:, slice(None) if is_long is None else ~is_long] = short_slots >> BITS, short_slots & MAX_SHORT
     if is_long is not None:
         slots[:, is_long] = words[layout.longs].reshape(-1, 2).T
     # rewards of slots and visits
@@ -176,7 +176,7 @@ def is_packed(blob: bytes) -> bool:
     if len(blob) < _HEAD.size:
         return False
     _, packed_count, _, bits = _HEAD.unpack_from(blob)
-    count = (~packed_count if packed_count < 0 else packed_count) & LAST
+    count = (~packed_count if packed_count < 0 else packed_count) & MAX_SHORT
     slot_words = 2 * count if packed_count < 0 else (count + 1) // 2
     return count <= REMEMBERED and not bits >> count and len(blob) == WORD * (HEAD + slot_words + bits.bit_count())
 
@@ -216,7 +216,7 @@ class ShownHistory(NamedTuple):
     entries: tuple[tuple[str, int, float], ...]
 
 
-FIRST = ShownHistory(0.0, 0, 0.0, ())
+NO_HISTORY = ShownHistory(0.0, 0, 0.0, ())
 
 
 def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[bytes]:
@@ -236,7 +236,7 @@ def from_json(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], ShownHistory
     """Split a state as answers show it into the state as it is stored and the history; None where the history is
     missing or malformed."""
     if state == {"step": 0}:
-        return state, FIRST
+        return state, NO_HISTORY
     shown = _parse_history(state) if "history" in state else None
     return state if shown is None else {name: state[name] for name in state if name not in HISTORY_KEYS}, shown
 

@@ -22,9 +22,9 @@ RIDGE = 1e-6  # keeps scores finite where an arm is never shown, or is always ab
 # learn from its rewards; this costs a few percent of the copied order
 PAGE_RIDGE = 2e-3
 STEPS = 200  # of the fit, at most
-CLOSE = 1e-8  # relative change of the loss at which the fit stops
-LARGEST = 30.0  # log of a ratio of probabilities at which it is cut
-LEAST = 1e-12  # smallest probability that an arm counts with
+TOLERANCE = 1e-8  # relative change of the loss at which the fit stops
+MAX_LOG_RATIO = 30.0  # log of a ratio of probabilities at which it is cut
+MIN_PROBABILITY = 1e-12  # smallest probability that an arm counts with
 
 
 def scores(probability: Array, policy: Gradient) -> Array:
@@ -32,7 +32,7 @@ def scores(probability: Array, policy: Gradient) -> Array:
 
     The mean of their exponentials is 1, the exponential of the score of an arm that is not among them."""
     floor = at_positions(policy.exploration, 1).item()
-    best_probability = np.maximum(probability - floor / len(probability), 0.0) + LEAST * (1 - floor)
+    best_probability = np.maximum(probability - floor / len(probability), 0.0) + MIN_PROBABILITY * (1 - floor)
     return policy.temperature * np.log(best_probability / best_probability.mean())
 
 
@@ -69,7 +69,7 @@ def fit(policy: Gradient, start: Parameters, slates: Sequence[LoggedSlates], *, 
         return ridge * float(values @ values) + _mean_loss(slates, losses), 2 * ridge * values - slope / total
 
     start_values = np.concatenate([start[name][free_masks[name]] for name in free_masks])
-    optimum = minimize(loss, start_values, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": CLOSE})
+    optimum = minimize(loss, start_values, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "ftol": TOLERANCE})
     return _insert_free_values(start, free_masks, optimum.x)
 
 
@@ -88,12 +88,12 @@ def _mean_loss(slates: Sequence[LoggedSlates], losses: Sequence[Array]) -> float
 def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -> Array:
     """Return the log of the probability of every slot given the slots above, over the logged probability, (n, k)."""
     arm_parameters = {name: parameters[name][slates.arms] for name in ARM_PARAMETERS}
-    score = score_states(policy.effective({**parameters, **arm_parameters}, slates.described), slates.state)
+    score = score_states(policy.arm_weights({**parameters, **arm_parameters}, slates.described), slates.state)
     temperature, floor = policy.temperature, policy.exploration
     log_slots = plackett_luce.log_conditionals(
         score, slates.shown, slates.eligible, temperature=temperature, floor=floor
     )
-    return np.minimum(log_slots - slates.log_propensity, LARGEST)
+    return np.minimum(log_slots - slates.log_propensity, MAX_LOG_RATIO)
 
 
 def _insert_free_values(

@@ -16,11 +16,11 @@ from rlrec.policy.scores.floors import at_positions
 from rlrec.records import Record, Sums
 
 CELLS = 1 << 19  # scores at a time: few enough for the processor's cache, enough to make each call worthwhile
-HIGHEST = 700.0  # log of a weight at which it is cut to stay finite
+MAX_LOG_WEIGHT = 700.0  # log of a weight at which it is cut to stay finite
 # exp of scores is taken relative to SCORE_SHIFT below the best score of a chunk, and scores below LEAST count as LEAST.
 # float32 can then hold the squares, and none is a slow denormal number.
-SCORE_SHIFT, LEAST = 36.0, -43.0
-DEEPEST = -300.0  # smallest score of arms shown, stored in float64, since slates may show all arms that are left
+SCORE_SHIFT, MIN_SCORE = 36.0, -43.0
+MIN_SHOWN_SCORE = -300.0  # smallest score of arms shown, in float64, since slates may show all arms that are left
 
 
 class LoggedSlates(Record, eq=False):
@@ -132,7 +132,7 @@ def gradients(
     totals = [zero_sums(parameters).gradient for _ in range(number)]
     for slates, gains in batch:
         arm_parameters = {name: values[slates.arms] for name, values in parameters.items() if name in ARM_PARAMETERS}
-        effective = policy.effective({**parameters, **arm_parameters}, slates.described)
+        effective = policy.arm_weights({**parameters, **arm_parameters}, slates.described)
         gradients_by_gain = _effective_gradients(policy, effective, slates, gains, objective, figures)
         for total, effective_gradient in zip(totals, gradients_by_gain, strict=True):
             for name, values in policy.parameter_gradient(*effective_gradient, described=slates.described).items():
@@ -144,7 +144,7 @@ def _effective_gradients(
     policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, gains: Sequence[Array],
     objective: Objective, figures: dict[str, float] | None,
 ) -> list[tuple[Array, Array, Array]]:  # fmt: skip
-    """Return the gradients by the parameters of `Gradient.effective` for each of several gains, computed chunk by
+    """Return the gradients by the parameters of `Gradient.arm_weights` for each of several gains, computed chunk by
     chunk.
 
     What does not depend on gains is computed once."""
@@ -169,7 +169,7 @@ def _effective_gradients(
 
 
 def _without_common_part(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
-    """Return the arrays of `Gradient.effective`, or its gradient, without the part that all arms have in common.
+    """Return the arrays of `Gradient.arm_weights`, or its gradient, without the part that all arms have in common.
 
     No probability depends on that part. With it, steps would follow its rounding errors, and the scores of all arms
     in a state would drift."""
@@ -244,15 +244,15 @@ class _SlateChunk:
                 logits[far_rows] = far_logits
         # the arms shown apart from the others
         other_exp.reshape(-1)[self.at] = 0
-        level = np.maximum(level, DEEPEST)
+        level = np.maximum(level, MIN_SHOWN_SCORE)
         self.logits, self.level, self.other_exp, self.shown_exp = logits, level, other_exp, np.exp(level)
         self.other_sum = matrix_product(other_exp, ones).astype(np.float64)
         self.other_squares = np.einsum("nm,nm->n", other_exp, other_exp).astype(np.float64)
         self.total = self.other_sum + _row_sums(self.shown_exp)
 
     def _exponentials(self, logits: Array, eligible: Flags | None) -> Array:
-        if logits.min() < LEAST:  # the check takes less time than clipping
-            np.maximum(logits, LEAST, out=logits)
+        if logits.min() < MIN_SCORE:  # the check takes less time than clipping
+            np.maximum(logits, MIN_SCORE, out=logits)
         exponentials: Array = np.exp(logits, out=None if self.objective.entropy else logits)
         if eligible is not None:
             exponentials *= eligible
@@ -345,7 +345,7 @@ class _SlateChunk:
         return gradient, -factor[:, None] * self.shown_exp * (self.level + mean[:, None])
 
     def by_effective(self, by_score: Array) -> tuple[Array, Array, Array]:
-        """Return the gradients by the parameters of `Gradient.effective`, from the derivatives by the scores (n, m)."""
+        """Return the gradients by the result of `Gradient.arm_weights`, from the derivatives by the scores (n, m)."""
         m, remembered = by_score.shape[1], by_score.reshape(-1)[self.cells]
         by_weights = matrix_product(by_score.T, self.state.x)
         if self.n_words:
@@ -387,6 +387,6 @@ def _clip_weights(log_ratio: Array, objective: Objective) -> tuple[Array, Array]
     """Return the clipped importance weights, and what clipping removed from each."""
     if not objective.corrected:
         return np.ones_like(log_ratio), np.zeros_like(log_ratio)
-    weight = np.exp(np.minimum(log_ratio, HIGHEST))
+    weight = np.exp(np.minimum(log_ratio, MAX_LOG_WEIGHT))
     clipped = np.minimum(weight, objective.clip)
     return clipped, weight - clipped

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rlrec.arrays import Array
     from rlrec.policy.scores.scores import Scores
 
-LEAST = 1e-300  # smallest weight of an arm, so that quotients stay finite
-EDGE = 1e-15  # smallest distance of a mean from 0 and 1 in logarithms
+MIN_WEIGHT = 1e-300  # smallest weight of an arm, so that quotients stay finite
+MIN_DISTANCE = 1e-15  # smallest distance of a mean from 0 and 1 in logarithms
 CERTAIN_DOUBT = 1e3  # at this exploration term the bound is 1 in doubles
 STEPS = 6  # of Newton's method, enough for an error of 1e-9
 
@@ -56,7 +56,7 @@ class _UpperBoundPolicy(_BestIndexPolicy):
     def index(self, belief: Belief, *, context: Mapping[str, Any] | None = None) -> Array:
         import numpy as np
 
-        bound = self._upper_bound(belief, np.maximum(belief.weight, LEAST), np.log1p(belief.total))
+        bound = self._upper_bound(belief, np.maximum(belief.weight, MIN_WEIGHT), np.log1p(belief.total))
         return self.subtract_cost(np.where(belief.weight > 0, bound, np.inf), belief, context)
 
 
@@ -83,7 +83,7 @@ class UcbTuned(_UpperBoundPolicy):
     Source: Auer, Cesa-Bianchi and Fischer 2002, UCB1-tuned, for rewards in [0, 1]."""
 
     purpose: ClassVar[str] = "like ucb, but explores less where rewards vary little, as clicks do; give it a floor"
-    unit_rewards: ClassVar[str] = "ucb-tuned bounds no other"
+    why_unit_rewards: ClassVar[str] = "ucb-tuned bounds no other"
 
     def _upper_bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         import numpy as np
@@ -99,7 +99,7 @@ class KlUcb(_UpperBoundPolicy):
     An arm without pulls comes first. Source: Garivier and Cappe 2011, KL-UCB with c = 0, for rewards in [0, 1]."""
 
     purpose: ClassVar[str] = "like ucb, with tighter bounds for clicks, above all for rare ones; give it a floor"
-    unit_rewards: ClassVar[str] = "kl-ucb bounds no other"
+    why_unit_rewards: ClassVar[str] = "kl-ucb bounds no other"
 
     def _upper_bound(self, belief: Belief, weight: Array, log_t: float | Array) -> Array:
         return kl_bound(belief.mean(), log_t / weight)
@@ -116,15 +116,15 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
     (q-m)^2 / 2q and (1-m) u - H(m). Own derivation."""
     import numpy as np
 
-    m, d = np.clip(mean, EDGE, 1 - EDGE), np.minimum(doubt, CERTAIN_DOUBT)
+    m, d = np.clip(mean, MIN_DISTANCE, 1 - MIN_DISTANCE), np.minimum(doubt, CERTAIN_DOUBT)
     entropy = -m * np.log(m) - (1 - m) * np.log1p(-m)
     upper_bound = np.minimum(m + np.sqrt(2 * (1 - m) * d), m + d + np.sqrt(d * d + 2 * m * d))
     smallest_u = -np.log1p(-m)
-    u = np.minimum(-np.log1p(-np.minimum(upper_bound, 1 - EDGE)), (d + entropy) / (1 - m))
+    u = np.minimum(-np.log1p(-np.minimum(upper_bound, 1 - MIN_DISTANCE)), (d + entropy) / (1 - m))
     for _ in range(STEPS):
         q = -np.expm1(-u)
         excess = (1 - m) * u - m * np.log(q) - entropy - d
-        u = np.maximum(u - excess * q / np.maximum(q - m, EDGE), smallest_u)
+        u = np.maximum(u - excess * q / np.maximum(q - m, MIN_DISTANCE), smallest_u)
     return np.clip(-np.expm1(-u), mean, np.maximum(np.minimum(upper_bound, 1.0), mean))
 
 
@@ -141,8 +141,8 @@ class Exp3(OnlineLearner):
     eta: float = bounded(0.0, 0, 1e9)
 
     purpose: ClassVar[str] = "for rewards that are manipulated or change unpredictably; with discount, it follows them"
-    no_prior: ClassVar[str] = "it weighs gains, which all begin at 0"
-    unit_rewards: ClassVar[str] = "exp3 weighs gains of at most 1"
+    why_no_prior: ClassVar[str] = "it weighs gains, which all begin at 0"
+    why_unit_rewards: ClassVar[str] = "exp3 weighs gains of at most 1"
     uniform_rate_parameters: ClassVar[tuple[str, ...]] = ("gamma",)
     exploration_parameters: ClassVar[tuple[str, ...]] = ("floor", "gamma")
 

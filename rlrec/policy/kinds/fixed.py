@@ -136,8 +136,8 @@ class Scored(_UnlearnedPolicy, FlooredPolicy):
         return (f"{ARMS}.{self.score_name}",)
 
     @classmethod
-    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"epsilon": 0.0} if typed.get("temperature") else {}
+    def implied_defaults(cls, typed_parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"epsilon": 0.0} if typed_parameters.get("temperature") else {}
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         from rlrec.policy.scores.families.gumbel import Gumbel

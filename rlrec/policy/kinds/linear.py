@@ -30,7 +30,7 @@ SAMPLES = 100_000
 
 # smallest standard deviations: above 0, so that arms tie fairly in a context without features; and relative to the
 # scores, since doubles cannot represent smaller ones beside them
-_NARROWEST, _PRECISION = 1e-12, 1e-15
+_MIN_SD, _MIN_RELATIVE_SD = 1e-12, 1e-15
 
 
 class Linear(ContextualPolicy, OnlineLearner):
@@ -50,8 +50,8 @@ class Linear(ContextualPolicy, OnlineLearner):
         if self.model not in (DISJOINT, SHARED, HYBRID):
             raise InputError(f"model is {self.model!r}", hint=f"it is {DISJOINT}, {SHARED} or {HYBRID}")
         q, p = self.design.context.width, self.design.arm.width
-        if self.uses_arm_features and q * p > solving.LARGEST:
-            hint = f"the limit is {solving.LARGEST}: declare fewer features, or hash into fewer columns"
+        if self.uses_arm_features and q * p > solving.MAX_SHARED_WEIGHTS:
+            hint = f"the limit is {solving.MAX_SHARED_WEIGHTS}: declare fewer features, or hash into fewer columns"
             raise InputError(f"a {self.model} model of {q} context and {p} arm features has {q * p} weights", hint=hint)
         if self.is_sparse and self.window:
             hint = "beliefs of so many columns forget by a discount"
@@ -273,8 +273,8 @@ class LinThompson(Linear):
             raise InputError(f"floor is {self.floor:g}, {samples}", hint=hint)
 
     @classmethod
-    def implied_defaults(cls, typed: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"floor": FLOOR} if typed.get("model") in (SHARED, HYBRID) else {}
+    def implied_defaults(cls, typed_parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"floor": FLOOR} if typed_parameters.get("model") in (SHARED, HYBRID) else {}
 
     @property
     def _noise(self) -> float:
@@ -290,7 +290,7 @@ class LinThompson(Linear):
             return Correlated(mean, self.alpha * posterior.factor(x), int(self.samples), noise)
         sd = self.alpha * posterior.deviation(x)
         magnitude = (np.abs(mean) + sd).max(axis=-1, initial=0.0, keepdims=True)
-        return Gaussian(mean, np.maximum(sd, np.maximum(_NARROWEST, _PRECISION * magnitude)))
+        return Gaussian(mean, np.maximum(sd, np.maximum(_MIN_SD, _MIN_RELATIVE_SD * magnitude)))
 
 
 class LogisticThompson(LinThompson):
@@ -305,8 +305,8 @@ class LogisticThompson(LinThompson):
     rate: float = 0.5
 
     purpose: ClassVar[str] = "Thompson sampling for clicks that depend on the context"
-    unit_rewards: ClassVar[str] = "logistic-thompson takes it for a probability"
-    expands: ClassVar[bool] = True
+    why_unit_rewards: ClassVar[str] = "logistic-thompson takes it for a probability"
+    expands_model: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number("rate", self.rate)
@@ -378,7 +378,7 @@ class SquareCb(Linear):
     gamma: float = bounded(10.0, 0, 1e9)
 
     purpose: ClassVar[str] = "propensities are exact, cheap and never 0, so that its log can evaluate others"
-    compares: ClassVar[bool] = True
+    compares_arms: ClassVar[bool] = True
     takes_sparse: ClassVar[bool] = True
 
     def scores_at(self, belief: Belief, x: Array) -> Scores:

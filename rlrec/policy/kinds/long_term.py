@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rlrec.arrays import Array
     from rlrec.policy.scores.scores import Scores
 
-HIGHEST, SMALLEST = 1e15, 1e-12
+LARGEST_MEAN, SMALLEST_SD = 1e15, 1e-12
 
 
 class LongTerm(FlooredPolicy):
@@ -34,11 +34,11 @@ class LongTerm(FlooredPolicy):
     floor: float = bounded(0.05, 0, 1)
     by: str | None = None
     cells: str = ""
-    prior_mean: float = bounded(0.0, -HIGHEST, HIGHEST)
-    prior_sd: float = bounded(1.0, SMALLEST, HIGHEST)
+    prior_mean: float = bounded(0.0, -LARGEST_MEAN, LARGEST_MEAN)
+    prior_sd: float = bounded(1.0, SMALLEST_SD, LARGEST_MEAN)
 
     purpose: ClassVar[str] = "ranks arms by what showing them is worth in the long run; learns from any policy's log"
-    no_prior: ClassVar[str] = "the arms of its log say how arms differ"
+    why_no_prior: ClassVar[str] = "the arms of its log say how arms differ"
     online: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -37,9 +37,9 @@ class PlackettLuce(BetaLearner):
 
     purpose: ClassVar[str] = "ranks pages or candidates by click rate; propensities are exact, cheap and never 0"
     prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
-    unit_rewards: ClassVar[str] = "plackett-luce takes it for a probability"
+    why_unit_rewards: ClassVar[str] = "plackett-luce takes it for a probability"
     exploration_parameters: ClassVar[tuple[str, ...]] = ("floor", "temperature")
-    expands: ClassVar[bool] = True
+    expands_model: ClassVar[bool] = True
     uses_arm_features: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

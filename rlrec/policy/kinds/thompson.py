@@ -24,7 +24,7 @@ class Thompson(BetaLearner):
 
     purpose: ClassVar[str] = "explores an arm as often as it may be the best; the default choice for clicks"
     prior: ClassVar[tuple[float, float]] = (1.0, 1.0)
-    unit_rewards: ClassVar[str] = "thompson counts it fractionally"
+    why_unit_rewards: ClassVar[str] = "thompson counts it fractionally"
 
     def scores(self, belief: Belief, *, arms: Iterable[str], context: Mapping[str, Any]) -> Scores:
         if self.budget:

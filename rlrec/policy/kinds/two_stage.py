@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from rlrec.errors import InputError
 from rlrec.policy.beliefs.base import EVERYTHING, Belief, Policy, check_number, unchecked_copy
 from rlrec.policy.beliefs.statistics import CountedSlot, Forgetting, SlotColumns
-from rlrec.policy.scores.floors import LONGEST, Floor
+from rlrec.policy.scores.floors import MAX_POSITIONS, Floor
 from rlrec.records import Reward
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from rlrec.policy.contexts.encoder import Design
     from rlrec.policy.scores.scores import Scores
 
-SHARED = ("discount", "window", "position")  # parameters of the policy that each stage shares, where it has them
-COUNTS = 3  # sums of a belief that both stages use
+SHARED_PARAMETERS = ("discount", "window", "position")  # parameters that each stage shares, where it has them
+N_COUNT_COLUMNS = 3  # sums of a belief that both stages use
 RANKING_KEY = 0x9E3779B97F4A7C15
 """The second stage of a decision draws with its seed XOR this: both stages number their uniforms from 0."""
-NO_STAGE = {
+KINDS_WITHOUT_STAGE = {
     "two-stage": "a stage draws by itself",
     "logged": "it cannot be drawn from",
     "gradient": "it is trained for slates that it drew from all arms",
@@ -51,12 +51,12 @@ class TwoStage(Policy):
     design: Design = field(default=None, compare=False, repr=False)  # type: ignore[assignment]  # until it is needed
 
     purpose: ClassVar[str] = "thousands of arms: a cheap kind draws candidates, a careful one ranks them"
-    expands: ClassVar[bool] = False
+    expands_model: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("candidates", self.candidates)
-        if self.candidates != int(self.candidates) or not 1 <= self.candidates <= LONGEST:
-            hint = f"it is a whole number from 1 to {LONGEST}"
+        if self.candidates != int(self.candidates) or not 1 <= self.candidates <= MAX_POSITIONS:
+            hint = f"it is a whole number from 1 to {MAX_POSITIONS}"
             raise InputError(f"candidates is {self.candidates:g}", hint=hint)
         check_number("discount", self.discount)
         check_number("window", self.window)
@@ -87,11 +87,11 @@ class TwoStage(Policy):
 
         kind, prefix = getattr(self, stage), f"{stage}."
         kinds.load(kind)
-        if kind in NO_STAGE:
-            raise InputError(f"kind {kind} cannot be the {stage} stage", hint=NO_STAGE[kind])
+        if kind in KINDS_WITHOUT_STAGE:
+            raise InputError(f"kind {kind} cannot be the {stage} stage", hint=KINDS_WITHOUT_STAGE[kind])
         stage_parameters = self.stage_parameters.items()
         parameters = {name.removeprefix(prefix): value for name, value in stage_parameters if name.startswith(prefix)}
-        shared_parameters = {name: getattr(self, name) for name in SHARED if name in kinds.parameters(kind)}
+        shared_parameters = {name: getattr(self, name) for name in SHARED_PARAMETERS if name in kinds.parameters(kind)}
         if self.examination and "position" in shared_parameters:
             shared_parameters[kinds.CURVE] = self.examination
         try:
@@ -125,12 +125,12 @@ class TwoStage(Policy):
 
     @property
     def width(self) -> int:
-        return self.stages[0].width + self.stages[1].width - COUNTS
+        return self.stages[0].width + self.stages[1].width - N_COUNT_COLUMNS
 
     @property
     def columns(self) -> tuple[list[int], list[int]]:
         """Return the columns of the belief that form each stage's belief."""
-        count_columns, first_width = list(range(COUNTS)), self.stages[0].width
+        count_columns, first_width = list(range(N_COUNT_COLUMNS)), self.stages[0].width
         return list(range(first_width)), count_columns + list(range(first_width, self.width))
 
     @property
@@ -139,14 +139,14 @@ class TwoStage(Policy):
         return next((stage for stage in self.stages if stage.examination), self.stages[0])
 
     def entry(self, slot: CountedSlot) -> tuple[float, ...]:
-        stage_sums = (number for stage in self.stages for number in stage.entry(slot)[COUNTS:])
-        return *self._counting_stage.entry(slot)[:COUNTS], *stage_sums
+        stage_sums = (number for stage in self.stages for number in stage.entry(slot)[N_COUNT_COLUMNS:])
+        return *self._counting_stage.entry(slot)[:N_COUNT_COLUMNS], *stage_sums
 
     def statistics(self, slots: SlotColumns) -> Array:
         import numpy as np
 
-        stage_columns = [stage.statistics(slots)[:, COUNTS:] for stage in self.stages]
-        return np.hstack([self._counting_stage.statistics(slots)[:, :COUNTS], *stage_columns])
+        stage_columns = [stage.statistics(slots)[:, N_COUNT_COLUMNS:] for stage in self.stages]
+        return np.hstack([self._counting_stage.statistics(slots)[:, :N_COUNT_COLUMNS], *stage_columns])
 
     def check(self, reward: Reward) -> None:
         for stage in self.stages:
@@ -176,7 +176,7 @@ class TwoStage(Policy):
         """Return the belief of the second stage."""
         if belief.extra is None:
             return belief
-        return replace(belief, extra=belief.extra[..., self.stages[0].width - COUNTS :])
+        return replace(belief, extra=belief.extra[..., self.stages[0].width - N_COUNT_COLUMNS :])
 
     def greedy(self) -> Self:
         policy = unchecked_copy(self)

@@ -9,7 +9,7 @@ from rlrec.errors import InputError
 if TYPE_CHECKING:
     from rlrec.arrays import Array
 
-LONGEST = 500  # positions of a slate; the cost of exact probabilities grows faster than the square of their number
+MAX_POSITIONS = 500  # of a slate; the cost of exact probabilities grows faster than the square of their number
 Floor = float | tuple[float, ...]
 """Probability of a uniform arm at every position, or at positions 1, 2, ...; the last one holds for those below too."""
 
@@ -26,7 +26,7 @@ def parse_positions(text: str) -> frozenset[int]:
     """Parse a list of positions such as 3,5. Raises InputError for any other text."""
     texts = text.split(",") if isinstance(text, str) else []
     positions = {int(text) for text in texts if text.isascii() and text.isdigit() and len(text) < 4}
-    if not texts or len(positions) < len(texts) or not 1 <= min(positions) <= max(positions) <= LONGEST:
-        hint = f"list positions from 1 to {LONGEST}, each once: explore_slots=3,5"
+    if not texts or len(positions) < len(texts) or not 1 <= min(positions) <= max(positions) <= MAX_POSITIONS:
+        hint = f"list positions from 1 to {MAX_POSITIONS}, each once: explore_slots=3,5"
         raise InputError(f"explore_slots is {text!r}", hint=hint)
     return frozenset(positions)

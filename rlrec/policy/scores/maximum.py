@@ -11,9 +11,9 @@ from rlrec.policy.scores.panels import sufficient_count
 from rlrec.policy.scores.table import ScoreTable, spread
 
 _CACHED = 1 << 18  # numbers in a working array
-_RARE, _TERMS = 0.1, 14  # expected arrivals below which an arm is rare, and terms of a series in these beyond the rank
+_RARE_ARRIVALS, _EXTRA_TERMS = 0.1, 14  # arrivals below which an arm is rare; terms of a series beyond the rank
 # of panels in the logarithm of time; minus the log of the probability that an arm arrives before them
-_WIDTH, _UNLIKELY = 0.5, 43.0
+_PANEL_WIDTH, _UNLIKELY = 0.5, 43.0
 
 
 def best(table: ScoreTable) -> Array:
@@ -57,12 +57,13 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
         has_enough = -np.expm1(-rate * np.exp(middle)).sum() > sufficient_count(size)
         low, high = (low, middle) if has_enough else (middle, high)
     expected_arrivals = rate * np.exp(high)
-    is_rare = expected_arrivals < _RARE
+    is_rare = expected_arrivals < _RARE_ARRIVALS
     rare_rates = expected_arrivals[is_rare]
     common_rates = expected_arrivals[~is_rare]
-    exponents = np.arange(size + _TERMS)
+    exponents = np.arange(size + _EXTRA_TERMS)
     # nodes: times as shares of that time, from 1 down to a share before which no arm has arrived
-    x, weights = spread(_WIDTH * np.arange(np.ceil((_UNLIKELY + np.log(expected_arrivals.sum())) / _WIDTH) + 1))
+    n_panels = np.ceil((_UNLIKELY + np.log(expected_arrivals.sum())) / _PANEL_WIDTH)
+    x, weights = spread(_PANEL_WIDTH * np.arange(n_panels + 1))
     time, powers = np.exp(-x), np.exp(-x * exponents[:, None])
     # coefficients of y^j in (exp(y) - 1)^s, (size, j), and their sums over the rare arms
     series = np.eye(size, len(exponents))

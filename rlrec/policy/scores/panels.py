@@ -23,15 +23,15 @@ ALL_ROWS = slice(None)
 TAIL = 40.0
 """Where a score's density has fallen by exp(-40), 4e-18, its support ends for all that follows."""
 
-FARTHEST = 600.0
+MAX_DISTANCE = 600.0
 """Distance from the mode, in logits, beyond which exp would soon overflow; the fall is a straight line there."""
-_DEEP = 650.0  # logarithms below the peak: close to 0, but not a slow denormal number
+_MAX_FALL = 650.0  # logarithms below the peak: close to 0, but not a slow denormal number
 LOG_ROOT_TAU = 0.5 * math.log(2 * math.pi)
 
 _STEEPNESS = 10.0  # logarithms by which the probability of a slate may fall within a panel
-_NEARLY = 1.5  # how much steeper a panel may be after it was narrowed
-_PASSES = 16  # usually one; long slates may take more
-_STRETCH = 16  # panels that are processed together
+_WIDTH_MARGIN = 1.5  # how much steeper a panel may be after it was narrowed
+_MAX_PASSES = 16  # usually one; long slates may take more
+_PANELS_PER_STEP = 16  # panels that are processed together
 _OCTAVES = 160  # in quarters of an octave below the steepest rate; slower rates do not matter
 _RARE = 1e-19  # probability of a score above its support
 _GAUSS, _COARSE_WEIGHT = gauss(4)
@@ -79,7 +79,7 @@ class Density(Protocol):
 def densities_at_nodes(density: Density, nodes: Array, rows: Rows = ALL_ROWS) -> Array:
     """Return the densities at nodes (n,), (rows, n)."""
     fall = density.fall(nodes - density.mode[rows, None], rows)
-    np.minimum(fall, _DEEP, out=fall)
+    np.minimum(fall, _MAX_FALL, out=fall)
     np.subtract(density.log_peak[rows, None], fall, out=fall)
     return np.exp(fall, out=fall)
 
@@ -112,8 +112,8 @@ def panels(
     # narrow panels that are too steep for products of densities
     active_arms, limit = np.flatnonzero(upper > edges[-1]), np.concatenate(limits, axis=1)
     zeros = np.zeros(len(active_arms))
-    for _ in range(_PASSES):
-        if (edges[:-1] - edges[1:] <= _NEARLY * limit[0] / refine).all():
+    for _ in range(_MAX_PASSES):
+        if (edges[:-1] - edges[1:] <= _WIDTH_MARGIN * limit[0] / refine).all():
             break
         edges = panel_walk.narrow(edges, limit / refine)
         limit = _limits(_profile(density, edges, active_arms, zeros, zeros), count[active_arms], n_densities)
@@ -191,7 +191,7 @@ class _PanelWalk(Record, kw_only=False, eq=False):
     def descend(self, u: float) -> Array:
         """Return the next edges from u, decreasing."""
         edges = [u]
-        while len(edges) <= _STRETCH and edges[-1] > self.lowest:
+        while len(edges) <= _PANELS_PER_STEP and edges[-1] > self.lowest:
             edges.append(self._next(edges[-1], np.inf, self.lowest))
         return np.array(edges)
 

@@ -20,7 +20,7 @@ _MULTIPLIER: tuple[Any, Any] = (0xD2511F53, 0xCD9E8D57)
 _WEYL: tuple[Any, Any] = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _MAX_PLAIN = 4  # largest number of uniforms for which plain integers are faster than arrays
-_CHUNK = 1 << 13  # blocks at a time, so that the ten rounds stay in the cache
+_BLOCKS_PER_CHUNK = 1 << 13  # blocks at a time, so that the ten rounds stay in the cache
 
 
 def philox(counter: tuple[W, W, W, W], key: tuple[W, W]) -> tuple[W, W, W, W]:
@@ -59,11 +59,11 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
     # a block of Philox gives two uniforms: compute all blocks from the first to the last, in portions of rows
     blocks = np.arange(words.min() >> 1, (words.max() >> 1) + 1).astype(np.uint64)
     pairs = np.empty((len(seeds), 2 * len(blocks)))
-    step = max(1, _CHUNK // max(1, len(blocks)))
+    step = max(1, _BLOCKS_PER_CHUNK // max(1, len(blocks)))
     for start in range(0, len(seeds), step):
         rows = slice(start, start + step)
-        for first in range(0, len(blocks), _CHUNK):
-            last = first + _CHUNK
+        for first in range(0, len(blocks), _BLOCKS_PER_CHUNK):
+            last = first + _BLOCKS_PER_CHUNK
             pairs[rows, 2 * first : 2 * last] = _doubles(seeds[rows], ids[rows], blocks[first:last])
     return pairs.take(words - 2 * (words.min() >> 1), axis=1)
 

@@ -33,11 +33,11 @@ class Order(Protocol):
         """Return the probability that each arm is the best of the arms left after each prefix (n, k), given that
         prefix, (n, m)."""
 
-    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
         """Return two arrays (n, k) for slates (n, k), whose arms are given from the first position.
 
         The first array is the probability that the arm at each position is the best of those left, given the arms
-        above it. The second is the smallest such probability of any arm left there; zeros unless `least`."""
+        above it. The second is the smallest such probability of any arm left there; zeros unless `with_minimum`."""
 
 
 class ExactOrder(Order):

@@ -16,11 +16,11 @@ from rlrec.policy.scores.scores import DrawnOrder, Order, top
 from rlrec.policy.scores.table import COEFFICIENT, ORDER, STOPS, ScoreTable, integrate
 from rlrec.policy.scores.tabulated import DensityFactory, Tabulated
 
-_ENTRIES = 1 << 16  # numbers in a working array
+_MAX_ENTRIES = 1 << 16  # numbers in a working array
 _MAX_SLATES_WITHOUT_TABLE = 4  # slates
 _CACHED = 1 << 12  # scores that are looked up at a time
 _LEAST_MASS = 1e-13  # a probability that the nodes cannot tell from 0, with a margin
-_HUGE = 1e300  # far below the caps that matter, their density times almost 0 might overflow
+_MAX_CAP = 1e300  # far below the caps that matter, their density times almost 0 might overflow
 
 
 class ContinuousOrder(DrawnOrder):
@@ -84,28 +84,28 @@ class ContinuousOrder(DrawnOrder):
         table, row = self.tabulated.table, self.tabulated.row
         sweep = Sweep(table, table.log_all_below()[None])
         for position, (arm, floor) in enumerate(zip(prefix, floors, strict=True)):
-            picked, best = floor / (len(row) - position), 1 - floor
-            sweep.take(np.zeros(1, np.intp), row[arm : arm + 1], picked=picked, best=best)
+            p_pick, p_best = floor / (len(row) - position), 1 - floor
+            sweep.take(np.zeros(1, np.intp), row[arm : arm + 1], p_pick=p_pick, p_best=p_best)
         probability = (sweep.weight() @ table.hazard.T)[0, row]
         probability[prefix] = 0.0
         return probability / probability.sum()  # normalised, since a rare prefix loses some mass below the nodes
 
-    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
         table, row = self.tabulated.table, self.tabulated.row
         n, k = slates.shape
         order = np.lexsort(slates.T[::-1])
         sorted_slates = slates[order]
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
         # where more arms have probability 0 than a slate can hold, the smallest probability of an arm left is 0
-        least = least and np.count_nonzero(row < 0) < k
-        step = max(1, _ENTRIES // (len(table.nodes) + len(table.count)))
+        with_minimum = with_minimum and np.count_nonzero(row < 0) < k
+        step = max(1, _MAX_ENTRIES // (len(table.nodes) + len(table.count)))
         for start in range(0, n, step):
             rows = order[start : start + step]
             chunk = sorted_slates[start : start + step]
-            probability[rows], minimum[rows] = self._sweep_conditionals(chunk, at_positions(floor, k), least)
+            probability[rows], minimum[rows] = self._sweep_conditionals(chunk, at_positions(floor, k), with_minimum)
         return probability, minimum
 
-    def _sweep_conditionals(self, slates: Index, floors: Array, least: bool) -> tuple[Array, Array]:
+    def _sweep_conditionals(self, slates: Index, floors: Array, with_minimum: bool) -> tuple[Array, Array]:
         """Return the result of `conditionals` for sorted slates."""
         table, row = self.tabulated.table, self.tabulated.row
         n, k = slates.shape
@@ -115,7 +115,7 @@ class ContinuousOrder(DrawnOrder):
             # the probability of the arm shown, and of the least likely arm left
             parent, shown = _prefix_indices(prefix[begins], len(weight)), row[slates[begins, position]]
             probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[shown])[np.cumsum(begins) - 1]
-            if least:
+            if with_minimum:
                 minimum[:, position] = np.where(n_left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[prefix]
                 n_left = n_left[parent]
                 n_left[np.arange(len(shown)), shown] -= 1
@@ -187,8 +187,8 @@ def sweep_slates(
         weight = sweep.weight()
         yield weight, prefix, is_new_prefix
         if position < len(floors) - 1:
-            prefixes, picked = _prefix_indices(prefix[is_new_prefix], len(weight)), floor / (arms - position)
-            sweep.take(prefixes, rows[is_new_prefix, position], picked=picked, best=1 - floor)
+            prefixes, p_pick = _prefix_indices(prefix[is_new_prefix], len(weight)), floor / (arms - position)
+            sweep.take(prefixes, rows[is_new_prefix, position], p_pick=p_pick, p_best=1 - floor)
             prefix = np.cumsum(is_new_prefix) - 1
 
 
@@ -227,27 +227,27 @@ class Sweep:
         prefixes: Index | slice,
         rows: Index,
         *,
-        picked: Array | np.float64,
-        best: Array | np.float64,
-        lost: Array | None = None,
+        p_pick: Array | np.float64,
+        p_best: Array | np.float64,
+        log_lost: Array | None = None,
     ) -> None:
         """Lengthen prefixes by one arm each.
 
-        The arm is picked by a coin or taken as the best, with probabilities picked and best, (n,) or numbers. lost
-        (n, N): log of the product of the distribution functions of arms that are no longer allowed; they lie below
-        the cap and leave the product of the arms left."""
+        The arm is picked by a coin with probability p_pick, or taken as the best with p_best, (n,) or numbers.
+        log_lost (n, N): log of the product of the distribution functions of arms that are no longer allowed; they
+        lie below the cap and leave the product of the arms left."""
         log_cdf, mass = self._table.log_cdf[rows], self._mass[prefixes]
         # the arm is the best left and its score the new cap, or it was picked and lies below the cap, which stays
         cap = self._table.hazard[rows]
         cap *= self._mass_above[prefixes]
-        cap *= (best / mass)[:, None]
-        if picked.any():
-            cap += (picked / mass)[:, None] * self._cap[prefixes]
-        if lost is not None:
-            log_cdf = log_cdf + lost
+        cap *= (p_best / mass)[:, None]
+        if p_pick.any():
+            cap += (p_pick / mass)[:, None] * self._cap[prefixes]
+        if log_lost is not None:
+            log_cdf = log_cdf + log_lost
         cap *= np.exp(log_cdf)
-        self._cap = np.minimum(cap, _HUGE, out=cap)
-        self._atom = picked * self._atom[prefixes] / mass
+        self._cap = np.minimum(cap, _MAX_CAP, out=cap)
+        self._atom = p_pick * self._atom[prefixes] / mass
         # divide the arm out of the product
         self._log_cdf_left = self._log_cdf_left[prefixes] - log_cdf
         self._normalize()

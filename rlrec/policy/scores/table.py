@@ -12,7 +12,7 @@ from rlrec.policy.scores.panels import ALL_ROWS, TAIL, Density, Rows, densities_
 ORDER = 16
 """Gauss-Legendre nodes of a panel."""
 
-_FLOOR = -700.0  # smallest logarithm of a distribution function, so that exp of the negative is finite
+_MIN_LOG_CDF = -700.0  # smallest logarithm of a distribution function, so that exp of the negative is finite
 _CACHED = 1 << 15
 _GAUSS, _GAUSS_WEIGHT = gauss(ORDER)
 COEFFICIENT: Array = (np.arange(ORDER)[:, None] + 0.5) * polynomials(_GAUSS, ORDER - 1).T * _GAUSS_WEIGHT
@@ -140,7 +140,7 @@ def _log_cdf(sf: Array, cdf: Array) -> Array:
     """Return the logarithm of cdf, computed from the smaller of sf and cdf; both are overwritten."""
     is_low = sf > 0.5
     np.maximum(cdf, 1e-307, out=cdf)
-    np.maximum(np.log(cdf, out=cdf), _FLOOR, out=cdf)
+    np.maximum(np.log(cdf, out=cdf), _MIN_LOG_CDF, out=cdf)
     np.negative(sf, out=sf)
     np.minimum(np.maximum(sf, -0.5, out=sf), 0.0, out=sf)  # a polynomial may fall below 0 in the last panel
     return np.where(is_low, cdf, np.log1p(sf, out=sf))

@@ -17,10 +17,10 @@ DensityFactory = Callable[[Array, Array], Density]
 Pair = tuple[float, float]
 
 # fall in logarithms at which the support of a changed score counts as ended, and above which it is certainly larger
-_END = 34.0
-_WIDER = 1.1  # factor by which a panel may exceed the width for a changed score
-_STEEPER = 1.6  # factor by which a panel may exceed that of an even one
-_LOST = 3e-12  # probability that may be lost
+_END_FALL = 34.0
+_WIDTH_MARGIN = 1.1  # factor by which a panel may exceed the width for a changed score
+_STEEPNESS_MARGIN = 1.6  # factor by which a panel may exceed that of an even one
+_MAX_LOST_PROBABILITY = 3e-12  # probability that may be lost
 
 
 class Tabulated:
@@ -105,11 +105,11 @@ class Tabulated:
         for the score."""
         edges, mode = self.table.edges, density.mode[:, None]
         # panels that contain a part of the score
-        has_fallen = density.fall(edges - mode) >= _END
+        has_fallen = density.fall(edges - mode) >= _END_FALL
         is_below = has_fallen & (mode <= edges)  # the score is below the edge
         holds_score = ~(is_below[:, :-1] | (has_fallen & (mode >= edges))[:, 1:])
         # the panels among these that are too wide, for the narrowest width or for the width at their end
-        width = (edges[1:] - edges[:-1]) / _WIDER
+        width = (edges[1:] - edges[:-1]) / _WIDTH_MARGIN
         is_oversized = holds_score & (width > density.step[:, None])
         for panel in np.flatnonzero(is_oversized.any(axis=0)):
             is_oversized[:, panel] &= width[panel] > widths(density, edges[panel + 1])
@@ -119,7 +119,7 @@ class Tabulated:
         """Tell whether the nodes still decide which arms are among the best, and lose no probability between them."""
         table, count = self.table, self.table.count
         # enough scores lie above the lowest edge
-        is_above = np.minimum(table.log_low / -_END, 1.0)
+        is_above = np.minimum(table.log_low / -_END_FALL, 1.0)
         if self._positions > 1:
             is_above = np.floor(is_above)
         if count @ is_above < self._positions and count @ table.sf_edge[:, 0] < sufficient_count(self._positions):
@@ -128,11 +128,11 @@ class Tabulated:
         if self._n_densities > 1:
             pdf, sf = table.pdf(ALL_ROWS, slice(ORDER, None, ORDER)), table.sf_edge[:, 1:-1]
             even_width = widest_even_panels(pdf, sf, count[:, None], self._n_densities)
-            if (np.diff(table.edges)[:-1] > _STEEPER * even_width).any():
+            if (np.diff(table.edges)[:-1] > _STEEPNESS_MARGIN * even_width).any():
                 return False
         # for the best arm alone, a loss in a steep panel shows in the sum of probabilities
         self._best = maximum.best(table)
-        return bool(abs(count @ self._best + np.exp(count @ table.log_low) - 1) < _LOST)
+        return bool(abs(count @ self._best + np.exp(count @ table.log_low) - 1) < _MAX_LOST_PROBABILITY)
 
 
 def _parameter_pairs(first: Array, second: Array) -> list[Pair]:

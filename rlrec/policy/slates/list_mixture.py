@@ -18,9 +18,9 @@ from rlrec.policy.scores.scores import Scores, split_runs, subset
 from rlrec.policy.slates import slate
 from rlrec.records import Record
 
-_PAIRS = 1 << 20  # pairs of a list and a slate at a time
-_LISTS = 64  # lists whose tables are in memory at a time
-_ENTRIES = 1 << 22  # numbers in a working array
+_PAIRS_PER_CHUNK = 1 << 20  # pairs of a list and a slate at a time
+_LISTS_PER_CHUNK = 64  # lists whose tables are in memory at a time
+_MAX_ENTRIES = 1 << 22  # numbers in a working array
 
 
 class ListMixture(Record, kw_only=False, eq=False):
@@ -67,7 +67,7 @@ class ListMixture(Record, kw_only=False, eq=False):
 
         weight (u,): of each list."""
         joint = np.empty(slates.shape)
-        for rows, tree in self._trees(slates, _PAIRS // _LISTS):
+        for rows, tree in self._trees(slates, _PAIRS_PER_CHUNK // _LISTS_PER_CHUNK):
             totals, _ = self._sums(tree, weight)
             for position, total in enumerate(totals[1:]):
                 joint[rows, position] = total[tree.node[position + 1]]
@@ -82,7 +82,7 @@ class ListMixture(Record, kw_only=False, eq=False):
         produce the probability is 0.
 
         A probability is the mean over lists of that of prefix and arm, divided by that of the prefix."""
-        max_rows = min(_PAIRS // _LISTS, _ENTRIES // (self.arms * slates.shape[1]))
+        max_rows = min(_PAIRS_PER_CHUNK // _LISTS_PER_CHUNK, _MAX_ENTRIES // (self.arms * slates.shape[1]))
         for rows, tree in self._trees(slates, max_rows):
             totals, shares = self._sums(tree, weight, with_next_arms=True)
             for position, (total, joint) in enumerate(zip(totals, shares, strict=False)):
@@ -102,7 +102,7 @@ class ListMixture(Record, kw_only=False, eq=False):
         totals = [np.zeros(len(arm)) for arm in tree.arm]
         shares = [np.zeros(len(arm) * self.arms) for arm in tree.arm[:-1]] if with_next_arms else []
         used_lists = np.flatnonzero(weight)
-        for lists in np.split(used_lists, range(_LISTS, len(used_lists), _LISTS)):
+        for lists in np.split(used_lists, range(_LISTS_PER_CHUNK, len(used_lists), _LISTS_PER_CHUNK)):
             scores = [self.scores[number] for number in lists.tolist()]
             is_sampled, positions = isinstance(self.scores, SampledLists), len(tree.arm) - 1
             rankings = scores if is_sampled else [item.order(positions) for item in scores]  # orders cache their tables

@@ -13,7 +13,7 @@ from rlrec.errors import InputError, quantity
 from rlrec.policy.slates.page_rules import EVERYWHERE, PageRules
 from rlrec.records import Record
 
-_PREFIXES = 20_000  # ways to use up caps that are examined
+_MAX_STATES = 20_000  # ways to use up caps that are examined
 
 
 class PageLayout(Record, kw_only=False, eq=False):
@@ -77,16 +77,16 @@ class PageLayout(Record, kw_only=False, eq=False):
             is_full &= self.by_request
         return np.logical_not(is_full[:, self.uses].any(axis=2))
 
-    def least_share_probabilities(self, position: int, allowed: Flags) -> tuple[Array, Array]:
+    def least_share_probabilities(self, position: int, is_allowed: Flags) -> tuple[Array, Array]:
         """Return the probability that the coin of a least share shows each arm, (u, m), and that no coin shows any,
         (u,).
 
-        allowed: whether each arm may be shown, (u, m)."""
-        probability, total = np.zeros(allowed.shape), np.zeros(len(allowed))
+        is_allowed: whether each arm may be shown, (u, m)."""
+        probability, total = np.zeros(is_allowed.shape), np.zeros(len(is_allowed))
         for arms, by_position in self.least:
-            n_allowed = np.count_nonzero(allowed[:, arms], axis=1)
+            n_allowed = np.count_nonzero(is_allowed[:, arms], axis=1)
             share = by_position[min(position, len(by_position) - 1)] * (n_allowed > 0)
-            probability[:, arms] += allowed[:, arms] * (share / np.maximum(n_allowed, 1))[:, None]
+            probability[:, arms] += is_allowed[:, arms] * (share / np.maximum(n_allowed, 1))[:, None]
             total += share
         return probability, 1.0 - total
 
@@ -142,7 +142,7 @@ class PageLayout(Record, kw_only=False, eq=False):
                 strictest[raised.tobytes()] = counters, int((raised >= 0).sum(axis=1).max(initial=0))
         return list(strictest.values())
 
-    def _count_blocked(self, members: Index, taken: int) -> int:
+    def _count_blocked(self, members: Index, n_taken: int) -> int:
         """Return the largest number of arms left that caps forbid after `taken` arms have been taken.
 
         The number is exact for all arms under one cap whose values share no arm. members (cells,): arms that are not
@@ -152,7 +152,7 @@ class PageLayout(Record, kw_only=False, eq=False):
             needed = self.limit[counters] - self.counts[counters]
             left = np.maximum(sizes[counters] - needed, 0)  # left once the limit of the value is reached
             open_values = left[needed > 0]
-            n_full = max(taken, 0) * width // int(needed[needed > 0].min(initial=self.limit[counters[0]]))
+            n_full = max(n_taken, 0) * width // int(needed[needed > 0].min(initial=self.limit[counters[0]]))
             blocked += int(left[needed == 0].sum() + np.sort(open_values)[max(0, len(open_values) - n_full) :].sum())
         return blocked
 
@@ -170,7 +170,7 @@ class PageLayout(Record, kw_only=False, eq=False):
                 cells = np.flatnonzero(self.find_open_cells(counts[None])[0] & (left > 0))
                 if not len(cells):
                     return taken, True
-                if len(next_states) > _PREFIXES:
+                if len(next_states) > _MAX_STATES:
                     return taken, False
                 for cell in cells.tolist():
                     left_after = left.copy()

@@ -7,14 +7,14 @@ from math import isfinite
 from typing import Any
 
 from rlrec.errors import InputError, suggest
-from rlrec.policy.scores.floors import LONGEST
+from rlrec.policy.scores.floors import MAX_POSITIONS
 from rlrec.records import Record
 
 RULES = ("pin", "most", "least")
 EXAMPLES = {"pin": "1=KEY,3=KEY", "most": "FIELD=2", "least": "KEY=0.05,@GROUP=0.2@1"}
 REQUEST = "request"
 EVERYWHERE = 0  # stands for every position in a share
-RESTS = " (no effect: no such arm was eligible)"
+NO_EFFECT = " (no effect: no such arm was eligible)"
 
 
 class PageRules(Record):
@@ -58,7 +58,8 @@ class PageRules(Record):
             "least": {name: groups.get(name, (name,)) for name in self.least},
         }
         return [
-            self.text(rule, name) + ("" if rule not in arms or any(key in keys for key in arms[rule][name]) else RESTS)
+            self.text(rule, name)
+            + ("" if rule not in arms or any(key in keys for key in arms[rule][name]) else NO_EFFECT)
             for rule in RULES for name in getattr(self, rule)
         ]  # fmt: skip
 
@@ -126,8 +127,8 @@ def _position(text: Any, rule: str) -> int:
 
     rule: in which the position stands."""
     text = str(text)
-    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= LONGEST):
-        raise _error(f"{rule}: {text!r} is no position", f"positions are 1 to {LONGEST}")
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_POSITIONS):
+        raise _error(f"{rule}: {text!r} is no position", f"positions are 1 to {MAX_POSITIONS}")
     return int(text)
 
 

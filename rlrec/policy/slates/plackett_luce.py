@@ -47,10 +47,12 @@ def log_conditionals(
     rows, log_probability, n_eligible = np.arange(len(shown)), np.zeros(shown.shape), _n_eligible(score, eligible)
     floors = at_positions(floor, shown.shape[1])
     for position, probability in enumerate(remaining(_allowed(score, eligible), shown, temperature=temperature)):
-        n_left, uniform = n_eligible - position, floors[position]
+        n_left, p_uniform = n_eligible - position, floors[position]
         p_shown = probability[rows, shown[:, position]]
         with np.errstate(divide="ignore"):  # the only arm left is certain
-            log_probability[:, position] = np.where(n_left > 1, np.log(uniform / n_left + (1 - uniform) * p_shown), 0.0)
+            log_probability[:, position] = np.where(
+                n_left > 1, np.log(p_uniform / n_left + (1 - p_uniform) * p_shown), 0.0
+            )
         if (n_left == 1).all():
             break
     return log_probability
@@ -90,8 +92,8 @@ def _slots(
     logits = (_allowed(score, eligible), _allowed(reference, eligible))
     sides = (remaining(allowed, shown, temperature=temperature) for allowed in logits)
     for position, (p_new, p_old) in enumerate(zip(*sides, strict=True)):
-        uniform = floors[position] / np.maximum(n_eligible - position, 1)[:, None]
-        yield uniform + (1 - floors[position]) * p_new, uniform + (1 - floors[position]) * p_old
+        p_uniform = floors[position] / np.maximum(n_eligible - position, 1)[:, None]
+        yield p_uniform + (1 - floors[position]) * p_new, p_uniform + (1 - floors[position]) * p_old
 
 
 def probabilities(
@@ -103,8 +105,8 @@ def probabilities(
     mixed = softmax(_allowed(score, eligible), temperature=temperature)
     if explored := float(at_positions(floor, position)[-1]):
         mixed *= 1 - explored
-        uniform = (explored / _n_eligible(score, eligible)).astype(mixed.dtype)[:, None]
-        mixed += uniform if eligible is None else uniform * eligible
+        p_uniform = (explored / _n_eligible(score, eligible)).astype(mixed.dtype)[:, None]
+        mixed += p_uniform if eligible is None else p_uniform * eligible
     return mixed
 
 

@@ -34,25 +34,25 @@ from rlrec.policy.slates.slate import invert_rows, to_positions
 from rlrec.policy.slates.slate_draws import Draw, SlateSampler, first_position_marginals, logged_draw
 from rlrec.records import Record
 
-_CELLS = 64  # cells whose values are cached
-_ENTRIES = 1 << 20  # numbers in a working array
-_LOWER = 4  # factor by which more ranks are tabulated where the arms left may lie below the nodes
-_POSITIONS = 8  # a table is made for a multiple of so many positions
+_CACHED_CELLS = 64  # cells whose values are cached
+_MAX_ENTRIES = 1 << 20  # numbers in a working array
+_MORE_RANKS = 4  # factor by which more ranks are tabulated where the arms left may lie below the nodes
+_POSITIONS_STEP = 8  # a table is made for a multiple of so many positions
 _CERTAIN = 34.0  # minus the log of the probability that an arm lies below the nodes
 
 
 class BestLeft(Protocol):
     """A BestLeft computes which of the allowed arms is the best, below some prefixes of slates."""
 
-    def probability(self, allowed: Flags) -> Array:
+    def probability(self, is_allowed: Flags) -> Array:
         """Return the probability that each arm is the best of the allowed ones, (u, m), given the prefix; rows sum to
         1."""
 
-    def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
+    def show(self, prefixes: Index, arms: Index, p_pick: Array, p_best: Array, closed_cells: Flags) -> None:
         """Lengthen prefixes (n,) by one arm each, -1 for one that did not compete.
 
-        picked, best (n,): probability that a coin shows it, and that it is taken as the best; closed (n, cells):
-        cells that are no longer allowed."""
+        p_pick, p_best (n,): probability that a coin shows the arm, and that it is taken as the best; closed_cells
+        (n, cells): cells that are no longer allowed."""
 
 
 class FreshBest:
@@ -62,14 +62,14 @@ class FreshBest:
     def __init__(self, order: Order) -> None:
         self._order = order
 
-    def probability(self, allowed: Flags) -> Array:
+    def probability(self, is_allowed: Flags) -> Array:
         rows = [
             self._order.next_arms(np.flatnonzero(~row)[None], floor=0.0)[0] if row.any() else np.zeros(len(row))
-            for row in allowed
+            for row in is_allowed
         ]
         return np.array(rows)
 
-    def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
+    def show(self, prefixes: Index, arms: Index, p_pick: Array, p_best: Array, closed_cells: Flags) -> None:
         pass
 
 
@@ -81,12 +81,12 @@ class LogitsBest:
     def __init__(self, logits: Array, *, temperature: float = 1.0) -> None:
         self._logits, self._temperature = logits, temperature
 
-    def probability(self, allowed: Flags) -> Array:
-        usable = allowed | ~allowed.any(axis=1, keepdims=True)
+    def probability(self, is_allowed: Flags) -> Array:
+        usable = is_allowed | ~is_allowed.any(axis=1, keepdims=True)
         logits = np.where(usable, self._logits, -np.inf)
-        return np.where(allowed, softmax(logits, temperature=self._temperature), 0.0)
+        return np.where(is_allowed, softmax(logits, temperature=self._temperature), 0.0)
 
-    def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
+    def show(self, prefixes: Index, arms: Index, p_pick: Array, p_best: Array, closed_cells: Flags) -> None:
         self._logits = self._logits[prefixes]
 
 
@@ -97,37 +97,37 @@ class SweptBest:
     def __init__(self, tabulated: Tabulated, layout: PageLayout) -> None:
         self._table, self._row, self._layout = tabulated.table, tabulated.row, layout
         self._cell_logs: dict[int, Array] = {}
-        closed = ~layout.find_open_cells(layout.counts[None])
+        closed_cells = ~layout.find_open_cells(layout.counts[None])
         log_left = self._table.log_all_below() - self._table.log_cdf[self._row[layout.pinned]].sum(axis=0)
-        if closed.any():
-            log_left = log_left - self._log_cells(closed)[0]
+        if closed_cells.any():
+            log_left = log_left - self._log_cells(closed_cells)[0]
         self._sweep = Sweep(self._table, log_left[None])
         self._shown = np.empty((1, 0), np.intp)  # the arms of each prefix that competed, -1 for others
 
-    def probability(self, allowed: Flags) -> Array:
+    def probability(self, is_allowed: Flags) -> Array:
         probability = (self._sweep.weight() @ self._table.hazard.T).take(self._row, axis=1)
-        probability *= allowed
+        probability *= is_allowed
         total = probability.sum(axis=1, keepdims=True)
         # normalised as in `ContinuousOrder.next_arms`
         return np.divide(probability, total, out=probability, where=total > 0)
 
-    def show(self, prefixes: Index, arms: Index, picked: Array, best: Array, closed: Flags) -> None:
+    def show(self, prefixes: Index, arms: Index, p_pick: Array, p_best: Array, closed_cells: Flags) -> None:
         rows = np.where(arms >= 0, self._row[arms], -1)
         self._shown = np.column_stack([self._shown[prefixes], arms])
-        lost = None
-        if closed.any():
+        log_lost = None
+        if closed_cells.any():
             # all arms of these cells, except those that were shown
-            lost = self._log_cells(closed)
+            log_lost = self._log_cells(closed_cells)
             for shown in self._shown.T:
-                is_in = (shown >= 0) & closed[np.arange(len(shown)), self._layout.cell[shown]]
-                lost[is_in] -= self._table.log_cdf[self._row[shown[is_in]]]
-        self._sweep.take(prefixes, rows, picked=picked, best=best, lost=lost)
+                is_in = (shown >= 0) & closed_cells[np.arange(len(shown)), self._layout.cell[shown]]
+                log_lost[is_in] -= self._table.log_cdf[self._row[shown[is_in]]]
+        self._sweep.take(prefixes, rows, p_pick=p_pick, p_best=p_best, log_lost=log_lost)
 
     def _log_cells(self, cells: Flags) -> Array:
         """Return the log of the product of the distribution functions of the arms of cells (n, cells) that are not
         pinned, (n, N)."""
         used = np.flatnonzero(cells.any(axis=0)).tolist()
-        if len(used) > _CELLS:
+        if len(used) > _CACHED_CELLS:
             free = self._row >= 0
             free[self._layout.pinned] = False
             return np.array([self._log_arms(free & row[self._layout.cell]) for row in cells])
@@ -147,9 +147,9 @@ class SweptBest:
 class SlateWalk:
     """A SlateWalk holds distinct prefixes of slates, all of one length, while they are filled from the top."""
 
-    def __init__(self, layout: PageLayout, floor: Floor, best: BestLeft, *, prefixes: int) -> None:
+    def __init__(self, layout: PageLayout, floor: Floor, best_left: BestLeft, *, prefixes: int) -> None:
         m = len(layout.cell)
-        self._layout, self._floors, self._best = layout, at_positions(floor, m), best
+        self._layout, self._floors, self._best = layout, at_positions(floor, m), best_left
         self._position, self._left = 0, np.ones((prefixes, m), np.bool_)
         self._counts = np.tile(layout.counts, (prefixes, 1))
         self._is_of_request = bool(layout.by_request[:-1].all()) and layout.pins.keys() == layout.pinned_by_request
@@ -158,13 +158,13 @@ class SlateWalk:
     def probability(self) -> Array:
         """Return the probability of each arm at the next position, given the prefix, (u, m); all 0 where none is
         allowed."""
-        allowed = self._allowed
+        is_allowed = self._allowed
         if self._position in self._layout.pins:
-            return allowed.astype(np.float64)
-        floor_probability, best, shares = self._coins()
-        probability = best[:, None] * self._best.probability(allowed)
+            return is_allowed.astype(np.float64)
+        floor_probability, best_share, shares = self._coins()
+        probability = best_share[:, None] * self._best.probability(is_allowed)
         if floor_probability.any():
-            probability += floor_probability[:, None] * allowed
+            probability += floor_probability[:, None] * is_allowed
         if self._layout.least:
             probability += shares
         return probability
@@ -182,17 +182,17 @@ class SlateWalk:
         is_pinned = self._position in layout.pins
         competed = self._allowed[parent, shown_arms] & (not is_pinned)
         if is_pinned:
-            picked, best = np.ones(len(first_slates)), np.zeros(len(first_slates))
+            p_pick, p_best = np.ones(len(first_slates)), np.zeros(len(first_slates))
         else:
             floor_probability, undecided, shares = self._coins()
-            picked = np.where(competed, floor_probability[parent] + shares[parent, shown_arms], 1.0)
-            best = np.where(competed, undecided[parent], 0.0)
+            p_pick = np.where(competed, floor_probability[parent] + shares[parent, shown_arms], 1.0)
+            p_best = np.where(competed, undecided[parent], 0.0)
         was_open = layout.find_open_cells(self._counts)[parent]
         self._counts, self._left = self._counts[parent], self._left[parent]
         np.add.at(self._counts, (row[competed, None], layout.uses[layout.cell[shown_arms[competed]]]), 1)
         self._left[row, shown_arms] = False
-        closed = was_open & ~layout.find_open_cells(self._counts)
-        self._best.show(parent, np.where(competed, shown_arms, -1), picked, best, closed)
+        closed_cells = was_open & ~layout.find_open_cells(self._counts)
+        self._best.show(parent, np.where(competed, shown_arms, -1), p_pick, p_best, closed_cells)
         self._position += 1
         self._allowed = self._find_allowed()
         return new_prefixes
@@ -203,9 +203,9 @@ class SlateWalk:
         They are the probability that the floor shows any one of the allowed arms, and that no coin decides, (u,)
         each; and that the coin of a least share shows each arm, (u, m)."""
         shares, undecided = self._layout.least_share_probabilities(self._position, self._allowed)
-        uniform = self._floors[self._position]
-        floor_probability = undecided * uniform / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
-        return floor_probability, undecided * (1.0 - uniform), shares
+        uniform_share = self._floors[self._position]
+        floor_probability = undecided * uniform_share / np.maximum(np.count_nonzero(self._allowed, axis=1), 1)
+        return floor_probability, undecided * (1.0 - uniform_share), shares
 
     def _find_allowed(self, *, by_request: bool = False) -> Flags:
         """Tell which arms may stand at the next position, (u, m).
@@ -214,12 +214,12 @@ class SlateWalk:
         layout, position = self._layout, self._position
         if position in layout.pins and (not by_request or position in layout.pinned_by_request):
             return np.broadcast_to(np.arange(self._left.shape[1]) == layout.pins[position], self._left.shape)
-        allowed = self._left.copy()
+        is_allowed = self._left.copy()
         pins = layout.pins.items()
-        allowed[:, [arm for at, arm in pins if not by_request or at in layout.pinned_by_request]] = False
+        is_allowed[:, [arm for at, arm in pins if not by_request or at in layout.pinned_by_request]] = False
         if layout.has_caps:
-            allowed &= layout.find_open_cells(self._counts, by_request=by_request)[:, layout.cell]
-        return allowed
+            is_allowed &= layout.find_open_cells(self._counts, by_request=by_request)[:, layout.cell]
+        return is_allowed
 
 
 class RuledScores(Record, kw_only=False, eq=False):
@@ -241,7 +241,7 @@ class RuledScores(Record, kw_only=False, eq=False):
         if earlier_order is not None:
             return RuledOrder(self, positions, earlier_order=earlier_order)
         # successive requests for the same page differ in how far down they go
-        return _order(self, min(len(self), -(-positions // _POSITIONS) * _POSITIONS))
+        return _order(self, min(len(self), -(-positions // _POSITIONS_STEP) * _POSITIONS_STEP))
 
     def noise(self, shape: tuple[int, int], rng: np.random.Generator) -> Array:
         return self.scores.noise(shape, rng)
@@ -280,29 +280,30 @@ class RuledOrder(ExactOrder):
                 break
             if _reaches(order.tabulated, layout, size):
                 break
-            ranks, self._earlier = _LOWER * ranks, None
+            ranks, self._earlier = _MORE_RANKS * ranks, None
         self._ranks, self._earlier = ranks, None
         return order
 
     def walk(self) -> SlateWalk:
         """Return a walk that begins with the empty prefix."""
         order, layout = self._order, self._ruled.layout
-        best = SweptBest(order.tabulated, layout) if isinstance(order, ContinuousOrder) else FreshBest(order)
-        return SlateWalk(layout, self._ruled.floor, best, prefixes=1)
+        best_left = SweptBest(order.tabulated, layout) if isinstance(order, ContinuousOrder) else FreshBest(order)
+        return SlateWalk(layout, self._ruled.floor, best_left, prefixes=1)
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         walk, prefix = self.walk(), np.zeros(len(prefixes), np.intp)
-        for shown in prefixes.T:
-            prefix = walk.show(prefix, shown)
+        for arms_shown in prefixes.T:
+            prefix = walk.show(prefix, arms_shown)
         return walk.probability()[prefix]
 
-    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
         probability, minimum = np.empty(slates.shape), np.zeros(slates.shape)
-        step = max(1, _ENTRIES // len(self._ruled))
+        step = max(1, _MAX_ENTRIES // len(self._ruled))
         for start in range(0, len(slates), step):
             rows = slice(start, start + step)
             prefix = np.zeros(len(slates[rows]), np.intp)
-            probability[rows], minimum[rows] = _follow_slates(self.walk(), prefix, slates[rows], least=least)
+            followed = _follow_slates(self.walk(), prefix, slates[rows], with_minimum=with_minimum)
+            probability[rows], minimum[rows] = followed
         return probability, minimum
 
     def steps(self, slates: Index, *, size: int) -> Array:
@@ -368,7 +369,7 @@ class RuledSampler(SlateSampler):
         uniform = uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2]
         draws = list[tuple[Any, ...]]()
         if not self._scores.samples:
-            step = max(1, _ENTRIES // self._arms)
+            step = max(1, _MAX_ENTRIES // self._arms)
             for start in range(0, len(uniform), step):
                 rows = uniform[start : start + step]
                 draws.append(_draw_from_walk(cast(RuledOrder, self._order).walk(), np.zeros(len(rows), np.intp), rows))
@@ -402,14 +403,14 @@ def log_conditionals(score: Array, layout: PageLayout, slates: Index, *, tempera
     (n, m)."""
     walk = _walk_of(score, layout, temperature=temperature, floor=floor)
     with np.errstate(divide="ignore"):
-        return np.log(_follow_slates(walk, np.arange(len(score)), slates, least=False)[0])
+        return np.log(_follow_slates(walk, np.arange(len(score)), slates, with_minimum=False)[0])
 
 
 def next_arms(score: Array, layout: PageLayout, slates: Index, *, temperature: float, floor: Floor) -> Array:
     """Return the probability of each arm below slates (n, k), where every slate has separate scores, (n, m)."""
     walk, prefix = _walk_of(score, layout, temperature=temperature, floor=floor), np.arange(len(score))
-    for shown in slates.T:
-        prefix = walk.show(prefix, shown)
+    for arms_shown in slates.T:
+        prefix = walk.show(prefix, arms_shown)
     return walk.probability()[prefix]
 
 
@@ -417,18 +418,18 @@ def _walk_of(score: Array, layout: PageLayout, *, temperature: float, floor: Flo
     return SlateWalk(layout, floor, LogitsBest(score, temperature=temperature), prefixes=len(score))
 
 
-def _follow_slates(walk: SlateWalk, prefix: Index, slates: Index, *, least: bool = True) -> tuple[Array, Array]:
+def _follow_slates(walk: SlateWalk, prefix: Index, slates: Index, *, with_minimum: bool = True) -> tuple[Array, Array]:
     """Return the propensities and smallest propensities of slates (n, k), (n, k) each; zeros for the latter unless
-    `least`.
+    `with_minimum`.
 
     prefix (n,): the prefix from which each starts."""
     propensity, minimum = np.empty(slates.shape), np.zeros(slates.shape)
-    for position, shown in enumerate(slates.T):
+    for position, arms_shown in enumerate(slates.T):
         probability = walk.probability()
-        propensity[:, position] = probability[prefix, shown]
-        if least:
+        propensity[:, position] = probability[prefix, arms_shown]
+        if with_minimum:
             minimum[:, position] = walk.minimum(probability)[prefix]
-        prefix = walk.show(prefix, shown)
+        prefix = walk.show(prefix, arms_shown)
     return propensity, minimum
 
 

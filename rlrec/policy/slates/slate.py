@@ -20,9 +20,9 @@ from rlrec.policy.scores.scores import ExactOrder, Order, Scores
 if TYPE_CHECKING:
     from rlrec.policy.scores.families.correlated import Correlated
 
-_ENTRIES = 1 << 20  # numbers in a working array
-_SWEPT = 1 << 16  # the same where slates are swept, so that it fits in the cache
-_SLATES, _ARMS = 8, 100  # slates per case, and arms, up to which cases are swept together
+_MAX_ENTRIES = 1 << 20  # numbers in a working array
+_SWEPT_ENTRIES = 1 << 16  # the same where slates are swept, so that it fits in the cache
+_MAX_SLATES_PER_CASE, _MAX_ARMS = 8, 100  # slates per case, and arms, up to which cases are swept together
 
 
 def first(scores: Scores, *, floor: Floor) -> Array:
@@ -64,21 +64,21 @@ def simulated_marginals(scores: Correlated, *, size: int, floor: Floor, runs: in
     Each page adds, position by position, the probability of each arm given the arms above and the sample that ranks
     those left. Source: own derivation."""
     m, floors = len(scores), at_positions(floor, size)
-    total, step = np.zeros((size, m)), max(1, _ENTRIES // (size * m))
+    total, step = np.zeros((size, m)), max(1, _MAX_ENTRIES // (size * m))
     for start in range(0, runs, step):
         values = scores.simulate_pages(min(step, runs - start), size, rng)
-        page, shown = np.arange(values.shape[1]), np.empty((values.shape[1], 0), np.intp)
+        page, shown_arms = np.arange(values.shape[1]), np.empty((values.shape[1], 0), np.intp)
         for position, page_values in enumerate(values):
             # the best one of the arms left, with the floor
-            page_values[page[:, None], shown] = -np.inf
+            page_values[page[:, None], shown_arms] = -np.inf
             row, best_arms = best_of_rows(page_values)
             floor_here, best_share = float(floors[position]), (1 - floors[position]) / np.bincount(row)
-            n_left = len(page) - np.bincount(shown.ravel(), minlength=m)
+            n_left = len(page) - np.bincount(shown_arms.ravel(), minlength=m)
             total[position] += n_left * (floor_here / (m - position)) + np.bincount(
                 best_arms, best_share[row], minlength=m
             )
-            arm = _invert_best_arms(row, best_arms, best_share, floor_here, rng.random(len(page)), shown, m)
-            shown = np.column_stack([shown, arm])
+            arm = _invert_best_arms(row, best_arms, best_share, floor_here, rng.random(len(page)), shown_arms, m)
+            shown_arms = np.column_stack([shown_arms, arm])
     return total / runs
 
 
@@ -90,7 +90,7 @@ def conditionals(scores: Scores, slates: Index, *, floor: Floor) -> Array:
     digits of the following values are right; below an arm with probability less than 1e-13 at its position, the arms
     left start anew. Source: own derivation (`sweep`)."""
     k = slates.shape[1]
-    probability, _ = scores.order(k).conditionals(slates, floor=floor, least=False)
+    probability, _ = scores.order(k).conditionals(slates, floor=floor, with_minimum=False)
     return mix_floor(probability, at_positions(floor, k), len(scores) - np.arange(k))
 
 
@@ -155,7 +155,7 @@ def each_position_of(
 
 def _few_slates_per_case(cases: int, arms: int, slates: Index) -> bool:
     """Tell whether cases have so few slates each that a table for each case costs more than one table for all."""
-    return len(slates) < _SLATES * cases and arms <= _ARMS
+    return len(slates) < _MAX_SLATES_PER_CASE * cases and arms <= _MAX_ARMS
 
 
 def _sweep_portions(
@@ -168,12 +168,12 @@ def _sweep_portions(
     is_swept = orders[0].is_continuous and _few_slates_per_case(len(orders), arms, slates)
     pooled_orders = pooled(orders, positions=k) if is_swept else None
     if pooled_orders is not None:
-        step = max(1, _ENTRIES // pooled_orders.rows[0].size // len(pooled_orders.table.nodes))
+        step = max(1, _MAX_ENTRIES // pooled_orders.rows[0].size // len(pooled_orders.table.nodes))
         for rows in np.split(order, range(step, len(order), step)):
             yield rows, pooled_orders.each_position(case[rows], slates[rows], floors=at_positions(floor, k))
         return
     for case_rows in np.split(order, run_starts(case[order])[1:]):
-        for rows in np.split(case_rows, range(_SWEPT // arms + 1, len(case_rows), _SWEPT // arms + 1)):
+        for rows in np.split(case_rows, range(_SWEPT_ENTRIES // arms + 1, len(case_rows), _SWEPT_ENTRIES // arms + 1)):
             case_order = orders[case[rows[0]]]
             assert isinstance(case_order, ExactOrder)
             yield rows, case_order.each_position(slates[rows], floor=floor)
@@ -189,53 +189,53 @@ def placement_probabilities(size: int, m: int, *, floor: Floor) -> tuple[Array, 
     n_better = np.arange(size)
     for position, explored in enumerate(at_positions(floor, size).tolist()):
         left = m - position
-        uniform = explored / left
+        uniform_share = explored / left
         # taken here: picked uniformly, or as the best one left
-        probability[position] = uniform * waiting.sum(axis=1) + (1 - explored) * waiting[:, 0]
-        deeper_probability[position], lower_waiting = lower_waiting * uniform, lower_waiting * (1 - uniform)
+        probability[position] = uniform_share * waiting.sum(axis=1) + (1 - explored) * waiting[:, 0]
+        deeper_probability[position], lower_waiting = lower_waiting * uniform_share, lower_waiting * (1 - uniform_share)
         # not taken: a worse or a better arm was
-        still_waiting = waiting * (uniform * np.maximum(left - 1 - n_better, 0))
-        still_waiting[:, :-1] += waiting[:, 1:] * ((1 - explored) + uniform * n_better[1:])
+        still_waiting = waiting * (uniform_share * np.maximum(left - 1 - n_better, 0))
+        still_waiting[:, :-1] += waiting[:, 1:] * ((1 - explored) + uniform_share * n_better[1:])
         waiting = still_waiting
     return probability, deeper_probability
 
 
-def invert_rows(probability: Array, uniform: Array) -> Index:
+def invert_rows(probability: Array, uniforms: Array) -> Index:
     """Return the arms that uniforms (n,) draw from probabilities (n, m), row by row, (n,)."""
     cumulative = probability.cumsum(axis=1)
-    arm = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(axis=1)
+    arm = (cumulative <= (uniforms * cumulative[:, -1])[:, None]).sum(axis=1)
     last = probability.shape[1] - 1 - (probability[:, ::-1] > 0).argmax(axis=1)
     return np.minimum(arm, last)
 
 
-def pick_left_arms(prefixes: Index, uniform: Array, m: int) -> Index:
+def pick_left_arms(prefixes: Index, uniforms: Array, m: int) -> Index:
     """Return the arms that uniforms (n,) pick among those not in prefixes (n, p), (n,)."""
     left = m - prefixes.shape[1]
-    nth = np.minimum((uniform * left).astype(np.intp), left - 1)
+    nth = np.minimum((uniforms * left).astype(np.intp), left - 1)
     # the i-th smallest arm of a prefix, from 0, has so many smaller arms that are left: its index minus i
     n_left_below = np.sort(prefixes, axis=1) - np.arange(prefixes.shape[1])
     return nth + (n_left_below <= nth[:, None]).sum(axis=1)
 
 
 def _invert_best_arms(
-    row: Index, best: Index, best_share: Array, floor: float, uniform: Array, shown: Index, m: int
+    row: Index, best: Index, best_share: Array, floor: float, uniforms: Array, shown_arms: Index, m: int
 ) -> Index:
     """Return the arms of `invert_rows` at uniforms (n,), for rows in which the best arms have more probability than the
     others.
 
     All of m arms but those shown (n, p) share the floor, and the best of each row have `best_share` (n,) more. row,
     best (r,): the best arms with their rows, in order."""
-    ties, uniform_share = np.bincount(row), floor / (m - shown.shape[1])
+    ties, uniform_share = np.bincount(row), floor / (m - shown_arms.shape[1])
     first_best = ties.cumsum() - ties
     # where the interval of each best arm begins
-    interval_start = uniform_share * (best - (shown[row] < best[:, None]).sum(axis=1))
+    interval_start = uniform_share * (best - (shown_arms[row] < best[:, None]).sum(axis=1))
     interval_start += best_share[row] * (np.arange(len(row)) - first_best[row])
-    n_begun = np.bincount(row, interval_start <= uniform[row]).astype(np.intp)
+    n_begun = np.bincount(row, interval_start <= uniforms[row]).astype(np.intp)
     last_begun = first_best + np.maximum(n_begun, 1) - 1
     if not floor:
         return best[last_begun]
-    is_best = (n_begun > 0) & (uniform < interval_start[last_begun] + uniform_share + best_share)
-    return np.where(is_best, best[last_begun], pick_left_arms(shown, (uniform - n_begun * best_share) / floor, m))
+    is_best = (n_begun > 0) & (uniforms < interval_start[last_begun] + uniform_share + best_share)
+    return np.where(is_best, best[last_begun], pick_left_arms(shown_arms, (uniforms - n_begun * best_share) / floor, m))
 
 
 def mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Array:

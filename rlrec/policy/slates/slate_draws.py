@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SMALLEST = 1e-300
 """The propensity that is logged for an arm that was drawn although its probability rounds to 0."""
 
-_ENTRIES = 1 << 20  # numbers in a working array
+_MAX_ENTRIES = 1 << 20  # numbers in a working array
 
 
 class Draw(Record, kw_only=False, eq=False):
@@ -64,14 +64,14 @@ def draw_each(logits: Array, *, size: int, floor: Floor, seeds: Words, decisions
 def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
     """Return slates (n, k) with the probabilities that `draw_each` gives them."""
     shape, m, rows = slates.shape, logits.shape[1], np.arange(len(slates))
-    propensity, least, floors = np.empty(shape), np.empty(shape), at_positions(floor, shape[1])
+    propensity, smallest, floors = np.empty(shape), np.empty(shape), at_positions(floor, shape[1])
     is_shown = np.zeros(logits.shape, np.bool_)
     for position, probability in enumerate(plackett_luce.remaining(logits, slates)):
         mixed = mix_floor(probability, floors[position], m - position)
         propensity[:, position] = mixed[rows, slates[:, position]]
-        least[:, position] = np.where(is_shown, 1.0, mixed).min(axis=1)
+        smallest[:, position] = np.where(is_shown, 1.0, mixed).min(axis=1)
         is_shown[rows, slates[:, position]] = True
-    return logged_draw(slates, propensity, first_position_marginals(propensity), least)
+    return logged_draw(slates, propensity, first_position_marginals(propensity), smallest)
 
 
 class SlateSampler:
@@ -106,9 +106,9 @@ class SlateSampler:
             propensity = self.first[slates]
             return logged_draw(slates, propensity, propensity, np.full(propensity.shape, smallest))
         slates = _draw_slates(self._order, self._arms, self._size, self._floor, seeds, decisions)
-        probability, least = self._order.conditionals(slates, floor=self._floor, least=not lists)
+        probability, smallest_shares = self._order.conditionals(slates, floor=self._floor, with_minimum=not lists)
         n_left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
-        propensity, minimum = (mix_floor(values, floors, n_left) for values in (probability, least))
+        propensity, minimum = (mix_floor(values, floors, n_left) for values in (probability, smallest_shares))
         if lists:
             no_marginal = np.full(propensity.shape, np.nan)
             return logged_draw(slates, propensity, no_marginal, no_marginal)
@@ -122,7 +122,7 @@ class SlateSampler:
             probability = self.first[slates]
         else:
             shown, slate_index = np.unique(slates, axis=0, return_inverse=True)
-            probability, _ = self._order.conditionals(shown, floor=self._floor, least=False)
+            probability, _ = self._order.conditionals(shown, floor=self._floor, with_minimum=False)
             n_left, floors = self._arms - np.arange(self._size), at_positions(self._floor, self._size)
             probability = mix_floor(probability, floors, n_left)[slate_index.reshape(-1)]
         with np.errstate(divide="ignore"):
@@ -160,7 +160,7 @@ class SlateSampler:
         """Draw the slates of decisions that draw separate samples."""
         uniform = uniforms(seeds, decisions, words=2 * self._size - 1)[:, ::2]
         shape, floors = uniform.shape, at_positions(self._floor, self._size)
-        slates, propensity, least = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
+        slates, propensity, smallest = np.empty(shape, np.intp), np.empty(shape), np.empty(shape)
         for row, (seed, decision) in enumerate(zip(seeds.tolist(), decisions.tolist(), strict=True)):
             order = self._scores.decision_scores(seed, decision).order(self._size)
             for position in range(self._size):
@@ -171,8 +171,8 @@ class SlateSampler:
                 )
                 pick = _invert_uniforms(mixed, mixed.cumsum(), uniform[row, position])
                 slates[row, position] = left_arms[pick]
-                propensity[row, position], least[row, position] = mixed[pick], mixed.min()
-        return logged_draw(slates, propensity, first_position_marginals(propensity), least)
+                propensity[row, position], smallest[row, position] = mixed[pick], mixed.min()
+        return logged_draw(slates, propensity, first_position_marginals(propensity), smallest)
 
 
 def _invert_uniforms(probability: Array, cumulative: Array, uniform: Array) -> Index:
@@ -184,7 +184,7 @@ def _invert_uniforms(probability: Array, cumulative: Array, uniform: Array) -> I
 
 def _draw_slates(order: DrawnOrder, m: int, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Index:
     slates = np.empty((len(seeds), size), np.intp)
-    step = max(1, _ENTRIES // m)
+    step = max(1, _MAX_ENTRIES // m)
     for start in range(0, len(seeds), step):
         chunk = slice(start, start + step)
         keys = uniforms_at(seeds[chunk], decisions[chunk], 2 * size + np.arange(m))

@@ -63,40 +63,40 @@ def test_refunds_never_make_a_cost_negative() -> None:
 
 def test_the_first_period_goes_on_as_it_began() -> None:
     rows = [(hour, 7, 20.0, 0.0, 0) for hour in (6, 7, 8)]
-    assert spend_of(*rows).left(TODAY + 9 * HOUR) == pytest.approx(20 * 15)
-    assert spend_of((9, 7, 5.0, 0.0, 0)).left(TODAY + 19 * HOUR // 2) == pytest.approx(10 * 14.5)
+    assert spend_of(*rows).forecast_slots(TODAY + 9 * HOUR) == pytest.approx(20 * 15)
+    assert spend_of((9, 7, 5.0, 0.0, 0)).forecast_slots(TODAY + 19 * HOUR // 2) == pytest.approx(10 * 14.5)
 
 
 def test_a_daily_rhythm_is_expected_again() -> None:
     rows = [(hour - DAY // HOUR * day, 7, 10.0 + hour, 0.0, 0) for day in (1, 2, 3) for hour in range(24)]
     today = [(hour, 7, 10.0 + hour, 0.0, 0) for hour in range(12)]
-    left = spend_of(*rows, *today).left(TODAY + 12 * HOUR)
+    left = spend_of(*rows, *today).forecast_slots(TODAY + 12 * HOUR)
     assert left == pytest.approx(sum(10.0 + hour for hour in range(12, 24)))
 
 
 def test_a_busy_morning_raises_what_is_expected_of_the_evening() -> None:
     rows = [(hour - 24 * day, 7, 100.0, 0.0, 0) for day in (1, 2, 3) for hour in range(24)]
     busy = [(hour, 7, 200.0, 0.0, 0) for hour in range(12)]
-    assert 1.6 < spend_of(*rows, *busy).left(TODAY + 12 * HOUR) / 1200 < 2
-    assert spend_of(*rows).left(TODAY) == pytest.approx(2400)
+    assert 1.6 < spend_of(*rows, *busy).forecast_slots(TODAY + 12 * HOUR) / 1200 < 2
+    assert spend_of(*rows).forecast_slots(TODAY) == pytest.approx(2400)
 
 
 def test_after_a_pause_the_days_before_it_tell() -> None:
     rows = [(hour - 24 * 90, 7, 100.0, 0.0, 0) for hour in range(24)]
-    assert spend_of(*rows).left(TODAY) == pytest.approx(2400)
+    assert spend_of(*rows).forecast_slots(TODAY) == pytest.approx(2400)
 
 
 def test_a_week_back_counts_and_what_others_show_after_midnight_does_not() -> None:
     rows = [(hour - 24 * day, 7, 50.0 + 50 * (day == 8), 0.0, 0) for day in range(1, 9) for hour in range(24)]
-    assert spend_of(*rows).left(TODAY) == pytest.approx(1200)
+    assert spend_of(*rows).forecast_slots(TODAY) == pytest.approx(1200)
     late = spend_of(*rows[:-24], (24, 7, 9.0, 90.0, 9))
-    assert late.left(TODAY + 23 * HOUR) < 60
+    assert late.forecast_slots(TODAY + 23 * HOUR) < 60
     assert late.spent_in_period(TODAY) == 0
 
 
 def test_at_the_end_of_a_period_nothing_is_left() -> None:
     rows = [(hour - 24, 7, 100.0, 0.0, 0) for hour in range(48)]
-    assert spend_of(*rows).left(TODAY + DAY - 1) == pytest.approx(0, abs=1e-4)
+    assert spend_of(*rows).forecast_slots(TODAY + DAY - 1) == pytest.approx(0, abs=1e-4)
 
 
 def test_a_usual_period_is_the_mean_of_those_that_are_over() -> None:
@@ -115,7 +115,7 @@ def test_a_normal_score_costs_what_the_price_was_solved_for(seed: int, uniform: 
     mean, sd, cost = rng.random(6), rng.uniform(0.01, 0.1, 6), rng.uniform(0.1, 20, 6)
     low = (1 - uniform) * cost.min() + uniform * cost.mean()
     target = low + 0.4 * (expected_cost(0.0, mean, sd, cost, uniform) - low)
-    price = solve_price(mean, sd, cost, uniform=uniform, target=target)
+    price = solve_price(mean, sd, cost, p_uniform=uniform, target=target)
     exact = Gaussian(mean - price * cost, sd).order(1).best()
     assert (1 - uniform) * exact @ cost + uniform * cost.mean() == pytest.approx(target, rel=0.1)
 
@@ -127,42 +127,42 @@ def test_without_noise_the_price_is_the_multiplier_of_the_linear_program(seed: i
     target = cost.min() + 0.5 * (cost[mean.argmax()] - cost.min())
     program: Any = linprog(-mean, A_ub=[cost], b_ub=[target], A_eq=np.ones((1, 6)), b_eq=[1])
     multiplier = -float(program.ineqlin.marginals[0])
-    assert solve_price(mean, None, cost, uniform=0.0, target=target) == pytest.approx(multiplier, rel=1e-4)
+    assert solve_price(mean, None, cost, p_uniform=0.0, target=target) == pytest.approx(multiplier, rel=1e-4)
 
 
 def test_what_is_cheap_enough_has_no_price() -> None:
     mean, cost = np.array([0.2, 0.9]), np.array([1.0, 5.0])
-    assert solve_price(mean, None, cost, uniform=0.0, target=5.0) == 0
-    assert solve_price(mean, None, np.array([3.0, 3.0]), uniform=0.0, target=1.0) == 0  # nothing could be saved
+    assert solve_price(mean, None, cost, p_uniform=0.0, target=5.0) == 0
+    assert solve_price(mean, None, np.array([3.0, 3.0]), p_uniform=0.0, target=1.0) == 0  # nothing could be saved
 
 
 def test_when_the_budget_is_spent_the_cheapest_arm_is_served() -> None:
     mean, cost, sd = np.array([0.2, 0.9, 0.5]), np.array([1.0, 5.0, 3.0]), np.full(3, 0.1)
     for deviation in (None, sd):
-        price = solve_price(mean, deviation, cost, uniform=0.0, target=-2.0)
+        price = solve_price(mean, deviation, cost, p_uniform=0.0, target=-2.0)
         assert best_arm_probabilities(mean - price * cost, deviation)[0] > 1 - 1e-5
 
 
 def test_an_arm_that_was_never_tried_has_no_part_in_the_price() -> None:
     mean, cost = np.array([0.2, 0.9, np.inf]), np.array([1.0, 5.0, 3.0])
-    assert solve_price(mean, None, cost, uniform=0.0, target=2.0) == solve_price(
-        mean[:2], None, cost[:2], uniform=0.0, target=2.0
+    assert solve_price(mean, None, cost, p_uniform=0.0, target=2.0) == solve_price(
+        mean[:2], None, cost[:2], p_uniform=0.0, target=2.0
     )
 
 
 def test_before_anything_is_known_cost_has_no_price() -> None:
     spend = spend_of((0, 7, 5, 0.0, 0))
     arms = np.array([7, 8])
-    assert spend.price(np.array([0.2, 0.9]), None, spend.costs(arms), uniform=0.0, at=TODAY + HOUR) == 0
+    assert spend.price(np.array([0.2, 0.9]), None, spend.costs(arms), p_uniform=0.0, at=TODAY + HOUR) == 0
     nothing = Spend(BUDGET, [])
-    assert nothing.price(np.array([0.2, 0.9]), None, nothing.costs(arms), uniform=0.0) == 0
+    assert nothing.price(np.array([0.2, 0.9]), None, nothing.costs(arms), p_uniform=0.0) == 0
 
 
 def test_the_price_rises_when_more_was_spent_than_there_was_time_for() -> None:
     past = [(hour - 24, arm, 10.0, 10.0 * arm / 10, 10.0) for hour in range(24) for arm in (1, 9)]
     prices = [
         spend_of(*past, (11, 9, 100, spent, 100)).price(
-            np.array([0.5, 0.8]), np.array([0.1, 0.1]), np.array([0.01, 0.09]), uniform=0.0, at=TODAY + 12 * HOUR
+            np.array([0.5, 0.8]), np.array([0.1, 0.1]), np.array([0.01, 0.09]), p_uniform=0.0, at=TODAY + 12 * HOUR
         )
         for spent in (2.0, 6.0, 9.9, 12.0)
     ]

@@ -51,7 +51,7 @@ class ShuffledOrder(DrawnOrder):
         np.put_along_axis(probability, prefixes, 0.0, axis=1)
         return probability
 
-    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
         even = np.broadcast_to(1 / (self.m - np.arange(slates.shape[1])), slates.shape)
         return even, even
 

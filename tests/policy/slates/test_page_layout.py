@@ -108,7 +108,7 @@ def test_room_under_two_caps_is_that_of_all_ways_or_not_known(monkeypatch: pytes
         assert is_exact
         assert layout._count_sure(8) == (room, True)
         with monkeypatch.context() as patched:
-            patched.setattr(page_layout, "_PREFIXES", 0)
+            patched.setattr(page_layout, "_MAX_STATES", 0)
             n_sure, is_exact = layout._count_sure(8)
         assert n_sure == room if is_exact else n_sure <= room
 

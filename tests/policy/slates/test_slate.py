@@ -245,7 +245,7 @@ def test_more_nodes_move_no_page(floor: float) -> None:
     scores = Beta(total * share, total * (1 - share))
     drawn = draw(scores, size=10, floor=floor, seeds=seeds(100)[0], decisions=seeds(100)[1])
     order = reference.refined_order(scores, positions=10, refine=2)
-    finer, _ = order.conditionals(drawn.slates, floor=floor, least=False)
+    finer, _ = order.conditionals(drawn.slates, floor=floor, with_minimum=False)
     expected = floor / (100 - np.arange(10)) + (1 - floor) * finer
     assert drawn.propensity == pytest.approx(expected, rel=1e-9)
 

@@ -227,7 +227,7 @@ class RebuiltBeliefs:
         expected = slot_statistics.add_totals(expected, pruned)
         expected = slot_statistics.without_zeros(expected, oldest=forgetting.oldest(extent.ordinal))
         stored = slot_statistics.stored_sums(self.unit, version, ordinal=extent.ordinal)
-        if (budget := self._folds[extent].policy.allowance) is not None and version.learning:
+        if (budget := self._folds[extent].policy.parsed_budget) is not None and version.learning:
             spend = holdings.spend(self.unit, version, budget)
             for sums in (history.initial_sums, pruned):
                 spend = slot_statistics.add_totals(spend, {key: row for key, row in sums.items() if key[0] < 0})

@@ -115,7 +115,7 @@ class ListScorer(Scorer):
             ranked = SampledLists(scores, lists, seed=int(ranking_seeds(np.array([seed]))[0]))
             return ListMixture(len(arms), lists, weight, ranked, serving.policy.exploration)
         lists, weight = list_mixture.distinct_lists(lists, number % REPLICAS, REPLICAS)
-        if not serving.policy.compares:
+        if not serving.policy.compares_arms:
             return ListMixture(
                 len(arms), lists, weight, list_mixture.scores_of_lists(scores, lists), serving.policy.exploration
             )

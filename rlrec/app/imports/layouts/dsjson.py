@@ -447,7 +447,7 @@ def _with_states(rows: LogColumns) -> LogColumns:
         return rows
     alone = [name == session for name, session in zip(values(rows.request_id, len(rows)), rows.session, strict=True)]
     states = [FIRST_STATE if is_alone else EMPTY.value for is_alone in alone]
-    return replace(rows, state=states, history=[history.FIRST if is_alone else None for is_alone in alone])
+    return replace(rows, state=states, history=[history.NO_HISTORY if is_alone else None for is_alone in alone])
 
 
 # -- lines --

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from rlrec.arrays import Array
-from rlrec.policy.scores.panels import ALL_ROWS, FARTHEST, LOG_ROOT_TAU, TAIL, Rows, Tails
+from rlrec.policy.scores.panels import ALL_ROWS, LOG_ROOT_TAU, MAX_DISTANCE, TAIL, Rows, Tails
 from rlrec.policy.scores.scores import ExactScores, Order
 from rlrec.policy.scores.sweep import ContinuousOrder
 from rlrec.records import Record
@@ -47,13 +47,13 @@ class BetaLogit:
         self._sign = np.where(alpha <= beta, 1.0, -1.0)[:, None]
         self._p, self._n = (smaller / total)[:, None], total[:, None]
         self._alpha, self._beta = alpha, beta
-        self._far = bool(smaller.min(initial=np.inf) < 2 * TAIL / FARTHEST)
+        self._far = bool(smaller.min(initial=np.inf) < 2 * TAIL / MAX_DISTANCE)
         self.step = 2 * np.minimum(np.sqrt(1 / alpha + 1 / beta), 0.8)
 
     def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         """Return n (log(1 + p (e^d - 1)) - p d) for distance d, with p the smaller of alpha/n and beta/n."""
         p, d = self._p[rows], distance * self._sign[rows]
-        clipped = np.clip(d, -FARTHEST, FARTHEST) if self._far else d
+        clipped = np.clip(d, -MAX_DISTANCE, MAX_DISTANCE) if self._far else d
         fall = np.expm1(clipped)
         fall *= p
         np.log1p(fall, out=fall)
@@ -67,7 +67,7 @@ class BetaLogit:
 
     def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
         p, sign = self._p[rows], self._sign[rows]
-        growth = p * np.expm1(np.clip(distance * sign, -FARTHEST, FARTHEST))
+        growth = p * np.expm1(np.clip(distance * sign, -MAX_DISTANCE, MAX_DISTANCE))
         # n (x - p), computed without the difference
         return sign * self._n[rows] * growth * (1 - p) / (1 + growth)
 
@@ -76,7 +76,7 @@ class BetaLogit:
         bound = TAIL * (1 / self._alpha + 1 / self._beta)
         outer_distance = 0.5 * (bound + np.sqrt(bound * (bound + 8)))
         if not self._far:
-            outer_distance = np.minimum(outer_distance, FARTHEST)
+            outer_distance = np.minimum(outer_distance, MAX_DISTANCE)
         distance = outer_distance[:, None] * [-1.0, 1.0]
         # Newton's method on a convex function from outside the root comes closer and never crosses it.
         for _ in range(8):

@@ -147,13 +147,13 @@ class SampledOrder(Order):
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         return np.array([self._best(frozenset(prefix)) for prefix in prefixes.tolist()])
 
-    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
         probability, minimum = np.empty(slates.shape), np.zeros(slates.shape)
         for row, arms in enumerate(slates.tolist()):
             for position, arm in enumerate(arms):
                 best = self._best(frozenset(arms[:position]))
                 probability[row, position] = best[arm]
-                if least:
+                if with_minimum:
                     minimum[row, position] = np.delete(best, arms[:position]).min()
         return probability, minimum
 

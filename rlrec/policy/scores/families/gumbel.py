@@ -12,14 +12,14 @@ import numpy as np
 from rlrec.arrays import Array, Index
 from rlrec.policy.scores import maximum
 from rlrec.policy.scores.floors import Floor
-from rlrec.policy.scores.panels import ALL_ROWS, FARTHEST, TAIL, Rows
+from rlrec.policy.scores.panels import ALL_ROWS, MAX_DISTANCE, TAIL, Rows
 from rlrec.policy.scores.scores import DrawnOrder, ExactScores, Order, top
 from rlrec.policy.scores.sweep import ContinuousOrder
 from rlrec.records import Record
 
-_ENTRIES = 1 << 21  # numbers in a working array
+_MAX_ENTRIES = 1 << 21  # numbers in a working array
 _LOWEST = -1e300  # below every finite logit plus noise
-_MANY, _MAX_RANKS = 1_000, 12  # arms from which on, and ranks up to which, rare arms are treated together
+_MANY_ARMS, _MAX_RANKS = 1_000, 12  # arms from which on, and ranks up to which, rare arms are treated together
 
 
 class Gumbel(ExactScores, Record, kw_only=False, eq=False):
@@ -66,7 +66,7 @@ class PlackettLuceOrder(DrawnOrder):
         n_finite_ranks = min(size, len(finite_arms))
         if n_finite_ranks:
             logits = self.logits[finite_arms]
-            if n_finite_ranks <= _MAX_RANKS and len(logits) >= _MANY:
+            if n_finite_ranks <= _MAX_RANKS and len(logits) >= _MANY_ARMS:
                 ranks[:n_finite_ranks, finite_arms] = maximum.ranks_of_arrivals(logits, n_finite_ranks)
             else:
                 ranks[:n_finite_ranks, finite_arms] = continuous(logits, positions=n_finite_ranks).ranks(n_finite_ranks)
@@ -75,15 +75,15 @@ class PlackettLuceOrder(DrawnOrder):
             ranks[len(finite_arms) :, infinite_arms] = 1 / len(infinite_arms)
         return ranks
 
-    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
         n, k = slates.shape
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
-        step = max(1, _ENTRIES // len(self.logits))
+        step = max(1, _MAX_ENTRIES // len(self.logits))
         for start in range(0, n, step):
             rows = slice(start, start + step)
             total = self._log_left(slates[rows])
             probability[rows] = self._softmax_left(self.logits[slates[rows]], total)
-            if least:
+            if with_minimum:
                 minimum[rows] = self._softmax_left(self._lowest_left(slates[rows]), total)
         return probability, minimum
 
@@ -143,10 +143,10 @@ class GumbelLogit:
         self.step = np.full(len(logits), 1.25)
 
     def fall(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        return distance + np.expm1(np.minimum(-distance, FARTHEST))
+        return distance + np.expm1(np.minimum(-distance, MAX_DISTANCE))
 
     def slope(self, distance: Array, rows: Rows = ALL_ROWS) -> Array:
-        return -np.expm1(np.minimum(-distance, FARTHEST))
+        return -np.expm1(np.minimum(-distance, MAX_DISTANCE))
 
     def reach(self) -> tuple[Array, Array]:
         ones = np.ones(len(self.mode))

@@ -47,7 +47,7 @@ class PointOrder(DrawnOrder):
         is_best = is_left & (self.values == np.where(is_left, self.values, -np.inf).max(axis=1, keepdims=True))
         return is_best / is_best.sum(axis=1, keepdims=True)
 
-    def conditionals(self, slates: Index, *, floor: Floor, least: bool) -> tuple[Array, Array]:
+    def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
         # levels of equal scores, best first, and how many arms of each are left; k - 1 arms use up at most k - 1 levels
         _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)
         n, k = slates.shape
