@@ -70,7 +70,7 @@ def _moments(selected: Any, context: Any, arm: int, sums: Any) -> Any:
     if not selected.contextual:
         return []
     x = selected.design.context.encode([context])
-    weight, offset = selected.credit(x, np.array([arm]))
+    weight, offset = selected.moment_weights(x, np.array([arm]))
     gram, response = sums[0] * weight[0] * np.outer(x[0], x[0]), (sums[1] + sums[0] * offset[0]) * x[0]
     return np.r_[gram[np.triu_indices(len(gram))], response]
 
