@@ -44,7 +44,7 @@ class Engine(Protocol):
         """End the workers that this engine started."""
 
 
-def deadly_partition(number: int) -> RlrecError:
+def deadly_partition_error(number: int) -> RlrecError:
     """Return the error for a partition on which workers die."""
     return RlrecError(
         f"partition {number} of the log has ended its worker {MAX_DEATHS} times",

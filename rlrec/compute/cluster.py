@@ -11,7 +11,7 @@ from importlib import import_module
 from time import monotonic, sleep
 from typing import Any, NamedTuple
 
-from rlrec.compute import ENVIRONMENT, Runner, deadly_partition, pack, unpack
+from rlrec.compute import ENVIRONMENT, Runner, deadly_partition_error, pack, unpack
 from rlrec.errors import InputError, RlrecError
 
 TIMEOUT_S = 5
@@ -66,31 +66,33 @@ class Cluster:
         the task is sent once and can be recomputed."""
         import distributed
 
-        shared = self._submit(bytes, task, pure=False)
-        orders = enumerate(partitions)
-        completed: Any = distributed.as_completed
-        running_tasks = completed(loop=self.client.loop)
-        count = 0
+        task_future = self._submit(bytes, task, pure=False)
+        numbered_partitions = enumerate(partitions)
+        as_completed: Any = distributed.as_completed
+        running_tasks = as_completed(loop=self.client.loop)
+        running_count = 0
         while True:
             if self._cluster is None and monotonic() > self._recount_at:
                 self._workers = max(1, len(self.client.scheduler_info()["workers"]))
                 self._recount_at = monotonic() + RECOUNT_S
-            while count < PARTITIONS_AHEAD * self._workers and (order := next(orders, None)):
-                number, partition = order
-                key = f"rlrec-partition-{number}-{shared.key}"
-                running_tasks.add(self._submit(_run, self._runner, shared, partition, key=key))
-                count += 1
-            if not count:
+            while running_count < PARTITIONS_AHEAD * self._workers and (
+                numbered_partition := next(numbered_partitions, None)
+            ):
+                number, partition = numbered_partition
+                key = f"rlrec-partition-{number}-{task_future.key}"
+                running_tasks.add(self._submit(_run, self._runner, task_future, partition, key=key))
+                running_count += 1
+            if not running_count:
                 return
             future = next(running_tasks)
-            count -= 1
+            running_count -= 1
             number = int(future.key.split("-")[2])
             try:
                 # Fetched only now: with `with_results` Dask waits forever for an answer that is lost with its worker,
                 # if the partition then kills further workers.
                 answer: _WorkerResult = future.result()
             except distributed.KilledWorker as error:
-                raise deadly_partition(number) from error
+                raise deadly_partition_error(number) from error
             except (Exception, distributed.CancelledError) as error:
                 cause = " ".join(str(error).split())[:300]
                 raise RlrecError(f"a worker failed: {type(error).__name__}: {cause}") from error
@@ -115,8 +117,8 @@ class Cluster:
             self.client.close()
             if self._cluster is not None:
                 # Dask cannot end a worker while it restarts it after its death
-                end, nannies = monotonic() + RESTART_S, self._cluster.workers.values()
-                while any(nanny.process and not nanny.pid for nanny in nannies) and monotonic() < end:
+                deadline, nannies = monotonic() + RESTART_S, self._cluster.workers.values()
+                while any(nanny.process and not nanny.pid for nanny in nannies) and monotonic() < deadline:
                     sleep(0.02)
                 self._cluster.close()
 
@@ -155,9 +157,12 @@ def fingerprint() -> Fingerprint:
 
 def is_mixed(worker: Fingerprint, process: Fingerprint) -> bool:
     """Tell whether the processors of a worker and of this process differ. Raises RlrecError if the versions differ."""
-    for theirs, ours in zip(worker.versions, process.versions, strict=True):
-        if theirs != ours:
-            raise RlrecError(f"a worker has {theirs}, and this process {ours}", hint="give all of them one environment")
+    for worker_version, process_version in zip(worker.versions, process.versions, strict=True):
+        if worker_version != process_version:
+            raise RlrecError(
+                f"a worker has {worker_version}, and this process {process_version}",
+                hint="give all of them one environment",
+            )
     return worker.processor != process.processor
 
 

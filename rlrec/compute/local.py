@@ -13,7 +13,7 @@ from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, BinaryIO, NamedTuple, cast
 
-from rlrec.compute import ENVIRONMENT, MAX_DEATHS, Runner, deadly_partition, unpack, worker
+from rlrec.compute import ENVIRONMENT, MAX_DEATHS, Runner, deadly_partition_error, unpack, worker
 from rlrec.errors import RlrecError
 
 COMMAND = [sys.executable, "-P", str(Path(worker.__file__))]
@@ -38,40 +38,42 @@ class Processes:
     def map(self, task: bytes, partitions: Iterable[Any]) -> Iterator[tuple[int, Any]]:
         """Yield the number and the result of each partition, as `Engine.map` says. If a process ends, its partition is
         processed again."""
-        orders = (_PartitionWork(n, pickle.dumps((task, rows), 5)) for n, rows in enumerate(partitions))
-        retries: list[_PartitionWork] = []
-        busy: dict[_Process, _PartitionWork] = {}
-        deaths: Counter[int] = Counter()
+        new_work = (_PartitionWork(n, pickle.dumps((task, rows), 5)) for n, rows in enumerate(partitions))
+        work_to_retry: list[_PartitionWork] = []
+        work_by_process: dict[_Process, _PartitionWork] = {}
+        deaths_by_partition: Counter[int] = Counter()
         # the processes load their modules while the first partition is read
         self._idle += [_Process(self._runner) for _ in range(len(self._idle), self._jobs)]
         with DefaultSelector() as selector:
             try:
                 while True:
-                    while len(busy) < self._jobs and (order := retries.pop() if retries else next(orders, None)):
+                    while len(work_by_process) < self._jobs and (
+                        work := work_to_retry.pop() if work_to_retry else next(new_work, None)
+                    ):
                         process = self._idle.pop() if self._idle else _Process(self._runner)
-                        busy[process] = order
+                        work_by_process[process] = work
                         selector.register(process.answers, EVENT_READ, process)
-                        process.send(order.message)
-                    if not busy:
+                        process.send(work.message)
+                    if not work_by_process:
                         return
                     for key, _ in selector.select():
                         process = cast(_Process, key.data)
-                        order, message = busy.pop(process), worker.read(process.answers)
+                        work, message = work_by_process.pop(process), worker.read_message(process.answers)
                         selector.unregister(process.answers)
                         if message is None:
                             process.close()
-                            deaths[order.number] += 1
-                            if deaths[order.number] == MAX_DEATHS:
-                                raise deadly_partition(order.number)
-                            retries.append(order)
+                            deaths_by_partition[work.number] += 1
+                            if deaths_by_partition[work.number] == MAX_DEATHS:
+                                raise deadly_partition_error(work.number)
+                            work_to_retry.append(work)
                             continue
                         self._idle.append(process)
                         answer = unpack(message)
                         if isinstance(answer, RlrecError):
                             raise answer
-                        yield order.number, answer
+                        yield work.number, answer
             finally:
-                for process in busy:
+                for process in work_by_process:
                     process.close()
 
     def close(self) -> None:
@@ -93,7 +95,7 @@ class _Process:
 
     def send(self, message: bytes) -> None:
         with suppress(BrokenPipeError):  # reading its answer will show that it has ended
-            worker.write(self._questions, message)
+            worker.write_message(self._questions, message)
 
     def close(self) -> None:
         self._process.kill()  # the process only reads

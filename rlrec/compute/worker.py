@@ -10,19 +10,19 @@ import signal
 import sys
 from typing import Any, BinaryIO
 
-LENGTH = 8  # bytes
+LENGTH_BYTES = 8  # bytes
 
 
-def write(stream: BinaryIO, message: bytes) -> None:
-    stream.write(len(message).to_bytes(LENGTH, "little"))
+def write_message(stream: BinaryIO, message: bytes) -> None:
+    stream.write(len(message).to_bytes(LENGTH_BYTES, "little"))
     stream.write(message)
     stream.flush()
 
 
-def read(stream: BinaryIO) -> bytes | None:
+def read_message(stream: BinaryIO) -> bytes | None:
     """Return the next message of a stream; None at its end, or if the other side ended within a message."""
-    start = stream.read(LENGTH)
-    message = stream.read(int.from_bytes(start, "little")) if len(start) == LENGTH else b""
+    length_bytes = stream.read(LENGTH_BYTES)
+    message = stream.read(int.from_bytes(length_bytes, "little")) if len(length_bytes) == LENGTH_BYTES else b""
     return message if message else None
 
 
@@ -31,13 +31,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # printed text must not mix with answers
     questions = sys.stdin.buffer
-    sys.path[:] = pickle.loads(read(questions) or b"")
+    sys.path[:] = pickle.loads(read_message(questions) or b"")
 
     from rlrec.compute import pack
     from rlrec.errors import RlrecError
 
-    runner = pickle.loads(read(questions) or b"")
-    while (message := read(questions)) is not None:
+    runner = pickle.loads(read_message(questions) or b"")
+    while (message := read_message(questions)) is not None:
         task, partition = pickle.loads(message)
         answer: Any
         try:
@@ -46,7 +46,7 @@ def main() -> None:
             answer = error
         except Exception as error:
             answer = RlrecError(f"a worker failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        write(answers, pack(answer))
+        write_message(answers, pack(answer))
 
 
 if __name__ == "__main__":

@@ -99,9 +99,9 @@ def parse(text: str) -> EstimatorChoice:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         raise InputError("no estimator named", hint=f"one or more of {', '.join([*ESTIMATORS, *GROUPS])}")
-    if lacking := next((word for word in words if word in NEED_CURVE), None):
-        hint = f"write {lacking}:CURVE; `rlrec position list` has the curves, `rlrec position fit` makes one"
-        raise InputError(f"{lacking} needs a position curve", hint=hint)
+    if word_without_curve := next((word for word in words if word in NEED_CURVE), None):
+        hint = f"write {word_without_curve}:CURVE; `rlrec position list` has the curves, `rlrec position fit` makes one"
+        raise InputError(f"{word_without_curve} needs a position curve", hint=hint)
     estimators = {label: estimator(label) for word in words for label in GROUPS.get(word, (word,))}
     by_unit: dict[str, Any] = {
         f"{unit}s": {label: kind for label, kind in estimators.items() if kind.unit == unit} for unit in _BY_UNIT
@@ -124,16 +124,18 @@ def estimator(label: str) -> Estimator:
         names = [*ESTIMATORS, *GROUPS]
         raise InputError(f"unknown estimator {name!r}", hint=suggest(name, names) or f"known: {', '.join(names)}")
     module = import_module(f"rlrec.ope.{ESTIMATORS[name]}")
-    named = getattr(module, "".join(map(str.capitalize, name.split("-"))))
+    estimator_class = getattr(module, "".join(map(str.capitalize, name.split("-"))))
     if not colon:
-        return cast("Estimator", named())
-    parameters, values = _parameters(named), value.split(":")
+        return cast("Estimator", estimator_class())
+    parameters, values = _parameters(estimator_class), value.split(":")
     if len(values) > len(parameters):
-        takes = f"{len(parameters)} parameters" if len(parameters) > 1 else "one" if parameters else "no parameter"
-        written = f"{name}:2:CURVE" if len(parameters) > 1 else _form(named())
-        raise InputError(f"{name} takes {takes}, got {label!r}", hint=f"write {written}")
+        accepted_text = (
+            f"{len(parameters)} parameters" if len(parameters) > 1 else "one" if parameters else "no parameter"
+        )
+        example = f"{name}:2:CURVE" if len(parameters) > 1 else _form(estimator_class())
+        raise InputError(f"{name} takes {accepted_text}, got {label!r}", hint=f"write {example}")
     pairs = zip(parameters.items(), values, strict=False)
-    return cast("Estimator", named(**{key: _value(label, text, default) for (key, default), text in pairs}))
+    return cast("Estimator", estimator_class(**{key: _value(label, text, default) for (key, default), text in pairs}))
 
 
 def descriptions() -> dict[str, list[tuple[str, str]]]:

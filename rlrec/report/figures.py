@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
 MAX_CONTEXT = 60  # characters of a context in a title
 MAX_ROWS = 15  # rows of a figure
-UNKNOWN = "cannot tell"
-VERDICTS = {"ok": "s1", "weak": "s2", "insufficient": "no"}  # CSS classes
-VARIANTS = "An experiment answers for its variants: here each is compared with all that was logged."
-BOUNDS = ("value", "lower", "upper")
+UNKNOWN_NOTE = "cannot tell"
+VERDICT_CLASSES = {"ok": "s1", "weak": "s2", "insufficient": "no"}  # CSS classes
+VARIANTS_SENTENCE = "An experiment answers for its variants: here each is compared with all that was logged."
+BOUND_NAMES = ("value", "lower", "upper")
 # CSS classes of answers, in the order of a summary
-LOOKS = {"better": "s1", "worse": "s2", "same": "s3", "unknown": "no"}
-METRICS = {
+ANSWER_CLASSES = {"better": "s1", "worse": "s2", "same": "s3", "unknown": "no"}
+METRIC_NAMES = {
     "reward_per_unit": "reward per {unit}", "reward_per_visit": "reward per visit", "visits": "visits per {unit}",
     "retention": "{unit}s who came again", "returned_1d": "came back within a day",
     "returned_7d": "came back within 7 days", "returned_28d": "came back within 28 days",
     "decisions_per_visit": "decisions per visit", "credit": "credit a decision",
 }  # fmt: skip
-COMPARED = ("reward_per_unit", "reward_per_visit", "visits", "retention", "returned_7d")
+COMPARED_METRICS = ("reward_per_unit", "reward_per_visit", "visits", "retention", "returned_7d")
 # days; the first of these known for most periods is shown, else the last one
-RETURNED = {"returned_7d": 7, "returned_1d": 1}
+RETURN_DAYS = {"returned_7d": 7, "returned_1d": 1}
 PERIOD_US = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
-MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Figure(NamedTuple):
@@ -83,9 +83,9 @@ def over_time(
     rows = _by_period(answer, metric, until)
     if all(row["value"] is None for row in rows):
         return None
-    period, name = str(answer["by"]), METRICS[metric].format(unit=answer["unit"])
-    scale, unit = (100, ", % of visits") if metric in RETURNED else (1, f" ({rows[0]['reward']})")
-    by = f" by {rows[0]['reward']}" if rows[0]["reward"] not in (None, sentences.DEFAULT_REWARD) else ""
+    period, name = str(answer["by"]), METRIC_NAMES[metric].format(unit=answer["unit"])
+    scale, unit = (100, ", % of visits") if metric in RETURN_DAYS else (1, f" ({rows[0]['reward']})")
+    reward_text = f" by {rows[0]['reward']}" if rows[0]["reward"] not in (None, sentences.DEFAULT_REWARD) else ""
     points = [
         PlotPoint(parse(str(row["group"])) / 3.6e9, *_scaled(row, scale), _day(str(row["group"]))) for row in rows
     ]
@@ -93,7 +93,7 @@ def over_time(
     level, x_name = f"{100 * answer['level']:g} %", f"{period} (UTC), {' to '.join(years)}"
     change = _change(answer if weeks is None else weeks, metric, until) or _change(answer, metric, until)
     return Figure(
-        title=f"{name[0].upper()}{name[1:]}{by}, all visits together: {change}",
+        title=f"{name[0].upper()}{name[1:]}{reward_text}, all visits together: {change}",
         drawing=chart([Series(name, points)], x_name=x_name, y_name=f"{name}{unit}; band: {level}"),
         description=f"A line over {quantity(len(points), period)} with its interval of {level}, "
         f"clustered by {answer['unit']}.",
@@ -117,14 +117,14 @@ def _by_period(answer: Outcomes, metric: str, until: int | None) -> list[Outcome
 
 def _scaled(row: OutcomeRow, scale: float) -> tuple[float | None, float | None, float | None]:
     """Return a value with its bounds, multiplied by a number."""
-    figures = row["value"], row["lower"], row["upper"]
-    value, lower, upper = (None if figure is None else scale * figure for figure in figures)
+    bounds = row["value"], row["lower"], row["upper"]
+    value, lower, upper = (None if figure is None else scale * figure for figure in bounds)
     return value, lower, upper
 
 
 def _day(label: str) -> str:
     """Return a short label of a period for an axis, its hour or its day."""
-    return label[11:16] if "T" in label else f"{int(label[8:10])}\u00a0{MONTHS[int(label[5:7]) - 1]}"
+    return label[11:16] if "T" in label else f"{int(label[8:10])}\u00a0{MONTH_NAMES[int(label[5:7]) - 1]}"
 
 
 def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
@@ -134,21 +134,21 @@ def _change(answer: Outcomes, metric: str, until: int | None) -> str | None:
     if not rows:
         return None
     complete_rows = [row for row in rows if f"partial-{period}" not in row["reasons"]]
-    last, share = (complete_rows or rows)[-1], metric in RETURNED
-    scale, unit = (100, "\u00a0%") if share else (1, "")
-    begins = {"hour": "at", "day": "on", "week": "in the week of"}[period]
-    figures = f"{interval(*_scaled(last, scale), unit=unit)} {begins} {_day(str(last['group']))}"
-    key = last["group"], last["metric"], last["reward"]
-    rows_of_key = (row for row in answer["differences"] if (row["group"], row["metric"], row["reward"]) == key)
+    newest_row, is_share = (complete_rows or rows)[-1], metric in RETURN_DAYS
+    scale, unit = (100, "\u00a0%") if is_share else (1, "")
+    preposition = {"hour": "at", "day": "on", "week": "in the week of"}[period]
+    figure_text = f"{interval(*_scaled(newest_row, scale), unit=unit)} {preposition} {_day(str(newest_row['group']))}"
+    row_key = newest_row["group"], newest_row["metric"], newest_row["reward"]
+    rows_of_key = (row for row in answer["differences"] if (row["group"], row["metric"], row["reward"]) == row_key)
     row = next(rows_of_key, None) if period == "week" else None
     if row is None or row["lower"] is None or row["upper"] is None:
-        return figures
-    sign, first = sentences.difference_direction(row), _day(str(row["against"]))
-    if sign not in ("more", "less"):
-        return f"{figures}, no sure change since the week of {first}"
-    points = f"{abs(100 * (row['value'] or 0)):.1f} points"
-    change = points if share else "" if row["relative"] is None else percent(abs(row["relative"]))
-    return f"{figures}, {change} {sign} than {begins} {first}"
+        return figure_text
+    direction, first_week = sentences.difference_direction(row), _day(str(row["against"]))
+    if direction not in ("more", "less"):
+        return f"{figure_text}, no sure change since the week of {first_week}"
+    points_text = f"{abs(100 * (row['value'] or 0)):.1f} points"
+    change_text = points_text if is_share else "" if row["relative"] is None else percent(abs(row["relative"]))
+    return f"{figure_text}, {change_text} {direction} than {preposition} {first_week}"
 
 
 def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None = None) -> Figure | None:
@@ -157,14 +157,16 @@ def return_rates(answer: Outcomes, log_end: str | None, weeks: Outcomes | None =
     if "no-users" in answer["reasons"] or log_end is None or nobody_returned(answer):
         return None
     periods = len({row["group"] for row in answer["outcomes"]})
-    until = {metric: parse(log_end) - days * DAY_US for metric, days in RETURNED.items()}
-    figures = [*filter(None, (over_time(answer, metric, until=until[metric], weeks=weeks) for metric in RETURNED))]
+    end_by_metric = {metric: parse(log_end) - days * DAY_US for metric, days in RETURN_DAYS.items()}
+    figures = [
+        *filter(None, (over_time(answer, metric, until=end_by_metric[metric], weeks=weeks) for metric in RETURN_DAYS))
+    ]
     return next((figure for figure in figures if len(figure.rows) > periods / 2), figures[-1] if figures else None)
 
 
 def nobody_returned(answer: Outcomes) -> bool:
     """Tell whether no user returned in time after any of the visits that are old enough."""
-    shares = [row["value"] for row in answer["outcomes"] if row["metric"] in RETURNED and row["value"] is not None]
+    shares = [row["value"] for row in answer["outcomes"] if row["metric"] in RETURN_DAYS and row["value"] is not None]
     return bool(shares) and not any(shares)
 
 
@@ -188,8 +190,8 @@ def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Fig
         # a value next to an unknown answer would be taken for the answer
         judgement = row.judgement
         finding = judgement["answer"] if value is None else f"{number(value)}, {verdict}"
-        note = UNKNOWN if claim.answer == "unknown" else str(finding)
-        intervals.append(Interval(label, value, estimate.lower, estimate.upper, note, VERDICTS[verdict]))
+        note = UNKNOWN_NOTE if claim.answer == "unknown" else str(finding)
+        intervals.append(Interval(label, value, estimate.lower, estimate.upper, note, VERDICT_CLASSES[verdict]))
         shows_lift = claim.answer != "unknown" or claim.needed is not None
         lift = (claim.value, claim.lower, claim.upper) if shows_lift else (None, None, None)
         table.append([
@@ -197,21 +199,25 @@ def estimates(rows: Sequence[EstimateRow], steps: Mapping[str, str] = {}) -> Fig
             estimate.lower, estimate.upper, estimate.served, judgement["verdict"], ", ".join(judgement["reasons"]),
             estimate.ess, estimate.estimator,
         ])  # fmt: skip
-    averages, per_unit = {row.estimate.served for row in rows}, rows[0].claim.basis
-    average = averages.pop() if len(averages) == 1 else None
+    logged_averages, per_unit = {row.estimate.served for row in rows}, rows[0].claim.basis
+    logged_average = logged_averages.pop() if len(logged_averages) == 1 else None
     rewards = ", ".join(sorted({row.reward for row in rows}))
-    earned = "" if average is None else f"; {sentences.LOGGED} earned {number(average)}"
-    in_order = sorted(rows, key=lambda row: [*LOOKS].index(row.claim.answer))
-    claims = ((row, VARIANTS if "@" in row.target else row.claim.sentence) for row in in_order if row.by is None)
-    finding_flags = {sentence: sentence != VARIANTS and _is_finding(row) for row, sentence in claims}
+    earned_text = "" if logged_average is None else f"; {sentences.LOGGED} earned {number(logged_average)}"
+    rows_in_order = sorted(rows, key=lambda row: [*ANSWER_CLASSES].index(row.claim.answer))
+    claims = (
+        (row, VARIANTS_SENTENCE if "@" in row.target else row.claim.sentence) for row in rows_in_order if row.by is None
+    )
+    finding_flags = {sentence: sentence != VARIANTS_SENTENCE and _is_finding(row) for row, sentence in claims}
     # a step that several share is stated once
-    sentence_of = {steps[row.name]: row.claim.sentence for row in in_order if row.name in steps and _is_finding(row)}
+    sentence_of = {
+        steps[row.name]: row.claim.sentence for row in rows_in_order if row.name in steps and _is_finding(row)
+    }
     next_by_sentence = {sentence: step for step, sentence in sentence_of.items()}
     return Figure(
-        title=f"Reward {rewards} {per_unit}{f' by {rows[0].by}' if rows[0].by else earned}",
+        title=f"Reward {rewards} {per_unit}{f' by {rows[0].by}' if rows[0].by else earned_text}",
         drawing=forest(
-            intervals, level=average,
-            x_name=f"reward {per_unit} ({rewards}){'' if average is None else '; dashed: the logged average'}",
+            intervals, level=logged_average,
+            x_name=f"reward {per_unit} ({rewards}){'' if logged_average is None else '; dashed: the logged average'}",
         ),
         description=f"One interval a policy at level {rows[0].estimate.level:g}; circles are ok, squares weak, grey "
         "ones insufficient.",
@@ -247,34 +253,36 @@ def _is_finding(row: EstimateRow) -> bool:
 def comparison(answer: VariantComparison) -> Figure | None:
     """Draw the variants of an experiment against the first one, per unit, in percent, or the credits of two interleaved
     versions. Returns None if nothing is known yet."""
-    rows = [row for row in answer["unit_differences"] if row["metric"] in COMPARED]
+    rows = [row for row in answer["unit_differences"] if row["metric"] in COMPARED_METRICS]
     rows = [row for row in rows if "no-variation" not in row["reasons"]] or rows  # as in `experiment show`
-    rows.sort(key=lambda row: COMPARED.index(row["metric"]))
-    drafted = [] if rows else [{**row, "group": row["variant"], "metric": "credit"} for row in answer["differences"]]
+    rows.sort(key=lambda row: COMPARED_METRICS.index(row["metric"]))
+    credit_rows = (
+        [] if rows else [{**row, "group": row["variant"], "metric": "credit"} for row in answer["differences"]]
+    )
     lines = list[tuple[Interval, list[Any]]]()
-    for row in [*rows, *drafted]:
+    for row in [*rows, *credit_rows]:
         relative, name, verdict = row["relative"], _metric(row, answer), row["answer"]
-        scale = 1.0 if drafted else 100 * relative / row["value"] if relative and row["value"] else None
-        bounds = [None if scale is None or row[side] is None else scale * row[side] for side in BOUNDS]
-        figures = f"{100 * relative:+.1f}\u00a0%, {verdict}" if relative else verdict
-        note = UNKNOWN if verdict == "unknown" else figures
+        scale = 1.0 if credit_rows else 100 * relative / row["value"] if relative and row["value"] else None
+        bounds = [None if scale is None or row[side] is None else scale * row[side] for side in BOUND_NAMES]
+        figure_text = f"{100 * relative:+.1f}\u00a0%, {verdict}" if relative else verdict
+        note = UNKNOWN_NOTE if verdict == "unknown" else figure_text
         cells = [
             row["group"],
             name,
-            *(row[side] for side in BOUNDS),
+            *(row[side] for side in BOUND_NAMES),
             relative and 100 * relative,
             sentences.shown_p(row),
         ]
-        line = Interval(f"{row['group']}: {name}", bounds[0], bounds[1], bounds[2], note, LOOKS[verdict])
+        line = Interval(f"{row['group']}: {name}", bounds[0], bounds[1], bounds[2], note, ANSWER_CLASSES[verdict])
         lines.append((line, [*cells, verdict, ", ".join(row["reasons"])]))
     intervals = [line for line, _ in lines if line.value is not None]
     if not intervals:
         return None
     prefix = "" if "route" in answer else f"{answer['experiment']}: "  # a holdout belongs to a route
-    per_cent, against = "" if drafted else ", in percent of it", answer["variants"][0]["variant"]
+    percent_text, first_variant = "" if credit_rows else ", in percent of it", answer["variants"][0]["variant"]
     return Figure(
-        title=f"{answer['experiment']}, {_covered(answer)}: variants against {against}",
-        drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {against}{per_cent}", level=0),
+        title=f"{answer['experiment']}, {_covered(answer)}: variants against {first_variant}",
+        drawing=forest(intervals[:MAX_ROWS], x_name=f"difference from {first_variant}{percent_text}", level=0),
         description=f"Intervals hold at every look, clustered by {answer['unit']}; those that cross 0 are unknown.",
         headers=["variant", "metric", "difference", "lower", "upper", "in percent", "p", "answer", "notes"],
         rows=[cells for _, cells in lines],
@@ -295,13 +303,15 @@ def _covered(answer: VariantComparison) -> str:
 
 def _days(answer: VariantComparison) -> list[str]:
     """Return the dates of the first and of the last decision of an experiment, empty without one."""
-    return [date(day_of(parse(at))) if at else "" for at in (answer["first_at"], answer["last_at"])]
+    return [
+        date(day_of(parse(time_text))) if time_text else "" for time_text in (answer["first_at"], answer["last_at"])
+    ]
 
 
 def _metric(row: Mapping[str, Any], answer: VariantComparison) -> str:
     """Return the name of a metric, with its reward if there are several."""
     names_reward = len({difference["reward"] for difference in answer["unit_differences"]} - {None}) > 1
-    name = METRICS[row["metric"]].format(unit=answer["unit"])
+    name = METRIC_NAMES[row["metric"]].format(unit=answer["unit"])
     return f"{name} ({row['reward']})" if names_reward and row["reward"] else name
 
 
@@ -314,11 +324,11 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
     ]  # fmt: skip
     rows = list[list[Any]]()
     for answer in answers:
-        counted = {row["group"]: row["units"] for row in answer["outcomes"] if row["metric"] == "visits"}
+        units_by_group = {row["group"]: row["units"] for row in answer["outcomes"] if row["metric"] == "visits"}
         for variant in answer["variants"]:
-            n_units = counted.get(variant["variant"], variant["units"])
+            n_units = units_by_group.get(variant["variant"], variant["units"])
             units = quantity(n_units, answer["unit"])
-            earned = [
+            reward_cells = [
                 [
                     units if row["units"] == n_units else f"{units}, {row['units']:,} mature", row["reward"],
                     *_scaled(row, 1), *(row["value"] and row["value"] * n for n in (1000, row["units"])),
@@ -327,10 +337,10 @@ def variants(answers: Sequence[VariantComparison]) -> tuple[list[str], list[list
                 if (row["metric"], row["group"]) == ("reward_per_unit", variant["variant"])
             ]  # fmt: skip
             p_value = answer["sample_ratio"]["p_value"]
-            split = None if p_value is None else "as defined" if p_value >= sentences.ALARM else "not as defined"
-            names = [answer["experiment"], *_days(answer), answer["status"], split]
-            names += [variant["variant"], variant["policy"], percent(variant["weight"])]
-            rows += [[*names, *figures] for figures in earned or [[units, *[None] * 6]]]
+            split_text = None if p_value is None else "as defined" if p_value >= sentences.ALARM else "not as defined"
+            row_start = [answer["experiment"], *_days(answer), answer["status"], split_text]
+            row_start += [variant["variant"], variant["policy"], percent(variant["weight"])]
+            rows += [[*row_start, *figures] for figures in reward_cells or [[units, *[None] * 6]]]
     return headers, rows
 
 
@@ -341,30 +351,35 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
     """Draw the beliefs of a version about the arms that it shows most; None for an empty catalogue."""
     arms = [row for row in answer["arms"] if row["status"] == "active"] or answer["arms"]
     arms = sorted(arms, key=lambda row: (-(row["probability"] or 0.0), -(row["mean"] or 0.0)))
-    shown, name = arms[:MAX_ROWS], f"{answer['policy']}@{answer['version']}"
-    if not shown:
+    shown_arms, name = arms[:MAX_ROWS], f"{answer['policy']}@{answer['version']}"
+    if not shown_arms:
         return None
-    top, chance = shown[0], "at position 1"
+    likeliest_arm, position_text = shown_arms[0], "at position 1"
     fields = ", ".join(f"{name} {value}" for name, value in answer.get("context", {}).items())
     context = f"In the newest context{f' ({fields})' if len(fields) <= MAX_CONTEXT else ''}, " if fields else ""
-    if any(row["mean"] is not None for row in shown):
-        notes = [f"shown {percent(row['probability'])}" for row in shown]
-        pairs = zip(shown, notes, strict=True)
+    if any(row["mean"] is not None for row in shown_arms):
+        notes = [f"shown {percent(row['probability'])}" for row in shown_arms]
+        pairs = zip(shown_arms, notes, strict=True)
         intervals = [Interval(row["arm"], row["mean"], row["lower"], row["upper"], note) for row, note in pairs]
         is_effect = answer["kind"] == "long-term"
-        of_what = "effect of a look in the long run" if is_effect else "mean reward of a slot"
-        drawing = forest(intervals, x_name=f"believed {of_what} ({answer['reward']})", zero=True)
-        believed = "to add, against the average of its log," if is_effect else "to earn"
-        belief = f", believed {believed} {interval(top['mean'], top['lower'], top['upper'])}"
+        believed_figure = "effect of a look in the long run" if is_effect else "mean reward of a slot"
+        drawing = forest(intervals, x_name=f"believed {believed_figure} ({answer['reward']})", zero=True)
+        believed_verb = "to add, against the average of its log," if is_effect else "to earn"
+        mean_text = interval(likeliest_arm["mean"], likeliest_arm["lower"], likeliest_arm["upper"])
+        belief_text = f", believed {believed_verb} {mean_text}"
     else:
-        chances = [Bar(row["arm"], 100 * (row["probability"] or 0.0)) for row in shown]
-        drawing = bars(chances, x_name=f"probability {chance}", unit="\u00a0%")
-        belief = ""
-    extent = f"the {MAX_ROWS} of {len(arms)} arms that are shown most" if len(arms) > MAX_ROWS else "all active arms"
+        chances = [Bar(row["arm"], 100 * (row["probability"] or 0.0)) for row in shown_arms]
+        drawing = bars(chances, x_name=f"probability {position_text}", unit="\u00a0%")
+        belief_text = ""
+    extent_text = (
+        f"the {MAX_ROWS} of {len(arms)} arms that are shown most" if len(arms) > MAX_ROWS else "all active arms"
+    )
     headers = ["arm", "probability", "mean", "lower", "upper", "pulls", "served"]
     highest, lowest = (arms[end]["probability"] or 0.0 for end in (0, -1))
-    finding = f"shows {top['arm']} most ({percent(top['probability'])} {chance}){belief}"
-    if top["probability"] is None:
+    finding = (
+        f"shows {likeliest_arm['arm']} most ({percent(likeliest_arm['probability'])} {position_text}){belief_text}"
+    )
+    if likeliest_arm["probability"] is None:
         source = "those of the log" if answer["kind"] == "logged" else "those that the request states"
         finding = f"has no probabilities of its own: they are {source}"
     elif len(arms) > 1 and lowest > 0.95 * highest:
@@ -372,9 +387,9 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
     return Figure(
         title=f"{context}{name} {finding}",
         drawing=drawing,
-        description=f"One interval of 95 % an arm; {extent}; kind {answer['kind']}.",
+        description=f"One interval of 95 % an arm; {extent_text}; kind {answer['kind']}.",
         headers=headers,
-        rows=[[row[header] for header in headers] for row in shown],
+        rows=[[row[header] for header in headers] for row in shown_arms],
         lines=sentences.prior_sentences(answer),
     )
 
@@ -382,40 +397,47 @@ def beliefs(answer: PolicyBelief) -> Figure | None:
 def effects(answer: Effects) -> Figure:
     """Draw the arms with the largest and the smallest long-run effects, over all groups together."""
     arms = (answer["overall"] or answer["groups"][0])["arms"]
-    half = MAX_ROWS // 2
-    shown = arms if len(arms) <= MAX_ROWS else [*arms[:half], *arms[-half:]]
+    arms_per_end = MAX_ROWS // 2
+    shown_arms = arms if len(arms) <= MAX_ROWS else [*arms[:arms_per_end], *arms[-arms_per_end:]]
     intervals = [
         Interval(row["arm"], row["shrunk"], row["shrunk_lower"], row["shrunk_upper"], f"now rank {row['rank_now']}")
-        for row in shown
+        for row in shown_arms
     ]
-    extent = "all arms" if shown is arms else f"the {half} best and the {half} worst of {len(arms)} arms"
-    headers = [name for name in shown[0] if name != "retired"]
+    extent_text = (
+        "all arms"
+        if shown_arms is arms
+        else f"the {arms_per_end} best and the {arms_per_end} worst of {len(arms)} arms"
+    )
+    headers = [name for name in shown_arms[0] if name != "retired"]
     return Figure(
         title=sentences.effect_sentence(arms, answer["level"]),
         drawing=forest(intervals, x_name=f"effect of one look in the long run ({answer['reward']})", zero=True),
-        description=f"One interval of {answer['level']:.0%} an arm; {extent}.",
+        description=f"One interval of {answer['level']:.0%} an arm; {extent_text}.",
         headers=headers,
-        rows=[[row.get(name) for name in headers] for row in shown],
+        rows=[[row.get(name) for name in headers] for row in shown_arms],
     )
 
 
 def exposure(answer: Exposure) -> Figure:
     """Draw the share of slots that each arm had, realised and expected."""
     slots, arms = max(1, answer["slots"]), answer["arms"]
-    shown, effective_arms = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
-    half = bisect_left([*accumulate(row["realised"] for row in arms)], slots / 2) + 1
+    shown_arms, effective_arms = arms[:MAX_ROWS], answer["catalogue"]["effective_arms"]
+    arms_with_half = bisect_left([*accumulate(row["realised"] for row in arms)], slots / 2) + 1
     shares = [
         Bar(row["arm"], 100 * row["realised"] / slots, row["expected"] and 100 * row["expected"] / slots)
-        for row in shown
+        for row in shown_arms
     ]
     is_single = effective_arms is None or number(effective_arms) == "1"
-    spread = "" if is_single else f"; all in all it is as if {number(effective_arms)} were shown equally often"
+    spread_text = "" if is_single else f"; all in all it is as if {number(effective_arms)} were shown equally often"
     return Figure(
-        title=f"Half of the slots went to {half} of {quantity(len(arms), 'arm')}{spread}",
+        title=f"Half of the slots went to {arms_with_half} of {quantity(len(arms), 'arm')}{spread_text}",
         drawing=bars(shares, x_name="share of the slots; tick: as probabilities expect", unit="\u00a0%"),
-        description=f"One bar an arm, the {len(shown)} with the most of {quantity(answer['slots'], 'slot')}.",
+        description=f"One bar an arm, the {len(shown_arms)} with the most of {quantity(answer['slots'], 'slot')}.",
         headers=["arm", "slots", "expected", "mean reward", "lower", "upper"],
-        rows=[[row["arm"], row["realised"], row["expected"], row["rate"], row["lower"], row["upper"]] for row in shown],
+        rows=[
+            [row["arm"], row["realised"], row["expected"], row["rate"], row["lower"], row["upper"]]
+            for row in shown_arms
+        ],
     )
 
 
@@ -428,11 +450,12 @@ def examination(answers: Sequence[CurveAnswer]) -> Figure:
         Series(f"{answer['curve']}@{answer['number']}", _points(answer["positions"], "position", "examination"))
         for answer in answers
     ]
-    lowest = answers[0]["positions"][-1]
-    times = interval(lowest["examination"], lowest["lower"], lowest["upper"])
+    last_position = answers[0]["positions"][-1]
+    times_text = interval(last_position["examination"], last_position["lower"], last_position["upper"])
     headers = ["position", "examination", "lower", "upper", "rewards", "slots"]
     return Figure(
-        title=f"Position {lowest['position']} is looked at {times} times as often as position 1 ({series[0].name})",
+        title=f"Position {last_position['position']} is looked at {times_text} times as often as position 1 "
+        f"({series[0].name})",
         drawing=chart(series, x_name="position from the top", y_name="examination, against position 1", level=1.0),
         description="A line with its interval of 95 % for each curve.",
         headers=["curve", *headers],
@@ -453,9 +476,9 @@ def training(policy: str, version: int, training: Mapping[str, Any] | None, *, l
     """Draw the learning curve of a version; None if it was not trained, or no epoch was stored."""
     if training is None or not training["curve"]:
         return None
-    curve, best, gate = training["curve"], training["best"], training["gate"]
+    curve, best_epoch, gate = training["curve"], training["best"], training["gate"]
     points = _points(curve, "epoch", "gain")
-    marked_index = next((count for count, row in enumerate(curve) if row["epoch"] == best), None)
+    marked_index = next((count for count, row in enumerate(curve) if row["epoch"] == best_epoch), None)
     headers, name = ["epoch", "gain", "lower", "upper", "ess", "entropy", "kl"], f"{policy}@{version}"
     sentence = f"{name}: not judged, since the tuning visits show no gain or do not support one"
     if gate["candidate"] is not None:

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from rlrec.app.judging.report import Result
 
 FOLDER = Path(__file__).parent / "templates"
-LONG = 30  # letters from which on a cell may be wrapped
+LONG_CELL = 30  # letters from which on a cell may be wrapped
 CONTENT_POLICY = "default-src 'none'; style-src 'sha256-{}'; img-src data:; form-action 'self'; base-uri 'none'"
 
 
 class Cell(NamedTuple):
     """A Cell is a cell of a table, or a header.
 
-    look: its class in style.css; href: the link of its text; order: the order by which a table is sorted for this
+    css_class: its class in style.css; href: the link of its text; order: the order by which a table is sorted for this
     header's column; is_chosen: whether the link is that of the active filter."""
 
     text: str
-    look: str = ""
+    css_class: str = ""
     href: str = ""
     order: str = ""
     is_chosen: bool = False
@@ -42,7 +42,7 @@ class Cell(NamedTuple):
 class Table(NamedTuple):
     """A Table holds the headers and rows of a table of a page.
 
-    key: its anchor; filters: links to some of its rows; extent: text on which rows are shown; turns: links to the
+    key: its anchor; filters: links to some of its rows; extent: text on which rows are shown; page_links: links to the
     other rows."""
 
     headers: Sequence[Cell]
@@ -50,7 +50,7 @@ class Table(NamedTuple):
     key: str = ""
     filters: Sequence[Cell] = ()
     extent: str = ""
-    turns: Sequence[Cell] = ()
+    page_links: Sequence[Cell] = ()
 
 
 class Section(NamedTuple):
@@ -78,17 +78,19 @@ def plain_text(value: Any) -> str:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], text: Callable[[Any], str] = plain_text) -> Table:
     """Make a table of these values. `text` formats a value."""
-    numeric = [all(isinstance(row[column], int | float | None) for row in rows) for column in range(len(headers))]
-    looks = ["n" if is_numeric else "" for is_numeric in numeric]
+    numeric_columns = [
+        all(isinstance(row[column], int | float | None) for row in rows) for column in range(len(headers))
+    ]
+    css_classes = ["n" if is_numeric else "" for is_numeric in numeric_columns]
     return Table(
-        [Cell(name, look) for name, look in zip(headers, looks, strict=True)],
-        [[_cell(value, look, text) for value, look in zip(row, looks, strict=True)] for row in rows],
+        [Cell(name, css_class) for name, css_class in zip(headers, css_classes, strict=True)],
+        [[_cell(value, css_class, text) for value, css_class in zip(row, css_classes, strict=True)] for row in rows],
     )
 
 
-def _cell(value: Any, look: str, text: Callable[[Any], str]) -> Cell:
+def _cell(value: Any, css_class: str, text: Callable[[Any], str]) -> Cell:
     words = text(value)
-    return Cell(words, look or ("w" if len(words) > LONG else ""))
+    return Cell(words, css_class or ("w" if len(words) > LONG_CELL else ""))
 
 
 def _drawing(figure: Figure, key: str) -> Markup:
@@ -120,7 +122,7 @@ def render(template: str, **values: Any) -> str:
 
 
 # sections whose findings, which one may act on, are in the summary
-SHORT = ("time", "estimates", "experiments", "training")
+SUMMARY_SECTIONS = ("time", "estimates", "experiments", "training")
 
 
 def page(answer: Result, title: str) -> str:
@@ -134,20 +136,22 @@ def contents(answer: Result) -> dict[str, Any]:
     findings = [
         (f"{name}-{count}", finding)
         for name, section in sections.items()
-        if name in SHORT
+        if name in SUMMARY_SECTIONS
         for count, figure in enumerate(section.figures)
         for finding in ([figure.title] if figure.findings is None else figure.findings)
     ]
     findings += [] if answer.best is None else [("", answer.best)]
     counts = Counter(finding.severity for finding in answer.findings)
-    health = " and ".join(quantity(counts[severity], severity) for severity in ("error", "warning"))
-    urgent = [f"{row.check}, {row.subject}: {row.detail}" for row in answer.findings if row.severity != "info"]
-    more = f" ({len(urgent) - 1} more)" if len(urgent) > 1 else ""
-    findings += [("health", f"Health: {urgent[0]}{more}")] if urgent else []
-    if answer.audit and not answer.audit.startswith(("0 errors and 0", f"{health} at")):
+    health_text = " and ".join(quantity(counts[severity], severity) for severity in ("error", "warning"))
+    urgent_findings = [f"{row.check}, {row.subject}: {row.detail}" for row in answer.findings if row.severity != "info"]
+    more_text = f" ({len(urgent_findings) - 1} more)" if len(urgent_findings) > 1 else ""
+    findings += [("health", f"Health: {urgent_findings[0]}{more_text}")] if urgent_findings else []
+    if answer.audit and not answer.audit.startswith(("0 errors and 0", f"{health_text} at")):
         findings.append(("health", f"Health: `rlrec doctor` found {answer.audit}"))
-    remarked = {name: section._replace(remarks=answer.remarks.get(name, [])) for name, section in sections.items()}
-    return {"answer": answer, "sections": remarked, "findings": findings, "health": health}
+    sections_with_remarks = {
+        name: section._replace(remarks=answer.remarks.get(name, [])) for name, section in sections.items()
+    }
+    return {"answer": answer, "sections": sections_with_remarks, "findings": findings, "health": health_text}
 
 
 def _sections(answer: Result) -> Iterator[tuple[str, Section]]:

@@ -73,14 +73,14 @@ class Series(NamedTuple):
 class Interval(NamedTuple):
     """An Interval is a row of a forest plot.
 
-    look: one of s1, s2, s3 and no; note: to the right of the name."""
+    css_class: one of s1, s2, s3 and no; note: to the right of the name."""
 
     name: str
     value: float | None
     lower: float | None
     upper: float | None
     note: str = ""
-    look: str = "s1"
+    css_class: str = "s1"
 
 
 class Bar(NamedTuple):
@@ -124,10 +124,10 @@ def shorten(text: str, letters: float) -> str:
     widths = [1.9 if east_asian_width(letter) in "WF" else 1.0 for letter in text]
     if sum(widths) <= letters:
         return text
-    total = 1.0
+    total_width = 1.0
     for length, width in enumerate(widths):
-        total += width
-        if total > letters:
+        total_width += width
+        if total_width > letters:
             return text[:length].rstrip() + "\u2026"
     return text
 
@@ -157,9 +157,9 @@ def interval(value: float | None, lower: float | None, upper: float | None, *, u
         return f"{number(value)}{unit}"
     if value is None or lower is None or upper is None or not 1e-9 < upper - lower < 1e6:
         return f"{number(value)}{unit} [{number(lower)}, {number(upper)}]"
-    half = (upper - lower) / 2
-    size = math.floor(math.log10(half))
-    decimals = max(0, (1 if half < 3 * 10**size else 0) - size)
+    half_width = (upper - lower) / 2
+    magnitude = math.floor(math.log10(half_width))
+    decimals = max(0, (1 if half_width < 3 * 10**magnitude else 0) - magnitude)
     # so that no bound is shown as -0.0
     decimals += any(shown and not float(f"{shown:.{decimals}f}") for shown in (value, lower, upper))
     return f"{value:,.{decimals}f}{unit} [{lower:,.{decimals}f}, {upper:,.{decimals}f}]"
@@ -169,73 +169,75 @@ def ticks(low: float, high: float, max_ticks: int = 5) -> list[float]:
     """Return at most `max_ticks` round numbers between two numbers."""
     step = 10 ** math.floor(math.log10((high - low) / max_ticks))
     step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) < max_ticks)
-    first = math.ceil(low / step - 1e-9)
-    return [count * step for count in range(first, math.floor(high / step + 1e-9) + 1)]
+    first_count = math.ceil(low / step - 1e-9)
+    return [count * step for count in range(first_count, math.floor(high / step + 1e-9) + 1)]
 
 
 def _scale(values: Iterable[float | None], start: float, end: float, *, zero: bool) -> Scale:
     """Return a scale over these values, with margins.
 
     zero: begin at 0 if no value is negative."""
-    present = [value for value in values if value is not None and math.isfinite(value)]
-    low, high = (min(present), max(present)) if present else (0.0, 1.0)
+    finite_values = [value for value in values if value is not None and math.isfinite(value)]
+    low, high = (min(finite_values), max(finite_values)) if finite_values else (0.0, 1.0)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    room = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
+    margin = 0.06 * (high - low) or 0.1 * abs(high) or 0.5
     starts_at_zero, ends_at_zero = zero and low == 0, zero and high == 0 > low
-    return Scale(low if starts_at_zero else low - room, high if ends_at_zero else high + room, start, end)
+    return Scale(low if starts_at_zero else low - margin, high if ends_at_zero else high + margin, start, end)
 
 
 def _with_bounds(values: Sequence[tuple[float | None, float | None, float | None]]) -> list[float]:
     """Return the values with their bounds in one list. A few bounds far beyond the others are cut."""
-    middles = [value for value, _, _ in values if value is not None]
-    if not middles:
+    estimates = [value for value, _, _ in values if value is not None]
+    if not estimates:
         return []
-    halves = sorted((upper - lower) / 2 for _, lower, upper in values if lower is not None and upper is not None)
-    reach = 3 * max(max(middles) - min(middles), halves[len(halves) // 2] if halves else abs(max(middles)))
-    low, high = min(middles) - reach, max(middles) + reach
-    bounds = [bound for _, *ends in values for bound in ends if bound is not None]
-    return [*middles, *(min(max(bound, low), high) for bound in bounds)]
+    half_widths = sorted((upper - lower) / 2 for _, lower, upper in values if lower is not None and upper is not None)
+    farthest = 3 * max(
+        max(estimates) - min(estimates), half_widths[len(half_widths) // 2] if half_widths else abs(max(estimates))
+    )
+    low, high = min(estimates) - farthest, max(estimates) + farthest
+    bounds = [bound for _, *row_bounds in values for bound in row_bounds if bound is not None]
+    return [*estimates, *(min(max(bound, low), high) for bound in bounds)]
 
 
 # -- pieces --
 
 
-def _tag(name: str, look: str, inner: str | None = None, **attributes: object) -> str:
+def _tag(name: str, css_class: str, inner: str | None = None, **attributes: object) -> str:
     attribute_text = "".join(f' {key.rstrip("_").replace("_", "-")}="{value}"' for key, value in attributes.items())
-    start = f'<{name} class="{look}"{attribute_text}' if look else f"<{name}{attribute_text}"
+    start = f'<{name} class="{css_class}"{attribute_text}' if css_class else f"<{name}{attribute_text}"
     return f"{start}/>" if inner is None else f"{start}>{inner}</{name}>"
 
 
-def text(x: float, y: float, words: str, *, anchor: str = "start", look: str = "", letters: float = 60) -> str:
+def text(x: float, y: float, words: str, *, anchor: str = "start", css_class: str = "", letters: float = 60) -> str:
     """Draw a text at this place. If the text is cut, a tooltip has all of it."""
-    shown = shorten(words, letters)
-    tooltip = f"<title>{escape(words)}</title>" if shown != words else ""
+    shown_words = shorten(words, letters)
+    tooltip = f"<title>{escape(words)}</title>" if shown_words != words else ""
     anchor_attribute = {} if anchor == "start" else {"text_anchor": anchor}
-    return _tag("text", look, escape(shown) + tooltip, x=x, y=y, **anchor_attribute)
+    return _tag("text", css_class, escape(shown_words) + tooltip, x=x, y=y, **anchor_attribute)
 
 
-def line(points: Sequence[tuple[float, float]], look: str) -> str:
+def line(points: Sequence[tuple[float, float]], css_class: str) -> str:
     """Draw a line through these points."""
-    return _tag("polyline", f"line {look}", points=" ".join(f"{x},{y}" for x, y in points))
+    return _tag("polyline", f"line {css_class}", points=" ".join(f"{x},{y}" for x, y in points))
 
 
-def mark(x: float, y: float, shape: str, look: str, size: float = 3.5) -> str:
+def mark(x: float, y: float, shape: str, css_class: str, size: float = 3.5) -> str:
     """Draw a point as a circle, a square or a triangle."""
     if shape == "square":
-        return _tag("rect", look, x=round(x - size, 1), y=round(y - size, 1), width=2 * size, height=2 * size)
+        return _tag("rect", css_class, x=round(x - size, 1), y=round(y - size, 1), width=2 * size, height=2 * size)
     if shape == "triangle":
-        return _tag("path", look, d=f"M{x} {y - size - 1}l{size + 1} {2 * size}h{-2 * size - 2}z")
-    return _tag("circle", look, cx=x, cy=y, r=size)
+        return _tag("path", css_class, d=f"M{x} {y - size - 1}l{size + 1} {2 * size}h{-2 * size - 2}z")
+    return _tag("circle", css_class, cx=x, cy=y, r=size)
 
 
-def _rule(x1: float, y1: float, x2: float, y2: float, look: str) -> str:
-    return _tag("line", look, x1=x1, y1=y1, x2=x2, y2=y2)
+def _rule(x1: float, y1: float, x2: float, y2: float, css_class: str) -> str:
+    return _tag("line", css_class, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
-def _runs(points: Sequence[PlotPoint], present: Callable[[PlotPoint], bool]) -> list[list[PlotPoint]]:
+def _runs(points: Sequence[PlotPoint], is_drawn: Callable[[PlotPoint], bool]) -> list[list[PlotPoint]]:
     """Return the stretches of points without gaps."""
-    return [list(run) for is_present, run in groupby(points, key=present) if is_present]
+    return [list(run) for is_present, run in groupby(points, key=is_drawn) if is_present]
 
 
 # -- figures --
@@ -245,25 +247,25 @@ def chart(series: Sequence[Series], *, x_name: str, y_name: str, level: float | 
     """Draw lines with their bands.
 
     level: a value that a dashed line marks."""
-    legend = len(series) > 1
-    top, bottom = 44 if legend else 28, 208
+    has_legend = len(series) > 1
+    top, bottom = 44 if has_legend else 28, 208
     points = [point for curve in series for point in curve.points]
     xs = _scale([point.x for point in points], LEFT + 8, RIGHT - 8, zero=False)
     xs = Scale(min(point.x for point in points), max(max(point.x for point in points), xs.low + 1e-9), *xs[2:])
     if xs.low >= xs.high:
         xs = xs._replace(low=xs.low - 1, high=xs.low + 1)
     ys = _scale([*_with_bounds([point[1:4] for point in points]), level], bottom, top, zero=True)
-    marks = [text(4, 14, y_name, look="soft")]
-    if legend:
+    marks = [text(4, 14, y_name, css_class="soft")]
+    if has_legend:
         marks += _legend([curve.name for curve in series])
     marks += [
         _rule(LEFT, ys(value), RIGHT, ys(value), "zero" if value == 0 else "grid")
-        + text(LEFT - 5, ys(value) + 4, _axis_number(value), anchor="end", look="soft")
+        + text(LEFT - 5, ys(value) + 4, _axis_number(value), anchor="end", css_class="soft")
         for value in ticks(ys.low, ys.high)
     ]
     marks += [] if level is None else [_rule(LEFT, ys(level), RIGHT, ys(level), "ref")]
     marks += _x_labels(max(series, key=lambda curve: len(curve.points)).points, xs, bottom)
-    marks.append(text((LEFT + RIGHT) / 2, bottom + 34, x_name, anchor="middle", look="soft"))
+    marks.append(text((LEFT + RIGHT) / 2, bottom + 34, x_name, anchor="middle", css_class="soft"))
     for count, curve in enumerate(series):
         marks += _series(curve, xs, ys, MARKS[count % 3], f"s{count % 3 + 1}")
     return Drawing(bottom + 42, "".join(marks))
@@ -282,31 +284,31 @@ def _legend(names: Sequence[str]) -> list[str]:
 def _x_labels(points: Sequence[PlotPoint], xs: Scale, bottom: float) -> list[str]:
     """Draw the labels of at most five points, including the last one."""
     step = max(1, math.ceil((len(points) - 1) / 4))
-    shown = points[(len(points) - 1) % step :: step]
-    anchors = ["end" if xs(point.x) > RIGHT - 14 and len(point.label) > 4 else "middle" for point in shown]
+    shown_points = points[(len(points) - 1) % step :: step]
+    anchors = ["end" if xs(point.x) > RIGHT - 14 and len(point.label) > 4 else "middle" for point in shown_points]
     return [
         _rule(xs(point.x), bottom, xs(point.x), bottom + 4, "grid")
-        + text(xs(point.x) + (8 if anchor == "end" else 0), bottom + 17, point.label, anchor=anchor, look="soft")
-        for point, anchor in zip(shown, anchors, strict=True)
+        + text(xs(point.x) + (8 if anchor == "end" else 0), bottom + 17, point.label, anchor=anchor, css_class="soft")
+        for point, anchor in zip(shown_points, anchors, strict=True)
     ]
 
 
-def _series(series: Series, xs: Scale, ys: Scale, shape: str, look: str) -> list[str]:
+def _series(series: Series, xs: Scale, ys: Scale, shape: str, css_class: str) -> list[str]:
     marks = []
     for run in _runs(series.points, lambda point: point.lower is not None and point.upper is not None):
         edges = [(xs(x), ys(lower or 0.0), ys(upper or 0.0)) for x, _, lower, upper, _ in run]
         if len(edges) > 1:
-            edge = [(x, lower) for x, lower, _ in edges] + [(x, upper) for x, _, upper in reversed(edges)]
-            marks.append(_tag("polygon", f"band {look}", points=" ".join(f"{x},{y}" for x, y in edge)))
+            outline = [(x, lower) for x, lower, _ in edges] + [(x, upper) for x, _, upper in reversed(edges)]
+            marks.append(_tag("polygon", f"band {css_class}", points=" ".join(f"{x},{y}" for x, y in outline)))
         else:
             x, lower, upper = edges[0]
-            marks.append(_rule(x, lower, x, upper, f"whisker {look}"))
+            marks.append(_rule(x, lower, x, upper, f"whisker {css_class}"))
     for run in _runs(series.points, lambda point: point.y is not None):
-        at = [(xs(point.x), ys(point.y or 0.0)) for point in run]
-        marks.append(line(at, look))
-        marks += [mark(x, y, shape, look, 2.5) for x, y in at] if len(series.points) <= 60 else []
+        coordinates = [(xs(point.x), ys(point.y or 0.0)) for point in run]
+        marks.append(line(coordinates, css_class))
+        marks += [mark(x, y, shape, css_class, 2.5) for x, y in coordinates] if len(series.points) <= 60 else []
     if series.marked is not None and (y := series.points[series.marked].y) is not None:
-        marks.append(mark(xs(series.points[series.marked].x), ys(y), "circle", f"hollow {look}", 5))
+        marks.append(mark(xs(series.points[series.marked].x), ys(y), "circle", f"hollow {css_class}", 5))
     return marks
 
 
@@ -325,12 +327,12 @@ def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None,
         if row.lower is not None or row.upper is not None:
             low = xs(xs.low - 1 if row.lower is None else row.lower)
             high = xs(xs.high + 1 if row.upper is None else row.upper)
-            marks.append(_rule(low, y, high, y, f"whisker {row.look}"))
+            marks.append(_rule(low, y, high, y, f"whisker {row.css_class}"))
             marks += [text(3, y + 4, "\u2039")] if low < xs.start else []
             marks += [text(WIDTH - 3, y + 4, "\u203a", anchor="end")] if high > xs.end else []
         if row.value is not None:
-            shape = {"s1": "circle", "s2": "square", "s3": "triangle"}.get(row.look, "circle")
-            marks.append(mark(xs(row.value), y, shape, row.look, 4))
+            shape = {"s1": "circle", "s2": "square", "s3": "triangle"}.get(row.css_class, "circle")
+            marks.append(mark(xs(row.value), y, shape, row.css_class, 4))
     return Drawing(bottom + 42, "".join(marks))
 
 
@@ -353,7 +355,7 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
 def _row_title(name: str, note: str, y: float) -> str:
     """Draw a name on the left, and a note on the right."""
     letters = 56 - len(note)
-    return text(4, y, name, letters=letters) + text(WIDTH - 4, y, note, anchor="end", look="soft")
+    return text(4, y, name, letters=letters) + text(WIDTH - 4, y, note, anchor="end", css_class="soft")
 
 
 def _vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
@@ -361,11 +363,11 @@ def _vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str 
     marks = []
     for value in ticks(xs.low, xs.high):
         label = number(value) + unit
-        half = len(label) * LETTER / 2
-        at = min(max(xs(value), half + 1), WIDTH - half - 1)
+        half_width = len(label) * LETTER / 2
+        label_x = min(max(xs(value), half_width + 1), WIDTH - half_width - 1)
         marks.append(_rule(xs(value), top, xs(value), bottom, "zero" if value == 0 else "grid"))
-        marks.append(text(round(at, 1), bottom + 15, label, anchor="middle", look="soft"))
-    return [*marks, text(WIDTH / 2, bottom + 34, x_name, anchor="middle", look="soft")]
+        marks.append(text(round(label_x, 1), bottom + 15, label, anchor="middle", css_class="soft"))
+    return [*marks, text(WIDTH / 2, bottom + 34, x_name, anchor="middle", css_class="soft")]
 
 
 def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: str = "") -> str:
@@ -382,10 +384,10 @@ def figure(drawing: Drawing, *, key: str, title: str, description: str, extra: s
 def document(drawing: Drawing, *, title: str, description: str) -> str:
     """Return a complete SVG file of the figure with its title and style."""
     lines = wrap(title, 58, break_on_hyphens=False)
-    rise = 16 * len(lines) + 8
+    heading_height = 16 * len(lines) + 8
     heading = "".join(text(4, 16 + 16 * count, words, letters=62) for count, words in enumerate(lines))
-    paper = _tag("rect", "paper", width=WIDTH, height=drawing.height + rise)
-    marks = f'<style>{STYLE}</style>{paper}{heading}<g transform="translate(0 {rise})">{drawing.marks}</g>'
+    paper = _tag("rect", "paper", width=WIDTH, height=drawing.height + heading_height)
+    marks = f'<style>{STYLE}</style>{paper}{heading}<g transform="translate(0 {heading_height})">{drawing.marks}</g>'
     extra = f' xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}"'
-    framed_drawing = Drawing(drawing.height + rise, marks)
+    framed_drawing = Drawing(drawing.height + heading_height, marks)
     return figure(framed_drawing, key="plot", title=title, description=description, extra=extra) + "\n"

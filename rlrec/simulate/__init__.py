@@ -28,7 +28,7 @@ ENVIRONMENTS = {
 }
 
 
-def load(name: str) -> type[Audience]:
+def load_environment(name: str) -> type[Audience]:
     """Import and return the class of the environment with this name. Raises InputError for an unknown name."""
     if name not in ENVIRONMENTS:
         names = list(ENVIRONMENTS)
@@ -37,23 +37,23 @@ def load(name: str) -> type[Audience]:
     return cast("type[Audience]", getattr(import_module(module), attribute))
 
 
-def parameters(name: str) -> dict[str, Any]:
+def default_parameters(name: str) -> dict[str, Any]:
     """Return the parameters of an environment with their defaults."""
     from dataclasses import fields
 
-    return {field.name: field.default for field in fields(cast(Any, load(name)))}
+    return {field.name: field.default for field in fields(cast(Any, load_environment(name)))}
 
 
-def make(name: str, values: Mapping[str, Any]) -> Audience:
+def make_audience(name: str, values: Mapping[str, Any]) -> Audience:
     """Return an audience with checked parameters. Raises InputError for an unknown parameter or an impossible value."""
-    environment, defaults = load(name), parameters(name)
-    for word in values:
-        if word not in defaults:
-            hint = suggest(word, list(defaults)) or f"it has {', '.join(defaults)}"
-            raise InputError(f"environment {name} has no parameter {word!r}", hint=hint)
+    environment, defaults = load_environment(name), default_parameters(name)
+    for parameter_name in values:
+        if parameter_name not in defaults:
+            hint = suggest(parameter_name, list(defaults)) or f"it has {', '.join(defaults)}"
+            raise InputError(f"environment {name} has no parameter {parameter_name!r}", hint=hint)
     return environment(**values)
 
 
-def names(arms: int) -> list[str]:
+def arm_names(arms: int) -> list[str]:
     """Return names for the arms of an audience that names none."""
     return [f"arm{index}" for index in range(arms)]

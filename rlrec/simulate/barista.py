@@ -13,11 +13,11 @@ import numpy as np
 from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
 from rlrec.records import Record
-from rlrec.simulate.base import Visitors, bounded, check_rates
+from rlrec.simulate.base import Visitors, bounded_parameter, check_rates
 
-RISE, TOP = 2, 3  # levels of satiation that an item gains when it is served, and the highest level
-ITEMS, DEEPEST = 6, 20  # items, and cap and patience, at most: the chain stays small
-SMALLEST = 1e-13  # gain of a round below which the search for the best shares ends
+SATIATION_RISE, MAX_SATIATION = 2, 3  # levels of satiation that an item gains when it is served, and the highest level
+MAX_ITEMS, MAX_DEPTH = 6, 20  # items, and cap and patience, at most: the chain stays small
+SMALLEST_GAIN = 1e-13  # gain of a round below which the search for the best shares ends
 
 
 class Chain(Record, eq=False):
@@ -48,16 +48,16 @@ class Barista(Visitors):
     served at 1 or more, and falls by 1 after a fresh one. At `patience` the guest leaves; after `cap` items anyway."""
 
     rates: tuple[float, ...] = (0.8, 0.76, 0.72, 0.68)
-    fade: float = bounded(0.05, 0, 1)
-    patience: int = bounded(4, 1, DEEPEST)
-    cap: int = bounded(8, 1, DEEPEST)
+    fade: float = bounded_parameter(0.05, 0, 1)
+    patience: int = bounded_parameter(4, 1, MAX_DEPTH)
+    cap: int = bounded_parameter(8, 1, MAX_DEPTH)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._fresh_rates = check_rates(self.rates)[0]
         self.arms = len(self.rates)
-        if self.arms > ITEMS:
-            raise InputError(f"rates name {self.arms} items", hint=f"a bar has {ITEMS} at most")
+        if self.arms > MAX_ITEMS:
+            raise InputError(f"rates name {self.arms} items", hint=f"a bar has {MAX_ITEMS} at most")
 
     # -- the chain --
 
@@ -66,33 +66,33 @@ class Barista(Visitors):
         """Return the chain of states. Satiation and boredom follow from the items served, so a state is all there is to
         know of a visit."""
         layers: list[tuple[Index, Index, Flags]] = []
-        layer, first = np.zeros((1, self.arms + 1), np.intp), 0
+        layer_states, first_state = np.zeros((1, self.arms + 1), np.intp), 0
         for step in range(self.cap):
-            following_states, leaves = self._states_after_items(layer)
-            stays = ~leaves & (step + 1 < self.cap)
-            later, state_index = np.unique(following_states[stays], axis=0, return_inverse=True)
-            first += len(layer)
+            following_states, leaves = self._states_after_items(layer_states)
+            is_continued = ~leaves & (step + 1 < self.cap)
+            next_states, state_index = np.unique(following_states[is_continued], axis=0, return_inverse=True)
+            first_state += len(layer_states)
             following = np.full(leaves.shape, -1, np.intp)
-            following[stays] = first + state_index.reshape(-1)
-            layers.append((np.column_stack([layer, np.full(len(layer), step)]), following, leaves))
-            layer = later
-            if not len(layer):
+            following[is_continued] = first_state + state_index.reshape(-1)
+            layers.append((np.column_stack([layer_states, np.full(len(layer_states), step)]), following, leaves))
+            layer_states = next_states
+            if not len(layer_states):
                 break
         states, following, leaves = (np.concatenate(columns) for columns in zip(*layers, strict=True))
         freshness = np.maximum(0.0, 1 - self.fade * states[:, : self.arms])
         return Chain(
             states=states, following=following, expected=self._fresh_rates * freshness, leaves=leaves,
-            starts=np.cumsum([0, *(len(layer[0]) for layer in layers)]),
+            starts=np.cumsum([0, *(len(layer_states[0]) for layer_states in layers)]),
         )  # fmt: skip
 
     def _states_after_items(self, layer: Index) -> tuple[Index, Flags]:
         """Return the satiation and boredom after each item, (n, arms, arms + 1), and whether the guest leaves, (n,
         arms)."""
         level, boredom = layer[:, :-1], layer[:, -1:]
-        bored = np.where(level > 0, boredom + level, np.maximum(boredom - 1, 0))
-        served = np.minimum(level + RISE, TOP)[:, None]
-        satiated = np.where(np.eye(self.arms, dtype=np.bool_), served, np.maximum(level - 1, 0)[:, None])
-        return np.concatenate([satiated, bored[..., None]], axis=2), bored >= self.patience
+        boredom_after = np.where(level > 0, boredom + level, np.maximum(boredom - 1, 0))
+        level_of_served = np.minimum(level + SATIATION_RISE, MAX_SATIATION)[:, None]
+        levels_after = np.where(np.eye(self.arms, dtype=np.bool_), level_of_served, np.maximum(level - 1, 0)[:, None])
+        return np.concatenate([levels_after, boredom_after[..., None]], axis=2), boredom_after >= self.patience
 
     # -- the exact value of a visit --
 
@@ -112,7 +112,7 @@ class Barista(Visitors):
         The value is a polynomial in the shares without negative coefficients. Multiplying each share by its
         derivative, and scaling the shares to sum to 1, therefore never lowers it (Baum-Eagon)."""
         previous_value, (value, slope) = 0.0, self._slope(shares)
-        while value - previous_value > SMALLEST:
+        while value - previous_value > SMALLEST_GAIN:
             shares = shares * slope / (shares @ slope)
             previous_value, (value, slope) = value, self._slope(shares)
         return value, shares
@@ -148,7 +148,7 @@ class Barista(Visitors):
 
     # -- guests --
 
-    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+    def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         expected, leaves = self.chain.expected[self._state, actions], self.chain.leaves[self._state, actions]
         self._state = self.chain.following[self._state, actions]
         return (self._rng.random(len(actions)) < expected).astype(np.float64), expected, leaves

@@ -14,13 +14,13 @@ import numpy.typing as npt
 from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
 
-LONGEST = 10_000  # decisions of a visit, at most
+MAX_DECISIONS = 10_000  # decisions of a visit, at most
 
 Info = dict[str, Array]
 Step = tuple[Array, Array, Flags, Flags, Info]
 
 
-def bounded(default: float, low: float, high: float) -> Any:
+def bounded_parameter(default: float, low: float, high: float) -> Any:
     """Declare a parameter of an audience, a number from `low` to `high`."""
     return field(default=default, metadata={"bounds": (low, high)})
 
@@ -82,7 +82,7 @@ class World(Audience):
         """Return the mean reward of each arm now, (runs, arms), or (1, arms) if it is the same in every run."""
         raise NotImplementedError
 
-    def observe(self) -> Array:
+    def observations(self) -> Array:
         """Return the observations of the present visitors, (runs, features)."""
         return self._nothing
 
@@ -93,7 +93,7 @@ class World(Audience):
         self._runs = runs
         self._nothing = np.empty((runs, 0))
         self._not_ended = np.zeros(runs, np.bool_)
-        return self.observe()
+        return self.observations()
 
     def step(self, actions: Index) -> Step:
         means = self.means()
@@ -101,23 +101,23 @@ class World(Audience):
             attraction = means[0].take(actions)
         else:
             attraction = np.take_along_axis(means, actions.reshape(self._runs, -1), axis=1).reshape(actions.shape)
-        reward, expected = self.respond(attraction)
-        best = np.broadcast_to(self.best(means, 1 if actions.ndim == 1 else actions.shape[1]), self._runs)
-        info = {"expected": expected, "optimum": best}
+        reward, expected = self.draw_rewards(attraction)
+        optimum = np.broadcast_to(self.best_slate_mean(means, 1 if actions.ndim == 1 else actions.shape[1]), self._runs)
+        info = {"expected": expected, "optimum": optimum}
         self._time += self._stride
-        return self.observe(), reward, self._not_ended, self._not_ended, info
+        return self.observations(), reward, self._not_ended, self._not_ended, info
 
-    def respond(self, attraction: Array) -> tuple[Array, Array]:
+    def draw_rewards(self, attraction: Array) -> tuple[Array, Array]:
         """Draw rewards, and return them with their means. Both have the shape of `attraction`, the means of the arms
         shown, (runs,) or (runs, positions)."""
         return (self._rng.random(attraction.shape) < attraction).astype(np.float64), attraction
 
-    def best(self, means: Array, positions: int) -> Array:
+    def best_slate_mean(self, means: Array, positions: int) -> Array:
         """Return the mean reward of the best slate with `positions` positions, (runs or 1,)."""
-        return highest_means(means, positions).sum(axis=1)
+        return largest_means(means, positions).sum(axis=1)
 
 
-def highest_means(means: Array, positions: int) -> Array:
+def largest_means(means: Array, positions: int) -> Array:
     """Return the `positions` largest means of each row, largest first, (runs or 1, positions)."""
     if positions == 1:
         return means.max(axis=1, keepdims=True)
@@ -186,7 +186,7 @@ class Visitors(Audience):
     def reset(self, runs: int, rng: np.random.Generator, *, first: int | None = None) -> Array:
         self._rng, self._nothing = rng, np.empty((runs, 0))
         self._steps = np.zeros(runs, np.int64)  # decisions of the visit so far
-        self._forget(runs)
+        self._forget_visitors(runs)
         self.admit(np.arange(runs), (first or 0) + np.arange(runs))
         return self._nothing
 
@@ -194,7 +194,7 @@ class Visitors(Audience):
         """Begin visits of the visitors with these numbers in these seats. A number that was there before is the same
         visitor."""
         self._steps[seats] = 0
-        self._begin(seats, visitors)
+        self._begin_visits(seats, visitors)
 
     def step(self, actions: Index) -> Step:
         """Show an arm, or a page, in each seat, as `Audience.step` says.
@@ -204,30 +204,30 @@ class Visitors(Audience):
         visit, the next step begins another visit of the same visitor."""
         if actions.ndim > 1 and not self.pages:
             raise InputError("a visitor with memory is shown one arm at a time", hint="leave out -k")
-        reward, expected, terminated = self._serve(actions)
+        reward, expected, terminated = self._serve_arms(actions)
         self._steps += 1
         truncated = ~terminated & (self._steps >= self.cap)
-        ended = terminated | truncated
-        return_delay = self._leave(ended)
-        self._steps[ended] = 0
+        is_ended = terminated | truncated
+        return_delay = self._end_visits(is_ended)
+        self._steps[is_ended] = 0
         return self._nothing, reward, terminated, truncated, {"expected": expected, "again": return_delay}
 
-    def _forget(self, runs: int) -> None:
+    def _forget_visitors(self, runs: int) -> None:
         """Forget all visitors."""
         self._state = np.zeros(runs, np.intp)
 
-    def _begin(self, seats: Index, visitors: Index) -> None:
+    def _begin_visits(self, seats: Index, visitors: Index) -> None:
         """Begin visits of these visitors in these seats."""
         self._state[seats] = 0
 
-    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+    def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         """Return the reward, its mean, and whether the visitor leaves, (runs,) each. Updates the memory of visitors."""
         raise NotImplementedError
 
-    def _leave(self, ended: Flags) -> Array:
+    def _end_visits(self, is_ended: Flags) -> Array:
         """End visits. Return a positive number for each visitor who will come again, else 0."""
-        self._state[ended] = 0
-        return np.zeros(len(ended))
+        self._state[is_ended] = 0
+        return np.zeros(len(is_ended))
 
 
 class Regulars(Visitors):
@@ -256,22 +256,22 @@ class Regulars(Visitors):
 
     def recall(self, visitors: Index, traits: Index, memory: Mapping[str, float]) -> None:
         """Restore the traits of the visitors with these numbers, and the figures of the audience."""
-        self._grow(visitors)
+        self._add_visitors(visitors)
         self._traits[visitors] = traits
 
     def new_traits(self, visitors: int) -> Index:
         """Return the traits of a number of new visitors."""
         return np.full(visitors, self.start)
 
-    def _forget(self, runs: int) -> None:
+    def _forget_visitors(self, runs: int) -> None:
         self._visitors = np.zeros(runs, np.intp)
         self._traits = self.new_traits(runs)  # of every visitor so far
 
-    def _begin(self, seats: Index, visitors: Index) -> None:
-        self._grow(visitors)
+    def _begin_visits(self, seats: Index, visitors: Index) -> None:
+        self._add_visitors(visitors)
         self._visitors[seats] = visitors
 
-    def _grow(self, visitors: Index) -> None:
+    def _add_visitors(self, visitors: Index) -> None:
         if len(visitors) and visitors.max() >= len(self._traits):
             n_new = max(len(self._traits), int(visitors.max()) + 1 - len(self._traits))
             self._traits = np.append(self._traits, self.new_traits(n_new))

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import LONGEST, Regulars, bounded
+from rlrec.simulate.base import MAX_DECISIONS, Regulars, bounded_parameter
 
 MOVES = np.array([-1, 1])  # change of the trait by each arm, in levels
 SHARES = np.linspace(0, 1, 201)  # shares of kale that are tried for the best context-free policy
-SMALLEST = 1e-12  # gain of a round below which the search for the best policy ends
+SMALLEST_GAIN = 1e-12  # gain of a round below which the search for the best policy ends
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,14 +26,14 @@ class ChocKale(Regulars):
     decisions later, with the same w. This is the idea of long-term satisfaction in RecSim (Ie et al. 2019), with
     different equations."""
 
-    chocolate: float = bounded(0.8, 0, 1)
-    kale: float = bounded(0.3, 0, 1)
-    levels: int = bounded(20, 2, 100)
-    low: float = bounded(0.5, 0, 1)
-    high: float = bounded(0.95, 0, 1)
-    loyalty: float = bounded(0.9, 0, 0.99)
-    away: int = bounded(100, 0, 1_000_000)
-    cap: int = bounded(20, 1, LONGEST)
+    chocolate: float = bounded_parameter(0.8, 0, 1)
+    kale: float = bounded_parameter(0.3, 0, 1)
+    levels: int = bounded_parameter(20, 2, 100)
+    low: float = bounded_parameter(0.5, 0, 1)
+    high: float = bounded_parameter(0.95, 0, 1)
+    loyalty: float = bounded_parameter(0.9, 0, 0.99)
+    away: int = bounded_parameter(100, 0, 1_000_000)
+    cap: int = bounded_parameter(20, 1, MAX_DECISIONS)
 
     arms = 2
     names = ("chocolate", "kale")
@@ -44,8 +44,8 @@ class ChocKale(Regulars):
         trait = np.arange(self.levels + 1) / self.levels
         self.start = self.levels // 2
         self._means = np.outer([self.chocolate, self.kale], (1 + trait) / 2)  # (arms, levels + 1)
-        self._stays = self.low + (self.high - self.low) * trait  # by the level after the decision
-        self._returns = self.loyalty * trait
+        self._continue_probabilities = self.low + (self.high - self.low) * trait  # by the level after the decision
+        self._return_probabilities = self.loyalty * trait
 
     # -- the value of a visit --
 
@@ -55,22 +55,22 @@ class ChocKale(Regulars):
 
         Each round finds the best policy if a visit costs what the last policy earned on average. The best policy is
         found when no policy earns more than that cost."""
-        kale, best = np.zeros((1, self.cap, self.levels + 1)), -1.0
+        kale, best_value = np.zeros((1, self.cap, self.levels + 1)), -1.0
         while True:
-            earned, return_matrix = self._visit(kale)
-            price = float(self._per_visit(earned, return_matrix)[0])
-            if price - best <= SMALLEST:
-                return best
-            best = price
-            left = np.linalg.solve(np.eye(self.levels + 1) - return_matrix[0], earned[0] - price)
-            kale = self._best_kale(left)[None]
+            mean_rewards, return_matrix = self._visit(kale)
+            visit_cost = float(self._per_visit(mean_rewards, return_matrix)[0])
+            if visit_cost - best_value <= SMALLEST_GAIN:
+                return best_value
+            best_value = visit_cost
+            visit_values = np.linalg.solve(np.eye(self.levels + 1) - return_matrix[0], mean_rewards[0] - visit_cost)
+            kale = self._best_kale(visit_values)[None]
 
     def context_free(self) -> tuple[float, Array]:
         """Return `optimum` under the best of 201 fixed distributions, and that distribution, (arms,)."""
         fixed_shares = np.broadcast_to(SHARES[:, None, None], (len(SHARES), self.cap, self.levels + 1))
         values = self._per_visit(*self._visit(fixed_shares))
-        best = int(values.argmax())
-        return float(values[best]), np.array([1 - SHARES[best], SHARES[best]])
+        best_index = int(values.argmax())
+        return float(values[best_index]), np.array([1 - SHARES[best_index], SHARES[best_index]])
 
     def _visit(self, kale: Array) -> tuple[Array, Array]:
         """Return the mean reward of a visit that begins at each level, (n, levels + 1), and the probability that
@@ -78,38 +78,40 @@ class ChocKale(Regulars):
 
         kale: its share, (n, cap, levels + 1), by step and level."""
         size = self.levels + 1
-        earned: Array = np.zeros((len(kale), size))
+        mean_rewards: Array = np.zeros((len(kale), size))
         return_matrix: Array = np.zeros((len(kale), size, size))
         for step in reversed(range(self.cap)):
-            stays = self._goes_on(step)
-            earned = stays * earned
-            return_matrix = stays[:, None] * return_matrix + np.diag((1 - stays) * self._returns)
-            q, level_down, level_up = kale[:, step], self._next_level(0), self._next_level(1)
-            earned = (1 - q) * (self._means[0] + earned[:, level_down]) + q * (self._means[1] + earned[:, level_up])
-            q = q[..., None]
-            return_matrix = (1 - q) * return_matrix[:, level_down] + q * return_matrix[:, level_up]
-        return earned, return_matrix
+            p_continue = self._continue_probability(step)
+            mean_rewards = p_continue * mean_rewards
+            return_matrix = p_continue[:, None] * return_matrix + np.diag((1 - p_continue) * self._return_probabilities)
+            kale_share, level_down, level_up = kale[:, step], self._next_level(0), self._next_level(1)
+            mean_rewards = (1 - kale_share) * (self._means[0] + mean_rewards[:, level_down]) + kale_share * (
+                self._means[1] + mean_rewards[:, level_up]
+            )
+            kale_share = kale_share[..., None]
+            return_matrix = (1 - kale_share) * return_matrix[:, level_down] + kale_share * return_matrix[:, level_up]
+        return mean_rewards, return_matrix
 
-    def _per_visit(self, earned: Array, return_matrix: Array) -> Array:
+    def _per_visit(self, mean_rewards: Array, return_matrix: Array) -> Array:
         """Return the mean reward per visit of a new visitor, (n,)."""
-        rewards_and_visits = np.stack([earned, np.ones_like(earned)], axis=2)
+        rewards_and_visits = np.stack([mean_rewards, np.ones_like(mean_rewards)], axis=2)
         total = np.linalg.solve(np.eye(self.levels + 1) - return_matrix, rewards_and_visits)[:, self.start]
         return total[:, 0] / total[:, 1]
 
-    def _best_kale(self, left: Array) -> Array:
+    def _best_kale(self, visit_values: Array) -> Array:
         """Return the best share of kale, (cap, levels + 1), 0 or 1, if a visit that begins at each level is worth
         `left`."""
         values, kale = np.zeros(self.levels + 1), np.empty((self.cap, self.levels + 1))
         for step in reversed(range(self.cap)):
-            stays = self._goes_on(step)
-            next_values = stays * values + (1 - stays) * self._returns * left
+            p_continue = self._continue_probability(step)
+            next_values = p_continue * values + (1 - p_continue) * self._return_probabilities * visit_values
             arm_values = np.stack([self._means[arm] + next_values[self._next_level(arm)] for arm in range(self.arms)])
             kale[step], values = arm_values.argmax(axis=0), arm_values.max(axis=0)
         return kale
 
-    def _goes_on(self, step: int) -> Array:
+    def _continue_probability(self, step: int) -> Array:
         """Return the probability that a visit goes on after a decision that led to each level."""
-        return self._stays if step + 1 < self.cap else np.zeros(self.levels + 1)
+        return self._continue_probabilities if step + 1 < self.cap else np.zeros(self.levels + 1)
 
     def _next_level(self, arm: int) -> Index:
         """Return the level that an arm leads to from each level, (levels + 1,)."""
@@ -117,14 +119,14 @@ class ChocKale(Regulars):
 
     # -- visitors --
 
-    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+    def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         level = self.traits
         expected = self._means[actions, level]
         reward = (self._rng.random(len(actions)) < expected).astype(np.float64)
         level = np.clip(level + MOVES[actions], 0, self.levels)
         self.traits = level
-        return reward, expected, self._rng.random(len(actions)) >= self._stays[level]
+        return reward, expected, self._rng.random(len(actions)) >= self._continue_probabilities[level]
 
-    def _leave(self, ended: Flags) -> Array:
-        returns = self._rng.random(len(ended)) < self._returns[self.traits]
-        return (ended & returns).astype(np.float64)
+    def _end_visits(self, is_ended: Flags) -> Array:
+        will_return = self._rng.random(len(is_ended)) < self._return_probabilities[self.traits]
+        return (is_ended & will_return).astype(np.float64)

@@ -11,12 +11,12 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
 from rlrec.errors import InputError
-from rlrec.simulate.base import Step, World, bounded, check_rates, examination, highest_means, require_between
+from rlrec.simulate.base import Step, World, bounded_parameter, check_rates, examination, largest_means, require_between
 
 SHAPES = ("exponential", "fixed")
 MODELS = ("linear", "logistic")
-SPAN = 0.45  # amplitude of a linear mean around 1/2: it stays in [0, 1], so that the model is exact
-STEEPNESS = 2.0  # sd of a logistic arm's weights
+LINEAR_AMPLITUDE = 0.45  # amplitude of a linear mean around 1/2: it stays in [0, 1], so that the model is exact
+WEIGHT_SD = 2.0  # sd of a logistic arm's weights
 
 Jump = tuple[int, float, int, int]  # arm, its rate for a time, the first time, the time after the last
 
@@ -47,7 +47,7 @@ class Drift(Bernoulli):
 
     rates: tuple[float, ...] = (0.5, 0.3, 0.4)
     jumps: tuple[Jump, ...] = ((2, 0.9, 3000, 5000),)
-    swing: float = bounded(0.0, 0, 1)
+    swing: float = bounded_parameter(0.0, 0, 1)
     period: float = 10_000.0
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class Delayed(Bernoulli):
     rates: probability of a click for each arm. delay: decisions until a click arrives. For `shape` exponential,
     delay is the mean, and each click's delay is rounded down; for `fixed`, it is the delay of every click."""
 
-    delay: float = bounded(100.0, 0, 1e6)
+    delay: float = bounded_parameter(100.0, 0, 1e6)
     shape: str = "exponential"
 
     def __post_init__(self) -> None:
@@ -103,8 +103,8 @@ class Contextual(World):
     sigmoid(w_a x). The weights of the arms are drawn by `seed`, and are those of the world, the same in all runs."""
 
     model: str = "linear"
-    arms: int = bounded(5, 2, 10_000)
-    features: int = bounded(4, 1, 100)
+    arms: int = bounded_parameter(5, 2, 10_000)
+    features: int = bounded_parameter(4, 1, 100)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -115,9 +115,11 @@ class Contextual(World):
             raise InputError(f"seed is {self.seed}", hint="it is 0 or more")
         weights = np.random.default_rng(self.seed).standard_normal((self.arms, self.features))
         is_linear = self.model == "linear"
-        self._weights = weights * (SPAN / np.abs(weights).sum(axis=1, keepdims=True) if is_linear else STEEPNESS)
+        self._weights = weights * (
+            LINEAR_AMPLITUDE / np.abs(weights).sum(axis=1, keepdims=True) if is_linear else WEIGHT_SD
+        )
 
-    def observe(self) -> Array:
+    def observations(self) -> Array:
         self._x = self._rng.uniform(-1, 1, (self._runs, self.features))
         return self._x
 
@@ -141,14 +143,14 @@ class PositionBased(_PageAudience):
     rates: probability of a click for each examined arm, in [0, 1]. Position k is examined with probability k^-power,
     whichever arm is there. Source: the position-based click model, Craswell, Zoeter, Taylor and Ramsey 2008."""
 
-    power: float = bounded(1.0, 0, 10)
+    power: float = bounded_parameter(1.0, 0, 10)
 
-    def respond(self, attraction: Array) -> tuple[Array, Array]:
+    def draw_rewards(self, attraction: Array) -> tuple[Array, Array]:
         positions = 1 if attraction.ndim == 1 else attraction.shape[1]
-        return super().respond(attraction * examination(positions, self.power))
+        return super().draw_rewards(attraction * examination(positions, self.power))
 
-    def best(self, means: Array, positions: int) -> Array:
-        return highest_means(means, positions) @ examination(positions, self.power)
+    def best_slate_mean(self, means: Array, positions: int) -> Array:
+        return largest_means(means, positions) @ examination(positions, self.power)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -159,25 +161,25 @@ class Cascade(_PageAudience):
     `resume`. Source: the cascade model of Craswell, Zoeter, Taylor and Ramsey 2008 (resume 0), and the dependent
     click model of Guo, Liu and Wang 2009."""
 
-    resume: float = bounded(0.0, 0, 1)
+    resume: float = bounded_parameter(0.0, 0, 1)
 
-    def respond(self, attraction: Array) -> tuple[Array, Array]:
+    def draw_rewards(self, attraction: Array) -> tuple[Array, Array]:
         if attraction.ndim == 1:
-            return super().respond(attraction)
+            return super().draw_rewards(attraction)
         # attracted at all positions; after a click the visitor stops unless reading is resumed
-        attracted = self._rng.random(attraction.shape) < attraction
-        stops = attracted & (self._rng.random(attraction.shape) >= self.resume)
-        reads: Flags = np.cumsum(stops, axis=1) - stops == 0
-        return (attracted & reads).astype(np.float64), self._clicks(attraction)
+        is_attracted = self._rng.random(attraction.shape) < attraction
+        is_stopped = is_attracted & (self._rng.random(attraction.shape) >= self.resume)
+        is_read: Flags = np.cumsum(is_stopped, axis=1) - is_stopped == 0
+        return (is_attracted & is_read).astype(np.float64), self._clicks(attraction)
 
-    def best(self, means: Array, positions: int) -> Array:
+    def best_slate_mean(self, means: Array, positions: int) -> Array:
         # the best arms in descending order: exchanging neighbours towards this order never lowers the sum
-        return self._clicks(highest_means(means, positions)).sum(axis=1)
+        return self._clicks(largest_means(means, positions)).sum(axis=1)
 
     def _clicks(self, attraction: Array) -> Array:
         """Return the probability of a click at each position of pages, (n, positions)."""
-        passes = np.cumprod(1 - attraction * (1 - self.resume), axis=1)
-        return attraction * np.column_stack([np.ones(len(attraction)), passes[:, :-1]])
+        p_read_on = np.cumprod(1 - attraction * (1 - self.resume), axis=1)
+        return attraction * np.column_stack([np.ones(len(attraction)), p_read_on[:, :-1]])
 
 
 @dataclass(kw_only=True, eq=False)
@@ -201,18 +203,18 @@ class Page(_PageAudience):
     def step(self, actions: Index) -> Step:
         slates = actions.reshape(self._runs, -1)
         # the probability that a visitor is content with each page
-        cell = (np.arange(self._runs)[:, None] * self.topics + self._topic[slates]).ravel()
+        topic_of_slot = (np.arange(self._runs)[:, None] * self.topics + self._topic[slates]).ravel()
         with np.errstate(divide="ignore"):
             log_no_click = np.log1p(-self._means[0, slates]).ravel()
-        no_click = np.exp(np.bincount(cell, weights=log_no_click, minlength=self._runs * self.topics))
-        content = 1 - no_click.reshape(self._runs, self.topics).mean(axis=1)
-        reward = (self._rng.random(self._runs) < content).astype(np.float64)
-        info = {"optimum": np.full(self._runs, self._optimum(slates.shape[1])), "expected": content}
+        p_no_click = np.exp(np.bincount(topic_of_slot, weights=log_no_click, minlength=self._runs * self.topics))
+        p_content = 1 - p_no_click.reshape(self._runs, self.topics).mean(axis=1)
+        reward = (self._rng.random(self._runs) < p_content).astype(np.float64)
+        info = {"optimum": np.full(self._runs, self._optimum(slates.shape[1])), "expected": p_content}
         if actions.ndim > 1:
-            info |= {"page": reward, "expected": content[:, None]}
+            info |= {"page": reward, "expected": p_content[:, None]}
             reward = np.zeros(actions.shape)
         self._time += self._stride
-        return self.observe(), reward, self._not_ended, self._not_ended, info
+        return self.observations(), reward, self._not_ended, self._not_ended, info
 
     def _optimum(self, positions: int) -> float:
         """Return the probability that a visitor is content with the best page.

@@ -9,11 +9,11 @@ from math import sqrt
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import LONGEST, Visitors, bounded
+from rlrec.simulate.base import MAX_DECISIONS, Visitors, bounded_parameter
 
 LEFT, RIGHT = 0, 1
-SWITCHED = 1  # the square on which the arms are switched
-GOAL = 3
+SWITCHED_SQUARE = 1  # the square on which the arms are switched
+GOAL_SQUARE = 3
 
 
 @dataclass(kw_only=True, eq=False)
@@ -25,7 +25,7 @@ class Corridor(Visitors):
     probability .59, and takes 11.66 steps. The optimum is that of the book. A policy that remembers what it has
     shown knows the square, and can do better: right, left, right."""
 
-    cap: int = bounded(1_000, 3, LONGEST)
+    cap: int = bounded_parameter(1_000, 3, MAX_DECISIONS)
 
     arms = 2
     names = ("left", "right")
@@ -45,9 +45,9 @@ class Corridor(Visitors):
         right = 2 - sqrt(2)
         return self.value(right), np.array([1 - right, right])
 
-    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+    def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         # the state is the square
-        forward = (actions == RIGHT) != (self._state == SWITCHED)
-        self._state = np.maximum(self._state + np.where(forward, 1, -1), 0)
+        is_forward = (actions == RIGHT) != (self._state == SWITCHED_SQUARE)
+        self._state = np.maximum(self._state + np.where(is_forward, 1, -1), 0)
         cost = np.full(len(actions), -1.0)
-        return cost, cost.copy(), self._state == GOAL
+        return cost, cost.copy(), self._state == GOAL_SQUARE

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import bounded, require_between
-from rlrec.simulate.shop import CATEGORIES, LOWEST_HONEST, LOWEST_LURE, Shop
+from rlrec.simulate.base import bounded_parameter, require_between
+from rlrec.simulate.shop import LOWEST_HONEST, LOWEST_LURE, MAX_CATEGORIES, Shop
 
-GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly
-BOT = -1  # the trait of a bot
+GOLDEN_RATIO = (5**0.5 - 1) / 2  # the fractional parts of its multiples are spread evenly
+BOT_TRAIT = -1  # the trait of a bot
 DAY_S = 86_400
 
 
@@ -31,17 +31,17 @@ class News(Shop):
     whom all articles are new and at their most popular."""
 
     arms: int = 48
-    categories: int = bounded(5, 1, CATEGORIES)
+    categories: int = bounded_parameter(5, 1, MAX_CATEGORIES)
     bait: int = 12
-    rate: float = bounded(0.3, 0, 1)
-    lure: float = bounded(0.45, 0, 1)
-    purchase: float = bounded(0.2, 0, 1)
-    daily: int = bounded(500, 1, 1_000_000)
-    fading: float = bounded(0.5, 0, 1)
-    hype: float = bounded(0.3, 0, 1)
-    later: float = bounded(2.0, 0, 1_000)
-    anonymous: float = bounded(0.3, 0, 1)
-    bots: float = bounded(0.04, 0, 1)
+    rate: float = bounded_parameter(0.3, 0, 1)
+    lure: float = bounded_parameter(0.45, 0, 1)
+    purchase: float = bounded_parameter(0.2, 0, 1)
+    daily: int = bounded_parameter(500, 1, 1_000_000)
+    fading: float = bounded_parameter(0.5, 0, 1)
+    hype: float = bounded_parameter(0.3, 0, 1)
+    later: float = bounded_parameter(2.0, 0, 1_000)
+    anonymous: float = bounded_parameter(0.3, 0, 1)
+    bots: float = bounded_parameter(0.04, 0, 1)
 
     a_day = 24
 
@@ -61,19 +61,19 @@ class News(Shop):
 
     def publish(self, period: int) -> dict[str, dict[str, Any]]:
         """Publish the articles of a period (an hour, counted from any start), and return their features by name."""
-        newest = (period + 1) * self.arms // self.a_day
-        numbers = np.arange(newest - self.arms, newest)
+        next_number = (period + 1) * self.arms // self.a_day
+        numbers = np.arange(next_number - self.arms, next_number)
         arms = numbers % self.arms
         is_new = self._numbers[arms] != numbers
         self._numbers[arms] = numbers
         if is_new.all():
             self.clicks: Array = np.zeros(self.arms)
         self.clicks[arms[is_new]] = 0
-        born = -(-(numbers + 1) * self.a_day // self.arms) - 1
-        age = (period - born) / self.a_day
-        quality = self._peak * (self._lowest + (1 - self._lowest) * (self._numbers * GOLDEN % 1))
-        self._unpopular = np.empty(self.arms)
-        self._unpopular[arms] = quality[arms] * (1 - self.fading * age)
+        published_in = -(-(numbers + 1) * self.a_day // self.arms) - 1
+        age_in_days = (period - published_in) / self.a_day
+        quality = self._peak * (self._lowest + (1 - self._lowest) * (self._numbers * GOLDEN_RATIO % 1))
+        self._attraction_without_hype = np.empty(self.arms)
+        self._attraction_without_hype[arms] = quality[arms] * (1 - self.fading * age_in_days)
         articles = zip(numbers.tolist(), arms.tolist(), strict=True)
         return {f"article{number}": self.features_of(arm) for number, arm in articles}
 
@@ -104,21 +104,21 @@ class News(Shop):
 
     def attraction_of(self, items: Index) -> Array:
         popularity = self.clicks[items] / max(1.0, self.clicks.max())
-        return self._unpopular[items] * (1 + self.hype * popularity)
+        return self._attraction_without_hype[items] * (1 + self.hype * popularity)
 
     # -- readers --
 
     def new_traits(self, visitors: int) -> Index:
         traits = super().new_traits(visitors)
-        traits[self._rng.random(visitors) < self.bots] = BOT
+        traits[self._rng.random(visitors) < self.bots] = BOT_TRAIT
         return traits
 
-    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
-        bots = self.traits == BOT
-        clicks, expected, leaves = super()._serve(actions)
-        clicks[bots], expected[bots], self._purchases[bots] = 1, 1, 0
-        self.traits = np.where(bots, BOT, self.traits)
+    def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
+        is_bot = self.traits == BOT_TRAIT
+        clicks, expected, leaves = super()._serve_arms(actions)
+        clicks[is_bot], expected[is_bot], self._purchases[is_bot] = 1, 1, 0
+        self.traits = np.where(is_bot, BOT_TRAIT, self.traits)
         return clicks, expected, leaves
 
-    def _leave(self, ended: Flags) -> Array:
-        return np.where(self.traits == BOT, 0.0, super()._leave(ended))
+    def _end_visits(self, is_ended: Flags) -> Array:
+        return np.where(self.traits == BOT_TRAIT, 0.0, super()._end_visits(is_ended))

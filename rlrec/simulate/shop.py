@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from rlrec.arrays import Array, Flags, Index
-from rlrec.simulate.base import LONGEST, Regulars, Step, bounded, examination, require_between
+from rlrec.simulate.base import MAX_DECISIONS, Regulars, Step, bounded_parameter, examination, require_between
 
-FULL = 3  # looks at a category within a visit after which its satiation is full
-CATEGORIES, DEEPEST = 5, 30  # categories, and levels and cap, at most: the chain of a visit stays small
+FULL_SATIATION = 3  # looks at a category within a visit after which its satiation is full
+MAX_CATEGORIES, MAX_DEPTH = 5, 30  # categories, and levels and cap, at most: the chain of a visit stays small
 LOWEST_HONEST, LOWEST_LURE = 0.25, 0.75  # rate of the least attractive item relative to the best
 SHARES = 100  # units of probability in which the best context-free policy is made
-SMALLEST = 1e-7  # gain of a round below which the search for the best policy ends
+SMALLEST_GAIN = 1e-7  # gain of a round below which the search for the best policy ends
 CLICKS: Mapping[str, float] = {"click": 1.0}
 
 Pick = Callable[[Array], Array]  # maps the values of arms in each state, (levels + 1, arms, n), to those of the states
@@ -39,19 +39,19 @@ class Shop(Regulars):
     events `click`, purchases `purchase`."""
 
     arms: int = 50
-    categories: int = bounded(5, 1, CATEGORIES)
+    categories: int = bounded_parameter(5, 1, MAX_CATEGORIES)
     bait: int = 10
-    rate: float = bounded(0.4, 0, 1)
-    lure: float = bounded(0.6, 0, 1)
-    power: float = bounded(1.0, 0, 10)
-    fade: float = bounded(0.3, 0, 1 / FULL)
-    purchase: float = bounded(0.2, 0, 1)
-    levels: int = bounded(10, 1, DEEPEST)
-    loyalty: float = bounded(0.8, 0, 0.99)
-    stay: float = bounded(0.8, 0, 1)
-    cap: int = bounded(10, 1, DEEPEST)
-    away: float = bounded(2.0, 0.5, 1_000)
-    daily: int = bounded(100, 1, 1_000_000)
+    rate: float = bounded_parameter(0.4, 0, 1)
+    lure: float = bounded_parameter(0.6, 0, 1)
+    power: float = bounded_parameter(1.0, 0, 10)
+    fade: float = bounded_parameter(0.3, 0, 1 / FULL_SATIATION)
+    purchase: float = bounded_parameter(0.2, 0, 1)
+    levels: int = bounded_parameter(10, 1, MAX_DEPTH)
+    loyalty: float = bounded_parameter(0.8, 0, 0.99)
+    stay: float = bounded_parameter(0.8, 0, 1)
+    cap: int = bounded_parameter(10, 1, MAX_DEPTH)
+    away: float = bounded_parameter(2.0, 0.5, 1_000)
+    daily: int = bounded_parameter(100, 1, 1_000_000)
 
     further_events = ("purchase",)
     pages = True
@@ -61,7 +61,7 @@ class Shop(Regulars):
         super().__post_init__()
         condition = f" with arms={self.arms} and categories={self.categories}"
         require_between(
-            "arms", self.arms, 2 * self.categories, LONGEST, condition=f" with categories={self.categories}"
+            "arms", self.arms, 2 * self.categories, MAX_DECISIONS, condition=f" with categories={self.categories}"
         )
         require_between("bait", self.bait, self.categories, self.arms - self.categories, condition=condition)
         n_honest = self.arms - self.bait
@@ -70,8 +70,8 @@ class Shop(Regulars):
         self.attraction: Array = np.append(
             self.rate * np.linspace(1, LOWEST_HONEST, n_honest), self.lure * np.linspace(1, LOWEST_LURE, self.bait)
         )
-        self._returns = self.loyalty * np.arange(self.levels + 1) / self.levels
-        self._freshness = 1 - self.fade * np.arange(FULL + 1)
+        self._return_probabilities = self.loyalty * np.arange(self.levels + 1) / self.levels
+        self._freshness = 1 - self.fade * np.arange(FULL_SATIATION + 1)
         self.start = (2 * self.levels + 1) // 3  # trust of a new visitor
 
     def features_of(self, arm: int) -> dict[str, Any]:
@@ -103,27 +103,27 @@ class Shop(Regulars):
 
         The looks at a category are binomial, and the clicks that they bring are concave in its share. The largest
         gains over all hundredths therefore make the best distribution."""
-        best = [self._best(self._category == category) for category in range(self.categories)]
+        best_items = [self._best(self._category == category) for category in range(self.categories)]
         shares = np.arange(SHARES + 1) / SHARES
-        earned = self.attraction[best, None] * shares * self._mean_freshness(shares)
-        gains = np.diff(earned, axis=1)
+        clicks_by_share = self.attraction[best_items, None] * shares * self._mean_freshness(shares)
+        gains = np.diff(clicks_by_share, axis=1)
         chosen_cells = np.argsort(-gains, axis=None, kind="stable")[:SHARES]
-        distribution = np.bincount(np.array(best)[chosen_cells // SHARES], minlength=self.arms) / SHARES
+        distribution = np.bincount(np.array(best_items)[chosen_cells // SHARES], minlength=self.arms) / SHARES
         return float(gains.ravel()[chosen_cells].sum()), distribution
 
     def _mean_freshness(self, shares: Array) -> Array:
         """Return the freshness of a category, summed over the decisions of a visit, for each of these shares of the
         category."""
-        looks, total = np.zeros((FULL + 1, len(shares))), np.zeros(len(shares))
+        looks, freshness_sum = np.zeros((FULL_SATIATION + 1, len(shares))), np.zeros(len(shares))
         looks[0] = 1  # probability of each number of looks, times that of a visit this long
         for _ in range(self.cap):
-            total += self._freshness @ looks
-            moved = shares * looks
-            looks -= moved
-            looks[1:] += moved[:-1]
-            looks[-1] += moved[-1]
+            freshness_sum += self._freshness @ looks
+            moved_looks = shares * looks
+            looks -= moved_looks
+            looks[1:] += moved_looks[:-1]
+            looks[-1] += moved_looks[-1]
             looks *= self.stay
-        return total
+        return freshness_sum
 
     def value_per_visitor(
         self, arms: Index, pick: Pick, *, positions: int = 1, weights: Mapping[str, float] = CLICKS
@@ -136,55 +136,61 @@ class Shop(Regulars):
         while True:
             rounds = [values]
             for _ in range(2):
-                left = self._returns * (weights.get("return", 0.0) + rounds[-1])
-                rounds.append(self.visit_values(arms, pick, positions=positions, weights=weights, left=left))
+                end_values = self._return_probabilities * (weights.get("return", 0.0) + rounds[-1])
+                rounds.append(
+                    self.visit_values(arms, pick, positions=positions, weights=weights, end_values=end_values)
+                )
             previous_change, change = (float(np.abs(np.diff(rounds, axis=0))[row].max()) for row in (0, 1))
-            if change < SMALLEST:
+            if change < SMALLEST_GAIN:
                 return float(rounds[-1][self.start])
             ratio = min(change / previous_change, self.loyalty)
             values = rounds[2] + (rounds[2] - rounds[1]) * ratio / (1 - ratio)
 
     def visit_values(
         self, arms: Index, pick: Pick, *, positions: int = 1, weights: Mapping[str, float] = CLICKS,
-        left: Array | None = None,
+        end_values: Array | None = None,
     ) -> Array:  # fmt: skip
         """Return the mean reward of a visit from its first decision on, for each initial trust, (levels + 1,).
 
         arms: those that the policy shows. pick: maps the values of these arms in each state, (levels + 1, arms, n),
-        to that of the state, (levels + 1, n), at every position of a page. left: the value of each trust at the end,
-        (levels + 1,)."""
+        to that of the state, (levels + 1, n), at every position of a page. end_values: the value of each trust at the
+        end, (levels + 1,)."""
         category, levels = self._category[arms], np.arange(self.levels + 1)
-        ended = np.zeros((self.levels + 1, 1)) if left is None else left[:, None]
-        values = np.broadcast_to(ended, (self.levels + 1, self._following.shape[1]))
+        values_if_ended = np.zeros((self.levels + 1, 1)) if end_values is None else end_values[:, None]
+        values = np.broadcast_to(values_if_ended, (self.levels + 1, self._following.shape[1]))
         clicks = self.attraction[arms, None] * self._freshness[self._looks[category]]
-        moves = np.where(self.is_bait[arms], 1.0, self.purchase)  # probability that a click moves the trust
-        gain = weights.get("click", 0.0) + np.where(self.is_bait[arms], 0.0, moves * weights.get("purchase", 0.0))
+        p_trust_moves = np.where(self.is_bait[arms], 1.0, self.purchase)  # probability that a click moves the trust
+        reward_of_click = weights.get("click", 0.0) + np.where(
+            self.is_bait[arms], 0.0, p_trust_moves * weights.get("purchase", 0.0)
+        )
         trust = np.where(self.is_bait[arms], levels[:, None] - 1, levels[:, None] + 1).clip(0, self.levels)
-        moving, stays = (clicks * moves[:, None]), 1 - clicks * moves[:, None]
-        gained = clicks * gain[:, None]
+        p_moves, p_stays = (clicks * p_trust_moves[:, None]), 1 - clicks * p_trust_moves[:, None]
+        expected_reward = clicks * reward_of_click[:, None]
         for step in reversed(range(self.cap)):
             if step + 1 < self.cap:
-                values = self.stay * values + (1 - self.stay) * ended
+                values = self.stay * values + (1 - self.stay) * values_if_ended
             for examined in examination(positions, self.power)[::-1]:
                 # for each arm that is examined, the trust stays, or moves by a level
                 next_values = values.take(self._following, axis=1)
                 arm_values, moved_values = next_values[:, category], next_values[trust, category]
-                arm_values *= stays
-                arm_values += gained
-                arm_values += np.multiply(moved_values, moving, out=moved_values)
+                arm_values *= p_stays
+                arm_values += expected_reward
+                arm_values += np.multiply(moved_values, p_moves, out=moved_values)
                 values = (1 - examined) * values + examined * pick(arm_values)
         return values[:, 0]
 
     @cached_property
     def _looks(self) -> Index:
         """Return the looks at each category in each state of satiation, (categories, n); state 0 has none."""
-        return np.indices((FULL + 1,) * self.categories).reshape(self.categories, -1)
+        return np.indices((FULL_SATIATION + 1,) * self.categories).reshape(self.categories, -1)
 
     @cached_property
     def _following(self) -> Index:
         """Return the state of satiation after a look at each category, (categories, n)."""
-        next_looks = np.minimum(self._looks[:, None] + np.eye(self.categories, dtype=np.intp)[:, :, None], FULL)
-        return np.ravel_multi_index(tuple(next_looks), (FULL + 1,) * self.categories)
+        next_looks = np.minimum(
+            self._looks[:, None] + np.eye(self.categories, dtype=np.intp)[:, :, None], FULL_SATIATION
+        )
+        return np.ravel_multi_index(tuple(next_looks), (FULL_SATIATION + 1,) * self.categories)
 
     @property
     def _best_items(self) -> Index:
@@ -199,45 +205,47 @@ class Shop(Regulars):
 
     # -- visitors --
 
-    def _forget(self, runs: int) -> None:
-        super()._forget(runs)
+    def _forget_visitors(self, runs: int) -> None:
+        super()._forget_visitors(runs)
         self.looks = np.zeros((runs, self.categories), np.intp)  # at each category in the present visit
 
-    def _begin(self, seats: Index, visitors: Index) -> None:
-        super()._begin(seats, visitors)
+    def _begin_visits(self, seats: Index, visitors: Index) -> None:
+        super()._begin_visits(seats, visitors)
         self.looks[seats] = 0
 
     def step(self, actions: Index) -> Step:
         following, reward, terminated, truncated, info = super().step(actions)
         return following, reward, terminated, truncated, info | {"purchase": self._purchases}
 
-    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+    def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         pages = actions.reshape(len(actions), -1)
         random = self._rng.random((3, *pages.shape))
-        examined, rows = examination(pages.shape[1], self.power), np.arange(len(pages))
+        p_examined, rows = examination(pages.shape[1], self.power), np.arange(len(pages))
         expected, clicks, purchases = np.zeros((3, *pages.shape))
         trust = self.traits
-        looks = random[0] < examined
+        is_examined = random[0] < p_examined
         for position, items in enumerate(pages.T):
-            category, bait = self._category[items], self.is_bait[items]
+            category, is_bait = self._category[items], self.is_bait[items]
             attraction = self.attraction_of(items) * self._freshness[self.looks[rows, category]]
-            is_clicked = looks[:, position] & (random[1, :, position] < attraction)
-            bought = is_clicked & ~bait & (random[2, :, position] < self.purchase)
-            trust = np.clip(trust + bought - (is_clicked & bait), 0, self.levels)
-            self.looks[rows, category] = np.minimum(self.looks[rows, category] + looks[:, position], FULL)
-            expected[:, position], clicks[:, position] = examined[position] * attraction, is_clicked
-            purchases[:, position] = bought
+            is_clicked = is_examined[:, position] & (random[1, :, position] < attraction)
+            is_bought = is_clicked & ~is_bait & (random[2, :, position] < self.purchase)
+            trust = np.clip(trust + is_bought - (is_clicked & is_bait), 0, self.levels)
+            self.looks[rows, category] = np.minimum(
+                self.looks[rows, category] + is_examined[:, position], FULL_SATIATION
+            )
+            expected[:, position], clicks[:, position] = p_examined[position] * attraction, is_clicked
+            purchases[:, position] = is_bought
         self.traits = trust
         self._purchases = purchases.reshape(actions.shape)
         leaves = self._rng.random(len(pages)) >= self.stay
         return clicks.reshape(actions.shape), expected.reshape(actions.shape), leaves
 
-    def _leave(self, ended: Flags) -> Array:
+    def _end_visits(self, is_ended: Flags) -> Array:
         """End visits. Return the days until each visitor comes again, 0 if never."""
-        self.looks[ended] = 0
-        returns = self._rng.random(len(ended)) < self._returns[self.traits]
-        days = self._rng.geometric(1 / (self.away + 0.5), len(ended)) - 0.5
-        return np.where(ended & returns, days, 0.0)
+        self.looks[is_ended] = 0
+        will_return = self._rng.random(len(is_ended)) < self._return_probabilities[self.traits]
+        days = self._rng.geometric(1 / (self.away + 0.5), len(is_ended)) - 0.5
+        return np.where(is_ended & will_return, days, 0.0)
 
 
 def _best_value(arm_values: Array) -> Array:

@@ -159,7 +159,7 @@ class Bar:
         with closing(Store(self.db)) as store, store.read() as unit:
             trained = TrainedModel(unit, lookup.version(unit, name)[0])
             ids = {arm.key: arm.id for arm in arms.all_arms(unit)}
-            items = np.array([ids[name] for name in simulate.names(self.audience.arms)])
+            items = np.array([ids[name] for name in simulate.arm_names(self.audience.arms)])
             return Server(
                 parameters=trained.parameters_of(items), kind=trained.policy, context=trained.encoded([{}])[0],
                 described=trained.arm_features.encode(items, NEWEST), gap_s=GROUP,

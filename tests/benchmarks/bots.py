@@ -15,7 +15,7 @@ from rlrec.app.policies import policy
 from rlrec.app.setup import init, simulate
 from rlrec.app.setup.simulate import VisitWorld
 from rlrec.arrays import Index
-from rlrec.simulate.news import BOT, News
+from rlrec.simulate.news import BOT_TRAIT, News
 from rlrec.store import Store
 from tests.benchmarks.measure import Figure, Setting, rlrec, said
 
@@ -33,7 +33,7 @@ def read_news(path: Path, *, size: int, seed: int, **parameters: str) -> dict[st
         user_keys, is_anonymous = map(world._key, world.crowd.visitor[seats].tolist()), world._anonymous[seats].tolist()
         traits = world.audience.traits[seats].tolist()
         for session, user, anonymous, trait in zip(session_keys, user_keys, is_anonymous, traits, strict=True):
-            machines[session if anonymous else user] = trait == BOT
+            machines[session if anonymous else user] = trait == BOT_TRAIT
         serve_seats(world, seats)
 
     options: dict[str, Any] = {"environment": "news", "policy": "clicks", "sessions": SESSIONS, "group": 100}

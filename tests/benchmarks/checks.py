@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rlrec.app.evaluation.checks import CHECKS
-from rlrec.ope.checks.dependence import alarms, slots_above_p_value
+from rlrec.ope.checks.dependence import is_rejected, slots_above_p_value
 from tests.app.evaluation import worlds
 from tests.benchmarks.measure import Figure, Setting
 from tests.ope import paging
@@ -21,7 +21,7 @@ FALSE_ALARMS = 0.01
 
 def dependent(seed: int, **readers: Any) -> bool:
     """Whether slots of a log of pages look as if they depended on those above."""
-    return alarms(slots_above_p_value(above.pages(seed, **readers)))
+    return is_rejected(slots_above_p_value(above.pages(seed, **readers)))
 
 
 def refuted(rewards: paging.Rewards, seed: int, *, name: str = "iips", pages: int = 3_000) -> bool:
@@ -34,8 +34,8 @@ def checks(setting: Setting) -> Iterator[Figure]:
     """Alarms of each check in the logs that it is for, and in honest ones of every shape."""
     bad, honest = setting.size(BAD), setting.size(HONEST)
     for name, is_alarm, of_bad in (
-        ("a young import", lambda seed: arriving.sums(seed=seed, days=3.0).alarms, True),
-        ("a complete import", lambda seed: arriving.sums(seed=seed, days=3.0, delay=0.01).alarms, False),
+        ("a young import", lambda seed: arriving.sums(seed=seed, days=3.0).raises_alarm, True),
+        ("a complete import", lambda seed: arriving.sums(seed=seed, days=3.0, delay=0.01).raises_alarm, False),
         ("loggers at two levels", lambda seed: bool(logged.unlike_of("ips,snips", [1.0, 0.5], seed, n=4_000)), True),
         ("two loggers alike", lambda seed: bool(logged.unlike_of("ips,snips", [1.0, 1.0], seed)), False),
         ("six loggers alike", lambda seed: bool(logged.unlike_of("ips,snips", [1.0] * 6, seed)), False),

@@ -97,7 +97,7 @@ def logs_of(loggers: Sequence[str], *, runs: int, seed: int) -> Iterator[EffectS
         # of two stages the second one, which ranks lists that an even first one draws
         is_listed = kind == "two-stage"
         policy = kinds.make("thompson" if is_listed else kind, {"floor": 0.2})
-        beliefs, seeds = RunBeliefs(policy, runs, simulate.names(arms)), rng.integers(2**63, size=runs)
+        beliefs, seeds = RunBeliefs(policy, runs, simulate.arm_names(arms)), rng.integers(2**63, size=runs)
         for start in range(number * turn, (number + 1) * turn, GROUP):
             pages = np.arange(start, min(start + GROUP, (number + 1) * turn))
             for run, scores in enumerate(scores_of(policy, beliefs)):
@@ -113,7 +113,7 @@ def logs_of(loggers: Sequence[str], *, runs: int, seed: int) -> Iterator[EffectS
 
 def scores_of(policy: Policy, beliefs: RunBeliefs) -> list[Scores]:
     """The scores of each run."""
-    scores = policy.scores(beliefs.belief(), arms=simulate.names(beliefs.shape[1]), context=NO_CONTEXT)
+    scores = policy.scores(beliefs.belief(), arms=simulate.arm_names(beliefs.shape[1]), context=NO_CONTEXT)
     return split_runs(scores) if isinstance(policy, OnlineLearner) else [scores] * beliefs.shape[0]
 
 
@@ -159,7 +159,7 @@ def sums_of(slates: Ids, draw: Ids, expected: Array, rng: np.random.Generator) -
     )  # fmt: skip
     constant = np.column_stack([np.ones(n // VISIT), np.zeros((n // VISIT, 2))])
     sums.visits.add_rows(
-        constant, exposures.together(visit), 1.0 * returned[:, None], factor=np.ones(n // VISIT), cluster=digests
+        constant, exposures.merge_rows(visit), 1.0 * returned[:, None], factor=np.ones(n // VISIT), cluster=digests
     )
     block = block_numbers(digests)
     by_block = [

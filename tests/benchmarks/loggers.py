@@ -177,9 +177,13 @@ class Shop:
         for chosen in (chosen for size in range(1, len(names) + 1) for chosen in combinations(names, size)):
             sums = {stratum: value for stratum, value in strata.items() if stratum.logger in chosen}
             for weighting in (Weighting.from_strata(rows.fold, sums), Weighting(rows.fold)):
-                (at_end,) = rows.fold.at_ends(weighting.total(sums))
-                error = at_end.value_and_error[1]
-                if at_end.diagnosis.is_supported and (at_end.diagnosis.ess or 0.0) >= LEAST_ESS and error > 0:
+                (estimator_fold,) = rows.fold.estimator_folds(weighting.total(sums))
+                error = estimator_fold.value_and_error[1]
+                if (
+                    estimator_fold.diagnosis.is_supported
+                    and (estimator_fold.diagnosis.ess or 0.0) >= LEAST_ESS
+                    and error > 0
+                ):
                     errors.append(error)
         return float(usual.estimate.std_error or 0.0) / min(errors)
 

@@ -33,7 +33,7 @@ def regret(setting: Setting) -> Iterator[Figure]:
 
     runs = setting.size(RUNS)
     for kind, params, name, inputs, steps, reference in FIGURES:
-        policy, audience = kinds.make(kind, params), simulate.make(name, inputs)
+        policy, audience = kinds.make(kind, params), simulate.make_audience(name, inputs)
         watch = Stopwatch()
         with watch:
             result = study(policy, audience, runs=runs, steps=steps, seed=1).regret

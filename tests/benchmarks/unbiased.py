@@ -64,7 +64,7 @@ def unbiased(setting: Setting) -> Iterator[Figure]:
 
 def policy_of(kind: str, params: Params, *, arms: int, floor: float) -> Policy:
     """A policy; where arms share a model, it knows them by name."""
-    names = simulate.names(arms)
+    names = simulate.arm_names(arms)
     needed = {"probabilities": falling(names)} if kind == "fixed" else {}
     shared = Design(context=Encoder.parse({"fields": {}}), arm=Encoder.parse({"fields": {"arm": names}}))
     return kinds.make(kind, {**params, **needed, "floor": floor}, design=shared if "model" in params else None)
@@ -93,7 +93,7 @@ def logs(policy: Policy, rates: Sequence[float], *, runs: int, decisions: int = 
     """What is served to an audience that clicks each arm at its rate, every group by the belief before it."""
     rng = np.random.default_rng(seed)
     seeds = rng.integers(2**63, size=runs).astype(np.uint64)
-    beliefs = RunBeliefs(policy, runs, simulate.names(len(rates)))
+    beliefs = RunBeliefs(policy, runs, simulate.arm_names(len(rates)))
     context = policy.encode(NO_CONTEXT) if learns_from_contexts(policy) else np.empty(0)
     x = np.tile(context, (runs, 1))
     reward, propensity, minimum = np.empty((3, runs, decisions))
@@ -119,7 +119,7 @@ def _beliefs(policy: Policy, beliefs: RunBeliefs, x: Array) -> list[Scores]:
     """The scores of each run."""
     if learns_from_contexts(policy):
         return split_runs(policy.scores_at(beliefs.belief(), x))
-    scores = policy.scores(beliefs.belief(), arms=simulate.names(beliefs.shape[1]), context=NO_CONTEXT)
+    scores = policy.scores(beliefs.belief(), arms=simulate.arm_names(beliefs.shape[1]), context=NO_CONTEXT)
     return split_runs(scores) if isinstance(policy, OnlineLearner | LongTerm) else [scores] * beliefs.shape[0]
 
 

@@ -31,7 +31,7 @@ def estimator(label: str) -> SessionEstimator:
 def total(label: str, estimator: SessionEstimator) -> Array:
     """Sums of the estimator's columns over a ragged log."""
     fold, partial = folded(ragged(1), label)
-    return np.asarray(fold.at_ends(partial)[0].units.sum(axis=0))
+    return np.asarray(fold.estimator_folds(partial)[0].units.sum(axis=0))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.7, 1.0])

@@ -29,10 +29,13 @@ def test_parameters_of_audiences_are_as_the_page_has_them() -> None:
     rows = re.findall(r"^\| `([a-z-]+)` \| `([a-z]+)` \| (\S+) \| ([^|]+) \|", TEXTS["simulate"], re.MULTILINE)
     stated = {(audience, name): (default, limits) for audience, name, default, limits in rows}
     for audience in simulate.ENVIRONMENTS:
-        for parameter in fields(cast(Any, simulate.load(audience))):
+        for parameter in fields(cast(Any, simulate.load_environment(audience))):
             row = stated.pop((audience, parameter.name), None)
             if row is None:  # as of shop, and rates, which have a row of all
-                assert parameter.name == "rates" or parameter.default == simulate.parameters("shop")[parameter.name]
+                assert (
+                    parameter.name == "rates"
+                    or parameter.default == simulate.default_parameters("shop")[parameter.name]
+                )
                 continue
             if isinstance(parameter.default, int | float):
                 assert float(row[0]) == parameter.default

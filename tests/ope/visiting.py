@@ -135,7 +135,12 @@ def difference(
     fold: SessionFold, partial: RowSums, baseline: RowSums, *, name: str = "wdr", **options: object
 ) -> Comparison:
     """One partial of a fold less another one, by an estimator of it. options: of `compare`."""
-    ends = [at_end for side in (partial, baseline) for at_end in fold.at_ends(side) if at_end.label == name]
+    ends = [
+        estimator_fold
+        for side in (partial, baseline)
+        for estimator_fold in fold.estimator_folds(side)
+        if estimator_fold.label == name
+    ]
     return compare(*ends, **options)
 
 

@@ -24,7 +24,11 @@ def element(drawing: Drawing, title: str = NASTY) -> ET.Element:
 
 def drawings() -> list[Drawing]:
     points = [PlotPoint(n, None if n == 3 else n * 0.1, n * 0.1 - 1, n * 0.1 + 1, NASTY) for n in range(6)]
-    rows = [Interval(NASTY, 0.1, None, 1e9, NASTY), Interval("b", None, None, None, look="no"), Interval("c", 0, -1, 1)]
+    rows = [
+        Interval(NASTY, 0.1, None, 1e9, NASTY),
+        Interval("b", None, None, None, css_class="no"),
+        Interval("c", 0, -1, 1),
+    ]
     return [
         svg.chart([Series(NASTY, points, 3), Series("b", points[:1]), Series("c", points)], x_name=NASTY, y_name=NASTY),
         svg.chart([Series("", [PlotPoint(0, 0.0)])], x_name="", y_name="", level=0.0),

@@ -14,7 +14,7 @@ from rlrec.simulate.clicks import Contextual, Delayed, Drift
 @pytest.mark.parametrize("name", simulate.ENVIRONMENTS)
 def test_rewards_have_the_mean_that_is_said(name: str) -> None:
     """False-alarm rate below 1e-4: four standard errors, seeded."""
-    audience, rng = simulate.make(name, {}), np.random.default_rng(1)
+    audience, rng = simulate.make_audience(name, {}), np.random.default_rng(1)
     observed = audience.reset(2_000, np.random.default_rng(2))
     gap = spread = 0.0
     for _ in range(10):
@@ -31,7 +31,7 @@ def test_rewards_have_the_mean_that_is_said(name: str) -> None:
 
 @pytest.mark.parametrize("name", simulate.ENVIRONMENTS)
 def test_visits_that_end_are_known_to_be_worth_something(name: str) -> None:
-    audience = simulate.make(name, {})
+    audience = simulate.make_audience(name, {})
     if isinstance(audience, Visitors):
         value, shares = audience.context_free()
         assert value <= audience.optimum()
@@ -45,7 +45,7 @@ def test_visits_that_end_are_known_to_be_worth_something(name: str) -> None:
 @pytest.mark.parametrize("name", simulate.ENVIRONMENTS)
 def test_one_seed_is_one_audience(name: str) -> None:
     def play() -> list[list[float]]:
-        audience = simulate.make(name, {})
+        audience = simulate.make_audience(name, {})
         audience.reset(20, np.random.default_rng(5))
         return [audience.step(np.full(20, step % 2))[1].tolist() for step in range(5)]
 
@@ -54,10 +54,10 @@ def test_one_seed_is_one_audience(name: str) -> None:
 
 def test_an_unknown_name_is_answered_with_a_near_one() -> None:
     with pytest.raises(InputError, match="bernouli") as error:
-        simulate.load("bernouli")
+        simulate.load_environment("bernouli")
     assert error.value.hint == "did you mean bernoulli?"
     with pytest.raises(InputError, match="rate") as error:
-        simulate.make("bernoulli", {"rate": (0.5, 0.4)})
+        simulate.make_audience("bernoulli", {"rate": (0.5, 0.4)})
     assert error.value.hint == "did you mean rates?"
 
 
@@ -125,4 +125,4 @@ def test_contexts_decide_which_arm_is_best(model: str) -> None:
 )
 def test_what_cannot_be_is_refused(name: str, params: dict[str, object]) -> None:
     with pytest.raises(InputError):
-        simulate.make(name, params)
+        simulate.make_audience(name, params)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlrec.errors import InputError
-from rlrec.simulate.news import BOT, News
+from rlrec.simulate.news import BOT_TRAIT, News
 
 
 def newspaper(**parameters: float) -> News:
@@ -64,7 +64,7 @@ def test_bots_click_all_that_they_are_shown_and_do_not_come_again() -> None:
     """The share of bots: four standard errors, seeded, false-alarm rate 6e-5."""
     news = newspaper(bots=0.2, stay=0.0, loyalty=0.99)
     news.publish(100)
-    bots = news.traits == BOT
+    bots = news.traits == BOT_TRAIT
     assert abs(bots.mean() - 0.2) < 4 * (0.2 * 0.8 / 1_000) ** 0.5
     pages = np.random.default_rng(2).integers(48, size=(1_000, 5))
     _, clicks, _, _, info = news.step(pages)
@@ -74,7 +74,7 @@ def test_bots_click_all_that_they_are_shown_and_do_not_come_again() -> None:
     assert info["purchase"][~bots].any()
     assert not info["again"][bots].any()
     assert info["again"][~bots].any()
-    assert np.array_equal(news.traits == BOT, bots)
+    assert np.array_equal(news.traits == BOT_TRAIT, bots)
 
 
 @pytest.mark.parametrize("parameters", [{"hype": 1.0, "lure": 0.6}, {"bots": 1.5}, {"bait": 4}, {"categories": 6}])

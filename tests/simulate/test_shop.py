@@ -125,7 +125,7 @@ def test_a_visitor_comes_again_half_a_day_later_or_whole_days_after_that() -> No
     came = days[days > 0]
     assert set((came % 1).tolist()) == {0.5}
     assert abs(came.mean() - 2) < 4 * standard_error(came)
-    assert abs(len(came) / 20_000 - shop._returns[shop.traits].mean()) < 4 * 0.5 / 20_000**0.5
+    assert abs(len(came) / 20_000 - shop._return_probabilities[shop.traits].mean()) < 4 * 0.5 / 20_000**0.5
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ NO_VISITOR = -1
 def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
     """Return an audience, and the names of its arms. Raises InputError for an unknown environment or impossible
     parameters."""
-    defaults = simulate.parameters(name)
+    defaults = simulate.default_parameters(name)
     values: dict[str, Any] = {}
     names: list[str] = []
     for word, text in texts.items():
@@ -33,8 +33,8 @@ def make(name: str, texts: Mapping[str, str]) -> tuple[Audience, list[str]]:
             names, values[word] = list(table), tuple(table.values())
         else:
             values[word] = _parse(word, text, defaults.get(word))
-    audience = simulate.make(name, values)
-    return audience, names or list(audience.names) or simulate.names(audience.arms)
+    audience = simulate.make_audience(name, values)
+    return audience, names or list(audience.names) or simulate.arm_names(audience.arms)
 
 
 def check(environment: str, audience: Audience, arms: int, *, size: int = 1, steps: int | None = None) -> None:

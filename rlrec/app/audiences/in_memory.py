@@ -109,7 +109,7 @@ class Runs:
         self.policy, self.audience, self.shape = policy, audience, (runs, audience.arms)
         seeds = np.random.SeedSequence(seed).spawn(2)
         self._draws, audience_rng = (np.random.Generator(np.random.SFC64(words)) for words in seeds)
-        self._names = simulate.names(audience.arms) if names is None else names
+        self._names = simulate.arm_names(audience.arms) if names is None else names
         self.beliefs = RunBeliefs(policy, runs, self._names)
         self._observed = audience.reset(runs, audience_rng)
         self.shown, self._first_cells = np.zeros(self.shape), np.arange(runs)[:, None] * audience.arms

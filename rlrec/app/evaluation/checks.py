@@ -103,7 +103,7 @@ class Check(ABC):
 
     def fails(self, sums: Any) -> bool:
         """Tell whether the log fails the check. At most one in a hundred honest logs does."""
-        return bool(sums.alarms)
+        return bool(sums.raises_alarm)
 
 
 # -- draws: arms are drawn as often as their propensities say, and each decision is logged once --
@@ -116,7 +116,7 @@ class PropensityBets(Sums, kw_only=True):
     cells: BetSums
 
     @property
-    def alarms(self) -> bool:
+    def raises_alarm(self) -> bool:
         """Tell whether some arm was shown more often than its propensities allow."""
         return any(propensities_are_wrong(bets, alpha=BET_ALPHA / 2) for bets in (self.arms, self.cells))
 
@@ -326,7 +326,7 @@ class CarryOver(Check):
         )  # fmt: skip
 
     def fails(self, sums: dependence.CellSums) -> bool:
-        return dependence.alarms(dependence.carry_over_p_value(sums))
+        return dependence.is_rejected(dependence.carry_over_p_value(sums))
 
 
 class DependentSlots(Check):
@@ -355,7 +355,7 @@ class DependentSlots(Check):
         )  # fmt: skip
 
     def fails(self, sums: dependence.CellSums) -> bool:
-        return dependence.alarms(dependence.slots_above_p_value(sums))
+        return dependence.is_rejected(dependence.slots_above_p_value(sums))
 
 
 def _cells(checked: CheckedRows) -> tuple[Ids, int]:

@@ -138,8 +138,8 @@ def show(
         differs = DECISIONS_DIFFER in compared.reasons
         # a mean per decision never contradicts the rewards per unit, and is no more certain than those of young units
         if not differs and {compared.answer.answer, per_unit["answer"]} == {"better", "worse"}:
-            compared = compared.because(DECISIONS_DIFFER)
-        compared = compared.because(*(reason for reason in TIME_REASONS if reason in per_unit["reasons"]))
+            compared = compared.with_reasons(DECISIONS_DIFFER)
+        compared = compared.with_reasons(*(reason for reason in TIME_REASONS if reason in per_unit["reasons"]))
         names = {"variant": variant.label, "against": experiment.variants[0].label}
         differences.append(names | compared.to_json())
         more_decisions.append(names | collected.compare(number, decisions_per_unit).to_json() | {"differ": differs})
@@ -261,7 +261,7 @@ def _interleaved(
     sequence = LookSequence.tightest(declared.expected_units(experiment), 1 - level)
     every = credit.difference.at_every_look(sequence)
     compared = credit.difference if fixed else every
-    compared = compared.because(*(["sample-ratio"] if comparison.is_unlikely(split) else []))
+    compared = compared.with_reasons(*(["sample-ratio"] if comparison.is_unlikely(split) else []))
     interval: SequenceRow = {
         "group": TEAMS[1], "metric": "credit", "reward": definition.name, "lower": every.lower, "upper": every.upper,
         "fixed_lower": credit.difference.lower, "fixed_upper": credit.difference.upper,

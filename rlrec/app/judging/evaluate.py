@@ -200,7 +200,7 @@ def explained(rows: Sequence[EstimateRow]) -> list[str]:
         if (horizon := row.estimate.horizon) is not None:
             horizons[row.name] = min(horizon, horizons.get(row.name, horizon))
     inclusion = rows[0].inclusion if rows else Inclusion()
-    lines = verdicts.explanations([row.record for row in rows])
+    lines = verdicts.explain_reasons([row.record for row in rows])
     lines += next_steps(rows) + logs_taken(rows)
     if inclusion.decisions:
         min_sentence = "the smallest probability with which an arm that was shown was a candidate"
@@ -240,7 +240,7 @@ def reasons_in_words(rows: Sequence[EstimateRow]) -> list[str]:
         targets: dict[str, list[str]] = {}
         for name, record in records.items():
             if group in record["reason_groups"]:
-                for text in verdicts.explanations([{**record, "reasons": record["reason_groups"][group]}]):
+                for text in verdicts.explain_reasons([{**record, "reasons": record["reason_groups"][group]}]):
                     targets.setdefault(text, []).append(name)
         if targets:
             lines.append(f"{group}: {meaning}")

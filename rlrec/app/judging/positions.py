@@ -173,7 +173,7 @@ def _estimate(
     estimated = _curve(sums, request.model, size)
     by_position = estimated if request.model == "pbm" else _by_position(sums, size)
     examination = np.array([position.examination for position in by_position.curve.positions])
-    comparison = positions.compare(sums.clicks, examination, model=request.model)
+    comparison = positions.compare_models(sums.clicks, examination, model=request.model)
     return replace(estimated, comparison=comparison)
 
 
@@ -190,11 +190,11 @@ def _sums(rows: ImpressionRows, evaluation: Evaluation, definition: Reward, mode
     count, clicked = located.count[hidden], (located.reward[hidden] != 0).astype(np.float64)
     columns = slots["context_id"][hidden], located.arm[hidden], located.position[hidden]
     return _LogSums(
-        overlap=positions.overlap(pages, spans_batches=evaluation.spans_batches),
+        overlap=positions.overlap_sums(pages, spans_batches=evaluation.spans_batches),
         clicks=positions.click_sums(
             pages, arms=len(evaluation.arms), model=model, spans_batches=evaluation.spans_batches
         ),
-        cells=positions.cells(*columns, count, count * clicked, np.ones(len(clicked)), clicked),
+        cells=positions.merge_cells(*columns, count, count * clicked, np.ones(len(clicked)), clicked),
         partial=int((counts != slots["size"][starts]).sum()),
     )
 
@@ -204,7 +204,7 @@ def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
     if model == "pbm":
         estimated = _by_position(sums, size)
     else:
-        estimated = _Estimated(curve=positions.curve(sums.clicks, model=model), method="likelihood")
+        estimated = _Estimated(curve=positions.model_curve(sums.clicks, model=model), method="likelihood")
     if len(estimated.curve.positions) == 1:
         raise _unidentified(estimated.curve.reasons[-1], sums)
     return estimated
@@ -212,7 +212,7 @@ def _curve(sums: _LogSums, model: str, size: int) -> _Estimated:
 
 def _by_position(sums: _LogSums, size: int) -> _Estimated:
     """Return the position-based curve, by the method that suits the log."""
-    curve = positions.chained(sums.overlap)
+    curve = positions.chained_curve(sums.overlap)
     if len(curve.positions) == 1 and len(sums.cells.slots):
         curve = positions.expectation_maximisation(sums.cells, size=size, clusters=curve.clusters)
         interval_reason = ("no-interval",) if len(curve.positions) > 1 else ()

@@ -28,7 +28,7 @@ from rlrec.policy.beliefs.base import Policy
 from rlrec.policy.beliefs.reward import clip
 from rlrec.policy.beliefs.statistics import PROPENSITY
 from rlrec.records import Record, Reward, Version
-from rlrec.simulate import load
+from rlrec.simulate import load_environment
 from rlrec.simulate.base import Audience, Regulars, Visitors
 from rlrec.simulate.news import News
 from rlrec.store import Store, Unit
@@ -87,7 +87,7 @@ class RunMeans(Runs, AudienceFigures):
 
 def check_environment(name: str) -> None:
     """Raise InputError for an unknown environment, with similar names."""
-    load(name)
+    load_environment(name)
 
 
 def simulate(store: Store, request: Request) -> Result:

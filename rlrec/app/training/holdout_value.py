@@ -23,7 +23,14 @@ from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import RowSums, WeightSpread
 from rlrec.ope.units.sessions import SUPPORTED, SessionFold, n_visits
-from rlrec.ope.units.strata import Stratum, Weighting, left_out, negligible_loggers, stratum_factors, uncounted
+from rlrec.ope.units.strata import (
+    Stratum,
+    Weighting,
+    negligible_loggers,
+    strata_left_out,
+    stratum_factors,
+    uncounted_strata,
+)
 from rlrec.policy.gradients import reinforce, returns
 from rlrec.policy.gradients.gradient import ARM_PARAMETERS, Gradient, Parameters, score_states
 from rlrec.policy.slates import plackett_luce
@@ -87,7 +94,7 @@ class HoldoutValue:
         )
         self._reference_partials = self.partials(reference)
         partials = self._reference_partials
-        self.left_out = uncounted(partials, left_out(self.fold, partials))
+        self.left_out = uncounted_strata(partials, strata_left_out(self.fold, partials))
         counts = np.array([stratum not in self.left_out for stratum in split.strata], np.float64)
         if by_position is not None:
             self._slots_of_reference = self._slot_values(reference)
@@ -173,7 +180,7 @@ class HoldoutValue:
 
         options: of `compare`."""
         weighting = Weighting.from_strata(self.fold, partials, self._reference_partials, left_out=self.left_out)
-        sides = (self.fold.at_ends(weighting.total(sums))[0] for sums in (partials, self._reference_partials))
+        sides = (self.fold.estimator_folds(weighting.total(sums))[0] for sums in (partials, self._reference_partials))
         return compare(*sides, **options)
 
     def _estimate(self, partials: ByStratum) -> Estimate:

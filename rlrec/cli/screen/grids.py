@@ -67,7 +67,7 @@ class Grid:
         table = app.html.table(self.headers, shown, _text)
         turns = self._turns(len(rows))
         return table._replace(
-            headers=[*map(self._header, table.headers)], key=self.key, filters=filters, turns=turns,
+            headers=[*map(self._header, table.headers)], key=self.key, filters=filters, page_links=turns,
             rows=[[*map(self._link, self.headers, *pair)] for pair in zip(shown, table.rows, strict=True)],
             extent=f"rows {self.first + 1:,} to {self.first + len(shown):,} of {len(rows):,}" if turns else "",
         )  # fmt: skip

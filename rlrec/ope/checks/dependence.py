@@ -47,7 +47,7 @@ def block_sums(columns: Sequence[Array | None], block: Ids, cell: Ids, *, cells:
     return np.reshape(sums, (len(columns), BLOCKS, cells)).astype(np.float64)
 
 
-def alarms(p_value: float | None) -> bool:
+def is_rejected(p_value: float | None) -> bool:
     """Tell whether a test rejects its hypothesis. Without a p-value (None) it does not."""
     return p_value is not None and p_value < ALPHA
 
@@ -65,36 +65,38 @@ def cell_sums(columns: Sequence[Array], *, cell: Ids, cells: int, cluster: Ids) 
     """Return the sums of one batch of columns, (n,) each.
 
     cell: number from 0, negative for rows that are not compared."""
-    compared, rows = columns, cell >= 0
+    compared_columns, rows = columns, cell >= 0
     if not rows.all():
-        compared, cell, cluster = [column[rows] for column in columns], cell[rows], cluster[rows]
+        compared_columns, cell, cluster = [column[rows] for column in columns], cell[rows], cluster[rows]
     block = block_numbers(cluster)
-    sums = block_sums([*compared, None], block, cell, cells=cells)
+    sums = block_sums([*compared_columns, None], block, cell, cells=cells)
     # products of two columns per block
-    moments = np.empty((BLOCKS, len(compared), len(compared)))
-    for i in range(len(compared)):
+    moments = np.empty((BLOCKS, len(compared_columns), len(compared_columns)))
+    for i in range(len(compared_columns)):
         for j in range(i + 1):
-            moments[:, i, j] = np.bincount(block, weights=compared[i] * compared[j], minlength=BLOCKS)
+            moments[:, i, j] = np.bincount(block, weights=compared_columns[i] * compared_columns[j], minlength=BLOCKS)
             moments[:, j, i] = moments[:, i, j]
     return CellSums(np.stack([*sums], axis=-1), moments)
 
 
-def slopes(sums: CellSums, *, tested: int) -> Slopes | None:
-    """Return the coefficients of the first `tested` columns; None without enough evidence, if none of them varies or
+def slopes(sums: CellSums, *, n_tested: int) -> Slopes | None:
+    """Return the coefficients of the first `n_tested` columns; None without enough evidence, if none of them varies or
     too few clusters have rows."""
     cells, moments = sums.cells.sum(axis=0), sums.moments.sum(axis=0)
-    present = np.flatnonzero(sums.cells[..., -1].sum(axis=1))
+    present_blocks = np.flatnonzero(sums.cells[..., -1].sum(axis=1))
     products = _centred_products(cells, moments)
-    varying = np.flatnonzero(np.diagonal(products)[:-1] > _CONSTANT * np.diagonal(moments)[:-1])
-    number = int(np.count_nonzero(varying < tested))
-    if len(present) < _LEAST or not number or not products[-1, -1] > 0:
+    varying_columns = np.flatnonzero(np.diagonal(products)[:-1] > _CONSTANT * np.diagonal(moments)[:-1])
+    n_varying = int(np.count_nonzero(varying_columns < n_tested))
+    if len(present_blocks) < _LEAST or not n_varying or not products[-1, -1] > 0:
         return None
     # coefficients, with all blocks and without each block
-    jackknifed = [_centred_products(cells - sums.cells[block], moments - sums.moments[block]) for block in present]
-    beta = _coefficients(np.array(jackknifed), varying)[:, :number]
-    estimate = _coefficients(products[None], varying)[0, :number]
+    jackknifed = [
+        _centred_products(cells - sums.cells[block], moments - sums.moments[block]) for block in present_blocks
+    ]
+    beta = _coefficients(np.array(jackknifed), varying_columns)[:, :n_varying]
+    estimate = _coefficients(products[None], varying_columns)[0, :n_varying]
     # the jackknife's covariance
-    blocks, deviations = len(present), beta - beta.mean(axis=0)
+    blocks, deviations = len(present_blocks), beta - beta.mean(axis=0)
     return Slopes(estimate, (blocks - 1) / blocks * deviations.T @ deviations, blocks)
 
 
@@ -106,10 +108,13 @@ def _centred_products(cells: Array, moments: Array) -> Array:
     return moments - (columns / count).T @ columns
 
 
-def _coefficients(products: Array, varying: Ids) -> Array:
+def _coefficients(products: Array, varying_columns: Ids) -> Array:
     """Return the coefficients of the columns that vary, (b, k)."""
-    left, right = products[:, varying[:, None], varying], products[:, varying, -1]
-    return np.einsum("bij,bj->bi", np.linalg.pinv(left, hermitian=True), right)
+    normal_matrix, normal_vector = (
+        products[:, varying_columns[:, None], varying_columns],
+        products[:, varying_columns, -1],
+    )
+    return np.einsum("bij,bj->bi", np.linalg.pinv(normal_matrix, hermitian=True), normal_vector)
 
 
 # -- a test of carry-over: whether a reward depends on the earlier part of its visit --
@@ -134,19 +139,19 @@ def carry_over_sums(
     0; repeats: earlier slates of the visit that showed the arm; length: decisions of the visit."""
     largest_count = max(int(counts.max(initial=0)) for counts in (step, repeats, length))
     log1p = np.log1p(np.arange(largest_count + 1))  # for every count that may occur
-    stay = log1p[length]
-    columns = (log1p[step], log1p[repeats], stay, stay**2, reward)
+    log_length = log1p[length]
+    columns = (log1p[step], log1p[repeats], log_length, log_length**2, reward)
     return cell_sums(columns, cell=cell, cells=cells, cluster=cluster)
 
 
 def carry_over_p_value(sums: CellSums) -> float | None:
     """Return the p-value of the hypothesis that rewards depend neither on the step nor on repeats; None without enough
     evidence, if no visit has a second step or too few clusters have rows."""
-    tested = slopes(sums, tested=_TESTED)
-    if tested is None:
+    tested_slopes = slopes(sums, n_tested=_TESTED)
+    if tested_slopes is None:
         return None
-    wald = float(tested.estimate @ np.linalg.pinv(tested.covariance) @ tested.estimate)
-    return hotelling_above(wald, len(tested.estimate), tested.blocks)
+    wald = float(tested_slopes.estimate @ np.linalg.pinv(tested_slopes.covariance) @ tested_slopes.estimate)
+    return hotelling_above(wald, len(tested_slopes.estimate), tested_slopes.blocks)
 
 
 # -- a test of independent slots: whether a slot has a lower reward below arms that attract --
@@ -172,19 +177,19 @@ def slots_above_sums(
     compared."""
     starts = run_starts(decision)
     # the attraction of the arms above on the same slate
-    cumulative = np.cumsum(attraction) - attraction
-    attraction_above = cumulative - np.repeat(cumulative[starts], np.diff(starts, append=len(decision)))
-    compared = (position > 1) & (numbers_in_runs(starts, len(decision)) == position - 1)
-    return cell_sums((attraction_above, reward), cell=np.where(compared, cell, -1), cells=cells, cluster=cluster)
+    attraction_before = np.cumsum(attraction) - attraction
+    attraction_above = attraction_before - np.repeat(attraction_before[starts], np.diff(starts, append=len(decision)))
+    is_compared = (position > 1) & (numbers_in_runs(starts, len(decision)) == position - 1)
+    return cell_sums((attraction_above, reward), cell=np.where(is_compared, cell, -1), cells=cells, cluster=cluster)
 
 
 def slots_above_p_value(sums: CellSums) -> float | None:
     """Return the one-sided p-value of the hypothesis that slots below attractive arms do not have lower rewards; None
     without enough evidence."""
-    tested = slopes(sums, tested=1)
-    if tested is None or not tested.covariance[0, 0] > 0:
+    tested_slopes = slopes(sums, n_tested=1)
+    if tested_slopes is None or not tested_slopes.covariance[0, 0] > 0:
         return None
-    return t_below(float(tested.estimate[0] / np.sqrt(tested.covariance[0, 0])), tested.blocks - 1)
+    return t_below(float(tested_slopes.estimate[0] / np.sqrt(tested_slopes.covariance[0, 0])), tested_slopes.blocks - 1)
 
 
 # -- a test of carry-over between visits: whether what a visit shows changes the person's later visits --
@@ -227,33 +232,35 @@ class VisitCarryOverSums(Sums, kw_only=True):
         """Return the p-value of the hypothesis that next visits do not depend on what a visit showed; None without
         enough evidence, if too few persons have several visits or the logger drew nothing at random."""
         next_return, next_visits, visits = self.visits.sum(axis=1)
-        present = self.visits[2] > 0
-        blocks = int(present.sum())
+        is_present = self.visits[2] > 0
+        blocks = int(is_present.sum())
         if blocks < _LEAST or not next_visits:
             return None
         # outcomes around their means: the return of a next visit, and whether there is one
         z_return, z_next, z_visit = self.products
-        centred = np.stack(
+        centred_products = np.stack(
             [z_return - next_return / next_visits * z_next, z_next - next_visits / visits * z_visit], axis=1
         )
         # scores of each half of the blocks, from the other half
-        frequent = sorted(self.events, key=lambda kind: (-self.events[kind][0].sum(), kind))[:_KINDS]
-        worth = [self.rewards, *(self.events[kind][1] for kind in frequent)]
-        halves = np.stack(
-            [[_scores(self.impressions[half::2], rewards[half::2]) for rewards in worth] for half in (1, 0)]
+        frequent_kinds = sorted(self.events, key=lambda kind: (-self.events[kind][0].sum(), kind))[:_KINDS]
+        reward_sums = [self.rewards, *(self.events[kind][1] for kind in frequent_kinds)]
+        score_by_half = np.stack(
+            [[_scores(self.impressions[half::2], rewards[half::2]) for rewards in reward_sums] for half in (1, 0)]
         )
-        statistic = np.einsum("bka,bsa->bks", centred, halves[np.arange(BLOCKS) % 2])[present].reshape(blocks, -1)
+        statistic = np.einsum("bka,bsa->bks", centred_products, score_by_half[np.arange(BLOCKS) % 2])[
+            is_present
+        ].reshape(blocks, -1)
         # principal components that vary, since a score may depend linearly on the others
         spread = statistic.std(axis=0, ddof=1)
         statistic = statistic[:, spread > 0] / spread[spread > 0]
         if not statistic.size:
             return None
         variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(statistic.T)))
-        varying = variance > _DEPENDENT * len(variance)
+        is_varying = variance > _DEPENDENT * len(variance)
         # Hotelling's T^2: without carry-over, the mean over blocks is 0
-        mean, tested = statistic.mean(axis=0) @ axes[:, varying], int(varying.sum())
-        t2 = blocks * float((mean**2 / variance[varying]).sum())
-        return hotelling_above(t2, tested, blocks)
+        mean, n_components = statistic.mean(axis=0) @ axes[:, is_varying], int(is_varying.sum())
+        t_squared = blocks * float((mean**2 / variance[is_varying]).sum())
+        return hotelling_above(t_squared, n_components, blocks)
 
 
 class VisitDraws(Record, eq=False):
@@ -275,9 +282,9 @@ class VisitDraws(Record, eq=False):
 
     def products(self, outcome: Array, block: Index) -> Array:
         """Return the sums per block and arm of the outcomes of visits times the coefficients of scores, (64, a)."""
-        sets, width = self.members.shape
+        sets, n_arms = self.members.shape
         weights, totals = outcome[self.visit] * self.shown, outcome[self.decided] * self.m_total
-        (shown,) = block_sums([weights], block[self.visit], self.arm, cells=width)
+        (shown,) = block_sums([weights], block[self.visit], self.arm, cells=n_arms)
         (eligible,) = block_sums([totals], block[self.decided], self.eligible, cells=sets)
         return shown - eligible @ self.members
 
@@ -291,13 +298,16 @@ def visit_carry_over_sums(
     person, served, following, returns (s,), for visits: the person's digest; whether the visit counts; the row of
     the person's next visit, -1 without one; its return. visit, arm, reward, events (n,), for impressions: row of the
     visit, rank of the arm, reward, and the sum of the values of each kind of event."""
-    block, width = (hash_bits(person, salt=_VISIT_SALT) % np.uint64(BLOCKS)).astype(np.intp), draws.members.shape[1]
+    block, n_scored_arms = (
+        (hash_bits(person, salt=_VISIT_SALT) % np.uint64(BLOCKS)).astype(np.intp),
+        draws.members.shape[1],
+    )
     has_next = following >= 0
     outcomes = served * np.stack([has_next * returns[following], has_next, np.ones(len(person))])
-    scored = arm < width
+    is_scored = arm < n_scored_arms
     columns = [np.ones(len(arm)), reward, *(column for values in events.values() for column in (values != 0, values))]
     impressions, rewards, *counts = block_sums(
-        [column[scored] for column in columns], block[visit[scored]], arm[scored], cells=width
+        [column[is_scored] for column in columns], block[visit[is_scored]], arm[is_scored], cells=n_scored_arms
     )
     return VisitCarryOverSums(
         products=np.stack([draws.products(outcome, block) for outcome in outcomes]),

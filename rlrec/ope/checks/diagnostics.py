@@ -50,14 +50,19 @@ class Weights(Record, eq=False):
     top_rewards: Array
 
     def __add__(self, other: Weights) -> Weights:
-        kinds: dict[str, Any] = {"largest": max, "bound": max, "top_weights": _top, "top_rewards": _top}
+        kinds: dict[str, Any] = {
+            "largest": max,
+            "bound": max,
+            "top_weights": _largest_values,
+            "top_rewards": _largest_values,
+        }
         pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
         return Weights(**{name: kinds.get(name, add)(*pair) for name, pair in pairs.items()})
 
     def scaled(self, factor: float) -> Weights:
         """Return the diagnostics with rows that count `factor` times each. The numbers of rows do not change."""
-        scaled = [field.name for field in fields(self) if field.name not in _ROW_COUNTS]
-        return replace(self, **{name: getattr(self, name) * factor for name in scaled})
+        scaled_fields = [field.name for field in fields(self) if field.name not in _ROW_COUNTS]
+        return replace(self, **{name: getattr(self, name) * factor for name in scaled_fields})
 
     @property
     def served(self) -> float | None:
@@ -82,12 +87,12 @@ class Weights(Record, eq=False):
 
 def weights(batch: LogBatch) -> Weights:
     """Return the diagnostics of one batch."""
-    diagnosed = weight_diagnostics(
+    diagnostics = weight_diagnostics(
         batch, batch.weight, weighted_reward=batch.core["weighted_reward"], reward=batch.reward,
         not_default=batch.not_default, used=batch.usable,
         bound=np.full(len(batch), np.inf) if batch.largest is None else batch.largest,
     )  # fmt: skip
-    return replace(diagnosed, rewards=int(np.count_nonzero(batch.reward)))
+    return replace(diagnostics, rewards=int(np.count_nonzero(batch.reward)))
 
 
 def weight_diagnostics(
@@ -107,19 +112,19 @@ def weight_diagnostics(
     largest_weight, bound = float(largest.max(initial=0.0)), np.nan_to_num(bound, nan=np.inf, posinf=np.inf)
     if count is not None:
         weight, weighted_reward, reward = weight * count, weighted_reward * count, reward * count
-    size, nonzero = np.abs(weighted_reward), int(np.count_nonzero(weighted_reward))
-    mass = batch.unsupported if batch.unsupported is not None else np.empty(0)
+    reward_size, nonzero = np.abs(weighted_reward), int(np.count_nonzero(weighted_reward))
+    unsupported_mass = batch.unsupported if batch.unsupported is not None else np.empty(0)
     return Weights(
         rows=len(weight), left_out=left_out, rewards=nonzero, weighted_rewards=nonzero, weight=float(weight.sum()),
         not_default=float(weight[not_default].sum()), largest=largest_weight, bound=float(bound.max(initial=0.0)),
-        unsupported=float(np.nansum(mass)), n_unsupported=int((~np.isnan(mass)).sum()), reward_size=float(size.sum()),
-        earned=float(reward.sum()),
+        unsupported=float(np.nansum(unsupported_mass)), n_unsupported=int((~np.isnan(unsupported_mass)).sum()),
+        reward_size=float(reward_size.sum()), earned=float(reward.sum()),
         counted=float(len(weight) if count is None else count.sum()),
-        top_weights=_top(weight), top_rewards=_top(size[size > 0]),
+        top_weights=_largest_values(weight), top_rewards=_largest_values(reward_size[reward_size > 0]),
     )  # fmt: skip
 
 
-def _top(*parts: Array) -> Array:
+def _largest_values(*parts: Array) -> Array:
     values = np.concatenate(parts)
     return values if len(values) <= N_LARGEST else np.partition(values, len(values) - N_LARGEST)[-N_LARGEST:]
 
@@ -146,13 +151,13 @@ def _pareto_shape(excess: Array) -> float:
     excess (n,): ascending and above 0."""
     n = len(excess)
     # grid of b = -shape / scale
-    points = 30 + int(np.sqrt(n))
+    n_points = 30 + int(np.sqrt(n))
     quartile = excess[int(n / 4 + 0.5) - 1]
-    grid = 1 / excess[-1] + (1 - np.sqrt(points / (np.arange(points) + 0.5))) / (3 * quartile)
+    grid = 1 / excess[-1] + (1 - np.sqrt(n_points / (np.arange(n_points) + 0.5))) / (3 * quartile)
     # profile likelihood of each b
     shape = np.array([np.log1p(-b * excess).mean() for b in grid])
     likelihood = n * (np.log(-grid / shape) - shape - 1)
-    share = np.exp(likelihood - likelihood.max())
+    posterior = np.exp(likelihood - likelihood.max())
     # the shape at the posterior mean of b, and its prior
-    fitted = float(np.log1p(-(grid @ share / share.sum()) * excess).mean())
-    return (n * fitted + 10 * 0.5) / (n + 10)
+    fitted_shape = float(np.log1p(-(grid @ posterior / posterior.sum()) * excess).mean())
+    return (n * fitted_shape + 10 * 0.5) / (n + 10)

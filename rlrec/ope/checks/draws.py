@@ -56,22 +56,24 @@ def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: 
     of fields (for numbers: values close together), the other half whole contexts. Hashes determine the cell, so that
     nothing about the log need be known beforehand; values that share a cell make it coarser, but no test of it
     wrong."""
-    half = cells // 2
-    step = np.clip(np.rint(value * _STEPS), -_LARGEST, _LARGEST).astype(np.int64)
-    value_cell = hash_bits(column.astype(np.int64) * 256 + step, salt=_SALT) % np.uint64(half)
+    half_cells = cells // 2
+    value_step = np.clip(np.rint(value * _STEPS), -_LARGEST, _LARGEST).astype(np.int64)
+    value_cell = hash_bits(column.astype(np.int64) * 256 + value_step, salt=_SALT) % np.uint64(half_cells)
     digest = context_digests(row, column, value, contexts=contexts)
     context = np.r_[row, np.arange(contexts)].astype(np.int64)
-    cell = np.r_[value_cell, np.uint64(half) + hash_bits(digest, salt=_SALT) % np.uint64(half)].astype(np.int64)
-    first, _ = distinct(context, cell)
-    return context[first], cell[first]
+    cell = np.r_[value_cell, np.uint64(half_cells) + hash_bits(digest, salt=_SALT) % np.uint64(half_cells)].astype(
+        np.int64
+    )
+    first_rows, _ = distinct(context, cell)
+    return context[first_rows], cell[first_rows]
 
 
 def context_digests(row: Ids, column: Ids, value: Array, *, contexts: int) -> Ids:
     """Return the digest of each context, (contexts,), independent of the order of its features."""
     bits = hash_bits(np.asarray(value, np.float64).view(np.int64) + column.astype(np.int64), salt=_SALT + 1)
-    total = np.zeros(contexts, np.uint64)
-    np.add.at(total, row, bits)
-    return total.view(np.int64)
+    digest_sum = np.zeros(contexts, np.uint64)
+    np.add.at(digest_sum, row, bits)
+    return digest_sum.view(np.int64)
 
 
 class FirstCounts(Record, kw_only=False, eq=False):
@@ -112,8 +114,8 @@ class Draws(Record, kw_only=False, eq=False):
     def sample(cls, group: Words, order: Words, arm: Ids, p: Array) -> Draws:
         rows = np.lexsort((order, group))
         starts = run_starts(group[rows])
-        number = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))
-        rows = rows[(numbers_in_runs(starts, len(rows)) < 2) & (number < GROUPS)]
+        group_number = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(rows)))
+        rows = rows[(numbers_in_runs(starts, len(rows)) < 2) & (group_number < GROUPS)]
         return cls(group[rows], order[rows], arm[rows], p[rows])
 
     def __add__(self, other: Draws) -> Draws:
@@ -123,10 +125,10 @@ class Draws(Record, kw_only=False, eq=False):
     @property
     def are_repeated(self) -> bool:
         """Tell whether second draws show the arm of the first one more often than their propensities allow."""
-        second = 1 + np.flatnonzero(self.group[1:] == self.group[:-1])
-        gain = (self.arm[second] == self.arm[second - 1]) / self.p[second] - 1
-        log = np.log1p(_STAKES[:, None] * gain).sum(axis=1)
-        return float(log_wealth(log[:, None])[0]) > -np.log(REPEAT_ALPHA)
+        second_draws = 1 + np.flatnonzero(self.group[1:] == self.group[:-1])
+        gain = (self.arm[second_draws] == self.arm[second_draws - 1]) / self.p[second_draws] - 1
+        log_wealth_by_bet = np.log1p(_STAKES[:, None] * gain).sum(axis=1)
+        return float(log_wealth(log_wealth_by_bet[:, None])[0]) > -np.log(REPEAT_ALPHA)
 
 
 class RepeatSums(Sums):
@@ -137,12 +139,12 @@ class RepeatSums(Sums):
     kinds: FirstCounts
 
     @property
-    def alarms(self) -> bool:
+    def raises_alarm(self) -> bool:
         """Tell whether draws are repeated, or fewer kinds of sessions occur an odd number of times than chance
         allows."""
-        kinds, odd = len(self.kinds.count), int((self.kinds.count % 2).sum())
-        is_even = kinds >= LEAST_KINDS and kinds / 2 - odd > _NORMAL * np.sqrt(kinds / 4)
-        return bool(is_even) or self.draws.are_repeated
+        n_kinds, n_odd = len(self.kinds.count), int((self.kinds.count % 2).sum())
+        has_too_few_odd = n_kinds >= LEAST_KINDS and n_kinds / 2 - n_odd > _NORMAL * np.sqrt(n_kinds / 4)
+        return bool(has_too_few_odd) or self.draws.are_repeated
 
 
 class ClippingSums(Sums):
@@ -163,27 +165,27 @@ class ClippingSums(Sums):
 
         p, arms (n,): the propensity of the arm that each decision shows, and the number of eligible arms; least
         (n,): the smallest propensity of any of them, NaN where it is not logged."""
-        bets = (least > 0) & (least * arms < 1 - _ROUNDED)
-        largest = 1 / (least[bets] * arms[bets])
-        gain = np.minimum((1 / (p[bets] * arms[bets]) - 1) / (largest - 1), 1.0)
-        log = np.log1p(-LESS_SHARES[:, None] * gain).sum(axis=1)
-        rows = ~(least == 0)
-        inverse, number = 1 / p[rows], arms[rows].astype(np.float64)
-        moments = np.array([rows.sum(), inverse.sum(), (inverse**2).sum(), number.sum()], np.float64)
-        smallest = FirstCounts.count_rows(p[rows], VALUES)
-        return cls(log, moments, frozenset(np.unique(arms[rows]).tolist()), smallest)
+        has_bet = (least > 0) & (least * arms < 1 - _ROUNDED)
+        largest_ratio = 1 / (least[has_bet] * arms[has_bet])
+        gain = np.minimum((1 / (p[has_bet] * arms[has_bet]) - 1) / (largest_ratio - 1), 1.0)
+        log_wealth_by_bet = np.log1p(-LESS_SHARES[:, None] * gain).sum(axis=1)
+        is_open = ~(least == 0)
+        inverse, number = 1 / p[is_open], arms[is_open].astype(np.float64)
+        moments = np.array([is_open.sum(), inverse.sum(), (inverse**2).sum(), number.sum()], np.float64)
+        smallest = FirstCounts.count_rows(p[is_open], VALUES)
+        return cls(log_wealth_by_bet, moments, frozenset(np.unique(arms[is_open]).tolist()), smallest)
 
     @property
-    def alarms(self) -> bool:
+    def raises_alarm(self) -> bool:
         """Tell whether arms with small propensities were shown less often than these say."""
         if float(log_wealth(np.append(self.log, 0.0)[:, None])[0]) > -np.log(CUT_ALPHA):
             return True
-        n, total, squares, arms = self.moments.tolist()
+        n, inverse_total, squares, arms_total = self.moments.tolist()
         if n < 2 or self.smallest.count[0] < max(LEAST_ROWS, LEAST_SHARE * n):
             return False
-        mean, least = total / n, self.smallest.value[0]
+        mean, least = inverse_total / n, self.smallest.value[0]
         error = np.sqrt(max(squares / n - mean**2, 0.0) / n)
-        if arms / n - mean < max(_ERRORS * error, LEAST_LOSS * arms / n):
+        if arms_total / n - mean < max(_ERRORS * error, LEAST_LOSS * arms_total / n):
             return False
         is_close = (self.smallest.value > least * (1 + _ROUNDED)) & (self.smallest.value <= 2 * least)
         is_integer = len(self.sizes) > 1 or abs(mean - round(mean)) <= _ERRORS * error

@@ -28,11 +28,16 @@ def spread(exposure: Array) -> dict[str, float | None]:
     if not total > 0:
         return dict.fromkeys(("coverage", "gini", "entropy", "effective_arms"))
     share = np.sort(exposure) / total
-    shown = share[share > 0]
+    positive_shares = share[share > 0]
     gini = float(2 * (np.arange(1, m + 1) * share).sum() / m - (m + 1) / m)
-    entropy = max(0.0, float(-(shown * np.log(shown)).sum()))
+    entropy = max(0.0, float(-(positive_shares * np.log(positive_shares)).sum()))
     effective_arms = float(np.exp(entropy))
-    return {"coverage": len(shown) / m, "gini": max(0.0, gini), "entropy": entropy, "effective_arms": effective_arms}
+    return {
+        "coverage": len(positive_shares) / m,
+        "gini": max(0.0, gini),
+        "entropy": entropy,
+        "effective_arms": effective_arms,
+    }
 
 
 class RateSums(Sums):
@@ -73,24 +78,28 @@ def rates(sums: RateSums, *, bounded: bool, level: float = 0.95) -> tuple[Array,
     effect, the clustered variance over that of independent slots (at least 1); else it is from Student's t over
     groups of clusters. Source: Korn and Graubard 1998 (effective sample size of a proportion), with Wilson's
     interval for the exact one."""
-    pulls, total = sums.examined.sum(axis=0), sums.reward.sum(axis=0)
-    present = (sums.examined > 0).sum(axis=0)
+    pulls, reward_sum = sums.examined.sum(axis=0), sums.reward.sum(axis=0)
+    n_groups = (sums.examined > 0).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        rate = total / pulls
+        rate = reward_sum / pulls
         # variance of the ratio, from the groups with pulls of the arm
-        variance = np.square(sums.reward - rate * sums.examined).sum(axis=0) / pulls**2 * present / (present - 1)
+        variance = np.square(sums.reward - rate * sums.examined).sum(axis=0) / pulls**2 * n_groups / (n_groups - 1)
         if not bounded:
-            freedom, row = np.unique(np.maximum(present - 1, 1), return_inverse=True)
+            freedom, row = np.unique(np.maximum(n_groups - 1, 1), return_inverse=True)
             t = np.array([t_quantile((1 + level) / 2, number) for number in freedom.tolist()])
-            reach = t[row] * np.sqrt(variance)
-            is_unknown = (present < 2) | (variance == 0)
-            return rate, np.where(is_unknown, np.nan, rate - reach), np.where(is_unknown, np.nan, rate + reach)
+            t_half_width = t[row] * np.sqrt(variance)
+            is_unknown = (n_groups < 2) | (variance == 0)
+            return (
+                rate,
+                np.where(is_unknown, np.nan, rate - t_half_width),
+                np.where(is_unknown, np.nan, rate + t_half_width),
+            )
         # a rate per examined pull may exceed 1
         p = np.clip(rate, 0.0, 1.0)
-        independent = p * (1 - p) / pulls
-        effect = np.where(independent > 0, np.maximum(variance / independent, 1.0), 1.0)
-        n, z = pulls / np.where(np.isfinite(effect), effect, 1.0), NormalDist().inv_cdf((1 + level) / 2)
+        independent_variance = p * (1 - p) / pulls
+        design_effect = np.where(independent_variance > 0, np.maximum(variance / independent_variance, 1.0), 1.0)
+        n, z = pulls / np.where(np.isfinite(design_effect), design_effect, 1.0), NormalDist().inv_cdf((1 + level) / 2)
         centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    lower = np.where(p == 0, 0.0, np.maximum(centre - half, 0.0))
-    return rate, lower, np.minimum(centre + half, np.maximum(rate, 1.0))
+        wilson_half_width = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    lower = np.where(p == 0, 0.0, np.maximum(centre - wilson_half_width, 0.0))
+    return rate, lower, np.minimum(centre + wilson_half_width, np.maximum(rate, 1.0))

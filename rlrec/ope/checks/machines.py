@@ -46,7 +46,7 @@ class SessionSums(Sums):
         return cls(np.bincount(cell, minlength=(LARGEST + 1) ** 2).reshape(LARGEST + 1, -1).astype(np.float64))
 
     @property
-    def alarms(self) -> bool:
+    def raises_alarm(self) -> bool:
         """Tell whether more sessions click nearly everything than people account for, and have a share of all
         clicks."""
         number = np.arange(LARGEST + 1)
@@ -57,9 +57,9 @@ class SessionSums(Sums):
         gain, shares = machines(self.counts)
         by_machines = np.where(number[:, None] >= FEWEST, shares * self.counts, 0.0)
         machine_slots, machine_clicks = by_machines.sum(axis=1) @ number, by_machines.sum(axis=0) @ number
-        matters = machine_clicks > LEAST_SHARE * clicks
-        stands_apart = clicks - machine_clicks <= LARGEST_RATE * (slots - machine_slots)
-        return bool(gain > LEAST_GAIN and matters and stands_apart)
+        has_many_clicks = machine_clicks > LEAST_SHARE * clicks
+        is_distinct = clicks - machine_clicks <= LARGEST_RATE * (slots - machine_slots)
+        return bool(gain > LEAST_GAIN and has_many_clicks and is_distinct)
 
 
 def cells_of(slots: Ids, clicks: Ids) -> tuple[Ids, Ids]:
@@ -76,47 +76,47 @@ def machines(counts: Array) -> tuple[float, Array]:
 
     counts: as in `SessionSums`."""
     gain, shares = 0.0, np.zeros_like(counts)
-    shorter, fitted = np.zeros(len(_MEANS) * len(_SPREADS) * len(_ATTRACTED)), 0.0
+    shorter_fit, n_fitted = np.zeros(len(_MEANS) * len(_SPREADS) * len(_ATTRACTED)), 0.0
     for start, end in pairwise((2, *_LENGTHS)):
         slots, clicks = np.nonzero(counts[start:end])
         if not len(slots):
             continue
         slots += start
         number = counts[slots, clicks]
-        people, machine = _probabilities(slots, clicks)
+        p_people, p_machine = _probabilities(slots, clicks)
         weights = _WEIGHTS if start >= FEWEST else _WEIGHTS[:1]
-        shorter *= min(1.0, _SHORTER / max(fitted, 1.0))
+        shorter_fit *= min(1.0, _SHORTER / max(n_fitted, 1.0))
         fits = [
-            shorter + np.log(np.maximum((1 - weight) * people + weight * machine, _LEAST)) @ number
+            shorter_fit + np.log(np.maximum((1 - weight) * p_people + weight * p_machine, _LEAST)) @ number
             for weight in weights
         ]
-        best = int(np.argmax([fit.max() for fit in fits]))
-        gain += float(fits[best].max() - fits[0].max())
-        by_machines = weights[best] * machine
-        others = (1 - weights[best]) * people[fits[best].argmax()]
-        shares[slots, clicks] = by_machines / np.maximum(by_machines + others, _LEAST)
-        shorter, fitted = fits[best], min(fitted, _SHORTER) + float(number.sum())
+        best_index = int(np.argmax([fit.max() for fit in fits]))
+        gain += float(fits[best_index].max() - fits[0].max())
+        by_machines = weights[best_index] * p_machine
+        by_people = (1 - weights[best_index]) * p_people[fits[best_index].argmax()]
+        shares[slots, clicks] = by_machines / np.maximum(by_machines + by_people, _LEAST)
+        shorter_fit, n_fitted = fits[best_index], min(n_fitted, _SHORTER) + float(number.sum())
     slots, clicks = np.nonzero(counts[:FEWEST])
     weight = float((shares * counts)[FEWEST:].sum() / max(counts[FEWEST:].sum(), 1.0))
     if len(slots) and weight:
-        people, machine = _probabilities(slots, clicks)
-        mixtures = (1 - weight) * people + weight * machine
-        best = int((np.log(np.maximum(mixtures, _LEAST)) @ counts[slots, clicks]).argmax())
-        shares[slots, clicks] = weight * machine / np.maximum(mixtures[best], _LEAST)
+        p_people, p_machine = _probabilities(slots, clicks)
+        mixtures = (1 - weight) * p_people + weight * p_machine
+        best_index = int((np.log(np.maximum(mixtures, _LEAST)) @ counts[slots, clicks]).argmax())
+        shares[slots, clicks] = weight * p_machine / np.maximum(mixtures[best_index], _LEAST)
     return gain, shares
 
 
 def _probabilities(slots: Ids, clicks: Ids) -> tuple[Array, Array]:
     """Return the probability of the clicks in so many slots (c,) under each fit of people, (g, c), and for machines,
     (c,). slots ascend."""
-    a, b, both, log_ways, thinning = _tables()
-    people = []
+    a, b, rising_both, log_ways, thinning = _tables()
+    p_people = []
     for n in np.unique(slots).tolist():
         k, columns = np.arange(n + 1), clicks[slots == n]
-        beta_binomial = np.exp(log_ways[n, : n + 1] + a[:, k] + b[:, n - k] - both[:, n, None])
-        people.append(np.concatenate([beta_binomial @ table[: n + 1, columns] for table in thinning]))
+        beta_binomial = np.exp(log_ways[n, : n + 1] + a[:, k] + b[:, n - k] - rising_both[:, n, None])
+        p_people.append(np.concatenate([beta_binomial @ table[: n + 1, columns] for table in thinning]))
     log_machine = clicks[:, None] * np.log(_RATES) + (slots - clicks)[:, None] * np.log1p(-_RATES)
-    return np.concatenate(people, axis=1), np.exp(log_ways[slots, clicks][:, None] + log_machine).mean(axis=1)
+    return np.concatenate(p_people, axis=1), np.exp(log_ways[slots, clicks][:, None] + log_machine).mean(axis=1)
 
 
 @cache

@@ -109,7 +109,7 @@ class OverlapSums(Sums):
     unknown: int
 
 
-def overlap(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
+def overlap_sums(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
     """Return the sums of one batch by overlap weights. With P_k the marginal of the slot's arm at position k, a slot at
     k has weight h / P_k and one at k + 1 has weight h / P_(k+1), where h = P_k P_(k+1) / (P_k + P_(k+1)), times its
     count.
@@ -118,66 +118,78 @@ def overlap(rows: PositionRows, *, spans_batches: bool) -> OverlapSums:
     n, size = rows.marginals.shape
     terms, effective = np.zeros((n, 1 + 2 * (size - 1))), np.zeros((size - 1, 2, 2, 2))
     terms[:, 0] = 1.0
-    rewarded = rows.reward != 0
-    comparable = np.zeros(n, np.bool_)
+    is_rewarded = rows.reward != 0
+    is_comparable = np.zeros(n, np.bool_)
     for pair in range(size - 1):
         for side in (0, 1):
-            at = np.flatnonzero(rows.position == pair + 1 + side)
-            p_slot, p_neighbour = rows.marginals[at, pair + side], rows.marginals[at, pair + 1 - side]
+            rows_at_side = np.flatnonzero(rows.position == pair + 1 + side)
+            p_slot, p_neighbour = (
+                rows.marginals[rows_at_side, pair + side],
+                rows.marginals[rows_at_side, pair + 1 - side],
+            )
             # h / P_k = P_(k+1) / (P_k + P_(k+1)), for the upper slot; 0 where either is not known
-            weight = np.nan_to_num(p_neighbour / np.maximum(p_slot + p_neighbour, 1e-300)) * rows.count[at]
-            terms[at, 1 + 2 * pair + side] = weight * rows.reward[at]
-            comparable[at] |= ~np.isnan(p_slot + p_neighbour)
-            for number, weights in enumerate((weight, weight[rewarded[at]])):
+            weight = np.nan_to_num(p_neighbour / np.maximum(p_slot + p_neighbour, 1e-300)) * rows.count[rows_at_side]
+            terms[rows_at_side, 1 + 2 * pair + side] = weight * rows.reward[rows_at_side]
+            is_comparable[rows_at_side] |= ~np.isnan(p_slot + p_neighbour)
+            for number, weights in enumerate((weight, weight[is_rewarded[rows_at_side]])):
                 effective[pair, side, number] = weights.sum(), np.square(weights).sum()
     names = ("rows", *(f"{side}:{pair}" for pair in range(1, size) for side in ("upper", "lower")))
     return OverlapSums(
         moments(terms, rows.cluster, columns=names, spans_batches=spans_batches),
         effective,
-        *count(rows, size, comparable),
-        int(np.count_nonzero(~comparable & (rows.position <= size))),
+        *count_slots(rows, size, is_comparable),
+        int(np.count_nonzero(~is_comparable & (rows.position <= size))),
     )
 
 
-def count(rows: PositionRows, size: int, comparable: Flags | None = None) -> tuple[Ids, Ids]:
+def count_slots(rows: PositionRows, size: int, comparable: Flags | None = None) -> tuple[Ids, Ids]:
     """Return the number of slots at each position, or of those flagged as comparable, and how many of them have a
     reward, (size,) each."""
-    inside = rows.position <= size if comparable is None else (rows.position <= size) & comparable
-    at, rewarded = rows.position[inside] - 1, (rows.reward != 0)[inside]
-    return np.bincount(at, minlength=size), np.bincount(at[rewarded], minlength=size)
+    is_inside = rows.position <= size if comparable is None else (rows.position <= size) & comparable
+    position_index, rewarded = rows.position[is_inside] - 1, (rows.reward != 0)[is_inside]
+    return np.bincount(position_index, minlength=size), np.bincount(position_index[rewarded], minlength=size)
 
 
-def chained(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
+def chained_curve(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
     """Return the curve as the product of the ratios of neighbours from position 1 down, with intervals over clusters by
     the delta method on the logarithm. The curve ends above the first position that lacks overlap or rewards."""
     summary = sums.moments.summary()
     pair_sums = zip(sums.effective, summary.total[1:].reshape(-1, 2), strict=True)
-    lacking = [_lack(pair, effective, totals) for pair, (effective, totals) in enumerate(pair_sums)]
-    length = 1 + sum(1 for _ in takewhile(lambda reason: reason is None, lacking))
+    lacking_reasons = [_lacking_reason(pair, effective, totals) for pair, (effective, totals) in enumerate(pair_sums)]
+    length = 1 + sum(1 for _ in takewhile(lambda reason: reason is None, lacking_reasons))
     clusters = int(summary.present[0])
-    log, error = np.zeros(length), np.zeros(length)
+    log_examination, error = np.zeros(length), np.zeros(length)
     for depth in range(1, length):
         chain = slice(1, 1 + 2 * depth)
         total, moment = summary.total[chain], summary.moment[chain, chain]
-        log[depth], error[depth] = value_and_error(LogRatio(), total, moment, clusters)
-    reach = -NormalDist().inv_cdf((1 - level) / 2) * error
-    vague = np.flatnonzero(np.exp(2 * reach) > VAGUE)
-    reasons = [*(f"wide:{index + 1}" for index in vague[:1].tolist()), *filter(None, lacking[length - 1 : length])]
+        log_examination[depth], error[depth] = value_and_error(LogRatio(), total, moment, clusters)
+    half_width = -NormalDist().inv_cdf((1 - level) / 2) * error
+    vague_positions = np.flatnonzero(np.exp(2 * half_width) > VAGUE)
+    reasons = [
+        *(f"wide:{index + 1}" for index in vague_positions[:1].tolist()),
+        *filter(None, lacking_reasons[length - 1 : length]),
+    ]
     return EstimatedCurve(
-        positions=examined(np.exp(log), np.exp(log - reach), np.exp(log + reach), sums.rewards, sums.slots),
+        positions=examined_positions(
+            np.exp(log_examination),
+            np.exp(log_examination - half_width),
+            np.exp(log_examination + half_width),
+            sums.rewards,
+            sums.slots,
+        ),
         reasons=tuple(reasons),
         clusters=clusters,
     )
 
 
-def examined(value: Array, lower: Array, upper: Array, rewards: Ids, slots: Ids) -> list[ExaminedPosition]:
+def examined_positions(value: Array, lower: Array, upper: Array, rewards: Ids, slots: Ids) -> list[ExaminedPosition]:
     """Return the positions of a curve that has these values."""
     names, n = ("examination", "lower", "upper", "rewards", "slots"), len(value)
     rows = zip(*(column.tolist() for column in (value, lower, upper, rewards[:n], slots[:n])), strict=True)
     return [ExaminedPosition(position=k, **dict(zip(names, row, strict=True))) for k, row in enumerate(rows, 1)]
 
 
-def _lack(pair: int, effective: Array, totals: Array) -> str | None:
+def _lacking_reason(pair: int, effective: Array, totals: Array) -> str | None:
     """Return the reason why the lower one of two neighbours cannot be compared with the upper one.
 
     pair: counted from 0."""
@@ -209,11 +221,11 @@ class Pages(Record, kw_only=False, eq=False):
     def examined(self, model: str) -> Flags:
         """Tell which slots were certainly examined, (p, K), down to the first click (cascade), or to the last one
         (dcm)."""
-        shown, clicked = self.arm >= 0, _from_below(self.click)
-        no_click = clicked[:, :1] == 0
+        is_shown, clicks_below = self.arm >= 0, _from_below(self.click)
+        has_no_click = clicks_below[:, :1] == 0
         if model == "cascade":
-            return shown & (no_click | (clicked == clicked[:, :1]))
-        return shown & (no_click | (clicked > 0))
+            return is_shown & (has_no_click | (clicks_below == clicks_below[:, :1]))
+        return is_shown & (has_no_click | (clicks_below > 0))
 
 
 def _from_below(click: Flags) -> Ids:
@@ -221,16 +233,16 @@ def _from_below(click: Flags) -> Ids:
     return np.cumsum(click[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
 
 
-def pages(rows: PositionRows) -> Pages:
+def complete_pages(rows: PositionRows) -> Pages:
     """Return the pages of a batch that lack no slot above the last one shown, cut at K positions."""
     size, starts = rows.marginals.shape[1], run_starts(rows.page)
     depth = numbers_in_runs(starts, len(rows.page))
-    number = np.cumsum(depth == 0) - 1
-    is_complete = np.bincount(number, weights=rows.position != depth + 1, minlength=len(starts)) == 0
-    inside = is_complete[number] & (depth < size)
+    page_number = np.cumsum(depth == 0) - 1
+    is_complete = np.bincount(page_number, weights=rows.position != depth + 1, minlength=len(starts)) == 0
+    is_inside = is_complete[page_number] & (depth < size)
     arm, click = np.full((len(starts), size), -1, np.int64), np.zeros((len(starts), size), np.bool_)
-    at = number[inside], depth[inside]
-    arm[at], click[at] = rows.arm[inside], rows.reward[inside] != 0
+    cell = page_number[is_inside], depth[is_inside]
+    arm[cell], click[cell] = rows.arm[is_inside], rows.reward[is_inside] != 0
     return Pages(arm, click, rows.cluster[starts], rows.count[starts]).take(is_complete)
 
 
@@ -253,10 +265,10 @@ class ClickSums(Sums):
 
     def __add__(self, other: ClickSums) -> ClickSums:
         thinning = max(self.thinning, other.thinning)
-        test_pages = _thinned(self.test_pages, thinning) + _thinned(other.test_pages, thinning)
+        test_pages = _thin_pages(self.test_pages, thinning) + _thin_pages(other.test_pages, thinning)
         while len(test_pages.cluster) > PAGES:
             thinning *= 2
-            test_pages = _thinned(test_pages, thinning)
+            test_pages = _thin_pages(test_pages, thinning)
         return replace(super().__add__(other), test_pages=test_pages, thinning=thinning)
 
 
@@ -264,79 +276,85 @@ def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool
     """Return the sums of one batch.
 
     arms: their number; model: the one whose curve is estimated."""
-    batch, size = pages(rows), rows.marginals.shape[1]
+    batch, size = complete_pages(rows), rows.marginals.shape[1]
     is_test = hash_bits(batch.cluster, salt=_SALT) % np.uint64(TEST_DIVISOR) == 0
     fitting_rows = batch.take(~is_test)
-    shown = fitting_rows.arm >= 0
+    is_shown = fitting_rows.arm >= 0
     # by arm and position: all slots, and those certainly examined
-    cell, click = (fitting_rows.arm * size + np.arange(size))[shown], fitting_rows.click[shown]
-    weight = np.repeat(fitting_rows.count, shown.sum(axis=1))
+    cell, click = (fitting_rows.arm * size + np.arange(size))[is_shown], fitting_rows.click[is_shown]
+    weight = np.repeat(fitting_rows.count, is_shown.sum(axis=1))
 
     def counted(*flag_sets: Flags) -> Array:
         counts = (np.bincount(cell[flags], weights=weight[flags], minlength=arms * size) for flags in flag_sets)
         return np.array([total.astype(np.float64).reshape(arms, size) for total in counts])
 
-    looked = [fitting_rows.examined(name)[shown] for name in MODELS[1:]]
+    is_examined = [fitting_rows.examined(name)[is_shown] for name in MODELS[1:]]
     slots, clicks = counted(np.ones(len(cell), np.bool_), click)
-    examined, clicked = counted(*looked), counted(*(flags & click for flags in looked))
+    examined, clicked = counted(*is_examined), counted(*(flags & click for flags in is_examined))
     # by cluster: the slots examined at each position
     terms = np.concatenate([batch.arm >= 0, batch.examined(model)], axis=1) * batch.count[:, None]
     names = tuple(f"{name}:{position}" for name in ("pages", "examined") for position in range(1, size + 1))
-    used = slice(0 if model == "pbm" else None)
-    looks = moments(terms[used], batch.cluster[used], columns=names, spans_batches=spans_batches)
-    totals = np.array(count(rows, size))
+    kept_columns = slice(0 if model == "pbm" else None)
+    looks = moments(terms[kept_columns], batch.cluster[kept_columns], columns=names, spans_batches=spans_batches)
+    totals = np.array(count_slots(rows, size))
     return ClickSums(slots, clicks, examined, clicked, batch.take(is_test), TEST_DIVISOR, looks, totals)
 
 
-def _thinned(test_pages: Pages, thinning: int) -> Pages:
+def _thin_pages(test_pages: Pages, thinning: int) -> Pages:
     return test_pages.take(hash_bits(test_pages.cluster, salt=_SALT) % np.uint64(thinning) == 0)
 
 
-def curve(sums: ClickSums, *, model: str, level: float = 0.95) -> EstimatedCurve:
+def model_curve(sums: ClickSums, *, model: str, level: float = 0.95) -> EstimatedCurve:
     """Return the share of pages on which each position is examined, under cascade or dcm, with intervals over clusters.
     The curve goes down to the last position with enough rewards."""
     summary, size = sums.looks.summary(), sums.slots.shape[1]
     slots, rewards = sums.totals
     length = max(1, int((np.cumsum(rewards < FEWEST) == 0).sum()))
-    clusters, uncertain = int(summary.present[0]), _going_on(sums)[1] if model == "dcm" else np.zeros(size)
-    value, reach = np.ones(length), np.zeros(length)
+    clusters, p_examined_below = int(summary.present[0]), _looking_on(sums)[1] if model == "dcm" else np.zeros(size)
+    value, half_width = np.ones(length), np.zeros(length)
     for position in range(1, length):
-        pair = [position, size + position]
-        total, moment = summary.total[pair], summary.moment[np.ix_(pair, pair)]
-        log, error = value_and_error(LogRatio(), total, moment, clusters)
-        certain = (1 - uncertain[position]) * np.exp(log)
-        value[position] = certain + uncertain[position]
-        reach[position] = -NormalDist().inv_cdf((1 - level) / 2) * error * certain / value[position]
+        column_pair = [position, size + position]
+        total, moment = summary.total[column_pair], summary.moment[np.ix_(column_pair, column_pair)]
+        log_share, error = value_and_error(LogRatio(), total, moment, clusters)
+        certain_share = (1 - p_examined_below[position]) * np.exp(log_share)
+        value[position] = certain_share + p_examined_below[position]
+        half_width[position] = -NormalDist().inv_cdf((1 - level) / 2) * error * certain_share / value[position]
     return EstimatedCurve(
-        positions=examined(value, value * np.exp(-reach), value * np.exp(reach), rewards, slots),
+        positions=examined_positions(value, value * np.exp(-half_width), value * np.exp(half_width), rewards, slots),
         reasons=(f"few-rewards:{length + 1}",) if length < size else (),
         clusters=clusters,
     )
 
 
-def _going_on(sums: ClickSums) -> tuple[Array, Array]:
+def _looking_on(sums: ClickSums) -> tuple[Array, Array]:
     """Return, under dcm, the probability of looking on after a click at each position, and the mean probability that a
     slot below the last click was examined, (K,) each.
 
     The estimate is by expectation-maximisation. The held-out pages give the probability of looking on, the others
     the attraction of arms."""
     test_pages, count, size = sums.test_pages, sums.test_pages.count, sums.slots.shape[1]
-    shown, tail_clicks = test_pages.arm >= 0, _from_below(test_pages.click)
-    last = test_pages.click & (tail_clicks == 1)
-    clicks, later = count @ test_pages.click, count @ (test_pages.click & (tail_clicks > 1))
-    unsure = shown & (tail_clicks == 0) & (tail_clicks[:, :1] > 0)
+    is_shown, tail_clicks = test_pages.arm >= 0, _from_below(test_pages.click)
+    is_last_click = test_pages.click & (tail_clicks == 1)
+    clicks, clicks_before_last = count @ test_pages.click, count @ (test_pages.click & (tail_clicks > 1))
+    may_be_examined = is_shown & (tail_clicks == 0) & (tail_clicks[:, :1] > 0)
     going_on, looking = np.full(size, 0.5), np.full(size, 0.5)
     for _ in range(_ROUNDS):
         # E: below the last click, nothing attracted or nobody looked
         attraction = _attraction(sums, "dcm", looking)
-        missed = np.where(shown, 1 - attraction[test_pages.arm], 1.0)
-        nothing = np.cumprod(missed[:, ::-1], axis=1)[:, ::-1] / np.maximum(missed, _LEAST)
-        looked_on = np.where(last, going_on * nothing / (1 - going_on + going_on * nothing), 0.0) * count[:, None]
+        p_missed = np.where(is_shown, 1 - attraction[test_pages.arm], 1.0)
+        p_nothing_below = np.cumprod(p_missed[:, ::-1], axis=1)[:, ::-1] / np.maximum(p_missed, _LEAST)
+        p_looked_on = (
+            np.where(is_last_click, going_on * p_nothing_below / (1 - going_on + going_on * p_nothing_below), 0.0)
+            * count[:, None]
+        )
         # M: means; those of rare positions are shrunk towards the mean of all
-        mean = (later.sum() + looked_on.sum()) / max(clicks.sum(), 1)
-        previous_going_on, going_on = going_on, (later + looked_on.sum(axis=0) + mean) / (clicks + 1)
-        on_page = np.where(unsure, looked_on.sum(axis=1)[:, None], 0.0).sum(axis=0)
-        looking = on_page / np.maximum(count @ unsure, 1)
+        mean_going_on = (clicks_before_last.sum() + p_looked_on.sum()) / max(clicks.sum(), 1)
+        previous_going_on, going_on = (
+            going_on,
+            (clicks_before_last + p_looked_on.sum(axis=0) + mean_going_on) / (clicks + 1),
+        )
+        looks_below = np.where(may_be_examined, p_looked_on.sum(axis=1)[:, None], 0.0).sum(axis=0)
+        looking = looks_below / np.maximum(count @ may_be_examined, 1)
         if np.abs(going_on - previous_going_on).max() < _SETTLED:
             break
     return going_on, looking
@@ -374,36 +392,38 @@ class ModelComparison(Record):
 NO_COMPARISON = ModelComparison(log_likelihood={}, preferred=None)
 
 
-def compare(sums: ClickSums, examination: Array, *, model: str) -> ModelComparison:
+def compare_models(sums: ClickSums, examination: Array, *, model: str) -> ModelComparison:
     """Compare the models on the held-out pages.
 
     examination (k,): of the position-based model; pages are cut at k. With k = 1 the log has no such model, and the
     others are compared on whole pages."""
     k = len(examination) if len(examination) > 1 else sums.slots.shape[1]
     test_pages = replace(sums.test_pages, arm=sums.test_pages.arm[:, :k], click=sums.test_pages.click[:, :k])
-    shown = test_pages.arm >= 0
+    is_shown = test_pages.arm >= 0
     if not test_pages.click.any() or not sums.clicks.any():
         return NO_COMPARISON
-    nowhere = np.zeros(k)
-    going_on, looking = (column[:k] for column in _going_on(sums))
+    no_looking = np.zeros(k)
+    going_on, looking = (column[:k] for column in _looking_on(sums))
     probability = {
-        "cascade": _chained(test_pages, _attraction(sums, "cascade", nowhere)[test_pages.arm], nowhere),
-        "dcm": _chained(test_pages, _attraction(sums, "dcm", looking)[test_pages.arm], going_on),
+        "cascade": _click_probabilities(
+            test_pages, _attraction(sums, "cascade", no_looking)[test_pages.arm], no_looking
+        ),
+        "dcm": _click_probabilities(test_pages, _attraction(sums, "dcm", looking)[test_pages.arm], going_on),
     }
     if len(examination) > 1:
         probability = {"pbm": _attraction(sums, "pbm", examination)[test_pages.arm] * examination, **probability}
-    by_page = {
-        name: np.where(shown, _log_likelihood(test_pages, p), 0.0).sum(axis=1) * test_pages.count
+    likelihood_by_page = {
+        name: np.where(is_shown, _log_likelihood(test_pages, p), 0.0).sum(axis=1) * test_pages.count
         for name, p in probability.items()
     }
-    n_slots = test_pages.count @ shown.sum(axis=1)
-    likelihood = {name: float(pages.sum() / n_slots) for name, pages in by_page.items()}
-    best = max(likelihood, key=lambda name: likelihood[name])
-    distance = by_page[best] - by_page[model]
+    n_slots = test_pages.count @ is_shown.sum(axis=1)
+    likelihood = {name: float(pages.sum() / n_slots) for name, pages in likelihood_by_page.items()}
+    best_model = max(likelihood, key=lambda name: likelihood[name])
+    likelihood_difference = likelihood_by_page[best_model] - likelihood_by_page[model]
     _, cluster_index = distinct(test_pages.cluster)
-    by_cluster = np.bincount(cluster_index, weights=distance)
-    clear = by_cluster.sum() > 2 * np.sqrt(np.square(by_cluster - by_cluster.mean()).sum())
-    return ModelComparison(log_likelihood=likelihood, preferred=best if clear else model)
+    by_cluster = np.bincount(cluster_index, weights=likelihood_difference)
+    is_clear = by_cluster.sum() > 2 * np.sqrt(np.square(by_cluster - by_cluster.mean()).sum())
+    return ModelComparison(log_likelihood=likelihood, preferred=best_model if is_clear else model)
 
 
 def _log_likelihood(test_pages: Pages, probability: Array) -> Array:
@@ -411,15 +431,15 @@ def _log_likelihood(test_pages: Pages, probability: Array) -> Array:
     return np.log(np.where(test_pages.click, probability, 1 - probability))
 
 
-def _chained(test_pages: Pages, attraction: Array, going_on: Array) -> Array:
+def _click_probabilities(test_pages: Pages, attraction: Array, going_on: Array) -> Array:
     """Return the probability of a click at each slot given the clicks above, (p, K). After a click at position k,
     looking goes on with probability going_on[k]."""
-    probability, looking = np.empty(attraction.shape), np.ones(len(attraction))
+    probability, p_looking = np.empty(attraction.shape), np.ones(len(attraction))
     for position in range(attraction.shape[1]):
-        attracts, click = attraction[:, position], test_pages.click[:, position]
-        probability[:, position] = looking * attracts
-        passed = looking * (1 - attracts) / np.maximum(1 - looking * attracts, _LEAST)
-        looking = np.where(click, going_on[position], passed)
+        p_attracts, click = attraction[:, position], test_pages.click[:, position]
+        probability[:, position] = p_looking * p_attracts
+        p_passed = p_looking * (1 - p_attracts) / np.maximum(1 - p_looking * p_attracts, _LEAST)
+        p_looking = np.where(click, going_on[position], p_passed)
     return probability
 
 
@@ -440,59 +460,63 @@ class Cells(Record, kw_only=False, eq=False):
 
     def __add__(self, other: Cells) -> Cells:
         columns = (np.concatenate(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True))
-        return cells(*columns)
+        return merge_cells(*columns)
 
 
-def cells(context: Ids, arm: Ids, position: Ids, *sums: Array) -> Cells:
+def merge_cells(context: Ids, arm: Ids, position: Ids, *sums: Array) -> Cells:
     """Merge rows into cells of a context, an arm and a position.
 
     sums: columns in the order of `Cells`."""
-    first, cell_index = distinct(context, arm, position)
-    added = (np.bincount(cell_index, weights=column, minlength=len(first)).astype(np.float64) for column in sums)
-    return Cells(context[first], arm[first], position[first], *added)
+    first_rows, cell_index = distinct(context, arm, position)
+    summed_columns = (
+        np.bincount(cell_index, weights=column, minlength=len(first_rows)).astype(np.float64) for column in sums
+    )
+    return Cells(context[first_rows], arm[first_rows], position[first_rows], *summed_columns)
 
 
 def expectation_maximisation(counts: Cells, *, size: int, clusters: int) -> EstimatedCurve:
     """Return the position-based curve from arms that stood at several positions in equal contexts, without
     intervals. The curve ends above the first position that such arms do not connect with position 1, or that has too
     few rewards."""
-    first, pair_index = distinct(counts.context, counts.arm)
-    slots, clicks = np.zeros((len(first), size)), np.zeros((len(first), size))
+    first_rows, pair_index = distinct(counts.context, counts.arm)
+    slots, clicks = np.zeros((len(first_rows), size)), np.zeros((len(first_rows), size))
     slots[pair_index, counts.position - 1], clicks[pair_index, counts.position - 1] = counts.slots, counts.rewards
     # informative arms: at several positions in one context, with a reward at one of them
-    telling = ((slots > 0).sum(axis=1) > 1) & (clicks.sum(axis=1) > 0)
-    slots, clicks = slots[telling], clicks[telling]
-    position = counts.position[telling[pair_index]] - 1
+    is_informative = ((slots > 0).sum(axis=1) > 1) & (clicks.sum(axis=1) > 0)
+    slots, clicks = slots[is_informative], clicks[is_informative]
+    position = counts.position[is_informative[pair_index]] - 1
     totals = [
-        np.bincount(position, weights=column[telling[pair_index]], minlength=size).astype(np.int64)
+        np.bincount(position, weights=column[is_informative[pair_index]], minlength=size).astype(np.int64)
         for column in (counts.logged_rewards, counts.logged_slots)
     ]
-    length, reasons = _connected(slots, totals[0])
-    theta = _maximise(slots, clicks) if length > 1 else np.ones(size)
+    length, reasons = _connected_length(slots, totals[0])
+    theta = _maximise_likelihood(slots, clicks) if length > 1 else np.ones(size)
     value = theta[:length] / theta[0]
-    unknown = np.r_[1.0, np.full(length - 1, np.nan)]
-    return EstimatedCurve(positions=examined(value, unknown, unknown, *totals), reasons=reasons, clusters=clusters)
+    unknown_bounds = np.r_[1.0, np.full(length - 1, np.nan)]
+    return EstimatedCurve(
+        positions=examined_positions(value, unknown_bounds, unknown_bounds, *totals), reasons=reasons, clusters=clusters
+    )
 
 
-def _connected(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
+def _connected_length(slots: Array, rewards: Ids) -> tuple[int, tuple[str, ...]]:
     """Return the number of positions, from the first on, that can be compared with it, and the reason why there are not
     more.
 
     rewards: logged at each position."""
     size = slots.shape[1]
     adjacency = (slots > 0).T.astype(np.float64) @ (slots > 0) > 0
-    reached = np.eye(size, dtype=np.bool_)[0]
+    is_reached = np.eye(size, dtype=np.bool_)[0]
     for _ in range(size):
-        reached |= adjacency[reached].any(axis=0)
+        is_reached |= adjacency[is_reached].any(axis=0)
     for position in range(1, size):
-        if not reached[position]:
+        if not is_reached[position]:
             return position, (f"no-variation:{position + 1}",)
         if rewards[[0, position]].min() < FEWEST:
             return position, (f"few-rewards:{position + 1}",)
     return size, ()
 
 
-def _maximise(slots: Array, clicks: Array) -> Array:
+def _maximise_likelihood(slots: Array, clicks: Array) -> Array:
     """Return the examination of each position, (K,), up to a factor. Source: Wang et al. 2018.
 
     slots, clicks (c, K)."""
@@ -502,10 +526,10 @@ def _maximise(slots: Array, clicks: Array) -> Array:
         previous_ratio = theta / theta[0]
         # E: without a click, whether the slot was examined or the arm attractive
         p_no_click = np.maximum(1 - gamma[:, None] * theta, _LEAST)
-        looked, attracts = theta * (1 - gamma[:, None]) / p_no_click, gamma[:, None] * (1 - theta) / p_no_click
+        p_looked, p_attracts = theta * (1 - gamma[:, None]) / p_no_click, gamma[:, None] * (1 - theta) / p_no_click
         # M: means
-        theta = (clicks + no_clicks * looked).sum(axis=0) / np.maximum(slots.sum(axis=0), 1)
-        gamma = (clicks + no_clicks * attracts).sum(axis=1) / slots.sum(axis=1)
+        theta = (clicks + no_clicks * p_looked).sum(axis=0) / np.maximum(slots.sum(axis=0), 1)
+        gamma = (clicks + no_clicks * p_attracts).sum(axis=1) / slots.sum(axis=1)
         if np.abs(theta / theta[0] - previous_ratio).max() < _CLOSE:
             break
     return theta

@@ -248,14 +248,14 @@ def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
     does not help, since the rewards of the newest decisions are not known.
 
     is_explored: whether the log explores as much as a floor would make it."""
-    present = {*reasons}
-    if "wrong-propensities" in present:
+    given_reasons = {*reasons}
+    if "wrong-propensities" in given_reasons:
         return ["wrong-propensities"]
-    if {"no-rows", "no-propensity"} <= present:
+    if {"no-rows", "no-propensity"} <= given_reasons:
         return ["no-propensity"]
-    useless = {"no-propensity", *(["drift"] if "young-rewards" in present else [])}
-    useless |= {"low-ess", "heavy-tail"} if is_explored else set()
-    return [reason for reason in in_order(present - useless) if reason in HINTS]
+    useless_hints = {"no-propensity", *(["drift"] if "young-rewards" in given_reasons else [])}
+    useless_hints |= {"low-ess", "heavy-tail"} if is_explored else set()
+    return [reason for reason in in_order(given_reasons - useless_hints) if reason in HINTS]
 
 
 def hint(reason: str, **names: str) -> str:
@@ -273,8 +273,8 @@ def worst_verdict(verdicts: Iterable[str]) -> str:
 
 def in_order(reasons: Iterable[str]) -> tuple[str, ...]:
     """Return the reasons, each once, worst first."""
-    present = {*reasons}
-    return tuple(reason for reason in REASONS if reason in present)
+    distinct_reasons = {*reasons}
+    return tuple(reason for reason in REASONS if reason in distinct_reasons)
 
 
 def in_groups(reasons: Iterable[str]) -> dict[str, list[str]]:

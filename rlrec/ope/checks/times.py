@@ -61,48 +61,63 @@ class DriftSums(Sums):
     def followed_by(self, later: DriftSums) -> DriftSums:
         """Return both logs as one. The later log is the last period, and the first two periods of this log become the
         first."""
-        first, last = self.table[:, :, :2].sum(axis=2, keepdims=True), later.table.sum(axis=2, keepdims=True)
-        return DriftSums(np.concatenate([first, self.table[:, :, 2:], last], axis=2))
+        first_period, last_period = (
+            self.table[:, :, :2].sum(axis=2, keepdims=True),
+            later.table.sum(axis=2, keepdims=True),
+        )
+        return DriftSums(np.concatenate([first_period, self.table[:, :, 2:], last_period], axis=2))
 
     @property
-    def alarms(self) -> bool:
+    def raises_alarm(self) -> bool:
         """Tell whether rewards surely changed at the end of some period, by a share that matters."""
-        total, early = self.table.sum(axis=2), np.cumsum(self.table, axis=2)
+        total, sums_until = self.table.sum(axis=2), np.cumsum(self.table, axis=2)
         weight, reward = total[:2].sum(axis=(1, 2))
         least_change = MATERIAL * abs(reward / weight) if weight else 0.0
         return any(
-            self._changes(early[:, :, cut], total - early[:, :, cut], least_change) for cut in range(PERIODS - 1)
+            self._changes(sums_until[:, :, cut], total - sums_until[:, :, cut], least_change)
+            for cut in range(PERIODS - 1)
         )
 
-    def _changes(self, early: Array, late: Array, least_change: float) -> bool:
+    def _changes(self, sums_before: Array, sums_after: Array, least_change: float) -> bool:
         """Tell whether rewards differ between two times, given by their sums (4, 64, a)."""
         with np.errstate(all="ignore"):
-            rows, rewards = (
-                np.array([side[first].sum(axis=0) ** 2 / side[squares].sum(axis=0) for side in (early, late)])
-                for first, squares in ((0, 2), (1, 3))
+            effective_rows, effective_rewards = (
+                np.array(
+                    [
+                        side[sum_index].sum(axis=0) ** 2 / side[square_index].sum(axis=0)
+                        for side in (sums_before, sums_after)
+                    ]
+                )
+                for sum_index, square_index in ((0, 2), (1, 3))
             )
-            arms = np.flatnonzero((rows >= _ROWS).all(axis=0))
-            rewarded = min(float(side[1].sum() ** 2 / side[3].sum()) for side in (early, late))
-            columns = np.concatenate([early[:2], late[:2]])[:, :, arms]
+            arms = np.flatnonzero((effective_rows >= _ROWS).all(axis=0))
+            fewest_rewards = min(float(side[1].sum() ** 2 / side[3].sum()) for side in (sums_before, sums_after))
+            columns = np.concatenate([sums_before[:2], sums_after[:2]])[:, :, arms]
             columns = columns[:, columns[[0, 2]].any(axis=(0, 2))]
-            total, blocks, count = columns.sum(axis=1), columns.shape[1], 1 / (1 / rows[:, arms]).sum(axis=0)
+            total, blocks, count = columns.sum(axis=1), columns.shape[1], 1 / (1 / effective_rows[:, arms]).sum(axis=0)
             if not len(arms) or blocks < _LEAST:
                 return False
             # the increase in each arm's reward, with all blocks and without each block
             difference, jackknifed = _difference(total), _difference(total[:, None] - columns)
-        deviations, share = jackknifed - jackknifed.mean(axis=0), count / count.sum()
-        level, error = float(difference @ share), float(np.sqrt((blocks - 1) * np.mean((deviations @ share) ** 2)))
+        deviations, arm_share = jackknifed - jackknifed.mean(axis=0), count / count.sum()
+        mean_change, error = (
+            float(difference @ arm_share),
+            float(np.sqrt((blocks - 1) * np.mean((deviations @ arm_share) ** 2))),
+        )
         p_value = 1.0
-        if rewarded >= _REWARDS and error and abs(level) > least_change:
-            p_value = 2 * t_below(-abs(level) / error, blocks - 1)
+        if fewest_rewards >= _REWARDS and error and abs(mean_change) > least_change:
+            p_value = 2 * t_below(-abs(mean_change) / error, blocks - 1)
         # the arms with the most evidence, one by one
-        tested = np.flatnonzero((rewards[:, arms] >= _REWARDS).all(axis=0))
-        tested = tested[np.argsort(-count[tested], kind="stable")[:_TESTED]]
-        difference, deviations, share = difference[tested], deviations[:, tested], share[tested]
+        tested_arms = np.flatnonzero((effective_rewards[:, arms] >= _REWARDS).all(axis=0))
+        tested_arms = tested_arms[np.argsort(-count[tested_arms], kind="stable")[:_TESTED]]
+        difference, deviations, arm_share = difference[tested_arms], deviations[:, tested_arms], arm_share[tested_arms]
         covariance = (blocks - 1) / blocks * deviations.T @ deviations
-        if len(tested) and share @ (difference**2 - np.diagonal(covariance)) > least_change**2 * share.sum():
+        if (
+            len(tested_arms)
+            and arm_share @ (difference**2 - np.diagonal(covariance)) > least_change**2 * arm_share.sum()
+        ):
             wald = float(difference @ np.linalg.pinv(covariance, hermitian=True) @ difference)
-            p_value = min(p_value, hotelling_above(wald, len(tested), blocks))
+            p_value = min(p_value, hotelling_above(wald, len(tested_arms), blocks))
         return 2 * (PERIODS - 1) * p_value < ALPHA
 
 
@@ -146,32 +161,32 @@ class ArrivalSums(Sums):
         return cls(number, rewards.reshape(BLOCKS, AGES + 1, AGES), events.reshape(AGES + 1, AGES), watched)
 
     @property
-    def alarms(self) -> bool:
+    def raises_alarm(self) -> bool:
         """Tell whether a share of the reward that matters has surely not arrived yet."""
         decisions, rewards = self.decisions.sum(axis=0), self.rewards.sum(axis=0)
-        missing = self._missing(decisions, rewards)
-        if missing <= MATERIAL:
+        missing_share = self._missing(decisions, rewards)
+        if missing_share <= MATERIAL:
             return False
-        present = np.flatnonzero(self.decisions.any(axis=1))
+        present_blocks = np.flatnonzero(self.decisions.any(axis=1))
         jackknifed = [
-            self._missing(decisions - self.decisions[block], rewards - self.rewards[block]) for block in present
+            self._missing(decisions - self.decisions[block], rewards - self.rewards[block]) for block in present_blocks
         ]
-        error = np.sqrt((len(present) - 1) * np.var(jackknifed))
-        return bool(missing - _ERRORS * error > MATERIAL)
+        error = np.sqrt((len(present_blocks) - 1) * np.var(jackknifed))
+        return bool(missing_share - _ERRORS * error > MATERIAL)
 
     def _missing(self, decisions: Array, rewards: Array) -> float:
         """Return the share of the reward that has not arrived yet, from sums over blocks."""
         edges = _RATIO ** np.arange(1.0 - AGES, 1.0)
         # the shortest and longest time that decisions of each class were watched
-        least, longest = np.r_[0.0, edges] + self.watched, np.r_[edges, np.inf] + self.watched
+        least_watched, longest_watched = np.r_[0.0, edges] + self.watched, np.r_[edges, np.inf] + self.watched
         links = np.ones(AGES)
         for age in range(1, AGES):
-            old = least >= edges[age]
-            earlier, later = rewards[old, :age].sum(), rewards[old, : age + 1].sum()
-            if self.events[old, : age + 1].sum() >= _MIN_EVENTS and later > 0:
-                links[age] = earlier / later
-        arrived = np.r_[arrived_shares(links), 1.0][np.searchsorted(edges, longest)]
-        return float(1 - decisions @ arrived / decisions.sum())
+            was_watched = least_watched >= edges[age]
+            earlier_reward, later_reward = rewards[was_watched, :age].sum(), rewards[was_watched, : age + 1].sum()
+            if self.events[was_watched, : age + 1].sum() >= _MIN_EVENTS and later_reward > 0:
+                links[age] = earlier_reward / later_reward
+        arrived_share = np.r_[arrived_shares(links), 1.0][np.searchsorted(edges, longest_watched)]
+        return float(1 - decisions @ arrived_share / decisions.sum())
 
 
 def arrived_shares(links: Array) -> Array:

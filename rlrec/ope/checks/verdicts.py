@@ -93,36 +93,40 @@ _WEAK: dict[str, Callable[[Diagnosis], bool]] = {
 }
 
 
-def verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
+def decide_verdict(diagnosis: Diagnosis, *, extra: tuple[str, ...] = ()) -> tuple[str, tuple[str, ...]]:
     """Return `ok`, `weak` or `insufficient`, and all reasons, worst first.
 
     extra: names of REASONS that only the caller or the interval knows; each limits the verdict to its best one."""
-    insufficient, weak = (
+    insufficient_reasons, weak_reasons = (
         {reason for reason, exceeds in limits.items() if exceeds(diagnosis)} for limits in (_INSUFFICIENT, _WEAK)
     )
-    if "no-rows" in insufficient:  # which is the cause of whatever else is missing
-        insufficient, weak, extra = {"no-rows"}, set(), tuple(name for name in extra if name != "few-rewards")
-    figures_allow = "insufficient" if insufficient else "weak" if weak else "ok"
-    return lowered(figures_allow, (*insufficient, *weak, *extra))
+    if "no-rows" in insufficient_reasons:  # which is the cause of whatever else is missing
+        insufficient_reasons, weak_reasons, extra = (
+            {"no-rows"},
+            set(),
+            tuple(name for name in extra if name != "few-rewards"),
+        )
+    best_verdict = "insufficient" if insufficient_reasons else "weak" if weak_reasons else "ok"
+    return lower_verdict(best_verdict, (*insufficient_reasons, *weak_reasons, *extra))
 
 
-def lowered(verdict: str, reasons: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+def lower_verdict(verdict: str, reasons: Iterable[str]) -> tuple[str, tuple[str, ...]]:
     """Return the verdict, lowered to the worst of those that these reasons allow, and the reasons, worst first."""
-    present = in_order(reasons)
-    return worst_verdict([verdict, *(REASONS[reason].best for reason in present)]), present
+    ordered_reasons = in_order(reasons)
+    return worst_verdict([verdict, *(REASONS[reason].best for reason in ordered_reasons)]), ordered_reasons
 
 
 def _ess_cause(ess: float | None, clusters: int) -> str | None:
     """Return the worst threshold that an effective sample size falls below; None if there is none."""
-    least = {cause: number if number >= 1 else number * clusters for cause, number in ESS_LIMITS.items()}
-    return next((cause for cause, number in least.items() if ess is None or ess < number), None)
+    least_by_cause = {cause: number if number >= 1 else number * clusters for cause, number in ESS_LIMITS.items()}
+    return next((cause for cause, number in least_by_cause.items() if ess is None or ess < number), None)
 
 
 def _rewards(ess: float | None, share: float | None) -> float:
     return (ess or 0) * (share or 0)
 
 
-def explanations(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
+def explain_reasons(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a line for every reason of these estimates (`Estimate` as a mapping), with the causes that occurred."""
     causes: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[str]]] = {
         "low-ess": _low_ess, "few-rewards": _few_rewards, "mean-weight": _mean_weight,
@@ -147,15 +151,15 @@ def _short_horizon(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     for estimate in estimates:
         ess, n, steps = estimate["ess_by_step"], estimate["n"], estimate["return_steps"]
         step, gamma = min(range(steps), key=ess.__getitem__), estimate["supported_gamma"]
-        ways = [
+        remedies = [
             *([f"{n * LEAST_ESS / ess[step] - n:,.0f} more sessions"] if ess[step] >= n * ESS_SHARE else []),
             *([f"--gamma {gamma:g}"] if gamma is not None else []),
             "a target nearer to what served",
         ]
-        first = f"the first {steps} steps carry" if steps > 1 else "the first step carries"
+        first_steps_text = f"the first {steps} steps carry" if steps > 1 else "the first step carries"
         lines.append(
-            f"{first} 90 % of the return of {estimate.get('target', 'the target')}, and of {n:,} "
-            f"sessions {ess[step]:,.3g} are effective at step {step} (insufficient); ask for {' or '.join(ways)}"
+            f"{first_steps_text} 90 % of the return of {estimate.get('target', 'the target')}, and of {n:,} "
+            f"sessions {ess[step]:,.3g} are effective at step {step} (insufficient); ask for {' or '.join(remedies)}"
         )
     return [*dict.fromkeys(lines)]
 
@@ -168,8 +172,8 @@ def _left_out(reason: str, estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _carry_over(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    per_session = sorted({estimate["unit"] == "session" for estimate in estimates})
-    return [_BETWEEN_VISITS if is_session else REASONS["carry-over"].text for is_session in per_session]
+    units_are_sessions = sorted({estimate["unit"] == "session" for estimate in estimates})
+    return [_BETWEEN_VISITS if is_session else REASONS["carry-over"].text for is_session in units_are_sessions]
 
 
 def _mean_weight(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -177,31 +181,36 @@ def _mean_weight(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _position_model(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
-    named = {estimate["curve"]: estimate["curve_age_days"] for estimate in estimates if estimate["curve"] is not None}
-    assumed = any(estimate["curve"] is None for estimate in estimates)
+    age_by_curve = {
+        estimate["curve"]: estimate["curve_age_days"] for estimate in estimates if estimate["curve"] is not None
+    }
+    is_curve_assumed = any(estimate["curve"] is None for estimate in estimates)
     return [
-        *(f"right where position curve {curve} is, {age:.3g} days old" for curve, age in named.items()),
-        *(["right where positions within the window are examined alike"] if assumed else []),
+        *(f"right where position curve {curve} is, {age:.3g} days old" for curve, age in age_by_curve.items()),
+        *(["right where positions within the window are examined alike"] if is_curve_assumed else []),
     ]
 
 
 def _few_rewards(estimates: Sequence[Mapping[str, Any]]) -> list[str]:
     nonzero, noun = [row["nonzero"] for row in estimates], "non-zero weighted reward"
     low_counts, other_counts = [n for n in nonzero if n < LEAST_REWARDS], [n for n in nonzero if n >= LEAST_REWARDS]
-    effective = [_rewards(row["ess"], row["reward_share"]) for row in estimates if row["reward_share"] is not None]
-    shortest = [number for number in effective if number < FEWEST_EFFECTIVE_REWARDS]
-    short = [number for number in effective if FEWEST_EFFECTIVE_REWARDS <= number < EFFECTIVE_REWARDS]
-    explained = {"no-interval", "few-replicates", "no-reward-range", "no-variation"}  # reasons for a null bound
-    unknown = [estimate for estimate in estimates if None in (estimate["lower"], estimate["upper"])]
+    effective_rewards = [
+        _rewards(row["ess"], row["reward_share"]) for row in estimates if row["reward_share"] is not None
+    ]
+    insufficient_numbers = [number for number in effective_rewards if number < FEWEST_EFFECTIVE_REWARDS]
+    weak_numbers = [number for number in effective_rewards if FEWEST_EFFECTIVE_REWARDS <= number < EFFECTIVE_REWARDS]
+    explained_reasons = {"no-interval", "few-replicates", "no-reward-range", "no-variation"}  # reasons for a null bound
+    unbounded_estimates = [estimate for estimate in estimates if None in (estimate["lower"], estimate["upper"])]
     product = "ESS x weighted share of rewards that are not the default"
+    limit_text = f"below {FEWEST_EFFECTIVE_REWARDS} (insufficient)"
+    has_unexplained = any(not explained_reasons & {*row["reasons"]} for row in unbounded_estimates)
     return [
         *([f"{quantity(_span(low_counts), noun)}, fewer than {LEAST_REWARDS} (insufficient)"] if low_counts else []),
         *([quantity(_span(other_counts), noun)] if other_counts else []),
-        *([f"{product} is {_span(shortest)}, below {FEWEST_EFFECTIVE_REWARDS} (insufficient)"] if shortest else []),
-        *([f"{product} is {_span(short)}, below {EFFECTIVE_REWARDS} (weak)"] if short else []),
-        *(["too few rewards for a bound (it is null)"] if any(not explained & {*row["reasons"]} for row in unknown)
-          else []),
-    ]  # fmt: skip
+        *([f"{product} is {_span(insufficient_numbers)}, {limit_text}"] if insufficient_numbers else []),
+        *([f"{product} is {_span(weak_numbers)}, below {EFFECTIVE_REWARDS} (weak)"] if weak_numbers else []),
+        *(["too few rewards for a bound (it is null)"] if has_unexplained else []),
+    ]
 
 
 def _span(values: Sequence[float | None]) -> str:
@@ -233,7 +242,7 @@ class Answer(NamedTuple):
     needed: int | None
 
 
-def judge(
+def judge_difference(
     value: float | None, lower: float | None, upper: float | None, *, scale: float, precision: float, clusters: int,
     verdict: str = "ok", ess: float | None = None, rewards: float | None = None, reasons: Collection[str] = (),
     growth: Callable[[float], float] | None = None, shortages: Sequence[float] = (),
@@ -269,15 +278,15 @@ def judge(
         # factors for enough effective clusters, and for enough rewards
         ratios += [least / number for least, number in ((LEAST_ESS, ess), (EFFECTIVE_REWARDS, rewards)) if number]
         ratios += shortages
-    missing = clusters * (max(ratios, default=1.0) - 1)
-    return Answer("unknown", ceil(missing) if 0 < missing < inf else None)
+    missing_clusters = clusters * (max(ratios, default=1.0) - 1)
+    return Answer("unknown", ceil(missing_clusters) if 0 < missing_clusters < inf else None)
 
 
 def doubts_of(reasons: Collection[str]) -> set[str]:
     """Return the reasons that no interval accounts for. An estimate with one of them gives no answer."""
-    large_enough = {name for name in reasons if REASONS[name].group == "sample" and name not in SAMPLE_DOUBTS}
-    others = ((name, REASONS[name]) for name in {*reasons} - large_enough)
-    return {name for name, reason in others if reason.group == "support" or reason.best != "ok"}
+    size_reasons = {name for name in reasons if REASONS[name].group == "sample" and name not in SAMPLE_DOUBTS}
+    other_reasons = ((name, REASONS[name]) for name in {*reasons} - size_reasons)
+    return {name for name, reason in other_reasons if reason.group == "support" or reason.best != "ok"}
 
 
 def _width(
@@ -288,10 +297,10 @@ def _width(
     comes first."""
     if value is None or lower is None or upper is None:
         return []
-    low_reach, high_reach, size = value - lower, upper - value, abs(value)
-    near, far = (low_reach, high_reach) if value > 0 else (high_reach, low_reach)
+    low_distance, high_distance, size = value - lower, upper - value, abs(value)
+    near_distance, far_distance = (low_distance, high_distance) if value > 0 else (high_distance, low_distance)
     shares = [
-        near / (size - precision) if size > precision else inf,
-        max(near / (least + size), far / (least - size)) if size < least else inf,
+        near_distance / (size - precision) if size > precision else inf,
+        max(near_distance / (least + size), far_distance / (least - size)) if size < least else inf,
     ]
     return [min(shares)]

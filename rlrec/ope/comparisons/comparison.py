@@ -23,7 +23,7 @@ from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.errors import InputError
 from rlrec.ope.checks import verdicts
 from rlrec.ope.checks.reasons import REASONS, in_order, worst_verdict
-from rlrec.ope.checks.verdicts import Answer, doubts_of, judge
+from rlrec.ope.checks.verdicts import Answer, doubts_of, judge_difference
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Studentised, studentised_bootstrap, value_and_error
 from rlrec.ope.intervals.sequences import MIN_CLUSTERS, MIN_EVENTS, LookSequence
@@ -72,8 +72,8 @@ class Metric(Record):
         """Return the reasons why these groups have no value, or no bound."""
         if not all(value.units for value in values):
             return ("none-at-risk" if self.denominator.startswith("at_risk") else "no-units",)
-        few = min(value.units for value in values) < 2
-        return () if bounded else ("few-units" if few else "no-variation",)
+        is_few = min(value.units for value in values) < 2
+        return () if bounded else ("few-units" if is_few else "no-variation",)
 
 
 def metrics(rewards: int, *, per_session: bool = False) -> list[Metric]:
@@ -181,8 +181,8 @@ def _jackknife(sums: Array, value: float) -> float:
     """Return the jackknife error of the ratio `value` over units (m, 2). Source: own derivation: without unit i the
     ratio is value - (reward_i - value decisions_i) / (all - decisions_i)."""
     reward, decisions = sums.T
-    moved = (reward - value * decisions) / (decisions.sum() - decisions)
-    return float(np.sqrt((len(sums) - 1) / len(sums) * (moved**2).sum()))
+    leave_one_out_change = (reward - value * decisions) / (decisions.sum() - decisions)
+    return float(np.sqrt((len(sums) - 1) / len(sums) * (leave_one_out_change**2).sum()))
 
 
 # -- the difference of two figures --
@@ -220,17 +220,17 @@ class Comparison(Record):
     @classmethod
     def from_figures(cls, reasons: Iterable[str] = (), **figures: Any) -> Comparison:
         """Return the comparison with these figures. Values that are not finite become None."""
-        finite: dict[str, Any] = {
+        finite_figures: dict[str, Any] = {
             name: finite_or_none(value) if isinstance(value, float) else value for name, value in figures.items()
         }
-        return cls(**finite).because(*reasons)
+        return cls(**finite_figures).with_reasons(*reasons)
 
-    def because(self, *reasons: str) -> Comparison:
+    def with_reasons(self, *reasons: str) -> Comparison:
         """Return the comparison with further reasons, which limit its verdict."""
         verdict = worst_verdict((self.verdict, *(REASONS[reason].best for reason in reasons)))
         return replace(self, reasons=(*self.reasons, *reasons), verdict=verdict)
 
-    def without(self, group: str) -> Comparison:
+    def without_group(self, group: str) -> Comparison:
         """Return the comparison without the reasons of a group, where another comparison covers them."""
         return replace(self, reasons=tuple(name for name in self.reasons if REASONS[name].group != group))
 
@@ -244,14 +244,16 @@ class Comparison(Record):
     def at_every_look(self, sequence: LookSequence) -> Comparison:
         """Return the comparison with its p-value and bounds that are wrong at any look with probability alpha. Both are
         absent until there are enough units and rewards."""
-        bare = replace(self, lower=None, upper=None, p_value=None, sequence=sequence)
+        without_bounds = replace(self, lower=None, upper=None, p_value=None, sequence=sequence)
         if self.lower is None or not self.careful_error:
-            return bare
+            return without_bounds
         if self.even_units < MIN_CLUSTERS or self.even_rewards < MIN_EVENTS:
-            return bare.because("few-clusters" if self.even_units < MIN_CLUSTERS else "few-rewards")
+            return without_bounds.with_reasons("few-clusters" if self.even_units < MIN_CLUSTERS else "few-rewards")
         variance = self.clusters * self.careful_error**2
         p_value = sequence.p_value(self.value or 0.0, variance, self.clusters)
-        return replace(bare._with_reach(float(sequence.reach(variance, self.clusters))), p_value=float(p_value))
+        return replace(
+            without_bounds._with_reach(float(sequence.reach(variance, self.clusters))), p_value=float(p_value)
+        )
 
     def _with_reach(self, reach: float) -> Comparison:
         """Return the comparison with bounds at this distance from its value."""
@@ -296,7 +298,7 @@ class Comparison(Record):
         if self.sequence is not None:
             growth = partial(self.sequence.growth, n=max(1, self.clusters))
             shortages = [self._shortage] if self.even_rewards else []
-        return judge(
+        return judge_difference(
             self.value, self.lower, self.upper, scale=abs(base), precision=rounding(base, base + value),
             clusters=self.clusters, ess=self.ess, verdict=self.verdict, reasons=self.reasons, growth=growth,
             shortages=shortages,
@@ -319,16 +321,17 @@ def difference(value: MetricValue, baseline: MetricValue, *, level: float, corre
     if correlation:
         reduced_variance = variance - 2 * correlation * np.sqrt(variances.prod())
         variance = reduced_variance if reduced_variance > ROUNDING * variance else 0.0
-    error, welch = float(np.sqrt(variance)), 0.0
+    error, welch_freedom = float(np.sqrt(variance)), 0.0
     if error > 0 and (freedom > 0).all():
         # Welch-Satterthwaite degrees of freedom
         share = variances / variances.sum()
-        welch = float(freedom.min() if correlation else 1 / (share**2 / freedom).sum())
-    units, fewest = sum(side.units for side in sides), min(side.units for side in sides)
+        welch_freedom = float(freedom.min() if correlation else 1 / (share**2 / freedom).sum())
+    units, fewest_units = sum(side.units for side in sides), min(side.units for side in sides)
     return _by_t(
-        value.value - baseline.value, error, welch, level, base=baseline.value, clusters=units,
-        careful_error=float(np.sqrt(variance + _missing(sides, variances))) if welch else 0.0, even_units=2 * fewest,
-        even_rewards=2 * fewest * sum(side.rewarded for side in sides) / max(1, units),
+        value.value - baseline.value, error, welch_freedom, level, base=baseline.value, clusters=units,
+        careful_error=float(np.sqrt(variance + _missing(sides, variances))) if welch_freedom else 0.0,
+        even_units=2 * fewest_units,
+        even_rewards=2 * fewest_units * sum(side.rewarded for side in sides) / max(1, units),
     )  # fmt: skip
 
 
@@ -336,9 +339,9 @@ def _missing(sides: Sequence[MetricValue], variances: Array) -> float:
     """Return the variance that the smaller side may lack, if one of its units varies as much as a unit of both sides
     together. A few units that happen to be similar seem more certain than they are."""
     units = np.array([side.units for side in sides])
-    freedom, smaller = units - 1, int(units[1] <= units[0])
-    pooled = (freedom * units * variances).sum() / freedom.sum()  # variance of one unit
-    return max(0.0, float(pooled / units[smaller] - variances[smaller]))
+    freedom, smaller_side = units - 1, int(units[1] <= units[0])
+    pooled_variance = (freedom * units * variances).sum() / freedom.sum()  # variance of one unit
+    return max(0.0, float(pooled_variance / units[smaller_side] - variances[smaller_side]))
 
 
 def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
@@ -385,7 +388,7 @@ def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]
 
     phases: for each, the weights, which need not sum to 1, and at each look its units so far, one number per
     variant. Source: Lindon & Malek 2022, a Dirichlet mixture against the weights."""
-    chi2, ended, largest = np.nan, np.zeros(len(SPLIT_UNITS)), -np.inf
+    chi2, ended_factors, largest_factor = np.nan, np.zeros(len(SPLIT_UNITS)), -np.inf
     for weights, looks in phases:
         share = np.asarray(weights, np.float64) / np.sum(weights)
         factors = np.array([[log_bayes_factor(units, share.tolist(), c) for c in SPLIT_UNITS] for units in looks])
@@ -393,9 +396,9 @@ def sample_ratio(phases: Sequence[tuple[Sequence[float], Sequence[Sequence[int]]
             continue
         expected = sum(looks[-1]) * share
         chi2 = np.nan_to_num(chi2) + float(((np.asarray(looks[-1]) - expected) ** 2 / expected).sum())
-        largest = max(largest, float(np.logaddexp.reduce(ended + factors, axis=1).max()))
-        ended = ended + factors[-1]
-    return float(chi2), min(1.0, exp(log(len(SPLIT_UNITS)) - largest)) if np.isfinite(largest) else np.nan
+        largest_factor = max(largest_factor, float(np.logaddexp.reduce(ended_factors + factors, axis=1).max()))
+        ended_factors = ended_factors + factors[-1]
+    return float(chi2), min(1.0, exp(log(len(SPLIT_UNITS)) - largest_factor)) if np.isfinite(largest_factor) else np.nan
 
 
 def log_bayes_factor(units: Sequence[int], shares: Sequence[float], c: float) -> float:
@@ -468,10 +471,10 @@ def compare(
     units, contrast = _sides(ours, theirs, measure)
     sample, ess = _bootstrap(units, contrast, replicates), min(fold.diagnosis.ess or 0.0 for fold in folds)
     low, high, is_doubtful = 0.0, 0.0, False
-    equal = theirs is not None and all(
+    is_equal = theirs is not None and all(
         np.array_equal(*sides) for sides in ((ours.summary.units, theirs.summary.units), (ours.units, theirs.units))
     )
-    if not (ours.n and equal):
+    if not (ours.n and is_equal):
         freedom = max(ess - 1, 1.0)
         low, high = _bounds(sample, alpha, freedom=freedom)
         if np.isfinite([low, high]).any():
@@ -479,25 +482,25 @@ def compare(
             total = units.sum(axis=0)
             terms: Array = contrast.value(total) + len(units) * (units @ contrast.gradient(total))
             loss = rare / ours.summary.total[rows] / contrast.unit(total)
-            tails: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, freedom)}
-            least = lower_bound(terms, **tails)
-            is_doubtful = least <= 0 < low
-            low, high = min(low, least), max(high, -lower_bound(-terms, **tails))
-    values = [_bootstrap(*_sides(*pair, measure), 0).value for pair in simulated]
-    error, (low, high) = intervals.stretched(sample.value, sample.error, (low, high), values)
-    bounded = np.isfinite([low, high]).all()
-    is_broad = not bounded or high - low > abs(sample.value)
-    extra = (
+            tail_options: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, freedom)}
+            likelihood_bound = lower_bound(terms, **tail_options)
+            is_doubtful = likelihood_bound <= 0 < low
+            low, high = min(low, likelihood_bound), max(high, -lower_bound(-terms, **tail_options))
+    simulated_values = [_bootstrap(*_sides(*pair, measure), 0).value for pair in simulated]
+    error, (low, high) = intervals.stretch_bounds(sample.value, sample.error, (low, high), simulated_values)
+    has_bounds = np.isfinite([low, high]).all()
+    is_broad = not has_bounds or high - low > abs(sample.value)
+    extra_reasons = (
         *(["no-propensity"] if any(fold.weights.left_out for fold in folds) else []),
         *(["wide-interval"] if is_broad else []),
         *(["rare-rewards"] if is_doubtful else []),
-        *([] if bounded else ["few-rewards"]),
+        *([] if has_bounds else ["few-rewards"]),
     )
-    judged = [verdicts.verdict(fold.diagnosis, extra=extra) for fold in folds]
+    fold_verdicts = [verdicts.decide_verdict(fold.diagnosis, extra=extra_reasons) for fold in folds]
     return Comparison.from_figures(
         value=sample.value, base=contrast.base(units.sum(axis=0)), std_error=error, lower=low, upper=high, ess=ess,
-        clusters=ours.clusters, verdict=worst_verdict(verdict for verdict, _ in judged),
-        reasons=in_order(reason for _, reasons in judged for reason in reasons),
+        clusters=ours.clusters, verdict=worst_verdict(verdict for verdict, _ in fold_verdicts),
+        reasons=in_order(reason for _, reasons in fold_verdicts for reason in reasons),
     )  # fmt: skip
 
 
@@ -510,7 +513,7 @@ def _sides(ours: EstimatorFold, theirs: EstimatorFold | None, measure: type[Minu
 
 def _bootstrap(units: Array, contrast: Minus, number: int) -> Studentised:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return studentised_bootstrap(contrast, units, seed=0, number=number)
+        return studentised_bootstrap(contrast, units, seed=0, n_replicates=number)
 
 
 def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
@@ -539,17 +542,17 @@ def lower_bound(terms: Array, *, loss: float, reach: float) -> float:
     A normal or studentised bound is too high where losses are rare, since a log that happens to have few of them has
     a high mean and a small error. The additional loss corresponds to the one that the exact bound of a Poisson count
     adds. Source: Owen 1988 (empirical likelihood); Chen, Variyath & Abraham 2008 (one additional term)."""
-    excess = np.append(terms, terms.mean() - loss)
-    least = excess.min()
-    excess -= least
-    if not excess.any():
-        return float(least)
+    excess_terms = np.append(terms, terms.mean() - loss)
+    smallest_term = excess_terms.min()
+    excess_terms -= smallest_term
+    if not excess_terms.any():
+        return float(smallest_term)
     # weights 1 / (s + term - least); a smaller s gives a lower mean
-    low, high, scale = -_WIDEST, _WIDEST, excess.mean()
+    low, high, scale = -_WIDEST, _WIDEST, excess_terms.mean()
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        density = np.log(np.exp(middle) * scale + excess)
-        distance = 2 * (len(excess) * np.log(np.exp(-density).mean()) + density.sum())
+        density = np.log(np.exp(middle) * scale + excess_terms)
+        distance = 2 * (len(excess_terms) * np.log(np.exp(-density).mean()) + density.sum())
         low, high = (middle, high) if distance > reach**2 else (low, middle)
-    weight = 1 / (np.exp(high) * scale + excess)
-    return float(least + weight @ excess / weight.sum())
+    weight = 1 / (np.exp(high) * scale + excess_terms)
+    return float(smallest_term + weight @ excess_terms / weight.sum())

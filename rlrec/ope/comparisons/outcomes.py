@@ -53,9 +53,9 @@ def fold(
     groups = {key: _sums(units, key[1], rows_by_group[key[0]], past_columns) for key in keys}
     pairs: dict[Key, Array] = {}
     if shared and 0 in rows_by_group:
-        first = units.take(rows_by_group.pop(0))
+        first_group_units = units.take(rows_by_group.pop(0))
         for number, rows in rows_by_group.items():
-            group_columns, first_columns = units.take(rows).columns, _aligned(first, units.unit[rows])
+            group_columns, first_columns = units.take(rows).columns, _aligned(first_group_units, units.unit[rows])
             for metric in metrics:
                 ratio = (metric.numerator, metric.denominator)
                 sides = [np.stack([columns[name] for name in ratio]) for columns in (group_columns, first_columns)]
@@ -80,8 +80,8 @@ def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
     sums: of one group, by digest."""
     if not len(sums.unit):
         return {name: np.zeros(len(unit)) for name in sums.columns}
-    index, present = look_up(sums.unit, unit)
-    return {name: np.where(present, column[index], 0.0) for name, column in sums.columns.items()}
+    index, is_present = look_up(sums.unit, unit)
+    return {name: np.where(is_present, column[index], 0.0) for name, column in sums.columns.items()}
 
 
 class Outcomes(Record, eq=False):
@@ -104,30 +104,32 @@ class Outcomes(Record, eq=False):
     def compare(self, group: int, metric: Metric) -> Comparison:
         """Return the difference of a metric between a group and the first one, or the reasons why there is none."""
         sides = self.value(group, metric), self.value(0, metric)
-        plain = difference(*sides, level=self.level, correlation=self._correlation(group, metric))
-        result = self._adjust(group, metric, plain) if self.adjusted else plain
+        unadjusted = difference(*sides, level=self.level, correlation=self._correlation(group, metric))
+        result = self._adjust(group, metric, unadjusted) if self.adjusted else unadjusted
         reasons = metric.reasons(*sides, bounded=result.p_value is not None)
         lacks_past = self.adjusted and result.theta is None and not reasons
-        return replace(result, base=plain.base).because(*(("no-past",) if lacks_past else reasons))
+        return replace(result, base=unadjusted.base).with_reasons(*(("no-past",) if lacks_past else reasons))
 
-    def reserve(self, group: int, metric: Metric, least: float) -> Comparison:
+    def guard_margin(self, group: int, metric: Metric, least: float) -> Comparison:
         """Return a metric of a group minus the value that a guard requires, the first group's value changed by the
         share `least`."""
-        value, first = self.value(group, metric), self.value(0, metric)
-        scale = 1 + least * np.sign(first.value)
-        required = replace(first, value=first.value * scale, error=first.error * scale)
-        result = difference(value, required, level=self.level, correlation=self._correlation(group, metric))
-        return replace(result, base=finite_or_none(first.value)).because(
-            *metric.reasons(value, first, bounded=result.p_value is not None)
+        value, first_value = self.value(group, metric), self.value(0, metric)
+        required_factor = 1 + least * np.sign(first_value.value)
+        required_value = replace(
+            first_value, value=first_value.value * required_factor, error=first_value.error * required_factor
+        )
+        result = difference(value, required_value, level=self.level, correlation=self._correlation(group, metric))
+        return replace(result, base=finite_or_none(first_value.value)).with_reasons(
+            *metric.reasons(value, first_value, bounded=result.p_value is not None)
         )
 
-    def differ(self, group: int, metric: Metric) -> bool:
+    def differs_from_first(self, group: int, metric: Metric) -> bool:
         """Tell whether a group differs from the first one, with a false alarm in 1 of 1,000 cases. The p-value decides;
         where neither group varies, the number of units does."""
         result, sides = self.compare(group, metric), [self.value(side, metric) for side in (group, 0)]
         if result.p_value is None:
-            parted = abs(result.value or 0.0) > rounding(*(side.value for side in sides))
-            return parted and min(side.units for side in sides) >= MIN_EQUAL_UNITS
+            values_differ = abs(result.value or 0.0) > rounding(*(side.value for side in sides))
+            return values_differ and min(side.units for side in sides) >= MIN_EQUAL_UNITS
         return result.p_value < ALARM
 
     @cached_property
@@ -144,21 +146,25 @@ class Outcomes(Record, eq=False):
             influence = np.array([1.0, -summary.total[0] / summary.total[1]])
             sides.append((influence, float(influence @ summary.moment[:2, :2] @ influence)))
         (group_influence, group_square), (first_influence, first_square) = sides
-        size = np.sqrt(group_square * first_square)
-        return float(np.clip(group_influence @ products @ first_influence / size, -1, 1)) if size > 0 else 0.0
+        influence_size = np.sqrt(group_square * first_square)
+        return (
+            float(np.clip(group_influence @ products @ first_influence / influence_size, -1, 1))
+            if influence_size > 0
+            else 0.0
+        )
 
     # -- adjustment for the past --
 
-    def _adjust(self, group: int, metric: Metric, plain: Comparison) -> Comparison:
+    def _adjust(self, group: int, metric: Metric, unadjusted: Comparison) -> Comparison:
         """Return the difference minus theta times that of the pasts (CUPED). Source: Deng et al. 2013, eq. 4 and 5, for
         ratios by their linear terms."""
         theta = self._theta(metric)
         value, baseline = (None if theta is None else self._adjusted(side, metric, theta) for side in (group, 0))
         if value is None or baseline is None:
-            return replace(plain, narrowed=0.0)
+            return replace(unadjusted, narrowed=0.0)
         result = difference(value, baseline, level=self.level)
-        width, plain_width = (side.width for side in (result, plain))
-        narrowed = None if width is None or not plain_width else finite_or_none(1 - width / plain_width)
+        width, unadjusted_width = (side.width for side in (result, unadjusted))
+        narrowed = None if width is None or not unadjusted_width else finite_or_none(1 - width / unadjusted_width)
         return replace(result, theta=theta, narrowed=narrowed)
 
     def adjusted_value(self, group: int, metric: Metric) -> MetricValue | None:
@@ -202,12 +208,12 @@ def share_of_visits(begun: Array, ages: Array) -> float:
     begun (t,): visits by the age of their unit then; ages (t,): units by their present age. Ages that fewer than a
     tenth of the units have reached are left out; NaN without units. Source: Nelson 2003, the mean cumulative
     function of units that are watched for different times."""
-    at_risk = np.cumsum(ages[::-1])[::-1]
-    if not at_risk.size or not at_risk[0]:
+    units_reaching_age = np.cumsum(ages[::-1])[::-1]
+    if not units_reaching_age.size or not units_reaching_age[0]:
         return np.nan
-    long_enough = at_risk >= at_risk[0] / 10
-    mean = float((begun[long_enough] / at_risk[long_enough]).sum())
-    return float(begun[long_enough].sum() / at_risk[0]) / mean if mean else np.nan
+    is_long_enough = units_reaching_age >= units_reaching_age[0] / 10
+    visits_per_unit = float((begun[is_long_enough] / units_reaching_age[is_long_enough]).sum())
+    return float(begun[is_long_enough].sum() / units_reaching_age[0]) / visits_per_unit if visits_per_unit else np.nan
 
 
 def mean_age(ages: Array) -> float:
@@ -222,11 +228,11 @@ def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
     without units.
 
     begun, ages (t,): as in `share_of_visits`; group_ages: units of the group by their present age."""
-    at_risk = np.cumsum(ages[::-1])[::-1]
-    long_enough = at_risk >= max(at_risk[0] / 10, 1)
-    mean = np.cumsum(np.where(long_enough, begun / np.maximum(at_risk, 1), 0.0))
-    total = float(group_ages.sum() * mean[-1])
-    return float(group_ages @ mean) / total if total else np.nan
+    units_reaching_age = np.cumsum(ages[::-1])[::-1]
+    is_long_enough = units_reaching_age >= max(units_reaching_age[0] / 10, 1)
+    visits_by_age = np.cumsum(np.where(is_long_enough, begun / np.maximum(units_reaching_age, 1), 0.0))
+    expected_visits = float(group_ages.sum() * visits_by_age[-1])
+    return float(group_ages @ visits_by_age) / expected_visits if expected_visits else np.nan
 
 
 def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Metric, alarm: float = ALARM) -> bool:
@@ -235,9 +241,9 @@ def changes_with_age(older: Outcomes, younger: Outcomes, group: int, metric: Met
     alarm: the probability of a false alarm."""
     sides = []
     for figures in (older, younger):
-        value, first = (figures.value(side, metric) for side in (group, 0))
-        error, fewest = float(np.hypot(value.error, first.error)), min(value.units, first.units)
-        sides.append(MetricValue(units=fewest, value=value.value - first.value, error=error))
+        value, first_value = (figures.value(side, metric) for side in (group, 0))
+        error, fewest_units = float(np.hypot(value.error, first_value.error)), min(value.units, first_value.units)
+        sides.append(MetricValue(units=fewest_units, value=value.value - first_value.value, error=error))
     p_value = difference(*sides, level=older.level).p_value
     return p_value is not None and p_value < alarm
 
@@ -265,8 +271,8 @@ class _Covariate(Record, kw_only=False, eq=False):
     def adjusted(self, mean: MetricValue, theta: float) -> MetricValue:
         """Return R - theta K, with the error of R reduced as the delta method gives it."""
         (influence, past), moment = self._weights, self.summary.moment
-        plain, residual = (max(0.0, float(w @ moment @ w)) for w in (influence, influence - theta * past))
-        error = mean.error * np.sqrt(residual / plain) if plain > 0 else mean.error
+        variance, residual_variance = (max(0.0, float(w @ moment @ w)) for w in (influence, influence - theta * past))
+        error = mean.error * np.sqrt(residual_variance / variance) if variance > 0 else mean.error
         return replace(mean, value=mean.value - theta * self._past_mean, error=float(error))
 
     @property
@@ -321,12 +327,12 @@ class PhasedOutcomes(Outcomes, eq=False):
         return {key: weight / sum(weights.values()) for key, weight in weights.items()}
 
     def _combine(self, group: int, metric: Metric, values: Mapping[int, MetricValue]) -> MetricValue:
-        shares, pooled = self._shares(metric), super().value(group, metric)
+        shares, pooled_value = self._shares(metric), super().value(group, metric)
         if not shares:
-            return replace(pooled, units=min(pooled.units, 1), value=np.nan, error=np.nan)
+            return replace(pooled_value, units=min(pooled_value.units, 1), value=np.nan, error=np.nan)
         value = sum(share * values[key].value for key, share in shares.items())
         variance = sum((share * values[key].error) ** 2 for key, share in shares.items())
-        return replace(pooled, value=float(value), error=float(np.sqrt(variance)))
+        return replace(pooled_value, value=float(value), error=float(np.sqrt(variance)))
 
     def _adjusted(self, group: int, metric: Metric, theta: float) -> MetricValue | None:
         values = {key: outcomes._adjusted(group, metric, theta) for key, outcomes in self.strata.items()}
@@ -347,10 +353,10 @@ def ramp_strata(cells: UnitSums, phases: int, groups: int) -> tuple[UnitSums, Id
     cells: of the groups phase * groups + group; of several in a phase, the first one counts."""
     rows = np.lexsort((cells.entry, cells.group // groups, cells.unit))
     unit, (phase, group) = cells.unit[rows], np.divmod(cells.group[rows], groups)
-    begins = np.append(True, unit[1:] != unit[:-1])[: len(unit)]
-    first = np.maximum.accumulate(np.where(begins, np.arange(len(unit)), 0))
+    starts_unit = np.append(True, unit[1:] != unit[:-1])[: len(unit)]
+    first_row = np.maximum.accumulate(np.where(starts_unit, np.arange(len(unit)), 0))
     n_moved: Ids = np.cumsum(group > 0) - (group > 0)
-    last_phase = np.where(begins, -1, np.roll(phase, 1))
-    is_counted = (n_moved == n_moved[first]) & (last_phase < phase)
+    last_phase = np.where(starts_unit, -1, np.roll(phase, 1))
+    is_counted = (n_moved == n_moved[first_row]) & (last_phase < phase)
     units = replace(cells.take(rows[is_counted]), group=group[is_counted])
     return units, (phase * (phases + 1) + last_phase + 1)[is_counted]

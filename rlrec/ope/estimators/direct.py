@@ -85,8 +85,8 @@ class Ridge(Record):
     folds: int = 5
 
     def __post_init__(self) -> None:
-        penalised = self.ridge is None or self.ridge > 0
-        if not penalised or self.folds < 3 or self.arms < 1 or self.positions < 1:
+        is_penalised = self.ridge is None or self.ridge > 0
+        if not is_penalised or self.folds < 3 or self.arms < 1 or self.positions < 1:
             raise InputError(f"{self} is no reward model", hint="ridge above 0, 3 folds or more, 1 arm or more")
 
     def fold(self, cluster: Ids) -> Ids:
@@ -120,12 +120,12 @@ class Ridge(Record):
             np.zeros((k, d)), _totals(fold, weight * reward**2, k),
         )  # fmt: skip
         # products of the other columns; equal rows are added up first, and rows are processed in portions
-        first, kind = distinct(fold, position, code) if context is not None else distinct(fold, position)
-        count, rewards = (_totals(kind, column, len(first)) for column in (weight, weight * reward))
-        for start in range(0, len(first), _BLOCK):
+        first_rows, kind = distinct(fold, position, code) if context is not None else distinct(fold, position)
+        count, rewards = (_totals(kind, column, len(first_rows)) for column in (weight, weight * reward))
+        for start in range(0, len(first_rows), _BLOCK):
             block = slice(start, start + _BLOCK)
-            columns = self._columns(position, context, code, first[block])
-            ends = np.searchsorted(fold[first[block]], np.arange(k + 1)).tolist()
+            columns = self._columns(position, context, code, first_rows[block])
+            ends = np.searchsorted(fold[first_rows[block]], np.arange(k + 1)).tolist()
             for number, rows in enumerate(map(slice, ends, ends[1:])):
                 sums.gram[number] += (columns[rows] * count[block][rows, None]).T @ columns[rows]
                 sums.answer[number] += rewards[block][rows] @ columns[rows]
@@ -159,20 +159,20 @@ class Ridge(Record):
     def _fit(self, sums: RidgeSums, fold: int) -> tuple[Array, Array]:
         """Fit the model for the rows of one fold to all other folds, and return arm effects (a,) and the other
         coefficients (d,)."""
-        training = [number for number in range(self.folds) if number != fold]
-        training_sums = sums.total(training)
+        training_folds = [number for number in range(self.folds) if number != fold]
+        training_sums = sums.total(training_folds)
         if self.ridge is not None:
             return self._solve(training_sums, (self.ridge,))[0]
         # the cross-validated error of every penalty
         errors = np.zeros(len(_PENALTIES))
-        for left_out_fold in training:
-            test = sums.total([left_out_fold])
-            fits = self._solve(sums.total([number for number in training if number != left_out_fold]), _PENALTIES)
-            errors += [test.error(*fit) for fit in fits]
+        for left_out_fold in training_folds:
+            test_sums = sums.total([left_out_fold])
+            fits = self._solve(sums.total([number for number in training_folds if number != left_out_fold]), _PENALTIES)
+            errors += [test_sums.error(*fit) for fit in fits]
         # the strongest penalty with the best error up to rounding, so that neither rounding nor the order of the log
         # decides
-        best = np.isclose(errors, errors.min(), rtol=1e-9, atol=1e-12 * float(training_sums.square))
-        return self._solve(training_sums, (_PENALTIES[int(np.argmax(best))],))[0]
+        is_best = np.isclose(errors, errors.min(), rtol=1e-9, atol=1e-12 * float(training_sums.square))
+        return self._solve(training_sums, (_PENALTIES[int(np.argmax(is_best))],))[0]
 
     def _solve(self, sums: RidgeSums, penalties: Sequence[float]) -> list[tuple[Array, Array]]:
         """Return arm effects (a,) and the other coefficients (d,) for each penalty. The arms are eliminated first
@@ -180,16 +180,16 @@ class Ridge(Record):
         if not sums.gram[0, 0]:
             return [(np.zeros(self.arms), np.zeros(len(sums.answer)))] * len(penalties)
         # the normal equations of the other columns, with the arms eliminated
-        scale, left, right = np.diag(self._scale(sums.gram)), [], []
+        scale, left_sides, right_sides = np.diag(self._scale(sums.gram)), [], []
         for ridge in penalties:
-            scaled = sums.cross / (sums.count + ridge)[:, None]
-            left.append(sums.gram + ridge * scale - sums.cross.T @ scaled)
-            right.append(sums.answer - scaled.T @ sums.reward)
-        solved = np.linalg.solve(np.stack(left), np.stack(right)[..., None])[..., 0].astype(np.float64)
+            scaled_cross = sums.cross / (sums.count + ridge)[:, None]
+            left_sides.append(sums.gram + ridge * scale - sums.cross.T @ scaled_cross)
+            right_sides.append(sums.answer - scaled_cross.T @ sums.reward)
+        solutions = np.linalg.solve(np.stack(left_sides), np.stack(right_sides)[..., None])[..., 0].astype(np.float64)
         # the arms, given the other columns
         return [
             ((sums.reward - sums.cross @ coefficients) / (sums.count + ridge), coefficients)
-            for ridge, coefficients in zip(penalties, solved, strict=True)
+            for ridge, coefficients in zip(penalties, solutions, strict=True)
         ]
 
     def _scale(self, gram: Array) -> Array:
@@ -197,11 +197,11 @@ class Ridge(Record):
         mean = gram[0] / gram[0, 0]
         square = np.diag(gram) / gram[0, 0]
         spread, square = (column[1 + self.positions :] for column in (square - mean**2, square))
-        varies = spread > _NOTHING * square  # the variance of a constant feature is a rounding error of 0
-        return np.concatenate([np.zeros(1), np.ones(self.positions), np.where(varies, spread, 1.0)])
+        is_varying = spread > _NOTHING * square  # the variance of a constant feature is a rounding error of 0
+        return np.concatenate([np.zeros(1), np.ones(self.positions), np.where(is_varying, spread, 1.0)])
 
 
-def _add_features(sums: Array, first: Ids, context: Array, code: Ids, weight: Array) -> None:
+def _add_features(sums: Array, first_index: Ids, context: Array, code: Ids, weight: Array) -> None:
     """Add the nonzero features of each row to the sums, at positions from `first` (n,) on."""
     index, feature = np.nonzero(context)
     values, start = context[index, feature], offsets(np.bincount(index, minlength=len(context)))
@@ -209,8 +209,8 @@ def _add_features(sums: Array, first: Ids, context: Array, code: Ids, weight: Ar
         block = slice(begin, begin + _BLOCK)
         length = np.diff(start)[code[block]]
         entry = piece_rows(start[code[block]], length)
-        at = np.repeat(first[block], length) + feature[entry]
-        np.add.at(sums, at, np.repeat(weight[block], length) * values[entry])
+        sum_index = np.repeat(first_index[block], length) + feature[entry]
+        np.add.at(sums, sum_index, np.repeat(weight[block], length) * values[entry])
 
 
 def _totals(index: Ids, values: Array, size: int) -> Array:
@@ -250,14 +250,16 @@ class Model(Record, eq=False):
         arm by arm, as in `predicted` (else dr would be biased); where no value leaves the range, one product is
         enough."""
         # no value leaves the range: sum over arms of pi (effect + offset)
-        lo, hi = self.reward_range
-        low, high = self.effects.min(), self.effects.max()
-        if not len(offset) or (lo <= low + offset.min() and high + offset.max() <= hi):
-            mass = target.sum(axis=1)
-            return (target @ self.effects.T)[case, fold] + mass[case] * offset
+        range_low, range_high = self.reward_range
+        lowest_effect, highest_effect = self.effects.min(), self.effects.max()
+        if not len(offset) or (
+            range_low <= lowest_effect + offset.min() and highest_effect + offset.max() <= range_high
+        ):
+            target_sum = target.sum(axis=1)
+            return (target @ self.effects.T)[case, fold] + target_sum[case] * offset
         # else clip every arm's value, once for equal rows
-        first, kind = distinct(case, fold, offset.view(np.int64))
-        return self._clipped_means(target, case[first], fold[first], offset[first])[kind]
+        first_rows, kind = distinct(case, fold, offset.view(np.int64))
+        return self._clipped_means(target, case[first_rows], fold[first_rows], offset[first_rows])[kind]
 
     def _clipped_means(self, target: Array, case: Ids, fold: Ids, offset: Array) -> Array:
         """Return the mean of the clipped values, (n,), for rows in order of case and fold."""

@@ -22,9 +22,9 @@ def uniform_weights(at_position: Array, anywhere: Array, *, size: Ids, arms: Ids
 
     at_position, anywhere: the target's probability of the slot's arm at its position, and at any position of the
     slate. size: of the slate; arms: the number of eligible arms."""
-    left = np.maximum(arms - size, 1)
-    constant = 1 / size - (arms - 1) / left
-    weight = constant + (arms - 1) * at_position + (arms - 1) / left * anywhere
+    remaining_arms = np.maximum(arms - size, 1)
+    constant = 1 / size - (arms - 1) / remaining_arms
+    weight = constant + (arms - 1) * at_position + (arms - 1) / remaining_arms * anywhere
     return np.where(arms == size, (2 - arms) / size + (arms - 1) * at_position, weight)
 
 
@@ -47,8 +47,8 @@ def coefficients(support: Index, probability: Array, shares: Array) -> Array:
     probabilities of arms at positions."""
     size, arms = shares.shape
     cell = support + np.arange(size) * arms
-    shown = np.zeros((len(support), size * arms))
-    shown[np.arange(len(support))[:, None], cell] = 1.0
-    pairs = (shown * probability[:, None]).T @ shown
+    is_shown = np.zeros((len(support), size * arms))
+    is_shown[np.arange(len(support))[:, None], cell] = 1.0
+    pairs = (is_shown * probability[:, None]).T @ is_shown
     inverse = np.linalg.pinv(pairs, rcond=SMALLEST_EIGENVALUE, hermitian=True)
     return np.asarray(inverse @ shares.ravel()).reshape(size, arms)

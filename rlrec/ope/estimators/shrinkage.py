@@ -33,8 +33,8 @@ class ShrunkEffects(Record, kw_only=False, eq=False):
         differences."""
         offset = float(share @ self.mean)
         mean, prior_mean = self.mean - offset, self.prior_mean - offset
-        dust = 1e-12 * abs(offset)
-        return ShrunkEffects(np.where(np.abs(mean) > dust, mean, 0.0), self.sd, prior_mean, self.prior_sd)
+        rounding_error = 1e-12 * abs(offset)
+        return ShrunkEffects(np.where(np.abs(mean) > rounding_error, mean, 0.0), self.sd, prior_mean, self.prior_sd)
 
 
 def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None = None) -> ShrunkEffects:
@@ -46,33 +46,33 @@ def shrink(effect: Array, error: Array, usable: Flags, predictors: Array | None 
     spread of slopes (of predictors in units of their own spread) have half-Cauchy priors; predictors without
     information get slopes near 0. Source: Gelman et al. 2013, Bayesian Data Analysis, section 5.4, equations 5.17,
     5.20 and 5.21; section 5.7 for the half-Cauchy prior, section 15.3 for slopes."""
-    nothing = np.zeros(len(effect))
+    zeros = np.zeros(len(effect))
     usable = usable & (error > 0)  # which excludes NaN
     if not usable.any():
-        return ShrunkEffects(nothing, nothing, 0.0, 0.0)
+        return ShrunkEffects(zeros, zeros, 0.0, 0.0)
     y, s = effect[usable], error[usable]
     scale = float(np.sqrt(np.median(s) ** 2 + y.var()))
-    z = _standardized(nothing[:, None] if predictors is None else predictors, usable)
+    z = _standardized(zeros[:, None] if predictors is None else predictors, usable)
     spread = np.linspace(0, _WIDEST, _SPREADS_OF_LINES if z.shape[1] else _SPREADS) * scale
     variance = np.square(spread)[:, None] + np.square(s)
     lines = [_around_lines(y, s, np.ones((len(y), 1)), variance, np.inf)]
     slopes = np.linspace(0, _WIDEST / 2, _SLOPES)[: _SLOPES if z.shape[1] else 1] * scale
     design = np.column_stack([np.ones(len(y)), z])
     lines += [_around_lines(y, s, design, variance, slope) for slope in slopes[1:].tolist()]
-    log_posterior, means, variances, centre, arm_variance = (
+    log_posterior, means, variances, average_arm, arm_variance = (
         np.concatenate(parts) for parts in zip(*lines, strict=True)
     )
     if z.shape[1]:
-        likely = _LIKELY * float(np.median(s))
-        log_prior = -np.log1p(np.square(slopes / likely))[:, None] - np.log1p(np.square(spread / likely))
+        prior_scale = _LIKELY * float(np.median(s))
+        log_prior = -np.log1p(np.square(slopes / prior_scale))[:, None] - np.log1p(np.square(spread / prior_scale))
         log_posterior = log_posterior + log_prior.ravel()
     weight = np.exp(log_posterior - log_posterior.max())
     weight /= weight.sum()
     # the mixture of the posteriors given each spread, and of the effect of an arm that was never shown
-    mean, prior_mean = weight @ means, float(weight @ centre)
+    mean, prior_mean = weight @ means, float(weight @ average_arm)
     arm_variance = arm_variance + np.tile(np.square(spread), len(lines))
-    prior_sd = float(np.sqrt(weight @ (arm_variance + np.square(centre)) - prior_mean**2))
-    posterior = ShrunkEffects(nothing + prior_mean, nothing + prior_sd, prior_mean, prior_sd)
+    prior_sd = float(np.sqrt(weight @ (arm_variance + np.square(average_arm)) - prior_mean**2))
+    posterior = ShrunkEffects(zeros + prior_mean, zeros + prior_sd, prior_mean, prior_sd)
     posterior.mean[usable] = mean
     posterior.sd[usable] = np.sqrt(np.maximum(weight @ (variances + np.square(means)) - np.square(mean), 0.0))
     return posterior
@@ -98,13 +98,13 @@ def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: flo
     have spread `slope`. Returns for each spread its log posterior, means and variances of effects (t, n), the mean
     of an average arm, and the squared error of the line for any other arm."""
     log_posterior, line, covariance = _lines(y, design, variance, slope)
-    share, predicted = np.square(s) / variance, line @ design.T
-    doubt = np.einsum("nq,tqr,nr->tn", design, covariance, design, optimize=True)
-    means = share * predicted + (1 - share) * y
-    variances = (1 - share) * np.square(s) + np.square(share) * doubt
-    centre = line[:, 0]
-    distance = np.square(predicted - centre[:, None]) + doubt
-    return log_posterior, means, variances, centre, distance.mean(axis=1)
+    shrinkage, predicted = np.square(s) / variance, line @ design.T
+    line_variance = np.einsum("nq,tqr,nr->tn", design, covariance, design, optimize=True)
+    means = shrinkage * predicted + (1 - shrinkage) * y
+    variances = (1 - shrinkage) * np.square(s) + np.square(shrinkage) * line_variance
+    average_arm = line[:, 0]
+    distance = np.square(predicted - average_arm[:, None]) + line_variance
+    return log_posterior, means, variances, average_arm, distance.mean(axis=1)
 
 
 def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Array, Array, Array]:
@@ -139,8 +139,8 @@ def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rn
     Experiments, for effects of experiments around a line in the effects on proxies; Carroll et al. 2006, Measurement
     Error in Nonlinear Models, chapter 4, for posterior means in place of measured values."""
     scale = float(np.sqrt(np.median(error) ** 2 + effect.var()))
-    centre, unit = predictors.mean(axis=0), predictors.std(axis=0)
-    design = np.column_stack([np.ones(len(effect)), (predictors - centre) / unit])
+    predictor_mean, predictor_sd = predictors.mean(axis=0), predictors.std(axis=0)
+    design = np.column_stack([np.ones(len(effect)), (predictors - predictor_mean) / predictor_sd])
     spread, slopes = (
         np.linspace(0, _WIDEST, _SPREADS_OF_LINES) * scale,
         np.linspace(0, _WIDEST, _SLOPES + 1)[1:] * scale,
@@ -151,21 +151,25 @@ def draw_lines(effect: Array, error: Array, predictors: Array, *, draws: int, rn
     log_prior = -np.log1p(np.square(slopes / scale))[:, None] - np.log1p(np.square(spread / scale))
     log_posterior = log_posterior + log_prior.ravel()
     weight = np.exp(log_posterior - log_posterior.max())
-    cell = rng.choice(len(weight), draws, p=weight / weight.sum())
+    grid_cell = rng.choice(len(weight), draws, p=weight / weight.sum())
     noise = rng.normal(size=(draws, design.shape[1]))
-    lines = line[cell] + np.einsum("nqr,nr->nq", np.linalg.cholesky(covariance[cell]), noise)
-    share = np.square(error) / variance[cell % len(spread)]
+    lines = line[grid_cell] + np.einsum("nqr,nr->nq", np.linalg.cholesky(covariance[grid_cell]), noise)
+    shrinkage = np.square(error) / variance[grid_cell % len(spread)]
     predicted = lines @ design.T
-    effects = share * predicted + (1 - share) * effect + np.sqrt(1 - share) * error * rng.normal(size=share.shape)
-    return LineDraws(lines[:, 1:] / unit, predicted, effects)
+    effects = (
+        shrinkage * predicted
+        + (1 - shrinkage) * effect
+        + np.sqrt(1 - shrinkage) * error * rng.normal(size=shrinkage.shape)
+    )
+    return LineDraws(lines[:, 1:] / predictor_sd, predicted, effects)
 
 
 def _standardized(predictors: Array, usable: Flags) -> Array:
     """Return the predictors of the usable effects with mean 0 and spread 1, (n, p), without those that do not vary."""
     centred = predictors[usable] - predictors[usable].mean(axis=0)
     spread = centred.std(axis=0)
-    varies = spread > 1e-9 * np.abs(predictors[usable]).max(initial=0.0, axis=0)
-    return np.asarray(centred[:, varies] / spread[varies])
+    is_varying = spread > 1e-9 * np.abs(predictors[usable]).max(initial=0.0, axis=0)
+    return np.asarray(centred[:, is_varying] / spread[is_varying])
 
 
 def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dict[str, Array]:
@@ -175,22 +179,22 @@ def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dic
     events: by kind, the sums of values and of squared values at the arm's own slots, (k, 2); looks (k,).
 
     Source: DerSimonian and Laird 1986, for the variance between arms."""
-    shown = usable & (looks > 0)
-    total = float(looks[shown].sum())
+    is_shown = usable & (looks > 0)
+    look_total = float(looks[is_shown].sum())
     rates = dict[str, tuple[float, Array]]()
     for kind, sums in events.items():
         value, squares = sums.T
-        noise = float(squares[shown].sum()) / max(total, 1e-300)
+        noise = float(squares[is_shown].sum()) / max(look_total, 1e-300)
         if not noise:
             continue
-        mean = float(value[shown].sum()) / total
-        spread = float((np.square(value[shown] - mean * looks[shown]) / looks[shown]).sum())
-        n, freedom = int(shown.sum()), total - float(np.square(looks[shown]).sum()) / total
+        mean = float(value[is_shown].sum()) / look_total
+        spread = float((np.square(value[is_shown] - mean * looks[is_shown]) / looks[is_shown]).sum())
+        n, freedom = int(is_shown.sum()), look_total - float(np.square(looks[is_shown]).sum()) / look_total
         arm_variance = (spread - (n - 1) * noise) / max(freedom, 1e-300)
         if arm_variance > 0:
             weight = noise / arm_variance
             rates[kind] = spread / noise, (value + weight * mean) / (looks + weight)
-    max_kinds = min(MAX_PREDICTORS, int(shown.sum()) // _ARMS_PER_KIND)
+    max_kinds = min(MAX_PREDICTORS, int(is_shown.sum()) // _ARMS_PER_KIND)
     kinds = sorted(rates, key=lambda kind: (-rates[kind][0], kind))[:max_kinds]
     return {kind: rates[kind][1] for kind in kinds}
 
@@ -203,10 +207,10 @@ def joint_rates(values: Array, products: Array, looks: Array) -> tuple[Array, Ar
     all above 0.
 
     Source: as in `event_rates`, for several kinds; Carroll et al. 2006, section 4.4."""
-    total = float(looks.sum())
-    mean, noise = values.sum(axis=0) / total, products / total
+    look_total = float(looks.sum())
+    mean, noise = values.sum(axis=0) / look_total, products / look_total
     distance = values / looks[:, None] - mean
-    freedom = total - float(np.square(looks).sum()) / total
+    freedom = look_total - float(np.square(looks).sum()) / look_total
     arm_covariance = ((distance.T * looks) @ distance - (len(looks) - 1) * noise) / max(freedom, 1e-300)
     spread, axes = np.linalg.eigh(arm_covariance)
     arm_covariance = (axes * np.maximum(spread, 0.0)) @ axes.T

@@ -56,8 +56,8 @@ class BetaIps(Reweighing):
 
     def gradient(self, mean: Array) -> Array:
         rewards, rows, weight, _, squares = np.moveaxis(mean, -1, 0)
-        baseline, excess = self.baseline(mean), weight - rows
-        by_baseline_reward = np.where(squares > 0, -excess / (rows * squares), 0.0)
+        baseline, excess_weight = self.baseline(mean), weight - rows
+        by_baseline_reward = np.where(squares > 0, -excess_weight / (rows * squares), 0.0)
         by_rows = (baseline * weight - rewards) / rows**2
         columns = (1 / rows, by_rows, -baseline / rows, by_baseline_reward, -baseline * by_baseline_reward)
         return np.stack(columns, axis=-1)
@@ -87,11 +87,11 @@ def crammed_weights(weights: Iterable[Array], later: Iterable[Flags], counts: It
     came later, multiplied by the ratio of all rows to those.
 
     weights, later (n,): after each step."""
-    earlier, total = np.zeros(()), np.zeros(())
+    previous_weight, crammed_sum = np.zeros(()), np.zeros(())
     for weight, is_later, count in zip(weights, later, counts, strict=True):
-        total = total + np.where(is_later, count * (weight - earlier), 0.0)
-        earlier = weight
-    return total
+        crammed_sum = crammed_sum + np.where(is_later, count * (weight - previous_weight), 0.0)
+        previous_weight = weight
+    return crammed_sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +109,8 @@ class Extreme(ImpressionEstimator):
         return (f"rewards of {self.changed!r}", "rows", f"weights of {self.changed!r}")
 
     def terms(self, batch: LogBatch) -> Array:
-        used = self.changed.weight_used(batch.weight)
-        return np.column_stack([used * batch.reward, batch.usable, used])
+        used_weight = self.changed.weight_used(batch.weight)
+        return np.column_stack([used_weight * batch.reward, batch.usable, used_weight])
 
     def value(self, mean: Array) -> Array:
         rewards, rows, weight = np.moveaxis(mean, -1, 0)

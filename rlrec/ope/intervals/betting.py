@@ -49,8 +49,8 @@ def log_factors_shown(p: Array, least: Array) -> Array:
 
 
 def _odds(least: Array) -> Array:
-    inside = (least > 0) & (least < 1)
-    return np.where(inside, least, 0.0) / np.where(inside, 1 - least, 1.0)
+    has_odds = (least > 0) & (least < 1)
+    return np.where(has_odds, least, 0.0) / np.where(has_odds, 1 - least, 1.0)
 
 
 def spread_wealth(log: Array) -> Array:
@@ -65,8 +65,8 @@ def log_wealth(log: Array) -> Array:
     """Return the log of the mean wealth of all bets, (m,).
 
     log (BETS, m): log wealth of each bet."""
-    top = log.max(axis=0)
-    return top + np.log(np.exp(log - top).mean(axis=0))
+    largest_log = log.max(axis=0)
+    return largest_log + np.log(np.exp(log - largest_log).mean(axis=0))
 
 
 # -- a test of logged propensities on one log: whether arms were shown as often as their propensities say --
@@ -92,17 +92,19 @@ def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
     p, arm (n,): the propensity and the number of the arm that each decision showed; eligible (m,): the number of
     decisions in which each arm was eligible."""
     gain, arms = 1 / np.maximum(p, _LEAST) - 1, len(eligible)
-    lost = np.log1p(-STAKES)
-    won = [np.bincount(arm, weights=np.log1p(stake * gain), minlength=arms) for stake in STAKES]
-    shown = np.bincount(arm, minlength=arms)
-    return BetSums(np.array(won) + lost[:, None] * (eligible - shown))
+    log_lost = np.log1p(-STAKES)
+    log_won = [np.bincount(arm, weights=np.log1p(stake * gain), minlength=arms) for stake in STAKES]
+    times_shown = np.bincount(arm, minlength=arms)
+    return BetSums(np.array(log_won) + log_lost[:, None] * (eligible - times_shown))
 
 
 def propensities_are_wrong(sums: BetSums, *, alpha: float = BET_ALPHA) -> bool:
     """Tell whether some arm was shown more often than its propensities allow. A false alarm has probability alpha. Arms
     that were never eligible are not counted."""
-    log = sums.log[:, sums.log.any(axis=0)]
-    return log.size > 0 and float(log_wealth(log).max()) > np.log(log.shape[1] / alpha)
+    eligible_wealth = sums.log[:, sums.log.any(axis=0)]
+    return eligible_wealth.size > 0 and float(log_wealth(eligible_wealth).max()) > np.log(
+        eligible_wealth.shape[1] / alpha
+    )
 
 
 # -- a lower bound of a mean, which holds however often the growing log is looked at --

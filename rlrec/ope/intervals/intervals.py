@@ -29,7 +29,7 @@ _NOTHING = 1e-12
 _MAX_SQUARE_SUM = 1e100  # above it, products in Cressie-Read overflow and there are no bounds
 
 
-def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -> None:
+def check_interval(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -> None:
     """Raise InputError for an unknown interval, a level outside (0, 1), or an estimator that lacks this interval. An
     estimator without any valid interval (dm) is accepted beside others; its bounds are null. Cressie-Read is refused
     for it, as for all estimators but ips and snips."""
@@ -37,8 +37,10 @@ def check(interval: str, level: float, *, estimators: Mapping[str, Estimator]) -
         hint = suggest(interval, list(INTERVALS)) or f"known: {', '.join(INTERVALS)}"
         raise InputError(f"unknown interval {interval!r}", hint=hint)
     check_level(level)
-    if lacking := [name for name, kind in estimators.items() if interval not in (kind.intervals or INTERVALS[:2])]:
-        message = f"interval {interval} does not exist for {', '.join(lacking)}"
+    if names_without_interval := [
+        name for name, kind in estimators.items() if interval not in (kind.intervals or INTERVALS[:2])
+    ]:
+        message = f"interval {interval} does not exist for {', '.join(names_without_interval)}"
         raise InputError(message, hint="use --interval bootstrap-t")
 
 
@@ -58,24 +60,26 @@ def value_and_error(estimator: Smooth, total: Array, moment: Array, n: int) -> t
         # gradient' moment gradient, product by product
         gradient = estimator.gradient(total)
         products = gradient[..., :, None] * moment * gradient[..., None, :]
-        raw, size = products.sum(axis=(-2, -1)), np.abs(products).sum(axis=(-2, -1))
+        raw_variance, gross_variance = products.sum(axis=(-2, -1)), np.abs(products).sum(axis=(-2, -1))
         # a rounding error of 0 counts as 0; overflow stays NaN
-        variance = np.where(raw > _NOTHING * size, raw, 0.0 * raw) * (n / (n - 1) if n > 1 else np.nan)
+        variance = np.where(raw_variance > _NOTHING * gross_variance, raw_variance, 0.0 * raw_variance) * (
+            n / (n - 1) if n > 1 else np.nan
+        )
         return estimator.value(total), np.sqrt(variance)
 
 
-def normal(value: float, error: float, level: float) -> Bounds:
+def normal_bounds(value: float, error: float, level: float) -> Bounds:
     """Return value -+ z x error. Bounds are unknown where the error is 0, since a log without variation does not prove
     certainty."""
-    reach = -NormalDist().inv_cdf((1 - level) / 2) * error
-    return (value - reach, value + reach) if error > 0 else UNKNOWN
+    half_width = -NormalDist().inv_cdf((1 - level) / 2) * error
+    return (value - half_width, value + half_width) if error > 0 else UNKNOWN
 
 
-def _draws(seed: int, number: int, m: int) -> Iterator[npt.NDArray[np.uint16]]:
+def _draws(seed: int, n_replicates: int, m: int) -> Iterator[npt.NDArray[np.uint16]]:
     """Yield how often each of m units is drawn in each replicate, in portions of replicates."""
-    generator, step = np.random.default_rng(np.random.SeedSequence(seed)), max(1, 2**18 // m)
-    for start in range(0, number, step):
-        size = min(step, number - start)
+    generator, portion = np.random.default_rng(np.random.SeedSequence(seed)), max(1, 2**18 // m)
+    for start in range(0, n_replicates, portion):
+        size = min(portion, n_replicates - start)
         cells = generator.integers(0, m, size=(size, m)) + np.arange(size)[:, None] * m
         yield np.bincount(cells.ravel(), minlength=size * m).reshape(size, m).astype(np.uint16)
 
@@ -92,10 +96,10 @@ def joint_quantiles(t: Sequence[Array], level: float) -> Bounds:
     if not len(t):
         return np.inf, -np.inf
     columns = np.stack(t)
-    finite = np.isfinite(columns)
-    has_finite = finite.any(axis=0)
-    highest = np.where(finite, columns, -np.inf).max(axis=0)[has_finite]
-    lowest = np.where(finite, columns, np.inf).min(axis=0)[has_finite]
+    is_finite = np.isfinite(columns)
+    has_finite = is_finite.any(axis=0)
+    highest = np.where(is_finite, columns, -np.inf).max(axis=0)[has_finite]
+    lowest = np.where(is_finite, columns, np.inf).min(axis=0)[has_finite]
     rank = bounding_rank(level, len(highest))
     return _quantiles(np.sort(lowest), rank)[0], _quantiles(np.sort(highest), rank)[1]
 
@@ -129,30 +133,30 @@ class Studentised(Record, eq=False):
         return self.value - high * self.error, self.value - low * self.error
 
 
-def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, number: int = REPLICATES) -> Studentised:
-    """Run `studentised_bootstraps` for one estimate. With number 0 it computes only value and error."""
-    return studentised_bootstraps([(estimator, units)], seed=seed, number=number)[0]
+def studentised_bootstrap(estimator: Smooth, units: Array, *, seed: int, n_replicates: int = REPLICATES) -> Studentised:
+    """Run `studentised_bootstraps` for one estimate. With `n_replicates` 0 it computes only value and error."""
+    return studentised_bootstraps([(estimator, units)], seed=seed, n_replicates=n_replicates)[0]
 
 
 def studentised_bootstraps(
-    samples: Sequence[tuple[Smooth, Array]], *, seed: int, number: int = REPLICATES
+    samples: Sequence[tuple[Smooth, Array]], *, seed: int, n_replicates: int = REPLICATES
 ) -> list[Studentised]:  # fmt: skip
     """Run the studentised bootstrap, and return one result per sample. In each replicate the squared error is the sum
     over units of (count x influence^2), with that replicate's own gradient.
 
     samples: estimators with their sums of clusters or blocks, (m, d). A draw depends only on the seed and on m, so
     two targets on one log have the same draws, and all samples with the same m share one."""
-    figures = [_by_influence(*sample) for sample in samples]
+    own_figures = [_by_influence(*sample) for sample in samples]
     t, values = ([[np.empty(0)] for _ in samples] for _ in range(2))
     indices_by_size: dict[int, list[int]] = {}
-    for index, ((_, units), (_, error, _)) in enumerate(zip(samples, figures, strict=True)):
+    for index, ((_, units), (_, error, _)) in enumerate(zip(samples, own_figures, strict=True)):
         if error > 0 and np.isfinite(error):
             indices_by_size.setdefault(len(units), []).append(index)
     for m, indices in indices_by_size.items():
-        for draws in _usual_draws(seed, m) if number == REPLICATES else _draws(seed, number, m):
+        for draws in _usual_draws(seed, m) if n_replicates == REPLICATES else _draws(seed, n_replicates, m):
             counts = draws.astype(np.float64)
             for index in indices:
-                (estimator, units), (value, _, negligible) = samples[index], figures[index]
+                (estimator, units), (value, _, negligible) = samples[index], own_figures[index]
                 with np.errstate(all="ignore"):
                     # totals of the replicates
                     total = counts @ units
@@ -165,7 +169,7 @@ def studentised_bootstraps(
                     t[index].append(_studentise(values[index][-1] - value, errors, scale=abs(value)))
     return [
         Studentised(value=value, error=error, t=np.concatenate(t_chunks), values=np.concatenate(value_chunks))
-        for (value, error, _), t_chunks, value_chunks in zip(figures, t, values, strict=True)
+        for (value, error, _), t_chunks, value_chunks in zip(own_figures, t, values, strict=True)
     ]
 
 
@@ -180,19 +184,19 @@ def _by_influence(estimator: Smooth, units: Array) -> tuple[float, float, float]
         return value, float(error if error > negligible else 0.0 * error), float(negligible)
 
 
-def bounding_rank(level: float, number: int) -> int:
+def bounding_rank(level: float, n_replicates: int) -> int:
     """Return the rank, counted from either end of the sorted replicates, of the one that bounds an interval; 0 if
-    `number` is too small."""
-    return int((number + 1) * (1 - level) / 2 + _NOTHING)
+    `n_replicates` is too small."""
+    return int((n_replicates + 1) * (1 - level) / 2 + _NOTHING)
 
 
 def _studentise(distance: Array, errors: Array, *, scale: float) -> Array:
     """Return distance / error of every replicate, (b,). Where the error is 0, this is infinite with the sign of the
     distance."""
     distance = np.where(np.abs(distance) <= _NOTHING * scale, 0.0, distance)
-    side = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
+    infinite_t = np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
     with np.errstate(all="ignore"):
-        t = np.where((errors > 0) & np.isfinite(errors), distance / errors, side)
+        t = np.where((errors > 0) & np.isfinite(errors), distance / errors, infinite_t)
     return np.where(np.isnan(distance), np.nan, t)
 
 
@@ -203,22 +207,22 @@ def _quantiles(t: Array, rank: int) -> Bounds:
     return (float(numbers[rank - 1]), float(numbers[-rank])) if rank >= 1 else UNKNOWN
 
 
-def stretched(value: float, error: float, bounds: Bounds, parts: Sequence[float]) -> tuple[float, Bounds]:
+def stretch_bounds(value: float, error: float, bounds: Bounds, parts: Sequence[float]) -> tuple[float, Bounds]:
     """Return the error and bounds of an estimate, widened by the error of a simulation.
 
     parts: the estimate from each of several equal parts of the simulation; the variance of their mean is their
     variance over their number."""
     if len(parts) < 2 or not error > 0:
         return error, bounds
-    total = float(np.hypot(error, np.std(parts, ddof=1) / np.sqrt(len(parts))))
-    low, high = (value + total / error * (bound - value) for bound in bounds)
-    return total, (low, high)
+    total_error = float(np.hypot(error, np.std(parts, ddof=1) / np.sqrt(len(parts))))
+    low, high = (value + total_error / error * (bound - value) for bound in bounds)
+    return total_error, (low, high)
 
 
-def pulled(bounds: Bounds, outer: Bounds, share: float) -> Bounds:
+def pull_bounds(bounds: Bounds, outer_bounds: Bounds, share: float) -> Bounds:
     """Return the bounds, moved by this share of the distance towards outer ones, where these lie farther out and are
     finite."""
-    (low, high), (outer_low, outer_high) = bounds, outer
+    (low, high), (outer_low, outer_high) = bounds, outer_bounds
     low_gap = low - outer_low if -np.inf < outer_low < low < np.inf else 0.0
     high_gap = outer_high - high if -np.inf < high < outer_high < np.inf else 0.0
     return low - share * low_gap, high + share * high_gap
@@ -256,31 +260,31 @@ def cressie_read(sums: WeightSums, *, largest: float, reward: Bounds, level: flo
     spread = _least_spread(sums, largest if sums.w < sums.n else 0.0)
     spread += t_quantile((1 - level) / 2, sums.n) ** 2
     low, high = reward
-    lower = min(_lower(sums, fake, low, spread) for fake in (0.0, largest))
-    mirrored = replace(sums, wr=-sums.wr, w2r=-sums.w2r)
-    upper = -min(_lower(mirrored, fake, -high, spread) for fake in (0.0, largest))
+    lower = min(_lower(sums, fake_weight, low, spread) for fake_weight in (0.0, largest))
+    mirrored_sums = replace(sums, wr=-sums.wr, w2r=-sums.w2r)
+    upper = -min(_lower(mirrored_sums, fake_weight, -high, spread) for fake_weight in (0.0, largest))
     return (max(low, lower) if lower < np.inf else low), (min(high, upper) if upper > -np.inf else high)
 
 
-def _least_spread(sums: WeightSums, fake: float) -> float:
-    """Return the smallest sum of h^2 that makes the mean weight 1, with one fake observation of weight `fake` added to
-    the n."""
+def _least_spread(sums: WeightSums, fake_weight: float) -> float:
+    """Return the smallest sum of h^2 that makes the mean weight 1, with one fake observation of weight `fake_weight`
+    added to the n."""
     n = sums.n
-    if np.isinf(fake):
+    if np.isinf(fake_weight):
         return 1 + 1 / n
-    mean, square = (fake + sums.w) / (n + 1), (fake**2 + sums.w2) / (n + 1)
+    mean, square = (fake_weight + sums.w) / (n + 1), (fake_weight**2 + sums.w2) / (n + 1)
     spread = square - mean**2
     return (n + 1) * (mean - 1) ** 2 / spread if spread > _NOTHING * square else 0.0
 
 
-def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float:
-    """Return the smallest mean of w x r over reweighings 1 + h of the n observations and a fake one (fake, reward) with
-    mean h = 0, mean w (1 + h) = 1 and sum h^2 <= spread; inf where there is none.
+def _lower(sums: WeightSums, fake_weight: float, reward: float, spread: float) -> float:
+    """Return the smallest mean of w x r over reweighings 1 + h of the n observations and a fake one (fake_weight,
+    reward) with mean h = 0, mean w (1 + h) = 1 and sum h^2 <= spread; inf where there is none.
 
     The mean weight is 1, so the mean of w r is reward + the mean of z = w (r - reward); z of the fake one is 0, so a
     large fake cancels nothing. h = a (w - mean w) - b u, where u is the residual of z after regression on 1 and w;
-    the constraint on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake grows without end its share
-    goes to 0 (h = -1) while it supplies the missing weight: then z is averaged over h of mean 1 / n."""
+    the constraint on w fixes a = (1 - mean w) / var w, the budget the largest b. As fake_weight grows without end
+    its share goes to 0 (h = -1) while it supplies the missing weight: then z is averaged over h of mean 1 / n."""
     n = sums.n
     if np.isinf(reward):
         return -np.inf
@@ -288,12 +292,12 @@ def _lower(sums: WeightSums, fake: float, reward: float, spread: float) -> float
     total = sums.wr - reward * sums.w
     crossed = sums.w2r - reward * sums.w2
     squares = sums.w2r2 - 2 * reward * sums.w2r + reward**2 * sums.w2
-    if np.isinf(fake):
+    if np.isinf(fake_weight):
         budget, residual = (spread - 1 - 1 / n) / (n + 1), (squares - total**2 / n) / (n + 1)
         return reward + total / n - _reach(residual, budget)
     # means and variance of w and z, the fake observation included
-    w, z = (fake + sums.w) / (n + 1), total / (n + 1)
-    w_spread = (fake**2 + sums.w2) / (n + 1) - w**2
+    w, z = (fake_weight + sums.w) / (n + 1), total / (n + 1)
+    w_spread = (fake_weight**2 + sums.w2) / (n + 1) - w**2
     if w_spread <= _NOTHING * w**2:
         return np.inf
     # the budget after the constraint on w, and the residual variance of z
@@ -324,8 +328,8 @@ class Minus(Record, kw_only=False):
 
     def sides(self, mean: Array) -> tuple[Array, Array]:
         """Return the columns of the target and of the baseline."""
-        cut = mean.shape[-1] // 2 if self.baseline is None else -EARNED
-        return mean[..., :cut], mean[..., cut:]
+        column_cut = mean.shape[-1] // 2 if self.baseline is None else -EARNED
+        return mean[..., :column_cut], mean[..., column_cut:]
 
     def unit(self, mean: Array) -> Array:
         """Return the size of a reward that equals a difference of 1."""

@@ -50,10 +50,10 @@ class LookSequence(NamedTuple):
 
     def growth(self, ratio: float, n: float) -> float:
         """Return the factor by which n must grow to make the two-sided sequence narrower by this ratio."""
-        times = np.geomspace(1, 1e9, 2_000)
-        widths = self._replace(sides=2).reach(1.0, n * times)
+        growth_factors = np.geomspace(1, 1e9, 2_000)
+        widths = self._replace(sides=2).reach(1.0, n * growth_factors)
         is_narrow = ratio * widths <= widths[0]
-        return float(times[is_narrow.argmax()]) if is_narrow.any() else np.inf
+        return float(growth_factors[is_narrow.argmax()]) if is_narrow.any() else np.inf
 
     def p_value(self, difference: float | Array, variance: float | Array, n: float | Array) -> Array:
         """Return the smallest level at which the two-sided sequence excludes 0 after n clusters. It is valid at every
@@ -81,17 +81,18 @@ PATHS, LOOKS = 4_000, 200  # simulated to find when a sequence excludes 0; the n
 FARTHEST, HALVINGS = 1e-6, 16
 
 
-def variance_of_difference(variance: float, lifted: float, shares: Sequence[float]) -> float:
+def variance_of_difference(variance: float, other_variance: float, shares: Sequence[float]) -> float:
     """Return the variance, per unit, of the difference between the smallest other group and the first one.
 
-    variance, lifted: of a unit of the first group, and of the others; shares: of all units, one for each group."""
-    return variance / shares[0] + lifted / min(shares[1:])
+    variance, other_variance: of a unit of the first group, and of the others; shares: of all units, one for each
+    group."""
+    return variance / shares[0] + other_variance / min(shares[1:])
 
 
 def fixed_units(variance: float, difference: float, *, alpha: float, power: float) -> float:
     """Return the number of units of all groups after which the interval of a single look excludes 0 with this power."""
-    reach = NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)
-    return variance * (reach / difference) ** 2
+    z_sum = NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)
+    return variance * (z_sum / difference) ** 2
 
 
 def sequential_units(
@@ -101,12 +102,12 @@ def sequential_units(
     somebody looks all along. A path leaves the sequence where noise and drift together exceed its width.
 
     best_n: the number of units at which the sequence is tightest; None: the result itself."""
-    share = np.arange(1, LOOKS + 1) / LOOKS
-    noise = np.random.default_rng(0).normal(0.0, LOOKS**-0.5, (PATHS, LOOKS)).cumsum(axis=1) / share
+    look_share = np.arange(1, LOOKS + 1) / LOOKS
+    noise = np.random.default_rng(0).normal(0.0, LOOKS**-0.5, (PATHS, LOOKS)).cumsum(axis=1) / look_share
 
     def needed(ratio: float) -> float:
         """Return the number of units, where the sequence is tightest at `ratio` times this number."""
-        width = LookSequence.tightest(ratio, alpha).reach(1.0, share)
+        width = LookSequence.tightest(ratio, alpha).reach(1.0, look_share)
         drift = float(np.quantile((width - noise).min(axis=1), power))  # in standard errors at the end
         return variance * (drift / difference) ** 2
 

@@ -24,8 +24,16 @@ def terms(reward: Array, p: Array, pulls: Array | float = 1.0) -> Array:
     reward (n,); p (n,): propensity of the arm shown; pulls: the number of pulls that each row counts as, where the
     mean is per pull."""
     weight = 1 / np.sqrt(np.maximum(p, SMALLEST))
-    counted, weighted = weight * pulls, weight * reward
-    return np.array([counted, weighted, counted * counted, counted * weighted, weighted * weighted])
+    weighted_pulls, weighted_reward = weight * pulls, weight * reward
+    return np.array(
+        [
+            weighted_pulls,
+            weighted_reward,
+            weighted_pulls * weighted_pulls,
+            weighted_pulls * weighted_reward,
+            weighted_reward * weighted_reward,
+        ]
+    )
 
 
 def means(sums: Array, *, level: float = 0.95) -> tuple[Array, Array, Array]:
@@ -36,5 +44,5 @@ def means(sums: Array, *, level: float = 0.95) -> tuple[Array, Array, Array]:
     total = np.where(weight > 0, weight, np.nan)
     mean = reward / total
     error = np.sqrt(np.maximum(rewards - 2 * mean * cross + mean**2 * squares, 0.0)) / total
-    spread = NormalDist().inv_cdf((1 + level) / 2) * np.where(error > ROUNDING * np.abs(mean), error, np.nan)
-    return mean, mean - spread, mean + spread
+    half_width = NormalDist().inv_cdf((1 + level) / 2) * np.where(error > ROUNDING * np.abs(mean), error, np.nan)
+    return mean, mean - half_width, mean + half_width

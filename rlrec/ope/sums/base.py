@@ -155,10 +155,10 @@ class LogBatch(RewardColumns, eq=False):
         return dict(zip(CORE, columns, strict=True))
 
 
-def require(name: str, column: Array, good: Flags, requirement: str) -> None:
+def require(name: str, column: Array, is_valid: Flags, requirement: str) -> None:
     """Raise InputError that names the first row of a column that violates a requirement."""
-    if not good.all():
-        row = int(np.argmin(good))
+    if not is_valid.all():
+        row = int(np.argmin(is_valid))
         raise InputError(f"{name} of row {row} of the batch is {column[row]}; it must be {requirement}")
 
 
@@ -248,10 +248,10 @@ class ImpressionEstimator(Estimator):
 def hash_bits(ids: Ids, *, salt: int) -> npt.NDArray[np.uint64]:
     """Return 64 well-mixed bits for every id or digest, (n,), the same on every machine; another `salt` gives unrelated
     bits. They define blocks and cross-fitting folds. Source: the finaliser of SplitMix64."""
-    mixed = ids.astype(np.int64).view(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    mixed_bits = ids.astype(np.int64).view(np.uint64) + np.uint64((salt + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    mixed_bits = (mixed_bits ^ (mixed_bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed_bits = (mixed_bits ^ (mixed_bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed_bits ^ (mixed_bits >> np.uint64(31))
 
 
 def require_positive(label: str, value: float, *, example: str) -> None:

@@ -46,7 +46,7 @@ def has_looks(shown: Array, expected: Array) -> Flags:
     return np.asarray(shown >= np.maximum(_FEWEST_LOOKS, _SHOWN * expected))
 
 
-def unfitted(residual: Array, share: Array) -> Array:
+def unfitted_residuals(residual: Array, share: Array) -> Array:
     """Return the residuals of blocks as large as if the effects did not fit them.
 
     share: of the exposures, which a block carries alone. Source: Bell and McCaffrey 2002, Bias Reduction in Standard
@@ -102,7 +102,7 @@ class Exposures(Record, kw_only=False, eq=False):
         expected = np.bincount(self.draw, weights=count, minlength=len(self.expected)) @ self.expected
         return shown.astype(np.float64), expected
 
-    def together(self, group: Ids) -> Exposures:
+    def merge_rows(self, group: Ids) -> Exposures:
         """Merge groups of rows into one row each, and return their exposures.
 
         group (n,): the number of each row's group, ascending from 0."""
@@ -110,13 +110,13 @@ class Exposures(Record, kw_only=False, eq=False):
         if not len(starts):
             return self
         # groups with the same draws have the same expectation
-        mixed = np.add.reduceat(hash_bits(self.draw, salt=_MIX_SALT), starts)
-        _, first, draw = np.unique(mixed, return_index=True, return_inverse=True)
-        begin, end = starts[first], np.r_[starts[1:], len(group)][first]
-        expected = np.zeros((len(first), self.arms))
+        draws_hash = np.add.reduceat(hash_bits(self.draw, salt=_MIX_SALT), starts)
+        _, first_group, draw = np.unique(draws_hash, return_index=True, return_inverse=True)
+        begin, end = starts[first_group], np.r_[starts[1:], len(group)][first_group]
+        expected = np.zeros((len(first_group), self.arms))
         for offset in range(int((end - begin).max())):
-            lasting = np.flatnonzero(begin + offset < end)
-            expected[lasting] += self.expected[self.draw[begin[lasting] + offset]]
+            groups_this_long = np.flatnonzero(begin + offset < end)
+            expected[groups_this_long] += self.expected[self.draw[begin[groups_this_long] + offset]]
         return Exposures(group[self.row], self.arm, self.look, expected, draw.reshape(-1))
 
 
@@ -152,12 +152,12 @@ class ExposureRegression(Sums):
         edges = np.append(starts[run_starts(starts // TABLE_ROWS)], len(order)).tolist()
         for first, last in pairwise(edges):  # a table of some blocks
             rows = order[first:last]
-            exposed, numbers = exposures.take(rows).dense * factor[rows, None], block[rows]
-            table = np.hstack([baseline[rows], exposed, outcomes[rows]])
-            for start, end in pairwise([*run_starts(numbers).tolist(), len(table)]):
+            scaled_exposures, block_of_row = exposures.take(rows).dense * factor[rows, None], block[rows]
+            table = np.hstack([baseline[rows], scaled_exposures, outcomes[rows]])
+            for start, end in pairwise([*run_starts(block_of_row).tolist(), len(table)]):
                 products = table[start:end, :d].T @ table[start:end]
-                self.square[numbers[start]] += products[:, :d]
-                self.crossed[numbers[start]] += products[:, d:]
+                self.square[block_of_row[start]] += products[:, :d]
+                self.crossed[block_of_row[start]] += products[:, d:]
 
     def _add_each(self, columns: Array, exposures: Exposures, factor: Array, block: Ids) -> None:
         """Add rows whose arms are regressed on separately. The exposure of such an arm is the sum over slots that
@@ -182,9 +182,9 @@ class ExposureRegression(Sums):
         # squares of looks at an arm in a row minus the expected looks
         cell, entry = np.unique(exposures.row * k + exposures.arm, return_inverse=True)
         row, arm, look = cell // k, cell % k, np.bincount(entry.reshape(-1), weights=exposures.look)
-        change = np.square(factor)[row] * look * (look - 2 * expected[exposures.draw[row], arm])
+        square_change = np.square(factor)[row] * look * (look - 2 * expected[exposures.draw[row], arm])
         squares = by_block(draw_cell, np.square(factor), len(expected)) @ np.square(expected)
-        self.square[:, BASELINE_COLUMNS:, -1] += by_block(block[row] * k + arm, change, k) + squares
+        self.square[:, BASELINE_COLUMNS:, -1] += by_block(block[row] * k + arm, square_change, k) + squares
 
     @cached_property
     def effects(self) -> Array:
@@ -193,7 +193,7 @@ class ExposureRegression(Sums):
 
     @cached_property
     def influences(self) -> Array:
-        """Return the contribution of each block to the effects, (b, k, o), as `unfitted` makes it."""
+        """Return the contribution of each block to the effects, (b, k, o), as `unfitted_residuals` makes it."""
         slopes = self._slopes(self.square.sum(axis=0), self.crossed.sum(axis=0))
         if self._is_joint:
             influence = np.asarray(self._inverse @ (self.crossed - self.square @ slopes))[:, BASELINE_COLUMNS:]
@@ -204,22 +204,22 @@ class ExposureRegression(Sums):
                 - self.square[..., :BASELINE_COLUMNS] @ slopes[:BASELINE_COLUMNS]
                 - self.square[..., BASELINE_COLUMNS:] * slopes
             )
-            influence = self._each(residual[:, BASELINE_COLUMNS:])
+            influence = self._separate_slopes(residual[:, BASELINE_COLUMNS:])
             squares = self.square[:, BASELINE_COLUMNS:, -1]
             share = squares / np.maximum(squares.sum(axis=0), 1e-300)
-        return unfitted(influence, share[..., None])
+        return unfitted_residuals(influence, share[..., None])
 
     @cached_property
-    def vary(self) -> Flags:
+    def is_varying(self) -> Flags:
         """Tell whether the exposure of each arm varied, (k,). It must vary beyond the sum over all arms, in more than
         one block of clusters (which may be one person), and with looks enough."""
         square = self.square.sum(axis=0)
         by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
-        alone = (by_block.max(axis=0) > _ALONE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
+        is_carried_alone = (by_block.max(axis=0) > _ALONE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
         if self._is_joint:
-            return (np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _MOSTLY) & ~alone
+            return (np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _MOSTLY) & ~is_carried_alone
         shown = square[BASELINE_COLUMNS:, -1]
-        return np.asarray((shown > SMALLEST * shown.max(initial=0.0)) & ~alone & has_looks(*self.looks))
+        return np.asarray((shown > SMALLEST * shown.max(initial=0.0)) & ~is_carried_alone & has_looks(*self.looks))
 
     @property
     def variances(self) -> Array:
@@ -240,8 +240,8 @@ class ExposureRegression(Sums):
 
     @cached_property
     def _inverse(self) -> Array:
-        used = np.r_[np.ones(BASELINE_COLUMNS, np.bool_), has_looks(*self.looks)]
-        return np.linalg.pinv(self.square.sum(axis=0) * np.outer(used, used), rcond=SMALLEST, hermitian=True)
+        is_used = np.r_[np.ones(BASELINE_COLUMNS, np.bool_), has_looks(*self.looks)]
+        return np.linalg.pinv(self.square.sum(axis=0) * np.outer(is_used, is_used), rcond=SMALLEST, hermitian=True)
 
     def _slopes(self, square: Array, crossed: Array) -> Array:
         """Return the coefficient of each column, (d, o)."""
@@ -251,19 +251,24 @@ class ExposureRegression(Sums):
             np.linalg.pinv(square[:BASELINE_COLUMNS, :BASELINE_COLUMNS], hermitian=True) @ crossed[:BASELINE_COLUMNS]
         )
         return np.vstack(
-            [slopes, self._each(crossed[BASELINE_COLUMNS:] - square[BASELINE_COLUMNS:, :BASELINE_COLUMNS] @ slopes)]
+            [
+                slopes,
+                self._separate_slopes(
+                    crossed[BASELINE_COLUMNS:] - square[BASELINE_COLUMNS:, :BASELINE_COLUMNS] @ slopes
+                ),
+            ]
         )
 
-    def _each(self, crossed: Array) -> Array:
+    def _separate_slopes(self, crossed: Array) -> Array:
         """Return the slopes of the exposures (..., k, o), each from a regression on that exposure alone; 0 for one that
         does not vary."""
         square = self.square.sum(axis=0)[BASELINE_COLUMNS:, -1:]
-        return np.divide(crossed, square, out=np.zeros_like(crossed), where=self.vary[:, None])
+        return np.divide(crossed, square, out=np.zeros_like(crossed), where=self.is_varying[:, None])
 
 
 def std_errors(influences: Array, *, columns: int) -> Array:
     """Return the standard errors of sums over blocks, (...), from the contribution of each block, (b, ...); NaN with
     fewer blocks than twice the regressed columns."""
-    present = int((influences != 0).reshape(len(influences), -1).any(axis=1).sum())
-    factor = present / (present - columns) if present >= 2 * columns else np.nan
+    n_present = int((influences != 0).reshape(len(influences), -1).any(axis=1).sum())
+    factor = n_present / (n_present - columns) if n_present >= 2 * columns else np.nan
     return np.asarray(np.sqrt(np.square(influences).sum(axis=0) * factor))

@@ -95,24 +95,24 @@ class _Clusters(Record, kw_only=False, eq=False):
 
     def __add__(self, other: _Clusters) -> _Clusters:
         large, small = (self, other) if len(self.digests) >= len(other.digests) else (other, self)
-        index, shared = look_up(large.digests, small.digests)
+        index, is_shared = look_up(large.digests, small.digests)
         # add the sums of clusters on both sides
         sums = large.sums.copy()
-        sums[index[shared]] += small.sums[shared]
-        if shared.all():
+        sums[index[is_shared]] += small.sums[is_shared]
+        if is_shared.all():
             return _Clusters(large.digests, sums, self.staked)
         # insert the others where their digests belong
-        new = np.searchsorted(large.digests, small.digests[~shared])
-        digests = np.insert(large.digests, new, small.digests[~shared])
-        return _Clusters(digests, np.insert(sums, new, small.sums[~shared], axis=0), self.staked)
+        insert_at = np.searchsorted(large.digests, small.digests[~is_shared])
+        digests = np.insert(large.digests, insert_at, small.digests[~is_shared])
+        return _Clusters(digests, np.insert(sums, insert_at, small.sums[~is_shared], axis=0), self.staked)
 
     def scaled(self, factor: Array) -> _Clusters:
         return _Clusters(self.digests, self.sums * factor)
 
     def collapse(self) -> BlockSums:
         """Reduce these clusters to their second moments and blocks."""
-        block = block_of(self.digests)
-        size = np.abs(self.sums)
+        block = cluster_blocks(self.digests)
+        absolute_sums = np.abs(self.sums)
         # The square of a weight may overflow, since propensities go down to 1e-300; the error is then unknown, no
         # warning.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -123,7 +123,7 @@ class _Clusters(Record, kw_only=False, eq=False):
             growth = np.array([np.log1p(stake * self.sums[:, self.staked]).sum() for stake in STAKES])
         return BlockSums(
             present=np.count_nonzero(self.sums, axis=0).astype(np.int64), moment=moment,
-            largest=size.max(axis=0, initial=0.0), absolute=size.sum(axis=0), growth=growth,
+            largest=absolute_sums.max(axis=0, initial=0.0), absolute=absolute_sums.sum(axis=0), growth=growth,
             units=np.column_stack(units),
         )  # fmt: skip
 
@@ -141,10 +141,14 @@ class Moments(Sums):
     def __add__(self, other: Moments) -> Moments:
         if (self.columns, self.spans_batches) != (other.columns, other.spans_batches):
             raise ValueError("moments of different estimators or clusters do not add up")
-        first, second = self._clusters, other._clusters
-        if isinstance(first, _Clusters) and isinstance(second, _Clusters):
-            return Moments(self.columns, self.spans_batches, _limit(first + second, self.spans_batches))
-        return Moments(self.columns, self.spans_batches, _blocks(first) + _blocks(second))
+        own_clusters, other_clusters = self._clusters, other._clusters
+        if isinstance(own_clusters, _Clusters) and isinstance(other_clusters, _Clusters):
+            return Moments(
+                self.columns, self.spans_batches, _limit_clusters(own_clusters + other_clusters, self.spans_batches)
+            )
+        return Moments(
+            self.columns, self.spans_batches, _collapse_blocks(own_clusters) + _collapse_blocks(other_clusters)
+        )
 
     def scaled(self, factor: Array) -> Moments:
         """Return the sums with each column multiplied by a positive factor, (c,)."""
@@ -152,11 +156,11 @@ class Moments(Sums):
 
     def closed(self) -> Moments:
         """Return these sums, once no later batch can have rows of their clusters."""
-        return Moments(self.columns, False, _limit(self._clusters, spans_batches=False))
+        return Moments(self.columns, False, _limit_clusters(self._clusters, spans_batches=False))
 
     def summary(self) -> ClusterSummary:
         """Return the sums, second moments and the units that a bootstrap draws from."""
-        clusters, blocks = self._clusters, _blocks(self._clusters)
+        clusters, blocks = self._clusters, _collapse_blocks(self._clusters)
         columns = {name: number for number, name in enumerate(self.columns)}
         summary = ClusterSummary(**vars(blocks), columns=columns, total=blocks.units.sum(axis=0), blocks=True)
         if isinstance(clusters, _Clusters) and len(clusters.digests) <= BLOCKS:
@@ -176,7 +180,7 @@ def align_summaries(groups: Sequence[Moments]) -> list[ClusterSummary]:
             rows[np.searchsorted(digests, sums.digests)] = sums.sums
             units.append(rows)
     else:
-        units = [_blocks(sums).units for sums in group_sums]
+        units = [_collapse_blocks(sums).units for sums in group_sums]
     return [replace(group.summary(), units=rows, blocks=True) for group, rows in zip(groups, units, strict=True)]
 
 
@@ -195,9 +199,9 @@ class Steps(Record, kw_only=False, eq=False):
     def __add__(self, other: Steps) -> Steps:
         if (self.columns, self.sums.shape[1:]) != (other.columns, other.sums.shape[1:]):
             raise ValueError("sums of different estimators or horizons do not add up")
-        first, second = (self, other) if self.blocks == other.blocks else (self._by_block(), other._by_block())
-        merged = _Clusters(first.digests, first.sums) + _Clusters(second.digests, second.sums)
-        added = Steps(self.columns, merged.digests, merged.sums, first.blocks)
+        own_steps, other_steps = (self, other) if self.blocks == other.blocks else (self._by_block(), other._by_block())
+        merged = _Clusters(own_steps.digests, own_steps.sums) + _Clusters(other_steps.digests, other_steps.sums)
+        added = Steps(self.columns, merged.digests, merged.sums, own_steps.blocks)
         return added if added.blocks or len(added.digests) <= BLOCKS else added._by_block()
 
     def scaled(self, factor: float) -> Steps:
@@ -208,7 +212,7 @@ class Steps(Record, kw_only=False, eq=False):
         if self.blocks:
             return self
         sums = np.zeros((BLOCKS, *self.sums.shape[1:]))
-        np.add.at(sums, block_of(self.digests), self.sums)
+        np.add.at(sums, cluster_blocks(self.digests), self.sums)
         return Steps(self.columns, np.arange(BLOCKS), sums, blocks=True)
 
 
@@ -221,17 +225,17 @@ def steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, len
     digests, unit = np.unique(cluster, return_inverse=True)
     blocks = len(digests) > BLOCKS
     if blocks:
-        digests, unit = np.arange(BLOCKS), block_of(cluster)
+        digests, unit = np.arange(BLOCKS), cluster_blocks(cluster)
     # the cell (unit, step) of every decision
-    end = np.cumsum(length) - 1
-    step = numbers_in_runs(end - length + 1, len(held_column))
+    last_decision = np.cumsum(length) - 1
+    step = numbers_in_runs(last_decision - length + 1, len(held_column))
     cell, shape = np.repeat(unit, length) * horizon + step, (len(digests), horizon)
     # the sums of every column
     sums = np.empty((len(digests), len(columns) + 1, horizon))
     for number, column in enumerate([*columns.values(), held_column]):
         sums[:, number] = _sum_cells(cell, column, shape)
     # add the held values of visits that have ended
-    sums[:, -1, 1:] += np.cumsum(_sum_cells(cell[end], held_column[end], shape), axis=1)[:, :-1]
+    sums[:, -1, 1:] += np.cumsum(_sum_cells(cell[last_decision], held_column[last_decision], shape), axis=1)[:, :-1]
     return Steps(tuple(columns), digests, sums, blocks)
 
 
@@ -239,7 +243,7 @@ def _sum_cells(cell: Ids, values: Array, shape: tuple[int, int]) -> Array:
     return np.bincount(cell, weights=values, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
 
 
-def block_of(digests: Ids) -> Ids:
+def cluster_blocks(digests: Ids) -> Ids:
     """Return the number of the block that each cluster is in, 0 to 4,095."""
     return (hash_bits(digests, salt=_SALT) % np.uint64(BLOCKS)).astype(np.int64)
 
@@ -254,7 +258,7 @@ def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batch
         order = np.argsort(cluster)
         cluster, terms = _add_runs(cluster[order], terms[order])
     clusters = _Clusters(cluster, terms, columns.index(STAKED) if STAKED in columns else None)
-    return Moments(columns, spans_batches, _limit(clusters, spans_batches))
+    return Moments(columns, spans_batches, _limit_clusters(clusters, spans_batches))
 
 
 def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
@@ -263,11 +267,11 @@ def _add_runs(cluster: Ids, terms: Array) -> tuple[Ids, Array]:
     return (cluster, terms) if len(start) == len(cluster) else (cluster[start], np.add.reduceat(terms, start, axis=0))
 
 
-def _limit(clusters: _Clusters | BlockSums, spans_batches: bool) -> _Clusters | BlockSums:
+def _limit_clusters(clusters: _Clusters | BlockSums, spans_batches: bool) -> _Clusters | BlockSums:
     if isinstance(clusters, BlockSums) or spans_batches or len(clusters.digests) <= BLOCKS:
         return clusters
     return clusters.collapse()
 
 
-def _blocks(clusters: _Clusters | BlockSums) -> BlockSums:
+def _collapse_blocks(clusters: _Clusters | BlockSums) -> BlockSums:
     return clusters if isinstance(clusters, BlockSums) else clusters.collapse()

@@ -47,8 +47,8 @@ class Visits(Record, eq=False):
     def begun_before(self, visit: Ids, at: Ids) -> Ids:
         """Return the number of visits that the person of each of these visits had begun before a time, (m,)."""
         code = self._code[visit]
-        begun = np.searchsorted(self._starts, self._key(code, at - 1), side="right")
-        return begun - np.searchsorted(self._starts, code * len(self._times))
+        visits_begun = np.searchsorted(self._starts, self._key(code, at - 1), side="right")
+        return visits_begun - np.searchsorted(self._starts, code * len(self._times))
 
     @cached_property
     def unit_code(self) -> Ids:
@@ -95,8 +95,8 @@ class ServedDecisions(Record, eq=False):
     @classmethod
     def empty(cls, rewards: int) -> ServedDecisions:
         """Return an object without decisions. `rewards` is the number of reward definitions."""
-        ids, nothing = np.empty(0, np.int64), np.empty((rewards, 0))
-        return cls(visit=ids, group=ids, at=ids, rewards=nothing, mature=nothing > 0)
+        ids, no_rewards = np.empty(0, np.int64), np.empty((rewards, 0))
+        return cls(visit=ids, group=ids, at=ids, rewards=no_rewards, mature=no_rewards > 0)
 
     def take(self, rows: Flags) -> ServedDecisions:
         columns = {name: column for name, column in vars(self).items() if column is not None}
@@ -136,29 +136,32 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
     now: the time at which windows are over, one for all or one per visit; counts_days: whether to add a column of
     active days."""
     # stays: a visit in a group, restricted to the decisions of that group
-    first, stay = distinct(decisions.group, decisions.visit)
-    group, visit, n = decisions.group[first], decisions.visit[first], len(first)
-    begun, ended = np.full(n, FAR_FUTURE), np.full(n, -FAR_FUTURE)
-    np.minimum.at(begun, stay, decisions.at)
-    np.maximum.at(ended, stay, decisions.at)
+    first_rows, stay = distinct(decisions.group, decisions.visit)
+    group, visit, n = decisions.group[first_rows], decisions.visit[first_rows], len(first_rows)
+    stay_begin, stay_end = np.full(n, FAR_FUTURE), np.full(n, -FAR_FUTURE)
+    np.minimum.at(stay_begin, stay, decisions.at)
+    np.maximum.at(stay_end, stay, decisions.at)
     # rows: a unit in a group
     unit = visits.unit[visit]
-    first, row = distinct(group, visits.unit_code[visit])
-    entry = np.full(len(first), FAR_FUTURE)
-    np.minimum.at(entry, row, begun)
-    entry_rows = np.flatnonzero(begun == entry[row])
-    entered = np.zeros(len(first), np.int64)
-    entered[row[entry_rows]] = visit[entry_rows]
+    first_rows, row = distinct(group, visits.unit_code[visit])
+    entry = np.full(len(first_rows), FAR_FUTURE)
+    np.minimum.at(entry, row, stay_begin)
+    entry_rows = np.flatnonzero(stay_begin == entry[row])
+    entry_visit = np.zeros(len(first_rows), np.int64)
+    entry_visit[row[entry_rows]] = visit[entry_rows]
 
     def add(values: Array | Flags) -> Array:
-        return _sums(row, values, len(first))
+        return _sums(row, values, len(first_rows))
 
     # how many decisions, stays and units of the complete log each one stands for
     keep = np.ones(len(stay)) if decisions.keep is None else decisions.keep
     count, stay_weights = 1 / keep, 1 / _inclusion(stay, keep, n)
-    unit_weights = 1 / _inclusion(row[stay], keep, len(first))
-    dropping = _sums(row[stay], keep < 1, len(first)) > 0
-    has_several = _sums(row[stay], np.ones(len(stay)), len(first)) > 1, add(_sums(stay, np.ones(len(stay)), n) > 1) > 0
+    unit_weights = 1 / _inclusion(row[stay], keep, len(first_rows))
+    drops_decisions = _sums(row[stay], keep < 1, len(first_rows)) > 0
+    has_several = (
+        _sums(row[stay], np.ones(len(stay)), len(first_rows)) > 1,
+        add(_sums(stay, np.ones(len(stay)), n) > 1) > 0,
+    )
     now_at = np.broadcast_to(now, visits.person.shape)[visit]
     is_over = visits.is_over[visit] & (visits.ended_at[visit] <= now_at)
     recognised = np.ones(n, np.bool_) if visits.recognised is None else visits.recognised[visit]
@@ -167,19 +170,25 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
         "recognised": np.where(add(recognised) > 0, unit_weights, 0.0),
         "visits": add(stay_weights),
         "came_again": np.where(add(np.ones(n)) > 1, unit_weights, 0.0),
-        **({"active_days": _days(row[stay], decisions, len(first)) * unit_weights} if counts_days else {}),
+        **({"active_days": _days(row[stay], decisions, len(first_rows)) * unit_weights} if counts_days else {}),
         "visits_over": add(is_over * stay_weights),
         "decisions": add(is_over * _sums(stay, count, n)),
-        "minutes": add(is_over * stay_weights * (ended - begun) / MINUTE),
-        **{name: (dropping & flag).astype(np.float64) for name, flag in zip(SAMPLED_FLAGS, has_several, strict=True)},
+        "minutes": add(is_over * stay_weights * (stay_end - stay_begin) / MINUTE),
+        **{
+            name: (drops_decisions & has_several_flag).astype(np.float64)
+            for name, has_several_flag in zip(SAMPLED_FLAGS, has_several, strict=True)
+        },
     }
     # returns, for visits whose window is over
-    gap = visits.next_start[visit] - visits.ended_at[visit]
+    time_away = visits.next_start[visit] - visits.ended_at[visit]
     horizon = now_at if visits.horizon is None else np.minimum(now_at, visits.horizon[visit])
     for days in DAYS:
-        at_risk = is_over & recognised & (visits.ended_at[visit] + days * DAY < horizon)
-        returned = at_risk & (gap <= days * DAY)
-        columns |= {f"at_risk_{days}d": add(at_risk * stay_weights), f"returned_{days}d": add(returned * stay_weights)}
+        is_at_risk = is_over & recognised & (visits.ended_at[visit] + days * DAY < horizon)
+        has_returned = is_at_risk & (time_away <= days * DAY)
+        columns |= {
+            f"at_risk_{days}d": add(is_at_risk * stay_weights),
+            f"returned_{days}d": add(has_returned * stay_weights),
+        }
     # rewards of mature decisions
     for number, (reward, mature) in enumerate(zip(decisions.rewards, decisions.mature, strict=True)):
         mature_count = _sums(stay, mature * count, n)
@@ -189,7 +198,7 @@ def unit_sums(visits: Visits, decisions: ServedDecisions, *, now: int | Ids, cou
             f"mature_visits_{number}": add((mature_count > 0) * stay_weights),
         }
         columns[f"mature_units_{number}"] = np.where(columns[f"mature_decisions_{number}"] > 0, unit_weights, 0.0)
-    return UnitSums(unit=unit[first], group=group[first], entry=entry, visit=entered, columns=columns)
+    return UnitSums(unit=unit[first_rows], group=group[first_rows], entry=entry, visit=entry_visit, columns=columns)
 
 
 def _sums(row: Ids, values: Array | Flags, n: int) -> Array:
@@ -198,15 +207,15 @@ def _sums(row: Ids, values: Array | Flags, n: int) -> Array:
 
 def _inclusion(row: Ids, keep: Array, n: int) -> Array:
     """Return the probability that at least one decision of each row was kept, (n,)."""
-    dropped = np.ones(n)
-    np.multiply.at(dropped, row, 1 - keep)
-    return 1 - dropped
+    p_dropped = np.ones(n)
+    np.multiply.at(p_dropped, row, 1 - keep)
+    return 1 - p_dropped
 
 
 def _days(row: Ids, decisions: ServedDecisions, n: int) -> Array:
     """Return the number of days on which each row has a decision, (n,)."""
-    first, _ = distinct(row, decisions.at // DAY if decisions.day is None else decisions.day)
-    return _sums(row[first], np.ones(len(first)), n)
+    first_rows, _ = distinct(row, decisions.at // DAY if decisions.day is None else decisions.day)
+    return _sums(row[first_rows], np.ones(len(first_rows)), n)
 
 
 # -- how long people stay away: the share, among those who come back in time, who have come by an age --
@@ -226,9 +235,9 @@ class ReturnTimes(Sums):
         """Count the returns of visits.
 
         watched, gap (n,): of visits, in horizons; a gap is infinite where nobody came back."""
-        returned = gap <= np.minimum(watched, 1.0)
-        row = np.minimum(watched[returned] * AGES, AGES).astype(np.int64)
-        column = np.minimum(gap[returned] * AGES, AGES - 1).astype(np.int64)
+        has_returned = gap <= np.minimum(watched, 1.0)
+        row = np.minimum(watched[has_returned] * AGES, AGES).astype(np.int64)
+        column = np.minimum(gap[has_returned] * AGES, AGES - 1).astype(np.int64)
         cells = np.bincount(row * AGES + column, minlength=(AGES + 1) * AGES)
         return cls(cells.reshape(AGES + 1, AGES).astype(np.float64))
 
@@ -239,7 +248,7 @@ class ReturnTimes(Sums):
         shares = np.ones(AGES + 1)
         for age in range(AGES - 1, 0, -1):
             watched = self.number[age + 1 :].sum(axis=0)
-            earlier, later = watched[:age].sum(), watched[: age + 1].sum()
-            shares[age] = shares[age + 1] * (earlier / later if later > 0 else 1.0)
+            earlier_returns, later_returns = watched[:age].sum(), watched[: age + 1].sum()
+            shares[age] = shares[age + 1] * (earlier_returns / later_returns if later_returns > 0 else 1.0)
         shares[0] = 0.0
         return shares

@@ -36,8 +36,8 @@ class VisitBatch(RewardColumns, eq=False):
         object.__setattr__(self, "start", np.asarray(self.start, np.int64))
         if self.start.ndim != 1 or not len(self.start) or self.start[0] != 0:
             raise InputError("start of the batch of visits must be a list that begins with 0")
-        if (short := np.diff(self.start) < 1).any():
-            raise InputError(f"visit {int(np.argmax(short))} of the batch has no decision")
+        if (is_empty := np.diff(self.start) < 1).any():
+            raise InputError(f"visit {int(np.argmax(is_empty))} of the batch has no decision")
         if (self.predicted is None) != (self.expected is None):
             raise InputError("predicted and expected come together or not at all")
         super().__post_init__()
@@ -67,8 +67,10 @@ class VisitBatch(RewardColumns, eq=False):
         length = self.length[index]
         rows = piece_rows(self.start[index], length)
         # every column, at these visits or at their decisions
-        selected = {name: column[index if name in self.by_visit else rows] for name, column in self.columns().items()}
-        return type(self)(start=offsets(length), **selected)
+        selected_columns = {
+            name: column[index if name in self.by_visit else rows] for name, column in self.columns().items()
+        }
+        return type(self)(start=offsets(length), **selected_columns)
 
 
 class Course(Record, kw_only=False, eq=False):
@@ -94,15 +96,15 @@ class Course(Record, kw_only=False, eq=False):
     @cached_property
     def ratio(self) -> Array:
         """Return w_t, the product of all ratios up to this step. Logs are added step by step, of all visits at once."""
-        logs, start = self.batch.log_ratio.copy(), self.batch.start[:-1]
+        log_ratios, start = self.batch.log_ratio.copy(), self.batch.start[:-1]
         # sorted by length, the visits with at least so many steps come first
         longest_first = start[np.argsort(-self.batch.length, kind="stable")]
-        alive = np.cumsum(np.bincount(self.batch.length)[::-1])[::-1]
+        visits_at_step = np.cumsum(np.bincount(self.batch.length)[::-1])[::-1]
         # add the log of the previous step
-        for step in range(1, len(alive) - 1):
-            rows = longest_first[: alive[step + 1]] + step
-            logs[rows] += logs[rows - 1]
-        return np.exp(np.minimum(logs, np.log(HEAVIEST)))
+        for step in range(1, len(visits_at_step) - 1):
+            rows = longest_first[: visits_at_step[step + 1]] + step
+            log_ratios[rows] += log_ratios[rows - 1]
+        return np.exp(np.minimum(log_ratios, np.log(HEAVIEST)))
 
     @cached_property
     def stepwise_reward(self) -> Array:
@@ -112,15 +114,15 @@ class Course(Record, kw_only=False, eq=False):
     @cached_property
     def correction(self) -> Array:
         """Return gamma^t w_t (r_t + gamma V_{t+1} - Q_t), the weighted error of the model. After the end, V is
-        `at_end`."""
+        `value_at_end`."""
         predicted, expected = self._model
         next_value = np.zeros(len(expected))
         next_value[:-1] = expected[1:]
-        next_value[self.batch.start[1:] - 1] = self.at_end
+        next_value[self.batch.start[1:] - 1] = self.value_at_end
         return self.discount * self.ratio * (self.batch.reward + self.gamma * next_value - predicted)
 
     @property
-    def at_end(self) -> Array | float:
+    def value_at_end(self) -> Array | float:
         """Return the value of V after a visit's last step."""
         return 0.0
 
@@ -184,8 +186,8 @@ class Course(Record, kw_only=False, eq=False):
         more."""
         if self.batch.largest is None:
             return np.full(len(self.batch), np.inf)
-        logs = self.sum(np.nan_to_num(self.batch.largest, nan=np.inf, posinf=np.inf))
-        return np.exp(np.where(logs < np.log(HEAVIEST), logs, np.inf))
+        log_bounds = self.sum(np.nan_to_num(self.batch.largest, nan=np.inf, posinf=np.inf))
+        return np.exp(np.where(log_bounds < np.log(HEAVIEST), log_bounds, np.inf))
 
     @cached_property
     def max_weight(self) -> Array:

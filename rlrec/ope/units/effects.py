@@ -17,7 +17,7 @@ import numpy as np
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import CORE, Estimator, RewardColumns
-from rlrec.ope.sums.exposures import SMALLEST, block_numbers, has_looks, unfitted
+from rlrec.ope.sums.exposures import SMALLEST, block_numbers, has_looks, unfitted_residuals
 from rlrec.ope.sums.moments import ClusterSummary, moments
 from rlrec.ope.units.estimate import ANY_REWARD, EstimatorFold
 from rlrec.ope.units.fold import Fold, RowSums
@@ -94,25 +94,27 @@ class EffectFold(Fold):
         square = np.zeros((self.blocks, self.arms, self.arms))
         order = np.argsort(block, kind="stable")
         for rows in np.split(order, run_starts(block[order])[1:]) if len(order) else ():
-            number = block[rows[0]]
-            x, times = batch.exposure[rows], count[rows]
-            by_block[number] = columns[rows].sum(axis=0)
-            crossed, change = (times * batch.remaining[rows]) @ x, times @ batch.change[rows]
-            by_arm[number] = times @ x, crossed, change, times @ batch.expectation[rows]
-            square[number] = (x.T * times) @ x
+            block_number = block[rows[0]]
+            page_exposures, page_counts = batch.exposure[rows], count[rows]
+            by_block[block_number] = columns[rows].sum(axis=0)
+            crossed, change = (page_counts * batch.remaining[rows]) @ page_exposures, page_counts @ batch.change[rows]
+            by_arm[block_number] = page_counts @ page_exposures, crossed, change, page_counts @ batch.expectation[rows]
+            square[block_number] = (page_exposures.T * page_counts) @ page_exposures
         sums = moments(columns[:, :2], batch.cluster, columns=("rows", "reward"), spans_batches=self.spans_batches)
         figures = {"by_block": by_block, "by_arm": by_arm, "square": square}
         return RowSums(moments=sums, weights={"weight": weights}, figures=figures)
 
-    def at_end(self, partial: RowSums, label: str, estimator: Effects, summary: ClusterSummary, /) -> EstimatorFold:
+    def estimator_fold(
+        self, partial: RowSums, label: str, estimator: Effects, summary: ClusterSummary, /
+    ) -> EstimatorFold:
         """Return the estimate as a sum over blocks of clusters, with the influence of each."""
         by_block, by_arm, squares = partial.figures["by_block"], partial.figures["by_arm"], partial.figures["square"]
         rows, reward, remaining, looks = by_block.T
         # an arm that was hardly shown has no effect that can be told
         expected = by_arm[:, 3].sum(axis=0)
-        reached = has_looks(by_arm[:, 0].sum(axis=0) + expected, expected)
-        exposure, crossed = by_arm[:, 0] * reached, by_arm[:, 1] * reached
-        changes, squares = by_arm[:, 2], squares * np.outer(reached, reached)
+        has_enough_looks = has_looks(by_arm[:, 0].sum(axis=0) + expected, expected)
+        exposure, crossed = by_arm[:, 0] * has_enough_looks, by_arm[:, 1] * has_enough_looks
+        changes, squares = by_arm[:, 2], squares * np.outer(has_enough_looks, has_enough_looks)
         n, square, change = max(rows.sum(), 1.0), squares.sum(axis=0), changes.sum(axis=0)
         mean = remaining.sum() / n
         # the effect of one more look at each arm, and how much a page counts: 1 + exposure x direction
@@ -121,10 +123,13 @@ class EffectFold(Fold):
         # influences: of the rewards, of the change, and of the residuals of the coefficients
         residual = crossed - mean * exposure - squares @ coefficient
         # a block that the effects fit by itself varies more than its residuals
-        carried = squares @ direction
-        spread, fitted = carried @ direction, np.einsum("bi,ij,bj->b", carried, inverse, carried)
-        share = np.divide(fitted, spread, out=np.zeros(len(spread)), where=spread > 0)
-        noise = unfitted(residual @ direction, share)
+        change_by_block = squares @ direction
+        spread, fitted_spread = (
+            change_by_block @ direction,
+            np.einsum("bi,ij,bj->b", change_by_block, inverse, change_by_block),
+        )
+        share = np.divide(fitted_spread, spread, out=np.zeros(len(spread)), where=spread > 0)
+        noise = unfitted_residuals(residual @ direction, share)
         influence = reward + changes @ coefficient + noise - noise.sum() * rows / n
         units = np.column_stack([rows, reward, rows + exposure @ direction, influence])
         clusters = summary.present[0]
@@ -134,12 +139,17 @@ class EffectFold(Fold):
             absolute=np.abs(units).sum(axis=0),
         )  # fmt: skip
         # the share of the change that goes to exposures that never varied
-        unreached = np.abs(change - square @ direction).sum() / 2 / max(looks.sum(), 1e-300)
-        figures = {"largest": np.inf, "reward_size": 0.0, "unsupported": float(unreached * n), "n_unsupported": n}
+        unreached_change = np.abs(change - square @ direction).sum() / 2 / max(looks.sum(), 1e-300)
+        figures = {
+            "largest": np.inf,
+            "reward_size": 0.0,
+            "unsupported": float(unreached_change * n),
+            "n_unsupported": n,
+        }
         weights = replace(partial.weights["weight"], **figures)
         # as ess the number of pages of the target, or looks at the arms that it shows more, that would be as precise
-        size = max(float(change @ direction), 1e-300)
-        effective_looks = max(n / (1 + size / n), (np.abs(change).sum() / 2) ** 2 / size)
+        change_variance = max(float(change @ direction), 1e-300)
+        effective_looks = max(n / (1 + change_variance / n), (np.abs(change).sum() / 2) ** 2 / change_variance)
         return EstimatorFold(
             label=label, estimator=estimator, summary=summary, weights=weights,
             effective=min(float(clusters), effective_looks),

@@ -156,7 +156,7 @@ class Estimate(Record):
 
     def lowered(self, reasons: Iterable[str]) -> Estimate:
         """Return the estimate with further reasons, and its verdict limited by them."""
-        verdict, all_reasons = verdicts.lowered(self.verdict, (*self.reasons, *reasons))
+        verdict, all_reasons = verdicts.lower_verdict(self.verdict, (*self.reasons, *reasons))
         return replace(self, verdict=verdict, reasons=all_reasons)
 
 
@@ -252,8 +252,8 @@ class EstimatorFold(Record, eq=False):
     @property
     def has_weights(self) -> bool:
         """Tell whether the estimator has weights, and these give information."""
-        tells = self.n > 0 and not (self.estimator.entire and self.weights.left_out)
-        return self.estimator.weighted and tells and bool(np.isfinite(self.weights.largest))
+        has_information = self.n > 0 and not (self.estimator.entire and self.weights.left_out)
+        return self.estimator.weighted and has_information and bool(np.isfinite(self.weights.largest))
 
     @property
     def is_logged(self) -> bool:
@@ -273,7 +273,7 @@ class EstimatorFold(Record, eq=False):
         if not self.n:
             return np.nan, np.nan
         if self.by_step:
-            sample = intervals.studentised_bootstrap(self.estimator, self.units, seed=0, number=0)
+            sample = intervals.studentised_bootstrap(self.estimator, self.units, seed=0, n_replicates=0)
             return sample.value, sample.error
         total, moment = self.summary.total[self.columns], self.summary.moment[np.ix_(self.columns, self.columns)]
         value, error = intervals.value_and_error(self.estimator, total, moment, self.clusters)
@@ -287,9 +287,13 @@ class EstimatorFold(Record, eq=False):
         if not self.estimator.intervals or not np.isfinite([lift, lift_error]).all():
             return figures
         # a ratio to the logged mean has no interval unless that mean surely is not 0
-        served = intervals.studentised_bootstrap(Ratio(), self.earned, seed=0, number=0)
-        earned = intervals.normal(served.value, served.error, options.level) if served.error else (served.value,) * 2
-        if earned[0] <= 0 <= earned[1]:
+        logged_mean = intervals.studentised_bootstrap(Ratio(), self.earned, seed=0, n_replicates=0)
+        logged_bounds = (
+            intervals.normal_bounds(logged_mean.value, logged_mean.error, options.level)
+            if logged_mean.error
+            else (logged_mean.value,) * 2
+        )
+        if logged_bounds[0] <= 0 <= logged_bounds[1]:
             return figures
         low, high = _inside([side.lift_bounds(bounds) for side, bounds in sides], lift)
         if self.limits(options.reward_range)[0] >= 0:
@@ -305,9 +309,9 @@ class EstimatorFold(Record, eq=False):
         if not self.n or len(units) < 2:
             return np.nan, np.nan
         with np.errstate(all="ignore"):
-            equal = self.is_logged or np.allclose(units[:, :2], units[:, -2:], rtol=1e-9, atol=0.0)
-            sample = intervals.studentised_bootstrap(Relative(self.estimator, Ratio()), units, seed=0, number=0)
-        return (0.0, 0.0) if equal and np.isfinite(sample.value) else (sample.value, sample.error)
+            is_equal = self.is_logged or np.allclose(units[:, :2], units[:, -2:], rtol=1e-9, atol=0.0)
+            sample = intervals.studentised_bootstrap(Relative(self.estimator, Ratio()), units, seed=0, n_replicates=0)
+        return (0.0, 0.0) if is_equal and np.isfinite(sample.value) else (sample.value, sample.error)
 
     def lift_bounds(self, bounds: Bounds) -> Bounds:
         """Return the bounds of the lift, as many errors away as those of the value."""
@@ -352,9 +356,9 @@ class EstimatorFold(Record, eq=False):
         if options.interval == "cressie-read":
             return self._cressie_read(options)
         if options.interval == "normal":
-            return intervals.normal(value, error, options.level)
+            return intervals.normal_bounds(value, error, options.level)
         bounds = bootstrap[self.estimator]
-        return intervals.pulled(bounds, self._cressie_read(options), self.heaviness) if self.heaviness else bounds
+        return intervals.pull_bounds(bounds, self._cressie_read(options), self.heaviness) if self.heaviness else bounds
 
     @cached_property
     def heaviness(self) -> float:
@@ -401,8 +405,8 @@ class EstimatorFold(Record, eq=False):
         kinds = self.sides(options.reward_range)
         sides = [(side, side.bounds(replace(options, level=level), bootstrap)) for side in kinds]
         if self.distorted:
-            unbiased, (least, (low, _)), (largest, (_, high)) = sides
-            sides = [unbiased, (least, (low, np.inf)), (largest, (-np.inf, high))]
+            unbiased, (least_side, (low, _)), (largest_side, (_, high)) = sides
+            sides = [unbiased, (least_side, (low, np.inf)), (largest_side, (-np.inf, high))]
         interval = _inside([bounds for _, bounds in sides], self.value_and_error[0])
         lower, upper, bound_reasons = _report(interval, self, options)
         lower, upper = (lower, upper) if np.isfinite(self.value_and_error[0]) else (None, None)
@@ -412,22 +416,22 @@ class EstimatorFold(Record, eq=False):
         if options.selected_rows:
             diagnosis = replace(diagnosis, mean_weight_z=None, mean_weight_upper=None)
         is_doubtful = self.estimator.biased and (bias is None or bias > (error if np.isfinite(error) else 0.0))
-        extra = (
+        extra_reasons = (
             *options.extra_reasons, *self.reasons, *bound_reasons,
             *(["clipping-bias"] if is_doubtful else []), *(["no-variation"] if self._is_constant else []),
             *([self.estimator.lacking] if self.estimator.weighted and weights.left_out else []),
         )  # fmt: skip
-        verdict, reasons = verdicts.verdict(diagnosis, extra=extra)
-        weighted = self.estimator.weighted and self.n > 0
-        manner = "greedy" if options.greedy else "as served"
+        verdict, reasons = verdicts.decide_verdict(diagnosis, extra=extra_reasons)
+        is_weighted = self.estimator.weighted and self.n > 0
+        serving_text = "greedy" if options.greedy else "as served"
         estimate = Estimate(
-            estimator=self.label, estimand=f"mean {self.noun} per {self.estimator.unit}, {manner}, {self.basis}",
+            estimator=self.label, estimand=f"mean {self.noun} per {self.estimator.unit}, {serving_text}, {self.basis}",
             unit=self.estimator.unit, value=finite_or_none(value),
             std_error=finite_or_none(error) if self.estimator.intervals else None, lower=lower, upper=upper,
             level=options.level, interval=options.interval, cluster=options.cluster, clusters=self.clusters, n=self.n,
-            ess=diagnosis.ess, max_weight=finite_or_none(weights.largest) if weighted else None,
-            mean_weight=self._mean_weight[0] if weighted else None,
-            top1_share=weights.top1_share if weighted else None, unsupported=diagnosis.unsupported, verdict=verdict,
+            ess=diagnosis.ess, max_weight=finite_or_none(weights.largest) if is_weighted else None,
+            mean_weight=self._mean_weight[0] if is_weighted else None,
+            top1_share=weights.top1_share if is_weighted else None, unsupported=diagnosis.unsupported, verdict=verdict,
             reasons=reasons, bias_bound=bias, k_hat=diagnosis.k_hat, cluster_share=diagnosis.cluster_share,
             nonzero=diagnosis.nonzero, reward_share=diagnosis.reward_share,
             mean_weight_z=finite_or_none(diagnosis.mean_weight_z),
@@ -437,8 +441,8 @@ class EstimatorFold(Record, eq=False):
             **self._lift(sides, options), **self.facts,
         )  # fmt: skip
         if self.estimator.entire and weights.left_out:  # there is no estimate
-            absent: dict[str, Any] = dict.fromkeys(_FIGURES)
-            return replace(estimate, **absent, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
+            absent_figures: dict[str, Any] = dict.fromkeys(_FIGURES)
+            return replace(estimate, **absent_figures, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
         return estimate
 
     def _always_lower(self, level: float) -> float | None:
@@ -452,24 +456,24 @@ class EstimatorFold(Record, eq=False):
     @cached_property
     def diagnosis(self) -> Diagnosis:
         """Return the figures from which the verdict follows."""
-        weights, weighted = self.weights, self.estimator.weighted
-        summary, contribution, weight = self.summary, self.columns[0], self.summary.columns[self.weight_column]
+        weights, is_weighted = self.weights, self.estimator.weighted
+        summary, first_column, weight_index = self.summary, self.columns[0], self.summary.columns[self.weight_column]
         with np.errstate(all="ignore"):
             # (sum W)^2 / sum W^2 over clusters, with W the cluster's sum of weights; the largest share of one cluster
-            ess = finite_or_none(summary.total[weight] ** 2 / summary.moment[weight, weight])
+            ess = finite_or_none(summary.total[weight_index] ** 2 / summary.moment[weight_index, weight_index])
             ess = None if ess is None else min(ess, self.most_effective)
-            share = finite_or_none(summary.largest[contribution] / summary.absolute[contribution])
+            cluster_share = finite_or_none(summary.largest[first_column] / summary.absolute[first_column])
         return Diagnosis(
-            weighted=weighted, n=self.n, clusters=self.clusters,
-            ess=(ess if self.effective is None else self.effective) if weighted else None,
+            weighted=is_weighted, n=self.n, clusters=self.clusters,
+            ess=(ess if self.effective is None else self.effective) if is_weighted else None,
             short_horizon=self.short_horizon and ess is not None,
-            nonzero=weights.weighted_rewards if weighted else weights.rewards,
-            reward_share=weights.not_default / weights.weight if weighted and weights.weight else None,
-            k_hat=weights.k_hat if weighted else None,
+            nonzero=weights.weighted_rewards if is_weighted else weights.rewards,
+            reward_share=weights.not_default / weights.weight if is_weighted and weights.weight else None,
+            k_hat=weights.k_hat if is_weighted else None,
             unsupported=weights.unsupported / weights.n_unsupported if weights.n_unsupported else None,
-            cluster_share=share,
-            mean_weight_z=self._mean_weight[1] if weighted else None,
-            mean_weight_upper=self._mean_weight[2] if weighted else None,
+            cluster_share=cluster_share,
+            mean_weight_z=self._mean_weight[1] if is_weighted else None,
+            mean_weight_upper=self._mean_weight[2] if is_weighted else None,
         )  # fmt: skip
 
     @cached_property
@@ -516,28 +520,28 @@ def draw_bounds(groups: Sequence[Sequence[EstimatorFold]], options: FinishOption
     """Draw bounds by bootstrap-t for the estimators of each group of rows; all groups have the same units. Those of
     several groups hold together: they extend to the largest t of all groups in the same draw (max-t)."""
     # each once, since the sides of several estimators may be the same
-    by_kind: dict[Estimator, list[EstimatorFold]] = {}
+    folds_by_estimator: dict[Estimator, list[EstimatorFold]] = {}
     for folds in zip(*groups, strict=True):
         for kind in dict.fromkeys(side.estimator for fold in folds for side in fold.sides(options.reward_range)):
-            by_kind.setdefault(kind, [replace(fold, estimator=kind) for fold in folds])
-    rows = [folds for kind, folds in by_kind.items() if kind.intervals]
+            folds_by_estimator.setdefault(kind, [replace(fold, estimator=kind) for fold in folds])
+    rows = [folds for kind, folds in folds_by_estimator.items() if kind.intervals]
     samples = [(fold.estimator, fold.sample) for folds in rows for fold in folds]
-    estimates = iter(intervals.studentised_bootstraps(samples, seed=options.seed, number=options.replicates))
+    estimates = iter(intervals.studentised_bootstraps(samples, seed=options.seed, n_replicates=options.replicates))
     bounds: list[dict[Estimator, Bounds]] = [{} for _ in groups]
     for sides in rows:
-        by_group = [next(estimates) for _ in sides]
-        t = [estimate.t for estimate in by_group if len(estimate.t)]
-        reach = intervals.joint_quantiles(t if len(groups) > 1 else [], options.level)
-        for group_bounds, estimate in zip(bounds, by_group, strict=True):
-            group_bounds[sides[0].estimator] = estimate.bounds(options.level, at_least=reach)
+        replicates_by_group = [next(estimates) for _ in sides]
+        t = [estimate.t for estimate in replicates_by_group if len(estimate.t)]
+        least_reach = intervals.joint_quantiles(t if len(groups) > 1 else [], options.level)
+        for group_bounds, estimate in zip(bounds, replicates_by_group, strict=True):
+            group_bounds[sides[0].estimator] = estimate.bounds(options.level, at_least=least_reach)
     return bounds
 
 
-def differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, value: float | None) -> bool:
+def ratios_differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters: int, value: float | None) -> bool:
     """Tell whether two ratios, given by consecutive columns, differ by more than 3 standard errors of their difference
     and by more than a negligible share of a value."""
-    index = [summary.columns[name] for name in columns]
-    total, moment = summary.total[index], summary.moment[np.ix_(index, index)]
+    column_index = [summary.columns[name] for name in columns]
+    total, moment = summary.total[column_index], summary.moment[np.ix_(column_index, column_index)]
     difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, clusters)
     return bool(abs(difference) > max(APART * float(error), NEGLIGIBLE * abs(value or 0.0)))
 
@@ -550,13 +554,13 @@ def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds)
     over their number. limits: where bounds are cut."""
     if len(replicas) < 2 or estimate.value is None or not estimate.std_error:
         return estimate
-    wider = _stretched(estimate, replicas, ("value", "std_error", "lower", "upper"), limits)
-    if wider.lower is not None and wider.bias_bound is not None:
-        wider = replace(wider, safe_lower=wider.lower - wider.bias_bound)
+    wider_estimate = _stretched(estimate, replicas, ("value", "std_error", "lower", "upper"), limits)
+    if wider_estimate.lower is not None and wider_estimate.bias_bound is not None:
+        wider_estimate = replace(wider_estimate, safe_lower=wider_estimate.lower - wider_estimate.bias_bound)
     if estimate.lift is None or not estimate.lift_std_error:
-        return wider
+        return wider_estimate
     least = -1.0 if limits[0] >= 0 else -np.inf
-    return _stretched(wider, replicas, ("lift", "lift_std_error", "lift_lower", "lift_upper"), (least, np.inf))
+    return _stretched(wider_estimate, replicas, ("lift", "lift_std_error", "lift_lower", "lift_upper"), (least, np.inf))
 
 
 def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], limits: Bounds) -> Estimate:
@@ -566,10 +570,10 @@ def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence
     value, error, *bounds = (getattr(estimate, name) for name in names)
     low, high = (np.nan if bound is None else bound for bound in bounds)
     values = [value for replica in replicas if (value := getattr(replica, names[0])) is not None]
-    error, reached = intervals.stretched(value, error, (low, high), values)
-    cut = (finite_or_none(min(max(bound, limits[0]), limits[1])) for bound in reached)
-    changed: dict[str, Any] = dict(zip(names[1:], (error, *cut), strict=True))
-    return replace(estimate, **changed)
+    error, wider_bounds = intervals.stretch_bounds(value, error, (low, high), values)
+    cut_bounds = (finite_or_none(min(max(bound, limits[0]), limits[1])) for bound in wider_bounds)
+    changed_fields: dict[str, Any] = dict(zip(names[1:], (error, *cut_bounds), strict=True))
+    return replace(estimate, **changed_fields)
 
 
 def _report(

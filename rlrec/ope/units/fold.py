@@ -19,7 +19,15 @@ from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import Bounds, Relative, Studentised
 from rlrec.ope.sums.base import CORE, Estimator, ImpressionEstimator, LogBatch, Ratio, ValueRange
 from rlrec.ope.sums.moments import ClusterSummary, Moments, align_summaries, moments
-from rlrec.ope.units.estimate import COMPARED_ESS, USUAL, Estimate, EstimatorFold, FinishOptions, differ, draw_bounds
+from rlrec.ope.units.estimate import (
+    COMPARED_ESS,
+    USUAL,
+    Estimate,
+    EstimatorFold,
+    FinishOptions,
+    draw_bounds,
+    ratios_differ,
+)
 from rlrec.records import Record, Sums
 
 # loggers with weights of their own, each in two halves; where there are more, the last one stands for all others
@@ -97,15 +105,15 @@ class Fold(ABC, Record):
     spans_batches: bool
 
     @property
-    def summed(self) -> tuple[Estimator, ...]:
+    def summed_estimators(self) -> tuple[Estimator, ...]:
         """Return the estimators whose columns are summed."""
         return tuple(self.estimators.values())
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Return every column that some estimator needs, once."""
-        needed = [name for estimator in self.summed for name in estimator.columns]
-        return tuple(dict.fromkeys([*self.core, *needed]))
+        needed_columns = [name for estimator in self.summed_estimators for name in estimator.columns]
+        return tuple(dict.fromkeys([*self.core, *needed_columns]))
 
     @cached_property
     def weighings(self) -> dict[str, Any]:
@@ -131,18 +139,20 @@ class Fold(ABC, Record):
         return RowSums(moments=total, weights=weights, figures=figures)
 
     @abstractmethod
-    def at_end(self, partial: RowSums, label: str, estimator: Any, summary: ClusterSummary, /) -> EstimatorFold:
+    def estimator_fold(self, partial: RowSums, label: str, estimator: Any, summary: ClusterSummary, /) -> EstimatorFold:
         """Return an estimator at the end of a fold.
 
         summary: of the columns of its prefix."""
 
-    def at_ends(self, partial: RowSums, summary: ClusterSummary | None = None, /) -> list[EstimatorFold]:
+    def estimator_folds(self, partial: RowSums, summary: ClusterSummary | None = None, /) -> list[EstimatorFold]:
         """Return each estimator at the end of a fold.
 
         summary: the sums of the partial's moments, if given in another order of units."""
         summary = summary or partial.moments.summary()
         summaries = {prefix: summary.with_prefix(prefix) if prefix else summary for prefix in self.weighings}
-        return [self.at_end(partial, label, kind, summaries[kind.prefix]) for label, kind in self.estimators.items()]
+        return [
+            self.estimator_fold(partial, label, kind, summaries[kind.prefix]) for label, kind in self.estimators.items()
+        ]
 
     # -- several loggers --
 
@@ -161,8 +171,8 @@ class Fold(ABC, Record):
         """Return how much a row counts in each column.
 
         factor (g,): in each weighting."""
-        (times,) = factor.tolist()
-        return dict.fromkeys(self.columns, times)
+        (factor_of_rows,) = factor.tolist()
+        return dict.fromkeys(self.columns, factor_of_rows)
 
     # -- estimates --
 
@@ -175,21 +185,28 @@ class Fold(ABC, Record):
         """Return the estimates of several groups of one log, as `finish` does, with intervals that hold together. Those
         of the bootstrap use the max-t of the same replicates; all others have the Bonferroni level. The estimates of a
         single group are compared with each other. Raises InputError as `finish` does."""
-        sums, common = [partial for partial, _ in groups], groups[0][1]
-        intervals.check(common.interval, common.level, estimators=self.estimators)
-        folds = same_units = list(map(self.at_ends, sums))
+        sums, common_options = [partial for partial, _ in groups], groups[0][1]
+        intervals.check_interval(common_options.interval, common_options.level, estimators=self.estimators)
+        folds = same_units = list(map(self.estimator_folds, sums))
         bootstraps: list[dict[Estimator, Bounds]] = [{} for _ in groups]
-        if common.interval == "bootstrap-t":
+        if common_options.interval == "bootstrap-t":
             if len(groups) > 1:
-                same_units = list(map(self.at_ends, sums, align_summaries([partial.moments for partial in sums])))
-            bootstraps = draw_bounds(same_units, common)
+                same_units = list(
+                    map(self.estimator_folds, sums, align_summaries([partial.moments for partial in sums]))
+                )
+            bootstraps = draw_bounds(same_units, common_options)
         estimates = [
-            [at_end.estimate(replace(options, groups=len(groups)), bounds) for at_end in at_ends]
-            for at_ends, (_, options), bounds in zip(folds, groups, bootstraps, strict=True)
+            [
+                estimator_fold.estimate(replace(options, groups=len(groups)), bounds)
+                for estimator_fold in estimator_folds
+            ]
+            for estimator_folds, (_, options), bounds in zip(folds, groups, bootstraps, strict=True)
         ]
-        return [self.compared(estimates[0], folds[0], sums[0])] if len(groups) == 1 else estimates
+        return [self.compare_estimates(estimates[0], folds[0], sums[0])] if len(groups) == 1 else estimates
 
-    def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
+    def compare_estimates(
+        self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
+    ) -> list[Estimate]:
         """Return the estimates, with a reason where some that should agree differ."""
         return estimates
 
@@ -203,28 +220,28 @@ class ImpressionFold(Fold):
     curve: PositionCurve | None = None
 
     @cached_property
-    def summed(self) -> tuple[ImpressionEstimator, ...]:
+    def summed_estimators(self) -> tuple[ImpressionEstimator, ...]:
         """Return the estimators, and those whose bounds enclose the biased ones."""
         return tuple(summed for kind in self.estimators.values() for summed in (kind, *kind.bracket()))
 
     def partial(self, batch: LogBatch, /) -> RowSums:
         """Return the sums of one batch. Raises InputError if an estimator needs a reward model that the batch lacks."""
         terms = dict(batch.core)
-        for estimator in self.summed:
+        for estimator in self.summed_estimators:
             if not terms.keys() >= set(estimator.columns):
                 terms.update(zip(estimator.columns, estimator.terms(batch).T, strict=True))
         matrix = batch.counted(np.column_stack([terms[name] for name in self.columns]))
         kinds = self.estimators.values()
-        distorted = [batch.counted(kind.distortion(batch)).sum() if kind.biased else 0.0 for kind in kinds]
+        distortions = [batch.counted(kind.distortion(batch)).sum() if kind.biased else 0.0 for kind in kinds]
         predictions = {} if batch.predicted is None else {"predictions": ValueRange.from_values(batch.predicted)}
-        figures = {"distorted": np.array(distorted), **predictions}
+        figures = {"distorted": np.array(distortions), **predictions}
         return self.sums(matrix, batch.cluster, {"weight": weights(batch)}, figures)
 
     def factors(self, factor: Array, /) -> dict[str, float]:
-        unweighted = {name for kind in self.estimators.values() if not kind.weighted for name in kind.columns}
-        return super().factors(factor) | dict.fromkeys(unweighted, 1.0)
+        unweighted_columns = {name for kind in self.estimators.values() if not kind.weighted for name in kind.columns}
+        return super().factors(factor) | dict.fromkeys(unweighted_columns, 1.0)
 
-    def at_end(
+    def estimator_fold(
         self, partial: RowSums, label: str, estimator: ImpressionEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
         curve, number = self.curve if estimator.needs_model else None, list(self.estimators).index(label)
@@ -236,17 +253,22 @@ class ImpressionFold(Fold):
             reasons=() if curve is None else ("position-model",),
         )  # fmt: skip
 
-    def models_differ(self, at_ends: Sequence[EstimatorFold]) -> bool:
+    def models_differ(self, estimator_folds: Sequence[EstimatorFold]) -> bool:
         """Tell whether dr and snips differ, although both are right where propensities are."""
-        corrected = next((fold for fold in at_ends if fold.estimator.name in ("dr", "sndr")), None)
-        if corrected is None or (corrected.diagnosis.ess or 0.0) < COMPARED_ESS:
+        corrected_fold = next((fold for fold in estimator_folds if fold.estimator.name in ("dr", "sndr")), None)
+        if corrected_fold is None or (corrected_fold.diagnosis.ess or 0.0) < COMPARED_ESS:
             return False
-        columns, value = (*corrected.estimator.columns[:2], "weighted_reward", "weight"), corrected.value_and_error[0]
-        return differ(corrected.summary, columns, clusters=corrected.clusters, value=value)
+        columns, value = (
+            (*corrected_fold.estimator.columns[:2], "weighted_reward", "weight"),
+            corrected_fold.value_and_error[0],
+        )
+        return ratios_differ(corrected_fold.summary, columns, clusters=corrected_fold.clusters, value=value)
 
-    def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
+    def compare_estimates(
+        self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
+    ) -> list[Estimate]:
         """Return the estimates. All of them have a reason where dr and snips differ."""
-        if not self.models_differ(at_ends):
+        if not self.models_differ(estimator_folds):
             return estimates
         return [estimate.lowered(["models-differ"]) for estimate in estimates]
 
@@ -296,17 +318,19 @@ def compare_targets(
     folds: of the same estimators."""
     rows = [list(estimates) for estimates in targets]
     for number in range(len(rows[0])):
-        judged = [
+        judged_targets = [
             target for target, estimates in enumerate(rows)
             if estimates[number].verdict != "insufficient" and estimates[number].lift_lower is not None
             and not doubts_of(estimates[number].reasons)
         ]  # fmt: skip
-        if len(judged) > 1:
-            asks = [not rows[target][number].target_loggers for target in judged]
-            compared = standings([folds[target][number] for target in judged], options, asks=asks)
-            for target, standing in zip(judged, compared, strict=True):
+        if len(judged_targets) > 1:
+            is_question = [not rows[target][number].target_loggers for target in judged_targets]
+            target_standings = standings(
+                [folds[target][number] for target in judged_targets], options, is_question_by_target=is_question
+            )
+            for target, standing in zip(judged_targets, target_standings, strict=True):
                 estimate = rows[target][number]
-                is_joint = sum(asks) > 1  # else one question alone is asked
+                is_joint = sum(is_question) > 1  # else one question alone is asked
                 low, high = standing.bounds(estimate) if is_joint else (estimate.lift_lower, estimate.lift_upper)
                 rows[target][number] = replace(
                     estimate, simultaneous_lower=low, simultaneous_upper=high,
@@ -315,27 +339,33 @@ def compare_targets(
     return rows
 
 
-def standings(folds: Sequence[EstimatorFold], options: FinishOptions, *, asks: Sequence[bool]) -> list[Standing]:
+def standings(
+    folds: Sequence[EstimatorFold], options: FinishOptions, *, is_question_by_target: Sequence[bool]
+) -> list[Standing]:
     """Return the standing of each target for one estimator, at the end of a fold over the same rows.
 
-    asks: whether a target is not compared with itself, which would widen the bounds of others for nothing."""
+    is_question_by_target: whether a target is not compared with itself, which would widen other bounds for nothing."""
     is_plain = [not fold.distorted and not fold.heaviness for fold in folds]
     folds = [fold.unbiased for fold in folds]
-    present = [fold.earned[:, 1] > 0 for fold in folds]
-    can_draw = options.interval == "bootstrap-t" and all(np.array_equal(present[0], flags) for flags in present[1:])
-    if not can_draw or len(present[0]) < 2:
-        numbers = 1, max(1, sum(asks))
-        usual, joint = (NormalDist().inv_cdf((1 - options.level) / 2 / number) for number in numbers)
-        return [Standing((joint / usual, joint / usual), None, None) for _ in folds]
+    is_present = [fold.earned[:, 1] > 0 for fold in folds]
+    can_draw = options.interval == "bootstrap-t" and all(
+        np.array_equal(is_present[0], flags) for flags in is_present[1:]
+    )
+    if not can_draw or len(is_present[0]) < 2:
+        numbers = 1, max(1, sum(is_question_by_target))
+        usual_quantile, joint_quantile = (NormalDist().inv_cdf((1 - options.level) / 2 / number) for number in numbers)
+        return [Standing((joint_quantile / usual_quantile, joint_quantile / usual_quantile), None, None) for _ in folds]
     samples = [(Relative(fold.estimator, Ratio()), _columns(fold)) for fold in folds]
-    lifts = intervals.studentised_bootstraps(samples, seed=options.seed, number=options.replicates)
-    samples_t = [lift.t for lift, is_question in zip(lifts, asks, strict=True) if len(lift.t) and is_question]
+    lifts = intervals.studentised_bootstraps(samples, seed=options.seed, n_replicates=options.replicates)
+    samples_t = [
+        lift.t for lift, is_question in zip(lifts, is_question_by_target, strict=True) if len(lift.t) and is_question
+    ]
     quantiles = intervals.joint_quantiles(samples_t or [lift.t for lift in lifts if len(lift.t)], options.level)
     may_be_best = _may_be_best(folds, lifts, options.level)
     return [
-        Standing((1.0, 1.0), quantiles if len(lift.t) else None, best) if plain
-        else Standing(_stretch(lift, quantiles, options.level), None, best)
-        for lift, best, plain in zip(lifts, may_be_best, is_plain, strict=True)
+        Standing((1.0, 1.0), quantiles if len(lift.t) else None, may_target_win) if is_unwidened
+        else Standing(_stretch(lift, quantiles, options.level), None, may_target_win)
+        for lift, may_target_win, is_unwidened in zip(lifts, may_be_best, is_plain, strict=True)
     ]  # fmt: skip
 
 
@@ -344,23 +374,23 @@ def _columns(fold: EstimatorFold) -> Array:
     return np.column_stack([fold.units, fold.earned])
 
 
-def _stretch(lift: Studentised, joint: Bounds, level: float) -> Bounds:
+def _stretch(lift: Studentised, joint_quantiles: Bounds, level: float) -> Bounds:
     """Return the ratios of the joint quantiles of t to those of one target, for the low and the high bound."""
     if not len(lift.t):
         return 1.0, 1.0
-    (low, high), (joint_low, joint_high) = lift.quantiles(level), joint
+    (low, high), (joint_low, joint_high) = lift.quantiles(level), joint_quantiles
     return (max(1.0, joint_high / high) if high > 0 else 1.0), (max(1.0, joint_low / low) if low < 0 else 1.0)
 
 
 def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], level: float) -> list[bool | None]:
     """Tell whether each target may be the best one. A lift without error is the same in every replicate."""
     value = np.array([lift.value if len(lift.t) else fold.relative[0] for fold, lift in zip(folds, lifts, strict=True)])
-    is_finite, number = np.isfinite(value), max(len(lift.t) for lift in lifts)
-    rank = int((number + 1) * (1 - level) + _NOTHING)
+    is_finite, n_replicates = np.isfinite(value), max(len(lift.t) for lift in lifts)
+    rank = int((n_replicates + 1) * (1 - level) + _NOTHING)
     if not rank:
         return [None] * len(folds)
     with np.errstate(all="ignore"):
-        distance = np.stack([lift.values - lift.value if len(lift.t) else np.zeros(number) for lift in lifts])
+        distance = np.stack([lift.values - lift.value if len(lift.t) else np.zeros(n_replicates) for lift in lifts])
         influence = np.stack([
             _columns(fold) @ Relative(fold.estimator, Ratio()).gradient(_columns(fold).sum(axis=0))
             if len(lift.t) else np.zeros(len(fold.earned)) for fold, lift in zip(folds, lifts, strict=True)
@@ -375,7 +405,7 @@ def _may_be_best(folds: Sequence[EstimatorFold], lifts: Sequence[Studentised], l
             result.append(None)
             continue
         # by how many errors the others exceed it, and would by chance
-        above = ((value - value[target]) / error[target])[is_finite].max()
-        chance = ((distance - distance[target]) / error[target][:, None])[is_finite].max(axis=0)
-        result.append(bool(above <= np.sort(chance)[-rank]))
+        largest_excess = ((value - value[target]) / error[target])[is_finite].max()
+        chance_excess = ((distance - distance[target]) / error[target][:, None])[is_finite].max(axis=0)
+        result.append(bool(largest_excess <= np.sort(chance_excess)[-rank]))
     return result

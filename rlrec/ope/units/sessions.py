@@ -63,37 +63,43 @@ class SessionFold(Fold):
     @cached_property
     def by_step(self) -> tuple[str, ...]:
         """Return each column per step that some estimator needs, once."""
-        needed = [estimator.step_column for estimator in self.estimators.values()]
-        return tuple(dict.fromkeys(name for name in needed if name is not None))
+        needed_columns = [estimator.step_column for estimator in self.estimators.values()]
+        return tuple(dict.fromkeys(name for name in needed_columns if name is not None))
 
     def partial(self, batch: VisitBatch, /) -> RowSums:
         """Return the sums of one batch. Raises InputError for a visit with more steps than the horizon, and where an
         estimator needs a model and the batch has none."""
-        if (longest := int(batch.length.max(initial=0))) > self.horizon:
-            raise InputError(f"a visit has {longest} steps, more than the horizon of {self.horizon}")
+        if (longest_visit := int(batch.length.max(initial=0))) > self.horizon:
+            raise InputError(f"a visit has {longest_visit} steps, more than the horizon of {self.horizon}")
         course = Course(batch, self.gamma)
         terms = batch.counted(np.column_stack([getattr(course, name) for name in self.columns]))
         # the count of the visit of each decision
         count = 1.0 if batch.count is None else np.repeat(batch.count, batch.length)
         columns = {name: getattr(course, name) * count for name in self.by_step}
         # sums of w_t, w_t^2 and |gamma^t r_t| over all visits at every step
-        spans: dict[str, Any] = {"length": batch.length, "horizon": self.horizon}
-        all_visits = {"cluster": np.zeros(len(batch), np.int64), **spans}
+        visit_lengths: dict[str, Any] = {"length": batch.length, "horizon": self.horizon}
+        all_visits = {"cluster": np.zeros(len(batch), np.int64), **visit_lengths}
         sizes = {"size": course.discount * np.abs(batch.reward) * count}
         size, weight = steps(sizes, course.ratio * count, **all_visits).sums.sum(axis=0)
         (square,) = steps({}, (course.ratio * count) ** 2, **all_visits).sums.sum(axis=0)
-        shared: dict[str, Any] = {
+        shared_columns: dict[str, Any] = {
             "reward": course.earned, "not_default": course.rewarded, "bound": course.bound,
         }  # fmt: skip
         figures: dict[str, Any] = {
             "by_step": StepWeights(weight, square, size), "returns": ValueRange.from_values(course.earned),
         }  # fmt: skip
         if self.by_step:
-            figures["steps"] = steps(columns, course.ratio * count, cluster=batch.cluster, **spans)
+            figures["steps"] = steps(columns, course.ratio * count, cluster=batch.cluster, **visit_lengths)
         weights = {
-            "weight": weight_diagnostics(batch, course.weight, weighted_reward=course.weighted_return, **shared),
+            "weight": weight_diagnostics(
+                batch, course.weight, weighted_reward=course.weighted_return, **shared_columns
+            ),
             "mean_weight": weight_diagnostics(
-                batch, course.mean_weight, weighted_reward=course.stepwise_return, largest=course.max_weight, **shared
+                batch,
+                course.mean_weight,
+                weighted_reward=course.stepwise_return,
+                largest=course.max_weight,
+                **shared_columns,
             ),
         }
         return self.sums(terms, batch.cluster, weights, figures)
@@ -108,15 +114,15 @@ class SessionFold(Fold):
     def spreads(self, partials: Sequence[RowSums], /) -> list[WeightSpread]:
         """Return the spread of the weights of each partial at one step. It is the step, of those that the return
         counts, at which the weights of all partials spread most."""
-        pooled = Support.from_partial(reduce(add, partials))
-        step = int(np.argmin(pooled.ess[: pooled.steps]))
+        pooled_support = Support.from_partial(reduce(add, partials))
+        step = int(np.argmin(pooled_support.ess[: pooled_support.steps]))
         spreads = []
         for partial in partials:
             rows, at_step = np.array([float(n_visits(partial))]), partial.figures["by_step"]
             spreads.append(WeightSpread(rows, at_step.weight[[step]], at_step.square[[step]], rows))
         return spreads
 
-    def at_end(
+    def estimator_fold(
         self, partial: RowSums, label: str, estimator: SessionEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
         """Return the estimator at the end of the fold. The range of returns is then that of the log, and the effective
@@ -160,9 +166,9 @@ class Support(Record, kw_only=False, eq=False):
     def from_partial(cls, partial: RowSums, supported: float = SUPPORTED) -> Support:
         weight, square, size = vars(partial.figures["by_step"]).values()
         ess = np.divide(weight**2, square, out=np.zeros(len(weight)), where=square > 0)
-        unsupported = np.flatnonzero(ess < SUPPORTED * n_visits(partial))
+        unsupported_steps = np.flatnonzero(ess < SUPPORTED * n_visits(partial))
         least = max(float(LEAST_ESS), supported * n_visits(partial))
-        return cls(ess, size, least, int(unsupported[0]) if len(unsupported) else None)
+        return cls(ess, size, least, int(unsupported_steps[0]) if len(unsupported_steps) else None)
 
     @property
     def steps(self) -> int:

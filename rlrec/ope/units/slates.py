@@ -19,7 +19,7 @@ from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.sums.base import CORE, TABLES, Estimator, ValueRange, require
 from rlrec.ope.sums.moments import ClusterSummary
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
-from rlrec.ope.units.estimate import Estimate, EstimatorFold, differ
+from rlrec.ope.units.estimate import Estimate, EstimatorFold, ratios_differ
 from rlrec.ope.units.fold import FLAT, Fold, PositionCurve, RowSums
 from rlrec.records import Record
 
@@ -70,7 +70,7 @@ class SlateCourse(Course, kw_only=False, eq=False):
     gamma: float = 1.0
 
     @property
-    def at_end(self) -> Array:
+    def value_at_end(self) -> Array:
         """Return the reward of page events, which comes after the last slot."""
         return self.batch.page
 
@@ -338,8 +338,8 @@ class SnInterpol(SelfNormalised, Interpol):
 def by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -> Weighing:
     """Weigh slates whose slots have their own weights (n,). The weight of a slate is their mean, weighted by emphasis
     (n,)."""
-    weighted = course.sum(weight * course.batch.reward) + course.weighted_page_events
-    return Weighing(course.sum(weight * emphasis) / course.sum(emphasis), weighted, bound)
+    weighted_reward = course.sum(weight * course.batch.reward) + course.weighted_page_events
+    return Weighing(course.sum(weight * emphasis) / course.sum(emphasis), weighted_reward, bound)
 
 
 def examination(curve: PositionCurve, positions: int) -> Array:
@@ -390,29 +390,29 @@ class SlateFold(Fold):
         terms: list[Array] = []
         weights = {}
         for prefix, estimator in self.weighings.items():
-            weighed = estimator.weigh(course)
-            used = ~np.isnan(weighed.weight + weighed.weighted_reward)
-            slate_ratio = np.where(np.isnan(course.weight), weighed.weight, course.weight)
-            columns = [course.page_reward, weighed.weight, weighed.weighted_reward, slate_ratio]
+            weighing = estimator.weigh(course)
+            is_weighed = ~np.isnan(weighing.weight + weighing.weighted_reward)
+            slate_ratio = np.where(np.isnan(course.weight), weighing.weight, course.weight)
+            columns = [course.page_reward, weighing.weight, weighing.weighted_reward, slate_ratio]
             columns += [course.robust_return] if prefix in self.robust else []
-            finite = (np.where(used, np.clip(column, -HEAVIEST, HEAVIEST), 0.0) for column in columns)
-            terms += [used.astype(np.float64), *finite]
-            bounds = {"weight": (weighed.weight, weighed.bound), "of_slate": (slate_ratio, course.bound)}
+            finite_columns = (np.where(is_weighed, np.clip(column, -HEAVIEST, HEAVIEST), 0.0) for column in columns)
+            terms += [is_weighed.astype(np.float64), *finite_columns]
+            bounds = {"weight": (weighing.weight, weighing.bound), "of_slate": (slate_ratio, course.bound)}
             for column, (weight, bound) in bounds.items():
                 weights[prefix + column] = weight_diagnostics(
-                    batch, weight, weighted_reward=weighed.weighted_reward, reward=course.page_reward,
-                    not_default=course.rewarded, bound=bound, used=used,
+                    batch, weight, weighted_reward=weighing.weighted_reward, reward=course.page_reward,
+                    not_default=course.rewarded, bound=bound, used=is_weighed,
                 )  # fmt: skip
-        matrix, slots = batch.counted(np.column_stack(terms)), course.sum(np.abs(batch.reward))
-        sizes = np.abs(np.column_stack([batch.page, slots + np.abs(batch.page)]))
+        matrix, slot_rewards = batch.counted(np.column_stack(terms)), course.sum(np.abs(batch.reward))
+        sizes = np.abs(np.column_stack([batch.page, slot_rewards + np.abs(batch.page)]))
         figures = {"sizes": batch.counted(sizes).sum(axis=0), "rewards": ValueRange.from_values(course.page_reward)}
         return self.sums(matrix, batch.cluster, weights, figures)
 
     def factors(self, factor: Array, /) -> dict[str, float]:
-        times = dict(zip(self.weighings, factor.tolist(), strict=True))
-        return {column: times[f"{column.rpartition(' ')[0]} "] for column in self.columns}
+        factor_by_prefix = dict(zip(self.weighings, factor.tolist(), strict=True))
+        return {column: factor_by_prefix[f"{column.rpartition(' ')[0]} "] for column in self.columns}
 
-    def at_end(
+    def estimator_fold(
         self, partial: RowSums, label: str, estimator: SlateEstimator, summary: ClusterSummary, /
     ) -> EstimatorFold:  # fmt: skip
         """Return the estimator at the end of the fold. The reward of a page, a sum, has no upper limit, and 0 as a
@@ -420,10 +420,10 @@ class SlateFold(Fold):
         observed: ValueRange = partial.figures["rewards"]
         least = 0.0 if observed.least >= 0 and estimator.widens else -np.inf
         # where page events are much of the reward, the ratios of whole slates count
-        served, rewards = partial.figures["sizes"].tolist()
-        column = "of_slate" if served > _PAGED * rewards else "weight"
+        page_event_size, reward_size = partial.figures["sizes"].tolist()
+        column = "of_slate" if page_event_size > _PAGED * reward_size else "weight"
         curve = estimator.shape
-        assumed = {
+        assumptions = {
             "independent-slots": estimator.independent_slots, "sum-of-slots": estimator.additive,
             "position-model": curve is not None,
             "no-curve": curve is not None and curve.name is None,
@@ -432,24 +432,26 @@ class SlateFold(Fold):
             label=label, estimator=estimator, summary=summary, weights=partial.weights[estimator.prefix + column],
             weight_column=column, mean_column=column,
             reward_range=(least, np.inf), observed=observed,
-            reasons=tuple(reason for reason, holds in assumed.items() if holds),
+            reasons=tuple(reason for reason, holds in assumptions.items() if holds),
             facts={} if curve is None else curve.facts,
         )  # fmt: skip
 
-    def compared(self, estimates: list[Estimate], at_ends: Sequence[EstimatorFold], partial: RowSums) -> list[Estimate]:
+    def compare_estimates(
+        self, estimates: list[Estimate], estimator_folds: Sequence[EstimatorFold], partial: RowSums
+    ) -> list[Estimate]:
         """Return the estimates. One that assumes independent slots has the reason `refuted` if it differs from a
         reliable one that does not."""
         kinds, summary = list(self.estimators.values()), partial.moments.summary()
-        reliable = [
+        reliable_estimators = [
             kind for kind, estimate in zip(kinds, estimates, strict=True)
             if kind.joint and estimate.verdict != "insufficient" and "mean-weight" not in estimate.reasons
         ]  # fmt: skip
-        reference = max(reliable, key=lambda kind: (kind.needs_model, kind.weighing == "rips"), default=None)
+        reference = max(reliable_estimators, key=lambda kind: (kind.needs_model, kind.weighing == "rips"), default=None)
         rows = []
         for kind, estimate in zip(kinds, estimates, strict=True):
-            is_apart = False
+            differs = False
             if reference is not None and kind.independent_slots and estimate.n:
                 names = tuple(side.prefix + column for side in (kind, reference) for column in side.columns)
-                is_apart = differ(summary, names, clusters=estimate.clusters, value=estimate.value)
-            rows.append(estimate.lowered(["refuted"]) if is_apart else estimate)
+                differs = ratios_differ(summary, names, clusters=estimate.clusters, value=estimate.value)
+            rows.append(estimate.lowered(["refuted"]) if differs else estimate)
         return rows

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 
 from rlrec.arrays import Array, Ids
-from rlrec.ope.checks.dependence import alarms
+from rlrec.ope.checks.dependence import is_rejected
 from rlrec.ope.checks.reasons import ESS_SHARE, LEAST_ESS
 from rlrec.ope.checks.times import MATERIAL
 from rlrec.ope.intervals.tails import chi_square_above
@@ -93,7 +93,7 @@ class Weighting(Record, kw_only=False, eq=False):
         loggers = {stratum.logger for partials in targets for stratum in partials if stratum.half is not None}
         if len(loggers) < 2:
             return cls(fold)
-        left_out = uncounted({stratum for partials in targets for stratum in partials}, left_out)
+        left_out = uncounted_strata({stratum for partials in targets for stratum in partials}, left_out)
         spread: dict[Stratum, WeightSpread] = {}
         for partials, half in product(targets, (0, 1)):
             strata = [stratum for stratum in partials if stratum.half == half]
@@ -102,17 +102,17 @@ class Weighting(Record, kw_only=False, eq=False):
         factors = stratum_factors(spread, left_out)
         # the mean weight of the rows of a logger
         table = list[list[LoggerWeight]]()
-        names = sorted(loggers, key=_order)
-        for way in range(len(next(iter(factors.values())))):
-            rows = {stratum: float(sums.rows[way]) / len(targets) for stratum, sums in spread.items()}
-            counts = {stratum: float(factors[stratum][way]) * number for stratum, number in rows.items()}
+        logger_names = sorted(loggers, key=_order)
+        for weighting_number in range(len(next(iter(factors.values())))):
+            rows = {stratum: float(sums.rows[weighting_number]) / len(targets) for stratum, sums in spread.items()}
+            counts = {stratum: float(factors[stratum][weighting_number]) * number for stratum, number in rows.items()}
             totals = (
                 [sum(sizes.get(Stratum(name, half), 0.0) for half in (0, 1)) for sizes in (rows, counts)]
-                for name in names
+                for name in logger_names
             )
             table.append([
                 LoggerWeight(version=name, rows=int(number), weight=count / number)
-                for name, (number, count) in zip(names, totals, strict=True) if number
+                for name, (number, count) in zip(logger_names, totals, strict=True) if number
             ])  # fmt: skip
         return cls(fold, factors, table, left_out)
 
@@ -133,10 +133,10 @@ def by_logger(fold: Fold, partials: Mapping[Stratum, RowSums]) -> dict[str | Non
         sums = add_each(sums, {logger: partial})
     if len(sums) < 2:
         return {}
-    return {logger: fold.at_ends(partial) for logger, partial in sums.items()}
+    return {logger: fold.estimator_folds(partial) for logger, partial in sums.items()}
 
 
-def left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[Stratum]:
+def strata_left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[Stratum]:
     """Return the strata that do not count for several targets that are compared on the same rows. Of each half they are
     those of the loggers that the other half says to leave out."""
     strata = set[Stratum]()
@@ -149,7 +149,7 @@ def left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozenset[Strat
     return frozenset(strata)
 
 
-def uncounted(strata: Collection[Stratum], left_out: Collection[Stratum]) -> frozenset[Stratum]:
+def uncounted_strata(strata: Collection[Stratum], left_out: Collection[Stratum]) -> frozenset[Stratum]:
     """Return the strata that do not count. All of a half count where none of it would.
 
     left_out: as returned by `left_out`."""
@@ -162,14 +162,17 @@ def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[Estimat
     nothing. Of the former those that show most of it count where the others add next to nothing to them."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for loggers in targets:
-        weighed = {
-            logger: {at_end.label: at_end for at_end in at_ends if at_end.has_weights}
-            for logger, at_ends in loggers.items()
+        weighed_loggers = {
+            logger: {
+                estimator_fold.label: estimator_fold for estimator_fold in estimator_folds if estimator_fold.has_weights
+            }
+            for logger, estimator_folds in loggers.items()
         }
         supported, candidates = (
             {
-                logger: at_ends for logger, at_ends in weighed.items()
-                if not at_ends or any(at_end.diagnosis.reaches(limit) for at_end in at_ends.values())
+                logger: estimator_folds for logger, estimator_folds in weighed_loggers.items()
+                if not estimator_folds
+                or any(weighed.diagnosis.reaches(limit) for weighed in estimator_folds.values())
             }
             for limit in (1 - MATERIAL, MOST_OF_TARGET)
         )  # fmt: skip
@@ -177,7 +180,7 @@ def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[Estimat
         # those that could show it take no precedence where they add next to nothing to those that could show most of it
         if supported and all(_ess(size) <= NEGLIGIBLE_SHARE * _ess(all_sizes[label]) for label, size in sizes.items()):
             supported, sizes = candidates, all_sizes
-        unsupported |= weighed.keys() - supported.keys()
+        unsupported |= weighed_loggers.keys() - supported.keys()
         negligible += map(negligible_loggers, sizes.values())
     return frozenset(unsupported | (set.intersection(*negligible) if negligible else set()))
 
@@ -190,8 +193,8 @@ def _sizes(
     loggers: the estimators of each, by label."""
     sizes = {
         label: {
-            logger: (at_ends[label].diagnosis.ess or 0.0, at_ends[label].clusters)
-            for logger, at_ends in loggers.items() if label in at_ends
+            logger: (estimator_folds[label].diagnosis.ess or 0.0, estimator_folds[label].clusters)
+            for logger, estimator_folds in loggers.items() if label in estimator_folds
         }
         for label in fold.estimators
     }  # fmt: skip
@@ -202,29 +205,29 @@ def _ess(sizes: Mapping[str | None, tuple[float, int]]) -> float:
     return sum(ess for ess, _ in sizes.values())
 
 
-def unlike(loggers: Iterable[Sequence[EstimatorFold]]) -> frozenset[str]:
+def disagreeing_estimators(loggers: Iterable[Sequence[EstimatorFold]]) -> frozenset[str]:
     """Return the labels of the estimators for which loggers disagree about one target, by more than chance, and by an
     amount that matters.
 
     loggers: those that count, as returned by `by_logger`."""
     labels = set[str]()
-    for at_ends in zip(*loggers, strict=True):
-        is_comparable = at_ends[0].estimator.intervals
-        reliable = [
-            at_end.value_and_error for at_end in at_ends
-            if is_comparable and at_end.has_weights and (at_end.diagnosis.ess or 0.0) >= COMPARED_ESS
-            and at_end.diagnosis.is_supported
+    for estimator_folds in zip(*loggers, strict=True):
+        is_comparable = estimator_folds[0].estimator.intervals
+        reliable_values = [
+            estimator_fold.value_and_error for estimator_fold in estimator_folds
+            if is_comparable and estimator_fold.has_weights and (estimator_fold.diagnosis.ess or 0.0) >= COMPARED_ESS
+            and estimator_fold.diagnosis.is_supported
         ]  # fmt: skip
-        reliable = [(value, error) for value, error in reliable if error and np.isfinite(error)]
-        if len(reliable) < 2:
+        reliable_values = [(value, error) for value, error in reliable_values if error and np.isfinite(error)]
+        if len(reliable_values) < 2:
             continue
-        value, weight = np.array([(value, 1 / error**2) for value, error in reliable]).T
+        value, weight = np.array([(value, 1 / error**2) for value, error in reliable_values]).T
         # the variance between loggers beyond chance
         mean = float(value @ weight / weight.sum())
-        spread, freedom = float(weight @ (value - mean) ** 2), len(reliable) - 1
-        variance = (spread - freedom) / float(weight.sum() - weight @ weight / weight.sum())
-        if alarms(chi_square_above(spread, freedom)) and variance > (MATERIAL * mean) ** 2:
-            labels.add(at_ends[0].label)
+        spread, degrees_of_freedom = float(weight @ (value - mean) ** 2), len(reliable_values) - 1
+        variance = (spread - degrees_of_freedom) / float(weight.sum() - weight @ weight / weight.sum())
+        if is_rejected(chi_square_above(spread, degrees_of_freedom)) and variance > (MATERIAL * mean) ** 2:
+            labels.add(estimator_folds[0].label)
     return frozenset(labels)
 
 
@@ -232,14 +235,14 @@ def negligible_loggers(sizes: Mapping[str | None, tuple[float, int]]) -> set[str
     """Return the loggers with few effective rows, as long as all of them together add little to the others.
 
     sizes: effective sample size and clusters of each."""
-    total, names = sum(ess for ess, _ in sizes.values()), set[str | None]()
-    left = total
+    total, logger_names = sum(ess for ess, _ in sizes.values()), set[str | None]()
+    remaining_ess = total
     for name, (ess, clusters) in sorted(sizes.items(), key=lambda item: item[1][0] / item[1][1]):
-        left -= ess
-        if ess >= ESS_SHARE * clusters or total - left > NEGLIGIBLE_SHARE * left:
+        remaining_ess -= ess
+        if ess >= ESS_SHARE * clusters or total - remaining_ess > NEGLIGIBLE_SHARE * remaining_ess:
             break
-        names.add(name)
-    return names
+        logger_names.add(name)
+    return logger_names
 
 
 def _order(logger: str | None) -> tuple[bool, str]:
@@ -255,28 +258,28 @@ def stratum_factors(
     the weights of the other half.
 
     spread: of the weights in each; left_out: strata whose rows have weight 0."""
-    some = vars(next(iter(spread.values())))
-    zero = WeightSpread(**{name: np.zeros_like(column) for name, column in some.items()})
-    names = sorted({logger for logger, _ in spread}, key=_order)
-    strata = [[Stratum(name, half) for name in names] for half in (0, 1)]
+    example_columns = vars(next(iter(spread.values())))
+    zero_spread = WeightSpread(**{name: np.zeros_like(column) for name, column in example_columns.items()})
+    logger_names = sorted({logger for logger, _ in spread}, key=_order)
+    strata = [[Stratum(name, half) for name in logger_names] for half in (0, 1)]
     sums = WeightSpread(**{
-        column: np.array([[vars(spread.get(stratum, zero))[column] for stratum in half] for half in strata])
-        for column in some
+        column: np.array([[vars(spread.get(stratum, zero_spread))[column] for stratum in half] for half in strata])
+        for column in example_columns
     })  # fmt: skip
     is_counted = np.array([[[stratum not in left_out] for stratum in half] for half in strata])
     rows, all_rows = sums.rows * is_counted, sums.rows * is_counted.any(axis=0)
     total = all_rows.sum(axis=1) * (rows.sum(axis=(0, 1)) / all_rows.sum(axis=(0, 1)))
-    precise, equal = (
+    precise_factors, equal_factors = (
         is_counted * _factors(precision, rows, total[:, None])
         for precision in (_precision(sums)[::-1], np.ones_like(rows))
     )
     # halves with few clusters say little about each other: use no weights that leave fewer effective rows than without
     ess, equal_ess = (
         (factors * sums.weight).sum(axis=(0, 1)) ** 2 / (factors**2 * _squares_of_rows(sums)).sum(axis=(0, 1))
-        for factors in (precise, equal)
+        for factors in (precise_factors, equal_factors)
     )
-    factors = np.where(ess >= equal_ess, precise, equal)
-    return {stratum: factors[stratum.half or 0, names.index(stratum.logger)] for stratum in spread}
+    factors = np.where(ess >= equal_ess, precise_factors, equal_factors)
+    return {stratum: factors[stratum.half or 0, logger_names.index(stratum.logger)] for stratum in spread}
 
 
 def _squares_of_rows(spread: WeightSpread) -> Array:
@@ -302,7 +305,7 @@ def _factors(precision: Array, rows: Array, total: Array) -> Array:
 
     rows (2, l, g): numbers of rows; total (2, 1, g): the sum of their weights."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        factor, equal = (
+        factor, equal_factors = (
             share * total / (share * rows).sum(axis=1, keepdims=True) for share in (precision, np.ones_like(rows))
         )
-    return np.where(np.isfinite(factor).all(axis=1, keepdims=True), factor, np.nan_to_num(equal))
+    return np.where(np.isfinite(factor).all(axis=1, keepdims=True), factor, np.nan_to_num(equal_factors))

@@ -32,7 +32,7 @@ NO_FEATURES = np.ones((1, 1))  # a context without features
 
 
 def played(kind: str, params: dict[str, Any], name: str, inputs: dict[str, Any], *, runs: int, steps: int) -> Totals:
-    return study(kinds.make(kind, params), simulate.make(name, inputs), runs=runs, steps=steps, seed=1)
+    return study(kinds.make(kind, params), simulate.make_audience(name, inputs), runs=runs, steps=steps, seed=1)
 
 
 @pytest.mark.simulation
@@ -171,7 +171,7 @@ def test_a_policy_waits_for_rewards_that_come_late() -> None:
 @pytest.mark.parametrize("kind", ["linucb", "logistic-thompson"])
 @pytest.mark.parametrize(("params", "late"), [({}, 0), ({"discount": 0.9}, 3), ({"window": 9.0}, 2)])
 def test_moments_are_the_sums_of_what_was_shown(kind: str, params: dict[str, Any], late: int) -> None:
-    audience, names = simulate.make("contextual", {"arms": 3, "features": 2}), simulate.names(3)
+    audience, names = simulate.make_audience("contextual", {"arms": 3, "features": 2}), simulate.arm_names(3)
     policy = kinds.make(kind, params, design=design(audience, names, model=None))
     assert isinstance(policy, Linear)
     beliefs, rng = RunBeliefs(policy, 1, names), np.random.default_rng(1)
@@ -204,8 +204,8 @@ def test_a_shared_model_tells_arms_apart_by_name() -> None:
 
 
 def _regret(kind: str, *, runs: int, **params: Any) -> Array:
-    audience = simulate.make("contextual", {"model": "logistic"})
-    observed = design(audience, simulate.names(audience.arms), model=params.get("model"))
+    audience = simulate.make_audience("contextual", {"model": "logistic"})
+    observed = design(audience, simulate.arm_names(audience.arms), model=params.get("model"))
     return study(kinds.make(kind, params, design=observed), audience, runs=runs, steps=400, seed=1).regret
 
 
@@ -223,7 +223,7 @@ def test_visits_are_played_to_their_end_in_every_run() -> None:
 
 
 def test_every_visit_is_of_a_new_visitor_or_of_one_who_comes_again() -> None:
-    result = study(kinds.make("uniform", {}), simulate.make("choc-kale", {}), runs=50, sessions=40, seed=1)
+    result = study(kinds.make("uniform", {}), simulate.make_audience("choc-kale", {}), runs=50, sessions=40, seed=1)
     assert result.visitors is not None
     assert result.returned is not None
     assert np.all((result.returned > 0) & (result.returned <= result.visitors) & (result.visitors < 40))
@@ -240,7 +240,7 @@ def test_costs_are_learned_as_rewards_below_0() -> None:
 def test_pages_of_a_shop_are_studied_in_memory() -> None:
     """The uniform policy on pages of five: reward and returns of visitors played one by one, within four standard
     errors (seeded: false-alarm rate below 2e-4)."""
-    totals = study(kinds.make("uniform", {}), simulate.make("shop", {}), runs=200, sessions=20, seed=1, size=5)
+    totals = study(kinds.make("uniform", {}), simulate.make_audience("shop", {}), runs=200, sessions=20, seed=1, size=5)
     assert totals.visitors is not None
     played = shops.play(Shop(), shops.uniform, positions=5, visitors=2_000)
     per_visit = played.clicks.sum() / played.visits.sum()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlrec.ope.checks.reasons import HINTS, helpful, hint, in_groups
-from rlrec.ope.checks.verdicts import Answer, judge
+from rlrec.ope.checks.verdicts import Answer, judge_difference
 
 LIFT: dict[str, Any] = {"scale": 1.0, "precision": 5e-4, "clusters": 1_000}
 
@@ -33,76 +33,82 @@ LIFT: dict[str, Any] = {"scale": 1.0, "precision": 5e-4, "clusters": 1_000}
     ],
 )
 def test_the_interval_decides(figures: tuple[float, float, float], expected: Answer) -> None:
-    answer = judge(*figures, **LIFT)
+    answer = judge_difference(*figures, **LIFT)
     assert answer.answer == expected.answer
     assert answer.needed == (None if expected.needed is None else pytest.approx(expected.needed, rel=0.02))
 
 
 def test_a_small_sample_leaves_an_interval_that_counts() -> None:
-    assert judge(0.3, 0.1, 0.5, **LIFT, verdict="weak", reasons=["low-ess"]).answer == "better"
+    assert judge_difference(0.3, 0.1, 0.5, **LIFT, verdict="weak", reasons=["low-ess"]).answer == "better"
 
 
 def test_one_cluster_does_not_say_that_sides_are_the_same() -> None:
     """Its weighted mean is its own value, whatever its weight."""
     figures = {**LIFT, "verdict": "insufficient"}
-    answers = [judge(0.0, 0.0, 0.0, **figures | {"clusters": clusters}).answer for clusters in (1, 2)]
+    answers = [judge_difference(0.0, 0.0, 0.0, **figures | {"clusters": clusters}).answer for clusters in (1, 2)]
     assert answers == ["unknown", "same"]
 
 
 @pytest.mark.parametrize("reason", ["mean-weight", "carry-over", "in-sample", "refuted", "drift", "no-users"])
 def test_other_doubts_leave_no_answer(reason: str) -> None:
-    assert judge(0.3, 0.1, 0.5, **LIFT, verdict="weak", reasons=[reason]) == Answer("unknown", None)
+    assert judge_difference(0.3, 0.1, 0.5, **LIFT, verdict="weak", reasons=[reason]) == Answer("unknown", None)
 
 
 def test_reasons_that_raise_no_doubt_change_nothing() -> None:
-    assert judge(0.3, 0.1, 0.5, **LIFT, reasons=["independent-slots", "logging-states"]).answer == "better"
+    assert judge_difference(0.3, 0.1, 0.5, **LIFT, reasons=["independent-slots", "logging-states"]).answer == "better"
 
 
 def test_too_few_effective_clusters_are_counted() -> None:
-    answer = judge(0.3, 0.1, 0.5, **LIFT, verdict="insufficient", ess=10.0, reasons=["low-ess"])
+    answer = judge_difference(0.3, 0.1, 0.5, **LIFT, verdict="insufficient", ess=10.0, reasons=["low-ess"])
     assert answer == Answer("unknown", 4_000)
 
 
 def test_nothing_to_compare_with_has_no_least_difference() -> None:
-    assert judge(0.0, -1.0, 1.0, scale=0.0, precision=1e-9, clusters=10) == Answer("unknown", None)
+    assert judge_difference(0.0, -1.0, 1.0, scale=0.0, precision=1e-9, clusters=10) == Answer("unknown", None)
 
 
 def test_too_few_rewards_are_counted_beside_the_width() -> None:
-    answer = judge(0.3, 0.1, 0.5, **LIFT, verdict="insufficient", ess=900.0, rewards=3.0, reasons=["few-rewards"])
+    answer = judge_difference(
+        0.3, 0.1, 0.5, **LIFT, verdict="insufficient", ess=900.0, rewards=3.0, reasons=["few-rewards"]
+    )
     assert answer == Answer("unknown", 9_000)
-    assert judge(0.3, None, 0.5, **LIFT, verdict="insufficient", rewards=3.0) == Answer("unknown", 9_000)
+    assert judge_difference(0.3, None, 0.5, **LIFT, verdict="insufficient", rewards=3.0) == Answer("unknown", 9_000)
 
 
 def test_a_bound_within_the_precision_of_the_log_asks_for_more_than_one() -> None:
     """The bound must pass the precision, .0005: a reach of .0997 is 1.002 times as long as it may be."""
-    assert judge(0.1, 0.0003, 0.1997, **LIFT) == Answer("unknown", 5)
+    assert judge_difference(0.1, 0.0003, 0.1997, **LIFT) == Answer("unknown", 5)
 
 
 def test_too_few_rewards_for_a_bound_are_counted_in_a_weak_estimate_too() -> None:
-    few = judge(0.3, None, 0.5, **LIFT, verdict="weak", ess=900.0, rewards=3.0, reasons=["few-rewards"])
+    few = judge_difference(0.3, None, 0.5, **LIFT, verdict="weak", ess=900.0, rewards=3.0, reasons=["few-rewards"])
     assert few == Answer("unknown", 9_000)
 
 
 def test_where_nothing_is_known_to_be_missing_no_number_is_named() -> None:
     """The interval excludes 0, and the verdict is insufficient for something that is not counted."""
-    assert judge(0.3, 0.1, 0.5, **LIFT, verdict="insufficient", ess=900.0, rewards=90.0) == Answer("unknown", None)
-    assert judge(0.1, -0.1, 0.3, **LIFT, verdict="weak", reasons=["clipping-bias"]) == Answer("unknown", None)
+    assert judge_difference(0.3, 0.1, 0.5, **LIFT, verdict="insufficient", ess=900.0, rewards=90.0) == Answer(
+        "unknown", None
+    )
+    assert judge_difference(0.1, -0.1, 0.3, **LIFT, verdict="weak", reasons=["clipping-bias"]) == Answer(
+        "unknown", None
+    )
 
 
 @pytest.mark.parametrize("reasons", [["no-users"], ["in-sample", "drift"], ["low-ess", "few-rewards"]])
 def test_the_policy_that_served_is_the_same_whatever_else_is_in_doubt(reasons: list[str]) -> None:
-    assert judge(0.0, 0.0, 0.0, **LIFT, verdict="insufficient", reasons=reasons) == Answer("same", None)
+    assert judge_difference(0.0, 0.0, 0.0, **LIFT, verdict="insufficient", reasons=reasons) == Answer("same", None)
 
 
 @pytest.mark.parametrize("reason", ["wrong-propensities", "estimated-propensity", "mean-weight", "no-variation"])
 def test_equal_weights_say_nothing_where_they_are_in_doubt(reason: str) -> None:
-    assert judge(0.0, 0.0, 0.0, **LIFT, verdict="weak", reasons=[reason]) == Answer("unknown", None)
+    assert judge_difference(0.0, 0.0, 0.0, **LIFT, verdict="weak", reasons=[reason]) == Answer("unknown", None)
 
 
 def test_more_visits_support_late_steps_where_enough_of_them_are_effective() -> None:
     figures: dict[str, Any] = {**LIFT, "verdict": "insufficient", "reasons": ["short-horizon"]}
-    assert judge(0.3, 0.1, 0.5, **figures | {"clusters": 400}, ess=25.0) == Answer("unknown", 400)
-    assert judge(0.3, 0.1, 0.5, **figures, ess=25.0) == Answer("unknown", None)
+    assert judge_difference(0.3, 0.1, 0.5, **figures | {"clusters": 400}, ess=25.0) == Answer("unknown", 400)
+    assert judge_difference(0.3, 0.1, 0.5, **figures, ess=25.0) == Answer("unknown", None)
 
 
 def test_what_makes_an_estimate_worthless_comes_before_what_weakens_it() -> None:

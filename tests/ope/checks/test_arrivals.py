@@ -24,7 +24,7 @@ def sums(*, seed: int, days: float, delay: float = 2.0, n: int = 4_000, watched:
 @pytest.mark.parametrize("days", [2.0, 3.0, 7.0, 14.0])
 def test_a_young_log_is_found(days: float) -> None:
     """Of its reward an eighth at least is on its way."""
-    assert all(sums(seed=seed, days=days).alarms for seed in range(8))
+    assert all(sums(seed=seed, days=days).raises_alarm for seed in range(8))
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ def test_a_young_log_is_found(days: float) -> None:
 )
 def test_a_log_whose_rewards_are_there_raises_no_alarm(days: float, delay: float, watched: float) -> None:
     """Rewards come within minutes, or the log was watched for a whole window, or is so long that few are missing."""
-    assert not any(sums(seed=seed, days=days, delay=delay, watched=watched).alarms for seed in range(50))
+    assert not any(sums(seed=seed, days=days, delay=delay, watched=watched).raises_alarm for seed in range(50))
 
 
 def test_few_events_tell_nothing() -> None:
-    assert not any(sums(seed=seed, days=3.0, n=100).alarms for seed in range(50))
+    assert not any(sums(seed=seed, days=3.0, n=100).raises_alarm for seed in range(50))
 
 
 def test_batches_add_up_to_the_same_figures() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import piece_rows
-from rlrec.ope.checks.dependence import CellSums, alarms, carry_over_p_value, carry_over_sums
+from rlrec.ope.checks.dependence import CellSums, carry_over_p_value, carry_over_sums, is_rejected
 
 ARMS = 6
 
@@ -38,7 +38,7 @@ def visits(seed: int, *, users: int = 400, tired: float = 0.0, taste: float = 0.
 
 
 def test_rewards_that_fade_along_a_visit_are_noticed() -> None:
-    assert alarms(carry_over_p_value(visits(1, tired=0.4)))
+    assert is_rejected(carry_over_p_value(visits(1, tired=0.4)))
 
 
 @pytest.mark.slow
@@ -46,13 +46,15 @@ def test_a_log_without_carry_over_raises_no_alarm() -> None:
     """100 logs of equal readers and 100 of readers who differ, and who stay the longer the more they click: at a level
     of 1 in 1,000, more than two alarms in 200 come in 1 of 800 runs."""
     alarmed = [
-        alarms(carry_over_p_value(visits(seed, users=200, taste=taste))) for seed in range(100) for taste in (0.0, 0.6)
+        is_rejected(carry_over_p_value(visits(seed, users=200, taste=taste)))
+        for seed in range(100)
+        for taste in (0.0, 0.6)
     ]
     assert sum(alarmed) <= 2
 
 
 def test_the_smallest_p_value_alarms() -> None:
-    assert [alarms(p) for p in (0.0, 1e-9, 0.01, None)] == [True, True, False, False]
+    assert [is_rejected(p) for p in (0.0, 1e-9, 0.01, None)] == [True, True, False, False]
 
 
 def test_sums_of_portions_add_up() -> None:
@@ -64,7 +66,7 @@ def test_a_log_of_first_steps_says_nothing() -> None:
     n = np.arange(100)
     sums = carry_over_sums(n % 2 * 1.0, cell=n % 3, cells=3, step=n * 0, repeats=n * 0, length=n * 0 + 1, cluster=n)
     assert carry_over_p_value(sums) is None
-    assert not alarms(carry_over_p_value(sums))
+    assert not is_rejected(carry_over_p_value(sums))
 
 
 def test_few_clusters_say_nothing() -> None:

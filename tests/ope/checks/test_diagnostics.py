@@ -10,7 +10,7 @@ import pytest
 
 from rlrec.ope.checks.diagnostics import N_LARGEST, k_hat, weights
 from rlrec.ope.checks.reasons import REASONS
-from rlrec.ope.checks.verdicts import Diagnosis, explanations, verdict
+from rlrec.ope.checks.verdicts import Diagnosis, decide_verdict, explain_reasons
 from rlrec.ope.sums.base import LogBatch
 from tests.ope import obd
 from tests.ope.cases import HAND, drawn, judged
@@ -30,7 +30,7 @@ GOOD = Diagnosis(
 
 
 def test_a_sound_estimate_is_ok_without_reasons() -> None:
-    assert verdict(GOOD) == ("ok", ())
+    assert decide_verdict(GOOD) == ("ok", ())
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_sound_estimate_is_ok_without_reasons() -> None:
     ],
 )
 def test_each_limit_has_its_verdict_and_reason(changed: dict[str, float], judged: str, reason: str) -> None:
-    word, reasons = verdict(replace(GOOD, **changed))
+    word, reasons = decide_verdict(replace(GOOD, **changed))
     assert word == judged
     assert reason in reasons
 
@@ -74,13 +74,16 @@ def test_each_limit_has_its_verdict_and_reason(changed: dict[str, float], judged
     ],
 )
 def test_a_limit_itself_is_allowed(changed: dict[str, float]) -> None:
-    assert verdict(replace(GOOD, **changed)) == ("ok", ())
+    assert decide_verdict(replace(GOOD, **changed)) == ("ok", ())
 
 
 def test_what_the_caller_knows_is_added() -> None:
-    assert verdict(GOOD, extra=("in-sample",)) == ("weak", ("in-sample",))
-    assert verdict(GOOD, extra=("logging-states", "no-propensity")) == ("ok", ("no-propensity", "logging-states"))
-    assert verdict(replace(GOOD, ess=3.0), extra=("in-sample",)) == (
+    assert decide_verdict(GOOD, extra=("in-sample",)) == ("weak", ("in-sample",))
+    assert decide_verdict(GOOD, extra=("logging-states", "no-propensity")) == (
+        "ok",
+        ("no-propensity", "logging-states"),
+    )
+    assert decide_verdict(replace(GOOD, ess=3.0), extra=("in-sample",)) == (
         "insufficient",
         ("low-ess", "few-rewards", "in-sample"),
     )
@@ -202,18 +205,18 @@ def test_a_reason_is_explained_by_the_cause_that_occurred() -> None:
     }
     thick["reasons"] = ["low-ess", "few-rewards"]
     thin = thick | {"ess": 2000.0, "clusters": 90_000, "reasons": ["low-ess"]}
-    assert explanations([thick, thin]) == [
+    assert explain_reasons([thick, thin]) == [
         "low-ess: effective sample size 79, below 1,000 (weak); "
         "effective sample size 2,000, below 5 % of the clusters (weak)",
         "few-rewards: 38 non-zero weighted rewards; "
         "ESS x weighted share of rewards that are not the default is 7.9, below 30 (weak)",
     ]
-    assert explanations([thick | {"nonzero": 3, "ess": 2.0, "reasons": ["low-ess"]}]) == [
+    assert explain_reasons([thick | {"nonzero": 3, "ess": 2.0, "reasons": ["low-ess"]}]) == [
         "low-ess: effective sample size 2, below 50 (insufficient)"
     ]
     dm: dict[str, Any] = {"ess": None, "nonzero": 2, "reward_share": None, "lower": None, "upper": None}
     dm["reasons"] = ["few-rewards", "no-interval"]
-    assert explanations([dm])[0] == "few-rewards: 2 non-zero weighted rewards, fewer than 5 (insufficient)"
+    assert explain_reasons([dm])[0] == "few-rewards: 2 non-zero weighted rewards, fewer than 5 (insufficient)"
 
 
 def test_what_served_is_the_mean_of_logged_rewards_as_often_as_rows_count() -> None:

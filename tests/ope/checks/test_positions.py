@@ -15,7 +15,7 @@ def values(curve: EstimatedCurve, name: str = "examination") -> list[float]:
 
 
 def fitted(rows: PositionRows) -> EstimatedCurve:
-    return positions.chained(positions.overlap(rows, spans_batches=True))
+    return positions.chained_curve(positions.overlap_sums(rows, spans_batches=True))
 
 
 @pytest.mark.simulation
@@ -31,7 +31,7 @@ def test_overlap_finds_the_curve_of_a_ranker_and_says_how_well(contexts: int) ->
 
 def test_naive_click_rates_are_far_off() -> None:
     rows = ranked(1, pages=20_000)
-    slots, rewards = positions.count(rows, 5)
+    slots, rewards = positions.count_slots(rows, 5)
     naive = rewards / slots / (rewards[0] / slots[0])
     assert np.abs(naive / CURVE - 1).max() > 0.2
 
@@ -47,15 +47,17 @@ def test_overlap_is_exact_on_the_complete_log() -> None:
         page=np.array([0, 0, 1, 1]), arm=arm, position=position, reward=reward, cluster=np.arange(4),
         count=np.ones(4), marginals=marginals,
     )  # fmt: skip
-    total = positions.overlap(rows, spans_batches=True).moments.summary().total
+    total = positions.overlap_sums(rows, spans_batches=True).moments.summary().total
     assert total[2] / total[1] == pytest.approx(0.4, abs=1e-12)
 
 
 def test_batches_in_any_order_add_up_to_the_same() -> None:
     rows = ranked(2, pages=2_000)
     parts = [take(rows, np.flatnonzero(rows.page % 4 == piece)) for piece in (3, 1, 0, 2)]
-    sums = [positions.overlap(piece, spans_batches=True) for piece in parts]
-    assert values(positions.chained(sums[0] + sums[1] + (sums[2] + sums[3]))) == pytest.approx(values(fitted(rows)))
+    sums = [positions.overlap_sums(piece, spans_batches=True) for piece in parts]
+    assert values(positions.chained_curve(sums[0] + sums[1] + (sums[2] + sums[3]))) == pytest.approx(
+        values(fitted(rows))
+    )
 
 
 def test_positions_that_follow_from_the_context_are_no_overlap() -> None:
@@ -76,9 +78,9 @@ def test_a_curve_ends_above_a_position_with_few_rewards() -> None:
 def test_unknown_marginals_are_counted_and_change_nothing() -> None:
     rows = ranked(5, pages=2_000)
     hidden = np.where((rows.page < 500)[:, None], np.nan, rows.marginals)
-    some = positions.overlap(PositionRows(**{**vars(rows), "marginals": hidden}), spans_batches=True)
+    some = positions.overlap_sums(PositionRows(**{**vars(rows), "marginals": hidden}), spans_batches=True)
     assert some.unknown == 2_500
-    assert values(positions.chained(some)) == pytest.approx(values(fitted(take(rows, rows.page >= 500))))
+    assert values(positions.chained_curve(some)) == pytest.approx(values(fitted(take(rows, rows.page >= 500))))
 
 
 # -- click models --
@@ -93,7 +95,7 @@ def test_the_log_prefers_the_model_that_made_it(model: str) -> None:
     """A cascade is a dcm in which nobody goes on: that one is as good."""
     sums = clicked(ranked(6, pages=20_000, model=model, share=0.4, noise=1.0))
     for fitted_by in ("pbm", "cascade", "dcm")[: 2 if model == "cascade" else 3]:
-        compared = positions.compare(sums, CURVE if model == "pbm" else np.ones(5), model=fitted_by)
+        compared = positions.compare_models(sums, CURVE if model == "pbm" else np.ones(5), model=fitted_by)
         assert compared.preferred == model
 
 
@@ -101,7 +103,7 @@ def test_a_cascade_is_examined_down_to_the_first_click() -> None:
     rows = ranked(7, pages=4_000, model="cascade", share=0.4)
     click = rows.reward.reshape(-1, 5) > 0
     above: np.ndarray = np.cumsum(click, axis=1) - click
-    curve = positions.curve(clicked(rows, "cascade"), model="cascade")
+    curve = positions.model_curve(clicked(rows, "cascade"), model="cascade")
     assert values(curve) == pytest.approx((above == 0).mean(axis=0).tolist())
     assert values(curve, "lower")[1] < values(curve)[1] < values(curve, "upper")[1]
 
@@ -115,7 +117,7 @@ def test_pages_that_were_kept_at_several_rates_tell_the_curve_of_all_pages(model
     keep = np.where(complete.reward.reshape(-1, 5)[:, 1:].any(axis=1), 1.0, 0.2)
 
     def curve(rows: PositionRows) -> EstimatedCurve:
-        return fitted(rows) if model == "pbm" else positions.curve(clicked(rows, model), model=model)
+        return fitted(rows) if model == "pbm" else positions.model_curve(clicked(rows, model), model=model)
 
     expected, counted, uncounted = values(curve(complete))[1:4], np.zeros(3), np.zeros(3)
     for _ in range(50):
@@ -131,7 +133,7 @@ def test_pages_that_were_kept_at_several_rates_tell_the_curve_of_all_pages(model
 
 def test_dependent_clicks_go_on_after_half_of_the_clicks() -> None:
     sums = clicked(ranked(7, pages=40_000, model="dcm", share=0.4, noise=1.0), "dcm")
-    assert np.abs(positions._going_on(sums)[0][:3] - 0.5).max() < 0.12
+    assert np.abs(positions._looking_on(sums)[0][:3] - 0.5).max() < 0.12
 
 
 def test_sums_of_clicks_add_up() -> None:
@@ -139,7 +141,9 @@ def test_sums_of_clicks_add_up() -> None:
     parts = [clicked(take(rows, np.flatnonzero(rows.page % 2 == piece)), "dcm") for piece in (1, 0)]
     both, together = parts[0] + parts[1], clicked(rows, "dcm")
     assert np.array_equal(both.examined, together.examined)
-    assert values(positions.curve(both, model="dcm")) == pytest.approx(values(positions.curve(together, model="dcm")))
+    assert values(positions.model_curve(both, model="dcm")) == pytest.approx(
+        values(positions.model_curve(together, model="dcm"))
+    )
 
 
 # -- imports --
@@ -147,7 +151,7 @@ def test_sums_of_clicks_add_up() -> None:
 
 def in_cells(rows: PositionRows, context: np.ndarray) -> EstimatedCurve:
     columns = rows.count, rows.count * rows.reward, np.ones(len(rows.arm)), rows.reward
-    sums = positions.cells(context, rows.arm, rows.position, *columns)
+    sums = positions.merge_cells(context, rows.arm, rows.position, *columns)
     return positions.expectation_maximisation(sums, size=5, clusters=1)
 
 

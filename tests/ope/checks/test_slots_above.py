@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlrec.ope.checks.dependence import CellSums, alarms, slots_above_p_value, slots_above_sums
+from rlrec.ope.checks.dependence import CellSums, is_rejected, slots_above_p_value, slots_above_sums
 
 ARMS, SIZE = 8, 4
 RATES = np.linspace(0.05, 0.5, ARMS)
@@ -33,7 +33,7 @@ def pages(seed: int, *, users: int = 300, stops: bool = False, eager: float = 1.
 
 
 def test_readers_who_stop_at_a_click_are_noticed() -> None:
-    assert alarms(slots_above_p_value(pages(1, stops=True, eager=0.5)))
+    assert is_rejected(slots_above_p_value(pages(1, stops=True, eager=0.5)))
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def test_readers_who_differ_raise_no_alarm() -> None:
     """200 logs of random pages and 200 of pages that are fitted to the reader. At a level of 1 in 1,000, more than
     three alarms in 400 come in 1 of 1,300 runs."""
     alarmed = [
-        alarms(slots_above_p_value(pages(seed, fitted=fitted))) for seed in range(200) for fitted in (False, True)
+        is_rejected(slots_above_p_value(pages(seed, fitted=fitted))) for seed in range(200) for fitted in (False, True)
     ]
     assert sum(alarmed) <= 3
 

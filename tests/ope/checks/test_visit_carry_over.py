@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlrec.arrays import Array
-from rlrec.ope.checks.dependence import VisitCarryOverSums, VisitDraws, alarms, visit_carry_over_sums
+from rlrec.ope.checks.dependence import VisitCarryOverSums, VisitDraws, is_rejected, visit_carry_over_sums
 
 ARMS = 10
 RATES = np.linspace(0.05, 0.5, ARMS)
@@ -64,7 +64,7 @@ def visits(
 
 
 def test_visits_that_spoil_the_next_one_are_noticed() -> None:
-    assert alarms(visits(1, users=2_000, spoils=4.0, eager=0.3).p_value())
+    assert is_rejected(visits(1, users=2_000, spoils=4.0, eager=0.3).p_value())
 
 
 def test_arms_that_are_clicked_and_not_bought_are_noticed_by_their_purchases() -> None:
@@ -72,15 +72,15 @@ def test_arms_that_are_clicked_and_not_bought_are_noticed_by_their_purchases() -
     odd, apart = np.arange(ARMS) % 2, RATES - RATES.mean()
     effect = odd - odd.mean() - apart * (apart @ odd) / (apart @ apart)
     sums = visits(1, users=2_000, spoils=1.0, eager=0.3, effect=effect)
-    assert alarms(sums.p_value())
-    assert not alarms(replace(sums, events={}).p_value())
+    assert is_rejected(sums.p_value())
+    assert not is_rejected(replace(sums, events={}).p_value())
 
 
 @pytest.mark.simulation
 def test_users_who_differ_raise_no_alarm() -> None:
     """200 logs of a logger that draws at random, and 200 of one that shows popular arms to eager users. At a level of
     1 in 1,000, more than three alarms in 400 come in 1 of 1,300 runs."""
-    alarmed = [alarms(visits(seed, fitted=fitted).p_value()) for seed in range(200) for fitted in (False, True)]
+    alarmed = [is_rejected(visits(seed, fitted=fitted).p_value()) for seed in range(200) for fitted in (False, True)]
     assert sum(alarmed) <= 3
 
 
@@ -112,4 +112,4 @@ def test_users_who_came_once_say_nothing() -> None:
         events={},
     )
     assert sums.p_value() is None
-    assert not alarms(sums.p_value())
+    assert not is_rejected(sums.p_value())

@@ -159,16 +159,16 @@ def test_reasons_lower_the_verdict_and_doubt_takes_the_answer() -> None:
     gain = comparison.difference(*(mean(np.random.default_rng(seed).random(400) + seed) for seed in (1, 0)), level=0.95)
     assert (gain.answer, gain.verdict) == (("better", None), "ok")
     assert gain.relative == pytest.approx((gain.value or 0.0) / (gain.base or 0.0))
-    young = gain.because("young-units")
+    young = gain.with_reasons("young-units")
     assert (young.answer, young.verdict, young.reasons) == (("unknown", None), "weak", ("young-units",))
-    assert gain.because("partial-week").answer == gain.answer
+    assert gain.with_reasons("partial-week").answer == gain.answer
     assert young.to_json()["value"] == gain.value
 
 
 def test_a_comparison_of_nothing_answers_nothing() -> None:
     nothing = comparison.difference(MetricValue(), MetricValue(), level=0.95)
     assert (nothing.value, nothing.base, nothing.relative, nothing.lower, nothing.width) == (None,) * 5
-    assert nothing.because("no-units").answer == ("unknown", None)
+    assert nothing.with_reasons("no-units").answer == ("unknown", None)
 
 
 # -- looks --

@@ -199,7 +199,7 @@ def alarms_of_equal_numbers(runs: int) -> int:
     for seed in range(runs):
         log = shop(np.random.default_rng((9, seed)), 100)
         sums = outcomes.fold(unit_sums(log.visits, log.decisions, now=NOW), wanted)
-        alarms += Outcomes(sums=sums, level=0.95).differ(1, wanted[0])
+        alarms += Outcomes(sums=sums, level=0.95).differs_from_first(1, wanted[0])
     return alarms
 
 
@@ -272,7 +272,7 @@ def test_units_that_are_all_alike_in_each_variant_differ_where_they_are_seven() 
         of = visits([*range(2 * users), *range(users)], [1.0] * 2 * users + [3.0] * users)
         sums = outcomes.fold(unit_sums(of, decision_each(of, (of.unit < users).astype(np.int64)), now=NOW), [metric])
         figures = Outcomes(sums=sums, level=0.95)
-        assert figures.differ(1, metric) is differ
+        assert figures.differs_from_first(1, metric) is differ
         assert (figures.compare(1, metric).value, figures.compare(1, metric).p_value) == (1.0, None)
 
 

@@ -178,7 +178,7 @@ def test_a_relative_difference_is_a_share_of_the_other_value() -> None:
         ragged(1),
         SessionFold(estimators={"wpdis": SESSION["wpdis"]}, gamma=0.9, horizon=7, spans_batches=True),
     )
-    ours, theirs = (fold.at_ends(fold.partial(each))[0] for each in (batch, other_target(batch, 2)))
+    ours, theirs = (fold.estimator_folds(fold.partial(each))[0] for each in (batch, other_target(batch, 2)))
     gain, relative = compare(ours, theirs, alpha=0.05), compare(ours, theirs, measure=Relative, alpha=0.05)
     assert gain.value is not None
     assert relative.value == pytest.approx(gain.value / abs(theirs.value_and_error[0]), rel=1e-12)
@@ -201,7 +201,7 @@ def test_impressions_are_compared_as_visits_are() -> None:
         for high in (0.6, 0.5)
     ]
     fold = ImpressionFold(estimators=estimators, spans_batches=True)
-    gain = compare(*(fold.at_ends(fold.partial(side))[0] for side in sides))
+    gain = compare(*(fold.estimator_folds(fold.partial(side))[0] for side in sides))
     assert gain.value == pytest.approx(0.05, abs=0.002)  # 0.1 x what lies between the means of both halves
     assert direction(gain.lower, gain.upper, tolerance=0.0) == "more"
 

@@ -10,7 +10,7 @@ import pytest
 
 from rlrec import ope
 from rlrec.errors import InputError
-from rlrec.ope.checks.verdicts import explanations
+from rlrec.ope.checks.verdicts import explain_reasons
 from rlrec.ope.sums.moments import BLOCKS
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
@@ -147,7 +147,7 @@ def test_weights_that_collapse_do_not_look_supported() -> None:
     )
     (estimate,) = judged(batch, "pdis", interval="normal")
     assert (estimate.ess, estimate.verdict, estimate.horizon) == (pytest.approx(3), "insufficient", 4)
-    assert explanations([vars(estimate)])[1] == (
+    assert explain_reasons([vars(estimate)])[1] == (
         "short-horizon: the first 6 steps carry 90 % of the return of the target, and of 1,000 sessions 3 are "
         "effective at step 4 (insufficient); ask for --gamma 0.3 or a target nearer to what served"
     )

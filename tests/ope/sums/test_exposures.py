@@ -54,7 +54,7 @@ def test_all_slates_give_the_effects_to_the_last_digits() -> None:
     sums = regression(exposure, 0.4 + looks(SLATES) @ EFFECT, weight=1e3 * chances(STRENGTH))
     effect = sums.effects[:, 0]
     assert effect - effect[0] == pytest.approx(EFFECT - EFFECT[0], abs=1e-12)
-    assert sums.vary.all()
+    assert sums.is_varying.all()
 
 
 def test_batches_add_up() -> None:
@@ -89,7 +89,7 @@ def test_an_arm_that_never_varied_is_named() -> None:
     slates = np.tile(SLATES[(SLATES != 4).all(axis=1)], (40, 1))
     never = np.where(np.arange(5) == 4, 0.0, STRENGTH)
     sums = regression(looks(slates) - chances(never) @ looks(SLATES), looks(slates) @ EFFECT)
-    assert sums.vary.tolist() == [True, True, True, True, False]
+    assert sums.is_varying.tolist() == [True, True, True, True, False]
 
 
 @pytest.mark.parametrize("arms", [5, 150])
@@ -101,7 +101,7 @@ def test_an_arm_that_one_person_alone_was_shown_is_not_told(arms: int) -> None:
     exposures = Exposures(np.arange(n), arm, np.ones(n), expected, np.minimum(np.arange(n), 1))
     sums = ExposureRegression.zeros(arms, outcomes=1)
     add(sums, exposures, rng.normal(size=n), factor=np.ones(n), people=np.arange(n) // 2)
-    assert sums.vary.tolist() == [*[True] * (arms - 1), False]
+    assert sums.is_varying.tolist() == [*[True] * (arms - 1), False]
 
 
 def test_few_persons_have_no_errors() -> None:
@@ -142,7 +142,7 @@ def test_what_was_shown_and_what_was_expected_add_up_to_the_sums_of_rows(arms: i
     assert shown - awaited == pytest.approx((np.arange(n) % 3) @ dense, abs=1e-9)
     visit = np.sort(np.r_[np.arange(visits), rng.integers(visits, size=n - visits)])
     by_visit = np.add.reduceat(dense, np.searchsorted(visit, np.arange(visits)))
-    together = exposures.together(visit)
+    together = exposures.merge_rows(visit)
     assert together.dense == pytest.approx(by_visit, abs=1e-12)
     assert len(together.expected) < visits
     third = np.arange(0, visits, 3)

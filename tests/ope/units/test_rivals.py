@@ -33,7 +33,7 @@ def judged(
         fold.partial(LogBatch(target=target[arm], expected=np.full(n, target @ rates), **shared)) for target in targets
     ]
     estimates = [fold.finish(partial, options) for partial in partials]
-    return compare_targets(estimates, [fold.at_ends(partial) for partial in partials], options)
+    return compare_targets(estimates, [fold.estimator_folds(partial) for partial in partials], options)
 
 
 def column(rows: Sequence[Sequence[Estimate]], name: str) -> Array:

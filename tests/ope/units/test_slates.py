@@ -10,7 +10,7 @@ import pytest
 from rlrec import ope
 from rlrec.arrays import Array
 from rlrec.errors import InputError
-from rlrec.ope.checks.verdicts import explanations
+from rlrec.ope.checks.verdicts import explain_reasons
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.ope.units.fold import FLAT, PositionCurve
 from rlrec.ope.units.slates import Pbm
@@ -106,7 +106,7 @@ def test_a_row_names_its_curve_and_its_age() -> None:
 
 def test_a_table_explains_which_curve_an_estimate_rests_on() -> None:
     rows = judged(complete(by_position), "pbm:home,interpol", replace(RIGHT, age_days=3.5))
-    assert explanations([asdict(row) for row in rows])[-1:] == [
+    assert explain_reasons([asdict(row) for row in rows])[-1:] == [
         "position-model: right where position curve home@1 is, 3.5 days old; right where positions within the window "
         "are examined alike"
     ]
@@ -207,7 +207,9 @@ def test_pi_estimates_nothing_from_a_selection_of_pages() -> None:
     for row in judged(replace(batch, additive=additive), "pi,sn-pi"):
         assert (row.value, row.lower, row.n, row.left_out, row.verdict) == (None, None, 0, 5, "insufficient")
         assert row.reasons == ("no-pairs",)
-        assert explanations([asdict(row)])[0].startswith("no-pairs: nothing is estimated: pi cannot weigh some pages")
+        assert explain_reasons([asdict(row)])[0].startswith(
+            "no-pairs: nothing is estimated: pi cannot weigh some pages"
+        )
 
 
 def test_intervals_are_clustered() -> None:

@@ -13,7 +13,7 @@ from rlrec.ope.comparisons.comparison import compare
 from rlrec.ope.sums.base import LogBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import ImpressionFold, RowSums
-from rlrec.ope.units.strata import Stratum, Weighting, by_logger, halves, left_out, unlike
+from rlrec.ope.units.strata import Stratum, Weighting, by_logger, disagreeing_estimators, halves, strata_left_out
 from tests.benchmarks.loggers import learners
 
 ARMS = 10
@@ -61,7 +61,7 @@ def unlike_of(names: str, levels: list[float], seed: int, *, n: int = 2_000) -> 
         batch = replace(batch, reward=batch.reward * (generator.random(n) < level))
         for half in (0, 1):
             partials[Stratum(f"l{number}", half)] = fold.partial(batch.take(halves(batch.cluster) == half))
-    return unlike(by_logger(fold, partials).values())
+    return disagreeing_estimators(by_logger(fold, partials).values())
 
 
 def test_loggers_at_different_levels_are_seen_in_every_log() -> None:
@@ -81,7 +81,7 @@ def test_a_difference_that_decides_nothing_is_none() -> None:
     rewards = [0.9 + 0.001 * batch.reward for batch in batches]
     sides = [replace(batches[0], reward=rewards[0]), replace(batches[1], reward=1.01 * rewards[1])]
     partials = {Stratum(str(side), 0): fold.partial(batch) for side, batch in enumerate(sides)}
-    assert not unlike(by_logger(fold, partials).values())
+    assert not disagreeing_estimators(by_logger(fold, partials).values())
 
 
 def test_effective_sample_sizes_of_loggers_add_up() -> None:
@@ -136,7 +136,7 @@ def test_a_logger_that_missed_a_little_by_chance_counts(missed: int, expected: s
     generator, fold = np.random.default_rng(8), fold_of("snips")
     near, old = log(TARGET, 2_000 + missed, generator), log(leaning(0, 0.5), 5_000, generator)
     near = replace(near, target=np.where(np.arange(len(near)) < missed, 0.0, near.target))
-    assert left_out(fold, by_half(fold, {"near": near, "old": old})) == expected
+    assert strata_left_out(fold, by_half(fold, {"near": near, "old": old})) == expected
 
 
 @pytest.mark.parametrize(("logger", "expected"), [("heavy", "near"), ("even", "far")])
@@ -147,7 +147,7 @@ def test_a_logger_that_missed_much_counts_where_the_others_tell_next_to_nothing(
     near = log(TARGET if logger == "even" else leaning(0, 0.9), 300, generator)
     far = far.take((far.target < 0.5) | (generator.random(4_000) < 0.5))
     strata = {Stratum(expected, half) for half in (0, 1)}
-    assert left_out(fold, by_half(fold, {"far": far, "near": near})) == strata
+    assert strata_left_out(fold, by_half(fold, {"far": far, "near": near})) == strata
 
 
 @pytest.mark.parametrize("half", [0, 1])
@@ -157,7 +157,7 @@ def test_what_is_left_out_of_a_half_does_not_depend_on_its_weights(half: int) ->
     near, old = log(leaning(9, 0.8), 1_000, generator), log(leaning(0, 0.999), 1_000, generator)
     for weight in (0.0, 0.999, 1.0):
         target = np.where(halves(old.cluster) == half, weight * old.propensity, old.target)
-        out = left_out(fold, by_half(fold, {"near": near, "old": replace(old, target=target)}))
+        out = strata_left_out(fold, by_half(fold, {"near": near, "old": replace(old, target=target)}))
         assert Stratum("old", half) in out
         strata.add(Stratum("old", 1 - half) in out)
     assert strata == {True, False}
@@ -256,6 +256,6 @@ def test_two_targets_that_are_compared_count_loggers_alike() -> None:
             for side, of_side in zip(sides, (batch, other), strict=True):
                 side[Stratum(name, half)] = fold.partial(of_side.take(halves(batch.cluster) == half))
     weighting = Weighting.from_strata(fold, *sides)
-    ours, theirs = (fold.at_ends(weighting.total(side))[0] for side in sides)
+    ours, theirs = (fold.estimator_folds(weighting.total(side))[0] for side in sides)
     assert compare(ours, theirs).clusters == 4_000
     assert [each.rows for each in weighting.table[0]] == [2_000, 2_000]

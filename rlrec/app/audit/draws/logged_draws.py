@@ -67,7 +67,7 @@ def check(unit: Unit, *, findings: Findings, sample: reader.Batch | None = None)
     for (check_name, policy_id), sums in sorted(totals.items(), key=lambda entry: ORDER.index(entry[0][0])):
         subject = f"policy {policy_names[policy_id]}" if policy_id else "store"
         # the other checks rely on the propensities
-        if checked is None or not sums.alarms or findings.has_finding(SHOWN, subject if policy_id else ""):
+        if checked is None or not sums.raises_alarm or findings.has_finding(SHOWN, subject if policy_id else ""):
             continue
         if check_name == SHOWN:
             findings.error(check_name, subject, _accusation(unit, sums, checked))

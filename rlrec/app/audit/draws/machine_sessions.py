@@ -31,7 +31,7 @@ def find_machines(unit: Unit, *, included: str | None = None, selection: Selecti
     for event_kinds in {frozenset(policy.version.reward.weights) for policy in live_policies.values()}:
         person, slots, clicks = people.count_clicks(unit, selection, event_kinds)
         sums = SessionSums.from_sessions(slots, clicks)
-        if sums.alarms:
+        if sums.raises_alarm:
             persons |= {*person[machines(sums.counts)[1][cells_of(slots, clicks)] > _MACHINE_SHARE].tolist()}
     return [(-person_id, None) if person_id < 0 else (None, person_id) for person_id in sorted(persons)]
 

@@ -178,7 +178,7 @@ def judged(
     compared = gain.judge(Minus, level)
     visits_report = None if visits is None else _visits_report(visits, level, supported_elsewhere)
     # whole visits cover the effect on later states, which slots leave out
-    answer, needed = (compared if visits is None else compared.without("state")).answer
+    answer, needed = (compared if visits is None else compared.without_group("state")).answer
     passed = answer == "better" and (visits_report is None or visits_report["passed"])
     base, difference = compared.base, compared.value  # of the same rows, which weigh alike for both
     return {
@@ -333,13 +333,15 @@ class Gain(Record, kw_only=False, eq=False):
         weightings = fold.weigh_loggers(rows, partial, (0, 1))
         sums = [side for number in (0, 1) for side in fold.over_loggers(partial, number, weightings).values()]
         assert isinstance(rows.fold, ImpressionFold | SessionFold)
-        at_ends = [rows.fold.at_ends(side.sums)[0] for side in sums]
+        estimator_folds = [rows.fold.estimator_folds(side.sums)[0] for side in sums]
         numbers = sorted(sums[0].replicas.keys() | sums[1].replicas.keys())
-        candidate, reference = ([rows.fold.at_ends(side.by_replica(number))[0] for number in numbers] for side in sums)
+        candidate, reference = (
+            [rows.fold.estimator_folds(side.by_replica(number))[0] for number in numbers] for side in sums
+        )
         return cls(
-            sides=at_ends, estimates=[estimate_of[0], estimate_of[1]], in_sample="in-sample" in sums[0].reasons,
+            sides=estimator_folds, estimates=[estimate_of[0], estimate_of[1]], in_sample="in-sample" in sums[0].reasons,
             has_missing_propensities=any(counts.silent for counts in partial.counts.values())
-            or any(side.weights.left_out for side in at_ends),
+            or any(side.weights.left_out for side in estimator_folds),
             carries_over=any(check.reason == "carry-over" for failed in failures.values() for check in failed),
             rare=LOST_SHARE * _largest_reward(unit, sides[0].reward, slots_alone=estimator == BY_IMPRESSION),
             simulated=list(zip(candidate, reference, strict=True)),

@@ -341,10 +341,10 @@ class StudyFigures(Record, eq=False):
         where units were assigned at random and the metric decides their experiment."""
         compared = self._compared(group, metric)
         if self.declaration is None:
-            compared = replace(compared, p_value=None).because("not-randomised")
+            compared = replace(compared, p_value=None).with_reasons("not-randomised")
             if group not in self.groups.apart:
                 return compared
-            return replace(compared, lower=None, upper=None).because("unequal-time")
+            return replace(compared, lower=None, upper=None).with_reasons("unequal-time")
         if (group, metric) in self._tests:
             p_value, alpha = self._tests[group, metric]
             return replace(self._bounded(compared, group, alpha), p_value=p_value)
@@ -356,7 +356,7 @@ class StudyFigures(Record, eq=False):
         rows = len(metrics(self.study)) * (len(self.groups.labels) - 1)
         is_far = self._bounded(compared, group, ALARM / rows, tuned=ALARM / rows).is_off_zero
         is_by_chance = result.is_off_zero and result.is_reliable and not is_far
-        return result.because(*(["other-metric"] if is_by_chance else []))
+        return result.with_reasons(*(["other-metric"] if is_by_chance else []))
 
     def segments(self) -> list[SegmentRow]:
         """Return the deciding comparisons within each segment. Their level is for all of them together."""
@@ -364,7 +364,7 @@ class StudyFigures(Record, eq=False):
         number = max(1, len(self.sums.segments) * len(self.deciding))
         alpha, phases = (1 - self.level) / number, ["unequal-time"] if self.sums.strata else []
         for (name, sums), (group, metric) in product(sorted(self.sums.segments.items()), self.deciding):
-            plain = self._figures(sums).compare(group, metric).because(*self._doubts(group, metric), *phases)
+            plain = self._figures(sums).compare(group, metric).with_reasons(*self._doubts(group, metric), *phases)
             compared = self._bounded(plain, group, alpha, tuned=alpha)
             p_value = None if compared.p_value is None else min(1.0, number * compared.p_value)
             names = {
@@ -382,7 +382,7 @@ class StudyFigures(Record, eq=False):
         return [self._guard(group, metric, least) for metric, least in guards for group in groups]
 
     def _guard(self, group: int, metric: Metric, least: float) -> GuardRow:
-        reserve = self.outcomes.reserve(group, metric, least).because(*self._doubts(group, metric, least))
+        reserve = self.outcomes.guard_margin(group, metric, least).with_reasons(*self._doubts(group, metric, least))
         alpha = 1 - self.level
         bounded = self._bounded(reserve, group, alpha, tuned=2 * alpha, sides=1)
         base, labels = abs(bounded.base or 0.0), self.groups.labels
@@ -454,7 +454,7 @@ class StudyFigures(Record, eq=False):
         return rows
 
     def _compared(self, group: int, metric: Metric) -> Comparison:
-        return self.outcomes.compare(group, metric).because(*self._doubts(group, metric))
+        return self.outcomes.compare(group, metric).with_reasons(*self._doubts(group, metric))
 
     def _doubts(self, group: int, metric: Metric, least: float = 0.0) -> list[str]:
         """Return the reasons to doubt a difference from the first group, minus what a guard allows."""
@@ -475,7 +475,7 @@ class StudyFigures(Record, eq=False):
         """Tell whether a mean per decision, or per visit, compares different sets of these, since units of this group
         have another number of them than those of the first group."""
         counted = comparison.per_decision(0)[0] if "decisions" in metric.denominator else metrics(self.study)[0]
-        return not metric.per_unit and self.outcomes.differ(group, counted)
+        return not metric.per_unit and self.outcomes.differs_from_first(group, counted)
 
     def _reward(self, metric: Metric) -> str | None:
         return None if metric.reward is None else self.study.rewards[metric.reward].name
@@ -497,7 +497,7 @@ class StudyFigures(Record, eq=False):
         if metric not in ageing_metrics(self.study) or self.lack_time(metric, 0, group):
             return None
         for at, older, newer in self._time_sides:
-            values = [side.reserve(group, metric, least).value or 0.0 for side in (older, newer)]
+            values = [side.guard_margin(group, metric, least).value or 0.0 for side in (older, newer)]
             changes = outcomes.changes_with_age(older, newer, group, metric, ALARM / len(self._time_sides))
             if changes and np.sign(values[0]) != np.sign(values[1]):
                 return at

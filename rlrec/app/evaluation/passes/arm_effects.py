@@ -143,7 +143,7 @@ class EffectSums(Sums):
         effect = np.hstack([self.pages.effects, self.visits.effects])  # (k, 3): now, later, returning
         influence = np.concatenate([self.pages.influences, self.visits.influences], axis=2)
         variances = np.column_stack([self.pages.variances, self.pages.variances, self.visits.variances])
-        usable = np.column_stack([self.pages.vary, self.pages.vary, self.visits.vary])
+        usable = np.column_stack([self.pages.is_varying, self.pages.is_varying, self.visits.is_varying])
         # the average showing is over arms whose effects can be estimated
         shares = self.pages.looks[1][:, None] * usable
         shares = shares / np.maximum(shares.sum(axis=0), 1e-300)
@@ -153,7 +153,7 @@ class EffectSums(Sums):
             effect=effect, influence=influence, variances=variances, worth=worth, has_returns=returns > 0,
             worth_influence=(self.followed - followed * self.returned) / max(returns, 1.0),
             usable=usable, columns=self.pages.n_regressed,
-            rates=event_rates(self.events, self.looks, self.pages.vary), shares=shares,
+            rates=event_rates(self.events, self.looks, self.pages.is_varying), shares=shares,
         )  # fmt: skip
 
     def closed(self) -> EffectSums:
@@ -405,7 +405,7 @@ class EffectPass(Record, eq=False):
         number_of_pages = np.diff(np.r_[first, len(visit)])
         is_usable = visits.has_user[visit[first]] & (number_of_pages == visits.pages[visit[first]])
         index, root = visit[first][is_usable], root[first][is_usable]
-        exposures = exposures.together(np.repeat(np.arange(len(first)), number_of_pages)).take(
+        exposures = exposures.merge_rows(np.repeat(np.arange(len(first)), number_of_pages)).take(
             np.flatnonzero(is_usable)
         )
         returned = visits.gap[index] <= self.horizon_us
@@ -544,7 +544,7 @@ def sum_log(
         )
         raise CheckFailed("no page that counts has the probabilities of all arms before its draw", hint=hint)
     _check(total.groups[OVERALL])
-    if total.bets is not None and total.bets.alarms:
+    if total.bets is not None and total.bets.raises_alarm:
         hint = "`rlrec doctor` names the arm, and `rlrec evaluate uniform` how to import a log anew"
         raise CheckFailed("some arm was shown more often than its logged propensities allow", hint=hint)
     return effect_pass, {group: total.groups[group] for group in groups.in_order(total.groups)}, total.left_out
@@ -602,5 +602,5 @@ def _check(sums: EffectSums) -> None:
         persons, arms = quantity(int(sums.counts[3]), "person"), quantity(len(sums.looks), "arm")
         hint = "collect more pages, or judge whole policies by `rlrec evaluate`"
         raise CheckFailed(f"{persons} cannot tell {arms} apart", hint=hint)
-    if not sums.pages.vary.any():
+    if not sums.pages.is_varying.any():
         raise CheckFailed("what was shown never differed from what was expected", hint="log by a policy with a floor")

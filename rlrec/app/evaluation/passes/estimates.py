@@ -156,7 +156,7 @@ class EstimateRow(Record):
         weights = (estimate.max_weight, estimate.mean_weight)
         is_logger = all(weight is not None and abs(weight - 1) <= LOG_PRECISION for weight in weights)
         reasons = [name for name in estimate.reasons if not (is_logger and name == "no-variation")]
-        return verdicts.judge(
+        return verdicts.judge_difference(
             lift, lower, upper, scale=scale, precision=LOG_PRECISION,
             clusters=estimate.clusters, verdict=estimate.verdict, ess=estimate.ess,
             rewards=(estimate.ess or 0.0) * (estimate.reward_share or 0.0), reasons=reasons,
@@ -249,7 +249,7 @@ def estimators(request: Request) -> ope.EstimatorChoice:
     """Return the estimators of a request. Raise InputError where they do not fit the other arguments."""
     default_estimators = BY_ARM if request.by == "arm" else ope.DEFAULT
     choice = ope.parse(request.estimators or default_estimators)
-    intervals.check(request.interval, request.level, estimators=choice.estimators)
+    intervals.check_interval(request.interval, request.level, estimators=choice.estimators)
     if not 0 <= request.gamma <= 1:
         raise InputError(f"gamma is {request.gamma:g}", hint="it lies between 0 and 1; 1 discounts nothing")
     if request.cluster is not None and request.cluster not in CLUSTERS:
@@ -496,13 +496,13 @@ def differing_models(
     differing = set[int]()
     for number in sums.groups:
         (total,) = fold.over_loggers(sums, number, fold.weigh_loggers(impressions, sums, [number])).values()
-        if impressions.fold.models_differ(impressions.fold.at_ends(total.sums)):
+        if impressions.fold.models_differ(impressions.fold.estimator_folds(total.sums)):
             differing.add(number)
     return differing
 
 
 def _drifts(sums: CheckSums) -> bool:
-    return any(total.alarms for (_, reason), total in sums.items() if reason == LogDrift.reason)
+    return any(total.raises_alarm for (_, reason), total in sums.items() if reason == LogDrift.reason)
 
 
 def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSums:

@@ -27,11 +27,11 @@ from rlrec.app.log import reward_log
 from rlrec.app.log.reward_log import UnusedVisits
 from rlrec.arrays import Flags, Ids, run_starts
 from rlrec.errors import InputError, quantity
-from rlrec.ope.checks.dependence import VisitCarryOverSums, alarms
+from rlrec.ope.checks.dependence import VisitCarryOverSums, is_rejected
 from rlrec.ope.sums.base import ImpressionEstimator, LogBatch
 from rlrec.ope.units.estimate import ANY_REWARD, Estimate, FinishOptions, LoggerWeight, widened
 from rlrec.ope.units.fold import Fold, ImpressionFold, RowSums, compare_targets
-from rlrec.ope.units.strata import Stratum, Weighting, by_logger, left_out, unlike
+from rlrec.ope.units.strata import Stratum, Weighting, by_logger, disagreeing_estimators, strata_left_out
 from rlrec.policy.beliefs.reward import bounds
 from rlrec.records import Record, Reward, Sums, add_each
 from rlrec.store import Unit
@@ -324,8 +324,10 @@ def estimates(
         for group, sums_by_target in rival_sums.items():
             if len(sums_by_target) < 2:
                 continue
-            at_ends = [unit.fold.at_ends(sums) for sums in sums_by_target.values()]
-            compared = compare_targets([estimated[number, group] for number in sums_by_target], at_ends, options)
+            estimator_folds = [unit.fold.estimator_folds(sums) for sums in sums_by_target.values()]
+            compared = compare_targets(
+                [estimated[number, group] for number in sums_by_target], estimator_folds, options
+            )
             estimated |= {(number, group): rows for number, rows in zip(sums_by_target, compared, strict=True)}
     return estimated
 
@@ -352,7 +354,7 @@ def _target_estimates(
         "no-propensity": n_left_out > 0 and not are_censored,
         "censored-pages": are_censored,
         "sampled-rows": counts.sampled > 0,
-        "carry-over": is_weighed and visit_sums is not None and alarms(visit_sums.p_value()),
+        "carry-over": is_weighed and visit_sums is not None and is_rejected(visit_sums.p_value()),
         "logging-states": unit.logging_states and target.stateful,
         "reward-unseen": counts.reward_seen < LEAST_SHARE and not evaluation.paired,  # for a gate, visits cover this
     }
@@ -369,7 +371,9 @@ def _target_estimates(
     for (group, total), group_estimates in zip(totals.items(), by_group, strict=True):
         weighting = weightings[group]
         absent = weighting.absent_loggers
-        unlike_labels = unlike(ends for logger, ends in weighting.loggers.items() if logger not in absent)
+        unlike_labels = disagreeing_estimators(
+            ends for logger, ends in weighting.loggers.items() if logger not in absent
+        )
         estimates[group] = []
         wider_estimates = _with_replicas(fold, total, group_estimates, options)
         for kind, estimate in zip(fold.estimators.values(), wider_estimates, strict=True):
@@ -404,8 +408,8 @@ def _with_replicas(
         return estimates
     replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
     return [
-        widened(estimate, parts, limits=at_end.limits(options.reward_range))
-        for estimate, at_end, *parts in zip(estimates, fold.at_ends(total.sums), *replicas, strict=True)
+        widened(estimate, parts, limits=estimator_fold.limits(options.reward_range))
+        for estimate, estimator_fold, *parts in zip(estimates, fold.estimator_folds(total.sums), *replicas, strict=True)
     ]
 
 
@@ -421,7 +425,7 @@ def weigh_loggers(unit: RowUnit[R, M], partial: LogPartial, numbers: Collection[
             sums_by_group.setdefault(group, []).append(sums)
             total = add_each(total, sums)
         totals.append(total)
-    no_support, weightings = left_out(unit.fold, *totals), {}
+    no_support, weightings = strata_left_out(unit.fold, *totals), {}
     for group, target_sums in sums_by_group.items():
         weighting = Weighting.from_strata(unit.fold, *target_sums, left_out=no_support)
         weightings[group] = replace(weighting, loggers=by_logger(unit.fold, target_sums[0]))

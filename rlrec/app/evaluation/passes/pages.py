@@ -22,7 +22,7 @@ from rlrec.app.evaluation.targets.state_probabilities import StateCaseRows, Stat
 from rlrec.app.log import reward_log
 from rlrec.arrays import Array, Flags, Ids, numbers_in_runs, offsets, run_starts
 from rlrec.errors import InputError
-from rlrec.ope.checks.positions import OverlapSums, PositionRows, chained, overlap
+from rlrec.ope.checks.positions import OverlapSums, PositionRows, chained_curve, overlap_sums
 from rlrec.ope.estimators import pseudo_inverse
 from rlrec.ope.sums.exposures import Exposures
 from rlrec.ope.units.effects import EffectBatch, EffectFold, Effects
@@ -384,10 +384,10 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
     def model_sums(self, logged: LoggedBatch, rows: CompletePages) -> OverlapSums:
         rewarded = (~rows.impressions.default).astype(np.float64)
         located = position_rows(rows.slots, rewarded, self.evaluation.arms)
-        return overlap(located, spans_batches=False)  # its error is not needed
+        return overlap_sums(located, spans_batches=False)  # its error is not needed
 
     def fitted(self, sums: OverlapSums, reward: Reward) -> PositionCurve:
-        return PositionCurve(examination=tuple(row.examination for row in chained(sums).positions))
+        return PositionCurve(examination=tuple(row.examination for row in chained_curve(sums).positions))
 
     def batch_of(
         self, logged: LoggedBatch, rows: CompletePages, model: PositionCurve | None
