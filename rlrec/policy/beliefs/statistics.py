@@ -86,12 +86,12 @@ def count_slots(slots: SlotColumns, further: Array | None = None, *, pulls: Arra
 
 
 class Forgetting(Record, kw_only=False):
-    """A Forgetting defines the weight of a decision with ordinal t when the policy has made T decisions, which is
-    discount^(T - t).
+    """A Forgetting defines how the weight of an old decision falls as the policy makes more decisions.
 
-    With a window the weight is 0 once the newest ordinal of the decision's bucket is T - window or older. Ordinals
-    count the decisions of a policy from 1. discount in (0, 1], where 1 forgets nothing; window in decisions, 0 for
-    none. Source: Garivier & Moulines 2011 (discounted and sliding-window UCB); the buckets are our addition."""
+    A decision with ordinal t has weight discount^(T - t) when the policy has made T. With a window the weight is 0
+    once the newest ordinal of the decision's bucket is T - window or older. Ordinals count the decisions of a policy
+    from 1. discount in (0, 1], where 1 forgets nothing; window in decisions, 0 for none. Source: Garivier & Moulines
+    2011 (discounted and sliding-window UCB); the buckets are our addition."""
 
     discount: float = 1.0
     window: float = 0

@@ -67,7 +67,7 @@ class Sparse(Record, kw_only=False, eq=False):
 
     @property
     def size(self) -> int:
-        """Return the bytes of the three arrays."""
+        """Return the total size of the arrays in bytes."""
         return self.start.nbytes + self.column.nbytes + self.value.nbytes
 
     def __getitem__(self, rows: int | slice | Index) -> Sparse:

@@ -51,8 +51,9 @@ class PooledOrders:
         return ranks
 
     def each_position(self, case: Index, slates: Index, *, floors: Array) -> Iterator[tuple[Array, Index]]:
-        """Yield what `DrawnOrder.each_position` does for slates (n, k) of arms 0..s - 1, in order of cases (n,) and of
-        the slates."""
+        """Yield the probabilities of the next arm at each position, as `DrawnOrder.each_position` does.
+
+        slates (n, k) of arms 0..s - 1, in order of cases (n,) and of the slates."""
         table, row_numbers, begins = self.table, np.arange(len(case)), np.ones(len(case), np.bool_)
         begins[1:] = case[1:] != case[:-1]
         prefix_rows, first_rows = self.rows[case[begins]], row_numbers[begins]

@@ -99,7 +99,7 @@ def _log_ratio(policy: Gradient, parameters: Parameters, slates: LoggedSlates) -
 def _insert_free_values(
     start: Parameters, free_masks: dict[str, npt.NDArray[np.bool_]], values: npt.NDArray[np.float64]
 ) -> Parameters:
-    """Return the parameters with these values in the places that are free to fit."""
+    """Return the start parameters in which the parameters that are free to fit have these values."""
     parameters = dict(start)
     for name, is_free in free_masks.items():
         n_free = int(is_free.sum())

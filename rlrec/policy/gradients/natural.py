@@ -26,7 +26,8 @@ DOUBT = 1.0  # standard errors that are subtracted from the agreement of the bat
 
 
 class FoldGradients:
-    """FoldGradients holds sums of the gradients of batches, which are assigned to the folds in turn, and their total.
+    """FoldGradients holds the sum of the gradients of batches, in total and by fold. Batches are assigned to the folds
+    in turn.
 
     sizes: batches in each fold."""
 
@@ -77,7 +78,8 @@ class MeanFeatures(Record, kw_only=False, eq=False):
     memory: Array
 
     def centred(self, gradient: Parameters) -> Parameters:
-        """Return the gradient by features minus their means. A model without weights of states has none to centre."""
+        """Return the gradient by features minus their means. A model without weights of states has nothing to centre
+        there."""
         bias = gradient[BIAS][:, None]
         mean_memory = bias * self.memory
         centred = gradient | {ARM_MEMORY: gradient[ARM_MEMORY] - mean_memory}
@@ -95,7 +97,7 @@ class MeanFeatures(Record, kw_only=False, eq=False):
 
 
 class NaturalSteps(Record, kw_only=False, eq=False):
-    """NaturalSteps ascends by natural steps.
+    """NaturalSteps changes parameters by natural gradient steps, which raise the objective.
 
     sizes: step size of each parameter; means: of the features. shared, shares (arms,): a common step of all biases,
     and its weights by arm, as `from_gradients` explains."""

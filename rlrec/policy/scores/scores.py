@@ -62,7 +62,7 @@ class DrawnOrder(ExactOrder):
 
     @abstractmethod
     def ranking(self, keys: Array, size: int) -> Index:
-        """Return the first `size` arms of the orders that uniforms keys (n, m) draw, (n, size)."""
+        """Return the first `size` arms of random orders, (n, size), by the uniform numbers `keys` (n, m)."""
 
 
 class Scores(Protocol):
@@ -92,8 +92,8 @@ class Scores(Protocol):
         """Draw noisy scores of (runs, m), or numbers in the same order. Without noise the shape may be (m,)."""
 
     def decision_scores(self, seed: int, decision: int) -> Scores:
-        """Return the scores with which one decision ranks its arms, which are its samples where each decision draws
-        some."""
+        """Return the scores with which one decision ranks its arms. Where every decision draws separate samples, these
+        are its samples."""
 
 
 S = TypeVar("S", bound=Scores)

@@ -72,9 +72,10 @@ class ScoreTable:
         return inside.reshape(values.shape)
 
     def put(self, rows: Index, density: Density, scores: Rows = ALL_ROWS, *, panels: int) -> None:
-        """Write some scores of a density into rows (a,); all of them end within the first `panels` panels.
+        """Write the distribution functions of some scores of a density into rows (a,).
 
-        Each tail is integrated from its own end, where it is small."""
+        All of these scores end within the first `panels` panels. Each tail is integrated from its own end, where it
+        is small."""
         n, half_width = ORDER * panels, self._half[:panels, None]
         # density at the nodes, mass of each panel
         pdf = densities_at_nodes(density, self.nodes[:n], scores)

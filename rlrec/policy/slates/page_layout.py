@@ -58,7 +58,7 @@ class PageLayout(Record, kw_only=False, eq=False):
 
     @cached_property
     def counts(self) -> Index:
-        """Return how often pinned arms raise each counter, (c,)."""
+        """Return how often pinned arms raise each counter of a cap, (c,)."""
         return np.bincount(self.uses[self.cell[self.pinned]].ravel(), minlength=len(self.limit))
 
     def sum_by_counter(self, by_cell: Array | Index) -> Array:
@@ -185,8 +185,8 @@ def lay_out(
     rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]],
     groups: Mapping[str, Collection[str]] | None = None,
 ) -> PageLayout:  # fmt: skip
-    """Return the layout of the rules of a page for arms, given by their keys. Raises InputError where rules contradict
-    each other, which names both.
+    """Return the layout of the rules of a page for arms, given by their keys. Raises InputError that names both of two
+    rules that contradict each other.
 
     values: of a field, one per arm: None where it has none, a tuple where it has several. groups: the keys of their
     members.

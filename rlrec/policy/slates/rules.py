@@ -91,8 +91,9 @@ class LogitsBest:
 
 
 class SweptBest:
-    """SweptBest handles independent continuous scores. One vector ranks the whole page, so a prefix has information
-    about the arms left."""
+    """SweptBest finds the best arm left for independent continuous scores.
+
+    One vector of scores ranks the whole page, so the arms shown tell something about the scores of the arms left."""
 
     def __init__(self, tabulated: Tabulated, layout: PageLayout) -> None:
         self._table, self._row, self._layout = tabulated.table, tabulated.row, layout

@@ -45,8 +45,10 @@ class Correlated(Record, kw_only=False, eq=False):
         return values if self.arm_noise is None else values + self.arm_noise * rng.standard_normal(shape)
 
     def decision_scores(self, seed: int, decision: int) -> Sampled:
-        """Return the samples of one decision, from its words (`sampler.normals`). Equal arms have equal values in each
-        sample."""
+        """Return the posterior samples by which one decision ranks arms, drawn from the random words of the decision
+        (`sampler.normals`).
+
+        Equal arms have equal values in each sample."""
         rows, row = self._distinct
         n_shared_normals = self.samples * (rows.shape[1] - 1)
         n_arm_normals = 0 if self.arm_noise is None else self.samples * len(self)
