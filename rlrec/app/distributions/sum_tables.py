@@ -122,7 +122,7 @@ class ColumnSums:
         self._fetch(column_numbers)
         total = np.zeros((len(columns), len(arms), len(SUMS) + 1))
         pairs = np.repeat(columns, len(arms)), np.tile(arms, len(columns))
-        total[..., -1] = self.anchor.at(*pairs).reshape(total.shape[:2])
+        total[..., -1] = self.anchor.weights_at(*pairs).reshape(total.shape[:2])
         tables = [self.cached_columns.get(column, _NO_SUMS) for column in column_numbers]
         if not tables:
             return total

@@ -26,7 +26,7 @@ from rlrec.ope.units.sessions import SessionFold
 from rlrec.policy.contexts.encoder import Encoded
 from rlrec.policy.contexts.features import Sparse
 from rlrec.policy.contexts.statements import PAGE
-from rlrec.policy.gradients.gradient import by_row
+from rlrec.policy.gradients.gradient import order_by_row
 from rlrec.policy.slates.page_rules import declared, parse
 from rlrec.records import Reward, Sums
 from rlrec.store import Unit
@@ -221,7 +221,7 @@ class DatasetWriter:
         codes = np.concatenate([eligible_set.arms + n_arms * number for number, eligible_set in enumerate(sets)])
         code = set_index[state.row] * n_arms + remembered
         in_set = np.flatnonzero(look_up(codes, code)[1])
-        in_set = in_set[by_row(state.row[in_set], remembered[in_set])]
+        in_set = in_set[order_by_row(state.row[in_set], remembered[in_set])]
         # the propensity of a separate slot is its marginal or, where that is unknown, its conditional probability
         slot_probability = np.where(np.isnan(slots["marginal"]), slots["propensity"], slots["marginal"])
         earned, logged, divided = slots["reward"], np.log(slot_probability), slots["reward"]

@@ -46,10 +46,10 @@ class Budget(NamedTuple):
         """Return the microseconds from the beginning of the period that contains 1970-01-01 until that date."""
         return _FROM_MONDAY_US if self.period == "week" else 0
 
-    def slices(self, at: int) -> float:
+    def slices(self, time: int) -> float:
         """Return the number of slices, with a fraction, until a time; periods begin at multiples of SLICES."""
-        return (at + self.offset_us) / self.slice_us
+        return (time + self.offset_us) / self.slice_us
 
-    def bucket(self, at: int) -> int:
+    def bucket(self, time: int) -> int:
         """Return the bucket of a belief that holds the spend at a time; buckets of spend are negative."""
-        return -1 - (at + self.offset_us) // self.slice_us
+        return -1 - (time + self.offset_us) // self.slice_us

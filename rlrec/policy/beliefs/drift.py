@@ -174,16 +174,16 @@ class PageHinkley:
 
     def _reset(self) -> None:
         self._count, self._total = 0, 0.0
-        self._sides = _Direction(1.0), _Direction(-1.0)
+        self._directions = _Direction(1.0), _Direction(-1.0)
 
     def take(self, rewards: Array, *, marks: Ids) -> list[Change]:
         """Return the changes that are detected in the next rewards, as `Adwin.take` does."""
-        changes, start = [], 0
-        while start < len(rewards):
-            block = slice(start, start + BLOCK_SIZE)
+        changes, block_start = [], 0
+        while block_start < len(rewards):
+            block = slice(block_start, block_start + BLOCK_SIZE)
             change, n_used = self._take_block(rewards[block], marks[block])
             changes += [change] if change else []
-            start += n_used
+            block_start += n_used
         return changes
 
     def _take_block(self, rewards: Array, marks: Ids) -> tuple[Change | None, int]:
@@ -194,12 +194,12 @@ class PageHinkley:
         is_judged = count >= MIN_REWARDS
         # the first alarm, in either direction
         first_alarm, changed_side = len(rewards), None
-        for direction in self._sides:
+        for direction in self._directions:
             alarms = (direction.rise_above_minimum(excess) > THRESHOLD) & is_judged
             if alarms[:first_alarm].any():
                 first_alarm, changed_side = int(np.argmax(alarms)), direction
         last_reward = min(first_alarm, len(rewards) - 1)
-        for direction in self._sides:
+        for direction in self._directions:
             direction.advance(last_reward, count=count, total=total, marks=marks)
         if changed_side is None:
             self._count, self._total = int(count[-1]), float(total[-1])
@@ -219,26 +219,26 @@ class _Direction:
 
     def __init__(self, sign: float) -> None:
         self.sign = sign
-        self.sum, self.least = 0.0, np.inf
+        self.sum, self.minimum = 0.0, np.inf
         self.count, self.total = 0, 0.0  # number of rewards until the minimum, and their sum
         self.start = 0  # mark of the first reward after it
-        self._sums = self._leasts = np.empty(0)
+        self._sums = self._minima = np.empty(0)
 
     def rise_above_minimum(self, excess: Array) -> Array:
         """Return how far the running sum is above its minimum at each reward of the block, (n,)."""
         self._sums = self.sum + np.cumsum(self.sign * excess - DELTA)
-        self._leasts = np.minimum(np.minimum.accumulate(self._sums), self.least)
-        return self._sums - self._leasts
+        self._minima = np.minimum(np.minimum.accumulate(self._sums), self.minimum)
+        return self._sums - self._minima
 
     def advance(self, last_reward: int, *, count: Array, total: Array, marks: Ids) -> None:
         """Advance the sum and its minimum to the reward with index `last_reward` in the block."""
         if self.count == count[0] - 1:  # the minimum was at the last reward before the block
             self.start = int(marks[0])
-        if self._leasts[last_reward] < self.least:
-            minimum_index = int(np.argmax(self._leasts[: last_reward + 1] == self._leasts[last_reward]))
+        if self._minima[last_reward] < self.minimum:
+            minimum_index = int(np.argmax(self._minima[: last_reward + 1] == self._minima[last_reward]))
             self.count, self.total = int(count[minimum_index]), float(total[minimum_index])
             self.start = int(marks[min(minimum_index + 1, len(marks) - 1)])
-        self.sum, self.least = float(self._sums[last_reward]), float(self._leasts[last_reward])
+        self.sum, self.minimum = float(self._sums[last_reward]), float(self._minima[last_reward])
 
 
 METHODS: dict[str, type[Adwin] | type[PageHinkley]] = {"adwin": Adwin, "page-hinkley": PageHinkley}

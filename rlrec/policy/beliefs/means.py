@@ -87,6 +87,10 @@ def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
 
 def widen(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
     """Return the means with intervals that include the error of the position curve, too. Bounds in [0, 1] stay."""
-    low = mean - np.hypot(mean - lower, mean * -np.expm1(-error))
-    high = mean + np.hypot(upper - mean, mean * np.expm1(error))
-    return mean, np.where(lower >= 0, np.maximum(low, 0.0), low), np.where(upper <= 1, np.minimum(high, 1.0), high)
+    wide_lower = mean - np.hypot(mean - lower, mean * -np.expm1(-error))
+    wide_upper = mean + np.hypot(upper - mean, mean * np.expm1(error))
+    return (
+        mean,
+        np.where(lower >= 0, np.maximum(wide_lower, 0.0), wide_lower),
+        np.where(upper <= 1, np.minimum(wide_upper, 1.0), wide_upper),
+    )

@@ -65,17 +65,17 @@ class Spend:
         cost[has_cost] = self.cost[index[has_cost]]
         return cost
 
-    def spent_in_period(self, at: int) -> float:
+    def spent_in_period(self, time: int) -> float:
         """Return the spend so far in the period that contains a time."""
-        period_start = _period_start(self.budget.slices(at))
+        period_start = _period_start(self.budget.slices(time))
         return float(self.spent[(self.slices >= period_start) & (self.slices < period_start + SLICES)].sum())
 
-    def forecast_slots(self, at: int) -> float:
+    def forecast_slots(self, time: int) -> float:
         """Forecast the number of slots in the remaining part of a period, as in past periods, scaled to the level of
         its last slices.
 
         In the first period, the rate so far continues."""
-        slice_now = self.budget.slices(at)
+        slice_now = self.budget.slices(time)
         period_start = _period_start(slice_now)
         is_past = self.slices < period_start
         shown_today = self._count(period_start)
@@ -88,13 +88,15 @@ class Spend:
         last_period_end = _period_start(float(self.slices[is_past][-1])) + SLICES
         period_starts = range(last_period_end - PERIODS * SLICES, last_period_end, SLICES)
         n_covered = sum(period_begin + np.arange(SLICES) >= self.slices[0] for period_begin in period_starts)
-        total = np.sum([self._count(period_begin) for period_begin in period_starts], axis=0)
-        usual_slots = np.where(n_covered > 0, total / np.maximum(n_covered, 1), total.sum() / n_covered.sum())
+        total_shown = np.sum([self._count(period_begin) for period_begin in period_starts], axis=0)
+        usual_slots = np.where(
+            n_covered > 0, total_shown / np.maximum(n_covered, 1), total_shown.sum() / n_covered.sum()
+        )
         # today's level relative to that, from slices that are covered
         recency = np.where(n_covered > 0, recency, 0.0)
         prior_slots = PRIOR_SLICES * usual_slots.mean()
-        level = (recency @ shown_today + prior_slots) / (recency @ (usual_slots * elapsed) + prior_slots)
-        return float(level * (usual_slots @ (1 - elapsed)))
+        current_level = (recency @ shown_today + prior_slots) / (recency @ (usual_slots * elapsed) + prior_slots)
+        return float(current_level * (usual_slots @ (1 - elapsed)))
 
     def _count(self, first_slice: int) -> Array:
         """Count the slots that were shown in each slice of a period, (SLICES,).

@@ -72,8 +72,8 @@ class SlotColumns(Record, eq=False, repr=False):
         return SlotColumns(**{name: column[rows] for name, column in vars(self).items() if column is not None})
 
 
-def count_slots(slots: SlotColumns, further: Array | None = None, *, pulls: Array | float = 1.0) -> Array:
-    """Return pulls, reward and squared reward of each slot, followed by `further` columns (n, w), as (n, 3 + w).
+def count_slots(slots: SlotColumns, further_columns: Array | None = None, *, pulls: Array | float = 1.0) -> Array:
+    """Return pulls, reward and squared reward of each slot, followed by `further_columns` (n, w), as (n, 3 + w).
 
     pulls: of each slot, (n,), where it is not 1."""
     import numpy as np
@@ -82,7 +82,7 @@ def count_slots(slots: SlotColumns, further: Array | None = None, *, pulls: Arra
     counts[0] = pulls
     counts[1] = slots.reward
     np.multiply(slots.reward, slots.reward, out=counts[2])
-    return counts.T if further is None else np.hstack([counts.T, further])
+    return counts.T if further_columns is None else np.hstack([counts.T, further_columns])
 
 
 class Forgetting(Record, kw_only=False):

@@ -285,7 +285,9 @@ def _count_values(values: Iterable[Any]) -> _FieldValues:
     mean = float(numbers.mean())
     words = chain(values_by_kind["category"], chain.from_iterable(map(set, values_by_kind["list"])))
     return _FieldValues(
-        kinds=Counter({kind: len(members) for kind, members in values_by_kind.items() if kind and members}),
+        kinds=Counter(
+            {kind: len(values_of_kind) for kind, values_of_kind in values_by_kind.items() if kind and values_of_kind}
+        ),
         count=len(values_by_kind["number"]),
         mean=mean,
         squares=float(np.square(numbers - mean).sum()),

@@ -157,7 +157,7 @@ def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:
         names = list(chain.from_iterable(contexts))
     values = list(chain.from_iterable(map(dict.values, contexts)))
     row = np.repeat(np.arange(len(contexts)), np.fromiter(map(len, contexts), np.int64, len(contexts)))
-    code = _codes(names, values)
+    code = _entry_codes(names, values)
     is_flat = code >= 0
     value = np.where(code & _NEGATIVE, -1.0, 1.0)
     number = np.flatnonzero(is_flat & (code & _NUMBER > 0))
@@ -184,7 +184,7 @@ def _sort_rows(row: Index, column: npt.NDArray[Any], value: Array, n: int) -> Sp
     return Sparse(start, column[order].astype(np.uint8 if fits_a_byte else np.int32), value[order])
 
 
-def _codes(names: Sequence[str], values: Sequence[Any]) -> Index:
+def _entry_codes(names: Sequence[str], values: Sequence[Any]) -> Index:
     """Return column, sign and kind of each entry in one number, (e,); -1 for a list or an object."""
     codes = [
         _TEXTS[name][value]
@@ -233,22 +233,22 @@ def text_of(value: Any) -> str:
 def items(path: str, value: Any) -> Iterator[tuple[str, float | None]]:
     """Yield all values inside a list or an object, each as its path and, where it is a number, that number."""
     if isinstance(value, dict):
-        for key, item in value.items():
-            yield from items(f"{path}\x1f{key}", item)
+        for key, nested in value.items():
+            yield from items(f"{path}\x1f{key}", nested)
     elif isinstance(value, list | tuple):
-        for item in value:
-            yield from items(f"{path}\x1f", item)
+        for nested in value:
+            yield from items(f"{path}\x1f", nested)
     elif type(value) in NUMBERS:
         yield path, value
     else:
         yield f"{path}\x1e{value}", None
 
 
-def _squeeze_numbers(values: Sequence[float]) -> Array:
+def _squeeze_numbers(raw_values: Sequence[float]) -> Array:
     try:
-        numbers = np.array(values, np.float64)
+        numbers = np.array(raw_values, np.float64)
     except OverflowError:  # an integer too large for a double
-        numbers = np.array([value if abs(value) <= _LARGEST else 0.0 for value in values], np.float64)
+        numbers = np.array([value if abs(value) <= _LARGEST else 0.0 for value in raw_values], np.float64)
     return np.where(np.isfinite(numbers), np.arcsinh(numbers), 0.0)
 
 
@@ -372,7 +372,7 @@ class Words(Field, kw_only=False):
     values: tuple[str, ...] = ()
     hash: int = 0
 
-    mark: ClassVar[str]
+    separator: ClassVar[str]
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, list | tuple) or not all(isinstance(text(value), str) for value in self.values):
@@ -384,7 +384,7 @@ class Words(Field, kw_only=False):
 
     @property
     def names(self) -> tuple[str, ...]:
-        value_names = (f"{self.name}{self.mark}{value}" for value in self.values)
+        value_names = (f"{self.name}{self.separator}{value}" for value in self.values)
         return (*value_names, *(f"{self.name}#{index}" for index in range(self.hash)))
 
     @property
@@ -395,29 +395,29 @@ class Words(Field, kw_only=False):
     def _index(self) -> dict[str, int]:
         return {value: index for index, value in enumerate(self.values)}
 
-    def _column(self, word: str) -> tuple[int, float]:
+    def _word_column(self, word: str) -> tuple[int, float]:
         """Return the column and sign of a text; the index after the last column for a text without a column."""
         if word in self._index or not self.hash:
             return self._index.get(word, len(self.values)), 1.0
         column, sign = hashed_column(f"\x1f{self.name}\x1e{word}")
         return len(self.values) + column % self.hash, sign
 
-    def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
+    def _words_in(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
         """Return the words in n values, and for each word the index of its value."""
         raise NotImplementedError
 
     def encode(self, values: Sequence[Any]) -> Array:
-        row, column, sign = self._signed(*self._words(values))
+        row, column, sign = self._signed_columns(*self._words_in(values))
         return add_up(len(values), self.width + 1, row, column, sign)[:, :-1]
 
     def entries(self, values: Sequence[Any]) -> tuple[Index, Index, Array]:
-        row, column, sign = self._signed(*self._words(values))
+        row, column, sign = self._signed_columns(*self._words_in(values))
         has_column = column < self.width
         return row[has_column], column[has_column], sign[has_column]
 
-    def _signed(self, row: Index, words: Sequence[str]) -> tuple[Index, Index, Array]:
+    def _signed_columns(self, row: Index, words: Sequence[str]) -> tuple[Index, Index, Array]:
         """Return row, column and sign of words; the index after the last column for a word without a column."""
-        columns = {word: self._column(word) for word in set(words)}
+        columns = {word: self._word_column(word) for word in set(words)}
         column = np.fromiter((columns[word][0] for word in words), np.int64, len(words))
         sign = np.fromiter((columns[word][1] for word in words), np.float64, len(words))
         return row, column, sign
@@ -427,12 +427,12 @@ class Category(Words, kw_only=False):
     """A Category field takes one text; true, false and whole numbers count under their names in JSON."""
 
     kind = "category"
-    mark = "="
+    separator = "="
 
     def mismatch(self, value: Any) -> str:
         return "" if text(value) is not None else "a text"
 
-    def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
+    def _words_in(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
         words = [text(value) for value in values]
         row = np.flatnonzero([word is not None for word in words])
         return row, [word for word in words if word is not None]
@@ -442,13 +442,13 @@ class TextSet(Words, kw_only=False):
     """A TextSet field takes a set of texts; repeated texts count once."""
 
     kind = "list"
-    mark = ":"
+    separator = ":"
 
     def mismatch(self, value: Any) -> str:
         fits = isinstance(value, list | tuple) and all(type(item) is str for item in value)
         return "" if fits else "a list of texts"
 
-    def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
+    def _words_in(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
         return _flatten_sets([() if self.mismatch(value) else set(value) for value in values])
 
 
@@ -456,12 +456,12 @@ class Text(Words, kw_only=False):
     """A Text field takes the words of a text, separated by spaces; repeated words count once."""
 
     kind = "text"
-    mark = ":"
+    separator = ":"
 
     def mismatch(self, value: Any) -> str:
         return "" if type(value) is str else "a text"
 
-    def _words(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
+    def _words_in(self, values: Sequence[Any]) -> tuple[Index, list[str]]:
         return _flatten_sets([set(value.split()) if type(value) is str else () for value in values])
 
 

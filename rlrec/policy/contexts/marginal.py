@@ -61,7 +61,7 @@ class Anchor(Record, kw_only=False, eq=False):
         order = np.argsort(key)
         return cls(key[order], value[order])
 
-    def at(self, column: Index, arm: Ids) -> Array:
+    def weights_at(self, column: Index, arm: Ids) -> Array:
         """Return the weights of k pairs of a column and an arm, (k,)."""
         index, has_weight = look_up(self.key, column.astype(np.int64) << _ARM_BITS | arm)
         weight = np.zeros(len(column))
@@ -75,7 +75,7 @@ class Anchor(Record, kw_only=False, eq=False):
         if not len(self.key):
             return np.zeros(len(arm))
         entries, row = x.entries(context_index)
-        products = x.value[entries] * self.at(x.column[entries], arm[row])
+        products = x.value[entries] * self.weights_at(x.column[entries], arm[row])
         return np.bincount(row, products, len(arm)).astype(np.float64)
 
 

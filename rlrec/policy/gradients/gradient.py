@@ -283,12 +283,12 @@ def score_states(effective: tuple[Array, Array, Array], state: State) -> Array:
         score += state.words.times(weights[:, d:].T)
     if bias.any():
         score += bias
-    cells = state.row * len(weights) + state.arm  # as one flat index, which takes half the time
-    np.add.at(score.reshape(-1), cells, np.einsum("eh,eh->e", state.memory, memory.take(state.arm, axis=0)))
+    score_cells = state.row * len(weights) + state.arm  # as one flat index, which takes half the time
+    np.add.at(score.reshape(-1), score_cells, np.einsum("eh,eh->e", state.memory, memory.take(state.arm, axis=0)))
     return score
 
 
-def by_row(rows: Index, arm: Ids) -> Index:
+def order_by_row(rows: Index, arm: Ids) -> Index:
     """Return the order of entries by row (already ascending) and then by arm.
 
     Sorting by one combined key takes a quarter of the time of two keys."""
@@ -304,7 +304,7 @@ def arm_memory(history: History, faded: Array) -> tuple[Index, Ids, Array]:
 
     faded (entries,): the weight of each entry of the history, recency ^ (ago - 1)."""
     rows = history.rows
-    order = by_row(rows, history.arm)
+    order = order_by_row(rows, history.arm)
     row, arm = rows[order], history.arm[order]
     starts = run_starts(row, arm)
     if not len(starts):

@@ -67,8 +67,8 @@ class History(Record, kw_only=False, eq=False):
     def take(self, rows: npt.NDArray[Any]) -> History:
         """Return the selected histories, by index or mask."""
         indices = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
-        counts = np.diff(self.start)[indices]
-        start, entries = offsets(counts), piece_rows(self.start[indices], counts)
+        entry_counts = np.diff(self.start)[indices]
+        start, entries = offsets(entry_counts), piece_rows(self.start[indices], entry_counts)
         return History(
             self.step[indices], self.gap_s[indices], self.shown[indices], self.reward[indices], start,
             self.arm[entries], self.ago[entries], self.earned[entries],
@@ -87,9 +87,9 @@ class History(Record, kw_only=False, eq=False):
         layout = WordOffsets(np.diff(self.start)[filled_rows], has_long_slots[filled_rows], bits[filled_rows])
         words = np.zeros(int(layout.size.sum()), "<i8")
         # the four words of the head
-        real_words, count = words.view("<f8"), (self.shown[filled_rows] << BITS) + layout.count
+        real_words, count_words = words.view("<f8"), (self.shown[filled_rows] << BITS) + layout.count
         words[layout.begin] = np.rint(self.gap_s[filled_rows] * 1e6)
-        words[layout.begin + 1] = np.where(layout.long, ~count, count)
+        words[layout.begin + 1] = np.where(layout.long, ~count_words, count_words)
         real_words[layout.begin + 2] = self.reward[filled_rows]
         words[layout.begin + 3] = np.packbits(layout.bits, axis=1, bitorder="little").view("<i8")[:, 0]
         # the slots and their rewards
@@ -251,7 +251,7 @@ def _parse_history(state: Mapping[str, Any]) -> ShownHistory | None:
         is_valid = (
             0 < len(entries) <= REMEMBERED
             and all(is_name(arm) and _is_count(ago) and 1 <= ago <= step for arm, ago, _ in entries)
-            and all(type(number) in (int, float) and abs(number) <= 1e308 for number in (gap_s, reward, *rewards))
+            and all(type(value) in (int, float) and abs(value) <= 1e308 for value in (gap_s, reward, *rewards))
             and _is_count(n_shown) and n_shown >= len(entries)
             and 0 <= gap_s < 1e11
             and state.get("rewards", rewards[-RECENT:]) == rewards[-RECENT:]

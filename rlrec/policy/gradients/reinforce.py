@@ -162,8 +162,10 @@ def _effective_gradients(
         if figures is not None:
             figures |= {name: figures[name] + value for name, value in chunk.figures(scored).items()}
         for number, (total, gain) in enumerate(zip(totals, gains, strict=True), 1):
-            by_score = chunk.by_score(scored, gain[rows].reshape(len(gain[rows]), -1), is_last=number == len(gains))
-            for values, increment in zip(total, chunk.by_effective(by_score), strict=True):
+            score_gradient = chunk.score_gradient(
+                scored, gain[rows].reshape(len(gain[rows]), -1), is_last=number == len(gains)
+            )
+            for values, increment in zip(total, chunk.weight_gradients(score_gradient), strict=True):
                 values += increment
     return [_without_common_part(*total) for total in totals]
 
@@ -214,7 +216,7 @@ class _SlateChunk:
         m = len(slates.arms)
         self.n_words = effective[0].shape[1] - self.state.x.shape[1]
         self.cells = self.state.row * m + self.state.arm
-        self.at = self.shown + (np.arange(len(self.shown)) * m)[:, None]
+        self.shown_cells = self.shown + (np.arange(len(self.shown)) * m)[:, None]
         self.n_eligible = np.full((len(self.shown), 1), m) if eligible is None else eligible.sum(1, keepdims=True)
         self._exponentiate(effective)
 
@@ -227,7 +229,7 @@ class _SlateChunk:
         # all rows relative to the best score of the chunk
         logits = self._logits(effective, self.state)
         logits -= logits.max() - SCORE_SHIFT
-        level = logits.reshape(-1)[self.at].astype(np.float64)
+        level = logits.reshape(-1)[self.shown_cells].astype(np.float64)
         lowest = logits.min()
         other_exp = self._exponentials(logits, self.eligible)
         ones = np.ones(other_exp.shape[1], other_exp.dtype)
@@ -243,9 +245,9 @@ class _SlateChunk:
             if self.objective.entropy:
                 logits[far_rows] = far_logits
         # the arms shown apart from the others
-        other_exp.reshape(-1)[self.at] = 0
+        other_exp.reshape(-1)[self.shown_cells] = 0
         level = np.maximum(level, MIN_SHOWN_SCORE)
-        self.logits, self.level, self.other_exp, self.shown_exp = logits, level, other_exp, np.exp(level)
+        self.logits, self.shown_logits, self.other_exp, self.shown_exp = logits, level, other_exp, np.exp(level)
         self.other_sum = matrix_product(other_exp, ones).astype(np.float64)
         self.other_squares = np.einsum("nm,nm->n", other_exp, other_exp).astype(np.float64)
         self.total = self.other_sum + _row_sums(self.shown_exp)
@@ -266,9 +268,9 @@ class _SlateChunk:
 
     def score_slots(self) -> SlateScores:
         """Return the score functions of separate slots."""
-        shown, total, top = self.shown_exp, self.total[:, None], self.objective.top
+        shown, row_total, top = self.shown_exp, self.total[:, None], self.objective.top
         log_probability, share = self._mix_floor(
-            shown / total, left=self.n_eligible, floors=at_positions(self.floor, 1)
+            shown / row_total, left=self.n_eligible, floors=at_positions(self.floor, 1)
         )
         # weights, and the derivative of the probability that one of K draws shows the arm
         probability = np.minimum(np.exp(log_probability), 1 - 1e-16)
@@ -277,29 +279,29 @@ class _SlateChunk:
         # squared length of the derivative by the logits
         other_shown_squares = (shown**2).sum(axis=1, keepdims=True) - shown**2 if shown.shape[1] > 1 else 0.0
         squares = self.other_squares[:, None] + np.maximum(other_shown_squares, 0.0)
-        square = share**2 * ((1 - shown / total) ** 2 + squares / total**2)
-        return SlateScores(weight * factor, excess * factor, square, share / total, share, joint=False)
+        square = share**2 * ((1 - shown / row_total) ** 2 + squares / row_total**2)
+        return SlateScores(weight * factor, excess * factor, square, share / row_total, share, joint=False)
 
     def score_slates(self) -> SlateScores:
         """Return the score functions of slates by their joint probability, which is the softmax of the arms left,
         position by position."""
         tail_exp = _cumulative_sums(self.shown_exp[:, ::-1])[:, ::-1]  # the arm of a position, and those shown below it
-        total = self.other_sum[:, None] + tail_exp
+        left_total = self.other_sum[:, None] + tail_exp
         n_left = self.n_eligible - np.arange(self.shown.shape[1])
         floors = at_positions(self.floor, n_left.shape[1])
-        log_probability, share = self._mix_floor(self.shown_exp / total, left=n_left, floors=floors)
+        log_probability, share = self._mix_floor(self.shown_exp / left_total, left=n_left, floors=floors)
         if self.objective.by_slot:
             weight, excess = _clip_weights(log_probability - self.log_propensity, self.objective)
             # squared length of the derivative by the logits, slot by slot; the arms shown below are still left
             squares = np.zeros(self.shown_exp.shape)
             squares[:, :-1] = _cumulative_sums(self.shown_exp[:, :0:-1] ** 2)[:, ::-1]
             squares += self.other_squares[:, None]
-            spread = share / total
+            spread = share / left_total
             square = (share - self.shown_exp * spread) ** 2 + spread**2 * squares
             return SlateScores(weight * self.scale, excess * self.scale, square, spread, share, joint=True)
         weight, excess = _clip_weights(_row_sums(log_probability) - self.log_propensity, self.objective)
         # squared length of the derivative by the logits; an arm shown at a position is left at all positions down to it
-        spread = share / total
+        spread = share / left_total
         spread_sum = _cumulative_sums(spread)
         other_square = spread_sum[:, -1] ** 2 * self.other_squares
         square = other_square + _row_sums((share - self.shown_exp * spread_sum) ** 2)
@@ -312,7 +314,7 @@ class _SlateChunk:
         mixed = np.maximum(floors / left + (1 - floors) * softmax, 1e-300)
         return np.log(mixed), (1 - floors) * softmax / mixed
 
-    def by_score(self, scored: SlateScores, gain: Array, *, is_last: bool) -> Array:
+    def score_gradient(self, scored: SlateScores, gain: Array, *, is_last: bool) -> Array:
         """Return the derivative of the objective by the scores of each decision, (n, m); the last call may overwrite
         `other_exp`."""
         # for the arms shown
@@ -329,7 +331,7 @@ class _SlateChunk:
         if entropy_gradient:
             derivative += entropy_gradient[0]
             shown_derivative += entropy_gradient[1]
-        derivative.reshape(-1)[self.at] = shown_derivative.astype(dtype)  # no arm occurs twice on a slate
+        derivative.reshape(-1)[self.shown_cells] = shown_derivative.astype(dtype)  # no arm occurs twice on a slate
         return derivative
 
     def _entropy_gradient(self) -> tuple[Array, Array]:
@@ -337,24 +339,30 @@ class _SlateChunk:
 
         The first array, (n, m), is for arms that were not shown, and the second, (n, k), for those that were."""
         dtype, gradient = self.other_exp.dtype, self.other_exp * self.logits
-        weighted = gradient.sum(axis=1, dtype=np.float64) + (self.shown_exp * self.level).sum(axis=1)
-        mean = -weighted / self.total  # entropy minus the log of the total
+        weighted_logits = gradient.sum(axis=1, dtype=np.float64) + (self.shown_exp * self.shown_logits).sum(axis=1)
+        mean = -weighted_logits / self.total  # entropy minus the log of the total
         factor = self.objective.entropy * self.scale[:, 0] / (self.temperature * self.total)
         gradient += self.other_exp * mean.astype(dtype)[:, None]
         gradient *= -factor.astype(dtype)[:, None]
-        return gradient, -factor[:, None] * self.shown_exp * (self.level + mean[:, None])
+        return gradient, -factor[:, None] * self.shown_exp * (self.shown_logits + mean[:, None])
 
-    def by_effective(self, by_score: Array) -> tuple[Array, Array, Array]:
+    def weight_gradients(self, score_gradient: Array) -> tuple[Array, Array, Array]:
         """Return the gradients by the result of `Gradient.arm_weights`, from the derivatives by the scores (n, m)."""
-        m, remembered = by_score.shape[1], by_score.reshape(-1)[self.cells]
-        by_weights = matrix_product(by_score.T, self.state.x)
+        m, remembered = score_gradient.shape[1], score_gradient.reshape(-1)[self.cells]
+        by_weights = matrix_product(score_gradient.T, self.state.x)
         if self.n_words:
             words = self.state.words
-            by_word = np.zeros((self.n_words, m)) if words is None else words.transposed_product(by_score, self.n_words)
+            by_word = (
+                np.zeros((self.n_words, m)) if words is None else words.transposed_product(score_gradient, self.n_words)
+            )
             by_weights = np.hstack([by_weights, by_word.T])
         arm, memory = self.state.arm, self.state.memory
         by_memory = [np.bincount(arm, weights=remembered * column, minlength=m) for column in memory.T]
-        return by_weights, matrix_product(np.ones(len(by_score), by_score.dtype), by_score), np.column_stack(by_memory)
+        return (
+            by_weights,
+            matrix_product(np.ones(len(score_gradient), score_gradient.dtype), score_gradient),
+            np.column_stack(by_memory),
+        )
 
     def figures(self, scored: SlateScores) -> dict[str, float]:
         """Return the sums of the chunk, named as in GradientSums."""

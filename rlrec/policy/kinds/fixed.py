@@ -68,12 +68,14 @@ class Fixed(_UnlearnedPolicy, FlooredPolicy):
             raise InputError("by is empty", hint="it names a field of the context")
         tables = self.probabilities.items() if self.by else [("", self.probabilities)]
         for value, table in tables:
-            condition = f" for value {value!r}" if self.by else ""
+            condition_text = f" for value {value!r}" if self.by else ""
             for arm, probability in table.items():
-                check_number(f"the probability of {arm!r}{condition}", probability, 0, 1)
+                check_number(f"the probability of {arm!r}{condition_text}", probability, 0, 1)
             total = sum(table.values())
             if abs(total - 1) > sum_tolerance(len(table)):
-                raise InputError(f"the probabilities{condition} add up to {total:.9g}", hint="they must add up to 1")
+                raise InputError(
+                    f"the probabilities{condition_text} add up to {total:.9g}", hint="they must add up to 1"
+                )
 
     @property
     def reads(self) -> tuple[str, ...]:

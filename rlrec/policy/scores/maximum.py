@@ -10,7 +10,7 @@ from rlrec.arrays import Array, Index
 from rlrec.policy.scores.panels import sufficient_count
 from rlrec.policy.scores.table import ScoreTable, spread
 
-_CACHED = 1 << 18  # numbers in a working array
+_CACHED_NUMBERS = 1 << 18  # numbers in a working array
 _RARE_ARRIVALS, _EXTRA_TERMS = 0.1, 14  # arrivals below which an arm is rare; terms of a series beyond the rank
 # of panels in the logarithm of time; minus the log of the probability that an arm arrives before them
 _PANEL_WIDTH, _UNLIKELY = 0.5, 43.0
@@ -31,7 +31,7 @@ def ranks(table: ScoreTable, size: int) -> Array:
     probability = np.zeros((size, len(table.count)))
     n_terms = len(table.count) * size
     # as many nodes as fit in the cache, with a minimum below which overhead would dominate
-    step = max(_CACHED // n_terms, min(16, 16 * _CACHED // n_terms), 1)
+    step = max(_CACHED_NUMBERS // n_terms, min(16, 16 * _CACHED_NUMBERS // n_terms), 1)
     for start in range(0, len(table.nodes), step):
         nodes = slice(start, start + step)
         log_cdf = table.log_cdf[:, nodes]
@@ -130,12 +130,12 @@ def _products_without_leaf(levels: list[Array], outside: Array, size: int) -> Ar
 
     The outside of a subtree is the outside of its parent times its sibling, which takes size log(size) per leaf, not
     size^2."""
-    for level in reversed(levels[:-1]):
-        left, right = _split_siblings(level)
+    for tree_level in reversed(levels[:-1]):
+        left, right = _split_siblings(tree_level)
         pairs = np.stack(
             [_multiply_polynomials(outside, right, size), _multiply_polynomials(outside, left, size)], axis=2
         )
-        outside = pairs.reshape(len(pairs), -1, pairs.shape[-1])[:, : level.shape[1]]
+        outside = pairs.reshape(len(pairs), -1, pairs.shape[-1])[:, : tree_level.shape[1]]
     return outside[:, : levels[0].shape[1]]
 
 

@@ -103,10 +103,10 @@ def panels(
     while edges[-1] > panel_walk.lowest and expected_above < sufficient_count(ranks):
         steps = panel_walk.descend(float(edges[-1]))
         active_arms = np.flatnonzero(upper > steps[-1])
-        profile = _profile(density, steps, active_arms, pdf[active_arms], sf[active_arms])
+        profile = _density_profile(density, steps, active_arms, pdf[active_arms], sf[active_arms])
         n_above = count[active_arms] @ profile[1]
         last_step = min(int(np.searchsorted(n_above, sufficient_count(ranks))), len(n_above) - 1)
-        limits.append(_limits(profile[:, :, : last_step + 1], count[active_arms], n_densities))
+        limits.append(_width_limits(profile[:, :, : last_step + 1], count[active_arms], n_densities))
         edges, expected_above = np.append(edges, steps[1 : last_step + 1]), float(n_above[last_step])
         pdf[active_arms], sf[active_arms] = profile[:, :, last_step]
     # narrow panels that are too steep for products of densities
@@ -116,7 +116,9 @@ def panels(
         if (edges[:-1] - edges[1:] <= _WIDTH_MARGIN * limit[0] / refine).all():
             break
         edges = panel_walk.narrow(edges, limit / refine)
-        limit = _limits(_profile(density, edges, active_arms, zeros, zeros), count[active_arms], n_densities)
+        limit = _width_limits(
+            _density_profile(density, edges, active_arms, zeros, zeros), count[active_arms], n_densities
+        )
     return edges[::-1]
 
 
@@ -152,23 +154,23 @@ def widest_even_panels(pdf: Array, sf: Array, count: Array, n_densities: int) ->
         return _STEEPNESS / (n_at_once * rates).max(axis=0, initial=0.0, where=expected > 0)
 
 
-def _profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:
+def _density_profile(density: Density, steps: Array, active: Index, pdf: Array, sf: Array) -> Array:
     """Return the density, and approximately one minus the distribution function, at decreasing steps, (2, a, p + 1).
 
     pdf, sf (a,): at the first step."""
-    half = 0.5 * (steps[:-1] - steps[1:])
-    nodes = (steps[1:, None] + half[:, None] * (1 + _COARSE)).ravel()
-    values = densities_at_nodes(density, nodes, active).reshape(len(active), -1, len(_COARSE))
+    half_width = 0.5 * (steps[:-1] - steps[1:])
+    nodes = (steps[1:, None] + half_width[:, None] * (1 + _COARSE)).ravel()
+    node_densities = densities_at_nodes(density, nodes, active).reshape(len(active), -1, len(_COARSE))
     profile = np.empty((2, len(active), len(steps)))
-    profile[0, :, 0], profile[0, :, 1:] = pdf, values[:, :, 0]
-    profile[1, :, 0], profile[1, :, 1:] = sf, values[:, :, 1:] @ _COARSE_WEIGHT * half
+    profile[0, :, 0], profile[0, :, 1:] = pdf, node_densities[:, :, 0]
+    profile[1, :, 0], profile[1, :, 1:] = sf, node_densities[:, :, 1:] @ _COARSE_WEIGHT * half_width
     np.cumsum(profile[1], axis=1, out=profile[1])
     return profile
 
 
-def _limits(profile: Array, count: Array, n_densities: int) -> Array:
+def _width_limits(profile: Array, count: Array, n_densities: int) -> Array:
     """Return the widest even panels at the right and the left end of each panel between steps, (2, p), from a
-    `_profile`.
+    `_density_profile`.
 
     An arm that begins inside the panel does not make it narrower, since the panel ends there or has the arm's width."""
     pdf, sf = profile

@@ -18,7 +18,7 @@ from rlrec.policy.scores.tabulated import DensityFactory, Tabulated
 
 _MAX_ENTRIES = 1 << 16  # numbers in a working array
 _MAX_SLATES_WITHOUT_TABLE = 4  # slates
-_CACHED = 1 << 12  # scores that are looked up at a time
+_CACHED_SCORES = 1 << 12  # scores that are looked up at a time
 _LEAST_MASS = 1e-13  # a probability that the nodes cannot tell from 0, with a margin
 _MAX_CAP = 1e300  # far below the caps that matter, their density times almost 0 might overflow
 
@@ -156,8 +156,8 @@ class ContinuousOrder(DrawnOrder):
         scores = keys + (table.edges[0] - 2)
         slate, arm = np.nonzero(exceed(edge))
         arm = tabled_arms[arm]
-        for start in range(0, len(slate), _CACHED):
-            entries = slate[start : start + _CACHED], arm[start : start + _CACHED]
+        for start in range(0, len(slate), _CACHED_SCORES):
+            entries = slate[start : start + _CACHED_SCORES], arm[start : start + _CACHED_SCORES]
             scores[entries] = quantiles(table, row[entries[1]], exceedance[entries])
         return top(scores, size)
 
@@ -281,7 +281,7 @@ def quantiles(table: ScoreTable, rows: Index, exceedance: Array) -> Array:
     target = (table.sf_edge[rows, panel] - exceedance) / half_width
     # the root of the panel's polynomial; einsum, not @, since a score must not depend on how many others are computed
     series = np.einsum("kx,qx->kq", COEFFICIENT, table.pdf(rows[:, None], columns))
-    panel_points = _solve(series, target, STOPS[n_before], STOPS[n_before + 1])
+    panel_points = _solve_integrals(series, target, STOPS[n_before], STOPS[n_before + 1])
     return table.edges[panel] + half_width * (1 + panel_points)
 
 
@@ -297,18 +297,18 @@ def _largest_true(holds: Callable[[Index], Flags], n: int, end: int) -> Index:
     return low
 
 
-def _solve(series: Array, target: Array, low: Array, high: Array) -> Array:
+def _solve_integrals(series: Array, target: Array, low: Array, high: Array) -> Array:
     """Return s in [low, high] where the integral from -1 of each Legendre series (ORDER, q) is target (q,).
 
     Newton's method is used; between neighbouring nodes a density changes too little to mislead it."""
     integral, roots = integrate(series), 0.5 * (low + high)
     unsolved = np.arange(len(roots))
     for _ in range(20):
-        x = roots[unsolved]
-        excess = evaluate(x, integral[:, unsolved]) - target[unsolved]
-        step = excess / np.maximum(evaluate(x, series[:, unsolved]), 1e-300)
-        roots[unsolved] = np.clip(x - step, low[unsolved], high[unsolved])
-        unsolved = unsolved[np.abs(roots[unsolved] - x) > 1e-11]
+        points = roots[unsolved]
+        excess = evaluate(points, integral[:, unsolved]) - target[unsolved]
+        newton_step = excess / np.maximum(evaluate(points, series[:, unsolved]), 1e-300)
+        roots[unsolved] = np.clip(points - newton_step, low[unsolved], high[unsolved])
+        unsolved = unsolved[np.abs(roots[unsolved] - points) > 1e-11]
         if not unsolved.size:
             break
     return roots

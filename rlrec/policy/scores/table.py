@@ -13,7 +13,7 @@ ORDER = 16
 """Gauss-Legendre nodes of a panel."""
 
 _MIN_LOG_CDF = -700.0  # smallest logarithm of a distribution function, so that exp of the negative is finite
-_CACHED = 1 << 15
+_CACHED_NUMBERS = 1 << 15
 _GAUSS, _GAUSS_WEIGHT = gauss(ORDER)
 COEFFICIENT: Array = (np.arange(ORDER)[:, None] + 0.5) * polynomials(_GAUSS, ORDER - 1).T * _GAUSS_WEIGHT
 """(ORDER, ORDER): values at the nodes to coefficients of a Legendre series."""
@@ -124,7 +124,7 @@ def tabulate(
     table.count[: len(reaching_scores)] = count[reaching_scores]
     # their distribution functions, in portions
     ends = np.searchsorted(edges[1:-1], upper[reaching_scores]) + 1
-    step = max(1, _CACHED // len(table.nodes))
+    step = max(1, _CACHED_NUMBERS // len(table.nodes))
     for start in range(0, len(reaching_scores), step):
         scores = reaching_scores[start : start + step]
         table.put(row[scores], density, scores, panels=int(ends[start : start + step][-1]))

@@ -44,11 +44,11 @@ class ListMixture(Record, kw_only=False, eq=False):
             list_marginals = np.array([self._simulate_marginals(number, size) for number in range(len(self.lists))])
         else:
             list_marginals = np.array(slate.marginals_each(self.scores, size=size, floor=self.floor, shared=True))
-        marginals, cells = np.empty((len(self.weight), size, self.arms)), self.lists.ravel()
+        marginals, arm_cells = np.empty((len(self.weight), size, self.arms)), self.lists.ravel()
         for replica_marginals, weight in zip(marginals, self.weight, strict=True):
             for position in range(size):
                 shares = (weight[:, None] * list_marginals[:, position]).ravel()
-                replica_marginals[position] = np.bincount(cells, weights=shares, minlength=self.arms)
+                replica_marginals[position] = np.bincount(arm_cells, weights=shares, minlength=self.arms)
         return marginals
 
     def _simulate_marginals(self, number: int, size: int) -> Array:
@@ -67,8 +67,8 @@ class ListMixture(Record, kw_only=False, eq=False):
 
         weight (u,): of each list."""
         joint = np.empty(slates.shape)
-        for rows, tree in self._trees(slates, _PAIRS_PER_CHUNK // _LISTS_PER_CHUNK):
-            totals, _ = self._sums(tree, weight)
+        for rows, tree in self._prefix_trees(slates, _PAIRS_PER_CHUNK // _LISTS_PER_CHUNK):
+            totals, _ = self._sum_over_lists(tree, weight)
             for position, total in enumerate(totals[1:]):
                 joint[rows, position] = total[tree.node[position + 1]]
         return joint
@@ -83,19 +83,21 @@ class ListMixture(Record, kw_only=False, eq=False):
 
         A probability is the mean over lists of that of prefix and arm, divided by that of the prefix."""
         max_rows = min(_PAIRS_PER_CHUNK // _LISTS_PER_CHUNK, _MAX_ENTRIES // (self.arms * slates.shape[1]))
-        for rows, tree in self._trees(slates, max_rows):
-            totals, shares = self._sums(tree, weight, with_next_arms=True)
+        for rows, tree in self._prefix_trees(slates, max_rows):
+            totals, shares = self._sum_over_lists(tree, weight, with_next_arms=True)
             for position, (total, joint) in enumerate(zip(totals, shares, strict=False)):
                 total = np.broadcast_to(total[:, None], joint.shape)
                 yield rows, position, np.divide(joint, total, out=joint, where=total > 0), tree.node[position]
 
-    def _trees(self, slates: Index, max_rows: int) -> Iterator[tuple[Index, _Tree]]:
+    def _prefix_trees(self, slates: Index, max_rows: int) -> Iterator[tuple[Index, _PrefixTree]]:
         """Yield portions of the rows of slates, sorted by arms, each with its tree of distinct tops."""
         order = np.lexsort(slates.T[::-1])
         for rows in np.split(order, range(max(1, max_rows), len(order), max(1, max_rows))):
-            yield rows, _Tree(slates[rows])
+            yield rows, _PrefixTree(slates[rows])
 
-    def _sums(self, tree: _Tree, weight: Array, *, with_next_arms: bool = False) -> tuple[list[Array], list[Array]]:
+    def _sum_over_lists(
+        self, tree: _PrefixTree, weight: Array, *, with_next_arms: bool = False
+    ) -> tuple[list[Array], list[Array]]:
         """Return the sums over lists of the probability of each distinct top of slates, by length from 0.
 
         A top is the arms of the first positions. with_next_arms: also of each top followed by each arm, (v, arms)."""
@@ -107,35 +109,35 @@ class ListMixture(Record, kw_only=False, eq=False):
             is_sampled, positions = isinstance(self.scores, SampledLists), len(tree.arm) - 1
             rankings = scores if is_sampled else [item.order(positions) for item in scores]  # orders cache their tables
             # pairs of a list and a top that consists of its arms; ranks: of these arms in the list
-            list_index, node = np.arange(len(lists)), np.zeros(len(lists), np.intp)
+            list_index, top_nodes = np.arange(len(lists)), np.zeros(len(lists), np.intp)
             ranks = np.empty((len(lists), 0), np.intp)
             joint = weight[lists]
             totals[0] += joint.sum()
             for depth in range(len(tree.arm) - 1):
                 probability = self._next_arms(rankings, list_index, ranks)
                 if with_next_arms:
-                    cells = (node[:, None] * self.arms + self.lists[lists[list_index]]).ravel()
+                    arm_cells = (top_nodes[:, None] * self.arms + self.lists[lists[list_index]]).ravel()
                     values = (joint[:, None] * probability).ravel()
-                    shares[depth] += np.bincount(cells, weights=values, minlength=len(shares[depth]))
+                    shares[depth] += np.bincount(arm_cells, weights=values, minlength=len(shares[depth]))
                 # the pairs whose list also has the next arm
-                pair, node, rank = self._lengthen(lists[list_index], node, tree, depth)
+                pair, top_nodes, rank = self._lengthen_tops(lists[list_index], top_nodes, tree, depth)
                 list_index, ranks = list_index[pair], np.column_stack([ranks[pair], rank])
                 joint = joint[pair] * probability[pair, rank]
-                totals[depth + 1] += np.bincount(node, weights=joint, minlength=len(totals[depth + 1]))
+                totals[depth + 1] += np.bincount(top_nodes, weights=joint, minlength=len(totals[depth + 1]))
         return totals, [share.reshape(-1, self.arms) for share in shares]
 
-    def _lengthen(self, lists: Index, node: Index, tree: _Tree, depth: int) -> tuple[Index, Index, Index]:
+    def _lengthen_tops(self, lists: Index, node: Index, tree: _PrefixTree, depth: int) -> tuple[Index, Index, Index]:
         """Return which pairs of a list and a top of slates some longer top continues with an arm of the list.
 
         The result is the indices of these pairs, the longer tops, and the ranks of the added arms in their lists."""
         first_child, counts = tree.children[depth]
         pair, longer_top = np.repeat(np.arange(len(lists)), counts[node]), piece_rows(first_child[node], counts[node])
         key = lists[pair] * self.arms + tree.arm[depth + 1][longer_top]
-        cell_index, is_in_list = look_up(self._keys, key)
+        cell_index, is_in_list = look_up(self._pair_keys, key)
         return pair[is_in_list], longer_top[is_in_list], cell_index[is_in_list] % self.lists.shape[1]
 
     @cached_property
-    def _keys(self) -> Ids:
+    def _pair_keys(self) -> Ids:
         """Return a number for each pair of a list and one of its arms, ascending."""
         return (np.arange(len(self.lists))[:, None] * self.arms + self.lists).ravel()
 
@@ -162,7 +164,7 @@ class ListMixture(Record, kw_only=False, eq=False):
         return next_arms
 
 
-class _Tree:
+class _PrefixTree:
     """A _Tree holds the distinct tops of sorted slates (n, k), by length from 0 to k. A top is the arms of the first
     positions.
 

@@ -22,16 +22,16 @@ class PageLayout(Record, kw_only=False, eq=False):
     A pin fixes the arm of a position, a cap limits the arms with the same value of a field, and a least share is the
     smallest probability of some arms.
 
-    pins: the arm of a position, from 0. cell (m,): arms with equal values of all capped fields have the same cell. uses
-    (cells, w): the counters that an arm of a cell raises, padded with the last counter, which has no limit. For each
-    counter (c,): limit; cap, the number of its cap; by_request, whether that is a cap of the request. least: for each
-    least share its arms, and its probability by position, where the last one holds for all lower positions.
-    pinned_by_request: positions. names: of the caps of counters, pin_names: of pins by position, in the words of
-    errors; last_named: the lowest position that a share of the request names, and the words for it."""
+    pins: the arm of a position, from 0. cell (m,): arms with equal values of all capped fields have the same cell.
+    cell_counters (cells, w): the counters that an arm of a cell raises, padded with the last counter, which has no
+    limit. For each counter (c,): limit; cap, the number of its cap; by_request, whether that is a cap of the request.
+    least: for each least share its arms, and its probability by position, where the last one holds for all lower
+    positions. pinned_by_request: positions. names: of the caps of counters, pin_names: of pins by position, in the
+    words of errors; last_named: the lowest position that a share of the request names, and the words for it."""
 
     pins: Mapping[int, int]
     cell: Index
-    uses: Index
+    cell_counters: Index
     limit: Index
     cap: Index
     least: Sequence[tuple[Index, Array]]
@@ -59,13 +59,13 @@ class PageLayout(Record, kw_only=False, eq=False):
     @cached_property
     def counts(self) -> Index:
         """Return how often pinned arms raise each counter of a cap, (c,)."""
-        return np.bincount(self.uses[self.cell[self.pinned]].ravel(), minlength=len(self.limit))
+        return np.bincount(self.cell_counters[self.cell[self.pinned]].ravel(), minlength=len(self.limit))
 
     def sum_by_counter(self, by_cell: Array | Index) -> Array:
         """Return, for each counter, the sum of values of cells, (cells,), over the cells that raise it, (c,)."""
-        weights = np.repeat(by_cell, self.uses.shape[1])
+        weights = np.repeat(by_cell, self.cell_counters.shape[1])
         sums = np.zeros(len(self.limit))
-        np.add.at(sums, self.uses.ravel(), weights)
+        np.add.at(sums, self.cell_counters.ravel(), weights)
         return sums
 
     def find_open_cells(self, counts: Index, *, by_request: bool = False) -> Flags:
@@ -75,7 +75,7 @@ class PageLayout(Record, kw_only=False, eq=False):
         is_full = counts >= self.limit
         if by_request:
             is_full &= self.by_request
-        return np.logical_not(is_full[:, self.uses].any(axis=2))
+        return np.logical_not(is_full[:, self.cell_counters].any(axis=2))
 
     def least_share_probabilities(self, position: int, is_allowed: Flags) -> tuple[Array, Array]:
         """Return the probability that the coin of a least share shows each arm, (u, m), and that no coin shows any,
@@ -113,16 +113,16 @@ class PageLayout(Record, kw_only=False, eq=False):
     def _count_sure(self, size: int) -> tuple[int, bool]:
         """Return the number of positions, out of `size`, that have an arm whatever the arms above are, and whether that
         number is exact."""
-        members = np.bincount(np.delete(self.cell, self.pinned), minlength=len(self.uses))
+        cell_sizes = np.bincount(np.delete(self.cell, self.pinned), minlength=len(self.cell_counters))
         positions = [position for position in range(size) if position not in self.pins]
-        total, caps = int(members.sum()), self._strictest_caps
-        if not positions or total - self._count_blocked(members, len(positions) - 1) >= len(positions):
+        total, caps = int(cell_sizes.sum()), self._strictest_caps
+        if not positions or total - self._count_blocked(cell_sizes, len(positions) - 1) >= len(positions):
             return size, True
         if len(caps) == 1 and caps[0][1] == 1:
-            return positions[total - self._count_blocked(members, total)], True
-        n_sure, is_exact = self._search(members, positions)
+            return positions[total - self._count_blocked(cell_sizes, total)], True
+        n_sure, is_exact = self._search(cell_sizes, positions)
         if not is_exact:
-            bounds = (n for n in range(len(positions)) if total - self._count_blocked(members, n) <= n)
+            bounds = (n for n in range(len(positions)) if total - self._count_blocked(cell_sizes, n) <= n)
             n_sure = max(n_sure, next(bounds))
         return [*positions, size][n_sure], is_exact
 
@@ -134,7 +134,7 @@ class PageLayout(Record, kw_only=False, eq=False):
         strictest = dict[bytes, tuple[Index, int]]()
         for cap in np.unique(self.cap[:-1]):
             counters = np.flatnonzero(self.cap == cap)
-            raised = self.uses - counters[0]
+            raised = self.cell_counters - counters[0]
             raised[(raised < 0) | (raised >= len(counters))] = -1
             raised = raised[:, (raised >= 0).any(axis=0)]
             earlier_cap = strictest.get(raised.tobytes())
@@ -142,12 +142,12 @@ class PageLayout(Record, kw_only=False, eq=False):
                 strictest[raised.tobytes()] = counters, int((raised >= 0).sum(axis=1).max(initial=0))
         return list(strictest.values())
 
-    def _count_blocked(self, members: Index, n_taken: int) -> int:
+    def _count_blocked(self, cell_sizes: Index, n_taken: int) -> int:
         """Return the largest number of arms left that caps forbid after `taken` arms have been taken.
 
-        The number is exact for all arms under one cap whose values share no arm. members (cells,): arms that are not
+        The number is exact for all arms under one cap whose values share no arm. cell_sizes (cells,): arms that are not
         pinned."""
-        blocked, sizes = 0, self.sum_by_counter(members)
+        blocked, sizes = 0, self.sum_by_counter(cell_sizes)
         for counters, width in self._strictest_caps:
             needed = self.limit[counters] - self.counts[counters]
             left = np.maximum(sizes[counters] - needed, 0)  # left once the limit of the value is reached
@@ -156,12 +156,12 @@ class PageLayout(Record, kw_only=False, eq=False):
             blocked += int(left[needed == 0].sum() + np.sort(open_values)[max(0, len(open_values) - n_full) :].sum())
         return blocked
 
-    def _search(self, members: Index, positions: Sequence[int]) -> tuple[int, bool]:
+    def _search(self, cell_sizes: Index, positions: Sequence[int]) -> tuple[int, bool]:
         """Return the number of these positions that have an arm for every way to use up cells, and whether that number
         is exact.
 
         The number is not exact where there are too many ways."""
-        states = {(*self.counts.tolist(), *members.tolist())}
+        states = {(*self.counts.tolist(), *cell_sizes.tolist())}
         n_counters = len(self.limit)
         for taken in range(len(positions)):
             next_states = set[tuple[int, ...]]()
@@ -175,7 +175,7 @@ class PageLayout(Record, kw_only=False, eq=False):
                 for cell in cells.tolist():
                     left_after = left.copy()
                     left_after[cell] -= 1
-                    raised_counts = counts + np.bincount(self.uses[cell], minlength=n_counters)
+                    raised_counts = counts + np.bincount(self.cell_counters[cell], minlength=n_counters)
                     next_states.add((*raised_counts.tolist(), *left_after.tolist()))
             states = next_states
         return len(positions), True
@@ -211,12 +211,12 @@ def lay_out(
     }  # fmt: skip
     # single arms in their order, then groups, so that shares are summed in one order
     members = {name: members[name] for name in sorted(members, key=lambda name: (name in groups, members[name][:1]))}
-    cell, uses, limit, cap, by_request, names = _lay_out_caps(rules, keys, values)
+    cell, cell_counters, limit, cap, by_request, names = _lay_out_caps(rules, keys, values)
     layout = PageLayout(
         pins={position - 1: arms[key] for position, (key, _) in pins.items()},
         pin_names={position - 1: text for position, (_, text) in pins.items()},
         pinned_by_request=frozenset(position - 1 for page in rules if page.is_request for position in page.pin),
-        cell=cell, uses=uses, limit=limit, cap=cap, by_request=by_request, names=names,
+        cell=cell, cell_counters=cell_counters, limit=limit, cap=cap, by_request=by_request, names=names,
         least=_lay_out_shares(rules, members), last_named=max((
             (position - 1, page.text("least", name)) for page in rules if page.is_request
             for name in page.least if name in members for position in page.least[name]
@@ -224,7 +224,9 @@ def lay_out(
     )  # fmt: skip
     exceeded_counters = np.flatnonzero(layout.counts > layout.limit)
     for counter in exceeded_counters[:1].tolist():
-        texts = [text for _, (key, text) in sorted(pins.items()) if counter in layout.uses[layout.cell[arms[key]]]]
+        texts = [
+            text for _, (key, text) in sorted(pins.items()) if counter in layout.cell_counters[layout.cell[arms[key]]]
+        ]
         raise _contradiction(
             " and ".join(texts), layout.names[counter], verb="contradict" if texts[1:] else "contradicts"
         )
@@ -240,7 +242,9 @@ def lay_out(
         if position not in pins and position != EVERYWHERE and not free:
             raise _contradiction(text, pinned[sharing_arms[0]])
         if free and is_blocked[free].all():
-            counter = next(row for row in layout.uses[layout.cell[free[0]]] if layout.counts[row] >= layout.limit[row])
+            counter = next(
+                row for row in layout.cell_counters[layout.cell[free[0]]] if layout.counts[row] >= layout.limit[row]
+            )
             raise _contradiction(text, f"{layout.names[int(counter)]}, which pins use up")
     return layout
 
@@ -266,7 +270,7 @@ def _lay_out_shares(rules: Sequence[PageRules], members: Mapping[str, Sequence[i
 def _lay_out_caps(
     rules: Sequence[PageRules], keys: Sequence[str], values: Callable[[str], Sequence[Hashable]]
 ) -> tuple[Index, Index, Index, Index, Flags, list[str]]:
-    """Return the cell, uses, limit, cap, by_request and names of a `PageLayout`.
+    """Return the cell, cell_counters, limit, cap, by_request and names of a `PageLayout`.
 
     Raises InputError where no arm has a field that a request caps."""
     caps = [(page, field, limit) for page in rules for field, limit in page.most.items()]
@@ -289,12 +293,12 @@ def _lay_out_caps(
         cell = finer_cells
         columns += [(number, limit)] * len(counters)
     n_counters = len(columns)
-    uses = np.where(raised_by_cell < 0, n_counters, raised_by_cell)
+    cell_counters = np.where(raised_by_cell < 0, n_counters, raised_by_cell)
     cap = np.array([*(number for number, _ in columns), -1], np.intp)
     names = [*(caps[number][0].text("most", caps[number][1]) for number, _ in columns), ""]
     by_request = np.array([*(caps[number][0].is_request for number, _ in columns), False], np.bool_)
     limits = np.array([*(limit for _, limit in columns), np.iinfo(np.intp).max], np.intp)
-    return cell, uses, limits, cap, by_request, names
+    return cell, cell_counters, limits, cap, by_request, names
 
 
 def _contradiction(first: str, second: str, *, verb: str = "contradicts") -> InputError:

@@ -132,19 +132,19 @@ def _position(text: Any, rule: str) -> int:
     return int(text)
 
 
-def declared(texts: Mapping[str, str]) -> PageRules | None:
+def declared(text_by_rule: Mapping[str, str]) -> PageRules | None:
     """Return the rules of a page that the parameters of a policy declare; None without rules. Raises InputError for any
     other text.
 
-    texts: such as 1=KEY,2=KEY, by the name of the rule."""
-    page = dict[str, Any]()
+    text_by_rule: such as 1=KEY,2=KEY, by the name of the rule."""
+    page_json = dict[str, Any]()
     for rule in RULES:
-        if text := texts.get(rule):
+        if text := text_by_rule.get(rule):
             pairs = [[word.strip() for word in pair.partition("=")] for pair in text.split(",")]
             if not all(map(all, pairs)):
                 raise _error(f"{rule} is {text!r}", f"write {EXAMPLES[rule]}, each name once")
-            add_typed(page, rule, [(name, value) for name, _, value in pairs])
-    return parse(page, owner="policy") if page else None
+            add_typed(page_json, rule, [(name, value) for name, _, value in pairs])
+    return parse(page_json, owner="policy") if page_json else None
 
 
 def add_typed(page: dict[str, Any], rule: str, pairs: Iterable[Sequence[str]]) -> None:

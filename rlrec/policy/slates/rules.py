@@ -190,7 +190,7 @@ class SlateWalk:
             p_best = np.where(competed, undecided[parent], 0.0)
         was_open = layout.find_open_cells(self._counts)[parent]
         self._counts, self._left = self._counts[parent], self._left[parent]
-        np.add.at(self._counts, (row[competed, None], layout.uses[layout.cell[shown_arms[competed]]]), 1)
+        np.add.at(self._counts, (row[competed, None], layout.cell_counters[layout.cell[shown_arms[competed]]]), 1)
         self._left[row, shown_arms] = False
         closed_cells = was_open & ~layout.find_open_cells(self._counts)
         self._best.show(parent, np.where(competed, shown_arms, -1), p_pick, p_best, closed_cells)
@@ -279,7 +279,7 @@ class RuledOrder(ExactOrder):
             order = scores.order(ranks, earlier_order=self._earlier)
             if not isinstance(order, ContinuousOrder) or ranks == len(scores) or not layout.has_caps:
                 break
-            if _reaches(order.tabulated, layout, size):
+            if _reaches_enough_arms(order.tabulated, layout, size):
                 break
             ranks, self._earlier = _MORE_RANKS * ranks, None
         self._ranks, self._earlier = ranks, None
@@ -340,14 +340,14 @@ class RuledOrder(ExactOrder):
         return marginals
 
 
-def _reaches(tabulated: Tabulated, layout: PageLayout, size: int) -> bool:
+def _reaches_enough_arms(tabulated: Tabulated, layout: PageLayout, size: int) -> bool:
     """Tell whether enough arms lie above the lowest node of the table, whichever values a page uses up."""
     from rlrec.policy.scores.panels import sufficient_count
 
     table, row = tabulated.table, tabulated.row
     certain = np.where(table.count > 0, table.log_low <= -_CERTAIN, False)[row]
     for p_above, needed in ((certain.astype(float), float(size)), (table.sf_edge[row, 0], sufficient_count(size))):
-        by_cell = np.bincount(layout.cell, weights=p_above, minlength=len(layout.uses))
+        by_cell = np.bincount(layout.cell, weights=p_above, minlength=len(layout.cell_counters))
         by_counter, n_lost = layout.sum_by_counter(by_cell), 0.0
         for cap in np.unique(layout.cap[:-1]):
             counters = np.flatnonzero(layout.cap == cap)
@@ -402,20 +402,20 @@ def log_rows(logits: Array, layout: PageLayout, slates: Index, *, floor: Floor) 
 def log_conditionals(score: Array, layout: PageLayout, slates: Index, *, temperature: float, floor: Floor) -> Array:
     """Return the log of the probability of each slot given those above, (n, k), where every slate has separate scores,
     (n, m)."""
-    walk = _walk_of(score, layout, temperature=temperature, floor=floor)
+    walk = _walk_by_scores(score, layout, temperature=temperature, floor=floor)
     with np.errstate(divide="ignore"):
         return np.log(_follow_slates(walk, np.arange(len(score)), slates, with_minimum=False)[0])
 
 
 def next_arms(score: Array, layout: PageLayout, slates: Index, *, temperature: float, floor: Floor) -> Array:
     """Return the probability of each arm below slates (n, k), where every slate has separate scores, (n, m)."""
-    walk, prefix = _walk_of(score, layout, temperature=temperature, floor=floor), np.arange(len(score))
+    walk, prefix = _walk_by_scores(score, layout, temperature=temperature, floor=floor), np.arange(len(score))
     for arms_shown in slates.T:
         prefix = walk.show(prefix, arms_shown)
     return walk.probability()[prefix]
 
 
-def _walk_of(score: Array, layout: PageLayout, *, temperature: float, floor: Floor) -> SlateWalk:
+def _walk_by_scores(score: Array, layout: PageLayout, *, temperature: float, floor: Floor) -> SlateWalk:
     return SlateWalk(layout, floor, LogitsBest(score, temperature=temperature), prefixes=len(score))
 
 

@@ -95,7 +95,7 @@ def test_a_fit_solves_the_regression_on_all_columns_together(intercept: bool) ->
     pulls, reward, row, column = rng.random(200), rng.random(200), *np.nonzero(dense)
     x = merge(200, row, column, dense[row, column])
     anchor = Anchor.from_packed([(7, marginal.fit(x, pulls=pulls, reward=reward, ridge=3.0, intercept=intercept))])
-    fitted = anchor.at(np.arange(30), np.full(30, 7))
+    fitted = anchor.weights_at(np.arange(30), np.full(30, 7))
     # the normal equations, with a column of ones that has no penalty
     ones = np.column_stack([dense, np.full(200, float(intercept))])
     penalty = np.diag([*[3.0] * 30, float(not intercept)])

@@ -13,7 +13,7 @@ from rlrec.policy.beliefs.base import Belief
 from rlrec.policy.contexts.encoder import Design, Encoder
 from rlrec.policy.contexts.features import Number
 from rlrec.policy.gradients import history
-from rlrec.policy.gradients.gradient import BILINEAR, Gradient, Parameters, State, by_row
+from rlrec.policy.gradients.gradient import BILINEAR, Gradient, Parameters, State, order_by_row
 from rlrec.policy.gradients.history import History
 from rlrec.policy.scores.families.gumbel import Gumbel
 from rlrec.policy.slates import slate, slate_draws
@@ -290,5 +290,5 @@ def test_entries_go_by_row_and_arm(largest: int) -> None:
     """However large the ids of arms."""
     rng = np.random.default_rng(1)
     rows, arm = np.sort(rng.integers(0, 2**16, 500)), rng.integers(1, largest, 500)
-    assert by_row(rows, arm).tolist() == np.lexsort((arm, rows)).tolist()
-    assert by_row(rows[:0], arm[:0]).tolist() == []
+    assert order_by_row(rows, arm).tolist() == np.lexsort((arm, rows)).tolist()
+    assert order_by_row(rows[:0], arm[:0]).tolist() == []

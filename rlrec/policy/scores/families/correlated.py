@@ -163,16 +163,20 @@ class SampledOrder(Order):
         """Return the fraction of the samples in which each arm is the best of those outside the prefix, (m,)."""
         if prefix not in self._by_prefix:
             sampled, upper_arms = self.sampled, list(prefix)
-            sample, column = sampled.best
+            sample, best_columns = sampled.best
             n_left = np.bincount(np.delete(sampled.column, upper_arms), minlength=sampled.distinct.shape[1])
             # of samples whose best arms are all above, the best of the others
-            exhausted_samples = np.flatnonzero(np.bincount(sample, n_left[column], minlength=sampled.samples) == 0)
+            exhausted_samples = np.flatnonzero(
+                np.bincount(sample, n_left[best_columns], minlength=sampled.samples) == 0
+            )
             values = sampled.distinct[exhausted_samples]
             values[:, n_left == 0] = -np.inf
-            row, lower_column = best_of_rows(values)
-            sample, column = np.r_[sample, exhausted_samples[row]], np.r_[column, lower_column]
-            ties = np.bincount(sample, n_left[column])
-            best = (np.bincount(column, 1 / ties[sample], minlength=len(n_left)) / sampled.samples)[sampled.column]
+            lost_rows, lower_column = best_of_rows(values)
+            sample, best_columns = np.r_[sample, exhausted_samples[lost_rows]], np.r_[best_columns, lower_column]
+            ties = np.bincount(sample, n_left[best_columns])
+            best = (np.bincount(best_columns, 1 / ties[sample], minlength=len(n_left)) / sampled.samples)[
+                sampled.column
+            ]
             best[upper_arms] = 0.0
             self._by_prefix[prefix] = best
         return self._by_prefix[prefix]

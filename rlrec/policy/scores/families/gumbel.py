@@ -119,9 +119,9 @@ class PlackettLuceOrder(DrawnOrder):
 
     def ranking(self, keys: Array, size: int) -> Index:
         with np.errstate(invalid="ignore"):
-            noisy = self.logits - np.log(-np.log(keys))
-        noisy = np.where(self.logits > -np.inf, noisy, _LOWEST * (2 - keys))
-        return top(noisy, size)
+            noisy_scores = self.logits - np.log(-np.log(keys))
+        noisy_scores = np.where(self.logits > -np.inf, noisy_scores, _LOWEST * (2 - keys))
+        return top(noisy_scores, size)
 
 
 def continuous(logits: Array, *, positions: int) -> ContinuousOrder:
