@@ -64,7 +64,7 @@ class EligibleDistribution(Record, eq=False):
     rankers: tuple[Ranker, Ranker] | None = None
     layout: PageLayout | None = None
 
-    def pages(self, size: int) -> SlateSampler:
+    def slate_sampler(self, size: int) -> SlateSampler:
         """Return the sampler of slates with `size` positions. The sampler is computed once, and updated from that of an
         earlier belief if there is one."""
         if size not in self.samplers:
@@ -82,7 +82,7 @@ class EligibleDistribution(Record, eq=False):
         """Draw the slates of n decisions by their seeds, (n,) each. If two rankers draft a slate, the draw has the
         teams, too."""
         if self.rankers is None:
-            return self.pages(size).draw(seeds=seeds, decisions=decisions)
+            return self.slate_sampler(size).draw(seeds=seeds, decisions=decisions)
         from rlrec.policy.slates.interleaving import TeamDraftSampler
 
         return TeamDraftSampler(self.rankers, size).draw(seeds=seeds, decisions=decisions)

@@ -81,13 +81,16 @@ def stop(
             answer["route"] = route.route
         if promote is not None:
             reference = str((settings.state(unit, COMMAND, run) or {})["live"])
-            passed_by = live_versions.describe_bypasses(unit, lookup.split(reference)[0])
+            passed_by = live_versions.describe_bypasses(unit, lookup.split_reference(reference)[0])
             answer |= {
                 "promoted": promote, "live": reference, "passed_by": passed_by,
                 "unit_differences": cast(Any, compared),
             }  # fmt: skip
             if changes := routes.newest_changes(unit):
-                names = reference, lookup.split(reference)[0]  # a route is pinned to the version, or follows the policy
+                names = (
+                    reference,
+                    lookup.split_reference(reference)[0],
+                )  # a route is pinned to the version, or follows the policy
                 answer["routes"] = [row.route for row in changes if not row.running and row.reference in names]
                 answer["remedy"] = None if answer["routes"] else _remedy(ended, changes, reference)
         return {**answer, "already_stopped": not is_running}
@@ -112,7 +115,7 @@ def _remedy(ended: experiments.Experiment, changes: Sequence[routes.RouteChange]
     first variant."""
     first = ended.variants[0].policy.partition("@")[0]
     change = next((change for change in changes if change.policy == first), changes[0])
-    return f"`rlrec route set {change.route} --to {lookup.split(reference)[0]}` lets {change.route} serve it"
+    return f"`rlrec route set {change.route} --to {lookup.split_reference(reference)[0]}` lets {change.route} serve it"
 
 
 def _notice(store: Store, answer: experiment.ExperimentSummary, successor: Version | None) -> None:

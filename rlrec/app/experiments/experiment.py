@@ -268,7 +268,7 @@ def fork(unit: Unit, variant: VariantSpec) -> Fork:
     if variant.policy == holdout.KIND and policies.by_name(unit, variant.policy) is None:
         return Fork(variant=variant, source=None, sums={}, last_id=0, ordinal=0)
     source, head = lookup.version(unit, variant.policy)
-    name, pinned = lookup.split(variant.policy)
+    name, pinned = lookup.split_reference(variant.policy)
     if not kinds.load(source.policy.kind).served:
         hint = f"give variant {variant.label} another policy"
         kind = source.policy.kind

@@ -173,10 +173,10 @@ def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[expe
     if request.holdout is None:
         return []
     holdout.check(request.holdout)
-    name, is_pinned = request.holdout_policy, lookup.split(request.holdout_policy)[1] is not None
+    name, is_pinned = request.holdout_policy, lookup.split_reference(request.holdout_policy)[1] is not None
     if name != UNIFORM or policies.by_name(unit, name) is not None:
         version, served = servable(unit, name)[0], servable(unit, reference)[0]
-        if version.id == served.id and not (is_pinned and lookup.split(reference)[1] is None):
+        if version.id == served.id and not (is_pinned and lookup.split_reference(reference)[1] is None):
             hint = "`--holdout-policy NAME` names another policy, or a version that stays behind, NAME@V"
             raise InputError(f"the holdout would get {reference}, as the route does", hint=hint)
     return [experiment.fork(unit, variant) for variant in _holdout(request, "").variants]
@@ -249,7 +249,7 @@ def _change(unit: Unit, route_id: int, version: Version, reference: str, *, comm
     """Make a route serve a version. Without a number in the reference, this is the live version.
 
     ids: for `routes.change`."""
-    version_id = None if lookup.split(reference)[1] is None else version.id
+    version_id = None if lookup.split_reference(reference)[1] is None else version.id
     routes.change(unit, route_id, policy_id=version.policy.id, version_id=version_id, command=command, **ids)
     settings.add_run(unit, command, {"to": reference})
 

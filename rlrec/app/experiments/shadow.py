@@ -24,7 +24,7 @@ def start(store: Store, name: str, reference: str) -> ShadowReport:
             hint = f"`rlrec policy shadow {name} --stop` ends it"
             raise InputError(f"route {name} has another challenger, {challenger.reference}", hint=hint)
         if challenger is None:
-            version_id = None if lookup.split(reference)[1] is None else version.id
+            version_id = None if lookup.split_reference(reference)[1] is None else version.id
             routes.start_shadow(unit, route.route_id, policy_id=version.policy.id, version_id=version_id)
             settings.add_run(unit, "policy shadow", {"route": name, "challenger": reference})
         return {**report(unit, name, routes.shadows(unit, route.route_id)[0]), "started": challenger is None}

@@ -45,25 +45,27 @@ class PastRule(NamedTuple):
 class Narrowed:
     """This record holds the arms left to a request: `superset` without `lacking` and `past_arms`.
 
-    taken: for each rule, how many arms it excluded of those that the rules before it had left; total: the number of
-    all arms that may be served; past: rules on the person, which excluded `past_arms`."""
+    excluded_counts: for each rule, how many arms it excluded of those that the rules before it had left. total: the
+    number of all arms that may be served. past_rules: rules on the person, which excluded `past_arms`."""
 
     eligible: Eligible
     superset: tuple[int, ...]
     total: int
     lacking: frozenset[int] = frozenset()
-    taken: tuple[tuple[str, int], ...] = ()
-    past: tuple[PastRule, ...] = ()
+    excluded_counts: tuple[tuple[str, int], ...] = ()
+    past_rules: tuple[PastRule, ...] = ()
     past_arms: frozenset[int] = frozenset()
 
     @property
     def lists(self) -> str:
         """Name the lists that leave out arms, for a message."""
-        return " or ".join(rule for rule, count in self.taken[: len(self.taken) - len(self.past)] if count)
+        return " or ".join(
+            rule for rule, count in self.excluded_counts[: len(self.excluded_counts) - len(self.past_rules)] if count
+        )
 
     def hint(self) -> str | None:
         """Say how many arms each rule excluded; return None if no rule excluded any."""
-        taken = [f"{rule} takes {count}" for rule, count in self.taken if count]
+        taken = [f"{rule} takes {count}" for rule, count in self.excluded_counts if count]
         return f"of {quantity(self.total, 'arm')}, {', '.join(taken)}" if taken else None
 
 
@@ -73,17 +75,17 @@ class Rules(NamedTuple):
 
     chosen_names: tuple[str, ...] | None
     blocked: tuple[str, ...]
-    past: tuple[PastRule, ...]
+    past_rules: tuple[PastRule, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return all names of arms and groups in the rules."""
-        return (*(self.chosen_names or ()), *self.blocked, *(rule.group for rule in self.past if rule.group))
+        return (*(self.chosen_names or ()), *self.blocked, *(rule.group for rule in self.past_rules if rule.group))
 
     @property
     def kinds(self) -> set[str]:
         """Return the kinds of events that the rules name."""
-        return {rule.kind for rule in self.past if rule.kind is not None}
+        return {rule.kind for rule in self.past_rules if rule.kind is not None}
 
 
 def request_rules(

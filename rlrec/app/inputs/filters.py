@@ -237,7 +237,7 @@ def _split_number(name: str) -> int:
 def _policy_ids(unit: Unit, reference: str) -> list[int]:
     """Return the ids of a policy and of the variants that experiments made of it. A reference with a number stands for
     the policy alone."""
-    name, number = lookup.split(reference)
+    name, number = lookup.split_reference(reference)
     stored = policies.all_policies(unit)
     ids = [policy.id for policy in stored if name == policy.name or (number is None and name == policy.base)]
     if not ids:
@@ -249,7 +249,7 @@ def _version_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
     """Return the ids of the versions with one number, of all policies or of the named one; None if the filter does not
     restrict versions."""
     policy, number = pairs.get("policy"), pairs.get("version")
-    if policy is not None and lookup.split(policy)[1] is not None:
+    if policy is not None and lookup.split_reference(policy)[1] is not None:
         version = lookup.version(unit, policy)[0]
         if number not in (None, str(version.number)):
             raise InputError(f"the log filter names version {number} beside {policy}", hint="leave out one of them")

@@ -23,7 +23,7 @@ HOLDOUT_OF = "holdout_of"  # key in the definition of an experiment: the route w
 MAX_SUGGESTIONS = 10
 
 
-def split(reference: str) -> tuple[str, int | None]:
+def split_reference(reference: str) -> tuple[str, int | None]:
     """Split NAME or NAME@V into the policy's name and the version's number. POLICY@EXPERIMENT/VARIANT is a name as a
     whole."""
     name, _, number = reference.rpartition("@")
@@ -37,7 +37,7 @@ def resolve(
 ) -> dict[str, tuple[Version, Head] | InputError]:
     """Find, for each reference, its version (the live one for NAME) and the head of the policy, or the error. built_in:
     names with another meaning if no policy has them; they need no hint."""
-    split_references = {reference: split(reference) for reference in references}
+    split_references = {reference: split_reference(reference) for reference in references}
     live_versions = policies.live(unit, {name for name, _ in split_references.values()})
     numbered = {
         live_versions[name][0].policy.id

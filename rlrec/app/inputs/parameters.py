@@ -171,12 +171,8 @@ def _read_rows(
                 if key in keys:
                     raise InputError(f"{line} names arm {arm!r} twice")
                 keys.add(key)
-                yield (
-                    line,
-                    value,
-                    arm,
-                    {name: _parse_number(text, f"{line}, {article}{name}") for name, text in row.items()},
-                )
+                numbers = {name: _parse_number(text, f"{line}, {article}{name}") for name, text in row.items()}
+                yield line, value, arm, numbers
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 

@@ -122,7 +122,7 @@ class _NewestPages:
             if case.scores.samples:
                 return None
             columns = [self.columns[arm] for arm in members.tolist()]
-            looks[columns] += count * (self.examination[:size] @ case.pages(size).marginals)
+            looks[columns] += count * (self.examination[:size] @ case.slate_sampler(size).marginals)
         return None if np.isnan(looks).any() else looks / self.counts.total()
 
     def served(self, unit: Unit, selection: Selection, version_id: int) -> Array | None:

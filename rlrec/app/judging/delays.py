@@ -25,7 +25,7 @@ MINUTES = 1, 5, 15, 30, 60, 180, 360, 720, *(1_440 * days for days in (1, 2, 3, 
 WINDOWS_US = [60 * SECOND * minutes for minutes in MINUTES]
 # The columns of the sums over the decisions that are old enough for a window.
 DECISIONS, EVENTS, EARLIER_REWARD, WINDOW_REWARD, COUNTED = range(5)
-_MARKS = (*reward_log.MATURITY, "keep_probability")
+_MARKS = (*reward_log.MATURITY_COLUMNS, "keep_probability")
 
 
 # One window; own: whether it is the definition's.
@@ -81,7 +81,10 @@ def _arrived(batch: Batch, definition: Reward, windows: Sequence[int], *, now: i
         earned = reward_log.with_rewards(is_weighed, windowed).reward - definition.default
         page_reward = np.bincount(slot, weights=earned) + reward_log.page_events(is_weighed, windowed, decisions)
         page_reward /= marks["keep_probability"]
-        old, old_served = reward_log.mature(marks, windowed, now=now), reward_log.mature(served, windowed, now=now)
+        old, old_served = (
+            reward_log.is_mature(marks, windowed, now=now),
+            reward_log.is_mature(served, windowed, now=now),
+        )
         n_events = np.count_nonzero(old[event] & (is_weighed.events["age_us"] <= window))
         rewards = earlier_reward[old].sum(), page_reward[old].sum()
         n_counted = (1 / served["keep_probability"][old_served]).sum()

@@ -49,7 +49,9 @@ def evaluate(store: Store, request: Request, workers: Workers = IN_PROCESS) -> l
         selection = filters.selection(unit, log)
         untaught = live_versions.notice_successors(store, unit, request.targets, options)
         paced = {policy.name: policy for policy in policies.all_policies(unit) if policy.params.get("budget")}
-        is_paced = request.reward is not None or {lookup.split(target)[0] for target in request.targets} <= {*paced}
+        is_paced = request.reward is not None or {lookup.split_reference(target)[0] for target in request.targets} <= {
+            *paced
+        }
         for policy in () if is_paced else paced.values():
             spent = f"{policy.name} paces what it spends ({policy.params['budget']})"
             store.notice(f"{spent}; what does not may earn more by spending more: a --reward of costs tells")
@@ -158,7 +160,7 @@ def former_rivals(
         return {}
     sentences = dict[str, tuple[str, str]]()
     for target, by_logger in shares.items():
-        share = sum(number for name, number in by_logger.items() if name and lookup.split(name)[0] == policy)
+        share = sum(number for name, number in by_logger.items() if name and lookup.split_reference(name)[0] == policy)
         if 0 < share < 0.5:
             sentence = f"{100 - 100 * share:.0f} % of what {target} is compared with is not {policy}, which serves now"
             sentences[target] = sentence, f"policy={policy}"

@@ -104,7 +104,7 @@ def weighted_means(
         for batch in reader.ranges(unit, policy_id, first=first_id, last=last_id, tests=tests, columns=WEIGHED):
             n_read += len(distinct(batch.slots["decision_id"])[0])
             slots = reward_log.with_rewards(batch, version.reward)
-            is_counted = reward_log.mature(slots.slots, version.reward, now=unit.now) & ~slots.slots["censored"]
+            is_counted = reward_log.is_mature(slots.slots, version.reward, now=unit.now) & ~slots.slots["censored"]
             weighed_slots = slots.take(is_counted & ~np.isnan(slots.slots["marginal"]))
             arm = np.searchsorted(ids, weighed_slots.slots["arm_id"])
             reward, pulls = policy.rewards_and_pulls(weighed_slots.reward, weighed_slots.slots["position"])

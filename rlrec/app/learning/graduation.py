@@ -202,7 +202,7 @@ class _Graduation:
     def _start_scores(self, case: _Case) -> Array:
         """Return start scores, by how often each arm stands anywhere on a slate of the case; at size 1 they copy the
         version."""
-        pages = self._distribution(case).pages(case.size)
+        pages = self._distribution(case).slate_sampler(case.size)
         shown = pages.first if case.size == 1 else np.nan_to_num(pages.marginals).sum(axis=0) / case.size
         return imitation.scores(shown if case.size == 1 else shown + START / len(shown), self.policy)
 
@@ -221,7 +221,7 @@ class _Graduation:
         shows_all_arms = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
         total, groups = sum(case.weight for case in cases), defaultdict[tuple[tuple[int, ...], int], list[Any]](list)
         for number, case in enumerate(cases):
-            pages = self._distribution(case).pages(case.size)
+            pages = self._distribution(case).slate_sampler(case.size)
             if shows_all_arms:
                 shown_arms, weight = np.arange(len(case.arms))[:, None], case.weight * pages.first
                 log_served = np.log(np.maximum(pages.first, TINY))[:, None]

@@ -25,13 +25,13 @@ from rlrec.store.policies.experiments import Experiment
 from rlrec.times import DAY_US
 
 # The columns that are read of every impression.
-READ = (
+VISIT_COLUMNS = (
     "at", "imported", "censored", "policy_id", "version_id", "belief_seq", "belief_ordinal", "seed", "context_id",
     "eligible_id", "catalogue_revision", "variant_id", "size", "user_id", "user_digest", "session_digest", "split",
     "visit", "step", "arm_id", "propensity", "marginal", "min_propensity", "log_propensity", "history", "recorded",
     "created_at", "estimated", "keep_probability", "subsampled",
 )  # fmt: skip
-LONGEST = 1_000  # decisions of a visit, at most
+MAX_VISIT_DECISIONS = 1_000  # decisions of a visit, at most
 
 
 class EndedVisits(Record, eq=False):
@@ -176,7 +176,7 @@ def visit_indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
     return look_up(stored["session_id"] * width + stored["number"], session * width + visit)[0]
 
 
-COLUMNS = (
+PERSON_VISIT_COLUMNS = (
     "at", "imported", "censored", "visit", "keep_probability", "arm_id", "position", "user_id", "user_digest",
     "session_digest",
 )  # fmt: skip
@@ -204,7 +204,8 @@ class PersonVisits(Record, kw_only=False, eq=False):
 
     @classmethod
     def from_batches(cls, batches: Iterable[Batch], definition: Reward) -> PersonVisits:
-        """Make the visits from batches that hold everything that these persons did, with the columns COLUMNS."""
+        """Make the visits from batches with the columns PERSON_VISIT_COLUMNS that hold everything that these persons
+        did."""
         batch_columns: list[tuple[Ids, ...]] = []
         for batch in batches:
             rows = reward_log.with_page_rewards(batch, reward_log.with_rewards(batch, definition), definition)

@@ -33,12 +33,8 @@ class LearnedFrom(Record):
     def columns(self) -> frozenset[str]:
         """Return the optional columns that `rows` needs."""
         selection = self.selection
-        filtered_values = {
-            "split": selection.splits,
-            "variant_id": selection.variant_ids,
-            "route_id": selection.route_ids,
-        }
-        filtered_values["context_id"] = selection.context_ids
+        filtered_values = {"split": selection.splits, "variant_id": selection.variant_ids}
+        filtered_values |= {"route_id": selection.route_ids, "context_id": selection.context_ids}
         read_columns = {name for name, values in filtered_values.items() if values is not None}
         return frozenset(read_columns if self.splits is None else {*read_columns, "split"})
 

@@ -27,11 +27,11 @@ BUCKETS = 64  # of persons; a partition has one or several
 BATCH = reader.BATCH  # decisions of a partition, at most while there are buckets, and of a batch, about
 SPREAD = BATCH * 3 // 2  # decisions that are read before they are distributed to partitions
 MAX_WAITING_BYTES = 8_000_000  # bytes of rows that wait in memory for their partition; the others wait in files
-RETURNS = ("visit", "at", "position")  # columns that `move_returns` needs
+RETURN_COLUMNS = ("visit", "at", "position")  # columns that `move_returns` needs
 # the fields of a selection that leave out decisions of other surfaces
 SURFACES = ("policy_ids", "version_ids", "variant_ids", "route_ids", "context_ids")
 T = TypeVar("T")
-PERSONS = ("user_id", "user_digest", "session_digest")  # the columns that determine the bucket
+PERSON_COLUMNS = ("user_id", "user_digest", "session_digest")  # the columns that determine the bucket
 
 
 def count_partitions(decisions: int) -> int:
@@ -58,7 +58,7 @@ def read(
     few_test = selected.few_test(unit, selection)
     bounds = selected.session_bounds(unit, selection) if unit.folder is None and few_test is None else None
     moves_returns = has_returns_elsewhere(unit, selection)
-    columns = {*columns, *RETURNS} if moves_returns else columns
+    columns = {*columns, *RETURN_COLUMNS} if moves_returns else columns
 
     def batches(**options: Any) -> Iterator[Batch]:
         for batch in reader.batches(unit, selection, **options):
@@ -76,7 +76,7 @@ def read(
         for _ in range(times):
             yield stored_batches
         return
-    options |= {"columns": {*columns, *PERSONS}, "pick_contexts": None}
+    options |= {"columns": {*columns, *PERSON_COLUMNS}, "pick_contexts": None}
     rows = partial(batches, size=SPREAD, **options)
     logs = iter(()) if unit.folder is None else unit.folder.split(number)
     with ExitStack() as stack:

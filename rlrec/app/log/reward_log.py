@@ -20,7 +20,7 @@ from rlrec.store.log.reader import Batch
 from rlrec.store.log.selected import Selection
 from rlrec.times import DAY_US, LAST, SECOND, format_time
 
-MATURITY = ("at", "imported", "censored")  # columns that decide whether a slot counts
+MATURITY_COLUMNS = ("at", "imported", "censored")  # columns that decide whether a slot counts
 SHOWN = "shown_propensity"  # the column that `weighable` adds
 
 
@@ -150,11 +150,11 @@ def impressions(
 ) -> Iterator[RewardedSlots]:
     """Yield the mature, uncensored impressions of the selected log, in batches of whole sessions: their arms, rewards
     and these columns. weighed: only those with a propensity, with their column SHOWN."""
-    arm_columns = (*MATURITY, "arm_id", "keep_probability")
+    arm_columns = (*MATURITY_COLUMNS, "arm_id", "keep_probability")
     columns = (*arm_columns, *columns, *(("position", "propensity", "marginal") if weighed else ()))
     for batch in reader.batches(unit, selection, columns=columns):
         rows = with_rewards(batch, definition)
-        is_counted = mature(batch.slots, definition, now=unit.now) & ~batch.slots["censored"]
+        is_counted = is_mature(batch.slots, definition, now=unit.now) & ~batch.slots["censored"]
         yield rows.weighable(is_counted) if weighed else rows.take(is_counted)
 
 
@@ -187,7 +187,7 @@ def page_events(batch: Batch, definition: Reward, decision_ids: Ids) -> Array:
     return rewards.page_rewards(definition, n=len(decision_ids), page=page, kind=kind, value=value, age_us=age_us)
 
 
-def mature(slots: Columns, definition: Reward, *, now: int) -> Flags:
+def is_mature(slots: Columns, definition: Reward, *, now: int) -> Flags:
     """Tell whether decisions are older than their reward window, by age alone; imported ones always count as mature."""
     return slots["imported"] | (now - slots["at"] > definition.window_us)
 

@@ -225,15 +225,14 @@ def _last_change(unit: Unit, version: Version, *, method: str) -> tuple[int, int
     last, tests = decisions.newest_id(unit, version.policy.id), filters.selection(unit, None).conditions()
     for batch in reader.ranges(unit, version.policy.id, first=1, last=last, tests=tests):
         slots = reward_log.with_rewards(batch, version.reward)
-        is_mature = reward_log.mature(slots.slots, version.reward, now=unit.now)
+        is_mature = reward_log.is_mature(slots.slots, version.reward, now=unit.now)
         first_slots = slots.take(is_mature & ~slots.slots["censored"] & (slots.slots["position"] == 1))
         for change in detector.take(first_slots.reward, marks=first_slots.slots["decision_id"]):
             newest_change = change.start
-    return (
-        None
-        if newest_change is None
-        else (int(newest_change), decisions.find(unit, [int(newest_change)])[int(newest_change)].at)
-    )
+    if newest_change is None:
+        return None
+    decision_id = int(newest_change)
+    return decision_id, decisions.find(unit, [decision_id])[decision_id].at
 
 
 def _begin_version(unit: Unit, plan: _Plan) -> int:

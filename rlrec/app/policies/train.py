@@ -116,7 +116,7 @@ def train(
 
 def _parent(unit: Unit, request: Request) -> Version:
     reference = request.name if request.from_version is None else f"{request.name}@{request.from_version}"
-    if lookup.split(request.name)[1] is not None:
+    if lookup.split_reference(request.name)[1] is not None:
         raise InputError(f"{request.name!r} names a version", hint="write the policy, and --from-version V")
     parent, _ = lookup.version(unit, reference)
     if parent.policy.kind != KIND:
@@ -229,12 +229,8 @@ class _TrainingRun:
             unit, self.log or "", selection, last_id=dataset_report.last_id, window_us=self.parent.reward.window_us,
             slots=dataset_report.slots,
         )  # fmt: skip
-        return record | {
-            "now": unit.now,
-            "splits": [TRAIN, TUNE],
-            "sessions": dataset_report.visits,
-            "options": options,
-        }
+        sessions = dataset_report.visits
+        return record | {"now": unit.now, "splits": [TRAIN, TUNE], "sessions": sessions, "options": options}
 
     def _check_dataset(self) -> None:
         name, dataset_report, unused_visits = self.parent.reward.name, self.report, self.report.unused

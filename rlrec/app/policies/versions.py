@@ -47,8 +47,8 @@ def list_versions(store: Store) -> list[VersionSummary]:
 
 def history(store: Store, name: str) -> list[VersionHistory]:
     """Return the versions of a policy, the log that each learned from, and the periods in which it was live."""
-    if lookup.split(name)[1] is not None:
-        raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}")
+    if lookup.split_reference(name)[1] is not None:
+        raise InputError(f"{name!r} names a version", hint=f"write {lookup.split_reference(name)[0]}")
     with store.read() as unit:
         live, head = lookup.version(unit, name)
         versions = policies.versions(unit, [live.policy.id])
@@ -135,7 +135,7 @@ def _learning_version(unit: Unit, reference: str) -> tuple[Version, Head]:
     """Return the version of a reference and its head. A name means the live version, or the newest that learns if that
     is frozen."""
     version, head = lookup.version(unit, reference)
-    if lookup.split(reference)[1] is None and not version.learning:
+    if lookup.split_reference(reference)[1] is None and not version.learning:
         learning = [other for other in policies.versions(unit, [version.policy.id]) if other.learning]
         version = learning[-1] if learning else version
     if version.policy.kind == "logged":
@@ -150,7 +150,7 @@ def _lock_version(unit: Unit, reference: str) -> tuple[Version, Head]:
 
 
 def _check_numbered(reference: str) -> None:
-    if lookup.split(reference)[1] is None:
+    if lookup.split_reference(reference)[1] is None:
         raise InputError(f"{reference!r} names no version", hint=f"write {reference}@V; `rlrec policy show` lists them")
 
 
@@ -199,8 +199,10 @@ def promote(store: Store, reference: str) -> LiveVersion:
 def rollback(store: Store, name: str) -> LiveVersion:
     """Make the version live again that was live before the last promotion. Raises CheckFailed if there is none, or if
     that version is retired."""
-    if lookup.split(name)[1] is not None:
-        raise InputError(f"{name!r} names a version", hint=f"write {lookup.split(name)[0]}, or promote {name}")
+    if lookup.split_reference(name)[1] is not None:
+        raise InputError(
+            f"{name!r} names a version", hint=f"write {lookup.split_reference(name)[0]}, or promote {name}"
+        )
     return store.write(lambda unit: roll_back(unit, name))
 
 

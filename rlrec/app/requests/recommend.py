@@ -362,15 +362,8 @@ class RequestGroup:
         if sessions.settings.weighs_returns:
             _credit_returns(unit, ledger, list(zip(ids, visit_rows, step, strict=True)), sessions)
         keys, users = ([column[row] for row in visit_rows] for column in (sessions.key, sessions.user))
-        answer_columns = (
-            ids,
-            columns["request_key"],
-            keys,
-            columns["visit"],
-            step,
-            users,
-            _drawn_fields(plans, slates, unit.now),
-        )
+        fields = _drawn_fields(plans, slates, unit.now)
+        answer_columns = ids, columns["request_key"], keys, columns["visit"], step, users, fields
         return map(partial(tuple.__new__, DrawnAnswer), zip(*answer_columns, strict=True))
 
     def _serve(
@@ -424,8 +417,8 @@ def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, Plann
     store, cache = group.store, group.cache
     for shared in dict.fromkeys(plan.shared for plan in planned.values() if plan.request.context.keys() - STATEMENTS):
         name = shared.version.policy.name
-        if name not in cache.unread and all(field.startswith("@") for field in shared.case.reads):
-            cache.unread.add(name)
+        if name not in cache.contextless_policies and all(field.startswith("@") for field in shared.case.reads):
+            cache.contextless_policies.add(name)
             suffix = "" if group.dry_run else "; the context is stored all the same"
             store.notice(f"policy {name} reads no context{suffix}")
     if planned and (new_keys := [key for key, is_noticed in cache.inactive.items() if not is_noticed]):
@@ -438,7 +431,7 @@ def _notice_ignored(group: RequestGroup, unit: Unit, planned: Mapping[int, Plann
         cache.has_resting = True
         store.notice(f"{resting_rules[0]} of the request has no effect: `not_after` or `not_shown` takes what it names")
     if cache.narrows:
-        rules = [rule for plan in planned.values() if plan.narrowed for rule in plan.narrowed.past]
+        rules = [rule for plan in planned.values() if plan.narrowed for rule in plan.narrowed.past_rules]
         kinds = {rule.kind for rule in rules if rule.kind is not None} - cache.kinds
         if kinds and len(cache.kinds) < MAX_KINDS:
             from rlrec.app.inputs import arm_rules
@@ -469,7 +462,9 @@ def _rules_hold(unit: Unit, planned: Iterable[PlannedRequest], sessions: OpenSes
 
     owners = [(plan.narrowed, sessions.row[plan.request.session]) for plan in planned]
     pairs = [
-        (rules, (sessions.user_id[row], sessions.id[row])) for rules, row in owners if rules is not None and rules.past
+        (rules, (sessions.user_id[row], sessions.id[row]))
+        for rules, row in owners
+        if rules is not None and rules.past_rules
     ]
     return not pairs or narrowing.rules_hold(unit, pairs, cache.groups)
 

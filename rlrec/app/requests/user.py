@@ -76,9 +76,8 @@ def _merge_users(unit: Unit, user: str, into: str) -> Merged:
         taken_back = (earlier_returns - present_returns) & returns.recorded(
             unit, {event.decision_id for event in earlier_returns - present_returns}
         )
-        n_returns = record_returns(unit, ledger, taken_back, value=-1.0) + record_returns(
-            unit, ledger, present_returns - earlier_returns
-        )
+        n_returns = record_returns(unit, ledger, taken_back, value=-1.0)
+        n_returns += record_returns(unit, ledger, present_returns - earlier_returns)
     ledger.close()
     return {
         "user": user, "into": person, "merged": True, "created": sorted({user, person} - stored.keys()),

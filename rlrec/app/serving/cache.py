@@ -31,9 +31,9 @@ class ServingCache:
 
     contexts, sets: ids of stored contexts and eligible sets. keys: of arms. active: the arms that may be served from
     `start` until `end`; unnamed: whether this set has no id yet. weighs_returns: whether some reward weighs the
-    event `return`. unread: policies for which the notice was given that they read no context; inactive: listed arms
-    that may not be served, True where the notice was given; has_resting: whether it was given that a rule of a page
-    had no effect. policies: references to versions, whose names cannot be routes.
+    event `return`. contextless_policies: policies for which the notice was given that they read no context;
+    inactive: listed arms that may not be served, True where the notice was given; has_resting: whether it was given
+    that a rule of a page had no effect. policies: references to versions, whose names cannot be routes.
 
     groups, members: ids and keys of the arms in groups; narrowed: the arms of the catalogue that remain after lists and
     groups. narrows: whether any rule may take arms from a request. kinds: events that such rules name and that were
@@ -49,7 +49,7 @@ class ServingCache:
         self.active: tuple[int, ...] = ()
         self.unnamed = True
         self.weighs_returns = 0
-        self.unread: set[str] = set()
+        self.contextless_policies: set[str] = set()
         self.inactive: dict[str, bool] = {}
         self.has_resting = False
         self.groups: dict[str, frozenset[int]] = {}

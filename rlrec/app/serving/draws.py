@@ -72,7 +72,7 @@ def prepare(distributions: Collection[SharedDistribution]) -> None:
     """Compute what draws from these distributions will need, before locks are taken."""
     for shared in distributions:
         if not shared.stateful and not shared.candidates and shared.case.rankers is None:
-            shared.case.pages(shared.size).prepare()
+            shared.case.slate_sampler(shared.size).prepare()
 
 
 def draw(
@@ -137,7 +137,7 @@ def _draw_ranked(
     from rlrec.policy.kinds.two_stage import ranking_seeds
 
     slates: list[DrawnSlate] = []
-    lists = shared.case.pages(shared.candidates).draw(seeds=seeds, decisions=decision_ids, lists=True)
+    lists = shared.case.slate_sampler(shared.candidates).draw(seeds=seeds, decisions=decision_ids, lists=True)
     columns = shared.case.arms[lists.slates], lists.propensity, np.log(lists.propensity).sum(axis=1)
     for row, (arms, propensities, log_propensity) in enumerate(
         zip(*(column.tolist() for column in columns), strict=True)

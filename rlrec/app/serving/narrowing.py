@@ -67,7 +67,7 @@ class Narrower:
         rules = request_rules(request.arms, request.block, request.not_after, request.not_shown)
         defaults = policy_rules(params)
         has_group = any(name not in self.names.ids for name in rules.chosen_names or ())
-        if not (has_group or rules.blocked or rules.past or any(defaults)):
+        if not (has_group or rules.blocked or rules.past_rules or any(defaults)):
             return None
         steps = [
             (f"arms of policy {policy}", defaults.chosen_names, True), ("arms", rules.chosen_names, True),
@@ -76,29 +76,30 @@ class Narrower:
         narrowed = self._without_past(
             [(rule, names, is_allowed) for rule, names, is_allowed in steps if names is not None]
         )
-        past_rules = (*defaults.past, *rules.past)
+        past_rules = (*defaults.past_rules, *rules.past_rules)
         if not past_rules:
             return narrowed
         if not self._owners:
             self._read_owners()
-        owner, excluded_counts, excluded_arms = (
-            self._owners[request.user, request.session],
-            [*narrowed.taken],
-            frozenset[int](),
-        )
+        owner = self._owners[request.user, request.session]
+        excluded_counts, excluded_arms = [*narrowed.excluded_counts], frozenset[int]()
         for rule in past_rules:
             if rule not in self._past_arms:
                 self._past_arms[rule] = past_arms(self.unit, rule, set(self._owners.values()), self.cache.groups)
             lost_arms = self._lost_arms(narrowed, self._past_arms[rule][owner])
-            lost_arms, excluded_arms = (
-                (lost_arms - excluded_arms, excluded_arms | lost_arms) if excluded_arms else (lost_arms, lost_arms)
-            )
+            if excluded_arms:
+                lost_arms = lost_arms - excluded_arms
+            excluded_arms = excluded_arms | lost_arms if excluded_arms else lost_arms
             excluded_counts.append((f"{rule.name} {rule.text}", len(lost_arms)))
         cache_key = narrowed, past_rules, excluded_arms
         if cache_key not in self._sets:
             eligible = _eligible_set(narrowed.superset, narrowed.lacking | excluded_arms)
             self._sets[cache_key] = replace(
-                narrowed, eligible=eligible, taken=tuple(excluded_counts), past=past_rules, past_arms=excluded_arms
+                narrowed,
+                eligible=eligible,
+                excluded_counts=tuple(excluded_counts),
+                past_rules=past_rules,
+                past_arms=excluded_arms,
             )
         return self._sets[cache_key]
 
@@ -117,7 +118,7 @@ class Narrower:
                     narrowed.lacking |= group
                 elif n_excluded:
                     narrowed.superset, narrowed.lacking = tuple(sorted(group)), frozenset()
-                narrowed.taken = (*narrowed.taken, (rule, n_excluded))
+                narrowed.excluded_counts = (*narrowed.excluded_counts, (rule, n_excluded))
             narrowed.eligible = _eligible_set(narrowed.superset, narrowed.lacking)
             if len(self.cache.narrowed) >= MAX_SETS:
                 self.cache.narrowed.clear()
@@ -186,8 +187,8 @@ def rules_hold(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]], groups: di
     groups: as in `ArmNames`."""
     by_rule: dict[PastRule, set[Owner]] = defaultdict(set)
     for narrowed, owner in pairs:
-        for rule in narrowed.past:
+        for rule in narrowed.past_rules:
             by_rule[rule].add(owner)
     excluded_arms = {rule: past_arms(unit, rule, owners, groups) for rule, owners in by_rule.items()}
-    sets = {(narrowed, tuple(excluded_arms[rule][owner] for rule in narrowed.past)) for narrowed, owner in pairs}
+    sets = {(narrowed, tuple(excluded_arms[rule][owner] for rule in narrowed.past_rules)) for narrowed, owner in pairs}
     return all(_remaining_arms(narrowed, frozenset().union(*arms)) == narrowed.past_arms for narrowed, arms in sets)

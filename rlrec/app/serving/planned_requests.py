@@ -66,7 +66,7 @@ def _defer_requests(plans: Sequence[Planned], narrower: Narrower, *, has_feedbac
     planned, earlier_persons, waiting_persons, userless = list[Planned](), set[str](), set[str](), set[str]()
     for plan in plans:
         if isinstance(plan, PlannedRequest):
-            person, past = narrower.person(plan.request), () if plan.narrowed is None else plan.narrowed.past
+            person, past = narrower.person(plan.request), () if plan.narrowed is None else plan.narrowed.past_rules
             reads_feedback = has_feedback and any(rule.kind is not None for rule in past)
             names_user = len(person) > 1 and plan.request.session in userless
             if reads_feedback or names_user or person & (earlier_persons if past else waiting_persons):

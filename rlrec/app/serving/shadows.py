@@ -52,11 +52,9 @@ def store(
         steps = np.array([step[index] for index in group_indices], np.int64)
         past_slots = history.unpack([packed[index] for index in group_indices], steps)
         log_probabilities = _log_probabilities(plans, shown, past_slots, keys)
-        values = (
-            [None] * len(group_indices)
-            if log_probabilities is None
-            else np.clip(log_probabilities, LEAST, 0.0).tolist()
-        )
+        values: list[float | None] = [None] * len(group_indices)
+        if log_probabilities is not None:
+            values = np.clip(log_probabilities, LEAST, 0.0).tolist()
         shadow_rows += [(shared.shadow.id, ids[index], log) for index, log in zip(group_indices, values, strict=True)]
     routes.add_shadowed(unit, shadow_rows)
 
@@ -75,7 +73,7 @@ def _log_probabilities(
         if trained is None:
             challenger.check(context)
             case = challenger.case(shared.eligible, arms, context, keys=keys, revision=shared.revision)
-            return None if case.scores.samples else case.pages(shared.size).log_probabilities(shown)
+            return None if case.scores.samples else case.slate_sampler(shared.size).log_probabilities(shown)
         contexts = trained.encoded([plan.request.context for plan in plans])
     except InputError:  # the challenger cannot read this context; its failure must not stop the request
         return None

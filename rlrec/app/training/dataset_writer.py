@@ -85,7 +85,7 @@ class WriteReport(Sums, kw_only=True, eq=True):
             (self.unused.left_out, "cut by the filter, with a censored slot, or without propensities"),
             (self.unrecorded, "whose states at the time of their decisions are not recorded"),
             (self.moved, "whose user came later and belongs to another split"),
-            (self.too_long, f"of more than {ended_visits.LONGEST:,} decisions"),
+            (self.too_long, f"of more than {ended_visits.MAX_VISIT_DECISIONS:,} decisions"),
         )
         return "; ".join(f"{count:,} {reason}" for count, reason in counts if count)
 
@@ -113,7 +113,7 @@ class DatasetWriter:
         self._order = np.argsort(self.arms)
         self._catalogues: dict[int, Catalogue] = {}  # by epoch
         # the number of loggers that can have weights, as in `evaluate`, for visits of this length
-        horizon = min(max(1, self.evaluation.extent.steps), ended_visits.LONGEST)
+        horizon = min(max(1, self.evaluation.extent.steps), ended_visits.MAX_VISIT_DECISIONS)
         self._spanning, estimators = sessions.any_user(unit), ope.parse(ESTIMATOR).sessions
         fold = SessionFold(estimators=estimators, gamma=1.0, horizon=horizon, spans_batches=self._spanning)
         self.max_loggers = fold.most_loggers
@@ -164,7 +164,7 @@ class DatasetWriter:
         visits = replace(visits, slots=visits.slots | {OWNER: owner})
         recorded = np.logical_and.reduceat(visits.per_decision("recorded"), visits.start[:-1])
         split_holds = owner_splits(self.salt, keys)[visits.per_visit(OWNER)] == visits.per_visit("split")
-        is_short = np.diff(visits.start) <= ended_visits.LONGEST
+        is_short = np.diff(visits.start) <= ended_visits.MAX_VISIT_DECISIONS
         is_usable = recorded & split_holds & is_short
         report += WriteReport(
             unrecorded=int((~recorded).sum()),

@@ -273,7 +273,7 @@ def _notice_gaps(store: Store, ended_before: int, counts: _DeletedRows) -> None:
         texts = [
             f"{rule.name}={rule.text} of {name}"
             for name, live in sorted(policies.live(unit, names).items())
-            for rule in arm_rules.policy_rules(live.version.policy.params).past
+            for rule in arm_rules.policy_rules(live.version.policy.params).past_rules
             if unit.now - rule.window_us < ended_before
         ]
         older_experiments = [

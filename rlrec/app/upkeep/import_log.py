@@ -319,12 +319,10 @@ def _credit_returns(store: Store, users: Collection[str] | None = None) -> None:
     with store.read() as unit:
         if not settings.get(unit).weighs_returns:
             return
-        main_keys_by_key = main_keys(unit, users or ())
-        user_ids = (
-            None
-            if users is None
-            else [*sessions.user_ids(unit, {main_keys_by_key.get(key, key) for key in users}).values()]
-        )
+        user_ids: list[int] | None = None
+        if users is not None:
+            keys_of_persons = main_keys(unit, users)
+            user_ids = [*sessions.user_ids(unit, {keys_of_persons.get(key, key) for key in users}).values()]
     count = store.write(partial(derive_returns, user_ids=user_ids), repeatable=True)
     if count and users is None:
         store.notice(on_returns(count))

@@ -55,7 +55,7 @@ def read(
 def _read(unit: Unit, selection: Selection, definition: Reward) -> tuple[list[EndedVisits], UnusedVisits]:
     result, total = [], UnusedVisits()
     cutoff = Cutoff.compute(unit, definition)
-    for batch in reader.batches(unit, selection, columns=ended_visits.READ, visits=True):
+    for batch in reader.batches(unit, selection, columns=ended_visits.VISIT_COLUMNS, visits=True):
         some, unused = ended_visits.usable_visits(batch, definition, cutoff)
         result.append(some)
         total += unused

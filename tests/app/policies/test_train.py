@@ -269,7 +269,7 @@ def test_visits_without_an_end_are_left_out(shop: Store, monkeypatch: pytest.Mon
     """What a robot asked is no visit, and judging one takes memory by its length."""
     serve(shop, visits=2, steps=5, start=LATER, prefix="robot")
     notices = notices_of(clock(shop, LATER + 300 * MINUTE))
-    monkeypatch.setattr(ended_visits, "LONGEST", 4)
+    monkeypatch.setattr(ended_visits, "MAX_VISIT_DECISIONS", 4)
     assert trained(shop)["sessions"] == 120
     assert "sessions that are not used: 2 of more than 4 decisions" in notices
 

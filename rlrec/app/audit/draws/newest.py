@@ -51,7 +51,9 @@ class RewardDrift:
 
     def take(self, batch: reader.Batch) -> None:
         slots, definition = batch.slots, self.version.reward
-        is_counted = reward_log.mature(slots, definition, now=self.unit.now) & ~slots["imported"] & ~slots["censored"]
+        is_counted = (
+            reward_log.is_mature(slots, definition, now=self.unit.now) & ~slots["imported"] & ~slots["censored"]
+        )
         slots_at_top = reward_log.with_rewards(batch, definition).take(is_counted & (slots["position"] == 1))
         if not len(slots_at_top):
             return

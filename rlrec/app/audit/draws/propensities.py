@@ -424,7 +424,7 @@ def _compare_lists(
 ) -> None:
     """Compare stored lists of candidates with those drawn and derived again. All of them share one distribution."""
     stored_lists = np.array([candidate_list.arms for candidate_list in lists])
-    draws = case.pages(stored_lists.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
+    draws = case.slate_sampler(stored_lists.shape[1]).draw(seeds=seeds, decisions=decisions, lists=True)
     derived = case.list_conditionals(stored_lists, seeds=seeds, decisions=decisions)
     for candidate_list, redrawn, conditionals in zip(lists, case.arms[draws.slates].tolist(), derived, strict=True):
         decision, propensity = candidate_list.decision_id, np.array(candidate_list.propensities)

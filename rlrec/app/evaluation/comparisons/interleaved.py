@@ -133,9 +133,9 @@ def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tu
     from rlrec.store.log import reader
 
     selection = replace(filters.selection(unit, None), variant_ids=[variant.id for variant in experiment.variants])
-    for batch in reader.batches(unit, selection, columns=(*reward_log.MATURITY, "user_id")):
+    for batch in reader.batches(unit, selection, columns=(*reward_log.MATURITY_COLUMNS, "user_id")):
         rows = reward_log.with_rewards(batch, reward)
-        rows = rows.take(reward_log.mature(rows.slots, reward, now=unit.now))
+        rows = rows.take(reward_log.is_mature(rows.slots, reward, now=unit.now))
         ids = rows.slots["decision_id"]
         uncensored = ~np.isin(ids, ids[rows.slots["censored"]])
         rows = rows.take(uncensored)

@@ -261,7 +261,7 @@ class StudyFold:
         reward of such a slot counts nothing. Where all slots of a page are censored, its visit counts, and no reward.
         """
         slots = pages[0].slots
-        mature = np.array([reward_log.mature(slots, reward, now=self.unit.now) for reward in self.study.rewards])
+        mature = np.array([reward_log.is_mature(slots, reward, now=self.unit.now) for reward in self.study.rewards])
         visit = visit_indices(columns, slots["session_id"], slots["visit"])
         is_counted = np.ones(len(visit), np.bool_)
         is_left_out = mature[0] & slots["censored"]

@@ -23,7 +23,7 @@ from rlrec.app.evaluation.rows import groups
 from rlrec.app.evaluation.rows.log_rows import LoggedBatch, RowGroup
 from rlrec.app.inputs import lookup
 from rlrec.app.log import reward_log
-from rlrec.app.log.ended_visits import COLUMNS, PersonVisits
+from rlrec.app.log.ended_visits import PERSON_VISIT_COLUMNS, PersonVisits
 from rlrec.arrays import Array, Flags, Ids, finite_or_none, run_starts, take
 from rlrec.compute import Engine
 from rlrec.errors import CheckFailed, InputError, quantity
@@ -296,11 +296,11 @@ class EffectPass(Record, eq=False):
     @property
     def reading(self) -> Reading:
         reading = self.pages.fitted_on if self.return_shares is None else self.pages.judged_on
-        return Reading(columns={*reading.columns, *COLUMNS})
+        return Reading(columns={*reading.columns, *PERSON_VISIT_COLUMNS})
 
     def __call__(self, reader: LogReader, /) -> FitSums | LogEffects | None:
         """Return the sums of a partition, or None where no row of it is selected."""
-        visits = PersonVisits.from_batches(reader.batches(Reading(columns=COLUMNS)), self.reward)
+        visits = PersonVisits.from_batches(reader.batches(Reading(columns=PERSON_VISIT_COLUMNS)), self.reward)
         if not len(visits):
             return None
         if self.return_shares is not None:

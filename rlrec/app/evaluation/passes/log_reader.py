@@ -117,7 +117,7 @@ class LogReader:
     def batches(self, reading: Reading) -> Iterator[Batch]:
         """Yield the batches of the log as stored, without further data."""
         splits = self.evaluation.selection.splits
-        columns = {"decision_id", "session_id", "position", *partitions.PERSONS, *reading.columns}
+        columns = {"decision_id", "session_id", "position", *partitions.PERSON_COLUMNS, *reading.columns}
         columns |= {*CLUSTERS[self.evaluation.cluster]}
         for batches in self.partitions(reading) if self._rows is None else (self._rows,):
             # the budget of derived distributions is per partition, whoever reads it

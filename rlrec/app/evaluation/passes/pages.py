@@ -85,7 +85,7 @@ class PageUnit(RowUnit[CompletePages, M], eq=False):
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
         pages = _pages(logged.log, reward)
         first_slots = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
-        mature = reward_log.mature(first_slots, reward, now=self.evaluation.now)
+        mature = reward_log.is_mature(first_slots, reward, now=self.evaluation.now)
         censored = any_slot(pages, pages.slots["censored"])
         counts = RowCounts(selected=len(pages), waiting=int((~mature).sum()), left_out=int((mature & censored).sum()))
         return pages.take(mature & ~censored), counts

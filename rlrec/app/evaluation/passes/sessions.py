@@ -54,12 +54,12 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         """Make the unit for these estimators. Raise InputError for a session that is too long, where no targets are
         compared."""
         horizon = evaluation.extent.steps
-        if horizon > ended_visits.LONGEST and not evaluation.paired:
-            limit, hint = f"{ended_visits.LONGEST:,}", "estimate per impression, or leave it out by --log"
+        if horizon > ended_visits.MAX_VISIT_DECISIONS and not evaluation.paired:
+            limit, hint = f"{ended_visits.MAX_VISIT_DECISIONS:,}", "estimate per impression, or leave it out by --log"
             raise InputError(
                 f"a session of {horizon:,} decisions is longer than the {limit} that can be judged", hint=hint
             )
-        horizon = min(max(1, horizon), ended_visits.LONGEST)
+        horizon = min(max(1, horizon), ended_visits.MAX_VISIT_DECISIONS)
         gamma, spans_batches = evaluation.request.gamma, evaluation.spans_batches
         fold = SessionFold(estimators=estimators, gamma=gamma, horizon=horizon, spans_batches=spans_batches)
         cutoffs = {key: Cutoff.compute(unit, reward) for key, reward in evaluation.rewards.items()}
@@ -67,11 +67,11 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
 
     @property
     def fitted_on(self) -> Reading:
-        return Reading(columns=ended_visits.READ, visits=True, targets=False)
+        return Reading(columns=ended_visits.VISIT_COLUMNS, visits=True, targets=False)
 
     @property
     def judged_on(self) -> Reading:
-        columns = (*ended_visits.READ, *self.evaluation.lesson_columns)
+        columns = (*ended_visits.VISIT_COLUMNS, *self.evaluation.lesson_columns)
         return Reading(columns=columns, visits=True, support=False)
 
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
@@ -230,8 +230,8 @@ CELLS = 4_000_000  # pairs of eligible set and arm in memory at a time; decision
 KINDS = 16  # most kinds of events whose means by arm are read, of a portion
 _READING = Reading(
     columns=(
-        *reward_log.MATURITY, *CLUSTERS["user"], "decision_id", "session_id", "visit", "position", "size", "arm_id",
-        "eligible_id", "propensity", "min_propensity", "policy_id", "context_id",
+        *reward_log.MATURITY_COLUMNS, *CLUSTERS["user"], "decision_id", "session_id", "visit", "position", "size",
+        "arm_id", "eligible_id", "propensity", "min_propensity", "policy_id", "context_id",
     ),
     visits=True,
     targets=False,
@@ -256,7 +256,7 @@ def _sums(
     sums_by_reward, by_kind = dict[int, VisitCarryOverSums](), reward_log.event_sums(batch, max_kinds=KINDS)
     for key, definition in rewards.items():
         rewarded = reward_log.with_rewards(batch, definition)
-        counted = reward_log.mature(slots, definition, now=evaluation.now) & ~slots["censored"]
+        counted = reward_log.is_mature(slots, definition, now=evaluation.now) & ~slots["censored"]
         # the return of every visit, over its mature decisions
         pages = reward_log.with_page_rewards(batch, rewarded, definition)
         earned = pages.reward * (counted[first] & ~pages.slots["censored"])

@@ -159,7 +159,7 @@ def smallest_inclusion(
             )  # fmt: skip
             group = rows[case]
             shown = np.searchsorted(arms, slots["arm_id"][group])
-            included = distribution.pages(size).marginals.sum(axis=0)[shown]
+            included = distribution.slate_sampler(size).marginals.sum(axis=0)[shown]
             if not np.isnan(included).any():  # correlated scores have no closed form
                 decisions = len(np.unique(slots["decision_id"][group]))
                 total += Inclusion(float(min(1.0, included.min())), decisions)
@@ -352,7 +352,7 @@ def usable_rows(batch: Batch, definition: Reward, *, now: int) -> tuple[Impressi
     """Return the rows of a batch that count in estimates under a reward definition, and the number of rows that are not
     mature yet."""
     rewarded, slots = reward_log.with_rewards(batch, definition), batch.slots
-    is_mature = reward_log.mature(slots, definition, now=now)
+    is_mature = reward_log.is_mature(slots, definition, now=now)
     rows = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
     return rows.take(is_mature & ~slots["censored"]), int((~is_mature).sum())
 

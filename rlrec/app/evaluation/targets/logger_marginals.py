@@ -175,7 +175,7 @@ class LoggerMarginals:
                     cases = [served.case(key, arms, context, **named) for context in read]
                     all_scores = [case.scores for case in cases]
                     tables = [
-                        table if len(table) else case.pages(k).marginals
+                        table if len(table) else case.slate_sampler(k).marginals
                         for case, table in zip(cases, tables, strict=True)
                     ]
                 for context_rows, scores, marginals, draw in zip(inside, all_scores, tables, draws, strict=True):

@@ -73,7 +73,7 @@ class Target(Record, eq=False):
         if self.serving is None:
             return False
         rules = policy_rules(self.serving.version.policy.params)
-        return bool(rules.past) or (self.draws_candidates and any(rules))
+        return bool(rules.past_rules) or (self.draws_candidates and any(rules))
 
     @property
     def is_weighed(self) -> bool:
@@ -181,7 +181,7 @@ def resolve(
                 raise InputError(live.message, hint=live.hint)
             targets_and_policies = [*BUILT_IN, *(policy.name for policy in policies.all_policies(unit))]
             hint = f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}"
-            raise lookup.unknown("target", lookup.split(name)[0], targets_and_policies, hint=hint)
+            raise lookup.unknown("target", lookup.split_reference(name)[0], targets_and_policies, hint=hint)
     return targets
 
 

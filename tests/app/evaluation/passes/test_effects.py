@@ -57,7 +57,7 @@ def shares(db: str, reference: str) -> Array:
     with closing(logs.at(db, 101)) as store, store.read() as unit:
         version, _ = lookup.version(unit, reference)
         keys = {arm.id: arm.key for arm in arms.all_arms(unit)}
-        return exact.load(unit, version).case(0, np.arange(1, 6), {}, keys=keys).pages(2).marginals
+        return exact.load(unit, version).case(0, np.arange(1, 6), {}, keys=keys).slate_sampler(2).marginals
 
 
 def test_figures_are_those_of_the_regression_by_hand(visits: str) -> None:

@@ -228,7 +228,7 @@ def test_a_session_that_is_too_long_is_refused_unless_the_filter_leaves_it_out(
     sqlite_db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fixed(sqlite_db, tmp_path)
-    monkeypatch.setattr(visiting, "LONGEST", 2)
+    monkeypatch.setattr(visiting, "MAX_VISIT_DECISIONS", 2)
     assert logs.estimate(sqlite_db, "rule", "tis")["n"] == 20
     with closing(logs.at(sqlite_db, 5)) as store:
         serve_visit(store, "long", pages=3)

@@ -300,7 +300,7 @@ def test_both_sides_are_judged_by_the_visits_that_each_can_be_asked_about(db: st
 
 
 def test_a_visit_without_an_end_does_not_stop_a_gate(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ended_visits, "LONGEST", 2)
+    monkeypatch.setattr(ended_visits, "MAX_VISIT_DECISIONS", 2)
     gate = compared(sqlite_db, short=300)
     with closing(Store(sqlite_db)) as store, store.read() as unit:
         (number,) = unit.ask("SELECT count(*) FROM session WHERE split = 2 AND id > 400")[0]
