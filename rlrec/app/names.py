@@ -10,7 +10,7 @@ from rlrec.store.policies import arms, curves, experiments, policies, routes
 
 
 def _versions(unit: Unit) -> Iterable[str]:
-    """Yield the names of policies, then those of their versions."""
+    """Yield the names of all policies, then NAME@V of each of their versions."""
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
     yield from names.values()
     yield from (version.reference for version in policies.versions(unit, names))

@@ -88,8 +88,8 @@ class EligibleDistribution(Record, eq=False):
         return TeamDraftSampler(self.rankers, size).draw(seeds=seeds, decisions=decisions)
 
     def list_conditionals(self, lists: Ids, *, seeds: Words, decisions: Ids) -> Array:
-        """Return the probability of each candidate given those before it in its list, (n, k); 0 for a list with other
-        arms than these.
+        """Return the probability of each candidate given those before it in its list, (n, k); 0 for a list that has an
+        arm which is not eligible.
 
         lists (n, k): ids in order. seeds, decisions (n,): needed for correlated scores, of which each decision draws
         samples."""
@@ -208,8 +208,8 @@ class VersionDistribution:
             stage.encode_contexts(contexts)
 
     def belief(self, arms: Ids, *, revision: int = 0) -> Belief:
-        """Return the sums and the prior of these arms. An arm without stored sums or prior gets zero sums and the
-        kind's default prior.
+        """Return the sums and the prior of the arms with these ids. An arm without stored sums or prior gets zero sums
+        and the kind's default prior.
 
         revision: of the catalogue that describes the arms, if a model reads their features."""
         sums = sum_tables.align_values(self._arms, self._sums, arms, (0.0,) * self.policy.width)
@@ -430,8 +430,8 @@ class VersionDistribution:
         return [scores for start in starts for scores in split_runs(policy.scores_at(belief, x[start : start + step]))]
 
     def _eligible_belief(self, eligible: Hashable, arms: Ids, revision: int) -> Belief:
-        """Return the belief over an eligible set, with everything solved from it. The cache keeps beliefs longer than
-        distributions."""
+        """Return the belief over an eligible set, with the results that a model solved from it. The cache keeps beliefs
+        longer than distributions."""
         cache_key = eligible, self.epoch(revision)
         if cache_key not in self._beliefs:
             if self._believed_arms > ARMS:
@@ -548,7 +548,7 @@ def column_sums(
 def _stored_sums(
     unit: Unit, version: Version, policy: Policy, seq: int | None = None, ordinal: int | None = None
 ) -> tuple[BeliefRows, int]:
-    """Read the stored sums of a belief, and return them with the number of decisions of its policy to which they are
+    """Read the stored sums of a belief. Returns them with the number of decisions of the policy to which the sums are
     faded."""
     if has_three_sums(policy):
         return beliefs.sums(unit, version.id, seq=seq), 0

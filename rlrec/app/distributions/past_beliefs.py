@@ -1,4 +1,4 @@
-"""This module finds past beliefs of a version in one pass over the changes between them."""
+"""This module finds the beliefs that a version had in the past, in one pass over the stored changes."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ _NO_SUMS = np.empty(0, np.int64), np.zeros((0, len(SUMS)))
 
 
 def replace_sums(arms: Ids, sums: Array, changed_arms: Ids, changed_sums: Array) -> tuple[Ids, Array]:
-    """Return the sums of arms (m, width), ascending, in which those of changed arms are replaced."""
+    """Return the sums of arms (m, width), ascending by arm, with the new sums of the changed arms in place of their old
+    ones."""
     if not len(changed_arms):
         return arms, sums
     if not len(arms):

@@ -53,11 +53,12 @@ class TrainedModel:
         self.arm_features = designs.CatalogueFeatures(unit, self.policy.design.arm)
 
     def select(self, arms: Ids, revision: int) -> tuple[Parameters, Array]:
-        """Return the version's parameters for these arms, and the arms' features at a revision."""
+        """Return the version's parameters for some arms, and the features of the arms at a revision of the
+        catalogue."""
         return self.parameters_of(arms), self.arm_features.encode(arms, revision)
 
     def parameters_of(self, arms: Ids) -> Parameters:
-        """Return the version's parameters for these arms; 0 for an arm that the version was not trained on."""
+        """Return the version's parameters for some arms; 0 for an arm that the version was not trained on."""
         index, is_trained = look_up(self.arms, arms)
         parameters = dict(self.parameters)
         for name in ARM_PARAMETERS:
@@ -76,7 +77,7 @@ class TrainedModel:
         return self.policy.states(context, history, self._features(history.arm, revision[history.rows]))
 
     def _features(self, arms: Ids, revision: Ids) -> Array:
-        """Return the features of arms, each at its own revision, (e, p)."""
+        """Return the features of arms, each at the revision of its own decision, (e, p)."""
         if not len(arms):
             return np.zeros((0, len(self.policy.design.arm.names)))
         first_rows, index = distinct(arms, self.arm_features.epochs(revision))
@@ -125,8 +126,8 @@ class TrainedModel:
     def cases(
         self, state: State, eligible: Ids, revision: Ids, *, sets: Mapping[int, Ids] | None = None
     ) -> Iterator[EligibleGroup]:
-        """Yield decisions by eligible set (its id, (n,)) and catalogue, in groups small enough to hold their scores.
-        sets: the arms of the eligible sets, if they were read before."""
+        """Yield decisions by eligible set (its id, (n,)) and catalogue, in groups whose scores fit into memory. sets:
+        the arms of the eligible sets, if they were read before."""
         epoch = self.arm_features.epochs(revision)
         first_rows, group = distinct(epoch, eligible)
         order, ends, start = np.argsort(group, kind="stable"), np.cumsum(np.bincount(group)).tolist(), 0

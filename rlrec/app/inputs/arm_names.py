@@ -25,7 +25,7 @@ class ArmNames:
         self._has_suggested = False
 
     def has(self, names: Iterable[str]) -> bool:
-        """Tell whether all of these names were looked up and exist."""
+        """Tell whether all names exist and were among those looked up."""
         return all(map(self._has_arms, names))
 
     def find(self, names: Iterable[str], *, field: str = "arms") -> frozenset[int]:
@@ -64,8 +64,8 @@ def find(unit: Unit, names: Collection[str]) -> frozenset[int]:
 def members(
     unit: Unit, names: Collection[str], groups: dict[str, frozenset[int]] | None = None
 ) -> dict[str, list[str]]:
-    """Return the keys of the arms, in order, of each of these names that is a group. groups: as in `ArmNames`. Raises
-    InputError for a name that is neither an arm nor a group."""
+    """Return the keys of the arms of each group among some names, in order. groups: as in `ArmNames`. Raises InputError
+    for a name that is neither an arm nor a group."""
     arm_names = ArmNames(unit, names, groups)
     ids = {name: arm_names.find([name], field="page") for name in names}
     keys = arms.keys(unit, frozenset().union(*ids.values()))
@@ -73,8 +73,8 @@ def members(
 
 
 def inactive_texts(unit: Unit, keys: Collection[str]) -> dict[str, str]:
-    """List the arms among these keys that may not be shown now, as text for a message, by their status. Retired arms
-    come last, with the command that restores them."""
+    """List, by status, the arms among some keys that may not be shown now, as texts for a message. Retired arms come
+    last, with the command that restores them."""
     by_status: dict[str, list[str]] = {"upcoming": [], "ended": [], "retired": []}
     for arm in arms.by_keys(unit, keys):
         if (status := arm.status(unit.now)) in by_status:
@@ -86,6 +86,6 @@ def inactive_texts(unit: Unit, keys: Collection[str]) -> dict[str, str]:
 
 
 def some_names(keys: Collection[str]) -> str:
-    """List some keys for a message, with the number of the others."""
+    """List the first keys for a message, with the number of the others."""
     n_hidden = len(keys) - MAX_NAMED
     return ", ".join([*keys][:MAX_NAMED]) + (f" and {n_hidden} more" if n_hidden > 0 else "")

@@ -116,7 +116,7 @@ class ArmLists(NamedTuple):
     blocked: frozenset[int]
 
     def keep_allowed(self, eligible: Iterable[int]) -> list[int]:
-        """Return those of some arms that the policy may show, in the same order."""
+        """Return the arms of a list that the policy may show, in the same order."""
         return [
             arm for arm in eligible if arm not in self.blocked and (self.restricted is None or arm in self.restricted)
         ]

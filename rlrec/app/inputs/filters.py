@@ -36,7 +36,7 @@ SPLITS = ("train", "tune", "gate")  # by the split numbers of sessions
 
 
 def join_filters(*filters: str | None) -> str:
-    """Write a filter of the decisions that all of these filters select; None and "" select all."""
+    """Write a filter of the decisions that pass every filter in `filters`; None and "" select all."""
     return ",".join(filter(None, filters))
 
 

@@ -35,8 +35,8 @@ def split_reference(reference: str) -> tuple[str, int | None]:
 def resolve(
     unit: Unit, references: Collection[str], *, built_in: Collection[str] = ()
 ) -> dict[str, tuple[Version, Head] | InputError]:
-    """Find, for each reference, its version (the live one for NAME) and the head of the policy, or the error. built_in:
-    names with another meaning if no policy has them; they need no hint."""
+    """Find, for each reference, the version (the live one for NAME) and the head of its policy, or make the error.
+    built_in: names with another meaning if no policy has them; they need no hint."""
     split_references = {reference: split_reference(reference) for reference in references}
     live_versions = policies.live(unit, {name for name, _ in split_references.values()})
     numbered = {
@@ -104,7 +104,8 @@ def refuse_route_name(unit: Unit, name: str) -> None:
 
 
 def experiment_names(unit: Unit) -> set[str]:
-    """Return the names of all experiments, and of those whose variants occur in an imported log."""
+    """Return the names of all experiments in the store, and of the experiments whose variants occur in an imported
+    log."""
     from rlrec.store.policies import experiments
 
     imported = (policy.name.partition("@")[2].partition("/")[0] for policy in policies.all_policies(unit))

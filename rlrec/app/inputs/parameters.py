@@ -153,8 +153,8 @@ def _parse_number(text: str, name: str) -> float:
 def _read_rows(
     path: Path, *headers: tuple[str, ...], article: str = ""
 ) -> Iterator[tuple[str, str, str, dict[str, float]]]:
-    """Yield the rows of a CSV with one of these headers: the line as errors name it, the value of a context field, the
-    arm, and the numbers. Raises InputError that names file and line, also for a repeated arm."""
+    """Yield the rows of a CSV file: the line as errors name it, the value of a context field, the arm, and the numbers.
+    headers: those that the file may have. Raises InputError that names file and line, also for a repeated arm."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)

@@ -34,8 +34,8 @@ def summary(unit: Unit, version: Version) -> VersionSummary:
 
 
 def is_complete(version: Version) -> bool:
-    """Tell whether a belief has learned all that it should. A rebuilt belief should learn the past that was mature when
-    the rebuild began."""
+    """Tell whether a belief has learned everything that it should have. A rebuilt belief should learn the past that was
+    mature when the rebuild began."""
     record = version.learned_from
     if version.entered_to is None or "rebuilt_from" not in record:
         return True
@@ -43,7 +43,7 @@ def is_complete(version: Version) -> bool:
 
 
 def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> int:
-    """Enter into a belief the decisions after those that it has, up to `last`; return how many slots entered."""
+    """Enter into a belief the decisions that follow its newest one, up to `last`; return how many slots entered."""
     from rlrec.app.learning.slot_statistics import BeliefFold
 
     first = max(version.since, (version.entered_to or 0) + 1)
@@ -110,7 +110,7 @@ def copy_version(
     unit: Unit, source: Version, *, policy_id: int, number: int, status: str, seq: int, ordinal: int, sums: Totals,
     learned_from: Mapping[str, Any], entered_to: int | None = None, weights: Sequence[tuple[int, bytes]] | None = None,
 ) -> int:  # fmt: skip
-    """Add a version that has these sums, discounted to the policy's `ordinal`, and the prior and design of the source,
+    """Add a version with the sums `sums`, discounted to the policy's `ordinal`, and the prior and design of the source,
     and return its id. The first delta of the new version is `seq`. weights: of arms, packed; None for those of the
     source."""
     version_id = policies.add_version(

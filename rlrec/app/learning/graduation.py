@@ -196,7 +196,7 @@ class _Graduation:
         ]
 
     def _index(self, ids: Sequence[int]) -> Index:
-        """Return the indices of these arms among all arms."""
+        """Return the index of each arm of `ids` among all arms of the catalogue."""
         return np.searchsorted(self.arms, np.array(ids, np.int64))
 
     def _start_scores(self, case: _Case) -> Array:
@@ -216,8 +216,8 @@ class _Graduation:
         return distribution
 
     def _slates(self, cases: Sequence[_Case], *, seed: int) -> list[LoggedSlates]:
-        """Return slates of the version in these cases, by eligible set, weighted by `gain`: every arm, where these are
-        few enough, else slates drawn with a seed."""
+        """Return slates of the version in some cases, by eligible set, weighted by `gain`. Every arm has a slate where
+        these are few enough; else slates are drawn with a seed."""
         shows_all_arms = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
         total, groups = sum(case.weight for case in cases), defaultdict[tuple[tuple[int, ...], int], list[Any]](list)
         for number, case in enumerate(cases):

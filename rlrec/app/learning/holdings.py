@@ -73,15 +73,15 @@ def sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
 
 
 def drawn_sums(fold: BeliefFold, batch: Batch, last: int | None) -> Totals:
-    """Return the sums of the slots of a batch (of one policy) that this store drew and a belief contains, up to
-    decision `last`; empty where the belief is of another policy."""
+    """Return the sums of a batch's slots that a belief contains, up to decision `last`, without imported decisions. The
+    batch is of one policy; the sums are empty where the belief is of another."""
     rows = drop_imported(batch)
     is_same_policy = len(rows) and rows.slots["policy_id"][0] == fold.version.policy.id
     return sums(fold, rows, last) if is_same_policy else {}
 
 
 def drop_imported(batch: Batch) -> Batch:
-    """Return the rows of a batch that this store drew. No belief learns from imported decisions."""
+    """Return the rows of a batch that are not imported. No belief learns from imported decisions."""
     imported = batch.slots["imported"]
     return Batch(slots=take(batch.slots, ~imported), events=batch.events) if imported.any() else batch
 
@@ -108,8 +108,8 @@ def censored_slots(batch: Batch) -> Flags:
 
 
 class Holding(Record):
-    """This record holds a version, the extent of the log that its belief contains, and the fold of the belief that this
-    one comes from."""
+    """This record holds a version, the extent of the log that its belief contains, and the fold that sums slots as the
+    belief does."""
 
     version: Version
     extent: Extent
@@ -125,7 +125,8 @@ class Holding(Record):
 
 
 def spend(unit: Unit, version: Version, budget: Budget, decision_ids: Collection[int] | None = None) -> Totals:
-    """Return the spend of a policy's decisions since a learning version was created, or only of these decisions."""
+    """Return the spend of a policy's decisions since a learning version was created. decision_ids: only of these
+    decisions; None for all."""
     rows = audit.spend(
         unit, version.policy.id, kind=budget.event, slice_us=budget.slice_us, offset_us=budget.offset_us,
         after=version.seq, decision_ids=decision_ids,

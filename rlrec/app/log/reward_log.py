@@ -38,7 +38,7 @@ class RewardedSlots(Record):
         return self if rows.all() else self.at(np.flatnonzero(rows))
 
     def at(self, rows: Ids) -> Self:
-        """Return the rows with these indices, in that order."""
+        """Return the rows with the indices `rows`, in that order."""
         return replace(self, slots=take(self.slots, rows), reward=self.reward[rows], default=self.default[rows])
 
     def weighable(self, rows: Flags | None = None) -> Self:

@@ -188,7 +188,7 @@ def _relearn_effects(store: Store, source: Version, request: Request, *, by: str
 def _add_effects(
     unit: Unit, source: Version, result: arm_effects.Result, *, record: Mapping[str, Any], removals: int | None
 ) -> int:
-    """Store a version with these effects as its belief, and return its id."""
+    """Store a version whose belief has the effects of arms in `result`, and return its id."""
     settings.lock_removals(unit, removals)
     overall, policy = _overall_effects(result), source.policy
     prior = {"prior_mean": overall["prior_mean"], "prior_sd": max(overall["prior_sd"], SMALLEST_SD)}

@@ -95,7 +95,7 @@ def record_returns(unit: Unit, ledger: Ledger, events: Iterable[returns.Return],
 
 
 def derive_returns(unit: Unit, user_ids: Collection[int] | None = None) -> int:
-    """Record the missing `return` events of these users (None: of all), and return their number. Events are missing for
+    """Record the missing `return` events of some users (None: of all), and return their number. Events are missing for
     visits that were imported, or began while no reward weighed them."""
     ledger = Ledger(unit, [policy.id for policy in policies.all_policies(unit)])  # so that nobody serves meanwhile
     returns.derive_last(unit, user_ids)

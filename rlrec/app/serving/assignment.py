@@ -213,9 +213,9 @@ def _stopped_error(experiment: Experiment) -> InputError | None:
 
 
 def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest], *, reread: bool) -> dict[int, InputError]:
-    """Return the errors of requests whose experiment was stopped after they were planned, by index. Raises Outdated
-    where a route led to that experiment, since the route now serves something else, and where another phase has begun.
-    reread: whether others can have changed experiments since the plan."""
+    """Return, by index, the errors of requests whose experiment was stopped after the requests were planned. Raises
+    Outdated where a route led to that experiment, since the route now serves something else, and where another phase
+    has begun. reread: whether others can have changed experiments since the plan."""
     distributions = {plan.shared for plan in planned.values()}
     named = {experiment.name: experiment for shared in distributions for experiment, _ in shared.variants}
     stored = experiments.by_name(unit, {*named}, lock=True) if reread else named

@@ -144,7 +144,7 @@ class ServingCache:
                     self._changes[version_id] = seq, {**earlier_changes, **changed_arms}
 
     def find_new(self, contexts: Collection[str], sets: Collection[Eligible]) -> tuple[list[str], list[Eligible]]:
-        """Return the contexts and eligible sets among these whose ids are not cached."""
+        """Return the contexts and eligible sets whose ids are not cached."""
         return [text for text in contexts if text not in self.contexts], [
             arms for arms in sets if arms not in self.sets
         ]

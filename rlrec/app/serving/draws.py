@@ -35,8 +35,8 @@ class DrawnCandidates(NamedTuple):
 
 
 class DrawnSlate:
-    """A drawn slate is a slate as it is stored and answered; all requests that were shown the same single arm share
-    one.
+    """A drawn slate holds a slate in the forms in which it is stored and answered. All requests that were shown the
+    same single arm share one.
 
     slots: rows of Slot; recent: the last arms as the session state has them, JSON; candidates: the list that the
     slate was ranked from, None where there is one stage; candidate_fields: the same for the answer; teams: which of
@@ -69,7 +69,7 @@ class DrawnSlate:
 
 
 def prepare(distributions: Collection[SharedDistribution]) -> None:
-    """Compute what draws from these distributions will need, before locks are taken."""
+    """Compute, before locks are taken, what draws from some distributions will need."""
     for shared in distributions:
         if not shared.stateful and not shared.candidates and shared.case.rankers is None:
             shared.case.slate_sampler(shared.size).prepare()

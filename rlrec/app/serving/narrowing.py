@@ -144,7 +144,7 @@ class Narrower:
 
 
 def _remaining_arms(narrowed: Narrowed, arms: frozenset[int]) -> frozenset[int]:
-    """Return those of some arms that lists and groups leave."""
+    """Return the arms among `arms` that lists and groups leave to a request."""
     ids = np.fromiter(arms, np.int64, len(arms))
     return frozenset(ids[look_up(arm_array(narrowed.superset), ids)[1]].tolist()) - narrowed.lacking
 
@@ -183,8 +183,8 @@ def past_arms(
 
 
 def rules_hold(unit: Unit, pairs: Collection[tuple[Narrowed, Owner]], groups: dict[str, frozenset[int]]) -> bool:
-    """Tell whether rules on persons still take away the arms that they took away when the requests were planned.
-    groups: as in `ArmNames`."""
+    """Tell whether rules on persons take away the same arms as when the requests were planned. groups: as in
+    `ArmNames`."""
     by_rule: dict[PastRule, set[Owner]] = defaultdict(set)
     for narrowed, owner in pairs:
         for rule in narrowed.past_rules:

@@ -177,7 +177,7 @@ class OpenSessions:
         return rows
 
     def states(self, rows: Iterable[int]) -> list[str]:
-        """Return the session state that the next decision of each of these rows sees, canonical JSON."""
+        """Return the session state that the next decision of each session in `rows` sees, canonical JSON."""
         now, last_at, recent, steps = self.unit.now, self.last_at, self.recent, self.steps
         return [
             f'{{"gap_s":{canonical.number((now - last_at[row]) / 1e6)},"recent":{recent[row]},"step":{steps[row]}}}'

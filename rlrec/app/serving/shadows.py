@@ -35,8 +35,8 @@ def store(
     unit: Unit, planned: Mapping[int, PlannedRequest], ids: Sequence[int], slates: Sequence[DrawnSlate],
     step: Sequence[int], packed: Sequence[bytes], keys: Mapping[int, str],
 ) -> None:  # fmt: skip
-    """Store the route of each of these decisions, and the log of the probability with which the challenger would have
-    shown its slate; None where there is no exact one. ids, step, packed: the decisions, steps and histories of the
+    """Store the route of each decision in `planned`, and the log of the probability with which the challenger would
+    have shown its slate; None where there is no exact one. ids, step, packed: the decisions, steps and histories of the
     whole group; keys: of arms."""
     by_route = [(ids[index], plan.shared.route.route_id) for index, plan in planned.items() if plan.shared.route]
     routes.add_decisions(unit, by_route)

@@ -102,7 +102,8 @@ def _parse_terms(text: str) -> tuple[dict[str, float], dict[str, Transform]]:
 
 
 def _parse_term(text: str) -> tuple[str, Transform]:
-    """Parse the kind in 'log1p(min(dwell_s,600))', not yet validated, and the transform of its sum."""
+    """Parse a term such as 'log1p(min(dwell_s,600))' into its kind of event, not yet validated, and the transform of
+    the kind's sum."""
     calls = set[str]()
     for function in FUNCTIONS:
         call = CALL.fullmatch(text)

@@ -279,7 +279,8 @@ class SimulatedStore:
     def _draw(
         self, sessions: Sequence[str], observed: Array, users: Sequence[str | None] | None = None
     ) -> tuple[list[Answer], Index]:
-        """Return the answers to these sessions, and the indexes of the arms shown, (sessions, positions)."""
+        """Draw a slate for each session. Returns the answers, and the indexes of the arms shown, (sessions,
+        positions)."""
         contexts = [{"x": x} for x in observed.tolist()] if self.audience.features else [{}] * len(sessions)
         policy, experiment, size = self.request.policy, self.request.experiment, self.request.size
         make_request = partial(requests.Request, policy=policy, experiment=experiment, size=size, arms=self.eligible)
@@ -297,8 +298,8 @@ class SimulatedStore:
         self, answers: Sequence[Answer], values: Array, delay: Array | None = None, *, first: int | None = 1,
         kind: str | None = None,
     ) -> None:  # fmt: skip
-        """Schedule the events of these slates. values, delay (in decisions): (slates, positions) from position `first`
-        on; if `first` is None, (slates, 1), for the pages. kind: None for the event of the reward."""
+        """Schedule the events of the slates in `answers`. values, delay (in decisions): (slates, positions) from
+        position `first` on; if `first` is None, (slates, 1), for the pages. kind: None for the event of the reward."""
         kind = kind or self.audience.event
         self.events[kind] += float(values.sum())
         delays = np.zeros(values.shape, np.int64) if delay is None else delay.astype(np.int64)
@@ -390,7 +391,7 @@ class VisitWorld(SimulatedStore):
             self._arrive(occupied_seats[has_ended])
 
     def _arrive(self, seats: Index) -> None:
-        """Begin visits in these free seats; the audience's visitor 0 takes seats that stay free."""
+        """Begin visits in the free seats `seats`; the audience's visitor 0 takes seats that stay free."""
         self.crowd.arrive(self._crowd_time())
         self.audience.admit(seats, self.crowd.visitor[seats] - NO_VISITOR)
         if self.audience.anonymous:

@@ -81,8 +81,8 @@ def _log_lines(
 
 
 def _with_arm_keys(data: Mapping[str, Any], eligible: Iterable[int], keys: Mapping[int, str]) -> LogLine:
-    """Return the further data of an imported decision with these eligible arms, with the keys of arms in place of
-    ids."""
+    """Return the further data of an imported decision, with the keys of arms in place of ids. eligible: the arms of the
+    decision."""
     record = dict(data)
     if "slot_sets" in record:
         record["slot_sets"] = [sorted(keys[arm] for arm in arm_ids) for arm_ids in record["slot_sets"]]

@@ -78,7 +78,7 @@ class ImportSummary(Record):
 
 
 def import_log(store: Store, request: Request, bad_lines: BadLines) -> ImportSummary:
-    """Store those decisions of the files that are not known yet."""
+    """Store the decisions in the files that the store does not know yet."""
     layout, now, salt = checked_layout(store, request)
     with ExitStack() as opened, _rare_collections():
         files = [
@@ -313,7 +313,7 @@ def _notice_lines(kind: str | None, counts: ImportCounts, lines: LineSums) -> It
 
 
 def _credit_returns(store: Store, users: Collection[str] | None = None) -> None:
-    """Credit the visits of these users (None: of all) with those that followed, where a reward weighs returns."""
+    """Credit visits of some users (None: of all) with the visits that followed, where a reward weighs returns."""
     from rlrec.app.requests.user import derive_returns, on_returns  # most imports need neither
 
     with store.read() as unit:
