@@ -115,7 +115,7 @@ class BeliefFold:
         return sums, count
 
     def entering(self, slots: Columns) -> Flags:
-        """Tell, for each row, whether the belief does not leave it out, (n,)."""
+        """Tell, for each row, whether the belief may learn it: false for rows that exclusions leave out, (n,)."""
         ids = slots["decision_id"]
         if not len(ids):
             return np.zeros(0, np.bool_)
@@ -310,8 +310,8 @@ def add_totals(total: dict[K, Array], change: Mapping[K, Array], *, sign: float 
 def distribution_of(
     unit: Unit, version: Version, totals: Totals, arm_features: designs.CatalogueFeatures | None = None
 ) -> exact.VersionDistribution:
-    """Return the distribution of a version, stored or not, with these totals as its belief. arm_features: where the
-    caller has read them."""
+    """Return the distribution that a version, stored or not, has with `totals` as the sums of its belief. arm_features:
+    where the caller has read them."""
     policy = designs.policy_of(version)
     rows = [
         beliefs.BeliefRow._make((*key, 0, *sums[:3].tolist(), sums[3:].tobytes()))

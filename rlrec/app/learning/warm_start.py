@@ -83,7 +83,7 @@ def warm_start(
 
 
 def shares_weights(typed: Mapping[str, Any]) -> bool:
-    """Tell whether these parameters mean a model whose weights all arms share."""
+    """Tell whether the parameters `typed` ask for a model with weights that all arms share."""
     models = {value for name, value in typed.items() if name.rpartition(".")[2] == "model"}
     return not models.isdisjoint((SHARED, HYBRID, BILINEAR, FEATURES))
 
@@ -199,8 +199,8 @@ def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selecti
 
 
 def expand(unit: Unit, version: Version, sums: Totals) -> Version | None:
-    """Expand the draft around the weights that these sums give; return None where these weights are already its anchor,
-    or where the model has no anchor."""
+    """Expand the draft around the weights that `sums` give; return None where the model is expanded around the same
+    weights already, or is never expanded."""
     policy = designs.policy_of(version)
     if not sums or not kinds.is_contextual(policy) or not policy.expands_model:
         return None

@@ -77,7 +77,7 @@ class EndedVisits(Record, eq=False):
         return history.unpack(self.per_decision("history").tolist(), returns.steps(self.start))
 
     def take(self, visits: Flags) -> EndedVisits:
-        """Return those visits for which `visits` is true."""
+        """Return the visits for which the flag in `visits` is true."""
         if visits.all():
             return self
         decisions = np.repeat(visits, np.diff(self.start))
@@ -171,7 +171,7 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
 
 
 def visit_indices(stored: Columns, session: Ids, visit: Ids) -> Ids:
-    """Return the index of each visit in the visits that were read, which include all of them."""
+    """Return the index of each visit among `stored`, the visits that were read, which include all of them."""
     width = int(max(stored["number"].max(initial=0), visit.max(initial=0))) + 1
     return look_up(stored["session_id"] * width + stored["number"], session * width + visit)[0]
 

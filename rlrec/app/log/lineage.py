@@ -39,7 +39,7 @@ class LearnedFrom(Record):
         return frozenset(read_columns if self.splits is None else {*read_columns, "split"})
 
     def rows(self, slots: Columns) -> Flags:
-        """Tell, for each row of the log, whether it is one of these decisions, (n,)."""
+        """Tell, for each row of the log, whether the version learned from its decision, (n,)."""
         rows = select_rows(slots, self.selection)
         if self.splits is not None:
             rows &= np.isin(slots["split"], self.splits)
@@ -91,8 +91,8 @@ def learned_from(chain: Sequence[Version]) -> list[LearnedFrom]:
 
 
 def has_learned(unit: Unit, version: Version, test: str, *, omitted: bool = False) -> bool:
-    """Tell whether a belief has learned from decisions that pass a test or, with `omitted`, whether it has left some of
-    them out."""
+    """Tell whether a belief has learned from decisions that pass a test. With `omitted`, tell whether it has left some
+    of these decisions out."""
     from rlrec.store.log import selected
 
     if not kinds.load(version.policy.kind).served or not learns(version):

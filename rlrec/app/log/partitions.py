@@ -119,7 +119,7 @@ def spool(pieces: Iterable[T], number: int, split: Callable[[T], Iterable[tuple[
 
 
 def split_rows(columns: Columns, parts: Ids) -> Iterator[tuple[int, Columns]]:
-    """Yield the rows of each part that has some, with its number. parts (n,): of each row."""
+    """Yield the number of each part that has rows, with these rows. parts (n,): of each row."""
     order = np.argsort(parts, kind="stable")
     for rows in np.split(order, run_starts(parts[order])[1:]) if len(order) else ():
         yield int(parts[rows[0]]), take(columns, rows)
@@ -188,8 +188,8 @@ def has_returns_elsewhere(unit: Unit, selection: selected.Selection) -> bool:
 
 
 def move_returns(unit: Unit, batch: Batch) -> Batch:
-    """Add to a batch the returns of its visits that are events of later decisions on other surfaces. The last decision
-    of the visit in the batch is credited with them, since the person came back after it, too."""
+    """Add to a batch the `return` events that later decisions of its visits, on other surfaces, were credited with. In
+    the batch they credit the last decision of the visit, since the person came back after that one, too."""
     slots, sessions_read = batch.slots, np.unique(batch.slots["session_id"])
     events = reader.ask_returns(unit, [people.session_test("d.session_id", sessions_read)]).columns()
     width = int(max(slots["visit"].max(), events["visit"].max(initial=0))) + 1

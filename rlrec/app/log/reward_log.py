@@ -1,4 +1,4 @@
-"""This module computes the rewards of the log, and sums over it, all in arrays."""
+"""This module computes the rewards of slots and pages in the log, and sums them, all in arrays."""
 
 from __future__ import annotations
 
