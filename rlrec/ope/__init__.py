@@ -36,9 +36,12 @@ _FILES: dict[str, dict[str, tuple[str, ...]]] = {
 _BY_UNIT = {unit: [name for names in files.values() for name in names] for unit, files in _FILES.items()}
 ESTIMATORS = {name: file for files in _FILES.values() for file, names in files.items() for name in names}
 NEED_CURVE = ("pbm", "sn-pbm")  # their parameter, a curve, has no default
-CURVED = (*NEED_CURVE, "interpol", "sn-interpol", "effects")  # they need a curve of examination, so no group has them
+# they need a curve of examination, so no group has them
+CURVE_ESTIMATORS = (*NEED_CURVE, "interpol", "sn-interpol", "effects")
 CRAM = "cram"  # it cannot be combined with others
-GROUPS = {unit: tuple(name for name in family if name not in (*CURVED, CRAM)) for unit, family in _BY_UNIT.items()}
+GROUPS = {
+    unit: tuple(name for name in family if name not in (*CURVE_ESTIMATORS, CRAM)) for unit, family in _BY_UNIT.items()
+}
 GROUPS["all"] = tuple(name for family in list(GROUPS.values()) for name in family)
 DEFAULT = "ips,snips,dr"
 COMPANION = "sn-rips"

@@ -13,7 +13,7 @@ from rlrec import ope
 from rlrec.errors import InputError
 
 PARAMETERS = [name for name in ope.ESTIMATORS if fields(ope.estimator(name)) and name not in ope.NEED_CURVE]
-IN_GROUPS = [name for name in ope.ESTIMATORS if name not in (*ope.CURVED, ope.CRAM)]
+IN_GROUPS = [name for name in ope.ESTIMATORS if name not in (*ope.CURVE_ESTIMATORS, ope.CRAM)]
 
 
 def test_a_list_keeps_its_order_and_its_labels() -> None:

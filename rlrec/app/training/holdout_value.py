@@ -22,7 +22,7 @@ from rlrec.ope.comparisons.comparison import Comparison, compare
 from rlrec.ope.sums.visits import VisitBatch
 from rlrec.ope.units.estimate import Estimate, FinishOptions
 from rlrec.ope.units.fold import RowSums, WeightSpread
-from rlrec.ope.units.sessions import SUPPORTED, SessionFold, n_visits
+from rlrec.ope.units.sessions import LEAST_SUPPORT, SessionFold, n_visits
 from rlrec.ope.units.strata import (
     Stratum,
     Weighting,
@@ -108,7 +108,7 @@ class HoldoutValue:
         rows = {stratum: float(n_visits(partial)) for stratum, partial in self._reference_partials.items()}
         visits = sum(rows.values())
         counted_visits = sum(number for stratum, number in rows.items() if stratum not in self.left_out)
-        min_ess = max(LEAST_ESS * visits / (gate_visits or visits), SUPPORTED * counted_visits)
+        min_ess = max(LEAST_ESS * visits / (gate_visits or visits), LEAST_SUPPORT * counted_visits)
         self.wanted_ess = min_ess + CHANCE * sqrt(min_ess)
         estimate = self._estimate(self._reference_partials)
         self.reference_ess, self.clusters = estimate.ess or 0.0, estimate.clusters

@@ -18,9 +18,9 @@ from rlrec.records import Record, Sums
 ALPHA = 1e-3  # probability of a false alarm of a test
 CELLS = 2048  # pairs of arm and position that are compared, at most
 BLOCKS = 64
-_LEAST = 20  # blocks with rows that a test needs
+_LEAST_BLOCKS = 20  # blocks with rows that a test needs
 _SALT = 3
-_CONSTANT = 1e-9  # share of the variance within cells below which a column counts as constant
+_CONSTANT_SHARE = 1e-9  # share of the variance within cells below which a column counts as constant
 
 
 class CellSums(Sums):
@@ -85,9 +85,9 @@ def slopes(sums: CellSums, *, n_tested: int) -> Slopes | None:
     cells, moments = sums.cells.sum(axis=0), sums.moments.sum(axis=0)
     present_blocks = np.flatnonzero(sums.cells[..., -1].sum(axis=1))
     products = _centred_products(cells, moments)
-    varying_columns = np.flatnonzero(np.diagonal(products)[:-1] > _CONSTANT * np.diagonal(moments)[:-1])
+    varying_columns = np.flatnonzero(np.diagonal(products)[:-1] > _CONSTANT_SHARE * np.diagonal(moments)[:-1])
     n_varying = int(np.count_nonzero(varying_columns < n_tested))
-    if len(present_blocks) < _LEAST or not n_varying or not products[-1, -1] > 0:
+    if len(present_blocks) < _LEAST_BLOCKS or not n_varying or not products[-1, -1] > 0:
         return None
     # coefficients, with all blocks and without each block
     jackknifed = [
@@ -127,7 +127,7 @@ def _coefficients(products: Array, varying_columns: Ids) -> Array:
 #
 # Source: own derivation; errors by the jackknife over 64 blocks of clusters, a Wald test with the F distribution.
 
-_TESTED = 2  # the first columns, step and repeats, are tested; the others are controls
+_N_TESTED = 2  # the first columns, step and repeats, are tested; the others are controls
 
 
 def carry_over_sums(
@@ -147,7 +147,7 @@ def carry_over_sums(
 def carry_over_p_value(sums: CellSums) -> float | None:
     """Return the p-value of the hypothesis that rewards depend neither on the step nor on repeats; None without enough
     evidence, if no visit has a second step or too few clusters have rows."""
-    tested_slopes = slopes(sums, n_tested=_TESTED)
+    tested_slopes = slopes(sums, n_tested=_N_TESTED)
     if tested_slopes is None:
         return None
     wald = float(tested_slopes.estimate @ np.linalg.pinv(tested_slopes.covariance) @ tested_slopes.estimate)
@@ -207,10 +207,12 @@ def slots_above_p_value(sums: CellSums) -> float | None:
 # Source: own derivation; Hotelling's T^2 over 64 blocks of persons.
 
 ARMS = 2_048  # arms with a score, at most
-_PRIOR = 10.0  # impressions by which the scores of arms are shrunk to the mean reward
+_PRIOR_IMPRESSIONS = 10.0  # impressions by which the scores of arms are shrunk to the mean reward
 _VISIT_SALT = 4
-_KINDS = 3  # the most frequent kinds of events, whose means are scores
-_DEPENDENT = 1e-6  # share of the variance of standardised statistics below which one depends linearly on the others
+_N_KINDS = 3  # the most frequent kinds of events, whose means are scores
+_DEPENDENT_SHARE = (
+    1e-6  # share of the variance of standardised statistics below which one depends linearly on the others
+)
 
 
 class VisitCarryOverSums(Sums, kw_only=True):
@@ -234,7 +236,7 @@ class VisitCarryOverSums(Sums, kw_only=True):
         next_return, next_visits, visits = self.visits.sum(axis=1)
         is_present = self.visits[2] > 0
         blocks = int(is_present.sum())
-        if blocks < _LEAST or not next_visits:
+        if blocks < _LEAST_BLOCKS or not next_visits:
             return None
         # outcomes around their means: the return of a next visit, and whether there is one
         z_return, z_next, z_visit = self.products
@@ -242,7 +244,7 @@ class VisitCarryOverSums(Sums, kw_only=True):
             [z_return - next_return / next_visits * z_next, z_next - next_visits / visits * z_visit], axis=1
         )
         # scores of each half of the blocks, from the other half
-        frequent_kinds = sorted(self.events, key=lambda kind: (-self.events[kind][0].sum(), kind))[:_KINDS]
+        frequent_kinds = sorted(self.events, key=lambda kind: (-self.events[kind][0].sum(), kind))[:_N_KINDS]
         reward_sums = [self.rewards, *(self.events[kind][1] for kind in frequent_kinds)]
         score_by_half = np.stack(
             [[_scores(self.impressions[half::2], rewards[half::2]) for rewards in reward_sums] for half in (1, 0)]
@@ -256,7 +258,7 @@ class VisitCarryOverSums(Sums, kw_only=True):
         if not statistic.size:
             return None
         variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(statistic.T)))
-        is_varying = variance > _DEPENDENT * len(variance)
+        is_varying = variance > _DEPENDENT_SHARE * len(variance)
         # Hotelling's T^2: without carry-over, the mean over blocks is 0
         mean, n_components = statistic.mean(axis=0) @ axes[:, is_varying], int(is_varying.sum())
         t_squared = blocks * float((mean**2 / variance[is_varying]).sum())
@@ -324,4 +326,4 @@ def _scores(impressions: Array, rewards: Array) -> Array:
     impressions, rewards: (b, a)."""
     count, total = impressions.sum(axis=0), rewards.sum(axis=0)
     mean = total.sum() / max(count.sum(), 1.0)
-    return (total - mean * count) / (count + _PRIOR)
+    return (total - mean * count) / (count + _PRIOR_IMPRESSIONS)

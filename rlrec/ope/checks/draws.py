@@ -30,22 +30,22 @@ from rlrec.ope.intervals.betting import LESS_SHARES, log_wealth
 from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Record, Sums
 
-_STEPS = 4  # intervals into which 1 of a feature is cut; numbers count as asinh(number)
-_LARGEST = 32  # intervals that are distinguished
+_STEPS_PER_UNIT = 4  # intervals into which 1 of a feature is cut; numbers count as asinh(number)
+_LARGEST_STEP = 32  # intervals that are distinguished
 _SALT = 11
 
 GROUPS = 1_024  # times and contexts, and kinds of sessions, in the samples
 REPEAT_ALPHA = 5e-4  # probability of a false alarm of each test of repeats
 LEAST_KINDS = 50  # kinds of sessions that a test of their numbers needs
-_NORMAL = 3.29  # standard errors, for REPEAT_ALPHA
+_ALARM_Z = 3.29  # standard errors, for REPEAT_ALPHA
 _STAKES = np.r_[2.0 ** -np.arange(6, 0, -1), 0.9]
 
 CUT_ALPHA = 1e-3  # probability of a false alarm of the bets on "less"
 LEAST_ROWS, LEAST_SHARE = 20, 0.01  # that must have the smallest propensity
 LEAST_LOSS = 0.01  # missing from the number of arms, as a share of it
-VALUES = 64  # the smallest propensities that are counted
-CLOSE = 5  # distinct propensities up to twice the smallest one, for a logger without a floor
-_ERRORS = 4.0
+N_SMALLEST_VALUES = 64  # the smallest propensities that are counted
+LEAST_CLOSE_VALUES = 5  # distinct propensities up to twice the smallest one, for a logger without a floor
+_ALARM_ERRORS = 4.0
 _ROUNDED = 1e-9
 
 
@@ -57,7 +57,7 @@ def context_cells(row: Ids, column: Ids, value: Array, *, contexts: int, cells: 
     nothing about the log need be known beforehand; values that share a cell make it coarser, but no test of it
     wrong."""
     half_cells = cells // 2
-    value_step = np.clip(np.rint(value * _STEPS), -_LARGEST, _LARGEST).astype(np.int64)
+    value_step = np.clip(np.rint(value * _STEPS_PER_UNIT), -_LARGEST_STEP, _LARGEST_STEP).astype(np.int64)
     value_cell = hash_bits(column.astype(np.int64) * 256 + value_step, salt=_SALT) % np.uint64(half_cells)
     digest = context_digests(row, column, value, contexts=contexts)
     context = np.r_[row, np.arange(contexts)].astype(np.int64)
@@ -143,7 +143,7 @@ class RepeatSums(Sums):
         """Tell whether draws are repeated, or fewer kinds of sessions occur an odd number of times than chance
         allows."""
         n_kinds, n_odd = len(self.kinds.count), int((self.kinds.count % 2).sum())
-        has_too_few_odd = n_kinds >= LEAST_KINDS and n_kinds / 2 - n_odd > _NORMAL * np.sqrt(n_kinds / 4)
+        has_too_few_odd = n_kinds >= LEAST_KINDS and n_kinds / 2 - n_odd > _ALARM_Z * np.sqrt(n_kinds / 4)
         return bool(has_too_few_odd) or self.draws.are_repeated
 
 
@@ -172,7 +172,7 @@ class ClippingSums(Sums):
         is_open = ~(least == 0)
         inverse, number = 1 / p[is_open], arms[is_open].astype(np.float64)
         moments = np.array([is_open.sum(), inverse.sum(), (inverse**2).sum(), number.sum()], np.float64)
-        smallest = FirstCounts.count_rows(p[is_open], VALUES)
+        smallest = FirstCounts.count_rows(p[is_open], N_SMALLEST_VALUES)
         return cls(log_wealth_by_bet, moments, frozenset(np.unique(arms[is_open]).tolist()), smallest)
 
     @property
@@ -185,8 +185,8 @@ class ClippingSums(Sums):
             return False
         mean, least = inverse_total / n, self.smallest.value[0]
         error = np.sqrt(max(squares / n - mean**2, 0.0) / n)
-        if arms_total / n - mean < max(_ERRORS * error, LEAST_LOSS * arms_total / n):
+        if arms_total / n - mean < max(_ALARM_ERRORS * error, LEAST_LOSS * arms_total / n):
             return False
         is_close = (self.smallest.value > least * (1 + _ROUNDED)) & (self.smallest.value <= 2 * least)
-        is_integer = len(self.sizes) > 1 or abs(mean - round(mean)) <= _ERRORS * error
-        return bool(is_close.sum() >= CLOSE or not is_integer)
+        is_integer = len(self.sizes) > 1 or abs(mean - round(mean)) <= _ALARM_ERRORS * error
+        return bool(is_close.sum() >= LEAST_CLOSE_VALUES or not is_integer)

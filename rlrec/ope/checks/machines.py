@@ -21,15 +21,15 @@ FEWEST, LARGEST = 4, 64  # slots of sessions in the test; of longer sessions the
 LEAST_SHARE = 0.02  # of all clicks, from which on machines matter
 LEAST_GAIN = 7.0  # log likelihood ratio, over all lengths
 LARGEST_RATE = 0.6  # of clicks of people; above it, machines cannot be told from them
-_EAGER = 0.8  # share of slots above which a session may be a machine's
+_EAGER_SHARE = 0.8  # share of slots above which a session may be a machine's
 _LENGTHS = (FEWEST, 8, 16, 32, LARGEST + 1)  # the smallest lengths of the classes
-_SHORTER = 100.0  # most sessions that all shorter ones together count as in a fit
+_MAX_SHORTER_WEIGHT = 100.0  # most sessions that all shorter ones together count as in a fit
 _MEANS = np.array([0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8])
 _SPREADS = 2.0 ** np.arange(-5, 8)  # a + b of the beta distribution
 _ATTRACTED = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # share of the time that arms attract the most eager people
 _RATES = 0.9 + 0.1 * (np.arange(40) + 0.5) / 40  # of machines
 _WEIGHTS = (0.0, 0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9)  # of machines among sessions
-_LEAST = 1e-12  # stands for the probability of clicks that a fit rules out
+_LEAST_PROBABILITY = 1e-12  # stands for the probability of clicks that a fit rules out
 
 
 class SessionSums(Sums):
@@ -51,7 +51,7 @@ class SessionSums(Sums):
         clicks."""
         number = np.arange(LARGEST + 1)
         slots, clicks = self.counts.sum(axis=1) @ number, self.counts.sum(axis=0) @ number
-        is_eager = (number[:, None] >= FEWEST) & (number > _EAGER * number[:, None])
+        is_eager = (number[:, None] >= FEWEST) & (number > _EAGER_SHARE * number[:, None])
         if np.where(is_eager, self.counts, 0.0).sum(axis=0) @ number <= LEAST_SHARE * clicks:
             return False
         gain, shares = machines(self.counts)
@@ -85,24 +85,24 @@ def machines(counts: Array) -> tuple[float, Array]:
         number = counts[slots, clicks]
         p_people, p_machine = _probabilities(slots, clicks)
         weights = _WEIGHTS if start >= FEWEST else _WEIGHTS[:1]
-        shorter_fit *= min(1.0, _SHORTER / max(n_fitted, 1.0))
+        shorter_fit *= min(1.0, _MAX_SHORTER_WEIGHT / max(n_fitted, 1.0))
         fits = [
-            shorter_fit + np.log(np.maximum((1 - weight) * p_people + weight * p_machine, _LEAST)) @ number
+            shorter_fit + np.log(np.maximum((1 - weight) * p_people + weight * p_machine, _LEAST_PROBABILITY)) @ number
             for weight in weights
         ]
         best_index = int(np.argmax([fit.max() for fit in fits]))
         gain += float(fits[best_index].max() - fits[0].max())
         by_machines = weights[best_index] * p_machine
         by_people = (1 - weights[best_index]) * p_people[fits[best_index].argmax()]
-        shares[slots, clicks] = by_machines / np.maximum(by_machines + by_people, _LEAST)
-        shorter_fit, n_fitted = fits[best_index], min(n_fitted, _SHORTER) + float(number.sum())
+        shares[slots, clicks] = by_machines / np.maximum(by_machines + by_people, _LEAST_PROBABILITY)
+        shorter_fit, n_fitted = fits[best_index], min(n_fitted, _MAX_SHORTER_WEIGHT) + float(number.sum())
     slots, clicks = np.nonzero(counts[:FEWEST])
     weight = float((shares * counts)[FEWEST:].sum() / max(counts[FEWEST:].sum(), 1.0))
     if len(slots) and weight:
         p_people, p_machine = _probabilities(slots, clicks)
         mixtures = (1 - weight) * p_people + weight * p_machine
-        best_index = int((np.log(np.maximum(mixtures, _LEAST)) @ counts[slots, clicks]).argmax())
-        shares[slots, clicks] = weight * p_machine / np.maximum(mixtures[best_index], _LEAST)
+        best_index = int((np.log(np.maximum(mixtures, _LEAST_PROBABILITY)) @ counts[slots, clicks]).argmax())
+        shares[slots, clicks] = weight * p_machine / np.maximum(mixtures[best_index], _LEAST_PROBABILITY)
     return gain, shares
 
 

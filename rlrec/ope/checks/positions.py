@@ -27,15 +27,16 @@ from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.sums.moments import Moments, moments
 from rlrec.records import Record, Sums
 
-VAGUE = 1.5  # ratio of upper to lower bound from which on an examination counts as uncertain
+VAGUE_RATIO = 1.5  # ratio of upper to lower bound from which on an examination counts as uncertain
 FEWEST = 10.0  # effective rewards, or slots, that each side of a comparison of neighbours needs
 MODELS = ("pbm", "cascade", "dcm")
 TEST_DIVISOR = 4  # one page in so many is held out, to compare the models
-PAGES = 50_000  # held out at most
+MAX_TEST_PAGES = 50_000  # held out at most
 _SALT = 5
-_LEAST = 1e-6  # stands for the probability of a click that a model rules out
-_STEPS, _CLOSE = 5_000, 1e-9  # iterations of expectation-maximisation over cells, and the change at which it stops
-_ROUNDS, _SETTLED = 100, 1e-5  # the same over pages
+_LEAST_PROBABILITY = 1e-6  # stands for the probability of a click that a model rules out
+# iterations of expectation-maximisation over cells, and the change at which it stops
+_MAX_CELL_ROUNDS, _CELL_TOLERANCE = 5_000, 1e-9
+_MAX_PAGE_ROUNDS, _PAGE_TOLERANCE = 100, 1e-5  # the same over pages
 
 
 class PositionRows(Record, eq=False):
@@ -164,7 +165,7 @@ def chained_curve(sums: OverlapSums, *, level: float = 0.95) -> EstimatedCurve:
         total, moment = summary.total[chain], summary.moment[chain, chain]
         log_examination[depth], error[depth] = value_and_error(LogRatio(), total, moment, clusters)
     half_width = -NormalDist().inv_cdf((1 - level) / 2) * error
-    vague_positions = np.flatnonzero(np.exp(2 * half_width) > VAGUE)
+    vague_positions = np.flatnonzero(np.exp(2 * half_width) > VAGUE_RATIO)
     reasons = [
         *(f"wide:{index + 1}" for index in vague_positions[:1].tolist()),
         *filter(None, lacking_reasons[length - 1 : length]),
@@ -266,7 +267,7 @@ class ClickSums(Sums):
     def __add__(self, other: ClickSums) -> ClickSums:
         thinning = max(self.thinning, other.thinning)
         test_pages = _thin_pages(self.test_pages, thinning) + _thin_pages(other.test_pages, thinning)
-        while len(test_pages.cluster) > PAGES:
+        while len(test_pages.cluster) > MAX_TEST_PAGES:
             thinning *= 2
             test_pages = _thin_pages(test_pages, thinning)
         return replace(super().__add__(other), test_pages=test_pages, thinning=thinning)
@@ -338,11 +339,11 @@ def _looking_on(sums: ClickSums) -> tuple[Array, Array]:
     clicks, clicks_before_last = count @ test_pages.click, count @ (test_pages.click & (tail_clicks > 1))
     may_be_examined = is_shown & (tail_clicks == 0) & (tail_clicks[:, :1] > 0)
     going_on, looking = np.full(size, 0.5), np.full(size, 0.5)
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_PAGE_ROUNDS):
         # E: below the last click, nothing attracted or nobody looked
         attraction = _attraction(sums, "dcm", looking)
         p_missed = np.where(is_shown, 1 - attraction[test_pages.arm], 1.0)
-        p_nothing_below = np.cumprod(p_missed[:, ::-1], axis=1)[:, ::-1] / np.maximum(p_missed, _LEAST)
+        p_nothing_below = np.cumprod(p_missed[:, ::-1], axis=1)[:, ::-1] / np.maximum(p_missed, _LEAST_PROBABILITY)
         p_looked_on = (
             np.where(is_last_click, going_on * p_nothing_below / (1 - going_on + going_on * p_nothing_below), 0.0)
             * count[:, None]
@@ -355,7 +356,7 @@ def _looking_on(sums: ClickSums) -> tuple[Array, Array]:
         )
         looks_below = np.where(may_be_examined, p_looked_on.sum(axis=1)[:, None], 0.0).sum(axis=0)
         looking = looks_below / np.maximum(count @ may_be_examined, 1)
-        if np.abs(going_on - previous_going_on).max() < _SETTLED:
+        if np.abs(going_on - previous_going_on).max() < _PAGE_TOLERANCE:
             break
     return going_on, looking
 
@@ -372,7 +373,7 @@ def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
         number = MODELS.index(model) - 1
         examined, clicks = sums.examined[number, :, :k], sums.clicked[number, :, :k]
         looks = examined.sum(axis=1) + (slots - examined) @ looking
-    return (clicks.sum(axis=1) + clicks.sum() / max(looks.sum(), _LEAST)) / (looks + 1)
+    return (clicks.sum(axis=1) + clicks.sum() / max(looks.sum(), _LEAST_PROBABILITY)) / (looks + 1)
 
 
 # -- which model the log prefers --
@@ -427,7 +428,7 @@ def compare_models(sums: ClickSums, examination: Array, *, model: str) -> ModelC
 
 
 def _log_likelihood(test_pages: Pages, probability: Array) -> Array:
-    probability = np.clip(probability, _LEAST, 1 - _LEAST)
+    probability = np.clip(probability, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
     return np.log(np.where(test_pages.click, probability, 1 - probability))
 
 
@@ -438,7 +439,7 @@ def _click_probabilities(test_pages: Pages, attraction: Array, going_on: Array) 
     for position in range(attraction.shape[1]):
         p_attracts, click = attraction[:, position], test_pages.click[:, position]
         probability[:, position] = p_looking * p_attracts
-        p_passed = p_looking * (1 - p_attracts) / np.maximum(1 - p_looking * p_attracts, _LEAST)
+        p_passed = p_looking * (1 - p_attracts) / np.maximum(1 - p_looking * p_attracts, _LEAST_PROBABILITY)
         p_looking = np.where(click, going_on[position], p_passed)
     return probability
 
@@ -522,14 +523,14 @@ def _maximise_likelihood(slots: Array, clicks: Array) -> Array:
     slots, clicks (c, K)."""
     theta, no_clicks = np.full(slots.shape[1], 0.5), slots - clicks
     gamma = clicks.sum(axis=1) / slots.sum(axis=1)
-    for _ in range(_STEPS):
+    for _ in range(_MAX_CELL_ROUNDS):
         previous_ratio = theta / theta[0]
         # E: without a click, whether the slot was examined or the arm attractive
-        p_no_click = np.maximum(1 - gamma[:, None] * theta, _LEAST)
+        p_no_click = np.maximum(1 - gamma[:, None] * theta, _LEAST_PROBABILITY)
         p_looked, p_attracts = theta * (1 - gamma[:, None]) / p_no_click, gamma[:, None] * (1 - theta) / p_no_click
         # M: means
         theta = (clicks + no_clicks * p_looked).sum(axis=0) / np.maximum(slots.sum(axis=0), 1)
         gamma = (clicks + no_clicks * p_attracts).sum(axis=1) / slots.sum(axis=1)
-        if np.abs(theta / theta[0] - previous_ratio).max() < _CLOSE:
+        if np.abs(theta / theta[0] - previous_ratio).max() < _CELL_TOLERANCE:
             break
     return theta

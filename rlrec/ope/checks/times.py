@@ -23,17 +23,17 @@ from rlrec.ope.checks.dependence import ALPHA, BLOCKS, block_numbers, block_sums
 from rlrec.ope.intervals.tails import hotelling_above, t_below
 from rlrec.records import Sums
 
-MATERIAL = 0.05  # share of the mean reward; smaller changes, or missing rewards, do not matter
+MATERIAL_SHARE = 0.05  # share of the mean reward; smaller changes, or missing rewards, do not matter
 PERIODS = 8  # of equal length; changes are tested at their ends
 ARMS = 255  # arms that are compared, at most; all further arms count as one
 LEAST_PROPENSITY = 0.005  # smaller propensities count as this
-_LEAST = 20  # blocks that a comparison needs
-_ROWS, _REWARDS = 40, 10  # effective ones on either side of a change that the comparison of an arm needs
-_TESTED = 12  # arms that are compared one by one, at most
+_LEAST_BLOCKS = 20  # blocks that a comparison needs
+_LEAST_ROWS, _LEAST_REWARDS = 40, 10  # effective ones on either side of a change that the comparison of an arm needs
+_MAX_TESTED_ARMS = 12  # arms that are compared one by one, at most
 
 AGES = 40  # classes of ages; each ends at 1.25 times the end of the one before, the last at the window
-_RATIO = 1.25
-_ERRORS = 3
+_AGE_RATIO = 1.25
+_ALARM_ERRORS = 3
 _MIN_EVENTS = 50  # events, of decisions that were watched up to an age, that a comparison needs
 
 
@@ -72,7 +72,7 @@ class DriftSums(Sums):
         """Tell whether rewards surely changed at the end of some period, by a share that matters."""
         total, sums_until = self.table.sum(axis=2), np.cumsum(self.table, axis=2)
         weight, reward = total[:2].sum(axis=(1, 2))
-        least_change = MATERIAL * abs(reward / weight) if weight else 0.0
+        least_change = MATERIAL_SHARE * abs(reward / weight) if weight else 0.0
         return any(
             self._changes(sums_until[:, :, cut], total - sums_until[:, :, cut], least_change)
             for cut in range(PERIODS - 1)
@@ -90,12 +90,12 @@ class DriftSums(Sums):
                 )
                 for sum_index, square_index in ((0, 2), (1, 3))
             )
-            arms = np.flatnonzero((effective_rows >= _ROWS).all(axis=0))
+            arms = np.flatnonzero((effective_rows >= _LEAST_ROWS).all(axis=0))
             fewest_rewards = min(float(side[1].sum() ** 2 / side[3].sum()) for side in (sums_before, sums_after))
             columns = np.concatenate([sums_before[:2], sums_after[:2]])[:, :, arms]
             columns = columns[:, columns[[0, 2]].any(axis=(0, 2))]
             total, blocks, count = columns.sum(axis=1), columns.shape[1], 1 / (1 / effective_rows[:, arms]).sum(axis=0)
-            if not len(arms) or blocks < _LEAST:
+            if not len(arms) or blocks < _LEAST_BLOCKS:
                 return False
             # the increase in each arm's reward, with all blocks and without each block
             difference, jackknifed = _difference(total), _difference(total[:, None] - columns)
@@ -105,11 +105,11 @@ class DriftSums(Sums):
             float(np.sqrt((blocks - 1) * np.mean((deviations @ arm_share) ** 2))),
         )
         p_value = 1.0
-        if fewest_rewards >= _REWARDS and error and abs(mean_change) > least_change:
+        if fewest_rewards >= _LEAST_REWARDS and error and abs(mean_change) > least_change:
             p_value = 2 * t_below(-abs(mean_change) / error, blocks - 1)
         # the arms with the most evidence, one by one
-        tested_arms = np.flatnonzero((effective_rewards[:, arms] >= _REWARDS).all(axis=0))
-        tested_arms = tested_arms[np.argsort(-count[tested_arms], kind="stable")[:_TESTED]]
+        tested_arms = np.flatnonzero((effective_rewards[:, arms] >= _LEAST_REWARDS).all(axis=0))
+        tested_arms = tested_arms[np.argsort(-count[tested_arms], kind="stable")[:_MAX_TESTED_ARMS]]
         difference, deviations, arm_share = difference[tested_arms], deviations[:, tested_arms], arm_share[tested_arms]
         covariance = (blocks - 1) / blocks * deviations.T @ deviations
         if (
@@ -165,18 +165,18 @@ class ArrivalSums(Sums):
         """Tell whether a share of the reward that matters has surely not arrived yet."""
         decisions, rewards = self.decisions.sum(axis=0), self.rewards.sum(axis=0)
         missing_share = self._missing(decisions, rewards)
-        if missing_share <= MATERIAL:
+        if missing_share <= MATERIAL_SHARE:
             return False
         present_blocks = np.flatnonzero(self.decisions.any(axis=1))
         jackknifed = [
             self._missing(decisions - self.decisions[block], rewards - self.rewards[block]) for block in present_blocks
         ]
         error = np.sqrt((len(present_blocks) - 1) * np.var(jackknifed))
-        return bool(missing_share - _ERRORS * error > MATERIAL)
+        return bool(missing_share - _ALARM_ERRORS * error > MATERIAL_SHARE)
 
     def _missing(self, decisions: Array, rewards: Array) -> float:
         """Return the share of the reward that has not arrived yet, from sums over blocks."""
-        edges = _RATIO ** np.arange(1.0 - AGES, 1.0)
+        edges = _AGE_RATIO ** np.arange(1.0 - AGES, 1.0)
         # the shortest and longest time that decisions of each class were watched
         least_watched, longest_watched = np.r_[0.0, edges] + self.watched, np.r_[edges, np.inf] + self.watched
         links = np.ones(AGES)
@@ -200,5 +200,5 @@ def arrived_shares(links: Array) -> Array:
 def _classes(age: Array) -> Ids:
     """Return the class of each age, given in windows; AGES from a whole window on."""
     with np.errstate(divide="ignore"):
-        steps = np.ceil(np.log(age) / np.log(_RATIO)) + AGES - 1
+        steps = np.ceil(np.log(age) / np.log(_AGE_RATIO)) + AGES - 1
     return np.clip(np.where(age >= 1, AGES, steps), 0, AGES).astype(np.int64)

@@ -327,15 +327,15 @@ def difference(value: MetricValue, baseline: MetricValue, *, level: float, corre
         share = variances / variances.sum()
         welch_freedom = float(freedom.min() if correlation else 1 / (share**2 / freedom).sum())
     units, fewest_units = sum(side.units for side in sides), min(side.units for side in sides)
-    return _by_t(
+    return _compare_by_t(
         value.value - baseline.value, error, welch_freedom, level, base=baseline.value, clusters=units,
-        careful_error=float(np.sqrt(variance + _missing(sides, variances))) if welch_freedom else 0.0,
+        careful_error=float(np.sqrt(variance + _missing_variance(sides, variances))) if welch_freedom else 0.0,
         even_units=2 * fewest_units,
         even_rewards=2 * fewest_units * sum(side.rewarded for side in sides) / max(1, units),
     )  # fmt: skip
 
 
-def _missing(sides: Sequence[MetricValue], variances: Array) -> float:
+def _missing_variance(sides: Sequence[MetricValue], variances: Array) -> float:
     """Return the variance that the smaller side may lack, if one of its units varies as much as a unit of both sides
     together. A few units that happen to be similar seem more certain than they are."""
     units = np.array([side.units for side in sides])
@@ -347,13 +347,13 @@ def _missing(sides: Sequence[MetricValue], variances: Array) -> float:
 def compare_with_zero(mean: MetricValue, *, level: float, base: float) -> Comparison:
     """Compare a mean of differences with 0, by Student's t."""
     freedom = mean.units - 1 if mean.varied else 0
-    return _by_t(
+    return _compare_by_t(
         mean.value, mean.error, freedom, level, base=base, clusters=mean.units, careful_error=mean.error,
         even_units=mean.units, even_rewards=float(mean.rewarded),
     )  # fmt: skip
 
 
-def _by_t(value: float, error: float, freedom: float, level: float, **figures: Any) -> Comparison:
+def _compare_by_t(value: float, error: float, freedom: float, level: float, **figures: Any) -> Comparison:
     """Return the difference with its interval and p-value by Student's t; without either for 0 degrees of freedom."""
     reach = t_quantile((1 + level) / 2, freedom) * error if freedom else np.inf
     p_value = 2 * t_below(-abs(value) / error, freedom) if freedom else np.nan
@@ -420,7 +420,7 @@ ALPHA = 0.05  # probability that any candidate of a year passes a gate although 
 NIGHTS = 365  # of a year
 BEST_NIGHTS = 60  # number of looks at which a sequence is tightest
 FIRST_SHARE = 0.25  # of a pair's alpha, spent on its first look
-FAR = 8.0  # distance of a bound in standard errors where nothing can be said yet
+MAX_DISTANCE = 8.0  # distance of a bound in standard errors where nothing can be said yet
 
 # Replicates beyond a quantile of the bootstrap: with fewer the quantile is mostly noise.
 _MIN_TAIL_REPLICATES = 20
@@ -446,12 +446,12 @@ def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) ->
     best_n clusters. The sequence holds from the first cluster on without end; looks every night for a year use up
     three quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
     sequence = LookSequence.tightest(best_n, alpha, sides=1)
-    reach = float(sequence.reach(clusters, clusters)) if clusters >= MIN_CLUSTERS else FAR
-    return max(NormalDist().cdf(-min(reach, FAR)), FIRST_SHARE * alpha if is_first else 0.0)
+    reach = float(sequence.reach(clusters, clusters)) if clusters >= MIN_CLUSTERS else MAX_DISTANCE
+    return max(NormalDist().cdf(-min(reach, MAX_DISTANCE)), FIRST_SHARE * alpha if is_first else 0.0)
 
 
 def compare(
-    ours: EstimatorFold, theirs: EstimatorFold | None, *, measure: type[Minus] = Minus, alpha: float = 0.025,
+    target: EstimatorFold, reference: EstimatorFold | None, *, measure: type[Minus] = Minus, alpha: float = 0.025,
     replicates: int = intervals.REPLICATES,
     simulated: Sequence[tuple[EstimatorFold, EstimatorFold | None]] = (), rare: float = 0.0,
 ) -> Comparison:  # fmt: skip
@@ -459,34 +459,35 @@ def compare(
     Both bounds are 0 where the sums of every cluster are equal. Raises InputError for an alpha out of range, ValueError
     for folds over different rows.
 
-    theirs: None for the log, whose rewards need no weights. measure: Minus or Relative; alpha: error probability of
+    reference: None for the log, whose rewards need no weights. measure: Minus or Relative; alpha: error probability of
     each bound, in (0, 0.5); simulated: both sides for each of several equal parts of the pages simulated for a
     target, whose error does not show between clusters; rare: the largest reward, of which a log may have too few."""
     if not 0 < alpha < 0.5:
         raise InputError(f"alpha {alpha:g} is not between 0 and 0.5", hint="0.025 is usual")
-    folds = [ours, *([] if theirs is None else [theirs])]
-    rows = ours.summary.columns["rows"]
-    if any(not np.array_equal(ours.summary.units[:, rows], fold.summary.units[:, rows]) for fold in folds):
+    folds = [target, *([] if reference is None else [reference])]
+    rows = target.summary.columns["rows"]
+    if any(not np.array_equal(target.summary.units[:, rows], fold.summary.units[:, rows]) for fold in folds):
         raise ValueError("the two targets were not estimated on the same rows")
-    units, contrast = _sides(ours, theirs, measure)
+    units, contrast = _contrast_columns(target, reference, measure)
     sample, ess = _bootstrap(units, contrast, replicates), min(fold.diagnosis.ess or 0.0 for fold in folds)
     low, high, is_doubtful = 0.0, 0.0, False
-    is_equal = theirs is not None and all(
-        np.array_equal(*sides) for sides in ((ours.summary.units, theirs.summary.units), (ours.units, theirs.units))
+    is_equal = reference is not None and all(
+        np.array_equal(*sides)
+        for sides in ((target.summary.units, reference.summary.units), (target.units, reference.units))
     )
-    if not (ours.n and is_equal):
+    if not (target.n and is_equal):
         freedom = max(ess - 1, 1.0)
-        low, high = _bounds(sample, alpha, freedom=freedom)
+        low, high = _bootstrap_bounds(sample, alpha, freedom=freedom)
         if np.isfinite([low, high]).any():
             # the difference, and m times the influence of each cluster on it: terms with the difference as their mean
             total = units.sum(axis=0)
             terms: Array = contrast.value(total) + len(units) * (units @ contrast.gradient(total))
-            loss = rare / ours.summary.total[rows] / contrast.unit(total)
+            loss = rare / target.summary.total[rows] / contrast.unit(total)
             tail_options: dict[str, float] = {"loss": len(terms) * float(loss), "reach": -t_quantile(alpha, freedom)}
             likelihood_bound = lower_bound(terms, **tail_options)
             is_doubtful = likelihood_bound <= 0 < low
             low, high = min(low, likelihood_bound), max(high, -lower_bound(-terms, **tail_options))
-    simulated_values = [_bootstrap(*_sides(*pair, measure), 0).value for pair in simulated]
+    simulated_values = [_bootstrap(*_contrast_columns(*pair, measure), 0).value for pair in simulated]
     error, (low, high) = intervals.stretch_bounds(sample.value, sample.error, (low, high), simulated_values)
     has_bounds = np.isfinite([low, high]).all()
     is_broad = not has_bounds or high - low > abs(sample.value)
@@ -499,16 +500,18 @@ def compare(
     fold_verdicts = [verdicts.decide_verdict(fold.diagnosis, extra=extra_reasons) for fold in folds]
     return Comparison.from_figures(
         value=sample.value, base=contrast.base(units.sum(axis=0)), std_error=error, lower=low, upper=high, ess=ess,
-        clusters=ours.clusters, verdict=worst_verdict(verdict for verdict, _ in fold_verdicts),
+        clusters=target.clusters, verdict=worst_verdict(verdict for verdict, _ in fold_verdicts),
         reasons=in_order(reason for _, reasons in fold_verdicts for reason in reasons),
     )  # fmt: skip
 
 
-def _sides(ours: EstimatorFold, theirs: EstimatorFold | None, measure: type[Minus]) -> tuple[Array, Minus]:
+def _contrast_columns(
+    target: EstimatorFold, reference: EstimatorFold | None, measure: type[Minus]
+) -> tuple[Array, Minus]:
     """Return the columns of both sides, and their difference as a function of these."""
-    if theirs is None:
-        return np.column_stack([ours.units, ours.earned]), measure(ours.estimator, Ratio())
-    return np.column_stack([ours.units, theirs.units]), measure(ours.estimator)
+    if reference is None:
+        return np.column_stack([target.units, target.earned]), measure(target.estimator, Ratio())
+    return np.column_stack([target.units, reference.units]), measure(target.estimator)
 
 
 def _bootstrap(units: Array, contrast: Minus, number: int) -> Studentised:
@@ -516,7 +519,7 @@ def _bootstrap(units: Array, contrast: Minus, number: int) -> Studentised:
         return studentised_bootstrap(contrast, units, seed=0, n_replicates=number)
 
 
-def _bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
+def _bootstrap_bounds(sample: Studentised, alpha: float, *, freedom: float) -> Bounds:
     """Return bounds by bootstrap-t. Where there are too few replicates for alpha, these are the bounds at the smallest
     level with enough replicates, or Student's t where it is farther away."""
     if not sample.error > 0 or not len(sample.t):

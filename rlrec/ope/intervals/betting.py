@@ -25,7 +25,7 @@ LESS_SHARES = np.r_[2.0 ** -np.arange(6, 0, -1), 0.9]
 # The first bet stakes nothing, so that bad luck never leaves the gambler without money.
 BETS = 1 + len(MORE_STAKES) + len(LESS_SHARES)
 
-SHARE = 1e-3  # share of each bet's money that is redistributed over all bets between two batches
+REDISTRIBUTED_SHARE = 1e-3  # share of each bet's money that is redistributed over all bets between two batches
 HEAVIEST = 1e100  # larger weights 1 / p are cut to this
 
 
@@ -58,7 +58,7 @@ def spread_wealth(log: Array) -> Array:
     So a logger that becomes wrong after a long honest time still meets bets with money.
 
     log (BETS, m): log wealth of each bet."""
-    return np.logaddexp(np.log1p(-SHARE) + log, np.log(SHARE) + log_wealth(log))
+    return np.logaddexp(np.log1p(-REDISTRIBUTED_SHARE) + log, np.log(REDISTRIBUTED_SHARE) + log_wealth(log))
 
 
 def log_wealth(log: Array) -> Array:
@@ -77,7 +77,7 @@ def log_wealth(log: Array) -> Array:
 
 BET_ALPHA = 1e-3  # probability of a false alarm, over all arms of a log
 STAKES = 2.0 ** -np.array([10, 7, 5, 3, 2, 1])
-_LEAST = 1e-200  # smaller propensities are not bet on
+_LEAST_PROPENSITY = 1e-200  # smaller propensities are not bet on
 
 
 class BetSums(Sums):
@@ -91,7 +91,7 @@ def bet_sums(p: Array, arm: Ids, *, eligible: Array) -> BetSums:
 
     p, arm (n,): the propensity and the number of the arm that each decision showed; eligible (m,): the number of
     decisions in which each arm was eligible."""
-    gain, arms = 1 / np.maximum(p, _LEAST) - 1, len(eligible)
+    gain, arms = 1 / np.maximum(p, _LEAST_PROPENSITY) - 1, len(eligible)
     log_lost = np.log1p(-STAKES)
     log_won = [np.bincount(arm, weights=np.log1p(stake * gain), minlength=arms) for stake in STAKES]
     times_shown = np.bincount(arm, minlength=arms)

@@ -315,20 +315,20 @@ def _reach(residual: float, budget: float) -> float:
 
 # -- estimates of differences: smooth functions of the sums of both sides, whose columns lie side by side --
 
-EARNED = 2  # columns of the log: the logged rewards, and the rows
+N_LOGGED_COLUMNS = 2  # columns of the log: the logged rewards, and the rows
 
 
 class Minus(Record, kw_only=False):
     """A Minus is the estimate of one target minus a baseline, whose columns follow the target's.
 
-    baseline: the logged average, from the `EARNED` columns; None: another target with the same estimator."""
+    baseline: the logged average, from the `N_LOGGED_COLUMNS` columns; None: another target with the same estimator."""
 
     estimator: Smooth
     baseline: Smooth | None = None
 
     def sides(self, mean: Array) -> tuple[Array, Array]:
         """Return the columns of the target and of the baseline."""
-        column_cut = mean.shape[-1] // 2 if self.baseline is None else -EARNED
+        column_cut = mean.shape[-1] // 2 if self.baseline is None else -N_LOGGED_COLUMNS
         return mean[..., :column_cut], mean[..., column_cut:]
 
     def unit(self, mean: Array) -> Array:

@@ -76,9 +76,10 @@ def _settled_share(n: float | Array, rho: float) -> Array:
 #
 # variance: of one unit, such that variance / n is the squared error of the difference after n units of all groups.
 
-PATHS, LOOKS = 4_000, 200  # simulated to find when a sequence excludes 0; the number of units is accurate to about 1 %
+# simulated to find when a sequence excludes 0; the number of units is accurate to about 1 %
+N_PATHS, N_LOOKS = 4_000, 200
 # search range around the units at which a sequence is tightest, and its bisections: accurate to 0.05 %
-FARTHEST, HALVINGS = 1e-6, 16
+SEARCH_RATIO, BISECTIONS = 1e-6, 16
 
 
 def variance_of_difference(variance: float, other_variance: float, shares: Sequence[float]) -> float:
@@ -102,8 +103,8 @@ def sequential_units(
     somebody looks all along. A path leaves the sequence where noise and drift together exceed its width.
 
     best_n: the number of units at which the sequence is tightest; None: the result itself."""
-    look_share = np.arange(1, LOOKS + 1) / LOOKS
-    noise = np.random.default_rng(0).normal(0.0, LOOKS**-0.5, (PATHS, LOOKS)).cumsum(axis=1) / look_share
+    look_share = np.arange(1, N_LOOKS + 1) / N_LOOKS
+    noise = np.random.default_rng(0).normal(0.0, N_LOOKS**-0.5, (N_PATHS, N_LOOKS)).cumsum(axis=1) / look_share
 
     def needed(ratio: float) -> float:
         """Return the number of units, where the sequence is tightest at `ratio` times this number."""
@@ -114,8 +115,8 @@ def sequential_units(
     if best_n is None:
         return needed(1.0)
     # the ratio and the number of units depend on each other: more units mean a smaller ratio
-    low, high = best_n * FARTHEST, best_n / FARTHEST
-    for _ in range(HALVINGS):
+    low, high = best_n * SEARCH_RATIO, best_n / SEARCH_RATIO
+    for _ in range(BISECTIONS):
         units = (low * high) ** 0.5
         low, high = (units, high) if needed(best_n / units) > units else (low, units)
     return units

@@ -26,9 +26,9 @@ ROUNDING = 1e-9
 _HEAVIEST = 1e300
 _DTYPES = {"cluster": np.int64, "default": np.bool_}
 NO_COLUMNS = ("start", "left_out")  # fields of batches that are not columns of rows
-CORE = ("rows", "earned", "weight", "weighted_reward")
+CORE_COLUMNS = ("rows", "earned", "weight", "weighted_reward")
 # columns with a number for every position, or every arm
-TABLES = ("target_at", "logged_at", "exposure", "expectation", "change")
+TABLE_COLUMNS = ("target_at", "logged_at", "exposure", "expectation", "change")
 
 
 class ValueRange(Record, kw_only=False):
@@ -77,7 +77,7 @@ class RewardColumns(Record, eq=False):
         for name, values in self.columns().items():
             column: Array = np.asarray(values, dtype=_DTYPES.get(name, np.float64))
             object.__setattr__(self, name, column)
-            if (*column.shape[:1], column.ndim) != (self.n_rows(name), 1 + (name in TABLES)):
+            if (*column.shape[:1], column.ndim) != (self.n_rows(name), 1 + (name in TABLE_COLUMNS)):
                 raise InputError(f"{name} has shape {column.shape}, the batch has {self.n_rows(name)} rows of it")
         for name in ("reward", "predicted", "expected"):
             if (column := getattr(self, name)) is not None:
@@ -152,7 +152,7 @@ class LogBatch(RewardColumns, eq=False):
         the rows that can be weighed, their rewards, their weights, and the products of both."""
         rows = self.usable.astype(np.float64)
         columns = (rows, rows * self.reward, self.weight, self.weight * self.reward)
-        return dict(zip(CORE, columns, strict=True))
+        return dict(zip(CORE_COLUMNS, columns, strict=True))
 
 
 def require(name: str, column: Array, is_valid: Flags, requirement: str) -> None:

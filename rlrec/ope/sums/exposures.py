@@ -22,10 +22,10 @@ MOST_JOINT = 128  # arms in one joint regression; each block stores a number for
 BASELINE_COLUMNS = 3  # columns known before the draw
 BLOCKS, BLOCKS_OF_MANY = 512, 128  # of clusters, for errors: up to MOST_JOINT arms, and for more arms
 TABLE_ROWS = 2_048  # rows of exposures in one table, about
-SMALLEST = 1e-10  # smallest eigenvalue, as a share of the largest, of exposures that varied
-_ALONE = 0.5  # share of an exposure's squares from which on one block alone carries an arm
-_FEWEST_LOOKS, _SHOWN = 3.0, 0.25  # fewest looks at an arm, also as a share of the expected ones
-_MOSTLY = 0.4  # share of an exposure that must vary; where two arms take turns, each has a half
+SMALLEST_EIGENVALUE = 1e-10  # smallest eigenvalue, as a share of the largest, of exposures that varied
+_MAX_BLOCK_SHARE = 0.5  # share of an exposure's squares from which on one block alone carries an arm
+_FEWEST_LOOKS, _LEAST_SHOWN_SHARE = 3.0, 0.25  # fewest looks at an arm, also as a share of the expected ones
+_LEAST_VARYING_SHARE = 0.4  # share of an exposure that must vary; where two arms take turns, each has a half
 _SALT, _MIX_SALT = 2, 3
 
 
@@ -43,7 +43,7 @@ def has_looks(shown: Array, expected: Array) -> Flags:
     """Tell whether arms have looks enough to be judged, (k,), from the looks at each and the expected ones. The
     exposures of an arm that was hardly shown are the logger's expectations, which follow the context, so no effect of
     it can be told."""
-    return np.asarray(shown >= np.maximum(_FEWEST_LOOKS, _SHOWN * expected))
+    return np.asarray(shown >= np.maximum(_FEWEST_LOOKS, _LEAST_SHOWN_SHARE * expected))
 
 
 def unfitted_residuals(residual: Array, share: Array) -> Array:
@@ -51,7 +51,7 @@ def unfitted_residuals(residual: Array, share: Array) -> Array:
 
     share: of the exposures, which a block carries alone. Source: Bell and McCaffrey 2002, Bias Reduction in Standard
     Errors for Linear Regression with Multi-Stage Samples, for the square root."""
-    return np.asarray(residual / np.sqrt(1 - np.clip(share, 0, _ALONE)))
+    return np.asarray(residual / np.sqrt(1 - np.clip(share, 0, _MAX_BLOCK_SHARE)))
 
 
 class Exposures(Record, kw_only=False, eq=False):
@@ -215,11 +215,15 @@ class ExposureRegression(Sums):
         one block of clusters (which may be one person), and with looks enough."""
         square = self.square.sum(axis=0)
         by_block = np.einsum("bii->bi", self.square) if self._is_joint else self.square[..., -1]
-        is_carried_alone = (by_block.max(axis=0) > _ALONE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
+        is_carried_alone = (by_block.max(axis=0) > _MAX_BLOCK_SHARE * by_block.sum(axis=0))[BASELINE_COLUMNS:]
         if self._is_joint:
-            return (np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _MOSTLY) & ~is_carried_alone
+            return (
+                np.einsum("ij,ji->i", self._inverse, square)[BASELINE_COLUMNS:] > _LEAST_VARYING_SHARE
+            ) & ~is_carried_alone
         shown = square[BASELINE_COLUMNS:, -1]
-        return np.asarray((shown > SMALLEST * shown.max(initial=0.0)) & ~is_carried_alone & has_looks(*self.looks))
+        return np.asarray(
+            (shown > SMALLEST_EIGENVALUE * shown.max(initial=0.0)) & ~is_carried_alone & has_looks(*self.looks)
+        )
 
     @property
     def variances(self) -> Array:
@@ -241,7 +245,9 @@ class ExposureRegression(Sums):
     @cached_property
     def _inverse(self) -> Array:
         is_used = np.r_[np.ones(BASELINE_COLUMNS, np.bool_), has_looks(*self.looks)]
-        return np.linalg.pinv(self.square.sum(axis=0) * np.outer(is_used, is_used), rcond=SMALLEST, hermitian=True)
+        return np.linalg.pinv(
+            self.square.sum(axis=0) * np.outer(is_used, is_used), rcond=SMALLEST_EIGENVALUE, hermitian=True
+        )
 
     def _slopes(self, square: Array, crossed: Array) -> Array:
         """Return the coefficient of each column, (d, o)."""

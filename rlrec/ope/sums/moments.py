@@ -25,7 +25,7 @@ from rlrec.ope.sums.base import hash_bits
 from rlrec.records import Record, Sums
 
 BLOCKS = 4096
-STAKED = "weighted_reward"  # the column of the bets (`betting.mean_bound`)
+STAKED_COLUMN = "weighted_reward"  # the column of the bets (`betting.mean_bound`)
 STAKES: Array = 0.5 ** np.arange(12.0)
 NO_GROWTH: Array = np.full(len(STAKES), np.nan)
 _SALT = 1
@@ -37,8 +37,8 @@ class BlockSums(Sums, kw_only=True):
     present (c,): number of clusters in which a column is not 0
     moment (c, c): sum over clusters of the outer product of their sums
     largest (c,), absolute (c,): over clusters, the largest absolute value and the sum of absolute values
-    growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED, for each of STAKES; NaN without this column,
-    where it is negative, and where clusters do not count once each
+    growth (s,): sum over clusters of ln(1 + stake x) of the column STAKED_COLUMN, for each of STAKES; NaN without this
+    column, where it is negative, and where clusters do not count once each
     units (m, c): sums of the clusters, or of 4,096 blocks of them"""
 
     present: Ids
@@ -87,7 +87,7 @@ class ClusterSummary(BlockSums, kw_only=True):
 class _Clusters(Record, kw_only=False, eq=False):
     """This record has the sums of each cluster (m, c), ascending by digest (m,).
 
-    staked: the index of the column STAKED; None without it."""
+    staked: the index of the column STAKED_COLUMN; None without it."""
 
     digests: Ids
     sums: Array
@@ -257,7 +257,7 @@ def moments(terms: Array, cluster: Ids, *, columns: tuple[str, ...], spans_batch
     if (cluster[1:] < cluster[:-1]).any():
         order = np.argsort(cluster)
         cluster, terms = _add_runs(cluster[order], terms[order])
-    clusters = _Clusters(cluster, terms, columns.index(STAKED) if STAKED in columns else None)
+    clusters = _Clusters(cluster, terms, columns.index(STAKED_COLUMN) if STAKED_COLUMN in columns else None)
     return Moments(columns, spans_batches, _limit_clusters(clusters, spans_batches))
 
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from rlrec.arrays import Array, Flags, run_starts
 from rlrec.ope.checks.diagnostics import weight_diagnostics
-from rlrec.ope.sums.base import CORE, Estimator, RewardColumns
-from rlrec.ope.sums.exposures import SMALLEST, block_numbers, has_looks, unfitted_residuals
+from rlrec.ope.sums.base import CORE_COLUMNS, Estimator, RewardColumns
+from rlrec.ope.sums.exposures import SMALLEST_EIGENVALUE, block_numbers, has_looks, unfitted_residuals
 from rlrec.ope.sums.moments import ClusterSummary, moments
 from rlrec.ope.units.estimate import ANY_REWARD, EstimatorFold
 from rlrec.ope.units.fold import Fold, RowSums
@@ -118,7 +118,7 @@ class EffectFold(Fold):
         n, square, change = max(rows.sum(), 1.0), squares.sum(axis=0), changes.sum(axis=0)
         mean = remaining.sum() / n
         # the effect of one more look at each arm, and how much a page counts: 1 + exposure x direction
-        inverse = np.linalg.pinv(square, rcond=SMALLEST, hermitian=True)
+        inverse = np.linalg.pinv(square, rcond=SMALLEST_EIGENVALUE, hermitian=True)
         coefficient, direction = inverse @ (crossed - mean * exposure).sum(axis=0), inverse @ change
         # influences: of the rewards, of the change, and of the residuals of the coefficients
         residual = crossed - mean * exposure - squares @ coefficient
@@ -134,8 +134,9 @@ class EffectFold(Fold):
         units = np.column_stack([rows, reward, rows + exposure @ direction, influence])
         clusters = summary.present[0]
         summary = ClusterSummary(
-            columns=dict(zip(CORE, range(len(CORE)), strict=True)), total=units.sum(axis=0), blocks=True, units=units,
-            present=np.full(len(CORE), clusters), moment=units.T @ units, largest=np.abs(units).max(axis=0),
+            columns=dict(zip(CORE_COLUMNS, range(len(CORE_COLUMNS)), strict=True)), total=units.sum(axis=0),
+            blocks=True, units=units, present=np.full(len(CORE_COLUMNS), clusters),
+            moment=units.T @ units, largest=np.abs(units).max(axis=0),
             absolute=np.abs(units).sum(axis=0),
         )  # fmt: skip
         # the share of the change that goes to exposures that never varied

@@ -18,20 +18,20 @@ from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.betting import mean_bound
 from rlrec.ope.intervals.intervals import UNKNOWN, Bounds, Minus, Relative, WeightSums
 from rlrec.ope.sums.base import Estimator, Ratio, ValueRange
-from rlrec.ope.sums.moments import STAKED, ClusterSummary
+from rlrec.ope.sums.moments import STAKED_COLUMN, ClusterSummary
 from rlrec.records import Record
 
-APART = 3  # standard errors by which two estimates that should agree may differ
+APART_ERRORS = 3  # standard errors by which two estimates that should agree may differ
 NEGLIGIBLE_SHARE = 0.05  # of the effective sample size of the other loggers
 COMPARED_ESS = 100  # of an estimate that is compared with one that should agree with it
 ANY_REWARD: Bounds = (-np.inf, np.inf)
 # A mean weight this close to 1 raises no doubt, however small its error: scores in float32, or propensities with four
 # digits, cause such deviations.
-NEGLIGIBLE = 1e-4
+NEGLIGIBLE_DEVIATION = 1e-4
 ROUNDED_WEIGHT = 2e-4  # deviation of the mean weight from 1 that propensities with four digits cause
 # Above this largest weight, bootstrap-t alone is too narrow: few rows determine the estimate, and rows that would
 # change it are missing. An interval of estimators that `widen` then extends towards that of Cressie and Read.
-HEAVY = 20.0
+HEAVY_WEIGHT = 20.0
 MANY_ROWS = 1_000.0  # effective sample size above which heavy weights have occurred often enough
 # The figures of an estimate that is computed from all rows or not at all.
 _FIGURES = (
@@ -184,7 +184,7 @@ class FinishOptions(Record):
     groups: int = 1
 
 
-USUAL = FinishOptions()
+USUAL_OPTIONS = FinishOptions()
 
 
 class EstimatorFold(Record, eq=False):
@@ -363,12 +363,12 @@ class EstimatorFold(Record, eq=False):
     @cached_property
     def heaviness(self) -> float:
         """Return how far an interval is extended towards that of Cressie and Read, from 0 to 1. The extent grows
-        linearly from 0 at a largest weight of `HEAVY` to the full extent at twice that, less the more rows are
+        linearly from 0 at a largest weight of `HEAVY_WEIGHT` to the full extent at twice that, less the more rows are
         effective."""
         largest, ess = self.weights.largest, self.diagnosis.ess
-        if not (self.estimator.widens and largest > HEAVY and ess):
+        if not (self.estimator.widens and largest > HEAVY_WEIGHT and ess):
             return 0.0
-        return min(1.0, largest / HEAVY - 1) * min(1.0, MANY_ROWS / ess)
+        return min(1.0, largest / HEAVY_WEIGHT - 1) * min(1.0, MANY_ROWS / ess)
 
     def _cressie_read(self, options: FinishOptions) -> Bounds:
         """Return bounds over clusters with w = A / mbar and r = B / A, where A, B are sums of weights and weighted
@@ -449,7 +449,7 @@ class EstimatorFold(Record, eq=False):
         """Return the lower bound of the mean weighted reward per row that holds at every look; None for other
         estimators."""
         growth = self.summary.growth
-        if self.estimator.columns != (STAKED, "rows") or not self.n or np.isnan(growth).any():
+        if self.estimator.columns != (STAKED_COLUMN, "rows") or not self.n or np.isnan(growth).any():
             return None
         return mean_bound(growth, float(self.summary.total[self.summary.columns["rows"]]), alpha=1 - level)
 
@@ -543,7 +543,7 @@ def ratios_differ(summary: ClusterSummary, columns: tuple[str, ...], *, clusters
     column_index = [summary.columns[name] for name in columns]
     total, moment = summary.total[column_index], summary.moment[np.ix_(column_index, column_index)]
     difference, error = intervals.value_and_error(Minus(Ratio()), total, moment, clusters)
-    return bool(abs(difference) > max(APART * float(error), NEGLIGIBLE * abs(value or 0.0)))
+    return bool(abs(difference) > max(APART_ERRORS * float(error), NEGLIGIBLE_DEVIATION * abs(value or 0.0)))
 
 
 def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds) -> Estimate:

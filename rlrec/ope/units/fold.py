@@ -17,11 +17,11 @@ from rlrec.ope.checks.diagnostics import Weights, weights
 from rlrec.ope.checks.verdicts import doubts_of
 from rlrec.ope.intervals import intervals
 from rlrec.ope.intervals.intervals import Bounds, Relative, Studentised
-from rlrec.ope.sums.base import CORE, Estimator, ImpressionEstimator, LogBatch, Ratio, ValueRange
+from rlrec.ope.sums.base import CORE_COLUMNS, Estimator, ImpressionEstimator, LogBatch, Ratio, ValueRange
 from rlrec.ope.sums.moments import ClusterSummary, Moments, align_summaries, moments
 from rlrec.ope.units.estimate import (
     COMPARED_ESS,
-    USUAL,
+    USUAL_OPTIONS,
     Estimate,
     EstimatorFold,
     FinishOptions,
@@ -50,7 +50,7 @@ class PositionCurve(Record):
         return {"curve": self.name, "curve_age_days": self.age_days}
 
 
-FLAT = PositionCurve()
+FLAT_CURVE = PositionCurve()
 """The curve of positions that are all examined alike."""
 
 
@@ -100,7 +100,7 @@ class Fold(ABC, Record):
     spans_batches: whether a cluster may have rows in a later batch (users). If not, each cluster lies in one batch
     (sessions, rows), and memory is bounded for any number of clusters."""
 
-    core: ClassVar[tuple[str, ...]] = CORE  # columns that diagnostics need, whatever estimators are requested
+    core: ClassVar[tuple[str, ...]] = CORE_COLUMNS  # columns that diagnostics need, whatever estimators are requested
     estimators: Mapping[str, Any]
     spans_batches: bool
 
@@ -176,7 +176,7 @@ class Fold(ABC, Record):
 
     # -- estimates --
 
-    def finish(self, partial: RowSums, options: FinishOptions = USUAL, /) -> list[Estimate]:
+    def finish(self, partial: RowSums, options: FinishOptions = USUAL_OPTIONS, /) -> list[Estimate]:
         """Return one estimate for each estimator, in order. Raises InputError for an interval that one of the
         estimators does not have, and a level outside (0, 1)."""
         return self.finish_together([(partial, options)])[0]

@@ -21,9 +21,9 @@ from rlrec.ope.units.estimate import EstimatorFold
 from rlrec.ope.units.fold import MAX_LOGGERS, Fold, RowSums, WeightSpread
 from rlrec.records import Record, Sums
 
-SUPPORTED = 0.05  # smallest effective share of the visits at a step for which the log supports the target there
+LEAST_SUPPORT = 0.05  # smallest effective share of the visits at a step for which the log supports the target there
 _STEP_BYTES = 256_000_000  # for sums at every step, of all loggers
-_CARRIED = 0.9  # share of the discounted absolute return; the steps that contribute it must be supported
+_RETURN_SHARE = 0.9  # share of the discounted absolute return; the steps that contribute it must be supported
 
 
 class StepWeights(Sums):
@@ -52,7 +52,7 @@ class SessionFold(Fold):
     core: ClassVar[tuple[str, ...]] = ("rows", "earned", "weight", "mean_weight")
     gamma: float
     horizon: int
-    supported: float = SUPPORTED
+    supported: float = LEAST_SUPPORT
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1:
@@ -163,10 +163,10 @@ class Support(Record, kw_only=False, eq=False):
     horizon: int | None  # the first step at which the ESS is below 5 % of the visits
 
     @classmethod
-    def from_partial(cls, partial: RowSums, supported: float = SUPPORTED) -> Support:
+    def from_partial(cls, partial: RowSums, supported: float = LEAST_SUPPORT) -> Support:
         weight, square, size = vars(partial.figures["by_step"]).values()
         ess = np.divide(weight**2, square, out=np.zeros(len(weight)), where=square > 0)
-        unsupported_steps = np.flatnonzero(ess < SUPPORTED * n_visits(partial))
+        unsupported_steps = np.flatnonzero(ess < LEAST_SUPPORT * n_visits(partial))
         least = max(float(LEAST_ESS), supported * n_visits(partial))
         return cls(ess, size, least, int(unsupported_steps[0]) if len(unsupported_steps) else None)
 
@@ -195,7 +195,7 @@ class Support(Record, kw_only=False, eq=False):
 
     def _steps(self, size: Array) -> int:
         sums = np.cumsum(size)
-        return int(np.searchsorted(sums, _CARRIED * sums[-1] * (1 - ROUNDING))) + 1 if sums[-1] > 0 else len(size)
+        return int(np.searchsorted(sums, _RETURN_SHARE * sums[-1] * (1 - ROUNDING))) + 1 if sums[-1] > 0 else len(size)
 
 
 # -- estimators --

@@ -16,16 +16,16 @@ import numpy as np
 from rlrec.arrays import Array, Flags
 from rlrec.errors import InputError
 from rlrec.ope.checks.diagnostics import weight_diagnostics
-from rlrec.ope.sums.base import CORE, TABLES, Estimator, ValueRange, require
+from rlrec.ope.sums.base import CORE_COLUMNS, TABLE_COLUMNS, Estimator, ValueRange, require
 from rlrec.ope.sums.moments import ClusterSummary
 from rlrec.ope.sums.visits import HEAVIEST, Course, VisitBatch
 from rlrec.ope.units.estimate import Estimate, EstimatorFold, ratios_differ
-from rlrec.ope.units.fold import FLAT, Fold, PositionCurve, RowSums
+from rlrec.ope.units.fold import FLAT_CURVE, Fold, PositionCurve, RowSums
 from rlrec.records import Record
 
 # Share of page events in the logged rewards from which on diagnostics are those of the ratios of whole slates. (Where
 # these ratios collapse, page events are a small share of the estimate for this reason alone.)
-_PAGED = 0.1
+_PAGE_EVENT_SHARE = 0.1
 
 
 class SlateBatch(VisitBatch, eq=False):
@@ -55,7 +55,7 @@ class SlateBatch(VisitBatch, eq=False):
         require("page", self.page, np.isfinite(self.page), "a finite number")
         if self.marginal_ratio is not None:
             require("marginal_ratio", self.marginal_ratio, ~(self.marginal_ratio < 0), "0 or more")
-        for name in TABLES:
+        for name in TABLE_COLUMNS:
             if (table := getattr(self, name, None)) is not None and (table < 0).any():
                 raise InputError(f"{name} of the batch has a probability below 0")
 
@@ -262,7 +262,7 @@ class Pbm(Curved):
     curve: its name. Source: own derivation; position-based model of Li et al. 2018, not read."""
 
     curve: str = ""
-    shape: PositionCurve = FLAT
+    shape: PositionCurve = FLAT_CURVE
 
     @property
     def weighing(self) -> str:
@@ -287,7 +287,7 @@ class Interpol(Curved):
 
     window: int = 1
     curve: str = ""
-    shape: PositionCurve = FLAT
+    shape: PositionCurve = FLAT_CURVE
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -345,7 +345,7 @@ def by_slot(course: SlateCourse, weight: Array, emphasis: Array, bound: Array) -
 def examination(curve: PositionCurve, positions: int) -> Array:
     """Return the examination of positions 1 to `positions`, (k,). Raises InputError where the curve ends before the
     last one."""
-    if curve == FLAT:
+    if curve == FLAT_CURVE:
         return np.ones(positions)
     if len(curve.examination) < positions:
         raise InputError(
@@ -381,7 +381,7 @@ class SlateFold(Fold):
         return tuple(
             prefix + column
             for prefix in self.weighings
-            for column in (*CORE, "of_slate", *(["robust"] if prefix in self.robust else []))
+            for column in (*CORE_COLUMNS, "of_slate", *(["robust"] if prefix in self.robust else []))
         )
 
     def partial(self, batch: SlateBatch, /) -> RowSums:
@@ -421,7 +421,7 @@ class SlateFold(Fold):
         least = 0.0 if observed.least >= 0 and estimator.widens else -np.inf
         # where page events are much of the reward, the ratios of whole slates count
         page_event_size, reward_size = partial.figures["sizes"].tolist()
-        column = "of_slate" if page_event_size > _PAGED * reward_size else "weight"
+        column = "of_slate" if page_event_size > _PAGE_EVENT_SHARE * reward_size else "weight"
         curve = estimator.shape
         assumptions = {
             "independent-slots": estimator.independent_slots, "sum-of-slots": estimator.additive,

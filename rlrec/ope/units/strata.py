@@ -31,7 +31,7 @@ import numpy as np
 from rlrec.arrays import Array, Ids
 from rlrec.ope.checks.dependence import is_rejected
 from rlrec.ope.checks.reasons import ESS_SHARE, LEAST_ESS
-from rlrec.ope.checks.times import MATERIAL
+from rlrec.ope.checks.times import MATERIAL_SHARE
 from rlrec.ope.intervals.tails import chi_square_above
 from rlrec.ope.sums.base import hash_bits
 from rlrec.ope.units.estimate import COMPARED_ESS, NEGLIGIBLE_SHARE, EstimatorFold, LoggerWeight
@@ -158,7 +158,7 @@ def uncounted_strata(strata: Collection[Stratum], left_out: Collection[Stratum])
 
 
 def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[EstimatorFold]]]) -> frozenset[str | None]:
-    """Return the loggers that surely could not show MATERIAL of what a target shows, and those that add next to
+    """Return the loggers that surely could not show MATERIAL_SHARE of what a target shows, and those that add next to
     nothing. Of the former those that show most of it count where the others add next to nothing to them."""
     unsupported, negligible = set[str | None](), list[set[str | None]]()
     for loggers in targets:
@@ -174,7 +174,7 @@ def _left_out(fold: Fold, targets: Sequence[Mapping[str | None, Sequence[Estimat
                 if not estimator_folds
                 or any(weighed.diagnosis.reaches(limit) for weighed in estimator_folds.values())
             }
-            for limit in (1 - MATERIAL, MOST_OF_TARGET)
+            for limit in (1 - MATERIAL_SHARE, MOST_OF_TARGET)
         )  # fmt: skip
         sizes, all_sizes = (_sizes(fold, group) for group in (supported, candidates))
         # those that could show it take no precedence where they add next to nothing to those that could show most of it
@@ -226,7 +226,7 @@ def disagreeing_estimators(loggers: Iterable[Sequence[EstimatorFold]]) -> frozen
         mean = float(value @ weight / weight.sum())
         spread, degrees_of_freedom = float(weight @ (value - mean) ** 2), len(reliable_values) - 1
         variance = (spread - degrees_of_freedom) / float(weight.sum() - weight @ weight / weight.sum())
-        if is_rejected(chi_square_above(spread, degrees_of_freedom)) and variance > (MATERIAL * mean) ** 2:
+        if is_rejected(chi_square_above(spread, degrees_of_freedom)) and variance > (MATERIAL_SHARE * mean) ** 2:
             labels.add(estimator_folds[0].label)
     return frozenset(labels)
 

@@ -12,7 +12,7 @@ from rlrec.arrays import Array
 from rlrec.errors import InputError
 from rlrec.ope.checks.verdicts import explain_reasons
 from rlrec.ope.estimators import pseudo_inverse
-from rlrec.ope.units.fold import FLAT, PositionCurve
+from rlrec.ope.units.fold import FLAT_CURVE, PositionCurve
 from rlrec.ope.units.slates import Pbm
 from tests.benchmarks import coverage
 from tests.ope.paging import (
@@ -93,7 +93,7 @@ def test_pbm_rests_on_its_curve() -> None:
     batch = complete(by_position)
     assert value(batch, "pbm:home", RIGHT) == pytest.approx(0.3097222222, abs=5e-11)
     assert value(batch, "pbm:home", WRONG) == pytest.approx(0.309166915, abs=5e-10)
-    assert value(complete(by_position, UNIFORM), "pbm:home", FLAT) == pytest.approx(0.314583333, abs=5e-10)
+    assert value(complete(by_position, UNIFORM), "pbm:home", FLAT_CURVE) == pytest.approx(0.314583333, abs=5e-10)
 
 
 def test_a_row_names_its_curve_and_its_age() -> None:
@@ -121,7 +121,7 @@ def test_windows_lie_between_iips_and_pbm() -> None:
     """Within a window of the page interpol is pbm, whatever the curve."""
     batch = complete(cascade)
     assert value(batch, "interpol:1:home") == pytest.approx(value(batch, "pbm:home"), abs=1e-12)
-    assert value(batch, "interpol:5") == pytest.approx(value(batch, "pbm:home", FLAT), abs=1e-12)
+    assert value(batch, "interpol:5") == pytest.approx(value(batch, "pbm:home", FLAT_CURVE), abs=1e-12)
 
 
 def test_windows_of_three_positions_by_hand() -> None:

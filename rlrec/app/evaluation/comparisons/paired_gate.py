@@ -23,7 +23,7 @@ from rlrec.ope.comparisons.comparison import ALPHA, BEST_NIGHTS, Comparison, com
 from rlrec.ope.intervals.intervals import Minus, Relative
 from rlrec.ope.units.estimate import Estimate, EstimatorFold
 from rlrec.ope.units.fold import ImpressionFold
-from rlrec.ope.units.sessions import SUPPORTED, SessionFold
+from rlrec.ope.units.sessions import LEAST_SUPPORT, SessionFold
 from rlrec.policy.beliefs.reward import slot_reward
 from rlrec.records import Event, Record, Reward
 from rlrec.sentences import gate_claim, gate_direction
@@ -423,7 +423,7 @@ def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
 
 def _least_visits(n: int) -> float:
     """Return the effective number of visits, out of n, that a gate requires."""
-    return max(LEAST_ESS, SUPPORTED * n)
+    return max(LEAST_ESS, LEAST_SUPPORT * n)
 
 
 def _visits_refusal(visits: VisitsReport) -> str:
