@@ -148,8 +148,8 @@ def idle_page_rules(unit: Unit, texts: Mapping[str, str]) -> list[str]:
 
     if (rules := declared(texts)) is None:
         return []
-    names, allowed = ArmNames(unit, rules.names), set(allowed_arms(unit, texts))
-    return [text for name, text in rules.names.items() if allowed.isdisjoint(names.find([name]))]
+    names, allowed_ids = ArmNames(unit, rules.names), set(allowed_arms(unit, texts))
+    return [text for name, text in rules.names.items() if allowed_ids.isdisjoint(names.find([name]))]
 
 
 def notice_unseen_kinds(store: Store, unit: Unit, kinds: Collection[str]) -> None:

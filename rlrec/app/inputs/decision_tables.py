@@ -67,14 +67,17 @@ class DecisionTable(Record, kw_only=False):
         probabilities do not add up to 1."""
         rows = np.memmap(self.path, _ROW, "r")
         start, end = (np.searchsorted(rows["decision"], decision, side) for side in ("left", "right"))
-        stored, decision_index = rows[piece_rows(start, end - start)], np.repeat(np.arange(len(decision)), end - start)
-        arm_index, is_eligible = look_up(arms, stored["arm"])
-        _refuse_row(self.source, stored, ~is_eligible & (self.column != REWARD), "its arm is not eligible there")
-        _refuse_row(self.source, stored, stored["position"] > k, f"its page ends at position {k}")
+        stored_rows, decision_index = (
+            rows[piece_rows(start, end - start)],
+            np.repeat(np.arange(len(decision)), end - start),
+        )
+        arm_index, is_eligible = look_up(arms, stored_rows["arm"])
+        _refuse_row(self.source, stored_rows, ~is_eligible & (self.column != REWARD), "its arm is not eligible there")
+        _refuse_row(self.source, stored_rows, stored_rows["position"] > k, f"its page ends at position {k}")
         values = np.full((len(decision), k, len(arms)), np.nan)
-        values[decision_index[is_eligible], stored["position"][is_eligible] - 1, arm_index[is_eligible]] = stored[
-            "value"
-        ][is_eligible]
+        values[decision_index[is_eligible], stored_rows["position"][is_eligible] - 1, arm_index[is_eligible]] = (
+            stored_rows["value"][is_eligible]
+        )
         for row, position, arm in np.argwhere(np.isnan(values) & (shares > 0))[:1].tolist():
             suffix = f", position {position + 1}" if self.column == MARGINAL else ""
             missing_row = f"decision {decision[row]}{suffix} and arm {keys[int(arms[arm])]!r}"

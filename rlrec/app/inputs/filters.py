@@ -125,11 +125,11 @@ def _exclusion_sentence(unit: Unit, log: selected.Selection) -> str | None:
 def exclusion_tests(unit: Unit, *, included: str | None = None, scope: str = "") -> tuple[str, ...]:
     """Write SQL tests on a decision `d`, one for each stored exclusion, true for the decisions that it leaves out.
     included: names of exclusions to ignore; scope: a test on the decisions in question, if these are few."""
-    stored = {exclusion.name: exclusion for exclusion in selected.all_exclusions(unit)}
-    names = {*stored} if included == ALL else {*texts_of(included or "")}
-    for name in sorted(names - stored.keys()):
-        raise lookup.unknown("exclusion", name, stored, clause=IN_FILTER, hint="`rlrec log list` shows them")
-    return tuple(excluding_test(unit, stored[name], scope=scope) for name in stored if name not in names)
+    exclusions = {exclusion.name: exclusion for exclusion in selected.all_exclusions(unit)}
+    names = {*exclusions} if included == ALL else {*texts_of(included or "")}
+    for name in sorted(names - exclusions.keys()):
+        raise lookup.unknown("exclusion", name, exclusions, clause=IN_FILTER, hint="`rlrec log list` shows them")
+    return tuple(excluding_test(unit, exclusions[name], scope=scope) for name in exclusions if name not in names)
 
 
 def unexcluded_tests(unit: Unit) -> list[str]:
@@ -206,7 +206,7 @@ def _refuse_unknown(noun: str, keys: list[str]) -> None:
 
 def _context_ids(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bool) -> list[int]:
     """Return the ids of the contexts whose fields have one of the values in a filter."""
-    allowed = {
+    allowed_values = {
         json.loads(key.removeprefix(FIELD)): {_comparable(_scalar(word.strip())) for word in _VALUE.findall(value)}
         for key, value in pairs.items() if FIELD in key
     }  # fmt: skip
@@ -216,9 +216,9 @@ def _context_ids(unit: Unit, pairs: Mapping[str, str], scope: str, is_stored: bo
         for key, body in rows:
             fields = parse_body(body, f"body of context {key}")
             names.update(fields)
-            if all(name in fields and _comparable(fields[name]) in values for name, values in allowed.items()):
+            if all(name in fields and _comparable(fields[name]) in values for name, values in allowed_values.items()):
                 ids.append(key)
-    for name in () if is_stored else sorted(allowed.keys() - names):
+    for name in () if is_stored else sorted(allowed_values.keys() - names):
         raise lookup.unknown("field", name, names, clause=IN_FILTER, hint="no context has this field")
     return ids
 
@@ -238,8 +238,8 @@ def _policy_ids(unit: Unit, reference: str) -> list[int]:
     """Return the ids of a policy and of the variants that experiments made of it. A reference with a number stands for
     the policy alone."""
     name, number = lookup.split_reference(reference)
-    stored = policies.all_policies(unit)
-    ids = [policy.id for policy in stored if name == policy.name or (number is None and name == policy.base)]
+    stored_policies = policies.all_policies(unit)
+    ids = [policy.id for policy in stored_policies if name == policy.name or (number is None and name == policy.base)]
     if not ids:
         raise lookup.unknown_policy(unit, name, clause=IN_FILTER)
     return ids
@@ -264,11 +264,18 @@ def _version_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int] | None:
 
 def _variant_ids(unit: Unit, pairs: Mapping[str, str]) -> list[int]:
     """Return the ids of the variants with one label, of all experiments or of the named one."""
-    stored = experiments.all_experiments(unit)
+    stored_experiments = experiments.all_experiments(unit)
     name = pairs.get("experiment")
-    if name is not None and all(experiment.name != name for experiment in stored):
-        raise lookup.unknown("experiment", name, [experiment.name for experiment in stored], clause=IN_FILTER)
-    variants = [variant for experiment in stored if name in (None, experiment.name) for variant in experiment.serving]
+    if name is not None and all(experiment.name != name for experiment in stored_experiments):
+        raise lookup.unknown(
+            "experiment", name, [experiment.name for experiment in stored_experiments], clause=IN_FILTER
+        )
+    variants = [
+        variant
+        for experiment in stored_experiments
+        if name in (None, experiment.name)
+        for variant in experiment.serving
+    ]
     label = pairs.get("variant")
     if label is not None and all(variant.label != label for variant in variants):
         hint = suggest(label, [variant.label for variant in variants])

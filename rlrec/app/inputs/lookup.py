@@ -39,12 +39,12 @@ def resolve(
     built_in: names with another meaning if no policy has them; they need no hint."""
     split_references = {reference: split_reference(reference) for reference in references}
     live_versions = policies.live(unit, {name for name, _ in split_references.values()})
-    numbered = {
+    numbered_policies = {
         live_versions[name][0].policy.id
         for name, number in split_references.values()
         if number is not None and name in live_versions
     }
-    rows = policies.versions(unit, numbered) if numbered else ()
+    rows = policies.versions(unit, numbered_policies) if numbered_policies else ()
     versions = {(version.policy.name, version.number): version for version in rows}
     resolved: dict[str, tuple[Version, Head] | InputError] = {}
     suggestions_left = iter(range(MAX_SUGGESTIONS))
@@ -108,8 +108,8 @@ def experiment_names(unit: Unit) -> set[str]:
     log."""
     from rlrec.store.policies import experiments
 
-    imported = (policy.name.partition("@")[2].partition("/")[0] for policy in policies.all_policies(unit))
-    return {*(row.name for row in experiments.all_experiments(unit)), *filter(None, imported)}
+    imported_names = (policy.name.partition("@")[2].partition("/")[0] for policy in policies.all_policies(unit))
+    return {*(row.name for row in experiments.all_experiments(unit)), *filter(None, imported_names)}
 
 
 def reward(unit: Unit, name: str | None) -> Reward:
@@ -118,8 +118,10 @@ def reward(unit: Unit, name: str | None) -> Reward:
     if name is None:
         from rlrec.sentences import DEFAULT_REWARD
 
-        live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)]).values()
-        pairs = [(version.reward.name, head.seq) for version, head in live if kinds.load(version.policy.kind).served]
+        live_versions = policies.live(unit, [policy.name for policy in policies.all_policies(unit)]).values()
+        pairs = [
+            (version.reward.name, head.seq) for version, head in live_versions if kinds.load(version.policy.kind).served
+        ]
         learned_names = {name for name, seq in pairs if seq} or {name for name, _ in pairs}
         name = learned_names.pop() if len(learned_names) == 1 else DEFAULT_REWARD
     definitions = {definition.name: definition for definition in policies.rewards(unit)}

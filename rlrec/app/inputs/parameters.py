@@ -59,8 +59,8 @@ def with_curve(unit: Unit, typed: Mapping[str, Any]) -> dict[str, Any]:
     InputError for an unknown curve."""
     resolved = dict(typed)
     for name, reference in typed.items():
-        stage, dot, last = name.rpartition(".")
-        if last == "position" and reference:
+        stage, dot, last_name = name.rpartition(".")
+        if last_name == "position" and reference:
             curve = lookup.curve(unit, reference)
             resolved |= {name: curve.reference, f"{stage}{dot}{kinds.CURVE}": list(curve.examination)}
     return resolved
@@ -132,11 +132,11 @@ def notice_other_reward(store: Store, parameters: Mapping[str, Any], reward: str
     if not parameters.get("position"):
         return
     with store.read() as unit:
-        curve, learned = lookup.curve(unit, parameters["position"]), lookup.reward(unit, reward)
-    if curve.reward_id != learned.id:
+        curve, learned_reward = lookup.curve(unit, parameters["position"]), lookup.reward(unit, reward)
+    if curve.reward_id != learned_reward.id:
         store.notice(
-            f"curve {curve.reference} was estimated for another reward than {learned.name}: "
-            f"`rlrec position fit {curve.name} --reward {learned.name}` estimates one for it"
+            f"curve {curve.reference} was estimated for another reward than {learned_reward.name}: "
+            f"`rlrec position fit {curve.name} --reward {learned_reward.name}` estimates one for it"
         )
 
 

@@ -49,9 +49,9 @@ def add_settled(unit: Unit, ledger: Ledger, version: Version, *, last: int) -> i
     first = max(version.since, (version.entered_to or 0) + 1)
     ledger.omit([version], first=first, last=last)
     fold = BeliefFold(unit, version, ordinal=ledger.ordinal[version.policy.id])
-    total, n_entered = fold.range_sums(first, last)
-    if total:
-        ledger.write(version, total)
+    added_sums, n_entered = fold.range_sums(first, last)
+    if added_sums:
+        ledger.write(version, added_sums)
     ledger.mark_entered(version, last)
     return n_entered
 
@@ -76,9 +76,9 @@ def fork(unit: Unit, version: Version) -> tuple[Totals, int]:
         return slot_statistics.stored_sums(unit, version, ordinal=present_ordinal), version.entered_to
     else:
         sign, first, last = 1.0, version.entered_to + 1, newest_mature
-    change, _ = fold.range_sums(max(first, version.since), last)
+    change_sums, _ = fold.range_sums(max(first, version.since), last)
     sums = slot_statistics.add_totals(
-        slot_statistics.stored_sums(unit, version, ordinal=present_ordinal), change, sign=sign
+        slot_statistics.stored_sums(unit, version, ordinal=present_ordinal), change_sums, sign=sign
     )
     sums = slot_statistics.without_zeros(sums, oldest=fold.forgetting.oldest(present_ordinal))
     return sums, max(newest_mature, version.entered_to or 0)

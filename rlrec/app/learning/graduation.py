@@ -151,9 +151,9 @@ class _Graduation:
                 slates = self._slates(fitted_cases, seed=1)
                 fitted_parameters = imitation.fit(self.policy, fitted_parameters, slates, contextual=self.contextual)
             kl = imitation.divergence(self.policy, fitted_parameters, self._slates(held_out_cases or cases, seed=2))
-        weights, shared = self.policy.pack(fitted_parameters, self.arms)
+        weights, shared_weights = self.policy.pack(fitted_parameters, self.arms)
         return replace(
-            initial, weights=weights, parameters={**initial.parameters, "shared": shared},
+            initial, weights=weights, parameters={**initial.parameters, "shared": shared_weights},
             record={**initial.record, **self._learned_from(), "kl": kl}, parent_id=self.version.id,
         )  # fmt: skip
 
@@ -203,8 +203,10 @@ class _Graduation:
         """Return start scores, by how often each arm stands anywhere on a slate of the case; at size 1 they copy the
         version."""
         pages = self._distribution(case).slate_sampler(case.size)
-        shown = pages.first if case.size == 1 else np.nan_to_num(pages.marginals).sum(axis=0) / case.size
-        return imitation.scores(shown if case.size == 1 else shown + START / len(shown), self.policy)
+        shown_shares = pages.first if case.size == 1 else np.nan_to_num(pages.marginals).sum(axis=0) / case.size
+        return imitation.scores(
+            shown_shares if case.size == 1 else shown_shares + START / len(shown_shares), self.policy
+        )
 
     def _distribution(self, case: _Case) -> exact.EligibleDistribution:
         ids = np.array(case.arms, np.int64)
@@ -219,14 +221,17 @@ class _Graduation:
         """Return slates of the version in some cases, by eligible set, weighted by `gain`. Every arm has a slate where
         these are few enough; else slates are drawn with a seed."""
         shows_all_arms = all(case.size == 1 for case in cases) and sum(len(case.arms) ** 2 for case in cases) <= CELLS
-        total, groups = sum(case.weight for case in cases), defaultdict[tuple[tuple[int, ...], int], list[Any]](list)
+        total_weight, groups = (
+            sum(case.weight for case in cases),
+            defaultdict[tuple[tuple[int, ...], int], list[Any]](list),
+        )
         for number, case in enumerate(cases):
             pages = self._distribution(case).slate_sampler(case.size)
             if shows_all_arms:
                 shown_arms, weight = np.arange(len(case.arms))[:, None], case.weight * pages.first
                 log_served = np.log(np.maximum(pages.first, TINY))[:, None]
             else:
-                n_slates = max(1, round(PAGES * case.weight / total))
+                n_slates = max(1, round(PAGES * case.weight / total_weight))
                 seed_words = np.full(n_slates, seed * CASES + number, np.uint64)
                 draw = pages.draw(seeds=seed_words, decisions=np.arange(n_slates), lists=True)
                 shown_arms, weight = draw.slates, np.full(n_slates, case.weight / n_slates)

@@ -76,14 +76,14 @@ class BeliefFold:
     def log_sums(self, selection: selected.Selection, *, columns: Sequence[str] = ()) -> tuple[Totals, int, int]:
         """Return the sums of the mature, uncensored impressions of a log, their number, and the newest decision.
         columns: those that the statistics need beside arm, reward and propensity."""
-        sums, slots, last = Totals(), 0, 0
+        sums, slots, last_id = Totals(), 0, 0
         is_weighed = PROPENSITY in self.policy.needs
         log = reward_log.impressions(self.unit, selection, self.version.reward, columns=columns, weighed=is_weighed)
         for impressions in log:
             sums = add_totals(sums, self.sums(impressions))
             slots += len(impressions)
-            last = max(last, int(impressions.slots["decision_id"].max(initial=0)))
-        return sums, slots, last
+            last_id = max(last_id, int(impressions.slots["decision_id"].max(initial=0)))
+        return sums, slots, last_id
 
     def log_spend(self, selection: selected.Selection, budget: Budget) -> Totals:
         """Return the spend of a log by slice of the period and arm: slots, their cost, and how many of them have a
@@ -185,14 +185,14 @@ class BeliefFold:
         keys = zip(bucket[starts].tolist(), slots.arm_id[starts].tolist(), strict=True)
         return dict(zip(keys, totals, strict=True)) | further_sums
 
-    def _section_sums(self, added: Array, z: Array, is_stated: Flags, bucket: Ids, arm: Ids) -> Totals:
+    def _section_sums(self, slot_sums: Array, z: Array, is_stated: Flags, bucket: Ids, arm: Ids) -> Totals:
         """Return the sums of slots by features z (n, p) that requests or lines state of their arms. For these slots,
-        the moments in `added` (n, width), the statistics of all slots in order of bucket and arm, are set to 0."""
+        the moments in `slot_sums` (n, width), the statistics of all slots in order of bucket and arm, are set to 0."""
         rows, policy = np.flatnonzero(is_stated), self.policy
         if not len(rows) or not learns_stated(policy):
             return {}
-        z, bucket, arm, counts, packed = z[rows], bucket[rows], arm[rows], added[rows, :3], added[rows, 3:]
-        added[rows, 3:] = 0.0
+        z, bucket, arm, counts, packed = z[rows], bucket[rows], arm[rows], slot_sums[rows, :3], slot_sums[rows, 3:]
+        slot_sums[rows, 3:] = 0.0
         sums, q = Totals(), policy.design.context.width
         sections = [(beliefs.TOGETHER, np.full_like(arm, self._first_arm), solving.pack_stated)]
         if self.version.params.get("model") == HYBRID:
@@ -258,10 +258,10 @@ def _column_sums(policy: Linear, slots: SlotColumns, x: Sparse, context_index: I
         portion = slots.take(slice(first, first + SLOTS))
         # entries of the slots by column and arm
         entries, row = x.entries(context_index[first : first + SLOTS])
-        added = policy.column_statistics(portion, row, x.value[entries])
+        entry_sums = policy.column_statistics(portion, row, x.value[entries])
         if weight is not None:
-            added *= weight[first + row][:, None]
-        sums = add_totals(sums, _sum_by_key(added, x.column[entries] + beliefs.FIRST_COLUMN, portion.arm_id[row]))
+            entry_sums *= weight[first + row][:, None]
+        sums = add_totals(sums, _sum_by_key(entry_sums, x.column[entries] + beliefs.FIRST_COLUMN, portion.arm_id[row]))
     return sums
 
 
@@ -301,10 +301,10 @@ def _fade_rows(rows: Iterable[beliefs.BeliefRow], forgetting: Forgetting, ordina
 
 def add_totals(total: dict[K, Array], change: Mapping[K, Array], *, sign: float = 1.0) -> dict[K, Array]:
     """Add `sign` times `change` to `total`, key by key."""
-    result = dict(total)
+    sums_by_key = dict(total)
     for key, sums in change.items():
-        result[key] = result[key] + sign * sums if key in result else sign * sums
-    return result
+        sums_by_key[key] = sums_by_key[key] + sign * sums if key in sums_by_key else sign * sums
+    return sums_by_key
 
 
 def distribution_of(

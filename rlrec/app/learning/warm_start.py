@@ -105,8 +105,8 @@ def refit(unit: Unit, version: Version, *, from_prior: bool) -> InitialBelief:
         fitted_to |= {name: record[name] for name in names if name in record} | {"slots": slots}
     policy = designs.policy_of(version)
     if kinds.is_contextual(policy) and policy.expands_model and not sums:
-        log, first = filters.selection(unit, None), version.since or None
-        served_log = replace(log, policy_ids=[version.policy.id], first_id=first, imported=False)
+        log, first_id = filters.selection(unit, None), version.since or None
+        served_log = replace(log, policy_ids=[version.policy.id], first_id=first_id, imported=False)
         version = fit_to_log(unit, version, served_log).version
     return InitialBelief(sums=sums, record=fitted_to, parameters=version.parameters, weights=weights, log=selection)
 
@@ -165,12 +165,12 @@ def fit_to_log(unit: Unit, version: Version, selected: Selection) -> LogFit:
         fold = BeliefFold(unit, version, ordinal=0, anchor=marginal.Anchor.from_packed(weights))
         return LogFit(version, *fold.log_sums(selected, columns=["context_id"]), weights)
     for rounds_left in reversed(range(ROUNDS)):
-        total, slots, last = BeliefFold(unit, version, ordinal=0).log_sums(selected, columns=["context_id"])
-        expanded_version = expand(unit, version, total) if rounds_left else None
+        sums, slots, last_id = BeliefFold(unit, version, ordinal=0).log_sums(selected, columns=["context_id"])
+        expanded_version = expand(unit, version, sums) if rounds_left else None
         if expanded_version is None:
             break
         version = expanded_version
-    return LogFit(version, total, slots, last)
+    return LogFit(version, sums, slots, last_id)
 
 
 def _fit_columns(unit: Unit, version: Version, policy: Linear, selected: Selection) -> Weights:

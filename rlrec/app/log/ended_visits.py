@@ -109,14 +109,14 @@ class Cutoff(Record):
         oldest = sessions.oldest_running(
             unit, timeout_us=timeout, window_us=definition.window_us, since=since, now=unit.now
         )
-        started = unit.now if oldest is None else oldest
-        return cls(now=unit.now, started=started, timeout_us=timeout, window_us=definition.window_us)
+        started_before = unit.now if oldest is None else oldest
+        return cls(now=unit.now, started=started_before, timeout_us=timeout, window_us=definition.window_us)
 
     def mature_from(self, visits: Columns) -> Ids:
         """Return the time at which each visit and its windows are over, (s,). visits: columns of the store."""
-        last, ended = visits["last_at"], visits["ended_at"]
-        over_at = np.where(ended != reader.ABSENT, ended, last + self.timeout_us)
-        return np.maximum(over_at, last + self.window_us)
+        last_at, ended_at = visits["last_at"], visits["ended_at"]
+        over_at = np.where(ended_at != reader.ABSENT, ended_at, last_at + self.timeout_us)
+        return np.maximum(over_at, last_at + self.window_us)
 
     def is_over(self, visits: Columns) -> Flags:
         """Tell whether each visit is old enough, (s,)."""
@@ -140,14 +140,16 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
         slots=rows.slots | {"reward": rows.reward}, first=np.r_[first, len(rows)], start=np.r_[visit_start, len(first)],
         reward=slates.reward, default=slates.default, mature_from=np.zeros(len(visit_start), np.int64),
     )  # fmt: skip
-    stored = batch.visits
-    assert stored is not None
-    index = visit_indices(stored, visits.per_visit("session_id"), visits.per_visit("visit"))
+    stored_visits = batch.visits
+    assert stored_visits is not None
+    index = visit_indices(stored_visits, visits.per_visit("session_id"), visits.per_visit("visit"))
     # is_over: old enough; entire: no decision is missing
     imported: Flags = visits.per_visit("imported").astype(np.bool_)
-    is_over = cutoff.is_over(stored)[index] | imported
+    is_over = cutoff.is_over(stored_visits)[index] | imported
     steps = np.diff(visits.start)
-    is_entire = (steps == stored["steps"][index]) & (visits.per_decision("step")[visits.start[1:] - 1] == steps - 1)
+    is_entire = (steps == stored_visits["steps"][index]) & (
+        visits.per_decision("step")[visits.start[1:] - 1] == steps - 1
+    )
     # if the log dropped lines, a visit with several decisions may not be entire
     is_sampled = (steps > 1) & np.logical_or.reduceat(visits.per_decision("keep_probability") < 1, visits.start[:-1])
     is_entire &= ~is_sampled
@@ -158,12 +160,12 @@ def usable_visits(batch: reader.Batch, definition: Reward, cutoff: Cutoff) -> tu
     is_counted = ~np.logical_or.reduceat(visits.slots["censored"], visits.first[:-1])
     is_logged_throughout: Flags = np.logical_and.reduceat(is_logged, visits.start[:-1])
     is_sound = is_entire & is_logged_throughout & np.logical_and.reduceat(is_counted, visits.start[:-1])
-    mature_from = np.where(imported, visits.per_visit("created_at"), cutoff.mature_from(stored)[index])
+    mature_from = np.where(imported, visits.per_visit("created_at"), cutoff.mature_from(stored_visits)[index])
     n_waiting, n_left_out, n_silent, n_sampled = (
         int(flags.sum())
         for flags in (~is_over, is_over & ~is_sound, is_over & ~is_logged_throughout, is_over & is_sampled)
     )
-    first = mature_from[~is_over & (stored["started_at"][index] <= cutoff.started)]  # later ones wait for these
+    first = mature_from[~is_over & (stored_visits["started_at"][index] <= cutoff.started)]  # later ones wait for these
     unused_counts = UnusedVisits(
         n_waiting, n_left_out, n_silent, n_sampled, frozenset(first[first.argsort()[:1]].tolist())
     )

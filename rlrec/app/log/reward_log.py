@@ -82,12 +82,12 @@ def event_rewards(batch: Batch, definition: Reward) -> tuple[Columns, Array]:
     events = take(batch.events, order)
     value = np.array([*definition.weights.values()])[kind[order]] * events["value"]
     # the reward of the slot after and before each event; the reward of a page is not clipped
-    starts, total = run_starts(events["decision_id"], events["position"]), np.cumsum(value)
-    total -= np.repeat((total - value)[starts], np.diff(starts, append=len(order)))
+    starts, running_total = run_starts(events["decision_id"], events["position"]), np.cumsum(value)
+    running_total -= np.repeat((running_total - value)[starts], np.diff(starts, append=len(order)))
     low, high = definition.clip_low, definition.clip_high
     bounds = (-np.inf if low is None else min(low, 0.0), np.inf if high is None else max(high, 0.0))
-    added = np.clip(total, *bounds) - np.clip(total - value, *bounds)
-    return events, np.where(events["position"] > 0, added, value)
+    added_reward = np.clip(running_total, *bounds) - np.clip(running_total - value, *bounds)
+    return events, np.where(events["position"] > 0, added_reward, value)
 
 
 def event_sums(batch: Batch, *, max_kinds: int) -> dict[str, Array]:
@@ -163,16 +163,16 @@ def with_page_rewards(batch: Batch, rows: RewardedSlots, definition: Reward) -> 
     of the events of its page. slots: the first slot, but `censored` if any is, and `all_censored`; `default`: no
     weighed event came."""
     decision_id, censored = rows.slots["decision_id"], rows.slots["censored"]
-    first = run_starts(decision_id)
-    page_reward = page_events(batch, definition, decision_id[first])
+    first_rows = run_starts(decision_id)
+    page_reward = page_events(batch, definition, decision_id[first_rows])
     flags = {
-        "censored": np.logical_or.reduceat(censored, first),
-        "all_censored": np.logical_and.reduceat(censored, first),
+        "censored": np.logical_or.reduceat(censored, first_rows),
+        "all_censored": np.logical_and.reduceat(censored, first_rows),
     }
     return RewardedSlots(
-        slots=take(rows.slots, first) | flags,
-        reward=np.add.reduceat(np.where(censored, 0.0, rows.reward), first) + page_reward,
-        default=np.logical_and.reduceat(rows.default, first) & (page_reward == 0),
+        slots=take(rows.slots, first_rows) | flags,
+        reward=np.add.reduceat(np.where(censored, 0.0, rows.reward), first_rows) + page_reward,
+        default=np.logical_and.reduceat(rows.default, first_rows) & (page_reward == 0),
     )
 
 
@@ -209,9 +209,9 @@ def time_of_maturity(at: int, now: int) -> str:
 def maturity_sentence(unit: Unit, selection: Selection, *, wait_us: int, mature_from: int | None = None) -> str | None:
     """Say when the first of the selected immature decisions will be mature, and how to judge as if all were; return
     None if that is unknown. wait_us: from a decision until it is mature; mature_from: None if no decision is mature."""
-    first, last = selected.times(unit, selection)
-    mature_from = first + wait_us if mature_from is None else mature_from
-    if mature_from < unit.now or last + wait_us + SECOND > LAST:
+    first_at, last_at = selected.times(unit, selection)
+    mature_from = first_at + wait_us if mature_from is None else mature_from
+    if mature_from < unit.now or last_at + wait_us + SECOND > LAST:
         return None
-    clock = format_time(last + wait_us + SECOND)[:19] + "Z"
+    clock = format_time(last_at + wait_us + SECOND)[:19] + "Z"
     return f"the first at {time_of_maturity(mature_from, unit.now)}; to look now, add `--now {clock}`"

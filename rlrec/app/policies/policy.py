@@ -242,8 +242,8 @@ def _resolve_parameters(store: Store, request: Request, source: Version | None) 
     if not any(value for name, value in typed_parameters.items() if name.rpartition(".")[2] == "position"):
         return typed_parameters
     with store.read() as unit:
-        stored = policies.by_name(unit, request.name)
-        curves = {} if stored is None else {name: str(value) for name, value in stored.params.items()}
+        stored_policy = policies.by_name(unit, request.name)
+        curves = {} if stored_policy is None else {name: str(value) for name, value in stored_policy.params.items()}
         curves = {
             name: text for name, text in curves.items() if text.rpartition("@")[0] == typed_parameters.get(name) != ""
         }
@@ -253,23 +253,23 @@ def _resolve_parameters(store: Store, request: Request, source: Version | None) 
 def _existing_answer(unit: Unit, policy: StoredPolicy, definition: Mapping[str, Any]) -> CreatedPolicy:
     """Return the live version of a stored policy. Raises Conflict if the policy's definition differs from
     `definition`."""
-    stored = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
+    stored_definition = parse(policies.definition(unit, policy.id), f"definition of policy {policy.name}")
     # parameters added in later releases have their defaults
-    defaults = kinds.parameters(policy.kind, stored["params"])
-    if not stored["params"].get(kinds.BUDGET):
+    defaults = kinds.parameters(policy.kind, stored_definition["params"])
+    if not stored_definition["params"].get(kinds.BUDGET):
         defaults.pop(kinds.BUDGET, None)
-    stored["params"] = defaults | stored["params"]
-    if canonical.text(stored) != canonical.text(definition):
+    stored_definition["params"] = defaults | stored_definition["params"]
+    if canonical.text(stored_definition) != canonical.text(definition):
         hint = "policies never change: use another name"
         raise Conflict(f"policy {policy.name!r} already has another definition", hint=hint)
     version, _ = lookup.version(unit, policy.name)
     return _make_answer(unit, version, policies.versions(unit, [policy.id])[0], created=False)
 
 
-def _make_answer(unit: Unit, version: Version, first: Version, *, created: bool) -> CreatedPolicy:
+def _make_answer(unit: Unit, version: Version, first_version: Version, *, created: bool) -> CreatedPolicy:
     answer = cast(CreatedPolicy, {**belief_versions.summary(unit, version), "created": created})
-    if "kl" in first.learned_from:
-        answer["kl"] = first.learned_from["kl"]
+    if "kl" in first_version.learned_from:
+        answer["kl"] = first_version.learned_from["kl"]
     return answer
 
 

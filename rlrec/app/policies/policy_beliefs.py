@@ -240,9 +240,11 @@ def _served_slots(unit: Unit, version: Version, policy: Policy) -> Mapping[int, 
         return decisions.slot_counts(unit, policy_id=policy_id, version_id=None if version.learning else version.id)
     if decisions.any_imported(unit, policy_id):
         return decisions.slot_counts(unit, policy_id=policy_id)
-    initial = beliefs.counts(unit, version.id, seq=version.seq) if version.learned_from or version.parent_id else []
+    initial_counts = (
+        beliefs.counts(unit, version.id, seq=version.seq) if version.learned_from or version.parent_id else []
+    )
     slots.update({row.arm_id: round(row.pulls) for row in beliefs.counts(unit, version.id)})
-    slots.subtract({row.arm_id: round(row.pulls) for row in initial})
+    slots.subtract({row.arm_id: round(row.pulls) for row in initial_counts})
     slots.subtract({row.arm_id: round(row.pulls) for row in beliefs.pruned_sums(unit, version.id) if not row.bucket})
     slots.update(decisions.slot_counts(unit, policy_id=policy_id, censored=True))
     if version.entered_to is not None:
@@ -254,11 +256,11 @@ def _pending_slots(unit: Unit, version: Version) -> Mapping[int, int]:
     """Count the slots of each arm whose rewards may still arrive."""
     since, entered_to = unit.now - version.reward.window_us, version.entered_to if version.learning else None
     first_ids = [activity.first_id_since(unit, since), None if entered_to is None else entered_to + 1]
-    first = min((number for number in first_ids if number is not None), default=None)
-    if first is None:
+    first_id = min((number for number in first_ids if number is not None), default=None)
+    if first_id is None:
         return {}
     return decisions.slot_counts(
-        unit, policy_id=version.policy.id, version_id=None if version.learning else version.id, first=first,
+        unit, policy_id=version.policy.id, version_id=None if version.learning else version.id, first=first_id,
         since=since, entered_to=entered_to,
     )  # fmt: skip
 
@@ -281,8 +283,10 @@ def _curve_error(unit: Unit, version: Version, policy: Policy, belief: Belief) -
     if counting is None or not counting["in_bounds"] or missed_pulls is None:
         return np.zeros(len(belief.pulls))
     pulls = missed_pulls * policy.examination
-    total = pulls.sum(axis=-1)
-    mean_examination = np.divide(pulls @ policy.examination, total, out=np.ones(len(total)), where=total > 0)
+    total_pulls = pulls.sum(axis=-1)
+    mean_examination = np.divide(
+        pulls @ policy.examination, total_pulls, out=np.ones(len(total_pulls)), where=total_pulls > 0
+    )
     curve = lookup.curve(unit, counting["curve"])
     return np.interp(mean_examination, *np.array(sorted(zip(curve.examination, curve.errors, strict=True))).T)
 

@@ -276,12 +276,12 @@ def _enter_portion(unit: Unit, policy_id: int, version_id: int) -> bool:
     assert version.entered_to is not None
     learns_when_served = version.reward.learn == "served"
     drawn_before = unit.now + 1 if learns_when_served else unit.now - version.reward.window_us
-    first = version.entered_to + 1
-    ids = decisions.find_overdue(unit, policy_id, first=first, drawn_before=drawn_before, slots=PORTION)
+    first_id = version.entered_to + 1
+    ids = decisions.find_overdue(unit, policy_id, first=first_id, drawn_before=drawn_before, slots=PORTION)
     if ids:
         add_settled(unit, ledger, version, last=ids[-1])
-        first = ids[-1] + 1
-    overdue_slots = decisions.find_overdue(unit, policy_id, first=first, drawn_before=drawn_before, slots=1)
+        first_id = ids[-1] + 1
+    overdue_slots = decisions.find_overdue(unit, policy_id, first=first_id, drawn_before=drawn_before, slots=1)
     if learns_when_served and not overdue_slots:
         policies.enter(unit, version_id, entered_to=None)
     ledger.close()

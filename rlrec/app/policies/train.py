@@ -193,8 +193,8 @@ class _TrainingRun:
         self.dataset.arrange(sizes, weighed=self.policy.design.columns)
         self.lease.renew()
         self._check_dataset()
-        if unused := self.report.unused_sessions:
-            self.store.notice(f"sessions that are not used: {unused}")
+        if unused_sessions := self.report.unused_sessions:
+            self.store.notice(f"sessions that are not used: {unused_sessions}")
         if n_ruled := self.report.ruled:
             count = f"{n_ruled:,} of {quantity(self.report.decisions, 'page')} had caps, least shares or pins alone"
             self.store.notice(
@@ -296,8 +296,10 @@ class _TrainingRun:
         if not trained.supported:
             with self.log_store.read() as unit:
                 counts = version_counts(unit, self._select_log(unit))
-                [served] = policies.by_id(unit, [max(counts, key=lambda version_id: counts[version_id])]).values()
-            self.tune = replace(self.tune, nearer=graduation.way_to_copy(served))
+                [served_version] = policies.by_id(
+                    unit, [max(counts, key=lambda version_id: counts[version_id])]
+                ).values()
+            self.tune = replace(self.tune, nearer=graduation.way_to_copy(served_version))
         return trained
 
     def _train_on_both(self, trained: TrainingResult, tune: HoldoutValue, factors: Array | None) -> TrainingResult:
@@ -361,9 +363,9 @@ class _TrainingRun:
 
     def _candidate(self, parameters: Parameters) -> tuple[Version, list[ArmWeights]]:
         """Return the version to be stored, still without id and number, and the weights of its arms by id."""
-        weights, shared = self.policy.pack(parameters, self.arms)
-        stored = {**self.parent.parameters, **self.policy.design.to_json(), "shared": shared}
-        return replace(self.parent, status="frozen", parameters=stored), weights
+        weights, shared_weights = self.policy.pack(parameters, self.arms)
+        stored_parameters = {**self.parent.parameters, **self.policy.design.to_json(), "shared": shared_weights}
+        return replace(self.parent, status="frozen", parameters=stored_parameters), weights
 
     def _judge_candidate(
         self, candidate: Version, weights: Sequence[ArmWeights], selection: Selection, trained: TrainingResult,
@@ -380,8 +382,8 @@ class _TrainingRun:
             return None
         # whether the tuning visits show that the candidate is near the log. That depends on no reward, and they demand
         # more than the gate does, so a few gate visits with large weights are no objection
-        best = trained.best_epoch
-        is_near_log = self.tune.wanted_ess is not None and best is not None and best.supported
+        best_epoch = trained.best_epoch
+        is_near_log = self.tune.wanted_ess is not None and best_epoch is not None and best_epoch.supported
         live, gate_split = self.live.reference, replace(selection, splits=[GATE])
         with self.log_store.read() as unit, bulk.alongside(unit):
             live_targets = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)

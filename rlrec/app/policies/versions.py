@@ -104,8 +104,8 @@ def freeze(store: Store, reference: str) -> Frozen:
         source, head = _learning_version(unit, reference)
         sums, last = belief_versions.fork(unit, source)
         immature = decisions.count_slots_after(unit, source.policy.id, last) if source.learning else 0
-        newest = selected.newest_at(unit, Selection(policy_ids=[source.policy.id], imported=False), 1) or unit.now
-        ready_at = reward_log.time_of_maturity(newest + source.reward.window_us, unit.now)
+        newest_at = selected.newest_at(unit, Selection(policy_ids=[source.policy.id], imported=False), 1) or unit.now
+        ready_at = reward_log.time_of_maturity(newest_at + source.reward.window_us, unit.now)
 
     def work(unit: Unit) -> Frozen:
         settings.lock_removals(unit, removals)

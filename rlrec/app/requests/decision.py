@@ -83,15 +83,15 @@ def list_shown(store: Store, key: str) -> list[dict[str, Any]]:
 def show(store: Store, decision_id: int) -> Result:
     """Show a decision as stored, with its probabilities derived again."""
     with store.read() as unit:
-        stored = decisions.find(unit, [decision_id])
-        if decision_id not in stored:
+        decisions_by_id = decisions.find(unit, [decision_id])
+        if decision_id not in decisions_by_id:
             hint = "`rlrec session show KEY` lists those of a session"
             raise InputError(f"unknown decision {decision_id}", hint=hint)
-        decision = stored[decision_id]
+        decision = decisions_by_id[decision_id]
         if not decision.imported and len(decision.slots) != decision.size:
             raise damage_error(f"decision {decision_id} has {len(decision.slots)} of its {decision.size} slots")
         version = policies.by_id(unit, [decision.version_id])[decision.version_id]
-        record = session.records(unit, stored)[decision_id]
+        record = session.records(unit, decisions_by_id)[decision_id]
         derived, findings = DerivedDecision(unit, decision, version, record["context"]), Findings()
         propensities.check(unit, np.array([] if derived.case is None else [decision_id], np.int64), findings=findings)
         del record["duplicate"]
@@ -147,21 +147,21 @@ class DerivedDecision:
             self.case = self._stateful_case(served, served.trained, context)
         if self.case is None:
             return
-        shown, case = self.shown, self.case
+        shown_columns, case = self.shown, self.case
         if case.rankers is not None:
             teams = candidates.find_teams(unit, [decision.id]).get(decision.id, "")
-            sampler = TeamDraftSampler(case.rankers, len(shown))
+            sampler = TeamDraftSampler(case.rankers, len(shown_columns))
             columns = np.array([[*map(TEAMS.index, teams)]], np.intp)
-            partial_slates = [(shown[None, :row], columns[:, : row + 1]) for row in range(len(shown))]
+            partial_slates = [(shown_columns[None, :row], columns[:, : row + 1]) for row in range(len(shown_columns))]
             self.conditional = np.vstack([sampler.next_arms(*draft) for draft in partial_slates])
             self.marginal = np.full(self.conditional.shape, np.nan)
             return
         scores = case.scores.decision_scores(seed, decision.id)
-        rows = [slate.remaining(scores, shown[:row], floor=case.floor) for row in range(len(shown))]
+        rows = [slate.remaining(scores, shown_columns[:row], floor=case.floor) for row in range(len(shown_columns))]
         self.conditional = np.array(rows)
-        self.marginal = slate.marginals(scores, size=1 if self.state else len(shown), floor=case.floor)
+        self.marginal = slate.marginals(scores, size=1 if self.state else len(shown_columns), floor=case.floor)
         if self.state:  # for positions below the top, marginals are not computed for every decision
-            self.marginal = np.vstack([self.marginal, np.full((len(shown) - 1, len(self.arms)), np.nan)])
+            self.marginal = np.vstack([self.marginal, np.full((len(shown_columns) - 1, len(self.arms)), np.nan)])
 
     def _stateful_case(
         self, served: VersionDistribution, trained: TrainedModel, context: Mapping[str, Any]
@@ -241,9 +241,11 @@ class DerivedDecision:
 
     def features(self) -> dict[str, Any]:
         """Return the nonzero features of context and visit, for a policy that reads the visit."""
-        if self.served is None or (trained := self.served.trained) is None:
+        if self.served is None or (trained_model := self.served.trained) is None:
             return {}
-        return {"features": None if self.state is None else _nonzero_values(trained.policy.names, self.state.x[0])}
+        return {
+            "features": None if self.state is None else _nonzero_values(trained_model.policy.names, self.state.x[0])
+        }
 
     def table(self) -> list[dict[str, Any]]:
         """Return a row for each eligible arm, most likely first: its belief, and its probability at every position

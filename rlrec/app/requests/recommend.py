@@ -206,11 +206,11 @@ class RequestGroup:
         _notice_ignored(self, unit, planned)
         duplicates = [plan for plan in group if isinstance(plan, Duplicate)] if len(planned) < len(group) else ()
         repeated_ids = {plan.decision_id for plan in duplicates if plan.decision_id is not None}
-        stored: Mapping[int, Answer] = {}
+        stored_answers: Mapping[int, Answer] = {}
         if repeated_ids:  # now, since nothing is read after the commit
             from rlrec.app.serving import decision_json
 
-            stored = decision_json.answers(unit, decisions.find(unit, repeated_ids))
+            stored_answers = decision_json.answers(unit, decisions.find(unit, repeated_ids))
         contexts = {plan.context for plan in planned.values()}
         eligible_sets = {shared.eligible for shared in distributions}
         new_contents = cache.find_new(contexts, eligible_sets)
@@ -231,7 +231,7 @@ class RequestGroup:
             keys = {plan.request.session for plan in planned.values()}
             policy_ids |= returns.policies_of_last(unit, users=users, sessions=keys)
         policy_ids |= {policy.id for policy in policies.all_policies(unit)} if lock_all else set()
-        return GroupPlan(group, planned, stored, is_interned, policy_ids)
+        return GroupPlan(group, planned, stored_answers, is_interned, policy_ids)
 
     def _write(self, plan: GroupPlan | None, unit: Unit) -> tuple[list[Answered | None], Ledger]:
         """Run the transaction of the group, and return the answers in order, and the ledger. plan: None where it is
@@ -476,8 +476,8 @@ def _store_lists(unit: Unit, ids: Sequence[int], slates: Sequence[DrawnSlate], c
 
     candidates.add_teams(unit, [(key, slate.teams) for key, slate in zip(ids, slates, strict=True) if slate.teams])
     candidates.add(unit, [
-        (key, set_id, json.dumps(ranked.arms), json.dumps(ranked.propensities), ranked.log_propensity)
-        for key, slate, set_id in zip(ids, slates, catalogue_ids, strict=True) if (ranked := slate.candidates)
+        (key, set_id, json.dumps(drawn_list.arms), json.dumps(drawn_list.propensities), drawn_list.log_propensity)
+        for key, slate, set_id in zip(ids, slates, catalogue_ids, strict=True) if (drawn_list := slate.candidates)
     ])  # fmt: skip
 
 

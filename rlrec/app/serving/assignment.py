@@ -217,13 +217,15 @@ def stopped_errors(unit: Unit, planned: Mapping[int, PlannedRequest], *, reread:
     Outdated where a route led to that experiment, since the route now serves something else, and where another phase
     has begun. reread: whether others can have changed experiments since the plan."""
     distributions = {plan.shared for plan in planned.values()}
-    named = {experiment.name: experiment for shared in distributions for experiment, _ in shared.variants}
-    stored = experiments.by_name(unit, {*named}, lock=True) if reread else named
-    if any(stored[name].phase_at != experiment.phase_at for name, experiment in named.items()):
+    planned_experiments = {experiment.name: experiment for shared in distributions for experiment, _ in shared.variants}
+    stored_experiments = experiments.by_name(unit, {*planned_experiments}, lock=True) if reread else planned_experiments
+    if any(
+        stored_experiments[name].phase_at != experiment.phase_at for name, experiment in planned_experiments.items()
+    ):
         raise Outdated
     # the units belong to that phase
-    unit.now = max([unit.now, *(experiment.phase_at for experiment in named.values())])
-    by_name = {name: _stopped_error(now) for name, now in stored.items()}
+    unit.now = max([unit.now, *(experiment.phase_at for experiment in planned_experiments.values())])
+    by_name = {name: _stopped_error(now) for name, now in stored_experiments.items()}
     if any(by_name[experiment.name] for shared in distributions if shared.route for experiment, _ in shared.variants):
         raise Outdated
     in_experiments = {index: plan.shared.experiment for index, plan in planned.items() if plan.shared.experiment}

@@ -118,19 +118,21 @@ class ServingCache:
     def serving(self, unit: Unit, version: Version, head: Head) -> exact.VersionDistribution:
         """Return a version with its belief at the head's seq, in the present catalogue."""
         seq = head.seq if version.learning else FINAL  # also for one that was learning when it was cached
-        cached, catalogue = self._servings.get(version.id), (self.revision, self.start)
-        if cached is None:
+        cached_serving, catalogue = self._servings.get(version.id), (self.revision, self.start)
+        if cached_serving is None:
             serving = exact.load(unit, version)
-        elif cached[:2] == (seq, catalogue):
-            cached[2].unit = unit  # later reads then use this snapshot
-            if cached[2].columns is not None:
-                cached[2].columns.unit = unit
-            return cached[2]
+        elif cached_serving[:2] == (seq, catalogue):
+            cached_serving[2].unit = unit  # later reads then use this snapshot
+            if cached_serving[2].columns is not None:
+                cached_serving[2].columns.unit = unit
+            return cached_serving[2]
         else:
-            last_seq, changed_arms = self._changes.get(version.id, (cached[0], {}))
+            last_seq, changed_arms = self._changes.get(version.id, (cached_serving[0], {}))
             changed_sums = changed_arms if last_seq == seq else None  # None where others made some of the changes
-            has_changed = cached[1] != catalogue
-            serving = exact.renew(unit, version, cached[2], catalogue_changed=has_changed, changed_arms=changed_sums)
+            has_changed = cached_serving[1] != catalogue
+            serving = exact.renew(
+                unit, version, cached_serving[2], catalogue_changed=has_changed, changed_arms=changed_sums
+            )
         self._changes.pop(version.id, None)
         self._servings[version.id] = seq, catalogue, serving
         return serving

@@ -26,8 +26,8 @@ def answers(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, Answer]:
     kinds = {number: versions[decision.version_id].policy.kind for number, decision in logged.items()}
     lists = candidates.find_lists(unit, [number for number, kind in kinds.items() if kind in WITH_CANDIDATES])
     teams = candidates.find_teams(unit, [number for number, kind in kinds.items() if kind == TEAM_DRAFT])
-    shown = {slot.arm_id for decision in logged.values() for slot in decision.slots}
-    keys = arms.keys(unit, shown.union(*(candidate_list.arms for candidate_list in lists.values())))
+    shown_arms = {slot.arm_id for decision in logged.values() for slot in decision.slots}
+    keys = arms.keys(unit, shown_arms.union(*(candidate_list.arms for candidate_list in lists.values())))
     labels = experiments.labels(unit, {decision.variant_id for decision in logged.values() if decision.variant_id})
     by_route = routes.by_decision(unit, logged)
     answers_by_id: dict[int, Answer] = {}
@@ -66,8 +66,8 @@ def states(unit: Unit, logged: Mapping[int, Decision]) -> dict[int, dict[str, An
     packed_histories = [decision.history or b"" for decision in logged.values()]
     readable_histories = [blob if history.is_packed(blob) else b"" for blob in packed_histories]
     past_slots = history.unpack(readable_histories, np.zeros(len(readable_histories), np.int64))
-    shown = history.to_json(past_slots, arms.keys(unit, set(past_slots.arm.tolist())))
-    return {number: states[number] | visit for number, visit in zip(logged, shown, strict=True)}
+    histories = history.to_json(past_slots, arms.keys(unit, set(past_slots.arm.tolist())))
+    return {number: states[number] | visit for number, visit in zip(logged, histories, strict=True)}
 
 
 # One slot of a slate.

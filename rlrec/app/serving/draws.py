@@ -105,15 +105,15 @@ def _draw_each(
     planned: Sequence[PlannedRequest], histories: History, decision_ids: Ids, seed: int, keys: Mapping[int, str]
 ) -> list[DrawnSlate]:
     """Draw the slates of requests that share version, eligible set and length, each with its own scores."""
-    shared, trained = planned[0].shared, planned[0].shared.serving.trained
-    assert trained is not None
+    shared, trained_model = planned[0].shared, planned[0].shared.serving.trained
+    assert trained_model is not None
     n, arms = len(planned), shared.case.arms
     # the states of the visits, and the scores of all arms in them
     contexts, revisions = [plan.request.context for plan in planned], np.full(n, shared.revision)
-    state = trained.states(trained.encoded(contexts), histories, revisions)
-    score = trained.scores_at(state, arms, trained.at_requests(contexts, [arms] * n, revisions, keys=keys))
+    state = trained_model.states(trained_model.encoded(contexts), histories, revisions)
+    score = trained_model.scores_at(state, arms, trained_model.at_requests(contexts, [arms] * n, revisions, keys=keys))
     seeds, layout = np.full(n, seed, np.uint64), shared.case.layout
-    draws = trained.draw(score, size=shared.size, seeds=seeds, decisions=decision_ids, layout=layout)
+    draws = trained_model.draw(score, size=shared.size, seeds=seeds, decisions=decision_ids, layout=layout)
     return _make_slates(arms, draws, np.take_along_axis(score, draws.slates, axis=1), keys)
 
 

@@ -174,11 +174,11 @@ def past_arms(
         by_arm = dict(amounts.get(("session", session_id), {}))  # amounts of a session without a user
         for arm, amount in amounts.get(("user", user_id), {}).items():
             by_arm[arm] = by_arm.get(arm, 0.0) + amount
-        excluded = frozenset(arm for arm, amount in by_arm.items() if rule.excludes_at(amount))
+        person_arms_excluded = frozenset(arm for arm, amount in by_arm.items() if rule.excludes_at(amount))
         if rule.group:
             is_full = rule.excludes_at(sum(amount for arm, amount in by_arm.items() if arm in members))
-            excluded = members if is_full else frozenset()
-        excluded_arms[user_id, session_id] = excluded
+            person_arms_excluded = members if is_full else frozenset()
+        excluded_arms[user_id, session_id] = person_arms_excluded
     return excluded_arms
 
 

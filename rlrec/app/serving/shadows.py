@@ -48,10 +48,10 @@ def store(
     for (shared, _), group_indices in groups.items():
         assert shared.shadow is not None
         plans = [planned[index] for index in group_indices]
-        shown = np.searchsorted(shared.case.arms, np.array([slates[index].arms for index in group_indices]))
+        shown_indices = np.searchsorted(shared.case.arms, np.array([slates[index].arms for index in group_indices]))
         steps = np.array([step[index] for index in group_indices], np.int64)
         past_slots = history.unpack([packed[index] for index in group_indices], steps)
-        log_probabilities = _log_probabilities(plans, shown, past_slots, keys)
+        log_probabilities = _log_probabilities(plans, shown_indices, past_slots, keys)
         values: list[float | None] = [None] * len(group_indices)
         if log_probabilities is not None:
             values = np.clip(log_probabilities, LEAST, 0.0).tolist()
@@ -68,18 +68,18 @@ def _log_probabilities(
     assert challenger is not None
     if challenger.generator is not None or challenger.rankers:
         return None
-    trained, context, arms = challenger.trained, plans[0].request.context, shared.case.arms
+    trained_model, context, arms = challenger.trained, plans[0].request.context, shared.case.arms
     try:
-        if trained is None:
+        if trained_model is None:
             challenger.check(context)
             case = challenger.case(shared.eligible, arms, context, keys=keys, revision=shared.revision)
             return None if case.scores.samples else case.slate_sampler(shared.size).log_probabilities(shown)
-        contexts = trained.encoded([plan.request.context for plan in plans])
+        contexts = trained_model.encoded([plan.request.context for plan in plans])
     except InputError:  # the challenger cannot read this context; its failure must not stop the request
         return None
     # each slate was shown in its own session state
-    state = trained.states(contexts, histories, np.full(len(plans), shared.revision))
-    logged_draw = trained.log(trained.scores(state, arms, shared.revision), shown)
+    state = trained_model.states(contexts, histories, np.full(len(plans), shared.revision))
+    logged_draw = trained_model.log(trained_model.scores(state, arms, shared.revision), shown)
     with np.errstate(divide="ignore"):
         return np.where(logged_draw.rounded, -np.inf, np.log(logged_draw.propensity)).sum(axis=1)
 

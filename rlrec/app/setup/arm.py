@@ -64,9 +64,9 @@ def put(store: Store, groups: Callable[[], Iterable[Sequence[Any]]], *, at_once:
 def _notice_priors(store: Store) -> None:
     """Print each policy whose prior puts a new arm far above the others, and how to set the prior."""
     with store.read() as unit:
-        live = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
-        totals = beliefs.totals(unit, {version.id for version, _ in live.values()})
-    for name, (version, _) in live.items():
+        live_versions = policies.live(unit, [policy.name for policy in policies.all_policies(unit)])
+        totals = beliefs.totals(unit, {version.id for version, _ in live_versions.values()})
+    for name, (version, _) in live_versions.items():
         policy = kinds.make(version.policy.kind, version.params)
         (alpha, beta), (pulls, reward) = policy.prior, totals.get(version.id, (0.0, 0.0))
         if not alpha or version.contextual or pulls < MIN_PULLS:

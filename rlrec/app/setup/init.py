@@ -35,7 +35,7 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
         store.notice(f"{change}; only a backup leads back: if there is none, interrupt this and run `{command}`")
 
     old_revision, revision = schema.upgrade(store.url, dry_run=dry_run, waits=store.waits, notify=notice_migration)
-    result = Result(revision=revision, created=old_revision is None, migrated=old_revision not in (None, revision))
+    answer = Result(revision=revision, created=old_revision is None, migrated=old_revision not in (None, revision))
 
     def work(unit: Unit) -> None:
         if not settings.exist(unit):
@@ -51,7 +51,7 @@ def init(store: Store, *, session_timeout_us: int | None = None, dry_run: bool =
     elif old_revision == revision:
         with store.read() as unit:
             _check_timeout(unit, session_timeout_us)
-    return result
+    return answer
 
 
 def _check_timeout(unit: Unit, session_timeout_us: int | None) -> None:

@@ -118,10 +118,10 @@ def simulate(store: Store, request: Request) -> Result:
     world = world_class(store, request, audience, names, seed, first_id, restricted=is_restricted, window_us=window_us)
     started_at = store.now
     world.play()
-    earned, optimum, regret = world.earned.tolist()
+    earned_reward, optimum, regret = world.earned.tolist()
     figures = environments.figures(
         audience, np.array([[*world.shown.values()]]), length=world.decisions / request.sessions,
-        visits=request.sessions, reward=earned, size=request.size,
+        visits=request.sessions, reward=earned_reward, size=request.size,
         visitors=None if world.crowd is None else world.crowd.present,
         returned=0 if world.crowd is None else world.crowd.returned,
     )  # fmt: skip
@@ -130,8 +130,8 @@ def simulate(store: Store, request: Request) -> Result:
         "environment": request.environment, "policy": None if version is None else version.policy.name,
         "version": None if version is None else version.number,
         "experiment": None if experiment is None else experiment.name,
-        "sessions": request.sessions, "decisions": world.decisions, "reward": earned,
-        "reward_per_session": earned / request.sessions, "optimum_per_session": optimum / request.sessions,
+        "sessions": request.sessions, "decisions": world.decisions, "reward": earned_reward,
+        "reward_per_session": earned_reward / request.sessions, "optimum_per_session": optimum / request.sessions,
         "regret": regret, **figures, "events": dict(world.events), "seed": seed, "started_at": format_time(started_at),
         "ended_at": format_time(store.now),
     }  # fmt: skip
@@ -370,8 +370,8 @@ class VisitWorld(SimulatedStore):
         size = self.request.size
         actions = np.zeros((len(self.crowd.visitor), size), np.intp)
         actions[occupied_seats] = slates
-        shown = actions if size > 1 else actions[:, 0]
-        self._observed, reward, terminated, truncated, info = self.audience.step(shown)
+        actions_shown = actions if size > 1 else actions[:, 0]
+        self._observed, reward, terminated, truncated, info = self.audience.step(actions_shown)
         self.decisions += len(occupied_seats)
         self.earned += [reward[occupied_seats].sum(), 0.0, -info["expected"][occupied_seats].sum()]
         rewards = reward[occupied_seats].reshape(slates.shape)

@@ -128,10 +128,10 @@ def delete_user(unit: Unit, key: str) -> _UserRows | None:
 
 def _correct_belief(unit: Unit, ledger: Ledger, correction: _Correction) -> None:
     """Subtract a correction from a belief."""
-    version, ordinal, initial = correction.version, correction.ordinal, correction.initial
+    version, ordinal, initial_sums = correction.version, correction.ordinal, correction.initial
     discount = Forgetting.parse(version.policy.params).discount
     stored_sums, changes = slot_statistics.stored_sums(unit, version, ordinal=ordinal), Totals()
-    for key, numbers in slot_statistics.add_totals(correction.slots, initial).items():
+    for key, numbers in slot_statistics.add_totals(correction.slots, initial_sums).items():
         old_sums = stored_sums.get(key, numbers)
         is_spent = np.abs((old_sums - numbers)[: len(beliefs.SUMS)]).max() <= ROUNDING
         changes[key] = -old_sums if is_spent else -numbers  # so that rounding leaves no negative pull
@@ -142,9 +142,11 @@ def _correct_belief(unit: Unit, ledger: Ledger, correction: _Correction) -> None
         beliefs.add(unit, version.id, seq=seq, changes=changes, ordinal=faded_to, discount=discount)
     if spend:
         beliefs.add(unit, version.id, seq=seq, changes=spend)
-    if initial:  # otherwise an audit would take them for sums of pruned slots
-        pruned = slot_statistics.pruned_sums(unit, version, ordinal=ordinal)
-        beliefs.set_pruned(unit, version.id, slot_statistics.add_totals(pruned, initial, sign=-1.0), ordinal=ordinal)
+    if initial_sums:  # otherwise an audit would take them for sums of pruned slots
+        pruned_sums = slot_statistics.pruned_sums(unit, version, ordinal=ordinal)
+        beliefs.set_pruned(
+            unit, version.id, slot_statistics.add_totals(pruned_sums, initial_sums, sign=-1.0), ordinal=ordinal
+        )
     if version.status == "retired" and correction.holding is not None:
         seq_held = correction.holding.extent.seq
         removals.set_learned_from(unit, version.id, {**version.learned_from, holdings.HELD_UNTIL: seq_held})
@@ -201,7 +203,7 @@ def _corrections(unit: Unit, versions: Sequence[Version]) -> list[_Correction]:
 def _logs_of_parameters(version: Version, versions: Sequence[Version]) -> list[lineage.LearnedFrom]:
     """Return the logs from which the parameters and the prior of a version were made. (Sums can be corrected
     instead.)"""
-    by_id, chain = {other.id: other for other in versions}, [version]
+    by_id, chain = {other_version.id: other_version for other_version in versions}, [version]
     while (parent := by_id.get(chain[-1].parent_id or 0)) is not None:
         chain.append(parent)
     is_online = kinds.load(version.policy.kind).online

@@ -126,8 +126,8 @@ def _audit_store(store: Store, request: Request, findings: Findings) -> dict[str
     """Audit the whole store, and return counts of what was checked, by name."""
     with store.read() as unit, bulk.alongside(unit):
         counts = audit.counts(unit)
-        counts["removal"], unfinished = removals.count_removals(unit)
-        if unfinished:
+        counts["removal"], n_unfinished = removals.count_removals(unit)
+        if n_unfinished:
             findings.warning("removals", "store", UNERASED)
         catalogue = arms.all_arms(unit)
         if store.now is None:
@@ -162,8 +162,8 @@ def _audit_store(store: Store, request: Request, findings: Findings) -> dict[str
                 findings.add("propensities", "info", "store", detail)
             dangling.check_requests(unit, ids, findings=findings)
             n_derived = propensities.check(unit, ids, findings=findings)
-    checked = {COUNTED.get(table, f"{table}s"): count for table, count in counts.items()}
-    return checked | {"propensities": n_derived, "shown": n_tested}
+    checked_counts = {COUNTED.get(table, f"{table}s"): count for table, count in counts.items()}
+    return checked_counts | {"propensities": n_derived, "shown": n_tested}
 
 
 def _audit_sample(store: Store, unit: Unit, request: Request, findings: Findings) -> dict[str, int]:

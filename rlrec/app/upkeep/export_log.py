@@ -42,25 +42,28 @@ def export_log(
 def _log_lines(
     unit: Unit, ids: Collection[int], definition: Reward | None, details: LogLine | None
 ) -> Iterator[LogLine]:
-    stored, stored_events = decisions.find(unit, ids), events.by_decision(unit, ids)
-    answers, states = decision_json.answers(unit, stored), decision_json.states(unit, stored)
-    versions = policies.by_id(unit, {decision.version_id for decision in stored.values()})
-    contexts = contents.context_bodies(unit, {decision.context_id for decision in stored.values()})
+    stored_decisions, stored_events = decisions.find(unit, ids), events.by_decision(unit, ids)
+    answers, states = decision_json.answers(unit, stored_decisions), decision_json.states(unit, stored_decisions)
+    versions = policies.by_id(unit, {decision.version_id for decision in stored_decisions.values()})
+    contexts = contents.context_bodies(unit, {decision.context_id for decision in stored_decisions.values()})
     lists = candidates.find_lists(unit, [number for number in ids if "candidates" in answers[number]])
     drawn_from = {key: row.catalogue_id for key, row in lists.items() if row.catalogue_id is not None}
-    set_ids = {decision.eligible_id for decision in stored.values()}
+    set_ids = {decision.eligible_id for decision in stored_decisions.values()}
     sets = contents.eligible_arms(unit, set_ids.union(drawn_from.values()))
     keys = arms.keys(unit, {arm for members in sets.values() for arm in members})
     # in order of key, since ids differ between stores
     key_lists = StoredRows("eligible_set", ((number, sorted(map(keys.__getitem__, sets[number]))) for number in sets))
-    imported_ids = [number for number in ids if stored[number].imported]
+    imported_ids = [number for number in ids if stored_decisions[number].imported]
     further_data = imported_data.find(unit, imported_ids) if imported_ids else {}
     for number in ids:
-        decision = stored[number]
+        decision = stored_decisions[number]
         slate_events = [event for event in stored_events.get(number, ()) if event.kind != events.CENSOR]
         source = json.loads(decision.source) if decision.source else {}
-        reward, shown = definition or versions[decision.version_id].reward, [slot.position for slot in decision.slots]
-        compute_rewards = partial(rewards_of, events=slate_events, served_at=decision.at, shown=shown)
+        reward, shown_positions = (
+            definition or versions[decision.version_id].reward,
+            [slot.position for slot in decision.slots],
+        )
+        compute_rewards = partial(rewards_of, events=slate_events, served_at=decision.at, shown=shown_positions)
         rewards = compute_rewards(reward)
         record = _with_slots({**answers[number]}, decision) | {
             "context": parse(contexts[decision.context_id], f"body of context {decision.context_id}"),

@@ -231,11 +231,11 @@ class Import(Record, kw_only=False):
         for file in self.files:
             self.bad_lines.reading(file.source.name)
             state = replace(state, marks=())
-            prepared = (PreparedRows.prepare(rows, salt=self.salt) for rows in self.groups(file))
-            with closing(BackgroundItems(prepared, forks=file.is_large)) as groups:
+            prepared_rows = (PreparedRows.prepare(rows, salt=self.salt) for rows in self.groups(file))
+            with closing(BackgroundItems(prepared_rows, forks=file.is_large)) as groups:
                 for group in groups:
-                    work = partial(_write, state=state, group=group)
-                    state, bad_lines = self.store.write(work, references_hold=True, repeatable=True)
+                    write_group = partial(_write, state=state, group=group)
+                    state, bad_lines = self.store.write(write_group, references_hold=True, repeatable=True)
                     n_stored += len(group.rows)
                     self.store.progress("lines stored", n_stored, n_stored / max(n_lines, 1))
                     rejected += len(bad_lines)
@@ -430,12 +430,12 @@ class _Following:
                 digests = _mark_repeats(unit, file, log)
                 if self.state.agree:
                     task.check(unit, None)
-            prepared = [PreparedRows.prepare(rows, salt=self.salt) for rows in task.groups(file)]
-            groups: Sequence[PreparedRows | None] = prepared or [None]
+            prepared_rows = [PreparedRows.prepare(rows, salt=self.salt) for rows in task.groups(file)]
+            groups: Sequence[PreparedRows | None] = prepared_rows or [None]
             for number, group in enumerate(groups, 1):
                 end = portion if number == len(groups) else None
-                work = partial(self._write, policies={*file.policies}, group=group, end=end, late=file.late)
-                stored = self.store.write(work, references_hold=True, repeatable=True)
+                write_group = partial(self._write, policies={*file.policies}, group=group, end=end, late=file.late)
+                stored = self.store.write(write_group, references_hold=True, repeatable=True)
                 self.state = stored.state
                 _credit_returns(self.store, () if group is None else group.users)
                 for line in stored.refused:
