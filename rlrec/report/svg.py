@@ -203,7 +203,7 @@ def _with_bounds(values: Sequence[tuple[float | None, float | None, float | None
 # -- pieces --
 
 
-def _tag(name: str, css_class: str, inner: str | None = None, **attributes: object) -> str:
+def _element(name: str, css_class: str, inner: str | None = None, **attributes: object) -> str:
     attribute_text = "".join(f' {key.rstrip("_").replace("_", "-")}="{value}"' for key, value in attributes.items())
     start = f'<{name} class="{css_class}"{attribute_text}' if css_class else f"<{name}{attribute_text}"
     return f"{start}/>" if inner is None else f"{start}>{inner}</{name}>"
@@ -214,28 +214,28 @@ def text(x: float, y: float, words: str, *, anchor: str = "start", css_class: st
     shown_words = shorten(words, letters)
     tooltip = f"<title>{escape(words)}</title>" if shown_words != words else ""
     anchor_attribute = {} if anchor == "start" else {"text_anchor": anchor}
-    return _tag("text", css_class, escape(shown_words) + tooltip, x=x, y=y, **anchor_attribute)
+    return _element("text", css_class, escape(shown_words) + tooltip, x=x, y=y, **anchor_attribute)
 
 
 def line(points: Sequence[tuple[float, float]], css_class: str) -> str:
     """Draw a line through these points."""
-    return _tag("polyline", f"line {css_class}", points=" ".join(f"{x},{y}" for x, y in points))
+    return _element("polyline", f"line {css_class}", points=" ".join(f"{x},{y}" for x, y in points))
 
 
 def mark(x: float, y: float, shape: str, css_class: str, size: float = 3.5) -> str:
     """Draw a point as a circle, a square or a triangle."""
     if shape == "square":
-        return _tag("rect", css_class, x=round(x - size, 1), y=round(y - size, 1), width=2 * size, height=2 * size)
+        return _element("rect", css_class, x=round(x - size, 1), y=round(y - size, 1), width=2 * size, height=2 * size)
     if shape == "triangle":
-        return _tag("path", css_class, d=f"M{x} {y - size - 1}l{size + 1} {2 * size}h{-2 * size - 2}z")
-    return _tag("circle", css_class, cx=x, cy=y, r=size)
+        return _element("path", css_class, d=f"M{x} {y - size - 1}l{size + 1} {2 * size}h{-2 * size - 2}z")
+    return _element("circle", css_class, cx=x, cy=y, r=size)
 
 
-def _rule(x1: float, y1: float, x2: float, y2: float, css_class: str) -> str:
-    return _tag("line", css_class, x1=x1, y1=y1, x2=x2, y2=y2)
+def _draw_line(x1: float, y1: float, x2: float, y2: float, css_class: str) -> str:
+    return _element("line", css_class, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
-def _runs(points: Sequence[PlotPoint], is_drawn: Callable[[PlotPoint], bool]) -> list[list[PlotPoint]]:
+def _unbroken_runs(points: Sequence[PlotPoint], is_drawn: Callable[[PlotPoint], bool]) -> list[list[PlotPoint]]:
     """Return the stretches of points without gaps."""
     return [list(run) for is_present, run in groupby(points, key=is_drawn) if is_present]
 
@@ -257,21 +257,21 @@ def chart(series: Sequence[Series], *, x_name: str, y_name: str, level: float | 
     ys = _scale([*_with_bounds([point[1:4] for point in points]), level], bottom, top, zero=True)
     marks = [text(4, 14, y_name, css_class="soft")]
     if has_legend:
-        marks += _legend([curve.name for curve in series])
+        marks += _draw_legend([curve.name for curve in series])
     marks += [
-        _rule(LEFT, ys(value), RIGHT, ys(value), "zero" if value == 0 else "grid")
+        _draw_line(LEFT, ys(value), RIGHT, ys(value), "zero" if value == 0 else "grid")
         + text(LEFT - 5, ys(value) + 4, _axis_number(value), anchor="end", css_class="soft")
         for value in ticks(ys.low, ys.high)
     ]
-    marks += [] if level is None else [_rule(LEFT, ys(level), RIGHT, ys(level), "ref")]
-    marks += _x_labels(max(series, key=lambda curve: len(curve.points)).points, xs, bottom)
+    marks += [] if level is None else [_draw_line(LEFT, ys(level), RIGHT, ys(level), "ref")]
+    marks += _draw_x_labels(max(series, key=lambda curve: len(curve.points)).points, xs, bottom)
     marks.append(text((LEFT + RIGHT) / 2, bottom + 34, x_name, anchor="middle", css_class="soft"))
     for count, curve in enumerate(series):
-        marks += _series(curve, xs, ys, MARKS[count % 3], f"s{count % 3 + 1}")
+        marks += _draw_series(curve, xs, ys, MARKS[count % 3], f"s{count % 3 + 1}")
     return Drawing(bottom + 42, "".join(marks))
 
 
-def _legend(names: Sequence[str]) -> list[str]:
+def _draw_legend(names: Sequence[str]) -> list[str]:
     width = (WIDTH - 8) / len(names)
     return [
         line([(4 + count * width, 30), (26 + count * width, 30)], f"s{count % 3 + 1}")
@@ -281,29 +281,29 @@ def _legend(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _x_labels(points: Sequence[PlotPoint], xs: Scale, bottom: float) -> list[str]:
+def _draw_x_labels(points: Sequence[PlotPoint], xs: Scale, bottom: float) -> list[str]:
     """Draw the labels of at most five points, including the last one."""
     step = max(1, math.ceil((len(points) - 1) / 4))
     shown_points = points[(len(points) - 1) % step :: step]
     anchors = ["end" if xs(point.x) > RIGHT - 14 and len(point.label) > 4 else "middle" for point in shown_points]
     return [
-        _rule(xs(point.x), bottom, xs(point.x), bottom + 4, "grid")
+        _draw_line(xs(point.x), bottom, xs(point.x), bottom + 4, "grid")
         + text(xs(point.x) + (8 if anchor == "end" else 0), bottom + 17, point.label, anchor=anchor, css_class="soft")
         for point, anchor in zip(shown_points, anchors, strict=True)
     ]
 
 
-def _series(series: Series, xs: Scale, ys: Scale, shape: str, css_class: str) -> list[str]:
+def _draw_series(series: Series, xs: Scale, ys: Scale, shape: str, css_class: str) -> list[str]:
     marks = []
-    for run in _runs(series.points, lambda point: point.lower is not None and point.upper is not None):
+    for run in _unbroken_runs(series.points, lambda point: point.lower is not None and point.upper is not None):
         edges = [(xs(x), ys(lower or 0.0), ys(upper or 0.0)) for x, _, lower, upper, _ in run]
         if len(edges) > 1:
             outline = [(x, lower) for x, lower, _ in edges] + [(x, upper) for x, _, upper in reversed(edges)]
-            marks.append(_tag("polygon", f"band {css_class}", points=" ".join(f"{x},{y}" for x, y in outline)))
+            marks.append(_element("polygon", f"band {css_class}", points=" ".join(f"{x},{y}" for x, y in outline)))
         else:
             x, lower, upper = edges[0]
-            marks.append(_rule(x, lower, x, upper, f"whisker {css_class}"))
-    for run in _runs(series.points, lambda point: point.y is not None):
+            marks.append(_draw_line(x, lower, x, upper, f"whisker {css_class}"))
+    for run in _unbroken_runs(series.points, lambda point: point.y is not None):
         coordinates = [(xs(point.x), ys(point.y or 0.0)) for point in run]
         marks.append(line(coordinates, css_class))
         marks += [mark(x, y, shape, css_class, 2.5) for x, y in coordinates] if len(series.points) <= 60 else []
@@ -319,15 +319,15 @@ def forest(rows: Sequence[Interval], *, x_name: str, level: float | None = None,
     height, top = 36, 8
     bottom = top + height * len(rows) + 4
     xs = _scale([*_with_bounds([row[1:4] for row in rows]), level], 14, WIDTH - 14, zero=zero)
-    marks = _vertical_axis(xs, top, bottom, x_name)
-    marks += [_rule(xs(level), top, xs(level), bottom, "ref")] if level else []
+    marks = _draw_vertical_axis(xs, top, bottom, x_name)
+    marks += [_draw_line(xs(level), top, xs(level), bottom, "ref")] if level else []
     for count, row in enumerate(rows):
         y = top + count * height + 27
-        marks.append(_row_title(row.name, row.note, y - 13))
+        marks.append(_draw_row_title(row.name, row.note, y - 13))
         if row.lower is not None or row.upper is not None:
             low = xs(xs.low - 1 if row.lower is None else row.lower)
             high = xs(xs.high + 1 if row.upper is None else row.upper)
-            marks.append(_rule(low, y, high, y, f"whisker {row.css_class}"))
+            marks.append(_draw_line(low, y, high, y, f"whisker {row.css_class}"))
             marks += [text(3, y + 4, "\u2039")] if low < xs.start else []
             marks += [text(WIDTH - 3, y + 4, "\u203a", anchor="end")] if high > xs.end else []
         if row.value is not None:
@@ -341,31 +341,31 @@ def bars(rows: Sequence[Bar], *, x_name: str, unit: str = "") -> Drawing:
     height, top = 33, 8
     bottom = top + height * len(rows) + 4
     xs = _scale([value for row in rows for value in (row.value, row.tick)], 14, WIDTH - 14, zero=True)
-    marks = _vertical_axis(xs, top, bottom, x_name, unit)
+    marks = _draw_vertical_axis(xs, top, bottom, x_name, unit)
     for count, row in enumerate(rows):
         y = top + count * height + 19
-        marks.append(_row_title(row.name, number(row.value) + unit, y - 5))
+        marks.append(_draw_row_title(row.name, number(row.value) + unit, y - 5))
         left, right = sorted((xs(0), xs(row.value)))
-        marks.append(_tag("rect", "s1", x=left, y=y, width=round(right - left, 1), height=8))
+        marks.append(_element("rect", "s1", x=left, y=y, width=round(right - left, 1), height=8))
         if row.tick is not None:
-            marks.append(_rule(xs(row.tick), y - 2, xs(row.tick), y + 10, "zero whisker"))
+            marks.append(_draw_line(xs(row.tick), y - 2, xs(row.tick), y + 10, "zero whisker"))
     return Drawing(bottom + 42, "".join(marks))
 
 
-def _row_title(name: str, note: str, y: float) -> str:
+def _draw_row_title(name: str, note: str, y: float) -> str:
     """Draw a name on the left, and a note on the right."""
     letters = 56 - len(note)
     return text(4, y, name, letters=letters) + text(WIDTH - 4, y, note, anchor="end", css_class="soft")
 
 
-def _vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
+def _draw_vertical_axis(xs: Scale, top: float, bottom: float, x_name: str, unit: str = "") -> list[str]:
     """Draw the vertical grid lines, and the numbers and the name of the axis below."""
     marks = []
     for value in ticks(xs.low, xs.high):
         label = number(value) + unit
         half_width = len(label) * LETTER / 2
         label_x = min(max(xs(value), half_width + 1), WIDTH - half_width - 1)
-        marks.append(_rule(xs(value), top, xs(value), bottom, "zero" if value == 0 else "grid"))
+        marks.append(_draw_line(xs(value), top, xs(value), bottom, "zero" if value == 0 else "grid"))
         marks.append(text(round(label_x, 1), bottom + 15, label, anchor="middle", css_class="soft"))
     return [*marks, text(WIDTH / 2, bottom + 34, x_name, anchor="middle", css_class="soft")]
 
@@ -386,7 +386,7 @@ def document(drawing: Drawing, *, title: str, description: str) -> str:
     lines = wrap(title, 58, break_on_hyphens=False)
     heading_height = 16 * len(lines) + 8
     heading = "".join(text(4, 16 + 16 * count, words, letters=62) for count, words in enumerate(lines))
-    paper = _tag("rect", "paper", width=WIDTH, height=drawing.height + heading_height)
+    paper = _element("rect", "paper", width=WIDTH, height=drawing.height + heading_height)
     marks = f'<style>{STYLE}</style>{paper}{heading}<g transform="translate(0 {heading_height})">{drawing.marks}</g>'
     extra = f' xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}"'
     framed_drawing = Drawing(drawing.height + heading_height, marks)

@@ -123,16 +123,16 @@ class Barista(Visitors):
         slope: Array = self._reach_probabilities(np.tile(shares, (len(values), 1))) @ item_values
         return float(values[0]), slope
 
-    def _values(self, pick: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
+    def _values(self, state_values: Callable[[Array, slice], Array]) -> tuple[Array, Array]:
         """Return the value of each state, (n,), and of each item in it, (n, arms), from there to the end of the visit.
 
-        pick: maps the values of items in the states of a step, (states, arms), to those of the states."""
+        state_values: maps the values of items in the states of a step, (states, arms), to those of the states."""
         chain = self.chain
         # following -1 is the last value, 0
         values, item_values = np.zeros(len(chain.states) + 1), chain.expected.copy()
         for layer in reversed(chain.layers()):
             item_values[layer] += values[chain.following[layer]]
-            values[layer] = pick(item_values[layer], layer)
+            values[layer] = state_values(item_values[layer], layer)
         return values[:-1], item_values
 
     def _reach_probabilities(self, probabilities: Array) -> Array:

@@ -20,7 +20,8 @@ SHARES = 100  # units of probability in which the best context-free policy is ma
 SMALLEST_GAIN = 1e-7  # gain of a round below which the search for the best policy ends
 CLICKS: Mapping[str, float] = {"click": 1.0}
 
-Pick = Callable[[Array], Array]  # maps the values of arms in each state, (levels + 1, arms, n), to those of the states
+# maps the values of arms in each state, (levels + 1, arms, n), to those of the states
+StateValues = Callable[[Array], Array]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -126,19 +127,19 @@ class Shop(Regulars):
         return freshness_sum
 
     def value_per_visitor(
-        self, arms: Index, pick: Pick, *, positions: int = 1, weights: Mapping[str, float] = CLICKS
+        self, arms: Index, state_values: StateValues, *, positions: int = 1, weights: Mapping[str, float] = CLICKS
     ) -> float:
         """Return the mean reward of a new visitor over all visits.
 
-        arms, pick: see `visit_values`. Each visit adds a round of values, and rounds are extrapolated by the ratio
-        of their last two changes."""
+        arms, state_values: see `visit_values`. Each visit adds a round of values, and rounds are extrapolated by the
+        ratio of their last two changes."""
         values = np.zeros(self.levels + 1)
         while True:
             rounds = [values]
             for _ in range(2):
                 end_values = self._return_probabilities * (weights.get("return", 0.0) + rounds[-1])
                 rounds.append(
-                    self.visit_values(arms, pick, positions=positions, weights=weights, end_values=end_values)
+                    self.visit_values(arms, state_values, positions=positions, weights=weights, end_values=end_values)
                 )
             previous_change, change = (float(np.abs(np.diff(rounds, axis=0))[row].max()) for row in (0, 1))
             if change < SMALLEST_GAIN:
@@ -147,14 +148,14 @@ class Shop(Regulars):
             values = rounds[2] + (rounds[2] - rounds[1]) * ratio / (1 - ratio)
 
     def visit_values(
-        self, arms: Index, pick: Pick, *, positions: int = 1, weights: Mapping[str, float] = CLICKS,
+        self, arms: Index, state_values: StateValues, *, positions: int = 1, weights: Mapping[str, float] = CLICKS,
         end_values: Array | None = None,
     ) -> Array:  # fmt: skip
         """Return the mean reward of a visit from its first decision on, for each initial trust, (levels + 1,).
 
-        arms: those that the policy shows. pick: maps the values of these arms in each state, (levels + 1, arms, n),
-        to that of the state, (levels + 1, n), at every position of a page. end_values: the value of each trust at the
-        end, (levels + 1,)."""
+        arms: those that the policy shows. state_values: maps the values of these arms in each state, (levels + 1,
+        arms, n), to that of the state, (levels + 1, n), at every position of a page. end_values: the value of each
+        trust at the end, (levels + 1,)."""
         category, levels = self._category[arms], np.arange(self.levels + 1)
         values_if_ended = np.zeros((self.levels + 1, 1)) if end_values is None else end_values[:, None]
         values = np.broadcast_to(values_if_ended, (self.levels + 1, self._following.shape[1]))
@@ -176,7 +177,7 @@ class Shop(Regulars):
                 arm_values *= p_stays
                 arm_values += expected_reward
                 arm_values += np.multiply(moved_values, p_moves, out=moved_values)
-                values = (1 - examined) * values + examined * pick(arm_values)
+                values = (1 - examined) * values + examined * state_values(arm_values)
         return values[:, 0]
 
     @cached_property

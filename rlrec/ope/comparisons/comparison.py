@@ -252,7 +252,7 @@ class Comparison(Record):
         variance = self.clusters * self.careful_error**2
         p_value = sequence.p_value(self.value or 0.0, variance, self.clusters)
         return replace(
-            without_bounds._with_reach(float(sequence.reach(variance, self.clusters))), p_value=float(p_value)
+            without_bounds._with_reach(float(sequence.half_width(variance, self.clusters))), p_value=float(p_value)
         )
 
     def _with_reach(self, reach: float) -> Comparison:
@@ -296,7 +296,7 @@ class Comparison(Record):
         """Tell whether the first figure is better, worse, or as good, and how many further clusters would decide."""
         base, value, growth, shortages = self.base or 0.0, self.value or 0.0, None, list[float]()
         if self.sequence is not None:
-            growth = partial(self.sequence.growth, n=max(1, self.clusters))
+            growth = partial(self.sequence.growth_factor, n=max(1, self.clusters))
             shortages = [self._shortage] if self.even_rewards else []
         return judge_difference(
             self.value, self.lower, self.upper, scale=abs(base), precision=rounding(base, base + value),
@@ -446,7 +446,7 @@ def look_alpha(alpha: float, clusters: int, *, best_n: float, is_first: bool) ->
     best_n clusters. The sequence holds from the first cluster on without end; looks every night for a year use up
     three quarters of alpha (`python -m tests.benchmarks -k gates`). The last quarter is for the first look."""
     sequence = LookSequence.tightest(best_n, alpha, sides=1)
-    reach = float(sequence.reach(clusters, clusters)) if clusters >= MIN_CLUSTERS else MAX_DISTANCE
+    reach = float(sequence.half_width(clusters, clusters)) if clusters >= MIN_CLUSTERS else MAX_DISTANCE
     return max(NormalDist().cdf(-min(reach, MAX_DISTANCE)), FIRST_SHARE * alpha if is_first else 0.0)
 
 

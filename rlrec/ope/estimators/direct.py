@@ -300,7 +300,7 @@ class Dr(ImpressionEstimator):
     model q is poor, as long as q was not fitted on the same cluster. The better the model, the less it varies."""
 
     needs_model: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
+    widens_interval: ClassVar[bool] = True
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -363,7 +363,7 @@ class Sndr(ImpressionEstimator):
 
     columns: ClassVar[tuple[str, ...]] = (repr(Dr()), "rows", "weighable_expected", "weighted_error", "weight")
     needs_model: ClassVar[bool] = True
-    widens: ClassVar[bool] = True
+    widens_interval: ClassVar[bool] = True
 
     def terms(self, batch: LogBatch) -> Array:
         predicted, expected = predictions_of(batch, self.name)

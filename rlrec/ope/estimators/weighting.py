@@ -19,7 +19,7 @@ class Reweighing(ImpressionEstimator):
     """Reweighing is the base of the estimators that weight rewards, without a model."""
 
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t", "cressie-read")
-    widens: ClassVar[bool] = True
+    widens_interval: ClassVar[bool] = True
 
 
 class Ips(Reweighing):
@@ -135,7 +135,7 @@ class ChangedWeights(ImpressionEstimator):
     def distortion(self, batch: LogBatch) -> Array:
         return np.abs(batch.weight - self.weight_used(batch.weight))
 
-    def bracket(self, least: float = 0.0, largest: float = 0.0) -> tuple[ImpressionEstimator, ...]:
+    def enclosing_estimators(self, least: float = 0.0, largest: float = 0.0) -> tuple[ImpressionEstimator, ...]:
         return (self.unbiased(), *(Extreme(changed=self, reward=reward) for reward in (least, largest)))
 
 

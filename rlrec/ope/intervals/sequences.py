@@ -39,7 +39,7 @@ class LookSequence(NamedTuple):
         """Return the sequence that is tightest at best_n clusters."""
         return cls(tightness(best_n, alpha * 2 / sides), alpha, sides)
 
-    def reach(self, variance: float | Array, n: float | Array) -> Array:
+    def half_width(self, variance: float | Array, n: float | Array) -> Array:
         """Return the distance from the estimate to its bounds after n clusters; infinite with n = 0. The distance is
         the square root of 2 variance (n rho^2 + 1) / (n rho)^2 times the log of the odds."""
         spread = _spread(n, self.rho)
@@ -48,10 +48,10 @@ class LookSequence(NamedTuple):
             width = np.sqrt(2 * np.asarray(variance) / n / _settled_share(n, self.rho) * log_odds)
         return np.where(np.asarray(n) > 0, width, np.inf)
 
-    def growth(self, ratio: float, n: float) -> float:
+    def growth_factor(self, ratio: float, n: float) -> float:
         """Return the factor by which n must grow to make the two-sided sequence narrower by this ratio."""
         growth_factors = np.geomspace(1, 1e9, 2_000)
-        widths = self._replace(sides=2).reach(1.0, n * growth_factors)
+        widths = self._replace(sides=2).half_width(1.0, n * growth_factors)
         is_narrow = ratio * widths <= widths[0]
         return float(growth_factors[is_narrow.argmax()]) if is_narrow.any() else np.inf
 
@@ -108,7 +108,7 @@ def sequential_units(
 
     def needed(ratio: float) -> float:
         """Return the number of units, where the sequence is tightest at `ratio` times this number."""
-        width = LookSequence.tightest(ratio, alpha).reach(1.0, look_share)
+        width = LookSequence.tightest(ratio, alpha).half_width(1.0, look_share)
         drift = float(np.quantile((width - noise).min(axis=1), power))  # in standard errors at the end
         return variance * (drift / difference) ** 2
 

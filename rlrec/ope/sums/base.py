@@ -198,10 +198,12 @@ class Estimator(Ratio, ABC):
     self_normalised: ClassVar[bool] = False  # stays within the reward's range, at which bounds are cut
     intervals: ClassVar[tuple[str, ...]] = ("normal", "bootstrap-t")  # valid for it; () if none is
     weight_column: ClassVar[str] = "weight"  # the column of the weights that it sums, with mean 1
-    widens: ClassVar[bool] = False  # with large weights, its interval is at least that of Cressie and Read
+    widens_interval: ClassVar[bool] = False  # with large weights, its interval is at least that of Cressie and Read
     independent_slots: ClassVar[bool] = False  # assumes that the reward of a slot does not depend on the other slots
-    biased: ClassVar[bool] = False  # changes weights on purpose; `distortion` measures this, `bracket` gives its bounds
-    entire: ClassVar[bool] = False  # has no estimate where some row cannot be weighed, since it cannot leave rows out
+    biased: ClassVar[bool] = (
+        False  # changes weights on purpose, by `distortion`; `enclosing_estimators` have its bounds
+    )
+    needs_all_rows: ClassVar[bool] = False  # has no estimate where some row cannot be weighed
     sees_visits: ClassVar[bool] = False  # counts what a page changes later in its visit
     lacking: ClassVar[str] = "no-propensity"  # the reason where rows that cannot be weighed are left out
 
@@ -222,7 +224,7 @@ class Estimator(Ratio, ABC):
         """Return the prefix of its column names in a fold whose estimators have different weights."""
         return ""
 
-    def bracket(self, least: float = 0.0, largest: float = 0.0) -> tuple[Any, ...]:
+    def enclosing_estimators(self, least: float = 0.0, largest: float = 0.0) -> tuple[Any, ...]:
         """Return the estimators whose bounds enclose a `biased` one. They are the same estimator without the bias, with
         the smallest, and with the largest value that the log allows.
 

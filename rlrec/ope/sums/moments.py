@@ -216,7 +216,7 @@ class Steps(Record, kw_only=False, eq=False):
         return Steps(self.columns, np.arange(BLOCKS), sums, blocks=True)
 
 
-def steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
+def sum_steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
     """Return the sums of one batch of visits at every step. Decisions are sorted by visit and step.
 
     columns: by name, (n,) for each decision; 0 after a visit's end. held_column (n,): keeps its last value after the

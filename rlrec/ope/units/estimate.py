@@ -252,7 +252,7 @@ class EstimatorFold(Record, eq=False):
     @property
     def has_weights(self) -> bool:
         """Tell whether the estimator has weights, and these give information."""
-        has_information = self.n > 0 and not (self.estimator.entire and self.weights.left_out)
+        has_information = self.n > 0 and not (self.estimator.needs_all_rows and self.weights.left_out)
         return self.estimator.weighted and has_information and bool(np.isfinite(self.weights.largest))
 
     @property
@@ -332,7 +332,7 @@ class EstimatorFold(Record, eq=False):
         reward_range: of the options."""
         if not self.distorted:
             return [self]
-        kinds = self.estimator.bracket(*(self.reward_range or reward_range))
+        kinds = self.estimator.enclosing_estimators(*(self.reward_range or reward_range))
         return [replace(self, estimator=kind, distorted=0.0) for kind in kinds]
 
     def limits(self, reward_range: Bounds) -> Bounds:
@@ -366,7 +366,7 @@ class EstimatorFold(Record, eq=False):
         linearly from 0 at a largest weight of `HEAVY_WEIGHT` to the full extent at twice that, less the more rows are
         effective."""
         largest, ess = self.weights.largest, self.diagnosis.ess
-        if not (self.estimator.widens and largest > HEAVY_WEIGHT and ess):
+        if not (self.estimator.widens_interval and largest > HEAVY_WEIGHT and ess):
             return 0.0
         return min(1.0, largest / HEAVY_WEIGHT - 1) * min(1.0, MANY_ROWS / ess)
 
@@ -440,7 +440,7 @@ class EstimatorFold(Record, eq=False):
             served=finite_or_none(weights.served), always_lower=self._always_lower(options.level),
             **self._lift(sides, options), **self.facts,
         )  # fmt: skip
-        if self.estimator.entire and weights.left_out:  # there is no estimate
+        if self.estimator.needs_all_rows and weights.left_out:  # there is no estimate
             absent_figures: dict[str, Any] = dict.fromkeys(_FIGURES)
             return replace(estimate, **absent_figures, n=0, clusters=0, verdict="insufficient", reasons=("no-pairs",))
         return estimate

@@ -222,7 +222,7 @@ class ImpressionFold(Fold):
     @cached_property
     def summed_estimators(self) -> tuple[ImpressionEstimator, ...]:
         """Return the estimators, and those whose bounds enclose the biased ones."""
-        return tuple(summed for kind in self.estimators.values() for summed in (kind, *kind.bracket()))
+        return tuple(summed for kind in self.estimators.values() for summed in (kind, *kind.enclosing_estimators()))
 
     def partial(self, batch: LogBatch, /) -> RowSums:
         """Return the sums of one batch. Raises InputError if an estimator needs a reward model that the batch lacks."""

@@ -15,7 +15,7 @@ from rlrec.errors import InputError
 from rlrec.ope.checks.diagnostics import weight_diagnostics
 from rlrec.ope.checks.reasons import LEAST_ESS
 from rlrec.ope.sums.base import ROUNDING, Estimator, ValueRange
-from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Steps, steps
+from rlrec.ope.sums.moments import BLOCKS, ClusterSummary, Steps, sum_steps
 from rlrec.ope.sums.visits import Course, VisitBatch
 from rlrec.ope.units.estimate import EstimatorFold
 from rlrec.ope.units.fold import MAX_LOGGERS, Fold, RowSums, WeightSpread
@@ -80,8 +80,8 @@ class SessionFold(Fold):
         visit_lengths: dict[str, Any] = {"length": batch.length, "horizon": self.horizon}
         all_visits = {"cluster": np.zeros(len(batch), np.int64), **visit_lengths}
         sizes = {"size": course.discount * np.abs(batch.reward) * count}
-        size, weight = steps(sizes, course.ratio * count, **all_visits).sums.sum(axis=0)
-        (square,) = steps({}, (course.ratio * count) ** 2, **all_visits).sums.sum(axis=0)
+        size, weight = sum_steps(sizes, course.ratio * count, **all_visits).sums.sum(axis=0)
+        (square,) = sum_steps({}, (course.ratio * count) ** 2, **all_visits).sums.sum(axis=0)
         shared_columns: dict[str, Any] = {
             "reward": course.earned, "not_default": course.rewarded, "bound": course.bound,
         }  # fmt: skip
@@ -89,7 +89,7 @@ class SessionFold(Fold):
             "by_step": StepWeights(weight, square, size), "returns": ValueRange.from_values(course.earned),
         }  # fmt: skip
         if self.by_step:
-            figures["steps"] = steps(columns, course.ratio * count, cluster=batch.cluster, **visit_lengths)
+            figures["steps"] = sum_steps(columns, course.ratio * count, cluster=batch.cluster, **visit_lengths)
         weights = {
             "weight": weight_diagnostics(
                 batch, course.weight, weighted_reward=course.weighted_return, **shared_columns
@@ -225,14 +225,14 @@ class Tis(SessionEstimator):
     makes it vary more."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "rows")
-    widens: ClassVar[bool] = True
+    widens_interval: ClassVar[bool] = True
 
 
 class Wis(SessionEstimator):
     """Divide tis by the mean weight. The result is slightly biased, but it varies less."""
 
     columns: ClassVar[tuple[str, ...]] = ("weighted_return", "weight")
-    widens: ClassVar[bool] = True
+    widens_interval: ClassVar[bool] = True
 
 
 class Pdis(SessionEstimator):

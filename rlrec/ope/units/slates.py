@@ -132,7 +132,7 @@ class SlateEstimator(Estimator):
 
     unit: ClassVar[str] = "slate"
     columns: ClassVar[tuple[str, ...]] = ("weighted_reward", "rows")
-    widens: ClassVar[bool] = True
+    widens_interval: ClassVar[bool] = True
     joint: ClassVar[bool] = False  # needs the probability of the slate, slot by slot
     tabled: ClassVar[bool] = False  # needs the probabilities of every position
     additive: ClassVar[bool] = False  # assumes that what a page earns is a sum over its slots
@@ -230,11 +230,11 @@ class Pi(SlateEstimator):
     Source: `pseudo_inverse`, after Swaminathan et al. 2017."""
 
     weighing: ClassVar[str] = "pi"
-    widens: ClassVar[bool] = False  # weights below 0 have no such interval
+    widens_interval: ClassVar[bool] = False  # weights below 0 have no such interval
     independent_slots: ClassVar[bool] = True
     additive: ClassVar[bool] = True
     lacking: ClassVar[str] = "no-pairs"
-    entire: ClassVar[bool] = True
+    needs_all_rows: ClassVar[bool] = True
 
     def weigh(self, course: SlateCourse) -> Weighing:
         additive = course.batch.additive
@@ -418,7 +418,7 @@ class SlateFold(Fold):
         """Return the estimator at the end of the fold. The reward of a page, a sum, has no upper limit, and 0 as a
         lower one where no page of the log earned less."""
         observed: ValueRange = partial.figures["rewards"]
-        least = 0.0 if observed.least >= 0 and estimator.widens else -np.inf
+        least = 0.0 if observed.least >= 0 and estimator.widens_interval else -np.inf
         # where page events are much of the reward, the ratios of whole slates count
         page_event_size, reward_size = partial.figures["sizes"].tolist()
         column = "of_slate" if page_event_size > _PAGE_EVENT_SHARE * reward_size else "weight"

@@ -41,6 +41,6 @@ def test_a_sequence_tells_with_the_power_that_was_planned(best_n: int | None) ->
     looks = np.linspace(units / 250, units, 250)
     noise = np.random.default_rng(1).normal(0.0, (variance * units / 250) ** 0.5, (1_000, 250)).cumsum(axis=1)
     sequence = sequences.LookSequence.tightest(best_n or units, 0.05)
-    lower = difference + noise / looks - sequence.reach(variance, looks)
+    lower = difference + noise / looks - sequence.half_width(variance, looks)
     assert (lower > 0).any(axis=1).mean() == pytest.approx(0.8, abs=0.05)
     assert 1.5 < units / fixed < (1.9 if best_n is None else 2.5)
