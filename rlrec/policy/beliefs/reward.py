@@ -80,9 +80,9 @@ def _transform(transform: Transform | None, total: float) -> float:
 
 def clip(definition: Reward, total: float) -> float:
     """Cut the reward of a slot to the definition's range and to LIMIT."""
-    low = -LIMIT if definition.clip_low is None else definition.clip_low
-    high = LIMIT if definition.clip_high is None else definition.clip_high
-    return min(max(total, low), high)
+    lowest = -LIMIT if definition.clip_low is None else definition.clip_low
+    highest = LIMIT if definition.clip_high is None else definition.clip_high
+    return min(max(total, lowest), highest)
 
 
 def is_bounded(value: float) -> bool:
@@ -105,8 +105,8 @@ def slot_rewards(
         is_counted &= age_us <= definition.window_us
     total = _sum_events(definition, n=n, row=slot[is_counted], kind=kind[is_counted], value=value[is_counted])
     is_default = np.bincount(slot[is_counted], minlength=n) == 0
-    low = -LIMIT if definition.clip_low is None else definition.clip_low
-    total = np.clip(total, low, LIMIT if definition.clip_high is None else definition.clip_high)
+    lowest = -LIMIT if definition.clip_low is None else definition.clip_low
+    total = np.clip(total, lowest, LIMIT if definition.clip_high is None else definition.clip_high)
     return np.where(is_default, definition.default, total), is_default
 
 

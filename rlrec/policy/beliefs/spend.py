@@ -113,9 +113,9 @@ class Spend:
         If there is only one period, its number of slots is returned."""
         if not len(self.slices):
             return 0.0
-        first, newest = _period_start(float(self.slices[0])), _period_start(float(self.slices[-1]))
+        first_period, newest = _period_start(float(self.slices[0])), _period_start(float(self.slices[-1]))
         past = self.shown[self.slices < newest]
-        return float(past.sum() * SLICES / (newest - first) if len(past) else self.shown.sum())
+        return float(past.sum() * SLICES / (newest - first_period) if len(past) else self.shown.sum())
 
     def price(
         self, location: Array, deviation: Array | None, cost: Array, *, p_uniform: float, at: int | None = None

@@ -76,8 +76,8 @@ class Sparse(Record, kw_only=False, eq=False):
             entries, row = self.entries(rows)
             start = np.r_[0, np.cumsum(np.bincount(row, minlength=len(rows)))].astype(np.int32)
             return Sparse(start, self.column[entries], self.value[entries])
-        first, last = (rows, rows + 1) if isinstance(rows, int) else rows.indices(len(self))[:2]
-        start = self.start[first : last + 1]
+        first_row, end_row = (rows, rows + 1) if isinstance(rows, int) else rows.indices(len(self))[:2]
+        start = self.start[first_row : end_row + 1]
         entry_range = slice(start[0], start[-1])
         return Sparse(start - start[0], self.column[entry_range], self.value[entry_range], single=isinstance(rows, int))
 
@@ -100,12 +100,12 @@ class Sparse(Record, kw_only=False, eq=False):
         """Multiply the matrix of contexts with weights (c, m), (n, m)."""
         product = np.zeros((len(self), weights.shape[1]), weights.dtype)
         step = max(1, _CELLS * len(self) // max(1, weights.shape[1] * len(self.column)))
-        for first in range(0, len(self), step):
-            chunk = self[first : first + step]
+        for first_row in range(0, len(self), step):
+            chunk = self[first_row : first_row + step]
             filled_rows = np.flatnonzero(np.diff(chunk.start))
             if len(filled_rows):
                 entries = weights[chunk.column] * chunk.value[:, None]
-                product[first + filled_rows] = np.add.reduceat(entries, chunk.start[filled_rows], axis=0)
+                product[first_row + filled_rows] = np.add.reduceat(entries, chunk.start[filled_rows], axis=0)
         return product
 
     def transposed_product(self, values: Array, width: int) -> Array:
@@ -131,16 +131,16 @@ def merge(n: int, row: Index, column: Index, value: Array) -> Sparse:
     """Return sparse rows from entries, in order of column; entries of the same row and column are added."""
     order = np.lexsort((column, row))
     row, column, value = row[order], column[order], value[order]
-    first = run_starts(row, column)
-    total = np.add.reduceat(value, first) if len(first) else value
-    start = np.r_[0, np.cumsum(np.bincount(row[first], minlength=n))].astype(np.int32)
-    return Sparse(start, column[first].astype(np.int32), total)
+    run_start = run_starts(row, column)
+    total = np.add.reduceat(value, run_start) if len(run_start) else value
+    start = np.r_[0, np.cumsum(np.bincount(row[run_start], minlength=n))].astype(np.int32)
+    return Sparse(start, column[run_start].astype(np.int32), total)
 
 
 def add_up(n: int, columns: int, row: Index, column: npt.NDArray[Any], value: Array) -> Array:
     """Return dense rows, (n, columns), from entries; entries of the same row and column are added."""
-    cells = np.bincount(row * columns + column, weights=value, minlength=n * columns)
-    return cells.reshape(n, columns).astype(np.float64, copy=False)
+    cell_sums = np.bincount(row * columns + column, weights=value, minlength=n * columns)
+    return cell_sums.reshape(n, columns).astype(np.float64, copy=False)
 
 
 def sparse(contexts: Sequence[dict[str, Any]], columns: int = WIDTH) -> Sparse:

@@ -54,18 +54,18 @@ class PooledOrders:
         """Yield the probabilities of the next arm at each position, as `DrawnOrder.each_position` does.
 
         slates (n, k) of arms 0..s - 1, in order of cases (n,) and of the slates."""
-        table, row_numbers, begins = self.table, np.arange(len(case)), np.ones(len(case), np.bool_)
-        begins[1:] = case[1:] != case[:-1]
-        prefix_rows, first_rows = self.rows[case[begins]], row_numbers[begins]
+        table, row_numbers, is_new_prefix = self.table, np.arange(len(case)), np.ones(len(case), np.bool_)
+        is_new_prefix[1:] = case[1:] != case[:-1]
+        prefix_rows, first_rows = self.rows[case[is_new_prefix]], row_numbers[is_new_prefix]
         weights = sweep_slates(
             table, table.log_cdf[prefix_rows].sum(axis=1), arms=self.rows.shape[1], slates=slates,
-            rows=self.rows[case[:, None], slates], prefix=np.cumsum(begins) - 1, floors=floors,
+            rows=self.rows[case[:, None], slates], prefix=np.cumsum(is_new_prefix) - 1, floors=floors,
         )  # fmt: skip
-        for position, (weight, prefix, begins) in enumerate(weights):
+        for position, (weight, prefix, is_new_prefix) in enumerate(weights):
             probability = np.einsum("ux,usx->us", weight, table.hazard[prefix_rows])
             probability[np.arange(len(first_rows))[:, None], slates[first_rows, :position]] = 0.0
             yield probability / probability.sum(axis=1, keepdims=True), prefix
-            first_rows = row_numbers[begins]
+            first_rows = row_numbers[is_new_prefix]
             prefix_rows = self.rows[case[first_rows]]
 
 

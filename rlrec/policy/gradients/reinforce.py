@@ -229,7 +229,7 @@ class _SlateChunk:
         # all rows relative to the best score of the chunk
         logits = self._logits(effective, self.state)
         logits -= logits.max() - SCORE_SHIFT
-        level = logits.reshape(-1)[self.shown_cells].astype(np.float64)
+        shown = logits.reshape(-1)[self.shown_cells].astype(np.float64)
         lowest = logits.min()
         other_exp = self._exponentials(logits, self.eligible)
         ones = np.ones(other_exp.shape[1], other_exp.dtype)
@@ -240,14 +240,14 @@ class _SlateChunk:
             if eligible is not None:
                 far_logits[~eligible] = -np.inf
             far_logits -= far_logits.max(axis=1, keepdims=True)
-            level[far_rows] = np.take_along_axis(far_logits, self.shown[far_rows], axis=1)
+            shown[far_rows] = np.take_along_axis(far_logits, self.shown[far_rows], axis=1)
             other_exp[far_rows] = self._exponentials(far_logits, eligible)
             if self.objective.entropy:
                 logits[far_rows] = far_logits
         # the arms shown apart from the others
         other_exp.reshape(-1)[self.shown_cells] = 0
-        level = np.maximum(level, MIN_SHOWN_SCORE)
-        self.logits, self.shown_logits, self.other_exp, self.shown_exp = logits, level, other_exp, np.exp(level)
+        shown = np.maximum(shown, MIN_SHOWN_SCORE)
+        self.logits, self.shown_logits, self.other_exp, self.shown_exp = logits, shown, other_exp, np.exp(shown)
         self.other_sum = matrix_product(other_exp, ones).astype(np.float64)
         self.other_squares = np.einsum("nm,nm->n", other_exp, other_exp).astype(np.float64)
         self.total = self.other_sum + _row_sums(self.shown_exp)
@@ -270,7 +270,7 @@ class _SlateChunk:
         """Return the score functions of separate slots."""
         shown, row_total, top = self.shown_exp, self.total[:, None], self.objective.top
         log_probability, share = self._mix_floor(
-            shown / row_total, left=self.n_eligible, floors=at_positions(self.floor, 1)
+            shown / row_total, n_left=self.n_eligible, floors=at_positions(self.floor, 1)
         )
         # weights, and the derivative of the probability that one of K draws shows the arm
         probability = np.minimum(np.exp(log_probability), 1 - 1e-16)
@@ -289,7 +289,7 @@ class _SlateChunk:
         left_total = self.other_sum[:, None] + tail_exp
         n_left = self.n_eligible - np.arange(self.shown.shape[1])
         floors = at_positions(self.floor, n_left.shape[1])
-        log_probability, share = self._mix_floor(self.shown_exp / left_total, left=n_left, floors=floors)
+        log_probability, share = self._mix_floor(self.shown_exp / left_total, n_left=n_left, floors=floors)
         if self.objective.by_slot:
             weight, excess = _clip_weights(log_probability - self.log_propensity, self.objective)
             # squared length of the derivative by the logits, slot by slot; the arms shown below are still left
@@ -308,10 +308,10 @@ class _SlateChunk:
         scale = self.scale
         return SlateScores(weight[:, None] * scale, excess[:, None] * scale, square[:, None], spread, share, joint=True)
 
-    def _mix_floor(self, softmax: Array, *, left: Index, floors: Array) -> tuple[Array, Array]:
+    def _mix_floor(self, softmax: Array, *, n_left: Index, floors: Array) -> tuple[Array, Array]:
         """Return the log of the probability of arms given their softmax, (n, k), floor included, and the softmax's
         share in its derivative."""
-        mixed = np.maximum(floors / left + (1 - floors) * softmax, 1e-300)
+        mixed = np.maximum(floors / n_left + (1 - floors) * softmax, 1e-300)
         return np.log(mixed), (1 - floors) * softmax / mixed
 
     def score_gradient(self, scored: SlateScores, gain: Array, *, is_last: bool) -> Array:

@@ -28,9 +28,9 @@ def discounted(reward: Array, start: Ids, *, gamma: float) -> Array:
     step_returns = np.array(reward, np.float64)
     length = np.diff(start)
     order = np.argsort(-length, kind="stable")
-    begins, lengths = start[:-1][order], length[order]
+    visit_starts, lengths = start[:-1][order], length[order]
     for step in range(int(lengths.max(initial=0)) - 2, -1, -1):
-        rows = begins[: np.searchsorted(-lengths, -(step + 2), side="right")] + step
+        rows = visit_starts[: np.searchsorted(-lengths, -(step + 2), side="right")] + step
         step_returns[rows] += gamma * step_returns[rows + 1]
     return step_returns
 

@@ -123,8 +123,8 @@ def kl_bound(mean: Array, doubt: Array) -> Array:
     u = np.minimum(-np.log1p(-np.minimum(upper_bound, 1 - MIN_DISTANCE)), (d + entropy) / (1 - m))
     for _ in range(STEPS):
         q = -np.expm1(-u)
-        excess = (1 - m) * u - m * np.log(q) - entropy - d
-        u = np.maximum(u - excess * q / np.maximum(q - m, MIN_DISTANCE), smallest_u)
+        kl_excess = (1 - m) * u - m * np.log(q) - entropy - d
+        u = np.maximum(u - kl_excess * q / np.maximum(q - m, MIN_DISTANCE), smallest_u)
     return np.clip(-np.expm1(-u), mean, np.maximum(np.minimum(upper_bound, 1.0), mean))
 
 

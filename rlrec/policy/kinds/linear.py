@@ -347,9 +347,9 @@ class LogisticThompson(LinThompson):
         """Return the precision and response of the normal distribution that matches the logit of the Beta prior at its
         mode."""
         is_proper = (alpha > 0) & (beta > 0)
-        a, b = np.where(is_proper, alpha, 1.0), np.where(is_proper, beta, 1.0)
-        precision = np.where(is_proper, a * b / (a + b), 0.0)
-        return precision, precision * np.log(a / b)
+        safe_alpha, safe_beta = np.where(is_proper, alpha, 1.0), np.where(is_proper, beta, 1.0)
+        precision = np.where(is_proper, safe_alpha * safe_beta / (safe_alpha + safe_beta), 0.0)
+        return precision, precision * np.log(safe_alpha / safe_beta)
 
 
 class Softmax(Linear):

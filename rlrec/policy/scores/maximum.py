@@ -51,12 +51,12 @@ def ranks_of_arrivals(logits: Array, size: int) -> Array:
     enough arms have arrived, most are so rare that the dependence on one arm's rate is a short power series, and
     power sums of the rates represent all of them; errors as in `ranks`. Source: own derivation."""
     # the logarithm of the time by which enough arms have arrived, and the expected arrivals of each by then
-    rate, low, high = np.exp(logits - logits.max()), -60.0, 60.0 + np.ptp(logits)
+    rate, low_time, high_time = np.exp(logits - logits.max()), -60.0, 60.0 + np.ptp(logits)
     for _ in range(40):
-        middle = 0.5 * (low + high)
-        has_enough = -np.expm1(-rate * np.exp(middle)).sum() > sufficient_count(size)
-        low, high = (low, middle) if has_enough else (middle, high)
-    expected_arrivals = rate * np.exp(high)
+        mid_time = 0.5 * (low_time + high_time)
+        has_enough = -np.expm1(-rate * np.exp(mid_time)).sum() > sufficient_count(size)
+        low_time, high_time = (low_time, mid_time) if has_enough else (mid_time, high_time)
+    expected_arrivals = rate * np.exp(high_time)
     is_rare = expected_arrivals < _RARE_ARRIVALS
     rare_rates = expected_arrivals[is_rare]
     common_rates = expected_arrivals[~is_rare]
@@ -131,20 +131,20 @@ def _products_without_leaf(levels: list[Array], outside: Array, size: int) -> Ar
     The outside of a subtree is the outside of its parent times its sibling, which takes size log(size) per leaf, not
     size^2."""
     for tree_level in reversed(levels[:-1]):
-        left, right = _split_siblings(tree_level)
+        left_half, right_half = _split_siblings(tree_level)
         pairs = np.stack(
-            [_multiply_polynomials(outside, right, size), _multiply_polynomials(outside, left, size)], axis=2
+            [_multiply_polynomials(outside, right_half, size), _multiply_polynomials(outside, left_half, size)], axis=2
         )
         outside = pairs.reshape(len(pairs), -1, pairs.shape[-1])[:, : tree_level.shape[1]]
     return outside[:, : levels[0].shape[1]]
 
 
-def _split_siblings(level: Array) -> tuple[Array, Array]:
+def _split_siblings(members: Array) -> tuple[Array, Array]:
     """Split (terms, b, nodes) into its even and its odd members; a last one without sibling gets the constant 1."""
-    if level.shape[1] % 2:
-        level = np.concatenate([level, np.zeros_like(level[:, :1])], axis=1)
-        level[0, -1] = 1
-    return level[:, 0::2], level[:, 1::2]
+    if members.shape[1] % 2:
+        members = np.concatenate([members, np.zeros_like(members[:, :1])], axis=1)
+        members[0, -1] = 1
+    return members[:, 0::2], members[:, 1::2]
 
 
 def _multiply_polynomials(left: Array, right: Array, size: int) -> Array:

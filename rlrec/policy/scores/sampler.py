@@ -62,9 +62,9 @@ def uniforms_at(seeds: Words, decisions: npt.NDArray[np.int64], words: Index) ->
     step = max(1, _BLOCKS_PER_CHUNK // max(1, len(blocks)))
     for start in range(0, len(seeds), step):
         rows = slice(start, start + step)
-        for first in range(0, len(blocks), _BLOCKS_PER_CHUNK):
-            last = first + _BLOCKS_PER_CHUNK
-            pairs[rows, 2 * first : 2 * last] = _doubles(seeds[rows], ids[rows], blocks[first:last])
+        for low in range(0, len(blocks), _BLOCKS_PER_CHUNK):
+            high = low + _BLOCKS_PER_CHUNK
+            pairs[rows, 2 * low : 2 * high] = _doubles(seeds[rows], ids[rows], blocks[low:high])
     return pairs.take(words - 2 * (words.min() >> 1), axis=1)
 
 
@@ -90,8 +90,8 @@ def _doubles(seeds: Words, ids: Words, blocks: Words) -> Array:
 def _double(seed: int, number: int, word: int) -> float:
     """Return the double of one word, as in `_doubles`, in plain integers."""
     w = philox((*_halves(number & _WORD), *_halves(word >> 1)), _halves(seed))
-    first = 2 * (word & 1)
-    return max(float((w[first] | w[first + 1] << _HALF) >> 11), 0.5) * 2.0**-53
+    first_word = 2 * (word & 1)
+    return max(float((w[first_word] | w[first_word + 1] << _HALF) >> 11), 0.5) * 2.0**-53
 
 
 def _halves(words: W) -> tuple[W, W]:

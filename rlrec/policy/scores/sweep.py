@@ -111,10 +111,10 @@ class ContinuousOrder(DrawnOrder):
         n, k = slates.shape
         probability, minimum = np.empty((n, k)), np.zeros((n, k))
         n_left = np.append(table.count[:-1], len(row) - table.count.sum())[None]
-        for position, (weight, prefix, begins) in enumerate(self._sweep_slates(slates, floors)):
+        for position, (weight, prefix, is_new) in enumerate(self._sweep_slates(slates, floors)):
             # the probability of the arm shown, and of the least likely arm left
-            parent, shown = _prefix_indices(prefix[begins], len(weight)), row[slates[begins, position]]
-            probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[shown])[np.cumsum(begins) - 1]
+            parent, shown = _prefix_indices(prefix[is_new], len(weight)), row[slates[is_new, position]]
+            probability[:, position] = np.einsum("nx,nx->n", weight[parent], table.hazard[shown])[np.cumsum(is_new) - 1]
             if with_minimum:
                 minimum[:, position] = np.where(n_left > 0, weight @ table.hazard.T, np.inf).min(axis=1)[prefix]
                 n_left = n_left[parent]
@@ -125,17 +125,19 @@ class ContinuousOrder(DrawnOrder):
         table, row = self.tabulated.table, self.tabulated.row
         first_slates = np.zeros(1, np.intp)  # one slate for each distinct prefix
         floors = at_positions(floor, slates.shape[1])
-        for position, (weight, prefix, begins) in enumerate(self._sweep_slates(slates, floors)):
+        for position, (weight, prefix, is_new) in enumerate(self._sweep_slates(slates, floors)):
             probability = (weight @ table.hazard.T)[:, row]
             probability[np.arange(len(first_slates))[:, None], slates[first_slates, :position]] = 0.0
             yield probability / probability.sum(axis=1, keepdims=True), prefix  # normalised as in `_next_arm`
-            first_slates = np.flatnonzero(begins)
+            first_slates = np.flatnonzero(is_new)
 
     def _sweep_slates(self, slates: Index, floors: Array) -> Iterator[tuple[Array, Index, Flags]]:
         """Yield what `sweep_slates` yields, for sorted slates."""
         table, row = self.tabulated.table, self.tabulated.row
-        left, prefix = table.log_all_below()[None], np.zeros(len(slates), np.intp)
-        return sweep_slates(table, left, arms=len(row), slates=slates, rows=row[slates], prefix=prefix, floors=floors)
+        log_cdf, prefix = table.log_all_below()[None], np.zeros(len(slates), np.intp)
+        return sweep_slates(
+            table, log_cdf, arms=len(row), slates=slates, rows=row[slates], prefix=prefix, floors=floors
+        )
 
     def ranking(self, keys: Array, size: int) -> Index:
         table, row = self.tabulated.table, self.tabulated.row
@@ -168,7 +170,7 @@ def match_density(density: DensityFactory, order: Order | None) -> ContinuousOrd
 
 
 def sweep_slates(
-    table: ScoreTable, left: Array, *, arms: int, slates: Index, rows: Index, prefix: Index, floors: Array
+    table: ScoreTable, log_left: Array, *, arms: int, slates: Index, rows: Index, prefix: Index, floors: Array
 ) -> Iterator[tuple[Array, Index, Flags]]:
     """Yield the weights below distinct prefixes at each position of n slates, in one sweep that slates share down to
     where they differ.
@@ -176,12 +178,12 @@ def sweep_slates(
     Three arrays are yielded: the weights below the distinct prefixes, (u, N), the prefix of each slate, (n,), and
     which slates begin a new prefix with their arm here, (n,).
 
-    left: log of the product of the distribution functions of all arms that a slate may show, (u, N), and `arms` their
-    number; prefix (n,): the row of `left` for each slate. slates (n, k): sorted by prefix and arms; rows (n, k): in the
-    table."""
+    log_left: log of the product of the distribution functions of all arms that a slate may show, (u, N), and `arms`
+    their number; prefix (n,): the row of `log_left` for each slate. slates (n, k): sorted by prefix and arms; rows (n,
+    k): in the table."""
     is_new_prefix = np.ones(len(slates), np.bool_)
     is_new_prefix[1:] = prefix[1:] != prefix[:-1]
-    sweep = Sweep(table, left)
+    sweep = Sweep(table, log_left)
     for position, floor in enumerate(floors):
         is_new_prefix[1:] |= slates[1:, position] != slates[:-1, position]
         weight = sweep.weight()
@@ -236,18 +238,18 @@ class Sweep:
         The arm is picked by a coin with probability p_pick, or taken as the best with p_best, (n,) or numbers.
         log_lost (n, N): log of the product of the distribution functions of arms that are no longer allowed; they
         lie below the cap and leave the product of the arms left."""
-        log_cdf, mass = self._table.log_cdf[rows], self._mass[prefixes]
+        log_cdf, prefix_mass = self._table.log_cdf[rows], self._mass[prefixes]
         # the arm is the best left and its score the new cap, or it was picked and lies below the cap, which stays
         cap = self._table.hazard[rows]
         cap *= self._mass_above[prefixes]
-        cap *= (p_best / mass)[:, None]
+        cap *= (p_best / prefix_mass)[:, None]
         if p_pick.any():
-            cap += (p_pick / mass)[:, None] * self._cap[prefixes]
+            cap += (p_pick / prefix_mass)[:, None] * self._cap[prefixes]
         if log_lost is not None:
             log_cdf = log_cdf + log_lost
         cap *= np.exp(log_cdf)
         self._cap = np.minimum(cap, _MAX_CAP, out=cap)
-        self._atom = p_pick * self._atom[prefixes] / mass
+        self._atom = p_pick * self._atom[prefixes] / prefix_mass
         # divide the arm out of the product
         self._log_cdf_left = self._log_cdf_left[prefixes] - log_cdf
         self._normalize()

@@ -66,10 +66,10 @@ class ScoreTable:
         # whole panels to the right, and the remainder of the node's panel
         integral = (flat_values @ _GAUSS_WEIGHT).reshape(*values.shape[:-1], -1) * self._half
         integral = np.cumsum(integral[..., ::-1], axis=-1)[..., ::-1] - integral + tail[:, None]
-        inside = (flat_values @ _FROM_RIGHT.T).reshape(*integral.shape, ORDER)
-        inside *= self._half[:, None]
-        inside += integral[..., None]
-        return inside.reshape(values.shape)
+        node_integral = (flat_values @ _FROM_RIGHT.T).reshape(*integral.shape, ORDER)
+        node_integral *= self._half[:, None]
+        node_integral += integral[..., None]
+        return node_integral.reshape(values.shape)
 
     def put(self, rows: Index, density: Density, scores: Rows = ALL_ROWS, *, panels: int) -> None:
         """Write the distribution functions of some scores of a density into rows (a,).
@@ -80,12 +80,12 @@ class ScoreTable:
         # density at the nodes, mass of each panel
         pdf = densities_at_nodes(density, self.nodes[:n], scores)
         flat_pdf, shape = pdf.reshape(-1, ORDER), (len(rows), panels, ORDER)
-        mass = (flat_pdf @ _GAUSS_WEIGHT).reshape(shape[:2]) * half_width[:, 0]
+        panel_mass = (flat_pdf @ _GAUSS_WEIGHT).reshape(shape[:2]) * half_width[:, 0]
         # probability above and below each edge
         sf_edge = np.zeros((len(rows), panels + 1))
-        mass[:, ::-1].cumsum(axis=1, out=sf_edge[:, -2::-1])
+        panel_mass[:, ::-1].cumsum(axis=1, out=sf_edge[:, -2::-1])
         log_low = _log_cdf_low(density, float(self.edges[0]), scores, sf_edge[:, 0])
-        cdf_edge = np.exp(log_low)[:, None] + mass.cumsum(axis=1) - mass
+        cdf_edge = np.exp(log_low)[:, None] + panel_mass.cumsum(axis=1) - panel_mass
         # probability above and below each node
         sf, cdf = (flat_pdf @ _FROM_RIGHT.T).reshape(shape), (flat_pdf @ _FROM_LEFT.T).reshape(shape)
         sf *= half_width
@@ -104,23 +104,23 @@ class ScoreTable:
 
 
 def tabulate(
-    density: Density, count: Array, *, ranks: int, n_densities: int | None = None, refine: int = 1, spare: int = 0
+    density: Density, count: Array, *, ranks: int, n_densities: int | None = None, refine: int = 1, n_spare: int = 0
 ) -> tuple[ScoreTable, Index]:
     """Return the table whose nodes decide which scores hold the best `ranks` ranks, and each score's row in it, (g,).
 
     count (g,): the number of equal arms of each score. Fewer than `ranks` scores lie above the lowest edge with
     probability below 1e-16; a score that lies below it with that certainty has row -1. The panels can represent the
-    product of `ranks`, or `n_densities`, densities; `refine` divides them. `spare` empty rows are added. Source: own
+    product of `ranks`, or `n_densities`, densities; `refine` divides them. `n_spare` empty rows are added. Source: own
     derivation (running integrals by a Legendre integration matrix)."""
-    left, right = density.reach()
-    lower, upper = density.mode - left, density.mode + right
+    left_reach, right_reach = density.reach()
+    lower, upper = density.mode - left_reach, density.mode + right_reach
     edges = panels(density, count, lower, upper, ranks=ranks, n_densities=n_densities or ranks, refine=refine)
     # a row for each score that reaches the panels, sorted by its upper end
     reaching_scores = np.flatnonzero(upper > edges[0])
     reaching_scores = reaching_scores[np.argsort(upper[reaching_scores], kind="stable")]
     row = np.full(len(count), -1, dtype=np.intp)
     row[reaching_scores] = np.arange(len(reaching_scores))
-    table = ScoreTable(edges, len(reaching_scores) + spare)
+    table = ScoreTable(edges, len(reaching_scores) + n_spare)
     table.count[: len(reaching_scores)] = count[reaching_scores]
     # their distribution functions, in portions
     ends = np.searchsorted(edges[1:-1], upper[reaching_scores]) + 1

@@ -42,8 +42,10 @@ class Tabulated:
         group, count = np.full(len(first), number[order == len(first) - 1]), np.bincount(number).astype(float)
         count[group[-1]] += len(first) - len(order)
         group[order] = number
-        scores, spare = density(first[arms], second[arms]), min(16 + len(arms) // 8, len(first) - len(arms))
-        self.table, row = tabulate(scores, count, ranks=positions, n_densities=n_densities, refine=refine, spare=spare)
+        scores, n_spare = density(first[arms], second[arms]), min(16 + len(arms) // 8, len(first) - len(arms))
+        self.table, row = tabulate(
+            scores, count, ranks=positions, n_densities=n_densities, refine=refine, n_spare=n_spare
+        )
         self.row = row[group]
         self._row_of: dict[Pair, int] = {}
         self._best: Array | None = None

@@ -154,9 +154,9 @@ class ListMixture(Record, kw_only=False, eq=False):
         if not pairs:
             return next_arms
         # any arm left serves to ask about the position below
-        left = np.ones((pairs, s), np.bool_)
-        left[np.arange(pairs)[:, None], ranks] = False
-        slates = np.column_stack([ranks, left.argmax(axis=1)])
+        is_left = np.ones((pairs, s), np.bool_)
+        is_left[np.arange(pairs)[:, None], ranks] = False
+        slates = np.column_stack([ranks, is_left.argmax(axis=1)])
         is_swept = slate.each_position_of(ranked, list_index, slates, arms=s, floor=self.floor)
         for rows, position, probability, prefix in is_swept:
             if position == depth:
@@ -175,11 +175,11 @@ class _PrefixTree:
         self.node, self.arm = [np.zeros(len(slates), np.intp)], [np.zeros(1, np.intp)]
         self.children: list[tuple[Index, Index]] = []
         for depth in range(slates.shape[1]):
-            starts, begins = run_starts(*slates[:, : depth + 1].T), np.zeros(len(slates), np.intp)
-            begins[starts[1:]] = 1
+            starts, begins_top = run_starts(*slates[:, : depth + 1].T), np.zeros(len(slates), np.intp)
+            begins_top[starts[1:]] = 1
             counts = np.bincount(self.node[depth][starts], minlength=len(self.arm[depth]))
             self.children.append((np.cumsum(counts) - counts, counts))
-            self.node.append(np.cumsum(begins))
+            self.node.append(np.cumsum(begins_top))
             self.arm.append(slates[starts, depth])
 
 

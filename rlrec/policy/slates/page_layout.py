@@ -134,12 +134,12 @@ class PageLayout(Record, kw_only=False, eq=False):
         strictest = dict[bytes, tuple[Index, int]]()
         for cap in np.unique(self.cap[:-1]):
             counters = np.flatnonzero(self.cap == cap)
-            raised = self.cell_counters - counters[0]
-            raised[(raised < 0) | (raised >= len(counters))] = -1
-            raised = raised[:, (raised >= 0).any(axis=0)]
-            earlier_cap = strictest.get(raised.tobytes())
+            raised_counters = self.cell_counters - counters[0]
+            raised_counters[(raised_counters < 0) | (raised_counters >= len(counters))] = -1
+            raised_counters = raised_counters[:, (raised_counters >= 0).any(axis=0)]
+            earlier_cap = strictest.get(raised_counters.tobytes())
             if earlier_cap is None or self.limit[counters[0]] < self.limit[earlier_cap[0][0]]:
-                strictest[raised.tobytes()] = counters, int((raised >= 0).sum(axis=1).max(initial=0))
+                strictest[raised_counters.tobytes()] = counters, int((raised_counters >= 0).sum(axis=1).max(initial=0))
         return list(strictest.values())
 
     def _count_blocked(self, cell_sizes: Index, n_taken: int) -> int:
@@ -150,10 +150,12 @@ class PageLayout(Record, kw_only=False, eq=False):
         blocked, sizes = 0, self.sum_by_counter(cell_sizes)
         for counters, width in self._strictest_caps:
             needed = self.limit[counters] - self.counts[counters]
-            left = np.maximum(sizes[counters] - needed, 0)  # left once the limit of the value is reached
-            open_values = left[needed > 0]
+            remaining = np.maximum(sizes[counters] - needed, 0)  # left once the limit of the value is reached
+            open_values = remaining[needed > 0]
             n_full = max(n_taken, 0) * width // int(needed[needed > 0].min(initial=self.limit[counters[0]]))
-            blocked += int(left[needed == 0].sum() + np.sort(open_values)[max(0, len(open_values) - n_full) :].sum())
+            blocked += int(
+                remaining[needed == 0].sum() + np.sort(open_values)[max(0, len(open_values) - n_full) :].sum()
+            )
         return blocked
 
     def _search(self, cell_sizes: Index, positions: Sequence[int]) -> tuple[int, bool]:
@@ -166,14 +168,14 @@ class PageLayout(Record, kw_only=False, eq=False):
         for taken in range(len(positions)):
             next_states = set[tuple[int, ...]]()
             for state in states:
-                counts, left = np.array(state[:n_counters]), np.array(state[n_counters:])
-                cells = np.flatnonzero(self.find_open_cells(counts[None])[0] & (left > 0))
-                if not len(cells):
+                counts, left_by_cell = np.array(state[:n_counters]), np.array(state[n_counters:])
+                open_cells = np.flatnonzero(self.find_open_cells(counts[None])[0] & (left_by_cell > 0))
+                if not len(open_cells):
                     return taken, True
                 if len(next_states) > _MAX_STATES:
                     return taken, False
-                for cell in cells.tolist():
-                    left_after = left.copy()
+                for cell in open_cells.tolist():
+                    left_after = left_by_cell.copy()
                     left_after[cell] -= 1
                     raised_counts = counts + np.bincount(self.cell_counters[cell], minlength=n_counters)
                     next_states.add((*raised_counts.tolist(), *left_after.tolist()))
@@ -301,5 +303,5 @@ def _lay_out_caps(
     return cell, cell_counters, limits, cap, by_request, names
 
 
-def _contradiction(first: str, second: str, *, verb: str = "contradicts") -> InputError:
-    return InputError(f"{first} {verb} {second}", hint="leave one of them out", field="page")
+def _contradiction(first_rule: str, second_rule: str, *, verb: str = "contradicts") -> InputError:
+    return InputError(f"{first_rule} {verb} {second_rule}", hint="leave one of them out", field="page")

@@ -63,11 +63,11 @@ class FreshBest:
         self._order = order
 
     def probability(self, is_allowed: Flags) -> Array:
-        rows = [
+        probability_rows = [
             self._order.next_arms(np.flatnonzero(~row)[None], floor=0.0)[0] if row.any() else np.zeros(len(row))
             for row in is_allowed
         ]
-        return np.array(rows)
+        return np.array(probability_rows)
 
     def show(self, prefixes: Index, arms: Index, p_pick: Array, p_best: Array, closed_cells: Flags) -> None:
         pass
@@ -129,9 +129,9 @@ class SweptBest:
         pinned, (n, N)."""
         used = np.flatnonzero(cells.any(axis=0)).tolist()
         if len(used) > _CACHED_CELLS:
-            free = self._row >= 0
-            free[self._layout.pinned] = False
-            return np.array([self._log_arms(free & row[self._layout.cell]) for row in cells])
+            is_free = self._row >= 0
+            is_free[self._layout.pinned] = False
+            return np.array([self._log_arms(is_free & row[self._layout.cell]) for row in cells])
         for cell in used:
             if cell not in self._cell_logs:
                 arms = self._layout.cell == cell
@@ -178,22 +178,22 @@ class SlateWalk:
     def show(self, prefix: Index, arms: Index) -> Index:
         """Lengthen the prefixes of slates (n,) by one arm each, (n,), and return the new prefix of each slate, (n,)."""
         first_slates, new_prefixes = distinct(prefix, arms)
-        parent, shown_arms, row = prefix[first_slates], arms[first_slates], np.arange(len(first_slates))
+        parent_prefix, shown_arms, row = prefix[first_slates], arms[first_slates], np.arange(len(first_slates))
         layout = self._layout
         is_pinned = self._position in layout.pins
-        competed = self._allowed[parent, shown_arms] & (not is_pinned)
+        competed = self._allowed[parent_prefix, shown_arms] & (not is_pinned)
         if is_pinned:
             p_pick, p_best = np.ones(len(first_slates)), np.zeros(len(first_slates))
         else:
             floor_probability, undecided, shares = self._coins()
-            p_pick = np.where(competed, floor_probability[parent] + shares[parent, shown_arms], 1.0)
-            p_best = np.where(competed, undecided[parent], 0.0)
-        was_open = layout.find_open_cells(self._counts)[parent]
-        self._counts, self._left = self._counts[parent], self._left[parent]
+            p_pick = np.where(competed, floor_probability[parent_prefix] + shares[parent_prefix, shown_arms], 1.0)
+            p_best = np.where(competed, undecided[parent_prefix], 0.0)
+        was_open = layout.find_open_cells(self._counts)[parent_prefix]
+        self._counts, self._left = self._counts[parent_prefix], self._left[parent_prefix]
         np.add.at(self._counts, (row[competed, None], layout.cell_counters[layout.cell[shown_arms[competed]]]), 1)
         self._left[row, shown_arms] = False
         closed_cells = was_open & ~layout.find_open_cells(self._counts)
-        self._best.show(parent, np.where(competed, shown_arms, -1), p_pick, p_best, closed_cells)
+        self._best.show(parent_prefix, np.where(competed, shown_arms, -1), p_pick, p_best, closed_cells)
         self._position += 1
         self._allowed = self._find_allowed()
         return new_prefixes
@@ -345,8 +345,8 @@ def _reaches_enough_arms(tabulated: Tabulated, layout: PageLayout, size: int) ->
     from rlrec.policy.scores.panels import sufficient_count
 
     table, row = tabulated.table, tabulated.row
-    certain = np.where(table.count > 0, table.log_low <= -_CERTAIN, False)[row]
-    for p_above, needed in ((certain.astype(float), float(size)), (table.sf_edge[row, 0], sufficient_count(size))):
+    is_certain = np.where(table.count > 0, table.log_low <= -_CERTAIN, False)[row]
+    for p_above, needed in ((is_certain.astype(float), float(size)), (table.sf_edge[row, 0], sufficient_count(size))):
         by_cell = np.bincount(layout.cell, weights=p_above, minlength=len(layout.cell_counters))
         by_counter, n_lost = layout.sum_by_counter(by_cell), 0.0
         for cap in np.unique(layout.cap[:-1]):

@@ -185,18 +185,18 @@ def placement_probabilities(size: int, m: int, *, floor: Floor) -> tuple[Array, 
     Return also the probability that any given lower rank is placed at position p, (size,). Both depend only on the
     floor and m, since the place of a rank depends on how many better arms are left. Source: own derivation."""
     probability, deeper_probability = np.zeros((size, size)), np.zeros(size)
-    waiting, lower_waiting = np.eye(size), 1.0  # [r, better arms left]: not placed yet
+    not_placed, lower_waiting = np.eye(size), 1.0  # [r, better arms left]: not placed yet
     n_better = np.arange(size)
     for position, explored in enumerate(at_positions(floor, size).tolist()):
-        left = m - position
-        uniform_share = explored / left
+        n_left = m - position
+        uniform_share = explored / n_left
         # taken here: picked uniformly, or as the best one left
-        probability[position] = uniform_share * waiting.sum(axis=1) + (1 - explored) * waiting[:, 0]
+        probability[position] = uniform_share * not_placed.sum(axis=1) + (1 - explored) * not_placed[:, 0]
         deeper_probability[position], lower_waiting = lower_waiting * uniform_share, lower_waiting * (1 - uniform_share)
         # not taken: a worse or a better arm was
-        still_waiting = waiting * (uniform_share * np.maximum(left - 1 - n_better, 0))
-        still_waiting[:, :-1] += waiting[:, 1:] * ((1 - explored) + uniform_share * n_better[1:])
-        waiting = still_waiting
+        still_not_placed = not_placed * (uniform_share * np.maximum(n_left - 1 - n_better, 0))
+        still_not_placed[:, :-1] += not_placed[:, 1:] * ((1 - explored) + uniform_share * n_better[1:])
+        not_placed = still_not_placed
     return probability, deeper_probability
 
 
@@ -210,11 +210,11 @@ def invert_rows(probability: Array, uniforms: Array) -> Index:
 
 def pick_left_arms(prefixes: Index, uniforms: Array, m: int) -> Index:
     """Return the arms that uniforms (n,) pick among those not in prefixes (n, p), (n,)."""
-    left = m - prefixes.shape[1]
-    nth = np.minimum((uniforms * left).astype(np.intp), left - 1)
+    n_left = m - prefixes.shape[1]
+    picked_rank = np.minimum((uniforms * n_left).astype(np.intp), n_left - 1)
     # the i-th smallest arm of a prefix, from 0, has so many smaller arms that are left: its index minus i
     n_left_below = np.sort(prefixes, axis=1) - np.arange(prefixes.shape[1])
-    return nth + (n_left_below <= nth[:, None]).sum(axis=1)
+    return picked_rank + (n_left_below <= picked_rank[:, None]).sum(axis=1)
 
 
 def _invert_best_arms(
@@ -238,12 +238,12 @@ def _invert_best_arms(
     return np.where(is_best, best[last_begun], pick_left_arms(shown_arms, (uniforms - n_begun * best_share) / floor, m))
 
 
-def mix_floor(probability: Array, floor: float | Array, left: int | Index) -> Array:
+def mix_floor(probability: Array, floor: float | Array, n_left: int | Index) -> Array:
     """Mix the floor into the probability of being the best; the only arm left gets 1."""
-    mixed = np.asarray(floor / left + (1 - floor) * probability)
-    np.minimum(np.maximum(mixed, 0.0, out=mixed), 1.0, out=mixed)
-    mixed[..., np.equal(left, 1)] = 1.0
-    return mixed
+    with_floor = np.asarray(floor / n_left + (1 - floor) * probability)
+    np.minimum(np.maximum(with_floor, 0.0, out=with_floor), 1.0, out=with_floor)
+    with_floor[..., np.equal(n_left, 1)] = 1.0
+    return with_floor
 
 
 def to_positions(ranks: Array, floor: Floor) -> Array:

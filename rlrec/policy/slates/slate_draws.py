@@ -67,9 +67,9 @@ def log_each(logits: Array, slates: Index, *, floor: Floor) -> Draw:
     propensity, smallest, floors = np.empty(shape), np.empty(shape), at_positions(floor, shape[1])
     is_shown = np.zeros(logits.shape, np.bool_)
     for position, probability in enumerate(plackett_luce.remaining(logits, slates)):
-        mixed = mix_floor(probability, floors[position], m - position)
-        propensity[:, position] = mixed[rows, slates[:, position]]
-        smallest[:, position] = np.where(is_shown, 1.0, mixed).min(axis=1)
+        with_floor = mix_floor(probability, floors[position], m - position)
+        propensity[:, position] = with_floor[rows, slates[:, position]]
+        smallest[:, position] = np.where(is_shown, 1.0, with_floor).min(axis=1)
         is_shown[rows, slates[:, position]] = True
     return logged_draw(slates, propensity, first_position_marginals(propensity), smallest)
 
@@ -166,20 +166,20 @@ class SlateSampler:
             for position in range(self._size):
                 prefix = slates[[row], :position]
                 left_arms = np.delete(np.arange(self._arms), prefix[0])
-                mixed = mix_floor(
+                with_floor = mix_floor(
                     order.next_arms(prefix, floor=self._floor)[0, left_arms], floors[position], len(left_arms)
                 )
-                pick = _invert_uniforms(mixed, mixed.cumsum(), uniform[row, position])
+                pick = _invert_uniforms(with_floor, with_floor.cumsum(), uniform[row, position])
                 slates[row, position] = left_arms[pick]
-                propensity[row, position], smallest[row, position] = mixed[pick], mixed.min()
+                propensity[row, position], smallest[row, position] = with_floor[pick], with_floor.min()
         return logged_draw(slates, propensity, first_position_marginals(propensity), smallest)
 
 
 def _invert_uniforms(probability: Array, cumulative: Array, uniform: Array) -> Index:
     """Return the arms that uniforms (n,) draw from probabilities (m,), (n,)."""
     # from the right, so that an arm with probability 0 is never drawn
-    arm = cumulative.searchsorted(uniform * cumulative[-1], side="right")
-    return np.minimum(arm, np.flatnonzero(probability)[-1]) if arm.max(initial=0) == len(probability) else arm
+    arms = cumulative.searchsorted(uniform * cumulative[-1], side="right")
+    return np.minimum(arms, np.flatnonzero(probability)[-1]) if arms.max(initial=0) == len(probability) else arms
 
 
 def _draw_slates(order: DrawnOrder, m: int, size: int, floor: Floor, seeds: Words, decisions: Ids) -> Index:

@@ -156,6 +156,6 @@ class GumbelLogit:
 def _log_sum(logits: Array) -> Array:
     """Return logsumexp of each row, -inf for a row of -inf."""
     highest = logits.max(axis=1, initial=-np.inf)
-    shift = np.where(highest > -np.inf, highest, 0.0)
+    finite_highest = np.where(highest > -np.inf, highest, 0.0)
     with np.errstate(divide="ignore"):
-        return shift + np.log(np.exp(logits - shift[:, None]).sum(axis=1))
+        return finite_highest + np.log(np.exp(logits - finite_highest[:, None]).sum(axis=1))

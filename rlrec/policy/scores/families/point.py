@@ -35,11 +35,11 @@ class PointOrder(DrawnOrder):
 
     def ranks(self, size: int) -> Array:
         # equal scores share the ranks that they occupy together
-        _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)
+        _, level_of_arm, count = np.unique(-self.values, return_inverse=True, return_counts=True)
         level_end = np.cumsum(count)
         rank = np.arange(size)[:, None]
-        is_in_level = (rank >= (level_end - count)[level]) & (rank < level_end[level])
-        return is_in_level / count[level]
+        is_in_level = (rank >= (level_end - count)[level_of_arm]) & (rank < level_end[level_of_arm])
+        return is_in_level / count[level_of_arm]
 
     def next_arms(self, prefixes: Index, *, floor: Floor) -> Array:
         is_left = np.ones((len(prefixes), len(self.values)), dtype=bool)
@@ -49,9 +49,9 @@ class PointOrder(DrawnOrder):
 
     def conditionals(self, slates: Index, *, floor: Floor, with_minimum: bool) -> tuple[Array, Array]:
         # levels of equal scores, best first, and how many arms of each are left; k - 1 arms use up at most k - 1 levels
-        _, level, count = np.unique(-self.values, return_inverse=True, return_counts=True)
+        _, level_of_arm, count = np.unique(-self.values, return_inverse=True, return_counts=True)
         n, k = slates.shape
-        shown, n_left = level[slates], np.tile(count[:k], (n, 1))
+        shown, n_left = level_of_arm[slates], np.tile(count[:k], (n, 1))
         probability, minimum, slate = np.empty((n, k)), np.zeros((n, k)), np.arange(n)
         for position in range(k):
             # the arms of the best level left share the position
