@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlrec.app.evaluation.targets import targets
-from rlrec.app.evaluation.targets.learning_targets import crammed, time_blocks
+from rlrec.app.evaluation.targets.learning_targets import cram_target, time_blocks
 from rlrec.app.inputs import lookup
 from rlrec.app.judging import sweep
 from rlrec.app.setup import init
@@ -65,7 +65,7 @@ def _crammed(setting: Setting, rates: Array, seed: int) -> list[tuple[float, boo
     path, results = _logged(setting, rates, seed, groups=2 * GROUPS, contexts=({},)), list[tuple[float, bool]]()
     with closing(logs.at(path, 1e6)) as store, store.read() as unit:
         (target,) = targets.resolve(unit, ["log"], reward=None, greedy=False)
-        serving = crammed(unit, target, Selection(), greedy=False).serving
+        serving = cram_target(unit, target, Selection(), greedy=False).serving
         assert serving is not None
         scores = serving.scores(0, np.arange(1, rates.shape[1] + 1), [{}], keys={})[0]
         truth = float(slate.first(scores, floor=serving.policy.exploration) @ rates[0])

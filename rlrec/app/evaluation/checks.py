@@ -49,10 +49,10 @@ class CheckedLog(Record, eq=False):
         slots = self.logged.log.slots
         top = run_starts(slots["decision_id"])
         p = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])[top]
-        usable = (slots["position"][top] == 1) & (p > 0) & ~slots["subsampled"][top]
+        is_usable = (slots["position"][top] == 1) & (p > 0) & ~slots["subsampled"][top]
         if SLOT_SET in slots:  # these slots do not choose among the eligible arms
-            usable &= slots[SLOT_SET][top] == 0
-        return top[usable], p[usable]
+            is_usable &= slots[SLOT_SET][top] == 0
+        return top[is_usable], p[is_usable]
 
     @cached_property
     def in_sample(self) -> Flags:
@@ -132,22 +132,22 @@ class WrongPropensities(Check):
         top, p = checked.top_slots
         slots, arms, contexts = checked.logged.log.slots, checked.arms, checked.logged.contexts
         rank = arms.ranks(slots["arm_id"][top])
-        first, set_index = distinct(slots["eligible_id"][top])
-        members = [arms.ranks(checked.logged.eligible[key]) for key in slots["eligible_id"][top[first]].tolist()]
+        first_rows, set_index = distinct(slots["eligible_id"][top])
+        members = [arms.ranks(checked.logged.eligible[key]) for key in slots["eligible_id"][top[first_rows]].tolist()]
         eligible = _eligible_in(np.zeros(len(top), np.int64), set_index, members, cells=1, arms=len(arms))
-        of_arms = bet_sums(p, rank, eligible=eligible)
+        arm_bets = bet_sums(p, rank, eligible=eligible)
         # a sample of the rows; each row counts in every cell of its context
-        number = min(len(arms), ARMS)
-        cells = max(2, min(CONTEXT_CELLS, PAIRS // max(number, 1)))
+        n_arms = min(len(arms), ARMS)
+        cells = max(2, min(CONTEXT_CELLS, PAIRS // max(n_arms, 1)))
         sampled = np.flatnonzero(checked.in_sample)
         context, cell = context_cells(*contexts.entries, contexts=contexts.size, cells=cells)
-        start, code = offsets(np.bincount(context, minlength=contexts.size)), slots["context"][top[sampled]]
-        length = np.diff(start)[code]
-        row, cell = np.repeat(sampled, length), cell[piece_rows(start[code], length)]
-        eligible = _eligible_in(cell, set_index[row], members, cells=cells, arms=number)
-        inside = rank[row] < number
-        row, cell = row[inside], cell[inside]
-        return PropensityBets(arms=of_arms, cells=bet_sums(p[row], cell * number + rank[row], eligible=eligible))
+        start, context_code = offsets(np.bincount(context, minlength=contexts.size)), slots["context"][top[sampled]]
+        length = np.diff(start)[context_code]
+        row, cell = np.repeat(sampled, length), cell[piece_rows(start[context_code], length)]
+        eligible = _eligible_in(cell, set_index[row], members, cells=cells, arms=n_arms)
+        has_cell = rank[row] < n_arms
+        row, cell = row[has_cell], cell[has_cell]
+        return PropensityBets(arms=arm_bets, cells=bet_sums(p[row], cell * n_arms + rank[row], eligible=eligible))
 
 
 class ClippedPropensities(Check):
@@ -176,53 +176,59 @@ class RepeatedRows(Check):
         digest = context_digests(*contexts.entries, contexts=contexts.size)
         # sessions are sampled by their first decisions, so that copies of a session are sampled together
         begins = run_starts(log.slots["session_id"])
-        start = digest[log.slots["context"][begins]] + log.slots["at"][begins]
-        is_sampled = np.repeat(checked.sampled(start), np.diff(begins, append=len(log)))
+        start_digest = digest[log.slots["context"][begins]] + log.slots["at"][begins]
+        is_sampled = np.repeat(checked.sampled(start_digest), np.diff(begins, append=len(log)))
         log = log.select_rows(np.flatnonzero(is_sampled))
         checked, slots = replace(checked, logged=replace(checked.logged, log=log)), log.slots
-        moment = hash_bits(digest[slots["context"]] + slots["at"], salt=_REPEATS_SALT)
+        moment_bits = hash_bits(digest[slots["context"]] + slots["at"], salt=_REPEATS_SALT)
         (top, p), rank = checked.top_slots, checked.arms.ranks(slots["arm_id"])
         order = hash_bits(decision_digests(slots)[top], salt=_REPEATS_SALT)
         # a digest of all that a session has, without its keys
         shown = rank * 1_000_003 + slots["position"] * 1_009 + slots["step"]
-        row_bits = hash_bits(moment.view(np.int64) + shown, salt=_REPEATS_SALT)
-        first, session = distinct(slots["session_id"])
-        content = np.zeros(len(first), np.uint64)
-        np.add.at(content, session, row_bits)
+        row_bits = hash_bits(moment_bits.view(np.int64) + shown, salt=_REPEATS_SALT)
+        first_rows, session = distinct(slots["session_id"])
+        session_bits = np.zeros(len(first_rows), np.uint64)
+        np.add.at(session_bits, session, row_bits)
         row, event_bits = _events(log)
-        np.add.at(content, session[row], hash_bits((row_bits[row] + event_bits).view(np.int64), salt=_REPEATS_SALT))
-        kinds = FirstCounts.count_rows(content, GROUPS)
-        return RepeatSums(Draws.sample(moment[top], order, rank[top], p), kinds)
+        np.add.at(
+            session_bits, session[row], hash_bits((row_bits[row] + event_bits).view(np.int64), salt=_REPEATS_SALT)
+        )
+        first_counts = FirstCounts.count_rows(session_bits, GROUPS)
+        return RepeatSums(Draws.sample(moment_bits[top], order, rank[top], p), first_counts)
 
 
 def _eligible_in(cell: Ids, set_index: Ids, members: Sequence[Ids], *, cells: int, arms: int) -> Array:
     """Return the number of rows of each cell in which each of the first `arms` arms was eligible, (cells * arms,).
     `cell` and `set_index` (n,) are the cell and the eligible set of each row, and `members` has the ranks of the arms
     of each set."""
-    total = np.zeros((cells, arms))
+    n_rows = np.zeros((cells, arms))
     for start in range(0, len(members), _SETS):
         portion = members[start : start + _SETS]
         rows = (set_index >= start) & (set_index < start + _SETS)
         code = cell[rows] * len(portion) + set_index[rows] - start
         counts = np.bincount(code, minlength=cells * len(portion)).reshape(cells, len(portion))
-        of_set = np.zeros((len(portion), arms))
+        is_eligible = np.zeros((len(portion), arms))
         ranks = np.concatenate(portion)
-        number = np.repeat(np.arange(len(portion)), [len(ranks_of_set) for ranks_of_set in portion])
-        of_set[number[ranks < arms], ranks[ranks < arms]] = 1
-        total += counts @ of_set
-    return total.ravel()
+        set_number = np.repeat(np.arange(len(portion)), [len(ranks_of_set) for ranks_of_set in portion])
+        is_eligible[set_number[ranks < arms], ranks[ranks < arms]] = 1
+        n_rows += counts @ is_eligible
+    return n_rows.ravel()
 
 
 def _events(log: Batch) -> tuple[Index, Words]:
     """Return the first row of the decision of each event, and hashed bits of the event."""
-    first, events = run_starts(log.slots["decision_id"]), log.events
-    order = np.argsort(log.slots["decision_id"][first])
-    index, is_there = look_up(log.slots["decision_id"][first][order], events["decision_id"])
-    kinds, kind = np.unique(events["kind"][is_there].astype(str), return_inverse=True)
+    first_rows, events = run_starts(log.slots["decision_id"]), log.events
+    order = np.argsort(log.slots["decision_id"][first_rows])
+    index, has_decision = look_up(log.slots["decision_id"][first_rows][order], events["decision_id"])
+    kinds, kind = np.unique(events["kind"][has_decision].astype(str), return_inverse=True)
     codes = np.array([crc32(name.encode()) for name in kinds.tolist()], np.int64)
-    what = events["age_us"][is_there] * 1_009 + events["position"][is_there] + (codes[kind.ravel()] << 24)
-    value = events["value"][is_there].astype(np.float64).view(np.int64)
-    return first[order[index[is_there]]], hash_bits(what, salt=_REPEATS_SALT) + hash_bits(value, salt=_REPEATS_SALT)
+    event_codes = (
+        events["age_us"][has_decision] * 1_009 + events["position"][has_decision] + (codes[kind.ravel()] << 24)
+    )
+    value_bits = events["value"][has_decision].astype(np.float64).view(np.int64)
+    return first_rows[order[index[has_decision]]], hash_bits(event_codes, salt=_REPEATS_SALT) + hash_bits(
+        value_bits, salt=_REPEATS_SALT
+    )
 
 
 # -- rewards: their users, changes over time, delays, and dependence on earlier slots --
@@ -240,10 +246,13 @@ class LogDrift(Check):
         slots, extent = checked.rows.slots, checked.extent
         propensity = np.where(np.isnan(slots["propensity"]), slots["marginal"], slots["propensity"])
         is_first = (slots["position"] == 1) & (slots["step"] == 0) & ~slots["subsampled"] & (propensity > 0)
-        at, keep, arm, cluster = (slots[name][is_first] for name in ("at", "keep_probability", "arm_id", "cluster"))
+        at, keep_probability, arm, cluster = (
+            slots[name][is_first] for name in ("at", "keep_probability", "arm_id", "cluster")
+        )
         length = extent.last_at - extent.first_at + 1
         return DriftSums.from_rows(
-            checked.rows.reward[is_first], propensity=propensity[is_first] * keep, arm=checked.arms.ranks(arm),
+            checked.rows.reward[is_first], propensity=propensity[is_first] * keep_probability,
+            arm=checked.arms.ranks(arm),
             arms=len(checked.arms), cluster=cluster,
             period=np.clip((at - extent.first_at) * PERIODS // length, 0, PERIODS - 1),
         )  # fmt: skip
@@ -259,17 +268,17 @@ class YoungRewards(Check):
         slots, log, definition = checked.rows.slots, checked.logged.log, checked.reward
         if not slots["imported"].any():
             return None
-        decisions, first = np.unique(slots["decision_id"], return_index=True)
+        decisions, first_rows = np.unique(slots["decision_id"], return_index=True)
         # of a long log, a sample of persons
         share = np.uint64(max(1, -(-checked.extent.decisions // MAX_DECISIONS)))
-        is_used = hash_bits(slots["cluster"][first], salt=_PERSONS_SALT) % share == 0
-        decisions, first = decisions[is_used], first[is_used]
+        is_used = hash_bits(slots["cluster"][first_rows], salt=_PERSONS_SALT) % share == 0
+        decisions, first_rows = decisions[is_used], first_rows[is_used]
         events = take(log.events, look_up(decisions, log.events["decision_id"])[1])
         events, reward = reward_log.event_rewards(replace(log, events=events), definition)
-        since = np.maximum(checked.extent.last_at - slots["at"][first], 0) / max(1, definition.window_us)
-        distance = np.where(slots["imported"][first], since, np.inf)
+        windows_left = np.maximum(checked.extent.last_at - slots["at"][first_rows], 0) / max(1, definition.window_us)
+        distance = np.where(slots["imported"][first_rows], windows_left, np.inf)
         return ArrivalSums.from_rows(
-            distance, cluster=slots["cluster"][first], decision=np.searchsorted(decisions, events["decision_id"]),
+            distance, cluster=slots["cluster"][first_rows], decision=np.searchsorted(decisions, events["decision_id"]),
             age=events["age_us"] / max(1, definition.window_us), reward=reward,
         )  # fmt: skip
 
@@ -363,9 +372,9 @@ def _cells(checked: CheckedRows) -> tuple[Ids, int]:
     cells."""
     slots, arms, positions = checked.rows.slots, checked.arms, checked.extent.positions
     rank = arms.ranks(slots["arm_id"])
-    number = min(len(arms), max(1, dependence.CELLS // positions))
-    inside = (rank < number) & (slots["position"] <= positions)
-    return np.where(inside, rank * positions + slots["position"] - 1, -1), number * positions
+    n_arms = min(len(arms), max(1, dependence.CELLS // positions))
+    has_cell = (rank < n_arms) & (slots["position"] <= positions)
+    return np.where(has_cell, rank * positions + slots["position"] - 1, -1), n_arms * positions
 
 
 # Every check, in the order of `ope.checks.reasons`.

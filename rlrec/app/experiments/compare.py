@@ -92,7 +92,7 @@ def show(
         experiment = lookup.compared_with(experiment, rival)
         study = replace(unit_outcomes.experiment_study(unit, experiment, definitions), segment=by)
         covered = selected.times(unit, study.selection)
-        if references := interleaved.rankers(experiment):
+        if references := interleaved.ranker_names(experiment):
             if log or by:
                 hint = f"leave out {'--log' if log else '--by'}"
                 raise InputError("an interleaved experiment is compared on its whole log", hint=hint)
@@ -126,7 +126,7 @@ def show(
         store.notice(f"left out: the rewards of censored slots, in {quantity(sums.censored, 'decision')}")
     if maturity is not None:
         store.notice(f"no decision of {name} is mature yet: {maturity}")
-    rows, unit_differences = unit_outcomes.to_json(collected)
+    rows, unit_differences = unit_outcomes.rows_of_figures(collected)
     if arrivals is not None:
         arrivals.add_days(unit_differences)
     answering = "reward_per_unit", definitions[0].name
@@ -247,7 +247,7 @@ def _interleaved(
 ) -> VariantComparison:  # fmt: skip
     """Compare two interleaved rankers by the credit of their teams. The credit of a team is the mean reward of its
     slots per decision."""
-    credit = interleaved.credit(unit, experiment, definition, level=level)
+    credit = interleaved.team_credit(unit, experiment, definition, level=level)
     picks = [credit.first_picks, credit.decisions - credit.first_picks]
     split = comparison.sample_ratio([((1.0, 1.0), [picks] if credit.decisions else [])])
     units = sum(experiments.count_units(unit, experiment.id).values())

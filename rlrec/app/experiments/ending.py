@@ -166,7 +166,7 @@ def _successor(unit: Unit, ended: experiments.Experiment, label: str) -> Version
     """Return the version that the promotion of a variant, or of an interleaved ranker, makes live. For a variant that
     has learned, this is the variant's version, whose belief becomes the next version of its policy. Raises InputError
     where there is none, or the experiment is stopped."""
-    rankers = interleaved.rankers(ended)
+    rankers = interleaved.ranker_names(ended)
     references = dict(zip(TEAMS, rankers, strict=False)) or {row.label: row.policy for row in ended.variants}
     if label not in references:
         clause, hint = f" in experiment {ended.name}", f"one of {', '.join(references)}"

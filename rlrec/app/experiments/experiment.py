@@ -116,7 +116,7 @@ def create(store: Store, request: Request) -> ExperimentSummary:
             return _existing(unit, stored, request)
         removals = settings.get(unit).removals
         forks = [fork(unit, variant) for variant in request.variants]
-        drafted = interleaved.versions(unit, request.interleave) if request.interleave else []
+        drafted = interleaved.ranker_versions(unit, request.interleave) if request.interleave else []
 
     def work(unit: Unit) -> ExperimentSummary:
         settings.lock_removals(unit, removals)
@@ -173,12 +173,12 @@ def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence
         hint = f"give one variant a policy, as `rlrec policy create NAME --kind {holdout.KIND}` makes"
         raise InputError("every variant is uniform, so that nothing says which reward counts", hint=hint)
     if models:
-        declared.check(unit, request.metrics, request.guards, first=models[0].reward.name)
+        declared.check(unit, request.metrics, request.guards, first_reward=models[0].reward.name)
     variants = [
         (fork.variant.label, _add_policy(unit, request.name, fork, models[0]), fork.variant.weight) for fork in forks
     ]
     if request.holdout is not None:
-        weight = holdout.weight(request.holdout, [variant.weight for variant in request.variants])
+        weight = holdout.holdout_weight(request.holdout, [variant.weight for variant in request.variants])
         policy_id = holdout.add_policy(unit, request.name, models[0])
         variants.append((holdout.LABEL, policy_id, weight))
     if served is not None:
@@ -235,7 +235,7 @@ def _check(request: Request) -> None:
         return
     labels = [variant.label for variant in request.variants]
     if request.holdout is not None:
-        holdout.check(request.holdout)
+        holdout.check_share(request.holdout)
         labels.append(holdout.LABEL)
     if len(labels) < 2:
         hint = "give --variant twice: LABEL=POLICY"
@@ -314,7 +314,7 @@ def list_experiments(store: Store) -> list[ExperimentSummary]:
 def summary(unit: Unit, experiment: Experiment) -> ExperimentSummary:
     serving, shares = versions_of(unit, experiment), shares_of(experiment)
     rows = [(variant.label, serving[variant.id], shares[variant.id]) for variant in experiment.variants]
-    references = interleaved.rankers(experiment)
+    references = interleaved.ranker_names(experiment)
     if references:
         rows = [(team, lookup.version(unit, name)[0], 0.5) for team, name in zip(TEAMS, references, strict=True)]
     row: ExperimentSummary = {
@@ -373,8 +373,8 @@ def set_weights(store: Store, name: str, weights: Mapping[str, float]) -> Experi
         experiment = _running(unit, name)
         _check_labels(experiment, weights)
         new_weights = dict(weights)
-        if (held_share := holdout.share(experiment)) is not None:
-            new_weights[holdout.LABEL] = holdout.weight(held_share, list(weights.values()))
+        if (held_share := holdout.stored_share(experiment)) is not None:
+            new_weights[holdout.LABEL] = holdout.holdout_weight(held_share, list(weights.values()))
         shares, total = shares_of(experiment), sum(new_weights.values())
         changes = {row.label: new_weights[row.label] / total - shares[row.id] for row in experiment.variants}
         last = experiment.variants[-1].label
@@ -422,7 +422,7 @@ def _running(unit: Unit, name: str) -> Experiment:
 def _check_labels(experiment: Experiment, weights: Mapping[str, float]) -> None:
     """Raise InputError unless the weights name all variants of an experiment, and its weights can change."""
     labels = [variant.label for variant in experiment.variants]
-    if holdout.share(experiment) is not None:
+    if holdout.stored_share(experiment) is not None:
         labels.remove(holdout.LABEL)  # keeps its share
     clause, hint = f" in experiment {experiment.name}", f"give a weight to each of {', '.join(labels)}"
     # with only one variant, a weight just makes a frozen experiment take units again

@@ -86,7 +86,7 @@ def plan(store: Store, request: Request) -> Plan:
 
 def _stored_plan(unit: Unit, request: Request) -> Plan:
     named = [] if request.metric is None else [request.metric]
-    declared.check(unit, named, [], first="default")
+    declared.check(unit, named, [], first_reward="default")
     experiment = None if request.name is None else lookup.experiment(unit, request.name)
     rewards = unit_outcomes.rewards_of(unit, [row.reward for row in named if row.reward], experiment)
     if experiment is None:
@@ -109,7 +109,7 @@ def experiment_plan(figures: StudyFigures, arrivals: NewUnits, request: Request)
 
     figures, arrivals: of its study."""
     experiment = figures.study.experiment
-    if experiment is None or interleaved.rankers(experiment):
+    if experiment is None or interleaved.ranker_names(experiment):
         return None
     shares = shares_of(experiment)
     compared = [shares[variant.id] for variant in experiment.variants if variant.label != holdout.LABEL]

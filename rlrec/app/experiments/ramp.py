@@ -42,7 +42,7 @@ def advance(store: Store, name: str) -> RampAnswer:
             name = stage.ramp.name
             hint = f"`rlrec experiment stop {name} --promote {CANDIDATE}` ends it, `rlrec route ramp` begins others"
             raise InputError(f"the ramp {name} has no steps", hint=hint)
-        look, now, by = unit_outcomes.look(unit, stage.ramp), unit.now, stage.ramp.unit
+        look, now, by = unit_outcomes.look_at_experiment(unit, stage.ramp), unit.now, stage.ramp.unit
         by_reward = len(policies.rewards(unit)) > 1
     blocked = None
     if any("sample-ratio" in row["reasons"] for row in look.differences):

@@ -172,7 +172,7 @@ def _forks_of_holdout(unit: Unit, request: Request, reference: str) -> list[expe
     InputError for a holdout that would get what the route serves, or is impossible."""
     if request.holdout is None:
         return []
-    holdout.check(request.holdout)
+    holdout.check_share(request.holdout)
     name, is_pinned = request.holdout_policy, lookup.split_reference(request.holdout_policy)[1] is not None
     if name != UNIFORM or policies.by_name(unit, name) is not None:
         version, served = servable(unit, name)[0], servable(unit, reference)[0]
@@ -308,7 +308,7 @@ def set_route(store: Store, request: Request) -> RouteSummary:
 
             answer |= {
                 "estimate": gate["estimate"], "lower": gate["lower"], "estimator": gate["estimator"],
-                "guards": gate["guards"], "gate": gate, "why": paired_gate.refusal(gate),
+                "guards": gate["guards"], "gate": gate, "why": paired_gate.refusal_sentence(gate),
                 "repeated": earlier is not None,
             }  # fmt: skip
         return answer
@@ -327,7 +327,7 @@ def _look(unit: Unit, live: RouteChange, options: GateOptions, looks: list[GateL
     if live.reference == options.candidate:
         raise InputError(f"route {live.route} serves {live.reference} already: there is nothing to compare it with")
     reports = [parse(look.report, f"look {look.id} of the gate of route {live.route}") for look in looks]
-    gate = paired_gate.look(unit, options, looks=reports)
+    gate = paired_gate.judge_candidate(unit, options, earlier_tests=reports)
     version, _ = servable(unit, options.candidate)
     for look, earlier in zip(looks, reports, strict=True):
         if look.version_id == version.id and paired_gate.is_repeated(gate, earlier):

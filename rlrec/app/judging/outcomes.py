@@ -118,7 +118,7 @@ def _answer(store: Store, request: Request, figures: StudyFigures) -> Result:
         raise EmptyLog("no unit is selected", hint=hint)
     if sums.censored:
         store.notice(f"left out: the rewards of censored slots, in {quantity(sums.censored, 'decision')}")
-    rows, differences = unit_outcomes.to_json(figures)
+    rows, differences = unit_outcomes.rows_of_figures(figures)
     return {
         "unit": study.experiment.unit if study.experiment else "user" if figures.any_user else "session",
         "outcomes": rows, "differences": differences, "by": study.by, "experiment": request.experiment,
@@ -152,7 +152,7 @@ def _study(unit: Unit, request: Request) -> Study:
     experiment = None if request.experiment is None else lookup.experiment(unit, request.experiment)
     segment = None if request.by is None or request.by in BY else request.by
     by = "variant" if segment else request.by or ("variant" if experiment else None)
-    if experiment is not None and by == "variant" and interleaved.rankers(experiment):
+    if experiment is not None and by == "variant" and interleaved.ranker_names(experiment):
         hint = f"`rlrec experiment show {experiment.name}` compares them"
         raise InputError(f"experiment {experiment.name} is interleaved: every unit sees both versions", hint=hint)
     log = filters.join_filters(experiment and f"experiment={experiment.name}", request.log)

@@ -387,7 +387,7 @@ class _TrainingRun:
         live, gate_split = self.live.reference, replace(selection, splits=[GATE])
         with self.log_store.read() as unit, bulk.alongside(unit):
             live_targets = targets.resolve(unit, [live], reward=self.parent.reward.name, greedy=False)
-            sides = [targets.trained(unit, candidate, weights), *live_targets]
+            sides = [targets.trained_target(unit, candidate, weights), *live_targets]
             gamma, visits = self.request.gamma, None
             options: dict[str, Any] = {
                 "gamma": gamma, "progress": self.lease.renew, "engine": self.engine, "log": self.log,
@@ -405,7 +405,7 @@ class _TrainingRun:
             gain, visits = gain.over_served, None if visits is None else visits.over_served
         number = 1 + sum(not look["repeated"] for look in looks)
         look: GateReport = {
-            **paired_gate.judged(gain, visits, number, nightly_alpha(number), supported_elsewhere=is_near_log),
+            **paired_gate.judge_gain(gain, visits, number, nightly_alpha(number), supported_elsewhere=is_near_log),
             "against": self.live.number if over_live else None, "sessions": (visits or gain).estimates[0].n,
             "repeated": False,
         }  # fmt: skip

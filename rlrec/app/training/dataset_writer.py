@@ -13,7 +13,7 @@ from rlrec.app.distributions.trained import TrainedModel
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation, Request
-from rlrec.app.evaluation.rows.log_rows import clusters
+from rlrec.app.evaluation.rows.log_rows import cluster_digests
 from rlrec.app.log import ended_visits, stored_contexts
 from rlrec.app.log.ended_visits import Cutoff, EndedVisits
 from rlrec.app.log.reward_log import UnusedVisits
@@ -205,7 +205,7 @@ class DatasetWriter:
         pairs = zip(users, sessions, strict=True)
         names_of_clusters = [f"user/{user}" if user else f"session/{key}" for user, key in pairs]
         stratum = self.evaluation.loggers.stratum_codes(
-            slots | {"cluster": clusters(slots, "user")}, visits.begins, spans_batches=self._spanning,
+            slots | {"cluster": cluster_digests(slots, "user")}, visits.begins, spans_batches=self._spanning,
             max_loggers=self.max_loggers,
         )  # fmt: skip
         eligible, revision = visits.per_decision("eligible_id"), visits.per_decision("catalogue_revision")

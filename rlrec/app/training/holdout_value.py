@@ -13,7 +13,7 @@ import numpy as np
 
 from rlrec import ope
 from rlrec.app.evaluation.models.reward_models import Decisions, ReturnModel, ReturnSums, TargetSlates
-from rlrec.app.evaluation.rows.groups import members
+from rlrec.app.evaluation.rows.groups import group_members
 from rlrec.app.training.dataset import DatasetSplit, DecisionBlock, VisitRows, blocks
 from rlrec.arrays import Array
 from rlrec.ope.checks.reasons import LEAST_ESS
@@ -202,7 +202,7 @@ class HoldoutValue:
                 predicted=predicted, expected=expected, largest=-rows.lowest,
                 default=rows.default > 0,
             )  # fmt: skip
-            for number, visits in members(rows.stratum, len(strata)):
+            for number, visits in group_members(rows.stratum, len(strata)):
                 stratum_batch = batch if visits is None else batch.take(visits)
                 partials = add_each(partials, {strata[number]: self.fold.partial(stratum_batch)})
         return partials

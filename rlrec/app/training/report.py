@@ -131,4 +131,4 @@ def refusal_reason(gate: GateReport | None, trained: TrainingResult, *, same_liv
         if not trained.supported:
             return no_step_reason(trained, tune)
         return "nothing on the tune split says that it is better"
-    return paired_gate.refusal(gate) or "the gate did not let it pass"
+    return paired_gate.refusal_sentence(gate) or "the gate did not let it pass"

@@ -93,7 +93,11 @@ def checked_rows(world: World, *, cluster: str = "user", **flags: Any) -> Checke
         "censored": falses, "estimated": falses, "subsampled": falses, "keep_probability": np.ones(n * k),
         "group": zeros,
     }  # fmt: skip
-    slots |= log_rows.slates(slots) | log_rows.course(slots) | {"cluster": log_rows.clusters(slots, cluster)}
+    slots |= (
+        log_rows.slate_places(slots)
+        | log_rows.visit_course(slots)
+        | {"cluster": log_rows.cluster_digests(slots, cluster)}
+    )
     clicked = np.flatnonzero(world.reward.ravel() != 0)
     events = {
         "decision_id": decision[clicked], "position": slots["position"][clicked],

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrec.app.evaluation.comparisons.paired_gate import refusal
+from rlrec.app.evaluation.comparisons.paired_gate import refusal_sentence
 from rlrec.app.log.splits import TRAIN
 from rlrec.app.training.ascent import Epoch, Trainer, TrainingOptions
 from rlrec.app.training.dataset import DatasetSplit
@@ -64,16 +64,16 @@ def gate(
 
 
 def test_a_candidate_passes_if_its_gain_is_sure() -> None:
-    assert refusal(gate(0.1, "weak")) is None
-    assert None not in map(refusal, (gate(0.0), gate(None), gate(0.1, "insufficient")))
+    assert refusal_sentence(gate(0.1, "weak")) is None
+    assert None not in map(refusal_sentence, (gate(0.0), gate(None), gate(0.1, "insufficient")))
 
 
 def test_dust_is_no_gain() -> None:
-    assert refusal(gate(4e-16, upper=6e-16)) == "it is the same policy as version 1: no difference"
+    assert refusal_sentence(gate(4e-16, upper=6e-16)) == "it is the same policy as version 1: no difference"
 
 
 def test_what_learned_from_its_judges_is_refused_for_that() -> None:
-    refused = str(refusal(gate(0.1, "weak", reasons=["in-sample"])))
+    refused = str(refusal_sentence(gate(0.1, "weak", reasons=["in-sample"])))
     assert refused.startswith("it has learned from visits that the gate judges by")
 
 

@@ -90,7 +90,7 @@ def test_a_page_far_from_what_was_logged_is_refused_whatever_its_slots_say(run_s
     with closing(Store(sqlite_db, now=now)) as store, store.read() as unit:
         sides = targets.resolve(unit, ["pg@2", "pg@1"], reward=None, greedy=False)
         gains = paired_gate.page_gains(unit, sides, Selection(splits=[GATE]))
-    judged = [paired_gate.judged(*gains, 1, gate_alpha(1), supported_elsewhere=near) for near in (False, True)]
+    judged = [paired_gate.judge_gain(*gains, 1, gate_alpha(1), supported_elsewhere=near) for near in (False, True)]
     assert [judgement["passed"] for judgement in judged] == [False, True]
 
 

@@ -61,25 +61,26 @@ class Declaration(Record):
 
     @classmethod
     def from_definition(
-        cls, experiment: Experiment, metrics: Sequence[Metric], rewards: Sequence[Reward], first: str | None,
+        cls, experiment: Experiment, metrics: Sequence[Metric], rewards: Sequence[Reward], first_reward: str | None,
         weights: Mapping[str, float],
     ) -> Declaration:  # fmt: skip
         """Return the declaration of an experiment, among the metrics of an answer with these rewards. Where no metric
         was declared, reward per unit decides, for each reward.
 
-        `first` is the name of the reward that the variants learn, and `weights` are by label, at the start."""
-        stored = experiment.declaration
+        `first_reward` is the name of the reward that the variants learn, and `weights` are by label, at the start."""
+        definition = experiment.declaration
 
         def named(name: str, reward: str | None) -> Metric:
             return next(
                 metric for metric in metrics
-                if metric.name == name and (metric.reward is None or rewards[metric.reward].name == (reward or first))
+                if metric.name == name
+                and (metric.reward is None or rewards[metric.reward].name == (reward or first_reward))
             )  # fmt: skip
 
-        success = [named(*row) for row in stored.get(METRIC, [])]
+        success = [named(*row) for row in definition.get(METRIC, [])]
         return cls(
             success=success or [metric for metric in metrics if metric.name == DEFAULT_METRIC],
-            guards=[(named(name, reward), least) for name, reward, least in stored.get(GUARDS, [])],
+            guards=[(named(name, reward), least) for name, reward, least in definition.get(GUARDS, [])],
             best_n=expected_units(experiment),
             weights=[weights[variant.label] for variant in experiment.variants],
         )
@@ -90,21 +91,23 @@ def expected_units(experiment: Experiment) -> int:
     return int(experiment.declaration.get(BEST_N, DEFAULT_SIZE))
 
 
-def reward_names(experiment: Experiment, first: str | None) -> list[str]:
+def reward_names(experiment: Experiment, first_reward: str | None) -> list[str]:
     """Return the rewards that the declaration of an experiment names, those of deciding metrics first."""
     from rlrec.ope.comparisons import comparison
 
-    stored = experiment.declaration
-    needed = {metric.name for metric in comparison.metrics(1) if metric.reward is not None}
+    definition = experiment.declaration
+    reward_metrics = {metric.name for metric in comparison.metrics(1) if metric.reward is not None}
     named = [
-        reward or first for name, reward, *_ in (*stored.get(METRIC, []), *stored.get(GUARDS, [])) if name in needed
+        reward or first_reward
+        for name, reward, *_ in (*definition.get(METRIC, []), *definition.get(GUARDS, []))
+        if name in reward_metrics
     ]
     return [*dict.fromkeys(name for name in named if name is not None)]
 
 
-def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName], *, first: str) -> None:
+def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName], *, first_reward: str) -> None:
     """Raise InputError where a metric or a reward is unknown, where a metric both decides and guards, or is named
-    twice. `first` is the name of the reward that the variants learn."""
+    twice. `first_reward` is the name of the reward that the variants learn."""
     from rlrec.ope.comparisons import comparison
 
     takes_reward = {metric.name: metric.reward is not None for metric in comparison.metrics(1)}
@@ -120,9 +123,9 @@ def check(unit: Unit, success: Sequence[MetricName], guards: Sequence[GuardName]
             raise InputError(f"{role} {name}: {name.metric} has no reward", hint=f"write {name.metric}")
         if name.reward is not None:
             lookup.reward(unit, name.reward)
-        full_name = name._replace(reward=name.reward or first) if takes_reward[name.metric] else name
-        if (earlier := roles.get(full_name)) is not None:
-            text = f"is a {role} twice" if earlier == role else "is the metric that decides, and no guard of it"
+        full_name = name._replace(reward=name.reward or first_reward) if takes_reward[name.metric] else name
+        if (earlier_role := roles.get(full_name)) is not None:
+            text = f"is a {role} twice" if earlier_role == role else "is the metric that decides, and no guard of it"
             raise InputError(f"{full_name} {text}", hint="name each metric once")
         roles[full_name] = role
     for guard in guards:

@@ -22,14 +22,14 @@ MIN_SHARE, MAX_SHARE = 1e-9, 0.5
 Estimate = Mapping[str, Any]
 
 
-def check(share: float) -> None:
+def check_share(share: float) -> None:
     """Raise InputError for a share that is close to 0 or above a half."""
     if not MIN_SHARE <= share <= MAX_SHARE:
         hint = f"it lies between {MIN_SHARE:g} and {MAX_SHARE:g}, and is above 0"
         raise InputError(f"the holdout is {share:g} of all units", hint=hint)
 
 
-def weight(share: float, variant_weights: Sequence[float]) -> float:
+def holdout_weight(share: float, variant_weights: Sequence[float]) -> float:
     """Return the weight of a holdout with this share of all units, given the weights of the variants."""
     return sum(variant_weights) * share / (1 - share)
 
@@ -46,10 +46,10 @@ def add_policy(unit: Unit, experiment: str, model: Version, *, label: str = LABE
     return policy_id
 
 
-def share(experiment: Experiment) -> float | None:
+def stored_share(experiment: Experiment) -> float | None:
     """Return the holdout's share of all units, or None without a holdout."""
-    value = experiment.declaration.get(LABEL)
-    return None if value is None else float(value)
+    stored_share = experiment.declaration.get(LABEL)
+    return None if stored_share is None else float(stored_share)
 
 
 def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> dict[str, Any] | None:
@@ -61,23 +61,27 @@ def compare_holdout(unit: Unit, experiment: Experiment, reward: Reward, *, level
     from rlrec.ope.checks.reasons import in_order, worst_verdict
     from rlrec.ope.comparisons.comparison import difference
 
-    size = share(experiment)
-    if size is None:
+    unit_share = stored_share(experiment)
+    if unit_share is None:
         return None
     holdout = next(variant for variant in experiment.variants if variant.label == LABEL)
     sides = [holdout.id], [variant.id for variant in experiment.variants if variant is not holdout]
-    truth, estimate = (_judged(unit, holdout.policy, ids, experiment.unit, reward, level) for ids in sides)
-    compared = difference(_mean(estimate), _mean(truth), level=level)
+    measured, estimate = (
+        _estimate_variants(unit, holdout.policy, ids, experiment.unit, reward, level) for ids in sides
+    )
+    compared = difference(_metric_value(estimate), _metric_value(measured), level=level)
     return {
-        "label": LABEL, "share": size, **{name: truth[name] for name in ("value", "lower", "upper")},
+        "label": LABEL, "share": unit_share, **{name: measured[name] for name in ("value", "lower", "upper")},
         "estimate": estimate["value"], "estimate_lower": estimate["lower"], "estimate_upper": estimate["upper"],
         "difference": compared.value, "p_value": compared.p_value,
-        "verdict": worst_verdict((truth["verdict"], estimate["verdict"])),
-        "reasons": [*in_order([*truth["reasons"], *estimate["reasons"]])],
+        "verdict": worst_verdict((measured["verdict"], estimate["verdict"])),
+        "reasons": [*in_order([*measured["reasons"], *estimate["reasons"]])],
     }  # fmt: skip
 
 
-def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: Reward, level: float) -> Estimate:
+def _estimate_variants(
+    unit: Unit, policy: str, variants: Sequence[int], by: str, reward: Reward, level: float
+) -> Estimate:
     """Return the `snips` estimate of a policy on the decisions of some variants. On its own decisions, where all
     weights are 1, this is the mean."""
     from rlrec.app.evaluation.passes import estimates
@@ -93,7 +97,7 @@ def _judged(unit: Unit, policy: str, variants: Sequence[int], by: str, reward: R
     return row.record
 
 
-def _mean(estimate: Estimate) -> Any:
+def _metric_value(estimate: Estimate) -> Any:
     from rlrec.ope.comparisons.comparison import MetricValue
 
     value, error = (nan if estimate[name] is None else estimate[name] for name in ("value", "std_error"))

@@ -39,12 +39,12 @@ class TeamCredit(NamedTuple):
     wins: tuple[int, int, int] | tuple[None, None, None]
 
 
-def rankers(experiment: Experiment) -> list[str]:
+def ranker_names(experiment: Experiment) -> list[str]:
     """Return the references of the two rankers, as the experiment defines them, or [] for any other experiment."""
     return [str(reference) for reference in experiment.declaration.get(OPTION) or []]
 
 
-def versions(unit: Unit, references: Sequence[str]) -> list[Version]:
+def ranker_versions(unit: Unit, references: Sequence[str]) -> list[Version]:
     """Return the versions that will take turns. Raise InputError unless they are two suitable ones."""
     if len(references) != 2:
         hint = "give two: --interleave home@2,other@1"
@@ -81,49 +81,50 @@ def _ranker(unit: Unit, reference: str) -> Version:
     return version
 
 
-def add_policy(unit: Unit, experiment: str, drafted: Sequence[Version]) -> int:
+def add_policy(unit: Unit, experiment: str, ranker_versions: Sequence[Version]) -> int:
     """Create the policy that fills slates from these two versions, and return its id."""
     from rlrec.app.distributions import designs
 
-    fields = dict.fromkeys(name for version in drafted for name in designs.policy_of(version).reads)
+    fields = dict.fromkeys(name for version in ranker_versions for name in designs.policy_of(version).reads)
     params = {
-        "first": drafted[0].id, "second": drafted[1].id, "floor": 0.0,
+        "first": ranker_versions[0].id, "second": ranker_versions[1].id, "floor": 0.0,
         "fields": list(EVERYTHING if EVERYTHING[0] in fields else fields),
     }  # fmt: skip
     policy_id, _ = policies.create(
         unit, name=f"{kinds.TEAM_DRAFT}@{experiment}/{LABEL}", kind=kinds.TEAM_DRAFT, params=params,
         definition=canonical.text({"experiment": experiment, "variant": LABEL}), status="frozen",
-        reward_id=drafted[0].reward.id, learned_from={},
+        reward_id=ranker_versions[0].reward.id, learned_from={},
     )  # fmt: skip
     return policy_id
 
 
-def credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> TeamCredit:
+def team_credit(unit: Unit, experiment: Experiment, reward: Reward, *, level: float) -> TeamCredit:
     """Return the credit of each team on mature decisions, clustered by the assigned unit."""
     import numpy as np
 
     from rlrec.ope.comparisons import comparison
     from rlrec.ope.comparisons.comparison import MetricValue, fold
 
-    nothing = fold(np.empty(0), np.empty(0, np.int64), spans_batches=True)
-    sums, first_picks, sessions = [nothing, nothing, nothing], 0, 0
-    for unit_ids, session_ids, credited, picks in _credited(unit, experiment, reward):
+    empty_sums = fold(np.empty(0), np.empty(0, np.int64), spans_batches=True)
+    sums, first_picks, sessions = [empty_sums, empty_sums, empty_sums], 0, 0
+    for unit_ids, session_ids, credited, picks in _read_credits(unit, experiment, reward):
         columns = (credited[:, 0], credited[:, 1], credited[:, 1] - credited[:, 0])
         sums = [total + fold(column, unit_ids, spans_batches=True) for total, column in zip(sums, columns, strict=True)]
         first_picks += picks
         sessions += len(np.unique(session_ids))
-    first, second, difference = map(MetricValue.from_sums, sums)
+    first_value, second_value, difference = map(MetricValue.from_sums, sums)
     summary = sums[2].summary()
     sign = np.sign(summary.units[:, 0])
     wins = int((sign < 0).sum()), int((sign > 0).sum()), int((sign == 0).sum())
     return TeamCredit(
-        means=[first, second], difference=comparison.compare_with_zero(difference, level=level, base=first.value),
+        means=[first_value, second_value],
+        difference=comparison.compare_with_zero(difference, level=level, base=first_value.value),
         sessions=sessions, decisions=round(difference.denominator), first_picks=first_picks,
         wins=(None, None, None) if summary.blocks else wins,
     )  # fmt: skip
 
 
-def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tuple[Any, Any, Any, int]]:
+def _read_credits(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tuple[Any, Any, Any, int]]:
     """Yield for each batch the unit and session of its decisions, (n,), the credit of each team, (n, 2), and the number
     of decisions in which the first team picked first."""
     import numpy as np
@@ -146,10 +147,10 @@ def _credited(unit: Unit, experiment: Experiment, reward: Reward) -> Iterator[tu
         starts = run_starts(ids)
         teams = candidates.find_teams(unit, ids[starts].tolist())
         letters = "".join(teams[key] for key in ids[starts].tolist())
-        second = np.frombuffer(letters.encode(), np.uint8) == ord(TEAMS[1])
+        is_second = np.frombuffer(letters.encode(), np.uint8) == ord(TEAMS[1])
         # the rewards, summed by decision and team
         credited = np.column_stack(
-            [np.add.reduceat(np.where(second == team, rows.reward, 0.0), starts) for team in (False, True)]
+            [np.add.reduceat(np.where(is_second == team, rows.reward, 0.0), starts) for team in (False, True)]
         )
         unit_ids, session_ids = (rows.slots[name][starts] for name in (f"{experiment.unit}_id", "session_id"))
-        yield unit_ids, session_ids, credited, int((~second[starts]).sum())
+        yield unit_ids, session_ids, credited, int((~is_second[starts]).sum())

@@ -109,45 +109,47 @@ class RouteGate(Judgement):
     pair: Pair
 
 
-def look(unit: Unit, options: GateOptions, *, looks: Sequence[Mapping[str, Any]]) -> RouteGate:
-    """Compare the candidate with the version that the route serves. `looks` has the gate's tests of this year, oldest
-    first. Raise CheckFailed where the log has no usable rows."""
+def judge_candidate(unit: Unit, options: GateOptions, *, earlier_tests: Sequence[Mapping[str, Any]]) -> RouteGate:
+    """Compare the candidate with the version that the route serves. `earlier_tests` has the gate's tests of this year,
+    oldest first. Raise CheckFailed where the log has no usable rows."""
     selection = filters.selection(unit, options.log)
     if selection.splits is not None and list(selection.splits) != [GATE]:
         raise InputError("a gate uses split=gate, which training never uses", hint="leave split out of --log")
     selection = replace(selection, splits=[GATE])
-    definitions = {guard.name: _guarded(unit, guard.name) for guard in options.guards}
+    definitions = {guard.name: _guard_reward(unit, guard.name) for guard in options.guards}
     current, _ = lookup.version(unit, options.current)
     reward = current.reward if options.reward is None else lookup.reward(unit, options.reward)
-    since = None
+    first_judged_id = None
     try:
         selection = rows_not_trained_on(unit, selection, options.current)
-        gain, visits = _gains(unit, options, selection, reward)
-        if gain.in_sample and (since := _first_untaught_id(unit, options.candidate)) is not None:
-            selection = replace(selection, first_id=since)
-            gain, visits = _gains(unit, options, selection, reward)
-        gain_of = {guard.name: _gain(unit, options, selection, definitions[guard.name]) for guard in options.guards}
+        gain, visits = _estimate_gains(unit, options, selection, reward)
+        if gain.in_sample and (first_judged_id := _first_untaught_id(unit, options.candidate)) is not None:
+            selection = replace(selection, first_id=first_judged_id)
+            gain, visits = _estimate_gains(unit, options, selection, reward)
+        gain_of = {
+            guard.name: _estimate_gain(unit, options, selection, definitions[guard.name]) for guard in options.guards
+        }
     except EmptyLog as error:
         later_log = "visits from now on can judge it: let some be served, or begin a ramp (--share 5%)"
-        way_out = error.hint if since is None else later_log
+        way_out = error.hint if first_judged_id is None else later_log
         raise CheckFailed(f"the gate has nothing to judge by: {error.message}", hint=way_out) from error
-    pair = _pair(unit, options, selection, reward, gain.estimates[0], looks)
+    pair = _find_pair(unit, options, selection, reward, gain.estimates[0], earlier_tests)
     alpha, clusters = gate_alpha(pair["number"]), gain.estimates[0].clusters
-    schedule: dict[str, Any] = {"best_n": pair["best_n"], "is_first": pair["looks"] == 1}
-    figures = judged(gain, visits, len(looks) + 1, alpha, level=look_alpha(alpha, clusters, **schedule))
+    look_options: dict[str, Any] = {"best_n": pair["best_n"], "is_first": pair["looks"] == 1}
+    figures = judge_gain(gain, visits, len(earlier_tests) + 1, alpha, level=look_alpha(alpha, clusters, **look_options))
     # each guard must hold at the full alpha: guards do not share it
-    guard_level = look_alpha(ALPHA, clusters, **schedule)
+    guard_level = look_alpha(ALPHA, clusters, **look_options)
     guards = [_guard_report(guard, gain_of[guard.name], guard_level) for guard in options.guards]
     return {
         **figures, "reward": reward.name, "against": options.current, "n": gain.estimates[0].n, "guards": guards,
-        "passed": figures["passed"] and all(guard["passed"] for guard in guards), "since_decision": since,
+        "passed": figures["passed"] and all(guard["passed"] for guard in guards), "since_decision": first_judged_id,
         "pair": pair,
     }  # fmt: skip
 
 
-def _pair(
+def _find_pair(
     unit: Unit, options: GateOptions, selection: Selection, reward: Reward, candidate: Estimate,
-    looks: Sequence[Mapping[str, Any]],
+    earlier_tests: Sequence[Mapping[str, Any]],
 ) -> Pair:  # fmt: skip
     """Return the pair of versions that a test compares. It is the pair of an earlier test which compared the same
     versions in the same way on a log that has only grown since. Otherwise it is a new pair with the next number of the
@@ -156,16 +158,16 @@ def _pair(
     versions = " less ".join(lookup.version(unit, side)[0].reference for side in (options.candidate, options.current))
     measure = f"{reward.name} by {candidate.estimator}, gamma {options.gamma:g}, cluster {candidate.cluster}"
     compared = f"{versions}: {measure}, log {options.log or filters.ALL} from {format_time(extent.first_at)}"
-    pairs: list[Pair | None] = [look.get("pair") for look in looks]
-    if same := [pair for pair in pairs if pair and pair["compared"] == compared]:
-        return same[-1] | {"looks": len(same) + 1}
+    pairs: list[Pair | None] = [test.get("pair") for test in earlier_tests]
+    if same_pairs := [pair for pair in pairs if pair and pair["compared"] == compared]:
+        return same_pairs[-1] | {"looks": len(same_pairs) + 1}
     number = 1 + pairs.count(None) + len({pair["compared"] for pair in pairs if pair})
-    nights = max(extent.span_us / DAY_US, 1.0)
-    best_n = round(max(BEST_NIGHTS / nights, 1.0) * candidate.clusters)
+    n_nights = max(extent.span_us / DAY_US, 1.0)
+    best_n = round(max(BEST_NIGHTS / n_nights, 1.0) * candidate.clusters)
     return {"number": number, "compared": compared, "best_n": best_n, "looks": 1}
 
 
-def judged(
+def judge_gain(
     gain: Gain, visits: Gain | None, candidate: int, alpha: float, *, level: float | None = None,
     supported_elsewhere: bool = False,
 ) -> Judgement:  # fmt: skip
@@ -178,20 +180,20 @@ def judged(
     compared = gain.judge(Minus, level)
     visits_report = None if visits is None else _visits_report(visits, level, supported_elsewhere)
     # whole visits cover the effect on later states, which slots leave out
-    answer, needed = (compared if visits is None else compared.without_group("state")).answer
-    passed = answer == "better" and (visits_report is None or visits_report["passed"])
+    answer_text, needed = (compared if visits is None else compared.without_group("state")).answer
+    passed = answer_text == "better" and (visits_report is None or visits_report["passed"])
     base, difference = compared.base, compared.value  # of the same rows, which weigh alike for both
     return {
         "estimator": gain.estimates[0].estimator, "candidate": candidate, "alpha": alpha,
         "value": None if base is None or difference is None else base + difference, "live_value": base,
         "estimate": difference, "std_error": compared.std_error, "lower": compared.lower, "upper": compared.upper,
         "ess": compared.ess, "verdict": compared.verdict, "reasons": [*compared.reasons],
-        "answer": "unknown" if answer == "better" and not passed else answer, "needed": needed,
+        "answer": "unknown" if answer_text == "better" and not passed else answer_text, "needed": needed,
         "visits": visits_report, "passed": passed,
     }  # fmt: skip
 
 
-def _guarded(unit: Unit, name: str) -> Reward:
+def _guard_reward(unit: Unit, name: str) -> Reward:
     """Return the reward of a guard. `return` needs no definition, and without one it is the share of visits that the
     same user follows by another. Raise InputError for any other undefined name."""
     if name == events.RETURN and all(definition.name != name for definition in policies.rewards(unit)):
@@ -206,30 +208,30 @@ def _first_untaught_id(unit: Unit, candidate: str) -> int | None:
     gate_lessons = (lesson for lesson in target.lessons if lesson.splits is None or GATE in lesson.splits)
     selections = [lesson.selection for lesson in gate_lessons]
     selections = [selection for selection in selections if selection.splits is None or GATE in selection.splits]
-    last = [selection.last_id for selection in selections if selection.last_id is not None]
-    return max(last) + 1 if last and len(last) == len(selections) else None
+    last_ids = [selection.last_id for selection in selections if selection.last_id is not None]
+    return max(last_ids) + 1 if last_ids and len(last_ids) == len(selections) else None
 
 
 def rows_not_trained_on(unit: Unit, selection: Selection, serving: str) -> Selection:
     """Select the decisions after those that the live version has learned from, where there are enough of them.
     Otherwise select all of `selection`. Decisions of the bandit from which the live version started favour it, and are
     rarely close to it."""
-    first = _first_untaught_id(unit, serving)
-    if first is None:
+    first_id = _first_untaught_id(unit, serving)
+    if first_id is None:
         return selection
-    later_log = replace(selection, first_id=max(first, selection.first_id or 0))
-    gate = sum(selected.version_counts(unit, replace(later_log, splits=[GATE])).values())
-    return later_log if gate >= MIN_DECISIONS else selection
+    later_log = replace(selection, first_id=max(first_id, selection.first_id or 0))
+    n_gate = sum(selected.version_counts(unit, replace(later_log, splits=[GATE])).values())
+    return later_log if n_gate >= MIN_DECISIONS else selection
 
 
-def _gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
+def _estimate_gains(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> tuple[Gain, Gain | None]:
     """Return the gain that decides, and the gain by whole visits where slots decide."""
     if selected.extent(unit, selection).positions < 2:
-        return _gain(unit, options, selection, reward), None
-    return page_gains(unit, _sides(unit, options, reward), selection, **options.judging)
+        return _estimate_gain(unit, options, selection, reward), None
+    return page_gains(unit, _gate_targets(unit, options, reward), selection, **options.judging)
 
 
-def _sides(unit: Unit, options: GateOptions, reward: Reward) -> list[Target]:
+def _gate_targets(unit: Unit, options: GateOptions, reward: Reward) -> list[Target]:
     resolved = targets.resolve(unit, [options.candidate, options.current], reward=None, greedy=False)
     return [replace(side, reward=reward) for side in resolved]
 
@@ -243,14 +245,14 @@ def page_gains(unit: Unit, sides: Sequence[Target], selection: Selection, **opti
     states of the log, give the gain of a close candidate with a tenth of the error, correct to first order. They
     miss what follows a slot. So whole visits must not show that the candidate is worse. Where only whole pages earn
     rewards, whole visits decide."""
-    slots = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options)
-    if not any(estimate.value for estimate in slots.estimates):
+    slot_gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options)
+    if not any(estimate.value for estimate in slot_gain.estimates):
         return Gain.estimate(BY_VISIT, unit, sides, selection, **options), None
     reads_visits = any(side.stateful for side in sides) or events.RETURN in sides[0].reward.weights
-    sees_reward = slots.estimates[0].reward_seen >= fold.LEAST_SHARE
-    if sees_reward and not slots.carries_over and not reads_visits:
-        return slots, None
-    return slots, Gain.estimate(BY_VISIT, unit, sides, selection, **options)
+    sees_reward = slot_gain.estimates[0].reward_seen >= fold.LEAST_SHARE
+    if sees_reward and not slot_gain.carries_over and not reads_visits:
+        return slot_gain, None
+    return slot_gain, Gain.estimate(BY_VISIT, unit, sides, selection, **options)
 
 
 def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> VisitsReport:
@@ -266,10 +268,10 @@ def _visits_report(visits: Gain, alpha: float, supported_elsewhere: bool) -> Vis
     }  # fmt: skip
 
 
-def _gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> Gain:
+def _estimate_gain(unit: Unit, options: GateOptions, selection: Selection, reward: Reward) -> Gain:
     """Return the gain by impressions where neither side reads the state of a visit and nothing carries over. Otherwise
     return the gain by visits."""
-    sides = _sides(unit, options, reward)
+    sides = _gate_targets(unit, options, reward)
     if not any(side.stateful for side in sides) and events.RETURN not in reward.weights:
         gain = Gain.estimate(BY_IMPRESSION, unit, sides, selection, **options.judging)
         if not gain.carries_over:
@@ -315,11 +317,13 @@ class Gain(Record, kw_only=False, eq=False):
         """Evaluate the candidate and the live version with one estimator.
 
         `sides` has both, with one reward. `log` and `cluster` are as in `evaluate`. `progress` is called before each
-        batch. `engine` is as in `passes.sum_log`. `supported_elsewhere` is as in `judged`, and if true, no minimum
+        batch. `engine` is as in `passes.sum_log`. `supported_elsewhere` is as in `judge_gain`, and if true, no minimum
         share of effective visits is required here."""
         request = Request(targets=(), estimators=estimator, interval="normal", gamma=gamma, log=log, cluster=cluster)
-        choice = estimates.estimators(request)
-        evaluation, (rows, *check_rows), log_reader = estimates.prepare(unit, request, choice, selection, paired=sides)
+        estimator_choice = estimates.estimators(request)
+        evaluation, (rows, *check_rows), log_reader = estimates.prepare(
+            unit, request, estimator_choice, selection, paired=sides
+        )
         log_reader.progress = progress
         if sides[0].reward is sessions.RETURN_REWARD:
             rows = ReturnUnit(**vars(rows), followed=sessions.followed_visits(unit))
@@ -327,8 +331,8 @@ class Gain(Record, kw_only=False, eq=False):
             rows = replace(rows, fold=replace(rows.fold, supported=0.0))
         partials = passes.sum_log([rows, *check_rows], log_reader, engine)
         partial, failures = partials[rows], find_failures(partials[[rows, *check_rows][-1]].checks)
-        finished = fold.estimates(rows, partial, failures=failures, cluster=evaluation.cluster)
-        estimate_of = {number: estimate for (number, _), (estimate,) in finished.items()}
+        estimates_by_group = fold.estimates(rows, partial, failures=failures, cluster=evaluation.cluster)
+        estimate_of = {number: estimate for (number, _), (estimate,) in estimates_by_group.items()}
         # the weights of loggers are the same for both sides
         weightings = fold.weigh_loggers(rows, partial, (0, 1))
         sums = [side for number in (0, 1) for side in fold.over_loggers(partial, number, weightings).values()]
@@ -374,8 +378,8 @@ def _largest_reward(unit: Unit, definition: Reward, *, slots_alone: bool) -> flo
     if definition is sessions.RETURN_REWARD:
         return 1.0
     values = events.largest(unit, definition.weights, slots_only=slots_alone).items()
-    single = [Event(0, 1, kind, sign * value, 0, 0) for kind, value in values for sign in (-1, 1)]
-    rewards = (slot_reward(definition, [event], served_at=0) for event in single)
+    single_events = [Event(0, 1, kind, sign * value, 0, 0) for kind, value in values for sign in (-1, 1)]
+    rewards = (slot_reward(definition, [event], served_at=0) for event in single_events)
     return max((abs(reward - definition.default) for reward in rewards), default=0.0)
 
 
@@ -393,14 +397,14 @@ def is_repeated(gate: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
     """Tell whether a test compares the same things as an earlier test of the same candidate, on the same rows, so that
     all figures agree."""
     sides = [
-        [look.get(name) for name in _EVIDENCE]
-        + [[guard[name] for name in ("guard", "least", "estimator", "value")] for guard in look.get("guards", ())]
-        for look in (gate, earlier)
+        [test.get(name) for name in _EVIDENCE]
+        + [[guard[name] for name in ("guard", "least", "estimator", "value")] for guard in test.get("guards", ())]
+        for test in (gate, earlier)
     ]
     return earlier.keys() | LATER_KEYS == gate.keys() | LATER_KEYS and sides[0] == sides[1]
 
 
-def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
+def refusal_sentence(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
     """Return a sentence on why a gate, of a route or of training, rejected a candidate, or None where the candidate
     passed. `rival` is a name of what the candidate was compared with."""
     reasons, visits = gate["reasons"] or [], gate["visits"]
@@ -414,7 +418,7 @@ def refusal(gate: Mapping[str, Any], rival: str | None = None) -> str | None:
     is_more = gate["verdict"] != INSUFFICIENT and gate_direction(gate) == "more"
     if is_more and visits is not None and not visits["passed"]:
         return _visits_refusal(visits)
-    broken_guard = next((_broken(guard) for guard in gate.get("guards", ()) if not guard["passed"]), None)
+    broken_guard = next((_broken_sentence(guard) for guard in gate.get("guards", ()) if not guard["passed"]), None)
     if is_more and gate["answer"] == "better":
         return broken_guard
     way_out = "; --cluster session says that every session is another person" if "no-users" in reasons else ""
@@ -436,7 +440,7 @@ def _visits_refusal(visits: VisitsReport) -> str:
     return f"it is too far from what was logged: {shortage}"
 
 
-def _broken(guard: GuardReport) -> str:
+def _broken_sentence(guard: GuardReport) -> str:
     name, least = guard["guard"], f"{100 * guard['least']:.4g} %"
     if guard["verdict"] == INSUFFICIENT or doubts_of(guard["reasons"]):
         return f"of guard {name} the log cannot tell ({', '.join(guard['reasons'])})"

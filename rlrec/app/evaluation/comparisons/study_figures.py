@@ -15,7 +15,7 @@ import numpy as np
 from rlrec import times
 from rlrec.app.evaluation.comparisons import holdout
 from rlrec.app.evaluation.comparisons.declared import Declaration
-from rlrec.app.evaluation.rows.groups import MAX_GROUPS, day_numbers, too_many
+from rlrec.app.evaluation.rows.groups import MAX_GROUPS, day_numbers, too_many_groups
 from rlrec.arrays import Array, Ids, finite_or_none
 from rlrec.ope.comparisons import comparison, outcomes
 from rlrec.ope.comparisons.comparison import ALARM, Comparison, Metric, is_unlikely
@@ -110,11 +110,15 @@ class Groups(Record):
             return cls(labels=[*USERS] if by == "users" else [None])
         codes = {label: number for number, label in enumerate(dict.fromkeys(names.values()))}
         if len(codes) > MAX_GROUPS:
-            raise too_many(by)
+            raise too_many_groups(by)
         values = np.array(sorted(names), np.int64)
         code = np.array([codes[names[value]] for value in values.tolist()], np.int64)
-        shown = cls(labels=[*codes], column=column, values=values, codes=code, cut=cut)
-        return replace(shown, apart=shown._served_apart(unit, study)) if by in ("policy", "version") else shown
+        study_groups = cls(labels=[*codes], column=column, values=values, codes=code, cut=cut)
+        return (
+            replace(study_groups, apart=study_groups._served_apart(unit, study))
+            if by in ("policy", "version")
+            else study_groups
+        )
 
     def _served_apart(self, unit: Unit, study: Study) -> frozenset[int]:
         """Return the groups whose decisions fall on other days than those of the first group. Their shares by day
@@ -172,13 +176,15 @@ def _version_labels(unit: Unit, study: Study) -> dict[int, str]:
     most decisions among those of the policies that a route leads to, or else among all. The others follow in the order
     of names."""
     counts = selected.version_counts(unit, study.selection)
-    stored = policies.versions(unit, {policy.id for policy in policies.all_policies(unit)})
-    serving = [version for version in stored if version.id in counts]
-    leading = {change.policy_id for change in routes.newest_changes(unit)}
-    led = {row.id for row in serving if leading & {row.policy.id, row.policy.base_id}} or counts.keys()
+    all_versions = policies.versions(unit, {policy.id for policy in policies.all_policies(unit)})
+    serving = [version for version in all_versions if version.id in counts]
+    routed_policies = {change.policy_id for change in routes.newest_changes(unit)}
+    routed_versions = {
+        row.id for row in serving if routed_policies & {row.policy.id, row.policy.base_id}
+    } or counts.keys()
     names = {row.id: row.policy.name if study.by == "policy" else row.reference for row in serving}
     totals = Counter(dict.fromkeys(sorted(names.values()), 0))
-    for version_id in led:
+    for version_id in routed_versions:
         totals[names[version_id]] += counts[version_id]
     (baseline, _), *_ = totals.most_common(1) or [("", 0)]
     serving.sort(key=lambda row: (names[row.id] != baseline, row.policy.name, row.number))
@@ -326,15 +332,17 @@ class StudyFigures(Record, eq=False):
     def difference(self, group: int, metric: Metric) -> DifferenceRow:
         """Return the row of the difference of a metric between a group and the first one."""
         compared, labels = self.compare(group, metric), self.groups.labels
-        past: dict[str, Any] = {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
+        further_fields: dict[str, Any] = (
+            {"theta": compared.theta, "narrowed": compared.narrowed} if self.study.adjust else {}
+        )
         if "turned" in compared.reasons and (at := self.turning_point(group, metric)) is not None:
-            past["turned_at"] = times.format_time(at)
+            further_fields["turned_at"] = times.format_time(at)
         names = {"group": labels[group], "against": labels[0], "metric": metric.name, "reward": self._reward(metric)}
         variants = () if self.study.experiment is None else self.study.experiment.variants
         weights: dict[str | None, float] = {variant.label: variant.weight for variant in variants}
         if {labels[0], labels[group]} <= weights.keys():
-            past["share"] = (weights[labels[0]] + weights[labels[group]]) / sum(weights.values())
-        return cast(DifferenceRow, {**names, **compared.to_json(), **past})
+            further_fields["share"] = (weights[labels[0]] + weights[labels[group]]) / sum(weights.values())
+        return cast(DifferenceRow, {**names, **compared.to_json(), **further_fields})
 
     def compare(self, group: int, metric: Metric) -> Comparison:
         """Compare a metric between a group and the first one, with all reasons for doubt. The comparison has a p-value
@@ -349,8 +357,11 @@ class StudyFigures(Record, eq=False):
             p_value, alpha = self._tests[group, metric]
             return replace(self._bounded(compared, group, alpha), p_value=p_value)
         for key in self._tests:
-            rival = self._compared(*key)
-            if key[0] == group and (rival.value, rival.std_error) == (compared.value, compared.std_error):
+            other_comparison = self._compared(*key)
+            if key[0] == group and (other_comparison.value, other_comparison.std_error) == (
+                compared.value,
+                compared.std_error,
+            ):
                 return replace(self.compare(*key), p_value=None)  # as of a mean per visit where everybody came once
         result = replace(self._bounded(compared, group, 1 - self.level), p_value=None)
         rows = len(metrics(self.study)) * (len(self.groups.labels) - 1)
@@ -361,12 +372,14 @@ class StudyFigures(Record, eq=False):
     def segments(self) -> list[SegmentRow]:
         """Return the deciding comparisons within each segment. Their level is for all of them together."""
         labels, rows = self.groups.labels, list[SegmentRow]()
-        number = max(1, len(self.sums.segments) * len(self.deciding))
-        alpha, phases = (1 - self.level) / number, ["unequal-time"] if self.sums.strata else []
+        n_tests = max(1, len(self.sums.segments) * len(self.deciding))
+        alpha, phase_doubts = (1 - self.level) / n_tests, ["unequal-time"] if self.sums.strata else []
         for (name, sums), (group, metric) in product(sorted(self.sums.segments.items()), self.deciding):
-            plain = self._figures(sums).compare(group, metric).with_reasons(*self._doubts(group, metric), *phases)
-            compared = self._bounded(plain, group, alpha, tuned=alpha)
-            p_value = None if compared.p_value is None else min(1.0, number * compared.p_value)
+            uncorrected = (
+                self._figures(sums).compare(group, metric).with_reasons(*self._doubts(group, metric), *phase_doubts)
+            )
+            compared = self._bounded(uncorrected, group, alpha, tuned=alpha)
+            p_value = None if compared.p_value is None else min(1.0, n_tests * compared.p_value)
             names = {
                 "by": self.study.segment, "segment": name, "group": labels[group], "against": labels[0],
                 "metric": metric.name, "reward": self._reward(metric), "units": compared.clusters,
@@ -382,9 +395,9 @@ class StudyFigures(Record, eq=False):
         return [self._guard(group, metric, least) for metric, least in guards for group in groups]
 
     def _guard(self, group: int, metric: Metric, least: float) -> GuardRow:
-        reserve = self.outcomes.guard_margin(group, metric, least).with_reasons(*self._doubts(group, metric, least))
+        margin = self.outcomes.guard_margin(group, metric, least).with_reasons(*self._doubts(group, metric, least))
         alpha = 1 - self.level
-        bounded = self._bounded(reserve, group, alpha, tuned=2 * alpha, sides=1)
+        bounded = self._bounded(margin, group, alpha, tuned=2 * alpha, sides=1)
         base, labels = abs(bounded.base or 0.0), self.groups.labels
         figures = [getattr(bounded, name) for name in ("value", "lower", "upper")]
         relative, lower, upper = (None if not base or figure is None else least + figure / base for figure in figures)
@@ -446,10 +459,11 @@ class StudyFigures(Record, eq=False):
         rows = list[SequenceRow]()
         for (group, metric), (_, alpha) in self._tests.items():
             compared = self._compared(group, metric)
-            every, fixed = compared.at_every_look(self._sequence(group, alpha)), compared.at_this_look(alpha)
+            always_valid, one_look = compared.at_every_look(self._sequence(group, alpha)), compared.at_this_look(alpha)
             rows.append({
                 "group": self.groups.labels[group], "metric": metric.name, "reward": self._reward(metric),
-                "lower": every.lower, "upper": every.upper, "fixed_lower": fixed.lower, "fixed_upper": fixed.upper,
+                "lower": always_valid.lower, "upper": always_valid.upper,
+                "fixed_lower": one_look.lower, "fixed_upper": one_look.upper,
             })  # fmt: skip
         return rows
 
@@ -474,8 +488,8 @@ class StudyFigures(Record, eq=False):
     def are_other_visits(self, group: int, metric: Metric) -> bool:
         """Tell whether a mean per decision, or per visit, compares different sets of these, since units of this group
         have another number of them than those of the first group."""
-        counted = comparison.per_decision(0)[0] if "decisions" in metric.denominator else metrics(self.study)[0]
-        return not metric.per_unit and self.outcomes.differs_from_first(group, counted)
+        count_metric = comparison.per_decision(0)[0] if "decisions" in metric.denominator else metrics(self.study)[0]
+        return not metric.per_unit and self.outcomes.differs_from_first(group, count_metric)
 
     def _reward(self, metric: Metric) -> str | None:
         return None if metric.reward is None else self.study.rewards[metric.reward].name
@@ -496,9 +510,11 @@ class StudyFigures(Record, eq=False):
         Return None where the sign does not change."""
         if metric not in ageing_metrics(self.study) or self.lack_time(metric, 0, group):
             return None
-        for at, older, newer in self._time_sides:
-            values = [side.guard_margin(group, metric, least).value or 0.0 for side in (older, newer)]
-            changes = outcomes.changes_with_age(older, newer, group, metric, ALARM / len(self._time_sides))
+        for at, before_figures, since_figures in self._time_sides:
+            values = [side.guard_margin(group, metric, least).value or 0.0 for side in (before_figures, since_figures)]
+            changes = outcomes.changes_with_age(
+                before_figures, since_figures, group, metric, ALARM / len(self._time_sides)
+            )
             if changes and np.sign(values[0]) != np.sign(values[1]):
                 return at
         return None
@@ -513,14 +529,14 @@ class StudyFigures(Record, eq=False):
             subset = {key: sums[key] for key in keys}
             return self._combine(subset) if strata else self._figures(sum(subset.values(), NO_UNIT))
 
-        stretch = {key: key // self.strata_per_phase if strata else key for key in sums}
+        number_by_key = {key: key // self.strata_per_phase if strata else key for key in sums}
         return [
             (
                 self.starts[start],
-                figures(key for key, number in stretch.items() if number < start),
-                figures(key for key, number in stretch.items() if number >= start),
+                figures(key for key, number in number_by_key.items() if number < start),
+                figures(key for key, number in number_by_key.items() if number >= start),
             )
-            for start in sorted({*stretch.values()})[1:]
+            for start in sorted({*number_by_key.values()})[1:]
         ]
 
     @cached_property
@@ -547,8 +563,8 @@ class StudyFigures(Record, eq=False):
     def _ages_then(self, group: int) -> Array:
         """Return the units of a group by their age when the group last served, (AGES,)."""
         ages = self.sums.counts["ages"][group]
-        idle = AGES - 1 - int(np.flatnonzero(self.sums.counts["served"][group]).max(initial=0))
-        return np.r_[ages[: idle + 1].sum(), ages[idle + 1 :], np.zeros(idle)]
+        idle_steps = AGES - 1 - int(np.flatnonzero(self.sums.counts["served"][group]).max(initial=0))
+        return np.r_[ages[: idle_steps + 1].sum(), ages[idle_steps + 1 :], np.zeros(idle_steps)]
 
     def count(self, name: str, *groups: int) -> int:
         """Return the total of one of the `counts` over these groups."""

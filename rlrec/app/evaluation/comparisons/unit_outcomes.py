@@ -15,7 +15,7 @@ from rlrec.app.evaluation.comparisons.declared import Declaration
 from rlrec.app.evaluation.comparisons.study_figures import AGES, Groups, Study, StudyFigures, StudySums, metrics
 from rlrec.app.evaluation.rows import log_rows
 from rlrec.app.evaluation.rows.contexts import ContextCache
-from rlrec.app.evaluation.rows.groups import MAX_GROUPS, check_field, day_numbers, too_many
+from rlrec.app.evaluation.rows.groups import MAX_GROUPS, check_field, day_numbers, too_many_groups
 from rlrec.app.inputs import canonical, filters, lookup
 from rlrec.app.log import partitions, reward_log
 from rlrec.app.log.ended_visits import SPREAD, PersonPortions, visit_indices
@@ -71,12 +71,14 @@ class StudyFold:
         self._timeout_us = settings.get(unit).session_timeout_us
         self._import_end = decisions.newest(unit, imported=True) if selected.may_be_imported(unit) else None
         # the times in which units were assigned, and in which they were served; None where ages do not matter
-        ageing = study.experiment if study.by == "variant" and study.age_us is None else None
-        needs_age = ageing is not None or study.age_us is not None or study.by in study_figures.LIVES
-        served = selected.times(unit, study.selection) if needs_age else (0, 0)
-        self._assigned, self._last_at = (0, 0), served[1]
+        aged_experiment = study.experiment if study.by == "variant" and study.age_us is None else None
+        needs_age = aged_experiment is not None or study.age_us is not None or study.by in study_figures.LIVES
+        served_times = selected.times(unit, study.selection) if needs_age else (0, 0)
+        self._assigned, self._last_at = (0, 0), served_times[1]
         if needs_age and study.age_us is None:
-            first, last = served if ageing is None else experiments.assignment_times(unit, ageing.id)
+            first, last = (
+                served_times if aged_experiment is None else experiments.assignment_times(unit, aged_experiment.id)
+            )
             self._assigned = max(first, study.entered_us or 0) if first else 0, last
         self._spent_us = self._last_at - self._assigned[0] if self._assigned[1] else 0
         # when phases begin; with one phase, in which all units were drawn alike, quarters of the time of assignments
@@ -107,7 +109,11 @@ class StudyFold:
             return [(pair, [row]) for pair, row in zip(weights, units, strict=False) if sum(row)]
         label = str(self.groups.labels[0])
         remaining = [1.0, *(phase.weights[label] / sum(phase.weights.values()) for phase in self.phases)]
-        shares = [[after / before, 1 - after / before] for after in remaining[1:] for before in remaining]
+        shares = [
+            [share_after / share_before, 1 - share_after / share_before]
+            for share_after in remaining[1:]
+            for share_before in remaining
+        ]
         return [(pair, [row]) for pair, row in zip(shares, units, strict=False) if sum(row) and pair[1] > 0]
 
     def partials(self, others: Sequence[StudyFold] = ()) -> Iterator[list[StudySums]]:
@@ -181,7 +187,7 @@ class StudyFold:
         units, returning = units.take(is_selected), returning[is_selected]
         # a unit of several groups is as new as it was in the first of them
         order = np.lexsort((units.entry, units.unit))
-        first = order[run_starts(units.unit[order])]
+        first_rows = order[run_starts(units.unit[order])]
         if self.study.by == "users":
             units = units.regrouped(returning.astype(np.int64))
         strata = dict[int, OutcomeSums]()
@@ -226,8 +232,8 @@ class StudyFold:
             segments={} if self._contexts is None else self._segments(self._contexts, columns, visits, units),
             strata=strata,
             counts={name: count.astype(np.float64) for name, count in counts.items()}, censored=censored,
-            new=int((~returning[first]).sum()), returning=int(returning[first].sum()),
-            anonymous=int(anonymous[first].sum()),
+            new=int((~returning[first_rows]).sum()), returning=int(returning[first_rows].sum()),
+            anonymous=int(anonymous[first_rows].sum()),
         )  # fmt: skip
 
     def _segments(
@@ -242,15 +248,15 @@ class StudyFold:
         rows = reader.ask_decisions(self.unit, ("session_id", "visit", "at", "context_id"), tests).columns()
         unit = visits.unit[visit_indices(columns, rows["session_id"], rows["visit"])]
         order = np.lexsort((rows["decision_id"], rows["at"], unit))
-        first = order[run_starts(unit[order])]
-        table, context = contexts.table(rows["context_id"][first], None)
+        first_decisions = order[run_starts(unit[order])]
+        table, context = contexts.table(rows["context_id"][first_decisions], None)
         self.fields |= table.names
         codes, values = table.value_codes(field, canonical.text)
-        segment = codes[context][np.searchsorted(unit[first], units.unit)]
+        segment = codes[context][np.searchsorted(unit[first_decisions], units.unit)]
         texts = [value if isinstance(value, str) else canonical.text(value) for value in values]
         self.labels |= {*texts}
         if len(self.labels) > MAX_GROUPS:
-            raise too_many(field)
+            raise too_many_groups(field)
         numbers = np.unique(segment).tolist()
         return {texts[number]: outcomes.fold(units.take(segment == number), self.metrics) for number in numbers}
 
@@ -300,32 +306,32 @@ class StudyFold:
         n_groups, phase = len(self.groups.labels), np.searchsorted(starts, decisions.at, side="right")
         in_phases = replace(decisions, group=phase * n_groups + decisions.group)
         cells = unit_sums(visits, in_phases, now=self.unit.now)
-        drawn, stratum = ramp_strata(cells.take(np.isin(cells.unit, units.unit)), len(self.phases), n_groups)
+        drawn_units, stratum = ramp_strata(cells.take(np.isin(cells.unit, units.unit)), len(self.phases), n_groups)
         mixed = len(np.unique(np.delete(cells.unit, distinct(cells.unit, cells.group // n_groups)[0])))
-        merged_at = columns["merged_at"][drawn.visit]
+        merged_at = columns["merged_at"][drawn_units.visit]
         is_drawn_again = (merged_at != ABSENT) & (stratum % self.strata_per_phase > 0)
-        rows = ~(is_drawn_again & (merged_at <= drawn.entry))
-        return drawn.take(rows), stratum[rows], ~is_drawn_again[rows], mixed
+        rows = ~(is_drawn_again & (merged_at <= drawn_units.entry))
+        return drawn_units.take(rows), stratum[rows], ~is_drawn_again[rows], mixed
 
     def _ages(self, visits: Visits, decisions: ServedDecisions, units: UnitSums) -> dict[str, Ids]:
         """Return three counts for each variant, (v, AGES). They are visits by the age of their unit, visits by the time
         when they began, and units by their age at the end."""
-        n, spent = len(self.groups.labels), self._spent_us + 1
+        n, time_span = len(self.groups.labels), self._spent_us + 1
         # the visits of these units; their rows are found by digest
-        first, _ = distinct(decisions.group, decisions.visit)
-        first = first[np.isin(visits.unit[decisions.visit[first]], units.unit)]
-        group, visit = decisions.group[first], decisions.visit[first]
+        first_decisions, _ = distinct(decisions.group, decisions.visit)
+        first_decisions = first_decisions[np.isin(visits.unit[decisions.visit[first_decisions]], units.unit)]
+        group, visit = decisions.group[first_decisions], decisions.visit[first_decisions]
         digests = np.unique(units.unit)  # a unit may be in several groups
-        keys, wanted = (
+        keys, wanted_keys = (
             np.searchsorted(digests, unit) * n + side
             for unit, side in ((units.unit, units.group), (visits.unit[visit], group))
         )
         order = np.argsort(keys)
-        row = order[np.searchsorted(keys, wanted, sorter=order)]
+        row = order[np.searchsorted(keys, wanted_keys, sorter=order)]
         age = visits.started_at[visit] - units.entry[row]
 
         def count(group: Ids, age: Ids) -> Ids:
-            cell = group * AGES + np.clip(age * AGES // spent, 0, AGES - 1)
+            cell = group * AGES + np.clip(age * AGES // time_span, 0, AGES - 1)
             return np.bincount(cell, minlength=n * AGES).reshape(n, AGES)
 
         return {
@@ -338,21 +344,21 @@ class StudyFold:
         log."""
         age, window = self.study.age_us or 0, max(reward.window_us for reward in self.study.rewards)
         _, unit = np.unique(visits.unit[decisions.visit], return_inverse=True)
-        first = np.full(int(unit.max(initial=-1)) + 1, FAR_FUTURE)
-        np.minimum.at(first, unit, decisions.at)
+        first_times = np.full(int(unit.max(initial=-1)) + 1, FAR_FUTURE)
+        np.minimum.at(first_times, unit, decisions.at)
         assigned_at = columns["entry_at"][decisions.visit]
-        end = np.where(assigned_at == ABSENT, first[unit], assigned_at) + age
+        end = np.where(assigned_at == ABSENT, first_times[unit], assigned_at) + age
         return (decisions.at < end) & (end <= self._last_at) & (end + window < self.unit.now)
 
     def _past(self, columns: Columns, visits: Visits) -> UnitSums:
         """Return the sums of assigned units over the time before their assignment, in group 0."""
         entry_at = columns["entry_at"]
-        assigned = entry_at != ABSENT
-        keys = np.unique(columns["session_id"][assigned])
-        past = Selection(until=int(entry_at.max(initial=0)), without=self.study.selection.without)
+        is_assigned = entry_at != ABSENT
+        keys = np.unique(columns["session_id"][is_assigned])
+        past_selection = Selection(until=int(entry_at.max(initial=0)), without=self.study.selection.without)
         if not len(keys):
             return unit_sums(visits, ServedDecisions.empty(len(self.study.rewards)), now=entry_at)
-        tests = [people.session_test("d.session_id", keys), *(f"+{test}" for test in past.conditions())]
+        tests = [people.session_test("d.session_id", keys), *(f"+{test}" for test in past_selection.conditions())]
         pages = self._pages(reader.read_decisions(self.unit, tests, slots=_READ))
         decisions, _, _ = self._decisions(columns, pages, grouped=False)
         return unit_sums(visits, decisions.take(decisions.at < entry_at[decisions.visit]), now=entry_at)
@@ -389,18 +395,20 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
         shares = experiments.phases(unit, study.experiment)[0].weights
         first = learned_rewards(unit, study.experiment)[0].name
         declaration = Declaration.from_definition(study.experiment, metrics(study), study.rewards, first, shares)
-        widest = filters.select(unit, {"experiment": study.experiment.name})
+        whole_selection = filters.select(unit, {"experiment": study.experiment.name})
         # whether the selection leaves out decisions by what happened after the assignment
-        wider = replace(study.selection, **{name: getattr(widest, name) for name in EFFECTS})
-        is_picked = wider != study.selection and selected.extent(unit, wider) != selected.extent(unit, study.selection)
+        wider_selection = replace(study.selection, **{name: getattr(whole_selection, name) for name in EFFECTS})
+        is_picked = wider_selection != study.selection and selected.extent(unit, wider_selection) != selected.extent(
+            unit, study.selection
+        )
         # of units that came before, only those that came again have visits left
         first_at, pruned_until = experiments.assignment_times(unit, study.experiment.id)[0], removals.pruned_until(unit)
         is_picked |= 0 < max(first_at, study.entered_us or 0) < pruned_until
         units = sum(experiments.count_units(unit, study.experiment.id).values())
-        mixed = 0 if is_ramp else experiments.count_mixed_users(unit, study.experiment.id)
-        mixed_share = (mixed + float(sums.counts.get("mixed", np.zeros(1)).sum())) / max(1, units)
+        n_mixed = 0 if is_ramp else experiments.count_mixed_users(unit, study.experiment.id)
+        mixed_share = (n_mixed + float(sums.counts.get("mixed", np.zeros(1)).sum())) / max(1, units)
         is_sampled = sums.counts.get("sampled", np.zeros(1)).any()
-        if study.selection != widest and not (is_ramp or is_picked or is_sampled):
+        if study.selection != whole_selection and not (is_ramp or is_picked or is_sampled):
             selected_split = _selected_split(fold, sums, splits)
     return StudyFigures(
         study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user,
@@ -438,7 +446,7 @@ class Look(NamedTuple):
     guards: list[study_figures.GuardRow]
 
 
-def look(unit: Unit, experiment: Experiment, *, level: float = 0.95) -> Look:
+def look_at_experiment(unit: Unit, experiment: Experiment, *, level: float = 0.95) -> Look:
     """Return the present deciding differences and guards of an experiment. They hold at every look, so looking costs
     nothing."""
     figures = collect(unit, experiment_study(unit, experiment, rewards_of(unit, (), experiment)), level=level)
@@ -459,9 +467,12 @@ def rewards_of(unit: Unit, names: Sequence[str], experiment: Experiment | None) 
         raise InputError(f"reward {repeated_name!r} is named twice")
     if experiment is None:
         return [lookup.reward(unit, name) for name in names] or [lookup.reward(unit, None)]
-    learned = [reward.name for reward in learned_rewards(unit, experiment)]
-    needed = declared.reward_names(experiment, learned[0])
-    return [lookup.reward(unit, name) for name in dict.fromkeys([*names, *needed, *([] if names else learned)])]
+    learned_names = [reward.name for reward in learned_rewards(unit, experiment)]
+    declared_names = declared.reward_names(experiment, learned_names[0])
+    return [
+        lookup.reward(unit, name)
+        for name in dict.fromkeys([*names, *declared_names, *([] if names else learned_names)])
+    ]
 
 
 def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
@@ -473,7 +484,7 @@ def learned_rewards(unit: Unit, experiment: Experiment) -> list[Reward]:
     return [*{reward.id: reward for reward in rewards}.values()]
 
 
-def to_json(figures: StudyFigures) -> tuple[list[study_figures.OutcomeRow], list[study_figures.DifferenceRow]]:
+def rows_of_figures(figures: StudyFigures) -> tuple[list[study_figures.OutcomeRow], list[study_figures.DifferenceRow]]:
     """Return the rows of every group, and of every difference from the first group, with a p-value where units were
     assigned at random. Periods without units are left out."""
     study, answer_metrics, values = figures.study, metrics(figures.study), figures.outcomes.value

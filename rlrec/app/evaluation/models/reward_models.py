@@ -51,9 +51,9 @@ class ContextMoments(Record, kw_only=False, eq=False):
     def __add__(self, other: ContextMoments) -> ContextMoments:
         key, sums = np.concatenate([self.key, other.key]), np.concatenate([self.sums, other.sums])
         order = np.argsort(key, kind="stable")
-        first = run_starts(key[order])
-        sums_by_pair = np.add.reduceat(sums[order], first, axis=0) if len(first) else sums
-        return ContextMoments(key[order][first], sums_by_pair)
+        first_entries = run_starts(key[order])
+        sums_by_pair = np.add.reduceat(sums[order], first_entries, axis=0) if len(first_entries) else sums
+        return ContextMoments(key[order][first_entries], sums_by_pair)
 
     @classmethod
     def from_rows(
@@ -99,8 +99,8 @@ class SparseModel(Record, kw_only=False, eq=False):
     def column_weights(self, columns: Ids, fold: int) -> Array:
         """Return the weights of some columns, ascending, (c, a)."""
         arms = self.mean.shape[1]
-        low, high = np.searchsorted(self.moments.key, [columns * arms, (columns + 1) * arms])
-        count, entry = high - low, piece_rows(low, high - low)
+        begin, end = np.searchsorted(self.moments.key, [columns * arms, (columns + 1) * arms])
+        count, entry = end - begin, piece_rows(begin, end - begin)
         weights = np.zeros((len(columns), arms))
         column = np.repeat(np.arange(len(columns)), count)
         weights[column, self.moments.key[entry] % arms] = self.weights[fold, entry]
@@ -155,13 +155,16 @@ class SparseValues(ModelValues):
         model = self._fitted.model
         for fold in np.unique(self._fold[rows]).tolist():
             fold_rows = np.flatnonzero(self._fold[rows] == fold)
-            x = self._x[self._code[rows[fold_rows]]]
-            columns = np.unique(x.column).astype(np.int64)
-            x, weights = x.select_columns(columns), self._fitted.column_weights(columns, fold)
+            context_features = self._x[self._code[rows[fold_rows]]]
+            columns = np.unique(context_features.column).astype(np.int64)
+            context_features, weights = (
+                context_features.select_columns(columns),
+                self._fitted.column_weights(columns, fold),
+            )
             step = max(1, SPARSE_CELLS // weights.shape[1])
             for start in range(0, len(fold_rows), step):
                 portion = fold_rows[start : start + step]
-                values = x[start : start + step].times(weights) + model.effects[fold]
+                values = context_features[start : start + step].times(weights) + model.effects[fold]
                 yield portion, np.clip(values + self._offset[rows[portion], None], *model.reward_range)
 
 
@@ -214,11 +217,11 @@ class RewardModelFit(Record, eq=False):
         return Ridge(arms=max(1, len(self.arms)), positions=positions, features=width)
 
     def sums(self, rows: ImpressionRows, contexts: ContextTable) -> RewardModelSums:
-        examined = row_examination(rows, self.examination)  # (r - look q)^2 = look^2 (r / look - q)^2
-        weight = None if examined is None else examined**2
+        look_weight = row_examination(rows, self.examination)  # (r - look q)^2 = look^2 (r / look - q)^2
+        weight = None if look_weight is None else look_weight**2
         if (count := reward_log.sampling_counts(rows.slots)) is not None:
             weight = count if weight is None else weight * count
-        reward = rows.reward if examined is None else rows.reward / examined
+        reward = rows.reward if look_weight is None else rows.reward / look_weight
         arm, cluster = self.arms.ranks(rows.slots["arm_id"]), rows.slots["cluster"]
         sums = self.ridge.sums(
             reward, arm, position=self.position(rows), cluster=cluster, weight=weight, **self.context(rows, contexts)
@@ -241,8 +244,8 @@ class RewardModelFit(Record, eq=False):
     def finish(self, sums: RewardModelSums, definition: Reward | None) -> FittedRewardModel:
         """Return the fitted model, with its values clipped to the range of the reward. With the definition None they
         are not clipped."""
-        reach = (bounds(definition) if definition else None) or (-np.inf, np.inf)
-        model = self.ridge.finish(sums.ridge, reward_range=reach)
+        reward_range = (bounds(definition) if definition else None) or (-np.inf, np.inf)
+        model = self.ridge.finish(sums.ridge, reward_range=reward_range)
         sparse = None if sums.moments is None else SparseModel.from_sums(model, sums.ridge, sums.moments)
         return FittedRewardModel(self, replace(model, effects=model.effects[:, self.arms.rank]), sparse)
 
@@ -449,9 +452,11 @@ class ReturnSums(Record, kw_only=False, eq=False):
     def from_decisions(cls, decisions: Decisions, reward: Array, *, gamma: float, arms: int) -> Self:
         """Return the sums of a batch. `reward` (n,) is that of each slate, and `arms` is the number of arms."""
         ridge = Ridge(arms=max(1, arms), positions=STEPS, features=decisions.x.shape[1] + len(MEMORY))
-        return_ = returns.discounted(reward, decisions.start, gamma=gamma)
+        discounted = returns.discounted(reward, decisions.start, gamma=gamma)
         context = np.hstack([decisions.x, decisions.memory_of_top()])
-        sums = ridge.sums(return_, decisions.top, position=decisions.steps, cluster=decisions.clusters, context=context)
+        sums = ridge.sums(
+            discounted, decisions.top, position=decisions.steps, cluster=decisions.clusters, context=context
+        )
         return cls(ridge, sums)
 
     def __add__(self, other: Self) -> Self:
@@ -481,20 +486,20 @@ class ReturnModel(Record, kw_only=False, eq=False):
         probability, effect = np.zeros(len(decisions.row)), np.zeros(n)
         ridge = self.model.ridge
         fold, index = ridge.fold(decisions.clusters), np.empty(ridge.arms, np.int64)
-        remembered = np.bincount(decisions.row, minlength=n)
-        first = np.cumsum(remembered) - remembered
+        n_remembered = np.bincount(decisions.row, minlength=n)
+        first_entries = np.cumsum(n_remembered) - n_remembered
         for portion in slates:
             # mean effect of the arms
             effects = self.model.effects[:, portion.arms].astype(portion.share.dtype)
             effect[portion.rows] = (portion.share @ effects.T)[portion.case, fold[portion.rows]]
             # probability of every remembered arm
-            counts = remembered[portion.rows]
-            entries = piece_rows(first[portion.rows], counts)
+            counts = n_remembered[portion.rows]
+            entries = piece_rows(first_entries[portion.rows], counts)
             index.fill(-1)
             index[portion.arms] = np.arange(len(portion.arms))
-            at = index[decisions.arm[entries]]
-            cells = np.repeat(portion.case, counts) * portion.share.shape[1] + at
-            probability[entries] = np.where(at >= 0, portion.share.reshape(-1)[cells], 0.0)
+            arm_index = index[decisions.arm[entries]]
+            cells = np.repeat(portion.case, counts) * portion.share.shape[1] + arm_index
+            probability[entries] = np.where(arm_index >= 0, portion.share.reshape(-1)[cells], 0.0)
         # mean memory of the arm on top
         memory = [
             np.bincount(decisions.row, weights=probability * column, minlength=n) for column in decisions.memory.T

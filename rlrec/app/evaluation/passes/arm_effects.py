@@ -16,7 +16,7 @@ import numpy as np
 from rlrec.app.evaluation.checks import CheckedLog, PropensityBets, WrongPropensities
 from rlrec.app.evaluation.passes import passes
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
-from rlrec.app.evaluation.passes.pages import CompletePages, EffectUnit, extended, remaining
+from rlrec.app.evaluation.passes.pages import CompletePages, EffectUnit, extend_curve, remaining_rewards
 from rlrec.app.evaluation.passes.request import EmptyLog, Evaluation
 from rlrec.app.evaluation.passes.request import Request as EvaluationRequest
 from rlrec.app.evaluation.rows import groups
@@ -46,7 +46,8 @@ FINEST = ("position", "arm", "step")  # groupings that split a page or a visit
 MAX_KINDS = 64  # kinds of events whose rates predict effects: the most frequent ones of a portion
 _EVENT = "event "  # prefix of the columns with the values of a kind of event
 OVERALL = RowGroup(None, None)  # the group of all pages
-NEWEST, SHARED = 20_000, 0.05  # decisions from which users are read; the share of users that surfaces have in common
+NEWEST_DECISIONS = 20_000
+MIN_SHARED = 0.05  # decisions from which users are read; the share of users that surfaces have in common
 MAX_BYTES = 1 << 30  # of sums by group, in a partition
 
 
@@ -139,7 +140,7 @@ class EffectSums(Sums):
         return itself."""
         returns = float(self.returned.sum())
         followed = float(self.followed.sum()) / returns if returns else 0.0
-        worth = return_weight + followed
+        return_value = return_weight + followed
         effect = np.hstack([self.pages.effects, self.visits.effects])  # (k, 3): now, later, returning
         influence = np.concatenate([self.pages.influences, self.visits.influences], axis=2)
         variances = np.column_stack([self.pages.variances, self.pages.variances, self.visits.variances])
@@ -150,7 +151,7 @@ class EffectSums(Sums):
         effect = (effect - (shares * effect).sum(axis=0)) * usable
         influence = (influence - np.einsum("ao,bao->bo", shares, influence)[:, None]) * usable
         return EffectEstimates(
-            effect=effect, influence=influence, variances=variances, worth=worth, has_returns=returns > 0,
+            effect=effect, influence=influence, variances=variances, worth=return_value, has_returns=returns > 0,
             worth_influence=(self.followed - followed * self.returned) / max(returns, 1.0),
             usable=usable, columns=self.pages.n_regressed,
             rates=event_rates(self.events, self.looks, self.pages.is_varying), shares=shares,
@@ -233,8 +234,8 @@ class EffectEstimates(Record, eq=False):
         """Return the long-run effects of single arms and their standard errors, (k,) each. The errors are at least the
         pooled ones, since an error from the rows of the arm alone is far too small where the arm has few looks."""
         effect, error = self.total(now=1.0)
-        now, later, returning = (np.nan_to_num(errors) for _, errors in self.pooled)
-        return effect, np.maximum(error, np.hypot(np.hypot(now, later), self.worth * returning))
+        now_errors, later_errors, return_errors = (np.nan_to_num(errors) for _, errors in self.pooled)
+        return effect, np.maximum(error, np.hypot(np.hypot(now_errors, later_errors), self.worth * return_errors))
 
     def total(self, *, now: float, weights: Array | None = None) -> tuple[Array, Array]:
         """Return the effects of one showing on all outcomes together, with their standard errors, (k,) each. The effect
@@ -305,9 +306,9 @@ class EffectPass(Record, eq=False):
             return None
         if self.return_shares is not None:
             return self._effects(reader, visits)
-        watched, gap = self._watched(visits)[visits.has_user], visits.gap[visits.has_user] / self.horizon_us
+        watched_time, return_gap = self._watched(visits)[visits.has_user], visits.gap[visits.has_user] / self.horizon_us
         overlap = None if self.examination else add_up(self._overlaps(reader))
-        return FitSums(overlap, ReturnTimes.from_visits(watched=watched, gap=gap))
+        return FitSums(overlap, ReturnTimes.from_visits(watched=watched_time, gap=return_gap))
 
     def _watched(self, visits: PersonVisits) -> Array:
         """Return the time after each visit in which a return would have been seen, in horizons, (v,)."""
@@ -320,21 +321,21 @@ class EffectPass(Record, eq=False):
                 yield self.pages.model_sums(logged, rows)
 
     def _effects(self, reader: LogReader, visits: PersonVisits) -> LogEffects:
-        number, groups_so_far, names = 0, dict[RowGroup, EffectSums](), frozenset[str]()  # visits before the batch
+        n_visits, groups_so_far, names = 0, dict[RowGroup, EffectSums](), frozenset[str]()  # visits before the batch
         left_out, bets, evaluation = 0, None, self.evaluation
         for logged in reader.read(self.pages.judged_on):
             checked = CheckedLog(logged=logged, arms=evaluation.arms, extent=evaluation.extent)
             bets = add_up((bets, WrongPropensities().sums(checked)))
             slots = logged.log.slots
             starts = run_starts(slots["session_id"], slots["visit"])
-            visit = number + np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(slots["visit"])]))
-            number += len(starts)
+            visit = n_visits + np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(slots["visit"])]))
+            n_visits += len(starts)
             by_kind = reward_log.event_sums(logged.log, max_kinds=MAX_KINDS)
             values = {_EVENT + kind: column for kind, column in by_kind.items() if kind != RETURN}
-            numbered = replace(logged, log=replace(logged.log, slots={**slots, **values, "visit_number": visit}))
-            rows, _ = self.pages.usable_rows(numbered, self.reward)
+            numbered_batch = replace(logged, log=replace(logged.log, slots={**slots, **values, "visit_number": visit}))
+            rows, _ = self.pages.usable_rows(numbered_batch, self.reward)
             if len(rows):
-                left_out += self._add_pages(groups_so_far, numbered, rows, visits)
+                left_out += self._add_pages(groups_so_far, numbered_batch, rows, visits)
             names |= logged.contexts.names
         return LogEffects({group: sums.closed() for group, sums in groups_so_far.items()}, left_out, names, bets)
 
@@ -346,14 +347,18 @@ class EffectPass(Record, eq=False):
         assert self.examination is not None
         exposures = self.pages.exposures(logged, rows, np.array(self.examination))
         now = rows.left[rows.begins]
-        outcomes = np.column_stack([now, remaining(rows, now) - now])
-        drawn = np.flatnonzero(exposures.draw >= 0)
-        left_out = len(exposures) - len(drawn)
-        if not len(drawn):
+        outcomes = np.column_stack([now, remaining_rewards(rows, now) - now])
+        known_pages = np.flatnonzero(exposures.draw >= 0)
+        left_out = len(exposures) - len(known_pages)
+        if not len(known_pages):
             return left_out
-        pages, exposures, outcomes = take(rows.slots, rows.begins[drawn]), exposures.take(drawn), outcomes[drawn]
+        pages, exposures, outcomes = (
+            take(rows.slots, rows.begins[known_pages]),
+            exposures.take(known_pages),
+            outcomes[known_pages],
+        )
         members_of: dict[RowGroup, Ids | None] = {OVERALL: None}
-        for number, members in groups.members(pages["group"], len(logged.groups)):
+        for number, members in groups.group_members(pages["group"], len(logged.groups)):
             members_of[logged.groups[number]] = members
         for group, members in members_of.items():
             if group not in sums:
@@ -362,9 +367,9 @@ class EffectPass(Record, eq=False):
                     message = f"{limit}, and {self.evaluation.request.by} makes more"
                     raise InputError(message, hint="choose a coarser field")
                 sums[group] = EffectSums.zeros(exposures.arms, outcomes=outcomes.shape[1])
-            of_group = np.arange(len(drawn)) if members is None else members
-            arguments = take(pages, of_group), exposures.take(of_group), outcomes[of_group], visits
-            sums[group] = self._with_pages(sums[group], *arguments, *self._events(rows, drawn[of_group]))
+            group_pages = np.arange(len(known_pages)) if members is None else members
+            arguments = take(pages, group_pages), exposures.take(group_pages), outcomes[group_pages], visits
+            sums[group] = self._with_pages(sums[group], *arguments, *self._events(rows, known_pages[group_pages]))
         return left_out
 
     def _events(self, rows: CompletePages, pages: Ids) -> tuple[dict[str, Array], dict[tuple[str, str], float]]:
@@ -396,36 +401,40 @@ class EffectPass(Record, eq=False):
         visit, count = pages["visit_number"], 1 / pages["keep_probability"]
         # pages: baseline covariates are the place of the page in its visit and the visit's number
         baseline = np.column_stack([np.ones(len(visit)), np.log1p(pages["step"]), np.log(visits.number[visit])])
-        root = np.sqrt(count)
+        root_weight = np.sqrt(count)
         sums.pages.add_rows(
-            baseline * root[:, None], exposures, outcomes * root[:, None], factor=root, cluster=visits.cluster[visit]
+            baseline * root_weight[:, None],
+            exposures,
+            outcomes * root_weight[:, None],
+            factor=root_weight,
+            cluster=visits.cluster[visit],
         )
         # visits of persons with a key, all of whose pages are here
-        first = run_starts(visit)
-        number_of_pages = np.diff(np.r_[first, len(visit)])
-        is_usable = visits.has_user[visit[first]] & (number_of_pages == visits.pages[visit[first]])
-        index, root = visit[first][is_usable], root[first][is_usable]
-        exposures = exposures.merge_rows(np.repeat(np.arange(len(first)), number_of_pages)).take(
+        first_pages = run_starts(visit)
+        number_of_pages = np.diff(np.r_[first_pages, len(visit)])
+        is_usable = visits.has_user[visit[first_pages]] & (number_of_pages == visits.pages[visit[first_pages]])
+        index, root_weight = visit[first_pages][is_usable], root_weight[first_pages][is_usable]
+        exposures = exposures.merge_rows(np.repeat(np.arange(len(first_pages)), number_of_pages)).take(
             np.flatnonzero(is_usable)
         )
         returned = visits.gap[index] <= self.horizon_us
         # the probability that a return has come by now, by the age of the visit
-        arrived = np.interp(
+        arrival_share = np.interp(
             self._watched(visits)[index], np.linspace(0, 1, len(self.return_shares)), self.return_shares
         )
-        number, factor, cluster = visits.number[index], arrived * root, visits.cluster[index]
+        number, factor, cluster = visits.number[index], arrival_share * root_weight, visits.cluster[index]
         baseline = np.column_stack([np.ones(len(index)), np.log(number), number == 1])
         sums.visits.add_rows(
-            baseline * factor[:, None], exposures, (returned * root)[:, None], factor=factor, cluster=cluster
+            baseline * factor[:, None], exposures, (returned * root_weight)[:, None], factor=factor, cluster=cluster
         )
-        weight = np.where(returned, np.square(root), 0.0)
+        weight = np.where(returned, np.square(root_weight), 0.0)
         followed, blocks = visits.followed[index] + self.return_weight * visits.returns_after[index], len(sums.returned)
         block = block_numbers(cluster, blocks=blocks)
         return replace(
             sums, returned=sums.returned + np.bincount(block, weights=weight, minlength=blocks),
             followed=sums.followed + np.bincount(block, weights=weight * followed, minlength=blocks),
-            counts=sums.counts + np.array([len(visit), len(first), len(index), 0]),
-            people=sums.people | frozenset(visits.cluster[visit[first]].tolist()),
+            counts=sums.counts + np.array([len(visit), len(first_pages), len(index), 0]),
+            people=sums.people | frozenset(visits.cluster[visit[first_pages]].tolist()),
             events=add_each(sums.events, events), products=add_each(sums.products, products),
         )  # fmt: skip
 
@@ -442,9 +451,9 @@ class EffectPass(Record, eq=False):
         usable, events = np.array([cell.usable for cell in estimates]), dict[str, Array]()
         # kinds that the slots of a cell have more or less often than the whole log has
         for kind, sums in overall.events.items():
-            usual = sums[:, 0] / np.maximum(overall.looks, 1e-300)
+            usual_rate = sums[:, 0] / np.maximum(overall.looks, 1e-300)
             tables = np.array([cell.events.get(kind, np.zeros_like(sums)) for cell in cells])
-            events[kind] = np.column_stack([(tables[..., 0] - looks * usual).ravel(), tables[..., 1].ravel()])
+            events[kind] = np.column_stack([(tables[..., 0] - looks * usual_rate).ravel(), tables[..., 1].ravel()])
         rates = columns_of(event_rates(events, looks.ravel(), usable[..., 0].ravel()), looks.size)
         outcomes = zip(self.estimate(overall).posteriors, *(cell.pooled for cell in estimates), strict=True)
         by_outcome: list[list[ShrunkEffects]] = []
@@ -472,11 +481,13 @@ class EffectPass(Record, eq=False):
         posteriors = posteriors or estimates.posteriors
         total = estimates.long_run(posteriors)
         rank, rank_now = _ranks(total.mean), _ranks(posteriors[0].mean)
-        reach = t_quantile(1 - (1 - level) / 2, max(1, min(people, len(estimates.influence)) - 1))
-        z = NormalDist().inv_cdf((1 + level) / 2)
+        t_factor = t_quantile(1 - (1 - level) / 2, max(1, min(people, len(estimates.influence)) - 1))
+        normal_factor = NormalDist().inv_cdf((1 + level) / 2)
         keys, weight = self.arm_keys, sums.visits.square[:, 0, 0].sum()  # the weight of the visits
-        raw = np.column_stack([effect, long_run, error, long_run - reach * error, long_run + reach * error])
-        shrunk = np.column_stack([total.mean, total.sd, total.mean - z * total.sd, total.mean + z * total.sd])
+        raw = np.column_stack([effect, long_run, error, long_run - t_factor * error, long_run + t_factor * error])
+        shrunk = np.column_stack(
+            [total.mean, total.sd, total.mean - normal_factor * total.sd, total.mean + normal_factor * total.sd]
+        )
         raw[:, :3] = np.where(usable & [True, True, estimates.has_returns], raw[:, :3], np.nan)
         raw[~estimates.varies, 3:] = np.nan
         rows = [
@@ -523,7 +534,7 @@ def sum_log(
     examination = effect_pass.examination
     if examination is None:
         curve = None if fitted.overlap is None else effect_pass.pages.fitted(fitted.overlap, effect_pass.reward)
-        examination = tuple(extended(curve, effect_pass.pages.positions).tolist())
+        examination = tuple(extend_curve(curve, effect_pass.pages.positions).tolist())
     effect_pass = replace(
         effect_pass, examination=examination, return_shares=tuple(fitted.return_times.shares.tolist())
     )
@@ -543,11 +554,11 @@ def sum_log(
             "below position 1"
         )
         raise CheckFailed("no page that counts has the probabilities of all arms before its draw", hint=hint)
-    _check(total.groups[OVERALL])
+    _check_data(total.groups[OVERALL])
     if total.bets is not None and total.bets.raises_alarm:
         hint = "`rlrec doctor` names the arm, and `rlrec evaluate uniform` how to import a log anew"
         raise CheckFailed("some arm was shown more often than its logged propensities allow", hint=hint)
-    return effect_pass, {group: total.groups[group] for group in groups.in_order(total.groups)}, total.left_out
+    return effect_pass, {group: total.groups[group] for group in groups.sort_groups(total.groups)}, total.left_out
 
 
 def answer(unit: Unit, request: Request, engine: Engine | None = None) -> Result:
@@ -579,24 +590,24 @@ def shared_surfaces(unit: Unit, selection: Selection) -> list[str]:
     if unit.folder is not None:
         return []
     names = {policy.id: policy.name for policy in policies.all_policies(unit)}
-    rows = np.array(selected.newest_users(unit, selection, NEWEST), np.int64).reshape(-1, 3)
-    served, policy = np.unique(rows[:, 0], return_inverse=True)
-    parts = [names[key].partition("@") for key in served.tolist()]
-    surfaces = [f"experiment={name.partition('/')[0]}" if name else f"policy={base}" for base, _, name in parts]
+    rows = np.array(selected.newest_users(unit, selection, NEWEST_DECISIONS), np.int64).reshape(-1, 3)
+    policy_ids, policy = np.unique(rows[:, 0], return_inverse=True)
+    name_parts = [names[key].partition("@") for key in policy_ids.tolist()]
+    surfaces = [f"experiment={name.partition('/')[0]}" if name else f"policy={base}" for base, _, name in name_parts]
     by_surface = {surface: rows[np.array(surfaces)[policy] == surface, 1:] for surface in surfaces}
     users = {surface: np.unique(shown[:, 1]) for surface, shown in by_surface.items()}
     starts, ends = ({surface: end(shown[:, 0]) for surface, shown in by_surface.items()} for end in (np.min, np.max))
     pairs = [
-        {first, second}
-        for first, second in combinations(by_surface, 2)
-        if max(starts[first], starts[second]) < min(ends[first], ends[second])
-        and len(np.intersect1d(users[first], users[second], assume_unique=True))
-        > SHARED * min(len(users[first]), len(users[second]))
+        {first, other_surface}
+        for first, other_surface in combinations(by_surface, 2)
+        if max(starts[first], starts[other_surface]) < min(ends[first], ends[other_surface])
+        and len(np.intersect1d(users[first], users[other_surface], assume_unique=True))
+        > MIN_SHARED * min(len(users[first]), len(users[other_surface]))
     ]
     return sorted(set[str]().union(*pairs))
 
 
-def _check(sums: EffectSums) -> None:
+def _check_data(sums: EffectSums) -> None:
     """Raise CheckFailed for a log that cannot distinguish the effects of any arms."""
     if sums.pages.square.any(axis=(1, 2)).sum() < 2 * sums.pages.n_regressed:  # the number of blocks that have rows
         persons, arms = quantity(int(sums.counts[3]), "person"), quantity(len(sums.looks), "arm")

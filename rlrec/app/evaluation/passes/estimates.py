@@ -136,8 +136,10 @@ class EstimateRow(Record):
         """Return how much longer the log must be so that a true lift would show with probability POWER, in further
         clusters, and in days with this traffic. Both are None where a longer log of this kind cannot show the lift."""
         value, bounds = self.estimate.lift, self.estimate.lift_bounds
-        reach = 1 + NormalDist().inv_cdf(POWER) / NormalDist().inv_cdf((1 + self.estimate.level) / 2)
-        expected = [None if value is None or bound is None else lift + reach * (bound - value) for bound in bounds]
+        reach_factor = 1 + NormalDist().inv_cdf(POWER) / NormalDist().inv_cdf((1 + self.estimate.level) / 2)
+        expected = [
+            None if value is None or bound is None else lift + reach_factor * (bound - value) for bound in bounds
+        ]
         answer, needed = self._judge(None if value is None else lift, *expected, scale=0.0)
         needed = needed if answer == "unknown" else 0
         return {"lift": lift, "power": POWER, "needed": needed, "needed_days": self._days(needed)}
@@ -166,9 +168,9 @@ class EstimateRow(Record):
     def claim(self) -> Claim:
         """Return the answer as the sentence about it needs it. The figures of an insufficient estimate are left out."""
         estimate, (answer, needed) = self.estimate, self.answer
-        details: dict[str, Any] = {}
+        claim_fields: dict[str, Any] = {}
         if (estimate.verdict != "insufficient" or answer == "same") and not self.target_loggers:
-            details = {"value": estimate.lift, **dict(zip(("lower", "upper"), estimate.lift_bounds, strict=True))}
+            claim_fields = {"value": estimate.lift, **dict(zip(("lower", "upper"), estimate.lift_bounds, strict=True))}
         logger = (estimate.log or "").removeprefix("loggers=")  # one or several names
         is_alone = answer == "same" and bool(estimate.logger_weights) and logger != estimate.log and "+" not in logger
         if self.target_loggers:
@@ -176,12 +178,16 @@ class EstimateRow(Record):
         names = (str(row.version).partition("@")[2].partition("/") for row in estimate.logger_weights if row.is_target)
         if tests := {test for test, slash, _ in names if slash}:
             command = f"rlrec experiment show {max(tests)}"
-            details |= {"way": f"`{command}` compares it"} if self.target_loggers else {"decided_by": command}
-        weak = [name for name in estimate.reasons if estimate.verdict == "weak" and REASONS[name].group == "sample"]
+            claim_fields |= {"way": f"`{command}` compares it"} if self.target_loggers else {"decided_by": command}
+        weak_reasons = [
+            name for name in estimate.reasons if estimate.verdict == "weak" and REASONS[name].group == "sample"
+        ]
         caveats = ["later visits not counted"] * self.has_returns
-        caveats += [f"{'on little data' if LITTLE_DATA & {*weak} else 'weak'} ({', '.join(weak)})"] * bool(weak)
+        caveats += [
+            f"{'on little data' if LITTLE_DATA & {*weak_reasons} else 'weak'} ({', '.join(weak_reasons)})"
+        ] * bool(weak_reasons)
         return Claim(
-            name=self.name, rival=logger if is_alone else self._rival, answer=answer, **details, needed=needed,
+            name=self.name, rival=logger if is_alone else self._rival, answer=answer, **claim_fields, needed=needed,
             days=self._days(needed), cluster=estimate.cluster,
             groups=in_groups(verdicts.doubts_of(estimate.reasons) or estimate.reasons),
             basis=f"per {UNITS[estimate.unit]}", reward="" if self.reward == DEFAULT_REWARD else self.reward,
@@ -207,23 +213,23 @@ class EstimateRow(Record):
         others, which may serve now. They state the shares of loggers where weights make these differ from the shares in
         the log."""
         n_rows = sum(logger.rows for logger, _ in self.estimate.logger_shares)
-        counted = {logger.version: share for logger, share in self.estimate.logger_shares if share >= MIN_SHARE}
-        has_names = 0 < len(counted) <= MAX_NAMES and None not in counted
-        if has_names and len(counted) < len(self.estimate.logger_shares):
-            return f"what {' and '.join(map(str, counted))} logged"
-        moved = sum(abs(share - logger.rows / n_rows) for logger, share in self.estimate.logger_shares) / 2
-        if not moved > MOVED_SHARE:
+        share_by_logger = {logger.version: share for logger, share in self.estimate.logger_shares if share >= MIN_SHARE}
+        has_names = 0 < len(share_by_logger) <= MAX_NAMES and None not in share_by_logger
+        if has_names and len(share_by_logger) < len(self.estimate.logger_shares):
+            return f"what {' and '.join(map(str, share_by_logger))} logged"
+        moved_share = sum(abs(share - logger.rows / n_rows) for logger, share in self.estimate.logger_shares) / 2
+        if not moved_share > MOVED_SHARE:
             return LOGGED
-        shares = sorted(counted.items(), key=lambda item: -item[1])
-        mix = " and ".join(f"{100 * share:.0f} % {name}" for name, share in shares)
-        return f"{LOGGED} (weighed as {mix if has_names else 'below'})"
+        shares = sorted(share_by_logger.items(), key=lambda item: -item[1])
+        mix_text = " and ".join(f"{100 * share:.0f} % {name}" for name, share in shares)
+        return f"{LOGGED} (weighed as {mix_text if has_names else 'below'})"
 
     @property
     def is_explored(self) -> bool:
         """Tell whether all weights are as small as a logger with the usual floor would make them."""
         steps = {"impression": 1, "slate": self.extent.positions}
-        number = steps.get(self.estimate.unit, self.extent.positions * self.extent.steps)
-        return log(max(self.estimate.max_weight or 1.0, 1.0)) <= number * log(max(self.arms, 1) / FLOOR)
+        n_slots = steps.get(self.estimate.unit, self.extent.positions * self.extent.steps)
+        return log(max(self.estimate.max_weight or 1.0, 1.0)) <= n_slots * log(max(self.arms, 1) / FLOOR)
 
     def _days(self, needed: int | None) -> float | None:
         """Return the days of the log's traffic in which this many clusters arrive, or None if unknown."""
@@ -240,8 +246,8 @@ class EstimateRow(Record):
         row |= {"answer": answer, "needed": needed, "needed_days": self._days(needed)}
         row["reason_groups"] = in_groups(self.estimate.reasons)
         smallest = self.inclusion.smallest if self.inclusion.decisions else None
-        facts = {"smallest_inclusion": smallest, "origin": self.origin, "new_arms": len(self.new_arms) or None}
-        row |= {name: fact for name, fact in facts.items() if fact is not None}
+        further_fields = {"smallest_inclusion": smallest, "origin": self.origin, "new_arms": len(self.new_arms) or None}
+        row |= {name: fact for name, fact in further_fields.items() if fact is not None}
         return row if self.by is None else {**row, "by": self.by, "group": self.group.label}
 
 
@@ -256,9 +262,11 @@ def estimators(request: Request) -> ope.EstimatorChoice:
         raise lookup.unknown("cluster", request.cluster, CLUSTERS, hint=f"one of {', '.join(CLUSTERS)}")
     if request.by == "arm" and not choice.sessions and not choice.slates:
         # rows selected by the chosen arm have a mean weight other than 1, so only self-normalised estimates are valid
-        unfit = next((name for name, kind in choice.impressions.items() if not kind.self_normalised), None)
-        if unfit is not None:
-            raise InputError(f"{unfit} does not work by arm: the logger chose it", hint=f"use --estimator {BY_ARM}")
+        unfit_name = next((name for name, kind in choice.impressions.items() if not kind.self_normalised), None)
+        if unfit_name is not None:
+            raise InputError(
+                f"{unfit_name} does not work by arm: the logger chose it", hint=f"use --estimator {BY_ARM}"
+            )
         if request.interval == "cressie-read":  # which assumes a mean weight of 1
             raise InputError("interval cressie-read does not exist by arm", hint="use --interval bootstrap-t")
     if ope.CRAM in choice.labels and (len(choice.labels) > 1 or request.by is not None):
@@ -267,8 +275,8 @@ def estimators(request: Request) -> ope.EstimatorChoice:
         needs_model = [name for name in ope.GROUPS["impression"] if ope.estimator(name).needs_model]
         hint = f"add one of {', '.join(needs_model)} to --estimator"
         raise InputError("--reward-model is given, and no estimator uses one", hint=hint)
-    fitting = [name for name, kind in (choice.sessions | choice.slates).items() if kind.needs_model]
-    if request.reward_model is not None and (conflicts := choice.named.intersection(fitting)):
+    fitting_names = [name for name, kind in (choice.sessions | choice.slates).items() if kind.needs_model]
+    if request.reward_model is not None and (conflicts := choice.named.intersection(fitting_names)):
         hint = f"leave out {min(conflicts)}, or ask for it alone"
         raise InputError(f"--reward-model is given, and {min(conflicts)} fits a model of its own", hint=hint)
     if request.position is not None and not _needs_model(choice.impressions):
@@ -344,11 +352,12 @@ def prepare(
     if ope.CRAM in estimators.impressions:
         from rlrec.app.evaluation.targets import learning_targets
 
-        crammed = [
-            learning_targets.crammed(unit, target, selection, greedy=request.greedy) for target in evaluation.targets
+        crammed_targets = [
+            learning_targets.cram_target(unit, target, selection, greedy=request.greedy)
+            for target in evaluation.targets
         ]
-        evaluation = replace(evaluation, targets=crammed, loggers=LoggingVersions())  # all rows count once
-    pages, kinds = evaluation.extent.positions > 1, estimators.estimators.values()
+        evaluation = replace(evaluation, targets=crammed_targets, loggers=LoggingVersions())  # all rows count once
+    has_pages, kinds = evaluation.extent.positions > 1, estimators.estimators.values()
     checks = [check for check in CHECKS if check.is_possible(evaluation.extent) and any(map(check.concerns, kinds))]
     needs_model = any(check.needs_model for check in checks) or _needs_model(estimators.impressions)
     encode = needs_model and request.reward_model is None  # whether a model of rewards is fitted
@@ -360,7 +369,7 @@ def prepare(
         from rlrec.app.evaluation.passes.sessions import SessionUnit
 
         units.append(SessionUnit.prepare(unit, evaluation, estimators.sessions))
-    if estimators.slates and (estimators.slates_named or pages):
+    if estimators.slates and (estimators.slates_named or has_pages):
         units += _page_units(unit, evaluation, estimators)
     if checks and not estimators.impressions:
         units.append(impressions)
@@ -380,13 +389,13 @@ def _page_units(
     if weighed:
         require_pairs = bool(PAIRED & estimators.named)
         yield SlateUnit.prepare(unit, evaluation, weighed, require_pairs=require_pairs)
-    request, number = evaluation.request, len(evaluation.arms)
+    request, n_arms = evaluation.request, len(evaluation.arms)
     refusals = {
-        f"{number:,} arms are more than the {MOST_ARMS} whose effects can be told": number > MOST_ARMS,
+        f"{n_arms:,} arms are more than the {MOST_ARMS} whose effects can be told": n_arms > MOST_ARMS,
         "effects are those of the whole log": request.by is not None,
         "effects reach through a visit: --cluster row is no unit of theirs": request.cluster == "row",
     }
-    refusal = next((message for message, holds in refusals.items() if holds), None)
+    refusal = next((message for message, is_refused in refusals.items() if is_refused), None)
     if estimators.answering and effects and unit.folder is None:  # where slots have the reward, other estimators answer
         kinds = {kind for target in evaluation.targets for kind in target.reward.weights}
         effects = effects if events.any_of_pages(unit, kinds) else {}
@@ -405,14 +414,14 @@ def _rows(
     of targets on which models disagree. `new_arms` and `days` have a value for each target, as in `EstimateRow`."""
     rows = []
     for number, target in enumerate(evaluation.targets):
-        shared: dict[str, Any] = {
+        target_fields: dict[str, Any] = {
             "target": target.name, "version": target.number, "by": evaluation.request.by,
             "reward": target.reward.name, "has_returns": events.RETURN in target.reward.weights,
             "arms": len(evaluation.arms), "origin": target.table and target.table.origin_text,
             "new_arms": new_arms[number], "spares_gate": target.spares_gate, "sweep_version": target.sweep_version,
             "days": days[number], **log_facts,
         }  # fmt: skip
-        for group in groups.in_order({group for estimates in by_unit for _, group in estimates}):
+        for group in groups.sort_groups({group for estimates in by_unit for _, group in estimates}):
             group_estimates = [estimate for estimates in by_unit for estimate in estimates.get((number, group), [])]
             by_label = {
                 estimate.estimator: estimate.lowered(["models-differ"])
@@ -423,7 +432,7 @@ def _rows(
             answering = _answering(by_label) if estimators.answering else ()
             labels = dict.fromkeys([*answering, *(label for label in estimators.labels if label in by_label)])
             rows += [
-                EstimateRow(estimate=by_label[label], group=group, is_answer=label in answering, **shared)
+                EstimateRow(estimate=by_label[label], group=group, is_answer=label in answering, **target_fields)
                 for label in labels
             ]
     return rows
@@ -441,8 +450,8 @@ def _covered_days(unit: Unit, evaluation: Evaluation) -> list[float]:
         for target in evaluation.targets
     ]
     for end in {*ends}:
-        mature = selection if end == last_at else replace(selection, until=end + 1)
-        days[end] = max(selected.covered_us(unit, mature), end - evaluation.extent.first_at) / DAY_US
+        mature_selection = selection if end == last_at else replace(selection, until=end + 1)
+        days[end] = max(selected.covered_us(unit, mature_selection), end - evaluation.extent.first_at) / DAY_US
     return [days[end] for end in ends]
 
 
@@ -452,8 +461,8 @@ def _new_arms(unit: Unit, evaluation: Evaluation, target: Target, offered: Flags
     if target.serving is None or offered is None:
         return []
     offered_ids = {*evaluation.arms.ids[offered].tolist()}
-    allowed = allowed_arms(unit, target.serving.version.policy.params)
-    return [evaluation.arms.keys[arm] for arm in allowed if arm not in offered_ids]
+    allowed_ids = allowed_arms(unit, target.serving.version.policy.params)
+    return [evaluation.arms.keys[arm] for arm in allowed_ids if arm not in offered_ids]
 
 
 def _answering(estimates: Mapping[str, Estimate]) -> list[str]:
@@ -485,14 +494,14 @@ def differing_models(
     if evaluation.request.by is None and evaluation.extent.decisions <= MODEL_DECISIONS:
         # the newest decisions are all decisions, with the weights of these estimates; with too few effective ones the
         # models are not compared
-        sizes = {
+        ess_by_target = {
             number: row.ess for estimates in by_unit for (number, _), rows in estimates.items() for row in rows
             if row.unit == "impression" and row.ess is not None and row.estimator != ope.CRAM
         }  # fmt: skip
-        if len(sizes) == len(evaluation.targets) and max(sizes.values()) < COMPARED_ESS:
+        if len(ess_by_target) == len(evaluation.targets) and max(ess_by_target.values()) < COMPARED_ESS:
             return set()
-    newest = evaluation.newest(unit, MODEL_DECISIONS)
-    impressions, sums = _sum_impressions(unit, newest, ope.parse("dr").impressions)
+    newest_evaluation = evaluation.newest(unit, MODEL_DECISIONS)
+    impressions, sums = _sum_impressions(unit, newest_evaluation, ope.parse("dr").impressions)
     differing = set[int]()
     for number in sums.groups:
         (total,) = fold.over_loggers(sums, number, fold.weigh_loggers(impressions, sums, [number])).values()
@@ -513,24 +522,24 @@ def with_present(unit: Unit, evaluation: Evaluation, sums: CheckSums) -> CheckSu
     if not targets or (unit.folder is None and evaluation.selection == Selection()):
         return sums
     with unit.reading(None):  # for decisions stored after the export of a log
-        present = _present(unit, replace(evaluation, targets=targets))
-    joined = dict(sums)
-    for (reward_id, reason), newest_sums in present.items():
+        present_sums = _present(unit, replace(evaluation, targets=targets))
+    all_sums = dict(sums)
+    for (reward_id, reason), newest_sums in present_sums.items():
         key = numbers[reward_id], reason
-        if key in joined:
-            joined[key] = joined[key].followed_by(newest_sums)
-    return joined
+        if key in all_sums:
+            all_sums[key] = all_sums[key].followed_by(newest_sums)
+    return all_sums
 
 
 def _present(unit: Unit, evaluation: Evaluation) -> CheckSums:
     """Sum drift over the newest decisions after the last one of the log, by id of the reward and reason."""
-    later = Selection(since=evaluation.extent.last_at + 1, without=evaluation.selection.without)
-    if not any(selected.times(unit, later)):
+    later_selection = Selection(since=evaluation.extent.last_at + 1, without=evaluation.selection.without)
+    if not any(selected.times(unit, later_selection)):
         return {}
-    extent = selected.extent(unit, later)
-    newest = replace(evaluation, selection=later, extent=extent).newest(unit, PRESENT_DECISIONS)
-    present = _sum_impressions(unit, newest, {}, [LogDrift()])[1].checks
-    return {(newest.shared[index].reward.id, reason): sums for (index, reason), sums in present.items()}
+    extent = selected.extent(unit, later_selection)
+    newest_evaluation = replace(evaluation, selection=later_selection, extent=extent).newest(unit, PRESENT_DECISIONS)
+    present_sums = _sum_impressions(unit, newest_evaluation, {}, [LogDrift()])[1].checks
+    return {(newest_evaluation.shared[index].reward.id, reason): sums for (index, reason), sums in present_sums.items()}
 
 
 def _sum_impressions(

@@ -1,5 +1,5 @@
-"""This module folds the log into estimates for every unit of rows, and defines the unit of impressions. `fold` sums
-each batch, `+` adds the sums, and `estimates` turns them into estimates.
+"""This module folds the log into estimates for every unit of rows, and defines the unit of impressions. `fold_batch`
+sums each batch, `+` adds the sums, and `estimates` turns them into estimates.
 
 A unit (impressions, slates, sessions) defines which rows of a batch it uses and how a target weighs them. Everything
 else is the same for all units. A fold reads no store and has no side effects. The partials of batches can be added
@@ -211,7 +211,7 @@ class RowUnit(ABC, Generic[R, M], Record, eq=False):
         return self.evaluation.nothing_selected(self.noun)
 
 
-def fold(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
+def fold_batch(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
     """Return the sums of one batch of the log."""
     if (refusal := unit.refusal(logged)) is not None:
         return LogPartial(refusals=(refusal,))
@@ -220,11 +220,11 @@ def fold(unit: RowUnit[R, M], logged: LoggedBatch) -> LogPartial:
     checks: dict[tuple[int, str], Any] = {}
     evaluation, users = unit.evaluation, False
     for number, shared in enumerate(evaluation.shared):
-        usable, row_counts = unit.usable_rows(logged, shared.reward)
-        rows = usable
-        if shared.policy_id is not None and len(usable):
-            rows = usable.take(~any_slot(usable, usable.slots["policy_id"] != shared.policy_id))
-        counts[number] = replace(row_counts, used=len(rows), other_policy=len(usable) - len(rows))
+        usable_slots, row_counts = unit.usable_rows(logged, shared.reward)
+        rows = usable_slots
+        if shared.policy_id is not None and len(usable_slots):
+            rows = usable_slots.take(~any_slot(usable_slots, usable_slots.slots["policy_id"] != shared.policy_id))
+        counts[number] = replace(row_counts, used=len(rows), other_policy=len(usable_slots) - len(rows))
         if len(rows):
             model = unit.models.get(shared.reward.id)
             users |= evaluation.cluster == "user" and bool((rows.slots["user_id"] != ABSENT).any())
@@ -252,43 +252,45 @@ def _target_partials(
         slots, rows.begins, spans_batches=evaluation.spans_batches, max_loggers=max_loggers
     )
     codes = slots["group"][rows.begins] * len(strata) + stratum_codes
-    members = list(groups.members(codes, len(logged.groups) * len(strata)))
+    members = list(groups.group_members(codes, len(logged.groups) * len(strata)))
     has_list, estimated = any_slot(rows, logged.lists.has_list(slots)), any_slot(rows, slots["estimated"])
     gaps: dict[int, dict[str, Flags]] = {}  # slots for which a target has no probability, by reason
     for number, scorer in shared.members:
-        unasked = {
+        gap_by_reason = {
             scorer.target.lacking: scorer.unanswerable(slots, logged), "page-rules": scorer.refused(slots, logged),
         }  # fmt: skip
-        gaps[number] = {reason: flags for reason, flags in unasked.items() if flags.any()}
+        gaps[number] = {reason: flags for reason, flags in gap_by_reason.items() if flags.any()}
     if evaluation.paired:
-        common: dict[str, Flags] = {}
-        for reason, flags in chain.from_iterable(gap.items() for gap in gaps.values()):
-            common[reason] = common[reason] | flags if reason in common else flags
-        gaps = dict.fromkeys(gaps, common)
+        common_gap: dict[str, Flags] = {}
+        for reason, flags in chain.from_iterable(target_gap.items() for target_gap in gaps.values()):
+            common_gap[reason] = common_gap[reason] | flags if reason in common_gap else flags
+        gaps = dict.fromkeys(gaps, common_gap)
     for number, scorer in shared.members:
         scorer.describe(logged)
         target, batch = scorer.target, batch_of(scorer)
-        hidden = np.logical_or.reduce(list(gaps[number].values())) if gaps[number] else None
+        is_hidden = np.logical_or.reduce(list(gaps[number].values())) if gaps[number] else None
         batches = [batch, *map(batch_of, scorer.replicas(slots, logged, marginals=unit.simulates))]
-        taught, unknown = any_slot(rows, target.taught_by(slots)), np.zeros(len(rows), np.bool_)
+        is_taught, is_unknown = any_slot(rows, target.taught_by(slots)), np.zeros(len(rows), np.bool_)
         reasons = {"estimated-propensity": estimated}
-        if hidden is not None:
-            unknown = any_slot(rows, hidden)
-            reasons["sampled-rows"] = any_slot(rows, hidden & slots["subsampled"])
+        if is_hidden is not None:
+            is_unknown = any_slot(rows, is_hidden)
+            reasons["sampled-rows"] = any_slot(rows, is_hidden & slots["subsampled"])
             reasons |= {reason: any_slot(rows, flags) for reason, flags in gaps[number].items()}
         if target.is_weighed and not target.draws_candidates:
             reasons["logging-candidates"] = has_list
-        reasons["in-sample"] = taught & ~unknown
+        reasons["in-sample"] = is_taught & ~is_unknown
         if target.narrows:
             reasons["unnarrowed"] = any_slot(rows, slots["policy_id"] != target.policy_id)
         for code, group_rows in members:
             group, stratum = divmod(code, len(strata))
             selected = slice(None) if group_rows is None else group_rows
-            judged = group_rows if hidden is None else np.arange(len(rows))[selected][~unknown[selected]]
-            sums, *replica_sums = (unit.fold.partial(side if judged is None else side.take(judged)) for side in batches)
+            judged_rows = group_rows if is_hidden is None else np.arange(len(rows))[selected][~is_unknown[selected]]
+            sums, *replica_sums = (
+                unit.fold.partial(side if judged_rows is None else side.take(judged_rows)) for side in batches
+            )
             by_stratum = partials.setdefault(number, {}).setdefault(logged.groups[group], {})
             by_stratum[strata[stratum]] = GroupPartial(
-                sums=sums, replicas=dict(enumerate(replica_sums)), unknown=int(unknown[selected].sum()),
+                sums=sums, replicas=dict(enumerate(replica_sums)), unknown=int(is_unknown[selected].sum()),
                 reasons=frozenset(reason for reason, flags in reasons.items() if flags[selected].any()),
             )  # fmt: skip
     return partials
@@ -370,9 +372,9 @@ def _target_estimates(
     estimates: dict[RowGroup, list[Estimate]] = {}
     for (group, total), group_estimates in zip(totals.items(), by_group, strict=True):
         weighting = weightings[group]
-        absent = weighting.absent_loggers
+        missing_loggers = weighting.absent_loggers
         unlike_labels = disagreeing_estimators(
-            ends for logger, ends in weighting.loggers.items() if logger not in absent
+            ends for logger, ends in weighting.loggers.items() if logger not in missing_loggers
         )
         estimates[group] = []
         wider_estimates = _with_replicas(fold, total, group_estimates, options)
@@ -386,14 +388,14 @@ def _target_estimates(
             if weighting.factors and kind.weighted:
                 index = list(fold.estimators).index(estimate.estimator)
                 logger_weights = tuple(
-                    replace(each, is_target=weighting.loggers[each.version][index].is_logged)
-                    for each in weighting.table[list(fold.weighings).index(kind.prefix)]
+                    replace(logger_weight, is_target=weighting.loggers[logger_weight.version][index].is_logged)
+                    for logger_weight in weighting.table[list(fold.weighings).index(kind.prefix)]
                 )
             estimates[group].append(
                 replace(
                     estimate.lowered(doubts),
                     left_out=estimate.left_out + n_left_out + total.unknown, reward_seen=counts.reward_seen,
-                    log=evaluation.taken_log(absent, fold.most_loggers), logger_weights=logger_weights,
+                    log=evaluation.taken_log(missing_loggers, fold.most_loggers), logger_weights=logger_weights,
                     loggers=max(1, sum(logger.weight > 0 for logger in logger_weights)),
                 )
             )  # fmt: skip
@@ -408,8 +410,10 @@ def _with_replicas(
         return estimates
     replicas = [fold.finish(sums, replace(options, interval="normal")) for sums in total.replicas.values()]
     return [
-        widened(estimate, parts, limits=estimator_fold.limits(options.reward_range))
-        for estimate, estimator_fold, *parts in zip(estimates, fold.estimator_folds(total.sums), *replicas, strict=True)
+        widened(estimate, replica_estimates, limits=estimator_fold.limits(options.reward_range))
+        for estimate, estimator_fold, *replica_estimates in zip(
+            estimates, fold.estimator_folds(total.sums), *replicas, strict=True
+        )
     ]
 
 
@@ -492,11 +496,11 @@ class ImpressionUnit(RowUnit[ImpressionRows, "RewardModel"], eq=False):
         events = logged.log.events
         if not len(rows) or reward.weights.keys().isdisjoint(events["kind"][events["position"] == 0].tolist()):
             return rows, counts
-        first = run_starts(rows.slots["decision_id"])
-        page = reward_log.page_events(logged.log, reward, rows.slots["decision_id"][first])
-        keep = rows.slots["keep_probability"]
-        unseen = float(np.abs(page / keep[first]).sum())
-        return rows, replace(counts, size=float(np.abs(rows.reward / keep).sum()) + unseen, unseen=unseen)
+        first_slots = run_starts(rows.slots["decision_id"])
+        page_reward = reward_log.page_events(logged.log, reward, rows.slots["decision_id"][first_slots])
+        keep_probability = rows.slots["keep_probability"]
+        unseen = float(np.abs(page_reward / keep_probability[first_slots]).sum())
+        return rows, replace(counts, size=float(np.abs(rows.reward / keep_probability).sum()) + unseen, unseen=unseen)
 
     def model_sums(self, logged: LoggedBatch, rows: ImpressionRows) -> RewardModelSums:
         return self.fit.sums(rows, logged.contexts)

@@ -101,16 +101,17 @@ class LogReader:
                     yield self._logged(log, eligible, reading)
                 continue
             contexts, context = self.contexts.table(batch.slots["context_id"], batch.contexts)
-            cluster = log_rows.clusters(batch.slots, self.evaluation.cluster)
+            cluster = log_rows.cluster_digests(batch.slots, self.evaluation.cluster)
             slots = batch.slots | {"context": context, "cluster": cluster}
             yield LoggedBatch(log=replace(batch, slots=slots), contexts=contexts, eligible={})
 
     def partitions(self, reading: Reading, *, times: int = 1) -> Iterator[Iterable[Batch]]:
         """Iterate over the stored rows of each partition of the log, and over all partitions `times` times. A partition
         may be read several times, until the next one begins."""
-        needed, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
+        needed_columns, selection = {*reading.columns, *CLUSTERS[self.evaluation.cluster]}, self.evaluation.selection
         return partitions.read(
-            self.unit, selection, self.evaluation.partitions, columns=needed, pick_contexts=self.contexts.unread,
+            self.unit, selection, self.evaluation.partitions, columns=needed_columns,
+            pick_contexts=self.contexts.unread,
             visits=reading.visits, keys=reading.keys or selection.splits is not None, times=times,
         )  # fmt: skip
 
@@ -151,7 +152,7 @@ class LogReader:
         """Return the batch with what probabilities of targets need."""
         slots, fields, zeros, slate_probabilities = log.slots, set[str](), list[Array | None](), list[Array]()
         if reading.support:
-            slots = slots | log_rows.slates(slots) | log_rows.course(slots) | unknown_support(slots)
+            slots = slots | log_rows.slate_places(slots) | log_rows.visit_course(slots) | unknown_support(slots)
             fields = self.loggers.reads(slots, slots["unknown_support"])
         if reading.marginals is not None or reading.pairs:
             fields |= self.loggers.reads(slots, ~slots["imported"])
@@ -167,9 +168,9 @@ class LogReader:
             sets = imported_data.slot_sets(self.unit, np.unique(slots["decision_id"]).tolist())
             column, slot_arms = log_rows.slot_set_column(slots, sets)
             slots, eligible = slots | {log_rows.SLOT_SET: column}, {**eligible, **slot_arms}
-        by, keys = self.evaluation.request.by, self.evaluation.arms.keys
-        groups, group = group_rows(by, slots, contexts, context, keys=keys, loggers=self.loggers)
-        cluster = log_rows.clusters(log.slots, self.evaluation.cluster)
+        group_field, keys = self.evaluation.request.by, self.evaluation.arms.keys
+        groups, group = group_rows(group_field, slots, contexts, context, keys=keys, loggers=self.loggers)
+        cluster = log_rows.cluster_digests(log.slots, self.evaluation.cluster)
         slots = slots | {"context": context, "group": group, "cluster": cluster}
         if slots.keys() >= {*log_rows.SAMPLED}:
             slots["decision_digest"] = log_rows.decision_digests(slots)
@@ -181,8 +182,8 @@ class LogReader:
                 supports = imported_data.supports(self.unit, np.unique(unsure_ids).tolist())
                 slots |= logged_zeros(slots, supports, eligible, zeros)
         if reading.marginals:
-            derived = self.marginals.tabulate(slots, contexts, eligible, positions=reading.marginals)
-            slots = {**slots, log_rows.MARGINALS: derived}
+            marginal_table = self.marginals.tabulate(slots, contexts, eligible, positions=reading.marginals)
+            slots = {**slots, log_rows.MARGINALS: marginal_table}
         if reading.pairs:
             pairs_case, slate_probabilities = self.marginals.pairs(slots, contexts, eligible)
             slots = {**slots, log_rows.PAIRS: pairs_case}
@@ -264,10 +265,10 @@ class LogReader:
         inclusion = log_rows.Inclusion()
         for version, version_rows in self.marginals.by_version(slots, ~slots["imported"] & lists.has_list(slots)):
             moments, budget = self.marginals.moments(version, slots, version_rows), self._inclusions
-            added = log_rows.smallest_inclusion(
+            version_inclusion = log_rows.smallest_inclusion(
                 lists, slots, moments, contexts, keys=self.evaluation.arms.keys, budget=budget
             )  # fmt: skip
-            inclusion, self._inclusions = inclusion + added, budget - added.decisions
+            inclusion, self._inclusions = inclusion + version_inclusion, budget - version_inclusion.decisions
         return replace(lists, inclusion=inclusion)
 
     def _eligible_sets(self, set_ids: AbstractSet[int]) -> Mapping[int, Ids]:

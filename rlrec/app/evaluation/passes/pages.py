@@ -33,7 +33,7 @@ from rlrec.store import Unit
 from rlrec.store.database.bulk import Columns
 from rlrec.store.log import reader
 
-PER_DECISION = 32  # most simulated pages for a decision with a distribution of its own
+MAX_SIMULATED = 32  # most simulated pages for a decision with a distribution of its own
 
 
 class CompletePages(Record, eq=False):
@@ -83,15 +83,17 @@ class PageUnit(RowUnit[CompletePages, M], eq=False):
     censored: ClassVar[str] = "has a censored slot"
 
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[CompletePages, RowCounts]:
-        pages = _pages(logged.log, reward)
+        pages = _complete_pages(logged.log, reward)
         first_slots = {name: pages.slots[name][pages.begins] for name in ("at", "imported")}
-        mature = reward_log.is_mature(first_slots, reward, now=self.evaluation.now)
-        censored = any_slot(pages, pages.slots["censored"])
-        counts = RowCounts(selected=len(pages), waiting=int((~mature).sum()), left_out=int((mature & censored).sum()))
-        return pages.take(mature & ~censored), counts
+        is_mature = reward_log.is_mature(first_slots, reward, now=self.evaluation.now)
+        is_censored = any_slot(pages, pages.slots["censored"])
+        counts = RowCounts(
+            selected=len(pages), waiting=int((~is_mature).sum()), left_out=int((is_mature & is_censored).sum())
+        )
+        return pages.take(is_mature & ~is_censored), counts
 
     def refusal(self, logged: LoggedBatch) -> str | None:
-        slots, missing = logged.log.slots, _missing(logged.log.slots)
+        slots, missing = logged.log.slots, _incomplete_slots(logged.log.slots)
         if not len(missing):
             return None
         decision, size = slots["decision_id"][missing[0]], slots["size"][missing[0]]
@@ -114,19 +116,19 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
         cls, unit: Unit, evaluation: Evaluation, estimators: Mapping[str, SlateEstimator], *, require_pairs: bool
     ) -> SlateUnit:
         """Make the unit for these estimators, with the curves that they name. Raise InputError for an unknown curve."""
-        resolved = {
+        resolved_estimators = {
             label: replace(kind, shape=reward_models.position_curve(unit, kind.curve))
             if isinstance(kind, Pbm | Interpol) and kind.curve else kind
             for label, kind in estimators.items()
         }  # fmt: skip
         positions = evaluation.extent.positions
-        kinds = resolved.values()
+        kinds = resolved_estimators.values()
         needs = Needs(
             positions=max(1, positions), joint=any(kind.joint for kind in kinds),
             tabled=any(kind.tabled for kind in kinds), additive=any(isinstance(kind, Pi) for kind in kinds),
             marginal=any(isinstance(kind, Iips) for kind in kinds),
         )  # fmt: skip
-        fold = SlateFold(estimators=resolved, spans_batches=evaluation.spans_batches)
+        fold = SlateFold(estimators=resolved_estimators, spans_batches=evaluation.spans_batches)
         fit = reward_models.RewardModelFit(arms=evaluation.arms, positions=positions)
         return cls(evaluation=evaluation, fold=fold, fit=fit, needs=needs, require_pairs=require_pairs)
 
@@ -155,7 +157,7 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
         if self.require_pairs and needs.additive:
             _require_pairs(slots)
         predicted, count = None if values is None else values.predicted, reward_log.sampling_counts(slots)
-        shared: dict[str, Any] = {
+        shared_columns: dict[str, Any] = {
             "start": rows.start, "reward": impressions.reward, "page": rows.page, "default": impressions.default,
             "cluster": slots["cluster"][rows.begins], "predicted": predicted,
             "count": None if count is None else count[rows.begins],
@@ -164,38 +166,38 @@ class SlateUnit(PageUnit[reward_models.FittedRewardModel], eq=False):
         def batch(scorer: Scorer) -> SlateBatch:
             """Return the pages as one batch for the estimators per slate."""
             if not scorer.target.is_weighed:
-                return _on_policy(shared, slots, needs)
+                return _on_policy_batch(shared_columns, slots, needs)
             columns = slate_columns(scorer, impressions, logged, needs=needs, values=values)
-            slate_batch, list_ratio = SlateBatch(**shared | columns), scorer.list_ratio(slots, logged)
-            return slate_batch if list_ratio is None else _with_lists(slate_batch, list_ratio, rows.begins)
+            slate_batch, list_ratio = SlateBatch(**shared_columns | columns), scorer.list_ratio(slots, logged)
+            return slate_batch if list_ratio is None else _reweigh_by_lists(slate_batch, list_ratio, rows.begins)
 
         return batch
 
 
-def _with_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
+def _reweigh_by_lists(batch: SlateBatch, ratio: Array, begins: Ids) -> SlateBatch:
     """Return the batch with weights multiplied by exp(ratio), (n,), since a list of candidates is drawn before the
     first slot."""
-    share, first_ratio, unknown = np.exp(ratio), np.zeros(len(ratio)), np.full(len(ratio), np.nan)
+    share, first_ratio, unknown_values = np.exp(ratio), np.zeros(len(ratio)), np.full(len(ratio), np.nan)
     first_ratio[begins] = ratio[begins]
     return replace(
         batch, log_ratio=batch.log_ratio + first_ratio, marginal_ratio=batch.marginal_ratio * share,
-        largest=unknown, largest_marginal=unknown, unsupported=unknown,
+        largest=unknown_values, largest_marginal=unknown_values, unsupported=unknown_values,
         target_at=None if batch.target_at is None else batch.target_at * share[:, None],
         additive=None if batch.additive is None else batch.additive * share,
         expected=None if batch.expected is None else batch.expected * np.exp(first_ratio),
     )  # fmt: skip
 
 
-def _on_policy(shared: dict[str, Any], slots: Columns, needs: Needs) -> SlateBatch:
+def _on_policy_batch(shared_columns: dict[str, Any], slots: Columns, needs: Needs) -> SlateBatch:
     """Return the batch of pages that the target itself served. They need no weights, and the arms shown are a sample of
     the target's distribution."""
     n = len(slots["position"])
-    shown = np.zeros((n, needs.positions))
-    shown[np.arange(n), slots["position"] - 1] = 1.0
+    shown_at = np.zeros((n, needs.positions))
+    shown_at[np.arange(n), slots["position"] - 1] = 1.0
     ones = np.ones(n)
     return SlateBatch(
-        **shared, log_ratio=np.zeros(n), largest=np.zeros(n), marginal_ratio=ones, largest_marginal=ones,
-        target_at=shown, logged_at=shown, additive=1 / slots["size"], expected=shared["predicted"],
+        **shared_columns, log_ratio=np.zeros(n), largest=np.zeros(n), marginal_ratio=ones, largest_marginal=ones,
+        target_at=shown_at, logged_at=shown_at, additive=1 / slots["size"], expected=shared_columns["predicted"],
         unsupported=np.zeros(n),
     )  # fmt: skip
 
@@ -203,36 +205,36 @@ def _on_policy(shared: dict[str, Any], slots: Columns, needs: Needs) -> SlateBat
 def _require_pairs(slots: Columns) -> None:
     """Raise InputError for a page whose logger's probabilities of pairs of slots are not known. Pages of one slot have
     no pairs, and slots with their own sets of arms need none."""
-    unknown, has_sets = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1), slot_set_flags(slots)
+    is_unknown, has_sets = (slots[PAIRS] == UNKNOWN) & (slots["size"] > 1), slot_set_flags(slots)
     if has_sets is not None:
-        unknown &= ~has_sets | np.isnan(slots["marginal"])
-    if unknown.any():
-        decision = int(slots["decision_id"][np.argmax(unknown)])
+        is_unknown &= ~has_sets | np.isnan(slots["marginal"])
+    if is_unknown.any():
+        decision = int(slots["decision_id"][np.argmax(is_unknown)])
         cause = "its logger was not uniform, and has too many slates to list, or no exact probabilities of them"
         hint = "use rips or sips, which need propensities alone, or iips or pbm:CURVE, which need marginals"
         raise InputError(f"pi cannot weigh decision {decision}: {cause}", hint=hint)
 
 
-def _missing(slots: Columns) -> Ids:
+def _incomplete_slots(slots: Columns) -> Ids:
     """Return the slots at which a page shows that it lacks a position."""
-    first = run_starts(slots["decision_id"])
-    size = np.diff(np.r_[first, len(slots["decision_id"])])
-    depth = numbers_in_runs(first, len(slots["position"]))
+    first_slots = run_starts(slots["decision_id"])
+    size = np.diff(np.r_[first_slots, len(slots["decision_id"])])
+    depth = numbers_in_runs(first_slots, len(slots["position"]))
     return np.flatnonzero((slots["size"] != np.repeat(size, size)) | (slots["position"] != depth + 1))
 
 
-def _pages(batch: reader.Batch, definition: Reward) -> CompletePages:
+def _complete_pages(batch: reader.Batch, definition: Reward) -> CompletePages:
     """Return the complete pages of a batch with their rewards."""
-    rewarded, missing = reward_log.with_rewards(batch, definition), _missing(batch.slots)
+    rewarded, missing = reward_log.with_rewards(batch, definition), _incomplete_slots(batch.slots)
     if len(missing):
         rewarded = rewarded.take(~np.isin(batch.slots["decision_id"], batch.slots["decision_id"][missing]))
     slots = rewarded.slots
-    first = run_starts(slots["decision_id"])
-    size = np.diff(np.r_[first, len(slots["decision_id"])])
+    first_slots = run_starts(slots["decision_id"])
+    size = np.diff(np.r_[first_slots, len(slots["decision_id"])])
     # all slots of a page are in one cluster, whatever the unit
-    slots = {**slots, "cluster": np.repeat(slots["cluster"][first], size)}
+    slots = {**slots, "cluster": np.repeat(slots["cluster"][first_slots], size)}
     impressions = ImpressionRows(slots=slots, reward=rewarded.reward, default=rewarded.default, shown=slots["arm_id"])
-    page = reward_log.page_events(batch, definition, slots["decision_id"][first])
+    page = reward_log.page_events(batch, definition, slots["decision_id"][first_slots])
     return CompletePages(impressions=impressions, start=offsets(size), page=page)
 
 
@@ -260,17 +262,17 @@ def slate_columns(
     known. `values` are those of a model of the reward of a page from each slot on."""
     n, is_unknown = len(rows), np.full(len(rows), np.nan)
     steps, additive, expected = is_unknown.copy(), is_unknown.copy(), np.zeros(n)
-    simulated = (
+    is_simulated = (
         isinstance(scorer, StateScorer) and scorer.samples > 0 and (needs.marginal or needs.tabled or needs.additive)
     )
-    table = np.full((n, needs.positions), np.nan) if needs.tabled or needs.additive or simulated else None
+    table = np.full((n, needs.positions), np.nan) if needs.tabled or needs.additive or is_simulated else None
 
     def write_rows(case_rows: CaseRows | StateCaseRows) -> None:
         if isinstance(case_rows, StateCaseRows):
             if needs.joint:
                 case_rows.write_steps(steps)
-            if table is not None and simulated:
-                runs = min(scorer.samples, PER_DECISION)
+            if table is not None and is_simulated:
+                runs = min(scorer.samples, MAX_SIMULATED)
                 table[case_rows.indices] = case_rows.at_positions(needs.positions, runs=runs, seed=scorer.seed)
         else:
             if values is not None and not case_rows.samples:
@@ -287,13 +289,13 @@ def slate_columns(
     probabilities = scorer.probabilities(rows, logged, None, on_rows=write_rows, joint=needs.joint)
     marginal = np.where(probabilities.prefixed, np.nan, np.minimum(probabilities.target, 1.0))
     greatest = np.where(probabilities.prefixed, np.nan, probabilities.greatest)
-    if table is not None and simulated:
+    if table is not None and is_simulated:
         marginal = np.take_along_axis(table, rows.slots["position"][:, None] - 1, axis=1)[:, 0]
     if table is not None and needs.additive:
-        even, arms = rows.slots[PAIRS] == UNIFORM, arms_of_sets(rows.slots["eligible_id"], logged.eligible)
+        is_uniform, arms = rows.slots[PAIRS] == UNIFORM, arms_of_sets(rows.slots["eligible_id"], logged.eligible)
         shown = np.take_along_axis(table, rows.slots["position"][:, None] - 1, axis=1)[:, 0]
         sums, size = table.sum(axis=1), rows.slots["size"]
-        additive[even] = pseudo_inverse.uniform_weights(shown, sums, size=size, arms=arms)[even]
+        additive[is_uniform] = pseudo_inverse.uniform_weights(shown, sums, size=size, arms=arms)[is_uniform]
         is_alone = rows.slots["size"] == 1
         additive[is_alone] = probabilities.target[is_alone] / rows.slots["propensity"][is_alone]
     has_sets = slot_set_flags(rows.slots)
@@ -339,14 +341,14 @@ def _fill_additive(case_rows: CaseRows, additive: Array, logged: LoggedBatch) ->
     has_pairs = np.flatnonzero(pairs >= 0)
     for case, number in np.unique(np.column_stack([case_rows.case, pairs])[has_pairs], axis=0).tolist():
         group = has_pairs[(case_rows.case[has_pairs] == case) & (pairs[has_pairs] == number)]
-        block, first = case_rows.blocks[case], case_rows.indices[group[0]]
-        eligible = logged.eligible[int(slots["eligible_id"][first])]
+        block, first_slot = case_rows.blocks[case], case_rows.indices[group[0]]
+        eligible = logged.eligible[int(slots["eligible_id"][first_slot])]
         shares = np.zeros((len(block.shares), len(eligible)))
-        shares[:, columns_of(block.arms, first, slots, logged)] = block.shares
+        shares[:, columns_of(block.arms, first_slot, slots, logged)] = block.shares
         slates = pseudo_inverse.slates(*shares.shape)
         coefficients = pseudo_inverse.coefficients(slates, logged.pairs[number], shares)
-        shown = np.searchsorted(eligible, case_rows.arm[group])
-        additive[case_rows.indices[group]] = coefficients[case_rows.position[group] - 1, shown]
+        shown_index = np.searchsorted(eligible, case_rows.arm[group])
+        additive[case_rows.indices[group]] = coefficients[case_rows.position[group] - 1, shown_index]
 
 
 # -- effects of arms: pages as they were drawn, compared with their expectation --
@@ -392,12 +394,12 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
     def batch_of(
         self, logged: LoggedBatch, rows: CompletePages, model: PositionCurve | None
     ) -> Callable[[Scorer], EffectBatch]:
-        slots, begins, examination = rows.slots, rows.begins, extended(model, self.positions)
+        slots, begins, examination = rows.slots, rows.begins, extend_curve(model, self.positions)
         exposures = self.exposures(logged, rows, examination)
         expected = exposures.expected_by_row
         reward, count = rows.left[begins], reward_log.sampling_counts(slots)
-        shared: dict[str, Any] = {
-            "reward": reward, "remaining": remaining(rows, reward),
+        shared_columns: dict[str, Any] = {
+            "reward": reward, "remaining": remaining_rewards(rows, reward),
             "exposure": exposures.dense, "expectation": expected,
             "looks": np.add.reduceat(examination[slots["position"] - 1], begins), "cluster": slots["cluster"][begins],
             "count": None if count is None else count[begins],
@@ -407,9 +409,9 @@ class EffectUnit(PageUnit[PositionCurve], eq=False):
         def batch(scorer: Scorer) -> EffectBatch:
             """Return the pages as one batch for the regression."""
             if not scorer.target.is_weighed:  # what it showed is a sample of its own distribution
-                return EffectBatch(**shared, change=np.zeros(expected.shape))
-            wanted = target_exposures(scorer, first_slots, logged, examination=examination)
-            return EffectBatch(**shared, change=wanted - expected)
+                return EffectBatch(**shared_columns, change=np.zeros(expected.shape))
+            target_exposure = target_exposures(scorer, first_slots, logged, examination=examination)
+            return EffectBatch(**shared_columns, change=target_exposure - expected)
 
         return batch
 
@@ -433,19 +435,21 @@ def position_rows(slots: Columns, reward: Array, arms: log_rows.ArmTable) -> Pos
     )  # fmt: skip
 
 
-def extended(curve: PositionCurve | None, positions: int) -> Array:
+def extend_curve(curve: PositionCurve | None, positions: int) -> Array:
     """Return the examination of positions 1 to `positions`, (k,). Below the end of the curve the last value holds."""
     examination = (1.0,) if curve is None or not curve.examination else curve.examination
     return np.array([*examination, *[examination[-1]] * positions][:positions])
 
 
-def remaining(rows: CompletePages, reward: Array) -> Array:
+def remaining_rewards(rows: CompletePages, reward: Array) -> Array:
     """Return the reward of each page plus that of the later pages of its visit, (s,)."""
     session, visit, step = (rows.slots[name][rows.begins] for name in ("session_id", "visit", "step"))
     order = np.lexsort((-step, visit, session))  # from the last page of a visit to the first
     starts, sums = run_starts(session[order], visit[order]), np.cumsum(reward[order])
-    earlier_visits = np.r_[0.0, sums][starts]
-    earned = np.empty(len(reward))
-    earned[order] = sums - np.repeat(earlier_visits, np.diff(np.r_[starts, len(sums)]))
-    earned[order[starts]] = reward[order[starts]]  # after the last page comes nothing, not what rounding leaves
-    return earned
+    earned_before = np.r_[0.0, sums][starts]
+    remaining_reward = np.empty(len(reward))
+    remaining_reward[order] = sums - np.repeat(earned_before, np.diff(np.r_[starts, len(sums)]))
+    remaining_reward[order[starts]] = reward[
+        order[starts]
+    ]  # after the last page comes nothing, not what rounding leaves
+    return remaining_reward

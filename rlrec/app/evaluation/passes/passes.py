@@ -14,7 +14,7 @@ from itertools import islice, repeat
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rlrec import times
-from rlrec.app.evaluation.passes.fold import LogPartial, RowCounts, RowUnit, fold
+from rlrec.app.evaluation.passes.fold import LogPartial, RowCounts, RowUnit, fold_batch
 from rlrec.app.evaluation.passes.log_reader import LogReader, Reading
 from rlrec.app.evaluation.passes.request import Evaluation
 from rlrec.app.evaluation.rows import groups
@@ -60,37 +60,37 @@ Parts = Iterator[Iterable[Batch]]
 def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: Parts | None = None) -> Iterator[R_co]:
     """Yield the results of all partitions, in order. `engine` is None to work in this process. `stored` has partitions
     that were read for several passes."""
-    packed, number = pack(work, handle=reader.unit), reader.evaluation.partitions
+    packed_pass, number = pack(work, handle=reader.unit), reader.evaluation.partitions
     folder, progress = reader.unit.folder, reader.unit.progress
     partitions: Iterator[Partition]
     engine = None if number == 1 else engine  # others would take longer to start
     if folder and engine is not None:  # each worker reads the files of its partitions
         partitions = (Partition(index, None, log) for index, log in enumerate(folder.split(number)))
     else:
-        parts = islice(stored or reader.partitions(work.reading), number)
+        batches_by_part = islice(stored or reader.partitions(work.reading), number)
         logs = folder.split(number) if folder else repeat(None)
         partitions = (
             Partition(index, rows if engine is None else list(rows), log)
-            for index, (rows, log) in enumerate(zip(parts, logs, strict=False))
+            for index, (rows, log) in enumerate(zip(batches_by_part, logs, strict=False))
         )
     if engine is None:
         for partition in partitions:
-            yield result(packed, reader.unit, partition, reader)
+            yield result(packed_pass, reader.unit, partition, reader)
             if number > 1:
                 progress("partitions", partition.number + 1, (partition.number + 1) / number)
         return
     finished_parts: dict[int, Any] = {}
-    following = 0
-    for index, answer in engine.map(packed, partitions):
+    next_number = 0
+    for index, answer in engine.map(packed_pass, partitions):
         finished_parts[index] = answer
-        while following in finished_parts:
-            yield finished_parts.pop(following)
-            following += 1
+        while next_number in finished_parts:
+            yield finished_parts.pop(next_number)
+            next_number += 1
 
 
-def result(packed: bytes, unit: Unit, partition: Partition, reader: LogReader | None = None) -> Any:
+def result(packed_pass: bytes, unit: Unit, partition: Partition, reader: LogReader | None = None) -> Any:
     """Return the result of one partition. `reader` supplies contexts and progress."""
-    work: Pass[Any] = unpack(packed, handle=unit)
+    work: Pass[Any] = unpack(packed_pass, handle=unit)
     options: dict[str, Any] = {} if reader is None else {"contexts": reader.contexts, "progress": reader.progress}
     options["number"] = partition.number
     with unit.reading(partition.folder):
@@ -191,18 +191,18 @@ class JointPass(Record):
     def _judge(self, unit: AnyUnit, reader: LogReader) -> LogPartial:
         total = LogPartial()
         for logged in reader.read(unit.judged_on):
-            total = self.add(total, fold(unit, logged))
+            total = self.add(total, fold_batch(unit, logged))
             if total.refusals:
                 break
         return total.closed() + LogPartial(visits=unit.visit_carry_over(reader))
 
-    def add(self, left: Any, right: Any) -> Any:
+    def add(self, sums: Any, added: Any) -> Any:
         """Add two sums of a unit. Raise InputError beyond 1,000 groups."""
         if self.is_fit:
-            return add_each(left, right)
-        total: LogPartial = left + right
+            return add_each(sums, added)
+        total: LogPartial = sums + added
         if len({group for by_group in total.groups.values() for group in by_group}) > groups.MAX_GROUPS:
-            raise groups.too_many(self.evaluation.request.by)
+            raise groups.too_many_groups(self.evaluation.request.by)
         return total
 
 
@@ -213,13 +213,13 @@ def sum_log(
 
     `engine` works on the partitions of the log, and is None for this process. `require_pages` tells whether it is an
     error where a unit cannot use the pages of the log. Otherwise the unit is left out."""
-    stored, readings = None, [unit.judged_on for unit in units]
+    stored_parts, readings = None, [unit.judged_on for unit in units]
     # the log is read once and serves both passes
     if fitted_readings := [unit.fitted_on for unit in units if unit.is_fitted]:
-        stored = reader.partitions(Reading.union([*readings, *fitted_readings]), times=2)
-    fitted_units = with_models(units, reader, engine, stored)
+        stored_parts = reader.partitions(Reading.union([*readings, *fitted_readings]), times=2)
+    fitted_units = with_models(units, reader, engine, stored_parts)
     judge_pass = JointPass(evaluation=reader.evaluation, units=fitted_units, is_fit=False)
-    partials = dict(zip(units, _sums(judge_pass, LogPartial(), reader, engine, stored), strict=True))
+    partials = dict(zip(units, _sum_partitions(judge_pass, LogPartial(), reader, engine, stored_parts), strict=True))
     for unit, partial in list(partials.items()):
         if partial.refusals:
             if require_pages:
@@ -233,21 +233,23 @@ def sum_log(
 
 
 def with_models(
-    units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, stored: Parts | None = None
+    units: Sequence[AnyUnit], reader: LogReader, engine: Engine | None = None, stored_parts: Parts | None = None
 ) -> list[AnyUnit]:  # fmt: skip
     """Return the units with the models that they need, fitted in a pass over the log. `stored` is as in `results`."""
-    rewards, fitted = reader.evaluation.rewards, [unit for unit in units if unit.is_fitted]
-    fit_pass = JointPass(evaluation=reader.evaluation, units=fitted, is_fit=True)
+    rewards, fitted_units = reader.evaluation.rewards, [unit for unit in units if unit.is_fitted]
+    fit_pass = JointPass(evaluation=reader.evaluation, units=fitted_units, is_fit=True)
     models = {
         unit: {key: unit.fitted(reward_sums, rewards[key]) for key, reward_sums in sums.items()}
-        for unit, sums in zip(fitted, _sums(fit_pass, {}, reader, engine, stored), strict=True)
+        for unit, sums in zip(fitted_units, _sum_partitions(fit_pass, {}, reader, engine, stored_parts), strict=True)
     }
     return [replace(unit, models=models.get(unit, unit.models)) for unit in units]
 
 
-def _sums(joint: JointPass, start: Any, reader: LogReader, engine: Engine | None, stored: Parts | None) -> list[Any]:
+def _sum_partitions(
+    joint_pass: JointPass, initial: Any, reader: LogReader, engine: Engine | None, stored_parts: Parts | None
+) -> list[Any]:
     """Return the sums of each unit over the log."""
-    sums = [start] * len(joint.units)
-    for partition_sums in results(reader, joint, engine, stored) if joint.units else ():
-        sums = [joint.add(left, right) for left, right in zip(sums, partition_sums, strict=True)]
+    sums = [initial] * len(joint_pass.units)
+    for partition_sums in results(reader, joint_pass, engine, stored_parts) if joint_pass.units else ():
+        sums = [joint_pass.add(total, added) for total, added in zip(sums, partition_sums, strict=True)]
     return sums

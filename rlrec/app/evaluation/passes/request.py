@@ -122,16 +122,16 @@ class Evaluation(Record, eq=False):
         `selection` is None for that of the request's log. `paired` has targets to compare, in place of those that
         the request names, and `candidates` has further targets."""
         selection = filters.selection(unit, request.log) if selection is None else selection
-        named = paired or targets.resolve(
+        named_targets = paired or targets.resolve(
             unit, request.targets, reward=request.reward, greedy=request.greedy, selection=selection,
             tables=request.tables,
         )  # fmt: skip
-        resolved = [*candidates, *named]
+        all_targets = [*candidates, *named_targets]
         extent = selected.extent(unit, selection)
         by_user = request.cluster in (None, "user")
         spans_batches = by_user and sessions.any_user(unit)
         return cls(
-            request=request, selection=selection, extent=extent, targets=resolved,
+            request=request, selection=selection, extent=extent, targets=all_targets,
             arms=log_rows.ArmTable({arm.id: arm.key for arm in arms.all_arms(unit)}),
             cluster="user" if spans_batches else "session" if by_user else str(request.cluster),
             spans_batches=spans_batches, now=unit.now, paired=paired is not None,
@@ -164,8 +164,10 @@ class Evaluation(Record, eq=False):
     @property
     def fields(self) -> frozenset[str]:
         """Return the fields of contexts that are read, beside those that loggers depend on."""
-        named = (groups.field_of_context(self.request.by), self.request.reward_model_by)
-        return frozenset(name for target in self.targets for name in target.reads) | {name for name in named if name}
+        option_fields = (groups.field_of_context(self.request.by), self.request.reward_model_by)
+        return frozenset(name for target in self.targets for name in target.reads) | {
+            name for name in option_fields if name
+        }
 
     @property
     def rewards(self) -> dict[int, Reward]:
@@ -220,9 +222,9 @@ class Evaluation(Record, eq=False):
     def taken_log(self, left_out: Collection[str | None], max_loggers: int) -> str | None:
         """Return the filter of the log without some loggers. `max_loggers` is how many loggers are weighed."""
         names = list(self.loggers.names.values())
-        others = names[self.loggers.count_named(max_loggers) :] if None in left_out else []
-        taken = [name for name in names if name not in left_out and name not in others]
-        return filters.with_loggers(self.request.log, taken) if taken else self.request.log
+        unnamed = names[self.loggers.count_named(max_loggers) :] if None in left_out else []
+        taken_names = [name for name in names if name not in left_out and name not in unnamed]
+        return filters.with_loggers(self.request.log, taken_names) if taken_names else self.request.log
 
     def nothing_selected(self, rows: str) -> EmptyLog:
         hint = "widen --log" if self.request.log else "serve with `rlrec recommend`, or bring in a log: import-log"

@@ -76,9 +76,9 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
 
     def usable_rows(self, logged: LoggedBatch, reward: Reward) -> tuple[EndedVisits, RowCounts]:
         visits, unused = ended_visits.usable_visits(logged.log, reward, self.cutoffs[reward.id])
-        endless = np.diff(visits.start) > self.fold.horizon
-        counts = RowCounts(*astuple(unused)) + RowCounts(left_out=int(endless.sum()))
-        return visits.take(~endless), counts
+        is_endless = np.diff(visits.start) > self.fold.horizon
+        counts = RowCounts(*astuple(unused)) + RowCounts(left_out=int(is_endless.sum()))
+        return visits.take(~is_endless), counts
 
     def model_sums(self, logged: LoggedBatch, rows: EndedVisits) -> ReturnSums:
         decisions = self._decisions(rows, logged.contexts)
@@ -99,7 +99,9 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
             slots = logged.log.slots
             has_rules = logged.contexts.have_rules[slots["context"]] | np.isin(slots["policy_id"], ruled_ids)
             batches.append(replace(logged.log, slots=slots | {"has_rules": has_rules}))
-        return _sums(reader.unit, Batch.concatenate(batches), evaluation.rewards, evaluation) if batches else {}
+        return (
+            _carry_over_sums(reader.unit, Batch.concatenate(batches), evaluation.rewards, evaluation) if batches else {}
+        )
 
     def batch_of(
         self, logged: LoggedBatch, rows: EndedVisits, model: ReturnModel | None
@@ -108,7 +110,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
             hint = "judge slates, by --estimator sips,iips, or slots, by ips,snips"
             raise InputError("whole visits cannot be judged where slots have sets of arms of their own", hint=hint)
         count = reward_log.sampling_counts(rows.slots)
-        decisions, slates = self._decisions(rows, logged.contexts) if model else None, lowest(rows)
+        decisions, slates = self._decisions(rows, logged.contexts) if model else None, lowest_slots(rows)
 
         def batch(scorer: Scorer) -> VisitBatch:
             """Return the visits as one batch for the estimators per session."""
@@ -119,7 +121,7 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
                 log_slate, expected = rows.per_decision("log_propensity"), predicted
                 smallest = unsupported = np.zeros(len(smallest))
             else:
-                target_slates = _filled(scorer.slates(slates, logged, shares=model is not None), log_slate)
+                target_slates = _write_log_slates(scorer.slates(slates, logged, shares=model is not None), log_slate)
                 if model is not None and decisions is not None:
                     expected = model.expected(decisions, target_slates)
                 deque(target_slates, maxlen=0)  # runs the generator to its end
@@ -150,31 +152,31 @@ class SessionUnit(RowUnit[EndedVisits, ReturnModel], eq=False):
         if counts.waiting > counts.left_out:
             idle, window = cutoff.timeout_us / 60e6, cutoff.window_us / 60e6
             message = f"of {quantity(counts.waiting, 'session')} selected, none is over, or the reward windows are not"
-            end = f"one ends by `rlrec session end`, or {idle:g} minutes after its last decision"
-            hint = f"{end}; the window of reward {shared.reward.name} is {window:g} minutes"
+            end_text = f"one ends by `rlrec session end`, or {idle:g} minutes after its last decision"
+            hint = f"{end_text}; the window of reward {shared.reward.name} is {window:g} minutes"
             return EmptyLog(message, hint=hint, wait_us=cutoff.timeout_us + cutoff.window_us)
-        selected = f"of {quantity(counts.left_out, 'session')} selected, none"
+        selected_text = f"of {quantity(counts.left_out, 'session')} selected, none"
         if counts.silent and not counts.other_policy:
             hint = "use decisions of `rlrec recommend`, or an import with the propensity of each slate"
-            return EmptyLog(f"{selected} has propensities for whole slates", hint=hint)
+            return EmptyLog(f"{selected_text} has propensities for whole slates", hint=hint)
         if counts.left_out and not counts.other_policy:
-            message = f"{selected} is whole: --log cuts them, or a slot is censored"
+            message = f"{selected_text} is whole: --log cuts them, or a slot is censored"
             return EmptyLog(message, hint="widen --log, or --uncensor")
         return super().empty_log(shared, counts)
 
 
-def lowest(visits: EndedVisits) -> ImpressionRows:
+def lowest_slots(visits: EndedVisits) -> ImpressionRows:
     """Return the lowest slot of each slate, (n,), as the row for the slate. Its weight is that of the slate down to it,
     and other positions are not needed."""
-    last, n = visits.first[1:] - 1, len(visits.reward)
-    slots = take(visits.slots, last) | {
+    last_slots, n = visits.first[1:] - 1, len(visits.reward)
+    slots = take(visits.slots, last_slots) | {
         "marginal": np.full(n, np.nan), "size": np.ones(n, np.int64), "start": visits.first[:-1],
         "depth": np.diff(visits.first) - 1, "complete": np.ones(n, np.bool_), "prefix": np.ones(n),
     }  # fmt: skip
     return ImpressionRows(slots=slots, reward=visits.reward, default=visits.default, shown=visits.slots["arm_id"])
 
 
-def _filled(slates: Iterator[TargetSlates], log_slate: Array) -> Iterator[TargetSlates]:
+def _write_log_slates(slates: Iterator[TargetSlates], log_slate: Array) -> Iterator[TargetSlates]:
     """Yield the same slates, and meanwhile write the log probability of each to `log_slate`."""
     for portion in slates:
         log_slate[portion.rows] = portion.log_slate
@@ -238,7 +240,7 @@ _READING = Reading(
 )  # fmt: skip
 
 
-def _sums(
+def _carry_over_sums(
     unit: Unit, batch: Batch, rewards: Mapping[int, Reward], evaluation: Evaluation
 ) -> dict[int, VisitCarryOverSums]:
     """Return the sums of the persons of a partition, by id of the reward, over their selected decisions."""
@@ -247,65 +249,65 @@ def _sums(
     session_row, selected = look_up(slots["session_id"], visits["session_id"])
     visits, session_row = take(visits, selected), session_row[selected]
     visits = visits | {name: slots[name][session_row] for name in CLUSTERS["user"]}
-    first = run_starts(slots["decision_id"])
+    first_slots = run_starts(slots["decision_id"])
     visit = visit_indices(visits, slots["session_id"], slots["visit"])
-    person = log_rows.clusters(visits, "user")
-    following, rank = _following(visits, person, visit), arms.ranks(slots["arm_id"])
-    draws = _draws(unit, slots, first, visit, rank, arms)
-    served = np.bincount(visit, minlength=len(person)) > 0
+    person = log_rows.cluster_digests(visits, "user")
+    next_visit, rank = _next_visits(visits, person, visit), arms.ranks(slots["arm_id"])
+    draws = _visit_draws(unit, slots, first_slots, visit, rank, arms)
+    is_served = np.bincount(visit, minlength=len(person)) > 0
     sums_by_reward, by_kind = dict[int, VisitCarryOverSums](), reward_log.event_sums(batch, max_kinds=KINDS)
     for key, definition in rewards.items():
         rewarded = reward_log.with_rewards(batch, definition)
-        counted = reward_log.is_mature(slots, definition, now=evaluation.now) & ~slots["censored"]
+        is_counted = reward_log.is_mature(slots, definition, now=evaluation.now) & ~slots["censored"]
         # the return of every visit, over its mature decisions
         pages = reward_log.with_page_rewards(batch, rewarded, definition)
-        earned = pages.reward * (counted[first] & ~pages.slots["censored"])
+        earned = pages.reward * (is_counted[first_slots] & ~pages.slots["censored"])
         sums_by_reward[key] = visit_carry_over_sums(
-            draws, person=person, served=served, following=following,
-            returns=np.bincount(visit[first], weights=earned, minlength=len(person)).astype(np.float64),
-            visit=visit[counted], arm=rank[counted], reward=rewarded.reward[counted],
-            events={kind: values[counted] for kind, values in by_kind.items() if kind != RETURN},
+            draws, person=person, served=is_served, following=next_visit,
+            returns=np.bincount(visit[first_slots], weights=earned, minlength=len(person)).astype(np.float64),
+            visit=visit[is_counted], arm=rank[is_counted], reward=rewarded.reward[is_counted],
+            events={kind: values[is_counted] for kind, values in by_kind.items() if kind != RETURN},
         )  # fmt: skip
     return sums_by_reward
 
 
-def _following(visits: Columns, person: Ids, visit: Ids) -> Ids:
+def _next_visits(visits: Columns, person: Ids, visit: Ids) -> Ids:
     """Return the next visit of the same person among those with decisions, (s,), or -1 for none. `visit` is that of
     each slot."""
     rows = np.unique(visit)
     order = rows[
         np.lexsort([visits["number"][rows], visits["session_digest"][rows], visits["started_at"][rows], person[rows]])
     ]
-    following = np.full(len(person), -1, np.int64)
-    same_person = person[order[1:]] == person[order[:-1]]
-    following[order[:-1][same_person]] = order[1:][same_person]
-    return following
+    next_visit = np.full(len(person), -1, np.int64)
+    is_same_person = person[order[1:]] == person[order[:-1]]
+    next_visit[order[:-1][is_same_person]] = order[1:][is_same_person]
+    return next_visit
 
 
-def _draws(unit: Unit, slots: Columns, first: Index, visit: Ids, rank: Ids, arms: ArmTable) -> VisitDraws:
+def _visit_draws(unit: Unit, slots: Columns, first_slots: Index, visit: Ids, rank: Ids, arms: ArmTable) -> VisitDraws:
     """Return the draws of a portion, without those of pages with rules, which take further arms away. At the lower
     slots of a slate, the arms above cannot be drawn again."""
-    n, size, width = len(rank), np.diff(np.r_[first, len(rank)]), min(len(arms), ARMS)
-    sets, eligible = np.unique(slots["eligible_id"][first], return_inverse=True)
+    n, size, width = len(rank), np.diff(np.r_[first_slots, len(rank)]), min(len(arms), ARMS)
+    sets, eligible = np.unique(slots["eligible_id"][first_slots], return_inverse=True)
     members = np.zeros((min(len(sets), max(1, CELLS // width)), width))
-    choices = np.zeros(len(sets), np.int64)
+    n_choices = np.zeros(len(sets), np.int64)
     for row, ids in contents.eligible_arms(unit, set(sets[: len(members)].tolist())).items():
         index, ranks = np.searchsorted(sets, row), arms.ranks(np.array(ids, np.int64))
-        members[index, ranks[ranks < width]], choices[index] = 1.0, len(ids)
+        members[index, ranks[ranks < width]], n_choices[index] = 1.0, len(ids)
     # m: the smallest propensity at the slot (that of a uniform draw where it was not logged), smaller for lower slots
-    n_eligible = choices[eligible]
-    p, least = slots["propensity"], slots["min_propensity"]
-    m = np.where(np.isnan(least), 1 / np.maximum(np.repeat(n_eligible, size), 1), least)
-    has_draw = np.logical_and.reduceat((p > 0) & (slots["size"] == np.repeat(size, size)), first)
-    has_draw &= (n_eligible > 0) & ~slots["has_rules"][first]
-    m = np.where(np.repeat(has_draw, size), m / slots["position"], 0.0)
-    total = np.add.reduceat(m, first)
+    n_eligible = n_choices[eligible]
+    propensity, smallest = slots["propensity"], slots["min_propensity"]
+    minimum = np.where(np.isnan(smallest), 1 / np.maximum(np.repeat(n_eligible, size), 1), smallest)
+    has_draw = np.logical_and.reduceat((propensity > 0) & (slots["size"] == np.repeat(size, size)), first_slots)
+    has_draw &= (n_eligible > 0) & ~slots["has_rules"][first_slots]
+    minimum = np.where(np.repeat(has_draw, size), minimum / slots["position"], 0.0)
+    total = np.add.reduceat(minimum, first_slots)
     # contribution of an arm shown: m / p; of each slot below, where it cannot be drawn: m
-    m_before = (np.cumsum(m) - m)[first]
-    m_below = np.repeat(total + m_before, size) - np.cumsum(m)
-    shown = np.divide(m, p, out=np.zeros(n), where=m > 0) + m_below
-    counted = rank < width
+    m_before = (np.cumsum(minimum) - minimum)[first_slots]
+    m_below = np.repeat(total + m_before, size) - np.cumsum(minimum)
+    weights = np.divide(minimum, propensity, out=np.zeros(n), where=minimum > 0) + m_below
+    has_column = rank < width
     return VisitDraws(
-        visit=visit[counted], arm=rank[counted], shown=shown[counted], decided=visit[first][has_draw],
+        visit=visit[has_column], arm=rank[has_column], shown=weights[has_column], decided=visit[first_slots][has_draw],
         eligible=eligible[has_draw], m_total=total[has_draw], members=members,
     )  # fmt: skip

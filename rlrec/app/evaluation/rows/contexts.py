@@ -58,14 +58,14 @@ class ContextTable:
         pages = self.values.get(PAGE) or [None] * self.size
         return np.array(list(map(bool, pages)), np.bool_)
 
-    def value_codes(self, field: str, name: Any = repr) -> tuple[Ids, list[Any]]:
+    def value_codes(self, field: str, key_function: Any = repr) -> tuple[Ids, list[Any]]:
         """Return the index of each context's value of a field among the distinct values, (m,), and these values. Values
-        for which the function `name` returns the same are equal."""
+        for which the function `key_function` returns the same are equal."""
         values = self.values[field]
-        keys = list(map(name, values))
-        first = dict(zip(reversed(keys), reversed(values), strict=True))  # the first value of each key
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-        return np.array([numbers[key] for key in keys], np.int64), [first[key] for key in numbers]
+        keys = list(map(key_function, values))
+        first_values = dict(zip(reversed(keys), reversed(values), strict=True))  # the first value of each key
+        number_by_key = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.array([number_by_key[key] for key in keys], np.int64), [first_values[key] for key in number_by_key]
 
     def reading(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
         """Return the contexts as a policy that reads these fields sees them. The first part is the index of each
@@ -77,23 +77,25 @@ class ContextTable:
         if not fields:
             return np.zeros(self.size, np.int64), [{}]
         codes, values = zip(*map(self.value_codes, fields), strict=True)
-        first, code = distinct(*codes)
-        numbers = (codes_of_field[first].tolist() for codes_of_field in codes)
-        columns = ([column[number] for number in row] for column, row in zip(values, numbers, strict=True))
+        first_rows, code = distinct(*codes)
+        field_codes = (codes_of_field[first_rows].tolist() for codes_of_field in codes)
+        columns = ([column[number] for number in row] for column, row in zip(values, field_codes, strict=True))
         return code, [dict(zip(fields, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def _reading_with_rules(self, fields: Sequence[str]) -> tuple[Ids, list[dict[str, Any]]]:
         """Return what `reading` does, for contexts of which some state page rules or groups of arms. Both apply
         whatever a policy reads, and so do the features of arms that a cap counts."""
         contexts = list[dict[str, Any]]()
-        for row, (page, groups, stated) in enumerate(zip(*map(self.values.__getitem__, PAGE_FIELDS), strict=True)):
+        for row, (page, groups, arm_features) in enumerate(
+            zip(*map(self.values.__getitem__, PAGE_FIELDS), strict=True)
+        ):
             context = {field: self.values[field][row] for field in fields}
             context |= {name: value for name, value in ((PAGE, page), (GROUPS, groups)) if value}
-            if page and "most" in page and stated:
-                context[ARM_FEATURES] = stated
+            if page and "most" in page and arm_features:
+                context[ARM_FEATURES] = arm_features
             contexts.append(context)
-        numbers: dict[str, int] = {}
-        code = np.array([numbers.setdefault(repr(context), len(numbers)) for context in contexts], np.int64)
+        code_by_text: dict[str, int] = {}
+        code = np.array([code_by_text.setdefault(repr(context), len(code_by_text)) for context in contexts], np.int64)
         return code, [contexts[row] for row in distinct(code)[0].tolist()]
 
 
@@ -120,18 +122,18 @@ class ContextCache:
         return self._missing(context_id[distinct(context_id)[0]], self.fields)
 
     def table(
-        self, context_id: Ids, read: reader.ContextTexts | None, *, fields: Collection[str] = ()
+        self, context_id: Ids, texts: reader.ContextTexts | None, *, fields: Collection[str] = ()
     ) -> tuple[ContextTable, Ids]:
         """Return the distinct contexts of rows, and the index of each row's context among them, (n,).
 
-        `read` has the texts of the contexts that `unread` returned. Texts that further fields need are read here."""
-        first, code = distinct(context_id)
-        ids = context_id[first]
+        `texts` has the texts of the contexts that `unread` returned. Texts that further fields need are read here."""
+        first_rows, code = distinct(context_id)
+        ids = context_id[first_rows]
         needed_fields = self.fields | set(fields)
         missing_ids = self._missing(ids, needed_fields)
-        if read is None or needed_fields > self.fields:
-            read = reader.PendingContexts(self.unit, missing_ids).texts()
-        new_values, new_features = self._read(missing_ids, read.select(missing_ids), needed_fields)
+        if texts is None or needed_fields > self.fields:
+            texts = reader.PendingContexts(self.unit, missing_ids).texts()
+        new_values, new_features = self._read(missing_ids, texts.select(missing_ids), needed_fields)
         gathered = Sparse.empty(len(ids))
         if self.encode:
             gathered = self._features.gather(ids, missing_ids, new_features)
@@ -145,11 +147,11 @@ class ContextCache:
         return ContextTable(values, frozenset(self._names), gathered), code
 
     def _missing(self, ids: Ids, fields: Collection[str]) -> Ids:
-        cached = self._features.has(ids) if self.encode else np.ones(len(ids), np.bool_)
+        is_cached = self._features.has(ids) if self.encode else np.ones(len(ids), np.bool_)
         for field in fields:
             values = self._values.setdefault(field, {})
-            cached &= np.fromiter(map(values.__contains__, ids.tolist()), np.bool_, len(ids))
-        return ids[~cached]
+            is_cached &= np.fromiter(map(values.__contains__, ids.tolist()), np.bool_, len(ids))
+        return ids[~is_cached]
 
     def _read(
         self, ids: Ids, texts: Sequence[str], fields: Collection[str]
@@ -162,9 +164,9 @@ class ContextCache:
             keys = ids[start : start + PORTION].tolist() if fields else []
             names = set[str]().union(*decoded, _inner_names(decoded[:SUGGESTED])) if fields else set()
             for field in fields:
-                read = decoded if field == ENTIRE else [value_of(context, field) for context in decoded]
-                values[field].update(zip(keys, read, strict=True))
-                if "." in field and any(value is not None for value in read):
+                field_values = decoded if field == ENTIRE else [value_of(context, field) for context in decoded]
+                values[field].update(zip(keys, field_values, strict=True))
+                if "." in field and any(value is not None for value in field_values):
                     names.add(field)
             self._names |= names if len(self._names) < NAMES else names & {*fields}
             if self.encode:
@@ -189,23 +191,27 @@ class _FeatureCache:
         is_new = look_up(new_ids, ids)[1]
         cached = self._features[self._rows[look_up(self._ids, ids[~is_new])[0]]]
         order = np.argsort(np.r_[np.flatnonzero(is_new), np.flatnonzero(~is_new)])
-        both = Sparse.concatenate([new_features, cached])
+        features = Sparse.concatenate([new_features, cached])
         if not self.has(new_ids).any():
             bytes_of_each = new_features.size / max(1, len(new_ids))
-            room = int(max(0, FEATURE_BYTES - self._features.size) / max(1.0, bytes_of_each))
-            at, rows = np.searchsorted(self._ids, new_ids[:room]), len(self._features) + np.arange(len(new_ids[:room]))
-            self._ids, self._rows = np.insert(self._ids, at, new_ids[:room]), np.insert(self._rows, at, rows)
-            self._features = Sparse.concatenate([self._features, new_features[:room]])
-        return both[order]
+            n_cached = int(max(0, FEATURE_BYTES - self._features.size) / max(1.0, bytes_of_each))
+            insert_at = np.searchsorted(self._ids, new_ids[:n_cached])
+            rows = len(self._features) + np.arange(len(new_ids[:n_cached]))
+            self._ids, self._rows = (
+                np.insert(self._ids, insert_at, new_ids[:n_cached]),
+                np.insert(self._rows, insert_at, rows),
+            )
+            self._features = Sparse.concatenate([self._features, new_features[:n_cached]])
+        return features[order]
 
 
 def _inner_names(contexts: Sequence[Mapping[str, Any]]) -> set[str]:
     """Return the names of fields inside objects, written as `value_of` expects them."""
     return {
-        f"{name}.{inner}"
+        f"{name}.{inner_name}"
         for context in contexts
         for name, value in context.items()
-        for item in (value if isinstance(value, list) else [value])
-        if isinstance(item, dict)
-        for inner in item
+        for entry in (value if isinstance(value, list) else [value])
+        if isinstance(entry, dict)
+        for inner_name in entry
     }

@@ -35,11 +35,11 @@ def group_rows(
         return [RowGroup(None, None)], np.zeros(len(context), np.int64)
     if by in FIELDS:
         column = slots[FIELDS[by]]
-        numbers, codes = np.unique(day_numbers(column) if by == "day" else column, return_inverse=True)
-        if len(numbers) > MAX_GROUPS:
-            raise too_many(by)
-        labels = _labels(by, numbers, keys, loggers)
-        return [RowGroup(repr(labels[number]), labels[number]) for number in numbers.tolist()], codes
+        group_numbers, codes = np.unique(day_numbers(column) if by == "day" else column, return_inverse=True)
+        if len(group_numbers) > MAX_GROUPS:
+            raise too_many_groups(by)
+        labels = _group_labels(by, group_numbers, keys, loggers)
+        return [RowGroup(repr(labels[number]), labels[number]) for number in group_numbers.tolist()], codes
     codes, values = contexts.value_codes(by, canonical.text)
     texts = map(canonical.text, values)
     return [
@@ -48,15 +48,15 @@ def group_rows(
     ], codes[context]
 
 
-def _labels(by: str, numbers: Ids, keys: Mapping[int, str], loggers: Loggers) -> Mapping[int, Label]:
+def _group_labels(by: str, group_numbers: Ids, keys: Mapping[int, str], loggers: Loggers) -> Mapping[int, Label]:
     """Return the label of each group, by its number."""
-    codes = numbers.tolist()
+    codes = group_numbers.tolist()
     if by == "arm":
         return keys
     if by == "day":
         return {code: times.date(code) for code in codes}
     if by == "version":
-        return {key: version.reference for key, version in loggers.versions(numbers).items()}
+        return {key: version.reference for key, version in loggers.versions(group_numbers).items()}
     if by == "policy":
         return {policy.id: policy.name for policy in policies.all_policies(loggers.unit)}
     if by == "variant":
@@ -71,8 +71,8 @@ def day_numbers(at: Ids) -> Ids:
     if times.zone is None or not len(at):
         return days
     # the midnights of these days and of the days before and after them
-    near = np.unique(days) + np.array([[-1], [0], [1]])
-    days = np.unique(np.clip(near, times.FIRST // times.DAY_US, times.LAST // times.DAY_US))
+    candidate_days = np.unique(days) + np.array([[-1], [0], [1]])
+    days = np.unique(np.clip(candidate_days, times.FIRST // times.DAY_US, times.LAST // times.DAY_US))
     index = np.searchsorted([times.midnight(day) for day in days.tolist()], at, side="right") - 1
     return days[np.maximum(index, 0)]
 
@@ -104,11 +104,11 @@ def check_field(by: str | None, names: Collection[str], *, groups: Collection[st
         raise InputError(f"no context of the log has the field {by!r}", hint=hint)
 
 
-def too_many(by: str | None) -> InputError:
+def too_many_groups(by: str | None) -> InputError:
     return InputError(f"--by {by} makes more than {MAX_GROUPS:,} groups", hint="choose a coarser field")
 
 
-def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
+def group_members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
     """Yield the number of each group that has rows, with these rows, or None for all rows. `codes` (n,) has the group
     of each row, and `number` is the number of groups."""
     if number == 1:
@@ -118,7 +118,7 @@ def members(codes: Ids, number: int) -> Iterator[tuple[int, Ids | None]]:
         yield int(codes[rows[0]]), rows
 
 
-def in_order(groups: Iterable[RowGroup]) -> list[RowGroup]:
+def sort_groups(groups: Iterable[RowGroup]) -> list[RowGroup]:
     """Return groups in a fixed order, with numbers by size, then texts alphabetically, and None last."""
     return sorted(
         groups, key=lambda group: (group.label is None, isinstance(group.label, str), group.label, group.name or "")

@@ -83,37 +83,37 @@ class LoggedLists(Record, eq=False):
         generator = serving.generator
         if generator is None or not self.lists:
             return None
-        name = first_stage(serving.version)
-        first, decision = distinct(slots["decision_id"])
-        ids, versions = (slots[column][first].tolist() for column in ("decision_id", "version_id"))
+        stage = first_stage(serving.version)
+        first_slots, decision = distinct(slots["decision_id"])
+        ids, versions = (slots[column][first_slots].tolist() for column in ("decision_id", "version_id"))
         pairs = enumerate(zip(ids, versions, strict=True))
-        rows = [row for row, (key, version) in pairs if key in self.lists and self.first_stages[version] != name]
+        rows = [row for row, (key, version) in pairs if key in self.lists and self.first_stages[version] != stage]
         if not rows:
             return None
-        reweighed, lists = first[rows], [self.lists[ids[row]] for row in rows]
+        list_slots, lists = first_slots[rows], [self.lists[ids[row]] for row in rows]
         codes, values = contexts.reading(generator.policy.reads)
-        revision, code = slots["catalogue_revision"][reweighed], codes[slots["context"][reweighed]]
+        revision, code = slots["catalogue_revision"][list_slots], codes[slots["context"][list_slots]]
         catalogue, length = np.array([(row.catalogue_id or -1, len(row.arms)) for row in lists]).T
         epoch = np.array(list(map(generator.epoch, revision.tolist())))
         # decisions that share a distribution of lists, and the length of each one's list
-        ratio = np.zeros(len(first))
-        for case in rows_by_kind(catalogue, length, epoch, code):
-            case_lists, catalogue_id = [lists[row] for row in case.tolist()], int(catalogue[case[0]])
-            if catalogue_id < 0 or length[case[0]] != serving.learner.n_candidates:  # the target draws no such list
-                ratio[np.array(rows)[case]] = -np.inf
+        ratio = np.zeros(len(first_slots))
+        for members in rows_by_kind(catalogue, length, epoch, code):
+            case_lists, catalogue_id = [lists[row] for row in members.tolist()], int(catalogue[members[0]])
+            if catalogue_id < 0 or length[members[0]] != serving.learner.n_candidates:  # the target draws no such list
+                ratio[np.array(rows)[members]] = -np.inf
                 continue
             distribution = serving.candidates(
-                catalogue_id, self.catalogues[catalogue_id], values[int(code[case[0]])], keys=keys,
-                revision=int(revision[case[0]]),
+                catalogue_id, self.catalogues[catalogue_id], values[int(code[members[0]])], keys=keys,
+                revision=int(revision[members[0]]),
             )  # fmt: skip
-            arms, seeds = np.array([row.arms for row in case_lists]), np.zeros(len(case), np.uint64)
-            numbers = reweighed[case]
+            arms, seeds = np.array([row.arms for row in case_lists]), np.zeros(len(members), np.uint64)
+            draw_numbers = list_slots[members]
             if distribution.scores.samples:
-                numbers = slots["decision_digest"][numbers]
+                draw_numbers = slots["decision_digest"][draw_numbers]
             with np.errstate(divide="ignore"):
-                chance = distribution.list_conditionals(arms, seeds=seeds, decisions=numbers)
-                log_chance = np.log(chance).sum(axis=1)
-            ratio[np.array(rows)[case]] = log_chance - np.array([row.log_propensity for row in case_lists])
+                probability = distribution.list_conditionals(arms, seeds=seeds, decisions=draw_numbers)
+                log_probability = np.log(probability).sum(axis=1)
+            ratio[np.array(rows)[members]] = log_probability - np.array([row.log_propensity for row in case_lists])
         return ratio[decision]
 
 
@@ -137,29 +137,29 @@ def smallest_inclusion(
 
     `moments` yields rows, with the distribution of the version at the moment when they were drawn."""
     total, cells = Inclusion(), 0
-    for rows, served in moments:
-        if served.generator is None:
+    for rows, serving in moments:
+        if serving.generator is None:
             continue
-        codes, values = contexts.reading(served.generator.policy.reads)
+        codes, values = contexts.reading(serving.generator.policy.reads)
         candidates = [lists.lists.get(key) for key in slots["decision_id"][rows].tolist()]
         catalogue = np.array([-1 if candidates is None else candidates.catalogue_id or -1 for candidates in candidates])
         revision = slots["catalogue_revision"][rows]
         code = codes[slots["context"][rows]]
-        for case in rows_by_kind(catalogue, revision, code):
-            catalogue_id = int(catalogue[case[0]])
+        for members in rows_by_kind(catalogue, revision, code):
+            catalogue_id = int(catalogue[members[0]])
             if (arms := lists.catalogues.get(catalogue_id)) is None:
                 continue
-            size = served.learner.n_candidates
+            size = serving.learner.n_candidates
             cells += len(arms) * size * size
             if budget <= 0 or (total.decisions and cells > CELLS):
                 return total
             budget -= 1
-            distribution = served.candidates(
-                catalogue_id, arms, values[int(code[case[0]])], keys=keys, revision=int(revision[case[0]])
+            distribution = serving.candidates(
+                catalogue_id, arms, values[int(code[members[0]])], keys=keys, revision=int(revision[members[0]])
             )  # fmt: skip
-            group = rows[case]
-            shown = np.searchsorted(arms, slots["arm_id"][group])
-            included = distribution.slate_sampler(size).marginals.sum(axis=0)[shown]
+            group = rows[members]
+            shown_index = np.searchsorted(arms, slots["arm_id"][group])
+            included = distribution.slate_sampler(size).marginals.sum(axis=0)[shown_index]
             if not np.isnan(included).any():  # correlated scores have no closed form
                 decisions = len(np.unique(slots["decision_id"][group]))
                 total += Inclusion(float(min(1.0, included.min())), decisions)
@@ -226,7 +226,7 @@ class RowGroup(NamedTuple):
 class LoggedBatch(Record, eq=False):
     """This record has whole sessions of the log with all data that a fold needs. No further query is made for them.
 
-    `log` has slots with the columns of the reader, those of `slates`, `loggers.unknown_support` and
+    `log` has slots with the columns of the reader, those of `slate_places`, `loggers.unknown_support` and
     `Loggers.support`, and `cluster`, `context` (index in the table) and `group`. `groups` are those of `--by`.
     `eligible` has the arms of each eligible set, by id. `zeros` has, for each logger's case, the arms that it could
     not show at each position, (size, m), or None where this is not known. `pairs` has the probabilities of all
@@ -259,7 +259,7 @@ class ImpressionRows(reward_log.RewardedSlots, eq=False):
         return np.arange(len(self))
 
 
-def slates(slots: Columns) -> Columns:
+def slate_places(slots: Columns) -> Columns:
     """Return where each impression stands on its slate, for a batch in order of decision and position, (n,) each.
 
     `start` is the index in the batch of the slate's first row. `depth` is the number of impressions above, and
@@ -268,13 +268,19 @@ def slates(slots: Columns) -> Columns:
     the batch was read without propensities."""
     depth = _depths(slots)
     is_complete = slots["position"] == depth + 1
-    values = (np.where(is_complete, slots.get(name, np.nan), np.nan) for name in ("propensity", "min_propensity"))
-    prefix, smallest = (products_in_runs(column, depth, least=SMALLEST) for column in values)
+    propensities = (np.where(is_complete, slots.get(name, np.nan), np.nan) for name in ("propensity", "min_propensity"))
+    prefix, smallest_prefix = (products_in_runs(column, depth, least=SMALLEST) for column in propensities)
     start = np.arange(len(depth)) - depth
-    return {"start": start, "depth": depth, "complete": is_complete, "prefix": prefix, "smallest_prefix": smallest}
+    return {
+        "start": start,
+        "depth": depth,
+        "complete": is_complete,
+        "prefix": prefix,
+        "smallest_prefix": smallest_prefix,
+    }
 
 
-def course(slots: Columns) -> Columns:
+def visit_course(slots: Columns) -> Columns:
     """Return the course of the visit before each slot, (n,) each.
 
     `repeats` is the number of earlier slates of the visit that showed the arm. `length` is the number of decisions
@@ -282,22 +288,22 @@ def course(slots: Columns) -> Columns:
     step = slots["step"]
     if not step.any():
         return {"repeats": np.zeros_like(step), "length": np.ones_like(step)}
-    first, visit = distinct(slots["session_id"], slots["visit"])
+    first_rows, visit = distinct(slots["session_id"], slots["visit"])
     arms, arm = distinct(slots["arm_id"])
     steps = int(step.max()) + 1
     # one number per row, in order of visit, arm and step, sorts in a quarter of the time of a sort by three columns
-    number = (visit * len(arms) + arm) * steps + step
-    order = np.argsort(number, kind="stable")
-    repeats, longest_page = np.empty_like(step), np.zeros(len(first), np.int64)
-    repeats[order] = numbers_in_runs(run_starts(number[order] // steps), len(step))
+    sort_key = (visit * len(arms) + arm) * steps + step
+    order = np.argsort(sort_key, kind="stable")
+    repeats, longest_page = np.empty_like(step), np.zeros(len(first_rows), np.int64)
+    repeats[order] = numbers_in_runs(run_starts(sort_key[order] // steps), len(step))
     np.maximum.at(longest_page, visit, step + 1)
     return {"repeats": repeats, "length": longest_page[visit]}
 
 
 def arms_of_sets(eligible_id: Ids, eligible: Mapping[int, Ids]) -> Ids:
     """Return the number of arms in the eligible set of each row, (n,)."""
-    first, set_index = distinct(eligible_id)
-    return np.array([len(eligible[key]) for key in eligible_id[first].tolist()], np.int64)[set_index]
+    first_rows, set_index = distinct(eligible_id)
+    return np.array([len(eligible[key]) for key in eligible_id[first_rows].tolist()], np.int64)[set_index]
 
 
 def _depths(slots: Columns) -> Ids:
@@ -305,7 +311,7 @@ def _depths(slots: Columns) -> Ids:
     return numbers_in_runs(run_starts(slots["decision_id"]), len(slots["decision_id"]))
 
 
-def clusters(slots: Columns, unit: str) -> Ids:
+def cluster_digests(slots: Columns, unit: str) -> Ids:
     """Return a digest of the randomised unit of each row, (n,). `unit` is one of CLUSTERS, whose columns the slots
     have. It is `user` for the user where one is known and else the session, `session`, or `row` for the row itself.
 
@@ -314,7 +320,7 @@ def clusters(slots: Columns, unit: str) -> Ids:
     session = slots["session_digest"]
     # a session's first row has the session's digest, so that sessions of one row have the same clusters as rows
     if unit == "row":
-        session = _hashed(decision_digests(slots), _depths(slots), salt=2)
+        session = _hash_digest(decision_digests(slots), _depths(slots), salt=2)
     session = session | 1
     return np.where(slots["user_id"] != ABSENT, slots["user_digest"] & ~1, session) if unit == "user" else session
 
@@ -329,9 +335,10 @@ def person_visits(
     from rlrec.ope.sums.unit_visits import FAR_FUTURE, Visits
 
     lapsed_at, has_ended = columns["last_at"] + timeout_us, columns["ended_at"] != ABSENT
-    person = clusters(columns, "user")
+    person = cluster_digests(columns, "user")
     return Visits(
-        person=person, unit=clusters(columns, "session") if by_session else person, started_at=columns["started_at"],
+        person=person, unit=cluster_digests(columns, "session") if by_session else person,
+        started_at=columns["started_at"],
         ended_at=np.where(has_ended, columns["ended_at"], lapsed_at), is_over=has_ended | (now > lapsed_at),
         recognised=(columns["user_id"] != ABSENT) | (not any_user),
         horizon=np.where(columns["started_at"] <= import_end, import_end, FAR_FUTURE),
@@ -341,10 +348,10 @@ def person_visits(
 def decision_digests(slots: Columns) -> Ids:
     """Return a digest of session, visit and step of each row, (n,). A target that draws with these as seeds draws the
     same in every store."""
-    return _hashed(_hashed(slots["session_digest"], slots["visit"] - 1, salt=0), slots["step"], salt=1)
+    return _hash_digest(_hash_digest(slots["session_digest"], slots["visit"] - 1, salt=0), slots["step"], salt=1)
 
 
-def _hashed(digest: Ids, number: Ids, *, salt: int) -> Ids:
+def _hash_digest(digest: Ids, number: Ids, *, salt: int) -> Ids:
     return np.where(number == 0, digest, hash_bits(digest ^ number, salt=salt).view(np.int64))
 
 
@@ -369,44 +376,44 @@ def slot_set_column(slots: Columns, sets: Mapping[int, Sequence[Sequence[int]]])
     `sets` has the sets of the slots of decisions, from the top. `slots` are in order of decision and position."""
     ids, arms, arms_above = np.zeros(len(slots["decision_id"]), np.int64), dict[int, Ids](), list[int]()
     slot_arms = zip(slots["decision_id"].tolist(), slots["arm_id"].tolist(), strict=True)
-    last, number = 0, 0
+    last_decision, slot_number = 0, 0
     for row, (decision, arm) in enumerate(slot_arms):
         if decision not in sets:
             continue
-        if decision != last:
-            last, number, arms_above = decision, 0, []
-        if number < len(sets[decision]):
-            remaining_arms = np.array(sorted(set(sets[decision][number]) - set(arms_above)), np.int64)
+        if decision != last_decision:
+            last_decision, slot_number, arms_above = decision, 0, []
+        if slot_number < len(sets[decision]):
+            remaining_arms = np.array(sorted(set(sets[decision][slot_number]) - set(arms_above)), np.int64)
             ids[row] = -int.from_bytes(blake2b(remaining_arms.tobytes(), digest_size=7).digest(), "little") - 1
             arms[int(ids[row])] = remaining_arms
-        number, arms_above = number + 1, [*arms_above, arm]
+        slot_number, arms_above = slot_number + 1, [*arms_above, arm]
     return ids, arms
 
 
 def slot_set_flags(slots: Columns) -> Flags | None:
     """Tell which slots have a set of arms of their own, (n,). Return None where none has."""
-    has = slots[SLOT_SET] != 0 if SLOT_SET in slots else np.zeros(0, np.bool_)
-    return has if has.any() else None
+    has_set = slots[SLOT_SET] != 0 if SLOT_SET in slots else np.zeros(0, np.bool_)
+    return has_set if has_set.any() else None
 
 
 def as_decisions(rows: ImpressionRows) -> ImpressionRows:
     """Return the rows, where slots with a set of arms of their own become decisions of one slot."""
-    slots, has = rows.slots, slot_set_flags(rows.slots)
-    if has is None:
+    slots, has_set = rows.slots, slot_set_flags(rows.slots)
+    if has_set is None:
         return rows
-    changed = {
-        "eligible_id": np.where(has, slots[SLOT_SET], slots["eligible_id"]),
-        **{name: np.where(has, 1, slots[name]) for name in ("size", "position")},
-        "depth": np.where(has, 0, slots["depth"]), "start": slots["start"] + np.where(has, slots["depth"], 0),
+    new_columns = {
+        "eligible_id": np.where(has_set, slots[SLOT_SET], slots["eligible_id"]),
+        **{name: np.where(has_set, 1, slots[name]) for name in ("size", "position")},
+        "depth": np.where(has_set, 0, slots["depth"]), "start": slots["start"] + np.where(has_set, slots["depth"], 0),
     }  # fmt: skip
-    return replace(rows, slots=slots | changed)
+    return replace(rows, slots=slots | new_columns)
 
 
-def down_to_rows(slots: Columns, has: Flags, steps: Array) -> Array:
+def down_to_rows(slots: Columns, has_set: Flags, steps: Array) -> Array:
     """Return the product of `steps` from the top of each slate down to each slot, (n,), for slots with sets of arms of
     their own. The product is NaN where a row above is missing."""
-    rows, products = np.flatnonzero(has), steps.copy()
-    number = numbers_in_runs(run_starts(slots["decision_id"][rows]), len(rows))
-    is_below_all = slots["depth"][rows] == number
-    products[rows] = products_in_runs(np.where(is_below_all, steps[rows], np.nan), number)
+    rows, products = np.flatnonzero(has_set), steps.copy()
+    depth = numbers_in_runs(run_starts(slots["decision_id"][rows]), len(rows))
+    is_below_all = slots["depth"][rows] == depth
+    products[rows] = products_in_runs(np.where(is_below_all, steps[rows], np.nan), depth)
     return products

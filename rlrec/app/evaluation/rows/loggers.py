@@ -53,9 +53,9 @@ class Loggers:
             self._versions |= policies.by_id(self.unit, unread)
         return {key: self._versions[key] for key in ids}
 
-    def reads(self, slots: Columns, unknown: Flags) -> set[str]:
-        """Return the context fields that the loggers of rows depend on. `unknown` (n,) selects the rows."""
-        return {field for key in self.versions(slots["version_id"][unknown]) for field in self.policy(key).reads}
+    def reads(self, slots: Columns, selected_rows: Flags) -> set[str]:
+        """Return the context fields that the loggers of rows depend on. `selected_rows` (n,) selects the rows."""
+        return {field for key in self.versions(slots["version_id"][selected_rows]) for field in self.policy(key).reads}
 
     def support(
         self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]
@@ -67,19 +67,19 @@ class Loggers:
 
         `smallest` is the smallest probability that any arm could have had in the row, or NaN where it is not known.
         `full` tells whether every arm could be shown. `logger_case` is the case that tells for the row, or -1 where
-        none is needed. The argument `slots` has `context`, and the columns of `log_rows.slates` and
+        none is needed. The argument `slots` has `context`, and the columns of `log_rows.slate_places` and
         `unknown_support`."""
         self.versions(slots["version_id"])
-        unknown, smallest = slots["unknown_support"], slots["smallest_prefix"]
+        is_unknown, smallest = slots["unknown_support"], slots["smallest_prefix"]
         smallest = np.where(smallest > 0, smallest, np.nan)
         is_lower = ~slots["imported"] & (slots["depth"] > 0)
         deeper_rows = np.flatnonzero(is_lower & ~np.isnan(smallest) & ~np.isnan(slots["marginal"]))
         if len(deeper_rows):
             smallest[deeper_rows] = self._floors(slots, deeper_rows, eligible, smallest[deeper_rows])
         case, zeros = np.full(len(smallest), -1, np.int64), list[Array | None]()
-        for rows, name, context in self._cases(slots, np.flatnonzero(unknown), contexts):
+        for rows, case_values, context in self._cases(slots, np.flatnonzero(is_unknown), contexts):
             case[rows] = len(zeros)
-            zeros.append(self._zeros_of(name, context, eligible))
+            zeros.append(self._zeros_of(case_values, context, eligible))
         return {"smallest": smallest, "full": slots["min_propensity"] > 0, "logger_case": case}, zeros
 
     def _floors(self, slots: Columns, deeper_rows: Ids, eligible: Mapping[int, Ids], smallest: Array) -> Array:
@@ -96,12 +96,12 @@ class Loggers:
         return smallest
 
     def _cases(
-        self, slots: Columns, unknown: Ids, contexts: ContextTable
+        self, slots: Columns, unknown_rows: Ids, contexts: ContextTable
     ) -> Iterator[tuple[Ids, tuple[int, ...], Mapping[str, Any]]]:
         """Group rows by the distribution of their logger. Yield the rows, their columns of _DISTRIBUTION (0 where the
         distribution does not depend on one), and the context as the logger reads it."""
-        columns = {name: slots[name][unknown] for name in _DISTRIBUTION}
-        reading, values_read = np.zeros(len(unknown), np.int64), dict[int, list[dict[str, Any]]]()
+        columns = {name: slots[name][unknown_rows] for name in _DISTRIBUTION}
+        reading, values_read = np.zeros(len(unknown_rows), np.int64), dict[int, list[dict[str, Any]]]()
         for rows in rows_by_kind(columns["version_id"]):
             version_id = int(columns["version_id"][rows[0]])
             policy = self.policy(version_id)
@@ -110,29 +110,29 @@ class Loggers:
                 "belief_ordinal": policy.forgetting.forgets,
                 "catalogue_revision": policy.contextual or PAGE in contexts.values,
             }
-            for name in (name for name, matters in needed.items() if not matters):
+            for name in (name for name, is_needed in needed.items() if not is_needed):
                 columns[name][rows] = 0
             codes, values_read[version_id] = contexts.reading(policy.reads)
-            reading[rows] = codes[slots["context"][unknown[rows]]]
+            reading[rows] = codes[slots["context"][unknown_rows[rows]]]
         for rows in rows_by_kind(*columns.values(), reading):
             values = tuple(int(column[rows[0]]) for column in columns.values())
-            yield unknown[rows], values, values_read[values[0]][int(reading[rows[0]])]
+            yield unknown_rows[rows], values, values_read[values[0]][int(reading[rows[0]])]
 
     def _zeros_of(
         self, values: tuple[int, ...], context: Mapping[str, Any], eligible: Mapping[int, Ids]
     ) -> Array | None:
         """Tell which arms the logger of a case could not show. Return None where this cannot be derived."""
         version_id, seq, ordinal, set_id, revision, size = values
-        policy, arms, name = self.policy(version_id), eligible[set_id], (values, repr(context))
+        policy, arms, case_name = self.policy(version_id), eligible[set_id], (values, repr(context))
         if policy.stateful or policy.drafted:
             return None
-        if name not in self.zeros and len(self.zeros) < MAX_DERIVED:
-            served = self._distribution(version_id, seq, ordinal)
-            case = served.case(set_id, arms, context, keys=self.arms.keys, revision=revision)
+        if case_name not in self.zeros and len(self.zeros) < MAX_DERIVED:
+            serving = self._distribution(version_id, seq, ordinal)
+            case = serving.case(set_id, arms, context, keys=self.arms.keys, revision=revision)
             marginals = slate.marginals(case.scores, size=min(size, len(arms)), floor=case.floor)
             # under rules of a page, some marginals have no closed form
-            self.zeros[name] = np.where(np.isnan(marginals), np.nan, marginals == 0)
-        return self.zeros.get(name)
+            self.zeros[case_name] = np.where(np.isnan(marginals), np.nan, marginals == 0)
+        return self.zeros.get(case_name)
 
 
 def logged_zeros(
@@ -141,26 +141,26 @@ def logged_zeros(
     """Return the columns `unknown_support` and `logger_case`, updated for the top slots whose lines state which arms
     had probability 0. These arms, (1, m), are appended to `zeros`, equal ones once. `supports` has the stored
     probabilities, by decision."""
-    numbers: dict[tuple[int, bytes], int] = {}
-    unknown, case = slots["unknown_support"].copy(), slots["logger_case"].copy()
+    case_by_name: dict[tuple[int, bytes], int] = {}
+    is_unknown, case = slots["unknown_support"].copy(), slots["logger_case"].copy()
     sets, slot_sets = slots["eligible_id"], slots.get(SLOT_SET, np.zeros(len(case), np.int64))
-    top = np.flatnonzero((slots["position"] == 1) & np.isin(slots["decision_id"], list(supports)))
-    for row, decision in zip(top.tolist(), slots["decision_id"][top].tolist(), strict=True):
+    top_rows = np.flatnonzero((slots["position"] == 1) & np.isin(slots["decision_id"], list(supports)))
+    for row, decision in zip(top_rows.tolist(), slots["decision_id"][top_rows].tolist(), strict=True):
         has_zero, set_id = np.array(supports[decision]) == 0, int(slot_sets[row] or sets[row])
         arms = np.searchsorted(eligible[int(sets[row])], eligible[set_id])
-        name = set_id, has_zero[arms].tobytes()
-        if name not in numbers:
-            numbers[name] = len(zeros)
+        case_name = set_id, has_zero[arms].tobytes()
+        if case_name not in case_by_name:
+            case_by_name[case_name] = len(zeros)
             zeros.append(has_zero[None, arms])
-        unknown[row], case[row] = True, numbers[name]
-    return {"unknown_support": unknown, "logger_case": case}
+        is_unknown[row], case[row] = True, case_by_name[case_name]
+    return {"unknown_support": is_unknown, "logger_case": case}
 
 
 def unknown_support(slots: Columns) -> Columns:
     """Return two flags for each row. `alone` says that only the arm shown could be shown, and `unknown_support` says
     that only the logger's belief can tell which arms could be shown."""
-    shown = np.where(slots["position"] == 1, slots["propensity"], slots["marginal"])
-    is_alone = (shown >= CERTAIN_PROPENSITY) & ~(slots["min_propensity"] > 0)
+    probability = np.where(slots["position"] == 1, slots["propensity"], slots["marginal"])
+    is_alone = (probability >= CERTAIN_PROPENSITY) & ~(slots["min_propensity"] > 0)
     return {"alone": is_alone, "unknown_support": ~slots["imported"] & (slots["min_propensity"] == 0) & ~is_alone}
 
 
@@ -214,15 +214,17 @@ class LoggingVersions(Record, eq=False):
         starts = begins if spans_batches else begins[run_starts(slots["cluster"][begins])]
         index, has_name = look_up(ids[order], slots["version_id"][starts])
         logger = np.where(has_name, order[index], len(ids))
-        rows = np.searchsorted(starts, begins, side="right") - 1
-        return 2 * logger[rows] + strata.halves(slots["cluster"][begins])
+        start_index = np.searchsorted(starts, begins, side="right") - 1
+        return 2 * logger[start_index] + strata.halves(slots["cluster"][begins])
 
 
 def taken_loggers(target: str, weights: Mapping[str, Sequence[float]]) -> str:
     """Return a sentence that names the loggers whose rows count for a target. `weights` has those of each logger's
     rows, 0 where the rows are left out."""
-    spans = {name: [f"{pick(values):.3g}" for pick in (min, max)] for name, values in weights.items()}
-    taken = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
-    left_out = [name for name in spans if not max(weights[name])]
-    ending = f"; left out, as they tell next to nothing of {target}: {', '.join(left_out)}" if left_out else ""
-    return f"rows count more where weights vary less: {', '.join(taken)}{ending}; --log all counts each once"
+    spans = {name: [f"{extreme(values):.3g}" for extreme in (min, max)] for name, values in weights.items()}
+    taken_texts = [f"{name} {' to '.join(dict.fromkeys(span))}" for name, span in spans.items() if max(weights[name])]
+    left_out_names = [name for name in spans if not max(weights[name])]
+    ending = (
+        f"; left out, as they tell next to nothing of {target}: {', '.join(left_out_names)}" if left_out_names else ""
+    )
+    return f"rows count more where weights vary less: {', '.join(taken_texts)}{ending}; --log all counts each once"

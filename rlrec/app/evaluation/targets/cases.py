@@ -93,22 +93,24 @@ DecisionName = tuple[CaseName | None, Draw, bytes]  # its case, its draw, and th
 
 
 def decision_block(
-    block: Block, rows: ImpressionRows, row: int, draw: Draw, cached: dict[DecisionName, Array]
+    block: Block, rows: ImpressionRows, row: int, draw: Draw, share_cache: dict[DecisionName, Array]
 ) -> Block:
     """Return the case of one decision with samples from its draw. Where the slate above is not known, its shares are
-    those at position 1. `row` is the lowest row of the decision, and `cached` has shares of decisions computed before.
-    """
+    those at position 1. `row` is the lowest row of the decision, and `share_cache` has shares of decisions computed
+    before."""
     slots, decision = rows.slots, replace(block, draw=draw)
     start = int(slots["start"][row])
     order, length = possible_slates(block.arms, rows.shown[None, start : start + int(slots["depth"][row])])
     slate_above = order[0, : length[0]] if slots["complete"][row] else order[0, :0]
-    name, n = (block.name, draw, slate_above.tobytes()), len(slate_above) + 1
-    if name not in cached:
+    decision_name, n_conditional = (block.name, draw, slate_above.tobytes()), len(slate_above) + 1
+    if decision_name not in share_cache:
         scores = decision.drawn_scores
-        conditional = [slate.remaining(scores, slate_above[:depth], floor=block.floor) for depth in range(n)]
-        cached[name] = np.array([*conditional, *[conditional[-1]] * (len(block.shares) - n)])
-    shares = cached[name]
-    return replace(decision, shares=shares, greatest=np.full(len(shares), shares[0].max()), n_conditional=n)
+        conditional = [
+            slate.remaining(scores, slate_above[:depth], floor=block.floor) for depth in range(n_conditional)
+        ]
+        share_cache[decision_name] = np.array([*conditional, *[conditional[-1]] * (len(block.shares) - n_conditional)])
+    shares = share_cache[decision_name]
+    return replace(decision, shares=shares, greatest=np.full(len(shares), shares[0].max()), n_conditional=n_conditional)
 
 
 def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRows, *, cells: int) -> Iterator[CaseRows]:
@@ -119,29 +121,39 @@ def ruled_rows(blocks: list[Block], case: Ids, indices: Ids, rows: ImpressionRow
     # the lowest row of each decision represents it
     order = np.argsort(-rows.slots["depth"][indices], kind="stable")
     indices, case = indices[order], case[order]
-    first, decision = distinct(rows.slots["decision_id"][indices])
-    lowest, lowest_case = indices[first], case[first]
-    deepest = np.minimum(rows.slots["depth"], rows.slots["size"] - 1)[lowest]
-    above = np.where(rows.slots["complete"][lowest], deepest, 0)
-    for members in rows_by_kind(lowest_case, above):
-        block, depth = blocks[int(lowest_case[members[0]])], int(above[members[0]])
+    first_rows, decision = distinct(rows.slots["decision_id"][indices])
+    lowest_rows, lowest_case = indices[first_rows], case[first_rows]
+    deepest = np.minimum(rows.slots["depth"], rows.slots["size"] - 1)[lowest_rows]
+    n_above = np.where(rows.slots["complete"][lowest_rows], deepest, 0)
+    for members in rows_by_kind(lowest_case, n_above):
+        block, depth = blocks[int(lowest_case[members[0]])], int(n_above[members[0]])
         assert isinstance(block.scores, RuledScores)
-        shown = rows.shown[rows.slots["start"][lowest[members]][:, None] + np.arange(depth)]
+        shown = rows.shown[rows.slots["start"][lowest_rows[members]][:, None] + np.arange(depth)]
         slates, _ = possible_slates(block.arms, shown)
-        used, kind = distinct(*slates.T) if depth else (np.zeros(1, np.intp), np.zeros(len(members), np.intp))
+        distinct_slates, slate_number = (
+            distinct(*slates.T) if depth else (np.zeros(1, np.intp), np.zeros(len(members), np.intp))
+        )
         size = len(block.greatest)
         step = max(1, cells // (size * len(block.arms)))
-        for start in range(0, len(used), step):
-            shares = block.scores.order(size).steps(slates[used[start : start + step]], size=size)
+        for start in range(0, len(distinct_slates), step):
+            shares = block.scores.order(size).steps(slates[distinct_slates[start : start + step]], size=size)
             greatest = shares[:, 0].max(axis=1)
             slate_blocks = [
                 Block(block.arms, block.scores, 0.0, table, np.full(size, bound), n_conditional=depth + 1)
                 for table, bound in zip(shares, greatest.tolist(), strict=True)
             ]
-            number = np.full(len(first), -1)
-            number[members] = np.where((kind >= start) & (kind < start + step), kind - start, -1)
-            inside = np.flatnonzero(number[decision] >= 0)
-            yield CaseRows(slate_blocks, number[decision[inside]], indices[inside], rows, per_decision_samples=True)
+            block_number = np.full(len(first_rows), -1)
+            block_number[members] = np.where(
+                (slate_number >= start) & (slate_number < start + step), slate_number - start, -1
+            )
+            portion_rows = np.flatnonzero(block_number[decision] >= 0)
+            yield CaseRows(
+                slate_blocks,
+                block_number[decision[portion_rows]],
+                indices[portion_rows],
+                rows,
+                per_decision_samples=True,
+            )
 
 
 def arm_indices(arms: Ids, slates: Ids, *, case: Index | None = None) -> tuple[Index, Flags]:
@@ -166,14 +178,14 @@ def possible_slates(arms: Ids, slates: Ids, *, case: Index | None = None) -> tup
     if not len(impossible):
         return order, length
     row_case = None if case is None else np.repeat(case[impossible], k)
-    _, exists = arm_indices(arms, slates[impossible].reshape(-1, 1), case=row_case)
-    length[impossible] = (~exists.reshape(-1, k)).argmax(axis=1)  # 0 where an arm occurs twice
-    shown, stays = order[impossible], np.arange(k) < length[impossible, None]
+    _, is_eligible = arm_indices(arms, slates[impossible].reshape(-1, 1), case=row_case)
+    length[impossible] = (~is_eligible.reshape(-1, k)).argmax(axis=1)  # 0 where an arm occurs twice
+    shown, is_shown = order[impossible], np.arange(k) < length[impossible, None]
     # fill the positions below with the first arms that do not stand above
-    is_used = (np.where(stays, shown, -1)[:, :, None] == np.arange(k)).any(axis=1)
-    unused = np.argsort(is_used, axis=1, kind="stable")
+    is_used = (np.where(is_shown, shown, -1)[:, :, None] == np.arange(k)).any(axis=1)
+    arms_by_use = np.argsort(is_used, axis=1, kind="stable")
     rank = np.maximum(np.arange(k) - length[impossible, None], 0)
-    order[impossible] = np.where(stays, shown, np.take_along_axis(unused, rank, axis=1))
+    order[impossible] = np.where(is_shown, shown, np.take_along_axis(arms_by_use, rank, axis=1))
     return order, length
 
 
@@ -200,7 +212,7 @@ class CaseRows:
         length = np.array([len(block.greatest) for block in blocks])
         # the index of each row's share in the shares of all blocks: block, position, arm
         self.inside = self.position <= length[case]
-        at = np.where(self.inside, self.position, 1) - 1
+        position_index = np.where(self.inside, self.position, 1) - 1
         stride = max(int(self.arm.max(initial=0)), *(int(block.arms[-1]) for block in blocks)) + 1
         keys = np.concatenate([number * stride + block.arms for number, block in enumerate(blocks)])
         index, self.eligible = look_up(keys, case * stride + self.arm)
@@ -208,8 +220,10 @@ class CaseRows:
         self._shares = np.concatenate([block.shares.ravel() for block in blocks])
         greatest = np.concatenate([block.greatest for block in blocks])
         self._top, self._stride, self._length = offsets(arms * length)[case] + self.arm_index, arms[case], length[case]
-        self.target = np.where(self.inside & self.eligible, self._shares[self._top + at * self._stride], 0.0)
-        self.greatest = np.where(self.inside, greatest[offsets(length)[case] + at], 0.0)
+        self.target = np.where(
+            self.inside & self.eligible, self._shares[self._top + position_index * self._stride], 0.0
+        )
+        self.greatest = np.where(self.inside, greatest[offsets(length)[case] + position_index], 0.0)
 
     def at_positions(self, positions: int) -> Array:
         """Return the target's probability of each row's arm at positions 1 to `positions`, (p, positions). The value is
@@ -233,7 +247,7 @@ class CaseRows:
             probabilities.prefixed[self.indices] |= self.position > 1
         by_prefix = probabilities.prefixed[self.indices] & ~np.isnan(self.rows.slots["prefix"][self.indices])
         slots = self.rows.slots
-        for group, steps in self.conditionals(np.flatnonzero(by_prefix & self.deep)):
+        for group, steps in self.conditionals(np.flatnonzero(by_prefix & self.has_above)):
             rows = self.indices[group]
             probabilities.target[rows] = steps.prod(axis=1)
             probabilities.unsupported[rows] = complement(steps[:, -1]) * is_alone[rows]
@@ -248,7 +262,7 @@ class CaseRows:
         return self.blocks[0].scores.samples or int(self.per_decision_samples)
 
     @property
-    def deep(self) -> Flags:
+    def has_above(self) -> Flags:
         """Tell which rows have others above them."""
         return self.rows.slots["depth"][self.indices] > 0
 
@@ -256,7 +270,7 @@ class CaseRows:
         """Return the log of the target's probability of the slate down to each row, (p,)."""
         with np.errstate(divide="ignore"):
             log_slate: Array = np.log(np.minimum(self.target, 1.0))
-            for group, steps in self.conditionals(np.flatnonzero(self.deep)):
+            for group, steps in self.conditionals(np.flatnonzero(self.has_above)):
                 log_slate[group] = np.log(steps).sum(axis=1)
         return log_slate
 
@@ -268,8 +282,8 @@ class CaseRows:
             position = np.arange(order.shape[1])
             n_conditional = np.array([block.n_conditional for block in blocks])[case]
             if n_conditional.all() and (n_conditional >= length).all():  # shares are given the slate above
-                top, row = (self._top - self.arm_index)[group], np.minimum(position, n_conditional[:, None] - 1)
-                steps = self._shares[top[:, None] + row * self._stride[group, None] + order]
+                first_share, row = (self._top - self.arm_index)[group], np.minimum(position, n_conditional[:, None] - 1)
+                steps = self._shares[first_share[:, None] + row * self._stride[group, None] + order]
                 steps = slate.mix_floor(steps, 0.0, len(blocks[0].arms) - position)
             else:  # cases that share scores may differ in the slate above
                 numbers: dict[tuple[int, Draw | None], int] = {}
@@ -284,9 +298,9 @@ class CaseRows:
         Yield the rows (g,), their blocks, the block index of each, its slate (g, length), and how much of that can be
         shown, (g,), as in `possible_slates`."""
         start = self.rows.slots["start"][self.indices]
-        first, kind = distinct(length, self._stride[lowest])
-        for number, size in enumerate(length[first].tolist()):
-            group = lowest[kind == number]
+        first_rows, kind_number = distinct(length, self._stride[lowest])
+        for number, size in enumerate(length[first_rows].tolist()):
+            group = lowest[kind_number == number]
             used_cases, case = np.unique(self.case[group], return_inverse=True)
             blocks = [self.blocks[block_number] for block_number in used_cases.tolist()]
             shown = self.rows.shown[start[group][:, None] + np.arange(size)]
@@ -299,9 +313,9 @@ class CaseRows:
         if self.samples:
             return
         lowest = self._lowest
-        is_alone = lowest[~self.deep[lowest]]
+        is_alone = lowest[~self.has_above[lowest]]
         steps[self.indices[is_alone]] = self.target[is_alone]
-        for group, conditionals in self.conditionals(lowest[self.deep[lowest]]):
+        for group, conditionals in self.conditionals(lowest[self.has_above[lowest]]):
             steps[self.indices[group][:, None] - np.arange(conditionals.shape[1])[::-1]] = conditionals
 
     def write_steps_and_values(self, steps: Array, expected: Array, arms: Ids, values: ModelValues) -> None:
@@ -340,9 +354,9 @@ class CaseRows:
 
     def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
         """Write the mean of the reward model under the target, at each row's position."""
-        first, pair = distinct(self.case, self.position)
-        shares = np.zeros((len(first), len(arms)))
-        for row, (case, position) in enumerate(zip(self.case[first], self.position[first], strict=True)):
+        first_rows, pair = distinct(self.case, self.position)
+        shares = np.zeros((len(first_rows), len(arms)))
+        for row, (case, position) in enumerate(zip(self.case[first_rows], self.position[first_rows], strict=True)):
             block = self.blocks[case]
             if position <= len(block.shares):
                 shares[row, np.searchsorted(arms, block.arms)] = block.shares[position - 1]
@@ -362,6 +376,6 @@ class CaseRows:
                 continue
             for case in np.unique(self.case[group]).tolist():  # the target may depend on more than the logger
                 rows, block = group[self.case[group] == case], self.blocks[case]
-                at = columns_of(block.arms, self.indices[rows[0]], slots, logged)
-                mass = (block.shares * zeros[:, at]).sum(axis=1)
-                unsupported[self.indices[rows]] = np.minimum(mass[self.position[rows] - 1], 1.0)
+                arm_columns = columns_of(block.arms, self.indices[rows[0]], slots, logged)
+                zero_mass = (block.shares * zeros[:, arm_columns]).sum(axis=1)
+                unsupported[self.indices[rows]] = np.minimum(zero_mass[self.position[rows] - 1], 1.0)

@@ -29,18 +29,20 @@ from rlrec.times import format_time
 STRETCHES = 20  # stretches of the log; no later rows could evaluate what a policy learned in the last one
 
 
-def time_blocks(unit: Unit, selection: Selection, number: int) -> list[Selection]:
+def time_blocks(unit: Unit, selection: Selection, n_blocks: int) -> list[Selection]:
     """Divide the selected decisions by time, in blocks of about equal numbers. Raise CheckFailed where there are too
     few distinct times."""
     decisions = selected.extent(unit, selection).decisions
-    since = {selected.newest_at(unit, selection, -(-decisions * left // number)) for left in range(1, number)}
-    begins = sorted(at for at in since if at is not None)
-    if not decisions or len(begins) < number - 1:
+    start_times = {
+        selected.newest_at(unit, selection, -(-decisions * n_later // n_blocks)) for n_later in range(1, n_blocks)
+    }
+    begins = sorted(at for at in start_times if at is not None)
+    if not decisions or len(begins) < n_blocks - 1:
         hint = "what came first teaches, and what came later judges"
-        cause = "too many have the same time" if decisions >= number else "they are too few"
-        raise CheckFailed(f"{quantity(decisions, 'decision')} make no {number} stretches of time: {cause}", hint=hint)
+        cause = "too many have the same time" if decisions >= n_blocks else "they are too few"
+        raise CheckFailed(f"{quantity(decisions, 'decision')} make no {n_blocks} stretches of time: {cause}", hint=hint)
     limits = [selection.since, *begins, selection.until]
-    return [replace(selection, since=first, until=last) for first, last in pairwise(limits)]
+    return [replace(selection, since=start, until=end) for start, end in pairwise(limits)]
 
 
 class LearningTarget(Target, eq=False):
@@ -129,32 +131,32 @@ def scorer_type(target: Target) -> type[Scorer]:
     return LearningScorer if isinstance(target, LearningTarget) else CramScorer
 
 
-def crammed(unit: Unit, target: Target, selection: Selection, *, greedy: bool) -> Target:
+def cram_target(unit: Unit, target: Target, selection: Selection, *, greedy: bool) -> Target:
     """Split a target into the steps in which it learned from the selected decisions. Return the target itself where it
     learned from none while it served. Raise InputError where it also learned from the log before it served, or where
     its lists are drawn."""
     if target.serving is None or not target.serving.version.learning or not target.lessons:
         return target
-    version, (_, *initial) = target.serving.version, target.lessons
-    for lesson in initial:
-        taught = replace(selection, last_id=lesson.selection.last_id)
-        if (extent := selected.extent(unit, taught)).decisions:
+    version, (_, *initial_lessons) = target.serving.version, target.lessons
+    for lesson in initial_lessons:
+        taught_selection = replace(selection, last_id=lesson.selection.last_id)
+        if (extent := selected.extent(unit, taught_selection)).decisions:
             since = f"--log since={format_time(extent.last_at + 1)} takes decisions after those"
             hint = f"{since}; `rlrec sweep` lets a kind learn anew, and judges that"
             raise InputError(f"{version.reference} began with what it learned from decisions of this log", hint=hint)
     if target.draws_candidates:
         raise InputError("cram has no weights of lists of candidates", hint="use --estimator snips")
-    mature = replace(selection, until=min(selection.until or unit.now, unit.now - target.reward.window_us))
-    blocks = time_blocks(unit, mature, STRETCHES)
-    first = selected.extent(unit, mature).first_at
-    begins = np.array([first, *(block.since for block in blocks[1:])])
+    mature_selection = replace(selection, until=min(selection.until or unit.now, unit.now - target.reward.window_us))
+    blocks = time_blocks(unit, mature_selection, STRETCHES)
+    begin_at = selected.extent(unit, mature_selection).first_at
+    begin_times = np.array([begin_at, *(block.since for block in blocks[1:])])
     sizes = [selected.extent(unit, block).decisions for block in blocks]
     counts = sum(sizes) / np.cumsum(sizes[::-1])[::-1]
     # what it had learned by then: the last change that an earlier decision used
-    knowledge = [policies.belief_at(unit, version.policy.id, begin) for begin in begins.tolist()]
-    seq, ordinal = np.maximum(knowledge, (version.seq, version.ordinal)).T
+    belief_points = [policies.belief_at(unit, version.policy.id, begin) for begin in begin_times.tolist()]
+    seq, ordinal = np.maximum(belief_points, (version.seq, version.ordinal)).T
     moments = past_beliefs.moments(unit, version, seq, ordinal, greedy=greedy)
     serving = [(distribution, int(row)) for rows, distribution in moments for row in rows]
     steps = [replace(target, serving=distribution, seq=int(seq[row])) for distribution, row in serving]
     options = {entry.name: getattr(target, entry.name) for entry in fields(Target)} | {"serving": steps[-1].serving}
-    return CrammedTarget(**options, begins=begins, steps=steps, counts=counts)
+    return CrammedTarget(**options, begins=begin_times, steps=steps, counts=counts)

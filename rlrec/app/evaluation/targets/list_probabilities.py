@@ -80,11 +80,15 @@ class ListScorer(Scorer):
         return min(CASES, max(1, CELLS // (REPLICAS * int(cases[:, 2].max(initial=1)) * max(1, len(self.arms)))))
 
     def _worked_blocks(
-        self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch, read: Mapping[str, Mapping[str, Any]]
+        self,
+        scored: Mapping[CaseName, Scores],
+        size: int,
+        logged: LoggedBatch,
+        context_by_name: Mapping[str, Mapping[str, Any]],
     ) -> Iterator[Block]:
         for (eligible, revision, _, context), scores in scored.items():
             arms = logged.eligible[eligible]
-            mixture = self._mixture(scores, eligible, arms, revision, read[context], name=context)
+            mixture = self._mixture(scores, eligible, arms, revision, context_by_name[context], name=context)
             replicas = mixture.marginals(size)
             shares = replicas.mean(axis=0)
             yield ListBlock(
@@ -102,19 +106,19 @@ class ListScorer(Scorer):
         arms_digest = crc32("\n".join(keys[arm] for arm in arms[order].tolist()).encode())
         (seed,) = np.random.SeedSequence([self.seed, crc32(name.encode()), arms_digest]).generate_state(1, np.uint64)
         # lists from the first stage
-        first = serving.candidates(eligible, arms, context, keys=keys, revision=revision)
-        number = np.arange(REPLICAS * -(-self.samples // REPLICAS))
+        first_stage = serving.candidates(eligible, arms, context, keys=keys, revision=revision)
+        draw_numbers = np.arange(REPLICAS * -(-self.samples // REPLICAS))
         sample = slate_draws.draw(
-            subset(first.scores, order), size=serving.learner.n_candidates, floor=first.floor,
-            seeds=np.full(len(number), seed, np.uint64), decisions=number, lists=True,
+            subset(first_stage.scores, order), size=serving.learner.n_candidates, floor=first_stage.floor,
+            seeds=np.full(len(draw_numbers), seed, np.uint64), decisions=draw_numbers, lists=True,
         )  # fmt: skip
         lists = np.sort(order[sample.slates], axis=1)
         # the second stage given each list
         if isinstance(scores, Correlated):
-            weight = (number % REPLICAS == np.arange(REPLICAS)[:, None]) * (REPLICAS / len(number))
+            weight = (draw_numbers % REPLICAS == np.arange(REPLICAS)[:, None]) * (REPLICAS / len(draw_numbers))
             ranked = SampledLists(scores, lists, seed=int(ranking_seeds(np.array([seed]))[0]))
             return ListMixture(len(arms), lists, weight, ranked, serving.policy.exploration)
-        lists, weight = list_mixture.distinct_lists(lists, number % REPLICAS, REPLICAS)
+        lists, weight = list_mixture.distinct_lists(lists, draw_numbers % REPLICAS, REPLICAS)
         if not serving.policy.compares_arms:
             return ListMixture(
                 len(arms), lists, weight, list_mixture.scores_of_lists(scores, lists), serving.policy.exploration

@@ -73,14 +73,14 @@ class LoggerMarginals:
         `slots` are those of a batch, with `context`. `contexts` have the fields that `Loggers.reads` names."""
         table = np.full((len(slots["arm_id"]), positions), np.nan)
         for case in self.cases(slots, contexts, eligible, positions=positions):
-            size, shown = len(case.marginals), slots["arm_id"][case.rows]
-            index = np.minimum(np.searchsorted(case.arms, shown), len(case.arms) - 1)
+            size, shown_arms = len(case.marginals), slots["arm_id"][case.rows]
+            index = np.minimum(np.searchsorted(case.arms, shown_arms), len(case.arms) - 1)
             table[case.rows, :size] = case.marginals[:, index].T
             table[case.rows, size:] = 0.0
         is_unknown = np.isnan(slots["marginal"]) & (slots["position"] == 1)
         logged = np.where(is_unknown, slots["propensity"], slots["marginal"])
-        shown = np.flatnonzero((slots["position"] <= positions) & ~np.isnan(logged))
-        table[shown, slots["position"][shown] - 1] = logged[shown]
+        shown_arms = np.flatnonzero((slots["position"] <= positions) & ~np.isnan(logged))
+        table[shown_arms, slots["position"][shown_arms] - 1] = logged[shown_arms]
         return table
 
     def pairs(self, slots: Columns, contexts: ContextTable, eligible: Mapping[int, Ids]) -> tuple[Ids, list[Array]]:
@@ -91,8 +91,10 @@ class LoggerMarginals:
         `pseudo_inverse.slates`. The arguments are as in `tabulate`."""
         case_number, slate_probabilities = np.full(len(slots["arm_id"]), UNKNOWN), list[Array]()
         start = run_starts(slots["decision_id"])
-        even = np.logical_and.reduceat(_drawn_evenly(slots, eligible), start) if len(start) else np.zeros(0, np.bool_)
-        case_number[np.repeat(even, np.diff(np.r_[start, len(case_number)]))] = UNIFORM
+        is_uniform = (
+            np.logical_and.reduceat(_drawn_evenly(slots, eligible), start) if len(start) else np.zeros(0, np.bool_)
+        )
+        case_number[np.repeat(is_uniform, np.diff(np.r_[start, len(case_number)]))] = UNIFORM
         if (case_number == UNIFORM).all():
             return case_number, slate_probabilities
         for case in self.cases(slots, contexts, eligible, positions=int(slots["size"].max()), scored=True):
@@ -121,7 +123,7 @@ class LoggerMarginals:
         for version, rows in self.by_version(slots, ~slots["imported"]):
             arguments = slots, contexts, eligible, positions, per_decision_samples, scored
             moments = self.moments(version, slots, rows)
-            cases = (self._belief_cases(served, belief_rows, *arguments) for belief_rows, served in moments)
+            cases = (self._belief_cases(serving, belief_rows, *arguments) for belief_rows, serving in moments)
             yield from self._worked_out(chain.from_iterable(cases))
         if not self.greedy:
             yield from _uniform(slots, eligible, positions)
@@ -139,54 +141,54 @@ class LoggerMarginals:
         policy, unit = self.loggers.policy(version.id), self.loggers.unit
         if not policy.stateful and not policy.drafted:
             seq, ordinal = slots["belief_seq"][rows], slots["belief_ordinal"][rows]
-            for inside, served in past_beliefs.moments(unit, version, seq, ordinal, greedy=self.greedy):
-                yield rows[inside], served
+            for belief_rows, serving in past_beliefs.moments(unit, version, seq, ordinal, greedy=self.greedy):
+                yield rows[belief_rows], serving
 
     def _belief_cases(
-        self, served: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
+        self, serving: VersionDistribution, rows: Ids, slots: Columns, contexts: ContextTable,
         eligible: Mapping[int, Ids], positions: int, per_decision_samples: bool, scored: bool,
     ) -> Iterator[LoggerCase]:  # fmt: skip
         """Yield the cases of rows drawn from one belief. They lack marginals where the kind reads contexts or first
         draws a list of candidates."""
-        policy, keys = served.policy, self.loggers.arms.keys
+        policy, keys = serving.policy, self.loggers.arms.keys
         codes, values = contexts.reading(policy.reads)
         size = np.minimum(slots["size"][rows], positions)
-        revision = slots["catalogue_revision"][rows] * served.reads_catalogue(values)
+        revision = slots["catalogue_revision"][rows] * serving.reads_catalogue(values)
         for group_rows in rows_by_kind(slots["eligible_id"][rows], size, revision):
             group, key = rows[group_rows], int(slots["eligible_id"][rows[group_rows[0]]])
-            arms, named = eligible[key], dict[str, Any](keys=keys, revision=int(revision[group_rows[0]]))
-            k, code = min(int(size[group_rows[0]]), len(arms)), codes[slots["context"][group]]
+            arms, case_options = eligible[key], dict[str, Any](keys=keys, revision=int(revision[group_rows[0]]))
+            k, context_code = min(int(size[group_rows[0]]), len(arms)), codes[slots["context"][group]]
             # contexts with distributions of their own, in portions
-            reading, step = rows_by_kind(code), max(1, CELLS // len(arms))
+            reading, step = rows_by_kind(context_code), max(1, CELLS // len(arms))
             for start in range(0, len(reading), step):
-                inside = reading[start : start + step]
-                first = group[[context_rows[0] for context_rows in inside]]
-                names = np.column_stack([slots[name][first] for name in DRAW]).tolist()
-                draws = [(self.greedy, named["revision"], k, *name) for name in names]
+                portion = reading[start : start + step]
+                first_rows = group[[context_rows[0] for context_rows in portion]]
+                names = np.column_stack([slots[words][first_rows] for words in DRAW]).tolist()
+                draws = [(self.greedy, case_options["revision"], k, *words) for words in names]
                 tables = [self.loggers.unit.marginals.get(draw, np.empty((0, len(arms)))) for draw in draws]
                 if not scored and all(map(len, tables)):
-                    for context_rows, marginals, draw in zip(inside, tables, draws, strict=True):
+                    for context_rows, marginals, draw in zip(portion, tables, draws, strict=True):
                         yield LoggerCase(group[context_rows], arms, k, None, 0.0, marginals, draw)
                     continue
-                read = [values[int(code[context_rows[0]])] for context_rows in inside]
-                if is_contextual(policy) or served.generator is not None:
-                    all_scores = served.scores(key, arms, read, **named)
+                contexts_read = [values[int(context_code[context_rows[0]])] for context_rows in portion]
+                if is_contextual(policy) or serving.generator is not None:
+                    all_scores = serving.scores(key, arms, contexts_read, **case_options)
                 else:
-                    cases = [served.case(key, arms, context, **named) for context in read]
+                    cases = [serving.case(key, arms, context, **case_options) for context in contexts_read]
                     all_scores = [case.scores for case in cases]
                     tables = [
                         table if len(table) else case.slate_sampler(k).marginals
                         for case, table in zip(cases, tables, strict=True)
                     ]
-                for context_rows, scores, marginals, draw in zip(inside, all_scores, tables, draws, strict=True):
+                for context_rows, scores, marginals, draw in zip(portion, all_scores, tables, draws, strict=True):
                     floor = 0.0 if scores.is_ruled else policy.exploration  # scores under rules include it
                     if not scores.samples:
                         yield LoggerCase(group[context_rows], arms, k, scores, floor, marginals, draw)
-                    elif per_decision_samples and k == 1 and served.generator is None:
+                    elif per_decision_samples and k == 1 and serving.generator is None:
                         for row in group[context_rows].tolist():
-                            name = int(slots["seed"][row]) % 2**64, int(slots["decision_id"][row])
-                            marginals = slate.marginals(scores.decision_scores(*name), size=1, floor=floor)
-                            yield LoggerCase(np.array([row]), arms, k, scores, floor, marginals, (*draw, *name))
+                            words = int(slots["seed"][row]) % 2**64, int(slots["decision_id"][row])
+                            marginals = slate.marginals(scores.decision_scores(*words), size=1, floor=floor)
+                            yield LoggerCase(np.array([row]), arms, k, scores, floor, marginals, (*draw, *words))
 
     def _worked_out(self, cases: Iterator[LoggerCase]) -> Iterator[LoggerCase]:
         """Yield the cases with their marginals, in the same order."""
@@ -213,11 +215,11 @@ def _uniform(slots: Columns, eligible: Mapping[int, Ids], positions: int) -> Ite
     if not len(imported):
         return
     arms = arms_of_sets(slots["eligible_id"][imported], eligible)
-    first, version_index = distinct(slots["version_id"][imported])
+    first_rows, version_index = distinct(slots["version_id"][imported])
     marginal, propensity = slots["marginal"][imported], slots["propensity"][imported]
     n_left = np.maximum(arms - slots["position"][imported] + 1, 1)
-    agree = np.where(np.isnan(marginal), propensity * n_left, marginal * arms)
-    n_other = np.bincount(version_index, weights=~(np.abs(agree - 1) <= _AGREEING), minlength=len(first))
+    relative = np.where(np.isnan(marginal), propensity * n_left, marginal * arms)
+    n_other = np.bincount(version_index, weights=~(np.abs(relative - 1) <= _AGREEING), minlength=len(first_rows))
     rows = imported[n_other[version_index] == 0]
     size = np.minimum(slots["size"][rows], positions)
     for group_rows in rows_by_kind(slots["eligible_id"][rows], size):
@@ -230,6 +232,8 @@ def _drawn_evenly(slots: Columns, eligible: Mapping[int, Ids]) -> Flags:
     """Tell which rows were drawn uniformly among the arms left, (n,). There the arm shown and the least likely arm have
     this probability."""
     n_left = np.maximum(arms_of_sets(slots["eligible_id"], eligible) - slots["position"] + 1, 1)
-    least = np.where(np.isnan(slots["min_propensity"]), slots["propensity"], slots["min_propensity"])
-    even: Flags = (np.abs(slots["propensity"] * n_left - 1) <= _AGREEING) & (np.abs(least * n_left - 1) <= _AGREEING)
-    return even
+    smallest = np.where(np.isnan(slots["min_propensity"]), slots["propensity"], slots["min_propensity"])
+    is_even: Flags = (np.abs(slots["propensity"] * n_left - 1) <= _AGREEING) & (
+        np.abs(smallest * n_left - 1) <= _AGREEING
+    )
+    return is_even

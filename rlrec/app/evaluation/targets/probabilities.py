@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from rlrec.policy.scores.families.correlated import Correlated
     from rlrec.policy.slates.rules import RuledScores
 
-REFUSALS = 10_000  # cached results of whether rules can be satisfied
+MAX_REFUSALS = 10_000  # cached results of whether rules can be satisfied
 CASES = 100  # computed at a time
 CELLS = 4_000_000  # numbers in memory at a time, for cases and for their values under a reward model
 NARROWED = 1 << 60  # added to the number of an eligible set, to name the arms of it that the target may show
-CACHED = 8_000_000  # numbers of computed cases that are cached from batch to batch
+MAX_CACHED = 8_000_000  # numbers of computed cases that are cached from batch to batch
 
 
 @dataclass(eq=False)
@@ -84,23 +84,25 @@ class Scorer:
         Numerator and denominator of a weight are marginals at the position shown. Where one of them is unknown, both
         are the probability of the slate down to the row."""
         slots, predicted = rows.slots, None if values is None else values.predicted
-        shared: dict[str, Any] = {
+        shared_columns: dict[str, Any] = {
             "reward": rows.reward, "cluster": slots["cluster"], "predicted": predicted, "default": rows.default,
             "count": reward_log.sampling_counts(slots),
         }  # fmt: skip
         if not self.target.is_weighed:  # what it showed is a sample of its own distribution
             ones, zeros = np.ones(len(rows)), np.zeros(len(rows))
-            return LogBatch(**shared, propensity=ones, target=ones, expected=predicted, largest=ones, unsupported=zeros)
+            return LogBatch(
+                **shared_columns, propensity=ones, target=ones, expected=predicted, largest=ones, unsupported=zeros
+            )
         probabilities = self.probabilities(rows, logged, values)
         smallest_prefix = np.where(slots["smallest_prefix"] > 0, slots["smallest_prefix"], np.nan)
         batch = LogBatch(
-            **shared, propensity=np.where(probabilities.prefixed, slots["prefix"], slots["marginal"]),
+            **shared_columns, propensity=np.where(probabilities.prefixed, slots["prefix"], slots["marginal"]),
             target=np.minimum(probabilities.target, 1.0), unsupported=probabilities.unsupported,
             expected=None if values is None else probabilities.above * probabilities.expected,
             largest=probabilities.greatest / np.where(probabilities.prefixed, smallest_prefix, slots["smallest"]),
         )  # fmt: skip
         ratio = self.list_ratio(slots, logged)
-        return batch if ratio is None else _with_lists(batch, ratio)
+        return batch if ratio is None else _reweigh_by_lists(batch, ratio)
 
     def replicas(self, slots: Columns, logged: LoggedBatch, *, marginals: bool) -> list[Scorer]:
         """Return the target restricted to each part of its simulated pages, which decisions with equal contexts share.
@@ -155,8 +157,10 @@ class Scorer:
         size = np.maximum(slots["size"], slots.get("depth", 0) + 1)  # a row that stands for its slate has no other size
         sets, has_rules = self.eligible_sets(slots, logged), has_rules & ~is_refused
         columns = np.column_stack([sets, revision, size, codes[slots["context"]]])[has_rules]
-        first, case = distinct(*columns.T)
-        refusals = [self._refuses(numbers, contexts[context], logged) for *numbers, context in columns[first].tolist()]
+        first_rows, case = distinct(*columns.T)
+        refusals = [
+            self._refuses(numbers, contexts[context], logged) for *numbers, context in columns[first_rows].tolist()
+        ]
         is_refused[has_rules] = np.array(refusals, np.bool_)[case]
         return is_refused
 
@@ -178,19 +182,19 @@ class Scorer:
 
     def _refuses(self, numbers: Sequence[int], context: Mapping[str, Any], logged: LoggedBatch) -> bool:
         """Tell whether the target cannot make a page of this eligible set, revision and size in a context."""
-        (eligible, revision, size), name = numbers, (*numbers, repr(context))
-        if name not in self._refusals:
-            if len(self._refusals) > REFUSALS:
+        (eligible, revision, size), refusal_key = numbers, (*numbers, repr(context))
+        if refusal_key not in self._refusals:
+            if len(self._refusals) > MAX_REFUSALS:
                 self._refusals.clear()
             arms = self.arms_of(eligible, logged)
             try:
                 layout = self.serving.layout(eligible, arms, context, keys=self.arms.keys, revision=revision)
                 if layout is not None:
                     layout.check(min(size, len(arms)))
-                self._refusals[name] = self._leaves_out_named(eligible, context, logged)
+                self._refusals[refusal_key] = self._leaves_out_named(eligible, context, logged)
             except InputError:
-                self._refusals[name] = True
-        return self._refusals[name]
+                self._refusals[refusal_key] = True
+        return self._refusals[refusal_key]
 
     def _leaves_out_named(self, number: int, context: Mapping[str, Any], logged: LoggedBatch) -> bool:
         """Tell whether the target's lists leave out what a rule of the request names. When the target serves, it
@@ -274,8 +278,8 @@ class Scorer:
         columns = {"set": sets, "revision": revision, "size": slots["size"], "context": codes[slots["context"]]}
         if len(subset) < len(rows):
             columns = take(columns, subset)
-        first, case = distinct(*columns.values())
-        cases = np.column_stack([column[first] for column in columns.values()])
+        first_rows, case = distinct(*columns.values())
+        cases = np.column_stack([column[first_rows] for column in columns.values()])
         order = np.argsort(case, kind="stable")
         ends = np.searchsorted(case[order], np.arange(len(cases) + 1))
         step = self._cases_at_a_time(cases, models=models)
@@ -292,7 +296,7 @@ class Scorer:
     def _blocks_of(self, cases: Ids, contexts: list[dict[str, object]], logged: LoggedBatch) -> list[Block]:
         """Return the blocks of these cases (eligible set, revision, size, context)."""
         names = [(*numbers, repr(contexts[context])) for *numbers, context in cases.tolist()]
-        if self._cells > CACHED:
+        if self._cells > MAX_CACHED:
             self.serving.forget()
             self._blocks = {name: self._blocks[name] for name in names if name in self._blocks}
             self._cells = sum(block.cells for block in self._blocks.values())
@@ -302,14 +306,16 @@ class Scorer:
                 missing_cases.setdefault(name[:2], {})[name] = context
         # by number of arms, positions, and whether rules apply
         scored: dict[tuple[int, int, bool], dict[CaseName, Scores]] = {}
-        for (eligible, revision), new in missing_cases.items():
+        for (eligible, revision), new_cases in missing_cases.items():
             arms = self.arms_of(eligible, logged)
-            read = [contexts[context] for context in new.values()]
-            set_scores = self.serving.scores(eligible, arms, read, keys=self.arms.keys, revision=revision)
-            for name, scores in zip(new, set_scores, strict=True):
+            contexts_read = [contexts[context] for context in new_cases.values()]
+            set_scores = self.serving.scores(eligible, arms, contexts_read, keys=self.arms.keys, revision=revision)
+            for name, scores in zip(new_cases, set_scores, strict=True):
                 shape = len(arms), min(name[2], len(arms)), scores.is_ruled
                 scored.setdefault(shape, {})[name] = scores
-        read_by_name = {name[3]: contexts[context] for new in missing_cases.values() for name, context in new.items()}
+        read_by_name = {
+            name[3]: contexts[context] for new_cases in missing_cases.values() for name, context in new_cases.items()
+        }
         for (_, size, _), scores_by_name in scored.items():
             blocks = self._worked_blocks(scores_by_name, size, logged, read_by_name)
             for name, block in zip(scores_by_name, blocks, strict=True):
@@ -318,12 +324,16 @@ class Scorer:
         return [self._blocks[name] for name in names]
 
     def _worked_blocks(
-        self, scored: Mapping[CaseName, Scores], size: int, logged: LoggedBatch, read: Mapping[str, Mapping[str, Any]]
+        self,
+        scored: Mapping[CaseName, Scores],
+        size: int,
+        logged: LoggedBatch,
+        context_by_name: Mapping[str, Mapping[str, Any]],
     ) -> Iterator[Block]:
-        """Yield the blocks of cases with the same numbers of arms and positions. `read` has the contexts by their
-        names."""
-        floor, first = self.serving.policy.exploration, next(iter(scored.values()))
-        if first.is_ruled:  # marginals where these have a closed form, else conditionals for each slate above
+        """Yield the blocks of cases with the same numbers of arms and positions. `context_by_name` has the contexts by
+        their names."""
+        floor, first_scores = self.serving.policy.exploration, next(iter(scored.values()))
+        if first_scores.is_ruled:  # marginals where these have a closed form, else conditionals for each slate above
             for name, scores in scored.items():
                 marginals, greatest = np.empty((size, 0)), np.ones(size)
                 if cast("RuledScores", scores).layout.is_closed and not scores.samples:
@@ -331,7 +341,7 @@ class Scorer:
                     greatest = marginals.max(axis=1)
                 yield Block(self.arms_of(name[0], logged), scores, 0.0, marginals, greatest, name=name)
             return
-        if first.samples:
+        if first_scores.samples:
             for name, scores in scored.items():
                 arms = self.arms_of(name[0], logged)
                 simulate = self._simulate(cast("Correlated", scores), arms, size, name[3]) if self.samples else None
@@ -360,23 +370,25 @@ class Scorer:
                     used_cases, case_index = np.unique(case[group], return_inverse=True)
                     yield CaseRows([blocks[number] for number in used_cases.tolist()], case_index, indices[group], rows)
             return
-        simulated = self._simulated(rows.slots)[indices] & ~is_open
-        if simulated.any():
-            first, case_index = distinct(case[simulated])
-            simulated_blocks = [blocks[number].simulated(self.replica) for number in case[simulated][first].tolist()]
-            yield CaseRows(simulated_blocks, case_index, indices[simulated], rows)
-        for group in (is_open, ~is_open & ~simulated):
+        is_simulated = self._simulated(rows.slots)[indices] & ~is_open
+        if is_simulated.any():
+            first_rows, case_index = distinct(case[is_simulated])
+            simulated_blocks = [
+                blocks[number].simulated(self.replica) for number in case[is_simulated][first_rows].tolist()
+            ]
+            yield CaseRows(simulated_blocks, case_index, indices[is_simulated], rows)
+        for group in (is_open, ~is_open & ~is_simulated):
             if group.any():
                 yield from self._drawn_rows(blocks, case[group], indices[group], rows)
-        if joint and simulated.any():
-            yield from self._drawn_rows(blocks, case[simulated], indices[simulated], rows, second_pass=True)
+        if joint and is_simulated.any():
+            yield from self._drawn_rows(blocks, case[is_simulated], indices[is_simulated], rows, second_pass=True)
 
     def _simulated(self, slots: Columns) -> Flags:
         """Tell which rows have a page with all marginals of the logger, so that those of the target are simulated."""
         if not self.samples:
             return np.zeros(len(slots["marginal"]), np.bool_)
-        first, decision = distinct(slots["decision_id"])
-        n_unknown = np.bincount(decision, weights=np.isnan(slots["marginal"]), minlength=len(first))[decision]
+        first_rows, decision = distinct(slots["decision_id"])
+        n_unknown = np.bincount(decision, weights=np.isnan(slots["marginal"]), minlength=len(first_rows))[decision]
         return (n_unknown == 0) & (slots["size"] > 1)
 
     def _drawn_rows(
@@ -388,20 +400,21 @@ class Scorer:
         order = np.argsort(-rows.slots["depth"][indices], kind="stable")
         indices, case = indices[order], case[order]
         seeds, numbers = self.target.words(rows.slots)
-        first, decision = distinct(rows.slots["decision_id"][indices])
+        first_rows, decision = distinct(rows.slots["decision_id"][indices])
         step = max(1, CELLS // (samples * max(len(block.arms) for block in blocks)))
-        for start in range(0, len(first), step):
-            lowest = first[start : start + step]
+        for start in range(0, len(first_rows), step):
+            lowest = first_rows[start : start + step]
             cases = zip(case[lowest].tolist(), indices[lowest].tolist(), strict=True)
             decision_blocks = [
                 decision_block(blocks[number], rows, row, (int(seeds[row]), int(numbers[row])), self._drawn)
                 for number, row in cases
             ]
-            if len(self._drawn) * (OVERHEAD + decision_blocks[0].shares.size) > CACHED:
+            if len(self._drawn) * (OVERHEAD + decision_blocks[0].shares.size) > MAX_CACHED:
                 self._drawn.clear()
-            inside = (decision >= start) & (decision < start + step)
-            block_of, passes = decision[inside] - start, {"per_decision_samples": True, "second_pass": second_pass}
-            yield CaseRows(decision_blocks, block_of, indices[inside], rows, **passes)
+            portion_rows = (decision >= start) & (decision < start + step)
+            block_of = decision[portion_rows] - start
+            options = {"per_decision_samples": True, "second_pass": second_pass}
+            yield CaseRows(decision_blocks, block_of, indices[portion_rows], rows, **options)
 
     def _simulate(self, scores: Correlated, arms: Ids, size: int, context: str) -> Callable[[], Array]:
         """Return a function that simulates the marginals of a case. The seed and the order of arms do not depend on
@@ -430,15 +443,15 @@ class RequestScorer(Scorer):
         return ~self._scored(slots, logged)
 
     def case_rows(self, rows: ImpressionRows, logged: LoggedBatch, **options: Any) -> Iterator[CaseRows]:
-        scored = np.flatnonzero(self._scored(rows.slots, logged))
-        yield from super().case_rows(rows, logged, **options | {"subset": scored})
+        scored_rows = np.flatnonzero(self._scored(rows.slots, logged))
+        yield from super().case_rows(rows, logged, **options | {"subset": scored_rows})
 
     def _scored(self, slots: Columns, logged: LoggedBatch) -> Flags:
         """Tell which rows have scores for all their eligible arms, (n,)."""
         codes, contexts = logged.contexts.reading(self.target.reads)
         columns = self.eligible_sets(slots, logged), codes[slots["context"]]
-        first, case = distinct(*columns)
-        sets, numbers = (column[first].tolist() for column in columns)
+        first_rows, case = distinct(*columns)
+        sets, numbers = (column[first_rows].tolist() for column in columns)
         keys = {number: {*map(self.arms.keys.__getitem__, self.arms_of(number, logged).tolist())} for number in {*sets}}
         name = cast("Scored", self.serving.policy).score_name
         scores = [by_arm(contexts[number], name) or {} for number in numbers]
@@ -446,15 +459,15 @@ class RequestScorer(Scorer):
         return np.array(has_all, np.bool_)[case]
 
 
-def _with_lists(batch: LogBatch, ratio: Array) -> LogBatch:
+def _reweigh_by_lists(batch: LogBatch, ratio: Array) -> LogBatch:
     """Return the batch with weights multiplied by exp(ratio), where numerator and denominator stay within [0, 1]. The
     largest weight is then unknown."""
-    reweighed, share = ratio != 0, np.exp(ratio)
+    is_reweighed, share = ratio != 0, np.exp(ratio)
     return replace(
         batch,
         propensity=np.maximum(batch.propensity * np.exp(np.minimum(0.0, -ratio)), slate_draws.SMALLEST),
         target=batch.target * np.exp(np.minimum(0.0, ratio)),
-        largest=None if batch.largest is None else np.where(reweighed, np.nan, batch.largest),
+        largest=None if batch.largest is None else np.where(is_reweighed, np.nan, batch.largest),
         expected=None if batch.expected is None else batch.expected * share,
-        unsupported=None if batch.unsupported is None else np.where(reweighed, np.nan, batch.unsupported),
+        unsupported=None if batch.unsupported is None else np.where(is_reweighed, np.nan, batch.unsupported),
     )

@@ -50,29 +50,31 @@ class StateScorer(Scorer):
         starts = run_starts(rows.slots["decision_id"])
         counts, slots = np.diff(np.r_[starts, len(rows)]), take(rows.slots, starts)
         codes, contexts = logged.contexts.reading(self.target.reads)
-        remembered = history.unpack(slots["history"].tolist(), slots["step"])
+        histories = history.unpack(slots["history"].tolist(), slots["step"])
         revision = slots["catalogue_revision"]
-        code = codes[slots["context"]]
-        state = trained.states(trained.encoded(contexts)[code], remembered, revision)
-        served = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
+        context_code = codes[slots["context"]]
+        state = trained.states(trained.encoded(contexts)[context_code], histories, revision)
+        draw_options = {"temperature": trained.policy.temperature, "floor": trained.policy.exploration}
         numbers = self.eligible_sets(slots, logged)
         sets = {number: self.arms_of(number, logged) for number in np.unique(numbers).tolist()}
         # rows with no arm that the target may show are refused, so any arms will do
         sets |= {number: logged.eligible[number - NARROWED] for number, arms in sets.items() if not len(arms)}
         has_rules = self._has_rules(slots, logged)
-        page = page_codes(contexts)[code] if has_rules.any() else np.zeros(len(code), np.intp)
-        refused = self.refused(slots, logged) if has_rules.any() else has_rules
-        for group in trained.request_cases(state, numbers, revision, contexts, code, sets=sets, keys=self.arms.keys):
+        page = page_codes(contexts)[context_code] if has_rules.any() else np.zeros(len(context_code), np.intp)
+        is_refused = self.refused(slots, logged) if has_rules.any() else has_rules
+        for group in trained.request_cases(
+            state, numbers, revision, contexts, context_code, sets=sets, keys=self.arms.keys
+        ):
             for members in rows_by_kind(page[group.rows]):
-                same, first = group.rows[members], int(group.rows[members[0]])
-                page_group = EligibleGroup(same, group.arms, group.score[members])
-                columns = page_group, rows, starts[same], counts[same], served
-                if not has_rules[first]:
+                page_rows, first_row = group.rows[members], int(group.rows[members[0]])
+                page_group = EligibleGroup(page_rows, group.arms, group.score[members])
+                columns = page_group, rows, starts[page_rows], counts[page_rows], draw_options
+                if not has_rules[first_row]:
                     yield StateCaseRows(*columns)
-                elif not refused[first]:
+                elif not is_refused[first_row]:
                     layout = self.serving.layout(
-                        int(numbers[first]), group.arms, contexts[code[first]], keys=self.arms.keys,
-                        revision=int(revision[first]),
+                        int(numbers[first_row]), group.arms, contexts[context_code[first_row]], keys=self.arms.keys,
+                        revision=int(revision[first_row]),
                     )  # fmt: skip
                     assert layout is not None
                     yield RuledStateCaseRows(*columns, layout)
@@ -90,8 +92,8 @@ class TableScorer(StateScorer):
         """Tell for which rows the table has no probability, (n,). A table reads no state, and probabilities at
         positions cannot weigh a slot together with those above."""
         # rows of whole visits have no depth
-        joint = np.isnan(slots["marginal"]) & (slots["depth"] > 0) if "depth" in slots else slots["size"] > 1
-        return Scorer.unanswerable(self, slots, logged) | (joint & (self.table.column == MARGINAL))
+        is_joint = np.isnan(slots["marginal"]) & (slots["depth"] > 0) if "depth" in slots else slots["size"] > 1
+        return Scorer.unanswerable(self, slots, logged) | (is_joint & (self.table.column == MARGINAL))
 
     def refused(self, slots: Columns, logged: LoggedBatch) -> Flags:
         is_ruled = np.isin(slots["policy_id"], [*self.target.ruled_ids]) | logged.contexts.have_rules[slots["context"]]
@@ -122,8 +124,8 @@ class TableScorer(StateScorer):
                 score = values[:, 0]
                 with np.errstate(divide="ignore"):
                     group = EligibleGroup(portion, arms, np.log(score) if table.column == PROBABILITY else score)
-                served = {"temperature": table.temperature, "floor": 0.0}
-                yield StateCaseRows(group, rows, starts[portion], counts[portion], served)
+                draw_options = {"temperature": table.temperature, "floor": 0.0}
+                yield StateCaseRows(group, rows, starts[portion], counts[portion], draw_options)
 
 
 class PositionCaseRows(CaseRows):
@@ -167,13 +169,20 @@ class StateCaseRows:
         probabilities.greatest[self.indices] = self.probability.max(axis=1)[self.decision]
         probabilities.target[self.indices] = np.where(is_possible, self.probability[self.decision, index[:, 0]], 0.0)
         deep = np.flatnonzero((self.depth > 0) & ~np.isnan(slots["prefix"][self.indices]))
-        indices, lower, is_alone = self.indices, self.indices[deep], slots["alone"]
+        indices, lower_rows, is_alone = self.indices, self.indices[deep], slots["alone"]
         probabilities.unsupported[indices] = complement(probabilities.target[indices]) * is_alone[indices]
-        probabilities.target[lower] = np.exp(self.log_slates(deep))
-        above = np.exp(self.log_slates(deep, with_row=False))
-        conditional = np.divide(probabilities.target[lower], above, out=np.ones(len(lower)), where=above > 0)
-        probabilities.unsupported[lower] = complement(conditional) * is_alone[lower]
-        probabilities.above[lower] = above * slots["propensity"][lower] / slots["prefix"][lower]
+        probabilities.target[lower_rows] = np.exp(self.log_slates(deep))
+        probability_above = np.exp(self.log_slates(deep, with_row=False))
+        conditional = np.divide(
+            probabilities.target[lower_rows],
+            probability_above,
+            out=np.ones(len(lower_rows)),
+            where=probability_above > 0,
+        )
+        probabilities.unsupported[lower_rows] = complement(conditional) * is_alone[lower_rows]
+        probabilities.above[lower_rows] = (
+            probability_above * slots["propensity"][lower_rows] / slots["prefix"][lower_rows]
+        )
 
     @cached_property
     def probability(self) -> Array:
@@ -216,11 +225,11 @@ class StateCaseRows:
         position 1. Below the end of the page they are 0."""
         table, slots = np.zeros((len(self.indices), positions)), self.rows.slots
         index, is_possible = arm_indices(self.arms, slots["arm_id"][self.indices][:, None])
-        top, words = run_starts(self.decision), np.arange(runs * positions)
+        first_of_decision, words = run_starts(self.decision), np.arange(runs * positions)
         step = max(1, CELLS // (positions * max(len(self.arms), runs)))
-        for start in range(0, len(top), step):
-            first = self.indices[top[start : start + step]]
-            score, ids = self.score[start : start + step], slots["decision_digest"][first]
+        for start in range(0, len(first_of_decision), step):
+            first_rows = self.indices[first_of_decision[start : start + step]]
+            score, ids = self.score[start : start + step], slots["decision_digest"][first_rows]
             uniform = uniforms_at(np.full(len(ids), seed, np.uint64), ids, words).reshape(len(ids), runs, positions)
             shares = np.zeros((len(ids), positions, len(self.arms)))
             for run in range(runs):
@@ -230,8 +239,8 @@ class StateCaseRows:
                     shares[:, position] += probability / runs
                     arm = slate.invert_rows(probability, uniform[:, run, position])
                     drawn_arms = np.column_stack([drawn_arms, arm])
-            inside = np.flatnonzero((self.decision >= start) & (self.decision < start + step) & is_possible)
-            table[inside] = shares[self.decision[inside] - start, :, index[inside, 0]]
+            portion_rows = np.flatnonzero((self.decision >= start) & (self.decision < start + step) & is_possible)
+            table[portion_rows] = shares[self.decision[portion_rows] - start, :, index[portion_rows, 0]]
         return np.where(np.arange(positions) < slots["size"][self.indices, None], table, 0.0)
 
     def _slate_indices(self, rows: Ids, size: int) -> tuple[Ids, Flags]:
@@ -242,11 +251,11 @@ class StateCaseRows:
 
     def fill_expected(self, expected: Array, arms: Ids, values: ModelValues) -> None:
         """Write the mean of the reward model under the target, given the slate above as it was shown."""
-        at, step = np.searchsorted(arms, self.arms), max(1, CELLS // len(arms))
+        arm_columns, step = np.searchsorted(arms, self.arms), max(1, CELLS // len(arms))
         for start in range(0, len(self.indices), step):
             portion = np.arange(start, min(start + step, len(self.indices)))
             shares = np.zeros((len(portion), len(arms)))
-            shares[:, at] = self.below_slate(portion)
+            shares[:, arm_columns] = self.below_slate(portion)
             rows = self.indices[portion]
             expected[rows] = values.expected(shares, case=np.arange(len(portion)), rows=rows)
 
@@ -280,14 +289,14 @@ class StateCaseRows:
         slots = self.rows.slots
         is_unknown = slots["unknown_support"][self.indices]
         unsupported[self.indices[is_unknown]] = np.nan
-        top = np.flatnonzero(is_unknown & (self.position == 1))
-        logger_case = slots["logger_case"][self.indices[top]]
+        top_rows = np.flatnonzero(is_unknown & (self.position == 1))
+        logger_case = slots["logger_case"][self.indices[top_rows]]
         for number in np.unique(logger_case).tolist():
             zeros = logged.zeros[number]
             if zeros is not None:
-                rows = top[logger_case == number]
-                at = columns_of(self.arms, self.indices[rows[0]], slots, logged)
-                unsupported[self.indices[rows]] = self.probability[self.decision[rows]] @ zeros[0, at]
+                rows = top_rows[logger_case == number]
+                arm_columns = columns_of(self.arms, self.indices[rows[0]], slots, logged)
+                unsupported[self.indices[rows]] = self.probability[self.decision[rows]] @ zeros[0, arm_columns]
 
 
 class RuledStateCaseRows(StateCaseRows):

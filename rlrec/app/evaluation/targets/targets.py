@@ -155,14 +155,18 @@ def resolve(
     name."""
     versions = lookup.resolve(unit, names, built_in=BUILT_IN)
     definition = None if reward is None else lookup.reward(unit, reward)
-    policy_rewards = [live[0].reward for live in versions.values() if not isinstance(live, InputError)]
+    policy_rewards = [
+        version_or_error[0].reward
+        for version_or_error in versions.values()
+        if not isinstance(version_or_error, InputError)
+    ]
     targets = []
     for name in dict.fromkeys(names):
-        live = versions[name]
-        if name in (tables or {}) and (name in BUILT_IN or not isinstance(live, InputError)):
+        version_or_error = versions[name]
+        if name in (tables or {}) and (name in BUILT_IN or not isinstance(version_or_error, InputError)):
             raise InputError(f"--target {name} has the name of another target", hint="write --target NAME=FILE")
-        if not isinstance(live, InputError):
-            targets.append(_target(unit, *live, definition, greedy=greedy))
+        if not isinstance(version_or_error, InputError):
+            targets.append(_stored_target(unit, *version_or_error, definition, greedy=greedy))
         elif name in (tables or {}):
             from rlrec.app.inputs.parameters import ruled_policies
 
@@ -177,8 +181,8 @@ def resolve(
             serving = exact.VersionDistribution(unit, version, policy, sums=(), prior=())
             targets.append(Target(name=name, reward=shared_reward, serving=serving))
         else:
-            if not live.message.startswith("unknown policy"):
-                raise InputError(live.message, hint=live.hint)
+            if not version_or_error.message.startswith("unknown policy"):
+                raise InputError(version_or_error.message, hint=version_or_error.hint)
             targets_and_policies = [*BUILT_IN, *(policy.name for policy in policies.all_policies(unit))]
             hint = f"a target is a policy, NAME@V or {', '.join(BUILT_IN)}"
             raise lookup.unknown("target", lookup.split_reference(name)[0], targets_and_policies, hint=hint)
@@ -195,23 +199,23 @@ def _shared_reward(unit: Unit, policy_rewards: Sequence[Reward], selection: Sele
     return next(iter(rewards.values())) if len(rewards) == 1 else lookup.reward(unit, "default")
 
 
-def _target(unit: Unit, version: Version, head: Head, reward: Reward | None, *, greedy: bool) -> Target:
-    logged = version.policy.kind == "logged"
+def _stored_target(unit: Unit, version: Version, head: Head, reward: Reward | None, *, greedy: bool) -> Target:
+    is_logged = version.policy.kind == "logged"
     if version.policy.kind == TEAM_DRAFT:
         hint = "judge the two rankers, which `rlrec experiment list` names"
         name = version.policy.name
         raise InputError(f"target {name!r} is an interleaving, whose propensities depend on coins", hint=hint)
-    if logged and greedy:
+    if is_logged and greedy:
         raise InputError(f"target {version.policy.name!r} is the policy of an imported log: it has no greedy form")
     return Target(
         name=version.policy.name, number=version.number, policy_id=version.policy.id, reward=reward or version.reward,
-        serving=None if logged else exact.load(unit, version, greedy=greedy),
+        serving=None if is_logged else exact.load(unit, version, greedy=greedy),
         lessons=lineage.learned_from(lineage.ancestry(unit, version)), seq=head.seq,
         arm_lists=arm_lists(unit, version.policy.params),
     )  # fmt: skip
 
 
-def trained(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Target:
+def trained_target(unit: Unit, version: Version, weights: Sequence[ArmWeights]) -> Target:
     """Return a target for a trained version that is not stored yet. `weights` are those of its arms, by id."""
     from rlrec.app.distributions.trained import TrainedModel
 

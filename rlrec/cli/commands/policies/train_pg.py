@@ -180,24 +180,24 @@ def _promotion_phrase(result: Mapping[str, Any]) -> str:
 
 def _result_sentence(result: Mapping[str, Any]) -> str:
     """Return a sentence on the outcome for the new version, which begins with the reason."""
-    from rlrec.app.evaluation.comparisons.paired_gate import refusal
+    from rlrec.app.evaluation.comparisons.paired_gate import refusal_sentence
 
     new_version, promotion_phrase = f"{result['policy']}@{result['version']}", _promotion_phrase(result)
     if result["candidate"] is None:
         return f"{new_version} was not judged by the gate; {promotion_phrase}."
     rival = None if result["against"] is None else f"{result['policy']}@{result['against']}"
-    if (reason := refusal(result, rival)) is not None:
+    if (reason := refusal_sentence(result, rival)) is not None:
         return f"{new_version}: {reason}; {promotion_phrase}."
     return f"{gate_claim(result, new_version, rival=rival).sentence}; {promotion_phrase}."
 
 
 def _suggest_command(show: Show, result: Mapping[str, Any]) -> None:
-    from rlrec.app.evaluation.comparisons.paired_gate import refusal
+    from rlrec.app.evaluation.comparisons.paired_gate import refusal_sentence
 
     name, new_version = result["policy"], f"{result['policy']}@{result['version']}"
     if result["promoted"]:
         suggest_next(show, f"policy rollback {name}", "goes back, should it disappoint")
-    elif result["candidate"] is not None and refusal(result) is None:
+    elif result["candidate"] is not None and refusal_sentence(result) is None:
         if is_weak(result):
             suggest_next(show, "help experiments", "says how a few users try it first, since the evidence is weak")
         else:

@@ -86,7 +86,7 @@ def test_what_was_declared_decides_and_guards_speak_up(ready: Run, db: str) -> N
 def test_a_look_has_what_decides_and_the_guards(sqlite_db: str) -> None:
     run = filled(sqlite_db, prepared)
     with closing(Store(sqlite_db, now=4_070_908_800_000_000)) as store, store.read() as unit:
-        look = unit_outcomes.look(unit, lookup.experiment(unit, "ab"))
+        look = unit_outcomes.look_at_experiment(unit, lookup.experiment(unit, "ab"))
         assert [(row["metric"], row["answer"]) for row in look.differences] == [("visits", "worse")]
         assert [row["answer"] for row in look.guards] == ["holds", "holds", "unknown", "lost"]
     create(run, "--guard", "visits>=-1%", "--guard", "active_days>=-90%", name="other")

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain, judged, page_gains, refusal
+from rlrec.app.evaluation.comparisons.paired_gate import BY_IMPRESSION, Gain, judge_gain, page_gains, refusal_sentence
 from rlrec.app.evaluation.passes.fold import GroupPartial
 from rlrec.app.evaluation.targets import targets
 from rlrec.app.policies import policy, versions
@@ -55,9 +55,9 @@ def test_a_gate_answers_as_evaluate_does_with_the_same_reasons(sqlite_db: str, t
     clear = gain(sqlite_db, "good", "u")
     for reasons, answer in ((("low-ess",), "better"), (("models-differ",), "unknown"), (("drift",), "unknown")):
         estimates = [estimate.lowered(reasons) for estimate in clear.estimates]
-        judgement = judged(replace(clear, estimates=estimates), None, 1, gate_alpha(1))
+        judgement = judge_gain(replace(clear, estimates=estimates), None, 1, gate_alpha(1))
         assert (judgement["answer"], judgement["passed"]) == (answer, answer == "better")
-        sentence = refusal({**judgement, "against": "u"})
+        sentence = refusal_sentence({**judgement, "against": "u"})
         assert (sentence is None) == judgement["passed"]
         assert sentence is None or reasons[0] in sentence
 

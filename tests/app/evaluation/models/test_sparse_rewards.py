@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlrec.app.evaluation.models.reward_models import SPARSE_PENALTY, ContextMoments
-from rlrec.app.evaluation.rows.log_rows import clusters
+from rlrec.app.evaluation.rows.log_rows import cluster_digests
 from rlrec.errors import InputError
 from rlrec.ope.estimators.direct import Ridge
 from rlrec.policy.contexts import features
@@ -42,7 +42,7 @@ def test_the_direct_method_is_the_mean_of_plain_regressions(db: str) -> None:
         (batch,) = reader.batches(unit, selection, columns=tuple(reader.COLUMNS))
         bodies = contents.context_bodies(unit, set(batch.slots["context_id"].tolist()))
         x = features.sparse([parse(bodies[key], "a context") for key in batch.slots["context_id"].tolist()], COLUMNS)
-        cluster, arm = clusters(batch.slots, "user"), batch.slots["arm_id"] - batch.slots["arm_id"].min()
+        cluster, arm = cluster_digests(batch.slots, "user"), batch.slots["arm_id"] - batch.slots["arm_id"].min()
     reward = np.isin(batch.slots["decision_id"], batch.events["decision_id"]).astype(np.float64)
     dense, ridge = np.zeros((len(x), COLUMNS)), Ridge(arms=3)
     np.add.at(dense, (x.row, x.column.astype(np.int64)), x.value)

@@ -52,11 +52,11 @@ def folded(slates: str, request: pytest.FixtureRequest) -> tuple[Partials, Calla
         _, (of_rows, *_), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
         (of_rows,) = passes.with_models([of_rows], log)
         batches = list(log.read(of_rows.judged_on))
-    partials = [fold.fold(of_rows, batch) for batch in batches]
+    partials = [fold.fold_batch(of_rows, batch) for batch in batches]
 
     def finish(complete: LogPartial) -> list[Estimate]:
         rows = fold.estimates(of_rows, complete, failures={}, cluster="user")
-        names = groups.in_order({group for _, group in rows})
+        names = groups.sort_groups({group for _, group in rows})
         return [estimate for number in (0, 1) for group in names for estimate in rows[number, group]]
 
     return partials, finish
@@ -113,7 +113,7 @@ def test_folding_twice_gives_the_same(slates: str) -> None:
         _, (of_rows, *_), log = estimates.prepare(unit, options, estimates.estimators(options), Selection())
         (of_rows,) = passes.with_models([of_rows], log)
         (batch,) = log.read(of_rows.judged_on)
-    once, again = (fold.fold(of_rows, batch) for _ in range(2))
+    once, again = (fold.fold_batch(of_rows, batch) for _ in range(2))
     first, second = (fold.estimates(of_rows, partial, failures={}, cluster="user") for partial in (once, again))
     assert first == second
 
