@@ -19,7 +19,7 @@ import click
 from rlrec.cli.commands import COMMANDS, load_command
 from rlrec.cli.commands.requests import feedback, recommend
 from rlrec.cli.doors import calls
-from rlrec.cli.doors.frames import Frame, Records, Result, library, record
+from rlrec.cli.doors.frames import Frame, Records, Result, import_library, to_result
 from rlrec.cli.output import plain
 from rlrec.cli.program.shared import Settings
 from rlrec.cli.text.lines import decode
@@ -101,7 +101,7 @@ class Recommender(Commands):
             return value
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *map(calls.attribute, COMMANDS.keys() - LEFT_OUT.keys())})
+        return sorted({*super().__dir__(), *map(calls.python_name, COMMANDS.keys() - LEFT_OUT.keys())})
 
     def _read_log(self, log: str | None = None) -> Log:
         """Return the decisions of a filter, such as `policy=home,since=2026-01-01`, or all without a filter."""
@@ -112,7 +112,7 @@ class Recommender(Commands):
     def _method(self, command: click.Command, name: str) -> Any:
         """Return a command as a function, or a group as a namespace."""
         if isinstance(command, click.Group):
-            commands = {calls.attribute(key): subcommand for key, subcommand in command.commands.items()}
+            commands = {calls.python_name(key): subcommand for key, subcommand in command.commands.items()}
             methods: dict[str, Any] = {
                 key: partial(self._method, subcommand, f"{name}.{key}") for key, subcommand in commands.items()
             }
@@ -144,7 +144,7 @@ class Recommender(Commands):
             refuse_far_ahead(self.store)
         request = _line(recommend.line_type(), values)
         cache = self._thread.cache
-        return record(use_case.recommend(self.store, request, seed=seed_number, dry_run=dry_run, cache=cache))
+        return to_result(use_case.recommend(self.store, request, seed=seed_number, dry_run=dry_run, cache=cache))
 
     def _feedback(self, *, dry_run: bool = False, **values: Any) -> Result:
         from rlrec.app.opening import open_store
@@ -154,9 +154,9 @@ class Recommender(Commands):
         if isinstance(line, InputError):
             raise line
         if not dry_run:
-            return record(use_case.feedback(self.store, line))
+            return to_result(use_case.feedback(self.store, line))
         with open_store(self._db, now=self.store.now, notice=self.store.notice) as store, store.rehearsal():
-            return record(use_case.feedback(store, line))
+            return to_result(use_case.feedback(store, line))
 
 
 class Namespace:
@@ -229,7 +229,7 @@ class Log(Frame):
     def to_arrow(self) -> pyarrow.Table:
         """Return a table of Arrow with a row for each decision. Contexts and states, whose keys are anybody's, are
         JSON. Only the table itself is in memory. Raise ImportError without pyarrow."""
-        pa = library("pyarrow")
+        pa = import_library("pyarrow")
         schema = self._schema(pa)
         batches = (pa.RecordBatch.from_pylist(rows, schema) for rows in _batches(map(_arrow_row, self)))
         return pa.Table.from_batches(batches, schema)
@@ -237,7 +237,7 @@ class Log(Frame):
     def to_pandas(self) -> pandas.DataFrame:
         """Return a frame with a row for each decision, with its context, slate and events as Python objects, and `at`
         as a time. Raise ImportError without pandas."""
-        pd = library("pandas")
+        pd = import_library("pandas")
         frame = pd.DataFrame(list(self))
         return frame.assign(at=pd.to_datetime(frame["at"], utc=True)) if len(frame) else self.to_arrow().to_pandas()
 

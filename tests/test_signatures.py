@@ -32,7 +32,7 @@ from rlrec.api import Log, Records, Result
 '''
 SEVERAL = {"list", "kinds", "versions", "diff", "delays", "roles", "evaluate"}  # commands that answer with records
 STORE: Any = api.Recommender("nowhere.db")
-METHODS = [calls.attribute(name) for name in COMMANDS if name not in api.LEFT_OUT]
+METHODS = [calls.python_name(name) for name in COMMANDS if name not in api.LEFT_OUT]
 
 
 def leaves() -> Iterator[tuple[str, click.Command, Any]]:
@@ -41,7 +41,7 @@ def leaves() -> Iterator[tuple[str, click.Command, Any]]:
         command, owner = load_command(name), getattr(STORE, method)
         if isinstance(command, click.Group):
             for inner, leaf in command.commands.items():
-                yield f"{name} {inner}", leaf, getattr(owner, calls.attribute(inner))
+                yield f"{name} {inner}", leaf, getattr(owner, calls.python_name(inner))
         else:
             yield name, command, owner
 
@@ -97,15 +97,15 @@ def test_every_command_is_a_method_or_left_out_with_a_reason() -> None:
 
 @pytest.mark.parametrize(("path", "command", "method"), LEAVES, ids=[path for path, *_ in LEAVES])
 def test_a_method_has_the_parameters_of_its_command(path: str, command: click.Command, method: Any) -> None:
-    shown = [param for param in command.params if param.expose_value and param.name not in calls.OUTPUT]
-    named = {name for param in shown for name in (*map(calls.attribute, param.opts), param.name)}
+    shown = [param for param in command.params if param.expose_value and param.name not in calls.OUTPUT_PARAMETERS]
+    named = {name for param in shown for name in (*map(calls.python_name, param.opts), param.name)}
     signature = inspect.signature(method)
     assert {*signature.parameters} - {*api.LINE_ONLY} <= named
     if path in api.POSITIONAL:  # their streams stay with the command
         return
     assert len(signature.parameters) == len(shown)
     for param in shown:
-        (name,) = {*signature.parameters} & {*map(calls.attribute, param.opts), str(param.name)}
+        (name,) = {*signature.parameters} & {*map(calls.python_name, param.opts), str(param.name)}
         declared = signature.parameters[name]
         assert (declared.kind is declared.KEYWORD_ONLY) == isinstance(param, click.Option)
         assert (declared.default is declared.empty) == (param.required or param.nargs == -1)
@@ -117,4 +117,4 @@ def test_a_method_has_the_parameters_of_its_command(path: str, command: click.Co
 def test_a_method_has_the_help_of_its_command(path: str, command: click.Command, method: Any) -> None:
     assert method.__doc__.startswith((command.help or "").split("\n\n")[0])
     assert "\b" not in method.__doc__
-    assert method.__name__ == ".".join(map(calls.attribute, path.split()))
+    assert method.__name__ == ".".join(map(calls.python_name, path.split()))

@@ -17,7 +17,7 @@ from rlrec import __version__, times
 from rlrec.cli.commands import COMMANDS, load_command
 from rlrec.cli.output.output import discard_unwritten, flush
 from rlrec.cli.program import signals
-from rlrec.cli.program.shared import CommandGroup, Settings, notice, walk
+from rlrec.cli.program.shared import CommandGroup, Settings, notice, walk_commands
 from rlrec.cli.text.text import terminal_columns
 from rlrec.cli.text.values import CLOCK, DURATION, ZONE
 from rlrec.errors import OUT_OF_MEMORY, InputError
@@ -50,10 +50,10 @@ class Program(CommandGroup):
         if (config := ctx.ensure_object(Settings).config) is not None:
             ctx.default_map = {**(ctx.default_map or {}), cmd_name: config.defaults(command, cmd_name)}
         if COMPLETION_VARIABLE in os.environ:
-            from rlrec.cli.program.completion import attach
+            from rlrec.cli.program.completion import attach_completion
 
             _add_globals(command, self.params)
-            attach(command, cmd_name)
+            attach_completion(command, cmd_name)
         return command
 
     def resolve_command(
@@ -67,7 +67,7 @@ class Program(CommandGroup):
             raise settings.broken_config
         typed_options = {word.partition("=")[0] for word in words if word[:1] == "-"}
         if command is not None:
-            params = (param for _, leaf in walk(command) for param in leaf.params)
+            params = (param for _, leaf in walk_commands(command) for param in leaf.params)
             if not typed_options <= {option for param in params for option in (*param.opts, *param.secondary_opts)}:
                 _add_globals(command, self.params)
         return name, command, words
@@ -154,7 +154,7 @@ def _add_globals(command: click.Command, options: Sequence[click.Parameter]) -> 
     from copy import copy
 
     exposed_options = [option for option in options if isinstance(option, click.Option) and option.expose_value]
-    for _, leaf in walk(command):
+    for _, leaf in walk_commands(command):
         taken = {name for param in leaf.params for name in (*param.opts, param.name)}
         for option in exposed_options:
             if taken.isdisjoint((*option.opts, option.name)):
@@ -172,7 +172,7 @@ def _override_setting(ctx: click.Context, param: click.Parameter, value: Any) ->
 def _name_variables(command: click.Command, name: str) -> None:
     """Name the environment variable of each option after its spelling on the command line. click would take the Python
     name. --format also has a variable for all commands."""
-    for path, leaf in walk(command, "RLREC", name):
+    for path, leaf in walk_commands(command, "RLREC", name):
         for param in leaf.params:
             if isinstance(param, click.Option) and param.envvar is None and param.allow_from_autoenv:
                 options = sorted((option.lstrip("-") for option in param.opts), key=len, reverse=True)
@@ -216,7 +216,7 @@ def main() -> NoReturn:
     each other (`evaluate` took three times as long)."""
     for number in signals.END_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # ignored by choice of the parent (nohup, background jobs)
-            signal.signal(number, signals.unwind)
+            signal.signal(number, signals.unwind_command)
     sys.unraisablehook = signals.end_in_finalizer
     sys.meta_path.insert(0, _RoomForNumpy)
     gc.set_threshold(GC_THRESHOLD)
@@ -225,7 +225,7 @@ def main() -> NoReturn:
         sys.exit(program.main())
     finally:
         for number in signals.END_SIGNALS:
-            if signal.getsignal(number) is signals.unwind:  # `timeout` sends its signal twice
+            if signal.getsignal(number) is signals.unwind_command:  # `timeout` sends its signal twice
                 signal.signal(number, signals.end_at_once)
         discard_unwritten(sys.stderr)
         gc.freeze()

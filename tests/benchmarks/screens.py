@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from rlrec.cli import GC_THRESHOLD
-from rlrec.cli.screen.contents import PAGES, Options, PageMaker
+from rlrec.cli.screen.contents import PAGES, PageMaker, StoreOptions
 from rlrec.times import parse
 from tests.benchmarks.measure import Figure, Setting
 from tests.benchmarks.shops import LATER, Lite, logged, tell
@@ -42,7 +42,7 @@ def costs(db: str, path: str) -> tuple[float, float]:
     """Seconds of CPU of a page that is made anew, and of each look at a page that is shown again and again, in a
     process like those of the server."""
     gc.set_threshold(GC_THRESHOLD)
-    options, query = Options(db, db, now=parse(NOW)), QUERIES.get(path, "")
+    options, query = StoreOptions(db, db, now=parse(NOW)), QUERIES.get(path, "")
     used, again = list[float](), list[float]()
     for _ in range(4):  # the first one loads modules
         maker = PageMaker(options)

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from rlrec.cli.screen.contents import Options, PageMaker
+from rlrec.cli.screen.contents import PageMaker, StoreOptions
 from tests.cli.commands.judging.test_report import EVIL
 from tests.cli.doors.test_screen import HTML_USER, PAGE_OF_COMMAND, stocked
 from tests.conftest import runner
@@ -139,7 +139,7 @@ def screen_files(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path
     folder = tmp_path_factory.mktemp("screen")
     db = str(shutil.copy(sqlite_template, folder / "rlrec.db"))
     stocked(db)
-    maker, paths = PageMaker(Options(db, db)), list[Path]()
+    maker, paths = PageMaker(StoreOptions(db, db)), list[Path]()
     user = {"key": HTML_USER}
     shown = {**dict(PAGE_OF_COMMAND.values()), "user": user, "health": {}, "find": {"q": "none"}}
     for path, args in shown.items():

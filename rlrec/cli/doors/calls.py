@@ -12,16 +12,16 @@ from typing import Any, Literal
 
 import click
 
-from rlrec.cli.doors.frames import Keeper, Records, Result
+from rlrec.cli.doors.frames import AnswerKeeper, Records, Result
 from rlrec.cli.output.plain import dumps, dumps_fields
 from rlrec.cli.program.shared import Settings
 from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import KEYS, parse_object
 from rlrec.errors import InputError, RlrecError, suggest
 
-OUTPUT = {"form", "as_json", "watch_us"}  # parameters about the output of an answer
+OUTPUT_PARAMETERS = {"form", "as_json", "watch_us"}  # parameters about the output of an answer
 PATH, OBJECT = str | os.PathLike[str], Mapping[str, Any]
-KINDS: dict[str, Any] = {  # name of a click type: the Python values that it takes, if not text
+PYTHON_TYPES: dict[str, Any] = {  # name of a click type: the Python values that it takes, if not text
     "boolean": bool, "integer": int, "integer range": int, "decision id": int, "number": float,
     "time": str | datetime, "duration": str | timedelta, "json|@file": OBJECT, "file": OBJECT | PATH,
     "keys": Sequence[str], "a,b": Sequence[str], "a%,b%,...": Sequence[float | str], "name=value": OBJECT,
@@ -30,7 +30,7 @@ KINDS: dict[str, Any] = {  # name of a click type: the Python values that it tak
 UNSET = click.Argument(["unset"]).default  # used by click 8.3 in place of None
 
 
-def attribute(name: str) -> str:
+def python_name(name: str) -> str:
     """Return the Python name of a command or a parameter."""
     word = name.lstrip("-").replace("-", "_")
     return f"{word}_" if iskeyword(word) else word
@@ -39,30 +39,30 @@ def attribute(name: str) -> str:
 def parameters(command: click.Command) -> dict[str, click.Parameter]:
     """Return the parameters of a command by their Python names. An option has the name that is typed, and a repeatable
     option has its plural."""
-    shown = (param for param in command.params if param.expose_value and param.name not in OUTPUT)
+    shown = (param for param in command.params if param.expose_value and param.name not in OUTPUT_PARAMETERS)
     return {
-        attribute(param.opts[0] if isinstance(param, click.Option) and not param.multiple else str(param.name)): param
+        python_name(param.opts[0] if isinstance(param, click.Option) and not param.multiple else str(param.name)): param
         for param in shown
     }
 
 
-def kind(param: click.Parameter) -> Any:
+def value_type(param: click.Parameter) -> Any:
     """Return the type of one value of a parameter."""
     if type(param.type) is click.Choice:
         return Literal[tuple(param.type.choices)]
     if isinstance(param.type, click.Path):
         return PATH
-    return KINDS.get(param.type.name, str)
+    return PYTHON_TYPES.get(param.type.name, str)
 
 
 def signature(command: click.Command) -> inspect.Signature:
     """Return the signature of a command, with its arguments by position and its options by name."""
-    declared = [_declared(name, param) for name, param in parameters(command).items()]
+    declared = [_declare_parameter(name, param) for name, param in parameters(command).items()]
     return inspect.Signature(sorted(declared, key=lambda param: param.kind))
 
 
-def _declared(name: str, param: click.Parameter) -> inspect.Parameter:
-    annotation, default = kind(param), _default(param)
+def _declare_parameter(name: str, param: click.Parameter) -> inspect.Parameter:
+    annotation, default = value_type(param), _default_value(param)
     if param.nargs == -1:
         return inspect.Parameter(name, inspect.Parameter.VAR_POSITIONAL, annotation=annotation)
     if param.multiple and annotation is not OBJECT:
@@ -77,13 +77,13 @@ def _declared(name: str, param: click.Parameter) -> inspect.Parameter:
     return inspect.Parameter(name, form, default=default, annotation=annotation)
 
 
-def _default(param: click.Parameter) -> Any:
+def _default_value(param: click.Parameter) -> Any:
     """Return the default of a parameter as a value of its kind, or None where it has no default or one that only its
     click type can read."""
     default = param.get_default(click.Context(click.Command("")))
-    if kind(param) in (int, float) and isinstance(default, str):
-        return kind(param)(default)
-    if default is UNSET or kind(param) is OBJECT:
+    if value_type(param) in (int, float) and isinstance(default, str):
+        return value_type(param)(default)
+    if default is UNSET or value_type(param) is OBJECT:
         return None
     return () if param.multiple else default
 
@@ -122,13 +122,13 @@ def bind_signature(name: str, text: str, signed: inspect.Signature, run: Callabl
 def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]) -> Result | Records | None:
     """Run a command with these values, and return its answer. Raises InputError with the name of the wrong parameter.
     An error raised after an answer has the answer as its `result`."""
-    settings.show = keeper = Keeper()
+    settings.show = keeper = AnswerKeeper()
     names = {param.name: name for name, param in parameters(command).items()}
     try:
         with click.Context(command, info_name=command.name, obj=settings) as context:
             for param in command.params:
                 if param.expose_value:
-                    context.params[str(param.name)] = _processed(context, param, names.get(param.name), values)
+                    context.params[str(param.name)] = _process_value(context, param, names.get(param.name), values)
             assert command.callback is not None
             command.callback(**context.params)
     except click.UsageError as error:
@@ -141,17 +141,17 @@ def answer(command: click.Command, settings: Settings, values: Mapping[str, Any]
     return keeper.answer
 
 
-def _processed(context: click.Context, param: click.Parameter, name: str | None, values: Mapping[str, Any]) -> Any:
+def _process_value(context: click.Context, param: click.Parameter, name: str | None, values: Mapping[str, Any]) -> Any:
     """Return the value of a parameter in the form that its command takes."""
     source, value = click.core.ParameterSource.DEFAULT, param.get_default(context)
     if name is not None and values.get(name) is not None:
-        source, value = click.core.ParameterSource.COMMANDLINE, _typed(param, name, values[name])
+        source, value = click.core.ParameterSource.COMMANDLINE, _typed_value(param, name, values[name])
     context.set_parameter_source(str(param.name), source)
     processed = param.process_value(context, value)
     return None if processed is UNSET else processed
 
 
-def _typed(param: click.Parameter, name: str, value: Any) -> Any:
+def _typed_value(param: click.Parameter, name: str, value: Any) -> Any:
     """Return a value, or several, in the form in which a user would type them. Data frames stay unchanged, with a name
     where several may be given."""
     if param.type.name == "table":
@@ -159,18 +159,18 @@ def _typed(param: click.Parameter, name: str, value: Any) -> Any:
         named = value.items() if isinstance(value, Mapping) else [value if isinstance(value, str) else ("frame", value)]
         return [*named] if param.multiple else value
     if not param.multiple and param.nargs != -1:
-        return _word(param, name, value)
+        return _typed_word(param, name, value)
     if isinstance(value, Mapping):
-        return [f"{key}={_text(item)}" for key, item in value.items()]
+        return [f"{key}={_word_text(item)}" for key, item in value.items()]
     if param.nargs == -1 and len(value) == 1 and isinstance(value[0], list | tuple):
         value = value[0]  # a list in place of its items
-    return [_word(param, name, item) for item in ([value] if isinstance(value, str) else value)]
+    return [_typed_word(param, name, item) for item in ([value] if isinstance(value, str) else value)]
 
 
-def _word(param: click.Parameter, name: str, value: Any) -> Any:
+def _typed_word(param: click.Parameter, name: str, value: Any) -> Any:
     """Return a value in the form in which a user would type it, or already parsed. Raises InputError for a value of the
     wrong type."""
-    expected = kind(param)
+    expected = value_type(param)
     is_text = expected is str or expected is PATH
     if isinstance(value, bool) != (expected is bool) or (is_text and not isinstance(value, str | os.PathLike)):
         is_frame = expected is PATH and hasattr(value, "columns")
@@ -182,7 +182,7 @@ def _word(param: click.Parameter, name: str, value: Any) -> Any:
             return parse_object(dumps_fields(value))
         if param.type is KEYS and not isinstance(value, str):  # keys in a list may contain commas
             return dumps([*value])
-        return value if expected is bool else _text(value)
+        return value if expected is bool else _word_text(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(str(error), field=name) from None
     except InputError as error:
@@ -190,7 +190,7 @@ def _word(param: click.Parameter, name: str, value: Any) -> Any:
         raise
 
 
-def _text(value: Any) -> str:
+def _word_text(value: Any) -> str:
     """Return a value as a word of the command line."""
     match value:
         case str():
@@ -207,4 +207,4 @@ def _text(value: Any) -> str:
             return str(int(value))
         case Real():
             return repr(float(value))
-    return ",".join(map(_text, value))
+    return ",".join(map(_word_text, value))

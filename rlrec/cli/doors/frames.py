@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlrec.cli.output import tables
 from rlrec.cli.output.output import Show
-from rlrec.cli.output.plain import dumps, single
+from rlrec.cli.output.plain import dumps, is_record
 from rlrec.cli.program import app
 from rlrec.cli.text.text import Screen, View
 from rlrec.errors import InputError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EXTRAS = {"polars": "polars"}  # library: the extra that installs it, if not `notebook`
 
 
-def library(name: str) -> Any:
+def import_library(name: str) -> Any:
     """Import an optional library. Raises ImportError that says how to install it."""
     try:
         return import_module(name)
@@ -48,7 +48,7 @@ class Frame:
 
     def to_polars(self) -> polars.DataFrame:
         """Return a frame of Polars, with the columns of `to_arrow`."""
-        return library("polars").from_arrow(self.to_arrow())
+        return import_library("polars").from_arrow(self.to_arrow())
 
 
 class Plot(NamedTuple):
@@ -90,7 +90,7 @@ class Display(NamedTuple):
     def text(self, answer: Any) -> str:
         """Return the answer as the command shows it."""
         screen = Screen()
-        return tables.view(self.table, screen) if self.table else tables.table(answer, self.columns, screen)
+        return tables.view_text(self.table, screen) if self.table else tables.table_text(answer, self.columns, screen)
 
 
 class Reply(Frame):
@@ -156,25 +156,25 @@ class Result(Reply, dict[str, Any]):
         table, _, flat, _ = self.display or Display()
         if flat is None and table is not None:
             flat = [dict(zip(table.headers, row, strict=True)) for row in table.rows]
-        return records([self] if flat is None else flat)
+        return to_records([self] if flat is None else flat)
 
 
 class Records(Reply, list[Result]):
     """Records are a list of results. A frame of them has a row for each result, and a column for each key."""
 
     def to_arrow(self) -> pyarrow.Table:
-        pa = library("pyarrow")
-        return pa.table({name: _column(pa, [row.get(name) for row in self]) for name in self._names()})
+        pa = import_library("pyarrow")
+        return pa.table({name: _arrow_column(pa, [row.get(name) for row in self]) for name in self._names()})
 
     def to_pandas(self) -> pandas.DataFrame:
-        return library("pandas").DataFrame(self.to_json(), columns=self._names())
+        return import_library("pandas").DataFrame(self.to_json(), columns=self._names())
 
     def _names(self) -> list[str]:
         columns = (self.display or Display()).columns or ()
         return list(dict.fromkeys(name for row in self for name in row) or columns)
 
 
-def _column(pa: Any, values: Sequence[Any]) -> Any:
+def _arrow_column(pa: Any, values: Sequence[Any]) -> Any:
     """Return an Arrow column. The values become JSON text where one has keys, or where Arrow has no common type for
     them."""
     if not any(isinstance(value, dict | Records) for value in values):
@@ -185,24 +185,24 @@ def _column(pa: Any, values: Sequence[Any]) -> Any:
     return pa.array([None if value is None else dumps(value) for value in values], pa.string())
 
 
-def record(answer: Any) -> Result:
+def to_result(answer: Any) -> Result:
     """Convert an answer of one record to a Result."""
-    return json.loads(dumps(answer), object_hook=_record)
+    return json.loads(dumps(answer), object_hook=_nested_result)
 
 
-def records(answers: Iterable[Any]) -> Records:
+def to_records(answers: Iterable[Any]) -> Records:
     """Convert an answer of several records to Records."""
-    return Records(json.loads(dumps([*answers]), object_hook=_record))
+    return Records(json.loads(dumps([*answers]), object_hook=_nested_result))
 
 
-def _record(values: dict[str, Any]) -> Result:
+def _nested_result(values: dict[str, Any]) -> Result:
     for name, value in values.items():
         if isinstance(value, list) and value and all(isinstance(item, Result) for item in value):
             values[name] = Records(value)
     return Result(values)
 
 
-class Keeper(Show):
+class AnswerKeeper(Show):
     """A Keeper keeps what a command shows, for a program that called the command."""
 
     answer: Result | Records | None
@@ -216,7 +216,7 @@ class Keeper(Show):
     ) -> None:  # fmt: skip
         self.clear_progress()
         view = None if table is None else table._replace(rows=[*table.rows])
-        self.answer = record(result) if single(result) else records(result)
+        self.answer = to_result(result) if is_record(result) else to_records(result)
         self.answer.display = Display(view, columns, None if flat is None else [*flat], self.draw)
 
 

@@ -15,9 +15,9 @@ from rlrec.cli.program.shared import Store
 from rlrec.errors import RlrecError
 from rlrec.times import parse
 
-SHOWN_S = 5.0  # for which the state of the store is shown without reading it again
-SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 20)
-SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+STATE_CACHE_S = 5.0  # for which the state of the store is shown without reading it again
+GROUP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 20)
+GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Metrics:
@@ -42,9 +42,9 @@ class Metrics:
         self.duplicates = Counter("duplicates", "Requests that were answered before.", **common)
         self.refused = Counter("refused", "Lines that were refused, by exit code.", ["code"], **common)
         self.group_lines = Histogram(
-            "group_lines", "Lines of a group, which is a transaction.", buckets=SIZES, **common
+            "group_lines", "Lines of a group, which is a transaction.", buckets=GROUP_SIZES, **common
         )
-        self.group_seconds = Histogram("group_seconds", "Time to store a group.", buckets=SECONDS, **common)
+        self.group_seconds = Histogram("group_seconds", "Time to store a group.", buckets=GROUP_SECONDS, **common)
         self.surprise = Summary(
             "draw_surprise_nats", "Minus log propensity of a slate: its mean is the entropy of the policy.",
             ["policy", "version"], **common,
@@ -52,7 +52,7 @@ class Metrics:
         Gauge("waiting_bodies", "Bodies that wait for the writer.", **common).set_function(writer.n_waiting)
         Gauge("lag_seconds", "For how long the writer has been at its group.", **common).set_function(writer.busy_s)
         self._state: list[GaugeMetricFamily] = []
-        self._read_at = -SHOWN_S
+        self._read_at = -STATE_CACHE_S
         self.registry.register(self)
 
     def count_group(self, answers: Sequence[Any], seconds: float) -> None:
@@ -84,7 +84,7 @@ class Metrics:
 
     async def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
-        if time.monotonic() - self._read_at >= SHOWN_S:
+        if time.monotonic() - self._read_at >= STATE_CACHE_S:
             self._read_at = time.monotonic()  # meanwhile others get the state read before
             self._state = await asyncio.to_thread(self._read)
         return generate_latest(self.registry)
@@ -99,7 +99,7 @@ class Metrics:
             with open_store(self.url, now=self.now, notice=lambda _: None) as store:
                 state = status(store)
         except RlrecError:
-            return [_store_up(0)]
+            return [_store_up_gauge(0)]
         live = GaugeMetricFamily("rlrec_live_version", "Number of the live version.", labels=["policy"])
         labels = ["policy", "event", "period"]
         spent = GaugeMetricFamily("rlrec_budget_spent", "Spent of a budget in its present period.", labels=labels)
@@ -110,7 +110,7 @@ class Metrics:
                 names = [policy["policy"], budget["event"], budget["period"]]
                 spent.add_metric(names, budget["spent"])
                 amount.add_metric(names, budget["amount"])
-        figures = [_store_up(1), live, *([spent, amount] if spent.samples else [])]
+        figures = [_store_up_gauge(1), live, *([spent, amount] if spent.samples else [])]
         for name, text, value in (
             ("unsettled_slots", "Slots that have not entered the beliefs.", state["waiting"]["unsettled"]),
             ("immature_decisions", "Decisions whose reward window is open.", state["waiting"]["immature"]),
@@ -124,5 +124,5 @@ class Metrics:
         return figures
 
 
-def _store_up(value: int) -> GaugeMetricFamily:
+def _store_up_gauge(value: int) -> GaugeMetricFamily:
     return GaugeMetricFamily("rlrec_store_up", "Whether the store could be read: 1, or 0.", value=value)

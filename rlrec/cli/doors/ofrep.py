@@ -10,13 +10,13 @@ import json
 from http import HTTPStatus
 from typing import Any
 
-PATH = "/ofrep/v1/evaluate/flags"
+FLAGS_PATH = "/ofrep/v1/evaluate/flags"
 # attributes that are fields of a request, not of its context
 REQUEST_FIELDS = ("session", "user", "k", "arms", "request_id")
-METADATA = ("decision_id", "propensity", "policy", "version", "experiment", "variant", "route", "session")
+METADATA_KEYS = ("decision_id", "propensity", "policy", "version", "experiment", "variant", "route", "session")
 
 
-class Invalid(Exception):
+class InvalidContext(Exception):
     """An Invalid error says that a request body is no evaluation context.
 
     `code` is an error code of the protocol."""
@@ -30,27 +30,27 @@ class Invalid(Exception):
         return json.dumps({"key": key, "errorCode": self.code, "errorDetails": str(self)}).encode()
 
 
-def line(key: str, body: bytes) -> bytes:
+def request_line(key: str, body: bytes) -> bytes:
     """Return the request line that draws the arms of a flag. The targeting key is the user and the session, unless the
     context names others. Attributes that are no fields of a request form the context of the policy. Raises Invalid."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Invalid("PARSE_ERROR", str(error)) from None
+        raise InvalidContext("PARSE_ERROR", str(error)) from None
     context = document.get("context") if isinstance(document, dict) else None
     if not isinstance(context, dict):
-        raise Invalid("INVALID_CONTEXT", 'send {"context": {"targetingKey": "USER", ...}}')
+        raise InvalidContext("INVALID_CONTEXT", 'send {"context": {"targetingKey": "USER", ...}}')
     attributes = dict(context)
     target = attributes.pop("targetingKey", None)
     fields = {name: attributes.pop(name) for name in REQUEST_FIELDS if name in attributes}
     if target:
         fields = {"session": target, "user": target} | fields
     if "session" not in fields:
-        raise Invalid("TARGETING_KEY_MISSING", "a request needs a targetingKey, or a session")
+        raise InvalidContext("TARGETING_KEY_MISSING", "a request needs a targetingKey, or a session")
     return json.dumps({"policy": key, "context": attributes, **fields}).encode()
 
 
-def evaluation(key: str, answer: dict[str, Any]) -> tuple[int, bytes]:
+def flag_answer(key: str, answer: dict[str, Any]) -> tuple[int, bytes]:
     """Return the HTTP status and the evaluation of a flag as JSON. Its value is one arm, or a list of arms if the slate
     has several slots."""
     if "error" in answer:
@@ -60,7 +60,7 @@ def evaluation(key: str, answer: dict[str, Any]) -> tuple[int, bytes]:
         details = answer["error"] if unknown or not answer["field"] else f"{answer['field']}: {answer['error']}"
         return status, json.dumps({"key": key, "errorCode": code, "errorDetails": details}).encode()
     arms = [slot["arm"] for slot in answer["slate"]]
-    metadata = {name: answer[name] for name in METADATA if answer.get(name) is not None}
+    metadata = {name: answer[name] for name in METADATA_KEYS if answer.get(name) is not None}
     return HTTPStatus.OK, json.dumps({
         "key": key, "value": arms[0] if len(arms) == 1 else arms, "variant": ",".join(arms), "reason": "SPLIT",
         "metadata": metadata,

@@ -12,22 +12,22 @@ from rlrec import __version__
 from rlrec.cli.commands.requests import feedback, recommend
 from rlrec.cli.doors import ofrep
 
-ERROR = {
+ERROR_SCHEMA = {
     "type": "object", "required": ["error", "code"],
     "properties": {
         "error": {"type": "string"}, "hint": {"type": ["string", "null"]}, "field": {"type": ["string", "null"]},
         "code": {"type": "integer", "description": "as the exit codes of commands"},
     },
 }  # fmt: skip
-FLAG = {
+FLAG_SCHEMA = {
     "type": "object", "required": ["key"],
     "properties": {
         "key": {"type": "string"}, "value": {}, "variant": {"type": "string"}, "reason": {"type": "string"},
         "metadata": {"type": "object"}, "errorCode": {"type": "string"}, "errorDetails": {"type": "string"},
     },
 }  # fmt: skip
-FLAGS = "Flag", "Error"  # how a flag is refused: by the protocol, or before it is looked at
-REFUSALS = {
+FLAG_REFUSALS = "Flag", "Error"  # how a flag is refused: by the protocol, or before it is looked at
+REFUSAL_REASONS = {
     "400": "it is refused", "401": "a token is needed", "403": "browsers are refused", "408": "it came too slowly",
     "409": "its key is known with other content", "411": "it has no length", "413": "it is too large",
     "421": "the server has another name", "503": "the store is busy: send it again",
@@ -35,12 +35,12 @@ REFUSALS = {
 
 
 @cache
-def text() -> bytes:
+def description_json() -> bytes:
     """Return the OpenAPI description as JSON."""
-    return json.dumps(document(), indent=1).encode()
+    return json.dumps(api_description(), indent=1).encode()
 
 
-def document() -> dict[str, Any]:
+def api_description() -> dict[str, Any]:
     """Return the API description, in OpenAPI 3.1."""
     from msgspec.json import schema_components
 
@@ -55,28 +55,35 @@ def document() -> dict[str, Any]:
         options = {option.opts[0].lstrip("-"): option for option in command.params}
         for field, schema in schemas[name]["properties"].items():
             if (option := options.get(field.replace("_", "-"))) is not None:
-                _describe(schema, option)
+                _describe_field(schema, option)
     outcomes = [{"$ref": f"#/components/schemas/{name}"} for name in ("Result", "PersonalResult")]
     context = {"type": "object", "properties": {"targetingKey": {"type": "string"}}, "additionalProperties": True}
     evaluation = {"type": "object", "required": ["context"], "properties": {"context": context}}
-    schemas |= {"Error": ERROR, "Flag": FLAG, "Outcome": {"anyOf": outcomes}, "Evaluation": evaluation}
+    schemas |= {"Error": ERROR_SCHEMA, "Flag": FLAG_SCHEMA, "Outcome": {"anyOf": outcomes}, "Evaluation": evaluation}
     lines = {"application/x-ndjson": {"schema": {"type": "string"}}}
     paths: dict[str, Any] = {
-        "/v1/recommend": _post("recommend", "Draw a slate, and log it", "Request", "Answer"),
-        "/v1/feedback": _post("feedback", "Record what the user did after a decision", "Feedback", "Outcome"),
+        "/v1/recommend": _post_operation("recommend", "Draw a slate, and log it", "Request", "Answer"),
+        "/v1/feedback": _post_operation("feedback", "Record what the user did after a decision", "Feedback", "Outcome"),
         "/v1/pipe": {"post": {
             "operationId": "pipe", "summary": "Many requests and feedback, one JSON object a line with its `op`",
             "requestBody": {"required": False, "content": lines},
-            "responses": {"200": {"description": "an answer a line, in order", "content": lines}} | _refusals(),
+            "responses": {"200": {"description": "an answer a line, in order", "content": lines}}
+            | _refusal_responses(),
         }},
-        f"{ofrep.PATH}/{{key}}": _post("evaluateFlag", "A policy as an OpenFeature flag", "Evaluation", "Flag"),
-        "/healthz": _get("health", "Whether the store answers", {"application/json": {"schema": {"type": "object"}}}),
-        "/metrics": _get("metrics", "Figures for Prometheus", {"text/plain": {"schema": {"type": "string"}}}),
+        f"{ofrep.FLAGS_PATH}/{{key}}": _post_operation(
+            "evaluateFlag", "A policy as an OpenFeature flag", "Evaluation", "Flag"
+        ),
+        "/healthz": _get_operation(
+            "health", "Whether the store answers", {"application/json": {"schema": {"type": "object"}}}
+        ),
+        "/metrics": _get_operation("metrics", "Figures for Prometheus", {"text/plain": {"schema": {"type": "string"}}}),
     }  # fmt: skip
-    flag = paths[f"{ofrep.PATH}/{{key}}"]
+    flag = paths[f"{ofrep.FLAGS_PATH}/{{key}}"]
     flag["parameters"] = [{"name": "key", "in": "path", "required": True, "schema": {"type": "string"}}]
     unusable = {"400": "no context, or none that the policy takes", "404": "no policy and no route has this name"}
-    either = {"application/json": {"schema": {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in FLAGS]}}}
+    either = {
+        "application/json": {"schema": {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in FLAG_REFUSALS]}}
+    }
     flag["post"]["responses"] |= {code: {"description": text, "content": either} for code, text in unusable.items()}
     token = {"type": "http", "scheme": "bearer"}
     return {
@@ -86,7 +93,7 @@ def document() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _describe(schema: dict[str, Any], option: click.Parameter) -> None:
+def _describe_field(schema: dict[str, Any], option: click.Parameter) -> None:
     """Add to the schema of a field what its command-line option says, which is its help and the limits of a number."""
     if text := getattr(option, "help", None):
         schema["description"] = text
@@ -96,21 +103,23 @@ def _describe(schema: dict[str, Any], option: click.Parameter) -> None:
         number |= {name: limit for name, limit in limits.items() if limit is not None}
 
 
-def _json(name: str) -> dict[str, Any]:
+def _json_content(name: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
 
-def _refusals() -> dict[str, Any]:
-    return {status: {"description": text, "content": _json("Error")} for status, text in REFUSALS.items()}
+def _refusal_responses() -> dict[str, Any]:
+    return {
+        status: {"description": text, "content": _json_content("Error")} for status, text in REFUSAL_REASONS.items()
+    }
 
 
-def _post(name: str, summary: str, body: str, answer: str) -> dict[str, Any]:
+def _post_operation(name: str, summary: str, body: str, answer: str) -> dict[str, Any]:
     return {"post": {
-        "operationId": name, "summary": summary, "requestBody": {"required": True, "content": _json(body)},
-        "responses": {"200": {"description": "done", "content": _json(answer)}} | _refusals(),
+        "operationId": name, "summary": summary, "requestBody": {"required": True, "content": _json_content(body)},
+        "responses": {"200": {"description": "done", "content": _json_content(answer)}} | _refusal_responses(),
     }}  # fmt: skip
 
 
-def _get(name: str, summary: str, content: dict[str, Any]) -> dict[str, Any]:
+def _get_operation(name: str, summary: str, content: dict[str, Any]) -> dict[str, Any]:
     responses = {"200": {"description": "the state", "content": content}}
     return {"get": {"operationId": name, "summary": summary, "responses": responses}}

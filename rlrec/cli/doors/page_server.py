@@ -20,27 +20,36 @@ from urllib.parse import urlencode
 
 from rlrec import times
 from rlrec.cli import GC_THRESHOLD
-from rlrec.cli.doors.web import SCREEN, Access, RefusedRequest, Response, refused_method
+from rlrec.cli.doors.web import SCREEN_PATH, Access, RefusedRequest, Response, refused_method
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import Store, settings
-from rlrec.cli.screen.contents import FRESH_S, PAGES, SLOW, BoundedCache, Options, PageMaker, WebPage, arguments
+from rlrec.cli.program.shared import Store, current_settings
+from rlrec.cli.screen.contents import (
+    MIN_FRESH_S,
+    PAGES,
+    SLOW_PAGES,
+    BoundedCache,
+    PageMaker,
+    StoreOptions,
+    WebPage,
+    parse_arguments,
+)
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveCallable as Receive
     from uvicorn._types import ASGISendCallable as Send
     from uvicorn._types import HTTPScope as Scope
 
-ADDRESS_BYTES = 4_096  # of the arguments of an address, at most: links of the page repeat them
-WAITING = "These figures are being worked out. This page comes again by itself until they are there."
-OLDER = b"Older figures: newer ones are being worked out. This page comes again by itself until they are there."
-START = b'<main id="content">'  # begins the content of a page
-ENDED = "The process that made this page has ended. Load the page again to have another one try."
-OLDEST_S = 600  # age from which an older page is no longer shown
+MAX_ADDRESS_BYTES = 4_096  # of the arguments of an address, at most: links of the page repeat them
+WAITING_TEXT = "These figures are being worked out. This page comes again by itself until they are there."
+OLDER_TEXT = b"Older figures: newer ones are being worked out. This page comes again by itself until they are there."
+CONTENT_START = b'<main id="content">'  # begins the content of a page
+ENDED_TEXT = "The process that made this page has ended. Load the page again to have another one try."
+MAX_AGE_S = 600  # age from which an older page is no longer shown
 MAX_WAITING = 16  # pages that are being made or wait for it, at most
 PATIENCE_S = 1.5  # until a client gets a page that says that the wanted one is being made
 WAITING_S = "2"  # after which a browser asks for it again
 LOCK_US = RECONNECT_US = 2_000_000
-POLITENESS = 5  # niceness of the processes
+NICENESS = 5  # niceness of the processes
 HEADERS = [  # of every page: no frames, no caching, no referrer
     (b"cache-control", b"no-store"), (b"content-security-policy", b"frame-ancestors 'none'"),
     (b"x-frame-options", b"DENY"), (b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"),
@@ -48,18 +57,18 @@ HEADERS = [  # of every page: no frames, no caching, no referrer
 ]  # fmt: skip
 
 
-def page_options(store: Store) -> Options:
+def page_options(store: Store) -> StoreOptions:
     """Return the store of a command, and how to open it. A page waits 2 s for a lock by default."""
-    url, options = store.url.render_as_string(hide_password=False), settings()
+    url, options = store.url.render_as_string(hide_password=False), current_settings()
     lock = LOCK_US if options.lock_timeout is None else options.lock_timeout
     waits = lock, options.statement_timeout, RECONNECT_US if options.reconnect is None else options.reconnect
-    return Options(url, store.address, store.now, times.zone, waits)
+    return StoreOptions(url, store.address, store.now, times.zone, waits)
 
 
-def _work(connection: Connection, options: Options) -> None:
+def _make_pages(connection: Connection, options: StoreOptions) -> None:
     """Make the pages that a server asks for, until the server ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes of a group
-    os.nice(POLITENESS)
+    os.nice(NICENESS)
     gc.set_threshold(GC_THRESHOLD)
     maker = PageMaker(options)
     with suppress(EOFError, OSError):
@@ -67,10 +76,10 @@ def _work(connection: Connection, options: Options) -> None:
             connection.send(maker.make(*connection.recv()))
 
 
-class Lane:
+class PageProcess:
     """A Lane is a process that makes pages one after another. It starts when first needed, and again if it has died."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: StoreOptions) -> None:
         self.options = options
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pages")
         self._process: BaseProcess | None = None
@@ -84,7 +93,7 @@ class Lane:
         if self._process is None:
             context = get_context("spawn")
             self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs, self.options), daemon=True)
+            self._process = context.Process(target=_make_pages, args=(theirs, self.options), daemon=True)
             self._process.start()
             theirs.close()
         assert self._connection is not None
@@ -118,25 +127,25 @@ class PageServer:
     """A PageServer answers requests for pages of the screen. Quick pages wait only for other quick ones. Instead of a
     slow page the server shows its last version, or a page that says that the wanted one is being made."""
 
-    def __init__(self, options: Options) -> None:
-        self._lanes = {is_slow: Lane(options) for is_slow in (False, True)}
+    def __init__(self, options: StoreOptions) -> None:
+        self._lanes = {is_slow: PageProcess(options) for is_slow in (False, True)}
         self._cached = BoundedCache[_CachedPage]()
         self._running: dict[tuple[str, str], asyncio.Future[WebPage]] = {}
-        self._waiting = WebPage(HTTPStatus.OK, _message(WAITING), refresh=WAITING_S)
-        self._ended = WebPage(HTTPStatus.INTERNAL_SERVER_ERROR, _message(ENDED), fresh_s=FRESH_S)
+        self._waiting = WebPage(HTTPStatus.OK, _message_page(WAITING_TEXT), refresh=WAITING_S)
+        self._ended = WebPage(HTTPStatus.INTERNAL_SERVER_ERROR, _message_page(ENDED_TEXT), fresh_s=MIN_FRESH_S)
 
     async def respond(self, scope: Scope) -> Response:
         """Return the answer to a request for a page. Raises RefusedRequest where there is no such page."""
-        path = scope["path"].removeprefix(SCREEN)
+        path = scope["path"].removeprefix(SCREEN_PATH)
         if scope["method"] not in ("GET", "HEAD"):
             raise refused_method("GET, HEAD", "pages are read by GET")
         if not path.startswith("/") or scope["path"] == "/":
-            return _response(WebPage(HTTPStatus.SEE_OTHER, b"", _home(scope)))
+            return _response(WebPage(HTTPStatus.SEE_OTHER, b"", _home_address(scope)))
         if path[1:] not in PAGES:
-            raise RefusedRequest(HTTPStatus.NOT_FOUND, f"no such page; the first one is {SCREEN}/")
-        if len(scope["query_string"]) > ADDRESS_BYTES:
-            raise RefusedRequest(HTTPStatus.REQUEST_URI_TOO_LONG, f"an address has at most {ADDRESS_BYTES:,} bytes")
-        args = arguments(scope["query_string"].decode("latin-1"))
+            raise RefusedRequest(HTTPStatus.NOT_FOUND, f"no such page; the first one is {SCREEN_PATH}/")
+        if len(scope["query_string"]) > MAX_ADDRESS_BYTES:
+            raise RefusedRequest(HTTPStatus.REQUEST_URI_TOO_LONG, f"an address has at most {MAX_ADDRESS_BYTES:,} bytes")
+        args = parse_arguments(scope["query_string"].decode("latin-1"))
         return _response(await self._page(path[1:], urlencode(args)))
 
     def refuse(self, scope: Scope, refused: RefusedRequest) -> Response:
@@ -144,7 +153,7 @@ class PageServer:
         response = refused.response()
         if b"text/html" not in dict(scope["headers"]).get(b"accept", b""):
             return response
-        return _response(WebPage(response.status, _message(str(refused), _home(scope))), response.headers)
+        return _response(WebPage(response.status, _message_page(str(refused), _home_address(scope))), response.headers)
 
     async def _page(self, path: str, query: str) -> WebPage:
         """Return a page from the cache if it is fresh, else make it now. Where that takes longer than PATIENCE_S,
@@ -154,7 +163,7 @@ class PageServer:
         if cached is not None and time.monotonic() < cached.until:
             return cached.page
         is_shown = cached is not None and cached.page.status == HTTPStatus.OK and time.monotonic() < cached.oldest
-        last = _older(cached.page) if cached is not None and is_shown else self._waiting
+        last = _mark_older(cached.page) if cached is not None and is_shown else self._waiting
         if key not in self._running:
             if len(self._running) >= MAX_WAITING:
                 return last
@@ -165,13 +174,13 @@ class PageServer:
     async def _make(self, path: str, query: str) -> WebPage:
         key = path, query
         try:
-            page = await asyncio.wrap_future(self._lanes[path in SLOW].submit(path, query))
+            page = await asyncio.wrap_future(self._lanes[path in SLOW_PAGES].submit(path, query))
         except (EOFError, OSError):  # the process was killed, for lack of memory say
-            page = self._ended._replace(refresh=arguments(query).get("refresh", ""))
+            page = self._ended._replace(refresh=parse_arguments(query).get("refresh", ""))
         finally:
             del self._running[key]
         now = time.monotonic()
-        self._cached.put(key, _CachedPage(page, now + page.fresh_s, now + OLDEST_S), len(page.body))
+        self._cached.put(key, _CachedPage(page, now + page.fresh_s, now + MAX_AGE_S), len(page.body))
         return page
 
     def close(self) -> None:
@@ -179,7 +188,7 @@ class PageServer:
             lane.close()
 
 
-class ScreenFront:
+class ScreenApplication:
     """A ScreenFront is the application of a server that serves only the screen."""
 
     def __init__(self, pages: PageServer, access: Access) -> None:
@@ -195,23 +204,23 @@ class ScreenFront:
         await response.send(send)
 
 
-def _home(scope: Scope) -> str:
+def _home_address(scope: Scope) -> str:
     """Return the address of the overview page, relative to that of a request. A proxy may have taken away the beginning
     of the path."""
-    return f"{'../' * (scope['path'].count('/') - 1)}{SCREEN[1:]}/"
+    return f"{'../' * (scope['path'].count('/') - 1)}{SCREEN_PATH[1:]}/"
 
 
-def _message(text: str, home: str = ".") -> bytes:
+def _message_page(text: str, home: str = ".") -> bytes:
     """Return the HTML of a page with one sentence.
 
     `home` is the address of the overview."""
     return app.html.render("waiting.html", title="rlrec", text=text, home=home).encode()
 
 
-def _older(page: WebPage) -> WebPage:
+def _mark_older(page: WebPage) -> WebPage:
     """Add a note to the last version of a page that it is older. Browsers soon ask for the page again."""
-    mark = b'%b<div class="alert" role="status"><p>%b</p></div>' % (START, OLDER)
-    return page._replace(body=page.body.replace(START, mark, 1), refresh=WAITING_S)
+    mark = b'%b<div class="alert" role="status"><p>%b</p></div>' % (CONTENT_START, OLDER_TEXT)
+    return page._replace(body=page.body.replace(CONTENT_START, mark, 1), refresh=WAITING_S)
 
 
 def _response(page: WebPage, more: Sequence[tuple[bytes, bytes]] = ()) -> Response:

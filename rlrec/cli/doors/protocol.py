@@ -18,11 +18,11 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-LENGTHS = (b"content-length", b"transfer-encoding")
-SINGLE = (b"host", b"authorization")  # header fields that decide about access
+LENGTH_FIELDS = (b"content-length", b"transfer-encoding")
+UNIQUE_FIELDS = (b"host", b"authorization")  # header fields that decide about access
 PIECE_BYTES = 4_096  # of a client's data, parsed at a time
-SETTLE_S = 0.1  # for data that arrived before the server was asked to end
-LINGER_S = 2.0  # in which the body of a refused request is discarded: closing at once could lose the answer
+ARRIVAL_S = 0.1  # for data that arrived before the server was asked to end
+DISCARD_S = 2.0  # in which the body of a refused request is discarded: closing at once could lose the answer
 
 
 class Limits(NamedTuple):
@@ -47,7 +47,7 @@ class Limits(NamedTuple):
     drain_s: float = 40.0
 
 
-def refusal(message: str, *, code: int = 2) -> bytes:
+def refusal_body(message: str, *, code: int = 2) -> bytes:
     """Return the body of the answer to a refused request, as JSON."""
     return json.dumps({"error": message, "hint": None, "code": code}).encode() + b"\n"
 
@@ -60,7 +60,7 @@ class BoundedServer(Server):
     async def shutdown(self, sockets: Any = None) -> None:
         for server in self.servers:
             server.close()
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(ARRIVAL_S)
         await super().shutdown(sockets)
 
 
@@ -149,7 +149,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif not self._is_in_head:
             self._close()
             if self.scheme == "https":  # an idle client does not close its side, for which TLS would wait
-                self._set_timer(LINGER_S, self.transport.abort)
+                self._set_timer(DISCARD_S, self.transport.abort)
 
     def _close(self) -> None:
         """Close the connection once the client has read the data already written, at the latest after slow_s."""
@@ -202,11 +202,13 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         super().on_header(name, value)
         name = self.headers[-1][0]
-        if name in LENGTHS and (len(value) > 30 or any(header in LENGTHS for header, _ in self.headers[:-1])):
+        if name in LENGTH_FIELDS and (
+            len(value) > 30 or any(header in LENGTH_FIELDS for header, _ in self.headers[:-1])
+        ):
             raise ValueError("the length of the body is not clear")
         if name == b"transfer-encoding" and value.lower() != b"chunked":
             raise ValueError("another coding of the body")
-        if name in SINGLE and any(header == name for header, _ in self.headers[:-1]):
+        if name in UNIQUE_FIELDS and any(header == name for header, _ in self.headers[:-1]):
             raise ValueError("a field is not clear")
 
     def on_headers_complete(self) -> None:
@@ -259,7 +261,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._refusal is not None:
             self._end_with_refusal()
         elif cycle is not None and cycle.more_body:
-            self._set_timer(LINGER_S, self._close)
+            self._set_timer(DISCARD_S, self._close)
         elif not self._is_in_head:
             self._wait_for_request()
 
@@ -290,7 +292,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle is not None and self.cycle.more_body and self.cycle.response_complete:
             self._close()  # the request has its answer already
             return
-        body = refusal(message)
+        body = refusal_body(message)
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
         retry = "retry-after: 1\r\n" if status is HTTPStatus.SERVICE_UNAVAILABLE else ""
         tail = f"{retry}content-length: {len(body)}\r\nconnection: close\r\n\r\n"
@@ -313,10 +315,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread.clear()
         self.flow.is_full = False
         self.flow.resume_reading()
-        self._set_timer(LINGER_S, self._close)
+        self._set_timer(DISCARD_S, self._close)
 
 
-class Notices(logging.Handler):
+class NoticeHandler(logging.Handler):
     """This log handler passes on each record as one line, without a traceback."""
 
     def __init__(self, notice: Callable[[str], None]) -> None:
@@ -327,7 +329,7 @@ class Notices(logging.Handler):
         self.notice(record.getMessage().strip())
 
 
-def server(app: Any, limits: Limits, notice: Callable[[str], None], **options: Any) -> BoundedServer:
+def make_server(app: Any, limits: Limits, notice: Callable[[str], None], **options: Any) -> BoundedServer:
     """Return a uvicorn server for an ASGI application.
 
     `options` are those of TLS, as in uvicorn's Config."""
@@ -336,7 +338,7 @@ def server(app: Any, limits: Limits, notice: Callable[[str], None], **options: A
         return BoundedProtocol(*args, limits=limits, notice=notice, **kwargs)
 
     for name in ("uvicorn.error", "asyncio"):
-        logging.getLogger(name).handlers = [Notices(notice)]
+        logging.getLogger(name).handlers = [NoticeHandler(notice)]
     config = Config(
         app, interface="asgi3", http=connect, ws="none", lifespan="off", loop="none", log_config=None, access_log=False,  # type: ignore[arg-type]
         server_header=False, date_header=False, proxy_headers=False,

@@ -24,11 +24,11 @@ from rlrec.cli.program.shared import (
     NOTHING_STORED,
     GroupedCommand,
     Store,
-    drawing,
+    current_settings,
     dry_run_option,
     notice,
-    settings,
-    stored,
+    refuses_future_clock,
+    takes_store,
 )
 from rlrec.errors import Conflict, InputError, RlrecError, StoreBusy, quantity
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 20  # with a busy store, before clients are told to try again
 FILE = click.Path(exists=True, dir_okay=False)
-TOKEN_LENGTH = 16  # characters, at least
+MIN_TOKEN_LENGTH = 16  # characters, at least
 BACKLOG = 1_024
 REMOTE_HINT = "listen on 127.0.0.1, or say --allow-remote and --token-file FILE"
 LOCK_TIMEOUT_S = 30  # the same as for a store
@@ -60,8 +60,8 @@ LOCK_TIMEOUT_S = 30  # the same as for a store
 @click.option(
     "--screen", "has_screen", is_flag=True, help="Pages for browsers at /screen/, as `rlrec screen` has them."
 )
-@stored("rlrec serve --listen unix:rlrec.sock", "rlrec serve --listen 127.0.0.1:8080")
-@drawing
+@takes_store("rlrec serve --listen unix:rlrec.sock", "rlrec serve --listen 127.0.0.1:8080")
+@refuses_future_clock
 @dry_run_option
 def serve(
     store: Store, show: Show, address: str, allow_remote: bool, token_file: str | None, hosts: Sequence[str],
@@ -83,15 +83,15 @@ def serve(
         from rlrec.cli.doors.web import LOOPBACK, Access
     except ImportError as error:
         raise InputError(f"serve needs {error.name}", hint="pip install 'rlrec[serve]'") from None
-    token = None if token_file is None else _token(token_file)
+    token = None if token_file is None else _read_token(token_file)
     if allow_remote and token is None:
         hint = "--token-file FILE: its first line is what clients must send"
         raise InputError("whoever reaches the address could write to the store", hint=hint)
-    tls = {} if tls_cert is None else _certificate(tls_cert, tls_key)
+    tls = {} if tls_cert is None else _certificate_options(tls_cert, tls_key)
     ready(store, writes=not dry_run)
     with (
-        listening(address, allow_remote=allow_remote) as (listener, name),
-        rehearsed(store) if dry_run else nullcontext(store) as served,
+        open_listener(address, allow_remote=allow_remote) as (listener, name),
+        copy_for_rehearsal(store) if dry_run else nullcontext(store) as served,
     ):
         names = None if address.startswith("unix:") or (allow_remote and not hosts) else (*LOOPBACK, *hosts)
         pages = None
@@ -103,7 +103,7 @@ def serve(
         served.close()  # from now on only the writer's thread uses it
         try:
             number = asyncio.run(
-                _run(pipe, listener, partial(show, {"listen": name}), access=access, tls=tls, screen=pages)
+                _answer_clients(pipe, listener, partial(show, {"listen": name}), access=access, tls=tls, screen=pages)
             )
         finally:
             if pages is not None:
@@ -112,7 +112,7 @@ def serve(
         raise signals.Interrupted(number)
 
 
-def _certificate(cert: str, key: str | None) -> dict[str, str | None]:
+def _certificate_options(cert: str, key: str | None) -> dict[str, str | None]:
     """Return the options of uvicorn for a certificate. Raises InputError for files that hold none."""
     import ssl
 
@@ -123,21 +123,21 @@ def _certificate(cert: str, key: str | None) -> dict[str, str | None]:
     return {"ssl_certfile": cert, "ssl_keyfile": key}
 
 
-def _token(path: str) -> bytes:
+def _read_token(path: str) -> bytes:
     """Read the token in the first line of a file. Raises InputError if it is short, or if other users may read the
     file."""
     with open(path, "rb") as file:
         token, mode = file.readline().strip(), os.fstat(file.fileno()).st_mode
-    if len(token) < TOKEN_LENGTH:
+    if len(token) < MIN_TOKEN_LENGTH:
         hint = f"`openssl rand -hex 32 > {path} && chmod 600 {path}` makes one"
-        raise InputError(f"the token in {path} has fewer than {TOKEN_LENGTH} characters", hint=hint)
+        raise InputError(f"the token in {path} has fewer than {MIN_TOKEN_LENGTH} characters", hint=hint)
     if mode & 0o007:
         raise InputError(f"others can read {path}", hint=f"chmod 600 {path}")
     return token
 
 
 @contextmanager
-def rehearsed(store: Store) -> Iterator[Store]:
+def copy_for_rehearsal(store: Store) -> Iterator[Store]:
     """Yield a copy of the store, which is deleted at the end. Print on stderr that clients use a copy, and what it
     received."""
     with app.db_copy.temporary(store) as copy:
@@ -149,7 +149,7 @@ def rehearsed(store: Store) -> Iterator[Store]:
     notice(f"{NOTHING_STORED}; it would have been {' and '.join(added)}")
 
 
-async def _run(
+async def _answer_clients(
     pipe: Pipe, listener: socket.socket, show_address: Callable[[], None], *, access: Access, tls: Mapping[str, Any],
     screen: PageSource | None,
 ) -> int:  # fmt: skip
@@ -157,8 +157,8 @@ async def _run(
 
     `tls` has options of uvicorn."""
     from rlrec.cli.doors.metrics import Metrics
-    from rlrec.cli.doors.protocol import Limits, server
-    from rlrec.cli.doors.web import Front
+    from rlrec.cli.doors.protocol import Limits, make_server
+    from rlrec.cli.doors.web import WebApplication
     from rlrec.cli.doors.writer import SharedWriter
 
     loop, limits, store = asyncio.get_running_loop(), Limits(), pipe.store
@@ -167,10 +167,10 @@ async def _run(
         loop.call_soon_threadsafe(notice, text)
 
     store.notice = notice_soon  # the writer's thread has no command context
-    writer = SharedWriter(pipe, loop, db=settings().db)
+    writer = SharedWriter(pipe, loop, db=current_settings().db)
     meter = Metrics(store, writer)
-    front = Front(writer=writer, limits=limits, access=access, meter=meter, screen=screen)
-    served = server(front.application, limits, notice, **tls)
+    front = WebApplication(writer=writer, limits=limits, access=access, meter=meter, screen=screen)
+    served = make_server(front.application, limits, notice, **tls)
     front.n_clients = lambda: len(served.server_state.connections)
     writer.start()
     try:
@@ -206,10 +206,10 @@ async def run_until_signal(served: BoundedServer, listener: socket.socket, show_
 
 
 @contextmanager
-def listening(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) -> Iterator[tuple[socket.socket, str]]:
+def open_listener(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) -> Iterator[tuple[socket.socket, str]]:
     """Yield a listening socket, and its address."""
     if address.startswith("unix:"):
-        with _listening_on_file(address.removeprefix("unix:")) as listener:
+        with _open_socket_file(address.removeprefix("unix:")) as listener:
             yield listener, address
         return
     host, _, port = address.rpartition(":")
@@ -224,24 +224,24 @@ def listening(address: str, *, allow_remote: bool, hint: str = REMOTE_HINT) -> I
         # Connections inherit this. Without it, the body of an answer would wait until the client acknowledges the head.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
-        raise _unusable(address, error) from error
+        raise _address_error(address, error) from error
     with listener:
         yield listener, f"{host}:{listener.getsockname()[1]}"
 
 
 @contextmanager
-def _listening_on_file(path: str) -> Iterator[socket.socket]:
+def _open_socket_file(path: str) -> Iterator[socket.socket]:
     """Yield a listening socket in the file system, which is removed when the server ends. A socket that a dead server
     left is replaced."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
-            with _locked(os.path.dirname(path) or "."):
-                _remove_dead(path)
+            with _lock_folder(os.path.dirname(path) or "."):
+                _remove_dead_socket(path)
                 listener.bind(path)
                 identity = os.stat(path)
                 listener.listen(BACKLOG)
         except OSError as error:
-            raise _unusable(f"unix:{path}", error) from error
+            raise _address_error(f"unix:{path}", error) from error
         try:
             yield listener
         finally:
@@ -251,7 +251,7 @@ def _listening_on_file(path: str) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _locked(folder: str) -> Iterator[None]:
+def _lock_folder(folder: str) -> Iterator[None]:
     """Hold a lock on a folder. If two servers start at once, the second finds the socket of the first."""
     number, message = os.open(folder, os.O_RDONLY), f"another process holds the lock of the folder {folder}"
     deadline = 0.0
@@ -261,7 +261,7 @@ def _locked(folder: str) -> Iterator[None]:
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             if not deadline:
-                timeout = settings().lock_timeout
+                timeout = current_settings().lock_timeout
                 timeout_s = LOCK_TIMEOUT_S if timeout is None else timeout / 1e6
                 notice(f"{message}: waiting up to {timeout_s:g} s")
                 deadline = time.monotonic() + timeout_s
@@ -273,7 +273,7 @@ def _locked(folder: str) -> Iterator[None]:
         os.close(number)
 
 
-def _remove_dead(path: str) -> None:
+def _remove_dead_socket(path: str) -> None:
     """Remove a socket on which no server listens. Raises Conflict if a server does, InputError for another kind of
     file."""
     if not os.path.lexists(path):
@@ -292,7 +292,7 @@ def _remove_dead(path: str) -> None:
     raise Conflict(f"a server listens on {path} already", hint="stop it first, or choose another path")
 
 
-def _unusable(address: str, error: OSError) -> RlrecError:
+def _address_error(address: str, error: OSError) -> RlrecError:
     if error.errno == errno.EADDRINUSE:
         return Conflict(f"a server listens on {address} already", hint="stop it first, or choose another port")
     return RlrecError(f"cannot listen on {address}: {error.strerror or error}")

@@ -15,8 +15,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rlrec.cli.doors import ofrep, openapi
-from rlrec.cli.doors.protocol import Limits, refusal
-from rlrec.cli.doors.writer import GROUP, GROUP_BYTES, Answered, NumberedLines, SharedWriter
+from rlrec.cli.doors.protocol import Limits, refusal_body
+from rlrec.cli.doors.writer import GROUP_BYTES, GROUP_LINES, AnsweredLines, NumberedLines, SharedWriter
 from rlrec.cli.text.lines import groups
 from rlrec.records import Record
 
@@ -28,15 +28,22 @@ if TYPE_CHECKING:
     from rlrec.cli.doors.metrics import Metrics
 
 NDJSON, JSON = b"application/x-ndjson", b"application/json"
-LINES, SINGLE = ("/v1/pipe", "/pipe", "/"), ("/v1/recommend", "/v1/feedback")
-DISCARDED = 4  # times the longest body: how much a client may send before it is told that the body is too long
-READ = ("/healthz", "/metrics", "/openapi.json")
-ADDRESSES = f"POST to {', '.join((*SINGLE, LINES[0], f'{ofrep.PATH}/KEY'))}; GET {', '.join(READ)}"
+LINE_PATHS, SINGLE_PATHS = ("/v1/pipe", "/pipe", "/"), ("/v1/recommend", "/v1/feedback")
+DISCARD_FACTOR = 4  # times the longest body: how much a client may send before it is told that the body is too long
+READ_PATHS = ("/healthz", "/metrics", "/openapi.json")
+ADDRESS_LIST = (
+    f"POST to {', '.join((*SINGLE_PATHS, LINE_PATHS[0], f'{ofrep.FLAGS_PATH}/KEY'))}; GET {', '.join(READ_PATHS)}"
+)
 STATUS_OF_CODE = {2: 400, 3: 409, 4: 503, 5: 400, 6: 409}  # by exit code; 500 for the others
-OPEN = ("/healthz",)  # paths that need no token
+OPEN_PATHS = ("/healthz",)  # paths that need no token
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-FRAMES = (b"iframe", b"frame", b"embed", b"object")  # elements in which a page of another site could embed the screen
-SCREEN = "/screen"  # prefix of the paths of pages for people
+FRAME_ELEMENTS = (
+    b"iframe",
+    b"frame",
+    b"embed",
+    b"object",
+)  # elements in which a page of another site could embed the screen
+SCREEN_PATH = "/screen"  # prefix of the paths of pages for people
 
 
 class Access(Record):
@@ -60,12 +67,12 @@ class Access(Record):
             if name.lower() not in map(str.lower, self.hosts):
                 message = f"this server is not {name}: give it --host" if name else "a request needs the field Host"
                 raise RefusedRequest(HTTPStatus.MISDIRECTED_REQUEST, message)
-        is_screen = for_screen(scope)
+        is_screen = is_for_screen(scope)
         is_embedded = headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")
-        is_link = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") not in FRAMES
+        is_link = headers.get(b"sec-fetch-mode") == b"navigate" and headers.get(b"sec-fetch-dest") not in FRAME_ELEMENTS
         if is_screen and is_embedded and not is_link:
             raise RefusedRequest(HTTPStatus.FORBIDDEN, "other sites may link to these pages, and may not embed them")
-        if self.token is None or scope["path"] in OPEN:
+        if self.token is None or scope["path"] in OPEN_PATHS:
             return
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         scheme = scheme.lower()
@@ -79,9 +86,9 @@ class Access(Record):
             raise RefusedRequest(HTTPStatus.UNAUTHORIZED, message, [(b"www-authenticate", challenge)])
 
 
-def for_screen(scope: Scope) -> bool:
+def is_for_screen(scope: Scope) -> bool:
     """Tell whether a request is for a page of the screen."""
-    return scope["path"] == SCREEN or scope["path"].startswith(f"{SCREEN}/")
+    return scope["path"] == SCREEN_PATH or scope["path"].startswith(f"{SCREEN_PATH}/")
 
 
 class PageSource(Protocol):
@@ -100,7 +107,7 @@ class RefusedRequest(Exception):
         self.status, self.headers = status, headers
 
     def response(self) -> Response:
-        response = _busy(self.status, refusal(str(self)))
+        response = _json_response(self.status, refusal_body(str(self)))
         return response._replace(headers=[*response.headers, *self.headers])
 
 
@@ -135,7 +142,7 @@ class Response(NamedTuple):
 
 
 @dataclass(kw_only=True, eq=False)
-class Front:
+class WebApplication:
     """A Front is the application of a server, which passes lines to a writer.
 
     `waiting_bytes` counts the bytes of bodies without an answer so far. `n_clients` returns the number of
@@ -156,51 +163,55 @@ class Front:
             response = await self._respond(scope, receive)
         except RefusedRequest as refused:
             response = refused.response()
-            if self.screen is not None and for_screen(scope):
+            if self.screen is not None and is_for_screen(scope):
                 response = self.screen.refuse(scope, refused)
         except Exception as error:
             failure = self.writer.failure(error)
             self.writer.pipe.store.notice(failure.message)
-            response = _busy(STATUS_OF_CODE.get(failure.code, 500), refusal(failure.message, code=failure.code))
+            response = _json_response(
+                STATUS_OF_CODE.get(failure.code, 500), refusal_body(failure.message, code=failure.code)
+            )
         await response.send(send)
 
     async def _respond(self, scope: Scope, receive: Receive) -> Response:
         path, method = scope["path"], scope["method"]
-        is_flag = path.startswith(f"{ofrep.PATH}/")
-        if is_flag or path in LINES or path in SINGLE:
+        is_flag = path.startswith(f"{ofrep.FLAGS_PATH}/")
+        if is_flag or path in LINE_PATHS or path in SINGLE_PATHS:
             if method != "POST":
-                reason = ADDRESSES if path == "/" else f"POST to {path}"
+                reason = ADDRESS_LIST if path == "/" else f"POST to {path}"
                 raise refused_method("POST", reason)
             body = await self._body(scope, receive)
-            if path in LINES:
+            if path in LINE_PATHS:
                 return await self._pipe(body)
             if is_flag:
-                return await self._flag(path.removeprefix(f"{ofrep.PATH}/"), body)
-            return _single(await self._ask(path.removeprefix("/v1/"), body))
-        if self.screen is not None and for_screen(scope):
+                return await self._flag(path.removeprefix(f"{ofrep.FLAGS_PATH}/"), body)
+            return _line_response(await self._ask(path.removeprefix("/v1/"), body))
+        if self.screen is not None and is_for_screen(scope):
             return await self.screen.respond(scope)
-        if path not in READ:
-            raise RefusedRequest(HTTPStatus.NOT_FOUND, ADDRESSES)
+        if path not in READ_PATHS:
+            raise RefusedRequest(HTTPStatus.NOT_FOUND, ADDRESS_LIST)
         if method not in ("GET", "HEAD"):
             raise refused_method("GET, HEAD", f"{path} is read by GET")
         if path == "/metrics":
             return Response(await self.meter.text(), media_type=b"text/plain; version=0.0.4; charset=utf-8")
-        return await self._health() if path == "/healthz" else Response(openapi.text())
+        return await self._health() if path == "/healthz" else Response(openapi.description_json())
 
     # -- lines --
 
     async def _pipe(self, body: bytes) -> Response:
         """Answer the lines of a body, one group at a time."""
-        pieces = groups(BytesIO(body), size=GROUP, eager=False, flush=True, n_bytes=GROUP_BYTES)
+        pieces = groups(BytesIO(body), size=GROUP_LINES, eager=False, flush=True, n_bytes=GROUP_BYTES)
         with self._counted(len(body)):
             first, second = next(pieces, []), next(pieces, None)
             answered = await self.writer.submit(first)
         if second is None:
-            return _busy(_status(answered), answered.text, NDJSON)
-        return Response(answered.text, _status(answered), NDJSON, self._following(answered, second, pieces, len(body)))
+            return _json_response(_http_status(answered), answered.text, NDJSON)
+        return Response(
+            answered.text, _http_status(answered), NDJSON, self._following(answered, second, pieces, len(body))
+        )
 
     async def _following(
-        self, answered: Answered, lines: NumberedLines | None, pieces: Iterator[NumberedLines], n_bytes: int
+        self, answered: AnsweredLines, lines: NumberedLines | None, pieces: Iterator[NumberedLines], n_bytes: int
     ) -> AsyncIterator[bytes]:
         """Yield the answers to the later groups of a long body. Each group is answered after the answers to the last
         are sent."""
@@ -213,21 +224,21 @@ class Front:
     async def _flag(self, key: str, body: bytes) -> Response:
         """Answer the evaluation of an OpenFeature flag with the arms that a policy or a route drew."""
         try:
-            line = ofrep.line(key, body)
-        except ofrep.Invalid as invalid:
+            line = ofrep.request_line(key, body)
+        except ofrep.InvalidContext as invalid:
             return Response(invalid.body(key), HTTPStatus.BAD_REQUEST)
         answered = await self._ask("recommend", line)
         if answered.error is not None:
-            return _single(answered)
-        status, text = ofrep.evaluation(key, json.loads(answered.text))
+            return _line_response(answered)
+        status, text = ofrep.flag_answer(key, json.loads(answered.text))
         return Response(text, status)
 
-    async def _ask(self, op: str, body: bytes) -> Answered:
+    async def _ask(self, op: str, body: bytes) -> AnsweredLines:
         """Return the answer to one line.
 
         `body` is the line without its `op`."""
         with self._counted(len(body)):
-            return await self.writer.submit([(1, _with_op(op, body))])
+            return await self.writer.submit([(1, _pipe_line(op, body))])
 
     @contextmanager
     def _counted(self, n_bytes: int) -> Iterator[None]:
@@ -271,7 +282,7 @@ class Front:
 
     async def _discard(self, receive: Receive) -> None:
         """Read what a client still sends, within bounds. Many clients read no answer before they have sent the body."""
-        left_bytes = DISCARDED * self.limits.body_bytes
+        left_bytes = DISCARD_FACTOR * self.limits.body_bytes
         with suppress(TimeoutError):
             async with asyncio.timeout(self.limits.slow_s):
                 while (
@@ -298,10 +309,10 @@ class Front:
         counts: dict[str, Any] = {"ok": answered.error is None, "clients": self.n_clients(), **self.writer.counts()}
         if answered.error is not None:
             counts["error"] = answered.error.message
-        return Response(json.dumps(counts).encode() + b"\n", _status(answered))
+        return Response(json.dumps(counts).encode() + b"\n", _http_status(answered))
 
 
-def _with_op(op: str, body: bytes) -> bytes:
+def _pipe_line(op: str, body: bytes) -> bytes:
     """Return a JSON object as a line of the pipe. Other text is passed on, so that the writer reports what is wrong."""
     text = body.strip() or b"{}"
     if not text.startswith(b"{"):
@@ -310,20 +321,20 @@ def _with_op(op: str, body: bytes) -> bytes:
     return b'{"op":"%b"%b%b' % (op.encode(), b"" if fields.startswith(b"}") else b",", fields)
 
 
-def _status(answered: Answered) -> int:
+def _http_status(answered: AnsweredLines) -> int:
     return 200 if answered.error is None else STATUS_OF_CODE.get(answered.error.code, 500)
 
 
-def _single(answered: Answered) -> Response:
+def _line_response(answered: AnsweredLines) -> Response:
     """Return the answer to one line. The HTTP status of a refused line follows from its code."""
     if not answered.text.startswith(b'{"line":'):
         return Response(answered.text)
     error = json.loads(answered.text)
     del error["line"]
-    return _busy(STATUS_OF_CODE.get(error["code"], 500), json.dumps(error).encode() + b"\n")
+    return _json_response(STATUS_OF_CODE.get(error["code"], 500), json.dumps(error).encode() + b"\n")
 
 
-def _busy(status: int, body: bytes, media_type: bytes = JSON) -> Response:
+def _json_response(status: int, body: bytes, media_type: bytes = JSON) -> Response:
     """Return an answer, which for a busy store says when to try again."""
     headers = [(b"retry-after", b"1")] if status == HTTPStatus.SERVICE_UNAVAILABLE else []
     return Response(body, status, media_type, headers=headers)

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlrec.cli.commands.requests import recommend
 from rlrec.cli.commands.requests.pipe import line_type
 from rlrec.cli.output import plain
-from rlrec.cli.program.shared import safe
+from rlrec.cli.program.shared import safe_text
 from rlrec.errors import RlrecError, StoreBusy
 
 if TYPE_CHECKING:
     from rlrec.app.requests.pipe import Pipe
 
-GROUP = 1_000  # lines of a group, and of one client that may wait for the writer
+GROUP_LINES = 1_000  # lines of a group, and of one client that may wait for the writer
 GROUP_BYTES = 1_000_000  # of lines, after which a group ends
-CHECK_S = 0.05  # for the store to answer /healthz; after that, the result of the last group is reported
+HEALTH_WAIT_S = 0.05  # for the store to answer /healthz; after that, the result of the last group is reported
 MAX_GROUP_S = 5.0  # for one group; after that, /healthz reports a busy store
 
 NumberedLines = Sequence[tuple[int, bytes]]
 
 
-class Answered(NamedTuple):
+class AnsweredLines(NamedTuple):
     """This record holds the answers to lines, as text.
 
     `error` is the error for which the store took none of them."""
@@ -37,9 +37,9 @@ class Answered(NamedTuple):
     error: RlrecError | None = None
 
 
-class Submitted(NamedTuple):
+class Submission(NamedTuple):
     lines: NumberedLines
-    answered: asyncio.Future[Answered]
+    answered: asyncio.Future[AnsweredLines]
 
 
 class SharedWriter(threading.Thread):
@@ -50,21 +50,21 @@ class SharedWriter(threading.Thread):
         self.pipe, self.loop, self.db = pipe, loop, db
         # called after each group
         self.count_group: Callable[[Sequence[Any], float], None] = lambda answers, seconds: None
-        self._queue = SimpleQueue[Submitted | None]()
-        self._next: Submitted | None = None  # did not fit into the last group
+        self._queue = SimpleQueue[Submission | None]()
+        self._next: Submission | None = None  # did not fit into the last group
         self._counts = {"lines": 0, "refused": 0, "groups": 0}
-        self._check: asyncio.Future[Answered] | None = None  # of the store's health
+        self._check: asyncio.Future[AnsweredLines] | None = None  # of the store's health
         self._is_busy = False
         # the start of the present group, and the result of the last one
-        self._began, self._last = time.monotonic(), Answered(b"")
+        self._began, self._last = time.monotonic(), AnsweredLines(b"")
 
-    def submit(self, lines: NumberedLines, *, previous: Answered | None = None) -> asyncio.Future[Answered]:
+    def submit(self, lines: NumberedLines, *, previous: AnsweredLines | None = None) -> asyncio.Future[AnsweredLines]:
         """Return a future for the answers to lines.
 
         `previous` has the answers to earlier lines of the same body. If those failed, these lines fail, too."""
-        submitted = Submitted(lines, self.loop.create_future())
+        submitted = Submission(lines, self.loop.create_future())
         if previous is not None and previous.error is not None:
-            submitted.answered.set_result(_failed(lines, previous.error))
+            submitted.answered.set_result(_failed_answers(lines, previous.error))
         else:
             self._queue.put(submitted)
         return submitted.answered
@@ -81,16 +81,16 @@ class SharedWriter(threading.Thread):
         """Return the seconds spent on the present group so far, or 0 while the writer waits for lines."""
         return time.monotonic() - self._began if self._is_busy else 0.0
 
-    async def health(self) -> Answered:
+    async def health(self) -> AnsweredLines:
         """Ask whether the store answers. While it works on a group, return whether it answered the last group, or
         StoreBusy if the present group takes too long."""
         if self._check is None or self._check.done():
             self._check = self.submit([])
-        done, _ = await asyncio.wait([check := self._check], timeout=CHECK_S)
+        done, _ = await asyncio.wait([check := self._check], timeout=HEALTH_WAIT_S)
         if done:
             return check.result()
         if (since_s := time.monotonic() - self._began) > MAX_GROUP_S:
-            return Answered(b"", StoreBusy(f"the store has worked on one group for {since_s:.0f} s"))
+            return AnsweredLines(b"", StoreBusy(f"the store has worked on one group for {since_s:.0f} s"))
         return self._last
 
     def end(self) -> None:
@@ -104,16 +104,16 @@ class SharedWriter(threading.Thread):
                 answers = self._answer(group)
                 self._is_busy = False
                 self._last = answers[-1]._replace(text=b"")
-                self.loop.call_soon_threadsafe(_deliver, group, answers)
+                self.loop.call_soon_threadsafe(_deliver_answers, group, answers)
 
-    def _take(self) -> list[Submitted]:
+    def _take(self) -> list[Submission]:
         """Return the next group of the waiting bodies, with up to GROUP lines, or an empty list at the end."""
         submitted, self._next = self._next or self._queue.get(), None
-        group, n_lines = list[Submitted](), 0
+        group, n_lines = list[Submission](), 0
         while submitted is not None:
             n_bytes = sum(len(line) for _, line in submitted.lines)
-            n_lines += max(len(submitted.lines), n_bytes * GROUP // GROUP_BYTES)
-            if n_lines > GROUP and group:
+            n_lines += max(len(submitted.lines), n_bytes * GROUP_LINES // GROUP_BYTES)
+            if n_lines > GROUP_LINES and group:
                 self._next = submitted
                 return group
             group.append(submitted)
@@ -125,12 +125,12 @@ class SharedWriter(threading.Thread):
             self.end()  # after this group
         return group
 
-    def _answer(self, group: Sequence[Submitted]) -> list[Answered]:
+    def _answer(self, group: Sequence[Submission]) -> list[AnsweredLines]:
         """Return the answers to all bodies of a group. If an error that concerns no single line stops the group, each
         body gets its own transaction."""
         try:
             answers = iter(self._store([line for submitted in group for line in submitted.lines]))
-            return [Answered(plain.lines([*islice(answers, len(submitted.lines))])) for submitted in group]
+            return [AnsweredLines(plain.json_lines([*islice(answers, len(submitted.lines))])) for submitted in group]
         except Exception as error:
             if len(group) > 1 and isinstance(error, RlrecError) and not isinstance(error, StoreBusy):
                 return [self._answer([submitted])[0] for submitted in group]
@@ -139,7 +139,7 @@ class SharedWriter(threading.Thread):
             self.pipe.recorded = None  # of the group before
             if n_lines := sum(len(submitted.lines) for submitted in group):
                 self._count([{"error": failure.message, "code": failure.code}] * n_lines, n_lines)
-            return [_failed(submitted.lines, failure) for submitted in group]
+            return [_failed_answers(submitted.lines, failure) for submitted in group]
 
     def _store(self, lines: NumberedLines) -> list[Any]:
         if not lines:
@@ -160,17 +160,17 @@ class SharedWriter(threading.Thread):
         """Return the error that clients see, without passwords."""
         if isinstance(error, StoreBusy):
             hint = "send it again: lines with a request_id or a key are not stored twice"
-            return StoreBusy(safe(error.message, self.db), hint=hint)
+            return StoreBusy(safe_text(error.message, self.db), hint=hint)
         if isinstance(error, RlrecError):
-            return RlrecError(safe(error.message, self.db), hint=error.hint)
-        return RlrecError(safe(f"unexpected {type(error).__name__}: {error}", self.db))
+            return RlrecError(safe_text(error.message, self.db), hint=error.hint)
+        return RlrecError(safe_text(f"unexpected {type(error).__name__}: {error}", self.db))
 
 
-def _failed(lines: NumberedLines, error: RlrecError) -> Answered:
-    return Answered(plain.lines([recommend.refused_answer(error, number) for number, _ in lines]), error)
+def _failed_answers(lines: NumberedLines, error: RlrecError) -> AnsweredLines:
+    return AnsweredLines(plain.json_lines([recommend.refused_answer(error, number) for number, _ in lines]), error)
 
 
-def _deliver(group: Sequence[Submitted], answers: Sequence[Answered]) -> None:
+def _deliver_answers(group: Sequence[Submission], answers: Sequence[AnsweredLines]) -> None:
     for submitted, answered in zip(group, answers, strict=True):
         if not submitted.answered.done():
             submitted.answered.set_result(answered)

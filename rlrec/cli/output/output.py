@@ -22,7 +22,7 @@ import click
 from rlrec.cli.text.text import Screen, View
 
 FORMATS = ("table", "json", "ndjson", "csv")
-PAUSE_S = 0.2
+FLUSH_INTERVAL_S = 0.2
 
 
 class Show:
@@ -51,21 +51,21 @@ class Show:
         self.clear_progress()
         self.answer = result
         if self.format == "json":
-            _write_all(plain.document(result))
+            _write_all(plain.json_document(result))
         elif self.format == "ndjson":
-            _write_all(map(plain.line, plain.records(result) if lines is None else lines))
+            _write_all(map(plain.json_line, plain.iterate_records(result) if lines is None else lines))
         else:
             from rlrec.cli.output import tables
 
             screen = self.screen if self.format == "table" else None
-            _write_all(tables.lay_out(result, table, columns, flat, screen))
+            _write_all(tables.lay_out_result(result, table, columns, flat, screen))
         flush()
 
     def add_lines(self, *lines: str) -> None:
         """Write lines below a table, wrapped on a terminal."""
         from rlrec.cli.output import tables
 
-        write(b"\n" + tables.wrapped(lines, self.screen).encode("utf-8", "backslashreplace"))
+        write(b"\n" + tables.wrap_lines(lines, self.screen).encode("utf-8", "backslashreplace"))
         flush()
 
     def stream(self, groups: Iterable[Iterable[Any]], *, rehearsal: AbstractContextManager[None] | None = None) -> None:
@@ -79,7 +79,7 @@ class Show:
 
         if rehearsal is None:
             for group in groups:
-                write(plain.lines([*group]))
+                write(plain.json_lines([*group]))
                 flush()
             return
         from tempfile import TemporaryFile
@@ -87,7 +87,7 @@ class Show:
         with TemporaryFile() as answers:
             with rehearsal:
                 for group in groups:
-                    answers.write(plain.lines([*group]))
+                    answers.write(plain.json_lines([*group]))
             answers.seek(0)
             _write_all(iter(partial(answers.read, 1 << 16), b""))
         flush()
@@ -126,6 +126,6 @@ def _write_all(chunks: Iterable[bytes]) -> None:
     sent_at = -math.inf
     for chunk in chunks:
         write(chunk)
-        if (now := time.monotonic()) - sent_at > PAUSE_S:
+        if (now := time.monotonic()) - sent_at > FLUSH_INTERVAL_S:
             flush()
             sent_at = now

@@ -15,11 +15,11 @@ from rlrec.times import EPOCH, format_time
 
 SCHEMA_VERSION = 1  # raised when a key of an answer disappears or changes its meaning
 NOT_FINITE = rb"\xcb[\x7f\xff][\xf0-\xff]"  # first bytes of a double in MessagePack whose exponent is all ones
-DEEPEST = 8  # names of the fields around one that cannot be written
+MAX_PATH_NAMES = 8  # names of the fields around one that cannot be written
 
 
 @cache
-def _names(kind: type) -> tuple[str, ...] | None:
+def _field_names(kind: type) -> tuple[str, ...] | None:
     """Return the fields of a record's class, or None if it is no record."""
     if not hasattr(kind, "__dataclass_fields__"):
         return getattr(kind, "__struct_fields__", None)
@@ -28,9 +28,9 @@ def _names(kind: type) -> tuple[str, ...] | None:
     return tuple(field.name for field in fields(kind))
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """Return the JSON value of an object that `json` cannot write by itself."""
-    if (names := _names(value.__class__)) is not None:
+    if (names := _field_names(value.__class__)) is not None:
         return {name: getattr(value, name) for name in names}
     if isinstance(value, Mapping):
         return dict(value)
@@ -47,7 +47,7 @@ def plain(value: Any) -> Any:
 
 def dumps(value: Any) -> str:
     """Return compact JSON on one line. Raises ValueError for a NaN or an infinity."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=json_value)
 
 
 def dumps_fields(values: Mapping[str, Any]) -> str:
@@ -59,14 +59,14 @@ def dumps_fields(values: Mapping[str, Any]) -> str:
         message = str(error)
     field, value = _first_unwritable(values)
     with suppress(TypeError, ValueError, RecursionError):  # what can be written with NaN lacks nothing else
-        json.dumps(value, default=plain)
+        json.dumps(value, default=json_value)
         message = "JSON has no NaN and no infinity"
     raise InputError(message, hint="leave out what is missing; give text or numbers", field=field)
 
 
 def _first_unwritable(value: Any, *names: str) -> tuple[str, Any]:
     """Return the field that cannot be written, with the names of the fields around it, and its value."""
-    for key, item in value.items() if isinstance(value, Mapping) and len(names) < DEEPEST else ():
+    for key, item in value.items() if isinstance(value, Mapping) and len(names) < MAX_PATH_NAMES else ():
         try:
             dumps(item)
         except (TypeError, ValueError, RecursionError):
@@ -74,26 +74,26 @@ def _first_unwritable(value: Any, *names: str) -> tuple[str, Any]:
     return ".".join(names), value  # or a mapping with a key that is no text
 
 
-def line(record: Any) -> bytes:
+def json_line(record: Any) -> bytes:
     """Return a JSON object as one line."""
     return dumps(record).encode("utf-8", "backslashreplace") + b"\n"
 
 
-def lines(group: Sequence[Any]) -> bytes:
+def json_lines(group: Sequence[Any]) -> bytes:
     """Return many records of JSON values as text, with an object per line. A `fields` object that several records share
     is encoded once."""
     drawn = [record for record in group if hasattr(record, "fields")]
     if not drawn:
-        return _encoded(group)
+        return _encode_lines(group)
     shared = {id(record.fields): record.fields for record in drawn}
-    texts = dict(zip(shared, _encoded([*shared.values()]).decode().split("\n"), strict=False))
+    texts = dict(zip(shared, _encode_lines([*shared.values()]).decode().split("\n"), strict=False))
     answers = lines = drawn[0].lines(drawn, {key: f"{text[1:]}\n" for key, text in texts.items()})
     if len(drawn) < len(group):
-        lines = (next(answers) if hasattr(record, "fields") else _encoded([record]).decode() for record in group)
+        lines = (next(answers) if hasattr(record, "fields") else _encode_lines([record]).decode() for record in group)
     return "".join(lines).encode()
 
 
-def _encoded(group: Sequence[Any]) -> bytes:
+def _encode_lines(group: Sequence[Any]) -> bytes:
     """Encode many records of JSON values by msgspec, with an object per line. msgspec would write NaN and infinity as
     null. In MessagePack they begin with bytes that no text contains. If such bytes are found, the slow encoder is used,
     which raises."""
@@ -102,38 +102,38 @@ def _encoded(group: Sequence[Any]) -> bytes:
     with suppress(TypeError, ValueError, OverflowError):
         if re.search(NOT_FINITE, msgspec.msgpack.encode(group)) is None:
             return msgspec.json.Encoder().encode_lines(group)
-    return b"".join(map(line, group))
+    return b"".join(map(json_line, group))
 
 
-def single(result: Any) -> bool:
+def is_record(result: Any) -> bool:
     """Tell whether a result is one record."""
-    return isinstance(result, Mapping) or _names(result.__class__) is not None
+    return isinstance(result, Mapping) or _field_names(result.__class__) is not None
 
 
-def records(result: Any) -> Iterator[Any]:
+def iterate_records(result: Any) -> Iterator[Any]:
     """Return an iterator over the records of a result."""
-    return iter([result]) if single(result) else iter(result)
+    return iter([result]) if is_record(result) else iter(result)
 
 
-def document(result: Any) -> Iterator[bytes]:
+def json_document(result: Any) -> Iterator[bytes]:
     """Yield the chunks of one JSON document. The document is an object with the version of its keys, or a list with one
     record per line."""
-    if single(result):
-        yield line({**mapping(result), "schema_version": SCHEMA_VERSION})
+    if is_record(result):
+        yield json_line({**record_mapping(result), "schema_version": SCHEMA_VERSION})
         return
     if not isinstance(result, Iterable):
-        yield line(result)
+        yield json_line(result)
         return
     separator = b"["
     for record in result:
-        yield separator + line(record)[:-1]
+        yield separator + json_line(record)[:-1]
         separator = b",\n "
     yield b"[]\n" if separator == b"[" else b"]\n"
 
 
-def mapping(record: Any) -> Mapping[str, Any]:
+def record_mapping(record: Any) -> Mapping[str, Any]:
     """Return the keys and values of a record."""
-    values = record if isinstance(record, Mapping) else plain(record)
+    values = record if isinstance(record, Mapping) else json_value(record)
     if not isinstance(values, Mapping):
         raise TypeError(f"cannot show a {type(record).__name__} as a row")
     return values

@@ -13,20 +13,20 @@ from types import SimpleNamespace
 from typing import Any
 
 from rlrec import times
-from rlrec.cli.output.plain import dumps, mapping, records, single
-from rlrec.cli.text.text import Screen, View, printable
+from rlrec.cli.output.plain import dumps, is_record, iterate_records, record_mapping
+from rlrec.cli.text.text import Screen, View, escape_unprintable
 
 FILLER = "\0"  # occurs in no cell; len() counts it
-GAP = "  "
+COLUMN_GAP = "  "
 ELLIPSIS = "..."
 TEXT_WIDTH = 16  # to which text cells are elided before a declared column is left out
 MIN_WIDTH = 6  # of an elided column
-OUTSIDE = r"(?=[^`]*(?:`[^`]*`[^`]*)*\Z)"  # of a command between backquotes, which must stay runnable
-TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z" + OUTSIDE)
+OUTSIDE_COMMANDS = r"(?=[^`]*(?:`[^`]*`[^`]*)*\Z)"  # of a command between backquotes, which must stay runnable
+TIME_PATTERN = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{6}Z" + OUTSIDE_COMMANDS)
 COLOURS = {"ok": 32, "weak": 33, "warning": 33, "insufficient": 31, "error": 31}
-BOUNDED = ("value", "lower", "upper")  # columns that share their number of decimals
-VERDICTS = ("verdict", "result", "severity")  # columns with colours
-COLOURED = re.compile(rf"(?:\d+ )?({'|'.join(COLOURS)})")
+INTERVAL_COLUMNS = ("value", "lower", "upper")  # columns that share their number of decimals
+VERDICT_COLUMNS = ("verdict", "result", "severity")  # columns with colours
+VERDICT_PATTERN = re.compile(rf"(?:\d+ )?({'|'.join(COLOURS)})")
 BLOCKS, STEPS = " ▏▎▍▌▋▊▉█", "▁▂▃▄▅▆▇█"
 
 
@@ -51,7 +51,7 @@ def cell(value: Any) -> str:
     if isinstance(value, int):
         return str(int(value))
     if isinstance(value, str):
-        return printable(value)
+        return escape_unprintable(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"cannot show {value}")
@@ -61,28 +61,28 @@ def cell(value: Any) -> str:
     decoded = json.loads(dumps(value))
     if isinstance(decoded, list) and not any(isinstance(item, dict | list) for item in decoded):
         return ", ".join(map(cell, decoded))
-    return cell(decoded) if not isinstance(decoded, dict | list) else printable(dumps(decoded))
+    return cell(decoded) if not isinstance(decoded, dict | list) else escape_unprintable(dumps(decoded))
 
 
-def pairs(record: Mapping[str, Any]) -> str:
+def record_text(record: Mapping[str, Any]) -> str:
     """Return a record as text for one cell, without JSON punctuation, such as hour=9 device=ios."""
-    return " ".join(f"{key}={_plain(value)}" for key, value in record.items())
+    return " ".join(f"{key}={_value_text(value)}" for key, value in record.items())
 
 
-def _plain(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"({pairs(value)})"
-    return f"({', '.join(map(_plain, value))})" if isinstance(value, list) else cell(value)
+        return f"({record_text(value)})"
+    return f"({', '.join(map(_value_text, value))})" if isinstance(value, list) else cell(value)
 
 
 def short_times(text: str) -> str:
     """Cut the times in a text to seconds, in the time zone, as a terminal shows them. Times within commands stay."""
     if times.zone is None:
-        return TIME.sub(r"\1 \2", text)
-    return TIME.sub(lambda match: f"{times.local(times.parse(match[0])):%Y-%m-%d %H:%M:%S}", text)
+        return TIME_PATTERN.sub(r"\1 \2", text)
+    return TIME_PATTERN.sub(lambda match: f"{times.local(times.parse(match[0])):%Y-%m-%d %H:%M:%S}", text)
 
 
-def decimals(values: Iterable[Any]) -> int | None:
+def column_decimals(values: Iterable[Any]) -> int | None:
     """Return the number of decimals for a column of these values, so that the largest shows four digits, or None for
     whole numbers and for texts."""
     numbers = [abs(value) for value in values if is_number(value)]
@@ -91,17 +91,17 @@ def decimals(values: Iterable[Any]) -> int | None:
     return min(max(3 - math.floor(math.log10(max(numbers))), 0), 6)
 
 
-def fixed(value: float, places: int) -> str:
+def fixed_decimals(value: float, places: int) -> str:
     """Return a number with `places` decimals. A number that would show as 0 gets one significant digit."""
     text = f"{value:.{places}f}"
     return text if value == 0 or float(text) else f"{value:.1g}"
 
 
-def interval(value: float | None, lower: float | None, upper: float | None, places: int | None) -> Figures:
+def interval_cell(value: float | None, lower: float | None, upper: float | None, places: int | None) -> Figures:
     """Return a value with its interval as text for one cell.
 
     `places` is the number of decimals of all three numbers."""
-    texts = ["-" if number is None else fixed(number, places or 0) for number in (value, lower, upper)]
+    texts = ["-" if number is None else fixed_decimals(number, places or 0) for number in (value, lower, upper)]
     return Figures(texts[0] if lower is None and upper is None else "{} [{}, {}]".format(*texts))
 
 
@@ -126,7 +126,7 @@ def text_width(text: str) -> int:
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def elide(text: str, width: int) -> str:
+def elide_text(text: str, width: int) -> str:
     """Shorten `text` to at most `width` columns."""
     if text_width(text) <= width:
         return text
@@ -148,21 +148,21 @@ class Column:
         self.header, self.cells = header, list(map(cell, values))
         self.numeric = any(map(is_number, values)) and all(value is None or is_number(value) for value in values)
         texts = [value for value in values if isinstance(value, str)]
-        self.rigid = self.numeric or any(isinstance(text, Figures) or TIME.fullmatch(text) for text in texts)
+        self.rigid = self.numeric or any(isinstance(text, Figures) or TIME_PATTERN.fullmatch(text) for text in texts)
         if screen.width is not None:
             self.cells = list(map(short_times, self.cells))
         if self.numeric and places is not None:
-            self.cells = ["-" if value is None else fixed(value, places) for value in values]
+            self.cells = ["-" if value is None else fixed_decimals(value, places) for value in values]
         self.width = max(map(text_width, [header, *self.cells]))
         self.least = self.width if self.rigid else min(self.width, TEXT_WIDTH)  # minimum width
-        self.coloured = screen.colour and header in VERDICTS
+        self.coloured = screen.colour and header in VERDICT_COLUMNS
 
     def draw(self, text: str) -> str:
         """Return a cell's text for tabulate, elided and coloured, with a filler for each character that takes two
         columns."""
-        text = elide(text, self.width)
+        text = elide_text(text, self.width)
         filler = FILLER * (text_width(text) - len(text))
-        if self.coloured and (word := COLOURED.match(text)):
+        if self.coloured and (word := VERDICT_PATTERN.match(text)):
             text = f"\x1b[{COLOURS[word[1]]}m{text}\x1b[0m"
         return filler + text
 
@@ -174,22 +174,22 @@ def _columns(view: View, screen: Screen) -> list[Column]:
     named = list(zip(view.headers, values, strict=True))
     if not view.fixed or screen.width is None:
         return [Column(*pair, screen) for pair in named]
-    bounded = decimals(chain(*(column for header, column in named if header in BOUNDED)))
+    bounded = column_decimals(chain(*(column for header, column in named if header in INTERVAL_COLUMNS)))
     return [
-        Column(header, values, screen, places=bounded if header in BOUNDED else decimals(values))
+        Column(header, values, screen, places=bounded if header in INTERVAL_COLUMNS else column_decimals(values))
         for header, values in named
     ]
 
 
-def _fit(columns: Sequence[Column], width: int, drop: Sequence[str]) -> list[Column]:
+def _fit_columns(columns: Sequence[Column], width: int, drop: Sequence[str]) -> list[Column]:
     """Return the columns that fit into a width. Text columns may be narrowed."""
     shown = list(columns)
     undeclared = [column.header for column in reversed(columns[1:]) if column.header not in drop]
     for header in [*drop, *undeclared]:
-        if sum(column.least for column in shown) + len(GAP) * (len(shown) - 1) <= width:
+        if sum(column.least for column in shown) + len(COLUMN_GAP) * (len(shown) - 1) <= width:
             break
         shown = [column for column in shown if column.header != header]
-    excess = sum(column.width for column in shown) + len(GAP) * (len(shown) - 1) - width
+    excess = sum(column.width for column in shown) + len(COLUMN_GAP) * (len(shown) - 1) - width
     while excess > 0:
         texts = [column for column in shown if not column.rigid] or shown
         widest = max(texts, key=lambda column: column.width)
@@ -200,12 +200,14 @@ def _fit(columns: Sequence[Column], width: int, drop: Sequence[str]) -> list[Col
     return shown
 
 
-def _grid(view: View, screen: Screen) -> str:
+def _grid_text(view: View, screen: Screen) -> str:
     columns = _columns(view, screen)
-    shown = columns if screen.width is None else _fit(columns, screen.width, view.drop)
+    shown = columns if screen.width is None else _fit_columns(columns, screen.width, view.drop)
     import tabulate
 
-    tabulate.MIN_PADDING = len(GAP) if screen.width is None else 0  # of a header: a terminal has no room for padding
+    tabulate.MIN_PADDING = (
+        len(COLUMN_GAP) if screen.width is None else 0
+    )  # of a header: a terminal has no room for padding
     text = tabulate.tabulate(
         list(zip(*(map(column.draw, column.cells) for column in shown), strict=True)),
         headers=[column.draw(column.header) for column in shown],
@@ -214,12 +216,12 @@ def _grid(view: View, screen: Screen) -> str:
     )  # fmt: skip
     text = text.replace(FILLER, "") + "\n"
     hidden = [column.header for column in columns if column not in shown]
-    return text + (wrapped([f"not shown: {', '.join(hidden)} (--format csv has all)"], screen) if hidden else "")
+    return text + (wrap_lines([f"not shown: {', '.join(hidden)} (--format csv has all)"], screen) if hidden else "")
 
 
-def wrapped(lines: Iterable[str], screen: Screen) -> str:
+def wrap_lines(lines: Iterable[str], screen: Screen) -> str:
     """Return lines above or below a table as text, wrapped on a terminal."""
-    rows = list(map(printable, lines))
+    rows = list(map(escape_unprintable, lines))
     if screen.width is not None:
         rows = [row for line in map(short_times, rows) for row in _terminal_rows(line, screen.width)]
     return "".join(f"{row}\n" for row in rows)
@@ -230,48 +232,50 @@ def _terminal_rows(line: str, width: int) -> list[str]:
         return [line]
     from textwrap import wrap
 
-    return [elide(row, width) for row in wrap(line, width, subsequent_indent=GAP, break_on_hyphens=False)]
+    return [elide_text(row, width) for row in wrap(line, width, subsequent_indent=COLUMN_GAP, break_on_hyphens=False)]
 
 
-def view(view: View, screen: Screen) -> str:
+def view_text(view: View, screen: Screen) -> str:
     """Return a view as text, with its title, grid (if the view has headers), and notes."""
     title, notes = (
-        "".join(_grid(item, screen) if isinstance(item, View) else wrapped([item], screen) for item in items)
+        "".join(_grid_text(item, screen) if isinstance(item, View) else wrap_lines([item], screen) for item in items)
         for items in (view.title, view.notes)
     )
-    grid = ("\n" if title else "") + _grid(view, screen) if view.headers else ""
+    grid = ("\n" if title else "") + _grid_text(view, screen) if view.headers else ""
     return title + grid + ("\n" if notes else "") + notes
 
 
-def lay_out(
+def lay_out_result(
     result: Any, view_of_result: View | None, columns: Sequence[str] | None, flat: Iterable[Mapping[str, Any]] | None,
     screen: Screen | None,
 ) -> Iterable[bytes]:  # fmt: skip
     """Lay out a result as a table on a screen, or as csv without one. The arguments are those of `Show`."""
     if screen is not None:
-        text = view(view_of_result, screen) if view_of_result else table(result, columns, screen)
+        text = view_text(view_of_result, screen) if view_of_result else table_text(result, columns, screen)
         return [text.encode("utf-8", "backslashreplace")]
-    if flat is None and view_of_result is not None and single(result):
-        return csv(view_of_result.headers, view_of_result.rows)
-    return csv_records(records(result) if flat is None else iter(flat), columns)
+    if flat is None and view_of_result is not None and is_record(result):
+        return csv_lines(view_of_result.headers, view_of_result.rows)
+    return csv_lines_of_records(iterate_records(result) if flat is None else iter(flat), columns)
 
 
-def table(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
+def table_text(result: Any, columns: Sequence[str] | None, screen: Screen) -> str:
     """Return a record as text with a line for each key, or several records as a grid."""
-    if single(result):
+    if is_record(result):
         # each key on its own line; a list of records below, as its own table
-        record = mapping(result)
+        record = record_mapping(result)
         lists = {key: value for key, value in record.items() if isinstance(value, list | tuple)}
-        nested = {key: value for key, value in lists.items() if value and all(map(single, value))}
+        nested = {key: value for key, value in lists.items() if value and all(map(is_record, value))}
         flat = {key: value for key, value in record.items() if key not in nested}
         width, texts = max(map(len, flat), default=0), zip(flat, map(cell, flat.values()), strict=True)
-        lines = wrapped([f"{key.ljust(width)}  {text or '-'}" for key, text in texts], screen)
-        return lines + "".join(f"\n{printable(key)}\n{table(value, None, screen)}" for key, value in nested.items())
+        lines = wrap_lines([f"{key.ljust(width)}  {text or '-'}" for key, text in texts], screen)
+        return lines + "".join(
+            f"\n{escape_unprintable(key)}\n{table_text(value, None, screen)}" for key, value in nested.items()
+        )
     if not isinstance(result, Iterable) or isinstance(result, str):
         return cell(result) + "\n"
-    rows = [mapping(record) for record in result]
+    rows = [record_mapping(record) for record in result]
     keys = list(columns or dict.fromkeys(key for row in rows for key in row))
-    return _grid(View(keys, [[row.get(key) for key in keys] for row in rows]), screen) if keys else ""
+    return _grid_text(View(keys, [[row.get(key) for key in keys] for row in rows]), screen) if keys else ""
 
 
 # -- csv --
@@ -283,7 +287,7 @@ def _csv_cell(value: Any) -> Any:
     return json.loads(text) if (text := dumps(value)).startswith('"') else text
 
 
-def csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
+def csv_lines(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
     """Yield the lines of a csv (RFC 4180)."""
     from csv import writer as csv_writer
 
@@ -293,17 +297,17 @@ def csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes
         yield writer.writerow([_csv_cell(value) for value in row])
 
 
-def csv_records(rows: Iterator[Any], columns: Sequence[str] | None) -> Iterator[bytes]:
+def csv_lines_of_records(rows: Iterator[Any], columns: Sequence[str] | None) -> Iterator[bytes]:
     """Return the lines of a csv whose header is `columns`, or the keys of the first record if None."""
     first = next(rows, None)
     if first is None:
-        return csv(columns, ()) if columns else iter(())
-    keys = columns or list(mapping(first))
-    return csv(keys, (_row(record, keys) for record in chain([first], rows)))
+        return csv_lines(columns, ()) if columns else iter(())
+    keys = columns or list(record_mapping(first))
+    return csv_lines(keys, (_row_values(record, keys) for record in chain([first], rows)))
 
 
-def _row(record: Any, keys: Sequence[str]) -> list[Any]:
-    values = mapping(record)
+def _row_values(record: Any, keys: Sequence[str]) -> list[Any]:
+    values = record_mapping(record)
     if extra := values.keys() - set(keys):
         raise ValueError(f"a row has keys that the header lacks: {sorted(extra)}")
     return [values.get(key) for key in keys]

@@ -14,16 +14,18 @@ import click
 
 from rlrec.cli.output import output
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import HelpWanted, Settings, safe
+from rlrec.cli.program.shared import HelpWanted, Settings, safe_text
 from rlrec.cli.text.values import mask_secrets, passwords
 from rlrec.errors import OUT_OF_MEMORY, InputError, RlrecError
 
-ARGUMENTS = {"policy": "reference"}  # field: the argument that it comes from
-TYPED_AS = {"arms": ("arms", "candidates")}  # field: the options that it may come from, if they are given
-NO_MEMORY = "failed to map segment|[Cc]annot allocate memory|can't start new thread"  # of the system and of Python
-INTERRUPTED = 130
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)  # for the file that stdout writes to
-PIPE_CLOSED = 141  # the exit code that a shell shows for a program ended by SIGPIPE
+FIELD_ARGUMENTS = {"policy": "reference"}  # field: the argument that it comes from
+FIELD_OPTIONS = {"arms": ("arms", "candidates")}  # field: the options that it may come from, if they are given
+NO_MEMORY_PATTERN = (
+    "failed to map segment|[Cc]annot allocate memory|can't start new thread"  # of the system and of Python
+)
+INTERRUPTED_CODE = 130
+NO_ROOM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)  # for the file that stdout writes to
+PIPE_CLOSED_CODE = 141  # the exit code that a shell shows for a program ended by SIGPIPE
 
 
 def report_failure(error: BaseException, settings: Settings, args: list[str]) -> int:
@@ -33,9 +35,9 @@ def report_failure(error: BaseException, settings: Settings, args: list[str]) ->
             output.flush()
     except OSError as unwritten:
         error = unwritten
-    code = PIPE_CLOSED
+    code = PIPE_CLOSED_CODE
     if not isinstance(error, BrokenPipeError):
-        message, hint, code = _describe(error, settings)
+        message, hint, code = _describe_error(error, settings)
         with contextlib.suppress(OSError):
             _print_error(error, message, hint, code, settings, args)
     output.discard_unwritten(sys.stdout)
@@ -50,33 +52,33 @@ def _print_error(
         from traceback import format_exception
 
         lines = "".join(format_exception(error)).splitlines()
-        click.echo("\n".join(safe(line, db) for line in lines), err=True)
+        click.echo("\n".join(safe_text(line, db) for line in lines), err=True)
     if isinstance(error, HelpWanted):
         click.echo(error.message, err=True)
     elif _wants_json(error, settings, args):
-        report = {"error": safe(message, db), "hint": safe(hint, db) if hint else None, "code": code}
+        report = {"error": safe_text(message, db), "hint": safe_text(hint, db) if hint else None, "code": code}
         click.echo(json.dumps(report, ensure_ascii=False).encode("utf-8", "backslashreplace"), err=True)
     else:
         line = f"Error: {message.rstrip('.')}. {hint or ''}".rstrip()
-        click.echo(safe(line, db).encode("utf-8", "backslashreplace"), err=True)
+        click.echo(safe_text(line, db).encode("utf-8", "backslashreplace"), err=True)
 
 
-def _describe(error: BaseException, settings: Settings) -> tuple[str, str | None, int]:
+def _describe_error(error: BaseException, settings: Settings) -> tuple[str, str | None, int]:
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return "interrupted", None, getattr(error, "code", INTERRUPTED)
+        return "interrupted", None, getattr(error, "code", INTERRUPTED_CODE)
     if isinstance(error, RlrecError):
-        message = _location(error, settings) + error.message
+        message = _error_location(error, settings) + error.message
         if isinstance(error, InputError) and message == error.message:
-            variable = _setting(message, settings.context)
+            variable = _variable_of_message(message, settings.context)
             message += f" (from {variable})" if variable else ""
-        return message, _runnable(error.hint, settings), error.code
+        return message, _runnable_hint(error.hint, settings), error.code
     if isinstance(error, click.ClickException):
-        return *_usage(error), error.exit_code
-    if isinstance(error, MemoryError | SystemError) or re.search(NO_MEMORY, str(error)):
+        return *_usage_message(error), error.exit_code
+    if isinstance(error, MemoryError | SystemError) or re.search(NO_MEMORY_PATTERN, str(error)):
         return OUT_OF_MEMORY[0], _stored_hint(settings) or OUT_OF_MEMORY[1], 1
     if isinstance(error, OSError) and error.strerror:
         subject = f"{error.filename}: " if error.filename else ""
-        action = "cannot write the output: " if not subject and error.errno in NO_ROOM else ""
+        action = "cannot write the output: " if not subject and error.errno in NO_ROOM_ERRORS else ""
         return f"{action}{subject}{error.strerror}", None if subject else _stored_hint(settings), 1
     hint = None if settings.debug else "`rlrec doctor` says whether the store is damaged, --debug shows the traceback"
     return f"unexpected {type(error).__name__}: {error}".rstrip(": "), hint, 1
@@ -89,13 +91,13 @@ def _stored_hint(settings: Settings) -> str | None:
     from rlrec.cli.output import plain
 
     answer = settings.show.answer if settings.show else None
-    values = plain.mapping(answer).items() if plain.single(answer) else ()
+    values = plain.record_mapping(answer).items() if plain.is_record(answer) else ()
     names = [f"{name} {value}" for name, value in values if isinstance(value, str | int)]
     result = f" ({', '.join(names[:2])})" if names else ""
     return f"what the command did is stored{result}; a repeat without a key may store it twice"
 
 
-def _runnable(hint: str | None, settings: Settings) -> str | None:
+def _runnable_hint(hint: str | None, settings: Settings) -> str | None:
     """Return a hint in which `rlrec init` names the store, without its password and options (which may hold a
     password)."""
     if hint is None or settings.db == Settings.db:
@@ -105,38 +107,38 @@ def _runnable(hint: str | None, settings: Settings) -> str | None:
     return hint.replace("`rlrec init`", f"`rlrec --db {db} init`")
 
 
-def _location(error: RlrecError, settings: Settings) -> str:
+def _error_location(error: RlrecError, settings: Settings) -> str:
     """Return the file, line and field of an input error, as far as known."""
     if not isinstance(error, InputError):
         return ""
     if error.line is None:
-        typed_source = _source(settings.context, error.field) if settings.context and error.field else error.field
+        typed_source = _field_source(settings.context, error.field) if settings.context and error.field else error.field
         return f"{typed_source}: " if typed_source else ""
     line = [f"{settings.source or ''} line {error.line}".strip()]
     field = [f"field {error.field}"] if error.field else []
     return f"{', '.join(line + field)}: "
 
 
-def _source(context: click.Context, field: str) -> str | None:
+def _field_source(context: click.Context, field: str) -> str | None:
     """Return the source of a field of a single request. The source is the option with the environment variable that set
     it, or the argument by its name in the usage."""
     name = re.split(r"[.\[]", field)[0]
-    if name in TYPED_AS:
-        name = next((option for option in TYPED_AS[name] if context.params.get(option) is not None), "")
+    if name in FIELD_OPTIONS:
+        name = next((option for option in FIELD_OPTIONS[name] if context.params.get(option) is not None), "")
     for param in context.command.params:
         if isinstance(param, click.Option) and name in {word.lstrip("-").replace("-", "_") for word in param.opts}:
-            variable = _from_environment(param, context)
+            variable = _value_source(param, context)
             return param.opts[0] + (f" (from {variable})" if variable else "")
-        if isinstance(param, click.Argument) and param.name in (name, ARGUMENTS.get(name)):
+        if isinstance(param, click.Argument) and param.name in (name, FIELD_ARGUMENTS.get(name)):
             return next(iter(re.findall(r"\w+", param.metavar or "")), name.upper())
     return None
 
 
-def _usage(error: click.ClickException) -> tuple[str, str | None]:
+def _usage_message(error: click.ClickException) -> tuple[str, str | None]:
     ctx = getattr(error, "ctx", None)
     message = " ".join(error.format_message().split())
     if isinstance(error, click.BadParameter) and error.param and ctx is not None:
-        variable = _from_environment(error.param, ctx)
+        variable = _value_source(error.param, ctx)
         message = f"{message.rstrip('.')} (from {variable})" if variable and variable not in message else message
     hint = getattr(error, "hint", None)
     if isinstance(error, click.NoSuchOption):
@@ -150,7 +152,7 @@ def _usage(error: click.ClickException) -> tuple[str, str | None]:
     return message, hint
 
 
-def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
+def _value_source(param: click.Parameter, ctx: click.Context) -> str | None:
     """Return the environment variable or the file that gave a parameter its value, or None if the command line or a
     default did."""
     source = ctx.get_parameter_source(param.name or "")
@@ -164,9 +166,9 @@ def _from_environment(param: click.Parameter, ctx: click.Context) -> str | None:
     return f"{ctx.auto_envvar_prefix}_{param.name}".upper() if ctx.auto_envvar_prefix else None
 
 
-def _setting(message: str, context: click.Context | None) -> str | None:
+def _variable_of_message(message: str, context: click.Context | None) -> str | None:
     """Return the environment variable whose value occurs in an error that names no option."""
-    variables = (_from_environment(param, context) for param in context.command.params) if context else ()
+    variables = (_value_source(param, context) for param in context.command.params) if context else ()
     return next((variable for variable in variables if variable and os.environ.get(variable, "\0") in message), None)
 
 

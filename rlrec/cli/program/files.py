@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 import click
 
 from rlrec.cli.output import output
-from rlrec.cli.program.shared import OUTPUT, Command, input_option, option_group, settings
+from rlrec.cli.program.shared import OUTPUT, Command, current_settings, input_option, option_group
 from rlrec.cli.text.text import truncate
 from rlrec.cli.text.values import FILE
 from rlrec.errors import InputError, LinesRefused, RlrecError, quantity
@@ -33,7 +33,7 @@ class Refusals:
 
     def __init__(self, path: str | None, *, appends: bool = False) -> None:
         self.count = self.n_lines = 0  # refused lines; refused and stored lines
-        self.file = None if path is None else _created(path, "ab" if appends else "wb")
+        self.file = None if path is None else _open_rejects(path, "ab" if appends else "wb")
 
     @property
     def quarantine(self) -> bool:
@@ -41,7 +41,7 @@ class Refusals:
 
     def reading(self, source: str) -> None:
         """Name this file in later errors about a line."""
-        settings().source = "<stdin>" if source == "-" else source
+        current_settings().source = "<stdin>" if source == "-" else source
 
     def refuse(self, error: InputError, text: bytes) -> None:
         """Write the line to the file, with escapes for bytes that are not UTF-8. If there is no file, raise `error`."""
@@ -52,13 +52,13 @@ class Refusals:
 
         row = {
             "line": error.line, "error": error.message, "field": error.field,
-            "text": text.decode(errors="backslashreplace"), "file": settings().source or "", "code": error.code,
+            "text": text.decode(errors="backslashreplace"), "file": current_settings().source or "", "code": error.code,
         }  # fmt: skip
         self.file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self.count += 1
 
 
-def _created(path: str, mode: str) -> BinaryIO:
+def _open_rejects(path: str, mode: str) -> BinaryIO:
     if path == "-":
         raise InputError("--rejects takes the name of a file", hint="/dev/stderr is one")
     try:
@@ -67,11 +67,13 @@ def _created(path: str, mode: str) -> BinaryIO:
         raise InputError(f"cannot write {truncate(path)}: {error.strerror}") from None
 
 
-def refused(count: int, *, n_lines: int, hint: str | None = None) -> LinesRefused:
+def refusal_error(count: int, *, n_lines: int, hint: str | None = None) -> LinesRefused:
     """Return the error at the end of an input in which some lines were refused.
 
     `n_lines` counts refused and stored lines."""
-    what = f"{'nothing' if count == n_lines else 'the rest'} {'would be' if settings().dry_run else 'is'} stored"
+    what = (
+        f"{'nothing' if count == n_lines else 'the rest'} {'would be' if current_settings().dry_run else 'is'} stored"
+    )
     return LinesRefused(f"{quantity(count, 'line')} refused, {what}", hint=hint)
 
 
@@ -127,7 +129,7 @@ class Lines:
         self.refusals.refuse(error, self.texts.get(error.line or 0, b""))
 
 
-def refusing(command: Command) -> Command:
+def refusal_options(command: Command) -> Command:
     """Add --on-error and --rejects to a command, pass `refusals` to the command, and end it with exit code 5 if a line
     was refused."""
 
@@ -149,13 +151,13 @@ def refusing(command: Command) -> Command:
         with refusals.file or nullcontext():
             result = command(*args, refusals=refusals, **kwargs)
         if refusals.count:
-            raise refused(refusals.count, n_lines=refusals.n_lines, hint=f"the reasons are in {rejects}")
+            raise refusal_error(refusals.count, n_lines=refusals.n_lines, hint=f"the reasons are in {rejects}")
         return result
 
     return run
 
 
-def _lines(command: Command, declare: Callable[[Command], Command]) -> Command:
+def _with_lines(command: Command, declare: Callable[[Command], Command]) -> Command:
     """Add the options of `declare`, --on-error and --rejects to a command, and pass `lines` to the command. Without a
     source, `lines` is None."""
 
@@ -163,11 +165,11 @@ def _lines(command: Command, declare: Callable[[Command], Command]) -> Command:
     def run(*args: Any, source: str | None, refusals: Refusals, **kwargs: Any) -> Any:
         return command(*args, lines=Lines(source, refusals) if source else None, **kwargs)
 
-    return declare(refusing(run))
+    return declare(refusal_options(run))
 
 
-lines_input = partial(_lines, declare=input_option)
-lines_argument = partial(_lines, declare=click.argument("source", type=FILE, metavar="FILE|-"))
+lines_input = partial(_with_lines, declare=input_option)
+lines_argument = partial(_with_lines, declare=click.argument("source", type=FILE, metavar="FILE|-"))
 
 
 # -- writing files --
@@ -177,7 +179,7 @@ def check_target(path: str, name: str, *, inputs: Iterable[str] = ()) -> None:
     """Raise UsageError if an output file is the store or one of the inputs, through whatever link."""
     from rlrec.app.opening import store_files
 
-    if any(_same_file(path, file) for file in store_files(settings().db)):
+    if any(_same_file(path, file) for file in store_files(current_settings().db)):
         raise click.UsageError(f"{name} {path} is the store itself")
     if any(_same_file(path, "/dev/stdin" if source == "-" else source) for source in inputs):
         raise click.UsageError(f"{name} {path} is the input itself")
@@ -265,7 +267,7 @@ def write_text(path: str, text: str) -> int:
 def save_plot(path: str | None, draw: Callable[[], Figure | None]) -> None:
     """Write the figure of an answer to a file, if there is a path. A program may draw the figure later. Raises
     InputError if the answer has no figure."""
-    if (show := settings().show) is not None:
+    if (show := current_settings().show) is not None:
         show.draw = draw
     if path is None:
         return

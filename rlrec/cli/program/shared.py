@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import FORMATS, Show
-from rlrec.cli.text.text import Screen, clipped, printable
-from rlrec.cli.text.values import FILE, KEYS, NUMBER, Integer, hide, mask_secrets, passwords, recoded
+from rlrec.cli.text.text import Screen, cut_middle, escape_unprintable
+from rlrec.cli.text.values import FILE, KEYS, NUMBER, Integer, decode_word, hide_secrets, mask_secrets, passwords
 from rlrec.errors import InputError, suggest
 
 if TYPE_CHECKING:
@@ -58,39 +58,39 @@ class Settings:
     broken_config: InputError | None = None
 
 
-def settings() -> Settings:
+def current_settings() -> Settings:
     """Return the settings of the running command."""
     return click.get_current_context().find_object(Settings) or Settings()
 
 
-def safe(text: str, db: str) -> str:
+def safe_text(text: str, db: str) -> str:
     """Return `text` for stderr, on one line, without passwords, and without its middle if it is long."""
-    return printable(mask_secrets(clipped(hide(recoded(text), passwords(db)))))
+    return escape_unprintable(mask_secrets(cut_middle(hide_secrets(decode_word(text), passwords(db)))))
 
 
 def notice(text: str) -> None:
     """Write a line to stderr, wrapped on a terminal, unless --quiet is given. A stderr that cannot be written to does
     not stop the command."""
-    options = settings()
+    options = current_settings()
     if options.quiet:
         return
     options.clear_progress()
     if options.notify is not None:
         options.notify(text)
         return
-    screen, text = Screen.detect(sys.stderr), safe(text, options.db)
+    screen, text = Screen.detect(sys.stderr), safe_text(text, options.db)
     if screen.width is not None:
-        from rlrec.cli.output.tables import wrapped
+        from rlrec.cli.output.tables import wrap_lines
 
-        text = wrapped([text], screen).rstrip("\n")
+        text = wrap_lines([text], screen).rstrip("\n")
     with suppress(OSError):
         click.echo(text, err=True)
 
 
-def conclude(show: Show, *sentences: str) -> None:
+def print_sentences(show: Show, *sentences: str) -> None:
     """Print the result as sentences, one per line. They stand below a table on a terminal, else on stderr. Nothing is
     printed with --quiet, nor with json or csv."""
-    if show.format != "table" or settings().quiet:
+    if show.format != "table" or current_settings().quiet:
         return
     if show.screen.width is not None:
         show.add_lines(*sentences)
@@ -102,8 +102,10 @@ def conclude(show: Show, *sentences: str) -> None:
 def question_of_terminal() -> Callable[[str], bool] | None:
     """Return a function that asks a question on the terminal and tells whether the answer was yes, or None without a
     terminal."""
-    has_terminal = settings().notify is None and sys.stdin is not None and sys.stdin.isatty()
-    return (lambda question: click.confirm(safe(question, settings().db), err=True)) if has_terminal else None
+    has_terminal = current_settings().notify is None and sys.stdin is not None and sys.stdin.isatty()
+    return (
+        (lambda question: click.confirm(safe_text(question, current_settings().db), err=True)) if has_terminal else None
+    )
 
 
 def suggest_next(show: Show, command: str, effect: str) -> None:
@@ -112,7 +114,7 @@ def suggest_next(show: Show, command: str, effect: str) -> None:
         return
     from shlex import quote
 
-    options = settings()
+    options = current_settings()
     typed = options.db != Settings.db and "RLREC_DB" not in os.environ
     notice(f"next: `rlrec {f'--db {quote(options.db)} ' if typed else ''}{command}` {effect}")
 
@@ -206,11 +208,11 @@ class CommandGroup(click.Group):
             raise Misuse(f"no such command '{args[0]}'", hint=hint, ctx=ctx) from None
 
 
-def walk(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def walk_commands(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Yield a command and all its subcommands, each with the names by which it is called."""
     yield names, command
     for name, subcommand in getattr(command, "commands", {}).items():
-        yield from walk(subcommand, *names, name)
+        yield from walk_commands(subcommand, *names, name)
 
 
 input_option = click.option(  # for streams with an answer to each line: passes `source`, a path, `-` or None
@@ -221,11 +223,11 @@ input_option = click.option(  # for streams with an answer to each line: passes 
 # -- the store and the output --
 
 
-def stored(*lines: str) -> Decorator:
-    """Return a decorator that passes `store` to a command, open while it runs, and what `printed` passes.
+def takes_store(*lines: str) -> Decorator:
+    """Return a decorator that passes `store` to a command, open while it runs, and what `takes_output` passes.
 
     `lines` are examples at the end of its help."""
-    return lambda command: printed(*lines)(_with_store(command))
+    return lambda command: takes_output(*lines)(_with_store(command))
 
 
 def _with_store(command: Command, *, reads: bool = False, writes: bool = False) -> Command:
@@ -233,7 +235,7 @@ def _with_store(command: Command, *, reads: bool = False, writes: bool = False) 
     def run(*args: Any, **kwargs: Any) -> Any:
         from rlrec.app.opening import open_store
 
-        options, is_rehearsed = settings(), writes and kwargs.pop("dry_run")
+        options, is_rehearsed = current_settings(), writes and kwargs.pop("dry_run")
         if reads and options.read_db:
             options.db, options.primary = options.read_db, options.db
         options.context = click.get_current_context()
@@ -257,24 +259,24 @@ def _with_store(command: Command, *, reads: bool = False, writes: bool = False) 
     return dry_run_option(run) if writes else run
 
 
-def reading(*lines: str) -> Decorator:
-    """Return a decorator like that of `stored`, for a command that only reads. Its store is that of --read-db, if there
-    is one."""
-    return lambda command: printed(*lines)(_with_store(command, reads=True))
+def takes_read_store(*lines: str) -> Decorator:
+    """Return a decorator like that of `takes_store`, for a command that only reads. Its store is that of --read-db, if
+    any."""
+    return lambda command: takes_output(*lines)(_with_store(command, reads=True))
 
 
-def writing(*lines: str) -> Decorator:
-    """Return a decorator like that of `stored`, which also adds --dry-run. This option rolls back all that the command
+def takes_write_store(*lines: str) -> Decorator:
+    """Return a decorator like that of `takes_store`, which also adds --dry-run. This rolls back all that the command
     stores."""
-    return lambda command: printed(*lines)(_with_store(command, writes=True))
+    return lambda command: takes_output(*lines)(_with_store(command, writes=True))
 
 
-def drawing(command: Command) -> Command:
-    """Refuse a clock far ahead, for a command that logs decisions. Write this decorator below `stored`."""
+def refuses_future_clock(command: Command) -> Command:
+    """Refuse a clock far ahead, for a command that logs decisions. Write this decorator below `takes_store`."""
 
     @wraps(command)
     def run(*args: Any, store: Store, **kwargs: Any) -> Any:
-        if settings().now is not None and not (settings().allow_future or kwargs.get("dry_run")):
+        if current_settings().now is not None and not (current_settings().allow_future or kwargs.get("dry_run")):
             from rlrec.app.audit.integrity.clock import refuse_far_ahead
 
             refuse_far_ahead(store)
@@ -291,13 +293,13 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be
 @contextmanager
 def rehearsal(store: Store) -> Iterator[None]:
     """Open a transaction that is rolled back at its end, and say so on stderr."""
-    settings().dry_run = True
+    current_settings().dry_run = True
     with store.rehearsal():
         yield
     notice(NOTHING_STORED)
 
 
-def printed(*lines: str) -> Decorator:
+def takes_output(*lines: str) -> Decorator:
     """Return a decorator that adds --format and --json to a command, and passes `show` to the command.
 
     `lines` are examples at the end of its help."""
@@ -318,16 +320,16 @@ def _with_show(command: Command, examples: Sequence[str]) -> Command:
     )  # fmt: skip
     @wraps(command)
     def run(*args: Any, form: str, as_json: bool, **kwargs: Any) -> Any:
-        if settings().notify is not None:
-            return command(*args, show=settings().show, **kwargs)
+        if current_settings().notify is not None:
+            return command(*args, show=current_settings().show, **kwargs)
         typed = click.get_current_context().get_parameter_source("form") is click.core.ParameterSource.COMMANDLINE
         if as_json and form != "json" and typed:
             raise click.UsageError(f"--json and --format {form} contradict each other")
         form = "json" if as_json else "ndjson" if form == JSONL else form
-        if broken := settings().broken_config:
+        if broken := current_settings().broken_config:
             raise broken
-        settings().format = form
-        settings().show = show = Show(form, plain=settings().no_color, typed=typed)
+        current_settings().format = form
+        current_settings().show = show = Show(form, plain=current_settings().no_color, typed=typed)
         return command(*args, show=show, **kwargs)
 
     return run
@@ -362,7 +364,7 @@ def workers_options(command: Command) -> Command:
     return option_group(HOW_TO_RUN, *_WORKERS)(run)
 
 
-def by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:
+def mapping_by_name(pairs: Iterable[tuple[str, str]], label: str) -> dict[str, str]:
     """Return options K=V as a mapping. Raises InputError if a name occurs twice."""
     values: dict[str, str] = {}
     for name, value in pairs:

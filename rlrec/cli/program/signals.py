@@ -1,6 +1,6 @@
 """This module handles the signals that end a command. They unwind it like an error, so that it cleans up. A second
-signal ends the process at once. Within `waiting` the signals only end waits, for commands that finish their present
-work."""
+signal ends the process at once. Within `signals_end_waits` the signals only end waits, for commands that finish their
+present work."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Interrupted(KeyboardInterrupt):
         self.code = 128 + number
 
 
-def unwind(number: int, _: FrameType | None) -> None:
+def unwind_command(number: int, _: FrameType | None) -> None:
     """Handle a signal that ends the command by raising Interrupted. A second signal ends the process at once."""
     for other in END_SIGNALS:
-        if signal.getsignal(other) is unwind:
+        if signal.getsignal(other) is unwind_command:
             signal.signal(other, end_at_once)
     if logging := sys.modules.get("logging"):
         logging.disable()  # a connection pool would log the interrupted rollback with a traceback
@@ -46,7 +46,7 @@ def end_in_finalizer(unraisable: sys.UnraisableHookArgs) -> None:
     sys.__unraisablehook__(unraisable)
 
 
-class Waiting:
+class SignalWaits:
     """A Waiting object makes waits that a signal ends, while other work goes on. `number` is that of the signal."""
 
     def __init__(self, wakeup: int) -> None:
@@ -71,11 +71,11 @@ class Waiting:
 
 
 @contextmanager
-def waiting() -> Iterator[Waiting]:
+def signals_end_waits() -> Iterator[SignalWaits]:
     """Keep the signals that end a command from doing so within this context. They only end its waits."""
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)
-    waits = Waiting(receiver)
+    waits = SignalWaits(receiver)
     handled = [number for number in END_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, waits.note) for number in handled}
     wakeup = signal.set_wakeup_fd(sender)

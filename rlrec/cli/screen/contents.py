@@ -21,9 +21,9 @@ from rlrec.cli.commands.requests import decision as decisions
 from rlrec.cli.commands.requests import session as sessions
 from rlrec.cli.output.tables import cell, short_times
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import Store, safe
-from rlrec.cli.screen.grids import Address, Grid, link
-from rlrec.cli.text.text import View, printable, truncate
+from rlrec.cli.program.shared import Store, safe_text
+from rlrec.cli.screen.grids import Address, Grid, page_address
+from rlrec.cli.text.text import View, escape_unprintable, truncate
 from rlrec.errors import InputError, RlrecError, StoreBusy, quantity, suggest
 from rlrec.times import format_time
 
@@ -37,12 +37,12 @@ N_SESSIONS = 1_000  # newest sessions that are listed
 N_DIGITS = 18  # of the id of a decision or the number of a visit, at most
 HEADINGS = {"route": "Routes", "experiment": "Experiments"}  # of tables of the overview, by their first column
 # the page to which values of a column link; a header has the same meaning in all tables
-PLACES = {
+LINKED_PAGES = {
     "policy": "policy?name=", "experiment": "experiment?name=", "route": "route?name=", "session": "session?key=",
     "user": "user?key=", "decision": "decision?id=", "decision_id": "decision?id=", "arm": "arm?key=",
 }  # fmt: skip
-FINDING = ("severity", "check", "subject", "detail")  # columns of the page on health
-TIMELINE = (  # columns of a visit, with what was shown before what was known
+FINDING_COLUMNS = ("severity", "check", "subject", "detail")  # columns of the page on health
+TIMELINE_COLUMNS = (  # columns of a visit, with what was shown before what was known
     "step", "decision", "position", "arm", "propensity", "events", "reward", "return", "policy", "at", "context",
     "state",
 )  # fmt: skip
@@ -60,10 +60,10 @@ class Panel(NamedTuple):
     view: View
     heading: str = ""
     figures: Sequence[Figure] = ()
-    places: Mapping[str, str] = PLACES
+    places: Mapping[str, str] = LINKED_PAGES
 
 
-class Content(NamedTuple):
+class PageContent(NamedTuple):
     """This record holds the content of a page.
 
     `related` has links to other pages, `alerts` urgent messages, and `notices` those of the command. `report` has
@@ -78,7 +78,7 @@ class Content(NamedTuple):
     location: str = ""
 
 
-def overview(store: Store, args: Arguments) -> Content:
+def overview(store: Store, args: Arguments) -> PageContent:
     result = app.status.status(store)
     view = statuses.status_view(result)
     alerts = [statuses.finding_line(row) for row in result["warnings"] if row["severity"] != "info"]
@@ -91,64 +91,66 @@ def overview(store: Store, args: Arguments) -> Content:
         Panel(view._replace(title=(), notes=lines), "Policies"),
         *(Panel(table, HEADINGS[table.headers[0]]) for table in tables),
     ]
-    return Content("Overview", panels, alerts=[*map(short_times, alerts)])
+    return PageContent("Overview", panels, alerts=[*map(short_times, alerts)])
 
 
-def list_policies(store: Store, args: Arguments) -> Content:
-    return Content("Policies", [Panel(policy_view.policies_view(app.versions.list_versions(store)))])
+def list_policies(store: Store, args: Arguments) -> PageContent:
+    return PageContent("Policies", [Panel(policy_view.policies_view(app.versions.list_versions(store)))])
 
 
-def show_policy(store: Store, args: Arguments) -> Content:
+def show_policy(store: Store, args: Arguments) -> PageContent:
     result = app.policy_beliefs.show(store, args["name"])
     name, version = result["policy"], result["version"]
     view = policy_view.belief_view(result, all_arms=True, curve=True, terminal=False, ranked=True)
     training = app.figures.training(name, version, result["training"], live=version == result["live"])
     charts = [*filter(None, [training, app.figures.beliefs(result)])]
     history = policy_view.versions_view(app.versions.history(store, name))
-    places = {"version": f"{link(PLACES['policy'], name)}%40"}
-    return Content(f"Policy {name}@{version}", [Panel(view, "Belief", charts), Panel(history, "Versions", (), places)])
+    places = {"version": f"{page_address(LINKED_PAGES['policy'], name)}%40"}
+    return PageContent(
+        f"Policy {name}@{version}", [Panel(view, "Belief", charts), Panel(history, "Versions", (), places)]
+    )
 
 
-def list_experiments(store: Store, args: Arguments) -> Content:
+def list_experiments(store: Store, args: Arguments) -> PageContent:
     split = experiments.experiments_view(app.experiment.list_experiments(store))
     routed = View.select(app.route.list_routes(store), routes.ROUTE_COLUMNS)
-    return Content("Experiments and routes", [Panel(split, "Experiments"), Panel(routed, "Routes and ramps")])
+    return PageContent("Experiments and routes", [Panel(split, "Experiments"), Panel(routed, "Routes and ramps")])
 
 
-def show_experiment(store: Store, args: Arguments) -> Content:
+def show_experiment(store: Store, args: Arguments) -> PageContent:
     result = app.compare.show(store, args["name"])
     view = experiments.comparison_view(result, experiments.DEFAULT_LEVEL, details=True)
-    route = [("route", link(PLACES["route"], result["route"]))] if "route" in result else []
-    policies = [(row["policy"], link(PLACES["policy"], row["policy"])) for row in result["variants"]]
+    route = [("route", page_address(LINKED_PAGES["route"], result["route"]))] if "route" in result else []
+    policies = [(row["policy"], page_address(LINKED_PAGES["policy"], row["policy"])) for row in result["variants"]]
     chart = app.figures.comparison(result)
-    return Content(
+    return PageContent(
         f"Experiment {args['name']}", [Panel(view, "Variants", [chart] if chart else [])], [*route, *policies]
     )
 
 
-def show_route(store: Store, args: Arguments) -> Content:
+def show_route(store: Store, args: Arguments) -> PageContent:
     result = app.route.show(store, args["name"])
     names = [("policy", result["policy"]), ("experiment", result["experiment"]), ("experiment", result.get("holdout"))]
-    related = [(f"{noun} {name}", link(PLACES[noun], name)) for noun, name in names if name]
-    return Content(f"Route {args['name']}", [Panel(routes.route_view(result))], related)
+    related = [(f"{noun} {name}", page_address(LINKED_PAGES[noun], name)) for noun, name in names if name]
+    return PageContent(f"Route {args['name']}", [Panel(routes.route_view(result))], related)
 
 
-def effects(store: Store, args: Arguments) -> Content:
+def effects(store: Store, args: Arguments) -> PageContent:
     log = app.report.newest_filter(store)
     result = app.effects.effects(store, app.effects.Request(log=log))
     view = effect_views.effects_view(result)
     lead = [] if log is None else [f"from the newest {app.report.JUDGED:,} decisions: `rlrec effects --log {log}`"]
-    return Content(
+    return PageContent(
         "Effects", [Panel(view._replace(title=[*lead, *view.title]), "By arm", [app.figures.effects(result)])]
     )
 
 
-def list_arms(store: Store, args: Arguments) -> Content:
+def list_arms(store: Store, args: Arguments) -> PageContent:
     arms = [arm | {"added": arm["added_at"]} for arm in app.arm.list_arms(store)]
-    return Content("Arms", [Panel(View.select(arms, ("arm", "status", "features", "added")))])
+    return PageContent("Arms", [Panel(View.select(arms, ("arm", "status", "features", "added")))])
 
 
-def show_arm(store: Store, args: Arguments) -> Content:
+def show_arm(store: Store, args: Arguments) -> PageContent:
     key, rows, notes = args["key"], list[dict[str, Any]](), list[str]()
     arm = next((arm for arm in app.arm.list_arms(store) if arm["arm"] == key), None)
     if arm is None:
@@ -172,42 +174,45 @@ def show_arm(store: Store, args: Arguments) -> Content:
     source = f"{number} of the newest {app.decision.N_NEWEST:,} decisions"
     shown = View.select(slots, app.decision.SHOWN, title=[source])
     panels = [Panel(view, "What live versions believe about it"), Panel(shown, "Newest decisions that showed it")]
-    return Content(f"Arm {key}", [Panel(View((), (), title)), *panels])
+    return PageContent(f"Arm {key}", [Panel(View((), (), title)), *panels])
 
 
-def list_sessions(store: Store, args: Arguments) -> Content:
+def list_sessions(store: Store, args: Arguments) -> PageContent:
     rows = app.session.list_sessions(store, limit=N_SESSIONS)
-    return Content("Sessions", [Panel(View.select(rows, sessions.SESSION_COLUMNS))])
+    return PageContent("Sessions", [Panel(View.select(rows, sessions.SESSION_COLUMNS))])
 
 
-def show_user(store: Store, args: Arguments) -> Content:
+def show_user(store: Store, args: Arguments) -> PageContent:
     person = app.user.show(store, args["key"])
     rows = app.session.list_sessions(store, limit=None, user=args["key"])
     keys = [f"also known as {', '.join(person['keys'][1:])}"] if len(person["keys"]) > 1 else []
-    return Content(
+    return PageContent(
         f"User {person['user']}", [Panel(View.select(rows, sessions.SESSION_COLUMNS, title=keys), "Sessions")]
     )
 
 
-def show_session(store: Store, args: Arguments) -> Content:
+def show_session(store: Store, args: Arguments) -> PageContent:
     number = _read_number("visit", args["visit"]) if args.get("visit") else None
     visit = app.session.show(store, app.session.Request(key=args["key"], visit=number))
     neighbours = [("the visit before", visit["visit"] - 1), ("the next visit", visit["visit"] + 1)]
-    address = link(PLACES["session"], args["key"])
+    address = page_address(LINKED_PAGES["session"], args["key"])
     related = [(text, f"{address}&visit={number}") for text, number in neighbours if 1 <= number <= visit["visits"]]
-    related += [(f"user {visit['user']}", link(PLACES["user"], visit["user"]))] if visit["user"] else []
+    related += [(f"user {visit['user']}", page_address(LINKED_PAGES["user"], visit["user"]))] if visit["user"] else []
     timeline = sessions.timeline_view(visit)
-    order = [timeline.headers.index(name) for name in TIMELINE]
+    order = [timeline.headers.index(name) for name in TIMELINE_COLUMNS]
     rows = [[row[column] for column in order] for row in timeline.rows]
-    return Content(f"Session {args['key']}", [Panel(timeline._replace(headers=TIMELINE, rows=rows))], related)
+    return PageContent(
+        f"Session {args['key']}", [Panel(timeline._replace(headers=TIMELINE_COLUMNS, rows=rows))], related
+    )
 
 
-def show_decision(store: Store, args: Arguments) -> Content:
+def show_decision(store: Store, args: Arguments) -> PageContent:
     number = _read_number("decision", args["id"])
     result = app.decision.show(store, number)
     nouns = ("session", "user", "route", "experiment", "policy")
-    related = [(f"{noun} {result[noun]}", link(PLACES[noun], result[noun])) for noun in nouns if result.get(noun)]  # type: ignore[literal-required]
-    return Content(f"Decision {number}", [Panel(decisions.decision_view(result))], related)
+    keys = ((noun, result.get(noun)) for noun in nouns)
+    related = [(f"{noun} {key}", page_address(LINKED_PAGES[noun], key)) for noun, key in keys if key]
+    return PageContent(f"Decision {number}", [Panel(decisions.decision_view(result))], related)
 
 
 def _read_number(noun: str, text: str) -> int:
@@ -217,31 +222,31 @@ def _read_number(noun: str, text: str) -> int:
     return int(text)
 
 
-def health(store: Store, args: Arguments) -> Content:
+def health(store: Store, args: Arguments) -> PageContent:
     state, findings = app.status.status(store), app.report.quick_findings(store)
     rows = [*state["warnings"], *map(vars, findings)]
-    distinct = [*{tuple(row[name] for name in FINDING): row for row in rows}.values()]
+    distinct = [*{tuple(row[name] for name in FINDING_COLUMNS): row for row in rows}.values()]
     title = [f"last doctor: {statuses.doctor_text(state['doctor'])}; `rlrec doctor` audits everything"]
     quick = "here: quick checks of the clock, what waits, and the newest decisions"
     result = f"{quick}: {quantity(len(distinct), 'finding') if distinct else 'no finding'}"
     further = "not here: the report also checks the log as far as its estimates rest on it, and may find more"
-    view = View.select(distinct, FINDING if distinct else (), title=[*title, result, further])
-    return Content("Health", [Panel(view)], [("report", "report")])
+    view = View.select(distinct, FINDING_COLUMNS if distinct else (), title=[*title, result, further])
+    return PageContent("Health", [Panel(view)], [("report", "report")])
 
 
-def report(store: Store, args: Arguments) -> Content:
+def report(store: Store, args: Arguments) -> PageContent:
     from rlrec.report.html import contents
 
     answer = app.report.report(store, app.report.Request())
-    return Content("Report", report=contents(answer))
+    return PageContent("Report", report=contents(answer))
 
 
-def find(store: Store, args: Arguments) -> Content:
+def find(store: Store, args: Arguments) -> PageContent:
     """List links to the pages on everything with this key, name or number. If there is only one such page, redirect to
     it."""
     words = args.get("q", "").strip()
     if not words:
-        return Content("Find")
+        return PageContent("Find")
     names = {
         "policy": [row["policy"] for row in app.versions.list_versions(store)],
         "experiment": [row["experiment"] for row in app.experiment.list_experiments(store)],
@@ -254,35 +259,39 @@ def find(store: Store, args: Arguments) -> Content:
         with suppress(InputError):
             show(store, {"key": words, "id": words})
             hits.append(noun)
-    related = [(f"{noun} {words}", link(PLACES[noun], words)) for noun in hits]
+    related = [(f"{noun} {words}", page_address(LINKED_PAGES[noun], words)) for noun in hits]
     if len(hits) == 1:
-        return Content("", location=related[0][1])
+        return PageContent("", location=related[0][1])
     lines = [] if hits else [f"no user, session, arm, decision, policy, experiment or route is called {words!r}"]
     suggestion = suggest(words, [name for stored in names.values() for name in stored])
-    return Content("Find", [Panel(View((), (), [*lines, *([suggestion] if suggestion and lines else [])]))], related)
+    return PageContent(
+        "Find", [Panel(View((), (), [*lines, *([suggestion] if suggestion and lines else [])]))], related
+    )
 
 
-PAGES: Mapping[str, Callable[[Store, Arguments], Content]] = {
+PAGES: Mapping[str, Callable[[Store, Arguments], PageContent]] = {
     "": overview, "policies": list_policies, "policy": show_policy, "experiments": list_experiments,
     "experiment": show_experiment, "route": show_route, "effects": effects, "arms": list_arms, "arm": show_arm,
     "sessions": list_sessions, "session": show_session, "user": show_user, "decision": show_decision,
     "health": health, "report": report, "find": find,
 }  # fmt: skip
-SLOW = {"policy", "experiment", "effects", "arm", "health", "report"}  # pages that read much of the log
-NAMED = ("name", "key", "id", "visit", "q")  # arguments that identify what a page is about
+SLOW_PAGES = {"policy", "experiment", "effects", "arm", "health", "report"}  # pages that read much of the log
+IDENTIFYING_ARGUMENTS = ("name", "key", "id", "visit", "q")  # arguments that identify what a page is about
 
 
 Value = TypeVar("Value")
 N_LINES = 50  # above or below a table
 REFRESH = {"": "off", "10": "10 s", "60": "60 s"}  # seconds between refreshes of a page, and their labels
 RETRY_S = 5  # between refreshes of a page that the store could not provide
-SHARE = 40  # an answer is kept for this many times the time it took, so that pages take a fortieth of a processor
-FRESH_S = 5.0  # at least
+CACHE_FACTOR = (
+    40  # an answer is kept for this many times the time it took, so that pages take a fortieth of a processor
+)
+MIN_FRESH_S = 5.0  # at least
 CACHE_BYTES = 16_000_000  # of the caches of a process
 OBJECT_BYTES = 4  # of memory per character of a content's repr, about
 
 
-class Unready(RlrecError):
+class StoreUnready(RlrecError):
     """An Unready error says that the store is missing, out of date or unreachable, so that no page can be made."""
 
 
@@ -318,7 +327,7 @@ class WebPage(NamedTuple):
     refresh: str = ""
 
 
-class Options(NamedTuple):
+class StoreOptions(NamedTuple):
     """This record names the store of the command, and says how to open it."""
 
     db: str
@@ -333,7 +342,7 @@ class _CachedContent(NamedTuple):
 
     `at` is the time when the store was read. `until` is the time when the answer expires, by the process's clock."""
 
-    content: Content
+    content: PageContent
     at: str
     took_s: float
     until: float
@@ -343,7 +352,7 @@ class _CachedContent(NamedTuple):
         return max(0.0, self.until - time.monotonic())
 
 
-def arguments(query: str) -> dict[str, str]:
+def parse_arguments(query: str) -> dict[str, str]:
     """Return the arguments of an address, without a refresh interval that pages do not offer."""
     pairs = dict(parse_qsl(query))
     if pairs.get("refresh") not in REFRESH:
@@ -354,14 +363,17 @@ def arguments(query: str) -> dict[str, str]:
 class PageMaker:
     """A PageMaker makes pages. It caches answers, so that one that took long can be sorted at once."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: StoreOptions) -> None:
         self.options = options
         self._answers = BoundedCache[_CachedContent]()
 
     def make(self, path: str, query: str) -> WebPage:
         """Make the page of an address. An error becomes a page, too."""
-        address = Address(path, arguments(query))
-        named, began = {name: address.args[name] for name in NAMED if name in address.args}, time.monotonic()
+        address = Address(path, parse_arguments(query))
+        named, began = (
+            {name: address.args[name] for name in IDENTIFYING_ARGUMENTS if name in address.args},
+            time.monotonic(),
+        )
         try:
             answer = self._answer(path, named)
             if answer.content.location:
@@ -387,10 +399,10 @@ class PageMaker:
                 with store.read() as unit:
                     at = format_time(unit.now)
             except RlrecError as error:
-                raise Unready(error.message, hint=error.hint) from error
+                raise StoreUnready(error.message, hint=error.hint) from error
             content = PAGES[path](store, defaultdict(str, named))
         took_s = time.monotonic() - began
-        until = began + took_s + max(FRESH_S, SHARE * took_s)
+        until = began + took_s + max(MIN_FRESH_S, CACHE_FACTOR * took_s)
         answer = _CachedContent(content._replace(notices=notices), at, took_s, until)
         self._answers.put(key, answer, OBJECT_BYTES * len(repr(content)))
         return answer
@@ -400,17 +412,19 @@ class PageMaker:
         if not isinstance(error, RlrecError):
             error = RlrecError(f"unexpected {type(error).__name__}: {error}", hint="`rlrec doctor` looks closer")
             status = 500
-        lines = [safe(text, self.options.db) for text in (error.message, error.hint) if text]
+        lines = [safe_text(text, self.options.db) for text in (error.message, error.hint) if text]
         refresh = address.args.get("refresh", "")
-        if isinstance(error, Unready | StoreBusy):
+        if isinstance(error, StoreUnready | StoreBusy):
             status, refresh = 503, str(RETRY_S)
             lines.append(f"This page comes again by itself every {RETRY_S} seconds.")
-        content = Content("The store cannot be shown" if status == 503 else "Nothing to show", alerts=lines)
-        return WebPage(status, self._render(content, address), "", 0.0 if status == 503 else SHARE * took_s, refresh)
+        content = PageContent("The store cannot be shown" if status == 503 else "Nothing to show", alerts=lines)
+        return WebPage(
+            status, self._render(content, address), "", 0.0 if status == 503 else CACHE_FACTOR * took_s, refresh
+        )
 
-    def _render(self, content: Content, address: Address, answer: _CachedContent | None = None) -> bytes:
+    def _render(self, content: PageContent, address: Address, answer: _CachedContent | None = None) -> bytes:
         """Return the HTML of a page."""
-        parts = [[*_parts(panel, f"t{number}", address)] for number, panel in enumerate(content.panels)]
+        parts = [[*_panel_parts(panel, f"t{number}", address)] for number, panel in enumerate(content.panels)]
         return app.html.render(
             "screen.html", title=content.title, content=content, parts=parts, address=address, made=answer,
             menu=MENU, refreshes=REFRESH, store=self.options.address, zone=self.options.zone or "UTC",
@@ -418,7 +432,7 @@ class PageMaker:
         ).encode()  # fmt: skip
 
 
-def _parts(panel: Panel, key: str, address: Address) -> Iterator[list[str] | Table]:
+def _panel_parts(panel: Panel, key: str, address: Address) -> Iterator[list[str] | Table]:
     """Yield the lines and tables of a panel, from top to bottom."""
     view = panel.view
     grid, numbers = [view._replace(title=(), notes=())] if view.headers else [], count()
@@ -427,6 +441,6 @@ def _parts(panel: Panel, key: str, address: Address) -> Iterator[list[str] | Tab
             for item in items:
                 yield Grid(cast(View, item), f"{key}-{next(numbers)}", address, panel.places).table()
         else:
-            lines = [printable(short_times(cast(str, line))) for line in items if line]
+            lines = [escape_unprintable(short_times(cast(str, line))) for line in items if line]
             left_out = [f"and {len(lines) - N_LINES:,} more lines"] if len(lines) > N_LINES else []
             yield [*lines[:N_LINES], *left_out]

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 N_ROWS = 100  # rows of a table on one page
 N_VALUES = range(2, 9)  # distinct values of a column that can be filtered by
-FILTERED = ("status", "kind", "live", "policy", "experiment", "unit", "severity", "check", "reward")
-NO_ARM = "(page)"  # in the column of arms, for a row about the whole slate
+FILTER_COLUMNS = ("status", "kind", "live", "policy", "experiment", "unit", "severity", "check", "reward")
+PAGE_ROW = "(page)"  # in the column of arms, for a row about the whole slate
 
 
-def link(prefix: str, value: object) -> str:
+def page_address(prefix: str, value: object) -> str:
     """Return the relative address of a page.
 
     `prefix` stands for its kind, such as `policy?name=`."""
@@ -64,7 +64,7 @@ class Grid:
         filters = self._filters() if self.rows and not self.is_grouped else []
         rows = self._sorted([row for row in self.rows if not self.only or self._has(row)])
         shown = rows[self.first : self.first + N_ROWS]
-        table = app.html.table(self.headers, shown, _text)
+        table = app.html.table(self.headers, shown, _cell_text)
         turns = self._turns(len(rows))
         return table._replace(
             headers=[*map(self._header, table.headers)], key=self.key, filters=filters, page_links=turns,
@@ -88,7 +88,7 @@ class Grid:
     def _filters(self) -> list[Cell]:
         """Return a link for each value to filter by. The link of the chosen value removes the filter."""
         columns = zip(self.headers, zip(*self.rows, strict=True), strict=True)
-        filtered = ((name, sorted({*map(cell, values)})) for name, values in columns if name in FILTERED)
+        filtered = ((name, sorted({*map(cell, values)})) for name, values in columns if name in FILTER_COLUMNS)
         pairs = [
             f"{name}:{value}"
             for name, values in filtered
@@ -110,7 +110,7 @@ class Grid:
             return rows
         column = self.headers.index(name)
         present = [row for row in rows if row[column] is not None]
-        present.sort(key=lambda row: _order(row[column]), reverse=self.sort.startswith("-"))
+        present.sort(key=lambda row: _sort_key(row[column]), reverse=self.sort.startswith("-"))
         return [*present, *(row for row in rows if row[column] is None)]
 
     def _header(self, header: Cell) -> Cell:
@@ -125,9 +125,9 @@ class Grid:
         """Return a cell, with a link if its column links to pages."""
         if value is None:
             return shown._replace(text="") if self.is_grouped else shown
-        if header not in self.places or value == NO_ARM:
+        if header not in self.places or value == PAGE_ROW:
             return shown
-        return shown._replace(href=self.address.follow(link(self.places[header], value)))
+        return shown._replace(href=self.address.follow(page_address(self.places[header], value)))
 
     def _turns(self, n_rows: int) -> list[Cell]:
         """Return links to the rows before and after those shown."""
@@ -139,11 +139,11 @@ class Grid:
         ]
 
 
-def _order(value: Any) -> tuple[bool, float, str]:
+def _sort_key(value: Any) -> tuple[bool, float, str]:
     """Return a sort key by which numbers in order of size come before texts in alphabetical order."""
     return (False, value, "") if is_number(value) else (True, 0.0, cell(value).casefold())
 
 
-def _text(value: Any) -> str:
+def _cell_text(value: Any) -> str:
     """Return a value as tables on a terminal show it."""
     return short_times(cell(value))

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from rlrec.cli.text.text import LARGEST, truncate, unstorable
+from rlrec.cli.text.text import MAX_INTEGER, truncate, unstorable
 from rlrec.errors import InputError
 
 LIMIT = 10_000_000
@@ -31,13 +31,13 @@ def parsed(raw: bytes, *, line: int | None = None) -> Any:
     try:
         text = raw.decode()
         return json.loads(
-            text, parse_int=_integer, parse_float=_float, object_pairs_hook=_pairs,
+            text, parse_int=_parse_integer, parse_float=_parse_float, object_pairs_hook=_object_of_pairs,
             parse_constant=lambda word: RefusedToken(word, "is not a number in JSON"),
         )  # fmt: skip
     except UnicodeDecodeError as bad:
-        raise not_utf8(raw, bad, line=line) from None
+        raise utf8_error(raw, bad, line=line) from None
     except json.JSONDecodeError as bad:
-        raise _malformed(text, bad, line) from None
+        raise _malformed_error(text, bad, line) from None
     except RecursionError:
         raise InputError(f"nested more than {DEPTH} deep", line=line) from None
 
@@ -55,7 +55,7 @@ class Object(dict[str, Any]):
     twice: str | None = None
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> Object:
+def _object_of_pairs(pairs: list[tuple[str, Any]]) -> Object:
     result = Object(pairs)
     if len(result) != len(pairs):
         counts = Counter(key for key, _ in pairs)
@@ -63,13 +63,13 @@ def _pairs(pairs: list[tuple[str, Any]]) -> Object:
     return result
 
 
-def _integer(text: str) -> int | RefusedToken:
-    if len(text) <= 20 and -LARGEST - 1 <= int(text) <= LARGEST:
+def _parse_integer(text: str) -> int | RefusedToken:
+    if len(text) <= 20 and -MAX_INTEGER - 1 <= int(text) <= MAX_INTEGER:
         return int(text)
     return RefusedToken(text, "does not fit into 64 bits")
 
 
-def _float(text: str) -> float | RefusedToken:
+def _parse_float(text: str) -> float | RefusedToken:
     value = float(text)
     return value if abs(value) <= sys.float_info.max else RefusedToken(text, "is beyond the range of a double")
 
@@ -99,13 +99,13 @@ def join_path(path: str, key: str) -> str:
     return f"{path}.{truncate(key, 80)}" if path else truncate(key, 80)
 
 
-def not_utf8(raw: bytes, bad: UnicodeDecodeError, *, line: int | None = None) -> InputError:
+def utf8_error(raw: bytes, bad: UnicodeDecodeError, *, line: int | None = None) -> InputError:
     """Return the error for bytes that are not UTF-8."""
     message = f"not UTF-8: byte 0x{raw[bad.start]:02x} at column {bad.start + 1}"
-    return InputError(message, hint=_encoding(raw), line=line)
+    return InputError(message, hint=_encoding_hint(raw), line=line)
 
 
-def _encoding(raw: bytes) -> str:
+def _encoding_hint(raw: bytes) -> str:
     if raw.startswith(b"\x1f\x8b"):
         return "it is gzip: zcat FILE | rlrec ... -"
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -113,7 +113,7 @@ def _encoding(raw: bytes) -> str:
     return "write it as UTF-8, for example: iconv -f LATIN1 -t UTF-8"
 
 
-def _malformed(text: str, bad: json.JSONDecodeError, line: int | None) -> InputError:
+def _malformed_error(text: str, bad: json.JSONDecodeError, line: int | None) -> InputError:
     complaint = (bad.msg[0].lower() + bad.msg[1:]).removesuffix(" at")
     if not text.strip():
         return InputError("expected a JSON value, got nothing", line=line)

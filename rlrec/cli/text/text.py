@@ -8,20 +8,20 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TextIO
 
-LARGEST = 2**63 - 1  # whole number that a database accepts
+MAX_INTEGER = 2**63 - 1  # whole number that a database accepts
 
 
 def truncate(text: str, limit: int = 60) -> str:
     """Return `text` as one printable line, cut to `limit` characters before control characters are escaped."""
-    return printable(text if len(text) <= limit else text[: limit - 1] + "…")
+    return escape_unprintable(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
-def clipped(text: str, limit: int = 2_000) -> str:
+def cut_middle(text: str, limit: int = 2_000) -> str:
     """Return `text`, without its middle if it is longer than `limit`."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Return `text` with escapes for all characters that move a cursor or break a line."""
     if text.isprintable():
         return text

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlrec.cli.text.text import LARGEST, truncate, unstorable
+from rlrec.cli.text.text import MAX_INTEGER, truncate, unstorable
 from rlrec.errors import InputError
 from rlrec.times import duration, find_zone, parse_local
 from rlrec.times import parse as parse_time
@@ -31,8 +31,8 @@ KEY_LENGTH = 200
 NUMBER_FORM = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 NAME_FORM = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 
-USERINFO = r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://[^\s/?#:@]*:)\S*@"
-PASSWORD = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)"
+USERINFO_PATTERN = r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://[^\s/?#:@]*:)\S*@"
+PASSWORD_PATTERN = r"(?i)((?:^|(?<=[?&;\s\"'(]))(?:ssl)?pass(?:word|wd|phrase)?\s?=\s?)('(?:[^'\\]|\\.)*'|[^\s&;\"']*)"
 
 
 def key_problem(text: str) -> str | None:
@@ -44,7 +44,7 @@ def key_problem(text: str) -> str | None:
     return None
 
 
-def recoded(text: str) -> str:
+def decode_word(text: str) -> str:
     """Return a word of the command line as UTF-8, even if Python decoded it by another locale."""
     try:
         return text.encode("utf-8", "surrogateescape").decode()
@@ -52,7 +52,7 @@ def recoded(text: str) -> str:
         return text
 
 
-def hide(text: str, secrets: Sequence[str]) -> str:
+def hide_secrets(text: str, secrets: Sequence[str]) -> str:
     """Return `text` with `***` in place of each of `secrets`."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -61,8 +61,8 @@ def hide(text: str, secrets: Sequence[str]) -> str:
 
 def mask_secrets(text: str, secrets: Sequence[str] = ()) -> str:
     """Return `text` with `***` in place of every password in a URL or a connection string, and of each of `secrets`."""
-    text = hide(text, secrets)
-    return re.sub(PASSWORD, r"\1***", re.sub(USERINFO, r"\1***@", text))
+    text = hide_secrets(text, secrets)
+    return re.sub(PASSWORD_PATTERN, r"\1***", re.sub(USERINFO_PATTERN, r"\1***@", text))
 
 
 def passwords(url: str) -> list[str]:
@@ -71,7 +71,7 @@ def passwords(url: str) -> list[str]:
 
     userinfo = re.match(r"[^:/]+://[^:@/]*:(.*)@", url, re.DOTALL)
     secrets = [userinfo[1]] if userinfo else []
-    secrets += [match[2].strip("'") for match in re.finditer(PASSWORD, url)]
+    secrets += [match[2].strip("'") for match in re.finditer(PASSWORD_PATTERN, url)]
     return [form for word in secrets for form in {word, unquote(word)} if len(form) > 2]
 
 
@@ -83,7 +83,7 @@ def parse_duration(text: str) -> int:
     micros = duration(text)
     if micros is None:
         raise InputError(f"'{truncate(text)}' is not a duration", hint="write 90s, 30m, 1h30m or 7d")
-    if micros > LARGEST // 1024:
+    if micros > MAX_INTEGER // 1024:
         raise InputError(f"'{truncate(text)}' is too long a duration")
     return micros
 
@@ -207,7 +207,7 @@ def parse_named_table(text: str) -> tuple[str, str]:
     return text.rpartition("/")[2].partition(".")[0], text
 
 
-class Refused(click.BadParameter):
+class RefusedValue(click.BadParameter):
     """A Refused error says that an option does not accept a value, and carries a hint."""
 
     def __init__(self, message: str, *, hint: str | None, **context: Any) -> None:
@@ -215,7 +215,7 @@ class Refused(click.BadParameter):
         self.hint = hint
 
 
-class Parsed(AnyType):
+class ParsedType(AnyType):
     """This click type parses a value with one of the functions above."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
@@ -226,13 +226,13 @@ class Parsed(AnyType):
         if not isinstance(value, str):
             return value
         try:
-            return self.parse(recoded(value))
+            return self.parse(decode_word(value))
         except InputError as error:
             prefix = f"{error.field}: " if error.field else ""
-            raise Refused(prefix + error.message, hint=error.hint, param=param, ctx=ctx) from None
+            raise RefusedValue(prefix + error.message, hint=error.hint, param=param, ctx=ctx) from None
 
 
-class FirstWord(Parsed):
+class DecisionOrEvent(ParsedType):
     """This click type takes the id of a decision. If the command has a user, which is parsed first, it also takes the
     name of an event."""
 
@@ -241,7 +241,7 @@ class FirstWord(Parsed):
         return value if has_user and not str(value).isdecimal() else super().convert(value, param, ctx)
 
 
-class Registered(AnyChoice):
+class RegisteredName(AnyChoice):
     """This click type takes the names in a registry (module:attribute), which is loaded when the names are needed."""
 
     def __init__(self, registry: str) -> None:
@@ -259,34 +259,34 @@ class Integer(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str):
             parse = partial(parse_integer, least_bits=(self.max or 0).bit_length() + 1)
-            value = Parsed(self.name, parse).convert(value.strip(), param, ctx)
+            value = ParsedType(self.name, parse).convert(value.strip(), param, ctx)
         return super().convert(value, param, ctx)
 
 
 def parse_decision(text: str) -> int:
     """Parse the id of a decision, written as it was printed, without a sign or a leading zero."""
-    if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= LARGEST:
+    if re.fullmatch(r"[1-9][0-9]{0,18}", text) and int(text) <= MAX_INTEGER:
         return int(text)
     hint = "it is the number that recommend answered: rlrec feedback 17 click"
     raise InputError(f"'{truncate(text)}' is not a decision id", hint=hint)
 
 
-DECISION = Parsed("decision id", parse_decision)
-FIRST_WORD = FirstWord("decision id", parse_decision)
-TIME = Parsed("time", parse_local)
-ZONE = Parsed("zone", find_zone)
-CLOCK = Parsed("time", parse_clock)
-DURATION = Parsed("duration", parse_duration)
-NUMBER = Parsed("number", parse_number)
-PERCENT = Parsed("share", parse_percent)
-NAME = Parsed("name", parse_name)
-KEY = Parsed("key", parse_key)
-KEYS = Parsed("keys", parse_keys)
-LIST = Parsed("a,b", str)
-OBJECT = Parsed("json|@file", parse_object)
-CANDIDATES = Parsed("candidates", parse_candidates)
-JSON_FILE = Parsed("file", parse_file)
-PAIR = Parsed("name=value", parse_pair)
+DECISION = ParsedType("decision id", parse_decision)
+FIRST_WORD = DecisionOrEvent("decision id", parse_decision)
+TIME = ParsedType("time", parse_local)
+ZONE = ParsedType("zone", find_zone)
+CLOCK = ParsedType("time", parse_clock)
+DURATION = ParsedType("duration", parse_duration)
+NUMBER = ParsedType("number", parse_number)
+PERCENT = ParsedType("share", parse_percent)
+NAME = ParsedType("name", parse_name)
+KEY = ParsedType("key", parse_key)
+KEYS = ParsedType("keys", parse_keys)
+LIST = ParsedType("a,b", str)
+OBJECT = ParsedType("json|@file", parse_object)
+CANDIDATES = ParsedType("candidates", parse_candidates)
+JSON_FILE = ParsedType("file", parse_file)
+PAIR = ParsedType("name=value", parse_pair)
 FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
-TABLE = Parsed("table", str)
-NAMED_TABLE = Parsed("table", parse_named_table)
+TABLE = ParsedType("table", str)
+NAMED_TABLE = ParsedType("table", parse_named_table)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from rlrec.api import Recommender
-from rlrec.cli.doors.frames import record, records
+from rlrec.cli.doors.frames import to_records, to_result
 from tests.cli.doors.test_calls import store, store_file
 
 __all__ = ["store", "store_file"]
@@ -20,7 +20,7 @@ ROWS = [
 
 
 def test_keys_are_attributes_at_every_depth() -> None:
-    answer = record({"list": [{"n": 1}, {"n": 2}], "inner": {"deep": {"x": 0.5}}, "plain": [1, "a"]})
+    answer = to_result({"list": [{"n": 1}, {"n": 2}], "inner": {"deep": {"x": 0.5}}, "plain": [1, "a"]})
     assert (answer.list[1].n, answer.inner.deep.x, answer.plain) == (2, 0.5, [1, "a"])
     with pytest.raises(AttributeError, match="it has list, inner, plain"):
         answer.other  # noqa: B018
@@ -29,7 +29,7 @@ def test_keys_are_attributes_at_every_depth() -> None:
 
 def test_a_table_of_arrow_has_a_row_for_each_record() -> None:
     pa = pytest.importorskip("pyarrow")
-    table = records(ROWS).to_arrow()
+    table = to_records(ROWS).to_arrow()
     assert table.select(["name", "value", "tags"]).to_pylist() == [
         {"name": "a", "value": 1, "tags": ["x"]},
         {"name": "b", "value": 0.5, "tags": []},
@@ -41,14 +41,14 @@ def test_a_table_of_arrow_has_a_row_for_each_record() -> None:
 
 def test_a_frame_of_pandas_has_a_row_for_each_record() -> None:
     pytest.importorskip("pandas")
-    frame = records(ROWS).to_pandas()
+    frame = to_records(ROWS).to_pandas()
     assert frame["params"].tolist() == [row["params"] for row in ROWS]
     assert frame.columns.tolist() == [*ROWS[0]]
 
 
 def test_a_frame_of_polars_has_a_row_for_each_record() -> None:
     pytest.importorskip("polars", reason="Polars is not installed")
-    assert records(ROWS).to_polars()["name"].to_list() == ["a", "b"]
+    assert to_records(ROWS).to_polars()["name"].to_list() == ["a", "b"]
 
 
 def test_a_record_becomes_the_rows_of_its_csv(store: Recommender) -> None:
@@ -92,4 +92,4 @@ def test_slots_and_events_of_the_log_are_tables(store: Recommender) -> None:
 def test_a_missing_library_is_named(name: str, convert: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf"this needs {name}: pip install 'rlrec\[{extra}\]'"):
-        getattr(records(ROWS), convert)()
+        getattr(to_records(ROWS), convert)()

@@ -23,8 +23,8 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from rlrec.cli.doors import page_server
-from rlrec.cli.doors.page_server import OLDEST_S, PageServer, _CachedPage
-from rlrec.cli.screen.contents import CACHE_BYTES, FRESH_S, PAGES, BoundedCache, Options, PageMaker, WebPage
+from rlrec.cli.doors.page_server import MAX_AGE_S, PageServer, _CachedPage
+from rlrec.cli.screen.contents import CACHE_BYTES, MIN_FRESH_S, PAGES, BoundedCache, PageMaker, StoreOptions, WebPage
 from tests.cli.doors.test_serve import served
 from tests.conftest import ON_BOTH, Run, filled, runner, store_after
 
@@ -60,7 +60,7 @@ shop = store_after(stocked)
 
 def page_of(db: str, path: str, **args: str) -> WebPage:
     query = "&".join(f"{name}={quote(value)}" for name, value in args.items())
-    return PageMaker(Options(db, db)).make(path, query)
+    return PageMaker(StoreOptions(db, db)).make(path, query)
 
 
 def text_of(page: WebPage) -> str:
@@ -109,7 +109,7 @@ def test_effects_and_the_report_are_those_of_the_commands(imported_effects: tupl
     for arm in shown:
         figures = [f"{arm[name]:.4g}" for name in ("long_run", "lower", "upper", "shrunk")]
         assert [figure for figure in (arm["arm"], *figures) if figure not in page.split()] == []
-    report = PageMaker(Options(db, db)).make("report", "").body.decode()
+    report = PageMaker(StoreOptions(db, db)).make("report", "").body.decode()
     written = run("report", "-").stdout
     figures = re.findall("<svg.*?</svg>", written, re.DOTALL)
     assert len(figures) >= 2
@@ -139,7 +139,7 @@ def test_names_are_no_markup_on_any_page(shop: Run, sqlite_db: str) -> None:
         "arm": {"key": EVIL}, "session": {"key": "s0"}, "user": {"key": HTML_USER}, "decision": {"id": str(decision)},
         "find": {"q": HTML_USER + "x"},
     }  # fmt: skip
-    maker, n_escaped = PageMaker(Options(sqlite_db, sqlite_db)), 0
+    maker, n_escaped = PageMaker(StoreOptions(sqlite_db, sqlite_db)), 0
     for path in PAGES.keys() - {"report", "effects"}:
         for sort in ("", "arm", f"{EVIL}:{HTML_USER}"):
             args = {
@@ -158,7 +158,7 @@ def test_tables_are_sorted_filtered_and_cut_by_links(sqlite_db: str, run_sqlite:
     arms = [{"arm": f"a{n:03}", "features": {"n": n % 7}} for n in range(250)]
     assert run_sqlite("arm", "import", "-", stdin=arms).exit_code == 0
     assert run_sqlite("arm", "retire", "a007", "a008").exit_code == 0
-    maker = PageMaker(Options(sqlite_db, sqlite_db))
+    maker = PageMaker(StoreOptions(sqlite_db, sqlite_db))
 
     def rows(query: str) -> tuple[list[str], str]:
         body = maker.make("arms", query).body.decode()
@@ -199,7 +199,7 @@ def test_a_search_leads_to_the_one_page_or_lists_several(shop: Run, sqlite_db: s
 
 def test_from_a_user_to_the_reason_for_an_arm_by_links_alone(shop: Run, sqlite_db: str) -> None:
     """As somebody does who is asked why a user saw an arm."""
-    maker, page = PageMaker(Options(sqlite_db, sqlite_db)), page_of(sqlite_db, "find", q="u7")
+    maker, page = PageMaker(StoreOptions(sqlite_db, sqlite_db)), page_of(sqlite_db, "find", q="u7")
     for target in (r"user\?key=u7", r"session\?key=s7", r"decision\?id=\d+"):
         links = [*re.findall('href="([^"]*)"', page.body.decode()), page.location]
         path, _, query = html.unescape(next(link for link in links if re.fullmatch(target, link))).partition("?")
@@ -233,7 +233,7 @@ def test_a_locked_store_is_shown_and_one_that_nobody_may_read_says_so(shop: Run,
         connection.execute("BEGIN IMMEDIATE")
         assert page_of(sqlite_db, "").status == 200
         connection.execute("ROLLBACK")
-    options = Options(sqlite_db, sqlite_db, None, None, (100_000, None, 0))
+    options = StoreOptions(sqlite_db, sqlite_db, None, None, (100_000, None, 0))
     with closing(sqlite3.connect(sqlite_db, isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # before its first look: nobody else may read
         connection.execute("BEGIN EXCLUSIVE")
@@ -259,7 +259,7 @@ def test_no_page_writes_to_the_store(shop: Run, sqlite_db: str) -> None:
 
 
 def test_an_answer_is_kept_for_a_while_and_says_when_it_was_worked_out(shop: Run, sqlite_db: str) -> None:
-    maker = PageMaker(Options(sqlite_db, sqlite_db))
+    maker = PageMaker(StoreOptions(sqlite_db, sqlite_db))
     first = maker.make("arms", "")
     assert shop("arm", "add", "new").exit_code == 0
     assert "new" not in text_of(maker.make("arms", "sort-t0-0=arm")).split()
@@ -269,7 +269,7 @@ def test_an_answer_is_kept_for_a_while_and_says_when_it_was_worked_out(shop: Run
 
 
 def test_no_page_that_comes_again_takes_away_a_search_that_is_typed(shop: Run, sqlite_db: str) -> None:
-    maker = PageMaker(Options(sqlite_db, sqlite_db))
+    maker = PageMaker(StoreOptions(sqlite_db, sqlite_db))
     for path in PAGES:
         page = maker.make(path, "refresh=10&name=home&key=a&id=1")
         assert (page.refresh == "10") == (b"<input" not in page.body) == (path != "find"), path
@@ -297,10 +297,10 @@ def test_beliefs_about_an_arm_name_the_reward_that_each_policy_learns(shop: Run,
 
 def test_figures_of_more_than_ten_minutes_ago_are_not_shown(sqlite_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_server, "PATIENCE_S", 0.05)
-    server, now = PageServer(Options(sqlite_db, sqlite_db)), time.monotonic()
+    server, now = PageServer(StoreOptions(sqlite_db, sqlite_db)), time.monotonic()
     page = WebPage(200, b'<main id="content">as it was</main>')
     for path, age_s in (("arms", 590), ("health", 610)):
-        server._cached.put((path, ""), _CachedPage(page, now - age_s, now - age_s + OLDEST_S), len(page.body))
+        server._cached.put((path, ""), _CachedPage(page, now - age_s, now - age_s + MAX_AGE_S), len(page.body))
 
     async def shown(path: str) -> bytes:
         server._running[path, ""] = asyncio.get_running_loop().create_future()  # it is being made, for long
@@ -311,7 +311,7 @@ def test_figures_of_more_than_ten_minutes_ago_are_not_shown(sqlite_db: str, monk
 
 
 def test_a_refresh_that_is_no_choice_is_dropped(shop: Run, sqlite_db: str) -> None:
-    maker, long = PageMaker(Options(sqlite_db, sqlite_db)), "1" * 30_000
+    maker, long = PageMaker(StoreOptions(sqlite_db, sqlite_db)), "1" * 30_000
     for refresh in (long, "10%0D%0AX-Evil:1", "11", "1%26q=x"):
         assert maker.make("find", f"q=u3&refresh={refresh}").location == "user?key=u3"
         page = maker.make("arms", f"refresh={refresh}")
@@ -321,7 +321,7 @@ def test_a_refresh_that_is_no_choice_is_dropped(shop: Run, sqlite_db: str) -> No
 
 def test_pages_about_errors_keep_the_refresh(shop: Run, sqlite_db: str) -> None:
     """Doors ask for no page that is not there: to be asked for one is an error that nobody expects."""
-    maker = PageMaker(Options(sqlite_db, sqlite_db))
+    maker = PageMaker(StoreOptions(sqlite_db, sqlite_db))
     missing, unexpected = maker.make("session", "key=nobody&refresh=60"), maker.make("nowhere", "refresh=60")
     assert (missing.status, missing.refresh) == (404, "60")
     assert (unexpected.status, unexpected.refresh) == (500, "60")
@@ -490,7 +490,7 @@ def test_requests_do_not_wait_for_pages_whose_process_stands_still(shop: Run, sq
             with urllib.request.urlopen(request, timeout=30) as answer:
                 assert json.load(answer)["session"] == "during"
             assert time.monotonic() - began < 10
-            time.sleep(max(0.0, rendered_at + FRESH_S - time.monotonic()))
+            time.sleep(max(0.0, rendered_at + MIN_FRESH_S - time.monotonic()))
             status, headers, body = fetch(f"{url}arms")  # as it was
             assert (status, headers["refresh"], "Older figures:" in body, "<h1>Arms" in body) == (200, "2", True, True)
         finally:

@@ -29,10 +29,10 @@ from rlrec.app.requests.pipe import Pipe
 from rlrec.app.upkeep import doctor
 from rlrec.cli.doors import writer as writing
 from rlrec.cli.doors.metrics import Metrics
-from rlrec.cli.doors.protocol import BoundedServer, Limits, server
-from rlrec.cli.doors.serve import listening, run_until_signal
-from rlrec.cli.doors.web import Access, Front
-from rlrec.cli.doors.writer import GROUP, SharedWriter
+from rlrec.cli.doors.protocol import BoundedServer, Limits, make_server
+from rlrec.cli.doors.serve import open_listener, run_until_signal
+from rlrec.cli.doors.web import Access, WebApplication
+from rlrec.cli.doors.writer import GROUP_LINES, SharedWriter
 from rlrec.cli.program.shared import NOTHING_STORED
 from rlrec.errors import Conflict, InputError, RlrecError
 from rlrec.store import Store
@@ -137,7 +137,7 @@ def ended(child: subprocess.Popen[bytes]) -> tuple[int, bytes]:
     return child.returncode, stderr
 
 
-class Fronted(Front):
+class Fronted(WebApplication):
     """A front with the server that it is behind."""
 
     server: BoundedServer
@@ -157,10 +157,10 @@ def fronted(
         loop, bounds = asyncio.get_running_loop(), Limits(**limits)
         store = Store(db, notice=lambda _: None)
         writer = SharedWriter(pipe(store), loop, db=db)
-        with listening(listen, allow_remote=False) as (listener, address):
+        with open_listener(listen, allow_remote=False) as (listener, address):
             meter = Metrics(store, writer)
             front = Fronted(writer=writer, limits=bounds, access=access or Access(), meter=meter)
-            front.server = server(front.application, bounds, ([] if notices is None else notices).append)
+            front.server = make_server(front.application, bounds, ([] if notices is None else notices).append)
             serving = asyncio.create_task(front.server.serve([listener]))
             writer.start()
             try:
@@ -401,7 +401,7 @@ def test_requests_without_lines_wait_for_their_answers_too(kiosk: str, tmp_path:
             longest = len(connection.pipeline)
 
     fronted(kiosk, talk, listen=f"unix:{tmp_path}/s.sock")
-    assert 0 < longest <= GROUP
+    assert 0 < longest <= GROUP_LINES
 
 
 HEAD = b"POST /pipe HTTP/1.1\r\n"
@@ -652,7 +652,7 @@ class Busy(Pipe):
 def test_health_does_not_wait_for_the_lines_of_others(kiosk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def talk(address: str, front: Fronted) -> None:
         with Client(address) as busy, Client(address) as client:
-            busy.socket.sendall(http(jsonl(ask(session=f"s{n}") for n in range(GROUP + 1))))  # two groups
+            busy.socket.sendall(http(jsonl(ask(session=f"s{n}") for n in range(GROUP_LINES + 1))))  # two groups
             while not front.waiting_bytes:
                 time.sleep(0.01)
             time.sleep(0.2)
@@ -661,7 +661,7 @@ def test_health_does_not_wait_for_the_lines_of_others(kiosk: str, monkeypatch: p
             late = client.health()
             assert (late["ok"], "has worked on one group for" in late["error"]) == (False, True)
             assert front.writer.counts()["groups"] == 0  # the first one is at work still
-            assert len(busy.read()[1].splitlines()) == GROUP + 1
+            assert len(busy.read()[1].splitlines()) == GROUP_LINES + 1
             assert client.health()["ok"] is True
 
     fronted(kiosk, talk, pipe=Busy)
@@ -777,10 +777,10 @@ def test_a_store_that_was_moved_away_is_not_healthy(kiosk: str) -> None:
 def test_a_signal_right_after_the_address_is_shown_ends_the_server_as_later(kiosk: str) -> None:
     async def run(listener: socket.socket) -> int:
         return await run_until_signal(
-            server(None, Limits(), print), listener, lambda: os.kill(os.getpid(), signal.SIGTERM)
+            make_server(None, Limits(), print), listener, lambda: os.kill(os.getpid(), signal.SIGTERM)
         )
 
-    with listening("127.0.0.1:0", allow_remote=False) as (listener, _):
+    with open_listener("127.0.0.1:0", allow_remote=False) as (listener, _):
         assert asyncio.run(run(listener)) == signal.SIGTERM
 
 
@@ -792,14 +792,14 @@ def test_a_socket_of_a_dead_server_is_replaced_and_of_a_living_one_refused(tmp_p
     dead = socket.socket(socket.AF_UNIX)
     dead.bind(str(path))
     dead.close()
-    with listening(f"unix:{path}", allow_remote=False) as (_, name):
+    with open_listener(f"unix:{path}", allow_remote=False) as (_, name):
         assert name == f"unix:{path}"
-        with pytest.raises(Conflict), listening(f"unix:{path}", allow_remote=False):
+        with pytest.raises(Conflict), open_listener(f"unix:{path}", allow_remote=False):
             pass
         assert stat.S_ISSOCK(path.stat().st_mode)
     assert not path.exists()
     path.write_text("precious")
-    with pytest.raises(InputError, match="no socket"), listening(f"unix:{path}", allow_remote=False):
+    with pytest.raises(InputError, match="no socket"), open_listener(f"unix:{path}", allow_remote=False):
         pass
     assert path.read_text() == "precious"
 
@@ -840,7 +840,7 @@ def test_a_folder_that_another_process_locks_is_waited_for_and_named(kiosk: str,
         assert time.monotonic() - began < 25  # by default it waits for 30 s
     finally:
         os.close(number)
-    with listening(address, allow_remote=False):  # nobody holds it any more
+    with open_listener(address, allow_remote=False):  # nobody holds it any more
         assert stat.S_ISSOCK((tmp_path / "s.sock").stat().st_mode)
 
 

@@ -187,17 +187,17 @@ def test_a_pipe_has_no_colour_unless_forced(run: Run) -> None:
 
 
 def test_wide_characters_count_twice() -> None:
-    from rlrec.cli.output.tables import elide, text_width
+    from rlrec.cli.output.tables import elide_text, text_width
 
     assert text_width("日本") == 4
-    assert elide("日本日本日本", 8) == "日本..."
+    assert elide_text("日本日本日本", 8) == "日本..."
 
 
 @pytest.mark.parametrize("width", [None, 80])
 def test_columns_stay_aligned_beside_wide_characters(width: int | None) -> None:
-    from rlrec.cli.output.tables import text_width, view
+    from rlrec.cli.output.tables import text_width, view_text
 
-    text = view(View(["arm", "verdict"], [["日本", "ok"], ["1e5", "weak"]]), Screen(width, colour=True))
+    text = view_text(View(["arm", "verdict"], [["日本", "ok"], ["1e5", "weak"]]), Screen(width, colour=True))
     ends = [text_width(ESCAPE.sub("", line).rpartition("  ")[0]) for line in text.splitlines()]
     assert len(set(ends)) == 1
     assert "\n1e5 " in text

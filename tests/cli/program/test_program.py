@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from rlrec import __version__, cli
 from rlrec.cli.commands import COMMANDS
 from rlrec.cli.commands.setup import help as manual
-from rlrec.cli.program.files import Lines, lines_input, refusing
-from rlrec.cli.program.shared import CommandGroup, input_option, notice, printed, settings, stored
+from rlrec.cli.program.files import Lines, lines_input, refusal_options
+from rlrec.cli.program.shared import CommandGroup, current_settings, input_option, notice, takes_output, takes_store
 from rlrec.cli.text import lines as reading
 from rlrec.cli.text import values
 from rlrec.cli.text.values import TIME, Integer
@@ -35,14 +35,14 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
 @click.command()
 @click.option("-k", "size", type=Integer(), default=1, help="How many.")
 @click.option("--at", type=TIME)
-@printed()
+@takes_output()
 def echo(show: Any, size: int, at: str) -> None:
     """Say it back."""
     show({"size": size, "at": at, "word": "é"})
 
 
 @click.command()
-@printed()
+@takes_output()
 def many(show: Any) -> None:
     """A long list."""
     show({"n": n} for n in range(100_000))
@@ -50,7 +50,7 @@ def many(show: Any) -> None:
 
 @click.command()
 @click.argument("how")
-@printed()
+@takes_output()
 def fail(show: Any, how: Any) -> None:
     """Go wrong."""
     raise {
@@ -66,15 +66,15 @@ def fail(show: Any, how: Any) -> None:
 
 
 @click.command()
-@stored()
+@takes_store()
 def peek(store: Store, show: Any) -> None:
     """Look into the store."""
     notice("a line for a person")
-    show({"store": store, "clock": settings().now})
+    show({"store": store, "clock": current_settings().now})
 
 
 @click.command()
-@printed()
+@takes_output()
 @lines_input
 def load(lines: Lines | None, show: Any) -> None:
     """Read lines."""
@@ -91,7 +91,7 @@ def load(lines: Lines | None, show: Any) -> None:
 
 
 @click.command()
-@printed()
+@takes_output()
 @input_option
 def answer(source: Any, show: Any) -> None:
     """Answer lines."""
@@ -105,7 +105,7 @@ def thing() -> None:
 
 @thing.command()
 @click.option("--some-size", "n", default=1)
-@printed()
+@takes_output()
 def add(show: Any, n: int) -> None:
     """Add a thing."""
     show({"n": n})
@@ -425,7 +425,7 @@ def test_rejects_are_never_written_over_the_input(run: Run, tmp_path: Path) -> N
 
 def test_refusing_alone_hands_over_what_takes_bad_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     @click.command()
-    @refusing
+    @refusal_options
     def check(refusals: Any) -> None:
         refusals.reading("log.csv")
         refusals.refuse(InputError("no propensity", line=9), b"a,b")

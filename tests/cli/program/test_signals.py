@@ -100,7 +100,8 @@ def test_nothing_is_left_in_the_temporary_folder(shop: str, tmp_path: Path, monk
 
 def test_a_second_signal_ends_at_once_and_quietly(tmp_path: Path) -> None:
     script = (
-        "import signal, time\nfrom rlrec.cli.program import signals\nsignal.signal(signal.SIGINT, signals.unwind)\n"
+        "import signal, time\nfrom rlrec.cli.program import signals\n"
+        "signal.signal(signal.SIGINT, signals.unwind_command)\n"
         "try:\n    print('ready', flush=True)\n    time.sleep(3600)\n"
         "finally:\n    print('unwinding', flush=True)\n    time.sleep(3600)\n"
     )

@@ -12,9 +12,17 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import CommandGroup, Store, conclude, level_option, question_of_terminal, reading, writing
+from rlrec.cli.program.shared import (
+    CommandGroup,
+    Store,
+    level_option,
+    print_sentences,
+    question_of_terminal,
+    takes_read_store,
+    takes_write_store,
+)
 from rlrec.cli.text.text import View, truncate
-from rlrec.cli.text.values import NAME, Parsed, parse_name, parse_number, parse_percent
+from rlrec.cli.text.values import NAME, ParsedType, parse_name, parse_number, parse_percent
 from rlrec.errors import InputError, quantity
 from rlrec.sentences import (
     ALARM,
@@ -100,14 +108,14 @@ def parse_guard(text: str) -> GuardName:
     return GuardName(*parse_metric(metric), least=parse_percent(least))
 
 
-REFERENCES = Parsed("a,b", lambda text: tuple(piece.strip() for piece in text.split(",") if piece.strip()))
-SHARE = Parsed("share", parse_share)
-WEIGHT = Parsed("label=weight", parse_weight)
+REFERENCES = ParsedType("a,b", lambda text: tuple(piece.strip() for piece in text.split(",") if piece.strip()))
+SHARE = ParsedType("share", parse_share)
+WEIGHT = ParsedType("label=weight", parse_weight)
 GUARD_OPTION = click.option(
-    "--guard", "guards", type=Parsed("metric[:reward]>=-n%", parse_guard), multiple=True,
+    "--guard", "guards", type=ParsedType("metric[:reward]>=-n%", parse_guard), multiple=True,
     metavar="METRIC[:REWARD]>=-N%", help="What must not fall by more; repeatable.",
 )  # fmt: skip
-VARIANT = Parsed("label=policy[@v][:weight]", parse_variant)
+VARIANT = ParsedType("label=policy[@v][:weight]", parse_variant)
 
 
 experiment = CommandGroup("experiment")
@@ -150,7 +158,7 @@ experiment.add_command(plan)
     help="Number of units at which intervals are tightest: as many as you expect [default: those of the last 30 "
     "days, else 5,000].",
 )  # fmt: skip
-@writing(
+@takes_write_store(
     "rlrec experiment create ab --variant a=home --variant b=other --unit session",
     "rlrec experiment create safer --variant a=home --variant b=other --guard 'visits>=-2%'",
     "rlrec experiment create safe --variant a=home --holdout-uniform 1%",
@@ -178,7 +186,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @click.option("--fixed", is_flag=True, help="Narrower intervals, valid for one look planned beforehand.")
 @click.option("--details", is_flag=True, help="Every metric, and means per decision.")
 @plot_option
-@reading("rlrec experiment show ab", "rlrec experiment show ab --reward default --details")
+@takes_read_store("rlrec experiment show ab", "rlrec experiment show ab --reward default --details")
 def show_(
     store: Store, show: Show, name: str, rewards: Sequence[str], level: float, log: str | None, by: str | None,
     rival: str | None, fixed: bool, details: bool, plot: str | None,
@@ -415,7 +423,7 @@ def _holdout_line(holdout: dict[str, Any]) -> str:
     "--weight", "weights", type=WEIGHT, multiple=True, required=True, metavar="LABEL=WEIGHT",
     help="Of each variant: 0.2 or 20%.",
 )  # fmt: skip
-@writing("rlrec experiment set ab --weight a=1 --weight b=3")
+@takes_write_store("rlrec experiment set ab --weight a=1 --weight b=3")
 def set_(store: Store, show: Show, name: str, weights: Sequence[tuple[str, float, bool]]) -> None:
     """Change the weights of an experiment: a new phase, also of a frozen one.
 
@@ -433,7 +441,7 @@ def set_(store: Store, show: Show, name: str, weights: Sequence[tuple[str, float
 
 @experiment.command("freeze")
 @click.argument("name", type=NAME)
-@writing("rlrec experiment freeze ab")
+@takes_write_store("rlrec experiment freeze ab")
 def freeze(store: Store, show: Show, name: str) -> None:
     """Take no new units into an experiment, and go on serving and measuring those that it has.
 
@@ -446,7 +454,7 @@ def freeze(store: Store, show: Show, name: str) -> None:
 @click.argument("name", type=NAME)
 @click.option("--promote", type=NAME, metavar="LABEL", help="Variant whose belief goes live in its policy.")
 @click.option("--anyway", is_flag=True, help="Promote even a variant that is worse, or not yet known to be as good.")
-@writing("rlrec experiment stop ab", "rlrec experiment stop ab --promote b")
+@takes_write_store("rlrec experiment stop ab", "rlrec experiment stop ab --promote b")
 def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool) -> None:
     """Stop serving from an experiment; its log stays.
 
@@ -471,13 +479,13 @@ def stop(store: Store, show: Show, name: str, promote: str | None, anyway: bool)
     by_reward = not {row.get("reward") for row in unit_differences} <= {DEFAULT_REWARD, None}
     for row in unit_differences:
         text = difference_sentence(row, result["unit"], by_reward=by_reward)
-        conclude(show, f"{text}; promoted anyway." if row["answer"] in ("same", "unknown") else f"{text}.")
+        print_sentences(show, f"{text}; promoted anyway." if row["answer"] in ("same", "unknown") else f"{text}.")
     has_remedy = bool(result.get("remedy"))
-    conclude(show, *(f"{line}." for line in passed_by if not (has_remedy and line.startswith("policy "))))
+    print_sentences(show, *(f"{line}." for line in passed_by if not (has_remedy and line.startswith("policy "))))
 
 
 @experiment.command("list")
-@reading("rlrec experiment list")
+@takes_read_store("rlrec experiment list")
 def list_(store: Store, show: Show) -> None:
     """List experiments with their variants."""
     result = app.experiment.list_experiments(store)

@@ -8,9 +8,9 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import Store, level_option, reading
+from rlrec.cli.program.shared import Store, level_option, takes_read_store
 from rlrec.cli.text.text import View, truncate
-from rlrec.cli.text.values import NAME, PERCENT, Integer, Parsed, parse_number, parse_percent
+from rlrec.cli.text.values import NAME, PERCENT, Integer, ParsedType, parse_number, parse_percent
 from rlrec.errors import InputError
 from rlrec.sentences import plan_sentence
 
@@ -44,9 +44,9 @@ def parse_lift(text: str) -> float:
     return lift
 
 
-LIFT = Parsed("share", parse_lift)
-METRIC = Parsed("metric[:reward]", parse_metric)
-WEIGHTS = Parsed("weights", parse_weights)
+LIFT = ParsedType("share", parse_lift)
+METRIC = ParsedType("metric[:reward]", parse_metric)
+WEIGHTS = ParsedType("weights", parse_weights)
 
 
 @click.command()
@@ -65,7 +65,7 @@ WEIGHTS = Parsed("weights", parse_weights)
 @click.option(
     "--rate", type=PERCENT, metavar="SHARE", help="Share of units with an event, in place of a metric of the log."
 )
-@reading(
+@takes_read_store(
     "rlrec experiment plan --lift 5% --log route=home",
     "rlrec experiment plan ab --lift 5%",
     "rlrec experiment plan --rate 5% --lift 10%",

@@ -12,9 +12,9 @@ from rlrec.cli.commands.experiments.plan import METRIC
 from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.program.shared import CommandGroup, Store, takes_read_store, takes_write_store
 from rlrec.cli.text.text import View, truncate
-from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, parse_name, parse_percent
+from rlrec.cli.text.values import DURATION, NAME, NUMBER, ParsedType, parse_name, parse_percent
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.sentences import gate_claim
 from rlrec.times import format_duration
@@ -72,9 +72,9 @@ def parse_steps(text: str) -> list[float]:
     return steps
 
 
-STEPS = Parsed("a%,b%,...", parse_steps)
+STEPS = ParsedType("a%,b%,...", parse_steps)
 GATE_OPTION_NAMES = ("guards", "reward", "log", "gamma", "cluster")  # options of the gate
-GUARD = Parsed("reward:-n%", parse_guard)
+GUARD = ParsedType("reward:-n%", parse_guard)
 METRIC_OPTION = click.option(
     "--metric", "metrics", type=METRIC, multiple=True, metavar="METRIC[:REWARD]",
     help="What decides the ramp (`rlrec help outcomes`); repeatable [default: reward_per_unit as its policy learns].",
@@ -95,7 +95,7 @@ def _refuse_lone_policy(request: Mapping[str, Any]) -> None:
 @click.argument("name", type=NAME)
 @click.option("--to", required=True, metavar="POLICY[@V]", help=TO_HELP)
 @holdout_options
-@writing("rlrec route create front --to home", "rlrec route create shop --to home --holdout 5%")
+@takes_write_store("rlrec route create front --to home", "rlrec route create shop --to home --holdout 5%")
 def create(store: Store, show: Show, **request: Any) -> None:
     """Create a route. Routes and policies share one namespace.
 
@@ -128,7 +128,7 @@ def create(store: Store, show: Show, **request: Any) -> None:
 @click.option("--log", metavar="FILTER", help="Log for the gate.  [default: all of it]")
 @click.option("--gamma", type=NUMBER, help="Discount per step, for the gate.  [default: 1]")
 @click.option("--cluster", metavar="UNIT", help="user, session or row, for the gate.  [default: user, else session]")
-@writing("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
+@takes_write_store("rlrec route set front --to home@2", "rlrec route set front --to home@2 --share 5%")
 def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
     """Switch a route to another policy or version, from the next decision on.
 
@@ -173,7 +173,7 @@ def set_(store: Store, show: Show, require: str | None, **request: Any) -> None:
 )  # fmt: skip
 @METRIC_OPTION
 @experiment.GUARD_OPTION
-@writing("rlrec route ramp front --to home@2 --steps 5%,20%,50%,100% --guard 'visits>=-5%'")
+@takes_write_store("rlrec route ramp front --to home@2 --steps 5%,20%,50%,100% --guard 'visits>=-5%'")
 def ramp(store: Store, show: Show, name: str, to: str, metrics: Sequence[MetricName], **schedule: Any) -> None:
     """Begin an automatic ramp: an experiment as of `route set --share`, whose share rises step by step.
 
@@ -211,7 +211,7 @@ def _ramp_lines(result: app.route.RouteSummary, request: app.route.Request, hold
 
 @route.command()
 @click.argument("name", type=NAME)
-@writing("rlrec route advance front")
+@takes_write_store("rlrec route advance front")
 def advance(store: Store, show: Show, name: str) -> None:
     """Let the ramp of a route take its next step, or take its candidate back: for cron, as often as you like.
 
@@ -239,7 +239,7 @@ def _gate_options(require: str | None, options: Mapping[str, Any]) -> GateOption
 
 @route.command("show")
 @click.argument("name", type=NAME)
-@reading("rlrec route show front")
+@takes_read_store("rlrec route show front")
 def show_(store: Store, show: Show, name: str) -> None:
     """Show what a route serves, since when and why, and what it served before, newest first."""
     result = app.route.show(store, name)
@@ -304,7 +304,7 @@ def _gate_sentence(gate: RouteGate) -> str:
 
 
 @route.command("list")
-@reading("rlrec route list")
+@takes_read_store("rlrec route list")
 def list_(store: Store, show: Show) -> None:
     """List routes with what they serve."""
     show(app.route.list_routes(store), columns=ROUTE_COLUMNS)
@@ -312,7 +312,7 @@ def list_(store: Store, show: Show) -> None:
 
 @route.command()
 @click.argument("name", type=NAME)
-@writing("rlrec route rollback front")
+@takes_write_store("rlrec route rollback front")
 def rollback(store: Store, show: Show, name: str) -> None:
     """Serve again what the route served before its last change; each further call undoes one more. A ramp ends with it.
     A promotion by `experiment stop` is undone with it; one by `policy promote` only by `policy rollback`."""

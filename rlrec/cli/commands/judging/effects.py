@@ -9,7 +9,7 @@ import click
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_group, reading, workers_options
+from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_group, takes_read_store, workers_options
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, NAME
 from rlrec.errors import quantity
@@ -43,7 +43,9 @@ ARM_COLUMNS = (
 @level_group
 @workers_options
 @plot_option
-@reading("rlrec effects --horizon 3d --plot effects.svg", "rlrec effects --log policy=home --by version --json")
+@takes_read_store(
+    "rlrec effects --horizon 3d --plot effects.svg", "rlrec effects --log policy=home --by version --json"
+)
 def effects(store: Store, show: Show, plot: str | None, workers: app.evaluate.Workers, **request: Any) -> None:
     """An effect is what one full look at an arm adds, compared with the average of this log: to the reward of the page
     (now), of later pages of the visit (later), and to the probability that the person comes back in time (returning).

@@ -11,7 +11,15 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import Figures
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import HOW_TO_RUN, OUTPUT, GroupedCommand, Store, option_group, reading, workers_options
+from rlrec.cli.program.shared import (
+    HOW_TO_RUN,
+    OUTPUT,
+    GroupedCommand,
+    Store,
+    option_group,
+    takes_read_store,
+    workers_options,
+)
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NAMED_TABLE, NUMBER, PERCENT, TABLE, Integer
 from rlrec.errors import InputError, quantity
@@ -92,7 +100,7 @@ VERDICTS = ("insufficient", "weak", "ok")
     click.option("--details", is_flag=True, help="Every estimator, and every reason of each."),
 )  # fmt: skip
 @plot_option
-@reading(
+@takes_read_store(
     "rlrec evaluate home uniform --plot home.svg",
     "rlrec evaluate home@2 --log policy=home,since=2026-01-01 --by position --json",
     "rlrec evaluate home uniform --estimator wdr,pdis --gamma 0.9 --log split=gate",

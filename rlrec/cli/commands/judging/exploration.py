@@ -8,7 +8,7 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import GroupedCommand, Store, level_option, reading
+from rlrec.cli.program.shared import GroupedCommand, Store, level_option, takes_read_store
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import Integer
 from rlrec.errors import quantity
@@ -23,7 +23,7 @@ DAY_COLUMNS = ("day", "rows", "cost", "lower", "upper")
 @click.option("--reward", metavar="NAME", help="Reward definition [default: the policy's].")
 @level_option
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the bootstrap.")
-@reading("rlrec exploration --policy home", "rlrec exploration --policy home --log since=2026-01-01 --json")
+@takes_read_store("rlrec exploration --policy home", "rlrec exploration --policy home --log since=2026-01-01 --json")
 def exploration(store: Store, show: Show, **request: Any) -> None:
     """The policy is compared with itself without exploration (floor, epsilon, temperature 0) on the same mature rows,
     each with the belief that served it. cost is the reward per slot that exploration costs: the self-normalised

@@ -9,7 +9,7 @@ import click
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import GroupedCommand, Store, reading, workers_options
+from rlrec.cli.program.shared import GroupedCommand, Store, takes_read_store, workers_options
 from rlrec.cli.text.text import View
 from rlrec.errors import quantity
 
@@ -25,7 +25,9 @@ DAY_COLUMNS = ("day", "decisions", "slots", "coverage", "gini", "effective_arms"
 @click.option("--position", metavar="CURVE", help="Curve that counts pulls of the rates [default: the policy's].")
 @workers_options
 @plot_option
-@reading("rlrec exposure --policy home --plot home.svg", "rlrec exposure --log since=2026-01-01 --by day --json")
+@takes_read_store(
+    "rlrec exposure --policy home --plot home.svg", "rlrec exposure --log since=2026-01-01 --by day --json"
+)
 def exposure(store: Store, show: Show, plot: str | None, workers: app.evaluate.Workers, **request: Any) -> None:
     """Expected exposure sums an arm's probabilities at each position of each decision, so it does not depend on the
     draws. Realised exposure counts the slots that showed the arm. An arm counts in the figures of the catalogue if it

@@ -11,7 +11,7 @@ import click
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_group, reading
+from rlrec.cli.program.shared import GroupedCommand, Store, level_group, option_group, takes_read_store
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, NAME, TIME
 from rlrec.errors import quantity
@@ -70,7 +70,7 @@ _EMPTY_DIFFERENCE: Mapping[str, Any] = {}
 )  # fmt: skip
 @level_group
 @plot_option
-@reading(
+@takes_read_store(
     "rlrec outcomes --by week --plot week.svg",
     "rlrec outcomes --experiment ab --reward default --json",
     "rlrec outcomes --experiment ab --adjust --age 7d",

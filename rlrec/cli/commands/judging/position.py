@@ -11,7 +11,7 @@ from rlrec.cli.output.output import Show
 from rlrec.cli.output.tables import cell
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import CommandGroup, Store, reading, workers_options, writing
+from rlrec.cli.program.shared import CommandGroup, Store, takes_read_store, takes_write_store, workers_options
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NAME
 from rlrec.errors import quantity
@@ -32,7 +32,9 @@ position = CommandGroup("position")
 )  # fmt: skip
 @workers_options
 @plot_option
-@writing("rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home")
+@takes_write_store(
+    "rlrec position fit home --log policy=home", "rlrec policy create home2 --kind thompson --param position=home"
+)
 def fit(store: Store, show: Show, plot: str | None, workers: app.evaluate.Workers, **request: Any) -> None:
     """Estimate the examination of each position relative to the first one, and store the curve as the next version.
 
@@ -46,7 +48,7 @@ def fit(store: Store, show: Show, plot: str | None, workers: app.evaluate.Worker
 
 
 @position.command("list")
-@reading("rlrec position list")
+@takes_read_store("rlrec position list")
 def list_(store: Store, show: Show) -> None:
     """List all curves."""
     columns = ["curve", "number", "model", "method", "reward", "positions", "created_at"]
@@ -56,7 +58,7 @@ def list_(store: Store, show: Show) -> None:
 @position.command("show")
 @click.argument("reference", metavar="NAME[@N]")
 @plot_option
-@reading("rlrec position show home", "rlrec position show home --plot home.svg")
+@takes_read_store("rlrec position show home", "rlrec position show home --plot home.svg")
 def show_(store: Store, show: Show, reference: str, plot: str | None) -> None:
     """Show a curve, its intervals, and which click model the log preferred."""
     _show_curve(show, app.positions.show(store, reference), plot)
@@ -65,7 +67,7 @@ def show_(store: Store, show: Show, reference: str, plot: str | None) -> None:
 @position.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@reading("rlrec position diff home@1 home@2")
+@takes_read_store("rlrec position diff home@1 home@2")
 def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare two curves; a difference is B minus A."""
     result = app.positions.diff(store, first, second)

@@ -9,7 +9,7 @@ import click
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import check_target, write_text
-from rlrec.cli.program.shared import GroupedCommand, Store, reading
+from rlrec.cli.program.shared import GroupedCommand, Store, takes_read_store
 from rlrec.cli.text.values import TIME
 
 
@@ -21,7 +21,9 @@ from rlrec.cli.text.values import TIME
 @click.option("--since", type=TIME, metavar="TIME", help="Only decisions from this time on.")
 @click.option("--title", help="Heading of the page [default: What the recommender does].")
 @click.option("--estimates/--no-estimates", default=True, help="Whether to estimate what policies would earn.")
-@reading("rlrec report store.html", "rlrec report home.html --policy home --since 2026-01-01 --title 'Front page'")
+@takes_read_store(
+    "rlrec report store.html", "rlrec report home.html --policy home --since 2026-01-01 --title 'Front page'"
+)
 def report(store: Store, show: Show, file: str, title: str | None, **request: Any) -> None:
     """The page is one HTML file without scripts or external files: experiments, what policies would earn, the reward
     and returning visitors over time, beliefs, exposure, position curves, learning curves, and the quick checks of

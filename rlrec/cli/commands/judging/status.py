@@ -11,7 +11,7 @@ import click
 from rlrec.cli.output.output import Show, write
 from rlrec.cli.output.tables import short_times, sparkline
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import OUTPUT, GroupedCommand, Store, option_group, reading, settings
+from rlrec.cli.program.shared import OUTPUT, GroupedCommand, Store, current_settings, option_group, takes_read_store
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION
 from rlrec.errors import CheckFailed, StoreBusy, quantity
@@ -31,7 +31,7 @@ EXPERIMENT_COLUMNS = ("experiment", "unit", "units", "variants", "created_at")
         help="Show it again and again, every 5s or TIME (at least 100ms), until Ctrl-C.",
     ),
 )  # fmt: skip
-@reading("rlrec status", "rlrec status --watch 10s", "rlrec status --json")
+@takes_read_store("rlrec status", "rlrec status --watch 10s", "rlrec status --json")
 def status(store: Store, show: Show, watch_us: int | None) -> None:
     """It exits with 3 if it sees a problem: decisions ahead of the clock, slots that wait for `settle`, events that
     stopped coming, errors that the last `rlrec doctor` found, routes that an earlier release pinned at the end of a
@@ -73,7 +73,7 @@ def _show_state(store: Store, show: Show, *, clear: bool = False) -> app.status.
 
 def _pinned_findings(result: app.status.Status) -> list[dict[str, Any]]:
     """Return a finding if rlrec.toml makes `recommend` draw from another version than the live one."""
-    config = settings().config
+    config = current_settings().config
     setting = None if config is None else config.values.get(("recommend", "policy"))
     name, _, version = str(getattr(setting, "value", "")).partition("@")
     live_version = next((row["live"] for row in result["policies"] if row["policy"] == name), None)

@@ -10,8 +10,16 @@ import click
 from rlrec.cli.commands.judging.evaluate import estimates_view, result_row
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import HOW_TO_RUN, OUTPUT, GroupedCommand, Store, option_group, reading, workers_options
-from rlrec.cli.text.values import LIST, NAME, NUMBER, Parsed, parse_file
+from rlrec.cli.program.shared import (
+    HOW_TO_RUN,
+    OUTPUT,
+    GroupedCommand,
+    Store,
+    option_group,
+    takes_read_store,
+    workers_options,
+)
+from rlrec.cli.text.values import LIST, NAME, NUMBER, ParsedType, parse_file
 from rlrec.errors import quantity
 from rlrec.sentences import LOGGED, best_of
 
@@ -23,7 +31,7 @@ KINDS = (
     "epsilon-greedy", "ucb", "ucb-tuned", "kl-ucb", "thompson", "exp3", "linucb", "lin-thompson", "logistic-thompson",
     "softmax", "plackett-luce", "squarecb",
 )  # fmt: skip
-FEATURES = Parsed("file", lambda path: (path, parse_file(path)))  # a program may give the object itself
+FEATURES = ParsedType("file", lambda path: (path, parse_file(path)))  # a program may give the object itself
 
 
 @click.command(cls=GroupedCommand, epilog="`rlrec help contexts` compares the kinds.")
@@ -45,7 +53,7 @@ FEATURES = Parsed("file", lambda path: (path, parse_file(path)))  # a program ma
 )  # fmt: skip
 @workers_options
 @option_group(OUTPUT, click.option("--details", is_flag=True, help="Every estimator, and every reason of each."))
-@reading(
+@takes_read_store(
     "rlrec sweep --kinds thompson,ucb,lin-thompson",
     "rlrec sweep --kinds thompson,linucb --param linucb:alpha=0.3,1 --param linucb:floor=0.05 --log policy=home",
 )

@@ -11,7 +11,16 @@ from rlrec.cli.commands.policies import policy_view
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import plot_option, save_plot
-from rlrec.cli.program.shared import CommandGroup, Store, by_name, conclude, printed, reading, suggest_next, writing
+from rlrec.cli.program.shared import (
+    CommandGroup,
+    Store,
+    mapping_by_name,
+    print_sentences,
+    suggest_next,
+    takes_output,
+    takes_read_store,
+    takes_write_store,
+)
 from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, NUMBER, OBJECT, PAIR
 
 FILE = click.Path(exists=True, dir_okay=False)
@@ -21,7 +30,7 @@ policy = CommandGroup("policy")
 
 
 @policy.command()
-@printed("rlrec policy kinds")
+@takes_output("rlrec policy kinds")
 def kinds(show: Show) -> None:
     """List the kinds of policy, their parameters, and when to use each."""
     result = app.policy.list_kinds()
@@ -50,7 +59,7 @@ def kinds(show: Show) -> None:
     "--from-policy", metavar="NAME[@V]",
     help="For kind gradient: start by imitating this bandit, with its floor (at least 0.02).",
 )  # fmt: skip
-@writing(
+@takes_write_store(
     "rlrec policy create home --kind thompson --param floor=0.02",
     "rlrec policy create trained --kind gradient --from-policy home",
 )
@@ -69,13 +78,13 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
     With --from-policy, version 1 imitates what the bandit would serve now to its newest 2,000 requests (if it served
     none: to those of the log); `kl` is the remaining divergence on these requests, in nats per slate. `train-pg` then
     continues on the bandit's log."""
-    result = app.policy.create(store, app.policy.Request(parameters=by_name(params, "parameter"), **request))
+    result = app.policy.create(store, app.policy.Request(parameters=mapping_by_name(params, "parameter"), **request))
     show(result)
     if not result["created"]:
         return
     if request["from_policy"] and show.format == "table":
         best_sentence = app.best_policy.find(store, by="policy create", policy=result["policy"])
-        conclude(show, *filter(None, [best_sentence]))
+        print_sentences(show, *filter(None, [best_sentence]))
     if result["kind"] == "logged":
         suggest_next(show, f"import-log FILE --layout LAYOUT --policy {result['policy']}", "brings the log in")
     elif result["kind"] == "long-term":
@@ -85,7 +94,7 @@ def create(store: Store, show: Show, params: Sequence[tuple[str, str]], **reques
 
 
 @policy.command("list")
-@reading("rlrec policy list")
+@takes_read_store("rlrec policy list")
 def list_(store: Store, show: Show) -> None:
     """List all policies at their live version."""
     result = app.versions.list_versions(store)
@@ -94,7 +103,7 @@ def list_(store: Store, show: Show) -> None:
 
 @policy.command("versions")
 @click.argument("name", metavar="NAME")
-@reading("rlrec policy versions home")
+@takes_read_store("rlrec policy versions home")
 def versions_(store: Store, show: Show, name: str) -> None:
     """List the versions of a policy: what each was made from and learned from, its gate, and when it was live."""
     result = app.versions.history(store, name)
@@ -109,7 +118,7 @@ def versions_(store: Store, show: Show, name: str) -> None:
 @click.option("--all", "all_arms", is_flag=True, help="All arms, with weights, on a terminal; ipw_mean of a long log.")
 @click.option("--curve", is_flag=True, help="The learning curve of a version made by train-pg, epoch by epoch.")
 @plot_option
-@reading("rlrec policy show home", "rlrec policy show visits --curve")
+@takes_read_store("rlrec policy show home", "rlrec policy show visits --curve")
 def show_(
     store: Store, show: Show, reference: str, context: dict[str, Any] | None, all_arms: bool, curve: bool,
     plot: str | None,
@@ -144,7 +153,7 @@ def show_(
 @policy.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@reading("rlrec policy diff home home@2")
+@takes_read_store("rlrec policy diff home home@2")
 def diff(store: Store, show: Show, first: str, second: str) -> None:
     """Compare what two policies, or two versions of one policy, believe about each arm, and whom they serve.
 
@@ -167,7 +176,7 @@ def diff(store: Store, show: Show, first: str, second: str) -> None:
 )  # fmt: skip
 @click.option("--log", metavar="FILTER", help="Log to learn from, for kind long-term [default: all].")
 @click.option("--horizon", "horizon_us", type=DURATION, help="Within which people come back, for kind long-term.")
-@writing("rlrec policy rebuild home --reward default", "rlrec policy rebuild home --position home")
+@takes_write_store("rlrec policy rebuild home --reward default", "rlrec policy rebuild home --position home")
 def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
     """Compute a belief again from the stored events, as a new version that goes on learning; it is not live.
 
@@ -185,7 +194,7 @@ def rebuild(store: Store, show: Show, reference: str, **request: Any) -> None:
 
 @policy.command()
 @click.argument("reference", metavar="NAME@V")
-@writing("rlrec policy retire home@3")
+@takes_write_store("rlrec policy retire home@3")
 def retire(store: Store, show: Show, reference: str) -> None:
     """End the learning of a version that is not live; its belief stays as it is."""
     show(app.versions.retire(store, reference))
@@ -193,7 +202,7 @@ def retire(store: Store, show: Show, reference: str) -> None:
 
 @policy.command()
 @click.argument("reference", metavar="NAME[@V]")
-@writing("rlrec policy freeze home")
+@takes_write_store("rlrec policy freeze home")
 def freeze(store: Store, show: Show, reference: str) -> None:
     """Copy a belief, without the slots that are not mature, into an immutable version; it is not live."""
     show(app.versions.freeze(store, reference))
@@ -201,7 +210,7 @@ def freeze(store: Store, show: Show, reference: str) -> None:
 
 @policy.command()
 @click.argument("reference", metavar="NAME@V")
-@writing("rlrec policy promote home@2")
+@takes_write_store("rlrec policy promote home@2")
 def promote(store: Store, show: Show, reference: str) -> None:
     """Make a version live."""
     show(app.versions.promote(store, reference))
@@ -211,7 +220,7 @@ def promote(store: Store, show: Show, reference: str) -> None:
 @click.argument("route", type=NAME)
 @click.argument("challenger", metavar="[POLICY[@V]]", required=False)
 @click.option("--stop", is_flag=True, help="End the challenger; its logged probabilities stay.")
-@writing("rlrec policy shadow front other")
+@takes_write_store("rlrec policy shadow front other")
 def shadow(store: Store, show: Show, route: str, challenger: str | None, stop: bool) -> None:
     """Log beside every decision of a route the probability that a challenger would have given to the slate shown.
 
@@ -226,7 +235,7 @@ def shadow(store: Store, show: Show, route: str, challenger: str | None, stop: b
 
 @policy.command()
 @click.argument("name")
-@writing("rlrec policy rollback home")
+@takes_write_store("rlrec policy rollback home")
 def rollback(store: Store, show: Show, name: str) -> None:
     """Return to the version that was live before the last promote."""
     show(app.versions.rollback(store, name))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlrec.cli.output.tables import bar, cell, decimals, interval
+from rlrec.cli.output.tables import bar, cell, column_decimals, interval_cell
 from rlrec.cli.text.text import View
 from rlrec.errors import quantity
 from rlrec.sentences import gate_claim, prior_sentences
@@ -163,11 +163,11 @@ def belief_view(
 
 def _terminal_table(arms: Sequence[dict[str, Any]]) -> View:
     """Return a table of arms for a terminal."""
-    places = decimals(arm[name] for arm in arms for name in ("mean", "lower", "upper"))
+    places = column_decimals(arm[name] for arm in arms for name in ("mean", "lower", "upper"))
     max_probability = max((arm["probability"] or 0.0 for arm in arms), default=0.0) or 1.0
     rows = [
         {
-            **arm, "mean [95 %]": interval(arm["mean"], arm["lower"], arm["upper"], places),
+            **arm, "mean [95 %]": interval_cell(arm["mean"], arm["lower"], arm["upper"], places),
             "": bar((arm["probability"] or 0.0) / max_probability),
         }
         for arm in arms

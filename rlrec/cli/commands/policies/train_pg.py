@@ -16,20 +16,20 @@ from rlrec.cli.program.shared import (
     NOTHING_STORED,
     GroupedCommand,
     Store,
-    by_name,
-    conclude,
+    mapping_by_name,
     notice,
     option_group,
-    stored,
+    print_sentences,
     suggest_next,
+    takes_store,
     workers_options,
 )
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import NUMBER, PAIR, TIME, Integer, Parsed, parse_number
+from rlrec.cli.text.values import NUMBER, PAIR, TIME, Integer, ParsedType, parse_number
 from rlrec.errors import CheckFailed, InputError, quantity
 from rlrec.sentences import gate_against, gate_claim, is_weak
 
-CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_number(text))
+CLIP = ParsedType("number|none", lambda text: None if text == "none" else parse_number(text))
 
 
 @click.command(
@@ -106,7 +106,7 @@ CLIP = Parsed("number|none", lambda text: None if text == "none" else parse_numb
     click.option("--dry-run", is_flag=True, help="Train and judge, and store nothing."),
 )  # fmt: skip
 @plot_option
-@stored(
+@takes_store(
     'rlrec train-pg visits --promote if-better --min-new 1000 || echo "not better"',
     "rlrec train-pg visits --gamma 0.95 --entropy 0.01 --seed 1 --json",
 )
@@ -126,11 +126,11 @@ def train_pg(
     for text in reason_notes if show.format != "table" else []:
         notice(text)
     if result["trained"]:
-        conclude(show, _result_sentence(result))
+        print_sentences(show, _result_sentence(result))
         if show.format == "table" and (
             best_sentence := app.best_policy.find(store, by="train-pg", policy=result["policy"])
         ):
-            conclude(show, best_sentence)
+            print_sentences(show, best_sentence)
         policy_version, is_live = (result["policy"], result["version"]), result["promoted"]
         save_plot(
             None if training is None else plot, lambda: app.figures.training(*policy_version, training, live=is_live)
@@ -208,7 +208,7 @@ def _suggest_command(show: Show, result: Mapping[str, Any]) -> None:
 
 def _shaping_weights(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
     weights: dict[str, float] = {}
-    for key, value in by_name(pairs, "shaping by").items():
+    for key, value in mapping_by_name(pairs, "shaping by").items():
         try:
             weights[key] = parse_number(value)
         except InputError as error:

@@ -13,9 +13,9 @@ from rlrec.cli.commands.requests.session import (
     state_without_history,
 )
 from rlrec.cli.output.output import Show
-from rlrec.cli.output.tables import cell, pairs
+from rlrec.cli.output.tables import cell, record_text
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import CommandGroup, Store, reading
+from rlrec.cli.program.shared import CommandGroup, Store, takes_read_store
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DECISION
 from rlrec.errors import quantity
@@ -28,7 +28,7 @@ decision = CommandGroup("decision")
 
 @decision.command("show")
 @click.argument("decision_id", type=DECISION, metavar="ID")
-@reading("rlrec decision show 1")
+@takes_read_store("rlrec decision show 1")
 def show_(store: Store, show: Show, decision_id: int) -> None:
     """Show one decision: the belief it was drawn from, the probability of each arm, and what is stored."""
     result = app.decision.show(store, decision_id)
@@ -80,8 +80,8 @@ def _title_lines(result: app.decision.Result) -> list[str]:
     return [
         f"decision {result['decision_id']} at {result['at']}: {visitor_text}",
         f"{policy_text}, belief {result['belief_seq']}, floor {cell(result['floor'])}",
-        f"context {pairs(context_without_features(result['context'])) or '-'}, "
-        f"state {pairs(state_without_history(result['state']))}, {eligible_text}",
+        f"context {record_text(context_without_features(result['context'])) or '-'}, "
+        f"state {record_text(state_without_history(result['state']))}, {eligible_text}",
         *_left_out_lines(result),
         *([f"rules of the page: {', '.join(result['rules'])}"] if "rules" in result else []),
         *([f"features: {_features_text(result['features'])}"] if "features" in result else []),

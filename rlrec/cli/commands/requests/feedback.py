@@ -14,7 +14,7 @@ import click
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import Lines, lines_input
-from rlrec.cli.program.shared import GroupedCommand, Store, writing
+from rlrec.cli.program.shared import GroupedCommand, Store, takes_write_store
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import DURATION, FIRST_WORD, KEY, TIME, Integer, parse_duration, parse_number
 from rlrec.errors import InputError
@@ -42,7 +42,7 @@ _NOBODY = (None, None, False, 0)  # values of these fields in a line that names 
 @click.option("--arm", type=KEY, help="With --user: the last showing of this arm.")
 @click.option("--credit", type=click.Choice(["last", "spread"]), help="spread: shared by all in the window.")
 @lines_input
-@writing("rlrec feedback 17 click dwell_s=31.5 --position 1")
+@takes_write_store("rlrec feedback 17 click dwell_s=31.5 --position 1")
 def feedback(
     store: Store, show: Show, lines: Lines | None, decision_id: int | None, events: Sequence[str], censor: bool,
     uncensor: bool, **options: Any,

@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.commands.requests import feedback, recommend
 from rlrec.cli.output.output import Show
-from rlrec.cli.program.shared import GroupedCommand, Store, drawing, dry_run_option, rehearsal, stored
+from rlrec.cli.program.shared import GroupedCommand, Store, dry_run_option, refuses_future_clock, rehearsal, takes_store
 from rlrec.cli.text.values import FILE
 
 
@@ -18,8 +18,8 @@ from rlrec.cli.text.values import FILE
     "--input", "source", type=FILE, default="-", show_default=True, metavar="FILE|-", help="Where the lines are read."
 )
 @click.option("--seed", type=recommend.SEED, help="Seed of the draws [default: 64 random bits].")
-@stored('printf \'{"op": "recommend", "policy": "home", "session": "s1"}\\n\' | rlrec pipe')
-@drawing
+@takes_store('printf \'{"op": "recommend", "policy": "home", "session": "s1"}\\n\' | rlrec pipe')
+@refuses_future_clock
 @dry_run_option
 def pipe(store: Store, show: Show, source: str, seed: int | None, dry_run: bool) -> None:
     """Each line of the input is {"op": "recommend", ...} with the keys of `recommend --input`, or {"op": "feedback",

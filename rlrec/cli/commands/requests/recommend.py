@@ -11,8 +11,15 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import GroupedCommand, Store, drawing, input_option, settings, stored
-from rlrec.cli.text.text import View, clipped
+from rlrec.cli.program.shared import (
+    GroupedCommand,
+    Store,
+    current_settings,
+    input_option,
+    refuses_future_clock,
+    takes_store,
+)
+from rlrec.cli.text.text import View, cut_middle
 from rlrec.cli.text.values import CANDIDATES, KEY, KEYS, OBJECT, PAIR, Integer
 from rlrec.errors import InputError, OutcomeUnknown, RlrecError
 
@@ -58,8 +65,8 @@ TYPED_SOURCES = click.core.ParameterSource.COMMANDLINE, click.core.ParameterSour
 @click.option("--seed", type=SEED, help="Seed of the draw [default: 64 random bits].")
 @click.option("--dry-run", is_flag=True, help="Draw, and store nothing.")
 @input_option
-@stored("rlrec recommend --policy home --session s1 --user u1 -k 3 --json")
-@drawing
+@takes_store("rlrec recommend --policy home --session s1 --user u1 -k 3 --json")
+@refuses_future_clock
 def recommend(store: Store, show: Show, source: str | None, seed: int | None, dry_run: bool, **request: Any) -> None:
     """With --input, each line is a request with the keys policy or experiment, session, user, context, k, arms (as of
     --arms or of --candidates), block, not_after, not_shown, page and request_id; it is answered in order, a group of
@@ -123,7 +130,7 @@ def answer_stream(
     group by itself. `rehearsal` is a transaction around all groups, and the answers are written after it."""
     from rlrec.cli.text.lines import groups, rereadable
 
-    settings().source = "<stdin>" if source == "-" else source
+    current_settings().source = "<stdin>" if source == "-" else source
     app.opening.ready(store)
     # so that a rehearsal need not wait for the writer of the lines
     lines = source if rehearsal is None else rereadable(source)
@@ -146,9 +153,9 @@ def answer_stream(
 
     show.stream(answers(), rehearsal=rehearsal)
     if n_refused:
-        from rlrec.cli.program.files import refused
+        from rlrec.cli.program.files import refusal_error
 
-        raise refused(n_refused, n_lines=n_lines)
+        raise refusal_error(n_refused, n_lines=n_lines)
 
 
 def answer_group(pipe: app.pipe.Pipe, group: Sequence[tuple[int, bytes]], kind: Any) -> tuple[list[Any], int]:
@@ -172,4 +179,4 @@ def refused_answer(error: RlrecError, number: int) -> dict[str, Any]:
     lines of the group until the next garbage collection."""
     error.__traceback__ = error.__context__ = None
     message = error.message if error.hint is None else f"{error.message}: {error.hint}"
-    return {"line": number, "error": clipped(message), "field": getattr(error, "field", None), "code": error.code}
+    return {"line": number, "error": cut_middle(message), "field": getattr(error, "field", None), "code": error.code}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.output.tables import cell, pairs
+from rlrec.cli.output.tables import cell, record_text
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
+from rlrec.cli.program.shared import CommandGroup, Store, takes_read_store, takes_write_store
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import KEY, NAME, NUMBER, Integer
 
@@ -35,7 +35,7 @@ session = CommandGroup("session")
 @session.command("list")
 @click.option("--limit", type=Integer(0), default=100, show_default=True, help="How many; 0 for all.")
 @click.option("--user", type=KEY, metavar="KEY", help="Only of this user.")
-@reading("rlrec session list --limit 20", "rlrec session list --user u1")
+@takes_read_store("rlrec session list --limit 20", "rlrec session list --user u1")
 def list_(store: Store, show: Show, limit: int, user: str | None) -> None:
     """List sessions, newest first."""
     show(app.session.list_sessions(store, limit=limit or None, user=user), columns=SESSION_COLUMNS)
@@ -46,7 +46,7 @@ def list_(store: Store, show: Show, limit: int, user: str | None) -> None:
 @click.option("--visit", type=Integer(1), help="Number of the visit.  [default: the newest]")
 @click.option("--gamma", type=NUMBER, default=1.0, show_default=True, help="Discount of the return.")
 @click.option("--reward", type=NAME, metavar="NAME", help="Reward definition.  [default: each decision's own]")
-@reading("rlrec session show s1")
+@takes_read_store("rlrec session show s1")
 def show_(store: Store, show: Show, **request: Any) -> None:
     """Show a visit step by step: state, slate, propensities, events, reward, return."""
     visit = app.session.show(store, app.session.Request(**request))
@@ -88,7 +88,10 @@ def _timeline_rows(step: app.session.Step) -> Iterator[list[Any]]:
     if step["variant"] is not None and "@" not in step["policy"]:  # imported by an earlier release
         policy += f" {step['experiment']}/{step['variant']}"
     step_cells = [step["step"], step["decision_id"], step["at"], policy]
-    step_cells += [pairs(context_without_features(step["context"])), pairs(state_without_history(step["state"]))]
+    step_cells += [
+        record_text(context_without_features(step["context"])),
+        record_text(state_without_history(step["state"])),
+    ]
     has_one_slot = len(step["slate"]) == 1
     for number, slot in enumerate(step["slate"]):
         events = events_text(step["events"], slot["position"], for_person=True)
@@ -142,7 +145,7 @@ def candidates_text(answer: Answer, *, limit: int) -> list[str]:
 
 @session.command("end")
 @click.argument("key", type=KEY)
-@writing("rlrec session end s1")
+@takes_write_store("rlrec session end s1")
 def end(store: Store, show: Show, key: str) -> None:
     """End the newest visit of a session; its next decision opens another visit."""
     show(app.session.end(store, key))

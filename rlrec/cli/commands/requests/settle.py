@@ -6,14 +6,14 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import GroupedCommand, Store, conclude, writing
+from rlrec.cli.program.shared import GroupedCommand, Store, print_sentences, takes_write_store
 from rlrec.errors import quantity
 
 
 @click.command(cls=GroupedCommand)
-@writing("rlrec settle --json")
+@takes_write_store("rlrec settle --json")
 def settle(store: Store, show: Show) -> None:
     result = app.settle.settle(store)
     show(result)
     entered = quantity(result.settled, "slot")
-    conclude(show, f"{entered} entered the beliefs, {result.open:,} wait for the end of their window.")
+    print_sentences(show, f"{entered} entered the beliefs, {result.open:,} wait for the end of their window.")

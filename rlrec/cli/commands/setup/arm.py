@@ -15,15 +15,15 @@ import click
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import Lines, lines_argument
-from rlrec.cli.program.shared import CommandGroup, Store, reading, writing
-from rlrec.cli.text.strict import not_utf8
+from rlrec.cli.program.shared import CommandGroup, Store, takes_read_store, takes_write_store
+from rlrec.cli.text.strict import utf8_error
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import KEY, KEYS, OBJECT, Parsed, parse_key
+from rlrec.cli.text.values import KEY, KEYS, OBJECT, ParsedType, parse_key
 from rlrec.errors import InputError, quantity
 from rlrec.times import parse_local
 
 NO_TIME = "none"  # typed in place of a time
-TIME_OR_NONE = Parsed("time or none", lambda text: text if text == NO_TIME else parse_local(text))
+TIME_OR_NONE = ParsedType("time or none", lambda text: text if text == NO_TIME else parse_local(text))
 NUMBER_PATTERN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
@@ -40,7 +40,7 @@ arm = CommandGroup("arm")
 @click.option(
     "--until", "eligible_until", type=TIME_OR_NONE, metavar="TIME", help="Shown before this time; `none`: without end."
 )
-@writing(
+@takes_write_store(
     "rlrec arm add tea coffee milk",
     'rlrec arm add a1 --features \'{"topic": "tea", "price": 3.5}\' --group home',
     "rlrec arm add xmas --group home --from 2026-12-01 --until 2026-12-27",
@@ -58,7 +58,7 @@ def add(
 
 @arm.command("import")
 @lines_argument
-@writing('printf \'{"arm": "a1"}\\n{"arm": "a2"}\\n\' | rlrec arm import -')
+@takes_write_store('printf \'{"arm": "a1"}\\n{"arm": "a2"}\\n\' | rlrec arm import -')
 def import_(store: Store, show: Show, lines: Lines) -> None:
     """Add many arms from a file, or change their features.
 
@@ -131,7 +131,7 @@ def _split_cells(text: bytes) -> list[str]:
     try:
         return next(csv.reader(io.StringIO(text.decode()), strict=True))
     except UnicodeDecodeError as error:
-        raise not_utf8(text, error) from None
+        raise utf8_error(text, error) from None
     except csv.Error as error:
         raise InputError(f"not CSV: {error}") from None
 
@@ -168,7 +168,7 @@ def _cell_value(cell: str) -> str | float:
 @arm.command("list")
 @click.argument("names", nargs=-1, metavar="[KEY|@GROUP]...", type=KEY)
 @click.option("--exposure", is_flag=True, help="Slots of each arm in the log, expected and realised, and its rate.")
-@reading("rlrec arm list --format csv", "rlrec arm list @home --exposure")
+@takes_read_store("rlrec arm list --format csv", "rlrec arm list @home --exposure")
 def list_(store: Store, show: Show, names: Sequence[str], exposure: bool) -> None:
     """List arms, retired ones too: all of them, or those named.
 
@@ -187,7 +187,7 @@ def list_(store: Store, show: Show, names: Sequence[str], exposure: bool) -> Non
 
 @arm.command()
 @click.argument("keys", type=KEY, nargs=-1, required=True)
-@writing("rlrec arm retire a1 a2")
+@takes_write_store("rlrec arm retire a1 a2")
 def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Take arms out of the catalogue; their log stays."""
     show(app.arm.retire(store, keys, retired=True))
@@ -195,7 +195,7 @@ def retire(store: Store, show: Show, keys: Sequence[str]) -> None:
 
 @arm.command()
 @click.argument("keys", type=KEY, nargs=-1, required=True)
-@writing("rlrec arm restore a1")
+@takes_write_store("rlrec arm restore a1")
 def restore(store: Store, show: Show, keys: Sequence[str]) -> None:
     """Make retired arms eligible again."""
     show(app.arm.retire(store, keys, retired=False))

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from rlrec.cli.output.output import Show
-from rlrec.cli.program.shared import CommandGroup, notice, printed, settings, walk
+from rlrec.cli.program.shared import CommandGroup, current_settings, notice, takes_output, walk_commands
 from rlrec.cli.text.values import mask_secrets, passwords
 from rlrec.errors import InputError, suggest
 from rlrec.times import format_time
@@ -146,7 +146,7 @@ def config() -> None:
 
 
 @config.command("show")
-@printed("rlrec config show")
+@takes_output("rlrec config show")
 def show_(show: Show) -> None:
     """Show the options of the program, and those of commands that have a value, with their sources.
 
@@ -162,7 +162,7 @@ def show_(show: Show) -> None:
 
 
 def _setting_rows() -> Iterator[tuple[str, Any, str]]:
-    context, program_settings = click.get_current_context(), settings()
+    context, program_settings = click.get_current_context(), current_settings()
     root = context.find_root()
     program = root.command
     assert isinstance(program, click.Group)
@@ -191,7 +191,9 @@ def _command_options() -> Iterator[tuple[tuple[str, ...], click.Option]]:
     for name in program.list_commands(root):
         command = program.get_command(root, name)
         assert command is not None
-        yield from ((names, option) for names, leaf in walk(command, name) for option in _settable_options(leaf))
+        yield from (
+            (names, option) for names, leaf in walk_commands(command, name) for option in _settable_options(leaf)
+        )
 
 
 def _find_value(names: tuple[str, ...], variables: Sequence[str]) -> tuple[Any, str] | None:
@@ -199,5 +201,5 @@ def _find_value(names: tuple[str, ...], variables: Sequence[str]) -> tuple[Any, 
     for variable in variables:
         if text := os.environ.get(variable):
             return mask_secrets(text, passwords(text)), variable
-    config = settings().config
+    config = current_settings().config
     return None if config is None else config.values.get(names)

@@ -12,7 +12,7 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import GroupedCommand, notice, printed
+from rlrec.cli.program.shared import GroupedCommand, notice, takes_output
 from rlrec.cli.text.values import Integer
 
 NO_FOLDER = ""  # for a folder without a name
@@ -30,7 +30,7 @@ NO_FOLDER = ""  # for a folder without a name
 )  # fmt: skip
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the audience.")
 @click.option("--dry-run", is_flag=True, help="List the commands, or the files of --data, and write none.")
-@printed("rlrec demo", "rlrec demo --data sample_data", 'ls "$(rlrec demo --data)"')
+@takes_output("rlrec demo", "rlrec demo --data sample_data", 'ls "$(rlrec demo --data)"')
 def demo(show: Show, keep: str | None, data: str | None, audience: str | None, seed: int, dry_run: bool) -> None:
     """It works in a temporary store, and shows every command that it runs."""
     if data == NO_FOLDER:

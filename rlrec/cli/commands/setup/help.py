@@ -15,7 +15,7 @@ import click
 
 from rlrec import __version__
 from rlrec.cli.output.output import Show, write
-from rlrec.cli.program.shared import GroupedCommand, printed
+from rlrec.cli.program.shared import GroupedCommand, takes_output
 from rlrec.cli.text.text import View, terminal_columns
 from rlrec.errors import InputError, suggest
 
@@ -140,7 +140,7 @@ def _complete_word(context: click.Context, param: click.Parameter, incomplete: s
 @click.command("help", cls=GroupedCommand)
 @click.argument("words", nargs=-1, metavar="[TOPIC | COMMAND...]", shell_complete=_complete_word)
 @click.option("--man", is_flag=True, help="Write all pages as one for `man`.")
-@printed("rlrec help", "rlrec help judging", "rlrec help policy create", "rlrec help --man > rlrec.1")
+@takes_output("rlrec help", "rlrec help judging", "rlrec help policy create", "rlrec help --man > rlrec.1")
 def help(show: Show, words: Sequence[str], man: bool) -> None:  # noqa: A001 (the name of the command)
     """Without TOPIC it lists the pages. Five commands also have a page of their name; their COMMAND -h is short."""
     if man:

@@ -6,7 +6,15 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import NOTHING_STORED, GroupedCommand, Store, dry_run_option, notice, stored, suggest_next
+from rlrec.cli.program.shared import (
+    NOTHING_STORED,
+    GroupedCommand,
+    Store,
+    dry_run_option,
+    notice,
+    suggest_next,
+    takes_store,
+)
 from rlrec.cli.text.values import DURATION
 
 
@@ -16,7 +24,7 @@ from rlrec.cli.text.values import DURATION
 )
 @click.option("--check", is_flag=True, help="Only look: exit 3 where the store is missing or out of date.")
 @dry_run_option
-@stored("rlrec --db shop.db init --session-timeout 45m")
+@takes_store("rlrec --db shop.db init --session-timeout 45m")
 def init(store: Store, show: Show, session_timeout: int | None, check: bool, dry_run: bool) -> None:
     """Safe to repeat, and to run many times at once."""
     if check:

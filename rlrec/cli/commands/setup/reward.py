@@ -9,9 +9,9 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import CommandGroup, Store, level_option, reading, writing
+from rlrec.cli.program.shared import CommandGroup, Store, level_option, takes_read_store, takes_write_store
 from rlrec.cli.text.text import View
-from rlrec.cli.text.values import DURATION, NAME, NUMBER, Parsed, parse_number
+from rlrec.cli.text.values import DURATION, NAME, NUMBER, ParsedType, parse_number
 from rlrec.errors import InputError
 from rlrec.times import format_duration
 
@@ -37,7 +37,7 @@ reward = CommandGroup("reward")
     help="How long after a decision its events count.",
 )  # fmt: skip
 @click.option("--default", type=NUMBER, default="0", show_default=True, help="Reward of a slot without events.")
-@click.option("--clip", type=Parsed("lo,hi", _parse_range), help="Keep a slot's reward inside LO,HI.")
+@click.option("--clip", type=ParsedType("lo,hi", _parse_range), help="Keep a slot's reward inside LO,HI.")
 @click.option(
     "--learn", type=click.Choice(["served", "settled"]), default="served", show_default=True,
     help="When a belief learns from a slot: at once, corrected by its events, or when its window is over.",
@@ -46,7 +46,7 @@ reward = CommandGroup("reward")
     "--late", type=click.Choice(["count", "ignore"]), default="count", show_default=True,
     help="Whether events after the window still correct a belief (estimates never count them).",
 )  # fmt: skip
-@writing(
+@takes_write_store(
     "rlrec reward define basket 'click=0.1, purchase=1' --window 1d --clip 0,1",
     "rlrec reward define reading 'click=0.2, log1p(min(dwell_s,600))=0.1'",
     "rlrec reward define durable 'click=0.05, purchase=2, return=1' --window 7d",
@@ -68,7 +68,7 @@ def define(store: Store, show: Show, **request: Any) -> None:
 
 
 @reward.command("list")
-@reading("rlrec reward list")
+@takes_read_store("rlrec reward list")
 def list_(store: Store, show: Show) -> None:
     """List all reward definitions."""
     definitions = app.reward.list_rewards(store)
@@ -85,7 +85,7 @@ def _weights_text(row: app.reward.Definition) -> str:
 @reward.command()
 @click.argument("name", type=NAME, required=False)
 @click.option("--log", metavar="FILTER", help="Look only at these decisions: policy=NAME,since=TIME and so on.")
-@reading("rlrec reward delays", "rlrec reward delays default --log policy=home")
+@takes_read_store("rlrec reward delays", "rlrec reward delays default --log policy=home")
 def delays(store: Store, show: Show, name: str | None, log: str | None) -> None:
     """Show how much reward arrives within each window, to choose one. Without a NAME it is the reward that all policies
     learn.
@@ -115,7 +115,7 @@ def delays(store: Store, show: Show, name: str | None, log: str | None) -> None:
 @click.option("--log", metavar="FILTER", help="Filter of the log, or parquet:DIR, as in `effects` [default: all].")
 @click.option("--horizon", "horizon_us", type=DURATION, help="Time within which people come back, as in `effects`.")
 @level_option
-@reading("rlrec reward suggest --reward durable --horizon 3d", "rlrec reward suggest --log policy=home --json")
+@takes_read_store("rlrec reward suggest --reward durable --horizon 3d", "rlrec reward suggest --log policy=home --json")
 def suggest(store: Store, show: Show, **request: Any) -> None:
     """Suggest weights of events by which a slot is worth what it brings in the long run.
 

@@ -13,12 +13,12 @@ from rlrec.cli.program.shared import (
     HOW_TO_RUN,
     GroupedCommand,
     Store,
-    by_name,
-    drawing,
     dry_run_option,
+    mapping_by_name,
     option_group,
+    refuses_future_clock,
     rehearsal,
-    stored,
+    takes_store,
 )
 from rlrec.cli.text.values import PAIR, Integer
 
@@ -54,14 +54,14 @@ MAX_N = 10_000_000  # sessions, steps or runs, at most
     click.option("--seed", type=Integer(0, 2**64 - 1), metavar="N", help="Seed of all draws [default: random]."),
     dry_run_option,
 )  # fmt: skip
-@stored(
+@takes_store(
     "rlrec simulate bernoulli --policy home --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1",
     "rlrec simulate drift --ephemeral --kind thompson --param discount=0.9975 --runs 20 --steps 2000",
     "rlrec simulate shop --ephemeral --kind thompson -k 5 --sessions 50 --runs 20",
     "rlrec simulate barista --ephemeral --kind uniform --runs 20 --sessions 50",
     "rlrec simulate bernoulli --experiment ab --sessions 200 --env rates=0.5,0.4,0.3,0.2,0.1",
 )
-@drawing
+@refuses_future_clock
 def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options: Any) -> None:
     """ENV, one arm a decision: bernoulli, drift, delayed, contextual. Pages: pbm, cascade, page. Visitors with memory:
     barista, choc-kale, corridor, and shop and news, which have pages, too. Through the store, the clock starts at its
@@ -69,7 +69,7 @@ def simulate(store: Store, show: Show, ephemeral: bool, dry_run: bool, **options
     pages (with memory: of the optimum) minus that of the pages shown."""
     app.simulate.check_environment(options["environment"])
     for option in ("parameters", "params"):
-        options[option] = by_name(options[option], "parameter")
+        options[option] = mapping_by_name(options[option], "parameter")
     request = app.simulate.Request(**options | {"sessions": options["sessions"] or 1})
     if ephemeral:
         _check_study(request, dry_run=dry_run)

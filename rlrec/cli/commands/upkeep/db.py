@@ -15,12 +15,12 @@ from rlrec.cli.program.files import check_target
 from rlrec.cli.program.shared import (
     CommandGroup,
     Store,
-    conclude,
+    current_settings,
     notice,
-    printed,
+    print_sentences,
     question_of_terminal,
-    settings,
-    stored,
+    takes_output,
+    takes_store,
 )
 from rlrec.cli.text.values import NAME, TIME
 
@@ -44,7 +44,7 @@ def confirmed(question: str, *, is_needed: bool = True) -> Callable[[Command], C
             ask = question_of_terminal()
             if is_needed and not (yes or dry_run or ask):
                 raise click.UsageError("this cannot be undone, and there is no terminal to ask: give --yes")
-            if ask and not (yes or dry_run or ask(question.format(store=settings().db, **kwargs))):
+            if ask and not (yes or dry_run or ask(question.format(store=current_settings().db, **kwargs))):
                 notice("nothing was changed")
                 raise click.exceptions.Exit(1)
             command(*args, dry_run=dry_run, **kwargs)
@@ -59,7 +59,7 @@ def confirmed(question: str, *, is_needed: bool = True) -> Callable[[Command], C
 @db.command()
 @click.option("--user", required=True, metavar="KEY", help="The user.")
 @confirmed("Delete all rows of user {user!r} from {store}? This cannot be undone.")
-@stored("rlrec db forget --user u9 --dry-run", "rlrec db forget --user u9 --yes --json")
+@takes_store("rlrec db forget --user u9 --dry-run", "rlrec db forget --user u9 --yes --json")
 def forget(store: Store, show: Show, **request: Any) -> None:
     """Delete a user, and what beliefs learned from them.
 
@@ -85,7 +85,7 @@ def forget(store: Store, show: Show, **request: Any) -> None:
 @db.command()
 @click.option("--before", type=TIME, required=True, metavar="TIME", help="Delete visits that ended before it.")
 @confirmed("Delete the decisions before that time, with their events, from {store}? This cannot be undone.")
-@stored("rlrec db prune --before 2025-01-01 --dry-run", "rlrec db prune --before 2025-01-01 --yes --json")
+@takes_store("rlrec db prune --before 2025-01-01 --dry-run", "rlrec db prune --before 2025-01-01 --yes --json")
 def prune(store: Store, show: Show, **request: Any) -> None:
     """Delete old decisions with their events; beliefs stay as they are.
 
@@ -103,13 +103,13 @@ def prune(store: Store, show: Show, **request: Any) -> None:
     if pruned["decisions"]:
         policies = ", ".join(pruned["policies"])
         lost_text = f"estimates, outcomes and training of that time, and rebuilds of {policies}"
-        conclude(show, f"Lost with these visits: {lost_text}.")
+        print_sentences(show, f"Lost with these visits: {lost_text}.")
 
 
 @db.command()
 @click.argument("path", type=click.Path(dir_okay=False), metavar="FILE")
 @click.option("--dry-run", is_flag=True, help="Say how large it would be; nothing is written.")
-@stored("rlrec db backup backup.db")
+@takes_store("rlrec db backup backup.db")
 def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
     """Write a snapshot of an SQLite store to a new file.
 
@@ -124,7 +124,7 @@ def backup(store: Store, show: Show, path: str, dry_run: bool) -> None:
 @db.command()
 @click.option("--to", required=True, metavar="URL_OR_PATH", help="Where to; a new file or an empty database.")
 @confirmed("Copy {store} to {to}?", is_needed=False)
-@stored("rlrec db copy --to copy.db --json", "rlrec db copy --to postgresql://localhost/rlrec --dry-run")
+@takes_store("rlrec db copy --to copy.db --json", "rlrec db copy --to postgresql://localhost/rlrec --dry-run")
 def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
     """Copy the store to another database, row by row.
 
@@ -137,7 +137,7 @@ def copy(store: Store, show: Show, to: str, dry_run: bool) -> None:
 
 @db.command()
 @click.option("--prefix", type=NAME, default="rlrec", show_default=True, help="Prefix of the roles' names.")
-@printed("rlrec db roles > roles.sql && psql shop -f roles.sql", "rlrec db roles --prefix shop --json")
+@takes_output("rlrec db roles > roles.sql && psql shop -f roles.sql", "rlrec db roles --prefix shop --json")
 def roles(show: Show, prefix: str) -> None:
     """Print SQL that creates PostgreSQL roles with only the rights that they need.
 

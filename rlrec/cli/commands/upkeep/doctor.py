@@ -14,11 +14,11 @@ from rlrec.cli.program.shared import (
     NOTHING_STORED,
     GroupedCommand,
     Store,
-    conclude,
     dry_run_option,
     notice,
+    print_sentences,
     rehearsal,
-    stored,
+    takes_store,
 )
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import Integer
@@ -37,7 +37,7 @@ FINDING_COLUMNS = ("check", "severity", "subject", "detail")
 @click.option("--seed", type=Integer(0), default=0, show_default=True, help="Seed of the sample.")
 @click.option("--repair-clock", is_flag=True, help="Move what lies ahead of the database's clock back to now.")
 @dry_run_option
-@stored("rlrec doctor --json", "rlrec doctor --repair-clock --dry-run")
+@takes_store("rlrec doctor --json", "rlrec doctor --repair-clock --dry-run")
 def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **request: Any) -> None:
     """It changes nothing, but stores its time and findings for `rlrec status`. An error is exit 3, a warning is not.
     csv and ndjson have one line per finding.
@@ -70,7 +70,7 @@ def doctor(store: Store, show: Show, repair_clock: bool, dry_run: bool, **reques
         warnings = sum(finding.severity == "warning" for finding in report.findings)
         result = f"no error, {quantity(warnings, 'warning')}" if warnings else "nothing is wrong"
         n_checks, decisions = len(app.doctor.CHECKS) - len(report.left_out), report.checked["decisions"]
-        conclude(show, f"{n_checks} checks of {quantity(decisions, 'decision')}: {result}.")
+        print_sentences(show, f"{n_checks} checks of {quantity(decisions, 'decision')}: {result}.")
     else:
         failed_checks = [finding.check for finding in report.findings if finding.severity == "error"]
         hint = "nothing was changed; restore a backup as `rlrec help data` says, or export what is sound"

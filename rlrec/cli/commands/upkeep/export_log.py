@@ -13,21 +13,21 @@ import click
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
 from rlrec.cli.program.files import check_target, open_target
-from rlrec.cli.program.shared import GroupedCommand, Store, notice, reading
-from rlrec.cli.text.values import Registered
+from rlrec.cli.program.shared import GroupedCommand, Store, notice, takes_read_store
+from rlrec.cli.text.values import RegisteredName
 from rlrec.errors import InputError
 
 
 @click.command("export-log", cls=GroupedCommand)
 @click.argument("path", type=click.Path(allow_dash=True), metavar="PATH|-")
 @click.option(
-    "--layout", type=Registered("rlrec.app.imports.layouts:WRITERS"), default="jsonl", show_default=True,
+    "--layout", type=RegisteredName("rlrec.app.imports.layouts:WRITERS"), default="jsonl", show_default=True,
     help="jsonl: one JSON object a decision. csv: a table, a row a slot. dsjson, vw: for Vowpal Wabbit. parquet: PATH "
     "is a folder, to which what is new is appended (pip install 'rlrec[parquet]').",
 )  # fmt: skip
 @click.option("--log", metavar="FILTER", help="Which decisions, e.g. policy=home,since=2026-01-01. Default: all.")
 @click.option("--reward", metavar="NAME", help="Reward definition [default: that of each policy]; not of parquet.")
-@reading(
+@takes_read_store(
     "rlrec export-log - --log policy=home > home.jsonl",
     "rlrec export-log log.csv.gz --layout csv",
     "rlrec export-log log.json --layout dsjson --log policy=home",

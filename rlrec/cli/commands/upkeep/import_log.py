@@ -11,22 +11,22 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app, signals
-from rlrec.cli.program.files import Refusals, refusing
+from rlrec.cli.program.files import Refusals, refusal_options
 from rlrec.cli.program.shared import (
     NOTHING_STORED,
     GroupedCommand,
     Store,
-    conclude,
     dry_run_option,
     notice,
     option_group,
+    print_sentences,
     rehearsal,
-    stored,
     suggest_next,
+    takes_store,
 )
 from rlrec.cli.text import lines
 from rlrec.cli.text.text import truncate
-from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, Integer, Registered
+from rlrec.cli.text.values import DURATION, JSON_FILE, NAME, Integer, RegisteredName
 from rlrec.errors import InputError, quantity
 
 DEFAULT_POLL_US = 1_000_000  # between two reads of a file
@@ -50,7 +50,7 @@ def _check_files(_: click.Context, __: click.Parameter, files: Sequence[str]) ->
 @option_group(
     "Which log",
     click.option(
-        "--layout", type=Registered("rlrec.app.imports.layouts:READERS"), required=True, metavar="LAYOUT",
+        "--layout", type=RegisteredName("rlrec.app.imports.layouts:READERS"), required=True, metavar="LAYOUT",
         help="csv or parquet: any table, with --map. dsjson: Vowpal Wabbit and Azure Personalizer. jsonl: as "
         "export-log writes it. obd: Open Bandit Dataset. vw: text of Vowpal Wabbit.",
     ),
@@ -74,8 +74,8 @@ def _check_files(_: click.Context, __: click.Parameter, files: Sequence[str]) ->
     click.option("--follow", is_flag=True, help="Go on with lines that are added: see `rlrec help import-log`."),
     click.option("--poll", type=DURATION, metavar="DURATION", help="How often to look for new lines.  [default: 1s]"),
 )  # fmt: skip
-@option_group("Bad lines", refusing)  # fmt: skip
-@stored(
+@option_group("Bad lines", refusal_options)  # fmt: skip
+@takes_store(
     "rlrec export-log log.jsonl && rlrec --db copy.db init && rlrec --db copy.db import-log log.jsonl --layout jsonl",
     "rlrec import-log log.csv --layout csv --map map.json --policy shop",
     "rlrec import-log log.csv --layout csv --map map.json --check",
@@ -119,7 +119,7 @@ def import_log(
     refusals.n_lines = refusals.count + (0 if check else result.accepted + result.duplicates)
     show(result)
     accepted, rejected = quantity(result.accepted, "new decision"), quantity(result.rejected, "line")
-    conclude(show, f"{accepted}, {result.duplicates:,} stored before, {rejected} refused.")
+    print_sentences(show, f"{accepted}, {result.duplicates:,} stored before, {rejected} refused.")
     if check:
         notice(NOTHING_STORED)
     if check or dry_run or follow or not result.accepted + result.duplicates:
@@ -135,7 +135,7 @@ def import_log(
 def _follow_log(store: Store, request: Any, bad_lines: Any, file: str, poll_us: int) -> Any:
     bad_lines.reading(file)
     # held to the end of the process: supervisors may repeat a signal
-    waits = click.get_current_context().with_resource(signals.waiting())
+    waits = click.get_current_context().with_resource(signals.signals_end_waits())
     with lines.stream(file) or nullcontext() as stream:
         return app.import_log.follow_log(
             store, request, bad_lines, stream=stream, poll_s=poll_us / 1_000_000, wait=waits.wait

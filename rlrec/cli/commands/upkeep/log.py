@@ -9,7 +9,7 @@ import click
 
 from rlrec.cli.output.output import Show
 from rlrec.cli.program import app
-from rlrec.cli.program.shared import CommandGroup, Store, conclude, reading, writing
+from rlrec.cli.program.shared import CommandGroup, Store, print_sentences, takes_read_store, takes_write_store
 from rlrec.cli.text.text import View
 from rlrec.cli.text.values import NAME
 from rlrec.errors import quantity
@@ -23,7 +23,7 @@ log = CommandGroup("log")
 @click.argument("name", type=NAME)
 @click.option("--where", metavar="FILTER", help="The decisions, as in the --log of `evaluate`.")
 @click.option("--machines", is_flag=True, help="The users and sessions that `doctor` takes for bots.")
-@writing("rlrec log exclude bots --machines", "rlrec log exclude staff --where user=u1+u2 --dry-run --json")
+@takes_write_store("rlrec log exclude bots --machines", "rlrec log exclude staff --where user=u1+u2 --dry-run --json")
 def exclude(store: Store, show: Show, **request: Any) -> None:
     """Leave decisions out of everything that reads the log, until `log include`.
 
@@ -37,7 +37,7 @@ def exclude(store: Store, show: Show, **request: Any) -> None:
 
 @log.command()
 @click.argument("name", type=NAME)
-@writing("rlrec log include bots")
+@takes_write_store("rlrec log include bots")
 def include(store: Store, show: Show, name: str) -> None:
     """End an exclusion: its decisions count again.
 
@@ -46,7 +46,7 @@ def include(store: Store, show: Show, name: str) -> None:
 
 
 @log.command("list")
-@reading("rlrec log list", "rlrec log list --json")
+@takes_read_store("rlrec log list", "rlrec log list --json")
 def list_(store: Store, show: Show) -> None:
     """List the exclusions. Users and sessions are counted; --json names them."""
     rows = app.exclusions.list_exclusions(store)
@@ -69,7 +69,7 @@ def _show_exclusion(show: Show, answer: app.exclusions.Excluded, verb: str, beli
         sentences.append(
             f"{variant} {belief_clause}, and no rebuild replaces it while its experiment runs; promoted: `{steps}`"
         )
-    conclude(show, f"{verb}: {count_text}", *sentences)
+    print_sentences(show, f"{verb}: {count_text}", *sentences)
 
 
 def _with_promotion(command: str) -> list[str]:
