@@ -96,7 +96,7 @@ def look_up(values: npt.NDArray[np.integer], keys: npt.NDArray[np.integer]) -> t
     if not len(values):
         return np.zeros(keys.shape, np.intp), np.zeros(keys.shape, np.bool_)
     low, width = values[0], int(values[-1]) - int(values[0]) + 1
-    if width <= _countable(keys.size):
+    if width <= _counting_limit(keys.size):
         table = np.zeros(width, np.intp)
         table[values - low] = np.arange(len(values))
         index = table.take(keys - low, mode="clip")
@@ -116,13 +116,13 @@ def distinct(*columns: Ids) -> tuple[Ids, Ids]:
     for column in columns:
         if repeats_value(column):
             continue
-        values, n_values = _close(column, n)
+        values, n_values = _compact_values(column, n)
         if n_kinds * n_values >= 2**62:
-            codes, n_kinds = _ranked(codes, n_kinds)
+            codes, n_kinds = _renumber_codes(codes, n_kinds)
         codes, n_kinds = values if n_kinds == 1 else codes * n_values + values, n_kinds * n_values
-        if n_kinds > _countable(n):
-            codes, n_kinds = _ranked(codes, n_kinds)
-    codes, n_kinds = _ranked(codes, n_kinds)
+        if n_kinds > _counting_limit(n):
+            codes, n_kinds = _renumber_codes(codes, n_kinds)
+    codes, n_kinds = _renumber_codes(codes, n_kinds)
     first_rows = np.empty(n_kinds, np.int64)
     first_rows[codes[::-1]] = np.arange(n)[::-1]
     return first_rows, codes
@@ -158,26 +158,26 @@ def plain_number(value: float) -> float | int:
     return int(value) if float(value).is_integer() else float(value)
 
 
-def _countable(n: int) -> int:
+def _counting_limit(n: int) -> int:
     """Return the range of values below which n of them are counted faster than sorted."""
     return 8 * n + 1024
 
 
-def _close(column: Ids, n: int) -> tuple[Ids, int]:
+def _compact_values(column: Ids, n: int) -> tuple[Ids, int]:
     """Shift a column to begin at 0, or replace its values by ranks if they are far apart. Return the new column and an
     upper limit of its values."""
     if not n:
         return column.astype(np.int64), 1
     low, high = int(column.min()), int(column.max())
-    if high - low < _countable(n):
+    if high - low < _counting_limit(n):
         return np.subtract(column, low, dtype=np.int64), high - low + 1
     values, ranks = np.unique(column, return_inverse=True)
     return ranks.ravel(), len(values)
 
 
-def _ranked(codes: Ids, n_kinds: int) -> tuple[Ids, int]:
+def _renumber_codes(codes: Ids, n_kinds: int) -> tuple[Ids, int]:
     """Renumber codes without those that do not occur. Return the new codes and the number of those that occur."""
-    if n_kinds > _countable(len(codes)):
+    if n_kinds > _counting_limit(len(codes)):
         values, ranks = np.unique(codes, return_inverse=True)
         return ranks.ravel(), len(values)
     occurs = np.zeros(n_kinds, np.bool_)

@@ -220,7 +220,7 @@ def difference_sentence(
         enough = f"100 {unit}s, 50 of each side, and 20 of them with a reward" if unit != "decision" else "more data"
         question = f"whether it is better or worse than {row['against']}{reward}, {_basis(row, unit)}"
         start, shortage = "too early to say", (row.get("shortage") or 0) / row.get("share", 1.0)
-        days = _wait(row, shortage, newest_per_day)
+        days = _days_until(row, shortage, newest_per_day)
         if shortage and days is not None and unit != "decision":
             start = "this traffic cannot tell in reasonable time" if days > LONGEST_WAIT else start
             time = "nobody new comes" if days == inf else f"{time_text(days)} of this traffic"
@@ -228,7 +228,7 @@ def difference_sentence(
         return f"{name}: {start} {question} (nothing is said before {enough})"
     if row["answer"] == "unknown" and is_growing(row) and "young-units" in row["reasons"]:
         earned = f"{name} earned {difference_direction(row)} than {row['against']} so far"
-        so_far = _figures({**row, "lower": None, "upper": None})
+        so_far = _difference_text({**row, "lower": None, "upper": None})
         return f"{earned}: {so_far} {_basis(row, unit)}{reward} ({', '.join(row['reasons'])}); {YOUNG}"
     base = row["value"] / row["relative"] if row["relative"] else None
     claim = Claim(
@@ -236,13 +236,13 @@ def difference_sentence(
         answer=row["answer"], base=base, value=row["value"], lower=row["lower"], upper=row["upper"],
         needed=row["needed"], cluster=unit, basis=_basis(row, unit),
         reward=row["reward"] if by_reward and row["reward"] else "",
-        days=_wait(row, row["needed"] / row.get("share", 1.0), per_day) if row["needed"] else None,
+        days=_days_until(row, row["needed"] / row.get("share", 1.0), per_day) if row["needed"] else None,
         groups={"": row["reasons"]} if row["reasons"] else {},
     )  # fmt: skip
     return claim.sentence
 
 
-def _wait(row: Mapping[str, Any], units: float, per_day: float | None) -> float | None:
+def _days_until(row: Mapping[str, Any], units: float, per_day: float | None) -> float | None:
     """Return the number of days until so many more units have come, or infinity where they never do."""
     days = row.get("needed_days", per_day and units / per_day)
     return inf if (days is None and "needed_days" in row) or per_day == 0 else days
@@ -284,7 +284,7 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
         reason = "an exclusion, or the filter, leaves out more of one variant than of another"
         return [f"{answer['experiment']}: {reason}: do not trust its differences (sample-ratio)."]
     if answer.get("route") is not None:
-        return [_holdout_sentence(answer), *_immature(answer)]
+        return [_holdout_sentence(answer), *_incomplete_rewards(answer)]
     rows, differences, per_day = answer["unit_differences"], answer["differences"], answer.get("units_per_day")
     if "interleave" in answer:  # a credit of teams, which readers know by what they rank by
         teams = {row["variant"]: f"{row['variant']} ({row['policy']})" for row in answer["variants"]}
@@ -300,10 +300,10 @@ def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     lost_guards, open_guards = ([guard_sentence(row, answer["unit"]) for row in rows] for rows in guards.values())
     sentences = [*lost_guards, *sentences, *open_guards]
     sentences = sentences or [difference_sentence(row, "decision", per_day=per_day) for row in differences]
-    return [*sentences, *_immature(answer)] or ["There is nothing to compare."]
+    return [*sentences, *_incomplete_rewards(answer)] or ["There is nothing to compare."]
 
 
-def _immature(answer: Mapping[str, Any]) -> list[str]:
+def _incomplete_rewards(answer: Mapping[str, Any]) -> list[str]:
     """Write a sentence on how many units count in a deciding reward, where the rewards of many other units are not
     complete."""
     units = Counter[tuple[str, str | None]]()
@@ -328,7 +328,7 @@ def _second_half(answer: Mapping[str, Any]) -> list[str]:
         return []
     command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {middle(first_at, last_at)}"
     hint = f"`{command}` compares the {answer['unit']}s of its second half"
-    return [f"{_and(labels)} learned meanwhile, so that this is an average over what was known at times: {hint}"]
+    return [f"{_join_names(labels)} learned meanwhile, so that this is an average over what was known at times: {hint}"]
 
 
 def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
@@ -377,7 +377,7 @@ def ending_command(answer: Mapping[str, Any]) -> list[str]:
         return []
     answers, guards = {row["answer"] for row in rows}, {row["answer"] for row in answer["guards"]}
     visits = next((row for row in answer["unit_differences"] if row["metric"] == "visits"), None)
-    is_winner = answers == {"better"} and guards <= {"holds"} and not (visits and _falls(visits))
+    is_winner = answers == {"better"} and guards <= {"holds"} and not (visits and _visits_fall(visits))
     if not is_winner and not (answers == {"worse"} or "lost" in guards):
         return []
     if not is_winner and "ramp" in answer:
@@ -453,7 +453,8 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     so_far = " so far (young-units: it may grow or turn)" if "young-units" in reward_row["reasons"] else ""
     if so_far:  # their behaviour so far gives no bounds
         reward_row, visits_row = ({**row, "lower": None, "upper": None} for row in (reward_row, visits_row))
-    figures = f"{reward_row['reward']} {_figures(reward_row)} a {answer['unit']}, visits {_figures(visits_row)}"
+    gain, visits_gain = _difference_text(reward_row), _difference_text(visits_row)
+    figures = f"{reward_row['reward']} {gain} a {answer['unit']}, visits {visits_gain}"
     caveat = (
         "; picked-decisions: whom earlier policies drove away does not count" if "picked-decisions" in reasons else ""
     )
@@ -472,7 +473,7 @@ def _holdout_sentence(answer: Mapping[str, Any]) -> str:
     return sentence
 
 
-def _figures(row: Mapping[str, Any]) -> str:
+def _difference_text(row: Mapping[str, Any]) -> str:
     """Write a difference with its bounds, in percent if possible."""
     base = row["value"] / row["relative"] if row["relative"] else None
     figures = {name: row[name] for name in ("value", "lower", "upper")}
@@ -502,7 +503,7 @@ def earned_sentences(
         sentences = [
             text for row, text in zip(rows, sentences, strict=True) if row is first_row or row not in open_rows
         ]
-        sentences.append(f"{_and([*labels])}: no answer either, and none sooner")
+        sentences.append(f"{_join_names([*labels])}: no answer either, and none sooner")
     return sentences + [
         f"{name}: the {noun} disagree, decide by the one that you want" for name in sorted(gains & losses)
     ]
@@ -523,13 +524,13 @@ def _lost_visits(
 def fewer_visits(visits_row: Mapping[str, Any], unit: str, *, equal_ages: bool = False) -> str:
     """Write words that say that a group brings people back less often than the first one, empty where it does not.
     visits: the groups' difference in visits."""
-    if not _falls(visits_row) or not visits_row["relative"]:
+    if not _visits_fall(visits_row) or not visits_row["relative"]:
         return ""
     so_far = "" if equal_ages else " so far"
     return f"brings people back less often: {percent(visits_row['relative'])} % visits per {unit}{so_far}"
 
 
-def _falls(row: Mapping[str, Any]) -> bool:
+def _visits_fall(row: Mapping[str, Any]) -> bool:
     """Tell whether visits fall, even if only among units that have not had the time to come again as often as they
     will."""
     return row["upper"] is not None and row["upper"] < 0 and {*row["reasons"]} <= {*GROWING, "other-metric"}
@@ -545,9 +546,9 @@ def best_of(may_be_best: Mapping[str, bool | None]) -> str:
         return "this log cannot tell which is the best"
     other_names, unknown_names = names_by_flag.get(False, []), names_by_flag.get(None, [])
     is_sure = len(rivals) == 1 and not unknown_names
-    clauses = [f"{rivals[0]} is the best" if is_sure else f"{_and(rivals)} may still be the best"]
-    clauses += [f"{_and(other_names)} {'is' if len(other_names) == 1 else 'are'} not"] if other_names else []
-    clauses += [f"this log cannot tell about {_and(unknown_names)}"] if unknown_names else []
+    clauses = [f"{rivals[0]} is the best" if is_sure else f"{_join_names(rivals)} may still be the best"]
+    clauses += [f"{_join_names(other_names)} {'is' if len(other_names) == 1 else 'are'} not"] if other_names else []
+    clauses += [f"this log cannot tell about {_join_names(unknown_names)}"] if unknown_names else []
     return "; ".join(clauses)
 
 
@@ -566,7 +567,7 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, h
         ]
         if not sure_arms:
             arm = pooled_arms[-1 if pooled_arms[-1]["shrunk"] < 0 else 0]
-            figures = "no estimate" if arm["lower"] is None else _effect(arm, ("long_run", "lower", "upper"))
+            figures = "no estimate" if arm["lower"] is None else _effect_text(arm, ("long_run", "lower", "upper"))
             question = f"whether {arm['arm']} adds or costs ({figures})"
             return f"its own pages cannot tell {question}; `rlrec effects` tells of all"
     harmful_arms = [row for row in sure_arms if row["shrunk"] < 0]
@@ -574,12 +575,12 @@ def effect_sentence(arms: Sequence[Mapping[str, Any]], level: float = 0.95, *, h
     if bait_arms:
         bait = min(bait_arms, key=lambda row: row["rank_now"])
         rank = f"rank {bait['rank_now']} of {len(arms)}"
-        return f"{bait['arm']} earns much now ({rank}) and costs in the long run ({_effect(bait)})"
+        return f"{bait['arm']} earns much now ({rank}) and costs in the long run ({_effect_text(bait)})"
     if harmful_arms:
         worst = harmful_arms[-1]
-        return f"{worst['arm']} costs in the long run, against the average of this log ({_effect(worst)})"
+        return f"{worst['arm']} costs in the long run, against the average of this log ({_effect_text(worst)})"
     if sure_arms:
-        return f"{sure_arms[0]['arm']} adds in the long run to the average of this log ({_effect(sure_arms[0])})"
+        return f"{sure_arms[0]['arm']} adds in the long run to the average of this log ({_effect_text(sure_arms[0])})"
     finding = f"with all {len(arms)} arms looked at together, none surely adds"
     if has_groups:
         return f"{finding} or costs"
@@ -591,16 +592,18 @@ def pooled_sentence(surfaces: Sequence[str], log: str | None = None) -> str:
     """Write a sentence on visits to several surfaces that were taken as visits to one. surfaces: filters; log: the
     filter."""
     surface_filter = shlex.quote(",".join(filter(None, [log, surfaces[0]])))
-    sentence = f"visits of {_and(surfaces)} are pooled, which share users: a return counts for whichever came before"
+    sentence = (
+        f"visits of {_join_names(surfaces)} are pooled, which share users: a return counts for whichever came before"
+    )
     return f"{sentence}; `rlrec effects --log {surface_filter}` tells of one alone"
 
 
-def _effect(row: Mapping[str, Any], names: Sequence[str] = ("shrunk", "shrunk_lower", "shrunk_upper")) -> str:
+def _effect_text(row: Mapping[str, Any], names: Sequence[str] = ("shrunk", "shrunk_lower", "shrunk_upper")) -> str:
     value, lower, upper = (f"{row[name]:+.3g}" for name in names)
     return f"{value} a look [{lower}, {upper}]"
 
 
-def _and(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 

@@ -27,7 +27,7 @@ NOTICE_S = 5  # without the server, after which a notice is printed
 ANALYSED = ("arm", "context", "eligible_set", "session", "users", "visit", "decision", "slot", "event", "import_line")
 
 
-class _Undone(Exception):
+class _RehearsalEnd(Exception):
     """This exception ends a rehearsal, whose changes are rolled back."""
 
 
@@ -135,8 +135,8 @@ class Store:
         try:
             with engine.transaction(self.engine, write=True, address=self.address) as self._rehearsal:
                 yield
-                raise _Undone
-        except _Undone:
+                raise _RehearsalEnd
+        except _RehearsalEnd:
             pass
         except Retry as error:
             raise StoreBusy(f"the store {self.address} is busy", hint=RETRY_HINT) from error

@@ -86,7 +86,7 @@ def alongside(unit: Unit, policy_ids: Collection[int] | None = None) -> Iterator
         return
     with closing(worker):
         with suppress(RlrecError):
-            if (_same_postgres if unit.postgres else _same_sqlite)(unit, worker):
+            if (_share_postgres_snapshot if unit.postgres else _share_sqlite_snapshot)(unit, worker):
                 unit.arrow_worker = worker
         try:
             yield
@@ -140,13 +140,13 @@ def _open_postgres(unit: Unit) -> dict[str, Any]:
     }
 
 
-def _same_postgres(unit: Unit, worker: ArrowWorker) -> bool:
+def _share_postgres_snapshot(unit: Unit, worker: ArrowWorker) -> bool:
     worker.tell("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     worker.tell(f"SET TRANSACTION SNAPSHOT '{unit.ask_value('SELECT pg_export_snapshot()')}'")
     return True
 
 
-def _same_sqlite(unit: Unit, worker: ArrowWorker) -> bool:
+def _share_sqlite_snapshot(unit: Unit, worker: ArrowWorker) -> bool:
     """Tell whether both connections see the same state. They do if no one committed between two looks of the worker,
     and the unit took its snapshot in between.
 
@@ -208,7 +208,7 @@ class ArrowWorker:
         """Return the columns of every batch of an answer. Raise RlrecError for an error in the worker."""
         pieces: list[list[npt.NDArray[Any]]] = []
         while isinstance(batch := self._read(), list):
-            pieces.append([_column(*column) for column in batch])
+            pieces.append([_decode_column(*column) for column in batch])
         if batch is not None:
             raise RlrecError(f"the store failed: {' '.join(batch.split())[:300]}")
         return pieces
@@ -227,7 +227,7 @@ class ArrowWorker:
             raise RlrecError("the process that reads the store has ended") from None
 
 
-def _column(kind: str, *buffers: bytearray) -> npt.NDArray[Any]:
+def _decode_column(kind: str, *buffers: bytearray) -> npt.NDArray[Any]:
     """Return a column of numbers from its bytes; or a column of texts or bytes, from the end of each and all their
     bytes."""
     if kind in _FORMATS:

@@ -153,10 +153,10 @@ def _postgres_error(error: BaseException | None, *, address: str) -> Exception:
     if state is None or state.startswith(UNREACHABLE):
         message = message.partition(" Is the server running")[0][:200]
         return (StoreBusy if state == IDLE else Unreachable)(f"cannot reach {address}: {message}", hint=AWAY_HINT)
-    return _refusal(state, message, address=address) or RlrecError(f"the store {address} failed: {message[:300]}")
+    return _refusal_error(state, message, address=address) or RlrecError(f"the store {address} failed: {message[:300]}")
 
 
-def _refusal(state: str, message: str, *, address: str) -> RlrecError | None:
+def _refusal_error(state: str, message: str, *, address: str) -> RlrecError | None:
     """Return the error if the server would refuse the same statement again, or None for other errors."""
     timeouts = "raise the statement_timeout of the role or of the database, or --statement-timeout"
     read_only = "see default_transaction_read_only of the role and of the database, or name the primary server"

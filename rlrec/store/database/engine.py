@@ -188,7 +188,7 @@ def _sqlite(path: str, *, create: bool, timeout_s: float) -> sa.Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         driver: Any = connection.connection
-        if not driver.in_transaction:  # `_begun` has not begun one
+        if not driver.in_transaction:  # `_sqlite_transaction` has not begun one
             driver.execute("BEGIN")
 
     return engine
@@ -237,7 +237,7 @@ def transaction(
                 connection.execution_options(isolation_level="REPEATABLE READ")
                 driver: Any = connection.connection.driver_connection
                 driver.read_only = True
-            with connection.begin() if postgres else _begun(connection, write=write and not lazy):
+            with connection.begin() if postgres else _sqlite_transaction(connection, write=write and not lazy):
                 yield connection
                 if write and not postgres and connection.info["file"] != file_identity(address):
                     message = f"the store {address} was deleted or replaced while it was open"
@@ -267,7 +267,7 @@ def transaction(
 
 
 @contextmanager
-def _begun(connection: sa.Connection, *, write: bool) -> Iterator[None]:
+def _sqlite_transaction(connection: sa.Connection, *, write: bool) -> Iterator[None]:
     """Run the block in a transaction of SQLite, without the extra work of SQLAlchemy."""
     driver: Any = connection.connection
     driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -32,7 +32,7 @@ def revision(connection: sa.Connection, *, address: str) -> str | None:
     stored_revisions = revisions(connection)
     if stored_revisions is None:
         return None
-    if (problem := _wrong_revision(stored_revisions, address=address)) is not None:
+    if (problem := _revision_error(stored_revisions, address=address)) is not None:
         raise problem
     return stored_revisions[0]
 
@@ -64,11 +64,13 @@ def check(unit: Unit, *, address: str, write: bool = False, state: str = "", sou
     if server is not None and rows:
         unit.transaction, unit.connection.info["flush"] = (server, rows[0][2]), rows[0][3]
     if len(rows) != 1 or rows[0][0] != HEAD:
-        raise _wrong_revision([row[0] for row in rows], address=address) or _out_of_date(rows[0][0], address=address)
+        raise _revision_error([row[0] for row in rows], address=address) or _out_of_date_error(
+            rows[0][0], address=address
+        )
     return rows[0][len(columns) :]
 
 
-def _wrong_revision(revisions: Sequence[str], *, address: str) -> CheckFailed | None:
+def _revision_error(revisions: Sequence[str], *, address: str) -> CheckFailed | None:
     """Return the error if a store with these rows in its version table cannot be upgraded, or None if it can."""
     if not revisions:
         message = f"the store {address} does not say its revision: its table {VERSION_TABLE} is empty"
@@ -80,14 +82,14 @@ def _wrong_revision(revisions: Sequence[str], *, address: str) -> CheckFailed | 
     if revisions[0].startswith(COPYING):
         return CheckFailed(f"the store {address} is an unfinished copy", hint="repeat `rlrec db copy`")
     if not re.fullmatch(r"\d{4}", revisions[0]):
-        return _unknown_revision(revisions[0], address=address)
+        return _unknown_revision_error(revisions[0], address=address)
     if revisions[0] > HEAD:
         message = f"the store {address} is at revision {revisions[0]}, made by a newer rlrec"
         return CheckFailed(message, hint="install that one")
     return None
 
 
-def _out_of_date(revision: str, *, address: str) -> CheckFailed:
+def _out_of_date_error(revision: str, *, address: str) -> CheckFailed:
     """Return the error for a store older than this program, which names the release that can upgrade it."""
     if revision >= OLDEST:
         return database_errors.old_store(address)
@@ -95,7 +97,7 @@ def _out_of_date(revision: str, *, address: str) -> CheckFailed:
     return CheckFailed(message, hint="back it up, then run `rlrec init` of rlrec 0.1.0, which brings it there")
 
 
-def _unknown_revision(revision: str, *, address: str) -> CheckFailed:
+def _unknown_revision_error(revision: str, *, address: str) -> CheckFailed:
     message = f"the store {address} is at revision {revision[:40]!r}, which this rlrec does not know"
     hint = f"install the rlrec that made it, or correct its table {VERSION_TABLE} (the newest is {HEAD})"
     return CheckFailed(message, hint=hint)
@@ -134,7 +136,7 @@ def upgrade(
             if old_revision is None and connection.dialect.name == "postgresql":
                 _check_database(connection, address=address)
             if old_revision is not None and old_revision < OLDEST:
-                raise _out_of_date(old_revision, address=address)
+                raise _out_of_date_error(old_revision, address=address)
             if old_revision != HEAD:
                 if old_revision is not None:
                     notify(old_revision)
@@ -229,4 +231,4 @@ def _run_alembic(connection: sa.Connection, old_revision: str | None, *, address
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        raise _unknown_revision(str(old_revision), address=address) from error
+        raise _unknown_revision_error(str(old_revision), address=address) from error

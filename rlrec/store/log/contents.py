@@ -100,7 +100,7 @@ def eligible_sets(unit: Unit, sets: Collection[Eligible]) -> dict[Eligible, int]
     superset and the arms that it lacks."""
     supersets = {id(arms.superset): arms.superset for arms in sets if isinstance(arms, NarrowedSet)}
     superset_ids = eligible_sets(unit, supersets.values()) if supersets else {}  # first: they may be among the sets
-    named_sets = _named(sets)
+    named_sets = _describe_sets(sets)
     ids = loading.ids(unit, "eligible_set", "digest", {key for key, _, _ in named_sets})
     new_sets = {key: (body, arms) for key, body, arms in named_sets if key not in ids}
     if new_digests := sorted(new_sets):
@@ -111,7 +111,7 @@ def eligible_sets(unit: Unit, sets: Collection[Eligible]) -> dict[Eligible, int]
     return {arms: ids[key] for key, _, arms in named_sets}
 
 
-def _named(sets: Iterable[Eligible]) -> list[tuple[bytes, str, Eligible]]:
+def _describe_sets(sets: Iterable[Eligible]) -> list[tuple[bytes, str, Eligible]]:
     """Return for each set its digest, the text that is stored for it, and the set."""
     return [
         (arms.digest, to_text(list(arms.lacking)), arms) if isinstance(arms, NarrowedSet)
@@ -122,7 +122,7 @@ def _named(sets: Iterable[Eligible]) -> list[tuple[bytes, str, Eligible]]:
 
 def find(unit: Unit, bodies: Collection[str], sets: Collection[Eligible]) -> tuple[dict[str, int], dict[Eligible, int]]:
     """Return the ids of those contexts and eligible sets that are stored. Unknown ones are left out."""
-    contexts, named_sets = by_digest(bodies), _named(sets)
+    contexts, named_sets = by_digest(bodies), _describe_sets(sets)
     context_ids = loading.ids(unit, "context", "digest", contexts)
     set_ids = loading.ids(unit, "eligible_set", "digest", {key for key, _, _ in named_sets})
     ids_of_contexts = {contexts[key]: number for key, number in context_ids.items()}

@@ -30,7 +30,7 @@ _HINT = "export the log to another folder"
 _GONE = f"repeat the command if an export has merged files meanwhile; else {_HINT}"
 
 
-def _child(table: sa.Table) -> str:
+def _child_query(table: sa.Table) -> str:
     """Return a query for the rows of a child table, which the files store as a list in each decision."""
     names = ", ".join(f'r."{name}"' for name in column_names(table) if name != "decision_id")
     return f"SELECT decision_id, {names} FROM (SELECT decision_id, unnest({table.name}) AS r FROM decisions)"
@@ -51,10 +51,10 @@ _VIEWS = {
     "decision": f"SELECT decision_id AS id, {_DECISION} FROM"
     ' (SELECT * REPLACE (epoch_us("at") AS "at") FROM decisions)',
     "event": f"SELECT {quote_columns(column_names(t.event))} FROM events",
-    **{table.name: _child(table) for table in CHILDREN},
+    **{table.name: _child_query(table) for table in CHILDREN},
     # the newest event that censors a slot may be later than the slot's row in the files
-    "slot": f"SELECT s.* REPLACE (coalesce(c.censored, s.censored) AS censored) FROM ({_child(t.slot)}) AS s LEFT JOIN"
-    " (SELECT decision_id, position, arg_max(value, number) <> 0 AS censored FROM events"
+    "slot": f"SELECT s.* REPLACE (coalesce(c.censored, s.censored) AS censored) FROM ({_child_query(t.slot)}) AS s"
+    " LEFT JOIN (SELECT decision_id, position, arg_max(value, number) <> 0 AS censored FROM events"
     " WHERE kind = '!censor' AND position > 0 GROUP BY ALL) AS c USING (decision_id, position)",
     "context": "SELECT id, any_value(body) AS body FROM (SELECT context_id AS id, context AS body FROM decisions"
     " UNION ALL SELECT decision_features[1].context_id, arm_features FROM decisions WHERE len(decision_features) > 0)"
@@ -97,7 +97,9 @@ class FolderLog:
             is_moved = is_here != was_here
             moved_sessions = dict(zip(session_ids[is_moved].tolist(), is_here[is_moved].tolist(), strict=True))
             buckets = {*range(index, BUCKETS, number), *earlier_buckets[is_here].tolist()}
-            files = {name: [path for path in paths if _may_have(path, buckets)] for name, paths in self.files.items()}
+            files = {
+                name: [path for path in paths if _may_have_buckets(path, buckets)] for name, paths in self.files.items()
+            }
             yield FolderLog(self.folder, files, number, index, moved_sessions, self._database)
 
     @cached_property
@@ -140,7 +142,7 @@ class FolderLog:
         for index, path in enumerate(paths):
             part_number, previous_path = file_number(path), paths[index - 1]
             is_next = part_number == file_number(previous_path) + 1
-            if not exports or not is_next or _share(path)[1] != _share(previous_path)[1]:
+            if not exports or not is_next or _bucket_share(path)[1] != _bucket_share(previous_path)[1]:
                 exports.append((part_number, 0))
             exports[-1] = exports[-1][0], exports[-1][1] + row_counts[part_number]
         return exports
@@ -239,7 +241,7 @@ class _Database:
         by_day = [path for path in log.files[dataset] if "/bucket=" in path]
         by_size = [path for path in log.files[dataset] if "/bucket=" not in path]
         if not log.files[dataset]:
-            nulls = (f'NULL::{kind} AS "{name}"' for name, kind in _columns(dataset).items())
+            nulls = (f'NULL::{kind} AS "{name}"' for name, kind in _dataset_columns(dataset).items())
             return f"SELECT {', '.join(nulls)} WHERE false"
         sources = [f"SELECT *, {_EXPORT} FROM read_parquet({self.list_of(by_day)}, {_BY_DAY})"] if by_day else []
         if by_size:
@@ -262,7 +264,7 @@ class _Database:
         for path in full_paths if self._location[1] is None else ():
             if os.path.isdir(path):
                 raise RlrecError(f"cannot read {path}: it is a folder", hint=_HINT)
-        return f"[{', '.join(map(_quoted, full_paths))}]"
+        return f"[{', '.join(map(_sql_literal, full_paths))}]"
 
     def _named_error(self, log: FolderLog, error: Exception) -> RlrecError:
         """Return an error that names the file that cannot be read. To find it, the method reads the files one by one
@@ -280,10 +282,10 @@ class _Database:
                         pass
                 except duckdb.Error as reason:
                     is_gone = "No files found" in str(reason)
-                    return RlrecError(f"cannot read {name}: {_reason(reason)}", hint=_GONE if is_gone else _HINT)
-                if column is not None and column[1] in _columns(dataset) and (column[1],) not in names:
+                    return RlrecError(f"cannot read {name}: {_error_text(reason)}", hint=_GONE if is_gone else _HINT)
+                if column is not None and column[1] in _dataset_columns(dataset) and (column[1],) not in names:
                     return RlrecError(f"{name} has no column {column[1]}", hint=_HINT)
-        return RlrecError(f"cannot read {self.folder}: {_reason(error)}", hint=_HINT)
+        return RlrecError(f"cannot read {self.folder}: {_error_text(error)}", hint=_HINT)
 
 
 @contextmanager
@@ -306,12 +308,12 @@ def remote_folder(url: str) -> Iterator[tuple[Any, str]]:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-def _reason(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """Return the text of a DuckDB error without the query that it quotes."""
     return " ".join(str(error).partition("\n\nLINE")[0].split())[:200]
 
 
-def _quoted(text: str) -> str:
+def _sql_literal(text: str) -> str:
     """Write a text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
@@ -321,35 +323,37 @@ def file_number(path: str) -> int:
     return int(path.rpartition("part-")[2].partition(".")[0])
 
 
-def _share(path: str) -> tuple[int, int]:
+def _bucket_share(path: str) -> tuple[int, int]:
     """Read from the name of a file's folder which share of the buckets the file has, and the number of shares."""
     share, _, shares = path.rpartition("=")[2].partition("/")[0].partition("-of-")
     return int(share), int(shares or BUCKETS)
 
 
-def _may_have(path: str, buckets: Collection[int]) -> bool:
+def _may_have_buckets(path: str, buckets: Collection[int]) -> bool:
     """Tell whether a file may have rows of some of these buckets."""
-    share, shares = _share(path)
+    share, shares = _bucket_share(path)
     return any(bucket % shares == share for bucket in buckets)
 
 
-def _columns(dataset: str) -> dict[str, str]:
+def _dataset_columns(dataset: str) -> dict[str, str]:
     """Return the columns of a dataset that are read, with their types in DuckDB."""
     if dataset == "decisions":
-        columns = {"decision_id": "BIGINT", **_types(t.decision), "at": "TIMESTAMPTZ", "context": "VARCHAR"}
+        columns = {"decision_id": "BIGINT", **_column_types(t.decision), "at": "TIMESTAMPTZ", "context": "VARCHAR"}
         columns |= {"eligible_arms": "BIGINT[]", "arm_features": "VARCHAR"}
         for child in CHILDREN:
-            fields = ", ".join(f'"{name}" {kind}' for name, kind in _types(child).items() if name != "decision_id")
+            fields = ", ".join(
+                f'"{name}" {kind}' for name, kind in _column_types(child).items() if name != "decision_id"
+            )
             columns[child.name] = f"STRUCT({fields})[]"
         del columns["id"]
     elif dataset == "events":
-        columns = _types(t.event)
+        columns = _column_types(t.event)
     else:
-        columns = _types(t.session) | _types(t.visit) | {"session": "VARCHAR", "user": "VARCHAR"}
+        columns = _column_types(t.session) | _column_types(t.visit) | {"session": "VARCHAR", "user": "VARCHAR"}
         columns |= {"session_digest": "BIGINT", "user_digest": "BIGINT", "part": "BIGINT"}
     return columns | {"bucket": "BIGINT"}
 
 
-def _types(table: sa.Table) -> dict[str, str]:
+def _column_types(table: sa.Table) -> dict[str, str]:
     """Return the types of the columns of a table in DuckDB."""
     return {column.name: _TYPES[column.type.python_type] for column in table.columns}

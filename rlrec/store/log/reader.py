@@ -30,13 +30,15 @@ _NO_BYTES = ("x''", "''::bytea")  # on SQLite and PostgreSQL
 MAX_EVENT_SPREAD = 2
 
 
-def _arrays(table: str, fields: Iterable[LogField]) -> dict[str, tuple[type, str]]:
+def _array_columns(table: str, fields: Iterable[LogField]) -> dict[str, tuple[type, str]]:
     """Return the type of each field that readers need, and its SQL expression over a table."""
     types = {int: np.int64, bool: np.bool_, float: np.float64}
-    return {field.name: (types.get(field.kind, object), _expression(table, field)) for field in fields if field.is_read}
+    return {
+        field.name: (types.get(field.kind, object), _sql_expression(table, field)) for field in fields if field.is_read
+    }
 
 
-def _expression(table: str, field: LogField) -> str:
+def _sql_expression(table: str, field: LogField) -> str:
     if not field.optional:
         return f"{table}.{field.name}"
     absent_value = (
@@ -58,10 +60,10 @@ COLUMNS: dict[str, tuple[type, str]] = {
     # Whether the visit as the decision saw it (`history`) is stored; its column also reads as empty bytes where it is
     # not.
     "recorded": (np.bool_, "CASE WHEN d.history IS NULL THEN 0 ELSE 1 END"),
-    **_arrays("d", DECISION[1:]),
-    **_arrays("s", SLOT[1:]),
+    **_array_columns("d", DECISION[1:]),
+    **_array_columns("s", SLOT[1:]),
 }
-EVENTS: dict[str, tuple[type, str]] = {**_arrays("e", EVENT), "age_us": (np.int64, "e.at - d.at")}
+EVENTS: dict[str, tuple[type, str]] = {**_array_columns("e", EVENT), "age_us": (np.int64, "e.at - d.at")}
 _AUDIT_COLUMNS = (
     "session_digest", "user_digest", "created_at", "seed", "log_propensity", "rounded", "belief_ordinal",
     "catalogue_revision", "recorded", "history",
@@ -358,7 +360,7 @@ class _RangeQueries:
             test = f"v.id > {ids.low} AND v.id <= {ids.high}"
             if few_test is not None and ids.high - ids.low > ids.decisions:
                 test += f" AND v.id IN (SELECT d.session_id FROM decision d WHERE {few_test})"
-            self._keyed_queries["session_id"] = _ask(unit, columns, f"session v WHERE {test} ORDER BY v.id")
+            self._keyed_queries["session_id"] = _pending_query(unit, columns, f"session v WHERE {test} ORDER BY v.id")
         if per_decision := [name for name in names if name in PER_DECISION]:
             self._keyed_queries["decision_id"] = ask_decisions(unit, per_decision, tests)
         self._extra_queries = {name: ask(unit, ids.low, ids.high) for name, ask in extra_queries.items()}
@@ -445,17 +447,19 @@ def ask_slots(
     inside = ["s.decision_id = d.id", *(["v.id = d.session_id"] if session else []), *tests]
     tables = f"decision d CROSS JOIN slot s{session} WHERE {' AND '.join(inside)} ORDER BY {order}"
     columns = {name: COLUMNS[name] for name in names}
-    return _ask(unit, columns | ({_HOLDS: (np.bool_, _constant_test(constants))} if constants else {}), tables)
+    return _pending_query(
+        unit, columns | ({_HOLDS: (np.bool_, _constant_test(constants))} if constants else {}), tables
+    )
 
 
 def ask_decisions(unit: Unit, names: Sequence[str], tests: Sequence[str]) -> PendingQuery:
     """Return a query for columns (names of COLUMNS) of the decisions `d` that pass all tests. The answer has their ids,
     too, and is in order of id."""
     columns = {name: COLUMNS[name] for name in ("decision_id", *names)}
-    return _ask(unit, columns, f"decision d WHERE {' AND '.join(tests)} ORDER BY d.id")
+    return _pending_query(unit, columns, f"decision d WHERE {' AND '.join(tests)} ORDER BY d.id")
 
 
-def _ask(unit: Unit, columns: Mapping[str, tuple[type, str]], tables: str) -> PendingQuery:
+def _pending_query(unit: Unit, columns: Mapping[str, tuple[type, str]], tables: str) -> PendingQuery:
     """Return a query for columns, given as in COLUMNS, from tables."""
     texts = ", ".join(text for _, text in columns.values()).replace("{empty}", _NO_BYTES[unit.postgres])
     return PendingQuery(unit, f"SELECT {texts} FROM {tables}", {name: kind for name, (kind, _) in columns.items()})
@@ -468,14 +472,16 @@ def ask_visits(unit: Unit, low: int, high: int) -> PendingQuery:
     """Return a query for the visits of sessions above `low` up to `high`."""
     names = ("session_id", "number", "started_at", "last_at", "ended_at", "steps")
     columns = {name: (np.int64, name) for name in names} | {"ended_at": (np.int64, f"coalesce(ended_at, {ABSENT})")}
-    return _ask(unit, columns, f"visit WHERE session_id > {low} AND session_id <= {high} ORDER BY session_id, number")
+    return _pending_query(
+        unit, columns, f"visit WHERE session_id > {low} AND session_id <= {high} ORDER BY session_id, number"
+    )
 
 
 def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
     """Return a query for the keys of sessions above `low` up to `high`, and those of their users."""
     columns = {"session_id": (np.int64, "v.id"), "key": (object, "v.key"), "user": (object, "coalesce(u.key, '')")}
     tables = "session v LEFT JOIN users u ON u.id = v.user_id"
-    return _ask(unit, columns, f"{tables} WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id")
+    return _pending_query(unit, columns, f"{tables} WHERE v.id > {low} AND v.id <= {high} ORDER BY v.id")
 
 
 def ask_events(
@@ -486,7 +492,7 @@ def ask_events(
     tables = f"{tables} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
     if unit.postgres or unit.folder is not None:  # SQLite returns them in this order, in which values are added up
         tables += " ORDER BY e.decision_id, e.number"
-    return _ask(unit, {name: EVENTS[name] for name in names}, tables)
+    return _pending_query(unit, {name: EVENTS[name] for name in names}, tables)
 
 
 def ask_returns(unit: Unit, tests: Sequence[str]) -> PendingQuery:
@@ -495,7 +501,9 @@ def ask_returns(unit: Unit, tests: Sequence[str]) -> PendingQuery:
     columns: dict[str, tuple[type, str]] = {name: (np.int64, f"d.{name}") for name in ("session_id", "visit")}
     columns |= {name: EVENTS.get(name, (np.int64, f"e.{name}")) for name in names}
     tests = ["e.decision_id = d.id", f"e.kind = '{RETURN}'", *tests]
-    return _ask(unit, columns, f"decision d CROSS JOIN event e WHERE {' AND '.join(tests)} ORDER BY d.id, e.number")
+    return _pending_query(
+        unit, columns, f"decision d CROSS JOIN event e WHERE {' AND '.join(tests)} ORDER BY d.id, e.number"
+    )
 
 
 def set_cells(unit: Unit, sets: Ids) -> Ids:

@@ -76,7 +76,7 @@ def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] |
 
 def find(unit: Unit, keys: Collection[str], *, lock: bool = False) -> dict[str, Session]:
     """Return the stored sessions that have one of these keys, by key. lock: lock the sessions, in order of key."""
-    rows = _locked(unit, f"{_SESSIONS} WHERE session.key IN (?*)", keys, lock=lock)
+    rows = _ask_locked(unit, f"{_SESSIONS} WHERE session.key IN (?*)", keys, lock=lock)
     return {row[1]: Session._make(row) for row in rows}
 
 
@@ -94,10 +94,10 @@ def with_newest_visit(unit: Unit, keys: Collection[str], *, lock: bool = True) -
         f" LEFT JOIN visit AS last ON last.session_id = session.id AND last.number = {newest_number}"
         " WHERE session.key IN (?*)"
     )
-    return _locked(unit, query, keys, lock=lock)
+    return _ask_locked(unit, query, keys, lock=lock)
 
 
-def _locked(unit: Unit, query: str, keys: Collection[str], *, lock: bool) -> list[Row]:
+def _ask_locked(unit: Unit, query: str, keys: Collection[str], *, lock: bool) -> list[Row]:
     """Return the rows of a query over sessions. With `lock`, PostgreSQL locks the sessions before it reads them."""
     if not (lock and unit.postgres):
         return unit.ask(query, keys)

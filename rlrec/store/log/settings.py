@@ -114,7 +114,7 @@ def note_removal(unit: Unit, decision_id: int) -> None:
 
 def add_run(unit: Unit, command: str, options: Mapping[str, Any], result: Mapping[str, Any] | None = None) -> int:
     """Record a run of a command, for example one that changed definitions or imported a log. Return the run's id."""
-    result_text = None if result is None else _text(result)
+    result_text = None if result is None else _json_text(result)
     options_text = json.dumps(dict(options), sort_keys=True, default=str)
     return unit.add("run", command=command, options=options_text, at=unit.now, result=result_text)
 
@@ -128,53 +128,53 @@ def open_run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int,
     """Return the id and the result of the one run of a command with these options. Record the run where there is
     none."""
     lock(unit)
-    run = _run(unit, command, options)
+    run = _find_run(unit, command, options)
     return (add_run(unit, command, options), None) if run is None else run
 
 
 def run_state(unit: Unit, run_id: int) -> dict[str, Any] | None:
     """Return the result stored in a run, which serves as the state of the run."""
-    return _values(unit.ask_value("SELECT result FROM run WHERE id = ?", run_id))
+    return _json_values(unit.ask_value("SELECT result FROM run WHERE id = ?", run_id))
 
 
 def move_run(unit: Unit, run_id: int, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> bool:
     """Replace the state of a run if it is still `before`. Return False where another process has changed it."""
-    texts = _text(after), "" if before is None else _text(before)
+    texts = _json_text(after), "" if before is None else _json_text(before)
     query = "UPDATE run SET result = ? WHERE id = ? AND coalesce(result, '') = ? RETURNING id"
     return unit.ask_row(query, texts[0], run_id, texts[1]) is not None
 
 
 def end_run(unit: Unit, run_id: int, result: Mapping[str, Any]) -> None:
     """Store the result of a run that was recorded before."""
-    unit.tell("UPDATE run SET result = ? WHERE id = ?", _text(result), run_id)
+    unit.tell("UPDATE run SET result = ? WHERE id = ?", _json_text(result), run_id)
 
 
 def state(unit: Unit, command: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the state that a command with these options left for its next run."""
-    run = _run(unit, command, options)
+    run = _find_run(unit, command, options)
     return None if run is None else run[1]
 
 
 def keep_state(unit: Unit, command: str, options: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Store a state for the next run of a command with these options. All such runs share one row."""
-    run = _run(unit, command, options)
+    run = _find_run(unit, command, options)
     end_run(unit, add_run(unit, command, options) if run is None else run[0], state)
 
 
-def _run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None] | None:
+def _find_run(unit: Unit, command: str, options: Mapping[str, Any]) -> tuple[int, dict[str, Any] | None] | None:
     """Return the id and the result of the one run of a command with these options, or None where there is none."""
     query = "SELECT id, result FROM run WHERE command = ? AND options = ? ORDER BY id LIMIT 1"
-    row = unit.ask_row(query, command, _text(options))
-    return None if row is None else (int(row[0]), _values(row[1]))
+    row = unit.ask_row(query, command, _json_text(options))
+    return None if row is None else (int(row[0]), _json_values(row[1]))
 
 
-def _text(values: Mapping[str, Any]) -> str:
+def _json_text(values: Mapping[str, Any]) -> str:
     """Write options or a result as the JSON that is stored."""
     return json.dumps(dict(values), sort_keys=True)
 
 
-def _values(text: str | None) -> dict[str, Any] | None:
-    """Read the values from JSON that `_text` wrote."""
+def _json_values(text: str | None) -> dict[str, Any] | None:
+    """Read the values from JSON that `_json_text` wrote."""
     return None if text is None else dict(json.loads(text))
 
 

@@ -114,7 +114,7 @@ def put(
         new_rows[key] = old_features if features_text is None else features_text, start, end
     new_keys = sorted(new_rows.keys() - old_rows.keys())
     changed = sorted(key for key, row in old_rows.items() if row != new_rows[key])
-    changed_groups = _regrouped(unit, groups) if groups else {}
+    changed_groups = _changed_groups(unit, groups) if groups else {}
     if not new_keys and not changed and not changed_groups:
         return 0, 0
     revision = settings.raise_catalogue(unit)
@@ -124,12 +124,12 @@ def put(
         raise database_errors.ids_exhausted("arms")
     update = "UPDATE arm SET features = ?, eligible_from = ?, eligible_until = ? WHERE key = ?"
     unit.tell_each(update, [(*new_rows[key], key) for key in changed])
-    _remember(unit, [*new_keys, *changed], revision=revision)
+    _add_history(unit, [*new_keys, *changed], revision=revision)
     _put_groups(unit, changed_groups)
     return len(new_keys), len({*changed, *changed_groups}.difference(new_keys))
 
 
-def _regrouped(unit: Unit, groups: Mapping[str, Collection[str]]) -> dict[str, Collection[str]]:
+def _changed_groups(unit: Unit, groups: Mapping[str, Collection[str]]) -> dict[str, Collection[str]]:
     """Return the new groups, by arm key, of the arms whose groups change."""
     tables = "group_member m JOIN arm a ON a.id = m.arm_id JOIN arm_group g ON g.id = m.arm_group_id"
     old_groups = unit.ask_groups(f"SELECT a.key, g.name FROM {tables} WHERE a.key IN (?*)", groups)
@@ -157,11 +157,11 @@ def retire(unit: Unit, keys: Collection[str], *, retired: bool) -> int:
     if changed_keys:
         revision = settings.raise_catalogue(unit)
         unit.tell("UPDATE arm SET retired_at = ? WHERE key IN (?*)", unit.now if retired else None, changed_keys)
-        _remember(unit, changed_keys, revision=revision)
+        _add_history(unit, changed_keys, revision=revision)
     return len(changed_keys)
 
 
-def _remember(unit: Unit, changed_keys: Collection[str], *, revision: int) -> None:
+def _add_history(unit: Unit, changed_keys: Collection[str], *, revision: int) -> None:
     columns = ", ".join(("id", "retired_at", "features", *TIMES))
     arm_rows = unit.ask(f"SELECT {columns} FROM arm WHERE key IN (?*)", changed_keys)
     rows = [(arm, revision, unit.now, int(retired is not None), *values) for arm, retired, *values in arm_rows]

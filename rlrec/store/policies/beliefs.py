@@ -56,13 +56,13 @@ _DELTA = ("version_id", "arm_id", "bucket", "seq", "ordinal", *("d_" + name for 
 def sums(unit: Unit, version_id: int, *, seq: int | None = None) -> list[ArmSums]:
     """Return the sums of every arm of a belief that forgets nothing, in order of arm. seq: as they were after this
     change, bit for bit (of each arm the newest delta up to it); None: now."""
-    return _stored(unit, ArmSums, version_id, seq, "bucket = ?", 0)
+    return _read_rows(unit, ArmSums, version_id, seq, "bucket = ?", 0)
 
 
 def rows(unit: Unit, version_id: int, *, oldest: int = 0, seq: int | None = None) -> list[BeliefRow]:
     """Return the rows of a belief from bucket `oldest` on, in order of bucket and arm. seq: as in `sums`."""
     test = "bucket >= ?" if oldest <= 0 else f"bucket >= ? AND (bucket & {SECTION - 1}) >= {oldest}"
-    return _stored(unit, BeliefRow, version_id, seq, test, oldest)
+    return _read_rows(unit, BeliefRow, version_id, seq, test, oldest)
 
 
 def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq: int | None = None) -> list[BeliefRow]:
@@ -74,13 +74,13 @@ def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq:
     if newest_slices is not None:
         query = "SELECT min(bucket) FROM belief WHERE version_id = ? AND bucket < 0"
         last_bucket = min(last_bucket, int(unit.ask_value(query, version_id) or 0) + newest_slices)
-    return _stored(unit, BeliefRow, version_id, seq, "bucket BETWEEN ? AND ?", first_bucket, last_bucket)
+    return _read_rows(unit, BeliefRow, version_id, seq, "bucket BETWEEN ? AND ?", first_bucket, last_bucket)
 
 
 def counts(unit: Unit, version_id: int, *, seq: int | None = None) -> list[BeliefRow]:
     """Return the rows of a belief in bucket 0, which leaves out rows of columns of contexts, in order of arm. seq: as
     in `sums`."""
-    return _stored(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
+    return _read_rows(unit, BeliefRow, version_id, seq, "bucket = ?", 0)
 
 
 def totals(unit: Unit, version_ids: Collection[int]) -> dict[int, tuple[float, float]]:
@@ -96,7 +96,7 @@ def column_rows(unit: Unit, version_id: int, columns: Collection[int] | None, *,
     sums. seq: as in `sums`."""
     test = "bucket >= ?" if columns is None else "bucket IN (?*)"
     buckets: Any = FIRST_COLUMN if columns is None else [column + FIRST_COLUMN for column in columns]
-    belief_rows = _stored(unit, BeliefRow, version_id, seq, test, buckets)
+    belief_rows = _read_rows(unit, BeliefRow, version_id, seq, test, buckets)
     return [(row.bucket - FIRST_COLUMN, *row[1:6]) for row in belief_rows]
 
 
@@ -108,7 +108,7 @@ def arm_rows(unit: Unit, record_type: type[Any], version_id: int, arm_ids: Colle
     return unit.select(record_type, source, version_id, list(arm_ids)) if arm_ids else []
 
 
-def _stored(
+def _read_rows(
     unit: Unit, record_type: type[Record], version_id: int, seq: int | None, bucket_test: str, *buckets: Any
 ) -> list[Record]:
     """Return the rows of a belief in the buckets that pass a test, in order of bucket and arm. seq: as they were after
@@ -144,7 +144,7 @@ def add(
             unit.note(_ADD_FEW, *columns, version_id, ordinal, version_id, seq, ordinal)
             return {}
         values = [value for row in added_rows for value in (version_id, ordinal, *row)]
-        new_sums: dict[Any, Any] = {row[:2]: row[2:] for row in unit.ask(_upsert(len(added_rows)), *values)}
+        new_sums: dict[Any, Any] = {row[:2]: row[2:] for row in unit.ask(_upsert_statement(len(added_rows)), *values)}
         names = ("version_id", "seq", "ordinal", "bucket", "arm_id", *_DELTA[5:-1])
         rows = [(version_id, seq, ordinal, *row, *new_sums[row[:2]]) for row in added_rows]
         unit.insert("belief_delta", names, rows)
@@ -158,7 +158,7 @@ def add(
         old_row = stored_rows.get(key, (ordinal, *NOTHING, None))
         fade = discount ** (ordinal - old_row[0])
         sums = [fade * old_sum + float(added) for old_sum, added in zip(old_row[1:4], change[:3], strict=True)]
-        extra = _extra(old_row[4], fade, change[3:]) if len(change) > 3 else None
+        extra = _add_extra_sums(old_row[4], fade, change[3:]) if len(change) > 3 else None
         bucket, arm = key
         rows.append((version_id, arm, bucket, ordinal, *sums, extra))
         deltas.append((version_id, arm, bucket, seq, ordinal, *map(float, change[:3]), *sums, extra))
@@ -168,7 +168,7 @@ def add(
 
 
 @lru_cache(maxsize=FEW)
-def _upsert(n: int) -> str:
+def _upsert_statement(n: int) -> str:
     """Return a statement that adds to n rows of a belief and stores missing rows. Its sums equal those of `add` bit for
     bit."""
     placeholders, sums = ", ".join(["(?, ?, ?, ?, 0.0 + ?, 0.0 + ?, 0.0 + ?)"] * n), ", ".join(SUMS)
@@ -196,7 +196,7 @@ SELECT ?, ?, ?, bucket, arm_id, {", ".join(f"d_{n}, {n}" for n in SUMS)} FROM st
 """
 
 
-def _extra(packed: bytes | None, fade: float, change: Any) -> bytes:
+def _add_extra_sums(packed: bytes | None, fade: float, change: Any) -> bytes:
     """Return the further sums after a change, packed as doubles. A list is added in plain Python, since lists are
     short."""
     if isinstance(change, list):
@@ -219,7 +219,14 @@ def pruned_sums(unit: Unit, version_id: int) -> list[BeliefRow]:
 def set_pruned(unit: Unit, version_id: int, sums: Mapping[BeliefKey, Any], *, ordinal: int) -> None:
     """Store the sums of a belief over the slots that were pruned from the log, discounted to the policy's `ordinal`."""
     rows = [
-        (version_id, arm, bucket, ordinal, *map(float, slot_sums[:3]), _extra(None, 1.0, slot_sums[3:]) or None)
+        (
+            version_id,
+            arm,
+            bucket,
+            ordinal,
+            *map(float, slot_sums[:3]),
+            _add_extra_sums(None, 1.0, slot_sums[3:]) or None,
+        )
         for (bucket, arm), slot_sums in sorted(sums.items(), key=itemgetter(0))
     ]
     unit.insert("pruned_sums", _BELIEF, rows, on_conflict=f"(version_id, bucket, arm_id) DO UPDATE SET {_REPLACED}")

@@ -47,7 +47,7 @@ _COLUMNS = ", ".join(Curve._fields)
 
 def all_curves(unit: Unit) -> list[Curve]:
     """Return all curves, in order of name and number."""
-    return [_curve(row) for row in unit.ask(f"SELECT {_COLUMNS} FROM position_curve ORDER BY name, number")]
+    return [_read_curve(row) for row in unit.ask(f"SELECT {_COLUMNS} FROM position_curve ORDER BY name, number")]
 
 
 def by_name(unit: Unit, reference: str) -> Curve | None:
@@ -58,7 +58,7 @@ def by_name(unit: Unit, reference: str) -> Curve | None:
     else:
         newest = "WHERE name = ? ORDER BY number DESC LIMIT 1"
         row = unit.ask_row(f"SELECT {_COLUMNS} FROM position_curve {newest}", reference)
-    return None if row is None else _curve(row)
+    return None if row is None else _read_curve(row)
 
 
 def add(unit: Unit, **columns: Any) -> int:
@@ -67,7 +67,7 @@ def add(unit: Unit, **columns: Any) -> int:
     return unit.add("position_curve", created_at=unit.now, **columns)
 
 
-def _curve(row: Row) -> Curve:
+def _read_curve(row: Row) -> Curve:
     *fields, options, positions, report = row
     source = f"of position curve {row[1]}@{row[2]}"
     values = parse(options, f"options {source}"), parse(positions, f"positions {source}", list)

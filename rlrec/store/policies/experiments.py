@@ -69,7 +69,7 @@ _EXPERIMENTS = f"SELECT {', '.join(Experiment._fields[:-3])} FROM experiment"
 
 
 def all_experiments(unit: Unit) -> list[Experiment]:
-    return _load(unit, unit.ask(f"{_EXPERIMENTS} ORDER BY id"))
+    return _load_experiments(unit, unit.ask(f"{_EXPERIMENTS} ORDER BY id"))
 
 
 def by_name(unit: Unit, names: Collection[str], *, lock: bool = False, holdouts: bool = False) -> dict[str, Experiment]:
@@ -78,10 +78,10 @@ def by_name(unit: Unit, names: Collection[str], *, lock: bool = False, holdouts:
     lock_clause = " FOR SHARE" if lock and unit.postgres else ""
     holdout_clause = " OR (status = 'running' AND id IN (SELECT holdout_id FROM route))" if holdouts else ""
     text = f"{_EXPERIMENTS} WHERE name IN (?*){holdout_clause} ORDER BY id{lock_clause}"
-    return {experiment.name: experiment for experiment in _load(unit, unit.ask(text, names))}
+    return {experiment.name: experiment for experiment in _load_experiments(unit, unit.ask(text, names))}
 
 
-def _load(unit: Unit, experiments: Sequence[Row]) -> list[Experiment]:
+def _load_experiments(unit: Unit, experiments: Sequence[Row]) -> list[Experiment]:
     rows = unit.ask(
         "SELECT variant.experiment_id, phase.at, phase.mode, phase.weights, variant.id, label, policy.name,"
         " variant.policy_id, weight FROM variant JOIN policy ON policy.id = variant.policy_id LEFT JOIN phase"

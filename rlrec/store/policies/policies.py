@@ -38,7 +38,7 @@ _NOW_AND_LEARNING = (
 )
 
 
-def _reward(row: Row) -> Reward:
+def _read_reward(row: Row) -> Reward:
     reward_id, name, terms_text, *values = row
     # weights and transforms by kind: {"click": 1.0, "dwell_s": {"weight": 0.3, "log1p": true, "cap": 600.0}}
     weights, transforms = parse(terms_text, f"weights of reward {reward_id}"), {}
@@ -50,26 +50,26 @@ def _reward(row: Row) -> Reward:
 
 
 def _terms_text(definition: Reward) -> str:
-    """Write the weights and transforms of a reward as the text that is stored and that `_reward` reads."""
+    """Write the weights and transforms of a reward as the text that is stored and that `_read_reward` reads."""
     terms: dict[str, Any] = dict(definition.weights)
     for kind, transform in definition.transforms.items():
         terms[kind] = {"weight": terms[kind], **transform._asdict()}
     return to_text(terms)
 
 
-def _policy(row: Row) -> StoredPolicy:
+def _read_policy(row: Row) -> StoredPolicy:
     policy_id, name, kind, params, base_id = row
     return StoredPolicy(policy_id, name, kind, parse(params, f"params of policy {policy_id}"), base_id)
 
 
 @lru_cache(maxsize=128)
-def _version(row: Row) -> Version:
+def _read_version(row: Row) -> Version:
     """Read a version with its policy and reward from a row. Results are remembered, since a stream reads such rows
     again and again."""
     version_id, number, status, parent_id, seq, ordinal, entered_to, *values = row[5:16]
     learned_from, parameters, created_at, has_omissions = values
     return Version(
-        id=version_id, policy=_policy(row[:5]), number=number, status=status, reward=_reward(row[16:]),
+        id=version_id, policy=_read_policy(row[:5]), number=number, status=status, reward=_read_reward(row[16:]),
         parent_id=parent_id, seq=seq, ordinal=ordinal, entered_to=entered_to,
         learned_from=parse(learned_from, f"learned_from of version {version_id}"),
         parameters=parse(parameters or "{}", f"parameters of version {version_id}"), created_at=created_at,
@@ -78,7 +78,7 @@ def _version(row: Row) -> Version:
 
 
 def rewards(unit: Unit) -> list[Reward]:
-    return [_reward(row) for row in unit.ask(f"SELECT {_REWARD} FROM reward ORDER BY id")]
+    return [_read_reward(row) for row in unit.ask(f"SELECT {_REWARD} FROM reward ORDER BY id")]
 
 
 def add_reward(unit: Unit, definition: Reward) -> int:
@@ -91,7 +91,7 @@ def add_reward(unit: Unit, definition: Reward) -> int:
 
 
 def all_policies(unit: Unit) -> list[StoredPolicy]:
-    return [_policy(row) for row in unit.ask(f"SELECT {_POLICY} FROM policy ORDER BY policy.id")]
+    return [_read_policy(row) for row in unit.ask(f"SELECT {_POLICY} FROM policy ORDER BY policy.id")]
 
 
 def served(unit: Unit) -> set[int]:
@@ -102,7 +102,7 @@ def served(unit: Unit) -> set[int]:
 
 def by_name(unit: Unit, name: str) -> StoredPolicy | None:
     row = unit.ask_row(f"SELECT {_POLICY} FROM policy WHERE policy.name = ?", name)
-    return None if row is None else _policy(row)
+    return None if row is None else _read_policy(row)
 
 
 def definition(unit: Unit, policy_id: int) -> str:
@@ -113,7 +113,7 @@ def definition(unit: Unit, policy_id: int) -> str:
 
 def versions(unit: Unit, policy_ids: Collection[int]) -> list[Version]:
     """Return all versions of these policies, in order of policy and number."""
-    return _versions(unit, f"version.policy_id IN (?*) {_IN_ORDER}", policy_ids)
+    return _read_versions(unit, f"version.policy_id IN (?*) {_IN_ORDER}", policy_ids)
 
 
 def version_numbers(unit: Unit) -> dict[int, list[int]]:
@@ -124,17 +124,17 @@ def version_numbers(unit: Unit) -> dict[int, list[int]]:
 def settling(unit: Unit) -> list[Version]:
     """Return all learning versions whose slots enter the belief when their window is over, in order of policy and
     number."""
-    return _versions(unit, f"version.status = 'learning' AND version.entered_to IS NOT NULL {_IN_ORDER}")
+    return _read_versions(unit, f"version.status = 'learning' AND version.entered_to IS NOT NULL {_IN_ORDER}")
 
 
 def by_id(unit: Unit, version_ids: Collection[int]) -> dict[int, Version]:
     return StoredRows(
-        "version", ((version.id, version) for version in _versions(unit, "version.id IN (?*)", version_ids))
+        "version", ((version.id, version) for version in _read_versions(unit, "version.id IN (?*)", version_ids))
     )
 
 
-def _versions(unit: Unit, test: str, *ids: Collection[int]) -> list[Version]:
-    return [_version(row) for row in unit.ask(f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE {test}", *ids)]
+def _read_versions(unit: Unit, test: str, *ids: Collection[int]) -> list[Version]:
+    return [_read_version(row) for row in unit.ask(f"SELECT {_VERSION_ROW} FROM {_VERSIONS} WHERE {test}", *ids)]
 
 
 class LivePolicy(NamedTuple):
@@ -148,7 +148,7 @@ def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
     test = f"policy.name IN (?*) AND (policy_head.live_id = version.id OR version.status = 'learning') {_IN_ORDER}"
     live_policies, heads = dict[str, LivePolicy](), dict[int, tuple[Head, list[Version]]]()
     for row in unit.ask(f"SELECT {_VERSION_ROW}, {_HEAD} FROM {tables} WHERE {test}", names):
-        version, head = _version(row[:-4]), Head._make(row[-4:])
+        version, head = _read_version(row[:-4]), Head._make(row[-4:])
         if head.live_id == version.id:
             live_policies[version.policy.name] = LivePolicy(version, head)
         heads.setdefault(head.policy_id, (head, []))
@@ -161,7 +161,7 @@ def live(unit: Unit, names: Collection[str]) -> dict[str, LivePolicy]:
 
 def lock(unit: Unit, policy_ids: Collection[int]) -> dict[int, Head]:
     """Lock the heads of these policies in order of id until the transaction ends, and return them by policy id."""
-    return _lock(unit, policy_ids)[0]
+    return _lock_heads(unit, policy_ids)[0]
 
 
 def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, Head], list[Version]]:
@@ -177,14 +177,14 @@ def lock_learning(unit: Unit, policy_ids: Collection[int]) -> tuple[dict[int, He
     if not unit.postgres:
         rows = unit.ask(_HEADS_AND_LEARNING, policy_ids)
         heads = StoredRows("policy_head", ((row[0], Head._make(row[:4])) for row in rows))
-        return heads, [_version(row[4:]) for row in rows if row[4] is not None]
+        return heads, [_read_version(row[4:]) for row in rows if row[4] is not None]
     time_query = f"SELECT greatest(({decisions.NEWEST}), ({engine.CLOCK}))" if unit.on_clock else decisions.NEWEST
-    heads, rows = _lock(unit, policy_ids, (_NOW_AND_LEARNING.format(now=time_query), policy_ids))
+    heads, rows = _lock_heads(unit, policy_ids, (_NOW_AND_LEARNING.format(now=time_query), policy_ids))
     unit.now = max(unit.now, rows[0][-1] or 0)
-    return heads, [_version(row[:-1]) for row in rows if row[0] is not None]
+    return heads, [_read_version(row[:-1]) for row in rows if row[0] is not None]
 
 
-def _lock(unit: Unit, policy_ids: Collection[int], *queries: tuple[Any, ...]) -> Any:
+def _lock_heads(unit: Unit, policy_ids: Collection[int], *queries: tuple[Any, ...]) -> Any:
     """Lock the heads of these policies in order of id, then run further queries. Return the heads and the rows of each
     query."""
     lock_clause = " FOR NO KEY UPDATE" if unit.postgres else ""

@@ -113,9 +113,9 @@ def counts(unit: Unit) -> dict[str, int]:
 def dangling_rows(unit: Unit) -> Iterator[tuple[sa.ForeignKeyConstraint, dict[str, object]]]:
     """Yield rows that refer to missing rows, the first MAX_ROWS of each reference. Each pair has the reference, and the
     key of the row."""
-    if not unit.postgres and _all_refer(unit):
+    if not unit.postgres and _has_all_references(unit):
         return
-    for table in _tables(unit):
+    for table in _tables_with_progress(unit):
         for reference in sorted(table.foreign_key_constraints, key=lambda key: str(key.column_keys)):
             column_pairs = [(f'child."{element.parent.name}"', element.column.name) for element in reference.elements]
             is_set = " AND ".join(f"{column} IS NOT NULL" for column, _ in column_pairs)
@@ -131,7 +131,7 @@ def _row_key(table: sa.Table, values: Sequence[object]) -> dict[str, object]:
     return {column.name: value for column, value in zip(table.primary_key, values, strict=True)}
 
 
-def _all_refer(unit: Unit) -> bool:
+def _has_all_references(unit: Unit) -> bool:
     """Tell whether SQLite declares all foreign keys in its file, and finds no row that refers to a missing one."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 
@@ -140,11 +140,12 @@ def _all_refer(unit: Unit) -> bool:
         "SELECT count(*) FROM sqlite_master m, pragma_foreign_key_list(m.name) WHERE m.type = 'table'"
     )
     return declared_keys == keys and not any(
-        unit.ask("SELECT 1 FROM pragma_foreign_key_check(?) LIMIT 1", table.name) for table in _tables(unit)
+        unit.ask("SELECT 1 FROM pragma_foreign_key_check(?) LIMIT 1", table.name)
+        for table in _tables_with_progress(unit)
     )
 
 
-def _tables(unit: Unit) -> Iterator[sa.Table]:
+def _tables_with_progress(unit: Unit) -> Iterator[sa.Table]:
     """Yield all tables, and report progress."""
     from rlrec.store.database import tables as t  # few commands need the definitions
 

@@ -42,7 +42,7 @@ def fingerprint(unit: Unit) -> str:
     return blake2b(repr(values).encode(), digest_size=10).hexdigest()
 
 
-def _mode(source_path: str) -> int:
+def _file_mode(source_path: str) -> int:
     """Return the permissions of a copy of a file: only those who may read the file may read the copy."""
     return os.stat(source_path).st_mode & 0o777 | 0o600
 
@@ -105,7 +105,7 @@ class CopyTarget:
         is_new_file = self.url.drivername == "sqlite" and not os.path.lexists(self.address)
         if self._like is not None and is_new_file:
             with suppress(OSError):  # it cannot be created: reported below
-                drafts.create(self.address, _mode(self._like)).close()
+                drafts.create(self.address, _file_mode(self._like)).close()
         try:
             schema.upgrade(self.url)
         except RlrecError:
@@ -179,7 +179,7 @@ def backup(store: Store, path: str) -> int:
             raise InputError(text, hint="name another file, or delete it")
     try:
         with (
-            drafts.complete(path, stem=f"{path}.unfinished-", mode=_mode(store.address), replaces=False) as draft,
+            drafts.complete(path, stem=f"{path}.unfinished-", mode=_file_mode(store.address), replaces=False) as draft,
             closing(sqlite3.connect(draft.name, isolation_level=None)) as target,
             _snapshot(store) as unit,
         ):

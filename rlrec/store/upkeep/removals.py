@@ -218,7 +218,7 @@ def erase_bytes(store: Store) -> None:
     with store.read() as unit:  # a removal that another process begins later is finished by that process
         last_run_id = unit.ask_value(f"SELECT max(id) FROM {_REMOVALS}")
     try:
-        _write_anew(store)
+        _rewrite_file(store)
     except RlrecError as error:
         error.hint = "no row is left to delete; repeat the command to erase the bytes of deleted rows, too"
         raise
@@ -226,7 +226,7 @@ def erase_bytes(store: Store) -> None:
     store.write(lambda unit: unit.tell(update, last_run_id))
 
 
-def _write_anew(store: Store) -> None:
+def _rewrite_file(store: Store) -> None:
     if store.engine.dialect.name == "sqlite":
         try:
             with closing(store.engine.raw_connection()) as connection:

@@ -265,7 +265,7 @@ def test_where_no_state_can_be_shared_the_unit_reads_itself(served: Store, monke
     with served.read() as unit:
         slow = read(unit)
     monkeypatch.setattr(bulk, "SNAPSHOT_ATTEMPTS", 0)
-    monkeypatch.setattr(bulk, "_same_postgres", lambda unit, worker: False)
+    monkeypatch.setattr(bulk, "_share_postgres_snapshot", lambda unit, worker: False)
     with served.read() as unit, bulk.alongside(unit):
         assert unit.arrow_worker is None
         same(read(unit), slow)

@@ -538,7 +538,7 @@ def test_a_stream_whose_store_is_gone_acknowledges_nothing_more(sqlite_db: str, 
     assert "was deleted or replaced" in err
 
 
-@pytest.mark.parametrize("begin", [partial(engine._begun, write=True), engine._without_foreign_keys])
+@pytest.mark.parametrize("begin", [partial(engine._sqlite_transaction, write=True), engine._without_foreign_keys])
 def test_a_signal_before_the_block_of_a_transaction_leaves_no_traceback(sqlite_db: str, begin: Any) -> None:
     """Then the connection is closed first, and the garbage collector closes the block."""
     with closing(Store(sqlite_db)) as store:

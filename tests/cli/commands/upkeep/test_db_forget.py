@@ -305,7 +305,7 @@ def test_a_forgotten_user_is_erased_after_the_disk_was_full(personal: Run, sqlit
 def test_a_removal_behind_the_new_file_of_another_is_not_finished_by_that(
     personal: Run, sqlite_db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_anew = removals._write_anew
+    write_anew = removals._rewrite_file
 
     def delete_behind(store: Store) -> None:
         write_anew(store)
@@ -313,7 +313,7 @@ def test_a_removal_behind_the_new_file_of_another_is_not_finished_by_that(
             other.write(lambda unit: db_removals.delete_user(unit, "max"), references_hold=True)
 
     with monkeypatch.context() as patch:
-        patch.setattr(removals, "_write_anew", delete_behind)
+        patch.setattr(removals, "_rewrite_file", delete_behind)
         at(personal, "db", "forget", "--user", "zelda", "--yes")
     assert [finding["check"] for finding in at(personal, "doctor")["findings"]] == ["removals"]
     at(personal, "db", "forget", "--user", "max", "--yes")
