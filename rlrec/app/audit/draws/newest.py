@@ -81,7 +81,7 @@ class RewardDrift:
             begin_text = f"{format_time(times[change.start])[:19]}Z"
             detail = (
                 f"the mean reward at position 1 went from {change.mean_before:.4g} to {change.mean_after:.4g} at about "
-                f"decision {change.start} of {begin_text}; ADWIN noticed it at decision {change.alarm}"
+                f"decision {change.start} of {begin_text}; the drift test (ADWIN) noticed it at decision {change.alarm}"
             )
             if stream == ALL_ARMS:
                 findings.add(DRIFT, "info", subject, f"{detail}; a policy that learns causes that, too")
