@@ -353,8 +353,8 @@ def equal_ages(answer: Mapping[str, Any], log: str | None) -> list[str]:
         return newer_commands
     if (since := answer.get("pruned_until")) and any("picked-decisions" in row["reasons"] for row in rows):
         command = f"rlrec outcomes --experiment {answer['experiment']} --entered-since {since}"
-        missing_part = f"what {answer['unit']}s earned before {since} was deleted by `rlrec db prune`"
-        return [f"{missing_part}: `{command} --reward {rows[0]['reward']}` compares those who came since"]
+        deleted_text = f"what {answer['unit']}s earned before {since} was deleted by `rlrec db prune`"
+        return [f"{deleted_text}: `{command} --reward {rows[0]['reward']}` compares those who came since"]
     if not days or not any("young-units" in row["reasons"] for row in rows):
         return []
     reward_options = "".join(f" --reward {name}" for name in dict.fromkeys(row["reward"] for row in rows))

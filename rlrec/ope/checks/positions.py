@@ -295,8 +295,8 @@ def click_sums(rows: PositionRows, *, arms: int, model: str, spans_batches: bool
     # by cluster: the slots examined at each position
     terms = np.concatenate([batch.arm >= 0, batch.examined(model)], axis=1) * batch.count[:, None]
     names = tuple(f"{name}:{position}" for name in ("pages", "examined") for position in range(1, size + 1))
-    kept_columns = slice(0 if model == "pbm" else None)
-    looks = moments(terms[kept_columns], batch.cluster[kept_columns], columns=names, spans_batches=spans_batches)
+    model_columns = slice(0 if model == "pbm" else None)
+    looks = moments(terms[model_columns], batch.cluster[model_columns], columns=names, spans_batches=spans_batches)
     totals = np.array(count_slots(rows, size))
     return ClickSums(slots, clicks, examined, clicked, batch.take(is_test), TEST_DIVISOR, looks, totals)
 

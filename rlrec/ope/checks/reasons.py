@@ -248,14 +248,14 @@ def helpful(reasons: Iterable[str], *, is_explored: bool = False) -> list[str]:
     does not help, since the rewards of the newest decisions are not known.
 
     is_explored: whether the log explores as much as a floor would make it."""
-    given_reasons = {*reasons}
-    if "wrong-propensities" in given_reasons:
+    reason_set = {*reasons}
+    if "wrong-propensities" in reason_set:
         return ["wrong-propensities"]
-    if {"no-rows", "no-propensity"} <= given_reasons:
+    if {"no-rows", "no-propensity"} <= reason_set:
         return ["no-propensity"]
-    useless_hints = {"no-propensity", *(["drift"] if "young-rewards" in given_reasons else [])}
+    useless_hints = {"no-propensity", *(["drift"] if "young-rewards" in reason_set else [])}
     useless_hints |= {"low-ess", "heavy-tail"} if is_explored else set()
-    return [reason for reason in in_order(given_reasons - useless_hints) if reason in HINTS]
+    return [reason for reason in in_order(reason_set - useless_hints) if reason in HINTS]
 
 
 def hint(reason: str, **names: str) -> str:

@@ -181,8 +181,8 @@ def _jackknife(sums: Array, value: float) -> float:
     """Return the jackknife error of the ratio `value` over units (m, 2). Source: own derivation: without unit i the
     ratio is value - (reward_i - value decisions_i) / (all - decisions_i)."""
     reward, decisions = sums.T
-    leave_one_out_change = (reward - value * decisions) / (decisions.sum() - decisions)
-    return float(np.sqrt((len(sums) - 1) / len(sums) * (leave_one_out_change**2).sum()))
+    jackknife_change = (reward - value * decisions) / (decisions.sum() - decisions)
+    return float(np.sqrt((len(sums) - 1) / len(sums) * (jackknife_change**2).sum()))
 
 
 # -- the difference of two figures --

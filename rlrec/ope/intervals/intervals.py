@@ -146,17 +146,17 @@ def studentised_bootstraps(
 
     samples: estimators with their sums of clusters or blocks, (m, d). A draw depends only on the seed and on m, so
     two targets on one log have the same draws, and all samples with the same m share one."""
-    own_figures = [_by_influence(*sample) for sample in samples]
+    sample_figures = [_by_influence(*sample) for sample in samples]
     t, values = ([[np.empty(0)] for _ in samples] for _ in range(2))
     indices_by_size: dict[int, list[int]] = {}
-    for index, ((_, units), (_, error, _)) in enumerate(zip(samples, own_figures, strict=True)):
+    for index, ((_, units), (_, error, _)) in enumerate(zip(samples, sample_figures, strict=True)):
         if error > 0 and np.isfinite(error):
             indices_by_size.setdefault(len(units), []).append(index)
     for m, indices in indices_by_size.items():
         for draws in _usual_draws(seed, m) if n_replicates == REPLICATES else _draws(seed, n_replicates, m):
             counts = draws.astype(np.float64)
             for index in indices:
-                (estimator, units), (value, _, negligible) = samples[index], own_figures[index]
+                (estimator, units), (value, _, negligible) = samples[index], sample_figures[index]
                 with np.errstate(all="ignore"):
                     # totals of the replicates
                     total = counts @ units
@@ -169,7 +169,7 @@ def studentised_bootstraps(
                     t[index].append(_studentise(values[index][-1] - value, errors, scale=abs(value)))
     return [
         Studentised(value=value, error=error, t=np.concatenate(t_chunks), values=np.concatenate(value_chunks))
-        for (value, error, _), t_chunks, value_chunks in zip(own_figures, t, values, strict=True)
+        for (value, error, _), t_chunks, value_chunks in zip(sample_figures, t, values, strict=True)
     ]
 
 

@@ -141,13 +141,13 @@ class Moments(Sums):
     def __add__(self, other: Moments) -> Moments:
         if (self.columns, self.spans_batches) != (other.columns, other.spans_batches):
             raise ValueError("moments of different estimators or clusters do not add up")
-        own_clusters, other_clusters = self._clusters, other._clusters
-        if isinstance(own_clusters, _Clusters) and isinstance(other_clusters, _Clusters):
+        self_clusters, other_clusters = self._clusters, other._clusters
+        if isinstance(self_clusters, _Clusters) and isinstance(other_clusters, _Clusters):
             return Moments(
-                self.columns, self.spans_batches, _limit_clusters(own_clusters + other_clusters, self.spans_batches)
+                self.columns, self.spans_batches, _limit_clusters(self_clusters + other_clusters, self.spans_batches)
             )
         return Moments(
-            self.columns, self.spans_batches, _collapse_blocks(own_clusters) + _collapse_blocks(other_clusters)
+            self.columns, self.spans_batches, _collapse_blocks(self_clusters) + _collapse_blocks(other_clusters)
         )
 
     def scaled(self, factor: Array) -> Moments:
@@ -199,9 +199,11 @@ class Steps(Record, kw_only=False, eq=False):
     def __add__(self, other: Steps) -> Steps:
         if (self.columns, self.sums.shape[1:]) != (other.columns, other.sums.shape[1:]):
             raise ValueError("sums of different estimators or horizons do not add up")
-        own_steps, other_steps = (self, other) if self.blocks == other.blocks else (self._by_block(), other._by_block())
-        merged = _Clusters(own_steps.digests, own_steps.sums) + _Clusters(other_steps.digests, other_steps.sums)
-        added = Steps(self.columns, merged.digests, merged.sums, own_steps.blocks)
+        self_steps, other_steps = (
+            (self, other) if self.blocks == other.blocks else (self._by_block(), other._by_block())
+        )
+        merged = _Clusters(self_steps.digests, self_steps.sums) + _Clusters(other_steps.digests, other_steps.sums)
+        added = Steps(self.columns, merged.digests, merged.sums, self_steps.blocks)
         return added if added.blocks or len(added.digests) <= BLOCKS else added._by_block()
 
     def scaled(self, factor: float) -> Steps:

@@ -87,10 +87,10 @@ def _wilson(belief: Belief, z: float) -> tuple[Array, Array]:
 
 def widen(mean: Array, lower: Array, upper: Array, error: Array) -> tuple[Array, Array, Array]:
     """Return the means with intervals that include the error of the position curve, too. Bounds in [0, 1] stay."""
-    wide_lower = mean - np.hypot(mean - lower, mean * -np.expm1(-error))
-    wide_upper = mean + np.hypot(upper - mean, mean * np.expm1(error))
+    widened_lower = mean - np.hypot(mean - lower, mean * -np.expm1(-error))
+    widened_upper = mean + np.hypot(upper - mean, mean * np.expm1(error))
     return (
         mean,
-        np.where(lower >= 0, np.maximum(wide_lower, 0.0), wide_lower),
-        np.where(upper <= 1, np.minimum(wide_upper, 1.0), wide_upper),
+        np.where(lower >= 0, np.maximum(widened_lower, 0.0), widened_lower),
+        np.where(upper <= 1, np.minimum(widened_upper, 1.0), widened_upper),
     )

@@ -56,10 +56,10 @@ class Sparse(Record, kw_only=False, eq=False):
         return cls(np.zeros(n + 1, np.int32), np.empty(0, np.int32), np.empty(0))
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Sparse]) -> Sparse:
-        """Return the contexts of all parts, one part after another."""
-        counts = np.concatenate([np.diff(part.start) for part in parts])
-        column, value = (np.concatenate([getattr(part, name) for part in parts]) for name in ("column", "value"))
+    def concatenate(cls, pieces: Sequence[Sparse]) -> Sparse:
+        """Return the contexts of all pieces, one piece after another."""
+        counts = np.concatenate([np.diff(piece.start) for piece in pieces])
+        column, value = (np.concatenate([getattr(piece, name) for piece in pieces]) for name in ("column", "value"))
         return cls(np.r_[0, np.cumsum(counts)].astype(np.int32), column, value)
 
     def __len__(self) -> int:

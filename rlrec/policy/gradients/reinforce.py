@@ -152,7 +152,7 @@ def _effective_gradients(
     if policy.design.context.intercept:  # the feature that is 1 in every state can hold the biases
         weights[:, 0] += bias
         bias = np.zeros_like(bias)
-    effective = _without_common_part(weights, bias, history)
+    effective = _subtract_mean(weights, bias, history)
     totals = [tuple(np.zeros(values.shape) for values in effective) for _ in gains]
     step = max(1, CELLS // len(slates.arms))
     for start in range(0, len(slates), step):
@@ -167,10 +167,10 @@ def _effective_gradients(
             )
             for values, increment in zip(total, chunk.weight_gradients(score_gradient), strict=True):
                 values += increment
-    return [_without_common_part(*total) for total in totals]
+    return [_subtract_mean(*total) for total in totals]
 
 
-def _without_common_part(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
+def _subtract_mean(weights: Array, bias: Array, history: Array) -> tuple[Array, Array, Array]:
     """Return the arrays of `Gradient.arm_weights`, or its gradient, without the part that all arms have in common.
 
     No probability depends on that part. With it, steps would follow its rounding errors, and the scores of all arms

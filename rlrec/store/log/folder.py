@@ -140,11 +140,11 @@ class FolderLog:
         text = f"SELECT file_name, num_rows FROM parquet_file_metadata({self._database.list_of(paths)})"
         row_counts = {file_number(name): count for name, count in self.ask(text)} if paths else {}
         for index, path in enumerate(paths):
-            part_number, previous_path = file_number(path), paths[index - 1]
-            is_next = part_number == file_number(previous_path) + 1
+            export_number, previous_path = file_number(path), paths[index - 1]
+            is_next = export_number == file_number(previous_path) + 1
             if not exports or not is_next or _bucket_share(path)[1] != _bucket_share(previous_path)[1]:
-                exports.append((part_number, 0))
-            exports[-1] = exports[-1][0], exports[-1][1] + row_counts[part_number]
+                exports.append((export_number, 0))
+            exports[-1] = exports[-1][0], exports[-1][1] + row_counts[export_number]
         return exports
 
     def since(self, number: int) -> FolderLog:

@@ -173,21 +173,21 @@ class Batch:
         for name, key, columns in self._others():
             first_rows, _ = distinct(self.slots[key])
             index, is_selected = look_up(self.slots[key][first_rows], columns[key])
-            part_numbers = np.where(is_selected, parts[first_rows][index], -1) if len(first_rows) else index - 1
-            tables[name] = columns, part_numbers
+            row_parts = np.where(is_selected, parts[first_rows][index], -1) if len(first_rows) else index - 1
+            tables[name] = columns, row_parts
         sorted_tables = {
             name: (take(columns, order := np.argsort(numbers.astype(np.int16), kind="stable")), numbers[order])
             for name, (columns, numbers) in tables.items()
         }
         ordered_parts = sorted_tables["slots"][1]
-        for part in ordered_parts[run_starts(ordered_parts)].tolist():
+        for number in ordered_parts[run_starts(ordered_parts)].tolist():
             slice_ends = {
-                name: np.searchsorted(numbers, [part, part + 1]) for name, (_, numbers) in sorted_tables.items()
+                name: np.searchsorted(numbers, [number, number + 1]) for name, (_, numbers) in sorted_tables.items()
             }
-            part_tables: dict[str, Any] = {
+            piece_tables: dict[str, Any] = {
                 name: take(columns, slice(*slice_ends[name].tolist())) for name, (columns, _) in sorted_tables.items()
             }
-            yield part, replace(self, **part_tables)
+            yield number, replace(self, **piece_tables)
 
     def cut(self, cells: Ids, limit: int) -> Iterator[Batch]:
         """Yield the batch in portions of whole sessions. cells (n,): the memory that each row will take; a portion ends

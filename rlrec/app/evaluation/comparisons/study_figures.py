@@ -459,11 +459,14 @@ class StudyFigures(Record, eq=False):
         rows = list[SequenceRow]()
         for (group, metric), (_, alpha) in self._tests.items():
             compared = self._compared(group, metric)
-            always_valid, one_look = compared.at_every_look(self._sequence(group, alpha)), compared.at_this_look(alpha)
+            always_valid, single_look = (
+                compared.at_every_look(self._sequence(group, alpha)),
+                compared.at_this_look(alpha),
+            )
             rows.append({
                 "group": self.groups.labels[group], "metric": metric.name, "reward": self._reward(metric),
                 "lower": always_valid.lower, "upper": always_valid.upper,
-                "fixed_lower": one_look.lower, "fixed_upper": one_look.upper,
+                "fixed_lower": single_look.lower, "fixed_upper": single_look.upper,
             })  # fmt: skip
         return rows
 

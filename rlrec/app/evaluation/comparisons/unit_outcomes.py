@@ -395,9 +395,9 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
         shares = experiments.phases(unit, study.experiment)[0].weights
         first = learned_rewards(unit, study.experiment)[0].name
         declaration = Declaration.from_definition(study.experiment, metrics(study), study.rewards, first, shares)
-        whole_selection = filters.select(unit, {"experiment": study.experiment.name})
+        experiment_selection = filters.select(unit, {"experiment": study.experiment.name})
         # whether the selection leaves out decisions by what happened after the assignment
-        wider_selection = replace(study.selection, **{name: getattr(whole_selection, name) for name in EFFECTS})
+        wider_selection = replace(study.selection, **{name: getattr(experiment_selection, name) for name in EFFECTS})
         is_picked = wider_selection != study.selection and selected.extent(unit, wider_selection) != selected.extent(
             unit, study.selection
         )
@@ -408,7 +408,7 @@ def _figures(unit: Unit, fold: StudyFold, sums: StudySums, *, level: float, is_f
         n_mixed = 0 if is_ramp else experiments.count_mixed_users(unit, study.experiment.id)
         mixed_share = (n_mixed + float(sums.counts.get("mixed", np.zeros(1)).sum())) / max(1, units)
         is_sampled = sums.counts.get("sampled", np.zeros(1)).any()
-        if study.selection != whole_selection and not (is_ramp or is_picked or is_sampled):
+        if study.selection != experiment_selection and not (is_ramp or is_picked or is_sampled):
             selected_split = _selected_split(fold, sums, splits)
     return StudyFigures(
         study=study, sums=sums, groups=fold.groups, level=level, any_user=fold.any_user,

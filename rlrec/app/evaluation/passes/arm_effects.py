@@ -348,14 +348,14 @@ class EffectPass(Record, eq=False):
         exposures = self.pages.exposures(logged, rows, np.array(self.examination))
         now = rows.left[rows.begins]
         outcomes = np.column_stack([now, remaining_rewards(rows, now) - now])
-        known_pages = np.flatnonzero(exposures.draw >= 0)
-        left_out = len(exposures) - len(known_pages)
-        if not len(known_pages):
+        drawn_pages = np.flatnonzero(exposures.draw >= 0)
+        left_out = len(exposures) - len(drawn_pages)
+        if not len(drawn_pages):
             return left_out
         pages, exposures, outcomes = (
-            take(rows.slots, rows.begins[known_pages]),
-            exposures.take(known_pages),
-            outcomes[known_pages],
+            take(rows.slots, rows.begins[drawn_pages]),
+            exposures.take(drawn_pages),
+            outcomes[drawn_pages],
         )
         members_of: dict[RowGroup, Ids | None] = {OVERALL: None}
         for number, members in groups.group_members(pages["group"], len(logged.groups)):
@@ -367,9 +367,9 @@ class EffectPass(Record, eq=False):
                     message = f"{limit}, and {self.evaluation.request.by} makes more"
                     raise InputError(message, hint="choose a coarser field")
                 sums[group] = EffectSums.zeros(exposures.arms, outcomes=outcomes.shape[1])
-            group_pages = np.arange(len(known_pages)) if members is None else members
+            group_pages = np.arange(len(drawn_pages)) if members is None else members
             arguments = take(pages, group_pages), exposures.take(group_pages), outcomes[group_pages], visits
-            sums[group] = self._with_pages(sums[group], *arguments, *self._events(rows, known_pages[group_pages]))
+            sums[group] = self._with_pages(sums[group], *arguments, *self._events(rows, drawn_pages[group_pages]))
         return left_out
 
     def _events(self, rows: CompletePages, pages: Ids) -> tuple[dict[str, Array], dict[tuple[str, str], float]]:

@@ -67,11 +67,11 @@ def results(reader: LogReader, work: Pass[R_co], engine: Engine | None, stored: 
     if folder and engine is not None:  # each worker reads the files of its partitions
         partitions = (Partition(index, None, log) for index, log in enumerate(folder.split(number)))
     else:
-        batches_by_part = islice(stored or reader.partitions(work.reading), number)
+        partition_batches = islice(stored or reader.partitions(work.reading), number)
         logs = folder.split(number) if folder else repeat(None)
         partitions = (
             Partition(index, rows if engine is None else list(rows), log)
-            for index, (rows, log) in enumerate(zip(batches_by_part, logs, strict=False))
+            for index, (rows, log) in enumerate(zip(partition_batches, logs, strict=False))
         )
     if engine is None:
         for partition in partitions:

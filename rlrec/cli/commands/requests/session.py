@@ -92,18 +92,18 @@ def _timeline_rows(step: app.session.Step) -> Iterator[list[Any]]:
         record_text(context_without_features(step["context"])),
         record_text(state_without_history(step["state"])),
     ]
-    has_one_slot = len(step["slate"]) == 1
+    is_single_slot = len(step["slate"]) == 1
     for number, slot in enumerate(step["slate"]):
         events = events_text(step["events"], slot["position"], for_person=True)
         events += " (censored)" if slot["censored"] else ""
-        reward = step["reward"] if has_one_slot else slot["reward"]
+        reward = step["reward"] if is_single_slot else slot["reward"]
         slot_cells = [slot["position"], slot["arm"], slot["propensity"], events.strip(), reward]
         yield (
             (step_cells if number == 0 else [None] * len(step_cells))
             + slot_cells
-            + [step["return"] if has_one_slot else None]
+            + [step["return"] if is_single_slot else None]
         )
-    if not has_one_slot:
+    if not is_single_slot:
         events = events_text(step["events"], None, for_person=True)
         page_cells = [None, "(page)", step["propensity"], events, step["reward"], step["return"]]
         yield [None] * len(step_cells) + page_cells
