@@ -39,19 +39,19 @@ class Shelf(Visitors):
     def __post_init__(self) -> None:
         self.arms = len(self.rates)
 
-    def _forget(self, runs: int) -> None:
+    def _forget_visitors(self, runs: int) -> None:
         """Nothing is remembered."""
 
-    def _begin(self, places: Index, visitors: Index) -> None:
+    def _begin_visits(self, seats: Index, visitors: Index) -> None:
         """All visits begin alike."""
 
-    def _serve(self, actions: Index) -> tuple[Array, Array, Flags]:
+    def _serve_arms(self, actions: Index) -> tuple[Array, Array, Flags]:
         expected, left = np.array(self.rates)[actions], np.maximum(self.cap - self._steps, 1)
         leaves = (self._steps + 1 >= self.least) & (self._rng.random(len(actions)) * left < 1)
         return (self._rng.random(len(actions)) < expected).astype(np.float64), expected, leaves
 
-    def _leave(self, ended: Flags) -> Array:
-        return np.zeros(len(ended))
+    def _end_visits(self, is_ended: Flags) -> Array:
+        return np.zeros(len(is_ended))
 
 
 # -- what a policy makes of visits --
