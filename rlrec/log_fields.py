@@ -32,10 +32,10 @@ NO_SCORE = 1e308  # stands for a missing score
 class LogField(NamedTuple):
     """This record describes a field of the log.
 
-    name: of its column; kind: the type of its values (bool: 0 or 1); table: the one whose id it holds; optional:
-    whether it may be null. key: in a line of JSON; in_csv: whether a row of CSV has it; is_read: whether it is read
-    as an array; absent: stands for null in that array. is_stated: whether only a line of an imported log states it;
-    all layers then pass it on unchanged."""
+    name: the name of its column; kind: the type of its values (bool: 0 or 1); table: the table whose id the field
+    holds; optional: whether it may be null. key: the key of the field in a line of JSON; in_csv: whether a row of
+    CSV has it; is_read: whether it is read as an array; absent: the value that stands for null in that array.
+    is_stated: whether only a line of an imported log states it; all layers then pass it on unchanged."""
 
     name: str
     kind: type[bool | int | float | str | bytes]

@@ -100,7 +100,8 @@ class Claim(NamedTuple):
     groups: the reasons by their groups. basis: the unit of the mean, such as `per visit`; reward: its name if it
     must be stated. caveat: a reason for less trust in a known answer; decided_by: the command of an experiment that
     answers better; is_logger: whether `name` alone served all rows used; has_other_loggers: whether `rival` is one
-    of several; way: to compare it with these; seems: whether the answer rests on weak evidence, and must say so."""
+    of several; way: the command that compares it with these loggers; seems: whether the answer rests on weak
+    evidence, and must say so."""
 
     name: str
     rival: str
@@ -188,8 +189,8 @@ def gate_claim(
     gate: Mapping[str, Any], name: str = "", *, rival: str | None = None, groups: Mapping[str, Sequence[str]] = {}
 ) -> Claim:  # fmt: skip
     """Return the claim that a gate's look makes about a candidate. name: without one, the sentence continues one that
-    has it; rival: another name for the other side of the comparison; groups: of the deciding reasons, by default all
-    reasons are named. Looks of earlier releases have no answer."""
+    has it; rival: another name for the other side of the comparison; groups: the groups of the deciding reasons; by
+    default all reasons are named. Looks of earlier releases have no answer."""
     answer, needed, verdict = gate.get("answer") or "unknown", gate.get("needed"), gate["verdict"]
     bounds = {"value": gate["estimate"], "lower": gate["lower"], "upper": gate["upper"]}
     groups = groups or ({verdict: gate["reasons"]} if gate["reasons"] else {})
@@ -255,7 +256,7 @@ def _basis(row: Mapping[str, Any], unit: str) -> str:
 
 
 def plan_sentence(plan: Mapping[str, Any]) -> str:
-    """Write a sentence on the time that a lift takes to detect. plan: of `experiment plan`."""
+    """Write a sentence on the time that a lift takes to detect. plan: the answer of `experiment plan`."""
     assumed, days_left = plan["assumed"], plan.get("days_left")
     chance_clause = f"if it is there, with a chance of {100 * assumed['power']:g} %"
     looks = (
@@ -276,7 +277,7 @@ def plan_sentence(plan: Mapping[str, Any]) -> str:
 
 def experiment_sentences(answer: Mapping[str, Any]) -> list[str]:
     """Write the conclusions from the deciding metrics, or from the credit of teams, and the guards that do not hold.
-    answer: of `experiment show`."""
+    answer: the answer of `experiment show`."""
     p_value = answer["sample_ratio"]["p_value"]
     if p_value is not None and p_value < ALARM:
         return [f"The split of {answer['experiment']} is not as defined: do not trust its differences."]
@@ -332,8 +333,8 @@ def _second_half(answer: Mapping[str, Any]) -> list[str]:
 
 
 def prior_sentences(belief: Mapping[str, Any]) -> list[str]:
-    """Write a sentence on means that come from a prior alone, or include a prior that was given. belief: of `policy
-    show`."""
+    """Write a sentence on means that come from a prior alone, or include a prior that was given. belief: the answer of
+    `policy show`."""
     arms = [arm for arm in belief["arms"] if arm["mean"] is not None and arm["status"] == "active"]
     n_unseen = sum(arm["pulls"] == 0 for arm in arms)
     origin = " that was given" if belief["has_prior"] else ""
@@ -388,7 +389,7 @@ def ending_command(answer: Mapping[str, Any]) -> list[str]:
 
 def next_looks(answer: Mapping[str, Any], log: str | None = None) -> list[str]:
     """Write commands that tell more than an answer: on units of equal age, on segments, on what variants know by now.
-    answer: of `experiment show`; log: the filter."""
+    answer: the answer of `experiment show`; log: the filter of the log."""
     return [*equal_ages(answer, log), *_segment_command(answer), *_second_half(answer)]
 
 
@@ -441,7 +442,7 @@ def join_doubts(texts: Sequence[str]) -> str:
 
 
 def _holdout_sentence(answer: Mapping[str, Any]) -> str:
-    """Write the conclusion from the users in a route's holdout. answer: of `experiment show`."""
+    """Write the conclusion from the users in a route's holdout. answer: the answer of `experiment show`."""
     rows = {row["metric"]: row for row in reversed(answer["unit_differences"])}
     reward_row, visits_row = rows["reward_per_unit"], rows["visits"]
     reasons, is_sure = {*reward_row["reasons"]}, difference_direction(reward_row) in ("more", "less")
@@ -485,8 +486,8 @@ def earned_sentences(
     per_day: float | None = None, newest_per_day: float | None = None, equal_ages: bool = False,
 ) -> list[str]:  # fmt: skip
     """Write the conclusions from the deciding differences, one per group and metric. Each states if visits fall
-    although the reward does not. differences: of all metrics; equal_ages: whether units were compared over equal times,
-    so that nothing is added later."""
+    although the reward does not. differences: the differences of all metrics; equal_ages: whether units were compared
+    over equal times, so that nothing is added later."""
     visits = {row["group"]: row for row in differences if row["metric"] == "visits"}
     by_reward = not {row["reward"] for row in rows} <= {DEFAULT_REWARD, None}
     sentences = []
@@ -537,8 +538,8 @@ def _visits_fall(row: Mapping[str, Any]) -> bool:
 
 
 def best_of(may_be_best: Mapping[str, bool | None]) -> str:
-    """Write a sentence on which of several targets may be the best. may_be_best: by name, None where the log cannot
-    tell."""
+    """Write a sentence on which of several targets may be the best. may_be_best: for the name of each target, whether
+    it may be the best, None where the log cannot tell."""
     names_by_flag: dict[bool | None, list[str]] = {}
     for name, flag in may_be_best.items():
         names_by_flag.setdefault(flag, []).append(name)

@@ -74,8 +74,8 @@ def learns_from_slots(kind: str) -> bool:
 def parameters(kind: str, typed_parameters: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the parameters of a policy kind with their defaults, unchecked.
 
-    typed_parameters: those that a user typed; with them, the result includes the parameters of the stages that they
-    name, as `first.floor`."""
+    typed_parameters: the parameters that a user typed; with them, the result includes the parameters of the stages
+    that they name, as `first.floor`."""
     defaults = dict(_defaults(kind)) | {name: "" for name in COMMON_PARAMETERS if name in (typed_parameters or {})}
     if typed_parameters is not None and kind == TWO_STAGE:
         for stage in STAGES:

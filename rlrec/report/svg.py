@@ -73,7 +73,7 @@ class Series(NamedTuple):
 class Interval(NamedTuple):
     """An Interval is a row of a forest plot.
 
-    css_class: one of s1, s2, s3 and no; note: to the right of the name."""
+    css_class: one of s1, s2, s3 and no; note: the text to the right of the name."""
 
     name: str
     value: float | None

@@ -28,9 +28,9 @@ def bounded_parameter(default: float, low: float, high: float) -> Any:
 class Audience(ABC):
     """An Audience is a simulated world that shows arms to visitors and returns rewards.
 
-    features: the length of an observation, 0 if contexts carry no information. names: of the arms, if they have any.
-    event: the kind of event for a reward other than 0; its value is the reward. lowest: the smallest reward.
-    further_events: kinds of events besides `event`. `Visitors` is the base of audiences whose visits end by
+    features: the length of an observation, 0 if contexts carry no information. names: the names of the arms, if they
+    have any. event: the kind of event for a reward other than 0; its value is the reward. lowest: the smallest
+    reward. further_events: kinds of events besides `event`. `Visitors` is the base of audiences whose visits end by
     themselves."""
 
     arms: int

@@ -42,8 +42,9 @@ class Bernoulli(World):
 class Drift(Bernoulli):
     """A Drift audience changes its tastes by scheduled jumps, and slowly.
 
-    rates: of each arm, in [0, 1]. jumps: an arm's rate for some time. swing: swing sin(2 pi (t / period + arm /
-    arms)) is added to each rate, which is then cut at 0 and 1; period in decisions. A jump overrides the swing."""
+    rates: the rate of each arm, in [0, 1]. jumps: times over which an arm has another rate. swing: swing sin(2 pi (t
+    / period + arm / arms)) is added to each rate, which is then cut at 0 and 1; period in decisions. A jump
+    overrides the swing."""
 
     rates: tuple[float, ...] = (0.5, 0.3, 0.4)
     jumps: tuple[Jump, ...] = ((2, 0.9, 3000, 5000),)

@@ -95,7 +95,7 @@ class Shop(Regulars):
         """Return the largest mean reward of a new visitor over all visits, by a policy that knows trust and satiation.
         For pages this is a bound, as in `optimum`.
 
-        weights: of `click`, `purchase` and `return`."""
+        weights: the weights of `click`, `purchase` and `return` in the reward."""
         return self.value_per_visitor(self._best_items, _best_value, positions=positions, weights=weights)
 
     def context_free(self) -> tuple[float, Array]:
@@ -153,9 +153,9 @@ class Shop(Regulars):
     ) -> Array:  # fmt: skip
         """Return the mean reward of a visit from its first decision on, for each initial trust, (levels + 1,).
 
-        arms: those that the policy shows. state_values: maps the values of these arms in each state, (levels + 1,
-        arms, n), to that of the state, (levels + 1, n), at every position of a page. end_values: the value of each
-        trust at the end, (levels + 1,)."""
+        arms: the arms that the policy shows. state_values: a function that maps the values of these arms in each
+        state, (levels + 1, arms, n), to the value of the state, (levels + 1, n), at every position of a page.
+        end_values: the value of each trust at the end, (levels + 1,)."""
         category, levels = self._category[arms], np.arange(self.levels + 1)
         values_if_ended = np.zeros((self.levels + 1, 1)) if end_values is None else end_values[:, None]
         values = np.broadcast_to(values_if_ended, (self.levels + 1, self._following.shape[1]))

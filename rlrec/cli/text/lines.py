@@ -51,7 +51,7 @@ def groups(
 
     source: a path, `-` for stdin, or a file to read from its start. eager: end a group also when no further complete
     line is waiting, so that a producer that waits for an answer gets it. flush: a line `{"op": "flush"}` ends a
-    group, and is dropped. n_bytes: of lines, after which a group ends."""
+    group, and is dropped. n_bytes: the number of bytes of lines after which a group ends."""
     cutter, group = _Cutter(), list[tuple[int, bytes]]()
     with _opened(source) as stream:
         while True:
@@ -243,7 +243,7 @@ def line_type(
 ) -> Any:
     """Return the Struct of a line that has some fields of a command, in the types of the command's options.
 
-    more_types: those of fields whose type in lines differs from that of any option."""
+    more_types: the types of fields which in lines differ from those of all options."""
     from typing import get_origin
 
     from msgspec import defstruct

@@ -33,10 +33,11 @@ class Belief(Record, eq=False, repr=False):
 
     pulls, reward_sum, reward_squares: what the belief counts, without the prior. alpha, beta: the prior as
     pseudo-counts of reward and of missing reward, 0 without one. total: pulls of all arms of the belief, a number or
-    (..., 1). extra (..., m, w): sums of statistics that only this kind has. moments: unpacked, for kinds that read
-    the context. on_columns: for kinds that read sparse contexts, a function that returns the sums on columns (c,),
-    followed by the weights of the anchor, (c, m, 4). trained: parameters of a trained kind for these arms, and the
-    arms' features, (m, p). cost (m,): expected cost of showing each arm, where the policy has a budget."""
+    (..., 1). extra (..., m, w): sums of statistics that only this kind has. moments: the unpacked moments, for kinds
+    that read the context. on_columns: for kinds that read sparse contexts, a function that returns the sums on
+    columns (c,), followed by the weights of the anchor, (c, m, 4). trained: parameters of a trained kind for these
+    arms, and the arms' features, (m, p). cost (m,): expected cost of showing each arm, where the policy has a
+    budget."""
 
     pulls: Array
     reward_sum: Array

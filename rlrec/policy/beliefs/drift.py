@@ -16,7 +16,7 @@ class Change(Record):
     """A Change describes a detected change of the mean.
 
     start: the first reward after it (an estimate); alarm: the reward at which it was detected; both as marks of
-    rewards given to `take`. mean_before, mean_after: of the rewards on both sides."""
+    rewards given to `take`. mean_before, mean_after: the means of the rewards before and after the change."""
 
     start: int
     alarm: int
@@ -141,8 +141,8 @@ class Adwin:
 def _describe_change(sums: Array, marks: Ids) -> Change:
     """Return the change at a cut of the window.
 
-    sums (3, 3): at the start of the window, at the cut and at the end; marks: of the first reward after the cut and
-    of the last one."""
+    sums (3, 3): the sums at the start of the window, at the cut and at the end; marks: the marks of the first reward
+    after the cut and of the last reward."""
     count, reward_sum, _ = np.diff(sums, axis=1)
     mean_before, mean_after = (reward_sum / count).tolist()
     return Change(start=int(marks[0]), alarm=int(marks[1]), mean_before=mean_before, mean_after=mean_after)

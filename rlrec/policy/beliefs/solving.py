@@ -21,11 +21,11 @@ class ArmMoments(Record, kw_only=False, eq=False):
     """ArmMoments holds sums over the slots of each of m arms, in q features of the context.
 
     gram (..., m, q, q): sums of weight x x'; response (..., m, q): sums of (weighted reward) x; without any prior.
-    arm_features (m, p): for models that all arms share; pool: the moments of all arms of the belief, where these are
-    not all. solutions: posteriors already computed from them, by kind and parameters. Slots that were shown with
-    stated features z instead of those of the catalogue are in none of these sums. stated_sums: gram (pq, pq) and
-    response (pq,) of the products z (x) x over all such slots. terms: per arm, where arms also have weights of their
-    own."""
+    arm_features (m, p): the features of the arms, for models that all arms share; pool: the moments of all arms of
+    the belief, where this object has fewer arms. solutions: posteriors already computed from them, by kind and
+    parameters. Slots that were shown with stated features z instead of those of the catalogue are in none of these
+    sums. stated_sums: gram (pq, pq) and response (pq,) of the products z (x) x over all such slots. terms: per arm,
+    where arms also have weights of their own."""
 
     gram: Array
     response: Array
@@ -80,8 +80,8 @@ def pack_each(x: Array, *, weight: Array, response: Array) -> Array:
 def pack_stated(packed: Array, z: Array, q: int) -> Array:
     """Pack the moments of the products z (x) x, summed over n observations, (w,).
 
-    packed (n, width): of x, weighted, as returned by `pack_each`; z (n, p). The gram zz' (x) xx' is symmetric in
-    both."""
+    packed (n, width): the weighted moments of x, as returned by `pack_each`; z (n, p). The gram zz' (x) xx' is
+    symmetric in both."""
     row, column = np.triu_indices(z.shape[1])
     return np.concatenate([((z[:, row] * z[:, column]).T @ packed[:, :-q]).ravel(), (z.T @ packed[:, -q:]).ravel()])
 
@@ -266,7 +266,7 @@ def solve_shared(pool: ArmMoments, *, ridge: float, response: float) -> tuple[Ar
     arms.
 
     The regressor of arm z in context x is the Kronecker product of both, so sums per arm suffice: A is the sum of
-    zz' (x) gram, b that of z (x) response. response: of the prior, added to that of weight 0."""
+    zz' (x) gram, b that of z (x) response. response: the response of the prior, which is added to that of weight 0."""
     z = pool.arm_features
     assert z is not None
     (m, p), q = z.shape, pool.gram.shape[-1]

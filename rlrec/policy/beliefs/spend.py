@@ -34,7 +34,8 @@ class Spend:
     the period.
 
     A slot whose cost is not known yet counts with the expected cost of its arm: the mean of the arm's known costs
-    and of one more that is the mean of all arms. cost (m,): in the order of `arms`; mean_cost: of an unknown arm."""
+    and of one more that is the mean of all arms. cost (m,): the expected cost of each arm, in the order of `arms`;
+    mean_cost: the expected cost of an unknown arm."""
 
     def __init__(self, budget: Budget, rows: Sequence[tuple[float, ...]]) -> None:
         """Sum the rows by arm and by slice.
@@ -101,7 +102,7 @@ class Spend:
     def _count(self, first_slice: int) -> Array:
         """Count the slots that were shown in each slice of a period, (SLICES,).
 
-        first_slice: of the period."""
+        first_slice: the first slice of the period."""
         is_inside = (self.slices >= first_slice) & (self.slices < first_slice + SLICES)
         counts = np.zeros(SLICES)
         counts[self.slices[is_inside] - first_slice] = self.shown[is_inside]
@@ -125,8 +126,8 @@ class Spend:
 
         The price is 0 where the cost is not higher without a price. at: None for a new period like the known ones.
 
-        location, deviation, cost (m,): of the noisy scores of the arms, and of showing them; deviation None for scores
-        without noise; p_uniform: the probability of a uniform arm."""
+        location, deviation (m,): the location and deviation of the noisy score of each arm; cost (m,): the cost of
+        showing each arm; deviation None for scores without noise; p_uniform: the probability of a uniform arm."""
         if at is None:
             target = self.budget.amount / max(self.slots_of_period(), 1.0)
         else:

@@ -23,8 +23,9 @@ MAX_WINDOW = 10**12  # decisions of a window
 class CountedSlot(NamedTuple):
     """A CountedSlot is a slot with its reward. Fields that the policy kind does not need may be 0.
 
-    position: from 1; propensity: the marginal of the arm at its position or, where this is not known, the
-    probability of the slate down to it; ordinal: of the decision in its policy; context_id: of its stored context."""
+    position: the position on the page, from 1; propensity: the marginal of the arm at its position or, where this is
+    not known, the probability of the slate down to it; ordinal: the number of the decision in its policy;
+    context_id: the id of its stored context."""
 
     arm_id: int
     ordinal: int
@@ -75,7 +76,7 @@ class SlotColumns(Record, eq=False, repr=False):
 def count_slots(slots: SlotColumns, further_columns: Array | None = None, *, pulls: Array | float = 1.0) -> Array:
     """Return pulls, reward and squared reward of each slot, followed by `further_columns` (n, w), as (n, 3 + w).
 
-    pulls: of each slot, (n,), where it is not 1."""
+    pulls: the number of pulls of each slot, (n,), if it is not 1."""
     import numpy as np
 
     counts = np.empty((3, len(slots)))

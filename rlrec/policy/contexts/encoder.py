@@ -100,8 +100,8 @@ class Encoder:
     def check(self, values: Mapping[str, Any], *, subject: str = "context", owner: str = "") -> None:
         """Raise InputError, with its field, where a value does not fit its declaration.
 
-        owner: whose values they are. Missing values, null, unlisted categories and fields that are not read are
-        accepted."""
+        owner: the arm or other owner of the values. Missing values, null, unlisted categories and fields that are
+        not read are accepted."""
         for reader in self.fields:
             value = value_of(values, reader.name)
             if value is not None and (expected := reader.mismatch(value)):
@@ -219,8 +219,8 @@ def _without_clashes(fields: Iterable[Field]) -> list[Field]:
 class _FieldValues(Record, kw_only=False):
     """A _FieldValues object holds statistics of the values of one field.
 
-    kinds: the number of values of each type. count, mean, squares: of the numbers, the last as the sum of squared
-    distances from their mean. words: the frequency of each text; None stands for unlisted ones."""
+    kinds: the number of values of each type. count, mean: the count and mean of the numbers; squares: the sum of
+    their squared distances from that mean. words: the frequency of each text; None stands for unlisted ones."""
 
     kinds: Counter[str]
     count: int
@@ -331,9 +331,10 @@ class Design(Record, eq=False):
     """A Design says how a version reads features of contexts and arms, and around which weights its model is expanded.
     The design is part of the version and, like the version, immutable.
 
-    context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; an arm that is
-    not in it has those of the prior. columns: of sparse contexts, those with weights in a trained model, ascending.
-    learns_stated: whether a belief learns from features that requests and imported lines state of arms."""
+    context, arm: encoders. anchor: arm id -> (q,) weights around which a logistic model is expanded; an arm without
+    an entry has the weights of the prior. columns: the columns of sparse contexts that have weights in a trained
+    model, ascending. learns_stated: whether a belief learns from features that requests and imported lines state of
+    arms."""
 
     context: Encoder = field(default_factory=Encoder.by_hash)
     arm: Encoder = field(default_factory=Encoder.by_hash)

@@ -82,8 +82,8 @@ class Anchor(Record, kw_only=False, eq=False):
 def fit(x: Sparse, *, pulls: Array, reward: Array, ridge: float, intercept: bool) -> bytes:
     """Return the weights of one arm on all columns together, packed, by ridge regression with conjugate gradients.
 
-    x: of its slots; pulls, reward (n,): how often each counts, and its reward, counted so. Source: Hestenes &
-    Stiefel 1952."""
+    x: the contexts of the arm's slots; pulls (n,): how often each slot counts; reward (n,): its reward times that
+    count. Source: Hestenes & Stiefel 1952."""
     columns = np.unique(x.column).astype(np.int64)
     x, total = x.select_columns(columns), float(pulls.sum())
 

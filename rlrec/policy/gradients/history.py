@@ -107,9 +107,9 @@ class History(Record, kw_only=False, eq=False):
 class WordOffsets:
     """WordOffsets holds the places of the fields of n packed histories, in words, one history after another.
 
-    count (n,): number of slots; long (n,): whether slots take two words each; bits (n, 64): which have a nonzero
-    reward. earning (e,): whether each slot has one; shorts: indices of the slots that take half a word, in half
-    words; longs: indices of the words of the others; values: indices of the rewards."""
+    count (n,): number of slots; long (n,): whether slots take two words each; bits (n, 64): which slots have a
+    nonzero reward. earning (e,): whether each slot has a nonzero reward; shorts: indices of the slots that take half
+    a word, in half words; longs: indices of the words of the others; values: indices of the rewards."""
 
     def __init__(self, count: Ints, long: Flags, bits: Flags) -> None:
         self.count, self.long, self.bits = count, long, bits
@@ -222,7 +222,7 @@ NO_HISTORY = ShownHistory(0.0, 0, 0.0, ())
 def pack(histories: Sequence[ShownHistory], ids: Mapping[str, int]) -> list[bytes]:
     """Pack histories that come from another store into bytes.
 
-    ids: of the arms in this store."""
+    ids: the id of each arm in this store, by its key."""
     gap_s, reward = (np.array([row[column] for row in histories], np.float64) for column in (0, 2))
     shown, n_entries = np.array([(row.shown, len(row.entries)) for row in histories], np.int64).reshape(-1, 2).T
     entries = [entry for row in histories for entry in row.entries]

@@ -68,8 +68,8 @@ class FoldGradients:
 class MeanFeatures(Record, kw_only=False, eq=False):
     """MeanFeatures holds means over the decisions.
 
-    state (d,): of the features of a state, followed by its words. memory (arms, 4): of what a state remembers of
-    each arm, with zeros for arms that are not remembered.
+    state (d,): the means of the features of a state, followed by its words. memory (arms, 4): the means of what a
+    state remembers of each arm, with zeros for arms that are not remembered.
 
     What weights of states and of memories have in common with the biases is left to the biases: gradients are taken by
     features minus their means, so that nothing is moved twice."""
@@ -99,8 +99,8 @@ class MeanFeatures(Record, kw_only=False, eq=False):
 class NaturalSteps(Record, kw_only=False, eq=False):
     """NaturalSteps changes parameters by natural gradient steps, which raise the objective.
 
-    sizes: step size of each parameter; means: of the features. shared, shares (arms,): a common step of all biases,
-    and its weights by arm, as `from_gradients` explains."""
+    sizes: step size of each parameter; means: the means of the features. shared, shares (arms,): a common step of
+    all biases, and its weights by arm, as `from_gradients` explains."""
 
     sizes: Parameters
     means: MeanFeatures
@@ -115,8 +115,8 @@ class NaturalSteps(Record, kw_only=False, eq=False):
 
         Every group has a normal prior, whose variance is estimated from products of different batches. The mean of
         the prior is 0; for biases it is the mean gain of arms, so that an arm which was seldom shown moves as the
-        other arms do. gradients: by features minus their means; fisher: diagonal of the Fisher matrix of all slots,
-        by the same.
+        other arms do. gradients: the gradients by features minus their means; fisher: the diagonal of the Fisher
+        matrix of all slots, by the same features.
 
         A pass over up to MAX_BATCHES batches, at rate r, changes the log probability of a slot by r x batches (root
         mean square). Source: own derivation from the natural gradient (Amari 1998) with the diagonal of the Fisher

@@ -26,12 +26,12 @@ MIN_SHOWN_SCORE = -300.0  # smallest score of arms shown, in float64, since slat
 class LoggedSlates(Record, eq=False):
     """LoggedSlates holds decisions with one set of m arms and slates of one length.
 
-    state: of n decisions, `row` ascending; the `arm` of what they remember is an index 0..m - 1 among these arms.
-    arms (m,): indices of the arms among those that are trained; described (m, p): their features. shown (n, k):
-    indices of the arms shown. log_propensity (n,) of the slate; or (n, k) of each slot separately. gain (n,) or (n,
-    k): return minus baseline, in the unit of the reward; raw, same shape: the return. scale (n,): the factor of the
-    decision's gradient, gamma^t or 1, times the weight of its logger. eligible (n, m): which of the arms each
-    decision may show; None: all of them."""
+    state: the states of n decisions, `row` ascending; an `arm` that a state remembers is an index 0..m - 1 among
+    these arms. arms (m,): indices of the arms among those that are trained; described (m, p): their features. shown
+    (n, k): indices of the arms shown. log_propensity: the logarithm of the probability of the slate, (n,), or of
+    each slot separately, (n, k). gain (n,) or (n, k): return minus baseline, in the unit of the reward; raw, same
+    shape: the return. scale (n,): the factor of the decision's gradient, gamma^t or 1, times the weight of its
+    logger. eligible (n, m): which of the arms each decision may show; None: all of them."""
 
     state: State
     arms: Index
@@ -65,8 +65,8 @@ class Objective(Record):
 class GradientSums(Sums):
     """GradientSums holds the sums of a batch; `sums(a) + sums(b)` are those of both batches.
 
-    gradient: sums over decisions. n: decisions. mass, clipped: of |weight x gain x score|, and the part that
-    clipping removed. square, raw_square: squared length of each decision's gradient (or each slot's, where
+    gradient: sums over decisions. n: decisions. mass: the sum of |weight x gain x score|; clipped: the part of it
+    that clipping removed. square, raw_square: squared length of each decision's gradient (or each slot's, where
     separate), with the gain and with the return."""
 
     gradient: Parameters
@@ -199,9 +199,9 @@ class _SlateChunk:
 
     Only a few numbers per row are computed position by position: the arms left at a position are all arms except
     those shown above it. The arms shown are kept separately, in float64, so that sums of arms left add positive
-    numbers and subtract none. shown_exp (n, k): exp of the scores of the arms shown. other_exp (n, m): of the
-    others; 0 where an arm was shown, or is not eligible. other_sum, other_squares (n,): the sum of these, and of
-    their squares. total (n,): the sum over all arms."""
+    numbers and subtract none. shown_exp (n, k): exp of the scores of the arms shown. other_exp (n, m): exp of the
+    scores of the other arms, 0 where an arm was shown or is not eligible. other_sum, other_squares (n,): the sum of
+    `other_exp`, and of its squares. total (n,): the sum over all arms."""
 
     def __init__(
         self, policy: Gradient, effective: tuple[Array, Array, Array], slates: LoggedSlates, rows: slice,

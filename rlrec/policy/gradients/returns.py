@@ -95,8 +95,8 @@ def values(x: Array, fold: Ids, coefficients: Array) -> Array:
 def rloo(returns: Array, step: Ids) -> Array:
     """Return the leave-one-out baseline, (n,), which is the mean return of the other visits at the same step.
 
-    Where no other visit has that step, the baseline is the mean of all other returns. returns (n,); step (n,): in
-    its visit. Source: own derivation (a mean without one term is independent of it)."""
+    Where no other visit has that step, the baseline is the mean of all other returns. returns (n,); step (n,): the
+    step of each decision in its visit. Source: own derivation (a mean without one term is independent of it)."""
     count, total = np.bincount(step), np.bincount(step, weights=returns)
     n_others = count[step] - 1
     mean_of_others = (returns.sum() - returns) / max(1, len(returns) - 1)

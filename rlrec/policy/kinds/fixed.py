@@ -170,7 +170,7 @@ class Scored(_UnlearnedPolicy, FlooredPolicy):
 class TeamDraft(Policy):
     """Draft the rankings of two frozen versions into one slate, as `interleaving` explains.
 
-    first, second: their ids. fields: of the context on which either depends."""
+    first, second: the ids of these versions. fields: the context fields on which either version depends."""
 
     first: int = 0
     second: int = 0

@@ -65,9 +65,9 @@ URL_HINT = "use a path, sqlite:///FILE or postgresql://HOST/NAME"
 class Waits(NamedTuple):
     """This record has the maximal waits, in microseconds.
 
-    lock: for a lock that others hold; None: the setting of the role or the database, else 30 s. statement: for a
-    single statement; None: their setting. reconnect: for an unreachable server; None: 10 s for one that was reached
-    before."""
+    lock: the longest wait for a lock that others hold; None: the setting of the role or the database, else 30 s.
+    statement: the longest time of a single statement; None: the setting of the role or the database. reconnect: the
+    longest wait for an unreachable server; None: 10 s for a server that was reached before."""
 
     lock: int | None = None
     statement: int | None = None

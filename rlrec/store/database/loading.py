@@ -40,8 +40,8 @@ def column(values: Sequence[Any]) -> Column:
 
 
 def write(unit: Unit, table: str, columns: Mapping[str, Column], *, on_conflict: str = "") -> None:
-    """Insert rows into a table, column by column. At least one column is no `Same`. on_conflict: as in
-    `Unit.insert`."""
+    """Insert rows into a table, column by column. At least one column is no `Same`. on_conflict: has the meaning that
+    it has in `Unit.insert`."""
     if unit.postgres or next(len(column) == 1 for column in columns.values() if not isinstance(column, Same)):
         values = [repeat(column.value) if isinstance(column, Same) else column for column in columns.values()]
         rows = zip(*values)  # noqa: B905 (a `Same` is repeated endlessly)

@@ -13,7 +13,8 @@ class CandidateList(NamedTuple):
     """This record is the list of candidates of one decision.
 
     catalogue_id: the eligible set that the list was drawn from, None where it is not known; arms: ids in order,
-    which as a set are the eligible set of the decision; propensities: of each candidate, given those before it."""
+    which as a set are the eligible set of the decision; propensities: the probability of each candidate, given the
+    candidates before it."""
 
     decision_id: int
     catalogue_id: int | None

@@ -77,8 +77,8 @@ def policies_of(unit: Unit, ids: Collection[int | None], request_keys: Collectio
 
 
 class Showing(NamedTuple):
-    """This record is a decision that a user saw. position: of the arm that was searched for, or of the only slot; None
-    for a longer page."""
+    """This record is a decision that a user saw. position: the position of the arm that was searched for, or of the
+    only slot; None for a longer page."""
 
     decision_id: int
     position: int | None

@@ -74,9 +74,9 @@ class FolderLog:
     one partition. The object holds only the names of the files and reads them where it is used. The partitions of a
     process share one connection.
 
-    files: by dataset; number: of partitions, None for the whole log; index: of this partition; moved: sessions in
-    these files whose user was named or merged after some of their decisions were exported, each with whether it
-    belongs to the partition."""
+    files: the paths of each dataset; number: the number of partitions, None for the whole log; index: the number of
+    this partition; moved: sessions in these files whose user was named or merged after some of their decisions were
+    exported, each with whether it belongs to the partition."""
 
     def __init__(
         self, folder: str, files: Mapping[str, Sequence[str]], number: int | None = None, index: int = 0,

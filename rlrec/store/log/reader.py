@@ -109,9 +109,9 @@ class Batch:
     """A Batch holds the columns of some decisions.
 
     slots: one row per impression; events: one row per event of these decisions, with position 0 for the page;
-    contexts: the texts that were asked for. visits: of the sessions of the range (of any policy), by session_id and
-    number: started_at, last_at, ended_at (ABSENT for a visit that has not ended) and steps; keys: by session_id, the
-    key of each of these sessions and that of its user ("" for none)."""
+    contexts: the texts that were asked for. visits: the visits of the sessions of the range (of any policy), by
+    session_id and number: started_at, last_at, ended_at (ABSENT for a visit that has not ended) and steps; keys: by
+    session_id, the key of each of these sessions and that of its user ("" for none)."""
 
     slots: Columns
     events: Columns
@@ -223,10 +223,10 @@ def batches(
     its rows are in order of session, decision and position. At most two batches are in memory: the next one is read
     while the caller works on one.
 
-    pick_contexts: returns those context ids of a batch whose texts are read; visits, keys: whether to read them.
-    bounds: read only sessions with low < id <= high; few_test: from `selected.few_test`, reads all decisions as one
-    range; by_id: uses ranges of decision ids, rows by decision and position, for folds that join sessions
-    themselves."""
+    pick_contexts: a function that returns the context ids of a batch whose texts are read; visits, keys: whether to
+    read them. bounds: read only sessions with low < id <= high; few_test: a test from `selected.few_test`, with
+    which all decisions are read as one range; by_id: whether to use ranges of decision ids, rows by decision and
+    position, for folds that join sessions themselves."""
     needed_columns = {*columns, "decision_id", "session_id", "position", *(["context_id"] if pick_contexts else [])}
     names = [name for name in COLUMNS if name in needed_columns]
     extra_queries = {**({"visits": ask_visits} if visits else {}), **({"keys": ask_keys} if keys else {})}
@@ -288,7 +288,7 @@ class IdRange(NamedTuple):
     """This record is a range of session ids, low < id <= high (any session where `high` is 0).
 
     first, last: the first and last id of its decisions, None where there are none; decisions: about how many they
-    are; share: of the log that ends with this range."""
+    are; share: the share of the log that ends with this range."""
 
     low: int
     high: int
@@ -487,8 +487,8 @@ def ask_keys(unit: Unit, low: int, high: int) -> PendingQuery:
 def ask_events(
     unit: Unit, names: Sequence[str], tests: Sequence[str], *, tables: str = "decision d CROSS JOIN event e"
 ) -> PendingQuery:
-    """Return a query for columns (names of EVENTS) of the events of decisions `d` that pass all tests. tables: in the
-    order in which the database loops over them."""
+    """Return a query for columns (names of EVENTS) of the events of decisions `d` that pass all tests. tables: the
+    tables, in the order in which the database loops over them."""
     tables = f"{tables} WHERE {' AND '.join(['e.decision_id = d.id', *tests])}"
     if unit.postgres or unit.folder is not None:  # SQLite returns them in this order, in which values are added up
         tables += " ORDER BY e.decision_id, e.number"

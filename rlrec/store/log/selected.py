@@ -148,10 +148,10 @@ def newest_id(unit: Unit, selection: Selection, n: int) -> int | None:
 class LogExtent(NamedTuple):
     """This record has the extent of some decisions. All numbers are 0 where there are no decisions.
 
-    positions: of the longest slate; steps: of the longest visit, up to the last of these decisions; first_version,
-    last_version: the smallest and largest id of the versions that served; decisions: their number; first_session,
-    last_session: the smallest and largest id of their sessions; first_at, last_at: the times of the first and last
-    decision."""
+    positions: the length of the longest slate; steps: the number of steps of the longest visit, up to the last of
+    these decisions; first_version, last_version: the smallest and largest id of the versions that served; decisions:
+    their number; first_session, last_session: the smallest and largest id of their sessions; first_at, last_at: the
+    times of the first and last decision."""
 
     positions: int
     steps: int

@@ -66,8 +66,8 @@ def user_ids(unit: Unit, keys: Collection[str]) -> dict[str, int]:
 
 
 def intern_users(unit: Unit, keys: Collection[str], digests: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Return the id of each user by key, and store the users that are new. digests: of all keys, where the caller has
-    computed them."""
+    """Return the id of each user by key, and store the users that are new. digests: the digests of all keys, if the
+    caller has computed them."""
     ids = user_ids(unit, sorted(keys))
     new_keys = sorted(set(keys) - ids.keys())
     digest = key_digest if digests is None else digests.__getitem__

@@ -17,11 +17,11 @@ BY_KEY = "key:"  # prefix of the salt of a store whose splits depend on keys alo
 class StoreSettings(NamedTuple):
     """This record holds the settings of a store.
 
-    salt: of experiments, random, shared only with replicas and copies of the store; catalogue_id: the eligible set
-    of the present catalogue, None until a request needs it; catalogue_from, catalogue_until: the time over which
-    that set holds; removals: how many commands deleted decisions; weighs_returns: whether some reward weighs the
-    event `return`; has_merges: whether some user was merged into another; has_exclusions: whether some decisions are
-    excluded."""
+    salt: the random salt of experiments, which only replicas and copies of the store share; catalogue_id: the
+    eligible set of the present catalogue, None until a request needs it; catalogue_from, catalogue_until: the time
+    over which that set holds; removals: how many commands deleted decisions; weighs_returns: whether some reward
+    weighs the event `return`; has_merges: whether some user was merged into another; has_exclusions: whether some
+    decisions are excluded."""
 
     session_timeout_us: int
     salt: str

@@ -34,7 +34,7 @@ def read_range(unit: Unit, version_id: int, first: int, last: int, *, counts_alo
 
 def merge(unit: Unit, version_id: int, *, first: int, last: int, discount: float) -> None:
     """Replace the changes of each bucket and arm with first < seq <= last by one change. The belief at `last` and at
-    every later change stays the same. discount: of a belief that fades."""
+    every later change stays the same. discount: the discount of a belief that fades."""
     changes_query = "SELECT bucket, arm_id FROM belief_delta WHERE version_id = ? AND seq > ? AND seq <= ?"
     repeated_query = f"{changes_query} GROUP BY bucket, arm_id HAVING count(*) > 1"
     repeated_keys = set(unit.ask(repeated_query, version_id, first, last))

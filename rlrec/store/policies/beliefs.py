@@ -54,8 +54,8 @@ _DELTA = ("version_id", "arm_id", "bucket", "seq", "ordinal", *("d_" + name for 
 
 
 def sums(unit: Unit, version_id: int, *, seq: int | None = None) -> list[ArmSums]:
-    """Return the sums of every arm of a belief that forgets nothing, in order of arm. seq: as they were after this
-    change, bit for bit (of each arm the newest delta up to it); None: now."""
+    """Return the sums of every arm of a belief that forgets nothing, in order of arm. seq: the change after which the
+    sums are wanted, bit for bit (they come from the newest delta of each arm up to it); None: the sums of now."""
     return _read_rows(unit, ArmSums, version_id, seq, "bucket = ?", 0)
 
 
@@ -69,7 +69,8 @@ def spend(unit: Unit, version_id: int, *, newest_slices: int | None = None, seq:
     """Return the rows of the spend of a policy with a budget, newest first.
 
     In these rows `pulls` is the number of slots shown, `reward_sum` their cost, and `reward_squares` the number of
-    slots whose cost is known. newest_slices: only so many of the newest slices of time. seq: as in `sums`."""
+    slots whose cost is known. newest_slices: the number of newest slices of time that are read, None for all. seq:
+    as in `sums`."""
     first_bucket, last_bucket = EARLIEST, -1
     if newest_slices is not None:
         query = "SELECT min(bucket) FROM belief WHERE version_id = ? AND bucket < 0"
@@ -111,8 +112,8 @@ def arm_rows(unit: Unit, record_type: type[Any], version_id: int, arm_ids: Colle
 def _read_rows(
     unit: Unit, record_type: type[Record], version_id: int, seq: int | None, bucket_test: str, *buckets: Any
 ) -> list[Record]:
-    """Return the rows of a belief in the buckets that pass a test, in order of bucket and arm. seq: as they were after
-    this change; None: now."""
+    """Return the rows of a belief in the buckets that pass a test, in order of bucket and arm. seq: the change after
+    which the rows are wanted; None: the rows of now."""
     if seq is None:
         in_order = f"belief WHERE version_id = ? AND {bucket_test} ORDER BY bucket, arm_id"
         return unit.select(record_type, in_order, version_id, *buckets)
@@ -135,8 +136,9 @@ def add(
     """Add changes to the sums of a belief, and store each change as delta `seq`. Return the new sums by key where
     SQLite stored few changes at once, else nothing. The caller holds the policy's lock.
 
-    changes: by bucket and arm, the three sums, and further sums for kinds that have them. ordinal, discount: for a
-    belief that fades; its sums are first discounted to the policy's `ordinal`, at which the changes are made."""
+    changes: for each bucket and arm the three sums, and further sums for kinds that have them. ordinal, discount:
+    the ordinal and discount of a belief that fades; its sums are first discounted to the policy's `ordinal`, at
+    which the changes are made."""
     if discount == 1.0 and len(changes) <= FEW and all(len(sums) == 3 for sums in changes.values()):
         added_rows = [(*key, *map(float, changes[key])) for key in sorted(changes)]
         if unit.postgres:

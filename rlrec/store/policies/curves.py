@@ -62,8 +62,8 @@ def by_name(unit: Unit, reference: str) -> Curve | None:
 
 
 def add(unit: Unit, **columns: Any) -> int:
-    """Store a curve and return its id. columns: those of its table, with `options`, `positions` and `report` as
-    JSON."""
+    """Store a curve and return its id. columns: the columns of the table of curves, with `options`, `positions` and
+    `report` as JSON."""
     return unit.add("position_curve", created_at=unit.now, **columns)
 
 

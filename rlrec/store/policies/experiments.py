@@ -15,8 +15,8 @@ DRAWS, MOVES, FROZEN = "draws", "moves", "frozen"  # the modes of a phase
 
 
 class Phase(NamedTuple):
-    """This record is a phase of an experiment, which lasts until the next one begins. weights: by label of the
-    variant."""
+    """This record is a phase of an experiment, which lasts until the next one begins. weights: the weight of each
+    variant, by its label."""
 
     at: int
     mode: str
@@ -24,7 +24,7 @@ class Phase(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """This record is a variant of an experiment. weight: in the newest phase."""
+    """This record is a variant of an experiment. weight: the weight in the newest phase."""
 
     id: int
     label: str

@@ -194,7 +194,8 @@ def _lock_heads(unit: Unit, policy_ids: Collection[int], *queries: tuple[Any, ..
 
 
 def raise_seq(unit: Unit, head: Head) -> int:
-    """Increase and return the number of the policy's last change. head: as it was when it was locked."""
+    """Increase and return the number of the policy's last change. head: the head of the policy as it was when it was
+    locked."""
     unit.note("UPDATE policy_head SET seq = ? WHERE policy_id = ?", head.seq + 1, head.policy_id)
     return head.seq + 1
 

@@ -13,9 +13,10 @@ from rlrec.store.database.unit import Row, Unit, to_text
 class RouteChange(NamedTuple):
     """This record is a change of what a route serves.
 
-    number: of the version, None where the route follows the policy's live version; experiment: the ramp that began
-    with the change; running: whether this ramp still runs; gate: JSON of the gate's report that let the change pass;
-    holdout: the experiment that now holds out some users of the route; has_shadow: whether a challenger runs."""
+    number: the number of the version, None where the route follows the policy's live version; experiment: the ramp
+    that began with the change; running: whether this ramp still runs; gate: JSON of the gate's report that let the
+    change pass; holdout: the experiment that now holds out some users of the route; has_shadow: whether a challenger
+    runs."""
 
     route: str
     route_id: int
@@ -153,8 +154,8 @@ def by_decision(unit: Unit, decision_ids: Collection[int]) -> dict[int, str]:
 
 
 class Shadow(NamedTuple):
-    """This record is a challenger in the shadow of a route. number: of the version, None where the challenger follows
-    the policy's live version; stopped_at: None while it runs."""
+    """This record is a challenger in the shadow of a route. number: the number of the version, None where the
+    challenger follows the policy's live version; stopped_at: None while it runs."""
 
     id: int
     route_id: int

@@ -135,8 +135,8 @@ class VisitKey(NamedTuple):
 def old_visits(
     unit: Unit, *, ended_before: int, timeout_us: int, entered_to: Mapping[int, int], last_visit: VisitKey, limit: int
 ) -> list[VisitKey]:
-    """Return the next visits after `last_visit`, in order, that ended before a time. entered_to: by policy, the last
-    decision that has entered every belief; visits with later decisions are left out."""
+    """Return the next visits after `last_visit`, in order, that ended before a time. entered_to: for each policy, the
+    last decision that has entered every belief; visits with later decisions are left out."""
     is_open = " OR ".join(
         f"(d.policy_id = {policy_id} AND d.id > {last_id} AND d.imported = 0)"
         for policy_id, last_id in entered_to.items()

@@ -86,8 +86,8 @@ class Sampled(Record, kw_only=False, eq=False):
     """Sampled scores are the samples of one decision. At every position one of them, drawn independently, ranks the
     arms that are left.
 
-    distinct (samples, u): values in the unit of the reward; column (m,): that of each arm, since equal arms share
-    one."""
+    distinct (samples, u): values in the unit of the reward; column (m,): the column of each arm in `distinct`, since
+    equal arms share a column."""
 
     distinct: Array
     column: Index
