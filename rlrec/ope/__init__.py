@@ -61,9 +61,9 @@ ASSUMPTIONS = {
 class EstimatorChoice(Record):
     """An EstimatorChoice holds the requested estimators by label and unit; each unit is a fold of its own.
 
-    labels: all labels, in the order of the request. named: those that the request names itself, not by a group;
-    slates_named: whether it names estimators per slate, or their group, and not only `all`; answering: whether it
-    names none, so that on pages the first of ANSWERING with a sufficient estimate answers."""
+    labels: all labels, in the order of the request. named: the estimators that the request names one by one, not by
+    a group; slates_named: whether it names estimators per slate, or their group, and not only `all`; answering:
+    whether it names none, so that on pages the first of ANSWERING with a sufficient estimate answers."""
 
     labels: tuple[str, ...]
     impressions: dict[str, ImpressionEstimator]

@@ -207,7 +207,7 @@ def lock(unit: Unit, successor: Version) -> tuple[dict[int, Head], list[Version]
 def make_live(unit: Unit, successor: Version, heads: Mapping[int, Head], learning: Sequence[Version]) -> Version:
     """Make a version live, and return the version that is live from now on.
 
-    heads, learning: from `lock`."""
+    heads, learning: the results of `lock`."""
     policy = successor.policy
     policy_id = next(iter(heads.keys() - {policy.id}), policy.id)
     if policy_id != policy.id:

@@ -150,7 +150,7 @@ def _notice_equal_rankers(store: Store, forks: Sequence[Fork]) -> None:
 def start(unit: Unit, request: Request, forks: Sequence[Fork], drafted: Sequence[Version] = ()) -> int | None:
     """Add a new experiment and return its id, or None where its name is taken.
 
-    forks: of its variants, in order; drafted: the two versions of an interleaved experiment."""
+    forks: the forks of its variants, in order; drafted: the two versions of an interleaved experiment."""
     taken = lookup.experiment_names(unit)
     salt = sha256(f"{settings.get(unit).salt}/experiment/{request.name}".encode()).hexdigest()[:32]
     best_n = declared.expected_size(unit, request.by) if request.best_n is None else request.best_n

@@ -42,9 +42,9 @@ RETURN_DAYS = {  # days in which the last units may come again, for metrics that
 class Request(Record):
     """This record holds the options of `experiment plan`.
 
-    name: of an experiment, whose variants, unit and traffic are used; lift: a share of the first variant's metric;
-    metric: METRIC[:REWARD], None for the deciding one; weights: of the variants; rate: the share of units with an
-    event, in place of the metric; log: a filter of the traffic."""
+    name: the name of an experiment, whose variants, unit and traffic are used; lift: a share of the first variant's
+    metric; metric: METRIC[:REWARD], None for the deciding one; weights: the weights of the variants; rate: the share
+    of units with an event, in place of the metric; log: a filter of the traffic."""
 
     name: str | None = None
     lift: float = 0.1
@@ -107,7 +107,7 @@ def _stored_plan(unit: Unit, request: Request) -> Plan:
 def experiment_plan(figures: StudyFigures, arrivals: NewUnits, request: Request) -> Plan | None:
     """Return how long an experiment takes, in total and from now on.
 
-    figures, arrivals: of its study."""
+    figures, arrivals: the figures and arrivals of the experiment's study."""
     experiment = figures.study.experiment
     if experiment is None or interleaved.ranker_names(experiment):
         return None
@@ -199,8 +199,8 @@ def _plan(
 class NewUnits(Record, eq=False):
     """This record holds the number of units that have come by the end of each stretch of some days, (STRETCHES,).
 
-    population: how many units there are, those who came earlier included; newcomers: of a day, those who never came
-    earlier."""
+    population: how many units there are, those who came earlier included; newcomers: the units of a day that never
+    came earlier."""
 
     counts: Array
     days: float

@@ -98,8 +98,9 @@ RampState = TypedDict("RampState", {
 class Stage(NamedTuple):
     """This record holds the state of a ramp.
 
-    change: of the route; due_at: when the next step may come; None where it has no steps. is_due: whether that time
-    has come; blocked: why somebody must look, as the last `route advance` recorded; None where it can go on."""
+    change: the change of the route; due_at: when the next step may come; None where it has no steps. is_due: whether
+    that time has come; blocked: why somebody must look, as the last `route advance` recorded; None where it can go
+    on."""
 
     change: RouteChange
     ramp: experiments.Experiment
@@ -248,7 +249,7 @@ def servable(unit: Unit, reference: str) -> tuple[Version, Head]:
 def _change(unit: Unit, route_id: int, version: Version, reference: str, *, command: str, **ids: int | None) -> None:
     """Make a route serve a version. Without a number in the reference, this is the live version.
 
-    ids: for `routes.change`."""
+    ids: the ids that `routes.change` stores."""
     version_id = None if lookup.split_reference(reference)[1] is None else version.id
     routes.change(unit, route_id, policy_id=version.policy.id, version_id=version_id, command=command, **ids)
     settings.add_run(unit, command, {"to": reference})
@@ -321,7 +322,7 @@ def _look(unit: Unit, live: RouteChange, options: GateOptions, looks: list[GateL
     its id, since testing the same rows again shows nothing new and spends no error. Raises InputError where the route
     serves the candidate already.
 
-    looks: of this year."""
+    looks: the looks of this year."""
     from rlrec.app.evaluation.comparisons import paired_gate
 
     if live.reference == options.candidate:

@@ -61,7 +61,7 @@ Result = TypedDict("Result", {
 class Draft(NamedTuple):
     """A Draft is a candidate for the best policy, with its distribution and the command that makes it serve.
 
-    version_id: of a stored version that may have served, else 0."""
+    version_id: the id of a stored version that may have served, else 0."""
 
     name: str
     command: str
@@ -73,8 +73,8 @@ class Draft(NamedTuple):
 class _NewestPages:
     """This record holds the newest pages of a log.
 
-    counts: by eligible set, length and context; examination: of positions; columns: the column of each arm, by id,
-    (k,); newest: the version that served most of them."""
+    counts: the number of pages by eligible set, length and context; examination: the examination of each position;
+    columns: the column of each arm, by id, (k,); newest: the version that served most of them."""
 
     counts: Counter[tuple[int, int, int]]
     sets: Mapping[int, tuple[int, ...]]
@@ -140,7 +140,7 @@ class ArmEffects:
     """This record holds the effects of k arms, as raw estimates and as posteriors, which also exist where raw effects
     cannot be estimated.
 
-    even (k,): the exposures under `uniform`; shown (k,): those of the log.
+    even (k,): the exposures under `uniform`; shown (k,): the exposures in the log.
 
     Raw effects are unbiased, and evaluate `uniform` and versions that served. A candidate that learned from this very
     log shows the arms that happened to look good in it, so its difference from `uniform` is evaluated with posteriors

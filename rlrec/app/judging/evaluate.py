@@ -148,7 +148,7 @@ def former_rivals(
     """Find the targets that are compared mostly with others than the policy that serves now. Returns for each a
     sentence that says so, and the filter that selects what this policy logged.
 
-    shares: of the loggers of each target, by version."""
+    shares: for each target, the share of each of its loggers, by version."""
     if unit.folder is not None or not (shares := {name: by_logger for name, by_logger in shares.items() if by_logger}):
         return {}
     changes = routes.newest_changes(unit)

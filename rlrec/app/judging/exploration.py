@@ -86,11 +86,11 @@ class Result(PolicyFigures, CostFigures):
 class ExplorationSums(Sums, kw_only=True):
     """This record holds sums over rows of the log, which can be added.
 
-    cost: of COLUMNS over clusters; days: the same by day. weights (targets, 4): for each target, sums of its weights
-    w, of their squares, and of w and w^2 / q, where q is the weight of the greedy policy (what squares would be in
-    its log). served, greedy, eligible (PERIODS, a): the probability of each arm at position 1, summed over the
-    decisions of a period, as served and without exploration, and the number of decisions in which it was eligible.
-    left_out: rows without both. waiting: rows that are not mature."""
+    cost: the sums of COLUMNS over clusters; days: the same by day. weights (targets, 4): for each target, sums of
+    its weights w, of their squares, and of w and w^2 / q, where q is the weight of the greedy policy (what squares
+    would be in its log). served, greedy, eligible (PERIODS, a): the probability of each arm at position 1, summed
+    over the decisions of a period, as served and without exploration, and the number of decisions in which it was
+    eligible. left_out: rows without both. waiting: rows that are not mature."""
 
     cost: Moments
     days: Mapping[int, Moments]
@@ -143,7 +143,7 @@ def _only_policy(unit: Unit) -> str:
 class FloorComparison:
     """A FloorComparison compares a policy with and without its exploration, on its own log.
 
-    start, period_us: of the periods."""
+    start, period_us: the start of the first period and the length of each period."""
 
     request: Request
     evaluation: Evaluation

@@ -52,9 +52,9 @@ PORTION = 100_000  # slots whose features are summed at a time
 class Request:
     """This record holds the arguments of `exposure`.
 
-    policy: only its decisions; log: a filter; by: None or `day`; reward: for the rates, None for the policy's, or
-    the default; position: a curve, None for the policy's, where it has one; expected: whether to derive the
-    probabilities of every belief that served, which takes long for pages."""
+    policy: only its decisions; log: a filter; by: None or `day`; reward: the reward of the rates; None means that of
+    the policy, or the default; position: a curve, None for the policy's, where it has one; expected: whether to
+    derive the probabilities of every belief that served, which takes long for pages."""
 
     policy: str | None = None
     log: str | None = None
@@ -97,8 +97,8 @@ class ExposureSums(Sums, kw_only=True):
     realised, expected: exposures, where each decision counts for the ones that the log dropped; expected: NaN once
     the probabilities of a decision cannot be derived; underived: the number of such decisions. eligible: decisions
     in which an arm was eligible. served: slots that the store drew; explored: the expected number of them filled by
-    uniform picks; young: those with a young arm. slates: with several described arms; variety: sum of their mean
-    distance between two arms."""
+    uniform picks; young: the slots with a young arm. slates: the slates with several described arms; variety:
+    sum of their mean distance between two arms."""
 
     decisions: int
     slots: int
@@ -149,9 +149,9 @@ def add_figures(store: Store, records: Sequence[dict[str, Any]]) -> list[dict[st
 class Census:
     """A Census sums the exposure of arms over the log, for a resolved request.
 
-    added_at (a,): of the arms of `evaluation.arms`; described (a, v): unit vectors of their features, zeros for an
-    arm without any, None where no arm has any. curve: by which pulls count in the rates; None where every slot
-    counts as one."""
+    added_at (a,): when each arm of `evaluation.arms` was added; described (a, v): unit vectors of their features,
+    zeros for an arm without any, None where no arm has any. curve: the curve by which pulls count in the rates; None
+    where every slot counts as one."""
 
     evaluation: Evaluation
     reward: Reward

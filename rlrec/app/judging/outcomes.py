@@ -30,9 +30,9 @@ MAX_NAMES = 2  # metrics that the explanation of a reason names at most
 class Request:
     """This record holds the options of `outcomes`.
 
-    by: one of BY; None: by variant where there is an experiment, else no groups. rewards: names; none: those that
-    the variants learn, or the one that all policies learn, or `default`. users, age_us, entered_us, metrics: as in
-    `Study`. rival: the variant to compare with, None: the first one."""
+    by: one of BY; None groups by variant if there is an experiment, and else makes no groups. rewards: names; none
+    means the rewards that the variants learn, or the one that all policies learn, or `default`. users, age_us,
+    entered_us, metrics: as in `Study`. rival: the variant to compare with, None: the first one."""
 
     by: str | None = None
     experiment: str | None = None

@@ -111,8 +111,8 @@ class _Estimated:
 class _LogSums(Sums, kw_only=True):
     """This record holds sums over batches of the log.
 
-    cells: of imported slots whose marginals are not known; partial: pages of which a slot is missing or censored,
-    which the other sums leave out."""
+    cells: the cells of imported slots whose marginals are not known; partial: pages of which a slot is missing or
+    censored, which the other sums leave out."""
 
     overlap: OverlapSums
     clicks: ClickSums

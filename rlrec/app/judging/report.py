@@ -48,8 +48,8 @@ UNIFORM = "uniform"
 class Request:
     """This record holds the options of `report`.
 
-    policy: only its decisions and beliefs; log: a filter; since: microseconds since 1970; reward: for all
-    comparisons, None for those that the policies learn."""
+    policy: only its decisions and beliefs; log: a filter; since: microseconds since 1970; reward: the reward of all
+    comparisons; None means the rewards that the policies learn."""
 
     policy: str | None = None
     log: str | None = None
@@ -90,10 +90,10 @@ class Result:
     """This record holds the contents of the page. For a part that is None or empty, `remarks` has sentences under its
     name that say why.
 
-    reward: shared by the parts, None without a policy. period: of `over_time`, hour, day or week; weeks: the same by
-    whole weeks, None with fewer than two; earlier, excluded: decisions that `since` and exclusions leave out;
-    judged: decisions for estimates and exposure, None for all; steps: what to do next, by target; best: the sentence
-    that names the best known policy; audit: what `doctor` found last"""
+    reward: shared by the parts, None without a policy. period: the period of `over_time`, which is an hour, day or
+    week; weeks: the same by whole weeks, None with fewer than two; earlier, excluded: decisions that `since` and
+    exclusions leave out; judged: decisions for estimates and exposure, None for all; steps: what to do next, by
+    target; best: the sentence that names the best known policy; audit: what `doctor` found last"""
 
     created_at: str
     log: str
@@ -178,7 +178,7 @@ class _Ranking:
     def quick_findings(self, *, on_its_clock: bool) -> list[Finding]:
         """Return the findings of checks that do not read the whole log.
 
-        on_its_clock: as in `newest.check`."""
+        on_its_clock: has the meaning that it has in `newest.check`."""
         findings = Findings()
         live_versions.check(self.unit, findings=findings, policy=None if self.policy is None else self.policy.name)
         return [*newest.check(self.unit, self._shown(), on_its_clock=on_its_clock), *findings.in_order()]

@@ -63,9 +63,10 @@ Waiting = TypedDict("Waiting", {"immature": int, "unsettled": int})
 class Status(TypedDict):
     """This record holds the answer of `status`.
 
-    arms: that may be served; policies: without variants of stopped experiments that no route serves; experiments:
-    running ones; events_by_hour: of the last 24 hours, the present one last; warnings: findings, as in `doctor`;
-    best: the last answer on the best known policy; training and doctor: the last runs; None without one."""
+    arms: the arms that may be served; policies: without variants of stopped experiments that no route serves;
+    experiments: running ones; events_by_hour: the number of events in each of the last 24 hours, the present hour
+    last; warnings: findings, as in `doctor`; best: the last answer on the best known policy; training and doctor:
+    the last runs; None without one."""
 
     revision: str
     arms: int

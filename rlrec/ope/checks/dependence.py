@@ -135,8 +135,8 @@ def carry_over_sums(
 ) -> CellSums:
     """Sum up one batch of impressions, (n,) each, for the test of carry-over.
 
-    cell: number of the arm and position, from 0, negative for rows that are not compared. step: of the visit, from
-    0; repeats: earlier slates of the visit that showed the arm; length: decisions of the visit."""
+    cell: number of the arm and position, from 0, negative for rows that are not compared. step: the step in the
+    visit, from 0; repeats: earlier slates of the visit that showed the arm; length: decisions of the visit."""
     largest_count = max(int(counts.max(initial=0)) for counts in (step, repeats, length))
     log1p = np.log1p(np.arange(largest_count + 1))  # for every count that may occur
     log_length = log1p[length]
@@ -173,8 +173,8 @@ def slots_above_sums(
     """Sum up one batch of slots, (n,) each, in order of decision and position. Slots below a missing one are not
     compared.
 
-    attraction: of each slot's arm; cell: number of the arm and position, from 0, negative for rows that are not
-    compared."""
+    attraction: the attraction of each slot's arm; cell: number of the arm and position, from 0, negative for rows
+    that are not compared."""
     starts = run_starts(decision)
     # the attraction of the arms above on the same slate
     attraction_before = np.cumsum(attraction) - attraction

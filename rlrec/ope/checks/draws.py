@@ -150,9 +150,9 @@ class RepeatSums(Sums):
 class ClippingSums(Sums):
     """ClippingSums holds the sums over decisions that a test of clipped propensities needs.
 
-    log (shares,): log wealth of bets on "less"; moments (4,): of 1, 1 / p, its square and the number of eligible
-    arms; sizes: the numbers that occur; smallest: counts of the smallest propensities. The last three are over
-    decisions in which every arm had, or may have had, a positive probability."""
+    log (shares,): log wealth of bets on "less"; moments (4,): the sums of 1, of 1 / p, of its square and of the
+    number of eligible arms; sizes: the numbers that occur; smallest: counts of the smallest propensities. The last
+    three are over decisions in which every arm had, or may have had, a positive probability."""
 
     log: Array
     moments: Array

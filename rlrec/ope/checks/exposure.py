@@ -22,8 +22,8 @@ def spread(exposure: Array) -> dict[str, float | None]:
     None where nothing was exposed.
 
     coverage: share of the arms with any exposure. gini: 0 where all have the same, 1 - 1/m where one arm has it all.
-    entropy: in nats. effective_arms: exp(entropy), the number of equally exposed arms with that entropy. Source:
-    Gini's index of the sorted exposures, 2 sum(i x_i) / (m sum(x)) - (m + 1) / m; Shannon's entropy."""
+    entropy: the entropy in nats. effective_arms: exp(entropy), the number of equally exposed arms with that entropy.
+    Source: Gini's index of the sorted exposures, 2 sum(i x_i) / (m sum(x)) - (m + 1) / m; Shannon's entropy."""
     total, m = float(exposure.sum()), len(exposure)
     if not total > 0:
         return dict.fromkeys(("coverage", "gini", "entropy", "effective_arms"))
@@ -62,8 +62,8 @@ class RateSums(Sums):
     ) -> RateSums:
         """Sum up slots, (n,) each.
 
-        arm: 0..arms - 1; cluster: digests of the units that were randomised; doubt: of the examination of the slot's
-        position."""
+        arm: 0..arms - 1; cluster: digests of the units that were randomised; doubt: the error of the examination of
+        the slot's position."""
         groups = max(2, min(GROUPS, CELLS // max(1, arms)))
         cell = (hash_bits(cluster, salt=_SALT) % np.uint64(groups)).astype(np.int64) * arms + arm
         summed = examined, reward, examined * doubt

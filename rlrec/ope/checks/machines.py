@@ -41,7 +41,7 @@ class SessionSums(Sums):
     def from_sessions(cls, slots: Ids, clicks: Ids) -> SessionSums:
         """Count the sessions of one batch of entire sessions.
 
-        slots, clicks (n,): of each, as counts."""
+        slots, clicks (n,): the numbers of slots and clicks of each session."""
         cell = np.ravel_multi_index(cells_of(slots, clicks), (LARGEST + 1, LARGEST + 1))
         return cls(np.bincount(cell, minlength=(LARGEST + 1) ** 2).reshape(LARGEST + 1, -1).astype(np.float64))
 
@@ -74,7 +74,7 @@ def machines(counts: Array) -> tuple[float, Array]:
     with so many slots and clicks is a machine's, (65, 65). Shorter sessions say little about the number of machines;
     their share there is taken to be that of the others.
 
-    counts: as in `SessionSums`."""
+    counts: the counts that `SessionSums` describes."""
     gain, shares = 0.0, np.zeros_like(counts)
     shorter_fit, n_fitted = np.zeros(len(_MEANS) * len(_SPREADS) * len(_ATTRACTED)), 0.0
     for start, end in pairwise((2, *_LENGTHS)):

@@ -74,8 +74,8 @@ class ExaminedPosition(Record):
 class EstimatedCurve(Record):
     """An EstimatedCurve is a curve of examination from position 1 on.
 
-    reasons: from which position on it is uncertain, and why it ends, each as CODE:POSITION; empty if nothing is
-    lacking."""
+    reasons: says from which position on the curve is uncertain, and why it ends, each as CODE:POSITION; empty if
+    nothing is lacking."""
 
     positions: Sequence[ExaminedPosition]
     reasons: tuple[str, ...]
@@ -100,8 +100,8 @@ class OverlapSums(Sums):
 
     moments: per cluster, of the weighted rewards of each pair of neighbours. effective (K - 1, 2, 2, 2): for every
     pair, its upper and lower side, over slots and over slots with a reward: the sum of the weights, and of their
-    squares. slots, rewards (K,): that could be compared; unknown: slots whose marginals at their own and a
-    neighbouring position are not known."""
+    squares. slots, rewards (K,): the numbers of slots and rewards that could be compared; unknown: slots whose
+    marginals at their own and a neighbouring position are not known."""
 
     moments: Moments
     effective: Array
@@ -382,9 +382,9 @@ def _attraction(sums: ClickSums, model: str, looking: Array) -> Array:
 class ModelComparison(Record):
     """A ModelComparison compares models of examination.
 
-    log_likelihood: by model, the mean per slot of the held-out pages; preferred: the model with the largest one if
-    it exceeds that of `model` by more than two standard errors, else `model` itself. None: there are no pages to
-    compare on."""
+    log_likelihood: for each model, the mean per slot of the held-out pages; preferred: the model with the largest
+    one if it exceeds that of `model` by more than two standard errors, else `model` itself. None: there are no pages
+    to compare on."""
 
     log_likelihood: dict[str, float]
     preferred: str | None
@@ -396,8 +396,8 @@ NO_COMPARISON = ModelComparison(log_likelihood={}, preferred=None)
 def compare_models(sums: ClickSums, examination: Array, *, model: str) -> ModelComparison:
     """Compare the models on the held-out pages.
 
-    examination (k,): of the position-based model; pages are cut at k. With k = 1 the log has no such model, and the
-    others are compared on whole pages."""
+    examination (k,): the examination by the position-based model; pages are cut at k. With k = 1 the log has no such
+    model, and the others are compared on whole pages."""
     k = len(examination) if len(examination) > 1 else sums.slots.shape[1]
     test_pages = replace(sums.test_pages, arm=sums.test_pages.arm[:, :k], click=sums.test_pages.click[:, :k])
     is_shown = test_pages.arm >= 0

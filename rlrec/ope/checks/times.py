@@ -40,8 +40,8 @@ _MIN_EVENTS = 50  # events, of decisions that were watched up to an age, that a 
 class DriftSums(Sums):
     """DriftSums holds the sums over rows that a test of drift needs.
 
-    table (4, 64, periods, a): by block of clusters, period and arm, of weights, of weighted rewards, and of the
-    squares of both."""
+    table (4, 64, periods, a): the sums of weights, of weighted rewards, and of the squares of both, by block of
+    clusters, period and arm."""
 
     table: Array
 
@@ -150,8 +150,8 @@ class ArrivalSums(Sums):
         """Sum up decisions and their events.
 
         distance (n,): the time from each decision to the last one of the log, in windows, infinite where it is
-        complete; cluster (n,): that of each decision. decision, age, reward (m,): of each event, its decision, its
-        age in windows of at most 1, and its contribution to the reward."""
+        complete; cluster (n,): the cluster of each decision. decision, age, reward (m,): for each event, its
+        decision, its age in windows of at most 1, and its contribution to the reward."""
         block, classes, cells = block_numbers(cluster), _classes(distance), (AGES + 1) * AGES
         (number,) = block_sums([None], block, classes, cells=AGES + 1)
         cell = classes[decision] * AGES + np.minimum(_classes(age), AGES - 1)

@@ -116,9 +116,9 @@ def _reward_metric(number: int, name: str, denominator: str) -> Metric:
 class MetricValue(Record):
     """A MetricValue is a metric of a group.
 
-    units: that count; rewarded: units whose numerator is not 0; numerator, denominator: the sums over units; value,
-    error: their ratio and its standard error (NaN for fewer than two units); least: a lower limit of the ratio, 0
-    where no unit has a numerator below 0."""
+    units: the number of units that count; rewarded: units whose numerator is not 0; numerator, denominator: the sums
+    over units; value, error: their ratio and its standard error (NaN for fewer than two units); least: a lower limit
+    of the ratio, 0 where no unit has a numerator below 0."""
 
     units: int = 0
     rewarded: int = 0
@@ -166,7 +166,7 @@ class MetricValue(Record):
 def fold(numerator: Array, unit: Ids, *, spans_batches: bool) -> Moments:
     """Return the sums of one batch of decisions; `fold(a) + fold(b)` are those of both.
 
-    numerator (n,): of every decision; unit (n,): digest of the randomised user or session, any 64 bits;
+    numerator (n,): the numerator of every decision; unit (n,): digest of the randomised user or session, any 64 bits;
     spans_batches: whether a unit may have rows in another batch."""
     return ratio_sums(numerator, np.ones(len(numerator)), unit=unit, spans_batches=spans_batches)
 
@@ -191,13 +191,14 @@ def _jackknife(sums: Array, value: float) -> float:
 class Comparison(Record):
     """A Comparison is the difference between two metrics or targets. A figure that does not exist is None, never NaN.
 
-    base: the value of the second one; p_value: two-sided, of no difference; clusters: of both sides; ess: effective
+    base: the value of the second one; p_value: two-sided, of no difference; clusters: the number of clusters of both
+    sides; ess: effective
     clusters, the smaller of the two sides, None without weights
     verdict, reasons: as in an estimate, the worse of the two
     theta, narrowed: with adjustment, the coefficient of the past, and by how much it narrows the interval
     freedom: degrees of freedom of std_error; careful_error: the error for bounds at every look
     even_units, even_rewards: units, and those with a reward, of an even split that is as informative
-    sequence: of the bounds, where they hold at every look"""
+    sequence: the confidence sequence of the bounds, if they hold at every look"""
 
     value: float | None = None
     base: float | None = None

@@ -32,8 +32,8 @@ Key = tuple[int, Metric]
 class OutcomeSums(Sums, kw_only=True):
     """OutcomeSums holds sums over units, which can be added. Keys are the number of a group and a metric.
 
-    groups: of each group. pairs: of each group with the first one, (2, 2): over units in both, the products of
-    numerator and denominator in the group with those in the first."""
+    groups: the sums of each group. pairs: for each group and the first group, (2, 2): over units in both groups, the
+    products of numerator and denominator in the group with those in the first."""
 
     groups: Mapping[Key, Moments]
     pairs: Mapping[Key, Array]
@@ -77,7 +77,7 @@ def _sums(units: UnitSums, metric: Metric, rows: Ids, past_columns: Mapping[str,
 def _aligned(sums: UnitSums, unit: Ids) -> dict[str, Array]:
     """Return the columns for these units, (n,), 0 where a unit has no row.
 
-    sums: of one group, by digest."""
+    sums: the sums of one group, by digest."""
     if not len(sums.unit):
         return {name: np.zeros(len(unit)) for name in sums.columns}
     index, is_present = look_up(sums.unit, unit)
@@ -227,7 +227,7 @@ def expected_share(begun: Array, ages: Array, group_ages: Array) -> float:
     """Return the share of their visits that the units of a group have had, if they come as those of all groups do; NaN
     without units.
 
-    begun, ages (t,): as in `share_of_visits`; group_ages: units of the group by their present age."""
+    begun, ages (t,): the arguments of `share_of_visits`; group_ages: units of the group by their present age."""
     units_reaching_age = np.cumsum(ages[::-1])[::-1]
     is_long_enough = units_reaching_age >= max(units_reaching_age[0] / 10, 1)
     visits_by_age = np.cumsum(np.where(is_long_enough, begun / np.maximum(units_reaching_age, 1), 0.0))
@@ -252,7 +252,7 @@ class _Covariate(Record, kw_only=False, eq=False):
     """This record has a metric of a group with its past. R = sum N / sum D is the metric, and K is the mean over units
     of N0 - R0 D0.
 
-    summary: of the columns N, D, N0, D0 and 1; ratio: R0."""
+    summary: the summary of the columns N, D, N0, D0 and 1; ratio: R0."""
 
     summary: ClusterSummary
     ratio: float
@@ -302,8 +302,8 @@ MIN_UNITS = 2  # of every group in a stratum that counts; with one unit there is
 class PhasedOutcomes(Outcomes, eq=False):
     """PhasedOutcomes combines the figures of strata.
 
-    sums: of all units; strata: by number; groups: their number. Errors assume that strata are uncorrelated; those of
-    `ramp_strata` are, although a unit can be in several."""
+    sums: the sums of all units; strata: the strata by number; groups: their number. Errors assume that strata are
+    uncorrelated; those of `ramp_strata` are, although a unit can be in several."""
 
     strata: Mapping[int, Outcomes]
     groups: int
@@ -350,7 +350,7 @@ def ramp_strata(cells: UnitSums, phases: int, groups: int) -> tuple[UnitSums, Id
     Phases after the one in which it moved are left out, since whether a unit comes again may depend on that. Within
     a stratum all units had been served alike before they were drawn, so differences of strata are uncorrelated.
 
-    cells: of the groups phase * groups + group; of several in a phase, the first one counts."""
+    cells: the sums of the groups phase * groups + group; of several in a phase, the first one counts."""
     rows = np.lexsort((cells.entry, cells.group // groups, cells.unit))
     unit, (phase, group) = cells.unit[rows], np.divmod(cells.group[rows], groups)
     starts_unit = np.append(True, unit[1:] != unit[:-1])[: len(unit)]

@@ -101,7 +101,7 @@ class Ridge(Record):
         is out of range.
 
         arm (n,) from 0; position (n,) from 1; context (m, features) dense numbers; code (n,): index of a row's
-        context, by default the row's own index; weight (n,): of a row's squared error, by default 1."""
+        context, by default the row's own index; weight (n,): the weight of a row's squared error, by default 1."""
         self._check(arm, position, context, code)
         weight = np.ones(len(reward)) if weight is None else weight
         fold = self.fold(cluster)
@@ -220,7 +220,7 @@ def _totals(index: Ids, values: Array, size: int) -> Array:
 class Model(Record, eq=False):
     """A Model is a fitted `Ridge` with q(row, arm) = clip(effects[fold, arm] + offset(row)).
 
-    effects (k, a): of the arms, per fold. coefficients (k, d): intercept, positions, slopes."""
+    effects (k, a): the effects of the arms, per fold. coefficients (k, d): intercept, positions, slopes."""
 
     ridge: Ridge
     effects: Array

@@ -21,7 +21,7 @@ def uniform_weights(at_position: Array, anywhere: Array, *, size: Ids, arms: Ids
     without repeats.
 
     at_position, anywhere: the target's probability of the slot's arm at its position, and at any position of the
-    slate. size: of the slate; arms: the number of eligible arms."""
+    slate. size: the size of the slate; arms: the number of eligible arms."""
     remaining_arms = np.maximum(arms - size, 1)
     constant = 1 / size - (arms - 1) / remaining_arms
     weight = constant + (arms - 1) * at_position + (arms - 1) / remaining_arms * anywhere

@@ -20,7 +20,8 @@ _ARMS_PER_KIND = 8  # arms that are needed for each kind of event whose effect i
 class ShrunkEffects(Record, kw_only=False, eq=False):
     """ShrunkEffects holds normal posteriors of effects.
 
-    mean, sd (k,): of each arm; prior_mean, prior_sd: of an arm that was never shown."""
+    mean, sd (k,): the mean and standard deviation of each arm's posterior; prior_mean, prior_sd: those of an arm
+    that was never shown."""
 
     mean: Array
     sd: Array
@@ -84,7 +85,7 @@ def shrink_cells(
     """Return the posteriors in each of c cells, normal around the arm's posterior over all cells. An arm that was never
     shown has the prior of the whole.
 
-    effect, error, usable (c, k); predictors (c k, p): of a cell's difference from the whole."""
+    effect, error, usable (c, k); predictors (c k, p): the predictors of a cell's difference from the whole."""
     difference = shrink((effect - overall.mean).ravel(), error.ravel(), usable.ravel(), predictors)
     mean = overall.mean + difference.mean.reshape(effect.shape)
     sd = np.hypot(overall.sd, difference.sd.reshape(effect.shape))
@@ -94,9 +95,9 @@ def shrink_cells(
 def _around_lines(y: Array, s: Array, design: Array, variance: Array, slope: float) -> tuple[Array, ...]:
     """Compute posteriors of effects around a line, for each of several spreads.
 
-    variance (t, n): of effects with their errors, for each spread. design (n, q): 1 and predictors, whose slopes
-    have spread `slope`. Returns for each spread its log posterior, means and variances of effects (t, n), the mean
-    of an average arm, and the squared error of the line for any other arm."""
+    variance (t, n): the variance of effects with their errors, for each spread. design (n, q): 1 and predictors,
+    whose slopes have spread `slope`. Returns for each spread its log posterior, means and variances of effects (t,
+    n), the mean of an average arm, and the squared error of the line for any other arm."""
     log_posterior, line, covariance = _lines(y, design, variance, slope)
     shrinkage, predicted = np.square(s) / variance, line @ design.T
     line_variance = np.einsum("nq,tqr,nr->tn", design, covariance, design, optimize=True)
@@ -122,8 +123,8 @@ def _lines(y: Array, design: Array, variance: Array, slope: float) -> tuple[Arra
 class LineDraws(Record, kw_only=False, eq=False):
     """LineDraws holds draws from a posterior, n of each.
 
-    slopes (n, p): of the line, per unit of each predictor; predicted, effects (n, k): the values on the line, and
-    the effects, which deviate from it."""
+    slopes (n, p): the slopes of the line, per unit of each predictor; predicted, effects (n, k): the values on the
+    line, and the effects, which deviate from it."""
 
     slopes: Array
     predicted: Array
@@ -176,7 +177,7 @@ def event_rates(events: Mapping[str, Array], looks: Array, usable: Flags) -> dic
     """Return the rates per look of the kinds of events that differ most between arms, (k,), shrunk towards the mean of
     all arms.
 
-    events: by kind, the sums of values and of squared values at the arm's own slots, (k, 2); looks (k,).
+    events: for each kind, the sums of values and of squared values at the arm's own slots, (k, 2); looks (k,).
 
     Source: DerSimonian and Laird 1986, for the variance between arms."""
     is_shown = usable & (looks > 0)

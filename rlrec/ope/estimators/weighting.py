@@ -86,7 +86,7 @@ def crammed_weights(weights: Iterable[Array], later: Iterable[Flags], counts: It
     """Return the weights of `Cram`, (n,). A weight is the change of a target's weights at each step, in the rows that
     came later, multiplied by the ratio of all rows to those.
 
-    weights, later (n,): after each step."""
+    weights, later (n,): the weights after each step."""
     previous_weight, crammed_sum = np.zeros(()), np.zeros(())
     for weight, is_later, count in zip(weights, later, counts, strict=True):
         crammed_sum = crammed_sum + np.where(is_later, count * (weight - previous_weight), 0.0)

@@ -117,8 +117,8 @@ def mean_bound(growth: Array, rows: float, *, alpha: float, stakes: Array = DYAD
     alpha. The bound is the largest v at which equal bets with these stakes have together won 1 / alpha. The largest
     value need not be known.
 
-    growth (s,): sums over clusters of ln(1 + stake x), by stake; rows: of all clusters. A cluster of N rows whose x
-    is v N on average multiplies the money by (1 + stake x) / (1 + stake v)^N, which is at most 1 on average.
+    growth (s,): sums over clusters of ln(1 + stake x), by stake; rows: the rows of all clusters. A cluster of N rows
+    whose x is v N on average multiplies the money by (1 + stake x) / (1 + stake v)^N, which is at most 1 on average.
 
     Source: Sakhi et al. 2024, Logarithmic Smoothing for Pessimistic Off-Policy Evaluation; Ville's inequality."""
     low, high = 0.0, float((np.expm1(growth / rows) / stakes).max())

@@ -28,7 +28,7 @@ class LookSequence(NamedTuple):
 
     rho: determines when it is tightest; comparisons whose levels depend on each other share it. alpha: the
     probability that it is wrong at some look, below 1/2 for one side; sides: the number of its bounds that are used,
-    1 or 2. variance: of one cluster, so that variance / n is the squared error."""
+    1 or 2. variance: the variance of one cluster, so that variance / n is the squared error."""
 
     rho: float
     alpha: float
@@ -85,8 +85,8 @@ SEARCH_RATIO, BISECTIONS = 1e-6, 16
 def variance_of_difference(variance: float, other_variance: float, shares: Sequence[float]) -> float:
     """Return the variance, per unit, of the difference between the smallest other group and the first one.
 
-    variance, other_variance: of a unit of the first group, and of the others; shares: of all units, one for each
-    group."""
+    variance, other_variance: the variance of a unit of the first group, and of a unit of the other groups; shares:
+    the share of all units that each group has."""
     return variance / shares[0] + other_variance / min(shares[1:])
 
 

@@ -228,7 +228,7 @@ class Estimator(Ratio, ABC):
         """Return the estimators whose bounds enclose a `biased` one. They are the same estimator without the bias, with
         the smallest, and with the largest value that the log allows.
 
-        least, largest: of a reward; the columns do not depend on them."""
+        least, largest: the smallest and largest possible reward; the columns do not depend on them."""
         return ()
 
 

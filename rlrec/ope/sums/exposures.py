@@ -49,8 +49,8 @@ def has_looks(shown: Array, expected: Array) -> Flags:
 def unfitted_residuals(residual: Array, share: Array) -> Array:
     """Return the residuals of blocks as large as if the effects did not fit them.
 
-    share: of the exposures, which a block carries alone. Source: Bell and McCaffrey 2002, Bias Reduction in Standard
-    Errors for Linear Regression with Multi-Stage Samples, for the square root."""
+    share: the share of the exposures that a block carries alone. Source: Bell and McCaffrey 2002, Bias Reduction in
+    Standard Errors for Linear Regression with Multi-Stage Samples, for the square root."""
     return np.asarray(residual / np.sqrt(1 - np.clip(share, 0, _MAX_BLOCK_SHARE)))
 
 

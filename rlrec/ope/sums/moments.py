@@ -221,8 +221,8 @@ class Steps(Record, kw_only=False, eq=False):
 def sum_steps(columns: Mapping[str, Array], held_column: Array, *, cluster: Ids, length: Ids, horizon: int) -> Steps:
     """Return the sums of one batch of visits at every step. Decisions are sorted by visit and step.
 
-    columns: by name, (n,) for each decision; 0 after a visit's end. held_column (n,): keeps its last value after the
-    end. cluster, length (s,): of every visit, at most `horizon` decisions long."""
+    columns: the values of each decision, (n,), by the name of the column; 0 after a visit's end. held_column (n,):
+    keeps its last value after the end. cluster, length (s,): of every visit, at most `horizon` decisions long."""
     # the units that are summed over: clusters, or blocks of them
     digests, unit = np.unique(cluster, return_inverse=True)
     blocks = len(digests) > BLOCKS

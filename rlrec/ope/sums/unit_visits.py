@@ -80,7 +80,7 @@ class Visits(Record, eq=False):
 class ServedDecisions(Record, eq=False):
     """ServedDecisions holds the decisions of some visits, (d,) each.
 
-    visit: index of the visit; group: number of the group, from 0; at: time; rewards, mature (r, d): for each reward
+    visit: the index of the visit; group: number of the group, from 0; at: time; rewards, mature (r, d): for each reward
     definition, the reward and whether it counts; keep: the probability that the log kept the decision (None: 1);
     day: number of the day (None: days in UTC)."""
 
@@ -234,7 +234,8 @@ class ReturnTimes(Sums):
     def from_visits(cls, *, watched: Array, gap: Array) -> ReturnTimes:
         """Count the returns of visits.
 
-        watched, gap (n,): of visits, in horizons; a gap is infinite where nobody came back."""
+        watched, gap (n,): how long each visit was watched, and the gap after it, in horizons; a gap is infinite
+        where nobody came back."""
         has_returned = gap <= np.minimum(watched, 1.0)
         row = np.minimum(watched[has_returned] * AGES, AGES).astype(np.int64)
         column = np.minimum(gap[has_returned] * AGES, AGES - 1).astype(np.int64)

@@ -46,9 +46,9 @@ class EffectBatch(RewardColumns, eq=False):
     """An EffectBatch holds pages of the log as one target sees them, s pages and k arms of the catalogue; NaN where a
     page is not known.
 
-    reward (s,): of the page and its events; remaining (s,): including later pages of the visit. exposure (s, k):
-    shown minus expected; expectation (s, k): what was expected; change (s, k): expected under the target minus
-    expected under the logger; looks (s,): the sum of the examinations of the page's positions."""
+    reward (s,): the reward of the page and its events; remaining (s,): including later pages of the visit. exposure
+    (s, k): shown minus expected; expectation (s, k): what was expected; change (s, k): expected under the target
+    minus expected under the logger; looks (s,): the sum of the examinations of the page's positions."""
 
     remaining: Array
     exposure: Array
@@ -65,9 +65,9 @@ class EffectBatch(RewardColumns, eq=False):
 class EffectFold(Fold):
     """An EffectFold sums what the estimator `effects` needs.
 
-    arms: of the catalogue, at most 300, since a block of clusters stores 8 bytes for each pair. Figures, for each of
-    b blocks of clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b, 4, k): exposures,
-    exposures x remaining reward, changes, expected looks; square (b, k, k): products of exposures."""
+    arms: the arms of the catalogue, at most 300, since a block of clusters stores 8 bytes for each pair. Figures,
+    for each of b blocks of clusters: by_block (b, 4): rows, rewards, remaining rewards, looks; by_arm (b, 4, k):
+    exposures, exposures x remaining reward, changes, expected looks; square (b, k, k): products of exposures."""
 
     arms: int
 

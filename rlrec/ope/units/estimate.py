@@ -61,7 +61,7 @@ class Estimate(Record):
     bias_bound: largest bias that changed weights can cause; 0 where they are not changed, None where it is unknown.
         lower, upper: hold it
     safe_lower: lower minus bias_bound: for gates that trust no model
-    always_lower: of ips, the bound that holds at every look of a growing log, at this level on its side alone
+    always_lower: for ips, the bound that holds at every look of a growing log, at this level on its side alone
     k_hat, cluster_share, nonzero, reward_share, mean_weight_z: figures of the verdict (`Diagnosis`)
     left_out: rows without a propensity, or visits that could not be used
     ess_by_step: effective sample size over visits at each step; horizon: the first step, from 0, at which it is below
@@ -192,13 +192,15 @@ class EstimatorFold(Record, eq=False):
     follows.
 
     distorted: sum of |weight - weight used|; predictions: range of the reward model's predictions, None without a model
-    weight_column: the column of the weights from which the effective sample size is computed; mean_column: of weights
-    that are 1 on average
+    weight_column: the column of the weights from which the effective sample size is computed; mean_column: the column
+    of weights that are 1 on average
     by_step (m, h) each: for the units, the sums whose quotient the estimator takes at each of h steps
     effective: the effective sample size, where it is not that of weights; most_effective: an upper limit of it, and
     short_horizon: whether that limit is too small
-    reward_range: of one row, where it differs from the options; observed: the range of the logged rewards of rows,
-    where neither a reward nor a weight has a bound that is known; reasons: that do not follow from figures; facts:
+    reward_range: the range of one row's reward, if it differs from the options; observed: the range of the logged
+    rewards of rows,
+    where neither a reward nor a weight has a bound that is known; reasons: the reasons that do not follow from figures;
+    facts:
     fields of the estimate that do not follow from sums; noun, basis: words of the estimand"""
 
     label: str
@@ -329,7 +331,7 @@ class EstimatorFold(Record, eq=False):
         Otherwise they are the same without the change, and the two extremes that the log allows, one as lower and one
         as upper bound. (The changed estimate may be biased, so its own error is not enough.)
 
-        reward_range: of the options."""
+        reward_range: the `reward_range` of the options."""
         if not self.distorted:
             return [self]
         kinds = self.estimator.enclosing_estimators(*(self.reward_range or reward_range))
@@ -338,7 +340,7 @@ class EstimatorFold(Record, eq=False):
     def limits(self, reward_range: Bounds) -> Bounds:
         """Return the limits at which bounds are cut. For a mean of rewards they are the limits of a row's reward.
 
-        reward_range: of the options."""
+        reward_range: the `reward_range` of the options."""
         return (self.reward_range or reward_range) if self.estimator.self_normalised else ANY_REWARD
 
     @property
@@ -397,7 +399,7 @@ class EstimatorFold(Record, eq=False):
     def estimate(self, options: FinishOptions, bootstrap: Mapping[Estimator, Bounds]) -> Estimate:
         """Return the estimate for the report.
 
-        bootstrap: as in `bounds`."""
+        bootstrap: the bootstrap that `bounds` takes."""
         options = replace(options, reward_range=self.reward_range or options.reward_range)
         level = options.level
         if options.interval != "bootstrap-t":
@@ -566,7 +568,7 @@ def widened(estimate: Estimate, replicas: Sequence[Estimate], *, limits: Bounds)
 def _stretched(estimate: Estimate, replicas: Sequence[Estimate], names: Sequence[str], limits: Bounds) -> Estimate:
     """Return the estimate with a wider error and wider bounds of one figure, cut at limits.
 
-    names: of the figure, its error and bounds."""
+    names: the names of the figure, its error and bounds."""
     value, error, *bounds = (getattr(estimate, name) for name in names)
     low, high = (np.nan if bound is None else bound for bound in bounds)
     values = [value for replica in replicas if (value := getattr(replica, names[0])) is not None]

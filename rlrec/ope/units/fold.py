@@ -38,7 +38,7 @@ class PositionCurve(Record):
     """A PositionCurve is a position curve as an estimate uses it, the examination of positions 1, 2, ... relative to
     position 1.
 
-    name: with its number; None for an assumed curve. age_days: since it was fitted."""
+    name: the name with its number; None for an assumed curve. age_days: since it was fitted."""
 
     name: str | None = None
     examination: tuple[float, ...] = ()
@@ -79,7 +79,7 @@ class RowSums(Sums, kw_only=True):
     def scaled(self, factors: Mapping[str, float]) -> RowSums:
         """Return the sums with rows multiplied by factors.
 
-        factors: of each column, in order."""
+        factors: the factor of each column, in order."""
         mean = float(np.mean([factor for name, factor in factors.items() if name.endswith("earned")]))
         return RowSums(
             moments=self.moments.scaled(np.array(list(factors.values()))),
@@ -142,7 +142,7 @@ class Fold(ABC, Record):
     def estimator_fold(self, partial: RowSums, label: str, estimator: Any, summary: ClusterSummary, /) -> EstimatorFold:
         """Return an estimator at the end of a fold.
 
-        summary: of the columns of its prefix."""
+        summary: the summary of the columns with its prefix."""
 
     def estimator_folds(self, partial: RowSums, summary: ClusterSummary | None = None, /) -> list[EstimatorFold]:
         """Return each estimator at the end of a fold.
@@ -170,7 +170,7 @@ class Fold(ABC, Record):
     def factors(self, factor: Array, /) -> dict[str, float]:
         """Return how much a row counts in each column.
 
-        factor (g,): in each weighting."""
+        factor (g,): the factor in each weighting."""
         (factor_of_rows,) = factor.tolist()
         return dict.fromkeys(self.columns, factor_of_rows)
 
@@ -214,8 +214,8 @@ class Fold(ABC, Record):
 class ImpressionFold(Fold):
     """An ImpressionFold computes the requested estimators per impression.
 
-    curve: of the reward model; None where it has effects of positions. Figures: distorted, the sum of |weight -
-    weight used| per label; predictions, those of the reward model."""
+    curve: the position curve of the reward model; None where it has effects of positions. Figures: distorted, the
+    sum of |weight - weight used| per label; predictions, those of the reward model."""
 
     curve: PositionCurve | None = None
 
@@ -315,7 +315,7 @@ def compare_targets(
     """Return the estimates of several targets, each with its standing among all with a sufficient estimate. An estimate
     in doubt excludes no other target.
 
-    folds: of the same estimators."""
+    folds: the folds of the same estimators."""
     rows = [list(estimates) for estimates in targets]
     for number in range(len(rows[0])):
         judged_targets = [

@@ -34,7 +34,7 @@ class SlateBatch(VisitBatch, eq=False):
     out.
 
     log_ratio (n,): log of the ratio of the probabilities given the slots above; largest (n,): its upper bound.
-    reward (n,): of the slots; page (s,): of events that belong to the whole page.
+    reward (n,): the reward of each slot; page (s,): the reward of events that belong to the whole page.
     predicted, expected (n,): a model of the rest of a slate's reward from a slot on: its value for the arm shown, and
     its mean over the target's choice below the slots above.
     marginal_ratio (n,): ratio of the probabilities of the arm at its position; largest_marginal (n,): its upper bound
@@ -117,7 +117,7 @@ class SlateCourse(Course, kw_only=False, eq=False):
 class Weighing(Record, kw_only=False, eq=False):
     """A Weighing holds the weights of an estimator for slates, (s,) each; NaN where a slate cannot be weighed.
 
-    weight: of the slate, 1 on average; weighted_reward; bound: the largest weight that it could have had."""
+    weight: the weight of the slate, 1 on average; weighted_reward; bound: the largest weight that it could have had."""
 
     weight: Array
     weighted_reward: Array

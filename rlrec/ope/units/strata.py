@@ -152,7 +152,7 @@ def strata_left_out(fold: Fold, *targets: Mapping[Stratum, RowSums]) -> frozense
 def uncounted_strata(strata: Collection[Stratum], left_out: Collection[Stratum]) -> frozenset[Stratum]:
     """Return the strata that do not count. All of a half count where none of it would.
 
-    left_out: as returned by `left_out`."""
+    left_out: the result of `left_out`."""
     by_half = ({stratum for stratum in strata if stratum.half == half} for half in (0, 1))
     return frozenset(stratum for half in by_half if half - {*left_out} for stratum in half & {*left_out})
 
@@ -209,7 +209,7 @@ def disagreeing_estimators(loggers: Iterable[Sequence[EstimatorFold]]) -> frozen
     """Return the labels of the estimators for which loggers disagree about one target, by more than chance, and by an
     amount that matters.
 
-    loggers: those that count, as returned by `by_logger`."""
+    loggers: the loggers that count, as returned by `by_logger`."""
     labels = set[str]()
     for estimator_folds in zip(*loggers, strict=True):
         is_comparable = estimator_folds[0].estimator.intervals
@@ -257,7 +257,7 @@ def stratum_factors(
     rows that count. A half counts by the rows that count in either half, since those that are left out of it depend on
     the weights of the other half.
 
-    spread: of the weights in each; left_out: strata whose rows have weight 0."""
+    spread: the spread of the weights in each stratum; left_out: strata whose rows have weight 0."""
     example_columns = vars(next(iter(spread.values())))
     zero_spread = WeightSpread(**{name: np.zeros_like(column) for name, column in example_columns.items()})
     logger_names = sorted({logger for logger, _ in spread}, key=_order)
@@ -292,7 +292,7 @@ def _precision(spread: WeightSpread) -> Array:
     """Return the precision of a row of each logger, (2, l, g). The weight by which their sum is too small did not
     occur, and counts as that of one row.
 
-    spread: of the rows of each half, (2, l, g) per column."""
+    spread: the spread of the rows of each half, (2, l, g) per column."""
     square = np.maximum(np.maximum(spread.squares, spread.least), np.maximum(spread.rows - spread.weight, 0.0) ** 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         trust = np.minimum(1.0, spread.weight**2 / square / (LEAST_ESS / 2))
