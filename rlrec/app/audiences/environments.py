@@ -65,8 +65,8 @@ def figures(
     """Return how evenly the arms were shown, and figures of the visits (None where visitors are not recognised). All
     are means over runs.
 
-    shown (runs, arms): slots of each arm; length: decisions of a visit; reward: of all visits; size: positions of a
-    page; returned: visitors who came again."""
+    shown (runs, arms): slots of each arm; length: decisions of a visit; reward: the reward of all visits; size:
+    positions of a page; returned: visitors who came again."""
     names = ("coverage", "gini", "effective_arms")
     evenness = np.array([[row[name] for name in names] for row in map(spread, shown)], np.float64).mean(axis=0)
     coverage, gini, effective_arms = map(finite_or_none, evenness)
@@ -131,7 +131,7 @@ class Crowd:
     visits of each visitor so far. left: visits to come. earlier: visitors of an earlier run, who have the first
     numbers. n_new: new visitors so far. daily: new visitors per day, spread over its `a_day` periods; time then
     counts days, and visitors come again after the number of days that the audience says. If daily is 0, time counts
-    decisions, and a visitor comes again after `absence`. periods: those that are over."""
+    decisions, and a visitor comes again after `absence`. periods: the periods that are over."""
 
     def __init__(
         self, *, seats: int, visits: int, absence: float, daily: int, a_day: int, earlier: Sequence[Returning] = (),

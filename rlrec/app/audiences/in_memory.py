@@ -51,7 +51,7 @@ def study(
     visitors, a session is a visit, played to its end; a visitor who comes again does so at once, and finished runs no
     longer count. The regret compares means (pseudo-regret), without the noise of rewards.
 
-    names: of the arms; size: positions of a page."""
+    names: the names of the arms; size: positions of a page."""
     simulation = Runs(policy, audience, runs=runs, seed=seed, names=names, size=size)
     visitors = _Arrivals(audience, runs) if isinstance(audience, Visitors) else None
     left = np.full(runs, sessions if visitors else sessions * steps)
@@ -229,7 +229,7 @@ class RunBeliefs:
         """Add a decision of every run.
 
         arms: (runs,), or (runs, k) by position; x: contexts, (runs, q); delay: steps until the reward arrives, or
-        None; propensity: for kinds that need it."""
+        None; propensity: the propensities, for kinds that need them."""
         self.ordinal += 1
         self._sums.advance(self.ordinal)
         arms, reward = arms.reshape(len(x), -1), reward.reshape(len(x), -1)

@@ -78,13 +78,14 @@ class LogColumns:
     """This record holds a group of logged decisions in columns. None in a column means that the line does not state the
     value.
 
-    number: of the line; context and state: canonical JSON; eligible: the index of a decision's eligible arms (keys,
-    in order) in `eligible_sets`; size: the length of the page; source: JSON of the policy and belief that the line
-    names; history: of the visit, as the line states it; candidates: LoggedCandidates, or None; reward: as a line
-    states it besides its events; keep_probability: that such a line was kept in the log; estimated: 1 where the
-    import computed the propensities; action_features: JSON of the features of its arms, by key; slot_sets: the arms
-    that each position could show, where these differ; support: the probability of each eligible arm at position 1,
-    by key; digest: 16 bytes of the line, which identify the decision; text: the line, for messages that quote it."""
+    number: the number of the line; context and state: canonical JSON; eligible: the index of a decision's eligible
+    arms (keys, in order) in `eligible_sets`; size: the length of the page; source: JSON of the policy and belief
+    that the line names; history: the history of the visit, as the line states it; candidates: LoggedCandidates, or
+    None; reward: the reward that a line states besides its events; keep_probability: the probability that such a
+    line was kept in the log; estimated: 1 where the import computed the propensities; action_features: JSON of the
+    features of its arms, by key; slot_sets: the arms that each position could show, where these differ; support: the
+    probability of each eligible arm at position 1, by key; digest: 16 bytes of the line, which identify the
+    decision; text: the line, for messages that quote it."""
 
     number: Sequence[int]
     session: Sequence[str]

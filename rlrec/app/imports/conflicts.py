@@ -32,7 +32,7 @@ def find(
     or in an earlier row, has its request id or feedback key, or if its session has another user. An equal line, as in
     files that overlap, is no contradiction.
 
-    A refused row has no effect, so later rows may use the names in it. users: of the sessions in the store;
+    A refused row has no effect, so later rows may use the names in it. users: the user of each session in the store;
     disputed: hashes of the names that stand for different things in all lines, None to find them among these rows;
     earlier: the meanings of disputed names in earlier rows, to which those of these rows are added."""
     requests = decisions.requests(unit, distinct(rows.request_id))

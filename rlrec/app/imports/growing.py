@@ -33,7 +33,8 @@ Complete = Callable[[bytes], int]  # returns the length of the complete decision
 class Position(NamedTuple):
     """A Position is the place in a file from which reading continues.
 
-    digest: of the bytes just before the offset; process: the name of the process that read up to the offset."""
+    digest: the digest of the bytes just before the offset; process: the name of the process that read up to the
+    offset."""
 
     inode: int = 0
     offset: int = 0
@@ -205,7 +206,7 @@ class GrowingFile:
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
         """Continue after a portion that has been stored.
 
-        digests: of the lines of the portion that name no request."""
+        digests: the digests of the lines of the portion that name no request."""
         self.position = cast(Position, portion.position)
 
     def count_earlier(self, layout: Layout, digests: Sequence[bytes]) -> dict[bytes, int]:
@@ -255,7 +256,7 @@ class Stream:
     def go_on(self, portion: Portion, digests: Sequence[bytes]) -> None:
         """Continue after a portion that has been stored.
 
-        digests: of the lines of the portion that name no request."""
+        digests: the digests of the lines of the portion that name no request."""
         self._lines += portion.data.count(b"\n")
         self._counts.add(digests)
 

@@ -250,7 +250,7 @@ def _remove_unnamed(folder: str) -> None:
 def _write_new(unit: Unit, writer: _FileWriter, log: FolderLog, selection: selected.Selection) -> int:
     """Write the rows that the folder lacks, and return the number of new decisions.
 
-    log: of the folder."""
+    log: the log of the folder."""
     stored, sessions = log.numbers("decisions", "decision_id", "session_id")
     writer.begin(selected.extent(unit, selection).decisions - len(stored), log)
     new_ids, new_sessions = [np.empty(0, np.int64)], [sessions]
@@ -311,7 +311,7 @@ def _write_visits(unit: Unit, writer: _FileWriter, log: FolderLog, sessions: Ids
 def _decision_buckets(unit: Unit, rows: Sequence[Sequence[Any]]) -> list[int]:
     """Return the bucket of each decision, as `_bucket` computes it from the decision's session.
 
-    rows: of the table `decision`."""
+    rows: the rows of the table `decision`."""
     session = log_tables.column_names(t.decision).index("session_id")
     digests = log_tables.person_digests(unit, {row[session] for row in rows})
     return [_bucket(*digests[row[session]]) for row in rows]

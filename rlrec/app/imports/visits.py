@@ -167,7 +167,7 @@ class VisitNumbers:
     def assign(self, session: int, visit: int | None, step: int | None, at: int) -> tuple[int, int]:
         """Return the visit and step of the session's next decision.
 
-        visit, step: as the line states them, None where it does not."""
+        visit, step: the visit and step that the line states, None where it states none."""
         number = self._number(session, visit, step, at)
         row = self.visits[session].get(number)
         if row is None:
@@ -251,7 +251,7 @@ def _batch(
     """Return the slots and events of rows and of stored visits, in order of session, visit, step and position. A row
     has its index as the id of its decision, and the decisions of stored visits have negative ids.
 
-    columns: of the rows; begun: the session and number of each stored visit."""
+    columns: the columns of the rows; begun: the session and number of each stored visit."""
     batch = rows.batch(columns["at"])
     row = batch.slots["decision_id"]
     slots = [batch.slots | {name: np.array(column, np.int64)[row] for name, column in columns.items()}]
@@ -273,7 +273,7 @@ def _derived(
 ) -> Iterator[tuple[str, bytes, int]]:
     """Return the state, history and index of those rows whose visits are complete.
 
-    keys: of the arms."""
+    keys: the key of each arm, by its id."""
     slots = batch.slots
     first = run_starts(slots["decision_id"])
     visit = run_starts(slots["session_id"][first], slots["visit"][first])

@@ -56,7 +56,7 @@ class AlteredRewards(Record, kw_only=False):
     def notices(self, rewards: Iterable[Reward]) -> list[str]:
         """Return lines for the user about the altered rewards.
 
-        rewards: those of the store, of which one may count what the definition ignores."""
+        rewards: the rewards of the store, of which one may count what the definition ignores."""
         lines: list[str] = []
         if self.definition is None:
             return lines
@@ -134,10 +134,11 @@ class ImportCounts(Sums, eq=True):
 class ImportState(Record, kw_only=False):
     """This record holds the state of an import between two transactions.
 
-    policies: the names of all owners; options: those of the command, stored with its first decisions; run: the id of
-    the row that stores them; moves: of visits; agree: whether no two lines contradict each other; contexts: the ids
-    of known contexts. lines: by policy, the digests that the store had before this file, None if there are too many
-    or the log is followed. These digests are valid while only the import adds lines, which `marks` show."""
+    policies: the names of all owners; options: the options of the command, which are stored with its first
+    decisions; run: the id of the row that stores them; moves: the moves of visits; agree: whether no two lines
+    contradict each other; contexts: the ids of known contexts. lines: for each policy, the digests that the store
+    had before this file, None if there are too many or the log is followed. These digests are valid while only the
+    import adds lines, which `marks` show."""
 
     policies: Collection[str]
     options: Mapping[str, Any]
@@ -154,9 +155,9 @@ class ImportState(Record, kw_only=False):
 class PreparedRows(NamedTuple):
     """This record holds a group of rows, and everything that is needed to store them and that depends on them alone.
 
-    sessions: the keys in order; digests, splits, user: of each session, user None for none; session: for each row,
-    the index of its session; users: the digests of users by key; contexts: by digest, in order; order: of the rows
-    by policy and digest."""
+    sessions: the keys in order; digests, splits, user: the digest, split and user of each session; the user may be
+    None; session: for each row, the index of its session; users: the digests of users by key; contexts: the contexts
+    by digest, in order; order: the order of the rows by policy and digest."""
 
     rows: LogColumns
     sessions: list[str]
@@ -172,7 +173,7 @@ class PreparedRows(NamedTuple):
     def prepare(cls, rows: LogColumns, *, salt: str) -> PreparedRows:
         """Prepare rows to be stored, by their order, sessions, users and contexts.
 
-        salt: that of the splits."""
+        salt: the salt of the splits."""
         keys = sorted(dict.fromkeys(rows.session))  # ascending: sorting an ordered list costs little
         halves = np.frombuffer(b"".join(rows.digest), ">u8").astype(np.uint64).reshape(-1, 2)
         policy = () if isinstance(rows.policy, Same) else (np.array(rows.policy),)

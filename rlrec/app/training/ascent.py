@@ -80,9 +80,10 @@ class TrainingOptions:
 class Epoch:
     """An Epoch is a point of the learning curve.
 
-    lr: the step size; supported: whether a gate could judge the policy, by the ESS of the tuning visits. value: of
-    the policy; gain: its value minus the start's; both on the tuning visits, with bounds and the standard error.
-    entropy and kl: in nats, on the same visits. variance: of the gradient, with the baseline and without."""
+    lr: the step size; supported: whether a gate could judge the policy, by the ESS of the tuning visits. value: the
+    value of the policy; gain: its value minus the start's; both on the tuning visits, with bounds and the standard
+    error. entropy and kl: in nats, on the same visits. variance: the variance of the gradient, with the baseline and
+    without."""
 
     epoch: int
     lr: float
@@ -148,7 +149,8 @@ class PageWeights:
     """This record describes the weights of whole slates before any step.
 
     ess_share: ESS as a share of the decisions; clipped_share: share of the weights that clipping removes;
-    max_positions: of a slate; earned_by_slots: share of all rewards earned by single slots rather than whole pages."""
+    max_positions: the number of positions of the longest slate; earned_by_slots: share of all rewards earned by
+    single slots rather than whole pages."""
 
     ess_share: float
     clipped_share: float
@@ -160,7 +162,7 @@ class PageWeights:
     def from_visits(cls, rows: VisitRows, log_joint: Array, *, clip: float) -> PageWeights:
         """Compute the weights of some visits.
 
-        log_joint (n,): of each slate, under the policy in training."""
+        log_joint (n,): the logarithm of the probability of each slate, under the policy in training."""
         weight = np.exp(np.minimum(log_joint - rows.log_propensity, reinforce.MAX_LOG_WEIGHT))
         total, squares = float(weight.sum()), float((weight**2).sum())
         slots = float(np.abs(rows.earned).sum())
@@ -191,7 +193,7 @@ class PageWeights:
 class Trainer:
     """A Trainer trains a policy once, on the training visits.
 
-    later: with weights by slot, the share of what follows a slot that counts for it, see `agreement`."""
+    later: the share of what follows a slot that counts for the slot, with weights by slot, see `agreement`."""
 
     def __init__(
         self, train: DatasetSplit, policy: Gradient, options: TrainingOptions, start: Parameters,

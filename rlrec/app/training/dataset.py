@@ -231,7 +231,7 @@ DECISIONS = 100_000  # decisions in memory until they are sorted, about
 class VisitFile(ArrayFile):
     """A VisitFile holds portions of visits in a file.
 
-    catalogues: by digest, for all files of a dataset."""
+    catalogues: the catalogues by digest, for all files of a dataset."""
 
     def __init__(self, catalogues: dict[bytes, Catalogue]) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ class VisitFile(ArrayFile):
 class DatasetSplit(VisitFile):
     """A DatasetSplit holds the visits of one split, by name, in batches of about equal size.
 
-    strata: of its visits, by index. visits: their number; longest: the number of decisions of the longest;
+    strata: the strata of its visits, by index. visits: their number; longest: the number of decisions of the longest;
     spans_batches: whether some cluster has several visits."""
 
     def __init__(
@@ -293,8 +293,8 @@ class DatasetSplit(VisitFile):
 class Dataset:
     """A Dataset holds visits, first in the order in which they were written, then by split.
 
-    strata: by the index in visits; decisions: their approximate number; columns: those of sparse contexts that occur
-    in training visits, ascending."""
+    strata: the strata, by the index in visits; decisions: their approximate number; columns: the columns of sparse
+    contexts that occur in training visits, ascending."""
 
     def __init__(self) -> None:
         self.strata: Sequence[Stratum] = (NO_LOGGER,)

@@ -51,11 +51,12 @@ CELLS = 1_000_000  # arms of eligible sets that are in memory at a time
 class WriteReport(Sums, kw_only=True, eq=True):
     """This record tells which visits of a log went into a dataset, and why others did not.
 
-    unused: those that are not over, incomplete, or without propensities; moved: those of a session that later got a
-    user of another split; unrecorded: those without stored states; too_long: those too long to be evaluated. visits,
+    unused: visits that are not over, incomplete, or without propensities; moved: visits of a session that later got a
+    user of another split; unrecorded: visits without stored states; too_long: visits too long to be evaluated. visits,
     decisions, slots: the usable ones; ruled: decisions whose pages have rules that keep them from teaching;
-    gate_visits: usable visits in the gate's split, which are not written; new_visits: those that were not usable
-    before a time; rewarded_decisions: with an event that counts; max_reward: of a slate, absolute; last_id: the
+    gate_visits: usable visits in the gate's split, which are not written; new_visits: visits that were not usable
+    before a time; rewarded_decisions: decisions with an event that counts; max_reward: the largest absolute reward of a
+    slate; last_id: the
     newest decision; keep_probabilities: the smallest and largest probability with which the log kept its decisions."""
 
     unused: UnusedVisits = field(default_factory=UnusedVisits)
@@ -96,9 +97,9 @@ Written = tuple[WriteReport, list[VisitRows]]  # the report on a part of the log
 class DatasetWriter:
     """A DatasetWriter reads a log once and turns it into visits for a dataset.
 
-    seed: of the digests of visits, and so of their batches. examination: of positions, by which the rewards of slots
-    are divided. since: visits that were not usable at this time are new. judged_from: the first decision of visits
-    that may choose the epoch or be the gate's; earlier ones only teach. log: the filter."""
+    seed: the seed of the digests of visits, and so of their batches. examination: the examination of positions, by
+    which the rewards of slots are divided. since: visits that were not usable at this time are new. judged_from: the
+    first decision of visits that may choose the epoch or be the gate's; earlier ones only teach. log: the filter."""
 
     def __init__(
         self, unit: Unit, selection: Selection, model: TrainedModel, reward: Reward, cutoff: Cutoff, *, seed: int,
@@ -125,7 +126,7 @@ class DatasetWriter:
     def write(self, dataset: Dataset, *, engine: Engine | None, progress: Callable[[], None]) -> WriteReport:
         """Write the usable visits of the selected log.
 
-        engine: as in `passes.results`."""
+        engine: the engine that `passes.results` takes."""
         report, dataset.decisions = WriteReport(), self.evaluation.extent.decisions
         dataset.strata = self.evaluation.loggers.strata(self.max_loggers)
         if engine is None and self.unit.folder is None:  # in the order of the store, since the dataset sorts anyway

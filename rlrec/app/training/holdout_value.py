@@ -73,8 +73,8 @@ class HoldoutValue:
     parameters. Pages whose request had rules count as they were served, whatever the parameters.
 
     left_out: strata whose visits do not count. wanted_ess: effective visits that parameters need here, so that the
-    gate can judge them; reference_ess: those of the reference; clusters: users, or sessions without one. Where slots
-    are judged separately, the effective visits are at most `expected_ess`."""
+    gate can judge them; reference_ess: the effective sample size of the reference; clusters: users, or sessions
+    without one. Where slots are judged separately, the effective visits are at most `expected_ess`."""
 
     def __init__(
         self, split: DatasetSplit, policy: Gradient, reference: Parameters, *, gamma: float, values: ReturnModel,
@@ -82,9 +82,9 @@ class HoldoutValue:
     ) -> None:  # fmt: skip
         """Compute the value of the reference.
 
-        reference: the parameters to compare with. max_visits: use only the first visits. gate_visits: those of the
-        gate that will judge later; None: as many as these. by_position: mean rewards of positions, where slots are
-        judged separately."""
+        reference: the parameters to compare with. max_visits: use only the first visits. gate_visits: the number of
+        visits of the gate that will judge later; None: as many as these. by_position: mean rewards of positions,
+        where slots are judged separately."""
         self.split, self.policy, self.reference, self.values = split, policy, reference, values
         self.max_visits, self.by_position = max_visits, by_position
         self._exploration: dict[str, Any] = {"temperature": policy.temperature, "floor": policy.exploration}
@@ -178,7 +178,7 @@ class HoldoutValue:
     def difference(self, partials: ByStratum, **options: Any) -> Comparison:
         """Return the value from these sums minus the reference's, with the same weights of loggers.
 
-        options: of `compare`."""
+        options: the options of `compare`."""
         weighting = Weighting.from_strata(self.fold, partials, self._reference_partials, left_out=self.left_out)
         sides = (self.fold.estimator_folds(weighting.total(sums))[0] for sums in (partials, self._reference_partials))
         return compare(*sides, **options)

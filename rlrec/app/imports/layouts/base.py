@@ -55,8 +55,8 @@ def line_groups(
 ) -> Iterator[LineGroup]:  # fmt: skip
     """Yield the lines of a file in groups, without blank lines.
 
-    parity: read only every second group, even or odd, and the group of a header; number: of the first line; cuts:
-    cut lines that are too long to one byte over the limit, instead of raising InputError."""
+    parity: read only every second group, even or odd, and the group of a header; number: the number of the first
+    line; cuts: cut lines that are too long to one byte over the limit, instead of raising InputError."""
     for index, blocks in groupby(_blocks(file, name, number), itemgetter(0)):
         if headed or parity is None or index % 2 == parity:
             lines = LineGroup(index, [], [])
@@ -139,7 +139,7 @@ class Source(Record):
 
     decode: turns each (number, line) into a msgspec Struct of a type, or into an InputError that names line and
     field; it decides how strictly JSON is read. start, end: the bytes of a growing file that are read now, end None
-    for all; number: of the first line there."""
+    for all; number: the number of the first line there."""
 
     file: str | BinaryIO
     name: str
@@ -188,9 +188,9 @@ class Observation(NamedTuple):
 class Decoded(NamedTuple):
     """This record holds the decisions of some lines, without digest and text, and the lines that cannot be read.
 
-    errors: of decisions, by row; skipped: the number of lines that the format marks as no decision; zoneless: the
-    number with a time without a zone; observations: of decisions in other lines; lines: how many lines each decision
-    has, None for one each."""
+    errors: the error of each refused decision, by row; skipped: the number of lines that the format marks as no
+    decision; zoneless: the number with a time without a zone; observations: what these lines say of decisions in
+    other lines; lines: how many lines each decision has, None for one each."""
 
     rows: LogColumns
     refused: list[RefusedLine]
@@ -222,10 +222,10 @@ class LineSums(Sums, frozen=False, eq=True):
 class Note(Record):
     """A Note holds facts about a group of decoded lines that are kept until the end of their file.
 
-    observations: as in Decoded; policies: the first line that names each; digests: the first 8 bytes of each
-    decision's digest. arms and largest: the arms shown and the longest page, for layouts that do not say which arms
-    were eligible; inactive: for each decision that waits for its activation, its request id or None;
-    decision_digests: of the keys of decisions in a table."""
+    observations: the observations that Decoded describes; policies: the first line that names each; digests: the
+    first 8 bytes of each decision's digest. arms and largest: the arms shown and the longest page, for layouts that
+    do not say which arms were eligible; inactive: for each decision that waits for its activation, its request id or
+    None; decision_digests: the digests of the keys of decisions in a table."""
 
     sums: LineSums
     observations: Sequence[Observation]
@@ -305,7 +305,7 @@ class Layout(ABC):
     def path(self, table: str, field: str, number: int, text: bytes) -> str | None:
         """Return the field of a problem, as the line names it.
 
-        table, field: as in Problem; number: of the slot or event within its decision."""
+        table, field: the table and field of a Problem; number: the number of the slot or event within its decision."""
         return field
 
     # -- passes --
@@ -436,7 +436,7 @@ class Layout(ABC):
     def _errors(self, rows: LogColumns, problems: Iterable[Problem], numbers: Sequence[int]) -> dict[int, InputError]:
         """Return the first error of each row that has a problem.
 
-        numbers: of all lines of the group."""
+        numbers: the numbers of all lines of the group."""
         errors: dict[int, InputError] = {}
         for row, field, message, hint, table, index in problems:
             if row not in errors:

@@ -158,7 +158,7 @@ def _in_zone(ats: Ids, zone: tzinfo) -> Ids:
 def time(cell: str, default: tzinfo | None = None) -> int:
     """Return a time in microseconds since 1970. A cell with a number counts seconds, milliseconds or microseconds.
 
-    default: as in `instants`."""
+    default: the zone that `instants` takes for times without one."""
     if not re.fullmatch(r"[0-9]{9,17}(\.[0-9]+)?", cell):
         return times.parse(cell, default=default or UTC)
     value = float(cell) if "." in cell else int(cell)

@@ -45,9 +45,9 @@ csv.field_size_limit(LINE_BYTES)  # a list of 10,000 arms is longer than the 128
 class ColumnMap(NamedTuple):
     """A ColumnMap tells the meaning of the columns of a table.
 
-    columns: by the words of SINGLE; events: the column of each kind, or one column with lists of events in JSON;
-    context: its columns in order of their names, or one column with JSON objects; zone: of times without one, None
-    for UTC; decimal: the mark before decimals of numbers."""
+    columns: the columns, by the words of SINGLE; events: the column of each kind, or one column with lists of events
+    in JSON; context: its columns in order of their names, or one column with JSON objects; zone: the time zone of
+    times that state none, None for UTC; decimal: the mark before decimals of numbers."""
 
     columns: Mapping[str, str]
     events: Mapping[str, str] | str

@@ -86,7 +86,8 @@ class Actions(NamedTuple):
 class ShownAction(NamedTuple):
     """This record holds a slot and the arm that it showed.
 
-    arms: those that the slot could show; probabilities: those of these arms, where the line has all of them."""
+    arms: the arms that the slot could show; probabilities: the probabilities of these arms, if the line has all of
+    them."""
 
     arm: str
     propensity: float

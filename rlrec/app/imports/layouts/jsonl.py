@@ -80,7 +80,7 @@ Row = tuple[tuple[str, ...], Sequence[Any], Sequence[LineSlot], Sequence[LineEve
 class LineLayout(Layout):
     """A LineLayout reads one JSON object per line, which is a decision. Many lines are gathered into columns.
 
-    kind: the type that a line decodes to; columns: of decisions, by name."""
+    kind: the type that a line decodes to; columns: the columns of decisions, by name."""
 
     kind: ClassVar[type[Struct]]
     columns: ClassVar[Sequence[str]]

@@ -109,7 +109,7 @@ class Label(NamedTuple):
 class TextLine(NamedTuple):
     """This record holds a line of text.
 
-    features: those of the namespace without a name, and an object for each other namespace."""
+    features: the features of the namespace without a name, and an object for each other namespace."""
 
     labels: Sequence[Label]
     tag: str | None
@@ -175,7 +175,7 @@ def _example(line: TextLine, actions: Sequence[Mapping[str, Any]], labels: Seque
     """Return an example in the form of a decision service's line. An example without labels is there to be predicted,
     and is skipped.
 
-    line: with the features of the context; labels: of the actions by index."""
+    line: the line with the features of the context; labels: the labels of the actions, by index."""
     context: dict[str, Any] = {**line.features, "_multi": list(actions)}
     if len(labels) > 1:
         raise InputError("several actions of an example have a cost", hint=SEVERAL, field="label")
